@@ -82,7 +82,7 @@ def open_installation(
     regions = load_regions(settings.regions, settings.environ)
     document = read_settings_file(settings.home / SETTINGS_FILE)
     with _scratch(_folder(settings.home / "scratch")) as scratch:
-        yield from _opened(settings, subscriber, outside, regions, document, scratch)
+        yield from _open(settings, subscriber, outside, regions, document, scratch)
 
 
 def _keep_buffers() -> None:
@@ -100,7 +100,7 @@ def _keep_buffers() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-def _opened(
+def _open(
     settings: Settings,
     subscriber: Subscriber,
     outside: Effects,
@@ -115,10 +115,10 @@ def _opened(
     catalog = Catalog.open(settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}", outside)
     try:
         registry = CatalogZones(catalog=catalog, subscriber=suppress_errors(subscriber))
-        row = _begun(settings, catalog, regions, registry, outside)
+        row = _ensure_installation(settings, catalog, regions, registry, outside)
         values, differing = agree_on_settings(catalog, document)
         if differing:
-            _tell_differing(suppress_errors(subscriber), file, differing)
+            _report_differences(suppress_errors(subscriber), file, differing)
         shared = as_document(values)
         locator = Locator(
             regions,
@@ -156,7 +156,7 @@ def _opened(
         catalog.close()
 
 
-def _tell_differing(subscriber: Subscriber, file: str, differing: Sequence[Difference]) -> None:
+def _report_differences(subscriber: Subscriber, file: str, differing: Sequence[Difference]) -> None:
     detail = (
         f"{file} differs from the settings of the installation, which count: {', '.join(map(str, differing))}; "
         "`imgstore settings apply` makes those of the file the installation's"
@@ -164,7 +164,7 @@ def _tell_differing(subscriber: Subscriber, file: str, differing: Sequence[Diffe
     subscriber(ProgressEvent(task="settings", stage=Stage.NOTE, detail=detail))
 
 
-def _begun(
+def _ensure_installation(
     settings: Settings, catalog: Catalog, regions: Regions, registry: CatalogZones, outside: Effects
 ) -> InstallationRow:
     """The installation, made now where the catalog has none and no zone belongs to another one."""
@@ -198,7 +198,7 @@ def _scratch(top: Path) -> Iterator[Path]:
     for leftover in top.iterdir():
         # Locked by another, which lives; or on a file system without locks, where nothing is taken for a leftover.
         with suppress(OSError):
-            _remove(leftover, _locked(leftover))
+            _remove(leftover, _lock(leftover))
     while True:
         folder = Path(tempfile.mkdtemp(dir=top))
         # Another process may take it for a leftover in the instant before its lock: before it is open, or after.
@@ -217,7 +217,7 @@ def _scratch(top: Path) -> Iterator[Path]:
         _remove(folder, descriptor)
 
 
-def _locked(folder: Path) -> int:
+def _lock(folder: Path) -> int:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

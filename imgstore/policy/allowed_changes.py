@@ -105,11 +105,14 @@ def _check_fixed(
         before, after = getattr(standing, attribute), getattr(wanted, attribute)
         if before != after:
             raise PropertyChangeNotAllowed(
-                path, found=_told(after), expected=_told(before), hint="give the value that it was made with, or none"
+                path,
+                found=_format_value(after),
+                expected=_format_value(before),
+                hint="give the value that it was made with, or none",
             )
 
 
-def _told(value: object) -> str:
+def _format_value(value: object) -> str:
     return "nothing" if value in (None, ()) else ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
@@ -148,11 +151,11 @@ def _check_features(wanted: ImageDefinition, standing: ImageDefinition | None) -
     if standing is not None and wanted.features != standing.features and not wanted.allow_update_image:
         raise PropertyChangeNotAllowed(
             "properties.features",
-            found=_features_told(wanted),
-            expected=_features_told(standing),
+            found=_format_features(wanted),
+            expected=_format_features(standing),
             hint="features change where the definition may be updated: add --allow-update-image true",
         )
 
 
-def _features_told(definition: ImageDefinition) -> str:
+def _format_features(definition: ImageDefinition) -> str:
     return " ".join(f"{feature.name}={feature.value}" for feature in definition.features) or "no features"

@@ -24,7 +24,7 @@ class CopyStep:
     sources: tuple[Replica, ...]
     """Complete replicas, the preferred first; the others stand in for a segment that it can't serve. Empty where no
     replica of the version is complete: then the replica's own bytes are checked, and it is restored if they are right."""
-    crossing: bool
+    is_cross_region: bool
     """The preferred source is in another region."""
 
 
@@ -54,7 +54,7 @@ def ready_steps(
     complete = [replica for replica in replicas if replica.state is ReplicaState.COMPLETED]
     if not complete:
         return [
-            CopyStep(replica=replica, sources=(), crossing=False)
+            CopyStep(replica=replica, sources=(), is_cross_region=False)
             for replica in replicas
             if is_restorable(replica, once_complete) and replica.uid not in busy and replica.uid not in failed
         ]
@@ -81,7 +81,7 @@ def ready_steps(
                 CopyStep(
                     replica=replica,
                     sources=_sources(replica.slot.key.region, here, source_region, origin, complete, turn),
-                    crossing=not here,
+                    is_cross_region=not here,
                 )
             )
     return steps

@@ -21,7 +21,7 @@ _WRITES_NO_SEGMENTS = frozenset({WorkKind.DISK, WorkKind.EXPORT, WorkKind.REMOVA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clock:
+class GcClock:
     """When, by the database's clock, and how patient to be."""
 
     now: datetime
@@ -29,7 +29,7 @@ class Clock:
     """How long a condemned segment is kept."""
     delete_bound: timedelta
     """How long a request of deletes may run, at most."""
-    writers: Sequence[int | None]
+    writer_sequences: Sequence[int | None]
     """Of each open work that writes segments into the slot: the catalog's sequence when it was opened."""
 
 
@@ -57,15 +57,15 @@ class SlotPlan:
     """What waits for the grace to pass."""
     held: Mapping[Digest, int]
     """What an open work may have put or may rely on, or another collector deletes at the moment."""
-    to_condemn: Mapping[Digest, int]
+    to_mark: Mapping[Digest, int]
     """Of the unreferenced, those that nobody has condemned yet and no open work has put."""
-    to_lift: frozenset[Digest]
+    to_unmark: frozenset[Digest]
     """DeletionMark, and named again or gone by themselves."""
     unfinished: UnfinishedDelete | None = None
     """What this collection can't take over yet."""
 
 
-def writers(works: Collection[Work]) -> list[int | None]:
+def writer_sequences(works: Collection[Work]) -> list[int | None]:
     """Return when each of the works that write segments was opened, as the catalog's sequence."""
     return [work.opened_sequence for work in works if work.kind not in _WRITES_NO_SEGMENTS]
 
@@ -75,7 +75,7 @@ def unleased_since(work: Work) -> datetime:
     return work.lease_expires_at or work.opened_at
 
 
-def is_forsaken(work: Work, *, now: datetime, patience: timedelta) -> bool:
+def is_abandonable(work: Work, *, now: datetime, patience: timedelta) -> bool:
     """Whether nobody has had a lease on the work for so long; never while somebody has."""
     since = unleased_since(work)
     return since <= now and now - since >= patience
@@ -89,13 +89,13 @@ def takeover_at(condemned: DeletionMark, delete_bound: timedelta) -> datetime | 
     return None if condemned.lease_expires_at is None else condemned.lease_expires_at + delete_bound
 
 
-def unfinished_delete(condemned: Collection[DeletionMark], clock: Clock) -> UnfinishedDelete | None:
+def unfinished_delete(condemned: Collection[DeletionMark], clock: GcClock) -> UnfinishedDelete | None:
     """Sum up the segments in deletion that can't be taken over yet; None where there are none."""
     waiting = {
         each.name: (each.stored_bytes, at)
         for each in condemned
         if each.gc_state is GcState.DELETING
-        and not is_ripe(each, clock)
+        and not is_deletable(each, clock)
         and (at := takeover_at(each, clock.delete_bound)) is not None
     }
     if not waiting:
@@ -109,7 +109,7 @@ def unfinished_delete(condemned: Collection[DeletionMark], clock: Clock) -> Unfi
     )
 
 
-def is_ripe(condemned: DeletionMark, clock: Clock) -> bool:
+def is_deletable(condemned: DeletionMark, clock: GcClock) -> bool:
     """Whether a collector may take it up.
 
     A work that was open when the segment was condemned may have seen it in a listing before that, and count on it: so
@@ -117,8 +117,8 @@ def is_ripe(condemned: DeletionMark, clock: Clock) -> bool:
     later finds the condemnation. One in deletion is taken over when no request of the other collector can run any more.
     """
     if condemned.gc_state is GcState.DELETING:
-        return is_over(condemned, clock.now, clock.delete_bound)
-    if any(not _is_marked_before(condemned, opened) for opened in clock.writers):
+        return is_delete_over(condemned, clock.now, clock.delete_bound)
+    if any(not _is_marked_before(condemned, opened) for opened in clock.writer_sequences):
         return False
     return condemned.since + clock.grace <= clock.now
 
@@ -134,7 +134,7 @@ def _is_marked_before(condemned: DeletionMark, opened: int | None) -> bool:
     return condemned.since_sequence is None or condemned.since_sequence < opened
 
 
-def is_over(condemned: DeletionMark, now: datetime, delete_bound: timedelta) -> bool:
+def is_delete_over(condemned: DeletionMark, now: datetime, delete_bound: timedelta) -> bool:
     """Whether no delete of the segment can arrive at the store any more (invariant G7).
 
     Args:
@@ -153,7 +153,7 @@ def plan_slot(
     condemned: Mapping[Digest, DeletionMark],
     *,
     mark_at: datetime | None,
-    clock: Clock,
+    clock: GcClock,
 ) -> SlotPlan:
     """Sort what a slot lists.
 
@@ -181,15 +181,15 @@ def plan_slot(
                 since_sequence=_NEXT_SEQUENCE,
             )
         waits = sentence.gc_state is GcState.MARKED and sentence.since + clock.grace > clock.now
-        pile = deletable if is_ripe(sentence, clock) else in_grace if waits else held
+        pile = deletable if is_deletable(sentence, clock) else in_grace if waits else held
         pile[name] = info.stored_bytes
     return SlotPlan(
         unreferenced={name: info.stored_bytes for name, info in unreferenced.items()},
         deletable=deletable,
         in_grace=in_grace,
         held=held,
-        to_condemn=new,
-        to_lift=frozenset(
+        to_mark=new,
+        to_unmark=frozenset(
             name
             for name, each in condemned.items()
             if each.gc_state is GcState.MARKED and (name in named or name not in listed)
@@ -209,9 +209,9 @@ class SlotSurvey:
     """How many other objects were listed."""
     other_bytes: int
     plan: SlotPlan
-    strangers: tuple[str, ...]
+    unknown_manifests: tuple[str, ...]
     """Manifests below the slot that the catalog has no row for: live, whoever's they are."""
-    stranger_bytes: Mapping[str, int]
+    unknown_manifest_bytes: Mapping[str, int]
     """Stored bytes of these, by key."""
     protected: frozenset[Digest]
     """Segments that only these name."""
@@ -246,9 +246,9 @@ class GcReport:
     slots: Sequence[SlotReport]
     abandoned: Sequence[Work] = ()
     """Open works that nobody went on with for long."""
-    forgotten_segments: int = 0
+    removed_segment_rows: int = 0
     """Rows of segments that lie nowhere and that nothing names."""
-    forgotten_pools: int = 0
+    removed_pools: int = 0
     """Of galleries that were deleted, with nothing left of them."""
-    settled_notes: int = 0
+    resolved_notes: int = 0
     """Notes of zones about objects that no zone has."""

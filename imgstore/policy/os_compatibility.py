@@ -15,7 +15,7 @@ _PROPERTIES: Final = (
 )
 
 
-def check_kin(source: OsProperties, taker: OsProperties, *, source_name: str, taker_name: str) -> None:
+def check_os_compatibility(source: OsProperties, taker: OsProperties, *, source_name: str, taker_name: str) -> None:
     """Refuse to make something from a source that declares another system.
 
     Args:
@@ -39,7 +39,7 @@ def check_kin(source: OsProperties, taker: OsProperties, *, source_name: str, ta
             )
 
 
-def inherited(source: OsProperties, said: OsProperties) -> OsProperties:
+def inherit_declared(source: OsProperties, said: OsProperties) -> OsProperties:
     """What a copy says: what was said of it, else what its source says."""
     return OsProperties(
         os_type=said.os_type or source.os_type,

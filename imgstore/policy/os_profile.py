@@ -5,7 +5,7 @@ from imgstore.domain.requests import OsProfile
 from imgstore.domain.resources import OsState
 
 
-def checked_profile(state: OsState, profile: OsProfile, *, specialized: bool, source: str, name: str) -> OsProfile:
+def check_os_profile(state: OsState, profile: OsProfile, *, specialized: bool, source: str, name: str) -> OsProfile:
     """The OS profile with its default, if the source takes one.
 
     Args:

@@ -7,11 +7,11 @@ https://learn.microsoft.com/azure/virtual-machines/azure-compute-gallery#scaling
 from datetime import timedelta
 from typing import Final
 
-AT_ONCE: Final = timedelta(minutes=1)
+CONCURRENT_WINDOW: Final = timedelta(minutes=1)
 """What is made within it is made at once: a machine reads most of what it boots from in its first minute."""
 
 
-def replicas_advised(machines: int, machines_per_replica: int) -> int:
+def advise_replica_count(machines: int, machines_per_replica: int) -> int:
     """How many replicas serve so many machines well."""
     return -(-machines // machines_per_replica)
 
@@ -25,7 +25,7 @@ def scaling_advice(machines: int, replicas: int, machines_per_replica: int, *, w
         machines_per_replica: that one serves well.
         where: the region, as people know it.
     """
-    wanted = replicas_advised(machines, machines_per_replica)
+    wanted = advise_replica_count(machines, machines_per_replica)
     if wanted <= replicas:
         return None
     return (

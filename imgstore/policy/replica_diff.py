@@ -11,7 +11,7 @@ from typing import Final
 from imgstore.domain.resources import Replica, TargetRegion
 from imgstore.domain.states import ReplicaState
 
-_WORTH: Final = (
+_KEEP_ORDER: Final = (
     ReplicaState.COMPLETED,
     ReplicaState.REPLICATING,
     ReplicaState.DEGRADED,
@@ -22,10 +22,10 @@ _WORTH: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retargeting:
+class ReplicaDiff:
     """What makes the replicas what the targets ask for."""
 
-    lacking: tuple[tuple[TargetRegion, int], ...]
+    missing: tuple[tuple[TargetRegion, int], ...]
     """Target and ordinal of each replica that is to be made."""
     surplus: tuple[Replica, ...]
     """Replicas that can go now."""
@@ -33,42 +33,42 @@ class Retargeting:
     """Replicas that go once one that stays is complete: until then they serve, and the others are copied from them."""
 
 
-def retargeting(replicas: Sequence[Replica], targets: Sequence[TargetRegion]) -> Retargeting:
+def diff_replicas(replicas: Sequence[Replica], targets: Sequence[TargetRegion]) -> ReplicaDiff:
     """Compare the replicas of one version, all of them, with its targets."""
     standing = [replica for replica in replicas if replica.state is not ReplicaState.DELETING]
-    lacking: list[tuple[TargetRegion, int]] = []
+    missing: list[tuple[TargetRegion, int]] = []
     staying: list[Replica] = []
     for target in targets:
-        inside = [replica for replica in standing if _answers(replica, target)]
-        kept = sorted(inside, key=_worth)[: target.regional_replica_count]
+        inside = [replica for replica in standing if _matches(replica, target)]
+        kept = sorted(inside, key=_keep_rank)[: target.regional_replica_count]
         taken = {replica.slot.key.ordinal for replica in kept}
         free = [ordinal for ordinal in range(target.regional_replica_count) if ordinal not in taken]
         staying += kept
-        lacking += [(target, ordinal) for ordinal in free[: target.regional_replica_count - len(kept)]]
+        missing += [(target, ordinal) for ordinal in free[: target.regional_replica_count - len(kept)]]
     leaving = [replica for replica in standing if replica not in staying]
     wanted = {target.name for target in targets}
     outgoing = [replica for replica in leaving if _still_needed(replica, staying, wanted)]
-    return Retargeting(
-        lacking=tuple(lacking),
+    return ReplicaDiff(
+        missing=tuple(missing),
         surplus=tuple(replica for replica in leaving if replica not in outgoing),
         outgoing=tuple(outgoing),
     )
 
 
-def lost_regions(replicas: Sequence[Replica], targets: Sequence[TargetRegion]) -> list[str]:
+def find_removed_regions(replicas: Sequence[Replica], targets: Sequence[TargetRegion]) -> list[str]:
     """The regions where a version is complete and that are no targets any more."""
     wanted = {target.name for target in targets}
     complete = (replica.slot.key.region for replica in replicas if replica.state is ReplicaState.COMPLETED)
     return sorted({region for region in complete if region not in wanted})
 
 
-def _answers(replica: Replica, target: TargetRegion) -> bool:
+def _matches(replica: Replica, target: TargetRegion) -> bool:
     key = replica.slot.key
     return (key.region, key.storage_account_type) == (target.name, target.storage_account_type)
 
 
-def _worth(replica: Replica) -> tuple[int, int]:
-    return _WORTH.index(replica.state), replica.slot.key.ordinal
+def _keep_rank(replica: Replica) -> tuple[int, int]:
+    return _KEEP_ORDER.index(replica.state), replica.slot.key.ordinal
 
 
 def _still_needed(replica: Replica, staying: Sequence[Replica], wanted: set[str]) -> bool:

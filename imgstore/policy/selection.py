@@ -29,20 +29,22 @@ def choose_bases(
     return tuple({version.uid: version for version in chosen}.values())[:BASES_MAX]
 
 
-def latest(versions: Iterable[tuple[ImageVersion, Sequence[Replica]]], region: str) -> ImageVersion | None:
+def find_latest(versions: Iterable[tuple[ImageVersion, Sequence[Replica]]], region: str) -> ImageVersion | None:
     """The highest version that is not excluded and is complete in the region."""
-    fit = [version for version, replicas in versions if _offered(version, region) and healthy(replicas, region)]
+    fit = [
+        version for version, replicas in versions if _is_offered(version, region) and healthy_replicas(replicas, region)
+    ]
     return max(fit, key=lambda version: version.name, default=None)
 
 
-def _offered(version: ImageVersion, region: str) -> bool:
+def _is_offered(version: ImageVersion, region: str) -> bool:
     excluded = version.exclude_from_latest or not version.is_visible
     return not excluded and not any(
         target.exclude_from_latest for target in version.target_regions if target.name == region
     )
 
 
-def healthy(replicas: Sequence[Replica], region: str) -> list[Replica]:
+def healthy_replicas(replicas: Sequence[Replica], region: str) -> list[Replica]:
     """The replicas of a region that may be handed out, by slot."""
     here = (replica for replica in replicas if replica.slot.key.region == region)
     fit = [replica for replica in here if replica.state is ReplicaState.COMPLETED]

@@ -34,7 +34,7 @@ def resolve_targets(
     """
     source = regions.get(request.location, target="location")
     asked = request.target_regions or (TargetRegionRequest(name=request.location),)
-    targets = tuple(_resolved(each, request, regions, limits) for each in asked)
+    targets = tuple(_resolve(each, request, regions, limits) for each in asked)
     names = [target.name for target in targets]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -76,7 +76,7 @@ def check_shallow(targets: Sequence[TargetRegion]) -> None:
         )
 
 
-def _resolved(asked: TargetRegionRequest, request: PublishingRequest, regions: Regions, limits: Limits) -> TargetRegion:
+def _resolve(asked: TargetRegionRequest, request: PublishingRequest, regions: Regions, limits: Limits) -> TargetRegion:
     region = regions.get(asked.name, target="targetRegions")
     counts = (asked.regional_replica_count, request.replica_count, 1)
     count = next(each for each in counts if each is not None)
@@ -89,7 +89,7 @@ def _resolved(asked: TargetRegionRequest, request: PublishingRequest, regions: R
     kind = next(each for each in kinds if each is not None)
     excluded = before is not None and before.exclude_from_latest
     _check_count(count, region, limits)
-    _check_offered(kind, region)
+    _check_storage_account_type(kind, region)
     return TargetRegion(
         name=region.name,
         regional_replica_count=count,
@@ -129,7 +129,7 @@ def _check_sum(targets: Sequence[TargetRegion], limits: Limits) -> None:
         )
 
 
-def _check_offered(kind: StorageAccountType, region: Region) -> None:
+def _check_storage_account_type(kind: StorageAccountType, region: Region) -> None:
     if kind not in region.storage_account_types:
         zones = len(region.zones)
         raise InvalidInput(

@@ -12,7 +12,7 @@ from imgstore.policy.target_regions import PublishingRequest, check_shallow, res
 from imgstore.regions import Regions
 
 
-def updated(
+def apply_update(
     standing: ImageVersion, update: VersionUpdate, regions: Regions, limits: Limits, *, now: datetime
 ) -> ImageVersion:
     """The version with the update done; `published_at` and the rest stay.
@@ -27,24 +27,24 @@ def updated(
         standing,
         target_regions=_targets(standing, update, count, regions, limits),
         replica_count=count,
-        exclude_from_latest=_or(update.exclude_from_latest, standing.exclude_from_latest),
+        exclude_from_latest=_first_set(update.exclude_from_latest, standing.exclude_from_latest),
         end_of_life_at=end_of_life_at,
         allow_deletion_of_replicated_locations=(
             standing.allow_deletion_of_replicated_locations
             if update.allow_deletion_of_replicated_locations is None
             else update.allow_deletion_of_replicated_locations
         ),
-        block_deletion_before_end_of_life=_or(
+        block_deletion_before_end_of_life=_first_set(
             update.block_deletion_before_end_of_life, standing.block_deletion_before_end_of_life
         ),
         tags=standing.tags if update.tags is None else dict(update.tags),
     )
     if standing.is_shallow:
         check_shallow(changed.target_regions)
-        _check_kept(standing, changed)
+        _check_shallow_storage(standing, changed)
     if changed.end_of_life_at != standing.end_of_life_at:
         check_end_of_life(changed.end_of_life_at, now)
-    check_block(changed)
+    check_deletion_block(changed)
     return changed
 
 
@@ -75,7 +75,7 @@ def _targets(
     )[1]
 
 
-def _check_kept(standing: ImageVersion, changed: ImageVersion) -> None:
+def _check_shallow_storage(standing: ImageVersion, changed: ImageVersion) -> None:
     """A Shallow version lies where its source does, and as that is kept."""
     before, after = standing.target_regions[0].storage_account_type, changed.target_regions[0].storage_account_type
     if before is not after:
@@ -86,11 +86,11 @@ def _check_kept(standing: ImageVersion, changed: ImageVersion) -> None:
         )
 
 
-def _or(value: bool | None, default: bool) -> bool:  # noqa: FBT001 - private
+def _first_set(value: bool | None, default: bool) -> bool:  # noqa: FBT001 - private
     return default if value is None else value
 
 
-def check_block(version: ImageVersion) -> None:
+def check_deletion_block(version: ImageVersion) -> None:
     """Refuse to block deletion until an instant that nobody named: it would be blocked for ever.
 
     Raises:

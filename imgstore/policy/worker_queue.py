@@ -36,7 +36,7 @@ class WorkerLimits:
     """Into one target region."""
 
 
-def startable(queued: QueuedVersion, now: datetime) -> list[CopyStep]:
+def startable_steps(queued: QueuedVersion, now: datetime) -> list[CopyStep]:
     """The replicas of a version that may be begun now: those that failed rest until their time."""
     resting = {
         replica.uid
@@ -68,7 +68,7 @@ def next_steps(
     here = Counter(at_work)
     room = limits.replicas - here.total()
     chosen: list[CopyStep] = []
-    for step in _in_turns([startable(queued, now) for queued in queue]):
+    for step in _interleave([startable_steps(queued, now) for queued in queue]):
         region = step.replica.slot.key.region
         if len(chosen) < room and here[region] < limits.replicas_per_region:
             here[region] += 1
@@ -81,15 +81,15 @@ def full_regions(at_work: Mapping[str, int], limits: WorkerLimits) -> frozenset[
     return frozenset(region for region, count in at_work.items() if count >= limits.replicas_per_region)
 
 
-def _in_turns(lists: Sequence[Sequence[CopyStep]]) -> Iterator[CopyStep]:
+def _interleave(lists: Sequence[Sequence[CopyStep]]) -> Iterator[CopyStep]:
     for turn in range(max(map(len, lists), default=0)):
         yield from (steps[turn] for steps in lists if turn < len(steps))
 
 
-FIRST_SECONDS: Final = 30.0
+BACKOFF_SECONDS_FIRST: Final = 30.0
 
 
-LONGEST_SECONDS: Final = 3600.0
+BACKOFF_SECONDS_MAX: Final = 3600.0
 
 
 def backoff_seconds(attempts: int, chance: float) -> float:
@@ -101,5 +101,5 @@ def backoff_seconds(attempts: int, chance: float) -> float:
         attempts: failures since it was last complete, from 1.
         chance: from 0 to below 1, evenly spread.
     """
-    doubled = FIRST_SECONDS * 2.0 ** min(attempts - 1, 16)
-    return min(doubled, LONGEST_SECONDS) * (0.5 + chance)
+    doubled = BACKOFF_SECONDS_FIRST * 2.0 ** min(attempts - 1, 16)
+    return min(doubled, BACKOFF_SECONDS_MAX) * (0.5 + chance)

@@ -12,7 +12,7 @@ from imgstore.domain.names import compute_id, gallery_id, group_id, region_key
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.progress import Subscriber, ignore_event
 from imgstore.domain.strict_json import read_json
-from imgstore.remote.connection import Answer, Connection, retry_after_seconds
+from imgstore.remote.connection import Connection, Response, retry_after_seconds
 from imgstore.wire.api_versions import NEWEST
 from imgstore.wire.errors import read_error
 from imgstore.wire.json_text import Json
@@ -50,7 +50,7 @@ class Server:
         Raises:
             NotFound: it is not there.
         """
-        return self.connection.ask("GET", _target(resource_id, query)).json
+        return self.connection.request("GET", _target(resource_id, query)).json
 
     def find(self, resource_id: str, **query: str) -> Json:
         """The same; None where it is not there."""
@@ -87,13 +87,13 @@ class Server:
 
     def put(self, resource_id: str, body: Json) -> Json:
         """Make a resource, or replace it, and wait until that is done; how it is then."""
-        return self._done(self.begin("PUT", resource_id, body), resource_id)
+        return self._finish_and_show(self.begin("PUT", resource_id, body), resource_id)
 
     def patch(self, resource_id: str, body: Json) -> Json:
         """Change it, likewise."""
-        return self._done(self.begin("PATCH", resource_id, body), resource_id)
+        return self._finish_and_show(self.begin("PATCH", resource_id, body), resource_id)
 
-    def make(self, resource_id: str, body: Json) -> Json:
+    def create_or_update(self, resource_id: str, body: Json) -> Json:
         """Make a resource, or change what the body speaks of where it stands: what it leaves out stays."""
         return self.put(resource_id, body) if self.find(resource_id) is None else self.patch(resource_id, body)
 
@@ -103,27 +103,27 @@ class Server:
         Raises:
             NotFound: it is not there.
         """
-        answer = self.connection.ask("DELETE", _target(resource_id, query))
+        answer = self.connection.request("DELETE", _target(resource_id, query))
         if answer.status == 204:
             self.show(resource_id)  # Tells that it is not there, in the server's words.
         self.finish(answer)
 
-    def act(self, resource_id: str, action: str, body: Json = None) -> Json:
+    def post_action(self, resource_id: str, action: str, body: Json = None) -> Json:
         """A POST, and what it came to."""
-        answer = self.connection.ask("POST", _target(f"{resource_id}/{action}", {}), body)
+        answer = self.connection.request("POST", _target(f"{resource_id}/{action}", {}), body)
         self.finish(answer)
         return answer.json
 
-    def begin(self, method: str, resource_id: str, body: Json) -> Answer:
+    def begin(self, method: str, resource_id: str, body: Json) -> Response:
         """Have something done that may take long: `finish` waits for it."""
-        return self.connection.ask(method, _target(resource_id, {}), body)
+        return self.connection.request(method, _target(resource_id, {}), body)
 
-    def finish(self, answer: Answer, meanwhile: Callable[[], bool] = lambda: False) -> bool:
+    def finish(self, answer: Response, on_poll: Callable[[], bool] = lambda: False) -> bool:
         """Wait until what was begun has ended.
 
         Args:
             answer: to the request that began it.
-            meanwhile: called between two looks; True ends the waiting.
+            on_poll: called between two looks; True ends the waiting.
 
         Returns:
             Whether it has ended.
@@ -136,10 +136,10 @@ class Server:
             return True
         pause_seconds = _LOOK_SECONDS_MIN
         while True:
-            told = self.connection.ask("GET", f"{url.path}?{url.query}")
+            told = self.connection.request("GET", f"{url.path}?{url.query}")
             if told.json["status"] != "InProgress":
                 break
-            if meanwhile():
+            if on_poll():
                 return False
             self.connection.pause(pause_seconds)
             pause_seconds = max(
@@ -149,7 +149,7 @@ class Server:
             raise read_error(told.json, 0)
         return True
 
-    def _done(self, answer: Answer, resource_id: str) -> Json:
+    def _finish_and_show(self, answer: Response, resource_id: str) -> Json:
         """As it was answered where that was the end of it, else as it is now."""
         if "Azure-AsyncOperation" not in answer.headers:
             return answer.json
@@ -174,8 +174,8 @@ class Server:
         """A managed disk's."""
         return compute_id(self.subscription, group, "disks", name)
 
-    def in_group(self, group: str, location: str, make: Callable[[], Json]) -> Json:
-        """What `make` makes, in a group that is made where it is missing, as a home here does it."""
+    def create_in_group(self, group: str, location: str, make: Callable[[], Json]) -> Json:
+        """What `create_or_update` makes, in a group that is made where it is missing, as a home here does it."""
         try:
             return make()
         except NotFound as error:

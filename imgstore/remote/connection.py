@@ -14,7 +14,7 @@ from urllib3.exceptions import SSLError as TlsError
 
 import imgstore
 from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreError, StoreUnreachable
-from imgstore.remote.credentials import Address, Application, trust
+from imgstore.remote.credentials import Address, Application, create_tls_context
 from imgstore.stores.wrappers.retry import Patience, RetryPolicy
 from imgstore.wire.blob_protocol import read_error_xml
 from imgstore.wire.errors import read_error
@@ -40,7 +40,7 @@ _BROKEN: Final = "ConnectionBroken"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Response:
     """What came back."""
 
     status: int
@@ -79,9 +79,9 @@ class Connection:
         """
         self.address: Final = address
         self._pool = urllib3.PoolManager(
-            num_pools=4, maxsize=CONNECTIONS_MAX, block=True, ssl_context=trust(address.authorities)
+            num_pools=4, maxsize=CONNECTIONS_MAX, block=True, ssl_context=create_tls_context(address.authorities)
         )
-        self._persist = Patience(_FIRST, wait=wait, monotonic=monotonic)
+        self._retry = Patience(_FIRST, wait=wait, monotonic=monotonic)
         self._patience = Patience(_POLICY, wait=wait, monotonic=monotonic)
         self._wait, self._monotonic = wait, monotonic
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class Connection:
         """Give the connections back."""
         self._pool.clear()
 
-    def ask(self, method: str, target: str, body: Json = None) -> Answer:
+    def request(self, method: str, target: str, body: Json = None) -> Response:
         """A request to the API, in the caller's name.
 
         What asks only is asked again where that may help; what is to be done is sent once, unless it certainly did not
@@ -112,14 +112,14 @@ class Connection:
             headers = {"Authorization": f"Bearer {self._bearer()}", "Accept": "application/json"}
             if data is not None:
                 headers["Content-Type"] = "application/json"
-            answer = self._patiently(method, target, data, headers)
-            if answer.status != 401 or attempt == 2 or not self._renewable():
+            answer = self._send_with_retries(method, target, data, headers)
+            if answer.status != 401 or attempt == 2 or not self._discard_token():
                 break
         if answer.status >= 400:
             raise answer.error()
         return answer
 
-    def move(self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | None = None) -> Answer:
+    def transfer(self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | None = None) -> Response:
         """A request to the blob door, whose URL is its own permission; again and again until it is done.
 
         Raises:
@@ -137,13 +137,13 @@ class Connection:
                 target="accessSAS",
             )
 
-        def call() -> Answer:
+        def call() -> Response:
             answer = self._send(method, url, data, headers, _BYTES_SECONDS_MAX)
             if answer.status >= 400:
                 raise answer.error()
             return answer
 
-        return self._persist(call)
+        return self._retry(call)
 
     def pause(self, seconds: float) -> None:
         """Let time pass."""
@@ -155,7 +155,7 @@ class Connection:
 
     # -- the caller ---------------------------------------------------------------------------------------------------
 
-    def _renewable(self) -> bool:
+    def _discard_token(self) -> bool:
         """Forget a token that is not believed, if there is another to be had."""
         with self._lock:
             self._token_until = 0.0
@@ -167,12 +167,12 @@ class Connection:
             return credentials.token
         with self._lock:
             if self._monotonic() >= self._token_until:
-                answer = self._persist(lambda: self._granted(credentials))
+                answer = self._retry(lambda: self._request_token(credentials))
                 self._token = str(answer["access_token"])
                 self._token_until = self._monotonic() + max(1, int(answer["expires_in"]) - _SKEW_SECONDS)
             return self._token
 
-    def _granted(self, application: Application) -> Json:
+    def _request_token(self, application: Application) -> Json:
         """A token by client credentials (RFC 6749, section 4.4)."""
         form = {
             "grant_type": "client_credentials",
@@ -187,7 +187,7 @@ class Connection:
             raise answer.error()
         return answer.json
 
-    def _patiently(self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]) -> Answer:
+    def _send_with_retries(self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]) -> Response:
         attempt, began = 1, self._monotonic()
         while True:
             try:
@@ -195,14 +195,14 @@ class Connection:
             except StoreUnreachable as error:
                 if method != "GET" and error.error_code == _BROKEN:
                     raise
-                self._persist.pause(error, attempt, began)
+                self._retry.pause(error, attempt, began)
                 attempt += 1
 
     # -- one request --------------------------------------------------------------------------------------------------
 
     def _send(
         self, method: str, url: str, data: bytes | None, headers: Mapping[str, str], silence_seconds_max: float
-    ) -> Answer:
+    ) -> Response:
         sent = {"User-Agent": f"imgstore/{imgstore.__version__}", **headers}
         try:
             answer = self._pool.request(
@@ -220,13 +220,13 @@ class Connection:
             raise self._unreachable(error, "ServerUnreachable") from error
         except (HTTPError, ValueError) as error:  # ValueError: numbers that http.client cannot read
             raise self._unreachable(error, _BROKEN) from error
-        told = Answer(status=answer.status, headers=answer.headers, body=answer.data)
+        told = Response(status=answer.status, headers=answer.headers, body=answer.data)
         if told.status == 429:
             self._wait(min(60.0, retry_after_seconds(answer.headers.get("Retry-After"))))
         refusal = told.error() if told.status >= 400 else None
         if isinstance(refusal, StoreUnreachable):
             raise refusal
-        self._persist = self._patience
+        self._retry = self._patience
         return told
 
     def _untrusted(self, error: TlsError) -> StoreError:
@@ -242,7 +242,7 @@ class Connection:
     def _unreachable(self, error: Exception, code: str) -> StoreUnreachable:
         return StoreUnreachable(
             f"The server {self.address.url} does not answer.",
-            found=_shown(error),
+            found=_describe_error(error),
             expected="an answer of `imgstore serve`",
             hint="look whether it runs and can be reached from here, then run the same command again: it goes on",
             target=self.address.url,
@@ -250,7 +250,7 @@ class Connection:
         )
 
 
-def _shown(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """Without the objects that urllib3 names, and so without a signed URL."""
     text = str(error).partition(": ")[2] or str(error)
     return text.partition("?")[0]

@@ -47,7 +47,7 @@ class Address:
     """None is the only one that the caller sees."""
 
 
-def address_of(
+def read_address(
     server: str, *, authorities: Path | None, subscription: str | None, environ: Mapping[str, str]
 ) -> Address:
     """The server that is named, with what the environment says besides.
@@ -65,14 +65,14 @@ def address_of(
     """
     named = next(filter(None, (environ.get(name) for name in _ROOTS)), None)
     return Address(
-        url=_checked(server),
+        url=_check_server_url(server),
         credentials=_credentials(environ),
         authorities=authorities or (Path(named) if named else None),
         subscription=subscription or environ.get("IMGSTORE_SUBSCRIPTION_ID") or None,
     )
 
 
-def trust(authorities: Path | None) -> ssl.SSLContext:
+def create_tls_context(authorities: Path | None) -> ssl.SSLContext:
     """What a server's certificate is checked with.
 
     Raises:
@@ -95,7 +95,7 @@ def trust(authorities: Path | None) -> ssl.SSLContext:
         ) from error
 
 
-def _checked(server: str) -> str:
+def _check_server_url(server: str) -> str:
     try:
         check_text(server)
         parts = urlsplit(server.strip())

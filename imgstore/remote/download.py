@@ -12,8 +12,8 @@ from imgstore.domain.storage.sizes import PIECE_BYTES, SECTOR_BYTES
 from imgstore.domain.views import Export
 from imgstore.formats import create_writer
 from imgstore.remote.arm_client import Server
-from imgstore.remote.local_disk import WORKERS, pieces_of, told
-from imgstore.remote.upload import grant, page_list
+from imgstore.remote.local_disk import WORKERS, piece_indexes, report_progress
+from imgstore.remote.upload import grant_access, page_list
 from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.wire.json_text import Json
 
@@ -100,11 +100,11 @@ def export_range(server: Server, disk: Json, *, path: Path, offset: int, length:
             path, format=DiskFormat.RAW, virtual_bytes=length, extents=(), disk_digest=b"", overwrite=overwrite
         )
         try:
-            with told(server.subscriber, f"export {path.name}", length) as task:
+            with report_progress(server.subscriber, f"export {path.name}", length) as task:
                 for at in range(0, length, PIECE_BYTES):
                     part = min(PIECE_BYTES, length - at)
                     writer.write_at(at, _read(server, url, offset + at, part))
-                    task.moved(part)
+                    task.advance(part)
             writer.publish()
         finally:
             writer.abandon()
@@ -132,19 +132,19 @@ def _export(disk: Json, path: Path, form: DiskFormat, virtual_bytes: int) -> Exp
 def _readable(server: Server, disk: Json) -> Iterator[str]:
     """A signed URL while the block runs; it goes again, unless somebody had one before us."""
     shared = disk["properties"]["diskState"] == "ActiveSAS"
-    url = grant(server, disk["id"], "Read")
+    url = grant_access(server, disk["id"], "Read")
     try:
         yield url
     finally:
         if not shared:
-            server.act(disk["id"], "endGetAccess")
+            server.post_action(disk["id"], "endGetAccess")
 
 
 def _fetch(
     server: Server, url: str, extents: Sequence[Extent], virtual_bytes: int, writer: DiskWriter, task: str
 ) -> Digest:
     """Fetch what holds data; the digest of all that came."""
-    indexes = pieces_of(iter(extents), virtual_bytes)
+    indexes = piece_indexes(iter(extents), virtual_bytes)
     digests: dict[int, Digest] = {}
     moved: Callable[[int], None]
 
@@ -161,8 +161,8 @@ def _fetch(
 
     by_piece = _by_piece(extents)
     total = sum(each.length for each in extents)
-    with told(server.subscriber, task, total) as counted, BoundedPool(WORKERS, _AHEAD, "fetch") as threads:
-        moved = counted.moved
+    with report_progress(server.subscriber, task, total) as counted, BoundedPool(WORKERS, _AHEAD, "fetch") as threads:
+        moved = counted.advance
         for index in indexes:
             threads.submit(fetch, index, by_piece[index])
     return disk_digest(virtual_bytes, sorted(digests.items()))
@@ -190,7 +190,7 @@ def _read(server: Server, url: str, offset: int, length: int) -> bytes:
     Raises:
         ObjectCorrupt: not so many came.
     """
-    answer = server.connection.move("GET", url, headers={"Range": f"bytes={offset}-{offset + length - 1}"})
+    answer = server.connection.transfer("GET", url, headers={"Range": f"bytes={offset}-{offset + length - 1}"})
     if answer.status != 206 or len(answer.body) != length:
         raise ObjectCorrupt(
             "The server sent another range than was asked for.",

@@ -38,7 +38,7 @@ class LocalDisk:
     """Of the file, checked before anything is sent."""
 
     @contextmanager
-    def opened(self) -> Iterator[DiskReader]:
+    def open(self) -> Iterator[DiskReader]:
         """The disk, while the block runs.
 
         Raises:
@@ -99,22 +99,22 @@ def local_path(uri: str) -> Path | None:
 
 
 class Task:
-    """Tells how far a task is. `moved` may be called from several threads."""
+    """Tells how far a task is. `advance` may be called from several threads."""
 
     def __init__(self, subscriber: Subscriber, name: str, total_bytes: int) -> None:
-        self._subscriber, self._name, self._total, self._done = subscriber, name, total_bytes, 0
+        self._subscriber, self._name, self._total, self._finish_and_show = subscriber, name, total_bytes, 0
         self._lock = threading.Lock()
         self._tell(Stage.STARTED)
 
-    def moved(self, moved_bytes: int) -> None:
+    def advance(self, moved_bytes: int) -> None:
         """So many more."""
         with self._lock:
-            self._done += moved_bytes
+            self._finish_and_show += moved_bytes
         self._tell(Stage.MOVED)
 
     def end(self) -> None:
         """All is done."""
-        self._done = self._total
+        self._finish_and_show = self._total
         self._tell(Stage.COMPLETED)
 
     def fail(self, detail: str) -> None:
@@ -123,12 +123,14 @@ class Task:
 
     def _tell(self, stage: Stage, detail: str = "") -> None:
         self._subscriber(
-            ProgressEvent(task=self._name, stage=stage, bytes_done=self._done, bytes_total=self._total, detail=detail)
+            ProgressEvent(
+                task=self._name, stage=stage, bytes_done=self._finish_and_show, bytes_total=self._total, detail=detail
+            )
         )
 
 
 @contextmanager
-def told(subscriber: Subscriber, name: str, total_bytes: int) -> Iterator[Task]:
+def report_progress(subscriber: Subscriber, name: str, total_bytes: int) -> Iterator[Task]:
     """A task for as long as the block runs."""
     task = Task(subscriber, name, total_bytes)
     try:
@@ -139,7 +141,7 @@ def told(subscriber: Subscriber, name: str, total_bytes: int) -> Iterator[Task]:
     task.end()
 
 
-def pieces_of(extents: Iterator[Extent], virtual_bytes: int) -> list[int]:
+def piece_indexes(extents: Iterator[Extent], virtual_bytes: int) -> list[int]:
     """The indexes of the pieces that extents touch, each once, in order."""
     found: list[int] = []
     for extent in extents:
@@ -148,7 +150,7 @@ def pieces_of(extents: Iterator[Extent], virtual_bytes: int) -> list[int]:
     return found
 
 
-def each_piece(
+def digest_pieces(
     subscriber: Subscriber, name: str, reader: DiskReader, use: Callable[[int, bytes], None] = lambda _at, _data: None
 ) -> Digest:
     """Read the disk once, several pieces at a time; the digest of it.
@@ -159,7 +161,7 @@ def each_piece(
         reader: the disk.
         use: what is done with the bytes of a piece that is not all zero, at their offset; called from several threads.
     """
-    indexes = pieces_of(reader.extents(), reader.virtual_bytes)
+    indexes = piece_indexes(reader.extents(), reader.virtual_bytes)
     digests: dict[int, Digest] = {}
 
     def take(index: int) -> None:
@@ -169,9 +171,12 @@ def each_piece(
         if data != _ZEROS[:length]:
             digests[index] = digest_of(data)
             use(at, data)
-        task.moved(length)
+        task.advance(length)
 
-    with told(subscriber, name, len(indexes) * PIECE_BYTES) as task, BoundedPool(WORKERS, _AHEAD, "piece") as threads:
+    with (
+        report_progress(subscriber, name, len(indexes) * PIECE_BYTES) as task,
+        BoundedPool(WORKERS, _AHEAD, "piece") as threads,
+    ):
         for index in indexes:
             threads.submit(take, index)
     return disk_digest(reader.virtual_bytes, sorted(digests.items()))

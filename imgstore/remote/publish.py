@@ -69,9 +69,11 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
     version = version_id(server.subscription, request.group, request.gallery, request.definition, request.version)
     standing = server.find(version, **_STATUS)
     if standing is not None and has_arrived(standing):
-        _check_same(server, standing, request, sources)
+        _check_same_disks(server, standing, request, sources)
         storage = None if sources.files else sources.storage({})
-        _await(server, version, "PATCH", version_body(request, location=None, storage=storage), standing, wait=wait)
+        _run_and_watch(
+            server, version, "PATCH", version_body(request, location=None, storage=storage), standing, wait=wait
+        )
         return server.show(version, **_STATUS)
     gallery = server.gallery(request.group, request.gallery)
     location = region_key(server.location(gallery, request.location))
@@ -81,7 +83,7 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
             disk=disk,
             location=location,
             tags={"imgstore-for": version[-200:]},
-            ours=True,
+            is_temporary=True,
         )
         for lun, disk in sources.files.items()
     }
@@ -89,7 +91,7 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
         upload(server, each)
     body = version_body(request, location=location, storage=sources.storage(uploads))
     try:
-        _await(server, version, "PUT", body, standing, wait=wait)
+        _run_and_watch(server, version, "PUT", body, standing, wait=wait)
     except ImgstoreError as error:
         _clean(server, version, uploads, error)
         raise
@@ -103,7 +105,7 @@ def upload_name(version: str, lun: int | None) -> str:
     return f"imgstore-upload-{digest_of(text.encode()).hex()[:_NAME_DIGITS]}"
 
 
-def named_source(server: Server, group: str, source: str) -> str:
+def find_source(server: Server, group: str, source: str) -> str:
     """The id of a snapshot or managed disk that is named, or its id as it is.
 
     Raises:
@@ -138,7 +140,7 @@ def _replicas(version: Json) -> list[Json]:
     ]
 
 
-def _check_same(server: Server, standing: Json, request: VersionRequest, sources: Sources) -> None:
+def _check_same_disks(server: Server, standing: Json, request: VersionRequest, sources: Sources) -> None:
     """See that a version that has its bytes has those of the files, and stands where it is asked for."""
     if request.location is not None and region_key(request.location) != standing["location"]:
         raise PropertyChangeNotAllowed("location", found=request.location, expected=standing["location"])
@@ -189,9 +191,9 @@ def _clean(server: Server, version: str, uploads: Mapping[int | None, Upload], e
         )
 
 
-def _await(server: Server, version: str, method: str, body: Json, standing: Json, *, wait: bool) -> None:
+def _run_and_watch(server: Server, version: str, method: str, body: Json, standing: Json, *, wait: bool) -> None:
     """Have a version made or changed, and tell how far it is until it is done."""
-    watch = _Watch(server, version, standing, wait=wait)
+    watch = _ProgressWatcher(server, version, standing, wait=wait)
     answer = server.begin(method, version, body)
     try:
         server.finish(answer, watch)
@@ -200,13 +202,13 @@ def _await(server: Server, version: str, method: str, body: Json, standing: Json
             watch()
 
 
-class _Watch:
+class _ProgressWatcher:
     """Tells how far each replica is, between two looks at the operation; True once nobody needs to wait."""
 
     def __init__(self, server: Server, version: str, standing: Json, *, wait: bool) -> None:
         self._server, self._version, self._wait = server, version, wait
         before = _replicas(standing) if standing is not None else []
-        self._whole = {_task(each) for each in before if each["state"] == "Completed"}
+        self._whole = {_task_name(each) for each in before if each["state"] == "Completed"}
         self._told: dict[str, ProgressEvent] = {}
 
     def __call__(self) -> bool:
@@ -214,12 +216,12 @@ class _Watch:
         if standing is None:
             return False
         for each in _replicas(standing):
-            if _task(each) not in self._whole:
+            if _task_name(each) not in self._whole:
                 self._tell(each)
         return not self._wait and has_arrived(standing)
 
     def _tell(self, replica: Json) -> None:
-        task = _task(replica)
+        task = _task_name(replica)
         last = self._told.get(task)
         if replica["state"] == "Pending" and last is None:
             return
@@ -235,6 +237,6 @@ class _Watch:
             self._server.subscriber(event)
 
 
-def _task(replica: Json) -> str:
+def _task_name(replica: Json) -> str:
     """Whose news it is, as at a home: "westus2/0"."""
     return f"{region_key(replica['region'])}/{replica['replica']}"

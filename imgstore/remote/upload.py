@@ -16,7 +16,7 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import KIB, PIECE_BYTES
 from imgstore.formats import fixed_footer
 from imgstore.remote.arm_client import Server
-from imgstore.remote.local_disk import LocalDisk, each_piece, told
+from imgstore.remote.local_disk import LocalDisk, digest_pieces, report_progress
 from imgstore.wire.blob_protocol import PUT_PAGE_BYTES_MAX, read_page_list
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.client import disk_body
@@ -44,7 +44,7 @@ class Upload:
     sku: str | None = None
     os_type: str | None = None
     hyper_v_generation: str | None = None
-    ours: bool = False
+    is_temporary: bool = False
     """It has a name that we gave: whatever else is there may go."""
 
     def body(self, upload_bytes: int) -> Json:
@@ -68,11 +68,11 @@ def upload(server: Server, wanted: Upload) -> Json:
         StoreUnreachable: the server is gone; what arrived stays there.
         ObjectCorrupt: what the server took in is not what was sent.
     """
-    with wanted.disk.opened() as reader:
+    with wanted.disk.open() as reader:
         upload_bytes = reader.virtual_bytes + _FOOTER_BYTES
         standing = server.find(wanted.disk_id)
-        if standing is not None and not _goes_on(standing, upload_bytes):
-            if _same_disk(server, standing, wanted, reader):
+        if standing is not None and not _is_resumable(standing, upload_bytes):
+            if _is_same_disk(server, standing, wanted, reader):
                 return standing if wanted.tags is None else server.patch(wanted.disk_id, {"tags": wanted.tags})
             discard(server, wanted.disk_id)
         elif standing is not None and wanted.tags is None:
@@ -94,8 +94,8 @@ def upload(server: Server, wanted: Upload) -> Json:
 
 def digest_of_file(server: Server, disk: LocalDisk) -> Digest:
     """What the disk in a file is known by."""
-    with disk.opened() as reader:
-        return each_piece(server.subscriber, f"read {disk.path.name}", reader)
+    with disk.open() as reader:
+        return digest_pieces(server.subscriber, f"read {disk.path.name}", reader)
 
 
 def discard(server: Server, disk_id: str) -> None:
@@ -105,16 +105,16 @@ def discard(server: Server, disk_id: str) -> None:
         return
     if standing["properties"]["diskState"] == "ActiveUpload":
         with suppress(ImgstoreError):  # The URL goes first, then half a file is refused: as it should be.
-            server.act(disk_id, "endGetAccess")
+            server.post_action(disk_id, "endGetAccess")
     server.delete(disk_id)
 
 
-def _goes_on(standing: Json, upload_bytes: int) -> bool:
+def _is_resumable(standing: Json, upload_bytes: int) -> bool:
     properties = standing["properties"]
     return properties["diskState"] in _WAITING and properties["creationData"].get("uploadSizeBytes") == upload_bytes
 
 
-def _same_disk(server: Server, standing: Json, wanted: Upload, reader: DiskReader) -> bool:
+def _is_same_disk(server: Server, standing: Json, wanted: Upload, reader: DiskReader) -> bool:
     """Whether what stands is what was to be made; False lets it go.
 
     Raises:
@@ -122,10 +122,10 @@ def _same_disk(server: Server, standing: Json, wanted: Upload, reader: DiskReade
     """
     properties = standing["properties"]
     if properties["diskState"] not in _WAITING and region_key(standing["location"]) == region_key(wanted.location):
-        digest = each_piece(server.subscriber, f"read {wanted.disk.path.name}", reader).hex()
+        digest = digest_pieces(server.subscriber, f"read {wanted.disk.path.name}", reader).hex()
         if properties["creationData"]["createOption"] == "Upload" and properties.get("diskDigest") == digest:
             return True
-    if wanted.ours:
+    if wanted.is_temporary:
         return False
     raise PropertyChangeNotAllowed(
         "properties.creationData",
@@ -140,19 +140,19 @@ def _attempt(server: Server, wanted: Upload, reader: DiskReader) -> Json:
     """The disk; None if it is not the file's."""
     upload_bytes = reader.virtual_bytes + _FOOTER_BYTES
     server.put(wanted.disk_id, wanted.body(upload_bytes))
-    url = grant(server, wanted.disk_id, "Write")
+    url = grant_access(server, wanted.disk_id, "Write")
     name = wanted.disk.path.name
     digest = _send(server, url, reader, f"upload {name}")
-    with told(server.subscriber, f"take in {name}", sum(each.length for each in reader.extents())):
-        server.act(wanted.disk_id, "endGetAccess")
+    with report_progress(server.subscriber, f"take in {name}", sum(each.length for each in reader.extents())):
+        server.post_action(wanted.disk_id, "endGetAccess")
     made = server.show(wanted.disk_id)
     return made if made["properties"].get("diskDigest") == digest.hex() else None
 
 
-def grant(server: Server, disk_id: str, level: str) -> str:
+def grant_access(server: Server, disk_id: str, level: str) -> str:
     """A signed URL to a disk's bytes."""
     asked = {"access": level, "durationInSeconds": _GRANT_SECONDS}
-    return str(server.act(disk_id, "beginGetAccess", asked)["accessSAS"])
+    return str(server.post_action(disk_id, "beginGetAccess", asked)["accessSAS"])
 
 
 def page_list(server: Server, url: str) -> list[Extent]:
@@ -160,7 +160,7 @@ def page_list(server: Server, url: str) -> list[Extent]:
     found: list[Extent] = []
     marker: str | None = ""
     while marker is not None:
-        answer = server.connection.move("GET", f"{url}&comp=pagelist&marker={marker}", headers={})
+        answer = server.connection.transfer("GET", f"{url}&comp=pagelist&marker={marker}", headers={})
         part, marker = read_page_list(answer.body.decode())
         found += part
     return found
@@ -171,7 +171,7 @@ def _send(server: Server, url: str, reader: DiskReader, task: str) -> Digest:
     arrived = page_list(server, url)
 
     def send(at: int, data: bytes) -> None:
-        for begin, end in missing(filled(data), arrived, at):
+        for begin, end in missing_ranges(nonzero_ranges(data), arrived, at):
             put(at + begin, data[begin:end])
 
     def put(at: int, data: bytes) -> None:
@@ -180,14 +180,14 @@ def _send(server: Server, url: str, reader: DiskReader, task: str) -> Digest:
             "x-ms-range": f"bytes={at}-{at + len(data) - 1}",
             "Content-Type": _OCTETS,
         }
-        server.connection.move("PUT", f"{url}&comp=page", headers=headers, data=data)
+        server.connection.transfer("PUT", f"{url}&comp=page", headers=headers, data=data)
 
-    digest = each_piece(server.subscriber, task, reader, send)
+    digest = digest_pieces(server.subscriber, task, reader, send)
     put(reader.virtual_bytes, fixed_footer(reader.virtual_bytes, reader.container_metadata, digest))
     return digest
 
 
-def filled(data: bytes) -> Iterator[tuple[int, int]]:
+def nonzero_ranges(data: bytes) -> Iterator[tuple[int, int]]:
     """The ranges of a piece that are not zero, as (begin, end), in grains."""
     begin: int | None = None
     for at in range(0, len(data), _GRAIN_BYTES):
@@ -201,7 +201,7 @@ def filled(data: bytes) -> Iterator[tuple[int, int]]:
         yield begin, len(data)
 
 
-def missing(ranges: Iterable[tuple[int, int]], arrived: Sequence[Extent], at: int) -> Iterator[tuple[int, int]]:
+def missing_ranges(ranges: Iterable[tuple[int, int]], arrived: Sequence[Extent], at: int) -> Iterator[tuple[int, int]]:
     """The ranges, counted from `at`, of which not all has arrived."""
     holds: Callable[[int, int], bool] = lambda begin, end: any(  # noqa: E731 - one line of reckoning
         each.offset <= at + begin and at + end <= each.end for each in arrived

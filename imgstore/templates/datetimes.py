@@ -5,7 +5,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from imgstore.templates.scope import NotTaken
+from imgstore.templates.scope import InvalidArgument
 
 DEFAULT: Final = "yyyyMMddTHHmmssZ"
 """Of ``utcNow``."""
@@ -22,11 +22,11 @@ _DURATION: Final = re.compile(
 )
 
 
-def written(time: datetime, pattern: str) -> str:
+def format_time(time: datetime, pattern: str) -> str:
     """`time`, in UTC, by a pattern of .NET's: ``yyyy-MM-dd``, ``u``.
 
     Raises:
-        NotTaken: the pattern has a letter that is not known here.
+        InvalidArgument: the pattern has a letter that is not known here.
     """
 
     def word(match: re.Match[str]) -> str:
@@ -34,13 +34,13 @@ def written(time: datetime, pattern: str) -> str:
         if found[0] == "f":
             return f"{time.microsecond:06}0"[: len(found)]
         if found not in _WORDS and found not in "TZ":
-            raise NotTaken(f"a format of yyyy, MM, dd, HH, mm, ss, f, T and Z, not {found!r}")
+            raise InvalidArgument(f"a format of yyyy, MM, dd, HH, mm, ss, f, T and Z, not {found!r}")
         return time.strftime(_WORDS[found]) if found in _WORDS else found
 
     return _WORD.sub(word, _STANDARD.get(pattern, pattern))
 
 
-def read(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
     """An instant that a template has: ISO 8601, ``utcNow``'s too.
 
     Raises:
@@ -50,15 +50,15 @@ def read(text: str) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def later(time: datetime, duration: str) -> datetime:
+def add_duration(time: datetime, duration: str) -> datetime:
     """`time` and an ISO 8601 duration: ``P3Y``, ``-PT1H``. Of a month without its day, the last day.
 
     Raises:
-        NotTaken: it is none.
+        InvalidArgument: it is none.
     """
     match = _DURATION.fullmatch(duration)
     if match is None or duration[-1] in "PT":
-        raise NotTaken("a duration of ISO 8601, such as PT1H")
+        raise InvalidArgument("a duration of ISO 8601, such as PT1H")
     sign = -1 if match[1] else 1
     years, months, weeks, days, hours, minutes, seconds = (sign * int(each or 0) for each in match.groups()[1:])
     count = time.year * 12 + time.month - 1 + years * 12 + months

@@ -13,7 +13,14 @@ from typing import Final, NoReturn
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.strict_json import INTEGER_MAX, check_json
 from imgstore.templates.functions import FUNCTIONS, LAMBDAS
-from imgstore.templates.scope import NotTaken, NotYet, Scope, bad_template, first_names, nowhere
+from imgstore.templates.scope import (
+    InvalidArgument,
+    NotDeployedYet,
+    Scope,
+    bad_template,
+    first_names,
+    unavailable_function,
+)
 from imgstore.wire.json_fields import value_at
 from imgstore.wire.json_text import Json
 
@@ -24,7 +31,7 @@ _CHARACTERS_MAX: Final = 24_576
 """Azure's limit of one expression."""
 _CHARACTERS_PER_ELEMENT: Final = 4
 """Reading so many characters of an expression takes as long as handling one element."""
-_ELEMENTS_PER_TURN: Final = 10
+_ELEMENTS_PER_ITERATION: Final = 10
 """A turn of a loop has a scope of its own."""
 _DEPTH_MAX: Final = 64
 _INTEGER_CHARACTERS_MAX: Final = 20
@@ -34,18 +41,18 @@ COPIES_MAX: Final = 800
 """Azure's limit of one loop, and of a template's resources."""
 
 
-def evaluated(value: Json, scope: Scope) -> Json:
+def evaluate(value: Json, scope: Scope) -> Json:
     """A value of a template with every expression in it evaluated, and every loop unrolled.
 
     Raises:
         InvalidInput: one can't be; its code is ``InvalidTemplate``.
     """
-    with scope.effort.run():
+    with scope.budget.run():
         try:
-            found = _evaluated(value, scope)
+            found = _evaluate(value, scope)
         except RecursionError as error:
             raise bad_template("The template is nested too deeply.") from error
-        scope.effort.spend_on_made(found)
+        scope.budget.spend_on_result(found)
         try:
             check_json(found)
         except ValueError as error:
@@ -53,28 +60,28 @@ def evaluated(value: Json, scope: Scope) -> Json:
     return found
 
 
-def rehearse(value: Json, scope: Scope) -> None:
-    """Evaluate what can be before anything is made, so that what means nothing is known by then. Raises as `evaluated`."""
-    scope.effort.spend(1)
+def validate_expressions(value: Json, scope: Scope) -> None:
+    """Evaluate what can be before anything is made, so that what means nothing is known by then. Raises as `evaluate`."""
+    scope.budget.spend(1)
     if isinstance(value, Mapping) and not _loops(value):
         value = list(value.values())
     if isinstance(value, list):
         for each in value:
-            rehearse(each, scope)
+            validate_expressions(each, scope)
         return
-    with suppress(NotYet):
-        evaluated(value, scope)
+    with suppress(NotDeployedYet):
+        evaluate(value, scope)
 
 
-def _evaluated(value: Json, scope: Scope) -> Json:
-    scope.effort.spend(1)
+def _evaluate(value: Json, scope: Scope) -> Json:
+    scope.budget.spend(1)
     if isinstance(value, Mapping):
         loops = _loops(value)
         plain = {name: each for name, each in value.items() if not loops or name.lower() != "copy"}
-        made = {_name(_evaluated(name, scope)): _evaluated(each, scope) for name, each in plain.items()}
-        return made | {_name(loop.get("name")): _unrolled(loop, scope) for loop in loops}
+        made = {_check_name(_evaluate(name, scope)): _evaluate(each, scope) for name, each in plain.items()}
+        return made | {_check_name(loop.get("name")): _unroll(loop, scope) for loop in loops}
     if isinstance(value, list):
-        return [_evaluated(each, scope) for each in value]
+        return [_evaluate(each, scope) for each in value]
     if not isinstance(value, str) or not value.startswith("[") or not value.endswith("]"):
         return value
     if value.startswith("[["):
@@ -83,11 +90,11 @@ def _evaluated(value: Json, scope: Scope) -> Json:
         raise bad_template(
             "An expression is too long.", found=f"{len(value)} characters", expected=f"{_CHARACTERS_MAX}"
         )
-    scope.effort.spend(1 + len(value) // _CHARACTERS_PER_ELEMENT)
-    return _Reader(value[1:-1], scope).whole()
+    scope.budget.spend(1 + len(value) // _CHARACTERS_PER_ELEMENT)
+    return _ExpressionParser(value[1:-1], scope).evaluate()
 
 
-def _name(said: Json) -> str:
+def _check_name(said: Json) -> str:
     if not isinstance(said, str):
         raise bad_template("The name of a property is no text.", found=type(said).__name__)
     return said
@@ -101,7 +108,7 @@ def _loops(value: Mapping[str, Json]) -> Sequence[Mapping[str, Json]]:
     return ()
 
 
-def turns(loop: Json, scope: Scope, *, name: str | None = None) -> list[Scope]:
+def expand_loop(loop: Json, scope: Scope, *, name: str | None = None) -> list[Scope]:
     """The scopes of the turns of a loop.
 
     Args:
@@ -112,7 +119,7 @@ def turns(loop: Json, scope: Scope, *, name: str | None = None) -> list[Scope]:
     Raises:
         InvalidInput: it has no name, or no count, or one that is too large.
     """
-    said, count = (value_at(loop, "name") if name is None else name), evaluated(value_at(loop, "count"), scope)
+    said, count = (value_at(loop, "name") if name is None else name), evaluate(value_at(loop, "count"), scope)
     if not isinstance(said, str) or not isinstance(count, int) or isinstance(count, bool):
         raise bad_template("A copy loop needs a name and a count.", found=type(count).__name__)
     if not 0 <= count <= COPIES_MAX:
@@ -121,23 +128,23 @@ def turns(loop: Json, scope: Scope, *, name: str | None = None) -> list[Scope]:
             found=f"a count of {count}",
             expected=f"a copy loop of 0 to {COPIES_MAX}",
         )
-    scope.effort.spend(count * (_ELEMENTS_PER_TURN + len(scope.copies)))
+    scope.budget.spend(count * (_ELEMENTS_PER_ITERATION + len(scope.copies)))
     return [replace(scope, copies={**scope.copies, said.lower(): turn, "": turn}) for turn in range(count)]
 
 
-def _unrolled(loop: Mapping[str, Json], scope: Scope) -> Json:
+def _unroll(loop: Mapping[str, Json], scope: Scope) -> Json:
     """A property's loop. Within a resource's loop, ``copyIndex()`` without a name goes on meaning that."""
     innermost = {"": scope.copies[""]} if "" in scope.copies else {}
-    found = turns(loop, scope)
-    return [_evaluated(loop["input"], replace(each, copies={**each.copies, **innermost})) for each in found]
+    found = expand_loop(loop, scope)
+    return [_evaluate(loop["input"], replace(each, copies={**each.copies, **innermost})) for each in found]
 
 
-def listed(loop: Json, scope: Scope) -> Json:
-    """The values of a loop that has no name, as outputs have. Raises as `turns`."""
-    return [evaluated(value_at(loop, "input"), each) for each in turns(loop, scope, name="")]
+def evaluate_loop(loop: Json, scope: Scope) -> Json:
+    """The values of a loop that has no name, as outputs have. Raises as `expand_loop`."""
+    return [evaluate(value_at(loop, "input"), each) for each in expand_loop(loop, scope, name="")]
 
 
-class _Reader:
+class _ExpressionParser:
     """Reads an expression and evaluates it as it goes."""
 
     def __init__(self, text: str, scope: Scope) -> None:
@@ -145,13 +152,13 @@ class _Reader:
         self._tokens = _tokens(text)
         self._at, self._depth = 0, 0
 
-    def whole(self) -> Json:
-        value = self._value()
+    def evaluate(self) -> Json:
+        value = self._evaluate_value()
         if self._at != len(self._tokens):
             self._fail("the end")
         return value
 
-    def _value(self) -> Json:
+    def _evaluate_value(self) -> Json:
         self._depth += 1
         if self._depth > _DEPTH_MAX:
             raise bad_template("An expression is nested too deeply.", expected=f"at most {_DEPTH_MAX} levels")
@@ -159,50 +166,50 @@ class _Reader:
         if kind == "text":
             value: Json = word[1:-1].replace("''", "'")
         elif kind == "number":
-            value = self._integer(word)
+            value = self._check_integer(word)
         elif kind == "name":
-            value = self._called(word)
+            value = self._call_function(word)
         else:
             self._at -= 1
             self._fail("a value")
         while self._peek() in (".", "["):
-            value = self._inside(value)
+            value = self._read_member(value)
         self._depth -= 1
         return value
 
-    def _integer(self, word: str) -> int:
+    def _check_integer(self, word: str) -> int:
         if len(word) > _INTEGER_CHARACTERS_MAX or abs(number := int(word)) > INTEGER_MAX:
             raise bad_template("An integer of an expression is too large.", found=word[:40], expected="64 bits")
         return number
 
-    def _called(self, name: str) -> Json:
+    def _call_function(self, name: str) -> Json:
         if self._peek() == ".":
             self._at += 1
             name = f"{name}.{self._next('a name')[1]}"
         self._expect("(")
         if name.lower() == "if":
-            return self._chosen()
+            return self._evaluate_if()
         arguments: list[Json] = []
         while self._peek() != ")":
-            arguments.append(self._value())
+            arguments.append(self._evaluate_value())
             if self._peek() != ")":
                 self._expect(",")
         self._expect(")")
         return _call(name, arguments, self._scope)
 
-    def _chosen(self) -> Json:
+    def _evaluate_if(self) -> Json:
         """``if``: what is not chosen is read over, not evaluated."""
-        condition = self._value()
+        condition = self._evaluate_value()
         if not isinstance(condition, bool):
             raise bad_template("The first parameter of 'if' is no boolean.", found=type(condition).__name__)
         self._expect(",")
-        first = self._value() if condition else self._skipped()
+        first = self._evaluate_value() if condition else self._skip()
         self._expect(",")
-        second = self._skipped() if condition else self._value()
+        second = self._skip() if condition else self._evaluate_value()
         self._expect(")")
         return first if condition else second
 
-    def _skipped(self) -> Json:
+    def _skip(self) -> Json:
         """Nothing: what stands here is read over."""
         open_marks = 0
         while (mark := self._peek()) is not None and (open_marks or mark not in (",", ")")):
@@ -210,17 +217,17 @@ class _Reader:
             self._at += 1
         return None
 
-    def _inside(self, value: Json) -> Json:
+    def _read_member(self, value: Json) -> Json:
         if self._peek() == ".":
             self._at += 1
             kind, name = self._next("a name")
             if kind != "name":
                 self._fail("a name")
-            return _member(value, name, self._scope)
+            return _get_member(value, name, self._scope)
         self._at += 1
-        key = self._value()
+        key = self._evaluate_value()
         self._expect("]")
-        return _member(value, key, self._scope)
+        return _get_member(value, key, self._scope)
 
     def _peek(self) -> str | None:
         return self._tokens[self._at][1] if self._at < len(self._tokens) else None
@@ -258,9 +265,9 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     return tokens
 
 
-def _member(value: Json, key: Json, scope: Scope) -> Json:
+def _get_member(value: Json, key: Json, scope: Scope) -> Json:
     if isinstance(value, Mapping) and isinstance(key, str):
-        scope.effort.spend(len(value))
+        scope.budget.spend(len(value))
         for name, each in value.items():
             if name.lower() == key.lower():
                 return each
@@ -273,7 +280,7 @@ def _member(value: Json, key: Json, scope: Scope) -> Json:
 def _call(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
     function = FUNCTIONS.get(name.lower())
     if function is None and "." in name:
-        return _own(name, arguments, scope)
+        return _call_template_function(name, arguments, scope)
     if function is None:
         raise bad_template(
             f"The template function '{name}' is not valid.",
@@ -282,8 +289,8 @@ def _call(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
         )
     if name.lower() not in _UNREAD:
         for each in arguments:
-            scope.effort.spend_on(each)
-    scope.effort.spend(1 + len(arguments))
+            scope.budget.spend_on(each)
+    scope.budget.spend(1 + len(arguments))
     try:
         made = function(scope, *arguments)
     except (InvalidInput, RecursionError):
@@ -292,14 +299,14 @@ def _call(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
         raise bad_template(
             f"The template function '{name}' was called with what it does not take.",
             found=", ".join(type(each).__name__ for each in arguments) or "nothing",
-            expected=str(error) if isinstance(error, NotTaken) else None,
+            expected=str(error) if isinstance(error, InvalidArgument) else None,
         ) from None  # What Python says has the values in it, and they may be secret.
-    if function not in _KNOWN:
-        scope.effort.spend_on_made(made)
+    if function not in _RETURN_STORED:
+        scope.budget.spend_on_result(made)
     return made
 
 
-_KNOWN: Final[tuple[Callable[..., Json], ...]] = (FUNCTIONS["parameters"], FUNCTIONS["variables"])
+_RETURN_STORED: Final[tuple[Callable[..., Json], ...]] = (FUNCTIONS["parameters"], FUNCTIONS["variables"])
 """Functions that give what was made before."""
 _UNREAD: Final = frozenset({
     "null", "true", "false", "and", "or", "not", "coalesce", "length", "empty", "first", "last", "skip", "take",
@@ -308,7 +315,7 @@ _UNREAD: Final = frozenset({
 """Functions that do not read what is in their arguments; what they make counts, as for all others."""
 
 
-def _own(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
+def _call_template_function(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
     """A call of a function of the template's own: it knows its arguments, and nothing else of the template."""
     how = scope.functions.get(name.lower())
     if how is None:
@@ -317,18 +324,18 @@ def _own(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
         )
     if scope.calls >= _CALLS_MAX:
         raise bad_template(f"The calls of '{name}' are nested too deeply.", expected=f"at most {_CALLS_MAX}")
-    scope.effort.spend(_ELEMENTS_PER_TURN + len(how.get("parameters") or []))
+    scope.budget.spend(_ELEMENTS_PER_ITERATION + len(how.get("parameters") or []))
     names = [str(value_at(each, "name")).lower() for each in how.get("parameters") or []]
     if len(names) != len(arguments):
         raise bad_template(f"The template function '{name}' takes other arguments.", expected=f"{names}")
     inner = replace(
         scope,
         parameters=dict(zip(names, arguments, strict=True)),
-        variable=nowhere("variables"),
-        reference=nowhere("reference"),
-        references=nowhere("references"),
+        variable=unavailable_function("variables"),
+        reference=unavailable_function("reference"),
+        references=unavailable_function("references"),
         copies={},
         default_of=None,
         calls=scope.calls + 1,
     )
-    return _evaluated(value_at(how, "output.value"), inner)
+    return _evaluate(value_at(how, "output.value"), inner)

@@ -14,8 +14,8 @@ from urllib.parse import quote, unquote, urljoin
 
 from imgstore.domain.strict_json import read_json
 from imgstore.templates import datetimes
-from imgstore.templates.scope import NotTaken, Scope
-from imgstore.templates.scope_functions import PLACES, text_of
+from imgstore.templates.scope import InvalidArgument, Scope
+from imgstore.templates.scope_functions import SCOPE_FUNCTIONS, text_of
 from imgstore.templates.unique_string import guid, unique_string
 from imgstore.wire.json_text import Json
 
@@ -27,7 +27,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _date_time_add(_: Scope, base: Json, duration: Json, pattern: Json = "u") -> str:
-    return datetimes.written(datetimes.later(datetimes.read(base), duration), pattern)
+    return datetimes.format_time(datetimes.add_duration(datetimes.parse_time(base), duration), pattern)
 
 
 def _search_elements(text: str, *words: str) -> int:
@@ -35,92 +35,92 @@ def _search_elements(text: str, *words: str) -> int:
     return (1 + len(text) // 16) * sum(1 + len(word) // 16 for word in words)
 
 
-def _search(scope: Scope, text: Json, *words: Json) -> None:
+def _charge_search(scope: Scope, text: Json, *words: Json) -> None:
     """Take a search from the budget, before it begins."""
-    scope.effort.spend(_search_elements(text, *words))
+    scope.budget.spend(_search_elements(text, *words))
 
 
-def _bounded(characters: int) -> None:
+def _check_length(characters: int) -> None:
     if characters > _CHARACTERS_MAX:
-        raise NotTaken(f"a text of at most {_CHARACTERS_MAX} characters")
+        raise InvalidArgument(f"a text of at most {_CHARACTERS_MAX} characters")
 
 
-def _joined(texts: Iterable[str], by: str = "") -> str:
+def _join(texts: Iterable[str], by: str = "") -> str:
     said = list(texts)
-    _bounded(sum(map(len, said)) + len(by) * len(said))
+    _check_length(sum(map(len, said)) + len(by) * len(said))
     return by.join(said)
 
 
 def _concat(_: Scope, *said: Json) -> Json:
     if said and all(isinstance(each, list) for each in said):
-        return _items(item for each in said for item in each)
-    return _joined(map(text_of, said))
+        return _collect_items(item for each in said for item in each)
+    return _join(map(text_of, said))
 
 
-def _items(said: Iterable[Json]) -> list[Json]:
+def _collect_items(said: Iterable[Json]) -> list[Json]:
     found: list[Json] = []
     for each in said:
         found.append(each)
         if len(found) > _ITEMS_MAX:
-            raise NotTaken(f"at most {_ITEMS_MAX} items")
+            raise InvalidArgument(f"at most {_ITEMS_MAX} items")
     return found
 
 
-_PLACE: Final = re.compile(r"\{\{|\}\}|\{(\d+)(?::([^{}]*))?\}")
+_PLACEHOLDER: Final = re.compile(r"\{\{|\}\}|\{(\d+)(?::([^{}]*))?\}")
 
 
 def _format(scope: Scope, pattern: Json, *said: Json) -> str:
     """.NET's ``String.Format``, of whose formats there are zeros, as ``{0:D3}`` and ``{0:000}``."""
     parts, at = [], 0
-    for match in _PLACE.finditer(pattern):
-        scope.effort.spend_on(said[int(match[1])] if match[1] else None)
-        parts += [pattern[at : match.start()], match[0][0] if match[1] is None else _formatted(said, match)]
+    for match in _PLACEHOLDER.finditer(pattern):
+        scope.budget.spend_on(said[int(match[1])] if match[1] else None)
+        parts += [pattern[at : match.start()], match[0][0] if match[1] is None else _format_argument(said, match)]
         at = match.end()
-    return _joined([*parts, pattern[at:]])
+    return _join([*parts, pattern[at:]])
 
 
-def _formatted(said: tuple[Json, ...], match: re.Match[str]) -> str:
+def _format_argument(said: tuple[Json, ...], match: re.Match[str]) -> str:
     value, how = said[int(match[1])], match[2]
     if how is None:
         return text_of(value)
     digits = re.fullmatch(r"[Dd](\d{1,2})|(0+)", how)
     if digits is None or not isinstance(value, int):
-        raise NotTaken(f"{{0:D3}} or {{0:000}} for a whole number, not {match[0]}")
+        raise InvalidArgument(f"{{0:D3}} or {{0:000}} for a whole number, not {match[0]}")
     width = int(digits[1]) if digits[1] else len(digits[2])
     return f"{'-' if value < 0 else ''}{abs(value):0{width}d}"
 
 
 def _replace(scope: Scope, text: Json, old: Json, new: Json) -> str:
     if not old:
-        raise NotTaken("a text that is to be replaced")
-    _search(scope, text, old)
-    _bounded(len(text) + text.count(old) * len(new))
+        raise InvalidArgument("a text that is to be replaced")
+    _charge_search(scope, text, old)
+    _check_length(len(text) + text.count(old) * len(new))
     return str(text.replace(old, new))
 
 
 def _substring(_: Scope, text: Json, start: Json, count: Json = None) -> str:
     length = len(text) - start if count is None else count
     if start < 0 or length < 0 or start + length > len(text):
-        raise NotTaken(f"a start and a length within the {len(text)} characters of the text")
+        raise InvalidArgument(f"a start and a length within the {len(text)} characters of the text")
     return str(text[start : start + length])
 
 
-def _padded(_: Scope, text: Json, width: Json, fill: Json = " ") -> str:
-    _bounded(width)
+def _pad_left(_: Scope, text: Json, width: Json, fill: Json = " ") -> str:
+    _check_length(width)
     return text_of(text).rjust(width, fill)
 
 
 def _split(scope: Scope, text: Json, by: Json) -> Json:
     words = [each for each in (by if isinstance(by, list) else [by]) if each]
-    _search(scope, text, *words)
+    _charge_search(scope, text, *words)
     if len(words) == 1:
-        return _items(text.split(words[0]))
-    return _items(re.split("|".join(map(re.escape, words)), text) if words else [text])
+        return _collect_items(text.split(words[0]))
+    return _collect_items(re.split("|".join(map(re.escape, words)), text) if words else [text])
 
 
 def _range(_: Scope, start: Json, count: Json) -> Json:
     if not 0 <= count <= _ITEMS_MAX:
-        raise NotTaken(f"0 to {_ITEMS_MAX} items")
+        raise InvalidArgument(f"0 to {_ITEMS_MAX} items")
     return list(range(start, start + count))
 
 
@@ -128,35 +128,35 @@ def _contains(scope: Scope, where: Json, what: Json) -> bool:
     if isinstance(where, Mapping):
         return text_of(what).lower() in {name.lower() for name in where}
     if isinstance(where, str):
-        _search(scope, where, text_of(what))
+        _charge_search(scope, where, text_of(what))
         return text_of(what) in where
-    return any(_same(each, what) for each in where)
+    return any(_is_equal(each, what) for each in where)
 
 
-def _same(one: Json, other: Json) -> bool:
+def _is_equal(one: Json, other: Json) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
 def _index(scope: Scope, where: Json, what: Json) -> int:
     if isinstance(where, str):
-        _search(scope, where, what)
+        _charge_search(scope, where, what)
         return where.lower().find(what.lower())
-    return next((place for place, each in enumerate(where) if _same(each, what)), -1)
+    return next((place for place, each in enumerate(where) if _is_equal(each, what)), -1)
 
 
 def _last_index(scope: Scope, where: Json, what: Json) -> int:
     if isinstance(where, str):
-        _search(scope, where, what)
+        _charge_search(scope, where, what)
         text, word = where.lower(), what.lower()
         # Not rfind: its time is the product of both lengths. find's is their sum.
         found = text[::-1].find(word[::-1])
         return found if found < 0 else len(text) - len(word) - found
-    return next((place for place in range(len(where) - 1, -1, -1) if _same(where[place], what)), -1)
+    return next((place for place in range(len(where) - 1, -1, -1) if _is_equal(where[place], what)), -1)
 
 
-def _cut(what: Json, start: int | None, end: int | None) -> Json:
+def _slice(what: Json, start: int | None, end: int | None) -> Json:
     if not isinstance(what, list | str):
-        raise NotTaken("a list or a text")
+        raise InvalidArgument("a list or a text")
     return what[slice(start, end)]
 
 
@@ -164,26 +164,26 @@ def _union(scope: Scope, *said: Json) -> Json:
     if all(isinstance(each, Mapping) for each in said):
         whole: dict[str, Json] = {}
         for each in said:
-            whole = _merged(scope, whole, each)
+            whole = _merge(scope, whole, each)
         return whole
-    items = _items(item for items in said for item in items)
+    items = _collect_items(item for items in said for item in items)
     return list({_key(scope, each): each for each in items}.values())
 
 
-def _merged(scope: Scope, one: Mapping[str, Json], other: Mapping[str, Json]) -> dict[str, Json]:
+def _merge(scope: Scope, one: Mapping[str, Json], other: Mapping[str, Json]) -> dict[str, Json]:
     """Both, objects within each other too; of other values the second."""
-    scope.effort.spend(len(one) + len(other))
+    scope.budget.spend(len(one) + len(other))
     both = dict(one)
     for name, value in other.items():
         is_inner = isinstance(both.get(name), Mapping) and isinstance(value, Mapping)
-        both[name] = _merged(scope, both[name], value) if is_inner else value
+        both[name] = _merge(scope, both[name], value) if is_inner else value
     return both
 
 
 def _intersection(scope: Scope, first: Json, *said: Json) -> Json:
-    scope.effort.spend(len(first) * len(said))
+    scope.budget.spend(len(first) * len(said))
     if isinstance(first, Mapping):
-        return {name: value for name, value in first.items() if all(_same(each.get(name), value) for each in said)}
+        return {name: value for name, value in first.items() if all(_is_equal(each.get(name), value) for each in said)}
     others = [{_key(scope, item) for item in each} for each in said]
     mine = {_key(scope, each): each for each in first}
     return [each for key, each in mine.items() if all(key in other for other in others)]
@@ -194,14 +194,14 @@ _ELEMENTS_PER_KEY: Final = 4
 
 
 def _key(scope: Scope, value: Json) -> str:
-    scope.effort.spend(_ELEMENTS_PER_KEY)
+    scope.budget.spend(_ELEMENTS_PER_KEY)
     return _KEYS.encode(value)
 
 
 def _try_get(scope: Scope, value: Json, *keys: Json) -> Json:
     for key in keys:
         if isinstance(value, Mapping):
-            scope.effort.spend(len(value))
+            scope.budget.spend(len(value))
             value = next((each for name, each in value.items() if name.lower() == text_of(key).lower()), None)
         elif isinstance(value, list) and isinstance(key, int):
             value = value[key] if 0 <= key < len(value) else None
@@ -212,68 +212,68 @@ def _try_get(scope: Scope, value: Json, *keys: Json) -> Json:
 
 def _from_end(items: Json, place: Json) -> Json:
     if not 1 <= place <= len(items):
-        raise NotTaken(f"1 to {len(items)}")
+        raise InvalidArgument(f"1 to {len(items)}")
     return items[-place]
 
 
-def _integer(value: int) -> int:
+def _check_integer(value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _INTEGER_MAX:
-        raise NotTaken("whole numbers of 64 bits")
+        raise InvalidArgument("whole numbers of 64 bits")
     return value
 
 
 def _quotient(one: int, other: int) -> int:
     """Cut towards zero, as .NET divides."""
-    whole = abs(_integer(one)) // abs(_integer(other))
+    whole = abs(_check_integer(one)) // abs(_check_integer(other))
     return whole if (one < 0) == (other < 0) else -whole
 
 
-def _flags(said: tuple[Json, ...]) -> tuple[Json, ...]:
+def _check_booleans(said: tuple[Json, ...]) -> tuple[Json, ...]:
     if not all(isinstance(each, bool) for each in said):
-        raise NotTaken("true or false")
+        raise InvalidArgument("true or false")
     return said
 
 
-def _compared(compare: Callable[[Any, Any], bool]) -> Callable[..., bool]:
+def _comparison(compare: Callable[[Any, Any], bool]) -> Callable[..., bool]:
     def compared(_: Scope, one: Json, other: Json) -> bool:
         if type(one) is not type(other) or not isinstance(one, int | str):
-            raise NotTaken("two whole numbers or two texts")
+            raise InvalidArgument("two whole numbers or two texts")
         return compare(one, other)
 
     return compared
 
 
-def _numbers(said: tuple[Json, ...]) -> list[int]:
-    return [_integer(each) for each in (said[0] if isinstance(said[0], list) else said)]
+def _read_integers(said: tuple[Json, ...]) -> list[int]:
+    return [_check_integer(each) for each in (said[0] if isinstance(said[0], list) else said)]
 
 
-def _parsed(text: str) -> Json:
+def _parse_json(text: str) -> Json:
     try:
         return read_json(text)
     except ValueError as error:
-        raise NotTaken(f"JSON without what breaks an answer: {error}") from None
+        raise InvalidArgument(f"JSON without what breaks an answer: {error}") from None
 
 
-def _decoded(text: str) -> str:
+def _decode_base64(text: str) -> str:
     return base64.b64decode(text, validate=True).decode()
 
 
-def _data_uri(text: Json) -> str:
+def _encode_data_uri(text: Json) -> str:
     return f"data:text/plain;charset=utf8;base64,{base64.b64encode(text_of(text).encode()).decode()}"
 
 
-def _of_data_uri(text: Json) -> str:
+def _decode_data_uri(text: Json) -> str:
     match = re.fullmatch(r"data:[^,]*?(;base64)?,(.*)", text, re.DOTALL | re.IGNORECASE)
     if match is None:
-        raise NotTaken("a data URI: data:text/plain,...")
-    return _decoded(match[2]) if match[1] else unquote(match[2])
+        raise InvalidArgument("a data URI: data:text/plain,...")
+    return _decode_base64(match[2]) if match[1] else unquote(match[2])
 
 
-def _by_character(function: Callable[..., Json]) -> Callable[..., Json]:
+def _charge_characters(function: Callable[..., Json]) -> Callable[..., Json]:
     """Count each character of a function that handles texts character by character, in Python."""
 
     def counted(scope: Scope, *said: Json) -> Json:
-        scope.effort.spend(sum(len(each) for each in said if isinstance(each, str)))
+        scope.budget.spend(sum(len(each) for each in said if isinstance(each, str)))
         return function(scope, *said)
 
     return counted
@@ -283,25 +283,25 @@ _VALUES: Final[Mapping[str, Callable[..., Json]]] = {
     "null": lambda _: None,
     "true": lambda _: True,
     "false": lambda _: False,
-    "equals": lambda _, one, other: _same(one, other),
+    "equals": lambda _, one, other: _is_equal(one, other),
     "not": lambda _, value: {True: False, False: True}[value],
-    "and": lambda _, *said: all(_flags(said)),
-    "or": lambda _, *said: any(_flags(said)),
-    "less": _compared(lambda one, other: one < other),
-    "lessorequals": _compared(lambda one, other: one <= other),
-    "greater": _compared(lambda one, other: one > other),
-    "greaterorequals": _compared(lambda one, other: one >= other),
-    "add": lambda _, one, other: _integer(_integer(one) + _integer(other)),
-    "sub": lambda _, one, other: _integer(_integer(one) - _integer(other)),
-    "mul": lambda _, one, other: _integer(_integer(one) * _integer(other)),
+    "and": lambda _, *said: all(_check_booleans(said)),
+    "or": lambda _, *said: any(_check_booleans(said)),
+    "less": _comparison(lambda one, other: one < other),
+    "lessorequals": _comparison(lambda one, other: one <= other),
+    "greater": _comparison(lambda one, other: one > other),
+    "greaterorequals": _comparison(lambda one, other: one >= other),
+    "add": lambda _, one, other: _check_integer(_check_integer(one) + _check_integer(other)),
+    "sub": lambda _, one, other: _check_integer(_check_integer(one) - _check_integer(other)),
+    "mul": lambda _, one, other: _check_integer(_check_integer(one) * _check_integer(other)),
     "div": lambda _, one, other: _quotient(one, other),
     "mod": lambda _, one, other: one - other * _quotient(one, other),
-    "min": lambda _, *said: min(_numbers(said)),
-    "max": lambda _, *said: max(_numbers(said)),
-    "int": lambda _, value: _integer(int(value)),
+    "min": lambda _, *said: min(_read_integers(said)),
+    "max": lambda _, *said: max(_read_integers(said)),
+    "int": lambda _, value: _check_integer(int(value)),
     "bool": lambda _, value: {"true": True, "false": False, "1": True, "0": False}[text_of(value).lower()],
     "string": lambda _, value: text_of(value),
-    "json": lambda _, text: _parsed(text),
+    "json": lambda _, text: _parse_json(text),
     "coalesce": lambda _, *said: next((each for each in said if each is not None), None),
 }
 _TEXTS: Final[Mapping[str, Callable[..., Json]]] = {
@@ -312,32 +312,32 @@ _TEXTS: Final[Mapping[str, Callable[..., Json]]] = {
     "trim": lambda _, text: text.strip(),
     "replace": _replace,
     "substring": _substring,
-    "padleft": _padded,
+    "padleft": _pad_left,
     "startswith": lambda _, text, start: text.lower().startswith(start.lower()),
     "endswith": lambda _, text, end: text.lower().endswith(end.lower()),
     "split": _split,
-    "join": lambda _, items, by: _joined(map(text_of, items), by),
+    "join": lambda _, items, by: _join(map(text_of, items), by),
     "base64": lambda _, text: base64.b64encode(text_of(text).encode()).decode(),
-    "base64tostring": lambda _, text: _decoded(text),
-    "base64tojson": lambda _, text: _parsed(_decoded(text)),
-    "datauri": lambda _, text: _data_uri(text),
-    "datauritostring": _by_character(lambda _, text: _of_data_uri(text)),
-    "uri": _by_character(lambda _, base, relative: urljoin(base, relative)),
-    "uricomponent": _by_character(lambda _, text: quote(text, safe="")),
-    "uricomponenttostring": _by_character(lambda _, text: unquote(text)),
-    "uniquestring": _by_character(lambda _, *said: unique_string([*map(text_of, said)])),
+    "base64tostring": lambda _, text: _decode_base64(text),
+    "base64tojson": lambda _, text: _parse_json(_decode_base64(text)),
+    "datauri": lambda _, text: _encode_data_uri(text),
+    "datauritostring": _charge_characters(lambda _, text: _decode_data_uri(text)),
+    "uri": _charge_characters(lambda _, base, relative: urljoin(base, relative)),
+    "uricomponent": _charge_characters(lambda _, text: quote(text, safe="")),
+    "uricomponenttostring": _charge_characters(lambda _, text: unquote(text)),
+    "uniquestring": _charge_characters(lambda _, *said: unique_string([*map(text_of, said)])),
     "guid": lambda _, *said: guid([*map(text_of, said)]),
-    "datetimeadd": _by_character(_date_time_add),
-    "datetimefromepoch": lambda _, seconds: datetimes.written(_EPOCH + timedelta(seconds=seconds), "u"),
-    "datetimetoepoch": lambda _, text: int(datetimes.read(text).timestamp()),
+    "datetimeadd": _charge_characters(_date_time_add),
+    "datetimefromepoch": lambda _, seconds: datetimes.format_time(_EPOCH + timedelta(seconds=seconds), "u"),
+    "datetimetoepoch": lambda _, text: int(datetimes.parse_time(text).timestamp()),
 }
 _COLLECTIONS: Final[Mapping[str, Callable[..., Json]]] = {
     "length": lambda _, value: len(value),
     "empty": lambda _, value: value is None or len(value) == 0,
     "first": lambda _, items: items[0] if items else ("" if isinstance(items, str) else None),
     "last": lambda _, items: items[-1] if items else ("" if isinstance(items, str) else None),
-    "skip": lambda _, items, count: _cut(items, max(count, 0), None),
-    "take": lambda _, items, count: _cut(items, None, max(count, 0)),
+    "skip": lambda _, items, count: _slice(items, max(count, 0), None),
+    "take": lambda _, items, count: _slice(items, None, max(count, 0)),
     "contains": _contains,
     "indexof": _index,
     "lastindexof": _last_index,
@@ -345,7 +345,7 @@ _COLLECTIONS: Final[Mapping[str, Callable[..., Json]]] = {
     "createarray": lambda _, *items: list(items),
     "array": lambda _, value: value if isinstance(value, list) else [value],
     "createobject": lambda _, *said: dict(zip(said[::2], said[1::2], strict=True)),
-    "flatten": lambda _, lists: _items(item for each in lists for item in each),
+    "flatten": lambda _, lists: _collect_items(item for each in lists for item in each),
     "items": lambda _, value: [{"key": name, "value": value[name]} for name in sorted(value, key=str.lower)],
     "objectkeys": lambda _, value: sorted(value.keys(), key=str.lower),
     "union": _union,
@@ -355,7 +355,7 @@ _COLLECTIONS: Final[Mapping[str, Callable[..., Json]]] = {
     "indexfromend": lambda _, items, place: _from_end(items, place),
     "tryindexfromend": lambda _, items, place: items[-place] if 1 <= place <= len(items) else None,
 }
-FUNCTIONS: Final[Mapping[str, Callable[..., Json]]] = {**_VALUES, **_TEXTS, **_COLLECTIONS, **PLACES}
+FUNCTIONS: Final[Mapping[str, Callable[..., Json]]] = {**_VALUES, **_TEXTS, **_COLLECTIONS, **SCOPE_FUNCTIONS}
 """By lower-case name. ``if`` is not here: what it does not choose is not evaluated."""
 
 LAMBDAS: Final = ("lambda", "lambdavariables", "map", "filter", "reduce", "sort", "toobject", "groupby", "mapvalues")

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from imgstore.templates.expressions import evaluated
-from imgstore.templates.scope import Effort, Scope, bad_template, first_names
+from imgstore.templates.expressions import evaluate
+from imgstore.templates.scope import EvaluationBudget, Scope, bad_template, first_names
 from imgstore.wire.json_fields import value_at
 from imgstore.wire.json_text import Json
 
@@ -28,9 +28,9 @@ class Types:
     """The types that a template defines, which its parameters and outputs may name (``$ref``)."""
 
     definitions: Mapping[str, Json]
-    effort: Effort
+    budget: EvaluationBudget
 
-    def resolved(self, how: Json, name: str) -> Mapping[str, Json]:
+    def resolve(self, how: Json, name: str) -> Mapping[str, Json]:
         """A declaration with what it refers to; what it says itself goes first.
 
         Raises:
@@ -45,7 +45,7 @@ class Types:
             there = self.definitions.get(str(word).removeprefix("#/definitions/"))
             if not isinstance(there, Mapping):
                 raise bad_template(f"The type of '{name}' is not found.", found=str(word), expected="#/definitions/...")
-            self.effort.spend(len(there) + len(how))
+            self.budget.spend(len(there) + len(how))
             how = {**there, **{field: value for field, value in how.items() if field != "$ref"}}
             if "$ref" in there:
                 how["$ref"] = there["$ref"]
@@ -57,8 +57,8 @@ class Types:
         Raises:
             InvalidInput: it is not; its code is ``InvalidTemplate``.
         """
-        self.effort.spend(1)
-        how = self.resolved(declared, name)
+        self.budget.spend(1)
+        how = self.resolve(declared, name)
         if value is None and how.get("nullable") is True:
             return
         kind = kind_of(how, name)
@@ -79,7 +79,7 @@ class Types:
         if not isinstance(allowed, list):
             raise bad_template(f"The 'allowedValues' of '{name}' are no list.")
         for each in value if isinstance(value, list) else (value,):
-            self.effort.spend_on(allowed)
+            self.budget.spend_on(allowed)
             if each not in allowed and value not in allowed:
                 raise bad_template(
                     f"The value of the template parameter '{name}' is not allowed.",
@@ -102,13 +102,13 @@ class Types:
         if isinstance(chosen, Mapping):
             field = str(chosen.get("propertyName"))
             kinds = chosen.get("mapping")
-            how = self.resolved(kinds.get(value.get(field)) if isinstance(kinds, Mapping) else None, f"{name}.{field}")
+            how = self.resolve(kinds.get(value.get(field)) if isinstance(kinds, Mapping) else None, f"{name}.{field}")
         declared = how.get("properties") or {}
         if not isinstance(declared, Mapping):
             raise bad_template(f"The 'properties' of '{name}' are no object.")
-        self.effort.spend(len(declared) + len(value))
+        self.budget.spend(len(declared) + len(value))
         for field, inner in declared.items():
-            if field in value or self.resolved(inner, f"{name}.{field}").get("nullable") is not True:
+            if field in value or self.resolve(inner, f"{name}.{field}").get("nullable") is not True:
                 self.check(f"{name}.{field}", inner, value.get(field))
         others = how.get("additionalProperties")
         for field in sorted(set(value) - set(declared)):
@@ -149,15 +149,15 @@ def read_parameters(
     Raises:
         InvalidInput: one is not declared, is missing, or is not what the template asks for.
     """
-    said = _given(given, {name.lower() for name in declared})
+    said = _read_given(given, {name.lower() for name in declared})
     values: dict[str, Json] = {}
     shown: dict[str, Json] = {}
     for name, declaration in declared.items():
-        how = types.resolved(declaration, name)
+        how = types.resolve(declaration, name)
         kind = kind_of(how, name)
         value = said.get(name.lower())
         if value is None and "defaultValue" in how:
-            value = evaluated(how["defaultValue"], replace(scope, parameters=values, default_of=name.lower()))
+            value = evaluate(how["defaultValue"], replace(scope, parameters=values, default_of=name.lower()))
         if value is None and how.get("nullable") is not True:
             raise bad_template(f"The value for the template parameter '{name}' is not provided.")
         types.check(name, how, value)
@@ -166,7 +166,7 @@ def read_parameters(
     return values, shown
 
 
-def _given(given: Json, names: set[str]) -> dict[str, Json]:
+def _read_given(given: Json, names: set[str]) -> dict[str, Json]:
     said = {str(name).lower(): value for name, value in given.items()} if isinstance(given, Mapping) else {}
     if unknown := sorted(set(said) - names):
         raise bad_template(f"The template parameters '{', '.join(unknown)}' are not valid; they are not present in it.")
@@ -179,13 +179,13 @@ def _given(given: Json, names: set[str]) -> dict[str, Json]:
 def _check_size(name: str, kind: str, how: Mapping[str, Json], value: Any) -> None:
     size = value if kind in ("int", "bool") else len(value)
     end = "Value" if kind == "int" else "Length"
-    low, high = (_bound(name, how.get(f"{which}{end}")) for which in ("min", "max"))
+    low, high = (_check_bound(name, how.get(f"{which}{end}")) for which in ("min", "max"))
     if (low is not None and size < low) or (high is not None and size > high):
         bounds = f"{'' if low is None else low} to {'' if high is None else high}"
         raise bad_template(f"The template parameter '{name}' is out of its range.", expected=f"a {end} of {bounds}")
 
 
-def _bound(name: str, said: Json) -> int | None:
+def _check_bound(name: str, said: Json) -> int | None:
     if said is not None and (not isinstance(said, int) or isinstance(said, bool)):
         raise bad_template(f"A bound of the template parameter '{name}' is no whole number.", found=str(said))
     return said

@@ -6,10 +6,17 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Final
 
-from imgstore.templates.expressions import evaluated, listed, rehearse
+from imgstore.templates.expressions import evaluate, evaluate_loop, validate_expressions
 from imgstore.templates.parameters import Types, kind_of, read_parameters
-from imgstore.templates.resources import NESTED, Around, Gathered, Planned, joined
-from imgstore.templates.scope import NotYet, Scope, bad_template, first_names, not_yet, nowhere
+from imgstore.templates.resources import NESTED, PlannedResource, ResourceCollector, TargetScope, joined_names
+from imgstore.templates.scope import (
+    NotDeployedYet,
+    Scope,
+    bad_template,
+    first_names,
+    raise_not_deployed,
+    unavailable_function,
+)
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_fields import value_at
 from imgstore.wire.json_text import Json
@@ -23,7 +30,7 @@ _LEVELS_MAX: Final = 5
 class Plan:
     """A template with its parameters."""
 
-    resources: Mapping[str, Planned]
+    resources: Mapping[str, PlannedResource]
     """By key, in the template's order."""
     loops: Mapping[str, tuple[str, ...]]
     """The keys of a loop's resources, by its name and its symbolic name, in lower case."""
@@ -31,45 +38,45 @@ class Plan:
     """With expressions in them."""
     types: Types
     scope: Scope
-    around: Around
+    target_scope: TargetScope
     parameters: Json
     """As they are shown: those that are secret are not."""
     is_outer: bool = False
     """Its expressions are those of the template around it."""
 
-    def find(self, word: str) -> Planned | None:
+    def find(self, word: str) -> PlannedResource | None:
         """The resource that ``reference`` means by a symbolic name, an id or a name."""
         wanted = word.lower()
         if wanted in self.resources:
             return self.resources[wanted]
         symbolic = next((each for each in self.resources.values() if each.symbol.lower() == wanted), None)
-        return symbolic or next((each for each in self.resources.values() if joined(each) == wanted), None)
+        return symbolic or next((each for each in self.resources.values() if joined_names(each) == wanted), None)
 
 
-def planned(properties: Json, scope: Scope, around: Around, *, is_outer: bool = False) -> Plan:
+def plan_template(properties: Json, scope: Scope, target_scope: TargetScope, *, is_outer: bool = False) -> Plan:
     """What a deployment's properties ask for.
 
     Args:
         properties: ``template``, ``parameters``, ``mode``.
         scope: without parameters and variables; or with those that the template has from outside.
-        around: where.
+        target_scope: where.
         is_outer: its expressions are those of the template around it.
 
     Raises:
         InvalidInput: they ask for what is not done here, or mean nothing; its code is ``InvalidTemplate``.
         NotFound: a group that it deploys to is not there.
-        NotYet: it depends on what is made first. Only with a scope that raises it.
+        NotDeployedYet: it depends on what is made first. Only with a scope that raises it.
     """
-    with scope.effort.run():
+    with scope.budget.run():
         try:
-            plan = _planned(properties, scope, around, is_outer=is_outer)
-            _rehearse(plan)
+            plan = _plan(properties, scope, target_scope, is_outer=is_outer)
+            _validate(plan)
         except RecursionError as error:
             raise bad_template("The template is nested too deeply.") from error
     return plan
 
 
-def _planned(properties: Json, scope: Scope, around: Around, *, is_outer: bool) -> Plan:
+def _plan(properties: Json, scope: Scope, target_scope: TargetScope, *, is_outer: bool) -> Plan:
     for link in ("templateLink", "parametersLink"):
         if value_at(properties, link) is not None:
             raise bad_template(f"The '{link}' is not supported.", found=link, expected="a template in the request")
@@ -78,107 +85,110 @@ def _planned(properties: Json, scope: Scope, around: Around, *, is_outer: bool) 
         raise bad_template("There is no template.", expected="properties.template, an object")
     if str(value_at(properties, "mode") or "Incremental").lower() != "incremental":
         raise bad_template("The deployment mode is not supported.", expected="Incremental: nothing is deleted")
-    types = Types(definitions=_objects(template, "definitions"), effort=scope.effort)
+    types = Types(definitions=_read_object(template, "definitions"), budget=scope.budget)
     inner, shown = scope, None
     if not is_outer:
-        own = replace(scope, functions=_functions(template))
-        declared = _objects(template, "parameters")
+        own = replace(scope, functions=_read_functions(template))
+        declared = _read_object(template, "parameters")
         values, shown = read_parameters(declared, value_at(properties, "parameters") or {}, types, own)
-        inner = _with_variables(replace(own, parameters=values), _objects(template, "variables"))
-    gathered = Gathered(around)
-    gathered.take(template.get("resources") or [], inner)
+        inner = _with_variables(replace(own, parameters=values), _read_object(template, "variables"))
+    gathered = ResourceCollector(target_scope)
+    gathered.add(template.get("resources") or [], inner)
     return Plan(
-        resources={key: replace(each, depends_on=gathered.depends(each)) for key, each in gathered.made.items()},
+        resources={
+            key: replace(each, depends_on=gathered.resolve_dependencies(each))
+            for key, each in gathered.resources.items()
+        },
         loops={name: tuple(keys) for name, keys in gathered.loops.items()},
-        outputs=_objects(template, "outputs"),
+        outputs=_read_object(template, "outputs"),
         types=types,
         scope=inner,
-        around=around,
+        target_scope=target_scope,
         parameters=shown or {},
         is_outer=is_outer,
     )
 
 
-def planned_inside(one: Planned, scope: Scope, around: Around) -> Plan:
+def plan_nested(one: PlannedResource, scope: Scope, target_scope: TargetScope) -> Plan:
     """What a nested deployment asks for.
 
     Args:
         one: the deployment.
         scope: of the template around it, with its references.
-        around: of the template around it.
+        target_scope: of the template around it.
 
     Raises:
-        InvalidInput: as `planned`; or it is nested too deeply.
+        InvalidInput: as `plan_template`; or it is nested too deeply.
         NotFound: its group is not there.
-        NotYet: it depends on what is made first.
+        NotDeployedYet: it depends on what is made first.
     """
-    within = replace(around, group=one.group, level=around.level + 1)
+    within = replace(target_scope, group=one.group, level=target_scope.level + 1)
     if within.level > _LEVELS_MAX:
         raise bad_template("Templates are nested too deeply.", found=one.resource_id, expected=f"{_LEVELS_MAX} levels")
     properties = value_at(read_known_fields({"properties": one.body.get("properties")}, Kind.DEPLOYMENT), "properties")
-    evaluation = evaluated(value_at(properties, "expressionEvaluationOptions.scope") or "outer", scope)
+    evaluation = evaluate(value_at(properties, "expressionEvaluationOptions.scope") or "outer", scope)
     asked = {
         **(properties if isinstance(properties, Mapping) else {}),
-        "parameters": evaluated(value_at(properties, "parameters") or {}, scope),
-        "mode": evaluated(value_at(properties, "mode"), scope),
+        "parameters": evaluate(value_at(properties, "parameters") or {}, scope),
+        "mode": evaluate(value_at(properties, "mode"), scope),
     }
     if str(evaluation).lower() != "inner":
-        around.location(one.group)
-        return planned(asked, scope, within, is_outer=True)
+        target_scope.location(one.group)
+        return plan_template(asked, scope, within, is_outer=True)
     own = replace(
         scope,
         group=one.group,
-        location=around.location(one.group),
+        location=target_scope.location(one.group),
         deployment=one.names[-1],
         parameters={},
-        variable=nowhere("variables"),
+        variable=unavailable_function("variables"),
         functions={},
         copies={},
-        reference=nowhere("reference"),
-        references=nowhere("references"),
+        reference=unavailable_function("reference"),
+        references=unavailable_function("references"),
     )
-    return planned(asked, own, within)
+    return plan_template(asked, own, within)
 
 
-def _rehearse(plan: Plan) -> None:
+def _validate(plan: Plan) -> None:
     """Find out, before anything is made, what in the bodies, outputs and nested templates means nothing."""
     for each in plan.resources.values():
-        scope = replace(each.scope, reference=not_yet, references=not_yet)
-        if each.kind.lower() == NESTED and not each.is_there:
-            with suppress(NotYet):
-                planned_inside(each, scope, plan.around)
+        scope = replace(each.scope, reference=raise_not_deployed, references=raise_not_deployed)
+        if each.kind.lower() == NESTED and not each.is_existing:
+            with suppress(NotDeployedYet):
+                plan_nested(each, scope, plan.target_scope)
         else:
-            rehearse(each.body, scope)
-    outside = replace(plan.scope, reference=not_yet, references=not_yet)
+            validate_expressions(each.body, scope)
+    outside = replace(plan.scope, reference=raise_not_deployed, references=raise_not_deployed)
     for name, output in plan.outputs.items():
-        with suppress(NotYet):
-            _rehearse_output(plan, name, output, outside)
+        with suppress(NotDeployedYet):
+            _validate_output(plan, name, output, outside)
 
 
-def _rehearse_output(plan: Plan, name: str, output: Json, scope: Scope) -> None:
-    kind_of(plan.types.resolved(output, name), name)
-    if evaluated(value_at(output, "condition"), scope) is False:
+def _validate_output(plan: Plan, name: str, output: Json, scope: Scope) -> None:
+    kind_of(plan.types.resolve(output, name), name)
+    if evaluate(value_at(output, "condition"), scope) is False:
         return
     if value_at(output, "copy") is not None:
-        listed(value_at(output, "copy"), scope)
-    rehearse(value_at(output, "value"), scope)
+        evaluate_loop(value_at(output, "copy"), scope)
+    validate_expressions(value_at(output, "value"), scope)
 
 
-def _objects(template: Mapping[str, Json], name: str) -> Mapping[str, Any]:
+def _read_object(template: Mapping[str, Json], name: str) -> Mapping[str, Any]:
     said = template.get(name) or {}
     if not isinstance(said, Mapping):
         raise bad_template(f"The template's '{name}' are no object.")
     return said
 
 
-def _functions(template: Mapping[str, Json]) -> dict[str, Mapping[str, Json]]:
+def _read_functions(template: Mapping[str, Json]) -> dict[str, Mapping[str, Json]]:
     """The template's own functions, by lower-case ``namespace.name``."""
     found: dict[str, Mapping[str, Json]] = {}
     spaces = template.get("functions") or []
     if not isinstance(spaces, list):
         raise bad_template("The template's 'functions' are no list.")
     for space in spaces:
-        for name, how in _objects(space if isinstance(space, Mapping) else {}, "members").items():
+        for name, how in _read_object(space if isinstance(space, Mapping) else {}, "members").items():
             if not isinstance(how, Mapping) or not isinstance(how.get("parameters") or [], list):
                 raise bad_template(f"The template function '{name}' is no object with parameters and an output.")
             found[f"{value_at(space, 'namespace')}.{name}".lower()] = how
@@ -201,9 +211,7 @@ def _with_variables(scope: Scope, variables: Mapping[str, Json]) -> Scope:
         if key not in known:
             open_ones.add(key)
             loop = loops.get(key)
-            known[key] = (
-                evaluated(said[key], whole) if loop is None else evaluated({"copy": [loop]}, whole)[loop["name"]]
-            )
+            known[key] = evaluate(said[key], whole) if loop is None else evaluate({"copy": [loop]}, whole)[loop["name"]]
             open_ones.remove(key)
         return known[key]
 

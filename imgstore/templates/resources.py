@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.templates.expressions import COPIES_MAX, evaluated, turns
+from imgstore.templates.expressions import COPIES_MAX, evaluate, expand_loop
 from imgstore.templates.scope import Scope, bad_template
 from imgstore.templates.scope_functions import resource_id
 from imgstore.wire.json_fields import value_at
@@ -25,10 +25,10 @@ _WORDS: Final = frozenset({
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Around:
+class TargetScope:
     """Where a template is deployed."""
 
-    known: Callable[[str], bool]
+    is_supported: Callable[[str], bool]
     """Whether a type, in lower case, is one that can be made."""
     location: Callable[[str], str]
     """A group's; raises NotFound where there is none."""
@@ -38,7 +38,7 @@ class Around:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
+class PlannedResource:
     """A resource of a template."""
 
     resource_id: str
@@ -56,17 +56,17 @@ class Planned:
     """Keys of resources of the template."""
     symbol: str = ""
     """Its symbolic name, if it has one; of a loop's with its turn: ``galleries[2]``."""
-    is_there: bool = False
+    is_existing: bool = False
     """It is not made, only read (``existing``)."""
 
     @property
     def key(self) -> str:
         """What it is known by in its plan."""
-        return self.symbol.lower() if self.is_there else self.resource_id.lower()
+        return self.symbol.lower() if self.is_existing else self.resource_id.lower()
 
 
 @dataclass(slots=True, kw_only=True)
-class _Words:
+class _DependencyNames:
     """What a resource may be called by in ``dependsOn``."""
 
     keys: dict[str, list[str]] = field(default_factory=dict)
@@ -74,62 +74,64 @@ class _Words:
     """Of those that a condition, or a loop of no turns, has left out."""
 
 
-class Gathered:
+class ResourceCollector:
     """The resources of a template, those below others too."""
 
-    def __init__(self, around: Around) -> None:
-        self._around = around
-        self._words = _Words()
-        self.made: dict[str, Planned] = {}
+    def __init__(self, target_scope: TargetScope) -> None:
+        self._target_scope = target_scope
+        self._words = _DependencyNames()
+        self.resources: dict[str, PlannedResource] = {}
         self.loops: dict[str, list[str]] = {}
 
-    def take(self, said: Json, scope: Scope, above: Planned | None = None) -> None:
+    def add(self, said: Json, scope: Scope, above: PlannedResource | None = None) -> None:
         """Plan a list of resources, or an object of them by symbolic names."""
         for symbol, resource in _by_symbol(said):
             loop = resource.get("copy")
             called = set() if loop is None else {str(value_at(loop, "name")).lower(), symbol.lower()} - {""}
             for word in called:
                 self.loops.setdefault(word, [])
-            for place, turn in enumerate([scope] if loop is None else turns(loop, scope)):
+            for place, turn in enumerate([scope] if loop is None else expand_loop(loop, scope)):
                 if not _is_wanted(resource, turn):
                     self._leave_out(symbol, resource, turn, above)
                     continue
-                one = _planned(resource, turn, self._around, above)
+                one = _plan_resource(resource, turn, self._target_scope, above)
                 one = replace(one, symbol=symbol if loop is None or not symbol else f"{symbol}[{place}]")
-                if one.is_there and not symbol:
+                if one.is_existing and not symbol:
                     raise bad_template("What exists is named by a symbolic name.", found=one.resource_id)
                 self._add(one)
                 for word in called:
                     self.loops[word].append(one.key)
-                self.take(resource.get("resources") or [], turn, one)
+                self.add(resource.get("resources") or [], turn, one)
 
-    def _add(self, one: Planned) -> None:
-        if one.key in self.made:
+    def _add(self, one: PlannedResource) -> None:
+        if one.key in self.resources:
             raise bad_template("A resource is defined multiple times in the template.", found=one.resource_id)
-        if len(self.made) >= COPIES_MAX:
+        if len(self.resources) >= COPIES_MAX:
             raise bad_template("The template has too many resources.", expected=f"at most {COPIES_MAX}")
-        self.made[one.key] = one
-        for word in {one.key, one.symbol.lower(), joined(one), _path(one)} - {""}:
+        self.resources[one.key] = one
+        for word in {one.key, one.symbol.lower(), joined_names(one), _type_and_names(one)} - {""}:
             self._words.keys.setdefault(word, []).append(one.key)
 
-    def _leave_out(self, symbol: str, resource: Mapping[str, Json], scope: Scope, above: Planned | None) -> None:
+    def _leave_out(
+        self, symbol: str, resource: Mapping[str, Json], scope: Scope, above: PlannedResource | None
+    ) -> None:
         """Its names may have no meaning without the condition."""
-        scope.effort.spend(1)
+        scope.budget.spend(1)
         self._words.left_out.add(symbol.lower())
         with suppress(InvalidInput):
-            one = _planned(resource, scope, self._around, above)
-            self._words.left_out |= {joined(one), _path(one)}
+            one = _plan_resource(resource, scope, self._target_scope, above)
+            self._words.left_out |= {joined_names(one), _type_and_names(one)}
             for inner, below in _by_symbol(resource.get("resources") or []):
                 self._leave_out(inner, below, scope, one)
 
-    def depends(self, one: Planned) -> tuple[str, ...]:
+    def resolve_dependencies(self, one: PlannedResource) -> tuple[str, ...]:
         """What a resource waits for, as keys: those that are named, and those of a loop."""
         found: list[str] = []
         for word in dict.fromkeys(map(str.lower, one.depends_on)):
             named = self.loops[word] if word in self.loops else self._words.keys.get(word)
             if named is None and word not in self._words.left_out and not word.startswith("/"):
                 raise bad_template(f"The resource '{word}' is not defined in the template.", found=one.resource_id)
-            one.scope.effort.spend(1 + len(named or ()))
+            one.scope.budget.spend(1 + len(named or ()))
             found += named or []
         return tuple(dict.fromkeys(found))
 
@@ -145,31 +147,33 @@ def _by_symbol(said: Json) -> Iterator[tuple[str, Mapping[str, Json]]]:
 
 
 def _is_wanted(resource: Mapping[str, Json], scope: Scope) -> bool:
-    wanted = evaluated(resource.get("condition", True), scope)
+    wanted = evaluate(resource.get("condition", True), scope)
     if not isinstance(wanted, bool):
         raise bad_template("The condition of a resource is no boolean.", found=type(wanted).__name__)
     return wanted
 
 
-def _planned(resource: Mapping[str, Json], scope: Scope, around: Around, above: Planned | None) -> Planned:
-    kind, name = (evaluated(resource.get(word), scope) for word in ("type", "name"))
-    version = evaluated(resource.get("apiVersion"), scope)
+def _plan_resource(
+    resource: Mapping[str, Json], scope: Scope, target_scope: TargetScope, above: PlannedResource | None
+) -> PlannedResource:
+    kind, name = (evaluate(resource.get(word), scope) for word in ("type", "name"))
+    version = evaluate(resource.get("apiVersion"), scope)
     if not all(isinstance(each, str) and each for each in (kind, name, version)):
         raise bad_template("A resource needs a type, an apiVersion and a name.", found=f"{kind}, {version}, {name}")
     if above is not None:
         kind, name = f"{above.kind}/{kind}", "/".join((*above.names, name))
-    is_there = resource.get("existing") is True
-    if not is_there and kind.lower() != NESTED and not around.known(kind.lower()):
+    is_existing = resource.get("existing") is True
+    if not is_existing and kind.lower() != NESTED and not target_scope.is_supported(kind.lower()):
         raise bad_template(f"The resource type '{kind}' is not supported.", found=kind)
     names = tuple(name.split("/"))
     if len(names) != kind.count("/"):
         raise bad_template(f"The template resource '{name}' of type '{kind}' has a wrong number of segments.")
-    asked = evaluated(resource.get("dependsOn") or [], scope)
+    asked = evaluate(resource.get("dependsOn") or [], scope)
     if not isinstance(asked, list):
         raise bad_template(f"The 'dependsOn' of '{name}' is no list.")
-    may_be_elsewhere = is_there or kind.lower() == NESTED
-    group = _group(resource, scope, may_be_elsewhere=may_be_elsewhere) or (above or around).group
-    return Planned(
+    may_be_elsewhere = is_existing or kind.lower() == NESTED
+    group = _group(resource, scope, may_be_elsewhere=may_be_elsewhere) or (above or target_scope).group
+    return PlannedResource(
         resource_id=resource_id(scope, group, kind, *names),
         kind=kind,
         names=names,
@@ -178,13 +182,13 @@ def _planned(resource: Mapping[str, Json], scope: Scope, around: Around, above: 
         body={word: value for word, value in resource.items() if word not in _WORDS},
         scope=scope,
         depends_on=(*([above.key] if above is not None else []), *map(str, asked)),
-        is_there=is_there,
+        is_existing=is_existing,
     )
 
 
 def _group(resource: Mapping[str, Json], scope: Scope, *, may_be_elsewhere: bool) -> str | None:
     """The group that a resource names itself. Another subscription, or another scope than a group, is none of ours."""
-    said = {word: evaluated(resource.get(word), scope) for word in ("scope", "subscriptionId", "resourceGroup")}
+    said = {word: evaluate(resource.get(word), scope) for word in ("scope", "subscriptionId", "resourceGroup")}
     subscription, group = said["subscriptionId"], said["resourceGroup"]
     if said["scope"] is not None:
         raise bad_template("The 'scope' of a resource is not supported.", expected="a resource of a group")
@@ -201,11 +205,11 @@ def _group(resource: Mapping[str, Json], scope: Scope, *, may_be_elsewhere: bool
     return group
 
 
-def joined(one: Planned) -> str:
+def joined_names(one: PlannedResource) -> str:
     """A resource's names, in lower case: ``g/i``."""
     return "/".join(one.names).lower()
 
 
-def _path(one: Planned) -> str:
+def _type_and_names(one: PlannedResource) -> str:
     """``type/name``, as ``dependsOn`` may say it too: ``Microsoft.Compute/galleries/g/images/i``."""
     return one.resource_id.lower().partition("/providers/")[2]

@@ -25,11 +25,11 @@ _NAMES_SHOWN_MAX: Final = 20
 _UNKEPT: Final = re.compile("[\\0\\ud800-\\udfff]")
 
 
-class NotYet(Exception):
+class NotDeployedYet(Exception):
     """An expression needs what is made by the deployment itself, and it is too early for that."""
 
 
-class NotTaken(ValueError):
+class InvalidArgument(ValueError):
     """A function does not take what it was given; says what it takes, and nothing of what it was given: it may be secret."""
 
 
@@ -45,7 +45,7 @@ def bad_template(message: str, *, found: str | None = None, expected: str | None
     )
 
 
-class Effort(WorkBudget):
+class EvaluationBudget(WorkBudget):
     """The budget of one deployment. All scopes of the deployment share it."""
 
     def __init__(self, monotonic: Callable[[], float] = _CLOCK) -> None:
@@ -53,7 +53,7 @@ class Effort(WorkBudget):
             elements_max=ELEMENTS_MAX, seconds_max=SECONDS_MAX, monotonic=monotonic, exceeded=_exceeded_budget
         )
 
-    def spend_on_made(self, value: Json) -> None:
+    def spend_on_result(self, value: Json) -> None:
         """Take all elements of a value that an expression made.
 
         Raises:
@@ -78,7 +78,7 @@ def first_names(names: Iterable[str]) -> str:
     return ", ".join(shown[:_NAMES_SHOWN_MAX]) + more or "none"
 
 
-def nowhere(what: str) -> Callable[..., NoReturn]:
+def unavailable_function(what: str) -> Callable[..., NoReturn]:
     """A function of a scope that has no such thing."""
 
     def refuse(*_said: Any) -> NoReturn:
@@ -87,9 +87,9 @@ def nowhere(what: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-def not_yet(*_said: Any) -> NoReturn:
+def raise_not_deployed(*_said: Any) -> NoReturn:
     """A function of a scope before anything was made."""
-    raise NotYet
+    raise NotDeployedYet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +112,17 @@ class Scope:
     """By lower-case name, as `variables`."""
     default_of: str | None = None
     """The parameter whose default this is: only there may the present be asked for."""
-    variable: Callable[[str], Json] = field(default_factory=lambda: nowhere("variables"))
+    variable: Callable[[str], Json] = field(default_factory=lambda: unavailable_function("variables"))
     functions: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
     """The template's own, by lower-case ``namespace.name``."""
     calls: int = 0
     """Of the template's own functions, one in the other."""
-    reference: Callable[[str, str | None, bool], Json] = field(default_factory=lambda: nowhere("reference"))
+    reference: Callable[[str, str | None, bool], Json] = field(
+        default_factory=lambda: unavailable_function("reference")
+    )
     """A resource by its id, name or symbolic name, as an api-version has it: its properties, or all of it."""
-    references: Callable[[str, bool], Json] = field(default_factory=lambda: nowhere("references"))
+    references: Callable[[str, bool], Json] = field(default_factory=lambda: unavailable_function("references"))
     """The resources of a loop, by its symbolic name."""
     copies: Mapping[str, int] = field(default_factory=dict)
     """The index of each loop around here, by lower-case name; that of the innermost under "" too."""
-    effort: Effort = field(default_factory=Effort)
+    budget: EvaluationBudget = field(default_factory=EvaluationBudget)

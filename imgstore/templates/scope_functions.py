@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from imgstore.templates import datetimes
-from imgstore.templates.scope import NotTaken, Scope, bad_template, first_names
+from imgstore.templates.scope import InvalidArgument, Scope, bad_template, first_names
 from imgstore.wire.cloud import endpoints_json, subscription_json, tenant_json
 from imgstore.wire.json_text import Json
 
@@ -36,10 +36,10 @@ def _type_and_names(said: Iterable[Json], *, above_max: int) -> tuple[list[str],
     words = [text_of(each) for each in said]
     at = next((place for place, word in enumerate(words) if "/" in word), None)
     if at is None or at > above_max:
-        raise NotTaken("a type with its provider: Microsoft.Compute/galleries")
+        raise InvalidArgument("a type with its provider: Microsoft.Compute/galleries")
     kind, names = words[at].split("/"), words[at + 1 :]
     if len(names) != len(kind) - 1:
-        raise NotTaken(f"{len(kind) - 1} names for {words[at]}")
+        raise InvalidArgument(f"{len(kind) - 1} names for {words[at]}")
     return words[:at], "/".join((kind[0], *(each for pair in zip(kind[1:], names, strict=True) for each in pair)))
 
 
@@ -80,8 +80,8 @@ def _parameter(scope: Scope, name: Json) -> Json:
 def _now(scope: Scope, pattern: Json = datetimes.DEFAULT) -> str:
     if scope.default_of is None or scope.now is None:
         raise bad_template("The template function 'utcNow' is expected in the default value of a parameter only.")
-    scope.effort.spend(len(pattern))
-    return datetimes.written(scope.now, pattern)
+    scope.budget.spend(len(pattern))
+    return datetimes.format_time(scope.now, pattern)
 
 
 def _new_guid(scope: Scope) -> str:
@@ -91,7 +91,7 @@ def _new_guid(scope: Scope) -> str:
     return str(uuid.uuid5(uuid.UUID(scope.seed), f"{scope.group}/{scope.deployment}/{scope.default_of}"))
 
 
-PLACES: Final[Mapping[str, Callable[..., Json]]] = {
+SCOPE_FUNCTIONS: Final[Mapping[str, Callable[..., Json]]] = {
     "parameters": _parameter,
     "variables": lambda scope, name: scope.variable(text_of(name)),
     "reference": _reference,

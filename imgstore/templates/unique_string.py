@@ -32,33 +32,33 @@ def _hash64(data: bytes) -> int:
     one = two = 0
     whole = len(data) - len(data) % 8
     for at in range(0, whole, 8):
-        one ^= _first(data[at : at + 4])
-        one = (_turned(one, 19) + two) * 5 + 0x561C_CD1B & _BITS
-        two ^= _second(data[at + 4 : at + 8])
-        two = (_turned(two, 13) + one) * 5 + 0x0BCA_A747 & _BITS
-    one ^= _first(data[whole : whole + 4])
-    two ^= _second(data[whole + 4 :])
+        one ^= _scramble_first(data[at : at + 4])
+        one = (_rotate(one, 19) + two) * 5 + 0x561C_CD1B & _BITS
+        two ^= _scramble_second(data[at + 4 : at + 8])
+        two = (_rotate(two, 13) + one) * 5 + 0x0BCA_A747 & _BITS
+    one ^= _scramble_first(data[whole : whole + 4])
+    two ^= _scramble_second(data[whole + 4 :])
     two ^= len(data)
     one = (one ^ len(data)) + two & _BITS
     two = two + one & _BITS
-    one, two = _mixed(one), _mixed(two)
+    one, two = _mix(one), _mix(two)
     one = one + two & _BITS
     return (two + one & _BITS) << 32 | one
 
 
-def _first(piece: bytes) -> int:
-    return _turned(int.from_bytes(piece, "little") * _LOW & _BITS, 15) * _HIGH & _BITS
+def _scramble_first(piece: bytes) -> int:
+    return _rotate(int.from_bytes(piece, "little") * _LOW & _BITS, 15) * _HIGH & _BITS
 
 
-def _second(piece: bytes) -> int:
-    return _turned(int.from_bytes(piece, "little") * _HIGH & _BITS, 17) * _LOW & _BITS
+def _scramble_second(piece: bytes) -> int:
+    return _rotate(int.from_bytes(piece, "little") * _HIGH & _BITS, 17) * _LOW & _BITS
 
 
-def _turned(value: int, by: int) -> int:
+def _rotate(value: int, by: int) -> int:
     return (value << by | value >> 32 - by) & _BITS
 
 
-def _mixed(value: int) -> int:
+def _mix(value: int) -> int:
     value = (value ^ value >> 16) * 0x85EB_CA6B & _BITS
     value = (value ^ value >> 13) * 0xC2B2_AE35 & _BITS
     return value ^ value >> 16

@@ -188,7 +188,7 @@ def test_accepted_it_deletes_nothing_that_it_does_not_know(home: Path, stock: St
         delete(installation)
         delete(installation, "1.0.2")
         plan = maintenance_gc.plan_collection(installation, ADMIN, grace=timedelta(0))
-        assert sum(len(slot.survey.strangers) for slot in plan.slots if slot.survey) > 0
+        assert sum(len(slot.survey.unknown_manifests) for slot in plan.slots if slot.survey) > 0
         for _ in range(2):
             collect(installation)
         with pytest.raises(CatalogOutdated, match="never removed"):

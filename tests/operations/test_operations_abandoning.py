@@ -170,7 +170,7 @@ def test_a_manifest_that_came_before_the_end_is_kept_with_what_it_names(
     done = [collect(empty) for _ in range(2)]
     assert len(done[0].abandoned) == 1
     assert lying(empty) == before
-    assert [len(report.survey.strangers) for report in done[1].slots if report.survey] == [1], "and it is told"
+    assert [len(report.survey.unknown_manifests) for report in done[1].slots if report.survey] == [1], "and it is told"
     delete(empty, "1.0.0")
     for _ in range(2):
         collect(empty)

@@ -95,7 +95,7 @@ def test_a_home_without_garbage_loses_nothing(stocked: Installation) -> None:
     done = collect(stocked)
     assert [report.problem for report in done.slots] == [None] * 4
     assert [dict(report.collected) for report in done.slots] == [{}] * 4
-    assert done.forgotten_segments == done.forgotten_pools == 0
+    assert done.removed_segment_rows == done.removed_pools == 0
     assert segments(stocked) == before
     audit_collected(stocked)
     audit(stocked, collected=True)
@@ -124,7 +124,7 @@ def test_a_deleted_version_leaves_what_the_others_name(stocked: Installation, st
         pool = source_slot(stocked).key.pool_uid
         left = {row.name for row in transaction.segments.rows(pool, transaction.segments.all_ids(pool))}
     assert left == set().union(*segments(stocked).values())
-    assert done.forgotten_segments >= 2
+    assert done.removed_segment_rows >= 2
 
 
 def test_the_grace_runs_from_when_it_was_noticed(stocked: Installation) -> None:
@@ -340,7 +340,7 @@ def test_an_unknown_manifest_lives_and_is_told(stocked: Installation) -> None:
     done = reports(collect(stocked))
     report = done[str(slot.key)]
     assert report.survey is not None
-    assert report.survey.strangers == (unknown,)
+    assert report.survey.unknown_manifests == (unknown,)
     assert report.survey.plan.unreferenced == {}
     assert len(segments(stocked)[str(slot.key)]) > 1
     assert segments(stocked)["eastus/Standard_LRS/0"] == set()
@@ -361,12 +361,12 @@ def test_a_pool_goes_with_the_last_that_stood_on_it(stocked: Installation, stock
     delete(stocked)
     definitions.delete_definition(stocked, ADMIN, group=GROUP, gallery=GALLERY, name=DEFINITION)
     galleries.delete_gallery(stocked, ADMIN, group=GROUP, name=GALLERY)
-    assert collect(stocked).forgotten_pools == 0
+    assert collect(stocked).removed_pools == 0
     export_disk(stocked, tmp_path / "d1.raw", "d1")
     assert filecmp.cmp(tmp_path / "d1.raw", stock.first, shallow=False)
     disk_operations.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
     done = collect(stocked)
-    assert done.forgotten_pools == 1
+    assert done.removed_pools == 1
     with stocked.catalog.reading() as transaction:
         assert transaction.pools.list() == []
     left = [path for path in (stocked.home / "regions").rglob("*") if path.is_file() and path.name != "FORMAT"]

@@ -191,14 +191,14 @@ def test_a_subscription_s_pool_stays_when_all_is_collected(empty: Installation, 
     made = make(empty, "d1", stock.first)
     copy = make(empty, "s1", "d1", kind=SNAPSHOT)
     remove(empty, "d1")
-    assert collect(empty).forgotten_pools == 0
+    assert collect(empty).removed_pools == 0
     assert content(empty, made.slot).segments, "the snapshot names them"
     audit(empty, collected=True)
     remove(empty, copy.name, SNAPSHOT)
     collect(empty)
     assert content(empty, made.slot).segments == {}
     assert content(empty, made.slot).manifests == {}
-    assert collect(empty).forgotten_pools == 0
+    assert collect(empty).removed_pools == 0
     assert make(empty, "d1", stock.first).slot == made.slot
     audit(empty)
 

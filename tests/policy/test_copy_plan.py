@@ -27,7 +27,7 @@ def steps(
 
 
 def told(made: list[CopyStep]) -> list[tuple[str, str, bool]]:
-    return [(step.replica.uid, step.sources[0].uid, step.crossing) for step in made]
+    return [(step.replica.uid, step.sources[0].uid, step.is_cross_region) for step in made]
 
 
 def complete(region: str, *ordinals: int) -> list[Replica]:
@@ -122,9 +122,9 @@ def test_every_replica_completes_and_each_region_is_crossed_into_once(
             assert step.sources
             assert len(set(step.sources)) == len(step.sources)
             assert all(world[each.uid].state is ReplicaState.COMPLETED for each in step.sources)
-            assert step.crossing == (step.sources[0].slot.key.region != region)
-            assert step.crossing or uid not in {each.uid for each in step.sources}
-            crossings[region] += step.crossing and uid not in broken
+            assert step.is_cross_region == (step.sources[0].slot.key.region != region)
+            assert step.is_cross_region or uid not in {each.uid for each in step.sources}
+            crossings[region] += step.is_cross_region and uid not in broken
             begun[uid] += 1
             busy[uid] = step
         for region in REGIONS:

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from imgstore.domain.storage.garbage import DeletionMark, GcState
 from imgstore.domain.storage.works import Work, WorkKind
-from imgstore.policy.gc_plan import Clock, UnfinishedDelete, is_ripe, plan_slot, unfinished_delete, writers
+from imgstore.policy.gc_plan import (
+    GcClock,
+    UnfinishedDelete,
+    is_deletable,
+    plan_slot,
+    unfinished_delete,
+    writer_sequences,
+)
 from imgstore.stores.interface import ObjectInfo
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -25,9 +32,9 @@ def sequence(hours: float) -> int:
     return round((hours + 1_000) * 1_000)
 
 
-def clock(*, now: float = 0, grace: float = 24, opened: float | None = None) -> Clock:
+def clock(*, now: float = 0, grace: float = 24, opened: float | None = None) -> GcClock:
     open_writers = [] if opened is None else [sequence(opened)]
-    return Clock(now=at(now), grace=grace * HOUR, delete_bound=timedelta(seconds=60), writers=open_writers)
+    return GcClock(now=at(now), grace=grace * HOUR, delete_bound=timedelta(seconds=60), writer_sequences=open_writers)
 
 
 def condemned(since: float, lease_until: float | None = None, name: bytes = b"x") -> DeletionMark:
@@ -65,21 +72,21 @@ def work(kind: WorkKind, opened: float) -> Work:
     ],
 )
 def test_when_it_is_ripe(*, since: float, lease_until: float | None, writing: float | None, ripe: bool) -> None:
-    assert is_ripe(condemned(since, lease_until), clock(opened=writing)) is ripe
+    assert is_deletable(condemned(since, lease_until), clock(opened=writing)) is ripe
 
 
 def test_only_works_that_write_segments_count() -> None:
     every = [work(kind, hours) for hours, kind in enumerate(WorkKind)]
     writing = [each for each in every if each.kind in (WorkKind.INGEST, WorkKind.COPY)]
-    assert writers(every) == [each.opened_sequence for each in writing]
-    assert writers([work(WorkKind.EXPORT, 0), work(WorkKind.DISK, 0)]) == []
+    assert writer_sequences(every) == [each.opened_sequence for each in writing]
+    assert writer_sequences([work(WorkKind.EXPORT, 0), work(WorkKind.DISK, 0)]) == []
 
 
 def test_the_sequence_decides_and_not_the_clock() -> None:
     """The clock stepped back after the work was opened: the mark looks a day older than the work, and is younger."""
     marked = replace(condemned(-30), since_sequence=8)
-    assert not is_ripe(marked, replace(clock(), writers=[7]))
-    assert is_ripe(marked, replace(clock(), writers=[9]))
+    assert not is_deletable(marked, replace(clock(), writer_sequences=[7]))
+    assert is_deletable(marked, replace(clock(), writer_sequences=[9]))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +95,7 @@ def test_the_sequence_decides_and_not_the_clock() -> None:
 def test_marks_and_works_without_a_number(*, mark: int | None, opened: int | None, ripe: bool) -> None:
     """A work of an older imgstore may have listed anything; each numbered work saw every mark without a number."""
     marked = replace(condemned(-30), since_sequence=mark)
-    assert is_ripe(marked, replace(clock(), writers=[opened])) is ripe
+    assert is_deletable(marked, replace(clock(), writer_sequences=[opened])) is ripe
 
 
 NAMES = st.binary(min_size=1, max_size=1)
@@ -120,17 +127,17 @@ def test_nothing_that_is_named_or_new_to_an_open_work_goes(
     assert plan.unreferenced.keys() == listed.keys() - named
     piles = [plan.deletable.keys(), plan.in_grace.keys(), plan.held.keys()]
     assert sum(map(len, piles)) == len(plan.unreferenced) == len(set().union(*piles))
-    for name in plan.to_condemn:
+    for name in plan.to_mark:
         assert name not in rows
         assert mark is None or listed[name] < mark
     for name in plan.deletable:
         if name in rows:
-            assert is_ripe(rows[name], now)
+            assert is_deletable(rows[name], now)
         else:
             assert (grace, opened) == (0, None)
-            assert name in plan.to_condemn
-    assert all(name in named or name not in listed for name in plan.to_lift)
-    assert not any(rows[name].gc_state is GcState.DELETING for name in plan.to_lift)
+            assert name in plan.to_mark
+    assert all(name in named or name not in listed for name in plan.to_unmark)
+    assert not any(rows[name].gc_state is GcState.DELETING for name in plan.to_unmark)
 
 
 def test_what_another_collector_deletes_is_told_with_the_time_of_its_takeover() -> None:

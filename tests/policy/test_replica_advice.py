@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.policy.replica_advice import replicas_advised, scaling_advice
+from imgstore.policy.replica_advice import advise_replica_count, scaling_advice
 
 
 @given(st.integers(1, 10_000), st.integers(1, 1_000))
 def test_as_few_as_serve_all_of_them(machines: int, each: int) -> None:
-    wanted = replicas_advised(machines, each)
+    wanted = advise_replica_count(machines, each)
     assert wanted * each >= machines > (wanted - 1) * each
 
 

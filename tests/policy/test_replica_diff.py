@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from imgstore.domain.resources import Replica, Slot, SlotKey, StorageAccountType, TargetRegion
 from imgstore.domain.states import ReplicaState
 from imgstore.policy.copy_plan import ready_steps
-from imgstore.policy.replica_diff import lost_regions, retargeting
+from imgstore.policy.replica_diff import diff_replicas, find_removed_regions
 
 LRS, ZRS = StorageAccountType.STANDARD_LRS, StorageAccountType.STANDARD_ZRS
 REGIONS = ("southcentralus", "westus2", "eastus")
@@ -34,12 +34,12 @@ target_lists = st.dictionaries(
 
 def applied(world: list[Replica], targets: list[TargetRegion]) -> list[Replica]:
     """The rows after one transaction."""
-    plan = retargeting(world, targets)
+    plan = diff_replicas(world, targets)
     gone = {each.uid for each in plan.surplus}
     standing = [replica(*_slot(each), DELETING if each.uid in gone else each.state, each.uid) for each in world]
     made = [
         replica(aim.name, aim.storage_account_type, ordinal, ReplicaState.PENDING, f"new-{aim.name}-{ordinal}")
-        for aim, ordinal in plan.lacking
+        for aim, ordinal in plan.missing
     ]
     return standing + made
 
@@ -67,8 +67,8 @@ def test_one_step_never_loses_the_bytes_and_repeats_to_nothing(
     assert served <= {each.slot.key.region for each in after if each.state is COMPLETED}, (
         "a region that stays went dark"
     )
-    again = retargeting(after, targets)
-    assert (again.lacking, again.surplus) == ((), ())
+    again = diff_replicas(after, targets)
+    assert (again.missing, again.surplus) == ((), ())
 
 
 @given(worlds, target_lists)
@@ -95,8 +95,8 @@ def test_the_least_complete_goes_first_then_the_highest() -> None:
         replica("eastus", LRS, 1, COMPLETED),
         replica("eastus", LRS, 2, COMPLETED),
     ]
-    assert [each.slot.key.ordinal for each in retargeting(world, [target("eastus", 2)]).surplus] == [0]
-    assert [each.slot.key.ordinal for each in retargeting(world, [target("eastus", 1)]).surplus] == [0, 2]
+    assert [each.slot.key.ordinal for each in diff_replicas(world, [target("eastus", 2)]).surplus] == [0]
+    assert [each.slot.key.ordinal for each in diff_replicas(world, [target("eastus", 1)]).surplus] == [0, 2]
 
 
 def test_a_region_is_lost_only_where_it_was_complete() -> None:
@@ -105,7 +105,7 @@ def test_a_region_is_lost_only_where_it_was_complete() -> None:
         replica("eastus", LRS, 0, COMPLETED),
         replica("westus2", LRS, 0, ReplicaState.FAILED),
     ]
-    assert lost_regions(world, [target("southcentralus", 1, ZRS)]) == ["eastus"]
+    assert find_removed_regions(world, [target("southcentralus", 1, ZRS)]) == ["eastus"]
 
 
 def test_a_slot_is_not_begun_before_it_was_left() -> None:

@@ -11,7 +11,7 @@ from imgstore.domain.disks.version_disks import VersionDisk
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, Replica, Slot, SlotKey, StorageAccountType, TargetRegion
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.policy.selection import BASES_MAX, choose_bases, healthy, latest, next_slot
+from imgstore.policy.selection import BASES_MAX, choose_bases, find_latest, healthy_replicas, next_slot
 
 LRS, ZRS = StorageAccountType.STANDARD_LRS, StorageAccountType.STANDARD_ZRS
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
@@ -109,7 +109,7 @@ def test_bases_are_few_distinct_and_the_named_go_first(
 
 def test_latest_is_the_highest_not_the_newest() -> None:
     here = [replica("westus2")]
-    found = latest([(version("1.9.0", day=9), here), (version("1.10.0", day=1), here)], "westus2")
+    found = find_latest([(version("1.9.0", day=9), here), (version("1.10.0", day=1), here)], "westus2")
     assert found is not None
     assert str(found.name) == "1.10.0"
 
@@ -121,9 +121,9 @@ def test_latest_is_complete_in_the_region_whatever_the_version_as_a_whole_is() -
         (new, [replica("westus2"), replica("eastus", state=ReplicaState.REPLICATING)]),
         (old, [replica("westus2"), replica("eastus")]),
     ]
-    assert latest(both, "westus2") == new
-    assert latest(both, "eastus") == old
-    assert latest(both, "northeurope") is None
+    assert find_latest(both, "westus2") == new
+    assert find_latest(both, "eastus") == old
+    assert find_latest(both, "northeurope") is None
 
 
 def test_latest_passes_over_the_excluded_the_deleted_and_the_damaged() -> None:
@@ -134,8 +134,8 @@ def test_latest_passes_over_the_excluded_the_deleted_and_the_damaged() -> None:
     damaged = (version("7.0.0"), [replica("westus2", state=ReplicaState.DEGRADED)])
     plain = (version("1.0.0"), here)
     every = [excluded, there, going, damaged, plain]
-    assert latest(every, "westus2") == plain[0]
-    assert latest(every, "eastus") == there[0]
+    assert find_latest(every, "westus2") == plain[0]
+    assert find_latest(every, "eastus") == there[0]
 
 
 def test_only_complete_replicas_of_the_region_are_handed_out_in_the_order_of_their_slots() -> None:
@@ -146,7 +146,9 @@ def test_only_complete_replicas_of_the_region_are_handed_out_in_the_order_of_the
         replica("westus2", 0),
         replica("eastus", 0),
     ]
-    fit = [(each.slot.key.ordinal, each.slot.key.storage_account_type) for each in healthy(replicas, "westus2")]
+    fit = [
+        (each.slot.key.ordinal, each.slot.key.storage_account_type) for each in healthy_replicas(replicas, "westus2")
+    ]
     assert fit == [(0, LRS), (0, ZRS), (2, LRS)]
 
 

@@ -17,7 +17,7 @@ from imgstore.policy.worker_queue import (
     backoff_seconds,
     full_regions,
     next_steps,
-    startable,
+    startable_steps,
 )
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -62,12 +62,12 @@ def test_what_another_makes_is_left_to_it() -> None:
 def test_a_failed_one_rests_until_its_time() -> None:
     failed = replace(replica("v", "a", state=FAILED), retry_at=NOW + timedelta(seconds=1))
     queued = replace(version("v"), replicas=[replica("v", "home", state=COMPLETED), failed])
-    assert startable(queued, NOW) == []
-    assert [step.replica for step in startable(queued, NOW + timedelta(seconds=1))] == [failed]
+    assert startable_steps(queued, NOW) == []
+    assert [step.replica for step in startable_steps(queued, NOW + timedelta(seconds=1))] == [failed]
 
 
 def test_a_version_that_is_complete_nowhere_is_nobodys() -> None:
-    assert startable(replace(version("v"), replicas=[replica("v", "home"), replica("v", "a")]), NOW) == []
+    assert startable_steps(replace(version("v"), replicas=[replica("v", "home"), replica("v", "a")]), NOW) == []
 
 
 @given(
@@ -101,5 +101,5 @@ def test_ten_thousand_target_regions_are_planned_in_linear_time() -> None:
     replicas = [replica("v", f"r{number}", state=COMPLETED if number % 2 else PENDING) for number in range(10_000)]
     queued = QueuedVersion(uid="v", source_region="r1", replicas=replicas, busy=frozenset())
     began = process_time()
-    assert len(startable(queued, NOW)) == 5_000
+    assert len(startable_steps(queued, NOW)) == 5_000
     assert process_time() - began < 2

@@ -24,9 +24,9 @@ from imgstore.domain.errors import (
     WorkHeld,
 )
 from imgstore.remote.connection import Connection
-from imgstore.remote.credentials import Address, Application, Bearer, address_of
-from imgstore.remote.local_disk import local_path, pieces_of
-from imgstore.remote.upload import filled, missing
+from imgstore.remote.credentials import Address, Application, Bearer, read_address
+from imgstore.remote.local_disk import local_path, piece_indexes
+from imgstore.remote.upload import missing_ranges, nonzero_ranges
 from imgstore.wire.blob_protocol import error_xml, page_list_xml, read_error_xml, read_page_list, read_page_list_request
 from imgstore.wire.errors import error_json, read_error
 
@@ -99,28 +99,28 @@ def test_a_question_is_asked_again() -> None:
     script = (busy, hang_up, say(429, {}, Retry_After="7"), say(200, {"a": 1}))
     with scripted(*script) as (url, asked), connected(url) as (connection, waited):
         with pytest.raises(StoreUnreachable):
-            connection.ask("GET", "/x")  # A server that never answered is not waited for long.
+            connection.request("GET", "/x")  # A server that never answered is not waited for long.
         assert len(asked) == 3
         assert 7.0 in waited
-        assert connection.ask("GET", "/x").json == {"a": 1}
+        assert connection.request("GET", "/x").json == {"a": 1}
 
 
 def test_a_server_that_has_answered_is_waited_for() -> None:
     busy = say(502)
     with scripted(say(200, {}), *[busy] * 8, say(200, {"a": 1})) as (url, asked), connected(url) as (connection, _):
-        connection.ask("GET", "/x")
-        assert connection.ask("PUT", "/x", {}).json == {"a": 1}, "what was turned away was not done"
+        connection.request("GET", "/x")
+        assert connection.request("PUT", "/x", {}).json == {"a": 1}, "what was turned away was not done"
         assert len(asked) == 10
 
 
 def test_what_may_have_been_done_is_not_sent_twice() -> None:
     with scripted(say(200, {}), hang_up, hang_up, say(201, {})) as (url, asked), connected(url) as (connection, _):
-        connection.ask("GET", "/x")
+        connection.request("GET", "/x")
         with pytest.raises(StoreUnreachable) as caught:
-            connection.ask("PUT", "/x", {})
+            connection.request("PUT", "/x", {})
         assert (caught.value.error_code, len(asked)) == ("ConnectionBroken", 2)
         # A range of a disk may come as often as it likes.
-        assert connection.move("PUT", f"{url}/b?sig=secret", headers={}, data=b"x").status == 201
+        assert connection.transfer("PUT", f"{url}/b?sig=secret", headers={}, data=b"x").status == 201
         assert len(asked) == 4
 
 
@@ -130,7 +130,7 @@ def test_a_token_that_is_not_believed_any_more_is_renewed_once() -> None:
     application = Application(tenant_id="t/../x", client_id="c", client_secret="s")
     script = (given[0], no, given[1], say(200, {}), no, given[2], no)
     with scripted(*script) as (url, asked), connected(url, application) as (connection, _):
-        connection.ask("GET", "/x")
+        connection.request("GET", "/x")
         assert asked == [
             "POST /t%2F..%2Fx/oauth2/v2.0/token s",
             "GET /x Bearer t0",
@@ -138,7 +138,7 @@ def test_a_token_that_is_not_believed_any_more_is_renewed_once() -> None:
             "GET /x Bearer t1",
         ]
         with pytest.raises(Unauthenticated, match="expired"):
-            connection.ask("GET", "/x")
+            connection.request("GET", "/x")
 
 
 def test_a_failure_names_neither_token_nor_signature() -> None:
@@ -147,7 +147,7 @@ def test_a_failure_names_neither_token_nor_signature() -> None:
         connected(url) as (connection, _),
         pytest.raises(StoreUnreachable) as caught,
     ):
-        connection.move("GET", f"{url}/b?sig=secret", headers={})
+        connection.transfer("GET", f"{url}/b?sig=secret", headers={})
     assert "secret" not in str(caught.value)
     assert "secret" not in repr(Application(tenant_id="t", client_id="c", client_secret="secret"))
     assert "secret" not in repr(Bearer(token="secret"))
@@ -194,21 +194,21 @@ def test_page_lists_are_read_back() -> None:
 
 def test_what_is_not_zero_is_found_and_what_arrived_left_out() -> None:
     data = bytearray(5 * KIB64)
-    assert list(filled(bytes(data))) == []
+    assert list(nonzero_ranges(bytes(data))) == []
     data[KIB64] = data[3 * KIB64 - 1] = data[5 * KIB64 - 1] = 1
-    ranges = list(filled(bytes(data)))
+    ranges = list(nonzero_ranges(bytes(data)))
     assert ranges == [(KIB64, 3 * KIB64), (4 * KIB64, 5 * KIB64)]
-    assert list(filled(bytes(data)[: 4 * KIB64 + 512] + b"\1")) == [ranges[0], (4 * KIB64, 4 * KIB64 + 513)]
+    assert list(nonzero_ranges(bytes(data)[: 4 * KIB64 + 512] + b"\1")) == [ranges[0], (4 * KIB64, 4 * KIB64 + 513)]
     arrived = [Extent(offset=1000 + KIB64, length=2 * KIB64)]
-    assert list(missing(ranges, arrived, 1000)) == [ranges[1]]
-    assert list(missing(ranges, arrived, 1001)) == ranges, "half of it is not all of it"
+    assert list(missing_ranges(ranges, arrived, 1000)) == [ranges[1]]
+    assert list(missing_ranges(ranges, arrived, 1001)) == ranges, "half of it is not all of it"
 
 
 def test_pieces_are_those_that_extents_touch() -> None:
     mib4 = 4 << 20
     extents = [Extent(offset=1, length=1), Extent(offset=mib4 - 1, length=2), Extent(offset=3 * mib4, length=512)]
-    assert pieces_of(iter(extents), 4 * mib4) == [0, 1, 3]
-    assert pieces_of(iter([Extent(offset=0, length=3 * mib4)]), mib4 + 512) == [0, 1]
+    assert piece_indexes(iter(extents), 4 * mib4) == [0, 1, 3]
+    assert piece_indexes(iter([Extent(offset=0, length=3 * mib4)]), mib4 + 512) == [0, 1]
 
 
 def test_where_a_source_is() -> None:
@@ -234,11 +234,11 @@ def test_where_a_source_is() -> None:
 )
 def test_no_address_of_a_server(server: str) -> None:
     with pytest.raises(InvalidInput, match="no server's address"):
-        address_of(server, authorities=None, subscription=None, environ={"IMGSTORE_TOKEN": "t"})
+        read_address(server, authorities=None, subscription=None, environ={"IMGSTORE_TOKEN": "t"})
 
 
 def test_who_asks_and_where_is_told_by_the_environment() -> None:
-    address = address_of(
+    address = read_address(
         "https://h:1/", authorities=None, subscription=None,
         environ={"IMGSTORE_TOKEN": " t\n", "SSL_CERT_FILE": "/a", "REQUESTS_CA_BUNDLE": "/b", "IMGSTORE_SUBSCRIPTION_ID": "s"},
     )  # fmt: skip
@@ -246,7 +246,7 @@ def test_who_asks_and_where_is_told_by_the_environment() -> None:
         url="https://h:1", credentials=Bearer(token="t"), authorities=Path("/b"), subscription="s"
     )
     for plain in ("http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"):
-        assert address_of(plain, authorities=None, subscription="s", environ={"IMGSTORE_TOKEN": "t"}).url == plain
+        assert read_address(plain, authorities=None, subscription="s", environ={"IMGSTORE_TOKEN": "t"}).url == plain
     with pytest.raises(Unauthenticated, match="no IMGSTORE_TENANT_ID") as caught:
-        address_of("https://h", authorities=None, subscription=None, environ={"IMGSTORE_CLIENT_ID": "c"})
+        read_address("https://h", authorities=None, subscription=None, environ={"IMGSTORE_CLIENT_ID": "c"})
     assert "no IMGSTORE_TENANT_ID, IMGSTORE_CLIENT_SECRET" in str(caught.value)

@@ -8,9 +8,9 @@ import pytest
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.work_budget import WorkBudget
 from imgstore.templates import scope
-from imgstore.templates.plan import planned
-from imgstore.templates.resources import Around
-from imgstore.templates.scope import ELEMENTS_MAX, Effort, Scope
+from imgstore.templates.plan import plan_template
+from imgstore.templates.resources import TargetScope
+from imgstore.templates.scope import ELEMENTS_MAX, EvaluationBudget, Scope
 
 _BYTES_MAX = 1_000
 _LONG = "padLeft('',1048576,'a')"
@@ -137,12 +137,12 @@ NASTY: dict[str, dict[str, Any]] = {
 }
 
 
-def _around() -> Around:
-    return Around(known=lambda _kind: True, location=lambda _group: "eastus", group="g")
+def _around() -> TargetScope:
+    return TargetScope(is_supported=lambda _kind: True, location=lambda _group: "eastus", group="g")
 
 
-def _scope(effort: Effort) -> Scope:
-    return Scope(subscription="s", group="g", location="eastus", deployment="d", effort=effort)
+def _scope(effort: EvaluationBudget) -> Scope:
+    return Scope(subscription="s", group="g", location="eastus", deployment="d", budget=effort)
 
 
 @pytest.mark.parametrize("name", NASTY)
@@ -152,7 +152,7 @@ def test_a_nasty_template_ends_with_an_error_that_names_the_limit(name: str, mon
     template = NASTY[name]
     assert len(json.dumps(template, separators=(",", ":"))) < _BYTES_MAX
     with pytest.raises(InvalidInput) as caught:
-        planned({"template": template}, _scope(Effort()), _around())
+        plan_template({"template": template}, _scope(EvaluationBudget()), _around())
     assert caught.value.error_code == "InvalidTemplate"
     # A busy machine comes to the second limit first.
     assert caught.value.expected in (
@@ -164,7 +164,9 @@ def test_a_nasty_template_ends_with_an_error_that_names_the_limit(name: str, mon
 def test_an_evaluation_ends_at_its_deadline() -> None:
     seconds = iter(range(1_000))
     with pytest.raises(InvalidInput) as caught:
-        planned({"template": NASTY["union of lists"]}, _scope(Effort(lambda: float(next(seconds)))), _around())
+        plan_template(
+            {"template": NASTY["union of lists"]}, _scope(EvaluationBudget(lambda: float(next(seconds)))), _around()
+        )
     assert caught.value.expected == "at most 5 s of evaluation"
 
 

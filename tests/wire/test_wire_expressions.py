@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.templates.expressions import evaluated
+from imgstore.templates.expressions import evaluate
 from imgstore.templates.scope import Scope
 
 SCOPE = Scope(
@@ -103,12 +103,12 @@ SCOPE = Scope(
     ],
 )  # fmt: skip
 def test_what_expressions_give(text: str, value: Any) -> None:
-    assert evaluated({"a": [text]}, SCOPE) == {"a": [value]}
+    assert evaluate({"a": [text]}, SCOPE) == {"a": [value]}
 
 
 def test_the_turn_of_a_loop() -> None:
     scope = replace(SCOPE, copies={"": 2, "loop": 2, "outer": 1})
-    assert evaluated("[concat(copyIndex(), copyIndex('OUTER'), copyIndex(10))]", scope) == "2112"
+    assert evaluate("[concat(copyIndex(), copyIndex('OUTER'), copyIndex(10))]", scope) == "2112"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_the_turn_of_a_loop() -> None:
 )
 def test_what_means_nothing_is_named(text: str, named: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        evaluated(text, SCOPE)
+        evaluate(text, SCOPE)
     assert caught.value.error_code == "InvalidTemplate"
     assert named in caught.value.message
 
@@ -161,8 +161,8 @@ def test_what_means_nothing_is_named(text: str, named: str) -> None:
 def test_a_loop_of_a_property_within_a_loop_of_a_resource() -> None:
     scope = replace(SCOPE, copies={"": 7, "outer": 7})
     value = {"a": 1, "copy": [{"name": "b", "count": 2, "input": "[add(copyIndex('b'), copyIndex())]"}]}
-    assert evaluated(value, scope) == {"a": 1, "b": [7, 8]}
-    assert evaluated({"copy": {"source": "data"}}, scope) == {"copy": {"source": "data"}}, (
+    assert evaluate(value, scope) == {"a": 1, "b": [7, 8]}
+    assert evaluate({"copy": {"source": "data"}}, scope) == {"copy": {"source": "data"}}, (
         "no loop: a property so called"
     )
 
@@ -170,7 +170,7 @@ def test_a_loop_of_a_property_within_a_loop_of_a_resource() -> None:
 def test_what_a_function_was_given_is_not_told() -> None:
     for text in ("[int(parameters('name'))]", "[bool(parameters('name'))]", "[if(parameters('name'), 1, 2)]"):
         with pytest.raises(InvalidInput) as caught:
-            evaluated(text, replace(SCOPE, parameters={"name": "hush"}))
+            evaluate(text, replace(SCOPE, parameters={"name": "hush"}))
         assert "hush" not in str(vars(caught.value)) + str(caught.value)
 
 
@@ -185,16 +185,16 @@ _JSON = st.recursive(
 def test_plain_values_stay_and_json_reads_what_string_writes(value: Any) -> None:
     scope = replace(SCOPE, parameters={"v": value})
     with suppress(InvalidInput):  # A text of U+0000.
-        assert evaluated("[parameters('v')]", scope) == value
+        assert evaluate("[parameters('v')]", scope) == value
         if isinstance(value, list | dict):
-            assert evaluated("[json(string(parameters('v')))]", scope) == value
+            assert evaluate("[json(string(parameters('v')))]", scope) == value
 
 
 @given(st.lists(st.integers(0, 5)), st.lists(st.integers(0, 5)), st.integers(-2, 8))
 def test_laws_of_collections(one: list[int], other: list[int], count: int) -> None:
     scope = replace(SCOPE, parameters={"a": one, "b": other, "n": count})
     a, b = "parameters('a')", "parameters('b')"
-    said = evaluated(
+    said = evaluate(
         [f"[concat(take({a}, parameters('n')), skip({a}, parameters('n')))]", f"[union({a}, {b})]",
          f"[intersection({a}, {b})]"], scope
     )  # fmt: skip
@@ -205,7 +205,7 @@ def test_laws_of_collections(one: list[int], other: list[int], count: int) -> No
 
 @given(st.integers(-100, 100), st.integers(-100, 100).filter(bool))
 def test_division_is_cut_and_what_is_left_has_the_sign_of_what_was_divided(one: int, other: int) -> None:
-    quotient, rest = evaluated([f"[div({one}, {other})]", f"[mod({one}, {other})]"], SCOPE)
+    quotient, rest = evaluate([f"[div({one}, {other})]", f"[mod({one}, {other})]"], SCOPE)
     assert one == other * quotient + rest
     assert abs(rest) < abs(other)
     assert rest * one >= 0
@@ -214,4 +214,4 @@ def test_division_is_cut_and_what_is_left_has_the_sign_of_what_was_divided(one: 
 @given(st.text(alphabet="[](),.'abc1 -", max_size=30) | st.sampled_from(["concat(", "if(true(),", "range(1,"]))
 def test_no_text_is_more_than_refused(text: str) -> None:
     with suppress(InvalidInput):
-        evaluated(f"[{text}]", SCOPE)
+        evaluate(f"[{text}]", SCOPE)

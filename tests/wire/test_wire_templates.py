@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.templates.plan import Plan, planned
-from imgstore.templates.resources import Around
+from imgstore.templates.plan import Plan, plan_template
+from imgstore.templates.resources import TargetScope
 from imgstore.templates.scope import Scope
 
 GALLERY = {"type": "Microsoft.Compute/galleries", "apiVersion": "2023-07-03"}
@@ -21,8 +21,8 @@ def plan(template: Any, **parameters: Any) -> Plan:
     given_values = {name: {"value": value} for name, value in parameters.items()}
     scope = Scope(subscription="s", group="rg", location="eastus", deployment="d")
     known = {"microsoft.compute/galleries", "microsoft.compute/galleries/images"}
-    around = Around(known=known.__contains__, location=lambda _group: "westus", group="rg")
-    return planned({"template": template, "parameters": given_values}, scope, around)
+    around = TargetScope(is_supported=known.__contains__, location=lambda _group: "westus", group="rg")
+    return plan_template({"template": template, "parameters": given_values}, scope, around)
 
 
 def test_what_waits_for_a_symbol_waits_for_all_of_a_loop() -> None:
@@ -103,13 +103,13 @@ def test_parameters_are_what_is_declared(how: Any, value: Any, named: str | None
 
 def test_a_secret_of_a_key_vault_is_refused_by_name() -> None:
     scope = Scope(subscription="s", group="rg", location="eastus", deployment="d")
-    around = Around(known=lambda _kind: True, location=lambda _group: "westus", group="rg")
+    around = TargetScope(is_supported=lambda _kind: True, location=lambda _group: "westus", group="rg")
     asked = {
         "template": {"parameters": {"p": {"type": "securestring"}}, "resources": []},
         "parameters": {"p": {"reference": {"keyVault": {"id": "x"}, "secretName": "s"}}},
     }
     with pytest.raises(InvalidInput, match="key vault"):
-        planned(asked, scope, around)
+        plan_template(asked, scope, around)
 
 
 WORDS = (

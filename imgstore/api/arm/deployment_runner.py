@@ -14,10 +14,10 @@ from imgstore.api.http.redaction import error_body
 from imgstore.domain.deployments import Deployment
 from imgstore.operations import deployments
 from imgstore.operations.api_operations import OperationPreempted, preempted
-from imgstore.templates.expressions import evaluated, listed
+from imgstore.templates.expressions import evaluate, evaluate_loop
 from imgstore.templates.parameters import is_secret, kind_of
-from imgstore.templates.plan import Plan, planned_inside
-from imgstore.templates.resources import NESTED, Planned
+from imgstore.templates.plan import Plan, plan_nested
+from imgstore.templates.resources import NESTED, PlannedResource
 from imgstore.templates.scope import ELEMENTS_PER_REFERENCE, Scope, bad_template
 from imgstore.wire.api_versions import check_api_version
 from imgstore.wire.json_fields import value_at
@@ -83,7 +83,7 @@ class DeploymentRunner:
         running = deployments.begin_deployment(
             installation,
             principal,
-            group=self._plan.around.group,
+            group=self._plan.target_scope.group,
             name=self._name,
             parameters=self._plan.parameters,
             holder=holder,
@@ -102,13 +102,13 @@ class DeploymentRunner:
         return self._json(deployments.end_deployment(installation, running, resources=self._ids, outputs=outputs))
 
     def _json(self, deployment: Deployment) -> Json:
-        installation, group = self._call.session.installation, self._plan.around.group
+        installation, group = self._call.session.installation, self._plan.target_scope.group
         return deployment_json(deployment, deployments.deployment_id(installation, group, deployment.name))
 
     @property
     def _ids(self) -> tuple[str, ...]:
         made = (self._plan.resources[key] for key in self._bodies)
-        return tuple(each.resource_id for each in made if not each.is_there)
+        return tuple(each.resource_id for each in made if not each.is_existing)
 
     def _make(self, key: str) -> None:
         """Make a resource if it was not, after what it depends on. What exists is not read yet."""
@@ -120,7 +120,7 @@ class DeploymentRunner:
         one = self._plan.resources[key]
         for each in one.depends_on:
             self._make(each)
-        if not one.is_there:
+        if not one.is_existing:
             try:
                 self._bodies[key] = self._put(one)
             except Exception:
@@ -128,7 +128,7 @@ class DeploymentRunner:
                 raise
         self._open.pop()
 
-    def _put(self, one: Planned) -> Json:
+    def _put(self, one: PlannedResource) -> Json:
         scope = self._with_references(one.scope)
         if one.kind.lower() == NESTED:
             return self._nested(one, scope)
@@ -137,7 +137,7 @@ class DeploymentRunner:
             **dict(zip(kind.fields, one.names, strict=True)),
             **kind.more,
             "group": one.group,
-            "body": evaluated(one.body, scope),
+            "body": evaluate(one.body, scope),
             "whole": True,
             "conditions": {},
         }
@@ -161,11 +161,11 @@ class DeploymentRunner:
             installation.keeper.stop.wait(_LOOK_SECONDS)
         return body
 
-    def _is_preempted(self, one: Planned) -> bool:
+    def _is_preempted(self, one: PlannedResource) -> bool:
         """Whether a newer request wrote the resource since this deployment, which is resumed, was stored."""
         return one.resource_id.lower() in self._call.preempted_resources
 
-    def _nested(self, one: Planned, scope: Scope) -> Json:
+    def _nested(self, one: PlannedResource, scope: Scope) -> Json:
         """Its uid is made of ours, so that the same one goes on after a crash.
 
         Raises:
@@ -173,7 +173,7 @@ class DeploymentRunner:
         """
         if self._is_preempted(one):
             raise preempted(one.resource_id)
-        plan = planned_inside(one, scope, self._plan.around)
+        plan = plan_nested(one, scope, self._plan.target_scope)
         inner = DeploymentRunner(self._call, plan, one.names[-1], self._types, self if plan.is_outer else None)
         return inner.run(deployments.nested_uid(self._call.uid, one.resource_id))
 
@@ -181,7 +181,7 @@ class DeploymentRunner:
         return replace(scope, reference=self._reference, references=self._references)
 
     def _reference(self, word: str, version: str | None, full: bool) -> Json:  # noqa: FBT001 - an argument of the expression
-        effort = self._plan.scope.effort
+        effort = self._plan.scope.budget
         effort.spend(ELEMENTS_PER_REFERENCE)
         with effort.pause():
             body = self._found(word, version)
@@ -217,12 +217,12 @@ class DeploymentRunner:
         return {
             name: self._output(name, said, scope)
             for name, said in self._plan.outputs.items()
-            if evaluated(value_at(said, "condition"), scope) is not False
+            if evaluate(value_at(said, "condition"), scope) is not False
         }
 
     def _output(self, name: str, said: Json, scope: Scope) -> Json:
-        how = self._plan.types.resolved(said, name)
+        how = self._plan.types.resolve(said, name)
         loop = value_at(said, "copy")
-        value = evaluated(value_at(said, "value"), scope) if loop is None else listed(loop, scope)
+        value = evaluate(value_at(said, "value"), scope) if loop is None else evaluate_loop(loop, scope)
         self._plan.types.check(name, how, value)
         return {"type": how["type"]} | ({} if is_secret(kind_of(how, name)) else {"value": value})

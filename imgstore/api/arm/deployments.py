@@ -22,9 +22,9 @@ from imgstore.operations import deployments
 from imgstore.operations.activity_log import permit
 from imgstore.operations.cancellation import cancel_deployment
 from imgstore.operations.gallery.subscriptions import tenant_of
-from imgstore.templates.plan import Plan, planned
-from imgstore.templates.resources import Around
-from imgstore.templates.scope import Effort, Scope
+from imgstore.templates.plan import Plan, plan_template
+from imgstore.templates.resources import TargetScope
+from imgstore.templates.scope import EvaluationBudget, Scope
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_fields import value_at
 from imgstore.wire.json_text import Json, instant
@@ -100,7 +100,7 @@ async def validate(context: Context, group: str, deployment: str) -> Response:
                 "provisioningState": "Succeeded",
                 "parameters": plan.parameters,
                 "validatedResources": [
-                    {"id": each.resource_id} for each in plan.resources.values() if not each.is_there
+                    {"id": each.resource_id} for each in plan.resources.values() if not each.is_existing
                 ],
             },
         }
@@ -225,12 +225,12 @@ def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> P
         base_url=asked.get("base_url", ""),
         now=datetime.fromisoformat(asked["now"]) if "now" in asked else None,
         seed=asked.get("seed", ""),
-        effort=Effort(installation.effects.monotonic),
+        budget=EvaluationBudget(installation.effects.monotonic),
     )
-    around = Around(
-        known=_TYPES.__contains__, location=lambda named: get_group(session, named).location, group=above.name
+    around = TargetScope(
+        is_supported=_TYPES.__contains__, location=lambda named: get_group(session, named).location, group=above.name
     )
-    return planned(value_at(read_known_fields(body, _KIND), "properties"), scope, around)
+    return plan_template(value_at(read_known_fields(body, _KIND), "properties"), scope, around)
 
 
 def put_deployment(call: CommandCall) -> Outcome:

@@ -57,7 +57,7 @@ def create(
     if file is not None:
         disk = LocalDisk(path=file, format=source_format)
         wanted = Upload(disk_id=disk_id, disk=disk, location=where, tags=tags, **words)
-        made = server.in_group(group, where, lambda: upload(server, wanted))
+        made = server.create_in_group(group, where, lambda: upload(server, wanted))
     else:
         if reference is not None:
             creation = image_creation_data(reference, lun, server.subscription)
@@ -70,7 +70,7 @@ def create(
         standing = server.find(disk_id)
         kept = (standing or {}).get("tags") if tags is None else tags
         body = disk_body(location=where, creation=creation, tags=kept, **words)
-        made = server.in_group(group, where, lambda: server.put(disk_id, body))
+        made = server.create_in_group(group, where, lambda: server.put(disk_id, body))
     if path is None or container is None:
         return made
     try:
@@ -127,12 +127,12 @@ def grant_access(
 ) -> Json:
     """`imgstore disk grant-access`."""
     asked = {"access": level.value, "durationInSeconds": duration_in_seconds}
-    return asking.server.act(asking.server.disk(group, name), "beginGetAccess", asked)
+    return asking.server.post_action(asking.server.disk(group, name), "beginGetAccess", asked)
 
 
 def revoke_access(asking: Asking, *, group: str, name: str) -> None:
     """`imgstore disk revoke-access`."""
-    asking.server.act(asking.server.disk(group, name), "endGetAccess")
+    asking.server.post_action(asking.server.disk(group, name), "endGetAccess")
 
 
 def export(

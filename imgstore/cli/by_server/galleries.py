@@ -70,7 +70,7 @@ def create_gallery(
     if server.find(gallery_id) is not None:
         return server.patch(gallery_id, asked)
     where = server.location(server.group(group), location)
-    return server.in_group(group, where, lambda: server.put(gallery_id, asked | {"location": where}))
+    return server.create_in_group(group, where, lambda: server.put(gallery_id, asked | {"location": where}))
 
 
 def show_gallery(asking: Asking, *, group: str, gallery: str, select: str | None, sharing_groups: bool) -> Json:

@@ -27,7 +27,7 @@ def show_operation(asking: Asking, *, name: str) -> Json:
 
 def cancel_operation(asking: Asking, *, name: str) -> Json:
     """`imgstore operation cancel`."""
-    return asking.server.act(f"{_above(asking)}/{name}", "cancel")
+    return asking.server.post_action(f"{_above(asking)}/{name}", "cancel")
 
 
 def _above(asking: Asking) -> str:

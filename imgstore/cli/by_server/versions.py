@@ -20,7 +20,7 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ImageReference, VersionName, compute_id, version_id
 from imgstore.operations.gallery import wait as gallery_wait
 from imgstore.remote.local_disk import LocalDisk, local_path
-from imgstore.remote.publish import Sources, named_source, publish
+from imgstore.remote.publish import Sources, find_source, publish
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.client import image_id, needs_put, update_body
 from imgstore.wire.requests.generic_update import Edit
@@ -74,9 +74,9 @@ def create(
     if os_vhd_uri is not None:
         disks[None] = _disk(os_vhd_uri, source_format, request.sha256)
     if os_snapshot is not None:
-        disks[None] = named_source(asking.server, request.group, os_snapshot)
+        disks[None] = find_source(asking.server, request.group, os_snapshot)
     disks |= {each.lun: _disk(each.uri, each.format) for each in vhds}
-    disks |= {each.lun: named_source(asking.server, request.group, each.source) for each in stored}
+    disks |= {each.lun: find_source(asking.server, request.group, each.source) for each in stored}
     if len(disks) < (whole is None) + len(vhds) + len(stored):
         raise click.UsageError("Two data disks have the same LUN.")
     return publish(asking.server, request, Sources(whole=whole, disks=disks), wait=not no_wait)

@@ -103,11 +103,11 @@ def run(ctx: click.Context, asks: Callable[..., Any]) -> Any:
     from imgstore.cli.framework import progress  # noqa: PLC0415 - start-up time, as the two below
     from imgstore.remote.arm_client import Server  # noqa: PLC0415
     from imgstore.remote.connection import Connection  # noqa: PLC0415
-    from imgstore.remote.credentials import address_of  # noqa: PLC0415
+    from imgstore.remote.credentials import read_address  # noqa: PLC0415
 
     options = global_options.of(ctx)
     assert options.server is not None, "it is asked for where there is one"
-    address = address_of(
+    address = read_address(
         options.server,
         authorities=options.authorities,
         subscription=options.subscription,

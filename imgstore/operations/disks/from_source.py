@@ -50,7 +50,7 @@ from imgstore.operations.quotas import quota_kept
 from imgstore.operations.replication.disk_ingest import take_in
 from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import forget_disks
-from imgstore.policy.os_compatibility import check_kin, inherited
+from imgstore.policy.os_compatibility import check_os_compatibility, inherit_declared
 
 
 def create_from_source(
@@ -223,9 +223,9 @@ def _standing(installation: Installation, transaction: Transaction, request: Dis
 
 def _declared(request: DiskRequest, source: OsProperties) -> OsProperties:
     """What is said of a new one. A managed image always says a state: it is Generalized unless its source is not."""
-    said = inherited(source, request.os_properties)
+    said = inherit_declared(source, request.os_properties)
     if request.kind is DiskKind.IMAGE and request.disk_key == OS_DISK:
-        return inherited(OsProperties(os_state=OsState.GENERALIZED), said)
+        return inherit_declared(OsProperties(os_state=OsState.GENERALIZED), said)
     return said
 
 
@@ -237,7 +237,9 @@ def _copied(
     original: ManagedDisk,
 ) -> ManagedDisk:
     """The row of a copy: in its source's slot, over its source's content."""
-    check_kin(original.os_properties, request.os_properties, source_name=original.name, taker_name=request.display_name)
+    check_os_compatibility(
+        original.os_properties, request.os_properties, source_name=original.name, taker_name=request.display_name
+    )
     if standing is not None:
         raise PropertyChangeNotAllowed(
             "properties.creationData.sourceResourceId", found=original.resource_id, expected=standing.source_reference
@@ -298,7 +300,9 @@ def _compared(
     if request.location is not None:
         region = installation.regions.get(request.location, target="location").name
     check_standing(standing, region)
-    check_kin(standing.os_properties, request.os_properties, source_name=standing.name, taker_name=request.display_name)
+    check_os_compatibility(
+        standing.os_properties, request.os_properties, source_name=standing.name, taker_name=request.display_name
+    )
     kind = request.storage_account_type
     if kind is not None and kind is not standing.storage_account_type:
         raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)

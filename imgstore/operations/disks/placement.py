@@ -15,8 +15,8 @@ from imgstore.domain.resources import (
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
 from imgstore.operations.installation import Installation
-from imgstore.policy.replica_advice import AT_ONCE, scaling_advice
-from imgstore.policy.selection import healthy, latest, next_slot
+from imgstore.policy.replica_advice import CONCURRENT_WINDOW, scaling_advice
+from imgstore.policy.selection import find_latest, healthy_replicas, next_slot
 
 
 def advise_replicas(installation: Installation, disk: ManagedDisk) -> None:
@@ -27,11 +27,11 @@ def advise_replicas(installation: Installation, disk: ManagedDisk) -> None:
     per_replica, version_uid = installation.limits.machines_per_replica, disk.source_version_uid
     assert version_uid is not None, "it was made of an image version a moment ago"
     with installation.catalog.reading() as transaction:
-        since = installation.effects.now() - AT_ONCE
+        since = installation.effects.now() - CONCURRENT_WINDOW
         machines = transaction.disks.count_made(version_uid, disk.location, since=since)
         if machines <= per_replica:
             return  # One replica is enough, and there is one.
-        replicas = healthy(transaction.replicas.in_region(version_uid, disk.location), disk.location)
+        replicas = healthy_replicas(transaction.replicas.in_region(version_uid, disk.location), disk.location)
     where = installation.regions.get(disk.location).display_name
     advice = scaling_advice(machines, len(replicas), per_replica, where=where)
     if advice is not None:
@@ -119,7 +119,7 @@ def _latest(transaction: Transaction, line: DefinitionPath, region: str) -> Imag
     below: VersionName | None = None
     while some := transaction.versions.complete_in(line.definition.uid, region, below=below, limit=_VERSIONS_AT_ONCE):
         replicas = transaction.replicas.of_versions([each.uid for each in some])
-        found = latest([(each, replicas[each.uid]) for each in some], region)
+        found = find_latest([(each, replicas[each.uid]) for each in some], region)
         if found is not None:
             return found
         below = some[-1].name

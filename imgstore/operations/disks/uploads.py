@@ -29,7 +29,7 @@ from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import quota_kept
 from imgstore.operations.replication.disk_ingest import take_in
-from imgstore.policy.os_compatibility import check_kin
+from imgstore.policy.os_compatibility import check_os_compatibility
 from imgstore.transfer.spool import Spool, last_used_at, remove_spool, spool_folder
 
 SECTOR_BYTES: Final = 512
@@ -87,7 +87,7 @@ def _compared(transaction: Transaction, standing: ManagedDisk, request: UploadRe
     kind = request.storage_account_type
     if kind is not None and kind is not standing.storage_account_type:
         raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
-    check_kin(
+    check_os_compatibility(
         standing.os_properties, request.os_properties, source_name=standing.name, taker_name=f"disk {request.name}"
     )
     return tagged(transaction, standing, request.tags, request.details)

@@ -42,8 +42,8 @@ from imgstore.operations.machines.images import named_image
 from imgstore.operations.network_records import authorize_interfaces
 from imgstore.operations.quotas import quota_kept
 from imgstore.operations.slots.references import PlacedDisk, lease_disk
-from imgstore.policy.os_compatibility import check_kin
-from imgstore.policy.os_profile import checked_profile
+from imgstore.policy.os_compatibility import check_os_compatibility
+from imgstore.policy.os_profile import check_os_profile
 
 _WHAT = "virtual machine"
 _IMAGE = "properties.storageProfile.imageReference.id"
@@ -163,7 +163,7 @@ def _begun(
         return _of_image(installation, principal, transaction, request, request.image)
     assert request.attach_os_disk is not None, "it has one source"
     os_disk = _attachable(installation, principal, transaction, request, request.attach_os_disk)
-    check_kin(
+    check_os_compatibility(
         os_disk.os_properties, OsProperties(os_type=request.os_type), source_name=os_disk.name, taker_name=request.name
     )
     said = replace(os_disk.os_properties, os_type=os_disk.os_properties.os_type or request.os_type)
@@ -274,7 +274,9 @@ def _machine(
     said: OsProperties,
 ) -> Machine:
     """The new row; its group is made where it is missing."""
-    profile = checked_profile(state, request.profile, specialized=request.specialized, source=source, name=request.name)
+    profile = check_os_profile(
+        state, request.profile, specialized=request.specialized, source=source, name=request.name
+    )
     return Machine(
         uid=installation.effects.new_uid(),
         subscription=installation.subscription,

@@ -21,7 +21,7 @@ from imgstore.operations.disks.sources import named_ids, no_source
 from imgstore.operations.gallery.groups import permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.machines import check_generalized, named_machine
-from imgstore.policy.os_compatibility import check_kin, inherited
+from imgstore.policy.os_compatibility import check_os_compatibility, inherit_declared
 
 
 def create_image(
@@ -82,13 +82,13 @@ def _sources(
             hint="leave --data-disk-sources out",
             target="properties.storageProfile.dataDisks",
         )
-    check_kin(
+    check_os_compatibility(
         machine.os_properties,
         request.os_properties,
         source_name=machine.name,
         taker_name=f"managed image {request.name}",
     )
-    return {disk_key(each.machine_lun): each.resource_id for each in disks}, inherited(
+    return {disk_key(each.machine_lun): each.resource_id for each in disks}, inherit_declared(
         machine.os_properties, request.os_properties
     )
 

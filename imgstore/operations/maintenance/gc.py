@@ -31,7 +31,7 @@ from imgstore.operations.slots.stale_works import WORK_ABANDON_DAYS, abandon_for
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current, refuse_if_outdated
 from imgstore.operations.versions.delete import purge_soft_deleted
 from imgstore.operations.versions.unfinished_deletes import finish_deletes
-from imgstore.policy.gc_plan import GcReport, SlotReport, SlotSurvey, is_ripe
+from imgstore.policy.gc_plan import GcReport, SlotReport, SlotSurvey, is_deletable
 from imgstore.regions import ALL_ZONES
 from imgstore.stores.interface import DELETE_KEYS_MAX
 from imgstore.stores.zone_redundant import Zoned
@@ -90,9 +90,9 @@ def collect(
             grace=grace,
             slots=done,
             abandoned=abandoned,
-            forgotten_segments=segments,
-            forgotten_pools=pools,
-            settled_notes=_settle_notes(installation, done),
+            removed_segment_rows=segments,
+            removed_pools=pools,
+            resolved_notes=_settle_notes(installation, done),
         )
 
 
@@ -144,7 +144,7 @@ def _collect_slot(installation: Installation, report: SlotReport, grace: timedel
     collected: dict[str, int] = {}
     counter = Counter(installation, f"gc {slot.key.region}/{slot.key.ordinal}", total)
     try:
-        record_unknown(installation, slot, survey.stranger_bytes)
+        record_unknown(installation, slot, survey.unknown_manifest_bytes)
         _condemn(installation, survey)
         if total:
             counter.begin()
@@ -168,14 +168,14 @@ def _collect_slot(installation: Installation, report: SlotReport, grace: timedel
 def _condemn(installation: Installation, survey: SlotSurvey) -> None:
     """Write down what nothing names, unless something names it by now; let live what is named after all."""
     slot, plan = survey.slot, survey.plan
-    if not plan.to_condemn and not plan.to_lift:
+    if not plan.to_mark and not plan.to_unmark:
         return
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
-        transaction.deletion_marks.lift(slot.uid, plan.to_lift)
-        named = _named_among(transaction, slot, list(plan.to_condemn))
+        transaction.deletion_marks.lift(slot.uid, plan.to_unmark)
+        named = _named_among(transaction, slot, list(plan.to_mark))
         transaction.deletion_marks.add(
-            slot.uid, {name: size for name, size in plan.to_condemn.items() if name not in named}
+            slot.uid, {name: size for name, size in plan.to_mark.items() if name not in named}
         )
 
 
@@ -203,7 +203,7 @@ def _next_batch(installation: Installation, survey: SlotSurvey, grace: timedelta
         refuse_if_outdated(transaction)
         transaction.slots.lock(slot.uid)
         clock = clock_of(installation, transaction, slot, grace)
-        ripe = [each for each in transaction.deletion_marks.list(slot.uid) if is_ripe(each, clock)]
+        ripe = [each for each in transaction.deletion_marks.list(slot.uid) if is_deletable(each, clock)]
         # Whoever writes a manifest's row lifts what it names; asked once more all the same, since nothing brings it back.
         kept = survey.protected | _named_among(transaction, slot, [each.name for each in ripe])
         transaction.deletion_marks.lift(slot.uid, kept)

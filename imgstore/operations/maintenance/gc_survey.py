@@ -18,7 +18,7 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Work
 from imgstore.operations.installation import Installation
-from imgstore.policy.gc_plan import Clock, SlotSurvey, plan_slot, writers
+from imgstore.policy.gc_plan import GcClock, SlotSurvey, plan_slot, writer_sequences
 from imgstore.segments.manifest import ManifestCheck, decode_manifest
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
 from imgstore.stores.interface import ObjectInfo
@@ -35,13 +35,13 @@ class _Listing:
     """By work. Listed after the segments: a work that has none here had put none of them."""
 
 
-def clock_of(installation: Installation, transaction: Transaction, slot: Slot, grace: timedelta) -> Clock:
+def clock_of(installation: Installation, transaction: Transaction, slot: Slot, grace: timedelta) -> GcClock:
     """The present, as far as it matters to a slot."""
-    return Clock(
+    return GcClock(
         now=transaction.now(),
         grace=grace,
         delete_bound=timedelta(seconds=installation.tuning.delete_seconds_max),
-        writers=writers(transaction.works.list_open(slot.uid)),
+        writer_sequences=writer_sequences(transaction.works.list_open(slot.uid)),
     )
 
 
@@ -98,8 +98,8 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
         others=len(others),
         other_bytes=sum(info.stored_bytes for info in others),
         plan=plan,
-        strangers=tuple(strangers),
-        stranger_bytes={key: listing.manifests[key].stored_bytes for key in strangers},
+        unknown_manifests=tuple(strangers),
+        unknown_manifest_bytes={key: listing.manifests[key].stored_bytes for key in strangers},
         protected=protected,
         stale=stale,
         oldest_work=works[0] if works else None,

@@ -31,7 +31,7 @@ from imgstore.operations.replication.targets import tidy
 from imgstore.operations.slots.restore import RestorePlan
 from imgstore.operations.stores.catalog_checks import look_at_checkpoints
 from imgstore.policy.copy_plan import CopyStep
-from imgstore.policy.worker_queue import WorkerLimits, full_regions, next_steps, startable
+from imgstore.policy.worker_queue import WorkerLimits, full_regions, next_steps, startable_steps
 
 POLL_SECONDS: Final = 5.0
 """An idle worker looks so often."""
@@ -199,7 +199,7 @@ class _Worker:
         uid = chosen.replica.version_uid
         if not transaction.queue.hold(uid):
             return None
-        ready = startable(look(self._installation, transaction, [uid])[0], transaction.now())
+        ready = startable_steps(look(self._installation, transaction, [uid])[0], transaction.now())
         step = next((each for each in ready if each.replica.uid == chosen.replica.uid), None)
         if step is None:
             return None

@@ -18,7 +18,7 @@ from imgstore.operations.progress import task_of
 from imgstore.operations.slots.completion import write_version_state
 from imgstore.operations.slots.removal import Freed, forget_replica, lives
 from imgstore.operations.stores.catalog_checks import refuse_if_outdated
-from imgstore.policy.replica_diff import lost_regions, retargeting
+from imgstore.policy.replica_diff import diff_replicas, find_removed_regions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +40,14 @@ def retarget(installation: Installation, transaction: Transaction, line: Definit
         CatalogOutdated: one is to go, and the catalog is older than its buckets.
     """
     replicas = transaction.replicas.list(version.uid)
-    plan = retargeting(replicas, version.target_regions)
+    plan = diff_replicas(replicas, version.target_regions)
     _check_allowed(line, version, replicas)
     if plan.surplus:
         refuse_if_outdated(transaction)
     for replica in plan.surplus:
         _check_not_taken_in(installation, transaction, replica)
         transaction.replicas.move(replica.uid, ReplicaState.DELETING)
-    for target, ordinal in plan.lacking:
+    for target, ordinal in plan.missing:
         key = SlotKey(
             pool_uid=line.gallery.pool_uid,
             region=target.name,
@@ -70,7 +70,7 @@ def add_replica(installation: Installation, transaction: Transaction, version: I
 
 
 def _check_allowed(line: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> None:
-    lost = lost_regions(replicas, version.target_regions)
+    lost = find_removed_regions(replicas, version.target_regions)
     if lost and version.allow_deletion_of_replicated_locations is False:
         raise Conflict(
             f"Removing replicated locations of image version {version.name} is not allowed because its "
@@ -108,7 +108,7 @@ def tidy(installation: Installation, version_uid: str) -> list[Removal]:
             return []
         version = transaction.versions.by_uid(version_uid)
         if version.is_visible:
-            surplus = retargeting(transaction.replicas.list(version_uid), version.target_regions).surplus
+            surplus = diff_replicas(transaction.replicas.list(version_uid), version.target_regions).surplus
             for replica in surplus:
                 transaction.replicas.move(replica.uid, ReplicaState.DELETING)
             if surplus:
@@ -130,7 +130,7 @@ def tidy_all(installation: Installation) -> list[Removal]:
 
 def _is_untidy(version: ImageVersion, replicas: Sequence[Replica]) -> bool:
     leaving = any(replica.state is ReplicaState.DELETING for replica in replicas)
-    return leaving or bool(retargeting(replicas, version.target_regions).surplus)
+    return leaving or bool(diff_replicas(replicas, version.target_regions).surplus)
 
 
 def _removed(installation: Installation, replica: Replica) -> Removal:

@@ -13,7 +13,7 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.garbage import DeletionMark, GcState
 from imgstore.operations.installation import Installation
-from imgstore.policy.gc_plan import is_over, takeover_at
+from imgstore.policy.gc_plan import is_delete_over, takeover_at
 from imgstore.segments.fingerprint_index import Locations
 
 _LOOK_SECONDS: Final = 0.5
@@ -51,7 +51,7 @@ def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> 
             condemned = transaction.deletion_marks.among(slot.uid, names)
             transaction.deletion_marks.lift(slot.uid, [each.name for each in condemned])
             deleting = [each for each in condemned if each.gc_state is GcState.DELETING]
-            over = [each for each in deleting if is_over(each, now, delete_bound)]
+            over = [each for each in deleting if is_delete_over(each, now, delete_bound)]
             transaction.deletion_marks.drop(slot.uid, [each.name for each in over])
         found.update(each.name for each in condemned)
         deleting = [each for each in deleting if each not in over]

@@ -14,7 +14,7 @@ from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import Work
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.completion import forget_manifests, state_after_failure, write_version_state
-from imgstore.policy.gc_plan import is_forsaken, unleased_since
+from imgstore.policy.gc_plan import is_abandonable, unleased_since
 
 WORK_ABANDON_DAYS: Final = 7.0
 """A command that was killed on Friday is repeated on Monday; what nobody repeats in a week nobody misses."""
@@ -23,7 +23,7 @@ WORK_ABANDON_DAYS: Final = 7.0
 def forsaken_works(transaction: Transaction, patience: timedelta) -> list[Work]:
     """The open works that nobody has had a lease on for so long, oldest first."""
     now = transaction.now()
-    return [work for work in transaction.works.list_open() if is_forsaken(work, now=now, patience=patience)]
+    return [work for work in transaction.works.list_open() if is_abandonable(work, now=now, patience=patience)]
 
 
 def abandon_forsaken(installation: Installation, patience: timedelta) -> Sequence[Work]:
@@ -40,7 +40,7 @@ def abandon_forsaken(installation: Installation, patience: timedelta) -> Sequenc
 def _abandoned(installation: Installation, work: Work, patience: timedelta) -> bool:
     with installation.catalog.transaction() as transaction:
         standing = transaction.works.hold(work.uid)
-        if standing is None or not is_forsaken(standing, now=transaction.now(), patience=patience):
+        if standing is None or not is_abandonable(standing, now=transaction.now(), patience=patience):
             return False
         slot = transaction.slots.get(work.slot_uid)
         others = [each for each in transaction.works.list_open(slot.uid) if each.owner_uid == work.owner_uid]

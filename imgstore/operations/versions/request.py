@@ -34,9 +34,9 @@ from imgstore.operations.quotas import quota_kept
 from imgstore.operations.replication.targets import add_replica, retarget
 from imgstore.operations.slots.completion import write_version_state
 from imgstore.policy.allowed_changes import check_end_of_life
-from imgstore.policy.replica_diff import retargeting
+from imgstore.policy.replica_diff import diff_replicas
 from imgstore.policy.target_regions import PublishingRequest, check_shallow, resolve_targets
-from imgstore.policy.version_update import check_block, updated
+from imgstore.policy.version_update import apply_update, check_deletion_block
 
 Identities: TypeAlias = Mapping[str, SourceIdentity]
 """Of each disk's source, by the disk's key."""
@@ -102,7 +102,7 @@ def resolve(installation: Installation, request: VersionRequest) -> Wanted:
     regions, limits = installation.regions, installation.limits
     if standing is not None and standing.is_visible:
         location = regions.get(request.location or standing.location, target="location").name
-        targets = updated(standing, request.as_update(), regions, limits, now=now).target_regions
+        targets = apply_update(standing, request.as_update(), regions, limits, now=now).target_regions
     else:
         publishing = PublishingRequest(
             location=request.location or line.gallery.location,
@@ -203,7 +203,7 @@ def write_down(
     with installation.catalog.reading() as transaction:
         known = transaction.versions.get(wanted.line.definition.uid, wanted.request.version)
         replicas = [] if known is None else transaction.replicas.list(known.uid)
-    plan = retargeting(replicas, wanted.targets)
+    plan = diff_replicas(replicas, wanted.targets)
     if plan.surplus or plan.outgoing:
         installation.locator.refresh_checkpoints()  # `retarget` refuses a removal by what they show.
     with installation.catalog.transaction() as transaction, quota_kept(installation, transaction):
@@ -272,7 +272,7 @@ def _added(
         published_at=transaction.now(),
         provisioning_state=ProvisioningState.CREATING,
     )
-    check_block(version)
+    check_deletion_block(version)
     transaction.versions.add(version)
     if wanted.shallow_slot is None:
         retarget(installation, transaction, wanted.line, version)
@@ -325,7 +325,7 @@ def _compared(
         raise PropertyChangeNotAllowed("location", found=wanted.location, expected=standing.location)
     if [disk.source for disk in disks] != [disk.source for disk in standing.disks]:
         installation.note(f"{standing.location}/0", "the source changed since the last run; taking it in anew")
-    changed = updated(
+    changed = apply_update(
         standing,
         wanted.request.as_update(),
         installation.regions,

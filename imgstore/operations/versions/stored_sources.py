@@ -38,7 +38,7 @@ from imgstore.operations.progress import Counter
 from imgstore.operations.slots.completion import party_of
 from imgstore.operations.slots.degrade import degrade_damaged
 from imgstore.operations.versions.source import came_from, ids_of, whole_ids
-from imgstore.policy.os_compatibility import check_kin
+from imgstore.policy.os_compatibility import check_os_compatibility
 from imgstore.transfer.scatter import SegmentReader
 from imgstore.transfer.stored_disk import StoredDisk
 
@@ -284,7 +284,7 @@ def _near(others: tuple[Slot, ...], slot: Slot) -> tuple[Slot, ...]:
 
 
 def _check_kin(source: OsProperties, line: DefinitionPath, name: str) -> None:
-    check_kin(source, line.definition.os_properties, source_name=name, taker_name=line.definition.name)
+    check_os_compatibility(source, line.definition.os_properties, source_name=name, taker_name=line.definition.name)
 
 
 @contextmanager

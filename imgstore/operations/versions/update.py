@@ -17,7 +17,7 @@ from imgstore.operations.replication.targets import retarget
 from imgstore.operations.slots.completion import write_version_state
 from imgstore.operations.versions.create import replication_failed
 from imgstore.operations.versions.request import check_updatable
-from imgstore.policy.version_update import updated
+from imgstore.policy.version_update import apply_update
 
 
 def update_version(
@@ -71,7 +71,7 @@ def _written_down(
         transaction.versions.lock(found.uid)
         standing = transaction.versions.by_uid(found.uid)
         check_updatable(standing, line.version_id(standing.name))
-        changed = updated(standing, update, installation.regions, installation.limits, now=transaction.now())
+        changed = apply_update(standing, update, installation.regions, installation.limits, now=transaction.now())
         if changed != standing:
             transaction.versions.update(changed)
         retarget(installation, transaction, line, changed)

@@ -23,9 +23,9 @@ def gc_report_json(collection: "GcReport", *, dry_run: bool) -> Json:
         "abandonedWorks": [
             _work_json(work) | {"unleasedSince": unleased_since(work).isoformat()} for work in collection.abandoned
         ],
-        "forgottenSegments": collection.forgotten_segments,
-        "forgottenPools": collection.forgotten_pools,
-        "settledNotes": collection.settled_notes,
+        "forgottenSegments": collection.removed_segment_rows,
+        "forgottenPools": collection.removed_pools,
+        "settledNotes": collection.resolved_notes,
     }
 
 
@@ -64,8 +64,8 @@ def _survey_json(survey: "SlotSurvey") -> dict[str, Json]:
         "unfinishedDelete": None if plan.unfinished is None else _unfinished_json(plan.unfinished),
         "deletable": _sum({**_by_text(plan.deletable), **survey.stale}),
         "oldestOpenWork": None if survey.oldest_work is None else _work_json(survey.oldest_work),
-        "unknownManifestCount": len(survey.strangers) or None,
-        "unknownManifests": list(survey.strangers),
+        "unknownManifestCount": len(survey.unknown_manifests) or None,
+        "unknownManifests": list(survey.unknown_manifests),
     }
 
 
