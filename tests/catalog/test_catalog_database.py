@@ -122,6 +122,15 @@ def test_a_catalog_of_newer_code_is_refused(fresh_catalog: Catalog, catalog_url:
     assert "newer" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("other", ["0001", "9999"])
+def test_a_catalog_of_two_revisions_is_refused(fresh_catalog: Catalog, catalog_url: str, other: str) -> None:
+    """Such as a backup that was restored into a database that was in use."""
+    with fresh_catalog.transaction() as transaction:
+        transaction._session.connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{other}')")
+    with pytest.raises(StoreMismatch, match=f"revision .*{other}.*, which this imgstore does not know"):
+        Catalog.open(catalog_url, Effects())
+
+
 def test_a_database_of_something_else_is_refused(catalog_url: str) -> None:
     other = create_engine(_created(catalog_url))
     with other.begin() as connection:

@@ -88,11 +88,14 @@ def _upgrade(connection: Connection, place: str) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    """The revision that the catalog stands at, None where there is no catalog yet."""
+    """The revision of the catalog; None where there is no catalog yet.
+
+    A restored backup may leave two: their names together are a revision that nobody knows.
+    """
     if not inspect(connection).has_table("alembic_version"):
         return None
-    revision: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-    return revision
+    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version ORDER BY version_num").scalars().all()
+    return " and ".join(found) or None
 
 
 @contextmanager
