@@ -66,3 +66,32 @@ def test_what_ended_long_ago_is_forgotten(catalog: Catalog) -> None:
         transaction.operations._session.run(update(table).where(table.c.uid == ended.uid).values(finished_at=long_ago))
         assert transaction.operations.forget_old() == 1
         assert (transaction.operations.get(ended.uid), transaction.operations.get(open_.uid)) == (None, open_)
+
+
+def test_a_stored_operation_preempts_the_older_ones_of_its_resource(catalog: Catalog) -> None:
+    def add(kind: str, resource_id: str) -> str:
+        operation = transaction.operations.add(
+            uid=uid(),
+            subscription="s",
+            kind=kind,
+            request={},
+            principal="p",
+            principal_uid=None,
+            holder="a",
+            resource_id=resource_id,
+        )
+        return operation.uid
+
+    with catalog.transaction() as transaction:
+        older, deployment = add("put-disk", "/d/A"), add("put-deployment", "/deployments/x")
+        access, other = add("end-disk-access", "/d/a"), add("put-disk", "/d/b")
+        newer = add("delete-disk", "/d/a")
+        operations = transaction.operations
+        found = {each: operations.preempted_resources(each) for each in (older, access, other, newer)}
+        assert found == {older: {"/d/a"}, access: set(), other: set(), newer: set()}
+        assert operations.preempted_resources(deployment) == {"/d/a", "/d/b"}
+        assert set(operations.find_older("/d/A", is_access=False, operation_uid=deployment)) == {older, newer}
+        assert operations.find_older("/d/A", is_access=True, operation_uid=None) == [access]
+        operations.finish(older, None)
+        operations.remove(deployment)
+        assert operations.preempted_resources(older) == operations.preempted_resources(deployment) == set()
