@@ -91,20 +91,20 @@ def put_definition(call: CommandCall) -> Outcome:
     place = _place(request)
     reader = authorize_change(session, definition_id(session.installation.subscription, *place.values()))
     fields = read_definition(request["body"], session.api_version, is_put=request["whole"])
-    standing: DefinitionPath | None = None
+    current: DefinitionPath | None = None
     try:
-        standing = definitions.show_definition(session.installation, reader, **place)
+        current = definitions.show_definition(session.installation, reader, **place)
     except NotFound:
         if not request["whole"]:
             raise
-    if standing is None:
+    if current is None:
         check_conditions(request["conditions"], None)
-        return True, _json(_created(call, place, complete_definition(fields, session.api_version)))
+        return True, _json(_create(call, place, complete_definition(fields, session.api_version)))
     change = _change(request, fields)
     return False, _json(definitions.update_definition(session.installation, session.principal, change, **place))
 
 
-def _created(call: CommandCall, place: dict[str, Any], fields: dict[str, Any]) -> DefinitionPath:
+def _create(call: CommandCall, place: dict[str, Any], fields: dict[str, Any]) -> DefinitionPath:
     installation, principal = call.session.installation, call.session.principal
     allow = fields.pop("allow_update_image", False)
     details = DefinitionDetails(**{name: fields.pop(name) for name in list(fields) if name in _DETAILS})
@@ -132,7 +132,7 @@ def delete_definition(call: CommandCall) -> Outcome:
         reader = authorize_change(
             session, definition_id(session.installation.subscription, *place.values()), Action.DELETE
         )
-        standing = definitions.show_definition(session.installation, reader, **place)
-        check_conditions(request["conditions"], _json(standing))
+        current = definitions.show_definition(session.installation, reader, **place)
+        check_conditions(request["conditions"], _json(current))
     definitions.delete_definition(session.installation, session.principal, **place)
     return False, None

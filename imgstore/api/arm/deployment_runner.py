@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from imgstore.api.arm.references import standing
+from imgstore.api.arm.references import read_resource
 from imgstore.api.http.long_running import Command, CommandCall
 from imgstore.api.http.redaction import error_body
 from imgstore.domain.deployments import Deployment
@@ -49,7 +49,7 @@ class DeploymentRunner:
         plan: Plan,
         name: str,
         types: Mapping[str, PutCommand],
-        around: "DeploymentRunner | None" = None,
+        outer: "DeploymentRunner | None" = None,
     ) -> None:
         """Prepare a deployment.
 
@@ -58,11 +58,11 @@ class DeploymentRunner:
             plan: the template.
             name: of the deployment.
             types: of resources, by lower-case name.
-            around: the deployment that this one is nested in, if its expressions are that one's.
+            outer: the deployment that this one is nested in, if its expressions are that one's.
         """
-        self._call, self._plan, self._name, self._types, self._around = call, plan, name, types, around
+        self._call, self._plan, self._name, self._types, self._outer = call, plan, name, types, outer
         self._bodies: dict[str, Json] = {}
-        self._open: list[str] = []
+        self._in_progress: list[str] = []
         self._failed: str | None = None
 
     def run(self, holder: str, accept: Callable[[Json], None] = lambda _body: None) -> Json:
@@ -93,20 +93,22 @@ class DeploymentRunner:
             for key in self._plan.resources:
                 installation.keeper.check_cancelled()
                 self._make(key)
-                deployments.note_deployment(installation, running, resources=self._ids)
+                deployments.note_deployment(installation, running, resources=self._resource_ids)
             outputs = self._outputs()
         except Exception as error:
             failure = add_failed_resource(error_body(installation, error)["error"], self._failed)
-            deployments.end_deployment(installation, running, resources=self._ids, error=failure)
+            deployments.end_deployment(installation, running, resources=self._resource_ids, error=failure)
             raise
-        return self._json(deployments.end_deployment(installation, running, resources=self._ids, outputs=outputs))
+        return self._json(
+            deployments.end_deployment(installation, running, resources=self._resource_ids, outputs=outputs)
+        )
 
     def _json(self, deployment: Deployment) -> Json:
         installation, group = self._call.session.installation, self._plan.target_scope.group
         return deployment_json(deployment, deployments.deployment_id(installation, group, deployment.name))
 
     @property
-    def _ids(self) -> tuple[str, ...]:
+    def _resource_ids(self) -> tuple[str, ...]:
         made = (self._plan.resources[key] for key in self._bodies)
         return tuple(each.resource_id for each in made if not each.is_existing)
 
@@ -114,9 +116,9 @@ class DeploymentRunner:
         """Make a resource if it was not, after what it depends on. What exists is not read yet."""
         if key in self._bodies:
             return
-        if key in self._open:
-            raise bad_template("Circular dependency detected.", found=", ".join((*self._open, key)))
-        self._open.append(key)
+        if key in self._in_progress:
+            raise bad_template("Circular dependency detected.", found=", ".join((*self._in_progress, key)))
+        self._in_progress.append(key)
         one = self._plan.resources[key]
         for each in one.depends_on:
             self._make(each)
@@ -126,12 +128,12 @@ class DeploymentRunner:
             except Exception:
                 self._failed = self._failed or one.resource_id
                 raise
-        self._open.pop()
+        self._in_progress.pop()
 
     def _put(self, one: PlannedResource) -> Json:
         scope = self._with_references(one.scope)
         if one.kind.lower() == NESTED:
-            return self._nested(one, scope)
+            return self._deploy_nested(one, scope)
         kind, call = self._types[one.kind.lower()], self._call
         request = {
             **dict(zip(kind.fields, one.names, strict=True)),
@@ -154,7 +156,7 @@ class DeploymentRunner:
                 raise preempted(one.resource_id)
             body = kind.command(inner)[1]
         except OperationPreempted:  # A newer request decided how this resource is: the deployment goes on beside it.
-            return standing(call.session, one.resource_id, one.api_version)
+            return read_resource(call.session, one.resource_id, one.api_version)
         # What follows in the template may need the replicas.
         installation = call.session.installation
         while not all(is_done(installation) for is_done in inner.awaited):
@@ -165,7 +167,7 @@ class DeploymentRunner:
         """Whether a newer request wrote the resource since this deployment, which is resumed, was stored."""
         return one.resource_id.lower() in self._call.preempted_resources
 
-    def _nested(self, one: PlannedResource, scope: Scope) -> Json:
+    def _deploy_nested(self, one: PlannedResource, scope: Scope) -> Json:
         """Its uid is made of ours, so that the same one goes on after a crash.
 
         Raises:
@@ -184,7 +186,7 @@ class DeploymentRunner:
         effort = self._plan.scope.budget
         effort.spend(ELEMENTS_PER_REFERENCE)
         with effort.pause():
-            body = self._found(word, version)
+            body = self._find_resource(word, version)
         return body if full else body.get("properties")
 
     def _references(self, loop: str, full: bool) -> Json:  # noqa: FBT001 - an argument of the expression
@@ -193,18 +195,18 @@ class DeploymentRunner:
             raise bad_template(f"The loop '{loop}' is not defined in the template.", found=loop)
         return [self._reference(key, None, full) for key in keys]
 
-    def _found(self, word: str, version: str | None) -> Json:
+    def _find_resource(self, word: str, version: str | None) -> Json:
         """A resource of this template, or of the one around it, made now if it was not; or one that stands."""
         one = self._plan.find(word)
         if one is not None:
             self._make(one.key)
             if one.key not in self._bodies:
-                self._bodies[one.key] = standing(self._call.session, one.resource_id, one.api_version)
+                self._bodies[one.key] = read_resource(self._call.session, one.resource_id, one.api_version)
             return self._bodies[one.key]
-        if self._around is not None:
-            return self._around._found(word, version)
+        if self._outer is not None:
+            return self._outer._find_resource(word, version)
         if word.startswith("/"):
-            return standing(self._call.session, word, version)
+            return read_resource(self._call.session, word, version)
         raise bad_template(
             f"The resource '{word}' is not defined in the template.",
             found=word,

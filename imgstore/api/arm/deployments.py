@@ -77,7 +77,7 @@ async def put(context: Context, group: str, deployment: str) -> Response:
     """Azure's Deployments_CreateOrUpdate. What the template asks for is checked before anything is made."""
     body = await context.read_template()
     accepted = await context.begin(
-        "put-deployment", group=group, deployment=deployment, body=body, asked=_asked(context)
+        "put-deployment", group=group, deployment=deployment, body=body, asked=_template_inputs(context)
     )
     return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
 
@@ -85,7 +85,7 @@ async def put(context: Context, group: str, deployment: str) -> Response:
 @router.post(f"{_ONE}/validate", summary="Check a template", openapi_extra=RESOURCE_BODY)
 async def validate(context: Context, group: str, deployment: str) -> Response:
     """Azure's Deployments_Validate. Nothing is made, and nothing is asked of what would be."""
-    body, asked = await context.read_template(), _asked(context)
+    body, asked = await context.read_template(), _template_inputs(context)
 
     def checked(at_: Session) -> Json:
         scope = deployments.deployment_id(at_.installation, group, deployment)
@@ -206,14 +206,14 @@ def _json(session: Session, group: str, deployment: Deployment) -> Json:
     return deployment_json(deployment, deployments.deployment_id(session.installation, group, deployment.name))
 
 
-def _asked(context: RequestContext) -> Json:
+def _template_inputs(context: RequestContext) -> Json:
     """What a template may ask of the request: it is kept with it, so that a deployment that goes on goes on the same."""
     effects = context.server.installation.effects
     return {"base_url": context.base_url, "now": instant(effects.now()), "seed": effects.new_uid()}
 
 
 def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> Plan:
-    """With what `_asked` told; a deployment that an older server began has none of it."""
+    """With what `_template_inputs` told; a deployment that an older server began has none of it."""
     above = check_group(session, group)
     installation = session.installation
     scope = Scope(

@@ -34,7 +34,7 @@ from imgstore.wire.responses.resources import disk_json, image_json
 router = APIRouter()
 
 
-def _serve(kind: DiskKind, tag: str) -> None:
+def _add_routes(kind: DiskKind, tag: str) -> None:
     """The routes of one of the two."""
     all_of_group, of = f"{COMPUTE}/{kind}", Kind(kind)
     one = f"{all_of_group}/{{disk}}"
@@ -87,11 +87,11 @@ def _serve(kind: DiskKind, tag: str) -> None:
         return await context.delete_response("delete-disk", of, kind=kind, group=group, disk=disk)
 
 
-_serve(DiskKind.DISK, "Disks")
-_serve(DiskKind.SNAPSHOT, "Snapshots")
+_add_routes(DiskKind.DISK, "Disks")
+_add_routes(DiskKind.SNAPSHOT, "Snapshots")
 
 
-def _reader(call: CommandCall, action: Action) -> Principal:
+def _authorize(call: CommandCall, action: Action) -> Principal:
     """The caller, who may do that to the disk, and so may see it."""
     place = _place(call.request)
     scope = compute_id(call.session.installation.subscription, place["group"], place["kind"], place["name"])
@@ -142,7 +142,7 @@ async def end_access(context: Context, group: str, disk: str) -> Response:
 def end_disk_access(call: CommandCall) -> Outcome:
     """The command of endGetAccess. AcceptedOperation once the disk is known; taking in what was uploaded goes on."""
     session, place = call.session, {"group": call.request["group"], "name": call.request["disk"]}
-    disks.show_disk(session.installation, _reader(call, Action.END_ACCESS), **place)
+    disks.show_disk(session.installation, _authorize(call, Action.END_ACCESS), **place)
     revoke_access(session.installation, session.principal, **place, began=lambda: call.accept((False, None)))
     return False, None
 
@@ -150,28 +150,28 @@ def end_disk_access(call: CommandCall) -> Outcome:
 def put_disk(call: CommandCall) -> Outcome:
     """The command of PUT. AcceptedOperation once its row stands; taking a file in goes on."""
     session, request = call.session, call.request
-    place, reader = _place(request), _reader(call, Action.WRITE)
+    place, reader = _place(request), _authorize(call, Action.WRITE)
     body = read_disk(request["body"], place["kind"])
-    standing: ManagedDisk | None = None
+    current: ManagedDisk | None = None
     try:
-        standing = disks.show_disk(session.installation, reader, **place)
+        current = disks.show_disk(session.installation, reader, **place)
     except NotFound:
         if not call.is_preempted:
             check_group(session, request["group"])
     if call.is_preempted:
-        body = _unfinished(call, body, standing)
-    check_conditions(request["conditions"], None if standing is None else disk_json(standing))
-    made = _made(session, place, body, lambda rows: call.accept((standing is None, disk_json(rows[0]))))
-    return standing is None, disk_json(made)
+        body = _without_changes(call, body, current)
+    check_conditions(request["conditions"], None if current is None else disk_json(current))
+    made = _create(session, place, body, lambda rows: call.accept((current is None, disk_json(rows[0]))))
+    return current is None, disk_json(made)
 
 
-def _unfinished(call: CommandCall, body: DiskBody, standing: ManagedDisk | None) -> DiskBody:
+def _without_changes(call: CommandCall, body: DiskBody, current: ManagedDisk | None) -> DiskBody:
     """The body without what a newer request may have changed, if the disk's content is still to be made.
 
     Raises:
         OperationPreempted: it is not.
     """
-    is_made_here = standing is not None and standing.provisioning_state is ProvisioningState.CREATING
+    is_made_here = current is not None and current.provisioning_state is ProvisioningState.CREATING
     if not is_made_here or body.upload_bytes is not None:
         place = _place(call.request)
         subscription = call.session.installation.subscription
@@ -179,7 +179,7 @@ def _unfinished(call: CommandCall, body: DiskBody, standing: ManagedDisk | None)
     return replace(body, tags=None, details=NO_DETAILS)
 
 
-def _made(
+def _create(
     session: Session, place: dict[str, Any], body: DiskBody, written: Callable[[Sequence[ManagedDisk]], None]
 ) -> ManagedDisk:
     if body.reference is not None:
@@ -221,25 +221,25 @@ def _made(
 
 def patch_disk(call: CommandCall) -> Outcome:
     """The command of PATCH, of managed images too."""
-    request, reader = call.request, _reader(call, Action.WRITE)
-    place, standing = _place(request), _shown(call, reader)
-    tags, details = read_disk_patch(request["body"], place["kind"], standing)
-    check_conditions(request["conditions"], standing)
+    request, reader = call.request, _authorize(call, Action.WRITE)
+    place, current = _place(request), _resource_json(call, reader)
+    tags, details = read_disk_patch(request["body"], place["kind"], current)
+    check_conditions(request["conditions"], current)
     if tags is None and details.extra_properties is None:
-        return False, standing
+        return False, current
     disks.tag_disk(call.session.installation, call.session.principal, **place, tags=tags, details=details)
-    return False, _shown(call, reader)
+    return False, _resource_json(call, reader)
 
 
 def delete_disk(call: CommandCall) -> Outcome:
     """The command of DELETE, likewise."""
     if call.request["conditions"]:
-        check_conditions(call.request["conditions"], _shown(call, _reader(call, Action.DELETE)))
+        check_conditions(call.request["conditions"], _resource_json(call, _authorize(call, Action.DELETE)))
     disks.delete_disk(call.session.installation, call.session.principal, **_place(call.request))
     return False, None
 
 
-def _shown(call: CommandCall, reader: Principal) -> Json:
+def _resource_json(call: CommandCall, reader: Principal) -> Json:
     """The resource as it stands."""
     installation, place = call.session.installation, _place(call.request)
     if place["kind"] is DiskKind.IMAGE:

@@ -93,13 +93,13 @@ def put_gallery(call: CommandCall) -> Outcome:
         session, gallery_id(session.installation.subscription, request["group"], request["gallery"])
     )
     fields = read_gallery(request["body"], session.api_version, is_put=request["whole"])
-    standing: Gallery | None = None
+    current: Gallery | None = None
     try:
-        standing = galleries.show_gallery(session.installation, reader, **place)
+        current = galleries.show_gallery(session.installation, reader, **place)
     except NotFound:
         if not request["whole"]:
             raise
-    if standing is None:
+    if current is None:
         check_group(session, request["group"])
         check_conditions(request["conditions"], None)
         permission, community = read_sharing(request["body"], session.api_version, None) or (None, None)
@@ -129,7 +129,7 @@ def delete_gallery(call: CommandCall) -> Outcome:
         reader = authorize_change(
             session, gallery_id(session.installation.subscription, request["group"], request["gallery"]), Action.DELETE
         )
-        standing = galleries.show_gallery(session.installation, reader, **place)
-        check_conditions(request["conditions"], gallery_json(standing))
+        current = galleries.show_gallery(session.installation, reader, **place)
+        check_conditions(request["conditions"], gallery_json(current))
     galleries.delete_gallery(session.installation, session.principal, **place)
     return False, None

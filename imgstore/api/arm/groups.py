@@ -32,7 +32,7 @@ async def put(context: Context, group: str) -> Response:
     def made(at: Session) -> tuple[bool, Group]:
         location, tags = read_group(body)
         reader = authorize_change(at, group_id(at.installation.subscription, group))
-        created = _standing(replace(at, principal=reader), group) is None
+        created = _find_group(replace(at, principal=reader), group) is None
         return created, groups.create_group(at.installation, at.principal, name=group, location=location, tags=tags)
 
     created, found = await context.run(made)
@@ -48,7 +48,7 @@ async def show(context: Context, group: str) -> Response:
 @router.head(GROUP, summary="Say whether a resource group exists", status_code=204)
 async def exists(context: Context, group: str) -> Response:
     """Azure's ResourceGroups_CheckExistence."""
-    found = await context.run(lambda at: _standing(at, group))
+    found = await context.run(lambda at: _find_group(at, group))
     return Response(status_code=404 if found is None else 204)
 
 
@@ -115,7 +115,7 @@ def get_group(session: Session, name: str) -> Group:
         AccessDenied: the caller may not.
         NotFound: it is not there, in Azure's words.
     """
-    found = _standing(session, name)
+    found = _find_group(session, name)
     if found is None:
         raise NotFound(
             f"Resource group '{name}' could not be found.",
@@ -126,7 +126,7 @@ def get_group(session: Session, name: str) -> Group:
     return found
 
 
-def _standing(session: Session, name: str) -> Group | None:
+def _find_group(session: Session, name: str) -> Group | None:
     try:
         return groups.show_group(session.installation, session.principal, name=name)
     except ScopeNotFound:

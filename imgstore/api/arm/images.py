@@ -48,7 +48,7 @@ async def patch(context: Context, group: str, image: str) -> Response:
 @router.get(_IMAGE, summary="Show a managed image")
 async def show(context: Context, group: str, image: str) -> Response:
     """Azure's Images_Get."""
-    return context.resource_response(image_json(await context.run(lambda at: _shown(at, group, image))), _KIND)
+    return context.resource_response(image_json(await context.run(lambda at: _show(at, group, image))), _KIND)
 
 
 @router.get(_IMAGES, summary="List the managed images of a resource group")
@@ -69,7 +69,7 @@ async def delete(context: Context, group: str, image: str) -> Response:
     return await context.delete_response("delete-disk", _KIND, kind=DiskKind.IMAGE, group=group, disk=image)
 
 
-def _shown(session: Session, group: str, name: str) -> ManagedImage:
+def _show(session: Session, group: str, name: str) -> ManagedImage:
     return images.show_image(session.installation, session.principal, group=group, name=name)
 
 
@@ -83,19 +83,19 @@ def put_image(call: CommandCall) -> Outcome:
     scope = compute_id(session.installation.subscription, request["group"], DiskKind.IMAGE, request["disk"])
     reader = authorize_change(session, scope)
     body = read_image(request["body"])
-    standing: ManagedImage | None = None
+    current: ManagedImage | None = None
     try:
-        standing = _shown(replace(session, principal=reader), request["group"], request["disk"])
+        current = _show(replace(session, principal=reader), request["group"], request["disk"])
     except NotFound:
         if not call.is_preempted:
             check_group(session, request["group"])
     if call.is_preempted:
-        if standing is None or all(
-            each.provisioning_state is not ProvisioningState.CREATING for each in standing.by_key.values()
+        if current is None or all(
+            each.provisioning_state is not ProvisioningState.CREATING for each in current.by_key.values()
         ):
             raise preempted(scope)
         body = replace(body, tags=None, details={})
-    check_conditions(request["conditions"], None if standing is None else image_json(standing))
+    check_conditions(request["conditions"], None if current is None else image_json(current))
     made = images.create_image(
         session.installation,
         session.principal,
@@ -110,6 +110,6 @@ def put_image(call: CommandCall) -> Outcome:
             tags=body.tags,
             details=body.details,
         ),
-        written=lambda image: call.accept((standing is None, image_json(image))),
+        written=lambda image: call.accept((current is None, image_json(image))),
     )
-    return standing is None, image_json(made)
+    return current is None, image_json(made)

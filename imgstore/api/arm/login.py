@@ -47,14 +47,14 @@ async def keys(context: Context, tenant: str) -> Response:  # noqa: ARG001 - one
 @router.post("/{tenant}/oauth2/token", include_in_schema=False)
 async def token(context: Context, tenant: str) -> Response:
     """Client credentials, by form. Its errors are OAuth's (RFC 6749, 5.2), with Microsoft's codes in the description."""
-    form = await _form(context)
+    form = await _read_form(context)
     authority, checks = context.server.authority, context.server.secret_checks
     address = context.request.client.host if context.request.client else ""
     try:
         _check_grant(form.get("grant_type", ""))
         scope = form.get("scope") or f"{form.get('resource', '').rstrip('/')}/.default"
         client, secret = form.get("client_id", ""), form.get("client_secret", "")
-        given = await checks.run(
+        issued = await checks.run(
             address,
             client,
             lambda: authority.issue_token(tenant, client, secret, scope),
@@ -63,13 +63,13 @@ async def token(context: Context, tenant: str) -> Response:
     except (ClientRefused, InvalidInput, TooManyAttempts, CallerQueueFull, PoolQueueFull) as error:
         if error.status != 400:
             _log.warning("a token was refused to the address %s: %s", address, error.error_code)
-        return _refused(error)
+        return _error_response(error)
     body = {
         "token_type": "Bearer",
-        "expires_in": given.expires_in_seconds,
-        "ext_expires_in": given.expires_in_seconds,
-        "access_token": given.access_token,
-        "client_info": given.client_info,
+        "expires_in": issued.expires_in_seconds,
+        "ext_expires_in": issued.expires_in_seconds,
+        "access_token": issued.access_token,
+        "client_info": issued.client_info,
     }
     return json_response(200, body, _NOT_KEPT)
 
@@ -106,7 +106,7 @@ def _subscription(session: Session) -> Json:
     return subscription_json(named, tenant_of(session.installation, session.principal, named))
 
 
-def _refused(error: ImgstoreError) -> Response:
+def _error_response(error: ImgstoreError) -> Response:
     """Clients that gave a wrong secret are told 401, those that have to wait 429 or 503, other mistakes 400."""
     body = {"error": error.error_code, "error_description": str(error)}
     seconds = getattr(error, "retry_after_seconds", None)
@@ -123,7 +123,7 @@ def _check_grant(kind: str) -> None:
         )
 
 
-async def _form(context: RequestContext) -> dict[str, str]:
+async def _read_form(context: RequestContext) -> dict[str, str]:
     try:
         async with asyncio.timeout(_FORM_SECONDS_MAX):
             body = await context.read_body(_FORM_BYTES_MAX)

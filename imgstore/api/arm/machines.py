@@ -60,7 +60,7 @@ async def show(
     expand: Annotated[str | None, Query(alias="$expand", description="instanceView")] = None,
 ) -> Response:
     """Azure's VirtualMachines_Get."""
-    found = await context.run(lambda at: _shown(at, group, machine))
+    found = await context.run(lambda at: _show(at, group, machine))
     body = machine_json(found)
     tag = etag_of(body)
     if (expand or "").lower() == _INSTANCE_VIEW:
@@ -74,7 +74,7 @@ async def instance_view(context: Context, group: str, machine: str) -> Response:
 
     def found(at: Session) -> MachineView:
         scope = compute_id(at.installation.subscription, group, MACHINE, machine)
-        return _shown(replace(at, principal=as_reader(at.principal, scope)), group, machine)
+        return _show(replace(at, principal=as_reader(at.principal, scope)), group, machine)
 
     return json_response(200, instance_view_json(await context.run(found)))
 
@@ -111,9 +111,9 @@ async def generalize(context: Context, group: str, machine: str) -> Response:
     return Response(status_code=200)
 
 
-def _stops(right: Action) -> None:
+def _add_stopped_route(right: Action) -> None:
     """What Azure's clients do before they generalize: it is stopped already, and stays so. Azure says 200 to that too."""
-    action = _word(right)
+    action = _action_name(right)
 
     @router.post(f"{_MACHINE}/{action}", summary=f"{action}: it never runs, nothing is done", name=action)
     async def stop(context: Context, group: str, machine: str, hibernate: str | None = None) -> Response:
@@ -126,9 +126,9 @@ def _stops(right: Action) -> None:
         return Response(status_code=200)
 
 
-def _runs(right: Action) -> None:
+def _add_refused_route(right: Action) -> None:
     """What would need it to run: refused by name."""
-    action = _word(right)
+    action = _action_name(right)
 
     @router.post(f"{_MACHINE}/{action}", summary=f"{action}: refused, nothing is booted", status_code=409, name=action)
     async def run(context: Context, group: str, machine: str) -> Response:
@@ -146,22 +146,22 @@ def _runs(right: Action) -> None:
         return await context.run(refused)
 
 
-def _word(right: Action) -> str:
+def _action_name(right: Action) -> str:
     """The end of the route: ``powerOff``."""
     return right.removesuffix("/action")
 
 
 for _right in (Action.DEALLOCATE, Action.POWER_OFF):
-    _stops(_right)
+    _add_stopped_route(_right)
 for _right in (Action.START, Action.RESTART, Action.REDEPLOY, Action.REIMAGE, Action.REAPPLY):
-    _runs(_right)
+    _add_refused_route(_right)
 
 
-def _shown(session: Session, group: str, name: str) -> MachineView:
+def _show(session: Session, group: str, name: str) -> MachineView:
     return machines.show_machine(session.installation, session.principal, group=group, name=name)
 
 
-def _changing(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
+def _authorize_change(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
     """The session of a caller who may do that to the machine, and so may see it."""
     scope = compute_id(session.installation.subscription, request["group"], MACHINE, request["machine"])
     return replace(session, principal=authorize_change(session, scope, action))
@@ -170,30 +170,30 @@ def _changing(session: Session, request: Mapping[str, Any], action: Action = Act
 def put_machine(call: CommandCall) -> Outcome:
     """The command of PUT and PATCH."""
     session, request = call.session, call.request
-    changing = _changing(session, request)
+    changing = _authorize_change(session, request)
     body = read_known_fields(request["body"], _KIND, session.api_version)
     asked = read_machine(body, request["group"], request["machine"], is_put=request["whole"])
-    standing: Json = None
+    current: Json = None
     try:
-        found = _shown(changing, request["group"], request["machine"])
-        standing = machine_json(found)
+        found = _show(changing, request["group"], request["machine"])
+        current = machine_json(found)
         if call.is_preempted:
             if found.machine.provisioning_state is not ProvisioningState.CREATING:
-                raise _preempted(call)
+                raise _preemption_error(call)
             asked = asked.without_changes()
     except NotFound:
         if call.is_preempted:
-            raise _preempted(call) from None
+            raise _preemption_error(call) from None
         if not request["whole"]:
             raise
         check_group(session, request["group"])
         if not asked.may_create:
             raise source_count_error("neither") from None
-    check_conditions(request["conditions"], standing)
-    return standing is None, machine_json(create_machine(session.installation, session.principal, asked))
+    check_conditions(request["conditions"], current)
+    return current is None, machine_json(create_machine(session.installation, session.principal, asked))
 
 
-def _preempted(call: CommandCall) -> OperationPreempted:
+def _preemption_error(call: CommandCall) -> OperationPreempted:
     request = call.request
     return preempted(compute_id(call.session.installation.subscription, request["group"], MACHINE, request["machine"]))
 
@@ -202,7 +202,7 @@ def delete_machine(call: CommandCall) -> Outcome:
     """The command of DELETE."""
     session, request = call.session, call.request
     if request["conditions"]:
-        changing = _changing(session, request, Action.DELETE)
-        check_conditions(request["conditions"], machine_json(_shown(changing, request["group"], request["machine"])))
+        changing = _authorize_change(session, request, Action.DELETE)
+        check_conditions(request["conditions"], machine_json(_show(changing, request["group"], request["machine"])))
     machines.delete_machine(session.installation, session.principal, group=request["group"], name=request["machine"])
     return False, None

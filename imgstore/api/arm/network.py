@@ -45,7 +45,7 @@ _BY_WORD: Final = {each.word: each for each in NETWORK_TYPES}
 _TAGS: Final[list[str | Enum]] = ["Networks, as records"]
 
 
-def _serve(kind: NetworkType) -> None:
+def _add_routes(kind: NetworkType) -> None:
     """The routes of a type."""
     all_of_group, word = f"{NETWORK}/{kind.word}", kind.word
     one, noun = f"{all_of_group}/{{name}}", f"a {kind.display_name}"
@@ -55,26 +55,26 @@ def _serve(kind: NetworkType) -> None:
     )
     async def put(context: Context, group: str, name: str) -> Response:
         body = await context.read_json()
-        return await _written(context, lambda at: _put(at, kind, group, name, body, _conditions(context)))
+        return await _put_response(context, lambda at: _put(at, kind, group, name, body, _conditions(context)))
 
     @router.patch(
         one, summary=f"Change the tags of {noun}", openapi_extra=RESOURCE_BODY, tags=_TAGS, name=f"patch_{word}"
     )
     async def patch(context: Context, group: str, name: str) -> Response:
         body = await context.read_json()
-        return await _written(context, lambda at: _patch(at, kind, group, name, body, _conditions(context)))
+        return await _put_response(context, lambda at: _patch(at, kind, group, name, body, _conditions(context)))
 
     @router.get(one, summary=f"Show {noun}", tags=_TAGS, name=f"show_{word}")
     async def show(context: Context, group: str, name: str) -> Response:
-        found = await context.run(lambda at: _shown(at, NetworkScope(group=group, type=kind.type, name=name)))
-        return context.resource_response(_told(found), _KIND, etag_of(found))
+        found = await context.run(lambda at: _show(at, NetworkScope(group=group, type=kind.type, name=name)))
+        return context.resource_response(_with_etag(found), _KIND, etag_of(found))
 
     @router.get(
         all_of_group, summary=f"List those of a resource group: {word}", tags=_TAGS, name=f"list_{word}_of_group"
     )
     async def list_of_group(context: Context, group: str) -> Response:
         return await context.list_response(
-            _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type, group), _view_told
+            _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type, group), _view_json
         )
 
     @router.get(
@@ -85,16 +85,16 @@ def _serve(kind: NetworkType) -> None:
     )
     async def list_of_subscription(context: Context) -> Response:
         return await context.list_response(
-            _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type), _view_told
+            _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type), _view_json
         )
 
     @router.delete(one, summary=f"Forget {noun}", tags=_TAGS, name=f"delete_{word}")
     async def delete(context: Context, group: str, name: str) -> Response:
         place = NetworkScope(group=group, type=kind.type, name=name)
-        return await _gone(context, lambda at: delete_inert(at.installation, at.principal, place))
+        return await _delete_response(context, lambda at: delete_inert(at.installation, at.principal, place))
 
 
-def _serve_parts(kind: NetworkType, part: str) -> None:
+def _add_part_routes(kind: NetworkType, part: str) -> None:
     """The routes of what is below one."""
     all_of_one = f"{NETWORK}/{kind.word}/{{name}}/{part}"
     one, noun = f"{all_of_one}/{{part}}", f"one of a {kind.display_name}'s {part}"
@@ -103,14 +103,14 @@ def _serve_parts(kind: NetworkType, part: str) -> None:
     async def show(context: Context, group: str, name: str, part: str) -> Response:
         place = _place(kind, group, name, part)
         return context.resource_response(
-            await context.run(lambda at: _part(at, kind, place, _told(_shown(at, place)), part)), _KIND
+            await context.run(lambda at: _part(at, kind, place, _with_etag(_show(at, place)), part)), _KIND
         )
 
     @router.get(all_of_one, summary=f"List a {kind.display_name}'s {part}", tags=_TAGS, name=f"list_{part}")
     async def list_all(context: Context, group: str, name: str) -> Response:
         # The right to read these parts was checked with the route; they are shown as a part of the whole.
         place = NetworkScope(group=group, type=kind.type, name=name)
-        whole = await context.run(lambda at: _told(_shown(_reading(at, place), place)))
+        whole = await context.run(lambda at: _with_etag(_show(_as_reader(at, place), place)))
         return json_response(200, {"value": whole["properties"][kind.part]})
 
     if not kind.has_writable_parts:
@@ -121,17 +121,17 @@ def _serve_parts(kind: NetworkType, part: str) -> None:
     )
     async def put(context: Context, group: str, name: str, part: str) -> Response:
         body = await context.read_json()
-        return await _written(context, lambda at: _put_part(at, kind, group, name, part, body))
+        return await _put_response(context, lambda at: _put_part(at, kind, group, name, part, body))
 
     @router.delete(one, summary=f"Forget {noun}", tags=_TAGS, name=f"delete_{part}")
     async def delete(context: Context, group: str, name: str, part: str) -> Response:
-        return await _gone(context, lambda at: _delete_part(at, kind, group, name, part))
+        return await _delete_response(context, lambda at: _delete_part(at, kind, group, name, part))
 
 
 for _type in NETWORK_TYPES:
-    _serve(_type)
+    _add_routes(_type)
     if _type.part is not None:
-        _serve_parts(_type, _type.part)
+        _add_part_routes(_type, _type.part)
 
 
 def put_network(call: CommandCall) -> Outcome:
@@ -153,11 +153,11 @@ def put_part(call: CommandCall) -> Outcome:
 def _put(session: Session, kind: NetworkType, group: str, name: str, body: Json, conditions: dict[str, str]) -> Outcome:
     place = NetworkScope(group=group, type=kind.type, name=name)
 
-    def change(standing: NetworkRecordView | None) -> NetworkContent:
-        check_conditions(conditions, None if standing is None else network_json(standing))
+    def change(current: NetworkRecordView | None) -> NetworkContent:
+        check_conditions(conditions, None if current is None else network_json(current))
         return read_network(body, kind, place.scope(session.installation))
 
-    return _changed(session, place, change)
+    return _apply(session, place, change)
 
 
 def _patch(
@@ -165,62 +165,62 @@ def _patch(
 ) -> Outcome:
     place = NetworkScope(group=group, type=kind.type, name=name)
 
-    def change(standing: NetworkRecordView | None) -> NetworkContent:
-        if standing is None:
+    def change(current: NetworkRecordView | None) -> NetworkContent:
+        if current is None:
             raise not_there(session.installation, place)
-        check_conditions(conditions, network_json(standing))
-        return read_network_tags(body, standing.resource.content)
+        check_conditions(conditions, network_json(current))
+        return read_network_tags(body, current.resource.content)
 
-    return _changed(session, place, change)
+    return _apply(session, place, change)
 
 
 def _put_part(session: Session, kind: NetworkType, group: str, name: str, part: str, body: Json) -> Outcome:
     place, created = _place(kind, group, name, part), False
 
-    def change(standing: NetworkRecordView | None) -> NetworkContent:
+    def change(current: NetworkRecordView | None) -> NetworkContent:
         nonlocal created
-        if standing is None:
+        if current is None:
             raise ParentNotFound(
                 f"Can not perform requested operation on nested resource. Parent resource '{name}' not found.",
                 hint=f"write the {kind.display_name} down first",
                 target=place.scope(session.installation),
                 code="ParentResourceNotFound",
             )
-        created = place.part.lower() not in standing.resource.content.parts
-        return with_part(standing.resource, part, body)
+        created = place.part.lower() not in current.resource.content.parts
+        return with_part(current.resource, part, body)
 
-    _, whole = _changed(session, place, change)
+    _, whole = _apply(session, place, change)
     return created, _part(session, kind, place, whole, part)
 
 
 def _delete_part(session: Session, kind: NetworkType, group: str, name: str, part: str) -> None:
     place = _place(kind, group, name, part)
 
-    def change(standing: NetworkRecordView | None) -> NetworkContent:
-        if standing is None or place.part.lower() not in standing.resource.content.parts:
+    def change(current: NetworkRecordView | None) -> NetworkContent:
+        if current is None or place.part.lower() not in current.resource.content.parts:
             raise not_there(session.installation, place)
-        return without_part(standing.resource, part)
+        return without_part(current.resource, part)
 
     put_inert(session.installation, session.principal, place, change, action=Action.DELETE)
 
 
-def _reading(session: Session, place: NetworkScope) -> Session:
+def _as_reader(session: Session, place: NetworkScope) -> Session:
     return replace(session, principal=as_reader(session.principal, place.scope(session.installation)))
 
 
-def _changed(session: Session, place: NetworkScope, change: Change) -> Outcome:
+def _apply(session: Session, place: NetworkScope, change: Change) -> Outcome:
     permit(session.installation, session.principal, Action.WRITE, place.scope(session.installation))
     check_group(session, place.group)
     created, made = put_inert(session.installation, session.principal, place, change)
-    return created, _view_told(made)
+    return created, _view_json(made)
 
 
-async def _written(context: RequestContext, work: Callable[[Session], Outcome]) -> Response:
+async def _put_response(context: RequestContext, work: Callable[[Session], Outcome]) -> Response:
     created, body = await context.run(work)
     return json_response(201 if created else 200, body, {"ETag": body["etag"].removeprefix("W/")})
 
 
-async def _gone(context: RequestContext, work: Callable[[Session], None]) -> Response:
+async def _delete_response(context: RequestContext, work: Callable[[Session], None]) -> Response:
     """The answer to a DELETE: Azure's 204 where there was nothing."""
     try:
         await context.run(work)
@@ -233,7 +233,7 @@ async def _gone(context: RequestContext, work: Callable[[Session], None]) -> Res
     return Response(status_code=200)
 
 
-def _shown(session: Session, place: NetworkScope) -> Json:
+def _show(session: Session, place: NetworkScope) -> Json:
     return network_json(show_inert(session.installation, session.principal, place))
 
 
@@ -248,11 +248,11 @@ def _place(kind: NetworkType, group: str, name: str, part: str) -> NetworkScope:
     return NetworkScope(group=group, type=kind.type, name=name, part=f"{kind.part}/{part}")
 
 
-def _view_told(view: NetworkRecordView) -> Json:
-    return _told(network_json(view))
+def _view_json(view: NetworkRecordView) -> Json:
+    return _with_etag(network_json(view))
 
 
-def _told(body: Json) -> Json:
+def _with_etag(body: Json) -> Json:
     return add_etag(body, etag_of(body))
 
 

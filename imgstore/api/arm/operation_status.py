@@ -20,7 +20,9 @@ async def show(context: Context, operation: str, monitor: bool = False) -> Respo
     """200 with its status; with ``monitor=true`` 202 while it runs, then 200 without a body, or its error."""
     found = await context.run(lambda at: show_operation(at.installation, at.principal, operation))
     return (
-        _monitored(context, found) if monitor else json_response(200, operation_json(found), _patience(context, found))
+        _monitor_response(context, found)
+        if monitor
+        else json_response(200, operation_json(found), _retry_headers(context, found))
     )
 
 
@@ -52,7 +54,7 @@ async def cancel(context: Context, operation: str) -> Response:
     )
 
 
-def _monitored(context: RequestContext, operation: AsyncOperation) -> Response:
+def _monitor_response(context: RequestContext, operation: AsyncOperation) -> Response:
     if operation.status is OperationStatus.IN_PROGRESS:
         return Response(status_code=202, headers={"Location": str(context.request.url), **context.retry_headers})
     if operation.error is not None:
@@ -63,5 +65,5 @@ def _monitored(context: RequestContext, operation: AsyncOperation) -> Response:
     return json_response(200, {}) if operation.kind == "share-gallery" else Response(status_code=200)
 
 
-def _patience(context: RequestContext, operation: AsyncOperation) -> dict[str, str]:
+def _retry_headers(context: RequestContext, operation: AsyncOperation) -> dict[str, str]:
     return context.retry_headers if operation.status is OperationStatus.IN_PROGRESS else {}

@@ -36,15 +36,15 @@ _ID: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Shown:
+class _ResourceReader:
     """How a resource of a type is shown."""
 
     kind: Kind
-    tell: Callable[..., Json]
+    read: Callable[..., Json]
     """Of a session, the group's name and the resource's names."""
 
 
-def standing(session: Session, resource_id: str, api_version: str | None) -> Json:
+def read_resource(session: Session, resource_id: str, api_version: str | None) -> Json:
     """A resource of the session's subscription, as an api-version has it; with the rights of who asks.
 
     Args:
@@ -60,17 +60,17 @@ def standing(session: Session, resource_id: str, api_version: str | None) -> Jso
     """
     match = _ID.fullmatch(resource_id)
     if match is None or match[1].lower() != session.installation.subscription.lower():
-        raise _unread(resource_id, f"/subscriptions/{session.installation.subscription}/resourceGroups/...")
+        raise _reference_error(resource_id, f"/subscriptions/{session.installation.subscription}/resourceGroups/...")
     parts = (match[4] or "").split("/")[1:]
     kind = "/".join((match[3] or "Microsoft.Resources/resourceGroups", *parts[::2]))
-    shown = _SHOWN.get(kind.lower())
+    shown = _READERS.get(kind.lower())
     if shown is None:
-        raise _unread(kind, ", ".join(sorted(_SHOWN)))
+        raise _reference_error(kind, ", ".join(sorted(_READERS)))
     version = check_api_version(api_version, kind)
-    return remove_newer_fields(shown.tell(session, match[2], *parts[1::2]), shown.kind, version)
+    return remove_newer_fields(shown.read(session, match[2], *parts[1::2]), shown.kind, version)
 
 
-def _unread(found: str, expected: str) -> InvalidInput:
+def _reference_error(found: str, expected: str) -> InvalidInput:
     return InvalidInput(
         f"The resource '{found}' can't be referred to.",
         found=found,
@@ -110,10 +110,10 @@ def _version(session: Session, group: str, gallery: str, definition: str, versio
 
 
 def _disk(kind: DiskKind) -> Callable[[Session, str, str], Json]:
-    def tell(session: Session, group: str, name: str) -> Json:
+    def read(session: Session, group: str, name: str) -> Json:
         return disk_json(disks.show_disk(session.installation, session.principal, group=group, name=name, kind=kind))
 
-    return tell
+    return read
 
 
 def _image(session: Session, group: str, name: str) -> Json:
@@ -130,22 +130,22 @@ def _machine(session: Session, group: str, name: str) -> Json:
 
 
 def _network(kind: str) -> Callable[[Session, str, str], Json]:
-    def tell(session: Session, group: str, name: str) -> Json:
+    def read(session: Session, group: str, name: str) -> Json:
         place = NetworkScope(group=group, type=kind, name=name)
         return network_json(show_inert(session.installation, session.principal, place))
 
-    return tell
+    return read
 
 
-_SHOWN: Final[Mapping[str, _Shown]] = {
-    "microsoft.resources/resourcegroups": _Shown(kind=Kind.GROUP, tell=_group),
-    "microsoft.resources/deployments": _Shown(kind=Kind.DEPLOYMENT, tell=_deployment),
-    "microsoft.compute/galleries": _Shown(kind=Kind.GALLERY, tell=_gallery),
-    "microsoft.compute/galleries/images": _Shown(kind=Kind.DEFINITION, tell=_definition),
-    "microsoft.compute/galleries/images/versions": _Shown(kind=Kind.VERSION, tell=_version),
-    "microsoft.compute/disks": _Shown(kind=Kind.DISK, tell=_disk(DiskKind.DISK)),
-    "microsoft.compute/snapshots": _Shown(kind=Kind.SNAPSHOT, tell=_disk(DiskKind.SNAPSHOT)),
-    "microsoft.compute/images": _Shown(kind=Kind.IMAGE, tell=_image),
-    "microsoft.compute/virtualmachines": _Shown(kind=Kind.MACHINE, tell=_machine),
-    **{each.type.lower(): _Shown(kind=Kind.NETWORK, tell=_network(each.type)) for each in NETWORK_TYPES},
+_READERS: Final[Mapping[str, _ResourceReader]] = {
+    "microsoft.resources/resourcegroups": _ResourceReader(kind=Kind.GROUP, read=_group),
+    "microsoft.resources/deployments": _ResourceReader(kind=Kind.DEPLOYMENT, read=_deployment),
+    "microsoft.compute/galleries": _ResourceReader(kind=Kind.GALLERY, read=_gallery),
+    "microsoft.compute/galleries/images": _ResourceReader(kind=Kind.DEFINITION, read=_definition),
+    "microsoft.compute/galleries/images/versions": _ResourceReader(kind=Kind.VERSION, read=_version),
+    "microsoft.compute/disks": _ResourceReader(kind=Kind.DISK, read=_disk(DiskKind.DISK)),
+    "microsoft.compute/snapshots": _ResourceReader(kind=Kind.SNAPSHOT, read=_disk(DiskKind.SNAPSHOT)),
+    "microsoft.compute/images": _ResourceReader(kind=Kind.IMAGE, read=_image),
+    "microsoft.compute/virtualmachines": _ResourceReader(kind=Kind.MACHINE, read=_machine),
+    **{each.type.lower(): _ResourceReader(kind=Kind.NETWORK, read=_network(each.type)) for each in NETWORK_TYPES},
 }

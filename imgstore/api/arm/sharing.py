@@ -96,7 +96,7 @@ async def query(context: Context) -> Response:
     return json_response(200, {"totalRecords": len(rows), "count": len(rows), "data": rows, "resultTruncated": "false"})
 
 
-def _inside(top: str, *, community: bool) -> None:
+def _add_content_routes(top: str, *, community: bool) -> None:
     """What is in a shared gallery and in a community gallery: the same, found by another name."""
     kind = "community" if community else "shared"
     images = f"{top}/{{gallery}}/images"
@@ -138,8 +138,8 @@ def _inside(top: str, *, community: bool) -> None:
         return json_response(200, await context.run(found))
 
 
-_inside(_SHARED, community=False)
-_inside(_COMMUNITY, community=True)
+_add_content_routes(_SHARED, community=False)
+_add_content_routes(_COMMUNITY, community=True)
 
 
 def _reference(

@@ -35,7 +35,7 @@ from imgstore.wire.responses.resources import soft_deleted_json, version_json
 
 router = APIRouter(tags=["Image versions"])
 _KIND: Final = Kind.VERSION
-_ARRIVED: Final = (ReplicaState.COMPLETED, ReplicaState.DEGRADED)
+_INGESTED_STATES: Final = (ReplicaState.COMPLETED, ReplicaState.DEGRADED)
 
 
 @router.put(
@@ -72,7 +72,7 @@ async def show(
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
     status = "replicationstatus" in [each.strip().lower() for each in (expand or "").split(",")]
     body = await context.run(
-        lambda at: _json(at.installation, _shown(at, place, replicas=status), replication_status=status)
+        lambda at: _json(at.installation, _show(at, place, replicas=status), replication_status=status)
     )
     return context.resource_response(body, _KIND)
 
@@ -121,12 +121,12 @@ async def list_soft_deleted(
         place = {"group": group, "gallery": gallery, "definition": definition}
         found = versions_delete.list_soft_deleted(at.installation, at.principal, **place)
         of = f"{group}/{gallery}/{definition}/softDeleted"
-        return Page.from_all(found, page, of=of, key=_in_order)
+        return Page.from_all(found, page, of=of, key=_sort_key)
 
     return await context.list_response(Kind.SOFT_DELETED, listed, soft_deleted_json)
 
 
-def _in_order(view: VersionView) -> str:
+def _sort_key(view: VersionView) -> str:
     """A version's name as text that is ordered as it is."""
     name = view.version.name
     return f"{name.major:010}.{name.minor:010}.{name.patch:010}"
@@ -145,11 +145,11 @@ def _place(request: Mapping[str, Any]) -> dict[str, Any]:
     return place | {"version": VersionName.parse(request["version"])}
 
 
-def _shown(session: Session, request: Mapping[str, Any], *, replicas: bool = True) -> VersionView:
+def _show(session: Session, request: Mapping[str, Any], *, replicas: bool = True) -> VersionView:
     return gallery_versions.show_version(session.installation, session.principal, **_place(request), replicas=replicas)
 
 
-def _changing(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
+def _authorize_change(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
     """The session of a caller who may do that to the version, and so may see it."""
     place = _place(request)
     names = (place["group"], place["gallery"], place["definition"], place["version"])
@@ -159,28 +159,28 @@ def _changing(session: Session, request: Mapping[str, Any], action: Action = Act
 
 def put_version(call: CommandCall) -> Outcome:
     """The command of PUT and PATCH."""
-    session, request = _changing(call.session, call.request), call.request
+    session, request = _authorize_change(call.session, call.request), call.request
     call = replace(call, session=session)
     place = _place(request)
     body = read_version(request["body"], session.api_version, is_put=request["whole"])
     try:
-        standing = _shown(session, request)
+        current = _show(session, request)
     except NotFound:
         if call.is_preempted:
-            raise _preempted(call) from None
+            raise _preemption_error(call) from None
         if body.restore:
-            return False, _json(session.installation, _had_back(call, place, body))
+            return False, _json(session.installation, _undelete(call, place, body))
         if not request["whole"]:
             raise
         check_conditions(request["conditions"], None)
         return True, _json(session.installation, _publish(call, place, body, created=True))
-    check_conditions(request["conditions"], _json(session.installation, standing))
-    is_unfinished = _names_sources(body, request) and not _has_arrived(standing)
+    check_conditions(request["conditions"], _json(session.installation, current))
+    is_unfinished = _names_sources(body, request) and not _is_ingested(current)
     if call.is_preempted:
         if not is_unfinished:
-            raise _preempted(call)
+            raise _preemption_error(call)
         body = body.without_changes()
-    body.check_same_source(standing.version)
+    body.check_same_source(current.version)
     if is_unfinished:
         return False, _json(session.installation, _publish(call, place, body, created=False))
     view = versions_update.update_version(
@@ -199,7 +199,7 @@ def _names_sources(body: VersionBody, request: Mapping[str, Any]) -> bool:
     return request["whole"] and (body.source is not None or OS_DISK in body.sources)
 
 
-def _preempted(call: CommandCall) -> OperationPreempted:
+def _preemption_error(call: CommandCall) -> OperationPreempted:
     place = _place(call.request)
     return preempted(version_id(call.session.installation.subscription, *place.values()))
 
@@ -210,7 +210,7 @@ def _await_workers(call: CommandCall, view: VersionView) -> None:
         call.awaited.append(lambda installation: is_replicated(installation, view.version.uid))
 
 
-def _had_back(call: CommandCall, place: dict[str, Any], body: VersionBody) -> VersionView:
+def _undelete(call: CommandCall, place: dict[str, Any], body: VersionBody) -> VersionView:
     """A softly deleted version as it was; with other tags where az sends some."""
     session = call.session
     view = versions_delete.undelete_version(session.installation, session.principal, **place)
@@ -281,20 +281,20 @@ def _sources(body: VersionBody) -> dict[str, Any]:
 
 def _accept(call: CommandCall, *, created: bool) -> None:
     """Answer now: the row stands, the bytes are yet to come."""
-    call.accept((created, _json(call.session.installation, _shown(call.session, call.request))))
+    call.accept((created, _json(call.session.installation, _show(call.session, call.request))))
 
 
-def _has_arrived(view: VersionView) -> bool:
+def _is_ingested(view: VersionView) -> bool:
     """Whether the source has been taken in, so that it need not be read again."""
-    return any(replica.state in _ARRIVED for replica in view.replicas)
+    return any(replica.state in _INGESTED_STATES for replica in view.replicas)
 
 
 def delete_version(call: CommandCall) -> Outcome:
     """The command of DELETE."""
     session, request = call.session, call.request
     if request["conditions"]:
-        changing = _changing(session, request, Action.DELETE)
-        check_conditions(request["conditions"], _json(session.installation, _shown(changing, request)))
+        changing = _authorize_change(session, request, Action.DELETE)
+        check_conditions(request["conditions"], _json(session.installation, _show(changing, request)))
 
     def allowed(_version: ImageVersion) -> None:
         call.accept((False, None))
