@@ -1,4 +1,4 @@
-"""Image definitions over HTTP."""
+"""Serve image definitions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields as fields_of
@@ -30,12 +30,12 @@ _DETAILS: Final = frozenset(each.name for each in fields_of(DefinitionDetails))
 
 @router.put(
     DEFINITION,
-    summary="Make an image definition, or replace what may change of it",
+    summary="Create an image definition, or replace the properties that may change",
     status_code=201,
     openapi_extra=RESOURCE_BODY,
 )
 async def put(context: Context, group: str, gallery: str, definition: str) -> Response:
-    """Azure's GalleryImages_CreateOrUpdate."""
+    """Serve Azure's GalleryImages_CreateOrUpdate."""
     place = {"group": group, "gallery": gallery, "definition": definition}
     accepted = await context.begin("put-definition", **place, body=await context.read_json(), whole=True)
     return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
@@ -43,7 +43,7 @@ async def put(context: Context, group: str, gallery: str, definition: str) -> Re
 
 @router.patch(DEFINITION, summary="Change an image definition", openapi_extra=RESOURCE_BODY)
 async def patch(context: Context, group: str, gallery: str, definition: str) -> Response:
-    """Azure's GalleryImages_Update."""
+    """Serve Azure's GalleryImages_Update."""
     place = {"group": group, "gallery": gallery, "definition": definition}
     accepted = await context.begin("put-definition", **place, body=await context.read_json(), whole=False)
     return context.accepted_response(accepted, _KIND, 200)
@@ -51,7 +51,7 @@ async def patch(context: Context, group: str, gallery: str, definition: str) -> 
 
 @router.get(DEFINITION, summary="Show an image definition")
 async def show(context: Context, group: str, gallery: str, definition: str) -> Response:
-    """Azure's GalleryImages_Get."""
+    """Serve Azure's GalleryImages_Get."""
     place = {"group": group, "gallery": gallery, "name": definition}
     found = await context.run(lambda at: definitions.show_definition(at.installation, at.principal, **place))
     return context.resource_response(_json(found), _KIND)
@@ -59,7 +59,7 @@ async def show(context: Context, group: str, gallery: str, definition: str) -> R
 
 @router.get(DEFINITIONS, summary="List the image definitions of a gallery")
 async def list_of_gallery(context: Context, group: str, gallery: str) -> Response:
-    """Azure's GalleryImages_ListByGallery."""
+    """Serve Azure's GalleryImages_ListByGallery."""
     return await context.list_response(
         _KIND,
         lambda at, page: definitions.page_definitions(
@@ -71,7 +71,7 @@ async def list_of_gallery(context: Context, group: str, gallery: str) -> Respons
 
 @router.delete(DEFINITION, summary="Delete an image definition that has no versions", status_code=202)
 async def delete(context: Context, group: str, gallery: str, definition: str) -> Response:
-    """Azure's GalleryImages_Delete."""
+    """Serve Azure's GalleryImages_Delete."""
     return await context.delete_response(
         "delete-definition", _KIND, group=group, gallery=gallery, definition=definition
     )
@@ -86,7 +86,7 @@ def _place(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def put_definition(call: CommandCall) -> Outcome:
-    """The command of PUT and PATCH."""
+    """Run the command of PUT and PATCH."""
     session, request = call.session, call.request
     place = _place(request)
     reader = authorize_change(session, definition_id(session.installation.subscription, *place.values()))
@@ -125,7 +125,7 @@ def _change(request: Mapping[str, Any], fields: Mapping[str, Any]) -> Callable[[
 
 
 def delete_definition(call: CommandCall) -> Outcome:
-    """The command of DELETE."""
+    """Run the command of DELETE."""
     session, request = call.session, call.request
     place = _place(request)
     if request["conditions"]:

@@ -1,7 +1,7 @@
-"""A planned template, deployed: each resource is put as if it had been sent alone, one after the other.
+"""Deploy a planned template: run the PUT command of each resource, one after the other.
 
-What a resource depends on, or refers to, is made before it. A nested deployment is one of its own, with a row of its own,
-and what it made is found in its outputs.
+The dependencies and references of a resource are deployed before the resource. A nested deployment has a row of its own.
+The outputs of a nested deployment contain the results.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,23 +25,24 @@ from imgstore.wire.json_text import Json
 from imgstore.wire.responses.deployments import add_failed_resource, deployment_json
 
 _LOOK_SECONDS: Final = 1.0
-"""The time between two looks at replicas that workers make."""
+"""The interval of checks of replicas that workers make."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutCommand:
-    """How resources of a type are put."""
+    """The PUT command of a resource type."""
 
     command: Command
     fields: tuple[str, ...]
-    """Of the command's request: what its names are called."""
+    """The keys of the command's request for the names in the resource id."""
     more: Mapping[str, Any] = field(default_factory=dict)
+    """Additional values of the command's request."""
     is_continued: bool = False
-    """Whether the command finishes what a resource in Creating still needs, also where a newer request wrote it."""
+    """Whether the command completes a resource in the state Creating, also if a newer request wrote the resource."""
 
 
 class DeploymentRunner:
-    """A deployment that runs: what it has made so far."""
+    """A running deployment, with the resources that exist so far."""
 
     def __init__(
         self,
@@ -55,10 +56,10 @@ class DeploymentRunner:
 
         Args:
             call: the call of the outermost deployment's command.
-            plan: the template.
-            name: of the deployment.
-            types: of resources, by lower-case name.
-            outer: the deployment that this one is nested in, if its expressions are that one's.
+            plan: the planned template.
+            name: the name of the deployment.
+            types: the commands by resource type in lower case.
+            outer: the outer deployment, if the expressions of this deployment are evaluated in the outer scope.
         """
         self._call, self._plan, self._name, self._types, self._outer = call, plan, name, types, outer
         self._bodies: dict[str, Json] = {}
@@ -66,18 +67,18 @@ class DeploymentRunner:
         self._failed: str | None = None
 
     def run(self, holder: str, accept: Callable[[Json], None] = lambda _body: None) -> Json:
-        """Make all of it.
+        """Deploy all resources.
 
         Args:
-            holder: the uid that its row has.
-            accept: is told when the deployment is written down.
+            holder: the uid of the operation in the row of the deployment.
+            accept: called with the deployment as soon as the row is stored.
 
         Returns:
-            The deployment, as it is shown when it has ended.
+            The deployment at the end, as JSON.
 
         Raises:
-            Conflict: another of its name runs.
-            ImgstoreError: whatever a resource is refused with; it is written down before.
+            Conflict: another deployment with this name is running.
+            ImgstoreError: a resource was refused. The error is stored in the row first.
         """
         installation, principal = self._call.session.installation, self._call.session.principal
         running = deployments.begin_deployment(
@@ -113,7 +114,7 @@ class DeploymentRunner:
         return tuple(each.resource_id for each in made if not each.is_existing)
 
     def _make(self, key: str) -> None:
-        """Make a resource if it was not, after what it depends on. What exists is not read yet."""
+        """Deploy a resource after the dependencies. Do nothing if the resource is deployed. Do not read existing resources."""
         if key in self._bodies:
             return
         if key in self._in_progress:
@@ -155,23 +156,23 @@ class DeploymentRunner:
             if inner.is_preempted and not kind.is_continued:
                 raise preempted(one.resource_id)
             body = kind.command(inner)[1]
-        except OperationPreempted:  # A newer request decided how this resource is: the deployment goes on beside it.
+        except OperationPreempted:  # A newer request wrote this resource. The deployment continues with the new values.
             return read_resource(call.session, one.resource_id, one.api_version)
-        # What follows in the template may need the replicas.
+        # Later resources of the template may need the replicas.
         installation = call.session.installation
         while not all(is_done(installation) for is_done in inner.awaited):
             installation.keeper.stop.wait(_LOOK_SECONDS)
         return body
 
     def _is_preempted(self, one: PlannedResource) -> bool:
-        """Whether a newer request wrote the resource since this deployment, which is resumed, was stored."""
+        """Return whether a newer request wrote the resource after this deployment, which was resumed, was stored."""
         return one.resource_id.lower() in self._call.preempted_resources
 
     def _deploy_nested(self, one: PlannedResource, scope: Scope) -> Json:
-        """Its uid is made of ours, so that the same one goes on after a crash.
+        """Run a nested deployment. The uid is derived from the outer uid, so a resumed process continues the same deployment.
 
         Raises:
-            OperationPreempted: a newer request deploys another template by its name.
+            OperationPreempted: a newer request deploys another template with this name.
         """
         if self._is_preempted(one):
             raise preempted(one.resource_id)
@@ -196,7 +197,10 @@ class DeploymentRunner:
         return [self._reference(key, None, full) for key in keys]
 
     def _find_resource(self, word: str, version: str | None) -> Json:
-        """A resource of this template, or of the one around it, made now if it was not; or one that stands."""
+        """Return a resource of this template, of the outer template, or an existing resource by id.
+
+        A resource of a template is deployed first if necessary.
+        """
         one = self._plan.find(word)
         if one is not None:
             self._make(one.key)
@@ -210,21 +214,21 @@ class DeploymentRunner:
         raise bad_template(
             f"The resource '{word}' is not defined in the template.",
             found=word,
-            expected="a resource of this template, or the id of one that stands and an api-version",
+            expected="a resource of this template, or the id of an existing resource and an api-version",
         )
 
     def _outputs(self) -> Json:
-        """The template's outputs, with their values; those that are secret without."""
+        """Return the outputs of the template, without the values of secret outputs."""
         scope = self._with_references(self._plan.scope)
         return {
-            name: self._output(name, said, scope)
-            for name, said in self._plan.outputs.items()
-            if evaluate(value_at(said, "condition"), scope) is not False
+            name: self._output(name, declared, scope)
+            for name, declared in self._plan.outputs.items()
+            if evaluate(value_at(declared, "condition"), scope) is not False
         }
 
-    def _output(self, name: str, said: Json, scope: Scope) -> Json:
-        how = self._plan.types.resolve(said, name)
-        loop = value_at(said, "copy")
-        value = evaluate(value_at(said, "value"), scope) if loop is None else evaluate_loop(loop, scope)
+    def _output(self, name: str, declared: Json, scope: Scope) -> Json:
+        how = self._plan.types.resolve(declared, name)
+        loop = value_at(declared, "copy")
+        value = evaluate(value_at(declared, "value"), scope) if loop is None else evaluate_loop(loop, scope)
         self._plan.types.check(name, how, value)
         return {"type": how["type"]} | ({} if is_secret(kind_of(how, name)) else {"value": value})

@@ -1,4 +1,4 @@
-"""ARM templates over HTTP: deployments put, checked, shown and forgotten."""
+"""Serve the deployments of ARM templates."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -37,7 +37,7 @@ _KIND: Final = Kind.DEPLOYMENT
 _ALL: Final = f"{GROUP}/providers/Microsoft.Resources/deployments"
 _ONE: Final = f"{_ALL}/{{deployment}}"
 _OPERATIONS: Final = f"{GROUP}/deployments/{{deployment}}/operations"
-"""Azure has them, alone of what deployments have, without the provider."""
+"""The only path of deployments without the provider, as in Azure."""
 
 
 _TYPES: Final[Mapping[str, PutCommand]] = {
@@ -74,7 +74,7 @@ _TYPES: Final[Mapping[str, PutCommand]] = {
 
 @router.put(_ONE, summary="Deploy a template", status_code=201, openapi_extra=RESOURCE_BODY)
 async def put(context: Context, group: str, deployment: str) -> Response:
-    """Azure's Deployments_CreateOrUpdate. What the template asks for is checked before anything is made."""
+    """Serve Azure's Deployments_CreateOrUpdate. The template is checked before the first resource is created."""
     body = await context.read_template()
     accepted = await context.begin(
         "put-deployment", group=group, deployment=deployment, body=body, asked=_template_inputs(context)
@@ -84,10 +84,10 @@ async def put(context: Context, group: str, deployment: str) -> Response:
 
 @router.post(f"{_ONE}/validate", summary="Check a template", openapi_extra=RESOURCE_BODY)
 async def validate(context: Context, group: str, deployment: str) -> Response:
-    """Azure's Deployments_Validate. Nothing is made, and nothing is asked of what would be."""
+    """Serve Azure's Deployments_Validate. The check creates no resource and runs no command of a resource."""
     body, asked = await context.read_template(), _template_inputs(context)
 
-    def checked(at_: Session) -> Json:
+    def check(at_: Session) -> Json:
         scope = deployments.deployment_id(at_.installation, group, deployment)
         permit(at_.installation, at_.principal, Action.VALIDATE, scope)
         plan = _plan(at_, group, deployment, body, asked)
@@ -105,19 +105,19 @@ async def validate(context: Context, group: str, deployment: str) -> Response:
             },
         }
 
-    return json_response(200, await context.run(checked))
+    return json_response(200, await context.run(check))
 
 
-@router.post(f"{_ONE}/whatIf", summary="Say that what-if is not supported", openapi_extra=RESOURCE_BODY)
+@router.post(f"{_ONE}/whatIf", summary="Refuse what-if, which is not supported", openapi_extra=RESOURCE_BODY)
 async def what_if(context: Context, group: str, deployment: str) -> Response:
-    """Azure's Deployments_WhatIf, which is not here."""
+    """Refuse Azure's Deployments_WhatIf, which is not supported."""
 
     def refuse(_session: Session) -> Response:
         raise InvalidInput(
             "The what-if of a deployment is not supported.",
             found=f"whatIf of '{deployment}' in '{group}'",
             expected="validate, or a deployment",
-            hint="`az deployment group validate` checks a template without making anything",
+            hint="`az deployment group validate` checks a template without creating resources",
             target="whatIf",
             code="WhatIfNotSupported",
         )
@@ -125,33 +125,33 @@ async def what_if(context: Context, group: str, deployment: str) -> Response:
     return await context.run(refuse)
 
 
-@router.post(f"{_ONE}/cancel", summary="Cancel a deployment that runs; what it made stays", status_code=204)
+@router.post(f"{_ONE}/cancel", summary="Cancel a running deployment; created resources stay", status_code=204)
 async def cancel(context: Context, group: str, deployment: str) -> Response:
-    """Azure's Deployments_Cancel. It stops at its next step, and its state is Canceled then."""
+    """Serve Azure's Deployments_Cancel. The deployment stops at the next step with the state Canceled."""
 
-    def canceled(at_: Session) -> None:
+    def request_cancel(at_: Session) -> None:
         cancel_deployment(at_.installation, at_.principal, group=group, name=deployment)
         context.server.runner.cancel_requested()
 
-    await context.run(canceled)
+    await context.run(request_cancel)
     return Response(status_code=204)
 
 
-@router.get(_OPERATIONS, summary="List what a deployment did")
+@router.get(_OPERATIONS, summary="List the operations of a deployment")
 async def list_operations(context: Context, group: str, deployment: str) -> Response:
-    """Azure's DeploymentOperations_List."""
+    """Serve Azure's DeploymentOperations_List."""
 
-    def listed(at_: Session, _page: Any) -> Page[Json]:
+    def read_page(at_: Session, _page: Any) -> Page[Json]:
         return Page(items=tuple(_operations(at_, group, deployment)))
 
-    return await context.list_response(_KIND, listed, lambda each: each)
+    return await context.list_response(_KIND, read_page, lambda each: each)
 
 
-@router.get(f"{_OPERATIONS}/{{operation}}", summary="Show something that a deployment did")
+@router.get(f"{_OPERATIONS}/{{operation}}", summary="Show an operation of a deployment")
 async def show_operation(context: Context, group: str, deployment: str, operation: str) -> Response:
-    """Azure's DeploymentOperations_Get."""
+    """Serve Azure's DeploymentOperations_Get."""
 
-    def found(at_: Session) -> Json:
+    def read(at_: Session) -> Json:
         for each in _operations(at_, group, deployment):
             if each["operationId"] == operation.upper():
                 return each
@@ -162,41 +162,41 @@ async def show_operation(context: Context, group: str, deployment: str, operatio
             code="DeploymentOperationNotFound",
         )
 
-    return context.resource_response(await context.run(found), _KIND)
+    return context.resource_response(await context.run(read), _KIND)
 
 
 @router.get(_ONE, summary="Show a deployment")
 async def show(context: Context, group: str, deployment: str) -> Response:
-    """Azure's Deployments_Get."""
+    """Serve Azure's Deployments_Get."""
 
-    def found(at_: Session) -> Json:
+    def read(at_: Session) -> Json:
         one = deployments.show_deployment(at_.installation, at_.principal, group=group, name=deployment)
         return _json(at_, group, one)
 
-    return context.resource_response(await context.run(found), _KIND)
+    return context.resource_response(await context.run(read), _KIND)
 
 
 @router.get(_ALL, summary="List the deployments of a resource group")
 async def list_of_group(context: Context, group: str) -> Response:
-    """Azure's Deployments_ListByResourceGroup."""
+    """Serve Azure's Deployments_ListByResourceGroup."""
 
-    def listed(at_: Session, page: PageRequest) -> Page[Json]:
+    def read_page(at_: Session, page: PageRequest) -> Page[Json]:
         found = deployments.list_deployments(at_.installation, at_.principal, group=group)
         of = f"{at_.installation.subscription}/{group}/deployments"
         shown = Page.from_all(found, page, of=of, key=lambda each: each.name.lower())
         return Page(items=tuple(_json(at_, group, each) for each in shown.items), next_token=shown.next_token)
 
-    return await context.list_response(_KIND, listed, lambda each: each)
+    return await context.list_response(_KIND, read_page, lambda each: each)
 
 
-@router.delete(_ONE, summary="Forget a deployment; what it made stays", status_code=202)
+@router.delete(_ONE, summary="Delete a deployment; created resources stay", status_code=202)
 async def delete(context: Context, group: str, deployment: str) -> Response:
-    """Azure's Deployments_Delete."""
+    """Serve Azure's Deployments_Delete."""
     return await context.delete_response("delete-deployment", _KIND, group=group, deployment=deployment)
 
 
 def _operations(session: Session, group: str, name: str) -> list[Json]:
-    """What a deployment did, for a caller whose right to that was checked with the route."""
+    """Return the operations of a deployment. The check of the route covers the right to read the operations."""
     reader = as_reader(session.principal, deployments.deployment_id(session.installation, group, name))
     one = deployments.show_deployment(session.installation, reader, group=group, name=name)
     return operations_json(one, deployments.deployment_id(session.installation, group, one.name))
@@ -207,13 +207,13 @@ def _json(session: Session, group: str, deployment: Deployment) -> Json:
 
 
 def _template_inputs(context: RequestContext) -> Json:
-    """What a template may ask of the request: it is kept with it, so that a deployment that goes on goes on the same."""
+    """Return the values of a request that template functions read. A resumed deployment needs the same values."""
     effects = context.server.installation.effects
     return {"base_url": context.base_url, "now": instant(effects.now()), "seed": effects.new_uid()}
 
 
 def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> Plan:
-    """With what `_template_inputs` told; a deployment that an older server began has none of it."""
+    """Plan a template with the values of `_template_inputs`. Deployments of older versions lack these values."""
     above = check_group(session, group)
     installation = session.installation
     scope = Scope(
@@ -234,7 +234,7 @@ def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> P
 
 
 def put_deployment(call: CommandCall) -> Outcome:
-    """The command of PUT."""
+    """Run the command of PUT."""
     session, request = call.session, call.request
     scope = deployments.deployment_id(session.installation, request["group"], request["deployment"])
     permit(session.installation, session.principal, Action.WRITE, scope)
@@ -244,7 +244,7 @@ def put_deployment(call: CommandCall) -> Outcome:
 
 
 def delete_deployment(call: CommandCall) -> Outcome:
-    """The command of DELETE."""
+    """Run the command of DELETE."""
     request, session = call.request, call.session
     deployments.delete_deployment(
         session.installation, session.principal, group=request["group"], name=request["deployment"]

@@ -1,4 +1,4 @@
-"""Managed disks and snapshots over HTTP: one resource of two kinds. Azure never answers 201 here, and `az` takes none."""
+"""Serve managed disks and snapshots, which share all code. Azure never answers 201 here, and `az` accepts no 201."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -35,18 +35,18 @@ router = APIRouter()
 
 
 def _add_routes(kind: DiskKind, tag: str) -> None:
-    """The routes of one of the two."""
+    """Add the routes of disks or of snapshots."""
     all_of_group, of = f"{COMPUTE}/{kind}", Kind(kind)
     one = f"{all_of_group}/{{disk}}"
     noun = f"a {'managed ' * (kind is DiskKind.DISK)}{kind.noun}"
     tags: list[str | Enum] = [tag]
 
     @router.put(
-        one, summary=f"Make {noun}", status_code=202, openapi_extra=RESOURCE_BODY, tags=tags, name=f"put_{kind}"
+        one, summary=f"Create {noun}", status_code=202, openapi_extra=RESOURCE_BODY, tags=tags, name=f"put_{kind}"
     )
     async def put(context: Context, group: str, disk: str) -> Response:
         accepted = await context.begin("put-disk", kind=kind, group=group, disk=disk, body=await context.read_json())
-        # Without a Location: az would take what stands there for the disk.
+        # Without a Location header, because az would parse the answer of that URL as the disk.
         return context.accepted_response(accepted, of, 202 if accepted.created else 200)
 
     @router.patch(
@@ -92,25 +92,25 @@ _add_routes(DiskKind.SNAPSHOT, "Snapshots")
 
 
 def _authorize(call: CommandCall, action: Action) -> Principal:
-    """The caller, who may do that to the disk, and so may see it."""
+    """Check the right to an action on the disk. Return the caller with the right to read the disk."""
     place = _place(call.request)
     scope = compute_id(call.session.installation.subscription, place["group"], place["kind"], place["name"])
     return authorize_change(call.session, scope, action)
 
 
 def _place(request: Mapping[str, Any]) -> dict[str, Any]:
-    kind: Final = request.get("kind", DiskKind.DISK)  # Operations of an older server are of disks.
+    kind: Final = request.get("kind", DiskKind.DISK)  # Operations of older versions have no kind and concern disks.
     return {"group": request["group"], "name": request["disk"], "kind": DiskKind(kind)}
 
 
 @router.post(
     f"{COMPUTE}/disks/{{disk}}/beginGetAccess",
-    summary="Get a signed URL to a disk's bytes",
+    summary="Get a signed URL of a disk",
     openapi_extra=RESOURCE_BODY,
     tags=["Disks"],
 )
 async def begin_access(context: Context, group: str, disk: str) -> Response:
-    """Azure's Disks_GrantAccess. It is done at once: 200."""
+    """Serve Azure's Disks_GrantAccess. The answer is 200, because the grant is complete at once."""
     body = read_access(await context.read_json())
     url = await context.run(
         lambda at: grant_access(
@@ -128,19 +128,19 @@ async def begin_access(context: Context, group: str, disk: str) -> Response:
 
 @router.post(
     f"{COMPUTE}/disks/{{disk}}/endGetAccess",
-    summary="Revoke it, and take in what was uploaded",
+    summary="Revoke the signed URLs of a disk, and ingest an upload",
     status_code=202,
     tags=["Disks"],
 )
 async def end_access(context: Context, group: str, disk: str) -> Response:
-    """Azure's Disks_RevokeAccess."""
+    """Serve Azure's Disks_RevokeAccess."""
     return context.accepted_response(
         await context.begin("end-disk-access", group=group, disk=disk), Kind.DISK, 202, location=True
     )
 
 
 def end_disk_access(call: CommandCall) -> Outcome:
-    """The command of endGetAccess. AcceptedOperation once the disk is known; taking in what was uploaded goes on."""
+    """Run the command of endGetAccess. Accept the request after the revocation. The ingest of an upload continues."""
     session, place = call.session, {"group": call.request["group"], "name": call.request["disk"]}
     disks.show_disk(session.installation, _authorize(call, Action.END_ACCESS), **place)
     revoke_access(session.installation, session.principal, **place, began=lambda: call.accept((False, None)))
@@ -148,7 +148,7 @@ def end_disk_access(call: CommandCall) -> Outcome:
 
 
 def put_disk(call: CommandCall) -> Outcome:
-    """The command of PUT. AcceptedOperation once its row stands; taking a file in goes on."""
+    """Run the command of PUT. Accept the request when the row is stored. The ingest of a file continues afterwards."""
     session, request = call.session, call.request
     place, reader = _place(request), _authorize(call, Action.WRITE)
     body = read_disk(request["body"], place["kind"])
@@ -166,10 +166,11 @@ def put_disk(call: CommandCall) -> Outcome:
 
 
 def _without_changes(call: CommandCall, body: DiskBody, current: ManagedDisk | None) -> DiskBody:
-    """The body without what a newer request may have changed, if the disk's content is still to be made.
+    """Return the body without the fields that a newer request may have changed.
 
     Raises:
-        OperationPreempted: it is not.
+        OperationPreempted: the operation has nothing to complete. The disk is not in the state Creating, or the request
+            creates an empty disk for an upload.
     """
     is_made_here = current is not None and current.provisioning_state is ProvisioningState.CREATING
     if not is_made_here or body.upload_bytes is not None:
@@ -206,7 +207,7 @@ def _create(
             details=body.details,
         )
         return create_upload(session.installation, session.principal, upload)
-    assert body.source is not None, "it is read with one of the three"
+    assert body.source is not None, "read_disk requires a reference, an upload or a source"
     request = DiskRequest(
         **place,
         source=body.source,
@@ -220,7 +221,7 @@ def _create(
 
 
 def patch_disk(call: CommandCall) -> Outcome:
-    """The command of PATCH, of managed images too."""
+    """Run the command of PATCH of disks, snapshots and managed images."""
     request, reader = call.request, _authorize(call, Action.WRITE)
     place, current = _place(request), _resource_json(call, reader)
     tags, details = read_disk_patch(request["body"], place["kind"], current)
@@ -232,7 +233,7 @@ def patch_disk(call: CommandCall) -> Outcome:
 
 
 def delete_disk(call: CommandCall) -> Outcome:
-    """The command of DELETE, likewise."""
+    """Run the command of DELETE of disks, snapshots and managed images."""
     if call.request["conditions"]:
         check_conditions(call.request["conditions"], _resource_json(call, _authorize(call, Action.DELETE)))
     disks.delete_disk(call.session.installation, call.session.principal, **_place(call.request))
@@ -240,7 +241,7 @@ def delete_disk(call: CommandCall) -> Outcome:
 
 
 def _resource_json(call: CommandCall, reader: Principal) -> Json:
-    """The resource as it stands."""
+    """Return the current resource."""
     installation, place = call.session.installation, _place(call.request)
     if place["kind"] is DiskKind.IMAGE:
         return image_json(show_image(installation, reader, group=place["group"], name=place["name"]))

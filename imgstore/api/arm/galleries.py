@@ -1,4 +1,4 @@
-"""Galleries over HTTP."""
+"""Serve galleries."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,10 +26,13 @@ _KIND = Kind.GALLERY
 
 
 @router.put(
-    GALLERY, summary="Make a gallery, or replace what may change of it", status_code=201, openapi_extra=RESOURCE_BODY
+    GALLERY,
+    summary="Create a gallery, or replace the properties that may change",
+    status_code=201,
+    openapi_extra=RESOURCE_BODY,
 )
 async def put(context: Context, group: str, gallery: str) -> Response:
-    """Azure's Galleries_CreateOrUpdate."""
+    """Serve Azure's Galleries_CreateOrUpdate."""
     accepted = await context.begin(
         "put-gallery", group=group, gallery=gallery, body=await context.read_json(), whole=True
     )
@@ -38,7 +41,7 @@ async def put(context: Context, group: str, gallery: str) -> Response:
 
 @router.patch(GALLERY, summary="Change a gallery", openapi_extra=RESOURCE_BODY)
 async def patch(context: Context, group: str, gallery: str) -> Response:
-    """Azure's Galleries_Update."""
+    """Serve Azure's Galleries_Update."""
     accepted = await context.begin(
         "put-gallery", group=group, gallery=gallery, body=await context.read_json(), whole=False
     )
@@ -53,7 +56,7 @@ async def show(
     select: Annotated[str | None, Query(alias="$select", description="Permissions")] = None,
     expand: Annotated[str | None, Query(alias="$expand", description="SharingProfile/Groups")] = None,
 ) -> Response:
-    """Azure's Galleries_Get."""
+    """Serve Azure's Galleries_Get."""
     found = await context.run(
         lambda at: galleries.show_gallery(at.installation, at.principal, group=group, name=gallery)
     )
@@ -63,7 +66,7 @@ async def show(
 
 @router.get(GALLERIES, summary="List the galleries of a resource group")
 async def list_of_group(context: Context, group: str) -> Response:
-    """Azure's Galleries_ListByResourceGroup."""
+    """Serve Azure's Galleries_ListByResourceGroup."""
     return await context.list_response(
         _KIND,
         lambda at, page: galleries.page_galleries(at.installation, at.principal, page, group=group),
@@ -73,7 +76,7 @@ async def list_of_group(context: Context, group: str) -> Response:
 
 @router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/galleries", summary="List the galleries of a subscription")
 async def list_of_subscription(context: Context) -> Response:
-    """Azure's Galleries_List."""
+    """Serve Azure's Galleries_List."""
     return await context.list_response(
         _KIND, lambda at, page: galleries.page_galleries(at.installation, at.principal, page), gallery_json
     )
@@ -81,12 +84,12 @@ async def list_of_subscription(context: Context) -> Response:
 
 @router.delete(GALLERY, summary="Delete a gallery that has no images", status_code=202)
 async def delete(context: Context, group: str, gallery: str) -> Response:
-    """Azure's Galleries_Delete."""
+    """Serve Azure's Galleries_Delete."""
     return await context.delete_response("delete-gallery", _KIND, group=group, gallery=gallery)
 
 
 def put_gallery(call: CommandCall) -> Outcome:
-    """The command of PUT and PATCH."""
+    """Run the command of PUT and PATCH."""
     session, request = call.session, call.request
     place = {"group": request["group"], "name": request["gallery"]}
     reader = authorize_change(
@@ -122,7 +125,7 @@ def _change(call: CommandCall, fields: Mapping[str, Any]) -> Callable[[Gallery],
 
 
 def delete_gallery(call: CommandCall) -> Outcome:
-    """The command of DELETE."""
+    """Run the command of DELETE."""
     session, request = call.session, call.request
     place = {"group": request["group"], "name": request["gallery"]}
     if request["conditions"]:

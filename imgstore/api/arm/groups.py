@@ -1,4 +1,4 @@
-"""Resource groups over HTTP, and the providers that clients register."""
+"""Serve resource groups, resource providers and the list of regions."""
 
 from dataclasses import replace
 from typing import Final
@@ -24,65 +24,65 @@ router = APIRouter(tags=["Resource groups"])
 _KIND: Final = Kind.GROUP
 
 
-@router.put(GROUP, summary="Make a resource group, or change its tags", status_code=201, openapi_extra=RESOURCE_BODY)
+@router.put(GROUP, summary="Create a resource group, or change the tags", status_code=201, openapi_extra=RESOURCE_BODY)
 async def put(context: Context, group: str) -> Response:
-    """Azure's ResourceGroups_CreateOrUpdate. It is done when it is answered."""
+    """Serve Azure's ResourceGroups_CreateOrUpdate. The change is complete with the answer."""
     body = await context.read_json()
 
-    def made(at: Session) -> tuple[bool, Group]:
+    def create(at: Session) -> tuple[bool, Group]:
         location, tags = read_group(body)
         reader = authorize_change(at, group_id(at.installation.subscription, group))
         created = _find_group(replace(at, principal=reader), group) is None
         return created, groups.create_group(at.installation, at.principal, name=group, location=location, tags=tags)
 
-    created, found = await context.run(made)
+    created, found = await context.run(create)
     return json_response(201 if created else 200, group_json(found))
 
 
 @router.get(GROUP, summary="Show a resource group")
 async def show(context: Context, group: str) -> Response:
-    """Azure's ResourceGroups_Get."""
+    """Serve Azure's ResourceGroups_Get."""
     return context.resource_response(group_json(await context.run(lambda at: get_group(at, group))), _KIND)
 
 
-@router.head(GROUP, summary="Say whether a resource group exists", status_code=204)
+@router.head(GROUP, summary="Check whether a resource group exists", status_code=204)
 async def exists(context: Context, group: str) -> Response:
-    """Azure's ResourceGroups_CheckExistence."""
+    """Serve Azure's ResourceGroups_CheckExistence."""
     found = await context.run(lambda at: _find_group(at, group))
     return Response(status_code=404 if found is None else 204)
 
 
 @router.get(GROUPS, summary="List the resource groups of a subscription")
 async def list_of_subscription(context: Context) -> Response:
-    """Azure's ResourceGroups_List."""
+    """Serve Azure's ResourceGroups_List."""
     return await context.list_response(
         _KIND, lambda at, page: groups.page_groups(at.installation, at.principal, page), group_json
     )
 
 
-@router.delete(GROUP, summary="Delete a resource group that is empty", status_code=202)
+@router.delete(GROUP, summary="Delete an empty resource group", status_code=202)
 async def delete(context: Context, group: str) -> Response:
-    """Azure's ResourceGroups_Delete; imgstore deletes what was named, not what is inside."""
+    """Serve Azure's ResourceGroups_Delete. Unlike Azure, imgstore refuses a group with resources."""
     return await context.delete_response("delete-group", _KIND, absent=404, group=group)
 
 
 @router.get(PROVIDER, summary="Show a resource provider")
 async def show_provider(context: Context, provider: str) -> Response:
-    """Azure's Providers_Get: all that there are, are registered."""
+    """Serve Azure's Providers_Get. All providers are registered."""
     return json_response(200, await context.run(lambda at: _provider_json(at, provider)))
 
 
 @router.post(f"{PROVIDER}/register", summary="Register a resource provider")
 async def register(context: Context, provider: str) -> Response:
-    """Azure's Providers_Register: there is nothing to be done."""
+    """Serve Azure's Providers_Register. The registration has no effect."""
     return json_response(200, await context.run(lambda at: _provider_json(at, provider)))
 
 
 @router.get(f"{SUBSCRIPTION}/locations", summary="List the regions")
 async def list_locations(context: Context) -> Response:
-    """Azure's Subscriptions_ListLocations."""
+    """Serve Azure's Subscriptions_ListLocations."""
 
-    def listed(at: Session) -> Json:
+    def read_page(at: Session) -> Json:
         above = f"/subscriptions/{at.installation.subscription}/locations"
         return [
             {
@@ -95,31 +95,31 @@ async def list_locations(context: Context) -> Response:
             for region in at.installation.regions.regions.values()
         ]
 
-    return json_response(200, {"value": await context.run(listed)})
+    return json_response(200, {"value": await context.run(read_page)})
 
 
 def check_group(session: Session, name: str) -> Group:
-    """The group of that name, for a caller who may write in it: over the API none is made by the way.
+    """Return a group for a caller with the right to write in the group. The API never creates a group implicitly.
 
     Raises:
-        NotFound: it is not there, in Azure's words.
+        NotFound: the group does not exist. The message is Azure's.
     """
     reader = as_reader(session.principal, group_id(session.installation.subscription, name))
     return get_group(replace(session, principal=reader), name)
 
 
 def get_group(session: Session, name: str) -> Group:
-    """The group of that name, if the caller may read it.
+    """Return a group.
 
     Raises:
-        AccessDenied: the caller may not.
-        NotFound: it is not there, in Azure's words.
+        AccessDenied: the caller has no right to read the group.
+        NotFound: the group does not exist. The message is Azure's.
     """
     found = _find_group(session, name)
     if found is None:
         raise NotFound(
             f"Resource group '{name}' could not be found.",
-            hint="make it first: PUT the resource group",
+            hint="create the resource group first with PUT",
             target=group_id(session.installation.subscription, name),
             code="ResourceGroupNotFound",
         )
@@ -141,6 +141,6 @@ def _provider_json(session: Session, provider: str) -> Json:
 
 
 def delete_group(call: CommandCall) -> Outcome:
-    """The command of DELETE."""
+    """Run the command of DELETE."""
     groups.delete_group(call.session.installation, call.session.principal, name=call.request["group"])
     return False, None

@@ -1,4 +1,4 @@
-"""Managed images over HTTP: an OS disk and data disks, each of a disk, a snapshot or a file."""
+"""Serve managed images: an OS disk and data disks, each from a disk, a snapshot or a file."""
 
 from dataclasses import replace
 from typing import Final
@@ -29,16 +29,16 @@ _IMAGES: Final = f"{COMPUTE}/images"
 _IMAGE: Final = f"{_IMAGES}/{{image}}"
 
 
-@router.put(_IMAGE, summary="Make a managed image", status_code=201, openapi_extra=RESOURCE_BODY)
+@router.put(_IMAGE, summary="Create a managed image", status_code=201, openapi_extra=RESOURCE_BODY)
 async def put(context: Context, group: str, image: str) -> Response:
-    """Azure's Images_CreateOrUpdate."""
+    """Serve Azure's Images_CreateOrUpdate."""
     accepted = await context.begin("put-image", group=group, disk=image, body=await context.read_json())
     return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
 
 
 @router.patch(_IMAGE, summary="Change a managed image's tags", openapi_extra=RESOURCE_BODY)
 async def patch(context: Context, group: str, image: str) -> Response:
-    """Azure's Images_Update."""
+    """Serve Azure's Images_Update."""
     accepted = await context.begin(
         "patch-disk", kind=DiskKind.IMAGE, group=group, disk=image, body=await context.read_json()
     )
@@ -47,25 +47,25 @@ async def patch(context: Context, group: str, image: str) -> Response:
 
 @router.get(_IMAGE, summary="Show a managed image")
 async def show(context: Context, group: str, image: str) -> Response:
-    """Azure's Images_Get."""
+    """Serve Azure's Images_Get."""
     return context.resource_response(image_json(await context.run(lambda at: _show(at, group, image))), _KIND)
 
 
 @router.get(_IMAGES, summary="List the managed images of a resource group")
 async def list_of_group(context: Context, group: str) -> Response:
-    """Azure's Images_ListByResourceGroup."""
+    """Serve Azure's Images_ListByResourceGroup."""
     return await context.list_response(_KIND, lambda at, page: _page(at, page, group), image_json)
 
 
 @router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/images", summary="List the managed images of a subscription")
 async def list_of_subscription(context: Context) -> Response:
-    """Azure's Images_List."""
+    """Serve Azure's Images_List."""
     return await context.list_response(_KIND, lambda at, page: _page(at, page, None), image_json)
 
 
 @router.delete(_IMAGE, summary="Delete a managed image", status_code=202)
 async def delete(context: Context, group: str, image: str) -> Response:
-    """Azure's Images_Delete."""
+    """Serve Azure's Images_Delete."""
     return await context.delete_response("delete-disk", _KIND, kind=DiskKind.IMAGE, group=group, disk=image)
 
 
@@ -78,7 +78,7 @@ def _page(session: Session, request: PageRequest, group: str | None) -> Page[Man
 
 
 def put_image(call: CommandCall) -> Outcome:
-    """The command of PUT. AcceptedOperation once its rows stand; taking files in goes on."""
+    """Run the command of PUT. Accept the request when the rows are stored. The ingest of files continues afterwards."""
     session, request = call.session, call.request
     scope = compute_id(session.installation.subscription, request["group"], DiskKind.IMAGE, request["disk"])
     reader = authorize_change(session, scope)

@@ -1,4 +1,4 @@
-"""Where clients learn whom to ask: the cloud's endpoints, OpenID, tokens, tenants and subscriptions."""
+"""Serve the routes of a login: the cloud's endpoints, OpenID metadata, tokens, tenants and subscriptions."""
 
 import asyncio
 import logging
@@ -24,29 +24,32 @@ _log: Final = logging.getLogger("imgstore.api")
 _NOT_KEPT: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
-@router.get("/metadata/endpoints", summary="The cloud's endpoints, as `az cloud register` asks for them")
+@router.get("/metadata/endpoints", summary="Show the endpoints of the cloud, for `az cloud register`")
 async def endpoints(context: Context) -> Response:
-    """Open to everybody: it tells nothing but where we are."""
+    """Answer without a token. The answer contains only URLs of this server."""
     return json_response(200, endpoints_json(context.base_url))
 
 
-@router.get("/{tenant}/v2.0/.well-known/openid-configuration", summary="OpenID configuration")
+@router.get("/{tenant}/v2.0/.well-known/openid-configuration", summary="Show the OpenID configuration")
 @router.get("/{tenant}/.well-known/openid-configuration", include_in_schema=False)
 async def openid(context: Context, tenant: str) -> Response:
-    """Open to everybody."""
+    """Answer without a token."""
     return json_response(200, context.server.authority.openid_configuration(context.base_url, tenant))
 
 
-@router.get("/{tenant}/discovery/v2.0/keys", summary="The keys that tokens are signed with")
+@router.get("/{tenant}/discovery/v2.0/keys", summary="Show the public keys of tokens")
 async def keys(context: Context, tenant: str) -> Response:  # noqa: ARG001 - one set of keys serves all tenants
-    """Open to everybody."""
+    """Answer without a token."""
     return json_response(200, await context.in_thread(context.server.authority.jwks))
 
 
-@router.post("/{tenant}/oauth2/v2.0/token", summary="A token for a service principal")
+@router.post("/{tenant}/oauth2/v2.0/token", summary="Issue a token to a service principal")
 @router.post("/{tenant}/oauth2/token", include_in_schema=False)
 async def token(context: Context, tenant: str) -> Response:
-    """Client credentials, by form. Its errors are OAuth's (RFC 6749, 5.2), with Microsoft's codes in the description."""
+    """Issue a token for client credentials in a form.
+
+    Errors have OAuth's format (RFC 6749, section 5.2), with Microsoft's codes in the description.
+    """
     form = await _read_form(context)
     authority, checks = context.server.authority, context.server.secret_checks
     address = context.request.client.host if context.request.client else ""
@@ -62,7 +65,7 @@ async def token(context: Context, tenant: str) -> Response:
         )
     except (ClientRefused, InvalidInput, TooManyAttempts, CallerQueueFull, PoolQueueFull) as error:
         if error.status != 400:
-            _log.warning("a token was refused to the address %s: %s", address, error.error_code)
+            _log.warning("refused a token to the address %s: %s", address, error.error_code)
         return _error_response(error)
     body = {
         "token_type": "Bearer",
@@ -76,19 +79,19 @@ async def token(context: Context, tenant: str) -> Response:
 
 @router.get("/tenants", summary="List the tenants of the caller")
 async def list_tenants(context: Context) -> Response:
-    """Azure's Tenants_List."""
+    """Serve Azure's Tenants_List."""
     return json_response(200, {"value": await context.run(lambda at: [tenant_json(_tenant(at))])})
 
 
 @router.get("/subscriptions", summary="List the subscriptions of the caller")
 async def list_subscriptions(context: Context) -> Response:
-    """Azure's Subscriptions_List."""
+    """Serve Azure's Subscriptions_List."""
     return json_response(200, {"value": await context.run(_subscriptions)})
 
 
 @router.get(SUBSCRIPTION, summary="Show a subscription")
 async def show_subscription(context: Context) -> Response:
-    """Azure's Subscriptions_Get."""
+    """Serve Azure's Subscriptions_Get."""
     return json_response(200, await context.run(_subscription))
 
 
@@ -107,7 +110,7 @@ def _subscription(session: Session) -> Json:
 
 
 def _error_response(error: ImgstoreError) -> Response:
-    """Clients that gave a wrong secret are told 401, those that have to wait 429 or 503, other mistakes 400."""
+    """Answer with the error's status: 401 for a wrong secret, 429 or 503 for a client that has to wait, else 400."""
     body = {"error": error.error_code, "error_description": str(error)}
     seconds = getattr(error, "retry_after_seconds", None)
     return json_response(error.status, body, _NOT_KEPT | ({} if seconds is None else {"Retry-After": str(seconds)}))
@@ -129,12 +132,14 @@ async def _read_form(context: RequestContext) -> dict[str, str]:
             body = await context.read_body(_FORM_BYTES_MAX)
     except TimeoutError as error:
         raise InvalidInput(
-            "The request's form did not arrive.",
-            found=f"a part of it after {_FORM_SECONDS_MAX} s",
-            expected="all of it",
+            "The form of the request did not arrive in time.",
+            found=f"an incomplete form after {_FORM_SECONDS_MAX} s",
+            expected="the complete form",
             code="invalid_request",
         ) from error
     try:
         return {name: values[0] for name, values in parse_qs(body.decode("ascii"), max_num_fields=64).items()}
     except ValueError as error:
-        raise InvalidInput("The request's form can't be read.", found=str(error), code="invalid_request") from error
+        raise InvalidInput(
+            "The form of the request can't be read.", found=str(error), code="invalid_request"
+        ) from error

@@ -1,4 +1,4 @@
-"""Virtual machines over HTTP: records with disks. None is booted, so that none is started; all of them are stopped."""
+"""Serve virtual machines, which are records with disks. No machine runs, so all machines are in the state stopped."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,10 +35,10 @@ _INSTANCE_VIEW: Final = "instanceview"
 
 
 @router.put(
-    _MACHINE, summary="Make a virtual machine's record and its disks", status_code=201, openapi_extra=RESOURCE_BODY
+    _MACHINE, summary="Create a virtual machine's record and disks", status_code=201, openapi_extra=RESOURCE_BODY
 )
 async def put(context: Context, group: str, machine: str) -> Response:
-    """Azure's VirtualMachines_CreateOrUpdate. Passwords and custom data are dropped before anything is written down."""
+    """Serve Azure's VirtualMachines_CreateOrUpdate. Passwords and custom data are removed before anything is stored."""
     body = remove_secrets(await context.read_json())
     accepted = await context.begin("put-machine", group=group, machine=machine, body=body, whole=True)
     return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
@@ -46,7 +46,7 @@ async def put(context: Context, group: str, machine: str) -> Response:
 
 @router.patch(_MACHINE, summary="Change a virtual machine's record", openapi_extra=RESOURCE_BODY)
 async def patch(context: Context, group: str, machine: str) -> Response:
-    """Azure's VirtualMachines_Update: tags, size, how it has its disks, and what is only kept."""
+    """Serve Azure's VirtualMachines_Update: tags, size, settings of disks, and fields without an effect."""
     body = remove_secrets(await context.read_json())
     accepted = await context.begin("put-machine", group=group, machine=machine, body=body, whole=False)
     return context.accepted_response(accepted, _KIND, 200)
@@ -59,7 +59,7 @@ async def show(
     machine: str,
     expand: Annotated[str | None, Query(alias="$expand", description="instanceView")] = None,
 ) -> Response:
-    """Azure's VirtualMachines_Get."""
+    """Serve Azure's VirtualMachines_Get."""
     found = await context.run(lambda at: _show(at, group, machine))
     body = machine_json(found)
     tag = etag_of(body)
@@ -68,20 +68,20 @@ async def show(
     return context.resource_response(body, _KIND, tag)
 
 
-@router.get(f"{_MACHINE}/instanceView", summary="Show how a virtual machine is")
+@router.get(f"{_MACHINE}/instanceView", summary="Show the instance view of a virtual machine")
 async def instance_view(context: Context, group: str, machine: str) -> Response:
-    """Azure's VirtualMachines_InstanceView."""
+    """Serve Azure's VirtualMachines_InstanceView."""
 
-    def found(at: Session) -> MachineView:
+    def read(at: Session) -> MachineView:
         scope = compute_id(at.installation.subscription, group, MACHINE, machine)
         return _show(replace(at, principal=as_reader(at.principal, scope)), group, machine)
 
-    return json_response(200, instance_view_json(await context.run(found)))
+    return json_response(200, instance_view_json(await context.run(read)))
 
 
 @router.get(_MACHINES, summary="List the virtual machines of a resource group")
 async def list_of_group(context: Context, group: str) -> Response:
-    """Azure's VirtualMachines_List."""
+    """Serve Azure's VirtualMachines_List."""
     return await context.list_response(
         _KIND, lambda at, page: machines.page_machines(at.installation, at.principal, page, group=group), machine_json
     )
@@ -92,62 +92,66 @@ async def list_of_group(context: Context, group: str) -> Response:
     summary="List the virtual machines of a subscription",
 )
 async def list_of_subscription(context: Context) -> Response:
-    """Azure's VirtualMachines_ListAll."""
+    """Serve Azure's VirtualMachines_ListAll."""
     return await context.list_response(
         _KIND, lambda at, page: machines.page_machines(at.installation, at.principal, page), machine_json
     )
 
 
-@router.delete(_MACHINE, summary="Delete a virtual machine; disks stay unless they say Delete", status_code=202)
+@router.delete(
+    _MACHINE, summary="Delete a virtual machine; disks with deleteOption Delete are deleted", status_code=202
+)
 async def delete(context: Context, group: str, machine: str) -> Response:
-    """Azure's VirtualMachines_Delete. Nothing runs: `forceDeletion` changes nothing."""
+    """Serve Azure's VirtualMachines_Delete. `forceDeletion` has no effect, because no machine runs."""
     return await context.delete_response("delete-machine", _KIND, group=group, machine=machine)
 
 
-@router.post(f"{_MACHINE}/generalize", summary="Say that a virtual machine was generalized")
+@router.post(f"{_MACHINE}/generalize", summary="Mark a virtual machine as generalized")
 async def generalize(context: Context, group: str, machine: str) -> Response:
-    """Azure's VirtualMachines_Generalize, done at once."""
+    """Serve Azure's VirtualMachines_Generalize. The change is complete with the answer."""
     await context.run(lambda at: machines.generalize_machine(at.installation, at.principal, group=group, name=machine))
     return Response(status_code=200)
 
 
 def _add_stopped_route(right: Action) -> None:
-    """What Azure's clients do before they generalize: it is stopped already, and stays so. Azure says 200 to that too."""
+    """Add the route of an action that stops a machine, which clients call before generalize. Answer 200, as Azure does."""
     action = _action_name(right)
 
-    @router.post(f"{_MACHINE}/{action}", summary=f"{action}: it never runs, nothing is done", name=action)
+    @router.post(f"{_MACHINE}/{action}", summary=f"{action}: no effect, because no machine runs", name=action)
     async def stop(context: Context, group: str, machine: str, hibernate: str | None = None) -> Response:
         def check(at: Session) -> None:
             machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
             if flag_of(hibernate, "hibernate"):
-                raise invalid_value("hibernate", hibernate, "false: no machine runs, so no memory is kept")
+                raise invalid_value("hibernate", hibernate, "false, because no machine runs")
 
         await context.run(check)
         return Response(status_code=200)
 
 
 def _add_refused_route(right: Action) -> None:
-    """What would need it to run: refused by name."""
+    """Add the route of an action that needs a running machine. Refuse the action by name."""
     action = _action_name(right)
 
-    @router.post(f"{_MACHINE}/{action}", summary=f"{action}: refused, nothing is booted", status_code=409, name=action)
+    @router.post(
+        f"{_MACHINE}/{action}", summary=f"{action}: refused, because no machine runs", status_code=409, name=action
+    )
     async def run(context: Context, group: str, machine: str) -> Response:
-        def refused(at: Session) -> Response:
+        def refuse(at: Session) -> Response:
             machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
             raise Conflict(
-                f"The operation '{action}' is not allowed on VM '{machine}': virtual machines are not booted here.",
-                found="a virtual machine as a record, with its disks",
-                expected="PUT, GET, PATCH, DELETE, generalize, or deallocate and powerOff, which it is already",
-                hint="export its disks (beginGetAccess, or `imgstore disk export`) and boot them with a hypervisor",
+                f"The operation '{action}' is not allowed on VM '{machine}': virtual machines don't run here.",
+                found="a record of a virtual machine, with disks",
+                expected="PUT, GET, PATCH, DELETE, generalize, deallocate or powerOff",
+                hint="export the disks (beginGetAccess, or `imgstore disk export`) and boot a hypervisor with the disks",
                 target=machine,
                 code="OperationNotAllowed",
             )
 
-        return await context.run(refused)
+        return await context.run(refuse)
 
 
 def _action_name(right: Action) -> str:
-    """The end of the route: ``powerOff``."""
+    """Return the last word of the route, such as ``powerOff``."""
     return right.removesuffix("/action")
 
 
@@ -162,13 +166,13 @@ def _show(session: Session, group: str, name: str) -> MachineView:
 
 
 def _authorize_change(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
-    """The session of a caller who may do that to the machine, and so may see it."""
+    """Check the right to an action on the machine. Return a session that may also read the machine."""
     scope = compute_id(session.installation.subscription, request["group"], MACHINE, request["machine"])
     return replace(session, principal=authorize_change(session, scope, action))
 
 
 def put_machine(call: CommandCall) -> Outcome:
-    """The command of PUT and PATCH."""
+    """Run the command of PUT and PATCH."""
     session, request = call.session, call.request
     changing = _authorize_change(session, request)
     body = read_known_fields(request["body"], _KIND, session.api_version)
@@ -199,7 +203,7 @@ def _preemption_error(call: CommandCall) -> OperationPreempted:
 
 
 def delete_machine(call: CommandCall) -> Outcome:
-    """The command of DELETE."""
+    """Run the command of DELETE."""
     session, request = call.session, call.request
     if request["conditions"]:
         changing = _authorize_change(session, request, Action.DELETE)

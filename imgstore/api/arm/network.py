@@ -1,4 +1,4 @@
-"""Microsoft.Network over HTTP: networks and what is in them, as records. Nothing is made of them, so all is done at once."""
+"""Serve Microsoft.Network: networks and nested resources as records without an effect. Changes complete with the answer."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,12 +46,17 @@ _TAGS: Final[list[str | Enum]] = ["Networks, as records"]
 
 
 def _add_routes(kind: NetworkType) -> None:
-    """The routes of a type."""
+    """Add the routes of a resource type."""
     all_of_group, word = f"{NETWORK}/{kind.word}", kind.word
     one, noun = f"{all_of_group}/{{name}}", f"a {kind.display_name}"
 
     @router.put(
-        one, summary=f"Write {noun} down", status_code=201, openapi_extra=RESOURCE_BODY, tags=_TAGS, name=f"put_{word}"
+        one,
+        summary=f"Create or update {noun}",
+        status_code=201,
+        openapi_extra=RESOURCE_BODY,
+        tags=_TAGS,
+        name=f"put_{word}",
     )
     async def put(context: Context, group: str, name: str) -> Response:
         body = await context.read_json()
@@ -69,9 +74,7 @@ def _add_routes(kind: NetworkType) -> None:
         found = await context.run(lambda at: _show(at, NetworkScope(group=group, type=kind.type, name=name)))
         return context.resource_response(_with_etag(found), _KIND, etag_of(found))
 
-    @router.get(
-        all_of_group, summary=f"List those of a resource group: {word}", tags=_TAGS, name=f"list_{word}_of_group"
-    )
+    @router.get(all_of_group, summary=f"List the {word} of a resource group", tags=_TAGS, name=f"list_{word}_of_group")
     async def list_of_group(context: Context, group: str) -> Response:
         return await context.list_response(
             _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type, group), _view_json
@@ -79,7 +82,7 @@ def _add_routes(kind: NetworkType) -> None:
 
     @router.get(
         f"{SUBSCRIPTION}/providers/Microsoft.Network/{word}",
-        summary=f"List those of a subscription: {word}",
+        summary=f"List the {word} of a subscription",
         tags=_TAGS,
         name=f"list_{word}",
     )
@@ -88,14 +91,14 @@ def _add_routes(kind: NetworkType) -> None:
             _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type), _view_json
         )
 
-    @router.delete(one, summary=f"Forget {noun}", tags=_TAGS, name=f"delete_{word}")
+    @router.delete(one, summary=f"Delete {noun}", tags=_TAGS, name=f"delete_{word}")
     async def delete(context: Context, group: str, name: str) -> Response:
         place = NetworkScope(group=group, type=kind.type, name=name)
         return await _delete_response(context, lambda at: delete_inert(at.installation, at.principal, place))
 
 
 def _add_part_routes(kind: NetworkType, part: str) -> None:
-    """The routes of what is below one."""
+    """Add the routes of a nested type."""
     all_of_one = f"{NETWORK}/{kind.word}/{{name}}/{part}"
     one, noun = f"{all_of_one}/{{part}}", f"one of a {kind.display_name}'s {part}"
 
@@ -108,7 +111,7 @@ def _add_part_routes(kind: NetworkType, part: str) -> None:
 
     @router.get(all_of_one, summary=f"List a {kind.display_name}'s {part}", tags=_TAGS, name=f"list_{part}")
     async def list_all(context: Context, group: str, name: str) -> Response:
-        # The right to read these parts was checked with the route; they are shown as a part of the whole.
+        # The check of the route covers the right to read the parts, which are read with the whole resource.
         place = NetworkScope(group=group, type=kind.type, name=name)
         whole = await context.run(lambda at: _with_etag(_show(_as_reader(at, place), place)))
         return json_response(200, {"value": whole["properties"][kind.part]})
@@ -117,13 +120,18 @@ def _add_part_routes(kind: NetworkType, part: str) -> None:
         return
 
     @router.put(
-        one, summary=f"Write {noun} down", status_code=201, openapi_extra=RESOURCE_BODY, tags=_TAGS, name=f"put_{part}"
+        one,
+        summary=f"Create or update {noun}",
+        status_code=201,
+        openapi_extra=RESOURCE_BODY,
+        tags=_TAGS,
+        name=f"put_{part}",
     )
     async def put(context: Context, group: str, name: str, part: str) -> Response:
         body = await context.read_json()
         return await _put_response(context, lambda at: _put_part(at, kind, group, name, part, body))
 
-    @router.delete(one, summary=f"Forget {noun}", tags=_TAGS, name=f"delete_{part}")
+    @router.delete(one, summary=f"Delete {noun}", tags=_TAGS, name=f"delete_{part}")
     async def delete(context: Context, group: str, name: str, part: str) -> Response:
         return await _delete_response(context, lambda at: _delete_part(at, kind, group, name, part))
 
@@ -135,7 +143,7 @@ for _type in NETWORK_TYPES:
 
 
 def put_network(call: CommandCall) -> Outcome:
-    """The command of PUT, as deployments give it."""
+    """Run the command of PUT for a deployment."""
     request = call.request
     created, body = _put(
         call.session, _BY_WORD[request["kind"]], request["group"], request["name"], request["body"], {}
@@ -144,7 +152,7 @@ def put_network(call: CommandCall) -> Outcome:
 
 
 def put_part(call: CommandCall) -> Outcome:
-    """The same of a part."""
+    """Run the command of PUT for a nested resource of a deployment."""
     request = call.request
     kind = _BY_WORD[request["kind"]]
     return _put_part(call.session, kind, request["group"], request["name"], request["part"], request["body"])
@@ -182,7 +190,7 @@ def _put_part(session: Session, kind: NetworkType, group: str, name: str, part: 
         if current is None:
             raise ParentNotFound(
                 f"Can not perform requested operation on nested resource. Parent resource '{name}' not found.",
-                hint=f"write the {kind.display_name} down first",
+                hint=f"create the {kind.display_name} first",
                 target=place.scope(session.installation),
                 code="ParentResourceNotFound",
             )
@@ -221,7 +229,7 @@ async def _put_response(context: RequestContext, work: Callable[[Session], Outco
 
 
 async def _delete_response(context: RequestContext, work: Callable[[Session], None]) -> Response:
-    """The answer to a DELETE: Azure's 204 where there was nothing."""
+    """Answer a DELETE: 200, or 204 if the resource does not exist, as Azure does."""
     try:
         await context.run(work)
     except (ParentNotFound, ScopeNotFound):

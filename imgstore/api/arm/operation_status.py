@@ -1,4 +1,4 @@
-"""Long-running operations as clients poll them: Azure's operation resource, and with ``monitor=true`` its Location."""
+"""Serve the status of long-running operations: Azure's operation resource, and the Location URL with ``monitor=true``."""
 
 from fastapi import APIRouter, Response
 
@@ -15,9 +15,12 @@ from imgstore.wire.responses.operations import operation_details_json, operation
 router = APIRouter(tags=["Long-running operations"])
 
 
-@router.get(OPERATION, summary="Ask how far a long-running operation is")
+@router.get(OPERATION, summary="Show the status of a long-running operation")
 async def show(context: Context, operation: str, monitor: bool = False) -> Response:  # noqa: FBT001, FBT002 - a query's value
-    """200 with its status; with ``monitor=true`` 202 while it runs, then 200 without a body, or its error."""
+    """Answer 200 with the status of the operation.
+
+    With ``monitor=true``, answer 202 while the operation runs, then 200 without a body, or the error of the operation.
+    """
     found = await context.run(lambda at: show_operation(at.installation, at.principal, operation))
     return (
         _monitor_response(context, found)
@@ -28,26 +31,29 @@ async def show(context: Context, operation: str, monitor: bool = False) -> Respo
 
 @router.get(OPERATIONS, summary="List long-running operations")
 async def list_all(context: Context, status: str | None = None) -> Response:
-    """The caller's own and those that it may read, newest first; with ``status=InProgress`` only those that run."""
+    """List the operations that the caller started or may read, the newest first.
 
-    def found(at: Session) -> list[Json]:
+    With ``status=InProgress``, list only running operations.
+    """
+
+    def read(at: Session) -> list[Json]:
         wanted = None if status is None else read_status(status)
         listed = list_operations(at.installation, at.principal, status=wanted)
         return [operation_details_json(each) for each in listed]
 
-    return json_response(200, {"value": await context.run(found)})
+    return json_response(200, {"value": await context.run(read)})
 
 
 @router.post(f"{OPERATION}/cancel", summary="Cancel a long-running operation", status_code=202)
 async def cancel(context: Context, operation: str) -> Response:
-    """202 while it has not stopped yet, then 200. It stops at its next step; polling shows the status Canceled."""
+    """Answer 202 while the operation runs, else 200. The operation stops at the next step with the status Canceled."""
 
-    def asked(at: Session) -> AsyncOperation:
+    def request_cancel(at: Session) -> AsyncOperation:
         found = cancel_operation(at.installation, at.principal, operation)
         context.server.runner.cancel_requested()
         return found
 
-    found = await context.run(asked)
+    found = await context.run(request_cancel)
     status = 200 if found.has_ended else 202
     return json_response(
         status, operation_details_json(found), {"Location": str(context.request.url).replace("/cancel?", "?")}
@@ -61,7 +67,7 @@ def _monitor_response(context: RequestContext, operation: AsyncOperation) -> Res
         return json_response(
             ImgstoreError.status if operation.error["code"] == ImgstoreError.code else 409, {"error": operation.error}
         )
-    # Node's client reads a SharingUpdate here, and stumbles over none.
+    # Node's client parses a SharingUpdate here, and fails without a body.
     return json_response(200, {}) if operation.kind == "share-gallery" else Response(status_code=200)
 
 

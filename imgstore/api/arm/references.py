@@ -1,4 +1,4 @@
-"""Resources that stand, by their ids, as their own GET shows them: what templates refer to and do not make."""
+"""Read existing resources by id for references in templates. The result equals the resource's GET."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -37,26 +37,26 @@ _ID: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ResourceReader:
-    """How a resource of a type is shown."""
+    """The function that reads resources of a type."""
 
     kind: Kind
     read: Callable[..., Json]
-    """Of a session, the group's name and the resource's names."""
+    """Called with a session, the name of the group and the names of the resource."""
 
 
 def read_resource(session: Session, resource_id: str, api_version: str | None) -> Json:
-    """A resource of the session's subscription, as an api-version has it; with the rights of who asks.
+    """Read a resource of the session's subscription with the rights of the caller.
 
     Args:
-        session: who asks.
-        resource_id: of a resource, or of a group.
-        api_version: None is an error, as for a GET.
+        session: the session of the caller.
+        resource_id: the id of a resource or of a group.
+        api_version: the api-version of the result. None is an error, as for a GET.
 
     Raises:
-        InvalidInput: it is no id; or of another subscription, or of a type that is not read here, by its name; or there
-            is no such api-version.
-        NotFound: it is not there.
-        AccessDenied: they may not read it.
+        InvalidInput: the text is no id, the id is of another subscription, templates can't refer to this resource type,
+            or the api-version is not supported.
+        NotFound: the resource does not exist.
+        AccessDenied: the caller has no right to read the resource.
     """
     match = _ID.fullmatch(resource_id)
     if match is None or match[1].lower() != session.installation.subscription.lower():
@@ -75,7 +75,7 @@ def _reference_error(found: str, expected: str) -> InvalidInput:
         f"The resource '{found}' can't be referred to.",
         found=found,
         expected=expected,
-        hint="hand what is needed of it over as a parameter",
+        hint="pass the values of the resource as parameters",
         target=found,
         code="InvalidResourceReference",
     )

@@ -1,4 +1,4 @@
-"""How galleries are shared, over HTTP: by their owners, and as those see them whom they are shared with."""
+"""Serve the sharing of galleries: changes by owners, and the read access of other subscriptions and tenants."""
 
 from typing import Annotated, Final
 
@@ -32,110 +32,116 @@ _SHARED: Final = f"{_ABOVE}/sharedGalleries"
 _COMMUNITY: Final = f"{_ABOVE}/communityGalleries"
 
 
-@router.post(f"{GALLERY}/share", summary="Share a gallery with more, with fewer, or with nobody", status_code=202,
+@router.post(f"{GALLERY}/share", summary="Change the sharing of a gallery", status_code=202,
              openapi_extra=RESOURCE_BODY)  # fmt: skip
 async def share(context: Context, group: str, gallery: str) -> Response:
-    """Azure's GallerySharingProfile_Update."""
+    """Serve Azure's GallerySharingProfile_Update."""
     accepted = await context.begin("share-gallery", group=group, gallery=gallery, body=await context.read_json())
     return context.accepted_response(accepted, Kind.GALLERY, 202, location=True)
 
 
-@router.get(_SHARED, summary="List the galleries that are shared with a subscription, or with its tenant")
+@router.get(
+    _SHARED, summary="List the galleries that are shared with a subscription or with the tenant of the subscription"
+)
 async def list_shared(
     context: Context,
     location: str,
     shared_to: Annotated[str | None, Query(alias="sharedTo", description="tenant")] = None,
 ) -> Response:
-    """Azure's SharedGalleries_List."""
+    """Serve Azure's SharedGalleries_List."""
 
-    def found(at: Session, page: PageRequest) -> Page[Gallery]:
+    def read(at: Session, page: PageRequest) -> Page[Gallery]:
         to_tenant = _is_tenant(shared_to)
         return sharing.page_shared(at.installation, at.principal, page, location=location, to_tenant=to_tenant)
 
-    return await context.list_response(_KIND, found, shared_gallery_json)
+    return await context.list_response(_KIND, read, shared_gallery_json)
 
 
 @router.get(f"{_SHARED}/{{gallery}}", summary="Show a shared gallery")
 async def show_shared(context: Context, location: str, gallery: str) -> Response:
-    """Azure's SharedGalleries_Get."""
+    """Serve Azure's SharedGalleries_Get."""
 
-    def found(at: Session) -> Json:
+    def read(at: Session) -> Json:
         _check_region(at, location)
         return shared_gallery_json(sharing.show_shared(at.installation, at.principal, unique_name=gallery))
 
-    return json_response(200, await context.run(found))
+    return json_response(200, await context.run(read))
 
 
 @router.get(f"{_COMMUNITY}/{{gallery}}", summary="Show a community gallery")
 async def show_community(context: Context, location: str, gallery: str) -> Response:
-    """Azure's CommunityGalleries_Get."""
+    """Serve Azure's CommunityGalleries_Get."""
 
-    def found(at: Session) -> Json:
+    def read(at: Session) -> Json:
         _check_region(at, location)
         return shared_gallery_json(sharing.show_community(at.installation, at.principal, public_name=gallery))
 
-    return json_response(200, await context.run(found))
+    return json_response(200, await context.run(read))
 
 
 @router.post("/providers/Microsoft.ResourceGraph/resources", summary="List the community galleries",
              openapi_extra=RESOURCE_BODY)  # fmt: skip
 async def query(context: Context) -> Response:
-    """Azure's Resources, as far as `az sig list-community` asks: community galleries, in a region or in all."""
+    """Serve the part of Azure's Resources that `az sig list-community` needs: community galleries, optionally of a region."""
     body = await context.read_json()
 
-    def found(at: Session) -> list[Json]:
+    def read(at: Session) -> list[Json]:
         location = read_community_query(body)
         region = None if location is None else at.installation.regions.get(location, target="location").name
         try:
             rows = sharing.list_community(at.installation, at.principal)
         except (ScopeNotFound, AccessDenied):
-            return []  # As Azure: a query shows what the caller may read. A refusal would name a subscription.
+            return []  # As in Azure, a query shows only readable resources. A refusal would name a subscription.
         return [community_row_json(each) for each in rows if region in (None, each.location)]
 
-    rows = await context.run(found)
+    rows = await context.run(read)
     return json_response(200, {"totalRecords": len(rows), "count": len(rows), "data": rows, "resultTruncated": "false"})
 
 
 def _add_content_routes(top: str, *, community: bool) -> None:
-    """What is in a shared gallery and in a community gallery: the same, found by another name."""
+    """Add the routes of the content of shared galleries or of community galleries."""
     kind = "community" if community else "shared"
     images = f"{top}/{{gallery}}/images"
     versions = f"{images}/{{definition}}/versions"
 
     @router.get(images, summary=f"List the image definitions of a {kind} gallery", name=f"list_{kind}_images")
     async def list_images(context: Context, location: str, gallery: str) -> Response:
-        def found(at: Session, page: PageRequest) -> Page[DefinitionPath]:
+        def read(at: Session, page: PageRequest) -> Page[DefinitionPath]:
             _check_region(at, location)
             reference = SharedReference(gallery=gallery, community=community, definition="any")
             return sharing.page_definitions_shared(at.installation, at.principal, page, reference)
 
-        return await context.list_response(_KIND, found, shared_definition_json)
+        return await context.list_response(_KIND, read, shared_definition_json)
 
-    @router.get(f"{images}/{{definition}}", summary=f"Show one of a {kind} gallery", name=f"show_{kind}_image")
+    @router.get(
+        f"{images}/{{definition}}", summary=f"Show an image definition of a {kind} gallery", name=f"show_{kind}_image"
+    )
     async def show_image(context: Context, location: str, gallery: str, definition: str) -> Response:
-        def found(at: Session) -> Json:
+        def read(at: Session) -> Json:
             _check_region(at, location)
             reference = SharedReference(gallery=gallery, community=community, definition=definition)
             lines = sharing.definitions_shared(at.installation, at.principal, reference, only=definition)
             return shared_definition_json(lines[0])
 
-        return json_response(200, await context.run(found))
+        return json_response(200, await context.run(read))
 
-    @router.get(versions, summary=f"List the image versions of one of a {kind} gallery", name=f"list_{kind}_versions")
+    @router.get(
+        versions, summary=f"List the versions of an image definition of a {kind} gallery", name=f"list_{kind}_versions"
+    )
     async def list_versions(context: Context, location: str, gallery: str, definition: str) -> Response:
-        def found(at: Session, page: PageRequest) -> Page[VersionView]:
+        def read(at: Session, page: PageRequest) -> Page[VersionView]:
             reference = _reference(at, location, gallery, definition, community=community)
             return sharing.page_versions_shared(at.installation, at.principal, page, reference)
 
-        return await context.list_response(_KIND, found, shared_version_json)
+        return await context.list_response(_KIND, read, shared_version_json)
 
     @router.get(f"{versions}/{{version}}", summary=f"Show a version of a {kind} gallery", name=f"show_{kind}_version")
     async def show_version(context: Context, location: str, gallery: str, definition: str, version: str) -> Response:
-        def found(at: Session) -> Json:
+        def read(at: Session) -> Json:
             reference = _reference(at, location, gallery, definition, version, community=community)
             return shared_version_json(sharing.versions_shared(at.installation, at.principal, reference)[0])
 
-        return json_response(200, await context.run(found))
+        return json_response(200, await context.run(read))
 
 
 _add_content_routes(_SHARED, community=False)
@@ -161,15 +167,15 @@ def _check_region(session: Session, location: str) -> None:
 def _is_tenant(word: str | None) -> bool:
     if word is not None and word.lower() != "tenant":
         raise InvalidInput(
-            f"'{word[:64]}' is nobody to share with.",
-            expected="tenant, or nothing for the subscription",
+            f"The value '{word[:64]}' of sharedTo is not supported.",
+            expected="tenant, or no value for the subscription",
             target="sharedTo",
         )
     return word is not None
 
 
 def share_gallery(call: CommandCall) -> Outcome:
-    """The command of POST; nothing is answered but that it is done."""
+    """Run the command of POST. The answer contains no resource."""
     session, request = call.session, call.request
     asked = read_share(request["body"])
     place = {"group": request["group"], "name": request["gallery"]}

@@ -1,4 +1,4 @@
-"""Image versions over HTTP: what takes long goes on after the answer."""
+"""Serve image versions. Ingest and replication continue after the answer."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -40,12 +40,12 @@ _INGESTED_STATES: Final = (ReplicaState.COMPLETED, ReplicaState.DEGRADED)
 
 @router.put(
     VERSION,
-    summary="Publish an image version, or replace what may change of it",
+    summary="Publish an image version, or replace the properties that may change",
     status_code=201,
     openapi_extra=RESOURCE_BODY,
 )
 async def put(context: Context, group: str, gallery: str, definition: str, version: str) -> Response:
-    """Azure's GalleryImageVersions_CreateOrUpdate: with the same source it goes on where it stood."""
+    """Serve Azure's GalleryImageVersions_CreateOrUpdate. A repeated request with the same source resumes the publication."""
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
     accepted = await context.begin("put-version", **place, body=await context.read_json(), whole=True)
     return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
@@ -53,7 +53,7 @@ async def put(context: Context, group: str, gallery: str, definition: str, versi
 
 @router.patch(VERSION, summary="Change an image version", openapi_extra=RESOURCE_BODY)
 async def patch(context: Context, group: str, gallery: str, definition: str, version: str) -> Response:
-    """Azure's GalleryImageVersions_Update."""
+    """Serve Azure's GalleryImageVersions_Update."""
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
     accepted = await context.begin("put-version", **place, body=await context.read_json(), whole=False)
     return context.accepted_response(accepted, _KIND, 200)
@@ -68,7 +68,7 @@ async def show(
     version: str,
     expand: Annotated[str | None, Query(alias="$expand", description="ReplicationStatus")] = None,
 ) -> Response:
-    """Azure's GalleryImageVersions_Get."""
+    """Serve Azure's GalleryImageVersions_Get."""
     place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
     status = "replicationstatus" in [each.strip().lower() for each in (expand or "").split(",")]
     body = await context.run(
@@ -79,7 +79,7 @@ async def show(
 
 @router.get(VERSIONS, summary="List the versions of an image definition")
 async def list_of_definition(context: Context, group: str, gallery: str, definition: str) -> Response:
-    """Azure's GalleryImageVersions_ListByGalleryImage."""
+    """Serve Azure's GalleryImageVersions_ListByGalleryImage."""
     installation = context.server.installation
     return await context.list_response(
         _KIND,
@@ -99,21 +99,21 @@ async def delete(
     version: str,
     bypass: Annotated[str | None, Query(alias="bypassSoftDelete")] = None,
 ) -> Response:
-    """Azure's GalleryImageVersions_Delete."""
+    """Serve Azure's GalleryImageVersions_Delete."""
     place: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition, "version": version}
     return await context.delete_response("delete-version", _KIND, **place, bypass=flag_of(bypass, "bypassSoftDelete"))
 
 
-@router.get(SOFT_DELETED, summary="List the softly deleted versions of an image definition")
+@router.get(SOFT_DELETED, summary="List the soft-deleted versions of an image definition")
 async def list_soft_deleted(
     context: Context, group: str, gallery: str, artifact_type: str, definition: str
 ) -> Response:
-    """Azure's SoftDeletedResource_ListByArtifactName."""
+    """Serve Azure's SoftDeletedResource_ListByArtifactName."""
 
-    def listed(at: Session, page: PageRequest) -> Page[VersionView]:
+    def read_page(at: Session, page: PageRequest) -> Page[VersionView]:
         if artifact_type.lower() != "images":
             raise InvalidInput(
-                f"'{artifact_type}' is no type of artifacts that is deleted softly.",
+                f"Artifacts of the type '{artifact_type}' have no soft delete.",
                 found=repr(artifact_type),
                 expected="Images",
                 target="artifactType",
@@ -123,11 +123,11 @@ async def list_soft_deleted(
         of = f"{group}/{gallery}/{definition}/softDeleted"
         return Page.from_all(found, page, of=of, key=_sort_key)
 
-    return await context.list_response(Kind.SOFT_DELETED, listed, soft_deleted_json)
+    return await context.list_response(Kind.SOFT_DELETED, read_page, soft_deleted_json)
 
 
 def _sort_key(view: VersionView) -> str:
-    """A version's name as text that is ordered as it is."""
+    """Return a text with the order of version names."""
     name = view.version.name
     return f"{name.major:010}.{name.minor:010}.{name.patch:010}"
 
@@ -135,7 +135,7 @@ def _sort_key(view: VersionView) -> str:
 def _json(installation: Installation, view: VersionView, *, replication_status: bool = False) -> Json:
     display_names = {name: region.display_name for name, region in installation.regions.regions.items()}
     body = version_json(view, display_names, replication_status=replication_status)
-    if replication_status:  # Why a replica failed stands there in the store's own words.
+    if replication_status:  # The error of a failed replica may contain paths of the store.
         body["properties"]["replicationStatus"] = redact(installation, body["properties"]["replicationStatus"])
     return body
 
@@ -150,7 +150,7 @@ def _show(session: Session, request: Mapping[str, Any], *, replicas: bool = True
 
 
 def _authorize_change(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
-    """The session of a caller who may do that to the version, and so may see it."""
+    """Check the right to an action on the version. Return a session that may also read the version."""
     place = _place(request)
     names = (place["group"], place["gallery"], place["definition"], place["version"])
     reader = authorize_change(session, version_id(session.installation.subscription, *names), action)
@@ -158,7 +158,7 @@ def _authorize_change(session: Session, request: Mapping[str, Any], action: Acti
 
 
 def put_version(call: CommandCall) -> Outcome:
-    """The command of PUT and PATCH."""
+    """Run the command of PUT and PATCH."""
     session, request = _authorize_change(call.session, call.request), call.request
     call = replace(call, session=session)
     place = _place(request)
@@ -205,13 +205,13 @@ def _preemption_error(call: CommandCall) -> OperationPreempted:
 
 
 def _await_workers(call: CommandCall, view: VersionView) -> None:
-    """Where replicas are left to workers, the operation ends when they are done with this version."""
+    """Let the operation end when the workers have made the replicas, if no worker runs in this process."""
     if call.leaves_replicas:
         call.awaited.append(lambda installation: is_replicated(installation, view.version.uid))
 
 
 def _undelete(call: CommandCall, place: dict[str, Any], body: VersionBody) -> VersionView:
-    """A softly deleted version as it was; with other tags where az sends some."""
+    """Restore a soft-deleted version. Set the tags of the request, if any."""
     session = call.session
     view = versions_delete.undelete_version(session.installation, session.principal, **place)
     if not body.tags:
@@ -253,7 +253,7 @@ def _publish(call: CommandCall, place: dict[str, Any], body: VersionBody, *, cre
 
 
 def _sources(body: VersionBody) -> dict[str, Any]:
-    """What a new version's disks come from, as `create_version` takes it."""
+    """Return the sources of a new version's disks as arguments of `create_version`."""
     own = {lun_of(key): source for key, source in body.sources.items()}
     if body.source is not None and not own and not body.luns:
         found = ComputeId.parse(body.source)
@@ -280,23 +280,23 @@ def _sources(body: VersionBody) -> dict[str, Any]:
 
 
 def _accept(call: CommandCall, *, created: bool) -> None:
-    """Answer now: the row stands, the bytes are yet to come."""
+    """Answer the request after the row is stored and before the ingest."""
     call.accept((created, _json(call.session.installation, _show(call.session, call.request))))
 
 
 def _is_ingested(view: VersionView) -> bool:
-    """Whether the source has been taken in, so that it need not be read again."""
+    """Return whether the ingest is complete, so that the source need not be read again."""
     return any(replica.state in _INGESTED_STATES for replica in view.replicas)
 
 
 def delete_version(call: CommandCall) -> Outcome:
-    """The command of DELETE."""
+    """Run the command of DELETE."""
     session, request = call.session, call.request
     if request["conditions"]:
         changing = _authorize_change(session, request, Action.DELETE)
         check_conditions(request["conditions"], _json(session.installation, _show(changing, request)))
 
-    def allowed(_version: ImageVersion) -> None:
+    def accept(_version: ImageVersion) -> None:
         call.accept((False, None))
 
     versions_delete.delete_version(
@@ -304,6 +304,6 @@ def delete_version(call: CommandCall) -> Outcome:
         session.principal,
         **_place(request),
         bypass_soft_delete=request["bypass"],
-        allowed=allowed,
+        allowed=accept,
     )
     return False, None

@@ -1,4 +1,4 @@
-"""Manage the keys that sign tokens: create the first key, rotate keys by command and by age, and trust retired keys a while."""
+"""Manage the keys that sign tokens: create the first key, rotate keys by command and by age, and trust retired keys."""
 
 import threading
 from collections.abc import Mapping
@@ -31,9 +31,9 @@ class _Seen:
     keys: tuple[SigningKey, ...]
     by_kid: Mapping[str, RSAKey]
     at: float
-    """By the monotonic clock of the process."""
+    """The time of the read, by the monotonic clock of the process."""
     database_time: datetime
-    """The time of the database at that moment."""
+    """The time of the read, by the clock of the database."""
 
 
 @dataclass(slots=True)
@@ -58,7 +58,10 @@ class KeyRing:
         return key.kid, seen.by_kid[key.kid]
 
     def now(self) -> datetime:
-        """Return the time by the database's clock, which all servers share, as of the last look and what passed since."""
+        """Return the time of the database's clock, which all servers share.
+
+        The result is the time of the last read of the keys plus the seconds since then.
+        """
         seen = self._read_keys()
         return seen.database_time + timedelta(seconds=self.installation.effects.monotonic() - seen.at)
 

@@ -392,10 +392,10 @@ class OperationRunner:
 
 
 def _with_newer_writes(call: CommandCall, operation: AsyncOperation) -> CommandCall:
-    """Tell a command that is run again which resources newer requests wrote since its operation was stored.
+    """Add the resources that newer requests wrote since the operation was stored to the arguments of a resumed command.
 
     Raises:
-        OperationPreempted: its own resource is one, and the command has nothing to finish.
+        OperationPreempted: a newer request wrote the operation's own resource, and the command has nothing to complete.
     """
     installation, target = call.session.installation, operation.resource_id
     newer = preempted_resources(installation, operation)
