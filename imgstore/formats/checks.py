@@ -46,7 +46,7 @@ class Finding:
     kind: FailureKind = FailureKind.DAMAGED
 
     def to_error(self, location: str) -> ImageRefused:
-        """Return the error for this finding, as if the check failed."""
+        """Return the error that reports this finding as a failure."""
         parts = {"found": self.found, "expected": self.expected, "hint": self.hint, "target": location}
         if self.kind is FailureKind.UNSAFE:
             return SafetyCheckFailed(self.check, f"{location} failed the safety check '{self.check}'.", **parts)

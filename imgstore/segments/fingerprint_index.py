@@ -151,9 +151,9 @@ class ImageIndex:
 class BaseIndex:
     """The blocks of the bases' segments."""
 
-    def __init__(self, entries: SortedEntries, every: "LocatedFingerprints | None" = None) -> None:
+    def __init__(self, entries: SortedEntries, located: "LocatedFingerprints | None" = None) -> None:
         self._entries = entries
-        self._every = every
+        self._located = located
 
     @classmethod
     def build(
@@ -173,7 +173,7 @@ class BaseIndex:
             entries_max: above this number, only each 16th block of a segment stays in memory.
         """
         step = 1 if entries <= entries_max else SAMPLE_STEP
-        every = None if step == 1 else LocatedFingerprints(scratch)
+        located = None if step == 1 else LocatedFingerprints(scratch)
         high, low = np.empty(entries, dtype=np.uint64), np.empty(entries, dtype=np.uint64)
         where = np.empty(entries, dtype=np.uint32)
         filled = 0
@@ -184,9 +184,9 @@ class BaseIndex:
             begin = number * SEGMENT_BLOCKS
             where[part] = np.arange(begin, begin + len(segment.fingerprints), step, dtype=np.uint32)
             filled += len(sample)
-            if every is not None:
-                every.put(number, segment.fingerprints)
-        return cls(SortedEntries(Fingerprints(high[:filled], low[:filled]), where[:filled]), every)
+            if located is not None:
+                located.put(number, segment.fingerprints)
+        return cls(SortedEntries(Fingerprints(high[:filled], low[:filled]), where[:filled]), located)
 
     def find(self, asked: Fingerprints, block: npt.NDArray[np.intp]) -> Locations:
         """Return the location of each fingerprint, NOWHERE if no base has the block.
@@ -196,7 +196,7 @@ class BaseIndex:
             block: the number of each fingerprint's block on the disk, which shows the neighbours.
         """
         found = self._entries.find(asked)
-        if self._every is None:
+        if self._located is None:
             return found
         for direction in (1, -1):
             self._spread(found, asked, block, direction)
@@ -204,7 +204,7 @@ class BaseIndex:
 
     def _spread(self, found: Locations, asked: Fingerprints, block: npt.NDArray[np.intp], direction: int) -> None:
         """Compare the neighbours of each hit with the neighbours of its location, step by step, over the width of a sample."""
-        assert self._every is not None
+        assert self._located is not None
         for _ in range(SAMPLE_STEP - 1):
             known = np.flatnonzero(found < ZERO)
             beside = known + direction
@@ -217,13 +217,13 @@ class BaseIndex:
             guess, beside = guess[same_segment].astype(np.uint32), beside[same_segment]
             if not len(beside):
                 return
-            right = self._every.matches(guess, asked.take(beside))
+            right = self._located.matches(guess, asked.take(beside))
             found[beside[right]] = guess[right]
 
     def close(self) -> None:
         """Remove the scratch file."""
-        if self._every is not None:
-            self._every.close()
+        if self._located is not None:
+            self._located.close()
 
 
 class LocatedFingerprints:

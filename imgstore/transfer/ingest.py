@@ -408,18 +408,18 @@ class _Repacking:
         self._order.check_scratch(self._order.scratch, len(old) * BLOCK_BYTES)
         with tempfile.NamedTemporaryFile(dir=self._order.scratch) as file:
             file.truncate(len(old) * BLOCK_BYTES)
-            laid = np.memmap(file, dtype=np.uint8, mode="r+", shape=(len(old), BLOCK_BYTES))
-            self._fetch_blocks(old, laid)
+            disk_order = np.memmap(file, dtype=np.uint8, mode="r+", shape=(len(old), BLOCK_BYTES))
+            self._fetch_blocks(old, disk_order)
             for begin in range(0, len(old), PIECE_BLOCKS):
-                part = np.array(laid[begin : begin + PIECE_BLOCKS])
+                part = np.array(disk_order[begin : begin + PIECE_BLOCKS])
                 indexes = np.arange(len(part))
                 prints = fingerprint_blocks(memoryview(part.tobytes()), indexes, self._order.fingerprint_key)
                 new[begin : begin + len(part)] = self._packer.add(part, indexes, prints)
-            del laid
+            del disk_order
         return new
 
-    def _fetch_blocks(self, old: Locations, laid: Blocks) -> None:
-        """Copy the block of each old location into the row of `laid` with the same index."""
+    def _fetch_blocks(self, old: Locations, disk_order: Blocks) -> None:
+        """Copy the block of each old location into the row of `disk_order` with the same index."""
         segment, at = np.divmod(old.astype(np.int64), SEGMENT_BLOCKS)
         by_segment = np.argsort(segment, kind="stable")
         begins = np.flatnonzero(np.diff(segment[by_segment], prepend=-1))
@@ -432,7 +432,7 @@ class _Repacking:
             except (ObjectNotFound, ObjectCorrupt):
                 damaged.add(name)
             else:
-                laid[rows] = np.frombuffer(blocks, dtype=np.uint8).reshape(-1, BLOCK_BYTES)[at[rows]]
+                disk_order[rows] = np.frombuffer(blocks, dtype=np.uint8).reshape(-1, BLOCK_BYTES)[at[rows]]
         if damaged:
             raise _BasesDamaged(frozenset(damaged))
 
@@ -442,7 +442,7 @@ class _Moves:
     """The new locations of repacked blocks: two columns, since a dictionary of millions would not fit in memory."""
 
     old: Locations
-    """Sorted."""
+    """The old locations, sorted."""
     new: Locations
     pieces: frozenset[int]
     """The indexes of the pieces that hold any moved block."""

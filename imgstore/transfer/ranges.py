@@ -79,8 +79,8 @@ def count_fetches(manifest: Manifest, cache_bytes: int) -> int:
 
     If the cache holds all segments, each is fetched once.
     """
-    slots = max(1, cache_bytes // _SLOT_BYTES)
-    if len(manifest.segments) <= slots:
+    places = max(1, cache_bytes // _SLOT_BYTES)
+    if len(manifest.segments) <= places:
         return len(manifest.segments)
     held: OrderedDict[int, None] = OrderedDict()
     fetched = 0
@@ -90,7 +90,7 @@ def count_fetches(manifest: Manifest, cache_bytes: int) -> int:
             continue
         fetched += 1
         held[segment] = None
-        if len(held) > slots:
+        if len(held) > places:
             held.popitem(last=False)
     return fetched
 

@@ -68,7 +68,7 @@ class SegmentReader:
         Raises:
             StoreError: no slot serves the segment; the error of the first slot.
         """
-        return self._first(name, lambda slot: slot.segment_blocks(name))
+        return self._read_first(name, lambda slot: slot.segment_blocks(name))
 
     def body(self, name: Digest) -> bytes:
         """Read a segment as stored, verified.
@@ -76,20 +76,20 @@ class SegmentReader:
         Raises:
             StoreError: no slot serves the segment; the error of the first slot.
         """
-        return self._first(name, lambda slot: slot.segment_body(name))
+        return self._read_first(name, lambda slot: slot.segment_body(name))
 
-    def _first(self, name: Digest, read: Callable[[SlotAccess], _T]) -> _T:
+    def _read_first(self, name: Digest, read: Callable[[SlotAccess], _T]) -> _T:
         found_damage: list[Damage] = []
 
-        def failed(slot: SlotAccess, error: StoreError) -> None:
+        def record_damage(slot: SlotAccess, error: StoreError) -> None:
             found_damage.append(Damage(slot=slot, name=name, error=error))
             self.damages.append(found_damage[-1])
 
-        def count(slot: SlotAccess) -> None:
+        def report_served(slot: SlotAccess) -> None:
             self.on_served(slot, name, any(each.is_certain for each in found_damage))
 
-        slot, found = read_from_any(self.slots, read, failed, on_unused=count)
-        count(slot)
+        slot, found = read_from_any(self.slots, read, record_damage, on_unused=report_served)
+        report_served(slot)
         return found
 
 
