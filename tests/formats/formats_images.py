@@ -1,4 +1,4 @@
-"""Disks and images for the tests of formats, and qemu-img as their judge."""
+"""Disks and images for the tests of formats, and comparisons by qemu-img."""
 
 import json
 import random
@@ -36,7 +36,7 @@ def qemu_info(path: Path, form: DiskFormat) -> dict[str, Any]:
 
 
 def qemu_compare(path: Path, form: DiskFormat, raw: Path) -> None:
-    """Sizes must be equal too; qemu-img's own strict mode compares allocation besides, which containers differ in."""
+    """Compare two images, sizes included. qemu-img's strict mode would also compare allocation, which depends on the container."""
     told = qemu_img("compare", "-f", QEMU_NAMES[form], "-F", "raw", path, raw)
     assert told == "Images are identical.\n"
 
@@ -50,7 +50,7 @@ def random_disk(virtual_bytes: int, extents: Sequence[Extent], seed: int = 1) ->
 
 
 def write_sparse(path: Path, disk: bytes) -> Path:
-    """`disk` as a raw file with a hole for each 4 KiB of zeros."""
+    """Write `disk` as a raw file with a hole for each 4 KiB of zeros."""
     with open(path, "wb") as file:
         file.truncate(len(disk))
         for at in range(0, len(disk), 4096):
@@ -62,7 +62,7 @@ def write_sparse(path: Path, disk: bytes) -> Path:
 
 
 def write_image(path: Path, form: DiskFormat, disk: bytes, extents: Sequence[Extent] | None = None) -> Path:
-    """An image of ours."""
+    """Write an image by imgstore."""
     spans = [Extent(offset=0, length=len(disk))] if extents is None else extents
     writer = create_writer(path, format=form, virtual_bytes=len(disk), extents=spans, disk_digest=DIGEST)
     try:
@@ -75,7 +75,7 @@ def write_image(path: Path, form: DiskFormat, disk: bytes, extents: Sequence[Ext
 
 
 def read_image(path: Path, form: DiskFormat | None, scratch: Path) -> bytes:
-    """The disk in an image, by its extents alone: what they leave out must be zero."""
+    """Read the disk of an image by its extents; other ranges must be zero."""
     source = LocalFile(path)
     try:
         reader = open_disk(source, format=form, scratch=scratch)
@@ -96,33 +96,33 @@ def names_in(folder: Path) -> list[str]:
 
 
 def tail(path: Path) -> bytes:
-    """The last 512 bytes."""
+    """Return the last 512 bytes."""
     with open(path, "rb") as file:
         file.seek(-512, 2)
         return file.read()
 
 
 def patch(path: Path, offset: int, data: bytes) -> Path:
-    """Write `data` into a file; a negative offset counts from its end."""
+    """Write `data` into a file; a negative offset counts from the end."""
     with open(path, "r+b") as file:
         file.seek(offset, 2 if offset < 0 else 0)
         file.write(data)
     return path
 
 
-def resealed_footer(raw: bytes, **fields: bytes) -> bytes:
-    """A footer with other fields and a checksum that is right for them, reckoned here by the specification."""
+def reseal_footer(raw: bytes, **fields: bytes) -> bytes:
+    """Return a footer with changed fields and a right checksum, which this function computes by the specification."""
     places = {"cookie": 0, "data_offset": 16, "creator": 28, "current_size": 48, "geometry": 56, "disk_type": 60}
-    return _resealed(raw, {places[name]: value for name, value in fields.items()}, 64)
+    return _reseal(raw, {places[name]: value for name, value in fields.items()}, 64)
 
 
-def resealed_header(raw: bytes, **fields: bytes) -> bytes:
-    """The same for a dynamic header."""
+def reseal_header(raw: bytes, **fields: bytes) -> bytes:
+    """Return a dynamic header with changed fields and a right checksum."""
     places = {"table_offset": 16, "version": 24, "entries": 28, "block_size": 32}
-    return _resealed(raw, {places[name]: value for name, value in fields.items()}, 36)
+    return _reseal(raw, {places[name]: value for name, value in fields.items()}, 36)
 
 
-def _resealed(raw: bytes, fields: dict[int, bytes], checksum_at: int) -> bytes:
+def _reseal(raw: bytes, fields: dict[int, bytes], checksum_at: int) -> bytes:
     changed = bytearray(raw)
     for place, value in fields.items():
         changed[place : place + len(value)] = value
@@ -132,7 +132,7 @@ def _resealed(raw: bytes, fields: dict[int, bytes], checksum_at: int) -> bytes:
 
 
 class MemorySource:
-    """A byte source that is no file, as one over HTTP: nothing is known of its holes."""
+    """A byte source in memory, like a source over HTTP: its holes are unknown."""
 
     def __init__(self, data: bytes, location: str = "https://example.invalid/image") -> None:
         self.data = data
@@ -157,7 +157,7 @@ class MemorySource:
 
 
 def gpt_disk(*types: UUID, block_bytes: int = 512, virtual_bytes: int = 2 * MIB) -> bytes:
-    """A disk with a protective MBR and a GPT of empty partitions."""
+    """Make a disk with a protective MBR and a GPT of empty partitions."""
     disk = bytearray(virtual_bytes)
     disk[446 + 4] = 0xEE
     disk[510:512] = b"\x55\xaa"

@@ -1,4 +1,4 @@
-"""A source read through, some of it ahead."""
+"""Tests of reads of a whole source with read-ahead."""
 
 import threading
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SOUNDED = (0, 4096)
 
 
 class Source:
-    """Zeros but for an offset at the beginning of each read; it writes down what is asked."""
+    """Zeros with an offset at the beginning of each read. Records its reads."""
 
     def __init__(self, *extents: tuple[int, int]) -> None:
         self._extents = extents
@@ -39,7 +39,7 @@ class Source:
 
 
 class Waiting(Source):
-    """No read of a piece returns before so many are asked for at once."""
+    """A source whose reads return only when a given number of reads is running."""
 
     def __init__(self, readers: int) -> None:
         super().__init__((0, PIECES * PIECE_BYTES))
@@ -52,7 +52,7 @@ class Waiting(Source):
 
 
 class Clock:
-    """Moves on by so much each time that it is asked."""
+    """A clock that advances by a fixed step at each call."""
 
     def __init__(self, step_seconds: float) -> None:
         self._now = 0.0
@@ -63,7 +63,7 @@ class Clock:
         return self._now
 
 
-def test_all_that_the_extents_cover_comes_in_order() -> None:
+def test_all_extents_are_read_in_order() -> None:
     source = Source((4096, 10), (PIECE_BYTES, 2 * PIECE_BYTES + 8))
     got = list(read_through(source))
     expected = [(4096, 10), (PIECE_BYTES, PIECE_BYTES), (2 * PIECE_BYTES, PIECE_BYTES), (3 * PIECE_BYTES, 8)]
@@ -72,20 +72,20 @@ def test_all_that_the_extents_cover_comes_in_order() -> None:
     assert sorted(source.reads) == sorted([SOUNDED, SOUNDED, *expected])
 
 
-def test_what_is_far_off_is_asked_for_more_at_once() -> None:
+def test_a_source_of_high_latency_gets_more_parallel_reads() -> None:
     far = Waiting(THREADS_MAX)
     assert len(list(read_through(far, Clock(FAR_SECONDS)))) == PIECES
 
 
-def test_what_is_near_is_not() -> None:
+def test_a_source_of_low_latency_does_not() -> None:
     near = Source((0, PIECES * PIECE_BYTES))
     reading = read_through(near, Clock(0.0))
     next(reading)
-    assert len(set(near.reads) - {SOUNDED}) <= 4, "two that read, and one ahead of each of them"
+    assert len(set(near.reads) - {SOUNDED}) <= 4, "two reads, and a read ahead of each"
     reading.close()
 
 
-def test_one_who_stops_leaves_nothing_behind() -> None:
+def test_a_caller_that_stops_leaves_no_reads() -> None:
     source = Source((0, PIECES * PIECE_BYTES))
     reading = read_through(source, Clock(FAR_SECONDS))
     next(reading)
@@ -94,7 +94,7 @@ def test_one_who_stops_leaves_nothing_behind() -> None:
     assert not [each for each in threading.enumerate() if each.name.startswith("ahead")]
 
 
-def test_an_error_is_told_in_its_place() -> None:
+def test_an_error_is_raised_in_its_place() -> None:
     class Breaking(Source):
         def read_at(self, offset: int, length: int) -> bytes:
             if offset == 5 * PIECE_BYTES:

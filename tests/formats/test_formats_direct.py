@@ -1,4 +1,4 @@
-"""Long writes go past the page cache where that can be, and the file is the same."""
+"""Tests of writes without the page cache: long writes bypass the cache, and the file has the same bytes."""
 
 import errno
 import fcntl
@@ -19,14 +19,14 @@ DISK = os.urandom(17 * MIB + 5 * 512)
 PARTS = [(at, min(4 * MIB, len(DISK) - at)) for at in range(0, len(DISK), 4 * MIB)]
 LONG = [(0, 12 * MIB), (12 * MIB, len(DISK) - 12 * MIB)]
 SHORT = [(0, 4096), (4096, 2 * MIB + 4096), (2 * MIB + 8192, 3), (2 * MIB + 8195, len(DISK) - 2 * MIB - 8195)]
-"""Writes that are too short, and such as lie badly."""
+"""Writes that are too short or not aligned."""
 
 Written = list[tuple[bool, int, int]]
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
-    """Of each `pwrite`: whether it went past the cache, its offset, its length."""
+def direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
+    """Record each `pwrite`: whether it bypassed the cache, its offset, its length."""
     try:
         os.close(os.open(tmp_path / "probe", os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
     except OSError as error:
@@ -65,45 +65,45 @@ def write(
 @pytest.mark.parametrize("parts", [PARTS, LONG, SHORT, list(reversed(SHORT))])
 @pytest.mark.parametrize("form", [DiskFormat.RAW, DiskFormat.VHD_FIXED])
 @pytest.mark.parametrize("memory", [DISK, AT_A_PAGE])
-def test_a_file_is_the_same(
+def test_direct_writes_give_the_same_file(
     tmp_path: Path, parts: list[tuple[int, int]], form: DiskFormat, memory: bytes | mmap.mmap
 ) -> None:
     write(tmp_path / "disk", parts, form, memory)
     assert (tmp_path / "disk").read_bytes()[: len(DISK)] == DISK
 
 
-def test_whole_pieces_go_past_the_cache(tmp_path: Path, written: Written) -> None:
-    """And nothing else does."""
+def test_whole_pieces_bypass_the_page_cache(tmp_path: Path, direct_writes: Written) -> None:
+    """No other write does."""
     write(tmp_path / "disk", PARTS)
-    assert sorted(written)[-4:] == [(True, at * MIB, 4 * MIB) for at in (0, 4, 8, 12)]
-    assert [each[1:] for each in written if not each[0]] == [(16 * MIB, MIB + 5 * 512)]
+    assert sorted(direct_writes)[-4:] == [(True, at * MIB, 4 * MIB) for at in (0, 4, 8, 12)]
+    assert [each[1:] for each in direct_writes if not each[0]] == [(16 * MIB, MIB + 5 * 512)]
 
 
-def test_what_is_longer_than_a_buffer_does_but_for_its_end(tmp_path: Path, written: Written) -> None:
+def test_long_writes_bypass_the_cache_except_for_their_end(tmp_path: Path, direct_writes: Written) -> None:
     write(tmp_path / "disk", LONG)
-    assert [each for each in written if not each[0]] == [(False, 17 * MIB, 5 * 512 % 4096)]
-    assert sum(length for direct, _, length in written if direct) == 17 * MIB
+    assert [each for each in direct_writes if not each[0]] == [(False, 17 * MIB, 5 * 512 % 4096)]
+    assert sum(length for direct, _, length in direct_writes if direct) == 17 * MIB
 
 
-def test_what_lies_at_a_page_goes_as_it_is(tmp_path: Path, written: Written) -> None:
-    """Without the way by a buffer, in one write of any length."""
+def test_page_aligned_data_is_written_without_a_copy(tmp_path: Path, direct_writes: Written) -> None:
+    """A single write of any length, without a buffer."""
     write(tmp_path / "disk", LONG, memory=AT_A_PAGE)
-    assert sorted(each for each in written if each[0]) == [(True, 0, 12 * MIB), (True, 12 * MIB, 5 * MIB)]
+    assert sorted(each for each in direct_writes if each[0]) == [(True, 0, 12 * MIB), (True, 12 * MIB, 5 * MIB)]
 
 
-def test_what_is_read_soon_stays_in_the_cache(tmp_path: Path, written: Written) -> None:
+def test_bytes_that_are_read_soon_stay_in_the_cache(tmp_path: Path, direct_writes: Written) -> None:
     span = [Extent(offset=0, length=len(DISK))]
     writer = create_writer(
         tmp_path / "disk", format=DiskFormat.RAW, virtual_bytes=len(DISK), extents=span, disk_digest=DIGEST
     )
     writer.write_at(0, DISK[: 4 * MIB], read_soon=True)
     writer.abandon()
-    assert written == [(False, 0, 4 * MIB)]
+    assert direct_writes == [(False, 0, 4 * MIB)]
 
 
-def test_blocks_of_a_dynamic_vhd_do_too(tmp_path: Path, written: Written) -> None:
+def test_blocks_of_a_dynamic_vhd_bypass_the_cache(tmp_path: Path, direct_writes: Written) -> None:
     write(tmp_path / "disk", PARTS, DiskFormat.VHD_DYNAMIC)
-    assert len([each for each in written if each[0]]) == 8
+    assert len([each for each in direct_writes if each[0]]) == 8
 
 
 def refusing(refused: Callable[[int], bool]) -> Callable[[pytest.MonkeyPatch], None]:
@@ -135,16 +135,16 @@ def failing(number: int) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 @pytest.mark.parametrize("refuse", [refusing(lambda flags: bool(flags & os.O_DIRECT)), failing(errno.EINVAL)])
-def test_a_file_system_that_will_not(
+def test_a_file_system_without_direct_writes(
     tmp_path: Path, refuse: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When it opens the file, or only when it writes."""
+    """The refusal comes at open or only at write."""
     refuse(monkeypatch)
     write(tmp_path / "disk", PARTS)
     assert (tmp_path / "disk").read_bytes() == DISK
 
 
-def test_what_the_medium_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_medium_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing(errno.ENOSPC)(monkeypatch)
     with pytest.raises(OutputError, match="cannot be written") as raised:
         write(tmp_path / "disk", PARTS)

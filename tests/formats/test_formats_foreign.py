@@ -1,4 +1,4 @@
-"""qcow2, VHDX and VMDK: read through qemu-img, after checks that refuse each danger by its name."""
+"""Tests of qcow2, VHDX and VMDK: read through qemu-img, after checks that refuse each danger by name."""
 
 import os
 import struct
@@ -38,7 +38,7 @@ def disk() -> bytes:
 
 @pytest.fixture
 def make(tmp_path: Path, disk: bytes) -> Callable[..., Path]:
-    """make(format, "option=value", ...): an image of `disk` by qemu-img, alone in a folder."""
+    """Make an image of `disk` by qemu-img, alone in a folder: make(format, "option=value", ...)."""
 
     def image(form: DiskFormat, *options: str) -> Path:
         raw = write_sparse(tmp_path / "disk.raw", disk)
@@ -52,8 +52,8 @@ def make(tmp_path: Path, disk: bytes) -> Callable[..., Path]:
     return image
 
 
-def _refusal(path: Path, form: DiskFormat | None, scratch: Path) -> ImageRefused:
-    """What opening raises; inspecting tells the same, and neither leaves anything."""
+def _open_refused(path: Path, form: DiskFormat | None, scratch: Path) -> ImageRefused:
+    """Return the error of opening. Inspecting reports the same, and neither leaves files."""
     source = LocalFile(path)
     try:
         with pytest.raises(ImageRefused) as caught:
@@ -85,7 +85,7 @@ def _refusal(path: Path, form: DiskFormat | None, scratch: Path) -> ImageRefused
         (VMDK, ("subformat=streamOptimized",)),
     ],
 )
-def test_what_qemu_writes_we_read(
+def test_images_of_qemu_img_are_read(
     tmp_path: Path, make: Callable[..., Path], disk: bytes, form: DiskFormat, options: tuple[str, ...]
 ) -> None:
     image = make(form, *options)
@@ -95,7 +95,7 @@ def test_what_qemu_writes_we_read(
 
 @needs_qemu
 @pytest.mark.parametrize("form", [QCOW2, VHDX, VMDK])
-def test_a_source_that_is_no_file_is_spooled(
+def test_a_source_that_is_no_file_is_copied_first(
     tmp_path: Path, make: Callable[..., Path], disk: bytes, form: DiskFormat
 ) -> None:
     source = MemorySource(make(form).read_bytes())
@@ -110,7 +110,7 @@ def test_a_source_that_is_no_file_is_spooled(
 
 
 @needs_qemu
-def test_inspection_looks_inside(tmp_path: Path, make: Callable[..., Path]) -> None:
+def test_inspection_reads_the_disk(tmp_path: Path, make: Callable[..., Path]) -> None:
     image = make(QCOW2)
     source = LocalFile(image)
     inspection = inspect_image(source, scratch=tmp_path / "scratch")
@@ -131,7 +131,7 @@ def test_a_backing_file_is_refused(tmp_path: Path, make: Callable[..., Path]) ->
     image = tmp_path / "overlay.qcow2"
     qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, image)
 
-    refused = _refusal(image, None, tmp_path / "scratch")
+    refused = _open_refused(image, None, tmp_path / "scratch")
     assert isinstance(refused, SafetyCheckFailed)
     assert refused.check == "has_backing_file"
 
@@ -141,7 +141,7 @@ def test_a_data_file_is_refused(tmp_path: Path) -> None:
     image = tmp_path / "outside.qcow2"
     qemu_img("create", "-q", "-f", "qcow2", "-o", f"data_file={tmp_path}/secret,data_file_raw=on", image, "1M")
 
-    refused = _refusal(image, None, tmp_path / "scratch")
+    refused = _open_refused(image, None, tmp_path / "scratch")
     assert isinstance(refused, SafetyCheckFailed)
     assert refused.check == "has_data_file"
 
@@ -166,23 +166,23 @@ def test_a_data_file_is_refused(tmp_path: Path) -> None:
         (48, (1 << 62).to_bytes(8), ImageTruncated, "refcount-table-in-file"),
     ],
 )
-def test_a_qcow2_header_that_lies_is_refused_by_name(
+def test_a_false_qcow2_header_is_refused_by_name(
     tmp_path: Path, make: Callable[..., Path], offset: int, value: bytes, kind: type[ImageRefused], check: str
 ) -> None:
-    refused = _refusal(patch(make(QCOW2), offset, value), None, tmp_path / "scratch")
+    refused = _open_refused(patch(make(QCOW2), offset, value), None, tmp_path / "scratch")
     assert type(refused) is kind
     assert f"'{check}'" in refused.message
 
 
 @needs_qemu
-def test_an_unknown_feature_is_told_by_its_bit(tmp_path: Path, make: Callable[..., Path]) -> None:
-    refused = _refusal(patch(make(QCOW2), 72, (1 << 40 | 1 << 4).to_bytes(8)), None, tmp_path / "scratch")
+def test_an_unknown_feature_is_named_by_its_bit(tmp_path: Path, make: Callable[..., Path]) -> None:
+    refused = _open_refused(patch(make(QCOW2), 72, (1 << 40 | 1 << 4).to_bytes(8)), None, tmp_path / "scratch")
     assert refused.found == "extended L2 entries, incompatible feature bit 40"
 
 
 @needs_qemu
-def test_damage_behind_the_checks_is_qemu_s_to_find(tmp_path: Path, make: Callable[..., Path]) -> None:
-    """A compressed cluster that is none: qemu-img's own words come through, and nothing is left."""
+def test_damage_after_the_checks_is_found_by_qemu_img(tmp_path: Path, make: Callable[..., Path]) -> None:
+    """A compressed cluster with wrong bytes: the error quotes qemu-img, and no file remains."""
     raw, image = tmp_path / "disk.raw", make(QCOW2)
     qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", write_sparse(raw, b"disk" * MIB), image)
     data = image.read_bytes()
@@ -211,14 +211,14 @@ def test_damage_behind_the_checks_is_qemu_s_to_find(tmp_path: Path, make: Callab
     ],
 )
 @pytest.mark.parametrize("lost", [65536, MIB])
-def test_a_file_cut_behind_its_headers_is_refused(
+def test_a_file_truncated_after_its_headers_is_refused(
     tmp_path: Path, make: Callable[..., Path], form: DiskFormat, options: tuple[str, ...], check: str, lost: int
 ) -> None:
-    """qemu-img itself would read what is lost as zeros."""
+    """qemu-img itself would read the missing data as zeros."""
     image = make(form, *options)
     assert all_pass(image, form)
     os.truncate(image, image.stat().st_size - lost)
-    refused = _refusal(image, None, tmp_path / "scratch")
+    refused = _open_refused(image, None, tmp_path / "scratch")
     assert isinstance(refused, ImageTruncated)
     assert f"'{check}'" in refused.message
 
@@ -248,16 +248,16 @@ def test_honest_compressed_files_of_any_size_pass(tmp_path: Path, cluster_bytes:
 @needs_qemu
 @pytest.mark.parametrize("form", [QCOW2, VHDX, VMDK])
 @pytest.mark.parametrize("kept", [6, 70, 300])
-def test_a_header_cut_short_is_refused(tmp_path: Path, make: Callable[..., Path], form: DiskFormat, kept: int) -> None:
+def test_a_truncated_header_is_refused(tmp_path: Path, make: Callable[..., Path], form: DiskFormat, kept: int) -> None:
     image = make(form)
     image.write_bytes(image.read_bytes()[:kept])
-    assert isinstance(_refusal(image, form, tmp_path / "scratch"), ImageRefused)
+    assert isinstance(_open_refused(image, form, tmp_path / "scratch"), ImageRefused)
 
 
 @needs_qemu
 @pytest.mark.parametrize("subformat", ["monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"])
 def test_a_vmdk_with_outside_extents_is_refused(tmp_path: Path, make: Callable[..., Path], subformat: str) -> None:
-    refused = _refusal(make(VMDK, f"subformat={subformat}"), None, tmp_path / "scratch")
+    refused = _open_refused(make(VMDK, f"subformat={subformat}"), None, tmp_path / "scratch")
     assert isinstance(refused, SafetyCheckFailed)
     assert "of a disk in other files" in str(refused.found)
 
@@ -288,19 +288,19 @@ def _descriptor(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
         (lambda data: data[:56] + b"\xff" * 6 + data[62:], "grain-directory-in-file"),
     ],
 )
-def test_a_vmdk_that_reaches_outside_or_lies_is_refused_by_name(
+def test_a_vmdk_with_outside_references_or_false_fields_is_refused(
     tmp_path: Path, make: Callable[..., Path], damage: Callable[[bytes], bytes], check: str
 ) -> None:
     image = make(VMDK)
     image.write_bytes(damage(image.read_bytes()))
-    assert f"'{check}'" in _refusal(image, None, tmp_path / "scratch").message
+    assert f"'{check}'" in _open_refused(image, None, tmp_path / "scratch").message
 
 
 @needs_qemu
-def test_a_vmdk_with_its_directory_told_at_the_end_is_read(
+def test_a_vmdk_with_its_directory_in_the_footer_is_read(
     tmp_path: Path, make: Callable[..., Path], disk: bytes
 ) -> None:
-    """As VMware streams them: the header says "see the footer", which qemu-img never writes and does read."""
+    """VMware streams such files: the header refers to the footer. qemu-img never writes such files, but reads them."""
     image = make(VMDK, "subformat=streamOptimized")
     data = image.read_bytes().ljust(-(-image.stat().st_size // 512) * 512, b"\0")
     marker = struct.pack("<QII", 1, 0, 3).ljust(512, b"\0")
@@ -308,12 +308,12 @@ def test_a_vmdk_with_its_directory_told_at_the_end_is_read(
     assert read_image(image, None, tmp_path / "scratch") == disk
 
     os.truncate(image, image.stat().st_size - 1024)
-    refused = _refusal(image, None, tmp_path / "scratch")
+    refused = _open_refused(image, None, tmp_path / "scratch")
     assert "no footer with the offset of the grain directory" in str(refused.found)
 
 
 def _vhdx_item(data: bytes, guid_start: bytes) -> int:
-    """Where in the file a metadata item lies, by a walk of the test's own."""
+    """Find the file offset of a metadata item, without the code under test."""
     entry = data.index(guid_start, 3 * MIB)
     (offset,) = struct.unpack_from("<I", data, entry + 16)
     return 3 * MIB + int(offset)
@@ -323,26 +323,26 @@ def _vhdx_item(data: bytes, guid_start: bytes) -> int:
 def test_a_vhdx_with_a_parent_is_refused(tmp_path: Path, make: Callable[..., Path]) -> None:
     image = make(VHDX)
     at = _vhdx_item(image.read_bytes(), bytes.fromhex("3767a1ca36fa434d"))
-    refused = _refusal(patch(image, at + 4, b"\2\0\0\0"), None, tmp_path / "scratch")
+    refused = _open_refused(patch(image, at + 4, b"\2\0\0\0"), None, tmp_path / "scratch")
     assert isinstance(refused, SafetyCheckFailed)
     assert refused.check == "no-parent"
 
 
 @needs_qemu
 @pytest.mark.parametrize("size", [1 << 62, 0, 1025])
-def test_a_vhdx_size_that_lies_is_refused(tmp_path: Path, make: Callable[..., Path], size: int) -> None:
+def test_a_false_vhdx_size_is_refused(tmp_path: Path, make: Callable[..., Path], size: int) -> None:
     image = make(VHDX)
     at = _vhdx_item(image.read_bytes(), bytes.fromhex("2442a52f1bcd7648"))
-    refused = _refusal(patch(image, at, size.to_bytes(8, "little")), None, tmp_path / "scratch")
+    refused = _open_refused(patch(image, at, size.to_bytes(8, "little")), None, tmp_path / "scratch")
     assert isinstance(refused, SafetyCheckFailed)
     assert refused.check == "virtual-size"
 
 
 @needs_qemu
-def test_a_vhdx_cut_short_is_refused(tmp_path: Path, make: Callable[..., Path]) -> None:
+def test_a_truncated_vhdx_is_refused(tmp_path: Path, make: Callable[..., Path]) -> None:
     image = make(VHDX)
     image.write_bytes(image.read_bytes()[: 3 * MIB])
-    assert isinstance(_refusal(image, None, tmp_path / "scratch"), ImageTruncated)
+    assert isinstance(_open_refused(image, None, tmp_path / "scratch"), ImageTruncated)
 
 
 @needs_qemu
@@ -383,8 +383,8 @@ def test_without_qemu_img_the_package_is_named_and_all_else_works(
 
 
 @needs_qemu
-def test_qemu_is_confined(tmp_path: Path, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit of memory that nothing can start in: the refusal is ours, and the folder is gone."""
+def test_qemu_img_is_confined(tmp_path: Path, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process can start in this memory limit: imgstore raises the refusal, and the folder is removed."""
     monkeypatch.setattr("imgstore.formats.qemu.qemu_img.ADDRESS_SPACE_BYTES_MAX", 4 * MIB)
     source = LocalFile(make(QCOW2))
     with pytest.raises(ImageRefused, match="within its limits of memory and time"):
@@ -402,7 +402,7 @@ def test_qemu_is_confined(tmp_path: Path, make: Callable[..., Path], monkeypatch
 def test_a_backing_file_that_appears_after_the_checks_is_not_opened(
     tmp_path: Path, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a racing writer could do: the overlay is read as if it had no parent."""
+    """A racing writer could do this. The overlay is read as if it had no parent."""
     base, overlay = make(QCOW2), tmp_path / "overlay.qcow2"
     qemu_img("create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, overlay)
     source, clean = LocalFile(overlay), LocalFile(base)

@@ -1,4 +1,4 @@
-"""Laws: what is written is what is read, and the files that promise it come back byte for byte."""
+"""Property tests: a written disk is read back, and some files are restored byte for byte."""
 
 import tempfile
 from pathlib import Path
@@ -29,7 +29,7 @@ OWN = [DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFormat.RAW]
 
 @st.composite
 def disks(draw: st.DrawFn, *, unit: int) -> tuple[int, list[Extent]]:
-    """A size of some MiB, a multiple of `unit`, and ranges of it, sorted and apart."""
+    """Generate a size of a few MiB, a multiple of `unit`, and disjoint sorted ranges."""
     virtual_bytes = draw(st.integers(1, 9 * MIB // unit)) * unit
     cuts = sorted(draw(st.lists(st.integers(0, virtual_bytes), max_size=8, unique=True)))
     return virtual_bytes, [
@@ -41,7 +41,7 @@ def disks(draw: st.DrawFn, *, unit: int) -> tuple[int, list[Extent]]:
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_write_then_read_is_the_identity(form: DiskFormat, data: st.DataObject) -> None:
-    """For any size that the container holds and any extents, whatever order they are written in."""
+    """For any size that the container can hold and any extents, written in any order."""
     virtual_bytes, spans = data.draw(disks(unit=1 if form is DiskFormat.RAW else 512))
     disk = random_disk(virtual_bytes, spans)
     with tempfile.TemporaryDirectory() as name:
@@ -71,8 +71,8 @@ def test_qcow2_write_then_read_is_the_identity(drawn: tuple[int, list[Extent]]) 
         assert names_in(Path(name) / "scratch") == []
 
 
-def _again(image: Path, scratch: Path) -> Path:
-    """The image read, and written in the container that it came in."""
+def _rewrite(image: Path, scratch: Path) -> Path:
+    """Read the image, and write it in its original container."""
     source = LocalFile(image)
     reader = open_disk(source, scratch=scratch)
     spans = list(reader.extents())
@@ -94,20 +94,20 @@ def _again(image: Path, scratch: Path) -> Path:
 
 @pytest.mark.engine("qemu-img")
 @pytest.mark.parametrize("virtual_bytes", [512, 4096, 5 * MIB, 5 * MIB + 512, 9 * MIB - 1536])
-def test_a_fixed_vhd_of_qemu_comes_back_byte_for_byte(tmp_path: Path, virtual_bytes: int) -> None:
-    """Its footer is not ours: another creator, unique id and time stamp."""
+def test_a_fixed_vhd_of_qemu_is_restored_byte_for_byte(tmp_path: Path, virtual_bytes: int) -> None:
+    """Its footer is not from imgstore: another creator, unique id and time stamp."""
     raw = write_sparse(tmp_path / "disk.raw", random_disk(virtual_bytes, [Extent(offset=0, length=virtual_bytes // 2)]))
     image = tmp_path / "disk.vhd"
     qemu_img("convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed,force_size=on", raw, image)
 
-    assert _again(image, tmp_path).read_bytes() == image.read_bytes()
+    assert _rewrite(image, tmp_path).read_bytes() == image.read_bytes()
     assert tail(image)[28:32] == b"qem2"
 
 
 @pytest.mark.parametrize("virtual_bytes", [1, 511, 512, 4095, 4097, MIB + 13, 8 * MIB + 1])
-def test_a_raw_file_of_any_size_comes_back_byte_for_byte(tmp_path: Path, virtual_bytes: int) -> None:
+def test_a_raw_file_of_any_size_is_restored_byte_for_byte(tmp_path: Path, virtual_bytes: int) -> None:
     image = write_sparse(tmp_path / "disk.raw", random_disk(virtual_bytes, [Extent(offset=0, length=virtual_bytes)]))
-    assert _again(image, tmp_path).read_bytes() == image.read_bytes()
+    assert _rewrite(image, tmp_path).read_bytes() == image.read_bytes()
 
 
 @pytest.mark.parametrize("form", [DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFormat.QCOW2])
@@ -137,7 +137,7 @@ def test_padding_adds_zeros(tmp_path: Path) -> None:
     assert [padded_bytes(1000, form) for form in (*OWN, DiskFormat.QCOW2)] == [MIB, MIB, 1000, 1024]
 
 
-def test_2040_gib_are_the_most_that_a_dynamic_vhd_holds(tmp_path: Path) -> None:
+def test_a_dynamic_vhd_holds_at_most_2040_gib(tmp_path: Path) -> None:
     writer = create_writer(
         tmp_path / "d", format=DiskFormat.VHD_DYNAMIC, virtual_bytes=2040 * GIB, extents=[], disk_digest=DIGEST
     )
@@ -157,7 +157,7 @@ def test_2040_gib_are_the_most_that_a_dynamic_vhd_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("form", "virtual_bytes"), [(DiskFormat.RAW, TIB), (DiskFormat.VHD_FIXED, 127 * GIB)])
-def test_a_huge_sparse_disk_costs_its_data_alone(tmp_path: Path, form: DiskFormat, virtual_bytes: int) -> None:
+def test_a_huge_sparse_disk_takes_only_its_data(tmp_path: Path, form: DiskFormat, virtual_bytes: int) -> None:
     span = Extent(offset=virtual_bytes - MIB, length=4096)
     writer = create_writer(tmp_path / "d", format=form, virtual_bytes=virtual_bytes, extents=[span], disk_digest=DIGEST)
     writer.write_at(span.offset, b"x" * 4096)

@@ -1,4 +1,4 @@
-"""A file appears whole or not at all."""
+"""Tests of output files: a file appears completely or not at all."""
 
 import errno
 import fcntl
@@ -31,7 +31,7 @@ def _writer(path: Path, form: DiskFormat = DiskFormat.VHD_FIXED, *, overwrite: b
 
 @pytest.mark.engine("qemu-img")
 @pytest.mark.parametrize("form", WRITABLE_FORMATS)
-def test_nothing_is_seen_before_publish_and_nothing_else_after(tmp_path: Path, form: DiskFormat) -> None:
+def test_a_file_appears_at_publish_and_no_other_file_remains(tmp_path: Path, form: DiskFormat) -> None:
     path = tmp_path / "disk"
     writer = _writer(path, form)
     writer.write_at(0, DATA)
@@ -45,7 +45,7 @@ def test_nothing_is_seen_before_publish_and_nothing_else_after(tmp_path: Path, f
 
 @pytest.mark.engine("qemu-img")
 @pytest.mark.parametrize("form", WRITABLE_FORMATS)
-def test_abandon_leaves_nothing(tmp_path: Path, form: DiskFormat) -> None:
+def test_abandon_removes_the_temporary_file(tmp_path: Path, form: DiskFormat) -> None:
     writer = _writer(tmp_path / "disk", form)
     writer.write_at(0, DATA)
     writer.abandon()
@@ -59,7 +59,7 @@ def test_the_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "disk").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-def test_an_existing_file_is_refused_at_once_and_stays(tmp_path: Path) -> None:
+def test_an_existing_file_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_text("precious")
     with pytest.raises(OutputError, match="exists already") as caught:
@@ -69,7 +69,7 @@ def test_an_existing_file_is_refused_at_once_and_stays(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["disk"]
 
 
-def test_a_file_that_comes_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+def test_a_file_that_appears_during_the_write_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     writer = _writer(path)
     path.write_text("precious")
@@ -92,7 +92,7 @@ def test_overwrite_replaces_at_publish_and_not_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_is_no_file_is_never_replaced(tmp_path: Path, *, overwrite: bool) -> None:
+def test_a_path_that_is_no_file_is_never_replaced(tmp_path: Path, *, overwrite: bool) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder")
     for name in ("folder", "link"):
@@ -101,7 +101,7 @@ def test_what_is_no_file_is_never_replaced(tmp_path: Path, *, overwrite: bool) -
     assert names_in(tmp_path) == ["folder", "link"]
 
 
-def test_a_folder_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="mkdir -p"):
         _writer(tmp_path / "missing" / "disk")
     (tmp_path / "file").touch()
@@ -109,8 +109,8 @@ def test_a_folder_that_is_missing_is_told(tmp_path: Path) -> None:
         _writer(tmp_path / "file" / "disk")
 
 
-def test_a_folder_without_permission_is_told() -> None:
-    """In /proc, where root may not make files either."""
+def test_a_folder_without_permission_is_reported() -> None:
+    """In /proc, where even root may not create files."""
     with pytest.raises(OutputError, match="cannot be written") as caught:
         _writer(Path("/proc/self") / "disk")
     assert caught.value.found
@@ -118,15 +118,15 @@ def test_a_folder_without_permission_is_told() -> None:
 
 
 @pytest.mark.parametrize("form", [DiskFormat.VHDX, DiskFormat.VMDK])
-def test_what_cannot_be_written_is_told_with_what_can(tmp_path: Path, form: DiskFormat) -> None:
+def test_an_unwritable_format_is_refused_with_the_writable_formats(tmp_path: Path, form: DiskFormat) -> None:
     with pytest.raises(InvalidInput, match="vhd, vhd-dynamic, raw, qcow2"):
         _writer(tmp_path / "disk", form)
     assert names_in(tmp_path) == []
 
 
-def test_data_where_none_was_announced_is_refused(tmp_path: Path) -> None:
+def test_data_outside_the_announced_extents_is_refused(tmp_path: Path) -> None:
     writer = _writer(tmp_path / "disk", DiskFormat.VHD_DYNAMIC)
-    writer.write_at(2 * MIB, bytes(512))  # zeros say nothing new
+    writer.write_at(2 * MIB, bytes(512))  # zeros change nothing
     with pytest.raises(InvalidInput, match="announced to be empty"):
         writer.write_at(2 * MIB, b"x" * 512)
     writer.abandon()
@@ -150,7 +150,7 @@ def test_many_threads_may_write(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB, where it may be mounted."""
+    """Mount a file system of 256 KiB, if mounting is allowed."""
     folder = tmp_path / "tiny"
     folder.mkdir()
     mounted = subprocess.run(
@@ -163,7 +163,7 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("form", [DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFormat.RAW])
-def test_a_full_disk_is_told_and_nothing_is_left(tiny: Path, form: DiskFormat) -> None:
+def test_a_full_disk_is_reported_and_no_file_remains(tiny: Path, form: DiskFormat) -> None:
     writer = _writer(tiny / "disk", form)
     with pytest.raises(OutputError) as caught:
         writer.write_at(0, DATA)
@@ -173,8 +173,8 @@ def test_a_full_disk_is_told_and_nothing_is_left(tiny: Path, form: DiskFormat) -
     assert names_in(tiny) == []
 
 
-def test_what_the_medium_refuses_while_writing_goes_on_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel tells of a failed write-back once only, so the background's must not be lost."""
+def test_an_error_of_the_background_write_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel reports a failed write-back only once, so the error of the background write must not get lost."""
 
     def broken(_fd: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -191,8 +191,8 @@ def test_what_the_medium_refuses_while_writing_goes_on_is_told(tmp_path: Path, m
 
 
 @pytest.mark.engine("qemu-img")
-def test_a_disk_that_fills_up_at_publish_is_told_and_nothing_is_left(tmp_path: Path, tiny: Path) -> None:
-    """The raw file fits, and the qcow2 beside it does not: qemu-img's failure in our words."""
+def test_a_disk_that_fills_up_at_publish_is_reported_and_no_file_remains(tmp_path: Path, tiny: Path) -> None:
+    """There is space for the raw file but not for the qcow2: the error translates the failure of qemu-img."""
     path = tiny / "disk.qcow2"
     writer = _writer(path, DiskFormat.QCOW2)
     writer.write_at(0, DATA[: 150 * 1024])
@@ -202,8 +202,8 @@ def test_a_disk_that_fills_up_at_publish_is_told_and_nothing_is_left(tmp_path: P
     assert names_in(tiny) == []
 
 
-def test_a_limit_of_file_size_is_told(tmp_path: Path) -> None:
-    """EFBIG: the answer of a file system that holds no larger file."""
+def test_a_limit_of_the_file_size_is_reported(tmp_path: Path) -> None:
+    """EFBIG: the error of a file system that holds no larger file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, hard))
@@ -229,7 +229,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_the_next_writer_removes_what_a_killed_one_left_and_spares_the_living(tmp_path: Path) -> None:
+def test_the_next_writer_removes_only_files_of_dead_writers(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     living = _writer(path)
     subprocess.run([sys.executable, "-c", _DIES, path], check=False, cwd=tmp_path)
@@ -244,8 +244,8 @@ def test_the_next_writer_removes_what_a_killed_one_left_and_spares_the_living(tm
     assert names_in(tmp_path) == ["disk"]
 
 
-def test_a_sweeper_between_making_and_locking_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another writer takes the new, not yet locked file for a leftover: it is made once more."""
+def test_removal_of_an_unlocked_temporary_file_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another writer takes the new, not yet locked file for a leftover. The file is then created again."""
     flock = fcntl.flock
     swept: list[str] = []
 
@@ -262,7 +262,7 @@ def test_a_sweeper_between_making_and_locking_does_no_harm(tmp_path: Path, monke
     assert names_in(tmp_path) == ["disk"]
 
 
-def test_a_long_name_has_room_for_the_temporary_one(tmp_path: Path) -> None:
+def test_a_long_name_leaves_space_for_the_temporary_name(tmp_path: Path) -> None:
     name = "d" * 255
     _writer(tmp_path / name).publish()
     assert names_in(tmp_path) == [name]

@@ -1,4 +1,4 @@
-"""Local files, probing, partition tables, and what inspection says to a person."""
+"""Tests of local files, format detection, partition tables and inspection."""
 
 import os
 import threading
@@ -38,13 +38,13 @@ def test_holes_are_no_extents(tmp_path: Path) -> None:
     source.close()
 
 
-def test_a_file_that_is_one_hole_has_no_extents(tmp_path: Path) -> None:
+def test_a_file_that_is_a_single_hole_has_no_extents(tmp_path: Path) -> None:
     source = LocalFile(write_sparse(tmp_path / "disk", bytes(MIB)))
     assert list(source.extents()) == []
     source.close()
 
 
-def test_where_holes_are_unknown_there_is_one_extent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_known_holes_there_is_a_single_extent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = LocalFile(write_sparse(tmp_path / "disk", bytes(MIB)))
 
     def refuse(fd: int, position: int, how: int) -> int:
@@ -85,7 +85,7 @@ def test_reading_past_the_end_is_a_truncation(tmp_path: Path) -> None:
         source.read_at(0, 1)
 
 
-def test_identity_tells_each_change(tmp_path: Path) -> None:
+def test_the_identity_shows_each_change(tmp_path: Path) -> None:
     path = write_sparse(tmp_path / "disk", b"x" * 1000)
     source = LocalFile(path)
     first = source.identity()
@@ -107,7 +107,7 @@ def test_identity_tells_each_change(tmp_path: Path) -> None:
     source.close()
 
 
-def test_a_link_is_known_by_what_it_names(tmp_path: Path) -> None:
+def test_a_link_has_the_identity_of_its_target(tmp_path: Path) -> None:
     path = write_sparse(tmp_path / "disk", b"x")
     (tmp_path / "link").symlink_to(path)
     source = LocalFile(tmp_path / "link")
@@ -115,7 +115,7 @@ def test_a_link_is_known_by_what_it_names(tmp_path: Path) -> None:
     source.close()
 
 
-def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InvalidInput, match="There is no file"):
@@ -130,12 +130,12 @@ def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
         LocalFile(tmp_path / "empty")
 
 
-def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
+def test_a_file_without_permission_is_reported(tmp_path: Path) -> None:
     path = write_sparse(tmp_path / "disk", b"x")
     path.chmod(0)
     user = os.geteuid()
     if user == 0:
-        os.seteuid(65534)  # root may read anything; nobody may not
+        os.seteuid(65534)  # root may read anything, an ordinary user may not
     try:
         with pytest.raises(InvalidInput, match="chmod"):
             LocalFile(path)
@@ -144,15 +144,15 @@ def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["disk.vhd", "disk.VHDX", "disk.qcow2", "disk.vmdk", "disk.vdi"])
-def test_a_name_that_promises_a_container_is_held_to_it(tmp_path: Path, name: str) -> None:
-    """A fixed VHD that was cut has lost its footer: it would pass for a raw disk."""
+def test_a_suffix_that_promises_a_container_is_checked(tmp_path: Path, name: str) -> None:
+    """A truncated fixed VHD has no footer and would pass for a raw disk."""
     path = write_sparse(tmp_path / name, b"x" * 1024)
     with pytest.raises(ImageTruncated, match="format is in doubt"):
         read_image(path, None, tmp_path)
     assert read_image(path, DiskFormat.RAW, tmp_path) == b"x" * 1024
 
 
-def test_an_address_is_held_to_its_name_too(tmp_path: Path) -> None:
+def test_the_suffix_of_a_url_is_checked_too(tmp_path: Path) -> None:
     source = MemorySource(b"x" * 1024, "https://example.invalid/disk.vhd?sig=a.b")
     with pytest.raises(ImageTruncated, match=r"no VHD header or footer"):
         open_disk(source, scratch=tmp_path)
@@ -169,7 +169,9 @@ def test_an_address_is_held_to_its_name_too(tmp_path: Path) -> None:
         (bytes(257) + b"ustar", "tar"),
     ],
 )
-def test_a_raw_file_that_looks_like_something_else_needs_a_word(tmp_path: Path, head: bytes, looks: str) -> None:
+def test_a_raw_file_that_looks_like_another_format_needs_a_named_format(
+    tmp_path: Path, head: bytes, looks: str
+) -> None:
     path = write_sparse(tmp_path / "disk", head.ljust(1024, b"\1"))
     with pytest.raises(ImageRefused, match=looks) as caught:
         read_image(path, None, tmp_path)
@@ -178,8 +180,8 @@ def test_a_raw_file_that_looks_like_something_else_needs_a_word(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("magic", [b"QFI\xfb", b"vhdxfile", b"KDMV", b"conectix"])
-def test_a_file_that_is_two_things_needs_a_word(tmp_path: Path, magic: bytes) -> None:
-    """A fixed VHD of a disk that starts as a container does."""
+def test_a_file_that_is_two_formats_needs_a_named_format(tmp_path: Path, magic: bytes) -> None:
+    """A fixed VHD of a disk that starts like a container."""
     disk = magic.ljust(4096, b"\1")
     path = write_image(tmp_path / "disk.vhd", DiskFormat.VHD_FIXED, disk)
     with pytest.raises(ImageRefused, match="and like"):
@@ -187,13 +189,13 @@ def test_a_file_that_is_two_things_needs_a_word(tmp_path: Path, magic: bytes) ->
     assert read_image(path, DiskFormat.VHD_FIXED, tmp_path) == disk
 
 
-def test_a_disk_larger_than_azure_s_largest_is_refused(tmp_path: Path) -> None:
+def test_a_disk_larger_than_the_largest_azure_disk_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageRefused, match="virtual-size"):
         open_disk(_Huge(b""), format=DiskFormat.RAW, scratch=tmp_path)
 
 
 class _Huge(MemorySource):
-    """Longer than some file systems can hold."""
+    """A source that is longer than some file systems allow."""
 
     @property
     def file_bytes(self) -> int:
@@ -214,11 +216,11 @@ class _Huge(MemorySource):
         (gpt_disk(ESP)[:1100], None),
     ],
 )
-def test_the_generation_is_the_partition_table_s(disk: bytes, generation: HyperVGeneration | None) -> None:
+def test_the_partition_table_decides_the_generation(disk: bytes, generation: HyperVGeneration | None) -> None:
     assert detect_generation(RawReader(MemorySource(disk))) == generation
 
 
-def test_a_partition_table_that_lies_is_not_followed() -> None:
+def test_a_false_partition_table_is_not_followed() -> None:
     disk = bytearray(gpt_disk(ESP))
     disk[512 + 80 : 512 + 84] = b"\xff" * 4  # the number of entries
     assert detect_generation(RawReader(MemorySource(bytes(disk)))) is None
@@ -230,7 +232,7 @@ def test_a_partition_table_of_gigabytes_is_not_read() -> None:
     assert detect_generation(RawReader(_Huge(bytes(disk)))) is None  # reading 128 GiB would fail the source's assertion
 
 
-def test_inspection_says_what_azure_takes(tmp_path: Path) -> None:
+def test_inspection_lists_the_reasons_against_azure(tmp_path: Path) -> None:
     disk = gpt_disk(LINUX, ESP, virtual_bytes=20 * MIB)
     source = LocalFile(write_image(tmp_path / "good.vhd", DiskFormat.VHD_FIXED, disk, [Extent(offset=0, length=MIB)]))
     good = inspect_image(source, scratch=tmp_path)
@@ -261,7 +263,7 @@ def test_inspection_says_what_azure_takes(tmp_path: Path) -> None:
     odd.close()
 
 
-def test_inspection_of_a_doubtful_file_tells_and_does_not_raise(tmp_path: Path) -> None:
+def test_inspection_of_a_doubtful_file_reports_and_does_not_raise(tmp_path: Path) -> None:
     source = LocalFile(write_sparse(tmp_path / "disk", b"LUKS\xba\xbe".ljust(4096, b"\1")))
     told = inspect_image(source, scratch=tmp_path)
     assert [(check.name, check.passed) for check in told.checks][:1] == [("one-format", False)]
@@ -272,8 +274,8 @@ def test_inspection_of_a_doubtful_file_tells_and_does_not_raise(tmp_path: Path) 
 
 
 @pytest.mark.engine("qemu-img")
-def test_a_real_partition_table_is_understood(tmp_path: Path) -> None:
-    """A dynamic VHD inside and out: the table is read through the container."""
+def test_a_real_partition_table_is_read(tmp_path: Path) -> None:
+    """A dynamic VHD that contains a real table, which is read through the container."""
     raw = write_sparse(tmp_path / "disk.raw", gpt_disk(ESP))
     qemu_img("convert", "-f", "raw", "-O", "vpc", "-o", "subformat=dynamic,force_size=on", raw, tmp_path / "disk.vhd")
     source = LocalFile(tmp_path / "disk.vhd")
@@ -281,7 +283,7 @@ def test_a_real_partition_table_is_understood(tmp_path: Path) -> None:
     source.close()
 
 
-def test_127_gib_of_dynamic_table_are_few_bytes(tmp_path: Path) -> None:
+def test_a_sparse_dynamic_vhd_of_127_gib_has_its_extents(tmp_path: Path) -> None:
     spans = [Extent(offset=at * GIB, length=4096) for at in range(127)]
     path = tmp_path / "big.vhd"
     writer = create_writer(

@@ -1,4 +1,4 @@
-"""VHD, fixed and dynamic: qemu-img as judge in both directions, and each way in which a file may be damaged."""
+"""Tests of fixed and dynamic VHD: comparisons with qemu-img in both directions, and every kind of damage."""
 
 import struct
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from formats_images import (
     qemu_info,
     random_disk,
     read_image,
-    resealed_footer,
-    resealed_header,
+    reseal_footer,
+    reseal_header,
     tail,
     write_image,
     write_sparse,
@@ -33,7 +33,7 @@ from imgstore.formats.vhd_layout import Geometry, is_sound_footer, pack_footer
 FIXED, DYNAMIC = DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC
 
 ODD_BYTES = 5 * MIB + 3 * 512
-"""A multiple of 512 and of neither 4 KiB nor 4 MiB."""
+"""A multiple of 512 but neither of 4 KiB nor of 4 MiB."""
 SPANS = [Extent(offset=0, length=70_000), Extent(offset=4 * MIB + 512, length=MIB + 1024)]
 
 
@@ -54,7 +54,7 @@ def dynamic(tmp_path: Path, disk: bytes) -> Path:
 
 @pytest.mark.engine("qemu-img")
 @pytest.mark.parametrize("form", [FIXED, DYNAMIC])
-def test_what_we_write_qemu_reads(tmp_path: Path, disk: bytes, form: DiskFormat) -> None:
+def test_qemu_img_reads_written_images(tmp_path: Path, disk: bytes, form: DiskFormat) -> None:
     image = write_image(tmp_path / "ours.vhd", form, disk, SPANS)
     raw = write_sparse(tmp_path / "disk.raw", disk)
 
@@ -64,7 +64,7 @@ def test_what_we_write_qemu_reads(tmp_path: Path, disk: bytes, form: DiskFormat)
 
 @pytest.mark.engine("qemu-img")
 @pytest.mark.parametrize(("form", "subformat"), [(FIXED, "fixed"), (DYNAMIC, "dynamic")])
-def test_what_qemu_writes_we_read(tmp_path: Path, disk: bytes, form: DiskFormat, subformat: str) -> None:
+def test_images_of_qemu_img_are_read(tmp_path: Path, disk: bytes, form: DiskFormat, subformat: str) -> None:
     raw, image = write_sparse(tmp_path / "disk.raw", disk), tmp_path / "qemu.vhd"
     qemu_img("convert", "-f", "raw", "-O", "vpc", "-o", f"subformat={subformat},force_size=on", raw, image)
 
@@ -72,14 +72,14 @@ def test_what_qemu_writes_we_read(tmp_path: Path, disk: bytes, form: DiskFormat,
 
 
 @pytest.mark.engine("qemu-img")
-def test_the_current_size_is_believed_and_not_the_geometry(tmp_path: Path) -> None:
-    """qemu-img reads 1,074,511,872 from geometry where a creator that it does not know wrote 1,074,790,400."""
+def test_the_current_size_is_used_and_not_the_geometry(tmp_path: Path) -> None:
+    """For an unknown creator, qemu-img reads 1,074,511,872 from the geometry instead of 1,074,790,400."""
     image = tmp_path / "big.vhd"
     writer = create_writer(image, format=FIXED, virtual_bytes=1_074_790_400, extents=[], disk_digest=DIGEST)
     writer.publish()
     assert qemu_info(image, FIXED)["virtual-size"] == 1_074_790_400
 
-    patch(image, -512, resealed_footer(tail(image), creator=b"none", geometry=b"\x08\x20\x10\x3f"))
+    patch(image, -512, reseal_footer(tail(image), creator=b"none", geometry=b"\x08\x20\x10\x3f"))
     source = LocalFile(image)
     inspection = inspect_image(source, scratch=tmp_path)
     assert inspection.virtual_bytes == 1_074_790_400
@@ -87,7 +87,7 @@ def test_the_current_size_is_believed_and_not_the_geometry(tmp_path: Path) -> No
     source.close()
 
 
-def test_a_footer_is_a_function_of_the_disk(tmp_path: Path, disk: bytes) -> None:
+def test_a_footer_depends_on_the_disk_only(tmp_path: Path, disk: bytes) -> None:
     first = write_image(tmp_path / "first.vhd", FIXED, disk).read_bytes()
     again = write_image(tmp_path / "again.vhd", FIXED, disk).read_bytes()
 
@@ -109,7 +109,7 @@ def test_a_footer_is_a_function_of_the_disk(tmp_path: Path, disk: bytes) -> None
         (2040 * GIB, 65535, 16, 255),
     ],
 )
-def test_geometry_is_the_appendix_s(virtual_bytes: int, cylinders: int, heads: int, sectors: int) -> None:
+def test_the_geometry_follows_the_appendix(virtual_bytes: int, cylinders: int, heads: int, sectors: int) -> None:
     geometry = Geometry.of(virtual_bytes)
     assert (geometry.cylinders, geometry.heads, geometry.sectors) == (cylinders, heads, sectors)
 
@@ -125,7 +125,7 @@ def test_geometry_agrees_with_qemu(tmp_path: Path, mebibytes: int) -> None:
     assert struct.pack(">HBB", geometry.cylinders, geometry.heads, geometry.sectors) == footer[56:60]
 
 
-def test_a_dynamic_file_holds_touched_blocks_only(tmp_path: Path) -> None:
+def test_a_dynamic_vhd_has_only_touched_blocks(tmp_path: Path) -> None:
     virtual_bytes = 100 * GIB
     path = tmp_path / "sparse.vhd"
     span = Extent(offset=50 * GIB + 4096, length=4096)
@@ -164,7 +164,7 @@ def test_blocks_in_any_order_are_read_in_disk_order(tmp_path: Path, dynamic: Pat
 
 def test_bits_of_zero_over_bytes_are_reported_and_read_as_data(tmp_path: Path, dynamic: Path, disk: bytes) -> None:
     (sector,) = struct.unpack_from(">I", dynamic.read_bytes(), 1536)
-    patch(dynamic, sector * 512, b"\x3f" + b"\xff" * 15)  # the first two sectors are absent, says the bitmap
+    patch(dynamic, sector * 512, b"\x3f" + b"\xff" * 15)  # the bitmap marks the first two sectors as absent
     source = LocalFile(dynamic)
 
     inspection = inspect_image(source, scratch=tmp_path)
@@ -179,15 +179,15 @@ Damage = Callable[[bytes], bytes]
 
 
 def _footer(**fields: bytes) -> Damage:
-    return lambda data: data[:-512] + resealed_footer(data[-512:], **fields)
+    return lambda data: data[:-512] + reseal_footer(data[-512:], **fields)
 
 
 def _footers(**fields: bytes) -> Damage:
-    return lambda data: resealed_footer(data[:512], **fields) + data[512:-512] + resealed_footer(data[-512:], **fields)
+    return lambda data: reseal_footer(data[:512], **fields) + data[512:-512] + reseal_footer(data[-512:], **fields)
 
 
 def _header(**fields: bytes) -> Damage:
-    return lambda data: data[:512] + resealed_header(data[512:1536], **fields) + data[1536:]
+    return lambda data: data[:512] + reseal_header(data[512:1536], **fields) + data[1536:]
 
 
 def _bat(block: int, sector: int) -> Damage:
@@ -284,7 +284,7 @@ def _assert_refused(
         with pytest.raises(refused) as caught:
             open_disk(source, format=form, scratch=tmp_path)
         inspection = inspect_image(source, format=form, scratch=tmp_path)
-        with pytest.raises(ImageRefused):  # nor does it pass for something else when nobody says what it is
+        with pytest.raises(ImageRefused):  # without a named format, the file is not detected as another format either
             open_disk(source, scratch=tmp_path)
     finally:
         source.close()
@@ -298,7 +298,7 @@ def _assert_refused(
     assert names_in(tmp_path) == [path.name]
 
 
-def test_a_damaged_end_tells_of_the_copy_that_is_right(dynamic: Path, tmp_path: Path) -> None:
+def test_a_damaged_footer_reports_the_intact_copy(dynamic: Path, tmp_path: Path) -> None:
     patch(dynamic, -100, b"x")
     source = LocalFile(dynamic)
     with pytest.raises(ImageRefused, match="its copy at offset 0 is right"):
@@ -306,12 +306,12 @@ def test_a_damaged_end_tells_of_the_copy_that_is_right(dynamic: Path, tmp_path: 
     source.close()
 
 
-def test_a_table_of_gigabytes_is_a_bomb(tmp_path: Path, dynamic: Path) -> None:
-    """2,040 GiB in blocks of 512 bytes: 16 GiB of table, in a sparse file that costs nothing to make."""
+def test_a_table_of_gigabytes_is_refused(tmp_path: Path, dynamic: Path) -> None:
+    """2,040 GiB in blocks of 512 bytes: 16 GiB of table in a sparse file."""
     data = dynamic.read_bytes()
-    footer = resealed_footer(data[:512], current_size=struct.pack(">Q", 2040 * GIB))
+    footer = reseal_footer(data[:512], current_size=struct.pack(">Q", 2040 * GIB))
     entries = 2040 * GIB // 512 - 1
-    header = resealed_header(data[512:1536], block_size=b"\0\0\2\0", entries=struct.pack(">I", entries))
+    header = reseal_header(data[512:1536], block_size=b"\0\0\2\0", entries=struct.pack(">I", entries))
     bomb = tmp_path / "bomb.vhd"
     with open(bomb, "wb") as file:
         file.write(footer + header)
@@ -324,7 +324,7 @@ def test_a_table_of_gigabytes_is_a_bomb(tmp_path: Path, dynamic: Path) -> None:
 
 @pytest.mark.parametrize("form", [FIXED, DYNAMIC])
 def test_any_flipped_byte_of_the_structures_is_refused(tmp_path: Path, form: DiskFormat) -> None:
-    """Every byte of the footers and the header, not some of them: the checksums are sums, so one byte always shows."""
+    """Every byte of the footers and the header. The checksums are sums, so a single changed byte always shows."""
     disk = random_disk(MIB, [Extent(offset=0, length=4096)])
     data = write_image(tmp_path / "v.vhd", form, disk).read_bytes()
     places = [*range(len(data) - 512, len(data)), *(range(1536) if form is DYNAMIC else ())]
@@ -335,5 +335,5 @@ def test_any_flipped_byte_of_the_structures_is_refused(tmp_path: Path, form: Dis
     assert read_image(tmp_path / "v.vhd", None, tmp_path) == disk
 
 
-def test_our_footer_is_sound() -> None:
+def test_a_generated_footer_is_sound() -> None:
     assert is_sound_footer(pack_footer(virtual_bytes=MIB, disk_type=2, disk_digest=DIGEST))

@@ -1,7 +1,7 @@
-"""The golden objects, by value. What they must decode to is said here without the code that encodes them.
+"""The golden objects by value: the expected result of decoding, without the code that encodes.
 
-``python tests/segments/segments_golden.py`` writes those files that are not there yet, and never one that is: a format
-that can no longer read them is broken, whatever it would write today.
+``python tests/segments/segments_golden.py`` writes missing files and never overwrites a file. If the code can't read a
+golden file, then the code is broken.
 """
 
 import io
@@ -21,7 +21,7 @@ BLOCK = 4096
 
 
 def noise(seed: str, length: int) -> bytes:
-    """Bytes that nothing compresses, the same for ever: BLAKE3's extended output."""
+    """Return incompressible bytes that never change: BLAKE3's extended output."""
     return blake3(seed.encode()).digest(length)
 
 
@@ -30,12 +30,13 @@ def digest(seed: str) -> bytes:
 
 
 FRAME = bytes.fromhex("28b52ffd2004210000")
-"""A whole zstd frame (RFC 8878): magic, descriptor, content size 4, one raw last block of 4 bytes, which follow."""
+"""A complete zstd frame (RFC 8878): magic, descriptor, content size 4, and the header of a last raw block, whose 4 bytes
+must follow."""
 
 RAW = noise("raw", 3 * BLOCK)
 ZSTD = b"".join(f"line {number:06} of a text that shrinks\n".encode() for number in range(1000))[: 5 * BLOCK]
 FRAMED = (FRAME + b"abcd" + noise("framed", 2 * BLOCK))[: 2 * BLOCK]
-"""Fooled a reader that guessed the encoding: its first block is itself a zstd frame."""
+"""The first block is itself a zstd frame, which misled an old reader that guessed the encoding."""
 
 SEGMENTS = {"segment-raw": RAW, "segment-zstd": ZSTD, "segment-framed": FRAMED}
 
@@ -84,7 +85,7 @@ def _fingerprints() -> bytes:
 
 
 def golden(name: str) -> bytes:
-    """The object as it was written once."""
+    """Read an object as it was first written."""
     return (FOLDER / f"{name}.bin").read_bytes()
 
 

@@ -1,6 +1,6 @@
-"""Segments, fingerprints and references: what is packed comes out, and what only looks like it is refused.
+"""Tests of segments, fingerprints and references: encoding and decoding agree, and forged objects are refused.
 
-The hostile half forges objects whose digest is right, as one could who writes the bucket: each bound must hold by itself.
+Forged objects have a right digest, as an attacker with access to the bucket could make. Each bound must hold by itself.
 """
 
 import io
@@ -35,7 +35,7 @@ block = st.one_of(
 ).map(lambda content: content.ljust(BLOCK, b"\0"))
 
 
-def packed(content: bytes, room_bytes: int = 0) -> bytes:
+def encode(content: bytes, room_bytes: int = 0) -> bytes:
     buffer = bytearray(HEADER_BYTES) + content + bytes(room_bytes)
     segment = encode_segment(buffer, len(content) // BLOCK)
     assert segment.name == digest_of(segment.body)
@@ -43,53 +43,53 @@ def packed(content: bytes, room_bytes: int = 0) -> bytes:
     return bytes(segment.body)
 
 
-def opened(body: bytes) -> bytes:
+def decode(body: bytes) -> bytes:
     return bytes(decode_segment(body, digest_of(body)))
 
 
 @given(st.lists(block, min_size=1, max_size=6), st.sampled_from([0, BLOCK]))
-def test_what_is_packed_comes_out(blocks: list[bytes], room_bytes: int) -> None:
+def test_packed_blocks_are_decoded(blocks: list[bytes], room_bytes: int) -> None:
     content = b"".join(blocks)
-    body = packed(content, room_bytes)
-    assert opened(body) == content
+    body = encode(content, room_bytes)
+    assert decode(body) == content
     assert len(body) <= HEADER_BYTES + len(content)
 
 
-def test_a_segment_is_the_same_whatever_was_packed_before_it_and_by_whom() -> None:
-    """A work that is taken up again makes the segments that it made before."""
+def test_a_segment_depends_on_its_blocks_only() -> None:
+    """A resumed work makes the same segments as before."""
     contents = [noise("a", BLOCK) + bytes(40 * BLOCK), bytes(BLOCK), noise("b", 3 * BLOCK) * 4]
     alone = [HEADER_BYTES + len(zstd.compress(content, level=1)) for content in contents]
-    forwards = [packed(content) for content in contents]
-    backwards = [packed(content) for content in reversed(contents)][::-1]
+    forwards = [encode(content) for content in contents]
+    backwards = [encode(content) for content in reversed(contents)][::-1]
     with ThreadPoolExecutor(1) as pool:
-        elsewhere = list(pool.map(packed, contents))
+        elsewhere = list(pool.map(encode, contents))
     assert forwards == backwards == elsewhere
     assert [len(body) for body in forwards] == alone
 
 
-def test_a_segment_is_kept_raw_where_packing_saves_less_than_a_twentieth() -> None:
+def test_a_segment_is_stored_raw_if_compression_saves_little() -> None:
     shrinks = noise("a", 19 * BLOCK)
-    assert HEADER.unpack_from(packed(shrinks))[2] == 0
-    assert HEADER.unpack_from(packed(shrinks + bytes(BLOCK)))[2] == 0
-    assert HEADER.unpack_from(packed(shrinks + bytes(2 * BLOCK)))[2] == 1
+    assert HEADER.unpack_from(encode(shrinks))[2] == 0
+    assert HEADER.unpack_from(encode(shrinks + bytes(BLOCK)))[2] == 0
+    assert HEADER.unpack_from(encode(shrinks + bytes(2 * BLOCK)))[2] == 1
 
 
-def test_the_largest_segment() -> None:
+def test_the_largest_segment_has_1024_blocks() -> None:
     content = noise("large", 1024 * BLOCK)
-    body = packed(content)
+    body = encode(content)
     assert len(body) == SEGMENT_BYTES_MAX
-    assert opened(body) == content
+    assert decode(body) == content
 
 
-def test_the_sample_misses_no_stretch_that_is_worth_packing() -> None:
-    """A twentieth of a segment in one stretch is met by a sample of every thirty-second block, wherever it lies."""
+def test_the_sample_finds_every_compressible_range() -> None:
+    """A sample of every thirty-second block meets any compressible range of a twentieth of the segment."""
     hard, soft_blocks = noise("hard", 1024 * BLOCK), 64
     for first in range(0, 1024 - soft_blocks, 97):
         content = hard[: first * BLOCK] + bytes(soft_blocks * BLOCK) + hard[(first + soft_blocks) * BLOCK :]
-        assert HEADER.unpack_from(packed(content))[2] == 1
+        assert HEADER.unpack_from(encode(content))[2] == 1
 
 
-def forged(payload: bytes, *, blocks: int, magic: bytes = b"IMGSTSEG", version: int = 1, encoding: int = 1) -> bytes:
+def forge(payload: bytes, *, blocks: int, magic: bytes = b"IMGSTSEG", version: int = 1, encoding: int = 1) -> bytes:
     return HEADER.pack(magic, version, encoding, blocks) + payload
 
 
@@ -99,58 +99,58 @@ TWO = zstd.compress(noise("two", BLOCK) + bytes(BLOCK))
 @pytest.mark.parametrize(
     "body",
     [
-        pytest.param(forged(TWO, blocks=1), id="longer"),
-        pytest.param(forged(TWO, blocks=3), id="shorter"),
-        pytest.param(forged(TWO + TWO, blocks=2), id="second frame"),
-        pytest.param(forged(TWO + TWO, blocks=4), id="two frames of the right sum"),
-        pytest.param(forged(TWO + b"\0", blocks=2), id="tail"),
-        pytest.param(forged(b"\x50\x2a\x4d\x18\x00\x00\x00\x00" + TWO, blocks=2), id="skippable frame first"),
-        pytest.param(forged(TWO + b"\x50\x2a\x4d\x18\x00\x00\x00\x00", blocks=2), id="skippable frame last"),
-        pytest.param(forged(TWO[:-1], blocks=2), id="unfinished"),
-        pytest.param(forged(b"", blocks=1), id="no frame"),
-        pytest.param(forged(b"no frame at all", blocks=1), id="no zstd"),
-        pytest.param(forged(zstd.compress(b""), blocks=1), id="empty frame"),
-        pytest.param(forged(zstd.compress(bytes(1 << 28)), blocks=1024), id="bomb"),
-        pytest.param(forged(bytes(BLOCK - 1), blocks=1, encoding=0), id="raw shorter"),
-        pytest.param(forged(bytes(BLOCK + 1), blocks=1, encoding=0), id="raw longer"),
-        pytest.param(forged(TWO, blocks=2, encoding=0), id="zstd called raw"),
-        pytest.param(forged(bytes(2 * BLOCK), blocks=2), id="raw called zstd"),
-        pytest.param(forged(bytes(BLOCK), blocks=1, encoding=2), id="encoding"),
-        pytest.param(forged(bytes(BLOCK), blocks=1, encoding=0, version=2), id="version"),
-        pytest.param(forged(bytes(BLOCK), blocks=1, encoding=0, magic=b"IMGSTMAN"), id="magic"),
-        pytest.param(forged(b"", blocks=0, encoding=0), id="no blocks"),
-        pytest.param(forged(bytes(1025 * BLOCK), blocks=1025, encoding=0), id="too many blocks"),
-        pytest.param(forged(b"", blocks=2**32 - 1), id="very many blocks"),
+        pytest.param(forge(TWO, blocks=1), id="longer"),
+        pytest.param(forge(TWO, blocks=3), id="shorter"),
+        pytest.param(forge(TWO + TWO, blocks=2), id="second frame"),
+        pytest.param(forge(TWO + TWO, blocks=4), id="two frames of the right sum"),
+        pytest.param(forge(TWO + b"\0", blocks=2), id="tail"),
+        pytest.param(forge(b"\x50\x2a\x4d\x18\x00\x00\x00\x00" + TWO, blocks=2), id="skippable frame first"),
+        pytest.param(forge(TWO + b"\x50\x2a\x4d\x18\x00\x00\x00\x00", blocks=2), id="skippable frame last"),
+        pytest.param(forge(TWO[:-1], blocks=2), id="unfinished"),
+        pytest.param(forge(b"", blocks=1), id="no frame"),
+        pytest.param(forge(b"no frame at all", blocks=1), id="no zstd"),
+        pytest.param(forge(zstd.compress(b""), blocks=1), id="empty frame"),
+        pytest.param(forge(zstd.compress(bytes(1 << 28)), blocks=1024), id="bomb"),
+        pytest.param(forge(bytes(BLOCK - 1), blocks=1, encoding=0), id="raw shorter"),
+        pytest.param(forge(bytes(BLOCK + 1), blocks=1, encoding=0), id="raw longer"),
+        pytest.param(forge(TWO, blocks=2, encoding=0), id="zstd called raw"),
+        pytest.param(forge(bytes(2 * BLOCK), blocks=2), id="raw called zstd"),
+        pytest.param(forge(bytes(BLOCK), blocks=1, encoding=2), id="encoding"),
+        pytest.param(forge(bytes(BLOCK), blocks=1, encoding=0, version=2), id="version"),
+        pytest.param(forge(bytes(BLOCK), blocks=1, encoding=0, magic=b"IMGSTMAN"), id="magic"),
+        pytest.param(forge(b"", blocks=0, encoding=0), id="no blocks"),
+        pytest.param(forge(bytes(1025 * BLOCK), blocks=1025, encoding=0), id="too many blocks"),
+        pytest.param(forge(b"", blocks=2**32 - 1), id="very many blocks"),
         pytest.param(b"", id="empty"),
         pytest.param(b"IMGSTSEG", id="half a header"),
     ],
 )
 def test_forged_segments_are_refused(body: bytes) -> None:
     with pytest.raises(ObjectCorrupt) as caught:
-        opened(body)
+        decode(body)
     assert caught.value.found
     assert caught.value.expected
     assert caught.value.hint
 
 
-def test_a_bomb_is_not_unpacked_to_its_end() -> None:
-    body = forged(zstd.compress(bytes(1 << 28)), blocks=2)
+def test_an_oversized_frame_is_not_decompressed_to_its_end() -> None:
+    body = forge(zstd.compress(bytes(1 << 28)), blocks=2)
     tracemalloc.start()
     try:
         with pytest.raises(ObjectCorrupt):
-            opened(body)
+            decode(body)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
 
 
 @given(st.sampled_from(["segment-raw", "segment-zstd"]), st.data())
-def test_segments_forged_anyhow_are_refused_or_whole(name: str, data: st.DataObject) -> None:
+def test_forged_segments_are_refused_or_complete(name: str, data: st.DataObject) -> None:
     body = bytearray(golden(name))
     for _ in range(data.draw(st.integers(1, 3))):
         body[data.draw(st.integers(0, min(len(body), 400) - 1))] = data.draw(st.integers(0, 255))
     try:
-        content = opened(bytes(body))
+        content = decode(bytes(body))
     except ObjectCorrupt:
         return
     assert len(content) == HEADER.unpack_from(body)[3] * BLOCK
@@ -188,19 +188,19 @@ def test_fingerprints_round_trip(counts: list[int]) -> None:
     assert [(each.name, each.fingerprints.tobytes()) for each in found] == expected
 
 
-def test_reading_fingerprints_copies_none() -> None:
-    """A dense disk of 127 GiB has half a gigabyte of them."""
+def test_reading_fingerprints_copies_no_data() -> None:
+    """The fingerprints of a dense disk of 127 GiB take half a gigabyte."""
     found = decode_fingerprints(golden("fingerprints"))
     assert all(each.fingerprints.high.base is not None for each in found)
 
 
 def listed(*blocks: int, prints: int, count: int | None = None, head: bytes = b"IMGSTFPR\1\0\0\0") -> bytes:
-    """A fingerprints object that says `count` segments of `blocks` each, and holds so many prints."""
+    """Make a fingerprints object that lists `count` segments of `blocks` each, with the given number of fingerprints."""
     table = b"".join(noise(f"n{place}", 32) + each.to_bytes(4, "little") for place, each in enumerate(blocks))
     return head + (len(blocks) if count is None else count).to_bytes(4, "little") + noise("p", 16 * prints) + table
 
 
-def test_fingerprints_that_add_up() -> None:
+def test_consistent_fingerprints_are_read() -> None:
     assert [len(each.fingerprints) for each in decode_fingerprints(listed(2, 1, prints=3))] == [2, 1]
 
 
@@ -221,13 +221,13 @@ def test_fingerprints_that_add_up() -> None:
         pytest.param(b"IMGSTFPR", id="half a header"),
     ],
 )
-def test_fingerprints_that_do_not_add_up_are_refused(data: bytes) -> None:
+def test_inconsistent_fingerprints_are_refused(data: bytes) -> None:
     with pytest.raises(ObjectCorrupt, match="fingerprints object"):
         decode_fingerprints(data)
 
 
 @given(st.data())
-def test_fingerprints_forged_anyhow_are_refused_or_add_up(data: st.DataObject) -> None:
+def test_forged_fingerprints_are_refused_or_consistent(data: st.DataObject) -> None:
     body = bytearray(golden("fingerprints"))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
@@ -250,7 +250,7 @@ def test_references_round_trip(matches_name: bytes, key: str) -> None:
 
 
 @given(st.data())
-def test_references_forged_anyhow_are_refused_or_whole(data: st.DataObject) -> None:
+def test_forged_references_are_refused_or_complete(data: st.DataObject) -> None:
     body = bytearray(golden("reference")[:-32])
     body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(body[: data.draw(st.integers(0, len(body)))]) if data.draw(st.booleans()) else bytes(body)

@@ -1,4 +1,4 @@
-"""Data written by version 1 still opens, and nothing that was changed by one bit ever does."""
+"""Tests with objects of version 1: the code reads the originals, and refuses every single flipped bit."""
 
 import tracemalloc
 
@@ -14,7 +14,7 @@ from imgstore.segments.reference import decode_reference
 
 
 @pytest.mark.parametrize("name", list(SEGMENTS))
-def test_segments_still_open(name: str) -> None:
+def test_segments_of_version_1_are_read(name: str) -> None:
     body = golden(name)
     assert bytes(decode_segment(body, digest_of(body))) == SEGMENTS[name]
 
@@ -23,14 +23,14 @@ def test_segments_still_open(name: str) -> None:
     ("name", "encoding", "blocks"),
     [("segment-raw", Encoding.RAW, 3), ("segment-zstd", Encoding.ZSTD, 5), ("segment-framed", Encoding.RAW, 2)],
 )
-def test_the_header_says_how_the_body_is_kept(name: str, encoding: Encoding, blocks: int) -> None:
+def test_the_header_names_the_encoding(name: str, encoding: Encoding, blocks: int) -> None:
     body = golden(name)
     assert HEADER.unpack_from(body) == (b"IMGSTSEG", 1, encoding, blocks)
     assert body[0:16] == b"IMGSTSEG" + bytes([1, 0, encoding, 0, blocks, 0, 0, 0])
 
 
 def test_a_block_that_is_a_zstd_frame_is_not_taken_for_the_encoding() -> None:
-    """The disk that fooled the prototype (rules.md, rule 9)."""
+    """The content of this segment begins with a zstd frame, which a guess of the encoding would decode (invariant B5)."""
     assert golden("segment-framed")[16:].startswith(FRAME)
     assert bytes(decode_segment(golden("segment-framed"), digest_of(golden("segment-framed")))) == FRAMED
 
@@ -49,7 +49,7 @@ def values(manifest: Manifest) -> dict[str, object]:
     }
 
 
-def test_manifests_still_open() -> None:
+def test_manifests_of_version_1_are_read() -> None:
     data = golden("manifest")
     manifest = decode_manifest(data)
     assert values(manifest) == values(MANIFEST)
@@ -58,20 +58,20 @@ def test_manifests_still_open() -> None:
     assert not ManifestCheck(digest("another"))(data)
 
 
-def test_fingerprints_still_open() -> None:
+def test_fingerprints_of_version_1_are_read() -> None:
     found = [(each.name, each.fingerprints.tobytes()) for each in decode_fingerprints(golden("fingerprints"))]
     assert found == [(digest(name), data) for name, data in PRINTS]
 
 
-def test_references_still_open() -> None:
+def test_references_of_version_1_are_read() -> None:
     assert decode_reference(golden("reference")) == REFERENCE
 
 
 def decode(name: str, data: bytes) -> object:
-    """As a slot reads the object: by the name or digest under which it is known."""
+    """Read the object like a slot, by its name or digest."""
     whole = golden(name)
     if name == "fingerprints":
-        # Known by the digest in a manifest; the object has none of its own.
+        # The manifest has the digest; the object does not end with its own digest.
         if digest_of(data) != digest_of(whole):
             raise ObjectCorrupt("not that object")
         return decode_fingerprints(data)
@@ -94,7 +94,7 @@ def test_every_flipped_bit_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_every_truncation_and_every_tail_is_refused(name: str) -> None:
+def test_every_truncation_and_every_appended_byte_is_refused(name: str) -> None:
     whole = golden(name)
     lengths = range(len(whole)) if len(whole) < 1000 else [*range(200), *range(200, len(whole), 97), len(whole) - 1]
     for length in lengths:
@@ -106,7 +106,7 @@ def test_every_truncation_and_every_tail_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(SEGMENTS))
-def test_a_store_is_told_which_body_to_serve(name: str) -> None:
+def test_a_store_serves_only_the_matching_body(name: str) -> None:
     body = golden(name)
     assert matches_name(digest_of(body))(body)
     assert not matches_name(digest_of(body))(body + b"\0")

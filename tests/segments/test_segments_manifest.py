@@ -1,4 +1,4 @@
-"""Manifests: what is written is read, each bound holds by itself, and a forged one with a right digest does no harm."""
+"""Tests of manifests: encoding and decoding agree, each bound is checked, and forged manifests do no harm."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def names(count: int, seed: str) -> "np.ndarray[tuple[int, int], np.dtype[np.uin
 
 @st.composite
 def piece_runs(draw: st.DrawFn, index: int, blocks: int, segments: list[int]) -> Runs:
-    """Runs of one piece, at least one, at any places of any segments."""
+    """Generate the runs of a piece, at least a single run, at any locations."""
     locations = np.full(blocks, ZERO)
     at = draw(st.integers(0, min(blocks - 1, 3)))
     for _ in range(draw(st.integers(1, 5))):
@@ -91,7 +91,7 @@ def test_manifests_round_trip(manifest: Manifest) -> None:
 
 @given(manifests())
 def test_the_views_of_a_manifest_agree(manifest: Manifest) -> None:
-    """Extents, content, pieces and ranges tell of the same blocks, as a plain list of blocks would."""
+    """Extents, content, pieces and ranges describe the same blocks as a plain list of blocks."""
     covered, where = locations_of(manifest.runs)
     assert covered.tolist() == sorted(set(covered.tolist()))
     assert manifest.content_bytes == len(covered) * BLOCK
@@ -179,7 +179,7 @@ BROKEN = {
 }
 
 
-def test_the_whole_one_is_within_its_bounds() -> None:
+def test_the_unchanged_manifest_is_within_its_bounds() -> None:
     check_bounds(MANIFEST)
 
 
@@ -193,12 +193,12 @@ def test_each_bound_is_checked(what: str) -> None:
 
 @pytest.mark.parametrize("what", [name for name in BROKEN if "before the first" not in name])
 def test_each_bound_is_checked_on_reading(what: str) -> None:
-    """Written down with a right digest, it is refused all the same."""
+    """A manifest that breaks a bound is refused even with a right digest."""
     with pytest.raises(ObjectCorrupt):
         decode_manifest(encode_manifest(BROKEN[what]))
 
 
-def sealed(body: bytes) -> bytes:
+def seal(body: bytes) -> bytes:
     return body + digest_of(body)
 
 
@@ -247,8 +247,8 @@ FORGED = {
 
 
 @pytest.mark.parametrize("what", list(FORGED))
-def test_forged_counts_and_frames_are_refused_before_memory_is_taken(what: str) -> None:
-    data = sealed(FORGED[what](golden("manifest")[:-32]))
+def test_forged_counts_and_frames_are_refused_before_allocation(what: str) -> None:
+    data = seal(FORGED[what](golden("manifest")[:-32]))
     tracemalloc.start()
     try:
         with pytest.raises(ObjectCorrupt):
@@ -259,8 +259,8 @@ def test_forged_counts_and_frames_are_refused_before_memory_is_taken(what: str) 
 
 
 @given(st.data())
-def test_manifests_forged_anyhow_are_refused_or_within_bounds(data: st.DataObject) -> None:
-    """Columns are changed before they are packed, the header's counts after: no other error, ever."""
+def test_forged_manifests_are_refused_or_within_bounds(data: st.DataObject) -> None:
+    """Columns change before compression, header counts afterwards. No other error is ever raised."""
     rows = {
         name: data.draw(st.integers(0, 2**63 - 1) | st.integers(0, 3000))
         for name in data.draw(st.sets(st.sampled_from(["block", "count", "segment", "at"]), max_size=2))
@@ -272,7 +272,7 @@ def test_manifests_forged_anyhow_are_refused_or_within_bounds(data: st.DataObjec
     for _ in range(data.draw(st.integers(0, 2))):
         body[data.draw(st.integers(0, 79))] = data.draw(st.integers(0, 255))
     try:
-        found = decode_manifest(sealed(bytes(body)))
+        found = decode_manifest(seal(bytes(body)))
     except ObjectCorrupt:
         return
     check_bounds(found)

@@ -1,4 +1,4 @@
-"""Packing: disk order whatever comes, runs that say where blocks lie, and the two bounds of the reuse threshold."""
+"""Tests of packing: disk order, runs and locations, and both bounds of the reuse threshold."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ location = st.one_of(
 stretch = st.tuples(location, st.integers(1, 40))
 
 
-def laid_out(stretches: list[tuple[int, int]]) -> Locations:
-    """Stretches of consecutive locations, or of zeros, one after another: at most a piece of them."""
+def join_ranges(stretches: list[tuple[int, int]]) -> Locations:
+    """Generate ranges of consecutive locations or of zeros, in sequence, at most a piece."""
     rows: list[int] = []
     for first, count in stretches:
         rows += [first] * count if first == int(ZERO) else range(first, first + count)
@@ -27,8 +27,8 @@ def laid_out(stretches: list[tuple[int, int]]) -> Locations:
 
 
 @given(st.lists(stretch, max_size=30), st.integers(0, 1 << 20))
-def test_locations_and_runs_are_each_others_inverse(stretches: list[tuple[int, int]], piece: int) -> None:
-    locations = laid_out(stretches)
+def test_locations_of_is_the_inverse_of_runs_of(stretches: list[tuple[int, int]], piece: int) -> None:
+    locations = join_ranges(stretches)
     runs = runs_of(piece * 1024, locations)
     blocks, where = locations_of(runs)
     back = np.full(len(locations), ZERO)
@@ -36,13 +36,13 @@ def test_locations_and_runs_are_each_others_inverse(stretches: list[tuple[int, i
     assert back.tolist() == locations.tolist()
     ends = runs.block + runs.count
     assert (runs.count >= 1).all()
-    assert (runs.at + runs.count <= 1024).all(), "none crosses a segment"
+    assert (runs.at + runs.count <= 1024).all(), "no run crosses a segment"
     assert (runs.block[1:] >= ends[:-1]).all()
 
 
 @given(st.lists(stretch, max_size=30))
-def test_runs_are_as_long_as_they_can_be(stretches: list[tuple[int, int]]) -> None:
-    runs = runs_of(0, laid_out(stretches))
+def test_runs_are_as_long_as_possible(stretches: list[tuple[int, int]]) -> None:
+    runs = runs_of(0, join_ranges(stretches))
     touching = runs.block[1:] == runs.block[:-1] + runs.count[:-1]
     goes_on = runs.at[1:] == runs.at[:-1] + runs.count[:-1]
     assert not (touching & goes_on & (runs.segment[1:] == runs.segment[:-1])).any()
@@ -50,7 +50,7 @@ def test_runs_are_as_long_as_they_can_be(stretches: list[tuple[int, int]]) -> No
 
 @given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=700), max_size=6), st.integers(0, 3))
 def test_a_packer_fills_segments_in_order(pieces: list[list[int]], first_number: int) -> None:
-    """What it emits, joined, is what it was given, joined; each location says where."""
+    """The emitted blocks equal the given blocks, and each location is right."""
     emitted: list[tuple[int, bytes, bytes]] = []
 
     def emit(number: int, buffer: memoryview, fingerprints: Fingerprints) -> None:
@@ -88,7 +88,7 @@ def test_a_block_used_a_thousand_times_is_used_once() -> None:
     assert np.flatnonzero(used.reshape(-1)).tolist() == [1024 + 5]
 
 
-def test_new_segments_are_nobodys_old_ones() -> None:
+def test_new_segments_do_not_count_as_old_segments() -> None:
     runs = Runs(block=np.array([0, 1]), count=np.array([1, 1]), segment=np.array([0, 1]), at=np.array([3, 4]))
     assert np.flatnonzero(used_blocks(runs, 1)).tolist() == [3]
 
@@ -100,7 +100,7 @@ olds = st.lists(
 
 @given(olds, st.integers(0, 40), st.integers(1, 1024))
 def test_both_bounds_hold_after_repacking(old: list[tuple[int, int]], new: int, last: int) -> None:
-    """Reading unpacks at most four times its own blocks; at most 2 x ceil(blocks / 1,024) + 16 segments are named."""
+    """A read decompresses at most four times its own blocks, and a version names at most 2 x ceil(blocks / 1,024) + 16 segments."""
     used = np.array([each for each, _ in old], dtype=np.int64)
     blocks = np.array([each for _, each in old], dtype=np.int64)
     packed = max(0, new - 1) * 1024 + (last if new else 0)
@@ -109,15 +109,15 @@ def test_both_bounds_hold_after_repacking(old: list[tuple[int, int]], new: int, 
     assert chosen.tolist() == sorted(set(chosen.tolist()))
     kept = np.setdiff1d(np.flatnonzero(used), chosen)
     moved = int(used[chosen].sum())
-    # The packer goes on where it stands, so its blocks and the repacked ones share their segments.
+    # The packer continues in the current segment, so new and repacked blocks share segments.
     matches_name = len(kept) + -(-(packed + moved) // 1024)
     assert matches_name <= 2 * -(-content // 1024) + 16
     assert int(blocks[kept].sum()) + packed + moved <= 4 * content
-    assert (used[chosen] > 0).all(), "what is not named is not packed again"
+    assert (used[chosen] > 0).all(), "unnamed segments are not repacked"
 
 
 @given(olds)
-def test_no_more_is_repacked_than_the_bounds_ask(old: list[tuple[int, int]]) -> None:
+def test_only_as_much_as_necessary_is_repacked(old: list[tuple[int, int]]) -> None:
     used = np.array([each for each, _ in old], dtype=np.int64)
     blocks = np.array([each for _, each in old], dtype=np.int64)
     well = bool((used[used > 0] * 4 >= blocks[used > 0]).all())
@@ -127,19 +127,19 @@ def test_no_more_is_repacked_than_the_bounds_ask(old: list[tuple[int, int]]) -> 
 
 
 @pytest.mark.parametrize(("used", "repacked"), [(0, False), (1, True), (255, True), (256, False), (1024, False)])
-def test_a_quarter_is_enough(used: int, repacked: bool) -> None:
+def test_a_segment_with_a_quarter_in_use_is_not_repacked(used: int, repacked: bool) -> None:
     chosen = choose_segments_to_repack(np.array([used]), np.array([1024]), new_segments=0, content_blocks=used)
     assert chosen.tolist() == ([0] if repacked else [])
 
 
-def test_many_small_segments_are_gathered_up_to_the_bound_and_not_beyond() -> None:
-    """A hundred well used segments of ten blocks: 2 x ceil(1,000 / 1,024) + 16 = 18 may be named."""
+def test_many_small_segments_are_joined_up_to_the_bound_only() -> None:
+    """A hundred well used segments of ten blocks: the version may name 2 x ceil(1,000 / 1,024) + 16 = 18."""
     whole = np.full(100, 10)
     chosen = choose_segments_to_repack(whole, whole, new_segments=0, content_blocks=1000)
     assert 100 - len(chosen) + 1 == 18
 
 
-def test_the_least_filled_go_first() -> None:
+def test_the_least_used_segments_are_repacked_first() -> None:
     used = np.array([1000] + [300] * 20 + [260, 261] * 10)
     chosen = choose_segments_to_repack(used, np.full(len(used), 1024), new_segments=0, content_blocks=int(used.sum()))
     assert 0 < len(chosen) < 21

@@ -1,4 +1,4 @@
-"""Pieces come together in memory, in any order and from several threads, within a bound."""
+"""Tests of the assembly of pieces in bounded memory, in any order and from several threads."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transfer_disks import BLOCK, PIECE, Disk, Store, Target, slot, take_in
+from transfer_disks import BLOCK, PIECE, Disk, Store, Target, ingest_disk, slot
 
 from imgstore.domain.errors import ObjectCorrupt
 from imgstore.domain.storage.sizes import PIECE_BLOCKS
@@ -21,7 +21,7 @@ from imgstore.transfer.scatter import SegmentReader, scatter
 from imgstore.transfer.slot_access import never_cancelled
 
 Blocks = dict[int, int]
-"""Of a disk: which byte fills which block."""
+"""The fill byte of each block of a disk."""
 
 disks = st.dictionaries(
     st.integers(0, 4).flatmap(lambda piece: st.integers(piece * PIECE_BLOCKS, piece * PIECE_BLOCKS + 6)),
@@ -31,21 +31,21 @@ disks = st.dictionaries(
 
 
 def part(block: int, filling: int) -> tuple[int, PieceParts]:
-    """One block, as `bring` takes it."""
+    """Return a single block as `add` takes it."""
     piece, within = divmod(block, PIECE_BLOCKS)
     return piece, PieceParts([(within * BLOCK, memoryview(bytes([filling]) * BLOCK))], 1)
 
 
 def assembly_of(blocks: Blocks, room_blocks: int) -> PieceAssembly:
-    """Each block is a run."""
+    """Make an assembly with a run for each block."""
     column = np.array(sorted(blocks))
     ones = np.ones_like(column)
     return PieceAssembly(Runs(block=column, count=ones, segment=ones, at=ones), parked_bytes_max=room_blocks * BLOCK)
 
 
 @given(disks, st.integers(0, 12), st.randoms(use_true_random=False))
-def test_every_block_comes_out_once_and_each_piece_ends_once(blocks: Blocks, room: int, order: random.Random) -> None:
-    """Whatever the order, whole or set apart; and no more waits than there is room for."""
+def test_every_block_is_returned_once_and_each_piece_ends_once(blocks: Blocks, room: int, order: random.Random) -> None:
+    """In any order, parked or not. The parked blocks never exceed the limit."""
     assembly = assembly_of(blocks, room)
     coming = list(blocks.items())
     order.shuffle(coming)
@@ -65,8 +65,8 @@ def test_every_block_comes_out_once_and_each_piece_ends_once(blocks: Blocks, roo
     assert sorted(ended) == sorted({block // PIECE_BLOCKS for block in blocks})
 
 
-def test_what_waits_is_a_copy() -> None:
-    """Or the segment that it lies in would stay in memory, all of it."""
+def test_parked_blocks_are_copies() -> None:
+    """A view would keep the whole segment in memory."""
     assembly = assembly_of({0: 1, 1: 2}, 9)
     memory = bytearray(b"a" * BLOCK)
     assert not assembly.add(0, PieceParts([(0, memoryview(memory))], 1)).parts
@@ -75,8 +75,8 @@ def test_what_waits_is_a_copy() -> None:
     assert bytes(first) == b"a" * BLOCK
 
 
-def test_a_set_apart_piece_is_whole_when_all_of_it_is_written() -> None:
-    """What was parked counts as written only once it is."""
+def test_an_unparked_piece_is_complete_after_its_last_write() -> None:
+    """Blocks that were parked before count only after the write."""
     assembly = assembly_of({0: 1, 1: 2, 2: 3}, 1)
     assert assembly.add(*part(0, 1)) == PieceParts()
     apart = assembly.add(*part(1, 2))
@@ -88,7 +88,7 @@ def test_a_set_apart_piece_is_whole_when_all_of_it_is_written() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=8), st.randoms())
-def test_parts_are_laid_among_zeros_in_their_longest_stretches(
+def test_parts_are_joined_into_the_longest_spans_with_zeros_between(
     spans: list[tuple[int, int]], order: random.Random
 ) -> None:
     parts: list[Part] = []
@@ -113,7 +113,7 @@ def test_parts_are_laid_among_zeros_in_their_longest_stretches(
 
 
 @pytest.mark.parametrize("room", [0, 3, 1 << 20])
-def test_many_threads(room: int) -> None:
+def test_many_threads_add_blocks(room: int) -> None:
     blocks = {piece * PIECE_BLOCKS + n: n % 255 + 1 for piece in range(20) for n in range(50)}
     assembly = assembly_of(blocks, room)
     coming = list(blocks.items())
@@ -136,11 +136,11 @@ TANGLED = Disk(4 * PIECE - 7, {n: n * 7 % 3000 + 1 for n in range(4 * 1024) if n
 
 
 @pytest.mark.parametrize("room_blocks", [0, 5, 1 << 20])
-def test_a_disk_is_the_same_whatever_there_is_room_for(
+def test_a_disk_does_not_depend_on_the_parked_bytes(
     room_blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store()
-    manifest = take_in(TANGLED, slot(store), tmp_path).manifest
+    manifest = ingest_disk(TANGLED, slot(store), tmp_path).manifest
     monkeypatch.setattr(scattering, "PieceAssembly", partial(PieceAssembly, parked_bytes_max=room_blocks * BLOCK))
     soon: list[bool] = []
 
@@ -160,11 +160,11 @@ def test_a_disk_is_the_same_whatever_there_is_room_for(
     )
     assert bytes(target.data) == TANGLED.whole()
     assert sum(moved) == TANGLED.virtual_bytes - sum(BLOCK for n in range(4 * 1024) if n % 11 == 0)
-    assert any(soon) == (room_blocks < 1000), "what is read back is to stay in the page cache, and nothing else"
+    assert any(soon) == (room_blocks < 1000), "only bytes that are read back should stay in the page cache"
 
 
 class Forgetful(Target):
-    """A disk that is written to and loses one block."""
+    """A target that loses a block."""
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
         super().write_at(offset, data, read_soon=read_soon)
@@ -172,9 +172,9 @@ class Forgetful(Target):
             self.data[1200 * BLOCK] ^= 1
 
 
-def test_what_was_written_as_it_came_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unparked_pieces_are_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
-    manifest = take_in(TANGLED, slot(store), tmp_path).manifest
+    manifest = ingest_disk(TANGLED, slot(store), tmp_path).manifest
     monkeypatch.setattr(scattering, "PieceAssembly", partial(PieceAssembly, parked_bytes_max=0))
     target, reader = Forgetful(TANGLED.virtual_bytes), SegmentReader([slot(store)])
     with pytest.raises(ObjectCorrupt, match=f"piece at byte {PIECE} "):

@@ -1,4 +1,4 @@
-"""A replica goes across: only what the target lacks, never anything damaged, and no further once one has failed."""
+"""Tests of copies: only missing segments, never damaged segments, and no request after a failure."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transfer_disks import PREFIX, Store, disk, put_together, slot, take_in
+from transfer_disks import PREFIX, Store, assemble, disk, ingest_disk, slot
 
 from imgstore.domain.errors import LeaseLost, ObjectCorrupt, ObjectNotFound, StoreUnreachable
 from imgstore.domain.storage import object_keys
@@ -25,7 +25,7 @@ SOURCE = disk(*range(1, 5 * 1024))
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Store]:
     store = Store()
-    return take_in(SOURCE, slot(store), tmp_path_factory.mktemp("scratch")).manifest, store
+    return ingest_disk(SOURCE, slot(store), tmp_path_factory.mktemp("scratch")).manifest, store
 
 
 def sizes(manifest: Manifest) -> dict[bytes, int]:
@@ -43,7 +43,7 @@ def order(manifest: Manifest, source: Any, target: Any, **changed: Any) -> CopyO
     return replace(made, **changed)
 
 
-def copied(made: CopyOrder, workers: int = 4) -> CopyReceipt:
+def run_copy(made: CopyOrder, workers: int = 4) -> CopyReceipt:
     return copy_segments(made, *plan_segments(made), workers=workers)
 
 
@@ -59,11 +59,11 @@ def key(name: bytes) -> str:
     return PREFIX + object_keys.segment_key(name)
 
 
-def test_everything_into_an_empty_slot(taken: tuple[Manifest, Store]) -> None:
+def test_an_empty_slot_gets_every_segment(taken: tuple[Manifest, Store]) -> None:
     manifest, source = taken
     target, moved = Store(), list[int]()
-    receipt = copied(order(manifest, source, target, on_moved=moved.append))
-    assert put_together(manifest, slot(target)) == SOURCE.whole()
+    receipt = run_copy(order(manifest, source, target, on_moved=moved.append))
+    assert assemble(manifest, slot(target)) == SOURCE.whole()
     assert (receipt.sent, receipt.sent_bytes) == (len(manifest.segments), manifest.stored_bytes)
     assert sum(moved) == manifest.stored_bytes
     assert receipt.checksums == {name: target.head(key(name)).checksum for name in sizes(manifest)}
@@ -73,8 +73,8 @@ def test_everything_into_an_empty_slot(taken: tuple[Manifest, Store]) -> None:
 @pytest.mark.parametrize(
     ("target_objects", "asked"), [(0, "list"), (999, "list"), (3999, "list"), (4000, "head"), (10_000, "head")]
 )
-def test_the_cheaper_way_of_looking(taken: tuple[Manifest, Store], target_objects: int, asked: str) -> None:
-    """Five looks, or a listing of a request for each thousand objects. Both see the same."""
+def test_the_cheaper_listing_is_used(taken: tuple[Manifest, Store], target_objects: int, asked: str) -> None:
+    """Five HEAD requests, or a listing with a request for each thousand objects. Both see the same segments."""
     manifest, source = taken
     names = manifest.segments.all_names()
     target = with_some(manifest, source, 2)
@@ -89,7 +89,7 @@ def test_the_cheaper_way_of_looking(taken: tuple[Manifest, Store], target_object
 
 
 @pytest.mark.parametrize("target_objects", [0, 10_000])
-def test_one_of_another_length_is_absent(taken: tuple[Manifest, Store], target_objects: int) -> None:
+def test_a_segment_of_another_length_is_absent(taken: tuple[Manifest, Store], target_objects: int) -> None:
     manifest, source = taken
     target = with_some(manifest, source, 5)
     short = manifest.segments.name(3)
@@ -98,7 +98,7 @@ def test_one_of_another_length_is_absent(taken: tuple[Manifest, Store], target_o
     assert found == ({short: sizes(manifest)[short]}, frozenset({short}))
 
 
-def test_a_distrusted_target_is_read(taken: tuple[Manifest, Store]) -> None:
+def test_a_degraded_target_is_read(taken: tuple[Manifest, Store]) -> None:
     manifest, source = taken
     target = with_some(manifest, source, 4)
     bad = manifest.segments.name(2)
@@ -106,11 +106,11 @@ def test_a_distrusted_target_is_read(taken: tuple[Manifest, Store]) -> None:
     made = order(manifest, source, target, unrecorded=frozenset(), target_objects=5, is_degraded=True)
     absent, _ = plan_segments(made)
     assert set(absent) == {bad, manifest.segments.name(4)}
-    copied(made)
-    assert put_together(manifest, slot(target)) == SOURCE.whole()
+    run_copy(made)
+    assert assemble(manifest, slot(target)) == SOURCE.whole()
 
 
-def test_a_distrusted_target_is_read_in_several_places_at_once(taken: tuple[Manifest, Store]) -> None:
+def test_a_degraded_target_is_read_by_several_threads(taken: tuple[Manifest, Store]) -> None:
     manifest, source = taken
     workers = len(manifest.segments)
     together = threading.Barrier(workers)
@@ -127,7 +127,7 @@ def test_a_distrusted_target_is_read_in_several_places_at_once(taken: tuple[Mani
     assert plan_segments(made, workers=workers) == ({}, frozenset())
 
 
-def test_no_more_of_a_distrusted_target_is_read_once_it_may_not_go_on(taken: tuple[Manifest, Store]) -> None:
+def test_a_degraded_target_is_not_read_after_cancellation(taken: tuple[Manifest, Store]) -> None:
     manifest, source = taken
     target, left = with_some(manifest, source, 4), [2]
 
@@ -156,10 +156,10 @@ def test_only_what_is_missing_is_sent_after_a_failure(taken: tuple[Manifest, Sto
     target = Store()
     faulty = Faulty(target, [Fault(method="put", calls=frozenset({3}))])
     with pytest.raises(StoreUnreachable):
-        copied(order(manifest, source, faulty), workers=1)
+        run_copy(order(manifest, source, faulty), workers=1)
     sent = len(target.keys("put"))
     assert sent == 2
-    receipt = copied(order(manifest, source, target))
+    receipt = run_copy(order(manifest, source, target))
     assert receipt.sent == len(manifest.segments) - sent
     assert len(target.keys("put")) == len(set(target.keys("put"))) == len(manifest.segments)
 
@@ -171,27 +171,27 @@ def test_a_damaged_source_is_never_copied(taken: tuple[Manifest, Store]) -> None
     target = Store()
     made = order(manifest, damaged, target)
     with pytest.raises(ObjectCorrupt):
-        copied(made)
+        run_copy(made)
     assert key(bad) not in target.keys("put")
     assert [(damage.slot.label, damage.name) for damage in made.damages] == [("source", bad)]
 
 
-def test_another_source_stands_in(taken: tuple[Manifest, Store]) -> None:
+def test_another_source_replaces_a_damaged_source(taken: tuple[Manifest, Store]) -> None:
     manifest, source = taken
     bad = manifest.segments.name(1)
     damaged = Faulty(source, [Fault(method="get", key_part=bad.hex(), kind=Kind.DAMAGED)])
     target = Store()
     sources = [slot(damaged, "one"), slot(Store(), "empty"), slot(source, "three")]
     made = order(manifest, source, target, sources=sources)
-    copied(made)
-    assert put_together(manifest, slot(target)) == SOURCE.whole()
+    run_copy(made)
+    assert assemble(manifest, slot(target)) == SOURCE.whole()
     assert [(damage.slot.label, type(damage.error)) for damage in made.damages] == [
         ("one", ObjectCorrupt),
         ("empty", ObjectNotFound),
     ]
 
 
-def test_nothing_is_begun_once_it_may_not_go_on(taken: tuple[Manifest, Store]) -> None:
+def test_no_request_begins_after_cancellation(taken: tuple[Manifest, Store]) -> None:
     manifest, source = taken
     source.asked.clear()
     target = Store()
@@ -200,14 +200,14 @@ def test_nothing_is_begun_once_it_may_not_go_on(taken: tuple[Manifest, Store]) -
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        copied(order(manifest, source, target, check_cancelled=check_cancelled))
+        run_copy(order(manifest, source, target, check_cancelled=check_cancelled))
     assert source.asked == []
     assert target.keys("put") == []
 
 
 def test_a_manifest_is_read_back(taken: tuple[Manifest, Store], tmp_path: Path) -> None:
     store = Store()
-    receipt = take_in(disk(1), slot(store), tmp_path)
+    receipt = ingest_disk(disk(1), slot(store), tmp_path)
     slot(store).put_manifest("manifests/v/os", receipt.data)
     assert slot(store).get_manifest("manifests/v/os", receipt.digest).disk_digest == receipt.manifest.disk_digest
     with pytest.raises(ObjectCorrupt):
@@ -227,8 +227,8 @@ def raising(error: Exception) -> Callable[[], None]:
     return call
 
 
-def test_the_first_error_stops_all() -> None:
-    """What waits already does not begin, what comes after is refused, and the block raises that error."""
+def test_the_first_error_stops_all_calls() -> None:
+    """Queued calls do not begin, later calls are refused, and the block raises the error."""
     first, gate, begun, waiting = ValueError("first"), threading.Event(), list[int](), list[Future[None]]()
 
     def fail() -> None:
@@ -245,12 +245,12 @@ def test_the_first_error_stops_all() -> None:
     assert all(future.cancelled() or future.exception() is first for future in waiting)
 
 
-def test_an_error_without_another_submit_comes_out_at_the_end() -> None:
+def test_an_error_without_another_submit_is_raised_at_the_end() -> None:
     with pytest.raises(ValueError, match="late"), BoundedPool(2, 2, "test") as pool:
         pool.submit(raising(ValueError("late")))
 
 
-def test_leaving_by_an_error_gives_up_what_has_not_begun() -> None:
+def test_leaving_by_an_error_drops_queued_calls() -> None:
     gate, begun = threading.Event(), list[int]()
     with pytest.raises(KeyError), BoundedPool(1, 5, "test") as pool:
         pool.submit(gate.wait, 10)
@@ -260,7 +260,7 @@ def test_leaving_by_an_error_gives_up_what_has_not_begun() -> None:
     assert begun == []
 
 
-def test_submit_waits_for_room() -> None:
+def test_submit_waits_for_a_free_place() -> None:
     gate, lock = threading.Event(), threading.Lock()
     at_work, most, submitted, full = 0, 0, 0, threading.Event()
 
@@ -292,7 +292,7 @@ def test_submit_waits_for_room() -> None:
     assert (submitted, most) == (8, 2)
 
 
-def test_results_come_back() -> None:
+def test_results_are_returned() -> None:
     with BoundedPool(2, 2, "test") as pool:
         futures = [pool.submit(pow, 2, number) for number in range(10)]
     assert [future.result() for future in futures] == [2**number for number in range(10)]

@@ -1,4 +1,4 @@
-"""A disk goes in and comes out byte for byte, whatever happens between."""
+"""Tests of ingests: every disk is read back byte for byte, after failures too."""
 
 import itertools
 import random
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transfer_disks import BLOCK, MIB, PIECE, PREFIX, Disk, Store, content, disk, put_together, slot, take_in, uid
+from transfer_disks import BLOCK, MIB, PIECE, PREFIX, Disk, Store, assemble, content, disk, ingest_disk, slot, uid
 
 from imgstore.domain.disks.sources import Extent
 from imgstore.domain.errors import ImageRefused, SourceChanged, StoreError, StoreFull, StoreUnreachable
@@ -38,7 +38,7 @@ stretch = st.tuples(
     st.sampled_from([-3, 0, 1, 10, 100]),
     st.sampled_from([0, 1]),
 )
-"""(first block, count, first content, step of content): overlapping ones share content, step 0 repeats one block."""
+"""(first block, count, first content, step of content): overlapping ranges share content; step 0 repeats a block."""
 
 
 @st.composite
@@ -61,9 +61,9 @@ def by_ranges(manifest: Manifest, store: Store, scratch: Path, step: int) -> byt
 
 
 def check(source: Disk, receipt: IngestReceipt, store: Store) -> None:
-    """The disk comes out; the receipt tells the truth about the slot."""
+    """Compare the assembled disk with the source, and the receipt with the slot."""
     manifest = decode_manifest(receipt.data)
-    assert put_together(manifest, slot(store)) == source.whole()
+    assert assemble(manifest, slot(store)) == source.whole()
     pieces = [
         (index, source.part(index * PIECE, piece_bytes(source.virtual_bytes, index)))
         for index in range(-(-source.virtual_bytes // PIECE))
@@ -76,27 +76,27 @@ def check(source: Disk, receipt: IngestReceipt, store: Store) -> None:
     for row, each in enumerate(receipt.segments):
         assert present[each.name] == each.stored_bytes == table.stored_bytes[row]
         assert (each.blocks, each.work_uid) == (table.blocks[row], manifest.works[table.work[row]].uid)
-    assert set(manifest.runs.segment.tolist()) == set(range(len(table))), "every segment that it names is used"
+    assert set(manifest.runs.segment.tolist()) == set(range(len(table))), "every named segment is used"
 
 
 @many
 @given(disks(), disks(), disks())
-def test_random_disks_come_out_byte_for_byte(one: Disk, two: Disk, three: Disk) -> None:
-    """The first alone, the second over the first, the third over both."""
+def test_random_disks_are_read_back_byte_for_byte(one: Disk, two: Disk, three: Disk) -> None:
+    """The first disk has no base, the second has the first, the third has both."""
     store, manifests = Store(), list[Manifest]()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         for work, source in enumerate((one, two, three), 1):
-            receipt = take_in(source, slot(store), scratch, bases=manifests, work=work)
+            receipt = ingest_disk(source, slot(store), scratch, bases=manifests, work=work)
             assert not receipt.missing
             check(source, receipt, store)
             assert by_ranges(receipt.manifest, store, scratch, 77_777) == source.whole()
             manifests.append(receipt.manifest)
-        assert not list(scratch.iterdir()), "nothing is left behind"
+        assert not list(scratch.iterdir()), "no file remains"
 
 
 def shuffled(seed: int, count: int = 2600, kinds: int = 2300) -> Disk:
-    """A disk of less than two segments, with repeated blocks and holes; its last block, cut short, is one."""
+    """Make a disk of less than two segments, with repeated blocks, holes and a short last block."""
     random_ = random.Random(seed)
     places = random_.sample(range(3 * 1024 - 1), count)
     return Disk(3 * PIECE - 5, {place: random_.randrange(1, kinds) for place in places})
@@ -108,22 +108,22 @@ def first() -> Disk:
 
 
 def test_threads_change_nothing(first: Disk, tmp_path: Path) -> None:
-    made = [take_in(first, slot(Store()), tmp_path, workers=workers).data for workers in (1, 4)]
+    made = [ingest_disk(first, slot(Store()), tmp_path, workers=workers).data for workers in (1, 4)]
     assert made[0] == made[1]
 
 
-def test_equal_blocks_are_packed_once_wherever_they_lie(first: Disk, tmp_path: Path) -> None:
-    receipt = take_in(first, slot(Store()), tmp_path)
+def test_equal_blocks_are_packed_once_at_any_place(first: Disk, tmp_path: Path) -> None:
+    receipt = ingest_disk(first, slot(Store()), tmp_path)
     assert sum(each.blocks for each in receipt.segments) == len(set(first.blocks.values()))
     repeated = disk(*[7] * 2000, 8, 7)
-    assert [each.blocks for each in take_in(repeated, slot(Store()), tmp_path).segments] == [2]
+    assert [each.blocks for each in ingest_disk(repeated, slot(Store()), tmp_path).segments] == [2]
 
 
-def test_the_same_again_sends_nothing(first: Disk, tmp_path: Path) -> None:
+def test_a_repeated_ingest_sends_nothing(first: Disk, tmp_path: Path) -> None:
     store = Store()
-    receipt = take_in(first, slot(store), tmp_path)
+    receipt = ingest_disk(first, slot(store), tmp_path)
     store.asked.clear()
-    again = take_in(first, slot(store), tmp_path)
+    again = ingest_disk(first, slot(store), tmp_path)
     assert store.keys("put") == []
     assert again.data == receipt.data
     assert (again.sent_bytes, again.packed_bytes) == (0, receipt.sent_bytes)
@@ -148,47 +148,47 @@ def dying(after: int) -> Callable[[], None]:
 
 @many
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=3), st.booleans())
-def test_killed_and_run_again(first: Disk, deaths: list[int], over_a_base: bool) -> None:
-    """It ends as if it had never been killed, and each segment is sent once in all."""
+def test_a_killed_ingest_resumes(first: Disk, deaths: list[int], over_a_base: bool) -> None:
+    """The result equals an uninterrupted ingest, and each segment is sent once in all."""
     with tempfile.TemporaryDirectory() as folder:
         scratch, store, calm = Path(folder), Store(), Store()
         source, bases = first, list[Manifest]()
         if over_a_base:
             for each in (store, calm):
-                bases = [take_in(first, slot(each), scratch).manifest]
+                bases = [ingest_disk(first, slot(each), scratch).manifest]
             source = shuffled(2, kinds=4000)
-        expected = take_in(source, slot(calm), scratch, bases=bases, work=2)
+        expected = ingest_disk(source, slot(calm), scratch, bases=bases, work=2)
         store.asked.clear()
         for after in deaths:
             with suppress(Killed):
-                take_in(source, slot(store), scratch, bases=bases, work=2, check_cancelled=dying(after))
-        receipt = take_in(source, slot(store), scratch, bases=bases, work=2)
+                ingest_disk(source, slot(store), scratch, bases=bases, work=2, check_cancelled=dying(after))
+        receipt = ingest_disk(source, slot(store), scratch, bases=bases, work=2)
         assert receipt.data == expected.data
         assert slot(store).list_segments() == slot(calm).list_segments()
         assert sorted(store.keys("put")) == sorted(set(store.keys("put")))
 
 
 @pytest.mark.parametrize(("requests", "got"), [(0, 0), (1, 1)])
-def test_nothing_is_begun_once_it_may_not_go_on(first: Disk, tmp_path: Path, requests: int, got: int) -> None:
-    """Neither the base's fingerprints are fetched, nor, where nothing is to be sent, the source read on."""
+def test_no_request_begins_after_cancellation(first: Disk, tmp_path: Path, requests: int, got: int) -> None:
+    """No fingerprints of the base are fetched. Without anything to send, the source is not read either."""
     store = Store()
-    base = take_in(first, slot(store), tmp_path).manifest
+    base = ingest_disk(first, slot(store), tmp_path).manifest
     first.reads.clear()
     store.asked.clear()
     with pytest.raises(Killed):
-        take_in(first, slot(store), tmp_path, bases=[base], check_cancelled=dying(requests))
+        ingest_disk(first, slot(store), tmp_path, bases=[base], check_cancelled=dying(requests))
     assert first.reads == []
     assert len(store.keys("get", "fingerprints/")) == got
     assert store.keys("put", "") == []
 
 
-def test_a_tebibyte_of_holes_costs_nothing(tmp_path: Path) -> None:
+def test_a_tebibyte_of_holes_stores_nothing(tmp_path: Path) -> None:
     end = (1 << 40) // BLOCK
     source = Disk(1 << 40, {0: 1, end // 2: 2, end - 1: 3})
     store = Store()
     tracemalloc.start()
     try:
-        receipt = take_in(source, slot(store), tmp_path)
+        receipt = ingest_disk(source, slot(store), tmp_path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -204,20 +204,20 @@ def test_a_tebibyte_of_holes_costs_nothing(tmp_path: Path) -> None:
 
 def test_an_empty_disk_is_a_manifest_alone(tmp_path: Path) -> None:
     store, source = Store(), Disk(PIECE + 1, {0: 0, 1024: 0})
-    receipt = take_in(source, slot(store), tmp_path)
+    receipt = ingest_disk(source, slot(store), tmp_path)
     assert store.keys("put", "") == []
     assert receipt.segments == ()
     check(source, receipt, store)
 
 
-def test_moved_bytes_are_those_of_the_touched_pieces(tmp_path: Path) -> None:
+def test_moved_bytes_are_the_bytes_of_touched_pieces(tmp_path: Path) -> None:
     source = Disk(2 * PIECE + 100, {3: 1, 1025: 0, 2048: 2})
     moved: list[int] = []
-    take_in(source, slot(Store()), tmp_path, on_moved=moved.append)
+    ingest_disk(source, slot(Store()), tmp_path, on_moved=moved.append)
     assert moved == [PIECE, PIECE, 100]
 
 
-def test_touched_pieces_are_told_once() -> None:
+def test_touched_pieces_are_reported_once() -> None:
     class Extents(Disk):
         def extents(self) -> Iterator[Extent]:
             return iter(
@@ -228,10 +228,10 @@ def test_touched_pieces_are_told_once() -> None:
 
 
 @pytest.mark.parametrize("size", [0, VIRTUAL_BYTES_MAX + 1])
-def test_a_size_that_no_manifest_can_say_is_refused_at_once(size: int, tmp_path: Path) -> None:
+def test_a_size_beyond_the_limit_of_manifests_is_refused(size: int, tmp_path: Path) -> None:
     source = Disk(size, {0: 1})
     with pytest.raises(ImageRefused):
-        take_in(source, slot(Store()), tmp_path)
+        ingest_disk(source, slot(Store()), tmp_path)
     assert source.reads == []
 
 
@@ -240,41 +240,41 @@ def test_a_source_that_changed_is_never_published(first: Disk, tmp_path: Path) -
     before = source.identity()
     source.stamp = "2"
     with pytest.raises(SourceChanged) as caught:
-        take_in(source, slot(Store()), tmp_path, identity=before)
+        ingest_disk(source, slot(Store()), tmp_path, identity=before)
     assert caught.value.status == 409
     assert "stamp 2" in (caught.value.found or "")
 
 
-def test_a_source_that_is_far_off_is_read_in_more_places_at_once(tmp_path: Path) -> None:
+def test_a_source_of_high_latency_is_read_by_more_threads(tmp_path: Path) -> None:
     together = threading.Barrier(THREADS_MAX)
 
     class Far(Disk):
         def read_at(self, offset: int, length: int) -> bytes:
-            if length > BLOCK:  # a piece, and no sounding
+            if length > BLOCK:  # a piece, and no latency probe
                 together.wait(timeout=20)
             return super().read_at(offset, length)
 
     blocks = {number * PIECE // BLOCK: number + 1 for number in range(THREADS_MAX)}
     far = Far(THREADS_MAX * PIECE, blocks)
     seconds = itertools.count(0.0, 1.0)
-    taken = take_in(far, slot(Store()), tmp_path, monotonic=lambda: next(seconds))
+    taken = ingest_disk(far, slot(Store()), tmp_path, monotonic=lambda: next(seconds))
     assert len(taken.manifest.pieces) == THREADS_MAX
 
 
 # Stores that fail.
 
 
-def test_a_store_that_is_full_stops_it(first: Disk, tmp_path: Path) -> None:
+def test_a_full_store_stops_an_ingest(first: Disk, tmp_path: Path) -> None:
     full = StoreFull("No room.", hint="make room")
     store = Store()
     faulty = Faulty(store, [Fault(method="put", calls=frozenset({2}), key_part="segments/", error=lambda: full)])
     with pytest.raises(StoreFull):
-        take_in(first, slot(faulty), tmp_path, workers=1)
+        ingest_disk(first, slot(faulty), tmp_path, workers=1)
     assert len(store.keys("put")) == 1
 
 
-def test_the_stores_own_error_comes_out_though_it_holds_the_body(first: Disk, tmp_path: Path) -> None:
-    """The fingerprints are put out of mapped memory, which an error's traceback may still look at."""
+def test_the_error_of_the_store_is_raised_while_it_holds_the_body(first: Disk, tmp_path: Path) -> None:
+    """The fingerprints are sent from mapped memory, which the traceback of an error may still refer to."""
 
     class Holding(Store):
         def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
@@ -284,19 +284,19 @@ def test_the_stores_own_error_comes_out_though_it_holds_the_body(first: Disk, tm
             return super().put(key, body, only_if_absent=only_if_absent)
 
     with pytest.raises(StoreFull):
-        take_in(first, slot(Holding()), tmp_path)
+        ingest_disk(first, slot(Holding()), tmp_path)
 
 
-def test_a_lost_answer_is_made_good_by_running_again(first: Disk, tmp_path: Path) -> None:
+def test_a_lost_answer_is_repaired_by_a_repeated_ingest(first: Disk, tmp_path: Path) -> None:
     store = Store()
     faulty = Faulty(store, [Fault(method="put", calls=frozenset({3}), kind=Kind.LOST)])
     with pytest.raises(StoreUnreachable):
-        take_in(first, slot(faulty), tmp_path)
-    check(first, take_in(first, slot(store), tmp_path), store)
+        ingest_disk(first, slot(faulty), tmp_path)
+    check(first, ingest_disk(first, slot(store), tmp_path), store)
     assert len(store.keys("put")) == len(set(store.keys("put")))
 
 
-def test_a_store_that_checks_nothing_is_read_back(tmp_path: Path) -> None:
+def test_a_store_without_checksums_is_read_back(tmp_path: Path) -> None:
     class Trusting(Store):
         properties = Faulty(DirectoryStore(tmp_path / "d")).properties.__class__(
             verifies_checksum=False, server_side_copy=False, atomic_create=False
@@ -304,27 +304,27 @@ def test_a_store_that_checks_nothing_is_read_back(tmp_path: Path) -> None:
 
     damaged = Faulty(Trusting(), [Fault(method="get", key_part="segments/", kind=Kind.DAMAGED)])
     with pytest.raises(StoreError):
-        take_in(disk(1, 2, 3), slot(damaged), tmp_path)
+        ingest_disk(disk(1, 2, 3), slot(damaged), tmp_path)
     sound = Trusting()
-    receipt = take_in(disk(1, 2, 3), slot(sound), tmp_path)
+    receipt = ingest_disk(disk(1, 2, 3), slot(sound), tmp_path)
     assert len(sound.keys("get")) == len(receipt.segments) == 1
 
 
-def test_on_a_directory(first: Disk, tmp_path: Path) -> None:
+def test_ingest_into_a_directory(first: Disk, tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     there = slot(DirectoryStore(tmp_path / "store"))
-    receipt = take_in(first, there, tmp_path / "scratch")
-    assert put_together(receipt.manifest, there) == first.whole()
-    again = take_in(first, there, tmp_path / "scratch", bases=[receipt.manifest], work=2)
+    receipt = ingest_disk(first, there, tmp_path / "scratch")
+    assert assemble(receipt.manifest, there) == first.whole()
+    again = ingest_disk(first, there, tmp_path / "scratch", bases=[receipt.manifest], work=2)
     assert (again.sent_bytes, again.packed_bytes) == (0, 0)
 
 
-def test_what_is_no_segment_in_the_folder_of_segments_is_passed_over(tmp_path: Path) -> None:
+def test_other_objects_among_the_segments_are_ignored(tmp_path: Path) -> None:
     store = Store()
     for key in ("segments/README", "segments/ab/notes.txt", f"segments/ab/{'0' * 64}", f"segments/00/{'0' * 65}"):
         store.put(PREFIX + key, b"x")
     assert slot(store).list_segments().present == {}
-    check(disk(1, 2), take_in(disk(1, 2), slot(store), tmp_path), store)
+    check(disk(1, 2), ingest_disk(disk(1, 2), slot(store), tmp_path), store)
 
 
 # Bases.
@@ -334,49 +334,49 @@ def key_of(name: bytes) -> str:
     return PREFIX + object_keys.segment_key(name)
 
 
-def test_a_base_is_not_sent_again_however_it_is_moved(first: Disk, tmp_path: Path) -> None:
+def test_a_moved_base_is_not_sent_again(first: Disk, tmp_path: Path) -> None:
     store = Store()
-    base = take_in(first, slot(store), tmp_path).manifest
+    base = ingest_disk(first, slot(store), tmp_path).manifest
     moved = Disk(first.virtual_bytes + 3 * PIECE, {block + 777: number for block, number in first.blocks.items()})
-    receipt = take_in(moved, slot(store), tmp_path, bases=[base], work=2)
+    receipt = ingest_disk(moved, slot(store), tmp_path, bases=[base], work=2)
     assert receipt.packed_bytes == 0
     assert [work.uid for work in receipt.manifest.works] == [uid(1)]
     check(moved, receipt, store)
 
 
-def test_equal_pieces_take_over_the_bases_runs_without_a_look_at_their_blocks(
+def test_equal_pieces_take_the_runs_of_the_base_without_look_ups(
     first: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store()
-    base = take_in(first, slot(store), tmp_path).manifest
+    base = ingest_disk(first, slot(store), tmp_path).manifest
     monkeypatch.setattr("imgstore.transfer.ingest.fingerprint_blocks", None)
-    again = take_in(first, slot(store), tmp_path, bases=[base], work=2)
+    again = ingest_disk(first, slot(store), tmp_path, bases=[base], work=2)
     assert again.manifest.runs.block.tolist() == base.runs.block.tolist()
 
 
-def test_a_base_segment_that_is_missing_is_packed_anew_and_told(first: Disk, tmp_path: Path) -> None:
+def test_a_missing_base_segment_is_packed_again_and_reported(first: Disk, tmp_path: Path) -> None:
     store = Store()
-    base = take_in(first, slot(store), tmp_path).manifest
+    base = ingest_disk(first, slot(store), tmp_path).manifest
     gone = base.segments.name(1)
     store.delete([key_of(gone)])
-    receipt = take_in(first, slot(store), tmp_path, bases=[base], work=2)
+    receipt = ingest_disk(first, slot(store), tmp_path, bases=[base], work=2)
     assert receipt.missing == {gone}
     check(first, receipt, store)
 
 
 def test_a_base_segment_of_another_length_is_missing(first: Disk, tmp_path: Path) -> None:
     store = Store()
-    base = take_in(first, slot(store), tmp_path).manifest
+    base = ingest_disk(first, slot(store), tmp_path).manifest
     store.put(key_of(base.segments.name(0)), b"short")
-    receipt = take_in(first, slot(store), tmp_path, bases=[base], work=2)
+    receipt = ingest_disk(first, slot(store), tmp_path, bases=[base], work=2)
     assert receipt.missing == {base.segments.name(0)}
     check(first, receipt, store)
 
 
 @pytest.mark.parametrize("how", ["damaged", "gone", "another's"])
-def test_fingerprints_that_cannot_be_had_are_rebuilt(how: str, first: Disk, tmp_path: Path) -> None:
+def test_unreadable_fingerprints_are_rebuilt(how: str, first: Disk, tmp_path: Path) -> None:
     store = Store()
-    base = take_in(first, slot(store), tmp_path).manifest
+    base = ingest_disk(first, slot(store), tmp_path).manifest
     key = PREFIX + object_keys.fingerprints_key(uid(1))
     whole = store.get(key)
     store.delete([key])
@@ -384,7 +384,7 @@ def test_fingerprints_that_cannot_be_had_are_rebuilt(how: str, first: Disk, tmp_
         store.put(key, flip_first_bit(whole) if how == "damaged" else whole[:16] + bytes(16) + whole[32:])
     store.asked.clear()
     moved = Disk(first.virtual_bytes + PIECE, {block + 7: number for block, number in first.blocks.items()})
-    receipt = take_in(moved, slot(store), tmp_path, bases=[base], work=2)
+    receipt = ingest_disk(moved, slot(store), tmp_path, bases=[base], work=2)
     assert receipt.packed_bytes == 0
     assert len(store.keys("get")) == len(base.segments)
     assert not receipt.missing
@@ -397,23 +397,23 @@ def damage(store: Store, name: bytes) -> None:
 
 def test_a_damaged_base_segment_is_found_when_its_fingerprints_are_rebuilt(first: Disk, tmp_path: Path) -> None:
     store = Store()
-    base = take_in(first, slot(store), tmp_path).manifest
+    base = ingest_disk(first, slot(store), tmp_path).manifest
     store.delete([PREFIX + object_keys.fingerprints_key(uid(1))])
     damage(store, base.segments.name(0))
-    receipt = take_in(first, slot(store), tmp_path, bases=[base], work=2)
+    receipt = ingest_disk(first, slot(store), tmp_path, bases=[base], work=2)
     assert receipt.missing == {base.segments.name(0)}
     check(first, receipt, store)
 
 
-def test_a_damaged_base_segment_that_was_to_be_packed_again_is_done_without(tmp_path: Path) -> None:
-    """Else a version would fail for ever: each try follows the same plan into the same damage."""
+def test_a_damaged_base_segment_is_not_repacked(tmp_path: Path) -> None:
+    """Otherwise a version would fail for ever, because each attempt follows the same plan to the same damage."""
     store = Store()
-    base = take_in(disk(*range(1, 2500)), slot(store), tmp_path).manifest
+    base = ingest_disk(disk(*range(1, 2500)), slot(store), tmp_path).manifest
     few = disk(*range(5000, 5100), *range(1, 100), *range(1100, 1200))
-    calm = take_in(few, slot(store), tmp_path, bases=[base], work=2)
+    calm = ingest_disk(few, slot(store), tmp_path, bases=[base], work=2)
     assert calm.repacked_blocks == 199
     damage(store, base.segments.name(0))
-    receipt = take_in(few, slot(store), tmp_path, bases=[base], work=2)
+    receipt = ingest_disk(few, slot(store), tmp_path, bases=[base], work=2)
     assert receipt.missing == {base.segments.name(0)}
     assert receipt.repacked_blocks == 100
     check(few, receipt, store)
@@ -421,10 +421,10 @@ def test_a_damaged_base_segment_that_was_to_be_packed_again_is_done_without(tmp_
 
 def test_several_bases_share_one_numbering(first: Disk, tmp_path: Path) -> None:
     store = Store()
-    one = take_in(first, slot(store), tmp_path).manifest
-    other = take_in(shuffled(2, kinds=4000), slot(store), tmp_path, bases=[one], work=2).manifest
+    one = ingest_disk(first, slot(store), tmp_path).manifest
+    other = ingest_disk(shuffled(2, kinds=4000), slot(store), tmp_path, bases=[one], work=2).manifest
     third = Disk(2 * first.virtual_bytes, {n: n for n in range(1, 4000)})
-    receipt = take_in(third, slot(store), tmp_path, bases=[other, one, other], work=3)
+    receipt = ingest_disk(third, slot(store), tmp_path, bases=[other, one, other], work=3)
     check(third, receipt, store)
     names = receipt.manifest.segments.all_names()
     assert len(names) == len(set(names))
@@ -434,44 +434,44 @@ def test_several_bases_share_one_numbering(first: Disk, tmp_path: Path) -> None:
     )
 
 
-def test_a_sampled_base_still_saves_and_never_lies(
+def test_a_sampled_base_still_deduplicates_correctly(
     first: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store()
     source = disk(*range(1, 2049))
-    base = take_in(source, slot(store), tmp_path).manifest
+    base = ingest_disk(source, slot(store), tmp_path).manifest
     from imgstore.segments.fingerprint_index import BaseIndex
 
     build = BaseIndex.build
     monkeypatch.setattr(BaseIndex, "build", lambda segments, **how: build(segments, **how, entries_max=10))
     moved = disk(*range(4000, 4005), *range(1, 2049))
-    receipt = take_in(moved, slot(store), tmp_path, bases=[base], work=2)
+    receipt = ingest_disk(moved, slot(store), tmp_path, bases=[base], work=2)
     assert sum(each.blocks for each in receipt.segments if each.work_uid == uid(2)) < 50
     check(moved, receipt, store)
 
 
-def test_an_image_that_forgets_its_first_blocks_is_whole_all_the_same(
+def test_a_disk_is_complete_if_the_image_index_discards_its_first_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then equal blocks are packed twice, into segments that may have the same name."""
+    """Equal blocks are then packed twice, into segments that may have the same name."""
     from imgstore.segments.fingerprint_index import ImageIndex
 
     monkeypatch.setattr("imgstore.transfer.ingest.ImageIndex", lambda: ImageIndex(entries_max=2))
     store = Store()
     twice = disk(*range(1, 2049), *range(1, 2049))
-    check(twice, take_in(twice, slot(store), tmp_path), store)
+    check(twice, ingest_disk(twice, slot(store), tmp_path), store)
     assert len(slot(store).list_segments().present) == 2
 
 
-def test_eight_rebuilds_stay_within_the_bounds_of_the_reuse_threshold(tmp_path: Path) -> None:
-    """Each time the files lie in another order and a quarter of them has changed (rules.md, rule 13)."""
+def test_eight_rebuilds_stay_within_the_reuse_threshold(tmp_path: Path) -> None:
+    """Each rebuild has another order of files and a quarter of changed files (invariants I10, I11)."""
     store, random_ = Store(), random.Random(5)
     files = [list(range(begin, begin + 20)) for begin in range(1, 3001, 20)]
     following, bases, repacked = 10_000, list[Manifest](), 0
     for work in range(1, 9):
         random_.shuffle(files)
         source = disk(*(number for file in files for number in file), 0, 0)
-        receipt = take_in(source, slot(store), tmp_path, bases=bases[-1:], work=work)
+        receipt = ingest_disk(source, slot(store), tmp_path, bases=bases[-1:], work=work)
         check(source, receipt, store)
         distinct = len({number for file in files for number in file})
         table = receipt.manifest.segments
@@ -485,12 +485,12 @@ def test_eight_rebuilds_stay_within_the_bounds_of_the_reuse_threshold(tmp_path: 
     assert 0 < repacked < 3000
 
 
-def test_repacked_blocks_lie_after_the_new_ones_in_disk_order(tmp_path: Path) -> None:
+def test_repacked_blocks_follow_the_new_blocks_in_disk_order(tmp_path: Path) -> None:
     store = Store()
-    base = take_in(disk(*range(1, 1025)), slot(store), tmp_path).manifest
+    base = ingest_disk(disk(*range(1, 1025)), slot(store), tmp_path).manifest
     few = disk(500, 7000, 3, 7001, 900, 3)
     asked: list[tuple[Path, int]] = []
-    receipt = take_in(
+    receipt = ingest_disk(
         few,
         slot(store),
         tmp_path,
@@ -505,6 +505,6 @@ def test_repacked_blocks_lie_after_the_new_ones_in_disk_order(tmp_path: Path) ->
     assert bytes(slot(store).segment_blocks(packed.name)) == expected
     assert np.array_equal(receipt.manifest.runs.at, [2, 0, 3, 1, 4, 3])
     check(few, receipt, store)
-    # Its fingerprints are as good as those of blocks that were read from the source.
-    again = take_in(disk(900, 3, 500, 7001), slot(store), tmp_path, bases=[receipt.manifest], work=3)
+    # Its fingerprints equal the fingerprints of blocks that were read from the source.
+    again = ingest_disk(disk(900, 3, 500, 7001), slot(store), tmp_path, bases=[receipt.manifest], work=3)
     assert again.packed_bytes == 0

@@ -1,4 +1,4 @@
-"""By segment, by range, and the check before publishing: wrong bytes never come out as if they were right."""
+"""Tests of reads by segment and by range, and of the check before publishing: wrong bytes are never returned."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ from transfer_disks import (
     Disk,
     Store,
     Target,
+    assemble,
     content,
     disk,
-    put_together,
+    ingest_disk,
     slot,
-    take_in,
     uid,
 )
 
@@ -52,7 +52,7 @@ SOURCE = Disk(
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Store]:
     store = Store()
-    return take_in(SOURCE, slot(store), tmp_path_factory.mktemp("scratch")).manifest, store
+    return ingest_disk(SOURCE, slot(store), tmp_path_factory.mktemp("scratch")).manifest, store
 
 
 def gather(
@@ -78,9 +78,9 @@ def test_each_segment_is_fetched_once(taken: tuple[Manifest, Store]) -> None:
     assert sum(moved) == manifest.content_bytes - 5
 
 
-def test_an_empty_disk_asks_for_nothing(tmp_path: Path) -> None:
+def test_an_empty_disk_needs_no_request(tmp_path: Path) -> None:
     store = Store()
-    manifest = take_in(Disk(100, {}), slot(store), tmp_path).manifest
+    manifest = ingest_disk(Disk(100, {}), slot(store), tmp_path).manifest
     store.asked.clear()
     assert gather(manifest, slot(store)) == (bytes(100), gather(manifest, slot(store))[1], [])
     assert store.asked == []
@@ -94,7 +94,7 @@ def test_chosen_pieces_only(taken: tuple[Manifest, Store]) -> None:
 
 
 @pytest.mark.parametrize("kind", [Kind.DAMAGED, Kind.REFUSED])
-def test_what_the_first_slot_cannot_serve_comes_from_the_second(taken: tuple[Manifest, Store], kind: Kind) -> None:
+def test_the_second_slot_serves_segments_that_the_first_cannot(taken: tuple[Manifest, Store], kind: Kind) -> None:
     manifest, store = taken
     bad = manifest.segments.name(1)
     first = slot(Faulty(store, [Fault(method="get", key_part=bad.hex(), kind=kind)]), "first")
@@ -104,7 +104,7 @@ def test_what_the_first_slot_cannot_serve_comes_from_the_second(taken: tuple[Man
     assert (damage.slot.label, damage.name, damage.error.retryable) == ("first", bad, kind is Kind.REFUSED)
 
 
-def test_what_no_slot_can_serve_is_the_first_slots_error(taken: tuple[Manifest, Store]) -> None:
+def test_without_a_serving_slot_the_error_of_the_first_is_raised(taken: tuple[Manifest, Store]) -> None:
     manifest, store = taken
     dead = Faulty(store)
     dead.die()
@@ -114,7 +114,7 @@ def test_what_no_slot_can_serve_is_the_first_slots_error(taken: tuple[Manifest, 
     assert [type(damage.error) for damage in reader.damages] == [StoreUnreachable, ObjectNotFound]
 
 
-def test_nothing_is_fetched_once_it_may_not_go_on(taken: tuple[Manifest, Store]) -> None:
+def test_nothing_is_fetched_after_cancellation(taken: tuple[Manifest, Store]) -> None:
     manifest, store = taken
 
     def check_cancelled() -> None:
@@ -146,7 +146,7 @@ def ranges(manifest: Manifest, store: Store, scratch: Path, segments: int) -> It
 
 
 @given(data=st.data())
-def test_any_range_is_the_disks(
+def test_any_range_equals_the_disk(
     taken: tuple[Manifest, Store], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     manifest, store = taken
@@ -166,7 +166,7 @@ def test_a_segment_in_the_cache_is_not_fetched_again(taken: tuple[Manifest, Stor
         assert len(store.keys("get")) == 1
 
 
-def test_the_least_recently_read_goes_first(tmp_path: Path) -> None:
+def test_the_least_recently_read_segment_is_evicted_first(tmp_path: Path) -> None:
     cache = SegmentCache(tmp_path, cache_bytes=2 * PIECE)
     for name, number in ((b"a", 1), (b"b", 2)):
         cache.put(name, memoryview(content(number)))
@@ -193,16 +193,16 @@ def test_a_range_beyond_the_disk_is_refused(
 
 
 def mixed(scratch: Path) -> tuple[Manifest, Store]:
-    """A base of three pieces, and a disk over it of which each piece has one new block."""
+    """A base of three pieces, and a disk over this base with a new block in each piece."""
     store = Store()
-    base = take_in(disk(*range(1, 3073)), slot(store), scratch).manifest
+    base = ingest_disk(disk(*range(1, 3073)), slot(store), scratch).manifest
     numbers = list(range(1, 3073))
     for piece in range(3):
         numbers[piece * 1024 + 5] = 90_000 + piece
-    return take_in(disk(*numbers), slot(store), scratch, bases=[base], work=2).manifest, store
+    return ingest_disk(disk(*numbers), slot(store), scratch, bases=[base], work=2).manifest, store
 
 
-def checked(manifest: Manifest, store: Store, scratch: Path, *, full: bool = False, work: int = 2) -> None:
+def check_disk(manifest: Manifest, store: Store, scratch: Path, *, full: bool = False, work: int = 2) -> None:
     check_assembly(
         manifest,
         SegmentReader([slot(store)]),
@@ -215,20 +215,20 @@ def checked(manifest: Manifest, store: Store, scratch: Path, *, full: bool = Fal
 
 
 def broken(manifest: Manifest, row: int) -> Manifest:
-    """One run begins a block later in its segment than it should."""
+    """Shift a run by a block in its segment."""
     at = manifest.runs.at.copy()
     at[row] += 1 if at[row] < 1000 else -1
     return replace(manifest, runs=replace(manifest.runs, at=at))
 
 
-def test_a_right_manifest_passes(tmp_path: Path) -> None:
+def test_a_correct_manifest_passes(tmp_path: Path) -> None:
     manifest, store = mixed(tmp_path)
-    checked(manifest, store, tmp_path)
-    checked(manifest, store, tmp_path, full=True)
+    check_disk(manifest, store, tmp_path)
+    check_disk(manifest, store, tmp_path, full=True)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_check_keeps_only_what_it_reads_again(tmp_path: Path) -> None:
+def test_a_check_stores_only_bytes_that_are_read_back(tmp_path: Path) -> None:
     manifest, store = mixed(tmp_path)
     most_bytes = 0
 
@@ -241,53 +241,53 @@ def test_a_check_keeps_only_what_it_reads_again(tmp_path: Path) -> None:
     assert most_bytes == 0, "all blocks of these pieces fit into memory"
 
 
-def test_a_wrong_run_in_a_mixed_piece_is_caught(tmp_path: Path) -> None:
+def test_a_wrong_run_in_a_mixed_piece_is_found(tmp_path: Path) -> None:
     manifest, store = mixed(tmp_path)
     wrong = broken(manifest, 0)
     assert choose_pieces(wrong, uid(2), full=False).tolist() == [0], "at least one in sixteen"
     with pytest.raises(ObjectCorrupt, match="piece at byte 0 "):
-        checked(wrong, store, tmp_path)
+        check_disk(wrong, store, tmp_path)
 
 
-def test_full_catches_a_wrong_run_anywhere(tmp_path: Path) -> None:
+def test_a_full_check_finds_any_wrong_run(tmp_path: Path) -> None:
     manifest, store = mixed(tmp_path)
     for row in range(len(manifest.runs)):
         if manifest.runs.count[row] < 1024:
             with pytest.raises(ObjectCorrupt):
-                checked(broken(manifest, row), store, tmp_path, full=True)
+                check_disk(broken(manifest, row), store, tmp_path, full=True)
 
 
-def test_a_base_segment_that_is_damaged_is_caught(tmp_path: Path) -> None:
+def test_a_damaged_base_segment_is_found(tmp_path: Path) -> None:
     manifest, store = mixed(tmp_path)
     key = PREFIX + object_keys.segment_key(manifest.segments.name(0))
     store.put(key, bytes(len(store.get(key))))
     with pytest.raises(ObjectCorrupt):
-        checked(manifest, store, tmp_path)
+        check_disk(manifest, store, tmp_path)
 
 
-def test_one_in_sixteen_of_the_mixed_pieces(tmp_path: Path) -> None:
+def test_one_in_sixteen_mixed_pieces_is_checked(tmp_path: Path) -> None:
     store = Store()
-    base = take_in(Disk(40 * PIECE, {n * 1024: n + 1 for n in range(40)}), slot(store), tmp_path).manifest
+    base = ingest_disk(Disk(40 * PIECE, {n * 1024: n + 1 for n in range(40)}), slot(store), tmp_path).manifest
     both = Disk(40 * PIECE, {n * 1024: n + 1 for n in range(40)} | {n * 1024 + 1: 500 + n for n in range(40) if n != 3})
-    manifest = take_in(both, slot(store), tmp_path, bases=[base], work=2).manifest
+    manifest = ingest_disk(both, slot(store), tmp_path, bases=[base], work=2).manifest
     assert choose_pieces(manifest, uid(2), full=False).tolist() == [0, 17, 33]
     assert len(choose_pieces(manifest, uid(2), full=True)) == 40
 
 
-def test_what_is_all_new_or_all_old_needs_no_sample(tmp_path: Path) -> None:
+def test_pieces_that_are_not_mixed_need_no_check(tmp_path: Path) -> None:
     store = Store()
-    base = take_in(disk(1, 2, 3), slot(store), tmp_path).manifest
+    base = ingest_disk(disk(1, 2, 3), slot(store), tmp_path).manifest
     assert len(choose_pieces(base, uid(1), full=False)) == 0
-    again = take_in(disk(3, 2), slot(store), tmp_path, bases=[base], work=2).manifest
+    again = ingest_disk(disk(3, 2), slot(store), tmp_path, bases=[base], work=2).manifest
     store.asked.clear()
-    checked(again, store, tmp_path)
+    check_disk(again, store, tmp_path)
     assert store.asked == []
-    assert put_together(again, slot(store)) == disk(3, 2).whole()
+    assert assemble(again, slot(store)) == disk(3, 2).whole()
 
 
 @pytest.mark.parametrize("error", [StoreError, StoreDenied, StoreFull, StoreMismatch, StoreUnreachable])
-def test_a_store_that_fails_proves_no_damage(taken: tuple[Manifest, Store], error: type[StoreError]) -> None:
-    """A bucket that is missing, or an answer that cannot be read, says nothing of a segment (invariants R15, Z10)."""
+def test_a_failing_store_proves_no_damage(taken: tuple[Manifest, Store], error: type[StoreError]) -> None:
+    """A missing bucket, or an unreadable answer, proves nothing about a segment (invariants R15, Z10)."""
     manifest, store = taken
     broken_store = Faulty(store, [Fault(error=lambda: error("no", found="a reason"))])
     reader = SegmentReader([slot(broken_store)])

@@ -1,4 +1,4 @@
-"""Uploads on their way in: what has arrived, what a crash takes away, and what it does not."""
+"""Tests of upload spools: received ranges, and their state after a crash."""
 
 import os
 import random
@@ -23,13 +23,13 @@ SIZE = 3 * MIB + 512
 
 
 def send(spool: Spool, offset: int, data: bytes) -> None:
-    """As the door does: in the parts that came."""
+    """Write in parts, like the blob endpoint."""
     cut = len(data) // 3
     spool.write(offset, [data[:cut], data[cut:]])
 
 
 def crash(spool: Spool) -> None:
-    """Let go of the files without a seal, as a killed process does."""
+    """Close the files without a seal, like a killed process."""
     for fd in (spool._journal, spool._file, spool._lock_fd):
         os.close(fd)
     spool._open = False
@@ -43,7 +43,7 @@ def ranges(spool: Spool) -> list[tuple[int, int]]:
     return [(each.offset, each.end) for each in spool.extents()]
 
 
-def test_what_arrived_is_there_after_a_seal_and_after_a_crash(tmp_path: Path) -> None:
+def test_received_ranges_survive_a_seal_and_a_crash(tmp_path: Path) -> None:
     for end in (Spool.close, crash):
         remove_spool(tmp_path, "d")
         spool = Spool(spool_folder(tmp_path, "d"), SIZE)
@@ -58,7 +58,7 @@ def test_what_arrived_is_there_after_a_seal_and_after_a_crash(tmp_path: Path) ->
             assert again.read_at(0, SIZE) == noise(MIB) + bytes(MIB + 512) + noise(512, 2) + bytes(MIB - 512)
 
 
-def test_after_a_crash_a_range_whose_bytes_are_not_there_never_arrived(tmp_path: Path) -> None:
+def test_after_a_crash_a_range_without_its_bytes_is_withdrawn(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "d", SIZE)
     send(spool, 0, noise(MIB))
     send(spool, MIB, noise(MIB, 2))
@@ -71,18 +71,18 @@ def test_after_a_crash_a_range_whose_bytes_are_not_there_never_arrived(tmp_path:
         assert again.read_at(MIB, MIB) == bytes(MIB)
 
 
-def test_what_was_written_without_a_record_reads_as_zeros(tmp_path: Path) -> None:
+def test_bytes_without_a_record_read_as_zeros(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "d", SIZE)
     with spool.path.open("r+b") as file:
         file.write(b"half a page")
     assert not spool.has_any
     assert spool.read_at(0, 512) == bytes(512)
     send(spool, 0, bytes(MIB))
-    assert spool.path.read_bytes()[:512] == bytes(512), "zeros that arrive wipe what a broken write left"
+    assert spool.path.read_bytes()[:512] == bytes(512), "received zeros replace the bytes of a broken write"
     spool.close()
 
 
-def test_it_stays_open_until_the_last_thread_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spool_stays_open_until_the_last_thread_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path / "d", SIZE)
     begun, check_cancelled = threading.Event(), threading.Event()
     pwrite = os.pwrite
@@ -121,7 +121,7 @@ def test_a_torn_record_ends_the_journal(tmp_path: Path) -> None:
         assert third.received_bytes == 2 * KIB
 
 
-def test_a_write_over_what_arrived_that_breaks_off_takes_only_its_own_range(tmp_path: Path) -> None:
+def test_a_broken_overwrite_withdraws_only_its_own_range(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "d", SIZE)
     send(spool, 0, noise(MIB))
     spool.begin_write(4 * KIB, 8 * KIB)
@@ -134,7 +134,7 @@ def test_a_write_over_what_arrived_that_breaks_off_takes_only_its_own_range(tmp_
         assert again.read_at(0, MIB) == noise(MIB)[: 4 * KIB] + bytes(8 * KIB) + noise(MIB)[12 * KIB :]
 
 
-def test_one_process_has_it_at_a_time(tmp_path: Path) -> None:
+def test_one_process_opens_a_spool_at_a_time(tmp_path: Path) -> None:
     with closing(Spool(tmp_path / "d", SIZE)), pytest.raises(WorkHeld, match="in use"):
         Spool(tmp_path / "d", SIZE)
     asked = []
@@ -149,7 +149,7 @@ def test_one_process_has_it_at_a_time(tmp_path: Path) -> None:
     assert asked
 
 
-def test_its_identity_is_what_has_arrived(tmp_path: Path) -> None:
+def test_the_identity_depends_on_the_received_ranges(tmp_path: Path) -> None:
     with closing(Spool(tmp_path / "d", SIZE)) as spool:
         empty = spool.identity()
         send(spool, 0, noise(KIB))
@@ -193,7 +193,7 @@ def test_any_order_of_writes_reads_back(
             arrived[begin // 512 : end // 512] = [True] * ((end - begin) // 512)
         assert spool.read_at(0, size) == bytes(model)
         assert spool.received_bytes == 512 * (arrived.index(False) if False in arrived else 32)
-        assert spool.revision >= revision, "an ETag never comes back"
+        assert spool.revision >= revision, "an ETag is never used again"
         revision = spool.revision
     spool.close()
 
@@ -203,8 +203,8 @@ def used_bytes(path: Path) -> int:
 
 
 @pytest.mark.parametrize("punches", [True, False], ids=["holes", "zeros"])
-def test_clearing_takes_no_room(punches: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the file system cannot punch holes: only what holds data is overwritten."""
+def test_clearing_takes_no_disk_space(punches: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without holes in the file system, only ranges with data are overwritten."""
     if not punches:
         monkeypatch.setattr(holes, "_punch", lambda *_where: False)
     size = 1 << 30
@@ -216,19 +216,17 @@ def test_clearing_takes_no_room(punches: bool, tmp_path: Path, monkeypatch: pyte
         assert spool.received_bytes == size
         assert list(spool.extents()) == []
         send(spool, 0, bytes(2 * MIB))
-        assert used_bytes(spool.path) <= 2 * MIB * (not punches), "zeros that are put stay holes"
+        assert used_bytes(spool.path) <= 2 * MIB * (not punches), "written zeros stay holes"
 
 
-def test_what_clears_a_part_of_a_block_leaves_the_rest(tmp_path: Path) -> None:
+def test_clearing_a_part_of_a_block_keeps_the_rest(tmp_path: Path) -> None:
     with closing(Spool(tmp_path / "d", SIZE)) as spool:
         send(spool, 0, noise(MIB))
         spool.write_zeros(512, 1024)
         assert spool.read_at(0, MIB) == noise(MIB)[:512] + bytes(1024) + noise(MIB)[1536:]
 
 
-def test_pages_sent_again_and_again_do_not_make_the_journal_grow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_repeated_pages_do_not_grow_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool_module, "_RECORDS_KEPT", 100)
     spool = Spool(tmp_path / "d", SIZE)
     for turn in range(2_000):
@@ -240,8 +238,8 @@ def test_pages_sent_again_and_again_do_not_make_the_journal_grow(
         assert again.read_at(0, 2048) == b"".join(noise(512, turn) for turn in range(1_996, 2_000))
 
 
-def test_a_record_that_finds_no_room_does_not_hide_what_comes_later(tmp_path: Path) -> None:
-    """The limit of a file's size stands in for a full disk: a write takes a part of a record, then nothing."""
+def test_a_record_that_finds_no_space_does_not_hide_later_records(tmp_path: Path) -> None:
+    """The limit of the file size replaces a full disk: a write stores part of a record, then nothing."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     spool = Spool(tmp_path / "d", 2048)
@@ -270,7 +268,7 @@ def bitwise(data: bytes) -> int:
 
 
 @pytest.mark.parametrize("length", [0, 1, 512, 4095, 4096, 4097, 3 * 4096 + 5])
-def test_the_crc_is_that_of_the_definition(length: int) -> None:
+def test_the_crc_agrees_with_the_definition(length: int) -> None:
     assert crc64(noise(length)) == bitwise(noise(length))
 
 

@@ -1,4 +1,4 @@
-"""Small disks by block, slots in memory that write down what they are asked, and a target that bytes land in."""
+"""Small disks by block, slots in memory that record requests, and a target in memory."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ PREFIX = "pools/pool/Standard_LRS/replica-0/"
 
 @lru_cache(maxsize=20_000)
 def content(number: int) -> bytes:
-    """A block that nothing compresses; 0 is zeros, and negative ones shrink."""
+    """Return an incompressible block; 0 is zeros, and negative numbers are compressible."""
     if number <= 0:
         return (b"text %d " % -number * 600)[:BLOCK] if number else bytes(BLOCK)
     return blake3(number.to_bytes(8, "little")).digest(BLOCK)
@@ -63,7 +63,7 @@ class Disk:
         return self.part(offset, length)
 
     def part(self, offset: int, length: int) -> bytes:
-        """What the disk holds there, by the plainest way."""
+        """Return a range of the disk, computed in the simplest way."""
         first, end = offset // BLOCK, -(-(offset + length) // BLOCK)
         whole = bytearray((end - first) * BLOCK)
         for block in self.blocks if len(self.blocks) < end - first else range(first, end):
@@ -84,12 +84,12 @@ class Disk:
 
 
 def disk(*numbers: int, virtual_bytes: int | None = None, at: int = 0) -> Disk:
-    """A disk whose blocks from `at` on are those."""
+    """Make a disk with these blocks from `at` on."""
     return Disk(virtual_bytes or (at + len(numbers)) * BLOCK, {at + place: each for place, each in enumerate(numbers)})
 
 
 class Store(MemoryStore):
-    """A memory store that writes down what it is asked."""
+    """A memory store that records its requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Store(MemoryStore):
         return super().put(key, body, only_if_absent=only_if_absent)
 
     def keys(self, method: str, part: str = "segments/") -> Sequence[str]:
-        """The keys that it was asked for, in turn."""
+        """Return the keys of the requests, in order."""
         return [key for asked, key in self.asked if asked == method and part in key]
 
 
@@ -120,7 +120,7 @@ def slot(store: ObjectStore, label: str = "westus2/Standard_LRS/0") -> SlotAcces
     return SlotAccess(label=label, store=store, prefix=PREFIX)
 
 
-def take_in(
+def ingest_disk(
     source: Disk,
     target: SlotAccess,
     scratch: Path,
@@ -144,20 +144,20 @@ def take_in(
 
 
 class Target:
-    """What is written lands in memory."""
+    """A target in memory."""
 
     def __init__(self, length: int) -> None:
         self.data = bytearray(length)
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
-        assert offset + len(data) <= len(self.data), "nothing is written beyond the disk's end"
+        assert offset + len(data) <= len(self.data), "no byte is written after the end of the disk"
         self.data[offset : offset + len(data)] = data
 
     def read_at(self, offset: int, length: int) -> bytes:
         return bytes(self.data[offset : offset + length])
 
 
-def put_together(manifest: Manifest, *slots: SlotAccess, workers: int = 2) -> bytes:
+def assemble(manifest: Manifest, *slots: SlotAccess, workers: int = 2) -> bytes:
     target = Target(manifest.virtual_bytes)
     reader = SegmentReader(slots)
     scatter(manifest, reader, target, workers=workers, check_cancelled=never_cancelled, on_moved=lambda _bytes: None)
