@@ -142,8 +142,8 @@ def make_application(installation: Installation, authority: TokenAuthority, sett
         openapi_url=None,  # `documentation` serves it.
         redirect_slashes=False,
     )
-    app.state.counts = RequestMetrics()
-    app.state.counts.registry.register(health.ZoneCircuits(installation))
+    app.state.metrics = RequestMetrics()
+    app.state.metrics.registry.register(health.ZoneCircuits(installation))
     app.state.server = Server(
         installation=installation,
         authority=authority,
@@ -178,5 +178,5 @@ def make_application(installation: Installation, authority: TokenAuthority, sett
     add_documentation(app)
     check_rows(app)
     add_error_handlers(app)
-    app.add_middleware(RequestMiddleware, counts=app.state.counts, trusted=settings.trusted_proxies)
+    app.add_middleware(RequestMiddleware, metrics=app.state.metrics, trusted=settings.trusted_proxies)
     return app

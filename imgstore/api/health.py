@@ -49,7 +49,7 @@ async def ready(context: Context) -> Response:
 
     The answer needs no token and therefore contains no names and no errors.
     """
-    found: Readiness = await context.in_thread(lambda: check_readiness(context.server.installation))
+    found: Readiness = await context.run_without_caller(lambda: check_readiness(context.server.installation))
     body = {
         "status": "ready" if found.ready else "notReady",
         "checks": {
@@ -65,4 +65,4 @@ async def ready(context: Context) -> Response:
 @router.get("/metrics", summary="Counts of requests, as Prometheus reads them")
 async def metrics(request: Request) -> Response:
     """Answer with the metrics of the server. The metrics contain routes and statuses, but no names of resources."""
-    return Response(generate_latest(request.app.state.counts.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

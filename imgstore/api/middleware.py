@@ -87,9 +87,9 @@ class RequestMetrics:
 class RequestMiddleware:
     """The outermost ASGI middleware. Requests pass through this class before routing."""
 
-    def __init__(self, app: ASGIApp, counts: RequestMetrics, trusted: Sequence[Network]) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics, trusted: Sequence[Network]) -> None:
         self._app = app
-        self._counts = counts
+        self._metrics = metrics
         self._trusted = trusted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,7 +124,7 @@ class RequestMiddleware:
             else:
                 await refusal(scope, receive, send_answer)
         finally:
-            self._counts.count(scope, status, time.perf_counter() - began)
+            self._metrics.count(scope, status, time.perf_counter() - began)
 
 
 def _check_head(scope: Scope) -> Response | None:

@@ -61,14 +61,14 @@ class _Uvicorn(uvicorn.Server):
         config: uvicorn.Config,
         connections: ConnectionLimits,
         trusted: tuple[Network, ...],
-        counts: RequestMetrics,
+        metrics: RequestMetrics,
         ready: Callable[[], None],
         ending: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._limits = connections
         self._trusted = trusted
-        self._counts = counts
+        self._metrics = metrics
         self._ready = ready
         self._ending = ending
 
@@ -85,7 +85,7 @@ class _Uvicorn(uvicorn.Server):
                 self.lifespan.state,
                 limits=self._limits,
                 trusted=self._trusted,
-                counts=self._counts,
+                metrics=self._metrics,
             )
             acceptor.start()
             self.servers.append(acceptor)  # type: ignore[arg-type] # uvicorn closes the entries of this list
@@ -146,20 +146,20 @@ def _end_process_later() -> None:
     timer.start()
 
 
-def listen(door: ListenAddress) -> socket.socket:
+def listen(address: ListenAddress) -> socket.socket:
     """Open a listening socket.
 
     Raises:
         InvalidInput: the address can't be used, or the certificate can't be used.
     """
-    if door.certificate is not None:
-        _check_certificate(door.certificate, door.key)
+    if address.certificate is not None:
+        _check_certificate(address.certificate, address.key)
     try:
-        family = socket.getaddrinfo(door.host, door.port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((door.host, door.port), family=family, backlog=BACKLOG)
+        family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise InvalidInput(
-            f"The server can't listen on {door.host} port {door.port}.",
+            f"The server can't listen on {address.host} port {address.port}.",
             found=str(error),
             expected="an address of this machine, and a port that no other process uses",
             hint="choose another --port",
@@ -184,12 +184,12 @@ def _check_certificate(certificate: Path, key: Path | None) -> None:
         ) from error
 
 
-def make_uvicorn_config(app: ASGIApp, door: ListenAddress) -> uvicorn.Config:
+def make_uvicorn_config(app: ASGIApp, address: ListenAddress) -> uvicorn.Config:
     """Return the configuration of uvicorn for an application. The benchmarks use the same configuration."""
     return uvicorn.Config(
         app,
-        ssl_certfile=door.certificate,
-        ssl_keyfile=door.key,
+        ssl_certfile=address.certificate,
+        ssl_keyfile=address.key,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -205,7 +205,7 @@ def make_uvicorn_config(app: ASGIApp, door: ListenAddress) -> uvicorn.Config:
 def serve(
     app: FastAPI,
     installation: Installation,
-    door: ListenAddress,
+    address: ListenAddress,
     listening: socket.socket,
     *,
     worker: bool,
@@ -216,7 +216,7 @@ def serve(
     Args:
         app: the application.
         installation: the installation of the application and of the worker.
-        door: the address and certificate that `listen` was called with.
+        address: the argument of `listen`.
         listening: the socket from `listen`.
         worker: whether to run a worker in this process.
         ready: called with a function that stops the server, as soon as the server accepts requests.
@@ -232,10 +232,10 @@ def serve(
         server.should_exit = True
 
     server = _Uvicorn(
-        make_uvicorn_config(app, door),
+        make_uvicorn_config(app, address),
         app.state.connections,
         app.state.server.trusted_proxies,
-        app.state.counts,
+        app.state.metrics,
         ready=lambda: ready(stop),
         ending=ending,
     )

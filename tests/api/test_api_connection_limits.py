@@ -2,7 +2,13 @@
 
 import pytest
 
-from imgstore.api.http.connection_limits import ConnectionLimits, ConnectionState, ConnectionTable, Phase, close_reason
+from imgstore.api.http.connection_limits import (
+    ConnectionLimits,
+    ConnectionState,
+    ConnectionTable,
+    Phase,
+    find_close_reason,
+)
 
 LIMITS = ConnectionLimits(connections_max=4, connections_per_address_max=2)
 
@@ -85,7 +91,7 @@ def test_limits_leave_files_for_the_rest_of_the_process() -> None:
 )
 def test_each_phase_has_its_deadline(phase: Phase, seconds: float, expected: str | None) -> None:
     state = ConnectionState(group="a", phase=phase, since=0.0)
-    assert close_reason(state, ConnectionLimits(), seconds) == expected
+    assert find_close_reason(state, ConnectionLimits(), seconds) == expected
 
 
 def body(rate: int, *, starved: bool = True, seconds: int = 300) -> str | None:
@@ -94,7 +100,7 @@ def body(rate: int, *, starved: bool = True, seconds: int = 300) -> str | None:
     for now in range(seconds):
         state.body_bytes += rate
         state.observe(now, starved=starved, unsent_bytes=0)
-        if reason := close_reason(state, ConnectionLimits(), now):
+        if reason := find_close_reason(state, ConnectionLimits(), now):
             return reason
     return None
 
@@ -110,7 +116,7 @@ def test_a_client_takes_its_answer() -> None:
     state = ConnectionState(group="a", phase=Phase.ANSWER, since=0.0)
     for now in range(60):
         state.observe(now, starved=False, unsent_bytes=1_000 - now)
-        assert close_reason(state, ConnectionLimits(), now) is None
+        assert find_close_reason(state, ConnectionLimits(), now) is None
     for now in range(60, 130):
         state.observe(now, starved=False, unsent_bytes=900)
-    assert close_reason(state, ConnectionLimits(), 130) == "answer"
+    assert find_close_reason(state, ConnectionLimits(), 130) == "answer"

@@ -52,8 +52,8 @@ def test_strangers_see_how_each_part_is_and_nothing_else(api: Api) -> None:
     assert seen.body["status"] == "ready"
     assert seen.body["checks"].keys() == {"database", "stores", "freeSpace", "worker"}
     assert set(seen.body["checks"].values()) <= {"ok", "degraded", "missing"}
-    counts = str(api.ask("GET", "/metrics", headers={"Authorization": ""}).body)
-    assert 'imgstore_zone_circuit_open{region="eastus",zone="1"} 0.0' in counts
+    metrics = str(api.ask("GET", "/metrics", headers={"Authorization": ""}).body)
+    assert 'imgstore_zone_circuit_open{region="eastus",zone="1"} 0.0' in metrics
 
 
 def test_a_token_is_given_for_the_secret_alone(api: Api) -> None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from imgstore.api.arm.groups import check_group
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions, etag_of
+from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions, compute_etag
 from imgstore.api.http.long_running import CommandCall, Outcome
 from imgstore.api.http.paths import GALLERIES, GALLERY, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
@@ -61,7 +61,7 @@ async def show(
         lambda at: galleries.show_gallery(at.installation, at.principal, group=group, name=gallery)
     )
     groups = (select or "").lower() == "permissions" or (expand or "").lower() == "sharingprofile/groups"
-    return context.resource_response(gallery_json(found, groups=groups), _KIND, etag_of(gallery_json(found)))
+    return context.resource_response(gallery_json(found, groups=groups), _KIND, compute_etag(gallery_json(found)))
 
 
 @router.get(GALLERIES, summary="List the galleries of a resource group")

@@ -40,7 +40,7 @@ async def openid(context: Context, tenant: str) -> Response:
 @router.get("/{tenant}/discovery/v2.0/keys", summary="Show the public keys of tokens")
 async def keys(context: Context, tenant: str) -> Response:  # noqa: ARG001 - one set of keys serves all tenants
     """Answer without a token."""
-    return json_response(200, await context.in_thread(context.server.authority.jwks))
+    return json_response(200, await context.run_without_caller(context.server.authority.jwks))
 
 
 @router.post("/{tenant}/oauth2/v2.0/token", summary="Issue a token to a service principal")

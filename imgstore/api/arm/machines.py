@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from imgstore.api.arm.groups import check_group
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions, etag_of, json_response
+from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions, compute_etag, json_response
 from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.errors import Conflict, NotFound
@@ -62,7 +62,7 @@ async def show(
     """Serve Azure's VirtualMachines_Get."""
     found = await context.run(lambda at: _show(at, group, machine))
     body = machine_json(found)
-    tag = etag_of(body)
+    tag = compute_etag(body)
     if (expand or "").lower() == _INSTANCE_VIEW:
         body["properties"]["instanceView"] = instance_view_json(found)
     return context.resource_response(body, _KIND, tag)

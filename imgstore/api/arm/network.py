@@ -8,7 +8,14 @@ from typing import Final
 from fastapi import APIRouter, Response
 
 from imgstore.api.arm.groups import check_group
-from imgstore.api.http.context import RESOURCE_BODY, Context, RequestContext, check_conditions, etag_of, json_response
+from imgstore.api.http.context import (
+    RESOURCE_BODY,
+    Context,
+    RequestContext,
+    check_conditions,
+    compute_etag,
+    json_response,
+)
 from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import NETWORK, SUBSCRIPTION
 from imgstore.domain.errors import NotFound, ParentNotFound, ScopeNotFound
@@ -72,7 +79,7 @@ def _add_routes(kind: NetworkType) -> None:
     @router.get(one, summary=f"Show {noun}", tags=_TAGS, name=f"show_{word}")
     async def show(context: Context, group: str, name: str) -> Response:
         found = await context.run(lambda at: _show(at, NetworkScope(group=group, type=kind.type, name=name)))
-        return context.resource_response(_with_etag(found), _KIND, etag_of(found))
+        return context.resource_response(_with_etag(found), _KIND, compute_etag(found))
 
     @router.get(all_of_group, summary=f"List the {word} of a resource group", tags=_TAGS, name=f"list_{word}_of_group")
     async def list_of_group(context: Context, group: str) -> Response:
@@ -261,7 +268,7 @@ def _view_json(view: NetworkRecordView) -> Json:
 
 
 def _with_etag(body: Json) -> Json:
-    return add_etag(body, etag_of(body))
+    return add_etag(body, compute_etag(body))
 
 
 def _conditions(context: RequestContext) -> dict[str, str]:

@@ -179,12 +179,12 @@ def share_gallery(call: CommandCall) -> Outcome:
     session, request = call.session, call.request
     asked = read_share(request["body"])
     place = {"group": request["group"], "name": request["gallery"]}
-    whose = (session.installation, session.principal)
+    caller = (session.installation, session.principal)
     if asked.operation is ShareOperation.RESET:
-        sharing.share_reset(*whose, **place)
+        sharing.share_reset(*caller, **place)
     elif asked.operation is ShareOperation.ENABLE_COMMUNITY:
-        sharing.enable_community(*whose, **place)
+        sharing.enable_community(*caller, **place)
     else:
         change = sharing.share_add if asked.operation is ShareOperation.ADD else sharing.share_remove
-        change(*whose, **place, subscriptions=asked.subscriptions, tenants=asked.tenants)
+        change(*caller, **place, subscriptions=asked.subscriptions, tenants=asked.tenants)
     return False, None

@@ -48,11 +48,11 @@ class _CachedKeys:
 
     keys: KeySet | None = None
     """The keys of the last successful fetch. None before the first successful fetch."""
-    at: float = -math.inf
+    tried_at: float = -math.inf
     """The time of the last fetch or failure."""
     failure: Unauthenticated | None = None
     """The error of the last fetch."""
-    flight: "Future[None] | None" = None
+    pending_fetch: "Future[None] | None" = None
     """The running fetch."""
 
     def has(self, kid: str | None) -> bool:
@@ -82,19 +82,19 @@ class IssuerKeys:
         """
         with self._lock:
             known = self._known.setdefault(issuer.jwks, _CachedKeys())
-            if known.flight is None and self._is_due(known, kid):
-                known.flight = Future()
+            if known.pending_fetch is None and self._is_due(known, kid):
+                known.pending_fetch = Future()
                 threading.Thread(target=self._fetch, args=(issuer, known), name="issuer", daemon=True).start()
-            flight = known.flight
+            pending_fetch = known.pending_fetch
             # Known keys stay valid during a fetch.
-            waits = flight is not None and not known.has(kid)
+            waits = pending_fetch is not None and not known.has(kid)
             if waits and self._waiting >= _WAITING_MAX:
                 raise _busy(issuer)
             self._waiting += waits
         if waits:
-            assert flight is not None, "a caller waits only for a fetch"
+            assert pending_fetch is not None, "a caller waits only for a fetch"
             try:
-                flight.result(_FETCH_SECONDS_MAX)
+                pending_fetch.result(_FETCH_SECONDS_MAX)
             except TimeoutError:
                 raise _unusable(issuer, f"no answer within {_FETCH_SECONDS_MAX:g} s") from None
             finally:
@@ -107,7 +107,7 @@ class IssuerKeys:
         return keys
 
     def _is_due(self, known: _CachedKeys, kid: str | None) -> bool:
-        age = self.effects.monotonic() - known.at
+        age = self.effects.monotonic() - known.tried_at
         is_fresh = known.has(kid) and known.failure is None
         return age >= (_KEEP_SECONDS if is_fresh else _AGAIN_SECONDS)
 
@@ -121,11 +121,11 @@ class IssuerKeys:
         except Exception as error:  # noqa: BLE001 - callers wait for the end of the fetch after any error
             failure = _unusable(issuer, repr(error))
         with self._lock:
-            known.at, known.failure = self.effects.monotonic(), failure
+            known.tried_at, known.failure = self.effects.monotonic(), failure
             known.keys = known.keys if keys is None else keys
-            flight, known.flight = known.flight, None
-        assert flight is not None, "only the fetch itself clears `flight`"
-        flight.set_result(None)
+            pending_fetch, known.pending_fetch = known.pending_fetch, None
+        assert pending_fetch is not None, "only the fetch itself clears `pending_fetch`"
+        pending_fetch.set_result(None)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

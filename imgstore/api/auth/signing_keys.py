@@ -27,10 +27,10 @@ with such a signature must stay valid until their end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
+class _CachedKeys:
     keys: tuple[SigningKey, ...]
     by_kid: Mapping[str, RSAKey]
-    at: float
+    read_at: float
     """The time of the read, by the monotonic clock of the process."""
     database_time: datetime
     """The time of the read, by the clock of the database."""
@@ -43,42 +43,44 @@ class KeyRing:
     installation: Installation
     key_days: int = KEY_DAYS
     """The age in days at which the signing key is rotated."""
-    _seen: _Seen | None = None
+    _cached: _CachedKeys | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def get_signing_key(self) -> tuple[str, RSAKey]:
         """Return the id and the key for new signatures. Create a key if there is none or if the key is too old."""
-        seen = self._read_keys()
-        key = _current(seen.keys)
+        cached = self._read_keys()
+        key = _current(cached.keys)
         if key is None or self.now() - key.created_at > timedelta(days=self.key_days):
             self._rotate(key, "imgstore", "by age" if key else "the first")
-            seen = self._read_keys(refresh=True)
-            key = _current(seen.keys)
+            cached = self._read_keys(refresh=True)
+            key = _current(cached.keys)
         assert key is not None, "a key was created just now"
-        return key.kid, seen.by_kid[key.kid]
+        return key.kid, cached.by_kid[key.kid]
 
     def now(self) -> datetime:
         """Return the time of the database's clock, which all servers share.
 
         The result is the time of the last read of the keys plus the seconds since then.
         """
-        seen = self._read_keys()
-        return seen.database_time + timedelta(seconds=self.installation.effects.monotonic() - seen.at)
+        cached = self._read_keys()
+        return cached.database_time + timedelta(seconds=self.installation.effects.monotonic() - cached.read_at)
 
     def find_trusted_key(self, kid: str) -> RSAKey | None:
         """Return the key with this id. Return None if the key is unknown or no longer trusted."""
-        seen = self._read_keys()
-        if kid not in seen.by_kid and self.installation.effects.monotonic() - seen.at > _UNKNOWN_SECONDS:
-            seen = self._read_keys(refresh=True)
+        cached = self._read_keys()
+        if kid not in cached.by_kid and self.installation.effects.monotonic() - cached.read_at > _UNKNOWN_SECONDS:
+            cached = self._read_keys(refresh=True)
         now = self.now()
-        is_trusted = any(each.kid == kid and _is_trusted(each, now) for each in seen.keys)
-        return seen.by_kid[kid] if is_trusted else None
+        is_trusted = any(each.kid == kid and _is_trusted(each, now) for each in cached.keys)
+        return cached.by_kid[kid] if is_trusted else None
 
     def jwks(self) -> dict[str, Any]:
         """Return the trusted public keys as a JWK Set (RFC 7517). Create a signing key if there is none."""
         self.get_signing_key()
-        seen, now = self._read_keys(refresh=True), self.now()
-        return {"keys": [_public_jwk(each.kid, seen.by_kid[each.kid]) for each in seen.keys if _is_trusted(each, now)]}
+        cached, now = self._read_keys(refresh=True), self.now()
+        return {
+            "keys": [_public_jwk(each.kid, cached.by_kid[each.kid]) for each in cached.keys if _is_trusted(each, now)]
+        }
 
     def rotate(self, principal: Principal) -> SigningKey:
         """Replace the signing key by a new key. Tokens of the old key stay valid until their end.
@@ -101,22 +103,22 @@ class KeyRing:
         authorize(principal, Action.ADMINISTER, INSTALLATION)
         return self._read_keys(refresh=True).keys
 
-    def _read_keys(self, *, refresh: bool = False) -> _Seen:
+    def _read_keys(self, *, refresh: bool = False) -> _CachedKeys:
         now = self.installation.effects.monotonic()
-        seen = self._seen
-        if seen is None or refresh or now - seen.at > LOOK_SECONDS:
+        cached = self._cached
+        if cached is None or refresh or now - cached.read_at > LOOK_SECONDS:
             with self.installation.catalog.reading() as transaction:
                 keys, database_time = tuple(transaction.signing_keys.list()), transaction.now()
-            old = {} if seen is None else {each.kid: each for each in seen.keys}
+            old = {} if cached is None else {each.kid: each for each in cached.keys}
             by_kid = {
-                each.kid: seen.by_kid[each.kid]
-                if seen is not None and old.get(each.kid) == each
+                each.kid: cached.by_kid[each.kid]
+                if cached is not None and old.get(each.kid) == each
                 else RSAKey.import_key(each.pem)
                 for each in keys
             }
             with self._lock:
-                self._seen = seen = _Seen(keys=keys, by_kid=by_kid, at=now, database_time=database_time)
-        return seen
+                self._cached = cached = _CachedKeys(keys=keys, by_kid=by_kid, read_at=now, database_time=database_time)
+        return cached
 
     def _rotate(self, expected: SigningKey | None, who: str, why: str) -> None:
         """Replace the key `expected` by a new key. Do nothing if another process has already replaced the key."""

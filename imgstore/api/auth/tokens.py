@@ -179,7 +179,7 @@ class TokenAuthority:
         error = ClientRefused(
             "AADSTS7000215: Invalid client secret provided, or the application is not known in the tenant.",
             found=f"client {client_id[:64]!r} in tenant {tenant_id[:64]!r}",
-            expected="a service principal of the tenant, and a secret of it that has not expired",
+            expected="a service principal of the tenant with a valid secret",
             hint="`imgstore auth sp show` shows the secrets, `imgstore auth sp credential reset` creates a new secret",
             target="client_secret",
         )

@@ -103,7 +103,7 @@ class ConnectionState:
         self.starved_seconds = self.idle_seconds = 0.0
 
 
-def close_reason(state: ConnectionState, limits: ConnectionLimits, now: float) -> str | None:
+def find_close_reason(state: ConnectionState, limits: ConnectionLimits, now: float) -> str | None:
     """Return the reason to close a connection, or None. The number of reasons is small, because metrics use them as labels."""
     seconds = now - state.since
     if state.phase is Phase.HANDSHAKE and seconds > limits.head_seconds:

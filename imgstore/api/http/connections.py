@@ -18,7 +18,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from imgstore.api.http.client_addresses import Network, address_group, is_trusted
-from imgstore.api.http.connection_limits import ConnectionLimits, ConnectionState, ConnectionTable, Phase, close_reason
+from imgstore.api.http.connection_limits import (
+    ConnectionLimits,
+    ConnectionState,
+    ConnectionTable,
+    Phase,
+    find_close_reason,
+)
 from imgstore.api.http.limited_parser import LimitedParser
 from imgstore.api.middleware import HEAD_BYTES_MAX, RequestMetrics
 
@@ -137,7 +143,7 @@ class Connection:
             self.enter(protocol.phase())
             unsent = protocol.transport.get_write_buffer_size()
             self.state.observe(now, starved=protocol.is_starved(), unsent_bytes=unsent)
-        return close_reason(self.state, limits, now)
+        return find_close_reason(self.state, limits, now)
 
     def close(self) -> None:
         """Close the connection in the manner that fits the phase."""
@@ -166,7 +172,7 @@ class Acceptor:
         *,
         limits: ConnectionLimits,
         trusted: tuple[Network, ...],
-        counts: RequestMetrics,
+        metrics: RequestMetrics,
     ) -> None:
         """Prepare the acceptor. `start` begins to accept.
 
@@ -177,14 +183,14 @@ class Acceptor:
             app_state: the state of the application's lifespan.
             limits: the limits of connections.
             trusted: the networks of trusted proxies. The limit for each address does not apply to these proxies.
-            counts: the metrics of the server.
+            metrics: the metrics of the server.
         """
         self._listening, self._config, self._state, self._app_state = listening, config, state, app_state
-        self._limits, self._trusted, self._closed = limits, trusted, counts.count_closed_connection
+        self._limits, self._trusted, self._closed = limits, trusted, metrics.count_closed_connection
         self._loop = asyncio.get_running_loop()
         self.table = ConnectionTable(limits, limits.within(raise_file_limit()))
         self._connections: dict[ConnectionState, Connection] = {}
-        counts.watch_connections(lambda: len(self.table))
+        metrics.watch_connections(lambda: len(self.table))
         self._timer: asyncio.TimerHandle | None = None
         self._paused: asyncio.TimerHandle | None = None
 

@@ -20,7 +20,7 @@ from imgstore.api.http.client_addresses import Network
 from imgstore.api.http.connection_limits import ConnectionLimits
 from imgstore.api.http.fair_pool import FairPool
 from imgstore.api.http.long_running import AcceptedOperation, OperationRunner, Session
-from imgstore.api.http.paths import resource_of, type_of
+from imgstore.api.http.paths import parse_resource_id, parse_resource_type
 from imgstore.api.http.rate_limits import RateLimiter
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, ScopeNotFound
 from imgstore.domain.identity.access import has_related_role
@@ -125,10 +125,10 @@ class RequestContext:
         """
         known: Session | None = getattr(self.request.state, "session", None)
         if known is None:
-            known = self.request.state.session = self._admit()
+            known = self.request.state.session = self._authorize()
         return known
 
-    def _admit(self) -> Session:
+    def _authorize(self) -> Session:
         principal = self.server.authority.authenticate(self.request.headers.get("authorization"))
         installation = self.server.installation
         named = self.request.path_params.get("subscription")
@@ -139,13 +139,13 @@ class RequestContext:
         check_route(installation, principal, method, route, self.request.path_params)
         if named is not None and is_other:
             check_subscription_known(self.server.installation, named)
-        version = check_api_version(self.api_version, type_of(self.request.scope["path"]))
+        version = check_api_version(self.api_version, parse_resource_type(self.request.scope["path"]))
         # Requests of callers without a role don't count, and the answers don't show the remaining requests.
         if has_related_role(principal, f"/subscriptions/{installation.subscription}"):
             self.request.state.remaining = self.server.rates.take(installation.subscription, method, route)
         return Session(installation=installation, principal=principal, api_version=version)
 
-    async def in_thread(self, work: Callable[[], _T]) -> _T:
+    async def run_without_caller(self, work: Callable[[], _T]) -> _T:
         """Run `work` in a thread of the pool for requests without a caller."""
         return await asyncio.wrap_future(self.server.pools.server.submit("server", work))
 
@@ -184,7 +184,9 @@ class RequestContext:
         }
         whole = {**request, "subscription": self.request.path_params.get("subscription"), "conditions": conditions}
         caller = await self.find_caller()
-        begun = self.server.runner.begin(caller, self.session, kind, whole, resource_of(self.request.scope["path"]))
+        begun = self.server.runner.begin(
+            caller, self.session, kind, whole, parse_resource_id(self.request.scope["path"])
+        )
         return await asyncio.wrap_future(begun)
 
     async def read_body(self, bytes_max: int = BODY_BYTES_MAX) -> bytes:
@@ -256,7 +258,7 @@ class RequestContext:
             kind: the kind of the resource.
             etag: the ETag. None computes the ETag of `body`.
         """
-        tag = etag or etag_of(body)
+        tag = etag or compute_etag(body)
         if tag in _tags(self.request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers={"ETag": tag})
         return json_response(200, remove_newer_fields(body, kind, self._version()), {"ETag": tag})
@@ -304,7 +306,7 @@ class RequestContext:
             headers["Location"] = f"{url}&monitor=true"
         if accepted.body is None:
             return Response(status_code=status, headers=headers)
-        tag = {"ETag": etag_of(accepted.body)}
+        tag = {"ETag": compute_etag(accepted.body)}
         return json_response(status, remove_newer_fields(accepted.body, kind, self._version()), headers | tag)
 
     async def delete_response(self, kind: str, of: Kind, /, *, absent: int = 204, **request: Any) -> Response:
@@ -346,7 +348,7 @@ def _read(body: bytes, loads: Callable[..., Json]) -> Json:
         raise InvalidInput(
             "The request content was invalid and could not be deserialized.",
             found=str(error),
-            expected="a JSON document in UTF-8 (RFC 8259), with numbers of 64 bits and every name once in its object",
+            expected="a JSON document in UTF-8 (RFC 8259), with 64-bit numbers and without duplicate names in an object",
             hint="correct the request's body",
             code="InvalidRequestContent",
         ) from error
@@ -377,7 +379,7 @@ def json_response(status: int, body: Json, headers: Mapping[str, str] | None = N
     )
 
 
-def etag_of(body: Json) -> str:
+def compute_etag(body: Json) -> str:
     """Return the ETag of a resource. The replication status does not count, because no request changes it."""
     properties = {name: value for name, value in body["properties"].items() if name != "replicationStatus"}
     text = _SORTER.encode({**body, "properties": properties})
@@ -394,7 +396,7 @@ def check_conditions(conditions: Mapping[str, str], current: Json | None) -> Non
     Raises:
         PreconditionFailed: a condition does not hold.
     """
-    now = None if current is None else etag_of(current)
+    now = None if current is None else compute_etag(current)
     wanted, unwanted = _tags(conditions.get("if-match", "")), _tags(conditions.get("if-none-match", ""))
     met = not wanted or (now is not None and ("*" in wanted or now in wanted))
     if met and not (now is not None and ("*" in unwanted or now in unwanted)):

@@ -57,13 +57,13 @@ def normalize_path(path: str) -> str:
     return "/".join(parts)
 
 
-def type_of(path: str) -> str:
+def parse_resource_type(path: str) -> str:
     """Return the resource type of a normalized path, such as ``galleries/images``."""
     words = path.partition(f"/{_PROVIDERS}/")[2].split("/")[1:] or path.split("/")[1:]
     return "/".join(words[::2])
 
 
-def resource_of(path: str) -> str:
+def parse_resource_id(path: str) -> str:
     """Return the resource id in a normalized path, without the name of an action at the end (``/share``)."""
     above, provider, below = path.rpartition(f"/{_PROVIDERS}/")
     words = below.split("/")
