@@ -1,1 +1,1 @@
-"""Decides: desired against observed, placement, bases, latest. Pure: plans, never commits, never waits."""
+"""Pure decisions: replication plans, placement, bases, the latest version, maintenance. Nothing waits or writes."""

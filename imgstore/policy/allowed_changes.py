@@ -1,4 +1,4 @@
-"""What a gallery and a definition may be, and what of them may change. After Azure's documentation of each property."""
+"""Limits of galleries and image definitions, and the properties that may change (docs/azure.md)."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -47,11 +47,11 @@ _DEFINITION_FIXED: Final[Mapping[str, str]] = {
 
 
 def check_gallery(wanted: Gallery, standing: Gallery | None) -> None:
-    """Refuse what no gallery may be, and what this one may not become.
+    """Check the values of a gallery and, for an update, the changes.
 
     Raises:
-        InvalidInput: a retention of no days or of too many.
-        PropertyChangeNotAllowed: something else than `GALLERY_MAY_CHANGE` differs from `standing`.
+        InvalidInput: The retention is shorter than a day or longer than `RETENTION_DAYS_MAX`.
+        PropertyChangeNotAllowed: A property outside `GALLERY_MAY_CHANGE` differs from `standing`.
     """
     _check_fixed(_GALLERY_FIXED, wanted, standing)
     days = wanted.soft_delete_retention_days
@@ -67,12 +67,12 @@ def check_gallery(wanted: Gallery, standing: Gallery | None) -> None:
 
 
 def check_definition(wanted: ImageDefinition, standing: ImageDefinition | None, now: datetime) -> None:
-    """Refuse what no definition may be, and what this one may not become.
+    """Check the values of an image definition and, for an update, the changes.
 
     Raises:
-        InvalidInput: a range upside down, a date that has passed, a feature twice.
-        PropertyChangeNotAllowed: something else than `DEFINITION_MAY_CHANGE` differs from `standing`, or the features
-            do without `allow_update_image`.
+        InvalidInput: A minimum exceeds its maximum, a date has passed, or a feature occurs twice.
+        PropertyChangeNotAllowed: A property outside `DEFINITION_MAY_CHANGE` differs from `standing`, or the features
+            differ without `allow_update_image`.
     """
     _check_fixed(_DEFINITION_FIXED, wanted, standing)
     _check_range("vCPUs", wanted.recommended_vcpus)
@@ -83,17 +83,17 @@ def check_definition(wanted: ImageDefinition, standing: ImageDefinition | None, 
 
 
 def check_end_of_life(end_of_life_at: datetime | None, now: datetime) -> None:
-    """Refuse an end of life, of a definition or a version, that has passed.
+    """Refuse an end of life that has passed. The rule holds for definitions and versions.
 
     Raises:
-        InvalidInput: it has.
+        InvalidInput: The date has passed.
     """
     if end_of_life_at is not None and end_of_life_at <= now:
         raise InvalidInput(
             "EndOfLifeDate must be set to a future date.",
             found=end_of_life_at.isoformat(),
             expected=f"a date after {now.isoformat(timespec='seconds')}",
-            hint="for example a year from now: a bare date means 12:59:59 UTC of that day",
+            hint="for example a year from now; a date without a time means 12:59:59 UTC of that day",
             target="endOfLifeDate",
         )
 
@@ -108,7 +108,7 @@ def _check_fixed(
                 path,
                 found=_format_value(after),
                 expected=_format_value(before),
-                hint="give the value that it was made with, or none",
+                hint="send the stored value, or leave the property out",
             )
 
 
@@ -124,7 +124,7 @@ def _check_range(name: str, asked: Recommended) -> None:
                 f"The value {value} of parameter {path}.{end} is out of range. The value must be at least 1.",
                 found=str(value),
                 expected="a whole number from 1 on",
-                hint="leave it out for no end",
+                hint="leave the value out for no limit",
                 target=f"{path}.{end}",
             )
     if asked.min is not None and asked.max is not None and asked.min > asked.max:
@@ -132,7 +132,7 @@ def _check_range(name: str, asked: Recommended) -> None:
             f"The value {asked.min} of {path}.min is greater than the value {asked.max} of {path}.max.",
             found=f"{path}.min {asked.min}, {path}.max {asked.max}",
             expected="a minimum that is at most the maximum",
-            hint="give both together",
+            hint="send the minimum and the maximum together",
             target=path,
         )
 
@@ -144,7 +144,7 @@ def _check_features(wanted: ImageDefinition, standing: ImageDefinition | None) -
         raise InvalidInput(
             "The features of an image definition are invalid.",
             found=f"{', '.join(twice)} more than once" if twice else "a feature without a name",
-            expected="each feature once, by name",
+            expected="each feature once, with a name",
             hint='for example: --features "SecurityType=TrustedLaunch IsHibernateSupported=True"',
             target="features",
         )
@@ -153,7 +153,7 @@ def _check_features(wanted: ImageDefinition, standing: ImageDefinition | None) -
             "properties.features",
             found=_format_features(wanted),
             expected=_format_features(standing),
-            hint="features change where the definition may be updated: add --allow-update-image true",
+            hint="allow updates of the definition with --allow-update-image true",
         )
 
 

@@ -1,6 +1,6 @@
-"""Replication, decided: which replicas can be made now, and from where (DESIGN.md, "Across").
+"""Plan copies: select the replicas that can be made now, and the sources of each (DESIGN.md, "Across").
 
-Level-triggered: everything is read from the replicas as they stand; nothing depends on what woke the caller.
+The plan is level-triggered (invariant R1). Only the current replicas count, never the event that woke the caller.
 """
 
 from collections import defaultdict
@@ -13,19 +13,22 @@ from imgstore.domain.resources import Replica
 from imgstore.domain.states import RESTORABLE_STATES, ReplicaState
 
 _STAND_INS_MAX: Final = 8
-"""So many replicas of third regions stand in for the preferred source: a version may be complete in thousands."""
+"""Replicas of third regions that may replace the preferred source. A version can be complete in thousands of regions.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyStep:
-    """One replica that can be made now."""
+    """A replica that can be made now."""
 
     replica: Replica
     sources: tuple[Replica, ...]
-    """Complete replicas, the preferred first; the others stand in for a segment that it can't serve. Empty where no
-    replica of the version is complete: then the replica's own bytes are checked, and it is restored if they are right."""
+    """Complete replicas, the preferred source first. The others serve segments that the preferred source cannot serve.
+    The tuple is empty if the version has no complete replica. Then the worker checks the replica's own bytes, and
+    restores the replica if the bytes are right.
+    """
     is_cross_region: bool
-    """The preferred source is in another region."""
+    """True if the preferred source is in another region."""
 
 
 def ready_steps(
@@ -36,20 +39,20 @@ def ready_steps(
     failed: Collection[str],
     once_complete: Collection[str] = (),
 ) -> list[CopyStep]:
-    """The replicas to begin with now.
+    """Select the replicas to start now.
 
-    A region's first replica comes from the source region, else from any complete one; the others from a complete one
-    of their region, at most as many at once as there are complete ones, so that sources double. A region whose first
-    replica failed tries the next of its ordinals: its zone may be another. A slot that the version is still leaving
-    takes it in again once it has left.
+    The first replica of a region comes from the source region, or else from any complete replica. Further replicas come
+    from complete replicas of the same region. At most one copy runs per complete replica of a region, so sources
+    double. If the first replica of a region failed, the next ordinal is tried, because the next slot may be in another
+    zone. While an old replica of the version leaves a slot, no new replica starts in the slot.
 
     Args:
-        replicas: of one version, all of them.
-        source_region: the version's.
-        busy: uids of the replicas that are being made, by whomever.
-        failed: uids of those that are left alone: they failed in this run, or rest until their time.
-        once_complete: uids of the replicas that were Completed before. Where none is now, these are restored from their
-            own bytes: nobody else has any.
+        replicas: All replicas of one version.
+        source_region: The source region of the version.
+        busy: The uids of replicas that any process makes now.
+        failed: The uids of replicas to leave alone. Such replicas failed in this run, or wait for the next attempt.
+        once_complete: The uids of replicas that were `Completed` before. If no replica is complete now, these replicas
+            are restored from their own bytes, because no other copy exists.
     """
     complete = [replica for replica in replicas if replica.state is ReplicaState.COMPLETED]
     if not complete:
@@ -88,14 +91,18 @@ def ready_steps(
 
 
 def is_restorable(replica: Replica, once_complete: Collection[str]) -> bool:
-    """Whether a replica was Completed before and is not now, so that its own bytes may be all right."""
+    """Return whether a replica that was `Completed` before may still have all bytes."""
     return replica.uid in once_complete and replica.state in RESTORABLE_STATES
 
 
 def _sources(
     region: str, here: list[Replica], source_region: str, origin: list[Replica], complete: list[Replica], turn: int
 ) -> tuple[Replica, ...]:
-    """Those of the region first, beginning with another at each turn; then the source region's; then some others."""
+    """Order the sources of a replica.
+
+    Replicas of the same region come first, rotated by `turn`. Replicas of the source region follow, then a few of other
+    regions.
+    """
     begin = turn % len(here) if here else 0
     near = [*here[begin:], *here[:begin]]
     others = (replica for replica in complete if replica.slot.key.region not in (region, source_region))

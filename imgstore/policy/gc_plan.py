@@ -1,7 +1,8 @@
-"""What of a slot may go, now or later: pure (rules.md, rules 1 and 7).
+"""Decide which objects of a slot garbage collection may delete (invariants G1 to G8).
 
-Two clocks meet here and are never compared with each other: the store's, for objects and the start markers of works, and
-the database's, for the grace. The order of works and marks for deletion is that of the catalog's sequence.
+Two clocks occur here, and times of different clocks are never compared. Objects and the start markers of works have
+times of the store's clock. Grace periods and leases have times of the database's clock. The catalog's sequence orders
+works and deletion marks.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,81 +17,84 @@ from imgstore.domain.storage.works import Work, WorkKind
 from imgstore.stores.interface import ObjectInfo
 
 _NEXT_SEQUENCE: Final = 2**63 - 1
-"""Of a mark that is still to be written: higher than that of every work that is open now."""
+"""The sequence of a mark that is not written yet. The number exceeds the sequence of each open work."""
 _WRITES_NO_SEGMENTS = frozenset({WorkKind.DISK, WorkKind.EXPORT, WorkKind.REMOVAL})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GcClock:
-    """When, by the database's clock, and how patient to be."""
+    """The current time of the database's clock, with the periods of garbage collection."""
 
     now: datetime
     grace: timedelta
-    """How long a condemned segment is kept."""
+    """How long a segment stays marked for deletion before the delete."""
     delete_bound: timedelta
-    """How long a request of deletes may run, at most."""
+    """The longest time that a delete request may run."""
     writer_sequences: Sequence[int | None]
-    """Of each open work that writes segments into the slot: the catalog's sequence when it was opened."""
+    """The sequence at the opening of each open work that writes segments into the slot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnfinishedDelete:
-    """Segments whose delete a collector began and has not reported as done: it runs, or it ended in between."""
+    """Segments in deletion without a reported result. The collector is still running, or the collector stopped."""
 
     segments: int
     stored_bytes: int
     takeover_at: datetime
-    """When another collector may take over the last of them; the database's clock. Until then no writer gets them."""
+    """When another collector may take over the last segment, by the database's clock. Until then no writer may use the
+    segments.
+    """
     wait: timedelta
-    """From the survey until then."""
+    """The time from the survey to `takeover_at`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotPlan:
-    """What becomes of the segments of one slot."""
+    """The decisions about the segments of one slot. Mappings give the stored bytes of each segment."""
 
     unreferenced: Mapping[Digest, int]
-    """What no manifest names, with stored bytes: the sum of the three below."""
+    """Segments that no manifest names: the sum of `deletable`, `in_grace` and `held`."""
     deletable: Mapping[Digest, int]
-    """What would go now: condemned for longer than the grace, before any work that is still open."""
+    """Segments that may be deleted now: marked for longer than the grace period, and before each open work began."""
     in_grace: Mapping[Digest, int]
-    """What waits for the grace to pass."""
+    """Segments in the grace period."""
     held: Mapping[Digest, int]
-    """What an open work may have put or may rely on, or another collector deletes at the moment."""
+    """Segments that an open work may have written or may rely on, or that another collector deletes now."""
     to_mark: Mapping[Digest, int]
-    """Of the unreferenced, those that nobody has condemned yet and no open work has put."""
+    """Unreferenced segments without a deletion mark that no open work has written."""
     to_unmark: frozenset[Digest]
-    """DeletionMark, and named again or gone by themselves."""
+    """Marked segments that a manifest names again, or that are no longer in the store."""
     unfinished: UnfinishedDelete | None = None
-    """What this collection can't take over yet."""
+    """Deletes of another collector that this collection cannot take over yet."""
 
 
 def writer_sequences(works: Collection[Work]) -> list[int | None]:
-    """Return when each of the works that write segments was opened, as the catalog's sequence."""
+    """Return the sequence at the opening of each work that writes segments."""
     return [work.opened_sequence for work in works if work.kind not in _WRITES_NO_SEGMENTS]
 
 
 def unleased_since(work: Work) -> datetime:
-    """Since when nobody has a lease on the work; in the future while someone has."""
+    """Return the time since which a work has no lease. The time is in the future while a lease is valid."""
     return work.lease_expires_at or work.opened_at
 
 
 def is_abandonable(work: Work, *, now: datetime, patience: timedelta) -> bool:
-    """Whether nobody has had a lease on the work for so long; never while somebody has."""
+    """Return whether a work had no lease for the time `patience`."""
     since = unleased_since(work)
     return since <= now and now - since >= patience
 
 
 def takeover_at(condemned: DeletionMark, delete_bound: timedelta) -> datetime | None:
-    """Return when no request of the collector that deletes the segment can run any more (invariant G7).
+    """Return when the delete request of the current collector must have ended (invariant G7).
 
-    None where no delete was begun.
+    Returns:
+        The time, or None if no delete was started.
     """
     return None if condemned.lease_expires_at is None else condemned.lease_expires_at + delete_bound
 
 
 def unfinished_delete(condemned: Collection[DeletionMark], clock: GcClock) -> UnfinishedDelete | None:
-    """Sum up the segments in deletion that can't be taken over yet; None where there are none."""
+    """Summarise the segments in deletion that cannot be taken over yet, or return None."""
     waiting = {
         each.name: (each.stored_bytes, at)
         for each in condemned
@@ -110,11 +114,11 @@ def unfinished_delete(condemned: Collection[DeletionMark], clock: GcClock) -> Un
 
 
 def is_deletable(condemned: DeletionMark, clock: GcClock) -> bool:
-    """Whether a collector may take it up.
+    """Return whether a collector may delete a marked segment.
 
-    A work that was open when the segment was condemned may have seen it in a listing before that, and count on it: so
-    what was condemned later than the oldest open work was opened stays until that work is closed. A work that opens
-    later finds the condemnation. One in deletion is taken over when no request of the other collector can run any more.
+    A work that was open when the segment was marked may have listed the segment before, and may rely on the listing.
+    Such a work keeps the segment until the work closes. A work that opens later sees the mark. A segment in deletion is
+    taken over when no request of the other collector can still run.
     """
     if condemned.gc_state is GcState.DELETING:
         return is_delete_over(condemned, clock.now, clock.delete_bound)
@@ -124,10 +128,11 @@ def is_deletable(condemned: DeletionMark, clock: GcClock) -> bool:
 
 
 def _is_marked_before(condemned: DeletionMark, opened: int | None) -> bool:
-    """Whether a work that was opened at `opened` saw the mark of the segment.
+    """Return whether a work with the sequence `opened` opened after the mark was written.
 
-    Numbers of the catalog decide, since a clock may step back (invariant G3). Works and marks of an imgstore without a
-    sequence have none: such a work saw nothing for sure, and every numbered work came after such a mark.
+    Sequence numbers decide, because a clock may step back (invariant G3). Works and marks of older imgstore versions
+    have no sequence. A work without a sequence is never known to be later. A work with a sequence is later than each
+    mark without a sequence.
     """
     if opened is None:
         return False
@@ -135,12 +140,12 @@ def _is_marked_before(condemned: DeletionMark, opened: int | None) -> bool:
 
 
 def is_delete_over(condemned: DeletionMark, now: datetime, delete_bound: timedelta) -> bool:
-    """Whether no delete of the segment can arrive at the store any more (invariant G7).
+    """Return whether no delete request for the segment can still reach the store (invariant G7).
 
     Args:
-        condemned: a segment in deletion.
-        now: by the database's clock.
-        delete_bound: the longest that a request of deletes may run.
+        condemned: The mark of a segment in deletion.
+        now: The time of the database's clock.
+        delete_bound: The longest time that a delete request may run.
     """
     free_at = takeover_at(condemned, delete_bound)
     assert free_at is not None, "a batch has a lease"
@@ -155,14 +160,15 @@ def plan_slot(
     mark_at: datetime | None,
     clock: GcClock,
 ) -> SlotPlan:
-    """Sort what a slot lists.
+    """Classify the segments of a slot.
 
     Args:
-        listed: the segments, by name, as the store lists them.
-        named: those that any manifest of the slot names, complete or not, known to the catalog or not.
-        condemned: what is condemned there already.
-        mark_at: the store's time of the mark of the oldest open work; what is not older may be that work's own.
-        clock: when.
+        listed: The segments in the listing of the store, by name.
+        named: The segments that any manifest of the slot names. Incomplete and unknown manifests count too.
+        condemned: The deletion marks of the slot.
+        mark_at: The store's time of the start marker of the oldest open work. That work may have written objects that
+            are not older.
+        clock: The current time and the periods.
     """
     unreferenced = {name: info for name, info in listed.items() if name not in named}
     deletable, in_grace, held, new = (dict[Digest, int]() for _ in range(4))
@@ -200,55 +206,55 @@ def plan_slot(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotSurvey:
-    """One slot, as collection sees it."""
+    """The state of one slot as garbage collection sees it."""
 
     slot: Slot
     segments: Mapping[Digest, ObjectInfo]
-    """As listed."""
+    """The segments in the listing."""
     others: int
-    """How many other objects were listed."""
+    """The number of other objects in the listing."""
     other_bytes: int
     plan: SlotPlan
     unknown_manifests: tuple[str, ...]
-    """Manifests below the slot that the catalog has no row for: live, whoever's they are."""
+    """Manifests in the slot without a row in the catalog. The segments of such manifests are live (invariant G12)."""
     unknown_manifest_bytes: Mapping[str, int]
-    """Stored bytes of these, by key."""
+    """The stored bytes of the unknown manifests, by key."""
     protected: frozenset[Digest]
-    """Segments that only these name."""
+    """Segments that only unknown manifests name."""
     stale: Mapping[str, int]
-    """Stored bytes, by key below the slot, of the fingerprints and marks of closed works that nothing needs."""
+    """The stored bytes of unneeded fingerprints and of start markers of closed works, by key below the slot."""
     oldest_work: Work | None
     """The open work that was opened first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotReport:
-    """One slot: what is to go, and what went."""
+    """The plan and the deletions of one slot."""
 
     slot: Slot
     gallery: str | None
-    """None where the pool has outlived its gallery, or is a subscription's own."""
+    """The gallery of the pool. None for a pool of a deleted gallery or of a subscription."""
     subscription: str | None = None
-    """Whose own the pool is; None of a gallery's."""
+    """The subscription that owns the pool. None for the pool of a gallery."""
     survey: SlotSurvey | None = None
-    """None where the slot could not be looked at."""
+    """None if the slot could not be read."""
     collected: Mapping[str, int] = field(default_factory=dict)
-    """Stored bytes of what went, by key below the slot."""
+    """The stored bytes of the deleted objects, by key below the slot."""
     problem: str | None = None
-    """Why the slot, or the rest of it, was left alone."""
+    """Why the slot, or the rest of the slot, was skipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GcReport:
-    """What a collection is to do, or did."""
+    """The plan or the result of a garbage collection."""
 
     grace: timedelta
     slots: Sequence[SlotReport]
     abandoned: Sequence[Work] = ()
-    """Open works that nobody went on with for long."""
+    """Open works without a lease for longer than `work_abandon_days`."""
     removed_segment_rows: int = 0
-    """Rows of segments that lie nowhere and that nothing names."""
+    """Removed catalog rows of segments that no store contains and no manifest names."""
     removed_pools: int = 0
-    """Of galleries that were deleted, with nothing left of them."""
+    """Removed pools of deleted galleries without any content."""
     resolved_notes: int = 0
-    """Notes of zones about objects that no zone has."""
+    """Removed repair notes about objects that no zone contains."""

@@ -1,4 +1,4 @@
-"""Which maintenance is to be done, and which task is next. Pure."""
+"""Plan maintenance: list the tasks of an installation, and select the next task."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -19,19 +19,19 @@ _ORDER: Final = (
     MaintenanceKind.GC,
     MaintenanceKind.SCRUB,
 )
-"""What is cheap, or stops a bill, comes first."""
+"""Cheap tasks, and tasks that reduce the bill, come first."""
 
 
 def maintenance_tasks(
     settings: MaintenanceSettings, slots: Sequence[Slot], *, zoned_regions: Iterable[str], degraded: Collection[str]
 ) -> list[MaintenanceTask]:
-    """Return all tasks of an installation, in the order in which they are done when several are due.
+    """Return all tasks of an installation, in the order of execution when several are due.
 
     Args:
-        settings: the intervals.
-        slots: every slot.
-        zoned_regions: the regions with slots that lie in three zones.
-        degraded: uids of the slots with a Degraded replica: they are scrubbed sooner.
+        settings: The intervals.
+        slots: All slots.
+        zoned_regions: The regions with slots in three zones.
+        degraded: The uids of slots with a `Degraded` replica. Such slots are scrubbed sooner.
     """
     subjects: Mapping[MaintenanceKind, Sequence[str]] = {
         MaintenanceKind.DELETIONS: [""],
@@ -57,13 +57,15 @@ def next_due(
     now: datetime,
     dead: Collection[str],
 ) -> tuple[MaintenanceTask, MaintenanceRecord] | None:
-    """Return the first task that is due and that nobody does now, with its row; within a kind the longest due.
+    """Return the first due task that no process is running, with its row.
+
+    Within a kind, the task that is due longest comes first.
 
     Args:
-        tasks: in their order.
-        turns: the rows of the catalog.
-        now: the database's clock.
-        dead: holders that are known to be dead.
+        tasks: The tasks in order.
+        turns: The rows of the catalog.
+        now: The time of the database's clock.
+        dead: Lease holders that are known to be dead.
     """
     by_name = {turn.name: turn for turn in turns}
     due = [

@@ -1,6 +1,6 @@
-"""What one resource may be made from another: the systems on their disks must be of one kind, as far as both say so.
+"""Check that a resource and its source declare the same operating system.
 
-Pure. What a disk's partition table lets guess is no declaration: it warns, elsewhere.
+Only declared properties count. A guess from a partition table causes a warning elsewhere.
 """
 
 from typing import Final
@@ -16,31 +16,31 @@ _PROPERTIES: Final = (
 
 
 def check_os_compatibility(source: OsProperties, taker: OsProperties, *, source_name: str, taker_name: str) -> None:
-    """Refuse to make something from a source that declares another system.
+    """Refuse a source that declares another operating system than the new resource.
 
     Args:
-        source: what the source says.
-        taker: what is said of what is to be made.
-        source_name: the source, as people know it.
-        taker_name: what is to be made, likewise.
+        source: The declared properties of the source.
+        taker: The declared properties of the new resource.
+        source_name: The name of the source in messages.
+        taker_name: The name of the new resource in messages.
 
     Raises:
-        InvalidInput: both say something, and not the same.
+        InvalidInput: Both declare a property, with different values.
     """
     for field, path, words in _PROPERTIES:
-        theirs, ours = getattr(source, field), getattr(taker, field)
-        if None not in (theirs, ours) and theirs != ours:
+        of_source, of_taker = getattr(source, field), getattr(taker, field)
+        if None not in (of_source, of_taker) and of_source != of_taker:
             raise InvalidInput(
-                f"The {words} of the source '{source_name}' is {theirs}, that of '{taker_name}' is {ours}.",
-                found=f"{path} {theirs} in the source",
-                expected=f"{path} {ours}, as '{taker_name}' says",
-                hint="name another source, or make this from it with what the source says",
+                f"The {words} of the source '{source_name}' is {of_source}, and the {words} of '{taker_name}' is {of_taker}.",
+                found=f"{path} {of_source} in the source",
+                expected=f"{path} {of_taker}, as in '{taker_name}'",
+                hint="name another source, or create the resource with the values of the source",
                 target=f"properties.{path}",
             )
 
 
 def inherit_declared(source: OsProperties, said: OsProperties) -> OsProperties:
-    """What a copy says: what was said of it, else what its source says."""
+    """Complete the declared properties of a copy with the properties of the source."""
     return OsProperties(
         os_type=said.os_type or source.os_type,
         os_state=said.os_state or source.os_state,

@@ -1,6 +1,6 @@
-"""How many replicas machines that are made at once want: advice, never a refusal.
+"""Advise how many replicas serve machines that are created at the same time. The advice never refuses a request.
 
-After Azure: "a ratio of one replica for every 20 VMs that you create concurrently" (50 today).
+Azure recommends "a ratio of one replica for every 20 VMs that you create concurrently" (50 today).
 https://learn.microsoft.com/azure/virtual-machines/azure-compute-gallery#scaling
 """
 
@@ -8,22 +8,22 @@ from datetime import timedelta
 from typing import Final
 
 CONCURRENT_WINDOW: Final = timedelta(minutes=1)
-"""What is made within it is made at once: a machine reads most of what it boots from in its first minute."""
+"""Machines within this time count as concurrent. A machine reads most of its boot data in the first minute."""
 
 
 def advise_replica_count(machines: int, machines_per_replica: int) -> int:
-    """How many replicas serve so many machines well."""
+    """Return how many replicas serve `machines` concurrent machines."""
     return -(-machines // machines_per_replica)
 
 
 def scaling_advice(machines: int, replicas: int, machines_per_replica: int, *, where: str) -> str | None:
-    """What to tell a person who makes more machines at once than the replicas serve well; None if they do.
+    """Return a warning if a region has too few replicas for the concurrent machines, else None.
 
     Args:
-        machines: made at once from one version in one region, the last one included.
-        replicas: that may be handed out there.
-        machines_per_replica: that one serves well.
-        where: the region, as people know it.
+        machines: Concurrent machines from one version in one region, with the new machine.
+        replicas: Complete replicas of the region.
+        machines_per_replica: Machines that one replica serves well.
+        where: The name of the region in messages.
     """
     wanted = advise_replica_count(machines, machines_per_replica)
     if wanted <= replicas:

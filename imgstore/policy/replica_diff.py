@@ -1,7 +1,7 @@
-"""Which replicas a version lacks and which it has too many of, when its target regions change (DESIGN.md, "Across").
+"""Compare the replicas of a version with its target regions (DESIGN.md, "Across").
 
-Level-triggered, like ``policy/copy_plan.py``: the targets are what is desired, the replicas what is observed, and whatever
-an earlier run left half done is decided anew from both.
+The comparison is level-triggered, like `policy/copy_plan.py`. The target regions are the desired state, and the
+replicas are the observed state. Work that an earlier run did not finish is decided again from both.
 """
 
 from collections.abc import Sequence
@@ -18,23 +18,25 @@ _KEEP_ORDER: Final = (
     ReplicaState.FAILED,
     ReplicaState.PENDING,
 )
-"""Of too many in one region those go whose loss costs least: the last of these first."""
+"""The order in which replicas of a region are kept. The last state is removed first, because its loss costs least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaDiff:
-    """What makes the replicas what the targets ask for."""
+    """The replicas to add and to remove."""
 
     missing: tuple[tuple[TargetRegion, int], ...]
-    """Target and ordinal of each replica that is to be made."""
+    """The target region and the ordinal of each replica to add."""
     surplus: tuple[Replica, ...]
-    """Replicas that can go now."""
+    """Replicas to remove now."""
     outgoing: tuple[Replica, ...]
-    """Replicas that go once one that stays is complete: until then they serve, and the others are copied from them."""
+    """Replicas to remove after another replica is complete. Until then these replicas serve reads and copies (invariant
+    R14).
+    """
 
 
 def diff_replicas(replicas: Sequence[Replica], targets: Sequence[TargetRegion]) -> ReplicaDiff:
-    """Compare the replicas of one version, all of them, with its targets."""
+    """Compare all replicas of one version with the target regions."""
     standing = [replica for replica in replicas if replica.state is not ReplicaState.DELETING]
     missing: list[tuple[TargetRegion, int]] = []
     staying: list[Replica] = []
@@ -56,7 +58,7 @@ def diff_replicas(replicas: Sequence[Replica], targets: Sequence[TargetRegion]) 
 
 
 def find_removed_regions(replicas: Sequence[Replica], targets: Sequence[TargetRegion]) -> list[str]:
-    """The regions where a version is complete and that are no targets any more."""
+    """Return the regions with a complete replica that are no longer target regions."""
     wanted = {target.name for target in targets}
     complete = (replica.slot.key.region for replica in replicas if replica.state is ReplicaState.COMPLETED)
     return sorted({region for region in complete if region not in wanted})
@@ -72,7 +74,7 @@ def _keep_rank(replica: Replica) -> tuple[int, int]:
 
 
 def _still_needed(replica: Replica, staying: Sequence[Replica], wanted: set[str]) -> bool:
-    """Whether it serves what no replica that stays serves yet: its region, if that is a target, or the version."""
+    """Return whether no remaining replica serves the same region yet or, outside the target regions, the version."""
     region = replica.slot.key.region
     serving = {each.slot.key.region for each in staying if each.state is ReplicaState.COMPLETED}
     return replica.state is ReplicaState.COMPLETED and (region not in serving if region in wanted else not serving)

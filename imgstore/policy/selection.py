@@ -1,4 +1,4 @@
-"""Small choices that must be the same everywhere: a base, the latest version, the next replica."""
+"""Selection rules that all callers share: bases, the latest version, the next replica."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,14 +12,14 @@ BASES_MAX = 3
 def choose_bases(
     candidates: Sequence[ImageVersion], *, new: VersionName, named: Sequence[VersionName]
 ) -> tuple[ImageVersion, ...]:
-    """Up to three versions that a new one is compared with (rules.md, rule 12).
+    """Choose up to three versions as bases of a new version (invariant I7).
 
-    Those that the user names, the newest, and the highest version below the new one.
+    Candidates are the versions that the user names, the newest version, and the highest version below the new version.
 
     Args:
-        candidates: versions of the definition that are complete in the source slot.
-        new: the version that is being made.
-        named: what the user gave as `--base`.
+        candidates: Versions of the definition that are complete in the source slot.
+        new: The name of the new version.
+        named: The versions in `--base`.
     """
     by_name = {version.name: version for version in candidates}
     chosen = [by_name[name] for name in named if name in by_name]
@@ -30,7 +30,7 @@ def choose_bases(
 
 
 def find_latest(versions: Iterable[tuple[ImageVersion, Sequence[Replica]]], region: str) -> ImageVersion | None:
-    """The highest version that is not excluded and is complete in the region."""
+    """Return the highest version that is not excluded from latest and is complete in the region."""
     fit = [
         version for version, replicas in versions if _is_offered(version, region) and healthy_replicas(replicas, region)
     ]
@@ -45,15 +45,16 @@ def _is_offered(version: ImageVersion, region: str) -> bool:
 
 
 def healthy_replicas(replicas: Sequence[Replica], region: str) -> list[Replica]:
-    """The replicas of a region that may be handed out, by slot."""
+    """Return the complete replicas of a region, ordered by slot."""
     here = (replica for replica in replicas if replica.slot.key.region == region)
     fit = [replica for replica in here if replica.state is ReplicaState.COMPLETED]
     return sorted(fit, key=lambda replica: (replica.slot.key.ordinal, replica.slot.key.storage_account_type))
 
 
 def next_slot(turn: int, fit: Sequence[Slot]) -> Slot:
-    """Round robin: the slot of that turn. Counts of slots that are healthy throughout differ by at most one.
+    """Return the slot for a turn of round robin.
 
-    `catalog/resources/placements.py` says it once more, in the statement that writes a disk's row.
+    Use counts of constantly healthy slots differ by at most one (invariant D2). The SQL statement in
+    `catalog/resources/placements.py` that inserts a disk row uses the same rule.
     """
     return fit[turn % len(fit)]

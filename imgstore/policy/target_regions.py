@@ -1,4 +1,4 @@
-"""Where a version is to be: a request's target regions, checked against regions.yaml and the limits."""
+"""Resolve the target regions of a request with `regions.yaml` and the limits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ from imgstore.regions import Region, Regions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishingRequest:
-    """What a person asks for, before defaults."""
+    """The requested target regions, before defaults."""
 
     location: str
     """The source region, as typed."""
     target_regions: Sequence[TargetRegionRequest]
-    """Empty is the source region alone."""
+    """Empty for the source region alone."""
     replica_count: int | None = None
     storage_account_type: StorageAccountType | None = None
     standing: Sequence[TargetRegion] = ()
-    """The targets of the version as it stands: a region of them stays as it is in what is not named."""
+    """The current target regions of the version. A region keeps the values that the request leaves out."""
 
 
 def resolve_targets(
     request: PublishingRequest, regions: Regions, limits: Limits
 ) -> tuple[str, tuple[TargetRegion, ...]]:
-    """The source region's key and the target regions with every default filled in, in the order of the request.
+    """Return the key of the source region, and the target regions with all defaults, in the order of the request.
 
     Raises:
-        InvalidInput: an unknown or repeated region, the source region not among them, a count out of range, more
-            replicas than a version may have, a storage account type that a region does not have.
+        InvalidInput: A region is unknown or occurs twice, the source region is missing, a count exceeds a limit, or a
+            region does not offer the storage account type.
     """
     source = regions.get(request.location, target="location")
     asked = request.target_regions or (TargetRegionRequest(name=request.location),)
@@ -59,19 +59,19 @@ def resolve_targets(
 
 
 def check_shallow(targets: Sequence[TargetRegion]) -> None:
-    """Refuse what a Shallow version can't be: anywhere but where its source is, or there twice.
+    """Check the target regions of a Shallow version: one replica in the region of the source (invariant R13).
 
     Raises:
-        InvalidInput: more than one region, or more than one replica.
+        InvalidInput: The request names several regions or replicas.
     """
     count = sum(target.regional_replica_count for target in targets)
     if len(targets) != 1 or count != 1:
         raise InvalidInput(
-            "A gallery image version with replicationMode Shallow has one replica, in its source's region: it is not "
-            "replicated.",
+            "A gallery image version with replicationMode Shallow is not replicated: the only replica is in the region "
+            "of the source.",
             found=f"{count} replicas in {', '.join(target.name for target in targets)}",
-            expected="one target region, the source's, with one replica",
-            hint="name the source region alone, or publish it with --replication-mode Full",
+            expected="the region of the source as the only target region, with one replica",
+            hint="name the source region alone, or publish the version with --replication-mode Full",
             target="publishingProfile.targetRegions",
         )
 
@@ -99,7 +99,7 @@ def _resolve(asked: TargetRegionRequest, request: PublishingRequest, regions: Re
 
 
 def _check_count(count: int, region: Region, limits: Limits) -> None:
-    """The number of one region's replicas against whichever limit is reached first."""
+    """Check the replica count of a region against the lowest limit."""
     by_name = {
         "replicas_per_region_max": limits.replicas_per_region_max,
         "replicas_per_version_max": limits.replicas_per_version_max,
@@ -111,7 +111,7 @@ def _check_count(count: int, region: Region, limits: Limits) -> None:
             f"{most}, inclusive.",
             found=f"{count} replicas in {region.name}",
             expected=f"1 to {most} ({name})",
-            hint=f"one replica serves about {limits.machines_per_replica} machines that are made at once; to have "
+            hint=f"one replica serves about {limits.machines_per_replica} concurrent machines; for more "
             f"more, {limits.raise_hint(name)}",
             target="regionalReplicaCount",
         )
@@ -124,7 +124,7 @@ def _check_sum(targets: Sequence[TargetRegion], limits: Limits) -> None:
             f"The limit of {most} replicas of an image version over all regions is exceeded.",
             found=f"{count} replicas in {len(targets)} regions",
             expected=f"at most {most} (replicas_per_version_max)",
-            hint=f"ask for fewer, or {limits.raise_hint('replicas_per_version_max')}",
+            hint=f"request fewer replicas, or {limits.raise_hint('replicas_per_version_max')}",
             target="targetRegions",
         )
 
@@ -136,6 +136,6 @@ def _check_storage_account_type(kind: StorageAccountType, region: Region) -> Non
             f"The storage account type {kind} is not supported in region '{region.display_name}'.",
             found=f"{kind} in a region of {zones} zone{'s' * (zones != 1)}",
             expected=" or ".join(region.storage_account_types),
-            hint="ask for another type, or for a region that offers this one: `imgstore regions list`",
+            hint="choose another type, or a region that offers this type: `imgstore regions list`",
             target="storageAccountType",
         )

@@ -1,4 +1,4 @@
-"""What a version becomes by an update, or why it does not: only what Azure lets change (contract.md, section 4)."""
+"""Apply an update to an image version. Only the properties that Azure lets change may change (docs/azure.md)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,11 +15,11 @@ from imgstore.regions import Regions
 def apply_update(
     standing: ImageVersion, update: VersionUpdate, regions: Regions, limits: Limits, *, now: datetime
 ) -> ImageVersion:
-    """The version with the update done; `published_at` and the rest stay.
+    """Return the version with the update. `published_at` and all other fields stay.
 
     Raises:
-        InvalidInput: the targets are refused (`resolve_targets`), the end of life has passed already, or deletion is to
-            be blocked until an end of life that nobody named.
+        InvalidInput: The target regions are invalid (`resolve_targets`), the end of life has passed, or deletion is
+            blocked without an end of life.
     """
     count = standing.replica_count if update.replica_count is None else update.replica_count
     end_of_life_at = standing.end_of_life_at if update.end_of_life_at is KEEP else update.end_of_life_at
@@ -51,7 +51,10 @@ def apply_update(
 def _targets(
     standing: ImageVersion, update: VersionUpdate, count: int, regions: Regions, limits: Limits
 ) -> tuple[TargetRegion, ...]:
-    """The targets that are asked for; else those that stand, where the regions that had the version's count follow it."""
+    """Return the requested targets, or else the current targets.
+
+    Without target regions in the request, a new replica count applies to each region that had the old count.
+    """
     asked: Sequence[TargetRegion] = standing.target_regions
     if not update.target_regions and update.replica_count is None:
         return standing.target_regions
@@ -76,13 +79,13 @@ def _targets(
 
 
 def _check_shallow_storage(standing: ImageVersion, changed: ImageVersion) -> None:
-    """A Shallow version lies where its source does, and as that is kept."""
+    """Refuse another storage account type for a Shallow version. The version stays in the slot of the source."""
     before, after = standing.target_regions[0].storage_account_type, changed.target_regions[0].storage_account_type
     if before is not after:
         raise PropertyChangeNotAllowed(
             "properties.publishingProfile.targetRegions.storageAccountType",
             found=after,
-            expected=f"{before}: the version is Shallow, and kept as its source is",
+            expected=f"{before}, the type of the source of a Shallow version",
         )
 
 
@@ -91,26 +94,26 @@ def _first_set(value: bool | None, default: bool) -> bool:  # noqa: FBT001 - pri
 
 
 def check_deletion_block(version: ImageVersion) -> None:
-    """Refuse to block deletion until an instant that nobody named: it would be blocked for ever.
+    """Refuse to block deletion without an end of life, because such a block never ends.
 
     Raises:
-        InvalidInput: it is.
+        InvalidInput: The version has no end of life.
     """
     if version.block_deletion_before_end_of_life and version.end_of_life_at is None:
         raise InvalidInput(
             "blockDeletionBeforeEndOfLife needs an endOfLifeDate.",
             found="no end of life",
             expected="the date until which the version can't be deleted",
-            hint="give --end-of-life-date too, or --block-deletion-before-end-of-life false",
+            hint="add --end-of-life-date, or --block-deletion-before-end-of-life false",
             target="safetyProfile.blockDeletionBeforeEndOfLife",
         )
 
 
 def check_deletable(version: ImageVersion, now: datetime, scope: str) -> None:
-    """Refuse to delete a version that is to be kept until its end of life.
+    """Refuse to delete a version that is protected until its end of life.
 
     Raises:
-        Conflict: it is not over yet, with Azure's code and message.
+        Conflict: The end of life has not passed. The code and the message are those of Azure.
     """
     over = version.end_of_life_at is not None and version.end_of_life_at <= now
     if version.block_deletion_before_end_of_life and not over:
@@ -118,7 +121,7 @@ def check_deletable(version: ImageVersion, now: datetime, scope: str) -> None:
             "Deletion of Gallery image version is not allowed because the image is enabled for "
             "blockDeletionBeforeEndOfLife and its endOfLifeDate has not reached yet",
             found=f"an end of life at {version.end_of_life_at.isoformat() if version.end_of_life_at else 'no time'}",
-            expected=f"one before {now.isoformat()}",
+            expected=f"an end of life before {now.isoformat()}",
             hint="wait, or `imgstore sig image-version update ... --block-deletion-before-end-of-life false`",
             target=scope,
             code="DeleteGalleryImageVersionBlockedBeforeEndOfLife",

@@ -1,4 +1,4 @@
-"""What a worker begins next: fair between versions, bounded for each target region and in all. Pure."""
+"""Select the next replicas of a worker: fair between versions, with limits per target region and in total."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,29 +15,29 @@ _RESTING_STATES: Final = (ReplicaState.FAILED, ReplicaState.DEGRADED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedVersion:
-    """One version with replicas to be made."""
+    """A version with replicas to make."""
 
     uid: str
     source_region: str
     replicas: Sequence[Replica]
-    """All of them."""
+    """All replicas of the version."""
     busy: frozenset[str]
-    """uids of the replicas that some process makes now."""
+    """The uids of replicas that any process makes now."""
     once_complete: frozenset[str] = frozenset()
-    """uids of the replicas that were Completed before, whatever they are now."""
+    """The uids of replicas that were `Completed` before, in whatever state now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLimits:
-    """How much one worker makes at once."""
+    """The number of replicas that one worker makes at the same time."""
 
     replicas: int = 4
     replicas_per_region: int = 2
-    """Into one target region."""
+    """The limit for each target region."""
 
 
 def startable_steps(queued: QueuedVersion, now: datetime) -> list[CopyStep]:
-    """The replicas of a version that may be begun now: those that failed rest until their time."""
+    """Return the replicas of a version that can start now. Failed replicas wait until `retry_at`."""
     resting = {
         replica.uid
         for replica in queued.replicas
@@ -55,15 +55,16 @@ def startable_steps(queued: QueuedVersion, now: datetime) -> list[CopyStep]:
 def next_steps(
     queue: Sequence[QueuedVersion], *, now: datetime, at_work: Mapping[str, int], limits: WorkerLimits
 ) -> list[CopyStep]:
-    """What to begin with, in order: one replica of each version in turn, then a second of each.
+    """Select the next replicas in order: one replica of each version, then a second of each version.
 
-    So a version with a hundred replicas to be made, or with a terabyte in each, keeps a small one waiting for one turn.
+    A version with a hundred replicas, or with a terabyte in each replica, therefore delays a small version by one
+    replica only.
 
     Args:
-        queue: the one that waited longest first.
-        now: the database's clock.
-        at_work: replicas that this worker makes, by target region.
-        limits: of this worker.
+        queue: The versions, the longest waiting version first.
+        now: The time of the database's clock.
+        at_work: The number of replicas that this worker makes now, by target region.
+        limits: The limits of this worker.
     """
     here = Counter(at_work)
     room = limits.replicas - here.total()
@@ -77,7 +78,7 @@ def next_steps(
 
 
 def full_regions(at_work: Mapping[str, int], limits: WorkerLimits) -> frozenset[str]:
-    """The regions to which a worker begins nothing more."""
+    """Return the regions in which a worker starts no further replica."""
     return frozenset(region for region, count in at_work.items() if count >= limits.replicas_per_region)
 
 
@@ -93,13 +94,13 @@ BACKOFF_SECONDS_MAX: Final = 3600.0
 
 
 def backoff_seconds(attempts: int, chance: float) -> float:
-    """How long a replica rests after its `attempts`-th failure in a row: 30 s, doubled each time up to an hour.
+    """Return how long a replica waits after `attempts` failures in a row: 30 s, doubled each time up to one hour.
 
-    Jitter of half of it to either side keeps replicas that failed together, at one store, from coming back together.
+    The result is scaled by 0.5 to 1.5. Replicas that failed together at one store therefore do not retry together.
 
     Args:
-        attempts: failures since it was last complete, from 1.
-        chance: from 0 to below 1, evenly spread.
+        attempts: Failures since the replica was last complete, from 1.
+        chance: A random number from 0 to below 1, uniformly distributed.
     """
     doubled = BACKOFF_SECONDS_FIRST * 2.0 ** min(attempts - 1, 16)
     return min(doubled, BACKOFF_SECONDS_MAX) * (0.5 + chance)

@@ -148,7 +148,7 @@ def test_other_regions_counts_and_types_are_refused(stocked: Installation, stock
     make(stocked, "d1", stock.second)
     many: tuple[tuple[str, ...], ...] = (("southcentralus", "eastus"), ("southcentralus=2",))
     for targets in many:
-        with pytest.raises(InvalidInput, match="one replica, in its source's region"):
+        with pytest.raises(InvalidInput, match="the only replica is in the region"):
             shallow(stocked, targets=targets, os_snapshot="d1")
     with pytest.raises(InvalidInput, match="kept as its source is: Standard_LRS"):
         shallow(stocked, targets=("southcentralus=1=Premium_LRS",), os_snapshot="d1")

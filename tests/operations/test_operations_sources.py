@@ -133,7 +133,9 @@ def test_what_is_declared_must_not_contradict_the_source(stocked: Installation, 
     assert made.os_properties == OsProperties(
         os_type=OsType.LINUX, os_state=OsState.GENERALIZED, hyper_v_generation=HyperVGeneration.V1
     )
-    with pytest.raises(InvalidInput, match="OS type of the source 'd1' is Linux, that of 'disk d2' is Windows"):
+    with pytest.raises(
+        InvalidInput, match="OS type of the source 'd1' is Linux, and the OS type of 'disk d2' is Windows"
+    ):
         make(stocked, "d2", "d1", os_properties=OsProperties(os_type=OsType.WINDOWS))
     with pytest.raises(InvalidInput, match="generation of the source 'd1' is V1"):
         make(stocked, "d2", "d1", os_properties=OsProperties(hyper_v_generation=HyperVGeneration.V2))

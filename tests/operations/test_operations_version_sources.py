@@ -216,9 +216,12 @@ def test_what_is_not_there_or_elsewhere_is_no_source(stocked: Installation, stoc
 @pytest.mark.parametrize(
     ("declared", "words"),
     [
-        ({"os_state": OsState.SPECIALIZED}, "OS state of the source .* is Generalized, that of 'copy' is Specialized"),
+        (
+            {"os_state": OsState.SPECIALIZED},
+            "OS state of the source .* is Generalized, and the OS state of 'copy' is Specialized",
+        ),
         ({"hyper_v_generation": HyperVGeneration.V2}, "hypervisor generation of the source .* is V1"),
-        ({"os_type": OsType.WINDOWS}, "OS type of the source .* is Linux, that of 'copy' is Windows"),
+        ({"os_type": OsType.WINDOWS}, "OS type of the source .* is Linux, and the OS type of 'copy' is Windows"),
     ],
 )
 def test_systems_that_are_declared_must_match(
