@@ -172,6 +172,29 @@ def resuming_principal(installation: Installation, operation: AsyncOperation) ->
         return principal_of(transaction, identity)
 
 
+def refresh_principal(installation: Installation, principal: Principal) -> Principal:
+    """Return a caller with the rights that it has now. A caller without an object id, the command line's, has all of them.
+
+    Raises:
+        AccessDenied: the caller is not known any more, or is of an issuer that is not trusted any more.
+    """
+    if principal.uid is None:
+        return principal
+    with installation.catalog.reading() as transaction:
+        identity = transaction.principals.get(principal.uid)
+        is_trusted = identity is not None and (
+            identity.issuer is None or transaction.issuers.get(identity.issuer) is not None
+        )
+        if identity is None or not is_trusted:
+            raise AccessDenied(
+                f"'{principal.name}' is not known any more.",
+                found="a caller that was deleted, or whose issuer is not trusted any more",
+                expected="a caller that is known",
+                hint="send the request again as somebody else",
+            )
+        return principal_of(transaction, identity)
+
+
 def name_target(installation: Installation, request: Mapping[str, Any], resource_id: str) -> dict[str, Any]:
     """Add the uid of the resource at an id to the request of a deletion, for `check_same_target`."""
     with installation.catalog.reading() as transaction:

@@ -1,12 +1,16 @@
 """Templates over HTTP: a gallery, definitions, a version and disks from one, in order; and what is refused before."""
 
+import random
 from typing import Any
 
 import pytest
-from api_server import Api
+from api_server import Api, bearer
 
-from imgstore.testing.http_server import WebServer
-from imgstore.testing.sample_gallery import GROUP
+from imgstore.domain.identity.access import Role
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.identity import roles
+from imgstore.testing.http_server import Page, WebServer, start_web
+from imgstore.testing.sample_gallery import ADMIN, GROUP
 
 pytest_plugins = ["api_fixtures"]
 
@@ -190,3 +194,37 @@ def test_a_group_goes_with_its_deployments(api: Api, path: str) -> None:
     group = path.partition("/providers")[0]
     assert api.await_end(api.ask("DELETE", group, version=NEW))["status"] == "Succeeded"
     assert api.ask("GET", group, version=NEW).status == 404
+
+
+def test_a_role_that_is_taken_away_ends_a_deployment_at_its_next_resource(api: Api, path: str) -> None:
+    page = Page(body=random.Random(1).randbytes(24 * MIB), held_at=range(8 * MIB, 16 * MIB))
+    with start_web({"/held.raw": page}) as web:
+        creation = {"createOption": "Import", "sourceUri": web.url("/held.raw")}
+        disk = {
+            "type": "Microsoft.Compute/disks",
+            "apiVersion": API,
+            "name": "d",
+            "location": "southcentralus",
+            "properties": {"creationData": creation},
+        }
+        gallery = {
+            "type": "Microsoft.Compute/galleries",
+            "apiVersion": API,
+            "name": "after",
+            "location": "southcentralus",
+            "dependsOn": ["[resourceId('Microsoft.Compute/disks', 'd')]"],
+        }
+        builder = bearer(api, Role.CONTRIBUTOR, GROUP)
+        begun = api.ask("PUT", path, asked(template([disk, gallery])), version=NEW, headers=builder)
+        assert begun.status == 201, begun
+        assert page.held.acquire(timeout=60)
+        with api.installation.catalog.reading() as transaction:
+            (given,) = (each for each in transaction.assignments.list() if each.role is Role.CONTRIBUTOR)
+        roles.assign(api.installation, ADMIN, assignee=given.principal_uid, role=Role.READER, scope=given.scope)
+        roles.remove(api.installation, ADMIN, uid=given.uid)
+        page.held_at = range(0)
+        ended = api.await_end(begun)
+    assert ended["status"] == "Failed", ended
+    assert "AuthorizationFailed" in str(ended["error"])
+    assert api.ask("GET", f"{api.compute}/galleries/after").status == 404
+    assert api.ask("GET", f"{api.compute}/disks/d").body["properties"]["provisioningState"] == "Succeeded"

@@ -13,7 +13,7 @@ from imgstore.api.http.long_running import Command, CommandCall
 from imgstore.api.http.redaction import error_body
 from imgstore.domain.deployments import Deployment
 from imgstore.operations import deployments
-from imgstore.operations.api_operations import OperationPreempted, preempted
+from imgstore.operations.api_operations import OperationPreempted, preempted, refresh_principal
 from imgstore.templates.expressions import evaluate, evaluate_loop
 from imgstore.templates.parameters import is_secret, kind_of
 from imgstore.templates.plan import Plan, plan_nested
@@ -144,8 +144,10 @@ class DeploymentRunner:
             "whole": True,
             "conditions": {},
         }
+        principal = refresh_principal(call.session.installation, call.session.principal)
+        version = check_api_version(one.api_version, one.kind)
         inner = CommandCall(
-            session=replace(call.session, api_version=check_api_version(one.api_version, one.kind)),
+            session=replace(call.session, principal=principal, api_version=version),
             request=request,
             accept=lambda _outcome: None,
             uid=call.uid,
