@@ -7,9 +7,13 @@ from enum import StrEnum
 from typing import Any, Final
 
 PUT_DEPLOYMENT: Final = "put-deployment"
-"""The command that makes deployments: it writes other resources too, and their rows end with their operation's."""
+"""The command that creates deployments.
+
+A deployment also writes other resources. A newer request about any resource therefore preempts open deployments for
+this resource.
+"""
 END_DISK_ACCESS: Final = "end-disk-access"
-"""The command that revokes the access to a disk's bytes: it writes nothing else of the disk."""
+"""The command that revokes the access to the bytes of a disk. The command changes no other property of the disk."""
 LEASE_SECONDS: Final = 60.0
 """A process that does not renew the leases of operations for this time counts as dead."""
 

@@ -1,4 +1,4 @@
-"""Spans of time as people read them."""
+"""Durations and times in words, for people."""
 
 from datetime import datetime, timedelta
 
@@ -8,7 +8,7 @@ _DAY_SECONDS = 86_400
 
 
 def format_duration(span: timedelta) -> str:
-    """Return a span rounded up to one unit: "40 s", "3 min", "5 h", "2 days"; "0 s" for one that has passed."""
+    """Return a duration rounded up to one unit: "40 s", "3 min", "5 h", "2 days". Negative durations are "0 s"."""
     seconds = -int(-max(span.total_seconds(), 0.0) // 1)
     for unit, unit_seconds in (("days", _DAY_SECONDS), ("h", _HOUR_SECONDS), ("min", _MINUTE_SECONDS)):
         if seconds >= 2 * unit_seconds:
@@ -17,5 +17,5 @@ def format_duration(span: timedelta) -> str:
 
 
 def format_time_until(time: datetime, now: datetime) -> str:
-    """Return an instant with the span until it: "2026-05-01 12:00:00 UTC (in 3 min)"."""
+    """Return a time with the duration until then: "2026-05-01 12:00:00 UTC (in 3 min)"."""
     return f"{time:%Y-%m-%d %H:%M:%S} UTC (in {format_duration(time - now)})"

@@ -1,7 +1,7 @@
-"""Pages of a list: so many at once, and a token that says behind which one the next page begins.
+"""Pages of a list, with a token for the next page.
 
-A token holds the last key that was shown (keyset paging), so a page is found through an index however far down it lies,
-and what is made or deleted meanwhile neither repeats nor hides what stands.
+A token contains the last key of the page (keyset paging). An index finds each page, at any depth. Items that are
+created or deleted between two pages neither repeat nor hide other items.
 """
 
 import base64
@@ -19,45 +19,48 @@ _TOKEN_SHOWN_CHARACTERS: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageRequest:
-    """Which part of a list is wanted; without anything, all of it."""
+    """A request for a page of a list. The default is the whole list."""
 
     items_max: int | None = None
     token: str | None = None
-    """Of the page before."""
+    """The token from the previous page."""
 
     def start_key(self, of: str) -> str | None:
-        """The key behind which the page begins; None is the beginning.
+        """Return the key before the first item of the page. None is the start of the list.
 
         Args:
-            of: which list it is: the resource id that it is below, and what it lists.
+            of: the list: the parent's resource id and the kind of items.
 
         Raises:
-            InvalidInput: no page has so many items, or the token is none of this list.
+            InvalidInput: `items_max` is below 1, or the token does not belong to this list.
         """
         if self.items_max is not None and self.items_max < 1:
             raise InvalidInput(
                 "A page has at least one item.",
                 found=str(self.items_max),
-                expected="a whole number from 1 on",
-                hint="leave --max-items out for everything",
+                expected="a whole number of at least 1",
+                hint="omit --max-items for the whole list",
                 target="maxItems",
             )
-        return None if self.token is None else _key(self.token, of)
+        return None if self.token is None else _decode_token(self.token, of)
 
     def start_key_pair(self, of: str) -> tuple[str, str] | None:
-        """The same where a name and a uid are the key, with a slash between, which neither has. Raises as `start_key`."""
+        """Return the name and uid before the first item, for lists with keys of the form name/uid.
+
+        Raises as `start_key`.
+        """
         key = self.start_key(of)
         return None if key is None else (key.partition("/")[0], key.partition("/")[2])
 
     @property
     def limit(self) -> int | None:
-        """How many to look for: one more than wanted tells whether there is a next page."""
+        """The number of rows to query. One row more than the page shows whether another page exists."""
         return None if self.items_max is None else self.items_max + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[_T]):
-    """A part of a list."""
+    """A page of a list."""
 
     items: tuple[_T, ...]
     next_token: str | None = None
@@ -65,46 +68,46 @@ class Page(Generic[_T]):
 
     @classmethod
     def from_rows(cls, found: Sequence[_T], request: PageRequest, *, of: str, key: Callable[[_T], str]) -> Self:
-        """The page of what was found with `PageRequest.limit`.
+        """Return the page for the rows of a query with `PageRequest.limit`.
 
         Args:
-            found: in order.
-            request: what was asked for.
-            of: as in `PageRequest.start_key`.
-            key: of an item, what the list is ordered by.
+            found: the rows in order.
+            request: the request.
+            of: the list, as in `PageRequest.start_key`.
+            key: returns the sort key of an item.
         """
         if request.items_max is None or len(found) <= request.items_max:
             return cls(items=tuple(found))
         items = tuple(found[: request.items_max])
-        return cls(items=items, next_token=_token(of, key(items[-1])))
+        return cls(items=items, next_token=_encode_token(of, key(items[-1])))
 
     @classmethod
     def from_all(cls, whole: Sequence[_T], request: PageRequest, *, of: str, key: Callable[[_T], str]) -> Self:
-        """The page of a short list that is there whole, by key.
+        """Return a page of a short list, which is given as a whole. Items are sorted by key.
 
         Raises:
-            InvalidInput: the token is none of this list.
+            InvalidInput: the token does not belong to this list.
         """
         after = request.start_key(of)
-        behind = sorted((each for each in whole if after is None or key(each) > after), key=key)
-        return cls.from_rows(behind, request, of=of, key=key)
+        remaining = sorted((item for item in whole if after is None or key(item) > after), key=key)
+        return cls.from_rows(remaining, request, of=of, key=key)
 
 
-def _token(of: str, key: str) -> str:
+def _encode_token(of: str, key: str) -> str:
     return base64.urlsafe_b64encode(json.dumps([of.lower(), key]).encode()).decode().rstrip("=")
 
 
-def _key(token: str, of: str) -> str:
+def _decode_token(token: str, of: str) -> str:
     try:
         kind, key = read_json(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode())
     except (TypeError, ValueError):
         kind, key = None, None
     if kind != of.lower() or not isinstance(key, str):
         raise InvalidInput(
-            "The token is none of this list.",
+            "The token does not belong to this list.",
             found=repr(token[:_TOKEN_SHOWN_CHARACTERS]),
-            expected="the token that the page before gave",
-            hint="leave --next-token out to begin at the first",
+            expected="the token from the previous page",
+            hint="omit --next-token for the first page",
             target="nextToken",
         )
     return key

@@ -1,4 +1,4 @@
-"""A request to stop, seen by all threads of a job: of one operation, or of a whole process."""
+"""A stop request for all threads of a job: a single operation, or a whole process."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,15 +6,15 @@ from contextlib import contextmanager
 
 
 class OperationCanceled(KeyboardInterrupt):
-    """A long-running operation is to stop, because somebody canceled it.
+    """The cancellation of a long-running operation by a caller.
 
-    It is a KeyboardInterrupt, so that code which ends well at Ctrl-C ends as well here: works stay open for the same
-    request, leases are given back.
+    The class is a KeyboardInterrupt, so that code which handles Ctrl-C also handles cancellation: works stay open for a
+    repeated request, and leases are released.
     """
 
 
 class StopSignal:
-    """Set once, for good. Safe for use in several threads."""
+    """A signal that is set once and never reset. Safe for use in several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,7 +24,7 @@ class StopSignal:
         self._next = 0
 
     def set(self, reason: type[BaseException] = KeyboardInterrupt) -> None:
-        """Ask all threads to stop: `check` raises `reason` from now on. Callbacks run once, in this thread."""
+        """Request all threads to stop: `check` raises `reason` from now on. Callbacks run once, in this thread."""
         with self._lock:
             if self._set.is_set():
                 return
@@ -36,20 +36,20 @@ class StopSignal:
 
     @property
     def reason(self) -> type[BaseException] | None:
-        """What `check` raises; None while nobody asked to stop."""
+        """The class that `check` raises. None before a stop request."""
         return self._reason if self._set.is_set() else None
 
     def check(self) -> None:
-        """Go on.
+        """Raise the reason if the signal is set.
 
         Raises:
-            KeyboardInterrupt: it is set; the reason it was set with.
+            KeyboardInterrupt: the reason of the stop request.
         """
         if self._set.is_set():
             raise self._reason
 
     def wait(self, seconds: float) -> None:
-        """Wait so many seconds, or less.
+        """Wait for the given seconds, or until the signal is set.
 
         Raises:
             KeyboardInterrupt: see `check`.
@@ -59,7 +59,7 @@ class StopSignal:
 
     @contextmanager
     def call_on_stop(self, callback: Callable[[], None]) -> Iterator[None]:
-        """Call `callback` when it is set while the block runs; at once if it is set already."""
+        """Call `callback` when the signal is set while the block runs, or at once if the signal is already set."""
         with self._lock:
             number, self._next = self._next, self._next + 1
             self._callbacks[number] = callback
@@ -74,7 +74,7 @@ class StopSignal:
 
     @contextmanager
     def child(self) -> "Iterator[StopSignal]":
-        """A signal of one job: set by itself, or with this one while the block runs."""
+        """Create a signal for a single job. While the block runs, a set parent also sets the child."""
         inner = StopSignal()
         with self.call_on_stop(lambda: inner.set(self._reason)):
             yield inner

@@ -1,7 +1,7 @@
-"""Read JSON of strangers so strictly that every database keeps it and every client reads it back.
+"""Read JSON from untrusted callers. Every database can store an accepted value, and every client can read the value.
 
-RFC 8259 allows documents that break an answer later: numbers beyond every type, names that occur twice, halves of
-surrogate pairs, and nesting without end. Python's reader also takes ``NaN``, and makes Infinity of ``1e999``.
+RFC 8259 permits documents that later break an answer: numbers outside of every type, repeated names, halves of
+surrogate pairs, and unlimited nesting. Python's reader also accepts ``NaN``, and reads ``1e999`` as Infinity.
 """
 
 import json
@@ -11,25 +11,25 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 DEPTH_MAX: Final = 100
-"""Nested lists and objects. Azure's own resources have a dozen levels, and templates in templates some dozens."""
+"""The highest nesting of lists and objects. Azure's resources have a dozen levels, and nested templates some dozens."""
 INTEGER_MAX: Final = 2**63 - 1
-"""The largest whole number, also below zero: what Azure's clients keep as ``int64``."""
+"""The highest absolute value of an integer. Azure's clients use ``int64``."""
 
 _LONG_NUMBER: Final = re.compile(r"[0-9]{19}")
 _CONTAINERS: Final = (dict, list)
 
 
 def read_json(text: str, loads: Callable[..., Any] = json.loads) -> Any:
-    """The value of a JSON document.
+    """Return the value of a JSON document.
 
     Args:
         text: the document.
-        loads: `json.loads`, or a function with its arguments for a wider grammar.
+        loads: `json.loads`, or a function with the same arguments for a wider grammar.
 
     Raises:
-        ValueError: the document is not JSON, or has a value that `check_json` refuses, or a name twice in an object.
+        ValueError: the document is not JSON, or has a value that `check_json` rejects, or repeats a name in an object.
     """
-    # Only a document with a number of 19 digits can have an integer of more than 64 bits: the others are read in C.
+    # Only a document with a number of 19 digits can contain an integer of more than 64 bits. C code reads the others.
     integers = {"parse_int": _integer} if _LONG_NUMBER.search(text) else {}
     try:
         value = loads(text, parse_constant=_constant, parse_float=_float, object_pairs_hook=_object, **integers)
@@ -40,14 +40,14 @@ def read_json(text: str, loads: Callable[..., Any] = json.loads) -> Any:
 
 
 def check_json(value: Any) -> None:
-    """Check a JSON value that was computed, such as the result of a template's expression.
+    """Check a computed JSON value, such as the result of a template expression.
 
     Raises:
-        ValueError: a number is not finite, or an integer has more than 64 bits; or the nesting is too deep; or a text
-            or a name has the character U+0000 or half of a surrogate pair.
+        ValueError: a number is not finite, an integer has more than 64 bits, the nesting is too deep, or a text or name
+            contains the character U+0000 or half of a surrogate pair.
     """
     _check_depth(value)
-    # Most of the check is one pass of the C encoder, which writes a large body faster than Python visits it.
+    # The C encoder checks most rules in a single pass, faster than Python code visits a large body.
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     _check_encodable(text)
     if "\\u0000" in text and _has_null(value):
@@ -57,10 +57,10 @@ def check_json(value: Any) -> None:
 
 
 def check_text(text: str) -> None:
-    """Check a text that does not come in JSON: a word of a command line, a path, a header.
+    """Check a text from outside of JSON: an argument of a command line, a path, a header.
 
     Raises:
-        ValueError: it has the character U+0000 or half of a surrogate pair.
+        ValueError: the text contains the character U+0000 or half of a surrogate pair.
     """
     _check_encodable(text)
     if "\0" in text:
@@ -68,9 +68,9 @@ def check_text(text: str) -> None:
 
 
 def finite_json(value: Any) -> Any:
-    """A copy of a JSON value with null in the place of each number that is not finite.
+    """Return a copy of a JSON value, with null for each number that is not finite.
 
-    Catalogs of versions before `read_json` may hold such numbers.
+    Catalogs from releases before `read_json` may contain such numbers.
     """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -83,7 +83,7 @@ def _check_encodable(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair, which is no character") from None
+        raise ValueError("half of a surrogate pair, which is not a character") from None
 
 
 def _check_depth(value: Any) -> None:
@@ -106,7 +106,7 @@ def _check_integers(value: Any) -> None:
 
 
 def _has_null(value: Any) -> bool:
-    """Whether a text or a name has U+0000, and not only the six characters of its escape."""
+    """Return whether a text or name contains U+0000, and not only the six characters of the escape."""
     left = [value]
     while left:
         each = left.pop()

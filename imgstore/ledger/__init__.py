@@ -1,1 +1,1 @@
-"""Reckons money: pure arithmetic in Decimal over rows that are only ever added."""
+"""Billing: charges for transferred bytes, storage intervals, prices and statements. Pure Decimal arithmetic."""

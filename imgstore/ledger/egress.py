@@ -1,4 +1,4 @@
-"""Bytes that arrived, and the rows that say so (rules.md, rule 21)."""
+"""Ledger rows for transferred bytes (invariants M2 to M8 and M17)."""
 
 from datetime import datetime
 
@@ -18,21 +18,21 @@ def charge_arrival(
     prices: Prices,
     time: datetime,
 ) -> LedgerRow:
-    """The row for a replica that is complete.
+    """Return the row for a complete replica.
 
-    Bytes that are new in the target region are egress, priced by the pair of regions; everything else is a copy inside
-    a region, in the ledger at the amount 0 so that a statement shows that it was free.
+    Bytes that are new in the target region are egress, priced by the pair of regions. All other bytes are a copy inside
+    a region, with amount 0, so that a statement shows the free copy.
 
     Args:
-        key: the replica row's uid: adding the row again under it does nothing.
-        party: whose bytes they are.
-        source: the version's source region, whatever way the bytes really took.
-        target: the replica's region.
-        replica: the replica's ordinal there.
-        delivered_bytes: stored bytes that this replica was the first to bring (egress), or that were copied.
-        crossing: False for a replica that was copied inside its region.
+        key: the uid of the replica row. Adding a row with an existing key has no effect.
+        party: the owner of the bytes.
+        source: the source region of the version, for any real path of the bytes.
+        target: the region of the replica.
+        replica: the ordinal of the replica in the target region.
+        delivered_bytes: the stored bytes that this replica delivered first (egress), or that were copied.
+        crossing: False for a replica that was copied inside of the region.
         prices: the price list.
-        time: when it completed.
+        time: the time of completion.
     """
     assert delivered_bytes >= 0, f"{key}: {delivered_bytes} bytes delivered"
     pays = crossing and source != target
@@ -54,17 +54,19 @@ def charge_arrival(
 def charge_cross_region_read(
     *, key: str, party: Party, source: str, target: str, replica: int, moved_bytes: int, prices: Prices, time: datetime
 ) -> LedgerRow:
-    """Return the row for stored bytes that a reader took from another region, since its own region did not serve them.
+    """Return the row for stored bytes that a reader took from another region.
+
+    No store of the reader's region served the bytes.
 
     Args:
-        key: the uid of the reading work with the range that was read: adding the row again under it does nothing.
-        party: whose bytes they are.
-        source: the region that served them.
-        target: the region that should have.
-        replica: the ordinal of the replica there.
-        moved_bytes: stored bytes of the segments.
+        key: the uid of the reading work with the read range. Adding a row with an existing key has no effect.
+        party: the owner of the bytes.
+        source: the region that served the bytes.
+        target: the region that should have served the bytes.
+        replica: the ordinal of the replica in the target region.
+        moved_bytes: the stored bytes of the segments.
         prices: the price list.
-        time: when they had been read.
+        time: the time of the read.
     """
     assert source != target, f"{key}: a read inside {source} is free"
     unit_price = prices.egress(source, target)
@@ -85,17 +87,19 @@ def charge_cross_region_read(
 def charge_repair(
     *, key: str, party: Party, source: str, target: str, replica: int, moved_bytes: int, prices: Prices, time: datetime
 ) -> LedgerRow:
-    """The row for stored bytes that a repair brought into a slot. It is no delivery: those bytes were paid for before.
+    """Return the row for stored bytes that a repair wrote into a slot.
+
+    A repair delivers nothing, and the bytes were paid before.
 
     Args:
-        key: of the repair: adding the row again under it does nothing.
-        party: whose bytes they are.
-        source: the region that they really came from.
-        target: the slot's region.
-        replica: the slot's ordinal there.
-        moved_bytes: how many.
+        key: the key of the repair. Adding a row with an existing key has no effect.
+        party: the owner of the bytes.
+        source: the region that supplied the bytes.
+        target: the region of the slot.
+        replica: the ordinal of the slot in the target region.
+        moved_bytes: the stored bytes.
         prices: the price list.
-        time: when they were there.
+        time: the time of the repair.
     """
     return LedgerRow(
         key=key,

@@ -1,4 +1,4 @@
-"""What the ledger is made of: rows for bytes that moved, intervals for bytes that lie."""
+"""The entries of the ledger: rows for transferred bytes, and intervals for stored bytes."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,24 +9,26 @@ from imgstore.domain.resources import StorageAccountType
 
 
 class ChargeKind(StrEnum):
-    """What a row is for."""
+    """The kind of a charge."""
 
     EGRESS = "egress"
-    """Bytes new in a target region, priced by the pair of regions."""
+    """Bytes that are new in a target region, priced by the pair of regions."""
     COPY = "copy"
-    """Bytes copied inside a region: free, shown as such."""
+    """Bytes copied inside a region: free, and shown as free."""
     REPAIR = "repair"
-    """Bytes that were brought from another slot in place of missing or damaged ones."""
+    """Bytes from another slot that replace missing or damaged bytes."""
     CROSS_REGION_READ = "cross-region-read"
-    """Bytes that were read from another region because no store of the reader's own region served them: egress, priced
-    by the pair of regions."""
+    """Bytes read from another region, because no store of the reader's region served the bytes.
+
+    The price is the egress price of the pair of regions.
+    """
     STORAGE = "storage"
-    """Bytes that lie in a slot, by time. Such rows exist in statements only, made from intervals."""
+    """Bytes stored in a slot, by time. Only statements have such rows, computed from intervals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Party:
-    """Whose bytes they are, by name, so that a statement can be read after the resources are gone."""
+    """The owner of bytes by name, so that a statement is readable after the deletion of the resources."""
 
     subscription: str
     group: str
@@ -39,38 +41,39 @@ class Party:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRow:
-    """One charge for bytes that moved. Never changed; corrected by further rows."""
+    """A charge for transferred bytes. A row never changes, and further rows correct a row."""
 
     key: str
-    """Unique: adding a row under a key that is there already does nothing. The replica's uid for arrivals."""
+    """The unique key. Adding a row with an existing key has no effect. Arrivals have the uid of the replica."""
     kind: ChargeKind
     party: Party
     source: str
-    """The region that the bytes are reckoned from."""
+    """The region from which the bytes are charged."""
     target: str
     replica: int
-    """Ordinal of the replica in the target region."""
+    """The ordinal of the replica in the target region."""
     delivered_bytes: int
     unit_price: Decimal
-    """Per GB of 10^9 bytes, in the installation's currency."""
+    """Per GB of 10^9 bytes, in the currency of the installation."""
     amount: Decimal
     time: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageInterval:
-    """So many bytes lay in one slot for one owner, from when to when."""
+    """A period in which an owner has a constant number of bytes in a slot."""
 
     uid: str
     party: Party
     owner_uid: str
-    """The version or managed disk that brought the bytes into the slot."""
+    """The version or managed disk that first brought the bytes into the slot."""
     slot_uid: str
     region: str
     replica: int
     storage_account_type: StorageAccountType
     stored_bytes: int
-    """Distinct bytes of segments, each counted for one owner of the slot only, and of the owner's manifest."""
+    """Distinct bytes of segments, each counted for a single owner of the slot, plus the bytes of the owner's manifest.
+    """
     opened_at: datetime
     closed_at: datetime | None = None
-    """None while they lie there still."""
+    """None for an open interval."""

@@ -1,4 +1,4 @@
-"""The statement: what a bill says, recomputed from rows and intervals alone."""
+"""Statements: bills that are computed from ledger rows and intervals only (invariant M14)."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -14,15 +14,17 @@ from imgstore.ledger.storage_intervals import byte_microseconds, storage_amount,
 
 BYTE_HOURS_UNIT: Final = Decimal("1e-6")
 AMOUNT_UNIT: Final = Decimal("1e-12")
-"""Storage amounts are quotients that do not end. They are rounded here, where they are shown, once a row: to so many
-digits that the rows of a thousand years cannot err by a cent together."""
+"""Storage amounts are infinite decimal fractions, so each row is rounded once for display.
+
+With this unit, the rounding errors of a thousand years of rows are below a cent in total.
+"""
 
 _ROUNDING: Final = Context(prec=100, rounding=ROUND_HALF_EVEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatementRow:
-    """One line of a statement."""
+    """A row of a statement."""
 
     kind: ChargeKind
     group: str
@@ -30,26 +32,26 @@ class StatementRow:
     definition: str | None
     version: str | None
     disk: str | None
-    """The managed disk, where only it names the bytes."""
+    """The managed disk, if the disk alone names the bytes."""
     source: str | None
-    """None for storage: nothing moved."""
+    """None for storage, because no bytes moved."""
     target: str
-    """The region that the bytes came to, or lie in."""
+    """The region of arrival or storage."""
     replica: int
     delivered_bytes: int
     """0 for storage."""
     byte_hours: Decimal
-    """0 for bytes that moved."""
+    """0 for transferred bytes."""
     unit_price: Decimal
-    """Per GB that moved; per GB and month for storage."""
+    """Per transferred GB. For storage: per GB and month."""
     amount: Decimal
     time: datetime
-    """When the bytes arrived; for storage, up to when the row is reckoned."""
+    """The time of arrival. For storage: the end of the charged time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """A bill: its rows add up to its total, to the last digit."""
+    """A bill. The rows add up to the total exactly."""
 
     currency: str
     total: Decimal
@@ -60,26 +62,30 @@ class Statement:
 def make_statement(
     rows: Iterable[LedgerRow], intervals: Iterable[StorageInterval], prices: Prices, *, until: datetime
 ) -> Statement:
-    """The statement of these rows, and of these intervals as far as they lie before `until`.
+    """Return the statement of ledger rows, and of intervals up to `until`.
 
     Args:
-        rows: charges for bytes that moved; all of them are shown.
-        intervals: bytes that lay or lie; each owner gets one row a slot.
-        prices: gives the currency and the storage prices. What moved keeps the price that it was charged at.
-        until: where open intervals are cut.
+        rows: charges for transferred bytes. The statement shows all rows.
+        intervals: storage intervals. Each owner gets one row per slot.
+        prices: the currency and the storage prices. Transfers keep the price of the charge.
+        until: the end of open intervals.
     """
-    moved = list(rows)
-    lines = [_moved(row) for row in moved] + [_stored(group, prices, until) for group in _by_owner_and_slot(intervals)]
+    transfers = list(rows)
+    lines = [_transfer_row(row) for row in transfers] + [
+        _storage_row(group, prices, until) for group in _by_owner_and_slot(intervals)
+    ]
     lines.sort(key=lambda line: (line.time, line.target, line.replica, line.kind))
     total = _sum(line.amount for line in lines)
-    # Once more by another way: bytes summed first and priced after, so that no row holds an amount of its own.
-    again = _sum(chain(_priced(moved), (line.amount for line in lines if line.kind is ChargeKind.STORAGE)))
-    assert total == again, f"the statement does not balance: its rows add up to {total}, its bytes cost {again}"
+    # Check the total by another method, which sums the bytes by price and ignores the amounts of the rows.
+    expected = _sum(
+        chain(_transfer_amounts(transfers), (line.amount for line in lines if line.kind is ChargeKind.STORAGE))
+    )
+    assert total == expected, f"the statement does not balance: the rows add up to {total}, the bytes cost {expected}"
     return Statement(currency=prices.currency, total=total, rows=tuple(lines))
 
 
-def _moved(row: LedgerRow) -> StatementRow:
-    return _line(
+def _transfer_row(row: LedgerRow) -> StatementRow:
+    return _statement_row(
         row.party,
         kind=row.kind,
         source=row.source,
@@ -93,11 +99,11 @@ def _moved(row: LedgerRow) -> StatementRow:
     )
 
 
-def _stored(intervals: list[StorageInterval], prices: Prices, until: datetime) -> StatementRow:
+def _storage_row(intervals: list[StorageInterval], prices: Prices, until: datetime) -> StatementRow:
     last = max(intervals, key=lambda interval: interval.opened_at)
     unit_price = prices.storage_per_gb_month(last.storage_account_type)
     weight = sum(byte_microseconds(interval, until) for interval in intervals)
-    return _line(
+    return _statement_row(
         last.party,
         kind=ChargeKind.STORAGE,
         source=None,
@@ -111,7 +117,7 @@ def _stored(intervals: list[StorageInterval], prices: Prices, until: datetime) -
     )
 
 
-def _line(
+def _statement_row(
     party: Party,
     *,
     kind: ChargeKind,
@@ -149,7 +155,7 @@ def _by_owner_and_slot(intervals: Iterable[StorageInterval]) -> Iterable[list[St
     return groups.values()
 
 
-def _priced(rows: Iterable[LedgerRow]) -> Iterable[Decimal]:
+def _transfer_amounts(rows: Iterable[LedgerRow]) -> Iterable[Decimal]:
     moved_bytes: defaultdict[Decimal, int] = defaultdict(int)
     for row in rows:
         moved_bytes[row.unit_price] += row.delivered_bytes

@@ -82,7 +82,7 @@ def test_disks_come_page_by_page_though_two_groups_have_the_same_names(line: Lin
     assert sorted(name for page in pages for name in page) == ["D1", "D2", "d1", "d2"]
     assert line.walked(f"disk list -g {GROUP}", 1) == [["d1"], ["d2"]]
     token = line.run("disk list --max-items 1").stderr.split("--next-token ")[1].strip()
-    assert "none of this list" in line.run(f"disk list -g {GROUP} --next-token {token}").stderr
+    assert "does not belong to this list" in line.run(f"disk list -g {GROUP} --next-token {token}").stderr
     line.ok("disk delete -g other -n D1 --yes")
     assert line.walked("disk list", 9) == [["d1", *sorted(["d2", "D2"], key=lambda each: names(line).index(each))]]
 

@@ -213,7 +213,7 @@ def test_lists_come_by_pages(line: Line, tmp_path: Path) -> None:
     for version in ("1.10.0", "1.9.0", "2.0.0"):
         line.ok(f"sig image-version create -g rg -r g1 -i x -e {version} --os-vhd-uri {disk}")
     assert line.paged("sig image-version list -g rg -r g1 -i x", 2) == [["1.9.0", "1.10.0"], ["2.0.0"]]
-    assert "token is none of this list" in line.fails("sig list --next-token x")
+    assert "token does not belong to this list" in line.fails("sig list --next-token x")
     assert "at least one item" in line.fails("sig list --max-items 0")
 
 

@@ -45,7 +45,7 @@ def test_the_last_page_has_no_token() -> None:
     "token", ["", "x", "ä", "e30", "WzEsIDJd", "NQ", "Wzsd====", encoded("[" * 5_000), encoded('["a", "\\ud800"]')]
 )
 def test_a_token_that_is_none_is_refused(token: str) -> None:
-    with pytest.raises(InvalidInput, match="token is none of this list") as caught:
+    with pytest.raises(InvalidInput, match="token does not belong to this list") as caught:
         page([], PageRequest(token=token))
     assert (caught.value.target, caught.value.found) == ("nextToken", repr(token[:200]))
 
@@ -53,7 +53,7 @@ def test_a_token_that_is_none_is_refused(token: str) -> None:
 def test_a_token_of_another_list_is_refused() -> None:
     token = page(["a", "b"], PageRequest(items_max=1)).next_token
     assert page(["a", "b"], PageRequest(token=token), of="/A/Galleries").items == ("b",)
-    with pytest.raises(InvalidInput, match="token is none of this list"):
+    with pytest.raises(InvalidInput, match="token does not belong to this list"):
         page(["a", "b"], PageRequest(token=token), of="/b/galleries")
 
 

@@ -307,5 +307,5 @@ def test_a_row_whose_amount_is_not_that_of_its_bytes_breaks_the_balance() -> Non
         amount=Decimal("0.03"),
         time=START,
     )
-    with pytest.raises(AssertionError, match=r"does not balance: its rows add up to 0\.03, its bytes cost 0\.02"):
+    with pytest.raises(AssertionError, match=r"does not balance: the rows add up to 0\.03, the bytes cost 0\.02"):
         make_statement([row], [], PRICES, until=START)

@@ -357,7 +357,7 @@ def test_galleries_are_listed_by_pages_over_all_groups_and_in_one(empty: Install
     assert [[each.name for each in part] for part in walked(page, 1, group="b")] == [["a1"], ["g2"]]
     token = page(ADMIN, PageRequest(items_max=1)).next_token
     of_another: Any = lambda: page(ADMIN, PageRequest(token=token), group="b")  # noqa: E731
-    refused(InvalidInput, "InvalidParameter", "token is none of this list", of_another)
+    refused(InvalidInput, "InvalidParameter", "token does not belong to this list", of_another)
 
 
 def test_definitions_and_versions_are_listed_by_pages(empty: Installation, stock: Stock) -> None:

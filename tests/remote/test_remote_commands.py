@@ -91,7 +91,7 @@ def test_lists_go_page_by_page_over_the_servers_own_pages(machine: Machine) -> N
             assert len(page) == size
             more = ["--next-token", token[1]]
         assert found == names
-    with pytest.raises(AssertionError, match="The token is none of this list"):
+    with pytest.raises(AssertionError, match="The token does not belong to this list"):
         machine.inside("group", "list", "--next-token", "xxxx")
     with pytest.raises(AssertionError, match="A page has at least one item"):
         machine.inside("group", "list", "--max-items", "0")

@@ -1,1 +1,1 @@
-"""Settings of an installation: tables of settings.toml with their defaults and limits."""
+"""Settings of an installation: tables of settings.toml with defaults and limits."""

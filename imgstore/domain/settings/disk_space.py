@@ -1,6 +1,6 @@
-"""Bound the room that this machine gives to scratch files, uploads and embedded stores.
+"""Limits for the disk space of scratch files, uploads and embedded stores on this machine.
 
-A reserve stays free, so that deletes, garbage collection and the catalog still work on a disk that is full for callers.
+A reserve stays free. Deletes, garbage collection and the catalog therefore work on a disk that is full for callers.
 """
 
 import os
@@ -18,42 +18,43 @@ RESERVE_DIVISOR: Final = 20
 """The default reserve is a twentieth of the file system, and at most `RESERVE_BYTES_MAX`."""
 
 CheckScratch: TypeAlias = Callable[[Path, int], None]
-"""Called with the file or folder of a work in scratch, and the bytes that it is about to take. Raises StoreFull."""
+"""Called with the scratch file or folder of a work, and with the bytes to write next. Raises StoreFull."""
 
 
 def allow_all_scratch(_work: Path, _needed_bytes: int) -> None:
-    """Permit every use of scratch: a `CheckScratch` for a program that has no installation."""
+    """Permit every use of scratch: a `CheckScratch` for a program without an installation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskSpace:
-    """The bounds of one machine: the table ``[disk_space]`` of settings.toml."""
+    """The limits of one machine: the table ``[disk_space]`` of settings.toml."""
 
     free_bytes_min: int | None = None
-    """The reserve; None is a twentieth of the file system, and at most 1 GiB."""
+    """The reserve. None is a twentieth of the file system, and at most 1 GiB."""
     scratch_bytes_per_work_max: int = 256 * GIB
     scratch_bytes_max: int = TIB
-    """Of all works of all processes that share the home."""
+    """The limit for all works of all processes with the same home."""
     upload_days_max: int = 30
-    """Bytes of an upload that nobody may write any more are removed so long after somebody had it open."""
+    """The days from the last use of an upload to the removal of the bytes, if no caller may write the upload any more.
+    """
     file: str = "settings.toml"
-    """Where these were read, or would be: what a refusal tells to change."""
+    """The path of the settings document, also of a missing document. Hints contain the path."""
 
     def raise_hint(self, name: str) -> str:
-        """What to do about the bound `name`."""
+        """Return the hint to raise the limit `name`."""
         return f"raise {name} under [disk_space] in {self.file}"
 
     def has_free_space(self, place: Path, needed_bytes: int) -> bool:
-        """Tell whether the reserve is kept after `needed_bytes` more in the file system of `place`."""
+        """Return whether the file system of `place` keeps the reserve after a write of `needed_bytes`."""
         free_bytes, reserve_bytes = self._free(place)
         return free_bytes is None or free_bytes - needed_bytes >= reserve_bytes
 
     def check_free_space(self, place: Path, needed_bytes: int) -> None:
-        """Refuse a write that would take from the reserve.
+        """Refuse a write that would use the reserve.
 
         Args:
-            place: a file or folder in the file system that is written to.
-            needed_bytes: length of the write.
+            place: a file or folder in the file system of the write.
+            needed_bytes: the length of the write.
 
         Raises:
             StoreFull: less than the reserve would be free afterwards.
@@ -61,41 +62,44 @@ class DiskSpace:
         free_bytes, reserve_bytes = self._free(place)
         if free_bytes is not None and free_bytes - needed_bytes < reserve_bytes:
             raise StoreFull(
-                "There is no room left beside the reserve.",
+                "No space is left outside of the reserve.",
                 found=f"{free_bytes} bytes free, {needed_bytes} bytes to write",
                 expected=f"{reserve_bytes} bytes that stay free (free_bytes_min)",
-                hint="delete what is not needed and run `imgstore gc`, or make room in the file system",
+                hint="delete unneeded images and disks and run `imgstore gc`, or free space in the file system",
                 target=str(place),
             )
 
     def check_scratch(self, work: Path, top: Path, needed_bytes: int = 0) -> None:
-        """Refuse a work that takes too much of scratch.
+        """Refuse a work that takes too much scratch space.
 
         Args:
             work: the file or folder of the work.
             top: the folder of all works.
-            needed_bytes: what the work is about to take.
+            needed_bytes: the bytes that the work will write next.
 
         Raises:
-            StoreFull: the work, or all of them together, would pass their bound, or the reserve would not be kept.
+            StoreFull: the work, or all works together, would exceed the limit, or the reserve would be used.
         """
-        for place, name, whose in (
+        for place, name, owner in (
             (work, "scratch_bytes_per_work_max", "a work"),
             (top, "scratch_bytes_max", "all works together"),
         ):
-            used_bytes, most_bytes = allocated_bytes(place), getattr(self, name)
-            if used_bytes + needed_bytes > most_bytes:
+            used_bytes, limit_bytes = allocated_bytes(place), getattr(self, name)
+            if used_bytes + needed_bytes > limit_bytes:
                 raise StoreFull(
-                    f"The scratch files of {whose} are too large.",
-                    found=f"{used_bytes} bytes, and {needed_bytes} more to come",
-                    expected=f"at most {most_bytes} bytes ({name})",
-                    hint=f"use a smaller disk, one in raw or VHD, which needs no scratch, or {self.raise_hint(name)}",
+                    f"The scratch files of {owner} are too large.",
+                    found=f"{used_bytes} bytes, and {needed_bytes} bytes to write",
+                    expected=f"at most {limit_bytes} bytes ({name})",
+                    hint=f"use a smaller disk, or a raw or VHD file, which needs no scratch, or {self.raise_hint(name)}",
                     target=str(place),
                 )
         self.check_free_space(top, needed_bytes)
 
     def _free(self, place: Path) -> tuple[int | None, int]:
-        """Bytes that are free to this user, None where the file system does not tell; and those that are to stay free."""
+        """Return the bytes that are free for this user, and the reserve.
+
+        The first is None if the file system does not report.
+        """
         try:
             found = os.statvfs(next(each for each in (place, *place.parents) if each.exists()))
         except (OSError, StopIteration):
@@ -103,12 +107,12 @@ class DiskSpace:
         if not found.f_blocks:
             return None, 0
         total_bytes = found.f_blocks * found.f_frsize
-        usual = min(RESERVE_BYTES_MAX, total_bytes // RESERVE_DIVISOR)
-        return found.f_bavail * found.f_frsize, usual if self.free_bytes_min is None else self.free_bytes_min
+        default_bytes = min(RESERVE_BYTES_MAX, total_bytes // RESERVE_DIVISOR)
+        return found.f_bavail * found.f_frsize, default_bytes if self.free_bytes_min is None else self.free_bytes_min
 
 
 def allocated_bytes(place: Path) -> int:
-    """Bytes on the medium of a file, or of all files below a folder; holes take none, and what is missing is 0."""
+    """Return the bytes on the medium of a file, or of all files below a folder. Holes and missing files count as 0."""
     try:
         if not place.is_dir():
             return place.lstat().st_blocks * 512
@@ -127,16 +131,16 @@ def read_disk_space(settings: Mapping[str, Any], file: str) -> DiskSpace:
     """Read the table ``[disk_space]`` of a settings document.
 
     Args:
-        settings: the document, as TOML reads it.
-        file: its path, for errors.
+        settings: the document, as TOML reads the file.
+        file: the path of the document, for errors.
 
     Raises:
-        InvalidInput: a key that nobody knows, or a value of the wrong kind; its target is the key.
+        InvalidInput: an unknown key, or a value of the wrong kind. The target is the key.
     """
     table = SettingsTable(
         name="disk_space", file=file, example="[disk_space] and below it free_bytes_min = 10737418240"
     )
-    most = {"upload_days_max": _DAYS_MAX}
+    highest = {"upload_days_max": _DAYS_MAX}
     values = table.read(settings, _NUMBERS)
-    numbers = {key: table.check_number(key, value, 0, most.get(key, _BYTES_MAX)) for key, value in values.items()}
+    numbers = {key: table.check_number(key, value, 0, highest.get(key, _BYTES_MAX)) for key, value in values.items()}
     return DiskSpace(**numbers, file=file)

@@ -1,7 +1,7 @@
-"""How much of everything: Azure's limits as a frozen policy, read from a team's settings.
+"""Limits of Azure as a frozen policy, read from the settings of a team.
 
-Sources: Azure's documentation of 2019 (10 replicas a version and region, 1 TiB, one replica for 20 machines) and of 2026
-(100 replicas a version, under 2 TiB, 32 TiB shallow, one replica for 50).
+Sources: Azure's documentation of 2019 (10 replicas per version and region, 1 TiB, one replica for 20 machines) and of
+2026 (100 replicas per version, under 2 TiB, 32 TiB for Shallow versions, one replica for 50 machines).
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from imgstore.domain.storage.sizes import SECTOR_BYTES, TIB
 
 _COUNT_MAX: Final = 2**31 - 1
 _BYTES_MAX: Final = 64 * TIB
-"""The largest disk that a manifest can tell of."""
+"""The largest disk that a manifest can describe."""
 _SUM_BYTES_MAX: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What is refused beyond, and what is advised."""
+    """Limits that requests must not exceed, and numbers for advice."""
 
     galleries_max: int = 100
     """In a subscription and region."""
@@ -31,30 +31,30 @@ class Limits:
     versions_max: int = 10_000
     """In a subscription and region."""
     replicas_per_region_max: int | None = 10
-    """Of one version in one region; None is no limit of its own."""
+    """For one version in one region. None is no separate limit."""
     replicas_per_version_max: int | None = None
-    """Of one version in all regions; None is no limit of its own."""
+    """For one version in all regions. None is no separate limit."""
     image_bytes_max: int = TIB
-    """Of an OS disk."""
+    """For an OS disk."""
     data_disk_bytes_max: int = TIB
-    """Azure documents 1 TB, and refuses beyond 2,048 GB by now."""
+    """Azure documents 1 TB, and now refuses more than 2,048 GB."""
     shallow_image_bytes_max: int = TIB
     bytes_per_subscription_max: int | None = None
-    """The quota: virtual bytes of the content that a subscription keeps (`operations/quotas.py`); None is no limit."""
+    """The quota: virtual bytes of the content of a subscription (`operations/quotas.py`). None is no limit."""
     machines_per_replica: int = 20
-    """Advice: how many machines made at once one replica serves well."""
+    """Advice: the number of machines created at the same time that one replica serves well."""
     source_connect_seconds_max: int = 10
-    """For a connection to a source over https (`SourceDeadlines`, as the next four)."""
+    """For a connection to a source over https (`SourceDeadlines`, like the next four)."""
     source_idle_seconds_max: int = 30
     source_head_seconds_max: int = 60
     source_total_seconds_max: int = 300
     source_bytes_per_second_min: int = 65_536
     file: str = "settings.toml"
-    """Where these were read, or would be: what a refusal tells to change."""
+    """The path of the settings document, also of a missing document. Hints contain the path."""
 
     @property
     def source_deadlines(self) -> SourceDeadlines:
-        """How slow a source over the network may be."""
+        """The time limits for sources over the network."""
         return SourceDeadlines(
             connect_seconds=self.source_connect_seconds_max,
             idle_seconds=self.source_idle_seconds_max,
@@ -64,7 +64,7 @@ class Limits:
         )
 
     def raise_hint(self, name: str) -> str:
-        """What to do about the limit `name`."""
+        """Return the hint to raise the limit `name`."""
         return f"raise {name} under [limits] in {self.file}, then run `imgstore settings apply`"
 
 
@@ -87,28 +87,30 @@ _NUMBERS: Final = tuple(field.name for field in fields(Limits) if field.name != 
 
 
 def read_limits(settings: Mapping[str, Any], file: str) -> Limits:
-    """The limits that a settings document asks for: a preset, and numbers in the place of its own.
+    """Read the limits of a settings document: a preset, and numbers that override the preset.
 
     Args:
-        settings: the document, as TOML reads it.
-        file: its path, for errors.
+        settings: the document, as TOML reads the file.
+        file: the path of the document, for errors.
 
     Raises:
-        InvalidInput: a key that nobody knows, or a value of the wrong kind; its target is the key.
+        InvalidInput: an unknown key, or a value of the wrong kind. The target is the key.
     """
     table = SettingsTable(name="limits", file=file, example=_EXAMPLE)
     for key in settings:
         if key not in ("limits", "disk_space", "maintenance"):
-            raise table.refusal(key, f"the key {key}", "[limits], [disk_space] and [maintenance] alone")
+            raise table.refusal(key, f"the key {key}", "only [limits], [disk_space] and [maintenance]")
     values = table.read(settings, ("preset", *_NUMBERS))
     preset = values.get("preset", DEFAULT_PRESET)
     if not isinstance(preset, str) or preset not in PRESETS:
         raise table.refusal("limits.preset", repr(preset), " or ".join(f'"{name}"' for name in PRESETS))
-    numbers = {key: table.check_number(key, value, 1, _most(key)) for key, value in values.items() if key != "preset"}
+    numbers = {
+        key: table.check_number(key, value, 1, _highest(key)) for key, value in values.items() if key != "preset"
+    }
     return replace(PRESETS[preset], **numbers, file=file)
 
 
-def _most(key: str) -> int:
+def _highest(key: str) -> int:
     if "bytes" not in key:
         return _COUNT_MAX
     return _SUM_BYTES_MAX if key == "bytes_per_subscription_max" else _BYTES_MAX
@@ -119,44 +121,44 @@ def check_disk_bytes(limits: Limits, name: str, virtual_bytes: int, *, target: s
 
     Args:
         limits: the policy.
-        name: which of its numbers: ``image_bytes_max``.
-        virtual_bytes: size of the disk.
-        target: the disk's path in a request.
+        name: the name of the limit, such as ``image_bytes_max``.
+        virtual_bytes: the size of the disk.
+        target: the path of the disk in the request.
 
     Raises:
-        ImageRefused: it is larger than the limit.
+        ImageRefused: the disk is larger than the limit.
     """
-    most: int = getattr(limits, name)
-    if virtual_bytes > most:
+    limit: int = getattr(limits, name)
+    if virtual_bytes > limit:
         raise ImageRefused(
-            f"The image's size exceeds the limit of {most} bytes.",
+            f"The image's size exceeds the limit of {limit} bytes.",
             found=f"a disk of {virtual_bytes} bytes",
-            expected=f"at most {most} bytes ({name})",
+            expected=f"at most {limit} bytes ({name})",
             hint=f"shrink the disk before publishing it, or {limits.raise_hint(name)}",
             target=target,
         )
 
 
 def check_count(limits: Limits, name: str, count: int, *, what: str, region: str) -> None:
-    """Refuse one more of `what` in a region that has `count`.
+    """Refuse another resource in a region that has `count` resources of the kind.
 
     Args:
         limits: the policy.
-        name: which of its numbers: ``galleries_max``.
-        count: how many there are.
-        what: how people call them: "galleries".
-        region: the region's key.
+        name: the name of the limit, such as ``galleries_max``.
+        count: the present number of resources.
+        what: the resources in words, such as "galleries".
+        region: the key of the region.
 
     Raises:
         Conflict: the limit is reached.
     """
-    most = getattr(limits, name)
-    if count >= most:
+    limit = getattr(limits, name)
+    if count >= limit:
         raise Conflict(
-            f"The limit of {most} {what} in a subscription and region is reached in '{region}'.",
+            f"The limit of {limit} {what} in a subscription and region is reached in '{region}'.",
             found=f"{count} {what} in {region}",
-            expected=f"at most {most} with the new one ({name})",
-            hint=f"delete one, use another region, or {limits.raise_hint(name)}",
+            expected=f"at most {limit} with the new resource ({name})",
+            hint=f"delete a resource, use another region, or {limits.raise_hint(name)}",
             target=name,
             code="QuotaExceeded",
         )

@@ -1,6 +1,6 @@
-"""Settings that all processes of an installation share: the tables of settings.toml that the catalog keeps.
+"""Settings that all processes of an installation share: the tables of settings.toml in the catalog.
 
-What bounds one machine, ``[disk_space]``, is not among them: each machine has its own.
+The table ``[disk_space]`` is not shared, because each machine has different limits.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,12 +10,12 @@ from typing import Any, Final, TypeAlias
 SHARED_TABLES: Final = ("limits", "maintenance")
 
 Values: TypeAlias = Mapping[str, Any]
-"""By dotted key: "limits.galleries_max"."""
+"""Values by dotted key, such as "limits.galleries_max"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A key with one value in a file and another in the catalog; None is a key that is not set."""
+    """A key with different values in a file and in the catalog. None is an unset key."""
 
     key: str
     in_file: Any
@@ -26,13 +26,13 @@ class Difference:
 
 
 def shared_values(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The shared settings of a settings document, whose tables were checked before."""
+    """Return the shared settings of a settings document with checked tables."""
     tables = {name: document.get(name, {}) for name in SHARED_TABLES}
     return {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
 
 
 def as_document(values: Values) -> dict[str, dict[str, Any]]:
-    """The settings document that sets these values, as TOML would read it."""
+    """Return the settings document with these values, as TOML would read the document."""
     document: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         table, _, name = key.partition(".")
@@ -41,7 +41,7 @@ def as_document(values: Values) -> dict[str, dict[str, Any]]:
 
 
 def differences(in_file: Values, in_catalog: Values) -> list[Difference]:
-    """What a file and the catalog disagree on, by key."""
+    """Return the differences between a file and the catalog, by key."""
     keys: Iterable[str] = sorted(in_file.keys() | in_catalog.keys())
     pairs = [Difference(key=key, in_file=in_file.get(key), in_catalog=in_catalog.get(key)) for key in keys]
     return [each for each in pairs if each.in_file != each.in_catalog]

@@ -1,4 +1,4 @@
-"""Tables of a settings document: read with their keys and numbers checked, and refused by key."""
+"""Tables of a settings document, with checks of keys and numbers."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -9,24 +9,24 @@ from imgstore.domain.errors import InvalidInput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsTable:
-    """One table of a settings document."""
+    """A table of a settings document."""
 
     name: str
-    """``limits`` of ``[limits]``."""
+    """``limits`` for ``[limits]``."""
     file: str
-    """The document's path, for errors."""
+    """The path of the document, for errors."""
     example: str
-    """What a refusal gives as an example."""
+    """The example in the hint of an error."""
 
     def read(self, settings: Mapping[str, Any], known: Collection[str]) -> Mapping[str, Any]:
-        """Return the table; an empty one if the document has none.
+        """Return the table. A missing table is empty.
 
         Args:
-            settings: the document, as TOML reads it.
-            known: the keys that the table may have.
+            settings: the document, as TOML reads the file.
+            known: the permitted keys.
 
         Raises:
-            InvalidInput: it is no table, or has a key that is not known; its target is the key.
+            InvalidInput: the value is not a table, or has an unknown key. The target is the key.
         """
         table = settings.get(self.name, {})
         if not isinstance(table, Mapping):
@@ -36,14 +36,14 @@ class SettingsTable:
                 raise self.refusal(f"{self.name}.{key}", f"the key {key}", f"one of {', '.join(known)}")
         return table
 
-    def check_number(self, key: str, value: object, least: int, most: int) -> int:
-        """Return the value of a key, which is a whole number within bounds.
+    def check_number(self, key: str, value: object, lowest: int, highest: int) -> int:
+        """Return the value of a key if the value is a whole number within limits.
 
         Raises:
-            InvalidInput: it is not; its target is the key.
+            InvalidInput: the value is no such number. The target is the key.
         """
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self.refusal(f"{self.name}.{key}", repr(value), f"a whole number from {least} to {most}")
+        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+            raise self.refusal(f"{self.name}.{key}", repr(value), f"a whole number from {lowest} to {highest}")
         return value
 
     def refusal(self, target: str, found: str, expected: str) -> InvalidInput:

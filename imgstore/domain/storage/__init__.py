@@ -1,1 +1,1 @@
-"""Values of stored objects: keys, digests, sizes, works, circuits and garbage."""
+"""Values of stored objects: keys, digests, sizes, works, circuits and garbage collection."""

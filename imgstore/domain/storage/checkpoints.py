@@ -1,8 +1,8 @@
-"""Checkpoints: proof in the buckets of how far the catalog had come.
+"""Checkpoints: proofs in the buckets of the age of the catalog (invariant G15).
 
-The catalog numbers its events with a sequence that only rises. A work that writes into a slot first leaves an empty
-object there whose name holds such a number and a uid, both of which the catalog recorded before. A catalog that does not
-know a checkpoint of its own buckets is older than they are: it was restored from a backup, or is another one.
+The catalog numbers events with a rising sequence. A work that writes first puts an empty object into the slot's zone.
+The name contains a number of the sequence and a uid, and the catalog recorded both before. A catalog without a
+checkpoint of a bucket is therefore older than the bucket: an older backup, or another catalog.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, order=True)
 class Checkpoint:
-    """One number of the catalog's sequence, and the uid that was recorded with it."""
+    """A number of the catalog's sequence, with the recorded uid."""
 
     sequence: int
     uid: str
 
     @property
     def name(self) -> str:
-        """The last part of its object's key. Names sort as sequences do."""
+        """The last part of the object key. Names sort in the order of the sequence."""
         return f"{self.sequence:020d}-{self.uid}"
 
     @staticmethod
     def parse(name: str) -> "Checkpoint | None":
-        """Read a name back; None for what is no checkpoint's name."""
+        """Parse a name. Return None for other names."""
         digits, dash, uid = name.partition("-")
         return Checkpoint(int(digits), uid) if dash and uid and len(digits) == 20 and digits.isdecimal() else None

@@ -1,4 +1,7 @@
-"""Where things lie in a bucket, below a slot's prefix. The layout is a promise: DESIGN.md, "Bytes at rest"."""
+"""Object keys below the prefix of a slot, and keys at the top of a zone.
+
+The layout is permanent: DESIGN.md, section 4.
+"""
 
 import re
 import uuid
@@ -8,12 +11,12 @@ from imgstore.domain.disks.version_disks import DISK_KEYS, OS_DISK
 from imgstore.domain.storage.digests import Digest, digest_of
 
 FORMAT_KEY: Final = "FORMAT"
-"""At the top of each zone: which installation, region and zone it belongs to, and the layout's version."""
+"""At the top of each zone: the installation, region and zone, and the version of the layout."""
 
 LAYOUT_VERSION: Final = 1
 
 ZONE: Final = "zone/"
-"""At the top of each zone: its uids and its checkpoints, so that one LIST tells both."""
+"""At the top of each zone: uids and checkpoints, so that a single LIST returns both."""
 _ZONE_UIDS: Final = f"{ZONE}uid/"
 _CHECKPOINTS: Final = f"{ZONE}checkpoints/"
 
@@ -27,65 +30,71 @@ _SEGMENT: Final = re.compile(r"(?:^|/)segments/([0-9a-f]{2})/\1[0-9a-f]{62}\Z")
 
 
 def segment_key(name: Digest) -> str:
-    """A segment, by the BLAKE3 of its bytes. Two digits of fan-out keep a directory below 10,000 entries a TiB."""
+    """Return the key of a segment: the BLAKE3 of the bytes.
+
+    The first two digits limit a directory to 10,000 entries per TiB.
+    """
     digits = name.hex()
     return f"{SEGMENTS}{digits[:2]}/{digits}"
 
 
 def is_segment_key(key: str) -> bool:
-    """Whether a key (with or without a prefix) is one that `segment_key` makes."""
+    """Return whether `segment_key` makes such a key. The key may have a prefix."""
     return _SEGMENT.search(key) is not None
 
 
 def segment_name(key: str) -> Digest:
-    """The name that a segment's key (with or without a prefix) ends in."""
+    """Return the name at the end of a segment's key. The key may have a prefix."""
     return bytes.fromhex(key.rsplit("/", 1)[-1])
 
 
 def manifest_key(owner_uid: str, disk: str) -> str:
-    """A manifest, by its owner and the disk's key ("os", "lun-0")."""
+    """Return the key of a manifest, from the owner and the disk key ("os", "lun-0")."""
     return f"{MANIFESTS}{owner_uid}/{disk}"
 
 
 def packing_uid(work_uid: str, disk: str) -> str:
-    """What a work packs a disk under: manifests and fingerprints name it.
+    """Return the packing uid of a disk in a work. Manifests and fingerprints contain the packing uid.
 
-    The work's own uid for the OS disk; for a data disk, since a manifest has room for a uid and no more, one that follows
-    from the work and the disk's key.
+    The OS disk has the uid of the work. A manifest has space for a single uid, so the uid of a data disk is derived
+    from the uid of the work and the disk key.
     """
     return work_uid if disk == OS_DISK else str(uuid.UUID(bytes=digest_of(f"{work_uid}/{disk}".encode())[:16]))
 
 
 def packing_uids(work_uid: str) -> frozenset[str]:
-    """All that a work may pack under."""
+    """Return all possible packing uids of a work."""
     return frozenset(packing_uid(work_uid, disk) for disk in DISK_KEYS)
 
 
 def fingerprints_key(packing_uid: str) -> str:
-    """The fingerprints of the blocks that one ingest packed of one disk."""
+    """Return the key of the fingerprints of the blocks that one ingest of one disk packed."""
     return f"{FINGERPRINTS}{packing_uid}"
 
 
 def work_key(work_uid: str) -> str:
-    """The empty object whose LastModified is a work's start by the store's own clock."""
+    """Return the key of a start marker.
+
+    `LastModified` of the empty object is the start of the work, by the store's clock.
+    """
     return f"{WORKS}{work_uid}"
 
 
 def zone_uid_key(uid: str) -> str:
-    """The empty object whose key says which zone this is. Written once, never replaced."""
+    """Return the key of the empty object that identifies a zone. The object is written once and never replaced."""
     return f"{_ZONE_UIDS}{uid}"
 
 
 def checkpoint_key(name: str) -> str:
-    """The empty object that proves how far the catalog had come (`domain/storage/checkpoints.py`)."""
+    """Return the key of the empty object of a checkpoint (`domain/storage/checkpoints.py`)."""
     return f"{_CHECKPOINTS}{name}"
 
 
 def zone_uid(key: str) -> str | None:
-    """The uid that a key of a zone's top names, if it names one."""
+    """Return the zone uid in a key at the top of a zone, else None."""
     return key.removeprefix(_ZONE_UIDS) if key.startswith(_ZONE_UIDS) else None
 
 
 def checkpoint_name(key: str) -> str | None:
-    """The checkpoint that a key of a zone's top names, if it names one."""
+    """Return the checkpoint in a key at the top of a zone, else None."""
     return key.removeprefix(_CHECKPOINTS) if key.startswith(_CHECKPOINTS) else None

@@ -1,4 +1,4 @@
-"""Passes of scrub through a slot, and how far each has come: a process that is started again resumes one."""
+"""Passes of scrub through a slot. A restarted process resumes a pass at the saved position."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,15 @@ from enum import StrEnum
 from typing import Final
 
 RESUMED_BY_COMMAND: Final = timedelta(days=1)
-"""A command resumes a pass that was interrupted no longer ago: a person who asks later wants all of it read."""
+"""The age up to which a command resumes an interrupted pass. A later command reads the whole slot."""
 _ALL_PERCENT: Final = 100.0
 
 
 class ScrubRunner(StrEnum):
-    """Who scrubs. A command never resumes the pass of a worker, because its caller wants to know of the whole slot."""
+    """The runner of a pass.
+
+    A command never resumes the pass of a worker, because the caller asks about the whole slot.
+    """
 
     COMMAND = "command"
     WORKER = "worker"
@@ -20,21 +23,21 @@ class ScrubRunner(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrubPass:
-    """One way through the objects of a slot, in the order of their keys, by one process or several in turn."""
+    """A pass through the objects of a slot in the order of the keys, by one or several processes in sequence."""
 
     uid: str
     slot_uid: str
     runner: ScrubRunner
     percent: float
     seed: int
-    """Of the sample, as `ScrubRequest.seed`: the same one to the end of the pass."""
+    """The seed of the sample, as in `ScrubRequest.seed`, constant for the whole pass."""
     position: str = ""
-    """The objects up to this key, below the slot, were all read. Empty is none."""
+    """All objects up to this key were read. The key is below the slot. Empty is none."""
     began_at: datetime
-    """The database's clock, as `saved_at`."""
+    """By the clock of the database, like `saved_at`."""
     saved_at: datetime
     damaged: Mapping[str, bool]
-    """The keys below the slot that were missing or wrong, and whether each was repaired."""
+    """The missing or wrong keys below the slot. The value is True for a repaired key."""
 
     @property
     def repaired(self) -> frozenset[str]:
@@ -42,25 +45,25 @@ class ScrubPass:
         return frozenset(key for key, is_repaired in self.damaged.items() if is_repaired)
 
     def remaining(self, keys: Iterable[str], always: Collection[str] = ()) -> list[str]:
-        """Return the keys that are still to be read, in their order: those behind the position, and the damaged ones again.
+        """Return the keys that the pass must still read, sorted: keys after the position, and unrepaired damaged keys.
 
-        Objects that were there when the pass began are behind the position or were read. Objects that came since are
-        read if they are behind it.
+        All objects from the start of the pass are after the position or were read. A newer object is read only after
+        the position.
 
         Args:
-            keys: of the objects that the slot should have now.
-            always: of them, those to be read in any case.
+            keys: the keys of the objects that the slot should contain now.
+            always: keys to read also before the position, except repaired keys.
         """
         again = {*always, *self.damaged} - self.repaired
         return sorted(key for key in keys if key > self.position or key in again)
 
     def can_resume(self, *, percent: float, seed: int | None, now: datetime) -> bool:
-        """Tell whether a request goes on with this pass.
+        """Return whether a request can resume this pass.
 
         Args:
-            percent: the share that the request asks for.
-            seed: the seed that it asks for; None is any.
-            now: the database's clock.
+            percent: the requested share of the segments.
+            seed: the requested seed. None is any seed.
+            now: the time by the clock of the database.
         """
         is_same_sample = self.percent == percent and (percent >= _ALL_PERCENT or seed in (None, self.seed))
         is_recent = self.runner is ScrubRunner.WORKER or now - self.saved_at <= RESUMED_BY_COMMAND
@@ -68,23 +71,26 @@ class ScrubPass:
 
 
 class ReadFront:
-    """Follows how far ordered keys were all read, while threads read them in any order. Not safe in several threads."""
+    """The position up to which all ordered keys were read, while threads read in any order.
+
+    Not safe for several threads.
+    """
 
     def __init__(self, keys: Sequence[str], position: str) -> None:
-        """Begin before the first key.
+        """Start before the first key.
 
         Args:
-            keys: in their order, all behind the position.
-            position: the last key before them; empty where there is none.
+            keys: the keys in order, all after the position.
+            position: the key before the first key. Empty is none.
         """
         self._keys = keys
         self._count = 0
         self._ahead: set[str] = set()
         self.position = position
-        """All keys up to this one were read."""
+        """All keys up to this key were read."""
 
     def add(self, key: str) -> None:
-        """Note that a key was read."""
+        """Record a key that was read."""
         self._ahead.add(key)
         while self._count < len(self._keys) and self._keys[self._count] in self._ahead:
             self.position = self._keys[self._count]

@@ -1,4 +1,4 @@
-"""Unknown objects: manifests in a slot that the catalog has no row for, left by a PUT that arrived late."""
+"""Unknown objects: manifests without a row in the catalog, left by a late PUT."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,11 +6,14 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownObject:
-    """One of them. It protects the segments that it names from collection until a person removes it (invariant G12)."""
+    """An unknown object.
+
+    The object protects the named segments from collection until a person removes it (invariant G12).
+    """
 
     slot_uid: str
     key: str
-    """Below the slot."""
+    """The key below the slot."""
     stored_bytes: int
     first_seen_at: datetime
-    """When a collection or listing first saw it without an owner; the database's clock."""
+    """The first sighting by a collection or listing, by the clock of the database."""

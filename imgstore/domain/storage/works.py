@@ -1,4 +1,4 @@
-"""A work: someone writes into a slot. Its row outlives crashes; its lease does not (rules.md, rules 1 to 5)."""
+"""Works and leases. The row of a work outlives a crash, and the lease expires (invariants W1 to W19)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,78 +11,89 @@ from imgstore.domain.storage.checkpoints import Checkpoint
 
 
 class WorkKind(StrEnum):
-    """What is being written."""
+    """The kind of a work."""
 
     INGEST = "ingest"
-    """A source becomes a version in its source slot, or a file a disk of its own."""
+    """Ingest a source as a version in the source slot, or a file as a stored disk."""
     COPY = "copy"
-    """A complete replica becomes another one."""
+    """Copy a complete replica to another slot."""
     DISK = "disk"
-    """A replica, a disk or a snapshot becomes another disk in the same slot."""
+    """Create a disk from a replica, a disk or a snapshot in the same slot."""
     EXPORT = "export"
-    """A replica or a managed disk is read, into a file or to make a version from. Writes nothing into the slot, so it has
-    no object there, and it pins only while its lease runs."""
+    """Read a replica or a managed disk, into a file or as the source of a version.
+
+    An export writes nothing into the slot and has no start marker. An export pins only during the lease.
+    """
     REMOVAL = "removal"
-    """A version leaves a slot that may be given it again: by one process alone, since a late delete of its manifest would
-    hit the next one. Writes nothing into the slot, so it has no object there."""
+    """Remove a version from a slot that may get the version again.
+
+    A single process removes the version, because a late delete would destroy a new manifest. A removal writes nothing
+    into the slot and has no start marker.
+    """
 
     @property
     def writes(self) -> bool:
-        """Whether what lies in the slot may be on its way there by such a work."""
+        """Whether a work of this kind may write into the slot."""
         return self not in {WorkKind.EXPORT, WorkKind.REMOVAL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One work, as the catalog keeps it."""
+    """The catalog's record of a work."""
 
     uid: str
     kind: WorkKind
     slot_uid: str
     owner_uid: str
-    """The version or managed disk that it is for."""
+    """The version or stored disk that the work is for."""
     plan: Mapping[str, Any]
-    """JSON: what a repeat must follow (bases, source identity, format, codec and its version)."""
+    """JSON that a retry must follow: bases, source identity, format, codec and codec version."""
     pins: tuple[str, ...] = ()
-    """uids of the manifests that it may refer to: none of them is removed while it is open."""
+    """The uids of manifests that the work uses. No pinned manifest is removed while the work is open."""
     state: WorkState = WorkState.OPEN
     opened_at: datetime
-    """The database's clock."""
+    """By the clock of the database."""
     opened_sequence: int | None = None
-    """The catalog's sequence at that time: the order against marks of segments. None for a work of an older imgstore."""
+    """The catalog's sequence at that time, for the order against marks of segments.
+
+    None for a work of an older release.
+    """
     holder: str | None = None
-    """Who has the lease: "host/boot id/pid/start" of a process; None when nobody has."""
+    """The process with the lease: "host/boot id/pid/start". None is no process."""
     token: int = 0
-    """Raised at each take-over; every write of the work is guarded by it."""
+    """The fencing token. Each takeover increments the token, and each write of the work compares the token."""
     lease_expires_at: datetime | None = None
-    """The database's clock. Where nobody has the lease, when it was given back; None where nobody ever had it."""
+    """By the clock of the database.
+
+    Without a holder: the time of the release. None if no process ever had the lease.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """The right to go on with a work, until it runs out."""
+    """The right to continue a work until the expiry."""
 
     work_uid: str
     token: int
     checkpoint: Checkpoint | None = field(default=None, compare=False)
-    """What the holder puts into the slot before it writes there; None for a work that writes nothing."""
+    """The checkpoint to write into the zone before the first write. None for a work that writes nothing."""
 
     @property
     def name(self) -> str:
-        """The work's uid and the token: no two leases have the same."""
+        """The uid of the work and the token. Each lease has a different name."""
         return f"{self.work_uid}/{self.token}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """A process of `imgstore worker`, as the catalog knows it."""
+    """The catalog's record of a process of `imgstore worker`."""
 
     uid: str
     holder: str
-    """As `Work.holder`."""
+    """The process in the notation of `Work.holder`."""
     started_at: datetime
-    """The database's clock."""
+    """By the clock of the database."""
     seen_at: datetime
-    """When it last showed that it lives, by the same clock."""
+    """The last sign of life, by the clock of the database."""
     works: int
-    """Open works that it has leased."""
+    """The number of open works with a lease of this worker."""
