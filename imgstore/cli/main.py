@@ -30,55 +30,54 @@ _UNTOLD: Final = object()
 _COMMANDS: Final = {
     "group": Lazy(
         target="imgstore.cli.commands.access.group:group",
-        summary="Resource groups: what galleries, disks, images and machines are in.",
+        summary="Manage resource groups.",
     ),
     "sig": Lazy(
-        target="imgstore.cli.commands.galleries.sig:sig", summary="Galleries, image definitions and image versions."
+        target="imgstore.cli.commands.galleries.sig:sig",
+        summary="Manage galleries, image definitions and image versions.",
     ),
     "disk": Lazy(
         target="imgstore.cli.commands.machines.disk:disk",
-        summary="Managed disks, made from image versions, disks, snapshots, files and uploads.",
+        summary="Manage disks from image versions, disks, snapshots, files and uploads.",
     ),
     "snapshot": Lazy(
         target="imgstore.cli.commands.machines.snapshot:snapshot",
-        summary="Snapshots: full, made at once where the source is a disk or a snapshot.",
+        summary="Manage full snapshots.",
     ),
     "image": Lazy(
         target="imgstore.cli.commands.machines.image:image",
-        summary="Managed images: what a machine's disks were made into, to make others from.",
+        summary="Manage managed images.",
     ),
     "vm": Lazy(
         target="imgstore.cli.commands.machines.vm:vm",
-        summary="Virtual machines as records with their disks: none is booted.",
+        summary="Manage records of virtual machines. No machine is started.",
     ),
     "auth": Lazy(
         target="imgstore.cli.commands.access.auth:auth",
-        summary="Who may: tenants, principals, roles, issuers and keys.",
+        summary="Manage tenants, principals, roles, issuers and keys.",
     ),
     "bill": Lazy(
-        target="imgstore.cli.commands.operator.bill:bill", summary="What was moved and kept, and what it costs."
+        target="imgstore.cli.commands.operator.bill:bill", summary="Show moved and stored bytes, and their cost."
     ),
     "account": Lazy(
         target="imgstore.cli.commands.access.account:account",
-        summary="Subscriptions: each has groups, galleries and disks of its own.",
+        summary="Show subscriptions.",
     ),
     "operation": Lazy(
         target="imgstore.cli.commands.operator.operation:operation",
-        summary="Long-running operations of the API: list and cancel them.",
+        summary="List and cancel long-running operations of the API.",
     ),
-    "monitor": Lazy(
-        target="imgstore.cli.commands.operator.monitor:monitor", summary="What was done here, and by whom."
-    ),
+    "monitor": Lazy(target="imgstore.cli.commands.operator.monitor:monitor", summary="Show the activity log."),
     "regions": Lazy(
-        target="imgstore.cli.commands.operator.regions:regions", summary="The regions that bytes are kept in."
+        target="imgstore.cli.commands.operator.regions:regions", summary="List, check and initialize regions."
     ),
     "settings": Lazy(
         target="imgstore.cli.commands.operator.settings:settings",
-        summary="The settings that all processes of the installation share.",
+        summary="Show and apply the settings of the installation.",
     ),
     "inspect": Lazy(
         target="imgstore.cli.commands.machines.inspect:inspect",
-        summary="Say what a disk file is, and whether Azure would take it.",
+        summary="Show the format of a disk file, its safety checks, and whether Azure accepts the disk.",
     ),
     "verify": Lazy(
         target="imgstore.cli.commands.machines.verify:verify", summary="Compare a disk file with a stored image."
@@ -88,19 +87,22 @@ _COMMANDS: Final = {
     ),
     "worker": Lazy(
         target="imgstore.cli.commands.operator.worker:worker",
-        summary="Make the replicas that are desired and not there.",
+        summary="Make missing replicas and run maintenance.",
     ),
     "gc": Lazy(
-        target="imgstore.cli.commands.operator.gc:gc", summary="Collect what no version, disk or open work needs."
+        target="imgstore.cli.commands.operator.gc:gc",
+        summary="Delete objects that no version, disk or open work names.",
     ),
     "scrub": Lazy(
-        target="imgstore.cli.commands.operator.scrub:scrub", summary="Read what is kept, check it, and repair it."
+        target="imgstore.cli.commands.operator.scrub:scrub",
+        summary="Read stored objects, check the objects and repair damage.",
     ),
     "bench": Lazy(
-        target="imgstore.cli.commands.demo.bench:bench", summary="Measure the regions, and remove all that it took."
+        target="imgstore.cli.commands.demo.bench:bench", summary="Measure the regions, and remove all test data."
     ),
     "quickstart": Lazy(
-        target="imgstore.cli.commands.demo.quickstart:quickstart", summary="See the main job done in under a minute."
+        target="imgstore.cli.commands.demo.quickstart:quickstart",
+        summary="Publish, replicate, export and bill a disk in less than a minute.",
     ),
 }
 

@@ -132,7 +132,7 @@ class Command(click.Command):
         return server_dispatch.run(ctx, getattr(_imported(module), name))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The command's own options, then the global ones."""
+        """Write the command's own options. The root command alone shows the global options."""
         _format_options(self, ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -258,7 +258,11 @@ def _format_options(command: click.Command, ctx: click.Context, formatter: click
         if record is not None and isinstance(param, click.Option):
             everywhere = isinstance(param, global_options.GlobalOption) or "--help" in param.opts
             sections["Global options" if everywhere else "Options"].append(record)
+    is_root = ctx.parent is None
     for title, records in sections.items():
-        if records:
+        if records and (is_root or title == "Options"):
             with formatter.section(title):
                 formatter.write_dl(records)
+    if not is_root:
+        formatter.write_paragraph()
+        formatter.write_text("`imgstore --help` shows the global options, such as --output and --server.")

@@ -113,40 +113,45 @@ def options() -> list[click.Option]:
             ["-o", "--output"],
             type=click.Choice([*FORMATS, *_COLOURED], case_sensitive=False),
             metavar="|".join(FORMATS),
-            help="Form of the result. Default: json.",
+            help="Output format. Default: json.",
         ),
+        GlobalOption(["--query"], type=queries.compile_query, metavar="JMESPATH", help="JMESPath query on the result."),
         GlobalOption(
-            ["--query"], type=queries.compile_query, metavar="JMESPATH", help="Show this part of the result only."
+            ["--home"],
+            metavar="FOLDER",
+            help="Home of the installation. Default: by the XDG specification. [env: IMGSTORE_HOME]",
         ),
-        GlobalOption(["--home"], metavar="FOLDER", help="Data folder. Default: by XDG. [env: IMGSTORE_HOME]"),
         GlobalOption(
             ["--regions"],
             metavar="FILE",
-            help="The regions document. Default: the one that comes along. [env: IMGSTORE_REGIONS]",
+            help="Regions file. Default: the shipped file. [env: IMGSTORE_REGIONS]",
         ),
         GlobalOption(
-            ["--database"], metavar="URL", help="The catalog. Default: SQLite in the home. [env: IMGSTORE_DATABASE]"
+            ["--database"],
+            metavar="URL",
+            help="Database of the catalog. Default: SQLite in the home. [env: IMGSTORE_DATABASE]",
         ),
         GlobalOption(
             ["--subscription"],
             metavar="ID",
-            help="Subscription. Default: the one made at the first start. [env: IMGSTORE_SUBSCRIPTION]",
+            help="Id of the subscription. Default: the subscription of the first start. [env: IMGSTORE_SUBSCRIPTION]",
         ),
         GlobalOption(
             ["--server"],
             metavar="URL",
-            help="Have it done by `imgstore serve` there, in the name of IMGSTORE_TOKEN, or of IMGSTORE_TENANT_ID, "
-            "IMGSTORE_CLIENT_ID and IMGSTORE_CLIENT_SECRET. For example: imgstore sig list --server "
-            "https://images.example:8443. [env: IMGSTORE_SERVER]",
+            help="Run the command through `imgstore serve` at this URL. Credentials: IMGSTORE_TOKEN, or "
+            "IMGSTORE_TENANT_ID, IMGSTORE_CLIENT_ID and IMGSTORE_CLIENT_SECRET. Example: imgstore sig "
+            "list --server https://images.example:8443. [env: IMGSTORE_SERVER]",
         ),
         GlobalOption(
             ["--ca-file", "authorities"],
             metavar="FILE",
-            help="Whom to trust it by. Default: the system's. [env: REQUESTS_CA_BUNDLE, SSL_CERT_FILE]",
+            help="Certificate authorities for --server. Default: the system's. [env: REQUESTS_CA_BUNDLE, "
+            "SSL_CERT_FILE]",
         ),
-        GlobalOption(["--only-show-errors"], is_flag=True, help="No progress, no notes."),
-        GlobalOption(["--verbose"], is_flag=True, help="Say how long it took."),
-        GlobalOption(["--debug"], is_flag=True, help="On an error, show where in the program it arose."),
+        GlobalOption(["--only-show-errors"], is_flag=True, help="Print errors only, without progress and notes."),
+        GlobalOption(["--verbose"], is_flag=True, help="Print the duration of the command."),
+        GlobalOption(["--debug"], is_flag=True, help="Print a stack trace with an error."),
         GlobalOption(["--version"], is_flag=True, is_eager=True, callback=_version, help="Show the version."),
     ]
 

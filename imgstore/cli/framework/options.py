@@ -48,7 +48,9 @@ def location(text: str, *, required: bool = False) -> Decorator:
 group: Final = click.option(
     "-g", "--resource-group", "group", required=True, metavar="NAME", help="Name of the resource group."
 )
-some_group: Final = click.option("-g", "--resource-group", "group", metavar="NAME", help="Of this resource group only.")
+some_group: Final = click.option(
+    "-g", "--resource-group", "group", metavar="NAME", help="List this resource group only."
+)
 gallery: Final = click.option(
     "-r", "--gallery-name", "gallery", required=True, metavar="NAME", help="Name of the gallery."
 )
@@ -70,15 +72,17 @@ version: Final = click.option(
     help="Name of the image version.",
 )
 tags: Final = click.option(
-    "--tags", cls=Words, parse=parse_tags, metavar="KEY=VALUE ...", help="Tags; '' takes all away."
+    "--tags", cls=Words, parse=parse_tags, metavar="KEY=VALUE ...", help="Tags. '' removes all tags."
 )
-description: Final = click.option("--description", metavar="TEXT", help="What it is, for people.")
+description: Final = click.option("--description", metavar="TEXT", help="Description.")
 source_format: Final = choice(
-    "--source-format", members=tuple(DiskFormat), help="The container that the file is; probed where this is not given."
+    "--source-format", members=tuple(DiskFormat), help="Format of the source file. Default: probed."
 )
-os_type: Final = choice("--os-type", members=tuple(OsType), help="What the system on the disk is.")
+os_type: Final = choice("--os-type", members=tuple(OsType), help="Operating system on the disk.")
 hyper_v_generation: Final = choice(
-    "--hyper-v-generation", members=tuple(HyperVGeneration), help="What the disk boots from: V1 BIOS, V2 UEFI."
+    "--hyper-v-generation",
+    members=tuple(HyperVGeneration),
+    help="Firmware that boots the disk: V1 for BIOS, V2 for UEFI.",
 )
 updates: Final = (
     click.option(
@@ -88,27 +92,32 @@ updates: Final = (
         "edits",
         cls=Edits,
         metavar="PATH...",
-        help="Change properties by path, in the order of the line: --set PATH=VALUE ..., --add PATH KEY=VALUE ... or "
-        "PATH VALUE ... (to a list), --remove PATH [INDEX].",
+        help="Change properties by path, in the order of the line: --set PATH=VALUE ..., --add PATH "
+        "KEY=VALUE ... or, for a list, PATH VALUE ..., --remove PATH [INDEX].",
     ),
-    click.option("--force-string", is_flag=True, help="Take every value of --set and --add as text."),
+    click.option("--force-string", is_flag=True, help="Read every value of --set and --add as text."),
 )
 pages: Final = (
-    click.option("--max-items", type=int, metavar="N", help="Show so many; how to go on is told on standard error."),
-    click.option("--next-token", metavar="TOKEN", help="Go on behind the page that told this token."),
+    click.option(
+        "--max-items",
+        type=int,
+        metavar="N",
+        help="Largest number of items. Standard error shows the token of the next page.",
+    ),
+    click.option("--next-token", metavar="TOKEN", help="Token of the next page, from the previous page."),
 )
 soft_delete: Final = (
-    click.option("--soft-delete", cls=Switch, help="Keep deleted versions for a while."),
+    click.option("--soft-delete", cls=Switch, help="Keep deleted versions for the retention period."),
     click.option(
         "--soft-delete-retention",
         "--soft-delete-retention-period",
         "soft_delete_retention",
         type=int,
         metavar="DAYS",
-        help="For how long. Default: 7.",
+        help="Retention period in days. Default: 7.",
     ),
 )
-yes: Final = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+yes: Final = click.option("-y", "--yes", is_flag=True, help="Run without a confirmation.")
 
 
 def sku(*names: str, text: str) -> Decorator:

@@ -14,7 +14,7 @@ _TABLE = columns(SubscriptionId="id", State="state", IsDefault="isDefault")
 
 @click.group(cls=Group)
 def account() -> None:
-    """Subscriptions: each has groups, galleries and disks of its own."""
+    """Show subscriptions."""
 
 
 @account.command("list", table=_TABLE, example="imgstore account list --query '[].id' -o tsv")

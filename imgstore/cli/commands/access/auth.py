@@ -22,7 +22,7 @@ _TENANTS = columns(TenantId="tenantId", Name="displayName")
 
 @click.group(cls=Group)
 def auth() -> None:
-    """Who may: tenants, principals, roles, issuers and keys."""
+    """Manage tenants, principals, roles, issuers and keys."""
 
 
 auth.add_command(sp)
@@ -59,7 +59,7 @@ def tenant() -> None:
 @tenant.command("create", table=_TENANTS, example="imgstore auth tenant create -n partners")
 @options.named("tenant")
 @click.option(
-    "--subscription-ids", "subscriptions", cls=Words, metavar="ID ...", help="Subscriptions that belong to it."
+    "--subscription-ids", "subscriptions", cls=Words, metavar="ID ...", help="Subscriptions that belong to the tenant."
 )
 def create_tenant(name: str, subscriptions: Sequence[str] | None) -> Json:
     """Make a tenant."""
@@ -82,7 +82,7 @@ def issuer() -> None:
     """OIDC issuers whose tokens are taken for users that are known."""
 
 
-_url = click.option("--issuer", "url", required=True, metavar="URL", help="The claim iss of its tokens, to the letter.")
+_url = click.option("--issuer", "url", required=True, metavar="URL", help="The exact claim iss of the issuer's tokens.")
 
 
 @issuer.command(
@@ -91,9 +91,16 @@ _url = click.option("--issuer", "url", required=True, metavar="URL", help="The c
     "--jwks https://id.example/realms/main/certs",
 )
 @_url
-@click.option("--audience", required=True, metavar="TEXT", help="The claim aud that its tokens must carry.")
-@click.option("--jwks", required=True, metavar="URL|FILE", help="Its keys: an https URL, or the full path of a file.")
-@click.option("--tenant", "tenant_", metavar="NAME|ID", help="Whose users it vouches for. Default: our own tenant's.")
+@click.option("--audience", required=True, metavar="TEXT", help="The claim aud that a token must contain.")
+@click.option(
+    "--jwks", required=True, metavar="URL|FILE", help="The issuer's keys: an https URL, or the full path of a file."
+)
+@click.option(
+    "--tenant",
+    "tenant_",
+    metavar="NAME|ID",
+    help="The tenant of the issuer's users. Default: the installation's own tenant.",
+)
 def add(url: str, audience: str, jwks: str, tenant_: str | None) -> Json:
     """Trust an issuer. Its users come in once they are known: imgstore auth user create."""
     with opened() as session:

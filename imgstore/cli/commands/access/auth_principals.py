@@ -19,7 +19,11 @@ imgstore auth sp create -n builder
 imgstore auth sp create -n builder --tenant partners --app-id 4f5c2f1a-8a57-4d0c-9d8e-0d7a3c1b2e60
 """
 _who = click.option(
-    "--id", "who", required=True, metavar="ID", help="Its object id, app id (of a user: subject) or name."
+    "--id",
+    "who",
+    required=True,
+    metavar="ID",
+    help="Object id, app id or name of the principal; the subject of a user.",
 )
 _days = click.option(
     "--days",
@@ -36,9 +40,9 @@ def sp() -> None:
 
 
 @sp.command(table=_SP, example=_CREATE_EXAMPLE)
-@click.option("-n", "--name", "--display-name", "name", required=True, metavar="NAME", help="What people call it.")
-@click.option("--tenant", metavar="NAME|ID", help="Where it is known. Default: our own tenant.")
-@click.option("--app-id", metavar="ID", help="An application of another tenant, to be known in this one too.")
+@click.option("-n", "--name", "--display-name", "name", required=True, metavar="NAME", help="Display name.")
+@click.option("--tenant", metavar="NAME|ID", help="Tenant of the principal. Default: the installation's own tenant.")
+@click.option("--app-id", metavar="ID", help="Id of an application of another tenant, to add to this tenant.")
 @_days
 def create(name: str, tenant: str | None, app_id: str | None, days: int) -> Json:
     """Make a service principal without roles, and tell its secret: this once.
@@ -96,7 +100,7 @@ def credential() -> None:
 
 @credential.command(table=_SP, example="imgstore auth sp credential reset --id builder --append")
 @_who
-@click.option("--append", is_flag=True, help="Keep the secrets that stand, until the next reset without this.")
+@click.option("--append", is_flag=True, help="Keep the existing secrets until the next reset without --append.")
 @_days
 def reset(who: str, days: int, *, append: bool) -> Json:
     """Give it a new secret in the place of all others, and tell it: this once.
@@ -121,7 +125,7 @@ def user() -> None:
     example="imgstore auth user create -n ann --issuer https://id.example/realms/main --subject 00u1a2b3",
 )
 @options.named("user")
-@click.option("--issuer", required=True, metavar="URL", help="A trusted issuer: imgstore auth issuer list.")
+@click.option("--issuer", required=True, metavar="URL", help="A trusted issuer, see `imgstore auth issuer list`.")
 @click.option("--subject", required=True, metavar="TEXT", help="The claim sub of the user's tokens.")
 def create_user(name: str, issuer: str, subject: str) -> Json:
     """Make a user known, without roles."""

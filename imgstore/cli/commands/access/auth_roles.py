@@ -29,7 +29,11 @@ def _assignee(*, required: bool) -> options.Decorator:
 
 def _role(*, required: bool) -> options.Decorator:
     return options.choice(
-        "--role", "role_", members=tuple(Role), required=required, help="The role, as Azure's built-in one."
+        "--role",
+        "role_",
+        members=tuple(Role),
+        required=required,
+        help="The role, with the name of Azure's built-in role.",
     )
 
 

@@ -23,7 +23,7 @@ _name = click.option(
 
 @click.group(cls=Group)
 def group() -> None:
-    """Resource groups: what galleries, disks, images and machines are in."""
+    """Manage resource groups."""
 
 
 @group.command(table=_TABLE, example="imgstore group create -n rg -l southcentralus --tags team=images")
@@ -46,7 +46,7 @@ def show(name: str) -> Json:
 
 
 @group.command("list", table=_TABLE, example="imgstore group list --tag team=images --query '[].name' -o tsv")
-@click.option("--tag", type=parse_tag, metavar="KEY[=VALUE]", help="Only those with this tag.")
+@click.option("--tag", type=parse_tag, metavar="KEY[=VALUE]", help="List groups with this tag only.")
 @options.together(*options.pages)
 def list_(tag: tuple[str, str | None] | None, max_items: int | None, next_token: str | None) -> Json:
     """List the resource groups."""

@@ -49,7 +49,7 @@ def _table(body: Json) -> list[dict[str, Json]]:
     "--target-regions",
     cls=Words,
     metavar="REGION ...",
-    help="Where it is copied to, one region after another; '' is nowhere. Default: every other region.",
+    help="Regions for copies, one after another; '' for no region. Default: every other region.",
 )
 @click.option(
     "--disks",
@@ -57,9 +57,9 @@ def _table(body: Json) -> list[dict[str, Json]]:
     default=5,
     show_default=True,
     metavar="N",
-    help="Managed disks made in each region.",
+    help="Number of managed disks to create in each region.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what it would do and cost at most; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and the largest possible cost, and change nothing.")
 @options.yes
 def bench(
     *,

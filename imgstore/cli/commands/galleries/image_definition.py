@@ -56,19 +56,20 @@ imgstore sig image-definition update -g rg -r myGallery -i ubuntu --allow-update
     --add features name=SecurityType value=TrustedLaunchSupported startsAtVersion=2.0.0
 """
 _details = (
-    click.option("--eula", metavar="TEXT", help="The licence agreement."),
-    click.option("--privacy-statement-uri", metavar="URI", help="The privacy statement."),
-    click.option("--release-note-uri", metavar="URI", help="The release notes."),
+    click.option("--eula", metavar="TEXT", help="URL or text of the licence agreement."),
+    click.option("--privacy-statement-uri", metavar="URI", help="URL of the privacy statement."),
+    click.option("--release-note-uri", metavar="URI", help="URL of the release notes."),
     click.option(
         "--end-of-life-date",
         type=parse_end_of_life,
         metavar="DATE",
-        help="When the image is not to be used any more; told, not enforced. A bare date means 12:59:59 UTC.",
+        help="Date after which the image should not be used: shown, not enforced. A date without a "
+        "time means 12:59:59 UTC.",
     ),
-    click.option("--minimum-cpu-core", type=int, metavar="N", help="Recommended vCPUs, at least."),
-    click.option("--maximum-cpu-core", type=int, metavar="N", help="Recommended vCPUs, at most."),
-    click.option("--minimum-memory", type=int, metavar="GIB", help="Recommended memory, at least."),
-    click.option("--maximum-memory", type=int, metavar="GIB", help="Recommended memory, at most."),
+    click.option("--minimum-cpu-core", type=int, metavar="N", help="Smallest recommended number of vCPUs."),
+    click.option("--maximum-cpu-core", type=int, metavar="N", help="Largest recommended number of vCPUs."),
+    click.option("--minimum-memory", type=int, metavar="GIB", help="Smallest recommended memory, in GB."),
+    click.option("--maximum-memory", type=int, metavar="GIB", help="Largest recommended memory, in GB."),
     click.option(
         "--disallowed-disk-types",
         cls=Words,
@@ -80,14 +81,14 @@ _details = (
     click.option("--plan-publisher", metavar="NAME", help="Publisher of the purchase plan."),
     click.option("--plan-product", metavar="NAME", help="Product of the purchase plan."),
     click.option(
-        "--features", cls=Words, parse=parse_features, metavar='"NAME=VALUE ..."', help="What the image can do."
+        "--features", cls=Words, parse=parse_features, metavar='"NAME=VALUE ..."', help="Features of the image."
     ),
 )
 
 
 @click.group("image-definition", cls=Group)
 def image_definition() -> None:
-    """Image definitions: publisher, offer, sku and the kind of system."""
+    """Manage image definitions."""
 
 
 sig_share.attach_definitions(image_definition)
@@ -100,15 +101,15 @@ sig_share.attach_definitions(image_definition)
 @options.group
 @options.gallery
 @options.definition
-@click.option("-p", "--publisher", required=True, metavar="NAME", help="Who publishes it.")
-@click.option("-f", "--offer", required=True, metavar="NAME", help="What is offered.")
-@click.option("-s", "--sku", required=True, metavar="NAME", help="Which kind of it.")
+@click.option("-p", "--publisher", required=True, metavar="NAME", help="Publisher of the image.")
+@click.option("-f", "--offer", required=True, metavar="NAME", help="Offer of the image.")
+@click.option("-s", "--sku", required=True, metavar="NAME", help="SKU of the image.")
 @options.choice("--os-type", members=tuple(OsType), required=True, help="Family of the operating system.")
 @options.choice(
     "--os-state",
     members=tuple(OsState),
     default=OsState.GENERALIZED.value,
-    help="Whether machine-specific facts were removed. Default: Generalized.",
+    help="Generalized: machine-specific data was removed from the image. Default: Generalized.",
 )
 @options.choice(
     "--hyper-v-generation",
@@ -117,7 +118,10 @@ sig_share.attach_definitions(image_definition)
     help="V1 boots from BIOS and MBR, V2 from UEFI and GPT. Default: V1.",
 )
 @options.choice(
-    "--architecture", members=tuple(Architecture), default=Architecture.X64.value, help="Processor. Default: x64."
+    "--architecture",
+    members=tuple(Architecture),
+    default=Architecture.X64.value,
+    help="Processor architecture. Default: x64.",
 )
 @options.location("The region that it is filed under. Default: that of the gallery.")
 @options.description
@@ -188,7 +192,7 @@ def _range(least: int | None, most: int | None) -> Recommended | None:
 @options.gallery
 @options.definition
 @options.together(*options.updates)
-@click.option("--allow-update-image", cls=Switch, help="Let the features change.")
+@click.option("--allow-update-image", cls=Switch, help="Allow a change of the features.")
 def update(
     group: str,
     gallery: str,

@@ -31,7 +31,7 @@ _ELSEWHERE: Final = "imgstore.cli.commands.galleries.image_version_changes"
 _CHANGES: Final = {
     "create": Lazy(
         target=f"{_ELSEWHERE}:create",
-        summary="Store an OS disk, and data disks with it, as an image version and replicate it.",
+        summary="Create an image version from an OS disk and data disks, and replicate the version.",
     ),
     "update": Lazy(
         target=f"{_ELSEWHERE}:update",
@@ -40,19 +40,19 @@ _CHANGES: Final = {
     "delete": Lazy(target=f"{_ELSEWHERE}:delete", summary="Delete an image version. Managed disks made from it stay."),
     "list-soft-deleted": Lazy(
         target=f"{_ELSEWHERE}:list_soft_deleted",
-        summary="List the softly deleted versions of an image definition, and until when they can be had back.",
+        summary="List the soft-deleted versions of an image definition, with the end of their retention.",
     ),
-    "undelete": Lazy(target=f"{_ELSEWHERE}:undelete", summary="Have a softly deleted image version back as it was."),
+    "undelete": Lazy(target=f"{_ELSEWHERE}:undelete", summary="Restore a soft-deleted image version."),
     "wait": Lazy(
         target=f"{_ELSEWHERE}:wait",
-        summary="Wait until an image version is made, changed, deleted or as a query says, whichever process does it.",
+        summary="Wait until an image version is created, updated or deleted, or fulfils a query.",
     ),
 }
 
 
 @click.group("image-version", cls=Group, lazy=_CHANGES)
 def image_version() -> None:
-    """Image versions: disks, and the regions that hold replicas of them."""
+    """Manage image versions and their replicas."""
 
 
 sig_share.attach_versions(image_version)
@@ -69,7 +69,7 @@ sig_share.attach_versions(image_version)
 @click.option(
     "--expand",
     type=click.Choice(["ReplicationStatus"], case_sensitive=False),
-    help="Show the state and the progress of each region and replica too.",
+    help="Also show the state and the progress of each replica.",
 )
 def show(group: str, gallery: str, definition: str, version: VersionName, expand: str | None) -> Json:
     """Show an image version."""

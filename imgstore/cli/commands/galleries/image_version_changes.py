@@ -95,21 +95,21 @@ def _parse_bases(words: Sequence[str]) -> tuple[VersionName, ...]:
 
 _DATA_DISKS = (
     click.option(
-        "--data-vhds-uris", cls=Words, metavar="URI ...", help="The data disks, as --os-vhd-uri takes the OS disk."
+        "--data-vhds-uris", cls=Words, metavar="URI ...", help="The data disks: paths or URIs, as for --os-vhd-uri."
     ),
     click.option(
         "--data-vhds-luns",
         cls=Words,
         parse=parse_luns,
         metavar="LUN ...",
-        help="The LUN of each, from 0 to 63, in the order of the URIs. Default: 0, 1, 2, ...",
+        help="LUNs of the data disks, from 0 to 63, in the order of the URIs. Default: 0, 1, 2, ...",
     ),
     click.option(
         "--data-vhds-formats",
         cls=Words,
         parse=_parse_formats,
         metavar="FORMAT ...",
-        help="The container of each, in the order of the URIs; probed where this is not given.",
+        help="Formats of the data disks, in the order of the URIs. Default: probed.",
     ),
     click.option(
         "--data-vhds-storage-accounts",
@@ -117,7 +117,7 @@ _DATA_DISKS = (
         "data_vhds_storage_accounts",
         cls=Words,
         metavar="NAME ...",
-        help="Taken for az's sake, and not used, as --os-vhd-storage-account.",
+        help="Accepted for compatibility with az, and ignored.",
     ),
 )
 _DATA_SNAPSHOTS = (
@@ -125,31 +125,32 @@ _DATA_SNAPSHOTS = (
         "--data-snapshots",
         cls=Words,
         metavar="NAME|ID ...",
-        help="Data disks from snapshots or managed disks of the source region.",
+        help="Snapshots or managed disks of the source region, as data disks.",
     ),
     click.option(
         "--data-snapshot-luns",
         cls=Words,
         parse=parse_luns,
         metavar="LUN ...",
-        help="The LUN of each, in their order. Default: 0, 1, 2, ...",
+        help="LUNs of the snapshots, in the order of the snapshots. Default: 0, 1, 2, ...",
     ),
 )
-_exclude_from_latest = click.option("--exclude-from-latest", cls=Switch, help="Never take this version for 'latest'.")
+_exclude_from_latest = click.option("--exclude-from-latest", cls=Switch, help="Exclude the version from 'latest'.")
 _LIFE = (
     click.option(
         "--end-of-life-date",
         type=parse_end_of_life,
         metavar="DATE",
-        help="When the version is to be used no more: told, not enforced. A date alone means 12:59:59 UTC of that day.",
+        help="Date after which the version should not be used: shown, not enforced. A date without a "
+        "time means 12:59:59 UTC.",
     ),
     click.option(
         "--allow-replicated-location-deletion",
         cls=Switch,
-        help="false keeps every region where the version is complete among its target regions.",
+        help="false forbids an update that removes a region with a complete replica.",
     ),
     click.option(
-        "--block-deletion-before-end-of-life", cls=Switch, help="Refuse to delete the version before that date."
+        "--block-deletion-before-end-of-life", cls=Switch, help="Refuse to delete the version before its end of life."
     ),
 )
 
@@ -162,30 +163,30 @@ _LIFE = (
 @click.option(
     "--os-vhd-uri",
     metavar="URI",
-    help="The OS disk: a path, file://, s3:// or https://; a VHD, VHDX, qcow2, VMDK or raw.",
+    help="The OS disk: a path, file://, s3:// or https:// of a VHD, VHDX, qcow2, VMDK or raw file.",
 )
 @click.option(
     "--os-vhd-storage-account",
     metavar="NAME",
-    help="Taken for az's sake, and not used: the URI alone says where the disk is.",
+    help="Accepted for compatibility with az, and ignored: the URI names the disk.",
 )
 @click.option(
-    "--os-snapshot", metavar="NAME|ID", help="Instead of a file: a snapshot or managed disk of the source region."
+    "--os-snapshot", metavar="NAME|ID", help="A snapshot or managed disk of the source region, as the OS disk."
 )
 @click.option(
     "--managed-image",
     metavar="NAME|ID",
-    help="Instead of a file: a managed image of the source region with its data disks; or the id of an image version.",
+    help="A managed image of the source region with its data disks, or the id of an image version.",
 )
 @click.option(
     "--image-version",
     metavar="ID|RG/GALLERY/DEFINITION/VERSION",
-    help="Instead of a file: an image version with its data disks, of any gallery; of another region, it is metered.",
+    help="An image version of any gallery, with its data disks. Bytes from another region are charged.",
 )
 @click.option(
     "--virtual-machine",
     metavar="NAME|ID",
-    help="Instead of a file: a virtual machine of the source region with its data disks, generalized or not.",
+    help="A virtual machine of the source region with its data disks, generalized or not.",
 )
 @options.together(*_DATA_DISKS, *_DATA_SNAPSHOTS)
 @options.location("The source region; must be among the target regions. Default: that of the gallery.")
@@ -194,42 +195,45 @@ _LIFE = (
     cls=Words,
     parse=parse_target_regions,
     metavar="REGION[=COUNT][=TYPE] ...",
-    help="Where replicas are to be, how many and how kept. Default: the source region alone.",
+    help="Target regions as REGION[=COUNT[=STORAGE_TYPE]]. Default: the source region.",
 )
-@click.option("--replica-count", type=int, metavar="N", help="For regions that name no count. Default: 1.")
+@click.option(
+    "--replica-count", type=int, metavar="N", help="Replica count of target regions without a count. Default: 1."
+)
 @click.option(
     "--storage-account-type",
     type=parse_storage_account_type,
     metavar="|".join(StorageAccountType),
-    help="For regions that name none. Default: Standard_LRS.",
+    help="Storage type of target regions without a type. Default: Standard_LRS.",
 )
 @options.choice(
     "--replication-mode",
     members=tuple(ReplicationMode),
-    help="Shallow: one region, one replica; what is stored here already stays where it is. Default: Full.",
+    help="Shallow: one replica in one region that uses the content of the source. Default: Full.",
 )
 @_exclude_from_latest
 @options.together(*_LIFE)
 @options.source_format
-@click.option("--sha256", metavar="HEX", help="SHA-256 of the OS disk's file, checked before anything is stored.")
+@click.option("--sha256", metavar="HEX", help="SHA-256 of the OS disk's file, checked before the first write.")
 @click.option(
     "--base",
     "bases",
     cls=Words,
     parse=_parse_bases,
     metavar="VERSION ...",
-    help="A version to look for known blocks in, besides the newest and the one below.",
+    help="Another version to compare with, in addition to the newest version and its predecessor.",
 )
 @click.option(
     "--verify",
     type=click.Choice(["confirm", "full"]),
     default="confirm",
-    help="Before it is ready: confirm every object with the store, or read the full disk back too. Default: confirm.",
+    help="Check before the version is complete: confirm every object, or also read the disk back "
+    "(full). Default: confirm.",
 )
 @click.option(
     "--no-wait",
     is_flag=True,
-    help="Return when the source region has it, and leave the others to `imgstore worker`.",
+    help="Return when the source region is complete. `imgstore worker` makes the other replicas.",
 )
 @options.tags
 def create(
@@ -314,13 +318,14 @@ def request_of(said: Mapping[str, Any]) -> VersionRequest:
     cls=Words,
     parse=parse_target_regions,
     metavar="REGION[=COUNT][=TYPE] ...",
-    help="Where replicas are to be from now on, all of them. What is not named of a region stays as it is.",
+    help="The complete new list of target regions. A region without a count or type keeps the present value.",
 )
 @click.option(
     "--replica-count",
     type=int,
     metavar="N",
-    help="For regions that name no count; without --target-regions, for those that had the count until now.",
+    help="Replica count of target regions without a count. Without --target-regions: of the "
+    "regions with the present default.",
 )
 @_exclude_from_latest
 @options.together(*_LIFE)
@@ -385,7 +390,7 @@ def named_changes(said: Mapping[str, Any]) -> dict[str, Json]:
 @click.option(
     "--bypass-soft-delete",
     cls=Switch,
-    help="Delete for good where the gallery deletes softly; also what was deleted softly before.",
+    help="Delete at once in a gallery with soft delete, also a soft-deleted version.",
 )
 @options.yes
 def delete(
@@ -422,7 +427,7 @@ def delete(
 @options.gallery
 @options.definition
 def list_soft_deleted(group: str, gallery: str, definition: str) -> Json:
-    """List the softly deleted versions of an image definition, and until when they can be had back."""
+    """List the soft-deleted versions of an image definition, with the end of their retention."""
     with opened() as session:
         found = versions_delete.list_soft_deleted(
             session.installation, session.principal, group=group, gallery=gallery, definition=definition
@@ -445,7 +450,7 @@ def undelete(
     location: str | None,  # noqa: ARG001 - it stays where it is
     tags: Mapping[str, str] | None,
 ) -> Json:
-    """Have a softly deleted image version back as it was."""
+    """Restore a soft-deleted image version."""
     where: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition}
     with opened() as session:
         found = versions_delete.undelete_version(session.installation, session.principal, **where, version=version)
@@ -463,20 +468,22 @@ def undelete(
 @options.gallery
 @options.definition
 @options.version
-@click.option("--created", is_flag=True, help="Until it is complete in all its regions.")
-@click.option("--updated", is_flag=True, help="The same, after an update.")
-@click.option("--deleted", is_flag=True, help="Until it is no more.")
-@click.option("--exists", is_flag=True, help="Until it is there, complete or not.")
+@click.option("--created", is_flag=True, help="Wait until the version is complete in all target regions.")
+@click.option("--updated", is_flag=True, help="Wait until an update is complete in all target regions.")
+@click.option("--deleted", is_flag=True, help="Wait until the version is deleted.")
+@click.option("--exists", is_flag=True, help="Wait until the version exists, complete or not.")
 @click.option(
     "--custom",
     type=queries.compile_query,
     metavar="JMESPATH",
-    help="Until this is true of it, as show --expand ReplicationStatus prints it.",
+    help="Wait until this query on the output of `show --expand ReplicationStatus` is true.",
 )
 @click.option(
-    "--interval", type=click.IntRange(1), default=30, metavar="SECONDS", help="From look to look. Default: 30."
+    "--interval", type=click.IntRange(1), default=30, metavar="SECONDS", help="Seconds between two checks. Default: 30."
 )
-@click.option("--timeout", type=click.IntRange(0), default=3600, metavar="SECONDS", help="In all. Default: 3600.")
+@click.option(
+    "--timeout", type=click.IntRange(0), default=3600, metavar="SECONDS", help="Seconds to wait at most. Default: 3600."
+)
 def wait(
     group: str,
     gallery: str,
@@ -491,7 +498,7 @@ def wait(
     deleted: bool,
     exists: bool,
 ) -> None:
-    """Wait until an image version is made, changed, deleted or as a query says, whichever process does it."""
+    """Wait until an image version is created, updated or deleted, or fulfils a query."""
     with opened() as session:
         names = session.display_names
 

@@ -35,16 +35,22 @@ _SHARING = (
     options.choice(
         "--permissions",
         members=tuple(SharingPermission),
-        help="How it is to be shared: with subscriptions and tenants (sig share add), or with everybody (sig share "
-        "enable-community).",
+        help="Kind of sharing: with subscriptions and tenants (sig share add), or with every caller "
+        "(sig share enable-community).",
     ),
-    click.option("--publisher-uri", metavar="URI", help="Of a community gallery: where its publisher is found."),
+    click.option("--publisher-uri", metavar="URI", help="Community gallery: URI of the publisher."),
     click.option(
-        "--publisher-contact", "--publisher-email", "publisher_contact", metavar="MAIL", help="And how to reach them."
+        "--publisher-contact",
+        "--publisher-email",
+        "publisher_contact",
+        metavar="MAIL",
+        help="Community gallery: e-mail address of the publisher.",
     ),
-    click.option("--eula", metavar="TEXT", help="And on which terms the images are used."),
+    click.option("--eula", metavar="TEXT", help="Community gallery: end-user licence of the images."),
     click.option(
-        "--public-name-prefix", metavar="NAME", help="How its public name begins: 5 to 16 letters and digits."
+        "--public-name-prefix",
+        metavar="NAME",
+        help="Community gallery: prefix of the public name, 5 to 16 letters and digits.",
     ),
 )
 
@@ -52,18 +58,18 @@ _SHARING = (
 _INSIDE: Final = {
     "image-definition": Lazy(
         target="imgstore.cli.commands.galleries.image_definition:image_definition",
-        summary="Image definitions: publisher, offer, sku and the kind of system.",
+        summary="Manage image definitions.",
     ),
     "image-version": Lazy(
         target="imgstore.cli.commands.galleries.image_version:image_version",
-        summary="Image versions: disks, and the regions that hold replicas of them.",
+        summary="Manage image versions and their replicas.",
     ),
 }
 
 
 @click.group(cls=Group, lazy=_INSIDE)
 def sig() -> None:
-    """Galleries, image definitions and image versions."""
+    """Manage galleries, image definitions and image versions."""
 
 
 sig_share.attach(sig)
@@ -148,9 +154,13 @@ def update(
 @options.group
 @options.gallery
 @click.option(
-    "--select", type=click.Choice(["Permissions"], case_sensitive=False), help="Tell whom it is shared with, too."
+    "--select", type=click.Choice(["Permissions"], case_sensitive=False), help="Also show the sharing profile."
 )
-@click.option("--sharing-groups", is_flag=True, help="The same.")
+@click.option(
+    "--sharing-groups",
+    is_flag=True,
+    help="Also show the sharing profile, with the option's name in newer versions of az.",
+)
 def show(group: str, gallery: str, select: str | None, *, sharing_groups: bool) -> Json:
     """Show a gallery."""
     with opened() as session:

@@ -21,10 +21,12 @@ _UNIQUE: Final = "11111111-1111-1111-1111-111111111111-MYGALLERY"
 _PUBLIC: Final = "contoso-11111111-1111-1111-1111-111111111111"
 
 _subscriptions = click.option(
-    "--subscription-ids", "subscriptions", cls=Words, metavar="ID ...", help="Subscriptions: at most 30 in all."
+    "--subscription-ids", "subscriptions", cls=Words, metavar="ID ...", help="Ids of subscriptions, at most 30 in all."
 )
-_tenants = click.option("--tenant-ids", "tenants", cls=Words, metavar="ID ...", help="Tenants: at most 5 in all.")
-_location = click.option("-l", "--location", required=True, metavar="REGION", help="The region of the gallery.")
+_tenants = click.option(
+    "--tenant-ids", "tenants", cls=Words, metavar="ID ...", help="Ids of tenants, at most 5 in all."
+)
+_location = click.option("-l", "--location", required=True, metavar="REGION", help="Region of the gallery.")
 _some_version = click.option(
     "-e",
     "--gallery-image-version",
@@ -174,7 +176,7 @@ def _attach_lists(sig: click.Group) -> None:
     @click.option(
         "--shared-to",
         type=click.Choice(["tenant"], case_sensitive=False),
-        help="With the tenant of the subscription, instead of with the subscription itself.",
+        help="List galleries that are shared with the tenant of the subscription.",
     )
     def list_shared(location: str, shared_to: str | None) -> Json:
         """List the galleries of others that are shared with this subscription."""

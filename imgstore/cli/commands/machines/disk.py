@@ -68,10 +68,10 @@ _file_options = (
         "--format",
         "format_",
         members=options.EXPORT_FORMATS,
-        help="Container to write. Default: by the file's ending (.vhd, .raw, .img, .qcow2).",
+        help="Format to write. Default: by the file name (.vhd, .raw, .img, .qcow2).",
     ),
-    click.option("--overwrite", is_flag=True, help="Replace the file if it is there."),
-    click.option("--pad", is_flag=True, help="Pad a disk of a size that a VHD cannot hold with zeros at its end."),
+    click.option("--overwrite", is_flag=True, help="Replace an existing file."),
+    click.option("--pad", is_flag=True, help="Add zeros at the end of a disk whose size a VHD cannot represent."),
 )
 
 
@@ -87,7 +87,7 @@ class UploadType(StrEnum):
 
 @click.group(cls=Group)
 def disk() -> None:
-    """Managed disks, made from image versions, disks, snapshots, files and uploads."""
+    """Manage disks from image versions, disks, snapshots, files and uploads."""
 
 
 @disk.command(table=_TABLE, example=_CREATE_EXAMPLE)
@@ -105,7 +105,7 @@ def disk() -> None:
 @click.option(
     "--source",
     metavar="NAME|ID|URI",
-    help="Instead of an image: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://.",
+    help="Source of the disk: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://.",
 )
 @options.sku(
     "--sku", text="With --source: how a file's bytes are kept. Default: Standard_LRS. A copy is kept as its source is."
@@ -116,9 +116,11 @@ def disk() -> None:
 @options.choice(
     "--upload-type",
     members=(UploadType.UPLOAD,),
-    help="Instead of an image: wait for a fixed VHD to be uploaded, to the URL that `disk grant-access` gives.",
+    help="Create a disk for an upload. The URL from `disk grant-access` takes a fixed VHD.",
 )
-@click.option("--upload-size-bytes", type=click.IntRange(1), metavar="BYTES", help="With it: the .vhd file's size.")
+@click.option(
+    "--upload-size-bytes", type=click.IntRange(1), metavar="BYTES", help="With --upload-type: size of the VHD file."
+)
 @_file(required=False, text="Write the disk to this file too. Should that fail, the disk stays.")
 @options.together(*_file_options)
 @options.tags
@@ -245,10 +247,14 @@ def check_one_source(
     "level",
     members=tuple(AccessLevel),
     default=AccessLevel.READ,
-    help="Read the disk, or Write its upload. Default: Read.",
+    help="Read a disk, or Write an upload. Default: Read.",
 )
 @click.option(
-    "--duration-in-seconds", type=click.IntRange(1, SECONDS_MAX), required=True, metavar="SECONDS", help="How long."
+    "--duration-in-seconds",
+    type=click.IntRange(1, SECONDS_MAX),
+    required=True,
+    metavar="SECONDS",
+    help="Lifetime of the URL, in seconds.",
 )
 @click.option(
     "--url",
@@ -294,8 +300,13 @@ def revoke_access(group: str, name: str) -> None:
 @options.location("With an image: the region to read it in. Default: that of its gallery.")
 @_file(required=True, text="File to write; it appears when it is whole.")
 @options.together(*_file_options)
-@click.option("--offset", type=click.IntRange(0), metavar="BYTES", help="Of a disk: write raw bytes from here on only.")
-@click.option("--length", type=click.IntRange(1), metavar="BYTES", help="With --offset: how many bytes.")
+@click.option(
+    "--offset",
+    type=click.IntRange(0),
+    metavar="BYTES",
+    help="With --name: first byte of a range to write as raw bytes.",
+)
+@click.option("--length", type=click.IntRange(1), metavar="BYTES", help="With --offset: length of the range in bytes.")
 def export(
     group: str | None,
     name: str | None,

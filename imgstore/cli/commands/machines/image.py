@@ -38,7 +38,7 @@ def _parse_sources(words: Sequence[str]) -> tuple[str, ...]:
 
 @click.group(cls=Group)
 def image() -> None:
-    """Managed images: what a machine's disks were made into, to make others from."""
+    """Manage managed images."""
 
 
 @image.command(table=_TABLE, example=_CREATE_EXAMPLE)
@@ -48,8 +48,8 @@ def image() -> None:
     "--source",
     required=True,
     metavar="NAME|ID|URI",
-    help="The OS disk: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://. Or a "
-    "virtual machine that was generalized: all its disks.",
+    help="The OS disk: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// "
+    "or https://. A generalized virtual machine gives all its disks.",
 )
 @click.option(
     "--data-disk-sources",
@@ -57,13 +57,13 @@ def image() -> None:
     cls=Words,
     parse=_parse_sources,
     metavar="NAME|ID|URI ...",
-    help="The data disks, likewise, by LUN from 0.",
+    help="The data disks, in the order of their LUNs from 0. The same kinds of sources as for --source.",
 )
 @options.os_type
 @options.choice(
     "--os-state",
     members=tuple(OsState),
-    help="Whether machine-specific facts were removed. Default: what the source says, else Generalized.",
+    help="Generalized: machine-specific data was removed. Default: the state of the source, else Generalized.",
 )
 @options.hyper_v_generation
 @options.location("The region. Default: that of the source; of a file, that of the group.")

@@ -35,7 +35,7 @@ imgstore snapshot create -g rg -n s2 --source ./disk.vhd -l westus2 --os-type Li
 
 @click.group(cls=Group)
 def snapshot() -> None:
-    """Snapshots: full, made at once where the source is a disk or a snapshot."""
+    """Manage full snapshots."""
 
 
 @snapshot.command(table=_TABLE, example=_CREATE_EXAMPLE)
@@ -45,7 +45,7 @@ def snapshot() -> None:
     "--source",
     required=True,
     metavar="NAME|ID|URI",
-    help="A managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://.",
+    help="Source: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://.",
 )
 @options.location("The region. Default: that of the source; of a file, that of the group.")
 @options.sku("--sku", text="How a file's bytes are kept. Default: Standard_LRS. A copy is kept as its source is.")

@@ -16,7 +16,9 @@ from imgstore.wire.responses.reports import verification_json
 @click.command(
     cls=Command, example="imgstore verify --file disk.vhd --image rg/myGallery/ubuntu/1.0.0 --location westus2"
 )
-@click.option("--file", "path", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The disk file.")
+@click.option(
+    "--file", "path", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Path of the disk file."
+)
 @options.reference("--image", required=True, text="The image to compare it with; no version is latest.")
 @options.lun("--lun", "Compare with the image's data disk at this LUN. Default: with its OS disk.")
 @options.location("The region to read the image in. Default: its source region.")

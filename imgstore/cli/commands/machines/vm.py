@@ -36,7 +36,7 @@ imgstore vm create -g rg -n vm3 --attach-os-disk d1 --attach-data-disks d2 d3 --
 
 @click.group(cls=Group)
 def vm() -> None:
-    """Virtual machines as records with their disks: none is booted."""
+    """Manage records of virtual machines. No machine is started."""
 
 
 @vm.command(table=_TABLE, example=_CREATE_EXAMPLE)
@@ -46,20 +46,26 @@ def vm() -> None:
 @click.option(
     "--image",
     metavar="REF|NAME|ID",
-    help="An image version or definition (its latest) as RG/GALLERY/DEFINITION[/VERSION] or by id, of a shared gallery "
-    "too; or a managed image by name or id.",
+    help="An image version as RG/GALLERY/DEFINITION[/VERSION] or by id, also of a shared gallery; "
+    "or a managed image by name or id. Default version: latest.",
 )
-@click.option("--attach-os-disk", metavar="NAME|ID", help="Instead of an image: a managed disk that has the system.")
 @click.option(
-    "--attach-data-disks", cls=Words, metavar="NAME|ID ...", help="Managed disks, at the lowest LUNs that are free."
+    "--attach-os-disk", metavar="NAME|ID", help="A managed disk with the operating system, in place of an image."
+)
+@click.option(
+    "--attach-data-disks", cls=Words, metavar="NAME|ID ...", help="Managed disks to attach, at the lowest free LUNs."
 )
 @options.os_type
 @click.option("--size", metavar="SIZE", help=f"A size by Azure's name: kept and shown. Default: {SIZE}.")
 @click.option(
-    "--admin-username", metavar="NAME", help="The first user; needed by a generalized image, and only by one."
+    "--admin-username",
+    metavar="NAME",
+    help="Name of the first user. A generalized image needs the name, a specialized image refuses the name.",
 )
-@click.option("--computer-name", metavar="NAME", help="Of a generalized image. Default: the name of the machine.")
-@click.option("--specialized", is_flag=True, help="See that the image is specialized: it takes no user and no name.")
+@click.option(
+    "--computer-name", metavar="NAME", help="Host name, for a generalized image. Default: the name of the machine."
+)
+@click.option("--specialized", is_flag=True, help="Require a specialized image, which takes no user and no host name.")
 @options.tags
 def create(
     group: str,

@@ -32,7 +32,7 @@ def lines_and_total(body: Json) -> Rows:
 
 @click.group(cls=Group)
 def bill() -> None:
-    """What was moved and kept, and what it costs."""
+    """Show moved and stored bytes, and their cost."""
 
 
 @bill.command(table=lines_and_total, example="imgstore bill show -o table")

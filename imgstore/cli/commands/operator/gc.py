@@ -79,7 +79,7 @@ _DAYS_MAX: Final = 36_500
     default=maintenance_gc.GRACE_HOURS,
     show_default=True,
     metavar="HOURS",
-    help="Keep what nothing names so long after a collection first noticed it.",
+    help="Keep an unreferenced object for this time after the mark for deletion.",
 )
 @click.option(
     "--work-abandon-days",
@@ -87,22 +87,22 @@ _DAYS_MAX: Final = 36_500
     default=WORK_ABANDON_DAYS,
     show_default=True,
     metavar="DAYS",
-    help="Give up what was begun, and killed, and not gone on with for so long after its lease ended. 0: at once then.",
+    help="Abandon an interrupted work this long after the end of its lease. 0: at the end of the lease.",
 )
-@click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 @click.option(
     "--unknown",
     is_flag=True,
-    help="List the manifests that the catalog does not know, left by requests that arrived late, instead of collecting.",
+    help="List manifests that the catalog does not know, and collect nothing. Late requests leave such manifests.",
 )
-@click.option("--remove", is_flag=True, help="With --unknown: remove those that were seen for longer than the grace.")
+@click.option("--remove", is_flag=True, help="With --unknown: remove manifests whose grace period is over.")
 @click.option(
     "--unknown-grace-days",
     type=click.FloatRange(0, _DAYS_MAX),
     default=UNKNOWN_GRACE_DAYS,
     show_default=True,
     metavar="DAYS",
-    help="Keep an unknown manifest so long after it was first seen.",
+    help="Keep an unknown manifest for this time after its discovery.",
 )
 @options.yes
 def gc(

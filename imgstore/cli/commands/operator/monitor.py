@@ -30,7 +30,7 @@ imgstore monitor activity-log list -g rg --max-events 10 --query "[?status.value
 
 @click.group(cls=Group)
 def monitor() -> None:
-    """What was done here, and by whom."""
+    """Show the activity log."""
 
 
 @monitor.group("activity-log", cls=Group)
@@ -51,15 +51,22 @@ def _offset(text: str) -> timedelta:
 
 @activity_log.command("list", table=_TABLE, example=_EXAMPLE)
 @options.some_group
-@click.option("--resource-id", metavar="ID", help="Of this resource, and of what is below it, only.")
-@click.option("--offset", type=_offset, default="6h", show_default=True, metavar="1d2h", help="Of so long until now.")
+@click.option("--resource-id", metavar="ID", help="Show events of this resource and of resources below only.")
+@click.option(
+    "--offset",
+    type=_offset,
+    default="6h",
+    show_default=True,
+    metavar="1d2h",
+    help="Show events of this period, which ends now.",
+)
 @click.option(
     "--max-events",
     type=click.IntRange(min=1),
     default=50,
     show_default=True,
     metavar="N",
-    help="Show the last so many.",
+    help="Largest number of events to show.",
 )
 def list_(group: str | None, resource_id: str | None, offset: timedelta, max_events: int) -> Json:
     """List what was done, the latest first: by persons, by workers, by collections and scrubs."""

@@ -24,14 +24,14 @@ _name = click.option("-n", "--name", required=True, metavar="ID", help="Id of th
 
 @click.group(cls=Group)
 def operation() -> None:
-    """Long-running operations of the API: list and cancel them."""
+    """List and cancel long-running operations of the API."""
 
 
 @operation.command("list", table=_TABLE, example="imgstore operation list --status InProgress -o table")
 @click.option(
     "--status",
     type=click.Choice([each.value for each in OperationStatus], case_sensitive=False),
-    help="Only operations of this status. Default: all of the last seven days.",
+    help="List operations with this status. Default: all operations of the last seven days.",
 )
 def list_(status: str | None) -> Json:
     """List the operations of the subscription, newest first."""

@@ -43,7 +43,7 @@ def _list_table(body: Json) -> Rows:
 
 @click.group(cls=Group)
 def regions() -> None:
-    """The regions that bytes are kept in."""
+    """List, check and initialize regions."""
 
 
 @regions.command("list", table=_list_table, example="imgstore regions list -o table")
@@ -79,13 +79,13 @@ def check(names: tuple[str, ...]) -> Answer:
 @click.option(
     "--zone",
     metavar="REGION/ZONE",
-    help="This zone only. Its marks are mended, and an empty zone of three is made ready for `imgstore scrub` to fill.",
+    help="Initialize this zone only: repair the zone's marks, or prepare an empty zone for `imgstore scrub`.",
 )
 @click.option(
     "--replaced",
     is_flag=True,
-    help="The store of the zone was replaced by another. Its former content counts as lost: replicas that were in it "
-    "alone become Degraded, and `imgstore scrub` restores them from others.",
+    help="Accept another store for the zone. The former content counts as lost: replicas without "
+    "another copy become Degraded, and `imgstore scrub` restores the replicas.",
 )
 def init(names: tuple[str, ...], zone: str | None, *, replaced: bool) -> Answer:
     """Make the buckets that are missing; nothing else ever makes one.

@@ -41,12 +41,17 @@ def _table(body: Json) -> list[dict[str, Json]]:
     default=100.0,
     show_default=True,
     metavar="PERCENT",
-    help="Read so many of the segments, chosen by --seed; manifests are all read.",
+    help="Percentage of segments to read. All manifests are read.",
 )
-@click.option("--seed", type=click.IntRange(), metavar="NUMBER", help="Which sample. Default: another one each day.")
-@click.option("--region", metavar="REGION", help="Only there. Default: every region.")
-@click.option("--dry-run", is_flag=True, help="Read and tell; repair nothing.")
-@click.option("--from-start", is_flag=True, help="Read all of each slot, also where a scrub was interrupted in it.")
+@click.option(
+    "--seed",
+    type=click.IntRange(),
+    metavar="NUMBER",
+    help="Number that selects the sample. Default: a new number every day.",
+)
+@click.option("--region", metavar="REGION", help="Scrub this region only. Default: every region.")
+@click.option("--dry-run", is_flag=True, help="Report damage and repair nothing.")
+@click.option("--from-start", is_flag=True, help="Read each slot from the beginning, also after an interrupted scrub.")
 def scrub(*, percent: float, seed: int | None, region: str | None, dry_run: bool, from_start: bool) -> Answer:
     """Read what is kept, check it, and repair it.
 

@@ -27,7 +27,7 @@ _PORT: Final = 8443
 
 
 @click.command(cls=Command, example=_EXAMPLE)
-@click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Where to listen. Default: 127.0.0.1.")
+@click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on. Default: 127.0.0.1.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -38,102 +38,105 @@ _PORT: Final = 8443
 @click.option(
     "--url",
     metavar="URL",
-    help="How clients reach the server: what its tokens are good for. Default: https://localhost:PORT.",
+    help="URL of the server for clients, also the audience of tokens. Default: https://localhost:PORT.",
+)
+@click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate with its chain, as PEM.")
+@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Key of the certificate, as PEM.")
+@click.option(
+    "--dev-tls", is_flag=True, help="Create a certificate authority and a certificate for localhost in the home, once."
 )
 @click.option(
-    "--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate, with its chain, as PEM."
+    "--insecure-http", is_flag=True, help="Serve plain HTTP, on loopback only. Azure's clients refuse plain HTTP."
 )
-@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Its key, as PEM.")
-@click.option(
-    "--dev-tls", is_flag=True, help="Make an authority and a certificate for localhost, once, below the data folder."
-)
-@click.option("--insecure-http", is_flag=True, help="Plain http, on loopback only. Azure's clients refuse it.")
 @click.option(
     "--no-worker",
     is_flag=True,
-    help="Leave replicas, and maintenance, to `imgstore worker`: only source regions are made here.",
+    help="Run no worker in the server. `imgstore worker` makes replicas and runs maintenance.",
 )
 @click.option(
     "--retry-after-seconds",
     type=click.IntRange(min=0),
     default=2,
     metavar="SECONDS",
-    help="How long clients are asked to wait before they look again. Default: 2.",
+    help="Value of the Retry-After header for polling clients. Default: 2.",
 )
 @click.option(
-    "--page-items", type=click.IntRange(min=1), default=100, metavar="N", help="In one page of a list. Default: 100."
+    "--page-items",
+    type=click.IntRange(min=1),
+    default=100,
+    metavar="N",
+    help="Number of items on a page of a list. Default: 100.",
 )
 @click.option(
     "--cache-bytes",
     type=click.IntRange(min=64 * MIB),
     metavar="BYTES",
-    help="Of a file below the data folder, for those who read disks by URL. Default: 2 GiB.",
+    help="Size of the cache file in the home, for reads of disks by URL. Default: 2 GiB.",
 )
 @click.option(
     "--rate-limit-factor",
     type=click.IntRange(min=0),
     default=100,
     metavar="N",
-    help="How many times the requests that Azure grants a subscription are granted here; 0 limits nothing. Default: "
-    "100.",
+    help="Factor on Azure's request rates of a subscription; 0 for no limit. Default: 100.",
 )
 @click.option(
     "--connections-max",
     type=click.IntRange(min=1),
     default=2_048,
     metavar="N",
-    help="Connections at once, of which the process needs a file descriptor each. Default: 2048, or what `ulimit -n` "
-    "leaves.",
+    help="Largest number of open connections. Each connection needs a file descriptor. Default: "
+    "2048, or fewer by `ulimit -n`.",
 )
 @click.option(
     "--connections-per-address-max",
     type=click.IntRange(min=1),
     default=512,
     metavar="N",
-    help="Connections at once from one address. Default: 512.",
+    help="Largest number of open connections from one address. Default: 512.",
 )
 @click.option(
     "--head-seconds",
     type=click.FloatRange(min=0.1),
     default=10.0,
     metavar="SECONDS",
-    help="For a TLS handshake, and for the head of a request. Default: 10.",
+    help="Time limit of a TLS handshake and of a request's head. Default: 10.",
 )
 @click.option(
     "--keep-alive-seconds",
     type=click.FloatRange(min=0.1),
     default=5.0,
     metavar="SECONDS",
-    help="How long a connection may be idle between requests. Default: 5.",
+    help="Time limit of an idle connection between requests. Default: 5.",
 )
 @click.option(
     "--body-idle-seconds",
     type=click.FloatRange(min=0.1),
     default=60.0,
     metavar="SECONDS",
-    help="How long a client may send nothing of a body, and take nothing of an answer. Default: 60.",
+    help="Time limit without a byte of a request's body or of a response. Default: 60.",
 )
 @click.option(
     "--body-bytes-per-second-min",
     type=click.IntRange(min=0),
     default=1_024,
     metavar="BYTES",
-    help="Rate that the bodies of requests have at least. Default: 1024.",
+    help="Smallest rate of a request's body. Default: 1024.",
 )
 @click.option(
     "--trusted-proxy",
     "trusted_proxies",
     multiple=True,
     metavar="CIDR",
-    help="Network of proxies whose X-Forwarded-For and Forwarded say who the client is, such as 10.0.0.0/8. Repeatable. "
-    "Default: none.",
+    help="Network of trusted proxies, such as 10.0.0.0/8. Their X-Forwarded-For and Forwarded "
+    "headers name the client. Repeatable. Default: none.",
 )
 @click.option(
     "--secret-failures-max",
     type=click.IntRange(min=1),
     default=30,
     metavar="N",
-    help="Attempts with a wrong secret that an address has in a minute. Default: 30.",
+    help="Largest number of wrong secrets from one address in a minute. Default: 30.",
 )
 def serve(
     *,

@@ -13,7 +13,7 @@ from imgstore.wire.json_text import Json
 
 @click.group(cls=Group)
 def settings() -> None:
-    """The settings that all processes of the installation share."""
+    """Show and apply the settings of the installation."""
 
 
 @settings.command(
@@ -40,7 +40,7 @@ def show() -> Json:
     "--file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A settings file. Default: settings.toml in the data home.",
+    help="Settings file. Default: settings.toml in the home.",
 )
 def apply(file: Path | None) -> Json:
     """Make the limits and maintenance settings of a file those of the installation.

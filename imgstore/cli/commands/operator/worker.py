@@ -34,7 +34,7 @@ class _Runs(Group):
 
 
 @click.group(cls=_Runs, invoke_without_command=True)
-@click.option("--once", is_flag=True, help="Do what can be done now, then end. The exit code is 1 if a replica failed.")
+@click.option("--once", is_flag=True, help="Run the present work and exit. The exit code is 1 if a replica failed.")
 @click.option(
     "--poll-seconds",
     type=click.FloatRange(min=0.1),
