@@ -19,7 +19,10 @@ def account() -> None:
 
 @account.command("list", table=_TABLE, example="imgstore account list --query '[].id' -o tsv")
 def list_() -> Json:
-    """List the subscriptions. Every other command works in one: the default, or the one that --subscription names."""
+    """List the subscriptions.
+
+    Every other command works in one subscription: the default, or the subscription of --subscription.
+    """
     with opened() as session:
         found = subscriptions.seen_subscriptions(session.installation, session.principal)
         return [subscription_json(each, default=session.installation.subscription) for each in found]

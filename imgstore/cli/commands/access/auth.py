@@ -32,7 +32,7 @@ auth.add_command(role)
 
 @auth.command(example="imgstore auth init")
 def init() -> Json:
-    """Make the first administrator, Owner of the installation, and tell its secret: this once.
+    """Create the first administrator, Owner of the installation, and print the secret once.
 
     A server does the same at its first start.
     """
@@ -62,7 +62,7 @@ def tenant() -> None:
     "--subscription-ids", "subscriptions", cls=Words, metavar="ID ...", help="Subscriptions that belong to the tenant."
 )
 def create_tenant(name: str, subscriptions: Sequence[str] | None) -> Json:
-    """Make a tenant."""
+    """Create a tenant."""
     with opened() as session:
         made = principals.create_tenant(
             session.installation, session.principal, name=name, subscriptions=subscriptions or ()
@@ -72,7 +72,7 @@ def create_tenant(name: str, subscriptions: Sequence[str] | None) -> Json:
 
 @tenant.command("list", table=_TENANTS, example="imgstore auth tenant list -o table")
 def list_tenants() -> Json:
-    """List the tenants, the installation's own first."""
+    """List the tenants. The installation's own tenant is the first."""
     with opened() as session:
         return [tenant_json(each) for each in principals.list_tenants(session.installation, session.principal)]
 
@@ -102,7 +102,10 @@ _url = click.option("--issuer", "url", required=True, metavar="URL", help="The e
     help="The tenant of the issuer's users. Default: the installation's own tenant.",
 )
 def add(url: str, audience: str, jwks: str, tenant_: str | None) -> Json:
-    """Trust an issuer. Its users come in once they are known: imgstore auth user create."""
+    """Trust an OIDC issuer.
+
+    A user of the issuer signs in after `imgstore auth user create`.
+    """
     with opened() as session:
         made = principals.add_issuer(
             session.installation, session.principal, url=url, audience=audience, jwks=jwks, tenant=tenant_
@@ -120,7 +123,10 @@ def list_issuers() -> Json:
 @issuer.command(example="imgstore auth issuer remove --issuer https://id.example/realms/main")
 @_url
 def remove(url: str) -> None:
-    """Trust an issuer no more. Its users stay known and cannot come in."""
+    """Remove an issuer from the trusted issuers.
+
+    The users of the issuer stay, and cannot sign in.
+    """
     with opened() as session:
         principals.remove_issuer(session.installation, session.principal, url=url)
 
@@ -132,7 +138,7 @@ def keys() -> None:
 
 @keys.command("list", table=_KEYS, example="imgstore auth keys list -o table")
 def list_keys() -> Json:
-    """List the keys whose tokens may still be good, the one that signs first."""
+    """List the keys of tokens that may still be valid. The signing key is the first."""
     with server_parts():
         from imgstore.api.auth.signing_keys import KeyRing  # noqa: PLC0415 - an extra
     with opened() as session:
@@ -141,7 +147,10 @@ def list_keys() -> Json:
 
 @keys.command(table=_KEYS, example="imgstore auth keys rotate")
 def rotate() -> Json:
-    """Sign with a new key from now on; tokens of the old one stay good until they expire."""
+    """Sign new tokens with a new key.
+
+    Tokens of the old key stay valid until they expire.
+    """
     with server_parts():
         from imgstore.api.auth.signing_keys import KeyRing  # noqa: PLC0415 - an extra
     with opened() as session:

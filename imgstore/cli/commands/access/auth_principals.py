@@ -45,9 +45,9 @@ def sp() -> None:
 @click.option("--app-id", metavar="ID", help="Id of an application of another tenant, to add to this tenant.")
 @_days
 def create(name: str, tenant: str | None, app_id: str | None, days: int) -> Json:
-    """Make a service principal without roles, and tell its secret: this once.
+    """Create a service principal without roles, and print its secret once.
 
-    One of an application that another tenant knows proves itself with the secrets that it has.
+    A service principal for an application of another tenant uses the secrets of the application.
     """
     if app_id is not None:
         with opened() as session:
@@ -71,7 +71,7 @@ def list_sp() -> Json:
 @sp.command(table=_SP, example="imgstore auth sp show --id builder")
 @_who
 def show(who: str) -> Json:
-    """Show a service principal, and what tells its secrets apart."""
+    """Show a service principal, with the ids and dates of its secrets."""
     with opened() as session:
         return principal_json(principals.show_principal(session.installation, session.principal, who=who))
 
@@ -79,16 +79,19 @@ def show(who: str) -> Json:
 @sp.command("delete", example="imgstore auth sp delete --id builder")
 @_who
 def delete_sp(who: str) -> None:
-    """Forget a service principal, its roles and its tokens, which are refused within 5 seconds."""
+    """Delete a service principal with its roles.
+
+    Servers refuse tokens of the principal within 5 seconds.
+    """
     _delete(who)
 
 
 @sp.command("revoke-tokens", table=_SP, example="imgstore auth sp revoke-tokens --id builder")
 @_who
 def revoke_sp(who: str) -> Json:
-    """Take back all tokens that it was given until now; with its secrets it gets new ones.
+    """Revoke all tokens of a service principal. The secrets stay valid for new tokens.
 
-    A server refuses them within 5 seconds. What it has accepted goes on.
+    Servers refuse the tokens within 5 seconds. Operations that a server has accepted continue.
     """
     return _revoked(who)
 
@@ -103,9 +106,9 @@ def credential() -> None:
 @click.option("--append", is_flag=True, help="Keep the existing secrets until the next reset without --append.")
 @_days
 def reset(who: str, days: int, *, append: bool) -> Json:
-    """Give it a new secret in the place of all others, and tell it: this once.
+    """Replace the secrets of a service principal by a new secret, and print the secret once.
 
-    The tokens that the others gave are refused within 5 seconds, unless they are kept.
+    Servers refuse tokens of the old secrets within 5 seconds, unless --append keeps the secrets.
     """
     with server_parts():
         from imgstore.api.auth.client_secrets import reset_credential  # noqa: PLC0415 - an extra
@@ -128,7 +131,7 @@ def user() -> None:
 @click.option("--issuer", required=True, metavar="URL", help="A trusted issuer, see `imgstore auth issuer list`.")
 @click.option("--subject", required=True, metavar="TEXT", help="The claim sub of the user's tokens.")
 def create_user(name: str, issuer: str, subject: str) -> Json:
-    """Make a user known, without roles."""
+    """Create a user without roles."""
     with opened() as session:
         known = principals.add_user(session.installation, session.principal, issuer=issuer, subject=subject, name=name)
         return principal_json(known)
@@ -143,16 +146,16 @@ def list_users() -> Json:
 @user.command("delete", example="imgstore auth user delete --id ann")
 @_who
 def delete_user(who: str) -> None:
-    """Forget a user and its roles."""
+    """Delete a user with the user's roles."""
     _delete(who)
 
 
 @user.command("revoke-tokens", table=_USER, example="imgstore auth user revoke-tokens --id ann")
 @_who
 def revoke_user(who: str) -> Json:
-    """Take back all tokens that its issuer gave until now, by the issuer's clock; new ones are taken.
+    """Revoke all tokens of a user that the issuer has issued, by the issuer's clock. New tokens are accepted.
 
-    A server refuses them within 5 seconds. What it has accepted goes on.
+    Servers refuse the tokens within 5 seconds. Operations that a server has accepted continue.
     """
     return _revoked(who)
 

@@ -57,7 +57,7 @@ def assignment() -> None:
 @_role(required=True)
 @_scope(required=True)
 def create(assignee: str, role_: Role, scope: str) -> Json:
-    """Give somebody a role on a scope and all below it."""
+    """Assign a role to a principal, on a scope and all resources below the scope."""
     with opened() as session:
         made = roles.assign(session.installation, session.principal, assignee=assignee, role=role_, scope=scope)
         return _told(session, [made])[0]
@@ -68,7 +68,7 @@ def create(assignee: str, role_: Role, scope: str) -> Json:
 @_role(required=False)
 @_scope(required=False)
 def list_(assignee: str | None, role_: Role | None, scope: str | None) -> Json:
-    """List the roles that were given: all, or somebody's, of a kind, at a scope."""
+    """List role assignments, by principal, role or scope."""
     with opened() as session:
         found = roles.list_assignments(
             session.installation, session.principal, assignee=assignee, role=role_, scope=scope
@@ -83,7 +83,7 @@ def list_(assignee: str | None, role_: Role | None, scope: str | None) -> Json:
 @_role(required=False)
 @_scope(required=False)
 def delete(assignee: str, role_: Role | None, scope: str | None) -> None:
-    """Take roles away: all that somebody has, or those of a kind, at a scope."""
+    """Delete role assignments of a principal, by role or scope."""
     with opened() as session:
         found = roles.list_assignments(
             session.installation, session.principal, assignee=assignee, role=role_, scope=scope

@@ -31,7 +31,7 @@ def group() -> None:
 @options.location("The region that the group is filed under.", required=True)
 @options.tags
 def create(name: str, location: str, tags: Mapping[str, str] | None) -> Json:
-    """Make a resource group, or change its tags."""
+    """Create a resource group, or change its tags."""
     with opened() as session:
         made = groups.create_group(session.installation, session.principal, name=name, location=location, tags=tags)
         return group_json(made)
@@ -61,7 +61,7 @@ def list_(tag: tuple[str, str | None] | None, max_items: int | None, next_token:
 @_name
 @options.yes
 def delete(name: str, *, yes: bool) -> None:
-    """Delete a resource group that holds nothing."""
+    """Delete an empty resource group."""
     if not yes:
         confirm(f"Delete the resource group '{name}'?")
     with opened() as session:

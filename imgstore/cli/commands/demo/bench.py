@@ -70,14 +70,14 @@ def bench(
     dry_run: bool,
     yes: bool,
 ) -> Json:
-    """Measure the regions, and remove all that it took.
+    """Measure the regions, and remove all test data.
 
-    Stores a disk (DISK, which is only read, or a sample of 1 GiB made on the spot), copies it from region to region,
-    makes managed disks in each, reads the first MiB of one and writes it out whole: with seconds for each.
+    The command stores DISK, or a sample of 1 GiB, copies the disk to other regions and creates managed disks there. The
+    command then reads the first MiB of a disk, exports the disk, and prints the seconds of each step. DISK is only read.
 
-    It works in a resource group and a gallery of its own, which are removed at the end, also after an error or an
-    interruption, with every object of theirs. What was moved between regions stays on the bill; the most that this can be is said before, and
-    asked about unless --yes is given.
+    The test data is in a resource group and a gallery of its own. Both are removed at the end, also after an error or an
+    interruption. Bytes between regions stay on the bill. The largest possible cost is printed before the start, and needs a
+    confirmation unless --yes is given.
     """
     targets = None if target_regions is None else [name for name in target_regions if name]
     with (

@@ -28,12 +28,12 @@ from imgstore.wire.responses.statement import statement_json
 @click.argument("disk", required=False, type=click.Path(path_type=Path))
 @click.pass_context
 def quickstart(ctx: click.Context, disk: Path | None) -> Json:
-    """See the main job done in under a minute.
+    """Publish, replicate, export and bill a disk in less than a minute.
 
-    Stores a disk (DISK, which is only read, or a sample of 1 GiB made on the spot), replicates it to two more regions,
-    makes managed disks from it, exports one and compares it, publishes a changed version and shows the bill.
+    The command stores DISK, or a sample of 1 GiB, and replicates the disk to two more regions. The command then creates
+    managed disks, exports and compares a disk, publishes a changed version, and prints the bill. DISK is only read.
 
-    Without --home it works in a new home under the temporary folder, on directories, whatever the environment says.
+    Without --home the command works in a new home in the temporary folder, with directories as stores.
     """
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="imgstore-quickstart-"))

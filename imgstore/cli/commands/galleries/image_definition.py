@@ -141,9 +141,9 @@ def create(
     location: str | None,
     **details: Any,
 ) -> Json:
-    """Make an image definition, or change what may change of it.
+    """Create an image definition, or change properties that may change.
 
-    What is not given stays as it is. `update` changes single properties, and takes them away.
+    A property without an option stays as it is. `update` changes and removes single properties.
     """
     with opened() as session:
         made = definitions.create_definition(
@@ -204,8 +204,8 @@ def update(
 ) -> Json:
     """Change an image definition.
 
-    Its recommended vCPUs and memory, description, endOfLifeDate, releaseNoteUri and tags, and with allowUpdateImage its
-    features. All else stays what it was made with.
+    Recommended vCPUs and memory, description, endOfLifeDate, releaseNoteUri and tags may change. With allowUpdateImage the
+    features may change too.
     """
 
     def change(standing: DefinitionPath) -> ImageDefinition:
@@ -256,7 +256,7 @@ def list_(group: str, gallery: str, max_items: int | None, next_token: str | Non
 @options.definition
 @options.yes
 def delete(group: str, gallery: str, definition: str, *, yes: bool) -> None:  # noqa: ARG001 - az's do not ask
-    """Delete an image definition that has no versions."""
+    """Delete an image definition without versions."""
     with opened() as session:
         definitions.delete_definition(
             session.installation, session.principal, group=group, gallery=gallery, name=definition

@@ -254,10 +254,10 @@ def create(
     no_wait: bool,
     **asked: Any,
 ) -> Json:
-    """Store an OS disk, and data disks with it, as an image version and replicate it.
+    """Create an image version from an OS disk and data disks, and replicate the version.
 
-    The same line again goes on where it was interrupted. Other target regions, counts, tags and dates are changed as by
-    update; other disks under the same name are refused.
+    An interrupted command resumes when the same line runs again. Other target regions, counts, tags and dates change the
+    version, as `update` does. Another disk for an existing version is refused.
     """
     data_vhds = data_vhds_of(data_vhds_uris, data_vhds_luns, data_vhds_formats)
     snapshots = data_snapshots_of(data_snapshots, data_snapshot_luns)
@@ -343,8 +343,8 @@ def update(
 ) -> Json:
     """Change an image version's target regions, replica counts and properties.
 
-    New regions and replicas are copied; those that are no more are taken away, and their bytes freed but for what disks
-    and other versions still need. Repeated, or without any change, it goes on where it was interrupted.
+    New replicas are copied. Replicas that are no target any more are removed, and bytes that no other disk or version needs
+    are freed. An interrupted command resumes when the same line runs again, also without a change.
     """
     with opened() as session:
         found = gallery_versions.show_version(
@@ -402,9 +402,9 @@ def delete(
     *,
     yes: bool,  # noqa: ARG001 - az's do not ask
 ) -> None:
-    """Delete an image version. Managed disks made from it stay.
+    """Delete an image version. Managed disks made from the version stay.
 
-    Where the gallery deletes softly, it can be had back with undelete until its retention has passed.
+    In a gallery with soft delete, `undelete` restores the version during the retention period.
     """
     with opened() as session:
         versions_delete.delete_version(

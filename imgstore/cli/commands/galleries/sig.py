@@ -94,7 +94,7 @@ def create(
     tags: Mapping[str, str] | None,
     **community: str | None,
 ) -> Json:
-    """Make a gallery, or change its description, tags and soft delete policy, or how it is to be shared."""
+    """Create a gallery, or change its description, tags, soft delete policy or sharing."""
     with opened() as session:
         made = galleries.create_gallery(
             session.installation,
@@ -133,7 +133,7 @@ def update(
     *,
     force_string: bool,
 ) -> Json:
-    """Change a gallery: its description, its tags, its soft delete policy."""
+    """Change a gallery's description, tags or soft delete policy."""
 
     def change(standing: Gallery) -> Gallery:
         edited = edit_gallery(standing, edits, force_string=force_string)
@@ -172,7 +172,7 @@ def show(group: str, gallery: str, select: str | None, *, sharing_groups: bool) 
 @options.some_group
 @options.together(*options.pages)
 def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
-    """List the galleries, of one resource group or of all."""
+    """List the galleries of one resource group, or of all resource groups."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
         page = galleries.page_galleries(session.installation, session.principal, request, group=group)
@@ -185,6 +185,6 @@ def list_(group: str | None, max_items: int | None, next_token: str | None) -> J
 @options.gallery
 @options.yes
 def delete(group: str, gallery: str, *, yes: bool) -> None:  # noqa: ARG001 - az's sig deletes do not ask
-    """Delete a gallery that holds no image definitions."""
+    """Delete a gallery without image definitions."""
     with opened() as session:
         galleries.delete_gallery(session.installation, session.principal, group=group, name=gallery)

@@ -70,7 +70,7 @@ def add(group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: 
 @_subscriptions
 @_tenants
 def remove(group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: Sequence[str] | None) -> Json:
-    """Share a gallery with subscriptions and tenants no more. Disks that they made stay."""
+    """Stop sharing a gallery with subscriptions and tenants. Existing disks of the subscriptions stay."""
     with opened() as session:
         shared = sharing.share_remove(
             session.installation,
@@ -87,7 +87,7 @@ def remove(group: str, gallery: str, subscriptions: Sequence[str] | None, tenant
 @options.group
 @options.gallery
 def reset(group: str, gallery: str) -> Json:
-    """Share a gallery with nobody."""
+    """Stop sharing a gallery with all subscriptions and tenants."""
     with opened() as session:
         return gallery_json(
             sharing.share_reset(session.installation, session.principal, group=group, name=gallery), groups=True
@@ -98,7 +98,7 @@ def reset(group: str, gallery: str) -> Json:
 @options.group
 @options.gallery
 def enable_community(group: str, gallery: str) -> Json:
-    """Let everybody find a gallery that was made with --permissions community."""
+    """Share a gallery that was created with --permissions community with every caller."""
     with opened() as session:
         return gallery_json(
             sharing.enable_community(session.installation, session.principal, group=group, name=gallery), groups=True
@@ -179,7 +179,7 @@ def _attach_lists(sig: click.Group) -> None:
         help="List galleries that are shared with the tenant of the subscription.",
     )
     def list_shared(location: str, shared_to: str | None) -> Json:
-        """List the galleries of others that are shared with this subscription."""
+        """List galleries of other subscriptions that are shared with this subscription."""
         with opened() as session:
             found = sharing.list_shared(
                 session.installation, session.principal, location=location, to_tenant=shared_to is not None
@@ -189,7 +189,7 @@ def _attach_lists(sig: click.Group) -> None:
     @sig.command("list-community", table=_TABLE, example="imgstore sig list-community -l eastus -o table")
     @options.location("Of this region only.")
     def list_community(location: str | None) -> Json:
-        """List the galleries that are shared with everybody."""
+        """List the community galleries."""
         with opened() as session:
             regions = session.installation.regions
             region = None if location is None else regions.get(location, target="location").name

@@ -144,9 +144,10 @@ def create(
     overwrite: bool,
     pad: bool,
 ) -> Json:
-    """Make a managed disk from a replica of an image version, the next in turn, from a disk, snapshot or file, or for an upload.
+    """Create a managed disk from an image version, a disk, a snapshot or a file, or for an upload.
 
-    The same line again goes on, or does nothing.
+    Disks of an image version use the replicas of the region in turn. An interrupted command resumes when the same line runs
+    again.
     """
     check_one_source(
         reference,
@@ -263,10 +264,11 @@ def check_one_source(
     help=f"How clients reach `imgstore serve`, which serves the URL. Default: {_SERVER_URL}.",
 )
 def grant_access(group: str, name: str, level: AccessLevel, duration_in_seconds: int, url: str) -> Json:
-    """Give a signed URL to a disk's bytes, as a fixed VHD. Until it runs out the disk is not deleted.
+    """Create a signed URL for a disk's bytes, as a fixed VHD. The disk cannot be deleted before the URL expires.
 
-    `curl -T disk.vhd URL` uploads; after a break HEAD tells x-imgstore-received-bytes, and `curl -T disk.vhd -C BYTES URL`
-    sends the rest. `curl -C - -o disk.vhd URL` downloads. Azure's blob clients take the URL too.
+    `curl -T disk.vhd URL` uploads a disk. After an interruption, the header x-imgstore-received-bytes of a HEAD response
+    gives the received bytes, and `curl -T disk.vhd -C BYTES URL` sends the rest. `curl -C - -o disk.vhd URL` downloads a
+    disk. Azure's blob clients accept the URL.
     """
     with opened() as session:
         signed = signed_urls.grant_access(
@@ -285,7 +287,7 @@ def grant_access(group: str, name: str, level: AccessLevel, duration_in_seconds:
 @options.group
 @options.named("disk")
 def revoke_access(group: str, name: str) -> None:
-    """Revoke a disk's signed URL; what was uploaded by it becomes the disk."""
+    """Revoke the signed URL of a disk. Uploaded bytes become the content of the disk."""
     with opened() as session:
         uploads.revoke_access(session.installation, session.principal, group=group, name=name)
 
@@ -321,7 +323,7 @@ def export(
     overwrite: bool,
     pad: bool,
 ) -> Json:
-    """Write a managed disk, or an image, to a file, every piece verified."""
+    """Write a managed disk or an image to a file, with every segment verified."""
     container = container_of(path, format_)
     check_what_is_written(group, name, reference, lun, location, offset, length, container=container)
     with opened() as session:
@@ -396,7 +398,7 @@ def check_what_is_written(
 @options.group
 @options.named("disk")
 def show(group: str, name: str) -> Json:
-    """Show a managed disk, and which replica it was given."""
+    """Show a managed disk and its replica."""
     with opened() as session:
         return disk_json(disks.show_disk(session.installation, session.principal, group=group, name=name))
 
@@ -405,7 +407,7 @@ def show(group: str, name: str) -> Json:
 @options.some_group
 @options.together(*options.pages)
 def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
-    """List the managed disks, of one resource group or of all."""
+    """List the managed disks of one resource group, or of all resource groups."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
         page = disks.page_disks(session.installation, session.principal, request, group=group)
@@ -418,7 +420,7 @@ def list_(group: str | None, max_items: int | None, next_token: str | None) -> J
 @options.named("disk")
 @options.yes
 def delete(group: str, name: str, *, yes: bool) -> None:
-    """Delete a managed disk. The image version that it was made from stays."""
+    """Delete a managed disk. The image version of the disk stays."""
     if not yes:
         confirm(f"Delete the managed disk '{name}'?")
     with opened() as session:

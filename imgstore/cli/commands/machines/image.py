@@ -85,7 +85,10 @@ def create(
     source_format: DiskFormat | None,
     tags: Mapping[str, str] | None,
 ) -> Json:
-    """Make a managed image. The same line again goes on, or does nothing."""
+    """Create a managed image.
+
+    An interrupted command resumes when the same line runs again.
+    """
     request = ImageRequest(
         group=group,
         name=name,
@@ -114,7 +117,7 @@ def show(group: str, name: str) -> Json:
 @options.some_group
 @options.together(*options.pages)
 def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
-    """List the managed images, of one resource group or of all."""
+    """List the managed images of one resource group, or of all resource groups."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
         page = images.page_images(session.installation, session.principal, request, group=group)
@@ -127,7 +130,7 @@ def list_(group: str | None, max_items: int | None, next_token: str | None) -> J
 @options.named("managed image")
 @options.yes
 def delete(group: str, name: str, *, yes: bool) -> None:
-    """Delete a managed image. What it was made from, and what was made from it, stays."""
+    """Delete a managed image. Its sources, and resources made from the image, stay."""
     if not yes:
         confirm(f"Delete the managed image '{name}'?")
     with opened() as session:

@@ -33,9 +33,9 @@ def _outcome(check: Json) -> str:
 @click.argument("file", type=click.Path(path_type=Path))
 @options.source_format
 def inspect(file: Path, source_format: DiskFormat | None) -> Answer:
-    """Say what a disk file is, and whether Azure would take it.
+    """Show the format of a disk file, its safety checks, and whether Azure accepts the disk.
 
-    Every safety check is named with its outcome. The exit code is 1 if one failed.
+    The exit code is 1 if a safety check failed.
     """
     found = inspect_file(file, source_format=source_format)
     return Answer(body=inspection_json(found), exit_code=0 if all(check.passed for check in found.checks) else 1)

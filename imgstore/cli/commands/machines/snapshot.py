@@ -64,7 +64,10 @@ def create(
     source_format: DiskFormat | None,
     tags: Mapping[str, str] | None,
 ) -> Json:
-    """Make a snapshot of a disk, a snapshot or a file. The same line again goes on, or does nothing."""
+    """Create a full snapshot of a disk, a snapshot or a file.
+
+    An interrupted command resumes when the same line runs again.
+    """
     request = DiskRequest(
         kind=DiskKind.SNAPSHOT,
         group=group,
@@ -94,7 +97,7 @@ def show(group: str, name: str) -> Json:
 @options.some_group
 @options.together(*options.pages)
 def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
-    """List the snapshots, of one resource group or of all."""
+    """List the snapshots of one resource group, or of all resource groups."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
         page = disks.page_disks(session.installation, session.principal, request, group=group, kind=DiskKind.SNAPSHOT)
@@ -107,7 +110,7 @@ def list_(group: str | None, max_items: int | None, next_token: str | None) -> J
 @options.named("snapshot")
 @options.yes
 def delete(group: str, name: str, *, yes: bool) -> None:
-    """Delete a snapshot. What it was made from, and what was made from it, stays."""
+    """Delete a snapshot. Its source, and resources made from the snapshot, stay."""
     if not yes:
         confirm(f"Delete the snapshot '{name}'?")
     with opened() as session:

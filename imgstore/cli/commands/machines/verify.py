@@ -28,7 +28,7 @@ def verify(
 ) -> Answer:
     """Compare a disk file with a stored image.
 
-    The disks are compared, not the files: a qcow2 and a VHD of one disk match. The exit code is 1 if they differ.
+    The command compares disks, not files: a qcow2 and a VHD of one disk match. The exit code is 1 if the disks differ.
     """
     with opened() as session:
         found = disks_verify.verify_file(

@@ -82,9 +82,10 @@ def create(
     *,
     specialized: bool,
 ) -> Json:
-    """Make a machine's record and its disks: all from one replica, the next in turn; or attach disks that are there.
+    """Create the record of a machine with new disks from one replica, or with existing disks.
 
-    Nothing is booted. The same line again goes on where it was interrupted, or changes size and tags.
+    No machine is started. An interrupted command resumes when the same line runs again. On an existing machine the command
+    changes the size and the tags.
     """
     request = MachineRequest(
         group=group,
@@ -116,7 +117,7 @@ def show(group: str, name: str) -> Json:
 @options.some_group
 @options.together(*options.pages)
 def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
-    """List the machines, of one resource group or of all."""
+    """List the machines of one resource group, or of all resource groups."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
         page = machines.page_machines(session.installation, session.principal, request, group=group)
@@ -128,9 +129,9 @@ def list_(group: str | None, max_items: int | None, next_token: str | None) -> J
 @options.group
 @options.named("virtual machine")
 def generalize(group: str, name: str) -> None:
-    """Say that a machine's own facts were removed from its disks: from then on managed images are made of it.
+    """Mark a machine as generalized, so that managed images can be made from the machine.
 
-    There is no way back. Removing them is done inside the machine: waagent -deprovision, or sysprep.
+    The mark is permanent. Remove machine-specific data inside the machine first, with waagent -deprovision or sysprep.
     """
     with opened() as session:
         machines.generalize_machine(session.installation, session.principal, group=group, name=name)
@@ -141,7 +142,7 @@ def generalize(group: str, name: str) -> None:
 @options.named("virtual machine")
 @options.yes
 def delete(group: str, name: str, *, yes: bool) -> None:
-    """Delete a machine. Its disks stay, attached to nothing."""
+    """Delete a machine. Its disks stay, without a machine."""
     if not yes:
         confirm(f"Delete the virtual machine '{name}'?")
     with opened() as session:

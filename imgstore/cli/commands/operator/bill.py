@@ -37,6 +37,6 @@ def bill() -> None:
 
 @bill.command(table=lines_and_total, example="imgstore bill show -o table")
 def show() -> Json:
-    """Show the statement: bytes that crossed a region's border, copies inside one, storage by time."""
+    """Show the statement: bytes across regions, copies inside a region, and storage by time."""
     with opened() as session:
         return statement_json(billing.show_bill(session.installation, session.principal))

@@ -115,18 +115,17 @@ def gc(
     unknown_grace_days: float,
     yes: bool,
 ) -> Answer | None:
-    """Collect what no version, disk or open work needs.
+    """Delete objects that no version, disk or open work names.
 
-    The plan is shown first, by slot. What nothing names is condemned now and deleted by a collection after the grace;
-    what was condemned before, and its grace is over, is deleted now. Manifests that the catalog does not know are kept,
-    with all that they name, and told. An ingest or copy that was killed holds back what it had sent and what was
-    condemned after it: it is abandoned when nobody has gone on with it for days.
+    The command prints the plan first, by slot. An unreferenced object is marked for deletion, and a later run deletes the
+    object after the grace period. Manifests that the catalog does not know are reported and kept, with all their segments.
+    An interrupted ingest or copy protects its objects until the work is abandoned.
 
-    Without --yes it asks. Where there is no terminal to ask at, nothing is collected and the exit code is 1, as with
-    az; it is 1 too if a slot could not be looked at.
+    Without --yes the command asks for a confirmation. Without a terminal the command deletes nothing and exits with 1. The
+    exit code is also 1 if a slot could not be read.
 
-    --unknown lists what the catalog does not know: slot, key, size, age, and what it names and so keeps from being
-    collected. --unknown --remove removes what was seen without an owner for longer than the grace.
+    --unknown lists the manifests that the catalog does not know, with slot, key, size, age and protected segments.
+    --unknown --remove removes the unknown manifests whose grace period is over.
     """
     if remove and not unknown:
         raise click.UsageError("--remove is for --unknown.")

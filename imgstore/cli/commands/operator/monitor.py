@@ -69,7 +69,7 @@ def _offset(text: str) -> timedelta:
     help="Largest number of events to show.",
 )
 def list_(group: str | None, resource_id: str | None, offset: timedelta, max_events: int) -> Json:
-    """List what was done, the latest first: by persons, by workers, by collections and scrubs."""
+    """List the activities of principals, workers, collections and scrubs, the newest first."""
     with opened() as session:
         found = operations_activity_log.list_activity(
             session.installation,

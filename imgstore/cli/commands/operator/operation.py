@@ -34,7 +34,7 @@ def operation() -> None:
     help="List operations with this status. Default: all operations of the last seven days.",
 )
 def list_(status: str | None) -> Json:
-    """List the operations of the subscription, newest first."""
+    """List the operations of the subscription, the newest first."""
     with opened() as session:
         wanted = None if status is None else OperationStatus(status)
         found = cancellation.list_operations(session.installation, session.principal, status=wanted)
@@ -44,7 +44,7 @@ def list_(status: str | None) -> Json:
 @operation.command(table=_TABLE, example="imgstore operation show -n 5f0c2b9e-8a0d-4c52-9d3e-0f4f6f5f0f11")
 @_name
 def show(name: str) -> Json:
-    """Show an operation: its status, and the error of one that failed."""
+    """Show the status of an operation, and the error of a failed operation."""
     with opened() as session:
         return operation_details_json(show_operation(session.installation, session.principal, name))
 
@@ -52,10 +52,10 @@ def show(name: str) -> Json:
 @operation.command(table=_TABLE, example="imgstore operation cancel -n 5f0c2b9e-8a0d-4c52-9d3e-0f4f6f5f0f11")
 @_name
 def cancel(name: str) -> Json:
-    """Ask an operation to stop.
+    """Cancel an operation.
 
-    It stops at its next step, within about a second, and then has the status Canceled. What it has made stays as after
-    an interruption: send the same request again to go on, or delete the resource.
+    The operation stops at its next step, within about a second, and then has the status Canceled. Its results stay as after
+    an interruption: the same request resumes the work, and a deletion removes the results.
     """
     with opened() as session:
         return operation_details_json(cancellation.cancel_operation(session.installation, session.principal, name))

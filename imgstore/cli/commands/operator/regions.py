@@ -48,7 +48,7 @@ def regions() -> None:
 
 @regions.command("list", table=_list_table, example="imgstore regions list -o table")
 def list_() -> Json:
-    """List the regions of regions.yaml and what each can offer."""
+    """List the regions of regions.yaml with their storage types."""
     with opened() as session:
         return [region_json(each) for each in operations.list_regions(session.installation, session.principal)]
 
@@ -56,11 +56,10 @@ def list_() -> Json:
 @regions.command(table=_ZONES, example="imgstore regions check westus2 -o table")
 @_names
 def check(names: tuple[str, ...]) -> Answer:
-    """Try every zone: does it answer, after how long, is its bucket there, is it ours?
+    """Check every zone: response, round trip time, bucket and identity.
 
-    Of zones of a region with three, also how many objects they are known to miss: workers copy them there.
-
-    The circuits show what each host saw of it: a zone whose circuit is open is left alone while others can serve.
+    For a region with three zones the command also prints the number of objects that a zone has missed. Workers copy missed
+    objects to the zone. The circuit of a zone is open while the zone does not answer a host.
 
     The exit code is 1 if a zone is not ready.
     """
@@ -88,10 +87,10 @@ def check(names: tuple[str, ...]) -> Answer:
     "another copy become Degraded, and `imgstore scrub` restores the replicas.",
 )
 def init(names: tuple[str, ...], zone: str | None, *, replaced: bool) -> Answer:
-    """Make the buckets that are missing; nothing else ever makes one.
+    """Create missing buckets. No other command creates a bucket.
 
-    A zone that holds content keeps its store: another store in its place is refused until --replaced says that the
-    former one is gone. The exit code is 1 if a zone is not ready.
+    A zone with content keeps its store. Another store in the zone's place is refused unless --replaced is given. The exit
+    code is 1 if a zone is not ready.
     """
     with opened() as session:
         reports = operations.init_regions(
@@ -103,13 +102,13 @@ def init(names: tuple[str, ...], zone: str | None, *, replaced: bool) -> Answer:
 @regions.command("accept-catalog", example="imgstore regions accept-catalog --yes")
 @options.yes
 def accept_catalog(*, yes: bool) -> Json:
-    """Use a catalog that is older than its buckets, for example one that was restored from a backup.
+    """Accept a catalog that is older than its buckets, for example after a restore from a backup.
 
-    First look for a newer backup. What was stored after the backup is not in this catalog: its versions and disks cannot
-    be shown, exported or billed, and what was deleted since is listed and cannot be read. From then on objects that the
-    catalog does not know are listed by `imgstore gc` and never deleted.
+    Look for a newer backup first. Versions and disks that were stored after the backup are not in the catalog, and cannot be
+    shown, exported or billed. Resources that were deleted after the backup are listed and cannot be read. `imgstore gc` lists
+    objects that the catalog does not know and never deletes them.
 
-    Without --yes it asks; where there is no terminal to ask at, nothing is changed and the exit code is 1.
+    Without --yes the command asks for a confirmation. Without a terminal the command changes nothing and exits with 1.
     """
     with opened() as session:
         if not yes:

@@ -53,13 +53,13 @@ def _table(body: Json) -> list[dict[str, Json]]:
 @click.option("--dry-run", is_flag=True, help="Report damage and repair nothing.")
 @click.option("--from-start", is_flag=True, help="Read each slot from the beginning, also after an interrupted scrub.")
 def scrub(*, percent: float, seed: int | None, region: str | None, dry_run: bool, from_start: bool) -> Answer:
-    """Read what is kept, check it, and repair it.
+    """Read stored objects, check the objects and repair damage.
 
-    Every segment and manifest that a version or disk needs is read and compared with its name. What is wrong or missing
-    is restored from another zone, else from another replica, those of the region first. The exit code is 1 if something
-    remains wrong or could not be looked at; with --dry-run, if anything is.
+    The command compares every segment and manifest of versions and disks with its digest. A damaged or missing object is
+    restored from another zone, else from another replica, of the same region first. The exit code is 1 if damage remains or
+    an object could not be read. With --dry-run the exit code is 1 if damage exists.
 
-    A scrub that was killed or interrupted less than a day ago resumes where it stopped, slot by slot.
+    A scrub that was interrupted less than a day ago resumes where the scrub stopped, slot by slot.
     """
     request = ScrubRequest(
         percent=percent,

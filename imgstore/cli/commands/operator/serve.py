@@ -161,10 +161,10 @@ def serve(
     trusted_proxies: tuple[str, ...],
     secret_failures_max: int,
 ) -> None:
-    """Serve Azure's API, for az and Azure's SDKs.
+    """Serve Azure's API for az and Azure's SDKs, until SIGTERM or SIGINT.
 
-    Until interrupted. They work against it as they are. The lines that point them here are printed at the start; the first
-    start also makes an administrator, and prints its secret this once. A worker runs in the process.
+    The server prints the settings for clients. The first start also creates an administrator, and prints the secret once. A
+    worker runs in the server.
     """
     try:
         from imgstore.api.application import make_application  # noqa: PLC0415 - an extra

@@ -20,10 +20,10 @@ def settings() -> None:
     table=columns(Name="name", Value="value", IsSet="isSet", InFile="inFile"), example="imgstore settings show -o table"
 )
 def show() -> Json:
-    """Show each limit and maintenance setting as it counts.
+    """Show the limits and the maintenance settings in force.
 
-    The catalog keeps them. settings.toml in the data home is imported at the first start that finds one; later it counts
-    only when it is applied.
+    The catalog keeps the settings. The first start imports settings.toml in the home. Later, `settings apply` imports a
+    file.
     """
     with opened() as session:
         return [
@@ -43,10 +43,10 @@ def show() -> Json:
     help="Settings file. Default: settings.toml in the home.",
 )
 def apply(file: Path | None) -> Json:
-    """Make the limits and maintenance settings of a file those of the installation.
+    """Replace the limits and the maintenance settings of the installation by a file.
 
-    All of them: what the file does not set gets its default. Servers and workers that run use the new values after a
-    restart. Prints what changed.
+    A setting without a value in the file gets its default. Running servers and workers use the new values after a restart.
+    The command prints the changes.
     """
     with opened() as session:
         changed = operations.apply_settings(session.installation, session.principal, file)

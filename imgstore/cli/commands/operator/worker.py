@@ -60,11 +60,11 @@ class _Runs(Group):
 def worker(
     ctx: click.Context, *, once: bool, poll_seconds: float, replicas_at_once: int, replicas_at_once_per_region: int
 ) -> None:
-    """Make the replicas that are desired and not there.
+    """Make missing replicas and run maintenance, until SIGTERM or SIGINT.
 
-    Of all versions, until interrupted. Any number of workers share the work, on any machines that reach the database and the stores. Failed replicas are
-    tried again, after 30 seconds at first and after an hour at last. A version that its source region does not have yet
-    is not theirs: repeat its `image-version create`.
+    Any number of workers share the work, on any machines that reach the database and the stores. A failed replica is tried
+    again after 30 seconds at first, and after an hour at most. A worker needs a version that is complete in its source region:
+    repeat an interrupted `image-version create`.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -84,7 +84,7 @@ def worker(
 
 @worker.command("list", table=_WORKERS, example="imgstore worker list -o table")
 def list_() -> Json:
-    """List the workers that live, with the number of replicas that each makes now."""
+    """List the live workers, with the number of replicas in progress."""
     with opened() as session:
         return [worker_json(each) for each in list_workers(session.installation, session.principal)]
 
