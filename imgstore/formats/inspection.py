@@ -60,7 +60,8 @@ def inspect_image(source: ByteSource, *, format: DiskFormat | None = None, scrat
     Args:
         source: the image file.
         format: the format of the file; None detects the format.
-        scratch: the folder for the conversion of qcow2, VHDX or VMDK, which counts the data and reads the partition table.
+        scratch: the folder for the conversion of qcow2, VHDX or VMDK, which counts the data and reads the partition
+            table.
 
     Raises:
         StoreError: the source can't be read.
@@ -126,7 +127,7 @@ def _azure_reasons(form: DiskFormat, virtual_bytes: int | None, findings: tuple[
     """
     yield from (f"the check '{finding.check}' failed" for finding in findings if not finding.passed)
     if form is not DiskFormat.VHD_FIXED:
-        yield f"the format is {form.value}, and Azure takes fixed VHD only (write it by `imgstore disk export --format vhd`)"
+        yield f"the format is {form.value}, and Azure takes fixed VHD only (`imgstore disk export --format vhd`)"
     if virtual_bytes is None:
         return
     if virtual_bytes % MIB:

@@ -35,8 +35,8 @@ def open_disk(
 ) -> DiskReader:
     """Open the disk in `source`.
 
-    VHD and raw files are read in place. qcow2, VHDX and VMDK are converted below `scratch` into a sparse raw file, which the
-    reader's `close` removes. The caller closes `source` after the reader.
+    VHD and raw files are read in place. qcow2, VHDX and VMDK are converted below `scratch` into a sparse raw file,
+    which the reader's `close` removes. The caller closes `source` after the reader.
 
     Args:
         source: the image file.

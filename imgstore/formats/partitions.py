@@ -33,8 +33,8 @@ _ENTRY_BYTES: Final = (128, 256, 512, 1024, 2048, 4096)
 def detect_generation(reader: DiskReader) -> HyperVGeneration | None:
     """Detect the generation of machines that can boot the disk.
 
-    A GPT with an EFI System Partition means V2. An MBR, no partition table, or a GPT without that partition (which boots
-    from a BIOS boot partition) means V1. A protective MBR without a GPT means None: the generation is unknown.
+    A GPT with an EFI System Partition means V2. An MBR, no partition table, or a GPT without that partition (which
+    boots from a BIOS boot partition) means V1. A protective MBR without a GPT means None: the generation is unknown.
 
     Raises:
         ImageRefused: the container is damaged at the partition table.

@@ -116,7 +116,10 @@ def probe_format(source: ByteSource) -> DiskFormat:
 
 
 def _vhd_by_footer(tail: bytes) -> DiskFormat | None:
-    """Detect a VHD by the end of the file, even if the footer is damaged or a byte short. Its checks then refuse the file by name."""
+    """Detect a VHD by the end of the file, even if the footer is damaged or a byte short.
+
+    Its checks then refuse the file by name.
+    """
     if tail[1:9] == FOOTER_COOKIE:
         return DiskFormat.VHD_FIXED
     if len(tail) < FOOTER_BYTES or not looks_like_footer(tail):

@@ -37,8 +37,8 @@ from imgstore.formats.vhd_layout import (
 )
 
 _BAT_ENTRIES_MAX: Final = 16 * MIB
-"""64 MiB of table: the largest dynamic disk, 2,040 GiB, in blocks of 128 KiB, a sixteenth of the usual size. A larger table
-is an attack: a sparse file can promise a table of 16 GiB."""
+"""64 MiB of table: the largest dynamic disk, 2,040 GiB, in blocks of 128 KiB, a sixteenth of the usual size. A larger
+table is an attack: a sparse file can promise a table of 16 GiB."""
 
 _TYPE_NAMES: Final = {TYPE_FIXED: "fixed", TYPE_DYNAMIC: "dynamic", TYPE_DIFFERENCING: "differencing"}
 
@@ -110,7 +110,8 @@ def read_tail(source: ByteSource) -> bytes:
 def _footer_findings(raw: bytes, *, wanted: int, copy: bytes | None = None) -> tuple[Finding, ...]:
     """Check the footer at the end of the file. The findings end at a failure that makes the rest meaningless.
 
-    `copy` is the footer at offset 0 of a dynamic disk. If the footer at the end is damaged, the findings describe the copy.
+    `copy` is the footer at offset 0 of a dynamic disk. If the footer at the end is damaged, the findings describe the
+    copy.
     """
     copy_note = "" if copy is None else f"; its copy at offset 0 is {'right' if is_sound_footer(copy) else 'not right'}"
     present = _present_finding(raw, copy_note)
@@ -252,7 +253,10 @@ def _read_layout(source: ByteSource, footer: Footer, header: DynamicHeader) -> D
 
 
 def _bat_findings(layout: DynamicLayout, footer: Footer, header: DynamicHeader, file_bytes: int) -> tuple[Finding, ...]:
-    """Check that each block is inside the file and overlaps neither the structures nor another block. No loop over blocks."""
+    """Check that each block is inside the file and overlaps neither the structures nor another block.
+
+    The checks use numpy columns, without a loop over blocks.
+    """
     starts = np.sort(layout.bat[layout.bat != UNALLOCATED].astype(np.int64)) * SECTOR_BYTES
     pitch = layout.bitmap_bytes + layout.block_bytes
     first, end = (int(starts[0]), int(starts[-1]) + pitch) if len(starts) else (0, 0)
@@ -333,7 +337,10 @@ class FixedVhdReader:
 
 
 class DynamicVhdReader:
-    """The disk of a dynamic VHD, read through its table. Allocated blocks are data, whatever the bitmaps say (invariant F6)."""
+    """The disk of a dynamic VHD, read through its table.
+
+    Allocated blocks are data, whatever the bitmaps say (invariant F6).
+    """
 
     def __init__(self, source: ByteSource, layout: DynamicLayout) -> None:
         self._source = source

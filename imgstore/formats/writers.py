@@ -245,7 +245,7 @@ class _DynamicVhdWriter:
         self._pending.discard()
 
     def _place(self, offset: int, length: int) -> tuple[int | None, int]:
-        """Return the file offset of `offset` on the disk, None if unallocated, and the length of the contiguous rest."""
+        """Return the file offset of `offset` on the disk (None if unallocated) and the length of the rest of its block."""
         block, skip = divmod(offset, BLOCK_BYTES_DEFAULT)
         taken = min(length, BLOCK_BYTES_DEFAULT - skip)
         sector = int(self._bat[block])

@@ -74,8 +74,8 @@ def encode_segment(buffer: bytearray | memoryview, blocks: int) -> EncodedSegmen
     """Encode the first `blocks` blocks of `buffer` as an object.
 
     Args:
-        buffer: 16 free bytes, then the blocks. The encoder writes into the buffer and may return the buffer itself as the
-            object, so the caller must not use the buffer afterwards.
+        buffer: 16 free bytes, then the blocks. The encoder writes into the buffer and may return the buffer itself as
+            the object, so the caller must not use the buffer afterwards.
         blocks: the number of blocks, 1 to 1,024.
     """
     assert 1 <= blocks <= SEGMENT_BLOCKS

@@ -71,7 +71,10 @@ class _BloomFilter:
     """
 
     def __init__(self, entries_max: int) -> None:
-        """Make a filter for `entries_max` entries. At most an eighth of the unknown fingerprints passes a full filter."""
+        """Make a filter for `entries_max` entries.
+
+        At most an eighth of the unknown fingerprints passes a full filter.
+        """
         self._bits = np.zeros(1 << max(0, entries_max - 1).bit_length(), dtype=np.uint8)
 
     def add(self, high: U64) -> None:
@@ -203,7 +206,7 @@ class BaseIndex:
         return found
 
     def _spread(self, found: Locations, asked: Fingerprints, block: npt.NDArray[np.intp], direction: int) -> None:
-        """Compare the neighbours of each hit with the neighbours of its location, step by step, over the width of a sample."""
+        """Compare the neighbours of each hit with the neighbours of its location, step by step, up to a sample apart."""
         assert self._located is not None
         for _ in range(SAMPLE_STEP - 1):
             known = np.flatnonzero(found < ZERO)
@@ -241,7 +244,10 @@ class LocatedFingerprints:
         self._blocks = max(self._blocks, (number + 1) * SEGMENT_BLOCKS)
 
     def matches(self, locations: Locations, asked: Fingerprints) -> npt.NDArray[np.bool_]:
-        """Return whether each location holds the paired fingerprint. A location after the end of a segment holds zeros."""
+        """Return whether each location holds the paired fingerprint.
+
+        A location after the end of a segment holds zeros.
+        """
         if self._view is None:
             self._file.truncate(self._blocks * FINGERPRINT_BYTES)
             self._file.flush()

@@ -61,8 +61,8 @@ class Fingerprints:
         """Find the distinct fingerprints.
 
         Returns:
-            The index of the first occurrence of each distinct fingerprint, ascending. For each fingerprint, the position of
-            its equal in that list.
+            The index of the first occurrence of each distinct fingerprint, ascending. For each fingerprint, the
+            position of its equal in that list.
         """
         ascending = np.sort(self.high)
         if (ascending[1:] != ascending[:-1]).all():  # The usual case, in a tenth of the time.
@@ -89,9 +89,9 @@ def from_bytes(data: bytes | memoryview) -> Fingerprints:
 def fingerprint_blocks(piece: memoryview, indexes: Indexes, key: bytes) -> Fingerprints:
     """Compute the fingerprints of the blocks at `indexes` of `piece`. The length of `piece` is a multiple of 4,096.
 
-    A single thread must do this at a time: releasing the interpreter lock for each 4 KiB costs more than the parallelism
-    saves. Measured: 1 thread 1.2 to 1.5 GB/s, 8 threads 0.4 to 0.5. All blocks share a hasher, because a new hasher for each
-    block took a sixth of the time.
+    A single thread must do this at a time: releasing the interpreter lock for each 4 KiB costs more than the
+    parallelism saves. Measured: 1 thread 1.2 to 1.5 GB/s, 8 threads 0.4 to 0.5. All blocks share a hasher, because a
+    new hasher for each block took a sixth of the time.
     """
     hasher = blake3(key=key)
     digests = []
@@ -142,8 +142,8 @@ def decode_fingerprints(data: bytes) -> list[PackedSegment]:
     """Decode an ingest's segments and fingerprints, in the order of packing.
 
     Raises:
-        ObjectCorrupt: the data is no such object, or its lengths contradict each other. Fingerprints are derived data, so
-            rebuild them.
+        ObjectCorrupt: the data is no such object, or its lengths contradict each other. Fingerprints are derived data,
+            so rebuild them.
     """
     if len(data) < _HEADER.size:
         raise _corrupt(f"{len(data)} bytes", f"at least {_HEADER.size}")

@@ -126,7 +126,10 @@ class Runs:
         return len(self.block)
 
     def between(self, first_block: int, end_block: int) -> slice:
-        """Return the runs that begin in [first_block, end_block). No run crosses a piece, so this finds the runs of a piece."""
+        """Return the runs that begin in [first_block, end_block).
+
+        No run crosses a piece, so this finds the runs of a piece.
+        """
         low, high = np.searchsorted(self.block, (first_block, end_block))
         return slice(int(low), int(high))
 

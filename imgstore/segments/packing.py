@@ -87,7 +87,10 @@ class Packer:
 
 
 def _new_buffer() -> Blocks:
-    """Allocate a buffer for a segment without clearing it: only written bytes are emitted. Clearing took 1 ms a segment."""
+    """Allocate a buffer for a segment without clearing it: only written bytes are emitted.
+
+    Clearing took 1 ms a segment.
+    """
     return np.empty(SEGMENT_BYTES_MAX, dtype=np.uint8)
 
 

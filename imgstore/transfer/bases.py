@@ -43,9 +43,9 @@ class Bases:
         Args:
             slot: the slot that holds the bases and their segments.
             manifests: the bases.
-            listing: the current listing of the slot's segments. If the listing has no entry or another length for a segment,
-                then the segment is not reused: its blocks are not indexed, and the ingest packs the blocks again. Only a
-                segment that certainly does not exist is reported as missing.
+            listing: the current listing of the slot's segments. A segment without an entry, or with an entry of another
+                length, is not reused: its blocks are not indexed, and the ingest packs the blocks again. Only a segment
+                that certainly does not exist is reported as missing.
             key: the pool's fingerprint key.
             scratch: a folder for files that replace memory.
             check_cancelled: called before each request.
@@ -111,7 +111,10 @@ class Bases:
         )
 
     def runs_of_piece(self, index: int, digest: Digest, first_block: int, end_block: int) -> Runs | None:
-        """Return the runs of a base with that digest for the piece at `index`, in the common numbering; None without such a base."""
+        """Return the runs of a base with that digest for the piece at `index`, in the common numbering.
+
+        Return None if no base has such a piece.
+        """
         for base in self._usable:
             if base.manifest.pieces.find(index) == digest:
                 every = base.manifest.runs
@@ -140,7 +143,10 @@ class Bases:
 
 
 def _load_fingerprints(slot: SlotAccess, work: WorkRef) -> list[PackedSegment]:
-    """Read the fingerprints of a work. The list is empty if the object is missing or differs from the manifest's digest."""
+    """Read the fingerprints of a work.
+
+    The list is empty if the object is missing or differs from the manifest's digest.
+    """
     try:
         data = slot.get_object(
             object_keys.fingerprints_key(work.uid), lambda body: digest_of(body) == work.fingerprints_digest

@@ -11,7 +11,9 @@ _R = TypeVar("_R")
 
 
 class BoundedPool:
-    """A pool with at most `ahead` calls running or queued. A further `submit` waits, and raises after the first failed call.
+    """A pool with at most `ahead` calls running or queued.
+
+    A further `submit` waits, and raises after the first failed call.
 
     After a failure no call begins, not even a queued call.
 

@@ -31,9 +31,11 @@ class CopyOrder:
     marked: frozenset[Digest] = frozenset()
     """The segments that were marked for deletion: absent, whatever the store shows (invariant G8)."""
     target_objects: int
-    """The approximate number of segments in the target slot, which decides between a listing and single HEAD requests."""
+    """The approximate number of segments in the target slot, which decides between a listing and single HEAD
+    requests."""
     is_degraded: bool = False
-    """Whether the target replica is degraded. Then each segment in the target is read, because damage keeps the length."""
+    """Whether the target replica is degraded. Then each segment in the target is read, because damage keeps the
+    length."""
     check_cancelled: CheckCancelled = never_cancelled
     on_moved: Callable[[int], None] = lambda _bytes: None
     """Called with the stored bytes of each copied segment."""

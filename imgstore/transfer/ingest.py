@@ -83,7 +83,8 @@ class IngestOrder:
     """The slot's segments, listed after the work was opened."""
     fingerprint_key: bytes
     scratch: Path
-    """A folder of the work for files that replace memory. The files have names, so that scratch accounting counts their bytes."""
+    """A folder of the work for files that replace memory. The files have names, so that scratch accounting counts their
+    bytes."""
     workers: int
     """Threads that compress and put; each holds a segment twice, 8 MiB."""
     monotonic: Callable[[], float] = time.monotonic
@@ -204,8 +205,8 @@ class _Ingest:
     def _compare_pieces(self) -> Iterator[_ResolvedPiece | _UnresolvedPiece]:
         """Read and compare every piece that an extent touches, in order, a few pieces ahead.
 
-        A single thread computes fingerprints, since a second thread would slow the first. Packing has its own thread, because
-        both tasks take equally long. Sharing a thread limited the speed of an ingest.
+        A single thread computes fingerprints, since a second thread would slow the first. Packing has its own thread,
+        because both tasks take equally long. Sharing a thread limited the speed of an ingest.
         """
         reader = self._order.reader
         self._order.check_cancelled()
@@ -314,7 +315,10 @@ class _Ingest:
         return _Repacking(self._order, self._bases, self._packer).apply(runs, numbers)
 
     def _put_fingerprints(self, file: IO[bytes], names: list[Digest]) -> Digest | None:
-        """Put the fingerprints of the packed blocks, and return the digest of the object; None if no block was packed."""
+        """Put the fingerprints of the packed blocks, and return the digest of the object.
+
+        Return None if no block was packed.
+        """
         if not names:
             return None
         self._fingerprints.finish(names)

@@ -2,13 +2,13 @@
 
 Most pieces have their blocks in a single segment or two, and a few blocks in other segments that hold equal blocks.
 Early blocks are parked in memory. A piece is therefore compared with its digest and written as a whole. The writes are
-the longest possible spans, and bypass the page cache if the writer can do so. The parked bytes are bounded. If there is no space for the
-blocks of a piece, the piece is unparked. Its blocks are then written immediately, and the whole piece is read back for
-the comparison.
+the longest possible spans, and bypass the page cache if the writer can do so. The parked bytes are bounded. If there is
+no space for the blocks of a piece, the piece is unparked. Its blocks are then written immediately, and the whole piece
+is read back for the comparison.
 
-Figures of 2026-11, disks of `bench/disks.py`. v2 alone has 9,571 runs in 183 segments and 2,190 spans, and parks at most
-14 MiB. As the second version of its definition, v2 would park 75 MiB. Of the fourth version (r2), 5 of 9 pieces fit into
-64 MiB.
+Figures of 2026-11, disks of `bench/disks.py`. v2 alone has 9,571 runs in 183 segments and 2,190 spans, and parks at
+most 14 MiB. As the second version of its definition, v2 would park 75 MiB. Of the fourth version (r2), 5 of 9 pieces
+fit into 64 MiB.
 """
 
 import mmap
@@ -66,8 +66,8 @@ class PieceAssembly:
         """Add blocks of a piece from a segment. Parked blocks are copied, so no reference to the given memory remains.
 
         Returns:
-            The blocks to write now. A whole piece must be compared first. After writing blocks of an unparked piece, call
-            `record_written`. The result may be empty.
+            The blocks to write now. A whole piece must be compared first. After writing blocks of an unparked piece,
+            call `record_written`. The result may be empty.
         """
         with self._lock:
             if piece in self._unparked:
@@ -98,7 +98,10 @@ class PieceAssembly:
 
 
 class PieceBuffers:
-    """Page-aligned memory for whole pieces, a buffer for each working thread. Aligned memory can bypass the page cache."""
+    """Page-aligned memory for whole pieces, a buffer for each working thread.
+
+    Aligned memory can bypass the page cache.
+    """
 
     def __init__(self) -> None:
         self._free: deque[mmap.mmap] = deque()

@@ -22,7 +22,10 @@ _SLOT_BYTES: Final = SEGMENT_BLOCKS * BLOCK_BYTES
 
 
 class SegmentCache:
-    """Decoded segments in an unnamed file. The least recently read segment is evicted first. Safe for several threads."""
+    """Decoded segments in an unnamed file.
+
+    The least recently read segment is evicted first. Safe for several threads.
+    """
 
     def __init__(
         self, scratch: Path, cache_bytes: int = CACHE_BYTES, has_room: Callable[[int], bool] = lambda _bytes: True

@@ -49,4 +49,5 @@ class CopyReceipt:
     checksums: dict[Digest, str | None]
     """The store's checksums of the segments that this run sent."""
     missing: frozenset[Digest]
-    """Segments that the catalog recorded in the target and the store did not have. The run sent them again: an incident."""
+    """Segments that the catalog recorded in the target and the store did not have. The run sent them again: an
+    incident."""

@@ -26,7 +26,10 @@ class ScatterTarget(Protocol):
     """A target that can be written and read at offsets: the methods of `DiskWriter` that `scatter` needs."""
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
-        """Write `data` at `offset`. `read_soon` announces that `read_at` reads the bytes soon. Safe for several threads."""
+        """Write `data` at `offset`.
+
+        `read_soon` announces that `read_at` reads the bytes soon. Safe for several threads.
+        """
         ...
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -59,8 +62,9 @@ class SegmentReader:
     slots: Sequence[SlotAccess]
     damages: list[Damage] = field(default_factory=list)
     on_served: Callable[[SlotAccess, Digest, bool], None] = ignore_served
-    """Called from the reading threads with each segment, the serving slot, and whether another slot has the segment missing or
-    wrong. Also called for a slot that served too late to be used (`read_from_any`), because its bytes were transferred."""
+    """Called from the reading threads with each segment, the serving slot, and whether another slot has the segment
+    missing or wrong. Also called for a slot that served too late to be used (`read_from_any`), because its bytes were
+    transferred."""
 
     def blocks(self, name: Digest) -> memoryview:
         """Read the blocks of a segment, verified.

@@ -32,8 +32,8 @@ class SegmentListing:
     present: dict[Digest, int]
     """The stored bytes of each existing segment, by name."""
     uncertain: frozenset[Digest]
-    """Segments of unknown existence, because a zone does not answer. A writer sends such a segment again, and no report counts
-    such a segment as missing."""
+    """Segments of unknown existence, because a zone does not answer. A writer sends such a segment again, and no report
+    counts such a segment as missing."""
 
     def without(self, names: Collection[Digest]) -> "SegmentListing":
         """Return the listing with `names` counted as absent."""
@@ -59,7 +59,8 @@ class SlotAccess:
         """Read a segment as stored, verified against its name.
 
         Raises:
-            ObjectNotFound, ObjectCorrupt: the slot has no segment of that name, or only copies that do not match the name.
+            ObjectNotFound, ObjectCorrupt: the slot has no segment of that name, or only copies that do not match the
+                name.
         """
         return self.store.get(self.prefix + object_keys.segment_key(name), codec.matches_name(name))
 
@@ -67,13 +68,14 @@ class SlotAccess:
         """Read a segment's blocks, concatenated.
 
         Raises:
-            ObjectNotFound, ObjectCorrupt: the slot has no segment of that name, or only copies that do not match the name.
+            ObjectNotFound, ObjectCorrupt: the slot has no segment of that name, or only copies that do not match the
+                name.
         """
         return codec.decode_verified(self.segment_body(name), name)
 
     def put_segment(self, name: Digest, body: Body) -> ObjectInfo:
-        """Store a segment, confirmed: the segment is read back from a store without checksums (invariant W12)."""
-        return self._put_confirmed(object_keys.segment_key(name), body, codec.matches_name(name))
+        """Store a segment, confirmed as in `put_object`."""
+        return self.put_object(object_keys.segment_key(name), body, codec.matches_name(name))
 
     def list_segments(self) -> SegmentListing:
         """List the segments of the slot. Objects with other keys are ignored."""
@@ -145,8 +147,11 @@ class SlotAccess:
         return decode_manifest(self.store.get(self.prefix + key, ManifestCheck(digest)))
 
     def put_object(self, key: str, body: Body, accept: Callable[[bytes], bool]) -> ObjectInfo:
-        """Store an object that is neither segment nor manifest, confirmed in the same way as a segment."""
-        return self._put_confirmed(key, body, accept)
+        """Store an object, confirmed: the object is read back from a store without checksums (invariant W12)."""
+        info = self.store.put(self.prefix + key, body)
+        if not self.store.properties.verifies_checksum:
+            self._read_back(key, accept)
+        return info
 
     def get_object(self, key: str, accept: Callable[[bytes], bool]) -> bytes:
         """Read an object that passes the check `accept`."""
@@ -166,12 +171,6 @@ class SlotAccess:
                 yield self.prefix + key
 
         self.store.delete(full_keys())
-
-    def _put_confirmed(self, key: str, body: Body, accept: Callable[[bytes], bool]) -> ObjectInfo:
-        info = self.store.put(self.prefix + key, body)
-        if not self.store.properties.verifies_checksum:
-            self._read_back(key, accept)
-        return info
 
     def _read_back(self, key: str, accept: Callable[[bytes], bool]) -> None:
         try:

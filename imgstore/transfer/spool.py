@@ -67,7 +67,8 @@ class Spool:
     """An upload, and a `ByteSource` of the received bytes.
 
     A single process has the spool open at a time. Safe for several threads and requests of that process. If two writers
-    write the same range at once, either may win, but the range counts as received only with the bytes of a single writer.
+    write the same range at once, either may win, but the range counts as received only with the bytes of a single
+    writer.
     """
 
     def __init__(
@@ -201,7 +202,10 @@ class Spool:
             os.ftruncate(self._file, self.file_bytes)
 
     def identity(self) -> SourceIdentity:
-        """Return the identity of the received bytes as a source. The stamp is the XXH3 of the ranges and their hashes."""
+        """Return the identity of the received bytes as a source.
+
+        The stamp is the XXH3 of the ranges and their hashes.
+        """
         with self._lock:
             records = b"".join(_pack_record(*_record_fields(each)) for each in self._ranges)
         stamp = f"xxh3:{xxhash.xxh3_64_hexdigest(records)}"
@@ -284,7 +288,10 @@ class Spool:
                 self._rewrite_journal()
 
     def _rewrite_journal(self) -> None:
-        """Replace the journal by a journal of the received ranges only. A crash leaves a complete journal, old or new."""
+        """Replace the journal by a journal of the received ranges only.
+
+        A crash leaves a complete journal, old or new.
+        """
         kept = [_record_fields(each) for each in self._ranges]
         records = [(self._records, 0, _RecordKind.COUNT, 0), *kept]
         replacement = self.path.with_name("journal.new")
@@ -379,7 +386,10 @@ def spool_folder(home: Path, disk_uid: str) -> Path:
 
 
 def last_used_at(home: Path, disk_uid: str) -> datetime | None:
-    """Return when the upload of a disk was last closed, by its file system's clock; None while a process has it open."""
+    """Return when the upload of a disk was last closed, by its file system's clock.
+
+    None while a process has it open.
+    """
     folder = spool_folder(home, disk_uid)
     try:
         held = _lock_upload(folder / "lock", lambda: False)

@@ -59,7 +59,9 @@ def check_assembly(
 
 
 class _ScratchDisk:
-    """A target that stores only the bytes that are read back, and only until that read. A check needs little disk space.
+    """A target that stores only the bytes that are read back, and only until that read.
+
+    A check needs little disk space.
 
     The file has a name, so that scratch accounting counts its bytes.
     """

@@ -20,8 +20,8 @@ from imgstore.transfer.slot_access import CheckCancelled
 class StoredDisk:
     """A `DiskReader` over a manifest and its slots. Safe for several threads.
 
-    Reading the first piece fetches only that piece, for readers of the partition table. Any other read fetches the whole
-    disk, each segment once, every piece verified (invariant D6).
+    Reading the first piece fetches only that piece, for readers of the partition table. Any other read fetches the
+    whole disk, each segment once, every piece verified (invariant D6).
     """
 
     def __init__(

@@ -36,7 +36,10 @@ def qemu_info(path: Path, form: DiskFormat) -> dict[str, Any]:
 
 
 def qemu_compare(path: Path, form: DiskFormat, raw: Path) -> None:
-    """Compare two images, sizes included. qemu-img's strict mode would also compare allocation, which depends on the container."""
+    """Compare two images, sizes included.
+
+    qemu-img's strict mode would also compare allocation, which depends on the container.
+    """
     told = qemu_img("compare", "-f", QEMU_NAMES[form], "-F", "raw", path, raw)
     assert told == "Images are identical.\n"
 

@@ -30,8 +30,8 @@ def digest(seed: str) -> bytes:
 
 
 FRAME = bytes.fromhex("28b52ffd2004210000")
-"""A complete zstd frame (RFC 8878): magic, descriptor, content size 4, and the header of a last raw block, whose 4 bytes
-must follow."""
+"""A complete zstd frame (RFC 8878): magic, descriptor, content size 4, and the header of a last raw block, whose 4
+bytes must follow."""
 
 RAW = noise("raw", 3 * BLOCK)
 ZSTD = b"".join(f"line {number:06} of a text that shrinks\n".encode() for number in range(1000))[: 5 * BLOCK]

@@ -195,7 +195,7 @@ def test_reading_fingerprints_copies_no_data() -> None:
 
 
 def listed(*blocks: int, prints: int, count: int | None = None, head: bytes = b"IMGSTFPR\1\0\0\0") -> bytes:
-    """Make a fingerprints object that lists `count` segments of `blocks` each, with the given number of fingerprints."""
+    """Make a fingerprints object that lists `count` segments of `blocks` each and holds `prints` fingerprints."""
     table = b"".join(noise(f"n{place}", 32) + each.to_bytes(4, "little") for place, each in enumerate(blocks))
     return head + (len(blocks) if count is None else count).to_bytes(4, "little") + noise("p", 16 * prints) + table
 

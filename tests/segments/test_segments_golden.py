@@ -30,7 +30,7 @@ def test_the_header_names_the_encoding(name: str, encoding: Encoding, blocks: in
 
 
 def test_a_block_that_is_a_zstd_frame_is_not_taken_for_the_encoding() -> None:
-    """The content of this segment begins with a zstd frame, which a guess of the encoding would decode (invariant B5)."""
+    """The content begins with a zstd frame, which a guess of the encoding would decode (invariant B5)."""
     assert golden("segment-framed")[16:].startswith(FRAME)
     assert bytes(decode_segment(golden("segment-framed"), digest_of(golden("segment-framed")))) == FRAMED
 

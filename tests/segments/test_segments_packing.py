@@ -100,7 +100,7 @@ olds = st.lists(
 
 @given(olds, st.integers(0, 40), st.integers(1, 1024))
 def test_both_bounds_hold_after_repacking(old: list[tuple[int, int]], new: int, last: int) -> None:
-    """A read decompresses at most four times its own blocks, and a version names at most 2 x ceil(blocks / 1,024) + 16 segments."""
+    """A read decompresses at most 4 times its own blocks. A version names <= 2 x ceil(blocks / 1,024) + 16 segments."""
     used = np.array([each for each, _ in old], dtype=np.int64)
     blocks = np.array([each for _, each in old], dtype=np.int64)
     packed = max(0, new - 1) * 1024 + (last if new else 0)

@@ -1,4 +1,6 @@
-"""Writes a file that appears completely or not at all: written under a temporary name in the same folder, renamed at the end.
+"""Writes a file that appears completely or not at all.
+
+The file is written under a temporary name in the same folder, and renamed at the end.
 
 The temporary name is `.<name>.imgstore-<random>`. Only the owner may read the temporary file; the final file gets the
 mode of the umask. The writer holds an advisory lock (flock) on the temporary file until the process ends, in any way. A
@@ -110,8 +112,8 @@ class PendingFile:
             effects: the source of the temporary name.
 
         Raises:
-            OutputError: a file exists and `overwrite` is not set, `path` is no file, the folder is missing, or permission is
-                missing.
+            OutputError: a file exists and `overwrite` is not set, `path` is no file, the folder is missing, or
+                permission is missing.
         """
         self.path = path.absolute()
         self._overwrite = overwrite

@@ -27,8 +27,8 @@ import numpy as np
 from imgstore.domain.storage.sizes import MIB
 
 DIRECT_BYTES_MIN: Final = 2 * MIB
-"""A block of a dynamic VHD. The cache takes shorter writes and flushes many of them together. Without the cache, each write
-would wait for the medium without saving processor time (export of v2, 64 KiB against 2 MiB: 2.2 s both)."""
+"""A block of a dynamic VHD. The cache takes shorter writes and flushes many of them together. Without the cache, each
+write would wait for the medium without saving processor time (export of v2, 64 KiB against 2 MiB: 2.2 s both)."""
 
 _ALIGNED_BYTES: Final = 4096
 """The alignment of offset, length and memory: no medium requires more than a page."""

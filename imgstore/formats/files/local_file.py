@@ -87,7 +87,10 @@ class LocalFile:
         return data
 
     def extents(self) -> Iterator[Extent]:
-        """Return the ranges between the file's holes, by SEEK_DATA and SEEK_HOLE; a single extent if holes are unknown."""
+        """Return the ranges between the file's holes, by SEEK_DATA and SEEK_HOLE.
+
+        Return a single extent if holes are unknown.
+        """
         position = 0
         while position < self._file_bytes:
             start = self._seek(position, os.SEEK_DATA)
@@ -110,7 +113,10 @@ class LocalFile:
             raise self._read_error(error) from error
 
     def _seek(self, position: int, whence: int) -> int | None:
-        """Return the beginning of data or of a hole; None after the last. The position is not shared, so threads do not interfere."""
+        """Return the beginning of data or of a hole; None after the last.
+
+        The call does not share a position, so threads do not interfere.
+        """
         try:
             return os.lseek(self._fd, position, whence)
         except OSError as error:

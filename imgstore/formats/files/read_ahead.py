@@ -15,7 +15,9 @@ _T = TypeVar("_T")
 
 
 def results_in_order(futures: Iterable[Future[_T]], ahead: int) -> Iterator[_T]:
-    """Yield the results of the futures, in order. At most `ahead` futures have started and not yet returned their results.
+    """Yield the results of the futures, in order.
+
+    At most `ahead` futures have started and not yet returned their results.
 
     If the caller stops early, or a future fails, the waiting futures are cancelled.
     """

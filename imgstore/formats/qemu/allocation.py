@@ -1,7 +1,7 @@
 """Reads the allocation tables of qcow2 and VMDK to find the last byte of the file that the disk needs.
 
-qemu-img reads missing data after the end of such a file as zeros, without an error. A truncated download would be stored
-as a disk with holes. (For a VHDX, qemu-img checks this itself.)
+qemu-img reads missing data after the end of such a file as zeros, without an error. A truncated download would be
+stored as a disk with holes. (For a VHDX, qemu-img checks this itself.)
 
 Each table is read once, however often the image refers to the table, and a single table is in memory at a time. The
 length of the file therefore bounds the work.

@@ -16,8 +16,8 @@ from imgstore.formats.checks import FailureKind, Finding
 _CHECK: Final = "oslo-safety-checks"
 
 _HEAD_BYTES: Final = {DiskFormat.QCOW2: 64 * KIB, DiskFormat.VHDX: 1024 * MIB, DiskFormat.VMDK: 2 * MIB}
-"""The maximal number of bytes for the inspector. A VMDK's descriptor ends within the first 2 MiB. A VHDX's metadata region
-follows the block table and ends within 1 GiB for every disk that Azure takes; reading stops at its end."""
+"""The maximal number of bytes for the inspector. A VMDK's descriptor ends within the first 2 MiB. A VHDX's metadata
+region follows the block table and ends within 1 GiB for every disk that Azure takes; reading stops at its end."""
 _TAIL_BYTES: Final = 64 * KIB
 """The inspector of VMDK also reads the last three sectors."""
 _CHUNK_BYTES: Final = MIB
@@ -65,7 +65,10 @@ _SILENCE: Final = logging.NullHandler()
 
 
 def _feed_inspector(inspector: Any, source: ByteSource, head_bytes: int) -> None:
-    """Pass the head to the inspector until the inspector is complete, otherwise also the tail. Chunks are passed in order."""
+    """Pass the head to the inspector until the inspector is complete, otherwise also the tail.
+
+    Chunks are passed in order.
+    """
     for chunk in _chunks(source, 0, min(head_bytes, source.file_bytes)):
         inspector.eat_chunk(chunk)
         if inspector.complete:

@@ -56,8 +56,8 @@ def examine_qcow2(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
     if not whole.passed:
         return (whole,), None
     (
-        _, version, backing_at, _, cluster_bits, virtual_bytes, crypt, l1_entries, l1_at, refcount_at, refcount_clusters,
-        snapshots, snapshots_at, features, _, _, _, header_bytes,
+        _, version, backing_at, _, cluster_bits, virtual_bytes, crypt, l1_entries, l1_at, refcount_at,
+        refcount_clusters, snapshots, snapshots_at, features, _, _, _, header_bytes,
     ) = _HEADER.unpack(raw)  # fmt: skip
     if version == 2:
         features, header_bytes = 0, 72  # version 2 has no such fields

@@ -19,14 +19,14 @@ from imgstore.domain.errors import ImageRefused, OutputError, ToolMissing
 from imgstore.domain.storage.sizes import GIB, MIB
 
 ADDRESS_SPACE_BYTES_MAX: Final = 2 * GIB
-"""qemu-img itself maps about 0.5 GiB. The block table of the largest VHDX that passes the checks takes 256 MiB, and its copy
-another 256 MiB."""
+"""qemu-img itself maps about 0.5 GiB. The block table of the largest VHDX that passes the checks takes 256 MiB, and its
+copy another 256 MiB."""
 
 SECONDS_MIN: Final = 120
 """The time for start, open and fsync on a busy machine."""
 FILE_BYTES_PER_SECOND: Final = 4 * MIB
-"""The lowest accepted speed for the bytes of the image file: a very old disk with a decompressor. The time depends on file
-bytes, not disk bytes, so a small file that expands to a huge disk gets little time."""
+"""The lowest accepted speed for the bytes of the image file: a very old disk with a decompressor. The time depends on
+file bytes, not disk bytes, so a small file that expands to a huge disk gets little time."""
 
 WRITTEN_BYTES_OVER: Final = 64 * MIB
 """The output may exceed the disk by 1/64 and these bytes: the tables of qcow2 take less than 1/1000."""
@@ -172,6 +172,6 @@ def _refusal(image: Path, found: str) -> ImageRefused:
         f"qemu-img could not convert {image}.",
         found=found,
         expected="an image that qemu-img reads within its limits of memory and time",
-        hint="`qemu-img check` and `qemu-img info` show details; Hyper-V must open a VHDX once if its log is not replayed",
+        hint="`qemu-img check` and `qemu-img info` show details; Hyper-V must open a VHDX once to replay its log",
         target=str(image),
     )

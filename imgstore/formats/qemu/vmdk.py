@@ -127,7 +127,10 @@ def examine_vmdk(source: ByteSource) -> tuple[tuple[Finding, ...], int | None]:
 
 
 def _footer_directory(source: ByteSource) -> int:
-    """Return the offset of the grain directory from the footer, a second header in the last but one sector; 0 without a footer."""
+    """Return the offset of the grain directory from the footer, a second header in the last but one sector.
+
+    Return 0 if the file has no footer.
+    """
     at = max(source.file_bytes - 2 * SECTOR_BYTES, 0)
     raw = source.read_at(at, _HEADER.size)
     directory_at: int = _HEADER.unpack(raw)[9]
