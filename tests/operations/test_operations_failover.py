@@ -3,6 +3,9 @@
 A region has three zones on three servers, and a version two replicas there, in two of the zones.
 """
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -388,6 +391,45 @@ def test_an_export_by_another_process_does_not_wait_for_a_store_that_is_known_to
     export(other, tmp_path / "out.raw", WEST)
     assert (tmp_path / "out.raw").read_bytes() == stock.first.read_bytes()
     assert sites.way_of(first).connections() <= before + 1, "a probe at most"
+
+
+_PROCESS = """
+import json, sys
+from pathlib import Path
+from imgstore.operations.stores.regions import check_regions
+from imgstore.testing.crash_scenes import Scene
+from imgstore.testing.sample_gallery import ADMIN, make_disk
+
+folder, settings, action = sys.argv[1:]
+with Scene(folder=Path(folder), settings=json.loads(settings)).open() as installation:
+    if action == "create":
+        make_disk(installation, "c", "westus2", "1.0.0")
+    if action == "check":
+        check_regions(installation, ADMIN, names=["westus2"])
+    installation.locator.health.refresh()
+    print(json.dumps([zone for zone in "123" if installation.locator.health.is_avoided("westus2", zone)]))
+"""
+
+
+def avoided_zones(sites: Sites, action: str) -> list[str]:
+    """Return the zones that a process of its own avoids after it has done something."""
+    command = [sys.executable, "-c", _PROCESS, str(sites.scene.folder), json.dumps(sites.scene.settings), action]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    zones: list[str] = json.loads(done.stdout)
+    return zones
+
+
+def test_processes_of_a_host_share_what_they_see_of_stores(sites: Sites, west: Installation) -> None:
+    """A process that sends no request knows what the last one saw."""
+    first = make(west, "a")
+    make(west, "b")
+    assert avoided_zones(sites, "look") == []
+    sites.way_of(first).hold()
+    assert avoided_zones(sites, "create") == [first.slot.zone]
+    assert avoided_zones(sites, "look") == [first.slot.zone]
+    sites.way_of(first).release()
+    assert avoided_zones(sites, "check") == []
+    assert avoided_zones(sites, "look") == []
 
 
 @pytest.mark.parametrize("fail", [kill, Way.hold])
