@@ -116,7 +116,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     yield from made(tmp_path_factory.mktemp("standing"))
 
 
-def test_the_first_administrator_comes_once_and_may_do_all(house: House) -> None:
+def test_first_administrator_is_created_once_as_owner(house: House) -> None:
     assert client_secrets.create_first_administrator(house.installation) is None
     caller = house.caller(house.token())
     assert (caller.uid, caller.name) == (house.admin.known.identity.uid, "administrator")
@@ -126,7 +126,7 @@ def test_the_first_administrator_comes_once_and_may_do_all(house: House) -> None
     assert house.admin.secret not in repr(stored)
 
 
-def test_a_token_carries_what_azures_clients_look_at(house: House) -> None:
+def test_token_has_the_claims_that_azure_clients_read(house: House) -> None:
     token, identity = house.token(), house.admin.known.identity
     claims, now = payload(token), int(house.clock.now.timestamp())
     assert {name: claims[name] for name in ("aud", "iss", "tid", "oid", "sub", "appid", "ver")} == {
@@ -149,7 +149,7 @@ def test_a_token_carries_what_azures_clients_look_at(house: House) -> None:
     assert house.authority.openid_configuration(BASE, identity.tenant_uid)["issuer"] == claims["iss"]
 
 
-def test_a_wrong_secret_is_refused_alike_and_written_down(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_secrets_get_equal_refusals_and_an_activity_row(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     identity, right = house.admin.known.identity, house.admin.secret
     client, tenant = identity.client_id or "", identity.tenant_uid
     hashed: list[str | None] = []
@@ -205,7 +205,7 @@ def test_secrets_are_rotated_and_expire(house: House) -> None:
     "scope",
     ["https://evil.example/.default", BASE, "/.default", "", f"{BASE}.evil/.default", f"{BASE}/.default x", "openid"],
 )
-def test_a_token_is_given_for_us_alone(house: House, scope: str) -> None:
+def test_token_for_a_foreign_scope_is_refused(house: House, scope: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         house.token(scope=scope)
     assert caught.value.error_code == "invalid_scope"
@@ -215,7 +215,7 @@ def test_a_token_is_given_for_us_alone(house: House, scope: str) -> None:
     assert payload(house.token(scope=f"{BASE}/.default openid offline_access profile"))["aud"] == BASE, "as Go asks"
 
 
-def test_a_token_ends(house: House) -> None:
+def test_expired_token_is_refused(house: House) -> None:
     token = house.token()
     house.clock.pass_by(seconds=3599)
     house.caller(token)
@@ -227,7 +227,7 @@ def test_a_token_ends(house: House) -> None:
 
 
 @pytest.mark.parametrize("days", [-100, 100])
-def test_servers_whose_clocks_differ_believe_the_same_tokens(house: House, days: int) -> None:
+def test_servers_with_different_clocks_accept_the_same_tokens(house: House, days: int) -> None:
     """And the same secrets and keys: the database's clock decides."""
     wrong = replace(house.clock.effects, now=lambda: house.clock.now + timedelta(days=days))
     other = House(house.clock, TokenAuthority(replace(house.installation, effects=wrong), BASE), house.admin)
@@ -241,7 +241,7 @@ def test_servers_whose_clocks_differ_believe_the_same_tokens(house: House, days:
             each.caller(token)
 
 
-def test_a_role_taken_away_and_a_principal_deleted_serve_no_longer(house: House) -> None:
+def test_removed_role_and_deleted_principal_lose_access(house: House) -> None:
     second = client_secrets.create_service_principal(house.installation, ADMIN, name="builder")
     uid, token = second.known.identity.uid, house.token(second)
     assert house.caller(token).grants == ()
@@ -259,7 +259,7 @@ def test_a_role_taken_away_and_a_principal_deleted_serve_no_longer(house: House)
         house.token(second)
 
 
-def test_tokens_are_taken_back(house: House) -> None:
+def test_tokens_are_revoked(house: House) -> None:
     second = client_secrets.create_service_principal(house.installation, ADMIN, name="builder")
     old, mine = house.token(second), house.token()
     house.caller(old)
@@ -279,7 +279,7 @@ def test_tokens_are_taken_back(house: House) -> None:
     assert ("test", "imgstore/principals/revokeTokens/action", "Succeeded") in house.activity()
 
 
-def test_the_cache_outlives_a_revocation_by_five_seconds(house: House) -> None:
+def test_revoked_token_is_cached_for_at_most_five_seconds(house: House) -> None:
     token = house.token()
     house.caller(token)
     principals.revoke_tokens(house.installation, ADMIN, who="administrator")
@@ -290,7 +290,7 @@ def test_the_cache_outlives_a_revocation_by_five_seconds(house: House) -> None:
         house.caller(token)
 
 
-def test_a_new_secret_takes_back_what_the_old_one_gave(house: House) -> None:
+def test_new_secret_revokes_tokens_of_the_old_secret(house: House) -> None:
     first = client_secrets.create_service_principal(house.installation, ADMIN, name="builder")
     identity = first.known.identity
     principals.create_tenant(house.installation, ADMIN, name="other")
@@ -309,7 +309,7 @@ def test_a_new_secret_takes_back_what_the_old_one_gave(house: House) -> None:
             house.caller(each)
 
 
-def test_an_application_is_known_in_two_tenants(house: House) -> None:
+def test_application_is_registered_in_two_tenants(house: House) -> None:
     principals.create_tenant(house.installation, ADMIN, name="other")
     here = house.admin.known.identity
     there = principals.add_service_principal(
@@ -323,7 +323,7 @@ def test_an_application_is_known_in_two_tenants(house: House) -> None:
     house.token()  # the application's secrets stay while a tenant knows it
 
 
-def test_keys_change_by_command_and_by_age_and_old_tokens_stay_good(house: House) -> None:
+def test_keys_rotate_by_command_and_age_and_old_tokens_stay_valid(house: House) -> None:
     token = house.token()
     first, _ = house.authority.ring.get_signing_key()
     with pytest.raises(AccessDenied):
@@ -345,7 +345,7 @@ def test_keys_change_by_command_and_by_age_and_old_tokens_stay_good(house: House
     assert {key.kid for key in house.authority.ring.list(ADMIN)} == {second, third}
 
 
-def test_of_two_processes_one_changes_the_key(house: House) -> None:
+def test_one_of_two_processes_rotates_the_key(house: House) -> None:
     others = [TokenAuthority(house.installation, BASE) for _ in range(2)]
     kids = {each.ring.get_signing_key()[0] for each in others}
     house.clock.pass_by(days=signing_keys.KEY_DAYS, hours=1)
@@ -354,7 +354,7 @@ def test_of_two_processes_one_changes_the_key(house: House) -> None:
     assert kids != changed
 
 
-def test_the_users_of_an_issuer_come_in_by_their_subject(house: House, tmp_path: Path) -> None:
+def test_users_of_an_issuer_are_identified_by_subject(house: House, tmp_path: Path) -> None:
     key, other = ECKey.generate_key("P-256", {"kid": "e1"}), ECKey.generate_key("P-256", {"kid": "e1"})
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": [key.as_dict(private=False), OctKey.import_key("s" * 32).as_dict()]}))
@@ -404,7 +404,7 @@ def test_the_users_of_an_issuer_come_in_by_their_subject(house: House, tmp_path:
         house.caller(token())
 
 
-def test_an_issuers_new_key_is_fetched(house: House, tmp_path: Path) -> None:
+def test_new_key_of_an_issuer_is_fetched(house: House, tmp_path: Path) -> None:
     file, url = tmp_path / "jwks.json", "https://id.example/realm"
     old, new = (ECKey.generate_key("P-256", {"kid": name}) for name in ("old", "new"))
     file.write_text(json.dumps({"keys": [old.as_dict(private=False)]}))
@@ -428,7 +428,7 @@ def test_an_issuers_new_key_is_fetched(house: House, tmp_path: Path) -> None:
 # -- what opens nothing -----------------------------------------------------------------------------------------------
 
 
-def test_forgeries_open_nothing(house: House) -> None:
+def test_forged_tokens_are_refused(house: House) -> None:
     mine = RSAKey.generate_key(2048)
     kid, ours = house.authority.ring.get_signing_key()
     header, body, signature = house.token().split(".")
@@ -481,7 +481,7 @@ def test_forgeries_open_nothing(house: House) -> None:
         {"nbf": "now"},
     ],
 )
-def test_even_our_own_signature_does_not_make_a_wrong_claim_right(house: House, claims: dict[str, Any]) -> None:
+def test_valid_signature_with_a_wrong_claim_is_refused(house: House, claims: dict[str, Any]) -> None:
     house.caller(house.genuine(uti="another"))
     with pytest.raises(Unauthenticated):
         house.caller(house.genuine(**claims))
@@ -490,7 +490,7 @@ def test_even_our_own_signature_does_not_make_a_wrong_claim_right(house: House, 
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Basic abc", "Bearer a.b", "Bearer a.b.c\n", "a.b.c"]
 )
-def test_what_is_no_token(house: House, header: str | None) -> None:
+def test_malformed_header_is_refused(house: House, header: str | None) -> None:
     with pytest.raises(Unauthenticated) as caught:
         house.authority.authenticate(header)
     assert caught.value.status == 401
@@ -503,7 +503,7 @@ json_values = st.recursive(
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_no_token_that_was_made_up_opens_anything(standing: House, data: st.DataObject) -> None:
+def test_damaged_token_is_refused(standing: House, data: st.DataObject) -> None:
     """One token, damaged or rewritten anywhere: it is refused by name, or it is the very token."""
     token = standing.token()
     parts = token.split(".")

@@ -60,9 +60,7 @@ def code(told: Told) -> str:
     return found[1].decode()
 
 
-def test_a_file_becomes_the_disk_and_comes_back_byte_for_byte(
-    api: Api, upload: Upload, vhd: Path, tmp_path: Path
-) -> None:
+def test_uploaded_file_is_downloaded_byte_for_byte(api: Api, upload: Upload, vhd: Path, tmp_path: Path) -> None:
     assert (upload.shown()["diskState"], upload.shown()["provisioningState"]) == ("ReadyToUpload", "Succeeded")
     url = upload.grant()
     assert upload.shown()["diskState"] == "ActiveUpload"
@@ -89,7 +87,7 @@ def test_a_file_becomes_the_disk_and_comes_back_byte_for_byte(
     audit(api.installation)
 
 
-def test_without_a_length_and_resumed_from_what_head_tells(upload: Upload, vhd: Path) -> None:
+def test_chunked_upload_resumes_at_the_received_bytes_of_head(upload: Upload, vhd: Path) -> None:
     url, whole = upload.grant(), vhd.read_bytes()
     part = whole[: 3 * MIB + 77]
     assert curl("-T", "-", url, stdin=part).status == 201
@@ -100,7 +98,7 @@ def test_without_a_length_and_resumed_from_what_head_tells(upload: Upload, vhd: 
     assert curl(upload.grant("Read")).body == whole
 
 
-def test_a_broken_connection_keeps_what_arrived(api: Api, upload: Upload, vhd: Path) -> None:
+def test_broken_connection_keeps_received_bytes(api: Api, upload: Upload, vhd: Path) -> None:
     url, whole = upload.grant(), vhd.read_bytes()
     target, sent = urlsplit(url), 2 * MIB + 12_345
     with socket.create_connection(("127.0.0.1", api.port)) as line:
@@ -118,7 +116,7 @@ def test_a_broken_connection_keeps_what_arrived(api: Api, upload: Upload, vhd: P
 
 
 @pytest.mark.parametrize("with_length", [True, False])
-def test_a_byte_too_many_is_413_and_what_was_accepted_stays(upload: Upload, vhd: Path, with_length: bool) -> None:
+def test_excess_byte_gets_413_and_accepted_bytes_are_kept(upload: Upload, vhd: Path, with_length: bool) -> None:
     url, whole = upload.grant(), vhd.read_bytes()
     assert curl("-T", "-", url, stdin=whole[:MIB]).status == 201
     longer = vhd.with_suffix(".long")
@@ -132,7 +130,7 @@ def test_a_byte_too_many_is_413_and_what_was_accepted_stays(upload: Upload, vhd:
         assert upload.end()["status"] == "Succeeded"
 
 
-def test_what_is_no_vhd_is_refused_and_can_be_mended(upload: Upload, vhd: Path) -> None:
+def test_invalid_vhd_is_refused_and_can_be_corrected(upload: Upload, vhd: Path) -> None:
     url, whole = upload.grant(), vhd.read_bytes()
     assert curl("-T", "-", url, stdin=whole[: 4 * MIB]).status == 201
     told = upload.end()
@@ -145,13 +143,13 @@ def test_what_is_no_vhd_is_refused_and_can_be_mended(upload: Upload, vhd: Path) 
     assert curl(upload.grant("Read")).body == whole
 
 
-def test_ended_with_nothing_sent_it_waits_on(upload: Upload) -> None:
+def test_revocation_without_upload_leaves_the_disk_waiting(upload: Upload) -> None:
     upload.grant()
     assert upload.end()["status"] == "Succeeded"
     assert upload.shown()["diskState"] == "ReadyToUpload"
 
 
-def test_pages_are_put_cleared_listed_and_checked(upload: Upload, vhd: Path) -> None:
+def test_pages_are_written_cleared_listed_and_checked(upload: Upload, vhd: Path) -> None:
     url, whole = upload.grant(), vhd.read_bytes()
     data = whole[:4096]
     first = page(url, 0, data, headers={"Content-MD5": base64.b64encode(hashlib.md5(data).digest()).decode()})
@@ -180,7 +178,7 @@ def test_pages_are_put_cleared_listed_and_checked(upload: Upload, vhd: Path) -> 
     assert curl("-r", "0-511", url).body == data[:512], "nothing that was refused was written"
 
 
-def test_put_blob_begins_anew(upload: Upload, vhd: Path) -> None:
+def test_put_blob_resets_the_upload(upload: Upload, vhd: Path) -> None:
     url, size = upload.grant(), vhd.stat().st_size
     assert page(url, 0, b"z" * 512).status == 201
     flags = ["-X", "PUT", "-H", "x-ms-blob-type: PageBlob", "-H", "Content-Length: 0"]
@@ -189,7 +187,7 @@ def test_put_blob_begins_anew(upload: Upload, vhd: Path) -> None:
     assert b"<PageList></PageList>" in curl(f"{url}&comp=pagelist").body
 
 
-def test_a_url_is_good_for_what_it_says_and_no_longer(api: Api, upload: Upload, vhd: Path) -> None:
+def test_signed_url_is_limited_to_disk_level_and_time(api: Api, upload: Upload, vhd: Path) -> None:
     url = upload.grant()
     assert curl("-T", vhd, url).status == 201
     for forged in (
@@ -222,7 +220,7 @@ def test_a_url_is_good_for_what_it_says_and_no_longer(api: Api, upload: Upload, 
     )
 
 
-def test_a_granted_disk_is_not_deleted_until_it_is_revoked(api: Api, upload: Upload, vhd: Path) -> None:
+def test_disk_with_a_grant_is_deleted_only_after_revocation(api: Api, upload: Upload, vhd: Path) -> None:
     url = upload.grant()
     assert refused(upload, api).code == "OperationNotAllowed"
     assert curl("-T", vhd, url).status == 201
@@ -240,7 +238,7 @@ def refused(upload: Upload, api: Api) -> Answer:
     return answer
 
 
-def test_a_deleted_disk_leaves_no_upload(api: Api, upload: Upload, vhd: Path) -> None:
+def test_deleted_disk_leaves_no_upload(api: Api, upload: Upload, vhd: Path) -> None:
     assert curl("-T", vhd, upload.grant()).status == 201
     disk_uid = upload.shown()["uniqueId"]
     assert spool_folder(api.installation.home, disk_uid).exists()
@@ -263,14 +261,14 @@ def revoke_only(api: Api, disk_uid: str) -> None:
         assert transaction.disks.set_grant(disk, past)
 
 
-def test_a_url_that_ran_out_is_refused_and_shown_no_more(api: Api, upload: Upload) -> None:
+def test_expired_url_is_refused_and_not_shown(api: Api, upload: Upload) -> None:
     url = upload.grant()
     revoke_only(api, upload.shown()["uniqueId"])
     assert curl("-I", url).status == 403
     assert upload.shown()["diskState"] == "ReadyToUpload"
 
 
-def test_the_same_put_is_no_change_and_another_size_is_refused(upload: Upload, vhd: Path) -> None:
+def test_equal_put_changes_nothing_and_another_size_is_refused(upload: Upload, vhd: Path) -> None:
     size = vhd.stat().st_size
     assert upload.put(size).status == 200
     assert upload.put(size + 512).code == "PropertyChangeNotAllowed"
@@ -278,7 +276,7 @@ def test_the_same_put_is_no_change_and_another_size_is_refused(upload: Upload, v
         assert Upload(api=upload.api, name="wrong").put(wrong).status == 400
 
 
-def test_ranges_that_are_none_and_conditions_on_reading(api: Api, upload: Upload, vhd: Path) -> None:
+def test_invalid_ranges_and_conditions_of_reads(api: Api, upload: Upload, vhd: Path) -> None:
     assert curl("-T", vhd, upload.grant()).status == 201
     upload.end()
     read = upload.grant("Read")
@@ -313,9 +311,7 @@ def test_qemu_img_reads_the_url(upload: Upload, vhd: Path, tmp_path: Path) -> No
     assert out.read_bytes() == vhd.read_bytes()[:-512]
 
 
-def test_a_scattered_disk_is_put_together_once_for_who_reads_the_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scattered_disk_is_assembled_once_for_a_whole_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[bytes] = []
     fetch = SegmentReader.blocks
 
@@ -345,7 +341,7 @@ def test_a_scattered_disk_is_put_together_once_for_who_reads_the_whole(
 
 
 @pytest.mark.engine("azure-sdk")
-def test_azures_own_client_uploads_what_is_not_zero_and_resumes(tmp_path: Path, vhd: Path) -> None:
+def test_azure_client_uploads_nonzero_pages_and_resumes(tmp_path: Path, vhd: Path) -> None:
     python = require("azure-sdk").command
     certificates = make_certificates(tmp_path)
     with start_api(tmp_path / "home", certificates=certificates) as api:

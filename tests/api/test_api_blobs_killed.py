@@ -58,7 +58,7 @@ def received(url: str) -> int:
     return int(curl("-I", url).headers["x-imgstore-received-bytes"])
 
 
-def test_a_server_that_is_killed_in_the_middle_goes_on_from_what_arrived(tmp_path: Path) -> None:
+def test_upload_resumes_after_a_server_is_killed(tmp_path: Path) -> None:
     home, vhd = tmp_path / "home", make_vhd(tmp_path / "disk.vhd", disk_bytes=64 * MIB)
     make(home, vhd)
     with serving(home) as (server, url):
@@ -85,7 +85,7 @@ def test_a_server_that_is_killed_in_the_middle_goes_on_from_what_arrived(tmp_pat
     assert out.read_bytes() == vhd.read_bytes()
 
 
-def test_revoking_stops_who_is_sending_and_keeps_what_arrived(tmp_path: Path) -> None:
+def test_revocation_stops_a_running_upload_and_keeps_received_bytes(tmp_path: Path) -> None:
     home, vhd = tmp_path / "home", make_vhd(tmp_path / "disk.vhd", disk_bytes=64 * MIB)
     make(home, vhd)
     with serving(home) as (_, url):
@@ -107,7 +107,7 @@ def test_revoking_stops_who_is_sending_and_keeps_what_arrived(tmp_path: Path) ->
         assert imgstore(home, "disk", "show", "-g", "rg", "-n", "up")["properties"]["diskState"] == "Unattached"
 
 
-def test_what_does_not_go_together_is_refused() -> None:
+def test_conflicting_options_are_refused() -> None:
     for words in (
         ("--upload-type", "Upload"),
         ("--upload-size-bytes", "1024"),

@@ -56,7 +56,7 @@ def running(api: Api, headers: dict[str, str] | None = None) -> list[Any]:
     return list(told.body["value"])
 
 
-def test_a_request_that_waits_for_its_source_is_canceled(api: Api) -> None:
+def test_request_that_waits_for_a_source_is_canceled(api: Api) -> None:
     answers: list[Answer] = []
     with start_slow_web(Slowness.SILENT) as web:
         body = disk_body(web.url("d.vhd"))
@@ -78,7 +78,7 @@ def test_a_request_that_waits_for_its_source_is_canceled(api: Api) -> None:
 
 
 @pytest.mark.parametrize("then", ["repeated", "deleted"])
-def test_an_accepted_operation_is_canceled(api: Api, held: tuple[WebServer, Page], then: str) -> None:
+def test_accepted_operation_is_canceled(api: Api, held: tuple[WebServer, Page], then: str) -> None:
     web, page = held
     body = disk_body(web.url("/disk.raw"))
     accepted = api.ask("PUT", disk(api), body)
@@ -97,7 +97,7 @@ def test_an_accepted_operation_is_canceled(api: Api, held: tuple[WebServer, Page
         assert api.ask("GET", disk(api)).status == 404
 
 
-def test_who_may_cancel(api: Api, held: tuple[WebServer, Page]) -> None:
+def test_caller_and_writers_of_the_resource_may_cancel(api: Api, held: tuple[WebServer, Page]) -> None:
     web, page = held
     mine = bearer(api, Role.CONTRIBUTOR, GROUP)
     accepted = api.ask("PUT", disk(api), disk_body(web.url("/disk.raw")), headers=mine)
@@ -115,7 +115,7 @@ def test_who_may_cancel(api: Api, held: tuple[WebServer, Page]) -> None:
     assert api.await_end(accepted)["status"] == "Canceled"
 
 
-def test_a_command_cancels_what_a_server_runs(api: Api, held: tuple[WebServer, Page], tmp_path: Path) -> None:
+def test_command_cancels_an_operation_of_a_server(api: Api, held: tuple[WebServer, Page], tmp_path: Path) -> None:
     web, page = held
 
     def run(*words: str, code: int = 0) -> Any:
@@ -140,7 +140,9 @@ def test_a_command_cancels_what_a_server_runs(api: Api, held: tuple[WebServer, P
     assert "was not found" in run("cancel", "-n", "no-such-operation", code=3)
 
 
-def test_an_operation_of_a_dead_process_ends_at_once(api: Api, held: tuple[WebServer, Page], tmp_path: Path) -> None:
+def test_operation_of_a_dead_process_is_canceled_at_once(
+    api: Api, held: tuple[WebServer, Page], tmp_path: Path
+) -> None:
     web, page = held
     api.ask("PUT", disk(api), disk_body(web.url("/disk.raw")))
     assert page.held.acquire(timeout=60)
@@ -152,7 +154,7 @@ def test_an_operation_of_a_dead_process_ends_at_once(api: Api, held: tuple[WebSe
     assert (told.status, told.body["status"]) == (200, "Canceled")
 
 
-def test_what_was_canceled_is_not_resumed(tmp_path: Path, held: tuple[WebServer, Page]) -> None:
+def test_canceled_operation_is_not_resumed(tmp_path: Path, held: tuple[WebServer, Page]) -> None:
     web, page = held
     with start_api(tmp_path / "home") as api:
         assert api.ask("PUT", f"{api.top}/resourceGroups/{GROUP}", EMPTY).status == 201
@@ -180,7 +182,7 @@ def template_of(resource: dict[str, Any]) -> dict[str, Any]:
     return {"properties": {"mode": "Incremental", "template": inner}}
 
 
-def test_a_deployment_is_canceled_as_in_azure(api: Api, held: tuple[WebServer, Page]) -> None:
+def test_deployment_is_canceled_as_in_azure(api: Api, held: tuple[WebServer, Page]) -> None:
     web, page = held
     resource = {
         "type": "Microsoft.Compute/disks",
@@ -209,7 +211,7 @@ def test_a_deployment_is_canceled_as_in_azure(api: Api, held: tuple[WebServer, P
     assert (again.status, again.code) == (409, "DeploymentCannotBeCancelled")
 
 
-def test_an_operation_that_another_server_runs_stops_here(
+def test_operation_with_a_lost_lease_stops(
     api: Api, held: tuple[WebServer, Page], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its lease was not renewed in time. The row is the other's; what was written can be gone on with."""
@@ -234,7 +236,7 @@ def test_an_operation_that_another_server_runs_stops_here(
     assert polled.body["status"] == "InProgress", polled
 
 
-def test_the_lease_of_a_running_operation_is_renewed(api: Api, held: tuple[WebServer, Page]) -> None:
+def test_lease_of_a_running_operation_is_renewed(api: Api, held: tuple[WebServer, Page]) -> None:
     web, page = held
     api.ask("PUT", disk(api), disk_body(web.url("/disk.raw")))
     assert page.held.acquire(timeout=60)

@@ -25,19 +25,19 @@ TRUSTED = parse_networks(["10.0.0.0/8", "::1"])
         ("10.0.0.1", {"forwarded": "for=_hidden"}, ("10.0.0.1", "http")),
     ],
 )
-def test_the_client_is_the_first_that_is_no_trusted_proxy(
+def test_client_is_the_first_address_that_is_no_trusted_proxy(
     peer: str, headers: dict[str, str], expected: tuple[str, str]
 ) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     assert find_client(peer, "http", raw, TRUSTED) == expected
 
 
-def test_a_network_of_ipv6_is_one_client() -> None:
+def test_ipv6_network_counts_as_one_client() -> None:
     assert address_group("2001:db8::1") == address_group("2001:db8::2") == "2001:db8::/64"
     assert address_group("::ffff:192.0.2.1") == address_group("192.0.2.1") == "192.0.2.1"
 
 
-def test_what_is_no_network_is_refused() -> None:
+def test_invalid_network_is_refused() -> None:
     with pytest.raises(InvalidInput, match="trusted proxy") as caught:
         parse_networks(["10.0.0.1/8"])
     assert caught.value.target == "trusted-proxy"

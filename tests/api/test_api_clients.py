@@ -39,7 +39,7 @@ def chapters(api: Api, web: WebServer, command: list[str], **more: str) -> list[
 
 
 @pytest.mark.engine("az")
-def test_az_does_what_a_person_does_with_galleries(tmp_path: Path, safe: Api, web: WebServer) -> None:
+def test_az_manages_galleries(tmp_path: Path, safe: Api, web: WebServer) -> None:
     settings = {
         "AZURE_CONFIG_DIR": str(tmp_path / "az"),
         "AZURE_CORE_INSTANCE_DISCOVERY": "false",
@@ -52,7 +52,7 @@ def test_az_does_what_a_person_does_with_galleries(tmp_path: Path, safe: Api, we
 
 
 @pytest.mark.engine("node")
-def test_the_javascript_client_drives_the_life_of_everything(safe: Api, web: WebServer) -> None:
+def test_javascript_client_manages_all_resources(safe: Api, web: WebServer) -> None:
     modules = str(require("node").command)
     command = ["node", str(LOCKS / "node" / "cycle.mjs")]
     assert chapters(safe, web, command, IMGSTORE_MODULES=modules) == [
@@ -61,14 +61,14 @@ def test_the_javascript_client_drives_the_life_of_everything(safe: Api, web: Web
 
 
 @pytest.mark.engine("go")
-def test_the_go_client_drives_the_life_of_everything(safe: Api, web: WebServer) -> None:
+def test_go_client_manages_all_resources(safe: Api, web: WebServer) -> None:
     assert chapters(safe, web, [str(require("go").command)]) == [
         "group", "galleries", "images", "versions", "disks", "machines", "the_end",
     ]  # fmt: skip
 
 
 @pytest.mark.engine("az")
-def test_az_makes_machines_with_networks(tmp_path: Path, safe: Api, web: WebServer) -> None:
+def test_az_creates_machines_with_networks(tmp_path: Path, safe: Api, web: WebServer) -> None:
     settings = {
         "AZURE_CONFIG_DIR": str(tmp_path / "az"),
         "AZURE_CORE_INSTANCE_DISCOVERY": "false",

@@ -19,7 +19,7 @@ def opened(table: ConnectionTable, group: str | None, phase: Phase = Phase.HEAD)
     return state
 
 
-def test_the_oldest_half_open_connection_of_an_address_makes_room() -> None:
+def test_oldest_half_open_connection_of_an_address_is_replaced() -> None:
     table = ConnectionTable(LIMITS, 4)
     works = opened(table, "a", Phase.ANSWER)
     half_open = opened(table, "a", Phase.HANDSHAKE)
@@ -31,7 +31,7 @@ def test_the_oldest_half_open_connection_of_an_address_makes_room() -> None:
     assert table.check_capacity("a") == (True, works)
 
 
-def test_in_all_a_half_open_connection_goes_before_an_idle_one() -> None:
+def test_half_open_connection_is_closed_before_an_idle_connection() -> None:
     table = ConnectionTable(LIMITS, 3)
     idle, first, second = opened(table, "a", Phase.IDLE), opened(table, "b"), opened(table, "c")
     assert table.check_capacity("d") == (True, first)
@@ -46,7 +46,7 @@ def test_in_all_a_half_open_connection_goes_before_an_idle_one() -> None:
     assert len(table) == 3
 
 
-def test_in_all_a_body_that_is_waited_for_makes_room_where_nothing_else_does() -> None:
+def test_connection_with_a_slow_body_is_closed_last() -> None:
     """Half-sent bodies of many addresses keep nobody out: the address that has most of them gives one up."""
     table = ConnectionTable(LIMITS, 4)
     opened(table, "a", Phase.ANSWER)
@@ -64,14 +64,14 @@ def test_in_all_a_body_that_is_waited_for_makes_room_where_nothing_else_does() -
     assert oldest.group == "b", "a trusted proxy's bodies stay"
 
 
-def test_a_trusted_proxy_has_no_limit_of_its_own() -> None:
+def test_address_limit_does_not_apply_to_trusted_proxies() -> None:
     table = ConnectionTable(LIMITS, 4)
     for _ in range(3):
         opened(table, None, Phase.ANSWER)
     assert table.check_capacity(None) == (True, None)
 
 
-def test_limits_leave_files_for_the_rest_of_the_process() -> None:
+def test_limits_reserve_files_for_the_process() -> None:
     assert [ConnectionLimits().within(files) for files in (1, 64, 1_024, 65_536)] == [1, 32, 512, 2_048]
 
 
@@ -89,7 +89,7 @@ def test_limits_leave_files_for_the_rest_of_the_process() -> None:
         (Phase.ANSWER, 10_000, None),
     ],
 )
-def test_each_phase_has_its_deadline(phase: Phase, seconds: float, expected: str | None) -> None:
+def test_each_phase_has_a_deadline(phase: Phase, seconds: float, expected: str | None) -> None:
     state = ConnectionState(group="a", phase=phase, since=0.0)
     assert find_close_reason(state, ConnectionLimits(), seconds) == expected
 
@@ -105,14 +105,14 @@ def body(rate: int, *, starved: bool = True, seconds: int = 300) -> str | None:
     return None
 
 
-def test_a_body_has_a_rate() -> None:
+def test_body_has_a_minimum_rate() -> None:
     assert body(0) == "body"
     assert body(10) == "body"
     assert body(2_000) is None
     assert body(0, starved=False) is None, "the server is at work, not the client"
 
 
-def test_a_client_takes_its_answer() -> None:
+def test_client_that_reads_no_answer_is_closed() -> None:
     state = ConnectionState(group="a", phase=Phase.ANSWER, since=0.0)
     for now in range(60):
         state.observe(now, starved=False, unsent_bytes=1_000 - now)

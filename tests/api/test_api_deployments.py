@@ -112,7 +112,7 @@ def path(api: Api) -> str:
     return f"{group}/providers/Microsoft.Resources/deployments/d1"
 
 
-def test_all_of_a_template_is_made_in_the_order_that_it_needs(api: Api, web: WebServer, path: str) -> None:
+def test_template_is_deployed_in_the_order_of_dependencies(api: Api, web: WebServer, path: str) -> None:
     body = asked(whole(), disks=2, source=web.url("/one.raw"))
     checked = api.ask("POST", f"{path}/validate", body, version=NEW)
     assert (checked.status, len(checked.body["properties"]["validatedResources"])) == (200, 6)
@@ -164,7 +164,7 @@ def one(**more: Any) -> Any:
         ({"resources": ["x"]}, "no object"),
     ],
 )
-def test_what_is_no_template_is_refused_before_anything_is_made(api: Api, path: str, what: Any, named: str) -> None:
+def test_invalid_template_is_refused_before_the_first_resource(api: Api, path: str, what: Any, named: str) -> None:
     refused = api.ask("PUT", path, asked(what), version=NEW)
     assert (refused.status, refused.code) == (400, "InvalidTemplate")
     assert named in refused.body["error"]["message"]
@@ -172,7 +172,7 @@ def test_what_is_no_template_is_refused_before_anything_is_made(api: Api, path: 
     assert api.ask("GET", f"{api.compute}/galleries").body["value"] == []
 
 
-def test_a_deployment_that_fails_tells_what_and_what_was_made(api: Api, path: str) -> None:
+def test_failed_deployment_reports_the_error_and_created_resources(api: Api, path: str) -> None:
     bad = one(name="no-dashes", dependsOn=["g"])
     made = api.ask("PUT", path, asked(template([bad, one()])), version=NEW)
     told = api.await_end(made)
@@ -182,14 +182,14 @@ def test_a_deployment_that_fails_tells_what_and_what_was_made(api: Api, path: st
     assert [each["id"].rsplit("/", 1)[1] for each in shown["outputResources"]] == ["g"]
 
 
-def test_two_that_wait_for_each_other(api: Api, path: str) -> None:
+def test_circular_dependency_is_refused(api: Api, path: str) -> None:
     both = [one(name="a", dependsOn=["b"]), one(name="b", dependsOn=["a"])]
     told = api.await_end(api.ask("PUT", path, asked(template(both)), version=NEW))
     assert (told["status"], told["error"]["code"]) == ("Failed", "InvalidTemplate")
     assert "Circular" in told["error"]["message"]
 
 
-def test_a_group_goes_with_its_deployments(api: Api, path: str) -> None:
+def test_group_is_deleted_with_deployments(api: Api, path: str) -> None:
     api.await_end(api.ask("PUT", path, asked(template([])), version=NEW))
     group = path.partition("/providers")[0]
     assert api.await_end(api.ask("DELETE", group, version=NEW))["status"] == "Succeeded"

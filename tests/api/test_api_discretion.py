@@ -39,7 +39,7 @@ def refused(api: Api, answer: Answer, status: int = 400) -> str:
     return str(answer.body["error"]["message"])
 
 
-def test_refusals_name_regions_and_no_files(api: Api, tmp_path: Path) -> None:
+def test_refusals_name_regions_but_no_files(api: Api, tmp_path: Path) -> None:
     api.found()
     message = refused(api, api.ask("PUT", f"{api.top}/resourceGroups/other", {"location": "mars"}))
     assert "southcentralus" in message
@@ -50,7 +50,7 @@ def test_refusals_name_regions_and_no_files(api: Api, tmp_path: Path) -> None:
     refused(api, api.ask("GET", f"{api.compute}/disks/d1"), 404)
 
 
-def test_a_store_that_fails_is_not_located(api: Api, web: WebServer) -> None:
+def test_store_error_shows_no_location(api: Api, web: WebServer) -> None:
     api.found()
     regions = api.installation.home / "regions"
     shutil.rmtree(regions, ignore_errors=True)
@@ -84,7 +84,7 @@ def test_a_store_that_fails_is_not_located(api: Api, web: WebServer) -> None:
     check(api, api.ask("GET", of_group, version="2021-04-01").body)
 
 
-def test_the_databases_own_words_stay_in_the_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_text_of_the_database_appears_only_in_the_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     place = api.installation.catalog.place
     error = StoreUnreachable(f"The catalog in {place} could not do it.", found="host db7 refuses user u", target=place)
     body = error_body(api.installation, error)
@@ -94,7 +94,7 @@ def test_the_databases_own_words_stay_in_the_log(api: Api, caplog: pytest.LogCap
     check(api, body)
 
 
-def test_only_places_are_renamed(api: Api) -> None:
+def test_only_paths_and_addresses_are_replaced(api: Api) -> None:
     home = api.installation.home
     kept = f"https://example.org{home}/x and {home}s and {home}-old"
     assert redact(api.installation, [{"a": kept, "b": f"in {home}/x: '{home}'"}, 1, None]) == [
@@ -104,7 +104,7 @@ def test_only_places_are_renamed(api: Api) -> None:
     ]
 
 
-def test_no_refusal_of_a_url_tells_what_the_server_sees(api: Api, web: WebServer, tmp_path: Path) -> None:
+def test_refused_urls_show_nothing_about_the_servers_network(api: Api, web: WebServer, tmp_path: Path) -> None:
     """Neither addresses, nor open ports, nor certificates, nor redirects: one answer, whatever the fault is."""
     api.found()
     tls, _ = make_certificate(tmp_path, ["internal.corp.example"])
@@ -135,7 +135,7 @@ def one_answer(answers: dict[str, Answer]) -> None:
     assert '"code": "SourceNotReadable"' in bodies.pop()
 
 
-def test_a_private_address_is_refused_as_any_other_source(api: Api, web: WebServer) -> None:
+def test_private_address_is_refused_like_any_other_source(api: Api, web: WebServer) -> None:
     """What is behind it is not told, nor that it is private. The command line on the machine tells both."""
     strict = replace(api.installation, environ={})
     texts = set()
@@ -147,7 +147,7 @@ def test_a_private_address_is_refused_as_any_other_source(api: Api, web: WebServ
     assert len(texts) == 1, texts
 
 
-def test_a_forged_token_does_not_tell_which_issuers_are_trusted(api: Api, tmp_path: Path) -> None:
+def test_forged_token_does_not_show_trusted_issuers(api: Api, tmp_path: Path) -> None:
     """Nor where their keys are, and why they cannot be read."""
     key, other = (RSAKey.generate_key(2048, {"kid": "k"}) for _ in range(2))
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
@@ -164,7 +164,7 @@ def test_a_forged_token_does_not_tell_which_issuers_are_trusted(api: Api, tmp_pa
     assert str(tmp_path) not in json.dumps(answers[0].body)
 
 
-def test_a_taken_gallery_name_does_not_tell_whose_it_is(api: Api) -> None:
+def test_taken_gallery_name_does_not_show_the_owner(api: Api) -> None:
     api.found()
     elsewhere = f"{api.top}/resourceGroups/secret-group"
     assert api.ask("PUT", elsewhere, {"location": "southcentralus"}).status == 201
@@ -178,7 +178,7 @@ def test_a_taken_gallery_name_does_not_tell_whose_it_is(api: Api) -> None:
     assert "secret-group" in json.dumps(api.ask("PUT", path, {"location": "southcentralus"}).body)
 
 
-def test_the_addresses_of_stores_are_not_told(tmp_path: Path) -> None:
+def test_addresses_of_stores_are_not_shown(tmp_path: Path) -> None:
     """They are the operator's."""
     with open_home(tmp_path / "home", environ={"IMGSTORE_S3_ENDPOINT": "http://10.9.8.7:9000"}) as installation:
         error = StoreUnreachable("No answer.", found='could not connect to "http://10.9.8.7:9000/bucket/key"')

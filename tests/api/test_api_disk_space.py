@@ -39,7 +39,7 @@ def page(api: Api, url: str, what: str, body: bytes = b"") -> tuple[int, bytes]:
         connection.close()
 
 
-def test_what_would_take_from_the_reserve_is_refused_and_deletes_go_on(tmp_path: Path, web: WebServer) -> None:
+def test_writes_into_the_disk_reserve_are_refused_and_deletes_work(tmp_path: Path, web: WebServer) -> None:
     home = settings(tmp_path / "full", f"[disk_space]\nfree_bytes_min = {2**62}\n")
     with start_api(home) as api:
         api.found()
@@ -59,7 +59,7 @@ def test_what_would_take_from_the_reserve_is_refused_and_deletes_go_on(tmp_path:
             assert api.ask("GET", path).status == 404
 
 
-def test_a_subscription_over_its_quota_gets_409(tmp_path: Path, web: WebServer) -> None:
+def test_subscription_over_quota_gets_409(tmp_path: Path, web: WebServer) -> None:
     home = settings(tmp_path / "tight", f"[limits]\nbytes_per_subscription_max = {10 * MIB}\n")
     with start_api(home) as api:
         api.found()
@@ -77,7 +77,7 @@ def test_a_subscription_over_its_quota_gets_409(tmp_path: Path, web: WebServer) 
             assert api.ask("GET", f"{api.compute}/disks/{name}").status == 404
 
 
-def test_a_group_has_a_limit_of_deployments(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_group_has_a_limit_of_deployments(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployments, "DEPLOYMENTS_MAX", 1)
     api.found()
     template = {

@@ -15,7 +15,7 @@ from imgstore.testing.sample_gallery import GALLERY, GROUP
 pytest_plugins = ["api_fixtures"]
 
 
-def test_nobody_is_let_in_without_a_token(api: Api) -> None:
+def test_request_without_token_is_refused(api: Api) -> None:
     for authorization in ({"Authorization": ""}, {"Authorization": "Bearer a.b.c"}, {"Authorization": "Basic eDp5"}):
         for path in (api.gallery, f"{api.top}/resourceGroups", "/subscriptions", "/tenants", f"{api.compute}/disks"):
             refused = api.ask("GET", path, headers=authorization)
@@ -26,9 +26,7 @@ def test_nobody_is_let_in_without_a_token(api: Api) -> None:
         assert api.ask("GET", path, headers={"Authorization": ""}).status == 200, path
 
 
-def test_the_documentation_is_made_once_and_not_on_the_event_loop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_documentation_is_built_once_outside_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made_in: list[bool] = []
     make = FastAPI.openapi
 
@@ -47,7 +45,7 @@ def test_the_documentation_is_made_once_and_not_on_the_event_loop(
     assert made_in == [False]
 
 
-def test_strangers_see_how_each_part_is_and_nothing_else(api: Api) -> None:
+def test_readiness_shows_only_states_of_parts(api: Api) -> None:
     seen = api.ask("GET", "/readyz", headers={"Authorization": ""})
     assert seen.body["status"] == "ready"
     assert seen.body["checks"].keys() == {"database", "stores", "freeSpace", "worker"}
@@ -56,7 +54,7 @@ def test_strangers_see_how_each_part_is_and_nothing_else(api: Api) -> None:
     assert 'imgstore_zone_circuit_open{region="eastus",zone="1"} 0.0' in metrics
 
 
-def test_a_token_is_given_for_the_secret_alone(api: Api) -> None:
+def test_token_requires_the_correct_secret(api: Api) -> None:
     assert api.credential is not None
     identity = api.credential.known.identity
     form = f"grant_type=client_credentials&client_id={identity.client_id}&scope={api.url}/.default&client_secret="
@@ -87,7 +85,7 @@ def test_a_token_is_given_for_the_secret_alone(api: Api) -> None:
         ("2099-01-01", None),
     ],
 )
-def test_versions_that_are_served(api: Api, version: str | None, code: str | None) -> None:
+def test_supported_api_versions(api: Api, version: str | None, code: str | None) -> None:
     told = api.ask("GET", f"{api.top}/providers/Microsoft.Compute/galleries", version=version)
     assert (told.status, told.code if code else None) == (400 if code else 200, code)
     if code == "NoRegisteredProviderFound":
@@ -107,17 +105,17 @@ def test_versions_that_are_served(api: Api, version: str | None, code: str | Non
         b"[" * 9_999,
     ],
 )
-def test_a_body_that_is_no_resource(api: Api, body: bytes) -> None:
+def test_invalid_body_is_refused(api: Api, body: bytes) -> None:
     refused = api.ask("PUT", api.gallery, body)
     assert (refused.status, refused.code) == (400, "InvalidRequestContent")
 
 
-def test_a_body_has_an_end(api: Api) -> None:
+def test_body_over_the_limit_is_refused(api: Api) -> None:
     refused = api.ask("PUT", api.gallery, b" " * (1 << 20) + b"{}")
     assert (refused.status, refused.code) == (413, "RequestEntityTooLarge")
 
 
-def test_what_is_not_there_is_said_in_arms_words(api: Api) -> None:
+def test_missing_resources_get_arms_errors(api: Api) -> None:
     unknown = api.ask("GET", f"{api.compute}/virtualMachineScaleSets/x")
     assert (unknown.status, unknown.code) == (404, "InvalidResourceType")
     verb = api.ask("POST", api.gallery)
@@ -132,7 +130,7 @@ def test_what_is_not_there_is_said_in_arms_words(api: Api) -> None:
     assert known.body["registrationState"] == "Registered"
 
 
-def test_every_answer_has_an_id_and_gives_the_clients_back(api: Api) -> None:
+def test_answers_have_a_request_id_and_the_clients_ids(api: Api) -> None:
     told = api.ask("GET", "/healthz").headers
     assert told["x-ms-request-id"] == told["x-ms-correlation-request-id"]
     given = {"x-ms-correlation-request-id": "chain-7", "x-ms-client-request-id": "mine"}
@@ -141,7 +139,7 @@ def test_every_answer_has_an_id_and_gives_the_clients_back(api: Api) -> None:
     assert told["x-ms-request-id"] != "chain-7"
 
 
-def test_who_reads_may_not_write_and_others_see_nothing(api: Api) -> None:
+def test_readers_may_not_write_and_others_see_nothing(api: Api) -> None:
     api.found()
     reader = token_of(api, Role.READER, f"{api.top}/resourceGroups/{GROUP}")
     assert api.ask("GET", api.gallery, headers=reader).status == 200
@@ -177,7 +175,7 @@ def token_of(api: Api, role: Role | None, scope: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {given.body['access_token']}"}
 
 
-def test_the_counts_name_routes_and_no_resources(api: Api) -> None:
+def test_metrics_name_routes_but_no_resources(api: Api) -> None:
     api.ask("GET", api.gallery)
     told = api.ask("GET", "/metrics").body
     assert (
@@ -187,7 +185,7 @@ def test_the_counts_name_routes_and_no_resources(api: Api) -> None:
     assert f"galleries/{GALLERY}" not in told
 
 
-def test_pages_are_as_long_as_the_server_says(tmp_path: Path) -> None:
+def test_page_length_is_a_setting(tmp_path: Path) -> None:
     with start_api(tmp_path / "home", page_items=2) as api:
         api.ask("PUT", f"{api.top}/resourceGroups/{GROUP}", {"location": "eastus"})
         for number in range(5):

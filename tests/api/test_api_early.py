@@ -56,7 +56,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 @pytest.mark.parametrize("kind", list(BODIES))
-def test_it_is_answered_before_the_file_is_read(api: Api, web: WebServer, gate: threading.Event, kind: str) -> None:
+def test_put_is_answered_before_the_file_is_read(api: Api, web: WebServer, gate: threading.Event, kind: str) -> None:
     api.found()
     status, body = BODIES[kind]
     path = f"{api.compute}/{kind}/x"
@@ -74,7 +74,7 @@ def test_it_is_answered_before_the_file_is_read(api: Api, web: WebServer, gate: 
     assert api.await_end(again)["status"] == "Succeeded"
 
 
-def test_what_is_refused_before_its_row_stands_is_the_answer(api: Api, web: WebServer) -> None:
+def test_refusal_before_the_row_is_stored_is_the_answer(api: Api, web: WebServer) -> None:
     api.found()
     path = f"{api.compute}/disks/x"
     refused = api.ask("PUT", path, imported(web, "/none.raw"))
@@ -83,9 +83,7 @@ def test_what_is_refused_before_its_row_stands_is_the_answer(api: Api, web: WebS
     assert api.ask("GET", path).status == 404
 
 
-def test_a_file_that_changes_while_it_is_read_fails_the_operation(
-    api: Api, web: WebServer, gate: threading.Event
-) -> None:
+def test_file_that_changes_during_the_read_fails_the_operation(api: Api, web: WebServer, gate: threading.Event) -> None:
     api.found()
     path = f"{api.compute}/disks/x"
     made = api.ask("PUT", path, imported(web))
@@ -97,7 +95,9 @@ def test_a_file_that_changes_while_it_is_read_fails_the_operation(
 
 
 @pytest.mark.parametrize("kind", list(BODIES))
-def test_the_next_server_goes_on(tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_next_server_resumes_the_ingest(
+    tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     status, body = BODIES[kind]
 
     def ends(*_: Any) -> None:

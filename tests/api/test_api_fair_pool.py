@@ -15,7 +15,7 @@ def taken(queue: FairQueue[str]) -> list[str]:
     return found
 
 
-def test_one_caller_holds_a_quarter() -> None:
+def test_one_caller_holds_at_most_a_quarter() -> None:
     queue: FairQueue[str] = FairQueue(PoolLimits(threads=16))
     for number in range(40):
         queue.put("a", f"a{number}")
@@ -24,7 +24,7 @@ def test_one_caller_holds_a_quarter() -> None:
     assert taken(queue) == ["a4"]
 
 
-def test_callers_take_turns() -> None:
+def test_callers_are_served_round_robin() -> None:
     queue: FairQueue[str] = FairQueue(PoolLimits(threads=16))
     for number in range(3):
         queue.put("a", f"a{number}")
@@ -33,7 +33,7 @@ def test_callers_take_turns() -> None:
     assert taken(queue) == ["a0", "b0", "c0", "a1", "a2"]
 
 
-def test_a_small_pool_gives_each_caller_one_thread() -> None:
+def test_small_pool_gives_each_caller_one_thread() -> None:
     assert PoolLimits(threads=3).share == 1
     assert PoolLimits(threads=32).share == 8
 
@@ -54,7 +54,7 @@ def test_queues_are_bounded() -> None:
     assert queue.take() is None
 
 
-def test_a_pool_serves_others_while_one_caller_blocks_its_share() -> None:
+def test_pool_serves_other_callers_while_one_share_is_blocked() -> None:
     pool = FairPool(PoolLimits(threads=8), "test")
     release, running = threading.Event(), threading.Semaphore(0)
 
@@ -73,7 +73,7 @@ def test_a_pool_serves_others_while_one_caller_blocks_its_share() -> None:
     assert pool.close(60)
 
 
-def test_a_failure_is_the_futures_and_the_thread_goes_on() -> None:
+def test_error_of_a_job_goes_to_the_future_and_the_thread_continues() -> None:
     pool = FairPool(PoolLimits(threads=1), "test")
 
     def fail() -> None:
@@ -84,7 +84,7 @@ def test_a_failure_is_the_futures_and_the_thread_goes_on() -> None:
     assert pool.close(60)
 
 
-def test_a_closed_pool_abandons_a_job_that_hangs() -> None:
+def test_closed_pool_abandons_a_hanging_job() -> None:
     pool = FairPool(PoolLimits(threads=4), "test")
     release, running = threading.Event(), threading.Event()
 

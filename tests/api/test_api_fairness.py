@@ -62,7 +62,7 @@ def put_gallery(api: Api, name: str, headers: dict[str, str] | None = None) -> A
 
 
 @pytest.mark.parametrize("slowness", [Slowness.SILENT, Slowness.HEAD, Slowness.BODY])
-def test_slow_sources_hold_their_callers_share_alone(groups: Api, slowness: Slowness) -> None:
+def test_slow_sources_block_only_the_share_of_the_caller(groups: Api, slowness: Slowness) -> None:
     contributor = bearer(groups, Role.CONTRIBUTOR, "mine")
     with start_slow_web(slowness) as web:
         with asking(groups, web, contributor, 8) as answers:
@@ -73,7 +73,7 @@ def test_slow_sources_hold_their_callers_share_alone(groups: Api, slowness: Slow
         assert {each.status for each in answers} == {503}, "the server is stopping"
 
 
-def test_a_full_queue_answers_429(groups: Api) -> None:
+def test_full_queue_answers_429(groups: Api) -> None:
     contributor = bearer(groups, Role.CONTRIBUTOR, "mine")
     with start_slow_web(Slowness.SILENT) as web, asking(groups, web, contributor, 20) as answers:
         for _ in range(6_000):
@@ -86,7 +86,7 @@ def test_a_full_queue_answers_429(groups: Api) -> None:
         assert put_gallery(groups, "theirs").status == 201
 
 
-def test_after_a_restart_the_shares_are_the_same(tmp_path: Path) -> None:
+def test_shares_are_equal_after_a_restart(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with start_slow_web(Slowness.SILENT) as web:
         with start_api(home, running_threads=4) as api:
@@ -110,7 +110,7 @@ def test_after_a_restart_the_shares_are_the_same(tmp_path: Path) -> None:
             assert not web.asked.acquire(blocking=False), "one thread of four"
 
 
-def test_a_server_ends_though_its_sources_are_slow(tmp_path: Path) -> None:
+def test_server_with_slow_sources_ends_in_time(tmp_path: Path) -> None:
     """A server that did not end by itself within its time would end with 1."""
     environ = {**os.environ, **LOOSE, "IMGSTORE_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "imgstore", "serve", "--insecure-http", "--port", "0"]

@@ -198,7 +198,7 @@ def objects(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from objects(each, f"{path}.{name}".lstrip(".") if isinstance(name, str) else f"{path}[{name}]")
 
 
-def test_no_route_drops_a_field_that_it_does_not_know(tmp_path: Path, web: WebServer) -> None:
+def test_no_route_drops_an_unknown_field(tmp_path: Path, web: WebServer) -> None:
     with start_api(tmp_path / "home", rate_limit_factor=0, worker=True) as api:
         found = requests_of(api, web)
         for each in found:
@@ -223,7 +223,7 @@ def test_no_route_drops_a_field_that_it_does_not_know(tmp_path: Path, web: WebSe
     "account", ["value1", "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/disks/d", 7, {}, []]
 )
 @pytest.mark.parametrize("name", ["id", "storageAccountId"])
-def test_beside_a_url_only_a_storage_account_is_named(api: Api, web: WebServer, name: str, account: Any) -> None:
+def test_source_url_allows_only_a_storage_account_id(api: Api, web: WebServer, name: str, account: Any) -> None:
     api.found()
     version = version_body(web.url("/one.raw"))
     version["properties"]["storageProfile"]["osDiskImage"]["source"][name] = account
@@ -259,7 +259,7 @@ DEFAULTS: Final[dict[str, Any]] = {
 """What Azure's clients send along though nobody asked for it."""
 
 
-def test_the_defaults_of_azures_clients_are_taken_and_shown(
+def test_defaults_of_azure_clients_are_accepted_and_shown(
     stocked: tuple[Api, dict[tuple[str, str], Any]],
 ) -> None:
     api, bodies = stocked
@@ -295,7 +295,7 @@ def test_the_defaults_of_azures_clients_are_taken_and_shown(
         ({"properties": {"unheardOf": False}}, "properties.unheardOf"),
     ],
 )
-def test_what_a_disk_does_not_do_is_refused_by_its_path_and_leaves_nothing(
+def test_unsupported_disk_fields_are_refused_by_path(
     stocked: tuple[Api, dict[tuple[str, str], Any]], change: Any, target: str
 ) -> None:
     api, _ = stocked

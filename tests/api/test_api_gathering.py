@@ -23,7 +23,7 @@ async def gather(spool: Spool, at: int, data: bytes, cuts: list[int]) -> int:
     return writer.excess_bytes
 
 
-def test_a_body_arrives_whole_however_it_is_cut(tmp_path: Path) -> None:
+def test_body_of_any_chunks_is_written_completely(tmp_path: Path) -> None:
     @settings(max_examples=25, deadline=None)
     @given(st.lists(st.integers(0, SIZE), max_size=40), st.booleans())
     def check(cuts: list[int], zeros: bool) -> None:
@@ -38,13 +38,13 @@ def test_a_body_arrives_whole_however_it_is_cut(tmp_path: Path) -> None:
     check()
 
 
-def test_what_lies_beyond_the_end_is_counted_and_left_out(tmp_path: Path) -> None:
+def test_bytes_beyond_the_end_are_counted_and_dropped(tmp_path: Path) -> None:
     with closing(Spool(tmp_path / "d", SIZE)) as spool:
         assert asyncio.run(gather(spool, SIZE - 700, b"x" * 900, [600])) == 200
         assert spool.read_at(SIZE - 700, 700) == b"x" * 700
 
 
-def test_a_body_of_single_bytes_does_not_become_a_million_objects() -> None:
+def test_chunks_of_single_bytes_are_joined() -> None:
     parts: list[Bytes] = []
     for _ in range(200 * KIB):
         add_part(parts, b"x")

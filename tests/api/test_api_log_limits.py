@@ -23,7 +23,7 @@ class Log:
         return self.stream.getvalue().splitlines()
 
 
-def test_lines_that_all_differ_fill_no_disk() -> None:
+def test_bytes_of_different_lines_are_bounded() -> None:
     log = Log()
     for number in range(20_000):
         log.write(f"the template {number} is of a caller: {chr(0x1F600) * 100}")
@@ -45,7 +45,7 @@ def test_lines_that_all_differ_fill_no_disk() -> None:
     assert log.lines[-2:] == ["WARNING: another minute", "WARNING: a third one"]
 
 
-def test_a_long_line_loses_its_middle() -> None:
+def test_middle_of_a_long_line_is_cut() -> None:
     log = Log()
     log.write("found: %s, and the end", "x" * 4_000_000)
     (line,) = log.lines
@@ -55,7 +55,7 @@ def test_a_long_line_loses_its_middle() -> None:
     assert len(line) < 8_100
 
 
-def test_a_line_whose_values_do_not_fit_raises_into_nobody() -> None:
+def test_line_with_wrong_arguments_raises_no_error() -> None:
     log = Log()
     log.write("%d of %d", "one")
     log.write("the next one")

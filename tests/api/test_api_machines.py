@@ -68,7 +68,7 @@ def disks_of(api: Api) -> dict[str, Any]:
     return {each["name"]: each for each in api.ask("GET", f"{api.compute}/disks").body["value"]}
 
 
-def test_a_machine_takes_its_disks_from_the_replica_and_names_them(stocked: Api) -> None:
+def test_machine_gets_named_disks_from_the_replica(stocked: Api) -> None:
     shown = make(stocked, machine_body(stocked.definition))
     properties = shown["properties"]
     storage = properties["storageProfile"]
@@ -81,12 +81,12 @@ def test_a_machine_takes_its_disks_from_the_replica_and_names_them(stocked: Api)
     assert {each["managedBy"] for each in made.values()} == {shown["id"]}
 
 
-def test_what_nobody_heard_of_is_refused_by_its_path(stocked: Api) -> None:
+def test_unknown_fields_are_refused_by_path(stocked: Api) -> None:
     refused = stocked.ask("PUT", path_of(stocked), machine_body(stocked.version(), unheardOf={"a": 1}), version=VM)
     assert (refused.status, refused.body["error"]["target"]) == (400, "properties.unheardOf")
 
 
-def test_what_was_said_is_kept_and_shown_but_for_secrets(stocked: Api) -> None:
+def test_fields_are_kept_and_shown_except_secrets(stocked: Api) -> None:
     linux = {
         "disablePasswordAuthentication": True,
         "ssh": {"publicKeys": [{"path": "/home/u/k", "keyData": "ssh-rsa A"}]},
@@ -121,7 +121,7 @@ def test_what_was_said_is_kept_and_shown_but_for_secrets(stocked: Api) -> None:
     assert PASSWORD.encode() not in told
 
 
-def test_what_is_read_is_put_again(stocked: Api) -> None:
+def test_body_of_a_get_can_be_put_again(stocked: Api) -> None:
     shown = make(stocked, machine_body(stocked.definition))
     again = stocked.ask("PUT", path_of(stocked), shown, version=VM)
     assert (again.status, again.body) == (200, shown), again
@@ -135,7 +135,7 @@ def test_what_is_read_is_put_again(stocked: Api) -> None:
     assert len(disks_of(stocked)) == 2
 
 
-def test_a_template_makes_a_gallery_a_definition_a_version_and_a_machine(api: Api, web: WebServer) -> None:
+def test_template_deploys_a_gallery_a_version_and_a_machine(api: Api, web: WebServer) -> None:
     assert api.ask("PUT", f"{api.top}/resourcegroups/rg", {"location": HERE}).status == 201
     compute, image = "Microsoft.Compute", "[resourceId('Microsoft.Compute/galleries/images/versions','g','i','1.0.0')]"
     version = version_body(web.url("/one.raw"))
@@ -166,7 +166,7 @@ def test_a_template_makes_a_gallery_a_definition_a_version_and_a_machine(api: Ap
     assert (shown["zones"], shown["id"]) == (["2"], told["outputResources"][3]["id"])
 
 
-def test_disks_have_the_names_and_the_ends_that_were_asked_for(stocked: Api) -> None:
+def test_disks_have_the_requested_names_and_delete_options(stocked: Api) -> None:
     os_disk = {"createOption": "FromImage", "name": "system", "caching": "readonly", "deleteOption": "Delete"}
     data = [{"lun": 1, "createOption": "fromImage", "name": "logs", "diskSizeGB": 1}]
     storage = make(stocked, machine_body(stocked.version(), os_disk, data))["properties"]["storageProfile"]
@@ -189,7 +189,7 @@ def test_disks_have_the_names_and_the_ends_that_were_asked_for(stocked: Api) -> 
     assert stocked.ask("GET", path_of(stocked), version=VM).code == "ResourceNotFound"
 
 
-def test_a_disk_that_somebody_reads_keeps_its_machine(stocked: Api) -> None:
+def test_machine_with_a_disk_in_use_is_not_deleted(stocked: Api) -> None:
     os_disk = {"createOption": "FromImage", "name": "system", "deleteOption": "Delete"}
     make(stocked, machine_body(stocked.version(), os_disk))
     disk = f"{stocked.compute}/disks/system"
@@ -204,7 +204,7 @@ def test_a_disk_that_somebody_reads_keeps_its_machine(stocked: Api) -> None:
     assert "system" not in disks_of(stocked)
 
 
-def test_disks_are_attached_at_the_luns_that_were_named(stocked: Api) -> None:
+def test_disks_are_attached_at_the_requested_luns(stocked: Api) -> None:
     first = make(stocked, machine_body(stocked.version()))["properties"]["storageProfile"]
     stocked.await_end(stocked.ask("DELETE", path_of(stocked), version=VM))
     system, data = first["osDisk"]["managedDisk"]["id"], first["dataDisks"][0]["managedDisk"]["id"]
@@ -257,7 +257,7 @@ def test_disks_are_attached_at_the_luns_that_were_named(stocked: Api) -> None:
         ({"location": None}, 400, "LocationRequired", "location"),
     ],
 )  # fmt: skip
-def test_what_is_not_done_is_refused_by_name_and_nothing_is_made(
+def test_unsupported_machine_fields_are_refused_by_path(
     stocked: Api, change: dict[str, Any], status: int, code: str, target: str
 ) -> None:
     body = machine_body(stocked.version())
@@ -275,7 +275,7 @@ def test_what_is_not_done_is_refused_by_name_and_nothing_is_made(
     assert disks_of(stocked) == {}
 
 
-def test_a_specialized_image_takes_no_os_profile(stocked: Api, web: WebServer) -> None:
+def test_specialized_image_rejects_an_os_profile(stocked: Api, web: WebServer) -> None:
     special = f"{stocked.gallery}/images/special"
     identifier = {"publisher": "p", "offer": "o", "sku": "special"}
     stocked.ask("PUT", special, definition_body(osState="Specialized", identifier=identifier))
@@ -292,7 +292,7 @@ def test_a_specialized_image_takes_no_os_profile(stocked: Api, web: WebServer) -
     assert stocked.ask("PATCH", path_of(stocked), late, version=VM).code == "PropertyChangeNotAllowed"
 
 
-def test_it_is_told_truly_how_it_is_and_what_it_can_not(stocked: Api) -> None:
+def test_instance_view_and_actions_of_a_machine(stocked: Api) -> None:
     make(stocked, machine_body(stocked.version()))
     path = path_of(stocked)
     view = stocked.ask("GET", f"{path}/instanceView", version=VM).body
@@ -315,7 +315,7 @@ def test_it_is_told_truly_how_it_is_and_what_it_can_not(stocked: Api) -> None:
     assert [each["code"] for each in statuses] == [codes[0], "OSState/generalized", codes[1]]
 
 
-def test_a_patch_changes_what_it_names_and_makes_nothing(stocked: Api) -> None:
+def test_patch_changes_only_named_fields(stocked: Api) -> None:
     before = make(stocked, machine_body(stocked.definition))
     path = path_of(stocked)
     tags = stocked.ask("PATCH", path, {"tags": {"c": "d"}}, version=VM)
@@ -333,7 +333,7 @@ def test_a_patch_changes_what_it_names_and_makes_nothing(stocked: Api) -> None:
     assert stocked.ask("PATCH", path, {"tags": {}}, version=VM).body["tags"] == {}, "its image need not stand"
 
 
-def test_fields_are_those_of_the_api_version(stocked: Api) -> None:
+def test_fields_depend_on_the_api_version(stocked: Api) -> None:
     os_disk = {"createOption": "FromImage", "deleteOption": "Delete"}
     make(stocked, machine_body(stocked.version(), os_disk))
     old = stocked.ask("GET", path_of(stocked), version="2020-06-01").body
@@ -344,7 +344,7 @@ def test_fields_are_those_of_the_api_version(stocked: Api) -> None:
     assert new["storageProfile"]["osDisk"]["deleteOption"] == "Delete", "what the version does not know stays"
 
 
-def test_a_shared_image_is_named_as_it_is_shared(stocked: Api) -> None:
+def test_machine_shows_the_shared_id_of_a_shared_image(stocked: Api) -> None:
     from dataclasses import replace
 
     from imgstore.operations.gallery.groups import create_group
@@ -364,7 +364,7 @@ def test_a_shared_image_is_named_as_it_is_shared(stocked: Api) -> None:
     assert stocked.ask("PUT", path, shown, version=VM).body == shown
 
 
-def test_a_machine_of_a_managed_image(stocked: Api) -> None:
+def test_machine_is_created_from_a_managed_image(stocked: Api) -> None:
     make(stocked, machine_body(stocked.version()))
     disk = stocked.ask("GET", path_of(stocked), version=VM).body["properties"]["storageProfile"]["osDisk"]
     profile = {
@@ -379,7 +379,7 @@ def test_a_machine_of_a_managed_image(stocked: Api) -> None:
     assert stocked.ask("PUT", path_of(stocked, "vm2"), body, version=VM).status == 200
 
 
-def test_lists_of_machines_come_in_pages(tmp_path: Any, web: WebServer) -> None:
+def test_machines_are_listed_in_pages(tmp_path: Any, web: WebServer) -> None:
     from api_server import start_api
 
     with start_api(tmp_path / "home", page_items=2) as api:
@@ -397,7 +397,7 @@ def test_lists_of_machines_come_in_pages(tmp_path: Any, web: WebServer) -> None:
             assert names == [f"vm{number}" for number in range(5)]
 
 
-def test_making_one_needs_read_on_the_image_and_contribute_on_the_group(stocked: Api) -> None:
+def test_machine_requires_read_on_the_image_and_write_on_the_group(stocked: Api) -> None:
     from test_api_door import token_of
 
     from imgstore.domain.identity.access import Role
@@ -421,9 +421,7 @@ def test_making_one_needs_read_on_the_image_and_contribute_on_the_group(stocked:
     assert stocked.ask("GET", f"{path_of(stocked)}/instanceView", version=VM, headers=readers).status == 200
 
 
-def test_a_patch_finishes_a_machine_only_for_who_may_read_its_image(
-    stocked: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_patch_completes_a_machine_only_with_read_on_the_image(stocked: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 

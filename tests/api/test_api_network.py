@@ -66,7 +66,7 @@ def whole(api: Api, network: str) -> str:
     return str(made["id"])
 
 
-def test_each_is_shown_with_what_azure_adds(api: Api, network: str) -> None:
+def test_records_are_shown_with_azures_additional_fields(api: Api, network: str) -> None:
     nic = whole(api, network)
     assert nic == f"{network}/networkInterfaces/nic"
     shown = api.ask("GET", f"{network.lower()}/networkinterfaces/NIC", version=API)
@@ -93,7 +93,7 @@ def test_each_is_shown_with_what_azure_adds(api: Api, network: str) -> None:
     assert "ipAddress" not in address["properties"], "none was given to anything"
 
 
-def test_what_is_named_stays_until_nothing_names_it(api: Api, network: str) -> None:
+def test_referenced_record_is_not_deleted(api: Api, network: str) -> None:
     whole(api, network)
     refusals = {
         "virtualNetworks/net": "InUseSubnetCannotBeDeleted",
@@ -114,7 +114,7 @@ def test_what_is_named_stays_until_nothing_names_it(api: Api, network: str) -> N
         assert api.ask("GET", f"{network}/{kind}", version=API).body == {"value": []}
 
 
-def test_what_one_names_must_be_there(api: Api, network: str) -> None:
+def test_reference_must_exist(api: Api, network: str) -> None:
     def nic(subnet: str) -> Any:
         config = {"name": "c", "properties": {"subnet": {"id": subnet}}}
         return {"location": "eastus", "properties": {"ipConfigurations": [config]}}
@@ -127,7 +127,7 @@ def test_what_one_names_must_be_there(api: Api, network: str) -> None:
     assert api.ask("PUT", path, nic(f"{network}/virtualNetworks/net"), version=API).status == 201
 
 
-def test_parts_are_resources_too(api: Api, network: str) -> None:
+def test_nested_resources_have_routes(api: Api, network: str) -> None:
     subnets = f"{network}/virtualNetworks/net/subnets"
     missing = api.ask("PUT", f"{subnets}/one", {"properties": {}}, version=API)
     assert (missing.status, missing.code) == (404, "ParentResourceNotFound")
@@ -145,7 +145,7 @@ def test_parts_are_resources_too(api: Api, network: str) -> None:
     assert [each["name"] for each in api.ask("GET", subnets, version=API).body["value"]] == ["two"]
 
 
-def test_a_resource_that_is_read_and_put_is_the_same(api: Api, network: str) -> None:
+def test_body_of_a_get_is_put_without_a_change(api: Api, network: str) -> None:
     nic = whole(api, network)
     for path in (nic, *(f"{network}/{kind}" for kind in ("virtualNetworks/net", "networkSecurityGroups/nsg"))):
         before = api.ask("GET", path, version=API).body
@@ -153,7 +153,7 @@ def test_a_resource_that_is_read_and_put_is_the_same(api: Api, network: str) -> 
         assert (again.status, again.body) == (200, before)
 
 
-def test_tags_conditions_and_what_is_refused(api: Api, network: str) -> None:
+def test_tags_conditions_and_refusals(api: Api, network: str) -> None:
     path = f"{network}/virtualNetworks/net"
     made = put(api, path)
     tagged = api.ask("PATCH", path, {"tags": {"x": "y"}}, version=API)
@@ -182,7 +182,7 @@ def test_tags_conditions_and_what_is_refused(api: Api, network: str) -> None:
     assert api.ask("GET", f"{network}/loadBalancers/x", version=API).status == 404
 
 
-def test_lists_come_in_pages_and_are_of_one_group_or_of_all(api: Api, network: str) -> None:
+def test_lists_of_a_group_and_of_a_subscription_have_pages(api: Api, network: str) -> None:
     other = network.replace(f"/{GROUP}/", "/other/")
     api.ask("PUT", f"{api.top}/resourceGroups/other", {"location": "eastus"})
     for path in (f"{network}/virtualNetworks/b", f"{network}/virtualNetworks/a", f"{other}/virtualNetworks/a"):
@@ -195,7 +195,7 @@ def test_lists_come_in_pages_and_are_of_one_group_or_of_all(api: Api, network: s
     assert [each["name"] for each in everywhere] == ["a", "a", "b"]
 
 
-def test_a_group_goes_with_its_records_unless_they_are_named_from_elsewhere(api: Api, network: str) -> None:
+def test_group_is_deleted_with_unreferenced_records(api: Api, network: str) -> None:
     whole(api, network)
     other = network.replace(f"/{GROUP}/", "/other/")
     api.ask("PUT", f"{api.top}/resourceGroups/other", {"location": "eastus"})
@@ -209,7 +209,7 @@ def test_a_group_goes_with_its_records_unless_they_are_named_from_elsewhere(api:
     assert api.ask("GET", group).status == 404
 
 
-def test_a_template_makes_them_in_the_words_of_2015(api: Api, network: str) -> None:
+def test_template_with_an_api_version_of_2015_creates_networks(api: Api, network: str) -> None:
     net = {
         "type": "Microsoft.Network/virtualNetworks",
         "apiVersion": "2015-06-15",
@@ -235,7 +235,7 @@ def test_a_template_makes_them_in_the_words_of_2015(api: Api, network: str) -> N
     assert [each["name"] for each in subnets] == ["s", "t"]
 
 
-def test_the_generic_client_finds_them_though_it_doubles_a_slash(api: Api, network: str) -> None:
+def test_path_with_a_double_slash_is_found(api: Api, network: str) -> None:
     whole(api, network)
     for path in ("virtualNetworks/net", "virtualNetworks/net/subnets/one", "networkSecurityGroups/nsg"):
         assert api.ask("GET", f"{network}//{path}", version=API).status == 200
@@ -243,7 +243,7 @@ def test_the_generic_client_finds_them_though_it_doubles_a_slash(api: Api, netwo
         assert api.ask("GET", f"{network}{path}", version=API).status in (400, 404)
 
 
-def test_providers_tell_their_types_and_versions(api: Api) -> None:
+def test_providers_show_types_and_versions(api: Api) -> None:
     told = api.ask("GET", f"{api.top}/providers/microsoft.network").body
     versions = {each["resourceType"]: each["apiVersions"] for each in told["resourceTypes"]}
     assert set(versions) >= {"virtualNetworks", "virtualNetworks/subnets", "networkInterfaces", "publicIPAddresses"}
@@ -253,7 +253,7 @@ def test_providers_tell_their_types_and_versions(api: Api) -> None:
     assert (refused.status, refused.code) == (404, "InvalidResourceNamespace")
 
 
-def test_an_interface_knows_its_machine_and_stays_or_goes_with_it(api: Api, network: str, web: WebServer) -> None:
+def test_interface_shows_the_machine_and_follows_the_delete_option(api: Api, network: str, web: WebServer) -> None:
     nic, going = whole(api, network), f"{network}/networkInterfaces/going"
     put(api, going, properties={"ipConfigurations": [{"name": "c"}]})
     disk, creation = f"{api.compute}/disks/d1", {"createOption": "Import", "sourceUri": web.url("/one.raw")}

@@ -88,7 +88,7 @@ def outcome(api: Api, path: str, body: Any, leaf: str) -> str:
         ((None, "x"), 1),
     ],
 )
-def test_an_interface_has_one_primary_configuration(api: Api, said: tuple[Any, ...], shown: Any) -> None:
+def test_interface_has_one_primary_configuration(api: Api, said: tuple[Any, ...], shown: Any) -> None:
     group = f"{api.top}/resourceGroups/{GROUP}"
     assert api.ask("PUT", group, {"location": "eastus"}).status == 201
     path = f"{group}/providers/Microsoft.Network/networkInterfaces/nic"

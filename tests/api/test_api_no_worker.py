@@ -38,7 +38,7 @@ def await_source(api: Api, name: str) -> None:
         api.installation.effects.wait(0.01)
 
 
-def test_replicas_are_left_to_workers_and_the_operation_waits(api: Api, web: WebServer) -> None:
+def test_operation_waits_for_replicas_of_workers(api: Api, web: WebServer) -> None:
     answers = [put(api, web, name, "southcentralus", "eastus") for name in ("1.0.0", "1.0.1")]
     for name in ("1.0.0", "1.0.1"):
         await_source(api, name)
@@ -51,7 +51,7 @@ def test_replicas_are_left_to_workers_and_the_operation_waits(api: Api, web: Web
     audit(api.installation)
 
 
-def test_an_update_is_left_to_workers_too(api: Api, web: WebServer) -> None:
+def test_update_waits_for_replicas_of_workers(api: Api, web: WebServer) -> None:
     assert api.await_end(put(api, web))["status"] == "Succeeded"
     regions = {"publishingProfile": {"targetRegions": [{"name": "southcentralus"}, {"name": "westus2"}]}}
     answer = api.ask("PATCH", api.version(), {"properties": regions})
@@ -65,7 +65,9 @@ def test_an_update_is_left_to_workers_too(api: Api, web: WebServer) -> None:
     assert states(show(api.installation)) == {"southcentralus/0": "Completed"}
 
 
-def test_the_operation_fails_as_the_worker_does(api: Api, web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operation_fails_with_the_error_of_the_worker(
+    api: Api, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = DirectoryStore.put
 
     def put_elsewhere(store: DirectoryStore, key: str, *args: object, **kwargs: object) -> object:
@@ -87,14 +89,14 @@ def test_the_operation_fails_as_the_worker_does(api: Api, web: WebServer, monkey
     assert api.await_end(again)["status"] == "Succeeded"
 
 
-def test_the_operation_ends_when_its_version_goes(api: Api, web: WebServer) -> None:
+def test_operation_ends_when_the_version_is_deleted(api: Api, web: WebServer) -> None:
     answer = put(api, web, "1.0.0", "southcentralus", "eastus")
     await_source(api, "1.0.0")
     assert api.await_end(api.ask("DELETE", api.version()))["status"] == "Succeeded"
     assert api.await_end(answer)["status"] == "Failed"
 
 
-def test_a_server_with_a_worker_does_as_before(tmp_path: Path, web: WebServer) -> None:
+def test_server_with_a_worker_makes_replicas(tmp_path: Path, web: WebServer) -> None:
     with start_api(tmp_path / "other", worker=True) as server:
         server.found()
         assert server.await_end(put(server, web, "1.0.0", "southcentralus", "eastus"))["status"] == "Succeeded"

@@ -50,7 +50,7 @@ def names(pages: list[list[Any]]) -> list[list[str]]:
     return [[each["name"] for each in page] for page in pages]
 
 
-def test_managed_images_with_all_their_disks(short: Api, disk: Path) -> None:
+def test_managed_images_with_all_disks(short: Api, disk: Path) -> None:
     create_group(short.installation, ADMIN, name="other", location="southcentralus")
     for group, name in ((GROUP, "b"), (GROUP, "A"), ("other", "a"), (GROUP, "c"), ("other", "d")):
         asked = ImageRequest(
@@ -69,7 +69,7 @@ def test_managed_images_with_all_their_disks(short: Api, disk: Path) -> None:
     assert short.ask("GET", f"{short.compute}/disks", query=f"$skiptoken={token}").code == "InvalidParameter"
 
 
-def test_what_is_shared(short: Api, disk: Path) -> None:
+def test_shared_galleries(short: Api, disk: Path) -> None:
     for name in ("g2", "G3"):
         galleries.create_gallery(short.installation, ADMIN, group=GROUP, name=name, location="southcentralus")
     for name in (GALLERY, "g2", "G3"):
@@ -91,7 +91,7 @@ def test_what_is_shared(short: Api, disk: Path) -> None:
     assert short.ask("GET", above, query="$skiptoken=nonsense").code == "InvalidParameter"
 
 
-def test_what_was_deleted_softly(short: Api, disk: Path) -> None:
+def test_soft_deleted_versions(short: Api, disk: Path) -> None:
     galleries.create_gallery(short.installation, ADMIN, group=GROUP, name=GALLERY, soft_delete_enabled=True)
     for version in ("1.0.0", "1.0.2", "1.0.10"):
         publish(short.installation, disk, version, ["southcentralus"])

@@ -112,7 +112,7 @@ def by_operation(api: Api) -> None:
 
 
 @pytest.mark.parametrize("write", [by_request, by_request_in_other_letters, by_operation])
-def test_a_put_that_is_resumed_undoes_no_newer_write(home: Path, write: Callable[[Api], None]) -> None:
+def test_resumed_put_keeps_newer_writes(home: Path, write: Callable[[Api], None]) -> None:
     with serving(home) as api:
         uid = leave(api.installation, put("older"))
         write(api)
@@ -121,7 +121,7 @@ def test_a_put_that_is_resumed_undoes_no_newer_write(home: Path, write: Callable
         assert api.ask("GET", api.gallery).body["properties"]["description"] == "newer"
 
 
-def test_a_put_after_which_nothing_was_written_is_done(home: Path) -> None:
+def test_resumed_put_without_newer_writes_completes(home: Path) -> None:
     """Requests that were refused, and writes of other resources, preempt nothing."""
     with serving(home) as api:
         uid = leave(api.installation, put("older"))
@@ -132,7 +132,7 @@ def test_a_put_after_which_nothing_was_written_is_done(home: Path) -> None:
         assert api.ask("GET", api.gallery).body["properties"]["description"] == "older"
 
 
-def test_of_several_unfinished_puts_the_newest_is_done(home: Path) -> None:
+def test_newest_of_several_unfinished_puts_completes(home: Path) -> None:
     with open_home(home) as installation:
         *older, newest = [leave(installation, put(str(number))) for number in range(4)]
     with serving(home) as api:
@@ -143,7 +143,7 @@ def test_of_several_unfinished_puts_the_newest_is_done(home: Path) -> None:
 
 
 @pytest.mark.parametrize("unfinished", [False, True])
-def test_a_delete_that_is_resumed_spares_what_was_put_since(home: Path, unfinished: bool) -> None:
+def test_resumed_delete_keeps_a_newer_resource(home: Path, unfinished: bool) -> None:
     with serving(home) as api:
         assert api.ask("DELETE", api.definition).status == 202
         uid = leave(api.installation, DELETE)
@@ -156,7 +156,7 @@ def test_a_delete_that_is_resumed_spares_what_was_put_since(home: Path, unfinish
         assert api.ask("GET", api.gallery).status == 200
 
 
-def test_a_put_before_an_unfinished_delete_makes_nothing(home: Path) -> None:
+def test_put_before_an_unfinished_delete_creates_nothing(home: Path) -> None:
     with serving(home) as api:
         assert api.ask("DELETE", api.definition).status == 202
         older = leave(api.installation, put("older"))
@@ -174,7 +174,7 @@ UPLOAD: dict[str, Any] = {
 }
 
 
-def test_the_end_of_an_access_spares_a_newer_grant_alone(home: Path) -> None:
+def test_resumed_revocation_keeps_a_newer_grant(home: Path) -> None:
     with serving(home) as api:
         disk = f"{api.compute}/disks/up"
         api.await_end(api.ask("PUT", disk, UPLOAD))

@@ -11,7 +11,7 @@ from imgstore.api.http.rate_limits import HEADER, RateLimiter, TooManyRequests
 SUBSCRIPTION = "11111111-1111-1111-1111-111111111111"
 
 
-def test_a_budget_is_spent_and_comes_again() -> None:
+def test_rate_limit_is_reached_and_reset() -> None:
     now = 10.0
     rates = RateLimiter(1, lambda: now)
     told = [rates.take(SUBSCRIPTION, "PUT", GALLERY) for _ in range(50)]
@@ -36,7 +36,7 @@ def test_a_budget_is_spent_and_comes_again() -> None:
     assert refused.value.retry_after_seconds == 1800 - 1080, "thirty minutes have a budget of their own"
 
 
-def test_what_is_not_counted_is_free() -> None:
+def test_requests_without_a_rate_limit() -> None:
     assert RateLimiter(1, lambda: 0.0).take(SUBSCRIPTION, "GET", "/tenants") is None
     assert all(RateLimiter(0, lambda: 0.0).take(SUBSCRIPTION, "PUT", GALLERY) is None for _ in range(100))
     assert RateLimiter(2, lambda: 0.0).take(SUBSCRIPTION, "GET", OPERATION) == (
@@ -44,7 +44,7 @@ def test_what_is_not_counted_is_free() -> None:
     )
 
 
-def test_the_server_tells_and_refuses(tmp_path: Path) -> None:
+def test_server_reports_remaining_requests_and_refuses(tmp_path: Path) -> None:
     with start_api(tmp_path / "home", rate_limit_factor=1) as api:
         api.found()
         answers = [api.ask("GET", f"{api.top}/providers/Microsoft.Compute/galleries") for _ in range(160)]

@@ -5,7 +5,7 @@ import logging
 from imgstore.api.http.log_limits import RepeatedLines
 
 
-def test_repeated_lines_are_left_out_and_counted() -> None:
+def test_repeated_lines_are_dropped_and_counted() -> None:
     now = 0.0
     lines = RepeatedLines(lambda: now)
     written: list[str] = []

@@ -16,7 +16,7 @@ pytest_plugins = ["api_fixtures"]
 OLD = "2018-06-01"
 
 
-def test_a_gallery_is_made_replaced_changed_and_deleted(api: Api) -> None:
+def test_gallery_is_created_replaced_changed_and_deleted(api: Api) -> None:
     missing = api.ask("PUT", api.gallery, {"location": "southcentralus"})
     assert (missing.status, missing.code) == (404, "ResourceGroupNotFound")
     assert api.ask("PUT", f"{api.top}/resourcegroups/{GROUP}", {"location": "westus2"}).status == 201
@@ -44,7 +44,7 @@ def test_a_gallery_is_made_replaced_changed_and_deleted(api: Api) -> None:
     assert api.ask("GET", api.gallery).code == "ResourceNotFound"
 
 
-def test_a_shared_gallery_is_put_as_it_was_read(api: Api) -> None:
+def test_body_of_a_shared_gallery_can_be_put_again(api: Api) -> None:
     api.found()
     galleries.create_gallery(api.installation, ADMIN, group=GROUP, name=GALLERY, permission=SharingPermission.GROUPS)
     read = api.ask("GET", api.gallery, query="$select=Permissions")
@@ -66,7 +66,7 @@ def test_paths_are_found_in_any_case(api: Api) -> None:
     assert api.ask("PUT", named, {"location": "eastus"}).body["name"] == "gallerieS", "a name is no word"
 
 
-def test_a_definition_says_what_it_must_and_changes_what_it_may(api: Api) -> None:
+def test_definition_requires_fields_and_allows_changes(api: Api) -> None:
     api.found()
     for path in ("osType", "osState", "identifier"):
         body = definition_body()
@@ -86,7 +86,7 @@ def test_a_definition_says_what_it_must_and_changes_what_it_may(api: Api) -> Non
 
 
 @pytest.mark.parametrize(("version", "generation", "features"), [(NEW, "V1", None), ("2025-03-03", "V2", 1)])
-def test_what_a_definition_does_not_say_depends_on_the_version(
+def test_defaults_of_a_definition_depend_on_the_api_version(
     api: Api, version: str, generation: str, features: int | None
 ) -> None:
     api.found()
@@ -97,7 +97,7 @@ def test_what_a_definition_does_not_say_depends_on_the_version(
     assert (len(made["features"]) if features else made.get("features")) == features
 
 
-def test_fields_that_came_later_are_neither_shown_nor_lost(api: Api) -> None:
+def test_newer_fields_are_hidden_from_old_api_versions_but_kept(api: Api) -> None:
     api.found()
     policy = {"softDeletePolicy": {"isSoftDeleteEnabled": True, "retentionPeriodInDays": 3}}
     body = {"location": "southcentralus", "properties": policy}
@@ -114,7 +114,7 @@ def test_fields_that_came_later_are_neither_shown_nor_lost(api: Api) -> None:
     assert "softDeletePolicy" not in api.ask("GET", api.gallery, version="2026-03-03").body["properties"]
 
 
-def test_a_version_is_published_updated_and_deleted(api: Api, web: WebServer) -> None:
+def test_version_is_published_updated_and_deleted(api: Api, web: WebServer) -> None:
     api.found()
     south = {"name": "South Central US", "regionalReplicaCount": 2, "storageAccountType": "standard_lrs"}
     body = version_body(web.url("/one.raw"), south, "eastus", endOfLifeDate="2090-01-01T00:00:00Z")
@@ -171,7 +171,7 @@ def test_a_version_is_published_updated_and_deleted(api: Api, web: WebServer) ->
         ({}, "galleryImageVersion.properties.storageProfile"),
     ],
 )
-def test_a_source_that_the_server_does_not_read_is_refused(api: Api, change: Any, target: str) -> None:
+def test_unsupported_source_is_refused(api: Api, change: Any, target: str) -> None:
     api.found()
     body = version_body("https://x.example/a.vhd")
     body["properties"]["storageProfile"] = change
@@ -181,7 +181,7 @@ def test_a_source_that_the_server_does_not_read_is_refused(api: Api, change: Any
     assert api.ask("GET", api.version()).status == 404
 
 
-def test_an_operation_that_fails_tells_which_region_and_why(api: Api, web: WebServer) -> None:
+def test_failed_operation_reports_the_region_and_the_error(api: Api, web: WebServer) -> None:
     api.found()
     zone = api.installation.home / "regions" / "imgstore-eastus"
     zone.parent.mkdir(exist_ok=True)
@@ -200,7 +200,7 @@ def test_an_operation_that_fails_tells_which_region_and_why(api: Api, web: WebSe
     assert api.await_end(again)["status"] == "Succeeded", "the same request goes on"
 
 
-def test_a_softly_deleted_version_is_listed_and_had_back(api: Api, web: WebServer) -> None:
+def test_soft_deleted_version_is_listed_and_restored(api: Api, web: WebServer) -> None:
     api.found()
     api.ask("PATCH", api.gallery, {"properties": {"softDeletePolicy": {"isSoftDeleteEnabled": True}}})
     api.await_end(api.ask("PUT", api.version(), version_body(web.url("/one.raw"))))
@@ -217,7 +217,7 @@ def test_a_softly_deleted_version_is_listed_and_had_back(api: Api, web: WebServe
     assert api.ask("GET", softly).body["value"] == []
 
 
-def test_a_disk_is_made_shown_listed_and_deleted(api: Api, web: WebServer) -> None:
+def test_disk_is_created_shown_listed_and_deleted(api: Api, web: WebServer) -> None:
     api.found()
     api.await_end(api.ask("PUT", api.version(), version_body(web.url("/one.raw"))))
     path = f"{api.compute}/disks/d1"
@@ -239,7 +239,7 @@ def test_a_disk_is_made_shown_listed_and_deleted(api: Api, web: WebServer) -> No
     assert api.ask("GET", path).status == 404
 
 
-def test_a_version_has_data_disks_and_a_disk_is_made_of_one(api: Api, web: WebServer) -> None:
+def test_disk_is_created_from_a_data_disk_of_a_version(api: Api, web: WebServer) -> None:
     api.found()
     body = version_body(web.url("/one.raw"))
     data = {"lun": 5, "hostCaching": "none", "source": {"uri": web.url("/two.raw")}}
@@ -270,7 +270,7 @@ def test_a_version_has_data_disks_and_a_disk_is_made_of_one(api: Api, web: WebSe
     assert api.ask("PUT", f"{api.compute}/disks/none", disk).code == "GalleryImageNotFound"
 
 
-def test_a_disk_gets_other_tags_and_nothing_else(api: Api, web: WebServer) -> None:
+def test_patch_of_a_disk_changes_only_tags(api: Api, web: WebServer) -> None:
     api.found()
     api.await_end(api.ask("PUT", api.version(), version_body(web.url("/one.raw"))))
     path = f"{api.compute}/disks/d1"
@@ -301,7 +301,7 @@ def test_resource_groups(api: Api) -> None:
     assert api.ask("DELETE", path).status == 404
 
 
-def test_only_the_state_that_was_read_is_changed(api: Api) -> None:
+def test_change_with_a_stale_etag_is_refused(api: Api) -> None:
     api.found()
     read = api.ask("GET", api.gallery)
     tag = read.headers["etag"]

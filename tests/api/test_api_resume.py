@@ -109,7 +109,7 @@ def gallery(api: Api) -> str:
 DELETE_THEIRS = {"group": OTHER, "gallery": "theirs", "conditions": {}}
 
 
-def test_with_its_rights_the_caller_has_it_done(home: Path, stopped: Installation) -> None:
+def test_operation_is_resumed_with_the_rights_of_the_caller(home: Path, stopped: Installation) -> None:
     uid = leave(stopped, principal(stopped, Role.CONTRIBUTOR), "delete-gallery", DELETE_THEIRS)
     with start_api(home) as api:
         assert ended(api, uid).status is OperationStatus.SUCCEEDED
@@ -135,7 +135,7 @@ def of_a_principal_that_is_gone(installation: Installation) -> PrincipalRecord |
 
 
 @pytest.mark.parametrize("caller", [without_a_role, with_another_role, without_a_caller, of_a_principal_that_is_gone])
-def test_without_the_rights_nothing_is_done(home: Path, stopped: Installation, caller: Any) -> None:
+def test_operation_without_rights_of_the_caller_fails(home: Path, stopped: Installation, caller: Any) -> None:
     uid = leave(stopped, caller(stopped), "delete-gallery", DELETE_THEIRS)
     with start_api(home) as api:
         told = ended(api, uid)
@@ -147,7 +147,7 @@ def test_without_the_rights_nothing_is_done(home: Path, stopped: Installation, c
         assert stands(api)
 
 
-def test_tokens_that_were_taken_back_since_resume_nothing(home: Path, stopped: Installation) -> None:
+def test_operation_with_revoked_tokens_fails(home: Path, stopped: Installation) -> None:
     who = principal(stopped, Role.CONTRIBUTOR)
     uid = leave(stopped, who, "delete-gallery", DELETE_THEIRS)
     principals.revoke_tokens(stopped, ADMIN, who=who.uid)
@@ -160,7 +160,7 @@ def test_tokens_that_were_taken_back_since_resume_nothing(home: Path, stopped: I
 
 
 @pytest.mark.parametrize("half_made", [False, True])
-def test_a_copy_needs_the_right_to_its_source_too(
+def test_copy_requires_the_right_to_the_source(
     home: Path, stopped: Installation, tmp_path: Path, half_made: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller may write disks in its own group, and not read the bytes of another group's."""
@@ -193,7 +193,7 @@ def test_a_copy_needs_the_right_to_its_source_too(
         assert (copy and copy.provisioning_state) == (ProvisioningState.CREATING if half_made else None)
 
 
-def test_what_is_deleting_is_finished_without_its_caller(home: Path, stopped: Installation, tmp_path: Path) -> None:
+def test_started_deletion_is_finished_without_the_caller(home: Path, stopped: Installation, tmp_path: Path) -> None:
     make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=4 * MIB, content_bytes=MIB)
     disk = create_from_source(stopped, ADMIN, DiskRequest(group=OTHER, name="old", source=str(tmp_path / "disk.raw")))
     with stopped.catalog.transaction() as transaction:
@@ -210,14 +210,14 @@ def test_what_is_deleting_is_finished_without_its_caller(home: Path, stopped: In
         raise AssertionError("it stays")
 
 
-def test_a_delete_that_was_done_and_not_closed_succeeds(home: Path, stopped: Installation) -> None:
+def test_completed_deletion_without_a_stored_result_succeeds(home: Path, stopped: Installation) -> None:
     request = {"group": OTHER, "gallery": "gone before", "conditions": {}}
     uid = leave(stopped, principal(stopped, Role.CONTRIBUTOR), "delete-gallery", request)
     with start_api(home) as api:
         assert ended(api, uid).status is OperationStatus.SUCCEEDED
 
 
-def test_a_deployment_ends_with_its_operation(home: Path, stopped: Installation) -> None:
+def test_deployment_ends_with_the_operation(home: Path, stopped: Installation) -> None:
     uid = stopped.effects.new_uid()
     inner_id = (
         f"/subscriptions/{stopped.subscription}/resourceGroups/{OTHER}/providers/Microsoft.Resources/deployments/inner"
@@ -240,7 +240,7 @@ def test_a_deployment_ends_with_its_operation(home: Path, stopped: Installation)
         }
 
 
-def test_a_refused_request_stores_no_operation(tmp_path: Path) -> None:
+def test_refused_request_stores_no_operation(tmp_path: Path) -> None:
     """Not even for a moment: a trigger of the database keeps every row that was ever stored."""
     with start_api(tmp_path / "home") as api:
         api.found()
@@ -291,7 +291,7 @@ def hand_over(installation: Installation, uid: str, *, lease_seconds: float) -> 
         database.commit()
 
 
-def test_the_operation_of_a_machine_that_is_gone_is_resumed(tmp_path: Path) -> None:
+def test_operation_with_an_expired_lease_is_resumed(tmp_path: Path) -> None:
     """By a server that runs already. That of a machine which renews its lease is left alone."""
     with start_api(tmp_path / "home") as api:
         for path in (f"{api.top}/resourceGroups/{OTHER}", gallery(api)):
@@ -359,7 +359,7 @@ UPLOAD: dict[str, Any] = {
         (empty_group_path, EMPTY),
     ],
 )
-def test_a_resumed_delete_spares_what_was_made_since(
+def test_resumed_deletion_keeps_a_new_resource_of_the_same_name(
     tmp_path: Path, path: Any, body: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server died after it had deleted a resource, and before it stored the end. Then somebody made one of that name."""
@@ -387,7 +387,7 @@ def test_a_resumed_delete_spares_what_was_made_since(
 
 
 @pytest.mark.parametrize(("path", "body"), [(disk_path, UPLOAD), (gallery, EMPTY), (definition_path, DEFINITION)])
-def test_what_was_deleted_since_is_not_made_again(
+def test_resumed_put_does_not_recreate_a_deleted_resource(
     tmp_path: Path, path: Any, body: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server died before it stored the end of a PUT. Then somebody deleted the resource."""

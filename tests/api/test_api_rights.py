@@ -219,7 +219,7 @@ def test_rows_name_azures_actions() -> None:
 
 
 @pytest.mark.parametrize(("method", "route"), GUARDED, ids=ids(GUARDED))
-def test_a_caller_without_a_token_gets_401(api: Api, method: str, route: str) -> None:
+def test_caller_without_token_gets_401(api: Api, method: str, route: str) -> None:
     for missing in (False, True):
         refused = ask(api, method, path_of(api, route, missing=missing), {"Authorization": ""})
         assert refused.status == 401
@@ -232,7 +232,7 @@ def ask(api: Api, method: str, path: str, headers: dict[str, str], body: Any = b
 
 
 @pytest.mark.parametrize(("method", "route"), ABOUT_RESOURCES, ids=ids(ABOUT_RESOURCES))
-def test_a_stranger_does_not_learn_what_exists(api: Api, method: str, route: str) -> None:
+def test_stranger_does_not_learn_which_resources_exist(api: Api, method: str, route: str) -> None:
     """Neither which resources, nor which subscriptions."""
     stranger = calling("stranger", Grant(role=Role.OWNER, scope="/subscriptions/elsewhere"))
     paths = [
@@ -253,7 +253,7 @@ WITHIN = {
 
 
 @pytest.mark.parametrize(("method", "route"), WITHIN, ids=ids(WITHIN))
-def test_a_neighbour_does_not_learn_what_exists(api: Api, method: str, route: str) -> None:
+def test_caller_of_another_group_does_not_learn_which_resources_exist(api: Api, method: str, route: str) -> None:
     """A caller with a role on another group of the subscription."""
     near = calling("near", Grant(role=Role.OWNER, scope=f"{api.top}/resourceGroups/near"))
     answers = [plain(api, ask(api, method, path_of(api, route, missing=each), near)) for each in (False, True)]
@@ -291,7 +291,7 @@ EXISTING_PUT = ("{machine}", "{group}", "{part}")
 
 
 @pytest.mark.parametrize(("method", "route"), ABOUT_RESOURCES, ids=ids(ABOUT_RESOURCES))
-def test_the_action_of_a_route_is_enough_and_nothing_else_is(api: Api, web: WebServer, method: str, route: str) -> None:
+def test_action_of_a_route_is_sufficient_and_necessary(api: Api, web: WebServer, method: str, route: str) -> None:
     right = ROUTE_RIGHTS[method, route]
     is_put = method == "PUT" and not route.endswith(EXISTING_PUT)
     is_new = is_put or method == "DELETE"
@@ -339,7 +339,7 @@ def send(api: Api, method: str, path: str, body: Any, headers: dict[str, str]) -
     return api.ask(method, path, body if method in ("PUT", "PATCH", "POST") else None, headers=headers, version=version)
 
 
-def test_an_operation_is_its_callers(api: Api) -> None:
+def test_operation_is_shown_to_the_caller_only(api: Api) -> None:
     """Others must be allowed to read the subscription; to them an operation that exists is as good as none."""
     mine = calling("mine", Grant(role=Role.CONTRIBUTOR, scope=f"{api.top}/resourceGroups/{GROUP}"))
     near = calling("near", Grant(role=Role.OWNER, scope=f"{api.top}/resourceGroups/near"))
@@ -352,7 +352,7 @@ def test_an_operation_is_its_callers(api: Api) -> None:
     assert api.ask("GET", path, headers=calling("all", Grant(role=Role.READER, scope=api.top))).status == 200
 
 
-def test_sharing_with_others_gives_nothing_in_the_subscription_itself(api: Api) -> None:
+def test_sharing_gives_no_right_in_the_owning_subscription(api: Api) -> None:
     shared = {"operationType": "Add", "groups": [{"type": "Subscriptions", "ids": [UNKNOWN]}]}
     api.await_end(api.ask("POST", f"{api.gallery}/share", shared))
     unique = f"{api.installation.subscription}-{GALLERY}"
@@ -391,9 +391,7 @@ def test_sharing_with_others_gives_nothing_in_the_subscription_itself(api: Api) 
     ],
 )
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_network_resource_is_named_with_the_right_to_join_it(
-    api: Api, named: str, kind: str, elsewhere: bool
-) -> None:
+def test_reference_to_a_network_resource_requires_join(api: Api, named: str, kind: str, elsewhere: bool) -> None:
     """Also from another subscription: its owner could not delete what others name."""
     linked = f"{api.compute.replace('Compute', 'Network')}/{named}"
     top = api.top
@@ -487,7 +485,7 @@ def named_in(api: Api, end: str) -> dict[str, str]:
     }
 
 
-def test_what_a_request_names_is_no_way_around_its_rights(api: Api) -> None:
+def test_references_in_a_request_require_rights(api: Api) -> None:
     """And its refusal does not tell whether the named resource exists, also while the gallery is shared with others."""
     near = calling("near", Grant(role=Role.CONTRIBUTOR, scope=f"{api.top}/resourceGroups/near"))
     mine = f"{api.top}/resourceGroups/near/providers/Microsoft.Compute/galleries/mine"
@@ -517,7 +515,7 @@ def outcome(api: Api, path: str, body: Any, headers: dict[str, str]) -> str:
     return re.sub(r"deployments/\d+|\d{10,}", "N", text)
 
 
-def test_a_forged_url_does_not_tell_which_disks_exist(api: Api) -> None:
+def test_forged_url_does_not_show_which_disks_exist(api: Api) -> None:
     """Nor which disks have a URL that is good."""
     granted = api.ask("POST", f"{api.compute}/disks/d1/beginGetAccess", {"access": "Read", "durationInSeconds": 60})
     url = api.path_of(granted.body["accessSAS"])
@@ -531,7 +529,7 @@ def test_a_forged_url_does_not_tell_which_disks_exist(api: Api) -> None:
     api.await_end(api.ask("POST", f"{api.compute}/disks/d1/endGetAccess"))
 
 
-def test_a_query_shows_a_stranger_no_galleries_and_names_no_subscription(api: Api) -> None:
+def test_query_shows_strangers_neither_galleries_nor_subscriptions(api: Api) -> None:
     query = {"query": "communitygalleryresources | where type == 'microsoft.compute/locations/communitygalleries'"}
     path, stranger = "/providers/Microsoft.ResourceGraph/resources", calling("nobody")
     answer = api.ask("POST", path, query, headers=stranger, version="2021-03-01")
@@ -543,7 +541,7 @@ SHAREE = "22222222-2222-2222-2222-222222222222"
 
 
 @pytest.mark.parametrize("community", [False, True])
-def test_whoever_a_gallery_is_shared_with_is_not_shown_its_group(api: Api, web: WebServer, community: bool) -> None:
+def test_sharee_does_not_see_the_group_of_a_shared_gallery(api: Api, web: WebServer, community: bool) -> None:
     """Neither by what was made of the image, nor by an error: Azure shows the reference by the shared name, too."""
     mine = f"/subscriptions/{SHAREE}/resourceGroups/near/providers/Microsoft.Compute"
     create_group(replace(api.installation, subscription=SHAREE), ADMIN, name="near", location=HERE)

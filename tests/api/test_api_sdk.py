@@ -17,7 +17,7 @@ pytest_plugins = ["api_fixtures"]
 
 @pytest.mark.engine("azure-sdk")
 @pytest.mark.parametrize("worker", [False, True])
-def test_the_sdk_drives_the_life_of_everything(tmp_path: Path, web: WebServer, worker: bool) -> None:
+def test_sdk_manages_all_resources(tmp_path: Path, web: WebServer, worker: bool) -> None:
     python = require("azure-sdk").command
     certificates = make_certificates(tmp_path)
     with start_api(tmp_path / "home", certificates=certificates, worker=worker, page_items=4) as api:

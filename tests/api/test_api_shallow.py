@@ -29,7 +29,7 @@ def disk_of(api: Api, uri: str, sku: str = "Standard_LRS") -> str:
     return path
 
 
-def test_a_shallow_version_of_a_disk(api: Api, web: WebServer) -> None:
+def test_shallow_version_of_a_disk(api: Api, web: WebServer) -> None:
     api.found()
     disk = disk_of(api, web.url("/one.raw"), "Standard_ZRS")
     put = api.ask("PUT", api.version(), shallow_body(disk))
@@ -56,7 +56,7 @@ def test_a_shallow_version_of_a_disk(api: Api, web: WebServer) -> None:
     assert (api.installation.home / "before.raw").read_bytes() == web.pages["/one.raw"].body
 
 
-def test_what_no_shallow_version_has(api: Api, web: WebServer) -> None:
+def test_unsupported_fields_of_shallow_versions(api: Api, web: WebServer) -> None:
     api.found()
     disk = disk_of(api, web.url("/one.raw"))
     for regions in (
@@ -72,7 +72,7 @@ def test_what_no_shallow_version_has(api: Api, web: WebServer) -> None:
     assert (unknown.status, "replicationMode" in unknown.body["error"]["target"]) == (400, True)
 
 
-def test_its_kind_and_its_region_stay(api: Api, web: WebServer) -> None:
+def test_kind_and_region_of_a_shallow_version_are_immutable(api: Api, web: WebServer) -> None:
     api.found()
     disk = disk_of(api, web.url("/one.raw"))
     assert api.await_end(api.ask("PUT", api.version(), shallow_body(disk)))["status"] == "Succeeded"
@@ -87,7 +87,7 @@ def test_its_kind_and_its_region_stay(api: Api, web: WebServer) -> None:
     assert "Shallow" in wider.body["error"]["message"]
 
 
-def test_of_a_file_it_is_taken_in(api: Api, web: WebServer) -> None:
+def test_shallow_version_of_a_file_is_ingested(api: Api, web: WebServer) -> None:
     api.found()
     put = api.ask("PUT", api.version(), version_body(web.url("/two.raw"), replicationMode="Shallow"))
     assert (put.status, api.await_end(put)["status"]) == (201, "Succeeded")

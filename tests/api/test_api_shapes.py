@@ -65,7 +65,7 @@ def check(resource: str, body: Any) -> None:
     assert ours == {path: azure.get(path) for path in ours}
 
 
-def test_our_answers_have_the_shapes_of_azures(api: Api, web: WebServer) -> None:
+def test_answers_have_azures_shapes(api: Api, web: WebServer) -> None:
     api.found()
     body = version_body(web.url("/one.raw"), endOfLifeDate="2090-01-01T00:00:00Z")
     data = [{"lun": 1, "source": {"uri": web.url("/two.raw")}}]
@@ -84,7 +84,7 @@ def test_our_answers_have_the_shapes_of_azures(api: Api, web: WebServer) -> None
     check("sharedVersion", api.ask("GET", f"{shared}/images/ubuntu/versions/1.0.0").body)
 
 
-def test_a_community_gallery_has_azures_shapes(api: Api, web: WebServer) -> None:
+def test_community_gallery_has_azures_shapes(api: Api, web: WebServer) -> None:
     api.found()
     api.await_end(api.ask("PUT", api.version(), version_body(web.url("/one.raw"))))
     info = {

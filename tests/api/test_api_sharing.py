@@ -39,7 +39,7 @@ def other(api: Api) -> str:
     return f"/subscriptions/{OTHER}/providers/Microsoft.Compute/locations/southcentralus"
 
 
-def test_a_gallery_is_shared_and_is_not_any_more(api: Api, other: str) -> None:
+def test_gallery_is_shared_and_sharing_is_removed(api: Api, other: str) -> None:
     api.found()
     assert "sharingProfile" not in api.ask("GET", api.gallery).body["properties"]
     share(api, "Add", OTHER)
@@ -80,13 +80,13 @@ def test_a_gallery_is_shared_and_is_not_any_more(api: Api, other: str) -> None:
         ),
     ],
 )
-def test_what_is_no_sharing(api: Api, body: object, target: str) -> None:
+def test_invalid_sharing_is_refused(api: Api, body: object, target: str) -> None:
     api.found()
     refused = api.ask("POST", f"{api.gallery}/share", body)
     assert (refused.status, refused.body["error"]["target"]) == (400, target)
 
 
-def test_what_is_inside_a_shared_gallery_is_seen_and_used(api: Api, other: str, web: WebServer) -> None:
+def test_content_of_a_shared_gallery_is_shown_and_used(api: Api, other: str, web: WebServer) -> None:
     api.found()
     api.await_end(api.ask("PUT", api.version(), version_body(web.url("/one.raw"))))
     share(api, "Add", OTHER)
@@ -112,7 +112,7 @@ def test_what_is_inside_a_shared_gallery_is_seen_and_used(api: Api, other: str, 
     assert api.ask("PUT", disk.replace("d1", "d2"), body).status == 404
 
 
-def test_a_gallery_for_everybody(api: Api, other: str) -> None:
+def test_community_gallery(api: Api, other: str) -> None:
     api.found()
     body = {"location": "southcentralus", "properties": {"sharingProfile": COMMUNITY}}
     missing = {"location": "southcentralus", "properties": {"sharingProfile": {"permissions": "Community"}}}

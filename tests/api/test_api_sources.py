@@ -27,7 +27,7 @@ def succeeds(api: Api, path: str, body: Any) -> Any:
     return api.ask("GET", path).body
 
 
-def test_a_disk_of_a_file_a_snapshot_of_it_and_a_disk_of_that(api: Api, web: WebServer) -> None:
+def test_disk_from_file_snapshot_of_disk_and_disk_of_snapshot(api: Api, web: WebServer) -> None:
     api.found()
     disk = f"{api.compute}/disks/d1"
     imported = made_of("Import", sourceUri=web.url("/one.raw"))
@@ -71,7 +71,7 @@ def test_a_disk_of_a_file_a_snapshot_of_it_and_a_disk_of_that(api: Api, web: Web
          "galleryImageReference"),
     ],
 )  # fmt: skip
-def test_what_no_disk_is_made_of(api: Api, kind: str, creation: Any, target: str) -> None:
+def test_invalid_disk_sources_are_refused(api: Api, kind: str, creation: Any, target: str) -> None:
     api.found()
     body = {"location": SOUTH, "properties": {"creationData": creation}}
     refused = api.ask("PUT", f"{api.compute}/{kind}/x", body)
@@ -86,7 +86,7 @@ def image_body(**profile: Any) -> Any:
     return {"location": SOUTH, "properties": {"hyperVGeneration": "V1", "storageProfile": profile}}
 
 
-def test_an_image_of_a_snapshot_and_a_file_becomes_a_version(api: Api, web: WebServer) -> None:
+def test_version_from_an_image_of_a_snapshot_and_a_file(api: Api, web: WebServer) -> None:
     api.found()
     snapshot = f"{api.compute}/snapshots/s1"
     succeeds(api, snapshot, made_of("Import", sourceUri=web.url("/one.raw")))
@@ -120,7 +120,7 @@ def test_an_image_of_a_snapshot_and_a_file_becomes_a_version(api: Api, web: WebS
     assert api.ask("GET", api.version()).status == 200
 
 
-def test_a_version_of_disks_each_by_itself(api: Api, web: WebServer) -> None:
+def test_version_from_separate_disks(api: Api, web: WebServer) -> None:
     api.found()
     disk = f"{api.compute}/disks/d1"
     shown = succeeds(api, disk, made_of("Import", sourceUri=web.url("/one.raw")))["properties"]
@@ -146,7 +146,7 @@ def test_a_version_of_disks_each_by_itself(api: Api, web: WebServer) -> None:
         ({"source": {"id": "%s/images/none"}}, "source"),
     ],
 )
-def test_what_no_version_is_made_of(api: Api, profile: Any, target: str) -> None:
+def test_invalid_version_sources_are_refused(api: Api, profile: Any, target: str) -> None:
     api.found()
     body = version_body("")
     body["properties"]["storageProfile"] = json.loads(json.dumps(profile).replace("%s", api.compute))
@@ -165,7 +165,7 @@ def test_what_no_version_is_made_of(api: Api, profile: Any, target: str) -> None
         ({"osDisk": {"blobUri": "https://x.example/a"}, "dataDisks": [{"lun": 1}]}, "dataDisks"),
     ],
 )
-def test_what_is_no_image(api: Api, profile: Any, target: str) -> None:
+def test_invalid_images_are_refused(api: Api, profile: Any, target: str) -> None:
     api.found()
     refused = api.ask("PUT", f"{api.compute}/images/x", image_body(**profile))
     assert (refused.status, refused.body["error"]["target"]) == (400, f"properties.storageProfile.{target}")

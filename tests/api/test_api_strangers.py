@@ -60,7 +60,7 @@ def is_served(api: Api) -> bool:
     return api.ask("GET", "/subscriptions", version="2022-12-01").status == 200
 
 
-def test_half_open_connections_make_room_for_a_request(tmp_path: Path) -> None:
+def test_half_open_connections_do_not_block_a_request(tmp_path: Path) -> None:
     with limited(tmp_path, connections_max=64, connections_per_address_max=16) as api, ExitStack() as held:
         for _ in range(5):
             for _ in range(20):
@@ -70,14 +70,14 @@ def test_half_open_connections_make_room_for_a_request(tmp_path: Path) -> None:
         assert 'imgstore_http_connections_closed_total{reason="room"}' in metrics
 
 
-def test_a_head_has_a_deadline(tmp_path: Path) -> None:
+def test_head_has_a_deadline(tmp_path: Path) -> None:
     with limited(tmp_path, head_seconds=0.5) as api, connected(api, HALF) as slow, connected(api) as silent:
         assert received(slow).startswith(b"HTTP/1.1 408 ")
         assert received(silent).startswith(b"HTTP/1.1 408 ")
         assert is_served(api)
 
 
-def test_a_handshake_has_a_deadline(tmp_path: Path, certificates: Certificates) -> None:
+def test_handshake_has_a_deadline(tmp_path: Path, certificates: Certificates) -> None:
     limits = ConnectionLimits(head_seconds=0.5, connections_per_address_max=8)
     with (
         start_api(tmp_path / "home", certificates=certificates, connections=limits) as api,
@@ -93,7 +93,7 @@ def test_a_handshake_has_a_deadline(tmp_path: Path, certificates: Certificates) 
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["gigantic", "without end"])
-def test_a_body_of_a_stranger_is_not_read(tmp_path: Path, chunked: bool) -> None:
+def test_body_of_a_stranger_is_not_read(tmp_path: Path, chunked: bool) -> None:
     with limited(tmp_path, rest_seconds=0.5) as api:
         length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {1 << 60}"
         head = f"PUT {api.gallery}?api-version=2023-07-03 HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n"
@@ -108,13 +108,13 @@ def test_a_body_of_a_stranger_is_not_read(tmp_path: Path, chunked: bool) -> None
         assert is_served(api)
 
 
-def test_a_form_of_a_stranger_has_a_size(tmp_path: Path) -> None:
+def test_form_of_a_stranger_has_a_maximum_size(tmp_path: Path) -> None:
     with start_api(tmp_path / "home") as api:
         answer = api.ask("POST", "/t/oauth2/v2.0/token", b"a=" + b"b" * (70 << 10), version=None)
         assert answer.status == 413
 
 
-def test_a_slow_body_is_given_up(tmp_path: Path) -> None:
+def test_slow_body_is_aborted(tmp_path: Path) -> None:
     with limited(tmp_path, body_idle_seconds=0.5) as api:
         head = f"PUT {api.gallery}?api-version=2023-07-03 HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
         head += f"Authorization: {api.headers['Authorization']}\r\n\r\n{{"
@@ -141,7 +141,7 @@ def test_junk_is_refused(tmp_path: Path, junk: bytes) -> None:
 
 
 @pytest.mark.parametrize("is_read", [False, True], ids=["after the answer", "while the server reads"])
-def test_a_body_of_tiny_chunks_is_given_up(tmp_path: Path, is_read: bool) -> None:
+def test_body_of_tiny_chunks_is_aborted(tmp_path: Path, is_read: bool) -> None:
     with limited(tmp_path, rest_seconds=600, body_idle_seconds=600) as api:
         line = "POST /t/oauth2/v2.0/token" if is_read else "GET /healthz"
         with connected(api, f"{line} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()) as stranger:
@@ -155,9 +155,7 @@ def test_a_body_of_tiny_chunks_is_given_up(tmp_path: Path, is_read: bool) -> Non
 
 
 @pytest.mark.parametrize("body", [b"zz\r\n", b"1\r\na\r\n" * 2_000], ids=["no chunk", "tiny chunks"])
-def test_a_body_that_breaks_off_a_request_is_no_error_of_the_server(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, body: bytes
-) -> None:
+def test_incomplete_body_is_no_server_error(tmp_path: Path, caplog: pytest.LogCaptureFixture, body: bytes) -> None:
     head = b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     with limited(tmp_path) as api:
         for _ in range(5):
@@ -171,14 +169,14 @@ def test_a_body_that_breaks_off_a_request_is_no_error_of_the_server(
     assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-def test_a_head_of_many_lines_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_head_of_many_lines_is_refused_before_parsing(tmp_path: Path) -> None:
     with limited(tmp_path) as api, connected(api, b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 300) as stranger:
         answer = received(stranger)
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert b"more than 256 lines" in answer
 
 
-def test_an_upgrade_is_passed_over(tmp_path: Path) -> None:
+def test_upgrade_header_is_ignored(tmp_path: Path) -> None:
     with limited(tmp_path, keep_alive_seconds=0.2) as api:
         asked = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n"
         for protocol in (b"websocket", b"h2c", b"junk"):
@@ -186,13 +184,13 @@ def test_an_upgrade_is_passed_over(tmp_path: Path) -> None:
                 assert received(stranger).startswith(b"HTTP/1.1 200 ")
 
 
-def test_requests_in_a_row_are_answered_in_a_row(tmp_path: Path) -> None:
+def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
     row = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 300
     with limited(tmp_path, keep_alive_seconds=0.2) as api, connected(api, row) as stranger:
         assert received(stranger).count(b"HTTP/1.1 200 ") == 300
 
 
-def test_invented_methods_make_one_label(tmp_path: Path) -> None:
+def test_invented_methods_share_one_label(tmp_path: Path) -> None:
     with start_api(tmp_path / "home") as api, connected(api) as stranger:
         for number in range(300):
             stranger.sendall(b"M%d /healthz HTTP/1.1\r\nHost: x\r\n\r\n" % number)
@@ -204,7 +202,7 @@ def test_invented_methods_make_one_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 50_000, '{"a":' * 101 + "1" + "}" * 101, "[" * 102 + "]" * 102])
-def test_a_deep_body_is_refused(tmp_path: Path, text: str) -> None:
+def test_deep_body_is_refused(tmp_path: Path, text: str) -> None:
     with start_api(tmp_path / "home") as api:
         answer = api.ask("PUT", api.gallery, text.encode())
         assert (answer.status, answer.code) == (400, "InvalidRequestContent")
@@ -223,7 +221,7 @@ def guess(api: Api, client_id: str, secret: str, address: str = "127.0.0.1", **h
         connection.close()
 
 
-def test_guessers_keep_nobody_out(tmp_path: Path) -> None:
+def test_wrong_secrets_do_not_block_other_callers(tmp_path: Path) -> None:
     with start_api(tmp_path / "home", secret_failures_max=5) as api:
         assert api.credential is not None
         client, right = api.credential.known.identity.client_id or "", api.credential.secret
@@ -250,7 +248,7 @@ def test_guessers_keep_nobody_out(tmp_path: Path) -> None:
         assert refused[0].repeats == statuses.count(401) - 1
 
 
-def test_many_guesses_for_a_client_hold_back_those_who_guess(tmp_path: Path) -> None:
+def test_many_failures_of_a_client_id_limit_only_failing_addresses(tmp_path: Path) -> None:
     with start_api(tmp_path / "home", secret_failures_max=40, trusted_proxies=parse_networks(["127.0.0.1/32"])) as api:
         assert api.credential is not None
         client, right = api.credential.known.identity.client_id or "", api.credential.secret
@@ -264,7 +262,7 @@ def test_many_guesses_for_a_client_hold_back_those_who_guess(tmp_path: Path) -> 
         assert guess(api, client, right, **{"X-Forwarded-For": "10.2.0.1"})[0] == 200
 
 
-def test_a_silent_issuer_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_issuer_does_not_block_other_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(issuers, "_FETCH_SECONDS_MAX", 1.0)
     with start_api(tmp_path / "home") as api, socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://localhost:{silent.getsockname()[1]}"
@@ -287,7 +285,7 @@ def forged_token(issuer: str) -> str:
     return jwt.encode({"alg": "RS256", "kid": "x"}, {"iss": issuer, "sub": "s"}, RSAKey.generate_key(2_048))
 
 
-def test_a_key_that_an_issuer_does_not_have_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_key_of_an_issuer_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
     key = RSAKey.generate_key(2_048, {"kid": "known"})
     document = json.dumps({"keys": [key.as_dict(private=False)]}).encode()

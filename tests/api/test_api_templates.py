@@ -87,7 +87,7 @@ def test_loops_of_variables_properties_and_outputs(api: Api, group: str) -> None
     assert described(api, "g1") == "[0,1,4]"
 
 
-def test_a_loop_of_a_property_makes_the_regions_of_a_version(api: Api, group: str) -> None:
+def test_property_loop_creates_the_regions_of_a_version(api: Api, group: str) -> None:
     features = {"name": "[variables('names')[copyIndex('features')]]", "value": "True"}
     definition = {
         **definition_body(copy=[{"name": "features", "count": "[length(variables('names'))]", "input": features}]),
@@ -118,7 +118,7 @@ INNER = {
 }
 
 
-def test_modules_hand_over_what_they_made(api: Api, group: str) -> None:
+def test_modules_pass_outputs(api: Api, group: str) -> None:
     template = {
         "languageVersion": "2.0",
         "parameters": {"names": {"type": "array", "items": {"type": "string"}}},
@@ -154,7 +154,7 @@ def test_modules_hand_over_what_they_made(api: Api, group: str) -> None:
     assert api.ask("GET", f"{path}/one1", version=NEW).body["properties"]["provisioningState"] == "Succeeded"
 
 
-def test_a_template_with_the_expressions_of_the_one_around_it(api: Api, group: str) -> None:
+def test_inner_template_in_outer_scope(api: Api, group: str) -> None:
     inner = {"parameters": {"x": {"type": "int"}}, "resources": [gallery("[parameters('target')]", "[variables('v')]")]}
     template = {
         "parameters": {"target": {"type": "string"}},
@@ -166,7 +166,7 @@ def test_a_template_with_the_expressions_of_the_one_around_it(api: Api, group: s
 
 
 @pytest.mark.parametrize("scope", ["outer", "inner"])
-def test_what_is_around_a_template_is_seen_in_outer_scope_alone(api: Api, group: str, scope: str) -> None:
+def test_outer_values_are_visible_only_in_outer_scope(api: Api, group: str, scope: str) -> None:
     inner = {"resources": [gallery("below", "[reference('above').description]")]}
     template = {"resources": [module("m", inner, scope=scope), gallery("above", "from above")]}
     told, shown = deploy(api, group, template)
@@ -178,7 +178,7 @@ def test_what_is_around_a_template_is_seen_in_outer_scope_alone(api: Api, group:
         assert "'above' is not defined in the template" in told["error"]["message"]
 
 
-def test_a_module_of_another_group(api: Api, group: str) -> None:
+def test_module_in_another_group(api: Api, group: str) -> None:
     other = f"{api.top}/resourceGroups/other"
     elsewhere = {"resources": [gallery("x", "[resourceGroup().location]")]}
     template = {"resources": [module("there", elsewhere, resourceGroup="other")]}
@@ -189,7 +189,7 @@ def test_a_module_of_another_group(api: Api, group: str) -> None:
     assert made["properties"]["description"] == "westus2"
 
 
-def test_what_stands_is_referred_to_by_id_and_by_a_symbolic_name(api: Api, group: str) -> None:
+def test_existing_resources_are_referenced_by_id_and_symbolic_name(api: Api, group: str) -> None:
     assert api.ask("PUT", api.gallery, {"location": "southcentralus"}).status == 201
     assert api.ask("PUT", api.definition, definition_body()).status == 201
     there = {"existing": True, "type": "Microsoft.Compute/galleries", "apiVersion": API}
@@ -228,12 +228,12 @@ def test_what_stands_is_referred_to_by_id_and_by_a_symbolic_name(api: Api, group
         ("[1]", "not of type string"),
     ],
 )
-def test_a_reference_to_nothing_is_named(api: Api, group: str, value: str, named: str) -> None:
+def test_invalid_reference_is_named(api: Api, group: str, value: str, named: str) -> None:
     template = {"resources": [], "outputs": {"x": {"type": "string", "value": value}}}
     assert named in refused(api, group, template)
 
 
-def test_operations_tell_what_was_made_and_what_was_not(api: Api, group: str) -> None:
+def test_operations_show_created_and_failed_resources(api: Api, group: str) -> None:
     template = {"resources": [gallery("fine"), gallery("no-dashes", dependsOn=["fine"])]}
     told, _ = deploy(api, group, template)
     assert told["error"]["code"] == "InvalidParameter"
@@ -253,7 +253,7 @@ def test_operations_tell_what_was_made_and_what_was_not(api: Api, group: str) ->
     assert api.ask("POST", f"{path}/whatIf", {}, version=NEW).code == "WhatIfNotSupported"
 
 
-def test_secrets_are_neither_shown_nor_kept(api: Api, group: str) -> None:
+def test_secrets_are_neither_shown_nor_stored(api: Api, group: str) -> None:
     inner = {
         "parameters": {"key": {"type": "secureObject"}},
         "resources": [],
@@ -279,7 +279,7 @@ def deep(levels: int) -> Any:
     return inner
 
 
-def test_five_templates_within_each_other_and_no_more(api: Api, group: str) -> None:
+def test_templates_nest_at_most_five_levels(api: Api, group: str) -> None:
     assert deploy(api, group, deep(5))[0]["status"] == "Succeeded"
     assert "nested too deeply" in refused(api, group, deep(6))
 
@@ -309,11 +309,11 @@ NINE = {"copy": [{"name": "x", "count": 800, "input": {"copy": [{"name": "y", "c
          "'x.y' is not declared"),
     ],
 )  # fmt: skip
-def test_what_asks_for_too_much_is_refused(api: Api, group: str, more: Any, named: str) -> None:
+def test_expensive_templates_are_refused(api: Api, group: str, more: Any, named: str) -> None:
     assert named in refused(api, group, {"resources": [], **more})
 
 
-def test_a_condition_leaves_out_what_others_wait_for(api: Api, group: str) -> None:
+def test_false_condition_omits_a_dependency(api: Api, group: str) -> None:
     child = {"type": "images", "apiVersion": API, "name": "i", **definition_body()}
     template = {
         "resources": [
@@ -327,7 +327,7 @@ def test_a_condition_leaves_out_what_others_wait_for(api: Api, group: str) -> No
     assert [each["id"].rsplit("/", 1)[1] for each in shown["outputResources"]] == ["g", "i"]
 
 
-def test_functions_of_ones_own_and_the_present(api: Api, group: str) -> None:
+def test_user_functions_and_utc_now(api: Api, group: str) -> None:
     double = {
         "parameters": [{"name": "n", "type": "int"}],
         "output": {"type": "int", "value": "[mul(2, parameters('n'))]"},
@@ -349,7 +349,7 @@ def test_functions_of_ones_own_and_the_present(api: Api, group: str) -> None:
     assert outputs(api, group, template) == {"n": 12, "year": year, "cloud": f"http://127.0.0.1:{api.port}"}
 
 
-def test_records_of_networks_that_stand_are_referred_to_too(api: Api, group: str) -> None:
+def test_existing_network_records_are_referenced(api: Api, group: str) -> None:
     path = f"{group}/providers/Microsoft.Network/networkSecurityGroups/rules"
     assert api.ask("PUT", path, {"location": "eastus", "tags": {"team": "net"}}, version=NEW).status == 201
     template = {

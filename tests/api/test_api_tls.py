@@ -40,14 +40,14 @@ def shaken(files: Certificates, name: str, roots: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "::1"])
-def test_clients_that_have_the_bundle_believe_it(tmp_path: Path, name: str) -> None:
+def test_clients_with_the_bundle_trust_the_server(tmp_path: Path, name: str) -> None:
     files = make_certificates(tmp_path)
     shaken(files, name, files.bundle)
     with pytest.raises(ssl.SSLCertVerificationError):
         shaken(files, "images.example", files.bundle)
 
 
-def test_it_is_made_once_and_renewed_in_time(tmp_path: Path) -> None:
+def test_certificates_are_created_once_and_renewed(tmp_path: Path) -> None:
     files = make_certificates(tmp_path, NOW)
     authority, certificate = files.authority.read_bytes(), files.certificate.read_bytes()
     make_certificates(tmp_path, NOW + timedelta(days=300))
@@ -57,7 +57,7 @@ def test_it_is_made_once_and_renewed_in_time(tmp_path: Path) -> None:
     assert files.certificate.read_bytes() != certificate
 
 
-def test_keys_are_for_their_owner_and_the_bundle_has_the_systems_roots_too(tmp_path: Path) -> None:
+def test_keys_are_private_and_the_bundle_contains_system_roots(tmp_path: Path) -> None:
     files = make_certificates(tmp_path)
     for key in (files.key, files.key.with_name("ca-key.pem")):
         assert stat.S_IMODE(key.stat().st_mode) == 0o600

@@ -121,7 +121,7 @@ def with_name(value: Any, place: tuple[Any, ...], literal: str) -> str:
     return with_literal(value, place, f"1, {literal if literal.startswith(chr(34)) else json.dumps(literal)}: 1")
 
 
-def test_every_route_that_takes_a_body_is_tried(tmp_path: Path, web: WebServer) -> None:
+def test_every_route_with_a_body_is_tested(tmp_path: Path, web: WebServer) -> None:
     with staged(tmp_path / "home", web) as stage:
         schema = stage.api.ask("GET", "/openapi.json", version=None).body["paths"]
         wanted = {
@@ -164,7 +164,7 @@ def test_no_value_in_a_body_breaks_an_answer(tmp_path: Path, web: WebServer) -> 
 @pytest.mark.engine("postgresql")
 @pytest.mark.parametrize("on", ["sqlite", "postgresql"])
 @pytest.mark.timeout(7_200)
-def test_no_value_at_any_place_breaks_an_answer(
+def test_no_value_at_any_position_breaks_an_answer(
     tmp_path: Path, web: WebServer, postgresql_server: PostgreSQL, on: str
 ) -> None:
     """Every value at every place."""
@@ -285,7 +285,7 @@ def test_no_path_query_or_header_breaks_an_answer(tmp_path: Path, web: WebServer
                 assert strictly(api, path, request.version) == 200
 
 
-def test_a_number_that_an_older_version_took_is_shown_as_null(api: Api) -> None:
+def test_nonfinite_number_of_an_older_version_is_shown_as_null(api: Api) -> None:
     api.found()
     path = f"{group_of(api)}/providers/Microsoft.Network/virtualNetworks"
     assert (

@@ -53,7 +53,7 @@ class Check(Enum):
     LIST = auto()
     """The caller must have a role at, above or below the scope. The answer shows resources that the caller may read."""
     OWN_OPERATION = auto()
-    """The caller must have started the operation, or must have the right to the action on the operation's resource."""
+    """The caller must have started the operation, or must have the right to the action."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
