@@ -160,9 +160,9 @@ class SlotScrub:
     problem: str | None = None
     """The reason why the scrub could not read the slot or a part of the slot."""
     resumed_from: datetime | None = None
-    """When the pass began that an earlier process had to leave; None where this one began it."""
+    """The start of a pass that an earlier process did not finish. None if this process started the pass."""
     earlier_objects: int = 0
-    """Of `objects`, those that earlier processes read."""
+    """The part of `objects` that earlier processes read."""
 
     @property
     def unrepaired(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Deny by default: what no grant covers is refused, and a grant covers its scope and what is below it, no more."""
+"""Access is denied by default. A grant covers the scope and all scopes below, and nothing else."""
 
 import pytest
 from hypothesis import given
@@ -34,7 +34,7 @@ ABOVE = [
 
 
 def allowed(principal: Principal, action: Action, scope: str, of: str | None = None) -> bool:
-    """Whether both ways of asking say so."""
+    """Return whether `authorize` and `is_allowed` agree to permit the action."""
     try:
         authorize(principal, action, scope, of)
     except (AccessDenied, NotFound):
@@ -49,7 +49,7 @@ def one(role: Role, scope: str) -> Principal:
 
 
 @pytest.mark.parametrize("action", list(Action))
-def test_nobody_may_do_anything_nor_know_of_it(action: Action) -> None:
+def test_principal_without_roles_is_denied_each_action(action: Action) -> None:
     with pytest.raises(NotFound, match="The subscription 'Sub' could not be found") as caught:
         authorize(Principal(name="ann"), action, version_id("Sub", "rg", "gal", "deb", "1.0.0"))
     assert (caught.value.status, caught.value.error_code) == (404, "SubscriptionNotFound")
@@ -58,8 +58,8 @@ def test_nobody_may_do_anything_nor_know_of_it(action: Action) -> None:
     assert (denied.value.status, denied.value.found) == (403, "no roles")
 
 
-def test_who_knows_of_the_subscription_is_told_the_action_and_the_scope() -> None:
-    """In Azure's words; the same whether the resource is there or not."""
+def test_denial_names_action_and_scope_in_azures_words() -> None:
+    """The text does not depend on the existence of the resource."""
     ann = Principal(name="ann", uid="7", grants=(Grant(role=Role.READER, scope=group_id("sub", "other")),))
     with pytest.raises(AccessDenied) as caught:
         authorize(ann, Action.WRITE, VERSION)
@@ -73,7 +73,7 @@ def test_who_knows_of_the_subscription_is_told_the_action_and_the_scope() -> Non
 
 @pytest.mark.parametrize("action", list(Action))
 @pytest.mark.parametrize("scope", ["/", *ABOVE])
-def test_the_administrator_may_do_everything(action: Action, scope: str) -> None:
+def test_administrator_is_allowed_each_action(action: Action, scope: str) -> None:
     assert allowed(administrator("root"), action, scope)
 
 
@@ -95,7 +95,7 @@ PLACES = {
         "/subscriptions/sub/providers/Microsoft.Compute/locations/eastus/sharedGalleries/u"
     ),
 }
-"""Each type of resource and one of it; all but the first two are below the group, or the subscription."""
+"""A resource of each type. All resources but the first two are below the group or the subscription."""
 
 EVERY = frozenset(Action)
 NONE: frozenset[Action] = frozenset()
@@ -119,12 +119,12 @@ TABLE: dict[Role, dict[str, frozenset[Action]]] = {
     },
     Role.SHARING_ADMIN: {"Microsoft.Compute/galleries": frozenset({Action.SHARE})},
 }
-"""Azure's built-in roles: of each type of resource, what they let do. What is not named is nothing."""
+"""Azure's built-in roles: the permitted actions by resource type. A missing type permits nothing."""
 
 
 @pytest.mark.parametrize("granted", ["/", "/subscriptions/sub", *PLACES.values()])
 @pytest.mark.parametrize("role", list(Role))
-def test_each_role_on_each_scope_lets_do_what_the_table_says_and_no_more(role: Role, granted: str) -> None:
+def test_each_role_on_each_scope_permits_exactly_the_actions_of_the_table(role: Role, granted: str) -> None:
     for kind, asked in PLACES.items():
         reaches = granted in ("/", asked) or asked.startswith(granted + "/")
         wanted = TABLE[role].get(kind, NONE) if reaches else NONE
@@ -132,13 +132,13 @@ def test_each_role_on_each_scope_lets_do_what_the_table_says_and_no_more(role: R
 
 
 @pytest.mark.parametrize("kind", list(PLACES))
-def test_an_action_is_called_as_azure_calls_it(kind: str) -> None:
+def test_operation_has_the_name_of_azure(kind: str) -> None:
     assert operation_name(Action.WRITE, PLACES[kind].upper().replace("/SUB/", "/sub/")) == f"{kind}/write"
     assert operation_name(Action.SHARE, GALLERY) == "Microsoft.Compute/galleries/share/action"
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_only_an_owner_gives_roles_and_administers(role: Role) -> None:
+def test_only_an_owner_assigns_roles_and_administers(role: Role) -> None:
     owner = role is Role.OWNER
     for action in (Action.WRITE, Action.DELETE):
         assert allowed(one(role, GROUP), action, GALLERY, ROLE_ASSIGNMENTS) == owner
@@ -148,20 +148,20 @@ def test_only_an_owner_gives_roles_and_administers(role: Role) -> None:
 
 
 @pytest.mark.parametrize("name", ["providers", "resourceGroups", "subscriptions", "images", "Microsoft.Compute"])
-def test_a_name_that_is_a_word_of_paths_is_a_name(name: str) -> None:
-    """A gallery called `providers` is a gallery: what a role withholds there stays withheld."""
+def test_resource_may_be_named_like_a_path_keyword(name: str) -> None:
+    """A gallery with the name `providers` is a gallery, and forbidden actions of a role stay forbidden."""
     for scope in (gallery_id("sub", name, name), gallery_id("sub", "rg", name), gallery_id(name, name, "g")):
         assert operation_name(Action.SHARE, scope) == "Microsoft.Compute/galleries/share/action"
         assert not allowed(one(Role.CONTRIBUTOR, "/"), Action.SHARE, scope)
     assert operation_name(Action.READ, group_id(name, name)) == "Microsoft.Resources/subscriptions/resourceGroups/read"
 
 
-def test_the_latest_version_needs_the_right_to_read_versions_of_the_definition() -> None:
+def test_latest_version_requires_read_on_versions_of_the_definition() -> None:
     assert allowed(one(Role.IMAGE_READER, GALLERY), Action.READ, DEFINITION, VERSIONS)
     assert not allowed(one(Role.IMAGE_READER, VERSION), Action.READ, DEFINITION, VERSIONS)
 
 
-def test_lists_show_what_may_be_read() -> None:
+def test_lists_contain_readable_items_only() -> None:
     reader = one(Role.READER, gallery_id("sub", "rg", "a"))
     there = ["a", "b", "ab", "A"]
     assert filter_readable(reader, there, lambda name: gallery_id("sub", "rg", name)) == ["a", "A"]
@@ -194,8 +194,11 @@ BAD = [
 
 
 @pytest.mark.parametrize("scope", BAD)
-def test_what_is_no_scope_is_nobodys(scope: str) -> None:
-    """Not even the administrator's: it names no resource, and whoever repairs it might name another."""
+def test_malformed_scope_grants_and_permits_nothing(scope: str) -> None:
+    """The administrator is refused too.
+
+    The scope names no resource, and a repaired scope might name another resource.
+    """
     for principal in (administrator("root"), one(Role.OWNER, "/subscriptions/sub"), one(Role.OWNER, scope)):
         assert not is_allowed(principal, Action.READ, scope)
         assert not has_related_role(principal, scope)
@@ -205,7 +208,7 @@ def test_what_is_no_scope_is_nobodys(scope: str) -> None:
 
 
 @pytest.mark.parametrize("scope", ["/subscriptions", "/providers/x", "/a"])
-def test_a_role_is_given_on_subscriptions_and_what_is_in_them(scope: str) -> None:
+def test_scope_of_a_role_is_the_installation_or_in_a_subscription(scope: str) -> None:
     with pytest.raises(NotFound):
         check_scope(scope)
     assert check_scope(GROUP + "/") == GROUP
@@ -219,8 +222,8 @@ words = (
 
 
 @given(st.lists(words, min_size=1, max_size=5))
-def test_no_spelling_of_a_path_leads_out_of_a_grant(spelt: list[str]) -> None:
-    """Whatever a path is made of: what an Owner of one group may do lies below that group, letter by letter."""
+def test_no_spelling_of_a_path_leaves_the_scope_of_a_grant(spelt: list[str]) -> None:
+    """An Owner of a group may only act below the group, for any parts of a path."""
     path = "/subscriptions/sub/resourceGroups/" + "/".join(spelt)
     if is_allowed(one(Role.OWNER, GROUP), Action.WRITE, path):
         assert path.casefold().removesuffix("/").split("/")[:5] == GROUP.casefold().split("/")
@@ -228,30 +231,30 @@ def test_no_spelling_of_a_path_leads_out_of_a_grant(spelt: list[str]) -> None:
 
 
 @pytest.mark.parametrize("scope", ABOVE[1:])
-def test_a_role_never_reaches_up(scope: str) -> None:
+def test_role_does_not_apply_to_parent_scopes(scope: str) -> None:
     above = scope.rsplit("/", 2)[0]
     assert not allowed(one(Role.OWNER, scope), Action.READ, above)
     assert not allowed(one(Role.OWNER, scope), Action.READ, "/")
 
 
-def test_a_name_that_begins_alike_is_another() -> None:
+def test_common_prefix_of_names_grants_nothing() -> None:
     assert not allowed(one(Role.OWNER, gallery_id("sub", "rg", "gal")), Action.READ, gallery_id("sub", "rg", "gal2"))
     assert not allowed(one(Role.OWNER, group_id("sub", "rg")), Action.READ, group_id("sub", "rg2"))
     assert not allowed(one(Role.OWNER, "/subscriptions/sub"), Action.READ, "/subscriptions/sub2")
 
 
-def test_scopes_are_compared_as_azure_does() -> None:
+def test_scopes_are_compared_without_case() -> None:
     assert allowed(one(Role.READER, gallery_id("SUB", "Rg", "GAL") + "/"), Action.READ, VERSION)
 
 
 @pytest.mark.parametrize("scope", ["", "//", "///"])
 def test_an_empty_scope_grants_nothing(scope: str) -> None:
-    """A scope that was lost on the way must not become the whole installation."""
+    """A lost scope must not become the whole installation."""
     assert not allowed(one(Role.OWNER, scope), Action.READ, VERSION)
     assert not allowed(one(Role.OWNER, scope), Action.READ, "/")
 
 
-def test_any_one_of_several_grants_suffices() -> None:
+def test_one_of_several_grants_suffices() -> None:
     both = Principal(
         name="ann",
         grants=(
@@ -268,6 +271,6 @@ paths = st.lists(names, min_size=1, max_size=4).map(lambda parts: "/" + "/".join
 
 
 @given(paths, paths)
-def test_a_grant_covers_a_scope_exactly_when_its_parts_begin_it(granted: str, asked: str) -> None:
+def test_grant_covers_exactly_the_scopes_with_its_parts_as_prefix(granted: str, asked: str) -> None:
     begins = asked.split("/")[: len(granted.split("/"))] == granted.split("/")
     assert allowed(one(Role.READER, granted), Action.READ, asked) == begins

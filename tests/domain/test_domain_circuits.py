@@ -1,4 +1,4 @@
-"""The circuit breaker: laws that hold for every history of a store, and the histories that it is made for."""
+"""The circuit breaker: properties of every history, and examples of outages."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -27,7 +27,7 @@ class Event:
     """None is an answer."""
     took_seconds: float
     probe: bool
-    """Whether a probe is begun first, if one is due."""
+    """Whether the event begins a due probe first."""
 
 
 events = st.lists(
@@ -47,7 +47,7 @@ def fail(circuit: Circuit, now: float, failure: Failure, took_seconds: float = 0
 
 
 def play(history: list[Event]) -> tuple[Circuit, float]:
-    """The circuit after a history, and the time then."""
+    """Return the circuit and the time after a history."""
 
     def step(before: tuple[Circuit, float], event: Event) -> tuple[Circuit, float]:
         circuit, now = before[0], before[1] + event.after_seconds
@@ -61,11 +61,11 @@ def play(history: list[Event]) -> tuple[Circuit, float]:
 
 
 @given(events)
-def test_an_answer_closes_the_circuit_whatever_happened_before(history: list[Event]) -> None:
+def test_answer_closes_the_circuit_after_any_history(history: list[Event]) -> None:
     circuit, now = play(history)
     closed = record_answer(circuit, now)
     assert (closed.state, closed.failures) == (CircuitState.CLOSED, 0)
-    assert closed.error == circuit.error, "what went wrong last can still be shown"
+    assert closed.error == circuit.error, "the last error stays available"
     assert not closed.refuses(now + 1000)
 
 
@@ -76,7 +76,7 @@ def test_an_outage_opens_the_circuit_at_once(history: list[Event], failure: Fail
 
 
 @given(events)
-def test_a_probe_is_due_within_the_longest_time(history: list[Event]) -> None:
+def test_probe_is_due_within_the_limit(history: list[Event]) -> None:
     circuit, now = play(history)
     if circuit.avoided:
         assert circuit.probe_at <= now + max(POLICY.open_seconds_max, POLICY.probe_seconds_max)
@@ -86,17 +86,17 @@ def test_a_probe_is_due_within_the_longest_time(history: list[Event]) -> None:
 
 
 @given(events)
-def test_requests_are_refused_only_after_an_outage_that_lasted(history: list[Event]) -> None:
+def test_requests_are_refused_only_after_a_long_outage(history: list[Event]) -> None:
     circuit, now = play(history)
     if circuit.refuses(now):
         answers = [place for place, event in enumerate(history) if event.failure is None]
         since = history[answers[-1] + 1 :] if answers else history
         silent = [event for event in since if event.failure is Failure.SILENT]
-        assert len(silent) >= 2, "one request that was not answered is not enough"
+        assert len(silent) >= 2, "a single unanswered request must not refuse requests"
 
 
 @given(events)
-def test_a_half_open_circuit_takes_no_second_probe_until_the_first_is_lost(history: list[Event]) -> None:
+def test_half_open_circuit_has_a_single_probe_until_the_probe_is_lost(history: list[Event]) -> None:
     circuit, now = play(history)
     probing = begin_probe(circuit, now)
     if probing is not None:
@@ -104,7 +104,7 @@ def test_a_half_open_circuit_takes_no_second_probe_until_the_first_is_lost(histo
         assert begin_probe(probing, now + POLICY.probe_seconds_max) is not None
 
 
-def test_a_busy_store_is_left_alone_after_several_refusals() -> None:
+def test_several_refusals_of_a_busy_store_open_the_circuit() -> None:
     circuit = Circuit()
     for _ in range(POLICY.answered_failures_max - 1):
         circuit = fail(circuit, 1.0, Failure.REFUSED)
@@ -112,7 +112,7 @@ def test_a_busy_store_is_left_alone_after_several_refusals() -> None:
     assert fail(circuit, 1.0, Failure.REFUSED).avoided
 
 
-def test_probes_that_fail_come_less_and_less_often() -> None:
+def test_failed_probes_double_the_open_time() -> None:
     circuit, now, waits = fail(Circuit(), 0.0, Failure.SILENT), 0.0, []
     for _ in range(7):
         waits.append(circuit.probe_at - now)
@@ -124,21 +124,21 @@ def test_probes_that_fail_come_less_and_less_often() -> None:
     assert circuit.since == 0.0, "the outage began with the first failure"
 
 
-def test_requests_that_fail_side_by_side_are_one_strike() -> None:
+def test_concurrent_failures_count_as_one_strike() -> None:
     circuit = Circuit()
     for _ in range(16):
         circuit = fail(circuit, 10.0, Failure.SILENT, took_seconds=10.0)
-    assert not circuit.refuses(10.0), "a store that stalled once is asked again"
+    assert not circuit.refuses(10.0), "a store with a single stall still gets requests"
     assert fail(circuit, 20.0, Failure.SILENT, took_seconds=10.0).refuses(20.0)
 
 
-def test_a_late_answer_makes_it_avoided_and_never_refused() -> None:
+def test_late_answers_open_the_circuit_but_never_refuse_requests() -> None:
     circuit = fail(Circuit(), 2.0, Failure.LATE, took_seconds=2.0)
     assert circuit.avoided
-    assert not circuit.down, "it is still written to"
+    assert not circuit.down, "writers still use the store"
     assert fail(circuit, 3.0, Failure.SILENT).down
     assert not fail(circuit, 300.0, Failure.LATE).refuses(300.0)
-    assert record_answer(circuit, 5.0).state is CircuitState.CLOSED, "slow, and not dead"
+    assert record_answer(circuit, 5.0).state is CircuitState.CLOSED, "a late store is not dead"
 
 
 def test_a_late_answer_does_not_end_a_probe() -> None:

@@ -1,4 +1,4 @@
-"""The error tree is a promise to callers: its shape, codes and statuses, as drawn at the top of its module."""
+"""The error tree, with classes, codes and statuses, equals the tree in the docstring of the module."""
 
 import inspect
 import re
@@ -59,8 +59,8 @@ CODES = {
 }
 
 
-def drawn() -> dict[str, str]:
-    """Each class of the drawing and the one above it."""
+def documented_tree() -> dict[str, str]:
+    """Return each class of the documented tree with the parent class."""
     above: dict[str, str] = {}
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -72,15 +72,15 @@ def drawn() -> dict[str, str]:
     return above
 
 
-def test_the_drawing_is_the_tree() -> None:
-    assert drawn() == {name: each.__bases__[0].__name__ for name, each in EVERY.items()}
+def test_class_tree_equals_the_tree_in_the_docstring() -> None:
+    assert documented_tree() == {name: each.__bases__[0].__name__ for name, each in EVERY.items()}
 
 
 def test_codes_and_statuses() -> None:
     assert {name: (each.code, each.status) for name, each in EVERY.items()} == CODES
 
 
-def test_drawn_statuses() -> None:
+def test_statuses_in_the_docstring() -> None:
     told = dict(re.findall(r"─ (\w+)(?: \(\w+\))? +(\d{3}) ", errors.__doc__ or ""))
     assert told
     assert {name: int(status) for name, status in told.items()} == {name: EVERY[name].status for name in told}
@@ -91,19 +91,19 @@ def test_only_an_unreachable_store_is_worth_another_try() -> None:
     assert all(each.retryable is issubclass(each, StoreUnreachable) for each in stores)
 
 
-def test_a_missing_object_is_the_key_error_that_readers_expect() -> None:
+def test_object_not_found_is_a_key_error() -> None:
     error = ObjectNotFound("There is no object 'a'.", hint="look elsewhere")
     assert isinstance(error, KeyError)
     assert str(error) == "There is no object 'a'.\n  what to do: look elsewhere"
 
 
-def test_an_error_tells_all_that_it_knows() -> None:
+def test_error_text_contains_found_expected_and_hint() -> None:
     error = InvalidInput("No.", found="1", expected="2", hint="give 2", target="count", code="Other")
     assert str(error) == "No.\n  found: 1\n  expected: 2\n  what to do: give 2"
     assert (error.error_code, error.status, error.target) == ("Other", 400, "count")
 
 
-def test_the_special_ones_fill_in_the_rest() -> None:
+def test_special_errors_have_default_texts() -> None:
     changed = PropertyChangeNotAllowed("osType", found="Windows", expected="Linux")
     assert changed.message == "Changing property 'osType' is not allowed."
     assert changed.target == "osType"
@@ -115,5 +115,5 @@ def test_the_special_ones_fill_in_the_rest() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EVERY))
-def test_each_class_says_when_it_is_raised(name: str) -> None:
+def test_each_error_class_has_a_docstring(name: str) -> None:
     assert inspect.getdoc(EVERY[name])

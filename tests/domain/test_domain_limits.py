@@ -1,4 +1,4 @@
-"""The limits' presets, what a team's settings make of them, and the one clear error about a setting that is none."""
+"""The presets of the limits, the settings of a team, and the error for an invalid setting."""
 
 import tomllib
 from typing import Any
@@ -22,17 +22,17 @@ def numbers(limits: Limits) -> tuple[int | None, ...]:
     )  # fmt: skip
 
 
-def test_the_presets_are_azures() -> None:
+def test_presets_have_the_limits_of_azure() -> None:
     assert numbers(PRESETS["azure-2019"]) == (100, 1_000, 10_000, 10, None, TIB, TIB, TIB, 20)
     assert numbers(PRESETS["azure-2026"]) == (100, 1_000, 10_000, None, 100, 2 * TIB - 512, 2 * TIB - 512, 32 * TIB, 50)
 
 
 @pytest.mark.parametrize("text", ["", "[limits]", '[limits]\npreset = "azure-2019"'])
-def test_azures_limits_of_2019_are_the_default(text: str) -> None:
+def test_default_preset_is_azure_2019(text: str) -> None:
     assert numbers(read(text)) == numbers(PRESETS["azure-2019"])
 
 
-def test_a_number_stands_in_the_place_of_the_presets() -> None:
+def test_number_overrides_the_preset() -> None:
     limits = read('[limits]\npreset = "azure-2026"\ngalleries_max = 7\nreplicas_per_region_max = 3')
     assert numbers(limits) == (7, 1_000, 10_000, 3, 100, 2 * TIB - 512, 2 * TIB - 512, 32 * TIB, 50)
     assert limits.raise_hint("galleries_max") == (
@@ -56,7 +56,7 @@ def test_a_number_stands_in_the_place_of_the_presets() -> None:
         ("[limits]\nimage_bytes_max = 70368744177665", "limits.image_bytes_max", "70368744177665", "to 70368744177664"),
     ],
 )
-def test_a_setting_that_is_none_is_told_with_file_key_found_and_expected(
+def test_invalid_setting_is_reported_with_file_key_found_and_expected(
     text: str, key: str, found: str, expected: str
 ) -> None:
     with pytest.raises(InvalidInput, match=f"/home/settings.toml cannot be used: {key}") as caught:
@@ -66,7 +66,7 @@ def test_a_setting_that_is_none_is_told_with_file_key_found_and_expected(
     assert 'preset = "azure-2026"' in (caught.value.hint or "")
 
 
-def test_one_more_than_the_limit_is_refused_with_limit_count_and_setting() -> None:
+def test_exceeded_limit_is_reported_with_limit_count_and_setting() -> None:
     limits: Any = Limits(galleries_max=2)
     check_count(limits, "galleries_max", 1, what="galleries", region="eastus")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Settings of maintenance, and which task is next."""
+"""Settings of maintenance, and the choice of the next task."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +17,7 @@ from imgstore.domain.settings.maintenance import (
 from imgstore.policy.maintenance_schedule import maintenance_tasks, next_due
 
 
-def test_settings_are_read_and_the_rest_are_defaults() -> None:
+def test_missing_settings_have_defaults() -> None:
     document = {"maintenance": {"scrub_interval_seconds": 0, "bytes_per_second_max": 7}, "limits": {}}
     read_limits(document, "settings.toml")
     found = read_maintenance(document, "settings.toml")
@@ -40,7 +40,7 @@ def test_settings_are_read_and_the_rest_are_defaults() -> None:
         ({"gc_interval_seconds": 36_500 * 86_400 + 1}, "maintenance.gc_interval_seconds"),
     ],
 )
-def test_what_nobody_knows_is_refused_by_its_key(table: object, target: str) -> None:
+def test_invalid_setting_is_refused_by_key(table: object, target: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read_maintenance({"maintenance": table}, "settings.toml")
     assert caught.value.target == target
@@ -49,7 +49,7 @@ def test_what_nobody_knows_is_refused_by_its_key(table: object, target: str) -> 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
-def test_the_cheapest_kind_that_is_due_and_free_is_next() -> None:
+def test_next_task_is_the_first_kind_that_is_due_and_free() -> None:
     tasks = maintenance_tasks(MaintenanceSettings(), [], zoned_regions=["b", "a"], degraded=())
     assert [task.name for task in tasks] == ["deletions", "activity", "repairs/a", "repairs/b", "gc"]
 
@@ -73,7 +73,7 @@ def test_the_cheapest_kind_that_is_due_and_free_is_next() -> None:
 
 
 @pytest.mark.parametrize(("interval_seconds", "expected"), [(60, 60), (300, 300), (800, 300), (86_400, 10_800)])
-def test_what_failed_is_due_again_sooner(interval_seconds: int, expected: int) -> None:
+def test_failed_task_is_due_sooner(interval_seconds: int, expected: int) -> None:
     task = MaintenanceTask(kind=MaintenanceKind.GC, interval_seconds=interval_seconds)
     failed = MaintenanceRecord(name="gc", done_at=NOON, outcome=failure_outcome("no answer"))
     assert failed.due_at(task) - NOON == timedelta(seconds=expected)

@@ -1,4 +1,4 @@
-"""Names and references: what may be called what, and what a person may point at."""
+"""Valid names, and references to images."""
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ versions = st.builds(VersionName, parts, parts, parts)
 
 
 @given(versions)
-def test_a_version_reads_back(version: VersionName) -> None:
+def test_version_name_round_trip(version: VersionName) -> None:
     assert VersionName.parse(str(version)) == version
 
 
@@ -46,14 +46,14 @@ def test_ten_is_above_nine() -> None:
         *("1.0.2147483648", "1.0." + "9" * 5000, "latest", "\u0661.0.0"),
     ],
 )
-def test_what_is_no_version_is_refused_in_azures_words(text: str) -> None:
+def test_invalid_version_name_is_refused_in_azures_words(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"Major\(int\)\.Minor\(int\)\.Patch\(int\)") as caught:
         VersionName.parse(text)
     assert (caught.value.error_code, caught.value.target) == ("InvalidParameter", "galleryImageVersionName")
 
 
 @pytest.mark.parametrize("name", ["a", "myGallery", "my_gallery.v2", "0a", "a" * 80])
-def test_gallery_names(name: str) -> None:
+def test_valid_gallery_names(name: str) -> None:
     assert check_gallery_name(name) == name
 
 
@@ -65,7 +65,7 @@ def test_gallery_names_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "ubuntu-22.04", "a_", "a" * 80])
-def test_definition_and_disk_names(name: str) -> None:
+def test_valid_definition_and_disk_names(name: str) -> None:
     assert check_definition_name(name) == check_disk_name(name) == name
 
 
@@ -79,7 +79,7 @@ def test_definition_and_disk_names_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rg", "rg (test)".replace(" ", ""), "-rg", "a" * 90, "größe"])
-def test_group_names(name: str) -> None:
+def test_valid_group_names(name: str) -> None:
     assert check_group_name(name) == name
 
 
@@ -100,14 +100,14 @@ def test_identifiers(name: str, good: bool) -> None:
     assert caught.value.target == "identifier.publisher"
 
 
-def test_identifiers_have_a_length() -> None:
+def test_identifiers_have_a_maximum_length() -> None:
     assert check_identifier("a" * 64, what="sku", characters_max=64)
     with pytest.raises(InvalidInput, match="sku"):
         check_identifier("a" * 65, what="sku", characters_max=64)
 
 
 @pytest.mark.parametrize("spelling", ["westus2", "West US 2", "WestUS2", " west  us 2 ", "WEST\tUS2"])
-def test_a_region_in_any_spelling(spelling: str) -> None:
+def test_region_key_ignores_case_and_spaces(spelling: str) -> None:
     assert region_key(spelling) == "westus2"
 
 
@@ -124,12 +124,12 @@ PINNED = ImageReference(group="rg", gallery="gal", definition="deb-12", version=
         ("rg/gal/deb-12/1.2.3", PINNED),
     ],
 )
-def test_a_short_reference(text: str, expected: ImageReference) -> None:
+def test_short_references(text: str, expected: ImageReference) -> None:
     assert ImageReference.parse(text) == expected
     assert ImageReference.parse(str(expected)) == expected
 
 
-def test_a_resource_id_names_its_subscription() -> None:
+def test_resource_id_contains_the_subscription() -> None:
     whole = ImageReference.parse(version_id("sub", "rg", "gal", "deb-12", "1.2.3"))
     assert whole == ImageReference(
         subscription="sub", group="rg", gallery="gal", definition="deb-12", version=VersionName(1, 2, 3)
@@ -138,7 +138,7 @@ def test_a_resource_id_names_its_subscription() -> None:
     assert ImageReference.parse(definition_id("sub", "rg", "gal", "deb-12")).version is None
 
 
-def test_the_words_of_a_resource_id_are_read_in_any_case() -> None:
+def test_keywords_of_a_resource_id_are_case_insensitive() -> None:
     text = definition_id("Sub", "Rg", "Gal", "Deb")
     lowered = text.replace("resourceGroups", "RESOURCEGROUPS").replace("Microsoft.Compute", "microsoft.compute")
     assert ImageReference.parse(lowered) == ImageReference.parse(text)
@@ -157,7 +157,7 @@ def test_the_words_of_a_resource_id_are_read_in_any_case() -> None:
         definition_id("sub", "rg", "gal", "deb").replace("Microsoft.Compute", "Microsoft.Storage"),
     ],
 )
-def test_what_is_no_reference_is_refused(text: str) -> None:
+def test_invalid_reference_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         ImageReference.parse(text)
     assert caught.value.found

@@ -1,4 +1,4 @@
-"""Pages: following the tokens shows each item once, in order, whatever the page's size; a strange token is refused."""
+"""The pages of a list show each item once, in order, for any page size. A token of another list is refused."""
 
 import base64
 
@@ -21,7 +21,7 @@ def page(keys: list[str], request: PageRequest, of: str = "/a/galleries") -> Pag
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8")), unique=True), st.integers(1, 5))
-def test_the_pages_together_are_the_list(keys: list[str], size: int) -> None:
+def test_all_pages_together_equal_the_list(keys: list[str], size: int) -> None:
     keys.sort()
     shown: list[str] = []
     token: str | None = None
@@ -44,7 +44,7 @@ def test_the_last_page_has_no_token() -> None:
 @pytest.mark.parametrize(
     "token", ["", "x", "ä", "e30", "WzEsIDJd", "NQ", "Wzsd====", encoded("[" * 5_000), encoded('["a", "\\ud800"]')]
 )
-def test_a_token_that_is_none_is_refused(token: str) -> None:
+def test_invalid_token_is_refused(token: str) -> None:
     with pytest.raises(InvalidInput, match="token does not belong to this list") as caught:
         page([], PageRequest(token=token))
     assert (caught.value.target, caught.value.found) == ("nextToken", repr(token[:200]))
@@ -58,7 +58,7 @@ def test_a_token_of_another_list_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_a_page_has_an_item(size: int) -> None:
+def test_empty_page_size_is_refused(size: int) -> None:
     with pytest.raises(InvalidInput, match="at least one item") as caught:
         page([], PageRequest(items_max=size))
     assert caught.value.target == "maxItems"

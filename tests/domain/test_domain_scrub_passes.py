@@ -1,4 +1,4 @@
-"""A pass of scrub that several processes go through in turn reads every object that was there when it began."""
+"""A pass of scrub by several processes in sequence reads every object from the start of the pass."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,8 +24,8 @@ KEYS = st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, unique=True)
 
 
 @given(data=st.data(), keys=KEYS, later=KEYS)
-def test_nothing_that_was_there_is_skipped(data: st.DataObject, keys: list[str], later: list[str]) -> None:
-    """Threads read in any order, some of what they read is lost with the process, and objects come and go meanwhile."""
+def test_no_object_from_the_start_of_a_pass_is_skipped(data: st.DataObject, keys: list[str], later: list[str]) -> None:
+    """Threads read in any order, an ended process loses some of the reads, and objects arrive and leave at any time."""
     there, scrub_pass, read = set(keys), BEGUN, set[str]()
     for _ in range(3):
         remaining = scrub_pass.remaining(there | set(later))
@@ -39,7 +39,7 @@ def test_nothing_that_was_there_is_skipped(data: st.DataObject, keys: list[str],
     assert there <= read | set(scrub_pass.remaining(there))
 
 
-def test_what_was_damaged_is_read_again() -> None:
+def test_damaged_objects_are_read_again() -> None:
     found = replace(BEGUN, position="c", damaged={"a": False, "b": True})
     assert found.remaining(["d", "c", "b", "a"]) == ["a", "d"]
     assert found.remaining(["d", "c", "b", "a"], always=["c"]) == ["a", "c", "d"]
@@ -57,7 +57,7 @@ def test_what_was_damaged_is_read_again() -> None:
         (replace(BEGUN, runner=ScrubRunner.WORKER), 100.0, None, 25, True),
     ],
 )
-def test_which_pass_a_request_resumes(
+def test_request_resumes_a_matching_pass(
     begun: ScrubPass, percent: float, seed: int | None, hours: int, resumes: bool
 ) -> None:
     assert begun.can_resume(percent=percent, seed=seed, now=NOW + timedelta(hours=hours)) is resumes

@@ -1,4 +1,4 @@
-"""Whom a gallery is shared with: who is added and removed, how many, and what goes with what."""
+"""Sharing profiles: members, limits, and valid combinations."""
 
 import uuid
 
@@ -28,7 +28,9 @@ def several(count: int) -> list[str]:
 
 
 @given(ids, ids, ids)
-def test_who_was_added_and_not_removed_is_reached(first: list[str], second: list[str], gone: list[str]) -> None:
+def test_profile_includes_added_and_not_removed_subscriptions(
+    first: list[str], second: list[str], gone: list[str]
+) -> None:
     profile: SharingProfile | None = None
     for more in (first, second):
         if more:
@@ -41,7 +43,7 @@ def test_who_was_added_and_not_removed_is_reached(first: list[str], second: list
         assert len(profile.subscriptions) == len(reached)
 
 
-def test_a_tenant_is_reached_by_the_subscriptions_that_belong_to_it() -> None:
+def test_tenant_includes_the_subscriptions_of_the_tenant() -> None:
     tenant = several(1)[0]
     profile = add_members(None, subscriptions=(), tenants=[tenant])
     assert profile.permission is SharingPermission.GROUPS
@@ -50,7 +52,7 @@ def test_a_tenant_is_reached_by_the_subscriptions_that_belong_to_it() -> None:
     assert not profile.includes("any", None)
 
 
-def test_thirty_subscriptions_and_five_tenants() -> None:
+def test_limits_are_thirty_subscriptions_and_five_tenants() -> None:
     full = add_members(None, subscriptions=several(SUBSCRIPTIONS_MAX), tenants=several(TENANTS_MAX))
     assert (SUBSCRIPTIONS_MAX, TENANTS_MAX) == (30, 5)
     assert add_members(full, subscriptions=several(SUBSCRIPTIONS_MAX), tenants=()) == full
@@ -61,7 +63,7 @@ def test_thirty_subscriptions_and_five_tenants() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "me", "/", several(1)[0] + "0", "\n" + several(1)[0], several(1)[0] + "\n"])
-def test_an_id_is_a_uuid(bad: str) -> None:
+def test_malformed_or_missing_ids_are_refused(bad: str) -> None:
     for change in (add_members, remove_members):
         with pytest.raises(InvalidInput):
             change(None, subscriptions=[bad], tenants=())
@@ -71,7 +73,7 @@ def test_an_id_is_a_uuid(bad: str) -> None:
             change(None, subscriptions=(), tenants=())
 
 
-def test_a_community_is_told_of_and_enabled_once() -> None:
+def test_community_gallery_is_enabled_once() -> None:
     profile = change_profile(None, SharingPermission.COMMUNITY, INFO)
     assert profile.community is not None
     assert profile.community.public_name is None
@@ -89,7 +91,7 @@ def test_a_community_is_told_of_and_enabled_once() -> None:
             publish_profile(standing, "1")
 
 
-def test_one_way_of_sharing_ends_before_another_begins() -> None:
+def test_other_sharing_requires_a_reset() -> None:
     groups = add_members(None, subscriptions=several(1), tenants=())
     community = change_profile(SharingProfile(), SharingPermission.COMMUNITY, INFO)
     other = CommunityInfo(publisher_uri="x", publisher_contact="c", eula="e", public_name_prefix="contoso")
@@ -127,6 +129,6 @@ def test_one_way_of_sharing_ends_before_another_begins() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_together_is_refused(permission: SharingPermission, info: CommunityInfo | None) -> None:
+def test_wrong_public_information_is_refused(permission: SharingPermission, info: CommunityInfo | None) -> None:
     with pytest.raises(InvalidInput):
         change_profile(None, permission, info)

@@ -1,4 +1,4 @@
-"""URLs of sources: whatever a stranger sends is parsed into what a request can carry, or refused in words."""
+"""URLs of sources: any text from a caller is parsed into the parts of a request, or refused."""
 
 import pytest
 from hypothesis import example, given
@@ -42,12 +42,12 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("text", BROKEN, ids=lambda text: ascii(text[:24]))
-def test_a_url_that_is_none_is_refused(text: str) -> None:
+def test_invalid_url_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="is not a URL that can be read"):
         parse_source_url(text)
 
 
-def test_a_url_is_taken_apart() -> None:
+def test_url_is_split_into_parts() -> None:
     url = parse_source_url("HTTPS://User:pä@Bücher.Example.:8443/a b/[ü]?sig=a%2Fb+c&x=[1]#f")
     assert (url.scheme, url.host, url.port) == ("https", "xn--bcher-kva.example", 8443)
     assert url.host_header == "xn--bcher-kva.example:8443"
@@ -70,7 +70,7 @@ def test_hosts(text: str, host: str, port: int, header: str) -> None:
 
 @example("https://[\ud800/x?secret")
 @given(st.text(st.characters(exclude_categories=()), max_size=30).map(lambda rest: f"https://{rest}"))
-def test_any_text_is_parsed_or_refused_and_shown_without_its_query(text: str) -> None:
+def test_any_text_is_parsed_or_refused_and_shown_without_query(text: str) -> None:
     assert "?" not in redact_location(text)
     try:
         url = parse_source_url(text)
@@ -82,10 +82,10 @@ def test_any_text_is_parsed_or_refused_and_shown_without_its_query(text: str) ->
 
 
 @pytest.mark.parametrize("text", ["https://[x", "s3://[x/y"])
-def test_a_uri_that_is_none_is_refused(text: str) -> None:
+def test_invalid_uri_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         split_uri(text)
 
 
-def test_a_path_is_a_path() -> None:
+def test_path_with_bracket_is_a_path() -> None:
     assert split_uri("//[x").path == "//[x"

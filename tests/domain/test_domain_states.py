@@ -1,4 +1,4 @@
-"""The table of states: as written in its module for people, as code obeys it."""
+"""The transitions of replica states equal the table in the docstring of the module."""
 
 import re
 
@@ -23,13 +23,13 @@ P, R, C, F, D, X = (
 )
 
 
-def written_moves() -> set[tuple[ReplicaState, ReplicaState]]:
-    """The rows of the module's table, read from its docstring."""
+def documented_transitions() -> set[tuple[ReplicaState, ReplicaState]]:
+    """Return the transitions in the docstring of the module."""
     moves: set[tuple[ReplicaState, ReplicaState]] = set()
     table = (states.__doc__ or "").split("=====\n")[2].split("\n===")[0]
     for row in table.splitlines():
         before, after, by = re.split(r" {2,}", row.strip())
-        assert by, "every move says who makes it"
+        assert by, "each transition has a cause"
         if before == "any but Deleting":
             moves |= {(each, ReplicaState(after)) for each in ReplicaState if each is not X}
         elif before != "(none)":
@@ -37,21 +37,21 @@ def written_moves() -> set[tuple[ReplicaState, ReplicaState]]:
     return moves
 
 
-def test_the_code_obeys_the_written_table() -> None:
+def test_transitions_equal_the_table_in_the_docstring() -> None:
     assert {
         (before, after) for before in ReplicaState for after in ReplicaState if is_allowed_transition(before, after)
-    } == (written_moves())
+    } == (documented_transitions())
 
 
-def test_every_state_has_a_row_and_an_explanation() -> None:
+def test_every_state_has_transitions() -> None:
     assert set(REPLICA_TRANSITIONS) == set(ReplicaState)
 
 
-def test_nothing_becomes_complete_but_from_replicating() -> None:
+def test_only_replicating_becomes_completed() -> None:
     assert [before for before in ReplicaState if is_allowed_transition(before, C)] == [R]
 
 
-def test_deleting_is_the_end() -> None:
+def test_deleting_is_final() -> None:
     assert not any(is_allowed_transition(X, after) for after in ReplicaState)
 
 
@@ -70,7 +70,7 @@ def test_deleting_is_the_end() -> None:
         ([F, X], True, ProvisioningState.FAILED),
     ],
 )
-def test_a_version_stands_as_its_replicas_do(
+def test_version_state_follows_from_the_replica_states(
     replicas: list[ReplicaState], creating: bool, expected: ProvisioningState
 ) -> None:
     assert derive_provisioning_state(replicas, creating=creating) is expected

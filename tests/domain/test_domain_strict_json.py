@@ -1,4 +1,4 @@
-"""JSON of strangers: what is read can be written again, kept by every database, and read by every client."""
+"""Accepted JSON can be written, stored in every database, and read by every client."""
 
 import json
 import math
@@ -38,7 +38,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED, ids=lambda text: text[:20])
-def test_what_breaks_an_answer_is_refused(text: str) -> None:
+def test_unstorable_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         read_json(text)
 
@@ -59,7 +59,7 @@ def test_what_breaks_an_answer_is_refused(text: str) -> None:
     ],
     ids=lambda each: str(each)[:20],
 )
-def test_what_breaks_none_is_read(text: str, value: Any) -> None:
+def test_storable_json_is_read(text: str, value: Any) -> None:
     assert read_json(text) == value
 
 
@@ -74,7 +74,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_what_passes_is_written_and_kept_unchanged(value: Any) -> None:
+def test_accepted_value_is_stored_unchanged(value: Any) -> None:
     try:
         check_json(value)
     except ValueError:
@@ -87,7 +87,7 @@ def test_what_passes_is_written_and_kept_unchanged(value: Any) -> None:
 
 
 @given(VALUES)
-def test_old_values_are_shown_with_null_for_what_is_not_finite(value: Any) -> None:
+def test_non_finite_numbers_of_old_values_become_null(value: Any) -> None:
     shown = finite_json(value)
     json.dumps(shown, allow_nan=False)
     if not isinstance(value, float) or math.isfinite(value):
@@ -95,16 +95,16 @@ def test_old_values_are_shown_with_null_for_what_is_not_finite(value: Any) -> No
 
 
 @pytest.mark.parametrize("text", ["\0", "a\ud800", "\udcff"])
-def test_a_text_that_is_none_is_refused(text: str) -> None:
+def test_unstorable_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         check_text(text)
 
 
-def test_a_text_is_taken() -> None:
+def test_storable_text_is_accepted() -> None:
     check_text("å/😀 'x'\n")
 
 
-def test_a_name_that_is_repeated_among_many_is_found_in_one_pass() -> None:
+def test_repeated_name_among_many_is_found_in_one_pass() -> None:
     # Counting each name would compare 10^10 pairs.
     many = ",".join(f'"{number}":0' for number in range(100_000))
     with pytest.raises(ValueError, match="the name 'x' twice"):

@@ -1,4 +1,4 @@
-"""The laws of the ledger: every byte is billed once, nothing is lost in rounding, and the statement balances."""
+"""Laws of the ledger: each byte is billed once, rounding loses nothing, and the statement balances."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ def intervals(draw: st.DrawFn) -> StorageInterval:
 
 @given(data=st.data(), prices=price_lists(), until=instants)
 def test_a_statement_balances(data: st.DataObject, prices: Prices, until: datetime) -> None:
-    """The total is the sum of the amounts, to the last digit, and nobody's bytes get lost."""
+    """The total equals the sum of the amounts exactly, and no bytes are lost."""
     rows = data.draw(st.lists(arrivals(prices)))
     lying = data.draw(st.lists(intervals()))
     bill = make_statement(rows, lying, prices, until=until)
@@ -101,8 +101,8 @@ def test_a_statement_balances(data: st.DataObject, prices: Prices, until: dateti
 
 
 @given(data=st.data(), prices=price_lists())
-def test_an_arrival_costs_its_bytes_times_its_price(data: st.DataObject, prices: Prices) -> None:
-    """Exactly, as fractions say it; and only what crosses a border costs anything."""
+def test_arrival_costs_bytes_times_price(data: st.DataObject, prices: Prices) -> None:
+    """The amount is exact. Only transfers between regions have a price."""
     row = data.draw(arrivals(prices))
     assert Fraction(row.amount) == Fraction(row.unit_price) * row.delivered_bytes / 10**9
     if row.kind is ChargeKind.COPY:
@@ -112,7 +112,7 @@ def test_an_arrival_costs_its_bytes_times_its_price(data: st.DataObject, prices:
         assert row.unit_price == prices.egress_pairs.get((row.source, row.target), prices.egress_default)
 
 
-def test_what_crosses_pays_and_what_is_copied_inside_does_not() -> None:
+def test_transfers_between_regions_are_charged_and_copies_inside_are_free() -> None:
     def row(source: str, target: str, *, crossing: bool) -> tuple[ChargeKind, Decimal, Decimal]:
         made = charge_arrival(
             key="k",
@@ -134,7 +134,7 @@ def test_what_crosses_pays_and_what_is_copied_inside_does_not() -> None:
     assert row("a", "a", crossing=True) == (ChargeKind.COPY, FREE, FREE)
 
 
-def test_no_digit_is_lost_where_the_usual_28_are_too_few() -> None:
+def test_no_digit_is_lost_beyond_28_digits() -> None:
     dear = dataclasses.replace(PRICES, egress_default=Decimal("123456789.123456789012"))
     row = charge_arrival(
         key="k",
@@ -155,8 +155,8 @@ def test_no_digit_is_lost_where_the_usual_28_are_too_few() -> None:
 
 
 @given(each=intervals(), cut=instants, until=instants)
-def test_an_interval_cut_in_two_weighs_the_same(each: StorageInterval, cut: datetime, until: datetime) -> None:
-    """Closing and opening conserve: byte-hours, amounts and so the statement do not know how often it happened."""
+def test_divided_interval_has_the_weight_of_the_whole(each: StorageInterval, cut: datetime, until: datetime) -> None:
+    """The number of parts affects neither byte-hours nor amounts nor the statement."""
     cut = min(max(cut, each.opened_at), each.closed_at or cut)
     parts = [dataclasses.replace(each, closed_at=cut), dataclasses.replace(each, opened_at=max(cut, each.opened_at))]
     assert byte_microseconds(each, until) == sum(byte_microseconds(part, until) for part in parts)
@@ -166,7 +166,7 @@ def test_an_interval_cut_in_two_weighs_the_same(each: StorageInterval, cut: date
 
 
 @given(each=intervals(), until=instants)
-def test_weight_and_amount_are_what_fractions_say(each: StorageInterval, until: datetime) -> None:
+def test_weight_and_amount_equal_exact_fractions(each: StorageInterval, until: datetime) -> None:
     end = min(each.closed_at or until, until)
     hours = max(Fraction(0), Fraction((end - each.opened_at) / timedelta(microseconds=1)) / 3_600_000_000)
     price = PRICES.storage_per_gb_month(each.storage_account_type)
@@ -182,7 +182,7 @@ def test_weight_and_amount_are_what_fractions_say(each: StorageInterval, until: 
 
 @st.composite
 def slots(draw: st.DrawFn) -> tuple[list[Owner], Lengths]:
-    """Owners of a slot in order of arrival, and a column of stored bytes by segment id."""
+    """Return owners of a slot in the order of arrival, and a column of stored bytes by segment id."""
     lengths = np.array(draw(st.lists(st.integers(17, 2**42), min_size=1, max_size=30)), dtype=np.int64)
     named = st.lists(st.integers(0, len(lengths) - 1), unique=True).map(
         lambda ids: np.array(sorted(ids), dtype=np.uint32)
@@ -198,7 +198,7 @@ def distinct_bytes(owners: Sequence[Owner], lengths: Lengths) -> int:
 
 @given(slot=slots())
 def test_attribution_adds_up_to_the_distinct_bytes(slot: tuple[list[Owner], Lengths]) -> None:
-    """Each byte has one owner: the first that names it."""
+    """Each byte belongs to the first owner that names the byte."""
     owners, lengths = slot
     own = attribute_bytes(owners, lengths)
     assert own == attribute_bytes(owners, lambda ids: lengths[ids])
@@ -210,8 +210,8 @@ def test_attribution_adds_up_to_the_distinct_bytes(slot: tuple[list[Owner], Leng
 
 
 @given(slot=slots(), moves=st.lists(st.integers(0, 5), max_size=12))
-def test_coming_and_going_conserve(slot: tuple[list[Owner], Lengths], moves: list[int]) -> None:
-    """However owners come and go, the open intervals say what lies there, and the bill adds up to its history."""
+def test_arriving_and_leaving_owners_conserve_bytes(slot: tuple[list[Owner], Lengths], moves: list[int]) -> None:
+    """After any sequence, the open intervals equal the stored bytes, and the bill equals the history."""
     owners, lengths = slot
     present: list[Owner] = []
     standing: dict[str, StorageInterval] = {}
@@ -249,7 +249,7 @@ def _opened(uid: str, count: int, now: datetime) -> StorageInterval:
     )
 
 
-def test_only_what_changes_is_touched() -> None:
+def test_correct_intervals_stay_open() -> None:
     first, second = _opened("first", 10, START), _opened("second", 5, START)
     assert plan_interval_changes([first, second], {"first": 10, "second": 5, "third": 0}) == ((), {})
     assert plan_interval_changes([first, second], {"second": 12}) == ((first, second), {"second": 12})
@@ -258,7 +258,7 @@ def test_only_what_changes_is_touched() -> None:
 
 
 def test_a_statement_of_a_month() -> None:
-    """Written out by hand: 100 GB for 730 hours at 0.0625 a GB and month, and 2 GB over a border at 0.02."""
+    """Computed by hand: 100 GB for 730 hours at 0.0625 per GB and month, and 2 GB between regions at 0.02."""
     delivery = charge_arrival(
         key="k",
         party=PARTY,
@@ -294,7 +294,7 @@ def test_a_statement_of_a_month() -> None:
     )
 
 
-def test_a_row_whose_amount_is_not_that_of_its_bytes_breaks_the_balance() -> None:
+def test_wrong_amount_of_a_row_breaks_the_balance() -> None:
     row = LedgerRow(
         key="k",
         kind=ChargeKind.EGRESS,

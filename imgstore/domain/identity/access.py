@@ -194,9 +194,9 @@ def is_allowed(principal: Principal, action: Action, scope: str, of: str | None 
 
     The arguments are as in `operation_name`.
     """
-    wanted, parts = operation_name(action, scope, of), _parts(scope)
+    operation, parts = operation_name(action, scope, of), _parts(scope)
     return parts is not None and any(
-        _allows(grant.role, wanted) and _covers(grant.scope, parts) for grant in principal.grants
+        _allows(grant.role, operation) and _covers(grant.scope, parts) for grant in principal.grants
     )
 
 
@@ -316,7 +316,7 @@ def check_scope(scope: str) -> str:
     return "/" + "/".join(parts)
 
 
-def _refusal(principal: Principal, wanted: str, scope: str) -> AccessDenied | NotFound:
+def _refusal(principal: Principal, operation: str, scope: str) -> AccessDenied | NotFound:
     parts = _parts(scope)
     if parts is None:
         return ScopeNotFound(
@@ -330,7 +330,7 @@ def _refusal(principal: Principal, wanted: str, scope: str) -> AccessDenied | No
         return subscription_not_found((_parts(scope, fold=False) or parts)[1] if len(parts) > 1 else "")
     return AccessDenied(
         f"The client '{principal.name}' with object id '{principal.uid or principal.name}' does not have authorization "
-        f"to perform action '{wanted}' over scope '{scope}' or the scope is invalid. If access was recently granted, "
+        f"to perform action '{operation}' over scope '{scope}' or the scope is invalid. If access was recently granted, "
         "please refresh your credentials.",
         found=_grants_text(principal),
         expected="a role that allows this on this scope or above it",
@@ -361,9 +361,9 @@ def _type(parts: tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=1_024)
-def _allows(role: Role | Permission, wanted: str) -> bool:
+def _allows(role: Role | Permission, operation: str) -> bool:
     permission = role if isinstance(role, Permission) else PERMISSIONS[role]
-    return permission.includes(wanted)
+    return permission.includes(operation)
 
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:

@@ -117,17 +117,17 @@ def add_members(
         Conflict: the gallery is a community gallery, or the profile would have too many members.
     """
     profile = _direct_profile(current)
-    more = _check_ids(subscriptions, "subscription"), _check_ids(tenants, "tenant")
-    _check_any_id(*more)
-    wanted = replace(
+    added = _check_ids(subscriptions, "subscription"), _check_ids(tenants, "tenant")
+    _check_any_id(*added)
+    changed = replace(
         profile,
         permission=SharingPermission.GROUPS,
-        subscriptions=_merge_ids(profile.subscriptions, more[0]),
-        tenants=_merge_ids(profile.tenants, more[1]),
+        subscriptions=_merge_ids(profile.subscriptions, added[0]),
+        tenants=_merge_ids(profile.tenants, added[1]),
     )
     for members, most, what in (
-        (wanted.subscriptions, SUBSCRIPTIONS_MAX, "subscriptions"),
-        (wanted.tenants, TENANTS_MAX, "tenants"),
+        (changed.subscriptions, SUBSCRIPTIONS_MAX, "subscriptions"),
+        (changed.tenants, TENANTS_MAX, "tenants"),
     ):
         if len(members) > most:
             raise Conflict(
@@ -138,7 +138,7 @@ def add_members(
                 target=f"{_TARGET}.groups",
                 code="QuotaExceeded",
             )
-    return wanted
+    return changed
 
 
 def remove_members(
@@ -151,12 +151,12 @@ def remove_members(
         Conflict: the gallery is a community gallery.
     """
     profile = _direct_profile(current)
-    less = _check_ids(subscriptions, "subscription"), _check_ids(tenants, "tenant")
-    _check_any_id(*less)
+    removed = _check_ids(subscriptions, "subscription"), _check_ids(tenants, "tenant")
+    _check_any_id(*removed)
     return replace(
         profile,
-        subscriptions=tuple(each for each in profile.subscriptions if not _contains_id(each, less[0])),
-        tenants=tuple(each for each in profile.tenants if not _contains_id(each, less[1])),
+        subscriptions=tuple(each for each in profile.subscriptions if not _contains_id(each, removed[0])),
+        tenants=tuple(each for each in profile.tenants if not _contains_id(each, removed[1])),
     )
 
 
@@ -243,9 +243,9 @@ def _check_ids(ids: Iterable[str], what: str) -> tuple[str, ...]:
     return found
 
 
-def _merge_ids(current: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
-    by_key = {each.lower(): each for each in (*more, *current)}
-    return tuple(by_key[key] for key in dict.fromkeys(each.lower() for each in (*current, *more)))
+def _merge_ids(current: tuple[str, ...], added: tuple[str, ...]) -> tuple[str, ...]:
+    by_key = {each.lower(): each for each in (*added, *current)}
+    return tuple(by_key[key] for key in dict.fromkeys(each.lower() for each in (*current, *added)))
 
 
 def _contains_id(one: str, several: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Spans of time as people read them: rounded up, so that nobody comes too early."""
+"""Durations for people are rounded up, so that a retry never comes too early."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -23,9 +23,9 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
         (172_800, "2 days"),
     ],
 )
-def test_a_span_is_told_in_one_unit(seconds: float, text: str) -> None:
+def test_duration_has_a_single_unit(seconds: float, text: str) -> None:
     assert format_duration(timedelta(seconds=seconds)) == text
 
 
-def test_an_instant_is_told_with_the_span_until_it() -> None:
+def test_time_is_shown_with_the_duration_until_then() -> None:
     assert format_time_until(NOON, NOON - timedelta(seconds=170)) == "2026-03-01 12:00:00 UTC (in 3 min)"
