@@ -57,7 +57,7 @@ def begin_deployment(
         recorded(installation, principal, Action.WRITE, deployment_id(installation, group, name), _operation("write")),
         installation.catalog.transaction() as transaction,
     ):
-        above = lookup.group(transaction, installation.subscription, group)
+        above = lookup.find_group(transaction, installation.subscription, group)
         standing = transaction.deployments.get(above.uid, name)
         if standing is not None and standing.state is DeploymentState.RUNNING and standing.uid != holder:
             raise Conflict(
@@ -150,7 +150,7 @@ def show_deployment(installation: Installation, principal: Principal, *, group: 
     """
     permit(installation, principal, Action.READ, deployment_id(installation, group, name))
     with installation.catalog.reading() as transaction:
-        found = transaction.deployments.get(lookup.group(transaction, installation.subscription, group).uid, name)
+        found = transaction.deployments.get(lookup.find_group(transaction, installation.subscription, group).uid, name)
     if found is None:
         raise _missing(installation, group, name)
     return found
@@ -160,7 +160,7 @@ def list_deployments(installation: Installation, principal: Principal, *, group:
     """The deployments of a group, by name."""
     permit(installation, principal, Action.READ, deployment_id(installation, group, "any"))
     with installation.catalog.reading() as transaction:
-        return transaction.deployments.list(lookup.group(transaction, installation.subscription, group).uid)
+        return transaction.deployments.list(lookup.find_group(transaction, installation.subscription, group).uid)
 
 
 def delete_deployment(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
@@ -174,7 +174,9 @@ def delete_deployment(installation: Installation, principal: Principal, *, group
         recorded(installation, principal, Action.DELETE, scope, _operation("delete")),
         installation.catalog.transaction() as transaction,
     ):
-        if not transaction.deployments.remove(lookup.group(transaction, installation.subscription, group).uid, name):
+        if not transaction.deployments.remove(
+            lookup.find_group(transaction, installation.subscription, group).uid, name
+        ):
             raise _missing(installation, group, name)
 
 

@@ -88,7 +88,7 @@ class Installation:
         """The slot, read from another region: as fast as regions.yaml allows between the two."""
         return self._accessed(slot, self.locator.store_across(slot, region, wait))
 
-    def accesses(
+    def access_all(
         self, slots: Sequence[Slot], access: "Callable[[Slot], SlotAccess] | None" = None
     ) -> "list[SlotAccess]":
         """The slots as the data plane sees them, in their order: one whose zone is down does not hide the others.
@@ -129,7 +129,7 @@ class Installation:
         """Tell a person something."""
         self.subscriber(ProgressEvent(task=task, stage=Stage.NOTE, detail=detail))
 
-    def preferred(self, slots: Sequence[Slot]) -> Sequence[Slot]:
+    def prefer_responsive(self, slots: Sequence[Slot]) -> Sequence[Slot]:
         """Those of the slots whose stores are not known to be silent; all, where that leaves none.
 
         Known as of the last `HealthBook.refresh`: nothing is asked here.

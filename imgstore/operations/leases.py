@@ -147,13 +147,13 @@ class LeaseKeeper:
         """Set when works are to stop at their next request."""
         self._heartbeat = _Heartbeat()
 
-    def stopped_by(self, stop: StopSignal) -> "LeaseKeeper":
+    def with_stop_signal(self, stop: StopSignal) -> "LeaseKeeper":
         """The same keeper for one operation: its works stop at `stop`."""
         other = copy.copy(self)
         other.stop = stop
         return other
 
-    def may_steal(self, work: Work) -> bool:
+    def can_take_over(self, work: Work) -> bool:
         """Whether the work's holder is known to be dead, so that its lease need not run out."""
         return is_dead(work.holder)
 

@@ -10,7 +10,7 @@ from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import DefinitionPath
 
 
-def group(transaction: Transaction, subscription: str, name: str) -> Group:
+def find_group(transaction: Transaction, subscription: str, name: str) -> Group:
     """The group of that name."""
     found = transaction.groups.get(subscription, name)
     if found is None:
@@ -18,7 +18,7 @@ def group(transaction: Transaction, subscription: str, name: str) -> Group:
     return found
 
 
-def gallery(transaction: Transaction, subscription: str, group_name: str, name: str) -> Gallery:
+def find_gallery(transaction: Transaction, subscription: str, group_name: str, name: str) -> Gallery:
     """The gallery of that name."""
     found = transaction.galleries.get(subscription, group_name, name)
     if found is None:
@@ -26,7 +26,7 @@ def gallery(transaction: Transaction, subscription: str, group_name: str, name: 
     return found
 
 
-def parent_gallery(transaction: Transaction, subscription: str, group_name: str, name: str) -> Gallery:
+def find_parent_gallery(transaction: Transaction, subscription: str, group_name: str, name: str) -> Gallery:
     """The gallery that something is to be made in."""
     found = transaction.galleries.get(subscription, group_name, name)
     if found is None:
@@ -34,7 +34,7 @@ def parent_gallery(transaction: Transaction, subscription: str, group_name: str,
     return found
 
 
-def lineage(
+def find_definition_path(
     transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str
 ) -> DefinitionPath:
     """The definition of that name, with its gallery."""
@@ -44,7 +44,9 @@ def lineage(
     return DefinitionPath(gallery=found[0], definition=found[1])
 
 
-def named_lineage(transaction: Transaction, subscription: str, reference: ImageReference) -> DefinitionPath:
+def find_referenced_definition(
+    transaction: Transaction, subscription: str, reference: ImageReference
+) -> DefinitionPath:
     """The definition that a reference names, seen from a subscription.
 
     Raises:
@@ -52,14 +54,14 @@ def named_lineage(transaction: Transaction, subscription: str, reference: ImageR
     """
     above = (reference.subscription or subscription, reference.group, reference.gallery, reference.definition)
     if reference.shared is None:
-        return lineage(transaction, *above)
+        return find_definition_path(transaction, *above)
     found = transaction.references.find(*above)
     if found is None:
-        raise no_shared_image(reference.shared)
+        raise shared_image_not_found(reference.shared)
     return DefinitionPath(gallery=found[0], definition=found[1])
 
 
-def no_shared_image(reference: SharedReference) -> NotFound:
+def shared_image_not_found(reference: SharedReference) -> NotFound:
     """What is raised where a shared gallery has no such definition or version; its group is not named."""
     kind = "community" if reference.community else "shared"
     return NotFound(
@@ -71,57 +73,59 @@ def no_shared_image(reference: SharedReference) -> NotFound:
     )
 
 
-def lineage_and_version(
+def find_definition_and_version(
     transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str, number: VersionName
 ) -> tuple[DefinitionPath, ImageVersion]:
-    """`lineage`, and of it `version`, in one look."""
+    """`find_definition_path`, and of it `version`, in one look."""
     found = transaction.references.find_version(subscription, group_name, gallery_name, name, number)
     if found is None:
         raise _no_definition(transaction, subscription, group_name, gallery_name, name)
-    line = DefinitionPath(gallery=found[0], definition=found[1])
-    return line, _visible(line, found[2], number)
+    definition_path = DefinitionPath(gallery=found[0], definition=found[1])
+    return definition_path, _visible(definition_path, found[2], number)
 
 
-def parent_lineage(
+def find_parent_definition(
     transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str
 ) -> DefinitionPath:
     """The definition that a version is to be made in, with its gallery."""
-    above = parent_gallery(transaction, subscription, group_name, gallery_name)
+    above = find_parent_gallery(transaction, subscription, group_name, gallery_name)
     if transaction.definitions.get(above.uid, name) is None:
         scope = names.definition_id(subscription, group_name, gallery_name, name)
         raise _parent_missing(scope, f"sig image-definition create -g {group_name} -r {above.name} -i {name} ...")
-    return lineage(transaction, subscription, group_name, gallery_name, name)
+    return find_definition_path(transaction, subscription, group_name, gallery_name, name)
 
 
-def lineage_of(transaction: Transaction, version: ImageVersion) -> DefinitionPath:
+def definition_path_of(transaction: Transaction, version: ImageVersion) -> DefinitionPath:
     """What a version is in."""
     definition = transaction.definitions.by_uid(version.definition_uid)
     return DefinitionPath(gallery=transaction.galleries.by_uid(definition.gallery_uid), definition=definition)
 
 
-def version(transaction: Transaction, line: DefinitionPath, name: VersionName) -> ImageVersion:
+def find_version(transaction: Transaction, definition_path: DefinitionPath, name: VersionName) -> ImageVersion:
     """The version of that name. One that was deleted, softly or not, is not found."""
-    return _visible(line, transaction.versions.get(line.definition.uid, name), name)
+    return _visible(definition_path, transaction.versions.get(definition_path.definition.uid, name), name)
 
 
-def _visible(line: DefinitionPath, found: ImageVersion | None, name: VersionName) -> ImageVersion:
+def _visible(definition_path: DefinitionPath, found: ImageVersion | None, name: VersionName) -> ImageVersion:
     if found is None or not found.is_visible:
-        where = f"-g {line.gallery.group} -r {line.gallery.name} -i {line.definition.name}"
-        raise _missing("image version", line.version_id(name), f"imgstore sig image-version list {where}")
+        where = (
+            f"-g {definition_path.gallery.group} -r {definition_path.gallery.name} -i {definition_path.definition.name}"
+        )
+        raise _missing("image version", definition_path.version_id(name), f"imgstore sig image-version list {where}")
     return found
 
 
-def disk(
+def find_disk(
     transaction: Transaction, subscription: str, group_name: str, name: str, kind: DiskKind = DiskKind.DISK
 ) -> ManagedDisk:
     """The managed disk, or snapshot, of that name. One that is being deleted is not found."""
     found = transaction.disks.get(subscription, group_name, name, kind)
     if found is None or found.provisioning_state is ProvisioningState.DELETING:
-        raise no_disk(subscription, group_name, name, kind)
+        raise disk_not_found(subscription, group_name, name, kind)
     return found
 
 
-def machine(transaction: Transaction, subscription: str, group_name: str, name: str) -> Machine:
+def find_machine(transaction: Transaction, subscription: str, group_name: str, name: str) -> Machine:
     """The virtual machine of that name. One that is being deleted is not found."""
     found = transaction.machines.get(subscription, group_name, name)
     if found is None or found.provisioning_state is ProvisioningState.DELETING:
@@ -130,7 +134,7 @@ def machine(transaction: Transaction, subscription: str, group_name: str, name: 
     return found
 
 
-def no_disk(subscription: str, group_name: str, name: str, kind: DiskKind) -> NotFound:
+def disk_not_found(subscription: str, group_name: str, name: str, kind: DiskKind) -> NotFound:
     """What is raised where there is none of that kind and name."""
     scope = names.compute_id(subscription, group_name, kind, name)
     return _missing(kind.noun, scope, f"imgstore {kind.removesuffix('s')} list")
@@ -141,7 +145,7 @@ def _no_definition(
 ) -> NotFound | ParentNotFound:
     """Of a definition that is not there: it is missing, or what it would be in."""
     try:
-        above = parent_gallery(transaction, subscription, group_name, gallery_name)
+        above = find_parent_gallery(transaction, subscription, group_name, gallery_name)
     except ParentNotFound as error:
         return error
     scope = names.definition_id(subscription, group_name, gallery_name, name)

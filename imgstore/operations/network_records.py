@@ -97,7 +97,7 @@ def put_inert(
         installation.catalog.transaction() as transaction,
     ):
         transaction.network_records.lock(installation.subscription)
-        above = lookup.group(transaction, installation.subscription, place.group)
+        above = lookup.find_group(transaction, installation.subscription, place.group)
         standing = transaction.network_records.get(installation.subscription, place.group, place.type, place.name)
         content = change(None if standing is None else _view(transaction, standing))
         region = installation.regions.get(content.location, target="location").name
@@ -128,7 +128,7 @@ def show_inert(installation: Installation, principal: Principal, place: NetworkS
     """
     permit(installation, principal, Action.READ, place.scope(installation))
     with installation.catalog.reading() as transaction:
-        lookup.group(transaction, installation.subscription, place.group)
+        lookup.find_group(transaction, installation.subscription, place.group)
         found = transaction.network_records.get(installation.subscription, place.group, place.type, place.name)
         if found is None:
             raise not_there(installation, place)
@@ -152,7 +152,7 @@ def page_inert(
     after = None if key is None else (key.partition("/")[0], key.partition("/")[2])
     with installation.catalog.reading() as transaction:
         if group is not None:
-            lookup.group(transaction, subscription, group)
+            lookup.find_group(transaction, subscription, group)
         limit = request.limit if whole else None
         found = transaction.network_records.list(subscription, kind, group, after=after, limit=limit)
         seen = filter_readable(principal, found, lambda each: each.resource_id, whole=whole)
@@ -173,7 +173,7 @@ def delete_inert(installation: Installation, principal: Principal, place: Networ
         installation.catalog.transaction() as transaction,
     ):
         transaction.network_records.lock(installation.subscription)
-        lookup.group(transaction, installation.subscription, place.group)
+        lookup.find_group(transaction, installation.subscription, place.group)
         standing = transaction.network_records.get(installation.subscription, place.group, place.type, place.name)
         if standing is None:
             raise not_there(installation, place)

@@ -9,7 +9,7 @@ from imgstore.domain.resources import Replica
 from imgstore.operations.installation import Installation
 
 
-class Counter:
+class ProgressCounter:
     """The progress of one task. `moved` may be called from several threads at once."""
 
     def __init__(self, installation: Installation, task: str, total: int = 0, replica: Replica | None = None) -> None:
@@ -19,7 +19,7 @@ class Counter:
             installation: whose subscriber is told.
             task: whose news it is.
             total: bytes in all; may be set until `begin`.
-            replica: whose row `write_down` writes; None has none.
+            replica: whose row `save` writes; None has none.
         """
         self.total = total
         self._installation = installation
@@ -36,7 +36,7 @@ class Counter:
                 transaction.replicas.begin(self._replica.uid, self.total)
         self._tell(Stage.STARTED)
 
-    def moved(self, moved_bytes: int) -> None:
+    def add_bytes(self, moved_bytes: int) -> None:
         """So many more."""
         with self._lock:
             self._done += moved_bytes
@@ -47,7 +47,7 @@ class Counter:
         self._done = self.total
         self._tell(Stage.COMPLETED, detail)
         with suppress(StoreError):  # The work is done: its progress is a report.
-            self.write_down()
+            self.save()
 
     def stop(self, detail: str) -> None:
         """It is not to be done any more: its replica's row is another's matter, or gone."""
@@ -57,7 +57,7 @@ class Counter:
         """It ended with an error."""
         self._tell(Stage.FAILED, detail)
 
-    def write_down(self) -> None:
+    def save(self) -> None:
         """Write the replica's row, if it changed."""
         if self._replica is None or self._done == self._written:
             return
@@ -77,6 +77,6 @@ class Counter:
         )
 
 
-def task_of(replica: Replica) -> str:
+def task_name(replica: Replica) -> str:
     """The task that a replica's news is about: "westus2/0"."""
     return f"{replica.slot.key.region}/{replica.slot.key.ordinal}"

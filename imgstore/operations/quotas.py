@@ -29,7 +29,7 @@ def check_quota(installation: Installation, added_bytes: int) -> None:
 
 
 @contextmanager
-def quota_kept(installation: Installation, transaction: Transaction) -> Iterator[None]:
+def enforce_quota(installation: Installation, transaction: Transaction) -> Iterator[None]:
     """Refuse what the block adds to the catalog, if the subscription exceeds its quota by that.
 
     What adds nothing is permitted, also where the quota was lowered below what is kept.

@@ -44,13 +44,13 @@ BODIES: dict[str, tuple[int, Callable[[WebServer], Any]]] = {
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Files are not read before it is set."""
-    opened, take_in = threading.Event(), disk_ingest.take_in
+    opened, ingest_disk = threading.Event(), disk_ingest.ingest_disk
 
     def later(*words: Any) -> None:
         assert opened.wait(60)
-        take_in(*words)
+        ingest_disk(*words)
 
-    monkeypatch.setattr(from_source, "take_in", later)
+    monkeypatch.setattr(from_source, "ingest_disk", later)
     yield opened
     opened.set()
 
@@ -104,7 +104,7 @@ def test_next_server_resumes_the_ingest(
         raise SystemExit
 
     with monkeypatch.context() as dying, start_api(tmp_path / "home") as api:
-        dying.setattr(from_source, "take_in", ends)
+        dying.setattr(from_source, "ingest_disk", ends)
         api.found()
         path = f"{api.compute}/{kind}/x"
         made = api.ask("PUT", path, body(web))

@@ -13,7 +13,7 @@ import pytest
 
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.sizes import MIB
-from imgstore.operations.replication.targets import tidy_all
+from imgstore.operations.replication.targets import remove_all_surplus_replicas
 from imgstore.testing.crash_scenes import Scene, on_minio
 from imgstore.testing.engines import S3Engine
 from imgstore.testing.sample_disks import make_raw, patched
@@ -128,7 +128,7 @@ def retargeted(folder: Path, rng: random.Random, *, strikes: int) -> None:
             assert set(states(view).values()) == {ReplicaState.COMPLETED}
             assert {each.slot.key.region for each in view.replicas} == {"southcentralus", "westus2"}
             assert len(view.replicas) == 3
-            assert tidy_all(installation) == []
+            assert remove_all_surplus_replicas(installation) == []
     scene.check()
 
 

@@ -457,7 +457,9 @@ def test_a_region_from_which_a_disk_is_read_goes_when_it_was_read(tmp_path: Path
         assert filecmp.cmp(tmp_path / "version.raw", stock.first, shallow=False)
         assert seen == [["eastus/Standard_LRS/0"]]
         # A collection that is started for one subscription tidies those of all.
-        removals = replication_targets.tidy_all(replace(installation, subscription=installation.effects.new_uid()))
+        removals = replication_targets.remove_all_surplus_replicas(
+            replace(installation, subscription=installation.effects.new_uid())
+        )
         assert [removal.waits_for for removal in removals] == [None]
         audit(installation)
 
@@ -524,7 +526,7 @@ def test_a_version_that_is_deleted_can_not_be_changed(stocked: Installation, mon
             delete(stocked)
     with pytest.raises(Exception, match="not found"):
         retarget(stocked, [SOUTH])
-    assert replication_targets.tidy(stocked, found.uid) == []
+    assert replication_targets.remove_surplus_replicas(stocked, found.uid) == []
     delete(stocked)
     audit(stocked)
 
@@ -561,7 +563,10 @@ def test_a_slot_is_not_taken_again_before_it_was_left(stocked: Installation, mon
         if not seen and "eastus" in access.label:
             with another(home) as other:
                 seen.append(states(retarget(other, list(TARGETS))))
-                errors.extend(str(each.waits_for) for each in replication_targets.tidy(other, show(other).version.uid))
+                errors.extend(
+                    str(each.waits_for)
+                    for each in replication_targets.remove_surplus_replicas(other, show(other).version.uid)
+                )
         real(access, gone, *more)
 
     monkeypatch.setattr(SlotAccess, "remove", slowly)
@@ -608,6 +613,6 @@ def test_two_that_change_the_same_version_side_by_side(postgresql: str, tmp_path
         view = retarget(installation, ["southcentralus=2", "eastus"])
         assert len(view.replicas) == 3
         assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
-        assert replication_targets.tidy_all(installation) == []
+        assert replication_targets.remove_all_surplus_replicas(installation) == []
         audit(installation, collected=True)
         audit_served(installation, {"1.0.0": source}, tmp_path)

@@ -96,7 +96,7 @@ def test_a_repeat_goes_on_after_a_store_that_failed(
         raise ObjectCorrupt("torn")
 
     with monkeypatch.context() as patched:
-        patched.setattr(uploads, "take_in", broken)
+        patched.setattr(uploads, "ingest_disk", broken)
         with pytest.raises(ObjectCorrupt):
             revoke(installation)
     shown = disks.show_disk(installation, ADMIN, group=GROUP, name="up")

@@ -181,7 +181,7 @@ def _without_changes(call: CommandCall, body: DiskBody, current: ManagedDisk | N
 
 
 def _create(
-    session: Session, place: dict[str, Any], body: DiskBody, written: Callable[[Sequence[ManagedDisk]], None]
+    session: Session, place: dict[str, Any], body: DiskBody, on_recorded: Callable[[Sequence[ManagedDisk]], None]
 ) -> ManagedDisk:
     if body.reference is not None:
         return disks.create_disk(
@@ -217,7 +217,7 @@ def _create(
         tags=body.tags,
         details=body.details,
     )
-    return create_from_source(session.installation, session.principal, request, written=written)
+    return create_from_source(session.installation, session.principal, request, on_recorded=on_recorded)
 
 
 def patch_disk(call: CommandCall) -> Outcome:

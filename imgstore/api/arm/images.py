@@ -110,6 +110,6 @@ def put_image(call: CommandCall) -> Outcome:
             tags=body.tags,
             details=body.details,
         ),
-        written=lambda image: call.accept((current is None, image_json(image))),
+        on_recorded=lambda image: call.accept((current is None, image_json(image))),
     )
     return current is None, image_json(made)

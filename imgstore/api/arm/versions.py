@@ -189,7 +189,7 @@ def put_version(call: CommandCall) -> Outcome:
         **place,
         update=body.as_update(),
         wait=not call.leaves_replicas,
-        written=lambda _version: _accept(call, created=False),
+        on_recorded=lambda _version: _accept(call, created=False),
     )
     _await_workers(call, view)
     return False, _json(session.installation, view)
@@ -246,7 +246,7 @@ def _publish(call: CommandCall, place: dict[str, Any], body: VersionBody, *, cre
         request,
         **sources,
         wait=not call.leaves_replicas,
-        written=lambda _version: _accept(call, created=created),
+        on_recorded=lambda _version: _accept(call, created=created),
     )
     _await_workers(call, view)
     return view
@@ -304,6 +304,6 @@ def delete_version(call: CommandCall) -> Outcome:
         session.principal,
         **_place(request),
         bypass_soft_delete=request["bypass"],
-        allowed=accept,
+        on_allowed=accept,
     )
     return False, None

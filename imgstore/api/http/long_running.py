@@ -232,7 +232,7 @@ class OperationRunner:
         pending = PendingOperation(plain, session.principal, kind=kind, request=whole, resource_id=resource_id)
         with self._register(pending.uid) as stop:
             installation = replace(
-                plain, catalog=plain.catalog.accompanied(pending), keeper=plain.keeper.stopped_by(stop)
+                plain, catalog=plain.catalog.accompanied(pending), keeper=plain.keeper.with_stop_signal(stop)
             )
 
             def accept(outcome: Outcome) -> None:
@@ -268,7 +268,7 @@ class OperationRunner:
                 stop.set(OperationCanceled)
             resumed_operation = ResumedOperation(uid=operation.uid, resource_id=operation.resource_id)
             installation = replace(
-                plain, catalog=plain.catalog.accompanied(resumed_operation), keeper=plain.keeper.stopped_by(stop)
+                plain, catalog=plain.catalog.accompanied(resumed_operation), keeper=plain.keeper.with_stop_signal(stop)
             )
             # The conditions were checked before, and the operation itself may have changed the resource since then.
             request = {**operation.request, "conditions": {}}

@@ -33,7 +33,7 @@ from imgstore.operations.disks.placement import advise_replicas, offered
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.gallery.sharing import admitted
 from imgstore.operations.installation import Installation
-from imgstore.operations.quotas import quota_kept
+from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import forget_disks
 from imgstore.transfer.spool import remove_spool
@@ -94,7 +94,7 @@ def create_disk(
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
         reference = admitted(installation, principal, gallery_image_reference)
         installation.locator.health.refresh()
-        with installation.catalog.transaction() as transaction, quota_kept(installation, transaction):
+        with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
             standing = transaction.disks.get(installation.subscription, group, name)
             wanted = ImageDiskRequest(
                 group=group,
@@ -208,7 +208,7 @@ def _place_disk(installation: Installation, transaction: Transaction, wanted: Im
         Conflict: the definition disallows disks of the replica's type.
     """
     offer = offered(installation, transaction, wanted.reference, wanted.region)
-    slots = installation.preferred(_slots_of_type(offer.slots, wanted.details.sku))
+    slots = installation.prefer_responsive(_slots_of_type(offer.slots, wanted.details.sku))
     disk = transaction.placements.place(_new_disk(installation, wanted, offer, slots[0]), slots)
     _check_allowed(offer, disk.storage_account_type)
     return disk
@@ -290,7 +290,7 @@ def show_disk(
     """The managed disk, or snapshot, of that name."""
     permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, kind, name))
     with installation.catalog.reading() as transaction:
-        return _as_of_now(transaction, lookup.disk(transaction, installation.subscription, group, name, kind))
+        return _as_of_now(transaction, lookup.find_disk(transaction, installation.subscription, group, name, kind))
 
 
 def _as_of_now(transaction: Transaction, disk: ManagedDisk) -> ManagedDisk:
@@ -330,7 +330,7 @@ def page_disks(
     after = request.start_key_pair(of)
     with installation.catalog.reading() as transaction:
         if group is not None:
-            lookup.group(transaction, subscription, group)
+            lookup.find_group(transaction, subscription, group)
         limit = request.limit if whole else None
         listed = transaction.disks.list(subscription, group, kind, part=part, after=after, limit=limit, visible=True)
         found = [_as_of_now(transaction, each) for each in listed]
@@ -368,7 +368,7 @@ def tag_disk(
         standing = [details.apply_to(each) for each in transaction.disks.list(*place)]
         changed = standing if tags is None else [replace(each, tags=dict(tags) or NO_TAGS) for each in standing]
         if not changed:
-            raise lookup.no_disk(installation.subscription, group, name, kind)
+            raise lookup.disk_not_found(installation.subscription, group, name, kind)
         for each in changed:
             transaction.disks.update(each)
         return changed
@@ -388,7 +388,7 @@ def delete_disk(
         with installation.catalog.reading() as transaction:
             found = transaction.disks.list(installation.subscription, group, kind, name)
             if not found:
-                raise lookup.no_disk(installation.subscription, group, name, kind)
+                raise lookup.disk_not_found(installation.subscription, group, name, kind)
         forget_disks(installation, found)
         for each in found:
             remove_spool(installation.home, each.uid)

@@ -25,7 +25,7 @@ from imgstore.operations.disks.placement import choose_slot
 from imgstore.operations.gallery.sharing import image_scope
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import Hold
-from imgstore.operations.progress import Counter
+from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.completion import party_of
 from imgstore.operations.slots.cross_region_reads import CrossRegionReads
 from imgstore.operations.slots.degrade import degrade_damaged
@@ -122,7 +122,7 @@ def export_range(
 def _chosen_disk(installation: Installation, group: str, name: str) -> _Chosen:
     """A managed disk that is ready, pinned."""
     with installation.catalog.transaction() as transaction:
-        disk = lookup.disk(transaction, installation.subscription, group, name)
+        disk = lookup.find_disk(transaction, installation.subscription, group, name)
         scope = names.disk_id(installation.subscription, group, name)
         if disk.provisioning_state is not ProvisioningState.SUCCEEDED:
             raise Conflict(
@@ -184,14 +184,16 @@ def export_image(
         subscription = reference.subscription or installation.subscription
         installation.locator.health.refresh()
         with installation.catalog.transaction() as transaction:
-            line = lookup.lineage(transaction, subscription, reference.group, reference.gallery, reference.definition)
-            region = installation.regions.get(location or line.gallery.location, target="location").name
+            definition_path = lookup.find_definition_path(
+                transaction, subscription, reference.group, reference.gallery, reference.definition
+            )
+            region = installation.regions.get(location or definition_path.gallery.location, target="location").name
             offer, slot = choose_slot(installation, transaction, reference, region)
             manifest = transaction.manifests.find(offer.version_uid, slot.uid, offer.disk(disk_key(lun)).key)
             assert manifest is not None, "a complete replica has a manifest (promise 2)"
             others = siblings(transaction, offer.version_uid, slot)
             lease = pin_manifest(installation, slot, offer.version_uid, manifest, transaction)
-            party = party_of(line, transaction.versions.by_uid(offer.version_uid))
+            party = party_of(definition_path, transaction.versions.by_uid(offer.version_uid))
         chosen = _Chosen(
             source=offer.source,
             owner_uid=offer.version_uid,
@@ -219,7 +221,7 @@ def pin_manifest(
     Each export is a work of its own, since any number may read the same disk at once; those of dead processes go.
     """
     for work in transaction.works.list_open(slot.uid):
-        if work.kind is WorkKind.EXPORT and installation.keeper.may_steal(work):
+        if work.kind is WorkKind.EXPORT and installation.keeper.can_take_over(work):
             transaction.works.abandon(work.uid)
     return take_up(
         installation,
@@ -246,7 +248,7 @@ def reading_under(installation: Installation, lease: Lease) -> Iterator[Hold]:
 def _write(
     installation: Installation, chosen: _Chosen, path: Path, form: DiskFormat, *, overwrite: bool, pad: bool
 ) -> Export:
-    counter = Counter(installation, f"export {path.name}")
+    counter = ProgressCounter(installation, f"export {path.name}")
     with reading_under(installation, chosen.lease) as hold:
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         counter.total = manifest.content_bytes
@@ -262,7 +264,7 @@ def _write(
             pad=pad,
         )
         reads = _metered(installation, chosen, manifest)
-        reader = SegmentReader(installation.accesses([chosen.slot, *chosen.others]), on_served=reads.served)
+        reader = SegmentReader(installation.access_all([chosen.slot, *chosen.others]), on_served=reads.served)
         try:
             with reads.metering():
                 scatter(
@@ -271,7 +273,7 @@ def _write(
                     writer,
                     workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
                     check_cancelled=hold.check_cancelled,
-                    on_moved=counter.moved,
+                    on_moved=counter.add_bytes,
                 )
             writer.publish()
         except ImgstoreError as error:
@@ -300,7 +302,7 @@ def _write_range(
     length: int,
     overwrite: bool,  # noqa: FBT001 - private
 ) -> Export:
-    counter = Counter(installation, f"export {path.name}", length)
+    counter = ProgressCounter(installation, f"export {path.name}", length)
     slots = (chosen.slot, *chosen.others)
     with (
         reading_under(installation, chosen.lease) as hold,
@@ -308,7 +310,7 @@ def _write_range(
     ):
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         reads = _metered(installation, chosen, manifest)
-        reader = SegmentReader(installation.accesses(slots), on_served=reads.served)
+        reader = SegmentReader(installation.access_all(slots), on_served=reads.served)
         ranges = RangeReader(manifest, reader, cache)
         ranges.check(offset, length)
         counter.begin()
@@ -321,7 +323,7 @@ def _write_range(
                     hold.check_cancelled()
                     part = ranges.read_at(offset + at, min(PIECE_BYTES, length - at))
                     writer.write_at(at, part)
-                    counter.moved(len(part))
+                    counter.add_bytes(len(part))
             writer.publish()
         except ImgstoreError as error:
             counter.fail(str(error))
@@ -358,5 +360,5 @@ def read_manifest(installation: Installation, slot: Slot, others: Sequence[Slot]
     Raises:
         StoreError: no slot serves it; the first slot's error.
     """
-    slots = installation.accesses([slot, *others])
+    slots = installation.access_all([slot, *others])
     return read_from_any(slots, lambda each: each.get_manifest(row.body_key, row.digest))[1]

@@ -46,8 +46,8 @@ from imgstore.operations.disks.sources import find_original, is_meant, location_
 from imgstore.operations.gallery.galleries import FINGERPRINT_KEY_BYTES
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
-from imgstore.operations.quotas import quota_kept
-from imgstore.operations.replication.disk_ingest import take_in
+from imgstore.operations.quotas import enforce_quota
+from imgstore.operations.replication.disk_ingest import ingest_disk
 from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import forget_disks
 from imgstore.policy.os_compatibility import check_os_compatibility, inherit_declared
@@ -58,7 +58,7 @@ def create_from_source(
     principal: Principal,
     request: DiskRequest,
     *,
-    written: Callable[[Sequence[ManagedDisk]], None] = lambda _disks: None,
+    on_recorded: Callable[[Sequence[ManagedDisk]], None] = lambda _disks: None,
 ) -> ManagedDisk:
     """Make a disk or snapshot from a disk, a snapshot or a file. The same command again goes on, or does nothing.
 
@@ -66,7 +66,7 @@ def create_from_source(
         installation: where.
         principal: who.
         request: which, and of what.
-        written: told of it when its row stands and its bytes are yet to come.
+        on_recorded: called with the new rows when they are written, before the bytes are stored.
 
     Raises:
         InvalidInput: no such source, one in another region, or one that declares another system.
@@ -79,14 +79,14 @@ def create_from_source(
     scope = names.compute_id(installation.subscription, request.group, request.kind, request.name)
     permit_group(installation, principal, request.group)
     with recorded(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{request.kind}/write"):
-        return make_disks(installation, principal, [request], written)[0]
+        return make_disks(installation, principal, [request], on_recorded)[0]
 
 
 def make_disks(
     installation: Installation,
     principal: Principal,
     requests: Sequence[DiskRequest],
-    written: Callable[[Sequence[ManagedDisk]], None],
+    on_recorded: Callable[[Sequence[ManagedDisk]], None],
 ) -> list[ManagedDisk]:
     """The same for the disks of one resource, that was asked for and is recorded already. Raises as `create_from_source`.
 
@@ -98,7 +98,7 @@ def make_disks(
             installation.catalog.store_companion()
         opened = {each.disk_key: _opened(installation, stack, each) for each in files}
         readers = {part: reader for part, reader in opened.items() if reader is not None}
-        with installation.catalog.transaction() as transaction, quota_kept(installation, transaction):
+        with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
             _check_same_parts(installation, transaction, requests)
             disks: list[ManagedDisk] = []
             for each in requests:
@@ -106,7 +106,7 @@ def make_disks(
                 disks.append(_row(installation, principal, transaction, request, readers.get(request.disk_key)))
             open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
             placed = [lease_disk(installation, transaction, each) for each in open_ones if each.source is None]
-        written(disks)
+        on_recorded(disks)
         for copied in placed:
             make_placed_disks(installation, [copied])
         for disk in open_ones:
@@ -119,7 +119,7 @@ def make_disks(
 def _take_in(installation: Installation, disks: Sequence[ManagedDisk], disk: ManagedDisk, reader: DiskReader) -> None:
     try:
         assert disk.source is not None, "it is a file's"
-        take_in(installation, disk, reader, disk.source)
+        ingest_disk(installation, disk, reader, disk.source)
     except (ImageRefused, SourceChanged):
         with suppress(CatalogOutdated):  # Why the source was refused is what the caller must hear.
             forget_disks(installation, disks)  # No repeat could go on from it: another source is another work.

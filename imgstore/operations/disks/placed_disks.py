@@ -194,7 +194,7 @@ def _read_elsewhere(installation: Installation, disks: Sequence[PlacedDisk], tri
 
     try:
         access, bodies = read_from_any(
-            installation.accesses(slots), lambda each: _bodies(each, origins[each.label]), failed
+            installation.access_all(slots), lambda each: _bodies(each, origins[each.label]), failed
         )
     finally:
         for slot in broken:

@@ -64,7 +64,7 @@ def choose_slot(
     """
     offer = offered(installation, transaction, reference, region)
     return offer, next_slot(
-        transaction.placements.next_turn(offer.version_uid, region), installation.preferred(offer.slots)
+        transaction.placements.next_turn(offer.version_uid, region), installation.prefer_responsive(offer.slots)
     )
 
 
@@ -80,16 +80,20 @@ def offered(installation: Installation, transaction: Transaction, reference: Ima
         found = transaction.offers.find(*names_above, reference.version, region)
         if found is not None:
             return replace(found, source=reference.display_id(found.source)) if reference.shared else found
-    line = lookup.named_lineage(transaction, installation.subscription, reference)
-    name = named_version(installation, transaction, line, reference, region).name
+    definition_path = lookup.find_referenced_definition(transaction, installation.subscription, reference)
+    name = named_version(installation, transaction, definition_path, reference, region).name
     found = transaction.offers.find(*names_above, name, region)
     if found is None:
-        raise not_available(installation, reference.display_id(line.version_id(name)), region)
+        raise not_available(installation, reference.display_id(definition_path.version_id(name)), region)
     return replace(found, source=reference.display_id(found.source))
 
 
 def named_version(
-    installation: Installation, transaction: Transaction, line: DefinitionPath, reference: ImageReference, region: str
+    installation: Installation,
+    transaction: Transaction,
+    definition_path: DefinitionPath,
+    reference: ImageReference,
+    region: str,
 ) -> ImageVersion:
     """The version that a reference means in a region.
 
@@ -97,15 +101,17 @@ def named_version(
         ImageNotAvailable: no such version, or none that may be the latest there.
     """
     if reference.version is not None:
-        found = transaction.versions.get(line.definition.uid, reference.version)
+        found = transaction.versions.get(definition_path.definition.uid, reference.version)
         if found is None or not found.is_visible:
-            raise not_available(installation, reference.display_id(line.version_id(reference.version)), region)
+            raise not_available(
+                installation, reference.display_id(definition_path.version_id(reference.version)), region
+            )
         return found
-    found = _latest(transaction, line, region)
+    found = _latest(transaction, definition_path, region)
     if found is None:
         raise ImageNotAvailable(
-            f"There is no latest image version of '{line.definition.name}' in {_display(installation, region)} region.",
-            found=f"{len(transaction.versions.list(line.definition.uid))} versions, none that is complete there and not "
+            f"There is no latest image version of '{definition_path.definition.name}' in {_display(installation, region)} region.",
+            found=f"{len(transaction.versions.list(definition_path.definition.uid))} versions, none that is complete there and not "
             "excluded from latest",
             expected="a version that is complete in the region",
             hint="name a version, replicate one to this region, or ask for another region",
@@ -114,10 +120,12 @@ def named_version(
     return found
 
 
-def _latest(transaction: Transaction, line: DefinitionPath, region: str) -> ImageVersion | None:
+def _latest(transaction: Transaction, definition_path: DefinitionPath, region: str) -> ImageVersion | None:
     """A few at a time, from the highest down: of ten thousand versions the first is mostly the one."""
     below: VersionName | None = None
-    while some := transaction.versions.complete_in(line.definition.uid, region, below=below, limit=_VERSIONS_AT_ONCE):
+    while some := transaction.versions.complete_in(
+        definition_path.definition.uid, region, below=below, limit=_VERSIONS_AT_ONCE
+    ):
         replicas = transaction.replicas.of_versions([each.uid for each in some])
         found = find_latest([(each, replicas[each.uid]) for each in some], region)
         if found is not None:

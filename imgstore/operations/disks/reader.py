@@ -145,7 +145,7 @@ def open_for_reading(installation: Installation, disk: ManagedDisk, cache: Segme
         manifest=manifest,
         reader=installation.effects.new_uid(),
     )
-    segments = SegmentReader(installation.accesses(slots), on_served=reads.served)
+    segments = SegmentReader(installation.access_all(slots), on_served=reads.served)
     footer = b""
     if manifest.virtual_bytes % _SECTOR_BYTES == 0:
         footer = fixed_footer(manifest.virtual_bytes, manifest.container_metadata, manifest.disk_digest)

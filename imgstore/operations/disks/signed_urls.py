@@ -72,7 +72,7 @@ def grant_access(
     scope = names.disk_id(installation.subscription, group, name)
     with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
         with installation.catalog.transaction() as transaction:
-            disk = lookup.disk(transaction, installation.subscription, group, name)
+            disk = lookup.find_disk(transaction, installation.subscription, group, name)
             _check_level(disk, level)
             now = transaction.now().replace(microsecond=0)
             standing = disk.active_grant(now)

@@ -27,8 +27,8 @@ from imgstore.operations.disks.disks import check_standing, region_of_disk, tagg
 from imgstore.operations.disks.from_source import own_slot
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
-from imgstore.operations.quotas import quota_kept
-from imgstore.operations.replication.disk_ingest import take_in
+from imgstore.operations.quotas import enforce_quota
+from imgstore.operations.replication.disk_ingest import ingest_disk
 from imgstore.policy.os_compatibility import check_os_compatibility
 from imgstore.transfer.spool import Spool, last_used_at, remove_spool, spool_folder
 
@@ -55,7 +55,7 @@ def create_upload(installation: Installation, principal: Principal, request: Upl
     with (
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"),
         installation.catalog.transaction() as transaction,
-        quota_kept(installation, transaction),
+        enforce_quota(installation, transaction),
     ):
         standing = transaction.disks.get(installation.subscription, request.group, request.name)
         region = region_of_disk(installation, transaction, request.group, request.location, standing)
@@ -148,7 +148,7 @@ def revoke_access(
     scope = names.disk_id(installation.subscription, group, name)
     with recorded(installation, principal, Action.END_ACCESS, scope, f"{DISKS}/{Action.END_ACCESS}"):
         with installation.catalog.transaction() as transaction:
-            disk = lookup.disk(transaction, installation.subscription, group, name)
+            disk = lookup.find_disk(transaction, installation.subscription, group, name)
             if disk.grant is not None:
                 transaction.disks.set_grant(disk, None)
                 disk = replace(disk, grant=None)
@@ -165,7 +165,7 @@ def _take_upload(installation: Installation, disk: ManagedDisk) -> ManagedDisk:
                 standing = transaction.disks.by_uid(disk.uid)
             if not standing.awaits_upload:
                 return standing  # Another process took it in while this one waited.
-            made = take_in(installation, standing, reader, spool.identity())
+            made = ingest_disk(installation, standing, reader, spool.identity())
     remove_spool(installation.home, disk.uid)
     return made
 

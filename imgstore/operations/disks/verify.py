@@ -18,7 +18,7 @@ from imgstore.operations import lookup
 from imgstore.operations.disks.export import read_manifest
 from imgstore.operations.disks.placement import check_subscription, named_version
 from imgstore.operations.installation import Installation
-from imgstore.operations.progress import Counter
+from imgstore.operations.progress import ProgressCounter
 from imgstore.segments.manifest import Manifest, piece_bytes
 from imgstore.transfer.ingest import touched_pieces
 
@@ -52,12 +52,12 @@ def verify_file(
     scope = names.definition_id(installation.subscription, reference.group, reference.gallery, reference.definition)
     authorize(principal, Action.READ, scope)
     with installation.catalog.reading() as transaction:
-        line = lookup.lineage(
+        definition_path = lookup.find_definition_path(
             transaction, installation.subscription, reference.group, reference.gallery, reference.definition
         )
-        region = installation.regions.get(location or line.gallery.location, target="location").name
-        version = named_version(installation, transaction, line, reference, region)
-        check_has_disk(version.disk_keys, disk_key(lun), line.version_id(version.name))
+        region = installation.regions.get(location or definition_path.gallery.location, target="location").name
+        version = named_version(installation, transaction, definition_path, reference, region)
+        check_has_disk(version.disk_keys, disk_key(lun), definition_path.version_id(version.name))
         complete = [
             each.slot for each in transaction.replicas.list(version.uid) if each.state is ReplicaState.COMPLETED
         ]
@@ -65,7 +65,7 @@ def verify_file(
         row = transaction.manifests.find(version.uid, complete[0].uid, disk_key(lun)) if complete else None
     if row is None:
         raise ImageNotAvailable(
-            f"The gallery image {line.version_id(version.name)} is complete in no region.",
+            f"The gallery image {definition_path.version_id(version.name)} is complete in no region.",
             found="no complete replica",
             expected="at least one",
             hint="repeat `imgstore sig image-version create`; it goes on where it stood",
@@ -85,7 +85,7 @@ def verify_file(
     return Verification(
         matches=digest == manifest.disk_digest,
         path=path,
-        image=line.version_id(version.name),
+        image=definition_path.version_id(version.name),
         file_disk_digest=digest,
         image_disk_digest=manifest.disk_digest,
         file_virtual_bytes=virtual_bytes,
@@ -100,13 +100,13 @@ def _compare(
     """The file's disk digest, and the offset of the first piece that differs."""
     pieces: list[tuple[int, Digest]] = []
     touched = list(touched_pieces(reader))
-    counter = Counter(installation, task, len(touched) * PIECE_BYTES)
+    counter = ProgressCounter(installation, task, len(touched) * PIECE_BYTES)
     counter.begin()
     for index in touched:
         data = reader.read_at(index * PIECE_BYTES, piece_bytes(reader.virtual_bytes, index))
         if data.strip(b"\0"):
             pieces.append((index, digest_of(data)))
-        counter.moved(PIECE_BYTES)
+        counter.add_bytes(PIECE_BYTES)
     counter.end()
     differing = set(pieces) ^ set(manifest.pieces.items())
     same_size = reader.virtual_bytes == manifest.virtual_bytes

@@ -62,7 +62,7 @@ def create_definition(
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/write"),
         installation.catalog.transaction() as transaction,
     ):
-        above = lookup.parent_gallery(transaction, installation.subscription, group, gallery)
+        above = lookup.find_parent_gallery(transaction, installation.subscription, group, gallery)
         region = above.location if location is None else installation.regions.get(location, target="location").name
         asked: dict[str, Any] = {
             "location": region,
@@ -134,12 +134,12 @@ def update_definition(
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/write"),
         installation.catalog.transaction() as transaction,
     ):
-        line = lookup.lineage(transaction, installation.subscription, group, gallery, name)
-        standing = transaction.definitions.held(line.definition.uid)
-        wanted = change(replace(line, definition=standing))
+        definition_path = lookup.find_definition_path(transaction, installation.subscription, group, gallery, name)
+        standing = transaction.definitions.held(definition_path.definition.uid)
+        wanted = change(replace(definition_path, definition=standing))
         check_definition(wanted, standing, transaction.now())
         transaction.definitions.update(wanted)
-        return replace(line, definition=wanted)
+        return replace(definition_path, definition=wanted)
 
 
 def _check_unique(other: ImageDefinition | None) -> None:
@@ -160,7 +160,7 @@ def show_definition(
     """The definition of that name."""
     permit(installation, principal, Action.READ, names.definition_id(installation.subscription, group, gallery, name))
     with installation.catalog.reading() as transaction:
-        return lookup.lineage(transaction, installation.subscription, group, gallery, name)
+        return lookup.find_definition_path(transaction, installation.subscription, group, gallery, name)
 
 
 def list_definitions(
@@ -184,11 +184,11 @@ def page_definitions(
     of = f"{scope}/images"
     after = request.start_key(of)
     with installation.catalog.reading() as transaction:
-        above = lookup.gallery(transaction, installation.subscription, group, gallery)
+        above = lookup.find_gallery(transaction, installation.subscription, group, gallery)
         found = transaction.definitions.list(above.uid, after=after, limit=request.limit if whole else None)
         found = filter_readable(principal, found, lambda each: f"{scope}/images/{each.name}", whole=whole)
         lines = [DefinitionPath(gallery=above, definition=each) for each in found]
-        return Page.from_rows(lines, request, of=of, key=lambda line: line.definition.name)
+        return Page.from_rows(lines, request, of=of, key=lambda definition_path: definition_path.definition.name)
 
 
 def delete_definition(installation: Installation, principal: Principal, *, group: str, gallery: str, name: str) -> None:
@@ -202,12 +202,12 @@ def delete_definition(installation: Installation, principal: Principal, *, group
         recorded_deletion(installation, principal, scope, "Microsoft.Compute/galleries/images/delete"),
         installation.catalog.transaction() as transaction,
     ):
-        line = lookup.lineage(transaction, installation.subscription, group, gallery, name)
-        below = f"Microsoft.Compute/galleries/{line.gallery.name}/images/{line.definition.name}/versions"
-        standing = transaction.versions.list(line.definition.uid)
+        definition_path = lookup.find_definition_path(transaction, installation.subscription, group, gallery, name)
+        below = f"Microsoft.Compute/galleries/{definition_path.gallery.name}/images/{definition_path.definition.name}/versions"
+        standing = transaction.versions.list(definition_path.definition.uid)
         if standing:
             softly = any(each.soft_deleted_at is not None for each in standing)
             more = "; those deleted softly with `image-version delete --bypass-soft-delete`" * softly
             children = [f"{below}/{each.name}" for each in standing]
             raise nested_resources(children, f"delete the definition's image versions first{more}")
-        transaction.definitions.delete(line.definition.uid)
+        transaction.definitions.delete(definition_path.definition.uid)

@@ -126,7 +126,7 @@ def update_gallery(
         recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
         installation.catalog.transaction() as transaction,
     ):
-        return _changed(transaction, lookup.gallery(transaction, installation.subscription, group, name), change)
+        return _changed(transaction, lookup.find_gallery(transaction, installation.subscription, group, name), change)
 
 
 def _changed(transaction: Transaction, found: Gallery, change: Callable[[Gallery], Gallery]) -> Gallery:
@@ -156,7 +156,7 @@ def show_gallery(installation: Installation, principal: Principal, *, group: str
     """The gallery of that name."""
     permit(installation, principal, Action.READ, names.gallery_id(installation.subscription, group, name))
     with installation.catalog.reading() as transaction:
-        return lookup.gallery(transaction, installation.subscription, group, name)
+        return lookup.find_gallery(transaction, installation.subscription, group, name)
 
 
 def list_galleries(installation: Installation, principal: Principal, *, group: str | None = None) -> list[Gallery]:
@@ -180,7 +180,7 @@ def page_galleries(
     after = request.start_key(of)
     with installation.catalog.reading() as transaction:
         if group is not None:
-            lookup.group(transaction, subscription, group)
+            lookup.find_group(transaction, subscription, group)
         found = transaction.galleries.list(subscription, group, after=after, limit=request.limit if whole else None)
         found = filter_readable(
             principal, found, lambda each: names.gallery_id(each.subscription, each.group, each.name), whole=whole
@@ -199,7 +199,7 @@ def delete_gallery(installation: Installation, principal: Principal, *, group: s
         recorded_deletion(installation, principal, scope, "Microsoft.Compute/galleries/delete"),
         installation.catalog.transaction() as transaction,
     ):
-        gallery = lookup.gallery(transaction, installation.subscription, group, name)
+        gallery = lookup.find_gallery(transaction, installation.subscription, group, name)
         children = [
             f"Microsoft.Compute/galleries/{gallery.name}/images/{each.name}"
             for each in transaction.definitions.list(gallery.uid)

@@ -86,7 +86,7 @@ def show_group(installation: Installation, principal: Principal, *, name: str) -
     """The group of that name."""
     permit(installation, principal, Action.READ, names.group_id(installation.subscription, name))
     with installation.catalog.reading() as transaction:
-        return lookup.group(transaction, installation.subscription, name)
+        return lookup.find_group(transaction, installation.subscription, name)
 
 
 def list_groups(installation: Installation, principal: Principal) -> list[Group]:
@@ -153,7 +153,7 @@ def delete_group(installation: Installation, principal: Principal, *, name: str)
         recorded_deletion(installation, principal, scope, "Microsoft.Resources/resourceGroups/delete"),
         installation.catalog.transaction() as transaction,
     ):
-        group = lookup.group(transaction, installation.subscription, name)
+        group = lookup.find_group(transaction, installation.subscription, name)
         children = transaction.groups.children(group.uid)
         if children:
             raise nested_resources(children, "delete what is in the group first")

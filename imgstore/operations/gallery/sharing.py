@@ -218,7 +218,7 @@ def page_definitions_shared(
         of = f"{gallery.uid}/shared"
         found = transaction.definitions.list(gallery.uid, after=request.start_key(of), limit=request.limit)
         lines = [DefinitionPath(gallery=gallery, definition=each) for each in found]
-        return Page.from_rows(lines, request, of=of, key=lambda line: line.definition.name)
+        return Page.from_rows(lines, request, of=of, key=lambda definition_path: definition_path.definition.name)
 
 
 def versions_shared(installation: Installation, principal: Principal, reference: SharedReference) -> list[VersionView]:
@@ -231,11 +231,11 @@ def versions_shared(installation: Installation, principal: Principal, reference:
         return list(page_versions_shared(installation, principal, PageRequest(), reference).items)
     _permit(installation, principal, reference, "/images/versions")
     with installation.catalog.reading() as transaction:
-        line = _line(installation, principal, transaction, reference)
-        found = transaction.versions.get(line.definition.uid, reference.version)
+        definition_path = _line(installation, principal, transaction, reference)
+        found = transaction.versions.get(definition_path.definition.uid, reference.version)
         if found is None or not found.is_visible:
-            raise lookup.no_shared_image(reference)
-        return [view_of(transaction, line, found)]
+            raise lookup.shared_image_not_found(reference)
+        return [view_of(transaction, definition_path, found)]
 
 
 def page_versions_shared(
@@ -249,18 +249,18 @@ def page_versions_shared(
     """
     _permit(installation, principal, reference, "/images/versions")
     with installation.catalog.reading() as transaction:
-        line = _line(installation, principal, transaction, reference)
-        of = f"{line.definition.uid}/shared"
+        definition_path = _line(installation, principal, transaction, reference)
+        of = f"{definition_path.definition.uid}/shared"
         after = request.start_key(of)
         found = transaction.versions.list(
-            line.definition.uid,
+            definition_path.definition.uid,
             after=None if after is None else VersionName.parse(after),
             limit=request.limit,
             visible=True,
         )
         page = Page.from_rows(found, request, of=of, key=lambda version: str(version.name))
         replicas = transaction.replicas.of_versions([version.uid for version in page.items])
-        views = tuple(seen(line, version, replicas[version.uid]) for version in page.items)
+        views = tuple(seen(definition_path, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)
 
 
@@ -278,7 +278,7 @@ def _line(
 def _lineage(transaction: Transaction, gallery: Gallery, reference: SharedReference) -> DefinitionPath:
     found = transaction.references.find(gallery.subscription, gallery.group, gallery.name, reference.definition)
     if found is None:
-        raise lookup.no_shared_image(reference)
+        raise lookup.shared_image_not_found(reference)
     return DefinitionPath(gallery=found[0], definition=found[1])
 
 
@@ -349,7 +349,9 @@ def _shared(
         recorded(installation, principal, Action.SHARE, scope, "Microsoft.Compute/galleries/share/action"),
         installation.catalog.transaction() as transaction,
     ):
-        standing = transaction.galleries.held(lookup.gallery(transaction, installation.subscription, group, name).uid)
+        standing = transaction.galleries.held(
+            lookup.find_gallery(transaction, installation.subscription, group, name).uid
+        )
         wanted = replace(standing, sharing=change(standing.sharing))
         transaction.galleries.update(wanted)
         return wanted

@@ -17,15 +17,15 @@ from imgstore.operations.installation import Installation
 from imgstore.regions import ALL_ZONES
 
 
-def view_of(transaction: Transaction, line: DefinitionPath, version: ImageVersion) -> VersionView:
+def view_of(transaction: Transaction, definition_path: DefinitionPath, version: ImageVersion) -> VersionView:
     """A version with its replicas."""
-    return seen(line, version, transaction.replicas.list(version.uid))
+    return seen(definition_path, version, transaction.replicas.list(version.uid))
 
 
-def seen(line: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
+def seen(definition_path: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
     """The same, of replicas that were read already."""
     living = tuple(replica for replica in replicas if replica.state is not ReplicaState.DELETING)
-    return VersionView(version=version, replicas=living, definition_path=line)
+    return VersionView(version=version, replicas=living, definition_path=definition_path)
 
 
 def show_version(
@@ -44,12 +44,12 @@ def show_version(
     if replicas:
         installation.locator.health.refresh()
     with installation.catalog.reading() as transaction:
-        line, found = lookup.lineage_and_version(
+        definition_path, found = lookup.find_definition_and_version(
             transaction, installation.subscription, group, gallery, definition, version
         )
         if not replicas:
-            return seen(line, found, ())
-        view = view_of(transaction, line, found)
+            return seen(definition_path, found, ())
+        view = view_of(transaction, definition_path, found)
         zoned = [each.slot.uid for each in view.replicas if each.slot.zone == ALL_ZONES]
         gaps = tuple(transaction.zone_gaps.of_slots(zoned))
     silent = frozenset(each.slot.uid for each in view.replicas if installation.locator.is_avoided(each.slot))
@@ -84,15 +84,17 @@ def page_versions(
     of = f"{scope}/versions"
     after = request.start_key(of)
     with installation.catalog.reading() as transaction:
-        line = lookup.lineage(transaction, installation.subscription, group, gallery, definition)
+        definition_path = lookup.find_definition_path(
+            transaction, installation.subscription, group, gallery, definition
+        )
         found = transaction.versions.list(
-            line.definition.uid,
+            definition_path.definition.uid,
             after=None if after is None else VersionName.parse(after),
             limit=request.limit if whole else None,
             visible=True,
         )
-        found = filter_readable(principal, found, lambda each: line.version_id(each.name), whole=whole)
+        found = filter_readable(principal, found, lambda each: definition_path.version_id(each.name), whole=whole)
         page = Page.from_rows(found, request, of=of, key=lambda version: str(version.name))
         replicas = transaction.replicas.of_versions([version.uid for version in page.items])
-        views = tuple(seen(line, version, replicas[version.uid]) for version in page.items)
+        views = tuple(seen(definition_path, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)

@@ -40,7 +40,7 @@ from imgstore.operations.gallery.sharing import admitted, image_scope
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.images import named_image
 from imgstore.operations.network_records import authorize_interfaces
-from imgstore.operations.quotas import quota_kept
+from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.slots.references import PlacedDisk, lease_disk
 from imgstore.policy.os_compatibility import check_os_compatibility
 from imgstore.policy.os_profile import check_os_profile
@@ -76,11 +76,11 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/virtualMachines/write"):
         asked = _Asked(request=request, reference=_admitted(installation, principal, request))
         installation.locator.health.refresh()
-        with installation.catalog.transaction() as transaction, quota_kept(installation, transaction):
+        with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
             standing = transaction.machines.get(installation.subscription, request.group, request.name)
             authorize_interfaces(transaction, principal, scope, standing, request.interfaces or ())
             if standing is None and not request.may_create:
-                lookup.machine(transaction, installation.subscription, request.group, request.name)
+                lookup.find_machine(transaction, installation.subscription, request.group, request.name)
             if standing is None:
                 machine, disks = _begun(installation, principal, transaction, asked)
             else:

@@ -29,7 +29,7 @@ def create_image(
     principal: Principal,
     request: ImageRequest,
     *,
-    written: Callable[[ManagedImage], None] = lambda _image: None,
+    on_recorded: Callable[[ManagedImage], None] = lambda _image: None,
 ) -> ManagedImage:
     """Make a managed image. The same command again goes on where it was killed, or does nothing.
 
@@ -37,7 +37,7 @@ def create_image(
         installation: where.
         principal: who.
         request: which, and of what.
-        written: told of it when its rows stand and its bytes are yet to come.
+        on_recorded: called with the image when its rows are written, before the bytes are stored.
 
     Raises:
         InvalidInput: no such source, one in another region, or one that declares another system.
@@ -55,7 +55,7 @@ def create_image(
             _part(request, part, sources[part], os_properties if part == OS_DISK else NO_OS_PROPERTIES)
             for part in sort_disk_keys(sources)
         ]
-        made = make_disks(installation, principal, parts, lambda rows: written(_image_of(rows)))
+        made = make_disks(installation, principal, parts, lambda rows: on_recorded(_image_of(rows)))
         return _image_of(made)
 
 
@@ -113,7 +113,7 @@ def show_image(installation: Installation, principal: Principal, *, group: str, 
     """The managed image of that name."""
     found = [each for each in list_images(installation, principal, group=group) if each.os.name.lower() == name.lower()]
     if not found:
-        raise lookup.no_disk(installation.subscription, group, name, DiskKind.IMAGE)
+        raise lookup.disk_not_found(installation.subscription, group, name, DiskKind.IMAGE)
     return found[0]
 
 

@@ -32,7 +32,7 @@ def show_machine(installation: Installation, principal: Principal, *, group: str
     """The machine of that name."""
     permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, MACHINE, name))
     with installation.catalog.reading() as transaction:
-        return view_of_machine(transaction, lookup.machine(transaction, installation.subscription, group, name))
+        return view_of_machine(transaction, lookup.find_machine(transaction, installation.subscription, group, name))
 
 
 def list_machines(installation: Installation, principal: Principal, *, group: str | None = None) -> list[MachineView]:
@@ -55,7 +55,7 @@ def page_machines(
     of = f"{above}/{MACHINE}"
     with installation.catalog.reading() as transaction:
         if group is not None:
-            lookup.group(transaction, subscription, group)
+            lookup.find_group(transaction, subscription, group)
         limit = request.limit if whole else None
         standing = transaction.machines.list(
             subscription, group, after=request.start_key_pair(of), limit=limit, visible=True
@@ -77,7 +77,7 @@ def generalize_machine(installation: Installation, principal: Principal, *, grou
         recorded(installation, principal, Action.GENERALIZE, scope, f"{MACHINES}/{Action.GENERALIZE}"),
         installation.catalog.transaction() as transaction,
     ):
-        held = transaction.machines.held(lookup.machine(transaction, installation.subscription, group, name).uid)
+        held = transaction.machines.held(lookup.find_machine(transaction, installation.subscription, group, name).uid)
         check_ready(held)
         changed = replace(held, generalized=True)
         transaction.machines.update(changed)
@@ -100,7 +100,7 @@ def check_stopped(installation: Installation, principal: Principal, action: Acti
     """
     permit(installation, principal, action, names.compute_id(installation.subscription, group, MACHINE, name))
     with installation.catalog.reading() as transaction:
-        lookup.machine(transaction, installation.subscription, group, name)
+        lookup.find_machine(transaction, installation.subscription, group, name)
 
 
 def check_ready(machine: Machine) -> None:
@@ -174,7 +174,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
         with installation.catalog.transaction() as transaction:
             standing = transaction.machines.get(installation.subscription, group, name)
             if standing is None:
-                standing = lookup.machine(transaction, installation.subscription, group, name)
+                standing = lookup.find_machine(transaction, installation.subscription, group, name)
             machine = replace(transaction.machines.held(standing.uid), provisioning_state=ProvisioningState.DELETING)
             going = _going(transaction, principal, machine)
             for each in interfaces_going(transaction, machine):

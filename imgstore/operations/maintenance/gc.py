@@ -24,8 +24,8 @@ from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc_survey import clock_of, survey_slot
 from imgstore.operations.maintenance.unknown_objects import record_unknown
-from imgstore.operations.progress import Counter
-from imgstore.operations.replication.targets import tidy_all
+from imgstore.operations.progress import ProgressCounter
+from imgstore.operations.replication.targets import remove_all_surplus_replicas
 from imgstore.operations.slots.leftovers import run_removals
 from imgstore.operations.slots.stale_works import WORK_ABANDON_DAYS, abandon_forsaken, forsaken_works
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current, refuse_if_outdated
@@ -76,7 +76,7 @@ def collect(
         abandoned = abandon_forsaken(installation, patience)
         purge_soft_deleted(installation)
         finish_deletes(installation)
-        tidy_all(installation)
+        remove_all_surplus_replicas(installation)
         run_removals(installation)
         done: list[SlotReport] = []
         segments = pools = 0
@@ -142,7 +142,7 @@ def _collect_slot(installation: Installation, report: SlotReport, grace: timedel
     slot, survey = report.slot, report.survey
     total = sum(survey.plan.deletable.values())
     collected: dict[str, int] = {}
-    counter = Counter(installation, f"gc {slot.key.region}/{slot.key.ordinal}", total)
+    counter = ProgressCounter(installation, f"gc {slot.key.region}/{slot.key.ordinal}", total)
     try:
         record_unknown(installation, slot, survey.unknown_manifest_bytes)
         _condemn(installation, survey)
@@ -153,7 +153,7 @@ def _collect_slot(installation: Installation, report: SlotReport, grace: timedel
             # What a dead collector had deleted already was not listed, and is counted for nobody.
             gone = [each for each in batch.condemned if each.name in survey.segments]
             collected |= {object_keys.segment_key(each.name): each.stored_bytes for each in gone}
-            counter.moved(sum(each.stored_bytes for each in gone))
+            counter.add_bytes(sum(each.stored_bytes for each in gone))
         if survey.stale:
             installation.access(slot).remove(survey.stale)
             collected |= survey.stale

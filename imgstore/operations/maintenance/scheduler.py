@@ -24,7 +24,7 @@ from imgstore.operations.activity_log import trim_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc import GRACE_HOURS, collect
 from imgstore.operations.maintenance.scrub import scrub
-from imgstore.operations.replication.targets import tidy_all
+from imgstore.operations.replication.targets import remove_all_surplus_replicas
 from imgstore.operations.slots.leftovers import run_removals
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.operations.stores.zone_gaps import record_zone_gaps
@@ -64,7 +64,7 @@ class MaintenanceRunner:
             principal: the worker, as the activity log is to name it: an administrator.
         """
         self._stop = StopSignal()
-        self._installation = replace(installation, keeper=installation.keeper.stopped_by(self._stop))
+        self._installation = replace(installation, keeper=installation.keeper.with_stop_signal(self._stop))
         self._principal = principal
         self._pace = _pace(installation.maintenance.bytes_per_second_max, self._stop, installation.effects.monotonic)
         self._pool = ThreadPoolExecutor(len(MaintenanceKind), thread_name_prefix="maintenance")
@@ -178,7 +178,7 @@ class MaintenanceRunner:
     def _end_deletions(self) -> str:
         installation = self._installation
         purged = len(purge_soft_deleted(installation))
-        removed = sum(removal.waits_for is None for removal in tidy_all(installation))
+        removed = sum(removal.waits_for is None for removal in remove_all_surplus_replicas(installation))
         counts = {
             "versions whose retention has passed": purged,
             "replicas": removed,

@@ -28,7 +28,7 @@ from imgstore.ledger.entries import Party
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub_progress import ScrubProgress
-from imgstore.operations.progress import Counter
+from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.degrade import degrade, degrade_owners, remove_damaged
 from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
 from imgstore.operations.slots.restore import restore_replicas
@@ -199,7 +199,9 @@ def _read_all(
     if progress is not None:
         by_key = {each.key: each for each in some}
         some = [by_key[each] for each in progress.begin(by_key.keys(), always)]
-    counter = Counter(installation, f"scrub {key.region}/{key.ordinal}", sum(each.stored_bytes for each in some))
+    counter = ProgressCounter(
+        installation, f"scrub {key.region}/{key.ordinal}", sum(each.stored_bytes for each in some)
+    )
     counter.begin()
 
     adding = threading.Lock()
@@ -210,7 +212,7 @@ def _read_all(
             found.read_bytes += seen.read_bytes
         if progress is not None and seen.is_known:
             progress.add(each.key)
-        counter.moved(each.stored_bytes)
+        counter.add_bytes(each.stored_bytes)
         pace(seen.read_bytes)
 
     workers = installation.threads(installation.tuning.copy_workers, key.region)

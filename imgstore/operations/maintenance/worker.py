@@ -23,11 +23,11 @@ from imgstore.domain.storage.works import Worker
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import lineage_of
+from imgstore.operations.lookup import definition_path_of
 from imgstore.operations.maintenance.scheduler import MaintenanceRunner
-from imgstore.operations.progress import task_of
-from imgstore.operations.replication.copy import CopyPlan, look, make, plan_step
-from imgstore.operations.replication.targets import tidy
+from imgstore.operations.progress import task_name
+from imgstore.operations.replication.copy import CopyPlan, make_replica, plan_step, read_queued_versions
+from imgstore.operations.replication.targets import remove_surplus_replicas
 from imgstore.operations.slots.restore import RestorePlan
 from imgstore.operations.stores.catalog_checks import look_at_checkpoints
 from imgstore.policy.copy_plan import CopyStep
@@ -54,7 +54,7 @@ _VERSIONS_AT_ONCE: Final = 32
 class _Claim:
     """One replica, leased."""
 
-    line: DefinitionPath
+    definition_path: DefinitionPath
     version: ImageVersion
     step: CopyStep
     plan: CopyPlan | RestorePlan
@@ -62,7 +62,7 @@ class _Claim:
     @property
     def task(self) -> str:
         """What its progress is called: a worker makes replicas of many versions."""
-        return f"{self.line.definition.name} {self.version.name} {task_of(self.step.replica)}"
+        return f"{self.definition_path.definition.name} {self.version.name} {task_name(self.step.replica)}"
 
 
 def run_worker(
@@ -159,10 +159,12 @@ class _Worker:
 
     def _make(self, claim: _Claim) -> None:
         """Make the replica, then take away what it stands in for by now."""
-        scope, replica = claim.line.version_id(claim.version.name), task_of(claim.step.replica)
+        scope, replica = claim.definition_path.version_id(claim.version.name), task_name(claim.step.replica)
         with recorded(self._installation, self._principal, Action.WRITE, scope, REPLICA_WRITE, about=replica):
-            make(self._installation, claim.line, claim.version, claim.step, claim.plan, self._stop, claim.task)
-        tidy(self._installation, claim.version.uid)
+            make_replica(
+                self._installation, claim.definition_path, claim.version, claim.step, claim.plan, self._stop, claim.task
+            )
+        remove_surplus_replicas(self._installation, claim.version.uid)
 
     def _claim(self) -> _Claim | None:
         """Lease the replica whose turn it is, if there is one. Where others were quicker at every choice, look again."""
@@ -188,7 +190,7 @@ class _Worker:
                     dead=[each for each in transaction.queue.holders() if self._installation.keeper.is_dead(each)],
                     full_regions=full_regions(at_work, self._limits),
                 )
-                queue = look(self._installation, transaction, uids)
+                queue = read_queued_versions(self._installation, transaction, uids)
                 now = transaction.now()
             yield from next_steps(queue, now=now, at_work=at_work, limits=self._limits)
             if len(uids) < _VERSIONS_AT_ONCE:
@@ -199,15 +201,15 @@ class _Worker:
         uid = chosen.replica.version_uid
         if not transaction.queue.hold(uid):
             return None
-        ready = startable_steps(look(self._installation, transaction, [uid])[0], transaction.now())
+        ready = startable_steps(read_queued_versions(self._installation, transaction, [uid])[0], transaction.now())
         step = next((each for each in ready if each.replica.uid == chosen.replica.uid), None)
         if step is None:
             return None
         version = transaction.versions.by_uid(uid)
-        line = lineage_of(transaction, version)
+        definition_path = definition_path_of(transaction, version)
         plan = plan_step(self._installation, transaction, version, step)
         transaction.queue.serve(uid)
-        return _Claim(line=line, version=version, step=step, plan=plan)
+        return _Claim(definition_path=definition_path, version=version, step=step, plan=plan)
 
     def _wait(self, pause: float) -> None:
         """Until a replica is done, or for a while."""

@@ -19,8 +19,14 @@ from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.progress import Counter, task_of
-from imgstore.operations.replication.targets import check_left, is_wanted, let_go, no_longer_wanted, tidy
+from imgstore.operations.progress import ProgressCounter, task_name
+from imgstore.operations.replication.targets import (
+    abandon_if_unwanted,
+    check_slot_is_free,
+    is_wanted,
+    remove_surplus_replicas,
+    unwanted_replica_error,
+)
 from imgstore.operations.slots.completion import (
     Listed,
     complete_replica,
@@ -48,7 +54,9 @@ _LOOK_SECONDS: Final = 1.0
 """So often a person's command looks whether other processes are done with replicas of its version."""
 
 
-def replicate(installation: Installation, line: DefinitionPath, version: ImageVersion) -> dict[str, ImgstoreError]:
+def replicate(
+    installation: Installation, definition_path: DefinitionPath, version: ImageVersion
+) -> dict[str, ImgstoreError]:
     """Make every replica that is not complete, as far as it can be made now, and wait for those that others make.
 
     Returns:
@@ -63,9 +71,11 @@ def replicate(installation: Installation, line: DefinitionPath, version: ImageVe
                 installation.keeper.check_cancelled()
                 ours = frozenset(busy.values())
                 with installation.catalog.reading() as transaction:
-                    queued = look(installation, transaction, [version.uid])[0]
+                    queued = read_queued_versions(installation, transaction, [version.uid])[0]
                 for step in _ready(queued, ours, failed):
-                    made = pool.submit(_lease_and_make, installation, line, version, step, frozenset(failed), stop)
+                    made = pool.submit(
+                        _lease_and_make, installation, definition_path, version, step, frozenset(failed), stop
+                    )
                     busy[made] = step.replica.uid
                 elsewhere = queued.busy - ours - failed.keys()
                 if not busy and not elsewhere:
@@ -106,7 +116,9 @@ def _ready(queued: QueuedVersion, busy: Collection[str], failed: Collection[str]
     )
 
 
-def look(installation: Installation, transaction: Transaction, version_uids: Sequence[str]) -> list[QueuedVersion]:
+def read_queued_versions(
+    installation: Installation, transaction: Transaction, version_uids: Sequence[str]
+) -> list[QueuedVersion]:
     """Those versions as they stand now, in their order. A lease whose holder is known to be dead is none."""
     under_way = transaction.queue.under_way(version_uids)
     busy = frozenset(uid for uid, holder in under_way.items() if not installation.keeper.is_dead(holder))
@@ -144,7 +156,7 @@ class CopyPlan:
 
 def _lease_and_make(
     installation: Installation,
-    line: DefinitionPath,
+    definition_path: DefinitionPath,
     version: ImageVersion,
     step: CopyStep,
     failed: Collection[str],
@@ -161,7 +173,7 @@ def _lease_and_make(
     try:
         with installation.catalog.transaction() as transaction:
             transaction.versions.lock(version.uid)
-            ready = _ready(look(installation, transaction, [version.uid])[0], (), failed)
+            ready = _ready(read_queued_versions(installation, transaction, [version.uid])[0], (), failed)
             if step.replica.uid not in {each.replica.uid for each in ready}:
                 return  # Another process was quicker: it made it, or is making it.
             plan = plan_step(installation, transaction, version, step)
@@ -169,14 +181,14 @@ def _lease_and_make(
         raise
     except ImgstoreError as error:
         # Without a lease the replica may be another process's, which is well at work: its row is left as it is.
-        Counter(installation, task_of(step.replica)).fail(str(error))
+        ProgressCounter(installation, task_name(step.replica)).fail(str(error))
         raise
-    make(installation, line, version, step, plan, stop)
+    make_replica(installation, definition_path, version, step, plan, stop)
 
 
-def make(
+def make_replica(
     installation: Installation,
-    line: DefinitionPath,
+    definition_path: DefinitionPath,
     version: ImageVersion,
     step: CopyStep,
     plan: CopyPlan | RestorePlan,
@@ -189,7 +201,7 @@ def make(
 
     Args:
         installation: where.
-        line: what the version is in.
+        definition_path: the definition and the gallery of the version.
         version: the replica's.
         step: the replica, and where it is copied from.
         plan: its work, leased.
@@ -200,11 +212,11 @@ def make(
         ImgstoreError: it failed; so says its row.
         KeyboardInterrupt: `stop` was set; the work stays open and the lease is given back.
     """
-    counter = Counter(installation, task or task_of(step.replica), replica=step.replica)
+    counter = ProgressCounter(installation, task or task_name(step.replica), replica=step.replica)
     try:
-        _act(installation, line, version, step, plan, counter, stop)
+        _act(installation, definition_path, version, step, plan, counter, stop)
     except Exception as error:
-        if isinstance(error, ImgstoreError) and let_go(installation, plan.lease, step.replica):
+        if isinstance(error, ImgstoreError) and abandon_if_unwanted(installation, plan.lease, step.replica):
             counter.stop("no longer wanted: its region or its replica was taken away meanwhile")
             return
         counter.fail(str(error))
@@ -224,7 +236,7 @@ def plan_step(
     """
     if step.sources:
         return plan_copy(installation, transaction, version, step)
-    check_left(transaction, step.replica)
+    check_slot_is_free(transaction, step.replica)
     return plan_restore(installation, transaction, step.replica)
 
 
@@ -239,7 +251,7 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
     """
     slot = step.replica.slot
     source = step.sources[0]
-    check_left(transaction, step.replica)
+    check_slot_is_free(transaction, step.replica)
     origins = transaction.manifests.of_replica(version.uid, source.slot.uid)
     assert len(origins) == len(version.disks), "a complete replica has a manifest of each disk (promise 2)"
     ids = named_by(origins)
@@ -284,11 +296,11 @@ def _wait_a_while(stop: threading.Event, seconds: float) -> None:
 
 def _act(
     installation: Installation,
-    line: DefinitionPath,
+    definition_path: DefinitionPath,
     version: ImageVersion,
     step: CopyStep,
     plan: CopyPlan | RestorePlan,
-    counter: Counter,
+    counter: ProgressCounter,
     stop: threading.Event,
 ) -> None:
     slot = step.replica.slot
@@ -297,16 +309,16 @@ def _act(
     def beat() -> None:
         if not is_wanted(installation, step.replica):
             unwanted.set()
-        counter.write_down()
+        counter.save()
 
     def check_wanted() -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         if unwanted.is_set():
-            raise no_longer_wanted(step.replica)
+            raise unwanted_replica_error(step.replica)
 
     if isinstance(plan, RestorePlan):
-        restore(installation, line, version, plan, counter=counter, check_cancelled=check_wanted, beat=beat)
+        restore(installation, definition_path, version, plan, counter=counter, check_cancelled=check_wanted, beat=beat)
         return
     target = installation.access(slot)
     damages: list[Damage] = []
@@ -319,7 +331,7 @@ def _act(
         _wait_a_while(stop, min(seconds, _LOOK_SECONDS))
         check_cancelled()
 
-    sources = installation.accesses(
+    sources = installation.access_all(
         [source.slot for source in step.sources],
         lambda source: installation.access_from(slot.key.region, source, patiently),
     )
@@ -328,7 +340,7 @@ def _act(
         wanted = {row.name: row.stored_bytes for row in plan.segments}
         reads = CrossRegionReads(
             installation=installation,
-            party=party_of(line, version),
+            party=party_of(definition_path, version),
             home=slot,
             stored_bytes=wanted,
             regions={str(source.slot.key): source.slot.key.region for source in step.sources},
@@ -345,7 +357,7 @@ def _act(
             target_objects=plan.target_objects,
             is_degraded=plan.is_degraded,
             check_cancelled=check_cancelled,
-            on_moved=counter.moved,
+            on_moved=counter.add_bytes,
             damages=damages,
             on_served=reads.served if is_inside else ignore_served,
         )
@@ -372,7 +384,12 @@ def _act(
         with installation.catalog.reading() as transaction:
             version = transaction.versions.by_uid(version.uid)
         complete_replica(
-            installation, lease=plan.lease, line=line, version=version, replica=step.replica, manifests=manifests
+            installation,
+            lease=plan.lease,
+            definition_path=definition_path,
+            version=version,
+            replica=step.replica,
+            manifests=manifests,
         )
     record_zone_gaps(installation, slot)
     counter.end(f"{receipt.sent_bytes} bytes stored")
@@ -399,20 +416,22 @@ def _body(origin: ManifestRow, source: SlotAccess) -> bytes:
 
 def leave_to_workers(installation: Installation, version: ImageVersion) -> None:
     """Take away what is to go; `imgstore worker` makes the replicas that are missing, failed ones without a rest."""
-    tidy(installation, version.uid)
+    remove_surplus_replicas(installation, version.uid)
     with installation.catalog.transaction() as transaction:
         transaction.replicas.retry_now(version.uid)
 
 
-def converge(installation: Installation, line: DefinitionPath, version: ImageVersion) -> dict[str, ImgstoreError]:
+def converge(
+    installation: Installation, definition_path: DefinitionPath, version: ImageVersion
+) -> dict[str, ImgstoreError]:
     """Take away what is to go, make what is lacking, take away what that stands in for; again while slots come free.
 
     Returns:
         The errors of the replicas that failed, by replica uid.
     """
-    tidy(installation, version.uid)
+    remove_surplus_replicas(installation, version.uid)
     while True:
-        failed = replicate(installation, line, version)
-        went = [removal for removal in tidy(installation, version.uid) if removal.waits_for is None]
+        failed = replicate(installation, definition_path, version)
+        went = [removal for removal in remove_surplus_replicas(installation, version.uid) if removal.waits_for is None]
         if failed or not went:
             return failed

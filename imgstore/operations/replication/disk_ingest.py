@@ -14,14 +14,14 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.sizes import PIECE_BYTES
 from imgstore.domain.storage.works import Lease, Work, WorkKind
 from imgstore.operations.installation import Installation
-from imgstore.operations.progress import Counter
+from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.replication.ingest import (
     PACKING_RULES,
-    base_manifests,
-    claim_one,
-    identity_as_plan,
+    claim_segment,
+    find_unreadable,
+    identity_to_json,
+    load_base_manifests,
     segment_rows,
-    unreadable,
 )
 from imgstore.operations.slots.completion import Listed, complete_disk, list_segments
 from imgstore.operations.slots.degrade import degrade, distrust, remove_damaged
@@ -37,14 +37,16 @@ from imgstore.transfer.spot_check import check_assembly
 _BASES_MAX = 3
 
 
-def take_in(installation: Installation, disk: ManagedDisk, reader: DiskReader, identity: SourceIdentity) -> ManagedDisk:
+def ingest_disk(
+    installation: Installation, disk: ManagedDisk, reader: DiskReader, identity: SourceIdentity
+) -> ManagedDisk:
     """Take the file in, put the disk's manifest, and make the disk Succeeded.
 
     Raises:
         ImgstoreError: it failed; the same command goes on.
     """
     work, lease = _plan(installation, disk, reader, identity)
-    counter = Counter(installation, f"{disk.kind.noun} {disk.name}")
+    counter = ProgressCounter(installation, f"{disk.kind.noun} {disk.name}")
     try:
         made = _act(installation, disk, reader, identity, work, lease, counter)
     except Exception as error:
@@ -65,7 +67,7 @@ def _plan(
 ) -> tuple[Work, Lease]:
     """Open or take up the work. What it is compared with are the disks that were taken into the slot last."""
     fixed: dict[str, Any] = {
-        "identity": identity_as_plan(identity),
+        "identity": identity_to_json(identity),
         "format": reader.container_metadata.format.value,
         "codec": CODEC,
         "rules": PACKING_RULES,
@@ -94,7 +96,7 @@ def _act(
     identity: SourceIdentity,
     work: Work,
     lease: Lease,
-    counter: Counter,
+    counter: ProgressCounter,
 ) -> ManagedDisk:
     slot = disk.slot
     access = installation.access(slot)
@@ -119,15 +121,15 @@ def _act(
                 slot=access,
                 reader=reader,
                 identity=identity,
-                bases=base_manifests(installation, slot, work.plan["bases"]),
+                bases=load_base_manifests(installation, slot, work.plan["bases"]),
                 listing=access.list_segments().without(condemned),
                 fingerprint_key=key,
                 scratch=scratch,
                 check_scratch=installation.check_scratch,
                 workers=installation.threads(installation.tuning.put_workers, slot.key.region),
                 check_cancelled=check_cancelled,
-                claim=lambda name: claim_one(installation, slot, condemned, name),
-                on_moved=counter.moved,
+                claim=lambda name: claim_segment(installation, slot, condemned, name),
+                on_moved=counter.add_bytes,
             )
         )
         if receipt.missing:
@@ -144,7 +146,7 @@ def _act(
                 check_cancelled=check_cancelled,
             )
         except ObjectCorrupt:
-            distrust(installation, slot, unreadable(segments.damages))
+            distrust(installation, slot, find_unreadable(segments.damages))
             raise
         return _record(installation, disk, receipt, lease)
 

@@ -32,7 +32,7 @@ from imgstore.domain.storage.works import Lease, Work, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import Hold
-from imgstore.operations.progress import Counter, task_of
+from imgstore.operations.progress import ProgressCounter, task_name
 from imgstore.operations.slots.completion import (
     Listed,
     complete_replica,
@@ -59,7 +59,7 @@ from imgstore.transfer.spot_check import check_assembly
 PACKING_RULES: Final = "1"
 """Of comparing and packing. Raised when the same plan would make other segments than before."""
 
-NOT_STORED: Final[Mapping[str, Digest]] = MappingProxyType({})
+NO_STORED_SOURCES: Final[Mapping[str, Digest]] = MappingProxyType({})
 """Of a version whose disks come from elsewhere."""
 
 
@@ -67,14 +67,14 @@ NOT_STORED: Final[Mapping[str, Digest]] = MappingProxyType({})
 class Publication:
     """A version's disks on their way to their slot."""
 
-    line: DefinitionPath
+    definition_path: DefinitionPath
     version: ImageVersion
     replica: Replica
     """The one in the source slot."""
     readers: Mapping[str, DiskReader]
     """Of each of its disks, by key."""
     named_bases: Sequence[VersionName] = ()
-    source_manifests: Mapping[str, Digest] = field(default_factory=lambda: NOT_STORED)
+    source_manifests: Mapping[str, Digest] = field(default_factory=lambda: NO_STORED_SOURCES)
     """Of disks that are stored here, by key: where the slot has that content too, it is a base, and nothing is packed."""
     verify_full: bool = False
 
@@ -86,7 +86,7 @@ def publish(installation: Installation, publication: Publication) -> None:
         ImgstoreError: it failed; the replica is Failed with the error's text, and the same command goes on.
     """
     work, lease = _plan(installation, publication)
-    counter = Counter(installation, task_of(publication.replica), replica=publication.replica)
+    counter = ProgressCounter(installation, task_name(publication.replica), replica=publication.replica)
     try:
         _act(installation, publication, work, lease, counter)
     except Exception as error:
@@ -105,7 +105,7 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
     """Open or take up the work; the replica is Replicating from here on."""
     version, slot = publication.version, publication.replica.slot
     sources = {
-        key: {"identity": identity_as_plan(reader.identity()), "format": reader.container_metadata.format.value}
+        key: {"identity": identity_to_json(reader.identity()), "format": reader.container_metadata.format.value}
         for key, reader in publication.readers.items()
     }
     fixed = {"sources": sources, "codec": CODEC, "rules": PACKING_RULES}
@@ -166,11 +166,13 @@ def _check_bases(named: Sequence[VersionName], candidates: Sequence[ImageVersion
         )
 
 
-def _act(installation: Installation, publication: Publication, work: Work, lease: Lease, counter: Counter) -> None:
+def _act(
+    installation: Installation, publication: Publication, work: Work, lease: Lease, counter: ProgressCounter
+) -> None:
     slot = publication.replica.slot
     counter.total = sum(_counted_bytes(reader) for reader in publication.readers.values())
     with (
-        at_work(installation, slot, lease, counter.write_down) as hold,
+        at_work(installation, slot, lease, counter.save) as hold,
         tempfile.TemporaryDirectory(dir=installation.scratch) as scratch,
     ):
         manifests_wanted = [object_keys.manifest_key(publication.version.uid, disk) for disk in publication.readers]
@@ -197,7 +199,7 @@ def _act(installation: Installation, publication: Publication, work: Work, lease
         complete_replica(
             installation,
             lease=lease,
-            line=publication.line,
+            definition_path=publication.definition_path,
             version=publication.version,
             replica=publication.replica,
             manifests=manifests,
@@ -219,7 +221,7 @@ class _Taking:
     work: Work
     lease: Lease
     hold: Hold
-    counter: Counter
+    counter: ProgressCounter
     scratch: Path
     fingerprint_key: bytes
     condemned: frozenset[Digest]
@@ -235,7 +237,7 @@ class _Taking:
         found = self._found(disk)
         row, manifest = found or self._taken(disk)
         if found:
-            self.counter.moved(_counted_bytes(self.publication.readers[disk]))
+            self.counter.add_bytes(_counted_bytes(self.publication.readers[disk]))
         if disk == OS_DISK:
             self.os_disk = manifest
         return row
@@ -267,7 +269,7 @@ class _Taking:
         try:
             self._assemble(disk, receipt, segments)
         except ObjectCorrupt:
-            distrust(installation, slot, unreadable(segments.damages))
+            distrust(installation, slot, find_unreadable(segments.damages))
             raise
         self.listing.present.update({each.name: each.stored_bytes for each in receipt.segments})
         self.packed_bytes += receipt.packed_bytes
@@ -289,7 +291,7 @@ class _Taking:
 
     def _order(self, disk: str, access: SlotAccess) -> IngestOrder:
         installation, slot = self.installation, self.publication.replica.slot
-        bases = base_manifests(installation, slot, self.work.plan["bases"][disk])
+        bases = load_base_manifests(installation, slot, self.work.plan["bases"][disk])
         return IngestOrder(
             work_uid=object_keys.packing_uid(self.work.uid, disk),
             slot=access,
@@ -302,8 +304,8 @@ class _Taking:
             check_scratch=installation.check_scratch,
             workers=installation.threads(installation.tuning.put_workers, slot.key.region),
             check_cancelled=self._go_on,
-            claim=lambda name: claim_one(installation, slot, self.condemned, name),
-            on_moved=self.counter.moved,
+            claim=lambda name: claim_segment(installation, slot, self.condemned, name),
+            on_moved=self.counter.add_bytes,
         )
 
     def _assemble(self, disk: str, receipt: IngestReceipt, reader: SegmentReader) -> None:
@@ -347,12 +349,12 @@ class _Taking:
         return manifest
 
 
-def unreadable(damages: Iterable[Damage]) -> set[Digest]:
+def find_unreadable(damages: Iterable[Damage]) -> set[Digest]:
     """Return the segments that a reader found missing or wrong."""
     return {damage.name for damage in damages if damage.is_certain}
 
 
-def claim_one(installation: Installation, slot: Slot, condemned: frozenset[Digest], name: Digest) -> None:
+def claim_segment(installation: Installation, slot: Slot, condemned: frozenset[Digest], name: Digest) -> None:
     """Let a segment live that is put anew; only what was condemned before the listing can have been on its way out."""
     if name in condemned:
         claim(installation, slot, [name])
@@ -396,7 +398,7 @@ def segment_rows(receipt: IngestReceipt) -> list[SegmentRow]:
     ]
 
 
-def base_manifests(installation: Installation, slot: Slot, planned: Sequence[Mapping[str, str]]) -> list[Manifest]:
+def load_base_manifests(installation: Installation, slot: Slot, planned: Sequence[Mapping[str, str]]) -> list[Manifest]:
     """The bases' manifests, but for those that the slot can't serve: they are told, and done without."""
     access = installation.access(slot)
     manifests = []
@@ -408,7 +410,7 @@ def base_manifests(installation: Installation, slot: Slot, planned: Sequence[Map
     return manifests
 
 
-def identity_as_plan(identity: SourceIdentity) -> dict[str, Any]:
+def identity_to_json(identity: SourceIdentity) -> dict[str, Any]:
     """An identity as JSON."""
     return {"location": identity.location, "file_bytes": identity.file_bytes, "stamp": identity.stamp}
 

@@ -1,7 +1,7 @@
 """The replicas of a version become what its target regions ask for: rows first, objects later (DESIGN.md, "Order of writes").
 
 `retarget` writes down what is desired and what is not; `converge` makes the one and takes the other away. Whatever is
-interrupted is found again in the rows, by the same command, by the version's create, or by `tidy_all`.
+interrupted is found again in the rows, by the same command, by the version's create, or by `remove_all_surplus_replicas`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.progress import task_of
+from imgstore.operations.progress import task_name
 from imgstore.operations.slots.completion import write_version_state
 from imgstore.operations.slots.removal import Freed, forget_replica, lives
 from imgstore.operations.stores.catalog_checks import refuse_if_outdated
@@ -31,7 +31,9 @@ class Removal:
     """Why its bytes could not go yet; the replica is invisible all the same."""
 
 
-def retarget(installation: Installation, transaction: Transaction, line: DefinitionPath, version: ImageVersion) -> None:
+def retarget(
+    installation: Installation, transaction: Transaction, definition_path: DefinitionPath, version: ImageVersion
+) -> None:
     """Write down which replicas `version` is to have and which are to go. The caller holds its row.
 
     Raises:
@@ -41,7 +43,7 @@ def retarget(installation: Installation, transaction: Transaction, line: Definit
     """
     replicas = transaction.replicas.list(version.uid)
     plan = diff_replicas(replicas, version.target_regions)
-    _check_allowed(line, version, replicas)
+    _check_allowed(definition_path, version, replicas)
     if plan.surplus:
         refuse_if_outdated(transaction)
     for replica in plan.surplus:
@@ -49,7 +51,7 @@ def retarget(installation: Installation, transaction: Transaction, line: Definit
         transaction.replicas.move(replica.uid, ReplicaState.DELETING)
     for target, ordinal in plan.missing:
         key = SlotKey(
-            pool_uid=line.gallery.pool_uid,
+            pool_uid=definition_path.gallery.pool_uid,
             region=target.name,
             storage_account_type=target.storage_account_type,
             ordinal=ordinal,
@@ -69,7 +71,7 @@ def add_replica(installation: Installation, transaction: Transaction, version: I
     transaction.replicas.add(Replica(uid=uid, version_uid=version.uid, slot=slot, state=ReplicaState.PENDING))
 
 
-def _check_allowed(line: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> None:
+def _check_allowed(definition_path: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> None:
     lost = find_removed_regions(replicas, version.target_regions)
     if lost and version.allow_deletion_of_replicated_locations is False:
         raise Conflict(
@@ -78,7 +80,7 @@ def _check_allowed(line: DefinitionPath, version: ImageVersion, replicas: Sequen
             found=f"{', '.join(lost)}: complete, and no target region any more",
             expected="every region where the version is complete among the target regions",
             hint="keep the region, or `imgstore sig image-version update ... --allow-replicated-location-deletion true`",
-            target=f"{line.version_id(version.name)}/safetyProfile.allowDeletionOfReplicatedLocations",
+            target=f"{definition_path.version_id(version.name)}/safetyProfile.allowDeletionOfReplicatedLocations",
         )
 
 
@@ -95,7 +97,7 @@ def _check_not_taken_in(installation: Installation, transaction: Transaction, re
         )
 
 
-def tidy(installation: Installation, version_uid: str) -> list[Removal]:
+def remove_surplus_replicas(installation: Installation, version_uid: str) -> list[Removal]:
     """Take away what a version no longer needs: replicas that others stand in for by now, and all that is Deleting.
 
     Nothing is raised for what can't go yet: it is invisible, and the next call goes on. So a region whose store does not
@@ -119,13 +121,13 @@ def tidy(installation: Installation, version_uid: str) -> list[Removal]:
     return [_removed(installation, replica) for replica in leaving]
 
 
-def tidy_all(installation: Installation) -> list[Removal]:
+def remove_all_surplus_replicas(installation: Installation) -> list[Removal]:
     """Tidy every version, of whatever subscription, that has something to take away."""
     with installation.catalog.reading() as transaction:
         versions = transaction.versions.every()
         replicas = transaction.replicas.of_versions([version.uid for version in versions])
     untidy = [version.uid for version in versions if _is_untidy(version, replicas[version.uid])]
-    return [removal for uid in untidy for removal in tidy(installation, uid)]
+    return [removal for uid in untidy for removal in remove_surplus_replicas(installation, uid)]
 
 
 def _is_untidy(version: ImageVersion, replicas: Sequence[Replica]) -> bool:
@@ -134,7 +136,7 @@ def _is_untidy(version: ImageVersion, replicas: Sequence[Replica]) -> bool:
 
 
 def _removed(installation: Installation, replica: Replica) -> Removal:
-    where = task_of(replica)
+    where = task_name(replica)
     try:
         freed = forget_replica(installation, replica)
     except ImgstoreError as error:
@@ -163,7 +165,7 @@ def is_wanted(installation: Installation, replica: Replica) -> bool:
             return False
 
 
-def check_left(transaction: Transaction, replica: Replica) -> None:
+def check_slot_is_free(transaction: Transaction, replica: Replica) -> None:
     """See that the replica that was in this one's slot before is gone, with its manifest.
 
     Raises:
@@ -180,7 +182,7 @@ def check_left(transaction: Transaction, replica: Replica) -> None:
         )
 
 
-def no_longer_wanted(replica: Replica) -> Conflict:
+def unwanted_replica_error(replica: Replica) -> Conflict:
     """What stops the process that makes a replica which is not to be any more."""
     return Conflict(
         f"The replica {replica.slot.key} is no longer wanted.",
@@ -191,7 +193,7 @@ def no_longer_wanted(replica: Replica) -> Conflict:
     )
 
 
-def let_go(installation: Installation, lease: Lease, replica: Replica) -> bool:
+def abandon_if_unwanted(installation: Installation, lease: Lease, replica: Replica) -> bool:
     """Give up the work on a replica that is no longer wanted, and take away what came of it.
 
     Returns:

@@ -44,13 +44,13 @@ class Listed:
     disk_digest: Digest
 
 
-def party_of(line: DefinitionPath, version: ImageVersion) -> Party:
+def party_of(definition_path: DefinitionPath, version: ImageVersion) -> Party:
     """Whose bytes a version's are."""
     return Party(
-        subscription=line.gallery.subscription,
-        group=line.gallery.group,
-        gallery=line.gallery.name,
-        definition=line.definition.name,
+        subscription=definition_path.gallery.subscription,
+        group=definition_path.gallery.group,
+        gallery=definition_path.gallery.name,
+        definition=definition_path.definition.name,
         version=str(version.name),
     )
 
@@ -100,7 +100,7 @@ def complete_replica(
     installation: Installation,
     *,
     lease: Lease,
-    line: DefinitionPath,
+    definition_path: DefinitionPath,
     version: ImageVersion,
     replica: Replica,
     manifests: Sequence[ManifestRow],
@@ -114,7 +114,7 @@ def complete_replica(
     Args:
         installation: where.
         lease: of the work that made it.
-        line: what the version is in.
+        definition_path: the definition and the gallery of the version.
         version: the replica's.
         replica: the replica.
         manifests: of all its disks (rules.md, rule 17).
@@ -152,7 +152,7 @@ def complete_replica(
             transaction.ledger.add(
                 charge_arrival(
                     key=replica.uid,
-                    party=party_of(line, version),
+                    party=party_of(definition_path, version),
                     source=version.location,
                     target=slot.key.region,
                     replica=slot.key.ordinal,
@@ -168,7 +168,12 @@ def complete_replica(
             for each in manifests:
                 transaction.manifests.complete(each.uid)
             open_interval(
-                installation, transaction, owner_uid=version.uid, slot=slot, party=party_of(line, version), own=own
+                installation,
+                transaction,
+                owner_uid=version.uid,
+                slot=slot,
+                party=party_of(definition_path, version),
+                own=own,
             )
         transaction.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
         transaction.works.complete(lease)

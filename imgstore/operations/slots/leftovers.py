@@ -58,7 +58,7 @@ def _run(installation: Installation, slot: Slot, work: Work) -> bool:
                 work.uid,
                 holder=keeper.holder,
                 lease_seconds=keeper.lease_seconds,
-                steal=keeper.may_steal(work),
+                steal=keeper.can_take_over(work),
                 wait=False,
             )
         with keeper.hold(lease) as hold:

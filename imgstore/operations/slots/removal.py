@@ -267,7 +267,7 @@ def _ended(installation: Installation, transaction: Transaction, work: Work) -> 
 
 def lives(installation: Installation, transaction: Transaction, work: Work) -> bool:
     """Whether some process may still be at it: leased, in time, and not known to be dead."""
-    if work.holder is None or work.lease_expires_at is None or installation.keeper.may_steal(work):
+    if work.holder is None or work.lease_expires_at is None or installation.keeper.can_take_over(work):
         return False
     return work.lease_expires_at > transaction.now()
 

@@ -21,8 +21,8 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.lookup import lineage_of
-from imgstore.operations.progress import Counter
+from imgstore.operations.lookup import definition_path_of
+from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.completion import complete_replica, named_by, write_failure, write_version_state
 from imgstore.operations.slots.removal import end_writing
 from imgstore.operations.slots.works import at_work, copy_plan, take_up
@@ -147,11 +147,11 @@ def end_other_work(installation: Installation, transaction: Transaction, kind: W
 
 def restore(
     installation: Installation,
-    line: DefinitionPath,
+    definition_path: DefinitionPath,
     version: ImageVersion,
     plan: RestorePlan,
     *,
-    counter: Counter,
+    counter: ProgressCounter,
     check_cancelled: CheckCancelled = never_cancelled,
     beat: Callable[[], None] = lambda: None,
     pace: Callable[[int], None] = lambda _length: None,
@@ -182,14 +182,19 @@ def restore(
         workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
 
         def was_read(name: Digest) -> None:
-            counter.moved(sizes[name])
+            counter.add_bytes(sizes[name])
             pace(sizes[name])
 
         damaged = access.find_damaged(sizes, workers=workers, check_cancelled=look_on, on_read=was_read)
         if damaged:
             raise _still_damaged(slot, f"the first is {min(damaged).hex()}", len(damaged))
         complete_replica(
-            installation, lease=plan.lease, line=line, version=version, replica=plan.replica, manifests=plan.rows
+            installation,
+            lease=plan.lease,
+            definition_path=definition_path,
+            version=version,
+            replica=plan.replica,
+            manifests=plan.rows,
         )
     counter.end("restored: all of it reads right")
 
@@ -212,8 +217,8 @@ def _is_busy(installation: Installation, transaction: Transaction, replica: Repl
 
 def _name_of(transaction: Transaction, replica: Replica) -> str:
     version = transaction.versions.by_uid(replica.version_uid)
-    line = lineage_of(transaction, version)
-    return f"{line.gallery.name}/{line.definition.name}/{version.name}"
+    definition_path = definition_path_of(transaction, version)
+    return f"{definition_path.gallery.name}/{definition_path.definition.name}/{version.name}"
 
 
 def _damaged_objects(transaction: Transaction, replica: Replica, damaged: Collection[str]) -> int:
@@ -235,12 +240,14 @@ def _restore(installation: Installation, replica: Replica, pace: Callable[[int],
         if not _is_candidate(installation, transaction, standing):
             return False
         version = transaction.versions.by_uid(replica.version_uid)
-        line = lineage_of(transaction, version)
+        definition_path = definition_path_of(transaction, version)
         plan = plan_restore(installation, transaction, standing)
     key = replica.slot.key
-    counter = Counter(installation, f"restore {line.definition.name} {version.name} {key.region}/{key.ordinal}")
+    counter = ProgressCounter(
+        installation, f"restore {definition_path.definition.name} {version.name} {key.region}/{key.ordinal}"
+    )
     try:
-        restore(installation, line, version, plan, counter=counter, pace=pace)
+        restore(installation, definition_path, version, plan, counter=counter, pace=pace)
     except ImgstoreError as error:
         counter.fail(error.message)
         write_failure(installation, plan.lease, standing, str(error), rest_seconds=rest_seconds_after(error))

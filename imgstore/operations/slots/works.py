@@ -59,7 +59,7 @@ def copy_plan(manifests: Sequence[ManifestRow]) -> dict[str, Any]:
 def _leased(installation: Installation, transaction: Transaction, work: Work, *, wait: bool) -> Lease:
     keeper = installation.keeper
     return transaction.works.lease(
-        work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds, steal=keeper.may_steal(work), wait=wait
+        work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds, steal=keeper.can_take_over(work), wait=wait
     )
 
 

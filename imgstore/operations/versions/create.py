@@ -35,10 +35,17 @@ from imgstore.operations.replication.copy import converge, leave_to_workers
 from imgstore.operations.replication.ingest import Publication, publish
 from imgstore.operations.slots.removal import forget_version
 from imgstore.operations.versions import stored_sources
-from imgstore.operations.versions.request import Wanted, check_apart, check_disks, check_size, resolve, write_down
-from imgstore.operations.versions.shallow import publish_shallow, staying
-from imgstore.operations.versions.source import arrived_disks, came_from, stated_locations
-from imgstore.operations.versions.stored_sources import Taker
+from imgstore.operations.versions.request import (
+    ResolvedRequest,
+    check_disks,
+    check_distinct_sources,
+    check_size,
+    record_version,
+    resolve_request,
+)
+from imgstore.operations.versions.shallow import choose_shallow_slot, publish_shallow
+from imgstore.operations.versions.source import find_arrived_disks, find_source_locations, has_arrived_from
+from imgstore.operations.versions.stored_sources import NewVersion
 from imgstore.transfer.stored_disk import StoredDisk
 
 
@@ -68,7 +75,7 @@ def create_version(
     data_vhds: Sequence[DataVhd] = (),
     data_snapshots: Sequence[DataSnapshot] = (),
     wait: bool = True,
-    written: Callable[[ImageVersion], None] = lambda _version: None,
+    on_recorded: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
     """Publish disks as a version and replicate it to its target regions.
 
@@ -89,7 +96,7 @@ def create_version(
         data_vhds: data disks from files, each at a LUN of its own.
         data_snapshots: data disks from snapshots or managed disks, likewise.
         wait: until it is in every region; else only the source region is waited for, and workers do the rest.
-        written: told of the version when its row stands and its bytes are yet to come.
+        on_recorded: called with the version when its row is written, before its bytes are stored.
 
     Raises:
         InvalidInput, ImageRefused: the request or the image is refused; nothing is visible.
@@ -108,16 +115,18 @@ def create_version(
     )
     source.check()
     _permit(installation, principal, request)
-    wanted = resolve(installation, request)
+    wanted = resolve_request(installation, request)
     with _recorded(installation, principal, wanted):
         with ExitStack() as stack:
             opened = open_disks(installation, principal, stack, wanted, source, source_format)
             if source.is_image_or_machine:
-                wanted = wanted.with_caching_of_images({*opened.readers, *opened.gone})
+                wanted = wanted.without_data_disk_caching({*opened.readers, *opened.gone})
             if opened.gone:
-                version = _repeat(installation, wanted, opened, written)
+                version = _repeat(installation, wanted, opened, on_recorded)
             else:
-                version = _publish(installation, staying(wanted, opened.readers, opened.slots), opened.readers, written)
+                version = _publish(
+                    installation, choose_shallow_slot(wanted, opened.readers, opened.slots), opened.readers, on_recorded
+                )
         return _replicate(installation, principal, wanted, version, wait=wait)
 
 
@@ -134,7 +143,7 @@ def publish_readers(
     Raises as `create_version`.
     """
     _permit(installation, principal, request)
-    wanted = resolve(installation, request)
+    wanted = resolve_request(installation, request)
     with _recorded(installation, principal, wanted):
         version = _publish(installation, wanted, readers)
         return _replicate(installation, principal, wanted, version, wait=wait)
@@ -153,28 +162,30 @@ def _permit(installation: Installation, principal: Principal, request: VersionRe
     permit(installation, principal, Action.WRITE, version_id(installation.subscription, *above, request.version))
 
 
-def _recorded(installation: Installation, principal: Principal, wanted: Wanted) -> AbstractContextManager[None]:
-    scope = wanted.line.version_id(wanted.request.version)
+def _recorded(
+    installation: Installation, principal: Principal, wanted: ResolvedRequest
+) -> AbstractContextManager[None]:
+    scope = wanted.definition_path.version_id(wanted.request.version)
     return recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write")
 
 
 def _publish(
     installation: Installation,
-    wanted: Wanted,
+    wanted: ResolvedRequest,
     readers: Mapping[str, DiskReader],
-    written: Callable[[ImageVersion], None] = lambda _version: None,
+    on_recorded: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> ImageVersion:
     """The version's row, and its bytes in the source slot."""
     check_disks(installation, readers, shallow=wanted.is_shallow)
-    version = write_down(
+    version = record_version(
         installation,
         wanted,
         {key: reader.identity() for key, reader in readers.items()},
         {key: reader.virtual_bytes for key, reader in readers.items()},
     )
-    written(version)
+    on_recorded(version)
     try:
-        _warn_generation(installation, wanted.line, readers[OS_DISK])
+        _warn_generation(installation, wanted.definition_path, readers[OS_DISK])
         _make_source(installation, wanted, version, readers)
     except (ImageRefused, SourceChanged):
         _withdraw(installation, version)
@@ -183,13 +194,18 @@ def _publish(
 
 
 def _repeat(
-    installation: Installation, wanted: Wanted, opened: OpenedDisks, written: Callable[[ImageVersion], None]
+    installation: Installation,
+    wanted: ResolvedRequest,
+    opened: OpenedDisks,
+    on_recorded: Callable[[ImageVersion], None],
 ) -> ImageVersion:
     """The row of a version that is complete somewhere, compared with what is stated; no byte of it is read."""
     there = {key: reader.identity() for key, reader in opened.readers.items()}
     sizes = {key: reader.virtual_bytes for key, reader in opened.readers.items()}
-    version = write_down(installation, wanted, there | {key: disk.source for key, disk in opened.gone.items()}, sizes)
-    written(version)
+    version = record_version(
+        installation, wanted, there | {key: disk.source for key, disk in opened.gone.items()}, sizes
+    )
+    on_recorded(version)
     return version
 
 
@@ -208,41 +224,46 @@ def _withdraw(installation: Installation, version: ImageVersion) -> None:
 
 
 def _replicate(
-    installation: Installation, principal: Principal, wanted: Wanted, version: ImageVersion, *, wait: bool = True
+    installation: Installation,
+    principal: Principal,
+    wanted: ResolvedRequest,
+    version: ImageVersion,
+    *,
+    wait: bool = True,
 ) -> VersionView:
     """The version's bytes in every other slot, as far as they can be brought there now, or by workers."""
     failed: Mapping[str, ImgstoreError] = {}
     if wait:
-        failed = converge(installation, wanted.line, version)
+        failed = converge(installation, wanted.definition_path, version)
     else:
         leave_to_workers(installation, version)
     request = wanted.request
     view = show_version(
         installation,
-        as_reader(principal, wanted.line.version_id(request.version)),
+        as_reader(principal, wanted.definition_path.version_id(request.version)),
         group=request.group,
         gallery=request.gallery,
         definition=request.definition,
         version=request.version,
     )
     if failed:
-        raise replication_failed(view, failed)
+        raise make_replication_error(view, failed)
     return view
 
 
-def _warn_generation(installation: Installation, line: DefinitionPath, reader: DiskReader) -> None:
+def _warn_generation(installation: Installation, definition_path: DefinitionPath, reader: DiskReader) -> None:
     """What is only inferred from a partition table warns; it refuses nothing."""
     inferred = detect_generation(reader)
-    declared = line.definition.hyper_v_generation
+    declared = definition_path.definition.hyper_v_generation
     if inferred is not None and inferred != declared:
         installation.note(
-            line.definition.name,
+            definition_path.definition.name,
             f"the definition says generation {declared}; the disk's partition table looks like {inferred}",
         )
 
 
 def _make_source(
-    installation: Installation, wanted: Wanted, version: ImageVersion, readers: Mapping[str, DiskReader]
+    installation: Installation, wanted: ResolvedRequest, version: ImageVersion, readers: Mapping[str, DiskReader]
 ) -> None:
     """Publish into a slot of the source region, unless some replica has the bytes: then replication does the rest.
 
@@ -255,7 +276,7 @@ def _make_source(
         return
     digests = {key: reader.digest for key, reader in readers.items() if isinstance(reader, StoredDisk)}
     if wanted.is_shallow and digests.keys() == readers.keys():
-        publish_shallow(installation, wanted.line, version, replicas[0], digests)
+        publish_shallow(installation, wanted.definition_path, version, replicas[0], digests)
         return
     first: StoreError | None = None
     for source in (each for each in replicas if each.slot.key.region == version.location):
@@ -263,7 +284,7 @@ def _make_source(
             publish(
                 installation,
                 Publication(
-                    line=wanted.line,
+                    definition_path=wanted.definition_path,
                     version=version,
                     replica=source,
                     readers=readers,
@@ -289,7 +310,7 @@ def _end_other_ingests(installation: Installation, version: ImageVersion) -> Non
                 transaction.works.abandon(work.uid)
 
 
-def replication_failed(view: VersionView, failed: Mapping[str, ImgstoreError]) -> ReplicationFailed:
+def make_replication_error(view: VersionView, failed: Mapping[str, ImgstoreError]) -> ReplicationFailed:
     """What is raised where replicas could not be made, with each one's error."""
     regions = {replica.uid: replica.slot.key.region for replica in view.replicas}
     details = ", ".join(
@@ -314,7 +335,7 @@ def open_disks(
     installation: Installation,
     principal: Principal,
     stack: ExitStack,
-    wanted: Wanted,
+    wanted: ResolvedRequest,
     source: VersionSource,
     source_format: DiskFormat | None,
 ) -> OpenedDisks:
@@ -333,33 +354,33 @@ def open_disks(
         InvalidInput, ImageRefused: it is refused.
         AccessDenied: the principal may not read it.
     """
-    arrived = arrived_disks(installation, wanted)
+    arrived = find_arrived_disks(installation, wanted)
     uris = {disk_key(vhd.lun): vhd.uri for vhd in source.data_vhds}
     formats = {disk_key(vhd.lun): vhd.format for vhd in source.data_vhds}
     if source.os_vhd_uri is not None:
         uris[OS_DISK], formats[OS_DISK] = source.os_vhd_uri, source_format
-    taker = Taker(
-        line=wanted.line,
+    taker = NewVersion(
+        definition_path=wanted.definition_path,
         name=wanted.request.version,
         region=wanted.location,
         arrived=arrived,
-        locations=stated_locations(installation, wanted),
+        locations=find_source_locations(installation, wanted),
     )
     # First what is stored here, whose rights are checked; to open a file at a URL may take long.
-    stored = stack.enter_context(stored_sources.opened(installation, principal, source, taker))
+    stored = stack.enter_context(stored_sources.open_stored_disks(installation, principal, source, taker))
     installation.catalog.store_companion()
     files = {}
     for key, uri in uris.items():
         try:
             files[key] = stack.enter_context(closing(open_source(installation, uri)))
         except (SourceNotFound, StoreError):
-            if not came_from(arrived, key, [location_of(uri)]):
+            if not has_arrived_from(arrived, key, [location_of(uri)]):
                 raise
             if key == OS_DISK and wanted.sha256 is not None and arrived[key].source_sha256 is None:
                 raise
     if not source.is_single_resource:
         places = {key: file.identity().location for key, file in files.items()}
-        check_apart(places | {key: disk.identity().location for key, disk in stored.readers.items()})
+        check_distinct_sources(places | {key: disk.identity().location for key, disk in stored.readers.items()})
     if OS_DISK in files or OS_DISK not in uris:
         _check_sha256(wanted, files)
 
@@ -380,7 +401,7 @@ def open_disks(
     )
 
 
-def _check_sha256(wanted: Wanted, files: Mapping[str, ByteSource]) -> None:
+def _check_sha256(wanted: ResolvedRequest, files: Mapping[str, ByteSource]) -> None:
     if wanted.sha256 is None:
         return
     if OS_DISK not in files:

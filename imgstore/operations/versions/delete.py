@@ -29,7 +29,7 @@ def delete_version(
     definition: str,
     version: VersionName,
     bypass_soft_delete: bool = False,
-    allowed: Callable[[ImageVersion], None] = lambda _version: None,
+    on_allowed: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> None:
     """Remove a version; where its gallery deletes softly, for the time being only. Disks made from it live on.
 
@@ -41,7 +41,7 @@ def delete_version(
         definition: the definition's.
         version: the version's.
         bypass_soft_delete: for good, whatever the gallery says; also one that was deleted softly before.
-        allowed: told of the version when it may be deleted and its bytes are yet to go.
+        on_allowed: called with the version when the deletion is permitted, before it begins.
 
     Raises:
         Conflict: it is to be kept until its end of life.
@@ -52,29 +52,33 @@ def delete_version(
     what = "Microsoft.Compute/galleries/images/versions/delete"
     with recorded_deletion(installation, principal, scope, what):
         with installation.catalog.reading() as transaction:
-            line = lookup.lineage(transaction, installation.subscription, group, gallery, definition)
-            found = transaction.versions.get(line.definition.uid, version) or lookup.version(transaction, line, version)
+            definition_path = lookup.find_definition_path(
+                transaction, installation.subscription, group, gallery, definition
+            )
+            found = transaction.versions.get(definition_path.definition.uid, version) or lookup.find_version(
+                transaction, definition_path, version
+            )
             now = transaction.now()
         if found.provisioning_state is not ProvisioningState.DELETING:
             if found.soft_deleted_at is not None and not bypass_soft_delete:
                 raise _gone_softly(found, scope)
             check_deletable(found, now, scope)
-        allowed(found)
-        soft = line.gallery.soft_delete_enabled and not bypass_soft_delete
+        on_allowed(found)
+        soft = definition_path.gallery.soft_delete_enabled and not bypass_soft_delete
         if soft and found.provisioning_state is not ProvisioningState.DELETING:
-            _delete_softly(installation, line, found)
+            _delete_softly(installation, definition_path, found)
         else:
             forget_version(installation, found)
     purge_soft_deleted(installation)
 
 
-def _delete_softly(installation: Installation, line: DefinitionPath, version: ImageVersion) -> None:
+def _delete_softly(installation: Installation, definition_path: DefinitionPath, version: ImageVersion) -> None:
     """Make the version invisible. Its replicas, its bytes and what is billed for them stay."""
     with installation.catalog.transaction() as transaction:
         end_writing(installation, transaction, version.uid, str(version.name))
         standing = _locked(transaction, version)
         now = transaction.now()
-        until = now + timedelta(days=line.gallery.soft_delete_retention_days)
+        until = now + timedelta(days=definition_path.gallery.soft_delete_retention_days)
         transaction.versions.update(replace(standing, soft_deleted_at=now, hard_deletion_at=until))
 
 
@@ -101,13 +105,15 @@ def list_soft_deleted(
     authorize(principal, Action.READ, scope, VERSIONS)
     purge_soft_deleted(installation)
     with installation.catalog.reading() as transaction:
-        line = lookup.lineage(transaction, installation.subscription, group, gallery, definition)
+        definition_path = lookup.find_definition_path(
+            transaction, installation.subscription, group, gallery, definition
+        )
         kept = [
             each
-            for each in transaction.versions.soft_deleted(line.definition.uid)
+            for each in transaction.versions.soft_deleted(definition_path.definition.uid)
             if each.provisioning_state is not ProvisioningState.DELETING
         ]
-        return [view_of(transaction, line, each) for each in kept]
+        return [view_of(transaction, definition_path, each) for each in kept]
 
 
 def undelete_version(
@@ -122,10 +128,12 @@ def undelete_version(
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"):
         purge_soft_deleted(installation)
         with installation.catalog.transaction() as transaction:
-            line = lookup.lineage(transaction, installation.subscription, group, gallery, definition)
-            found = transaction.versions.get(line.definition.uid, version)
+            definition_path = lookup.find_definition_path(
+                transaction, installation.subscription, group, gallery, definition
+            )
+            found = transaction.versions.get(definition_path.definition.uid, version)
             if found is None or _locked(transaction, found).provisioning_state is ProvisioningState.DELETING:
-                raise _not_kept(line, version, scope)
+                raise _not_kept(definition_path, version, scope)
             standing = transaction.versions.by_uid(found.uid)
             if standing.soft_deleted_at is not None:
                 transaction.versions.update(replace(standing, soft_deleted_at=None, hard_deletion_at=None))
@@ -133,8 +141,8 @@ def undelete_version(
         return show_version(installation, reader, group=group, gallery=gallery, definition=definition, version=version)
 
 
-def _not_kept(line: DefinitionPath, version: VersionName, scope: str) -> NotFound:
-    where = f"-g {line.gallery.group} -r {line.gallery.name} -i {line.definition.name}"
+def _not_kept(definition_path: DefinitionPath, version: VersionName, scope: str) -> NotFound:
+    where = f"-g {definition_path.gallery.group} -r {definition_path.gallery.name} -i {definition_path.definition.name}"
     return NotFound(
         f"The image version '{version}' was not found among the softly deleted ones.",
         found=f"nothing at {scope}",

@@ -30,7 +30,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
 from imgstore.operations.installation import Installation
-from imgstore.operations.quotas import quota_kept
+from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.replication.targets import add_replica, retarget
 from imgstore.operations.slots.completion import write_version_state
 from imgstore.policy.allowed_changes import check_end_of_life
@@ -43,11 +43,11 @@ Identities: TypeAlias = Mapping[str, SourceIdentity]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class ResolvedRequest:
     """The request with every default filled in, checked."""
 
     request: VersionRequest
-    line: DefinitionPath
+    definition_path: DefinitionPath
     location: str
     targets: tuple[TargetRegion, ...]
     sha256: str | None
@@ -61,12 +61,12 @@ class Wanted:
         """Whether it is to have one replica and never another."""
         return self.replication_mode is ReplicationMode.SHALLOW
 
-    def with_caching_of_images(self, keys: Iterable[str]) -> "Wanted":
+    def without_data_disk_caching(self, keys: Iterable[str]) -> "ResolvedRequest":
         """The same, from a managed image or machine: nobody caches its data disks, unless it was said."""
         uncached = {key: HostCaching.NONE for key in keys if key != OS_DISK}
         return replace(self, request=replace(self.request, host_caching=uncached | dict(self.request.host_caching)))
 
-    def staying_in(self, slot: Slot) -> "Wanted":
+    def with_shallow_slot(self, slot: Slot) -> "ResolvedRequest":
         """The same, for a Shallow version whose source lies in a slot.
 
         Raises:
@@ -86,7 +86,7 @@ class Wanted:
         return replace(self, targets=targets, shallow_slot=slot)
 
 
-def resolve(installation: Installation, request: VersionRequest) -> Wanted:
+def resolve_request(installation: Installation, request: VersionRequest) -> ResolvedRequest:
     """The request with every default filled in.
 
     Raises:
@@ -94,10 +94,10 @@ def resolve(installation: Installation, request: VersionRequest) -> Wanted:
         ParentNotFound: no such gallery or definition.
     """
     with installation.catalog.reading() as transaction:
-        line = lookup.parent_lineage(
+        definition_path = lookup.find_parent_definition(
             transaction, installation.subscription, request.group, request.gallery, request.definition
         )
-        standing = transaction.versions.get(line.definition.uid, request.version)
+        standing = transaction.versions.get(definition_path.definition.uid, request.version)
         now = transaction.now()
     regions, limits = installation.regions, installation.limits
     if standing is not None and standing.is_visible:
@@ -105,7 +105,7 @@ def resolve(installation: Installation, request: VersionRequest) -> Wanted:
         targets = apply_update(standing, request.as_update(), regions, limits, now=now).target_regions
     else:
         publishing = PublishingRequest(
-            location=request.location or line.gallery.location,
+            location=request.location or definition_path.gallery.location,
             target_regions=request.target_regions,
             replica_count=request.replica_count,
             storage_account_type=request.storage_account_type,
@@ -116,7 +116,14 @@ def resolve(installation: Installation, request: VersionRequest) -> Wanted:
     if mode is ReplicationMode.SHALLOW:
         check_shallow(targets)
     sha256 = None if request.sha256 is None else request.sha256.strip().lower()
-    return Wanted(request=request, line=line, location=location, targets=targets, sha256=sha256, replication_mode=mode)
+    return ResolvedRequest(
+        request=request,
+        definition_path=definition_path,
+        location=location,
+        targets=targets,
+        sha256=sha256,
+        replication_mode=mode,
+    )
 
 
 def check_disks(installation: Installation, readers: Mapping[str, DiskReader], *, shallow: bool = False) -> None:
@@ -156,7 +163,7 @@ def check_size(installation: Installation, key: str, virtual_bytes: int, *, shal
     check_disk_bytes(installation.limits, name, virtual_bytes, target=_path(key))
 
 
-def check_apart(locations: Mapping[str, str]) -> None:
+def check_distinct_sources(locations: Mapping[str, str]) -> None:
     """Refuse two disks from the same file or object.
 
     Args:
@@ -184,8 +191,8 @@ def _path(key: str) -> str:
     return "osDiskImage" if key == OS_DISK else f"dataDiskImages[lun={lun_of(key)}]"
 
 
-def write_down(
-    installation: Installation, wanted: Wanted, identities: Identities, expected_bytes: Mapping[str, int]
+def record_version(
+    installation: Installation, wanted: ResolvedRequest, identities: Identities, expected_bytes: Mapping[str, int]
 ) -> ImageVersion:
     """The version's row, made with its replicas or, where it stands already, compared with the request.
 
@@ -201,22 +208,22 @@ def write_down(
         CatalogOutdated: a replica is to go, and the catalog is older than its buckets; nothing was changed.
     """
     with installation.catalog.reading() as transaction:
-        known = transaction.versions.get(wanted.line.definition.uid, wanted.request.version)
+        known = transaction.versions.get(wanted.definition_path.definition.uid, wanted.request.version)
         replicas = [] if known is None else transaction.replicas.list(known.uid)
     plan = diff_replicas(replicas, wanted.targets)
     if plan.surplus or plan.outgoing:
         installation.locator.refresh_checkpoints()  # `retarget` refuses a removal by what they show.
-    with installation.catalog.transaction() as transaction, quota_kept(installation, transaction):
-        found = transaction.versions.get(wanted.line.definition.uid, wanted.request.version)
+    with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
+        found = transaction.versions.get(wanted.definition_path.definition.uid, wanted.request.version)
         if found is None:
             return _added(installation, transaction, wanted, identities, expected_bytes)
         transaction.versions.lock(found.uid)
         standing = transaction.versions.by_uid(found.uid)
-        check_updatable(standing, wanted.line.version_id(standing.name))
+        check_updatable(standing, wanted.definition_path.version_id(standing.name))
         changed = _compared(installation, transaction, standing, wanted, identities, expected_bytes)
         if changed != standing:
             transaction.versions.update(changed)
-        retarget(installation, transaction, wanted.line, changed)
+        retarget(installation, transaction, wanted.definition_path, changed)
         return write_version_state(transaction, changed)
 
 
@@ -246,7 +253,7 @@ def check_updatable(standing: ImageVersion, scope: str) -> None:
 def _added(
     installation: Installation,
     transaction: Transaction,
-    wanted: Wanted,
+    wanted: ResolvedRequest,
     identities: Identities,
     expected_bytes: Mapping[str, int],
 ) -> ImageVersion:
@@ -255,7 +262,7 @@ def _added(
     check_count(installation.limits, "versions_max", there, what="image versions", region=wanted.location)
     version = ImageVersion(
         uid=installation.effects.new_uid(),
-        definition_uid=wanted.line.definition.uid,
+        definition_uid=wanted.definition_path.definition.uid,
         name=request.version,
         location=wanted.location,
         target_regions=wanted.targets,
@@ -275,13 +282,13 @@ def _added(
     check_deletion_block(version)
     transaction.versions.add(version)
     if wanted.shallow_slot is None:
-        retarget(installation, transaction, wanted.line, version)
+        retarget(installation, transaction, wanted.definition_path, version)
     else:
         add_replica(installation, transaction, version, wanted.shallow_slot)
     return version
 
 
-def _new_disk(key: str, wanted: Wanted, identity: SourceIdentity, expected_bytes: int | None) -> VersionDisk:
+def _new_disk(key: str, wanted: ResolvedRequest, identity: SourceIdentity, expected_bytes: int | None) -> VersionDisk:
     lun = lun_of(key)
     return VersionDisk(
         lun=lun,
@@ -296,7 +303,7 @@ def _compared(
     installation: Installation,
     transaction: Transaction,
     standing: ImageVersion,
-    wanted: Wanted,
+    wanted: ResolvedRequest,
     identities: Identities,
     expected_bytes: Mapping[str, int],
 ) -> ImageVersion:
@@ -336,7 +343,9 @@ def _compared(
     return replace(changed, disks=tuple(sized))
 
 
-def _compared_disk(disk: VersionDisk, wanted: Wanted, identity: SourceIdentity, *, arrived: bool) -> VersionDisk:
+def _compared_disk(
+    disk: VersionDisk, wanted: ResolvedRequest, identity: SourceIdentity, *, arrived: bool
+) -> VersionDisk:
     path = f"properties.storageProfile.{_path(disk.key)}"
     same_place = disk.source.location == identity.location
     if disk.source != identity and (arrived or not same_place):

@@ -28,11 +28,13 @@ from imgstore.operations.slots.completion import (
 from imgstore.operations.slots.key_deletions import wait_for_deletions
 from imgstore.operations.slots.restore import end_other_work
 from imgstore.operations.slots.works import at_work, take_up
-from imgstore.operations.versions.request import Wanted
+from imgstore.operations.versions.request import ResolvedRequest
 from imgstore.segments.manifest import ManifestCheck
 
 
-def staying(wanted: Wanted, readers: Mapping[str, DiskReader], slots: Mapping[str, Slot]) -> Wanted:
+def choose_shallow_slot(
+    wanted: ResolvedRequest, readers: Mapping[str, DiskReader], slots: Mapping[str, Slot]
+) -> ResolvedRequest:
     """What is wanted, with the slot that a Shallow version stays in; one that files are taken in for has none yet.
 
     Args:
@@ -56,12 +58,12 @@ def staying(wanted: Wanted, readers: Mapping[str, DiskReader], slots: Mapping[st
             hint="publish it with --replication-mode Full, or from disks that were made together",
             target="publishingProfile.replicationMode",
         )
-    return wanted.staying_in(slot)
+    return wanted.with_shallow_slot(slot)
 
 
 def publish_shallow(
     installation: Installation,
-    line: DefinitionPath,
+    definition_path: DefinitionPath,
     version: ImageVersion,
     replica: Replica,
     digests: Mapping[str, Digest],
@@ -70,7 +72,7 @@ def publish_shallow(
 
     Args:
         installation: where.
-        line: what the version is in.
+        definition_path: the definition and the gallery of the version.
         version: the version.
         replica: its only one, in its source's slot.
         digests: of its disks' manifests, by key.
@@ -89,7 +91,12 @@ def publish_shallow(
                 hold.check_cancelled()
                 manifests.append(_put(installation, version, key, origins[key], lease))
             complete_replica(
-                installation, lease=lease, line=line, version=version, replica=replica, manifests=manifests
+                installation,
+                lease=lease,
+                definition_path=definition_path,
+                version=version,
+                replica=replica,
+                manifests=manifests,
             )
     except Exception as error:
         write_failure(installation, lease, replica, public_text(error))

@@ -14,30 +14,30 @@ from imgstore.domain.requests import VersionSource
 from imgstore.domain.resources import DiskKind
 from imgstore.operations.disks.sources import is_id, named_ids
 from imgstore.operations.installation import Installation
-from imgstore.operations.versions.request import Wanted
+from imgstore.operations.versions.request import ResolvedRequest
 
 
-def arrived_disks(installation: Installation, wanted: Wanted) -> Mapping[str, VersionDisk]:
+def find_arrived_disks(installation: Installation, wanted: ResolvedRequest) -> Mapping[str, VersionDisk]:
     """The disks of the version that stands, by key, if it is or was complete somewhere; else none.
 
     A version that was complete once needs its source no more: workers, scrub and this very command restore it.
     """
     with installation.catalog.reading() as transaction:
-        standing = transaction.versions.get(wanted.line.definition.uid, wanted.request.version)
+        standing = transaction.versions.get(wanted.definition_path.definition.uid, wanted.request.version)
         if standing is None or not standing.is_visible:
             return {}
         arrived = bool(transaction.manifests.complete_slots(standing.uid))
     return {disk.key: disk for disk in standing.disks} if arrived else {}
 
 
-def stated_locations(installation: Installation, wanted: Wanted) -> frozenset[str]:
+def find_source_locations(installation: Installation, wanted: ResolvedRequest) -> frozenset[str]:
     """Where the disks of the version that stands came from, in lower case."""
     with installation.catalog.reading() as transaction:
-        standing = transaction.versions.get(wanted.line.definition.uid, wanted.request.version)
+        standing = transaction.versions.get(wanted.definition_path.definition.uid, wanted.request.version)
     return frozenset() if standing is None else frozenset(each.source.location.lower() for each in standing.disks)
 
 
-def came_from(arrived: Mapping[str, VersionDisk], key: str, places: Iterable[str]) -> bool:
+def has_arrived_from(arrived: Mapping[str, VersionDisk], key: str, places: Iterable[str]) -> bool:
     """Whether a disk arrived from one of these places: paths, URLs, and ids, which have no case."""
     known = arrived[key].source.location if key in arrived else None
     return known is not None and any(
@@ -45,7 +45,9 @@ def came_from(arrived: Mapping[str, VersionDisk], key: str, places: Iterable[str
     )
 
 
-def whole_ids(installation: Installation, group: str, source: VersionSource, image: ImageReference | None) -> list[str]:
+def list_source_ids(
+    installation: Installation, group: str, source: VersionSource, image: ImageReference | None
+) -> list[str]:
     """The ids that a resource may have which says all disks of a version; none where `latest` is asked for.
 
     Args:
@@ -61,11 +63,11 @@ def whole_ids(installation: Installation, group: str, source: VersionSource, ima
         version_id = names.version_id(*above, image.version)
         return [version_id, image.display_id(version_id)]
     if source.machine is not None:
-        return ids_of(installation, group, source.machine, MACHINE.lower())
+        return list_possible_ids(installation, group, source.machine, MACHINE.lower())
     assert source.managed_image is not None, "one of them was given"
-    return ids_of(installation, group, source.managed_image, DiskKind.IMAGE)
+    return list_possible_ids(installation, group, source.managed_image, DiskKind.IMAGE)
 
 
-def ids_of(installation: Installation, group: str, word: str, *kinds: str) -> list[str]:
+def list_possible_ids(installation: Installation, group: str, word: str, *kinds: str) -> list[str]:
     """The ids that `word` may mean, of these kinds of resources."""
     return [each.resource_id for each in named_ids(installation, group, word, kinds)]

@@ -34,10 +34,10 @@ from imgstore.operations.gallery.sharing import admitted
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.images import named_image
 from imgstore.operations.machines.machines import check_ready, named_machine
-from imgstore.operations.progress import Counter
+from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.completion import party_of
 from imgstore.operations.slots.degrade import degrade_damaged
-from imgstore.operations.versions.source import came_from, ids_of, whole_ids
+from imgstore.operations.versions.source import has_arrived_from, list_possible_ids, list_source_ids
 from imgstore.policy.os_compatibility import check_os_compatibility
 from imgstore.transfer.scatter import SegmentReader
 from imgstore.transfer.stored_disk import StoredDisk
@@ -46,10 +46,10 @@ _WHAT = "gallery image version"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taker:
+class NewVersion:
     """The version that is to be made."""
 
-    line: DefinitionPath
+    definition_path: DefinitionPath
     name: VersionName
     region: str
     """Its source region."""
@@ -84,8 +84,8 @@ class StoredDisks:
 
 
 @contextmanager
-def opened(
-    installation: Installation, principal: Principal, source: VersionSource, taker: Taker
+def open_stored_disks(
+    installation: Installation, principal: Principal, source: VersionSource, taker: NewVersion
 ) -> Iterator[StoredDisks]:
     """The disks of a source that are stored here, by key: "os", "lun-0" and so on; pinned until the block ends.
 
@@ -123,10 +123,10 @@ def _chosen(
     transaction: Transaction,
     source: VersionSource,
     image: ImageReference | None,
-    taker: Taker,
+    taker: NewVersion,
 ) -> tuple[dict[str, _Chosen], frozenset[str]]:
     """The disks that are there, and the keys of those that are gone since they arrived."""
-    line, group, region = taker.line, taker.line.gallery.group, taker.region
+    definition_path, group, region = taker.definition_path, taker.definition_path.gallery.group, taker.region
     if not source.is_single_resource:
         words = {disk_key(each.lun): each.source for each in source.data_snapshots}
         if source.os_snapshot is not None:
@@ -136,15 +136,15 @@ def _chosen(
             try:
                 originals[key] = _original(installation, principal, transaction, group, word, region)
             except SourceNotFound:
-                if not came_from(taker.arrived, key, ids_of(installation, group, word, *COPIED)):
+                if not has_arrived_from(taker.arrived, key, list_possible_ids(installation, group, word, *COPIED)):
                     raise
         gone = frozenset(words.keys() - originals.keys())
-        return _of_disks(installation, transaction, originals, line, region), gone
+        return _of_disks(installation, transaction, originals, definition_path, region), gone
     try:
         return _of_whole(installation, principal, transaction, source, image, taker), frozenset()
     except (SourceNotFound, NotFound):
-        named = whole_ids(installation, group, source, image)
-        if not all(came_from(taker.arrived, key, named) for key in taker.arrived) or not taker.arrived:
+        named = list_source_ids(installation, group, source, image)
+        if not all(has_arrived_from(taker.arrived, key, named) for key in taker.arrived) or not taker.arrived:
             raise
         return {}, frozenset(taker.arrived)
 
@@ -155,17 +155,17 @@ def _of_whole(
     transaction: Transaction,
     source: VersionSource,
     image: ImageReference | None,
-    taker: Taker,
+    taker: NewVersion,
 ) -> dict[str, _Chosen]:
     """All disks of one resource."""
-    line, group, region = taker.line, taker.line.gallery.group, taker.region
+    definition_path, group, region = taker.definition_path, taker.definition_path.gallery.group, taker.region
     if image is not None:
         return _of_version(installation, transaction, image, taker)
     if source.machine is not None:
-        return _of_machine(installation, principal, transaction, source.machine, line, region)
+        return _of_machine(installation, principal, transaction, source.machine, definition_path, region)
     assert source.managed_image is not None, "one of them was given"
     found = named_image(installation, principal, transaction, group, source.managed_image, what=_WHAT)
-    return _of_disks(installation, transaction, found.by_key, line, region)
+    return _of_disks(installation, transaction, found.by_key, definition_path, region)
 
 
 def _of_machine(
@@ -173,17 +173,17 @@ def _of_machine(
     principal: Principal,
     transaction: Transaction,
     word: str,
-    line: DefinitionPath,
+    definition_path: DefinitionPath,
     region: str,
 ) -> dict[str, _Chosen]:
     """All disks of a machine, which says itself what it is; who reads them must be allowed to."""
-    machine = named_machine(installation, principal, transaction, line.gallery.group, word)
+    machine = named_machine(installation, principal, transaction, definition_path.gallery.group, word)
     if machine is None:
         raise no_source(word, "no virtual machine of that name", what=_WHAT, region=region, kind=SourceNotFound)
     check_ready(machine)
     if machine.location != region:
         raise no_source(word, f"it is in {machine.location}", what=_WHAT, region=region)
-    _check_kin(machine.os_properties, line, machine.name)
+    _check_kin(machine.os_properties, definition_path, machine.name)
     disks = transaction.disks.of_machine(machine.resource_id)
     for disk in disks:
         authorize(principal, Action.EXPORT, disk.resource_id)
@@ -205,7 +205,7 @@ def _of_disks(
     installation: Installation,
     transaction: Transaction,
     disks: Mapping[str, ManagedDisk],
-    line: DefinitionPath,
+    definition_path: DefinitionPath,
     region: str,
 ) -> dict[str, _Chosen]:
     """Disks, snapshots or those of a managed image. What a data disk declares is of no matter: nobody boots from it."""
@@ -213,7 +213,7 @@ def _of_disks(
         if disk.location != region:
             raise no_source(disk.resource_id, f"it is in {disk.location}", what=_WHAT, region=region)
     if OS_DISK in disks:
-        _check_kin(disks[OS_DISK].os_properties, line, disks[OS_DISK].name)
+        _check_kin(disks[OS_DISK].os_properties, definition_path, disks[OS_DISK].name)
     return {key: _of_disk(installation, transaction, disk) for key, disk in disks.items()}
 
 
@@ -231,15 +231,15 @@ def _of_disk(installation: Installation, transaction: Transaction, disk: Managed
 
 
 def _of_version(
-    installation: Installation, transaction: Transaction, reference: ImageReference, taker: Taker
+    installation: Installation, transaction: Transaction, reference: ImageReference, taker: NewVersion
 ) -> dict[str, _Chosen]:
     """All disks of a complete replica of another version, in the region if there is one."""
-    line, region = taker.line, taker.region
-    theirs = lookup.named_lineage(transaction, installation.subscription, reference)
+    definition_path, region = taker.definition_path, taker.region
+    theirs = lookup.find_referenced_definition(transaction, installation.subscription, reference)
     version = _meant(installation, transaction, theirs, reference, region)
     version_id = theirs.version_id(version.name)
     location = version_id if version_id.lower() in taker.locations else reference.display_id(version_id)
-    _check_kin(theirs.definition.os_properties, line, location)
+    _check_kin(theirs.definition.os_properties, definition_path, location)
     replica = _nearest(transaction.replicas.list(version.uid), version, region)
     if replica is None:
         raise no_source(str(reference), "complete in no region", what=_WHAT)
@@ -257,11 +257,15 @@ def _of_version(
 
 
 def _meant(
-    installation: Installation, transaction: Transaction, line: DefinitionPath, reference: ImageReference, region: str
+    installation: Installation,
+    transaction: Transaction,
+    definition_path: DefinitionPath,
+    reference: ImageReference,
+    region: str,
 ) -> ImageVersion:
     if reference.version is None:
-        return named_version(installation, transaction, line, reference, region)
-    found = transaction.versions.get(line.definition.uid, reference.version)
+        return named_version(installation, transaction, definition_path, reference, region)
+    found = transaction.versions.get(definition_path.definition.uid, reference.version)
     if found is None or not found.is_visible:
         raise no_source(str(reference), "no such version", what=_WHAT, kind=SourceNotFound)
     return found
@@ -283,15 +287,17 @@ def _near(others: tuple[Slot, ...], slot: Slot) -> tuple[Slot, ...]:
     return tuple(each for each in others if each.key.region == slot.key.region)
 
 
-def _check_kin(source: OsProperties, line: DefinitionPath, name: str) -> None:
-    check_os_compatibility(source, line.definition.os_properties, source_name=name, taker_name=line.definition.name)
+def _check_kin(source: OsProperties, definition_path: DefinitionPath, name: str) -> None:
+    check_os_compatibility(
+        source, definition_path.definition.os_properties, source_name=name, taker_name=definition_path.definition.name
+    )
 
 
 @contextmanager
-def _read(installation: Installation, key: str, chosen: _Chosen, taker: Taker) -> Iterator[StoredDisk]:
+def _read(installation: Installation, key: str, chosen: _Chosen, taker: NewVersion) -> Iterator[StoredDisk]:
     """The disk, opened; its pin is let go when the block ends."""
     slots = (chosen.slot, *chosen.others)
-    counter = Counter(installation, f"read {chosen.location.rsplit('/', 1)[-1]}")
+    counter = ProgressCounter(installation, f"read {chosen.location.rsplit('/', 1)[-1]}")
     with reading_under(installation, chosen.lease) as hold:
 
         def patiently(seconds: float) -> None:
@@ -300,7 +306,7 @@ def _read(installation: Installation, key: str, chosen: _Chosen, taker: Taker) -
 
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         reader = SegmentReader(
-            installation.accesses(slots, lambda slot: installation.access_from(taker.region, slot, patiently))
+            installation.access_all(slots, lambda slot: installation.access_from(taker.region, slot, patiently))
         )
         counter.total = manifest.content_bytes
         disk = StoredDisk(
@@ -312,7 +318,7 @@ def _read(installation: Installation, key: str, chosen: _Chosen, taker: Taker) -
             check_scratch=installation.check_scratch,
             workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
             check_cancelled=hold.check_cancelled,
-            on_moved=counter.moved,
+            on_moved=counter.add_bytes,
             on_complete=lambda: _charge(installation, key, chosen, taker, manifest.stored_bytes),
         )
         try:
@@ -324,7 +330,7 @@ def _read(installation: Installation, key: str, chosen: _Chosen, taker: Taker) -
                 counter.end()
 
 
-def _charge(installation: Installation, key: str, chosen: _Chosen, taker: Taker, stored_bytes: int) -> None:
+def _charge(installation: Installation, key: str, chosen: _Chosen, taker: NewVersion, stored_bytes: int) -> None:
     """Write down what crossed a border when another version was read for this one, before it is of use to anyone.
 
     Reading it again, after a crash, is not charged again.
@@ -333,12 +339,12 @@ def _charge(installation: Installation, key: str, chosen: _Chosen, taker: Taker,
     if source == taker.region:
         return
     with installation.catalog.transaction() as transaction:
-        version = transaction.versions.get(taker.line.definition.uid, taker.name)
+        version = transaction.versions.get(taker.definition_path.definition.uid, taker.name)
         assert version is not None, "its row is written down before its source is read"
         transaction.ledger.add(
             charge_arrival(
                 key=f"{version.uid}/source/{key}",
-                party=party_of(taker.line, version),
+                party=party_of(taker.definition_path, version),
                 source=source,
                 target=taker.region,
                 replica=0,

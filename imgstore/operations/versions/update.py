@@ -15,7 +15,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.replication.copy import converge, leave_to_workers
 from imgstore.operations.replication.targets import retarget
 from imgstore.operations.slots.completion import write_version_state
-from imgstore.operations.versions.create import replication_failed
+from imgstore.operations.versions.create import make_replication_error
 from imgstore.operations.versions.request import check_updatable
 from imgstore.policy.version_update import apply_update
 
@@ -30,11 +30,11 @@ def update_version(
     version: VersionName,
     update: VersionUpdate,
     wait: bool = True,
-    written: Callable[[ImageVersion], None] = lambda _version: None,
+    on_recorded: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
     """Change what may change of a version; copy it to what is new, and take it away from what is no target any more.
 
-    The same command again does nothing, or goes on where it stood; so does an update of nothing. `written` is told of
+    The same command again does nothing, or goes on where it stood; so does an update of nothing. `on_recorded` is told of
     the version when its row has changed and its bytes are yet to move. Without `wait`, replicas are left to workers.
 
     Raises:
@@ -45,34 +45,36 @@ def update_version(
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"):
         with installation.catalog.reading() as transaction:
-            line = lookup.lineage(transaction, installation.subscription, group, gallery, definition)
-            standing = lookup.version(transaction, line, version)
+            definition_path = lookup.find_definition_path(
+                transaction, installation.subscription, group, gallery, definition
+            )
+            standing = lookup.find_version(transaction, definition_path, version)
         if update.target_regions is not None:
             installation.locator.refresh_checkpoints()  # `retarget` refuses a removal by what they show.
-        changed = _written_down(installation, line, standing, update)
-        written(changed)
+        changed = _written_down(installation, definition_path, standing, update)
+        on_recorded(changed)
         failed: Mapping[str, ImgstoreError] = {}
         if wait:
-            failed = converge(installation, line, changed)
+            failed = converge(installation, definition_path, changed)
         else:
             leave_to_workers(installation, changed)
         reader = as_reader(principal, scope)
         view = show_version(installation, reader, group=group, gallery=gallery, definition=definition, version=version)
         if failed:
-            raise replication_failed(view, failed)
+            raise make_replication_error(view, failed)
         return view
 
 
 def _written_down(
-    installation: Installation, line: DefinitionPath, found: ImageVersion, update: VersionUpdate
+    installation: Installation, definition_path: DefinitionPath, found: ImageVersion, update: VersionUpdate
 ) -> ImageVersion:
     """The version's row, the replicas that it lacks and the tombstones of those that go, in one transaction."""
     with installation.catalog.transaction() as transaction:
         transaction.versions.lock(found.uid)
         standing = transaction.versions.by_uid(found.uid)
-        check_updatable(standing, line.version_id(standing.name))
+        check_updatable(standing, definition_path.version_id(standing.name))
         changed = apply_update(standing, update, installation.regions, installation.limits, now=transaction.now())
         if changed != standing:
             transaction.versions.update(changed)
-        retarget(installation, transaction, line, changed)
+        retarget(installation, transaction, definition_path, changed)
         return write_version_state(transaction, changed)
