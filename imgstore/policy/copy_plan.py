@@ -1,4 +1,4 @@
-"""Plan copies: select the replicas that can be made now, and the sources of each (DESIGN.md, "Across").
+"""Plan copies: select the replicas that can be made now, and the sources of each (docs/internals/replication.md).
 
 The plan is level-triggered (invariant R1). Only the current replicas count, never the event that woke the caller.
 """

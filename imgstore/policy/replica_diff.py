@@ -1,4 +1,4 @@
-"""Compare the replicas of a version with its target regions (DESIGN.md, "Across").
+"""Compare the replicas of a version with its target regions (docs/internals/replication.md).
 
 The comparison is level-triggered, like `policy/copy_plan.py`. The target regions are the desired state, and the
 replicas are the observed state. Work that an earlier run did not finish is decided again from both.

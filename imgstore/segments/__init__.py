@@ -6,5 +6,5 @@ The steps of an ingest, which ``transfer/ingest.py`` runs::
                                      | yes                |
                                      +------ location ----+--> runs --> manifest (one object)
 
-DESIGN.md, "Bytes at rest", documents the bytes of each format. Only this package reads and writes the formats.
+docs/internals/layout.md documents the bytes of each format. Only this package reads and writes the formats.
 """

@@ -1,6 +1,6 @@
 """Ingests a disk: read by piece, compare by block, pack into segments, put, confirm.
 
-A single bounded pipeline (DESIGN.md, "In")::
+A single bounded pipeline (docs/internals/ingest.md)::
 
     read ahead, hash pieces -> fingerprint blocks -> look up and pack (this thread) -> compress and put
     (threads)                  (one thread)          (in the disk's order)            (threads)

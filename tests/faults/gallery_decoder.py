@@ -1,4 +1,4 @@
-"""Manifests, references and segments decoded once more, after DESIGN.md, section 4: none of imgstore's own readers."""
+"""Manifests, references and segments decoded once more, after docs/internals/layout.md: none of imgstore's own readers."""
 
 import struct
 import sys

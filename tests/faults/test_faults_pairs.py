@@ -60,7 +60,7 @@ from imgstore.testing.sample_gallery import (
 )
 from imgstore.transfer.slot_access import SlotAccess
 
-PAPER: Final = Path(__file__).parents[2] / "imgstore" / "DESIGN.md"
+LOCKING: Final = Path(__file__).parents[2] / "docs" / "internals" / "locking.md"
 
 # -- who meets --------------------------------------------------------------------------------------------------------
 
@@ -470,8 +470,8 @@ def test_of_two_changes_of_a_version_at_once_none_is_lost(rows: Stage) -> None:
 
 
 def tables() -> list[list[list[str]]]:
-    """The cells of the two tables of the chapter, without the lines below their heads."""
-    chapter = PAPER.read_text(encoding="utf-8").split("## 9. Locking")[1].split("## 10.")[0]
+    """Return the cells of the two tables of the page, without the lines below their heads."""
+    chapter = LOCKING.read_text(encoding="utf-8")
     blocks = [block.splitlines() for block in chapter.split("\n\n") if block.startswith("|")]
     return [
         [[cell.strip(" *") for cell in line.strip()[1:-1].split("|")] for line in (lines[0], *lines[2:])]

@@ -1,6 +1,6 @@
 """Each state that is not final has a command that takes it over, also where no replica is complete.
 
-The table is in DESIGN.md, "Who takes over". Each row is driven: a process is killed in that state, with the only replica
+The table is in docs/internals/states.md (invariant R16). Each row is driven: a process is killed in that state, with the only replica
 of its version Degraded where the row is about one, and each command that the row names is given once.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from test_faults_pairs import PAPER
 
 from imgstore.domain.disks.signed_urls import AccessLevel, DiskState
 from imgstore.domain.errors import StoreError
@@ -43,6 +42,7 @@ from imgstore.testing.sample_gallery import (
     states,
 )
 
+STATES: Final = Path(__file__).parents[2] / "docs" / "internals" / "states.md"
 HERE: Final = "southcentralus"
 PROFILE: Final[Mapping[str, Any]] = {"image": f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0", "location": HERE}
 
@@ -372,8 +372,8 @@ FINAL: Final = frozenset(
 
 
 def table() -> dict[str, set[str]]:
-    """The rows of DESIGN.md: state to the commands that take it over."""
-    section = PAPER.read_text(encoding="utf-8").split("### Who takes over")[1].split("\n###")[0]
+    """Return the rows of the table: state to the commands that take the state over."""
+    section = STATES.read_text(encoding="utf-8")
     rows = [line.strip("| ").split("|") for line in section.splitlines() if line.startswith("|")][2:]
     return {f"{row[0].strip()} {row[1].strip()}": {each.strip(" `") for each in row[2].split(",")} for row in rows}
 
@@ -387,7 +387,7 @@ def test_the_table_and_the_scenes_agree() -> None:
 @pytest.mark.parametrize("state", ELSEWHERE)
 def test_the_rows_that_are_driven_elsewhere_are(state: str) -> None:
     path, name = ELSEWHERE[state].split("::")
-    text = (PAPER.parents[1] / path).read_text(encoding="utf-8")
+    text = (STATES.parents[2] / path).read_text(encoding="utf-8")
     assert "SIGKILL" in text
     assert f"\ndef {name}(" in text
 

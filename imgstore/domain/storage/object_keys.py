@@ -1,6 +1,6 @@
 """Object keys below the prefix of a slot, and keys at the top of a zone.
 
-The layout is permanent: DESIGN.md, section 4.
+The layout is permanent: docs/internals/layout.md.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The sizes of blocks, pieces and segments, and conditions on the sizes (DESIGN.md, "Words")."""
+"""The sizes of blocks, pieces and segments, and conditions on the sizes (DESIGN.md, "Glossary")."""
 
 from typing import Final
 

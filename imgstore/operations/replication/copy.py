@@ -244,7 +244,7 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
     """Open or take up the replica's work; it is Replicating from here on.
 
     The caller holds the version's row, and nothing is waited for under it: whoever completes a replica holds its work
-    and waits for the version (DESIGN.md, "Locking").
+    and waits for the version (docs/internals/locking.md).
 
     Raises:
         WorkHeld: another process makes it.

@@ -1,4 +1,4 @@
-"""Sources become the first replica of a version, in its source slot (DESIGN.md, "In").
+"""Sources become the first replica of a version, in its source slot (docs/internals/ingest.md).
 
 Plan and lease, act, record: three steps, and no transaction is open while bytes move. One work takes all disks in, the
 OS disk first; each that is in is written down in its plan, so that a repeat goes on with the next.

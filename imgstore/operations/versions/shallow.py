@@ -1,4 +1,4 @@
-"""Shallow versions: a manifest of their own beside their source's, in its slot; no segment is copied (DESIGN.md, "In").
+"""Shallow versions: a manifest of their own beside their source's, in its slot; no segment is copied (docs/internals/disks.md).
 
 From then on the version is an owner like any other in that slot, whichever pool it is of: what it names is collected
 for nobody, is billed to it when the source goes, and is scrubbed.
