@@ -31,8 +31,8 @@ def qemu_img(*arguments: object) -> str:
 
 
 def qemu_info(path: Path, form: DiskFormat) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(qemu_img("info", "--output=json", "-f", QEMU_NAMES[form], path))
-    return told
+    output: dict[str, Any] = json.loads(qemu_img("info", "--output=json", "-f", QEMU_NAMES[form], path))
+    return output
 
 
 def qemu_compare(path: Path, form: DiskFormat, raw: Path) -> None:
@@ -40,8 +40,8 @@ def qemu_compare(path: Path, form: DiskFormat, raw: Path) -> None:
 
     qemu-img's strict mode would also compare allocation, which depends on the container.
     """
-    told = qemu_img("compare", "-f", QEMU_NAMES[form], "-F", "raw", path, raw)
-    assert told == "Images are identical.\n"
+    output = qemu_img("compare", "-f", QEMU_NAMES[form], "-F", "raw", path, raw)
+    assert output == "Images are identical.\n"
 
 
 def random_disk(virtual_bytes: int, extents: Sequence[Extent], seed: int = 1) -> bytes:

@@ -31,15 +31,15 @@ def direct_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
         os.close(os.open(tmp_path / "probe", os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
     except OSError as error:
         pytest.skip(f"the file system of {tmp_path} has no O_DIRECT: {error}")
-    told: Written = []
+    writes: Written = []
     real = os.pwrite
 
     def pwrite(fd: int, data: memoryview, offset: int) -> int:
-        told.append((bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT), offset, len(data)))
+        writes.append((bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT), offset, len(data)))
         return real(fd, data, offset)
 
     monkeypatch.setattr(os, "pwrite", pwrite)
-    return told
+    return writes
 
 
 AT_A_PAGE = mmap.mmap(-1, len(DISK))

@@ -253,9 +253,9 @@ def test_inspection_lists_the_reasons_against_azure(tmp_path: Path) -> None:
     source.close()
 
     odd = LocalFile(write_image(tmp_path / "odd.vhd", DiskFormat.VHD_DYNAMIC, bytes(MIB + 512)))
-    told = inspect_image(odd, scratch=tmp_path)
-    assert not told.azure_ready
-    assert [("fixed VHD" in why, "1 MiB" in why, "20 MiB" in why) for why in told.azure_reasons] == [
+    inspection = inspect_image(odd, scratch=tmp_path)
+    assert not inspection.azure_ready
+    assert [("fixed VHD" in why, "1 MiB" in why, "20 MiB" in why) for why in inspection.azure_reasons] == [
         (True, False, False),
         (False, True, False),
         (False, False, True),
@@ -265,10 +265,10 @@ def test_inspection_lists_the_reasons_against_azure(tmp_path: Path) -> None:
 
 def test_inspection_of_a_doubtful_file_reports_and_does_not_raise(tmp_path: Path) -> None:
     source = LocalFile(write_sparse(tmp_path / "disk", b"LUKS\xba\xbe".ljust(4096, b"\1")))
-    told = inspect_image(source, scratch=tmp_path)
-    assert [(check.name, check.passed) for check in told.checks][:1] == [("one-format", False)]
-    assert told.data_bytes is None
-    assert any(check.name == "null" and check.passed for check in told.checks)
+    inspection = inspect_image(source, scratch=tmp_path)
+    assert [(check.name, check.passed) for check in inspection.checks][:1] == [("one-format", False)]
+    assert inspection.data_bytes is None
+    assert any(check.name == "null" and check.passed for check in inspection.checks)
     source.close()
     assert names_in(tmp_path) == ["disk"]
 

@@ -214,7 +214,7 @@ def test_consistent_fingerprints_are_read() -> None:
         pytest.param(listed(2, 1, prints=3, count=2**32 - 1), id="no room for the table"),
         pytest.param(listed(0, 3, prints=3), id="an empty segment"),
         pytest.param(listed(1025, prints=1025), id="too large a segment"),
-        pytest.param(listed(prints=1), id="prints of nobody"),
+        pytest.param(listed(prints=1), id="prints of no segment"),
         pytest.param(listed(2, prints=2, head=b"IMGSTFPR\2\0\0\0"), id="version"),
         pytest.param(listed(2, prints=2, head=b"IMGSTFPR\1\0\1\0"), id="not zero"),
         pytest.param(listed(2, prints=2, head=b"IMGSTSEG\1\0\0\0"), id="magic"),

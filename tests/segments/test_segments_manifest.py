@@ -95,12 +95,12 @@ def test_the_views_of_a_manifest_agree(manifest: Manifest) -> None:
     covered, where = locations_of(manifest.runs)
     assert covered.tolist() == sorted(set(covered.tolist()))
     assert manifest.content_bytes == len(covered) * BLOCK
-    told: list[int] = []
+    found: list[int] = []
     for extent in manifest.extents():
         assert extent.offset % BLOCK == 0
         assert 0 < extent.length <= manifest.virtual_bytes - extent.offset
-        told += range(extent.offset // BLOCK, -(-extent.end // BLOCK))
-    assert told == covered.tolist()
+        found += range(extent.offset // BLOCK, -(-extent.end // BLOCK))
+    assert found == covered.tolist()
     assert manifest.stored_bytes == sum(manifest.segments.stored_bytes.tolist())
     digests = dict(manifest.pieces.items())
     assert [manifest.pieces.find(index) for index in range(4)] == [digests.get(index) for index in range(4)]

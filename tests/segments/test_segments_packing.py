@@ -57,14 +57,14 @@ def test_a_packer_fills_segments_in_order(pieces: list[list[int]], first_number:
         emitted.append((number, bytes(buffer[HEADER_BYTES:]), fingerprints.tobytes()))
 
     packer = Packer(first_number, emit)
-    expected, prints, told = b"", b"", list[int]()
+    expected, prints, locations = b"", b"", list[int]()
     for indexes in pieces:
         own = from_bytes(b"".join(noise(f"f{n}", 16) for n in indexes))
-        told += packer.add(BLOCKS, np.array(indexes), own).tolist()
+        locations += packer.add(BLOCKS, np.array(indexes), own).tolist()
         expected += b"".join(BLOCKS[n].tobytes() for n in indexes)
         prints += own.tobytes()
-    assert packer.packed_blocks == len(told)
-    assert packer.segments == -(-len(told) // 1024)
+    assert packer.packed_blocks == len(locations)
+    assert packer.segments == -(-len(locations) // 1024)
     packer.flush()
     packer.flush()
     assert packer.segments == len(emitted)
@@ -72,7 +72,7 @@ def test_a_packer_fills_segments_in_order(pieces: list[list[int]], first_number:
     assert b"".join(content for _, content, _ in emitted) == expected
     assert b"".join(own for _, _, own in emitted) == prints
     assert all(len(content) == 1024 * 4096 for _, content, _ in emitted[:-1])
-    assert told == list(range(first_number * 1024, first_number * 1024 + len(told)))
+    assert locations == list(range(first_number * 1024, first_number * 1024 + len(locations)))
 
 
 BLOCKS = np.frombuffer(b"".join(n.to_bytes(2, "little") * 2048 for n in range(1, 101)), dtype=np.uint8).reshape(

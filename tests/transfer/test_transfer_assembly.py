@@ -127,9 +127,9 @@ def test_many_threads_add_blocks(room: int) -> None:
         return written, [piece] if ended else []
 
     with ThreadPoolExecutor(8) as pool:
-        told = list(pool.map(bring, coming))
-    assert sorted(n for written, _ in told for n in written) == sorted(blocks)
-    assert sorted(n for _, ended in told for n in ended) == list(range(20))
+        results = list(pool.map(bring, coming))
+    assert sorted(n for written, _ in results for n in written) == sorted(blocks)
+    assert sorted(n for _, ended in results for n in ended) == list(range(20))
 
 
 TANGLED = Disk(4 * PIECE - 7, {n: n * 7 % 3000 + 1 for n in range(4 * 1024) if n % 11})

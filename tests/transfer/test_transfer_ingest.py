@@ -357,10 +357,10 @@ def test_equal_pieces_take_the_runs_of_the_base_without_look_ups(
 def test_a_missing_base_segment_is_packed_again_and_reported(first: Disk, tmp_path: Path) -> None:
     store = Store()
     base = ingest_disk(first, slot(store), tmp_path).manifest
-    gone = base.segments.name(1)
-    store.delete([key_of(gone)])
+    missing = base.segments.name(1)
+    store.delete([key_of(missing)])
     receipt = ingest_disk(first, slot(store), tmp_path, bases=[base], work=2)
-    assert receipt.missing == {gone}
+    assert receipt.missing == {missing}
     check(first, receipt, store)
 
 
@@ -373,14 +373,14 @@ def test_a_base_segment_of_another_length_is_missing(first: Disk, tmp_path: Path
     check(first, receipt, store)
 
 
-@pytest.mark.parametrize("how", ["damaged", "gone", "another's"])
+@pytest.mark.parametrize("how", ["damaged", "missing", "another's"])
 def test_unreadable_fingerprints_are_rebuilt(how: str, first: Disk, tmp_path: Path) -> None:
     store = Store()
     base = ingest_disk(first, slot(store), tmp_path).manifest
     key = PREFIX + object_keys.fingerprints_key(uid(1))
     whole = store.get(key)
     store.delete([key])
-    if how != "gone":
+    if how != "missing":
         store.put(key, flip_first_bit(whole) if how == "damaged" else whole[:16] + bytes(16) + whole[32:])
     store.asked.clear()
     moved = Disk(first.virtual_bytes + PIECE, {block + 7: number for block, number in first.blocks.items()})

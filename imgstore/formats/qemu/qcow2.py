@@ -34,7 +34,7 @@ _FEATURES: Final = {
 
 
 _READABLE: Final = 1 << 3
-"""The compression type is the only incompatible feature without influence on the parts that the image refers to."""
+"""The compression type, the only incompatible feature that adds no reference to other data."""
 
 
 _L1_BYTES_MAX: Final = 32 * MIB
