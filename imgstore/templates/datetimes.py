@@ -1,4 +1,4 @@
-"""Instants and durations as templates write them: .NET's formats of time, ISO 8601's durations."""
+"""Instants and durations of templates: .NET's time formats and ISO 8601's durations."""
 
 import calendar
 import re
@@ -8,7 +8,7 @@ from typing import Final
 from imgstore.templates.scope import InvalidArgument
 
 DEFAULT: Final = "yyyyMMddTHHmmssZ"
-"""Of ``utcNow``."""
+"""The default format of ``utcNow``."""
 _STANDARD: Final = {
     "d": "MM/dd/yyyy",
     "s": "yyyy-MM-ddTHH:mm:ss",
@@ -23,10 +23,10 @@ _DURATION: Final = re.compile(
 
 
 def format_time(time: datetime, pattern: str) -> str:
-    """`time`, in UTC, by a pattern of .NET's: ``yyyy-MM-dd``, ``u``.
+    """Format a UTC time with a pattern of .NET, for example ``yyyy-MM-dd`` or ``u``.
 
     Raises:
-        InvalidArgument: the pattern has a letter that is not known here.
+        InvalidArgument: The pattern contains an unknown letter.
     """
 
     def word(match: re.Match[str]) -> str:
@@ -41,20 +41,22 @@ def format_time(time: datetime, pattern: str) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """An instant that a template has: ISO 8601, ``utcNow``'s too.
+    """Parse an instant in ISO 8601, or in the format of ``utcNow``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: The text is not an instant.
     """
     time = datetime.fromisoformat(text)
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def add_duration(time: datetime, duration: str) -> datetime:
-    """`time` and an ISO 8601 duration: ``P3Y``, ``-PT1H``. Of a month without its day, the last day.
+    """Add an ISO 8601 duration to a time, for example ``P3Y`` or ``-PT1H``.
+
+    A day that the new month does not have becomes the last day of the month.
 
     Raises:
-        InvalidArgument: it is none.
+        InvalidArgument: The text is not a duration.
     """
     match = _DURATION.fullmatch(duration)
     if match is None or duration[-1] in "PT":

@@ -1,7 +1,7 @@
-"""The expressions of ARM templates: ``[concat(parameters('name'), '-x')]``. Pure, but for what a `Scope` hands in.
+"""Evaluate the expressions of ARM templates: ``[concat(parameters('name'), '-x')]``.
 
-After "ARM template functions" and "Syntax and expressions" of Azure's documentation; names of functions are found in any
-case. What is not here is refused by its name.
+Sources: "ARM template functions" and "Syntax and expressions" in Azure's documentation. Names of functions are
+case-insensitive. An unsupported function is refused by name. All values from outside come through a `Scope`.
 """
 
 import re
@@ -28,24 +28,24 @@ _TOKEN: Final = re.compile(
     r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>-?\d+)|(?P<name>[A-Za-z_]\w*)|(?P<mark>[()\[\],.]))"
 )
 _CHARACTERS_MAX: Final = 24_576
-"""Azure's limit of one expression."""
+"""Azure's limit for one expression."""
 _CHARACTERS_PER_ELEMENT: Final = 4
-"""Reading so many characters of an expression takes as long as handling one element."""
+"""Parsing this many characters of an expression takes as long as handling one element."""
 _ELEMENTS_PER_ITERATION: Final = 10
-"""A turn of a loop has a scope of its own."""
+"""Each iteration of a loop needs a scope of its own."""
 _DEPTH_MAX: Final = 64
 _INTEGER_CHARACTERS_MAX: Final = 20
 _CALLS_MAX: Final = 16
-"""Of a template's own functions, one in the other."""
+"""The limit for nested calls of functions that the template defines."""
 COPIES_MAX: Final = 800
-"""Azure's limit of one loop, and of a template's resources."""
+"""Azure's limit for one loop, and for the resources of a template."""
 
 
 def evaluate(value: Json, scope: Scope) -> Json:
-    """A value of a template with every expression in it evaluated, and every loop unrolled.
+    """Evaluate all expressions in a value of a template, and unroll all loops.
 
     Raises:
-        InvalidInput: one can't be; its code is ``InvalidTemplate``.
+        InvalidInput: An expression cannot be evaluated. The code is ``InvalidTemplate``.
     """
     with scope.budget.run():
         try:
@@ -56,12 +56,20 @@ def evaluate(value: Json, scope: Scope) -> Json:
         try:
             check_json(found)
         except ValueError as error:
-            raise bad_template("An expression makes what no answer can hold.", found=str(error)) from None
+            raise bad_template(
+                "An expression results in a value that JSON cannot represent.", found=str(error)
+            ) from None
     return found
 
 
 def validate_expressions(value: Json, scope: Scope) -> None:
-    """Evaluate what can be before anything is made, so that what means nothing is known by then. Raises as `evaluate`."""
+    """Evaluate everything that does not need deployed resources, and discard the results.
+
+    An invalid expression is therefore reported before anything is created.
+
+    Raises:
+        InvalidInput: An expression cannot be evaluated. The code is ``InvalidTemplate``.
+    """
     scope.budget.spend(1)
     if isinstance(value, Mapping) and not _loops(value):
         value = list(value.values())
@@ -96,12 +104,12 @@ def _evaluate(value: Json, scope: Scope) -> Json:
 
 def _check_name(said: Json) -> str:
     if not isinstance(said, str):
-        raise bad_template("The name of a property is no text.", found=type(said).__name__)
+        raise bad_template("The name of a property is not a string.", found=type(said).__name__)
     return said
 
 
 def _loops(value: Mapping[str, Json]) -> Sequence[Mapping[str, Json]]:
-    """The loops of an object: each makes a property, the list of its turns."""
+    """Return the property loops of an object. Each loop creates a list with one element per iteration."""
     said = next((each for name, each in value.items() if name.lower() == "copy"), None)
     if isinstance(said, list) and said and all(isinstance(each, Mapping) and "input" in each for each in said):
         return said
@@ -109,15 +117,15 @@ def _loops(value: Mapping[str, Json]) -> Sequence[Mapping[str, Json]]:
 
 
 def expand_loop(loop: Json, scope: Scope, *, name: str | None = None) -> list[Scope]:
-    """The scopes of the turns of a loop.
+    """Return the scopes of the iterations of a loop.
 
     Args:
-        loop: with its ``count``, and ``name`` if there is no `name`.
-        scope: around it.
-        name: of a loop that needs none.
+        loop: The loop, with ``count``, and with ``name`` if `name` is None.
+        scope: The scope around the loop.
+        name: The name of a loop without a name of its own.
 
     Raises:
-        InvalidInput: it has no name, or no count, or one that is too large.
+        InvalidInput: The name or the count is missing, or the count is too large.
     """
     said, count = (value_at(loop, "name") if name is None else name), evaluate(value_at(loop, "count"), scope)
     if not isinstance(said, str) or not isinstance(count, int) or isinstance(count, bool):
@@ -133,19 +141,26 @@ def expand_loop(loop: Json, scope: Scope, *, name: str | None = None) -> list[Sc
 
 
 def _unroll(loop: Mapping[str, Json], scope: Scope) -> Json:
-    """A property's loop. Within a resource's loop, ``copyIndex()`` without a name goes on meaning that."""
+    """Evaluate the loop of a property.
+
+    Inside the loop of a resource, ``copyIndex()`` without a name still means the index of the resource.
+    """
     innermost = {"": scope.copies[""]} if "" in scope.copies else {}
     found = expand_loop(loop, scope)
     return [_evaluate(loop["input"], replace(each, copies={**each.copies, **innermost})) for each in found]
 
 
 def evaluate_loop(loop: Json, scope: Scope) -> Json:
-    """The values of a loop that has no name, as outputs have. Raises as `expand_loop`."""
+    """Evaluate a loop without a name, such as the loop of an output.
+
+    Raises:
+        InvalidInput: The count is missing or too large, or an expression is invalid.
+    """
     return [evaluate(value_at(loop, "input"), each) for each in expand_loop(loop, scope, name="")]
 
 
 class _ExpressionParser:
-    """Reads an expression and evaluates it as it goes."""
+    """A parser of one expression that evaluates while it parses."""
 
     def __init__(self, text: str, scope: Scope) -> None:
         self._text, self._scope = text, scope
@@ -198,10 +213,10 @@ class _ExpressionParser:
         return _call(name, arguments, self._scope)
 
     def _evaluate_if(self) -> Json:
-        """``if``: what is not chosen is read over, not evaluated."""
+        """Evaluate ``if``. The argument that is not selected is skipped, not evaluated."""
         condition = self._evaluate_value()
         if not isinstance(condition, bool):
-            raise bad_template("The first parameter of 'if' is no boolean.", found=type(condition).__name__)
+            raise bad_template("The first parameter of 'if' is not a boolean.", found=type(condition).__name__)
         self._expect(",")
         first = self._evaluate_value() if condition else self._skip()
         self._expect(",")
@@ -210,7 +225,7 @@ class _ExpressionParser:
         return first if condition else second
 
     def _skip(self) -> Json:
-        """Nothing: what stands here is read over."""
+        """Skip the tokens of an argument."""
         open_marks = 0
         while (mark := self._peek()) is not None and (open_marks or mark not in (",", ")")):
             open_marks += {"(": 1, "[": 1, ")": -1, "]": -1}.get(mark, 0)
@@ -259,7 +274,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
         match = _TOKEN.match(text, start)
         if match is None:
             raise bad_template(f"The expression '[{text[:200]}]' can't be read.", found=repr(text[start : start + 20]))
-        assert match.lastgroup is not None, "each way to match has a name"
+        assert match.lastgroup is not None, "each alternative of _TOKEN has a name"
         tokens.append((match.lastgroup, match[match.lastgroup]))
         start = match.end()
     return tokens
@@ -284,7 +299,7 @@ def _call(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
     if function is None:
         raise bad_template(
             f"The template function '{name}' is not valid.",
-            found=f"{name}, which takes a lambda" if name.lower() in LAMBDAS else name,
+            found=f"{name}, a function with a lambda" if name.lower() in LAMBDAS else name,
             expected=f"one of {', '.join(sorted((*FUNCTIONS, 'if')))}",
         )
     if name.lower() not in _UNREAD:
@@ -297,26 +312,26 @@ def _call(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
         raise
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         raise bad_template(
-            f"The template function '{name}' was called with what it does not take.",
+            f"The arguments of the template function '{name}' are not valid.",
             found=", ".join(type(each).__name__ for each in arguments) or "nothing",
             expected=str(error) if isinstance(error, InvalidArgument) else None,
-        ) from None  # What Python says has the values in it, and they may be secret.
+        ) from None  # Python's message contains the values, which may be secret.
     if function not in _RETURN_STORED:
         scope.budget.spend_on_result(made)
     return made
 
 
 _RETURN_STORED: Final[tuple[Callable[..., Json], ...]] = (FUNCTIONS["parameters"], FUNCTIONS["variables"])
-"""Functions that give what was made before."""
+"""Functions that return a value that was counted before."""
 _UNREAD: Final = frozenset({
     "null", "true", "false", "and", "or", "not", "coalesce", "length", "empty", "first", "last", "skip", "take",
     "createarray", "array", "createobject", "indexfromend", "tryindexfromend", "tryget", "parameters", "variables",
 })  # fmt: skip
-"""Functions that do not read what is in their arguments; what they make counts, as for all others."""
+"""Functions that do not read the content of their arguments. Their results count as for all other functions."""
 
 
 def _call_template_function(name: str, arguments: Sequence[Json], scope: Scope) -> Json:
-    """A call of a function of the template's own: it knows its arguments, and nothing else of the template."""
+    """Call a function that the template defines. Such a function sees its arguments only."""
     how = scope.functions.get(name.lower())
     if how is None:
         raise bad_template(
@@ -327,7 +342,7 @@ def _call_template_function(name: str, arguments: Sequence[Json], scope: Scope) 
     scope.budget.spend(_ELEMENTS_PER_ITERATION + len(how.get("parameters") or []))
     names = [str(value_at(each, "name")).lower() for each in how.get("parameters") or []]
     if len(names) != len(arguments):
-        raise bad_template(f"The template function '{name}' takes other arguments.", expected=f"{names}")
+        raise bad_template(f"The template function '{name}' needs other arguments.", expected=f"{names}")
     inner = replace(
         scope,
         parameters=dict(zip(names, arguments, strict=True)),

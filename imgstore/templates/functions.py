@@ -1,7 +1,8 @@
-"""The functions of ARM templates, by name. Each takes the scope and its arguments; what it does not take, Python refuses.
+"""The functions of ARM templates, by name.
 
-After "ARM template functions" of Azure's documentation. What would be larger than anything a template needs is refused
-before it is made.
+Source: "ARM template functions" in Azure's documentation. Each function takes the scope and the arguments. Wrong
+arguments raise Python's own errors. A result that is larger than any template needs is refused before the function
+computes the result.
 """
 
 import base64
@@ -21,7 +22,7 @@ from imgstore.wire.json_text import Json
 
 _ITEMS_MAX: Final = 10_000
 _CHARACTERS_MAX: Final = 1 << 20
-"""Of one text that a function makes: an eighth would do for all that Azure takes."""
+"""The limit for a text that a function makes, eight times Azure's limit."""
 _INTEGER_MAX: Final = (1 << 63) - 1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -31,12 +32,12 @@ def _date_time_add(_: Scope, base: Json, duration: Json, pattern: Json = "u") ->
 
 
 def _search_elements(text: str, *words: str) -> int:
-    """The elements that a search for any of `words` in `text` counts for."""
+    """Return the elements that a search for `words` in `text` counts as."""
     return (1 + len(text) // 16) * sum(1 + len(word) // 16 for word in words)
 
 
 def _charge_search(scope: Scope, text: Json, *words: Json) -> None:
-    """Take a search from the budget, before it begins."""
+    """Take a search from the budget before the search begins."""
     scope.budget.spend(_search_elements(text, *words))
 
 
@@ -70,7 +71,7 @@ _PLACEHOLDER: Final = re.compile(r"\{\{|\}\}|\{(\d+)(?::([^{}]*))?\}")
 
 
 def _format(scope: Scope, pattern: Json, *said: Json) -> str:
-    """.NET's ``String.Format``, of whose formats there are zeros, as ``{0:D3}`` and ``{0:000}``."""
+    """Format texts like .NET's ``String.Format``. Numbers support zero padding only: ``{0:D3}`` and ``{0:000}``."""
     parts, at = [], 0
     for match in _PLACEHOLDER.finditer(pattern):
         scope.budget.spend_on(said[int(match[1])] if match[1] else None)
@@ -92,7 +93,7 @@ def _format_argument(said: tuple[Json, ...], match: re.Match[str]) -> str:
 
 def _replace(scope: Scope, text: Json, old: Json, new: Json) -> str:
     if not old:
-        raise InvalidArgument("a text that is to be replaced")
+        raise InvalidArgument("a text to replace")
     _charge_search(scope, text, old)
     _check_length(len(text) + text.count(old) * len(new))
     return str(text.replace(old, new))
@@ -148,7 +149,7 @@ def _last_index(scope: Scope, where: Json, what: Json) -> int:
     if isinstance(where, str):
         _charge_search(scope, where, what)
         text, word = where.lower(), what.lower()
-        # Not rfind: its time is the product of both lengths. find's is their sum.
+        # str.rfind takes time proportional to the product of both lengths, str.find to the sum.
         found = text[::-1].find(word[::-1])
         return found if found < 0 else len(text) - len(word) - found
     return next((place for place in range(len(where) - 1, -1, -1) if _is_equal(where[place], what)), -1)
@@ -171,7 +172,7 @@ def _union(scope: Scope, *said: Json) -> Json:
 
 
 def _merge(scope: Scope, one: Mapping[str, Json], other: Mapping[str, Json]) -> dict[str, Json]:
-    """Both, objects within each other too; of other values the second."""
+    """Merge two objects, and nested objects too. The second object wins for all other values."""
     scope.budget.spend(len(one) + len(other))
     both = dict(one)
     for name, value in other.items():
@@ -223,7 +224,7 @@ def _check_integer(value: int) -> int:
 
 
 def _quotient(one: int, other: int) -> int:
-    """Cut towards zero, as .NET divides."""
+    """Divide with truncation towards zero, as .NET does."""
     whole = abs(_check_integer(one)) // abs(_check_integer(other))
     return whole if (one < 0) == (other < 0) else -whole
 
@@ -251,7 +252,7 @@ def _parse_json(text: str) -> Json:
     try:
         return read_json(text)
     except ValueError as error:
-        raise InvalidArgument(f"JSON without what breaks an answer: {error}") from None
+        raise InvalidArgument(f"valid JSON: {error}") from None
 
 
 def _decode_base64(text: str) -> str:
@@ -270,7 +271,7 @@ def _decode_data_uri(text: Json) -> str:
 
 
 def _charge_characters(function: Callable[..., Json]) -> Callable[..., Json]:
-    """Count each character of a function that handles texts character by character, in Python."""
+    """Charge each character of the arguments, for functions that handle texts character by character in Python."""
 
     def counted(scope: Scope, *said: Json) -> Json:
         scope.budget.spend(sum(len(each) for each in said if isinstance(each, str)))
@@ -356,7 +357,7 @@ _COLLECTIONS: Final[Mapping[str, Callable[..., Json]]] = {
     "tryindexfromend": lambda _, items, place: items[-place] if 1 <= place <= len(items) else None,
 }
 FUNCTIONS: Final[Mapping[str, Callable[..., Json]]] = {**_VALUES, **_TEXTS, **_COLLECTIONS, **SCOPE_FUNCTIONS}
-"""By lower-case name. ``if`` is not here: what it does not choose is not evaluated."""
+"""All functions by lower-case name. The parser evaluates ``if``, because only the selected argument is evaluated."""
 
 LAMBDAS: Final = ("lambda", "lambdavariables", "map", "filter", "reduce", "sort", "toobject", "groupby", "mapvalues")
-"""Functions that take, or are, expressions to be evaluated later."""
+"""Functions that are lambdas or take a lambda."""

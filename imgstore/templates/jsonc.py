@@ -1,4 +1,4 @@
-"""JSON as templates are written: with comments, names without quotes, and texts of several lines. az sends them as they are."""
+"""Parse the JSON of templates, with comments, unquoted names and multi-line texts. az sends templates unchanged."""
 
 import json
 import re
@@ -6,17 +6,17 @@ from typing import Any, Final
 
 from imgstore.wire.json_text import Json
 
-# What is not closed goes to the end, so that nothing is looked through twice.
+# An unclosed text or comment extends to the end, so no character is scanned twice.
 _TEXT: Final = r'"(?:[^"\\]|\\.)*(?:"|\Z)'
 _COMMENTS: Final = re.compile(rf"(?P<text>{_TEXT})|//[^\n]*|/\*(?:.*?\*/|.*\Z)", re.DOTALL)
 _NAMES: Final = re.compile(rf"(?P<text>{_TEXT})|(?P<before>[{{,]\s*)(?P<name>[A-Za-z_$]\w*)(?=\s*:)", re.DOTALL)
 
 
 def read_jsonc(text: str, **how: Any) -> Json:
-    """What `text` says; `how` goes to `json.loads`.
+    """Parse a template as JSON. `how` are arguments of `json.loads`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: The text is not JSON.
     """
     bare = _COMMENTS.sub(lambda match: match["text"] or " ", text)
     quoted = _NAMES.sub(lambda match: match["text"] or f'{match["before"]}"{match["name"]}"', bare)

@@ -1,4 +1,4 @@
-"""The parameters of a template: their values, checked against what the template declares, and how they are shown."""
+"""Check the parameters of a template against the declarations, and prepare the values for display."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,21 +20,23 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
 }
 _SECURE: Final = ("securestring", "secureobject")
 _REFERENCES_MAX: Final = 16
-"""From one definition to the next."""
+"""The limit for a chain of ``$ref``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Types:
-    """The types that a template defines, which its parameters and outputs may name (``$ref``)."""
+    """The types that a template defines. Parameters and outputs name such types with ``$ref``."""
 
     definitions: Mapping[str, Json]
     budget: EvaluationBudget
 
     def resolve(self, how: Json, name: str) -> Mapping[str, Json]:
-        """A declaration with what it refers to; what it says itself goes first.
+        """Return a declaration with the properties of the referenced type.
+
+        The properties of the declaration take precedence.
 
         Raises:
-            InvalidInput: it is none, or refers to what is not there.
+            InvalidInput: The declaration is not an object, or the referenced type does not exist.
         """
         for _ in range(_REFERENCES_MAX):
             if not isinstance(how, Mapping):
@@ -52,10 +54,10 @@ class Types:
         raise bad_template(f"The type of '{name}' refers to too many others.", expected=f"at most {_REFERENCES_MAX}")
 
     def check(self, name: str, declared: Json, value: Any) -> None:
-        """See that a value is what a declaration asks for, down to what is in it. Its value is never told.
+        """Check a value and all nested values against a declaration. Errors never contain the value.
 
         Raises:
-            InvalidInput: it is not; its code is ``InvalidTemplate``.
+            InvalidInput: The value does not match. The code is ``InvalidTemplate``.
         """
         self.budget.spend(1)
         how = self.resolve(declared, name)
@@ -72,12 +74,12 @@ class Types:
             self._check_properties(name, how, value)
 
     def _check_allowed(self, name: str, how: Mapping[str, Json], value: Any) -> None:
-        """Of a list, each item may be one of those that are allowed too."""
+        """Check ``allowedValues``. For a list, each item may be an allowed value too."""
         allowed = how.get("allowedValues")
         if allowed is None:
             return
         if not isinstance(allowed, list):
-            raise bad_template(f"The 'allowedValues' of '{name}' are no list.")
+            raise bad_template(f"The 'allowedValues' of '{name}' are not a list.")
         for each in value if isinstance(value, list) else (value,):
             self.budget.spend_on(allowed)
             if each not in allowed and value not in allowed:
@@ -89,7 +91,7 @@ class Types:
     def _check_items(self, name: str, how: Mapping[str, Json], value: list[Json]) -> None:
         first = how.get("prefixItems") or []
         if not isinstance(first, list):
-            raise bad_template(f"The 'prefixItems' of '{name}' are no list.")
+            raise bad_template(f"The 'prefixItems' of '{name}' are not a list.")
         for place, each in enumerate(value):
             declared = first[place] if place < len(first) else how.get("items")
             if declared is False:
@@ -105,7 +107,7 @@ class Types:
             how = self.resolve(kinds.get(value.get(field)) if isinstance(kinds, Mapping) else None, f"{name}.{field}")
         declared = how.get("properties") or {}
         if not isinstance(declared, Mapping):
-            raise bad_template(f"The 'properties' of '{name}' are no object.")
+            raise bad_template(f"The 'properties' of '{name}' are not an object.")
         self.budget.spend(len(declared) + len(value))
         for field, inner in declared.items():
             if field in value or self.resolve(inner, f"{name}.{field}").get("nullable") is not True:
@@ -119,10 +121,10 @@ class Types:
 
 
 def kind_of(how: Mapping[str, Json], name: str) -> str:
-    """The type of a declaration, in lower case.
+    """Return the type of a declaration in lower case.
 
     Raises:
-        InvalidInput: it is not known.
+        InvalidInput: The type is unknown.
     """
     kind = str(how.get("type")).lower()
     if kind not in _KINDS:
@@ -131,23 +133,23 @@ def kind_of(how: Mapping[str, Json], name: str) -> str:
 
 
 def is_secret(kind: str) -> bool:
-    """Whether values of a type, in lower case, are never shown."""
+    """Return whether values of a lower-case type are never shown."""
     return kind in _SECURE
 
 
 def read_parameters(
     declared: Mapping[str, Json], given: Json, types: Types, scope: Scope
 ) -> tuple[dict[str, Json], Json]:
-    """The values of a template's parameters by lower-case name, and how they are shown.
+    """Return the parameters of a template by lower-case name, and the parameters for display.
 
     Args:
-        declared: the template's ``parameters``.
-        given: the deployment's: an object of ``{"value": ...}``.
-        types: the template's.
-        scope: for the default values.
+        declared: The ``parameters`` of the template.
+        given: The ``parameters`` of the deployment: an object of ``{"value": ...}``.
+        types: The types of the template.
+        scope: The scope of the default values.
 
     Raises:
-        InvalidInput: one is not declared, is missing, or is not what the template asks for.
+        InvalidInput: A parameter is not declared, is missing, or does not match the declaration.
     """
     said = _read_given(given, {name.lower() for name in declared})
     values: dict[str, Json] = {}
@@ -172,7 +174,7 @@ def _read_given(given: Json, names: set[str]) -> dict[str, Json]:
         raise bad_template(f"The template parameters '{', '.join(unknown)}' are not valid; they are not present in it.")
     for name, value in said.items():
         if value_at(value, "reference") is not None:
-            raise bad_template(f"The template parameter '{name}' is a key vault's; there are none.", expected="a value")
+            raise bad_template(f"The template parameter '{name}' refers to a key vault.", expected="a value")
     return {name: value_at(value, "value") for name, value in said.items()}
 
 
@@ -187,5 +189,5 @@ def _check_size(name: str, kind: str, how: Mapping[str, Json], value: Any) -> No
 
 def _check_bound(name: str, said: Json) -> int | None:
     if said is not None and (not isinstance(said, int) or isinstance(said, bool)):
-        raise bad_template(f"A bound of the template parameter '{name}' is no whole number.", found=str(said))
+        raise bad_template(f"A limit of the template parameter '{name}' is not a whole number.", found=str(said))
     return said

@@ -1,4 +1,4 @@
-"""ARM templates into what is to be deployed: parameters checked, variables ready, resources in order. Pure."""
+"""Plan a deployment: check the parameters of a template, prepare the variables, and order the resources."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,29 +23,29 @@ from imgstore.wire.json_text import Json
 from imgstore.wire.requests.body_fields import read_known_fields
 
 _LEVELS_MAX: Final = 5
-"""Of templates within each other."""
+"""The limit for nested templates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A template with its parameters."""
+    """A template with its parameters and resources."""
 
     resources: Mapping[str, PlannedResource]
-    """By key, in the template's order."""
+    """The resources by key, in the order of the template."""
     loops: Mapping[str, tuple[str, ...]]
-    """The keys of a loop's resources, by its name and its symbolic name, in lower case."""
+    """The keys of the resources of a loop, by the lower-case name and the lower-case symbolic name of the loop."""
     outputs: Mapping[str, Mapping[str, Json]]
-    """With expressions in them."""
+    """The outputs, with expressions."""
     types: Types
     scope: Scope
     target_scope: TargetScope
     parameters: Json
-    """As they are shown: those that are secret are not."""
+    """The parameters for display, without secret values."""
     is_outer: bool = False
-    """Its expressions are those of the template around it."""
+    """True if the expressions belong to the outer template."""
 
     def find(self, word: str) -> PlannedResource | None:
-        """The resource that ``reference`` means by a symbolic name, an id or a name."""
+        """Return the resource that ``reference`` names by a symbolic name, an id or a name."""
         wanted = word.lower()
         if wanted in self.resources:
             return self.resources[wanted]
@@ -54,18 +54,19 @@ class Plan:
 
 
 def plan_template(properties: Json, scope: Scope, target_scope: TargetScope, *, is_outer: bool = False) -> Plan:
-    """What a deployment's properties ask for.
+    """Plan the deployment of a template.
 
     Args:
-        properties: ``template``, ``parameters``, ``mode``.
-        scope: without parameters and variables; or with those that the template has from outside.
-        target_scope: where.
-        is_outer: its expressions are those of the template around it.
+        properties: The object with ``template``, ``parameters`` and ``mode``.
+        scope: The scope without parameters and variables. For an outer template, the scope of that template.
+        target_scope: Where to deploy.
+        is_outer: True if the expressions belong to the outer template.
 
     Raises:
-        InvalidInput: they ask for what is not done here, or mean nothing; its code is ``InvalidTemplate``.
-        NotFound: a group that it deploys to is not there.
-        NotDeployedYet: it depends on what is made first. Only with a scope that raises it.
+        InvalidInput: The template is invalid, or uses an unsupported feature. The code is ``InvalidTemplate``.
+        NotFound: A target resource group does not exist.
+        NotDeployedYet: The plan depends on a resource that is not deployed yet. Only with a scope that raises this
+            error.
     """
     with scope.budget.run():
         try:
@@ -82,7 +83,7 @@ def _plan(properties: Json, scope: Scope, target_scope: TargetScope, *, is_outer
             raise bad_template(f"The '{link}' is not supported.", found=link, expected="a template in the request")
     template = value_at(properties, "template")
     if not isinstance(template, Mapping):
-        raise bad_template("There is no template.", expected="properties.template, an object")
+        raise bad_template("The template is missing.", expected="properties.template, an object")
     if str(value_at(properties, "mode") or "Incremental").lower() != "incremental":
         raise bad_template("The deployment mode is not supported.", expected="Incremental: nothing is deleted")
     types = Types(definitions=_read_object(template, "definitions"), budget=scope.budget)
@@ -110,17 +111,17 @@ def _plan(properties: Json, scope: Scope, target_scope: TargetScope, *, is_outer
 
 
 def plan_nested(one: PlannedResource, scope: Scope, target_scope: TargetScope) -> Plan:
-    """What a nested deployment asks for.
+    """Plan a nested deployment.
 
     Args:
-        one: the deployment.
-        scope: of the template around it, with its references.
-        target_scope: of the template around it.
+        one: The nested deployment.
+        scope: The scope of the outer template, with references.
+        target_scope: The target scope of the outer template.
 
     Raises:
-        InvalidInput: as `plan_template`; or it is nested too deeply.
-        NotFound: its group is not there.
-        NotDeployedYet: it depends on what is made first.
+        InvalidInput: The template is invalid, uses an unsupported feature, or is nested too deeply.
+        NotFound: The resource group does not exist.
+        NotDeployedYet: The plan depends on a resource that is not deployed yet.
     """
     within = replace(target_scope, group=one.group, level=target_scope.level + 1)
     if within.level > _LEVELS_MAX:
@@ -151,7 +152,7 @@ def plan_nested(one: PlannedResource, scope: Scope, target_scope: TargetScope) -
 
 
 def _validate(plan: Plan) -> None:
-    """Find out, before anything is made, what in the bodies, outputs and nested templates means nothing."""
+    """Find invalid expressions in resources, outputs and nested templates before anything is created."""
     for each in plan.resources.values():
         scope = replace(each.scope, reference=raise_not_deployed, references=raise_not_deployed)
         if each.kind.lower() == NESTED and not each.is_existing:
@@ -177,26 +178,26 @@ def _validate_output(plan: Plan, name: str, output: Json, scope: Scope) -> None:
 def _read_object(template: Mapping[str, Json], name: str) -> Mapping[str, Any]:
     said = template.get(name) or {}
     if not isinstance(said, Mapping):
-        raise bad_template(f"The template's '{name}' are no object.")
+        raise bad_template(f"The template's '{name}' are not an object.")
     return said
 
 
 def _read_functions(template: Mapping[str, Json]) -> dict[str, Mapping[str, Json]]:
-    """The template's own functions, by lower-case ``namespace.name``."""
+    """Return the functions that the template defines, by lower-case ``namespace.name``."""
     found: dict[str, Mapping[str, Json]] = {}
     spaces = template.get("functions") or []
     if not isinstance(spaces, list):
-        raise bad_template("The template's 'functions' are no list.")
+        raise bad_template("The template's 'functions' are not a list.")
     for space in spaces:
         for name, how in _read_object(space if isinstance(space, Mapping) else {}, "members").items():
             if not isinstance(how, Mapping) or not isinstance(how.get("parameters") or [], list):
-                raise bad_template(f"The template function '{name}' is no object with parameters and an output.")
+                raise bad_template(f"The template function '{name}' is not an object with parameters and an output.")
             found[f"{value_at(space, 'namespace')}.{name}".lower()] = how
     return found
 
 
 def _with_variables(scope: Scope, variables: Mapping[str, Json]) -> Scope:
-    """A scope in which variables are evaluated when they are asked for, each once."""
+    """Return a scope that evaluates each variable once, at the first use."""
     said = {name.lower(): value for name, value in variables.items() if name.lower() != "copy"}
     loops = _variable_loops(variables)
     known: dict[str, Json] = {}
@@ -220,10 +221,10 @@ def _with_variables(scope: Scope, variables: Mapping[str, Json]) -> Scope:
 
 
 def _variable_loops(variables: Mapping[str, Json]) -> dict[str, Mapping[str, Json]]:
-    """The loops among a template's variables, each of which is one, by lower-case name."""
+    """Return the loops that define variables, by lower-case name."""
     said: Json = next((each for name, each in variables.items() if name.lower() == "copy"), [])
     if not isinstance(said, list) or not all(
         isinstance(value_at(each, "name"), str) and "input" in each for each in said
     ):
-        raise bad_template("Loops of variables need a name, a count and an input each.", found="variables.copy")
+        raise bad_template("Each loop of a variable needs a name, a count and an input.", found="variables.copy")
     return {each["name"].lower(): each for each in said}

@@ -1,7 +1,7 @@
-"""The resources of a template: conditions and loops followed, names and ids known, each with what it waits for. Pure.
+"""Collect the resources of a template: evaluate conditions and loops, names and ids, and resolve dependencies.
 
-Three kinds stand there: what is put, deployments of templates of their own (Bicep's modules), and, by symbolic names, what
-exists already and is only read.
+A resource has one of three kinds. The deployment creates a resource, deploys a nested template (a Bicep module), or
+only reads an existing resource.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,20 +21,20 @@ _WORDS: Final = frozenset({
     "type", "name", "apiVersion", "dependsOn", "copy", "condition", "resources", "comments", "metadata", "existing",
     "resourceGroup", "subscriptionId", "scope",
 })  # fmt: skip
-"""What a resource says to the template, and not of itself."""
+"""The properties of a resource that control the deployment. The other properties are the body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetScope:
-    """Where a template is deployed."""
+    """The place of a deployment."""
 
     is_supported: Callable[[str], bool]
-    """Whether a type, in lower case, is one that can be made."""
+    """Return whether a lower-case resource type can be created."""
     location: Callable[[str], str]
-    """A group's; raises NotFound where there is none."""
+    """Return the location of a resource group. Raises NotFound if the group does not exist."""
     group: str
     level: int = 0
-    """How many templates are around this one."""
+    """The number of outer templates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,39 +43,39 @@ class PlannedResource:
 
     resource_id: str
     kind: str
-    """Its type, as the template spells it."""
+    """The resource type, in the spelling of the template."""
     names: tuple[str, ...]
-    """Of what is above it, and its own."""
+    """The names of the parent resources and of the resource."""
     group: str
     api_version: str
     body: Mapping[str, Json]
-    """As it is put, with expressions in it."""
+    """The body of the PUT, with expressions."""
     scope: Scope
-    """For these, but for `Scope.reference`."""
+    """The scope of the expressions. `Scope.reference` is set at the deployment."""
     depends_on: tuple[str, ...]
-    """Keys of resources of the template."""
+    """The keys of resources of the template."""
     symbol: str = ""
-    """Its symbolic name, if it has one; of a loop's with its turn: ``galleries[2]``."""
+    """The symbolic name, or an empty string. In a loop, the name with the index: ``galleries[2]``."""
     is_existing: bool = False
-    """It is not made, only read (``existing``)."""
+    """True for a resource that is only read (``existing``)."""
 
     @property
     def key(self) -> str:
-        """What it is known by in its plan."""
+        """The key of the resource in the plan."""
         return self.symbol.lower() if self.is_existing else self.resource_id.lower()
 
 
 @dataclass(slots=True, kw_only=True)
 class _DependencyNames:
-    """What a resource may be called by in ``dependsOn``."""
+    """The names of resources that ``dependsOn`` may use."""
 
     keys: dict[str, list[str]] = field(default_factory=dict)
     left_out: set[str] = field(default_factory=set)
-    """Of those that a condition, or a loop of no turns, has left out."""
+    """Names of resources that a condition or an empty loop excludes."""
 
 
 class ResourceCollector:
-    """The resources of a template, those below others too."""
+    """The resources of a template and their child resources."""
 
     def __init__(self, target_scope: TargetScope) -> None:
         self._target_scope = target_scope
@@ -84,7 +84,7 @@ class ResourceCollector:
         self.loops: dict[str, list[str]] = {}
 
     def add(self, said: Json, scope: Scope, above: PlannedResource | None = None) -> None:
-        """Plan a list of resources, or an object of them by symbolic names."""
+        """Add a list of resources, or an object of resources by symbolic name."""
         for symbol, resource in _by_symbol(said):
             loop = resource.get("copy")
             called = set() if loop is None else {str(value_at(loop, "name")).lower(), symbol.lower()} - {""}
@@ -97,7 +97,7 @@ class ResourceCollector:
                 one = _plan_resource(resource, turn, self._target_scope, above)
                 one = replace(one, symbol=symbol if loop is None or not symbol else f"{symbol}[{place}]")
                 if one.is_existing and not symbol:
-                    raise bad_template("What exists is named by a symbolic name.", found=one.resource_id)
+                    raise bad_template("An existing resource needs a symbolic name.", found=one.resource_id)
                 self._add(one)
                 for word in called:
                     self.loops[word].append(one.key)
@@ -115,7 +115,7 @@ class ResourceCollector:
     def _leave_out(
         self, symbol: str, resource: Mapping[str, Json], scope: Scope, above: PlannedResource | None
     ) -> None:
-        """Its names may have no meaning without the condition."""
+        """Record the names of an excluded resource, so that other resources may depend on the resource."""
         scope.budget.spend(1)
         self._words.left_out.add(symbol.lower())
         with suppress(InvalidInput):
@@ -125,7 +125,10 @@ class ResourceCollector:
                 self._leave_out(inner, below, scope, one)
 
     def resolve_dependencies(self, one: PlannedResource) -> tuple[str, ...]:
-        """What a resource waits for, as keys: those that are named, and those of a loop."""
+        """Return the keys of the resources that a resource depends on.
+
+        The name of a loop means all resources of the loop.
+        """
         found: list[str] = []
         for word in dict.fromkeys(map(str.lower, one.depends_on)):
             named = self.loops[word] if word in self.loops else self._words.keys.get(word)
@@ -137,19 +140,19 @@ class ResourceCollector:
 
 
 def _by_symbol(said: Json) -> Iterator[tuple[str, Mapping[str, Json]]]:
-    """Resources with their symbolic names, which those of a list do not have."""
+    """Yield resources with symbolic names. The symbolic name of a list element is empty."""
     if not isinstance(said, list | Mapping):
         raise bad_template("The resources are neither a list nor an object.", found=type(said).__name__)
     for symbol, resource in said.items() if isinstance(said, Mapping) else (("", each) for each in said):
         if not isinstance(resource, Mapping):
-            raise bad_template("A resource is no object.", found=symbol or None)
+            raise bad_template("A resource is not an object.", found=symbol or None)
         yield symbol, resource
 
 
 def _is_wanted(resource: Mapping[str, Json], scope: Scope) -> bool:
     wanted = evaluate(resource.get("condition", True), scope)
     if not isinstance(wanted, bool):
-        raise bad_template("The condition of a resource is no boolean.", found=type(wanted).__name__)
+        raise bad_template("The condition of a resource is not a boolean.", found=type(wanted).__name__)
     return wanted
 
 
@@ -170,7 +173,7 @@ def _plan_resource(
         raise bad_template(f"The template resource '{name}' of type '{kind}' has a wrong number of segments.")
     asked = evaluate(resource.get("dependsOn") or [], scope)
     if not isinstance(asked, list):
-        raise bad_template(f"The 'dependsOn' of '{name}' is no list.")
+        raise bad_template(f"The 'dependsOn' of '{name}' is not a list.")
     may_be_elsewhere = is_existing or kind.lower() == NESTED
     group = _group(resource, scope, may_be_elsewhere=may_be_elsewhere) or (above or target_scope).group
     return PlannedResource(
@@ -187,7 +190,7 @@ def _plan_resource(
 
 
 def _group(resource: Mapping[str, Json], scope: Scope, *, may_be_elsewhere: bool) -> str | None:
-    """The group that a resource names itself. Another subscription, or another scope than a group, is none of ours."""
+    """Return the resource group that a resource names, or None. Other subscriptions and other scopes are refused."""
     said = {word: evaluate(resource.get(word), scope) for word in ("scope", "subscriptionId", "resourceGroup")}
     subscription, group = said["subscriptionId"], said["resourceGroup"]
     if said["scope"] is not None:
@@ -198,18 +201,21 @@ def _group(resource: Mapping[str, Json], scope: Scope, *, may_be_elsewhere: bool
         return None
     if not may_be_elsewhere or not isinstance(group, str) or not group or "/" in group:
         raise bad_template(
-            "A resource of a template is made in the group of the deployment.",
+            "A resource of a template is created in the resource group of the deployment.",
             found="resourceGroup",
-            expected="'resourceGroup' at a nested deployment, or at what exists",
+            expected="'resourceGroup' of a nested deployment or of an existing resource",
         )
     return group
 
 
 def joined_names(one: PlannedResource) -> str:
-    """A resource's names, in lower case: ``g/i``."""
+    """Return the names of a resource in lower case: ``g/i``."""
     return "/".join(one.names).lower()
 
 
 def _type_and_names(one: PlannedResource) -> str:
-    """``type/name``, as ``dependsOn`` may say it too: ``Microsoft.Compute/galleries/g/images/i``."""
+    """Return ``type/name`` in lower case: ``microsoft.compute/galleries/g/images/i``.
+
+    The property ``dependsOn`` accepts this form.
+    """
     return one.resource_id.lower().partition("/providers/")[2]

@@ -1,4 +1,4 @@
-"""What the expressions of a template may ask for, how much they may ask for, and the error of those that mean nothing."""
+"""The scope and the budget of template expressions, and the error of invalid templates."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -13,40 +13,44 @@ from imgstore.domain.work_budget import WorkBudget
 from imgstore.wire.json_text import Json
 
 ELEMENTS_MAX: Final = 4_000_000
-"""Elements that the evaluation of one deployment reads or makes, with all templates nested in it. A template of 4 MiB
-with 200,000 values takes about 1,500,000."""
+"""The elements that the evaluation of one deployment reads or makes, with all nested templates. A template of 4 MiB
+with 200,000 values takes about 1,500,000 elements.
+"""
 SECONDS_MAX: Final = 5.0
-"""Seconds of evaluation of one deployment. The time in which resources are made does not count."""
+"""The seconds of evaluation of one deployment, without the time for the creation of resources."""
 
 ELEMENTS_PER_REFERENCE: Final = 2_000
-"""A reference looks through the plan's resources, or asks the catalog: about a millisecond."""
+"""The cost of a reference. A reference searches the plan's resources, or reads the catalog, in about a millisecond."""
 _CLOCK: Final = Effects().monotonic
 _NAMES_SHOWN_MAX: Final = 20
 _UNKEPT: Final = re.compile("[\\0\\ud800-\\udfff]")
 
 
 class NotDeployedYet(Exception):
-    """An expression needs what is made by the deployment itself, and it is too early for that."""
+    """An expression needs a resource that the deployment has not created yet."""
 
 
 class InvalidArgument(ValueError):
-    """A function does not take what it was given; says what it takes, and nothing of what it was given: it may be secret."""
+    """An argument of a function is invalid.
+
+    The message describes valid arguments, and never contains the argument, because the argument may be secret.
+    """
 
 
 def bad_template(message: str, *, found: str | None = None, expected: str | None = None) -> InvalidInput:
-    """What is raised for a template that means nothing here."""
+    """Return the error of an invalid template."""
     return InvalidInput(
         f"Deployment template validation failed: {message}",
         found=found,
         expected=expected,
-        hint="mend the template; nothing was deployed of what depends on this",
+        hint="correct the template; no resource that depends on this part was deployed",
         target="properties.template",
         code="InvalidTemplate",
     )
 
 
 class EvaluationBudget(WorkBudget):
-    """The budget of one deployment. All scopes of the deployment share it."""
+    """The budget of one deployment. All scopes of the deployment share the budget."""
 
     def __init__(self, monotonic: Callable[[], float] = _CLOCK) -> None:
         super().__init__(
@@ -57,29 +61,31 @@ class EvaluationBudget(WorkBudget):
         """Take all elements of a value that an expression made.
 
         Raises:
-            InvalidInput: the budget is exceeded, or a text in the value has characters that no database keeps.
+            InvalidInput: The budget is exceeded, or a text contains characters that no database stores.
         """
         self.spend_on(value, _check_text)
 
 
 def _check_text(text: str) -> None:
     if _UNKEPT.search(text):
-        raise bad_template("A text has the character U+0000, or half of a pair of surrogates.")
+        raise bad_template("A text contains the character U+0000 or an unpaired surrogate.")
 
 
 def _exceeded_budget(limit: str) -> InvalidInput:
-    return bad_template("The template asks for too much.", found="more work than one deployment may do", expected=limit)
+    return bad_template(
+        "The evaluation of the template exceeds a limit.", found="too many elements or seconds", expected=limit
+    )
 
 
 def first_names(names: Iterable[str]) -> str:
-    """Return the first names of a list for an error, without looking at all of them."""
+    """Return the first names of an iterable, for an error message. The rest is not read."""
     shown = list(islice(names, _NAMES_SHOWN_MAX + 1))
     more = ", ..." if len(shown) > _NAMES_SHOWN_MAX else ""
     return ", ".join(shown[:_NAMES_SHOWN_MAX]) + more or "none"
 
 
 def unavailable_function(what: str) -> Callable[..., NoReturn]:
-    """A function of a scope that has no such thing."""
+    """Return a function that refuses calls, for a scope without the function `what`."""
 
     def refuse(*_said: Any) -> NoReturn:
         raise bad_template(f"The template function '{what}' is not expected at this location.")
@@ -88,41 +94,42 @@ def unavailable_function(what: str) -> Callable[..., NoReturn]:
 
 
 def raise_not_deployed(*_said: Any) -> NoReturn:
-    """A function of a scope before anything was made."""
+    """Raise `NotDeployedYet`: the reference function before the deployment."""
     raise NotDeployedYet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What an expression may ask for."""
+    """The values and functions that an expression may use."""
 
     subscription: str
     group: str
     location: str
-    """Of the group."""
+    """The location of the resource group."""
     deployment: str
     tenant: str = ""
     base_url: str = ""
-    """Where the client reaches the server."""
+    """The URL of the server for the client."""
     now: datetime | None = None
-    """When the deployment was asked for."""
+    """The time of the deployment request."""
     seed: str = ""
-    """Unlike that of any other deployment: `newGuid` is made from it."""
+    """A UUID that is unique for the deployment. `newGuid` derives values from the seed."""
     parameters: Mapping[str, Json] = field(default_factory=dict)
-    """By lower-case name, as `variables`."""
+    """Parameters by lower-case name."""
     default_of: str | None = None
-    """The parameter whose default this is: only there may the present be asked for."""
+    """The parameter whose default value is evaluated. Only there ``utcNow`` and ``newGuid`` are allowed."""
     variable: Callable[[str], Json] = field(default_factory=lambda: unavailable_function("variables"))
+    """Return a variable by name."""
     functions: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
-    """The template's own, by lower-case ``namespace.name``."""
+    """The functions that the template defines, by lower-case ``namespace.name``."""
     calls: int = 0
-    """Of the template's own functions, one in the other."""
+    """The number of nested calls of such functions."""
     reference: Callable[[str, str | None, bool], Json] = field(
         default_factory=lambda: unavailable_function("reference")
     )
-    """A resource by its id, name or symbolic name, as an api-version has it: its properties, or all of it."""
+    """Return a resource by id, name or symbolic name at an api-version: the properties, or the whole resource."""
     references: Callable[[str, bool], Json] = field(default_factory=lambda: unavailable_function("references"))
-    """The resources of a loop, by its symbolic name."""
+    """Return the resources of a loop by symbolic name."""
     copies: Mapping[str, int] = field(default_factory=dict)
-    """The index of each loop around here, by lower-case name; that of the innermost under "" too."""
+    """The index of each enclosing loop by lower-case name. The key "" means the innermost loop."""
     budget: EvaluationBudget = field(default_factory=EvaluationBudget)

@@ -1,4 +1,4 @@
-"""The functions of ARM templates that ask where they stand: parameters and variables, ids, what is around the template."""
+"""The functions of ARM templates that read the scope: parameters, variables, ids, and properties of the deployment."""
 
 import json
 import uuid
@@ -12,14 +12,14 @@ from imgstore.wire.json_text import Json
 
 
 def text_of(value: Json) -> str:
-    """A value as ``string`` writes it."""
+    """Convert a value to a string as the function ``string`` does."""
     if value is None:
         return ""
     return str(value) if isinstance(value, str | int) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def resource_id(scope: Scope, *said: Json) -> str:
-    """``resourceId([subscription], [group], type, name, ...)``."""
+    """Return the id for ``resourceId([subscription], [group], type, name, ...)``."""
     above, path = _type_and_names(said, above_max=2)
     group = above[-1] if above else scope.group
     subscription = above[0] if len(above) == 2 else scope.subscription
@@ -32,7 +32,7 @@ def _subscription_resource_id(scope: Scope, *said: Json) -> str:
 
 
 def _type_and_names(said: Iterable[Json], *, above_max: int) -> tuple[list[str], str]:
-    """What stands before a type, and the type with its names: ``Microsoft.Compute/galleries/g``."""
+    """Split the arguments before the type, and join the type with the names: ``Microsoft.Compute/galleries/g``."""
     words = [text_of(each) for each in said]
     at = next((place for place, word in enumerate(words) if "/" in word), None)
     if at is None or at > above_max:
@@ -85,7 +85,7 @@ def _now(scope: Scope, pattern: Json = datetimes.DEFAULT) -> str:
 
 
 def _new_guid(scope: Scope) -> str:
-    """Made from the deployment's seed, so that one that goes on after a crash goes on with the same; one a parameter."""
+    """Derive a GUID from the seed, one per parameter. A deployment that resumes after a crash gets the same GUID."""
     if scope.default_of is None or not scope.seed:
         raise bad_template("The template function 'newGuid' is expected in the default value of a parameter only.")
     return str(uuid.uuid5(uuid.UUID(scope.seed), f"{scope.group}/{scope.deployment}/{scope.default_of}"))
@@ -109,4 +109,4 @@ SCOPE_FUNCTIONS: Final[Mapping[str, Callable[..., Json]]] = {
     "utcnow": _now,
     "newguid": _new_guid,
 }
-"""By lower-case name."""
+"""The functions by lower-case name."""

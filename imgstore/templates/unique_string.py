@@ -1,28 +1,29 @@
-"""Names made from other names, the same that Azure makes: ``guid`` and ``uniqueString`` of templates."""
+"""The template functions ``guid`` and ``uniqueString``, compatible with Azure."""
 
 import uuid
 from collections.abc import Sequence
 from typing import Final
 
 _GUIDS: Final = uuid.UUID("11fb06fb-712d-4ddd-98c7-e71bbd588830")
-"""Azure's namespace, as the Bicep documentation of ``guid`` gives it."""
+"""Azure's namespace, from the Bicep documentation of ``guid``."""
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
 _BITS: Final = 0xFFFF_FFFF
 _LOW, _HIGH = 0x239B_961B, 0xAB0E_9789
-"""What the two halves are multiplied by."""
+"""The multipliers of the two halves."""
 
 
 def guid(texts: Sequence[str]) -> str:
-    """A UUID of version 5 over the texts with dashes between. Azure gives the same."""
+    """Return the version 5 UUID of the texts, joined with dashes. Azure returns the same value."""
     return str(uuid.uuid5(_GUIDS, "-".join(texts)))
 
 
 def unique_string(texts: Sequence[str]) -> str:
-    """Thirteen letters for the texts with dashes between.
+    """Return thirteen letters for the texts, joined with dashes.
 
-    Azure does not publish how it makes them. This is what its clients' library is known to do, and gives the values that
-    were seen there: a hash of 64 bits after MurmurHash3 (Appleby, 2011) of two lanes of 32, five bits a letter, the last
-    letter's lowest bit zero. Values that Azure made may differ all the same: read names back from what stands.
+    Azure does not publish the algorithm. This function follows a known client library, and returns the values that were
+    observed in Azure. The algorithm is a 64-bit hash after MurmurHash3 (Appleby, 2011) with two 32-bit lanes. Each
+    letter encodes five bits, and the lowest bit of the last letter is zero. Azure's values may still differ, so read
+    names from existing resources.
     """
     value = _hash64("-".join(texts).encode()) << 1
     return "".join(_LETTERS[value >> shift & 31] for shift in range(60, -1, -5))

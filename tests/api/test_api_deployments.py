@@ -146,7 +146,7 @@ def one(**more: Any) -> Any:
 @pytest.mark.parametrize(
     ("what", "named"),
     [
-        (None, "no template"),
+        (None, "template is missing"),
         (template([one(type="Microsoft.Web/sites")]), "'Microsoft.Web/sites'"),
         (template([one(name="[nosuch('a')]")]), "'nosuch'"),
         (template([one(dependsOn=["other"])]), "'other'"),
@@ -161,7 +161,7 @@ def one(**more: Any) -> Any:
         (template([one(existing=True)]), "symbolic name"),
         (template([one(scope="/")]), "'scope'"),
         (template([one(resourceGroup="other")]), "group of the deployment"),
-        ({"resources": ["x"]}, "no object"),
+        ({"resources": ["x"]}, "not an object"),
     ],
 )
 def test_invalid_template_is_refused_before_the_first_resource(api: Api, path: str, what: Any, named: str) -> None:
