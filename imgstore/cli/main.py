@@ -1,6 +1,6 @@
-"""``imgstore``: the first command, and what becomes of errors.
+"""``imgstore``: the root command, and the messages and exit codes of errors.
 
-Exit codes, as az's: 0 done, 1 failed, 2 the line was wrong, 3 not found, 130 interrupted.
+Exit codes are az's: 0 success, 1 failure, 2 wrong line, 3 not found, 130 interrupted.
 """
 
 import atexit
@@ -24,7 +24,7 @@ from imgstore.domain.strict_json import check_text
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 OBJECTS_BEFORE_COLLECTION: Final = 50_000
-"""What the garbage collector waits for. A start makes 100,000 that stay: looking through each 700 of them took 30 ms."""
+"""Threshold of the garbage collector. A start creates 100,000 lasting objects; scans of each 700 took 30 ms."""
 _UNTOLD: Final = object()
 
 _COMMANDS: Final = {
@@ -108,10 +108,10 @@ _COMMANDS: Final = {
 
 
 class Root(Group):
-    """The first command: every error ends here, in words and an exit code."""
+    """The root command. Every error ends here, with a message and an exit code."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse a line that is not UTF-8: neither the catalog nor an answer could hold its words."""
+        """Refuse a line that is not UTF-8, because the catalog and an answer cannot represent the words."""
         for word in args:
             try:
                 check_text(os.fsencode(word).decode())  # Words are bytes, whatever encoding the locale names.
@@ -120,7 +120,7 @@ class Root(Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the line's command."""
+        """Run the command of the line."""
         began = time.monotonic()
         try:
             result = super().invoke(ctx)
@@ -168,7 +168,7 @@ def main() -> None:
 
 
 def start() -> None:
-    """What the installed command calls: the first command, in a process that is its own."""
+    """Run the root command in a process of its own: the entry point of the installed program."""
     gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
     leaving = _Leaving(prepare_streams())
     atexit.register(leaving)  # first in, so last out
@@ -188,9 +188,9 @@ def _run() -> NoReturn:
 
 
 class _Leaving:
-    """The end of the process, once threads are joined and all else that waits for the end has been called.
+    """End the process after all threads and exit handlers.
 
-    What the interpreter would do after that is to take itself apart, object by object: 0.1 s, and nobody is left to see it.
+    The interpreter would otherwise free every object, which takes 0.1 s.
     """
 
     def __init__(self, reports: ReportStream) -> None:

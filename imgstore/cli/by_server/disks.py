@@ -1,4 +1,4 @@
-"""Managed disks, by a server: uploaded from files here, written into files here, through its blob door."""
+"""Commands for managed disks through a server. Files are uploaded and downloaded by the blob endpoint."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -85,7 +85,7 @@ def create(
 
 
 def _original(server: Server, group: str, source: str) -> Json:
-    """The managed disk or snapshot that a source names, by id or by name; None is a file or a URL."""
+    """Return the managed disk or snapshot of a source, by id or name. None for a file or a URL."""
     if ComputeId.parse(source) is not None:
         return server.show(source)
     if "/" in source or "\\" in source:
@@ -169,7 +169,7 @@ def export(
 
 @contextmanager
 def _passing(server: Server, reference: ImageReference, lun: int | None, location: str | None) -> Iterator[Json]:
-    """A disk of an image for as long as the block runs: the blob door knows disks only."""
+    """Create a disk of an image while the block runs, since the blob endpoint serves disks only."""
     disk_id = server.disk(reference.group, f"imgstore-export-{Effects().new_uid()}")
     where = region_key(server.location(server.gallery(reference.group, reference.gallery), location))
     creation = image_creation_data(reference, lun, server.subscription)

@@ -1,4 +1,4 @@
-"""Resource groups, galleries and image definitions, by a server: the same flags and the same output as at a home."""
+"""Commands for groups, galleries and definitions through a server, with the options and output of a home."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ def show_group(asking: Asking, *, name: str) -> Json:
 def list_groups(
     asking: Asking, *, tag: tuple[str, str | None] | None, max_items: int | None, next_token: str | None
 ) -> Json:
-    """`imgstore group list`. Which have a tag is looked at here: the page that was asked for may come out shorter."""
+    """`imgstore group list`. The tag filter runs here, so a page may be shorter than the requested page."""
     groups = listed(asking, f"/subscriptions/{asking.server.subscription}/resourceGroups", max_items, next_token)
     return groups if tag is None else [each for each in groups if _has(each, *tag)]
 
@@ -129,14 +129,14 @@ def delete_definition(asking: Asking, *, group: str, gallery: str, definition: s
 
 
 def listed(asking: Asking, path: str, max_items: int | None, next_token: str | None) -> Json:
-    """A list, with the way on told."""
+    """Return a list, and print the token of the next page."""
     items, token = asking.server.page(path, PageRequest(items_max=max_items, token=next_token))
     asking.tell_next(token)
     return items
 
 
 def above(asking: Asking, group: str | None) -> str:
-    """Where a provider's resources are: of one group, or of the subscription."""
+    """Return the path of a provider's resources, of one group or of the subscription."""
     server = asking.server
     where = f"/subscriptions/{server.subscription}" if group is None else server.group(group)
     return f"{where}/providers/Microsoft.Compute"

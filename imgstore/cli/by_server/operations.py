@@ -1,4 +1,4 @@
-"""Long-running operations, by a server: the same flags and the same output as at a home."""
+"""Commands for long-running operations through a server, with the options and output of a home."""
 
 from imgstore.cli.framework.server_dispatch import Asking
 from imgstore.domain.errors import NotFound
@@ -31,5 +31,5 @@ def cancel_operation(asking: Asking, *, name: str) -> Json:
 
 
 def _above(asking: Asking) -> str:
-    """The path of the list. Operations have no region; any word stands for one."""
+    """Return the path of the list. Operations have no region, so any word serves as the region."""
     return f"/subscriptions/{asking.server.subscription}/providers/Microsoft.Compute/locations/any/capsOperations"

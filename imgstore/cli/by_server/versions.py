@@ -1,4 +1,4 @@
-"""Image versions, by a server: files here are uploaded, and nobody needs the store's keys."""
+"""Commands for image versions through a server. Local files are uploaded without keys of the store."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -83,7 +83,7 @@ def create(
 
 
 def _whole(asking: Asking, group: str, managed_image: str | None, image_version: str | None) -> str | None:
-    """The id of what all disks come from."""
+    """Return the id of the common source of all disks."""
     subscription = asking.server.subscription
     if managed_image is not None:
         is_id = managed_image.startswith("/")
@@ -94,7 +94,7 @@ def _whole(asking: Asking, group: str, managed_image: str | None, image_version:
 
 
 def _disk(uri: str, form: DiskFormat | None, sha256: str | None = None) -> LocalDisk | str:
-    """A file here, or a URL that the server reads, which looks at it itself."""
+    """Return a local file, or a URL that the server reads."""
     path = local_path(uri)
     if path is not None:
         return LocalDisk(path=path, format=form, sha256=sha256)
@@ -201,7 +201,7 @@ def _state(view: Json) -> str:
 
 
 def _condition(custom: Any, *, made: bool, deleted: bool) -> Callable[[Json], bool]:
-    """What is waited for, of the version as it is shown; None where there is none."""
+    """Return the condition of a wait on a shown version; None without a condition."""
     if custom is not None:
         return lambda view: view is not None and bool(queries.search(view, custom, "--custom"))
     if made:
@@ -210,7 +210,7 @@ def _condition(custom: Any, *, made: bool, deleted: bool) -> Callable[[Json], bo
 
 
 def _is_made(view: Json) -> bool:
-    """Whether a version is complete in all its regions, as `operations.waiting.is_made` tells it at a home."""
+    """Return True if a version is complete in all regions, by the rule of `operations.gallery.wait.is_made`."""
     if view is None:
         raise gallery_wait.nothing_made()
     if _state(view) == "Failed":

@@ -1,8 +1,8 @@
-"""One Command class with az's manners, and the Group that goes with it.
+"""The Command and Group classes, which parse a line as az does.
 
-What az does and click does not: lists whose words stand apart (``--target-regions a b=2``), global options at any
-place of the line, flags with an optional value. And what neither does: a flag or a command that az has and imgstore has
-not is refused by name, so that a script brought over from az says what it misses.
+click does not parse lists of separate words (``--target-regions a b=2``), global options at any place of the line, or
+flags with an optional value. A flag or a command that only az has is refused by name, so that a script for az learns what
+is missing.
 """
 
 import gc
@@ -28,14 +28,14 @@ from imgstore.wire.requests.generic_update import Edit, Verb
 
 _OPTION_LIKE: Final = re.compile(r"-[A-Za-z]|--[A-Za-z]")
 _INTEGER_MAX: Final = 2**31 - 1
-"""Of a count, a size in GiB or a LUN: what the catalog's narrowest column takes."""
+"""Largest count, size in GiB or LUN: the limit of the catalog's narrowest column."""
 _BYTES_MAX: Final = 2**63 - 1
-"""Of an option that has a range of its own, such as a number of bytes."""
+"""Largest value of an option with a range of its own, such as a number of bytes."""
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class Words(click.Option):
-    """An option that takes all words up to the next option: what `parse` makes of them, None where it is not given."""
+    """An option that takes all words up to the next option. `parse` makes the value; None without the option."""
 
     def __init__(
         self, param_decls: Sequence[str], *, parse: Callable[[Sequence[str]], Any] = tuple, **attrs: Any
@@ -44,16 +44,16 @@ class Words(click.Option):
         self.parse = parse
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:
-        """As click does, but tell "not given" from "given without a word", which is one empty word."""
+        """Distinguish an option that is not given (None) from an option without a word (one empty word)."""
         words = super().process_value(ctx, value)
         given = ctx.get_parameter_source(self.name or "") is ParameterSource.COMMANDLINE
         return self.parse(words) if given else None
 
 
 class Edits(click.Option):
-    """Several options as one value, in the order of the line: `Edit` values of az's ``--set``, ``--add``, ``--remove``.
+    """The options ``--set``, ``--add`` and ``--remove`` of az as one value: `Edit` values in the order of the line.
 
-    What belongs to one option must stay together, so each is handed to click as one word of JSON.
+    The words of one option are packed into one word of JSON, so that click keeps the words together.
     """
 
     def __init__(self, param_decls: Sequence[str], **attrs: Any) -> None:
@@ -61,17 +61,17 @@ class Edits(click.Option):
 
     @staticmethod
     def packed(name: str, words: Sequence[str]) -> str:
-        """One option and its words."""
+        """Pack an option and its words into one word."""
         return json.dumps([name.removeprefix("--"), *words])
 
     def process_value(self, ctx: click.Context, value: Any) -> tuple[Edit, ...]:
-        """The edits, in their order."""
+        """Return the edits in the order of the line."""
         given = (json.loads(each) for each in super().process_value(ctx, value) or ())
         return tuple(Edit(verb=Verb(verb), words=tuple(words)) for verb, *words in given)
 
 
 class Switch(click.Option):
-    """A flag that may be given its value: ``--x``, ``--x true``, ``--x false``; None where it was not given."""
+    """A flag with an optional value: ``--x``, ``--x true``, ``--x false``. None without the flag."""
 
     def __init__(self, param_decls: Sequence[str], **attrs: Any) -> None:
         super().__init__(
@@ -81,23 +81,23 @@ class Switch(click.Option):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A result that is printed and yet tells of a failure."""
+    """A result to print, with the exit code of a failure."""
 
     body: Json
     exit_code: int
 
 
 class Command(click.Command):
-    """A command that returns what is to be printed: JSON values, an `Answer`, or None."""
+    """A command that returns JSON values to print, an `Answer`, or None."""
 
     def __init__(self, name: str | None, *, example: str, table: output.Table = output.scalars, **attrs: Any) -> None:
-        """As `click.Command`.
+        """Create a command.
 
         Args:
-            name: what it is called.
-            example: lines that work, shown under the help.
-            table: what ``-o table`` shows of the result.
-            attrs: passed on.
+            name: name of the command.
+            example: lines that work, shown below the help.
+            table: columns of ``-o table``.
+            attrs: passed to `click.Command`.
         """
         super().__init__(name, context_settings=_CONTEXT, **attrs)
         self.example = example
@@ -105,7 +105,7 @@ class Command(click.Command):
         self.params.extend(global_options.options())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put az's lists into click's form first, and refuse what only az has."""
+        """Convert az's lists to click's form, and refuse options that only az has."""
         left = super().parse_args(ctx, self._in_clicks_form(ctx, args))
         for param in self.params:
             value = ctx.params.get(param.name or "")
@@ -117,7 +117,7 @@ class Command(click.Command):
         return left
 
     def invoke(self, ctx: click.Context) -> None:
-        """Run, here or by the server that is named, and print what comes back."""
+        """Run the command at the home or through the server, and print the result."""
         result = super().invoke(ctx) if global_options.of(ctx).server is None else self._by_server(ctx)
         answer = result if isinstance(result, Answer) else Answer(body=result, exit_code=0)
         output.emit(answer.body, global_options.of(ctx), self.table)
@@ -136,7 +136,7 @@ class Command(click.Command):
         _format_options(self, ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """An example that works."""
+        """Write the example."""
         with formatter.section("Example"):
             formatter.write(textwrap.indent(self.example.strip() + "\n", " " * formatter.current_indent))
 
@@ -174,19 +174,19 @@ def _plain_words(words: deque[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lazy:
-    """A command whose module is imported when it is used."""
+    """A command whose module is imported at the first use."""
 
     target: str
-    """"module:attribute"."""
+    """The command, as "module:attribute"."""
     summary: str
-    """What the list of commands says; the command's own help starts with it."""
+    """Line in the list of commands, and the first line of the command's help."""
 
 
 def _imported(module: str) -> ModuleType:
-    """The module, imported without the garbage collector if it is not there yet.
+    """Import a module with the garbage collector off.
 
-    The collector would go through all that is imported again and again, at the process's end once more, and find
-    nothing: a fifth to a quarter of what a short command takes.
+    The collector scans all imported objects repeatedly and finds nothing. The scans take a fifth to a quarter of a short
+    command's time.
     """
     if module in sys.modules:
         return sys.modules[module]
@@ -199,7 +199,7 @@ def _imported(module: str) -> ModuleType:
 
 
 class Group(click.Group):
-    """A group of such commands; those given as `lazy` are imported when they are used."""
+    """A group of commands. The commands in `lazy` are imported at the first use."""
 
     command_class = Command
 
@@ -209,11 +209,11 @@ class Group(click.Group):
         self.params.extend(global_options.options())
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Those here and those to come."""
+        """List the loaded and the lazy commands."""
         return sorted({*super().list_commands(ctx), *self.lazy})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now if need be."""
+        """Return a command, and import a lazy command."""
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
         module, _, attribute = self.lazy[cmd_name].target.partition(":")
@@ -224,7 +224,7 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does; what az has and we have not is refused by name, a slip gets a suggestion."""
+        """Find the command of a line. A command of az alone is refused by name, and a typing error gets a suggestion."""
         name = args[0]
         if not _OPTION_LIKE.match(name) and self.get_command(ctx, name) is None:
             unsupported.refuse_command(ctx, name)
@@ -234,12 +234,12 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Commands first, then the global options."""
+        """Write the commands, then the options."""
         self.format_commands(ctx, formatter)
         _format_options(self, ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without importing one."""
+        """Write the list of commands without an import of lazy commands."""
         rows = [(name, self._summary(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)

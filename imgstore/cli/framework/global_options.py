@@ -1,7 +1,7 @@
-"""The options that every command takes, at any place of the line, and the environment that stands in for them.
+"""The global options, which every command takes at any place of the line, and their environment variables.
 
-Each command and each group has them all, so click finds them wherever they stand; what is given is kept in the
-context's `meta`, which the contexts of one line share, and the rightmost wins.
+Each command and each group has all global options, so click finds the options at any place. The values are kept in the
+context's `meta`, which the contexts of one line share. The rightmost value wins.
 """
 
 import os
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 FORMATS: Final = ("json", "table", "tsv", "yaml", "none")
 _COLOURED: Final = {"jsonc": "json", "yamlc": "yaml"}
-"""az's coloured forms are taken as the plain ones."""
+"""az's coloured formats, read as the plain formats."""
 
 _META: Final = "imgstore.cli."
 
 
 class GlobalOption(click.Option):
-    """An option whose value goes to `of`, not to the command."""
+    """An option whose value goes to `of` and not to the command."""
 
     def __init__(
         self, param_decls: Sequence[str], *, callback: Callable[..., None] | None = None, **attrs: Any
@@ -41,32 +41,32 @@ class GlobalOption(click.Option):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Globals:
-    """What the line and the environment say to all commands."""
+    """Values of the global options, from the line or the environment."""
 
     output: str | None = None
-    """None where nobody asked for a form: JSON, but for what is told to people."""
+    """None without an option: JSON, or text for results that are meant for people."""
     query: "ParsedResult | None" = None
     home: Path | None
-    """The data folder; None where nothing tells which. What needs one asks `data_home`."""
+    """Home of the installation; None if unknown. Commands that need a home use `data_home`."""
     home_given: bool
-    """Somebody chose it; else it is the default one."""
+    """True if the line or the environment names the home."""
     regions: Path | None = None
     database: str | None = None
     subscription: str | None = None
     server: str | None = None
-    """The URL of a server that is to do it; None is the home here."""
+    """URL of the server for the command; None for the home."""
     authorities: Path | None = None
-    """Certificates to trust it by."""
+    """Certificate authorities for the server."""
     only_show_errors: bool = False
     verbose: bool = False
     debug: bool = False
 
     @property
     def data_home(self) -> Path:
-        """The data folder.
+        """Return the home of the installation.
 
         Raises:
-            InvalidInput: neither the line nor the environment names one, and the user has no home directory.
+            InvalidInput: the line and the environment name no home, and the user has no home directory.
         """
         if self.home is None:
             raise InvalidInput(
@@ -80,12 +80,12 @@ class Globals:
 
 
 def is_set(ctx: click.Context, flag: str) -> bool:
-    """Whether the line sets a flag, as far as it has been read."""
+    """Return True if the line sets a flag, in the part that has been parsed."""
     return bool(ctx.meta.get(_META + flag, False))
 
 
 def of(ctx: click.Context, environ: Mapping[str, str] = os.environ) -> Globals:
-    """The global options as given so far, else as the environment has them; an empty variable counts as unset."""
+    """Read the global options from the parsed part of the line, else from the environment. An empty variable counts as unset."""
     given = {key.removeprefix(_META): value for key, value in ctx.meta.items() if key.startswith(_META)}
     home = given.get("home") or environ.get("IMGSTORE_HOME")
     regions = given.get("regions") or environ.get("IMGSTORE_REGIONS")
@@ -107,7 +107,7 @@ def of(ctx: click.Context, environ: Mapping[str, str] = os.environ) -> Globals:
 
 
 def options() -> list[click.Option]:
-    """A fresh set, for one command."""
+    """Create the global options for one command."""
     return [
         GlobalOption(
             ["-o", "--output"],
@@ -169,7 +169,7 @@ def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None: 
 
 
 def _data_home(environ: Mapping[str, str]) -> Path | None:
-    """By the XDG Base Directory Specification 0.8: a relative XDG_DATA_HOME is to be ignored."""
+    """Find the data folder by the XDG Base Directory Specification 0.8, which ignores a relative XDG_DATA_HOME."""
     data = Path(environ.get("XDG_DATA_HOME", ""))
     if data.is_absolute():
         return data / "imgstore"
@@ -178,7 +178,7 @@ def _data_home(environ: Mapping[str, str]) -> Path | None:
 
 
 def _user_home(environ: Mapping[str, str]) -> Path | None:
-    """The user's home directory: HOME, unless it is empty or relative, or what passwd has of the user, who may be unknown."""
+    """Find the user's home directory: HOME, unless empty or relative, else the entry in passwd. Unknown users have none."""
     home = environ.get("HOME", "")
     if not home:
         with suppress(KeyError):
@@ -187,10 +187,10 @@ def _user_home(environ: Mapping[str, str]) -> Path | None:
 
 
 def _expanded(path: str) -> Path:
-    """The path with a leading ``~`` replaced.
+    """Replace a leading ``~`` of a path.
 
     Raises:
-        InvalidInput: nothing tells whose home directory is meant.
+        InvalidInput: the home directory of the user is unknown.
     """
     try:
         return Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""The options that several commands share, in az's spellings."""
+"""Options that several commands share, with az's names."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -19,7 +19,7 @@ EXPORT_FORMATS: Final = (DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskForma
 
 
 def one_of(*members: _E) -> Callable[[str], _E]:
-    """A click type: one of `members`, by its value in any case."""
+    """Make a click type for the values of `members`, in any case."""
     by_word = {member.lower(): member for member in members}
 
     def convert(word: str) -> _E:
@@ -31,17 +31,17 @@ def one_of(*members: _E) -> Callable[[str], _E]:
 
 
 def choice(*names: str, members: tuple[StrEnum, ...], **attrs: Any) -> Decorator:
-    """An option whose value is one of `members`."""
+    """Make an option whose value is one of `members`."""
     return click.option(*names, type=one_of(*members), metavar="|".join(members), **attrs)
 
 
 def named(what: str) -> Decorator:
-    """``-n/--name``: the resource that the command is about."""
+    """Make the option ``-n/--name`` for the command's resource."""
     return click.option("-n", "--name", "name", required=True, metavar="NAME", help=f"Name of the {what}.")
 
 
 def location(text: str, *, required: bool = False) -> Decorator:
-    """``-l/--location``."""
+    """Make the option ``-l/--location``."""
     return click.option("-l", "--location", required=required, metavar="REGION", help=text)
 
 
@@ -121,7 +121,7 @@ yes: Final = click.option("-y", "--yes", is_flag=True, help="Run without a confi
 
 
 def sku(*names: str, text: str) -> Decorator:
-    """How a disk is kept."""
+    """Make the option ``--sku`` for the storage type of a disk."""
     return click.option(
         *names,
         "storage_account_type",
@@ -132,7 +132,7 @@ def sku(*names: str, text: str) -> Decorator:
 
 
 def reference(*names: str, required: bool, text: str, shared: bool = False) -> Decorator:
-    """An option that points at an image; with `shared`, of a gallery that others share, too."""
+    """Make an option for an image reference. With `shared`, references to shared galleries are accepted."""
     return click.option(
         *names,
         "reference",
@@ -144,12 +144,12 @@ def reference(*names: str, required: bool, text: str, shared: bool = False) -> D
 
 
 def lun(name: str, text: str) -> Decorator:
-    """An option that names a data disk of an image version."""
+    """Make an option for the LUN of a data disk of an image version."""
     return click.option(name, "lun", type=int, metavar="LUN", help=text)
 
 
 def together(*decorators: Decorator) -> Decorator:
-    """Several options as one decorator, in their order."""
+    """Combine several options into one decorator, in the given order."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for decorator in reversed(decorators):

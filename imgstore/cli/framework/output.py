@@ -1,4 +1,4 @@
-"""Results on standard output: json, table, tsv, yaml; the part that ``--query`` names."""
+"""Print results on standard output as json, table, tsv or yaml, after ``--query``."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from imgstore.cli.framework.global_options import Globals
 
 Rows: TypeAlias = Sequence[Mapping[str, Json]]
-"""Of each row, the value under each heading."""
+"""Values of each row by heading."""
 Table: TypeAlias = Callable[[Json], Rows]
-"""What a table shows of a result."""
+"""A function that makes the rows of a table from a result."""
 
 _UNSHOWN: Final = frozenset({"id", "type", "etag"})
-"""Long, and known from the rest: az leaves them out of tables too."""
+"""Long values that follow from other values. az omits the values in tables too."""
 
 
 def scalars(body: Json) -> Rows:
-    """A table of whatever is plain in `body`: az's rule for results that nobody drew a table for."""
+    """Make a table of the plain values in `body`: az's rule for results without a table of their own."""
     return [_plain(item) for item in _items(body)]
 
 
 def columns(**paths: str) -> Table:
-    """A table with a column for each heading, filled from a dotted path: ``columns(Name="name")``.
+    """Make a table with a column for each heading, filled from a dotted path: ``columns(Name="name")``.
 
-    A column that would be empty from top to bottom is left out.
+    An empty column is left out.
     """
 
     def table(body: Json) -> Rows:
@@ -43,7 +43,7 @@ def columns(**paths: str) -> Table:
 
 
 def emit(body: Json, options: "Globals", table: Table = scalars) -> None:
-    """Print `body` as the options ask for; nothing for None, as az does.
+    """Print `body` in the format of the options. None prints nothing, as in az.
 
     Raises:
         click.UsageError: the query does not fit the result.
@@ -64,7 +64,7 @@ def _as_yaml(body: Json, _table: Table) -> str:
     import yaml  # noqa: PLC0415 - start-up time
 
     class Dumper(yaml.SafeDumper):
-        """One of our own, so that what it learns stays here."""
+        """A dumper of our own, so that its representers do not change PyYAML's dumper."""
 
     def represent(dumper: yaml.SafeDumper, amount: Decimal) -> yaml.Node:
         text = decimal_text(amount)
@@ -80,7 +80,7 @@ def _as_table(body: Json, table: Table) -> str | None:
 
 
 def table_text(rows: Rows) -> str | None:
-    """The rows below their headings, in columns; None where there are none."""
+    """Format rows below their headings, in columns. None without rows."""
     headings = list(dict.fromkeys(heading for row in rows for heading in row))
     if not headings:
         return None
@@ -132,7 +132,7 @@ def _follow(item: Json, path: str) -> Json:
 
 
 def _is_number(value: Json) -> bool:
-    """Whether a column with it may be set flush right."""
+    """Return True if a column with the value may be right-aligned."""
     return value is None or (isinstance(value, int | float | Decimal) and not isinstance(value, bool))
 
 
@@ -159,7 +159,7 @@ def _tsv_cells(row: Json) -> list[str]:
 
 
 def _tsv(value: Json) -> str:
-    """As az: a list is its length, an object nothing, null the word None; a tab or a line's end never splits a row."""
+    """Format a value for tsv as az does: a list as its length, an object as nothing, null as None. Tabs and line ends are replaced."""
     if value is None:
         return "None"
     if isinstance(value, Mapping):

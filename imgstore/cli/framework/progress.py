@@ -1,6 +1,6 @@
-"""Progress for people: a bar a task on a terminal, now and then a line where there is none.
+"""Progress of tasks: bars on a terminal, lines elsewhere.
 
-Events come from worker threads; one lock keeps lines whole. The engine never hears of any of this.
+Events come from worker threads. One lock keeps lines whole.
 """
 
 import os
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 LINE_SECONDS_MIN: Final = 5.0
-"""Between two lines of one task: a log of an hour stays one screen a region."""
+"""Seconds between two lines of one task, so that an hour of one region fills one screen."""
 
 COLUMNS_UNKNOWN: Final = 100
 ROWS_UNKNOWN: Final = 24
-"""For a terminal that does not tell its size."""
+"""Columns of a terminal without a known size."""
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _BAR_FORMAT: Final = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {rate_fmt} {remaining} left"
@@ -31,10 +31,10 @@ _FULL: Final = "#" * 20
 
 @contextmanager
 def shown(stream: TextIO | None = None, *, quiet: bool) -> Iterator[Subscriber]:
-    """A subscriber that shows progress on `stream`, standard error by default, while the block runs.
+    """Create a subscriber that shows progress on `stream`, by default on standard error, while the block runs.
 
     Args:
-        stream: where to.
+        stream: target of the output.
         quiet: show nothing.
     """
     stream = stream or sys.stderr
@@ -51,7 +51,7 @@ def shown(stream: TextIO | None = None, *, quiet: bool) -> Iterator[Subscriber]:
 
 
 def human_bytes(count: float) -> str:
-    """`count` in the unit that reads best, powers of 1000: "203.4 MB"."""
+    """Format a number of bytes with a power of 1000: "203.4 MB"."""
     for unit in _UNITS[:-1]:
         if abs(count) < 999.95:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -60,7 +60,7 @@ def human_bytes(count: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """`seconds` as a person says it: "0.4 s", "1 min 05 s", "2 h 07 min"."""
+    """Format a duration: "0.4 s", "1 min 05 s", "2 h 07 min"."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -69,7 +69,7 @@ def human_seconds(seconds: float) -> str:
 
 @dataclass(slots=True)
 class _Told:
-    """What a task's lines have said so far."""
+    """State of the lines of one task."""
 
     started: float
     last: float
@@ -77,7 +77,7 @@ class _Told:
 
 
 class Lines:
-    """Progress as lines: when a task starts, every few seconds while bytes move, when it ends."""
+    """Progress as lines: at the start of a task, every few seconds while bytes move, and at the end."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
         self._stream = stream
@@ -86,7 +86,7 @@ class Lines:
         self._told: dict[str, _Told] = {}
 
     def __call__(self, event: ProgressEvent) -> None:
-        """Say it, if it is time to."""
+        """Print a line if a line is due."""
         with self._lock:
             line = self._line(event, self._clock())
             if line is not None:
@@ -126,7 +126,10 @@ def _news(event: ProgressEvent, seconds: float, moved: int) -> str:
 
 
 def _tells_its_size(stream: TextIO) -> bool:
-    """Some terminals (of containers, of build servers) say 0 by 0; tqdm would believe it, and be mute."""
+    """Return False for a terminal that reports a size of 0 by 0, as terminals of containers and build servers do.
+
+    tqdm would accept the size and print nothing.
+    """
     try:
         return min(os.get_terminal_size(stream.fileno())) > 0
     except (OSError, ValueError):
@@ -134,16 +137,16 @@ def _tells_its_size(stream: TextIO) -> bool:
 
 
 def _ending(event: ProgressEvent, seconds: float) -> str:
-    """What a bar's line says from then on, in tqdm's format language."""
+    """Return the format of a bar that has ended, in tqdm's format language."""
     if event.stage is Stage.FAILED:
         return f"failed: {event.detail}".replace("{", "{{").replace("}", "}}")
     return f"100%|{_FULL}| {human_bytes(event.bytes_done)} in {human_seconds(seconds)}"
 
 
 class Bars:
-    """Progress as bars, one a task, each at its own line of the terminal.
+    """Progress as one bar for each task, each on a line of the terminal.
 
-    Once none moves any more they are left behind as lines, and the next task begins below them.
+    When no bar moves any more, the bars stay as lines, and the next task begins below.
     """
 
     def __init__(self, stream: TextIO, *, draw_seconds_min: float = 0.2) -> None:
@@ -159,7 +162,7 @@ class Bars:
         self._bars: dict[str, tqdm[NoReturn]] = {}
 
     def __call__(self, event: ProgressEvent) -> None:
-        """Move the task's bar."""
+        """Update the bar of a task."""
         with self._lock:
             if event.stage is Stage.NOTE:
                 self._tqdm.write(event.detail, file=self._stream)
@@ -175,7 +178,7 @@ class Bars:
                 self._leave()
 
     def close(self) -> None:
-        """Leave the bars as they stand, below each other, and the cursor after them."""
+        """Leave the bars on the screen, and put the cursor below the bars."""
         with self._lock:
             self._leave()
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 _CHARACTERS_MAX: Final = 10_000
 _ELEMENTS_MAX: Final = 4_000_000
-"""Elements that a query reads or makes. A list of 10,000 versions has about 500,000."""
+"""Largest number of elements that a query reads or makes. A list of 10,000 versions has about 500,000."""
 _SECONDS_MAX: Final = 10.0
 
 
 def compile_query(text: str) -> "ParsedResult":
-    """Compile a JMESPath, before any work is begun.
+    """Compile a JMESPath query before the command begins.
 
     Raises:
         click.BadParameter: the text is no JMESPath, is too long or is nested too deeply.
@@ -92,7 +92,7 @@ def _interpreter(jmespath: Any, budget: WorkBudget) -> Any:
 
 
 _COPIES: Final = ("multi_select_list", "multi_select_dict")
-"""What shows one value in several places: alone of all, it makes a value larger than the sum of what it read."""
+"""The function that repeats a value: no other function makes a value larger than the sum of its inputs."""
 
 
 def _with_decimal(kinds: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which commands a server can be asked for, and by what: with ``--server`` all others are refused, here and nowhere else."""
+"""The commands that work through a server. With ``--server`` every other command is refused here."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -52,33 +52,33 @@ SERVED: Final[Mapping[str, str | None]] = {
     "operation cancel": f"{_OPERATIONS}:cancel_operation",
     "inspect": _HERE,
 }
-"""Of each command what asks the server: its values are the command's own. None: it needs no home, and looks at a file here."""
+"""The function of each command that runs the command through a server. None: the command needs no home and reads a local file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
-    """What each of them gets first."""
+    """The first argument of each command: the server, the options and the progress."""
 
     server: "Server"
     quiet: bool
-    """--only-show-errors."""
+    """True with --only-show-errors."""
 
     def warn(self, text: str) -> None:
-        """Say what a person ought to know and a script need not."""
+        """Print a note for people on standard error."""
         if not self.quiet:
             click.echo(f"WARNING: {text}", err=True)
 
     def tell_next(self, token: str | None) -> None:
-        """Say how to go on, if there is more: part of the answer, so also with --only-show-errors."""
+        """Print the token of the next page, if there is a next page. The token is part of the answer, also with --only-show-errors."""
         if token is not None:
             click.echo(f"More items are there. The next page: --next-token {token}", err=True)
 
 
 def target_of(ctx: click.Context) -> str | None:
-    """What asks the server for a command, as "module:function"; None does it here.
+    """Find the function that runs a command through a server, as "module:function". None runs the command locally.
 
     Raises:
-        InvalidInput: it is done at a home only.
+        InvalidInput: the command needs a home.
     """
     path = _path(ctx)
     if path not in SERVED:
@@ -87,7 +87,7 @@ def target_of(ctx: click.Context) -> str | None:
 
 
 def local_only(what: str, hint: str) -> InvalidInput:
-    """What is raised where a server can't be asked for something."""
+    """Create the error for a command that a server cannot run."""
     return InvalidInput(
         f"{what} works on a home here, not over a server.",
         found="--server, or IMGSTORE_SERVER",
@@ -99,7 +99,7 @@ def local_only(what: str, hint: str) -> InvalidInput:
 
 
 def run(ctx: click.Context, asks: Callable[..., Any]) -> Any:
-    """Ask the server, with the command's own values and progress shown meanwhile."""
+    """Run a command through the server, with the command's own values, and show progress."""
     from imgstore.cli.framework import progress  # noqa: PLC0415 - start-up time, as the two below
     from imgstore.remote.arm_client import Server  # noqa: PLC0415
     from imgstore.remote.connection import Connection  # noqa: PLC0415
@@ -122,7 +122,7 @@ def run(ctx: click.Context, asks: Callable[..., Any]) -> Any:
 
 
 def _path(ctx: click.Context) -> str:
-    """The command's words, without the program's own."""
+    """Return the words of the command, without the name of the program."""
     words: list[str] = []
     place: click.Context | None = ctx
     while place is not None and place.parent is not None:
@@ -132,7 +132,7 @@ def _path(ctx: click.Context) -> str:
 
 
 def _families() -> list[str]:
-    """The groups of the commands, and what they have of each."""
+    """List the groups of commands, with their commands that work through a server."""
     verbs: dict[str, list[str]] = {}
     for path in SERVED:
         family, _, verb = path.rpartition(" ")

@@ -1,4 +1,4 @@
-"""The installation that a command works on, open while it works, with whoever sits at the terminal as its principal."""
+"""The open installation of a command, with the user of the terminal as its principal."""
 
 import getpass
 import os
@@ -20,36 +20,36 @@ from imgstore.operations.installation import Installation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What each operation asks for first."""
+    """The installation and the principal of a command."""
 
     installation: Installation
     principal: Principal
     quiet: bool
-    """--only-show-errors."""
+    """True with --only-show-errors."""
 
     def warn(self, text: str) -> None:
-        """Say what a person ought to know and a script need not."""
+        """Print a note for people on standard error."""
         if not self.quiet:
             click.echo(f"WARNING: {text}", err=True)
 
     def tell_next(self, page: Page[Any]) -> None:
-        """Say how to go on, if there is more: part of the answer, so also with --only-show-errors."""
+        """Print the token of the next page, if there is a next page. The token is part of the answer, also with --only-show-errors."""
         if page.next_token is not None:
             click.echo(f"More items are there. The next page: --next-token {page.next_token}", err=True)
 
     @property
     def display_names(self) -> Mapping[str, str]:
-        """Of each region's key, the name that Azure shows."""
+        """Return Azure's display name of each region."""
         return {name: region.display_name for name, region in self.installation.regions.regions.items()}
 
 
 @contextmanager
 def opened(options: global_options.Globals | None = None, environ: Mapping[str, str] = os.environ) -> Iterator[Session]:
-    """An installation, with progress shown while the block runs.
+    """Open an installation, and show progress while the block runs.
 
     Args:
-        options: which one; None is the one that the line and the environment name.
-        environ: what regions.yaml takes its variables from.
+        options: the global options; None for the line's own.
+        environ: variables for regions.yaml.
     """
     options = options or global_options.of(click.get_current_context())
     settings = Settings(
@@ -68,10 +68,10 @@ def opened(options: global_options.Globals | None = None, environ: Mapping[str, 
 
 @contextmanager
 def server_parts() -> Iterator[None]:
-    """Around the import of a module of `api`, whose libraries are an extra.
+    """Wrap the import of a module of `api`, whose libraries are an extra.
 
     Raises:
-        ToolMissing: they are not installed.
+        ToolMissing: the libraries are not installed.
     """
     try:
         yield
@@ -86,7 +86,7 @@ def server_parts() -> Iterator[None]:
 
 
 def _user() -> str:
-    """Who the activity log says it was. A container may run under a number that has no name."""
+    """Return the user's name for the activity log. A container may run under a user id without a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

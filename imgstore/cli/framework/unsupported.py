@@ -1,6 +1,6 @@
-"""What az has and imgstore has not: refused by name, exit code 2, instead of "no such option".
+"""Options and commands of az that imgstore does not have. Each is refused by name, with exit code 2.
 
-After azure-cli 2.91. A flag or command that we come to have is taken off these lists; a test sees to it.
+The lists follow azure-cli 2.91. A test removes an option or a command that imgstore gets.
 """
 
 from collections.abc import Mapping
@@ -132,10 +132,10 @@ _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
 
 
 def refuse_option(ctx: click.Context, name: str) -> None:
-    """Refuse option `name` of the command in `ctx`, if az has it there.
+    """Refuse option `name` of the command in `ctx` if az has the option.
 
     Raises:
-        click.UsageError: it is az's.
+        click.UsageError: az has the option.
     """
     command = _words(ctx)
     if name in _EVERYWHERE or name in _OPTIONS.get(command, ()):
@@ -143,10 +143,10 @@ def refuse_option(ctx: click.Context, name: str) -> None:
 
 
 def refuse_command(ctx: click.Context, name: str) -> None:
-    """Refuse command `name` of the group in `ctx`, if az has it there.
+    """Refuse command `name` of the group in `ctx` if az has the command.
 
     Raises:
-        click.UsageError: it is az's.
+        click.UsageError: az has the command.
     """
     group = _words(ctx)
     if name in _COMMANDS.get(group, ()):
@@ -155,7 +155,7 @@ def refuse_command(ctx: click.Context, name: str) -> None:
 
 
 def supported_by_az_only() -> Mapping[str, frozenset[str]]:
-    """Of each command, "" being the root, the options and commands that are refused."""
+    """Return the refused options and commands of each command. The key of the root is ""."""
     return {
         command: _OPTIONS.get(command, frozenset()) | _COMMANDS.get(command, frozenset())
         for command in {*_OPTIONS, *_COMMANDS}
@@ -163,5 +163,5 @@ def supported_by_az_only() -> Mapping[str, frozenset[str]]:
 
 
 def _words(ctx: click.Context) -> str:
-    """The command in `ctx` without the program's name: "sig image-version create"."""
+    """Return the words of the command in `ctx`, such as "sig image-version create"."""
     return ctx.command_path.partition(" ")[2] if ctx.parent else ""
