@@ -145,8 +145,8 @@ def _tell(error: Exception, *, debug: bool) -> None:
         error = OutputError(
             "The result cannot be written to standard output.",
             found=error.strerror,
-            expected="a file, pipe or terminal that takes it",
-            hint="the command has done its work; see its result with the `show` or `list` command",
+            expected="a file, pipe or terminal that accepts the result",
+            hint="the work is done; the `show` or `list` command shows the result",
             target="standard output",
         )
     if isinstance(error, ImgstoreError):

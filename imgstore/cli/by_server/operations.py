@@ -18,9 +18,9 @@ def show_operation(asking: Asking, *, name: str) -> Json:
             return each
     raise NotFound(
         f"The operation '{name}' was not found.",
-        found="no operation of that id that this caller may see",
-        expected="the id that the answer to a request gave",
-        hint="`imgstore operation list` shows what there is",
+        found="no operation with this id, or no right to see the operation",
+        expected="the id from the answer to a request",
+        hint="`imgstore operation list` shows the operations",
         target=name,
     )
 

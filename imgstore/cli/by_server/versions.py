@@ -102,8 +102,8 @@ def _disk(uri: str, form: DiskFormat | None, sha256: str | None = None) -> Local
         raise InvalidInput(
             "A URL is read by the server, which takes no word for what is behind it.",
             found="--sha256" if sha256 is not None else "--source-format, or --data-vhds-formats",
-            expected="a file here, or neither of them",
-            hint="fetch the file and give its path",
+            expected="a local file, or neither option",
+            hint="download the file and use its path",
             target="osVhdUri",
         )
     return uri

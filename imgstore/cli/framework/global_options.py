@@ -72,8 +72,8 @@ class Globals:
             raise InvalidInput(
                 "There is no data folder.",
                 found="no --home, no IMGSTORE_HOME, no XDG_DATA_HOME, and no home directory of this user",
-                expected="a folder that this user may write",
-                hint="give one with --home or IMGSTORE_HOME",
+                expected="a folder that the user may write",
+                hint="set --home or IMGSTORE_HOME",
                 target="home",
             )
         return self.home
@@ -197,8 +197,8 @@ def _expanded(path: str) -> Path:
     except RuntimeError as error:
         raise InvalidInput(
             f"The path {path} cannot be used.",
-            found="no home directory of that user",
-            expected="a path without ~, or a user who has a home directory",
+            found="no home directory of the user",
+            expected="a path without ~, or a user with a home directory",
             hint="write the path in full, or set HOME",
             target=path,
         ) from error

@@ -91,7 +91,7 @@ def local_only(what: str, hint: str) -> InvalidInput:
     return InvalidInput(
         f"{what} works on a home here, not over a server.",
         found="--server, or IMGSTORE_SERVER",
-        expected="no server, or one of " + ", ".join(_families()),
+        expected="no server, or a command of " + ", ".join(_families()),
         hint=hint,
         target="server",
         code="LocalHomeOnly",

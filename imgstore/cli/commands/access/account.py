@@ -1,4 +1,4 @@
-"""``imgstore account``: the subscriptions that there are."""
+"""``imgstore account``: subscriptions."""
 
 import click
 

@@ -44,7 +44,7 @@ def init() -> Json:
             raise Conflict(
                 "The installation has principals already.",
                 found="at least one principal",
-                expected="none: this makes the first one",
+                expected="no principal: the command creates the first principal",
                 hint="imgstore auth sp list, then imgstore auth sp credential reset --id ID",
                 target="administrator",
             )
@@ -53,7 +53,7 @@ def init() -> Json:
 
 @auth.group(cls=Group)
 def tenant() -> None:
-    """Organisations, each with principals of its own."""
+    """Manage tenants: organisations with principals of their own."""
 
 
 @tenant.command("create", table=_TENANTS, example="imgstore auth tenant create -n partners")
@@ -79,7 +79,7 @@ def list_tenants() -> Json:
 
 @auth.group(cls=Group)
 def issuer() -> None:
-    """OIDC issuers whose tokens are taken for users that are known."""
+    """Manage OIDC issuers, whose tokens identify users."""
 
 
 _url = click.option("--issuer", "url", required=True, metavar="URL", help="The exact claim iss of the issuer's tokens.")
@@ -133,7 +133,7 @@ def remove(url: str) -> None:
 
 @auth.group(cls=Group)
 def keys() -> None:
-    """The keys that tokens are signed with."""
+    """Manage the keys that sign tokens."""
 
 
 @keys.command("list", table=_KEYS, example="imgstore auth keys list -o table")

@@ -1,4 +1,4 @@
-"""``imgstore auth sp`` and ``imgstore auth user``: who is known. After ``az ad sp``."""
+"""``imgstore auth sp`` and ``imgstore auth user``: principals. The names follow ``az ad sp``."""
 
 import click
 
@@ -36,7 +36,7 @@ _days = click.option(
 
 @click.group(cls=Group)
 def sp() -> None:
-    """Service principals: applications that prove themselves with secrets."""
+    """Manage service principals: applications with secrets."""
 
 
 @sp.command(table=_SP, example=_CREATE_EXAMPLE)
@@ -98,7 +98,7 @@ def revoke_sp(who: str) -> Json:
 
 @sp.group(cls=Group)
 def credential() -> None:
-    """Secrets of a service principal."""
+    """Manage the secrets of a service principal."""
 
 
 @credential.command(table=_SP, example="imgstore auth sp credential reset --id builder --append")
@@ -119,7 +119,7 @@ def reset(who: str, days: int, *, append: bool) -> Json:
 
 @click.group(cls=Group)
 def user() -> None:
-    """Users, whom an OIDC issuer vouches for."""
+    """Manage users of OIDC issuers."""
 
 
 @user.command(

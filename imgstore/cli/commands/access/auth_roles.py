@@ -1,4 +1,4 @@
-"""``imgstore auth role assignment``: who was given which role where. After ``az role assignment``."""
+"""``imgstore auth role assignment``: role assignments. The names follow ``az role assignment``."""
 
 from collections.abc import Sequence
 
@@ -44,12 +44,12 @@ def _scope(*, required: bool) -> options.Decorator:
 
 @click.group(cls=Group)
 def role() -> None:
-    """Roles."""
+    """Manage roles."""
 
 
 @role.group(cls=Group)
 def assignment() -> None:
-    """Roles that were given."""
+    """Manage role assignments."""
 
 
 @assignment.command(table=_TABLE, example=_CREATE_EXAMPLE)
@@ -92,7 +92,7 @@ def delete(assignee: str, role_: Role | None, scope: str | None) -> None:
             raise NotFound(
                 "No matched assignments were found to delete.",
                 found=f"no such role of {assignee}",
-                expected="a role that was given",
+                expected="an existing role assignment",
                 hint=f"imgstore auth role assignment list --assignee {assignee}",
                 target="roleAssignment",
             )

@@ -69,7 +69,7 @@ def delete(name: str, *, yes: bool) -> None:
 
 
 def confirm(question: str) -> None:
-    """Ask the person at the terminal, and leave if the answer is no. Without a terminal there is nobody to ask."""
+    """Ask for a confirmation, and exit if the answer is no. Without a terminal the command exits."""
     if sys.stdin.isatty() and not click.confirm(question, err=True):
         click.echo("Nothing was deleted.", err=True)
         click.get_current_context().exit(1)

@@ -1,4 +1,4 @@
-"""``imgstore bench``: how fast the regions are that one has."""
+"""``imgstore bench``: the speed of an installation's regions."""
 
 import sys
 import tempfile
@@ -31,7 +31,7 @@ _ROWS = columns(
 
 
 def _table(body: Json) -> list[dict[str, Json]]:
-    """A line a region; the upload stands in the source region's."""
+    """Make a row for each region. The row of the source region shows the upload."""
     uploads = [body.get("uploadSeconds"), *[None] * len(body["targetRegions"])]
     regions = body.get("regions") or [{"region": name} for name in (body["location"], *body["targetRegions"])]
     rows = [each | {"uploadSeconds": seconds} for each, seconds in zip(regions, uploads, strict=True)]
@@ -115,7 +115,7 @@ def _say(session: Session) -> Callable[[str], None]:
 
 
 def _agree(session: Session, plan: BenchPlan, *, yes: bool) -> None:
-    """Say what it costs, and leave unless that is agreed to."""
+    """Print the largest cost, and exit without an agreement."""
     if not (session.quiet and yes):
         click.echo(_told(plan), err=True)
     if yes:

@@ -1,4 +1,4 @@
-"""``imgstore quickstart``: the main job, shown on a real disk."""
+"""``imgstore quickstart``: a tour of the main features with a real disk."""
 
 import os
 import shlex
@@ -44,7 +44,7 @@ def quickstart(ctx: click.Context, disk: Path | None) -> Json:
     unwritten: list[OSError] = []
 
     def say(text: str) -> None:
-        """Show a step; an error of standard output is told at the end, when the work is done."""
+        """Print a step. An error of standard output is reported at the end of the work."""
         if for_people or not options.only_show_errors:
             try:
                 click.echo(text, err=not for_people)
@@ -67,7 +67,7 @@ def quickstart(ctx: click.Context, disk: Path | None) -> Json:
 
 
 def _place(ctx: click.Context, folder: Path) -> tuple[global_options.Globals, Mapping[str, str]]:
-    """Where to work: a new home sees nothing of the environment's, so that no real installation is touched."""
+    """Choose the home. A new home ignores the environment, so that the command does not change a real installation."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("IMGSTORE_")}
     on_the_line = global_options.of(ctx, bare)
     if on_the_line.home_given:

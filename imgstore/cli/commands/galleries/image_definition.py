@@ -1,4 +1,4 @@
-"""``imgstore sig image-definition``: what the versions of one image have in common."""
+"""``imgstore sig image-definition``: the common properties of image versions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -166,7 +166,7 @@ def create(
 
 
 def details_of(said: Mapping[str, Any]) -> DefinitionDetails:
-    """What the flags say of a definition besides what it must say."""
+    """Read the optional properties of a definition from the options."""
     plan = PurchasePlan(name=said["plan_name"], publisher=said["plan_publisher"], product=said["plan_product"])
     return DefinitionDetails(
         description=said["description"],

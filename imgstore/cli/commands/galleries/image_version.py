@@ -1,7 +1,7 @@
-"""``imgstore sig image-version``: what there is to see of image versions, and where the rest of its commands are.
+"""``imgstore sig image-version``: commands that show image versions, and the lazy commands that change versions.
 
-A look needs the catalog alone. What makes and changes versions brings the whole data plane with it, 100 ms to import, and
-is imported when it is used.
+A command that shows a version needs the catalog alone. A command that changes a version imports the data plane, which
+takes 100 ms.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""What makes and changes image versions: real disks, brought to the regions where machines are made from them."""
+"""``imgstore sig image-version``: commands that create and change image versions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
@@ -64,11 +64,7 @@ def _parse_formats(words: Sequence[str]) -> tuple[DiskFormat, ...]:
 def data_vhds_of(
     uris: Sequence[str] | None, luns: Sequence[int] | None, formats: Sequence[DiskFormat] | None
 ) -> list[DataVhd]:
-    """The data disks of the line, in its order.
-
-    Raises:
-        click.UsageError: not one LUN or format for each.
-    """
+    """Read the data disks from the line, in order."""
     count = len(uris or ())
     for name, given in (("--data-vhds-luns", luns), ("--data-vhds-formats", formats)):
         if given is not None and len(given) != count:
@@ -80,7 +76,7 @@ def data_vhds_of(
 
 
 def data_snapshots_of(sources: Sequence[str] | None, luns: Sequence[int] | None) -> list[DataSnapshot]:
-    """Those that are stored, likewise."""
+    """Read the stored data disks from the line, in order."""
     count = len(sources or ())
     if luns is not None and len(luns) != count:
         raise click.UsageError(f"--data-snapshot-luns names {len(luns)}, --data-snapshots {count}: give one for each.")
@@ -286,7 +282,7 @@ def create(
 
 
 def request_of(said: Mapping[str, Any]) -> VersionRequest:
-    """What the flags ask for, but for the disks."""
+    """Make the request for a version from the options, without the disks."""
     return VersionRequest(
         group=said["group"],
         gallery=said["gallery"],
@@ -369,7 +365,7 @@ def update(
 
 
 def named_changes(said: Mapping[str, Any]) -> dict[str, Json]:
-    """What the flags of `update` change, by path; None changes nothing."""
+    """Make the changes of `update` from the options, by path. None without a change."""
     ends = said["end_of_life_date"]
     return {
         "publishingProfile.targetRegions": target_regions_json(said["target_regions"]),
@@ -519,11 +515,7 @@ def wait(
 
 
 def check_condition(custom: Any, *, made: bool, deleted: bool, exists: bool) -> None:
-    """See that one thing is waited for.
-
-    Raises:
-        click.UsageError: several are, or none.
-    """
+    """Check that the line names one condition."""
     if made + deleted + exists + (custom is not None) != 1:
         raise click.UsageError("one of --created, --updated, --deleted, --exists and --custom JMESPATH is needed.")
 
@@ -531,7 +523,7 @@ def check_condition(custom: Any, *, made: bool, deleted: bool, exists: bool) -> 
 def _condition(
     shown: Callable[[VersionView], Json], custom: Any, *, made: bool, deleted: bool, exists: bool
 ) -> Callable[[VersionView | None], bool]:
-    """What is waited for."""
+    """Return the condition of the wait."""
     check_condition(custom, made=made, deleted=deleted, exists=exists)
     if custom is not None:
         return lambda view: view is not None and bool(queries.search(shown(view), custom, "--custom"))

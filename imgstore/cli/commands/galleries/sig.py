@@ -1,4 +1,4 @@
-"""``imgstore sig``: galleries. What is in them has modules of its own."""
+"""``imgstore sig``: galleries. Definitions and versions have modules of their own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -113,7 +113,7 @@ def create(
 
 
 def community_of(said: Mapping[str, str | None]) -> CommunityInfo | None:
-    """What the flags say of a community; what is missing is found missing by the rules of sharing."""
+    """Read the community's properties from the options. The rules of sharing report missing properties."""
     if not any(said.values()):
         return None
     return CommunityInfo(**{name: value or "" for name, value in said.items()})

@@ -1,4 +1,4 @@
-"""``imgstore sig share``, and what is found of others' galleries: ``list-shared``, ``show-community`` and the like."""
+"""``imgstore sig share``, and commands on shared galleries: ``list-shared``, ``show-community`` and similar commands."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ _some_version = click.option(
 
 @click.group(cls=Group)
 def share() -> None:
-    """Let other subscriptions, other tenants or everybody read a gallery."""
+    """Share a gallery with subscriptions, tenants or every caller."""
 
 
 @share.command(
@@ -107,35 +107,35 @@ def enable_community(group: str, gallery: str) -> Json:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Others:
-    """Galleries of others: those that are shared with somebody, or those that everybody may read."""
+    """Commands of one kind of foreign galleries: shared galleries or community galleries."""
 
     word: str
-    """What az calls them."""
+    """Name of the kind in az's commands."""
     community: bool
     names: tuple[str, ...]
-    """The option that names one."""
+    """Option with the name of a gallery."""
     example: str
 
     @property
     def option(self) -> options.Decorator:
-        """The same, as click has it."""
+        """Make click's option for a gallery."""
         text = "The gallery's public name." if self.community else "The gallery's unique name."
         return click.option(*self.names, "gallery", required=True, metavar="NAME", help=text)
 
     @property
     def flags(self) -> str:
-        """What an example says of one."""
+        """Return the options of an example."""
         return f"-l eastus {self.names[0]} {self.example}"
 
     def lines(self, location: str, gallery: str, only: str | None = None) -> list[Any]:
-        """The image definitions of one, or the one of that name."""
+        """List the image definitions of a gallery, or find a definition by name."""
         with opened() as session:
             session.installation.regions.get(location, target="location")
             reference = SharedReference(gallery=gallery, community=self.community, definition=only or "any")
             return sharing.definitions_shared(session.installation, session.principal, reference, only=only)
 
     def views(self, location: str, gallery: str, of: str, only: VersionName | None = None) -> list[Any]:
-        """The image versions of a definition of one, or the one of that name."""
+        """List the image versions of a definition, or find a version by name."""
         with opened() as session:
             session.installation.regions.get(location, target="location")
             reference = SharedReference(
@@ -151,7 +151,7 @@ _OTHERS: Final = (
 
 
 def attach(sig: click.Group) -> None:
-    """Put the commands that look at others' galleries where az has them."""
+    """Add the commands on foreign galleries to az's groups."""
     sig.add_command(share)
     _attach_lists(sig)
     for others in _OTHERS:
@@ -159,13 +159,13 @@ def attach(sig: click.Group) -> None:
 
 
 def attach_definitions(image_definition: click.Group) -> None:
-    """And those that look at image definitions in them."""
+    """Add the commands on definitions of foreign galleries."""
     for others in _OTHERS:
         _attach_definitions(image_definition, others)
 
 
 def attach_versions(image_version: click.Group) -> None:
-    """And those that look at image versions in them."""
+    """Add the commands on versions of foreign galleries."""
     for others in _OTHERS:
         _attach_versions(image_version, others)
 

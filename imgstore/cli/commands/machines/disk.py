@@ -1,4 +1,4 @@
-"""``imgstore disk``: managed disks, each with one manifest in one slot, and files written from them."""
+"""``imgstore disk``: managed disks, signed URLs and exports."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -80,7 +80,7 @@ def _file(*, required: bool, text: str) -> options.Decorator:
 
 
 class UploadType(StrEnum):
-    """az's word for how an upload comes: a disk without a guest's state."""
+    """az's name for the kind of an upload: a disk without a guest's state."""
 
     UPLOAD = "Upload"
 
@@ -220,11 +220,7 @@ def check_one_source(
     said: Sequence[object],
     path: Path | None,
 ) -> None:
-    """See that a disk is to be made of one thing, and that what else is said goes with it.
-
-    Raises:
-        click.UsageError: it is not so.
-    """
+    """Check that a disk has one source, and that the other options fit the source."""
     if (upload_type is None) is not (upload_size_bytes is None):
         raise click.UsageError("An upload has both: --upload-type and --upload-size-bytes.")
     if [reference, source, upload_size_bytes].count(None) != 2:
@@ -379,11 +375,7 @@ def check_what_is_written(
     *,
     container: DiskFormat,
 ) -> None:
-    """See that one disk or one image is to be written, or a part of a disk.
-
-    Raises:
-        click.UsageError: it is not so.
-    """
+    """Check that the line names one disk, one image, or a range of a disk."""
     if (offset is None) is not (length is None):
         raise click.UsageError("A range has both: --offset and --length.")
     if offset is not None and (reference is not None or container is not DiskFormat.RAW):
@@ -428,7 +420,7 @@ def delete(group: str, name: str, *, yes: bool) -> None:
 
 
 def container_of(path: Path, format_: DiskFormat | None) -> DiskFormat:
-    """What to write: what was asked for, else what the ending promises."""
+    """Return the format of an export: by the option, else by the file name."""
     container = format_ or _SUFFIXES.get(path.suffix.lower())
     if container is None:
         raise click.UsageError(

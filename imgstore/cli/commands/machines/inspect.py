@@ -1,4 +1,4 @@
-"""``imgstore inspect``: what a disk file is. Needs no installation."""
+"""``imgstore inspect``: format and safety checks of a disk file. The command needs no installation."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from imgstore.wire.responses.reports import inspection_json
 
 
 def _table(body: Json) -> Rows:
-    """One fact a line: what it is, what Azure would say, each check."""
+    """Make a row for each fact: the format, Azure's verdict, and each check."""
     transaction = ("format", "virtualBytes", "fileBytes", "dataBytes", "hyperVGeneration")
     azure = "yes" if body["azure"]["ready"] else "no: " + "; ".join(body["azure"]["reasons"])
     return [

@@ -1,4 +1,4 @@
-"""``imgstore snapshot``: what a disk was at one moment, kept after the disk has gone."""
+"""``imgstore snapshot``: full snapshots of disks."""
 
 from collections.abc import Mapping
 

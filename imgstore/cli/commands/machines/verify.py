@@ -1,4 +1,4 @@
-"""``imgstore verify``: is that file this image?"""
+"""``imgstore verify``: the comparison of a file with an image."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""``imgstore vm``: machines as records with their disks. None of them boots."""
+"""``imgstore vm``: records of machines with their disks. No machine is started."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""``imgstore bill``: what was moved and kept, and what it costs."""
+"""``imgstore bill``: moved bytes, stored bytes and their cost."""
 
 import click
 
@@ -26,7 +26,7 @@ _LINES = columns(
 
 
 def lines_and_total(body: Json) -> Rows:
-    """The lines of the statement, its total below them."""
+    """Make the rows of the statement, with the total as the last row."""
     return [*_LINES(body["rows"]), {"Kind": "total", "UnitPrice": body["currency"], "Amount": body["total"]}]
 
 

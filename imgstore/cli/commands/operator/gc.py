@@ -1,4 +1,4 @@
-"""``imgstore gc``: what nothing names any more goes, after a grace."""
+"""``imgstore gc``: deletion of unreferenced objects after a grace period."""
 
 import sys
 from datetime import timedelta
@@ -65,7 +65,7 @@ def _table(body: Json) -> list[dict[str, Json]]:
 
 
 _DAYS_MAX: Final = 36_500
-"""A century. Longer ones lead to dates that nothing can write."""
+"""A century. A longer period leads to dates that databases cannot represent."""
 
 
 @click.command(
@@ -170,7 +170,7 @@ def _gc_unknown(grace_days: float, *, remove: bool, yes: bool) -> Answer:
 
 
 def _unfinished(collection: GcReport) -> list[str]:
-    """Tell what another collector holds, and until when: writers of these segments are refused until then."""
+    """Report segments that another collector is deleting. Writers of the segments are refused until its lease ends."""
     return [
         f"{report.slot.key}: {unfinished.segments} segments are in delete in progress by a collector that ended, or is at "
         f"work; can be taken over at {unfinished.takeover_at:%H:%M:%S} UTC (in {format_duration(unfinished.wait)})"

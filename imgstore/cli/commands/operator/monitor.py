@@ -1,4 +1,4 @@
-"""``imgstore monitor activity-log``: who did what, when, and how it ended."""
+"""``imgstore monitor activity-log``: the log of activities with principal, time and result."""
 
 import re
 from datetime import timedelta
@@ -35,7 +35,7 @@ def monitor() -> None:
 
 @monitor.group("activity-log", cls=Group)
 def activity_log() -> None:
-    """The log that every operation leaves a row in."""
+    """Show the log with a row for every activity."""
 
 
 def _offset(text: str) -> timedelta:

@@ -1,4 +1,4 @@
-"""``imgstore regions``: where bytes are kept."""
+"""``imgstore regions``: the regions, their zones and buckets."""
 
 import sys
 from collections.abc import Mapping
@@ -130,7 +130,7 @@ def _confirm() -> None:
 
 
 def _answer(session: Session, reports: list[ZoneReport], missed: Mapping[tuple[str, str], int] | None = None) -> Answer:
-    """The zones, with the number of objects that they are known to miss, where it was looked for."""
+    """Make the report of the zones, with the number of missed objects where the number is known."""
     circuits = operations.list_circuits(session.installation, session.principal)
     now = session.installation.effects.now()
     body = [zone_json(each, circuits.get((each.region, each.zone), ()), now) for each in reports]

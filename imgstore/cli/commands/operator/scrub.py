@@ -1,4 +1,4 @@
-"""``imgstore scrub``: is what is kept still right?"""
+"""``imgstore scrub``: check and repair of stored objects."""
 
 from datetime import date
 

@@ -1,4 +1,4 @@
-"""``imgstore serve``: the API, with the lines that point Azure's clients at it."""
+"""``imgstore serve``: the server of the API, and the settings for Azure's clients."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -179,8 +179,8 @@ def serve(
     except ModuleNotFoundError as error:
         raise ToolMissing(
             f"The server needs {error.name}.",
-            found="imgstore without its extra",
-            expected="imgstore[server]",
+            found="an installation without the extra `server`",
+            expected="the packages of the extra `server`",
             hint=install_hint("server"),
             target="serve",
         ) from error
@@ -189,9 +189,9 @@ def serve(
     if insecure_http and not _is_loopback(host):
         raise InvalidInput(
             f"Plain http is not served on {host}.",
-            found="--insecure-http, and an address that others reach",
+            found="--insecure-http with an address that other machines reach",
             expected="127.0.0.1, ::1 or localhost",
-            hint="give --tls-cert and --tls-key",
+            hint="use --tls-cert and --tls-key",
             target="host",
         )
     with opened() as session:
@@ -247,7 +247,7 @@ def _announce(session: Session, lines: Sequence[str]) -> None:
 def _door(
     session: Session, host: str, port: int, certificate: Path | None, key: Path | None, *, dev_tls: bool
 ) -> "tuple[ListenAddress, Path | None]":
-    """Where to listen, and the bundle of roots that clients need besides their own."""
+    """Return the listen address, and the certificates that clients need."""
     from imgstore.api.serve import ListenAddress  # noqa: PLC0415 - as above
 
     if not dev_tls:
@@ -259,7 +259,7 @@ def _door(
 
 
 def _lines(session: Session, url: str, bundle: Path | None, administrator: "Credential | None") -> list[str]:
-    """What a person pastes into a shell, one ``NAME=value`` or command a line."""
+    """Make the lines for a shell: one ``NAME=value`` or command on each line."""
     with session.installation.catalog.reading() as transaction:
         tenant = transaction.tenants.owner(session.installation.subscription)
     given = (

@@ -1,4 +1,4 @@
-"""``imgstore settings``: what all processes of the installation share."""
+"""``imgstore settings``: the shared settings of an installation."""
 
 from pathlib import Path
 

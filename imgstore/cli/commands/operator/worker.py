@@ -1,4 +1,4 @@
-"""``imgstore worker``: the process that brings replicas about, and who does it now."""
+"""``imgstore worker``: workers, and the list of live workers."""
 
 import signal
 import textwrap
@@ -25,10 +25,10 @@ imgstore worker list -o table
 
 
 class _Runs(Group):
-    """A group that does something of its own where no command of it is named."""
+    """A group that runs a command of its own if the line names no command."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Examples that work."""
+        """Write the examples."""
         with formatter.section("Example"):
             formatter.write(textwrap.indent(_EXAMPLE.strip() + "\n", " " * formatter.current_indent))
 
@@ -91,7 +91,7 @@ def list_() -> Json:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, with which service managers end a process, does what Ctrl-C does."""
+    """Handle SIGTERM, which service managers send, as SIGINT."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
