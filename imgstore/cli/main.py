@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from imgstore.cli.framework import global_options
-from imgstore.cli.framework.command import Group, Lazy
+from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.standard_streams import ReportStream, UnwrittenResult, drop_output, prepare_streams
 from imgstore.domain.errors import ImgstoreError, NotFound, OutputError
 from imgstore.domain.strict_json import check_text
@@ -28,86 +28,86 @@ OBJECTS_BEFORE_COLLECTION: Final = 50_000
 _UNTOLD: Final = object()
 
 _COMMANDS: Final = {
-    "group": Lazy(
+    "group": LazyCommand(
         target="imgstore.cli.commands.access.group:group",
         summary="Manage resource groups.",
     ),
-    "sig": Lazy(
+    "sig": LazyCommand(
         target="imgstore.cli.commands.galleries.sig:sig",
         summary="Manage galleries, image definitions and image versions.",
     ),
-    "disk": Lazy(
+    "disk": LazyCommand(
         target="imgstore.cli.commands.machines.disk:disk",
         summary="Manage disks from image versions, disks, snapshots, files and uploads.",
     ),
-    "snapshot": Lazy(
+    "snapshot": LazyCommand(
         target="imgstore.cli.commands.machines.snapshot:snapshot",
         summary="Manage full snapshots.",
     ),
-    "image": Lazy(
+    "image": LazyCommand(
         target="imgstore.cli.commands.machines.image:image",
         summary="Manage managed images.",
     ),
-    "vm": Lazy(
+    "vm": LazyCommand(
         target="imgstore.cli.commands.machines.vm:vm",
         summary="Manage records of virtual machines. No machine is started.",
     ),
-    "auth": Lazy(
+    "auth": LazyCommand(
         target="imgstore.cli.commands.access.auth:auth",
         summary="Manage tenants, principals, roles, issuers and keys.",
     ),
-    "bill": Lazy(
+    "bill": LazyCommand(
         target="imgstore.cli.commands.operator.bill:bill", summary="Show moved and stored bytes, and their cost."
     ),
-    "account": Lazy(
+    "account": LazyCommand(
         target="imgstore.cli.commands.access.account:account",
         summary="Show subscriptions.",
     ),
-    "operation": Lazy(
+    "operation": LazyCommand(
         target="imgstore.cli.commands.operator.operation:operation",
         summary="List and cancel long-running operations of the API.",
     ),
-    "monitor": Lazy(target="imgstore.cli.commands.operator.monitor:monitor", summary="Show the activity log."),
-    "regions": Lazy(
+    "monitor": LazyCommand(target="imgstore.cli.commands.operator.monitor:monitor", summary="Show the activity log."),
+    "regions": LazyCommand(
         target="imgstore.cli.commands.operator.regions:regions", summary="List, check and initialize regions."
     ),
-    "settings": Lazy(
+    "settings": LazyCommand(
         target="imgstore.cli.commands.operator.settings:settings",
         summary="Show and apply the settings of the installation.",
     ),
-    "inspect": Lazy(
+    "inspect": LazyCommand(
         target="imgstore.cli.commands.machines.inspect:inspect",
         summary="Show the format of a disk file, its safety checks, and whether Azure accepts the disk.",
     ),
-    "verify": Lazy(
+    "verify": LazyCommand(
         target="imgstore.cli.commands.machines.verify:verify", summary="Compare a disk file with a stored image."
     ),
-    "serve": Lazy(
+    "serve": LazyCommand(
         target="imgstore.cli.commands.operator.serve:serve", summary="Serve Azure's API, for az and Azure's SDKs."
     ),
-    "worker": Lazy(
+    "worker": LazyCommand(
         target="imgstore.cli.commands.operator.worker:worker",
         summary="Make missing replicas and run maintenance.",
     ),
-    "gc": Lazy(
+    "gc": LazyCommand(
         target="imgstore.cli.commands.operator.gc:gc",
         summary="Delete objects that no version, disk or open work names.",
     ),
-    "scrub": Lazy(
+    "scrub": LazyCommand(
         target="imgstore.cli.commands.operator.scrub:scrub",
         summary="Read stored objects, check the objects and repair damage.",
     ),
-    "bench": Lazy(
+    "bench": LazyCommand(
         target="imgstore.cli.commands.demo.bench:bench", summary="Measure the regions, and remove all test data."
     ),
-    "quickstart": Lazy(
+    "quickstart": LazyCommand(
         target="imgstore.cli.commands.demo.quickstart:quickstart",
         summary="Publish, replicate, export and bill a disk in less than a minute.",
     ),
 }
 
 
-class Root(Group):
+class RootGroup(Group):
     """The root command. Every error ends here, with a message and an exit code."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -159,7 +159,7 @@ def _tell(error: Exception, *, debug: bool) -> None:
         click.echo(f"  {note}", err=True)
 
 
-@click.group(cls=Root, lazy=_COMMANDS, name="imgstore")
+@click.group(cls=RootGroup, lazy=_COMMANDS, name="imgstore")
 def main() -> None:
     """A self-hosted VM image gallery with the semantics of Azure's Shared Image Gallery.
 

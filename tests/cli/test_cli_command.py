@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.framework import global_options, options, unsupported
-from imgstore.cli.framework.command import Answer, Command, Group, Switch, Words
-from imgstore.cli.main import Root
+from imgstore.cli.framework.command import Answer, Command, Group, SwitchOption, WordsOption
+from imgstore.cli.main import RootGroup
 from imgstore.domain.errors import ImageNotAvailable, InvalidInput
 from imgstore.domain.resources import OsType
 from imgstore.wire.json_text import Json
@@ -30,7 +30,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def run() -> Run:
     """`imgstore sig echo ...`: prints what it was given; `imgstore sig fail` raises what it was told to."""
 
-    @click.group(cls=Root, name="imgstore")
+    @click.group(cls=RootGroup, name="imgstore")
     def root() -> None:
         """Root."""
 
@@ -40,10 +40,10 @@ def run() -> Run:
 
     @sig.command("create", example="imgstore sig create -n x")
     @click.option("-n", "--name")
-    @click.option("--target-regions", cls=Words)
-    @click.option("--tags", cls=Words, parse=parse_tags)
-    @click.option("--set", "set_", cls=Words)
-    @click.option("--exclude-from-latest", cls=Switch)
+    @click.option("--target-regions", cls=WordsOption)
+    @click.option("--tags", cls=WordsOption, parse=parse_tags)
+    @click.option("--set", "set_", cls=WordsOption)
+    @click.option("--exclude-from-latest", cls=SwitchOption)
     @click.option("--count", type=int)
     @click.option("--flag", is_flag=True)
     @options.choice("--os-type", members=tuple(OsType))

@@ -60,7 +60,7 @@ def embedded(tmp_path: Path) -> Terminal:
 CREATE = "sig image-version create -g rg -r g -i d -e {version} --os-vhd-uri {uri} --location {location}"
 
 
-@pytest.mark.parametrize("facts", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("transaction", ["sqlite", "postgresql"])
 def test_the_main_job_on_a_minio_a_region(
     transaction: str,
     minio_cluster: Callable[[int], tuple[S3Engine, ...]],

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from imgstore.cli.framework.progress import Bars, Lines, human_bytes, human_seconds, shown
+from imgstore.cli.framework.progress import BarProgress, LineProgress, human_bytes, human_seconds, shown
 from imgstore.domain.progress import ProgressEvent, Stage, ignore_event
 
 
@@ -43,7 +43,7 @@ def test_seconds_for_people(seconds: float, text: str) -> None:
 
 def test_lines_at_the_start_now_and_then_and_at_the_end() -> None:
     clock, stream = Clock(), io.StringIO()
-    lines = Lines(stream, clock)
+    lines = LineProgress(stream, clock)
     lines(event(Stage.STARTED, total=1_000_000))
     for second in range(1, 13):
         clock.now = 100 + second
@@ -60,7 +60,7 @@ def test_lines_at_the_start_now_and_then_and_at_the_end() -> None:
 
 def test_each_task_has_its_own_time_and_failures_and_notes_are_told_at_once() -> None:
     clock, stream = Clock(), io.StringIO()
-    lines = Lines(stream, clock)
+    lines = LineProgress(stream, clock)
     lines(event(Stage.STARTED, task="a"))
     clock.now += 6
     lines(event(Stage.STARTED, task="b"))
@@ -78,7 +78,7 @@ def test_each_task_has_its_own_time_and_failures_and_notes_are_told_at_once() ->
 def test_the_rate_is_that_of_this_run() -> None:
     """A task that goes on where another process stopped has bytes done at its start; they took no time of ours."""
     clock, stream = Clock(), io.StringIO()
-    lines = Lines(stream, clock)
+    lines = LineProgress(stream, clock)
     lines(event(Stage.STARTED, done=900, total=1000))
     clock.now += 10
     lines(event(Stage.MOVED, 950, 1000))
@@ -86,14 +86,14 @@ def test_the_rate_is_that_of_this_run() -> None:
 
 
 @pytest.fixture
-def bars() -> Iterator[tuple[Bars, Terminal]]:
+def bars() -> Iterator[tuple[BarProgress, Terminal]]:
     terminal = Terminal()
-    bars = Bars(terminal, draw_seconds_min=0)
+    bars = BarProgress(terminal, draw_seconds_min=0)
     yield bars, terminal
     bars.close()
 
 
-def test_one_bar_a_task_on_a_terminal(bars: tuple[Bars, Terminal]) -> None:
+def test_one_bar_a_task_on_a_terminal(bars: tuple[BarProgress, Terminal]) -> None:
     bar, terminal = bars
     bar(event(Stage.STARTED, total=2_000_000))
     bar(event(Stage.STARTED, total=1_000_000, task="eastus/0"))
@@ -110,7 +110,7 @@ def test_one_bar_a_task_on_a_terminal(bars: tuple[Bars, Terminal]) -> None:
     assert "a note\n" in text
 
 
-def test_nothing_to_send_is_a_full_bar(bars: tuple[Bars, Terminal]) -> None:
+def test_nothing_to_send_is_a_full_bar(bars: tuple[BarProgress, Terminal]) -> None:
     bar, terminal = bars
     bar(event(Stage.STARTED))
     bar(event(Stage.COMPLETED))
@@ -119,7 +119,7 @@ def test_nothing_to_send_is_a_full_bar(bars: tuple[Bars, Terminal]) -> None:
     assert "100%|####################| 0 B" in terminal.getvalue()
 
 
-def test_bars_are_left_behind_once_nothing_moves(bars: tuple[Bars, Terminal]) -> None:
+def test_bars_are_left_behind_once_nothing_moves(bars: tuple[BarProgress, Terminal]) -> None:
     """What is printed after them then does not fall among them, and the next tasks begin below."""
     bar, terminal = bars
     bar(event(Stage.STARTED, total=10, task="a"))
@@ -139,9 +139,9 @@ def test_bars_are_left_behind_once_nothing_moves(bars: tuple[Bars, Terminal]) ->
 
 def test_the_form_is_chosen_by_the_stream() -> None:
     with shown(io.StringIO(), quiet=False) as subscriber:
-        assert isinstance(subscriber, Lines)
+        assert isinstance(subscriber, LineProgress)
     with shown(Terminal(), quiet=False) as subscriber:
-        assert isinstance(subscriber, Bars)
+        assert isinstance(subscriber, BarProgress)
     with shown(Terminal(), quiet=True) as subscriber:
         assert subscriber is ignore_event
 
@@ -165,7 +165,7 @@ def test_lines_of_many_threads_stay_whole() -> None:
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     stream, crowd = io.StringIO(), Crowd()
-    lines = Lines(stream, crowd)
+    lines = LineProgress(stream, crowd)
     threads = [
         threading.Thread(target=lambda n=n: [*map(lines, [event(Stage.STARTED, task=f"task-{n}")] * 50)])
         for n in range(8)

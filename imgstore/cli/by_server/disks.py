@@ -9,7 +9,7 @@ from typing import Any
 from imgstore.cli.by_server.galleries import above, listed
 from imgstore.cli.commands.access.group import confirm
 from imgstore.cli.commands.machines.disk import check_one_source, check_what_is_written, container_of
-from imgstore.cli.framework.server_dispatch import Asking
+from imgstore.cli.framework.server_dispatch import ServerCommand
 from imgstore.domain.disks.signed_urls import AccessLevel
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.effects import Effects
@@ -24,7 +24,7 @@ from imgstore.wire.responses.reports import export_json
 
 
 def create(
-    asking: Asking,
+    asking: ServerCommand,
     *,
     group: str,
     name: str,
@@ -99,17 +99,17 @@ def _id(server: Server, group: str, kind: str, name: str) -> str:
     return compute_id(server.subscription, group, kind, name)
 
 
-def show(asking: Asking, *, group: str, name: str) -> Json:
+def show(asking: ServerCommand, *, group: str, name: str) -> Json:
     """`imgstore disk show`."""
     return asking.server.show(asking.server.disk(group, name))
 
 
-def list_disks(asking: Asking, *, group: str | None, max_items: int | None, next_token: str | None) -> Json:
+def list_disks(asking: ServerCommand, *, group: str | None, max_items: int | None, next_token: str | None) -> Json:
     """`imgstore disk list`."""
     return listed(asking, f"{above(asking, group)}/disks", max_items, next_token)
 
 
-def delete(asking: Asking, *, group: str, name: str, yes: bool) -> None:
+def delete(asking: ServerCommand, *, group: str, name: str, yes: bool) -> None:
     """`imgstore disk delete`."""
     if not yes:
         confirm(f"Delete the managed disk '{name}'?")
@@ -117,7 +117,7 @@ def delete(asking: Asking, *, group: str, name: str, yes: bool) -> None:
 
 
 def grant_access(
-    asking: Asking,
+    asking: ServerCommand,
     *,
     group: str,
     name: str,
@@ -130,13 +130,13 @@ def grant_access(
     return asking.server.post_action(asking.server.disk(group, name), "beginGetAccess", asked)
 
 
-def revoke_access(asking: Asking, *, group: str, name: str) -> None:
+def revoke_access(asking: ServerCommand, *, group: str, name: str) -> None:
     """`imgstore disk revoke-access`."""
     asking.server.post_action(asking.server.disk(group, name), "endGetAccess")
 
 
 def export(
-    asking: Asking,
+    asking: ServerCommand,
     *,
     group: str | None,
     name: str | None,

@@ -6,25 +6,25 @@ from typing import Any
 from imgstore.cli.commands.access.group import confirm
 from imgstore.cli.commands.galleries.image_definition import details_of
 from imgstore.cli.commands.galleries.sig import community_of
-from imgstore.cli.framework.server_dispatch import Asking
+from imgstore.cli.framework.server_dispatch import ServerCommand
 from imgstore.domain.names import region_key
 from imgstore.domain.paging import PageRequest
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.client import definition_body, gallery_body, without_none
 
 
-def create_group(asking: Asking, *, name: str, location: str, tags: Mapping[str, str] | None) -> Json:
+def create_group(asking: ServerCommand, *, name: str, location: str, tags: Mapping[str, str] | None) -> Json:
     """`imgstore group create`."""
     return asking.server.put(asking.server.group(name), without_none(location=region_key(location), tags=tags))
 
 
-def show_group(asking: Asking, *, name: str) -> Json:
+def show_group(asking: ServerCommand, *, name: str) -> Json:
     """`imgstore group show`."""
     return asking.server.show(asking.server.group(name))
 
 
 def list_groups(
-    asking: Asking, *, tag: tuple[str, str | None] | None, max_items: int | None, next_token: str | None
+    asking: ServerCommand, *, tag: tuple[str, str | None] | None, max_items: int | None, next_token: str | None
 ) -> Json:
     """`imgstore group list`. The tag filter runs here, so a page may be shorter than the requested page."""
     groups = listed(asking, f"/subscriptions/{asking.server.subscription}/resourceGroups", max_items, next_token)
@@ -36,7 +36,7 @@ def _has(group: Json, key: str, value: str | None) -> bool:
     return found is not None and value in (None, found)
 
 
-def delete_group(asking: Asking, *, name: str, yes: bool) -> None:
+def delete_group(asking: ServerCommand, *, name: str, yes: bool) -> None:
     """`imgstore group delete`."""
     if not yes:
         confirm(f"Delete the resource group '{name}'?")
@@ -44,7 +44,7 @@ def delete_group(asking: Asking, *, name: str, yes: bool) -> None:
 
 
 def create_gallery(
-    asking: Asking,
+    asking: ServerCommand,
     *,
     group: str,
     gallery: str,
@@ -73,23 +73,23 @@ def create_gallery(
     return server.create_in_group(group, where, lambda: server.put(gallery_id, asked | {"location": where}))
 
 
-def show_gallery(asking: Asking, *, group: str, gallery: str, select: str | None, sharing_groups: bool) -> Json:
+def show_gallery(asking: ServerCommand, *, group: str, gallery: str, select: str | None, sharing_groups: bool) -> Json:
     """`imgstore sig show`."""
     told = {"$select": "Permissions"} if sharing_groups or select is not None else {}
     return asking.server.show(asking.server.gallery(group, gallery), **told)
 
 
-def list_galleries(asking: Asking, *, group: str | None, max_items: int | None, next_token: str | None) -> Json:
+def list_galleries(asking: ServerCommand, *, group: str | None, max_items: int | None, next_token: str | None) -> Json:
     """`imgstore sig list`."""
     return listed(asking, f"{above(asking, group)}/galleries", max_items, next_token)
 
 
-def delete_gallery(asking: Asking, *, group: str, gallery: str, yes: bool) -> None:  # noqa: ARG001 - az's do not ask
+def delete_gallery(asking: ServerCommand, *, group: str, gallery: str, yes: bool) -> None:  # noqa: ARG001 - az's do not ask
     """`imgstore sig delete`."""
     asking.server.delete(asking.server.gallery(group, gallery))
 
 
-def create_definition(asking: Asking, *, group: str, gallery: str, definition: str, **asked: Any) -> Json:
+def create_definition(asking: ServerCommand, *, group: str, gallery: str, definition: str, **asked: Any) -> Json:
     """`imgstore sig image-definition create`."""
     server = asking.server
     above_it = server.gallery(group, gallery)
@@ -111,31 +111,31 @@ def create_definition(asking: Asking, *, group: str, gallery: str, definition: s
     return server.put(found, body) if standing is None else server.patch(found, body)
 
 
-def show_definition(asking: Asking, *, group: str, gallery: str, definition: str) -> Json:
+def show_definition(asking: ServerCommand, *, group: str, gallery: str, definition: str) -> Json:
     """`imgstore sig image-definition show`."""
     return asking.server.show(f"{asking.server.gallery(group, gallery)}/images/{definition}")
 
 
 def list_definitions(
-    asking: Asking, *, group: str, gallery: str, max_items: int | None, next_token: str | None
+    asking: ServerCommand, *, group: str, gallery: str, max_items: int | None, next_token: str | None
 ) -> Json:
     """`imgstore sig image-definition list`."""
     return listed(asking, f"{asking.server.gallery(group, gallery)}/images", max_items, next_token)
 
 
-def delete_definition(asking: Asking, *, group: str, gallery: str, definition: str, yes: bool) -> None:  # noqa: ARG001 - as above
+def delete_definition(asking: ServerCommand, *, group: str, gallery: str, definition: str, yes: bool) -> None:  # noqa: ARG001 - as above
     """`imgstore sig image-definition delete`."""
     asking.server.delete(f"{asking.server.gallery(group, gallery)}/images/{definition}")
 
 
-def listed(asking: Asking, path: str, max_items: int | None, next_token: str | None) -> Json:
+def listed(asking: ServerCommand, path: str, max_items: int | None, next_token: str | None) -> Json:
     """Return a list, and print the token of the next page."""
     items, token = asking.server.page(path, PageRequest(items_max=max_items, token=next_token))
     asking.tell_next(token)
     return items
 
 
-def above(asking: Asking, group: str | None) -> str:
+def above(asking: ServerCommand, group: str | None) -> str:
     """Return the path of a provider's resources, of one group or of the subscription."""
     server = asking.server
     where = f"/subscriptions/{server.subscription}" if group is None else server.group(group)

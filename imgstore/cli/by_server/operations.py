@@ -1,17 +1,17 @@
 """Commands for long-running operations through a server, with the options and output of a home."""
 
-from imgstore.cli.framework.server_dispatch import Asking
+from imgstore.cli.framework.server_dispatch import ServerCommand
 from imgstore.domain.errors import NotFound
 from imgstore.wire.json_text import Json
 
 
-def list_operations(asking: Asking, *, status: str | None) -> Json:
+def list_operations(asking: ServerCommand, *, status: str | None) -> Json:
     """`imgstore operation list`."""
     query = {} if status is None else {"status": status}
     return asking.server.show(_above(asking), **query)["value"]
 
 
-def show_operation(asking: Asking, *, name: str) -> Json:
+def show_operation(asking: ServerCommand, *, name: str) -> Json:
     """`imgstore operation show`."""
     for each in list_operations(asking, status=None):
         if each["name"] == name:
@@ -25,11 +25,11 @@ def show_operation(asking: Asking, *, name: str) -> Json:
     )
 
 
-def cancel_operation(asking: Asking, *, name: str) -> Json:
+def cancel_operation(asking: ServerCommand, *, name: str) -> Json:
     """`imgstore operation cancel`."""
     return asking.server.post_action(f"{_above(asking)}/{name}", "cancel")
 
 
-def _above(asking: Asking) -> str:
+def _above(asking: ServerCommand) -> str:
     """Return the path of the list. Operations have no region, so any word serves as the region."""
     return f"/subscriptions/{asking.server.subscription}/providers/Microsoft.Compute/locations/any/capsOperations"

@@ -14,7 +14,7 @@ from imgstore.cli.commands.galleries.image_version_changes import (
     request_of,
 )
 from imgstore.cli.framework import queries
-from imgstore.cli.framework.server_dispatch import Asking, local_only
+from imgstore.cli.framework.server_dispatch import ServerCommand, local_only
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ImageReference, VersionName, compute_id, version_id
@@ -30,7 +30,7 @@ _STATUS = {"$expand": "ReplicationStatus"}
 
 
 def create(
-    asking: Asking,
+    asking: ServerCommand,
     *,
     os_vhd_uri: str | None,
     os_snapshot: str | None,
@@ -82,7 +82,7 @@ def create(
     return publish(asking.server, request, Sources(whole=whole, disks=disks), wait=not no_wait)
 
 
-def _whole(asking: Asking, group: str, managed_image: str | None, image_version: str | None) -> str | None:
+def _whole(asking: ServerCommand, group: str, managed_image: str | None, image_version: str | None) -> str | None:
     """Return the id of the common source of all disks."""
     subscription = asking.server.subscription
     if managed_image is not None:
@@ -110,7 +110,7 @@ def _disk(uri: str, form: DiskFormat | None, sha256: str | None = None) -> Local
 
 
 def show(
-    asking: Asking, *, group: str, gallery: str, definition: str, version: VersionName, expand: str | None
+    asking: ServerCommand, *, group: str, gallery: str, definition: str, version: VersionName, expand: str | None
 ) -> Json:
     """`imgstore sig image-version show`."""
     return asking.server.show(
@@ -119,7 +119,7 @@ def show(
 
 
 def list_versions(
-    asking: Asking, *, group: str, gallery: str, definition: str, max_items: int | None, next_token: str | None
+    asking: ServerCommand, *, group: str, gallery: str, definition: str, max_items: int | None, next_token: str | None
 ) -> Json:
     """`imgstore sig image-version list`."""
     above = f"{asking.server.gallery(group, gallery)}/images/{definition}/versions"
@@ -127,7 +127,7 @@ def list_versions(
 
 
 def update(
-    asking: Asking,
+    asking: ServerCommand,
     *,
     group: str,
     gallery: str,
@@ -151,7 +151,7 @@ def update(
 
 
 def delete(
-    asking: Asking,
+    asking: ServerCommand,
     *,
     group: str,
     gallery: str,
@@ -166,7 +166,7 @@ def delete(
 
 
 def wait(
-    asking: Asking,
+    asking: ServerCommand,
     *,
     group: str,
     gallery: str,

@@ -34,7 +34,7 @@ _BYTES_MAX: Final = 2**63 - 1
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class Words(click.Option):
+class WordsOption(click.Option):
     """An option that takes all words up to the next option. `parse` makes the value; None without the option."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Words(click.Option):
         return self.parse(words) if given else None
 
 
-class Edits(click.Option):
+class EditsOption(click.Option):
     """The options ``--set``, ``--add`` and ``--remove`` of az as one value: `Edit` values in the order of the line.
 
     The words of one option are packed into one word of JSON, so that click keeps the words together.
@@ -70,7 +70,7 @@ class Edits(click.Option):
         return tuple(Edit(verb=Verb(verb), words=tuple(words)) for verb, *words in given)
 
 
-class Switch(click.Option):
+class SwitchOption(click.Option):
     """A flag with an optional value: ``--x``, ``--x true``, ``--x false``. None without the flag."""
 
     def __init__(self, param_decls: Sequence[str], **attrs: Any) -> None:
@@ -151,16 +151,16 @@ class Command(click.Command):
                 return [*formed, word, *words]
             if option is None and _OPTION_LIKE.match(word):
                 unsupported.refuse_option(ctx, name)
-            if isinstance(option, Edits):
+            if isinstance(option, EditsOption):
                 formed += [name, option.packed(name, [first] if has_value else _plain_words(words))]
             elif option is None or has_value or option.is_flag:
                 formed.append(word)
-            elif isinstance(option, Words):
+            elif isinstance(option, WordsOption):
                 for value in _plain_words(words) or [""]:
                     formed += [name, value]
             else:
                 formed.append(word)
-                if words and not (isinstance(option, Switch) and _OPTION_LIKE.match(words[0])):
+                if words and not (isinstance(option, SwitchOption) and _OPTION_LIKE.match(words[0])):
                     formed.append(words.popleft())
         return formed
 
@@ -173,7 +173,7 @@ def _plain_words(words: deque[str]) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lazy:
+class LazyCommand:
     """A command whose module is imported at the first use."""
 
     target: str
@@ -203,7 +203,7 @@ class Group(click.Group):
 
     command_class = Command
 
-    def __init__(self, name: str | None = None, *, lazy: Mapping[str, Lazy] | None = None, **attrs: Any) -> None:
+    def __init__(self, name: str | None = None, *, lazy: Mapping[str, LazyCommand] | None = None, **attrs: Any) -> None:
         super().__init__(name, context_settings=_CONTEXT, **attrs)
         self.lazy: Final = dict(lazy or {})
         self.params.extend(global_options.options())

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import click
 
-from imgstore.cli.framework.command import Edits, Switch, Words
+from imgstore.cli.framework.command import EditsOption, SwitchOption, WordsOption
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import ImageReference, VersionName, parse_image_reference
 from imgstore.domain.resources import HyperVGeneration, OsType, StorageAccountType
@@ -72,7 +72,7 @@ version: Final = click.option(
     help="Name of the image version.",
 )
 tags: Final = click.option(
-    "--tags", cls=Words, parse=parse_tags, metavar="KEY=VALUE ...", help="Tags. '' removes all tags."
+    "--tags", cls=WordsOption, parse=parse_tags, metavar="KEY=VALUE ...", help="Tags. '' removes all tags."
 )
 description: Final = click.option("--description", metavar="TEXT", help="Description.")
 source_format: Final = choice(
@@ -90,7 +90,7 @@ updates: Final = (
         "--add",
         "--remove",
         "edits",
-        cls=Edits,
+        cls=EditsOption,
         metavar="PATH...",
         help="Change properties by path, in the order of the line: --set PATH=VALUE ..., --add PATH "
         "KEY=VALUE ... or, for a list, PATH VALUE ..., --remove PATH [INDEX].",
@@ -107,7 +107,7 @@ pages: Final = (
     click.option("--next-token", metavar="TOKEN", help="Token of the next page, from the previous page."),
 )
 soft_delete: Final = (
-    click.option("--soft-delete", cls=Switch, help="Keep deleted versions for the retention period."),
+    click.option("--soft-delete", cls=SwitchOption, help="Keep deleted versions for the retention period."),
     click.option(
         "--soft-delete-retention",
         "--soft-delete-retention-period",

@@ -41,13 +41,13 @@ def shown(stream: TextIO | None = None, *, quiet: bool) -> Iterator[Subscriber]:
     if quiet:
         yield ignore_event
     elif stream.isatty():
-        bars = Bars(stream)
+        bars = BarProgress(stream)
         try:
             yield bars
         finally:
             bars.close()
     else:
-        yield Lines(stream, time.monotonic)
+        yield LineProgress(stream, time.monotonic)
 
 
 def human_bytes(count: float) -> str:
@@ -76,7 +76,7 @@ class _Told:
     bytes_begun: int
 
 
-class Lines:
+class LineProgress:
     """Progress as lines: at the start of a task, every few seconds while bytes move, and at the end."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
@@ -143,7 +143,7 @@ def _ending(event: ProgressEvent, seconds: float) -> str:
     return f"100%|{_FULL}| {human_bytes(event.bytes_done)} in {human_seconds(seconds)}"
 
 
-class Bars:
+class BarProgress:
     """Progress as one bar for each task, each on a line of the terminal.
 
     When no bar moves any more, the bars stay as lines, and the next task begins below.

@@ -56,7 +56,7 @@ SERVED: Final[Mapping[str, str | None]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
+class ServerCommand:
     """The first argument of each command: the server, the options and the progress."""
 
     server: "Server"
@@ -118,7 +118,7 @@ def run(ctx: click.Context, asks: Callable[..., Any]) -> Any:
         closing(Connection(address)) as connection,
     ):
         server = Server(connection=connection, subscriber=suppress_errors(subscriber))
-        return asks(Asking(server=server, quiet=options.only_show_errors), **ctx.params)
+        return asks(ServerCommand(server=server, quiet=options.only_show_errors), **ctx.params)
 
 
 def _path(ctx: click.Context) -> str:

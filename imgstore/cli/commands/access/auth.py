@@ -7,7 +7,7 @@ import click
 from imgstore.cli.commands.access.auth_principals import sp, user
 from imgstore.cli.commands.access.auth_roles import role
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group, Words
+from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened, server_parts
 from imgstore.domain.errors import Conflict
@@ -59,7 +59,11 @@ def tenant() -> None:
 @tenant.command("create", table=_TENANTS, example="imgstore auth tenant create -n partners")
 @options.named("tenant")
 @click.option(
-    "--subscription-ids", "subscriptions", cls=Words, metavar="ID ...", help="Subscriptions that belong to the tenant."
+    "--subscription-ids",
+    "subscriptions",
+    cls=WordsOption,
+    metavar="ID ...",
+    help="Subscriptions that belong to the tenant.",
 )
 def create_tenant(name: str, subscriptions: Sequence[str] | None) -> Json:
     """Create a tenant."""

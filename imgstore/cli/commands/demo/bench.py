@@ -9,7 +9,7 @@ import click
 
 from imgstore.cli.commands.operator.worker import terminated_as_interrupted
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Command, Words
+from imgstore.cli.framework.command import Command, WordsOption
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.progress import human_bytes
 from imgstore.cli.framework.session import Session, opened
@@ -47,7 +47,7 @@ def _table(body: Json) -> list[dict[str, Json]]:
 @options.location("The region that the disk goes into. Default: the first.")
 @click.option(
     "--target-regions",
-    cls=Words,
+    cls=WordsOption,
     metavar="REGION ...",
     help="Regions for copies, one after another; '' for no region. Default: every other region.",
 )

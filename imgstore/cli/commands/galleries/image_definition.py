@@ -8,7 +8,7 @@ import click
 
 from imgstore.cli.commands.galleries import sig_share
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group, Switch, Words
+from imgstore.cli.framework.command import Group, SwitchOption, WordsOption
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
 from imgstore.domain.paging import PageRequest
@@ -72,7 +72,7 @@ _details = (
     click.option("--maximum-memory", type=int, metavar="GIB", help="Largest recommended memory, in GB."),
     click.option(
         "--disallowed-disk-types",
-        cls=Words,
+        cls=WordsOption,
         parse=parse_disk_types,
         metavar="TYPE ...",
         help=f"What no disk of it may be kept on: {', '.join(DiskType)}.",
@@ -81,7 +81,7 @@ _details = (
     click.option("--plan-publisher", metavar="NAME", help="Publisher of the purchase plan."),
     click.option("--plan-product", metavar="NAME", help="Product of the purchase plan."),
     click.option(
-        "--features", cls=Words, parse=parse_features, metavar='"NAME=VALUE ..."', help="Features of the image."
+        "--features", cls=WordsOption, parse=parse_features, metavar='"NAME=VALUE ..."', help="Features of the image."
     ),
 )
 
@@ -192,7 +192,7 @@ def _range(least: int | None, most: int | None) -> Recommended | None:
 @options.gallery
 @options.definition
 @options.together(*options.updates)
-@click.option("--allow-update-image", cls=Switch, help="Allow a change of the features.")
+@click.option("--allow-update-image", cls=SwitchOption, help="Allow a change of the features.")
 def update(
     group: str,
     gallery: str,

@@ -10,7 +10,7 @@ import click
 
 from imgstore.cli.commands.galleries import sig_share
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group, Lazy
+from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
 from imgstore.domain.names import VersionName
@@ -29,21 +29,23 @@ TABLE: Final = columns(
 )
 _ELSEWHERE: Final = "imgstore.cli.commands.galleries.image_version_changes"
 _CHANGES: Final = {
-    "create": Lazy(
+    "create": LazyCommand(
         target=f"{_ELSEWHERE}:create",
         summary="Create an image version from an OS disk and data disks, and replicate the version.",
     ),
-    "update": Lazy(
+    "update": LazyCommand(
         target=f"{_ELSEWHERE}:update",
         summary="Change an image version's target regions, replica counts and properties.",
     ),
-    "delete": Lazy(target=f"{_ELSEWHERE}:delete", summary="Delete an image version. Managed disks made from it stay."),
-    "list-soft-deleted": Lazy(
+    "delete": LazyCommand(
+        target=f"{_ELSEWHERE}:delete", summary="Delete an image version. Managed disks made from it stay."
+    ),
+    "list-soft-deleted": LazyCommand(
         target=f"{_ELSEWHERE}:list_soft_deleted",
         summary="List the soft-deleted versions of an image definition, with the end of their retention.",
     ),
-    "undelete": Lazy(target=f"{_ELSEWHERE}:undelete", summary="Restore a soft-deleted image version."),
-    "wait": Lazy(
+    "undelete": LazyCommand(target=f"{_ELSEWHERE}:undelete", summary="Restore a soft-deleted image version."),
+    "wait": LazyCommand(
         target=f"{_ELSEWHERE}:wait",
         summary="Wait until an image version is created, updated or deleted, or fulfils a query.",
     ),

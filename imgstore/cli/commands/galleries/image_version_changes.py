@@ -8,7 +8,7 @@ import click
 
 from imgstore.cli.commands.galleries.image_version import TABLE, image_version
 from imgstore.cli.framework import options, queries
-from imgstore.cli.framework.command import Switch, Words
+from imgstore.cli.framework.command import SwitchOption, WordsOption
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
 from imgstore.domain.disks.sources import DiskFormat
@@ -91,18 +91,21 @@ def _parse_bases(words: Sequence[str]) -> tuple[VersionName, ...]:
 
 _DATA_DISKS = (
     click.option(
-        "--data-vhds-uris", cls=Words, metavar="URI ...", help="The data disks: paths or URIs, as for --os-vhd-uri."
+        "--data-vhds-uris",
+        cls=WordsOption,
+        metavar="URI ...",
+        help="The data disks: paths or URIs, as for --os-vhd-uri.",
     ),
     click.option(
         "--data-vhds-luns",
-        cls=Words,
+        cls=WordsOption,
         parse=parse_luns,
         metavar="LUN ...",
         help="LUNs of the data disks, from 0 to 63, in the order of the URIs. Default: 0, 1, 2, ...",
     ),
     click.option(
         "--data-vhds-formats",
-        cls=Words,
+        cls=WordsOption,
         parse=_parse_formats,
         metavar="FORMAT ...",
         help="Formats of the data disks, in the order of the URIs. Default: probed.",
@@ -111,7 +114,7 @@ _DATA_DISKS = (
         "--data-vhds-storage-accounts",
         "--data-vhds-sa",
         "data_vhds_storage_accounts",
-        cls=Words,
+        cls=WordsOption,
         metavar="NAME ...",
         help="Accepted for compatibility with az, and ignored.",
     ),
@@ -119,19 +122,21 @@ _DATA_DISKS = (
 _DATA_SNAPSHOTS = (
     click.option(
         "--data-snapshots",
-        cls=Words,
+        cls=WordsOption,
         metavar="NAME|ID ...",
         help="Snapshots or managed disks of the source region, as data disks.",
     ),
     click.option(
         "--data-snapshot-luns",
-        cls=Words,
+        cls=WordsOption,
         parse=parse_luns,
         metavar="LUN ...",
         help="LUNs of the snapshots, in the order of the snapshots. Default: 0, 1, 2, ...",
     ),
 )
-_exclude_from_latest = click.option("--exclude-from-latest", cls=Switch, help="Exclude the version from 'latest'.")
+_exclude_from_latest = click.option(
+    "--exclude-from-latest", cls=SwitchOption, help="Exclude the version from 'latest'."
+)
 _LIFE = (
     click.option(
         "--end-of-life-date",
@@ -142,11 +147,13 @@ _LIFE = (
     ),
     click.option(
         "--allow-replicated-location-deletion",
-        cls=Switch,
+        cls=SwitchOption,
         help="false forbids an update that removes a region with a complete replica.",
     ),
     click.option(
-        "--block-deletion-before-end-of-life", cls=Switch, help="Refuse to delete the version before its end of life."
+        "--block-deletion-before-end-of-life",
+        cls=SwitchOption,
+        help="Refuse to delete the version before its end of life.",
     ),
 )
 
@@ -188,7 +195,7 @@ _LIFE = (
 @options.location("The source region; must be among the target regions. Default: that of the gallery.")
 @click.option(
     "--target-regions",
-    cls=Words,
+    cls=WordsOption,
     parse=parse_target_regions,
     metavar="REGION[=COUNT][=TYPE] ...",
     help="Target regions as REGION[=COUNT[=STORAGE_TYPE]]. Default: the source region.",
@@ -214,7 +221,7 @@ _LIFE = (
 @click.option(
     "--base",
     "bases",
-    cls=Words,
+    cls=WordsOption,
     parse=_parse_bases,
     metavar="VERSION ...",
     help="Another version to compare with, in addition to the newest version and its predecessor.",
@@ -311,7 +318,7 @@ def request_of(said: Mapping[str, Any]) -> VersionRequest:
 @options.version
 @click.option(
     "--target-regions",
-    cls=Words,
+    cls=WordsOption,
     parse=parse_target_regions,
     metavar="REGION[=COUNT][=TYPE] ...",
     help="The complete new list of target regions. A region without a count or type keeps the present value.",
@@ -385,7 +392,7 @@ def named_changes(said: Mapping[str, Any]) -> dict[str, Json]:
 @options.version
 @click.option(
     "--bypass-soft-delete",
-    cls=Switch,
+    cls=SwitchOption,
     help="Delete at once in a gallery with soft delete, also a soft-deleted version.",
 )
 @options.yes

@@ -8,7 +8,7 @@ import click
 
 from imgstore.cli.commands.galleries import sig_share
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group, Lazy
+from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
 from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission
@@ -56,11 +56,11 @@ _SHARING = (
 
 
 _INSIDE: Final = {
-    "image-definition": Lazy(
+    "image-definition": LazyCommand(
         target="imgstore.cli.commands.galleries.image_definition:image_definition",
         summary="Manage image definitions.",
     ),
-    "image-version": Lazy(
+    "image-version": LazyCommand(
         target="imgstore.cli.commands.galleries.image_version:image_version",
         summary="Manage image versions and their replicas.",
     ),

@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group, Words
+from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
 from imgstore.domain.names import SharedReference, VersionName, check_definition_name
@@ -21,10 +21,14 @@ _UNIQUE: Final = "11111111-1111-1111-1111-111111111111-MYGALLERY"
 _PUBLIC: Final = "contoso-11111111-1111-1111-1111-111111111111"
 
 _subscriptions = click.option(
-    "--subscription-ids", "subscriptions", cls=Words, metavar="ID ...", help="Ids of subscriptions, at most 30 in all."
+    "--subscription-ids",
+    "subscriptions",
+    cls=WordsOption,
+    metavar="ID ...",
+    help="Ids of subscriptions, at most 30 in all.",
 )
 _tenants = click.option(
-    "--tenant-ids", "tenants", cls=Words, metavar="ID ...", help="Ids of tenants, at most 5 in all."
+    "--tenant-ids", "tenants", cls=WordsOption, metavar="ID ...", help="Ids of tenants, at most 5 in all."
 )
 _location = click.option("-l", "--location", required=True, metavar="REGION", help="Region of the gallery.")
 _some_version = click.option(

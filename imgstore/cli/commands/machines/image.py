@@ -6,7 +6,7 @@ import click
 
 from imgstore.cli.commands.access.group import confirm
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group, Words
+from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
 from imgstore.domain.disks.sources import DiskFormat
@@ -54,7 +54,7 @@ def image() -> None:
 @click.option(
     "--data-disk-sources",
     "data_sources",
-    cls=Words,
+    cls=WordsOption,
     parse=_parse_sources,
     metavar="NAME|ID|URI ...",
     help="The data disks, in the order of their LUNs from 0. The same kinds of sources as for --source.",

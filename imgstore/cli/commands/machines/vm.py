@@ -6,7 +6,7 @@ import click
 
 from imgstore.cli.commands.access.group import confirm
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group, Words
+from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import opened
 from imgstore.domain.machines import SIZE
@@ -53,7 +53,10 @@ def vm() -> None:
     "--attach-os-disk", metavar="NAME|ID", help="A managed disk with the operating system, in place of an image."
 )
 @click.option(
-    "--attach-data-disks", cls=Words, metavar="NAME|ID ...", help="Managed disks to attach, at the lowest free LUNs."
+    "--attach-data-disks",
+    cls=WordsOption,
+    metavar="NAME|ID ...",
+    help="Managed disks to attach, at the lowest free LUNs.",
 )
 @options.os_type
 @click.option("--size", metavar="SIZE", help=f"A size by Azure's name: kept and shown. Default: {SIZE}.")
