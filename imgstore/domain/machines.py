@@ -34,13 +34,13 @@ class DiskAttachment:
     deleted_with_machine: bool | None = None
     """Whether the deletion of the machine deletes the disk."""
 
-    def over(self, other: "DiskAttachment") -> "DiskAttachment":
-        """Return the settings of this value, with `other` for unset settings."""
+    def with_defaults(self, defaults: "DiskAttachment") -> "DiskAttachment":
+        """Return the settings, with the values of `defaults` for unset settings."""
         return DiskAttachment(
-            name=self.name or other.name,
-            caching=self.caching or other.caching,
+            name=self.name or defaults.name,
+            caching=self.caching or defaults.caching,
             deleted_with_machine=(
-                other.deleted_with_machine if self.deleted_with_machine is None else self.deleted_with_machine
+                defaults.deleted_with_machine if self.deleted_with_machine is None else self.deleted_with_machine
             ),
         )
 

@@ -358,7 +358,7 @@ class MachineRequest:
     """False changes an existing machine only, and never creates a machine."""
 
     def without_changes(self) -> "MachineRequest":
-        """Return the same request, silent about all that may change of a machine that exists."""
+        """Return the request without values that may change an existing machine."""
         return replace(
             self, disks={}, replaces_disks=False, size=None, tags=None, extra_properties=NO_PROPERTIES, interfaces=None
         )
@@ -413,8 +413,8 @@ class ScrubRequest:
     is_recorded: bool = True
     """Whether the scrub adds a row to the activity log."""
     runner: ScrubRunner = ScrubRunner.COMMAND
-    """Whose interrupted pass through a slot is resumed."""
+    """The runner of the interrupted passes that the scrub resumes."""
     takes_any_seed: bool = False
-    """Resume a pass of another seed, too."""
+    """Whether the scrub also resumes a pass with another seed."""
     from_start: bool = False
-    """Resume no pass: read every slot from its beginning."""
+    """Resume no pass, and read all slots from the start."""

@@ -1,4 +1,4 @@
-"""Grants of signed URLs. Anyone with a signed URL may read a disk, or write an upload, until the grant ends."""
+"""Grants of signed URLs. Until the end of the URL and of the grant, anyone with the URL may read or write the bytes."""
 
 import hashlib
 import hmac
@@ -40,7 +40,7 @@ class DiskGrant:
     expires_at: datetime
 
     def signature(self, key: bytes, disk_uid: str, expires_at: datetime) -> str:
-        """Return the signature of a URL: HMAC-SHA256 over all parts of the URL.
+        """Return the signature of a URL: HMAC-SHA256 over the disk, the grant, the access level and the end of the URL.
 
         Args:
             key: the key of the installation.

@@ -184,15 +184,16 @@ def operation_name(action: Action, scope: str, of: str | None = None) -> str:
     Args:
         action: the action.
         scope: the id of the resource.
-        of: the type of resource, if different from the type of the scope, such as the type of a list below the scope.
+        of: the type of the resource, if the resource is not the scope itself. Such a resource is below the scope, or is
+            a role assignment on the scope.
     """
     return f"{of or _type(_parts(scope) or ())}/{action}"
 
 
 def is_allowed(principal: Principal, action: Action, scope: str, of: str | None = None) -> bool:
-    """Return whether a grant of `principal` permits the action on the scope.
+    """Return whether a grant of `principal` on the scope or above permits the action.
 
-    The arguments are as in `operation_name`.
+    The arguments are as in `operation_name`. A malformed scope permits nothing.
     """
     operation, parts = operation_name(action, scope, of), _parts(scope)
     return parts is not None and any(
@@ -219,13 +220,13 @@ def as_reader(principal: Principal, scope: str) -> Principal:
 
 
 def authorize(principal: Principal, action: Action, scope: str, of: str | None = None) -> None:
-    """Raise an error unless a grant of `principal` permits the action on the scope.
+    """Raise an error unless `is_allowed` permits the action on the scope.
 
     The check never looks at the resource, so a refusal does not disclose whether the resource exists.
 
     Raises:
         AccessDenied: no grant of `principal` permits the action.
-        NotFound: in addition, `principal` has no role at, above or below the subscription, or the id is malformed.
+        NotFound: the id is malformed, or `principal` also has no role at, above or below the subscription.
     """
     if not is_allowed(principal, action, scope, of):
         raise _refusal(principal, operation_name(action, scope, of), scope)
@@ -264,7 +265,7 @@ def authorize_list(principal: Principal, scope: str) -> None:
 
     Raises:
         AccessDenied: `principal` has no such role.
-        NotFound: in addition, `principal` has no role at, above or below the subscription, or the id is malformed.
+        NotFound: the id is malformed, or `principal` also has no role at, above or below the subscription.
     """
     if not has_related_role(principal, scope):
         raise _refusal(principal, operation_name(Action.READ, scope), scope)

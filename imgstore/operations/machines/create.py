@@ -433,7 +433,7 @@ def _compared(
 def _changed_manners(request: MachineRequest, standing: Machine) -> dict[str, DiskAttachment]:
     """What is said of disks that stand: all but their names may change."""
     return {
-        key: replace(asked.attachment, name=None).over(standing.attachment(lun_of(key)))
+        key: replace(asked.attachment, name=None).with_defaults(standing.attachment(lun_of(key)))
         for key, asked in request.disks.items()
         if replace(asked.attachment, name=None) != NO_ATTACHMENT_SETTINGS
     }
