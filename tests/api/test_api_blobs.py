@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from api_server import Answer, Api, definition_body, start_api
-from blob_door import Told, Upload, curl, make_vhd
+from blob_uploads import Told, Upload, curl, make_vhd
 
 from imgstore.api.dev_tls import make_certificates
 from imgstore.domain.disks.signed_urls import AccessLevel

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from blob_door import curl, make_vhd
+from blob_uploads import curl, make_vhd
 from click.testing import CliRunner
 
 from imgstore.cli.main import main

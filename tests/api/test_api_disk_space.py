@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from api_server import Api, start_api
-from blob_door import Upload
+from blob_uploads import Upload
 
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations import deployments

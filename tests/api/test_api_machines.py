@@ -398,7 +398,7 @@ def test_machines_are_listed_in_pages(tmp_path: Any, web: WebServer) -> None:
 
 
 def test_machine_requires_read_on_the_image_and_write_on_the_group(stocked: Api) -> None:
-    from test_api_door import token_of
+    from test_api_basics import token_of
 
     from imgstore.domain.identity.access import Role
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from api_server import Api
-from test_api_door import token_of
+from test_api_basics import token_of
 
 from imgstore.domain.identity.access import Role
 from imgstore.testing.http_server import WebServer

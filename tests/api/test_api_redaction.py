@@ -11,7 +11,7 @@ import pytest
 from api_server import Answer, Api, version_body
 from joserfc import jwt
 from joserfc.jwk import RSAKey
-from test_api_door import token_of
+from test_api_basics import token_of
 
 from imgstore.api.http.redaction import error_body, redact
 from imgstore.domain.errors import ImgstoreError, StoreUnreachable
