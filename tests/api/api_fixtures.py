@@ -1,4 +1,4 @@
-"""Fixtures of the API's tests: a server, and the disks that it is told to fetch."""
+"""Provide fixtures of the API's tests: a server, and disks behind URLs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[WebServer]:
-    """Two disks behind URLs."""
+    """Serve two disks at URLs."""
     pages = {}
     for seed, name in ((1, "/one.raw"), (2, "/two.raw")):
         make_raw(tmp_path / "disk.raw", seed=seed, virtual_bytes=8 * MIB, content_bytes=MIB)

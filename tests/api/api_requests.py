@@ -1,4 +1,4 @@
-"""A request of every kind that the server takes a body with: all of them are done, in their order."""
+"""Define a request of each kind with a body. The requests succeed in this order."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ HERE = "southcentralus"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A request that succeeds, and where its effect is seen."""
+    """A request that succeeds, with the path that shows the effect."""
 
     method: str
     path: str
@@ -22,7 +22,7 @@ class Request:
     lists: tuple[str, ...] = ()
     version: str = COMPUTE
     done: bool = True
-    """False where the route refuses whatever it is sent."""
+    """False for a route that refuses all bodies."""
 
 
 def group_of(api: Api) -> str:
@@ -30,7 +30,7 @@ def group_of(api: Api) -> str:
 
 
 def requests_of(api: Api, web: WebServer) -> tuple[Request, ...]:
-    """In an order in which each can be done."""
+    """Return the requests in an order in which each request succeeds."""
     group = group_of(api)
     compute, network, all_compute = (
         api.compute,

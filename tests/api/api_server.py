@@ -1,4 +1,4 @@
-"""A real server on a loopback port, over a temporary home, with its first administrator's token."""
+"""Run a real server on a loopback port over a temporary home, with the token of the first administrator."""
 
 import http.client
 import json
@@ -26,23 +26,23 @@ LOOSE = {"IMGSTORE_ALLOW_PRIVATE_SOURCES": "1"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came back."""
+    """An answer of the server."""
 
     status: int
     headers: Mapping[str, str]
-    """By name in lower case."""
+    """The headers, with names in lower case."""
     body: Any
-    """JSON where it is JSON, else text."""
+    """The parsed JSON, or the text of another body."""
 
     @property
     def code(self) -> str:
-        """ARM's error code."""
+        """Return the error code in ARM's envelope."""
         return str(self.body["error"]["code"])
 
 
 @dataclass(slots=True, kw_only=True)
 class Api:
-    """A running server and a way to ask it."""
+    """A running server with methods that send requests."""
 
     installation: Installation
     port: int
@@ -83,7 +83,7 @@ class Api:
         query: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """One request."""
+        """Send a request."""
         parts = [part for part in (f"api-version={version}" if version else "", query) if part]
         target = path if "?" in path else f"{path}?{'&'.join(parts)}"
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -99,11 +99,11 @@ class Api:
         return Answer(status=answer.status, headers=told, body=json.loads(text) if is_json else text)
 
     def path_of(self, url: str) -> str:
-        """A URL of this server as a path with its query."""
+        """Return the path and the query of a URL of this server."""
         return "/" + url.split("/", 3)[3]
 
     def await_end(self, answer: Answer, count: int = 2_000) -> Any:
-        """Poll the operation that an answer names, until it has ended; gives its body."""
+        """Poll the operation of an answer until the end. Return the last body."""
         path = self.path_of(answer.headers["azure-asyncoperation"])
         for _ in range(count):
             told = self.ask("GET", path)
@@ -115,14 +115,14 @@ class Api:
         raise AssertionError("it does not end")
 
     def found(self) -> None:
-        """Make the group, the gallery and the definition."""
+        """Create the group, the gallery and the definition."""
         assert self.ask("PUT", f"{self.top}/resourceGroups/{GROUP}", {"location": "southcentralus"}).status == 201
         assert self.ask("PUT", self.gallery, {"location": "southcentralus"}).status == 201
         assert self.ask("PUT", self.definition, definition_body()).status == 201
 
 
 def bearer(api: Api, role: Role, group: str, name: str = "builder") -> dict[str, str]:
-    """The header of a new service principal that has a role on a resource group."""
+    """Create a service principal with a role on a resource group. Return the authorization header."""
     made = create_service_principal(api.installation, ADMIN, name=name)
     identity = made.known.identity
     assign(api.installation, ADMIN, assignee=identity.uid, role=role, scope=f"{api.top}/resourceGroups/{group}")
@@ -134,14 +134,14 @@ def bearer(api: Api, role: Role, group: str, name: str = "builder") -> dict[str,
 
 
 def definition_body(**properties: Any) -> Any:
-    """A definition as it is put."""
+    """Return the body of a definition."""
     identifier = {"publisher": "p", "offer": "o", "sku": "s"}
     required = {"osType": "Linux", "osState": "Generalized", "identifier": identifier}
     return {"location": "southcentralus", "properties": required | properties}
 
 
 def version_body(uri: str, *regions: Any, **profile: Any) -> Any:
-    """A version as it is put, from a URL."""
+    """Return the body of a version from a URL."""
     named = [{"name": each} if isinstance(each, str) else each for each in regions or ("southcentralus",)]
     return {
         "location": "southcentralus",
@@ -153,7 +153,7 @@ def version_body(uri: str, *regions: Any, **profile: Any) -> Any:
 
 
 def lines_of(api: Api) -> dict[str, str]:
-    """What a client is told: the lines that `imgstore serve` prints."""
+    """Return the environment of a client: the lines that `imgstore serve` prints."""
     assert api.credential is not None
     assert api.certificates is not None
     identity, bundle = api.credential.known.identity, str(api.certificates.bundle)

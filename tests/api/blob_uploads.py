@@ -1,4 +1,4 @@
-"""Uploads in tests: a fixed VHD, a disk that waits for it, and curl."""
+"""Help with uploads in tests: a fixed VHD, a disk that waits for an upload, and curl."""
 
 import random
 import shutil
@@ -16,7 +16,7 @@ from imgstore.testing.sample_gallery import GROUP
 
 
 def make_vhd(path: Path, *, disk_bytes: int = 8 * MIB, noise_bytes: int = MIB) -> Path:
-    """A fixed VHD of which most is zeros."""
+    """Write a fixed VHD with few blocks that are not zero."""
     noise = random.Random(7)
     with path.open("wb") as file:
         for at in (0, 3 * MIB - 512, 6 * MIB + 4096):
@@ -30,7 +30,7 @@ def make_vhd(path: Path, *, disk_bytes: int = 8 * MIB, noise_bytes: int = MIB) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What curl came back with."""
+    """The result of a call of curl."""
 
     exit_code: int
     status: int
@@ -39,7 +39,7 @@ class Told:
 
 
 def curl(*arguments: Any, stdin: bytes | None = None) -> Told:
-    """Run curl; the last answer's status and headers."""
+    """Run curl. Return the status and the headers of the last answer."""
     if shutil.which("curl") is None:
         pytest.skip("no curl")
     command = ["curl", "-sS", "-D", "/dev/stderr", *map(str, arguments)]
@@ -52,7 +52,7 @@ def curl(*arguments: Any, stdin: bytes | None = None) -> Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """A disk over the API."""
+    """A disk of the API that waits for an upload."""
 
     api: Api
     name: str = "up"
@@ -79,7 +79,7 @@ class Upload:
         return str(answer.body["accessSAS"])
 
     def end(self) -> Any:
-        """Revoke, and wait until it is taken in."""
+        """Revoke the URL, and wait until the upload is ingested."""
         answer = self.api.ask("POST", f"{self.path}/endGetAccess")
         return self.api.await_end(answer) if answer.status == 202 else answer
 

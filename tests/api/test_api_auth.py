@@ -1,4 +1,4 @@
-"""Tokens are given to who proves itself and believed while they are good; everything else opens nothing."""
+"""Test the issue and the check of tokens, secrets, signing keys and issuers."""
 
 import base64
 import hashlib
@@ -32,7 +32,7 @@ SCOPE = f"{BASE}/.default"
 
 
 class Clock:
-    """The time, moved by hand: all clocks together, the database's too."""
+    """A clock that tests advance. The clock stands for all clocks, also for the clock of the database."""
 
     def __init__(self) -> None:
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
@@ -49,7 +49,7 @@ class Clock:
 
 
 class House:
-    """An installation with an administrator and its authority."""
+    """An installation with an administrator and a token authority."""
 
     def __init__(self, clock: Clock, authority: TokenAuthority, admin: Credential) -> None:
         self.clock = clock
@@ -67,14 +67,14 @@ class House:
         return self.authority.authenticate(f"Bearer {token}")
 
     def forged(self, key: Any, header: dict[str, Any] | None = None, **claims: Any) -> str:
-        """The administrator's token with other claims, signed by somebody else."""
+        """Return the administrator's token with other claims and a forged signature."""
         said = payload(self.token()) | claims
         return jwt.encode(
             {"alg": "RS256", "kid": "x"} | (header or {}), said, key, algorithms=["RS256", "ES256", "HS256"]
         )
 
     def genuine(self, **claims: Any) -> str:
-        """A token with these claims that our own key has signed."""
+        """Return a token with these claims and a valid signature."""
         kid, key = self.authority.ring.get_signing_key()
         said = {name: value for name, value in (payload(self.token()) | claims).items() if value is not None}
         return jwt.encode({"alg": "RS256", "kid": kid}, said, key)
@@ -112,7 +112,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """One that many examples knock at. Its clock is not moved."""
+    """Share an installation between many examples. No test advances the clock."""
     yield from made(tmp_path_factory.mktemp("standing"))
 
 
@@ -228,7 +228,7 @@ def test_expired_token_is_refused(house: House) -> None:
 
 @pytest.mark.parametrize("days", [-100, 100])
 def test_servers_with_different_clocks_accept_the_same_tokens(house: House, days: int) -> None:
-    """And the same secrets and keys: the database's clock decides."""
+    """The clock of the database also decides about secrets and keys."""
     wrong = replace(house.clock.effects, now=lambda: house.clock.now + timedelta(days=days))
     other = House(house.clock, TokenAuthority(replace(house.installation, effects=wrong), BASE), house.admin)
     assert other.caller(house.token()) == house.caller(other.token())
@@ -504,7 +504,7 @@ json_values = st.recursive(
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_damaged_token_is_refused(standing: House, data: st.DataObject) -> None:
-    """One token, damaged or rewritten anywhere: it is refused by name, or it is the very token."""
+    """A token with any damage is refused by name, unless the token is unchanged."""
     token = standing.token()
     parts = token.split(".")
     kind = data.draw(st.sampled_from(["flip", "header", "claims", "text"]))

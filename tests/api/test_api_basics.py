@@ -1,4 +1,4 @@
-"""What every request meets first: who asks, which version, how much, in which form; and those who watch over the server."""
+"""Test the checks of every request, the errors, the documentation and the routes for monitoring."""
 
 import asyncio
 from contextlib import suppress
@@ -159,7 +159,7 @@ def test_readers_may_not_write_and_others_see_nothing(api: Api) -> None:
 
 
 def token_of(api: Api, role: Role | None, scope: str) -> dict[str, str]:
-    """The header of a principal of that role."""
+    """Return the authorization header of a principal with this role."""
     from imgstore.api.auth import client_secrets
     from imgstore.operations.identity import roles
     from imgstore.testing.sample_gallery import ADMIN

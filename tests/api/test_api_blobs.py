@@ -1,4 +1,4 @@
-"""The blob door, as curl and anybody with a signed URL meets it."""
+"""Test the blob endpoint with curl and with Azure's client."""
 
 import base64
 import hashlib
@@ -43,7 +43,7 @@ def upload(api: Api, vhd: Path) -> Upload:
 
 
 def page(url: str, begin: int, data: bytes | None, length: int = 0, headers: dict[str, str] | None = None) -> Told:
-    """Put Page; without data it clears."""
+    """Send Put Page. Clear the range if there is no data."""
     end = begin + (length if data is None else len(data)) - 1
     told = {"x-ms-range": f"bytes={begin}-{end}", "x-ms-page-write": "clear" if data is None else "update"}
     told |= headers or {}
@@ -53,7 +53,7 @@ def page(url: str, begin: int, data: bytes | None, length: int = 0, headers: dic
 
 
 def code(told: Told) -> str:
-    """The code in the header, which the XML repeats."""
+    """Return the error code of the header, which the XML repeats."""
     found = re.search(rb"<Error><Code>(\w+)</Code><Message>.+</Message></Error>$", told.body, re.DOTALL)
     assert found, told
     assert found[1].decode().lower() == told.headers["x-ms-error-code"]
@@ -253,7 +253,7 @@ def test_deleted_disk_leaves_no_upload(api: Api, upload: Upload, vhd: Path) -> N
 
 
 def revoke_only(api: Api, disk_uid: str) -> None:
-    """As if its time were up."""
+    """Let the grant of a disk expire."""
     with api.installation.catalog.transaction() as transaction:
         disk = transaction.disks.by_uid(disk_uid)
         assert disk.grant is not None

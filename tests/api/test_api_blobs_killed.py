@@ -1,4 +1,4 @@
-"""Uploads at the terminal, and a server that is killed in the middle of one."""
+"""Test uploads by command line, and uploads to a server that is killed."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from imgstore.domain.storage.sizes import MIB
 
 @contextmanager
 def serving(home: Path) -> Iterator["tuple[subprocess.Popen[str], str]"]:
-    """``imgstore serve`` in a process of its own, and its URL."""
+    """Run ``imgstore serve`` in a process. Return the URL."""
     command = [sys.executable, "-m", "imgstore", "serve", "--port", "0", "--insecure-http", "--no-worker"]
     environment = os.environ | {"IMGSTORE_HOME": str(home)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
@@ -36,7 +36,7 @@ def serving(home: Path) -> Iterator["tuple[subprocess.Popen[str], str]"]:
 
 
 def imgstore(home: Path, *words: Any) -> Any:
-    """Run a command; its JSON."""
+    """Run a command. Return the JSON."""
     done = CliRunner().invoke(main, list(map(str, words)), env={"IMGSTORE_HOME": str(home)})
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout) if done.stdout.strip() else None

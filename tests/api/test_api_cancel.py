@@ -1,4 +1,4 @@
-"""Operations are canceled by their callers and by whoever may write the resource, over the API and by command line."""
+"""Test the cancellation of operations by the API and by the command line."""
 
 import json
 import random
@@ -35,7 +35,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 @pytest.fixture
 def held() -> Iterator[tuple[WebServer, Page]]:
-    """A disk of 24 MiB whose middle is not sent until somebody says so."""
+    """Serve a disk of 24 MiB. The server sends the middle only after a signal of the test."""
     page = Page(body=random.Random(1).randbytes(24 * MIB), held_at=range(8 * MIB, 16 * MIB))
     with start_web({"/disk.raw": page}) as server:
         yield server, page
@@ -50,7 +50,7 @@ def disk(api: Api, name: str = "d") -> str:
 
 
 def running(api: Api, headers: dict[str, str] | None = None) -> list[Any]:
-    """The operations in progress, as the API lists them."""
+    """Return the operations in progress from the API."""
     told = api.ask("GET", operations(api), query="status=inprogress", headers=headers)
     assert told.status == 200, told
     return list(told.body["value"])
@@ -214,7 +214,7 @@ def test_deployment_is_canceled_as_in_azure(api: Api, held: tuple[WebServer, Pag
 def test_operation_with_a_lost_lease_stops(
     api: Api, held: tuple[WebServer, Page], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its lease was not renewed in time. The row is the other's; what was written can be gone on with."""
+    """The lease was not renewed in time, so the row belongs to another server, which can resume the operation."""
     web, page = held
     body = disk_body(web.url("/disk.raw"))
     accepted = api.ask("PUT", disk(api), body)

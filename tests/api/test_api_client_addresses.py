@@ -1,4 +1,4 @@
-"""Who a client is, behind proxies that are trusted and those that are not."""
+"""Test the address of a client behind trusted and untrusted proxies."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""az, Node's and Go's clients as they are, against a real server over TLS."""
+"""Run the unmodified az, Node client and Go client against a server with TLS."""
 
 import os
 import subprocess
@@ -18,14 +18,14 @@ pytest_plugins = ["api_fixtures"]
 
 @pytest.fixture
 def safe(tmp_path: Path) -> Iterator[Api]:
-    """A server over TLS with short pages. Asked to wait for no time at all, az waits as long as it likes."""
+    """Run a server with TLS and short pages. az ignores a Retry-After of 0 and waits as long as usual."""
     certificates = make_certificates(tmp_path)
     with start_api(tmp_path / "home", certificates=certificates, page_items=2, retry_after_seconds=1) as server:
         yield server
 
 
 def chapters(api: Api, web: WebServer, command: list[str], **more: str) -> list[str]:
-    """Run a client; the chapters that held."""
+    """Run a client. Return the passed chapters."""
     told = {
         **lines_of(api),
         "IMGSTORE_SOURCE": web.url("/one.raw"),

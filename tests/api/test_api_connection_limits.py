@@ -1,4 +1,4 @@
-"""Decisions about connections: who makes room for whom, and what is overdue. Pure, with a clock of the test's own."""
+"""Test the decisions about connections with a clock of the test. Pure."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_half_open_connection_is_closed_before_an_idle_connection() -> None:
 
 
 def test_connection_with_a_slow_body_is_closed_last() -> None:
-    """Half-sent bodies of many addresses keep nobody out: the address that has most of them gives one up."""
+    """Half-sent bodies of many addresses block no client: the address with the most bodies loses a connection."""
     table = ConnectionTable(LIMITS, 4)
     opened(table, "a", Phase.ANSWER)
     opened(table, "b", Phase.BODY).starved_seconds = 50.0
@@ -95,7 +95,7 @@ def test_each_phase_has_a_deadline(phase: Phase, seconds: float, expected: str |
 
 
 def body(rate: int, *, starved: bool = True, seconds: int = 300) -> str | None:
-    """What becomes of a body that arrives at a rate, in bytes a second."""
+    """Return the close reason of a body with this rate in bytes a second."""
     state = ConnectionState(group="a", phase=Phase.BODY, since=0.0)
     for now in range(seconds):
         state.body_bytes += rate

@@ -1,4 +1,4 @@
-"""Templates over HTTP: a gallery, definitions, a version and disks from one, in order; and what is refused before."""
+"""Test deployments of templates: order of resources, results and refusals."""
 
 import random
 from typing import Any
@@ -19,12 +19,12 @@ API = "2023-07-03"
 
 
 def template(resources: list[Any], **more: Any) -> Any:
-    """A template of these resources."""
+    """Return a template with these resources."""
     return {"contentVersion": "1.0.0.0", "resources": resources, **more}
 
 
 def whole() -> Any:
-    """One that uses what templates have, its resources in no good order."""
+    """Return a template with many features and resources in a random order."""
     gallery = "[variables('gallery')]"
     return template(
         [
@@ -99,14 +99,14 @@ def whole() -> Any:
 
 
 def asked(what: Any, **parameters: Any) -> Any:
-    """A deployment as it is put."""
+    """Return the body of a deployment."""
     values = {name: {"value": value} for name, value in parameters.items()}
     return {"properties": {"mode": "Incremental", "template": what, "parameters": values}}
 
 
 @pytest.fixture
 def path(api: Api) -> str:
-    """Where a deployment is put."""
+    """Return the path of a deployment."""
     group = f"{api.top}/resourcegroups/{GROUP}"
     assert api.ask("PUT", group, {"location": "southcentralus"}).status == 201
     return f"{group}/providers/Microsoft.Resources/deployments/d1"
@@ -139,7 +139,7 @@ def test_template_is_deployed_in_the_order_of_dependencies(api: Api, web: WebSer
 
 
 def one(**more: Any) -> Any:
-    """A gallery of a template."""
+    """Return a gallery of a template."""
     return {"type": "Microsoft.Compute/galleries", "apiVersion": API, "name": "g", "location": "eastus", **more}
 
 

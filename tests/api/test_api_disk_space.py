@@ -1,4 +1,4 @@
-"""A server whose disk is full for callers: writes get 507 or end as Failed, deletes go on; and quotas as callers see them."""
+"""Test a full disk (507 or Failed for writes, working deletes) and quotas from the view of callers."""
 
 import http.client
 from pathlib import Path

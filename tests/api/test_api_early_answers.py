@@ -1,4 +1,4 @@
-"""The PUT of a disk, snapshot or managed image is answered when its row stands; files are taken in after that."""
+"""Test that the PUT of a disk, snapshot or managed image is answered before the ingest of files."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -20,13 +20,13 @@ SOUTH = "southcentralus"
 
 
 def imported(web: WebServer, page: str = "/one.raw") -> Any:
-    """A disk or snapshot of a file."""
+    """Return the body of a disk or snapshot from a file."""
     creation = {"createOption": "Import", "sourceUri": web.url(page)}
     return {"location": SOUTH, "properties": {"creationData": creation}}
 
 
 def image_of(web: WebServer) -> Any:
-    """A managed image of two files."""
+    """Return the body of a managed image from two files."""
     profile = {
         "osDisk": {"osType": "Linux", "osState": "Generalized", "blobUri": web.url("/one.raw")},
         "dataDisks": [{"lun": 0, "blobUri": web.url("/two.raw")}],
@@ -43,7 +43,7 @@ BODIES: dict[str, tuple[int, Callable[[WebServer], Any]]] = {
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Files are not read before it is set."""
+    """Delay reads of files until the event is set."""
     opened, ingest_disk = threading.Event(), disk_ingest.ingest_disk
 
     def later(*words: Any) -> None:

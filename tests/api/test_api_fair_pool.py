@@ -1,4 +1,4 @@
-"""One caller holds a quarter of a pool at most, callers take turns, and queues are bounded."""
+"""Test the fair pool: a caller holds at most a quarter, callers are served round robin, queues are bounded."""
 
 import threading
 
@@ -8,7 +8,7 @@ from imgstore.api.http.fair_pool import CallerQueueFull, FairPool, FairQueue, Po
 
 
 def taken(queue: FairQueue[str]) -> list[str]:
-    """All jobs that may run now."""
+    """Return all jobs that may run now."""
     found = []
     while (next_one := queue.take()) is not None:
         found.append(next_one[1])

@@ -1,4 +1,4 @@
-"""Slow sources of one caller block nobody else, neither at once nor after a restart, nor a server's end."""
+"""Test that slow sources of a caller block neither other callers, nor a restart, nor the end of a server."""
 
 import http.client
 import json
@@ -31,7 +31,7 @@ def disk_body(uri: str) -> dict[str, Any]:
 
 @contextmanager
 def asking(api: Api, web: SlowWeb, headers: dict[str, str], count: int) -> Iterator[list[Answer]]:
-    """So many PUTs of disks from slow sources, each in a thread, until the block and the server end."""
+    """Send PUTs of disks from slow sources, each in a thread, until the end of the block and of the server."""
     answers: list[Answer] = []
 
     def ask(number: int) -> None:
@@ -111,7 +111,7 @@ def test_shares_are_equal_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_server_with_slow_sources_ends_in_time(tmp_path: Path) -> None:
-    """A server that did not end by itself within its time would end with 1."""
+    """A server that exceeds the time limit would end with exit code 1."""
     environ = {**os.environ, **LOOSE, "IMGSTORE_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "imgstore", "serve", "--insecure-http", "--port", "0"]
     with (
@@ -133,7 +133,7 @@ def test_server_with_slow_sources_ends_in_time(tmp_path: Path) -> None:
 
 
 class Process:
-    """A server that is a process of its own, as its first administrator asks it."""
+    """Run a server in a process. Return requests of the first administrator."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None
@@ -158,7 +158,7 @@ class Process:
         self._headers = {"Authorization": f"Bearer {json.loads(body)['access_token']}"}
 
     def ask(self, method: str, path: str, body: Any) -> int:
-        """The status of one request."""
+        """Return the status of a request."""
         return self._send(method, f"{path}?api-version={NEW}", json.dumps(body).encode(), self._headers)[0]
 
     def _send(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:

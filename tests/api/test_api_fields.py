@@ -1,7 +1,7 @@
-"""Each field of Azure's own models is done, shown again, or refused by its path: none is dropped.
+"""Test that each field of Azure's models is supported, shown as sent, or refused by path.
 
-`api_fields.json` says for each field of the pinned azure-mgmt-compute which of these it is. A field that a newer release
-adds is not there, and fails.
+`api_fields.json` contains the treatment of each field of the pinned azure-mgmt-compute. A field of a newer release is
+missing there, and fails the test.
 """
 
 import json
@@ -37,11 +37,11 @@ DONE: Final = {
     "properties.copyCompletionError.errorCode": "likewise",
     "properties.copyCompletionError.errorMessage": "likewise",
 }
-"""Fields that are taken and not shown, with the reason and where that is tested."""
+"""Fields that are accepted and not shown, with the reason and the test."""
 
 
 def fields_of_models(package: str) -> Any:
-    """By type and verb: each field of the models of a package of Azure's, with its kind."""
+    """Return the fields of the models of an Azure package with kinds, by type and verb."""
     command = [require("azure-sdk").command, str(LOCKS / "model_fields.py"), package]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
@@ -49,13 +49,13 @@ def fields_of_models(package: str) -> Any:
 
 @pytest.fixture(scope="module")
 def models() -> Any:
-    """By type and verb: each field with its kind."""
+    """Return the fields with kinds, by type and verb."""
     return fields_of_models("compute")
 
 
 @pytest.fixture
 def stocked(tmp_path: Path, web: WebServer) -> Iterator[tuple[Api, dict[tuple[str, str], Any]]]:
-    """A server with one of everything, and the bodies that made it by method and path."""
+    """Run a server with a resource of each type. Return the server and the bodies by method and path."""
     with start_api(tmp_path / "home", rate_limit_factor=0, worker=True) as api:
         found = requests_of(api, web)
         for each in found:
@@ -66,7 +66,7 @@ def stocked(tmp_path: Path, web: WebServer) -> Iterator[tuple[Api, dict[tuple[st
 
 
 def value_of(how: Any, leaf: str) -> Any:
-    """A plausible value that is not the default."""
+    """Return a plausible value that differs from the default."""
     if words := how.get("words"):
         return words[-1] if words[-1] != "None" else words[0]
     named = leaf.rpartition(".")[2].rstrip("[]")
@@ -76,7 +76,7 @@ def value_of(how: Any, leaf: str) -> Any:
 
 
 def with_value(body: Any, leaf: str, value: Any) -> Any:
-    """A copy of a body with a value at a path."""
+    """Return a copy of a body with a value at a path."""
     copy = json.loads(json.dumps(body))
     here, steps = copy, re.findall(r"[^.\[\]]+|\[\]", leaf)
     for place, step in enumerate(steps):
@@ -97,7 +97,7 @@ def with_value(body: Any, leaf: str, value: Any) -> Any:
 
 
 def at(body: Any, leaf: str) -> Any:
-    """What is at a path; of lists the first."""
+    """Return the value at a path. The path takes the first item of a list."""
     for step in re.findall(r"[^.\[\]]+|\[\]", leaf):
         if step == "[]":
             body = body[0] if isinstance(body, list) and body else None
@@ -107,7 +107,7 @@ def at(body: Any, leaf: str) -> Any:
 
 
 def outcome(api: Api, path: str, answer: Answer, leaf: str, value: Any, version: str) -> str:
-    """What became of a field."""
+    """Return the treatment of a field."""
     if answer.status in (400, 404, 409):
         error = answer.body["error"]
         named = re.sub(r"\[[^\]]*\]", "", f"{error.get('target', '')} {error['message']}").lower()
@@ -123,13 +123,13 @@ def outcome(api: Api, path: str, answer: Answer, leaf: str, value: Any, version:
 
 
 def part_of(shown: Any, leaf: str) -> Any:
-    """A PATCH that says what is so of the data disk that a field is of."""
+    """Return a PATCH with the current values of the data disk that contains the field."""
     disks = "properties.storageProfile.dataDisks"
     return {"properties": {"storageProfile": {"dataDisks": at(shown, disks)}}} if leaf.startswith(disks) else {}
 
 
 def with_no_clash(body: Any, kind: str, verb: str, leaf: str, number: int) -> Any:
-    """Definitions of one gallery differ in their identifiers."""
+    """Return a body with other identifiers, because the definitions of a gallery must differ."""
     if kind == "galleries/images" and verb == "PUT" and "identifier" not in leaf:
         body["properties"]["identifier"]["sku"] = f"s{number}"
     return body
@@ -144,11 +144,11 @@ ONE: Final = {
     "images": ("images/i", "images/f{}"),
     "virtualMachines": ("virtualMachines/vm", None),
 }
-"""Of each type one that stands, and what new ones are called; of what is slow to make the one that stands is put again."""
+"""An existing resource of each type, and the names of new resources. Slow types put the existing resource again."""
 
 
 def observed(api: Api, bodies: dict[tuple[str, str], Any], models: Any, version: str) -> Any:
-    """What becomes of each field, by type and verb."""
+    """Return the treatment of each field, by type and verb."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     for kind, (standing, new) in ONE.items():
         for verb in ("PUT", "PATCH"):
@@ -189,7 +189,7 @@ def test_no_field_of_azures_models_is_dropped(stocked: tuple[Api, dict[tuple[str
 
 
 def objects(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each object of a body with its path, but for tags and what is inside a template: names there are the caller's."""
+    """Yield each object of a body with the path, except tags and the content of templates, which have names of the caller."""
     if isinstance(value, dict):
         yield path, value
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -256,7 +256,7 @@ DEFAULTS: Final[dict[str, Any]] = {
         "availabilityPolicy": {"actionOnDiskDelay": "None"},
     },
 }
-"""What Azure's clients send along though nobody asked for it."""
+"""Values that Azure's clients send by default."""
 
 
 def test_defaults_of_azure_clients_are_accepted_and_shown(

@@ -1,4 +1,4 @@
-"""The log of a server has a bound of bytes, whatever is in its lines."""
+"""Test the bounds of the log: bytes in a minute and characters of a line."""
 
 import io
 import logging
@@ -7,7 +7,7 @@ from imgstore.api.http.log_limits import WINDOW_BYTES_MAX, BoundedLogHandler
 
 
 class Log:
-    """A handler with a clock that is set by hand."""
+    """A handler with a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""Virtual machines over HTTP: made of images with their disks, shown, changed, generalized, deleted; and from templates."""
+"""Test virtual machines: creation from images and templates, reads, changes, generalize and deletion."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ PASSWORD = "Secret-123!"
 
 @pytest.fixture
 def stocked(api: Api, web: WebServer) -> Api:
-    """With version 1.0.0 of an OS disk and a data disk at LUN 1."""
+    """Publish version 1.0.0 with an OS disk and a data disk at LUN 1."""
     api.found()
     body = version_body(web.url("/one.raw"))
     data = [{"lun": 1, "source": {"uri": web.url("/two.raw")}}]
@@ -28,7 +28,7 @@ def stocked(api: Api, web: WebServer) -> Api:
 
 
 def machine_body(image: Any, os_disk: Any = None, data_disks: Any = None, **properties: Any) -> Any:
-    """A machine as Azure's clients put it."""
+    """Return the body of a machine as Azure's clients send it."""
     reference = {"id": image} if isinstance(image, str) else image
     storage = {
         "imageReference": reference,
@@ -51,12 +51,12 @@ def machine_body(image: Any, os_disk: Any = None, data_disks: Any = None, **prop
 
 
 def path_of(api: Api, name: str = "vm1") -> str:
-    """Of a machine."""
+    """Return the path of a machine."""
     return f"{api.compute}/virtualMachines/{name}"
 
 
 def make(api: Api, body: Any, name: str = "vm1") -> Any:
-    """Put a machine; what it is."""
+    """Put a machine. Return the machine."""
     made = api.ask("PUT", path_of(api, name), body, version=VM)
     assert made.status == 201, made
     assert api.await_end(made)["status"] == "Succeeded"
@@ -64,7 +64,7 @@ def make(api: Api, body: Any, name: str = "vm1") -> Any:
 
 
 def disks_of(api: Api) -> dict[str, Any]:
-    """The managed disks of the group, by name."""
+    """Return the managed disks of the group, by name."""
     return {each["name"]: each for each in api.ask("GET", f"{api.compute}/disks").body["value"]}
 
 

@@ -1,4 +1,4 @@
-"""Microsoft.Network as records: kept as it was sent, shown as Azure shows it, and what is named stays."""
+"""Test the records of Microsoft.Network: fields, references and Azure's additional fields."""
 
 from typing import Any
 
@@ -19,20 +19,20 @@ RULE = {"name": "ssh", "properties": RULE_SAID}
 
 @pytest.fixture
 def network(api: Api) -> str:
-    """The path of what is in a group that is there."""
+    """Return the path of an existing group."""
     assert api.ask("PUT", f"{api.top}/resourceGroups/{GROUP}", {"location": "eastus"}).status == 201
     return f"{api.top}/resourceGroups/{GROUP}/providers/Microsoft.Network"
 
 
 def put(api: Api, path: str, **more: Any) -> Any:
-    """What is written down at a path."""
+    """Return the stored resource at a path."""
     answer = api.ask("PUT", path, {"location": "eastus", **more}, version=API)
     assert answer.status in (200, 201), answer.body
     return answer.body
 
 
 def whole(api: Api, network: str) -> str:
-    """Make one of each, as `az vm create` does; the id of the interface."""
+    """Create a record of each type, as `az vm create` does. Return the id of the interface."""
     subnets = [{"name": "one", "properties": {"addressPrefix": "10.0.0.0/24"}}]
     put(
         api,

@@ -1,4 +1,4 @@
-"""Each field of azure-mgmt-network's own models is shown again as it was sent, or refused by its path: none is dropped."""
+"""Test that each field of azure-mgmt-network's models is shown as sent, or refused by path."""
 
 import re
 from typing import Any, Final
@@ -13,11 +13,11 @@ pytest_plugins = ["api_fixtures"]
 
 API: Final = "2022-01-01"
 OF_THE_PATH: Final = ("id", "name")
-"""What a resource is called is in the path of the request; a body may say it too, as it was read."""
+"""Names and types are in the path of the request. A body may repeat the values, as an answer contains them."""
 
 
 def bodies(network: str) -> dict[str, tuple[str, Any]]:
-    """By type: the path of one, and a body that makes it; those that are named come first."""
+    """Return the path and a body of each type. Referenced resources come first."""
     said = {"protocol": "Tcp", "priority": 1000, "destinationPortRange": "22"}
     subnet = {"id": f"{network}/virtualNetworks/net/subnets/one"}
     return {
@@ -65,7 +65,7 @@ def test_no_field_of_azures_networks_is_dropped(api: Api) -> None:
 
 
 def outcome(api: Api, path: str, body: Any, leaf: str) -> str:
-    """What becomes of a field that a body has."""
+    """Return the treatment of a field of a body."""
     answer = api.ask("PUT", path, body, version=API)
     if answer.status == 400:
         return "refused" if answer.body["error"]["target"].startswith(leaf) else f"refused without its path: {answer}"

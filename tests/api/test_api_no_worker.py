@@ -1,4 +1,4 @@
-"""A server without a worker leaves replicas to `imgstore worker`, and its operations end when that is done."""
+"""Test a server without a worker: operations end when `imgstore worker` has made the replicas."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ pytest_plugins = ["api_fixtures"]
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
-    """With one thread for operations: none of those that wait may occupy it."""
+    """Run a server with one thread for operations. A waiting operation must not occupy the thread."""
     with start_api(tmp_path / "home", leaves_replicas=True, running_threads=1) as server:
         server.found()
         yield server

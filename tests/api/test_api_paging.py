@@ -1,4 +1,4 @@
-"""Every list over HTTP comes page by page: each item once, whatever is beside it, and nobody else's token is taken."""
+"""Test that each list has pages, shows each item once, and rejects tokens of other lists."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +23,7 @@ OTHER = "22222222-2222-2222-2222-222222222222"
 
 @pytest.fixture
 def short(tmp_path: Path) -> Iterator[Api]:
-    """A server with two items on a page."""
+    """Run a server with two items on a page."""
     with start_api(tmp_path / "home", page_items=2) as api:
         api.found()
         yield api
@@ -35,7 +35,7 @@ def disk(tmp_path: Path) -> Path:
 
 
 def walked(api: Api, path: str, **more: Any) -> list[list[Any]]:
-    """The resources of page after page."""
+    """Return the resources of all pages."""
     pages: list[list[Any]] = []
     answer = api.ask("GET", path, **more)
     while True:

@@ -1,4 +1,4 @@
-"""Operations that dead servers left, of resources that newer requests wrote: they end, and undo nothing."""
+"""Test resumed operations on resources that newer requests wrote: the operations keep the newer values."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from imgstore.operations.resource_uids import find_resource_uid
 from imgstore.testing.sample_gallery import ADMIN, GALLERY, GROUP, open_home
 
 DEAD = f"{socket.gethostname()}/{this_process().split('/')[1]}/1/0"
-"""Process 1 of this boot, which did not start at tick 0."""
+"""Process 1 of this boot, with a start time other than tick 0."""
 PLACE = {"group": GROUP, "gallery": GALLERY}
 
 
@@ -41,7 +41,7 @@ def path(installation: Installation) -> str:
 
 
 def leave(installation: Installation, operation: tuple[str, dict[str, Any]], resource_id: str = "", **more: Any) -> str:
-    """Store the operation of a server that died before it did any of it."""
+    """Store the operation of a server that died before the first write."""
     kind, request = operation
     with installation.catalog.transaction() as transaction:
         (caller,) = (each for each in transaction.principals.list() if each.name == "administrator")
@@ -83,7 +83,7 @@ def check_preempted(api: Api, uid: str) -> None:
 
 @contextmanager
 def serving(home: Path) -> Iterator[Api]:
-    """Serve the home again, to a caller who may do everything in the group."""
+    """Serve the home again, with a caller that has all rights in the group."""
     with start_api(home) as api:
         api.headers |= bearer(api, Role.OWNER, GROUP, name=api.installation.effects.new_uid())
         yield api
@@ -105,7 +105,7 @@ def by_request_in_other_letters(api: Api) -> None:
 
 
 def by_operation(api: Api) -> None:
-    """As the command line does on a home."""
+    """Open the home as the command line does."""
     galleries.update_gallery(
         api.installation, ADMIN, lambda found: replace(found, description="newer"), group=GROUP, name=GALLERY
     )
@@ -122,7 +122,7 @@ def test_resumed_put_keeps_newer_writes(home: Path, write: Callable[[Api], None]
 
 
 def test_resumed_put_without_newer_writes_completes(home: Path) -> None:
-    """Requests that were refused, and writes of other resources, preempt nothing."""
+    """Refused requests and writes of other resources preempt nothing."""
     with serving(home) as api:
         uid = leave(api.installation, put("older"))
         assert api.ask("PUT", api.gallery, body("newer") | {"location": "eastus"}).status == 409

@@ -1,4 +1,4 @@
-"""How many requests a subscription may make: what is left is told, and what is too much is refused with a time."""
+"""Test the rate limits of a subscription: the remaining requests and the refusals."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Errors over HTTP tell callers nothing of where things lie on the server's machine."""
+"""Test that errors over HTTP show no paths and addresses of the server's machine."""
 
 import json
 import os
@@ -25,7 +25,7 @@ pytest_plugins = ["api_fixtures"]
 
 
 def check(api: Api, body: Any) -> None:
-    """Nothing in it is a place of this machine."""
+    """Check that a text contains no path or address of this machine."""
     text = body if isinstance(body, str) else json.dumps(body)
     for place in (api.installation.home, api.installation.regions.path, Path(__file__).parents[2]):
         assert str(place) not in text
@@ -33,7 +33,7 @@ def check(api: Api, body: Any) -> None:
 
 
 def refused(api: Api, answer: Answer, status: int = 400) -> str:
-    """The message of a refusal that tells no place."""
+    """Return the message of a refusal without paths and addresses."""
     assert answer.status == status, answer
     check(api, answer.body)
     return str(answer.body["error"]["message"])
@@ -105,7 +105,7 @@ def test_only_paths_and_addresses_are_replaced(api: Api) -> None:
 
 
 def test_refused_urls_show_nothing_about_the_servers_network(api: Api, web: WebServer, tmp_path: Path) -> None:
-    """Neither addresses, nor open ports, nor certificates, nor redirects: one answer, whatever the fault is."""
+    """Addresses, open ports, certificates and redirects all get the same answer (invariant U5)."""
     api.found()
     tls, _ = make_certificate(tmp_path, ["internal.corp.example"])
     web.pages |= {
@@ -128,7 +128,7 @@ def test_refused_urls_show_nothing_about_the_servers_network(api: Api, web: WebS
 
 
 def one_answer(answers: dict[str, Answer]) -> None:
-    """See that all are the same but for the URL that was sent."""
+    """Check that all answers are equal except the URL of the request."""
     bodies = {json.dumps(answer.body).replace(url, "URL") for url, answer in answers.items()}
     assert {answer.status for answer in answers.values()} == {400}, answers
     assert len(bodies) == 1, bodies
@@ -136,7 +136,7 @@ def one_answer(answers: dict[str, Answer]) -> None:
 
 
 def test_private_address_is_refused_like_any_other_source(api: Api, web: WebServer) -> None:
-    """What is behind it is not told, nor that it is private. The command line on the machine tells both."""
+    """The answer shows neither the server behind the address nor that the address is private. The local CLI shows both."""
     strict = replace(api.installation, environ={})
     texts = set()
     for url in ("https://127.0.0.1:1/x", "https://localhost/x", web.url("/one.raw"), "https://[::1]/x"):
@@ -148,7 +148,7 @@ def test_private_address_is_refused_like_any_other_source(api: Api, web: WebServ
 
 
 def test_forged_token_does_not_show_trusted_issuers(api: Api, tmp_path: Path) -> None:
-    """Nor where their keys are, and why they cannot be read."""
+    """The answer also shows neither the URLs of keys nor errors of the fetch."""
     key, other = (RSAKey.generate_key(2048, {"kid": "k"}) for _ in range(2))
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
     for name in ("keys", "missing"):
@@ -179,7 +179,7 @@ def test_taken_gallery_name_does_not_show_the_owner(api: Api) -> None:
 
 
 def test_addresses_of_stores_are_not_shown(tmp_path: Path) -> None:
-    """They are the operator's."""
+    """The addresses of stores are a secret of the operator."""
     with open_home(tmp_path / "home", environ={"IMGSTORE_S3_ENDPOINT": "http://10.9.8.7:9000"}) as installation:
         error = StoreUnreachable("No answer.", found='could not connect to "http://10.9.8.7:9000/bucket/key"')
         text = json.dumps(error_body(installation, error))

@@ -1,4 +1,4 @@
-"""Log lines that repeat are written ten times a minute, and counted."""
+"""Test the limit of repeated log lines: ten a minute, with a count."""
 
 import logging
 

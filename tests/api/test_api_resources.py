@@ -1,4 +1,4 @@
-"""Galleries, definitions, versions, disks and groups over HTTP, as ARM has them: statuses, headers, bodies, refusals."""
+"""Test galleries, definitions, versions, disks and groups: statuses, headers, bodies and refusals as in ARM."""
 
 import json
 from typing import Any

@@ -1,6 +1,6 @@
-"""Operations that a dead server left: resumed with the rights that their callers have now, or ended as Failed.
+"""Test resumed operations of dead servers: the caller's current rights decide.
 
-And what is stored of a request that is refused: nothing.
+Also test that a refused request stores no operation.
 """
 
 import socket
@@ -34,13 +34,13 @@ from imgstore.testing.sample_gallery import ADMIN, open_home
 
 _BOOT = this_process().split("/")[1]
 DEAD = f"{socket.gethostname()}/{_BOOT}/1/0"
-"""Process 1 of this boot, which did not start at tick 0."""
+"""Process 1 of this boot, with a start time other than tick 0."""
 OTHER = "other"
 EMPTY: dict[str, Any] = {"location": "southcentralus"}
 
 
 def principal(installation: Installation, role: Role | None = None, group: str = OTHER) -> PrincipalRecord:
-    """A new service principal, with a role on a group."""
+    """Create a service principal with a role on a group."""
     made = client_secrets.create_service_principal(installation, ADMIN, name="builder").known.identity
     if role is not None:
         scope = f"/subscriptions/{installation.subscription}/resourceGroups/{group}"
@@ -51,7 +51,7 @@ def principal(installation: Installation, role: Role | None = None, group: str =
 def leave(
     installation: Installation, who: PrincipalRecord | None, kind: str, request: dict[str, Any], uid: str | None = None
 ) -> str:
-    """The row of an operation whose process died."""
+    """Store the operation of a process that died."""
     uid = uid or installation.effects.new_uid()
     with installation.catalog.transaction() as transaction:
         transaction.operations.add(
@@ -68,7 +68,7 @@ def leave(
 
 
 def ended(api: Api, uid: str) -> AsyncOperation:
-    """The operation, once it has ended."""
+    """Return the operation after the end."""
     for _ in range(6_000):
         with api.installation.catalog.reading() as transaction:
             found = transaction.operations.get(uid)
@@ -81,7 +81,7 @@ def ended(api: Api, uid: str) -> AsyncOperation:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """With two groups and a gallery in each."""
+    """Create a home with two groups and a gallery in each group."""
     with start_api(tmp_path / "home") as api:
         api.found()
         assert api.ask("PUT", f"{api.top}/resourceGroups/{OTHER}", EMPTY).status == 201
@@ -91,13 +91,13 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stopped(home: Path) -> Iterator[Installation]:
-    """The installation, while no server runs."""
+    """Open the installation while no server runs."""
     with open_home(home) as installation:
         yield installation
 
 
 def stands(api: Api) -> bool:
-    """Whether the gallery is there."""
+    """Return whether the gallery exists."""
     with api.installation.catalog.reading() as transaction:
         return transaction.galleries.get(api.installation.subscription, OTHER, "theirs") is not None
 
@@ -163,7 +163,7 @@ def test_operation_with_revoked_tokens_fails(home: Path, stopped: Installation) 
 def test_copy_requires_the_right_to_the_source(
     home: Path, stopped: Installation, tmp_path: Path, half_made: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller may write disks in its own group, and not read the bytes of another group's."""
+    """The caller may write disks in one group, but may not read the bytes of another group."""
     make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=4 * MIB, content_bytes=MIB)
     secret = create_from_source(
         stopped, ADMIN, DiskRequest(group="secrets", name="secret", source=str(tmp_path / "disk.raw"))
@@ -241,7 +241,7 @@ def test_deployment_ends_with_the_operation(home: Path, stopped: Installation) -
 
 
 def test_refused_request_stores_no_operation(tmp_path: Path) -> None:
-    """Not even for a moment: a trigger of the database keeps every row that was ever stored."""
+    """A trigger of the database keeps each stored row, so the test sees also rows that were removed at once."""
     with start_api(tmp_path / "home") as api:
         api.found()
         theirs, mine = f"{api.top}/resourceGroups/{OTHER}", f"{api.top}/resourceGroups/mine"
@@ -283,7 +283,7 @@ ELSEWHERE = "gone.example/00000000-0000-0000-0000-000000000000/1/1"
 
 
 def hand_over(installation: Installation, uid: str, *, lease_seconds: float) -> None:
-    """Make the operation one of another machine's, which is taken for alive for so many seconds."""
+    """Give the operation to a process of another machine, with a lease of this many seconds."""
     until = datetime.now(UTC) + timedelta(seconds=lease_seconds)
     with closing(sqlite3.connect(installation.home / "catalog.sqlite")) as database:
         values = (ELSEWHERE, until.strftime("%Y-%m-%d %H:%M:%S.%f"), uid)
@@ -292,7 +292,7 @@ def hand_over(installation: Installation, uid: str, *, lease_seconds: float) -> 
 
 
 def test_operation_with_an_expired_lease_is_resumed(tmp_path: Path) -> None:
-    """By a server that runs already. That of a machine which renews its lease is left alone."""
+    """A running server resumes the operation. An operation with a renewed lease is left alone."""
     with start_api(tmp_path / "home") as api:
         for path in (f"{api.top}/resourceGroups/{OTHER}", gallery(api)):
             assert api.ask("PUT", path, EMPTY).status == 201
@@ -362,7 +362,7 @@ UPLOAD: dict[str, Any] = {
 def test_resumed_deletion_keeps_a_new_resource_of_the_same_name(
     tmp_path: Path, path: Any, body: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server died after it had deleted a resource, and before it stored the end. Then somebody made one of that name."""
+    """A server died after a deletion and before the result was stored. Then a new resource got the same name."""
 
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -390,7 +390,7 @@ def test_resumed_deletion_keeps_a_new_resource_of_the_same_name(
 def test_resumed_put_does_not_recreate_a_deleted_resource(
     tmp_path: Path, path: Any, body: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server died before it stored the end of a PUT. Then somebody deleted the resource."""
+    """A server died before the result of a PUT was stored. Then the resource was deleted."""
 
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Every route takes the right that Azure's action names. A refusal is the same whatever exists."""
+"""Test that each route requires the right of Azure's action, and that a refusal never depends on existing resources."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -45,14 +45,14 @@ NAMES = {
     "deployments/{deployment}": "dep",
     "communityGalleries/{gallery}": "public",
 }
-"""The names of the resources that exist, by the end of a route."""
+"""The names of existing resources, by the end of a route."""
 FIXED = {"{location}": HERE, "{provider}": "Microsoft.Compute", "{artifact_type}": "Images"}
 MISSING = {"1.0.0": "9.9.9"}
-"""Other names are missing with an "x" behind them."""
+"""The names of missing resources. Other names get the suffix "x"."""
 
 
 class TestAuthority(TokenAuthority):
-    """Knows callers by name, with any set of rights; others prove themselves as ever."""
+    """A token authority with named callers of any rights. Other callers need a token."""
 
     __test__ = False
     callers: ClassVar[dict[str, Principal]] = {}
@@ -67,7 +67,7 @@ class TestAuthority(TokenAuthority):
 
 
 def calling(name: str, *grants: Grant) -> dict[str, str]:
-    """The header of a caller with these grants."""
+    """Return the authorization header of a caller with these grants."""
     TestAuthority.callers[name] = Principal(name=name, uid=f"uid-{name}", grants=grants, tenant="t")
     return {"Authorization": f"Test {name}"}
 
@@ -82,7 +82,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory, web: WebServer) -> Iterator[Api]:
-    """With one resource of each type."""
+    """Create a resource of each type."""
     with start_api(tmp_path_factory.mktemp("rights") / "home", authority_type=TestAuthority) as server:
         found_all(server, web)
         yield server
@@ -138,7 +138,7 @@ def put(api: Api, path: str, body: Any, version: str = "2023-07-03") -> None:
 
 
 def path_of(api: Api, route: str, *, missing: bool = False, subscription: str | None = None) -> str:
-    """A route's path, of the resources that exist or of such as don't."""
+    """Return the path of a route with names of existing or missing resources."""
     unique = f"{api.installation.subscription}-{GALLERY}"
     names = {**NAMES, "sharedGalleries/{gallery}": unique, "operations/{operation}": "none"}
 
@@ -151,12 +151,12 @@ def path_of(api: Api, route: str, *, missing: bool = False, subscription: str | 
 
 
 def plain(api: Api, answer: Answer) -> tuple[int, dict[str, str], str]:
-    """An answer without its request's id and date, and with the names that the request gave in one spelling."""
+    """Return an answer without request id and date, and with missing names replaced by existing names."""
     text = repr(answer.body).replace(UNKNOWN, api.installation.subscription)
     for name in sorted({*NAMES.values(), f"{api.installation.subscription}-{GALLERY}", "none"}, key=len, reverse=True):
         text = re.sub(rf"\b{re.escape(MISSING.get(name, name + 'x'))}\b", name, text)
     headers = {
-        name: re.sub(r";\d+", "", value)  # The count of what is left of a budget falls with each request.
+        name: re.sub(r";\d+", "", value)  # Each request reduces the number of remaining requests.
         for name, value in answer.headers.items()
         if name not in ("date", "content-length") and not name.endswith("request-id")
     }
@@ -172,7 +172,7 @@ def ids(routes: Mapping[tuple[str, str], RouteRight]) -> list[str]:
 
 
 def test_every_route_has_a_row(api: Api) -> None:
-    """The server does not start with a route that has none; the rows are of routes that are served."""
+    """The server does not start with a route without a row. Each row belongs to a served route."""
     app = FastAPI()
     app.add_api_route("/subscriptions/{subscription}/fresh", lambda: None)
     with pytest.raises(AssertionError, match="fresh"):
@@ -191,7 +191,7 @@ def test_every_route_has_a_row(api: Api) -> None:
 
 
 def test_rows_name_azures_actions() -> None:
-    """By Azure's lists of what its resource providers allow."""
+    """Compare the rows with Azure's lists of the actions of resource providers."""
     names = {
         f"{method} {path.rpartition('/providers/')[2]}": each.operation for (method, path), each in GUARDED.items()
     }
@@ -226,14 +226,14 @@ def test_caller_without_token_gets_401(api: Api, method: str, route: str) -> Non
 
 
 def ask(api: Api, method: str, path: str, headers: dict[str, str], body: Any = b"{no JSON") -> Answer:
-    """A request with a condition and, where it may have one, a body that no refusal may depend on."""
+    """Return a request with a condition and a body, if allowed. No refusal may depend on these values."""
     sent = body if method in ("PUT", "PATCH", "POST") else None
     return api.ask(method, path, sent, headers={"If-Match": '"0"', **headers}, version="2023-07-03")
 
 
 @pytest.mark.parametrize(("method", "route"), ABOUT_RESOURCES, ids=ids(ABOUT_RESOURCES))
 def test_stranger_does_not_learn_which_resources_exist(api: Api, method: str, route: str) -> None:
-    """Neither which resources, nor which subscriptions."""
+    """The answers show neither resources nor subscriptions."""
     stranger = calling("stranger", Grant(role=Role.OWNER, scope="/subscriptions/elsewhere"))
     paths = [
         path_of(api, route),
@@ -249,12 +249,12 @@ def test_stranger_does_not_learn_which_resources_exist(api: Api, method: str, ro
 WITHIN = {
     key: each for key, each in ABOUT_RESOURCES.items() if not (each.check is Check.LIST and "{group}" not in key[1])
 }
-"""All but the lists of a subscription, which show everybody with a role what that one may read."""
+"""All routes except the lists of a subscription, which show each caller with a role the readable resources."""
 
 
 @pytest.mark.parametrize(("method", "route"), WITHIN, ids=ids(WITHIN))
 def test_caller_of_another_group_does_not_learn_which_resources_exist(api: Api, method: str, route: str) -> None:
-    """A caller with a role on another group of the subscription."""
+    """The caller has a role on another group of the subscription."""
     near = calling("near", Grant(role=Role.OWNER, scope=f"{api.top}/resourceGroups/near"))
     answers = [plain(api, ask(api, method, path_of(api, route, missing=each), near)) for each in (False, True)]
     assert answers[0][0] == 403
@@ -262,7 +262,7 @@ def test_caller_of_another_group_does_not_learn_which_resources_exist(api: Api, 
 
 
 def body_of(api: Api, web: WebServer, method: str, route: str) -> tuple[Any, tuple[str, ...]]:
-    """A good body for a route, and the rights that what it names takes besides."""
+    """Return a valid body for a route, and the rights that the references of the body require."""
     end = route.rpartition("/providers/")[2]
     if method == "PATCH":
         return {"tags": {"a": "b"}}, ()
@@ -287,7 +287,7 @@ def body_of(api: Api, web: WebServer, method: str, route: str) -> tuple[Any, tup
 
 
 EXISTING_PUT = ("{machine}", "{group}", "{part}")
-"""Put again as they are: a new machine would need another disk."""
+"""Routes that put existing resources again, because a new machine would need another disk."""
 
 
 @pytest.mark.parametrize(("method", "route"), ABOUT_RESOURCES, ids=ids(ABOUT_RESOURCES))
@@ -340,7 +340,7 @@ def send(api: Api, method: str, path: str, body: Any, headers: dict[str, str]) -
 
 
 def test_operation_is_shown_to_the_caller_only(api: Api) -> None:
-    """Others must be allowed to read the subscription; to them an operation that exists is as good as none."""
+    """Other callers need the right to read the subscription. Without the right, existing operations look like missing operations."""
     mine = calling("mine", Grant(role=Role.CONTRIBUTOR, scope=f"{api.top}/resourceGroups/{GROUP}"))
     near = calling("near", Grant(role=Role.OWNER, scope=f"{api.top}/resourceGroups/near"))
     made = api.ask("PATCH", api.gallery, {"tags": {"a": "c"}}, headers=mine)
@@ -392,7 +392,7 @@ def test_sharing_gives_no_right_in_the_owning_subscription(api: Api) -> None:
 )
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_reference_to_a_network_resource_requires_join(api: Api, named: str, kind: str, elsewhere: bool) -> None:
-    """Also from another subscription: its owner could not delete what others name."""
+    """The right is also required from another subscription, because references block the deletion by the owner."""
     linked = f"{api.compute.replace('Compute', 'Network')}/{named}"
     top = api.top
     if elsewhere:
@@ -412,7 +412,7 @@ def test_reference_to_a_network_resource_requires_join(api: Api, named: str, kin
 
 
 def naming(group: str, linked: str) -> tuple[str, Any]:
-    """A resource of the group that names another."""
+    """A resource of the group with a reference to another resource."""
     if "/networkInterfaces/" in linked:
         path = f"{group}/providers/Microsoft.Compute/virtualMachines/m"
         body = machine_of(f"{group}/providers/Microsoft.Compute/disks/none")
@@ -427,7 +427,7 @@ def naming(group: str, linked: str) -> tuple[str, Any]:
 
 
 def requests_naming(api: Api, named: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
-    """Requests of a caller for resources of its own group that name another group's, by what they name."""
+    """Return requests of a caller for resources with references to another group, by the referenced type."""
     near = f"{api.top}/resourceGroups/near/providers/Microsoft.Compute"
     image = f"{near}/galleries/mine/images/mine/versions/1.0.0"
 
@@ -474,7 +474,7 @@ def requests_naming(api: Api, named: Mapping[str, str]) -> dict[str, tuple[str, 
 
 
 def named_in(api: Api, end: str) -> dict[str, str]:
-    """The ids of one group's resources; with an `end` behind their names there are none."""
+    """Return the ids of the resources of a group. A suffix `end` makes ids of missing resources."""
     return {
         "group": f"{api.top}/resourceGroups/{GROUP}{end}",
         "disk": f"{api.compute}/disks/d1{end}",
@@ -486,7 +486,7 @@ def named_in(api: Api, end: str) -> dict[str, str]:
 
 
 def test_references_in_a_request_require_rights(api: Api) -> None:
-    """And its refusal does not tell whether the named resource exists, also while the gallery is shared with others."""
+    """A refusal does not show whether the referenced resource exists, also while the gallery is shared with others."""
     near = calling("near", Grant(role=Role.CONTRIBUTOR, scope=f"{api.top}/resourceGroups/near"))
     mine = f"{api.top}/resourceGroups/near/providers/Microsoft.Compute/galleries/mine"
     put(api, mine, {"location": HERE})
@@ -502,7 +502,7 @@ def test_references_in_a_request_require_rights(api: Api) -> None:
 
 
 def outcome(api: Api, path: str, body: Any, headers: dict[str, str]) -> str:
-    """How a PUT ends, at once or later, with the names of missing resources as if they existed."""
+    """Return the result of a PUT, with the names of missing resources replaced by names of existing resources."""
     answer = send(api, "PUT", path, body, headers)
     ended = answer.body
     if answer.status < 300:
@@ -516,7 +516,7 @@ def outcome(api: Api, path: str, body: Any, headers: dict[str, str]) -> str:
 
 
 def test_forged_url_does_not_show_which_disks_exist(api: Api) -> None:
-    """Nor which disks have a URL that is good."""
+    """The answers also do not show which disks have a valid URL."""
     granted = api.ask("POST", f"{api.compute}/disks/d1/beginGetAccess", {"access": "Read", "durationInSeconds": 60})
     url = api.path_of(granted.body["accessSAS"])
     uid = url.split("/")[2]
@@ -542,7 +542,7 @@ SHAREE = "22222222-2222-2222-2222-222222222222"
 
 @pytest.mark.parametrize("community", [False, True])
 def test_sharee_does_not_see_the_group_of_a_shared_gallery(api: Api, web: WebServer, community: bool) -> None:
-    """Neither by what was made of the image, nor by an error: Azure shows the reference by the shared name, too."""
+    """Neither resources from the image nor errors show the group. Azure also shows the reference by the shared name."""
     mine = f"/subscriptions/{SHAREE}/resourceGroups/near/providers/Microsoft.Compute"
     create_group(replace(api.installation, subscription=SHAREE), ADMIN, name="near", location=HERE)
     near = calling("sharee", Grant(role=Role.OWNER, scope=f"/subscriptions/{SHAREE}"))
@@ -594,7 +594,7 @@ def test_sharee_does_not_see_the_group_of_a_shared_gallery(api: Api, web: WebSer
 
 
 def share(api: Api, web: WebServer, *, community: bool) -> tuple[str, str]:
-    """Share a gallery with the sharee, or with everybody; gives the kind of the sharing and the name to find it by."""
+    """Share a gallery with the sharee or with everybody. Return the kind of the sharing and the shared name."""
     if not community:
         shared = {"operationType": "Add", "groups": [{"type": "Subscriptions", "ids": [SHAREE]}]}
         api.await_end(api.ask("POST", f"{api.gallery}/share", shared))

@@ -1,4 +1,4 @@
-"""Azure's own Python clients, as they are, against a real server over TLS."""
+"""Run Azure's unmodified Python clients against a server with TLS."""
 
 import os
 import subprocess

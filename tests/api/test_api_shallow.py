@@ -1,4 +1,4 @@
-"""Shallow versions over HTTP: made where their source lies, shown as such, and never changed into another kind."""
+"""Test shallow versions: creation in the region of the source, answers and immutable fields."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ SOUTH = "southcentralus"
 
 
 def shallow_body(source: Any, *regions: Any, mode: str = "Shallow") -> Any:
-    """A version as it is put, of what is stored here."""
+    """Return the body of a version from a stored source."""
     body = version_body("", *regions, replicationMode=mode)
     body["properties"]["storageProfile"] = {"source": {"id": source}}
     return body
 
 
 def disk_of(api: Api, uri: str, sku: str = "Standard_LRS") -> str:
-    """The id of a disk that is made of a file."""
+    """Create a disk from a file. Return the id."""
     path = f"{api.compute}/disks/d1"
     creation = {"createOption": "Import", "sourceUri": uri}
     put = api.ask("PUT", path, {"location": SOUTH, "sku": {"name": sku}, "properties": {"creationData": creation}})

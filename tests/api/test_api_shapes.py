@@ -1,6 +1,6 @@
-"""Our answers beside the bodies of Azure's examples (2023-07-03): what they have in common is of one kind.
+"""Compare answers with the bodies of Azure's examples (2023-07-03): common fields have the same kind.
 
-azure_shapes.json has the path and the kind of every field of the answers in these examples, by resource.
+azure_shapes.json contains the path and the kind of each field of the examples, by resource.
 """
 
 import json
@@ -20,7 +20,7 @@ pytest_plugins = ["api_fixtures"]
 SHAPES: Final = json.loads(Path(__file__).with_name("azure_shapes.json").read_text())
 OTHER: Final = "22222222-2222-2222-2222-222222222222"
 OURS: Final = ("sizeInBytes", "diskDigest", "bytesDone", "bytesTotal", "bytesPerSecond", "etaSeconds", "replicas")
-"""Fields that we add. Every resource has a type and tags, which the examples leave out."""
+"""Fields that imgstore adds. Each resource has a type and tags, which the examples omit."""
 BESIDE: Final[dict[str, tuple[str, ...]]] = {
     "definition": ("properties.architecture",),
     "version": (
@@ -37,12 +37,12 @@ BESIDE: Final[dict[str, tuple[str, ...]]] = {
         for rest in ("", "[]", "[].lun", "[].diskSizeGB", "[].hostCaching")
     ),
 }
-"""Fields of the specification that no example's answer happens to have."""
+"""Fields of the specification that no example contains."""
 KINDS: Final = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 
 
 def shape(value: Any, path: str = "") -> dict[str, str]:
-    """The kind of every field by its path; tags are what people make of them."""
+    """Return the kind of each field by path. Tags have names of the caller."""
     if isinstance(value, dict):
         inner = value.items() if path != "tags" else ()
         below = {
@@ -55,7 +55,7 @@ def shape(value: Any, path: str = "") -> dict[str, str]:
 
 
 def check(resource: str, body: Any) -> None:
-    """See that a body has no field that Azure's has not, and none of another kind."""
+    """Check that each field of a body exists in Azure's body with the same kind."""
     azure, beside = SHAPES[resource], BESIDE.get(resource, ())
     ours = {
         path: kind

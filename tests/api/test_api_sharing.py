@@ -1,4 +1,4 @@
-"""Sharing over HTTP: by the owner, and what others see of it."""
+"""Test the sharing of galleries: changes of the owner, and the view of other subscriptions."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ COMMUNITY = {
 
 
 def share(api: Api, operation: str, *ids: str, kind: str = "Subscriptions") -> None:
-    """Ask for a change, and see that it was done."""
+    """Send a change, and check the result."""
     body = {"operationType": operation, "groups": [{"type": kind, "ids": list(ids)}] if ids else None}
     answer = api.ask("POST", f"{api.gallery}/share", body)
     assert (answer.status, answer.body) == (202, "")
@@ -34,7 +34,7 @@ def share(api: Api, operation: str, *ids: str, kind: str = "Subscriptions") -> N
 
 @pytest.fixture
 def other(api: Api) -> str:
-    """The path of another subscription, that something is in."""
+    """Return the path of another subscription with a resource."""
     create_group(replace(api.installation, subscription=OTHER), ADMIN, name="theirs", location="southcentralus")
     return f"/subscriptions/{OTHER}/providers/Microsoft.Compute/locations/southcentralus"
 

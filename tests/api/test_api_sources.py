@@ -1,4 +1,4 @@
-"""Snapshots, managed images and disks of disks and files over HTTP, and versions made from all of them."""
+"""Test snapshots, managed images and disks from disks and files, and versions from these resources."""
 
 import json
 from typing import Any
@@ -14,12 +14,12 @@ SOUTH = "southcentralus"
 
 
 def made_of(option: str, **more: Any) -> Any:
-    """A disk or snapshot as it is put."""
+    """Return the body of a disk or snapshot."""
     return {"location": SOUTH, "properties": {"creationData": {"createOption": option, **more}}}
 
 
 def succeeds(api: Api, path: str, body: Any) -> Any:
-    """Put it, wait, and give it as it is then."""
+    """Put a resource, wait for the operation, and return the resource."""
     answer = api.ask("PUT", path, body)
     assert answer.status in (200, 201, 202), answer
     told = api.await_end(answer)
@@ -82,7 +82,7 @@ def test_invalid_disk_sources_are_refused(api: Api, kind: str, creation: Any, ta
 
 
 def image_body(**profile: Any) -> Any:
-    """A managed image as it is put."""
+    """Return the body of a managed image."""
     return {"location": SOUTH, "properties": {"hyperVGeneration": "V1", "storageProfile": profile}}
 
 

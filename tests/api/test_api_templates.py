@@ -1,4 +1,4 @@
-"""What Bicep emits, over HTTP: modules, symbolic names, loops everywhere, references to what stands, secrets kept."""
+"""Test templates as Bicep writes them: modules, symbolic names, loops, references and secrets."""
 
 import json
 from typing import Any
@@ -17,20 +17,20 @@ DEPLOYMENTS = "Microsoft.Resources/deployments"
 
 @pytest.fixture
 def group(api: Api) -> str:
-    """A resource group's path."""
+    """Return the path of a resource group."""
     path = f"{api.top}/resourceGroups/{GROUP}"
     assert api.ask("PUT", path, {"location": "southcentralus"}).status == 201
     return path
 
 
 def gallery(name: str = "g", description: Any = "d", **more: Any) -> Any:
-    """A gallery of a template."""
+    """Return a gallery of a template."""
     kind = {"type": "Microsoft.Compute/galleries", "apiVersion": API, "name": name, "location": "eastus"}
     return {**kind, "properties": {"description": description}, **more}
 
 
 def module(name: str, template: Any, parameters: Any = None, *, scope: str | None = "inner", **more: Any) -> Any:
-    """A nested deployment, as Bicep emits it."""
+    """Return a nested deployment as Bicep writes it."""
     evaluation = {} if scope is None else {"expressionEvaluationOptions": {"scope": scope}}
     given = {key: {"value": value} for key, value in (parameters or {}).items()}
     properties = {"mode": "Incremental", "parameters": given, "template": template, **evaluation}
@@ -38,7 +38,7 @@ def module(name: str, template: Any, parameters: Any = None, *, scope: str | Non
 
 
 def deploy(api: Api, group: str, template: Any, name: str = "d1", **parameters: Any) -> tuple[Any, Any]:
-    """Deploy a template; gives how the operation ended, and the deployment."""
+    """Deploy a template. Return the result of the operation and the deployment."""
     given = {key: {"value": value} for key, value in parameters.items()}
     body = {"properties": {"mode": "Incremental", "template": template, "parameters": given}}
     path = f"{group}/providers/{DEPLOYMENTS}/{name}"
@@ -49,20 +49,20 @@ def deploy(api: Api, group: str, template: Any, name: str = "d1", **parameters: 
 
 
 def outputs(api: Api, group: str, template: Any, **parameters: Any) -> dict[str, Any]:
-    """The values of a template's outputs."""
+    """Return the values of the outputs of a template."""
     told, shown = deploy(api, group, template, **parameters)
     assert told["status"] == "Succeeded", told
     return {name: each.get("value") for name, each in shown["outputs"].items()}
 
 
 def refused(api: Api, group: str, template: Any, **parameters: Any) -> str:
-    """The message that a template is refused with, at once or later."""
+    """Return the message of the refusal of a template, at once or later."""
     told, _ = deploy(api, group, template, **parameters)
     return str(told["error"]["message"])
 
 
 def described(api: Api, name: str) -> Any:
-    """A gallery's description."""
+    """Return the description of a gallery."""
     return api.ask("GET", f"{api.compute}/galleries/{name}").body["properties"]["description"]
 
 
@@ -272,7 +272,7 @@ def test_secrets_are_neither_shown_nor_stored(api: Api, group: str) -> None:
 
 
 def deep(levels: int) -> Any:
-    """Templates within each other."""
+    """Return nested templates."""
     inner: Any = {"resources": [gallery("bottom")]}
     for level in range(levels):
         inner = {"resources": [module(f"l{level}", inner)]}

@@ -1,4 +1,4 @@
-"""The authority of one's own: made once, good for loopback names alone, renewed in time, and its keys nobody else's."""
+"""Test the private certificate authority: creation, names, renewal and private keys."""
 
 import socket
 import ssl
@@ -16,7 +16,7 @@ BEGINNING = b"-----BEGIN CERTIFICATE-----"
 
 
 def shaken(files: Certificates, name: str, roots: Path) -> None:
-    """A real handshake, as strict as the latest Python's."""
+    """Make a TLS handshake with the strict checks of the latest Python."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(files.certificate, files.key)
     client = ssl.create_default_context(cafile=str(roots))

@@ -1,4 +1,4 @@
-"""What callers without a token can do to a server: nothing that others notice."""
+"""Test that callers without a token can't block other callers."""
 
 import http.client
 import json
@@ -46,7 +46,7 @@ def connected(api: Api, sent: bytes = b"") -> socket.socket:
 
 
 def received(connection: socket.socket) -> bytes:
-    """All that comes until the server closes the connection."""
+    """Return all bytes until the server closes the connection."""
     parts = []
     try:
         while part := connection.recv(65_536):

@@ -1,4 +1,4 @@
-"""Bodies on their way into an upload: by chunks of any size, and beyond its end."""
+"""Test request bodies of uploads: chunks of any size, and bytes beyond the end."""
 
 import asyncio
 from contextlib import closing
@@ -15,7 +15,7 @@ SIZE = 3 * MIB + 512
 
 
 async def gather(spool: Spool, at: int, data: bytes, cuts: list[int]) -> int:
-    """What was beyond the end."""
+    """Write a body. Return the bytes beyond the end."""
     async with UploadWriter(spool, at) as writer:
         for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
             if not await writer.add(data[begin:end]):

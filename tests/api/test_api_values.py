@@ -1,6 +1,6 @@
-"""Any value at any place of a request: it is done or refused in words, and every list can still be read.
+"""Test any value at any position of a request: the request succeeds or gets an error, and each list stays readable.
 
-Bodies are sent as text, so that numbers, names and texts come that Python's own writer would not write.
+Bodies are sent as text, because Python's own writer does not write all numbers, names and texts.
 """
 
 import http.client
@@ -52,7 +52,7 @@ LITERALS = [*NUMBERS, *TEXTS, *SHAPES]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A server with one of everything, and the requests that made it."""
+    """Run a server with a resource of each type. Return the requests that created the resources."""
 
     api: Api
     requests: tuple[Request, ...]
@@ -68,7 +68,7 @@ def staged(home: Path, web: WebServer, database: str | None = None) -> Iterator[
 
 
 def settled(api: Api, request: Request, text: str, *, accepted: bool = False) -> None:
-    """Send a body, follow what it begins, and read all that shows it."""
+    """Send a body, follow the operation, and read all routes that show the resource."""
     answer = api.ask(request.method, request.path, text.encode("utf-8", "surrogatepass"), version=request.version)
     where = (request.method, request.path, text[:300])
     assert answer.status < 500, (where, answer)
@@ -84,7 +84,7 @@ def settled(api: Api, request: Request, text: str, *, accepted: bool = False) ->
 
 
 def strictly(api: Api, path: str, version: str) -> int:
-    """Read a resource or a list, whose JSON must be strict; the answer's status."""
+    """Read a resource or a list as strict JSON. Return the status."""
     connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=120)
     try:
         connection.request("GET", f"{path}?api-version={version}", headers=api.headers)
@@ -96,13 +96,13 @@ def strictly(api: Api, path: str, version: str) -> int:
 
 
 def places(value: Any) -> list[tuple[Any, ...]]:
-    """The path of every value in a body."""
+    """Return the path of each value in a body."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [(), *((name, *below) for name, each in items for below in places(each))]
 
 
 def with_literal(value: Any, place: tuple[Any, ...], literal: str) -> str:
-    """A body as text, with a literal at a place."""
+    """Return a body as text with a literal at a path."""
 
     def replaced(inner: Any, left: tuple[Any, ...]) -> Any:
         if not left:
@@ -115,7 +115,7 @@ def with_literal(value: Any, place: tuple[Any, ...], literal: str) -> str:
 
 
 def with_name(value: Any, place: tuple[Any, ...], literal: str) -> str:
-    """A body as text, with a literal in the place of the name of a value, or beside it in a list."""
+    """Return a body as text with a literal instead of a field's name, or as an additional list item."""
     if not place or not isinstance(place[-1], str):
         return with_literal(value, place, literal)
     return with_literal(value, place, f"1, {literal if literal.startswith(chr(34)) else json.dumps(literal)}: 1")
@@ -167,7 +167,7 @@ def test_no_value_in_a_body_breaks_an_answer(tmp_path: Path, web: WebServer) -> 
 def test_no_value_at_any_position_breaks_an_answer(
     tmp_path: Path, web: WebServer, postgresql_server: PostgreSQL, on: str
 ) -> None:
-    """Every value at every place."""
+    """Test each value at each path."""
     with (
         postgresql_server.database() as url,
         staged(tmp_path / "home", web, url if on == "postgresql" else None) as stage,
@@ -213,7 +213,7 @@ NAMES = (
 
 
 def routes_of(api: Api) -> list[tuple[str, str]]:
-    """Each method and path, with names that exist."""
+    """Return each method and path with names of existing resources."""
     known = {
         "subscription": api.installation.subscription,
         "group": GROUP,
@@ -234,7 +234,7 @@ def routes_of(api: Api) -> list[tuple[str, str]]:
 
 
 def send_raw(api: Api, method: str, target: str, headers: list[tuple[str, str]], body: bytes) -> tuple[int, bytes]:
-    """A request as it is, whatever a client's library would say to it; status 0 where the server hangs up."""
+    """Send a raw request without the checks of a client library. Return status 0 if the server closes the connection."""
     lines = [
         f"{method} {target} HTTP/1.1",
         *(f"{name}: {value}" for name, value in headers),
