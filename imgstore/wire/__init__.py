@@ -1,4 +1,5 @@
-"""Translates: domain values to ARM's JSON and words of a request to domain values. No framework, nothing is asked.
+"""Translate between domain values and ARM's JSON, and parse the arguments of requests.
 
-The command line's ``-o json`` and the API share these shapes, so that what az prints and what imgstore prints agree.
+The command line's ``-o json`` and the API share these formats, so the output of az and the output of imgstore agree.
+The package has no framework, no input and no output.
 """

@@ -1,7 +1,8 @@
-"""Which field of a resource came with which api-version, so that a client is shown, and heeded in, what it knows.
+"""The api-version that introduced each field. A client sees, and may send, only fields of its own api-version.
 
-After the stable specifications of 2018-06-01 to 2023-07-03 and the changelogs of the SDKs since (what is not here came
-with the first, or is ours). Paths leave lists out: ``properties.features.name`` is a field of each feature.
+Sources: the stable specifications of 2018-06-01 to 2023-07-03, and the changelogs of later SDKs. A field without an
+entry exists since the first api-version, or belongs to imgstore. Paths leave lists out: ``properties.features.name`` is
+a field of each feature.
 """
 
 import re
@@ -19,7 +20,7 @@ _FieldTree: TypeAlias = "dict[str, _FieldTree] | None"
 OLDEST: Final = "2018-06-01"
 NEWEST: Final = "2026-03-03"
 OLDEST_NETWORK: Final = "2015-05-01"
-"""Of Microsoft.Network, which `az vm create` asks for in the words of 2015."""
+"""The oldest api-version of Microsoft.Network. `az vm create` uses an api-version of 2015."""
 KNOWN: Final = (
     OLDEST, "2019-03-01", "2019-07-01", "2019-12-01", "2020-09-30", "2021-03-01", "2021-07-01", "2021-10-01",
     "2021-11-01", "2022-01-03", "2022-03-03", "2022-08-03", "2023-07-03", "2024-03-03", "2025-03-03", NEWEST,
@@ -27,7 +28,7 @@ KNOWN: Final = (
 
 
 class Kind(StrEnum):
-    """The resources whose fields are told apart by version, by their type's name."""
+    """Resource types with fields that depend on the api-version."""
 
     GALLERY = "galleries"
     DEFINITION = "galleries/images"
@@ -41,7 +42,7 @@ class Kind(StrEnum):
     DEPLOYMENT = "deployments"
     GROUP = "resourceGroups"
     NETWORK = "Microsoft.Network"
-    """All of its types: what is kept as it was sent is shown as it was sent."""
+    """All types of Microsoft.Network. Fields of such resources are stored and shown as sent."""
 
 
 _NETWORK: Final = frozenset(each.lower().partition("/")[2] for each in NETWORK_TYPES)
@@ -109,14 +110,14 @@ SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
 
 
 def check_api_version(api_version: str | None, kind: str) -> str:
-    """The api-version that a request names; one that is newer than all that we know is taken.
+    """Return the date of a request's api-version. A date after `NEWEST` is accepted.
 
     Args:
-        api_version: as the request has it.
-        kind: of the resource, for the error.
+        api_version: The api-version in the request.
+        kind: The resource type, for the error.
 
     Raises:
-        InvalidInput: there is none, or it is no date, or older than the first that galleries have.
+        InvalidInput: The api-version is missing, is not a date, or is older than the first api-version of the type.
     """
     hint = f"ask with api-version={NEWEST}"
     if not api_version:
@@ -146,25 +147,25 @@ def check_api_version(api_version: str | None, kind: str) -> str:
 
 
 def is_network(kind: str) -> bool:
-    """Whether a type, with or without its provider, is one of Microsoft.Network."""
+    """Return whether a resource type, with or without the provider, is a type of Microsoft.Network."""
     return kind.lower().removeprefix("microsoft.network/").partition("/")[0] in _NETWORK
 
 
 def has_field(kind: Kind, path: str, api_version: str) -> bool:
-    """Whether an api-version has the field at a path."""
+    """Return whether an api-version has the field at a path."""
     return all(
         since <= api_version for field, since in SINCE[kind].items() if path == field or path.startswith(f"{field}.")
     )
 
 
 def remove_newer_fields(value: Json, kind: Kind, api_version: str) -> Json:
-    """A resource, or what is asked of one, without the fields that the api-version does not have; nothing is changed."""
+    """Return a resource, or a request body, without the fields that the api-version does not have."""
     return _remove_newer(value, _newer_fields(kind, api_version))
 
 
 @lru_cache(maxsize=256)
 def _newer_fields(kind: Kind, api_version: str) -> Mapping[str, _FieldTree]:
-    """The fields that an api-version does not have: each under those that it is in, and None in its own place."""
+    """Return the fields that an api-version does not have, as a tree of names. A missing field has the value None."""
     tree: dict[str, _FieldTree] = {}
     for path in sorted(path for path, since in SINCE[kind].items() if since > api_version):
         *above, name = path.split(".")

@@ -1,6 +1,6 @@
-"""The blob door's words: XML of errors and page lists, ranges in headers.
+"""The protocol of the blob endpoint: XML of errors and page lists, and range headers.
 
-After https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api.
+Source: https://learn.microsoft.com/rest/api/storageservices/blob-service-rest-api.
 """
 
 import re
@@ -16,9 +16,9 @@ from imgstore.wire.json_text import Json
 
 PAGE_BYTES: Final = 512
 PUT_PAGE_BYTES_MAX: Final = 4 << 20
-"""Azure's bound of one Put Page."""
+"""Azure's limit for one Put Page."""
 PAGE_RANGES_MAX: Final = 10_000
-"""Azure's bound of one answer to Get Page Ranges."""
+"""Azure's limit for one answer to Get Page Ranges."""
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _NEXT_MARKER: Final = re.compile(r"<NextMarker>(\d{1,18})</NextMarker>")
 _HEAD: Final = '<?xml version="1.0" encoding="utf-8"?>'
@@ -31,32 +31,32 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})?/(\d{1,18}|\*)?
 
 
 class RangeNotSatisfiable(ImgstoreError):
-    """A range that begins behind the blob."""
+    """A range starts after the end of the blob."""
 
     code = "InvalidRange"
     status = 416
 
 
 def error_xml(error: ImgstoreError) -> bytes:
-    """The body that tells of an error; what was found, expected and what to do stand in the message."""
+    """Return an error as XML. The message contains the found value, the expected value and the hint."""
     return (
         f"{_HEAD}<Error><Code>{escape(error.error_code)}</Code><Message>{escape(str(error))}</Message></Error>".encode()
     )
 
 
 def read_error_xml(text: str) -> Json:
-    """The same, as ARM's envelope has it; None where it is none."""
+    """Convert an error from XML to ARM's error envelope. Return None if the text is not an error."""
     match = _ERROR.search(text)
     return match and {"error": {"code": unescape(match[1]), "message": unescape(match[2])}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageListRequest:
-    """The part of a page list that a request asks for."""
+    """The part of a page list that a request selects."""
 
     begin: int
     end: int
-    """In bytes. The marker of the request is the beginning."""
+    """In bytes. A marker in the request replaces the beginning."""
     ranges_max: int
 
 
@@ -66,20 +66,22 @@ def read_page_list_request(
     """Read the parameters of Get Page Ranges.
 
     Args:
-        within: the bytes that the Range header asks for, as (begin, end).
-        marker: `NextMarker` of the answer before.
-        results_max: `maxresults`. A number above `PAGE_RANGES_MAX` means `PAGE_RANGES_MAX`.
+        within: The bytes of the Range header, as (begin, end).
+        marker: The `NextMarker` of the previous answer.
+        results_max: The parameter `maxresults`. A number above `PAGE_RANGES_MAX` means `PAGE_RANGES_MAX`.
 
     Raises:
-        InvalidInput: a parameter has another form.
+        InvalidInput: A parameter is malformed.
     """
     for name, text in (("marker", marker), ("maxresults", results_max)):
         if text and not _NUMBER.fullmatch(text):
             raise InvalidInput(
                 f"The value of the query parameter '{name}' is invalid.",
                 found=repr(text[:100]),
-                expected="NextMarker of the answer before" if name == "marker" else "a whole number from 1 on",
-                hint="leave it out to begin with the first range",
+                expected="the NextMarker of the previous answer"
+                if name == "marker"
+                else "a whole number of at least 1",
+                hint="leave the parameter out to start with the first range",
                 target=name,
                 code="InvalidQueryParameterValue",
             )
@@ -91,11 +93,11 @@ def read_page_list_request(
 
 
 def page_list_xml(extents: Iterable[Extent], asked: PageListRequest) -> bytes:
-    """Write ranges that hold data as whole pages, merged and cut to the bytes that were asked for.
+    """Write the ranges with data as whole pages, merged and cut to the requested bytes.
 
     Args:
-        extents: in order. No more of them are read than the answer needs.
-        asked: the request.
+        extents: The extents with data, in order. The function reads only as many as the answer needs.
+        asked: The request.
     """
     found = list(islice(_pages(extents, asked.begin, asked.end), asked.ranges_max + 1))
     shown, behind = found[: asked.ranges_max], found[asked.ranges_max :]
@@ -105,7 +107,7 @@ def page_list_xml(extents: Iterable[Extent], asked: PageListRequest) -> bytes:
 
 
 def read_page_list(text: str) -> tuple[list[Extent], str | None]:
-    """Return the ranges of a page list, and the marker of its next part."""
+    """Return the ranges of a page list, and the marker of the next part."""
     found = ((int(match[1]), int(match[2]) + 1) for match in _PAGE_RANGE.finditer(text))
     marker = _NEXT_MARKER.search(text)
     return [Extent(offset=begin, length=end - begin) for begin, end in found], marker and marker[1]
@@ -129,10 +131,14 @@ def _pages(extents: Iterable[Extent], low: int, high: int) -> Iterator[tuple[int
 
 
 def parse_range(header: str | None, file_bytes: int) -> tuple[int, int] | None:
-    """What a Range header asks for, as (begin, end); None is the whole, as for a header that is no single range.
+    """Return the bytes of a Range header as (begin, end).
+
+    Returns:
+        The range, or None for the whole blob. A missing header, or a header without a single range, means the whole
+            blob.
 
     Raises:
-        RangeNotSatisfiable: it begins behind the end.
+        RangeNotSatisfiable: The range starts after the end of the blob.
     """
     if header is None:
         return None
@@ -142,7 +148,7 @@ def parse_range(header: str | None, file_bytes: int) -> tuple[int, int] | None:
     elif match is not None:
         begin, end = int(match[1]), min(file_bytes, int(match[2]) + 1) if match[2] else file_bytes
         if match[2] and int(match[2]) < begin:
-            return None  # RFC 9110, section 14.1.1: an invalid range is no range.
+            return None  # RFC 9110, section 14.1.1: ignore an invalid range.
     else:
         return None
     if begin >= end:
@@ -150,16 +156,16 @@ def parse_range(header: str | None, file_bytes: int) -> tuple[int, int] | None:
             "The range specified is invalid for the current size of the resource.",
             found=header,
             expected=f"a range inside 0 to {file_bytes}",
-            hint="ask for a range that begins before the end",
+            hint="request a range that starts before the end of the blob",
         )
     return begin, end
 
 
 def parse_page_range(header: str | None) -> tuple[int, int]:
-    """The whole pages that a Put Page is about, as (begin, end).
+    """Return the pages of a Put Page as (begin, end), in bytes.
 
     Raises:
-        InvalidInput: no range, or none of whole pages.
+        InvalidInput: The header is not a range of whole pages.
     """
     match = _RANGE.fullmatch((header or "").strip())
     begin, end = (int(match[1]), int(match[2]) + 1) if match and match[2] else (0, 0)
@@ -175,23 +181,23 @@ def parse_page_range(header: str | None) -> tuple[int, int]:
 
 
 def parse_content_length(header: str | None) -> int | None:
-    """The bytes that a Content-Length header announces; None where there is no usable one."""
+    """Return the bytes in a Content-Length header, or None if the header is missing or invalid."""
     match = _LENGTH.fullmatch((header or "").strip())
     return None if match is None else int(match[0])
 
 
 def parse_upload_offset(header: str | None) -> int:
-    """Where a plain PUT begins, by its Content-Range, as `curl -C` sends it.
+    """Return the offset of a plain PUT from the Content-Range header, as `curl -C` sends it.
 
     Raises:
-        InvalidInput: the header is none.
+        InvalidInput: The header is malformed.
     """
     if header is None:
         return 0
     match = _CONTENT_RANGE.fullmatch(header.strip())
     if match is None:
         raise InvalidInput(
-            "The Content-Range header can't be read.",
+            "The Content-Range header is invalid.",
             found=header,
             expected="bytes BEGIN-END/TOTAL",
             hint="send the upload with `curl -T FILE -C BEGIN`",

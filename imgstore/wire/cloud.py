@@ -1,4 +1,4 @@
-"""What a cloud tells of itself: its endpoints (Azure Resource Manager, 2022-09-01), tenants and subscriptions (2022-12-01)."""
+"""Description of a cloud: endpoints (Azure Resource Manager, 2022-09-01), tenants, subscriptions (2022-12-01)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -12,7 +12,7 @@ _COMPUTE_TYPES: Final = (
     "galleries", "galleries/images", "galleries/images/versions", "disks", "snapshots", "images", "virtualMachines",
 )  # fmt: skip
 _NETWORK_VERSIONS: Final = ("2024-07-01", "2022-01-01", "2020-11-01", "2018-11-01", "2015-06-15")
-"""Any other date is taken too; clients that let us choose take the first."""
+"""Other api-versions are accepted too. Clients without an own api-version take the first."""
 _PROVIDERS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
     "Microsoft.Compute": dict.fromkeys(_COMPUTE_TYPES, KNOWN[::-1]),
     "Microsoft.Resources": dict.fromkeys(("resourceGroups", "deployments"), ("2024-11-01", "2021-04-01")),
@@ -22,14 +22,14 @@ _PROVIDERS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
         for word in (kind.word, *([f"{kind.word}/{kind.part}"] if kind.part else []))
     },
 }
-"""The api-versions of each type, newest first, by provider."""
+"""The api-versions of each resource type, newest first, by provider."""
 
 
 def endpoints_json(base_url: str) -> Json:
-    """The document that ``az cloud register --endpoint-resource-manager`` and go-azure-sdk read.
+    """Return the document that ``az cloud register --endpoint-resource-manager`` and go-azure-sdk read.
 
-    What imgstore does not have (a graph, batch, a key vault) is named all the same: go-azure-sdk refuses a cloud without,
-    and no client asks there for what a gallery needs.
+    The document also names services that imgstore does not have, such as a graph, batch and a key vault. go-azure-sdk
+    refuses a cloud without such names. No client uses these services for a gallery.
     """
     return {
         "name": "imgstore",
@@ -58,7 +58,7 @@ def endpoints_json(base_url: str) -> Json:
 
 
 def tenant_json(tenant_id: str) -> Json:
-    """A tenant."""
+    """Return a tenant as JSON."""
     return {
         "id": f"/tenants/{tenant_id}",
         "tenantId": tenant_id,
@@ -70,7 +70,7 @@ def tenant_json(tenant_id: str) -> Json:
 
 
 def subscription_json(subscription: str, tenant_id: str) -> Json:
-    """A subscription."""
+    """Return a subscription as JSON."""
     return {
         "id": f"/subscriptions/{subscription}",
         "subscriptionId": subscription,
@@ -84,15 +84,15 @@ def subscription_json(subscription: str, tenant_id: str) -> Json:
 
 
 def provider_json(provider: str, subscription: str, regions: Sequence[str]) -> Json:
-    """A resource provider with its types.
+    """Return a resource provider with its resource types.
 
     Args:
-        provider: its namespace, in any case.
-        subscription: whose.
-        regions: what they are called.
+        provider: The namespace, in any case.
+        subscription: The subscription of the id.
+        regions: The display names of the regions.
 
     Raises:
-        NotFound: there is no such provider.
+        NotFound: The provider does not exist.
     """
     name = next((each for each in _PROVIDERS if each.lower() == provider.lower()), None)
     if name is None:

@@ -41,7 +41,7 @@ _BY_CODE: Final[Mapping[str, type[ImgstoreError]]] = {
         ReplicationFailed,
     )
 }
-"""Kinds that neither a status nor the end of a code tells."""
+"""Error classes that neither the status nor the end of the code determines."""
 _BY_STATUS: Final[Mapping[int, type[ImgstoreError]]] = {
     400: InvalidInput,
     401: Unauthenticated,
@@ -53,13 +53,14 @@ _BY_STATUS: Final[Mapping[int, type[ImgstoreError]]] = {
     416: InvalidInput,
 }
 _TRANSIENT_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
-"""Another time the same request may be answered better."""
+"""Statuses after which a retry of the same request may succeed."""
 
 
 def error_json(error: ImgstoreError) -> Json:
-    """The body that tells of `error`.
+    """Return an error as JSON.
 
-    Clients print code and message alone, so what was found, expected and what to do stand in the message too.
+    Clients print only code and message. The message therefore also contains the found value, the expected value and the
+    hint.
     """
     told: dict[str, Json] = {"code": error.error_code, "message": str(error)}
     if error.target is not None:
@@ -70,11 +71,12 @@ def error_json(error: ImgstoreError) -> Json:
 
 
 def read_error(body: Json, status: int) -> ImgstoreError:
-    """The error that an answer tells of, as it was raised where it arose: code, message, target, details.
+    """Restore the error of an answer: class, code, message, target and details.
 
     Args:
-        body: the answer's JSON; what is no envelope of ARM's or OAuth's tells nothing but its status.
-        status: of the answer; 0 where an operation tells of its own end, and the code alone says what kind it is.
+        body: The JSON of the answer. Without an envelope of ARM or OAuth, only the status counts.
+        status: The status of the answer. 0 for the error of a long-running operation, where the code alone determines
+            the class.
     """
     told = body.get("error") if isinstance(body, Mapping) else None
     if isinstance(told, str):  # OAuth's (RFC 6749, section 5.2)
@@ -102,9 +104,9 @@ def _error_class(code: str, status: int) -> type[ImgstoreError]:
 
 def _unexpected_answer(status: int) -> ImgstoreError:
     return _error_class("", status or 500)(
-        "The server answers as no imgstore does.",
-        found=f"HTTP {status}, without a code and a message",
+        "The answer does not come from imgstore.",
+        found=f"HTTP {status} without a code and a message",
         expected="an answer of `imgstore serve`",
-        hint="look whether the address is that of an imgstore, and what stands between",
+        hint="check the address of the server, and proxies between client and server",
         code="UnexpectedAnswer",
     )

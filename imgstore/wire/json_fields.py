@@ -1,4 +1,4 @@
-"""Values of a resource that was edited as JSON, read back with an error that names the path of what is wrong."""
+"""Read values from JSON bodies. Each error names the path of the invalid value."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from imgstore.wire.json_text import Json
 
 
 def value_at(resource: Json, path: str) -> Json:
-    """What is at a path of names with dots between; None where nothing is."""
+    """Return the value at a path of names with dots, or None."""
     here = resource
     for name in path.split("."):
         here = here.get(name) if isinstance(here, Mapping) else None
@@ -16,10 +16,10 @@ def value_at(resource: Json, path: str) -> Json:
 
 
 def text_of(value: Json, path: str) -> str | None:
-    """A text: a number or a truth value that was typed is the text that was typed.
+    """Return a text. A number or a boolean becomes its JSON text.
 
     Raises:
-        InvalidInput: it is a list or an object.
+        InvalidInput: The value is a list or an object.
     """
     if isinstance(value, list | Mapping):
         raise invalid_value(path, value, "text")
@@ -27,15 +27,15 @@ def text_of(value: Json, path: str) -> str | None:
 
 
 def flag_of(value: Json, path: str, *, absent: bool = False) -> bool:
-    """A truth value, also spelt as text in any case.
+    """Return a boolean. The texts ``true`` and ``false`` are accepted in any case.
 
     Args:
-        value: what stands there; None is `absent`.
-        path: where.
-        absent: what nothing means.
+        value: The value.
+        path: The path of the value, for the error.
+        absent: The result for None.
 
     Raises:
-        InvalidInput: it is something else.
+        InvalidInput: The value is not a boolean.
     """
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
@@ -45,10 +45,10 @@ def flag_of(value: Json, path: str, *, absent: bool = False) -> bool:
 
 
 def tags_of(resource: Json) -> dict[str, str]:
-    """The resource's tags.
+    """Return the tags of a resource.
 
     Raises:
-        InvalidInput: they are no texts by name.
+        InvalidInput: The tags are not an object of texts.
     """
     tags = value_at(resource, "tags")
     if not isinstance(tags, Mapping | None):
@@ -58,11 +58,11 @@ def tags_of(resource: Json) -> dict[str, str]:
 
 
 def invalid_value(path: str, value: Json, expected: str) -> InvalidInput:
-    """What is raised for a value that does not fit its place."""
+    """Return the error of a value that is not allowed at a path."""
     return InvalidInput(
         f"The value of '{path}' is invalid.",
         found=json.dumps(value, ensure_ascii=False, default=str),
         expected=expected,
-        hint="`show` prints the resource as it is",
+        hint="`show` prints the current resource",
         target=path,
     )

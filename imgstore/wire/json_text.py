@@ -1,4 +1,4 @@
-"""JSON as text: amounts of money exactly as they were reckoned, instants as Azure writes them."""
+"""Write JSON: amounts of money exactly, and instants in Azure's format."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,27 +7,27 @@ from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 Json: TypeAlias = Any
-"""None, bool, int, float, Decimal, str, and lists and dicts of these."""
+"""None, bool, int, float, Decimal, str, and lists and dicts of these types."""
 
 _INDENT: Final = "  "
 
 
 def instant(time: datetime) -> str:
-    """`time` as Azure writes it: seven decimals and the offset."""
+    """Format a time as Azure does, with seven decimals and the offset."""
     return f"{time:%Y-%m-%dT%H:%M:%S.%f}0{time.isoformat()[-6:]}"
 
 
 def decimal_text(amount: Decimal) -> str:
-    """`amount` in full, never as an exponent, without zeros that say nothing: ``0.0123``, ``2``."""
+    """Format an amount in full, without an exponent and without trailing zeros: ``0.0123``, ``2``."""
     text = format(amount, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def dumps(value: Json) -> str:
-    """`value` as JSON, indented as az does.
+    """Format a value as JSON with the indentation of az.
 
-    The standard encoder knows no Decimal but through float, which would print 0.1 + 0.2 as 0.30000000000000004. So
-    ``json.loads(text, parse_float=Decimal)`` gives the very amounts back.
+    The standard encoder converts a Decimal to a float and would print 0.1 + 0.2 as 0.30000000000000004. This function
+    keeps each digit, so ``json.loads(text, parse_float=Decimal)`` returns the same amounts.
     """
     return "".join(_chunks(value, "\n"))
 

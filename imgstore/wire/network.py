@@ -1,7 +1,7 @@
-"""Microsoft.Network as JSON: kept as it was sent, shown with what Azure adds to it (ids, states, empty lists).
+"""Resources of Microsoft.Network: stored as sent, and shown with the ids, states and empty lists that Azure adds.
 
-After the specifications of Microsoft.Network 2022-01-01. What Azure alone may say of a resource, and clients send back
-when they change it, is not kept.
+Source: the specifications of Microsoft.Network 2022-01-01. Read-only properties are dropped, because clients send such
+properties back when they change a resource.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,24 +20,24 @@ from imgstore.wire.requests.fields import check_object, location_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkType:
-    """A type of Microsoft.Network that is kept."""
+    """A resource type of Microsoft.Network that imgstore stores."""
 
     word: str
-    """``virtualNetworks``."""
+    """The name of the type: ``virtualNetworks``."""
     display_name: str
-    """What one of them is called."""
+    """The name of one resource in messages."""
     part: str | None = None
-    """The list of what is below it, by its property's name: ``subnets``."""
+    """The property with the list of child resources: ``subnets``."""
     has_writable_parts: bool = False
-    """Whether a part can be put and deleted by itself."""
+    """True if a part has a PUT and a DELETE of its own."""
     empty_lists: tuple[str, ...] = ()
-    """Lists that Azure shows, and that are empty here."""
+    """Lists that Azure shows and that are empty in imgstore."""
     read_only_properties: tuple[str, ...] = ()
-    """Properties that Azure alone says."""
+    """Properties that only Azure writes."""
 
     @property
     def type(self) -> str:
-        """With its provider."""
+        """The name of the type with the provider."""
         return f"{NETWORK}/{self.word}"
 
 
@@ -67,22 +67,22 @@ _BY_TYPE: Final = {each.type: each for each in NETWORK_TYPES}
 _READ_ONLY: Final = ("provisioningState", "resourceGuid")
 _READ_ONLY_OF_PARTS: Final = ("provisioningState", "ipConfigurations", "privateEndpoints")
 _DEPTH_MAX: Final = 32
-"""Of Azure's own resources the deepest has a dozen."""
+"""The deepest resource of Azure has about a dozen levels."""
 _COMMON_FIELDS: Final = ("id", "name", "type", "etag", "location", "tags", "properties")
 _COMMON_PART_FIELDS: Final = ("id", "name", "type", "etag", "properties")
 
 
 def read_network(body: Json, kind: NetworkType, resource_id: str) -> NetworkContent:
-    """A resource as a PUT asks for it.
+    """Read the PUT body of a resource.
 
     Args:
-        body: of the request.
-        kind: of the resource.
-        resource_id: its id.
+        body: The body of the request.
+        kind: The type of the resource.
+        resource_id: The id of the resource.
 
     Raises:
-        InvalidInput: it has no location, or a list of parts that is none; or of an interface's IP configurations not one
-            can be the primary.
+        InvalidInput: The location is missing, the list of parts is invalid, or an interface has no single primary IP
+            configuration.
     """
     check_object(body)
     body = normalize_names(body, _COMMON_FIELDS)
@@ -101,10 +101,10 @@ def read_network(body: Json, kind: NetworkType, resource_id: str) -> NetworkCont
 
 
 def read_network_tags(body: Json, standing: NetworkContent) -> NetworkContent:
-    """A resource with the tags that a PATCH gives it.
+    """Return a resource with the tags of a PATCH.
 
     Raises:
-        InvalidInput: they are no texts by name, or the body asks for another change: Azure's PATCH changes tags only.
+        InvalidInput: The tags are invalid, or the body contains another change. Azure's PATCH changes tags only.
     """
     check_object(body)
     said = read_known_fields(body, Request.TAGS)
@@ -112,10 +112,10 @@ def read_network_tags(body: Json, standing: NetworkContent) -> NetworkContent:
 
 
 def with_part(resource: NetworkRecord, name: str, body: Json) -> NetworkContent:
-    """A resource with a part as a PUT of it asks for it, in the place of another of its name.
+    """Return a resource with a part from a PUT body. A part of the same name is replaced.
 
     Raises:
-        InvalidInput: the body is no part.
+        InvalidInput: The body is not a part.
     """
     check_object(body)
     said = normalize_names(body, _COMMON_FIELDS) | {"name": names.check_network_name(name)}
@@ -126,12 +126,12 @@ def with_part(resource: NetworkRecord, name: str, body: Json) -> NetworkContent:
 
 
 def without_part(resource: NetworkRecord, name: str) -> NetworkContent:
-    """A resource without that part."""
+    """Return a resource without the named part."""
     return _with_parts(resource, [each for each in _parts(resource) if not _has_name(each, name)])
 
 
 def network_json(view: "NetworkRecordView") -> Json:
-    """A resource, but for its ETag."""
+    """Return a resource as JSON, without the ETag."""
     resource = view.resource
     kind, content = _BY_TYPE[resource.type], resource.content
     said = content.body.get("properties", {})
@@ -141,7 +141,7 @@ def network_json(view: "NetworkRecordView") -> Json:
     if view.machine_id is not None:
         properties["virtualMachine"] = {"id": view.machine_id}
     if isinstance(said.get("dnsSettings"), Mapping):
-        # No name is given to anything; az looks for one.
+        # imgstore assigns no names, but az reads this property.
         properties["dnsSettings"] = {"fqdn": ""} | dict(said["dnsSettings"])
     return {
         "name": resource.name,
@@ -155,12 +155,12 @@ def network_json(view: "NetworkRecordView") -> Json:
 
 
 def part_json(whole: Json, part: str, name: str) -> Json | None:
-    """A part of a resource as it is shown; None where there is none of that name."""
+    """Return a part of a resource in JSON, or None if the part does not exist."""
     return _find(whole["properties"][part], name)
 
 
 def add_etag(body: Json, etag: str) -> Json:
-    """A resource as it is shown, with its ETag in it and in its parts, as Azure has it."""
+    """Return a resource in JSON with the ETag in the resource and in its parts, as Azure does."""
     weak = f"W/{etag}"
     kind = _BY_TYPE[body["type"]]
     properties = body["properties"]
@@ -205,7 +205,7 @@ def _read_parts(said: Json, path: str) -> list[Json]:
             f"The names in '{path}' are not unique.",
             found=", ".join(called),
             expected="each name once",
-            hint="give each a name of its own",
+            hint="give each part another name",
             target=path,
             code="InvalidRequestFormat",
         )
@@ -229,10 +229,10 @@ def _read_part(said: Json, path: str) -> Json:
 
 
 def _with_one_primary(configurations: list[Json]) -> list[Json]:
-    """The IP configurations of an interface with `primary` as a truth value, where it is said.
+    """Return the IP configurations of an interface, with `primary` as a boolean if the property is set.
 
     Raises:
-        InvalidInput: more than one is to be the primary, or none may be.
+        InvalidInput: Several IP configurations are primary, or all are not.
     """
     path = f"properties.{_CONFIGURATIONS}[{{}}].properties.primary"
     expected = "one primary IP configuration of an interface"
@@ -248,12 +248,12 @@ def _with_one_primary(configurations: list[Json]) -> list[Json]:
         primary = place if is_primary else primary
         read.append(each | {"properties": each["properties"] | {"primary": is_primary}})
     if read and all(each["properties"].get("primary") is False for each in read):
-        raise invalid_value(path.format(0), False, expected)  # noqa: FBT003 - what was found
+        raise invalid_value(path.format(0), False, expected)  # noqa: FBT003 - the found value
     return read
 
 
 def _primary_of(configurations: Sequence[Json]) -> Json:
-    """The primary IP configuration: Azure's is the first one where nobody says."""
+    """Return the primary IP configuration. Without a value for `primary`, Azure takes the first."""
     said = [each["properties"].get("primary") for each in configurations]
     return configurations[said.index(True) if True in said else said.index(None) if None in said else 0]
 
@@ -262,7 +262,7 @@ def _part_json(resource: NetworkRecord, part: Json) -> Json:
     kind = _BY_TYPE[resource.type]
     properties = {"provisioningState": "Succeeded", **part["properties"]}
     if kind.word == _INTERFACES:
-        # No address is given to anything; az looks for one.
+        # imgstore assigns no addresses, but az reads this property.
         primary = part["name"] == _primary_of(_parts(resource))["name"]
         properties = {"privateIPAddress": "", **properties, "primary": primary}
     return {
@@ -287,7 +287,7 @@ def _has_name(part: Json, name: str) -> bool:
 
 
 def _references(body: Json, own: str) -> Iterator[str]:
-    """The ids of others in a body, in lower case: wherever an object has an ``id``."""
+    """Yield the ids of other resources in a body, in lower case. Each object with an ``id`` counts."""
     left = [(body, 0)]
     while left:
         value, depth = left.pop()

@@ -1,6 +1,6 @@
-"""How galleries are shared, as JSON: the profile of a gallery, and what those see whom it is shared with.
+"""Sharing of galleries as JSON: the sharing profile, and the view of shared resources.
 
-After the examples of 2023-07-03: what is shared has a location and a unique id, and no id, group or subscription.
+Source: the examples of 2023-07-03. A shared resource has a location and a unique id, but no id, group or subscription.
 """
 
 import re
@@ -20,7 +20,7 @@ from imgstore.wire.requests.body_fields import Request, read_known_fields
 
 
 class ShareOperation(StrEnum):
-    """What is asked of a gallery's sharing."""
+    """The operations of a SharingUpdate."""
 
     ADD = "Add"
     REMOVE = "Remove"
@@ -30,7 +30,7 @@ class ShareOperation(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareBody:
-    """A SharingUpdate."""
+    """The body of a SharingUpdate."""
 
     operation: ShareOperation
     subscriptions: tuple[str, ...]
@@ -47,17 +47,17 @@ _COMMUNITY_QUERY: Final = re.compile(
 
 
 def read_share(body: Json) -> ShareBody:
-    """What the body of ``/share`` asks for.
+    """Read the body of ``/share``.
 
     Raises:
-        InvalidInput: it is no SharingUpdate, or a field asks for what is not done.
+        InvalidInput: The body is not a SharingUpdate, or a field is not supported.
     """
     body = read_known_fields(body, Request.SHARE)
     said, groups = value_at(body, "operationType"), value_at(body, "groups") or []
     if not isinstance(said, str) or said.lower() not in _OPERATIONS:
         raise invalid_value("operationType", said, ", ".join(ShareOperation))
     if not isinstance(groups, list):
-        raise invalid_value("groups", groups, "a list of groups, each with a type and ids")
+        raise invalid_value("groups", groups, "a list of groups with a type and ids")
     ids: dict[str, list[str]] = {member: [] for member in _MEMBERS}
     for group in groups:
         kind, named = str(value_at(group, "type")).lower(), value_at(group, "ids")
@@ -66,26 +66,26 @@ def read_share(body: Json) -> ShareBody:
         ids[kind] += named
     operation = _OPERATIONS[said.lower()]
     if groups and operation not in (ShareOperation.ADD, ShareOperation.REMOVE):
-        raise invalid_value("groups", groups, f"nothing beside operationType {operation}")
+        raise invalid_value("groups", groups, f"nothing with operationType {operation}")
     subscriptions, tenants = (tuple(ids[member]) for member in _MEMBERS)
     return ShareBody(operation=operation, subscriptions=subscriptions, tenants=tenants)
 
 
 def read_community_query(body: Json) -> str | None:
-    """The region that a query of Resource Graph for community galleries names; None is all of them.
+    """Return the region in a Resource Graph query for community galleries. None means all regions.
 
     Raises:
-        InvalidInput: it is another query: there is no graph here.
+        InvalidInput: The query is another one. Resource Graph has no other resources here.
     """
     text = value_at(read_known_fields(body, Request.QUERY), "query")
     match = _COMMUNITY_QUERY.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
-        raise invalid_value("query", text, "the one of `az sig list-community`: other resources are in no graph here")
+        raise invalid_value("query", text, "the query of `az sig list-community`; other resources are not supported")
     return match[1]
 
 
 def community_row_json(gallery: Gallery) -> Json:
-    """A community gallery as Resource Graph shows it."""
+    """Return a community gallery as a row of Resource Graph."""
     body = shared_gallery_json(gallery)
     assert isinstance(body, Mapping), "a resource is an object"
     unique = body["identifier"]["uniqueId"]
@@ -99,7 +99,10 @@ def community_row_json(gallery: Gallery) -> Json:
 
 
 def sharing_profile_json(profile: SharingProfile | None, *, groups: bool = False) -> dict[str, Json]:
-    """The field ``sharingProfile``, as Azure nothing where nothing was ever said; `groups` where they were asked for."""
+    """Return the field ``sharingProfile``, with the members if `groups` is true.
+
+    Azure shows no field without a profile.
+    """
     if profile is None:
         return {}
     told: dict[str, Json] = {"permissions": profile.permission.value}
@@ -112,7 +115,7 @@ def sharing_profile_json(profile: SharingProfile | None, *, groups: bool = False
 
 
 def shared_gallery_json(gallery: Gallery) -> Json:
-    """A gallery as those see it whom it is shared with."""
+    """Return the view of a shared gallery."""
     top, name, more = _public_identity(gallery)
     info = gallery.sharing.community if gallery.sharing else None
     publisher = {} if info is None or info.public_name is None else {"communityMetadata": _metadata_json(info)}
@@ -125,7 +128,7 @@ def shared_gallery_json(gallery: Gallery) -> Json:
 
 
 def shared_definition_json(line: DefinitionPath) -> Json:
-    """A definition of such a gallery."""
+    """Return the view of an image definition in a shared gallery."""
     top, _, more = _public_identity(line.gallery)
     definition = line.definition
     return {
@@ -148,7 +151,7 @@ def shared_definition_json(line: DefinitionPath) -> Json:
 
 
 def shared_version_json(view: VersionView) -> Json:
-    """A version of such a gallery."""
+    """Return the view of an image version in a shared gallery."""
     top, _, more = _public_identity(view.definition_path.gallery)
     version = view.version
     data_disks = [{"lun": disk.lun} | _shared_disk(disk) for disk in version.data_disks]
@@ -169,7 +172,7 @@ def shared_version_json(view: VersionView) -> Json:
 
 
 def _public_identity(gallery: Gallery) -> tuple[str, str, dict[str, Json]]:
-    """Under which unique id and name a gallery is seen, and the terms on which."""
+    """Return the unique id and the name of a shared gallery, and the terms of a community gallery."""
     info = gallery.sharing.community if gallery.sharing else None
     if info is not None and info.public_name is not None:
         return f"/CommunityGalleries/{info.public_name}", info.public_name, {"disclaimer": info.eula}
@@ -178,7 +181,7 @@ def _public_identity(gallery: Gallery) -> tuple[str, str, dict[str, Json]]:
 
 
 def _metadata_json(info: CommunityInfo) -> dict[str, Json]:
-    """What everybody is told of a community gallery's publisher."""
+    """Return the public data of a community gallery's publisher."""
     return {
         "publisherUri": info.publisher_uri,
         "publisherContact": info.publisher_contact,
@@ -199,6 +202,6 @@ def _community_json(info: CommunityInfo) -> Json:
 
 
 def _shared_disk(disk: VersionDisk) -> dict[str, Json]:
-    """A disk of it: where its bytes came from is nobody's business."""
+    """Return the view of a disk. The source of the disk is not public."""
     size: dict[str, Json] = {} if disk.virtual_bytes is None else {"diskSizeGB": -(-disk.virtual_bytes // GIB)}
     return size | {"hostCaching": disk.host_caching.value}

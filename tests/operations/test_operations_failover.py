@@ -458,7 +458,7 @@ def test_who_looks_sees_a_store_that_does_not_answer(sites: Sites, west: Install
     )
     (region,) = status["summary"]
     assert region["state"] == "Completed", "its bytes are there"
-    assert region["details"] == f"replica {first.replica}: its store does not answer now"
+    assert region["details"] == f"replica {first.replica}: the store does not answer now"
     assert [each["storeAnswers"] for each in region["replicas"]] == [
         each["replica"] != first.replica for each in region["replicas"]
     ]

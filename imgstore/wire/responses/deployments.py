@@ -7,7 +7,7 @@ from imgstore.wire.json_text import Json, instant
 
 
 def deployment_json(deployment: Deployment, resource_id: str) -> Json:
-    """A deployment, without its template: secrets may stand in that."""
+    """Return a deployment without the template, because a template may contain secrets."""
     ended = deployment.finished_at or deployment.started_at
     properties = {
         "mode": "Incremental",
@@ -31,18 +31,18 @@ def deployment_json(deployment: Deployment, resource_id: str) -> Json:
 
 
 FAILED_RESOURCE = "FailedResource"
-"""What the id of a resource that could not be made is told as, in an error's ``additionalInfo``."""
+"""The type of an error's ``additionalInfo`` with the id of the resource that failed."""
 
 
 def add_failed_resource(error: Json, resource_id: str | None) -> Json:
-    """ARM's error of a deployment, with the resource that it is about."""
+    """Add the failed resource to the error of a deployment."""
     if resource_id is None:
         return error
     return {**error, "additionalInfo": [{"type": FAILED_RESOURCE, "info": {"id": resource_id}}]}
 
 
 def operations_json(deployment: Deployment, resource_id: str) -> list[Json]:
-    """What a deployment did, resource by resource: those that were made, then the one that could not be."""
+    """Return the operations of a deployment: the created resources, then the failed resources."""
     made = [_operation(deployment, resource_id, each, None) for each in deployment.resources]
     error = deployment.error or {}
     failed = [each["info"]["id"] for each in error.get("additionalInfo", []) if each["type"] == FAILED_RESOURCE]
@@ -50,7 +50,7 @@ def operations_json(deployment: Deployment, resource_id: str) -> list[Json]:
 
 
 def _operation(deployment: Deployment, resource_id: str, target: str, error: Json) -> Json:
-    """Its time is the deployment's: when each resource was made is not kept."""
+    """Return one operation. The times are those of the deployment, because times of single resources are not stored."""
     uid = hashlib.sha256(f"{deployment.uid}/{target.lower()}".encode()).hexdigest()[:16].upper()
     names = target.partition("/providers/")[2].split("/")
     properties = {

@@ -1,4 +1,4 @@
-"""Machines in ARM's shape (Microsoft.Compute/virtualMachines of 2024-07-01); ``osState`` is ours."""
+"""Machines as JSON (Microsoft.Compute/virtualMachines of 2024-07-01). The field ``osState`` belongs to imgstore."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +17,7 @@ _OF_A_GALLERY: Final = "/versions/"
 
 
 def machine_json(view: "MachineView") -> Json:
-    """A machine with its disks."""
+    """Return a machine with its disks."""
     machine = view.machine
     option = "Attach" if machine.image_reference is None else "FromImage"
     os_type = {} if machine.os_type is None else {"osType": machine.os_type.value}
@@ -53,7 +53,7 @@ def machine_json(view: "MachineView") -> Json:
 
 
 def _place(body: dict[str, Json], path: str, value: Json) -> None:
-    """Put what was kept in its place. The user and the name of the computer stand in columns of their own."""
+    """Insert a stored field. The user name and the computer name come from columns of their own."""
     *above, name = path.split(".")
     here = body
     for each in above:
@@ -64,7 +64,7 @@ def _place(body: dict[str, Json], path: str, value: Json) -> None:
 
 
 def _with_exact_version(body: dict[str, Json], machine: "Machine") -> Json:
-    """Which version `latest` was: Azure tells it beside the reference as it was given."""
+    """Add the version that `latest` selected. Azure shows the version beside the requested reference."""
     if machine.image_reference is not None and _OF_A_GALLERY in machine.image_reference.lower():
         storage = body["properties"]["storageProfile"]
         exact = machine.image_reference.rpartition("/")[2]
@@ -73,7 +73,7 @@ def _with_exact_version(body: dict[str, Json], machine: "Machine") -> Json:
 
 
 def instance_view_json(view: "MachineView") -> Json:
-    """How it is now: it was made, and it is not running. Nothing was ever started, so that it holds no hardware."""
+    """Return the instance view. The machine was created and is deallocated, because no machine ever starts."""
     machine = view.machine
     generation = {} if machine.hyper_v_generation is None else {"hyperVGeneration": machine.hyper_v_generation.value}
     name = {} if machine.computer_name is None else {"computerName": machine.computer_name}
@@ -99,7 +99,7 @@ def _status(code: str, displayed: str) -> Json:
 
 
 def _option(disk: ManagedDisk, view: "MachineView") -> str:
-    """What was made for a machine bears the name that it has for it."""
+    """Return the create option. A disk with the default name of the machine's disk was created for the machine."""
     made = disk.name == view.machine.disk_name(disk.machine_lun)
     return "FromImage" if made else "Attach"
 

@@ -1,4 +1,4 @@
-"""What a collection is to do, or did, and what a scrub found. In ARM's manner of names."""
+"""Plans and results of garbage collection and scrub as JSON, with names in ARM's style."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def gc_report_json(collection: "GcReport", *, dry_run: bool) -> Json:
-    """A collection, slot by slot. Sizes are stored bytes."""
+    """Return a garbage collection as JSON, with one entry per slot. Sizes are stored bytes."""
     return {
         "graceHours": collection.grace.total_seconds() / 3600,
         "dryRun": dry_run,
@@ -47,7 +47,7 @@ def _slot_json(report: "SlotReport") -> Json:
 
 
 def _pool_kind(report: "SlotReport") -> str:
-    """Whose the pool is: a gallery's, one that is gone, or a subscription's own, for what came from no gallery."""
+    """Return the kind of a pool: of a gallery, of a deleted gallery, or of a subscription."""
     if report.subscription is not None:
         return "Subscription"
     return "DeletedGallery" if report.gallery is None else "Gallery"
@@ -91,7 +91,7 @@ def _work_json(work: "Work") -> dict[str, Json]:
 
 
 def scrub_json(request: "ScrubRequest", slots: "Sequence[SlotScrub]") -> Json:
-    """What a scrub read, slot by slot."""
+    """Return a scrub as JSON, with one entry per slot."""
     return {
         "samplePercent": request.percent,
         "seed": request.seed,
@@ -124,7 +124,7 @@ def _scrub_slot_json(found: "SlotScrub") -> Json:
 
 
 def unknown_objects_json(slots: "Sequence[SlotUnknownObjects]", *, grace_days: float, dry_run: bool) -> Json:
-    """The unknown objects of all slots, each with what it names and when it can be removed."""
+    """Return the unknown objects of all slots, each with the named objects and the time of a possible removal."""
     return {
         "graceDays": grace_days,
         "dryRun": dry_run,

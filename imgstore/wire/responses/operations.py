@@ -1,4 +1,4 @@
-"""A long-running operation as ARM tells of it."""
+"""Long-running operations as JSON."""
 
 from imgstore.domain.async_operations import AsyncOperation, OperationStatus
 from imgstore.domain.errors import InvalidInput
@@ -6,7 +6,7 @@ from imgstore.wire.json_text import Json, instant
 
 
 def operation_json(operation: AsyncOperation) -> Json:
-    """The operation resource that clients poll."""
+    """Return the operation resource that clients poll."""
     told: dict[str, Json] = {
         "name": operation.uid,
         "status": operation.status.value,
@@ -20,7 +20,7 @@ def operation_json(operation: AsyncOperation) -> Json:
 
 
 def operation_details_json(operation: AsyncOperation) -> Json:
-    """An operation as lists show it: also what it does, to which resource, and for whom."""
+    """Return an operation for lists: also with the command, the resource and the caller."""
     properties: dict[str, Json] = {"command": operation.kind, "caller": operation.principal}
     if operation.resource_id is not None:
         properties["resourceId"] = operation.resource_id
@@ -30,10 +30,10 @@ def operation_details_json(operation: AsyncOperation) -> Json:
 
 
 def read_status(word: str) -> OperationStatus:
-    """The status that `word` names, in any case.
+    """Parse the name of a status in any case.
 
     Raises:
-        InvalidInput: it names none.
+        InvalidInput: The name is unknown.
     """
     for each in OperationStatus:
         if each.value.lower() == word.lower():

@@ -1,4 +1,4 @@
-"""Tenants, principals, roles, issuers and keys as JSON: in the shapes of ``az ad sp``, ``az role`` and ``az account``."""
+"""Tenants, principals, roles, issuers and keys as JSON, in the format of ``az ad sp``, ``az role``, ``az account``."""
 
 from imgstore.domain.identity.access import ROLE_ASSIGNMENTS
 from imgstore.domain.identity.principals import (
@@ -15,7 +15,7 @@ from imgstore.wire.json_text import Json, instant
 
 
 def tenant_json(tenant: Tenant) -> Json:
-    """A tenant."""
+    """Return a tenant as JSON."""
     return {
         "id": f"/tenants/{tenant.uid}",
         "tenantId": tenant.uid,
@@ -25,7 +25,7 @@ def tenant_json(tenant: Tenant) -> Json:
 
 
 def principal_json(known: PrincipalDetails) -> Json:
-    """A service principal or a user; of secrets what tells them apart."""
+    """Return a service principal or a user. Secrets are shown by id and hint only."""
     identity = known.identity
     head: dict[str, Json] = {"id": identity.uid, "displayName": identity.name, "tenant": identity.tenant_uid}
     if identity.kind is PrincipalKind.SERVICE_PRINCIPAL:
@@ -45,7 +45,7 @@ def principal_json(known: PrincipalDetails) -> Json:
 
 
 def credential_json(known: PrincipalDetails, secret: str) -> Json:
-    """What is told once: a principal with the secret that it was given."""
+    """Return a principal with its new secret. The secret is shown only once."""
     newest = known.secrets[-1]
     return {
         "appId": known.identity.client_id,
@@ -58,7 +58,7 @@ def credential_json(known: PrincipalDetails, secret: str) -> Json:
 
 
 def assignment_json(assignment: RoleAssignment, identity: PrincipalRecord) -> Json:
-    """A role that was given."""
+    """Return a role assignment as JSON."""
     top = "" if assignment.scope == "/" else assignment.scope
     return {
         "id": f"{top}/providers/{ROLE_ASSIGNMENTS}/{assignment.uid}",
@@ -74,7 +74,7 @@ def assignment_json(assignment: RoleAssignment, identity: PrincipalRecord) -> Js
 
 
 def issuer_json(issuer: Issuer) -> Json:
-    """A trusted OIDC issuer."""
+    """Return a trusted OIDC issuer as JSON."""
     return {
         "id": issuer.uid,
         "issuer": issuer.url,
@@ -86,7 +86,7 @@ def issuer_json(issuer: Issuer) -> Json:
 
 
 def key_json(key: SigningKey) -> Json:
-    """A signing key, without the key."""
+    """Return the metadata of a signing key."""
     return {
         "kid": key.kid,
         "state": "Signing" if key.retired_at is None else "Retired",

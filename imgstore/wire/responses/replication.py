@@ -1,16 +1,12 @@
-"""``properties.replicationStatus``: Azure's fields per region, and beside them what ours know more, per replica.
+"""The field ``properties.replicationStatus``: Azure's fields per region, and further fields per replica.
 
-Whatever process makes a replica writes its progress into the replica's row once a second, so the status is the same
-wherever it is asked for.
+Each process that makes a replica writes the progress into the replica's row once per second. All servers therefore show
+the same status. The state of a region follows from its replicas:
 
-====================================  =================================
-replicas of a region                  its state
-====================================  =================================
-none yet                              Unknown
-one is Pending or Replicating         Replicating
-all are Completed                     Completed
-else: one is Failed or Degraded       Failed, with `details`
-====================================  =================================
+- A region without replicas is Unknown.
+- A region with a Pending or Replicating replica is Replicating.
+- A region with Completed replicas only is Completed.
+- A region with a Failed or Degraded replica, and no copy in progress, is Failed, with `details`.
 """
 
 import math
@@ -32,14 +28,15 @@ def replication_status_json(
     *,
     silent_slots: Collection[str] = (),
 ) -> Json:
-    """The status of each target region, in the order of the request.
+    """Return the status of each target region, in the order of the request.
 
     Args:
-        targets: the version's.
-        replicas: the version's.
-        display_names: of regions, by name.
-        gaps: what zones miss of replicas that lie in three. Such a replica is Completed: two zones have all of it.
-        silent_slots: uids of the slots whose store does not answer. The states tell of bytes, and stay as they are.
+        targets: The target regions of the version.
+        replicas: The replicas of the version.
+        display_names: The display names of regions, by name.
+        gaps: The missing objects of a zone, for replicas in three zones. Such a replica is `Completed`, because two zones
+            have all objects.
+        silent_slots: The uids of slots with a store that does not answer. The states describe bytes and do not change.
     """
     somewhere = any(one.state is ReplicaState.COMPLETED for one in replicas)
     summary = [
@@ -99,8 +96,8 @@ def _replica_json(replica: Replica, gaps: Sequence[ZoneGap], *, silent: bool) ->
 
 
 def _details(replica: Replica, gaps: Sequence[ZoneGap], *, somewhere: bool, silent: bool) -> str:
-    """What went wrong, and when it is tried again; or what it waits for; and whether its store answers."""
-    told = [_state_details(replica, gaps, somewhere=somewhere)] + (["its store does not answer now"] if silent else [])
+    """Return the error of a replica with the next attempt, or the reason for waiting, and whether the store answers."""
+    told = [_state_details(replica, gaps, somewhere=somewhere)] + (["the store does not answer now"] if silent else [])
     return ", ".join(text for text in told if text)
 
 
@@ -111,12 +108,12 @@ def _state_details(replica: Replica, gaps: Sequence[ZoneGap], *, somewhere: bool
         return "waits for the source region"
     missed = [f"zone {gap.zone} misses {gap.objects} objects" for gap in gaps if gap.slot_uid == replica.slot.uid]
     if missed and not replica.error:
-        return f"{', '.join(missed)} of its slot: workers copy them there when it answers"
+        return f"{', '.join(missed)} of the slot; workers copy the objects when the zone answers"
     return replica.error or ""
 
 
 def _bytes_per_second(replica: Replica) -> int:
-    """The mean since its bytes began to move; 0 where none do."""
+    """Return the mean rate since the start of the copy, or 0 if no copy runs."""
     if replica.state is not ReplicaState.REPLICATING or replica.started_at is None or replica.progress_at is None:
         return 0
     seconds = (replica.progress_at - replica.started_at).total_seconds()
@@ -124,13 +121,16 @@ def _bytes_per_second(replica: Replica) -> int:
 
 
 def _eta_seconds(replica: Replica) -> int | None:
-    """When it will be done if it goes on at that speed; None where nothing moves."""
+    """Return the remaining seconds at the mean rate, or None if no copy runs."""
     rate = _bytes_per_second(replica)
     return math.ceil((replica.bytes_total - replica.bytes_done) / rate) if rate else None
 
 
 def _percent(replica: Replica) -> int:
-    """Whole percent, 100 only when it is Completed: all bytes sent is not yet all bytes confirmed."""
+    """Return the progress in whole percent.
+
+    Only a `Completed` replica has 100, because sent bytes are not confirmed bytes.
+    """
     if replica.state is ReplicaState.COMPLETED:
         return 100
     return min(99, 100 * replica.bytes_done // replica.bytes_total) if replica.bytes_total else 0

@@ -1,4 +1,4 @@
-"""What imgstore tells beside Azure's resources: exports, inspections, verifications, regions. In ARM's manner of names."""
+"""Reports without an Azure resource: exports, inspections, verifications and regions. Names follow ARM's style."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -8,7 +8,7 @@ from imgstore.domain.reports import BenchPlan, BenchReport, QuickstartSummary, V
 from imgstore.domain.views import Export
 from imgstore.wire.json_text import Json, instant
 
-if TYPE_CHECKING:  # a shape needs no reader of images and no store
+if TYPE_CHECKING:  # JSON needs no image formats and no stores at run time
     from imgstore.catalog import ActivityRow
     from imgstore.domain.storage.circuits import ZoneHealth
     from imgstore.domain.storage.works import Worker
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # a shape needs no reader of images and no store
 
 
 def export_json(export: "Export") -> Json:
-    """A disk that was written to a file."""
+    """Return an exported disk as JSON."""
     return {
         "path": str(export.path),
         "format": export.format.value,
@@ -31,7 +31,7 @@ def export_json(export: "Export") -> Json:
 
 
 def inspection_json(inspection: "Inspection") -> Json:
-    """What an image file is."""
+    """Return the inspection of an image file as JSON."""
     generation = inspection.generation
     return {
         "location": inspection.location,
@@ -47,7 +47,7 @@ def inspection_json(inspection: "Inspection") -> Json:
 
 
 def verification_json(verification: Verification) -> Json:
-    """Whether a file and a stored image are the same disk."""
+    """Return the comparison of a file with a stored disk."""
     return {
         "matches": verification.matches,
         "path": str(verification.path),
@@ -65,7 +65,7 @@ def verification_json(verification: Verification) -> Json:
 
 
 def quickstart_json(summary: QuickstartSummary) -> Json:
-    """What came out of the quickstart."""
+    """Return the result of the quickstart."""
     return {
         "group": summary.group,
         "virtualBytes": summary.virtual_bytes,
@@ -78,7 +78,7 @@ def quickstart_json(summary: QuickstartSummary) -> Json:
 
 
 def bench_plan_json(plan: BenchPlan) -> Json:
-    """What a bench would do, and cost at most."""
+    """Return the plan of a benchmark with the maximum cost."""
     return {
         "group": plan.group,
         "location": plan.source,
@@ -96,7 +96,7 @@ def bench_plan_json(plan: BenchPlan) -> Json:
 
 
 def bench_json(report: BenchReport) -> Json:
-    """What a bench measured."""
+    """Return the measurements of a benchmark."""
     return bench_plan_json(report.plan) | {
         "uploadSeconds": round(report.upload_seconds, 3),
         "regions": [
@@ -115,7 +115,7 @@ def bench_json(report: BenchReport) -> Json:
 
 
 def worker_json(worker: "Worker") -> Json:
-    """A worker that lives."""
+    """Return a live worker as JSON."""
     host, _, pid, _ = [*worker.holder.split("/"), "", "", ""][:4]
     return {
         "id": worker.uid,
@@ -128,7 +128,7 @@ def worker_json(worker: "Worker") -> Json:
 
 
 def activity_json(row: "ActivityRow") -> Json:
-    """An operation that was asked for, as Azure's activity log tells it."""
+    """Return an operation in the format of Azure's activity log."""
     parts = row.scope.split("/")
     above = dict(zip(parts[1::2], parts[2::2], strict=False))
     return {
@@ -145,7 +145,7 @@ def activity_json(row: "ActivityRow") -> Json:
 
 
 def worker_report_json(report: WorkerReport) -> Json:
-    """What a worker did, and what it left."""
+    """Return the work that a worker did, and the replicas that still wait."""
     return {
         "completed": report.completed,
         "failed": [{"replica": uid, "error": error} for uid, error in report.failed.items()],
@@ -156,7 +156,7 @@ def worker_report_json(report: WorkerReport) -> Json:
 
 
 def region_json(region: "Region") -> Json:
-    """A region of the installation."""
+    """Return a region of the installation."""
     return {
         "name": region.name,
         "displayName": region.display_name,
@@ -168,12 +168,12 @@ def region_json(region: "Region") -> Json:
 
 
 def zone_json(report: "ZoneReport", circuits: "Sequence[ZoneHealth]" = (), now: datetime | None = None) -> Json:
-    """The state of one zone of a region.
+    """Return the state of one zone of a region.
 
     Args:
-        report: what was found now.
-        circuits: what each observer saw last.
-        now: the time that their ages count from.
+        report: The result of the current check.
+        circuits: The last result of each observer.
+        now: The time from which ages count.
     """
     return {
         "region": report.region,

@@ -1,7 +1,8 @@
-"""Resources in ARM's shapes, keys in the order in which Azure sends them: name, id, type, location, tags, properties.
+"""Resources as JSON in ARM's format. Keys have Azure's order: name, id, type, location, tags, properties.
 
-After recorded traffic and the specification's examples of 2023-07-03. What we add to Azure's fields, clients skip:
-``diskDigest``, ``sizeInBytes``, and on a managed disk ``replica``, the ordinal of the replica that it was given.
+Sources: recorded traffic, and the specification's examples of 2023-07-03. imgstore adds ``diskDigest`` and
+``sizeInBytes``, and ``replica`` on a managed disk: the ordinal of the replica that serves the disk. Clients ignore
+added fields.
 """
 
 from collections.abc import Mapping
@@ -36,12 +37,12 @@ _COMPUTE: Final = "Microsoft.Compute"
 
 
 def subscription_json(subscription: str, *, default: str) -> Json:
-    """A subscription, as `az account list` shows it. It has no name but its id."""
+    """Return a subscription as `az account list` shows it. The name is the id."""
     return {"id": subscription, "name": subscription, "state": "Enabled", "isDefault": subscription == default}
 
 
 def group_json(group: Group) -> Json:
-    """A resource group (Microsoft.Resources 2024-11-01)."""
+    """Return a resource group (Microsoft.Resources 2024-11-01)."""
     return _resource(
         name=group.name,
         resource_id=group_id(group.subscription, group.name),
@@ -53,7 +54,7 @@ def group_json(group: Group) -> Json:
 
 
 def gallery_json(gallery: Gallery, *, groups: bool = False) -> Json:
-    """A gallery; with `groups`, whom it is shared with, which Azure tells where it was asked for."""
+    """Return a gallery. With `groups`, the sharing profile contains the members, as Azure shows on request."""
     return _resource(
         name=gallery.name,
         resource_id=gallery_id(gallery.subscription, gallery.group, gallery.name),
@@ -69,7 +70,7 @@ def gallery_json(gallery: Gallery, *, groups: bool = False) -> Json:
 
 
 def _soft_delete_policy(gallery: Gallery) -> dict[str, Json]:
-    """As Azure, nothing of it where nobody ever asked for one."""
+    """Return the soft-delete policy. Azure shows no policy that was never requested."""
     days = gallery.soft_delete_retention_days
     if not gallery.soft_delete_enabled and days == SOFT_DELETE_RETENTION_DAYS:
         return {}
@@ -78,7 +79,7 @@ def _soft_delete_policy(gallery: Gallery) -> dict[str, Json]:
 
 
 def definition_json(definition: ImageDefinition, gallery: Gallery) -> Json:
-    """An image definition of `gallery`."""
+    """Return an image definition of a gallery."""
     return _resource(
         name=definition.name,
         resource_id=definition_id(gallery.subscription, gallery.group, gallery.name, definition.name),
@@ -127,17 +128,17 @@ def _feature(feature: Feature) -> Json:
 
 
 def _without_empty(**values: Json) -> Json:
-    """What is known and not empty; None where nothing is: Azure drops an empty object."""
+    """Return the values that are set and not empty, or None. Azure drops empty objects."""
     return {key: value for key, value in values.items() if value not in (None, [], {})} or None
 
 
 def version_json(view: VersionView, display_names: Mapping[str, str], *, replication_status: bool = False) -> Json:
-    """An image version.
+    """Return an image version.
 
     Args:
-        view: the version, its replicas and what is above it.
-        display_names: of each region's key, the name that Azure shows ("West US 2").
-        replication_status: whether it was asked for with ``$expand=ReplicationStatus``.
+        view: The version with replicas, definition and gallery.
+        display_names: The display name of each region ("West US 2"), by key.
+        replication_status: True if the request contains ``$expand=ReplicationStatus``.
     """
     version, line = view.version, view.definition_path
     status = (
@@ -164,7 +165,7 @@ def version_json(view: VersionView, display_names: Mapping[str, str], *, replica
 
 
 def soft_deleted_json(view: VersionView) -> Json:
-    """A softly deleted version (GallerySoftDeletedResource of 2026-03-03)."""
+    """Return a softly deleted version (GallerySoftDeletedResource of 2026-03-03)."""
     version, line, gallery = view.version, view.definition_path, view.definition_path.gallery
     deleted_at, gone_at = version.soft_deleted_at, version.hard_deletion_at
     return _resource(
@@ -184,7 +185,7 @@ def soft_deleted_json(view: VersionView) -> Json:
 
 
 def disk_json(disk: ManagedDisk) -> Json:
-    """A managed disk or a snapshot (Microsoft.Compute/disks, snapshots), with the ordinal of its replica at the top."""
+    """Return a managed disk or a snapshot (Microsoft.Compute/disks, snapshots), with the ordinal of the replica."""
     said = disk.os_properties
     body = _resource(
         name=disk.name,
@@ -205,7 +206,7 @@ def disk_json(disk: ManagedDisk) -> Json:
             "encryption": {"type": "EncryptionAtRestWithPlatformKey"},
             "networkAccessPolicy": "AllowAll",
             "publicNetworkAccess": "Enabled",
-            # Azure's words: a disk that waits for its upload is made.
+            # In Azure, the state of a disk that waits for an upload is Succeeded.
             "provisioningState": "Succeeded" if disk.awaits_upload else disk.provisioning_state.value,
         },
     )
@@ -237,7 +238,7 @@ def _creation_data(disk: ManagedDisk) -> Json:
 
 
 def image_json(image: "ManagedImage") -> Json:
-    """A managed image (Microsoft.Compute/images of 2024-07-01)."""
+    """Return a managed image (Microsoft.Compute/images of 2024-07-01)."""
     first = image.os
     return _resource(
         name=first.name,
@@ -259,7 +260,7 @@ def image_json(image: "ManagedImage") -> Json:
 
 
 def _image_disk(disk: ManagedDisk) -> dict[str, Json]:
-    """One of its disks; a copy names what it is a copy of, by Azure's word for that."""
+    """Return a disk of a managed image. A copy names the source with Azure's property."""
     found = ComputeId.parse(disk.source_reference) if disk.source is None else None
     source: dict[str, Json] = {"blobUri": redact_location(disk.source_reference)}
     if found is not None:
@@ -295,7 +296,10 @@ def _publishing_profile(version: ImageVersion, display_names: Mapping[str, str])
 
 
 def _safety_profile(version: ImageVersion) -> Json:
-    """What was never said of replicated locations lets them go, and is told so."""
+    """Return the safety profile.
+
+    Without a value, the deletion of replicated locations is allowed and shown as allowed.
+    """
     return {
         "reportedForPolicyViolation": False,
         "allowDeletionOfReplicatedLocations": version.allow_deletion_of_replicated_locations is not False,
@@ -304,13 +308,16 @@ def _safety_profile(version: ImageVersion) -> Json:
 
 
 def _common_type(version: ImageVersion) -> StorageAccountType:
-    """The profile's own type: that of all regions if they agree, else Azure's default."""
+    """Return the storage account type of the profile: the type of all regions if all agree, else Azure's default."""
     kinds = {target.storage_account_type for target in version.target_regions}
     return kinds.pop() if len(kinds) == 1 else StorageAccountType.STANDARD_LRS
 
 
 def _storage_profile(version: ImageVersion) -> Json:
-    """As Azure, no list where there are no data disks; an image or version that is the source of all is named once."""
+    """Return the storage profile.
+
+    Azure shows no empty list of data disks. A common source of all disks is shown once.
+    """
     location = version.os_disk.source.location
     found = ComputeId.parse(location)
     key = "virtualMachineId" if found is not None and found.kind == MACHINE.lower() else "id"
@@ -331,7 +338,7 @@ def _disk_image(disk: VersionDisk) -> dict[str, Json]:
 
 
 def _disk_source(location: str) -> Json:
-    """Of the disk itself: a file, a disk or a snapshot. Where an image, version or machine is the source, it has none."""
+    """Return the source of a single disk: a file, a disk or a snapshot. Other sources belong to the whole version."""
     if not _is_resource(location):
         return {"uri": redact_location(location)}
     found = ComputeId.parse(location)
@@ -344,7 +351,7 @@ def _is_resource(location: str) -> bool:
 
 
 def _gib(size_bytes: int) -> int:
-    """Azure's GB are GiB, and a part of one counts as one."""
+    """Return a size in GiB, rounded up. Azure's GB are GiB."""
     return -(-size_bytes // GIB)
 
 

@@ -1,15 +1,15 @@
-"""A bill as JSON: ours alone, since Azure has no such body."""
+"""Billing statements as JSON. Azure has no such format."""
 
 from typing import TYPE_CHECKING
 
 from imgstore.wire.json_text import Json, instant
 
-if TYPE_CHECKING:  # the ledger's arithmetic brings numpy, which a shape does not need
+if TYPE_CHECKING:  # JSON does not need the ledger's arithmetic, which imports numpy
     from imgstore.ledger.statement import Statement, StatementRow
 
 
 def statement_json(statement: "Statement") -> Json:
-    """The statement; amounts are Decimals, which `imgstore.wire.json_text.dumps` prints to the last digit."""
+    """Return the statement. Amounts are Decimals, which `imgstore.wire.json_text.dumps` prints with all digits."""
     return {
         "currency": statement.currency,
         "total": statement.total,
