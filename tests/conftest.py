@@ -1,6 +1,7 @@
 """What all tests share: nothing of the machine they run on leaks in, and the long ones wait to be asked."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -8,6 +9,11 @@ from hypothesis import HealthCheck, settings
 # A deadline would make a test's verdict depend on how busy the machine is.
 settings.register_profile("imgstore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("imgstore")
+
+# A background job of a script inherits an ignored SIGINT, and passes it on to each process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _inherited in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(_inherited, signal.SIG_DFL)
 
 _FOR_THE_RUN = frozenset({"IMGSTORE_TEST_S3_ENDPOINT", "IMGSTORE_REQUIRE_ENGINES"})
 

@@ -4,9 +4,10 @@ Loaded by ``-p imgstore.testing.pytest_plugin`` in pyproject.toml. An engine sta
 with the run; SeaweedFS, which takes seconds, starts as soon as it is known that some test will ask.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -119,6 +120,17 @@ def _start_seaweedfs(config: pytest.Config) -> Callable[[], S3Engine]:
 # -- hooks ------------------------------------------------------------------------------------------------------------
 
 
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    """Run whole folders in two to four processes, where xdist is installed. Single files run in one process."""
+    named = early_config.known_args_namespace
+    chosen = getattr(named, "numprocesses", None) is not None or getattr(named, "usepdb", False)
+    if chosen or "PYTEST_XDIST_WORKER" in os.environ or not early_config.pluginmanager.hasplugin("xdist"):
+        return
+    files = [word for word in named.file_or_dir if word.partition("::")[0].endswith(".py")]
+    if not files and not named.collectonly:
+        args[:] = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal", *args]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse a misspelt `IMGSTORE_REQUIRE_ENGINES` before anything runs."""
     config.stash[_STACK] = ExitStack()
@@ -132,13 +144,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start what is slow to start, if a test is going to ask for it."""
-    if session.config.option.collectonly or not any("seaweedfs" in _engines_of(item) for item in session.items):
+    """Build missing engines, and start SeaweedFS, before the first test: a test's time limit is for the test alone."""
+    if session.config.option.collectonly:
         return
-    try:
-        _start_seaweedfs(session.config)
-    except EngineMissing:
-        return  # each test that asks will say so
+    needed = {name for item in session.items for name in _engines_of(item)}
+    for name in sorted(needed):
+        with suppress(EngineMissing):  # each test that needs the engine reports the reason
+            engines.find(name)
+    if "seaweedfs" in needed:
+        with suppress(EngineMissing):
+            _start_seaweedfs(session.config)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
