@@ -111,8 +111,8 @@ def _check_count(count: int, region: Region, limits: Limits) -> None:
             f"{most}, inclusive.",
             found=f"{count} replicas in {region.name}",
             expected=f"1 to {most} ({name})",
-            hint=f"one replica serves about {limits.machines_per_replica} concurrent machines; for more "
-            f"more, {limits.raise_hint(name)}",
+            hint=f"one replica serves about {limits.machines_per_replica} machines at the same time; for more, "
+            f"{limits.raise_hint(name)}",
             target="regionalReplicaCount",
         )
 
