@@ -89,7 +89,7 @@ def test_a_disk_that_is_full_for_callers_keeps_its_reserve_and_can_be_emptied(sm
         found_gallery(installation)
         first = dense(tmp_path / "first.raw", 16 * MIB)
         publish(installation, first, "1.0.0", HERE)
-        with pytest.raises(StoreFull, match="beside the reserve") as caught:
+        with pytest.raises(StoreFull, match="outside of the reserve") as caught:
             publish(installation, dense(tmp_path / "second.raw", 48 * MIB), "1.0.1", HERE)
         assert "8388608 bytes that stay free (free_bytes_min)" in str(caught.value)
         assert free_bytes(small_disk) >= RESERVE_BYTES - MIB, "but for the catalog's own pages"
@@ -109,7 +109,7 @@ def test_an_upload_stops_at_the_reserve_and_keeps_what_arrived(small_disk: Path)
         disk = create_upload(installation, ADMIN, UploadRequest(group=GROUP, name="up", upload_bytes=GIB + 512))
         with closing(open_spool(installation, disk)) as spool:
             arrived = 0
-            with pytest.raises(StoreFull, match="beside the reserve"):
+            with pytest.raises(StoreFull, match="outside of the reserve"):
                 for arrived in range(0, GIB, 4 * MIB):
                     spool.write(arrived, [b"a" * (4 * MIB)])
             assert spool.received_bytes == arrived > 32 * MIB
@@ -207,15 +207,13 @@ def test_a_work_that_passes_its_bound_of_scratch_ends_and_leaves_nothing(form: s
         assert allocated_bytes(installation.scratch) == 0
 
 
-def test_a_container_that_unpacks_to_far_more_than_it_holds_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_container_that_expands_to_far_more_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qemu_reader, "EXPANSION_FREE_BYTES", 0)
     image = bomb(tmp_path, "qcow2", 512 * MIB)  # of some 500 KB by itself; its clusters are made to share one place
     share_clusters(image)
     with open_home(tmp_path / "home") as installation:
         found_gallery(installation)
-        with pytest.raises(SafetyCheckFailed, match="far more than it holds") as caught:
+        with pytest.raises(SafetyCheckFailed, match="far more data than its file can hold") as caught:
             publish(installation, image, "1.0.0", HERE)
         assert caught.value.check == "expansion"
         assert allocated_bytes(installation.scratch) == 0
