@@ -29,7 +29,7 @@ def make_vhd(path: Path, *, disk_bytes: int = 8 * MIB, noise_bytes: int = MIB) -
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class CurlAnswer:
     """The result of a call of curl."""
 
     exit_code: int
@@ -38,7 +38,7 @@ class Told:
     body: bytes
 
 
-def curl(*arguments: Any, stdin: bytes | None = None) -> Told:
+def curl(*arguments: Any, stdin: bytes | None = None) -> CurlAnswer:
     """Run curl. Return the status and the headers of the last answer."""
     if shutil.which("curl") is None:
         pytest.skip("no curl")
@@ -47,7 +47,7 @@ def curl(*arguments: Any, stdin: bytes | None = None) -> Told:
     last = [part for part in done.stderr.decode().replace("\r", "").split("\n\n") if part.startswith("HTTP/")]
     lines = last[-1].splitlines() if last else ["HTTP/1.1 0"]
     headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
-    return Told(exit_code=done.returncode, status=int(lines[0].split()[1]), headers=headers, body=done.stdout)
+    return CurlAnswer(exit_code=done.returncode, status=int(lines[0].split()[1]), headers=headers, body=done.stdout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,7 +48,7 @@ class Clock:
         return Effects(now=lambda: self.now, monotonic=self.monotonic)
 
 
-class House:
+class AuthFixture:
     """An installation with an administrator and a token authority."""
 
     def __init__(self, clock: Clock, authority: TokenAuthority, admin: Credential) -> None:
@@ -94,7 +94,7 @@ def encoded(value: Any) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
 
-def made(tmp_path: Path) -> Iterator[House]:
+def made(tmp_path: Path) -> Iterator[AuthFixture]:
     clock = Clock()
     with (
         mock.patch.object(Session, "now", side_effect=lambda: clock.now),
@@ -102,33 +102,33 @@ def made(tmp_path: Path) -> Iterator[House]:
     ):
         admin = client_secrets.create_first_administrator(installation)
         assert admin is not None
-        yield House(clock, TokenAuthority(installation, BASE), admin)
+        yield AuthFixture(clock, TokenAuthority(installation, BASE), admin)
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def auth(tmp_path: Path) -> Iterator[AuthFixture]:
     yield from made(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def shared_auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthFixture]:
     """Share an installation between many examples. No test advances the clock."""
     yield from made(tmp_path_factory.mktemp("standing"))
 
 
-def test_first_administrator_is_created_once_as_owner(house: House) -> None:
-    assert client_secrets.create_first_administrator(house.installation) is None
-    caller = house.caller(house.token())
-    assert (caller.uid, caller.name) == (house.admin.known.identity.uid, "administrator")
+def test_first_administrator_is_created_once_as_owner(auth: AuthFixture) -> None:
+    assert client_secrets.create_first_administrator(auth.installation) is None
+    caller = auth.caller(auth.token())
+    assert (caller.uid, caller.name) == (auth.admin.known.identity.uid, "administrator")
     assert is_allowed(caller, Action.ADMINISTER, "/")
-    with house.installation.catalog.reading() as transaction:
-        stored = transaction.secrets.list(house.admin.known.identity.client_id or "")
-    assert house.admin.secret not in repr(stored)
+    with auth.installation.catalog.reading() as transaction:
+        stored = transaction.secrets.list(auth.admin.known.identity.client_id or "")
+    assert auth.admin.secret not in repr(stored)
 
 
-def test_token_has_the_claims_that_azure_clients_read(house: House) -> None:
-    token, identity = house.token(), house.admin.known.identity
-    claims, now = payload(token), int(house.clock.now.timestamp())
+def test_token_has_the_claims_that_azure_clients_read(auth: AuthFixture) -> None:
+    token, identity = auth.token(), auth.admin.known.identity
+    claims, now = payload(token), int(auth.clock.now.timestamp())
     assert {name: claims[name] for name in ("aud", "iss", "tid", "oid", "sub", "appid", "ver")} == {
         "aud": BASE,
         "iss": f"{BASE}/{identity.tenant_uid}/v2.0",
@@ -139,18 +139,20 @@ def test_token_has_the_claims_that_azure_clients_read(house: House) -> None:
         "ver": "1.0",
     }
     assert (claims["iat"], claims["nbf"], claims["exp"]) == (now, now, now + 3600)
-    told = house.authority.issue_token(identity.tenant_uid, identity.client_id or "", house.admin.secret, SCOPE)
+    told = auth.authority.issue_token(identity.tenant_uid, identity.client_id or "", auth.admin.secret, SCOPE)
     info = json.loads(base64.urlsafe_b64decode(told.client_info + "=="))
     assert info == {"uid": identity.uid, "utid": identity.tenant_uid}
-    published = {each["kid"]: each for each in house.authority.jwks()["keys"]}
+    published = {each["kid"]: each for each in auth.authority.jwks()["keys"]}
     kid = json.loads(base64.urlsafe_b64decode(token.split(".")[0] + "=="))["kid"]
     assert "d" not in published[kid]
     assert jwt.decode(token, RSAKey.import_key(published[kid]), algorithms=["RS256"]).claims == claims
-    assert house.authority.openid_configuration(BASE, identity.tenant_uid)["issuer"] == claims["iss"]
+    assert auth.authority.openid_configuration(BASE, identity.tenant_uid)["issuer"] == claims["iss"]
 
 
-def test_wrong_secrets_get_equal_refusals_and_an_activity_row(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    identity, right = house.admin.known.identity, house.admin.secret
+def test_wrong_secrets_get_equal_refusals_and_an_activity_row(
+    auth: AuthFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity, right = auth.admin.known.identity, auth.admin.secret
     client, tenant = identity.client_id or "", identity.tenant_uid
     hashed: list[str | None] = []
 
@@ -169,7 +171,7 @@ def test_wrong_secrets_get_equal_refusals_and_an_activity_row(house: House, monk
     told = set()
     for each in wrong:
         with pytest.raises(ClientRefused) as caught:
-            house.authority.issue_token(*each, SCOPE)
+            auth.authority.issue_token(*each, SCOPE)
         told.add((caught.value.message, caught.value.error_code, caught.value.status))
     assert told == {
         (
@@ -179,208 +181,204 @@ def test_wrong_secrets_get_equal_refusals_and_an_activity_row(house: House, monk
         )
     }
     assert len(hashed) == len(wrong), "each costs one hash, so that time tells nothing"
-    refusals = [row for row in house.activity() if row[1] == "imgstore/tokens/issue/action"]
+    refusals = [row for row in auth.activity() if row[1] == "imgstore/tokens/issue/action"]
     each_once = [wrong[4], wrong[3], wrong[0]]
     assert refusals == [(f"client {each[1]!r}", "imgstore/tokens/issue/action", "Failed") for each in each_once]
-    with house.installation.catalog.reading() as transaction:
+    with auth.installation.catalog.reading() as transaction:
         assert [row.repeats for row in transaction.activity.list(3)] == [0, 0, 2]
 
 
-def test_secrets_are_rotated_and_expire(house: House) -> None:
-    uid = house.admin.known.identity.uid
-    second = client_secrets.reset_credential(house.installation, ADMIN, who=uid, days=10, keep=True)
-    assert payload(house.token())["oid"] == payload(house.token(second))["oid"]
-    third = client_secrets.reset_credential(house.installation, ADMIN, who=uid, days=20)
-    for gone in (house.admin, second):
+def test_secrets_are_rotated_and_expire(auth: AuthFixture) -> None:
+    uid = auth.admin.known.identity.uid
+    second = client_secrets.reset_credential(auth.installation, ADMIN, who=uid, days=10, keep=True)
+    assert payload(auth.token())["oid"] == payload(auth.token(second))["oid"]
+    third = client_secrets.reset_credential(auth.installation, ADMIN, who=uid, days=20)
+    for gone in (auth.admin, second):
         with pytest.raises(ClientRefused):
-            house.token(gone)
-    house.clock.pass_by(days=19)
-    house.token(third)
-    house.clock.pass_by(days=2)
+            auth.token(gone)
+    auth.clock.pass_by(days=19)
+    auth.token(third)
+    auth.clock.pass_by(days=2)
     with pytest.raises(ClientRefused):
-        house.token(third)
+        auth.token(third)
 
 
 @pytest.mark.parametrize(
     "scope",
     ["https://evil.example/.default", BASE, "/.default", "", f"{BASE}.evil/.default", f"{BASE}/.default x", "openid"],
 )
-def test_token_for_a_foreign_scope_is_refused(house: House, scope: str) -> None:
+def test_token_for_a_foreign_scope_is_refused(auth: AuthFixture, scope: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        house.token(scope=scope)
+        auth.token(scope=scope)
     assert caught.value.error_code == "invalid_scope"
-    assert (
-        payload(house.token(scope="https://management.azure.com//.default"))["aud"] == "https://management.azure.com/"
-    )
-    assert payload(house.token(scope=f"{BASE}/.default openid offline_access profile"))["aud"] == BASE, "as Go asks"
+    assert payload(auth.token(scope="https://management.azure.com//.default"))["aud"] == "https://management.azure.com/"
+    assert payload(auth.token(scope=f"{BASE}/.default openid offline_access profile"))["aud"] == BASE, "as Go asks"
 
 
-def test_expired_token_is_refused(house: House) -> None:
-    token = house.token()
-    house.clock.pass_by(seconds=3599)
-    house.caller(token)
-    house.clock.pass_by(seconds=1)
-    for authority in (house.authority, TokenAuthority(house.installation, BASE)):
+def test_expired_token_is_refused(auth: AuthFixture) -> None:
+    token = auth.token()
+    auth.clock.pass_by(seconds=3599)
+    auth.caller(token)
+    auth.clock.pass_by(seconds=1)
+    for authority in (auth.authority, TokenAuthority(auth.installation, BASE)):
         with pytest.raises(Unauthenticated) as caught:
             authority.authenticate(f"Bearer {token}")
         assert caught.value.error_code == "ExpiredAuthenticationToken"
 
 
 @pytest.mark.parametrize("days", [-100, 100])
-def test_servers_with_different_clocks_accept_the_same_tokens(house: House, days: int) -> None:
+def test_servers_with_different_clocks_accept_the_same_tokens(auth: AuthFixture, days: int) -> None:
     """The clock of the database also decides about secrets and keys."""
-    wrong = replace(house.clock.effects, now=lambda: house.clock.now + timedelta(days=days))
-    other = House(house.clock, TokenAuthority(replace(house.installation, effects=wrong), BASE), house.admin)
-    assert other.caller(house.token()) == house.caller(other.token())
-    with house.installation.catalog.reading() as transaction:
+    wrong = replace(auth.clock.effects, now=lambda: auth.clock.now + timedelta(days=days))
+    other = AuthFixture(auth.clock, TokenAuthority(replace(auth.installation, effects=wrong), BASE), auth.admin)
+    assert other.caller(auth.token()) == auth.caller(other.token())
+    with auth.installation.catalog.reading() as transaction:
         assert len(transaction.signing_keys.list()) == 1
     token = other.token()
-    house.clock.pass_by(hours=2)
-    for each in (house, other):
+    auth.clock.pass_by(hours=2)
+    for each in (auth, other):
         with pytest.raises(Unauthenticated):
             each.caller(token)
 
 
-def test_removed_role_and_deleted_principal_lose_access(house: House) -> None:
-    second = client_secrets.create_service_principal(house.installation, ADMIN, name="builder")
-    uid, token = second.known.identity.uid, house.token(second)
-    assert house.caller(token).grants == ()
-    given = roles.assign(house.installation, ADMIN, assignee="builder", role=Role.READER, scope="/subscriptions/s")
-    house.clock.pass_by(seconds=6)
-    assert is_allowed(house.caller(token), Action.READ, "/subscriptions/s")
-    roles.remove(house.installation, ADMIN, uid=given.uid)
-    house.clock.pass_by(seconds=6)
-    assert house.caller(token).grants == ()
-    principals.delete_principal(house.installation, ADMIN, who=uid)
-    house.clock.pass_by(seconds=6)
+def test_removed_role_and_deleted_principal_lose_access(auth: AuthFixture) -> None:
+    second = client_secrets.create_service_principal(auth.installation, ADMIN, name="builder")
+    uid, token = second.known.identity.uid, auth.token(second)
+    assert auth.caller(token).grants == ()
+    given = roles.assign(auth.installation, ADMIN, assignee="builder", role=Role.READER, scope="/subscriptions/s")
+    auth.clock.pass_by(seconds=6)
+    assert is_allowed(auth.caller(token), Action.READ, "/subscriptions/s")
+    roles.remove(auth.installation, ADMIN, uid=given.uid)
+    auth.clock.pass_by(seconds=6)
+    assert auth.caller(token).grants == ()
+    principals.delete_principal(auth.installation, ADMIN, who=uid)
+    auth.clock.pass_by(seconds=6)
     with pytest.raises(Unauthenticated, match="does not exist any more"):
-        house.caller(token)
+        auth.caller(token)
     with pytest.raises(ClientRefused):
-        house.token(second)
+        auth.token(second)
 
 
-def test_tokens_are_revoked(house: House) -> None:
-    second = client_secrets.create_service_principal(house.installation, ADMIN, name="builder")
-    old, mine = house.token(second), house.token()
-    house.caller(old)
-    known = principals.revoke_tokens(house.installation, ADMIN, who="builder")
+def test_tokens_are_revoked(auth: AuthFixture) -> None:
+    second = client_secrets.create_service_principal(auth.installation, ADMIN, name="builder")
+    old, mine = auth.token(second), auth.token()
+    auth.caller(old)
+    known = principals.revoke_tokens(auth.installation, ADMIN, who="builder")
     assert known.identity.tokens_valid_after is not None
-    assert house.caller(old).name == "builder", "as the catalog said a moment ago"
-    new = house.token(second)
-    assert house.caller(new).name == "builder", "a new one does not wait"
+    assert auth.caller(old).name == "builder", "as the catalog said a moment ago"
+    new = auth.token(second)
+    assert auth.caller(new).name == "builder", "a new one does not wait"
     with pytest.raises(Unauthenticated, match="has been revoked"):
-        house.caller(old)
-    assert house.caller(mine).name == "administrator"
-    for authority in (house.authority, TokenAuthority(house.installation, BASE)):
-        house.clock.pass_by(seconds=6)
+        auth.caller(old)
+    assert auth.caller(mine).name == "administrator"
+    for authority in (auth.authority, TokenAuthority(auth.installation, BASE)):
+        auth.clock.pass_by(seconds=6)
         assert authority.authenticate(f"Bearer {new}").name == "builder"
         with pytest.raises(Unauthenticated, match="has been revoked"):
             authority.authenticate(f"Bearer {old}")
-    assert ("test", "imgstore/principals/revokeTokens/action", "Succeeded") in house.activity()
+    assert ("test", "imgstore/principals/revokeTokens/action", "Succeeded") in auth.activity()
 
 
-def test_revoked_token_is_cached_for_at_most_five_seconds(house: House) -> None:
-    token = house.token()
-    house.caller(token)
-    principals.revoke_tokens(house.installation, ADMIN, who="administrator")
-    house.clock.pass_by(seconds=4.9)
-    house.caller(token)
-    house.clock.pass_by(seconds=0.2)
+def test_revoked_token_is_cached_for_at_most_five_seconds(auth: AuthFixture) -> None:
+    token = auth.token()
+    auth.caller(token)
+    principals.revoke_tokens(auth.installation, ADMIN, who="administrator")
+    auth.clock.pass_by(seconds=4.9)
+    auth.caller(token)
+    auth.clock.pass_by(seconds=0.2)
     with pytest.raises(Unauthenticated, match="has been revoked"):
-        house.caller(token)
+        auth.caller(token)
 
 
-def test_new_secret_revokes_tokens_of_the_old_secret(house: House) -> None:
-    first = client_secrets.create_service_principal(house.installation, ADMIN, name="builder")
+def test_new_secret_revokes_tokens_of_the_old_secret(auth: AuthFixture) -> None:
+    first = client_secrets.create_service_principal(auth.installation, ADMIN, name="builder")
     identity = first.known.identity
-    principals.create_tenant(house.installation, ADMIN, name="other")
+    principals.create_tenant(auth.installation, ADMIN, name="other")
     there = principals.add_service_principal(
-        house.installation, ADMIN, name="theirs", tenant="other", client_id=identity.client_id, proof=None
+        auth.installation, ADMIN, name="theirs", tenant="other", client_id=identity.client_id, proof=None
     )
-    token = house.token(first)
-    elsewhere = house.token(Credential(known=there, secret=first.secret))
-    client_secrets.reset_credential(house.installation, ADMIN, who=identity.uid, keep=True)
-    house.clock.pass_by(seconds=6)
-    house.caller(token)
-    client_secrets.reset_credential(house.installation, ADMIN, who=identity.uid)
-    house.clock.pass_by(seconds=6)
+    token = auth.token(first)
+    elsewhere = auth.token(Credential(known=there, secret=first.secret))
+    client_secrets.reset_credential(auth.installation, ADMIN, who=identity.uid, keep=True)
+    auth.clock.pass_by(seconds=6)
+    auth.caller(token)
+    client_secrets.reset_credential(auth.installation, ADMIN, who=identity.uid)
+    auth.clock.pass_by(seconds=6)
     for each in (token, elsewhere):
         with pytest.raises(Unauthenticated, match="has been revoked"):
-            house.caller(each)
+            auth.caller(each)
 
 
-def test_application_is_registered_in_two_tenants(house: House) -> None:
-    principals.create_tenant(house.installation, ADMIN, name="other")
-    here = house.admin.known.identity
+def test_application_is_registered_in_two_tenants(auth: AuthFixture) -> None:
+    principals.create_tenant(auth.installation, ADMIN, name="other")
+    here = auth.admin.known.identity
     there = principals.add_service_principal(
-        house.installation, ADMIN, name="administrator", proof=None, tenant="other", client_id=here.client_id
+        auth.installation, ADMIN, name="administrator", proof=None, tenant="other", client_id=here.client_id
     ).identity
-    token = house.token(replace(house.admin, known=replace(house.admin.known, identity=there)))
-    caller = house.caller(token)
+    token = auth.token(replace(auth.admin, known=replace(auth.admin.known, identity=there)))
+    caller = auth.caller(token)
     assert (caller.uid, caller.tenant, caller.grants) == (there.uid, there.tenant_uid, ())
-    assert house.caller(house.token()).tenant == here.tenant_uid
-    principals.delete_principal(house.installation, ADMIN, who=there.uid)
-    house.token()  # the application's secrets stay while a tenant knows it
+    assert auth.caller(auth.token()).tenant == here.tenant_uid
+    principals.delete_principal(auth.installation, ADMIN, who=there.uid)
+    auth.token()  # the application's secrets stay while a tenant knows it
 
 
-def test_keys_rotate_by_command_and_age_and_old_tokens_stay_valid(house: House) -> None:
-    token = house.token()
-    first, _ = house.authority.ring.get_signing_key()
+def test_keys_rotate_by_command_and_age_and_old_tokens_stay_valid(auth: AuthFixture) -> None:
+    token = auth.token()
+    first, _ = auth.authority.ring.get_signing_key()
     with pytest.raises(AccessDenied):
-        house.authority.ring.rotate(Principal(name="ann"))
-    second = house.authority.ring.rotate(ADMIN).kid
-    assert house.authority.ring.get_signing_key()[0] == second != first
-    assert (
-        TokenAuthority(house.installation, BASE).authenticate(f"Bearer {token}").uid == house.admin.known.identity.uid
-    )
-    stored = {key.kid: key.pem for key in house.authority.ring.list(ADMIN)}
+        auth.authority.ring.rotate(Principal(name="ann"))
+    second = auth.authority.ring.rotate(ADMIN).kid
+    assert auth.authority.ring.get_signing_key()[0] == second != first
+    assert TokenAuthority(auth.installation, BASE).authenticate(f"Bearer {token}").uid == auth.admin.known.identity.uid
+    stored = {key.kid: key.pem for key in auth.authority.ring.list(ADMIN)}
     assert b"PRIVATE" not in stored[first]
     assert b"PRIVATE" in stored[second]
-    house.clock.pass_by(seconds=signing_keys.TOKEN_SECONDS_MAX + 3 * signing_keys.LOOK_SECONDS)
-    assert house.authority.ring.find_trusted_key(first) is None
-    assert [each["kid"] for each in house.authority.jwks()["keys"]] == [second]
-    house.clock.pass_by(days=signing_keys.KEY_DAYS)
-    third, _ = house.authority.ring.get_signing_key()
+    auth.clock.pass_by(seconds=signing_keys.TOKEN_SECONDS_MAX + 3 * signing_keys.LOOK_SECONDS)
+    assert auth.authority.ring.find_trusted_key(first) is None
+    assert [each["kid"] for each in auth.authority.jwks()["keys"]] == [second]
+    auth.clock.pass_by(days=signing_keys.KEY_DAYS)
+    third, _ = auth.authority.ring.get_signing_key()
     assert third not in (first, second)
-    assert {key.kid for key in house.authority.ring.list(ADMIN)} == {second, third}
+    assert {key.kid for key in auth.authority.ring.list(ADMIN)} == {second, third}
 
 
-def test_one_of_two_processes_rotates_the_key(house: House) -> None:
-    others = [TokenAuthority(house.installation, BASE) for _ in range(2)]
+def test_one_of_two_processes_rotates_the_key(auth: AuthFixture) -> None:
+    others = [TokenAuthority(auth.installation, BASE) for _ in range(2)]
     kids = {each.ring.get_signing_key()[0] for each in others}
-    house.clock.pass_by(days=signing_keys.KEY_DAYS, hours=1)
+    auth.clock.pass_by(days=signing_keys.KEY_DAYS, hours=1)
     changed = {each.ring.get_signing_key()[0] for each in others}
     assert len(kids) == len(changed) == 1
     assert kids != changed
 
 
-def test_users_of_an_issuer_are_identified_by_subject(house: House, tmp_path: Path) -> None:
+def test_users_of_an_issuer_are_identified_by_subject(auth: AuthFixture, tmp_path: Path) -> None:
     key, other = ECKey.generate_key("P-256", {"kid": "e1"}), ECKey.generate_key("P-256", {"kid": "e1"})
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": [key.as_dict(private=False), OctKey.import_key("s" * 32).as_dict()]}))
     url = "https://id.example/realm"
-    principals.add_issuer(house.installation, ADMIN, url=url, audience="imgstore", jwks=str(file))
-    said: dict[str, Any] = {"iss": url, "aud": "imgstore", "sub": "42", "exp": house.clock.now.timestamp() + 600}
+    principals.add_issuer(auth.installation, ADMIN, url=url, audience="imgstore", jwks=str(file))
+    said: dict[str, Any] = {"iss": url, "aud": "imgstore", "sub": "42", "exp": auth.clock.now.timestamp() + 600}
 
     def token(signer: Any = key, alg: str = "ES256", **changed: Any) -> str:
         claims = {name: value for name, value in (said | changed).items() if value is not None}
         return jwt.encode({"alg": alg, "kid": "e1"}, claims, signer, algorithms=["ES256", "HS256"])
 
     with pytest.raises(Unauthenticated, match="is not registered"):
-        house.caller(token())
-    principals.add_user(house.installation, ADMIN, issuer=url, subject="42", name="ann")
-    assert house.caller(token()).name == "ann"
-    assert house.caller(token(aud=["x", "imgstore"])).name == "ann"
-    with house.installation.catalog.reading() as transaction:
+        auth.caller(token())
+    principals.add_user(auth.installation, ADMIN, issuer=url, subject="42", name="ann")
+    assert auth.caller(token()).name == "ann"
+    assert auth.caller(token(aud=["x", "imgstore"])).name == "ann"
+    with auth.installation.catalog.reading() as transaction:
         now = transaction.now().timestamp()
     before, timeless = token(iat=now - 1), token()
-    house.caller(before)
-    principals.revoke_tokens(house.installation, ADMIN, who="ann")
-    house.clock.pass_by(seconds=6)
-    assert house.caller(token(iat=now + 60)).name == "ann"
+    auth.caller(before)
+    principals.revoke_tokens(auth.installation, ADMIN, who="ann")
+    auth.clock.pass_by(seconds=6)
+    assert auth.caller(token(iat=now + 60)).name == "ann"
     for each in (before, timeless):
         with pytest.raises(Unauthenticated, match="has been revoked"):
-            house.caller(each)
+            auth.caller(each)
     said["iat"] = now + 60
     bad = [
         token(other),
@@ -397,29 +395,29 @@ def test_users_of_an_issuer_are_identified_by_subject(house: House, tmp_path: Pa
     ]
     for each in bad:
         with pytest.raises(Unauthenticated):
-            house.caller(each)
-    principals.remove_issuer(house.installation, ADMIN, url=url)
-    house.clock.pass_by(seconds=6)
+            auth.caller(each)
+    principals.remove_issuer(auth.installation, ADMIN, url=url)
+    auth.clock.pass_by(seconds=6)
     with pytest.raises(Unauthenticated):
-        house.caller(token())
+        auth.caller(token())
 
 
-def test_new_key_of_an_issuer_is_fetched(house: House, tmp_path: Path) -> None:
+def test_new_key_of_an_issuer_is_fetched(auth: AuthFixture, tmp_path: Path) -> None:
     file, url = tmp_path / "jwks.json", "https://id.example/realm"
     old, new = (ECKey.generate_key("P-256", {"kid": name}) for name in ("old", "new"))
     file.write_text(json.dumps({"keys": [old.as_dict(private=False)]}))
-    principals.add_issuer(house.installation, ADMIN, url=url, audience="a", jwks=str(file))
-    principals.add_user(house.installation, ADMIN, issuer=url, subject="42", name="ann")
+    principals.add_issuer(auth.installation, ADMIN, url=url, audience="a", jwks=str(file))
+    principals.add_user(auth.installation, ADMIN, issuer=url, subject="42", name="ann")
 
     def come(key: ECKey) -> Principal:
-        said = {"iss": url, "aud": "a", "sub": "42", "exp": house.clock.now.timestamp() + 600}
-        return house.caller(jwt.encode({"alg": "ES256", "kid": key.kid}, said, key))
+        said = {"iss": url, "aud": "a", "sub": "42", "exp": auth.clock.now.timestamp() + 600}
+        return auth.caller(jwt.encode({"alg": "ES256", "kid": key.kid}, said, key))
 
     assert come(old).name == "ann"
     file.write_text(json.dumps({"keys": [new.as_dict(private=False)]}))
     with pytest.raises(Unauthenticated):
         come(new)  # who knocks with made-up keys does not make us fetch each time
-    house.clock.pass_by(seconds=61)
+    auth.clock.pass_by(seconds=61)
     assert come(new).name == "ann"
     with pytest.raises(Unauthenticated):
         come(old)
@@ -428,23 +426,23 @@ def test_new_key_of_an_issuer_is_fetched(house: House, tmp_path: Path) -> None:
 # -- what opens nothing -----------------------------------------------------------------------------------------------
 
 
-def test_forged_tokens_are_refused(house: House) -> None:
+def test_forged_tokens_are_refused(auth: AuthFixture) -> None:
     mine = RSAKey.generate_key(2048)
-    kid, ours = house.authority.ring.get_signing_key()
-    header, body, signature = house.token().split(".")
+    kid, ours = auth.authority.ring.get_signing_key()
+    header, body, signature = auth.token().split(".")
     public = ours.as_pem(private=False)
     with_public = f"{encoded({'alg': 'HS256', 'kid': kid})}.{body}"
     hmaced = base64.urlsafe_b64encode(hmac.digest(public, with_public.encode(), hashlib.sha256)).decode().rstrip("=")
     forged = [
-        house.forged(mine),
-        house.forged(mine, {"kid": kid}),
-        house.forged(mine, {"kid": kid, "jwk": mine.as_dict(private=False)}),
-        house.forged(OctKey.import_key("x" * 32), {"alg": "HS256", "kid": kid}),
+        auth.forged(mine),
+        auth.forged(mine, {"kid": kid}),
+        auth.forged(mine, {"kid": kid, "jwk": mine.as_dict(private=False)}),
+        auth.forged(OctKey.import_key("x" * 32), {"alg": "HS256", "kid": kid}),
         f"{encoded({'alg': 'none', 'kid': kid})}.{body}.",
         f"{encoded({'alg': 'none', 'kid': kid})}.{body}.{signature}",
         f"{encoded({'alg': 'None'})}.{body}.AA",
         f"{with_public}.{hmaced}",
-        f"{header}.{encoded(payload(house.token()) | {'oid': 'x'})}.{signature}",
+        f"{header}.{encoded(payload(auth.token()) | {'oid': 'x'})}.{signature}",
         f"{header}.{body}.{signature[:-8]}AAAAAAAA",
         f"{header}.{body}",
         f"{header}.{body}.",
@@ -453,8 +451,8 @@ def test_forged_tokens_are_refused(house: House) -> None:
     ]
     for each in forged:
         with pytest.raises(Unauthenticated):
-            house.caller(each)
-    assert house.caller(f"{header}.{body}.{signature}").name == "administrator"
+            auth.caller(each)
+    assert auth.caller(f"{header}.{body}.{signature}").name == "administrator"
 
 
 @pytest.mark.parametrize(
@@ -481,18 +479,18 @@ def test_forged_tokens_are_refused(house: House) -> None:
         {"nbf": "now"},
     ],
 )
-def test_valid_signature_with_a_wrong_claim_is_refused(house: House, claims: dict[str, Any]) -> None:
-    house.caller(house.genuine(uti="another"))
+def test_valid_signature_with_a_wrong_claim_is_refused(auth: AuthFixture, claims: dict[str, Any]) -> None:
+    auth.caller(auth.genuine(uti="another"))
     with pytest.raises(Unauthenticated):
-        house.caller(house.genuine(**claims))
+        auth.caller(auth.genuine(**claims))
 
 
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Basic abc", "Bearer a.b", "Bearer a.b.c\n", "a.b.c"]
 )
-def test_malformed_header_is_refused(house: House, header: str | None) -> None:
+def test_malformed_header_is_refused(auth: AuthFixture, header: str | None) -> None:
     with pytest.raises(Unauthenticated) as caught:
-        house.authority.authenticate(header)
+        auth.authority.authenticate(header)
     assert caught.value.status == 401
 
 
@@ -503,9 +501,9 @@ json_values = st.recursive(
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_damaged_token_is_refused(standing: House, data: st.DataObject) -> None:
+def test_damaged_token_is_refused(shared_auth: AuthFixture, data: st.DataObject) -> None:
     """A token with any damage is refused by name, unless the token is unchanged."""
-    token = standing.token()
+    token = shared_auth.token()
     parts = token.split(".")
     kind = data.draw(st.sampled_from(["flip", "header", "claims", "text"]))
     if kind == "flip":
@@ -514,7 +512,7 @@ def test_damaged_token_is_refused(standing: House, data: st.DataObject) -> None:
     elif kind == "header":
         header = {
             "alg": data.draw(st.sampled_from(["RS256", "none", "NONE", "HS256", "ES256", "RS512", "", None, 3])),
-            "kid": data.draw(st.none() | st.text() | st.just(standing.authority.ring.get_signing_key()[0])),
+            "kid": data.draw(st.none() | st.text() | st.just(shared_auth.authority.ring.get_signing_key()[0])),
             data.draw(st.sampled_from(["jwk", "jku", "x5c", "crit", "b64", "typ"])): data.draw(json_values),
         }
         tried = ".".join([encoded(header), parts[1], data.draw(st.sampled_from([parts[2], "", "AA"]))])
@@ -528,10 +526,10 @@ def test_damaged_token_is_refused(standing: House, data: st.DataObject) -> None:
     if tried == token:
         return
     try:
-        caller = standing.caller(tried)
+        caller = shared_auth.caller(tried)
     except Unauthenticated:
         return
     # Base64 has spare bits at its end: another spelling of the same signature is the same token.
-    assert caller.uid == standing.admin.known.identity.uid
+    assert caller.uid == shared_auth.admin.known.identity.uid
     assert tried.rsplit(".", 1)[0] == token.rsplit(".", 1)[0]
     assert base64.urlsafe_b64decode(tried.split(".")[2] + "==") == base64.urlsafe_b64decode(parts[2] + "==")

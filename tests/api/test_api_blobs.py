@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from api_server import Answer, Api, definition_body, start_api
-from blob_uploads import Told, Upload, curl, make_vhd
+from blob_uploads import CurlAnswer, Upload, curl, make_vhd
 
 from imgstore.api.dev_tls import make_certificates
 from imgstore.domain.disks.signed_urls import AccessLevel
@@ -42,7 +42,9 @@ def upload(api: Api, vhd: Path) -> Upload:
     return Upload(api=api).make(vhd.stat().st_size)
 
 
-def page(url: str, begin: int, data: bytes | None, length: int = 0, headers: dict[str, str] | None = None) -> Told:
+def page(
+    url: str, begin: int, data: bytes | None, length: int = 0, headers: dict[str, str] | None = None
+) -> CurlAnswer:
     """Send Put Page. Clear the range if there is no data."""
     end = begin + (length if data is None else len(data)) - 1
     told = {"x-ms-range": f"bytes={begin}-{end}", "x-ms-page-write": "clear" if data is None else "update"}
@@ -52,7 +54,7 @@ def page(url: str, begin: int, data: bytes | None, length: int = 0, headers: dic
     return curl("-X", "PUT", *flags, *body, f"{url}&comp=page", stdin=data)
 
 
-def code(told: Told) -> str:
+def code(told: CurlAnswer) -> str:
     """Return the error code of the header, which the XML repeats."""
     found = re.search(rb"<Error><Code>(\w+)</Code><Message>.+</Message></Error>$", told.body, re.DOTALL)
     assert found, told
