@@ -1,4 +1,4 @@
-"""Time, ids and randomness as injected functions, so that tests can replace each function."""
+"""Time, ids and randomness as injected functions, so that tests can replace each function (invariant A4)."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Leases, held: who we are, whether another holder still lives, and the heartbeat (rules.md, rule 5).
+"""Leases, held: who we are, whether another holder still lives, and the heartbeat (invariants W16 to W18).
 
 A lease runs by the database's clock alone. A process that has not renewed for half a lease, by its own monotonic clock,
 begins nothing further; the token in the work's row refuses what it would still write.

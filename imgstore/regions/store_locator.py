@@ -87,7 +87,7 @@ class Locator:
         self._buckets: dict[tuple[str, str], TokenBucket] = {}
 
     def choose_zone(self, slot_key: SlotKey) -> tuple[str, str]:
-        """Where a new slot is to lie: (zone, bucket). Asked once; the slot's row keeps the answer (rules.md, rule 16).
+        """Where a new slot is to lie: (zone, bucket). Asked once; the slot's row keeps the answer (invariant S5).
 
         Pools start at different zones and their ordinals go round from there, so that the replicas of one version lie
         in as many zones as there are.

@@ -82,7 +82,7 @@ class StoreProperties:
     """What differs between stores."""
 
     verifies_checksum: bool
-    """A put whose body arrives damaged is refused: an acknowledged put is a confirmed one (rules.md, rule 4)."""
+    """A put whose body arrives damaged is refused: an acknowledged put is a confirmed one (invariant W12)."""
     server_side_copy: bool
     """`copy_within` moves no byte through us, and its checksum is computed by the store over the new object."""
     atomic_create: bool

@@ -1,7 +1,7 @@
 """One store out of three zones (ZRS): it survives the loss of any one of them.
 
-An object *exists* when two zones have it; with one it is absent, and whoever needs it puts it again (rules.md, rule
-18). All follows from one sentence: a write is acknowledged when two zones took it and have noted what the third missed;
+An object *exists* when two zones have it; with one it is absent, and whoever needs it puts it again (invariant Z1).
+All follows from one sentence: a write is acknowledged when two zones took it and have noted what the third missed;
 any two zones have one of these in common.
 
 ==============  =====================================================================================================

@@ -1,4 +1,4 @@
-"""The contract of ``stores/interface.py`` as one test class that every store and every wrapper passes.
+"""The contract of ``stores/interface.py`` as one test class that every store and every wrapper passes (invariant Z8).
 
 Subclass it with a fixture `store`, and, where bytes can be reached past the code under test, a fixture `raw`: a test
 that writes through the store reads through the back door, and the other way about, so that no mistake can hide by being
@@ -302,7 +302,7 @@ class StoreContract:
         assert raw.get(prefix + "deep/b") == b"body"
 
     def test_a_copy_of_damage_is_seen(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
-        """Where `server_side_copy` is declared: the checksum told is that of the new bytes, or there is no copy."""
+        """Where `server_side_copy` is declared: the checksum is that of the new bytes, or there is no copy (C3)."""
         if not store.properties.server_side_copy:
             return  # then nothing is promised
         kept = store.put(prefix + "a", b"body" * 100_000)

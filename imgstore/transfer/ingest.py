@@ -205,8 +205,8 @@ class _Ingest:
     def _compare_pieces(self) -> Iterator[_ResolvedPiece | _UnresolvedPiece]:
         """Read and compare every piece that an extent touches, in order, a few pieces ahead.
 
-        A single thread computes fingerprints, since a second thread would slow the first. Packing has its own thread,
-        because both tasks take equally long. Sharing a thread limited the speed of an ingest.
+        A single thread computes fingerprints, since a second thread would slow the first (invariant I4). Packing
+        has its own thread, because both tasks take equally long. Sharing a thread limited the speed of an ingest.
         """
         reader = self._order.reader
         self._order.check_cancelled()

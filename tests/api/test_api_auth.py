@@ -236,6 +236,7 @@ def test_servers_with_different_clocks_accept_the_same_tokens(auth: AuthFixture,
         assert len(transaction.signing_keys.list()) == 1
     token = other.token()
     auth.clock.pass_by(hours=2)
+    # Invariant W22.
     for each in (auth, other):
         with pytest.raises(Unauthenticated):
             each.caller(token)

@@ -231,6 +231,7 @@ def test_disk_with_a_grant_is_deleted_only_after_revocation(api: Api, upload: Up
     assert refused(upload, api).code == "OperationNotAllowed"
     upload.end()
     assert curl(read).status == 403
+    # Invariant W10.
     assert api.await_end(api.ask("DELETE", upload.path))["status"] == "Succeeded"
 
 
@@ -310,6 +311,7 @@ def test_qemu_img_reads_the_url(upload: Upload, vhd: Path, tmp_path: Path) -> No
     if "Unknown driver" in done.stderr or "Unknown protocol" in done.stderr:
         pytest.skip("this qemu-img has no curl driver")
     assert done.returncode == 0, done.stderr
+    # Invariant D10.
     assert out.read_bytes() == vhd.read_bytes()[:-512]
 
 

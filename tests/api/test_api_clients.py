@@ -45,6 +45,7 @@ def test_az_manages_galleries(tmp_path: Path, safe: Api, web: WebServer) -> None
         "AZURE_CORE_INSTANCE_DISCOVERY": "false",
         "AZURE_CORE_COLLECT_TELEMETRY": "false",
     }
+    # Invariant H3.
     assert chapters(safe, web, [str(require("az").command), str(LOCKS / "az.py")], **settings) == [
         "login", "groups", "galleries", "images", "versions", "disks", "sources", "sharing", "soft_delete",
         "deployments", "modules", "machines", "the_end",

@@ -227,4 +227,5 @@ def test_a_role_that_is_taken_away_ends_a_deployment_at_its_next_resource(api: A
     assert ended["status"] == "Failed", ended
     assert "AuthorizationFailed" in str(ended["error"])
     assert api.ask("GET", f"{api.compute}/galleries/after").status == 404
+    # Invariant H18.
     assert api.ask("GET", f"{api.compute}/disks/d").body["properties"]["provisioningState"] == "Succeeded"

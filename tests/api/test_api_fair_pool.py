@@ -21,6 +21,7 @@ def test_one_caller_holds_at_most_a_quarter() -> None:
         queue.put("a", f"a{number}")
     assert taken(queue) == ["a0", "a1", "a2", "a3"]
     queue.finish("a")
+    # Invariant H8.
     assert taken(queue) == ["a4"]
 
 

@@ -185,6 +185,7 @@ def test_no_field_of_azures_models_is_dropped(stocked: tuple[Api, dict[tuple[str
         for kind, verbs in found.items()
         for verb, leaves in verbs.items()
     }
+    # Invariant H14.
     assert classified == json.loads(EXPECTED.read_text()), "a newer release has other fields: classify them"
 
 

@@ -116,6 +116,7 @@ def test_resumed_put_keeps_newer_writes(home: Path, write: Callable[[Api], None]
     with serving(home) as api:
         uid = leave(api.installation, put("older"))
         write(api)
+    # Invariant H17.
     with serving(home) as api:
         check_preempted(api, uid)
         assert api.ask("GET", api.gallery).body["properties"]["description"] == "newer"

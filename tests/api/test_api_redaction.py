@@ -128,7 +128,7 @@ def test_refused_urls_show_nothing_about_the_servers_network(api: Api, web: WebS
 
 
 def one_answer(answers: dict[str, Answer]) -> None:
-    """Check that all answers are equal except the URL of the request."""
+    """Check that all answers are equal except the URL of the request (invariant U5)."""
     bodies = {json.dumps(answer.body).replace(url, "URL") for url, answer in answers.items()}
     assert {answer.status for answer in answers.values()} == {400}, answers
     assert len(bodies) == 1, bodies

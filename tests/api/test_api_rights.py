@@ -377,6 +377,7 @@ def test_sharing_gives_no_right_in_the_owning_subscription(api: Api) -> None:
     for each in inside:
         assert api.ask("GET", f"{above}{each}", headers=looking).code == "GalleryNotFound", each
         assert api.ask("GET", f"{above}{each}").status == 200, "its owner looks at it"
+    # Invariant H11.
     api.await_end(api.ask("POST", f"{api.gallery}/share", {"operationType": "Reset"}))
 
 
@@ -408,6 +409,7 @@ def test_reference_to_a_network_resource_requires_join(api: Api, named: str, kin
     assert (refused.status, refused.code) == (403, "LinkedAuthorizationFailed"), refused
     assert f"'Microsoft.Network/{kind}/join/action'" in refused.body["error"]["message"]
     joining = api.ask("PUT", path, body, headers=calling("joining", owner, joins), version=NETWORK_VERSION)
+    # Invariant H10.
     assert joining.status != 403, joining
 
 

@@ -75,6 +75,7 @@ def test_invalid_disk_sources_are_refused(api: Api, kind: str, creation: Any, ta
     api.found()
     body = {"location": SOUTH, "properties": {"creationData": creation}}
     refused = api.ask("PUT", f"{api.compute}/{kind}/x", body)
+    # Invariants U1 and U2.
     assert (refused.status, refused.body["error"]["target"].removeprefix("disk.")) == (
         400,
         f"properties.creationData.{target}",

@@ -279,6 +279,7 @@ def test_the_database_tells_the_time(catalog: Catalog) -> None:
         first, second = transaction.now(), transaction.now()
     assert first <= second
     assert first.utcoffset() is not None
+    # Invariant W16.
     assert abs(first - Effects().now()).total_seconds() < 60
 
 

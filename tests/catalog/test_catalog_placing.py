@@ -132,6 +132,7 @@ def test_turns_count_up_for_each_version_and_region(catalog: Catalog) -> None:
         uids = [settle(transaction).version.uid, settle(transaction, "other").version.uid]
         asked = [(uids[0], "westus2"), (uids[0], "eastus"), (uids[1], "westus2"), (uids[0], "westus2")]
         assert [transaction.placements.next_turn(*each) for each in asked] == [0, 0, 0, 1]
+    # Invariant D1.
     with catalog.transaction() as transaction:
         assert transaction.placements.next_turn(uids[0], "westus2") == 2
 
@@ -248,6 +249,7 @@ def test_nothing_is_placed_of_a_version_that_goes_meanwhile(catalog: Catalog, pl
                 placing.result(timeout=0.2)
         with pytest.raises(Conflict, match="still refers to it, or what it refers to is gone"):
             placing.result()
+    # Invariant W11.
     with catalog.reading() as transaction:
         assert len(transaction.disks.list(SUBSCRIPTION)) == placed_before
 

@@ -287,13 +287,14 @@ def test_a_replica_moves_as_the_state_table_says_and_no_other_way(catalog: Catal
 
 
 def test_a_region_that_was_removed_and_added_again_is_a_new_row(catalog: Catalog) -> None:
-    """rules.md, rule 21: its charge is under the new row's uid."""
+    """The charge has the uid of the new row as its key (invariant M4)."""
     with catalog.transaction() as transaction:
         world = settle(transaction)
         old, new = (replica(world.version.uid, world.slot) for _ in range(2))
         transaction.replicas.add(old)
         transaction.replicas.move(old.uid, ReplicaState.DELETING)
         transaction.replicas.add(new)
+    # Invariant M4.
     with pytest.raises(Conflict, match="there already"), catalog.transaction() as transaction:
         transaction.replicas.add(replica(world.version.uid, world.slot))
 

@@ -34,6 +34,7 @@ def test_segments_are_put_once(catalog: Catalog) -> None:
 
 
 def test_a_pool_has_segments_of_its_own(catalog: Catalog) -> None:
+    # Invariant S2.
     with catalog.transaction() as transaction:
         mine, other = settle(transaction, "a").pool.uid, settle(transaction, "b").pool.uid
         (number,) = transaction.segments.put(mine, [segment(0)]).tolist()
@@ -65,6 +66,7 @@ def test_twenty_thousand_segments_twice(catalog: Catalog) -> None:
 
 def test_an_id_that_was_given_is_never_given_again(catalog: Catalog) -> None:
     """Else a packed list could come to name another segment."""
+    # Invariant L1.
     with catalog.transaction() as transaction:
         pool = settle(transaction).pool.uid
         (first,) = transaction.segments.put(pool, [segment(0)]).tolist()
@@ -158,6 +160,7 @@ _LISTS = st.lists(
 @given(lists=_LISTS)
 def test_what_is_named_is_the_union_of_the_complete(catalog: Catalog, lists: list[tuple[int, bool, set[int]]]) -> None:
     """``named_in_slot`` and ``named_in_region`` are unions of the complete manifests' sets."""
+    # Invariant L2.
     with catalog.transaction() as transaction:
         pool = settle(transaction, f"g{uid().replace('-', '')}").pool.uid
         # Two slots in one region, one in another; and a stranger's pool in the first.

@@ -50,6 +50,7 @@ def test_a_subscription_has_one_pool_a_region(catalog: Catalog) -> None:
     def asked(region: str, subscription: str = SUBSCRIPTION) -> Pool:
         return Pool(uid=uid(), fingerprint_key=bytes(32), subscription=subscription, region=region)
 
+    # Invariant S1.
     with catalog.transaction() as transaction:
         settle(transaction)
         first = asked("westus2")

@@ -108,6 +108,7 @@ def test_whoever_was_too_slow_can_write_nothing(catalog: Catalog) -> None:
         kept = transaction.works.get(work.uid)
         assert (kept.holder, kept.state, kept.plan) == ("b", WorkState.OPEN, _PLAN)
         transaction.works.complete(quick)
+    # Invariant W17.
     with pytest.raises(LeaseLost, match="Completed"), catalog.transaction() as transaction:
         transaction.works.guard(quick)
 
@@ -130,6 +131,7 @@ def test_a_released_work_is_open_and_free(catalog: Catalog) -> None:
 
 
 def test_pins_follow_the_plan_and_end_with_the_work(catalog: Catalog) -> None:
+    # Invariant W7.
     with catalog.transaction() as transaction:
         world = settle(transaction)
         manifests = [manifest(world.slot.uid) for _ in range(3)]

@@ -127,6 +127,7 @@ def test_a_whole_session_leaves_nothing_to_others_and_no_secret(umask: int, tmp_
         server.end(signal.SIGTERM)
     assert holders_of(home, SIGNATURE) == []
     assert not open_to_others(home.parents[1])
+    # Invariant H12.
     with serving(home, "--dev-tls") as server:
         assert not open_to_others(home)
 

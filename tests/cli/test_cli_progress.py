@@ -82,6 +82,7 @@ def test_the_rate_is_that_of_this_run() -> None:
     lines(event(Stage.STARTED, done=900, total=1000))
     clock.now += 10
     lines(event(Stage.MOVED, 950, 1000))
+    # Invariant R10.
     assert stream.getvalue().splitlines()[1] == "westus2/0: 950 B of 1.0 kB (95%), 5 B/s, 10 s left"
 
 

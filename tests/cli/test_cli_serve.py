@@ -172,4 +172,5 @@ def test_what_would_not_be_safe_is_refused(tmp_path: Path, arguments: str, told:
     environment = {"IMGSTORE_HOME": str(tmp_path / "home")}
     result = CliRunner().invoke(main, ["serve", "--port", "0", *arguments.split()], env=environment)
     assert result.exit_code in (1, 2)
+    # Invariant H5.
     assert told in result.output

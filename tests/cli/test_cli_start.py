@@ -213,6 +213,7 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "settings show", "settings apply", "regions accept-catalog",
         "operation list", "operation show", "operation cancel",
     }  # fmt: skip
+    # Invariant H1.
     assert {" ".join(words) for words, command in commands() if isinstance(command, Command)} == expected
 
 

@@ -226,6 +226,7 @@ def test_a_subscriber_that_fails_is_no_matter() -> None:
         raise OSError(28, "No space left on device")
 
     suppress_errors(fail)(ProgressEvent(task="a", stage=Stage.NOTE))
+    # Invariant A5.
     assert suppress_errors(ignore_event) is ignore_event
 
 

@@ -63,6 +63,7 @@ def test_no_wait_and_a_worker_for_once(home: Path) -> None:
     assert (row["operationName"]["value"], row["status"]["value"]) == ("imgstore/replicas/write", "Succeeded")
     assert (row["description"], row["resourceId"]) == ("eastus/0", made["id"])
     assert asked["operationName"]["value"] == "Microsoft.Compute/galleries/images/versions/write"
+    # Invariant H2.
     assert "no worker" not in run(home, CREATE).stderr, "nothing is left to be made"
 
 

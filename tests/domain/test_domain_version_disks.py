@@ -26,4 +26,5 @@ def test_packing_uids_are_constant() -> None:
     assert object_keys.packing_uid(WORK, "lun-0") == "72cde528-d0f5-e1ba-81ae-a82941ee2612"
     uids = object_keys.packing_uids(WORK)
     assert len(uids) == 65
+    # Invariant B2.
     assert all(str(uuid.UUID(uid)) == uid for uid in uids)

@@ -79,6 +79,7 @@ def test_killed_now_and_then(prepared: Scene, tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("publish_first", [False, True])
 def test_killed_at_every_step(prepared: Scene, tmp_path: Path, *, publish_first: bool) -> None:
+    # Invariant P5.
     for fatal in range(1, 200):
         if not strike(prepared, tmp_path / "x", fatal, publish_first=publish_first):
             break

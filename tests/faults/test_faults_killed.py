@@ -63,6 +63,7 @@ def play(scene: Scene, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_on_directories(tmp_path: Path, seed: int) -> None:
+    # Invariant I17.
     play(Scene(folder=tmp_path), seed)
 
 
@@ -141,6 +142,7 @@ def test_small_commands_killed_at_every_step(tmp_path: Path) -> None:
     one = make_raw(tmp_path / "1.0.0.raw", seed=8, virtual_bytes=8 * MIB, content_bytes=3 * MIB)
     scene.expected["1.0.0"] = one
     scene.victim("publish", source=str(one), version="1.0.0", targets=TARGETS)
+    # Invariant P4.
     for fatal in range(1, 200):
         scene.expected["1.0.1"] = patched(one, tmp_path / f"{fatal}.raw", seed=fatal)
         scene.victim("publish", source=str(scene.expected["1.0.1"]), version="1.0.1", targets=TARGETS)

@@ -256,6 +256,7 @@ def test_no_installation_begins_on_the_buckets_of_another(tmp_path: Path, minio:
         uid = installation.uid
     with pytest.raises(StoreMismatch, match="is empty") as caught, open_home(tmp_path / "second", environ=environ):
         pass
+    # Invariant G16.
     assert uid in (caught.value.found or "")
 
 

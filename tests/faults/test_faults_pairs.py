@@ -437,6 +437,7 @@ def test_one_is_held_while_the_other_runs(prepared: Stage, tmp_path: Path, case:
 @pytest.mark.engine("postgresql")
 @pytest.mark.parametrize("case", INSIDE, ids=told)
 def test_one_is_held_inside_its_transaction(rows: Stage, case: Case) -> None:
+    # Invariant L3.
     meet(rows, Meeting(case.at, rows.waits_for_lock), case)
 
 
@@ -490,6 +491,7 @@ def table() -> set[frozenset[str]]:
 def test_every_pair_of_the_table_has_a_meeting() -> None:
     pairs, driven = table(), {each.pair for each in (*CASES, *INSIDE)}
     assert len(pairs) == 45
+    # Invariant L5.
     assert pairs == driven, f"no test: {pairs - driven}; not in the table: {driven - pairs}"
 
 

@@ -89,6 +89,7 @@ def test_a_zone_that_is_not_mounted_is_refused_and_nothing_is_written_there(tmp_
     assert init.exit_code == 1
     assert "not the zone 1 of eastus" in init.output
     assert list(east(home).iterdir()) == []
+    # Invariant E6.
     with bound(disk, east(home)), open_home(home) as installation:
         publish(installation, stock.second, "1.0.1", EAST)
         make_disk(installation, "d1", "eastus")

@@ -854,6 +854,7 @@ _PROFILE: Final = settings(
 
 @pytest.mark.timeout(600)
 def test_the_gallery_holds_its_promises() -> None:
+    # Invariants P1, P2, P3, P6 and P7.
     run_state_machine_as_test(GalleryMachine, settings=_PROFILE)
 
 
@@ -861,6 +862,7 @@ def test_the_gallery_holds_its_promises() -> None:
 @pytest.mark.timeout(4 * 3600)
 def test_the_gallery_holds_its_promises_for_long() -> None:
     """Other examples at each run; what fails is told with what reproduces it."""
+    # Invariant P8.
     run_state_machine_as_test(
         GalleryMachine, settings=settings(_PROFILE, derandomize=False, max_examples=400, stateful_step_count=60)
     )

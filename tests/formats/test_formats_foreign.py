@@ -133,6 +133,7 @@ def test_a_backing_file_is_refused(tmp_path: Path, make: Callable[..., Path]) ->
 
     refused = _open_refused(image, None, tmp_path / "scratch")
     assert isinstance(refused, SafetyCheckFailed)
+    # Invariant F2.
     assert refused.check == "has_backing_file"
 
 
@@ -177,6 +178,7 @@ def test_a_false_qcow2_header_is_refused_by_name(
 @needs_qemu
 def test_an_unknown_feature_is_named_by_its_bit(tmp_path: Path, make: Callable[..., Path]) -> None:
     refused = _open_refused(patch(make(QCOW2), 72, (1 << 40 | 1 << 4).to_bytes(8)), None, tmp_path / "scratch")
+    # Invariant F3.
     assert refused.found == "extended L2 entries, incompatible feature bit 40"
 
 
@@ -395,6 +397,7 @@ def test_qemu_img_is_confined(tmp_path: Path, make: Callable[..., Path], monkeyp
     with pytest.raises(ImageRefused, match="no end after 0 seconds"):
         open_disk(source, scratch=tmp_path / "scratch")
     assert names_in(tmp_path / "scratch") == []
+    # Invariant F11.
     source.close()
 
 

@@ -101,6 +101,7 @@ def test_a_fixed_vhd_of_qemu_is_restored_byte_for_byte(tmp_path: Path, virtual_b
     qemu_img("convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed,force_size=on", raw, image)
 
     assert _rewrite(image, tmp_path).read_bytes() == image.read_bytes()
+    # Invariant B16.
     assert tail(image)[28:32] == b"qem2"
 
 
@@ -117,6 +118,7 @@ def test_a_size_that_the_container_cannot_hold_is_refused_with_the_padded_size(
     offered = 2 * MIB if form is not DiskFormat.QCOW2 else MIB + 512
     with pytest.raises(InvalidInput, match=f"--pad` to make it {offered:,} bytes"):
         create_writer(tmp_path / "d", format=form, virtual_bytes=MIB + 13, extents=[], disk_digest=DIGEST)
+    # Invariant F8.
     assert names_in(tmp_path) == []
 
 

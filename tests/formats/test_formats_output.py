@@ -40,6 +40,7 @@ def test_a_file_appears_at_publish_and_no_other_file_remains(tmp_path: Path, for
     writer.publish()
     assert names_in(tmp_path) == ["disk"]
     writer.abandon()
+    # Invariant D5.
     assert names_in(tmp_path) == ["disk"]
 
 

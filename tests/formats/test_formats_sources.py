@@ -35,6 +35,7 @@ def test_holes_are_no_extents(tmp_path: Path) -> None:
     spans = [Extent(offset=MIB, length=4096), Extent(offset=8 * MIB, length=2 * MIB)]
     source = LocalFile(write_sparse(tmp_path / "disk", random_disk(12 * MIB, spans)))
     assert list(source.extents()) == spans
+    # Invariant I1.
     source.close()
 
 

@@ -84,6 +84,7 @@ def test_the_current_size_is_used_and_not_the_geometry(tmp_path: Path) -> None:
     inspection = inspect_image(source, scratch=tmp_path)
     assert inspection.virtual_bytes == 1_074_790_400
     assert any("CHS geometry is 1,073,479,680 bytes" in note for note in inspection.notes)
+    # Invariant F4.
     source.close()
 
 
@@ -235,6 +236,7 @@ QUAD_MAX = b"\xff" * 8
 def test_a_damaged_fixed_vhd_is_refused_by_name(
     fixed: Path, tmp_path: Path, damage: Damage, refused: type[ImageRefused], check: str
 ) -> None:
+    # Invariant F5.
     _assert_refused(fixed, FIXED, damage, refused, check, tmp_path)
 
 

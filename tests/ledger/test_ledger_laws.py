@@ -149,6 +149,7 @@ def test_no_digit_is_lost_beyond_28_digits() -> None:
     )
     assert Fraction(row.amount) == Fraction(123456789123456789012, 10**21) * (2**60 - 1)
     small = dataclasses.replace(row, unit_price=Decimal("1e-12"), delivered_bytes=1, amount=Decimal("1e-21"))
+    # Invariant M1.
     assert Fraction(make_statement([row, small], [], dear, until=START).total) == Fraction(row.amount) + Fraction(
         1, 10**21
     )
@@ -285,6 +286,7 @@ def test_a_statement_of_a_month() -> None:
     assert (stored.delivered_bytes, stored.byte_hours) == (0, Decimal(73_000 * 10**9))
     assert (stored.unit_price, stored.amount) == (Decimal("0.0625"), Decimal("6.25"))
     assert stored.time == START + timedelta(hours=730)
+    # Invariant M13.
     assert (stored.group, stored.gallery, stored.definition, stored.version, stored.disk) == (
         "rg",
         "g",

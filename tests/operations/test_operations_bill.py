@@ -66,6 +66,7 @@ def test_the_ledger_says_what_each_slot_lists(stocked: Installation, stock: Stoc
         ("northeurope", 0): ChargeKind.EGRESS,
         ("northeurope", 1): ChargeKind.COPY,
     }
+    # Invariants M12 and M14.
     audit(stocked)
 
 
@@ -78,6 +79,7 @@ def test_prices_are_those_of_the_pair_and_copies_are_free(stocked: Installation,
     for row in moved:
         assert row.amount == row.delivered_bytes * row.unit_price / 10**9
         assert (row.kind is ChargeKind.COPY) == (row.amount == 0)
+    # Invariants M5 and M6.
     assert bill.total == sum(row.amount for row in bill.rows)
 
 
@@ -177,6 +179,7 @@ def test_the_main_job_on_postgresql(tmp_path: Path, stock: Stock, postgresql: st
         delete(installation)
         audit(installation)
         audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+    # Invariant E4.
     with open_home(tmp_path / "home", database=postgresql) as installation:
         audit(installation)
 
@@ -191,4 +194,5 @@ def test_distinct_arrivals_of_a_region_are_paid_once_by_the_first(empty: Install
     for slot in all_slots(empty):
         if slot.key.region == "eastus":
             union |= content(empty, slot).segments
+    # Invariants M2 and M3.
     assert paid == sum(union.values())

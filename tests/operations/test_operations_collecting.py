@@ -124,6 +124,7 @@ def test_a_deleted_version_leaves_what_the_others_name(stocked: Installation, st
         pool = source_slot(stocked).key.pool_uid
         left = {row.name for row in transaction.segments.rows(pool, transaction.segments.all_ids(pool))}
     assert left == set().union(*segments(stocked).values())
+    # Invariant G11.
     assert done.removed_segment_rows >= 2
 
 
@@ -141,6 +142,7 @@ def test_the_grace_runs_from_when_it_was_noticed(stocked: Installation) -> None:
     collect(stocked, DAY)
     assert set().union(*segments(stocked).values()) == set()
     assert condemned(stocked) == {}
+    # Invariant G5.
     audit_collected(stocked)
 
 
@@ -176,6 +178,7 @@ def test_an_unfinished_ingest_keeps_what_it_sent(
     put = _counted_puts(monkeypatch)
     publish(empty, source, targets=SOURCE)
     assert [key for key in put if object_keys.is_segment_key(key)] == [], "what was there was sent again"
+    # Invariant G2.
     audit(empty)
 
 
@@ -312,6 +315,7 @@ def test_completed_is_refused_while_a_segment_is_condemned(
     with pytest.raises(WorkHeld, match="imgstore gc"):
         publish(empty, stock.first, targets=SOURCE)
     assert show(empty).replicas[0].state is ReplicaState.FAILED
+    # Invariant G9.
     assert charges(empty) == []
 
 
@@ -373,10 +377,12 @@ def test_a_pool_goes_with_the_last_that_stood_on_it(stocked: Installation, stock
     assert [path for path in left if "zone" not in path.parts] == []
     found_gallery(stocked)
     publish(stocked, stock.first)
+    # Invariant S3.
     audit(stocked, collected=True)
 
 
 def test_publishing_races_collection(stock: Stock, tmp_path: Path) -> None:
+    # Invariant G10.
     race(stock, tmp_path)
 
 

@@ -446,6 +446,7 @@ def test_a_repeat_goes_on_with_the_disk_that_it_had_come_to(
     assert set(states(view).values()) == {ReplicaState.COMPLETED}
     audit(empty)
     del disks["1.0.0/lun-5"]
+    # Invariant I18.
     audit_served(empty, disks, served(tmp_path))
 
 
@@ -541,6 +542,7 @@ def test_a_replica_is_not_complete_before_all_of_its_disks_are(empty: Installati
     access.put_manifest(key, body)
     publish_all(empty, disks, targets=[*SOURCE, "eastus"])
     assert len(charges(empty)) == 1
+    # Invariant S9.
     audit(empty)
 
 

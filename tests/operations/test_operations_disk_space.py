@@ -185,6 +185,7 @@ def test_a_container_is_refused_by_its_size_before_anything_is_written(
         with pytest.raises(ImageRefused, match="exceeds the limit"):
             publish(installation, image, "1.0.0", HERE)
         assert allocated_bytes(installation.scratch) == 0
+    # Invariant F12.
     with open_home(tmp_path / "home", limits=Limits(bytes_per_subscription_max=32 * MIB)) as installation:
         with pytest.raises(Conflict, match="exceeding the approved quota"):
             create_from_source(

@@ -256,6 +256,7 @@ def test_a_store_that_freezes_before_a_write_is_given_up(
     monkeypatch.setattr(Session, "now", lambda _session: now + timedelta(minutes=3))
     assert run_removals(west, first.slot) == 1
     assert [info.key for info in store.list(key)] == []
+    # Invariant W21.
     assert states(show(west)) == {f"{WEST}/0": ReplicaState.COMPLETED, f"{WEST}/1": ReplicaState.COMPLETED}
 
 

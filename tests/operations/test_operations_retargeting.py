@@ -111,6 +111,7 @@ def test_replicas_are_added_inside_the_region_for_nothing(stocked: Installation)
 
 def test_a_region_that_is_removed_frees_its_bytes_and_says_so(tmp_path: Path, stock: Stock) -> None:
     notes: list[str] = []
+    # Invariant S7.
     with open_home(tmp_path / "home", notes_into(notes)) as installation:
         found_gallery(installation)
         publish(installation, stock.first)
@@ -165,6 +166,7 @@ def test_a_disk_outlives_its_region_and_its_version(stocked: Installation, stock
     delete(stocked)
     export_disk(stocked, tmp_path / "d1.raw", "d1")
     assert filecmp.cmp(tmp_path / "d1.raw", stock.first, shallow=False)
+    # Invariant S6.
     audit(stocked)
 
 
@@ -574,6 +576,7 @@ def test_a_slot_is_not_taken_again_before_it_was_left(stocked: Installation, mon
     assert seen[0]["eastus/0"] is ReplicaState.PENDING
     assert "is in use" in errors[0]
     assert states(update(stocked))["eastus/0"] is COMPLETED
+    # Invariant S8.
     audit(stocked, collected=True)
 
 

@@ -155,6 +155,7 @@ def test_who_has_no_right_is_refused(home: Installation, tmp_path: Path, name: s
     if neighbour and plain in LISTS_OF_ALL:
         operation(home, caller, **arguments)
         return
+    # Invariant H4.
     with pytest.raises(NotFound if plain in AS_MISSING else (AccessDenied, ScopeNotFound)):
         done = operation(home, caller, **arguments)
         if isinstance(done, AbstractContextManager):

@@ -134,6 +134,7 @@ def test_the_rest_is_read_and_nothing_twice(
     with counting(slot, monkeypatch) as read:
         found = scrub_slot(home, slot, runner=runner)
     assert set(read) == set(keys_of(home, slot)), "the next one begins at the beginning"
+    # Invariant R17.
     assert (found.resumed_from, found.earlier_objects) == (None, 0)
 
 

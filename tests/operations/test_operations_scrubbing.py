@@ -192,6 +192,7 @@ def test_a_zone_that_comes_back_old_is_brought_up_to_date(stocked: Installation,
         collect(meanwhile)
     (bucket / "zone-2").unlink()
     (tmp_path / "old").rename(bucket / "zone-2")
+    # Invariant Z6.
     with open_home(stocked.home) as installation:
         store = installation.locator.store(slot_of(installation, WEST))
         assert isinstance(store, Zoned)

@@ -56,6 +56,7 @@ def test_a_file_is_imported_once_and_counts_in_every_home(tmp_path: Path, databa
     (event,) = heard
     assert "limits.galleries_max (file: 9, installation: 7)" in event.detail
     assert "maintenance.gc_interval_seconds (file: not set, installation: 60)" in event.detail
+    # Invariant E7.
     assert "imgstore settings apply" in event.detail
 
 

@@ -100,6 +100,7 @@ def test_a_changed_file_shares_its_blocks_with_the_last_disk_of_the_slot(empty: 
     new = {name: size for name, size in content(empty, made.slot).segments.items() if name not in before}
     assert sum(new.values()) < 0.1 * sum(before.values())
     assert served(empty, empty.home, "d2") == sha256_of(stock.second)
+    # Invariant I8.
     audit(empty)
 
 

@@ -183,6 +183,7 @@ def test_another_gallery_s_version_is_read_near_and_crossing_is_metered(stocked:
     assert new[0].party.gallery == "g2"
     publish_from(stocked, "1.0.1", ("northeurope",), location="northeurope", image_version=FIRST, **there)
     assert charges(stocked)[len(before) :] == new
+    # Invariants S4 and M8.
     assert view.version.os_disk.virtual_bytes == stock.first.stat().st_size
 
 

@@ -151,6 +151,7 @@ def test_repeating_does_nothing_but_change_what_may_change(stocked: Installation
     )
     assert again.replicas == before.replicas
     assert (charges(stocked), objects(stocked)) == (rows, lying)
+    # Invariant W6.
     with pytest.raises(ImageNotAvailable, match="no latest image version"):
         make_disk(stocked, "d1")
 
@@ -392,6 +393,7 @@ def test_a_version_is_not_deleted_under_a_reader(tmp_path: Path, stock: Stock) -
         assert listed(installation) == ["1.0.0"], "the refused deletion hid the version"
         delete(installation)
         audit(installation)
+    # Invariant W9.
     assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
 
 

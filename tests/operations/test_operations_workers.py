@@ -156,6 +156,7 @@ def test_a_failed_one_rests_then_heals_alone_while_others_serve(
     healed = next(each for each in show(empty).replicas if each.slot.key.region == "eastus")
     assert (healed.state, healed.attempts, healed.retry_at) == (COMPLETED, 0, None)
     assert show(empty).version.provisioning_state is ProvisioningState.SUCCEEDED
+    # Invariants R7 and R9.
     audit(empty)
 
 
@@ -312,6 +313,7 @@ def test_eight_workers_on_one_queue_on_sqlite(tmp_path: Path) -> None:
 
 @pytest.mark.engine("postgresql")
 def test_eight_workers_on_one_queue_on_postgresql(tmp_path: Path, postgresql: str) -> None:
+    # Invariant R11.
     play(tmp_path / "home", postgresql, tmp_path)
 
 

@@ -57,6 +57,7 @@ def test_where_nothing_is_complete_what_was_complete_once_is_restored_from_itsel
 
 def test_one_copy_crosses_into_each_region_at_once() -> None:
     world = [*complete(SOURCE, 0), *(replica("westus2", ordinal) for ordinal in range(3)), replica("eastus", 0)]
+    # Invariant R4.
     assert told(steps(world)) == [
         ("westus2/0", f"{SOURCE}/0", True),
         ("eastus/0", f"{SOURCE}/0", True),
@@ -65,6 +66,7 @@ def test_one_copy_crosses_into_each_region_at_once() -> None:
 
 def test_sources_double_inside_a_region() -> None:
     world = [*complete("westus2", 0, 1), *(replica("westus2", ordinal) for ordinal in range(2, 6))]
+    # Invariant R5.
     assert told(steps(world)) == [("westus2/2", "westus2/0", False), ("westus2/3", "westus2/1", False)]
 
 

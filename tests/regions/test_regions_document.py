@@ -91,6 +91,7 @@ def test_a_region_is_found_in_every_spelling_and_refused_by_naming_the_known_one
 def test_variables_as_in_a_shell() -> None:
     text = changed("regions", "ber", "bucket", value="${A}-${B:-x}${D:-}")
     assert parse_regions(text.encode(), {"A": "aa", "B": ""}, path="").regions["ber"].bucket == "aa-x"
+    # Invariant E1.
     assert parse_regions(text.encode(), {"A": "aa", "B": "b", "D": "d"}, path="").regions["ber"].bucket == "aa-bd"
 
 
@@ -110,6 +111,7 @@ def test_the_shared_endpoint_takes_the_zones_that_name_none() -> None:
     shipped = load_regions(None, {"IMGSTORE_S3_ENDPOINT": "http://one:9000"})
     buckets = [zone.bucket for region in shipped.regions.values() for zone in region.zones]
     assert buckets[:3] == [f"imgstore-southcentralus-z{zone}" for zone in "123"]
+    # Invariant E2.
     assert len(set(buckets)) == len(buckets) == 8
 
 

@@ -70,6 +70,7 @@ def test_the_first_use_records_a_uid_that_the_zone_holds(used_house: House) -> N
         assert record.kind is (ZoneKind.DIRECTORY if one.endpoint is None else ZoneKind.S3)
     before = dict(records)
     east(used_house.locator())
+    # Invariant E5.
     assert records == before
 
 

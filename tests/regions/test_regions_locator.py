@@ -114,6 +114,7 @@ def test_the_zones_of_zrs_hold_the_object_three_times(house: House) -> None:
     use(locator.store(slot), slot)
     folder = house.home / "regions" / f"{house.name}-south"
     bodies = [(folder / f"zone-{zone}" / slot.prefix / "segments/00/x").read_bytes() for zone in "123"]
+    # Invariant S10.
     assert bodies == [b"body"] * 3
 
 
@@ -260,6 +261,7 @@ def test_init_makes_buckets_and_nothing_else_does(s3_house: House, request: pyte
     }
     assert all(each.marked and each.bucket_exists and each.properties for each in reports)
     assert problems(locator.check(region_of(locator, "south"))) == []
+    # Invariant E3.
     use(locator.store(slot_of(locator, "south")), slot_of(locator, "south"))
 
 

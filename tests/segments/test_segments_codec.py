@@ -71,6 +71,7 @@ def test_a_segment_is_stored_raw_if_compression_saves_little() -> None:
     shrinks = noise("a", 19 * BLOCK)
     assert HEADER.unpack_from(encode(shrinks))[2] == 0
     assert HEADER.unpack_from(encode(shrinks + bytes(BLOCK)))[2] == 0
+    # Invariant B6.
     assert HEADER.unpack_from(encode(shrinks + bytes(2 * BLOCK)))[2] == 1
 
 
@@ -136,6 +137,7 @@ def test_forged_segments_are_refused(body: bytes) -> None:
 def test_an_oversized_frame_is_not_decompressed_to_its_end() -> None:
     body = forge(zstd.compress(bytes(1 << 28)), blocks=2)
     tracemalloc.start()
+    # Invariant B4.
     try:
         with pytest.raises(ObjectCorrupt):
             decode(body)
@@ -171,6 +173,7 @@ def test_fingerprints_are_of_the_block_and_the_key_and_keep_trailing_zeros() -> 
     assert len(found) == 4
     assert whole[:16] == whole[32:48] != whole[16:32]
     assert whole != fingerprint_blocks(memoryview(piece), asked, bytes(32)).tobytes()
+    # Invariant B15.
     assert from_bytes(b"\1" + bytes(15)).tobytes() == b"\1" + bytes(15)
 
 

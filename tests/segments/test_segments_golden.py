@@ -16,6 +16,7 @@ from imgstore.segments.reference import decode_reference
 @pytest.mark.parametrize("name", list(SEGMENTS))
 def test_segments_of_version_1_are_read(name: str) -> None:
     body = golden(name)
+    # Invariant B17.
     assert bytes(decode_segment(body, digest_of(body))) == SEGMENTS[name]
 
 
@@ -55,6 +56,7 @@ def test_manifests_of_version_1_are_read() -> None:
     assert values(manifest) == values(MANIFEST)
     assert manifest.disk_digest.hex() == "bc19961389c69d727a9417d438b70d202cef02b8dec8535bbb6813557ad12e71"
     assert ManifestCheck(manifest_digest(data))(data)
+    # Invariants B1 and B9.
     assert not ManifestCheck(digest("another"))(data)
 
 
@@ -86,6 +88,7 @@ EVERY = [*SEGMENTS, "manifest", "fingerprints", "reference"]
 @pytest.mark.parametrize("name", EVERY)
 def test_every_flipped_bit_is_refused(name: str) -> None:
     whole = golden(name)
+    # Invariant B12.
     for at in range(len(whole)):
         changed = bytearray(whole)
         changed[at] ^= 1 << at % 8

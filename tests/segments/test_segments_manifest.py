@@ -106,6 +106,7 @@ def test_the_views_of_a_manifest_agree(manifest: Manifest) -> None:
     assert [manifest.pieces.find(index) for index in range(4)] == [digests.get(index) for index in range(4)]
     assert manifest.disk_digest == disk_digest(manifest.virtual_bytes, sorted(digests.items()))
     used = used_blocks(manifest.runs, len(manifest.segments), runs_at_once=2)
+    # Invariant B11.
     assert sorted(np.flatnonzero(used.reshape(-1)).tolist()) == sorted(set(where.tolist()))
 
 
@@ -194,6 +195,7 @@ def test_each_bound_is_checked(what: str) -> None:
 @pytest.mark.parametrize("what", [name for name in BROKEN if "before the first" not in name])
 def test_each_bound_is_checked_on_reading(what: str) -> None:
     """A manifest that breaks a bound is refused even with a right digest."""
+    # Invariant B10.
     with pytest.raises(ObjectCorrupt):
         decode_manifest(encode_manifest(BROKEN[what]))
 

@@ -283,6 +283,7 @@ def test_the_address_that_was_checked_is_the_one_connected_to(site: Site, monkey
     assert source.read_at(0, 4) == BODY[:4]  # the kept way asks no resolver
     with pytest.raises(InvalidInput):
         source.identity()
+    # Invariant U4.
     source.close()
 
 

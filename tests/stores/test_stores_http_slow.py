@@ -47,6 +47,7 @@ def test_all_requests_together_have_a_deadline() -> None:
         now += 10.0
         return now
 
+    # Invariant U6.
     with start_web({"/disk": Page(body=bytes(1_000))}) as web:
         source = HttpSource(
             web.url("/disk"),

@@ -158,7 +158,7 @@ def test_s3(fixture: str, examples: int, request: pytest.FixtureRequest) -> None
 
 
 class DyingZones(RuleBasedStateMachine):
-    """One key with one body, as on a zoned store nothing is overwritten (rules.md, rule 18).
+    """One key with one body, as on a zoned store nothing is overwritten (invariant Z5).
 
     `truth` is whether it was put or deleted, *and acknowledged*, last; None while a write that failed leaves that in
     doubt.

@@ -171,6 +171,7 @@ def test_damage_on_the_way_is_refused(any_engine: S3Engine) -> None:
 
 def test_the_store_keeps_our_checksum(any_engine: S3Engine) -> None:
     body = os.urandom(300_000)
+    # Invariant Z9.
     with fresh(any_engine) as store:
         assert store.put("a", body).checksum in {crc32_checksum(body), None}
         assert store.head("a").checksum == crc32_checksum(body)
@@ -191,6 +192,7 @@ def test_our_meter_agrees_with_the_servers(minio_cluster: Callable[[int], tuple[
         store.head("k/0")
         received_after, sent_after = engine.traffic()
     assert received_after - received == meter.traffic.sent_bytes == 4_000_006
+    # Invariant M15.
     assert sent_after - sent == meter.traffic.received_bytes == 4_005_006
 
 

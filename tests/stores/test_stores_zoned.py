@@ -83,6 +83,7 @@ def test_two_are_enough_and_the_third_is_noted(region: Region, lost: str) -> Non
     assert region.store.pending_repairs() == [RepairNote(zone=lost, key=KEY, missed=Missed.PUT)]
     assert region.store.get(KEY) == BODY
     assert region.store.head(KEY).stored_bytes == len(BODY)
+    # Invariant Z1.
     assert [info.key for info in region.store.list("")] == [KEY]
 
 
@@ -103,6 +104,7 @@ def test_the_note_comes_before_the_acknowledgement(region: Region) -> None:
     region.clock.advance(31)
     region.zones["1"].heal()
     region.store.put(KEY, BODY)
+    # Invariant Z2.
     assert region.notes()["1"] == region.notes()["2"] == {f"repairs/3/{NAME}": "put"}
 
 
@@ -186,6 +188,7 @@ def test_a_read_takes_any_zone_that_is_right(region: Region) -> None:
         region.store.get(KEY, lambda body: body == BODY)
     for memory in region.memories.values():
         memory.delete([KEY])
+    # Invariant Z4.
     with pytest.raises(ObjectNotFound):
         region.store.get(KEY)
 
@@ -232,6 +235,7 @@ def test_a_zone_that_comes_back_does_not_show_what_was_deleted(region: Region) -
         assert not list(store.list(""))
         assert store.pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.DELETE)]
     region.zones["2"].die()
+    # Invariant Z3.
     with pytest.raises((ObjectNotFound, StoreUnreachable)):
         region.open().get(KEY)
 
@@ -507,6 +511,7 @@ def test_copies_are_compared_and_made_alike(region: Region) -> None:
     assert {memory.get(KEY) for memory in region.memories.values()} == {BODY}
     region.zones["2"].die()
     assert region.store.copies(KEY).silent == ("2",)
+    # Invariant Z7.
     with pytest.raises(StoreUnreachable):
         region.store.restore(KEY, BODY, ["1", "2"])
 

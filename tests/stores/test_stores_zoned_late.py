@@ -112,6 +112,7 @@ def test_a_put_does_not_wait_for_a_frozen_zone(region: Region, frozen: str) -> N
     assert store.get(KEY) == BODY
     sent = list(region.zones[frozen].requests)
     store.put(f"{KEY}-2", BODY)
+    # Invariant Z12.
     assert region.zones[frozen].requests == sent, "it is left alone while it owes an answer"
 
 
@@ -265,6 +266,7 @@ def test_a_delete_that_was_sent_is_waited_for(region: Region) -> None:
     region.zones["3"].thawed.set()
     delete.join(SECONDS_MAX)
     assert region.holders(KEY) == ""
+    # Invariant Z13.
     assert store.pending_repairs() == []
 
 

@@ -78,6 +78,7 @@ def test_the_cheaper_listing_is_used(taken: tuple[Manifest, Store], target_objec
     manifest, source = taken
     names = manifest.segments.all_names()
     target = with_some(manifest, source, 2)
+    # Invariant R2.
     for unrecorded in (frozenset(names), frozenset(names[2:]), frozenset()):
         target.asked.clear()
         absent, missing = plan_segments(
@@ -173,6 +174,7 @@ def test_a_damaged_source_is_never_copied(taken: tuple[Manifest, Store]) -> None
     with pytest.raises(ObjectCorrupt):
         run_copy(made)
     assert key(bad) not in target.keys("put")
+    # Invariant C1.
     assert [(damage.slot.label, damage.name) for damage in made.damages] == [("source", bad)]
 
 
@@ -202,6 +204,7 @@ def test_no_request_begins_after_cancellation(taken: tuple[Manifest, Store]) -> 
     with pytest.raises(InterruptedError):
         run_copy(order(manifest, source, target, check_cancelled=check_cancelled))
     assert source.asked == []
+    # Invariant W18.
     assert target.keys("put") == []
 
 
@@ -213,6 +216,7 @@ def test_a_manifest_is_read_back(taken: tuple[Manifest, Store], tmp_path: Path) 
     with pytest.raises(ObjectCorrupt):
         slot(store).get_manifest("manifests/v/os", bytes(32))
     lossy = Faulty(store, [Fault(method="get", key_part="manifests/", kind=Kind.DAMAGED)])
+    # Invariant R3.
     with pytest.raises(ObjectCorrupt):
         slot(lossy).put_manifest("manifests/v/os", receipt.data)
 

@@ -84,6 +84,7 @@ def check(source: Disk, receipt: IngestReceipt, store: Store) -> None:
 def test_random_disks_are_read_back_byte_for_byte(one: Disk, two: Disk, three: Disk) -> None:
     """The first disk has no base, the second has the first, the third has both."""
     store, manifests = Store(), list[Manifest]()
+    # Invariant B7.
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         for work, source in enumerate((one, two, three), 1):
@@ -109,6 +110,7 @@ def first() -> Disk:
 
 def test_threads_change_nothing(first: Disk, tmp_path: Path) -> None:
     made = [ingest_disk(first, slot(Store()), tmp_path, workers=workers).data for workers in (1, 4)]
+    # Invariant I3.
     assert made[0] == made[1]
 
 
@@ -232,6 +234,7 @@ def test_a_size_beyond_the_limit_of_manifests_is_refused(size: int, tmp_path: Pa
     source = Disk(size, {0: 1})
     with pytest.raises(ImageRefused):
         ingest_disk(source, slot(Store()), tmp_path)
+    # Invariant B8.
     assert source.reads == []
 
 
@@ -351,6 +354,7 @@ def test_equal_pieces_take_the_runs_of_the_base_without_look_ups(
     base = ingest_disk(first, slot(store), tmp_path).manifest
     monkeypatch.setattr("imgstore.transfer.ingest.fingerprint_blocks", None)
     again = ingest_disk(first, slot(store), tmp_path, bases=[base], work=2)
+    # Invariant I2.
     assert again.manifest.runs.block.tolist() == base.runs.block.tolist()
 
 
@@ -361,6 +365,7 @@ def test_a_missing_base_segment_is_packed_again_and_reported(first: Disk, tmp_pa
     store.delete([key_of(missing)])
     receipt = ingest_disk(first, slot(store), tmp_path, bases=[base], work=2)
     assert receipt.missing == {missing}
+    # Invariant I13.
     check(first, receipt, store)
 
 
@@ -388,6 +393,7 @@ def test_unreadable_fingerprints_are_rebuilt(how: str, first: Disk, tmp_path: Pa
     assert receipt.packed_bytes == 0
     assert len(store.keys("get")) == len(base.segments)
     assert not receipt.missing
+    # Invariant B14.
     check(moved, receipt, store)
 
 
@@ -507,4 +513,5 @@ def test_repacked_blocks_follow_the_new_blocks_in_disk_order(tmp_path: Path) -> 
     check(few, receipt, store)
     # Its fingerprints equal the fingerprints of blocks that were read from the source.
     again = ingest_disk(disk(900, 3, 500, 7001), slot(store), tmp_path, bases=[receipt.manifest], work=3)
+    # Invariant I12.
     assert again.packed_bytes == 0

@@ -155,6 +155,7 @@ def test_a_nasty_template_ends_with_an_error_that_names_the_limit(name: str, mon
         plan_template({"template": template}, _scope(EvaluationBudget()), _around())
     assert caught.value.error_code == "InvalidTemplate"
     # A busy machine comes to the second limit first.
+    # Invariant H6.
     assert caught.value.expected in (
         f"at most {ELEMENTS_MAX // 8:,} elements read or made",
         "at most 5 s of evaluation",

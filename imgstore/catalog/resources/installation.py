@@ -82,7 +82,7 @@ class Installations(Repository):
         return self.get()
 
     def hmac_key(self) -> bytes:
-        """The 32 random bytes that mark what this installation itself put into a bucket (rules.md, rule 8).
+        """The 32 random bytes that mark what this installation itself put into a bucket (invariant B18).
 
         Raises:
             NotFound: `ensure` was never called on this catalog.

@@ -79,7 +79,7 @@ class Slots(Repository):
 
         Args:
             key: which slot is meant.
-            zone: where a new one is to lie. A slot that is there keeps its own (rules.md, rule 16).
+            zone: where a new one is to lie. A slot that is there keeps its own (invariant S5).
             bucket: the bucket of a new one, likewise.
         """
         found = self.find(key)
@@ -135,7 +135,7 @@ class Slots(Repository):
         self._row(statement, "slot", slot_uid)
 
     def lock_region(self, pool_uid: str, region: str) -> None:
-        """Hold a pool's share of a region, so that what is new in it is charged once (rules.md, rule 21).
+        """Hold a pool's share of a region, so that what is new in it is charged once (invariant M2).
 
         Raises:
             StoreUnreachable: another transaction held it for half a minute.

@@ -1,4 +1,4 @@
-"""Works and their leases (rules.md, rules 1 to 5).
+"""Works and their leases (invariants W1, W16 and W17).
 
 A work is a row that outlives crashes; a lease is the right to go on with it until the database's clock passes a given
 instant. Each lease raises the work's token, and everything a worker writes is guarded by the token that it was given:

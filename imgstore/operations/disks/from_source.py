@@ -1,7 +1,7 @@
 """Disks, snapshots and managed images' disks from disks, snapshots and files.
 
 From a disk or snapshot: a reference over the same content in the same slot, made at once. From a file: taken in, into
-the subscription's own pool of the region (rules.md, rule 17); killed and repeated, it goes on by its work's plan.
+the subscription's own pool of the region (invariant S1); killed and repeated, it goes on by its work's plan.
 """
 
 from collections.abc import Callable, Sequence
@@ -157,7 +157,7 @@ def _original(
 
 
 def _has_taken_in(standing: ManagedDisk | None, request: DiskRequest) -> bool:
-    """Whether a disk has all bytes of the file that is asked for: a repeat need not look at it (rules.md, rule 2)."""
+    """Whether a disk has all bytes of the file that is asked for: a repeat need not look at it (invariant W6)."""
     if standing is None or standing.source is None or standing.provisioning_state is not ProvisioningState.SUCCEEDED:
         return False
     return standing.source.location == location_of(request.source)
@@ -316,7 +316,7 @@ def _same_file(
     standing: ManagedDisk,
     identity: SourceIdentity,
 ) -> ManagedDisk:
-    """One that stands already; a file that changed before it was taken in is taken anew, aloud (rules.md, rule 2)."""
+    """One that stands already; a file that changed before it was taken in is taken anew, aloud (invariant W5)."""
     disk = _compared(installation, transaction, request, standing)
     arrived = standing.provisioning_state is ProvisioningState.SUCCEEDED
     if standing.source != identity and (arrived or standing.source_reference != identity.location):

@@ -44,7 +44,7 @@ class OpenDisk:
 
     @contextmanager
     def at_once(self) -> Iterator["OpenDisk | WholeDisk"]:
-        """What to read the whole from: itself, or where that would fetch segments again and again, a file (rule 15).
+        """What to read the whole from: itself, or a file where that would fetch segments again and again (D8).
 
         Raises:
             StoreError: a segment can be had from no slot.

@@ -1,6 +1,6 @@
 """Disks that are made from an upload: an empty row first, then bytes by a signed URL, then taken in when that is revoked.
 
-The upload is a fixed VHD, as Azure's: known, never probed (rules.md, rule 24).
+The upload is a fixed VHD, as Azure's: known, never probed (invariant F9).
 """
 
 from collections.abc import Callable

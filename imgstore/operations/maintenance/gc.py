@@ -1,4 +1,4 @@
-"""Collection: what nothing names any more is condemned, and after a grace deleted (rules.md, rules 6, 7 and 17).
+"""Collection: what nothing names any more is condemned, and after a grace deleted (invariants G1, G4 and S3).
 
 Three transactions a slot, each under its lock, and no request to a store inside any: *condemn*; *deleting*, a batch of
 at most 1,000 with a lease of its own; the rows of the batch go. The batch's one delete is sent between the last two,
@@ -269,7 +269,7 @@ def _left(report: SlotReport) -> frozenset[Digest]:
 
 
 def _forget_pool(installation: Installation, pool: Pool, reports: Sequence[SlotReport]) -> int:
-    """Remove the pool of a gallery that is gone, when nothing is left in it (rules.md, rule 17).
+    """Remove the pool of a gallery that is gone, when nothing is left in it (invariant S3).
 
     A subscription's own pools live as long as it does.
     """

@@ -1,4 +1,4 @@
-"""Scrub: what manifests name is read again, checked against its name, and made good (rules.md, rules 4, 18 and 21).
+"""Scrub: what manifests name is read again, checked against its name, and made good (invariants W15, Z7 and M7).
 
 From a zone whose bytes match, where the slot has three; else from another slot of the pool that names the same segment,
 those of the region first. What can't be made good degrades the replicas that name it. Last, replicas that are Degraded

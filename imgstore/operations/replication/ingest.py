@@ -1,6 +1,7 @@
 """Sources become the first replica of a version, in its source slot (docs/internals/ingest.md).
 
-Plan and lease, act, record: three steps, and no transaction is open while bytes move. One work takes all disks in, the
+Plan and lease, act, record: three steps, and no transaction is open while bytes move (invariant L4).
+One work takes all disks in, the
 OS disk first; each that is in is written down in its plan, so that a repeat goes on with the next.
 """
 
@@ -243,7 +244,7 @@ class _Taking:
         return row
 
     def _found(self, disk: str) -> tuple[ManifestRow, Manifest] | None:
-        """What an earlier run left: its row, its manifest, and each segment as listed now (rules.md, rule 4)."""
+        """What an earlier run left: its row, its manifest, and each segment as listed now (invariant W13)."""
         digest = self.work.plan.get("taken", {}).get(disk)
         slot = self.publication.replica.slot
         with self.installation.catalog.reading() as transaction:

@@ -108,7 +108,7 @@ def complete_replica(
     """The transaction that makes a replica Completed and charges for it.
 
     Delivered bytes are reckoned under the lock of (pool, region): the first replica of the version in a region pays for
-    the segments that no complete manifest of that region names (rules.md, rule 21); every other one is a free copy.
+    the segments that no complete manifest of that region names (invariant M2); every other one is a free copy.
     What several of its disks name counts once.
 
     Args:
@@ -117,7 +117,7 @@ def complete_replica(
         definition_path: the definition and the gallery of the version.
         version: the replica's.
         replica: the replica.
-        manifests: of all its disks (rules.md, rule 17).
+        manifests: of all its disks (invariant S9).
 
     Raises:
         LeaseLost: the work is another's by now; nothing was written.

@@ -1,4 +1,4 @@
-"""A segment was found missing or wrong: each replica in that slot that names it is no longer trusted (rule 4)."""
+"""A segment was found missing or wrong: each replica in that slot that names it is no longer trusted (W15)."""
 
 from collections.abc import Callable, Collection, Iterable
 

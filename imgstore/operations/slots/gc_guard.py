@@ -1,4 +1,4 @@
-"""Writers against collection: what is condemned counts as absent, is let live, and put again (rules.md, rule 7)."""
+"""Writers against collection: what is condemned counts as absent, is let live, and put again (invariant G8)."""
 
 from collections.abc import Collection
 from datetime import datetime, timedelta

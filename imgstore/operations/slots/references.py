@@ -30,7 +30,7 @@ class PlacedDisk:
 
 
 def lease_disk(installation: Installation, transaction: Transaction, disk: ManagedDisk) -> PlacedDisk:
-    """Take up the work that makes the disk's reference, with a pin on what has the content (rules.md, rule 3).
+    """Take up the work that makes the disk's reference, with a pin on what has the content (invariant W11).
 
     Raises:
         Conflict: nothing has the content any more.

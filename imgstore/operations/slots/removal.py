@@ -1,4 +1,4 @@
-"""Deletion: tombstone, manifests, rows, in this order (rules.md, rules 3 and 6).
+"""Deletion: tombstone, manifests, rows, in this order (invariants W8 and G11).
 
 Segments that nothing names any more stay in their slots until a collection (``operations/maintenance/gc.py``).
 """

@@ -1,4 +1,4 @@
-"""Works that nobody goes on with: closed undone after a while, so that they hold nothing back (rules.md, rule 1).
+"""Works that nobody goes on with: closed undone after a while, so that they hold nothing back (invariant W3).
 
 No store is asked: what such a work had sent lies where it lies, named by no row, and is condemned by the collection
 that follows.

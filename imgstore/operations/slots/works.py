@@ -1,4 +1,4 @@
-"""Works, opened, taken over and marked in their slots (rules.md, rules 1 to 3)."""
+"""Works, opened, taken over and marked in their slots (invariants W1, W2 and W7)."""
 
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -267,7 +267,7 @@ def _make_source(
 ) -> None:
     """Publish into a slot of the source region, unless some replica has the bytes: then replication does the rest.
 
-    The first slot is any healthy one (rules.md, rule 16): where the zone of one is down, the next is tried.
+    The first slot is any healthy one (invariant R4): where the zone of one is down, the next is tried.
     """
     with installation.catalog.reading() as transaction:
         standing = transaction.replicas.list(version.uid)

@@ -310,7 +310,7 @@ def _compared(
     """The standing version with what may change changed.
 
     A source that has the same place but changed before its region completed is taken anew, aloud: nothing of the old
-    one was ever visible (rules.md, rule 2).
+    one was ever visible (invariant P7).
     """
     if identities.keys() != set(standing.disk_keys):
         raise PropertyChangeNotAllowed(

@@ -1,7 +1,7 @@
 """Tries again what trying again may mend, as the store itself judged, and as its contract allows.
 
-Sent once only, so never repeated here: `delete`, since a late repeat could take away what was put anew (rules.md, rule
-7), and `put` with `only_if_absent`, since the answer that was lost may have been "yes", and a repeat would take our own
+Sent once only, so never repeated here: `delete`, since a late repeat could take away what was put anew (invariant G6),
+and `put` with `only_if_absent`, since the answer that was lost may have been "yes", and a repeat would take our own
 object for another writer's.
 """
 
