@@ -594,7 +594,8 @@ class Zoned:
         failed: dict[str, StoreError] = {}
         for zone, outcome in zip(zones, outcomes, strict=True):
             if outcome.late:
-                self._late(zone, outcome.age_seconds)
+                if outcome.age_seconds:
+                    self._late(zone, outcome.age_seconds)
                 self._rests.give_up(zone)
                 failed[zone] = _given_up(zone, outcome.age_seconds)
             elif outcome.error is None:

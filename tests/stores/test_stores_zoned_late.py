@@ -12,7 +12,7 @@ from imgstore.domain.errors import ObjectNotFound
 from imgstore.domain.storage.digests import digest_of
 from imgstore.stores import MemoryStore, Missed, RepairNote, Zoned
 from imgstore.stores.interface import Accept, Body, ObjectInfo
-from imgstore.stores.wrappers.hedging import Grace, note_progress
+from imgstore.stores.wrappers.hedging import Grace, ask_briefly, note_progress
 
 KEY, OTHER = "segments/ab/abcd", "segments/cd/cdef"
 BODY = b"the body"
@@ -268,6 +268,15 @@ def test_a_delete_that_was_sent_is_waited_for(region: Region) -> None:
     assert region.holders(KEY) == ""
     # Invariant Z13.
     assert store.pending_repairs() == []
+
+
+def test_a_delete_that_nobody_depends_on_is_given_up(region: Region) -> None:
+    """Its caller waits no longer, though two zones have answered. It stays under way."""
+    store = region.open()
+    store.put(KEY, BODY)
+    region.zones["3"].thawed.clear()
+    assert ask_briefly(lambda: store.delete([KEY]), late_seconds=GRACE.seconds_min).late
+    assert region.holders(KEY) == "3"
 
 
 @pytest.mark.parametrize(

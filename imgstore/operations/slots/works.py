@@ -84,7 +84,7 @@ def at_work(
         # The work is done and written down: a mark that stays is an empty object, no more.
         late_seconds = Grace().seconds(last_seconds=answer_seconds)
         outcome = ask_briefly(partial(_clean_up, installation, slot, access), late_seconds=late_seconds)
-        if outcome.late:
+        if outcome.late and outcome.age_seconds:
             installation.locator.note_late(slot, outcome.age_seconds)
 
 

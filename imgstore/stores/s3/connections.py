@@ -30,8 +30,11 @@ from imgstore.stores.wrappers.hedging import note_progress
 
 _PIECE_BYTES: Final = 1 << 16
 """Sent under one limit: 20 s for it are 3 KiB/s."""
+_FIRST_LOOK_SECONDS: Final = 0.05
+"""After this time the kernel's buffer is looked at first, and after twice the time then: a store that froze took its last
+bytes at once."""
 _LOOK_SECONDS: Final = 1.0
-"""How often the kernel's buffer is looked at."""
+"""How often the kernel's buffer is looked at in the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +102,15 @@ class _SteadyConnection:
         """Wait until something comes. Bytes that leave the kernel's buffer begin the limit anew."""
         moved_at = time.monotonic()
         left = _unsent_bytes(self.sock)
-        while not wait_for_read(self.sock, min(_LOOK_SECONDS, self.limits.write_seconds)):
+        look_seconds = _FIRST_LOOK_SECONDS
+        while not wait_for_read(self.sock, min(look_seconds, self.limits.write_seconds)):
+            look_seconds = min(2 * look_seconds, _LOOK_SECONDS)
             self._check_total()
             now, still = time.monotonic(), _unsent_bytes(self.sock)
             if still < left:
                 left, moved_at = still, now
-                note_progress()
+                if self._body_bytes:
+                    note_progress()
             elif now - moved_at > self.limits.write_seconds:
                 if still or not self._body_bytes or not self.is_alive():
                     raise TimeoutError("timed out")

@@ -87,7 +87,7 @@ class Outcome(Generic[T]):
     error: StoreError | None = None
     late: bool = False
     age_seconds: float = 0.0
-    """Of one that is late: how long ago it was sent."""
+    """Of one that is late: how long ago the request was sent that is not answered; 0 where it waits for something else."""
 
     @property
     def value(self) -> T:
@@ -119,11 +119,6 @@ def race(
         yield _outcome(0, asks[0])
     else:
         yield from _race(asks, at_once=at_once, patient=patient, late_seconds=late_seconds, monotonic=monotonic)
-
-
-def ask_briefly(ask: Ask[T], *, late_seconds: float = LATE_SECONDS) -> Outcome[T]:
-    """Ask a store for what nobody depends on: where it is late with an answer, it is given up."""
-    return next(_race([ask], at_once=1, patient=True, late_seconds=late_seconds, monotonic=time.monotonic))
 
 
 def _race(
@@ -265,7 +260,9 @@ def ask_to_quorum(
                 given_up |= over
             for place in over:
                 calls[place].urgent = True  # What is given up is not repeated.
-                outcomes[place] = Outcome(place=place, late=True, age_seconds=now - began)
+                unanswered_since = calls[place].unanswered_since
+                age_seconds = 0.0 if unanswered_since is None else now - unanswered_since
+                outcomes[place] = Outcome(place=place, late=True, age_seconds=age_seconds)
             continue
         if isinstance(outcome, BaseException):
             raise outcome
@@ -273,6 +270,14 @@ def ask_to_quorum(
         if quorum_at is None and sum(each.error is None for each in outcomes.values()) >= quorum:
             quorum_at = monotonic()
     return [outcomes[place] for place in range(len(asks))]
+
+
+def ask_briefly(ask: Ask[T], *, late_seconds: float = LATE_SECONDS) -> Outcome[T]:
+    """Ask a store for what nobody depends on. Give it up where nothing is answered for `late_seconds`."""
+    (outcome,) = ask_to_quorum(
+        [ask], quorum=0, grace=lambda _place, _seconds, _moved: late_seconds, ended_late=lambda _outcome: None
+    )
+    return outcome
 
 
 def _pop_late(waiting: dict[int, _Call], late_seconds: float, now: float) -> "list[Outcome[T]]":
