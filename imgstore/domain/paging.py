@@ -93,6 +93,17 @@ class Page(Generic[_T]):
         return cls.from_rows(remaining, request, of=of, key=key)
 
 
+def invalid_token(token: str) -> InvalidInput:
+    """Return the error for a token that does not belong to the list."""
+    return InvalidInput(
+        "The token does not belong to this list.",
+        found=repr(token[:_TOKEN_SHOWN_CHARACTERS]),
+        expected="the token from the previous page",
+        hint="omit --next-token for the first page",
+        target="nextToken",
+    )
+
+
 def _encode_token(of: str, key: str) -> str:
     return base64.urlsafe_b64encode(json.dumps([of.lower(), key]).encode()).decode().rstrip("=")
 
@@ -103,11 +114,5 @@ def _decode_token(token: str, of: str) -> str:
     except (TypeError, ValueError):
         kind, key = None, None
     if kind != of.lower() or not isinstance(key, str):
-        raise InvalidInput(
-            "The token does not belong to this list.",
-            found=repr(token[:_TOKEN_SHOWN_CHARACTERS]),
-            expected="the token from the previous page",
-            hint="omit --next-token for the first page",
-            target="nextToken",
-        )
+        raise invalid_token(token)
     return key

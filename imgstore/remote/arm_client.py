@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.names import compute_id, gallery_id, group_id, region_key
-from imgstore.domain.paging import PageRequest
+from imgstore.domain.paging import PageRequest, invalid_token
 from imgstore.domain.progress import Subscriber, ignore_event
 from imgstore.domain.strict_json import read_json
 from imgstore.remote.connection import Connection, Response, retry_after_seconds
@@ -225,10 +225,4 @@ def _read_token(request: PageRequest) -> tuple[str, int]:
     match told:
         case [str(link), int(skip)] if skip >= 0:
             return link, skip
-    raise InvalidInput(
-        "The token is none of this list.",
-        found=repr(request.token),
-        expected="the token that the page before gave",
-        hint="leave --next-token out to begin at the first",
-        target="nextToken",
-    )
+    raise invalid_token(request.token)
