@@ -121,7 +121,7 @@ def make_application(installation: Installation, authority: TokenAuthority, sett
         sweep_uploads(installation)
         runner.resume()
         background = [
-            asyncio.create_task(_watch_operations(runner.cancel_requested, _CANCELLATION_SECONDS, pools)),
+            asyncio.create_task(_watch_operations(runner.cancel_operations, _CANCELLATION_SECONDS, pools)),
             asyncio.create_task(_watch_operations(runner.renew_leases, _RENEWAL_SECONDS, pools)),
             asyncio.create_task(_trim_activity(installation)),
         ]

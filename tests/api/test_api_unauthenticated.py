@@ -294,7 +294,7 @@ def test_unknown_key_of_an_issuer_is_fetched_once(tmp_path: Path, monkeypatch: p
         fetched.append(issuer.url)
         return document
 
-    monkeypatch.setattr(issuers, "_document", fetch)
+    monkeypatch.setattr(issuers, "_read_document", fetch)
     with start_api(tmp_path / "home") as api:
         principals.add_issuer(api.installation, ADMIN, url="https://i", audience="a", jwks="https://i/keys")
         for _ in range(20):

@@ -131,7 +131,7 @@ async def cancel(context: Context, group: str, deployment: str) -> Response:
 
     def request_cancel(at_: Session) -> None:
         cancel_deployment(at_.installation, at_.principal, group=group, name=deployment)
-        context.server.runner.cancel_requested()
+        context.server.runner.cancel_operations()
 
     await context.run(request_cancel)
     return Response(status_code=204)

@@ -50,7 +50,7 @@ async def cancel(context: Context, operation: str) -> Response:
 
     def request_cancel(at: Session) -> AsyncOperation:
         found = cancel_operation(at.installation, at.principal, operation)
-        context.server.runner.cancel_requested()
+        context.server.runner.cancel_operations()
         return found
 
     found = await context.run(request_cancel)

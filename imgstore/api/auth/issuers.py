@@ -73,7 +73,7 @@ class IssuerKeys:
     _waiting: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def of(self, issuer: Issuer, kid: str | None) -> KeySet:
+    def get(self, issuer: Issuer, kid: str | None) -> KeySet:
         """Return the keys of an issuer. The result contains the key `kid` if the issuer has this key.
 
         Raises:
@@ -89,21 +89,21 @@ class IssuerKeys:
             # Known keys stay valid during a fetch.
             waits = pending_fetch is not None and not known.has(kid)
             if waits and self._waiting >= _WAITING_MAX:
-                raise _busy(issuer)
+                raise _busy_error(issuer)
             self._waiting += waits
         if waits:
             assert pending_fetch is not None, "a caller waits only for a fetch"
             try:
                 pending_fetch.result(_FETCH_SECONDS_MAX)
             except TimeoutError:
-                raise _unusable(issuer, f"no answer within {_FETCH_SECONDS_MAX:g} s") from None
+                raise _unusable_error(issuer, f"no answer within {_FETCH_SECONDS_MAX:g} s") from None
             finally:
                 with self._lock:
                     self._waiting -= 1
         with self._lock:
             keys, failure = known.keys, known.failure
         if keys is None:
-            raise failure or _unusable(issuer, "no answer yet")
+            raise failure or _unusable_error(issuer, "no answer yet")
         return keys
 
     def _is_due(self, known: _CachedKeys, kid: str | None) -> bool:
@@ -115,11 +115,11 @@ class IssuerKeys:
         """Fetch the keys. Keep the known keys after a failure."""
         keys, failure = None, None
         try:
-            keys = _key_set(issuer, _document(issuer, self.effects.monotonic))
+            keys = _parse_key_set(issuer, _read_document(issuer, self.effects.monotonic))
         except Unauthenticated as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - callers wait for the end of the fetch after any error
-            failure = _unusable(issuer, repr(error))
+            failure = _unusable_error(issuer, repr(error))
         with self._lock:
             known.tried_at, known.failure = self.effects.monotonic(), failure
             known.keys = known.keys if keys is None else keys
@@ -135,7 +135,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _document(issuer: Issuer, monotonic: Callable[[], float]) -> bytes:
+def _read_document(issuer: Issuer, monotonic: Callable[[], float]) -> bytes:
     try:
         if not issuer.jwks.startswith("https://"):
             with Path(issuer.jwks).open("rb") as file:
@@ -150,23 +150,23 @@ def _document(issuer: Issuer, monotonic: Callable[[], float]) -> bytes:
                     raise TimeoutError(f"the document is incomplete after {_FETCH_SECONDS_MAX:g} s")
             return bytes(body)
     except (OSError, urllib.error.URLError, ValueError) as error:
-        raise _unusable(issuer, str(error)) from error
+        raise _unusable_error(issuer, str(error)) from error
 
 
-def _key_set(issuer: Issuer, document: bytes) -> KeySet:
+def _parse_key_set(issuer: Issuer, document: bytes) -> KeySet:
     if len(document) > _BYTES_MAX:
-        raise _unusable(issuer, f"more than {_BYTES_MAX} bytes")
+        raise _unusable_error(issuer, f"more than {_BYTES_MAX} bytes")
     try:
         listed = json.loads(document)["keys"]
         keys = [_KINDS[each["kty"]].import_key(each) for each in listed if each.get("kty") in _KINDS]
     except (JoseError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _unusable(issuer, f"no JWK Set: {error!r}") from error
+        raise _unusable_error(issuer, f"no JWK Set: {error!r}") from error
     if not keys:
-        raise _unusable(issuer, "a JWK Set without RSA or EC key")
+        raise _unusable_error(issuer, "a JWK Set without RSA or EC key")
     return KeySet(list(keys))
 
 
-def _busy(issuer: Issuer) -> IssuerBusy:
+def _busy_error(issuer: Issuer) -> IssuerBusy:
     return IssuerBusy(
         f"The keys of the issuer '{issuer.url}' are being fetched.",
         found=f"{_WAITING_MAX} waiting requests",
@@ -176,7 +176,7 @@ def _busy(issuer: Issuer) -> IssuerBusy:
     )
 
 
-def _unusable(issuer: Issuer, found: str) -> Unauthenticated:
+def _unusable_error(issuer: Issuer, found: str) -> Unauthenticated:
     return Unauthenticated(
         f"The keys of the issuer '{issuer.url}' cannot be used.",
         found=f"{issuer.jwks}: {found}",

@@ -108,7 +108,7 @@ class SecretChecker:
         """
         group = address_group(address)
         if not is_verified and (seconds := self._limits.wait_seconds(group, client_id)):
-            raise _too_many(seconds)
+            raise _too_many_attempts_error(seconds)
         caller = f"verified {client_id}" if is_verified else f"address {group}"
         try:
             return await asyncio.wrap_future(self._pool.submit(caller, work))
@@ -121,7 +121,7 @@ class SecretChecker:
         self._pool.close(1.0)
 
 
-def _too_many(seconds: float) -> TooManyAttempts:
+def _too_many_attempts_error(seconds: float) -> TooManyAttempts:
     error = TooManyAttempts(
         "Too many attempts with a wrong secret.",
         found="more failed attempts in a minute than the limit of an address or an application",

@@ -240,14 +240,14 @@ class TokenAuthority:
         Raises:
             Unauthenticated: the token is missing or not valid.
         """
-        token = _bearer(authorization_header)
+        token = _parse_bearer(authorization_header)
         name = _token_name(token)
         verified = self._verified.get(name)
         if verified is None:
             verified = self._verify(token)
             self._cache_token(name, verified)
         if self.ring.now().timestamp() >= verified.expires_at:
-            raise _expired()
+            raise _expired_error()
         return self._owners.principal(verified)
 
     def find_cached_caller(self, authorization_header: str | None) -> str | None:
@@ -258,7 +258,7 @@ class TokenAuthority:
         Raises:
             Unauthenticated: the header is no bearer token.
         """
-        verified = self._verified.get(_token_name(_bearer(authorization_header)))
+        verified = self._verified.get(_token_name(_parse_bearer(authorization_header)))
         return None if verified is None else verified.identity_uid
 
     def read_issuer(self, authorization_header: str | None) -> str:
@@ -267,7 +267,7 @@ class TokenAuthority:
         Raises:
             Unauthenticated: the header is no bearer token, or the token names no issuer.
         """
-        return _read_unverified(_bearer(authorization_header))[0]
+        return _read_unverified(_parse_bearer(authorization_header))[0]
 
     def _verify(self, token: str) -> VerifiedToken:
         claimed, kid, alg = _read_unverified(token)
@@ -279,13 +279,13 @@ class TokenAuthority:
         key = None if kid is None else self.ring.find_trusted_key(kid)
         if key is None:
             raise token_error("The access token is signed with an unknown key.", repr(kid))
-        claims = _claims(token, key, _OWN_ALGORITHMS)
+        claims = _verify_claims(token, key, _OWN_ALGORITHMS)
         expires_at = self._check_time(claims)
-        tenant, uid = _text(claims, "tid"), _text(claims, "oid")
-        if _text(claims, "iss") != self._issuer(tenant):
-            raise token_error("The access token is from the wrong issuer.", _text(claims, "iss"))
-        if _text(claims, "aud").rstrip("/") not in self._audiences():
-            raise _wrong_audience(_text(claims, "aud"), self.base_url)
+        tenant, uid = _text_claim(claims, "tid"), _text_claim(claims, "oid")
+        if _text_claim(claims, "iss") != self._issuer(tenant):
+            raise token_error("The access token is from the wrong issuer.", _text_claim(claims, "iss"))
+        if _text_claim(claims, "aud").rstrip("/") not in self._audiences():
+            raise _audience_error(_text_claim(claims, "aud"), self.base_url)
         generation = claims.get(_GENERATION, 0)
         if not isinstance(generation, int):
             raise token_error(f"The access token has no usable claim '{_GENERATION}'.", repr(generation)[:200])
@@ -301,8 +301,8 @@ class TokenAuthority:
         expires_at = self._check_time(claims)
         audience = claims.get("aud")
         if issuer.audience not in (audience if isinstance(audience, list) else [audience]):
-            raise _wrong_audience(repr(audience)[:200], issuer.audience)
-        subject = _text(claims, "sub")
+            raise _audience_error(repr(audience)[:200], issuer.audience)
+        subject = _text_claim(claims, "sub")
         with self.installation.catalog.reading() as transaction:
             identity = transaction.principals.of_subject(issuer.url, subject)
         if identity is None:
@@ -311,7 +311,7 @@ class TokenAuthority:
                 "a valid token of the issuer",
                 hint="an administrator registers the user: imgstore auth user create",
             )
-        issued_at = _instant(claims, "iat") if "iat" in claims else -math.inf
+        issued_at = _time_claim(claims, "iat") if "iat" in claims else -math.inf
         return VerifiedToken(identity_uid=identity.uid, issuer=issuer.url, expires_at=expires_at, issued_at=issued_at)
 
     def _verify_signature(
@@ -328,14 +328,14 @@ class TokenAuthority:
             raise token_error("The access token is from the wrong issuer.", repr(claimed[:200]))
         if alg not in ALGORITHMS:
             raise token_error("The access token is signed with an unsupported algorithm.", repr(alg))
-        return issuer, _claims(token, self._issuers.of(issuer, kid), ALGORITHMS)
+        return issuer, _verify_claims(token, self._issuers.get(issuer, kid), ALGORITHMS)
 
     def _check_time(self, claims: Mapping[str, Any]) -> float:
         """Check that the token is valid now. Return the time of expiry."""
         now = self.ring.now().timestamp()
-        expires_at, begins_at = _instant(claims, "exp"), _instant({"nbf": now, **claims}, "nbf")
+        expires_at, begins_at = _time_claim(claims, "exp"), _time_claim({"nbf": now, **claims}, "nbf")
         if now >= expires_at:
-            raise _expired()
+            raise _expired_error()
         if begins_at > now + _SKEW_SECONDS:
             raise token_error("The access token is not yet valid.", f"nbf {begins_at:.0f}, now {now:.0f}")
         return expires_at
@@ -348,7 +348,7 @@ class TokenAuthority:
             self._verified[name] = verified
 
 
-def _bearer(authorization_header: str | None) -> str:
+def _parse_bearer(authorization_header: str | None) -> str:
     """Return the token in the header."""
     if not authorization_header:
         raise token_error(
@@ -382,7 +382,7 @@ def _read_unverified(token: str) -> tuple[str, str | None, object]:
     return claimed, kid, alg
 
 
-def _claims(token: str, key: RSAKey | ECKey | KeySet, algorithms: Iterable[str]) -> dict[str, Any]:
+def _verify_claims(token: str, key: RSAKey | ECKey | KeySet, algorithms: Iterable[str]) -> dict[str, Any]:
     """Verify the signature of a token, and return the claims."""
     try:
         return jwt.decode(token, key, algorithms=list(algorithms)).claims
@@ -390,25 +390,25 @@ def _claims(token: str, key: RSAKey | ECKey | KeySet, algorithms: Iterable[str])
         raise token_error("The access token's signature is not valid.", repr(error)) from error
 
 
-def _text(claims: Mapping[str, Any], name: str) -> str:
+def _text_claim(claims: Mapping[str, Any], name: str) -> str:
     value = claims.get(name)
     if not isinstance(value, str) or not value:
         raise token_error(f"The access token has no usable claim '{name}'.", repr(value)[:200])
     return value
 
 
-def _instant(claims: Mapping[str, Any], name: str) -> float:
+def _time_claim(claims: Mapping[str, Any], name: str) -> float:
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:
         raise token_error(f"The access token has no usable claim '{name}'.", repr(value)[:200])
     return float(value)
 
 
-def _expired() -> Unauthenticated:
+def _expired_error() -> Unauthenticated:
     return token_error("The access token has expired.", "an expired token", code="ExpiredAuthenticationToken")
 
 
-def _wrong_audience(found: str, expected: str) -> Unauthenticated:
+def _audience_error(found: str, expected: str) -> Unauthenticated:
     return token_error(
         "The access token has been obtained for the wrong audience or resource.",
         found,

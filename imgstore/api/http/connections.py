@@ -267,14 +267,14 @@ class Acceptor:
             ssl_handshake_timeout=self._limits.head_seconds if self._config.ssl else None,
         )
 
-        def connected(task: "asyncio.Task[object]") -> None:
+        def clean_up(task: "asyncio.Task[object]") -> None:
             # The handshake failed, was too slow, or was aborted in favour of another connection.
             if task.cancelled() or task.exception() is not None:
                 accepted.close()
                 connection.end()
 
         connection.handshake = self._loop.create_task(connecting)
-        connection.handshake.add_done_callback(connected)
+        connection.handshake.add_done_callback(clean_up)
 
     def _drop(self, state: ConnectionState, reason: str) -> None:
         connection = self._connections[state]

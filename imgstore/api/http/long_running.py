@@ -188,7 +188,7 @@ class OperationRunner:
             self._pool.submit(operation.principal_uid or "", partial(self._resume, operation), bounded=False)
         return len(left)
 
-    def cancel_requested(self) -> None:
+    def cancel_operations(self) -> None:
         """Stop the operations of this process with a recorded cancellation request."""
         with self._lock:
             if not self._running:
@@ -259,9 +259,8 @@ class OperationRunner:
 
     def _resume(self, operation: AsyncOperation) -> None:
         answered: Future[AcceptedOperation] = Future()
-        answered.set_result(
-            AcceptedOperation(operation_uid=operation.uid, created=False, body=None)
-        )  # The previous process has answered.
+        # The previous process has answered.
+        answered.set_result(AcceptedOperation(operation_uid=operation.uid, created=False, body=None))
         plain = replace(self._installation, subscription=operation.subscription)
         with self._register(operation.uid) as stop:
             if operation.cancel_requested_by is not None:

@@ -119,7 +119,7 @@ class RateLimiter:
                     left[minutes] -= 1
         remaining = ",".join(f"Microsoft.Compute/{limit.name}{minutes}Min;{count}" for minutes, count in left.items())
         if spent:
-            raise _too_many(limit, spent[-1], now, remaining)
+            raise _limit_error(limit, spent[-1], now, remaining)
         return remaining
 
     def _remaining(self, subscription: str, limit: RateLimit, minutes: int, now: float) -> int:
@@ -132,7 +132,7 @@ class RateLimiter:
         return whole * self.factor - window.used
 
 
-def _too_many(limit: RateLimit, minutes: int, now: float, remaining: str) -> TooManyRequests:
+def _limit_error(limit: RateLimit, minutes: int, now: float, remaining: str) -> TooManyRequests:
     seconds = math.ceil(minutes * 60 - now % (minutes * 60))
     error = TooManyRequests(
         "The server rejected the request because too many requests have been received for this subscription.",
