@@ -45,7 +45,7 @@ class Check(Enum):
     """The kind of check of a route's right."""
 
     OPEN = auto()
-    """No check. The route shows nothing about resources, or authenticates the caller in another manner."""
+    """No check. The route shows nothing about resources, or authenticates the caller by other means."""
     AUTHENTICATED = auto()
     """The caller must be known. The answer shows only resources with a role of the caller."""
     ACTION = auto()

@@ -17,7 +17,7 @@ from imgstore.transfer.ranges import SegmentCache
 from imgstore.transfer.spool import Spool
 
 _IDLE_SECONDS: Final = 0.5
-"""The time that an upload stays open after a request. An open reads the journal, and other requests wait for the open."""
+"""The time that an upload stays open after a request. Opening an upload reads the journal while other requests wait."""
 _READERS_MAX: Final = 8
 """The number of disks that stay open, with the manifests in memory."""
 

@@ -39,7 +39,7 @@ def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
 
 
 def address_group(address: str) -> str:
-    """Return the key that limits count an address under: an IPv4 address, or the /64 network of an IPv6 address."""
+    """Return the key of an address in limits: the IPv4 address, or the /64 network of an IPv6 address."""
     found = _address(address)
     if found is None:
         return address[:64]

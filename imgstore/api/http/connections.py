@@ -146,7 +146,7 @@ class Connection:
         return find_close_reason(self.state, limits, now)
 
     def close(self) -> None:
-        """Close the connection in the manner that fits the phase."""
+        """Close the connection. Answer 408 if the phase allows an answer."""
         if self.protocol is not None:
             self.protocol.time_out()
         else:
@@ -161,7 +161,7 @@ class Connection:
 
 
 class Acceptor:
-    """A listening socket with connections within limits. uvicorn closes an acceptor in the same manner as a server."""
+    """A listening socket with limits of the connections. uvicorn closes an acceptor like a server."""
 
     def __init__(
         self,

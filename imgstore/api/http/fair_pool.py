@@ -1,4 +1,4 @@
-"""A pool of threads that callers share fairly: one caller never holds more than its share, and queues are bounded.
+"""Share a pool of threads fairly: a caller never holds more than a quarter of the threads, and queues are bounded.
 
 `FairQueue` decides which job runs next and is pure. `FairPool` adds the threads.
 """
