@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Protocol, Self
 
 from imgstore.catalog.engine.clock_steps import ClockSteps
-from imgstore.catalog.engine.database import Database, Session, database_of
+from imgstore.catalog.engine.database import Database, Session, configure_database
 from imgstore.catalog.engine.sequence import CatalogSequence
-from imgstore.catalog.engine.upgrade import bring_to_head
-from imgstore.catalog.engine.write_ahead_log import check_log_belongs
+from imgstore.catalog.engine.upgrade import upgrade_catalog
+from imgstore.catalog.engine.write_ahead_log import check_log_matches
 from imgstore.catalog.identity.principals import Assignments, Principals, Secrets, Tenants
 from imgstore.catalog.identity.trusted_keys import Issuers, SigningKeys
 from imgstore.catalog.resources.activity import Activity
@@ -20,7 +20,7 @@ from imgstore.catalog.resources.deployments import Deployments
 from imgstore.catalog.resources.disks import Disks
 from imgstore.catalog.resources.galleries import Galleries
 from imgstore.catalog.resources.groups import Groups
-from imgstore.catalog.resources.image_offers import Offers
+from imgstore.catalog.resources.image_offers import ImageOffers
 from imgstore.catalog.resources.installation import Installations
 from imgstore.catalog.resources.machines import Machines
 from imgstore.catalog.resources.network_records import NetworkRecords
@@ -32,7 +32,7 @@ from imgstore.catalog.resources.versions import Versions
 from imgstore.catalog.storage.deletion_marks import DeletionMarks
 from imgstore.catalog.storage.deletions import Deletions
 from imgstore.catalog.storage.ledger import Ledger
-from imgstore.catalog.storage.maintenance import MaintenanceTurns, ZoneGaps
+from imgstore.catalog.storage.maintenance import MaintenanceTasks, ZoneGaps
 from imgstore.catalog.storage.manifests import Manifests
 from imgstore.catalog.storage.queue import Queue
 from imgstore.catalog.storage.replicas import Replicas
@@ -61,7 +61,7 @@ class Transaction:
         self.definitions = Definitions(session)
         self.versions = Versions(session)
         self.references = References(session)
-        self.offers = Offers(session)
+        self.offers = ImageOffers(session)
         self.pools = Pools(session)
         self.slots = Slots(session)
         self.replicas = Replicas(session)
@@ -70,7 +70,7 @@ class Transaction:
         self.clock_steps = ClockSteps(session)
         self.deletion_marks = DeletionMarks(session)
         self.deletions = Deletions(session)
-        self.turns = MaintenanceTurns(session)
+        self.maintenance_tasks = MaintenanceTasks(session)
         self.zone_gaps = ZoneGaps(session)
         self.unknown_objects = UnknownObjects(session)
         self.scrub_passes = ScrubPasses(session)
@@ -99,7 +99,7 @@ class Transaction:
         return self._session.now()
 
 
-class Companion(Protocol):
+class OperationRecord(Protocol):
     """A row that is to be stored together with the first transaction that an operation commits."""
 
     @property
@@ -127,7 +127,7 @@ class Catalog:
 
     _database: Database
     _effects: Effects
-    _companion: Companion | None = None
+    _operation: OperationRecord | None = None
 
     @classmethod
     def open(cls, url: str, effects: Effects) -> Self:
@@ -143,11 +143,11 @@ class Catalog:
             StoreMismatch: a newer imgstore made the catalog; or a backup was copied over SQLite's file beside a newer log.
             StoreError: the database does not answer, is damaged, full or not ours to write.
         """
-        database = database_of(url)
+        database = configure_database(url)
         if database.file is not None:
-            check_log_belongs(database.file)
+            check_log_matches(database.file)
         try:
-            bring_to_head(database)
+            upgrade_catalog(database)
         except BaseException:
             database.close()
             raise
@@ -170,36 +170,36 @@ class Catalog:
             StoreFull: no room for the database.
             StoreError: any other refusal of the database.
         """
-        companion = None if self._companion is None or self._companion.is_stored else self._companion
+        operation = None if self._operation is None or self._operation.is_stored else self._operation
         with self._database.writing(self._effects) as session:
             transaction = Transaction(session)
             yield transaction
-            if companion is not None:
-                companion.store(transaction)
-        if companion is not None:
-            companion.note_stored()
+            if operation is not None:
+                operation.store(transaction)
+        if operation is not None:
+            operation.note_stored()
 
-    def accompanied(self, companion: Companion) -> "Catalog":
-        """The same catalog, for one operation: `companion` is stored with the first transaction that commits.
+    def with_operation(self, operation: OperationRecord) -> "Catalog":
+        """The same catalog, for one operation: `operation` is stored with the first transaction that commits.
 
         So the intention of an operation is stored if and only if something of the operation is: it is never there of an
         operation that was refused before its first write.
         """
-        return replace(self, _companion=companion)
+        return replace(self, _operation=operation)
 
     @property
-    def unaccompanied(self) -> "Catalog":
+    def without_operation(self) -> "Catalog":
         """The same catalog, for what is stored about refused operations too: the activity log."""
-        return self if self._companion is None else replace(self, _companion=None)
+        return self if self._operation is None else replace(self, _operation=None)
 
     @property
-    def companion(self) -> Companion | None:
+    def operation(self) -> OperationRecord | None:
         """The operation that this catalog is used for; None is none."""
-        return self._companion
+        return self._operation
 
-    def store_companion(self) -> None:
+    def store_operation(self) -> None:
         """Store the companion now, if there is one: before a step that may take long and writes nothing."""
-        if self._companion is not None and not self._companion.is_stored:
+        if self._operation is not None and not self._operation.is_stored:
             with self.transaction():
                 pass
 

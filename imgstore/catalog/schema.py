@@ -35,7 +35,7 @@ Who points at whom (``->`` is a foreign key, ``~>`` a uid without one, since wha
     signing_keys                                             what tokens are and were signed with
     operations       ~> everything, by name                  long-running operations of the API, for a while after their end
 
-A ``*_key`` column is the folded form (`columns.folded`) of the name beside it: what is compared and kept unique.
+A ``*_key`` column is the folded form (`columns.fold_name`) of the name beside it: what is compared and kept unique.
 """
 
 from typing import Final
@@ -61,7 +61,7 @@ from sqlalchemy import (
     text,
 )
 
-from imgstore.catalog.engine.columns import Exact, Instant, OneOf
+from imgstore.catalog.engine.columns import DecimalText, EnumText, UtcDateTime
 from imgstore.domain.async_operations import OperationStatus
 from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.disks.signed_urls import AccessLevel
@@ -144,7 +144,7 @@ installation = Table(
     Column("uid", String, nullable=False),
     Column("subscription", String, nullable=False),
     Column("hmac_key", LargeBinary, nullable=False),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
     # What showed that the catalog is older than its buckets; null while nothing does.
     Column("outdated", String),
     # An operator accepted an older catalog: objects that it does not know are kept for ever.
@@ -167,9 +167,9 @@ zones = Table(
     Column("region", String, primary_key=True),
     Column("zone", String, primary_key=True),
     Column("uid", String, nullable=False),
-    Column("kind", OneOf(ZoneKind), nullable=False),
+    Column("kind", EnumText(ZoneKind), nullable=False),
     Column("place", String, nullable=False),
-    Column("recorded_at", Instant, nullable=False),
+    Column("recorded_at", UtcDateTime, nullable=False),
 )
 
 settings = Table(
@@ -177,7 +177,7 @@ settings = Table(
     metadata,
     Column("key", String, primary_key=True),
     Column("value", JSON, nullable=False),
-    Column("set_at", Instant, nullable=False),
+    Column("set_at", UtcDateTime, nullable=False),
 )
 
 groups = Table(
@@ -190,7 +190,7 @@ groups = Table(
     Column("name_key", String, nullable=False),
     Column("location", String, nullable=False),
     _tags(),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("subscription_key", "name_key"),
 )
 
@@ -219,11 +219,11 @@ galleries = Table(
     Column("description", String),
     _tags(),
     Column("pool_uid", ForeignKey("pools.uid"), nullable=False),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
     Column("soft_delete_enabled", Boolean, nullable=False, server_default=false()),
     Column("soft_delete_retention_days", Integer, nullable=False, server_default="7"),
     # Null where nothing was ever said of sharing; the permission once more as JSON has it, to look for.
-    Column("sharing_permission", OneOf(SharingPermission), index=True),
+    Column("sharing_permission", EnumText(SharingPermission), index=True),
     Column("sharing", JSON(none_as_null=True)),
     UniqueConstraint("subscription_key", "name_key"),
 )
@@ -241,17 +241,17 @@ definitions = Table(
     Column("sku", String, nullable=False),
     # "publisher/offer/sku", folded: none of the three may hold a slash.
     Column("identifier_key", String, nullable=False),
-    Column("os_type", OneOf(OsType), nullable=False),
-    Column("os_state", OneOf(OsState), nullable=False),
-    Column("hyper_v_generation", OneOf(HyperVGeneration), nullable=False),
-    Column("architecture", OneOf(Architecture), nullable=False),
+    Column("os_type", EnumText(OsType), nullable=False),
+    Column("os_state", EnumText(OsState), nullable=False),
+    Column("hyper_v_generation", EnumText(HyperVGeneration), nullable=False),
+    Column("architecture", EnumText(Architecture), nullable=False),
     Column("description", String),
     _tags(),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
     Column("eula", String),
     Column("privacy_statement_uri", String),
     Column("release_note_uri", String),
-    Column("end_of_life_at", Instant),
+    Column("end_of_life_at", UtcDateTime),
     Column("vcpus_min", Integer),
     Column("vcpus_max", Integer),
     Column("memory_min_gib", Integer),
@@ -279,18 +279,18 @@ versions = Table(
     Column("replica_count", Integer, nullable=False),
     Column("exclude_from_latest", Boolean, nullable=False),
     _tags(),
-    Column("published_at", Instant, nullable=False),
-    Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
-    Column("end_of_life_at", Instant),
+    Column("published_at", UtcDateTime, nullable=False),
+    Column("provisioning_state", EnumText(ProvisioningState), nullable=False),
+    Column("end_of_life_at", UtcDateTime),
     Column("allow_deletion_of_replicated_locations", Boolean),
     Column("block_deletion_before_end_of_life", Boolean, nullable=False, server_default=false()),
-    Column("soft_deleted_at", Instant),
-    Column("hard_deletion_at", Instant),
+    Column("soft_deleted_at", UtcDateTime),
+    Column("hard_deletion_at", UtcDateTime),
     # When a worker last took up a replica of it: the queue serves the one that waited longest.
-    Column("served_at", Instant),
+    Column("served_at", UtcDateTime),
     # As its target regions: read and written with the version, never looked up apart. The OS disk, then by LUN.
     Column("disks", JSON, nullable=False, server_default="[]"),
-    Column("replication_mode", OneOf(ReplicationMode), nullable=False, server_default="Full"),
+    Column("replication_mode", EnumText(ReplicationMode), nullable=False, server_default="Full"),
     # The order of its columns is the order of versions: a page of ten thousand is one walk along this index.
     UniqueConstraint("definition_uid", "major", "minor", "patch"),
 )
@@ -309,7 +309,7 @@ slots = Table(
     _uid(),
     Column("pool_uid", ForeignKey("pools.uid"), nullable=False),
     Column("region", String, nullable=False),
-    Column("storage_account_type", OneOf(StorageAccountType), nullable=False),
+    Column("storage_account_type", EnumText(StorageAccountType), nullable=False),
     Column("ordinal", Integer, nullable=False),
     Column("zone", String, nullable=False),
     Column("bucket", String, nullable=False),
@@ -322,15 +322,15 @@ replicas = Table(
     _uid(),
     Column("version_uid", ForeignKey("versions.uid"), nullable=False, index=True),
     Column("slot_uid", ForeignKey("slots.uid"), nullable=False, index=True),
-    Column("state", OneOf(ReplicaState), nullable=False),
+    Column("state", EnumText(ReplicaState), nullable=False),
     Column("error", String),
     Column("bytes_done", BigInteger, nullable=False),
     Column("bytes_total", BigInteger, nullable=False),
-    Column("completed_at", Instant),
+    Column("completed_at", UtcDateTime),
     Column("attempts", Integer, nullable=False, server_default="0"),
-    Column("retry_at", Instant),
-    Column("started_at", Instant),
-    Column("progress_at", Instant),
+    Column("retry_at", UtcDateTime),
+    Column("started_at", UtcDateTime),
+    Column("progress_at", UtcDateTime),
     # What workers look for, among thousands of replicas that are complete.
     Index(None, "state", "retry_at"),
 )
@@ -379,10 +379,10 @@ condemned = Table(
     Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
     Column("name", LargeBinary, primary_key=True),
     Column("stored_bytes", BigInteger, nullable=False),
-    Column("sentence", OneOf(GcState), nullable=False),
-    Column("since", Instant, nullable=False),
+    Column("sentence", EnumText(GcState), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
     Column("token", String),
-    Column("lease_expires_at", Instant),
+    Column("lease_expires_at", UtcDateTime),
     # Null of a segment that was marked before the catalog had a sequence.
     Column("since_sequence", BigInteger),
 )
@@ -393,17 +393,17 @@ deletions = Table(
     Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
     Column("key", String, primary_key=True),
     Column("token", String, primary_key=True),
-    Column("until", Instant, nullable=False),
+    Column("until", UtcDateTime, nullable=False),
 )
 
 maintenance_turns = Table(
     "maintenance_turns",
     metadata,
     Column("name", String, primary_key=True),
-    Column("done_at", Instant, nullable=False),
+    Column("done_at", UtcDateTime, nullable=False),
     Column("holder", String),
     Column("token", String),
-    Column("lease_expires_at", Instant),
+    Column("lease_expires_at", UtcDateTime),
     Column("outcome", String),
 )
 
@@ -413,7 +413,7 @@ zone_gaps = Table(
     Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
     Column("zone", String, primary_key=True),
     Column("objects", Integer, nullable=False),
-    Column("seen_at", Instant, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
 )
 
 unknown_objects = Table(
@@ -422,7 +422,7 @@ unknown_objects = Table(
     Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
     Column("key", String, primary_key=True),
     Column("stored_bytes", BigInteger, nullable=False),
-    Column("first_seen_at", Instant, nullable=False),
+    Column("first_seen_at", UtcDateTime, nullable=False),
 )
 
 scrub_passes = Table(
@@ -430,12 +430,12 @@ scrub_passes = Table(
     metadata,
     _uid(),
     Column("slot_uid", ForeignKey("slots.uid"), nullable=False),
-    Column("runner", OneOf(ScrubRunner), nullable=False),
+    Column("runner", EnumText(ScrubRunner), nullable=False),
     Column("percent", Float, nullable=False),
     Column("seed", BigInteger, nullable=False),
     Column("position", String, nullable=False),
-    Column("began_at", Instant, nullable=False),
-    Column("saved_at", Instant, nullable=False),
+    Column("began_at", UtcDateTime, nullable=False),
+    Column("saved_at", UtcDateTime, nullable=False),
     UniqueConstraint("slot_uid", "runner"),
 )
 
@@ -460,30 +460,30 @@ disks = Table(
     Column("source_reference", String, nullable=False),
     Column("replica", Integer, nullable=False),
     Column("slot_uid", ForeignKey("slots.uid"), nullable=False, index=True),
-    Column("storage_account_type", OneOf(StorageAccountType), nullable=False),
+    Column("storage_account_type", EnumText(StorageAccountType), nullable=False),
     Column("virtual_bytes", BigInteger, nullable=False),
     Column("disk_digest", LargeBinary, nullable=False),
-    Column("created_at", Instant, nullable=False),
-    Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
-    Column("source_format", OneOf(DiskFormat), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("provisioning_state", EnumText(ProvisioningState), nullable=False),
+    Column("source_format", EnumText(DiskFormat), nullable=False),
     # Of which data disk of its version; none is the OS disk.
     Column("source_lun", Integer),
-    Column("kind", OneOf(DiskKind), nullable=False, server_default="disks"),
+    Column("kind", EnumText(DiskKind), nullable=False, server_default="disks"),
     Column("part", String, nullable=False, server_default="os"),
     Column("body_key", String, nullable=False),
     Column("source_file_bytes", BigInteger),
     Column("source_stamp", String),
-    Column("os_type", OneOf(OsType)),
-    Column("os_state", OneOf(OsState)),
-    Column("hyper_v_generation", OneOf(HyperVGeneration)),
+    Column("os_type", EnumText(OsType)),
+    Column("os_state", EnumText(OsState)),
+    Column("hyper_v_generation", EnumText(HyperVGeneration)),
     # The resource id of the machine that it is attached to, and where: no LUN is its OS disk.
     Column("managed_by", String, index=True),
     Column("machine_lun", Integer),
     # Bytes of the fixed VHD that it is made from, where that is uploaded; and who may read it or write that by URL.
     Column("upload_bytes", BigInteger),
     Column("grant_uid", String),
-    Column("grant_level", OneOf(AccessLevel)),
-    Column("grant_expires_at", Instant),
+    Column("grant_level", EnumText(AccessLevel)),
+    Column("grant_expires_at", UtcDateTime),
     # Fields of the resource by their paths, which only `wire` looks into.
     Column("kept", JSON, nullable=False, server_default="{}"),
     UniqueConstraint("group_uid", "kind", "name_key", "part"),
@@ -502,13 +502,13 @@ machines = Table(
     _tags(),
     Column("size", String, nullable=False),
     Column("image_reference", String),
-    Column("os_type", OneOf(OsType)),
-    Column("hyper_v_generation", OneOf(HyperVGeneration)),
+    Column("os_type", EnumText(OsType)),
+    Column("hyper_v_generation", EnumText(HyperVGeneration)),
     Column("admin_username", String),
     Column("computer_name", String),
     Column("generalized", Boolean, nullable=False),
-    Column("created_at", Instant, nullable=False),
-    Column("provisioning_state", OneOf(ProvisioningState), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("provisioning_state", EnumText(ProvisioningState), nullable=False),
     Column("kept", JSON, nullable=False, server_default="{}"),
     UniqueConstraint("group_uid", "name_key"),
 )
@@ -517,15 +517,15 @@ works = Table(
     "works",
     metadata,
     _uid(),
-    Column("kind", OneOf(WorkKind), nullable=False),
+    Column("kind", EnumText(WorkKind), nullable=False),
     Column("slot_uid", ForeignKey("slots.uid"), nullable=False, index=True),
     Column("owner_uid", String, nullable=False),
     Column("plan", JSON, nullable=False),
-    Column("state", OneOf(WorkState), nullable=False),
-    Column("opened_at", Instant, nullable=False),
+    Column("state", EnumText(WorkState), nullable=False),
+    Column("opened_at", UtcDateTime, nullable=False),
     Column("holder", String),
     Column("token", Integer, nullable=False),
-    Column("lease_expires_at", Instant),
+    Column("lease_expires_at", UtcDateTime),
     # Null of a work that was opened before the catalog had a sequence.
     Column("opened_sequence", BigInteger),
 )
@@ -545,15 +545,15 @@ ledger = Table(
     "ledger",
     metadata,
     Column("key", String, primary_key=True),
-    Column("kind", OneOf(ChargeKind), nullable=False),
+    Column("kind", EnumText(ChargeKind), nullable=False),
     *_parties(),
     Column("source", String, nullable=False),
     Column("target", String, nullable=False),
     Column("replica", Integer, nullable=False),
     Column("delivered_bytes", BigInteger, nullable=False),
-    Column("unit_price", Exact, nullable=False),
-    Column("amount", Exact, nullable=False),
-    Column("time", Instant, nullable=False),
+    Column("unit_price", DecimalText, nullable=False),
+    Column("amount", DecimalText, nullable=False),
+    Column("time", UtcDateTime, nullable=False),
 )
 
 intervals = Table(
@@ -565,10 +565,10 @@ intervals = Table(
     Column("slot_uid", String, nullable=False, index=True),
     Column("region", String, nullable=False),
     Column("replica", Integer, nullable=False),
-    Column("storage_account_type", OneOf(StorageAccountType), nullable=False),
+    Column("storage_account_type", EnumText(StorageAccountType), nullable=False),
     Column("stored_bytes", BigInteger, nullable=False),
-    Column("opened_at", Instant, nullable=False),
-    Column("closed_at", Instant),
+    Column("opened_at", UtcDateTime, nullable=False),
+    Column("closed_at", UtcDateTime),
 )
 
 activity = Table(
@@ -580,8 +580,8 @@ activity = Table(
     Column("scope", String, nullable=False),
     Column("outcome", String, nullable=False),
     Column("detail", String),
-    Column("started_at", Instant, nullable=False),
-    Column("finished_at", Instant, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime, nullable=False),
     Column("is_refusal", Boolean, nullable=False, server_default=false()),
     Column("repeats", BigInteger, nullable=False, server_default="0"),
     sqlite_autoincrement=True,
@@ -592,8 +592,8 @@ workers = Table(
     metadata,
     _uid(),
     Column("holder", String, nullable=False),
-    Column("started_at", Instant, nullable=False),
-    Column("seen_at", Instant, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
 )
 
 zone_health = Table(
@@ -603,10 +603,10 @@ zone_health = Table(
     Column("zone", String, primary_key=True),
     # A host, since its boot: what one host sees of a zone says nothing of another host's network.
     Column("observer", String, primary_key=True),
-    Column("state", OneOf(CircuitState), nullable=False),
-    Column("since", Instant, nullable=False),
+    Column("state", EnumText(CircuitState), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
     Column("failures", Integer, nullable=False),
-    Column("probe_at", Instant, nullable=False),
+    Column("probe_at", UtcDateTime, nullable=False),
     Column("open_seconds", Float, nullable=False),
     Column("error", String),
 )
@@ -617,7 +617,7 @@ tenants = Table(
     _uid(),
     Column("name", String, nullable=False),
     Column("name_key", String, nullable=False, unique=True),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
 )
 
 subscriptions = Table(
@@ -632,15 +632,15 @@ principals = Table(
     "principals",
     metadata,
     _uid(),
-    Column("kind", OneOf(PrincipalKind), nullable=False),
+    Column("kind", EnumText(PrincipalKind), nullable=False),
     Column("tenant_uid", ForeignKey("tenants.uid"), nullable=False),
     Column("name", String, nullable=False),
     Column("client_id", String),
     Column("issuer", String),
     Column("subject", String),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
     Column("token_generation", Integer, nullable=False, server_default="0"),
-    Column("tokens_valid_after", Instant),
+    Column("tokens_valid_after", UtcDateTime),
     UniqueConstraint("tenant_uid", "client_id"),
     # Who a token is of must not be a matter of which row is found first.
     UniqueConstraint("issuer", "subject"),
@@ -653,8 +653,8 @@ secrets = Table(
     Column("client_id", String, nullable=False),
     Column("hint", String, nullable=False),
     Column("hashed", String, nullable=False),
-    Column("created_at", Instant, nullable=False),
-    Column("expires_at", Instant, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
     UniqueConstraint("client_id", "hint"),
 )
 
@@ -663,10 +663,10 @@ role_assignments = Table(
     metadata,
     _uid(),
     Column("principal_uid", ForeignKey("principals.uid", ondelete="CASCADE"), nullable=False),
-    Column("role", OneOf(Role), nullable=False),
+    Column("role", EnumText(Role), nullable=False),
     Column("scope", String, nullable=False),
     Column("scope_key", String, nullable=False),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("principal_uid", "role", "scope_key"),
 )
 
@@ -678,7 +678,7 @@ issuers = Table(
     Column("url", String, nullable=False, unique=True),
     Column("audience", String, nullable=False),
     Column("jwks", String, nullable=False),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
 )
 
 signing_keys = Table(
@@ -686,9 +686,9 @@ signing_keys = Table(
     metadata,
     Column("kid", String, primary_key=True),
     Column("pem", LargeBinary, nullable=False),
-    Column("created_at", Instant, nullable=False),
-    Column("retired_at", Instant),
-    Column("trusted_until", Instant),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("retired_at", UtcDateTime),
+    Column("trusted_until", UtcDateTime),
 )
 
 operations = Table(
@@ -700,15 +700,15 @@ operations = Table(
     Column("request", JSON, nullable=False),
     Column("principal", String, nullable=False),
     Column("principal_uid", String),
-    Column("status", OneOf(OperationStatus), nullable=False, index=True),
+    Column("status", EnumText(OperationStatus), nullable=False, index=True),
     Column("error", JSON(none_as_null=True)),
     Column("holder", String, nullable=False),
-    Column("started_at", Instant, nullable=False),
-    Column("finished_at", Instant),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
     Column("tenant_uid", String),
     Column("resource_id", String),
     Column("cancel_requested_by", String),
-    Column("lease_expires_at", Instant),
+    Column("lease_expires_at", UtcDateTime),
 )
 
 preemptions = Table(
@@ -726,13 +726,13 @@ deployments = Table(
     Column("group_uid", String, ForeignKey("groups.uid"), nullable=False),
     Column("name", String, nullable=False),
     Column("name_key", String, nullable=False),
-    Column("state", OneOf(DeploymentState), nullable=False),
+    Column("state", EnumText(DeploymentState), nullable=False),
     Column("parameters", JSON, nullable=False),
     Column("outputs", JSON, nullable=False),
     Column("resources", JSON, nullable=False),
     Column("error", JSON(none_as_null=True)),
-    Column("started_at", Instant, nullable=False),
-    Column("finished_at", Instant),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
     UniqueConstraint("group_uid", "name_key"),
 )
 
@@ -749,7 +749,7 @@ inert_resources = Table(
     Column("body", JSON, nullable=False),
     Column("parts", JSON, nullable=False),
     Column("refers_to", JSON, nullable=False),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("group_uid", "type", "name_key"),
 )
 

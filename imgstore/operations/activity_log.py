@@ -93,7 +93,7 @@ def recorded(
         raise
     finally:
         try:
-            with installation.catalog.unaccompanied.transaction() as transaction:
+            with installation.catalog.without_operation.transaction() as transaction:
                 now = transaction.now()
                 if is_refused:
                     transaction.activity.add_refusal(
@@ -117,7 +117,7 @@ def recorded(
 
 def _find_older(installation: Installation, action: Action, scope: str) -> list[str]:
     """Find the operations in progress that a write of a resource preempts: no server may undo the write later."""
-    companion = installation.catalog.companion
+    companion = installation.catalog.operation
     if companion is not None and companion.resource_id is not None and companion.resource_id.lower() == scope.lower():
         return []  # Its row did so when it was stored.
     uid = None if companion is None else companion.uid
@@ -136,7 +136,7 @@ def recorded_deletion(installation: Installation, principal: Principal, scope: s
     """
     with recorded(installation, principal, Action.DELETE, scope, what):
         with installation.catalog.reading() as transaction:
-            writes = transaction.operations.writes_of(scope)
+            writes = transaction.operations.list_writes(scope)
         yield
         if writes:
             with installation.catalog.transaction() as transaction:

@@ -30,7 +30,7 @@ _SECRET: Final = re.compile(r"://[^\s\"]*[?@]|\"(template|parameters)\":", re.IG
 
 
 class PendingOperation:
-    """An operation that has begun and whose row is not stored yet: the `Companion` of its catalog."""
+    """An operation that has begun and whose row is not stored yet: the `OperationRecord` of its catalog."""
 
     def __init__(
         self,
@@ -59,21 +59,21 @@ class PendingOperation:
 
     @property
     def is_stored(self) -> bool:
-        """See `Companion.is_stored`."""
+        """See `OperationRecord.is_stored`."""
         return self._stored.is_set()
 
     def store(self, transaction: Transaction) -> None:
-        """See `Companion.store`."""
+        """See `OperationRecord.store`."""
         self._add(transaction.operations)
 
     def note_stored(self) -> None:
-        """See `Companion.note_stored`."""
+        """See `OperationRecord.note_stored`."""
         self._stored.set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumedOperation:
-    """An operation that is resumed, whose row is stored: the `Companion` of its catalog."""
+    """An operation that is resumed, whose row is stored: the `OperationRecord` of its catalog."""
 
     uid: str
     resource_id: str | None
@@ -107,7 +107,7 @@ def close_operation(
         error: ARM's error; None is success.
         status: None is Succeeded, or Failed with an error.
     """
-    installation.catalog.store_companion()
+    installation.catalog.store_operation()
     _erase_secrets(installation, uid, {_ENDED: {"error": error, "status": status}})
     with installation.catalog.transaction() as transaction:
         transaction.operations.finish(uid, error, status=status)
@@ -124,7 +124,7 @@ def _erase_secrets(installation: Installation, uid: str, instead: Mapping[str, A
         uid: the operation's.
         instead: what its row holds until its end is stored.
     """
-    catalog = installation.catalog.unaccompanied
+    catalog = installation.catalog.without_operation
     if not catalog.is_erasable:
         return
     try:
@@ -148,7 +148,7 @@ def may_hold_secret(request: Mapping[str, Any]) -> bool:
 def drop_operation(installation: Installation, uid: str) -> None:
     """Remove the row of an operation whose uid nobody was given: its request was answered with an error."""
     _erase_secrets(installation, uid, {_ENDED: None})
-    with installation.catalog.unaccompanied.transaction() as transaction:
+    with installation.catalog.without_operation.transaction() as transaction:
         transaction.operations.remove(uid)
 
 
@@ -252,7 +252,7 @@ def has_successor(installation: Installation, operation: AsyncOperation) -> bool
             and each.kind == operation.kind
             and each.request.get("whole", True)
             and key not in transaction.operations.preempted_resources(each.uid)
-            for each in transaction.operations.unfinished()
+            for each in transaction.operations.list_in_progress()
         )
 
 
@@ -336,9 +336,9 @@ def operation_scope(subscription: str, uid: str) -> str:
 def take_up_operations(installation: Installation) -> list[AsyncOperation]:
     """Take over the unfinished operations of dead processes, and remove the rows of those that ended long ago."""
     with installation.catalog.transaction() as transaction:
-        transaction.operations.forget_old()
+        transaction.operations.remove_expired()
         abandoned = [
-            each for each in transaction.operations.unfinished() if is_abandoned(installation, transaction, each)
+            each for each in transaction.operations.list_in_progress() if is_abandoned(installation, transaction, each)
         ]
         ours = [each for each in abandoned if transaction.operations.take_over(each, installation.keeper.holder)]
         for each in ours:
@@ -352,7 +352,7 @@ def take_up_operations(installation: Installation) -> list[AsyncOperation]:
 
 def is_abandoned(installation: Installation, transaction: Transaction, operation: AsyncOperation) -> bool:
     """Whether the process that ran an operation is dead: known to be on this machine, or silent for too long."""
-    return installation.keeper.is_dead(operation.holder) or transaction.operations.is_expired(operation)
+    return installation.keeper.is_dead(operation.holder) or transaction.operations.is_lease_expired(operation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,7 +374,7 @@ def renew_operations(installation: Installation, running: Collection[str]) -> Op
     """
     holder = installation.keeper.holder
     with installation.catalog.reading() as transaction:
-        unfinished = transaction.operations.unfinished()
+        unfinished = transaction.operations.list_in_progress()
         abandoned = any(each.holder != holder and is_abandoned(installation, transaction, each) for each in unfinished)
     if any(each.holder == holder for each in unfinished):
         with installation.catalog.transaction() as transaction:

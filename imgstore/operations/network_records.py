@@ -209,7 +209,7 @@ def forget_inert_of(transaction: Transaction, group: Group) -> None:
     uids = [each.uid for each in mine]
     for each in mine:
         _check_unused(transaction, each, _ids(each), but=uids)
-    transaction.network_records.remove_all(group.uid)
+    transaction.network_records.remove_in_group(group.uid)
 
 
 def authorize_interfaces(
@@ -235,7 +235,9 @@ def authorize_interfaces(
 
 def interfaces_going(transaction: Transaction, machine: Machine) -> list[NetworkRecord]:
     """The network interfaces that go with a machine, as far as they are there. Of other subscriptions nothing is known."""
-    meant = [NetworkResourceId.parse(word) for word in transaction.network_records.going_with(machine.uid)]
+    meant = [
+        NetworkResourceId.parse(word) for word in transaction.network_records.list_deleted_with_machine(machine.uid)
+    ]
     mine = [each for each in meant if each and each.subscription.casefold() == machine.subscription.casefold()]
     found = [transaction.network_records.get(each.subscription, each.group, each.type, each.name) for each in mine]
     return [each for each in found if each is not None and each.type == INTERFACES]
@@ -248,7 +250,7 @@ def forget_interfaces(transaction: Transaction, going: Sequence[NetworkRecord]) 
     """
     for each in going:
         transaction.network_records.lock(each.subscription)
-        if not transaction.network_records.machines_of(_ids(each)):
+        if not transaction.network_records.find_machines(_ids(each)):
             transaction.network_records.delete(each.uid)
 
 
@@ -258,7 +260,7 @@ def _view(transaction: Transaction, resource: NetworkRecord) -> NetworkRecordVie
 
 def _views(transaction: Transaction, resources: Sequence[NetworkRecord]) -> tuple[NetworkRecordView, ...]:
     named = [each.resource_id for each in resources if each.type == INTERFACES]
-    machines = transaction.network_records.machines_of(named) if named else {}
+    machines = transaction.network_records.find_machines(named) if named else {}
     return tuple(
         NetworkRecordView(resource=each, machine_id=machines.get(each.resource_id.casefold())) for each in resources
     )
@@ -312,9 +314,9 @@ def _check_stays(standing: NetworkRecord, made: NetworkRecord) -> None:
 def _check_unused(
     transaction: Transaction, resource: NetworkRecord, going: Collection[str], *, but: Collection[str]
 ) -> None:
-    naming = transaction.network_records.naming(going, but=but)
+    naming = transaction.network_records.find_referrer(going, but=but)
     user = (
-        next(iter(transaction.network_records.machines_of(going).values()), None)
+        next(iter(transaction.network_records.find_machines(going).values()), None)
         if naming is None
         else naming.resource_id
     )

@@ -33,7 +33,7 @@ class ProgressCounter:
         """Tell that the task is known."""
         if self._replica is not None:
             with self._installation.catalog.transaction() as transaction:
-                transaction.replicas.begin(self._replica.uid, self.total)
+                transaction.replicas.record_start(self._replica.uid, self.total)
         self._tell(Stage.STARTED)
 
     def add_bytes(self, moved_bytes: int) -> None:
@@ -63,7 +63,7 @@ class ProgressCounter:
             return
         self._written = self._done
         with self._installation.catalog.transaction() as transaction:
-            transaction.replicas.progress(self._replica.uid, min(self._done, self.total), self.total)
+            transaction.replicas.record_progress(self._replica.uid, min(self._done, self.total), self.total)
 
     def _tell(self, stage: Stage, detail: str = "") -> None:
         self._installation.subscriber(

@@ -69,7 +69,7 @@ def agree_on_settings(catalog: Catalog, document: Mapping[str, Any] | None) -> t
         values = transaction.settings.all()
     if mine and not values:
         with catalog.transaction() as transaction:
-            values = transaction.settings.begin(mine)
+            values = transaction.settings.initialize(mine)
     return values, differences(mine, values) if mine else []
 
 

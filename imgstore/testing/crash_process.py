@@ -123,7 +123,7 @@ def present_states(transaction: Transaction) -> frozenset[str]:
     found.update(f"machine {each.provisioning_state}" for each in transaction.machines.list(subscription))
     for work in transaction.works.list_open():
         found.add(f"{'disk-work' if work.kind is WorkKind.DISK else work.kind} {work.state}")
-    found.update("maintenance-turn Leased" for turn in transaction.turns.list() if turn.holder is not None)
+    found.update("maintenance-turn Leased" for turn in transaction.maintenance_tasks.list() if turn.holder is not None)
     return frozenset(found)
 
 

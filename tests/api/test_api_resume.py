@@ -376,7 +376,7 @@ def test_resumed_deletion_keeps_a_new_resource_of_the_same_name(
             patch.setattr("imgstore.api.http.long_running.close_operation", die)
             assert api.ask("DELETE", path(api)).status == 503
         with api.installation.catalog.transaction() as transaction:
-            (left,) = transaction.operations.unfinished()
+            (left,) = transaction.operations.list_in_progress()
             assert transaction.operations.take_over(left, DEAD)
         assert api.ask("GET", path(api)).status == 404, "it was deleted"
         make(api, path(api), body)
@@ -404,7 +404,7 @@ def test_resumed_put_does_not_recreate_a_deleted_resource(
             patch.setattr("imgstore.api.http.long_running.close_operation", die)
             api.ask("PUT", path(api), body)
         with api.installation.catalog.transaction() as transaction:
-            (left,) = transaction.operations.unfinished()
+            (left,) = transaction.operations.list_in_progress()
             assert transaction.operations.take_over(left, DEAD)
         assert api.await_end(api.ask("DELETE", path(api)))["status"] == "Succeeded"
     with start_api(home) as api:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from imgstore.catalog import Transaction
-from imgstore.catalog.storage.manifests import packed
+from imgstore.catalog.storage.manifests import pack_ids
 from imgstore.domain.disks.sources import DiskFormat, SourceIdentity
 from imgstore.domain.disks.version_disks import HostCaching, VersionDisk
 from imgstore.domain.names import VersionName
@@ -147,7 +147,7 @@ def manifest(slot_uid: str, ids: set[int] | None = None, **changes: object) -> M
         virtual_bytes=1 << 30,
         object_bytes=4096,
         disk_digest=digest_of(b"disk"),
-        segment_ids=packed(ids or set()),
+        segment_ids=pack_ids(ids or set()),
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 

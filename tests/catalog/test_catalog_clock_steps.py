@@ -22,7 +22,7 @@ def test_times_that_lie_too_far_ahead_are_corrected(catalog: Catalog, monkeypatc
     with catalog.transaction() as transaction:
         world = settle(transaction)
         resting, failed = queued(transaction, world, 1, REPLICATING)
-        transaction.replicas.failed(
+        transaction.replicas.record_failure(
             failed.uid, error="no answer", attempts=1, retry_at=transaction.now() + timedelta(hours=1)
         )
         copying, replica = queued(transaction, world, 2, REPLICATING)
@@ -34,14 +34,14 @@ def test_times_that_lie_too_far_ahead_are_corrected(catalog: Catalog, monkeypatc
         transaction.deletions.begin(
             world.slot.uid, ["manifests/a/os"], token="t", until=transaction.now() + timedelta(minutes=2)
         )
-        transaction.workers.seen(uid(), "elsewhere/boot/1/1")
+        transaction.workers.record_heartbeat(uid(), "elsewhere/boot/1/1")
     monkeypatch.undo()
     with catalog.transaction() as transaction:
-        assert transaction.queue.due(limit=9) == [], "what waits for the old time waits a year"
+        assert transaction.queue.list_due(limit=9) == [], "what waits for the old time waits a year"
         assert transaction.clock_steps.correct() == 6
         assert transaction.clock_steps.correct() == 0
     with catalog.transaction() as transaction:
-        assert set(transaction.queue.due(limit=9)) == {resting.uid, copying.uid}
+        assert set(transaction.queue.list_due(limit=9)) == {resting.uid, copying.uid}
         assert transaction.works.lease(work.uid, holder="here/boot/1/1", lease_seconds=30).token == 2
         now = transaction.now()
         assert transaction.deletion_marks.list(world.slot.uid)[0].since <= now
@@ -82,12 +82,14 @@ def test_maintenance_removals_and_unknown_objects_do_not_wait_for_the_old_time(
         removal = transaction.works.open(
             kind=WorkKind.REMOVAL, slot_uid=world.slot.uid, owner_uid=uid(), plan={"keys": ["k"]}, pins=()
         )
-        transaction.turns.see([task])
+        transaction.maintenance_tasks.register([task])
         assert (
-            transaction.turns.take(transaction.turns.list()[0], holder="elsewhere/boot/1/1", lease_seconds=60)
+            transaction.maintenance_tasks.lease(
+                transaction.maintenance_tasks.list()[0], holder="elsewhere/boot/1/1", lease_seconds=60
+            )
             is not None
         )
-        transaction.unknown_objects.see(world.slot.uid, {"manifests/a/os": 7})
+        transaction.unknown_objects.record(world.slot.uid, {"manifests/a/os": 7})
         transaction.zone_health.write(
             ZoneHealth(
                 region=world.slot.key.region,
@@ -107,7 +109,7 @@ def test_maintenance_removals_and_unknown_objects_do_not_wait_for_the_old_time(
         assert transaction.clock_steps.correct() == 0
         now = transaction.now()
         assert transaction.works.get(removal.uid).opened_at <= now
-        (turn,) = transaction.turns.list()
+        (turn,) = transaction.maintenance_tasks.list()
         assert turn.lease_expires_at is not None
         assert max(turn.done_at, turn.lease_expires_at) <= now
         assert transaction.unknown_objects.list(world.slot.uid)[0].first_seen_at <= now
@@ -142,7 +144,7 @@ def test_times_that_are_set_ahead_stay(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         _, failed = queued(transaction, world, 1, REPLICATING)
-        transaction.replicas.failed(
+        transaction.replicas.record_failure(
             failed.uid, error="no answer", attempts=9, retry_at=transaction.now() + timedelta(minutes=90)
         )
         version, replica = queued(transaction, world, 2, REPLICATING)

@@ -36,9 +36,9 @@ def test_condemned_lifted_and_deleted(catalog: Catalog) -> None:
         assert transaction.deletion_marks.list(place.uid) == first, "the grace began anew"
         until = transaction.now() + timedelta(seconds=5)
         transaction.deletion_marks.begin_deleting(place.uid, NAMES[:2], token="a", lease_expires_at=until)
-        transaction.deletion_marks.lift(place.uid, NAMES)
+        transaction.deletion_marks.unmark(place.uid, NAMES)
     with catalog.transaction() as transaction:
-        left = transaction.deletion_marks.among(place.uid, NAMES)
+        left = transaction.deletion_marks.find(place.uid, NAMES)
         assert {each.name for each in left} == set(NAMES[:2])
         assert {(each.gc_state, each.token, each.lease_expires_at) for each in left} == {(GcState.DELETING, "a", until)}
         transaction.deletion_marks.begin_deleting(place.uid, NAMES[:1], token="b", lease_expires_at=until)
@@ -59,11 +59,11 @@ def test_what_is_on_its_way_is_named_too(catalog: Catalog) -> None:
         transaction.manifests.complete(done.uid)
         transaction.manifests.add(manifest(place.uid, {int(ids[1])}, body_key="x"))
         transaction.manifests.add(manifest(other.uid, {int(ids[2])}))
-        assert transaction.manifests.named_in_slot(place.uid).tolist() == ids[:1].tolist()
-        assert transaction.manifests.named_in_slot(place.uid, complete_only=False).tolist() == ids[:2].tolist()
-        assert transaction.manifests.named_in_pool(pool).tolist() == ids[:3].tolist()
+        assert transaction.manifests.segment_ids_in_slot(place.uid).tolist() == ids[:1].tolist()
+        assert transaction.manifests.segment_ids_in_slot(place.uid, complete_only=False).tolist() == ids[:2].tolist()
+        assert transaction.manifests.segment_ids_in_pool(pool).tolist() == ids[:3].tolist()
         assert transaction.segments.all_ids(pool).tolist() == ids.tolist()
-        assert transaction.segments.known(pool, [names[3], segment(9).name]) == {names[3]: int(ids[3])}
+        assert transaction.segments.find_ids(pool, [names[3], segment(9).name]) == {names[3]: int(ids[3])}
         assert transaction.segments.work_uids(pool, ids) == {"work"}
         transaction.segments.remove(pool, ids[3:])
         assert transaction.segments.all_ids(pool).tolist() == ids[:3].tolist()
@@ -74,7 +74,7 @@ def test_a_pool_goes_with_its_slots_and_closed_works(catalog: Catalog) -> None:
         world = settle(transaction)
         pool = world.pool.uid
         made = transaction.works.open(kind=WorkKind.INGEST, slot_uid=world.slot.uid, owner_uid=uid(), plan={}, pins=[])
-        assert transaction.galleries.of_pool(pool) == world.gallery
+        assert transaction.galleries.find_by_pool(pool) == world.gallery
         assert world.pool in transaction.pools.list()
     with pytest.raises(Conflict), catalog.transaction() as transaction:
         transaction.pools.remove(pool)
@@ -83,7 +83,7 @@ def test_a_pool_goes_with_its_slots_and_closed_works(catalog: Catalog) -> None:
         transaction.versions.delete(world.version.uid)
         transaction.definitions.delete(world.definition.uid)
         transaction.galleries.delete(world.gallery.uid)
-        assert transaction.galleries.of_pool(pool) is None
+        assert transaction.galleries.find_by_pool(pool) is None
         transaction.pools.remove(pool)
         assert transaction.slots.list(pool) == []
         with pytest.raises(NotFound):

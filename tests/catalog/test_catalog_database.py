@@ -291,7 +291,7 @@ def test_locks_make_others_wait(catalog: Catalog, lock: str) -> None:
     locks: dict[str, Callable[..., None]] = {
         "slot": lambda transaction: transaction.slots.lock(world.slot.uid),
         "region": lambda transaction: transaction.slots.lock_region(world.pool.uid, "westus2"),
-        "turn": lambda transaction: transaction.placements.next_turn(world.version.uid, "westus2"),
+        "turn": lambda transaction: transaction.placements.advance_counter(world.version.uid, "westus2"),
     }
 
     def add_one(_: int) -> None:

@@ -9,7 +9,7 @@ from catalog_values import NOON, SUBSCRIPTION, definition, gallery, group, settl
 from sqlalchemy import MetaData
 
 from imgstore.catalog import Catalog
-from imgstore.catalog.engine.database import database_of
+from imgstore.catalog.engine.database import configure_database
 from imgstore.domain.disks.sources import SourceIdentity
 from imgstore.domain.disks.version_disks import VersionDisk
 from imgstore.domain.effects import Effects
@@ -51,9 +51,9 @@ def test_all_of_a_definition_and_a_gallery_reads_back(catalog: Catalog) -> None:
         policy = replace(world.gallery, soft_delete_enabled=True, soft_delete_retention_days=30)
         transaction.galleries.update(policy)
     with catalog.transaction() as transaction:
-        assert transaction.definitions.held(made.uid) == made
-        assert transaction.galleries.held(policy.uid) == policy
-        for held in (transaction.definitions.held, transaction.galleries.held):
+        assert transaction.definitions.get_for_update(made.uid) == made
+        assert transaction.galleries.get_for_update(policy.uid) == policy
+        for held in (transaction.definitions.get_for_update, transaction.galleries.get_for_update):
             with pytest.raises(NotFound):
                 held(uid())
 
@@ -93,14 +93,14 @@ def test_lists_go_on_behind_a_key(catalog: Catalog) -> None:
         assert [each.name for each in listed] == ["ubuntu"]
         page = transaction.versions.list(world.definition.uid, after=VersionName(1, 0, 0), limit=1, visible=True)
         assert [str(each.name) for each in page] == ["2.0.0"]
-        replicas = transaction.replicas.of_versions([world.version.uid, deleted.uid])
+        replicas = transaction.replicas.list_by_version([world.version.uid, deleted.uid])
         assert replicas == {world.version.uid: transaction.replicas.list(world.version.uid), deleted.uid: []}
-        assert transaction.replicas.of_versions([]) == {}
+        assert transaction.replicas.list_by_version([]) == {}
 
 
 def test_what_was_known_of_a_versions_only_disk_is_known_of_its_os_disk(catalog_url: str) -> None:
     """A catalog of revision 0005 with two versions, one that is complete and one that is on its way."""
-    database = database_of(catalog_url)
+    database = configure_database(catalog_url)
     if database.file is not None:
         database.file.parent.mkdir()
     with database.engine.connect() as connection, connection.begin():
@@ -147,7 +147,7 @@ def test_what_was_known_of_a_versions_only_disk_is_known_of_its_os_disk(catalog_
 
 
 def test_a_catalog_of_revision_0001_is_brought_up_with_what_lies_in_it(catalog_url: str) -> None:
-    database = database_of(catalog_url)
+    database = configure_database(catalog_url)
     if database.file is not None:
         database.file.parent.mkdir()
     with database.engine.connect() as connection, connection.begin():

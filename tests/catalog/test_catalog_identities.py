@@ -48,13 +48,13 @@ def test_tenants_and_whose_a_subscription_is(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         ours = tenant(transaction)
         theirs = tenant(transaction, "t2", "Theirs")
-        transaction.tenants.own("Sub", "t1")
-        transaction.tenants.own("SUB", "t2")
+        transaction.tenants.assign_subscription("Sub", "t1")
+        transaction.tenants.assign_subscription("SUB", "t2")
     with catalog.reading() as transaction:
         assert transaction.tenants.list() == [ours, theirs]
         assert transaction.tenants.find("OURS") == transaction.tenants.find("T1") == ours
         assert transaction.tenants.find("nobody") is None
-        assert (transaction.tenants.owner("sub"), transaction.tenants.owner("other")) == ("t1", None)
+        assert (transaction.tenants.owner_uid("sub"), transaction.tenants.owner_uid("other")) == ("t1", None)
     with pytest.raises(Conflict), catalog.transaction() as transaction:
         tenant(transaction, "t3", "ours")
 
@@ -76,11 +76,11 @@ def test_principals_are_one_of_a_kind(catalog: Catalog) -> None:
         )
         transaction.principals.add(ann)
     with catalog.reading() as transaction:
-        assert transaction.principals.of_client("t1", "c1") == here
-        assert transaction.principals.of_client("t2", "c1") == there
-        assert transaction.principals.of_client("t1", "C1") is None
-        assert transaction.principals.of_subject("https://i", "42") == transaction.principals.get("p3") == ann
-        assert transaction.principals.of_subject("https://i", "43") is None
+        assert transaction.principals.find_by_client("t1", "c1") == here
+        assert transaction.principals.find_by_client("t2", "c1") == there
+        assert transaction.principals.find_by_client("t1", "C1") is None
+        assert transaction.principals.find_by_subject("https://i", "42") == transaction.principals.get("p3") == ann
+        assert transaction.principals.find_by_subject("https://i", "43") is None
         assert transaction.principals.list() == [here, there, ann]
     for again in (replace(here, uid="p4"), replace(ann, uid="p4", tenant_uid="t2")):
         with pytest.raises(Conflict), catalog.transaction() as transaction:
@@ -111,7 +111,7 @@ def test_secrets_and_roles_go_with_their_principal(catalog: Catalog) -> None:
         assert transaction.secrets.list("c1") == secrets
         assert transaction.secrets.find("c1", "im1") == secrets[1]
         assert transaction.secrets.find("c2", "im1") is None
-        assert transaction.assignments.of("p1") == transaction.assignments.list() == [role]
+        assert transaction.assignments.list_of_principal("p1") == transaction.assignments.list() == [role]
     with pytest.raises(Conflict), catalog.transaction() as transaction:
         transaction.assignments.add(replace(role, uid="r2", scope="/SUBSCRIPTIONS/s"))
     with pytest.raises(Conflict), catalog.transaction() as transaction:
@@ -160,9 +160,9 @@ def test_a_key_that_is_retired_keeps_its_public_half_until_it_is_forgotten(catal
         assert (new.kid, new.pem, new.retired_at) == ("new", b"private new", None)
         assert (old.kid, old.pem, old.retired_at, old.trusted_until) == ("old", b"public", now, until)
     with catalog.transaction() as transaction:
-        transaction.signing_keys.forget(until)
+        transaction.signing_keys.remove_expired(until)
         assert len(transaction.signing_keys.list()) == 2
-        transaction.signing_keys.forget(until + timedelta(seconds=1))
+        transaction.signing_keys.remove_expired(until + timedelta(seconds=1))
         assert [each.kid for each in transaction.signing_keys.list()] == ["new"]
 
 
@@ -178,5 +178,5 @@ def test_how_a_gallery_is_shared(catalog: Catalog) -> None:
             transaction.galleries.update(replace(gallery, sharing=profile))
             found = transaction.galleries.by_uid(gallery.uid)
             assert found.sharing == profile
-            assert (found in transaction.galleries.shared()) == (profile == groups)
-            assert (found in transaction.galleries.community()) == (profile == public)
+            assert (found in transaction.galleries.list_shared()) == (profile == groups)
+            assert (found in transaction.galleries.list_community()) == (profile == public)

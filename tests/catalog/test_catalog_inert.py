@@ -44,17 +44,17 @@ def test_they_are_found_and_know_who_names_them(catalog: Catalog) -> None:
         assert transaction.network_records.list(above.subscription, NIC) == [nic, other]
         assert transaction.network_records.list(above.subscription, NIC, after=("NET", nic.uid), limit=1) == [other]
         assert transaction.network_records.list(above.subscription, NIC, "nowhere") == []
-        assert transaction.network_records.naming([subnet.upper()], but=[]) == nic
-        assert transaction.network_records.naming([subnet], but=[nic.uid]) is None
+        assert transaction.network_records.find_referrer([subnet.upper()], but=[]) == nic
+        assert transaction.network_records.find_referrer([subnet], but=[nic.uid]) is None
         changed = replace(nic, content=replace(nic.content, references=()))
         transaction.network_records.update(changed)
         assert transaction.network_records.get(above.subscription, above.name, NIC, "net") == changed
-        assert transaction.network_records.naming([subnet], but=[]) is None
+        assert transaction.network_records.find_referrer([subnet], but=[]) is None
         transaction.network_records.update(nic)
         transaction.network_records.delete(nic.uid)
-        assert transaction.network_records.naming([subnet], but=[]) is None
+        assert transaction.network_records.find_referrer([subnet], but=[]) is None
         transaction.network_records.update(replace(other, content=nic.content))
-        transaction.network_records.remove_all(above.uid)
+        transaction.network_records.remove_in_group(above.uid)
         assert (
             transaction.network_records.list(above.subscription, NIC)
             == transaction.network_records.list(above.subscription, NET)
@@ -70,17 +70,17 @@ def test_machines_name_interfaces(catalog: Catalog) -> None:
         first, second = machine("m1", above.name), machine("m2", above.name)
         for each in (first, second):
             transaction.machines.add(each)
-        transaction.network_records.attach(first.uid, {"/NIC1": True, "/nic1": True, "/nic2": False})
-        transaction.network_records.attach(second.uid, {"/nic2": False})
-        assert transaction.network_records.machines_of(["/Nic1", "/nic2", "/nic3"]) == {
+        transaction.network_records.set_interfaces(first.uid, {"/NIC1": True, "/nic1": True, "/nic2": False})
+        transaction.network_records.set_interfaces(second.uid, {"/nic2": False})
+        assert transaction.network_records.find_machines(["/Nic1", "/nic2", "/nic3"]) == {
             "/nic1": first.resource_id,
             "/nic2": first.resource_id,
         }
-        assert transaction.network_records.going_with(first.uid) == ["/nic1"]
-        transaction.network_records.attach(first.uid, {"/nic3": True})
-        assert transaction.network_records.going_with(first.uid) == ["/nic3"]
+        assert transaction.network_records.list_deleted_with_machine(first.uid) == ["/nic1"]
+        transaction.network_records.set_interfaces(first.uid, {"/nic3": True})
+        assert transaction.network_records.list_deleted_with_machine(first.uid) == ["/nic3"]
         transaction.machines.delete(first.uid)
-        assert transaction.network_records.machines_of(["/nic1", "/nic2", "/nic3"]) == {"/nic2": second.resource_id}
+        assert transaction.network_records.find_machines(["/nic1", "/nic2", "/nic3"]) == {"/nic2": second.resource_id}
 
 
 def test_references_of_older_code_to_other_groups_are_dropped(catalog: Catalog) -> None:
@@ -105,13 +105,13 @@ def test_references_of_older_code_to_other_groups_are_dropped(catalog: Catalog) 
                 created_at=transaction.now(),
             )
             transaction.network_records.add(one)
-        transaction.network_records.attach(vm.uid, {net: True, near: False})
+        transaction.network_records.set_interfaces(vm.uid, {net: True, near: False})
         with Operations.context(MigrationContext.configure(transaction._session.connection)):
             migration.upgrade()
         found = {
             each.group: each.content.references for each in transaction.network_records.list(mine.subscription, NIC)
         }
         assert found == {"mine": (net,), "Other": (near,)}
-        naming = [transaction.network_records.naming([each], but=[]) for each in (net, near)]
+        naming = [transaction.network_records.find_referrer([each], but=[]) for each in (net, near)]
         assert [None if each is None else each.group for each in naming] == ["mine", "Other"]
         assert transaction.network_records.interfaces_of(vm.uid) == {near}

@@ -55,8 +55,8 @@ def test_disks_of_a_version_and_region_since_a_time(catalog: Catalog) -> None:
                         created_at=began,
                     )
                 )
-        assert transaction.disks.count_made("v", "westus2", since=NOON + timedelta(minutes=1)) == 2
-        assert transaction.disks.count_made("v", "northeurope", since=NOON) == 0
+        assert transaction.disks.count_created("v", "westus2", since=NOON + timedelta(minutes=1)) == 2
+        assert transaction.disks.count_created("v", "northeurope", since=NOON) == 0
 
 
 def test_activity_of_a_scope_since_a_time(catalog: Catalog) -> None:

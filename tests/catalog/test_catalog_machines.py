@@ -45,7 +45,7 @@ def test_machines_are_found_by_name_in_any_case(catalog: Catalog) -> None:
         settle(transaction)
         transaction.machines.add(made)
         assert transaction.machines.get(SUBSCRIPTION, "RG", "vm1") == made
-        assert transaction.machines.held(made.uid) == made
+        assert transaction.machines.get_for_update(made.uid) == made
         assert transaction.machines.list(SUBSCRIPTION) == transaction.machines.list(SUBSCRIPTION, "rg") == [made]
         above = transaction.groups.get(SUBSCRIPTION, "rg")
         assert above is not None
@@ -57,7 +57,7 @@ def test_machines_are_found_by_name_in_any_case(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         transaction.machines.delete(made.uid)
     with pytest.raises(NotFound), catalog.transaction() as transaction:
-        transaction.machines.held(made.uid)
+        transaction.machines.get_for_update(made.uid)
 
 
 def test_a_disk_has_one_machine_and_is_not_deleted_under_it(catalog: Catalog) -> None:
@@ -69,12 +69,12 @@ def test_a_disk_has_one_machine_and_is_not_deleted_under_it(catalog: Catalog) ->
         assert transaction.disks.attach(made.uid, first, 3)
         assert not transaction.disks.attach(made.uid, second, 0)
         transaction.disks.update(made)
-        (attached,) = transaction.disks.of_machine(first)
+        (attached,) = transaction.disks.list_attached(first)
         assert (attached.managed_by, attached.machine_lun) == (first, 3), "an update leaves it where it is"
         assert not transaction.disks.begin_deleting(made.uid)
         assert not transaction.disks.begin_deleting(made.uid, attached_to=second)
         transaction.disks.detach(first)
-        assert transaction.disks.of_machine(first) == []
+        assert transaction.disks.list_attached(first) == []
         assert transaction.disks.begin_deleting(made.uid)
         assert transaction.disks.begin_deleting(made.uid), "may be repeated"
         assert not transaction.disks.attach(made.uid, second, 0), "what is being deleted is not attached"
@@ -82,7 +82,7 @@ def test_a_disk_has_one_machine_and_is_not_deleted_under_it(catalog: Catalog) ->
         data = [disk(world.slot, f"e{lun}", managed_by=second, machine_lun=lun) for lun in (10, 2)]
         for each in (data[0], os_disk, data[1]):
             transaction.disks.add(each)
-        assert transaction.disks.of_machine(second) == [os_disk, data[1], data[0]]
+        assert transaction.disks.list_attached(second) == [os_disk, data[1], data[0]]
         assert transaction.disks.begin_deleting(os_disk.uid, attached_to=second)
 
 

@@ -7,7 +7,7 @@ from catalog_values import uid
 from sqlalchemy import update
 
 from imgstore.catalog import Catalog, Transaction, schema
-from imgstore.catalog.resources.api_operations import KEPT
+from imgstore.catalog.resources.api_operations import RETENTION
 from imgstore.domain.async_operations import AsyncOperation, OperationStatus
 
 pytest_plugins = ["catalog_fixtures"]
@@ -37,7 +37,7 @@ def test_what_was_written_is_read(catalog: Catalog) -> None:
 def test_an_end_keeps_the_error_and_not_the_request(catalog: Catalog, error: dict[str, object] | None) -> None:
     with catalog.transaction() as transaction:
         operation = begun(transaction)
-        assert operation.uid in {each.uid for each in transaction.operations.unfinished()}
+        assert operation.uid in {each.uid for each in transaction.operations.list_in_progress()}
         transaction.operations.finish(operation.uid, error)
         told = transaction.operations.get(operation.uid)
         assert told is not None
@@ -45,7 +45,7 @@ def test_an_end_keeps_the_error_and_not_the_request(catalog: Catalog, error: dic
         assert (told.status, told.error, told.request) == (wanted, error, {})
         assert told.finished_at is not None
         assert told.finished_at >= operation.started_at
-        assert operation.uid not in {each.uid for each in transaction.operations.unfinished()}
+        assert operation.uid not in {each.uid for each in transaction.operations.list_in_progress()}
         assert not transaction.operations.take_over(operation, "b"), "it has ended"
 
 
@@ -60,11 +60,11 @@ def test_what_ended_long_ago_is_forgotten(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         open_, ended = begun(transaction), begun(transaction)
         transaction.operations.finish(ended.uid, None)
-        assert transaction.operations.forget_old() == 0
-        long_ago = transaction.now() - KEPT - timedelta(seconds=1)
+        assert transaction.operations.remove_expired() == 0
+        long_ago = transaction.now() - RETENTION - timedelta(seconds=1)
         table = schema.operations
         transaction.operations._session.run(update(table).where(table.c.uid == ended.uid).values(finished_at=long_ago))
-        assert transaction.operations.forget_old() == 1
+        assert transaction.operations.remove_expired() == 1
         assert (transaction.operations.get(ended.uid), transaction.operations.get(open_.uid)) == (None, open_)
 
 

@@ -107,12 +107,12 @@ def test_complete_versions_come_highest_first_and_page_by_page(catalog: Catalog)
         completed(transaction, line, "1.10.0", "westus2", pool_uid=pool)
         completed(transaction, line, "2.0.0", "eastus", pool_uid=pool)
         transaction.replicas.add(replica(world.version.uid, slot(transaction, pool), ReplicaState.DEGRADED))
-        here = [str(each.name) for each in transaction.versions.complete_in(line, "westus2", limit=9)]
+        here = [str(each.name) for each in transaction.versions.list_complete_in(line, "westus2", limit=9)]
         assert here == ["1.10.0", "1.9.0"]
-        first = transaction.versions.complete_in(line, "westus2", limit=1)
-        rest = transaction.versions.complete_in(line, "westus2", below=first[0].name, limit=9)
+        first = transaction.versions.list_complete_in(line, "westus2", limit=1)
+        rest = transaction.versions.list_complete_in(line, "westus2", below=first[0].name, limit=9)
         assert [str(each.name) for each in (*first, *rest)] == here
-        assert transaction.versions.complete_in(line, "northeurope", limit=9) == []
+        assert transaction.versions.list_complete_in(line, "northeurope", limit=9) == []
 
 
 def test_a_disk_lies_in_its_group_or_nowhere(catalog: Catalog) -> None:
@@ -131,10 +131,10 @@ def test_turns_count_up_for_each_version_and_region(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         uids = [settle(transaction).version.uid, settle(transaction, "other").version.uid]
         asked = [(uids[0], "westus2"), (uids[0], "eastus"), (uids[1], "westus2"), (uids[0], "westus2")]
-        assert [transaction.placements.next_turn(*each) for each in asked] == [0, 0, 0, 1]
+        assert [transaction.placements.advance_counter(*each) for each in asked] == [0, 0, 0, 1]
     # Invariant D1.
     with catalog.transaction() as transaction:
-        assert transaction.placements.next_turn(uids[0], "westus2") == 2
+        assert transaction.placements.advance_counter(uids[0], "westus2") == 2
 
 
 # -- offers -----------------------------------------------------------------------------------------------------------
@@ -202,10 +202,10 @@ def test_disks_go_into_slots_turn_by_turn(catalog: Catalog) -> None:
 def test_a_machines_turn_and_a_disks_are_of_one_counter(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world, slots = _offered(transaction)
-        assert transaction.placements.next_turn(world.version.uid, "westus2") == 0
+        assert transaction.placements.advance_counter(world.version.uid, "westus2") == 0
         assert transaction.placements.place(_new(world, slots, 1), slots).slot == slots[1]
         assert transaction.placements.place(_new(world, slots, 2, location="eastus"), slots).slot == slots[0]
-        assert transaction.placements.next_turn(world.version.uid, "westus2") == 2
+        assert transaction.placements.advance_counter(world.version.uid, "westus2") == 2
 
 
 def test_fewer_slots_are_gone_round_from_the_same_counter(catalog: Catalog) -> None:

@@ -38,44 +38,46 @@ def test_what_is_due_in_the_order_of_turns(catalog: Catalog) -> None:
         first, second = (queued(transaction, world, number)[0].uid for number in (1, 2))
         queued(transaction, world, 3, COMPLETED)
         queued(transaction, world, 4, source=PENDING)
-        assert set(transaction.queue.due(limit=9)) == {first, second}
-        assert transaction.queue.without_source() == 1 + (world.version.uid in transaction.queue.due(limit=9))
-        transaction.queue.serve(first)
-        assert transaction.queue.due(limit=9) == [second, first]
-        transaction.queue.serve(second)
-        assert transaction.queue.due(limit=1) == [first]
-        assert transaction.queue.due(limit=9, offset=1) == [second]
+        assert set(transaction.queue.list_due(limit=9)) == {first, second}
+        assert transaction.queue.count_without_source() == 1 + (
+            world.version.uid in transaction.queue.list_due(limit=9)
+        )
+        transaction.queue.mark_served(first)
+        assert transaction.queue.list_due(limit=9) == [second, first]
+        transaction.queue.mark_served(second)
+        assert transaction.queue.list_due(limit=1) == [first]
+        assert transaction.queue.list_due(limit=9, offset=1) == [second]
         region = slot(transaction, world.pool.uid, ordinal=51).key.region
-        assert transaction.queue.due(limit=9, full_regions=[region]) == []
+        assert transaction.queue.list_due(limit=9, full_regions=[region]) == []
 
 
 def test_a_failed_replica_is_due_at_its_time(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         version, replica = queued(transaction, settle(transaction), 1, REPLICATING)
         later = transaction.now() + timedelta(hours=1)
-        transaction.replicas.failed(replica.uid, error="no answer", attempts=1, retry_at=later)
-        assert transaction.queue.due(limit=9) == []
-        assert transaction.queue.resting() == (1, later)
+        transaction.replicas.record_failure(replica.uid, error="no answer", attempts=1, retry_at=later)
+        assert transaction.queue.list_due(limit=9) == []
+        assert transaction.queue.waiting_retries() == (1, later)
         transaction.replicas.retry_now(version.uid)
-        assert transaction.queue.due(limit=9) == [version.uid]
-        assert transaction.queue.resting() == (0, None)
+        assert transaction.queue.list_due(limit=9) == [version.uid]
+        assert transaction.queue.waiting_retries() == (0, None)
 
 
 def test_who_replicates_is_left_alone_until_its_lease_runs_out(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         version, replica = queued(transaction, settle(transaction), 1, REPLICATING)
-        assert transaction.queue.due(limit=9) == [version.uid], "nobody is at it"
+        assert transaction.queue.list_due(limit=9) == [version.uid], "nobody is at it"
         work = transaction.works.open(
             kind=WorkKind.COPY, slot_uid=replica.slot.uid, owner_uid=version.uid, plan={}, pins=[]
         )
         lease = transaction.works.lease(work.uid, holder="a", lease_seconds=60)
-        assert transaction.queue.due(limit=9) == []
-        assert transaction.queue.under_way([version.uid]) == {replica.uid: "a"}
+        assert transaction.queue.list_due(limit=9) == []
+        assert transaction.queue.holders_by_replica([version.uid]) == {replica.uid: "a"}
         assert transaction.queue.holders() == {"a"}
-        assert transaction.queue.due(limit=9, dead=["a"]) == [version.uid]
+        assert transaction.queue.list_due(limit=9, dead=["a"]) == [version.uid]
         transaction.works.renew(lease, lease_seconds=-1)
-        assert transaction.queue.due(limit=9) == [version.uid]
-        assert transaction.queue.under_way([version.uid]) == {}
+        assert transaction.queue.list_due(limit=9) == [version.uid]
+        assert transaction.queue.holders_by_replica([version.uid]) == {}
 
 
 @pytest.mark.parametrize("catalog", ["postgresql"], indirect=True)
@@ -87,8 +89,8 @@ def test_a_version_in_anothers_hand_is_passed_by(catalog: Catalog) -> None:
             kind=WorkKind.COPY, slot_uid=replica.slot.uid, owner_uid=version.uid, plan={}, pins=[]
         )
     with catalog.transaction() as one, catalog.transaction() as other:
-        assert one.queue.hold(version.uid)
-        assert not other.queue.hold(version.uid)
+        assert one.queue.try_lock(version.uid)
+        assert not other.queue.try_lock(version.uid)
         one.works.lease(work.uid, holder="a", lease_seconds=60)
         with pytest.raises(WorkHeld):
             other.works.lease(work.uid, holder="b", lease_seconds=60, wait=False)

@@ -163,7 +163,7 @@ def test_versions(catalog: Catalog) -> None:
         )
         transaction.versions.update(changed)
         assert transaction.versions.by_uid(changed.uid) == changed
-        assert transaction.placements.next_turn(changed.uid, "westus2") == 0
+        assert transaction.placements.advance_counter(changed.uid, "westus2") == 0
         transaction.versions.delete(changed.uid)
         with pytest.raises(NotFound, match="image version"):
             transaction.versions.by_uid(changed.uid)
@@ -245,9 +245,9 @@ def test_replicas(catalog: Catalog) -> None:
         assert transaction.replicas.list(its) == replicas[::-1]
         assert transaction.replicas.in_slot(replicas[0].slot.uid) == [replicas[0]]
         transaction.replicas.move(replicas[0].uid, ReplicaState.REPLICATING)
-        transaction.replicas.begin(replicas[0].uid, 9)
-        transaction.replicas.progress(replicas[0].uid, 5, 10)
-        transaction.replicas.failed(replicas[0].uid, error="no answer", attempts=3, retry_at=NOON)
+        transaction.replicas.record_start(replicas[0].uid, 9)
+        transaction.replicas.record_progress(replicas[0].uid, 5, 10)
+        transaction.replicas.record_failure(replicas[0].uid, error="no answer", attempts=3, retry_at=NOON)
         failed = transaction.replicas.get(replicas[0].uid)
         assert (failed.error, failed.attempts, failed.retry_at) == ("no answer", 3, NOON)
         assert failed.started_at is not None

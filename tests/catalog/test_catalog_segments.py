@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgstore.catalog import Catalog
-from imgstore.catalog.storage.manifests import packed, unpacked
+from imgstore.catalog.storage.manifests import pack_ids, unpack_ids
 from imgstore.domain.errors import Conflict, NotFound, ObjectNotFound
 from imgstore.domain.storage.works import WorkKind
 
@@ -106,10 +106,12 @@ def test_manifests(catalog: Catalog) -> None:
         assert transaction.manifests.is_complete(made.uid)
         assert transaction.manifests.in_slot(world.slot.uid) == [made]
         assert transaction.manifests.in_slot(world.slot.uid, complete_only=False) == [second, made]
-        assert transaction.manifests.body_users(world.slot.uid, made.body_key) == 1
+        assert transaction.manifests.count_body_users(world.slot.uid, made.body_key) == 1
         transaction.manifests.add(manifest(world.slot.uid))
-        assert transaction.manifests.body_users(world.slot.uid, made.body_key) == 2
-        assert transaction.manifests.body_users(slot(transaction, world.pool.uid, ordinal=1).uid, made.body_key) == 0
+        assert transaction.manifests.count_body_users(world.slot.uid, made.body_key) == 2
+        assert (
+            transaction.manifests.count_body_users(slot(transaction, world.pool.uid, ordinal=1).uid, made.body_key) == 0
+        )
         transaction.manifests.remove(made.uid)
         for missing in (transaction.manifests.get, transaction.manifests.complete, transaction.manifests.remove):
             with pytest.raises(NotFound, match="manifest"):
@@ -134,20 +136,20 @@ def test_the_database_itself_keeps_a_pinned_manifest(catalog: Catalog) -> None:
         work = transaction.works.open(
             kind=WorkKind.INGEST, slot_uid=world.slot.uid, owner_uid=uid(), plan={}, pins=[base.uid]
         )
-        assert transaction.works.pinned(base.uid)
+        assert transaction.works.is_pinned(base.uid)
     with pytest.raises(Conflict, match="still refers"), catalog.transaction() as transaction:
         transaction.manifests.remove(base.uid)
     with catalog.transaction() as transaction:
         transaction.works.abandon(work.uid)
-        assert not transaction.works.pinned(base.uid)
+        assert not transaction.works.is_pinned(base.uid)
         transaction.manifests.remove(base.uid)
 
 
 @given(st.sets(st.integers(0, 2**32 - 1)))
 def test_packing_ids_is_undone_by_unpacking(ids: set[int]) -> None:
     """``unpacked(packed(ids))`` is `ids`, sorted, four bytes each."""
-    assert unpacked(packed(ids)).tolist() == sorted(ids)
-    assert len(packed(ids)) == 4 * len(ids)
+    assert unpack_ids(pack_ids(ids)).tolist() == sorted(ids)
+    assert len(pack_ids(ids)) == 4 * len(ids)
 
 
 _LISTS = st.lists(
@@ -181,9 +183,9 @@ def test_what_is_named_is_the_union_of_the_complete(catalog: Catalog, lists: lis
             return sorted(set().union(*(ids for where, complete, ids in lists if complete and where in places)))
 
         for place, its in enumerate(slots):
-            assert transaction.manifests.named_in_slot(its.uid).tolist() == union(place)
-        assert transaction.manifests.named_in_region(pool, "westus2").tolist() == union(0, 1)
-        assert transaction.manifests.named_in_region(pool, "eastus").tolist() == union(2)
+            assert transaction.manifests.segment_ids_in_slot(its.uid).tolist() == union(place)
+        assert transaction.manifests.segment_ids_in_region(pool, "westus2").tolist() == union(0, 1)
+        assert transaction.manifests.segment_ids_in_region(pool, "eastus").tolist() == union(2)
 
 
 def test_a_union_takes_many_lists_in_several_breaths(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +196,6 @@ def test_a_union_takes_many_lists_in_several_breaths(catalog: Catalog, monkeypat
             made = manifest(world.slot.uid, set(range(start, start + 7)))
             transaction.manifests.add(made)
             transaction.manifests.complete(made.uid)
-        named = transaction.manifests.named_in_slot(world.slot.uid)
+        named = transaction.manifests.segment_ids_in_slot(world.slot.uid)
     assert named.dtype == np.uint32
     assert named.tolist() == list(range(304))

@@ -24,9 +24,9 @@ def test_numbers_rise_and_are_given_out_once(catalog: Catalog) -> None:
     assert min(others) > first
     with catalog.reading() as transaction:
         assert transaction.sequence.last() == max(others).sequence
-        assert transaction.sequence.unknown([first, *others]) == []
+        assert transaction.sequence.find_unknown([first, *others]) == []
         foreign = [Checkpoint(first.sequence, "another"), Checkpoint(max(others).sequence + 1, first.uid)]
-        assert transaction.sequence.unknown([*foreign, first]) == foreign
+        assert transaction.sequence.find_unknown([*foreign, first]) == foreign
 
 
 def test_a_checkpoint_is_read_back_from_its_name() -> None:

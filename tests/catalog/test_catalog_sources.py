@@ -68,11 +68,11 @@ def test_manifests_are_found_by_their_content(catalog: Catalog) -> None:
         world = settle(transaction)
         row = manifest(world.slot.uid, body_key="manifests/v/os", digest=digest_of(b"m"))
         transaction.manifests.add(row)
-        assert transaction.manifests.with_content(world.slot.uid, "manifests/v/os") is None, "it is not complete"
+        assert transaction.manifests.find_by_body(world.slot.uid, "manifests/v/os") is None, "it is not complete"
         transaction.manifests.complete(row.uid)
-        assert transaction.manifests.with_content(world.slot.uid, "manifests/v/os") == row
-        assert transaction.manifests.with_digest(world.slot.uid, digest_of(b"m")) == row
-        assert transaction.manifests.with_digest(world.slot.uid, digest_of(b"n")) is None
+        assert transaction.manifests.find_by_body(world.slot.uid, "manifests/v/os") == row
+        assert transaction.manifests.find_by_digest(world.slot.uid, digest_of(b"m")) == row
+        assert transaction.manifests.find_by_digest(world.slot.uid, digest_of(b"n")) is None
 
 
 def test_of_those_that_have_the_same_content_its_owners_own_is_found(catalog: Catalog) -> None:
@@ -86,9 +86,9 @@ def test_of_those_that_have_the_same_content_its_owners_own_is_found(catalog: Ca
         for row in (own, *others):
             transaction.manifests.add(row)
             transaction.manifests.complete(row.uid)
-        assert transaction.manifests.with_content(world.slot.uid, "manifests/v/os") == own
+        assert transaction.manifests.find_by_body(world.slot.uid, "manifests/v/os") == own
         transaction.manifests.remove(own.uid)
-        assert transaction.manifests.with_content(world.slot.uid, "manifests/v/os") in others
+        assert transaction.manifests.find_by_body(world.slot.uid, "manifests/v/os") in others
 
 
 def test_the_same_content_is_found_anywhere_in_its_pool(catalog: Catalog) -> None:
@@ -107,12 +107,12 @@ def test_the_same_content_is_found_anywhere_in_its_pool(catalog: Catalog) -> Non
             transaction.manifests.add(row)
             if row is not unfinished:
                 transaction.manifests.complete(row.uid)
-        found = transaction.manifests.same(world.pool.uid, content)
+        found = transaction.manifests.list_with_digest(world.pool.uid, content)
         assert {each.uid for each in found} == {source.uid, shallow.uid, elsewhere.uid}
-        assert transaction.manifests.same(stranger.pool.uid, content) == [outside]
-        assert transaction.manifests.same(world.pool.uid, digest_of(b"nobody's")) == []
-        first = transaction.manifests.with_digest(world.slot.uid, content)
+        assert transaction.manifests.list_with_digest(stranger.pool.uid, content) == [outside]
+        assert transaction.manifests.list_with_digest(world.pool.uid, digest_of(b"nobody's")) == []
+        first = transaction.manifests.find_by_digest(world.slot.uid, content)
         assert first in (source, shallow)
         assert first == min((source, shallow), key=lambda row: row.uid), "one of two, the same each time"
         transaction.manifests.remove(source.uid)
-        assert transaction.manifests.with_digest(world.slot.uid, content) == shallow
+        assert transaction.manifests.find_by_digest(world.slot.uid, content) == shallow

@@ -146,9 +146,9 @@ def test_pins_follow_the_plan_and_end_with_the_work(catalog: Catalog) -> None:
         transaction.works.update_plan(lease, {"new": 1}, [c, b])
         kept = transaction.works.get(work.uid)
         assert (kept.plan, kept.pins) == ({"new": 1}, (c, b))
-        assert [transaction.works.pinned(each) for each in (a, b, c)] == [False, True, True]
+        assert [transaction.works.is_pinned(each) for each in (a, b, c)] == [False, True, True]
         transaction.works.complete(lease)
-        assert not any(transaction.works.pinned(each) for each in (a, b, c))
+        assert not any(transaction.works.is_pinned(each) for each in (a, b, c))
 
 
 def test_abandoning_fences_the_worker_and_may_be_repeated(catalog: Catalog) -> None:
@@ -210,8 +210,8 @@ def test_sixteen_threads_place_within_one_of_each_other(catalog: Catalog) -> Non
     assert sorted(given.values()) == [106, 107, 107]
     with catalog.transaction() as transaction:
         assert Counter(each.replica for each in transaction.disks.list(SUBSCRIPTION)) == given
-        assert transaction.placements.next_turn(world.version.uid, "westus2") == 320
-        assert transaction.placements.next_turn(world.version.uid, "eastus") == 0
+        assert transaction.placements.advance_counter(world.version.uid, "westus2") == 320
+        assert transaction.placements.advance_counter(world.version.uid, "eastus") == 0
 
 
 class _Undone(Exception):

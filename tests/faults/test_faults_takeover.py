@@ -174,7 +174,7 @@ def fail_as_before(scene: Scene) -> None:
     with scene.open() as installation, installation.catalog.transaction() as transaction:
         replica = show(installation).replicas[0]
         transaction.replicas.move(replica.uid, ReplicaState.REPLICATING)
-        transaction.replicas.failed(replica.uid, error="x", attempts=1, retry_at=transaction.now())
+        transaction.replicas.record_failure(replica.uid, error="x", attempts=1, retry_at=transaction.now())
 
 
 SOURCE: Final = {"source": "1.0.0", "version": "1.0.0", "targets": [HERE]}

@@ -66,7 +66,7 @@ def image_bytes(installation: Installation) -> int:
     with installation.catalog.reading() as transaction:
         (row, *_) = transaction.manifests.of_owner(show(installation).version.uid)
         slot = transaction.slots.get(row.slot_uid)
-        ids = transaction.manifests.named_in_slot(slot.uid)
+        ids = transaction.manifests.segment_ids_in_slot(slot.uid)
         return transaction.segments.stored_bytes(slot.key.pool_uid, ids)
 
 

@@ -159,7 +159,7 @@ def test_whoever_comes_next_ends_it(soft: Installation, clock: ManualClock, who:
     else:
         delete(soft, "1.0.1")
     with soft.catalog.reading() as transaction:
-        left = [str(each.name) for each in transaction.versions.soft_deleted()]
+        left = [str(each.name) for each in transaction.versions.list_soft_deleted()]
     assert left == ([] if who == "lists" else ["1.0.1"])
     audit(soft)
 
@@ -188,7 +188,7 @@ def test_what_a_process_reads_goes_when_it_was_read(
         if event.stage is Stage.MOVED and once.acquire(blocking=False):
             delete(soft, "1.0.1")
             with soft.catalog.transaction() as transaction:  # The clock stays: the lease of the reader must not end.
-                (deleted,) = transaction.versions.soft_deleted()
+                (deleted,) = transaction.versions.list_soft_deleted()
                 transaction.versions.update(replace(deleted, hard_deletion_at=clock.now()))
             gone.append(purge_soft_deleted(reader))
         if event.stage is Stage.NOTE:

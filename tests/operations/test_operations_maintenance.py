@@ -94,7 +94,7 @@ def activity(installation: Installation) -> list[tuple[str, str, str]]:
 
 def turns(installation: Installation) -> dict[str, str | None]:
     with installation.catalog.reading() as transaction:
-        return {turn.name.split("/")[0]: turn.outcome for turn in transaction.turns.list()}
+        return {turn.name.split("/")[0]: turn.outcome for turn in transaction.maintenance_tasks.list()}
 
 
 def test_a_zone_that_was_down_is_shown_and_made_good(
@@ -148,11 +148,11 @@ def test_what_is_due_to_be_deleted_ends(home: Installation, stock: Stock, clock:
     delete(home)
     work(home)
     with home.catalog.reading() as transaction:
-        assert len(transaction.versions.soft_deleted()) == 1
+        assert len(transaction.versions.list_soft_deleted()) == 1
     clock.advance(3 * 86_400 + 1)
     work(home)
     with home.catalog.reading() as transaction:
-        assert transaction.versions.every() == []
+        assert transaction.versions.list_all() == []
         assert transaction.ledger.open_intervals(all_slots(home)[0].uid) == [], "it is billed on"
     done = "1 versions whose retention has passed ended"
     assert ("imgstore/maintenance/deletions", "Succeeded", done) in activity(home)
@@ -273,11 +273,11 @@ def test_of_two_workers_one_has_the_turn(home: Installation, clock: ManualClock)
     work(home)
     clock.advance(301)
     with home.catalog.reading() as transaction:
-        turn = next(each for each in transaction.turns.list() if each.name == "deletions")
+        turn = next(each for each in transaction.maintenance_tasks.list() if each.name == "deletions")
     with home.catalog.transaction() as transaction:
-        first = transaction.turns.take(turn, holder="another/host/1/1", lease_seconds=60)
+        first = transaction.maintenance_tasks.lease(turn, holder="another/host/1/1", lease_seconds=60)
         assert first is not None
-        assert transaction.turns.take(turn, holder="me", lease_seconds=60) is None
+        assert transaction.maintenance_tasks.lease(turn, holder="me", lease_seconds=60) is None
     done_at = {turn.name: turn.done_at for turn in _rows(home)}
     work(home)
     assert {turn.name: turn.done_at for turn in _rows(home)} == done_at, "the other one is at it"
@@ -286,14 +286,14 @@ def test_of_two_workers_one_has_the_turn(home: Installation, clock: ManualClock)
     (row,) = (turn for turn in _rows(home) if turn.name == "deletions")
     assert (row.done_at, row.holder) == (clock.now(), None)
     with home.catalog.transaction() as transaction:
-        transaction.turns.end("deletions", first, "late")
-        assert not transaction.turns.renew("deletions", first, lease_seconds=60)
+        transaction.maintenance_tasks.complete("deletions", first, "late")
+        assert not transaction.maintenance_tasks.renew("deletions", first, lease_seconds=60)
     assert turns(home)["deletions"] == "nothing to do"
 
 
 def _rows(home: Installation) -> list:  # type: ignore[type-arg]
     with home.catalog.reading() as transaction:
-        return transaction.turns.list()
+        return transaction.maintenance_tasks.list()
 
 
 def test_a_scrub_is_paced_and_stops_when_told(home: Installation, stock: Stock) -> None:
@@ -358,13 +358,13 @@ def test_a_region_that_cannot_be_had_holds_up_no_other(
     clock.advance(86_400)
     work(home)
     with home.catalog.reading() as transaction:
-        assert [str(version.name) for version in transaction.versions.every()] == ["1.0.0"]
+        assert [str(version.name) for version in transaction.versions.list_all()] == ["1.0.0"]
     assert states(show(home)) == {"southcentralus/0": ReplicaState.COMPLETED}
 
 
 def replicas_of(home: Installation, name: str) -> list[Replica]:
     with home.catalog.reading() as transaction:
-        (found,) = (version for version in transaction.versions.every() if str(version.name) == name)
+        (found,) = (version for version in transaction.versions.list_all() if str(version.name) == name)
         return transaction.replicas.list(found.uid)
 
 
@@ -401,7 +401,7 @@ def test_a_long_scrub_holds_up_no_deletion_and_is_given_back_undone(
 
 def _versions(home: Installation) -> list[str]:
     with home.catalog.reading() as transaction:
-        return [str(version.name) for version in transaction.versions.every()]
+        return [str(version.name) for version in transaction.versions.list_all()]
 
 
 def test_a_worker_that_runs_once_ends_however_short_the_intervals_are(

@@ -222,8 +222,10 @@ def test_only_an_administrator_works(empty: Installation) -> None:
 def test_the_list_tells_who_lives(empty: Installation, clock: ManualClock) -> None:
     assert not anyone_works(empty)
     with empty.catalog.transaction() as transaction:
-        transaction.workers.seen("w1", "elsewhere/boot/7/1")
-        transaction.workers.seen("w2", empty.keeper.holder.rsplit("/", 1)[0] + "/0")  # a process of ours that is gone
+        transaction.workers.record_heartbeat("w1", "elsewhere/boot/7/1")
+        transaction.workers.record_heartbeat(
+            "w2", empty.keeper.holder.rsplit("/", 1)[0] + "/0"
+        )  # a process of ours that is gone
     assert [each.uid for each in list_workers(empty, ADMIN)] == ["w1"]
     assert anyone_works(empty)
     clock.advance(61)

@@ -133,7 +133,7 @@ class KeyRing:
             if current is not None:
                 public = RSAKey.import_key(current.pem).as_pem(private=False)
                 transaction.signing_keys.retire(current.kid, public, retired_at=now, trusted_until=now + _TRUST)
-            transaction.signing_keys.forget(now)
+            transaction.signing_keys.remove_expired(now)
             transaction.signing_keys.add(SigningKey(kid=kid, pem=new_key.as_pem(private=True), created_at=now))
             transaction.activity.add(
                 principal=who,

@@ -154,7 +154,7 @@ class TokenAuthority:
         """
         with self.installation.catalog.reading() as transaction:
             tenant = transaction.tenants.find(tenant_id)
-            identity = transaction.principals.of_client(tenant.uid, client_id) if tenant else None
+            identity = transaction.principals.find_by_client(tenant.uid, client_id) if tenant else None
             secret = transaction.secrets.find(client_id, client_secret[:HINT_CHARACTERS]) if identity else None
             now = transaction.now()
         is_correct = self._verify_secret(client_id, client_secret, secret.hashed if secret else None)
@@ -304,7 +304,7 @@ class TokenAuthority:
             raise _audience_error(repr(audience)[:200], issuer.audience)
         subject = _text_claim(claims, "sub")
         with self.installation.catalog.reading() as transaction:
-            identity = transaction.principals.of_subject(issuer.url, subject)
+            identity = transaction.principals.find_by_subject(issuer.url, subject)
         if identity is None:
             raise token_error(
                 f"The user '{subject[:200]}' of '{issuer.url}' is not registered.",

@@ -194,7 +194,7 @@ class OperationRunner:
             if not self._running:
                 return
         with self._installation.catalog.reading() as transaction:
-            asked = transaction.operations.to_cancel(self._installation.keeper.holder)
+            asked = transaction.operations.list_cancel_requested(self._installation.keeper.holder)
         with self._lock:
             stops = [self._running[each.uid] for each in asked if each.uid in self._running]
         for stop in stops:
@@ -232,13 +232,13 @@ class OperationRunner:
         pending = PendingOperation(plain, session.principal, kind=kind, request=whole, resource_id=resource_id)
         with self._register(pending.uid) as stop:
             installation = replace(
-                plain, catalog=plain.catalog.accompanied(pending), keeper=plain.keeper.with_stop_signal(stop)
+                plain, catalog=plain.catalog.with_operation(pending), keeper=plain.keeper.with_stop_signal(stop)
             )
 
             def accept(outcome: Outcome) -> None:
                 if not answer.done():
                     created, body = outcome
-                    installation.catalog.store_companion()
+                    installation.catalog.store_operation()
                     answer.set_result(AcceptedOperation(operation_uid=pending.uid, created=created, body=body))
 
             session = replace(session, installation=installation)
@@ -267,7 +267,9 @@ class OperationRunner:
                 stop.set(OperationCanceled)
             resumed_operation = ResumedOperation(uid=operation.uid, resource_id=operation.resource_id)
             installation = replace(
-                plain, catalog=plain.catalog.accompanied(resumed_operation), keeper=plain.keeper.with_stop_signal(stop)
+                plain,
+                catalog=plain.catalog.with_operation(resumed_operation),
+                keeper=plain.keeper.with_stop_signal(stop),
             )
             # The conditions were checked before, and the operation itself may have changed the resource since then.
             request = {**operation.request, "conditions": {}}

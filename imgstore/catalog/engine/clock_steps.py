@@ -81,7 +81,7 @@ class ClockSteps(Repository):
         corrected = self._correct_retentions(now)
         for each in _LIMITS:
             statement = update(each.table).where(each.column > now + each.ahead)
-            corrected += self._session.changed(statement.values({each.column: now + each.corrected}))
+            corrected += self._session.change(statement.values({each.column: now + each.corrected}))
         return corrected
 
     def _correct_retentions(self, now: datetime) -> int:

@@ -9,15 +9,15 @@ from sqlalchemy import DateTime, String
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-Word = TypeVar("Word", bound=StrEnum)
+EnumMember = TypeVar("EnumMember", bound=StrEnum)
 
 
-def folded(name: str) -> str:
+def fold_name(name: str) -> str:
     """A name as it is compared and kept unique: Azure's names differ in case for the eye only."""
     return name.casefold()
 
 
-class Instant(TypeDecorator[datetime]):
+class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime with microseconds: `timestamptz` in PostgreSQL, sortable text in UTC in SQLite."""
 
     impl = DateTime(timezone=True)
@@ -37,7 +37,7 @@ class Instant(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class Exact(TypeDecorator[Decimal]):
+class DecimalText(TypeDecorator[Decimal]):
     """A decimal, digit by digit, as text: SQLite would make a binary float of a NUMERIC, and money must balance."""
 
     impl = String
@@ -52,20 +52,20 @@ class Exact(TypeDecorator[Decimal]):
         return None if value is None else Decimal(value)
 
 
-class OneOf(TypeDecorator[Word]):
+class EnumText(TypeDecorator[EnumMember]):
     """A word of an enumeration, kept by its value, so that the table reads as the resource does."""
 
     impl = String
     cache_ok = True
 
-    def __init__(self, words: type[Word]) -> None:
+    def __init__(self, words: type[EnumMember]) -> None:
         super().__init__()
         self.words = words
 
-    def process_bind_param(self, value: Word | str | None, dialect: Dialect) -> str | None:
+    def process_bind_param(self, value: EnumMember | str | None, dialect: Dialect) -> str | None:
         """The word's value; a word that the enumeration lacks is refused here."""
         return None if value is None else self.words(value).value
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> Word | None:
+    def process_result_value(self, value: Any, dialect: Dialect) -> EnumMember | None:
         """The member itself."""
         return None if value is None else self.words(value)

@@ -18,8 +18,8 @@ from sqlalchemy import URL, Connection, Engine, Executable, Select, Table, creat
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
-from imgstore.catalog.engine.errors import translated
-from imgstore.catalog.engine.write_ahead_log import changes_of, count_transaction
+from imgstore.catalog.engine.errors import translate_errors
+from imgstore.catalog.engine.write_ahead_log import count_changes, count_transaction
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput, StoreUnreachable, ToolMissing
 from imgstore.domain.extras import install_hint
@@ -79,31 +79,31 @@ class Session:
         self, statement: Executable, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None
     ) -> "CursorResult[Any]":
         """Run one statement, once or for each of `rows`."""
-        with translated(self.place):
+        with translate_errors(self.place):
             return self.connection.execute(statement, rows)
 
     def all(self, statement: Executable, values: Mapping[str, Any] | None = None) -> "Sequence[Row[Any]]":
         """Every row. `values` are those of the statement's named parameters: one that is built once costs less."""
-        with translated(self.place):
+        with translate_errors(self.place):
             return self.connection.execute(statement, values).all()
 
     def first(self, statement: Executable, values: Mapping[str, Any] | None = None) -> "Row[Any] | None":
         """The first row, or none."""
-        with translated(self.place):
+        with translate_errors(self.place):
             return self.connection.execute(statement, values).first()
 
     def value(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Any:
         """The first column of the first row, or None."""
-        with translated(self.place):
+        with translate_errors(self.place):
             return self.connection.execute(statement, values).scalar()
 
     def stream(self, statement: Executable, *, rows_at_once: int = 256) -> "Iterator[Row[Any]]":
         """Row by row, holding no more than `rows_at_once` of them in memory."""
-        with translated(self.place):
+        with translate_errors(self.place):
             # Of the statement alone: set on the connection, PostgreSQL would declare a cursor for every later UPDATE too.
             yield from self.connection.execute(statement, execution_options={"yield_per": rows_at_once})
 
-    def changed(self, statement: Executable) -> int:
+    def change(self, statement: Executable) -> int:
         """Run an UPDATE or DELETE and tell how many rows it met."""
         return self.run(statement).rowcount
 
@@ -111,7 +111,7 @@ class Session:
         """An INSERT of this engine's dialect, which knows ON CONFLICT."""
         return upsert(table, is_sqlite=self.is_sqlite)
 
-    def locking(self, select: Select[Any], *, skip_locked: bool = False) -> Select[Any]:
+    def add_row_locks(self, select: Select[Any], *, skip_locked: bool = False) -> Select[Any]:
         """`select`, holding its rows against other writers until the end. Rows may still be referred to meanwhile.
 
         With `skip_locked`, rows that another holds are left out instead of being waited for.
@@ -121,14 +121,14 @@ class Session:
     def lock_name(self, name: str) -> None:
         """Hold a name that no row stands for, until the end of the transaction."""
         if not self.is_sqlite:
-            with translated(self.place):
+            with translate_errors(self.place):
                 self.connection.exec_driver_sql(
                     "SELECT pg_advisory_xact_lock(hashtextextended(%(name)s, 0))", {"name": name}
                 )
 
     def now(self) -> datetime:
         """The database's clock. SQLite's ticks in milliseconds, PostgreSQL's in microseconds."""
-        with translated(self.place):
+        with translate_errors(self.place):
             if self.is_sqlite:
                 told = self.connection.exec_driver_sql("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')").scalar_one()
                 return datetime.fromisoformat(told).replace(tzinfo=UTC)
@@ -150,7 +150,7 @@ class Database:
     """As people know it, without a password."""
     file: Path | None
     """SQLite's, else None."""
-    _turn: threading.Lock = field(default_factory=threading.Lock)
+    _writer_lock: threading.Lock = field(default_factory=threading.Lock)
     """SQLite's writers of this process queue here. SQLite itself lets them poll, and some starve: of 600 transactions in
     16 threads the slowest took 2.4 s, with the queue 0.5 s, and all together half the time."""
 
@@ -159,14 +159,19 @@ class Database:
         """One transaction that may write. Committed at the end, undone by any exception.
 
         Raises:
-            StoreError: the database could not do it (see `translated`).
+            StoreError: the database could not do it (see `translate_errors`).
         """
-        with translated(self.place), self._own_turn(), self.engine.connect() as connection, connection.begin():
+        with (
+            translate_errors(self.place),
+            self._hold_writer_lock(),
+            self.engine.connect() as connection,
+            connection.begin(),
+        ):
             if self.file is not None:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            before = 0 if self.file is None else changes_of(connection)
+            before = 0 if self.file is None else count_changes(connection)
             yield Session(connection, effects, self.place)
-            if self.file is not None and changes_of(connection) != before:
+            if self.file is not None and count_changes(connection) != before:
                 count_transaction(connection)
 
     @contextmanager
@@ -174,9 +179,9 @@ class Database:
         """One consistent snapshot, in which nothing can be written.
 
         Raises:
-            StoreError: the database could not do it (see `translated`).
+            StoreError: the database could not do it (see `translate_errors`).
         """
-        with translated(self.place), self.readers.connect() as connection, _unwritable(connection):
+        with translate_errors(self.place), self.readers.connect() as connection, _begin_read_only(connection):
             yield Session(connection, effects, self.place)
 
     def empty_log(self) -> bool:
@@ -186,11 +191,11 @@ class Database:
             Whether that was possible: another process may read at the moment. PostgreSQL's log is its operator's.
 
         Raises:
-            StoreError: the database could not do it (see `translated`).
+            StoreError: the database could not do it (see `translate_errors`).
         """
         if self.file is None:
             return False
-        with translated(self.place), self._own_turn(), self.engine.connect() as connection:
+        with translate_errors(self.place), self._hold_writer_lock(), self.engine.connect() as connection:
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(LOG_SECONDS_MAX * 1000)}")
             try:
                 busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
@@ -203,11 +208,11 @@ class Database:
         self.engine.dispose()
         self.readers.dispose()
 
-    def _own_turn(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.file is None else _held(self._turn, self.place)
+    def _hold_writer_lock(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.file is None else _hold(self._writer_lock, self.place)
 
 
-def database_of(url: str) -> Database:
+def configure_database(url: str) -> Database:
     """The database that `url` names. Nothing is opened yet.
 
     Raises:
@@ -220,9 +225,9 @@ def database_of(url: str) -> Database:
     try:
         address = make_url(url)
     except ArgumentError as error:
-        raise _no_database(url) from error
+        raise _invalid_address_error(url) from error
     if address.drivername not in _POSTGRESQL:
-        raise _no_database(url)
+        raise _invalid_address_error(url)
     return _postgresql(address.set(drivername="postgresql+psycopg"))
 
 
@@ -275,22 +280,24 @@ def _postgresql(address: URL) -> Database:
         cursor.close()
         connection.commit()
 
-    _ask_idle(engine)
+    _ping_idle_connections(engine)
     return Database(engine=engine, readers=engine, place=address.render_as_string(hide_password=True), file=None)
 
 
-def _ask_idle(engine: Engine) -> None:
+def _ping_idle_connections(engine: Engine) -> None:
     """Ask a connection that lay idle whether it still lives, and make a new one where it does not.
 
     SQLAlchemy's own pool_pre_ping asks before each transaction, in a round trip of its own: of a placement's time 6%.
     """
 
     @event.listens_for(engine, "checkin")
-    def _left(_connection: "DBAPIConnection | None", entry: ConnectionPoolEntry) -> None:
+    def _note_checkin(_connection: "DBAPIConnection | None", entry: ConnectionPoolEntry) -> None:
         entry.info["idle_since"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
-    def _taken(connection: "DBAPIConnection", entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+    def _ping_after_idle(
+        connection: "DBAPIConnection", entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+    ) -> None:
         idle_since = entry.info.get("idle_since")
         if idle_since is None or time.monotonic() - idle_since < IDLE_SECONDS_MAX:
             return
@@ -301,7 +308,7 @@ def _ask_idle(engine: Engine) -> None:
 
 
 @contextmanager
-def _unwritable(connection: Connection) -> Iterator[None]:
+def _begin_read_only(connection: Connection) -> Iterator[None]:
     if connection.dialect.name != "sqlite":
         connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         with connection.begin():
@@ -313,7 +320,7 @@ def _unwritable(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _held(lock: threading.Lock, place: str) -> Iterator[None]:
+def _hold(lock: threading.Lock, place: str) -> Iterator[None]:
     if not lock.acquire(timeout=LOCK_SECONDS_MAX):
         raise StoreUnreachable(
             f"The catalog in {place} was locked too long.",
@@ -328,7 +335,7 @@ def _held(lock: threading.Lock, place: str) -> Iterator[None]:
         lock.release()
 
 
-def _no_database(url: str) -> InvalidInput:
+def _invalid_address_error(url: str) -> InvalidInput:
     return InvalidInput(
         "The database's address is invalid.",
         found=repr(url.rsplit("@", maxsplit=1)[-1]),

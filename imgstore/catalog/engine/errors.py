@@ -70,7 +70,7 @@ _ADVICE: Final[dict[type[StoreError], tuple[str, str]]] = {
 
 
 @contextmanager
-def translated(place: str) -> Iterator[None]:
+def translate_errors(place: str) -> Iterator[None]:
     """Let nothing that is SQLAlchemy's or a driver's pass.
 
     Args:
@@ -92,7 +92,7 @@ def translated(place: str) -> Iterator[None]:
         raise _store_error(StoreUnreachable, place, "every connection of this process is busy") from error
     except exc.DBAPIError as error:
         kind = StoreUnreachable if error.connection_invalidated else _kind(error.orig)
-        raise _store_error(kind, place, _told(error.orig)) from error
+        raise _store_error(kind, place, _describe(error.orig)) from error
     except exc.SQLAlchemyError as error:
         raise _store_error(StoreError, place, str(error)) from error
 
@@ -116,7 +116,7 @@ def _conflict(error: exc.IntegrityError, place: str) -> ImgstoreError:
     if _is_unique(error.orig):
         return Conflict(
             "A resource of that name is there already.",
-            found=_told(error.orig),
+            found=_describe(error.orig),
             expected="a name that nobody took meanwhile",
             hint="show the resource that is there, then run the command again",
             target=place,
@@ -124,12 +124,12 @@ def _conflict(error: exc.IntegrityError, place: str) -> ImgstoreError:
     if _is_reference(error.orig):
         return Conflict(
             "Something still refers to it, or what it refers to is gone.",
-            found=_told(error.orig),
+            found=_describe(error.orig),
             expected="nothing below it, and everything above it",
             hint="list what is in it, then run the command again",
             target=place,
         )
-    return _store_error(StoreError, place, _told(error.orig))
+    return _store_error(StoreError, place, _describe(error.orig))
 
 
 def _is_unique(error: BaseException | None) -> bool:
@@ -144,5 +144,5 @@ def _is_reference(error: BaseException | None) -> bool:
     return getattr(error, "sqlstate", None) in ("23503", "23001")
 
 
-def _told(error: BaseException | None) -> str:
+def _describe(error: BaseException | None) -> str:
     return " ".join(str(error).split()) or type(error).__name__

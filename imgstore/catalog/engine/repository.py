@@ -28,19 +28,19 @@ class Repository:
     def _row(self, select: Select[Any], what: str, uid: str) -> "Row[Any]":
         row = self._session.first(select)
         if row is None:
-            raise missing(what, uid)
+            raise missing_row_error(what, uid)
         return row
 
     def _replace(self, table: Table, uid: str, values: "Mapping[str, Any]", what: str) -> None:
-        if not self._session.changed(update(table).where(table.c.uid == uid).values(**values)):
-            raise missing(what, uid)
+        if not self._session.change(update(table).where(table.c.uid == uid).values(**values)):
+            raise missing_row_error(what, uid)
 
     def _remove(self, table: Table, uid: str, what: str) -> None:
-        if not self._session.changed(delete(table).where(table.c.uid == uid)):
-            raise missing(what, uid)
+        if not self._session.change(delete(table).where(table.c.uid == uid)):
+            raise missing_row_error(what, uid)
 
 
-def missing(what: str, uid: str) -> NotFound:
+def missing_row_error(what: str, uid: str) -> NotFound:
     """No row of that uid."""
     return NotFound(
         f"The {what} is not in the catalog.",

@@ -31,7 +31,7 @@ class CatalogSequence(Repository):
         """The highest number that was given out; 0 before the first."""
         return self._session.value(select(func.max(_table.c.sequence))) or 0
 
-    def unknown(self, checkpoints: Collection[Checkpoint]) -> list[Checkpoint]:
+    def find_unknown(self, checkpoints: Collection[Checkpoint]) -> list[Checkpoint]:
         """Those of the checkpoints that this catalog did not record, in order."""
         numbers = [each.sequence for each in checkpoints]
         rows = self._session.all(select(_table.c.sequence, _table.c.uid).where(_table.c.sequence.in_(numbers)))

@@ -16,7 +16,7 @@ from typing import Final
 from sqlalchemy import Connection, inspect
 
 from imgstore.catalog.engine.database import Database
-from imgstore.catalog.engine.errors import translated
+from imgstore.catalog.engine.errors import translate_errors
 from imgstore.catalog.schema import REVISION, metadata
 from imgstore.domain.errors import StoreDenied, StoreFull, StoreMismatch
 from imgstore.domain.private_files import make_private_folder
@@ -26,7 +26,7 @@ _LOCK_NUMBER: Final = 0x696D6773746F7265
 """PostgreSQL's advisory lock of an upgrade: "imgstore" in ASCII."""
 
 
-def bring_to_head(database: Database) -> None:
+def upgrade_catalog(database: Database) -> None:
     """See that the catalog stands at this code's revision.
 
     Raises:
@@ -34,40 +34,40 @@ def bring_to_head(database: Database) -> None:
         StoreError: the database does not answer, is damaged, full or not ours to write.
     """
     if database.file is None:
-        _bring_postgresql(database)
+        _upgrade_postgresql(database)
     else:
-        _bring_sqlite(database, database.file)
+        _upgrade_sqlite(database, database.file)
 
 
-def _bring_sqlite(database: Database, file: Path) -> None:
+def _upgrade_sqlite(database: Database, file: Path) -> None:
     with _folder_lock(file, fcntl.LOCK_SH):
-        if file.exists() and _stands_ready(database):
+        if file.exists() and _is_current(database):
             return
-    with _folder_lock(file, fcntl.LOCK_EX), translated(database.place), database.engine.connect() as connection:
+    with _folder_lock(file, fcntl.LOCK_EX), translate_errors(database.place), database.engine.connect() as connection:
         # The file keeps this mode from now on. It can't be changed inside a transaction, nor by two at once: without the
         # lock, of four processes that tried, three were refused at once, busy timeout or not, in 1 round of 75.
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
         connection.rollback()
         with connection.begin():
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-            _upgrade(connection, database.place)
+            _run_migrations(connection, database.place)
 
 
-def _stands_ready(database: Database) -> bool:
-    with translated(database.place), database.engine.connect() as connection:
+def _is_current(database: Database) -> bool:
+    with translate_errors(database.place), database.engine.connect() as connection:
         journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
         return journal == "wal" and _revision(connection) == REVISION
 
 
-def _bring_postgresql(database: Database) -> None:
-    with translated(database.place), database.engine.connect() as connection, connection.begin():
+def _upgrade_postgresql(database: Database) -> None:
+    with translate_errors(database.place), database.engine.connect() as connection, connection.begin():
         if _revision(connection) == REVISION:
             return
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%(number)s)", {"number": _LOCK_NUMBER})
-        _upgrade(connection, database.place)
+        _run_migrations(connection, database.place)
 
 
-def _upgrade(connection: Connection, place: str) -> None:
+def _run_migrations(connection: Connection, place: str) -> None:
     """Inside the caller's transaction, which has the catalog to itself: another may have done it meanwhile."""
     stored = _revision(connection)
     if stored == REVISION:
@@ -80,10 +80,10 @@ def _upgrade(connection: Connection, place: str) -> None:
     config.set_main_option("script_location", _SCRIPTS)
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if stored is not None and stored not in known:
-        raise _mismatch(place, f"revision {stored}, which this imgstore does not know")
+        raise _mismatch_error(place, f"revision {stored}, which this imgstore does not know")
     taken = set(inspect(connection).get_table_names()) & metadata.tables.keys() if stored is None else set()
     if taken:
-        raise _mismatch(place, f"tables without a revision: {', '.join(sorted(taken))}")
+        raise _mismatch_error(place, f"tables without a revision: {', '.join(sorted(taken))}")
     command.upgrade(config, "head")
 
 
@@ -105,7 +105,7 @@ def _folder_lock(file: Path, mode: int) -> Iterator[None]:
         make_private_folder(file.parent)
         descriptor = os.open(f"{file}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _unusable(file, error) from error
+        raise _unusable_file_error(file, error) from error
     try:
         fcntl.flock(descriptor, mode)
         if mode == fcntl.LOCK_EX:
@@ -113,12 +113,12 @@ def _folder_lock(file: Path, mode: int) -> Iterator[None]:
             os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         yield
     except OSError as error:
-        raise _unusable(file, error) from error
+        raise _unusable_file_error(file, error) from error
     finally:
         os.close(descriptor)
 
 
-def _unusable(file: Path, error: OSError) -> StoreDenied | StoreFull:
+def _unusable_file_error(file: Path, error: OSError) -> StoreDenied | StoreFull:
     kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreDenied
     return kind(
         f"The catalog {file} cannot be opened.",
@@ -129,7 +129,7 @@ def _unusable(file: Path, error: OSError) -> StoreDenied | StoreFull:
     )
 
 
-def _mismatch(place: str, found: str) -> StoreMismatch:
+def _mismatch_error(place: str, found: str) -> StoreMismatch:
     return StoreMismatch(
         f"The catalog in {place} is not this imgstore's.",
         found=found,

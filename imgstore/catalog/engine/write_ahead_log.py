@@ -24,7 +24,7 @@ _FRAME_HEADER: Final = struct.Struct(">I4x8s8x")
 """Of a frame: the page's number, counted from 1, and the salt."""
 
 
-def changes_of(connection: Connection) -> int:
+def count_changes(connection: Connection) -> int:
     """How many rows a SQLite connection has changed since it was opened."""
     driver: Any = connection.connection.dbapi_connection
     return int(driver.total_changes)
@@ -36,7 +36,7 @@ def count_transaction(connection: Connection) -> None:
     connection.exec_driver_sql(f"PRAGMA user_version = {(count + 1) % _COUNTS}")
 
 
-def check_log_belongs(file: Path) -> None:
+def check_log_matches(file: Path) -> None:
     """Refuse a catalog file beside the log of another state of it. Call this before SQLite opens the file.
 
     Raises:
@@ -48,7 +48,7 @@ def check_log_belongs(file: Path) -> None:
         begun = _first_count(log)
         if begun is None:
             return
-        base = _count_of(file)
+        base = _read_count(file)
     except OSError:
         return  # SQLite says better what is wrong.
     if base is None or (base - begun + 1) % _COUNTS < _COUNTS // 2:
@@ -79,15 +79,15 @@ def _first_count(log: Path) -> int | None:
             if frame_salt != salt:
                 return None  # Left over from before the log began again.
             if number == 1:
-                return _count_in(stream.read(_COUNT_OFFSET + 4))
+                return _decode_count(stream.read(_COUNT_OFFSET + 4))
             stream.seek(page_bytes, 1)
     return None
 
 
-def _count_of(file: Path) -> int | None:
+def _read_count(file: Path) -> int | None:
     with file.open("rb") as stream:
-        return _count_in(stream.read(_COUNT_OFFSET + 4))
+        return _decode_count(stream.read(_COUNT_OFFSET + 4))
 
 
-def _count_in(page: bytes) -> int | None:
+def _decode_count(page: bytes) -> int | None:
     return int.from_bytes(page[_COUNT_OFFSET:], "big") if len(page) == _COUNT_OFFSET + 4 else None

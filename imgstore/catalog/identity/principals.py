@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, select, update
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
-from imgstore.catalog.engine.repository import Repository, missing
+from imgstore.catalog.engine.columns import fold_name
+from imgstore.catalog.engine.repository import Repository, missing_row_error
 from imgstore.domain.identity.principals import PrincipalRecord, RoleAssignment, Secret, Tenant
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Tenants(Repository):
         Raises:
             Conflict: there is one of that name.
         """
-        values = {"uid": tenant.uid, "name": tenant.name, "name_key": folded(tenant.name)}
+        values = {"uid": tenant.uid, "name": tenant.name, "name_key": fold_name(tenant.name)}
         self._session.run(_tenants.insert(), {**values, "created_at": tenant.created_at})
 
     def list(self) -> builtins.list[Tenant]:
@@ -42,7 +42,7 @@ class Tenants(Repository):
 
     def find(self, name: str) -> Tenant | None:
         """The tenant of that uid or name, if there is one."""
-        wanted = (_tenants.c.uid == name.lower()) | (_tenants.c.name_key == folded(name))
+        wanted = (_tenants.c.uid == name.lower()) | (_tenants.c.name_key == fold_name(name))
         row = self._session.first(select(_tenants).where(wanted))
         return None if row is None else _tenant(row)
 
@@ -50,14 +50,14 @@ class Tenants(Repository):
         """Hold the making of first tenants, keys and administrators, until the end of the transaction."""
         self._session.lock_name("imgstore who may")
 
-    def own(self, subscription: str, tenant_uid: str) -> None:
+    def assign_subscription(self, subscription: str, tenant_uid: str) -> None:
         """Give a subscription that nobody owns yet to a tenant."""
-        row = {"subscription_key": folded(subscription), "subscription": subscription, "tenant_uid": tenant_uid}
+        row = {"subscription_key": fold_name(subscription), "subscription": subscription, "tenant_uid": tenant_uid}
         self._session.run(self._session.upsert(_subscriptions).values(row).on_conflict_do_nothing())
 
-    def owner(self, subscription: str) -> str | None:
+    def owner_uid(self, subscription: str) -> str | None:
         """The uid of the tenant that a subscription belongs to; None where it was never said."""
-        wanted = _subscriptions.c.subscription_key == folded(subscription)
+        wanted = _subscriptions.c.subscription_key == fold_name(subscription)
         uid: str | None = self._session.value(select(_subscriptions.c.tenant_uid).where(wanted))
         return uid
 
@@ -97,18 +97,18 @@ class Principals(Repository):
         row = self._session.first(select(_principals).where(_principals.c.uid == uid))
         return None if row is None else _identity(row)
 
-    def of_client(self, tenant_uid: str, client_id: str) -> PrincipalRecord | None:
+    def find_by_client(self, tenant_uid: str, client_id: str) -> PrincipalRecord | None:
         """The service principal of an application in a tenant, if it has one there."""
         wanted = (_principals.c.tenant_uid == tenant_uid) & (_principals.c.client_id == client_id)
         row = self._session.first(select(_principals).where(wanted))
         return None if row is None else _identity(row)
 
-    def of_client_anywhere(self, client_id: str) -> bool:
+    def is_client_known(self, client_id: str) -> bool:
         """Whether any tenant knows the application."""
         uid = self._session.value(select(_principals.c.uid).where(_principals.c.client_id == client_id))
         return uid is not None
 
-    def of_subject(self, issuer: str, subject: str) -> PrincipalRecord | None:
+    def find_by_subject(self, issuer: str, subject: str) -> PrincipalRecord | None:
         """The user whom an issuer calls so, if it is known."""
         wanted = (_principals.c.issuer == issuer) & (_principals.c.subject == subject)
         row = self._session.first(select(_principals).where(wanted))
@@ -119,7 +119,7 @@ class Principals(Repository):
         rows = self._session.all(select(_principals).order_by(_principals.c.created_at, _principals.c.uid))
         return [_identity(row) for row in rows]
 
-    def take_tokens_back(self, uid: str, now: datetime) -> None:
+    def revoke_tokens(self, uid: str, now: datetime) -> None:
         """Let no token be good any more that it was given until now.
 
         Raises:
@@ -127,7 +127,7 @@ class Principals(Repository):
         """
         values = {"token_generation": _principals.c.token_generation + 1, "tokens_valid_after": now}
         if self._session.run(update(_principals).where(_principals.c.uid == uid).values(values)).rowcount == 0:
-            raise missing("principal", uid)
+            raise missing_row_error("principal", uid)
 
     def delete(self, uid: str) -> None:
         """Remove it and its roles.
@@ -193,12 +193,12 @@ class Assignments(Repository):
                 "principal_uid": assignment.principal_uid,
                 "role": assignment.role,
                 "scope": assignment.scope,
-                "scope_key": folded(assignment.scope),
+                "scope_key": fold_name(assignment.scope),
                 "created_at": assignment.created_at,
             },
         )
 
-    def of(self, principal_uid: str) -> builtins.list[RoleAssignment]:
+    def list_of_principal(self, principal_uid: str) -> builtins.list[RoleAssignment]:
         """A principal's roles."""
         wanted = select(_assignments).where(_assignments.c.principal_uid == principal_uid)
         return [_assignment(row) for row in self._session.all(wanted.order_by(_assignments.c.scope_key))]

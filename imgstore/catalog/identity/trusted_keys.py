@@ -77,7 +77,7 @@ class SigningKeys(Repository):
         values = {"pem": public_pem, "retired_at": retired_at, "trusted_until": trusted_until}
         self._session.run(update(_keys).where(standing).values(**values))
 
-    def forget(self, before: datetime) -> None:
+    def remove_expired(self, before: datetime) -> None:
         """Remove the keys whose last token expired before then."""
         self._session.run(delete(_keys).where(_keys.c.trusted_until < before))
 

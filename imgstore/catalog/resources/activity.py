@@ -136,7 +136,7 @@ class Activity(Repository):
         )
         if not last:
             return 0
-        return self._session.changed(delete(_activity).where(column.id <= oldest[last - 1].id))
+        return self._session.change(delete(_activity).where(column.id <= oldest[last - 1].id))
 
     def list(
         self, limit: int, *, scope: str | None = None, since: datetime | None = None

@@ -24,7 +24,7 @@ _operations = schema.operations
 _preemptions = schema.preemptions
 _OPEN: Final = OperationStatus.IN_PROGRESS
 
-KEPT: Final = timedelta(days=7)
+RETENTION: Final = timedelta(days=7)
 """How long one that ended can be asked for."""
 
 
@@ -61,7 +61,7 @@ class Operations(Repository):
             lease_expires_at=self._lease_end(),
         )
         values = {name: getattr(operation, name) for name in AsyncOperation.__slots__}
-        is_new = self._session.changed(self._session.upsert(_operations).values(values).on_conflict_do_nothing())
+        is_new = self._session.change(self._session.upsert(_operations).values(values).on_conflict_do_nothing())
         if is_new and resource_id is not None:
             is_access = kind == END_DISK_ACCESS
             self.preempt(self.find_older(resource_id, is_access=is_access, operation_uid=uid), resource_id)
@@ -97,7 +97,7 @@ class Operations(Repository):
         row = self._session.first(select(_operations).where(_operations.c.uid == uid))
         return None if row is None else _operation(row)
 
-    def unfinished(self) -> "builtins.list[AsyncOperation]":
+    def list_in_progress(self) -> "builtins.list[AsyncOperation]":
         """Those that are in progress, oldest first."""
         order = (_operations.c.started_at, _operations.c.uid)
         rows = self._session.all(select(_operations).where(_operations.c.status == _OPEN).order_by(*order))
@@ -112,14 +112,14 @@ class Operations(Repository):
             _operations.c.lease_expires_at.is_not_distinct_from(operation.lease_expires_at),
         )
         values = {"holder": holder, "lease_expires_at": self._lease_end()}
-        return bool(self._session.changed(update(_operations).where(*as_read).values(values)))
+        return bool(self._session.change(update(_operations).where(*as_read).values(values)))
 
     def renew(self, holder: str) -> None:
         """Renew the leases of a holder's operations that are in progress."""
         mine = (_operations.c.holder == holder, _operations.c.status == _OPEN)
         self._session.run(update(_operations).where(*mine).values(lease_expires_at=self._lease_end()))
 
-    def is_expired(self, operation: AsyncOperation) -> bool:
+    def is_lease_expired(self, operation: AsyncOperation) -> bool:
         """Whether the holder has not renewed it in time. False for rows of older servers, which do not renew."""
         return operation.lease_expires_at is not None and operation.lease_expires_at < self._session.now()
 
@@ -133,7 +133,7 @@ class Operations(Repository):
         rows = self._session.all(chosen.order_by(_operations.c.started_at.desc(), _operations.c.uid))
         return [_operation(row) for row in rows]
 
-    def writes_of(self, resource_id: str) -> "builtins.list[AsyncOperation]":
+    def list_writes(self, resource_id: str) -> "builtins.list[AsyncOperation]":
         """The operations in progress that are about a resource and do not delete it."""
         about = func.lower(_operations.c.resource_id) == resource_id.lower()
         which = (_operations.c.status == _OPEN, about, _operations.c.kind.not_like("delete-%"))
@@ -142,9 +142,9 @@ class Operations(Repository):
     def request_cancel(self, uid: str, principal: str) -> bool:
         """Store that `principal` asks to cancel an operation; tells whether it is still in progress."""
         which = (_operations.c.uid == uid, _operations.c.status == _OPEN)
-        return bool(self._session.changed(update(_operations).where(*which).values(cancel_requested_by=principal)))
+        return bool(self._session.change(update(_operations).where(*which).values(cancel_requested_by=principal)))
 
-    def to_cancel(self, holder: str) -> "builtins.list[AsyncOperation]":
+    def list_cancel_requested(self, holder: str) -> "builtins.list[AsyncOperation]":
         """The operations of a holder that are in progress and that somebody asked to cancel."""
         which = (_operations.c.holder == holder, _operations.c.cancel_requested_by.is_not(None))
         return [
@@ -174,12 +174,12 @@ class Operations(Repository):
         self._session.run(delete(_operations).where(_operations.c.uid == uid))
         self._session.run(delete(_preemptions).where(_preemptions.c.operation_uid == uid))
 
-    def forget_old(self) -> int:
+    def remove_expired(self) -> int:
         """Forget those that ended more than `KEPT` ago; tells how many."""
-        before = self._session.now() - KEPT
+        before = self._session.now() - RETENTION
         in_progress = select(_operations.c.uid).where(_operations.c.status == _OPEN)
         self._session.run(delete(_preemptions).where(_preemptions.c.operation_uid.not_in(in_progress)))
-        return self._session.changed(delete(_operations).where(_operations.c.finished_at < before))
+        return self._session.change(delete(_operations).where(_operations.c.finished_at < before))
 
 
 def _operation(row: "Row[Any]") -> AsyncOperation:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
 from imgstore.domain.resources import DiskType, Feature, ImageDefinition, PurchasePlan, Recommended
 
@@ -42,10 +42,10 @@ class Definitions(Repository):
         """The definition of that name, if there is one."""
         row = self._session.first(
             select(_definitions).where(
-                _definitions.c.gallery_uid == gallery_uid, _definitions.c.name_key == folded(name)
+                _definitions.c.gallery_uid == gallery_uid, _definitions.c.name_key == fold_name(name)
             )
         )
-        return None if row is None else definition_of(row)
+        return None if row is None else definition_from_row(row)
 
     def by_uid(self, uid: str) -> ImageDefinition:
         """The definition that another row refers to.
@@ -53,7 +53,9 @@ class Definitions(Repository):
         Raises:
             NotFound: it is not there.
         """
-        return definition_of(self._row(select(_definitions).where(_definitions.c.uid == uid), "image definition", uid))
+        return definition_from_row(
+            self._row(select(_definitions).where(_definitions.c.uid == uid), "image definition", uid)
+        )
 
     def by_identifier(self, gallery_uid: str, publisher: str, offer: str, sku: str) -> ImageDefinition | None:
         """The definition with that identifier, if there is one: no two in a gallery have the same."""
@@ -63,7 +65,7 @@ class Definitions(Repository):
                 _definitions.c.identifier_key == _identifier(publisher, offer, sku),
             )
         )
-        return None if row is None else definition_of(row)
+        return None if row is None else definition_from_row(row)
 
     def list(
         self, gallery_uid: str, *, after: str | None = None, limit: int | None = None
@@ -71,25 +73,25 @@ class Definitions(Repository):
         """The definitions of a gallery, by name: at most `limit` of those behind the name `after`."""
         statement = select(_definitions).where(_definitions.c.gallery_uid == gallery_uid)
         if after is not None:
-            statement = statement.where(_definitions.c.name_key > folded(after))
+            statement = statement.where(_definitions.c.name_key > fold_name(after))
         rows = self._session.all(statement.order_by(_definitions.c.name_key).limit(limit))
-        return [definition_of(row) for row in rows]
+        return [definition_from_row(row) for row in rows]
 
     def count(self, subscription: str, location: str) -> int:
         """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
-        self._session.lock_name(f"definitions/{folded(subscription)}/{location}")
-        mine = schema.galleries.c.subscription_key == folded(subscription)
+        self._session.lock_name(f"definitions/{fold_name(subscription)}/{location}")
+        mine = schema.galleries.c.subscription_key == fold_name(subscription)
         statement = select(func.count()).select_from(_definitions.join(schema.galleries)).where(mine)
         return int(self._session.value(statement.where(_definitions.c.location == location)))
 
-    def held(self, uid: str) -> ImageDefinition:
+    def get_for_update(self, uid: str) -> ImageDefinition:
         """The definition of that uid, which nobody else changes until the transaction ends.
 
         Raises:
             NotFound: it is not there.
         """
-        statement = self._session.locking(select(_definitions).where(_definitions.c.uid == uid))
-        return definition_of(self._row(statement, "image definition", uid))
+        statement = self._session.add_row_locks(select(_definitions).where(_definitions.c.uid == uid))
+        return definition_from_row(self._row(statement, "image definition", uid))
 
     def delete(self, uid: str) -> None:
         """Remove the row.
@@ -102,7 +104,7 @@ class Definitions(Repository):
 
 
 def _identifier(publisher: str, offer: str, sku: str) -> str:
-    return folded(f"{publisher}/{offer}/{sku}")
+    return fold_name(f"{publisher}/{offer}/{sku}")
 
 
 def _values(definition: ImageDefinition) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def _values(definition: ImageDefinition) -> dict[str, Any]:
         "uid": definition.uid,
         "gallery_uid": definition.gallery_uid,
         "name": definition.name,
-        "name_key": folded(definition.name),
+        "name_key": fold_name(definition.name),
         "location": definition.location,
         "publisher": definition.publisher,
         "offer": definition.offer,
@@ -141,7 +143,7 @@ def _values(definition: ImageDefinition) -> dict[str, Any]:
     }
 
 
-def definition_of(row: "Row[Any]") -> ImageDefinition:
+def definition_from_row(row: "Row[Any]") -> ImageDefinition:
     """The definition whose columns stand in `row`."""
     plan = PurchasePlan(name=row.plan_name, publisher=row.plan_publisher, product=row.plan_product)
     return ImageDefinition(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, func, select
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
 from imgstore.domain.deployments import Deployment
 
@@ -44,16 +44,16 @@ class Deployments(Repository):
     def remove(self, group_uid: str, name: str | None = None) -> int:
         """Forget the one of that name, or all of a group; tells how many."""
         which = _deployments.c.group_uid == group_uid if name is None else self._named(group_uid, name)
-        return self._session.changed(delete(_deployments).where(which))
+        return self._session.change(delete(_deployments).where(which))
 
     @staticmethod
     def _named(group_uid: str, name: str) -> Any:
-        return (_deployments.c.group_uid == group_uid) & (_deployments.c.name_key == folded(name))
+        return (_deployments.c.group_uid == group_uid) & (_deployments.c.name_key == fold_name(name))
 
 
 def _values(deployment: Deployment) -> dict[str, Any]:
     values = {name: getattr(deployment, name) for name in Deployment.__slots__}
-    return values | {"name_key": folded(deployment.name), "resources": list(deployment.resources)}
+    return values | {"name_key": fold_name(deployment.name), "resources": list(deployment.resources)}
 
 
 def _deployment(row: "Row[Any]") -> Deployment:

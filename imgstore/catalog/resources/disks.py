@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import ColumnElement, FromClause, Insert, bindparam, func, select, tuple_, update
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
-from imgstore.catalog.resources.groups import named, no_group
-from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_of
+from imgstore.catalog.resources.groups import is_group, missing_group_error
+from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
 from imgstore.domain.disks.signed_urls import DiskGrant
 from imgstore.domain.disks.sources import SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK
@@ -36,7 +36,7 @@ _GRANT = ("grant_uid", "grant_level", "grant_expires_at")
 _OWN = [column for column in _disks.c if column.name not in ("group_uid", *_GRANT)]
 
 
-def adding(tables: FromClause = _groups, **given: ColumnElement[Any]) -> Insert:
+def build_insert(tables: FromClause = _groups, **given: ColumnElement[Any]) -> Insert:
     """An INSERT of a disk with the values of `row_of`; it adds nothing where there is no such group.
 
     Args:
@@ -49,7 +49,7 @@ def adding(tables: FromClause = _groups, **given: ColumnElement[Any]) -> Insert:
     return _disks.insert().from_select(["group_uid", *(column.name for column in _OWN)], chosen)
 
 
-_ADD = adding().execution_options(preserve_rowcount=True)
+_ADD = build_insert().execution_options(preserve_rowcount=True)
 
 _IMAGES_AT_ONCE: Final = 500
 """In one statement, which has three parameters for each: SQLite takes 32,766, PostgreSQL more."""
@@ -70,8 +70,8 @@ class Disks(Repository):
             ParentNotFound: no such group.
             Conflict: the group has one of that kind, name and part.
         """
-        if self._session.run(_ADD, row_of(disk)).rowcount == 0:
-            raise no_group(disk.subscription, disk.group)
+        if self._session.run(_ADD, insert_parameters(disk)).rowcount == 0:
+            raise missing_group_error(disk.subscription, disk.group)
 
     def update(self, disk: ManagedDisk) -> None:
         """Replace the disk of the same uid, all but where it is attached.
@@ -90,14 +90,14 @@ class Disks(Repository):
             "grant_expires_at": grant.expires_at if grant else None,
         }
         mine = (_disks.c.uid == disk.uid) & (_disks.c.provisioning_state == disk.provisioning_state)
-        return bool(self._session.changed(_disks.update().where(mine).values(values)))
+        return bool(self._session.change(_disks.update().where(mine).values(values)))
 
     def get(
         self, subscription: str, group: str, name: str, kind: DiskKind = DiskKind.DISK, part: str = OS_DISK
     ) -> ManagedDisk | None:
         """The disk of that name in that group, if there is one."""
-        called = (_disks.c.kind == kind) & (_disks.c.name_key == folded(name)) & (_disks.c.part == part)
-        row = self._session.first(_SELECT.where(named(subscription, group), called))
+        called = (_disks.c.kind == kind) & (_disks.c.name_key == fold_name(name)) & (_disks.c.part == part)
+        row = self._session.first(_SELECT.where(is_group(subscription, group), called))
         return None if row is None else _disk(row)
 
     def by_uid(self, uid: str) -> ManagedDisk:
@@ -132,23 +132,25 @@ class Disks(Repository):
             limit: at most so many.
             visible: none that is being deleted.
         """
-        mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
+        mine = _groups.c.subscription_key == fold_name(subscription) if group is None else is_group(subscription, group)
         statement = _SELECT.where(mine, _disks.c.kind == kind)
         if name is not None:
-            statement = statement.where(_disks.c.name_key == folded(name))
+            statement = statement.where(_disks.c.name_key == fold_name(name))
         if part is not None:
             statement = statement.where(_disks.c.part == part)
         if visible:
             statement = statement.where(_disks.c.provisioning_state != ProvisioningState.DELETING)
         if after is not None:
             last, uid = after
-            statement = statement.where(tuple_(_disks.c.name_key, _disks.c.uid) > tuple_(folded(last), uid))
+            statement = statement.where(tuple_(_disks.c.name_key, _disks.c.uid) > tuple_(fold_name(last), uid))
         ordered = statement.order_by(_disks.c.name_key, _disks.c.uid).limit(limit)
         return [_disk(row) for row in self._session.all(ordered)]
 
-    def of_images(self, os_disks: Sequence[ManagedDisk]) -> dict[str, builtins.list[ManagedDisk]]:
+    def list_by_image(self, os_disks: Sequence[ManagedDisk]) -> dict[str, builtins.list[ManagedDisk]]:
         """All disks of the managed images that have these OS disks, by the image's id in lower case; none that is being deleted."""
-        keys = sorted({(folded(each.subscription), folded(each.group), folded(each.name)) for each in os_disks})
+        keys = sorted(
+            {(fold_name(each.subscription), fold_name(each.group), fold_name(each.name)) for each in os_disks}
+        )
         found: dict[str, builtins.list[ManagedDisk]] = {each.resource_id.lower(): [] for each in os_disks}
         for begin in range(0, len(keys), _IMAGES_AT_ONCE):
             place = tuple_(_groups.c.subscription_key, _groups.c.name_key, _disks.c.name_key)
@@ -162,7 +164,7 @@ class Disks(Repository):
                 found[disk.resource_id.lower()].append(disk)
         return found
 
-    def count_made(self, version_uid: str, region: str, *, since: datetime) -> int:
+    def count_created(self, version_uid: str, region: str, *, since: datetime) -> int:
         """How many disks of a version were made in a region then or later."""
         of_version = (_disks.c.source_version_uid == version_uid) & (_disks.c.created_at >= since)
         there = (_disks.c.kind == DiskKind.DISK) & (_disks.c.location == region)
@@ -174,12 +176,12 @@ class Disks(Repository):
         statement = _SELECT.where(_disks.c.slot_uid == slot_uid).order_by(_disks.c.name_key, _disks.c.uid)
         return [_disk(row) for row in self._session.all(statement)]
 
-    def awaiting_upload(self) -> set[str]:
+    def list_awaiting_upload(self) -> set[str]:
         """The uids of those that an upload is still to come for, or to be taken in."""
         waits = _disks.c.upload_bytes.is_not(None) & (_disks.c.provisioning_state == ProvisioningState.CREATING)
         return {row.uid for row in self._session.all(select(_disks.c.uid).where(waits))}
 
-    def deleting(self) -> builtins.list[ManagedDisk]:
+    def list_deleting(self) -> builtins.list[ManagedDisk]:
         """The disks of every kind and subscription that are being deleted."""
         leaving = _disks.c.provisioning_state == ProvisioningState.DELETING
         return [_disk(row) for row in self._session.all(_SELECT.where(leaving).order_by(_disks.c.uid))]
@@ -189,7 +191,7 @@ class Disks(Repository):
         statement = select(_disks.c.uid, _disks.c.provisioning_state).where(_disks.c.slot_uid == slot_uid)
         return {row.uid: row.provisioning_state for row in self._session.all(statement)}
 
-    def of_machine(self, machine_id: str) -> builtins.list[ManagedDisk]:
+    def list_attached(self, machine_id: str) -> builtins.list[ManagedDisk]:
         """Those that are attached to a machine: its OS disk, then by LUN."""
         found = [_disk(row) for row in self._session.all(_SELECT.where(_disks.c.managed_by == machine_id))]
         return sorted(found, key=lambda disk: -1 if disk.machine_lun is None else disk.machine_lun)
@@ -198,7 +200,7 @@ class Disks(Repository):
         """Attach a disk that is ready and attached to nothing; tells whether it was so."""
         ready = (_disks.c.provisioning_state == ProvisioningState.SUCCEEDED) & _disks.c.managed_by.is_(None)
         values = {"managed_by": machine_id, "machine_lun": lun}
-        return self._session.changed(update(_disks).where(_disks.c.uid == uid, ready).values(**values)) > 0
+        return self._session.change(update(_disks).where(_disks.c.uid == uid, ready).values(**values)) > 0
 
     def detach(self, machine_id: str) -> None:
         """Let go of all disks of a machine."""
@@ -209,7 +211,7 @@ class Disks(Repository):
         """Make a disk Deleting that is attached to nothing but to `attached_to`; tells whether it is."""
         free = _disks.c.managed_by.is_(None) | (_disks.c.managed_by == attached_to)
         deleting = update(_disks).values(provisioning_state=ProvisioningState.DELETING)
-        return self._session.changed(deleting.where(_disks.c.uid == uid, free)) > 0
+        return self._session.change(deleting.where(_disks.c.uid == uid, free)) > 0
 
     def delete(self, uid: str) -> None:
         """Remove the row.
@@ -220,9 +222,9 @@ class Disks(Repository):
         self._remove(_disks, uid, "disk")
 
 
-def row_of(disk: ManagedDisk) -> dict[str, Any]:
+def insert_parameters(disk: ManagedDisk) -> dict[str, Any]:
     """What `adding` writes: the columns of a disk, and the group that it finds."""
-    return _values(disk) | {"of_subscription": folded(disk.subscription), "of_group": folded(disk.group)}
+    return _values(disk) | {"of_subscription": fold_name(disk.subscription), "of_group": fold_name(disk.group)}
 
 
 def _values(disk: ManagedDisk) -> dict[str, Any]:
@@ -231,7 +233,7 @@ def _values(disk: ManagedDisk) -> dict[str, Any]:
         "uid": disk.uid,
         "kind": disk.kind,
         "name": disk.name,
-        "name_key": folded(disk.name),
+        "name_key": fold_name(disk.name),
         "part": disk.disk_key,
         "location": disk.location,
         "tags": dict(disk.tags),
@@ -277,7 +279,7 @@ def _disk(row: "Row[Any]") -> ManagedDisk:
             os_type=row.os_type, os_state=row.os_state, hyper_v_generation=row.hyper_v_generation
         ),
         replica=row.replica,
-        slot=slot_of(row),
+        slot=slot_from_row(row),
         storage_account_type=row.storage_account_type,
         virtual_bytes=row.virtual_bytes,
         disk_digest=row.disk_digest,

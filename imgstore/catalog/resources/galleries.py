@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
-from imgstore.catalog.resources.groups import group_uid, named
+from imgstore.catalog.resources.groups import get_group_uid, is_group
 from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, SharingProfile
 from imgstore.domain.resources import Gallery
 
@@ -45,15 +45,19 @@ class Galleries(Repository):
 
     def get(self, subscription: str, group: str, name: str) -> Gallery | None:
         """The gallery of that name in that group, if there is one."""
-        row = self._session.first(_SELECT.where(named(subscription, group), _galleries.c.name_key == folded(name)))
-        return None if row is None else gallery_of(row)
+        row = self._session.first(
+            _SELECT.where(is_group(subscription, group), _galleries.c.name_key == fold_name(name))
+        )
+        return None if row is None else gallery_from_row(row)
 
     def by_name(self, subscription: str, name: str) -> Gallery | None:
         """The gallery of that name in whatever group: names are unique in a subscription."""
         row = self._session.first(
-            _SELECT.where(_galleries.c.subscription_key == folded(subscription), _galleries.c.name_key == folded(name))
+            _SELECT.where(
+                _galleries.c.subscription_key == fold_name(subscription), _galleries.c.name_key == fold_name(name)
+            )
         )
-        return None if row is None else gallery_of(row)
+        return None if row is None else gallery_from_row(row)
 
     def by_uid(self, uid: str) -> Gallery:
         """The gallery that another row refers to.
@@ -61,53 +65,55 @@ class Galleries(Repository):
         Raises:
             NotFound: it is not there.
         """
-        return gallery_of(self._row(_SELECT.where(_galleries.c.uid == uid), "gallery", uid))
+        return gallery_from_row(self._row(_SELECT.where(_galleries.c.uid == uid), "gallery", uid))
 
-    def of_pool(self, pool_uid: str) -> Gallery | None:
+    def find_by_pool(self, pool_uid: str) -> Gallery | None:
         """The gallery of a pool; None where the pool has outlived it."""
         row = self._session.first(_SELECT.where(_galleries.c.pool_uid == pool_uid))
-        return None if row is None else gallery_of(row)
+        return None if row is None else gallery_from_row(row)
 
     def list(
         self, subscription: str, group: str | None = None, *, after: str | None = None, limit: int | None = None
     ) -> builtins.list[Gallery]:
         """The galleries of a subscription, or of one group in it, by name: at most `limit` behind the name `after`."""
-        statement = _SELECT.where(_galleries.c.subscription_key == folded(subscription))
+        statement = _SELECT.where(_galleries.c.subscription_key == fold_name(subscription))
         if group is not None:
-            statement = statement.where(named(subscription, group))
+            statement = statement.where(is_group(subscription, group))
         if after is not None:
-            statement = statement.where(_galleries.c.name_key > folded(after))
-        return [gallery_of(row) for row in self._session.all(statement.order_by(_galleries.c.name_key).limit(limit))]
+            statement = statement.where(_galleries.c.name_key > fold_name(after))
+        return [
+            gallery_from_row(row) for row in self._session.all(statement.order_by(_galleries.c.name_key).limit(limit))
+        ]
 
-    def shared(self) -> builtins.list[Gallery]:
+    def list_shared(self) -> builtins.list[Gallery]:
         """Those of every subscription that are shared directly with somebody, by name."""
-        return self._with(SharingPermission.GROUPS)
+        return self._list_with_permission(SharingPermission.GROUPS)
 
-    def community(self) -> builtins.list[Gallery]:
+    def list_community(self) -> builtins.list[Gallery]:
         """Those of every subscription that everybody finds, by name."""
         return [
             each
-            for each in self._with(SharingPermission.COMMUNITY)
+            for each in self._list_with_permission(SharingPermission.COMMUNITY)
             if each.sharing is not None and each.sharing.community is not None and each.sharing.community.public_name
         ]
 
-    def _with(self, permission: SharingPermission) -> builtins.list[Gallery]:
+    def _list_with_permission(self, permission: SharingPermission) -> builtins.list[Gallery]:
         statement = _SELECT.where(_galleries.c.sharing_permission == permission)
-        return [gallery_of(row) for row in self._session.all(statement.order_by(_galleries.c.name_key))]
+        return [gallery_from_row(row) for row in self._session.all(statement.order_by(_galleries.c.name_key))]
 
     def count(self, subscription: str, location: str) -> int:
         """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
-        self._session.lock_name(f"galleries/{folded(subscription)}/{location}")
-        mine = (_galleries.c.subscription_key == folded(subscription)) & (_galleries.c.location == location)
+        self._session.lock_name(f"galleries/{fold_name(subscription)}/{location}")
+        mine = (_galleries.c.subscription_key == fold_name(subscription)) & (_galleries.c.location == location)
         return int(self._session.value(select(func.count()).select_from(_galleries).where(mine)))
 
-    def held(self, uid: str) -> Gallery:
+    def get_for_update(self, uid: str) -> Gallery:
         """The gallery of that uid, which nobody else changes until the transaction ends.
 
         Raises:
             NotFound: it is not there.
         """
-        locked = self._session.locking(select(_galleries.c.uid).where(_galleries.c.uid == uid))
+        locked = self._session.add_row_locks(select(_galleries.c.uid).where(_galleries.c.uid == uid))
         self._row(locked, "gallery", uid)
         return self.by_uid(uid)
 
@@ -123,10 +129,10 @@ class Galleries(Repository):
     def _values(self, gallery: Gallery) -> dict[str, Any]:
         return {
             "uid": gallery.uid,
-            "group_uid": group_uid(self._session, gallery.subscription, gallery.group),
-            "subscription_key": folded(gallery.subscription),
+            "group_uid": get_group_uid(self._session, gallery.subscription, gallery.group),
+            "subscription_key": fold_name(gallery.subscription),
             "name": gallery.name,
-            "name_key": folded(gallery.name),
+            "name_key": fold_name(gallery.name),
             "location": gallery.location,
             "description": gallery.description,
             "tags": dict(gallery.tags),
@@ -161,7 +167,7 @@ def _sharing(permission: SharingPermission | None, said: dict[str, Any] | None) 
     )
 
 
-def gallery_of(row: "Row[Any]") -> Gallery:
+def gallery_from_row(row: "Row[Any]") -> Gallery:
     """The gallery whose columns stand in `row`, with its group's `subscription` and `group_name`."""
     return Gallery(
         uid=row.uid,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, func, select
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.database import Session
 from imgstore.catalog.engine.repository import Repository
 from imgstore.domain.errors import ParentNotFound
@@ -42,14 +42,14 @@ class Groups(Repository):
 
     def get(self, subscription: str, name: str) -> Group | None:
         """The group of that name, if there is one."""
-        row = self._session.first(select(_groups).where(named(subscription, name)))
+        row = self._session.first(select(_groups).where(is_group(subscription, name)))
         return None if row is None else _group(row)
 
     def list(self, subscription: str, *, after: str | None = None, limit: int | None = None) -> builtins.list[Group]:
         """The groups of a subscription, by name: at most `limit` behind the name `after`."""
-        statement = select(_groups).where(_groups.c.subscription_key == folded(subscription))
+        statement = select(_groups).where(_groups.c.subscription_key == fold_name(subscription))
         if after is not None:
-            statement = statement.where(_groups.c.name_key > folded(after))
+            statement = statement.where(_groups.c.name_key > fold_name(after))
         return [_group(row) for row in self._session.all(statement.order_by(_groups.c.name_key).limit(limit))]
 
     def subscriptions(self) -> builtins.list[str]:
@@ -79,24 +79,24 @@ class Groups(Repository):
         self._remove(_groups, uid, "group")
 
 
-def named(subscription: str, name: str) -> ColumnElement[bool]:
+def is_group(subscription: str, name: str) -> ColumnElement[bool]:
     """The condition that finds a group by what people call it."""
-    return (_groups.c.subscription_key == folded(subscription)) & (_groups.c.name_key == folded(name))
+    return (_groups.c.subscription_key == fold_name(subscription)) & (_groups.c.name_key == fold_name(name))
 
 
-def group_uid(session: Session, subscription: str, name: str) -> str:
+def get_group_uid(session: Session, subscription: str, name: str) -> str:
     """The uid of the group that a new gallery or disk is to lie in.
 
     Raises:
         ParentNotFound: the subscription has no such group.
     """
-    uid: str | None = session.value(select(_groups.c.uid).where(named(subscription, name)))
+    uid: str | None = session.value(select(_groups.c.uid).where(is_group(subscription, name)))
     if uid is None:
-        raise no_group(subscription, name)
+        raise missing_group_error(subscription, name)
     return uid
 
 
-def no_group(subscription: str, name: str) -> ParentNotFound:
+def missing_group_error(subscription: str, name: str) -> ParentNotFound:
     """What a new gallery or disk is to lie in is not there."""
     return ParentNotFound(
         f"Resource group '{name}' could not be found.",
@@ -111,9 +111,9 @@ def _values(group: Group) -> dict[str, Any]:
     return {
         "uid": group.uid,
         "subscription": group.subscription,
-        "subscription_key": folded(group.subscription),
+        "subscription_key": fold_name(group.subscription),
         "name": group.name,
-        "name_key": folded(group.name),
+        "name_key": fold_name(group.name),
         "location": group.location,
         "tags": dict(group.tags),
         "created_at": group.created_at,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import bindparam, select
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
-from imgstore.catalog.resources.versions import disk_of
-from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_of
+from imgstore.catalog.resources.versions import disk_from_json
+from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
 from imgstore.domain import names
 from imgstore.domain.disks.image_offers import ImageOffer
 from imgstore.domain.names import VersionName
@@ -67,7 +67,7 @@ _OFFER: Final = (
 """A row for each complete replica."""
 
 
-class Offers(Repository):
+class ImageOffers(Repository):
     """Versions as machines and disks are made of them."""
 
     __slots__ = ()
@@ -77,7 +77,7 @@ class Offers(Repository):
     ) -> ImageOffer | None:
         """What the version of that name offers in a region; None where it is not visible or not complete there."""
         above = {"subscription": subscription, "group": group, "gallery": gallery, "definition": definition}
-        asked = {key: folded(text) for key, text in above.items()}
+        asked = {key: fold_name(text) for key, text in above.items()}
         number = {"major": name.major, "minor": name.minor, "patch": name.patch}
         rows = self._session.all(_OFFER, asked | number | {"region": region})
         return _offer(name, rows) if rows else None
@@ -94,6 +94,6 @@ def _offer(name: VersionName, rows: "Sequence[Row[Any]]") -> ImageOffer:
             os_type=first.os_type, os_state=first.os_state, hyper_v_generation=first.hyper_v_generation
         ),
         disallowed_disk_types=tuple(map(DiskType, first.disallowed_disk_types)),
-        disks=tuple(map(disk_of, first.disks)),
-        slots=tuple(map(slot_of, rows)),
+        disks=tuple(map(disk_from_json, first.disks)),
+        slots=tuple(map(slot_from_row, rows)),
     )

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select, tuple_
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
-from imgstore.catalog.engine.repository import Repository, missing
-from imgstore.catalog.resources.groups import group_uid, named
+from imgstore.catalog.engine.columns import fold_name
+from imgstore.catalog.engine.repository import Repository, missing_row_error
+from imgstore.catalog.resources.groups import get_group_uid, is_group
 from imgstore.domain.disks.version_disks import HostCaching
 from imgstore.domain.machines import DiskAttachment, Machine
 from imgstore.domain.states import ProvisioningState
@@ -35,7 +35,7 @@ class Machines(Repository):
             ParentNotFound: no such group.
             Conflict: the group has one of that name.
         """
-        above = group_uid(self._session, machine.subscription, machine.group)
+        above = get_group_uid(self._session, machine.subscription, machine.group)
         self._session.run(_machines.insert(), _values(machine) | {"group_uid": above})
 
     def update(self, machine: Machine) -> None:
@@ -48,17 +48,20 @@ class Machines(Repository):
 
     def get(self, subscription: str, group: str, name: str) -> Machine | None:
         """The machine of that name in that group, if there is one."""
-        row = self._session.first(_SELECT.where(named(subscription, group), _machines.c.name_key == folded(name)))
+        row = self._session.first(_SELECT.where(is_group(subscription, group), _machines.c.name_key == fold_name(name)))
         return None if row is None else _machine(row)
 
-    def held(self, uid: str) -> Machine:
+    def get_for_update(self, uid: str) -> Machine:
         """The machine as it stands; nobody else changes it until the transaction ends.
 
         Raises:
             NotFound: it is not there.
         """
-        if self._session.value(self._session.locking(select(_machines.c.uid).where(_machines.c.uid == uid))) is None:
-            raise missing("virtual machine", uid)
+        if (
+            self._session.value(self._session.add_row_locks(select(_machines.c.uid).where(_machines.c.uid == uid)))
+            is None
+        ):
+            raise missing_row_error("virtual machine", uid)
         return _machine(self._row(_SELECT.where(_machines.c.uid == uid), "virtual machine", uid))
 
     def list(
@@ -79,17 +82,17 @@ class Machines(Repository):
             limit: at most so many.
             visible: none that is being deleted.
         """
-        mine = _groups.c.subscription_key == folded(subscription) if group is None else named(subscription, group)
+        mine = _groups.c.subscription_key == fold_name(subscription) if group is None else is_group(subscription, group)
         statement = _SELECT.where(mine)
         if visible:
             statement = statement.where(_machines.c.provisioning_state != ProvisioningState.DELETING)
         if after is not None:
             last, uid = after
-            statement = statement.where(tuple_(_machines.c.name_key, _machines.c.uid) > tuple_(folded(last), uid))
+            statement = statement.where(tuple_(_machines.c.name_key, _machines.c.uid) > tuple_(fold_name(last), uid))
         ordered = statement.order_by(_machines.c.name_key, _machines.c.uid).limit(limit)
         return [_machine(row) for row in self._session.all(ordered)]
 
-    def deleting(self) -> builtins.list[Machine]:
+    def list_deleting(self) -> builtins.list[Machine]:
         """The machines of every subscription that are being deleted."""
         leaving = _machines.c.provisioning_state == ProvisioningState.DELETING
         return [_machine(row) for row in self._session.all(_SELECT.where(leaving).order_by(_machines.c.uid))]
@@ -108,7 +111,7 @@ def _values(machine: Machine) -> dict[str, Any]:
     return {
         "uid": machine.uid,
         "name": machine.name,
-        "name_key": folded(machine.name),
+        "name_key": fold_name(machine.name),
         "location": machine.location,
         "tags": dict(machine.tags),
         "size": machine.size,
@@ -120,7 +123,7 @@ def _values(machine: Machine) -> dict[str, Any]:
         "generalized": machine.generalized,
         "kept": {
             "said": dict(machine.extra_properties),
-            "disks": {key: _of_manner(manner) for key, manner in machine.attachments.items()},
+            "disks": {key: _attachment_values(manner) for key, manner in machine.attachments.items()},
         },
         "created_at": machine.created_at,
         "provisioning_state": machine.provisioning_state,
@@ -142,14 +145,14 @@ def _machine(row: "Row[Any]") -> Machine:
         admin_username=row.admin_username,
         computer_name=row.computer_name,
         generalized=row.generalized,
-        attachments={key: _manner(each) for key, each in row.kept.get("disks", {}).items()},
+        attachments={key: _attachment(each) for key, each in row.kept.get("disks", {}).items()},
         extra_properties=row.kept.get("said", {}),
         created_at=row.created_at,
         provisioning_state=row.provisioning_state,
     )
 
 
-def _of_manner(manner: DiskAttachment) -> dict[str, Any]:
+def _attachment_values(manner: DiskAttachment) -> dict[str, Any]:
     return {
         "name": manner.name,
         "caching": manner.caching,
@@ -157,7 +160,7 @@ def _of_manner(manner: DiskAttachment) -> dict[str, Any]:
     }
 
 
-def _manner(stored: dict[str, Any]) -> DiskAttachment:
+def _attachment(stored: dict[str, Any]) -> DiskAttachment:
     caching = stored["caching"]
     return DiskAttachment(
         name=stored["name"],

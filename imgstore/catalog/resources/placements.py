@@ -9,8 +9,8 @@ from sqlalchemy import String, bindparam, func, true
 from imgstore.catalog import schema
 from imgstore.catalog.engine.database import upsert
 from imgstore.catalog.engine.repository import Repository
-from imgstore.catalog.resources.disks import Disks, adding, row_of
-from imgstore.catalog.resources.groups import no_group
+from imgstore.catalog.resources.disks import Disks, build_insert, insert_parameters
+from imgstore.catalog.resources.groups import missing_group_error
 from imgstore.domain.resources import ManagedDisk, Slot
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _slots = schema.slots
 
 
 @cache
-def _next(*, is_sqlite: bool) -> "ReturningInsert[Any]":
+def _build_advance(*, is_sqlite: bool) -> "ReturningInsert[Any]":
     """Built once for each engine: what is built at every placement takes longer than the database does."""
     asked = {"version_uid": bindparam("version_uid"), "region": bindparam("region"), "turns": 1}
     statement = upsert(_placements, is_sqlite=is_sqlite).values(asked)
@@ -32,16 +32,16 @@ def _next(*, is_sqlite: bool) -> "ReturningInsert[Any]":
 
 
 @cache
-def _placing() -> "ReturningInsert[Any]":
+def _build_place() -> "ReturningInsert[Any]":
     """PostgreSQL's: turn and row in one statement, so that nobody waits for this process while the turn is locked."""
     from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - costs 30 ms to import
 
-    turn = _next(is_sqlite=False).cte("turn")
+    turn = _build_advance(is_sqlite=False).cte("turn")
     uids = bindparam("slot_uids", type_=postgresql.ARRAY(String))
     fit = func.unnest(uids).table_valued("uid", with_ordinality="place").render_derived(name="fit")
     mine = fit.c.place == (turn.c.turns - 1) % func.cardinality(uids) + 1
     tables = turn.join(fit, mine).join(_slots, _slots.c.uid == fit.c.uid).join(schema.groups, true())
-    placing = adding(
+    placing = build_insert(
         tables, slot_uid=_slots.c.uid, replica=_slots.c.ordinal, storage_account_type=_slots.c.storage_account_type
     )
     return placing.returning(schema.disks.c.slot_uid)
@@ -52,7 +52,7 @@ class Placements(Repository):
 
     __slots__ = ()
 
-    def next_turn(self, version_uid: str, region: str) -> int:
+    def advance_counter(self, version_uid: str, region: str) -> int:
         """The counter, from 0, which then moves on by one.
 
         The row stays locked until the transaction ends, so that however many place at once, each gets a turn of its
@@ -62,7 +62,7 @@ class Placements(Repository):
             Conflict: the version is gone.
         """
         asked = {"version_uid": version_uid, "region": region}
-        return int(self._session.value(_next(is_sqlite=self._session.is_sqlite), asked)) - 1
+        return int(self._session.value(_build_advance(is_sqlite=self._session.is_sqlite), asked)) - 1
 
     def place(self, disk: ManagedDisk, slots: Sequence[Slot]) -> ManagedDisk:
         """Write a new disk down in that of `slots` whose turn it is, of its version in its location.
@@ -80,13 +80,13 @@ class Placements(Repository):
         """
         assert disk.source_version_uid is not None, "the turn is a version's"
         if self._session.is_sqlite:
-            turn = self.next_turn(disk.source_version_uid, disk.location)
+            turn = self.advance_counter(disk.source_version_uid, disk.location)
             placed = disk.in_slot(slots[turn % len(slots)])
             Disks(self._session).add(placed)
             return placed
         by_uid = {slot.uid: slot for slot in slots}
         asked = {"version_uid": disk.source_version_uid, "region": disk.location, "slot_uids": list(by_uid)}
-        slot_uid = self._session.value(_placing(), row_of(disk) | asked)
+        slot_uid = self._session.value(_build_place(), insert_parameters(disk) | asked)
         if slot_uid is None:
-            raise no_group(disk.subscription, disk.group)
+            raise missing_group_error(disk.subscription, disk.group)
         return disk.in_slot(by_uid[slot_uid])

@@ -3,9 +3,9 @@
 from sqlalchemy import func, select
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
-from imgstore.catalog.resources.versions import disk_of
+from imgstore.catalog.resources.versions import disk_from_json
 
 
 class Quotas(Repository):
@@ -15,7 +15,7 @@ class Quotas(Repository):
 
     def lock(self, subscription: str) -> None:
         """Hold the subscription's count: nobody else who takes this lock adds to it until the transaction ends."""
-        self._session.lock_name(f"bytes/{folded(subscription)}")
+        self._session.lock_name(f"bytes/{fold_name(subscription)}")
 
     def used_bytes(self, subscription: str) -> int:
         """The virtual bytes of the content that a subscription keeps.
@@ -27,13 +27,13 @@ class Quotas(Repository):
 
     def _of_versions(self, subscription: str) -> int:
         tables = schema.versions.join(schema.definitions).join(schema.galleries)
-        mine = schema.galleries.c.subscription_key == folded(subscription)
+        mine = schema.galleries.c.subscription_key == fold_name(subscription)
         rows = self._session.all(select(schema.versions.c.disks).select_from(tables).where(mine))
-        disks = (disk_of(values) for row in rows for values in row.disks)
+        disks = (disk_from_json(values) for row in rows for values in row.disks)
         return sum(disk.virtual_bytes or disk.expected_bytes or 0 for disk in disks)
 
     def _of_disks(self, subscription: str) -> int:
-        disks, key = schema.disks, folded(subscription)
+        disks, key = schema.disks, fold_name(subscription)
         tables = disks.join(schema.groups, disks.c.group_uid == schema.groups.c.uid)
         own = (
             select(1)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sqlalchemy import Select, Table, bindparam, select
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
-from imgstore.catalog.resources.definitions import definition_of
-from imgstore.catalog.resources.galleries import gallery_of
-from imgstore.catalog.resources.versions import version_of
+from imgstore.catalog.resources.definitions import definition_from_row
+from imgstore.catalog.resources.galleries import gallery_from_row
+from imgstore.catalog.resources.versions import version_from_row
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import Gallery, ImageDefinition, ImageVersion
 
@@ -85,7 +85,9 @@ class References(Repository):
     ) -> tuple[Gallery, ImageDefinition] | None:
         """The definition of that name and its gallery, if both are there."""
         row = self._found(_ABOVE, subscription, group, gallery, definition)
-        return None if row is None else (_GALLERY.read(row, gallery_of), _DEFINITION.read(row, definition_of))
+        return (
+            None if row is None else (_GALLERY.read(row, gallery_from_row), _DEFINITION.read(row, definition_from_row))
+        )
 
     def find_version(
         self, subscription: str, group: str, gallery: str, definition: str, name: VersionName
@@ -95,11 +97,11 @@ class References(Repository):
         row = self._found(_WITH_VERSION, subscription, group, gallery, definition, **number)
         if row is None:
             return None
-        version = None if row[_VERSION.begin] is None else _VERSION.read(row, version_of)
-        return _GALLERY.read(row, gallery_of), _DEFINITION.read(row, definition_of), version
+        version = None if row[_VERSION.begin] is None else _VERSION.read(row, version_from_row)
+        return _GALLERY.read(row, gallery_from_row), _DEFINITION.read(row, definition_from_row), version
 
     def _found(
         self, statement: Select[Any], subscription: str, group: str, gallery: str, definition: str, **number: int
     ) -> "Row[Any] | None":
         above = {"subscription": subscription, "group": group, "gallery": gallery, "definition": definition}
-        return self._session.first(statement, {name: folded(text) for name, text in above.items()} | number)
+        return self._session.first(statement, {name: fold_name(text) for name, text in above.items()} | number)

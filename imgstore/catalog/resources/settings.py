@@ -21,7 +21,7 @@ class SharedSettings(Repository):
         rows = self._session.all(select(_table.c.key, _table.c.value).order_by(_table.c.key))
         return {row.key: row.value for row in rows}
 
-    def begin(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def initialize(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Set these keys where nothing was ever set; what is set then, perhaps by another process."""
         self._session.lock_name("settings")
         if not self.all():

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select, tuple_
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
-from imgstore.catalog.engine.repository import Repository, missing
+from imgstore.catalog.engine.columns import fold_name
+from imgstore.catalog.engine.repository import Repository, missing_row_error
 from imgstore.domain.disks.sources import SourceIdentity
 from imgstore.domain.disks.version_disks import HostCaching, VersionDisk
 from imgstore.domain.names import VersionName
@@ -53,7 +53,7 @@ class Versions(Repository):
                 _versions.c.patch == name.patch,
             )
         )
-        return None if row is None else version_of(row)
+        return None if row is None else version_from_row(row)
 
     def by_uid(self, uid: str) -> ImageVersion:
         """The version that another row refers to.
@@ -61,7 +61,7 @@ class Versions(Repository):
         Raises:
             NotFound: it is not there.
         """
-        return version_of(self._row(select(_versions).where(_versions.c.uid == uid), "image version", uid))
+        return version_from_row(self._row(select(_versions).where(_versions.c.uid == uid), "image version", uid))
 
     def lock(self, uid: str) -> None:
         """Hold the version's row until the transaction ends: what is read of its replicas from now on stays true.
@@ -69,8 +69,11 @@ class Versions(Repository):
         Raises:
             NotFound: it is not there.
         """
-        if self._session.value(self._session.locking(select(_versions.c.uid).where(_versions.c.uid == uid))) is None:
-            raise missing("image version", uid)
+        if (
+            self._session.value(self._session.add_row_locks(select(_versions.c.uid).where(_versions.c.uid == uid)))
+            is None
+        ):
+            raise missing_row_error("image version", uid)
 
     def list(
         self,
@@ -91,14 +94,14 @@ class Versions(Repository):
             statement = statement.where(stands, _versions.c.soft_deleted_at.is_(None))
         if after is not None:
             statement = statement.where(tuple_(*_NUMBER) > tuple_(after.major, after.minor, after.patch))
-        return [version_of(row) for row in self._session.all(statement.limit(limit))]
+        return [version_from_row(row) for row in self._session.all(statement.limit(limit))]
 
-    def every(self) -> builtins.list[ImageVersion]:
+    def list_all(self) -> builtins.list[ImageVersion]:
         """Return the versions of all definitions, of whatever subscription, by definition and number."""
         order = (_versions.c.definition_uid, *_NUMBER)
-        return [version_of(row) for row in self._session.all(select(_versions).order_by(*order))]
+        return [version_from_row(row) for row in self._session.all(select(_versions).order_by(*order))]
 
-    def complete_in(
+    def list_complete_in(
         self, definition_uid: str, region: str, *, below: VersionName | None = None, limit: int
     ) -> builtins.list[ImageVersion]:
         """The versions that have a complete replica in a region, highest first: at most `limit` of those below `below`."""
@@ -115,28 +118,29 @@ class Versions(Repository):
         if below is not None:
             statement = statement.where(tuple_(*_NUMBER) < tuple_(below.major, below.minor, below.patch))
         downward = statement.order_by(*(column.desc() for column in _NUMBER)).limit(limit)
-        return [version_of(row) for row in self._session.all(downward)]
+        return [version_from_row(row) for row in self._session.all(downward)]
 
     def count(self, subscription: str, location: str) -> int:
         """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
-        self._session.lock_name(f"versions/{folded(subscription)}/{location}")
-        mine = schema.galleries.c.subscription_key == folded(subscription)
+        self._session.lock_name(f"versions/{fold_name(subscription)}/{location}")
+        mine = schema.galleries.c.subscription_key == fold_name(subscription)
         tables = _versions.join(schema.definitions).join(schema.galleries)
         statement = select(func.count()).select_from(tables).where(mine, _versions.c.location == location)
         return int(self._session.value(statement))
 
-    def soft_deleted(self, definition_uid: str | None = None) -> builtins.list[ImageVersion]:
+    def list_soft_deleted(self, definition_uid: str | None = None) -> builtins.list[ImageVersion]:
         """The softly deleted versions of a definition by number, or of all, those that are being ended for good too."""
         statement = select(_versions).where(_versions.c.soft_deleted_at.is_not(None))
         if definition_uid is not None:
             statement = statement.where(_versions.c.definition_uid == definition_uid)
-        return [version_of(row) for row in self._session.all(statement.order_by(*_NUMBER, _versions.c.uid))]
+        return [version_from_row(row) for row in self._session.all(statement.order_by(*_NUMBER, _versions.c.uid))]
 
-    def deleting(self) -> builtins.list[ImageVersion]:
+    def list_deleting(self) -> builtins.list[ImageVersion]:
         """The versions of every subscription that are being deleted for good."""
         leaving = _versions.c.provisioning_state == ProvisioningState.DELETING
         return [
-            version_of(row) for row in self._session.all(select(_versions).where(leaving).order_by(_versions.c.uid))
+            version_from_row(row)
+            for row in self._session.all(select(_versions).where(leaving).order_by(_versions.c.uid))
         ]
 
     def delete(self, uid: str) -> None:
@@ -173,7 +177,7 @@ def _values(version: ImageVersion) -> dict[str, Any]:
     }
 
 
-def version_of(row: "Row[Any]") -> ImageVersion:
+def version_from_row(row: "Row[Any]") -> ImageVersion:
     """The version whose columns stand in `row`."""
     return ImageVersion(
         uid=row.uid,
@@ -185,7 +189,7 @@ def version_of(row: "Row[Any]") -> ImageVersion:
         replication_mode=row.replication_mode,
         exclude_from_latest=row.exclude_from_latest,
         tags=row.tags,
-        disks=tuple(disk_of(values) for values in row.disks),
+        disks=tuple(disk_from_json(values) for values in row.disks),
         published_at=row.published_at,
         provisioning_state=row.provisioning_state,
         end_of_life_at=row.end_of_life_at,
@@ -228,7 +232,7 @@ def _disk_values(disk: VersionDisk) -> dict[str, Any]:
     }
 
 
-def disk_of(values: Mapping[str, Any]) -> VersionDisk:
+def disk_from_json(values: Mapping[str, Any]) -> VersionDisk:
     """The disk that `values` of a version's row tell."""
     return VersionDisk(
         lun=values["lun"],

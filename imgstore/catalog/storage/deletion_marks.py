@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
 from imgstore.catalog.engine.sequence import CatalogSequence
-from imgstore.catalog.storage.segments import in_turn
+from imgstore.catalog.storage.segments import split_batches
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.garbage import DeletionMark, GcState
 
@@ -30,10 +30,10 @@ class DeletionMarks(Repository):
         order = (_condemned.c.since, _condemned.c.name)
         return [_row(each) for each in self._session.all(_select(slot_uid).order_by(*order))]
 
-    def among(self, slot_uid: str, names: Collection[Digest]) -> builtins.list[DeletionMark]:
+    def find(self, slot_uid: str, names: Collection[Digest]) -> builtins.list[DeletionMark]:
         """Those of `names` that are condemned in a slot."""
         found: builtins.list[DeletionMark] = []
-        for some in in_turn(sorted(names)):
+        for some in split_batches(sorted(names)):
             found += map(_row, self._session.all(_select(slot_uid).where(_condemned.c.name.in_(some))))
         return found
 
@@ -59,9 +59,9 @@ class DeletionMarks(Repository):
         statement = self._session.upsert(_condemned).on_conflict_do_nothing(index_elements=["slot_uid", "name"])
         self._session.run(statement, rows)
 
-    def lift(self, slot_uid: str, names: Iterable[Digest]) -> None:
+    def unmark(self, slot_uid: str, names: Iterable[Digest]) -> None:
         """Let segments live. Those whose delete may be under way stay as they are."""
-        for some in in_turn(sorted(names)):
+        for some in split_batches(sorted(names)):
             self._session.run(
                 delete(_condemned).where(
                     _condemned.c.slot_uid == slot_uid,
@@ -70,14 +70,14 @@ class DeletionMarks(Repository):
                 )
             )
 
-    def drop(self, slot_uid: str, names: Iterable[Digest]) -> None:
+    def remove(self, slot_uid: str, names: Iterable[Digest]) -> None:
         """Forget segments in whatever state. The caller knows that no delete of them can arrive any more."""
-        for some in in_turn(sorted(names)):
+        for some in split_batches(sorted(names)):
             self._session.run(delete(_condemned).where(_in(slot_uid, some)))
 
     def begin_deleting(self, slot_uid: str, names: Sequence[Digest], *, token: str, lease_expires_at: datetime) -> None:
         """Give a batch to a collector: new ones, or those of a collector whose time is over."""
-        for some in in_turn(sorted(names)):
+        for some in split_batches(sorted(names)):
             values = {"sentence": GcState.DELETING, "token": token, "lease_expires_at": lease_expires_at}
             self._session.run(update(_condemned).where(_in(slot_uid, some)).values(values))
 
@@ -88,7 +88,7 @@ class DeletionMarks(Repository):
             How many there were.
         """
         mine = (_condemned.c.slot_uid == slot_uid) & (_condemned.c.token == token)
-        return self._session.changed(delete(_condemned).where(mine))
+        return self._session.change(delete(_condemned).where(mine))
 
 
 def _select(slot_uid: str) -> Any:

@@ -7,7 +7,7 @@ from sqlalchemy import delete, func, insert, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
-from imgstore.catalog.storage.segments import in_turn
+from imgstore.catalog.storage.segments import split_batches
 
 _deletions = schema.deletions
 
@@ -40,7 +40,7 @@ class Deletions(Repository):
     def pending_until(self, slot_uid: str, keys: Collection[str]) -> datetime | None:
         """Return the latest time at which a request for one of the keys may be carried out; None if there is none."""
         latest: datetime | None = None
-        for some in in_turn(sorted(set(keys))):
+        for some in split_batches(sorted(set(keys))):
             found = self._session.value(
                 select(func.max(_deletions.c.until)).where(
                     _deletions.c.slot_uid == slot_uid,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Select, Table, select, update
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
-from imgstore.catalog.engine.repository import Repository, missing
+from imgstore.catalog.engine.columns import fold_name
+from imgstore.catalog.engine.repository import Repository, missing_row_error
 from imgstore.ledger.entries import LedgerRow, Party, StorageInterval
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ class Ledger(Repository):
             NotFound: it is not there.
         """
         still_open = (_intervals.c.uid == uid) & _intervals.c.closed_at.is_(None)
-        if self._session.changed(update(_intervals).where(still_open).values(closed_at=closed_at)):
+        if self._session.change(update(_intervals).where(still_open).values(closed_at=closed_at)):
             return
         if self._session.first(select(_intervals.c.uid).where(_intervals.c.uid == uid)) is None:
-            raise missing("storage interval", uid)
+            raise missing_row_error("storage interval", uid)
 
     def open_intervals(self, slot_uid: str) -> list[StorageInterval]:
         """What lies in a slot now, oldest first."""
@@ -68,13 +68,13 @@ class Ledger(Repository):
 
 def _of(table: Table, subscription: str | None) -> Select[Any]:
     everyone = select(table)
-    return everyone if subscription is None else everyone.where(table.c.subscription_key == folded(subscription))
+    return everyone if subscription is None else everyone.where(table.c.subscription_key == fold_name(subscription))
 
 
 def _party_values(party: Party) -> dict[str, Any]:
     return {
         "subscription": party.subscription,
-        "subscription_key": folded(party.subscription),
+        "subscription_key": fold_name(party.subscription),
         "group_name": party.group,
         "gallery": party.gallery,
         "definition": party.definition,

@@ -15,21 +15,21 @@ from imgstore.domain.settings.maintenance import MaintenanceRecord, MaintenanceT
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
 
-_turns = schema.maintenance_turns
+_tasks = schema.maintenance_turns
 _gaps = schema.zone_gaps
 _slots = schema.slots
 
 
-class MaintenanceTurns(Repository):
+class MaintenanceTasks(Repository):
     """One row for each task that was ever seen."""
 
     __slots__ = ()
 
     def list(self) -> builtins.list[MaintenanceRecord]:
         """Return every row, by name."""
-        return [_turn(row) for row in self._session.all(select(_turns).order_by(_turns.c.name))]
+        return [_turn(row) for row in self._session.all(select(_tasks).order_by(_tasks.c.name))]
 
-    def see(self, tasks: Sequence[MaintenanceTask]) -> None:
+    def register(self, tasks: Sequence[MaintenanceTask]) -> None:
         """Make the rows of tasks that have none; drop those of tasks that are no more and that nobody does."""
         now = self._session.now()
         known = {each.name for each in self.list()}
@@ -42,40 +42,40 @@ class MaintenanceTurns(Repository):
             if each.name not in known
         ]
         if rows:
-            self._session.run(self._session.upsert(_turns).on_conflict_do_nothing(index_elements=["name"]), rows)
+            self._session.run(self._session.upsert(_tasks).on_conflict_do_nothing(index_elements=["name"]), rows)
         gone = known - {each.name for each in tasks}
         for name in sorted(gone):
-            self._session.run(delete(_turns).where(_turns.c.name == name, _turns.c.holder.is_(None)))
+            self._session.run(delete(_tasks).where(_tasks.c.name == name, _tasks.c.holder.is_(None)))
 
-    def take(self, turn: MaintenanceRecord, *, holder: str, lease_seconds: float) -> str | None:
+    def lease(self, turn: MaintenanceRecord, *, holder: str, lease_seconds: float) -> str | None:
         """Lease a turn, if its row is still as it was read.
 
         Returns:
             The token of the lease; None where another process was quicker.
         """
         token = self._session.effects.new_uid()
-        same_token = _turns.c.token.is_(None) if turn.token is None else _turns.c.token == turn.token
-        unchanged = (_turns.c.name == turn.name) & (_turns.c.done_at == turn.done_at) & same_token
+        same_token = _tasks.c.token.is_(None) if turn.token is None else _tasks.c.token == turn.token
+        unchanged = (_tasks.c.name == turn.name) & (_tasks.c.done_at == turn.done_at) & same_token
         values = {
             "holder": holder,
             "token": token,
             "lease_expires_at": self._session.now() + timedelta(seconds=lease_seconds),
         }
-        return token if self._session.changed(update(_turns).where(unchanged).values(values)) else None
+        return token if self._session.change(update(_tasks).where(unchanged).values(values)) else None
 
     def renew(self, name: str, token: str, *, lease_seconds: float) -> bool:
         """Let the lease run so long from now; False where another process has the turn."""
         expires_at = self._session.now() + timedelta(seconds=lease_seconds)
-        return self._session.changed(update(_turns).where(_mine(name, token)).values(lease_expires_at=expires_at)) > 0
+        return self._session.change(update(_tasks).where(_mine(name, token)).values(lease_expires_at=expires_at)) > 0
 
-    def end(self, name: str, token: str, outcome: str) -> None:
+    def complete(self, name: str, token: str, outcome: str) -> None:
         """Give the turn back as done. Does nothing where another process has it."""
         values = {"done_at": self._session.now(), "outcome": outcome, **_FREE}
-        self._session.run(update(_turns).where(_mine(name, token)).values(values))
+        self._session.run(update(_tasks).where(_mine(name, token)).values(values))
 
-    def give_back(self, name: str, token: str) -> None:
+    def release(self, name: str, token: str) -> None:
         """Give the turn back undone: it stays due. Does nothing where another process has it."""
-        self._session.run(update(_turns).where(_mine(name, token)).values(_FREE))
+        self._session.run(update(_tasks).where(_mine(name, token)).values(_FREE))
 
 
 _FREE = {"holder": None, "token": None, "lease_expires_at": None}
@@ -103,7 +103,7 @@ class ZoneGaps(Repository):
         statement = select(_gaps).where(_gaps.c.slot_uid.in_(slot_uids)).order_by(_gaps.c.slot_uid, _gaps.c.zone)
         return [_gap(row) for row in self._session.all(statement)] if slot_uids else []
 
-    def by_zone(self) -> dict[tuple[str, str], int]:
+    def count_by_zone(self) -> dict[tuple[str, str], int]:
         """Return how many objects each zone misses in all, by region and zone."""
         statement = (
             select(_slots.c.region, _gaps.c.zone, func.sum(_gaps.c.objects).label("objects"))
@@ -114,7 +114,7 @@ class ZoneGaps(Repository):
 
 
 def _mine(name: str, token: str) -> Any:
-    return (_turns.c.name == name) & (_turns.c.token == token)
+    return (_tasks.c.name == name) & (_tasks.c.token == token)
 
 
 def _turn(row: "Row[Any]") -> MaintenanceRecord:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from sqlalchemy import ColumnElement, Select, func, select, update
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.repository import Repository, missing
+from imgstore.catalog.engine.repository import Repository, missing_row_error
 from imgstore.domain.disks.version_disks import sort_disk_keys
 from imgstore.domain.resources import ManifestRow
 
@@ -36,7 +36,7 @@ class Manifests(Repository):
         Raises:
             Conflict: the owner has a manifest of that disk in that slot.
         """
-        ids = unpacked(manifest.segment_ids)
+        ids = unpack_ids(manifest.segment_ids)
         assert (ids[:-1] < ids[1:]).all(), "segment ids are not sorted, or one stands twice"
         self._session.run(_manifests.insert(), {**_values(manifest), "complete": False})
 
@@ -46,8 +46,8 @@ class Manifests(Repository):
         Raises:
             NotFound: it is not there.
         """
-        if not self._session.changed(update(_manifests).where(_manifests.c.uid == uid).values(complete=True)):
-            raise missing("manifest", uid)
+        if not self._session.change(update(_manifests).where(_manifests.c.uid == uid).values(complete=True)):
+            raise missing_row_error("manifest", uid)
 
     def is_complete(self, uid: str) -> bool:
         """Whether its segments are named.
@@ -92,7 +92,7 @@ class Manifests(Repository):
         statement = select(_manifests.c.slot_uid).where(_manifests.c.owner_uid == owner_uid, _manifests.c.complete)
         return frozenset(row.slot_uid for row in self._session.all(statement.distinct()))
 
-    def with_content(self, slot_uid: str, body_key: str) -> ManifestRow | None:
+    def find_by_body(self, slot_uid: str, body_key: str) -> ManifestRow | None:
         """A complete manifest of a slot that has its content in that object, if there is one.
 
         That of the object's owner, where it stands: what only refers to it is not in the way of being deleted then.
@@ -100,18 +100,18 @@ class Manifests(Repository):
         _, owner_uid, disk = body_key.split("/")
         same = _manifests.c.body_key == body_key
         own = same & (_manifests.c.owner_uid == owner_uid) & (_manifests.c.disk == disk)
-        return self._any(slot_uid, own) or self._any(slot_uid, same)
+        return self._find_complete(slot_uid, own) or self._find_complete(slot_uid, same)
 
-    def with_digest(self, slot_uid: str, digest: bytes) -> ManifestRow | None:
+    def find_by_digest(self, slot_uid: str, digest: bytes) -> ManifestRow | None:
         """A complete manifest of a slot that has exactly that content, if there is one."""
-        return self._any(slot_uid, _manifests.c.digest == digest)
+        return self._find_complete(slot_uid, _manifests.c.digest == digest)
 
-    def same(self, pool_uid: str, digest: bytes) -> builtins.list[ManifestRow]:
+    def list_with_digest(self, pool_uid: str, digest: bytes) -> builtins.list[ManifestRow]:
         """The complete manifests of a pool's slots that have exactly that content, whoever owns them."""
         slots = select(_slots.c.uid).where(_slots.c.pool_uid == pool_uid)
         return self._list((_manifests.c.digest == digest) & _manifests.c.complete & _manifests.c.slot_uid.in_(slots))
 
-    def _any(self, slot_uid: str, condition: ColumnElement[bool]) -> ManifestRow | None:
+    def _find_complete(self, slot_uid: str, condition: ColumnElement[bool]) -> ManifestRow | None:
         mine = (_manifests.c.slot_uid == slot_uid) & _manifests.c.complete & condition
         row = self._session.first(select(_manifests).where(mine).order_by(_manifests.c.uid).limit(1))
         return None if row is None else _manifest(row)
@@ -121,7 +121,7 @@ class Manifests(Repository):
         mine = _manifests.c.slot_uid == slot_uid
         return self._list(mine & _manifests.c.complete if complete_only else mine)
 
-    def named_in_slot(self, slot_uid: str, *, complete_only: bool = True) -> "Ids":
+    def segment_ids_in_slot(self, slot_uid: str, *, complete_only: bool = True) -> "Ids":
         """The ids of the segments that manifests of a slot name, sorted, each once.
 
         Args:
@@ -129,19 +129,19 @@ class Manifests(Repository):
             complete_only: leave those out that are still on their way.
         """
         lists = select(_manifests.c.segment_ids).where(_manifests.c.slot_uid == slot_uid)
-        return self._named(lists, complete_only=complete_only)
+        return self._collect_ids(lists, complete_only=complete_only)
 
-    def named_in_pool(self, pool_uid: str) -> "Ids":
+    def segment_ids_in_pool(self, pool_uid: str) -> "Ids":
         """The same over every slot of a pool, manifests that are still on their way included."""
         lists = select(_manifests.c.segment_ids).join(_slots).where(_slots.c.pool_uid == pool_uid)
-        return self._named(lists, complete_only=False)
+        return self._collect_ids(lists, complete_only=False)
 
-    def named_in_region(self, pool_uid: str, region: str) -> "Ids":
+    def segment_ids_in_region(self, pool_uid: str, region: str) -> "Ids":
         """The same over every slot that the pool has in a region, of whatever storage account type."""
         there = (_slots.c.pool_uid == pool_uid) & (_slots.c.region == region)
-        return self._named(select(_manifests.c.segment_ids).join(_slots).where(there))
+        return self._collect_ids(select(_manifests.c.segment_ids).join(_slots).where(there))
 
-    def body_users(self, slot_uid: str, body_key: str) -> int:
+    def count_body_users(self, slot_uid: str, body_key: str) -> int:
         """How many manifests of a slot, complete or not, have their content in that object."""
         statement = select(func.count()).where(_manifests.c.slot_uid == slot_uid, _manifests.c.body_key == body_key)
         return int(self._session.value(statement))
@@ -159,20 +159,20 @@ class Manifests(Repository):
         order = (_manifests.c.slot_uid, _manifests.c.disk, _manifests.c.uid)
         return [_manifest(row) for row in self._session.all(select(_manifests).where(condition).order_by(*order))]
 
-    def _named(self, lists: Select[Any], *, complete_only: bool = True) -> "Ids":
+    def _collect_ids(self, lists: Select[Any], *, complete_only: bool = True) -> "Ids":
         if complete_only:
             lists = lists.where(_manifests.c.complete)
         return _union(row.segment_ids for row in self._session.stream(lists))
 
 
-def packed(ids: "Iterable[int] | Ids") -> bytes:
+def pack_ids(ids: "Iterable[int] | Ids") -> bytes:
     """Ids as a manifest row keeps them: sorted, each once, little-endian u32."""
     import numpy as np  # noqa: PLC0415 - 60 ms, which a command that moves no bytes does without
 
     return np.unique(np.fromiter(ids, dtype="<u4")).tobytes()
 
 
-def unpacked(segment_ids: bytes) -> "Ids":
+def unpack_ids(segment_ids: bytes) -> "Ids":
     """The ids that `packed` packed."""
     import numpy as np  # noqa: PLC0415 - as in `packed`
 
@@ -183,11 +183,11 @@ def _union(lists: Iterable[bytes]) -> "Ids":
     """The union of packed lists, never holding more than `_IDS_AT_ONCE` ids (or one list) besides the union itself."""
     import numpy as np  # noqa: PLC0415 - as in `packed`
 
-    union = unpacked(b"")
+    union = unpack_ids(b"")
     waiting: list[Ids] = []
     count = 0
     for packed_ids in lists:
-        waiting.append(unpacked(packed_ids))
+        waiting.append(unpack_ids(packed_ids))
         count += len(waiting[-1])
         if count >= _IDS_AT_ONCE:
             union, waiting, count = np.unique(np.concatenate([union, *waiting])), [], 0

@@ -36,7 +36,7 @@ class Queue(Repository):
 
     __slots__ = ()
 
-    def due(
+    def list_due(
         self, *, limit: int, offset: int = 0, dead: Collection[str] = (), full_regions: Collection[str] = ()
     ) -> list[str]:
         """The uids of versions that have a replica to be made now and bytes to make it from, longest unserved first.
@@ -56,15 +56,17 @@ class Queue(Repository):
             waiting = waiting.join(_slots).where(_slots.c.region.not_in(full_regions))
         if self._session.first(waiting.limit(1)) is None:
             return []  # The usual case, and quick whatever a database without statistics makes of the join below.
-        return [row.uid for row in self._session.all(_served_in_turn(waiting).limit(limit).offset(offset))]
+        return [row.uid for row in self._session.all(_longest_unserved_first(waiting).limit(limit).offset(offset))]
 
-    def without_source(self) -> int:
+    def count_without_source(self) -> int:
         """How many versions have a replica to be made and none that ever was complete: only their source helps."""
         waiting = select(_replicas.c.version_uid).where(_replicas.c.state.in_((*_IDLE, ReplicaState.REPLICATING)))
-        statement = select(func.count()).where(_versions.c.uid.in_(waiting), ~_complete(), ~_once_complete(), *_VISIBLE)
+        statement = select(func.count()).where(
+            _versions.c.uid.in_(waiting), ~_has_complete_replica(), ~_has_restorable_replica(), *_VISIBLE
+        )
         return int(self._session.value(statement))
 
-    def resting(self) -> tuple[int, datetime | None]:
+    def waiting_retries(self) -> tuple[int, datetime | None]:
         """How many failed and degraded replicas wait for their next try, and when the first of them is due."""
         first = func.min(_replicas.c.retry_at).label("first")
         statement = select(func.count().label("number"), first).where(
@@ -74,11 +76,11 @@ class Queue(Repository):
         row = self._session.all(statement)[0]
         return row.number, row.first
 
-    def under_way(self, version_uids: Sequence[str]) -> Mapping[str, str]:
+    def holders_by_replica(self, version_uids: Sequence[str]) -> Mapping[str, str]:
         """The replicas of those versions that some process makes under a lease that runs: uid and holder."""
         statement = (
             select(_replicas.c.uid, _works.c.holder)
-            .join(_works, _its_work())
+            .join(_works, _is_work_of_replica())
             .where(_replicas.c.version_uid.in_(version_uids), _OPEN, _works.c.lease_expires_at > self._session.now())
         )
         return {row.uid: row.holder for row in self._session.all(statement)}
@@ -88,39 +90,41 @@ class Queue(Repository):
         statement = select(_works.c.holder).where(_OPEN, _works.c.holder.is_not(None)).distinct()
         return frozenset(row.holder for row in self._session.all(statement))
 
-    def hold(self, version_uid: str) -> bool:
+    def try_lock(self, version_uid: str) -> bool:
         """Hold the version's row until the transaction ends, unless another does or it is going: then False.
 
         While it is held nobody else begins a replica of the version.
         """
         statement = select(_versions.c.uid).where(_versions.c.uid == version_uid, *_VISIBLE)
-        return self._session.first(self._session.locking(statement, skip_locked=True)) is not None
+        return self._session.first(self._session.add_row_locks(statement, skip_locked=True)) is not None
 
-    def serve(self, version_uid: str) -> None:
+    def mark_served(self, version_uid: str) -> None:
         """It is the other versions' turn now."""
         served = update(_versions).where(_versions.c.uid == version_uid).values(served_at=self._session.now())
         self._session.run(served)
 
     def _startable(self, dead: Collection[str]) -> ColumnElement[bool]:
         now = self._session.now()
-        lives = exists().where(_its_work(), _OPEN, _works.c.lease_expires_at > now, _works.c.holder.not_in(dead))
+        lives = exists().where(
+            _is_work_of_replica(), _OPEN, _works.c.lease_expires_at > now, _works.c.holder.not_in(dead)
+        )
         due = or_(_replicas.c.retry_at.is_(None), _replicas.c.retry_at <= now)
         return or_(and_(_replicas.c.state.in_(_IDLE), due), and_(_replicas.c.state == ReplicaState.REPLICATING, ~lives))
 
 
-def _served_in_turn(waiting: Select[Any]) -> Select[Any]:
+def _longest_unserved_first(waiting: Select[Any]) -> Select[Any]:
     return (
         select(_versions.c.uid)
         .where(
             _versions.c.uid.in_(waiting),
-            or_(_complete(), _versions.c.uid.in_(waiting.where(_was_complete()))),
+            or_(_has_complete_replica(), _versions.c.uid.in_(waiting.where(_is_restorable()))),
             *_VISIBLE,
         )
         .order_by(_versions.c.served_at.asc().nulls_first(), _versions.c.published_at, _versions.c.uid)
     )
 
 
-def _complete() -> ColumnElement[bool]:
+def _has_complete_replica() -> ColumnElement[bool]:
     """The version has bytes somewhere to copy from."""
     other = _replicas.alias("complete")
     # An expression that no index has: else SQLite goes through every complete replica there is, for each version.
@@ -128,7 +132,7 @@ def _complete() -> ColumnElement[bool]:
     return exists().where(other.c.version_uid == _versions.c.uid, state == ReplicaState.COMPLETED.value)
 
 
-def _was_complete() -> ColumnElement[bool]:
+def _is_restorable() -> ColumnElement[bool]:
     """The replica was Completed before, and can be restored from its own bytes if they are right."""
     return and_(
         _replicas.c.state.in_(RESTORABLE_STATES),
@@ -140,12 +144,12 @@ def _was_complete() -> ColumnElement[bool]:
     )
 
 
-def _once_complete() -> ColumnElement[bool]:
+def _has_restorable_replica() -> ColumnElement[bool]:
     """The version has a replica that was Completed before."""
-    return _versions.c.uid.in_(select(_replicas.c.version_uid).where(_was_complete()))
+    return _versions.c.uid.in_(select(_replicas.c.version_uid).where(_is_restorable()))
 
 
-def _its_work() -> ColumnElement[bool]:
+def _is_work_of_replica() -> ColumnElement[bool]:
     """The work is one that writes the replica."""
     return and_(
         _works.c.slot_uid == _replicas.c.slot_uid,

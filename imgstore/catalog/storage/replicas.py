@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import bindparam, select, update
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.repository import Repository, missing
-from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_of
+from imgstore.catalog.engine.repository import Repository, missing_row_error
+from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
 from imgstore.domain.errors import Conflict
 from imgstore.domain.resources import Replica
 from imgstore.domain.states import REPLICA_TRANSITIONS, ReplicaState, is_allowed_transition
@@ -73,7 +73,7 @@ class Replicas(Repository):
         asked = {"version_uid": version_uid, "region": region}
         return [_replica(row) for row in self._session.all(_IN_REGION, asked)]
 
-    def of_versions(self, version_uids: Sequence[str]) -> dict[str, builtins.list[Replica]]:
+    def list_by_version(self, version_uids: Sequence[str]) -> dict[str, builtins.list[Replica]]:
         """The same of each of several versions, in one query."""
         found: dict[str, builtins.list[Replica]] = {uid: [] for uid in version_uids}
         for first in range(0, len(version_uids), _UIDS_AT_ONCE):
@@ -107,11 +107,13 @@ class Replicas(Repository):
             NotFound: it is not there.
             Conflict: from its present state it may not move there.
         """
-        present = self._session.value(self._session.locking(select(_replicas.c.state).where(_replicas.c.uid == uid)))
+        present = self._session.value(
+            self._session.add_row_locks(select(_replicas.c.state).where(_replicas.c.uid == uid))
+        )
         if present is None:
-            raise missing("replica", uid)
+            raise missing_row_error("replica", uid)
         if not is_allowed_transition(present, state):
-            raise _may_not_move(uid, present, state)
+            raise _transition_error(uid, present, state)
         values: dict[str, Any] = {"state": state, "error": error}
         if completed_at is not None:
             values["completed_at"] = completed_at
@@ -119,7 +121,7 @@ class Replicas(Repository):
             values |= {"attempts": 0, "retry_at": None}
         self._session.run(update(_replicas).where(_replicas.c.uid == uid).values(values))
 
-    def failed(
+    def record_failure(
         self, uid: str, *, error: str, attempts: int, retry_at: datetime, state: ReplicaState = ReplicaState.FAILED
     ) -> None:
         """Move a replica to Failed, or back to Degraded, with the number of failed tries and the time of the next one.
@@ -134,7 +136,7 @@ class Replicas(Repository):
         """Let workers try every failed replica of a version again, without waiting."""
         self._session.run(update(_replicas).where(_replicas.c.version_uid == version_uid).values(retry_at=None))
 
-    def begin(self, uid: str, bytes_total: int) -> None:
+    def record_start(self, uid: str, bytes_total: int) -> None:
         """The bytes of a replica's work begin to move: so many stored bytes, none yet.
 
         Raises:
@@ -144,7 +146,7 @@ class Replicas(Repository):
         values = {"bytes_done": 0, "bytes_total": bytes_total, "started_at": now, "progress_at": now}
         self._replace(_replicas, uid, values, "replica")
 
-    def progress(self, uid: str, bytes_done: int, bytes_total: int) -> None:
+    def record_progress(self, uid: str, bytes_done: int, bytes_total: int) -> None:
         """Write down how far the replica's present work has come, in stored bytes, and when.
 
         Raises:
@@ -162,7 +164,7 @@ class Replicas(Repository):
         self._remove(_replicas, uid, "replica")
 
 
-def _may_not_move(uid: str, present: ReplicaState, state: ReplicaState) -> Conflict:
+def _transition_error(uid: str, present: ReplicaState, state: ReplicaState) -> Conflict:
     allowed = ", ".join(sorted(REPLICA_TRANSITIONS[present])) or "nothing: it ends here"
     return Conflict(
         f"The replica may not become {state}.",
@@ -177,7 +179,7 @@ def _replica(row: "Row[Any]") -> Replica:
     return Replica(
         uid=row.uid,
         version_uid=row.version_uid,
-        slot=slot_of(row),
+        slot=slot_from_row(row),
         state=row.state,
         error=row.error,
         bytes_done=row.bytes_done,

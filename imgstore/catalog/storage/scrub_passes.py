@@ -58,7 +58,7 @@ class ScrubPasses(Repository):
             damaged: what was found or repaired since it was last saved, as `ScrubPass.damaged`.
         """
         values = {"position": position, "saved_at": self._session.now()}
-        if self._session.changed(update(_passes).where(_passes.c.uid == uid).values(values)) and damaged:
+        if self._session.change(update(_passes).where(_passes.c.uid == uid).values(values)) and damaged:
             rows = [{"pass_uid": uid, "key": key, "is_repaired": value} for key, value in sorted(damaged.items())]
             insert = self._session.upsert(_damages)
             keys = ["pass_uid", "key"]

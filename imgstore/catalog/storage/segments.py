@@ -43,7 +43,7 @@ class Segments(Repository):
             self._insert(pool_uid, lacking)
             # Another transaction may have brought some of these since, under ids of its own.
             known |= self._known(pool_uid, {row.name for row in lacking})
-        return _packed(known[row.name] for row in rows)
+        return _to_array(known[row.name] for row in rows)
 
     def ids(self, pool_uid: str, names: Sequence[Digest]) -> "Ids":
         """The ids of the segments of those names, in their order.
@@ -54,29 +54,31 @@ class Segments(Repository):
         known = self._known(pool_uid, set(names))
         lacking = [name for name in names if name not in known]
         if lacking:
-            raise _absent(f"{len(lacking)} of {len(names)} names, the first is {lacking[0].hex()}", pool_uid)
-        return _packed(known[name] for name in names)
+            raise _missing_segment_error(
+                f"{len(lacking)} of {len(names)} names, the first is {lacking[0].hex()}", pool_uid
+            )
+        return _to_array(known[name] for name in names)
 
-    def known(self, pool_uid: str, names: Iterable[Digest]) -> dict[Digest, int]:
+    def find_ids(self, pool_uid: str, names: Iterable[Digest]) -> dict[Digest, int]:
         """The ids of those of `names` that the pool has a row for."""
         return self._known(pool_uid, set(names))
 
     def all_ids(self, pool_uid: str) -> "Ids":
         """The ids of every segment of a pool, sorted."""
         statement = select(_segments.c.id).where(_segments.c.pool_uid == pool_uid).order_by(_segments.c.id)
-        return _packed(row.id for row in self._session.stream(statement))
+        return _to_array(row.id for row in self._session.stream(statement))
 
     def work_uids(self, pool_uid: str, ids: "Iterable[int] | Ids") -> frozenset[str]:
         """The ingests that packed the segments of those ids first."""
         found: set[str] = set()
-        for some in in_turn(_numbers(ids)):
+        for some in split_batches(_to_ints(ids)):
             statement = select(_segments.c.work_uid).where(_segments.c.pool_uid == pool_uid, _segments.c.id.in_(some))
             found.update(row.work_uid for row in self._session.all(statement.distinct()))
         return frozenset(found)
 
     def remove(self, pool_uid: str, ids: "Iterable[int] | Ids") -> None:
         """Forget segments that no manifest names and no slot holds. Their ids are never given again."""
-        for some in in_turn(_numbers(ids)):
+        for some in split_batches(_to_ints(ids)):
             self._session.run(delete(_segments).where(_segments.c.pool_uid == pool_uid, _segments.c.id.in_(some)))
 
     def rows(self, pool_uid: str, ids: "Iterable[int] | Ids") -> builtins.list[SegmentRow]:
@@ -85,14 +87,14 @@ class Segments(Repository):
         Raises:
             ObjectNotFound: the pool has no row for one of them.
         """
-        wanted = _numbers(ids)
+        wanted = _to_ints(ids)
         known: dict[int, SegmentRow] = {}
-        for some in in_turn(sorted(set(wanted))):
+        for some in split_batches(sorted(set(wanted))):
             statement = select(_segments).where(_segments.c.pool_uid == pool_uid, _segments.c.id.in_(some))
             known |= {row.id: _segment(row) for row in self._session.all(statement)}
         lacking = [number for number in wanted if number not in known]
         if lacking:
-            raise _absent(f"{len(lacking)} of {len(wanted)} ids, the first is {lacking[0]}", pool_uid)
+            raise _missing_segment_error(f"{len(lacking)} of {len(wanted)} ids, the first is {lacking[0]}", pool_uid)
         return [known[number] for number in wanted]
 
     def stored_bytes(self, pool_uid: str, ids: "Iterable[int] | Ids") -> int:
@@ -101,9 +103,9 @@ class Segments(Repository):
         Raises:
             ObjectNotFound: the pool has no row for one of them.
         """
-        wanted = sorted(set(_numbers(ids)))
+        wanted = sorted(set(_to_ints(ids)))
         count = total = 0
-        for some in in_turn(wanted):
+        for some in split_batches(wanted):
             statement = select(_segments.c.stored_bytes).where(
                 _segments.c.pool_uid == pool_uid, _segments.c.id.in_(some)
             )
@@ -111,12 +113,12 @@ class Segments(Repository):
             count += len(sizes)
             total += sum(sizes)
         if count != len(wanted):
-            raise _absent(f"{len(wanted) - count} of {len(wanted)} ids", pool_uid)
+            raise _missing_segment_error(f"{len(wanted) - count} of {len(wanted)} ids", pool_uid)
         return total
 
     def _known(self, pool_uid: str, names: set[Digest]) -> dict[Digest, int]:
         known: dict[Digest, int] = {}
-        for some in in_turn(sorted(names)):
+        for some in split_batches(sorted(names)):
             statement = select(_segments.c.name, _segments.c.id).where(
                 _segments.c.pool_uid == pool_uid, _segments.c.name.in_(some)
             )
@@ -151,24 +153,24 @@ def _segment(row: "Row[Any]") -> SegmentRow:
     )
 
 
-def _numbers(ids: "Iterable[int] | Ids") -> builtins.list[int]:
+def _to_ints(ids: "Iterable[int] | Ids") -> builtins.list[int]:
     """As Python's own: drivers do not know numpy's."""
     return [int(number) for number in ids]
 
 
-def _packed(ids: Iterable[int]) -> "Ids":
+def _to_array(ids: Iterable[int]) -> "Ids":
     import numpy as np  # noqa: PLC0415 - 60 ms, which a command that moves no bytes does without
 
     return np.fromiter(ids, dtype="<u4")
 
 
-def in_turn(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def split_batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """`values` in parts that one statement takes."""
     for start in range(0, len(values), _VALUES_AT_ONCE):
         yield values[start : start + _VALUES_AT_ONCE]
 
 
-def _absent(found: str, pool_uid: str) -> ObjectNotFound:
+def _missing_segment_error(found: str, pool_uid: str) -> ObjectNotFound:
     return ObjectNotFound(
         "The catalog does not know a segment.",
         found=f"no row for {found}",

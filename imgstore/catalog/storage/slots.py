@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import ColumnElement, delete, select
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.columns import folded
+from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
 from imgstore.domain.resources import Pool, Slot, SlotKey
 from imgstore.domain.states import WorkState
@@ -36,7 +36,7 @@ class Pools(Repository):
         """The pool that a subscription has for a region: `pool`, if there is none yet."""
         assert pool.subscription is not None, "a gallery's pool is its own"
         self._session.run(self._session.upsert(_pools).values(_values(pool)).on_conflict_do_nothing())
-        mine = (_pools.c.subscription_key == folded(pool.subscription)) & (_pools.c.region == pool.region)
+        mine = (_pools.c.subscription_key == fold_name(pool.subscription)) & (_pools.c.region == pool.region)
         return _pool(self._row(select(_pools).where(mine), "pool", f"{pool.subscription}/{pool.region}"))
 
     def get(self, uid: str) -> Pool:
@@ -96,7 +96,7 @@ class Slots(Repository):
         }
         # Another process may have made it since: then its zone stands.
         self._session.run(self._session.upsert(_slots).values(row).on_conflict_do_nothing())
-        return slot_of(self._row(_SELECT.where(_is(key)), "slot", str(key)))
+        return slot_from_row(self._row(_SELECT.where(_is(key)), "slot", str(key)))
 
     def get(self, uid: str) -> Slot:
         """The slot that another row refers to.
@@ -104,12 +104,12 @@ class Slots(Repository):
         Raises:
             NotFound: it is not there.
         """
-        return slot_of(self._row(_SELECT.where(_slots.c.uid == uid), "slot", uid))
+        return slot_from_row(self._row(_SELECT.where(_slots.c.uid == uid), "slot", uid))
 
     def find(self, key: SlotKey) -> Slot | None:
         """The slot of that key, if there is one."""
         row = self._session.first(_SELECT.where(_is(key)))
-        return None if row is None else slot_of(row)
+        return None if row is None else slot_from_row(row)
 
     def list(self, pool_uid: str, region: str | None = None) -> builtins.list[Slot]:
         """The slots of a pool, or of one region in it, by region, storage account type and ordinal."""
@@ -117,12 +117,12 @@ class Slots(Repository):
         if region is not None:
             statement = statement.where(_slots.c.region == region)
         order = (_slots.c.region, _slots.c.storage_account_type, _slots.c.ordinal)
-        return [slot_of(row) for row in self._session.all(statement.order_by(*order))]
+        return [slot_from_row(row) for row in self._session.all(statement.order_by(*order))]
 
-    def every(self) -> builtins.list[Slot]:
+    def list_all(self) -> builtins.list[Slot]:
         """Return the slots of all pools, by region, storage account type, ordinal and uid."""
         order = (_slots.c.region, _slots.c.storage_account_type, _slots.c.ordinal, _slots.c.uid)
-        return [slot_of(row) for row in self._session.all(_SELECT.order_by(*order))]
+        return [slot_from_row(row) for row in self._session.all(_SELECT.order_by(*order))]
 
     def lock(self, slot_uid: str) -> None:
         """Hold the slot against every other transaction that locks it, until this one ends.
@@ -131,7 +131,7 @@ class Slots(Repository):
             NotFound: it is not there.
             StoreUnreachable: another transaction held it for half a minute.
         """
-        statement = self._session.locking(select(_slots.c.uid).where(_slots.c.uid == slot_uid))
+        statement = self._session.add_row_locks(select(_slots.c.uid).where(_slots.c.uid == slot_uid))
         self._row(statement, "slot", slot_uid)
 
     def lock_region(self, pool_uid: str, region: str) -> None:
@@ -148,7 +148,7 @@ def _values(pool: Pool) -> dict[str, Any]:
         "uid": pool.uid,
         "fingerprint_key": pool.fingerprint_key,
         "subscription": pool.subscription,
-        "subscription_key": None if pool.subscription is None else folded(pool.subscription),
+        "subscription_key": None if pool.subscription is None else fold_name(pool.subscription),
         "region": pool.region,
     }
 
@@ -157,7 +157,7 @@ def _pool(row: "Row[Any]") -> Pool:
     return Pool(uid=row.uid, fingerprint_key=row.fingerprint_key, subscription=row.subscription, region=row.region)
 
 
-def slot_of(row: "Row[Any]") -> Slot:
+def slot_from_row(row: "Row[Any]") -> Slot:
     """The slot whose `SLOT_COLUMNS` stand in `row`."""
     return Slot(
         uid=row.its_slot_uid,

@@ -7,7 +7,7 @@ from sqlalchemy import delete, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
-from imgstore.catalog.storage.segments import in_turn
+from imgstore.catalog.storage.segments import split_batches
 from imgstore.domain.storage.unknown_objects import UnknownObject
 
 _unknown = schema.unknown_objects
@@ -18,7 +18,7 @@ class UnknownObjects(Repository):
 
     __slots__ = ()
 
-    def see(self, slot_uid: str, objects: Mapping[str, int]) -> None:
+    def record(self, slot_uid: str, objects: Mapping[str, int]) -> None:
         """Record what was seen in a slot now.
 
         An object that was recorded before keeps its time. One that is not seen any more is forgotten, so that its grace
@@ -29,7 +29,7 @@ class UnknownObjects(Repository):
             objects: stored bytes by key below the slot: all unknown objects of the slot.
         """
         known = {each.key for each in self.list(slot_uid)}
-        self.forget(slot_uid, sorted(known - objects.keys()))
+        self.remove(slot_uid, sorted(known - objects.keys()))
         now = self._session.now()
         rows = [
             {"slot_uid": slot_uid, "key": key, "stored_bytes": objects[key], "first_seen_at": now}
@@ -48,7 +48,7 @@ class UnknownObjects(Repository):
             for row in self._session.all(statement)
         ]
 
-    def forget(self, slot_uid: str, keys: builtins.list[str]) -> None:
+    def remove(self, slot_uid: str, keys: builtins.list[str]) -> None:
         """Remove the rows of some keys. One that is not there is no error."""
-        for some in in_turn(keys):
+        for some in split_batches(keys):
             self._session.run(delete(_unknown).where(_unknown.c.slot_uid == slot_uid, _unknown.c.key.in_(some)))

@@ -22,10 +22,10 @@ class Workers(Repository):
 
     __slots__ = ()
 
-    def seen(self, uid: str, holder: str) -> None:
+    def record_heartbeat(self, uid: str, holder: str) -> None:
         """The worker of that uid lives: its row is made where it is not there, or was dropped while it hung."""
         now = self._session.now()
-        if not self._session.changed(update(_workers).where(_workers.c.uid == uid).values(seen_at=now)):
+        if not self._session.change(update(_workers).where(_workers.c.uid == uid).values(seen_at=now)):
             row = {"uid": uid, "holder": holder, "started_at": now, "seen_at": now}
             self._session.run(_workers.insert(), row)
 

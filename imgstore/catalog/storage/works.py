@@ -80,13 +80,13 @@ class Works(Repository):
         """The open works of a slot, or of all, oldest first."""
         return self._open() if slot_uid is None else self._open(_works.c.slot_uid == slot_uid)
 
-    def closed_among(self, slot_uid: str, uids: Sequence[str]) -> list[str]:
+    def filter_closed(self, slot_uid: str, uids: Sequence[str]) -> list[str]:
         """Those of the uids that are closed works of the slot."""
         closed = (_works.c.slot_uid == slot_uid) & (_works.c.state != WorkState.OPEN)
         rows = self._session.all(select(_works.c.uid).where(closed, _works.c.uid.in_(uids)).order_by(_works.c.uid))
         return [row.uid for row in rows]
 
-    def pinned(self, manifest_uid: str) -> bool:
+    def is_pinned(self, manifest_uid: str) -> bool:
         """Whether an open work may refer to the manifest."""
         return self._session.first(select(_pins.c.work_uid).where(_pins.c.manifest_uid == manifest_uid)) is not None
 
@@ -113,15 +113,15 @@ class Works(Repository):
             Conflict: the work is closed.
         """
         statement = select(_works).where(_works.c.uid == work_uid)
-        row = self._session.first(self._session.locking(statement, skip_locked=not wait))
+        row = self._session.first(self._session.add_row_locks(statement, skip_locked=not wait))
         if row is None:
-            raise _held(self._row(statement, "work", work_uid))
+            raise _work_held_error(self._row(statement, "work", work_uid))
         if row.state is not WorkState.OPEN:
-            raise _closed(work_uid, row.state)
+            raise _work_closed_error(work_uid, row.state)
         # Asked after the row is locked, so that waiting for it does not make the answer old.
         now = self._session.now()
         if row.holder not in (None, holder) and row.lease_expires_at > now and not steal:
-            raise _held(row)
+            raise _work_held_error(row)
         checkpoint = CatalogSequence(self._session).next() if row.kind.writes else None
         lease = Lease(work_uid=work_uid, token=row.token + 1, checkpoint=checkpoint)
         self._set(
@@ -139,7 +139,7 @@ class Works(Repository):
             LeaseLost: another took the work over, or it is closed.
         """
         self.guard(lease)
-        self._set(_mine(lease), lease_expires_at=self._session.now() + timedelta(seconds=lease_seconds))
+        self._set(_is_leased(lease), lease_expires_at=self._session.now() + timedelta(seconds=lease_seconds))
 
     def guard(self, lease: Lease) -> None:
         """Make sure that the work is still the lease's, and that it stays so until this transaction ends.
@@ -147,8 +147,8 @@ class Works(Repository):
         Raises:
             LeaseLost: another took the work over, or it is closed.
         """
-        if self._session.first(self._session.locking(select(_works.c.uid).where(_mine(lease)))) is None:
-            raise self._lost(lease)
+        if self._session.first(self._session.add_row_locks(select(_works.c.uid).where(_is_leased(lease)))) is None:
+            raise self._lease_lost_error(lease)
 
     def update_plan(self, lease: Lease, plan: Mapping[str, Any], pins: Sequence[str]) -> None:
         """Replace what a repeat must follow, and the pins.
@@ -158,7 +158,7 @@ class Works(Repository):
             Conflict: a pinned manifest is gone.
         """
         self.guard(lease)
-        self._set(_mine(lease), plan=dict(plan))
+        self._set(_is_leased(lease), plan=dict(plan))
         self._unpin(lease.work_uid)
         self._pin(lease.work_uid, tuple(dict.fromkeys(pins)))
 
@@ -169,7 +169,7 @@ class Works(Repository):
             LeaseLost: another took the work over, or it is closed.
         """
         self.guard(lease)
-        self._set(_mine(lease), state=WorkState.COMPLETED, **_UNLEASED)
+        self._set(_is_leased(lease), state=WorkState.COMPLETED, **_UNLEASED)
         self._unpin(lease.work_uid)
 
     def abandon(self, work_uid: str) -> None:
@@ -185,22 +185,22 @@ class Works(Repository):
             return
         state = self.get(work_uid).state
         if state is WorkState.COMPLETED:
-            raise _closed(work_uid, state)
+            raise _work_closed_error(work_uid, state)
 
     def release(self, lease: Lease) -> None:
         """Give the lease back and leave the work open for whoever comes next. Does nothing if it was lost already.
 
         When it was given back stays written down, as where it ran out: a work that nobody takes up is abandoned one day.
         """
-        self._set(_mine(lease), holder=None, lease_expires_at=self._session.now())
+        self._set(_is_leased(lease), holder=None, lease_expires_at=self._session.now())
 
-    def hold(self, work_uid: str) -> Work | None:
+    def try_lock(self, work_uid: str) -> Work | None:
         """The open work of that uid, which nobody takes up or closes until the transaction ends.
 
         None where it is closed, or in another transaction's hand.
         """
         statement = select(_works).where(_works.c.uid == work_uid, _works.c.state == WorkState.OPEN)
-        row = self._session.first(self._session.locking(statement, skip_locked=True))
+        row = self._session.first(self._session.add_row_locks(statement, skip_locked=True))
         return None if row is None else self._read([row])[0]
 
     def _open(self, *conditions: ColumnElement[bool]) -> list[Work]:
@@ -215,7 +215,7 @@ class Works(Repository):
         return [_work(row, pins[row.uid]) for row in rows]
 
     def _set(self, condition: ColumnElement[bool], **values: Any) -> int:
-        return self._session.changed(update(_works).where(condition).values(values))
+        return self._session.change(update(_works).where(condition).values(values))
 
     def _pin(self, work_uid: str, pins: Sequence[str]) -> None:
         rows = [
@@ -228,7 +228,7 @@ class Works(Repository):
     def _unpin(self, work_uid: str) -> None:
         self._session.run(delete(_pins).where(_pins.c.work_uid == work_uid))
 
-    def _lost(self, lease: Lease) -> LeaseLost:
+    def _lease_lost_error(self, lease: Lease) -> LeaseLost:
         row = self._session.first(select(_works).where(_works.c.uid == lease.work_uid))
         found = "no such work" if row is None else f"{row.state}, token {row.token}, held by {row.holder or 'nobody'}"
         return LeaseLost(
@@ -240,12 +240,12 @@ class Works(Repository):
         )
 
 
-def _mine(lease: Lease) -> ColumnElement[bool]:
+def _is_leased(lease: Lease) -> ColumnElement[bool]:
     """The fence: every write of a worker passes through it."""
     return (_works.c.uid == lease.work_uid) & (_works.c.token == lease.token) & (_works.c.state == WorkState.OPEN)
 
 
-def _held(row: "Row[Any]") -> WorkHeld:
+def _work_held_error(row: "Row[Any]") -> WorkHeld:
     until = f" until {row.lease_expires_at:%Y-%m-%d %H:%M:%S} UTC" if row.lease_expires_at else ""
     return WorkHeld(
         "Another process does this very work now.",
@@ -256,7 +256,7 @@ def _held(row: "Row[Any]") -> WorkHeld:
     )
 
 
-def _closed(work_uid: str, state: WorkState) -> Conflict:
+def _work_closed_error(work_uid: str, state: WorkState) -> Conflict:
     return Conflict(
         "The work is closed.",
         found=f"{state}",

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
-from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_of
+from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.zones import ZoneRecord
 
@@ -47,31 +47,31 @@ class Zones(Repository):
     def replace(self, record: ZoneRecord) -> None:
         """Record another store for a zone, whether it has a record or not."""
         values = {**_values(record), "recorded_at": self._session.now()}
-        if not self._session.changed(update(_zones).where(_is(record.region, record.zone)).values(values)):
+        if not self._session.change(update(_zones).where(_is(record.region, record.zone)).values(values)):
             self._session.run(_zones.insert().values(values))
 
     def slots_in(self, region: str, zone: str) -> builtins.list[Slot]:
         """The slots whose objects lie in a zone: in it alone, or in all zones of its region."""
-        statement = select(*SLOT_COLUMNS).where(_lies_in(region, zone)).order_by(_slots.c.uid)
-        return [slot_of(row) for row in self._session.all(statement)]
+        statement = select(*SLOT_COLUMNS).where(_is_stored_in(region, zone)).order_by(_slots.c.uid)
+        return [slot_from_row(row) for row in self._session.all(statement)]
 
     def manifest_keys(self, region: str, zone: str, most: int) -> builtins.list[str]:
         """The keys, from the zone's top, of some complete manifests that lie in it."""
         statement = (
             select(*SLOT_COLUMNS, _manifests.c.body_key)
             .join_from(_slots, _manifests, _manifests.c.slot_uid == _slots.c.uid)
-            .where(_lies_in(region, zone), _manifests.c.complete)
+            .where(_is_stored_in(region, zone), _manifests.c.complete)
             .order_by(_manifests.c.uid)
             .limit(most)
         )
-        return [slot_of(row).prefix + row.body_key for row in self._session.all(statement)]
+        return [slot_from_row(row).prefix + row.body_key for row in self._session.all(statement)]
 
 
 def _is(region: str, zone: str) -> ColumnElement[bool]:
     return (_zones.c.region == region) & (_zones.c.zone == zone)
 
 
-def _lies_in(region: str, zone: str) -> ColumnElement[bool]:
+def _is_stored_in(region: str, zone: str) -> ColumnElement[bool]:
     return (_slots.c.region == region) & _slots.c.zone.in_((zone, ALL_ZONES))
 
 

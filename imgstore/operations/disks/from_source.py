@@ -95,7 +95,7 @@ def make_disks(
     with ExitStack() as stack:
         files = _files(installation, principal, requests)
         if files:  # Every right was checked; to open a file at a URL may take long.
-            installation.catalog.store_companion()
+            installation.catalog.store_operation()
         opened = {each.disk_key: _opened(installation, stack, each) for each in files}
         readers = {part: reader for part, reader in opened.items() if reader is not None}
         with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):

@@ -182,7 +182,7 @@ def _read_elsewhere(installation: Installation, disks: Sequence[PlacedDisk], tri
         )
     with installation.catalog.reading() as transaction:
         origins = {
-            str(slot.key): [transaction.manifests.with_content(slot.uid, each.disk.body_key) for each in disks]
+            str(slot.key): [transaction.manifests.find_by_body(slot.uid, each.disk.body_key) for each in disks]
             for slot in slots
         }
     by_label = {str(slot.key): slot for slot in slots}
@@ -231,7 +231,7 @@ def _other_slots(installation: Installation, disks: Sequence[PlacedDisk], tried:
 def _may_take(transaction: Transaction, disk: ManagedDisk, slot: Slot) -> bool:
     if transaction.works.find_open(WorkKind.REMOVAL, slot.uid, disk.uid) is not None:
         return False
-    return transaction.manifests.with_content(slot.uid, disk.body_key) is not None
+    return transaction.manifests.find_by_body(slot.uid, disk.body_key) is not None
 
 
 def _degrade(installation: Installation, disks: Sequence[PlacedDisk], slot: Slot) -> None:
@@ -267,7 +267,7 @@ def _moved(installation: Installation, transaction: Transaction, placed: PlacedD
         transaction.works.abandon(placed.lease.work_uid)
     else:
         rows = transaction.manifests.of_replica(old.uid, old.slot.uid)
-        if old.grant is not None or any(transaction.works.pinned(row.uid) for row in rows):
+        if old.grant is not None or any(transaction.works.is_pinned(row.uid) for row in rows):
             raise _in_use(old)
         forget_manifests(installation, transaction, old.slot, rows)
     open_removal(transaction, old.slot, old.uid, [object_keys.manifest_key(old.uid, OS_DISK)])

@@ -28,7 +28,7 @@ def advise_replicas(installation: Installation, disk: ManagedDisk) -> None:
     assert version_uid is not None, "it was made of an image version a moment ago"
     with installation.catalog.reading() as transaction:
         since = installation.effects.now() - CONCURRENT_WINDOW
-        machines = transaction.disks.count_made(version_uid, disk.location, since=since)
+        machines = transaction.disks.count_created(version_uid, disk.location, since=since)
         if machines <= per_replica:
             return  # One replica is enough, and there is one.
         replicas = healthy_replicas(transaction.replicas.in_region(version_uid, disk.location), disk.location)
@@ -64,7 +64,7 @@ def choose_slot(
     """
     offer = offered(installation, transaction, reference, region)
     return offer, next_slot(
-        transaction.placements.next_turn(offer.version_uid, region), installation.prefer_responsive(offer.slots)
+        transaction.placements.advance_counter(offer.version_uid, region), installation.prefer_responsive(offer.slots)
     )
 
 
@@ -123,10 +123,10 @@ def named_version(
 def _latest(transaction: Transaction, definition_path: DefinitionPath, region: str) -> ImageVersion | None:
     """A few at a time, from the highest down: of ten thousand versions the first is mostly the one."""
     below: VersionName | None = None
-    while some := transaction.versions.complete_in(
+    while some := transaction.versions.list_complete_in(
         definition_path.definition.uid, region, below=below, limit=_VERSIONS_AT_ONCE
     ):
-        replicas = transaction.replicas.of_versions([each.uid for each in some])
+        replicas = transaction.replicas.list_by_version([each.uid for each in some])
         found = find_latest([(each, replicas[each.uid]) for each in some], region)
         if found is not None:
             return found

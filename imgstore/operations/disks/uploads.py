@@ -208,7 +208,7 @@ def sweep_uploads(installation: Installation) -> None:
     if not folder.is_dir():
         return
     with installation.catalog.reading() as transaction:
-        waiting = transaction.disks.awaiting_upload()
+        waiting = transaction.disks.list_awaiting_upload()
     for each in folder.iterdir():
         if each.name not in waiting or _is_abandoned(installation, each.name):
             remove_spool(installation.home, each.name)

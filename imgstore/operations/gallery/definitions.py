@@ -79,7 +79,7 @@ def create_definition(
         now = transaction.now()
         found = transaction.definitions.get(above.uid, name)
         if found is not None:
-            standing = transaction.definitions.held(found.uid)
+            standing = transaction.definitions.get_for_update(found.uid)
             wanted = replace(standing, **_completed(asked, standing))
             check_definition(wanted, standing, now)
             transaction.definitions.update(wanted)
@@ -135,7 +135,7 @@ def update_definition(
         installation.catalog.transaction() as transaction,
     ):
         definition_path = lookup.find_definition_path(transaction, installation.subscription, group, gallery, name)
-        standing = transaction.definitions.held(definition_path.definition.uid)
+        standing = transaction.definitions.get_for_update(definition_path.definition.uid)
         wanted = change(replace(definition_path, definition=standing))
         check_definition(wanted, standing, transaction.now())
         transaction.definitions.update(wanted)

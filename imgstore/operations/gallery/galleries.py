@@ -130,7 +130,7 @@ def update_gallery(
 
 
 def _changed(transaction: Transaction, found: Gallery, change: Callable[[Gallery], Gallery]) -> Gallery:
-    standing = transaction.galleries.held(found.uid)
+    standing = transaction.galleries.get_for_update(found.uid)
     wanted = change(standing)
     check_gallery(wanted, standing)
     transaction.galleries.update(wanted)

@@ -127,10 +127,10 @@ def page_shared(
     region = installation.regions.get(location, target="location").name
     permit(installation, principal, Action.READ, _here(installation), SHARED)
     with installation.catalog.reading() as transaction:
-        mine, tenant = installation.subscription, transaction.tenants.owner(installation.subscription)
+        mine, tenant = installation.subscription, transaction.tenants.owner_uid(installation.subscription)
         found = [
             each
-            for each in transaction.galleries.shared()
+            for each in transaction.galleries.list_shared()
             if each.location == region
             and each.subscription.lower() != mine.lower()
             and each.sharing is not None
@@ -175,7 +175,7 @@ def list_community(installation: Installation, principal: Principal) -> list[Gal
     if not any(is_allowed(principal, Action.READ, each, COMMUNITY) for each in subscriptions):
         permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
     with installation.catalog.reading() as transaction:
-        return transaction.galleries.community()
+        return transaction.galleries.list_community()
 
 
 def definitions_shared(
@@ -259,7 +259,7 @@ def page_versions_shared(
             visible=True,
         )
         page = Page.from_rows(found, request, of=of, key=lambda version: str(version.name))
-        replicas = transaction.replicas.of_versions([version.uid for version in page.items])
+        replicas = transaction.replicas.list_by_version([version.uid for version in page.items])
         views = tuple(seen(definition_path, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)
 
@@ -349,7 +349,7 @@ def _shared(
         recorded(installation, principal, Action.SHARE, scope, "Microsoft.Compute/galleries/share/action"),
         installation.catalog.transaction() as transaction,
     ):
-        standing = transaction.galleries.held(
+        standing = transaction.galleries.get_for_update(
             lookup.find_gallery(transaction, installation.subscription, group, name).uid
         )
         wanted = replace(standing, sharing=change(standing.sharing))
@@ -379,17 +379,17 @@ def _gallery(installation: Installation, transaction: Transaction, reference: Sh
 def _by_unique_name(installation: Installation, transaction: Transaction, unique_name: str) -> Gallery:
     """The same answer where there is no gallery and where it is not for the subscription."""
     mine = installation.subscription
-    for each in transaction.galleries.shared():
+    for each in transaction.galleries.list_shared():
         name = f"{each.subscription}-{each.name}"
         if name.casefold() == unique_name.casefold() and each.sharing is not None:
             own = each.subscription.lower() == mine.lower()
-            if own or each.sharing.includes(mine, transaction.tenants.owner(mine)):
+            if own or each.sharing.includes(mine, transaction.tenants.owner_uid(mine)):
                 return each
     raise _not_shared(unique_name, _EXPECTED)
 
 
 def _by_public_name(transaction: Transaction, public_name: str) -> Gallery:
-    for each in transaction.galleries.community():
+    for each in transaction.galleries.list_community():
         info = each.sharing.community if each.sharing else None
         if info is not None and info.public_name is not None and info.public_name.casefold() == public_name.casefold():
             return each

@@ -27,7 +27,7 @@ def seen_subscriptions(installation: Installation, principal: Principal) -> list
 def tenant_of(installation: Installation, principal: Principal, subscription: str) -> str:
     """The uid of the tenant that a subscription belongs to; one that belongs to none is shown as the caller's."""
     with installation.catalog.reading() as transaction:
-        return transaction.tenants.owner(subscription) or principal.tenant or ""
+        return transaction.tenants.owner_uid(subscription) or principal.tenant or ""
 
 
 def check_subscription_known(installation: Installation, subscription: str) -> None:

@@ -95,6 +95,6 @@ def page_versions(
         )
         found = filter_readable(principal, found, lambda each: definition_path.version_id(each.name), whole=whole)
         page = Page.from_rows(found, request, of=of, key=lambda version: str(version.name))
-        replicas = transaction.replicas.of_versions([version.uid for version in page.items])
+        replicas = transaction.replicas.list_by_version([version.uid for version in page.items])
         views = tuple(seen(definition_path, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)

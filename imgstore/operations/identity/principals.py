@@ -30,7 +30,9 @@ class Proof:
 
 def principal_of(transaction: Transaction, identity: PrincipalRecord) -> Principal:
     """Who asks, with every role that it has."""
-    grants = tuple(Grant(role=each.role, scope=each.scope) for each in transaction.assignments.of(identity.uid))
+    grants = tuple(
+        Grant(role=each.role, scope=each.scope) for each in transaction.assignments.list_of_principal(identity.uid)
+    )
     return Principal(name=identity.name, grants=grants, uid=identity.uid, tenant=identity.tenant_uid)
 
 
@@ -39,7 +41,7 @@ def ensure_tenant(installation: Installation, transaction: Transaction) -> Tenan
     transaction.tenants.lock()
     tenants = transaction.tenants.list()
     own = tenants[0] if tenants else _new_tenant(installation, transaction, FIRST_TENANT)
-    transaction.tenants.own(installation.subscription, own.uid)
+    transaction.tenants.assign_subscription(installation.subscription, own.uid)
     return own
 
 
@@ -71,7 +73,7 @@ def create_tenant(
             )
         made = _new_tenant(installation, transaction, name)
         for each in subscriptions:
-            owner = transaction.tenants.owner(each)
+            owner = transaction.tenants.owner_uid(each)
             if owner is not None:
                 raise Conflict(
                     f"The subscription '{each}' belongs to a tenant already.",
@@ -80,7 +82,7 @@ def create_tenant(
                     hint="leave it out",
                     target="subscriptions",
                 )
-            transaction.tenants.own(each, made.uid)
+            transaction.tenants.assign_subscription(each, made.uid)
         return made
 
 
@@ -121,7 +123,7 @@ def add_service_principal(
         installation.catalog.transaction() as transaction,
     ):
         home = _tenant(installation, transaction, tenant)
-        if client_id is not None and not transaction.principals.of_client_anywhere(client_id):
+        if client_id is not None and not transaction.principals.is_client_known(client_id):
             raise _unknown(client_id, "an application that a tenant knows")
         made = PrincipalRecord(
             uid=installation.effects.new_uid(),
@@ -225,7 +227,7 @@ def delete_principal(installation: Installation, principal: Principal, *, who: s
     ):
         found = find_principal(transaction, who)
         transaction.principals.delete(found.uid)
-        if found.client_id is not None and not transaction.principals.of_client_anywhere(found.client_id):
+        if found.client_id is not None and not transaction.principals.is_client_known(found.client_id):
             transaction.secrets.delete_all(found.client_id)
 
 
@@ -242,7 +244,7 @@ def revoke_tokens(installation: Installation, principal: Principal, *, who: str)
         installation.catalog.transaction() as transaction,
     ):
         found = find_principal(transaction, who)
-        transaction.principals.take_tokens_back(found.uid, transaction.now())
+        transaction.principals.revoke_tokens(found.uid, transaction.now())
         return _known(transaction, find_principal(transaction, found.uid))
 
 
@@ -279,7 +281,7 @@ def reset_credential(
             transaction.secrets.delete_all(found.client_id)
             for each in transaction.principals.list():
                 if each.client_id == found.client_id:
-                    transaction.principals.take_tokens_back(each.uid, transaction.now())
+                    transaction.principals.revoke_tokens(each.uid, transaction.now())
         _add_secret(installation, transaction, found, proof)
         return _known(transaction, found)
 
@@ -375,7 +377,9 @@ def _administering(installation: Installation, principal: Principal, what: str) 
 def _known(transaction: Transaction, identity: PrincipalRecord) -> PrincipalDetails:
     secrets: Sequence[Secret] = transaction.secrets.list(identity.client_id) if identity.client_id else ()
     return PrincipalDetails(
-        identity=identity, secrets=tuple(secrets), assignments=tuple(transaction.assignments.of(identity.uid))
+        identity=identity,
+        secrets=tuple(secrets),
+        assignments=tuple(transaction.assignments.list_of_principal(identity.uid)),
     )
 
 

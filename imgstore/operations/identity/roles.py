@@ -34,7 +34,7 @@ def assign(
         installation.catalog.transaction() as transaction,
     ):
         identity = find_principal(transaction, assignee)
-        for standing in transaction.assignments.of(identity.uid):
+        for standing in transaction.assignments.list_of_principal(identity.uid):
             if standing.role is role and standing.scope.casefold() == where.casefold():
                 raise Conflict(
                     "The role assignment already exists.",
@@ -67,7 +67,7 @@ def list_assignments(
     where = None if scope is None else check_scope(scope).casefold()
     with installation.catalog.reading() as transaction:
         who = None if assignee is None else find_principal(transaction, assignee).uid
-        found = transaction.assignments.list() if who is None else transaction.assignments.of(who)
+        found = transaction.assignments.list() if who is None else transaction.assignments.list_of_principal(who)
     return [
         each
         for each in found

@@ -85,15 +85,15 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
                 machine, disks = _begun(installation, principal, transaction, asked)
             else:
                 machine = _compared(
-                    installation, principal, transaction, transaction.machines.held(standing.uid), asked
+                    installation, principal, transaction, transaction.machines.get_for_update(standing.uid), asked
                 )
                 if machine.provisioning_state is ProvisioningState.CREATING:
                     _authorize_rest(installation, principal, transaction, machine, asked)
-                disks = transaction.disks.of_machine(machine.resource_id)
+                disks = transaction.disks.list_attached(machine.resource_id)
             _check_disks(request, machine, disks)
             disks = [_with_sku(transaction, request, disk) for disk in disks]
             if request.interfaces is not None:
-                transaction.network_records.attach(machine.uid, request.interfaces)
+                transaction.network_records.set_interfaces(machine.uid, request.interfaces)
             placed = [lease_disk(installation, transaction, disk) for disk in disks]
         for together in _placed_together(machine, placed):
             begun = {each.disk.uid for each in together if each.lease is not None}
@@ -118,11 +118,11 @@ def _placed_together(machine: Machine, placed: Sequence[PlacedDisk]) -> Iterator
 
 def _finished(installation: Installation, machine: Machine) -> MachineView:
     with installation.catalog.transaction() as transaction:
-        held = transaction.machines.held(machine.uid)
+        held = transaction.machines.get_for_update(machine.uid)
         if held.provisioning_state is ProvisioningState.CREATING:
             held = replace(held, provisioning_state=ProvisioningState.SUCCEEDED)
             transaction.machines.update(held)
-        return MachineView(machine=held, disks=tuple(transaction.disks.of_machine(held.resource_id)))
+        return MachineView(machine=held, disks=tuple(transaction.disks.list_attached(held.resource_id)))
 
 
 def _check_one_source(request: MachineRequest) -> None:
@@ -250,7 +250,7 @@ def _authorize_rest(
     installation: Installation, principal: Principal, transaction: Transaction, machine: Machine, asked: _Asked
 ) -> None:
     """Check the rights to a machine that an earlier call left unfinished: those that making it needs."""
-    disks = transaction.disks.of_machine(machine.resource_id)
+    disks = transaction.disks.list_attached(machine.resource_id)
     for each in disks:
         authorize(principal, Action.WRITE, each.resource_id)
     if machine.image_reference is None:
@@ -321,7 +321,7 @@ def _attached(
     machine: Machine,
 ) -> list[ManagedDisk]:
     """All disks of the machine, those that it is to be given as they are among them."""
-    there = transaction.disks.of_machine(machine.resource_id)
+    there = transaction.disks.list_attached(machine.resource_id)
     taken = {disk.machine_lun for disk in there if disk.machine_lun is not None}
     for lun, word in _at_luns(request).items():
         if lun in taken:
@@ -347,7 +347,7 @@ def _attached(
             _attachable(installation, principal, transaction, request, word, machine.location),
             lun,
         )
-    return transaction.disks.of_machine(machine.resource_id)
+    return transaction.disks.list_attached(machine.resource_id)
 
 
 def _at_luns(request: MachineRequest) -> dict[int, str]:
@@ -489,7 +489,7 @@ def _check_same_source(
         named = named_ids(installation, request.group, request.image, (DiskKind.IMAGE,))
         if (known or "").lower() not in {each.resource_id.lower() for each in named}:
             raise PropertyChangeNotAllowed(_IMAGE, found=request.image, expected=known or "attached disks")
-    there = {disk.resource_id.lower() for disk in transaction.disks.of_machine(standing.resource_id)}
+    there = {disk.resource_id.lower() for disk in transaction.disks.list_attached(standing.resource_id)}
     words = [*([request.attach_os_disk] if request.attach_os_disk is not None else []), *request.attach_data_disks]
     for word in words:
         for each in named_ids(installation, request.group, word, (DiskKind.DISK,)):
@@ -511,7 +511,9 @@ def _check_none_moves(
     request: MachineRequest,
 ) -> None:
     """Refuse to attach and to detach: of a machine that stands, neither is built."""
-    there = {each.machine_lun: each.resource_id.lower() for each in transaction.disks.of_machine(standing.resource_id)}
+    there = {
+        each.machine_lun: each.resource_id.lower() for each in transaction.disks.list_attached(standing.resource_id)
+    }
     for lun, word in _at_luns(request).items():
         named = {each.resource_id.lower() for each in named_ids(installation, request.group, word, (DiskKind.DISK,))}
         for each in named:

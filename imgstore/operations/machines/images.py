@@ -69,7 +69,7 @@ def _sources(
     """What each disk is made from, by key, and what is said of the system."""
     with installation.catalog.reading() as transaction:
         machine = named_machine(installation, principal, transaction, request.group, request.source)
-        disks = [] if machine is None else transaction.disks.of_machine(machine.resource_id)
+        disks = [] if machine is None else transaction.disks.list_attached(machine.resource_id)
     if machine is None:
         data = {disk_key(lun): source for lun, source in enumerate(request.data_sources)}
         return {OS_DISK: request.source} | data, request.os_properties
@@ -132,7 +132,7 @@ def page_images(
     """
     page = disks.page_disks(installation, principal, request, group=group, kind=DiskKind.IMAGE, part=OS_DISK)
     with installation.catalog.reading() as transaction:
-        parts = transaction.disks.of_images(page.items)
+        parts = transaction.disks.list_by_image(page.items)
     images = (whole_image(parts[each.resource_id.lower()]) for each in page.items)
     return Page(items=tuple(each for each in images if each is not None), next_token=page.next_token)
 

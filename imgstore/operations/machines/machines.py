@@ -25,7 +25,7 @@ MACHINES: Final = "Microsoft.Compute/virtualMachines"
 
 def view_of_machine(transaction: Transaction, machine: Machine) -> MachineView:
     """A machine with its disks."""
-    return MachineView(machine=machine, disks=tuple(transaction.disks.of_machine(machine.resource_id)))
+    return MachineView(machine=machine, disks=tuple(transaction.disks.list_attached(machine.resource_id)))
 
 
 def show_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> MachineView:
@@ -77,7 +77,9 @@ def generalize_machine(installation: Installation, principal: Principal, *, grou
         recorded(installation, principal, Action.GENERALIZE, scope, f"{MACHINES}/{Action.GENERALIZE}"),
         installation.catalog.transaction() as transaction,
     ):
-        held = transaction.machines.held(lookup.find_machine(transaction, installation.subscription, group, name).uid)
+        held = transaction.machines.get_for_update(
+            lookup.find_machine(transaction, installation.subscription, group, name).uid
+        )
         check_ready(held)
         changed = replace(held, generalized=True)
         transaction.machines.update(changed)
@@ -175,7 +177,9 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
             standing = transaction.machines.get(installation.subscription, group, name)
             if standing is None:
                 standing = lookup.find_machine(transaction, installation.subscription, group, name)
-            machine = replace(transaction.machines.held(standing.uid), provisioning_state=ProvisioningState.DELETING)
+            machine = replace(
+                transaction.machines.get_for_update(standing.uid), provisioning_state=ProvisioningState.DELETING
+            )
             going = _going(transaction, principal, machine)
             for each in interfaces_going(transaction, machine):
                 authorize(principal, Action.DELETE, each.resource_id)
@@ -193,7 +197,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
 
 def _going(transaction: Transaction, principal: Principal, machine: Machine) -> list[ManagedDisk]:
     """The disks that go with a machine."""
-    there = transaction.disks.of_machine(machine.resource_id)
+    there = transaction.disks.list_attached(machine.resource_id)
     for each in there:
         if machine.attachment(each.machine_lun).deleted_with_machine:
             authorize(principal, Action.DELETE, each.resource_id)

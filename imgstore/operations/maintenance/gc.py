@@ -115,7 +115,7 @@ def _surveyed(
     """Every slot of every pool, or of one, as it stands."""
     with installation.catalog.reading() as transaction:
         pools = [
-            (pool, transaction.galleries.of_pool(pool.uid), transaction.slots.list(pool.uid))
+            (pool, transaction.galleries.find_by_pool(pool.uid), transaction.slots.list(pool.uid))
             for pool in transaction.pools.list()
             if pool_uid in (None, pool.uid)
         ]
@@ -172,7 +172,7 @@ def _condemn(installation: Installation, survey: SlotSurvey) -> None:
         return
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
-        transaction.deletion_marks.lift(slot.uid, plan.to_unmark)
+        transaction.deletion_marks.unmark(slot.uid, plan.to_unmark)
         named = _named_among(transaction, slot, list(plan.to_mark))
         transaction.deletion_marks.add(
             slot.uid, {name: size for name, size in plan.to_mark.items() if name not in named}
@@ -181,8 +181,8 @@ def _condemn(installation: Installation, survey: SlotSurvey) -> None:
 
 def _named_among(transaction: Transaction, slot: Slot, names: Sequence[Digest]) -> frozenset[Digest]:
     """Those of the segments that a manifest's row of the slot names, complete or not."""
-    known = transaction.segments.known(slot.key.pool_uid, names)
-    ids = transaction.manifests.named_in_slot(slot.uid, complete_only=False)
+    known = transaction.segments.find_ids(slot.key.pool_uid, names)
+    ids = transaction.manifests.segment_ids_in_slot(slot.uid, complete_only=False)
     found = np.isin(np.array(list(known.values()), dtype=np.uint32), ids).tolist()
     return frozenset(name for name, is_named in zip(known, found, strict=True) if is_named)
 
@@ -206,9 +206,9 @@ def _next_batch(installation: Installation, survey: SlotSurvey, grace: timedelta
         ripe = [each for each in transaction.deletion_marks.list(slot.uid) if is_deletable(each, clock)]
         # Whoever writes a manifest's row lifts what it names; asked once more all the same, since nothing brings it back.
         kept = survey.protected | _named_among(transaction, slot, [each.name for each in ripe])
-        transaction.deletion_marks.lift(slot.uid, kept)
+        transaction.deletion_marks.unmark(slot.uid, kept)
         # A process died while it deleted a damaged segment that something names by now: no delete can arrive any more.
-        transaction.deletion_marks.drop(slot.uid, [each.name for each in ripe if each.name in kept])
+        transaction.deletion_marks.remove(slot.uid, [each.name for each in ripe if each.name in kept])
         chosen = [each for each in ripe if each.name not in kept][:DELETE_KEYS_MAX]
         if not chosen:
             return None
@@ -255,7 +255,7 @@ def _forget_segments(installation: Installation, pool: Pool, reports: Sequence[S
             transaction.slots.lock(
                 slot.uid
             )  # Whoever writes a manifest's row waits, and finds the ids or makes new ones.
-        ids = np.setdiff1d(transaction.segments.all_ids(pool.uid), transaction.manifests.named_in_pool(pool.uid))
+        ids = np.setdiff1d(transaction.segments.all_ids(pool.uid), transaction.manifests.segment_ids_in_pool(pool.uid))
         rows = zip(ids.tolist(), transaction.segments.rows(pool.uid, ids), strict=True)
         gone = [number for number, row in rows if row.name not in lying]
         transaction.segments.remove(pool.uid, gone)
@@ -286,7 +286,7 @@ def _forget_pool(installation: Installation, pool: Pool, reports: Sequence[SlotR
         suppress(Conflict),
         installation.catalog.transaction() as transaction,
     ):  # Something stands on it that we do not know.
-        if transaction.galleries.of_pool(pool.uid) is None and _is_empty(transaction, pool):
+        if transaction.galleries.find_by_pool(pool.uid) is None and _is_empty(transaction, pool):
             transaction.pools.remove(pool.uid)
             return 1
     return 0

@@ -57,11 +57,11 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
     with installation.catalog.reading() as transaction:
         works = transaction.works.list_open(slot.uid)
         rows = transaction.manifests.in_slot(slot.uid, complete_only=False)
-        ids = transaction.manifests.named_in_slot(slot.uid, complete_only=False)
+        ids = transaction.manifests.segment_ids_in_slot(slot.uid, complete_only=False)
         named = set(ids.tolist())
-        closed_works = transaction.works.closed_among(slot.uid, list(listing.marks))
+        closed_works = transaction.works.filter_closed(slot.uid, list(listing.marks))
         keeps_unknown = transaction.installation.get().keeps_unknown
-        known = transaction.segments.known(slot.key.pool_uid, listing.segments)
+        known = transaction.segments.find_ids(slot.key.pool_uid, listing.segments)
         packed_by = transaction.segments.work_uids(slot.key.pool_uid, ids) if listing.fingerprints else frozenset()
         condemned = {each.name: each for each in transaction.deletion_marks.list(slot.uid)}
         clock = clock_of(installation, transaction, slot, grace)

@@ -90,7 +90,7 @@ class MaintenanceRunner:
                 self._looked_at = None  # What ended may be followed by another at once.
             else:
                 with self._installation.catalog.transaction() as transaction:
-                    transaction.turns.renew(turn.task.name, turn.token, lease_seconds=_LEASE_SECONDS)
+                    transaction.maintenance_tasks.renew(turn.task.name, turn.token, lease_seconds=_LEASE_SECONDS)
         now = self._installation.effects.monotonic()
         if once or self._looked_at is None or now - self._looked_at >= _LOOK_SECONDS:
             while (begun := self._begin_due(self._ended if once else frozenset())) is not None:
@@ -114,11 +114,11 @@ class MaintenanceRunner:
         error, name = turn.future.exception(), turn.task.name
         with self._installation.catalog.transaction() as transaction:
             if error is None:
-                transaction.turns.end(name, turn.token, turn.future.result())
+                transaction.maintenance_tasks.complete(name, turn.token, turn.future.result())
             elif isinstance(error, Exception):
-                transaction.turns.end(name, turn.token, failure_outcome(_text_of(error)))
+                transaction.maintenance_tasks.complete(name, turn.token, failure_outcome(_text_of(error)))
             else:
-                transaction.turns.give_back(name, turn.token)
+                transaction.maintenance_tasks.release(name, turn.token)
         self._ended.add(name)
         self._turns.remove(turn)
 
@@ -126,19 +126,19 @@ class MaintenanceRunner:
         """Begin the next task that is due, of a kind that does not run, unless it is one of `but`."""
         keeper = self._installation.keeper
         with self._installation.catalog.reading() as transaction:
-            slots = transaction.slots.every()
+            slots = transaction.slots.list_all()
             tasks = maintenance_tasks(
                 self._installation.maintenance,
                 slots,
                 zoned_regions={slot.key.region for slot in slots if slot.zone == ALL_ZONES},
                 degraded=transaction.replicas.degraded_slots(),
             )
-            turns, now = transaction.turns.list(), transaction.now()
+            turns, now = transaction.maintenance_tasks.list(), transaction.now()
         if {task.name for task in tasks} != {turn.name for turn in turns}:
             with self._installation.catalog.transaction() as transaction:
-                transaction.turns.see(tasks)
+                transaction.maintenance_tasks.register(tasks)
                 turns, now = (
-                    transaction.turns.list(),
+                    transaction.maintenance_tasks.list(),
                     transaction.now(),
                 )  # New rows may be due from this very moment on.
         dead = {each.holder for each in turns if each.holder is not None and keeper.is_dead(each.holder)}
@@ -149,7 +149,7 @@ class MaintenanceRunner:
             return None
         task, turn = found
         with self._installation.catalog.transaction() as transaction:
-            token = transaction.turns.take(turn, holder=keeper.holder, lease_seconds=_LEASE_SECONDS)
+            token = transaction.maintenance_tasks.lease(turn, holder=keeper.holder, lease_seconds=_LEASE_SECONDS)
         return None if token is None else _Turn(task=task, token=token, future=self._pool.submit(self._run, task))
 
     def _run(self, task: MaintenanceTask) -> str:
@@ -193,7 +193,9 @@ class MaintenanceRunner:
         """Bring the zones of a region up to date, as far as they answer."""
         installation = self._installation
         with installation.catalog.reading() as transaction:
-            slots = [each for each in transaction.slots.every() if each.key.region == region and each.zone == ALL_ZONES]
+            slots = [
+                each for each in transaction.slots.list_all() if each.key.region == region and each.zone == ALL_ZONES
+            ]
         if slots:
             check_catalog_is_current(installation, slots)
         repaired = 0
@@ -259,7 +261,7 @@ def check_safe_to_collect(installation: Installation) -> None:
     """
     check_catalog_is_current(installation)
     with installation.catalog.reading() as transaction:
-        slots = transaction.slots.every()
+        slots = transaction.slots.list_all()
     for region in sorted({slot.key.region for slot in slots}):
         used = {slot.zone for slot in slots if slot.key.region == region}
         for report in installation.locator.check(installation.regions.get(region)):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imgstore.catalog.storage.manifests import unpacked
+from imgstore.catalog.storage.manifests import unpack_ids
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound, ReadBackMismatch, StoreError
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.reports import SlotScrub
@@ -89,7 +89,7 @@ def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]
     with installation.catalog.reading() as transaction:
         slots = [
             slot
-            for slot in transaction.slots.every()
+            for slot in transaction.slots.list_all()
             if region in (None, slot.key.region) and request.slot_uid in (None, slot.uid)
         ]
     scrubbed = [_scrub_slot(installation, slot, request) for slot in slots]
@@ -142,7 +142,7 @@ def _has_notes(installation: Installation, slot: Slot) -> bool:
 def _wanted(installation: Installation, slot: Slot) -> dict[str, _Wanted]:
     with installation.catalog.reading() as transaction:
         rows = transaction.manifests.in_slot(slot.uid)
-        segments = transaction.segments.rows(slot.key.pool_uid, transaction.manifests.named_in_slot(slot.uid))
+        segments = transaction.segments.rows(slot.key.pool_uid, transaction.manifests.segment_ids_in_slot(slot.uid))
     every = chain(
         chain.from_iterable(map(_objects_of, rows)),
         (
@@ -377,7 +377,8 @@ def _bring_manifest(installation: Installation, slot: Slot, each: _Wanted, row: 
     else:
         with installation.catalog.reading() as transaction:
             same = {
-                (other.slot_uid, other.body_key) for other in transaction.manifests.same(slot.key.pool_uid, row.digest)
+                (other.slot_uid, other.body_key)
+                for other in transaction.manifests.list_with_digest(slot.key.pool_uid, row.digest)
             }
             places = [(transaction.slots.get(uid), key) for uid, key in sorted(same - {(slot.uid, each.key)})]
         _, body = _from_another(installation, slot, each, places)
@@ -388,11 +389,11 @@ def _holders(installation: Installation, slot: Slot, names: Collection[Digest]) 
     """Of each segment the other slots of the pool that name it."""
     holders: dict[Digest, list[Slot]] = {name: [] for name in names}
     with installation.catalog.reading() as transaction:
-        known = transaction.segments.known(slot.key.pool_uid, names)
+        known = transaction.segments.find_ids(slot.key.pool_uid, names)
         ids = np.array(list(known.values()), dtype=np.uint32)
         for other in transaction.slots.list(slot.key.pool_uid) if names else ():
             if other.uid != slot.uid:
-                there = np.isin(ids, transaction.manifests.named_in_slot(other.uid)).tolist()
+                there = np.isin(ids, transaction.manifests.segment_ids_in_slot(other.uid)).tolist()
                 for name, is_there in zip(known, there, strict=True):
                     holders[name] += [other] if is_there else []
     return holders
@@ -427,11 +428,11 @@ def _write_down(installation: Installation, slot: Slot, brought: Sequence[_Broug
     with installation.catalog.transaction() as transaction:
         billed = {each.owner_uid: each.party for each in transaction.ledger.open_intervals(slot.uid)}
         naming = [
-            (billed[row.owner_uid], unpacked(row.segment_ids))
+            (billed[row.owner_uid], unpack_ids(row.segment_ids))
             for row in transaction.manifests.in_slot(slot.uid)
             if row.owner_uid in billed
         ]
-        known = transaction.segments.known(slot.key.pool_uid, [each.name for each in brought])
+        known = transaction.segments.find_ids(slot.key.pool_uid, [each.name for each in brought])
         for each in brought:
             party = next((party for party, ids in naming if np.isin(known.get(each.name, 0), ids)), None)
             if party is not None:  # Else its last owner was deleted meanwhile.

@@ -65,12 +65,12 @@ def record_unknown(installation: Installation, slot: Slot, objects: Mapping[str,
     if known != objects.keys():
         with installation.catalog.transaction() as transaction:
             transaction.slots.lock(slot.uid)
-            transaction.unknown_objects.see(slot.uid, objects)
+            transaction.unknown_objects.record(slot.uid, objects)
 
 
 def _looked_at(installation: Installation, grace: timedelta) -> list[SlotUnknownObjects]:
     with installation.catalog.reading() as transaction:
-        slots = transaction.slots.every()
+        slots = transaction.slots.list_all()
     found = [_look(installation, slot, grace) for slot in slots]
     return [each for each in found if each.objects or each.problem]
 
@@ -149,7 +149,7 @@ def _remove(
         return
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
-        transaction.unknown_objects.forget(slot.uid, doomed)
+        transaction.unknown_objects.remove(slot.uid, doomed)
     gone = set(doomed)
     found.objects = [replace(one, removed=True) if one.object.key in gone else one for one in found.objects]
     installation.note(str(slot.key), f"{len(gone)} unknown objects removed")

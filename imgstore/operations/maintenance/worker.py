@@ -148,8 +148,8 @@ class _Worker:
     def report(self) -> WorkerReport:
         """What was done, and what is left now."""
         with suppress(StoreError), self._installation.catalog.reading() as transaction:
-            self._report.waiting_for_retry, self._report.next_retry_at = transaction.queue.resting()
-            self._report.without_source = transaction.queue.without_source()
+            self._report.waiting_for_retry, self._report.next_retry_at = transaction.queue.waiting_retries()
+            self._report.without_source = transaction.queue.count_without_source()
         return self._report
 
     def _begin(self, pool: ThreadPoolExecutor) -> None:
@@ -184,7 +184,7 @@ class _Worker:
         at_work = Counter(step.replica.slot.key.region for step in self._busy.values())
         for page in count():
             with self._installation.catalog.reading() as transaction:
-                uids = transaction.queue.due(
+                uids = transaction.queue.list_due(
                     limit=_VERSIONS_AT_ONCE,
                     offset=page * _VERSIONS_AT_ONCE,
                     dead=[each for each in transaction.queue.holders() if self._installation.keeper.is_dead(each)],
@@ -199,7 +199,7 @@ class _Worker:
     def _leased(self, transaction: Transaction, chosen: CopyStep) -> _Claim | None:
         """The lease on a replica, if it is still to be made: it is looked at once more under the version's row."""
         uid = chosen.replica.version_uid
-        if not transaction.queue.hold(uid):
+        if not transaction.queue.try_lock(uid):
             return None
         ready = startable_steps(read_queued_versions(self._installation, transaction, [uid])[0], transaction.now())
         step = next((each for each in ready if each.replica.uid == chosen.replica.uid), None)
@@ -208,7 +208,7 @@ class _Worker:
         version = transaction.versions.by_uid(uid)
         definition_path = definition_path_of(transaction, version)
         plan = plan_step(self._installation, transaction, version, step)
-        transaction.queue.serve(uid)
+        transaction.queue.mark_served(uid)
         return _Claim(definition_path=definition_path, version=version, step=step, plan=plan)
 
     def _wait(self, pause: float) -> None:
@@ -241,7 +241,7 @@ def _present(installation: Installation) -> Iterator[Callable[[], None]]:
             return
         shown = time.monotonic()
         with installation.catalog.transaction() as transaction:
-            transaction.workers.seen(uid, installation.keeper.holder)
+            transaction.workers.record_heartbeat(uid, installation.keeper.holder)
             transaction.clock_steps.correct()
 
     try:

@@ -120,7 +120,7 @@ def read_queued_versions(
     installation: Installation, transaction: Transaction, version_uids: Sequence[str]
 ) -> list[QueuedVersion]:
     """Those versions as they stand now, in their order. A lease whose holder is known to be dead is none."""
-    under_way = transaction.queue.under_way(version_uids)
+    under_way = transaction.queue.holders_by_replica(version_uids)
     busy = frozenset(uid for uid, holder in under_way.items() if not installation.keeper.is_dead(holder))
     queued: list[QueuedVersion] = []
     for uid in version_uids:
@@ -255,7 +255,7 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
     origins = transaction.manifests.of_replica(version.uid, source.slot.uid)
     assert len(origins) == len(version.disks), "a complete replica has a manifest of each disk (promise 2)"
     ids = named_by(origins)
-    there = transaction.manifests.named_in_slot(slot.uid)
+    there = transaction.manifests.segment_ids_in_slot(slot.uid)
     standing = transaction.manifests.of_replica(version.uid, slot.uid)
     is_degraded = any(transaction.manifests.is_complete(row.uid) for row in standing)
     segments = transaction.segments.rows(slot.key.pool_uid, ids)

@@ -149,7 +149,7 @@ def _choose_bases(transaction: Transaction, publication: Publication) -> dict[st
         chosen = choose_bases(fit, new=version.name, named=publication.named_bases)
         rows = [transaction.manifests.find(each.uid, slot.uid, key) for each in chosen]
         if key in publication.source_manifests:
-            rows.insert(0, transaction.manifests.with_digest(slot.uid, publication.source_manifests[key]))
+            rows.insert(0, transaction.manifests.find_by_digest(slot.uid, publication.source_manifests[key]))
         bases[key] = list({row.digest: row for row in rows if row is not None}.values())
     return bases
 

@@ -124,8 +124,8 @@ def remove_surplus_replicas(installation: Installation, version_uid: str) -> lis
 def remove_all_surplus_replicas(installation: Installation) -> list[Removal]:
     """Tidy every version, of whatever subscription, that has something to take away."""
     with installation.catalog.reading() as transaction:
-        versions = transaction.versions.every()
-        replicas = transaction.replicas.of_versions([version.uid for version in versions])
+        versions = transaction.versions.list_all()
+        replicas = transaction.replicas.list_by_version([version.uid for version in versions])
     untidy = [version.uid for version in versions if _is_untidy(version, replicas[version.uid])]
     return [removal for uid in untidy for removal in remove_surplus_replicas(installation, uid)]
 

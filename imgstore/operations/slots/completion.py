@@ -11,7 +11,7 @@ from datetime import timedelta
 import numpy as np
 
 from imgstore.catalog import Transaction
-from imgstore.catalog.storage.manifests import unpacked
+from imgstore.catalog.storage.manifests import unpack_ids
 from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk
 from imgstore.domain.errors import Conflict, LeaseLost
 from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, SegmentRow, Slot
@@ -134,8 +134,10 @@ def complete_replica(
         check_not_condemned(installation, transaction, slot, ids)
         now = transaction.now()
         # Its own manifests are not complete yet; or else it is a repair, and these are not asked for.
-        new_here = np.setdiff1d(ids, transaction.manifests.named_in_slot(slot.uid))
-        new_in_region = np.setdiff1d(ids, transaction.manifests.named_in_region(slot.key.pool_uid, slot.key.region))
+        new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_slot(slot.uid))
+        new_in_region = np.setdiff1d(
+            ids, transaction.manifests.segment_ids_in_region(slot.key.pool_uid, slot.key.region)
+        )
         transaction.versions.lock(
             version.uid
         )  # Before its replicas: who changes its targets takes them in this order too.
@@ -207,7 +209,7 @@ def complete_disk(
         transaction.slots.lock(slot.uid)
         ids = named_by([manifest])
         check_not_condemned(installation, transaction, slot, ids)
-        new_here = np.setdiff1d(ids, transaction.manifests.named_in_slot(slot.uid))
+        new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_slot(slot.uid))
         own = transaction.segments.stored_bytes(slot.key.pool_uid, new_here) + manifest.object_bytes
         transaction.manifests.complete(manifest.uid)
         open_interval(installation, transaction, owner_uid=disk.uid, slot=slot, party=party, own=own)
@@ -242,7 +244,7 @@ def write_failure(
             attempts = standing.attempts + 1
             if rest_seconds is None:
                 rest_seconds = backoff_seconds(attempts, _chance(installation))
-            transaction.replicas.failed(
+            transaction.replicas.record_failure(
                 standing.uid,
                 error=error,
                 attempts=attempts,
@@ -350,7 +352,7 @@ def forget_manifests(
 
 def named_by(manifests: Iterable[ManifestRow]) -> Locations:
     """The catalog's ids of the segments that some manifests name, sorted, each once."""
-    return np.unique(unpacked(b"".join(manifest.segment_ids for manifest in manifests)))
+    return np.unique(unpack_ids(b"".join(manifest.segment_ids for manifest in manifests)))
 
 
 def _not_the_same(listed: Listed) -> Conflict:

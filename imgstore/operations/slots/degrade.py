@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 import numpy as np
 
 from imgstore.catalog import Transaction
-from imgstore.catalog.storage.manifests import unpacked
+from imgstore.catalog.storage.manifests import unpack_ids
 from imgstore.domain.errors import ObjectNotFound, ReadBackMismatch, StoreError
 from imgstore.domain.identity.access import Action
 from imgstore.domain.resources import Replica, Slot
@@ -32,7 +32,7 @@ def degrade(installation: Installation, slot: Slot, segments: Collection[Digest]
 
         def is_hit(replica: Replica) -> bool:
             rows = (row for row in transaction.manifests.of_owner(replica.version_uid) if row.slot_uid == slot.uid)
-            return any(np.isin(ids, unpacked(row.segment_ids)).any() for row in rows)
+            return any(np.isin(ids, unpack_ids(row.segment_ids)).any() for row in rows)
 
         _write_down(transaction, slot, is_hit, incident)
     installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
@@ -91,7 +91,7 @@ def distrust(installation: Installation, slot: Slot, names: Collection[Digest]) 
     recorded_at = installation.effects.monotonic()
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
-        ids = transaction.manifests.named_in_slot(slot.uid)
+        ids = transaction.manifests.segment_ids_in_slot(slot.uid)
         named = {row.name for row in transaction.segments.rows(slot.key.pool_uid, ids)}
         doomed = [object_keys.segment_key(name) for name in sorted(set(names) - named)]
         deletion = record_deletion(installation, transaction, slot, doomed, recorded_at)

@@ -48,11 +48,11 @@ def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> 
         with installation.catalog.transaction() as transaction:
             transaction.slots.lock(slot.uid)
             now = transaction.now()
-            condemned = transaction.deletion_marks.among(slot.uid, names)
-            transaction.deletion_marks.lift(slot.uid, [each.name for each in condemned])
+            condemned = transaction.deletion_marks.find(slot.uid, names)
+            transaction.deletion_marks.unmark(slot.uid, [each.name for each in condemned])
             deleting = [each for each in condemned if each.gc_state is GcState.DELETING]
             over = [each for each in deleting if is_delete_over(each, now, delete_bound)]
-            transaction.deletion_marks.drop(slot.uid, [each.name for each in over])
+            transaction.deletion_marks.remove(slot.uid, [each.name for each in over])
         found.update(each.name for each in condemned)
         deleting = [each for each in deleting if each not in over]
         if not deleting:
@@ -76,7 +76,7 @@ def keep_named(installation: Installation, transaction: Transaction, slot: Slot,
     deleting = [each for each in condemned if each.gc_state is GcState.DELETING]
     if deleting:
         raise _held(installation, slot, deleting, transaction.now())
-    transaction.deletion_marks.lift(slot.uid, [each.name for each in condemned])
+    transaction.deletion_marks.unmark(slot.uid, [each.name for each in condemned])
 
 
 def check_not_condemned(installation: Installation, transaction: Transaction, slot: Slot, ids: Locations) -> None:
@@ -92,7 +92,7 @@ def check_not_condemned(installation: Installation, transaction: Transaction, sl
 
 def _condemned_of(transaction: Transaction, slot: Slot, ids: Locations) -> list[DeletionMark]:
     condemned = {each.name: each for each in transaction.deletion_marks.list(slot.uid)}
-    known = transaction.segments.known(slot.key.pool_uid, condemned)
+    known = transaction.segments.find_ids(slot.key.pool_uid, condemned)
     names = list(known)
     mine = np.isin(np.array([known[name] for name in names], dtype=np.uint32), ids).tolist()
     return [condemned[name] for name, is_mine in zip(names, mine, strict=True) if is_mine]

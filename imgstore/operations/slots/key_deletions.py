@@ -75,7 +75,7 @@ def record_deletion(
     segments = {object_keys.segment_name(key): key for key in doomed if object_keys.is_segment_key(key)}
     lease_expires_at = now + timedelta(seconds=tuning.removal_lease_seconds)
     taken = {
-        each.name for each in transaction.deletion_marks.among(slot.uid, segments) if each.gc_state is GcState.DELETING
+        each.name for each in transaction.deletion_marks.find(slot.uid, segments) if each.gc_state is GcState.DELETING
     }
     mine = [name for name in segments if name not in taken]
     transaction.deletion_marks.add(slot.uid, dict.fromkeys(mine, 0))

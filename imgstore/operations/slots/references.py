@@ -52,7 +52,7 @@ def lease_disk(installation: Installation, transaction: Transaction, disk: Manag
 
 
 def _origin(transaction: Transaction, disk: ManagedDisk) -> ManifestRow:
-    origin = transaction.manifests.with_content(disk.slot.uid, disk.body_key)
+    origin = transaction.manifests.find_by_body(disk.slot.uid, disk.body_key)
     if origin is None:
         raise Conflict(
             f"The source of the {disk.kind.noun} '{disk.name}' was deleted before it was made.",

@@ -190,7 +190,9 @@ def _forget_owner(
             _check_unpinned(installation, transaction, row)
         leaving(transaction, rows)
         forget_manifests(installation, transaction, slot, rows)
-        unused = [key for key in objects if key not in kept and transaction.manifests.body_users(slot.uid, key) == 0]
+        unused = [
+            key for key in objects if key not in kept and transaction.manifests.count_body_users(slot.uid, key) == 0
+        ]
         deletion = record_deletion(installation, transaction, slot, unused, recorded_at)
     send_deletion(installation, deletion, check_cancelled)
 

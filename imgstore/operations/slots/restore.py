@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from imgstore.catalog import Transaction
-from imgstore.catalog.storage.manifests import unpacked
+from imgstore.catalog.storage.manifests import unpack_ids
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, Slot
 from imgstore.domain.states import ReplicaState
@@ -211,7 +211,7 @@ def _is_candidate(installation: Installation, transaction: Transaction, replica:
 
 
 def _is_busy(installation: Installation, transaction: Transaction, replica: Replica) -> bool:
-    holder = transaction.queue.under_way([replica.version_uid]).get(replica.uid)
+    holder = transaction.queue.holders_by_replica([replica.version_uid]).get(replica.uid)
     return holder is not None and not installation.keeper.is_dead(holder)
 
 
@@ -226,15 +226,15 @@ def _damaged_objects(transaction: Transaction, replica: Replica, damaged: Collec
     rows = transaction.manifests.of_replica(replica.version_uid, replica.slot.uid)
     own = sum(row.body_key in damaged for row in rows)
     names = [object_keys.segment_name(key) for key in damaged if object_keys.is_segment_key(key)]
-    known = transaction.segments.known(replica.slot.key.pool_uid, names)
+    known = transaction.segments.find_ids(replica.slot.key.pool_uid, names)
     ids = np.array(list(known.values()), dtype=np.uint32)
-    return own + int(np.isin(ids, unpacked(b"".join(row.segment_ids for row in rows))).sum())
+    return own + int(np.isin(ids, unpack_ids(b"".join(row.segment_ids for row in rows))).sum())
 
 
 def _restore(installation: Installation, replica: Replica, pace: Callable[[int], None]) -> bool:
     """Restore one replica for scrub; False where another process was quicker."""
     with installation.catalog.transaction() as transaction:
-        if not transaction.queue.hold(replica.version_uid):
+        if not transaction.queue.try_lock(replica.version_uid):
             return False
         standing = transaction.replicas.get(replica.uid)
         if not _is_candidate(installation, transaction, standing):

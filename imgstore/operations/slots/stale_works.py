@@ -39,7 +39,7 @@ def abandon_forsaken(installation: Installation, patience: timedelta) -> Sequenc
 
 def _abandoned(installation: Installation, work: Work, patience: timedelta) -> bool:
     with installation.catalog.transaction() as transaction:
-        standing = transaction.works.hold(work.uid)
+        standing = transaction.works.try_lock(work.uid)
         if standing is None or not is_abandonable(standing, now=transaction.now(), patience=patience):
             return False
         slot = transaction.slots.get(work.slot_uid)
@@ -60,7 +60,7 @@ def _forget_unfinished(installation: Installation, transaction: Transaction, wor
         if replica.version_uid == work.owner_uid and replica.state is ReplicaState.REPLICATING:
             transaction.versions.lock(replica.version_uid)
             error = f"abandoned: nobody went on with it since {unleased_since(work).isoformat(timespec='seconds')}"
-            transaction.replicas.failed(
+            transaction.replicas.record_failure(
                 replica.uid,
                 error=error,
                 attempts=replica.attempts + 1,

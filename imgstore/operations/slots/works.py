@@ -130,5 +130,5 @@ def remove_marks(installation: Installation, slot: Slot, access: SlotAccess) -> 
     top = access.prefix + object_keys.WORKS
     marks = [info.key.removeprefix(top) for info in access.store.list(top)]
     with installation.catalog.reading() as transaction:
-        closed = transaction.works.closed_among(slot.uid, marks)
+        closed = transaction.works.filter_closed(slot.uid, marks)
     access.remove([object_keys.work_key(uid) for uid in closed])

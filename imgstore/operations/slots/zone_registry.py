@@ -65,7 +65,7 @@ class CatalogZones:
         if not found:
             return found
         with self.catalog.reading() as transaction:
-            unknown = transaction.sequence.unknown(found)
+            unknown = transaction.sequence.find_unknown(found)
             last = transaction.sequence.last()
         if unknown:
             newest = max(unknown)

@@ -40,7 +40,7 @@ def missed_objects(installation: Installation, principal: Principal) -> dict[tup
     """Return how many objects zones are known to miss, by region and zone: counted by workers and scrub."""
     authorize(principal, Action.READ, "/")
     with installation.catalog.reading() as transaction:
-        return transaction.zone_gaps.by_zone()
+        return transaction.zone_gaps.count_by_zone()
 
 
 def init_regions(

@@ -368,7 +368,7 @@ def open_disks(
     )
     # First what is stored here, whose rights are checked; to open a file at a URL may take long.
     stored = stack.enter_context(stored_sources.open_stored_disks(installation, principal, source, taker))
-    installation.catalog.store_companion()
+    installation.catalog.store_operation()
     files = {}
     for key, uri in uris.items():
         try:

@@ -110,7 +110,7 @@ def list_soft_deleted(
         )
         kept = [
             each
-            for each in transaction.versions.soft_deleted(definition_path.definition.uid)
+            for each in transaction.versions.list_soft_deleted(definition_path.definition.uid)
             if each.provisioning_state is not ProvisioningState.DELETING
         ]
         return [view_of(transaction, definition_path, each) for each in kept]
@@ -162,7 +162,7 @@ def purge_soft_deleted(installation: Installation) -> list[ImageVersion]:
     """
     with installation.catalog.reading() as transaction:
         now = transaction.now()
-        due = [each for each in transaction.versions.soft_deleted() if _is_over(each, now)]
+        due = [each for each in transaction.versions.list_soft_deleted() if _is_over(each, now)]
     gone = []
     for version in due:
         if not _condemned(installation, version):

@@ -129,7 +129,7 @@ def _plan(
 
 
 def _origin(transaction: Transaction, slot: Slot, version: ImageVersion, digest: Digest) -> ManifestRow:
-    found = transaction.manifests.with_digest(slot.uid, digest)
+    found = transaction.manifests.find_by_digest(slot.uid, digest)
     if found is None:
         raise Conflict(
             f"The source of the image version {version.name} is no longer where it was begun.",

@@ -184,7 +184,7 @@ def _of_machine(
     if machine.location != region:
         raise no_source(word, f"it is in {machine.location}", what=_WHAT, region=region)
     _check_kin(machine.os_properties, definition_path, machine.name)
-    disks = transaction.disks.of_machine(machine.resource_id)
+    disks = transaction.disks.list_attached(machine.resource_id)
     for disk in disks:
         authorize(principal, Action.EXPORT, disk.resource_id)
     chosen = {disk_key(disk.machine_lun): _of_disk(installation, transaction, disk) for disk in disks}

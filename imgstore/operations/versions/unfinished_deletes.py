@@ -25,9 +25,9 @@ def finish_deletes(installation: Installation) -> int:
     """
     with installation.catalog.reading() as transaction:
         machines, disks, versions = (
-            transaction.machines.deleting(),
-            transaction.disks.deleting(),
-            transaction.versions.deleting(),
+            transaction.machines.list_deleting(),
+            transaction.disks.list_deleting(),
+            transaction.versions.list_deleting(),
         )
     maintenance = administrator("imgstore maintenance")
     deletions: list[tuple[str, Callable[[], None]]] = []

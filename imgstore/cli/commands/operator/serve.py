@@ -261,7 +261,7 @@ def _door(
 def _lines(session: Session, url: str, bundle: Path | None, administrator: "Credential | None") -> list[str]:
     """Make the lines for a shell: one ``NAME=value`` or command on each line."""
     with session.installation.catalog.reading() as transaction:
-        tenant = transaction.tenants.owner(session.installation.subscription)
+        tenant = transaction.tenants.owner_uid(session.installation.subscription)
     given = (
         []
         if administrator is None
