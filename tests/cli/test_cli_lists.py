@@ -59,7 +59,7 @@ def test_groups_come_page_by_page_and_by_tag(line: Line) -> None:
     assert line.ok("group list --tag team=") == []
     refused = line.run("group list --tag =images")
     assert refused.exit_code == 1
-    assert "its key is missing" in refused.stderr
+    assert "the key is missing" in refused.stderr
 
 
 def test_disks_come_page_by_page_though_two_groups_have_the_same_names(line: Line, stock: Stock) -> None:

@@ -98,9 +98,9 @@ def test_a_definition_shows_all_that_its_flags_said(line: Line) -> None:
     [
         ("--minimum-cpu-core 8 --maximum-cpu-core 4", "(InvalidParameter) The value 8 of properties.recommended.vCPUs"),
         ("--end-of-life-date 2020-01-01", "(InvalidParameter) EndOfLifeDate must be set to a future date."),
-        ("--end-of-life-date soon", "'soon' is no date"),
-        ("--disallowed-disk-types Floppy", "'Floppy' is no type of disks"),
-        ("--features SecurityType", "'SecurityType' is no feature"),
+        ("--end-of-life-date soon", "'soon' is not a date"),
+        ("--disallowed-disk-types Floppy", "'Floppy' is not a disk type"),
+        ("--features SecurityType", "'SecurityType' is not a feature"),
     ],
 )
 def test_a_definition_that_can_not_be_is_refused(line: Line, flags: str, text: str) -> None:
@@ -131,7 +131,11 @@ def test_a_definition_is_updated_by_paths(line: Line) -> None:
 def test_an_edit_may_be_one_word_and_needs_one(line: Line) -> None:
     line.ok(CREATE)
     assert line.ok(UPDATE + "--set=description=a=b -o json")["properties"]["description"] == "a=b"
-    for verb, text in (("--set", "sets nothing"), ("--add", "path is missing"), ("--remove", "path is missing")):
+    for verb, text in (
+        ("--set", "is not an assignment"),
+        ("--add", "path is missing"),
+        ("--remove", "path is missing"),
+    ):
         assert text in line.fails(UPDATE + verb)
 
 
@@ -167,11 +171,11 @@ def test_features_change_with_leave_only(line: Line) -> None:
         ("--set recommended.memory.max=lots", "InvalidParameter", "'properties.recommended.memory.max'"),
         ("--set recommended.memory.max=1", "InvalidParameter", "properties.recommended.memory.min"),
         ("--set endOfLifeDate=1999-01-01", "InvalidParameter", "must be set to a future date"),
-        ("--set endOfLifeDate=soon", "InvalidParameter", "no date"),
+        ("--set endOfLifeDate=soon", "InvalidParameter", "not a date"),
         ("--set tags=[1]", "InvalidParameter", "'tags'"),
         ("--set description={}", "InvalidParameter", "'properties.description'"),
         ("--allow-update-image --add features name=x", "InvalidParameter", "'properties.features[2]'"),
-        ("--set description", "InvalidParameter", "sets nothing"),
+        ("--set description", "InvalidParameter", "is not an assignment"),
         ("--remove tags.nowhere", "InvalidParameter", "Couldn't find 'nowhere'"),
     ],
 )  # fmt: skip

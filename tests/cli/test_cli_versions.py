@@ -136,7 +136,7 @@ def test_properties_are_changed_by_flags_and_by_paths(terminal: Terminal) -> Non
         ("--set storageProfile.osDiskImage.source.uri=/x", "'properties.storageProfile.osDiskImage.source.uri'"),
         ("--set publishingProfile.storageAccountType=Premium_LRS", "'properties.publishingProfile.storageAccountType'"),
         ("--remove publishingProfile.targetRegions 0", "must contain the location of image version"),
-        ("--remove publishingProfile.targetRegions", "a list of one region or more"),
+        ("--remove publishingProfile.targetRegions", "a list of at least one region"),
         ("--add publishingProfile.targetRegions name=atlantis", "atlantis"),
         ("--add publishingProfile.targetRegions name=eastus colour=red", "colour"),
         ("--set publishingProfile.targetRegions[0].regionalReplicaCount=many", "a whole number"),
@@ -213,7 +213,7 @@ def test_data_disks_go_in_and_come_out_by_lun(terminal: Terminal, tmp_path: Path
     [
         ("--data-vhds-uris a.raw b.raw --data-vhds-luns 1", 2, "--data-vhds-luns names 1, --data-vhds-uris 2"),
         ("--data-vhds-luns 1", 2, "--data-vhds-luns names 1, --data-vhds-uris 0"),
-        ("--data-vhds-uris a.raw --data-vhds-luns x", 1, "'x' is no LUN"),
+        ("--data-vhds-uris a.raw --data-vhds-luns x", 1, "'x' is not a LUN"),
         ("--data-vhds-uris a.raw b.raw --data-vhds-luns 1 1", 1, "duplicate LUNs"),
         ("--data-vhds-uris disk.raw", 1, "OSDiskImage and DataDiskImage cannot point to same blob"),
         ("--data-vhds-uris a.raw --data-vhds-formats tar", 2, "'tar' is not one of"),

@@ -56,5 +56,5 @@ def test_an_unknown_storage_account_type_names_those_that_there_are() -> None:
 def test_tags() -> None:
     assert parse_tags(["a=1", "b=x=y", "c", "d="]) == {"a": "1", "b": "x=y", "c": "", "d": ""}
     assert parse_tags([""]) == {}
-    with pytest.raises(InvalidInput, match="its key is missing"):
+    with pytest.raises(InvalidInput, match="the key is missing"):
         parse_tags(["=1"])

@@ -1,1 +1,1 @@
-"""Parse and write the bodies of requests."""
+"""Read the bodies and arguments of requests, and write the bodies that the remote client sends."""

@@ -1,4 +1,4 @@
-"""The words of a request, as az's users type them, into domain values."""
+"""Parse the arguments of az commands into domain values."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -10,38 +10,38 @@ from imgstore.domain.resources import DiskType, Feature, StorageAccountType, Tar
 
 _STORAGE_ACCOUNT_TYPES: Final = {kind.lower(): kind for kind in StorageAccountType}
 _DIGITS_MAX: Final = 18
-"""Of a whole number. More would fit no column, and Python refuses to read thousands."""
+"""The limit for the digits of an integer. A longer number fits no column, and Python refuses thousands of digits."""
 _YEARS: Final = range(1970, 9999)
-"""Of dates: outside of these a change of the time zone leads to a year that nothing can write."""
+"""The years of dates. Outside this range, a time zone conversion may leave the years that Python supports."""
 _DISK_TYPES: Final = {kind.lower(): kind for kind in DiskType}
 
 
 def parse_storage_account_type(word: str) -> StorageAccountType:
-    """The storage account type that `word` names, in any case: az sends it as typed.
+    """Parse a storage account type in any case, because az sends the argument as typed.
 
     Raises:
-        InvalidInput: there is none of that name.
+        InvalidInput: The type is unknown.
     """
     kind = _STORAGE_ACCOUNT_TYPES.get(word.strip().lower())
     if kind is None:
         raise InvalidInput(
-            f"'{word}' is no storage account type.",
+            f"'{word}' is not a storage account type.",
             found=repr(word),
             expected=", ".join(StorageAccountType),
-            hint="choose one of these",
+            hint="choose one of the supported types",
             target="storageAccountType",
         )
     return kind
 
 
 def parse_target_regions(words: Iterable[str]) -> tuple[TargetRegionRequest, ...]:
-    """The target regions that `words` ask for, in their order, by az's grammar.
+    """Parse target regions in az's grammar, in order.
 
-    Each word is ``region``, ``region=count``, ``region=storage`` or ``region=count=storage``. Whether the region
-    exists and the count is in range is for the operation to say.
+    Each argument is ``region``, ``region=count``, ``region=storage`` or ``region=count=storage``. The operation checks
+    that the region exists, and that the count is in range.
 
     Raises:
-        InvalidInput: a word is none of these.
+        InvalidInput: An argument has another form.
     """
     return tuple(_target_region(word) for word in words)
 
@@ -52,7 +52,7 @@ def _target_region(word: str) -> TargetRegionRequest:
     storage = rest if count is None else rest[1:]
     if not name or len(storage) > 1:
         raise InvalidInput(
-            f"'{word}' names no target region.",
+            f"'{word}' is not a target region.",
             found=repr(word),
             expected="region, region=count, region=storage or region=count=storage",
             hint="for example: --target-regions southcentralus=2 westus2=1=standard_zrs eastus",
@@ -71,10 +71,10 @@ def _whole_number(word: str) -> int | None:
 
 
 def parse_luns(words: Iterable[str]) -> tuple[int, ...]:
-    """The LUNs that `words` name. Whether they are in range and differ is for the operation to say.
+    """Parse LUNs. The operation checks the range and duplicates.
 
     Raises:
-        InvalidInput: a word is no whole number.
+        InvalidInput: An argument is not an integer.
     """
     return tuple(_lun(word) for word in words)
 
@@ -83,7 +83,7 @@ def _lun(word: str) -> int:
     number = _whole_number(word.strip())
     if number is None:
         raise InvalidInput(
-            f"'{word}' is no LUN.",
+            f"'{word}' is not a LUN.",
             found=repr(word),
             expected="a whole number",
             hint="for example: --data-vhds-luns 0 5",
@@ -93,16 +93,18 @@ def _lun(word: str) -> int:
 
 
 def parse_tags(words: Sequence[str]) -> dict[str, str]:
-    """Tags from ``key=value`` words. ``key`` alone has an empty value, and one empty word is no tags at all, as in az.
+    """Parse tags from ``key=value`` arguments, as az does.
+
+    A ``key`` alone has an empty value. One empty argument means no tags.
 
     Raises:
-        InvalidInput: a word has no key.
+        InvalidInput: An argument has no key.
     """
     pairs = [word.partition("=") for word in words if word]
     for key, _, value in pairs:
         if not key:
             raise InvalidInput(
-                f"'={value}' is no tag: its key is missing.",
+                f"'={value}' is not a tag, because the key is missing.",
                 found=repr("=" + value),
                 expected="key=value",
                 hint="for example: --tags team=images os=debian",
@@ -112,15 +114,15 @@ def parse_tags(words: Sequence[str]) -> dict[str, str]:
 
 
 def parse_tag(word: str) -> tuple[str, str | None]:
-    """A tag to look for: ``key=value``, or ``key`` with whatever value.
+    """Parse a tag to search for: ``key=value``, or ``key`` with any value.
 
     Raises:
-        InvalidInput: it has no key.
+        InvalidInput: The argument has no key.
     """
     key = next(iter(parse_tags([word])), "")
     if not key:
         raise InvalidInput(
-            "'' is no tag: its key is missing.",
+            "'' is not a tag, because the key is missing.",
             found="''",
             expected="key or key=value",
             hint="for example: --tag team=images",
@@ -130,22 +132,22 @@ def parse_tag(word: str) -> tuple[str, str | None]:
 
 
 def parse_end_of_life(word: str) -> datetime:
-    """The instant that a date names. A bare date means 12:59:59 UTC of that day, as az makes it; no zone means UTC.
+    """Parse a date. A date without a time means 12:59:59 UTC of that day, as in az. A time without a zone is UTC.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: The argument is not a date.
     """
     text = word.strip()
     try:
         time = datetime.fromisoformat(f"{text}T12:59:59" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) else text)
         time = (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
         if time.year not in _YEARS:
-            raise ValueError(f"the year {time.year}")  # noqa: TRY301 - one refusal for all that is wrong
+            raise ValueError(f"the year {time.year}")  # noqa: TRY301 - one error for all causes
     except (ValueError, OverflowError) as error:
         raise InvalidInput(
-            f"'{word}' is no date.",
+            f"'{word}' is not a date.",
             found=repr(word),
-            expected=f"a date, or a date and a time, as ISO 8601 writes them, from {_YEARS.start} to {_YEARS.stop - 1}",
+            expected=f"a date, or a date and a time, in ISO 8601, from {_YEARS.start} to {_YEARS.stop - 1}",
             hint="for example: 2030-12-02 or 2030-12-02T12:00:00Z",
             target="endOfLifeDate",
         ) from error
@@ -153,16 +155,16 @@ def parse_end_of_life(word: str) -> datetime:
 
 
 def parse_disk_types(words: Iterable[str]) -> tuple[DiskType, ...]:
-    """The types of disks that `words` name, in any case, each once.
+    """Parse disk types in any case, and drop duplicates.
 
     Raises:
-        InvalidInput: a word names none.
+        InvalidInput: A type is unknown.
     """
     named = [word for each in words for word in each.split()]
     unknown = [word for word in named if word.lower() not in _DISK_TYPES]
     if unknown:
         raise InvalidInput(
-            f"'{unknown[0]}' is no type of disks.",
+            f"'{unknown[0]}' is not a disk type.",
             found=repr(unknown[0]),
             expected=", ".join(DiskType),
             hint="for example: --disallowed-disk-types Premium_LRS UltraSSD_LRS",
@@ -172,16 +174,16 @@ def parse_disk_types(words: Iterable[str]) -> tuple[DiskType, ...]:
 
 
 def parse_features(words: Iterable[str]) -> tuple[Feature, ...]:
-    """Features from ``name=value`` words, which az takes as one word with spaces.
+    """Parse features from ``name=value`` words. az passes one argument with spaces.
 
     Raises:
-        InvalidInput: a word is none.
+        InvalidInput: A word has another form.
     """
     pairs = [word.partition("=") for each in words for word in each.split()]
     for name, equals, value in pairs:
         if not (name and equals):
             raise InvalidInput(
-                f"'{name}{equals}{value}' is no feature.",
+                f"'{name}{equals}{value}' is not a feature.",
                 found=repr(name + equals + value),
                 expected="name=value",
                 hint='for example: --features "SecurityType=TrustedLaunch IsHibernateSupported=True"',

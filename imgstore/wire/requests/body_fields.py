@@ -1,10 +1,10 @@
-"""What becomes of each field of a body: nothing that a client sends is dropped without an answer.
+"""The treatment of each field of a request body. No field that a client sends is dropped silently (invariant H14).
 
-A field is done, or kept and shown again, or one that Azure alone writes, which clients send back as they read it. Every
-other field is refused by its path, unless it is empty. Names are found in any case, as ARM finds them. A field that came
-after the request's api-version is refused likewise: the caller expects what it asks for.
+A field is applied, or stored and shown again, or read-only: clients send read-only fields back as received. Each other
+field is refused by its path, unless the value is empty. A field that is newer than the request's api-version is refused
+too, because the caller expects an effect. Names are case-insensitive, as in ARM.
 
-Paths leave lists out, as in `wire/api_versions.py`. What stands for a path stands for all below it.
+Paths leave lists out, as in `wire/api_versions.py`. The treatment of a path holds for all paths below.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -29,26 +29,26 @@ class Request(StrEnum):
 
 
 Subject: TypeAlias = Kind | Request
-"""What a body is of."""
+"""The resource or request of a body."""
 
 
 class FieldUse(Enum):
-    """What becomes of a field."""
+    """The treatment of a field."""
 
-    APPLIED = "read, and done or refused by its value"
-    KEPT = "shown as it was sent; it promises nothing"
-    READ_ONLY = "written by Azure alone: not heeded, as Azure heeds it not"
-    HIDDEN = "used by nothing here and shown to nobody, as Azure shows it to nobody"
+    APPLIED = "read, and applied or refused by its value"
+    KEPT = "stored and shown as sent, without an effect"
+    READ_ONLY = "written by Azure only, and ignored in requests as in Azure"
+    HIDDEN = "neither used nor shown, as Azure never shows the field"
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedValues:
-    """A field that may say what is so anyway: these values, kept and shown; the first is the default."""
+    """A field with one effect only. The values are stored and shown; the first is the default."""
 
     values: tuple[Json, ...]
 
     def has(self, value: Json) -> bool:
-        """Whether a value is one of them; texts in any case."""
+        """Return whether a value is allowed. The case of texts does not matter."""
         return any(
             value.lower() == each.lower()
             if isinstance(value, str) and isinstance(each, str)
@@ -126,9 +126,9 @@ _LISTS: Final = frozenset(
         "properties.networkProfile.networkInterfaces",
     }
 )
-"""Paths of lists of objects. Every other path that has names below it is of an object."""
+"""Paths of lists of objects. Each other path with names below is an object."""
 _ANY: Final = "*"
-"""In a table: every name that is not named beside it."""
+"""In a table: all names without an entry."""
 
 
 def _machine_disk(word: str) -> dict[str, Treatment]:
@@ -299,16 +299,16 @@ FIELDS: Final[Mapping[Subject, Mapping[str, Treatment]]] = {
 
 
 def read_known_fields(body: Json, kind: Subject, api_version: str = NEWEST) -> Json:
-    """A body in the spelling of the table, without what Azure alone writes.
+    """Return a body in the spelling of the table, without read-only fields.
 
     Args:
-        body: the request's JSON; stays as it is.
-        kind: of the resource or request.
-        api_version: the request's. What is newer is refused.
+        body: The JSON of the request.
+        kind: The resource or request.
+        api_version: The api-version of the request. Newer fields are refused.
 
     Raises:
-        InvalidInput: a field is neither done nor kept, is newer than the api-version, or is no object where its fields
-            have names; or a name occurs twice in different case. Its target is the path.
+        InvalidInput: A field is not supported, is newer than the api-version, is not an object with names, or occurs
+            twice in different case. The target is the path.
     """
 
     def is_served(path: str) -> bool:
@@ -318,15 +318,15 @@ def read_known_fields(body: Json, kind: Subject, api_version: str = NEWEST) -> J
 
 
 def normalize_names(said: Mapping[str, Json], names: Collection[str], path: str = "") -> dict[str, Json]:
-    """An object with `names` in this spelling, where it has them in another; the other names stay as they are.
+    """Return an object with `names` in this spelling. Other names stay unchanged.
 
     Args:
-        said: the object; stays as it is.
-        names: the spelling of names that are looked for.
-        path: of the object in the body.
+        said: The object.
+        names: The names to normalize.
+        path: The path of the object in the body.
 
     Raises:
-        InvalidInput: a name occurs twice in different case.
+        InvalidInput: A name occurs twice in different case.
     """
     spelling = {name.lower(): name for name in names}
     found: dict[str, Json] = {}
@@ -335,14 +335,14 @@ def normalize_names(said: Mapping[str, Json], names: Collection[str], path: str 
         lower = said_name.lower()
         name = spelling.get(lower, said_name)
         if lower in seen:
-            raise invalid_value(f"{path}.{name}".lstrip("."), value, "each name once, in whatever case")
+            raise invalid_value(f"{path}.{name}".lstrip("."), value, "each name once, in any case")
         seen.add(lower)
         found[name] = value
     return found
 
 
 def select_kept_fields(body: Json, kind: Kind) -> dict[str, Json]:
-    """The fields of a body that `read_known_fields` gave which are kept, by their paths. Those in lists are not looked for."""
+    """Return the stored fields of a body from `read_known_fields`, by path. Fields in lists are not included."""
     return {
         path: value
         for path, treatment in FIELDS[kind].items()
@@ -352,7 +352,7 @@ def select_kept_fields(body: Json, kind: Kind) -> dict[str, Json]:
 
 
 def place_field(resource: dict[str, Any], path: str, value: Json) -> None:
-    """Show a kept field in its place."""
+    """Insert a stored field into a resource."""
     *above, name = path.split(".")
     here = resource
     for each in above:
@@ -365,7 +365,7 @@ _FieldTree: TypeAlias = "Mapping[str, tuple[str, _FieldTree | Treatment]]"
 
 @cache
 def _field_tree(kind: Subject) -> "_FieldTree":
-    """The table as names within each other: by the lower-case name the spelling, and what is below it."""
+    """Return the table as a tree: for each lower-case name, the spelling and the names below."""
     tree: dict[str, Any] = {}
     for path, treatment in FIELDS[kind].items():
         *above, name = path.split(".")
@@ -380,7 +380,7 @@ def _read_fields(value: Json, tree: "_FieldTree", path: str, is_served: Callable
     if isinstance(value, list):
         return [_read_fields(each, tree, path, is_served, f"{shown}[{place}]") for place, each in enumerate(value)]
     if not isinstance(value, Mapping):
-        return value  # the reader tells what is expected there
+        return value  # The reader of the field reports the expected type.
     found: dict[str, Json] = {}
     _, any_other = tree.get(_ANY, ("", None))
     for said, each in normalize_names(value, [name for name, _ in tree.values()], shown).items():
@@ -392,7 +392,7 @@ def _read_fields(value: Json, tree: "_FieldTree", path: str, is_served: Callable
             _refuse(each, where, is_newer=below is not None)
         elif isinstance(below, AllowedValues):
             if each is not None and not below.has(each):
-                raise invalid_value(where, each, f"{_format_values(below)}: imgstore does not do anything else")
+                raise invalid_value(where, each, f"{_format_values(below)}: imgstore does not support other values")
             found[name] = each
         elif isinstance(below, Mapping):
             _check_shape(each, at, where)
@@ -403,7 +403,10 @@ def _read_fields(value: Json, tree: "_FieldTree", path: str, is_served: Callable
 
 
 def _check_shape(value: Json, path: str, shown: str) -> None:
-    """Check that names can be looked up below a path. Readers of lists check the elements; what is empty says nothing."""
+    """Check that a value with names below is an object, or a list of objects.
+
+    The readers of lists check the elements. An empty value is ignored.
+    """
     if value in (None, "", [], {}):
         return
     if path in _LISTS:
@@ -414,13 +417,13 @@ def _check_shape(value: Json, path: str, shown: str) -> None:
 
 
 def _refuse(value: Json, path: str, *, is_newer: bool) -> None:
-    why = "the request's api-version does not have this field" if is_newer else "imgstore does not do this"
+    why = "the request's api-version does not have this field" if is_newer else "imgstore does not support this field"
     if any(True for _ in _values_in(value)):
         raise invalid_value(path, value, f"nothing: {why}")
 
 
 def _values_in(value: Json) -> Iterator[Json]:
-    """What is said below a value: nothing where all is empty."""
+    """Yield the non-empty values in a value."""
     if isinstance(value, Mapping | list):
         for each in value.values() if isinstance(value, Mapping) else value:
             yield from _values_in(each)

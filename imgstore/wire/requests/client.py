@@ -1,6 +1,6 @@
-"""Bodies of PUT and PATCH, as a client writes them: domain values into ARM's JSON. What is not said is not there.
+"""Write the bodies of PUT and PATCH requests from domain values. A value of None leaves the field out.
 
-The other way round stands in `bodies`, `version_bodies` and `source_bodies`.
+The modules `fields`, `version` and `disk` read these bodies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _LUN: Final = "lun"
 
 
 def without_none(**values: Json) -> dict[str, Json]:
-    """What was said: all but None. Empty text, lists and tags are said."""
+    """Return the values that are not None. Empty texts, lists and tags stay."""
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -32,7 +32,7 @@ def gallery_body(
     permission: str | None,
     community: CommunityInfo | None,
 ) -> Json:
-    """A gallery as it is asked for; with `community`, whom it tells of itself."""
+    """Write the body of a gallery. `community` is the public data of a community gallery."""
     policy = without_none(isSoftDeleteEnabled=soft_delete_enabled, retentionPeriodInDays=soft_delete_retention_days)
     info = None if community is None else _community(community)
     sharing = without_none(permissions=permission, communityGalleryInfo=info)
@@ -50,13 +50,13 @@ def _community(info: CommunityInfo) -> Json:
 
 
 def definition_body(*, location: str | None, details: "DefinitionDetails", features: bool, **fixed: str) -> Json:
-    """An image definition as it is asked for.
+    """Write the body of an image definition.
 
     Args:
-        location: its region's name.
-        details: what may be left out.
-        features: say also that there are none: the newest api-versions would add one of their own.
-        fixed: publisher, offer and sku, and by ARM's names what else can't change: ``osType``.
+        location: The name of the region.
+        details: The optional properties.
+        features: True to send an empty list of features too. Without a list, the newest api-versions add a feature.
+        fixed: The publisher, offer and sku, and further fixed properties by ARM's names, such as ``osType``.
     """
     identifier = {name: fixed.pop(name) for name in ("publisher", "offer", "sku")}
     vcpus, memory = details.recommended_vcpus, details.recommended_memory_gib
@@ -89,12 +89,12 @@ def _feature(feature: Any) -> Json:
 
 
 def version_body(request: "VersionRequest", *, location: str | None, storage: Json) -> Json:
-    """An image version as it is asked for.
+    """Write the body of an image version.
 
     Args:
-        request: what is asked; its disks stand in `storage`.
-        location: its source region.
-        storage: the storage profile; None does not speak of it.
+        request: The request. The disks are in `storage`.
+        location: The source region.
+        storage: The storage profile, or None to leave the profile out.
     """
     publishing = without_none(
         targetRegions=target_regions_json(request.target_regions or None),
@@ -113,19 +113,23 @@ def version_body(request: "VersionRequest", *, location: str | None, storage: Js
 
 
 def storage_profile(disks: Mapping[int | None, Json]) -> Json:
-    """Where a version's disks come from, each by its LUN, the OS disk by None: an id or a URL."""
+    """Write the storage profile of a version.
+
+    Args:
+        disks: The source of each disk, an id or a URL, by LUN. The OS disk has the key None.
+    """
     data = [{_LUN: lun, "source": source} for lun, source in disks.items() if lun is not None]
     return without_none(osDiskImage={"source": disks[None]}, dataDiskImages=data or None)
 
 
 def update_body(update: VersionUpdate, before: Json) -> Json:
-    """What is to change of a version, to be PATCHed; where the end of its life goes, all that is to stay, to be PUT.
+    """Write the body of a version update: the changes for a PATCH, or all properties for a PUT.
 
-    A PATCH that does not speak of the date leaves it; a PUT takes it away, and the tags with it.
+    A PATCH without an end of life keeps the date, so only a PUT can remove the date. A PUT also removes missing tags.
 
     Args:
-        update: what is to change.
-        before: the version as the server showed it.
+        update: The requested changes.
+        before: The version in the server's JSON.
     """
     ends = update.end_of_life_at
     publishing = without_none(
@@ -145,7 +149,7 @@ def update_body(update: VersionUpdate, before: Json) -> Json:
 
 
 def needs_put(update: VersionUpdate) -> bool:
-    """Whether a change can be said by a PUT only."""
+    """Return whether an update removes the end of life, which needs a PUT."""
     return update.end_of_life_at is None
 
 
@@ -172,22 +176,22 @@ def disk_body(
     os_type: str | None = None,
     hyper_v_generation: str | None = None,
 ) -> Json:
-    """A managed disk as it is asked for.
+    """Write the body of a managed disk.
 
     Args:
-        location: its region.
-        creation: its ``creationData``: see `image_creation_data`.
-        tags: None does not speak of them.
-        sku: how a file's bytes are kept.
-        os_type: what is said of the system on it.
-        hyper_v_generation: likewise.
+        location: The region.
+        creation: The ``creationData``, see `image_creation_data`.
+        tags: The tags, or None to leave the tags out.
+        sku: The storage account type of a file or an upload.
+        os_type: The declared OS type.
+        hyper_v_generation: The declared hypervisor generation.
     """
     properties = without_none(osType=os_type, hyperVGeneration=hyper_v_generation, creationData=creation)
     return without_none(location=location, tags=tags, sku=None if sku is None else {"name": sku}, properties=properties)
 
 
 def image_creation_data(reference: ImageReference | SharedReference, lun: int | None, subscription: str) -> Json:
-    """``creationData`` of a disk of an image version."""
+    """Write the ``creationData`` of a disk from an image version."""
     if isinstance(reference, SharedReference):
         key = "communityGalleryImageId" if reference.community else "sharedGalleryImageId"
         return {"createOption": "FromImage", "galleryImageReference": {key: str(reference)} | without_none(lun=lun)}
@@ -196,6 +200,9 @@ def image_creation_data(reference: ImageReference | SharedReference, lun: int | 
 
 
 def image_id(reference: ImageReference, subscription: str) -> str:
-    """The id of an image version, or where none is named that of its definition: the latest is meant."""
+    """Return the id of an image version.
+
+    Without a version, return the id of the definition, which means the latest version.
+    """
     above = (reference.subscription or subscription, reference.group, reference.gallery, reference.definition)
     return definition_id(*above) if reference.version is None else version_id(*above, reference.version)

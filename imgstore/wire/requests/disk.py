@@ -1,4 +1,4 @@
-"""Disks, snapshots and managed images as bodies speak of them, and where what they are made from may lie."""
+"""Read the bodies of managed disks, snapshots and managed images, and check their sources."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,46 +37,46 @@ _GENERATION: Final = enum_reader(HyperVGeneration)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskBody:
-    """A managed disk or a snapshot as it is asked for: of an image, of a disk, snapshot or file, or for an upload."""
+    """A request for a managed disk or a snapshot: from an image, a disk, a snapshot or a file, or for an upload."""
 
     location: str
     reference: ImageReference | SharedReference | None
     lun: int | None
-    """Of one of the image's data disks; None is its OS disk."""
+    """The data disk of the image. None for the OS disk."""
     source: str | None
-    """A disk's or snapshot's id, or a file's URL; where there is no image and no upload."""
+    """The id of a disk or snapshot, or the URL of a file. None for an image or an upload."""
     upload_bytes: int | None = None
-    """Of the fixed VHD that will be uploaded; None is a disk that is made of something."""
+    """The size of the fixed VHD to upload. None for a disk from a source."""
     os_properties: OsProperties
     storage_account_type: StorageAccountType | None
-    """Said of a file or an upload."""
+    """Only for a file or an upload."""
     tags: Mapping[str, str] | None
-    """None leaves them as they are."""
+    """None keeps the current tags."""
     details: DiskDetails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageBody:
-    """A managed image as it is asked for."""
+    """A request for a managed image."""
 
     location: str
     source: str
-    """Of the OS disk: a disk's or snapshot's id, or a file's URL."""
+    """The source of the OS disk: the id of a disk or snapshot, or the URL of a file."""
     data_sources: tuple[str, ...]
-    """Of the data disks, by LUN from 0."""
+    """The sources of the data disks, by LUN from 0."""
     os_properties: OsProperties
     storage_account_type: StorageAccountType | None
     tags: Mapping[str, str] | None
-    """None leaves them as they are."""
+    """None keeps the current tags."""
     details: Mapping[str, DiskDetails]
-    """By disk key."""
+    """The details by disk key."""
 
 
 def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
-    """What a PUT says of a managed disk or a snapshot.
+    """Read the PUT body of a managed disk or a snapshot.
 
     Raises:
-        InvalidInput: it is none that is made here, or a field says what is not done; its target is the path.
+        InvalidInput: The body is invalid, or a field is not supported. The target is the path.
     """
     check_object(body)
     body = read_known_fields(body, Kind(kind))
@@ -118,7 +118,7 @@ _OPTIONS_OF_FIELDS: Final = {
     "sourceResourceId": ("copy",),
     "uploadSizeBytes": ("upload",),
 }
-"""Fields of creationData that mean something with some of its options only."""
+"""The create options of fields that not all options use."""
 
 
 def _check_creation(body: Json, option: str) -> None:
@@ -126,7 +126,7 @@ def _check_creation(body: Json, option: str) -> None:
         if option not in options:
             said = value_at(body, f"{_CREATION}.{name}")
             if said not in (None, {}, ""):
-                raise invalid_value(f"{_CREATION}.{name}", said, f"nothing beside createOption {option}")
+                raise invalid_value(f"{_CREATION}.{name}", said, f"nothing with createOption {option}")
 
 
 def _reference(body: Json) -> ImageReference | SharedReference:
@@ -159,19 +159,19 @@ def _upload_bytes(body: Json) -> int:
 
 
 def read_disk_patch(body: Json, kind: DiskKind, standing: Json) -> tuple[dict[str, str] | None, DiskDetails]:
-    """What a PATCH says of a managed disk, a snapshot or an image: its tags, and fields that are kept.
+    """Read the PATCH body of a managed disk, a snapshot or a managed image: tags and stored fields.
 
     Args:
-        body: the request's JSON.
-        kind: of the resource.
-        standing: the resource as it is shown, which the other fields must agree with.
+        body: The JSON of the request.
+        kind: The kind of the resource.
+        standing: The current resource as JSON. The other fields must have the same values.
 
     Returns:
-        The tags, None where nothing is said of them, and the details.
+        The tags, or None without tags in the body, and the details.
 
     Raises:
-        InvalidInput: it asks for what is not done.
-        PropertyChangeNotAllowed: it asks for another value of what can't change.
+        InvalidInput: A field is not supported.
+        PropertyChangeNotAllowed: A field that cannot change has another value.
     """
     check_object(body)
     known = read_known_fields(body, Kind(kind))
@@ -182,7 +182,7 @@ def read_disk_patch(body: Json, kind: DiskKind, standing: Json) -> tuple[dict[st
 
 
 def _check_unchanged(said: Json, shown: Json, kept: Mapping[str, Json], path: str = "") -> None:
-    """See that each field of a PATCH, but for tags and what is kept, says what is so."""
+    """Check that all fields of a PATCH except tags and stored fields have their current values."""
     if path == "tags" or path in kept or said in (None, [], {}, ""):
         return
     if isinstance(said, Mapping) and isinstance(shown, Mapping | None):
@@ -198,10 +198,10 @@ def _check_unchanged(said: Json, shown: Json, kept: Mapping[str, Json], path: st
 
 
 def read_image(body: Json) -> ImageBody:
-    """What a PUT says of a managed image.
+    """Read the PUT body of a managed image.
 
     Raises:
-        InvalidInput: it is none that is made here, or a field says what is not done; its target is the path.
+        InvalidInput: The body is invalid, or a field is not supported. The target is the path.
     """
     check_object(body)
     body = read_known_fields(body, Kind.IMAGE)
@@ -212,9 +212,7 @@ def read_image(body: Json) -> ImageBody:
         raise invalid_value(f"{_PROFILE}.dataDisks", said, "a list of data disks")
     data = sorted(said, key=lambda each: str(each.get("lun")).rjust(3))
     if [each.get("lun") for each in data] != list(range(len(data))):
-        raise invalid_value(
-            f"{_PROFILE}.dataDisks", [each.get("lun") for each in said], "LUNs from 0 on, none left out"
-        )
+        raise invalid_value(f"{_PROFILE}.dataDisks", [each.get("lun") for each in said], "consecutive LUNs from 0")
     return ImageBody(
         location=location_of(body),
         source=_disk_source(value_at(body, disk), disk),
@@ -250,10 +248,10 @@ def _image_disk_details(body: Json, disk: Json, path: str) -> DiskDetails:
 
 
 def _disk_source(disk: Json, path: str) -> str:
-    """Of one disk of an image, by one of Azure's three words for it."""
+    """Return the source of a disk of an image. Azure has three properties for the source."""
     named = [word for word in ("blobUri", "snapshot.id", "managedDisk.id") if value_at(disk, word)]
     if len(named) > 1:
-        raise invalid_value(f"{path}.{named[-1]}", value_at(disk, named[-1]), f"nothing beside {named[0]}")
+        raise invalid_value(f"{path}.{named[-1]}", value_at(disk, named[-1]), f"nothing together with {named[0]}")
     if uri := value_at(disk, "blobUri"):
         return check_source_url(str(uri), f"{path}.blobUri")
     if (snapshot := value_at(disk, "snapshot.id")) is not None:
@@ -262,10 +260,12 @@ def _disk_source(disk: Json, path: str) -> str:
 
 
 def check_source_url(uri: str, path: str) -> str:
-    """A file's URL. No path and no s3:// over the network: the server would read both with its own rights.
+    """Check the URL of a file.
+
+    Paths and ``s3://`` are refused, because the server would use its own rights (invariant U2).
 
     Raises:
-        InvalidInput: it is none that is read for others.
+        InvalidInput: The URL is not allowed.
     """
     try:
         parse_source_url(uri)
@@ -274,17 +274,17 @@ def check_source_url(uri: str, path: str) -> str:
             f"The value of '{path}' is invalid.",
             found=f"{redact_location(uri)[:200]!r}: {error.found}",
             expected="https://...",
-            hint="paths and s3:// would be read with the server's own rights: only the command line on that machine does so",
+            hint="only the local command line reads paths and s3://, because a server would use its own rights",
             target=path,
         ) from None
     return uri
 
 
 def check_compute_id(value: Json, path: str, *kinds: DiskKind) -> str:
-    """The full id of a disk, snapshot or managed image.
+    """Return the full id of a disk, a snapshot or a managed image.
 
     Raises:
-        InvalidInput: it is none of these kinds.
+        InvalidInput: The value is not an id of the given kinds.
     """
     found = ComputeId.parse(value) if isinstance(value, str) else None
     if found is None or found.kind not in kinds:
@@ -304,15 +304,15 @@ def _read_optional(body: Json, path: str, read: Callable[[Json, str], _T]) -> _T
 
 
 def read_sku(body: Json, path: str, shown: str | None = None) -> StorageAccountType | None:
-    """The storage account type at a path; None where nothing is.
+    """Return the storage account type at a path, or None.
 
     Args:
-        body: where the path begins.
-        path: of the type.
-        shown: the path in the whole body, for errors.
+        body: The object that contains the path.
+        path: The path of the type.
+        shown: The path in the whole body, for errors.
 
     Raises:
-        InvalidInput: there is no such type here.
+        InvalidInput: The type is unknown.
     """
     word = value_at(body, path)
     if word is None:

@@ -1,8 +1,8 @@
-"""Bodies of PUT and PATCH into what is asked for: values by the field's name, of the fields that are spoken of.
+"""Read the bodies of galleries, definitions, resource groups and access requests into values by field name.
 
-A PUT speaks of every field that its api-version has and that may change: what it leaves out goes back to its default. It
-does not speak of fields that came later, nor, on what stands, of those that can't change and are not there: these keep
-their value. A PATCH speaks of what is there.
+A PUT sets each field that the api-version has and that may change. A missing field gets its default. Two kinds of
+fields keep their values instead: newer fields, and fixed fields of an existing resource. A PATCH sets only the fields
+in the body.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ from imgstore.wire.sharing import sharing_profile_json
 _Word = TypeVar("_Word", bound=StrEnum)
 
 TRUSTED_LAUNCH_SINCE: Final = "2025-03-03"
-"""From here on a definition that does not say is of generation V2 and supports trusted launch."""
+"""From this api-version, a new definition without a generation gets V2 and supports trusted launch."""
 
 
 class _Default(Enum):
@@ -48,12 +48,12 @@ _NO_DEFAULT: Final = _Default.FIXED
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A field: where it stands, what it is called, how it is read, what a PUT without it means."""
+    """A field: the path in the body, the name in the result, the reader, and the default of a PUT."""
 
     path: str
     name: str
     read: Callable[[Json, str], Any]
-    """Of the body and the path."""
+    """Called with the body and the path."""
     default: Any = _NO_DEFAULT
 
 
@@ -73,7 +73,7 @@ def _read_life(body: Json, path: str) -> Any:
 def _read_types(body: Json, path: str) -> Any:
     words = value_at(body, path)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise invalid_value(path, words, "a list of types of disks")
+        raise invalid_value(path, words, "a list of disk types")
     return parse_disk_types(words)
 
 
@@ -85,7 +85,7 @@ def _read_plan(body: Json, path: str) -> PurchasePlan:
 
 
 def enum_reader(words: type[_Word]) -> Callable[[Json, str], _Word]:
-    """Reads a word of `words`, in any case."""
+    """Return a reader for a text of an enumeration, in any case."""
     known = {word.value.lower(): word for word in words}
 
     def read(body: Json, path: str) -> _Word:
@@ -140,15 +140,15 @@ _REQUIRED: Final = ("os_type", "os_state", "publisher", "offer", "sku")
 
 
 def read_gallery(body: Json, api_version: str, *, is_put: bool) -> dict[str, Any]:
-    """What a body says of a gallery, by the field's name; `location` by its key.
+    """Read the body of a gallery into values by field name. `location` is the key of the region.
 
     Args:
-        body: the request's JSON.
-        api_version: the request's.
-        is_put: a PUT, else a PATCH.
+        body: The JSON of the request.
+        api_version: The api-version of the request.
+        is_put: True for a PUT, False for a PATCH.
 
     Raises:
-        InvalidInput: it is no gallery, or asks for what is not done; its target is the path.
+        InvalidInput: The body is not a gallery, or a field is not supported. The target is the path.
     """
     return _read(Kind.GALLERY, _GALLERY, body, api_version, is_put=is_put)
 
@@ -156,15 +156,19 @@ def read_gallery(body: Json, api_version: str, *, is_put: bool) -> dict[str, Any
 def read_sharing(
     body: Json, api_version: str, standing: SharingProfile | None
 ) -> tuple[SharingPermission, CommunityInfo | None] | None:
-    """How a gallery is to be shared, and what the community is told; None where the body does not speak of it.
+    """Read the requested sharing of a gallery.
 
     Args:
-        body: the request's JSON.
-        api_version: the request's.
-        standing: how it is shared; what the body leaves out stays.
+        body: The JSON of the request.
+        api_version: The api-version of the request.
+        standing: The current sharing. Values that the body leaves out stay.
+
+    Returns:
+        The permission and the data of a community gallery, or None if the body contains no sharing.
 
     Raises:
-        InvalidInput: it is no profile, or names others than it is shared with, which only ``/share`` changes.
+        InvalidInput: The profile is invalid, or contains other members than the current profile. Only ``/share``
+            changes the members.
     """
     path = "properties.sharingProfile"
     body = read_known_fields(body, Kind.GALLERY, api_version)
@@ -174,7 +178,7 @@ def read_sharing(
     now = standing or SharingProfile()
     groups = (said or {}).get("groups")
     if groups and groups != value_at(sharing_profile_json(standing, groups=True), "sharingProfile.groups"):
-        raise invalid_value(f"{path}.groups", groups, "what stands: POST .../share adds and removes")
+        raise invalid_value(f"{path}.groups", groups, "the current groups: POST .../share adds and removes groups")
     word = value_at(said, "permissions")
     info = value_at(said, "communityGalleryInfo")
     if word is None and not info:
@@ -193,15 +197,24 @@ def read_sharing(
 
 
 def read_definition(body: Json, api_version: str, *, is_put: bool) -> dict[str, Any]:
-    """The same of an image definition."""
+    """Read the body of an image definition into values by field name. `location` is the key of the region.
+
+    Args:
+        body: The JSON of the request.
+        api_version: The api-version of the request.
+        is_put: True for a PUT, False for a PATCH.
+
+    Raises:
+        InvalidInput: The body is not a definition, or a field is not supported. The target is the path.
+    """
     return _read(Kind.DEFINITION, _DEFINITION, body, api_version, is_put=is_put)
 
 
 def complete_definition(fields: Mapping[str, Any], api_version: str) -> dict[str, Any]:
-    """What `read_definition` gave, completed to a new definition.
+    """Complete the result of `read_definition` for a new definition.
 
     Raises:
-        InvalidInput: a field is missing that a definition must have.
+        InvalidInput: A required field is missing.
     """
     paths = {field.name: field.path for field in _DEFINITION}
     for name in _REQUIRED:
@@ -230,21 +243,21 @@ def _read(kind: Kind, table: tuple[_Field, ...], body: Json, api_version: str, *
 
 
 def refuse_field(body: Json, path: str) -> None:
-    """Refuse what is asked for at a path, if anything is: it would not be done.
+    """Refuse any value at a path, because imgstore does not support the field.
 
     Raises:
-        InvalidInput: something is.
+        InvalidInput: The path has a value.
     """
     said = value_at(body, path)
     if said not in (None, [], {}, ""):
-        raise invalid_value(path, said, "nothing: imgstore does not do this yet")
+        raise invalid_value(path, said, "nothing: imgstore does not support this field")
 
 
 def check_object(body: Json) -> None:
-    """See that a body is an object with objects where objects are to be.
+    """Check that a body and its ``properties`` are objects.
 
     Raises:
-        InvalidInput: it is not.
+        InvalidInput: A value is not an object.
     """
     if not isinstance(body, Mapping):
         raise InvalidInput(
@@ -259,10 +272,10 @@ def check_object(body: Json) -> None:
 
 
 def location_of(body: Json) -> str:
-    """The location that a PUT must name.
+    """Return the location, which a PUT must contain.
 
     Raises:
-        InvalidInput: it does not.
+        InvalidInput: The location is missing.
     """
     location = value_at(body, "location")
     if not isinstance(location, str) or not location.strip():
@@ -278,29 +291,29 @@ def location_of(body: Json) -> str:
 
 
 def missing_field(path: str) -> InvalidInput:
-    """What is raised where a field must be and is not."""
+    """Return the error of a missing field."""
     return InvalidInput(
         f"Required parameter '{path}' is missing (null).",
         found="nothing",
         expected="a value",
-        hint="send it in the request's body",
+        hint="send the value in the body of the request",
         target=path,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessBody:
-    """Access to a disk's bytes as it is asked for."""
+    """A request for access to the bytes of a disk."""
 
     level: AccessLevel
     duration_seconds: int
 
 
 def read_access(body: Json) -> AccessBody:
-    """What a POST of beginGetAccess says.
+    """Read the body of beginGetAccess.
 
     Raises:
-        InvalidInput: no level, or no duration, or a field asks for what is not done.
+        InvalidInput: The level or the duration is missing, or a field is not supported.
     """
     check_object(body)
     body = read_known_fields(body, Request.ACCESS)
@@ -311,10 +324,10 @@ def read_access(body: Json) -> AccessBody:
 
 
 def read_group(body: Json) -> tuple[str, dict[str, str] | None]:
-    """The location and the tags of a resource group; no tags where the body does not speak of them.
+    """Return the location and the tags of a resource group. The tags are None if the body contains no tags.
 
     Raises:
-        InvalidInput: it has no location, or a field asks for what is not done.
+        InvalidInput: The location is missing, or a field is not supported.
     """
     check_object(body)
     body = read_known_fields(body, Kind.GROUP)

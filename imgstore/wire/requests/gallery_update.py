@@ -1,4 +1,4 @@
-"""Galleries and definitions after generic updates: edited as az's users see them, read back as values."""
+"""Generic updates of galleries and definitions: edit the JSON, and read the result as domain values."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -18,11 +18,11 @@ _WHOLE_MAX = 2**31 - 1
 
 
 def edit_gallery(gallery: Gallery, edits: Iterable[Edit], *, force_string: bool = False) -> Gallery:
-    """The gallery with the edits done.
+    """Return a gallery with the edits.
 
     Raises:
-        InvalidInput: an edit leads nowhere, or to a value of the wrong kind; its target is the path.
-        PropertyChangeNotAllowed: an edit changes what can't change.
+        InvalidInput: A path leads nowhere, or a value has the wrong type. The target is the path.
+        PropertyChangeNotAllowed: An edit changes a property that cannot change.
     """
     before = gallery_json(gallery)
     after = apply_edits(before, edits, force_string=force_string)
@@ -39,7 +39,12 @@ def edit_gallery(gallery: Gallery, edits: Iterable[Edit], *, force_string: bool 
 
 
 def edit_definition(line: DefinitionPath, edits: Iterable[Edit], *, force_string: bool = False) -> ImageDefinition:
-    """The definition with the edits done. Raises as `edit_gallery`."""
+    """Return an image definition with the edits.
+
+    Raises:
+        InvalidInput: A path leads nowhere, or a value has the wrong type. The target is the path.
+        PropertyChangeNotAllowed: An edit changes a property that cannot change.
+    """
     before = definition_json(line.definition, line.gallery)
     after = apply_edits(before, edits, force_string=force_string)
     check_changes(before, after, DEFINITION_MAY_CHANGE)
@@ -66,10 +71,10 @@ def _flag(resource: Json, path: str) -> bool:
 
 
 def read_integer(resource: Json, path: str) -> int | None:
-    """A whole number at a path, also spelt as text; None where nothing is.
+    """Return the integer at a path, or None. A text of digits counts as an integer.
 
     Raises:
-        InvalidInput: it is something else.
+        InvalidInput: The value is not an integer of 32 bits.
     """
     value = value_at(resource, path)
     if isinstance(value, str) and value.removeprefix("-").isdecimal() and len(value) < 12:
@@ -80,15 +85,19 @@ def read_integer(resource: Json, path: str) -> int | None:
 
 
 def read_range(resource: Json, path: str) -> Recommended:
-    """The range at a path. Raises as `read_integer`."""
+    """Return the range at a path.
+
+    Raises:
+        InvalidInput: A limit is not an integer.
+    """
     return Recommended(min=read_integer(resource, f"{path}.min"), max=read_integer(resource, f"{path}.max"))
 
 
 def read_features(resource: Json) -> tuple[Feature, ...]:
-    """The definition's features.
+    """Return the features of a definition.
 
     Raises:
-        InvalidInput: they are no list of features.
+        InvalidInput: The value is not a list of features.
     """
     path = "properties.features"
     listed = value_at(resource, path)
@@ -100,7 +109,7 @@ def read_features(resource: Json) -> tuple[Feature, ...]:
 def _read_feature(element: Json, path: str) -> Feature:
     known = {"name", "value", "startsAtVersion"}
     if not isinstance(element, Mapping) or not {"name", "value"} <= set(element) <= known:
-        raise invalid_value(path, element, "an object with name and value, and startsAtVersion if need be")
+        raise invalid_value(path, element, "an object with name and value, and optionally startsAtVersion")
     texts = {name: text_of(element.get(name), f"{path}.{name}") for name in known}
     starts = texts["startsAtVersion"]
     try:

@@ -1,8 +1,8 @@
-"""az's generic updates: ``--set path=value``, ``--add path key=value``, ``--remove path [index]`` on a JSON document.
+"""The generic updates of az: ``--set path=value``, ``--add path key=value``, ``--remove path [index]``.
 
-A path is names with dots between, each followed by as many ``[0]``, ``[-1]`` or ``[name=value]`` as there are lists to go
-through; a name with a dot in it stands in double quotes. Names are found in any case, as ARM finds them. The top of
-a resource is asked first, then its ``properties``, which az's users leave out.
+A path consists of names with dots between. For each list on the way, an index follows the name: ``[0]``, ``[-1]`` or
+``[name=value]``. Double quotes enclose a name with a dot. Names are case-insensitive, as in ARM. A first name that no
+ARM resource has at the top is looked up in ``properties``, because users of az leave ``properties`` out.
 """
 
 import copy
@@ -19,11 +19,11 @@ from imgstore.wire.json_text import Json
 
 _STEP: Final = re.compile(r'(?:^|\.)(?:"(?P<quoted>[^"]+)"|(?P<name>[^.\[\]"=]+))|\[(?P<index>[^\]]+)\]')
 _TOP: Final = frozenset({"id", "name", "type", "location", "tags", "properties", "sku", "identity", "replica"})
-"""The names of an ARM resource that do not stand below its properties."""
+"""The names of an ARM resource outside its ``properties``."""
 
 
 class Verb(StrEnum):
-    """What is done at a path."""
+    """The change at a path."""
 
     SET = "set"
     ADD = "add"
@@ -32,7 +32,7 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
-    """One option of the line with its words."""
+    """One option of the command line with its arguments."""
 
     verb: Verb
     words: tuple[str, ...]
@@ -49,17 +49,17 @@ _Step: TypeAlias = str | _Index
 
 
 def apply_edits(resource: Json, edits: Iterable[Edit], *, force_string: bool = False) -> Json:
-    """A copy of `resource` with each edit done, in their order.
+    """Return a copy of a resource with all edits, in order.
 
-    Values are JSON where they are JSON, else text, as in az: ``max=8`` is a number, ``name=uksouth`` is text.
+    A value is JSON if it parses as JSON, else text, as in az: ``max=8`` is a number, ``name=uksouth`` is text.
 
     Args:
-        resource: in ARM's shape; stays as it is.
-        edits: what to do.
-        force_string: every value is text.
+        resource: The resource in ARM's format.
+        edits: The edits.
+        force_string: True to keep each value as text.
 
     Raises:
-        InvalidInput: a word is no path or no assignment, or the path leads nowhere; its target is the path.
+        InvalidInput: An argument is malformed, or a path leads nowhere. The target is the path.
     """
     changed = copy.deepcopy(resource)
     for edit in edits:
@@ -75,9 +75,9 @@ def apply_edits(resource: Json, edits: Iterable[Edit], *, force_string: bool = F
 
 
 def changed_paths(before: Json, after: Json, path: str = "") -> dict[str, tuple[Json, Json]]:
-    """Of each path at which two documents differ, the value before and after; None where there is none.
+    """Return the paths at which two documents differ, with the value before and after. A missing value is None.
 
-    Objects are gone into, lists are compared whole. An empty object and none are the same, as to Azure.
+    Objects are compared by name, and lists as a whole. An empty object equals a missing object, as in Azure.
     """
     one, two = (side if isinstance(side, Mapping) else None for side in (before, after))
     if (one is None and before is not None) or (two is None and after is not None) or (one is None and two is None):
@@ -90,10 +90,10 @@ def changed_paths(before: Json, after: Json, path: str = "") -> dict[str, tuple[
 
 
 def check_changes(before: Json, after: Json, may_change: Collection[str]) -> None:
-    """Refuse any difference that does not lie at or below a path of `may_change`.
+    """Refuse a difference that is not at or below a path of `may_change`.
 
     Raises:
-        PropertyChangeNotAllowed: there is one; the first.
+        PropertyChangeNotAllowed: Such a difference exists. The error names the first.
     """
     for path, (old, new) in changed_paths(before, after).items():
         if not any(path == allowed or path.startswith(f"{allowed}.") for allowed in may_change):
@@ -101,16 +101,16 @@ def check_changes(before: Json, after: Json, may_change: Collection[str]) -> Non
                 path,
                 found=_format_value(new),
                 expected=_format_value(old),
-                hint=f"what may change: {', '.join(sorted(may_change))}",
+                hint=f"properties that may change: {', '.join(sorted(may_change))}",
             )
 
 
 def _split_assignment(word: str) -> tuple[str, str]:
-    """A word at its first ``=`` outside brackets and quotes."""
+    """Split an argument at the first ``=`` outside brackets and quotes."""
     match = re.match(r'((?:\[[^\]]*\]|"[^"]*"|[^=\["])+)=(.*)', word, re.DOTALL)
     if match is None:
         raise InvalidInput(
-            f"'{word}' sets nothing.",
+            f"'{word}' is not an assignment.",
             found=repr(word),
             expected="path=value",
             hint="for example: --set description=hi recommended.memory.max=8",
@@ -126,21 +126,21 @@ def _parse_value(word: str, *, force_string: bool) -> Json:
         value = read_json(word)
     except ValueError:
         return word
-    # 1e5 and 007 are names to somebody: a number is what would be written so again.
+    # 1e5 and 007 may be names. A number counts as a number only in its normal spelling.
     return word if isinstance(value, int | float) and json.dumps(value) != word else value
 
 
 def _parse_path(path: str, resource: Json) -> list[_Step]:
-    """The steps of a path from the resource's top."""
+    """Return the steps of a path from the top of a resource."""
     steps: list[_Step] = []
     at = 0
     while at < len(path):
         match = _STEP.match(path, at)
         if match is None or (not steps and match["index"]):
             raise InvalidInput(
-                f"'{path}' is no path.",
+                f"'{path}' is not a path.",
                 found=repr(path),
-                expected="names with dots between, [0] or [name=value] behind a list's name",
+                expected="names with dots between, and [0] or [name=value] after the name of a list",
                 hint="for example: publishingProfile.targetRegions[name=eastus].regionalReplicaCount",
                 target=path,
             )
@@ -148,7 +148,7 @@ def _parse_path(path: str, resource: Json) -> list[_Step]:
         at = match.end()
     if not steps:
         raise InvalidInput(
-            "A path is missing.", found="no word", expected="the path of a property", hint="for example: tags.team"
+            "A path is missing.", found="no argument", expected="the path of a property", hint="for example: tags.team"
         )
     first = steps[0]
     below = isinstance(resource, Mapping) and "properties" in resource
@@ -167,14 +167,17 @@ def _set(resource: Json, path: str, value: Json) -> None:
 
 
 def _add(resource: Json, words: Sequence[str], *, force_string: bool) -> None:
-    """Append to a list, which is made where it is missing: one object of all ``key=value``, or each plain value."""
+    """Append to a list, or create the list.
+
+    The arguments ``key=value`` become one object; each other argument is an element.
+    """
     path, *values = words or ("",)
     *above, last = _parse_path(path, resource)
     if not values:
         raise InvalidInput(
-            f"Nothing is said to be added to '{path}'.",
-            found="a path alone",
-            expected="key=value words, or values",
+            f"The values to add to '{path}' are missing.",
+            found="only a path",
+            expected="key=value arguments, or values",
             hint=f"for example: --add {path} name=value",
             target=path,
         )
@@ -194,14 +197,14 @@ def _add(resource: Json, words: Sequence[str], *, force_string: bool) -> None:
 
 
 def _remove(resource: Json, words: Sequence[str]) -> None:
-    """Take away a property, or an element of a list."""
+    """Remove a property, or an element of a list."""
     path, *index = words or ("",)
     *above, last = _parse_path(path, resource)
     holder = _walk(resource, above, path, make=False)
     if len(index) > 1:
         raise InvalidInput(
-            f"'{' '.join(words)}' removes nothing.",
-            found=f"{len(words)} words",
+            f"'{' '.join(words)}' is not a path with an optional index.",
+            found=f"{len(words)} arguments",
             expected="a path, or a path and an index",
             hint=f"for example: --remove {path} 0",
             target=path,
@@ -218,7 +221,7 @@ def _remove(resource: Json, words: Sequence[str]) -> None:
 
 
 def _walk(here: Json, steps: Sequence[_Step], path: str, *, make: bool) -> Json:
-    """Where the steps lead. With `make`, objects that are missing on the way are made."""
+    """Follow the steps from an object. With `make`, missing objects are created."""
     for step in steps:
         found = _find_step(here, step, path)
         if found is None:
@@ -236,7 +239,7 @@ def _find_step(here: Json, step: _Step, path: str) -> Json:
 
 
 def _find_key(here: Mapping[str, Json], name: str) -> str:
-    """The name as the object has it, in whatever case it is asked for."""
+    """Return the name in the spelling of the object. The lookup is case-insensitive."""
     return next((key for key in here if key.lower() == name.lower()), name)
 
 
@@ -256,8 +259,8 @@ def _find_index(here: Json, index: _Index, path: str) -> int:
     raise InvalidInput(
         f"Couldn't find [{index.text}] in '{path}'.",
         found=told,
-        expected="an index that the list has, or [name=value] of exactly one element",
-        hint="`show` prints the list as it is",
+        expected="an index of the list, or [name=value] of exactly one element",
+        hint="`show` prints the current list",
         target=path,
     )
 
@@ -271,10 +274,10 @@ def _matches(element: Json, name: str, value: str) -> bool:
 def _check_object(here: Json, path: str) -> dict[str, Json]:
     if not isinstance(here, dict):
         raise InvalidInput(
-            f"'{path}' leads through something that has no properties.",
+            f"'{path}' leads through a value without properties.",
             found=_format_value(here),
             expected="an object",
-            hint="`show` prints the resource as it is",
+            hint="`show` prints the current resource",
             target=path,
         )
     return here
@@ -285,7 +288,7 @@ def _check_list(here: Json, path: str) -> list[Json]:
         return []
     if not isinstance(here, list):
         raise InvalidInput(
-            f"'{path}' is no list.",
+            f"'{path}' is not a list.",
             found=_format_value(here),
             expected="a list",
             hint="set it with --set",
@@ -300,8 +303,8 @@ def _not_found(path: str, step: _Step, here: Json) -> InvalidInput:
     return InvalidInput(
         f"Couldn't find '{told}' in '{path}'.",
         found=there or "nothing",
-        expected="a property that is there",
-        hint="`show` prints the resource as it is",
+        expected="an existing property",
+        hint="`show` prints the current resource",
         target=path,
     )
 

@@ -1,7 +1,7 @@
-"""Machines as bodies speak of them: what is done, what is kept for the answer, what is refused by name.
+"""Read the bodies of virtual machines: applied fields, stored fields, refused fields.
 
-Nothing is booted, so most of what Azure's clients say of a machine is kept and shown again and changes nothing. Refused is
-what would promise a protection, a right or a disk that is not given. Secrets are dropped before anything is written down.
+No machine boots, so most fields have no effect and are stored and shown again. A field is refused if it would promise a
+protection, a right or a disk that imgstore does not provide. Secrets are removed before anything is stored.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ KEPT: Final[Mapping[str, type]] = {
     **dict.fromkeys(_TEXTS, str),
     "properties.platformFaultDomain": int,
 }
-"""By path, of which kind: shown as it came."""
+"""The stored fields by path, with their types. Such fields are shown as sent."""
 _KINDS: Final = {list: "a list", Mapping: "an object", str: "text", int: "a whole number"}
 _SECRETS: Final = frozenset(
     path.lower()
@@ -56,15 +56,15 @@ _SECRETS: Final = frozenset(
         f"{_OS_PROFILE}.windowsConfiguration.additionalUnattendContent",
     )
 )
-"""The last one has passwords in it."""
+"""The fields to remove. ``additionalUnattendContent`` contains passwords."""
 _OPTIONS: Final = {"fromimage": False, "attach": True}
 _DELETE_OPTIONS: Final = {"delete": True, "detach": False}
 
 
 def remove_secrets(body: Json, path: str = "") -> Json:
-    """A body without what nobody may read again: passwords and what a machine is told in secret. Nothing is changed.
+    """Return a body without passwords and secret data of the machine.
 
-    Names are found in any case, since this comes before anything is written down.
+    Names are case-insensitive, because this function runs before names are normalized.
     """
     if isinstance(body, list):
         return [remove_secrets(each, path) for each in body]
@@ -75,17 +75,17 @@ def remove_secrets(body: Json, path: str = "") -> Json:
 
 
 def read_machine(body: Json, group: str, name: str, *, is_put: bool) -> MachineRequest:
-    """What a body says of a machine.
+    """Read a request for a machine.
 
     Args:
-        body: the request's JSON.
-        group: the resource group's name.
-        name: the machine's.
-        is_put: a PUT, else a PATCH, which speaks of what is there and makes nothing. A PUT without a source makes nothing
-            either: az leaves it out of what it has read, so that nobody asks for the right to the image again.
+        body: The JSON of the request.
+        group: The name of the resource group.
+        name: The name of the machine.
+        is_put: True for a PUT, False for a PATCH. A PATCH creates nothing. A PUT without a source creates nothing
+            either: az leaves the source out after a read, so that the caller needs no right to the image.
 
     Raises:
-        InvalidInput: it is no machine, or asks for what is not done; its target is the path.
+        InvalidInput: The body is not a machine, or a field is not supported. The target is the path.
     """
     check_object(body)
     _check_types(body)
@@ -126,7 +126,7 @@ def _kept(body: Json) -> dict[str, Any]:
 
 
 def _interfaces(body: Json) -> dict[str, bool] | None:
-    """The network interfaces that are named, and whether each goes with the machine."""
+    """Return the named network interfaces, each with True if the deletion of the machine deletes the interface."""
     said = value_at(body, _INTERFACES)
     if said is None:
         return None
@@ -142,7 +142,7 @@ def _check_types(body: Json) -> None:
             raise invalid_value(path, said, _KINDS[kind])
     identity = value_at(body, "identity.type")
     if identity is not None and str(identity).lower() != "none":
-        raise invalid_value("identity.type", identity, "None: a virtual machine has no identity here yet")
+        raise invalid_value("identity.type", identity, "None: imgstore does not support identities of machines")
 
 
 def _image(body: Json) -> str | None:
@@ -150,10 +150,10 @@ def _image(body: Json) -> str | None:
     named = {name: said[name] for name in _IMAGE_IDS if said.get(name) is not None}
     if not named and any(said.get(name) for name in (*_MARKET, "version")):
         raise InvalidInput(
-            "The platform image is not available: there is no marketplace here.",
+            "The platform image is not available, because imgstore has no marketplace.",
             found=":".join(str(said.get(name)) for name in (*_MARKET, "version")),
             expected=f"one of {', '.join(_IMAGE_IDS)}",
-            hint="publish the image to a gallery, and name its version",
+            hint="publish the image to a gallery, and name the image version",
             target=_REFERENCE,
             code="PlatformImageNotFound",
         )
@@ -161,7 +161,7 @@ def _image(body: Json) -> str | None:
         return None
     word = next(iter(named.values()))
     if beside := [name for name in (*_MARKET, "version") if said.get(name)]:
-        raise invalid_value(f"{_REFERENCE}.{beside[0]}", said[beside[0]], f"nothing beside {next(iter(named))}")
+        raise invalid_value(f"{_REFERENCE}.{beside[0]}", said[beside[0]], f"nothing together with {next(iter(named))}")
     if len(named) > 1 or not isinstance(word, str) or "/" not in word:
         raise invalid_value(_REFERENCE, said, f"one of {', '.join(_IMAGE_IDS)}, a resource id")
     return word
@@ -182,12 +182,12 @@ def _is_attached(disk: Json, path: str, *, needed: bool) -> bool:
     if option is None:
         raise missing_field(f"{path}.createOption")
     if str(option).lower() not in _OPTIONS:
-        raise invalid_value(f"{path}.createOption", option, "FromImage or Attach: imgstore makes no empty disks yet")
+        raise invalid_value(f"{path}.createOption", option, "FromImage or Attach: imgstore does not create empty disks")
     return _OPTIONS[str(option).lower()]
 
 
 def _disks(body: Json, attached: str | None) -> dict[str, MachineDiskRequest]:
-    """What is said of single disks, by disk key."""
+    """Return the requests for single disks, by disk key."""
     said: dict[str, MachineDiskRequest] = {}
     if (disk := value_at(body, _OS_DISK)) is not None:
         said[OS_DISK] = _disk(disk, _OS_DISK, attach=None, made=attached is None)
@@ -229,9 +229,10 @@ def _disk(disk: Mapping[str, Json], path: str, *, attach: str | None, made: bool
 
 
 def _names_all_data_disks(body: Json, attached: str | None, *, is_put: bool) -> bool:
-    """Whether the data disks that are named are all: of a body that was read before, they are.
+    """Return whether the named data disks are all data disks of the machine.
 
-    A template names none of those that come with the image.
+    The body of a machine that was read before names all data disks. A template does not name the data disks of the
+    image.
     """
     if not isinstance(value_at(body, _DATA_DISKS), list):
         return False
@@ -239,11 +240,11 @@ def _names_all_data_disks(body: Json, attached: str | None, *, is_put: bool) -> 
 
 
 def source_count_error(found: str) -> InvalidInput:
-    """What is raised where a machine is to be made of nothing, or of two things."""
+    """Return the error of a machine without a source, or with two sources."""
     return InvalidInput(
-        "A virtual machine is made from one image, or with one OS disk that is attached.",
+        "A virtual machine needs one image, or one OS disk to attach.",
         found=found,
         expected="storageProfile.imageReference, or storageProfile.osDisk with createOption Attach and managedDisk.id",
-        hint="name one",
+        hint="name one source",
         target=_PROFILE,
     )

@@ -1,4 +1,4 @@
-"""Bodies of PUT and PATCH of an image version into what is asked for."""
+"""Read the PUT and PATCH bodies of image versions."""
 
 import re
 from collections.abc import Mapping
@@ -42,32 +42,32 @@ _STORAGE_ACCOUNT: Final = re.compile(r"/subscriptions/.+/storageAccounts/[^/]+",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionBody:
-    """A version as a body speaks of it; what is None or `KEEP` is not spoken of."""
+    """A request for an image version. A field with None or `KEEP` is not in the body."""
 
     location: str | None
     source: str | None
-    """The id of a managed image, a version, a disk or a snapshot that all disks come from."""
+    """The id of the source of all disks: a managed image, a version, a disk or a snapshot."""
     sources: Mapping[str, str]
-    """Each disk's own, by its key: the URL of a file, or the id of a disk or snapshot."""
+    """The source of each disk by disk key: the URL of a file, or the id of a disk or snapshot."""
     luns: tuple[int, ...] | None
-    """Of the data disks."""
+    """The LUNs of the data disks."""
     host_caching: Mapping[str, HostCaching]
-    """Of the disks that say it, by key."""
+    """The host caching by disk key, for disks with a value."""
     restore: bool
-    """Have it back that was deleted softly: said so, or a PUT without properties, as az's undelete."""
+    """Restore a softly deleted version. A PUT without properties, as az's undelete sends, has the same effect."""
     target_regions: tuple[TargetRegionRequest, ...] | None
     replica_count: int | None
     storage_account_type: StorageAccountType | None
     replication_mode: ReplicationMode | None
     exclude_from_latest: bool | None
     end_of_life_at: datetime | Keep | None
-    """None takes it away."""
+    """None removes the date."""
     allow_deletion_of_replicated_locations: bool | None
     block_deletion_before_end_of_life: bool | None
     tags: Mapping[str, str] | None
 
     def as_update(self) -> VersionUpdate:
-        """What it asks of a version that stands."""
+        """Return the requested changes of an existing version."""
         return VersionUpdate(
             target_regions=self.target_regions,
             replica_count=self.replica_count,
@@ -80,7 +80,7 @@ class VersionBody:
         )
 
     def without_changes(self) -> "VersionBody":
-        """The same body, silent about all that may change of a version that stands."""
+        """Return the body without the properties of an existing version that may change."""
         return replace(
             self,
             target_regions=None,
@@ -94,10 +94,10 @@ class VersionBody:
         )
 
     def check_same_source(self, standing: ImageVersion) -> None:
-        """See that it names no other source and no other region than a version was made from.
+        """Check that the body names the source and the region of an existing version.
 
         Raises:
-            PropertyChangeNotAllowed: it does.
+            PropertyChangeNotAllowed: The source or the region differs.
         """
         if self.location is not None and region_key(self.location) != standing.location:
             raise PropertyChangeNotAllowed("location", found=self.location, expected=standing.location)
@@ -132,15 +132,16 @@ class VersionBody:
 
 
 def read_version(body: Json, api_version: str, *, is_put: bool) -> VersionBody:
-    """What a body says of an image version.
+    """Read the body of an image version.
 
     Args:
-        body: the request's JSON.
-        api_version: the request's.
-        is_put: a PUT, else a PATCH. A PUT that has a publishing profile without an end of life takes that away.
+        body: The JSON of the request.
+        api_version: The api-version of the request.
+        is_put: True for a PUT, False for a PATCH. A PUT with a publishing profile but without an end of life removes
+            the end of life.
 
     Raises:
-        InvalidInput: it is no version, or asks for what is not done; its target is the path.
+        InvalidInput: The body is not a version, or a field is not supported. The target is the path.
     """
     check_object(body)
     known = read_known_fields(body, Kind.VERSION, api_version)
@@ -184,17 +185,17 @@ def _mode(body: Json) -> ReplicationMode | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Disk:
-    """A disk as a body speaks of it."""
+    """A disk in a body."""
 
     source: str | None
     caching: HostCaching | None
 
 
 def _read_disks(body: Json) -> dict[str, _Disk]:
-    """What is said of a version's disks, by key: the OS disk, and data disks in their order."""
+    """Return the disks of a version by disk key: the OS disk, then the data disks in order."""
     said = value_at(body, _DATA)
     if said is not None and not (isinstance(said, list) and all(isinstance(each, Mapping) for each in said)):
-        raise invalid_value(_DATA, said, "a list of data disks, each with its LUN")
+        raise invalid_value(_DATA, said, "a list of data disks with LUNs")
     images = said or []
     luns = [_lun(each) for each in images]
     check_luns(luns)
@@ -222,10 +223,10 @@ def _read_disk(image: Json, path: str) -> _Disk:
 
 
 def _source(image: Json, path: str) -> str | None:
-    """The URL of a file, or without one the id of a disk or snapshot.
+    """Return the URL of a file or, without a URL, the id of a disk or snapshot.
 
-    Beside a URL stands the id of the storage account that it is in. Azure checks the caller's right to it; here the URL
-    alone opens the file.
+    A URL may come with the id of its storage account. Azure checks the caller's right to the account. In imgstore, the
+    URL alone grants access.
     """
     said = value_at(image, "source")
     if said in (None, {}):
@@ -247,7 +248,7 @@ def _is_storage_account(value: Json) -> bool:
 
 
 def _read_common_source(body: Json) -> str | None:
-    """What all disks are to come from. The first api-versions had it in the publishing profile."""
+    """Return the source of all disks. The first api-versions had the source in the publishing profile."""
     said = value_at(body, f"{_STORAGE}.source")
     if said not in (None, {}) and not isinstance(said, Mapping):
         raise invalid_value(f"{_STORAGE}.source", said, "an object with an id")
@@ -279,12 +280,12 @@ def _read_common_source(body: Json) -> str | None:
 
 
 def _is_same_source(said: str, shown: str) -> bool:
-    """Whether two sources are one; ids are found in any case."""
+    """Return whether two sources are equal. Ids are case-insensitive."""
     return said == shown or (_is_id(said) and said.lower() == shown.lower())
 
 
 def _refers_to(source: str, shown: str) -> bool:
-    """Whether an id means what is shown: itself, a version of it, or it as a shared gallery's visitors name it."""
+    """Return whether an id names the stored source, the definition of the source, or the source in a shared gallery."""
     said, stands = f"{source}/".lower(), f"{shown}/".lower()
     if not said.startswith("/subscriptions/"):
         said, stands = said.partition("/images/")[2], stands.partition("/images/")[2]
@@ -296,7 +297,7 @@ def _is_id(source: str) -> bool:
 
 
 def _disk_path(key: str) -> str:
-    """Where a disk stands in a body."""
+    """Return the path of a disk in a body."""
     lun = lun_of(key)
     return _OS if lun is None else f"{_DATA}[{lun}]"
 
@@ -311,7 +312,7 @@ def _flag(body: Json, path: str) -> bool | None:
 
 
 def _without_nulls(regions: Json) -> Json:
-    """An empty encryption or replica set says nothing."""
+    """Remove empty values, such as an empty encryption, from target regions."""
     if not isinstance(regions, list):
         return regions
     return [

@@ -1,4 +1,4 @@
-"""An image version as JSON, changed by a person, into what is to change of it."""
+"""Read the changes of an image version from flags and generic updates of its JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -20,25 +20,25 @@ VERSION_MAY_CHANGE: Final = (
     f"{_SAFETY}.blockDeletionBeforeEndOfLife",
     "tags",
 )
-"""After Microsoft's "Updating resources"."""
+"""Source: Microsoft's "Updating resources"."""
 _REGION_KEYS: Final = frozenset({"name", "regionalReplicaCount", "storageAccountType", "excludeFromLatest"})
 
 
 def edit_version(
     before: Json, named: Mapping[str, Json], edits: Iterable[Edit], *, force_string: bool = False
 ) -> VersionUpdate:
-    """What is to change of a version.
+    """Return the changes of an image version.
 
     Args:
-        before: the version in ARM's shape.
-        named: what flags of their own say, by path below the properties ("publishingProfile.replicaCount"); None says
-            nothing. "tags" are the resource's.
-        edits: what --set, --add and --remove say, done after the flags, as az does.
-        force_string: as `apply_edits`.
+        before: The version in ARM's format.
+        named: The values of flags, by path below the properties ("publishingProfile.replicaCount"). None means no flag.
+            The key "tags" means the tags of the resource.
+        edits: The edits of --set, --add and --remove, applied after the flags as in az.
+        force_string: True to keep each value as text.
 
     Raises:
-        InvalidInput: a path or a value is none.
-        PropertyChangeNotAllowed: something else would change.
+        InvalidInput: A path or a value is invalid.
+        PropertyChangeNotAllowed: A property that cannot change would change.
     """
     flagged = dict(before) | {"properties": dict(before["properties"])}
     for path, value in named.items():
@@ -55,7 +55,7 @@ def edit_version(
 
 
 def target_regions_json(targets: Sequence[TargetRegionRequest] | None) -> Json:
-    """Target regions as they were asked for: what is not named is not there."""
+    """Return requested target regions as JSON, without unset values."""
     if targets is None:
         return None
     return [
@@ -106,14 +106,14 @@ def _update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
 
 
 def read_target_regions(value: Json) -> tuple[TargetRegionRequest, ...]:
-    """Target regions as a resource spells them.
+    """Read target regions from the JSON of a resource.
 
     Raises:
-        InvalidInput: they are none, or say what is not heeded.
+        InvalidInput: The value is not a list of target regions, or a field is not supported.
     """
     path = f"{_PUBLISHING}.targetRegions"
     if not isinstance(value, list) or not value:
-        raise invalid_value(path, value, "a list of one region or more; the source region is one of them")
+        raise invalid_value(path, value, "a list of at least one region, with the source region")
     return tuple(_region(each, path) for each in value)
 
 
