@@ -30,7 +30,7 @@ from imgstore.domain.resources import (
     OsProperties,
     OsType,
     PurchasePlan,
-    Recommended,
+    RecommendedRange,
     ReplicationMode,
     StorageAccountType,
     TargetRegionRequest,
@@ -374,8 +374,8 @@ class DefinitionDetails:
     privacy_statement_uri: str | None = None
     release_note_uri: str | None = None
     end_of_life_at: datetime | None = None
-    recommended_vcpus: Recommended | None = None
-    recommended_memory_gib: Recommended | None = None
+    recommended_vcpus: RecommendedRange | None = None
+    recommended_memory_gib: RecommendedRange | None = None
     disallowed_disk_types: tuple[DiskType, ...] | None = None
     purchase_plan: PurchasePlan | None = None
     features: tuple[Feature, ...] | None = None

@@ -107,7 +107,7 @@ class Architecture(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recommended:
+class RecommendedRange:
     """A recommended range for machines from an image. None is no bound."""
 
     min: int | None = None
@@ -187,8 +187,8 @@ class ImageDefinition:
     release_note_uri: str | None = None
     end_of_life_at: datetime | None = None
     """Shown and not enforced. Machines can be created after this time."""
-    recommended_vcpus: Recommended = Recommended()
-    recommended_memory_gib: Recommended = Recommended()
+    recommended_vcpus: RecommendedRange = RecommendedRange()
+    recommended_memory_gib: RecommendedRange = RecommendedRange()
     disallowed_disk_types: tuple[DiskType, ...] = ()
     """Types that no disk of this image may have."""
     purchase_plan: PurchasePlan | None = None

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.resources import Gallery, ImageDefinition, Recommended
+from imgstore.domain.resources import Gallery, ImageDefinition, RecommendedRange
 
 GALLERY_MAY_CHANGE: Final = frozenset(
     {
@@ -116,7 +116,7 @@ def _format_value(value: object) -> str:
     return "nothing" if value in (None, ()) else ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _check_range(name: str, asked: Recommended) -> None:
+def _check_range(name: str, asked: RecommendedRange) -> None:
     path = f"properties.recommended.{name}"
     for end, value in (("min", asked.min), ("max", asked.max)):
         if value is not None and value < 1:

@@ -22,7 +22,7 @@ from imgstore.domain.resources import (
     Feature,
     OsProperties,
     PurchasePlan,
-    Recommended,
+    RecommendedRange,
 )
 from imgstore.domain.states import ProvisioningState
 
@@ -40,8 +40,8 @@ def test_all_of_a_definition_and_a_gallery_reads_back(catalog: Catalog) -> None:
             privacy_statement_uri="p",
             release_note_uri="r",
             end_of_life_at=NOON,
-            recommended_vcpus=Recommended(min=1, max=4),
-            recommended_memory_gib=Recommended(max=8),
+            recommended_vcpus=RecommendedRange(min=1, max=4),
+            recommended_memory_gib=RecommendedRange(max=8),
             disallowed_disk_types=(DiskType.ULTRA_SSD_LRS, DiskType.PREMIUM_LRS),
             purchase_plan=PurchasePlan(product="x"),
             features=(Feature(name="b", value="1", starts_at_version="1.0.0"), Feature(name="a", value="ä")),

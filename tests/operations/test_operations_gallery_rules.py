@@ -21,7 +21,7 @@ from imgstore.domain.resources import (
     ImageDefinition,
     OsType,
     PurchasePlan,
-    Recommended,
+    RecommendedRange,
 )
 from imgstore.domain.settings.limits import Limits
 from imgstore.domain.views import DefinitionPath
@@ -53,8 +53,8 @@ EVERYTHING = DefinitionDetails(
     privacy_statement_uri="https://p",
     release_note_uri="https://r",
     end_of_life_at=LATER,
-    recommended_vcpus=Recommended(min=1, max=4),
-    recommended_memory_gib=Recommended(max=64),
+    recommended_vcpus=RecommendedRange(min=1, max=4),
+    recommended_memory_gib=RecommendedRange(max=64),
     disallowed_disk_types=(DiskType.PREMIUM_LRS, DiskType.ULTRA_SSD_LRS),
     purchase_plan=PurchasePlan(name="n", publisher="q", product="r"),
     features=(Feature(name="SecurityType", value="TrustedLaunch"),),
@@ -91,11 +91,11 @@ def test_a_definition_keeps_all_that_it_was_told(empty: Installation) -> None:
     assert DefinitionDetails(**{name: getattr(made, name) for name in EVERYTHING.given_values()}) == EVERYTHING
     assert put(empty) == made, "what is not said again stays"
     assert put(empty, EVERYTHING) == made
-    ends = DefinitionDetails(recommended_vcpus=Recommended(max=8), recommended_memory_gib=Recommended(min=2))
+    ends = DefinitionDetails(recommended_vcpus=RecommendedRange(max=8), recommended_memory_gib=RecommendedRange(min=2))
     again = put(empty, ends)
     assert (again.recommended_vcpus, again.recommended_memory_gib) == (
-        Recommended(min=1, max=8),
-        Recommended(min=2, max=64),
+        RecommendedRange(min=1, max=8),
+        RecommendedRange(min=2, max=64),
     )
     assert put(empty, DefinitionDetails(purchase_plan=PurchasePlan(name="n"))) == again
 
@@ -103,12 +103,12 @@ def test_a_definition_keeps_all_that_it_was_told(empty: Installation) -> None:
 @pytest.mark.parametrize(
     ("details", "target", "text"),
     [
-        (DefinitionDetails(recommended_vcpus=Recommended(min=4, max=2)), "properties.recommended.vCPUs",
+        (DefinitionDetails(recommended_vcpus=RecommendedRange(min=4, max=2)), "properties.recommended.vCPUs",
          r"value 4 of properties\.recommended\.vCPUs\.min is greater than the value 2 of properties.*vCPUs\.max"),
-        (DefinitionDetails(recommended_memory_gib=Recommended(min=9, max=8)), "properties.recommended.memory",
+        (DefinitionDetails(recommended_memory_gib=RecommendedRange(min=9, max=8)), "properties.recommended.memory",
          r"value 9 of properties\.recommended\.memory\.min is greater than the value 8 of properties.*memory\.max"),
-        (DefinitionDetails(recommended_vcpus=Recommended(min=0)), "properties.recommended.vCPUs.min", "at least 1"),
-        (DefinitionDetails(recommended_memory_gib=Recommended(max=-1)), "properties.recommended.memory.max", "least 1"),
+        (DefinitionDetails(recommended_vcpus=RecommendedRange(min=0)), "properties.recommended.vCPUs.min", "at least 1"),
+        (DefinitionDetails(recommended_memory_gib=RecommendedRange(max=-1)), "properties.recommended.memory.max", "least 1"),
         (DefinitionDetails(end_of_life_at=datetime(2020, 1, 1, tzinfo=UTC)), "endOfLifeDate",
          r"^EndOfLifeDate must be set to a future date\."),
         (DefinitionDetails(features=(Feature(name="A", value="1"), Feature(name="a", value="2"))), "features",
@@ -153,8 +153,8 @@ CHANGES: list[dict[str, Any]] = [
     {"tags": {"b": "2"}},
     {"release_note_uri": "https://new"},
     {"end_of_life_at": LATER + timedelta(days=1)},
-    {"recommended_vcpus": Recommended(min=2)},
-    {"recommended_memory_gib": Recommended()},
+    {"recommended_vcpus": RecommendedRange(min=2)},
+    {"recommended_memory_gib": RecommendedRange()},
     {"allow_update_image": True, "features": (Feature(name="A", value="x", starts_at_version="2.0.0"),)},
 ]
 
@@ -196,7 +196,7 @@ def test_all_else_of_a_definition_stays(empty: Installation, changes: dict[str, 
 
 def test_an_update_is_checked_as_a_create(empty: Installation) -> None:
     made = put(empty, EVERYTHING)
-    upside_down: dict[str, Any] = {"recommended_vcpus": Recommended(min=8, max=4)}
+    upside_down: dict[str, Any] = {"recommended_vcpus": RecommendedRange(min=8, max=4)}
     refused(InvalidInput, "InvalidParameter", "is greater than", lambda: update(empty, **upside_down))
     assert show(empty) == made
     with pytest.raises(NotFound):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ImageReference
-from imgstore.domain.resources import KEEP, NO_TAGS, HyperVGeneration, Recommended
+from imgstore.domain.resources import KEEP, NO_TAGS, HyperVGeneration, RecommendedRange
 from imgstore.wire.api_versions import (
     KNOWN,
     NEWEST,
@@ -120,7 +120,7 @@ def test_a_put_speaks_of_all_that_its_version_knows_and_a_patch_of_what_is_there
 def test_what_can_not_change_is_not_taken_away_by_silence() -> None:
     said = read_definition({"location": "eastus", "properties": {"eula": None}}, NEWEST, is_put=True)
     assert not {"eula", "os_type", "features", "purchase_plan"} & set(said)
-    assert (said["description"], said["recommended_vcpus"]) == (None, Recommended())
+    assert (said["description"], said["recommended_vcpus"]) == (None, RecommendedRange())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from imgstore.domain.resources import (
     ImageDefinition,
     OsType,
     PurchasePlan,
-    Recommended,
+    RecommendedRange,
 )
 from imgstore.domain.views import DefinitionPath
 from imgstore.wire.requests.gallery_update import edit_definition, edit_gallery
@@ -35,7 +35,7 @@ texts = st.text(min_size=1, max_size=8)
 some_text = st.none() | texts
 tags: st.SearchStrategy[Mapping[str, str]] = st.dictionaries(texts, st.text(max_size=5), max_size=3)
 ends = st.none() | st.integers(1, 2**31 - 1)
-ranges = st.builds(Recommended, min=ends, max=ends)
+ranges = st.builds(RecommendedRange, min=ends, max=ends)
 features = st.builds(Feature, name=texts, value=st.text(max_size=5), starts_at_version=st.none() | st.just("1.2.3"))
 instants = st.datetimes(
     timezones=st.just(UTC),

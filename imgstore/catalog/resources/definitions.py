@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
-from imgstore.domain.resources import DiskType, Feature, ImageDefinition, PurchasePlan, Recommended
+from imgstore.domain.resources import DiskType, Feature, ImageDefinition, PurchasePlan, RecommendedRange
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -163,8 +163,8 @@ def definition_from_row(row: "Row[Any]") -> ImageDefinition:
         privacy_statement_uri=row.privacy_statement_uri,
         release_note_uri=row.release_note_uri,
         end_of_life_at=row.end_of_life_at,
-        recommended_vcpus=Recommended(min=row.vcpus_min, max=row.vcpus_max),
-        recommended_memory_gib=Recommended(min=row.memory_min_gib, max=row.memory_max_gib),
+        recommended_vcpus=RecommendedRange(min=row.vcpus_min, max=row.vcpus_max),
+        recommended_memory_gib=RecommendedRange(min=row.memory_min_gib, max=row.memory_max_gib),
         disallowed_disk_types=tuple(map(DiskType, row.disallowed_disk_types)),
         purchase_plan=None if plan == PurchasePlan() else plan,
         features=tuple(Feature(**values) for values in row.features),

@@ -23,7 +23,7 @@ from imgstore.domain.resources import (
     OsState,
     OsType,
     PurchasePlan,
-    Recommended,
+    RecommendedRange,
 )
 from imgstore.wire.api_versions import Kind, has_field
 from imgstore.wire.json_fields import flag_of, invalid_value, tags_of, text_of, value_at
@@ -123,8 +123,8 @@ _DEFINITION: Final = (
     _Field("properties.description", "description", _read_text, None),
     _Field("properties.releaseNoteUri", "release_note_uri", _read_text, None),
     _Field("properties.endOfLifeDate", "end_of_life_at", _read_life, None),
-    _Field("properties.recommended.vCPUs", "recommended_vcpus", read_range, Recommended()),
-    _Field("properties.recommended.memory", "recommended_memory_gib", read_range, Recommended()),
+    _Field("properties.recommended.vCPUs", "recommended_vcpus", read_range, RecommendedRange()),
+    _Field("properties.recommended.memory", "recommended_memory_gib", read_range, RecommendedRange()),
     _Field("properties.features", "features", lambda body, _path: read_features(body)),
     _Field("properties.allowUpdateImage", "allow_update_image", _read_flag),
     _Field("tags", "tags", lambda body, _path: tags_of(body), NO_TAGS),

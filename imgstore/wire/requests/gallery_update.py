@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import VersionName
-from imgstore.domain.resources import SOFT_DELETE_RETENTION_DAYS, Feature, Gallery, ImageDefinition, Recommended
+from imgstore.domain.resources import SOFT_DELETE_RETENTION_DAYS, Feature, Gallery, ImageDefinition, RecommendedRange
 from imgstore.domain.views import DefinitionPath
 from imgstore.policy.allowed_changes import DEFINITION_MAY_CHANGE, GALLERY_MAY_CHANGE
 from imgstore.wire.json_fields import flag_of, invalid_value, tags_of, text_of, value_at
@@ -84,13 +84,13 @@ def read_integer(resource: Json, path: str) -> int | None:
     raise invalid_value(path, value, "a whole number")
 
 
-def read_range(resource: Json, path: str) -> Recommended:
+def read_range(resource: Json, path: str) -> RecommendedRange:
     """Return the range at a path.
 
     Raises:
         InvalidInput: A limit is not an integer.
     """
-    return Recommended(min=read_integer(resource, f"{path}.min"), max=read_integer(resource, f"{path}.max"))
+    return RecommendedRange(min=read_integer(resource, f"{path}.min"), max=read_integer(resource, f"{path}.max"))
 
 
 def read_features(resource: Json) -> tuple[Feature, ...]:

@@ -23,7 +23,7 @@ from imgstore.domain.resources import (
     ImageVersion,
     ManagedDisk,
     PurchasePlan,
-    Recommended,
+    RecommendedRange,
     StorageAccountType,
 )
 from imgstore.domain.storage.sizes import GIB
@@ -115,7 +115,7 @@ def _recommended(definition: ImageDefinition) -> Json:
     return _without_empty(vCPUs=_range(definition.recommended_vcpus), memory=_range(definition.recommended_memory_gib))
 
 
-def _range(asked: Recommended) -> Json:
+def _range(asked: RecommendedRange) -> Json:
     return _without_empty(min=asked.min, max=asked.max)
 
 

@@ -21,7 +21,7 @@ from imgstore.domain.resources import (
     OsState,
     OsType,
     PurchasePlan,
-    Recommended,
+    RecommendedRange,
 )
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.gallery import definitions
@@ -183,8 +183,8 @@ def details_of(said: Mapping[str, Any]) -> DefinitionDetails:
     )
 
 
-def _range(least: int | None, most: int | None) -> Recommended | None:
-    return None if least is None and most is None else Recommended(min=least, max=most)
+def _range(least: int | None, most: int | None) -> RecommendedRange | None:
+    return None if least is None and most is None else RecommendedRange(min=least, max=most)
 
 
 @image_definition.command(table=_TABLE, example=_UPDATE_EXAMPLE)
