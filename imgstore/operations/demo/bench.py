@@ -1,4 +1,4 @@
-"""How fast the user's own regions are: in, across, out, first bytes, disks made; and all of it gone again afterwards."""
+"""Measure the user's regions: upload, replication, export, first bytes and creation of disks. All test data is removed."""
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ from imgstore.operations.versions.create import publish_reader
 DEFINITION: Final = "disk"
 VERSION: Final = VersionName(1, 0, 0)
 FIRST_READ_BYTES: Final = MIB
-"""Enough for a boot loader: what is waited for until a machine does something."""
+"""Bytes of a first read: enough for a boot loader."""
 
 
 def plan_bench(
@@ -44,11 +44,11 @@ def plan_bench(
     location: str | None = None,
     target_regions: Sequence[str] | None = None,
 ) -> BenchPlan:
-    """What a bench with this disk would do, and cost at most. Changes nothing.
+    """Plan a bench with a disk, with the largest cost. Changes nothing.
 
     Args:
-        installation: where.
-        principal: who.
+        installation: the installation.
+        principal: the caller.
         reader: the disk.
         location: the region that it goes into; None is the first.
         target_regions: where it is copied to; None is every other region, empty is nowhere.
@@ -95,19 +95,19 @@ def run_bench(
     disks_each: int = 5,
     say: Callable[[str], None],
 ) -> BenchReport:
-    """Do what was planned, and remove all of it again, however it ends; only the bill remembers.
+    """Run a planned bench and remove all test data, also after an error. The charges stay on the bill.
 
     Args:
-        installation: where.
-        principal: who.
+        installation: the installation.
+        principal: the caller.
         plan: from `plan_bench`.
         reader: the same disk; it stays the caller's.
         folder: where files are written and removed; as much room as the disk has data is needed.
         disks_each: managed disks that are made in each region.
-        say: told each step in a line.
+        say: receives a line for each step.
 
     Raises:
-        ImgstoreError: whatever the steps raise; what could not be removed is told in a note of it.
+        ImgstoreError: an error of a step; what could not be removed is told in a note of it.
     """
     bench = _Bench(installation=installation, principal=principal, plan=plan)
     try:
@@ -136,7 +136,7 @@ def run_bench(
 
 @contextmanager
 def opened_disk(installation: Installation, path: Path) -> Iterator[DiskReader]:
-    """A disk file of any container, open while the block runs.
+    """Open a disk file of any format while the block runs.
 
     Raises:
         ImageRefused, InvalidInput: it is no such file.
@@ -153,7 +153,7 @@ def opened_disk(installation: Installation, path: Path) -> Iterator[DiskReader]:
 
 
 def _first_data(reader: DiskReader) -> int:
-    """Where the disk's data begins; 0 where it has none."""
+    """Return the first offset with data, or 0 for an empty disk."""
     return next((extent.offset for extent in reader.extents()), 0)
 
 
@@ -166,27 +166,27 @@ def _total(prices: Iterable[Decimal]) -> Decimal:
 
 @dataclass(slots=True, kw_only=True)
 class _Bench:
-    """A bench under way."""
+    """A running bench."""
 
     installation: Installation
     principal: Principal
     plan: BenchPlan
     left: list[ImgstoreError] = field(default_factory=list)
-    """Why something could not be removed."""
+    """Errors of removals."""
     removed_objects: int = 0
 
     @property
     def gallery(self) -> str:
-        """Galleries' names know no hyphen."""
+        """Name of the gallery, without a hyphen, which gallery names forbid."""
         return self.plan.group.replace("-", "_")
 
     @property
     def reference(self) -> ImageReference:
-        """The version that is published."""
+        """Reference to the published version."""
         return ImageReference(group=self.plan.group, gallery=self.gallery, definition=DEFINITION, version=VERSION)
 
     def begin(self, undo: ExitStack, generation: HyperVGeneration) -> None:
-        """Makes the group, the gallery and the definition; each goes when `undo` is closed, the last one first."""
+        """Create the group, the gallery and the definition. Closing `undo` removes the resources in reverse order."""
         who = self.installation, self.principal
         group, source = self.plan.group, self.plan.source
         groups.create_group(*who, name=group, location=source)
@@ -212,7 +212,7 @@ class _Bench:
         undo.callback(self._remove, self._delete_version)
 
     def upload(self, reader: DiskReader) -> float:
-        """Publishes the disk in the source region; gives the seconds."""
+        """Publish the disk in the source region and return the seconds."""
         request = VersionRequest(
             group=self.plan.group,
             gallery=self.gallery,
@@ -224,7 +224,7 @@ class _Bench:
         return self._seconds(lambda: publish_reader(self.installation, self.principal, request, reader))
 
     def replicate(self, targets: Sequence[str]) -> float:
-        """Gives the version these regions besides the source; gives the seconds that the new one took."""
+        """Add target regions to the version and return the seconds of the new region."""
         update = VersionUpdate(target_regions=self._targets(targets))
         act = partial(versions_update.update_version, self.installation, self.principal, version=VERSION, update=update)
         return self._seconds(partial(act, group=self.plan.group, gallery=self.gallery, definition=DEFINITION))
@@ -232,7 +232,7 @@ class _Bench:
     def measure(
         self, undo: ExitStack, region: str, replicate_seconds: float | None, data_at: int, folder: Path, disks_each: int
     ) -> RegionMeasurements:
-        """Makes disks from the region's replica, reads the beginning of one and writes it out."""
+        """Create disks from the region's replica, read the beginning of a disk, and export the disk."""
         names = [f"{region}-{number}" for number in range(disks_each)]
         placements = [self._seconds(partial(self._place, undo, region, name)) for name in names]
         who, group = (self.installation, self.principal), self.plan.group
@@ -261,7 +261,7 @@ class _Bench:
         disks.create_disk(*who, group=group, name=name, location=region, gallery_image_reference=self.reference)
 
     def _targets(self, others: Sequence[str]) -> tuple[TargetRegionRequest, ...]:
-        """The source region and others, one replica each, of the first type that the region has."""
+        """Return the source region and other regions, one replica each, of the first storage type of the region."""
         known = self.installation.regions
         return tuple(
             TargetRegionRequest(
@@ -283,7 +283,7 @@ class _Bench:
         return self.installation.effects.monotonic() - began
 
     def _remove(self, act: Callable[[], object]) -> None:
-        """One removal; what was never made needs none, and a failure stops no other removal."""
+        """Run one removal. A missing resource is ignored, and a failure does not stop the next removal."""
         try:
             act()
         except NotFound:
@@ -303,7 +303,7 @@ class _Bench:
         )
 
     def _collect(self, pool_uid: str) -> None:
-        """The bench's own pool, without grace: nobody else ever wrote into it."""
+        """Collect the bench's pool without a grace period, since no other writer uses the pool."""
         for report in maintenance_gc.collect_pool(self.installation, self.principal, pool_uid):
             self.removed_objects += len(report.collected)
             if report.problem is not None:

@@ -1,4 +1,4 @@
-"""A disk with a few ranges laid over it, so that a changed disk can be published without writing to the real one."""
+"""A disk with a few changed ranges, for a changed disk that is published without a write to the real disk."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,10 +7,10 @@ from imgstore.domain.storage.digests import digest_of
 
 
 class Overlay:
-    """A `DiskReader` that reads `changes` in place of what lies below. The disk below is never written."""
+    """A `DiskReader` that reads `changes` in place of the ranges of the disk below. The disk below is only read."""
 
     def __init__(self, below: DiskReader, changes: Mapping[int, bytes]) -> None:
-        """Lay ranges over a disk.
+        """Replace ranges of a disk.
 
         Args:
             below: the disk; stays the caller's.
@@ -23,20 +23,20 @@ class Overlay:
 
     @property
     def virtual_bytes(self) -> int:
-        """Of the disk below."""
+        """Return the value of the disk below."""
         return self._below.virtual_bytes
 
     @property
     def container_metadata(self) -> ContainerMetadata:
-        """Of the disk below."""
+        """Return the value of the disk below."""
         return self._below.container_metadata
 
     def extents(self) -> Iterator[Extent]:
-        """Of the disk below: every change lies in one of them."""
+        """Return the extents of the disk below. Each change is inside an extent."""
         return self._below.extents()
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """The disk below with what was laid over it."""
+        """Read the disk below with the changes."""
         data = bytearray(self._below.read_at(offset, length))
         for at, change in self._changes.items():
             begin, end = max(at, offset), min(at + len(change), offset + length)
@@ -45,7 +45,7 @@ class Overlay:
         return bytes(data)
 
     def identity(self) -> SourceIdentity:
-        """That of the disk below, and of what was laid over it."""
+        """Return an identity of the disk below and the changes."""
         below = self._below.identity()
         return SourceIdentity(
             location=f"{below.location}#overlay",
@@ -54,4 +54,4 @@ class Overlay:
         )
 
     def close(self) -> None:
-        """Nothing is held: the disk below is the caller's."""
+        """Do nothing: the caller closes the disk below."""

@@ -1,4 +1,4 @@
-"""The main job in a minute, on a real disk: in, across, out, compared, changed, billed."""
+"""A tour of the main features on a real disk: publish, replicate, export, compare, change and bill."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ from imgstore.operations.versions import create as versions_create
 GALLERY: Final = "quickstart"
 DEFINITION: Final = "sample"
 CHANGED_BLOCKS: Final = 64
-"""Of 4 KiB, spread over the disk: a quarter of a megabyte, as a small patch changes it."""
+"""Number of changed blocks of 4 KiB, spread over the disk like a small patch: a quarter of a MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Places:
-    """The regions that the tour goes through."""
+    """Regions of the tour."""
 
     source: str
     targets: tuple[TargetRegionRequest, ...]
@@ -50,18 +50,18 @@ def run(
     folder: Path,
     say: Callable[[str], None],
 ) -> QuickstartSummary:
-    """Go through the main job once.
+    """Run the tour once.
 
     Args:
-        installation: where; its regions are used as they are.
-        principal: who.
+        installation: the installation; its regions are used as they are.
+        principal: the caller.
         disk: an image to try it on, only ever read; None makes a sample.
         folder: for the sample and the exported file.
-        say: told each step in a line.
+        say: receives a line for each step.
 
     Raises:
         InvalidInput: regions.yaml has fewer than three regions, or none with ZRS besides the first.
-        ImgstoreError: whatever the steps raise.
+        ImgstoreError: an error of a step.
     """
     places = _places(installation)
     source = disk or _sample(folder, say)
@@ -97,7 +97,7 @@ def run(
 
 
 def _places(installation: Installation) -> _Places:
-    """The first region with two replicas, one with ZRS, one more."""
+    """Choose the regions: the first region with two replicas, a ZRS region, and a third region."""
     regions = list(installation.regions.regions.values())
     source = regions[0]
     zoned = [each for each in regions[1:] if StorageAccountType.STANDARD_ZRS in each.storage_account_types]
@@ -229,7 +229,7 @@ def _export(
 
 
 def _same_bytes(one: Path, other: Path) -> bool:
-    """Whether two files hold the same bytes; where both have holes nothing is read."""
+    """Return True if two files have the same bytes. Common holes are not read."""
     files = LocalFile(one), LocalFile(other)
     try:
         if files[0].file_bytes != files[1].file_bytes:
@@ -251,7 +251,7 @@ def _touched(file: ByteSource) -> Iterator[int]:
 
 
 def _changes(installation: Installation, reader: DiskReader) -> dict[int, bytes]:
-    """New content for blocks spread over the disk's data."""
+    """Make new content for blocks that are spread over the disk's data."""
     blocks = [
         offset
         for extent in reader.extents()

@@ -1,7 +1,7 @@
-"""A real disk to try things on: a file system of about 1 GiB with real files of this machine in it, as a fixed VHD.
+"""Make a sample disk: a file system of about 1 GiB with real files of the machine, as a fixed VHD.
 
-``mke2fs -d`` makes it where it is installed, without root; elsewhere the files lie one after another in the partition
-of a GPT disk.
+``mke2fs -d`` makes the file system without root, where the program is installed. Without the program the files are stored
+one after another in the partition of a GPT disk.
 """
 
 import os
@@ -23,7 +23,7 @@ from imgstore.formats import LocalFile, create_writer, open_disk
 
 SAMPLE_BYTES: Final = GIB
 CONTENT_BYTES_MAX: Final = 240 * 10**6
-"""Real files in it: under the 300 MB that a try-out may cost, with room for the file system's own."""
+"""Bytes of real files: less than the 300 MB that a trial may cost, with space for the file system's metadata."""
 
 _FILE_BYTES_MAX: Final = 32 * MIB
 _FOLDERS: Final = ("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/share", sys.prefix)
@@ -32,11 +32,11 @@ _PARTITION_AT: Final = MIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A disk that was made."""
+    """A sample disk."""
 
     path: Path
     how: str
-    """For people: "ext4 made by mke2fs"."""
+    """Description for people: "ext4 made by mke2fs"."""
     files: int
     content_bytes: int
 
@@ -74,7 +74,7 @@ def _made(folder: Path) -> Sample:
 
 
 def _some_files() -> Iterator[tuple[Path, int]]:
-    """Readable regular files of this machine, in a fixed order, up to the limit."""
+    """List readable regular files of the machine in a fixed order, up to the limit."""
     left = CONTENT_BYTES_MAX
     for top in _FOLDERS:
         for folder, below, names in os.walk(top):
@@ -92,7 +92,7 @@ def _some_files() -> Iterator[tuple[Path, int]]:
 
 
 def _ext4(mke2fs: str, content: Path, raw: Path, files: list[tuple[Path, int]]) -> bool:
-    """Whether mke2fs made the file system (busybox has an mke2fs that knows no -d)."""
+    """Return True if mke2fs made the file system. The mke2fs of busybox has no option -d."""
     for path, _ in files:
         place = content / path.relative_to("/")
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def _ext4(mke2fs: str, content: Path, raw: Path, files: list[tuple[Path, int]]) 
 
 
 def _gpt(raw: Path, files: list[tuple[Path, int]]) -> None:
-    """A protective MBR, a GPT at both ends (UEFI specification, 5.2.3 and 5.3), one partition, the files in it."""
+    """Write a protective MBR, a GPT at both ends (UEFI specification, 5.2.3 and 5.3), and one partition with the files."""
     sectors = SAMPLE_BYTES // SECTOR_BYTES
     first, last = _PARTITION_AT // SECTOR_BYTES, sectors - 34
     kind = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")  # Linux file system data

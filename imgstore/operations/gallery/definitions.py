@@ -1,4 +1,4 @@
-"""Image definitions."""
+"""Create, show, update and delete image definitions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -44,7 +44,7 @@ def create_definition(
     tags: Mapping[str, str] | None = None,
     details: DefinitionDetails | None = None,
 ) -> DefinitionPath:
-    """Make a definition, or change what may change of an existing one.
+    """Create a definition, or change the properties of an existing definition that may change.
 
     Raises:
         InvalidInput: a name is none, or a value is out of range.
@@ -95,7 +95,7 @@ def create_definition(
 
 
 def _completed(asked: Mapping[str, Any], standing: ImageDefinition) -> dict[str, Any]:
-    """What was asked, with the parts of a range or a plan that were not said as the definition has them."""
+    """Fill the missing parts of a requested range or plan from the existing definition."""
     whole = dict(asked)
     for name in ("recommended_vcpus", "recommended_memory_gib", "purchase_plan"):
         before = getattr(standing, name)
@@ -114,20 +114,20 @@ def update_definition(
     gallery: str,
     name: str,
 ) -> DefinitionPath:
-    """Change what may change of a definition.
+    """Change the properties of a definition that may change.
 
     Args:
-        installation: where.
-        principal: who.
-        change: makes the wanted definition of the standing one; pure.
-        group: the group's name.
-        gallery: the gallery's.
-        name: the definition's.
+        installation: the installation.
+        principal: the caller.
+        change: makes the new definition from the present definition; pure.
+        group: name of the resource group.
+        gallery: name of the gallery.
+        name: name of the definition.
 
     Raises:
         NotFound: no such definition.
-        InvalidInput: a value is out of range, or what `change` raises.
-        PropertyChangeNotAllowed: the wanted one differs in what can't change.
+        InvalidInput: a value is out of range, or an error of `change`.
+        PropertyChangeNotAllowed: the new value changes a property that cannot change.
     """
     scope = names.definition_id(installation.subscription, group, gallery, name)
     with (
@@ -157,7 +157,7 @@ def _check_unique(other: ImageDefinition | None) -> None:
 def show_definition(
     installation: Installation, principal: Principal, *, group: str, gallery: str, name: str
 ) -> DefinitionPath:
-    """The definition of that name."""
+    """Return a definition."""
     permit(installation, principal, Action.READ, names.definition_id(installation.subscription, group, gallery, name))
     with installation.catalog.reading() as transaction:
         return lookup.find_definition_path(transaction, installation.subscription, group, gallery, name)
@@ -166,17 +166,17 @@ def show_definition(
 def list_definitions(
     installation: Installation, principal: Principal, *, group: str, gallery: str
 ) -> list[DefinitionPath]:
-    """The definitions of a gallery, by name."""
+    """List the definitions of a gallery by name."""
     return list(page_definitions(installation, principal, PageRequest(), group=group, gallery=gallery).items)
 
 
 def page_definitions(
     installation: Installation, principal: Principal, request: PageRequest, *, group: str, gallery: str
 ) -> Page[DefinitionPath]:
-    """A page of them.
+    """List a page.
 
     Raises:
-        InvalidInput: the token is none of this list.
+        InvalidInput: the token belongs to another list.
     """
     scope = names.gallery_id(installation.subscription, group, gallery)
     permit_list(installation, principal, scope)
@@ -192,7 +192,7 @@ def page_definitions(
 
 
 def delete_definition(installation: Installation, principal: Principal, *, group: str, gallery: str, name: str) -> None:
-    """Remove a definition that has no versions.
+    """Delete a definition without versions.
 
     Raises:
         Conflict: it has versions.

@@ -1,4 +1,4 @@
-"""Galleries."""
+"""Create, show, update and delete galleries."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,7 +21,7 @@ from imgstore.policy.allowed_changes import check_gallery
 FINGERPRINT_KEY_BYTES = 32
 
 _TOLD: Final = 20
-"""So many of what stands on a deleted gallery's bytes are told by their ids."""
+"""Largest number of ids in the error about resources that use a deleted gallery's content."""
 
 
 def create_gallery(
@@ -38,20 +38,20 @@ def create_gallery(
     permission: SharingPermission | None = None,
     community: CommunityInfo | None = None,
 ) -> Gallery:
-    """Make a gallery with a pool of its own, or change what may change of an existing one.
+    """Create a gallery with a pool of its own, or change the properties of an existing gallery that may change.
 
     Args:
-        installation: where.
-        principal: who.
-        group: the group's name; made where it is missing.
-        name: the gallery's.
-        location: None is the group's region, or the first of regions.yaml for a new group.
-        description: None leaves it as it is.
-        tags: None leaves them as they are.
-        soft_delete_enabled: None leaves it as it is; of a new one False.
-        soft_delete_retention_days: None leaves it as it is; of a new one 7.
-        permission: how it is to be shared; None leaves it as it is.
-        community: what everybody is told, with that permission.
+        installation: the installation.
+        principal: the caller.
+        group: name of the resource group; a missing group is created.
+        name: name of the gallery.
+        location: None uses the group's region, or the first of regions.yaml for a new group.
+        description: None keeps the present value.
+        tags: None keeps the present values.
+        soft_delete_enabled: None keeps the present value; for a new gallery False.
+        soft_delete_retention_days: None keeps the present value; for a new gallery 7.
+        permission: kind of sharing; None keeps the present value.
+        community: public information, for the community permission.
 
     Raises:
         InvalidInput: a name or a region is none, or a value is out of range.
@@ -107,19 +107,19 @@ def create_gallery(
 def update_gallery(
     installation: Installation, principal: Principal, change: Callable[[Gallery], Gallery], *, group: str, name: str
 ) -> Gallery:
-    """Change what may change of a gallery.
+    """Change the properties of a gallery that may change.
 
     Args:
-        installation: where.
-        principal: who.
-        change: makes the wanted gallery of the standing one; pure.
-        group: the group's name.
-        name: the gallery's.
+        installation: the installation.
+        principal: the caller.
+        change: makes the new gallery from the present gallery; pure.
+        group: name of the resource group.
+        name: name of the gallery.
 
     Raises:
         NotFound: no such gallery.
-        InvalidInput: a value is out of range, or what `change` raises.
-        PropertyChangeNotAllowed: the wanted one differs in what can't change.
+        InvalidInput: a value is out of range, or an error of `change`.
+        PropertyChangeNotAllowed: the new value changes a property that cannot change.
     """
     scope = names.gallery_id(installation.subscription, group, name)
     with (
@@ -153,24 +153,24 @@ def _check_unique(installation: Installation, principal: Principal, other: Galle
 
 
 def show_gallery(installation: Installation, principal: Principal, *, group: str, name: str) -> Gallery:
-    """The gallery of that name."""
+    """Return a gallery."""
     permit(installation, principal, Action.READ, names.gallery_id(installation.subscription, group, name))
     with installation.catalog.reading() as transaction:
         return lookup.find_gallery(transaction, installation.subscription, group, name)
 
 
 def list_galleries(installation: Installation, principal: Principal, *, group: str | None = None) -> list[Gallery]:
-    """The galleries of a group, or of the subscription, that the principal may see, by name."""
+    """List the galleries of a group or of the subscription that the principal may see, by name."""
     return list(page_galleries(installation, principal, PageRequest(), group=group).items)
 
 
 def page_galleries(
     installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
 ) -> Page[Gallery]:
-    """A page of them.
+    """List a page.
 
     Raises:
-        InvalidInput: the token is none of this list.
+        InvalidInput: the token belongs to another list.
     """
     subscription = installation.subscription
     above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
@@ -189,7 +189,9 @@ def page_galleries(
 
 
 def delete_gallery(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
-    """Remove a gallery that has no definitions. Its pool stays while anything stands on it, and what does is told.
+    """Delete a gallery without definitions.
+
+    The gallery's pool stays while disks, snapshots or images use its content. The activity log names the resources.
 
     Raises:
         Conflict: it has definitions.
@@ -213,7 +215,7 @@ def delete_gallery(installation: Installation, principal: Principal, *, group: s
 
 
 def _standing_on(transaction: Transaction, principal: Principal, pool_uid: str) -> list[str]:
-    """What was made from a pool: the ids of disks, snapshots and images that the principal may see, and counts."""
+    """Return the resources that use a pool: ids of disks, snapshots and images that the principal may see, and counts."""
     slots = transaction.slots.list(pool_uid)
     ids = sorted({disk.resource_id for slot in slots for disk in transaction.disks.in_slot(slot.uid)})
     told = [each for each in ids if is_allowed(principal, Action.READ, each)][:_TOLD]

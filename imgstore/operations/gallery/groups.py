@@ -1,4 +1,4 @@
-"""Resource groups: made when asked for, and on first use."""
+"""Create, show and delete resource groups. A resource's first use creates a missing group."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ def create_group(
     location: str,
     tags: Mapping[str, str] | None = None,
 ) -> Group:
-    """Make a group, or give its tags new values.
+    """Create a group, or replace the tags of an existing group.
 
     Raises:
         InvalidInput: the name or the region is none.
@@ -52,7 +52,7 @@ def create_group(
 
 
 def ensure_group(installation: Installation, transaction: Transaction, name: str, location: str) -> Group:
-    """The group of that name, made in `location` (a region's key) where it is missing."""
+    """Return a group. Create a missing group in `location`, a region's key."""
     names.check_group_name(name)
     group = transaction.groups.get(installation.subscription, name)
     if group is None:
@@ -68,7 +68,7 @@ def ensure_group(installation: Installation, transaction: Transaction, name: str
 
 
 def permit_group(installation: Installation, principal: Principal, name: str) -> None:
-    """Where something is to be made in a group that is not there: making the group needs a right of its own.
+    """Check the right to create a missing group for a new resource.
 
     Raises:
         AccessDenied: the group is missing, and the principal may not make it.
@@ -83,14 +83,14 @@ def permit_group(installation: Installation, principal: Principal, name: str) ->
 
 
 def show_group(installation: Installation, principal: Principal, *, name: str) -> Group:
-    """The group of that name."""
+    """Return a group."""
     permit(installation, principal, Action.READ, names.group_id(installation.subscription, name))
     with installation.catalog.reading() as transaction:
         return lookup.find_group(transaction, installation.subscription, name)
 
 
 def list_groups(installation: Installation, principal: Principal) -> list[Group]:
-    """The groups of the subscription that the principal may see, by name."""
+    """List the groups of the subscription that the principal may see, by name."""
     return list(page_groups(installation, principal, PageRequest()).items)
 
 
@@ -101,16 +101,16 @@ def page_groups(
     *,
     tag: tuple[str, str | None] | None = None,
 ) -> Page[Group]:
-    """A page of them.
+    """List a page.
 
     Args:
-        installation: where.
-        principal: who.
-        request: which page.
-        tag: only those with this tag, and this value unless it is None.
+        installation: the installation.
+        principal: the caller.
+        request: the requested page.
+        tag: list groups with this tag only, and with this value unless None.
 
     Raises:
-        InvalidInput: the token is none of this list.
+        InvalidInput: the token belongs to another list.
     """
     subscription = installation.subscription
     above = f"/subscriptions/{subscription}"
@@ -136,14 +136,14 @@ def _name(group: Group) -> str:
 
 
 def free_group_name(installation: Installation, principal: Principal, wanted: str) -> str:
-    """`wanted`, or with the first number behind it that makes it the name of no group that the principal may see."""
+    """Return `wanted`, or `wanted` with the first number that makes the name free among the groups that the principal may see."""
     taken = {group.name.lower() for group in list_groups(installation, principal)}
     names_free = (f"{wanted}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, len(taken) + 3))))
     return next(name for name in names_free if name not in taken)
 
 
 def delete_group(installation: Installation, principal: Principal, *, name: str) -> None:
-    """Remove a group in which nothing is that was made: its deployments and its networks are records, and go with it.
+    """Delete a group without resources. Deployments and networks are records, and are deleted with the group.
 
     Raises:
         Conflict: something is in it. imgstore deletes what was named, not what is inside.
@@ -164,7 +164,7 @@ def delete_group(installation: Installation, principal: Principal, *, name: str)
 
 
 def nested_resources(children: list[str], hint: str) -> Conflict:
-    """The refusal to delete what has something below it."""
+    """Make the error for the deletion of a resource that contains other resources."""
     return Conflict(
         "Cannot delete resource while nested resources exist. Some existing nested resource IDs include: "
         f"'{children[0]}'. Please delete all nested resources before deleting this resource.",

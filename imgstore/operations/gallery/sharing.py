@@ -1,7 +1,7 @@
-"""Galleries shared with other subscriptions, other tenants, or everybody; and images found by whom they are shared with.
+"""Share galleries with subscriptions, tenants or every caller, and find shared images.
 
-Whose a subscription is says the catalog; a caller acts in the subscription that the installation was opened for, and
-needs a role there that lets it look. What a gallery is shared for is reading: its owner's roles are not touched.
+The catalog records the tenant of a subscription. A caller acts in the subscription of the open installation, and needs a
+role there with the right to read. Sharing grants the right to read, and does not change the roles of the gallery's owner.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ def share_add(
     subscriptions: Sequence[str] = (),
     tenants: Sequence[str] = (),
 ) -> Gallery:
-    """Let subscriptions and tenants read a gallery.
+    """Share a gallery with subscriptions and tenants.
 
     Raises:
         NotFound: no such gallery.
@@ -68,7 +68,7 @@ def share_remove(
     subscriptions: Sequence[str] = (),
     tenants: Sequence[str] = (),
 ) -> Gallery:
-    """Let subscriptions and tenants read a gallery no more. Disks that they made stay. Raises as `share_add`."""
+    """Stop sharing a gallery with subscriptions and tenants. Existing disks stay. Raises the errors of `share_add`."""
     return _shared(
         installation,
         principal,
@@ -79,7 +79,7 @@ def share_remove(
 
 
 def share_reset(installation: Installation, principal: Principal, *, group: str, name: str) -> Gallery:
-    """End every sharing of a gallery, of whichever kind.
+    """End every sharing of a gallery, of any kind.
 
     Raises:
         NotFound: no such gallery.
@@ -88,7 +88,7 @@ def share_reset(installation: Installation, principal: Principal, *, group: str,
 
 
 def enable_community(installation: Installation, principal: Principal, *, group: str, name: str) -> Gallery:
-    """Let everybody who may use the installation find and read a community gallery.
+    """Let every caller of the installation find and read a community gallery.
 
     Raises:
         NotFound: no such gallery.
@@ -101,12 +101,12 @@ def enable_community(installation: Installation, principal: Principal, *, group:
 def list_shared(
     installation: Installation, principal: Principal, *, location: str, to_tenant: bool = False
 ) -> list[Gallery]:
-    """The galleries of others in a region that are shared with this subscription.
+    """List the galleries of other subscriptions in a region that are shared with this subscription.
 
     Args:
-        installation: whose subscription it is.
-        principal: who asks.
-        location: the region's name.
+        installation: the installation, opened for the subscription.
+        principal: the caller.
+        location: name of the region.
         to_tenant: those shared with the tenant that the subscription belongs to, instead.
 
     Raises:
@@ -119,10 +119,10 @@ def list_shared(
 def page_shared(
     installation: Installation, principal: Principal, request: PageRequest, *, location: str, to_tenant: bool = False
 ) -> Page[Gallery]:
-    """A page of them, by name.
+    """List a page of shared galleries by name.
 
     Raises:
-        InvalidInput: no such region, or the token is none of this list.
+        InvalidInput: no such region, or the token belongs to another list.
     """
     region = installation.regions.get(location, target="location").name
     permit(installation, principal, Action.READ, _here(installation), SHARED)
@@ -141,7 +141,7 @@ def page_shared(
 
 
 def show_shared(installation: Installation, principal: Principal, *, unique_name: str) -> Gallery:
-    """A gallery that is shared with this subscription or its tenant, by its unique name.
+    """Return a gallery that is shared with this subscription or its tenant, by the unique name.
 
     Raises:
         NotFound: there is none, or it is not shared with them.
@@ -155,10 +155,10 @@ def show_shared(installation: Installation, principal: Principal, *, unique_name
 
 
 def show_community(installation: Installation, principal: Principal, *, public_name: str) -> Gallery:
-    """A community gallery by its public name.
+    """Return a community gallery by the public name.
 
     Raises:
-        NotFound: there is none.
+        NotFound: the resource does not exist.
     """
     permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
     with installation.catalog.reading() as transaction:
@@ -166,7 +166,7 @@ def show_community(installation: Installation, principal: Principal, *, public_n
 
 
 def list_community(installation: Installation, principal: Principal) -> list[Gallery]:
-    """Every community gallery, for a principal who may read such galleries in some subscription.
+    """List the community galleries for a principal with the right to read such galleries in some subscription.
 
     Raises:
         ScopeNotFound, AccessDenied: the principal may not.
@@ -181,13 +181,13 @@ def list_community(installation: Installation, principal: Principal) -> list[Gal
 def definitions_shared(
     installation: Installation, principal: Principal, reference: SharedReference, *, only: str | None = None
 ) -> list[DefinitionPath]:
-    """The definitions of a shared or community gallery, by name.
+    """List the definitions of a shared or community gallery by name.
 
     Args:
-        installation: whose subscription asks.
-        principal: who asks.
+        installation: the installation, opened for the subscription.
+        principal: the caller.
         reference: of it the gallery is looked at.
-        only: this one alone.
+        only: name of the only definition to list.
 
     Raises:
         NotFound: no such gallery, or no such definition.
@@ -205,11 +205,11 @@ def definitions_shared(
 def page_definitions_shared(
     installation: Installation, principal: Principal, request: PageRequest, reference: SharedReference
 ) -> Page[DefinitionPath]:
-    """A page of the definitions of such a gallery, by name.
+    """List a page of the definitions of a shared or community gallery by name.
 
     Raises:
         NotFound: no such gallery.
-        InvalidInput: the token is none of this list.
+        InvalidInput: the token belongs to another list.
     """
     _permit(installation, principal, reference, "/images")
     with installation.catalog.reading() as transaction:
@@ -222,7 +222,7 @@ def page_definitions_shared(
 
 
 def versions_shared(installation: Installation, principal: Principal, reference: SharedReference) -> list[VersionView]:
-    """The versions of a definition of such a gallery, lowest first: all, or the one that `reference` names.
+    """List the versions of a definition of a shared or community gallery, lowest first: all versions, or the version of `reference`.
 
     Raises:
         NotFound: no such gallery, definition or version.
@@ -241,11 +241,11 @@ def versions_shared(installation: Installation, principal: Principal, reference:
 def page_versions_shared(
     installation: Installation, principal: Principal, request: PageRequest, reference: SharedReference
 ) -> Page[VersionView]:
-    """A page of the versions of a definition of such a gallery, lowest first.
+    """List a page of the versions of a definition of a shared or community gallery, lowest first.
 
     Raises:
         NotFound: no such gallery or definition.
-        InvalidInput: the token is none of this list.
+        InvalidInput: the token belongs to another list.
     """
     _permit(installation, principal, reference, "/images/versions")
     with installation.catalog.reading() as transaction:
@@ -285,7 +285,7 @@ def _lineage(transaction: Transaction, gallery: Gallery, reference: SharedRefere
 def admitted(
     installation: Installation, principal: Principal, reference: ImageReference | SharedReference
 ) -> ImageReference:
-    """The image that a reference means, if the principal may read it: by a role there, or because it is shared.
+    """Find the image of a reference if the principal may read the image, by a role or by sharing.
 
     Raises:
         AccessDenied: it may not.
@@ -318,9 +318,9 @@ def _check_own(
     scope: str,
     of: str | None = None,
 ) -> None:
-    """Check the right to read a gallery of the subscription itself: sharing it with others gives nothing here.
+    """Check the right to read a gallery of the subscription itself, where sharing grants nothing.
 
-    A community gallery is everybody's. A refusal is that for a gallery that does not exist.
+    Every caller may read a community gallery. The error is the error for a missing gallery.
 
     Raises:
         NotFound: the gallery is of this subscription, and the principal may not read the scope in it.
@@ -331,7 +331,7 @@ def _check_own(
 
 
 def image_scope(installation: Installation, reference: ImageReference) -> str:
-    """Where a principal must be allowed to read versions: at the one that is named, or at all of the definition."""
+    """Return the scope for the right to read versions: the named version, or the definition."""
     subscription = reference.subscription or installation.subscription
     above = (subscription, reference.group, reference.gallery, reference.definition)
     return names.definition_id(*above) if reference.version is None else names.version_id(*above, reference.version)
@@ -377,7 +377,7 @@ def _gallery(installation: Installation, transaction: Transaction, reference: Sh
 
 
 def _by_unique_name(installation: Installation, transaction: Transaction, unique_name: str) -> Gallery:
-    """The same answer where there is no gallery and where it is not for the subscription."""
+    """Find a gallery by its unique name. A missing gallery and a gallery without sharing give the same error."""
     mine = installation.subscription
     for each in transaction.galleries.list_shared():
         name = f"{each.subscription}-{each.name}"

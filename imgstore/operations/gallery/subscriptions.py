@@ -1,11 +1,11 @@
-"""Subscriptions: the installation's own, those of a tenant, and those that have a resource group."""
+"""List subscriptions: the installation's own, subscriptions of tenants, and subscriptions with a resource group."""
 
 from imgstore.domain.identity.access import Principal, has_related_role, subscription_not_found
 from imgstore.operations.installation import Installation
 
 
 def known_subscriptions(installation: Installation) -> list[str]:
-    """Every subscription, the installation's own first."""
+    """List all subscriptions. The installation's own subscription is the first."""
     with installation.catalog.reading() as transaction:
         first = transaction.installation.get().subscription
         others = {
@@ -20,18 +20,18 @@ def known_subscriptions(installation: Installation) -> list[str]:
 
 
 def seen_subscriptions(installation: Installation, principal: Principal) -> list[str]:
-    """Those in which the principal has a role on anything."""
+    """List the subscriptions in which the principal has a role."""
     return [each for each in known_subscriptions(installation) if has_related_role(principal, f"/subscriptions/{each}")]
 
 
 def tenant_of(installation: Installation, principal: Principal, subscription: str) -> str:
-    """The uid of the tenant that a subscription belongs to; one that belongs to none is shown as the caller's."""
+    """Return the uid of a subscription's tenant. A subscription without a tenant shows the caller's tenant."""
     with installation.catalog.reading() as transaction:
         return transaction.tenants.owner_uid(subscription) or principal.tenant or ""
 
 
 def check_subscription_known(installation: Installation, subscription: str) -> None:
-    """Refuse an unknown subscription in the words that a caller without a role in an existing one gets.
+    """Refuse an unknown subscription with the error that a caller without a role in an existing subscription gets.
 
     Raises:
         ScopeNotFound: nothing is in the subscription, and no tenant has it.

@@ -1,4 +1,4 @@
-"""Image versions as they are shown: with their replicas and what they are in."""
+"""Show image versions with their replicas and definition path."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,12 +18,12 @@ from imgstore.regions import ALL_ZONES
 
 
 def view_of(transaction: Transaction, definition_path: DefinitionPath, version: ImageVersion) -> VersionView:
-    """A version with its replicas."""
+    """Return a version with its replicas."""
     return seen(definition_path, version, transaction.replicas.list(version.uid))
 
 
 def seen(definition_path: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
-    """The same, of replicas that were read already."""
+    """Combine a version with replicas that have been read."""
     living = tuple(replica for replica in replicas if replica.state is not ReplicaState.DELETING)
     return VersionView(version=version, replicas=living, definition_path=definition_path)
 
@@ -38,7 +38,7 @@ def show_version(
     version: VersionName,
     replicas: bool = True,
 ) -> VersionView:
-    """The version of that name; without its `replicas`, which are another look into the catalog, where nobody asks."""
+    """Return a version. Without `replicas` the catalog reads the version alone."""
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     permit(installation, principal, Action.READ, scope)
     if replicas:
@@ -59,7 +59,7 @@ def show_version(
 def list_versions(
     installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str
 ) -> list[VersionView]:
-    """The versions of a definition, lowest first."""
+    """List the versions of a definition, lowest first."""
     page = page_versions(installation, principal, PageRequest(), group=group, gallery=gallery, definition=definition)
     return list(page.items)
 
@@ -73,10 +73,10 @@ def page_versions(
     gallery: str,
     definition: str,
 ) -> Page[VersionView]:
-    """A page of the versions of a definition, lowest first.
+    """List a page of the versions of a definition, lowest first.
 
     Raises:
-        InvalidInput: the token is none of this list.
+        InvalidInput: the token belongs to another list.
     """
     scope = names.definition_id(installation.subscription, group, gallery, definition)
     permit_list(installation, principal, scope)

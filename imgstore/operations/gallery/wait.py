@@ -1,4 +1,4 @@
-"""Waits until an image version is as it should be, whoever makes it so: the catalog is asked now and then."""
+"""Wait for a state of an image version. The functions poll the catalog, so any process may bring the state about."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -27,15 +27,15 @@ def wait_for_version(
     interval_seconds: float,
     timeout_seconds: float,
 ) -> VersionView | None:
-    """Look at a version until `until` holds of it.
+    """Poll a version until `until` returns true.
 
     Args:
-        installation: where; its effects wait and tell the time.
-        principal: who.
-        group: the resource group's name.
-        gallery: the gallery's.
-        definition: the definition's.
-        version: the version's.
+        installation: the installation; its effects wait and tell the time.
+        principal: the caller.
+        group: name of the resource group.
+        gallery: name of the gallery.
+        definition: name of the definition.
+        version: name of the version.
         until: of the version as it stands, None where there is none. What it raises ends the waiting.
         interval_seconds: from one look to the next.
         timeout_seconds: from the first look to the last.
@@ -80,7 +80,7 @@ def look_until(
     monotonic: Callable[[], float],
     pause: Callable[[float], None],
 ) -> _View | None:
-    """Look until what is seen is as it should be, at a home or over a server.
+    """Poll a resource until `until` returns true, at a home or through a server.
 
     Args:
         look: what stands; None is nothing.
@@ -117,9 +117,10 @@ def look_until(
 
 
 def is_replicated(installation: Installation, version_uid: str) -> bool:
-    """Tell whether the workers are done with a version whose replicas were left to them.
+    """Return True if the workers have finished a version whose replicas were left to workers.
 
-    A failed replica that rests until its next try counts as done; one that nobody has tried since does not.
+    A failed replica that waits for its next attempt counts as finished. A failed replica without a further attempt does not
+    count as finished.
 
     Raises:
         NotFound: the version was deleted meanwhile.
@@ -144,10 +145,10 @@ def _is_under_way(replica: Replica) -> bool:
 
 
 def is_made(view: VersionView | None) -> bool:
-    """Whether a version is complete in all its regions.
+    """Return True if a version is complete in all its regions.
 
     Raises:
-        NotFound: there is none.
+        NotFound: the resource does not exist.
         ReplicationFailed: it failed in a region.
     """
     if view is None:
@@ -160,7 +161,7 @@ def is_made(view: VersionView | None) -> bool:
 
 
 def nothing_made() -> NotFound:
-    """What is raised where nobody makes the version that is waited for."""
+    """Make the error for a wait on a version that no process creates."""
     return NotFound(
         "The image version was not found.",
         found="no version of that name",
@@ -170,7 +171,7 @@ def nothing_made() -> NotFound:
 
 
 def not_replicated(found: str) -> ReplicationFailed:
-    """What is raised where a version failed; `found` says where, and of what."""
+    """Make the error for a failed version. `found` names the regions and their errors."""
     return ReplicationFailed(
         "The operation failed.",
         found=found,

@@ -1,4 +1,4 @@
-"""Tenants, service principals, users and the issuers that vouch for them: who is known. What they may: `roles.py`."""
+"""Manage tenants, service principals, users and trusted issuers. `roles.py` manages roles."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -20,16 +20,16 @@ _NAME_CHARACTERS_MAX: Final = 120
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What is kept of a secret that somebody was given."""
+    """A stored form of a secret."""
 
     hint: str
     hashed: str
     days: int
-    """How long it is good for."""
+    """Lifetime of the secret."""
 
 
 def principal_of(transaction: Transaction, identity: PrincipalRecord) -> Principal:
-    """Who asks, with every role that it has."""
+    """Return the caller with all roles."""
     grants = tuple(
         Grant(role=each.role, scope=each.scope) for each in transaction.assignments.list_of_principal(identity.uid)
     )
@@ -37,7 +37,7 @@ def principal_of(transaction: Transaction, identity: PrincipalRecord) -> Princip
 
 
 def ensure_tenant(installation: Installation, transaction: Transaction) -> Tenant:
-    """The installation's own tenant, made where there is none; its subscription is the tenant's."""
+    """Return the installation's own tenant. Create a missing tenant, with the installation's subscription."""
     transaction.tenants.lock()
     tenants = transaction.tenants.list()
     own = tenants[0] if tenants else _new_tenant(installation, transaction, FIRST_TENANT)
@@ -48,13 +48,13 @@ def ensure_tenant(installation: Installation, transaction: Transaction) -> Tenan
 def create_tenant(
     installation: Installation, principal: Principal, *, name: str, subscriptions: Sequence[str] = ()
 ) -> Tenant:
-    """Make a tenant.
+    """Create a tenant.
 
     Args:
-        installation: where.
-        principal: who asks.
-        name: what people call it.
-        subscriptions: those that belong to it from now on.
+        installation: the installation.
+        principal: the caller.
+        name: display name.
+        subscriptions: subscriptions of the tenant.
 
     Raises:
         InvalidInput: nobody can be called so.
@@ -87,7 +87,7 @@ def create_tenant(
 
 
 def list_tenants(installation: Installation, principal: Principal) -> list[Tenant]:
-    """Every tenant, the installation's own first."""
+    """List the tenants. The installation's own tenant is the first."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
     with installation.catalog.transaction() as transaction:
         ensure_tenant(installation, transaction)
@@ -103,14 +103,14 @@ def add_service_principal(
     tenant: str | None = None,
     client_id: str | None = None,
 ) -> PrincipalDetails:
-    """Make a service principal.
+    """Create a service principal.
 
     Args:
-        installation: where.
-        principal: who asks.
-        name: what people call it.
+        installation: the installation.
+        principal: the caller.
+        name: display name.
         proof: of its first secret; None where the application has secrets already.
-        tenant: name or id; None is the installation's own.
+        tenant: name or id; None for the installation's own tenant.
         client_id: of an application that another tenant knows; None makes a new one.
 
     Raises:
@@ -140,9 +140,9 @@ def add_service_principal(
 
 
 def found_administrator(installation: Installation, proof: Proof) -> PrincipalDetails | None:
-    """Make the first service principal of all, Owner of the installation; None where anybody is known already.
+    """Create the first service principal, with the role Owner on the installation. None if a principal exists.
 
-    Nobody is asked: this is how the first one comes to be, by whoever starts the server on the catalog.
+    No right is needed: the operator who starts the server on the catalog creates the first principal.
     """
     with installation.catalog.transaction() as transaction:
         home = ensure_tenant(installation, transaction)
@@ -183,7 +183,7 @@ def found_administrator(installation: Installation, proof: Proof) -> PrincipalDe
 def add_user(
     installation: Installation, principal: Principal, *, issuer: str, subject: str, name: str
 ) -> PrincipalDetails:
-    """Make a user known, by what its issuer calls it.
+    """Create a user with the issuer's subject.
 
     Raises:
         NotFound: the issuer is not trusted.
@@ -206,21 +206,21 @@ def add_user(
 
 
 def list_principals(installation: Installation, principal: Principal, kind: PrincipalKind) -> list[PrincipalDetails]:
-    """Every principal of a kind, oldest first."""
+    """List the principals of a kind, oldest first."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
     with installation.catalog.reading() as transaction:
         return [PrincipalDetails(identity=each) for each in transaction.principals.list() if each.kind is kind]
 
 
 def show_principal(installation: Installation, principal: Principal, *, who: str) -> PrincipalDetails:
-    """A principal by its object id, client id or name (see `find_principal`)."""
+    """Return a principal by object id, client id or name (see `find_principal`)."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
     with installation.catalog.reading() as transaction:
         return _known(transaction, find_principal(transaction, who))
 
 
 def delete_principal(installation: Installation, principal: Principal, *, who: str) -> None:
-    """Forget a principal, its roles and tokens, and the secrets of an application that nobody else knows."""
+    """Delete a principal with its roles and tokens. The secrets of an application are deleted with its last principal."""
     with (
         _administering(installation, principal, "principals/delete"),
         installation.catalog.transaction() as transaction,
@@ -232,9 +232,10 @@ def delete_principal(installation: Installation, principal: Principal, *, who: s
 
 
 def revoke_tokens(installation: Installation, principal: Principal, *, who: str) -> PrincipalDetails:
-    """Take back all tokens that a principal was given until now. New ones are good.
+    """Revoke all tokens of a principal that have been issued. New tokens are valid.
 
-    Operations that run go on; those that a crash interrupted are not resumed. A server that has just read whose they are believes them for 5 seconds more.
+    Running operations continue, and interrupted operations do not resume. A server may accept a revoked token for up to 5
+    seconds, from its cache of token owners.
 
     Raises:
         NotFound: no such principal.
@@ -251,11 +252,11 @@ def revoke_tokens(installation: Installation, principal: Principal, *, who: str)
 def reset_credential(
     installation: Installation, principal: Principal, *, who: str, proof: Proof, keep: bool = False
 ) -> PrincipalDetails:
-    """Give an application a new secret. Unless the others are kept, the tokens that they gave are taken back.
+    """Add a secret to an application. Unless `keep` is set, the other secrets and their tokens are revoked.
 
     Args:
-        installation: where.
-        principal: who asks.
+        installation: the installation.
+        principal: the caller.
         who: of which application, by one of its principals.
         proof: of the new secret.
         keep: leave the secrets that stand beside it, so that it can be changed for them one place after the other.
@@ -292,12 +293,12 @@ def add_issuer(
     """Trust an OIDC issuer for the users of a tenant.
 
     Args:
-        installation: where.
-        principal: who asks.
+        installation: the installation.
+        principal: the caller.
         url: the claim ``iss`` of its tokens, to the letter.
         audience: the claim ``aud`` that they must carry.
         jwks: an https URL, or the absolute path of a file.
-        tenant: name or id; None is the installation's own.
+        tenant: name or id; None for the installation's own tenant.
 
     Raises:
         InvalidInput: one of them is no such thing.
@@ -334,23 +335,23 @@ def add_issuer(
 
 
 def list_issuers(installation: Installation, principal: Principal) -> list[Issuer]:
-    """Every trusted issuer."""
+    """List the trusted issuers."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
     with installation.catalog.reading() as transaction:
         return transaction.issuers.list()
 
 
 def remove_issuer(installation: Installation, principal: Principal, *, url: str) -> None:
-    """Trust an issuer no more. Its users stay known, for when it comes again, and cannot come in meanwhile."""
+    """Remove an issuer from the trusted issuers. Its users stay, and cannot sign in."""
     with _administering(installation, principal, "issuers/delete"), installation.catalog.transaction() as transaction:
         transaction.issuers.delete(_issuer(transaction, url).uid)
 
 
 def find_principal(transaction: Transaction, who: str) -> PrincipalRecord:
-    """The one principal whose object id, client id, subject or name is `who`.
+    """Find the principal with `who` as object id, client id, subject or name.
 
     Raises:
-        NotFound: there is none.
+        NotFound: the resource does not exist.
         Conflict: there are several; the object id tells them apart.
     """
     exact = transaction.principals.get(who)

@@ -1,4 +1,4 @@
-"""Who was given which role where."""
+"""Assign, list and remove roles."""
 
 from collections.abc import Sequence
 
@@ -13,11 +13,11 @@ from imgstore.operations.installation import Installation
 def assign(
     installation: Installation, principal: Principal, *, assignee: str, role: Role, scope: str
 ) -> RoleAssignment:
-    """Give somebody a role on a scope and on all below it.
+    """Assign a role to a principal on a scope and all scopes below.
 
     Args:
-        installation: where.
-        principal: who gives; needs the right to give roles there, which an Owner has.
+        installation: the installation.
+        principal: the caller; needs the right to give roles there, which an Owner has.
         assignee: object id, client id or name of a principal.
         role: which.
         scope: a resource id; "/" is the installation.
@@ -63,7 +63,7 @@ def list_assignments(
     role: Role | None = None,
     scope: str | None = None,
 ) -> list[RoleAssignment]:
-    """The roles that were given, of those that `principal` may see: all, or those of somebody, of a kind, at a scope."""
+    """List the role assignments that `principal` may see, by assignee, role or scope."""
     where = None if scope is None else check_scope(scope).casefold()
     with installation.catalog.reading() as transaction:
         who = None if assignee is None else find_principal(transaction, assignee).uid
@@ -78,14 +78,14 @@ def list_assignments(
 
 
 def holders(installation: Installation, assignments: Sequence[RoleAssignment]) -> dict[str, PrincipalRecord]:
-    """Whose roles these are, by object id."""
+    """Return the principals of role assignments by object id."""
     with installation.catalog.reading() as transaction:
         known = {each.uid: each for each in transaction.principals.list()}
     return {each.principal_uid: known[each.principal_uid] for each in assignments if each.principal_uid in known}
 
 
 def remove(installation: Installation, principal: Principal, *, uid: str) -> None:
-    """Take a role away.
+    """Remove a role assignment.
 
     Raises:
         NotFound: no such assignment, or none that the principal may take away.

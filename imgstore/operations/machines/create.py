@@ -1,7 +1,7 @@
-"""A machine is made: its row, and its disks, made from one replica or managed image, or attached as they are.
+"""Create a machine: its row and its disks, from one replica, one managed image, or existing disks.
 
-All rows are written in one transaction, with one turn of the round robin; then each disk's reference is put. Killed in
-between, the same call goes on with the disks that were given to it.
+One transaction writes all rows and advances the round robin once. Then each disk's reference is stored. After an
+interruption the same call resumes with the placed disks.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,15 +52,17 @@ _DATA_DISKS = "properties.storageProfile.dataDisks"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """The request with its image found."""
+    """A request with its image resolved."""
 
     request: MachineRequest
     reference: ImageReference | None
-    """An image version, or a definition."""
+    """Reference to a version or a definition."""
 
 
 def create_machine(installation: Installation, principal: Principal, request: MachineRequest) -> MachineView:
-    """Make a machine and its disks. The same command again goes on where it was killed, or changes size and tags.
+    """Create a machine and its disks.
+
+    The same call resumes an interrupted call. On a complete machine the call changes size and tags.
 
     Raises:
         InvalidInput: no or two sources, one that is not there or in another region, an OS profile that the image does
@@ -104,7 +106,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
 
 
 def _placed_together(machine: Machine, placed: Sequence[PlacedDisk]) -> Iterator[list[PlacedDisk]]:
-    """The machine's own disks of an image version, which share a slot and keep sharing it; and each other disk alone."""
+    """Group the machine's new disks by slot. Disks of an image version share a slot and stay in one slot; each other disk is alone."""
     own = [
         each
         for each in placed
@@ -138,13 +140,13 @@ def _check_one_source(request: MachineRequest) -> None:
 
 
 def _admitted(installation: Installation, principal: Principal, request: MachineRequest) -> ImageReference | None:
-    """The version or definition that the image's word names, if the principal may read it; None is a managed image."""
+    """Return the version or definition of the request's image if the principal may read the image. None for a managed image."""
     reference = None if request.image is None else gallery_image(request.image)
     return None if reference is None else admitted(installation, principal, reference)
 
 
 def gallery_image(word: str) -> ImageReference | SharedReference | None:
-    """The version or definition of a gallery that `word` names; None is a managed image's name or id.
+    """Return the version or definition that `word` names. None for the name or id of a managed image.
 
     Raises:
         InvalidInput: it is neither.
@@ -155,7 +157,7 @@ def gallery_image(word: str) -> ImageReference | SharedReference | None:
 def _begun(
     installation: Installation, principal: Principal, transaction: Transaction, asked: _Asked
 ) -> tuple[Machine, list[ManagedDisk]]:
-    """The rows of a new machine and of all of its disks."""
+    """Write the rows of a new machine and of all its disks."""
     request = asked.request
     if asked.reference is not None:
         return _of_version(installation, principal, transaction, request, asked.reference)
@@ -180,7 +182,7 @@ def _of_version(
     request: MachineRequest,
     reference: ImageReference,
 ) -> tuple[Machine, list[ManagedDisk]]:
-    """All disks of the replica whose turn it is."""
+    """Make the disks of a version from the next replica in the round robin."""
     region = region_of_disk(installation, transaction, request.group, request.location, None)
     offer, slot = choose_slot(installation, transaction, reference, region)
     machine = _machine(installation, transaction, request, region, offer.os_state, offer.source, offer.os_properties)
@@ -204,7 +206,7 @@ def _of_version(
 def _of_image(
     installation: Installation, principal: Principal, transaction: Transaction, request: MachineRequest, word: str
 ) -> tuple[Machine, list[ManagedDisk]]:
-    """A copy of each disk of a managed image."""
+    """Make a copy of each disk of a managed image."""
     image = named_image(installation, principal, transaction, request.group, word, what=_WHAT)
     region = image.os.location
     if request.location is not None:
@@ -241,7 +243,7 @@ def _copies(
 
 
 def _authorize_disks(principal: Principal, machine: Machine, luns: Iterable[int | None]) -> None:
-    """Its disks are resources of their own in the group: making them needs the right to."""
+    """Check the right to create disks in the group, since a machine's disks are resources of their own."""
     for lun in luns:
         authorize(principal, Action.WRITE, names.disk_id(machine.subscription, machine.group, machine.disk_name(lun)))
 
@@ -249,7 +251,7 @@ def _authorize_disks(principal: Principal, machine: Machine, luns: Iterable[int 
 def _authorize_rest(
     installation: Installation, principal: Principal, transaction: Transaction, machine: Machine, asked: _Asked
 ) -> None:
-    """Check the rights to a machine that an earlier call left unfinished: those that making it needs."""
+    """Check the rights that an unfinished machine still needs: the rights to create the machine."""
     disks = transaction.disks.list_attached(machine.resource_id)
     for each in disks:
         authorize(principal, Action.WRITE, each.resource_id)
@@ -273,7 +275,7 @@ def _machine(
     source: str,
     said: OsProperties,
 ) -> Machine:
-    """The new row; its group is made where it is missing."""
+    """Make the row of a new machine, and create a missing group."""
     profile = check_os_profile(
         state, request.profile, specialized=request.specialized, source=source, name=request.name
     )
@@ -298,7 +300,7 @@ def _machine(
 
 
 def _manners(request: MachineRequest) -> dict[str, DiskAttachment]:
-    """How a new machine has its disks. An attached one keeps the name that it has."""
+    """Make the disk attachments of a new machine. An attached disk keeps its name."""
     attached = {key for key, asked in request.disks.items() if asked.attach is not None}
     if request.attach_os_disk is not None:
         attached.add(OS_DISK)
@@ -320,7 +322,7 @@ def _attached(
     request: MachineRequest,
     machine: Machine,
 ) -> list[ManagedDisk]:
-    """All disks of the machine, those that it is to be given as they are among them."""
+    """Return all disks of the machine, with the existing disks to attach."""
     there = transaction.disks.list_attached(machine.resource_id)
     taken = {disk.machine_lun for disk in there if disk.machine_lun is not None}
     for lun, word in _at_luns(request).items():
@@ -351,7 +353,7 @@ def _attached(
 
 
 def _at_luns(request: MachineRequest) -> dict[int, str]:
-    """The managed disks that are to be attached at LUNs that were named."""
+    """Return the managed disks to attach at the requested LUNs."""
     named = {lun_of(key): asked.attach for key, asked in request.disks.items()}
     return {lun: word for lun, word in named.items() if lun is not None and word is not None}
 
@@ -364,7 +366,7 @@ def _attachable(
     word: str,
     region: str | None = None,
 ) -> ManagedDisk:
-    """A managed disk that is ready, in the region if one is given, else in the one that is asked for."""
+    """Return a managed disk that is ready, in the given region or in the region of the request."""
     (named,) = named_ids(installation, request.group, word, (DiskKind.DISK,)) or (None,)
     if named is None:
         raise no_source(word, "a path, not a managed disk's name or id", what=_WHAT)
@@ -395,7 +397,7 @@ def _attach(transaction: Transaction, machine: Machine, disk: ManagedDisk, lun: 
 def _compared(
     installation: Installation, principal: Principal, transaction: Transaction, standing: Machine, asked: _Asked
 ) -> Machine:
-    """A machine that stands already: size and tags may change, nothing else."""
+    """Compare a request with an existing machine. Size and tags may change."""
     request = asked.request
     if standing.provisioning_state is ProvisioningState.DELETING:
         raise Conflict(
@@ -431,7 +433,7 @@ def _compared(
 
 
 def _changed_manners(request: MachineRequest, standing: Machine) -> dict[str, DiskAttachment]:
-    """What is said of disks that stand: all but their names may change."""
+    """Return the changed attachments of existing disks. Every attribute may change, except the name."""
     return {
         key: replace(asked.attachment, name=None).with_defaults(standing.attachment(lun_of(key)))
         for key, asked in request.disks.items()
@@ -440,7 +442,7 @@ def _changed_manners(request: MachineRequest, standing: Machine) -> dict[str, Di
 
 
 def _check_disks(request: MachineRequest, machine: Machine, disks: Sequence[ManagedDisk]) -> None:
-    """See that the machine's disks are what was said of them.
+    """Check that the machine's disks are the requested disks.
 
     Raises:
         ImageNotAvailable: the image has none at a LUN that was named.
@@ -468,7 +470,7 @@ def _check_disks(request: MachineRequest, machine: Machine, disks: Sequence[Mana
 
 
 def _with_sku(transaction: Transaction, request: MachineRequest, disk: ManagedDisk) -> ManagedDisk:
-    """The disk, shown with the type that is asked for. Raises as `DiskDetails.apply_to`."""
+    """Return the disk with the requested storage type. Raises the errors of `DiskDetails.apply_to`."""
     asked = request.disks.get(disk_key(disk.machine_lun))
     if asked is None or asked.sku is None:
         return disk
@@ -510,7 +512,7 @@ def _check_none_moves(
     standing: Machine,
     request: MachineRequest,
 ) -> None:
-    """Refuse to attach and to detach: of a machine that stands, neither is built."""
+    """Refuse to attach or detach a disk of an existing machine, which is not built."""
     there = {
         each.machine_lun: each.resource_id.lower() for each in transaction.disks.list_attached(standing.resource_id)
     }

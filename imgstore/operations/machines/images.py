@@ -1,4 +1,4 @@
-"""Managed images: an OS disk and data disks by LUN, each a reference or taken in, shown and deleted together."""
+"""Create, show and delete managed images: an OS disk and data disks by LUN, by reference or ingested."""
 
 from collections.abc import Callable, Sequence
 
@@ -31,11 +31,11 @@ def create_image(
     *,
     on_recorded: Callable[[ManagedImage], None] = lambda _image: None,
 ) -> ManagedImage:
-    """Make a managed image. The same command again goes on where it was killed, or does nothing.
+    """Create a managed image. The same call resumes an interrupted call.
 
     Args:
-        installation: where.
-        principal: who.
+        installation: the installation.
+        principal: the caller.
         request: which, and of what.
         on_recorded: called with the image when its rows are written, before the bytes are stored.
 
@@ -66,7 +66,7 @@ def _image_of(rows: Sequence[ManagedDisk]) -> ManagedImage:
 def _sources(
     installation: Installation, principal: Principal, request: ImageRequest
 ) -> tuple[dict[str, str], OsProperties]:
-    """What each disk is made from, by key, and what is said of the system."""
+    """Return the source of each disk by key, and the declared operating system."""
     with installation.catalog.reading() as transaction:
         machine = named_machine(installation, principal, transaction, request.group, request.source)
         disks = [] if machine is None else transaction.disks.list_attached(machine.resource_id)
@@ -110,7 +110,7 @@ def _part(request: ImageRequest, part: str, source: str, os_properties: OsProper
 
 
 def show_image(installation: Installation, principal: Principal, *, group: str, name: str) -> ManagedImage:
-    """The managed image of that name."""
+    """Return a managed image."""
     found = [each for each in list_images(installation, principal, group=group) if each.os.name.lower() == name.lower()]
     if not found:
         raise lookup.disk_not_found(installation.subscription, group, name, DiskKind.IMAGE)
@@ -118,17 +118,17 @@ def show_image(installation: Installation, principal: Principal, *, group: str, 
 
 
 def list_images(installation: Installation, principal: Principal, *, group: str | None = None) -> list[ManagedImage]:
-    """The managed images of a group, or of the subscription, that the principal may see, by name."""
+    """List the managed images of a group or of the subscription that the principal may see, by name."""
     return list(page_images(installation, principal, PageRequest(), group=group).items)
 
 
 def page_images(
     installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
 ) -> Page[ManagedImage]:
-    """A page of them: each image with all its disks.
+    """List a page of managed images, each with all its disks.
 
     Raises:
-        InvalidInput: the token is none of this list.
+        InvalidInput: the token belongs to another list.
     """
     page = disks.page_disks(installation, principal, request, group=group, kind=DiskKind.IMAGE, part=OS_DISK)
     with installation.catalog.reading() as transaction:
@@ -138,7 +138,7 @@ def page_images(
 
 
 def whole_image(parts: Sequence[ManagedDisk]) -> ManagedImage | None:
-    """The image that these are the disks of; None without an OS disk."""
+    """Make a managed image from its disks. None without an OS disk."""
     by_part = {each.disk_key: each for each in parts}
     if OS_DISK not in by_part:
         return None
@@ -149,15 +149,15 @@ def whole_image(parts: Sequence[ManagedDisk]) -> ManagedImage | None:
 def named_image(
     installation: Installation, principal: Principal, transaction: Transaction, group: str, word: str, *, what: str
 ) -> ManagedImage:
-    """The managed image that `word` names, if the principal may read it.
+    """Return the managed image that `word` names if the principal may read the image.
 
     Args:
-        installation: where.
-        principal: who asks.
+        installation: the installation.
+        principal: the caller.
         transaction: the open transaction.
         group: where a bare name is looked for.
-        word: as a person gave it.
-        what: what is to be made of it, for the refusal.
+        word: the text of the request.
+        what: resource to create, for the error.
 
     Raises:
         InvalidInput: it is not there, or not ready.

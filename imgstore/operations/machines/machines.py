@@ -1,4 +1,4 @@
-"""Machines as records: shown, listed, generalized, deleted; their disks outlive them."""
+"""Show, list, generalize and delete machines, which are records. Disks of a machine outlive the machine."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -24,29 +24,29 @@ MACHINES: Final = "Microsoft.Compute/virtualMachines"
 
 
 def view_of_machine(transaction: Transaction, machine: Machine) -> MachineView:
-    """A machine with its disks."""
+    """Return a machine with its disks."""
     return MachineView(machine=machine, disks=tuple(transaction.disks.list_attached(machine.resource_id)))
 
 
 def show_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> MachineView:
-    """The machine of that name."""
+    """Return a machine."""
     permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, MACHINE, name))
     with installation.catalog.reading() as transaction:
         return view_of_machine(transaction, lookup.find_machine(transaction, installation.subscription, group, name))
 
 
 def list_machines(installation: Installation, principal: Principal, *, group: str | None = None) -> list[MachineView]:
-    """The machines of a group, or of the subscription, that the principal may see, by name."""
+    """List the machines of a group or of the subscription that the principal may see, by name."""
     return list(page_machines(installation, principal, PageRequest(), group=group).items)
 
 
 def page_machines(
     installation: Installation, principal: Principal, request: PageRequest, *, group: str | None = None
 ) -> Page[MachineView]:
-    """A page of them.
+    """List a page.
 
     Raises:
-        InvalidInput: the token is none of this list.
+        InvalidInput: the token belongs to another list.
     """
     subscription = installation.subscription
     above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
@@ -67,7 +67,7 @@ def page_machines(
 
 
 def generalize_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> MachineView:
-    """Write down that machine-specific facts were removed from its disks. May be repeated; there is no way back.
+    """Mark a machine as generalized: machine-specific data was removed from its disks. The mark is permanent.
 
     Raises:
         Conflict: it is not ready.
@@ -87,18 +87,18 @@ def generalize_machine(installation: Installation, principal: Principal, *, grou
 
 
 def check_stopped(installation: Installation, principal: Principal, action: Action, *, group: str, name: str) -> None:
-    """Check that there is a machine to which the principal may do this. It never ran, so that it is stopped.
+    """Check that a machine exists and the principal may act on the machine. A machine never runs, so every machine is stopped.
 
     Args:
-        installation: where.
-        principal: who.
+        installation: the installation.
+        principal: the caller.
         action: what is to be done: deallocate, power off, start and so on.
-        group: the resource group's name.
-        name: the machine's.
+        group: name of the resource group.
+        name: name of the machine.
 
     Raises:
         AccessDenied: the principal may not.
-        NotFound: there is none.
+        NotFound: the resource does not exist.
     """
     permit(installation, principal, action, names.compute_id(installation.subscription, group, MACHINE, name))
     with installation.catalog.reading() as transaction:
@@ -106,7 +106,7 @@ def check_stopped(installation: Installation, principal: Principal, action: Acti
 
 
 def check_ready(machine: Machine) -> None:
-    """Refuse what is begun and not done.
+    """Refuse a resource whose creation is not finished.
 
     Raises:
         Conflict: it is.
@@ -123,7 +123,7 @@ def check_ready(machine: Machine) -> None:
 
 
 def check_generalized(machine: Machine) -> None:
-    """Refuse to make a managed image of a machine that still is somebody's (Azure's rule).
+    """Refuse a managed image of a machine that is not generalized (Azure's rule).
 
     Raises:
         Conflict: it is not generalized.
@@ -144,7 +144,7 @@ def check_generalized(machine: Machine) -> None:
 def named_machine(
     installation: Installation, principal: Principal, transaction: Transaction, group: str, word: str
 ) -> Machine | None:
-    """The machine that `word` names, by name or id; None where there is none, or none that the principal may read."""
+    """Return the machine that `word` names, by name or id. None if no machine exists or the principal may not read the machine."""
     found = ComputeId.parse(word)
     if found is None and "/" not in word:
         found = ComputeId(subscription=installation.subscription, group=group, kind=MACHINE.lower(), name=word)
@@ -162,7 +162,7 @@ def named_machine(
 
 
 def delete_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
-    """Remove a machine. Its disks stay, attached to nothing; those that say so, or were never finished, go with it.
+    """Delete a machine. Its disks stay, except disks with the delete option and unfinished disks.
 
     May be repeated.
 
@@ -196,7 +196,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
 
 
 def _going(transaction: Transaction, principal: Principal, machine: Machine) -> list[ManagedDisk]:
-    """The disks that go with a machine."""
+    """Return the disks that are deleted with a machine."""
     there = transaction.disks.list_attached(machine.resource_id)
     for each in there:
         if machine.attachment(each.machine_lun).deleted_with_machine:
