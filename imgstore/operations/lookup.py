@@ -68,7 +68,7 @@ def shared_image_not_found(reference: SharedReference) -> NotFound:
         f"The image '{reference}' was not found.",
         found="no such image definition or version in the gallery",
         expected="an existing image",
-        hint=f"`imgstore sig image-definition list-{kind} ...` shows what there is",
+        hint=f"`imgstore sig image-definition list-{kind} ...` lists the known entries",
         target=str(reference),
     )
 
@@ -157,7 +157,7 @@ def _missing(what: str, scope: str, command: str) -> NotFound:
         f"The {what} '{scope.rsplit('/', 1)[-1]}' was not found.",
         found=f"nothing at {scope}",
         expected=f"an existing {what}",
-        hint=f"`{command}` shows what there is",
+        hint=f"`{command}` lists the known entries",
         target=scope,
     )
 

@@ -323,7 +323,7 @@ def test_a_managed_image_is_made_of_generalized_machines_only(published: Install
     for _ in range(2):
         view = machines.generalize_machine(published, ADMIN, group=GROUP, name="vm1")
         assert view.machine.generalized
-    refused(InvalidInput, "its own come with it", lambda: image(data_sources=["d"]))
+    refused(InvalidInput, "brings its own data disks", lambda: image(data_sources=["d"]))
     refused(InvalidInput, "OS state", lambda: image(os_properties=OsProperties(os_state=OsState.SPECIALIZED)))
     taken = image()
     assert list(taken.by_key) == ["os", "lun-0", "lun-5"]

@@ -65,8 +65,8 @@ def plan_bench(
         raise InvalidInput(
             f"The disk goes into {source}, and cannot be copied there from there.",
             found=f"target regions {', '.join(targets)}",
-            expected="regions besides the source region",
-            hint="leave it out, or give another --location",
+            expected="regions other than the source region",
+            hint="leave the region out, or use another --location",
             target="targetRegions",
         )
     data_bytes = sum(extent.length for extent in reader.extents())

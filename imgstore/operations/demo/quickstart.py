@@ -104,10 +104,10 @@ def _places(installation: Installation) -> _Places:
     others = [each for each in regions[1:] if each not in zoned[:1]]
     if not zoned or not others:
         raise InvalidInput(
-            "The quickstart needs three regions, one of them with ZRS besides the first.",
+            "The quickstart needs three regions, and a region with ZRS after the first.",
             found=", ".join(f"{each.name} ({each.policy})" for each in regions),
             expected="a first region, another with three zones, and one more",
-            hint="run it without --regions: the shipped regions need no server",
+            hint="leave --regions out: the shipped regions need no server",
             target="regions",
         )
     lrs = source.storage_account_types[0]
@@ -223,7 +223,7 @@ def _export(
             "The exported disk is not the one that went in.",
             found=f"{path} differs from {source}",
             expected="equal bytes",
-            hint="keep the folder and report this: it must not happen",
+            hint="keep the folder and report this fault of imgstore",
         )
     return identical
 

@@ -53,8 +53,8 @@ def make_sample(folder: Path) -> Sample:
         raise OutputError(
             "The sample disk could not be made.",
             found=str(error),
-            expected=f"room for about {3 * CONTENT_BYTES_MAX // 10**6} MB in {folder}",
-            hint="free some room, or set TMPDIR to another file system",
+            expected=f"space for about {3 * CONTENT_BYTES_MAX // 10**6} MB in {folder}",
+            hint="free some space, or set TMPDIR to another file system",
             target=str(folder),
         ) from error
 

@@ -177,8 +177,8 @@ def check_standing(standing: ManagedDisk, region: str) -> None:
         raise Conflict(
             f"The {standing.kind.noun} '{standing.name}' is marked for deletion.",
             found=f"provisioning state {standing.provisioning_state}",
-            expected="one that stands, or none of that name",
-            hint="delete it again, then make it",
+            expected="a machine that is not being deleted, or a new name",
+            hint="repeat the deletion, then create the machine",
             target=standing.name,
         )
     if standing.location != region:

@@ -148,8 +148,8 @@ def _check_unique(other: ImageDefinition | None) -> None:
             f"Gallery image: {other.name} identified by (publisher:{other.publisher}, offer:{other.offer}, "
             f"sku:{other.sku}) already exists. Choose a different publisher, offer, sku combination.",
             found=f"the definition {other.name}",
-            expected="a publisher, offer and sku that no definition of the gallery has together",
-            hint="change one of the three",
+            expected="a combination of publisher, offer and sku that is new in the gallery",
+            hint="change the publisher, the offer or the sku",
             target="identifier",
         )
 

@@ -146,7 +146,7 @@ def _check_unique(installation: Installation, principal: Principal, other: Galle
         raise Conflict(
             f"The gallery name {name} is not unique within the subscription '{installation.subscription}'.",
             found=f"a gallery{where or ' of that name'}",
-            expected="a name that no gallery of the subscription has",
+            expected="a name that is new in the subscription",
             hint="choose another name",
             target="galleryName",
         )

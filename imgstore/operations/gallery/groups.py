@@ -40,7 +40,7 @@ def create_group(
             raise Conflict(
                 f"Invalid resource group location '{region}'. The resource group '{group.name}' already exists.",
                 found=f"a group in {group.location}",
-                expected="the region that the group was made in",
+                expected="the region of the existing group",
                 hint=f"leave --location out, or name {group.location}",
                 target="location",
                 code="InvalidResourceGroupLocation",

@@ -399,9 +399,9 @@ def _by_public_name(transaction: Transaction, public_name: str) -> Gallery:
 def _not_shared(name: str, expected: str) -> NotFound:
     return NotFound(
         f"The gallery '{name[:200]}' was not found.",
-        found="no gallery of that name, or none that is shared with whom you act for",
+        found="no gallery with this name, or no gallery that is shared with the subscription",
         expected=expected,
-        hint="`imgstore sig list-shared -l REGION` shows what is shared with a subscription",
+        hint="`imgstore sig list-shared -l REGION` lists the galleries that are shared with a subscription",
         target=name[:200],
         code="GalleryNotFound",
     )

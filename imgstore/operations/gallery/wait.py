@@ -108,8 +108,8 @@ def look_until(
             raise Conflict(
                 f"Wait operation timed-out after {timeout_seconds:g} seconds",
                 found="no such version" if view is None else f"provisioning state {state(view)}",
-                expected="what was waited for",
-                hint="wait again, with a longer --timeout",
+                expected="the state that the command waits for",
+                hint="run the command again with a longer --timeout",
                 target=target,
                 code="OperationTimedOut",
             )
@@ -164,8 +164,8 @@ def nothing_made() -> NotFound:
     """Make the error for a wait on a version that no process creates."""
     return NotFound(
         "The image version was not found.",
-        found="no version of that name",
-        expected="a version that is being made",
+        found="no version with this name",
+        expected="a version that a process creates",
         hint="wait with --exists first",
     )
 
@@ -176,5 +176,5 @@ def not_replicated(found: str) -> ReplicationFailed:
         "The operation failed.",
         found=found,
         expected="a version that is complete in all its regions",
-        hint="repeat `imgstore sig image-version create` or `update`; the failed ones go on where they stood",
+        hint="repeat `imgstore sig image-version create` or `update`; failed replicas resume",
     )

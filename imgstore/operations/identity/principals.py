@@ -65,9 +65,9 @@ def create_tenant(
         ensure_tenant(installation, transaction)
         if transaction.tenants.find(name) is not None:
             raise Conflict(
-                f"A tenant '{name}' is there already.",
+                f"The tenant '{name}' exists.",
                 found=f"a tenant of the name or id {name}",
-                expected="a name that no tenant has",
+                expected="a name that is new",
                 hint="imgstore auth tenant list",
                 target="name",
             )
@@ -76,9 +76,9 @@ def create_tenant(
             owner = transaction.tenants.owner_uid(each)
             if owner is not None:
                 raise Conflict(
-                    f"The subscription '{each}' belongs to a tenant already.",
+                    f"The subscription '{each}' belongs to another tenant.",
                     found=f"the tenant {owner}",
-                    expected="a subscription that no tenant has",
+                    expected="a subscription without a tenant",
                     hint="leave it out",
                     target="subscriptions",
                 )
@@ -273,7 +273,7 @@ def reset_credential(
         if found.client_id is None:
             raise InvalidInput(
                 f"'{found.name}' has no secrets here.",
-                found="a user, whom its issuer vouches for",
+                found="a user of an issuer",
                 expected="a service principal",
                 hint="imgstore auth sp list",
                 target="id",
@@ -309,13 +309,13 @@ def add_issuer(
             raise InvalidInput(
                 f"The {what} is invalid.",
                 found=repr(value[:80]),
-                expected="the very text that the issuer's tokens carry",
-                hint="decode one of its tokens and look",
+                expected="the exact text in the issuer's tokens",
+                hint="decode a token of the issuer and compare the text",
                 target=what,
             )
     if not jwks.startswith(("https://", "/")):
         raise InvalidInput(
-            "The place of the issuer's keys is invalid.",
+            "The location of the issuer's keys is invalid.",
             found=repr(jwks[:80]),
             expected="an https URL, or the absolute path of a file",
             hint="`jwks_uri` in the issuer's /.well-known/openid-configuration",
@@ -364,8 +364,8 @@ def find_principal(transaction: Transaction, who: str) -> PrincipalRecord:
         raise Conflict(
             f"'{who}' is the name of several principals.",
             found=", ".join(each.uid for each in found),
-            expected="one",
-            hint="give its object id",
+            expected="one principal",
+            hint="use the object id",
             target="id",
         )
     return found[0]
@@ -434,9 +434,9 @@ def _check_name(name: str) -> None:
 def _unknown(who: str, expected: str, command: str = "imgstore auth sp list") -> NotFound:
     return NotFound(
         f"'{who}' is not known.",
-        found="nothing of that name or id",
+        found="no entry with this name or id",
         expected=expected,
-        hint=f"`{command}` shows what there is",
+        hint=f"`{command}` lists the known entries",
         target=who,
         code="Request_ResourceNotFound",
     )

@@ -39,7 +39,7 @@ def assign(
                 raise Conflict(
                     "The role assignment already exists.",
                     found=f"{role} on {standing.scope}, assignment {standing.uid}",
-                    expected="a role that the principal does not have there",
+                    expected="a role that is new for the principal on the scope",
                     hint="imgstore auth role assignment list",
                     target="roleAssignment",
                     code="RoleAssignmentExists",
@@ -96,8 +96,8 @@ def remove(installation: Installation, principal: Principal, *, uid: str) -> Non
     if found is None or not is_allowed(principal, Action.DELETE, found.scope, ROLE_ASSIGNMENTS):
         raise NotFound(
             f"The role assignment '{uid}' is not found.",
-            found="no assignment of that id",
-            expected="an assignment that was made",
+            found="no assignment with this id",
+            expected="an existing assignment",
             hint="imgstore auth role assignment list",
             target=uid,
             code="RoleAssignmentNotFound",

@@ -131,10 +131,10 @@ def _check_one_source(request: MachineRequest) -> None:
     changes_alone = not request.may_create and request.image is None
     if (request.image is None) is (request.attach_os_disk is None) and not changes_alone:
         raise InvalidInput(
-            "A virtual machine is made from one image, or with one OS disk that is attached.",
+            "A virtual machine needs one image, or one OS disk to attach.",
             found="neither" if request.image is None else "both",
             expected="one of --image and --attach-os-disk",
-            hint="name one",
+            hint="use one of the two options",
             target="properties.storageProfile",
         )
 
@@ -330,7 +330,7 @@ def _attached(
             raise InvalidInput(
                 f"A disk with LUN {lun} is already specified.",
                 found=f"'{word}' to be attached at LUN {lun}, where the image has a disk of its own",
-                expected="a LUN that the image leaves free",
+                expected="a LUN without a disk of the image",
                 hint="choose another LUN",
                 target=f"{_DATA_DISKS}.lun",
             )
@@ -387,7 +387,7 @@ def _attach(transaction: Transaction, machine: Machine, disk: ManagedDisk, lun: 
         raise Conflict(
             f"Disk '{disk.name}' cannot be attached as the disk is already owned by VM '{owner}'.",
             found=f"managed by {owner}",
-            expected="a disk that is attached to nothing, named once",
+            expected="a disk without a machine, named once",
             hint="delete that virtual machine first (its disks stay), or attach a copy: `imgstore disk create --source`",
             target=disk.name,
             code="ConflictingUserInput",
@@ -403,8 +403,8 @@ def _compared(
         raise Conflict(
             f"The virtual machine '{standing.name}' is marked for deletion.",
             found=f"provisioning state {standing.provisioning_state}",
-            expected="one that stands, or none of that name",
-            hint="delete it again, then make it",
+            expected="a machine that is not being deleted, or a new name",
+            hint="repeat the deletion, then create the machine",
             target=standing.name,
         )
     if request.location is not None:
@@ -456,7 +456,7 @@ def _check_disks(request: MachineRequest, machine: Machine, disks: Sequence[Mana
         size_gib = -(-disk.virtual_bytes // GIB)
         if asked.size_gib not in (None, size_gib):
             raise InvalidInput(
-                "A disk of a virtual machine can't be given another size than its image has: that is not built.",
+                "A disk of a virtual machine has the size of the image's disk: another size is not built.",
                 found=f"{asked.size_gib} GiB asked, {size_gib} GiB there",
                 expected=f"diskSizeGB {size_gib}, or none",
                 hint="leave diskSizeGB out",
@@ -500,7 +500,7 @@ def _check_same_source(
                 raise PropertyChangeNotAllowed(
                     "properties.storageProfile.dataDisks",
                     found=each.resource_id,
-                    expected="the disks that it was made with",
+                    expected="the disks of the existing machine",
                 )
     _check_none_moves(installation, principal, transaction, standing, request)
 
@@ -531,7 +531,7 @@ def _moved(*, found: str) -> PropertyChangeNotAllowed:
     return PropertyChangeNotAllowed(
         _DATA_DISKS,
         found=found,
-        expected="the disks that it was made with",
-        hint="attaching and detaching disks of a virtual machine that stands is not built: delete the machine (its "
-        "disks stay) and make one with the disks that it is to have",
+        expected="the disks of the existing machine",
+        hint="attaching and detaching disks of an existing virtual machine is not built: delete the machine (its "
+        "disks stay) and create a machine with the new list of disks",
     )

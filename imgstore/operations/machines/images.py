@@ -76,7 +76,7 @@ def _sources(
     check_generalized(machine)
     if request.data_sources:
         raise InvalidInput(
-            "Data disks are not named beside a virtual machine: its own come with it.",
+            "A virtual machine as the source brings its own data disks: no others can be named.",
             found=f"the virtual machine '{machine.name}' and {len(request.data_sources)} data disks",
             expected="a virtual machine alone",
             hint="leave --data-disk-sources out",
@@ -174,5 +174,5 @@ def named_image(
     found = whole_image(parts)
     if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
         kind = InvalidInput if parts else SourceNotFound
-        raise no_source(word, "no managed image there that is ready", what=what, kind=kind)
+        raise no_source(word, "no managed image that is ready", what=what, kind=kind)
     return found

@@ -116,7 +116,7 @@ def check_ready(machine: Machine) -> None:
             f"The virtual machine '{machine.name}' is not ready.",
             found=f"provisioning state {machine.provisioning_state}",
             expected="Succeeded",
-            hint="repeat the `imgstore vm create` that made it; it goes on where it stood",
+            hint="repeat `imgstore vm create`, which resumes",
             target=machine.resource_id,
             code="OperationNotAllowed",
         )
@@ -131,10 +131,10 @@ def check_generalized(machine: Machine) -> None:
     check_ready(machine)
     if not machine.generalized:
         raise Conflict(
-            f"The virtual machine '{machine.name}' is not generalized: no managed image can be made of it.",
+            f"The virtual machine '{machine.name}' is not generalized: no managed image can be made from the machine.",
             found="a specialized virtual machine",
-            expected="one that was generalized",
-            hint=f"`imgstore vm generalize -g {machine.group} -n {machine.name}`, or publish it as it is: "
+            expected="a generalized virtual machine",
+            hint=f"`imgstore vm generalize -g {machine.group} -n {machine.name}`, or publish the machine without generalization: "
             "`imgstore sig image-version create --virtual-machine` in a specialized image definition",
             target=machine.resource_id,
             code="OperationNotAllowed",

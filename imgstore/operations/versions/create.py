@@ -322,7 +322,7 @@ def make_replication_error(view: VersionView, failed: Mapping[str, ImgstoreError
         f"'{details}'.",
         found=f"complete in {', '.join(serving) or 'no region'}",
         expected=f"complete in {', '.join(target.name for target in view.version.target_regions)}",
-        hint="the complete regions serve; repeat the command and the failed ones go on where they stood",
+        hint="the complete regions serve; repeat the command and failed replicas resume",
     )
     error.details = tuple(
         ErrorDetail(code=each.error_code, target=regions.get(uid, "removed since"), message=each.message)

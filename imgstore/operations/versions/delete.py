@@ -147,7 +147,7 @@ def _not_kept(definition_path: DefinitionPath, version: VersionName, scope: str)
         f"The image version '{version}' was not found among the softly deleted ones.",
         found=f"nothing at {scope}",
         expected="a version that was deleted softly, and whose retention has not passed",
-        hint=f"`imgstore sig image-version list-soft-deleted {where}` shows what there is",
+        hint=f"`imgstore sig image-version list-soft-deleted {where}` lists the known entries",
         target=scope,
     )
 
