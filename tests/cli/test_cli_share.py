@@ -194,15 +194,15 @@ def test_a_shared_gallery_opens_to_who_has_a_role_here(line: Line) -> None:
             with pytest.raises(error):
                 disk(who, reference, "no")
         with pytest.raises(NotFound):
-            sharing.admitted(installation, outsider, shared)
+            sharing.admit_reader(installation, outsider, shared)
         disk(maker, shared, "shared")
         disk(local, shared, "local")
         disk(reader, direct, "direct")
         for look in (
             lambda who: sharing.list_shared(installation, who, location="southcentralus"),
             lambda who: sharing.show_shared(installation, who, unique_name=UNIQUE),
-            lambda who: sharing.definitions_shared(installation, who, shared),
-            lambda who: sharing.versions_shared(installation, who, shared),
+            lambda who: sharing.list_definitions_shared(installation, who, shared),
+            lambda who: sharing.list_versions_shared(installation, who, shared),
             lambda who: sharing.list_community(installation, who),
         ):
             assert look(maker) is not None

@@ -13,7 +13,7 @@ from imgstore.domain.reports import BenchPlan, BenchReport
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.prices import price_of
 from imgstore.operations import billing
-from imgstore.operations.demo.bench import opened_disk, plan_bench, run_bench
+from imgstore.operations.demo.bench import open_disk_file, plan_bench, run_bench
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.gallery import galleries, groups
@@ -36,7 +36,7 @@ def installation(tmp_path: Path, stock: Stock) -> Iterator[Installation]:
 
 @pytest.fixture
 def reader(installation: Installation, stock: Stock) -> Iterator[DiskReader]:
-    with opened_disk(installation, stock.first) as opened:
+    with open_disk_file(installation, stock.first) as opened:
         yield opened
 
 

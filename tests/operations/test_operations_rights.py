@@ -89,11 +89,11 @@ REQUESTS: dict[str, Any] = {
 """By operation; others take a page."""
 KINDS = {"list_principals": PrincipalKind.USER, "page_inert": "Microsoft.Network/virtualNetworks"}
 INSIDE = {
-    "permit", "permit_list", "recorded", "recorded_deletion", "permit_group", "authorize_interfaces", "named_image",
-    "named_machine", "find_original", "make_disks", "open_disks", "opened", "admitted",
+    "permit", "permit_list", "recorded", "recorded_deletion", "permit_group", "authorize_interfaces", "find_image",
+    "find_machine", "find_original", "make_disks", "open_disks", "open_stored_disks", "admit_reader",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""
-EMPTY = {"list_assignments", "seen_subscriptions"}
+EMPTY = {"list_assignments", "list_visible_subscriptions"}
 """Lists that show a principal without a role nothing."""
 ABOUT_THE_CALLER = {"tenant_of", "free_group_name", "is_caller"}
 AS_MISSING = {"remove"}

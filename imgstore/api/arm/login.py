@@ -13,7 +13,7 @@ from imgstore.api.http.fair_pool import CallerQueueFull, PoolQueueFull
 from imgstore.api.http.long_running import Session
 from imgstore.api.http.paths import SUBSCRIPTION
 from imgstore.domain.errors import ClientRefused, ImgstoreError, InvalidInput
-from imgstore.operations.gallery.subscriptions import seen_subscriptions, tenant_of
+from imgstore.operations.gallery.subscriptions import list_visible_subscriptions, tenant_of
 from imgstore.wire.cloud import endpoints_json, subscription_json, tenant_json
 from imgstore.wire.json_text import Json
 
@@ -100,7 +100,7 @@ def _tenant(session: Session) -> str:
 
 
 def _subscriptions(session: Session) -> Json:
-    seen = seen_subscriptions(session.installation, session.principal)
+    seen = list_visible_subscriptions(session.installation, session.principal)
     return [subscription_json(each, tenant_of(session.installation, session.principal, each)) for each in seen]
 
 

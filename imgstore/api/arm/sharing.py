@@ -120,7 +120,7 @@ def _add_content_routes(top: str, *, community: bool) -> None:
         def read(at: Session) -> Json:
             _check_region(at, location)
             reference = SharedReference(gallery=gallery, community=community, definition=definition)
-            lines = sharing.definitions_shared(at.installation, at.principal, reference, only=definition)
+            lines = sharing.list_definitions_shared(at.installation, at.principal, reference, only=definition)
             return shared_definition_json(lines[0])
 
         return json_response(200, await context.run(read))
@@ -139,7 +139,7 @@ def _add_content_routes(top: str, *, community: bool) -> None:
     async def show_version(context: Context, location: str, gallery: str, definition: str, version: str) -> Response:
         def read(at: Session) -> Json:
             reference = _reference(at, location, gallery, definition, version, community=community)
-            return shared_version_json(sharing.versions_shared(at.installation, at.principal, reference)[0])
+            return shared_version_json(sharing.list_versions_shared(at.installation, at.principal, reference)[0])
 
         return json_response(200, await context.run(read))
 

@@ -83,5 +83,5 @@ def create_first_administrator(installation: Installation, days: int = SECRET_DA
         if transaction.principals.list():
             return None
     secret = generate_secret(installation.effects)
-    known = principals.found_administrator(installation, hash_secret(secret, days))
+    known = principals.create_administrator(installation, hash_secret(secret, days))
     return None if known is None else Credential(known=known, secret=secret)

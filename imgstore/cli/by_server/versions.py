@@ -212,11 +212,11 @@ def _condition(custom: Any, *, made: bool, deleted: bool) -> Callable[[Json], bo
 def _is_made(view: Json) -> bool:
     """Return True if a version is complete in all regions, by the rule of `operations.gallery.wait.is_made`."""
     if view is None:
-        raise gallery_wait.nothing_made()
+        raise gallery_wait.not_created_error()
     if _state(view) == "Failed":
         summary = view["properties"]["replicationStatus"]["summary"]
         failed = [each for each in summary if each["state"] != "Completed"]
-        raise gallery_wait.not_replicated(
+        raise gallery_wait.not_replicated_error(
             "; ".join(f"{each['region']}: {each['details'] or each['state']}" for each in failed)
         )
     return _state(view) == "Succeeded"

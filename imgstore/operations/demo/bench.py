@@ -135,7 +135,7 @@ def run_bench(
 
 
 @contextmanager
-def opened_disk(installation: Installation, path: Path) -> Iterator[DiskReader]:
+def open_disk_file(installation: Installation, path: Path) -> Iterator[DiskReader]:
     """Open a disk file of any format while the block runs.
 
     Raises:

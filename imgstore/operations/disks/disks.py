@@ -31,7 +31,7 @@ from imgstore.operations.activity_log import permit, permit_list, recorded, reco
 from imgstore.operations.disks.placed_disks import make_placed_disks
 from imgstore.operations.disks.placement import advise_replicas, offered
 from imgstore.operations.gallery.groups import ensure_group, permit_group
-from imgstore.operations.gallery.sharing import admitted
+from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.slots.references import lease_disk
@@ -92,7 +92,7 @@ def create_disk(
     scope = names.disk_id(installation.subscription, group, name)
     permit_group(installation, principal, group)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
-        reference = admitted(installation, principal, gallery_image_reference)
+        reference = admit_reader(installation, principal, gallery_image_reference)
         installation.locator.health.refresh()
         with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
             standing = transaction.disks.get(installation.subscription, group, name)

@@ -20,7 +20,7 @@ from imgstore.domain.settings.limits import check_count
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
-from imgstore.operations.gallery.groups import nested_resources
+from imgstore.operations.gallery.groups import nested_resources_error
 from imgstore.operations.installation import Installation
 from imgstore.policy.allowed_changes import check_definition
 
@@ -80,7 +80,7 @@ def create_definition(
         found = transaction.definitions.get(above.uid, name)
         if found is not None:
             standing = transaction.definitions.get_for_update(found.uid)
-            wanted = replace(standing, **_completed(asked, standing))
+            wanted = replace(standing, **_fill_missing(asked, standing))
             check_definition(wanted, standing, now)
             transaction.definitions.update(wanted)
             return DefinitionPath(gallery=above, definition=wanted)
@@ -94,7 +94,7 @@ def create_definition(
         return DefinitionPath(gallery=above, definition=wanted)
 
 
-def _completed(asked: Mapping[str, Any], standing: ImageDefinition) -> dict[str, Any]:
+def _fill_missing(asked: Mapping[str, Any], standing: ImageDefinition) -> dict[str, Any]:
     """Fill the missing parts of a requested range or plan from the existing definition."""
     whole = dict(asked)
     for name in ("recommended_vcpus", "recommended_memory_gib", "purchase_plan"):
@@ -209,5 +209,5 @@ def delete_definition(installation: Installation, principal: Principal, *, group
             softly = any(each.soft_deleted_at is not None for each in standing)
             more = "; those deleted softly with `image-version delete --bypass-soft-delete`" * softly
             children = [f"{below}/{each.name}" for each in standing]
-            raise nested_resources(children, f"delete the definition's image versions first{more}")
+            raise nested_resources_error(children, f"delete the definition's image versions first{more}")
         transaction.definitions.delete(definition_path.definition.uid)

@@ -14,7 +14,7 @@ from imgstore.domain.resources import NO_TAGS, Gallery, Pool
 from imgstore.domain.settings.limits import check_count
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
-from imgstore.operations.gallery.groups import ensure_group, nested_resources, permit_group
+from imgstore.operations.gallery.groups import ensure_group, nested_resources_error, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.policy.allowed_changes import check_gallery
 
@@ -207,14 +207,14 @@ def delete_gallery(installation: Installation, principal: Principal, *, group: s
             for each in transaction.definitions.list(gallery.uid)
         ]
         if children:
-            raise nested_resources(children, "delete the gallery's image definitions first")
+            raise nested_resources_error(children, "delete the gallery's image definitions first")
         transaction.galleries.delete(gallery.uid)
-        standing = _standing_on(transaction, principal, gallery.pool_uid)
+        standing = _list_users_of_pool(transaction, principal, gallery.pool_uid)
     if standing:
         installation.note(gallery.name, f"its bytes stay as far as these need them: {', '.join(standing)}")
 
 
-def _standing_on(transaction: Transaction, principal: Principal, pool_uid: str) -> list[str]:
+def _list_users_of_pool(transaction: Transaction, principal: Principal, pool_uid: str) -> list[str]:
     """Return the resources that use a pool: ids of disks, snapshots and images that the principal may see, and counts."""
     slots = transaction.slots.list(pool_uid)
     ids = sorted({disk.resource_id for slot in slots for disk in transaction.disks.in_slot(slot.uid)})

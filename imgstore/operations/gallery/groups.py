@@ -156,14 +156,14 @@ def delete_group(installation: Installation, principal: Principal, *, name: str)
         group = lookup.find_group(transaction, installation.subscription, name)
         children = transaction.groups.children(group.uid)
         if children:
-            raise nested_resources(children, "delete what is in the group first")
+            raise nested_resources_error(children, "delete what is in the group first")
         # Records of which nothing was made go with it: deployments, networks.
         transaction.deployments.remove(group.uid)
         forget_inert_of(transaction, group)
         transaction.groups.delete(group.uid)
 
 
-def nested_resources(children: list[str], hint: str) -> Conflict:
+def nested_resources_error(children: list[str], hint: str) -> Conflict:
     """Make the error for the deletion of a resource that contains other resources."""
     return Conflict(
         "Cannot delete resource while nested resources exist. Some existing nested resource IDs include: "

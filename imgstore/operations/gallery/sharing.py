@@ -178,7 +178,7 @@ def list_community(installation: Installation, principal: Principal) -> list[Gal
         return transaction.galleries.list_community()
 
 
-def definitions_shared(
+def list_definitions_shared(
     installation: Installation, principal: Principal, reference: SharedReference, *, only: str | None = None
 ) -> list[DefinitionPath]:
     """List the definitions of a shared or community gallery by name.
@@ -221,7 +221,9 @@ def page_definitions_shared(
         return Page.from_rows(lines, request, of=of, key=lambda definition_path: definition_path.definition.name)
 
 
-def versions_shared(installation: Installation, principal: Principal, reference: SharedReference) -> list[VersionView]:
+def list_versions_shared(
+    installation: Installation, principal: Principal, reference: SharedReference
+) -> list[VersionView]:
     """List the versions of a definition of a shared or community gallery, lowest first: all versions, or the version of `reference`.
 
     Raises:
@@ -282,7 +284,7 @@ def _lineage(transaction: Transaction, gallery: Gallery, reference: SharedRefere
     return DefinitionPath(gallery=found[0], definition=found[1])
 
 
-def admitted(
+def admit_reader(
     installation: Installation, principal: Principal, reference: ImageReference | SharedReference
 ) -> ImageReference:
     """Find the image of a reference if the principal may read the image, by a role or by sharing.

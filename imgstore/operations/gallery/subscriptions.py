@@ -4,7 +4,7 @@ from imgstore.domain.identity.access import Principal, has_related_role, subscri
 from imgstore.operations.installation import Installation
 
 
-def known_subscriptions(installation: Installation) -> list[str]:
+def list_all_subscriptions(installation: Installation) -> list[str]:
     """List all subscriptions. The installation's own subscription is the first."""
     with installation.catalog.reading() as transaction:
         first = transaction.installation.get().subscription
@@ -19,9 +19,11 @@ def known_subscriptions(installation: Installation) -> list[str]:
     ]
 
 
-def seen_subscriptions(installation: Installation, principal: Principal) -> list[str]:
+def list_visible_subscriptions(installation: Installation, principal: Principal) -> list[str]:
     """List the subscriptions in which the principal has a role."""
-    return [each for each in known_subscriptions(installation) if has_related_role(principal, f"/subscriptions/{each}")]
+    return [
+        each for each in list_all_subscriptions(installation) if has_related_role(principal, f"/subscriptions/{each}")
+    ]
 
 
 def tenant_of(installation: Installation, principal: Principal, subscription: str) -> str:
@@ -36,6 +38,6 @@ def check_subscription_known(installation: Installation, subscription: str) -> N
     Raises:
         ScopeNotFound: nothing is in the subscription, and no tenant has it.
     """
-    known = known_subscriptions(installation)
+    known = list_all_subscriptions(installation)
     if subscription.casefold() not in {each.casefold() for each in known}:
         raise subscription_not_found(subscription)

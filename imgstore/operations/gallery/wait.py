@@ -130,13 +130,13 @@ def is_replicated(installation: Installation, version_uid: str) -> bool:
     with installation.catalog.reading() as transaction:
         version = transaction.versions.by_uid(version_uid)
         if not version.is_visible:
-            raise nothing_made()
+            raise not_created_error()
         replicas = [each for each in transaction.replicas.list(version_uid) if each.state is not ReplicaState.DELETING]
     missing = [each for each in replicas if each.state is not ReplicaState.COMPLETED]
     if any(_is_under_way(each) for each in missing):
         return False
     if missing:
-        raise not_replicated("; ".join(f"{each.slot.key}: {each.error or each.state}" for each in missing))
+        raise not_replicated_error("; ".join(f"{each.slot.key}: {each.error or each.state}" for each in missing))
     return True
 
 
@@ -152,15 +152,15 @@ def is_made(view: VersionView | None) -> bool:
         ReplicationFailed: it failed in a region.
     """
     if view is None:
-        raise nothing_made()
+        raise not_created_error()
     state = view.version.provisioning_state
     if state is ProvisioningState.FAILED:
         failed = [each for each in view.replicas if each.state is not ReplicaState.COMPLETED]
-        raise not_replicated("; ".join(f"{each.slot.key}: {each.error or each.state}" for each in failed))
+        raise not_replicated_error("; ".join(f"{each.slot.key}: {each.error or each.state}" for each in failed))
     return state is ProvisioningState.SUCCEEDED
 
 
-def nothing_made() -> NotFound:
+def not_created_error() -> NotFound:
     """Make the error for a wait on a version that no process creates."""
     return NotFound(
         "The image version was not found.",
@@ -170,7 +170,7 @@ def nothing_made() -> NotFound:
     )
 
 
-def not_replicated(found: str) -> ReplicationFailed:
+def not_replicated_error(found: str) -> ReplicationFailed:
     """Make the error for a failed version. `found` names the regions and their errors."""
     return ReplicationFailed(
         "The operation failed.",

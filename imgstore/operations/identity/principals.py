@@ -139,7 +139,7 @@ def add_service_principal(
         return _known(transaction, made)
 
 
-def found_administrator(installation: Installation, proof: Proof) -> PrincipalDetails | None:
+def create_administrator(installation: Installation, proof: Proof) -> PrincipalDetails | None:
     """Create the first service principal, with the role Owner on the installation. None if a principal exists.
 
     No right is needed: the operator who starts the server on the catalog creates the first principal.

@@ -77,7 +77,7 @@ def list_assignments(
     ]
 
 
-def holders(installation: Installation, assignments: Sequence[RoleAssignment]) -> dict[str, PrincipalRecord]:
+def principals_of(installation: Installation, assignments: Sequence[RoleAssignment]) -> dict[str, PrincipalRecord]:
     """Return the principals of role assignments by object id."""
     with installation.catalog.reading() as transaction:
         known = {each.uid: each for each in transaction.principals.list()}

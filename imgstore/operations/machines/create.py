@@ -36,9 +36,9 @@ from imgstore.operations.disks.placed_disks import make_placed_disks
 from imgstore.operations.disks.placement import advise_replicas, choose_slot
 from imgstore.operations.disks.sources import named_ids, no_source
 from imgstore.operations.gallery.groups import ensure_group, permit_group
-from imgstore.operations.gallery.sharing import admitted, image_scope
+from imgstore.operations.gallery.sharing import admit_reader, image_scope
 from imgstore.operations.installation import Installation
-from imgstore.operations.machines.images import named_image
+from imgstore.operations.machines.images import find_image
 from imgstore.operations.network_records import authorize_interfaces
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.slots.references import PlacedDisk, lease_disk
@@ -76,7 +76,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
     scope = names.compute_id(installation.subscription, request.group, MACHINE, request.name)
     permit_group(installation, principal, request.group)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/virtualMachines/write"):
-        asked = _Asked(request=request, reference=_admitted(installation, principal, request))
+        asked = _Asked(request=request, reference=_find_gallery_image(installation, principal, request))
         installation.locator.health.refresh()
         with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
             standing = transaction.machines.get(installation.subscription, request.group, request.name)
@@ -84,9 +84,9 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
             if standing is None and not request.may_create:
                 lookup.find_machine(transaction, installation.subscription, request.group, request.name)
             if standing is None:
-                machine, disks = _begun(installation, principal, transaction, asked)
+                machine, disks = _write_rows(installation, principal, transaction, asked)
             else:
-                machine = _compared(
+                machine = _compare_machine(
                     installation, principal, transaction, transaction.machines.get_for_update(standing.uid), asked
                 )
                 if machine.provisioning_state is ProvisioningState.CREATING:
@@ -97,7 +97,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
             if request.interfaces is not None:
                 transaction.network_records.set_interfaces(machine.uid, request.interfaces)
             placed = [lease_disk(installation, transaction, disk) for disk in disks]
-        for together in _placed_together(machine, placed):
+        for together in _group_by_slot(machine, placed):
             begun = {each.disk.uid for each in together if each.lease is not None}
             for made in make_placed_disks(installation, together):
                 if made.uid in begun and made.machine_lun is None and made.source_version_uid is not None:
@@ -105,7 +105,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
         return _finished(installation, machine)
 
 
-def _placed_together(machine: Machine, placed: Sequence[PlacedDisk]) -> Iterator[list[PlacedDisk]]:
+def _group_by_slot(machine: Machine, placed: Sequence[PlacedDisk]) -> Iterator[list[PlacedDisk]]:
     """Group the machine's new disks by slot. Disks of an image version share a slot and stay in one slot; each other disk is alone."""
     own = [
         each
@@ -139,10 +139,12 @@ def _check_one_source(request: MachineRequest) -> None:
         )
 
 
-def _admitted(installation: Installation, principal: Principal, request: MachineRequest) -> ImageReference | None:
+def _find_gallery_image(
+    installation: Installation, principal: Principal, request: MachineRequest
+) -> ImageReference | None:
     """Return the version or definition of the request's image if the principal may read the image. None for a managed image."""
     reference = None if request.image is None else gallery_image(request.image)
-    return None if reference is None else admitted(installation, principal, reference)
+    return None if reference is None else admit_reader(installation, principal, reference)
 
 
 def gallery_image(word: str) -> ImageReference | SharedReference | None:
@@ -154,28 +156,30 @@ def gallery_image(word: str) -> ImageReference | SharedReference | None:
     return None if "/" not in word or names.ComputeId.parse(word) is not None else parse_image_reference(word)
 
 
-def _begun(
+def _write_rows(
     installation: Installation, principal: Principal, transaction: Transaction, asked: _Asked
 ) -> tuple[Machine, list[ManagedDisk]]:
     """Write the rows of a new machine and of all its disks."""
     request = asked.request
     if asked.reference is not None:
-        return _of_version(installation, principal, transaction, request, asked.reference)
+        return _disks_of_version(installation, principal, transaction, request, asked.reference)
     if request.image is not None:
-        return _of_image(installation, principal, transaction, request, request.image)
+        return _disks_of_image(installation, principal, transaction, request, request.image)
     assert request.attach_os_disk is not None, "it has one source"
-    os_disk = _attachable(installation, principal, transaction, request, request.attach_os_disk)
+    os_disk = _find_attachable(installation, principal, transaction, request, request.attach_os_disk)
     check_os_compatibility(
         os_disk.os_properties, OsProperties(os_type=request.os_type), source_name=os_disk.name, taker_name=request.name
     )
     said = replace(os_disk.os_properties, os_type=os_disk.os_properties.os_type or request.os_type)
-    machine = _machine(installation, transaction, request, os_disk.location, OsState.SPECIALIZED, os_disk.name, said)
+    machine = _new_machine(
+        installation, transaction, request, os_disk.location, OsState.SPECIALIZED, os_disk.name, said
+    )
     transaction.machines.add(machine)
     _attach(transaction, machine, os_disk, None)
-    return machine, _attached(installation, principal, transaction, request, machine)
+    return machine, _all_disks(installation, principal, transaction, request, machine)
 
 
-def _of_version(
+def _disks_of_version(
     installation: Installation,
     principal: Principal,
     transaction: Transaction,
@@ -185,7 +189,9 @@ def _of_version(
     """Make the disks of a version from the next replica in the round robin."""
     region = region_of_disk(installation, transaction, request.group, request.location, None)
     offer, slot = choose_slot(installation, transaction, reference, region)
-    machine = _machine(installation, transaction, request, region, offer.os_state, offer.source, offer.os_properties)
+    machine = _new_machine(
+        installation, transaction, request, region, offer.os_state, offer.source, offer.os_properties
+    )
     machine = replace(machine, image_reference=offer.source)
     _authorize_disks(principal, machine, [each.lun for each in offer.disks])
     transaction.machines.add(machine)
@@ -200,27 +206,27 @@ def _of_version(
             managed_by=machine.resource_id,
         )
         add_disk(installation, transaction, wanted, offer, slot)
-    return machine, _attached(installation, principal, transaction, request, machine)
+    return machine, _all_disks(installation, principal, transaction, request, machine)
 
 
-def _of_image(
+def _disks_of_image(
     installation: Installation, principal: Principal, transaction: Transaction, request: MachineRequest, word: str
 ) -> tuple[Machine, list[ManagedDisk]]:
     """Make a copy of each disk of a managed image."""
-    image = named_image(installation, principal, transaction, request.group, word, what=_WHAT)
+    image = find_image(installation, principal, transaction, request.group, word, what=_WHAT)
     region = image.os.location
     if request.location is not None:
         region = installation.regions.get(request.location, target="location").name
     if region != image.os.location:
         raise no_source(word, f"it is in {image.os.location}", what=_WHAT, region=region)
     said = image.os.os_properties
-    machine = _machine(installation, transaction, request, region, said.os_state or OsState.GENERALIZED, word, said)
+    machine = _new_machine(installation, transaction, request, region, said.os_state or OsState.GENERALIZED, word, said)
     machine = replace(machine, image_reference=image.os.resource_id)
     _authorize_disks(principal, machine, map(lun_of, image.by_key))
     transaction.machines.add(machine)
     for disk in _copies(installation, request, machine, image):
         transaction.disks.add(disk)
-    return machine, _attached(installation, principal, transaction, request, machine)
+    return machine, _all_disks(installation, principal, transaction, request, machine)
 
 
 def _copies(
@@ -260,13 +266,15 @@ def _authorize_rest(
     image = names.ComputeId.parse(machine.image_reference)
     if image is not None:
         authorize(principal, Action.READ, image.resource_id)
-    elif asked.reference is None:  # A version that this request does not name: `_admitted` has not checked it.
+    elif (
+        asked.reference is None
+    ):  # A version that this request does not name: `_find_gallery_image` has not checked it.
         reference = parse_image_reference(machine.image_reference)
         assert isinstance(reference, ImageReference), "the id of a version is stored"
         authorize(principal, Action.READ, image_scope(installation, reference), VERSIONS)
 
 
-def _machine(
+def _new_machine(
     installation: Installation,
     transaction: Transaction,
     request: MachineRequest,
@@ -292,14 +300,14 @@ def _machine(
         hyper_v_generation=said.hyper_v_generation,
         admin_username=profile.admin_username,
         computer_name=profile.computer_name,
-        attachments=_manners(request),
+        attachments=_make_attachments(request),
         extra_properties=dict(request.extra_properties),
         created_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
     )
 
 
-def _manners(request: MachineRequest) -> dict[str, DiskAttachment]:
+def _make_attachments(request: MachineRequest) -> dict[str, DiskAttachment]:
     """Make the disk attachments of a new machine. An attached disk keeps its name."""
     attached = {key for key, asked in request.disks.items() if asked.attach is not None}
     if request.attach_os_disk is not None:
@@ -315,7 +323,7 @@ def _manners(request: MachineRequest) -> dict[str, DiskAttachment]:
     return said
 
 
-def _attached(
+def _all_disks(
     installation: Installation,
     principal: Principal,
     transaction: Transaction,
@@ -325,7 +333,7 @@ def _attached(
     """Return all disks of the machine, with the existing disks to attach."""
     there = transaction.disks.list_attached(machine.resource_id)
     taken = {disk.machine_lun for disk in there if disk.machine_lun is not None}
-    for lun, word in _at_luns(request).items():
+    for lun, word in _disks_at_luns(request).items():
         if lun in taken:
             raise InvalidInput(
                 f"A disk with LUN {lun} is already specified.",
@@ -338,7 +346,7 @@ def _attached(
         _attach(
             transaction,
             machine,
-            _attachable(installation, principal, transaction, request, word, machine.location),
+            _find_attachable(installation, principal, transaction, request, word, machine.location),
             lun,
         )
     luns = free_luns(taken, len(request.attach_data_disks))
@@ -346,19 +354,19 @@ def _attached(
         _attach(
             transaction,
             machine,
-            _attachable(installation, principal, transaction, request, word, machine.location),
+            _find_attachable(installation, principal, transaction, request, word, machine.location),
             lun,
         )
     return transaction.disks.list_attached(machine.resource_id)
 
 
-def _at_luns(request: MachineRequest) -> dict[int, str]:
+def _disks_at_luns(request: MachineRequest) -> dict[int, str]:
     """Return the managed disks to attach at the requested LUNs."""
     named = {lun_of(key): asked.attach for key, asked in request.disks.items()}
     return {lun: word for lun, word in named.items() if lun is not None and word is not None}
 
 
-def _attachable(
+def _find_attachable(
     installation: Installation,
     principal: Principal,
     transaction: Transaction,
@@ -394,7 +402,7 @@ def _attach(transaction: Transaction, machine: Machine, disk: ManagedDisk, lun: 
         )
 
 
-def _compared(
+def _compare_machine(
     installation: Installation, principal: Principal, transaction: Transaction, standing: Machine, asked: _Asked
 ) -> Machine:
     """Compare a request with an existing machine. Size and tags may change."""
@@ -424,7 +432,7 @@ def _compared(
         standing,
         size=request.size or standing.size,
         tags=standing.tags if request.tags is None else dict(request.tags),
-        attachments={**standing.attachments, **_changed_manners(request, standing)},
+        attachments={**standing.attachments, **_change_attachments(request, standing)},
         extra_properties={**standing.extra_properties, **request.extra_properties},
     )
     if changed != standing:
@@ -432,7 +440,7 @@ def _compared(
     return changed
 
 
-def _changed_manners(request: MachineRequest, standing: Machine) -> dict[str, DiskAttachment]:
+def _change_attachments(request: MachineRequest, standing: Machine) -> dict[str, DiskAttachment]:
     """Return the changed attachments of existing disks. Every attribute may change, except the name."""
     return {
         key: replace(asked.attachment, name=None).with_defaults(standing.attachment(lun_of(key)))
@@ -516,7 +524,7 @@ def _check_none_moves(
     there = {
         each.machine_lun: each.resource_id.lower() for each in transaction.disks.list_attached(standing.resource_id)
     }
-    for lun, word in _at_luns(request).items():
+    for lun, word in _disks_at_luns(request).items():
         named = {each.resource_id.lower() for each in named_ids(installation, request.group, word, (DiskKind.DISK,))}
         for each in named:
             authorize(principal, Action.WRITE, each)

@@ -20,7 +20,7 @@ from imgstore.operations.disks.from_source import make_disks
 from imgstore.operations.disks.sources import named_ids, no_source
 from imgstore.operations.gallery.groups import permit_group
 from imgstore.operations.installation import Installation
-from imgstore.operations.machines.machines import check_generalized, named_machine
+from imgstore.operations.machines.machines import check_generalized, find_machine
 from imgstore.policy.os_compatibility import check_os_compatibility, inherit_declared
 
 
@@ -68,7 +68,7 @@ def _sources(
 ) -> tuple[dict[str, str], OsProperties]:
     """Return the source of each disk by key, and the declared operating system."""
     with installation.catalog.reading() as transaction:
-        machine = named_machine(installation, principal, transaction, request.group, request.source)
+        machine = find_machine(installation, principal, transaction, request.group, request.source)
         disks = [] if machine is None else transaction.disks.list_attached(machine.resource_id)
     if machine is None:
         data = {disk_key(lun): source for lun, source in enumerate(request.data_sources)}
@@ -133,11 +133,11 @@ def page_images(
     page = disks.page_disks(installation, principal, request, group=group, kind=DiskKind.IMAGE, part=OS_DISK)
     with installation.catalog.reading() as transaction:
         parts = transaction.disks.list_by_image(page.items)
-    images = (whole_image(parts[each.resource_id.lower()]) for each in page.items)
+    images = (image_of_disks(parts[each.resource_id.lower()]) for each in page.items)
     return Page(items=tuple(each for each in images if each is not None), next_token=page.next_token)
 
 
-def whole_image(parts: Sequence[ManagedDisk]) -> ManagedImage | None:
+def image_of_disks(parts: Sequence[ManagedDisk]) -> ManagedImage | None:
     """Make a managed image from its disks. None without an OS disk."""
     by_part = {each.disk_key: each for each in parts}
     if OS_DISK not in by_part:
@@ -146,7 +146,7 @@ def whole_image(parts: Sequence[ManagedDisk]) -> ManagedImage | None:
     return ManagedImage(os=os_disk, data=tuple(data))
 
 
-def named_image(
+def find_image(
     installation: Installation, principal: Principal, transaction: Transaction, group: str, word: str, *, what: str
 ) -> ManagedImage:
     """Return the managed image that `word` names if the principal may read the image.
@@ -171,7 +171,7 @@ def named_image(
         for each in named
         for disk in transaction.disks.list(each.subscription, each.group, DiskKind.IMAGE, each.name)
     ]
-    found = whole_image(parts)
+    found = image_of_disks(parts)
     if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
         kind = InvalidInput if parts else SourceNotFound
         raise no_source(word, "no managed image that is ready", what=what, kind=kind)

@@ -141,7 +141,7 @@ def check_generalized(machine: Machine) -> None:
         )
 
 
-def named_machine(
+def find_machine(
     installation: Installation, principal: Principal, transaction: Transaction, group: str, word: str
 ) -> Machine | None:
     """Return the machine that `word` names, by name or id. None if no machine exists or the principal may not read the machine."""
@@ -180,7 +180,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
             machine = replace(
                 transaction.machines.get_for_update(standing.uid), provisioning_state=ProvisioningState.DELETING
             )
-            going = _going(transaction, principal, machine)
+            going = _disks_to_delete(transaction, principal, machine)
             for each in interfaces_going(transaction, machine):
                 authorize(principal, Action.DELETE, each.resource_id)
             transaction.machines.update(machine)
@@ -195,7 +195,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
             forget_interfaces(transaction, interfaces)
 
 
-def _going(transaction: Transaction, principal: Principal, machine: Machine) -> list[ManagedDisk]:
+def _disks_to_delete(transaction: Transaction, principal: Principal, machine: Machine) -> list[ManagedDisk]:
     """Return the disks that are deleted with a machine."""
     there = transaction.disks.list_attached(machine.resource_id)
     for each in there:

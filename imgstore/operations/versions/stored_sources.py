@@ -30,10 +30,10 @@ from imgstore.operations import lookup
 from imgstore.operations.disks.export import pin_manifest, read_manifest, reading_under, siblings
 from imgstore.operations.disks.placement import named_version
 from imgstore.operations.disks.sources import COPIED, find_original, no_source
-from imgstore.operations.gallery.sharing import admitted
+from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
-from imgstore.operations.machines.images import named_image
-from imgstore.operations.machines.machines import check_ready, named_machine
+from imgstore.operations.machines.images import find_image
+from imgstore.operations.machines.machines import check_ready, find_machine
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.completion import party_of
 from imgstore.operations.slots.degrade import degrade_damaged
@@ -101,7 +101,7 @@ def open_stored_disks(
         AccessDenied: the principal may not read it.
     """
     reference = source.reference
-    image = None if reference is None else admitted(installation, principal, reference)
+    image = None if reference is None else admit_reader(installation, principal, reference)
     with installation.catalog.transaction() as transaction:
         chosen, gone = _chosen(installation, principal, transaction, source, image, taker)
     with ExitStack() as stack:
@@ -164,7 +164,7 @@ def _of_whole(
     if source.machine is not None:
         return _of_machine(installation, principal, transaction, source.machine, definition_path, region)
     assert source.managed_image is not None, "one of them was given"
-    found = named_image(installation, principal, transaction, group, source.managed_image, what=_WHAT)
+    found = find_image(installation, principal, transaction, group, source.managed_image, what=_WHAT)
     return _of_disks(installation, transaction, found.by_key, definition_path, region)
 
 
@@ -177,7 +177,7 @@ def _of_machine(
     region: str,
 ) -> dict[str, _Chosen]:
     """All disks of a machine, which says itself what it is; who reads them must be allowed to."""
-    machine = named_machine(installation, principal, transaction, definition_path.gallery.group, word)
+    machine = find_machine(installation, principal, transaction, definition_path.gallery.group, word)
     if machine is None:
         raise no_source(word, "no virtual machine of that name", what=_WHAT, region=region, kind=SourceNotFound)
     check_ready(machine)

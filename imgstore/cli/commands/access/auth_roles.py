@@ -101,5 +101,5 @@ def delete(assignee: str, role_: Role | None, scope: str | None) -> None:
 
 
 def _told(session: Session, assignments: Sequence[RoleAssignment]) -> list[Json]:
-    known = roles.holders(session.installation, assignments)
+    known = roles.principals_of(session.installation, assignments)
     return [assignment_json(each, known[each.principal_uid]) for each in assignments if each.principal_uid in known]

@@ -87,7 +87,7 @@ def bench(
     ):
         folder = Path(temporary)
         path = disk or make_sample(folder).path
-        with demo_bench.opened_disk(session.installation, path) as reader:
+        with demo_bench.open_disk_file(session.installation, path) as reader:
             plan = demo_bench.plan_bench(
                 session.installation, session.principal, reader, location=location, target_regions=targets
             )

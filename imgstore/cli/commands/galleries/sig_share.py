@@ -136,7 +136,7 @@ class _Others:
         with opened() as session:
             session.installation.regions.get(location, target="location")
             reference = SharedReference(gallery=gallery, community=self.community, definition=only or "any")
-            return sharing.definitions_shared(session.installation, session.principal, reference, only=only)
+            return sharing.list_definitions_shared(session.installation, session.principal, reference, only=only)
 
     def views(self, location: str, gallery: str, of: str, only: VersionName | None = None) -> list[Any]:
         """List the image versions of a definition, or find a version by name."""
@@ -145,7 +145,7 @@ class _Others:
             reference = SharedReference(
                 gallery=gallery, community=self.community, definition=check_definition_name(of), version=only
             )
-            return sharing.versions_shared(session.installation, session.principal, reference)
+            return sharing.list_versions_shared(session.installation, session.principal, reference)
 
 
 _OTHERS: Final = (
