@@ -18,7 +18,7 @@ from imgstore.operations.leases import LeaseKeeper
 from imgstore.regions import Locator, Regions
 from imgstore.stores.interface import ObjectStore
 from imgstore.stores.wrappers.bandwidth_limit import Wait
-from imgstore.stores.wrappers.deferred import Deferred
+from imgstore.stores.wrappers.deferred import DeferredStore
 
 if TYPE_CHECKING:
     from imgstore.transfer.slot_access import SlotAccess
@@ -107,7 +107,7 @@ class Installation:
         if len(slots) == 1:
             return [reach(slots[0])]
         self.locator.health.refresh()  # What the host's other processes saw decides which of them is read first.
-        return [self._accessed(slot, Deferred(str(slot.key), partial(_reached, reach, slot))) for slot in slots]
+        return [self._accessed(slot, DeferredStore(str(slot.key), partial(_reached, reach, slot))) for slot in slots]
 
     def check_scratch(self, work: Path, needed_bytes: int) -> None:
         """Refuse a work whose files in scratch would take too much (`DiskSpace.check_scratch`).
@@ -132,7 +132,7 @@ class Installation:
     def prefer_responsive(self, slots: Sequence[Slot]) -> Sequence[Slot]:
         """Those of the slots whose stores are not known to be silent; all, where that leaves none.
 
-        Known as of the last `HealthBook.refresh`: nothing is asked here.
+        Known as of the last `CircuitBreakers.refresh`: nothing is asked here.
         """
         return [slot for slot in slots if not self.locator.is_avoided(slot)] or slots
 

@@ -15,7 +15,7 @@ from imgstore.stores.interface import StoreProperties
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class FormatMark:
     """What a FORMAT object says."""
 
     installation: str
@@ -31,7 +31,7 @@ class Mark:
         return json.dumps(asdict(self), indent=2).encode() + b"\n"
 
     @classmethod
-    def decode(cls, body: bytes, *, where: str) -> "Mark":
+    def decode(cls, body: bytes, *, where: str) -> "FormatMark":
         """The mark that `body` is; `where` names its store for people.
 
         Raises:
@@ -56,7 +56,7 @@ class Mark:
                 target=where,
             ) from error
 
-    def check(self, found: "Mark", *, where: str) -> None:
+    def check(self, found: "FormatMark", *, where: str) -> None:
         """Refuse a zone whose mark is not this one.
 
         Raises:
@@ -74,5 +74,5 @@ class Mark:
                 target=where,
             )
 
-    def _differs(self, found: "Mark", name: str) -> bool:
+    def _differs(self, found: "FormatMark", name: str) -> bool:
         return bool(getattr(self, name) != getattr(found, name))

@@ -46,7 +46,7 @@ PROBE_WAIT_SECONDS: Final = 0.15
 """How long a caller without another store waits for a probe, and the end of a process."""
 
 
-def failure_of(error: StoreError) -> Failure | None:
+def classify_failure(error: StoreError) -> Failure | None:
     """What a store's error tells of the store; None where it tells only of the request."""
     if isinstance(error, CircuitOpen):
         return None
@@ -59,7 +59,7 @@ def failure_of(error: StoreError) -> Failure | None:
     return Failure.BROKEN if type(error) is StoreError else None  # No bucket, no certificate, an input/output error.
 
 
-class HealthBook:
+class CircuitBreakers:
     """The circuits of all zones. Safe to use from several threads at once."""
 
     def __init__(
@@ -125,7 +125,7 @@ class HealthBook:
         with self._probed:
             self._probed.wait_for(lambda: not self._probing, PROBE_WAIT_SECONDS)
 
-    def look(self, names: Iterable[ZoneName]) -> None:
+    def probe_idle_zones(self, names: Iterable[ZoneName]) -> None:
         """Probe the zones that were not heard of lately, side by side, and wait for the answers as for any read.
 
         A zone whose answer is late is avoided then, and its probe goes on.
@@ -142,7 +142,7 @@ class HealthBook:
             self._probed.wait_for(lambda: self._probing.isdisjoint(begun), LATE_SECONDS)
             late = self._probing.intersection(begun)
         for name in late:
-            self.late(name, LATE_SECONDS)
+            self.count_late(name, LATE_SECONDS)
 
     def is_avoided(self, region: str, zone: str) -> bool:
         """Whether the circuit of a zone is not closed."""
@@ -176,29 +176,29 @@ class HealthBook:
             )
         return now
 
-    def answered(self, name: ZoneName) -> None:
+    def count_answer(self, name: ZoneName) -> None:
         """The zone answered a request."""
         self._answered_at[name] = self._monotonic()
         circuit = self._circuits.get(name)
         if circuit is not None and (circuit.avoided or circuit.failures):
             self._change(name, record_answer)
 
-    def failed(self, name: ZoneName, error: StoreError, began: float) -> None:
+    def count_error(self, name: ZoneName, error: StoreError, began: float) -> None:
         """A request that was sent at `began` ended in this error."""
-        failure = failure_of(error)
+        failure = classify_failure(error)
         if failure is None:
             if not isinstance(error, CircuitOpen):
-                self.answered(name)
+                self.count_answer(name)
             return
-        self.fail(name, failure, began, f"{error.message} ({error.found})" if error.found else error.message)
+        self.count_failure(name, failure, began, f"{error.message} ({error.found})" if error.found else error.message)
 
-    def late(self, name: ZoneName, age_seconds: float) -> None:
+    def count_late(self, name: ZoneName, age_seconds: float) -> None:
         """A request that was sent so long ago is not answered yet. It counts where the zone answered no later one."""
         began = self._monotonic() - age_seconds
         if self._answered_at.get(name, began) <= began:
-            self.fail(name, Failure.LATE, began, f"no answer within {age_seconds:.0f} s")
+            self.count_failure(name, Failure.LATE, began, f"no answer within {age_seconds:.0f} s")
 
-    def fail(self, name: ZoneName, failure: Failure, began: float, error: str) -> None:
+    def count_failure(self, name: ZoneName, failure: Failure, began: float, error: str) -> None:
         """Count a failure."""
         self._change(name, partial(record_failure, began=began, failure=failure, error=error, policy=self._policy))
 
@@ -253,9 +253,9 @@ class HealthBook:
             probe = self._probes.get(name)
             if probe is not None:
                 probe()
-                self.answered(name)
+                self.count_answer(name)
         except StoreError as error:
-            self.failed(name, error, began)
+            self.count_error(name, error, began)
         finally:
             with self._probed:
                 self._probed_at[name] = self._monotonic()
@@ -308,7 +308,7 @@ _NEVER: Final = float("-inf")
 class ZoneWatch:
     """The watch over one zone: see `stores.watched.Watch`."""
 
-    book: HealthBook
+    book: CircuitBreakers
     name: ZoneName
 
     @contextmanager
@@ -319,9 +319,9 @@ class ZoneWatch:
         try:
             yield
         except StoreError as error:
-            if failure_of(error) is None:
+            if classify_failure(error) is None:
                 note_answer()
-            self.book.failed(self.name, error, began)
+            self.book.count_error(self.name, error, began)
             raise
         note_answer()
-        self.book.answered(self.name)
+        self.book.count_answer(self.name)

@@ -29,16 +29,16 @@ class ZoneRegistry(Protocol):
     def replace(self, record: ZoneRecord) -> None:
         """Record another store for a zone, and count what lay in the former one alone as lost."""
 
-    def prefixes(self, region: str, zone: str) -> Collection[str]:
+    def list_prefixes(self, region: str, zone: str) -> Collection[str]:
         """What the keys of each slot that lies in the zone start with."""
 
     def records_every_zone(self) -> bool:
         """Whether a zone without a record was never used. False where older code began the installation."""
 
-    def sample_keys(self, region: str, zone: str) -> Sequence[str]:
+    def list_sample_keys(self, region: str, zone: str) -> Sequence[str]:
         """The keys of some manifests that should lie in the zone."""
 
-    def known_checkpoints(self, region: str, zone: str, found: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
+    def filter_known_checkpoints(self, region: str, zone: str, found: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
         """Those of a zone's checkpoints that the catalog recorded. Others prove that it is outdated: it remembers that."""
 
 
@@ -91,7 +91,7 @@ def check_kind(record: ZoneRecord, kind: ZoneKind, store: str) -> None:
     )
 
 
-def other_zone(record: ZoneRecord, store: str, uids: Collection[str]) -> StoreMismatch:
+def other_zone_error(record: ZoneRecord, store: str, uids: Collection[str]) -> StoreMismatch:
     """The error for a store that holds another zone's uid, or none."""
     return StoreMismatch(
         f"{store} is not the zone {record.zone} of {record.region} that this installation uses.",
@@ -102,7 +102,7 @@ def other_zone(record: ZoneRecord, store: str, uids: Collection[str]) -> StoreMi
     )
 
 
-def lost_zone(region: str, zone: str, store: str, record: ZoneRecord | None) -> StoreMismatch:
+def missing_zone_error(region: str, zone: str, store: str, record: ZoneRecord | None) -> StoreMismatch:
     """The error for a store without FORMAT where the catalog knows of a zone."""
     expected = "a zone: the catalog has content in it" if record is None else f"the zone uid {record.uid}"
     return StoreMismatch(
@@ -115,7 +115,7 @@ def lost_zone(region: str, zone: str, store: str, record: ZoneRecord | None) -> 
     )
 
 
-def other_content(region: str, zone: str, store: str, missing: int, asked: int) -> StoreMismatch:
+def other_content_error(region: str, zone: str, store: str, missing: int, asked: int) -> StoreMismatch:
     """The error for a store that has a right FORMAT and not what the catalog says of it."""
     return StoreMismatch(
         f"{store} does not hold what the catalog says of zone {zone} of {region}.",

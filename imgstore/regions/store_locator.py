@@ -1,7 +1,7 @@
 """Gives the store that a slot lies in, and looks after the zones: are they there, are they ours, what do they promise.
 
-For a zone with an endpoint the store is ``Retrying(Parallel(Watched(Metered(S3Store))))``, for an embedded one
-``Watched(Metered(DirectoryStore))``: the watch keeps the zone's circuit (``health.py``). Each is behind a guard that
+For a zone with an endpoint the store is ``RetryingStore(ParallelLimitedStore(WatchedStore(MeteredStore(S3Store))))``, for an embedded one
+``WatchedStore(MeteredStore(DirectoryStore))``: the watch keeps the zone's circuit (``health.py``). Each is behind a guard that
 reads the zone's mark and uid first (``zones.py``, ``api/arm/login.py``); for ZRS it is ``Zoned`` over the three. An embedded
 zone is made at its first use, and never again. A bucket is made by `init` and by nothing else, so that a mistyped
 endpoint gives an error and not a second, empty home for the data.
@@ -23,14 +23,14 @@ from imgstore.domain.storage.checkpoints import Checkpoint
 from imgstore.domain.storage.circuits import HealthRecords
 from imgstore.domain.storage.digests import digest_of
 from imgstore.domain.storage.object_keys import checkpoint_key
-from imgstore.regions.format_mark import Mark
-from imgstore.regions.health import HealthBook
+from imgstore.regions.format_mark import FormatMark
+from imgstore.regions.health import CircuitBreakers
 from imgstore.regions.identity import Consent, ZoneRegistry
 from imgstore.regions.model import ALL_ZONES, Policy, Region, Regions, Zone
-from imgstore.regions.zones import EmbeddedZone, OpenedZone, S3Zone, ZoneContext, ZoneReport, unopened
+from imgstore.regions.zones import EmbeddedZone, OpenedZone, S3Zone, ZoneContext, ZoneReport, report_unopened
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import ObjectStore
-from imgstore.stores.wrappers.bandwidth_limit import Limited, TokenBucket, Wait
+from imgstore.stores.wrappers.bandwidth_limit import BandwidthLimitedStore, TokenBucket, Wait
 from imgstore.stores.wrappers.hedging import race
 from imgstore.stores.wrappers.metering import Traffic, TrafficMeter
 from imgstore.stores.wrappers.retry import RetryPolicy
@@ -70,7 +70,7 @@ class Locator:
             buckets: makes the token bucket of a pair of regions, from its bytes per second.
             records: where the circuits of zones are shared with other processes; None shares them with nobody.
         """
-        self.health = HealthBook(monotonic=effects.monotonic, records=records, open_zone=self._open_named)
+        self.health = CircuitBreakers(monotonic=effects.monotonic, records=records, open_zone=self._open_named)
         self._shared = ZoneContext(health=self.health, registry=registry, new_uid=effects.new_uid)
         self._regions = regions
         self._home = home
@@ -123,7 +123,7 @@ class Locator:
         if every:
             return self._all_zones(region)
         guarded = self._open(region, zones[0]).guarded
-        guarded.admitted()
+        guarded.open_store()
         return guarded
 
     def store_across(self, slot: Slot, region: str, wait: Wait) -> ObjectStore:
@@ -145,12 +145,12 @@ class Locator:
             bucket = self._buckets.get(pair)
             if bucket is None:
                 bucket = self._buckets[pair] = self._new_bucket(limit)
-        return Limited(store, bucket, wait)
+        return BandwidthLimitedStore(store, bucket, wait)
 
     def is_avoided(self, slot: Slot) -> bool:
         """Whether another slot is to be preferred: its store does not answer, as far as is known here.
 
-        A slot in three zones is avoided when two of them are. No request is sent; see `HealthBook.refresh`.
+        A slot in three zones is avoided when two of them are. No request is sent; see `CircuitBreakers.refresh`.
         """
         region = self._regions.regions.get(slot.key.region)
         if region is None:
@@ -159,16 +159,16 @@ class Locator:
             return self.health.is_avoided(region.name, slot.zone)
         return sum(self.health.is_avoided(region.name, zone.name) for zone in region.zones) >= QUORUM
 
-    def look_at_zones(self) -> frozenset[tuple[str, str]]:
+    def find_unavailable_zones(self) -> frozenset[tuple[str, str]]:
         """The zones (region, zone) that do not answer; those that were not heard of lately are probed first."""
         names = [(region.name, zone.name) for region in self._regions.regions.values() for zone in region.zones]
-        self.health.look(names)
+        self.health.probe_idle_zones(names)
         return frozenset(name for name in names if self.health.is_avoided(*name))
 
     def note_late(self, slot: Slot, age_seconds: float) -> None:
         """A request to the slot is not answered yet. Of a slot in three zones, each zone is watched by itself."""
         if slot.zone != ALL_ZONES:
-            self.health.late((slot.key.region, slot.zone), age_seconds)
+            self.health.count_late((slot.key.region, slot.zone), age_seconds)
 
     def meter(self, region: str) -> TrafficMeter:
         """What counts the bytes to and from a region's stores."""
@@ -215,11 +215,11 @@ class Locator:
         """
         store, key = self.store(slot), checkpoint_key(checkpoint.name)
         if isinstance(store, Zoned):
-            store.put_unnoted(key, b"")
+            store.put_without_notes(key, b"")
         else:
             store.put(key, b"")
         for zone in self._zones_of(slot):
-            zone.remember_checkpoint(checkpoint)
+            zone.add_checkpoint(checkpoint)
 
     def refresh_checkpoints(self, slots: Iterable[Slot] | None = None) -> None:
         """Have the catalog compare the checkpoints of zones with its own. Zones that do not answer are passed over.
@@ -233,13 +233,13 @@ class Locator:
             zones = list({id(zone): zone for slot in slots for zone in self._zones_of(slot)}.values())
         self._look_at(zones, OpenedZone.refresh_checkpoints)
 
-    def forget_unknown_checkpoints(self) -> list[str]:
+    def delete_unknown_checkpoints(self) -> list[str]:
         """Remove the checkpoints that the catalog does not know from every zone that was ever used.
 
         Returns:
             What went wrong, a line for each zone that could not be looked at.
         """
-        return self._look_at(self._recorded_zones(), OpenedZone.forget_unknown_checkpoints)
+        return self._look_at(self._recorded_zones(), OpenedZone.delete_unknown_checkpoints)
 
     @staticmethod
     def _look_at(zones: Sequence[OpenedZone], look: Callable[[OpenedZone], None]) -> list[str]:
@@ -257,13 +257,13 @@ class Locator:
         with ThreadPoolExecutor(len(zones)) as pool:
             return [problem for problem in pool.map(looked, zones) if problem is not None]
 
-    def marked_zones(self) -> Mapping[str, str]:
+    def read_marked_zones(self) -> Mapping[str, str]:
         """The zones on S3 that answer and are marked: whose they are (an installation's uid), by the store's name."""
         s3 = [region for region in self._regions.regions.values() if not region.embedded]
         found: dict[str, str] = {}
 
         def look(zone: OpenedZone) -> None:
-            mark = zone.found_mark()
+            mark = zone.read_mark()
             if mark is not None:
                 found[zone.store.name] = mark.installation
 
@@ -300,7 +300,7 @@ class Locator:
             try:
                 return look(self._open(region, zone))
             except StoreError as error:  # a profile that is not there
-                return unopened(region, zone, error)
+                return report_unopened(region, zone, error)
 
         self.health.refresh()  # A zone that answers here closes its circuit, also the one that another process opened.
         with ThreadPoolExecutor(len(region.zones)) as pool:  # so that zones that do not answer are waited for together
@@ -317,7 +317,7 @@ class Locator:
             {name: zone.guarded for name, zone in zones.items()},
             avoided=partial(self.health.is_avoided, region.name),
             down=partial(self.health.is_down, region.name),
-            late=lambda zone, age_seconds: self.health.late((region.name, zone), age_seconds),
+            late=lambda zone, age_seconds: self.health.count_late((region.name, zone), age_seconds),
         )
         with self._lock:
             return self._zoned.setdefault(region.name, zoned)
@@ -335,7 +335,7 @@ class Locator:
             name = opened[outcome.place][0]
             awaited.discard(name)
             if outcome.late:
-                self.health.late((region.name, name), outcome.age_seconds)
+                self.health.count_late((region.name, name), outcome.age_seconds)
             elif outcome.error is not None:
                 wrong.append(outcome.error)
                 if len(wrong) > len(opened) - QUORUM:
@@ -360,7 +360,7 @@ class Locator:
             return known
 
     def _built(self, region: Region, zone: Zone) -> OpenedZone:
-        mark = Mark(installation=self._installation_uid, region=region.name, zone=zone.name)
+        mark = FormatMark(installation=self._installation_uid, region=region.name, zone=zone.name)
         meter = self._meters[region.name]
         if zone.endpoint is None:
             folder = self._home / "regions" / zone.bucket / f"zone-{zone.name}"
@@ -394,7 +394,7 @@ def _admit_if_usable(zone: OpenedZone) -> bool:
     """
     lost = StoreError if isinstance(zone, EmbeddedZone) else (StoreUnreachable, StoreDenied)
     try:
-        zone.guarded.admitted()
+        zone.guarded.open_store()
     except StoreMismatch:
         raise
     except lost:

@@ -14,27 +14,27 @@ from imgstore.domain.errors import Conflict, ObjectNotFound, StoreError, StoreMi
 from imgstore.domain.storage.checkpoints import Checkpoint
 from imgstore.domain.storage.object_keys import FORMAT_KEY, checkpoint_key, zone_uid_key
 from imgstore.domain.storage.zones import ZoneKind, ZoneRecord
-from imgstore.regions.format_mark import Mark
-from imgstore.regions.health import HealthBook
+from imgstore.regions.format_mark import FormatMark
+from imgstore.regions.health import CircuitBreakers
 from imgstore.regions.identity import (
     Consent,
     ZoneObjects,
     ZoneRegistry,
     check_kind,
-    lost_zone,
-    other_content,
-    other_zone,
+    missing_zone_error,
+    other_content_error,
+    other_zone_error,
     read_zone_objects,
 )
 from imgstore.regions.model import Region, Zone
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import ObjectStore, StoreProperties
-from imgstore.stores.wrappers.deferred import Deferred
+from imgstore.stores.wrappers.deferred import DeferredStore
 from imgstore.stores.wrappers.hedging import ask_briefly
-from imgstore.stores.wrappers.metering import Metered, TrafficMeter
-from imgstore.stores.wrappers.parallel import Parallel
-from imgstore.stores.wrappers.retry import Retrying, RetryPolicy
-from imgstore.stores.wrappers.watched import Watch, Watched
+from imgstore.stores.wrappers.metering import MeteredStore, TrafficMeter
+from imgstore.stores.wrappers.parallel import ParallelLimitedStore
+from imgstore.stores.wrappers.retry import RetryingStore, RetryPolicy
+from imgstore.stores.wrappers.watched import Watch, WatchedStore
 
 if TYPE_CHECKING:
     from imgstore.stores.s3.store import S3Store
@@ -67,7 +67,7 @@ class ZoneReport:
     """What keeps the zone from being used, and what to do about it; None where nothing does."""
 
 
-def unopened(region: Region, zone: Zone, error: StoreError) -> ZoneReport:
+def report_unopened(region: Region, zone: Zone, error: StoreError) -> ZoneReport:
     """What there is to say of a zone whose store could not even be named."""
     return ZoneReport(
         region=region.name,
@@ -85,7 +85,7 @@ def unopened(region: Region, zone: Zone, error: StoreError) -> ZoneReport:
 class ZoneContext:
     """What all zones of a process share."""
 
-    health: HealthBook
+    health: CircuitBreakers
     registry: ZoneRegistry
     new_uid: Callable[[], str]
     """Gives a zone its uid, and a probe its key."""
@@ -96,7 +96,7 @@ class OpenedZone(ABC):
 
     kind: ClassVar[ZoneKind]
 
-    def __init__(self, mark: Mark, store: ObjectStore, watch: Watch, shared: ZoneContext) -> None:
+    def __init__(self, mark: FormatMark, store: ObjectStore, watch: Watch, shared: ZoneContext) -> None:
         """Nothing is asked yet.
 
         Args:
@@ -108,7 +108,7 @@ class OpenedZone(ABC):
         self.mark = mark
         self.store = store
         self.watch = watch
-        self.guarded = Guarded(store, self._admit_watched, self.is_same)
+        self.guarded = GuardedStore(store, self._admit_watched, self.is_same)
         self.checkpoints: list[Checkpoint] = []
         """Those of the catalog that the zone holds, as last listed and as put since."""
         self._registry = shared.registry
@@ -136,7 +136,7 @@ class OpenedZone(ABC):
                 raise
 
     @abstractmethod
-    def trust(self, mark: Mark) -> None:
+    def trust(self, mark: FormatMark) -> None:
         """Take the zone for the right one from now on; `mark` is its FORMAT object."""
 
     @abstractmethod
@@ -162,37 +162,37 @@ class OpenedZone(ABC):
             StoreMismatch: it is not the zone that the catalog recorded, or not this installation's.
             StoreError: it does not answer, or was not made ready.
         """
-        record, mark = self._record(), self.found_mark()
+        record, mark = self._record(), self.read_mark()
         if record is None and mark is None:
             if self._was_used_unrecorded():
-                raise lost_zone(self.mark.region, self.mark.zone, self.store.name, None)
+                raise missing_zone_error(self.mark.region, self.mark.zone, self.store.name, None)
             self.begin()
-            mark = self.found_mark()
+            mark = self.read_mark()
         objects = self._verify(record, mark)
         if record is None:
             self._adopt(objects)
         if mark is not None:
             self.trust(mark)
-        self.note_checkpoints(objects)
+        self.compare_checkpoints(objects)
 
-    def note_checkpoints(self, objects: ZoneObjects | None = None) -> None:
+    def compare_checkpoints(self, objects: ZoneObjects | None = None) -> None:
         """Compare the zone's checkpoints with the catalog, which remembers what it does not know.
 
         Args:
             objects: what was listed a moment ago; None lists now.
         """
         found = (objects or read_zone_objects(self.store)).checkpoints
-        self.checkpoints = list(self._registry.known_checkpoints(self.mark.region, self.mark.zone, found))
+        self.checkpoints = list(self._registry.filter_known_checkpoints(self.mark.region, self.mark.zone, found))
 
     def refresh_checkpoints(self) -> None:
         """Compare the zone's checkpoints with the catalog now. Raises as `admit`."""
         if self.guarded.is_open:
-            self.guarded.admitted()
-            self.note_checkpoints()
+            self.guarded.open_store()
+            self.compare_checkpoints()
         else:
-            self.guarded.admitted()  # Which compares them.
+            self.guarded.open_store()  # Which compares them.
 
-    def remember_checkpoint(self, checkpoint: Checkpoint) -> None:
+    def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Take note of a checkpoint that was put into the zone, and remove old ones when they are many."""
         self.checkpoints = [*self.checkpoints, checkpoint]
         if len(self.checkpoints) > _CHECKPOINTS_MAX:
@@ -201,18 +201,18 @@ class OpenedZone(ABC):
             # They are in nobody's way: the next process lists them, and removes them.
             ask_briefly(lambda: self.store.delete(checkpoint_key(each.name) for each in old))
 
-    def forget_unknown_checkpoints(self) -> None:
+    def delete_unknown_checkpoints(self) -> None:
         """Remove the checkpoints that the catalog does not know: an operator accepted it as it is.
 
         Raises:
             StoreError: the zone cannot be used, or does not answer.
         """
-        store = self.guarded.admitted()
+        store = self.guarded.open_store()
         found = read_zone_objects(store).checkpoints
-        known = self._registry.known_checkpoints(self.mark.region, self.mark.zone, found)
+        known = self._registry.filter_known_checkpoints(self.mark.region, self.mark.zone, found)
         store.delete(checkpoint_key(each.name) for each in sorted(set(found) - set(known)))
 
-    def make_ready(self, consent: Consent = Consent.NONE, *, others_serve: bool = False) -> None:
+    def prepare(self, consent: Consent = Consent.NONE, *, others_serve: bool = False) -> None:
         """Make what the zone needs to be admitted. May be repeated.
 
         Args:
@@ -242,20 +242,20 @@ class OpenedZone(ABC):
 
     def _is_used(self) -> bool:
         """Whether something that the catalog knows should lie in the zone. A slot without a manifest holds nothing."""
-        return bool(self._registry.sample_keys(self.mark.region, self.mark.zone))
+        return bool(self._registry.list_sample_keys(self.mark.region, self.mark.zone))
 
     def _was_used_unrecorded(self) -> bool:
         """Whether a zone without a record should have content all the same: older code made no records."""
         return not self._registry.records_every_zone() and self._is_used()
 
-    def _verify(self, record: ZoneRecord | None, mark: Mark | None) -> ZoneObjects:
+    def _verify(self, record: ZoneRecord | None, mark: FormatMark | None) -> ZoneObjects:
         """See that the store's mark is ours and, where the catalog has a record, that it holds the zone's uid."""
         if mark is None:
-            raise lost_zone(self.mark.region, self.mark.zone, self.store.name, record)
+            raise missing_zone_error(self.mark.region, self.mark.zone, self.store.name, record)
         self.mark.check(mark, where=self.store.name)
         objects = read_zone_objects(self.store)
         if record is not None and record.uid not in objects.uids:
-            raise other_zone(record, self.store.name, objects.uids)
+            raise other_zone_error(record, self.store.name, objects.uids)
         return objects
 
     def _adopt(self, objects: ZoneObjects) -> None:
@@ -269,7 +269,7 @@ class OpenedZone(ABC):
         record = self._registry.add(self._as_record(uid))
         check_kind(record, self.kind, self.store.name)
         if record.uid != uid and record.uid not in (uids := read_zone_objects(self.store).uids):
-            raise other_zone(record, self.store.name, uids)
+            raise other_zone_error(record, self.store.name, uids)
 
     def _record_anew(self) -> None:
         """Record this store in the place of the former one. Its own uid, if it has the recorded one, stays."""
@@ -290,10 +290,10 @@ class OpenedZone(ABC):
         """Refuse a store without a record that lacks most of what the catalog says of it, whatever its FORMAT says."""
         if self._registry.records_every_zone():
             return
-        wanted = self._registry.sample_keys(self.mark.region, self.mark.zone)
+        wanted = self._registry.list_sample_keys(self.mark.region, self.mark.zone)
         missing = sum(not self._has(key) for key in wanted)
         if missing * 2 > len(wanted):
-            raise other_content(self.mark.region, self.mark.zone, self.store.name, missing, len(wanted))
+            raise other_content_error(self.mark.region, self.mark.zone, self.store.name, missing, len(wanted))
 
     def _has(self, key: str) -> bool:
         try:
@@ -309,8 +309,8 @@ class OpenedZone(ABC):
             if record is None and not self._was_used_unrecorded():
                 return None
             if not self.exists():
-                return lost_zone(self.mark.region, self.mark.zone, self.store.name, record)
-            self._verify(record, self.found_mark())
+                return missing_zone_error(self.mark.region, self.mark.zone, self.store.name, record)
+            self._verify(record, self.read_mark())
             if record is None:
                 self._check_content()
         except StoreMismatch as error:
@@ -334,13 +334,13 @@ class OpenedZone(ABC):
         record = self._registry.find(self.mark.region, self.mark.zone)
         if record is not None and record.uid in read_zone_objects(self.store).uids:
             return True
-        prefixes = self._registry.prefixes(self.mark.region, self.mark.zone)
+        prefixes = self._registry.list_prefixes(self.mark.region, self.mark.zone)
         return any(next(iter(self.store.list(prefix)), None) is not None for prefix in prefixes)
 
     def _lay_or_mend_mark(self, *, mend: bool) -> None:
         """Give the zone its FORMAT object; one that is missing or unreadable is written again where `mend` allows it."""
         try:
-            self.lay_mark()
+            self.create_mark()
         except StoreMismatch:
             if not mend or not self._is_unmarked() or not self._is_ours():
                 raise
@@ -348,7 +348,7 @@ class OpenedZone(ABC):
 
     def _is_unmarked(self) -> bool:
         try:
-            return self.found_mark() is None
+            return self.read_mark() is None
         except StoreMismatch:
             return True
 
@@ -368,9 +368,9 @@ class OpenedZone(ABC):
                 report = replace(report, bucket_exists=self.exists())
             record = self._record()
             began = monotonic()
-            mark = self.found_mark() if report.bucket_exists else None
+            mark = self.read_mark() if report.bucket_exists else None
             if mark is None and (record is not None or self._was_used_unrecorded()):
-                raise lost_zone(self.mark.region, self.mark.zone, self.store.name, record)
+                raise missing_zone_error(self.mark.region, self.mark.zone, self.store.name, record)
             if mark is None:
                 return replace(report, problem=self._unready())
             report = replace(report, answer_seconds=monotonic() - began)
@@ -382,9 +382,9 @@ class OpenedZone(ABC):
         return replace(report, marked=True, properties=mark.properties)
 
     def look_made_ready(self, consent: Consent = Consent.NONE, *, others_serve: bool = False) -> ZoneReport:
-        """What there is, once the zone was made ready, or why it could not be. Arguments as `make_ready`."""
+        """What there is, once the zone was made ready, or why it could not be. Arguments as `prepare`."""
         try:
-            self.make_ready(consent, others_serve=others_serve)
+            self.prepare(consent, others_serve=others_serve)
         except StoreError as error:
             return replace(self.look(), problem=_told(error))
         return self.look()
@@ -407,7 +407,7 @@ class OpenedZone(ABC):
             target=self.store.name,
         )
 
-    def found_mark(self) -> Mark | None:
+    def read_mark(self) -> FormatMark | None:
         """The mark that the zone bears.
 
         Raises:
@@ -417,24 +417,24 @@ class OpenedZone(ABC):
             body = self.store.get(FORMAT_KEY)
         except ObjectNotFound:
             return None
-        return Mark.decode(body, where=self.store.name)
+        return FormatMark.decode(body, where=self.store.name)
 
-    def lay_mark(self) -> Mark:
+    def create_mark(self) -> FormatMark:
         """Make the zone ours where it is nobody's; the mark that it bears then.
 
         Raises:
             StoreMismatch: it is someone's.
         """
-        found = self.found_mark()
+        found = self.read_mark()
         if found is None:
             foreign = self._foreign()
-            found = self.found_mark()  # whoever puts anything puts the mark first: this process was not the only one
+            found = self.read_mark()  # whoever puts anything puts the mark first: this process was not the only one
             if found is None and foreign is not None:
                 raise foreign
         if found is None:
             with suppress(Conflict):
                 self.store.put(FORMAT_KEY, self.mark.encode(), only_if_absent=True)
-            found = self.found_mark()
+            found = self.read_mark()
         if found is None:  # Not an absent object: nothing that this zone says of any object may be believed.
             raise StoreError(
                 f"{self.store.name} takes no mark.",
@@ -453,12 +453,12 @@ class EmbeddedZone(OpenedZone):
     kind = ZoneKind.DIRECTORY
 
     def __init__(
-        self, mark: Mark, directory: DirectoryStore, folder: Path, meter: TrafficMeter, shared: ZoneContext
+        self, mark: FormatMark, directory: DirectoryStore, folder: Path, meter: TrafficMeter, shared: ZoneContext
     ) -> None:
         """See `OpenedZone`; `directory` is the store of `folder`, which need not exist."""
         watch = shared.health.watch(mark.region, mark.zone, lambda: directory.get(FORMAT_KEY))
         marked = replace(mark, properties=DirectoryStore.properties)
-        super().__init__(marked, Watched(Metered(directory, meter), watch), watch, shared)
+        super().__init__(marked, WatchedStore(MeteredStore(directory, meter), watch), watch, shared)
         self._directory = directory
         self._folder = folder
 
@@ -473,9 +473,9 @@ class EmbeddedZone(OpenedZone):
     def begin(self) -> None:
         """See `OpenedZone.begin`."""
         self.create()
-        self.lay_mark()
+        self.create_mark()
 
-    def trust(self, mark: Mark) -> None:
+    def trust(self, mark: FormatMark) -> None:
         """See `OpenedZone.trust`."""
         self._directory.pin()
 
@@ -491,16 +491,21 @@ class EmbeddedZone(OpenedZone):
 
 
 class S3Zone(OpenedZone):
-    """A bucket behind an endpoint. Only `make_ready` makes it."""
+    """A bucket behind an endpoint. Only `prepare` makes it."""
 
     kind = ZoneKind.S3
 
     def __init__(
-        self, mark: Mark, s3: "S3Store", meter: TrafficMeter, policy: RetryPolicy | None, shared: ZoneContext
+        self, mark: FormatMark, s3: "S3Store", meter: TrafficMeter, policy: RetryPolicy | None, shared: ZoneContext
     ) -> None:
         """See `OpenedZone`. The zone's mark tells the store what it promises."""
         watch = shared.health.watch(mark.region, mark.zone, lambda: s3.get(FORMAT_KEY))
-        super().__init__(mark, Retrying(Parallel(Watched(Metered(s3, meter), watch)), policy=policy), watch, shared)
+        super().__init__(
+            mark,
+            RetryingStore(ParallelLimitedStore(WatchedStore(MeteredStore(s3, meter), watch)), policy=policy),
+            watch,
+            shared,
+        )
         self._s3 = s3
 
     def exists(self) -> bool:
@@ -511,7 +516,7 @@ class S3Zone(OpenedZone):
         """See `OpenedZone.begin`."""
         raise self._not_made_ready()
 
-    def trust(self, mark: Mark) -> None:
+    def trust(self, mark: FormatMark) -> None:
         """See `OpenedZone.trust`."""
         if mark.properties is not None:
             self._s3.properties = mark.properties
@@ -525,7 +530,7 @@ class S3Zone(OpenedZone):
         from imgstore.stores.s3.probe import probe_properties  # noqa: PLC0415 -- loaded already: there is an S3Store
 
         mark = replace(self.mark, properties=probe_properties(self._s3, self._new_uid()))
-        if mark != self.found_mark():
+        if mark != self.read_mark():
             self.store.put(FORMAT_KEY, mark.encode())
 
     def close(self) -> None:
@@ -550,7 +555,7 @@ def _told(error: StoreError) -> str:
     return "; ".join(line.strip() for line in str(error).splitlines())
 
 
-class Guarded(Deferred):
+class GuardedStore(DeferredStore):
     """A zone's store that does nothing before its mark and uid were found right.
 
     Where a zone of three does not answer at first, it is still checked before it is trusted with anything, whenever it
@@ -572,11 +577,11 @@ class Guarded(Deferred):
         self._admit = admit
         self._is_same = is_same
 
-    def admitted(self) -> ObjectStore:
-        """See `Deferred.admitted`. A store that may have become another one is checked again."""
+    def open_store(self) -> ObjectStore:
+        """See `DeferredStore.open_store`. A store that may have become another one is checked again."""
         if self._opened is not None and not self._is_same():
             self._opened = None
-        return super().admitted()
+        return super().open_store()
 
     def _checked(self) -> ObjectStore:
         self._admit()

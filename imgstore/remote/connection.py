@@ -15,7 +15,7 @@ from urllib3.exceptions import SSLError as TlsError
 import imgstore
 from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreError, StoreUnreachable
 from imgstore.remote.credentials import Address, Application, create_tls_context
-from imgstore.stores.wrappers.retry import Patience, RetryPolicy
+from imgstore.stores.wrappers.retry import Retrier, RetryPolicy
 from imgstore.wire.blob_protocol import read_error_xml
 from imgstore.wire.errors import read_error
 from imgstore.wire.json_text import Json
@@ -81,8 +81,8 @@ class Connection:
         self._pool = urllib3.PoolManager(
             num_pools=4, maxsize=CONNECTIONS_MAX, block=True, ssl_context=create_tls_context(address.authorities)
         )
-        self._retry = Patience(_FIRST, wait=wait, monotonic=monotonic)
-        self._patience = Patience(_POLICY, wait=wait, monotonic=monotonic)
+        self._retry = Retrier(_FIRST, wait=wait, monotonic=monotonic)
+        self._patience = Retrier(_POLICY, wait=wait, monotonic=monotonic)
         self._wait, self._monotonic = wait, monotonic
         self._lock = threading.Lock()
         self._token = ""

@@ -18,36 +18,36 @@ from imgstore.stores.interface import (
     ObjectStore,
     Puts,
     StoreProperties,
-    checked_key,
+    check_key,
     crc32_checksum,
 )
 from imgstore.stores.memory import MemoryStore
-from imgstore.stores.wrappers.bandwidth_limit import Limited, TokenBucket, Wait
-from imgstore.stores.wrappers.metering import Metered, Traffic, TrafficMeter
-from imgstore.stores.wrappers.retry import Patience, Retrying, RetryPolicy
+from imgstore.stores.wrappers.bandwidth_limit import BandwidthLimitedStore, TokenBucket, Wait
+from imgstore.stores.wrappers.metering import MeteredStore, Traffic, TrafficMeter
+from imgstore.stores.wrappers.retry import Retrier, RetryingStore, RetryPolicy
 from imgstore.stores.zone_redundant import Missed, RepairNote, ZoneCopies, Zoned
 
 __all__ = [
     "DELETE_KEYS_MAX",
     "Accept",
+    "BandwidthLimitedStore",
     "Body",
     "Copies",
     "Deletes",
     "DirectoryStore",
     "Gets",
     "Heads",
-    "Limited",
     "Lists",
     "MemoryStore",
-    "Metered",
+    "MeteredStore",
     "Missed",
     "ObjectInfo",
     "ObjectStore",
-    "Patience",
     "Puts",
     "RepairNote",
+    "Retrier",
     "RetryPolicy",
-    "Retrying",
+    "RetryingStore",
     "StoreProperties",
     "TokenBucket",
     "Traffic",
@@ -55,6 +55,6 @@ __all__ = [
     "Wait",
     "ZoneCopies",
     "Zoned",
-    "checked_key",
+    "check_key",
     "crc32_checksum",
 ]

@@ -19,8 +19,8 @@ from typing import Final
 from imgstore.domain.errors import StoreDenied, StoreError, StoreFull
 from imgstore.domain.private_files import FILE_MODE, FOLDER_MODE, make_private_folder, sync_folder
 from imgstore.domain.settings.disk_space import DiskSpace
-from imgstore.stores.errors import absent, accepted, taken
-from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, checked_key
+from imgstore.stores.errors import check_accepted, existing_object_error, missing_object_error
+from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, check_key
 
 _TEMPORARY_FOLDER: Final = ".tmp"
 
@@ -72,7 +72,7 @@ class DirectoryStore:
         """See `Gets.get`."""
         with self._reading(key) as descriptor:
             body = _read(descriptor, os.fstat(descriptor).st_size)
-        return accepted(self.name, key, body, accept)
+        return check_accepted(self.name, key, body, accept)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `Gets.get_range`."""
@@ -85,14 +85,14 @@ class DirectoryStore:
         with self._translated(key), self._sought(key):
             found = os.stat(self._path(key))
         if not stat.S_ISREG(found.st_mode):
-            raise absent(self.name, key)
+            raise missing_object_error(self.name, key)
         return _info(key, found)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Lists.list`."""
         folder = prefix.rpartition("/")[0]
         if folder:
-            checked_key(folder)
+            check_key(folder)
         with self._translated(prefix):
             yield from self._walk(folder + "/" if folder else "", prefix)
 
@@ -136,7 +136,7 @@ class DirectoryStore:
                 written = self._write_durably(path, body, only_if_absent=only_if_absent)
             except FileExistsError:
                 if only_if_absent:
-                    raise taken(self.name, key) from None
+                    raise existing_object_error(self.name, key) from None
                 raise
         return _info(key, written)
 
@@ -266,7 +266,7 @@ class DirectoryStore:
     # -- shared -------------------------------------------------------------------------------------------------------
 
     def _path(self, key: str) -> str:
-        return os.path.join(self._root, checked_key(key))
+        return os.path.join(self._root, check_key(key))
 
     @contextmanager
     def _sought(self, key: str) -> Iterator[None]:
@@ -274,7 +274,7 @@ class DirectoryStore:
             yield
         except OSError as error:
             if error.errno in _ABSENT:
-                raise absent(self.name, key) from error
+                raise missing_object_error(self.name, key) from error
             raise
 
     @contextmanager

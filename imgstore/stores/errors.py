@@ -4,7 +4,7 @@ from imgstore.domain.errors import Conflict, ObjectCorrupt, ObjectNotFound
 from imgstore.stores.interface import Accept
 
 
-def absent(store: str, key: str) -> ObjectNotFound:
+def missing_object_error(store: str, key: str) -> ObjectNotFound:
     """The error for a key that `store` does not hold."""
     return ObjectNotFound(
         f"There is no object '{key}'.",
@@ -15,7 +15,7 @@ def absent(store: str, key: str) -> ObjectNotFound:
     )
 
 
-def damaged(store: str, key: str) -> ObjectCorrupt:
+def damaged_object_error(store: str, key: str) -> ObjectCorrupt:
     """The error for bytes that the caller's `accept` did not take."""
     return ObjectCorrupt(
         f"The object '{key}' is damaged.",
@@ -26,7 +26,7 @@ def damaged(store: str, key: str) -> ObjectCorrupt:
     )
 
 
-def taken(store: str, key: str) -> Conflict:
+def existing_object_error(store: str, key: str) -> Conflict:
     """The error for a put with `only_if_absent` where something is."""
     return Conflict(
         f"The object '{key}' exists.",
@@ -37,12 +37,12 @@ def taken(store: str, key: str) -> Conflict:
     )
 
 
-def accepted(store: str, key: str, body: bytes, accept: Accept | None) -> bytes:
+def check_accepted(store: str, key: str, body: bytes, accept: Accept | None) -> bytes:
     """The body itself, if `accept` takes it.
 
     Raises:
         ObjectCorrupt: it does not.
     """
     if accept is not None and not accept(body):
-        raise damaged(store, key)
+        raise damaged_object_error(store, key)
     return body

@@ -1,7 +1,7 @@
 """What a store can do: one Protocol an ability, an atomicity contract, and properties that are declared, not imitated.
 
 A key is a relative path of ASCII letters, digits, ``-``, ``_``, ``.`` and ``/``, whose parts are not empty and do not
-begin with a dot (`checked_key`). No key may be another one's folder ("a" beside "a/b"): S3 itself would take both, a
+begin with a dot (`check_key`). No key may be another one's folder ("a" beside "a/b"): S3 itself would take both, a
 directory, MinIO and SeaweedFS do not. A body is bytes. Every store here, and every wrapper, passes the one suite in
 ``imgstore/testing/store_contract.py``.
 
@@ -32,7 +32,7 @@ _KEY_BYTES_MAX: Final = 1024
 _KEY: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*", re.ASCII)
 
 
-def checked_key(key: str) -> str:
+def check_key(key: str) -> str:
     """The key itself, if every store can hold it.
 
     Raises:
@@ -49,7 +49,7 @@ def checked_key(key: str) -> str:
     )
 
 
-def batches(keys: Iterable[str]) -> Iterator[list[str]]:
+def split_batches(keys: Iterable[str]) -> Iterator[list[str]]:
     """The keys in lists of at most `DELETE_KEYS_MAX`."""
     left = iter(keys)
     while batch := list(islice(left, DELETE_KEYS_MAX)):

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from imgstore.stores.errors import absent, accepted, taken
-from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, checked_key, crc32_checksum
+from imgstore.stores.errors import check_accepted, existing_object_error, missing_object_error
+from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, check_key, crc32_checksum
 
 
 def _now() -> datetime:
@@ -32,7 +32,7 @@ class MemoryStore:
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
-        return accepted(self.name, key, self._kept(key).body, accept)
+        return check_accepted(self.name, key, self._kept(key).body, accept)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `Gets.get_range`."""
@@ -53,15 +53,15 @@ class MemoryStore:
         kept = _Kept(body=bytes(body), time=self._now())
         with self._lock:
             if only_if_absent and key in self._objects:
-                raise taken(self.name, key)
-            self._objects[checked_key(key)] = kept
+                raise existing_object_error(self.name, key)
+            self._objects[check_key(key)] = kept
         return _info(key, kept)
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Deletes.delete`."""
         with self._lock:
             for key in keys:
-                self._objects.pop(checked_key(key), None)
+                self._objects.pop(check_key(key), None)
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""
@@ -69,9 +69,9 @@ class MemoryStore:
 
     def _kept(self, key: str) -> _Kept:
         try:
-            return self._objects[checked_key(key)]
+            return self._objects[check_key(key)]
         except KeyError:
-            raise absent(self.name, key) from None
+            raise missing_object_error(self.name, key) from None
 
 
 def _info(key: str, kept: _Kept) -> ObjectInfo:

@@ -60,8 +60,8 @@ from imgstore.domain.errors import (
 from imgstore.domain.storage.digests import digest_of
 from imgstore.domain.storage.object_keys import REPAIRS
 from imgstore.domain.strict_json import read_json
-from imgstore.stores.errors import absent, damaged, taken
-from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties, batches, checked_key
+from imgstore.stores.errors import damaged_object_error, existing_object_error, missing_object_error
+from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties, check_key, split_batches
 from imgstore.stores.wrappers.hedging import Grace, Outcome, ask_all, ask_to_quorum, race
 
 ZONES: Final = 3
@@ -172,7 +172,7 @@ class Zoned:
         """Make one store of three.
 
         Args:
-            zones: by the zone's name, which stands in the notes' keys; patience (`Retrying`) is already around each.
+            zones: by the zone's name, which stands in the notes' keys; patience (`RetryingStore`) is already around each.
             report: hears of damage and gaps that a read went round.
             monotonic: seconds of a clock that only goes on.
             rest_seconds: for how long a zone that did not answer is left alone.
@@ -255,7 +255,7 @@ class Zoned:
         corrupt = sum(isinstance(error, ObjectCorrupt) for error in wrong.values())
         if gone < QUORUM and gone + corrupt < ZONES:
             return self._too_few(key, wrong)
-        return damaged(self.name, key) if corrupt else absent(self.name, key)
+        return damaged_object_error(self.name, key) if corrupt else missing_object_error(self.name, key)
 
     def head(self, key: str) -> ObjectInfo:
         """See `Heads.head`. The latest of the zones' times."""
@@ -276,7 +276,7 @@ class Zoned:
         if len(have) >= QUORUM:
             return _latest(have.values())
         if _gone(wrong) >= QUORUM:
-            raise absent(self.name, key)
+            raise missing_object_error(self.name, key)
         raise self._unknown(key, have, wrong) if have else self._too_few(key, wrong)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -339,9 +339,9 @@ class Zoned:
 
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
         """See `Puts.put`."""
-        checked_key(key)
+        check_key(key)
         if only_if_absent and self._exists(key):
-            raise taken(self.name, key)
+            raise existing_object_error(self.name, key)
         self._know_notes()
         took = self._write_to_quorum(key, self._each_in_grace, lambda store: store.put(key, body))
         self._agree([key], Missed.PUT, list(took))
@@ -356,7 +356,7 @@ class Zoned:
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Deletes.delete`."""
-        for batch in batches(map(checked_key, keys)):
+        for batch in split_batches(map(check_key, keys)):
             self._delete(batch)
 
     def _delete(self, batch: Sequence[str]) -> None:
@@ -382,13 +382,13 @@ class Zoned:
         """See `Copies.copy_within`. `ObjectInfo.checksum` is of what was put, whatever zone it was read from."""
         return self.put(target_key, self.get(source_key))
 
-    def put_unnoted(self, key: str, body: Body) -> None:
+    def put_without_notes(self, key: str, body: Body) -> None:
         """Put an object into two zones or three, and note nothing of a zone that missed it: nobody repairs it.
 
         Raises:
             StoreError: fewer than two zones took it.
         """
-        self._write_to_quorum(checked_key(key), self._each_in_grace, lambda store: store.put(key, body))
+        self._write_to_quorum(check_key(key), self._each_in_grace, lambda store: store.put(key, body))
 
     def _write_to_quorum(self, key: str, each: "_Each[T]", write: Callable[[ObjectStore], T]) -> dict[str, T]:
         """Write to the zones that are up, and to all where these are too few; what those gave that took it."""
@@ -430,7 +430,7 @@ class Zoned:
 
     # -- notes --------------------------------------------------------------------------------------------------------
 
-    def pending_repairs(self) -> Sequence[RepairNote]:
+    def list_pending_repairs(self) -> Sequence[RepairNote]:
         """What zones missed and nobody has repaired yet, read afresh, sorted.
 
         Raises:
@@ -456,7 +456,7 @@ class Zoned:
             read_bytes=sum(map(len, read.values())),
         )
 
-    def lone_keys(self, prefix: str) -> Iterator[str]:
+    def list_lone_keys(self, prefix: str) -> Iterator[str]:
         """The keys that one zone alone lists, in order: they do not exist, and take room.
 
         Raises:
@@ -494,7 +494,7 @@ class Zoned:
         for error in failed.values():
             raise error
 
-    def drop_stale_notes(self) -> int:
+    def delete_stale_notes(self) -> int:
         """Remove the notes about keys that all three zones say they have not: nothing is left to repair.
 
         A note that is written at this very moment may go with them. That does no harm to what is named by its content:
@@ -506,7 +506,7 @@ class Zoned:
         Raises:
             StoreError: fewer than two zones answer.
         """
-        stale = [note.note_key for note in self.pending_repairs() if self._is_nowhere(note.key)]
+        stale = [note.note_key for note in self.list_pending_repairs() if self._is_nowhere(note.key)]
         if stale:
             told, _ = self._each(list(self._zones), lambda holder: self._zones[holder].delete(stale))
             self._notes.change(told, [], stale)
@@ -557,7 +557,7 @@ class Zoned:
 
     def _order(self, key: str) -> Sequence[str]:
         """Resting zones last; else by the key, so that the zones share the work."""
-        checked_key(key)
+        check_key(key)
         zones = list(self._zones)
         start = zlib.crc32(key.encode()) % len(zones)
         return sorted(zones[start:] + zones[:start], key=self._rests.rests)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from imgstore.domain.errors import StoreError, StoreUnreachable
-from imgstore.stores.errors import accepted
+from imgstore.stores.errors import check_accepted
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
 
 
@@ -97,7 +97,7 @@ class Faulty:
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
-        return accepted(self.name, key, self._read("get", key, lambda: self._store.get(key)), accept)
+        return check_accepted(self.name, key, self._read("get", key, lambda: self._store.get(key)), accept)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `Gets.get_range`."""

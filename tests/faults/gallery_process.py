@@ -31,12 +31,12 @@ from imgstore.operations.installation import Installation, Tuning
 from imgstore.operations.leases import this_process
 from imgstore.operations.stores import catalog_checks
 from imgstore.regions import Locator
-from imgstore.regions.format_mark import Mark
+from imgstore.regions.format_mark import FormatMark
 from imgstore.regions.model import Region, Zone
-from imgstore.regions.zones import EmbeddedZone, Guarded, OpenedZone, ZoneContext
+from imgstore.regions.zones import EmbeddedZone, GuardedStore, OpenedZone, ZoneContext
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Accept, Body, ObjectInfo
-from imgstore.stores.wrappers.metering import Metered, TrafficMeter
+from imgstore.stores.wrappers.metering import MeteredStore, TrafficMeter
 from imgstore.testing.faulty_store import unreachable
 
 LEASE_SECONDS: Final = 30.0
@@ -150,11 +150,13 @@ class _Unwatched:
 
 
 class _Zone(EmbeddedZone):
-    def __init__(self, mark: Mark, directory: _Store, folder: Path, meter: TrafficMeter, shared: ZoneContext) -> None:
+    def __init__(
+        self, mark: FormatMark, directory: _Store, folder: Path, meter: TrafficMeter, shared: ZoneContext
+    ) -> None:
         super().__init__(mark, directory, folder, meter, shared)
         self.watch = _Unwatched()
-        self.store = Metered(directory, meter)
-        self.guarded = Guarded(self.store, self.admit, self.is_same)
+        self.store = MeteredStore(directory, meter)
+        self.guarded = GuardedStore(self.store, self.admit, self.is_same)
 
 
 class _Locator(Locator):
@@ -163,7 +165,7 @@ class _Locator(Locator):
         self._process = process
 
     def _built(self, region: Region, zone: Zone) -> OpenedZone:
-        mark = Mark(installation=self._installation_uid, region=region.name, zone=zone.name)
+        mark = FormatMark(installation=self._installation_uid, region=region.name, zone=zone.name)
         folder = self._home / "regions" / zone.bucket / f"zone-{zone.name}"
         return _Zone(mark, _Store(folder, self._process), folder, self._meters[region.name], self._shared)
 

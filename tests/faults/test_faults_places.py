@@ -408,7 +408,7 @@ class Servers:
 @pytest.fixture
 def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
     engines.find_minio_program()
-    # Patience has tests of its own (tests/stores): here it would only make the run longer.
+    # Retries have tests of its own (tests/stores): here it would only make the run longer.
     monkeypatch.setattr(retry, "RetryPolicy", partial(retry.RetryPolicy, attempts_max=2))
     running = Servers(tmp_path / "engines", 3)
     yield running

@@ -196,11 +196,11 @@ def test_a_zone_that_comes_back_old_is_brought_up_to_date(stocked: Installation,
     with open_home(stocked.home) as installation:
         store = installation.locator.store(slot_of(installation, WEST))
         assert isinstance(store, Zoned)
-        assert store.pending_repairs() != []
+        assert store.list_pending_repairs() != []
         found = run(installation)[WEST]
         assert found.unrepaired == []
         assert len(found.repaired) >= 2
-        assert store.pending_repairs() == []
+        assert store.list_pending_repairs() == []
         one, two, three = (
             {"/".join(path.parts[-3:]): path.read_bytes() for path in copies(installation, WEST, "", zone)}
             for zone in "123"

@@ -66,16 +66,16 @@ class MemoryRegistry:
     def replace(self, record: ZoneRecord) -> None:
         self.records[record.region, record.zone] = record
 
-    def prefixes(self, region: str, zone: str) -> list[str]:
+    def list_prefixes(self, region: str, zone: str) -> list[str]:
         return self.slots.get((region, zone), [])
 
     def records_every_zone(self) -> bool:
         return self.is_new
 
-    def sample_keys(self, region: str, zone: str) -> list[str]:
+    def list_sample_keys(self, region: str, zone: str) -> list[str]:
         return self.manifests.get((region, zone), [])
 
-    def known_checkpoints(self, region: str, zone: str, found: Sequence[Checkpoint]) -> list[Checkpoint]:
+    def filter_known_checkpoints(self, region: str, zone: str, found: Sequence[Checkpoint]) -> list[Checkpoint]:
         return [each for each in found if each not in self.unknown]
 
 

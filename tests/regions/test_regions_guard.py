@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from imgstore.domain.errors import StoreMismatch
-from imgstore.regions.zones import Guarded
+from imgstore.regions.zones import GuardedStore
 from imgstore.stores import MemoryStore, ObjectStore
 from imgstore.testing.store_contract import RawDoor, StoreContract, ThroughMemory
 
@@ -17,7 +17,7 @@ class TestGuarded(StoreContract):
 
     @pytest.fixture
     def store(self, within: MemoryStore) -> ObjectStore:
-        return Guarded(within, lambda: None)
+        return GuardedStore(within, lambda: None)
 
     @pytest.fixture
     def raw(self, within: MemoryStore) -> RawDoor:
@@ -47,7 +47,7 @@ def test_nothing_is_done_before_it_is_admitted_and_it_is_asked_once(name: str) -
         if wrong:
             raise StoreMismatch("not ours", found="x", expected="y", hint="z")
 
-    guarded = Guarded(within, admit)
+    guarded = GuardedStore(within, admit)
     assert (guarded.name, guarded.properties) == (within.name, within.properties)
     for _ in range(2):
         with pytest.raises(StoreMismatch):

@@ -15,10 +15,10 @@ from imgstore.domain.errors import (
     StoreUnreachable,
 )
 from imgstore.domain.storage.circuits import ZoneHealth
-from imgstore.regions.health import HealthBook, ZoneWatch
+from imgstore.regions.health import CircuitBreakers, ZoneWatch
 from imgstore.stores import MemoryStore
-from imgstore.stores.wrappers.retry import Retrying
-from imgstore.stores.wrappers.watched import Watched
+from imgstore.stores.wrappers.retry import RetryingStore
+from imgstore.stores.wrappers.watched import WatchedStore
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.store_contract import RawDoor, StoreContract, ThroughMemory
 
@@ -53,7 +53,7 @@ class Process:
     def __init__(self, clock: ManualClock, board: Board) -> None:
         self.tasks: list[Callable[[], None]] = []
         self.fault: StoreError | None = None
-        self.book = HealthBook(monotonic=clock.monotonic, records=board, background=self.tasks.append)
+        self.book = CircuitBreakers(monotonic=clock.monotonic, records=board, background=self.tasks.append)
         self.watch: ZoneWatch = self.book.watch(*HERE, self._probe)
 
     def _probe(self) -> None:
@@ -193,7 +193,7 @@ def test_requests_are_refused_after_an_outage_and_sent_again_after_a_probe(
 
 def test_a_refusal_is_not_waited_for(process: Process, clock: ManualClock) -> None:
     waits: list[float] = []
-    store = Retrying(Watched(MemoryStore(), process.watch), wait=waits.append)
+    store = RetryingStore(WatchedStore(MemoryStore(), process.watch), wait=waits.append)
     process.fail(SILENT)
     clock.advance(5)
     process.fail(SILENT)
@@ -210,8 +210,8 @@ class TestWatched(StoreContract):
         return MemoryStore()
 
     @pytest.fixture
-    def store(self, within: MemoryStore, process: Process) -> Watched:
-        return Watched(within, process.watch)
+    def store(self, within: MemoryStore, process: Process) -> WatchedStore:
+        return WatchedStore(within, process.watch)
 
     @pytest.fixture
     def raw(self, within: MemoryStore) -> RawDoor:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from imgstore.stores import (
+    BandwidthLimitedStore,
     DirectoryStore,
-    Limited,
     MemoryStore,
-    Metered,
+    MeteredStore,
     ObjectStore,
-    Retrying,
+    RetryingStore,
     StoreProperties,
     TokenBucket,
     TrafficMeter,
@@ -231,7 +231,7 @@ class TestMetered(TestMemory):
 
     @pytest.fixture
     def store(self, inner: MemoryStore) -> ObjectStore:
-        return Metered(inner, TrafficMeter())
+        return MeteredStore(inner, TrafficMeter())
 
     @pytest.fixture
     def raw(self, inner: MemoryStore) -> RawDoor:
@@ -242,14 +242,14 @@ class TestLimited(TestMetered):
     @pytest.fixture
     def store(self, inner: MemoryStore) -> ObjectStore:
         clock = ManualClock()
-        return Limited(inner, TokenBucket(10_000, clock.monotonic), clock.wait)
+        return BandwidthLimitedStore(inner, TokenBucket(10_000, clock.monotonic), clock.wait)
 
 
 class TestRetrying(TestMetered):
     @pytest.fixture
     def store(self, inner: MemoryStore) -> ObjectStore:
         clock = ManualClock()
-        return Retrying(inner, wait=clock.wait, monotonic=clock.monotonic)
+        return RetryingStore(inner, wait=clock.wait, monotonic=clock.monotonic)
 
 
 class TestFaultyWithoutFaults(TestMetered):
@@ -309,4 +309,4 @@ class TestAllWrappersOverMinio(TestS3OnMinio):
 
     @pytest.fixture
     def store(self, on_minio: Bucket) -> ObjectStore:
-        return Retrying(Metered(on_minio.store, TrafficMeter()))
+        return RetryingStore(MeteredStore(on_minio.store, TrafficMeter()))

@@ -17,7 +17,7 @@ from imgstore.stores.wrappers.hedging import (
     note_request,
     race,
 )
-from imgstore.stores.wrappers.retry import Retrying
+from imgstore.stores.wrappers.retry import RetryingStore
 from imgstore.testing.faulty_store import Fault, Faulty
 
 SOON = 0.05
@@ -177,7 +177,7 @@ def test_retries_do_not_keep_the_next_waiting() -> None:
     waits: list[float] = []
     faulty = Faulty(MemoryStore())
     faulty.script = [Fault(method="head", calls=frozenset({1, 2, 3}))]
-    store = Retrying(faulty, wait=waits.append)
+    store = RetryingStore(faulty, wait=waits.append)
     outcomes = list(race([lambda: store.head("a"), lambda: store.head("a")], late_seconds=NEVER))
     assert isinstance(outcomes[0].error, StoreUnreachable)
     assert isinstance(outcomes[1].error, ObjectNotFound), "the last one was tried again"

@@ -17,7 +17,7 @@ from imgstore.domain.errors import (
     StoreError,
     StoreUnreachable,
 )
-from imgstore.stores import Patience
+from imgstore.stores import Retrier
 from imgstore.stores.http import http_source as under_test
 from imgstore.stores.http.http_source import HttpSource, is_public
 from imgstore.testing.clock import ManualClock
@@ -40,7 +40,7 @@ class Site:
             "allow_private": True,
             "authorities": self.authority,
             "resolver": lambda host, port: ["127.0.0.1"],
-            "patience": Patience(wait=self.clock.wait, monotonic=self.clock.monotonic, random=lambda: 0.5),
+            "retrier": Retrier(wait=self.clock.wait, monotonic=self.clock.monotonic, random=lambda: 0.5),
         }
         return HttpSource(self.server.url(path, HOST), **(options | how))  # type: ignore[arg-type]
 
@@ -151,7 +151,7 @@ def test_nobody_listens(site: Site) -> None:
     with start_web({}) as gone:
         pass
     with pytest.raises(StoreUnreachable):
-        HttpSource(gone.url("/x"), allow_private=True, patience=Patience(wait=site.clock.wait))
+        HttpSource(gone.url("/x"), allow_private=True, retrier=Retrier(wait=site.clock.wait))
     assert site.clock.waits == [], "the time of the refusal would tell that the port is closed"
 
 

@@ -10,11 +10,11 @@ from stores_hostile import HostileServer, start_hostile
 
 from imgstore.domain.disks.source_deadlines import SourceDeadlines
 from imgstore.domain.errors import ImageRefused, ImgstoreError, InvalidInput, StoreUnreachable
-from imgstore.stores import Patience, RetryPolicy
+from imgstore.stores import Retrier, RetryPolicy
 from imgstore.stores.http.http_source import HttpSource
 
 QUIET = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
-ONCE = Patience(RetryPolicy(attempts_max=1))
+ONCE = Retrier(RetryPolicy(attempts_max=1))
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def opened(server: HostileServer) -> Iterator[HttpSource]:
     source = HttpSource(
         f"http://127.0.0.1:{server.port}/x",
         allow_private=True,
-        patience=ONCE,
+        retrier=ONCE,
         deadlines=SourceDeadlines(connect_seconds=5.0, idle_seconds=5.0, head_seconds=5.0),
     )
     try:

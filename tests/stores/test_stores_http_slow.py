@@ -8,13 +8,13 @@ import pytest
 from imgstore.domain.disks.source_deadlines import SourceDeadlines
 from imgstore.domain.errors import StoreUnreachable
 from imgstore.domain.stop_signal import OperationCanceled, StopSignal
-from imgstore.stores import Patience
+from imgstore.stores import Retrier
 from imgstore.stores.http.http_source import HttpSource
 from imgstore.stores.wrappers.retry import RetryPolicy
 from imgstore.testing.http_server import Page, start_web
 from imgstore.testing.slow_web import Slowness, SlowWeb, start_slow_web
 
-ONCE = Patience(RetryPolicy(attempts_max=1))
+ONCE = Retrier(RetryPolicy(attempts_max=1))
 LONG = SourceDeadlines(idle_seconds=600, head_seconds=600, total_seconds=600)
 
 
@@ -33,7 +33,7 @@ LONG = SourceDeadlines(idle_seconds=600, head_seconds=600, total_seconds=600)
 )
 def test_a_slow_source_is_refused(slowness: Slowness, deadlines: SourceDeadlines, found: str) -> None:
     with start_slow_web(slowness) as web, pytest.raises(StoreUnreachable) as refused:
-        source = HttpSource(web.url("disk"), allow_private=True, patience=ONCE, deadlines=deadlines)
+        source = HttpSource(web.url("disk"), allow_private=True, retrier=ONCE, deadlines=deadlines)
         source.read_at(0, 1_000)
     assert refused.value.found == found
     assert "source_head_seconds_max" in str(refused.value.hint)
@@ -52,7 +52,7 @@ def test_all_requests_together_have_a_deadline() -> None:
         source = HttpSource(
             web.url("/disk"),
             allow_private=True,
-            patience=ONCE,
+            retrier=ONCE,
             deadlines=SourceDeadlines(head_seconds=10**6, idle_seconds=10**6, total_seconds=500),
             monotonic=slower_and_slower,
         )
@@ -77,7 +77,7 @@ def test_a_redirect_has_no_deadline_of_its_own() -> None:
 
             def opened(deadlines: SourceDeadlines = deadlines) -> HttpSource:
                 return HttpSource(
-                    web.url("/0"), allow_private=True, patience=ONCE, deadlines=deadlines, monotonic=slow_clock
+                    web.url("/0"), allow_private=True, retrier=ONCE, deadlines=deadlines, monotonic=slow_clock
                 )
 
             if error is None:

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from imgstore.domain.errors import LeaseLost
-from imgstore.stores import Limited, MemoryStore, TokenBucket
+from imgstore.stores import BandwidthLimitedStore, MemoryStore, TokenBucket
 from imgstore.testing.clock import ManualClock
 
 
-def limited(clock: ManualClock, bytes_per_second: int = 1000) -> Limited:
-    return Limited(MemoryStore(), TokenBucket(bytes_per_second, clock.monotonic), clock.wait)
+def limited(clock: ManualClock, bytes_per_second: int = 1000) -> BandwidthLimitedStore:
+    return BandwidthLimitedStore(MemoryStore(), TokenBucket(bytes_per_second, clock.monotonic), clock.wait)
 
 
 def test_the_mean_is_kept_both_ways() -> None:
@@ -60,7 +60,7 @@ def test_waiting_can_be_ended() -> None:
     def lost(_seconds: float) -> None:
         raise LeaseLost("too slow", found="", expected="", hint="")
 
-    store = Limited(MemoryStore(), TokenBucket(10, lambda: 0.0), lost)
+    store = BandwidthLimitedStore(MemoryStore(), TokenBucket(10, lambda: 0.0), lost)
     store.put("a", bytes(100))
     with pytest.raises(LeaseLost):
         store.get("a")

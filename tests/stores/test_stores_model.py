@@ -252,7 +252,7 @@ class DyingZones(RuleBasedStateMachine):
         """A note may outlive what it tells of; but of each zone that differs from the truth there is one."""
         if self.down:
             return
-        noted = {note.zone for note in self.store.pending_repairs()}
+        noted = {note.zone for note in self.store.list_pending_repairs()}
         holders = {zone for zone, inner in self.inner.items() if KEY in inner._objects}
         differ = set() if self.truth is None else set(self.inner) - holders if self.truth else holders
         assert differ <= noted

@@ -1,4 +1,4 @@
-"""Retrying, metering and faults: each does its one thing."""
+"""Retries, metering and faults: each does its one thing."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstore.domain.errors import Conflict, ObjectCorrupt, StoreDenied, StoreError, StoreUnreachable
-from imgstore.stores import MemoryStore, Metered, ObjectInfo, ObjectStore, Retrying, RetryPolicy, TrafficMeter, Zoned
+from imgstore.stores import (
+    MemoryStore,
+    MeteredStore,
+    ObjectInfo,
+    ObjectStore,
+    RetryingStore,
+    RetryPolicy,
+    TrafficMeter,
+    Zoned,
+)
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.faulty_store import Fault, Faulty, Kind
 
@@ -33,9 +42,9 @@ def faulty() -> Faulty:
     return store
 
 
-def patient(store: ObjectStore, clock: ManualClock, **policy: float) -> Retrying:
+def patient(store: ObjectStore, clock: ManualClock, **policy: float) -> RetryingStore:
     rules = RetryPolicy(**policy) if policy else None  # type: ignore[arg-type]
-    return Retrying(store, policy=rules, wait=clock.wait, random=lambda: 0.5, monotonic=clock.monotonic)
+    return RetryingStore(store, policy=rules, wait=clock.wait, random=lambda: 0.5, monotonic=clock.monotonic)
 
 
 @pytest.mark.parametrize("method", CALLS)
@@ -119,7 +128,7 @@ def test_waits_are_bounded(attempt: int, jitter: float) -> None:
 def test_retries_are_metered(faulty: Faulty, clock: ManualClock) -> None:
     """The meter is inside: what went over the wire twice counts twice."""
     meter = TrafficMeter()
-    store = patient(Metered(faulty, meter), clock)
+    store = patient(MeteredStore(faulty, meter), clock)
     faulty.script = [
         Fault(method="put", calls=frozenset({1, 2})),
         Fault(method="get", calls=frozenset({1}), kind=Kind.LOST),
@@ -144,7 +153,7 @@ def test_retries_are_metered(faulty: Faulty, clock: ManualClock) -> None:
 
 def test_the_shortest_answer_tells_how_far_off_a_store_is(faulty: Faulty) -> None:
     meter, ticks = TrafficMeter(), list[float]()
-    store = Metered(faulty, meter, lambda: ticks.pop(0))
+    store = MeteredStore(faulty, meter, lambda: ticks.pop(0))
     assert meter.answer_seconds == 0
 
     def took(seconds: float, call: Callable[[], object]) -> float:
@@ -163,7 +172,7 @@ def test_the_shortest_answer_tells_how_far_off_a_store_is(faulty: Faulty) -> Non
 def test_what_fails_is_no_answer(faulty: Faulty, clock: ManualClock) -> None:
     """A connection that is refused at once does not make a store a near one."""
     meter = TrafficMeter()
-    store = Metered(faulty, meter, clock.monotonic)
+    store = MeteredStore(faulty, meter, clock.monotonic)
     faulty.script = [Fault()]
     for call in (store.get, store.head, lambda key: list(store.list(key)), lambda key: store.put(key, b"")):
         with pytest.raises(StoreError):
@@ -174,7 +183,7 @@ def test_what_fails_is_no_answer(faulty: Faulty, clock: ManualClock) -> None:
 def test_a_copy_through_us_is_metered_both_ways() -> None:
     with_zones = Zoned({zone: MemoryStore(zone) for zone in "123"})
     meter = TrafficMeter()
-    store = Metered(with_zones, meter)
+    store = MeteredStore(with_zones, meter)
     store.put("a", b"12345")
     store.copy_within("a", "b")
     with_zones.close()

@@ -28,7 +28,7 @@ from imgstore.domain.errors import (
     StoreMismatch,
     StoreUnreachable,
 )
-from imgstore.stores import Metered, Patience, Retrying, TrafficMeter, crc32_checksum
+from imgstore.stores import MeteredStore, Retrier, RetryingStore, TrafficMeter, crc32_checksum
 from imgstore.stores.s3 import store as s3_store
 from imgstore.stores.s3.source import S3Object
 from imgstore.stores.s3.store import S3Store, _timestamp
@@ -182,7 +182,7 @@ def test_our_meter_agrees_with_the_servers(minio_cluster: Callable[[int], tuple[
     (engine,) = minio_cluster(1)
     with fresh(engine) as bare:
         meter = TrafficMeter()
-        store = Metered(bare, meter)
+        store = MeteredStore(bare, meter)
         received, sent = engine.traffic()
         for number in range(4):
             store.put(f"k/{number}", os.urandom(1_000_000 + number))
@@ -351,7 +351,7 @@ def test_an_answer_that_breaks_off(scripted: Scripted) -> None:
     with pytest.raises(StoreUnreachable):
         store.get("a")
     scripted.answers = [half, error(503, "SlowDown"), b"", whole]
-    assert Retrying(store, wait=clock.wait, monotonic=clock.monotonic).get("a") == b"complete"
+    assert RetryingStore(store, wait=clock.wait, monotonic=clock.monotonic).get("a") == b"complete"
     assert len(clock.waits) == 3
     store.close()
 
@@ -574,7 +574,7 @@ def test_a_source_is_patient(scripted: Scripted) -> None:
     head = 'ETag: "1"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n'
     scripted.answers = [error(503, "SlowDown"), answer(200, headers=head, length=8), b"", answer(206, "part")]
     store = scripted.store()
-    source = S3Object(store, "a", patience=Patience(wait=clock.wait, monotonic=clock.monotonic))
+    source = S3Object(store, "a", retrier=Retrier(wait=clock.wait, monotonic=clock.monotonic))
     assert source.read_at(0, 4) == b"part"
     assert len(clock.waits) == 2
     store.close()

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from stores_hostile import HostileServer, start_hostile
 
 from imgstore.domain.errors import ImgstoreError, StoreError
-from imgstore.stores import Patience, RetryPolicy
+from imgstore.stores import Retrier, RetryPolicy
 from imgstore.stores.interface import ObjectInfo
 from imgstore.stores.s3.probe import probe_properties
 from imgstore.stores.s3.source import S3Object
 from imgstore.stores.s3.store import S3Store
 
 QUIET = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
-ONCE = Patience(RetryPolicy(attempts_max=1))
+ONCE = Retrier(RetryPolicy(attempts_max=1))
 CALLS: Final[dict[str, Callable[[S3Store], Any]]] = {
     "get": lambda store: store.get("k"),
     "get_range": lambda store: store.get_range("k", 0, 1),
@@ -27,7 +27,7 @@ CALLS: Final[dict[str, Callable[[S3Store], Any]]] = {
     "delete": lambda store: store.delete(["k"]),
     "copy": lambda store: store.copy_within("k", "l"),
     "create_bucket": lambda store: store.create_bucket(),
-    "object": lambda store: S3Object(store, "k", patience=ONCE).read_at(0, 1),
+    "object": lambda store: S3Object(store, "k", retrier=ONCE).read_at(0, 1),
     "probe": lambda store: probe_properties(store, "00"),
 }
 NUMBERS: Final = ("", "-1", "²", "9" * 20, "9" * 5_000, "1, 2", "1e400", "0x10", "1_000", "+1", "1.5", "nan")
@@ -133,7 +133,7 @@ def test_a_listing_without_end_is_refused(hostile: HostileServer) -> None:
 def test_an_etag_that_no_catalog_keeps_is_refused(hostile: HostileServer, etag: str) -> None:
     hostile.answer = answer(ETag=etag)
     with pytest.raises(StoreError):
-        S3Object(store_at(hostile), "k", patience=ONCE)
+        S3Object(store_at(hostile), "k", retrier=ONCE)
 
 
 ODD = st.sampled_from((*NUMBERS, *DATES, "[", "https://[/x", "%")) | st.text(

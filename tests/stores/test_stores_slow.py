@@ -14,7 +14,7 @@ from imgstore.stores import MemoryStore, ObjectStore
 from imgstore.stores.interface import ObjectInfo
 from imgstore.stores.s3.connections import TimeLimits
 from imgstore.stores.s3.store import S3Store
-from imgstore.stores.wrappers.parallel import Parallel, ParallelLimit
+from imgstore.stores.wrappers.parallel import ParallelLimit, ParallelLimitedStore
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
 from imgstore.testing.latency_proxy import Way, Ways
@@ -137,7 +137,7 @@ class Stalling(MemoryStore):
 def test_everything_arrives_over_a_link_that_carries_one_body_at_a_time() -> None:
     clock = ManualClock()
     within = Stalling(clock, carries=1)
-    store = Parallel(within, clock.monotonic)
+    store = ParallelLimitedStore(within, clock.monotonic)
 
     def put(number: int) -> None:
         while True:
@@ -162,7 +162,7 @@ class TestParallel(StoreContract):
 
     @pytest.fixture
     def store(self, within: MemoryStore) -> ObjectStore:
-        return Parallel(within)
+        return ParallelLimitedStore(within)
 
     @pytest.fixture
     def raw(self, within: MemoryStore) -> RawDoor:

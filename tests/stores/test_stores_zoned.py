@@ -70,7 +70,7 @@ def test_all_three_are_written(region: Region) -> None:
     region.store.put(KEY, BODY)
     assert region.holders(KEY) == "123"
     assert region.notes() == {"1": {}, "2": {}, "3": {}}
-    assert not region.store.pending_repairs()
+    assert not region.store.list_pending_repairs()
 
 
 @pytest.mark.parametrize("lost", "123")
@@ -80,7 +80,7 @@ def test_two_are_enough_and_the_third_is_noted(region: Region, lost: str) -> Non
     took = "123".replace(lost, "")
     assert region.holders(KEY) == took
     assert region.notes() == {zone: {f"repairs/{lost}/{NAME}": "put"} if zone in took else {} for zone in "123"}
-    assert region.store.pending_repairs() == [RepairNote(zone=lost, key=KEY, missed=Missed.PUT)]
+    assert region.store.list_pending_repairs() == [RepairNote(zone=lost, key=KEY, missed=Missed.PUT)]
     assert region.store.get(KEY) == BODY
     assert region.store.head(KEY).stored_bytes == len(BODY)
     # Invariant Z1.
@@ -92,7 +92,7 @@ def test_a_damaged_note_hides_no_other(region: Region, body: bytes) -> None:
     region.zones["3"].die()
     region.store.put(KEY, BODY)
     region.memories["1"].put(f"repairs/3/{NAME}", body)
-    assert region.store.pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.PUT)]
+    assert region.store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.PUT)]
 
 
 def test_the_note_comes_before_the_acknowledgement(region: Region) -> None:
@@ -233,7 +233,7 @@ def test_a_zone_that_comes_back_does_not_show_what_was_deleted(region: Region) -
         with pytest.raises(ObjectNotFound):
             store.head(KEY)
         assert not list(store.list(""))
-        assert store.pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.DELETE)]
+        assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.DELETE)]
     region.zones["2"].die()
     # Invariant Z3.
     with pytest.raises((ObjectNotFound, StoreUnreachable)):
@@ -449,10 +449,10 @@ def test_lost_answers_are_repaired_as_if_missed(region: Region) -> None:
     region.zones["1"].script = [Fault(method="put", calls=frozenset({1}), kind=Kind.LOST)]
     region.store.put(KEY, BODY)
     assert region.holders(KEY) == "123"
-    assert region.store.pending_repairs() == [RepairNote(zone="1", key=KEY, missed=Missed.PUT)]
+    assert region.store.list_pending_repairs() == [RepairNote(zone="1", key=KEY, missed=Missed.PUT)]
     region.clock.advance(31)
     region.store.put(KEY, BODY)
-    assert not region.store.pending_repairs()
+    assert not region.store.list_pending_repairs()
 
 
 def test_a_thousand_and_more_deletes_are_noted_each(region: Region) -> None:
@@ -464,7 +464,7 @@ def test_a_thousand_and_more_deletes_are_noted_each(region: Region) -> None:
     region.store.delete(keys)
     region.zones["2"].heal()
     region.clock.advance(31)
-    assert {note.key for note in region.open().pending_repairs()} == set(keys)
+    assert {note.key for note in region.open().list_pending_repairs()} == set(keys)
     assert not list(region.open().list(""))
 
 
@@ -486,17 +486,17 @@ def test_notes_about_what_is_nowhere_are_dropped(region: Region) -> None:
     for memory in region.memories.values():
         memory.delete([KEY])
     fresh = region.open()
-    assert fresh.drop_stale_notes() == 1
-    assert [note.key for note in fresh.pending_repairs()] == ["segments/cd/live"]
-    assert fresh.drop_stale_notes() == 0
+    assert fresh.delete_stale_notes() == 1
+    assert [note.key for note in fresh.list_pending_repairs()] == ["segments/cd/live"]
+    assert fresh.delete_stale_notes() == 0
 
 
 def test_a_note_stays_while_a_zone_cannot_be_asked(region: Region) -> None:
     region.zones["3"].die()
     region.store.put(KEY, BODY)
     region.store.delete([KEY])
-    assert region.open().drop_stale_notes() == 0
-    assert len(region.store.pending_repairs()) == 1
+    assert region.open().delete_stale_notes() == 0
+    assert len(region.store.list_pending_repairs()) == 1
 
 
 def test_copies_are_compared_and_made_alike(region: Region) -> None:
@@ -523,13 +523,13 @@ def test_what_one_zone_alone_has_is_told_and_withdrawn(region: Region) -> None:
     region.store.delete([KEY])
     region.zones["3"].heal()
     fresh = region.open()
-    assert list(fresh.lone_keys("segments/")) == [KEY]
+    assert list(fresh.list_lone_keys("segments/")) == [KEY]
     fresh.withdraw(KEY, fresh.copies(KEY).right)
     assert region.holders(KEY) == ""
-    assert fresh.pending_repairs() != []
+    assert fresh.list_pending_repairs() != []
     fresh.settle(KEY)
-    assert fresh.pending_repairs() == []
-    assert list(fresh.lone_keys("")) == []
+    assert fresh.list_pending_repairs() == []
+    assert list(fresh.list_lone_keys("")) == []
 
 
 def test_a_zone_that_is_only_late_is_written_to_and_read_last(region: Region) -> None:

@@ -123,14 +123,14 @@ def test_a_put_that_arrives_late_is_harmless(region: Region) -> None:
     store.put(KEY, BODY)
     region.zones["3"].thawed.set()
     wait_until_held(region, "3", KEY)
-    assert store.pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.PUT)], "the note stays"
+    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.PUT)], "the note stays"
     for each in (store, region.open()):
         assert each.get(KEY) == BODY
         assert each.head(KEY).stored_bytes == len(BODY)
         copies = each.copies(KEY)
         assert (set(copies.right), copies.silent) == ({"1", "2", "3"}, ())
     store.settle(KEY)
-    assert store.pending_repairs() == []
+    assert store.list_pending_repairs() == []
 
 
 def test_a_put_that_arrives_after_a_delete_shows_nothing(region: Region) -> None:
@@ -145,7 +145,7 @@ def test_a_put_that_arrives_after_a_delete_shows_nothing(region: Region) -> None
         with pytest.raises(ObjectNotFound):
             each.head(KEY)
         assert [info.key for info in each.list("segments/")] == [OTHER]
-    assert store.pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.DELETE)], "a repair removes it"
+    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.DELETE)], "a repair removes it"
 
 
 def test_a_zone_that_answered_late_is_written_again(region: Region) -> None:
@@ -212,7 +212,7 @@ def test_the_notes_of_a_frozen_zone_are_not_waited_for(region: Region) -> None:
     store = region.open()
     store.put(KEY, BODY)
     assert region.holders(KEY) == "12"
-    assert store.pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.PUT)]
+    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.PUT)]
 
 
 def test_a_listing_does_not_wait_for_a_frozen_zone(region: Region) -> None:
@@ -247,7 +247,7 @@ def test_a_delete_is_not_sent_to_a_frozen_zone(region: Region) -> None:
     store.delete([KEY])
     assert region.holders(KEY) == "3"
     assert "delete" not in region.zones["3"].requests
-    assert store.pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.DELETE)]
+    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.DELETE)]
     store.put(KEY, BODY)
     region.zones["3"].thawed.set()
     assert region.open().get(KEY) == BODY
@@ -267,7 +267,7 @@ def test_a_delete_that_was_sent_is_waited_for(region: Region) -> None:
     delete.join(SECONDS_MAX)
     assert region.holders(KEY) == ""
     # Invariant Z13.
-    assert store.pending_repairs() == []
+    assert store.list_pending_repairs() == []
 
 
 def test_a_delete_that_nobody_depends_on_is_given_up(region: Region) -> None:

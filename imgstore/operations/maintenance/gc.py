@@ -311,7 +311,7 @@ def _settle_notes(installation: Installation, reports: Sequence[SlotReport]) -> 
         try:
             store = installation.locator.store(slot)
             assert isinstance(store, Zoned), "the slot lies in three zones"
-            settled += store.drop_stale_notes()
+            settled += store.delete_stale_notes()
         except StoreError as error:
             installation.note(slot.key.region, f"the zones' notes stay: {error.message}")
     return settled

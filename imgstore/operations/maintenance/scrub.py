@@ -136,7 +136,7 @@ def _scrub_slot(
 def _has_notes(installation: Installation, slot: Slot) -> bool:
     store = installation.locator.store(slot)
     assert isinstance(store, Zoned), "the slot lies in three zones"
-    return any(note.key.startswith(slot.prefix) for note in store.pending_repairs())
+    return any(note.key.startswith(slot.prefix) for note in store.list_pending_repairs())
 
 
 def _wanted(installation: Installation, slot: Slot) -> dict[str, _Wanted]:
@@ -256,7 +256,7 @@ def _read_zones(
     """A slot in three zones: each copy is read, and made like one that is right."""
     store, prefix = installation.locator.store(found.slot), found.slot.prefix
     assert isinstance(store, Zoned), "the slot lies in three zones"
-    noted = {note.key.removeprefix(prefix) for note in store.pending_repairs() if note.key.startswith(prefix)}
+    noted = {note.key.removeprefix(prefix) for note in store.list_pending_repairs() if note.key.startswith(prefix)}
 
     def look(each: _Wanted) -> _Look:
         copies = store.copies(prefix + each.key, each.accept)
@@ -283,7 +283,7 @@ def _read_zones(
         lone = (
             set[str]()
             if found.problem or request.repair_notes_only
-            else {key.removeprefix(prefix) for key in store.lone_keys(prefix)}
+            else {key.removeprefix(prefix) for key in store.list_lone_keys(prefix)}
         )
         for key in sorted((noted | lone) - wanted.keys()):
             _agree(installation, found.slot, store, prefix + key)

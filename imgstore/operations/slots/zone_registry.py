@@ -45,8 +45,8 @@ class CatalogZones:
                 transaction.scrub_passes.end_in_slot(slot.uid)  # What they read was in the store that is gone.
             transaction.zones.replace(record)
 
-    def prefixes(self, region: str, zone: str) -> Collection[str]:
-        """See `ZoneRegistry.prefixes`."""
+    def list_prefixes(self, region: str, zone: str) -> Collection[str]:
+        """See `ZoneRegistry.list_prefixes`."""
         with self.catalog.reading() as transaction:
             return [slot.prefix for slot in transaction.zones.slots_in(region, zone)]
 
@@ -55,13 +55,13 @@ class CatalogZones:
         with self.catalog.reading() as transaction:
             return transaction.installation.get().records_every_zone
 
-    def sample_keys(self, region: str, zone: str) -> Sequence[str]:
-        """See `ZoneRegistry.sample_keys`."""
+    def list_sample_keys(self, region: str, zone: str) -> Sequence[str]:
+        """See `ZoneRegistry.list_sample_keys`."""
         with self.catalog.reading() as transaction:
             return transaction.zones.manifest_keys(region, zone, _SAMPLE_KEYS)
 
-    def known_checkpoints(self, region: str, zone: str, found: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
-        """See `ZoneRegistry.known_checkpoints`."""
+    def filter_known_checkpoints(self, region: str, zone: str, found: Sequence[Checkpoint]) -> Sequence[Checkpoint]:
+        """See `ZoneRegistry.filter_known_checkpoints`."""
         if not found:
             return found
         with self.catalog.reading() as transaction:

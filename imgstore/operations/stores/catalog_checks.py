@@ -98,7 +98,7 @@ def accept_catalog(installation: Installation, principal: Principal) -> list[str
         What went wrong, a line for each zone that did not answer: it may show again that the catalog is older.
     """
     with recorded(installation, principal, Action.ADMINISTER, "/", "imgstore/regions/acceptCatalog"):
-        problems = installation.locator.forget_unknown_checkpoints()
+        problems = installation.locator.delete_unknown_checkpoints()
         with installation.catalog.transaction() as transaction:
             transaction.installation.accept_outdated()
         return problems

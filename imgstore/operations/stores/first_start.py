@@ -37,7 +37,7 @@ def check_no_other_installation(place: str, home: Path, locator: Locator) -> Non
         StoreMismatch: a zone that can be reached, or a region folder, is marked.
     """
     marked = (home / "regions").glob(f"*/zone-*/{FORMAT_KEY}")
-    found = {str(path.parent): _owner(path) for path in sorted(marked)} | dict(locator.marked_zones())
+    found = {str(path.parent): _owner(path) for path in sorted(marked)} | dict(locator.read_marked_zones())
     if found:
         raise _catalog_lost(f"The catalog in {place} is empty.", found)
 

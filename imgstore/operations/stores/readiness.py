@@ -66,7 +66,7 @@ def _worker(installation: Installation) -> Check:
 
 
 def _stores(installation: Installation) -> Check:
-    down = installation.locator.look_at_zones()
+    down = installation.locator.find_unavailable_zones()
     regions = installation.regions.regions.values()
     if not down:
         return Check.OK

@@ -23,7 +23,7 @@ def record_zone_gaps(installation: Installation, slot: Slot) -> dict[str, int]:
     try:
         store = installation.locator.store(slot)
         assert isinstance(store, Zoned), "the slot lies in three zones"
-        notes = [note for note in store.pending_repairs() if note.key.startswith(slot.prefix)]
+        notes = [note for note in store.list_pending_repairs() if note.key.startswith(slot.prefix)]
     except StoreError:
         return {}
     counts = dict(Counter(note.zone for note in notes if note.missed is Missed.PUT))

@@ -39,8 +39,8 @@ from imgstore.domain.errors import (
     StoreUnreachable,
 )
 from imgstore.domain.stop_signal import StopSignal
-from imgstore.stores.http.timed_connection import Line, ReadTimer
-from imgstore.stores.wrappers.retry import Patience
+from imgstore.stores.http.timed_connection import RequestTimer, SourceConnections
+from imgstore.stores.wrappers.retry import Retrier
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve: TypeAlias = Callable[[str, int], list[str]]
@@ -165,7 +165,7 @@ class HttpSource:
         url: str,
         *,
         allow_private: bool,
-        patience: Patience | None = None,
+        retrier: Retrier | None = None,
         authorities: Path | None = None,
         resolver: Resolve = resolve,
         deadlines: SourceDeadlines | None = None,
@@ -177,7 +177,7 @@ class HttpSource:
         Args:
             url: an https URL; http too where `allow_private`. A name and password in it are sent to its own host only.
             allow_private: let it be a server on a private network, as a person on the machine may decide.
-            patience: how to try again what may pass.
+            retrier: how to try again what may pass.
             authorities: certificates to trust besides the system's.
             resolver: gives the addresses of a name.
             deadlines: how slow it may be.
@@ -193,12 +193,12 @@ class HttpSource:
         self._url = url
         self._private = allow_private
         self._stop = stop or StopSignal()
-        self._persist = patience or Patience(wait=self._stop.wait)
+        self._persist = retrier or Retrier(wait=self._stop.wait)
         self._resolve = resolver
         self._deadlines = deadlines or SourceDeadlines()
         self._monotonic = monotonic
-        self._timer = ReadTimer(self._deadlines.idle_seconds, monotonic)
-        self._line = Line(self._timer)
+        self._timer = RequestTimer(self._deadlines.idle_seconds, monotonic)
+        self._line = SourceConnections(self._timer)
         self._left_seconds = self._deadlines.total_seconds
         self._tls = ssl.create_default_context()
         if authorities is not None:
@@ -206,7 +206,7 @@ class HttpSource:
         self._lock = threading.Lock()
         self._route: _Route | None = None
         self._closing = ExitStack()
-        self._closing.enter_context(self._stop.call_on_stop(self._line.hang_up))
+        self._closing.enter_context(self._stop.call_on_stop(self._line.disconnect))
         try:
             self._opened = self._first_identity()
         except BaseException:
@@ -415,7 +415,7 @@ class HttpSource:
                 f"no connection within {self._deadlines.connect_seconds:g} seconds", _NoAnswer
             ) from error
         except TimeoutOfUrllib3 as error:
-            raise self._too_slow(self._timer.complaint, _NoAnswer) from error
+            raise self._too_slow(self._timer.reason, _NoAnswer) from error
         except (HTTPError, ValueError) as error:  # ValueError: numbers that http.client cannot read
             self._stop.check()
             raise self._unreachable(str(error), _NoAnswer) from error

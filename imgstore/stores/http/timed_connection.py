@@ -16,7 +16,7 @@ from typing import Any, cast
 import urllib3
 
 
-class ReadTimer(threading.local):
+class RequestTimer(threading.local):
     """The deadline of the request that a thread makes. Each thread has its own."""
 
     def __init__(self, idle_seconds: float, monotonic: Callable[[], float]) -> None:
@@ -41,21 +41,21 @@ class ReadTimer(threading.local):
         return min(left, self._idle_seconds)
 
     @property
-    def complaint(self) -> str:
+    def reason(self) -> str:
         """What was late, after a timeout."""
         late = self._monotonic() >= self._deadline
         return self._what if late else f"no byte for {self._idle_seconds:g} seconds"
 
 
-class Line:
+class SourceConnections:
     """All connections of one source."""
 
-    def __init__(self, timer: ReadTimer) -> None:
+    def __init__(self, timer: RequestTimer) -> None:
         self.timer = timer
         self.lock = threading.RLock()
         """Held while a socket is closed or hung up, so that no reused descriptor is hit."""
         self._sockets: weakref.WeakSet[_TimedSocket] = weakref.WeakSet()
-        self._hung_up = False
+        self._disconnected = False
 
     def watch(self, pool: urllib3.HTTPConnectionPool) -> None:
         """Have every connection of a new pool end at the deadline of its thread."""
@@ -69,23 +69,23 @@ class Line:
                 """Connect, then watch the socket."""
                 super().connect()
                 connected = self.sock  # type: ignore[has-type] # urllib3's, of either base
-                self.sock = cast("socket.socket", line.watched(connected))
+                self.sock = cast("socket.socket", line.watch_socket(connected))
 
         pool.ConnectionCls = Timed
 
-    def watched(self, sock: socket.socket) -> "_TimedSocket":
+    def watch_socket(self, sock: socket.socket) -> "_TimedSocket":
         """The socket, watched."""
         timed = _TimedSocket(sock, self)
         with self.lock:
             self._sockets.add(timed)
-            if self._hung_up:
+            if self._disconnected:
                 timed.shut_down()
         return timed
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """End every connection, later ones too, from any thread: whoever reads from one finds its end."""
         with self.lock:
-            self._hung_up = True
+            self._disconnected = True
             for each in list(self._sockets):
                 each.shut_down()
 
@@ -93,7 +93,7 @@ class Line:
 class _TimedSocket:
     """A socket that reads until a deadline; all else is the socket's own."""
 
-    def __init__(self, sock: socket.socket, line: Line) -> None:
+    def __init__(self, sock: socket.socket, line: SourceConnections) -> None:
         self._sock = sock
         self._line = line
 
@@ -121,7 +121,7 @@ class _TimedSocket:
 class _TimedReader(io.RawIOBase):
     """What comes from a socket, each read in the time that is left."""
 
-    def __init__(self, sock: _TimedSocket, raw: Any, line: Line) -> None:
+    def __init__(self, sock: _TimedSocket, raw: Any, line: SourceConnections) -> None:
         super().__init__()
         self._sock = sock
         self._raw = raw

@@ -134,7 +134,7 @@ def _unsent_bytes(sock: socket.socket) -> int:
     return told[0]
 
 
-def use_steady_connections(client: Any, limits: TimeLimits, is_alive: Callable[[], bool]) -> None:
+def use_progress_timeouts(client: Any, limits: TimeLimits, is_alive: Callable[[], bool]) -> None:
     """Have botocore's client make such connections.
 
     Args:

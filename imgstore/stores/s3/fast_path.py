@@ -20,7 +20,7 @@ _ELSEWHERE: Final = frozenset(
 """What the client understands as a bucket in another region, and asks there."""
 
 
-class ShortWay:
+class FastPath:
     """To one bucket, named in the path. Safe to use from several threads at once."""
 
     def __init__(self, client: Any, bucket: str) -> None:
@@ -43,7 +43,7 @@ class ShortWay:
         self._parser = client._response_parser
 
     @classmethod
-    def beside(cls, client: Any, bucket: str) -> "ShortWay | None":
+    def beside(cls, client: Any, bucket: str) -> "FastPath | None":
         """None where the client's parts, which botocore promises to nobody, are not where they were: it can be asked."""
         try:
             return cls(client, bucket)

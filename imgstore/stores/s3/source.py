@@ -9,13 +9,13 @@ from imgstore.domain.errors import (
     SourceChanged,
 )
 from imgstore.stores.s3.store import ETAG_CHARACTERS_MAX, S3Store, range_header
-from imgstore.stores.wrappers.retry import Patience
+from imgstore.stores.wrappers.retry import Retrier
 
 
 class S3Object:
     """A disk image in a bucket, as a `domain.sources.ByteSource`. Every read is bound to the ETag that was opened."""
 
-    def __init__(self, store: S3Store, key: str, *, patience: Patience | None = None) -> None:
+    def __init__(self, store: S3Store, key: str, *, retrier: Retrier | None = None) -> None:
         """Ask for length and ETag.
 
         Raises:
@@ -24,7 +24,7 @@ class S3Object:
         """
         self._store = store
         self._key = key
-        self._persist = patience or Patience()
+        self._persist = retrier or Retrier()
         self._opened = self.identity()
 
     @property

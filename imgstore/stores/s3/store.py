@@ -51,21 +51,21 @@ from imgstore.domain.errors import (
     StoreSilent,
     StoreUnreachable,
 )
-from imgstore.stores.errors import absent, accepted, taken
+from imgstore.stores.errors import check_accepted, existing_object_error, missing_object_error
 from imgstore.stores.interface import (
     Accept,
     Body,
     ObjectInfo,
     StoreProperties,
-    batches,
-    checked_key,
+    check_key,
     crc32_checksum,
+    split_batches,
 )
-from imgstore.stores.s3.connections import TimeLimits, use_steady_connections
-from imgstore.stores.s3.fast_path import ShortWay
+from imgstore.stores.s3.connections import TimeLimits, use_progress_timeouts
+from imgstore.stores.s3.fast_path import FastPath
 from imgstore.stores.wrappers.hedging import note_answer
 
-UNPROVEN: Final = StoreProperties(verifies_checksum=False, server_side_copy=False, atomic_create=False)
+UNPROBED: Final = StoreProperties(verifies_checksum=False, server_side_copy=False, atomic_create=False)
 """What is promised of a store that nobody has probed."""
 
 CONNECTIONS_MAX: Final = 64
@@ -130,7 +130,7 @@ _GARBLED: Final = (
 
 
 class S3Store:
-    """Objects in one bucket. boto3's own retries are off: `Retrying` decides."""
+    """Objects in one bucket. boto3's own retries are off: `RetryingStore` decides."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class S3Store:
         """
         self.name = f"s3 {endpoint or 'aws'}/{bucket}"
         self.bucket = bucket
-        self.properties = properties or UNPROVEN
+        self.properties = properties or UNPROBED
         self._region = signing_region
         self._class = {"StorageClass": storage_class} if storage_class else {}
         config = Config(
@@ -184,22 +184,22 @@ class S3Store:
         )
         with self._translated(None):
             self._client: Any = _client(profile, endpoint, signing_region, access_key, secret_key, config)
-            use_steady_connections(self._client, limits, self._is_alive)
-        self._short = ShortWay.beside(self._client, bucket) if endpoint and path_style else None
+            use_progress_timeouts(self._client, limits, self._is_alive)
+        self._short = FastPath.beside(self._client, bucket) if endpoint and path_style else None
         """For whole objects, where the address follows no rules but ours: MinIO's, Ceph's and SeaweedFS's usual case."""
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
-        return accepted(self.name, key, self._get(checked_key(key)), accept)
+        return check_accepted(self.name, key, self._get(check_key(key)), accept)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `Gets.get_range`."""
         if length <= 0:
             self.head(key)
             return b""
-        return self._get(checked_key(key), Range=range_header(offset, length))
+        return self._get(check_key(key), Range=range_header(offset, length))
 
     def _get(self, key: str, **how: str) -> bytes:
         with self._translated(key):
@@ -218,7 +218,7 @@ class S3Store:
 
     def head(self, key: str) -> ObjectInfo:
         """See `Heads.head`."""
-        return self._info(key, self._head(checked_key(key)))
+        return self._info(key, self._head(check_key(key)))
 
     def _head(self, key: str) -> Mapping[str, Any]:
         with self._translated(key):
@@ -272,7 +272,7 @@ class S3Store:
 
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
         """See `Puts.put`. `last_modified` is the answer's date, by the store's clock: HEAD may tell a second less."""
-        return self._put(checked_key(key), body, crc32_checksum(body), only_if_absent=only_if_absent)
+        return self._put(check_key(key), body, crc32_checksum(body), only_if_absent=only_if_absent)
 
     def _put(self, key: str, body: Body, checksum: str | None, *, only_if_absent: bool = False) -> ObjectInfo:
         how: dict[str, str] = dict(self._class)
@@ -300,7 +300,7 @@ class S3Store:
         Raises:
             StoreError: of the kind of the first key that the store would not delete; the others are deleted.
         """
-        for batch in batches(map(checked_key, keys)):
+        for batch in split_batches(map(check_key, keys)):
             objects = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
             with self._translated(None):
                 answer = self._client.delete_objects(Bucket=self.bucket, Delete=objects)
@@ -311,7 +311,7 @@ class S3Store:
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`. The store is asked for a CRC-32 of the new object."""
-        return self._copy(checked_key(source_key), checked_key(target_key), "CRC32")
+        return self._copy(check_key(source_key), check_key(target_key), "CRC32")
 
     def _copy(self, source_key: str, target_key: str, algorithm: str) -> ObjectInfo:
         source = {"Bucket": self.bucket, "Key": source_key}
@@ -413,9 +413,9 @@ class S3Store:
                 target=self.bucket,
             )
         if code in {"NoSuchKey", "NotFound"} or status == 404:
-            return absent(self.name, key or self.bucket)
+            return missing_object_error(self.name, key or self.bucket)
         if code == "PreconditionFailed" or status == 412:
-            return taken(self.name, key or "")
+            return existing_object_error(self.name, key or "")
         if code in _DAMAGED:
             return self._damaged(key, found)
         if code in _FULL or status == 507:

@@ -52,10 +52,10 @@ class TokenBucket:
             return max(0.0, -self._tokens / self._rate)
 
 
-class Limited:
+class BandwidthLimitedStore:
     """The store itself, its bodies counted against a bucket. Listings and deletions are free.
 
-    Outside of retries, whose pauses are no bandwidth: ``Limited(Retrying(...))``.
+    Outside of retries, whose pauses are no bandwidth: ``BandwidthLimitedStore(RetryingStore(...))``.
     """
 
     def __init__(self, store: ObjectStore, bucket: TokenBucket, wait: Wait = time.sleep) -> None:

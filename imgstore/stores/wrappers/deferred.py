@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
 
 
-class Deferred:
+class DeferredStore:
     """The store that `open` gives. Several threads may open it at the same time, which must do no harm."""
 
     def __init__(self, name: str, open: Callable[[], ObjectStore]) -> None:  # noqa: A002 - what it does
@@ -24,7 +24,7 @@ class Deferred:
         """Whether the store was opened."""
         return self._opened is not None
 
-    def admitted(self) -> ObjectStore:
+    def open_store(self) -> ObjectStore:
         """The store, open.
 
         Raises:
@@ -42,32 +42,32 @@ class Deferred:
     @property
     def properties(self) -> StoreProperties:
         """See `Describes.properties`."""
-        return self.admitted().properties
+        return self.open_store().properties
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
-        return self.admitted().get(key, accept)
+        return self.open_store().get(key, accept)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `Gets.get_range`."""
-        return self.admitted().get_range(key, offset, length)
+        return self.open_store().get_range(key, offset, length)
 
     def head(self, key: str) -> ObjectInfo:
         """See `Heads.head`."""
-        return self.admitted().head(key)
+        return self.open_store().head(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Lists.list`."""
-        return self.admitted().list(prefix)
+        return self.open_store().list(prefix)
 
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
         """See `Puts.put`."""
-        return self.admitted().put(key, body, only_if_absent=only_if_absent)
+        return self.open_store().put(key, body, only_if_absent=only_if_absent)
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Deletes.delete`."""
-        self.admitted().delete(keys)
+        self.open_store().delete(keys)
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""
-        return self.admitted().copy_within(source_key, target_key)
+        return self.open_store().copy_within(source_key, target_key)

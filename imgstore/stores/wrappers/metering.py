@@ -73,8 +73,8 @@ class TrafficMeter:
             )
 
 
-class Metered:
-    """The store itself, counted. Around the bare store, so that retries count: ``Retrying(Metered(S3Store(...)))``."""
+class MeteredStore:
+    """The store itself, counted. Around the bare store, so that retries count: ``RetryingStore(MeteredStore(S3Store(...)))``."""
 
     def __init__(
         self, store: ObjectStore, meter: TrafficMeter, monotonic: Callable[[], float] = time.monotonic

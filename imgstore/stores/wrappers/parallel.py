@@ -52,7 +52,7 @@ class ParallelLimit:
         return replace(self, bodies=max(1, min(self.bodies, running) // 2), arrived=0, halved_at=now)
 
 
-class Parallel:
+class ParallelLimitedStore:
     """The store itself, with so many bodies at once as its link carries. Listings and small requests are not counted.
 
     Inside of retries, since a body that waits for its next attempt is not under way.

@@ -39,7 +39,7 @@ class RetryPolicy:
         return jitter * min(self.wait_seconds_max, self.first_wait_seconds_max * 2.0 ** (attempt - 1))
 
 
-class Patience:
+class Retrier:
     """Calls again what raised a retryable `StoreError`, within a policy. Shared by threads; it keeps no state."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Patience:
         self._wait(seconds)
 
 
-class Retrying:
+class RetryingStore:
     """The store itself, with patience."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Retrying:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._persist = Patience(policy, wait=wait, random=random, monotonic=monotonic)
+        self._persist = Retrier(policy, wait=wait, random=random, monotonic=monotonic)
 
     @property
     def name(self) -> str:

@@ -1,6 +1,6 @@
 """Tells a watcher of every request whether the store answered, and sends none that the watcher refuses.
 
-Inside of retries, so that each attempt counts: ``Retrying(Watched(Metered(S3Store(...))))``.
+Inside of retries, so that each attempt counts: ``RetryingStore(WatchedStore(MeteredStore(S3Store(...))))``.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +25,7 @@ class Watch(Protocol):
         ...
 
 
-class Watched:
+class WatchedStore:
     """The store itself, watched."""
 
     def __init__(self, store: ObjectStore, watch: Watch) -> None:
