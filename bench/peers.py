@@ -21,7 +21,7 @@ from typing import ClassVar
 from bench.disks import default_folder
 from bench.engines import Bucket
 from bench.processes import Command, Finished, ProgramFailed, run_timed
-from imgstore.testing.engines import EngineMissing, built_by_go, go_program
+from imgstore.testing.engines import EngineMissing, build_with_go, go_program
 
 MIB = 1 << 20
 PASSWORD = "bench"  # noqa: S105 - of repositories that live for one run
@@ -288,7 +288,7 @@ class Mc(Peer):
 
     def make(self) -> None:
         try:
-            built_by_go("mc", self.MODULE, self.VERSION)
+            build_with_go("mc", self.MODULE, self.VERSION)
         except EngineMissing as missing:
             raise PeerMissing(str(missing)) from missing
 

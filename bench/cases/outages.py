@@ -17,7 +17,7 @@ from bench.measuring import Case, Found, Samples, World
 from bench.results import Door, Goal, Unit
 from imgstore.domain.resources import ManagedDisk
 from imgstore.operations.installation import Installation
-from imgstore.testing.crash_scenes import Scene, on_minio
+from imgstore.testing.crash_scenes import CrashScene, create_minio_scene
 from imgstore.testing.engines import S3Engine, start_minio_cluster
 from imgstore.testing.sample_gallery import make_disk, publish
 
@@ -30,7 +30,7 @@ _FIRST_SECONDS_MAX, _LATER_SECONDS_MAX = 3.0, 0.2
 def measure_outages(world: World) -> Found:
     samples, folder = world.samples(), world.scratch / "outages"
     with start_minio_cluster(folder / "engines", 3) as engines:
-        scene = on_minio(folder / "scene", engines, "outages")
+        scene = create_minio_scene(folder / "scene", engines, "outages")
         scene.prepare()
         _publish(scene, folder / "disk.raw")
         for number in range(world.rounds):
@@ -49,13 +49,13 @@ def measure_outages(world: World) -> Found:
     )
 
 
-def _publish(scene: Scene, disk: Path) -> None:
+def _publish(scene: CrashScene, disk: Path) -> None:
     disk.write_bytes(np.random.default_rng(3).bytes(8 * MIB))
     with scene.open() as installation:
         publish(installation, disk, _VERSION, targets=[f"{_REGION}=2"], location=_REGION)
 
 
-def _freeze(samples: Samples, scene: Scene, engines: tuple[S3Engine, ...], name: str) -> None:
+def _freeze(samples: Samples, scene: CrashScene, engines: tuple[S3Engine, ...], name: str) -> None:
     with scene.open() as installation:
         disk = _timed(installation, f"{name}-a")[1]
         _timed(installation, f"{name}-b")
@@ -75,7 +75,7 @@ def _freeze(samples: Samples, scene: Scene, engines: tuple[S3Engine, ...], name:
     _open_anew(samples, scene, f"{name}-well", "well_other_process_seconds")
 
 
-def _open_anew(samples: Samples, scene: Scene, name: str, figure: str) -> None:
+def _open_anew(samples: Samples, scene: CrashScene, name: str, figure: str) -> None:
     """The first create of an installation that was opened just now: it makes its connections, too."""
     with scene.open() as installation:
         samples.add(figure, _timed(installation, name)[0], Unit.SECONDS, Door.INSIDE)

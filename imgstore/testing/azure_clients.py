@@ -16,7 +16,7 @@ LOCKS: Final = Path(imgstore.__file__).parents[1] / "tests" / "clients"
 """The lock files, and the programs that run in what they make."""
 
 
-class NotBuilt(Exception):
+class ClientBuildError(Exception):
     """The environment is not there and could not be made."""
 
 
@@ -29,7 +29,7 @@ def environment(name: str, cache: Path, say: Callable[[str], None]) -> Path:
         say: told when one is made, which takes a minute.
 
     Raises:
-        NotBuilt: no such lock file, or pip could not install what it names.
+        ClientBuildError: no such lock file, or pip could not install what it names.
     """
     lock = LOCKS / f"{name}.txt"
 
@@ -73,7 +73,7 @@ def _built(
 ) -> Path:
     """The folder that `build` has filled, once for the same files."""
     if missing := [file.name for file in files if not file.exists()]:
-        raise NotBuilt(f"no {missing[0]} beside the tests")
+        raise ClientBuildError(f"no {missing[0]} beside the tests")
     made_from = hashlib.sha256(b"".join(file.read_bytes() for file in files) + more.encode()).hexdigest()[:16]
     folder = cache / f"{name}-{made_from}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +90,6 @@ def _run(command: list[str], folder: Path) -> None:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise NotBuilt(f"no {command[0]} on PATH") from error
+        raise ClientBuildError(f"no {command[0]} on PATH") from error
     if done.returncode:
-        raise NotBuilt(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-300:]}")
+        raise ClientBuildError(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-300:]}")

@@ -1,6 +1,6 @@
 """A process that runs one command and dies at a chosen step of it.
 
-Run by ``scenes.Scene.victim``, as ``python -m``, with its orders as JSON.
+Run by ``scenes.CrashScene.run_job``, as ``python -m``, with its orders as JSON.
 
 Every step that changes something the outside can see is counted: each change of a directory's files (written, synced,
 renamed, linked, removed), each request to an S3 store, each commit of the catalog, before and after. At the step whose
@@ -38,7 +38,7 @@ from imgstore.testing import sample_gallery
 from imgstore.testing.sample_gallery import ADMIN, GROUP
 
 
-class Steps:
+class StepCounter:
     """Counts, and strikes once."""
 
     def __init__(self, fatal: int, number: int) -> None:
@@ -68,7 +68,7 @@ class Steps:
 
         setattr(holder, name, counted)
 
-    def around_commits(self) -> None:
+    def wrap_commits(self) -> None:
         """A step before and one after each commit of the catalog."""
         real: Callable[..., AbstractContextManager[Any]] = Database.writing
 
@@ -81,7 +81,7 @@ class Steps:
 
         setattr(Database, "writing", counted)  # noqa: B010 - mypy takes no method for another
 
-    def at_state(self, installation: Installation, watched: str) -> None:
+    def stop_at_state(self, installation: Installation, watched: str) -> None:
         """Strike after the first commit of the catalog that brings a state about.
 
         Args:
@@ -201,7 +201,7 @@ def _grant(installation: Installation, name: str, level: AccessLevel) -> None:
     )
 
 
-def settings_of(orders: dict[str, Any]) -> Settings:
+def parse_settings(orders: dict[str, Any]) -> Settings:
     """The settings that a scene's orders name."""
     regions = orders.get("regions")
     return Settings(
@@ -215,15 +215,15 @@ def settings_of(orders: dict[str, Any]) -> Settings:
 def main() -> None:
     """Run what the one argument orders."""
     orders = json.loads(sys.argv[1])
-    steps = Steps(orders["fatal"], orders.get("signal", signal.SIGKILL))
-    with open_installation(settings_of(orders)) as installation:
+    steps = StepCounter(orders["fatal"], orders.get("signal", signal.SIGKILL))
+    with open_installation(parse_settings(orders)) as installation:
         for name in ("fsync", "rename", "link", "unlink", "pwrite"):
             steps.around(os, name)
         for name in ("put", "delete", "get", "list"):
             steps.around(S3Store, name)
-        steps.around_commits()
+        steps.wrap_commits()
         if "watch" in orders:
-            steps.at_state(installation, orders["watch"])
+            steps.stop_at_state(installation, orders["watch"])
         run(orders["job"], orders, installation)
     print(steps.count)
 

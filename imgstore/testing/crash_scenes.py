@@ -18,22 +18,30 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.stores import regions
 from imgstore.testing import crash_process
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.sample_gallery import ADMIN, all_slots, audit, audit_served, found_gallery, open_home, own_slots
+from imgstore.testing.sample_gallery import (
+    ADMIN,
+    all_slots,
+    audit,
+    audit_served,
+    create_sample_gallery,
+    open_home,
+    own_slots,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class CrashScene:
     """A home, its settings, and what the versions on it should be."""
 
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict)
-    """JSON: what `victim.settings_of` takes besides the home."""
+    """JSON: what `crash_process.parse_settings` takes besides the home."""
     expected: dict[str, Path] = field(default_factory=dict)
     """The raw disk of each version that was ever asked for; of its data disks under ``1.0.0/lun-5``."""
 
     def open(self, subscriber: Subscriber = ignore_event) -> AbstractContextManager[Installation]:
         """The installation, in this process."""
-        own = crash_process.settings_of(self._orders())
+        own = crash_process.parse_settings(self._orders())
         return open_home(own.home, subscriber, regions=own.regions, database=own.database, environ=own.environ)
 
     def prepare(self) -> None:
@@ -43,9 +51,9 @@ class Scene:
         with self.open() as installation:
             problems = [each.problem for each in regions.init_regions(installation, ADMIN) if each.problem]
             assert problems == []
-            found_gallery(installation)
+            create_sample_gallery(installation)
 
-    def victim(self, job: str, *, fatal: int = 0, number: int = signal.SIGKILL, **more: Any) -> int:
+    def run_job(self, job: str, *, fatal: int = 0, number: int = signal.SIGKILL, **more: Any) -> int:
         """Run a command in a process of its own that is struck at step `fatal`.
 
         Returns:
@@ -65,7 +73,7 @@ class Scene:
         assert done.returncode in (0, -number) or interrupted, done.stderr
         return int(done.stdout) if done.returncode == 0 else 0
 
-    def strike(self, job: str, *, fatal: int, number: int = signal.SIGKILL, **more: Any) -> bool:
+    def crash_and_repeat(self, job: str, *, fatal: int, number: int = signal.SIGKILL, **more: Any) -> bool:
         """Strike a command, look at what is visible, give the command again, and see that all is well.
 
         Returns:
@@ -74,7 +82,7 @@ class Scene:
         Raises:
             AssertionError: a promise was broken, before the repeat or after it.
         """
-        took = self.victim(job, fatal=fatal, number=number, **more)
+        took = self.run_job(job, fatal=fatal, number=number, **more)
         with self.open() as installation:
             audit(installation, quiet=False)
             audit_served(installation, self.expected, self.folder / "served")
@@ -111,7 +119,7 @@ class Scene:
         }
 
 
-def on_minio(folder: Path, engines: Sequence[S3Engine], name: str, *, zoned: bool = True) -> Scene:
+def create_minio_scene(folder: Path, engines: Sequence[S3Engine], name: str, *, zoned: bool = True) -> CrashScene:
     """A scene on three MinIO processes, with the regions southcentralus, eastus and westus2.
 
     Args:
@@ -147,4 +155,4 @@ def on_minio(folder: Path, engines: Sequence[S3Engine], name: str, *, zoned: boo
     path = folder / "regions.yaml"
     path.write_text(json.dumps(document))  # JSON is YAML too
     environ = {"AWS_ACCESS_KEY_ID": engines[0].access_key, "AWS_SECRET_ACCESS_KEY": engines[0].secret_key}
-    return Scene(folder=folder, settings={"regions": str(path), "environ": environ})
+    return CrashScene(folder=folder, settings={"regions": str(path), "environ": environ})

@@ -30,7 +30,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from imgstore.testing.azure_clients import NotBuilt, environment, go_client, node_modules
+from imgstore.testing.azure_clients import ClientBuildError, environment, go_client, node_modules
 
 MINIO_MODULE: Final = "github.com/minio/minio"
 MINIO_VERSION: Final = "v0.0.0-20260212201848-7aac2a2c5b7c"
@@ -163,13 +163,13 @@ def find_minio_program() -> Found:
     if command := shutil.which("minio"):
         return Found(name="minio", version=_first_line(command, "--version"), how="on PATH", command=command)
     try:
-        built = built_by_go("minio", MINIO_MODULE, MINIO_VERSION)
+        built = build_with_go("minio", MINIO_MODULE, MINIO_VERSION)
     except EngineMissing as missing:
         raise EngineMissing(f"no IMGSTORE_TEST_S3_ENDPOINT, no minio on PATH, and {missing}") from missing
     return Found(name="minio", version=MINIO_VERSION, how="built by go install", command=str(built))
 
 
-def built_by_go(name: str, module: str, version: str) -> Path:
+def build_with_go(name: str, module: str, version: str) -> Path:
     """The program `name` of a Go module at a pinned version: built once, into the cache.
 
     Raises:
@@ -182,7 +182,7 @@ def built_by_go(name: str, module: str, version: str) -> Path:
 
 
 def go_program(name: str, version: str) -> Path:
-    """Where `built_by_go` puts a program, or has put it."""
+    """Where `build_with_go` puts a program, or has put it."""
     return _cache_folder() / f"{name}-{version}" / name
 
 
@@ -236,7 +236,7 @@ def _find_clients(name: str, package: str, *, lock: str) -> Found:
     """Azure's own clients, in an environment of their own."""
     try:
         python = str(environment(lock, _cache_folder(), _say))
-    except NotBuilt as error:
+    except ClientBuildError as error:
         raise EngineMissing(str(error)) from error
     ask = f"import importlib.metadata as each; print(each.version({package!r}))"
     return Found(
@@ -248,7 +248,7 @@ def _find_node() -> Found:
     """Azure's clients for JavaScript: `Found.command` is the folder that has them."""
     try:
         modules = str(node_modules(_cache_folder(), _say))
-    except NotBuilt as error:
+    except ClientBuildError as error:
         raise EngineMissing(str(error)) from error
     return Found(name="node", version=_first_line("node", "--version"), how="npm, from its lock file", command=modules)
 
@@ -257,7 +257,7 @@ def _find_go() -> Found:
     """Azure's clients for Go: `Found.command` is the program that drives them."""
     try:
         program = str(go_client(_cache_folder(), _say))
-    except NotBuilt as error:
+    except ClientBuildError as error:
         raise EngineMissing(str(error)) from error
     return Found(name="go", version=_first_line("go", "version"), how="built with its go.sum", command=program)
 
@@ -265,7 +265,7 @@ def _find_go() -> Found:
 def _find_toxiproxy() -> Found:
     if command := shutil.which("toxiproxy-server"):
         return Found(name="toxiproxy", version=_first_line(command, "--version"), how="on PATH", command=command)
-    program = built_by_go("server", TOXIPROXY_MODULE, TOXIPROXY_VERSION)
+    program = build_with_go("server", TOXIPROXY_MODULE, TOXIPROXY_VERSION)
     return Found(name="toxiproxy", version=TOXIPROXY_VERSION, how="built by go install", command=str(program))
 
 

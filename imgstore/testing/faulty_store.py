@@ -56,7 +56,7 @@ class Fault:
     damage: Callable[[bytes], bytes] = flip_first_bit
 
 
-class Faulty:
+class FaultyStore:
     """The store itself, with faults. `script` may be changed while it runs: assign another one."""
 
     def __init__(self, store: ObjectStore, script: Sequence[Fault] = ()) -> None:

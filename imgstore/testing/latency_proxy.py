@@ -21,7 +21,7 @@ and those that we closed in the last minute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class LatencyProxy:
     """One way to one engine."""
 
     engine: S3Engine
@@ -65,14 +65,14 @@ class Way:
         return sum(row[2].endswith(ending) and row[3] in _STATES for row in rows)
 
 
-class Ways:
+class LatencyProxies:
     """Those of one toxiproxy."""
 
     def __init__(self, api: str) -> None:
         self._api = api
         self._count = 0
 
-    def to(self, engine: S3Engine, round_trip_seconds: float = 0.0) -> Way:
+    def to(self, engine: S3Engine, round_trip_seconds: float = 0.0) -> LatencyProxy:
         """A new way to an engine."""
         name = f"way-{self._count}"
         self._count += 1
@@ -81,13 +81,13 @@ class Ways:
         for side in ("upstream", "downstream"):
             toxic = {"name": side, "type": "latency", "stream": side, "attributes": {"latency": 0, "jitter": 0}}
             _ask(f"{self._api}/proxies/{name}/toxics", toxic)
-        way = Way(engine=replace(engine, endpoint=f"http://{made['listen']}"), _api=self._api, _name=name)
+        way = LatencyProxy(engine=replace(engine, endpoint=f"http://{made['listen']}"), _api=self._api, _name=name)
         way.set_round_trip(round_trip_seconds)
         return way
 
 
 @contextmanager
-def start_toxiproxy(folder: Path) -> Iterator[Ways]:
+def start_toxiproxy(folder: Path) -> Iterator[LatencyProxies]:
     """A toxiproxy process, its log in `folder`, ended with the block.
 
     Raises:
@@ -95,7 +95,7 @@ def start_toxiproxy(folder: Path) -> Iterator[Ways]:
     """
     found = find("toxiproxy")
     with run_server(found, folder, lambda port: ("-host", "127.0.0.1", "-port", str(port)), ready="/version") as api:
-        yield Ways(api)
+        yield LatencyProxies(api)
 
 
 def _ask(url: str, body: dict[str, Any]) -> dict[str, Any]:

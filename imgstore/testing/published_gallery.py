@@ -11,35 +11,35 @@ import pytest
 
 from imgstore.domain.storage.sizes import KIB, MIB
 from imgstore.operations.installation import Installation
-from imgstore.testing.sample_disks import make_raw, patched
-from imgstore.testing.sample_gallery import Stock, found_gallery, open_home, publish
+from imgstore.testing.sample_disks import make_raw, patch_disk
+from imgstore.testing.sample_gallery import SampleImages, create_sample_gallery, open_home, publish
 
 
 @pytest.fixture(scope="session")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
+def samples(tmp_path_factory: pytest.TempPathFactory) -> SampleImages:
     """Made once a run."""
-    folder = tmp_path_factory.mktemp("stock")
+    folder = tmp_path_factory.mktemp("samples")
     odd = 24 * MIB + KIB // 2
     first = make_raw(folder / "first.raw", seed=1, virtual_bytes=odd)
-    second = patched(first, folder / "second.raw", seed=2)
+    second = patch_disk(first, folder / "second.raw", seed=2)
     rebuilt = make_raw(folder / "rebuilt.raw", seed=1, layout=3, virtual_bytes=odd)
     with open_home(folder / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         publish(installation, first)
-    return Stock(first=first, second=second, rebuilt=rebuilt, home=folder / "home")
+    return SampleImages(first=first, second=second, rebuilt=rebuilt, home=folder / "home")
 
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Iterator[Installation]:
     """A new home with the gallery and its definition."""
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         yield installation
 
 
 @pytest.fixture
-def stocked(tmp_path: Path, stock: Stock) -> Iterator[Installation]:
+def published(tmp_path: Path, samples: SampleImages) -> Iterator[Installation]:
     """A copy of the stock's home."""
-    shutil.copytree(stock.home, tmp_path / "home")
+    shutil.copytree(samples.home, tmp_path / "home")
     with open_home(tmp_path / "home") as installation:
         yield installation

@@ -15,7 +15,7 @@ import pytest
 
 from imgstore.testing import engines
 from imgstore.testing.engines import EngineMissing, PostgreSQL, S3Engine
-from imgstore.testing.latency_proxy import Ways, start_toxiproxy
+from imgstore.testing.latency_proxy import LatencyProxies, start_toxiproxy
 
 pytest.register_assert_rewrite("imgstore.testing.store_contract")
 
@@ -26,7 +26,7 @@ _BY_FIXTURE: Final = {
     "moto_s3": "moto",
     "postgresql": "postgresql",
     "postgresql_server": "postgresql",
-    "ways": "toxiproxy",
+    "latency_proxies": "toxiproxy",
 }
 """Which engine a fixture stands for, so that a test need not say it twice."""
 
@@ -69,8 +69,8 @@ def minio_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
 
 @pytest.fixture(scope="session")
-def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
-    """``ways.to(engine, seconds)``: the same engine, so far off."""
+def latency_proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatencyProxies]:
+    """``latency_proxies.to(engine, seconds)``: the same engine, so far off."""
     engines.require("toxiproxy")
     with start_toxiproxy(tmp_path_factory.mktemp("toxiproxy")) as started:
         yield started

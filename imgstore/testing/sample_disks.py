@@ -2,7 +2,7 @@
 
 A disk is laid out as a file system lays it out: a partition table, a table of files that changes with every file, files
 in 4 KiB blocks, some in fragments, some of noise, some of text, some twice, holes between. What a package does to a
-disk is `patched`; what a rebuild by a pipeline does, the same files in other places, is another `layout`.
+disk is `patch_disk`; what a rebuild by a pipeline does, the same files in other places, is another `layout`.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ def make_raw(
     return path
 
 
-def patched(source: Path, target: Path, *, seed: int, blocks: int = 12) -> Path:
+def patch_disk(source: Path, target: Path, *, seed: int, blocks: int = 12) -> Path:
     """Copy a raw disk, holes too, and write `blocks` blocks anew, here and there in its partition."""
     rng = random.Random(seed)
     _copy_sparse(source, target)
@@ -65,7 +65,7 @@ def patched(source: Path, target: Path, *, seed: int, blocks: int = 12) -> Path:
     return target
 
 
-def as_vhd(raw: Path, vhd: Path, form: DiskFormat = DiskFormat.VHD_FIXED) -> Path:
+def write_vhd(raw: Path, vhd: Path, form: DiskFormat = DiskFormat.VHD_FIXED) -> Path:
     """Write a raw disk into a VHD."""
     source = LocalFile(raw)
     reader = open_disk(source, format=DiskFormat.RAW, scratch=vhd.parent)
@@ -85,7 +85,7 @@ def as_vhd(raw: Path, vhd: Path, form: DiskFormat = DiskFormat.VHD_FIXED) -> Pat
     return vhd
 
 
-def sha256_of(path: Path) -> str:
+def compute_sha256(path: Path) -> str:
     """The SHA-256 of a file, holes as zeros, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

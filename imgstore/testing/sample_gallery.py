@@ -60,7 +60,7 @@ TARGETS: Final = ("southcentralus=2", "westus2=1=Standard_ZRS", "eastus")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stock:
+class SampleImages:
     """Disks and a home that tests may read and copy, and never change."""
 
     first: Path
@@ -83,7 +83,7 @@ def open_home(
         yield installation
 
 
-def found_gallery(installation: Installation) -> ImageDefinition:
+def create_sample_gallery(installation: Installation) -> ImageDefinition:
     """Make the gallery and its definition. May be repeated."""
     galleries.create_gallery(installation, ADMIN, group=GROUP, name=GALLERY, location="southcentralus")
     return definitions.create_definition(

@@ -46,7 +46,7 @@ BAD_KEYS: Final = (
 )
 
 
-class RawDoor(Protocol):
+class RawAccess(Protocol):
     """The way round the code under test."""
 
     def get(self, key: str) -> bytes | None:
@@ -66,33 +66,33 @@ class RawDoor(Protocol):
         ...
 
 
-class ThroughStore:
+class RawStoreAccess:
     """The door for stores that have no other."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
     def get(self, key: str) -> bytes | None:
-        """See `RawDoor.get`."""
+        """See `RawAccess.get`."""
         try:
             return self._store.get(key)
         except ObjectNotFound:
             return None
 
     def set(self, key: str, body: bytes) -> None:
-        """See `RawDoor.set`."""
+        """See `RawAccess.set`."""
         self._store.put(key, body)
 
     def damage(self, key: str) -> None:
-        """See `RawDoor.damage`."""
+        """See `RawAccess.damage`."""
         raise NotImplementedError
 
 
-class ThroughMemory(ThroughStore):
+class RawMemoryAccess(RawStoreAccess):
     """The door of a store in memory, which has no other."""
 
     def damage(self, key: str) -> None:
-        """See `RawDoor.damage`."""
+        """See `RawAccess.damage`."""
         body = bytearray(self._store.get(key))
         body[len(body) // 2] ^= 1
         self._store.put(key, body)
@@ -110,9 +110,9 @@ class StoreContract:
         raise NotImplementedError
 
     @pytest.fixture
-    def raw(self, store: ObjectStore) -> RawDoor:
+    def raw(self, store: ObjectStore) -> RawAccess:
         """The way round it."""
-        return ThroughStore(store)
+        return RawStoreAccess(store)
 
     @pytest.fixture
     def prefix(self) -> str:
@@ -122,14 +122,14 @@ class StoreContract:
     # -- put and get --------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("body", BODIES, ids=len)
-    def test_a_put_lands_byte_for_byte(self, store: ObjectStore, raw: RawDoor, prefix: str, body: bytes) -> None:
+    def test_a_put_lands_byte_for_byte(self, store: ObjectStore, raw: RawAccess, prefix: str, body: bytes) -> None:
         """What is acknowledged lies there."""
         info = store.put(prefix + "a", body)
         assert raw.get(prefix + "a") == body
         assert (info.key, info.stored_bytes) == (prefix + "a", len(body))
 
     @pytest.mark.parametrize("body", BODIES, ids=len)
-    def test_a_get_gives_what_lies_there(self, store: ObjectStore, raw: RawDoor, prefix: str, body: bytes) -> None:
+    def test_a_get_gives_what_lies_there(self, store: ObjectStore, raw: RawAccess, prefix: str, body: bytes) -> None:
         """And as bytes, whatever the store keeps them in."""
         raw.set(prefix + "a", body)
         got = store.get(prefix + "a")
@@ -138,13 +138,13 @@ class StoreContract:
 
     @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda body: memoryview(b"<" + body + b">")[1:-1]])
     def test_any_kind_of_body(
-        self, store: ObjectStore, raw: RawDoor, prefix: str, kind: Callable[[bytes], Body]
+        self, store: ObjectStore, raw: RawAccess, prefix: str, kind: Callable[[bytes], Body]
     ) -> None:
         """A body may be a slice of something larger."""
         store.put(prefix + "a", kind(b"some bytes"))
         assert raw.get(prefix + "a") == b"some bytes"
 
-    def test_a_body_is_not_kept(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+    def test_a_body_is_not_kept(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """Its buffer may be used again after the call."""
         body = bytearray(b"some bytes")
         store.put(prefix + "a", body)
@@ -152,7 +152,7 @@ class StoreContract:
         assert raw.get(prefix + "a") == b"some bytes"
         assert store.get(prefix + "a") == b"some bytes"
 
-    def test_a_put_replaces_the_whole(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+    def test_a_put_replaces_the_whole(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """A shorter body leaves nothing of the longer one."""
         store.put(prefix + "a", b"long, long ago")
         store.put(prefix + "a", b"now")
@@ -160,7 +160,7 @@ class StoreContract:
         assert store.get(prefix + "a") == b"now"
         assert store.head(prefix + "a").stored_bytes == 3
 
-    def test_what_is_not_there(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+    def test_what_is_not_there(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """Nor is a folder an object."""
         raw.set(prefix + "folder/a", b"1")
         for key in (prefix + "b", prefix + "folder", prefix + "folder/a/b", prefix + "nowhere/b"):
@@ -176,7 +176,7 @@ class StoreContract:
             with pytest.raises(ObjectNotFound):
                 store.copy_within(key, prefix + "c")
 
-    def test_only_what_is_accepted_is_given(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+    def test_only_what_is_accepted_is_given(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """`accept` sees the whole body, and its word stands."""
         raw.set(prefix + "a", b"body")
         assert store.get(prefix + "a", lambda body: body == b"body") == b"body"
@@ -196,7 +196,7 @@ class StoreContract:
         ],
     )
     def test_ranges(
-        self, store: ObjectStore, raw: RawDoor, prefix: str, offset: int, length: int, expected: bytes
+        self, store: ObjectStore, raw: RawAccess, prefix: str, offset: int, length: int, expected: bytes
     ) -> None:
         """Fewer bytes only where the object ends."""
         raw.set(prefix + "a", b"0123456789")
@@ -214,7 +214,7 @@ class StoreContract:
         assert head.checksum == put.checksum
         assert head.checksum is None or head.checksum.partition(":")[2]
 
-    def test_a_listing_is_in_the_order_of_whole_keys(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+    def test_a_listing_is_in_the_order_of_whole_keys(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """Not in that of folders: "-" and "." come before "/"."""
         keys = [
             prefix + end for end in ("a-b/x", "a.b", "a/x", "a/y/z", "a0", "b", "A", "_", "a-b/y", "a/x-y", "a/x.y")
@@ -241,7 +241,7 @@ class StoreContract:
         ],
     )
     def test_a_prefix_is_of_characters(
-        self, store: ObjectStore, raw: RawDoor, prefix: str, asked: str, expected: Sequence[str]
+        self, store: ObjectStore, raw: RawAccess, prefix: str, asked: str, expected: Sequence[str]
     ) -> None:
         """It may end inside a part."""
         for end in ("a/y", "a/x", "a-b/x", "ab/x", "b"):
@@ -259,7 +259,7 @@ class StoreContract:
 
     # -- only if absent -----------------------------------------------------------------------------------------------
 
-    def test_only_if_absent(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+    def test_only_if_absent(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """What is there stays; what was deleted is absent."""
         store.put(prefix + "a", b"first", only_if_absent=True)
         with pytest.raises(Conflict):
@@ -269,7 +269,7 @@ class StoreContract:
         store.put(prefix + "a", b"third", only_if_absent=True)
         assert raw.get(prefix + "a") == b"third"
 
-    def test_one_of_many_wins(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+    def test_one_of_many_wins(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """Where `atomic_create` is declared."""
         if not store.properties.atomic_create:
             return  # then nothing is promised
@@ -281,7 +281,7 @@ class StoreContract:
 
     # -- delete and copy ----------------------------------------------------------------------------------------------
 
-    def test_delete(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+    def test_delete(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """What is not there is no error, and nothing else goes."""
         for end in ("a", "b/c", "b/d", "ab"):
             raw.set(prefix + end, b"1")
@@ -292,7 +292,7 @@ class StoreContract:
         with pytest.raises(ObjectNotFound):
             store.get(prefix + "a")
 
-    def test_a_copy_is_an_object_of_its_own(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+    def test_a_copy_is_an_object_of_its_own(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """Whatever becomes of its source."""
         raw.set(prefix + "a", b"body")
         info = store.copy_within(prefix + "a", prefix + "deep/b")
@@ -301,7 +301,7 @@ class StoreContract:
         store.delete([prefix + "a"])
         assert raw.get(prefix + "deep/b") == b"body"
 
-    def test_a_copy_of_damage_is_seen(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+    def test_a_copy_of_damage_is_seen(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """Where `server_side_copy` is declared: the checksum is that of the new bytes, or there is no copy (C3)."""
         if not store.properties.server_side_copy:
             return  # then nothing is promised
@@ -360,7 +360,7 @@ class StoreContract:
                 finally:
                     stop.set()
 
-    def test_many_threads(self, store: ObjectStore, raw: RawDoor, prefix: str) -> None:
+    def test_many_threads(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """All methods at once, on keys of each thread's own."""
 
         def work(writer: int) -> bool:

@@ -54,7 +54,7 @@ def models() -> Any:
 
 
 @pytest.fixture
-def stocked(tmp_path: Path, web: WebServer) -> Iterator[tuple[Api, dict[tuple[str, str], Any]]]:
+def published(tmp_path: Path, web: WebServer) -> Iterator[tuple[Api, dict[tuple[str, str], Any]]]:
     """Run a server with a resource of each type. Return the server and the bodies by method and path."""
     with start_api(tmp_path / "home", rate_limit_factor=0, worker=True) as api:
         found = requests_of(api, web)
@@ -168,8 +168,8 @@ def observed(api: Api, bodies: dict[tuple[str, str], Any], models: Any, version:
 
 @pytest.mark.engine("azure-sdk")
 @pytest.mark.timeout(900)
-def test_no_field_of_azures_models_is_dropped(stocked: tuple[Api, dict[tuple[str, str], Any]], models: Any) -> None:
-    api, bodies = stocked
+def test_no_field_of_azures_models_is_dropped(published: tuple[Api, dict[tuple[str, str], Any]], models: Any) -> None:
+    api, bodies = published
     found = observed(api, bodies, models, COMPUTE)
     told = {
         f"{kind} {verb} {leaf}": what
@@ -261,9 +261,9 @@ DEFAULTS: Final[dict[str, Any]] = {
 
 
 def test_defaults_of_azure_clients_are_accepted_and_shown(
-    stocked: tuple[Api, dict[tuple[str, str], Any]],
+    published: tuple[Api, dict[tuple[str, str], Any]],
 ) -> None:
-    api, bodies = stocked
+    api, bodies = published
     disk = bodies["PUT", f"{api.compute}/disks/d"]
     path = f"{api.compute}/disks/defaults"
     body = DEFAULTS | {"location": HERE, "properties": disk["properties"] | DEFAULTS["properties"]}
@@ -297,9 +297,9 @@ def test_defaults_of_azure_clients_are_accepted_and_shown(
     ],
 )
 def test_unsupported_disk_fields_are_refused_by_path(
-    stocked: tuple[Api, dict[tuple[str, str], Any]], change: Any, target: str
+    published: tuple[Api, dict[tuple[str, str], Any]], change: Any, target: str
 ) -> None:
-    api, _ = stocked
+    api, _ = published
     for kind, creation in (
         ("disks", {"createOption": "FromImage", "galleryImageReference": {"id": api.version()}}),
         ("disks", {"createOption": "Copy", "sourceResourceId": f"{api.compute}/disks/d"}),

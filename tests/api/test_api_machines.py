@@ -17,7 +17,7 @@ PASSWORD = "Secret-123!"
 
 
 @pytest.fixture
-def stocked(api: Api, web: WebServer) -> Api:
+def published(api: Api, web: WebServer) -> Api:
     """Publish version 1.0.0 with an OS disk and a data disk at LUN 1."""
     api.found()
     body = version_body(web.url("/one.raw"))
@@ -68,32 +68,34 @@ def disks_of(api: Api) -> dict[str, Any]:
     return {each["name"]: each for each in api.ask("GET", f"{api.compute}/disks").body["value"]}
 
 
-def test_machine_gets_named_disks_from_the_replica(stocked: Api) -> None:
-    shown = make(stocked, machine_body(stocked.definition))
+def test_machine_gets_named_disks_from_the_replica(published: Api) -> None:
+    shown = make(published, machine_body(published.definition))
     properties = shown["properties"]
     storage = properties["storageProfile"]
-    assert storage["imageReference"] == {"id": stocked.definition, "exactVersion": "1.0.0"}
+    assert storage["imageReference"] == {"id": published.definition, "exactVersion": "1.0.0"}
     assert (properties["provisioningState"], properties["osProfile"]["adminUsername"]) == ("Succeeded", "azureuser")
     (data,) = storage["dataDisks"]
     assert (data["lun"], data["createOption"], storage["osDisk"]["createOption"]) == (1, "FromImage", "FromImage")
-    made = disks_of(stocked)
+    made = disks_of(published)
     assert {storage["osDisk"]["name"], data["name"]} == set(made)
     assert {each["managedBy"] for each in made.values()} == {shown["id"]}
 
 
-def test_unknown_fields_are_refused_by_path(stocked: Api) -> None:
-    refused = stocked.ask("PUT", path_of(stocked), machine_body(stocked.version(), unheardOf={"a": 1}), version=VM)
+def test_unknown_fields_are_refused_by_path(published: Api) -> None:
+    refused = published.ask(
+        "PUT", path_of(published), machine_body(published.version(), unheardOf={"a": 1}), version=VM
+    )
     assert (refused.status, refused.body["error"]["target"]) == (400, "properties.unheardOf")
 
 
-def test_fields_are_kept_and_shown_except_secrets(stocked: Api) -> None:
+def test_fields_are_kept_and_shown_except_secrets(published: Api) -> None:
     linux = {
         "disablePasswordAuthentication": True,
         "ssh": {"publicKeys": [{"path": "/home/u/k", "keyData": "ssh-rsa A"}]},
     }
     windows = {"provisionVMAgent": True, "additionalUnattendContent": [{"content": PASSWORD}]}
     body = machine_body(
-        stocked.version(),
+        published.version(),
         priority="Spot",
         securityProfile={"securityType": "TrustedLaunch"},
         userData=PASSWORD,
@@ -103,7 +105,7 @@ def test_fields_are_kept_and_shown_except_secrets(stocked: Api) -> None:
         "linuxConfiguration": linux,
         "windowsConfiguration": windows,
     }
-    shown = make(stocked, body)
+    shown = make(published, body)
     properties = shown["properties"]
     assert (shown["zones"], shown["tags"]) == (["1"], {"a": "b"})
     assert properties["osProfile"] == {
@@ -115,24 +117,24 @@ def test_fields_are_kept_and_shown_except_secrets(stocked: Api) -> None:
     assert properties["networkProfile"] == body["properties"]["networkProfile"]
     assert (properties["priority"], properties["securityProfile"]) == ("Spot", {"securityType": "TrustedLaunch"})
     assert "unheardOf" not in properties, "what is not known is not kept: nobody knows what it is"
-    home = stocked.installation.home
+    home = published.installation.home
     told = b"".join(each.read_bytes() for each in home.rglob("*") if each.is_file())
     assert b"azureuser" in told, "the catalog was read"
     assert PASSWORD.encode() not in told
 
 
-def test_body_of_a_get_can_be_put_again(stocked: Api) -> None:
-    shown = make(stocked, machine_body(stocked.definition))
-    again = stocked.ask("PUT", path_of(stocked), shown, version=VM)
+def test_body_of_a_get_can_be_put_again(published: Api) -> None:
+    shown = make(published, machine_body(published.definition))
+    again = published.ask("PUT", path_of(published), shown, version=VM)
     assert (again.status, again.body) == (200, shown), again
     before = json.loads(json.dumps(shown))
     del shown["properties"]["storageProfile"]["imageReference"]
-    changed = stocked.ask("PUT", path_of(stocked), shown | {"tags": {"c": "d"}}, version=VM)
+    changed = published.ask("PUT", path_of(published), shown | {"tags": {"c": "d"}}, version=VM)
     assert (changed.status, changed.body["tags"]) == (200, {"c": "d"}), "az leaves the image out of what it has read"
     shown = before
-    same = stocked.ask("PUT", path_of(stocked), machine_body(stocked.definition), version=VM)
+    same = published.ask("PUT", path_of(published), machine_body(published.definition), version=VM)
     assert (same.status, same.body) == (200, shown)
-    assert len(disks_of(stocked)) == 2
+    assert len(disks_of(published)) == 2
 
 
 def test_template_deploys_a_gallery_a_version_and_a_machine(api: Api, web: WebServer) -> None:
@@ -166,69 +168,71 @@ def test_template_deploys_a_gallery_a_version_and_a_machine(api: Api, web: WebSe
     assert (shown["zones"], shown["id"]) == (["2"], told["outputResources"][3]["id"])
 
 
-def test_disks_have_the_requested_names_and_delete_options(stocked: Api) -> None:
+def test_disks_have_the_requested_names_and_delete_options(published: Api) -> None:
     os_disk = {"createOption": "FromImage", "name": "system", "caching": "readonly", "deleteOption": "Delete"}
     data = [{"lun": 1, "createOption": "fromImage", "name": "logs", "diskSizeGB": 1}]
-    storage = make(stocked, machine_body(stocked.version(), os_disk, data))["properties"]["storageProfile"]
+    storage = make(published, machine_body(published.version(), os_disk, data))["properties"]["storageProfile"]
     assert (storage["osDisk"]["name"], storage["osDisk"]["caching"]) == ("system", "ReadOnly")
     (shown,) = storage["dataDisks"]
     assert (shown["name"], shown["createOption"], shown["deleteOption"]) == ("logs", "FromImage", "Detach")
-    assert stocked.ask("DELETE", f"{stocked.compute}/disks/system").status == 409
+    assert published.ask("DELETE", f"{published.compute}/disks/system").status == 409
     for change in (
         {"osDisk": {"name": "other"}},
         {"dataDisks": [{"lun": 1, "createOption": "fromImage", "name": "x"}]},
     ):
-        refused = stocked.ask("PATCH", path_of(stocked), {"properties": {"storageProfile": change}}, version=VM)
+        refused = published.ask("PATCH", path_of(published), {"properties": {"storageProfile": change}}, version=VM)
         assert (refused.status, refused.code) == (409, "PropertyChangeNotAllowed"), refused
     kept = {"dataDisks": [{"lun": 1, "createOption": "fromImage", "caching": "None"}]}
-    changed = stocked.ask("PATCH", path_of(stocked), {"properties": {"storageProfile": kept}}, version=VM)
+    changed = published.ask("PATCH", path_of(published), {"properties": {"storageProfile": kept}}, version=VM)
     assert changed.body["properties"]["storageProfile"]["dataDisks"][0]["caching"] == "None"
-    assert stocked.await_end(stocked.ask("DELETE", path_of(stocked), version=VM))["status"] == "Succeeded"
-    assert {name: each["properties"]["diskState"] for name, each in disks_of(stocked).items()} == {"logs": "Unattached"}
-    assert stocked.ask("DELETE", path_of(stocked), version=VM).status == 204
-    assert stocked.ask("GET", path_of(stocked), version=VM).code == "ResourceNotFound"
+    assert published.await_end(published.ask("DELETE", path_of(published), version=VM))["status"] == "Succeeded"
+    assert {name: each["properties"]["diskState"] for name, each in disks_of(published).items()} == {
+        "logs": "Unattached"
+    }
+    assert published.ask("DELETE", path_of(published), version=VM).status == 204
+    assert published.ask("GET", path_of(published), version=VM).code == "ResourceNotFound"
 
 
-def test_machine_with_a_disk_in_use_is_not_deleted(stocked: Api) -> None:
+def test_machine_with_a_disk_in_use_is_not_deleted(published: Api) -> None:
     os_disk = {"createOption": "FromImage", "name": "system", "deleteOption": "Delete"}
-    make(stocked, machine_body(stocked.version(), os_disk))
-    disk = f"{stocked.compute}/disks/system"
+    make(published, machine_body(published.version(), os_disk))
+    disk = f"{published.compute}/disks/system"
     access = {"access": "Read", "durationInSeconds": 300}
-    assert stocked.ask("POST", f"{disk}/beginGetAccess", access).status == 200
-    refused = stocked.ask("DELETE", path_of(stocked), version=VM)
+    assert published.ask("POST", f"{disk}/beginGetAccess", access).status == 200
+    refused = published.ask("DELETE", path_of(published), version=VM)
     assert (refused.status, refused.code) == (409, "OperationNotAllowed"), refused
-    shown = stocked.ask("GET", path_of(stocked), version=VM)
+    shown = published.ask("GET", path_of(published), version=VM)
     assert (shown.status, shown.body["properties"]["provisioningState"]) == (200, "Succeeded")
-    stocked.await_end(stocked.ask("POST", f"{disk}/endGetAccess"))
-    assert stocked.await_end(stocked.ask("DELETE", path_of(stocked), version=VM))["status"] == "Succeeded"
-    assert "system" not in disks_of(stocked)
+    published.await_end(published.ask("POST", f"{disk}/endGetAccess"))
+    assert published.await_end(published.ask("DELETE", path_of(published), version=VM))["status"] == "Succeeded"
+    assert "system" not in disks_of(published)
 
 
-def test_disks_are_attached_at_the_requested_luns(stocked: Api) -> None:
-    first = make(stocked, machine_body(stocked.version()))["properties"]["storageProfile"]
-    stocked.await_end(stocked.ask("DELETE", path_of(stocked), version=VM))
+def test_disks_are_attached_at_the_requested_luns(published: Api) -> None:
+    first = make(published, machine_body(published.version()))["properties"]["storageProfile"]
+    published.await_end(published.ask("DELETE", path_of(published), version=VM))
     system, data = first["osDisk"]["managedDisk"]["id"], first["dataDisks"][0]["managedDisk"]["id"]
     attached = {"lun": 5, "createOption": "Attach", "managedDisk": {"id": data}, "name": data.rsplit("/", 1)[1]}
-    taken = machine_body(stocked.version(), None, [attached | {"lun": 1}])
-    refused = stocked.ask("PUT", path_of(stocked, "vm2"), taken, version=VM)
+    taken = machine_body(published.version(), None, [attached | {"lun": 1}])
+    refused = published.ask("PUT", path_of(published, "vm2"), taken, version=VM)
     assert (refused.status, refused.code) == (400, "InvalidParameter")
     assert "LUN 1" in refused.body["error"]["message"]
     body = machine_body(None, {"createOption": "attach", "osType": "Linux", "managedDisk": {"id": system}}, [attached])
     del body["properties"]["storageProfile"], body["properties"]["osProfile"]
     storage = {"osDisk": {"createOption": "attach", "managedDisk": {"id": system}}, "dataDisks": [attached]}
     body["properties"]["storageProfile"] = storage
-    shown = make(stocked, body, "vm2")
+    shown = make(published, body, "vm2")
     told = shown["properties"]["storageProfile"]
     assert (told["osDisk"]["createOption"], told["osDisk"]["managedDisk"]["id"]) == ("Attach", system)
     assert [(each["lun"], each["createOption"]) for each in told["dataDisks"]] == [(5, "Attach")]
-    again = stocked.ask("PUT", path_of(stocked, "vm2"), shown, version=VM)
+    again = published.ask("PUT", path_of(published, "vm2"), shown, version=VM)
     assert (again.status, again.body) == (200, shown)
     for others in ([], [attached, attached | {"lun": 6}], [attached | {"lun": 6}]):
         changed = body | {"properties": body["properties"] | {"storageProfile": storage | {"dataDisks": others}}}
-        refused = stocked.ask("PUT", path_of(stocked, "vm2"), changed, version=VM)
+        refused = published.ask("PUT", path_of(published, "vm2"), changed, version=VM)
         assert (refused.status, refused.code) == (409, "PropertyChangeNotAllowed"), others
         assert "not built" in refused.body["error"]["message"]
-    stolen = stocked.ask("PUT", path_of(stocked, "vm3"), body, version=VM)
+    stolen = published.ask("PUT", path_of(published, "vm3"), body, version=VM)
     assert (stolen.status, stolen.code) == (409, "ConflictingUserInput")
 
 
@@ -258,9 +262,9 @@ def test_disks_are_attached_at_the_requested_luns(stocked: Api) -> None:
     ],
 )  # fmt: skip
 def test_unsupported_machine_fields_are_refused_by_path(
-    stocked: Api, change: dict[str, Any], status: int, code: str, target: str
+    published: Api, change: dict[str, Any], status: int, code: str, target: str
 ) -> None:
-    body = machine_body(stocked.version())
+    body = machine_body(published.version())
     for name, value in change.items():
         if name in ("identity", "location"):
             body[name] = value
@@ -268,115 +272,115 @@ def test_unsupported_machine_fields_are_refused_by_path(
             body["properties"]["storageProfile"][name] = value
         else:
             body["properties"][name] = value
-    refused = stocked.ask("PUT", path_of(stocked), body, version=VM)
+    refused = published.ask("PUT", path_of(published), body, version=VM)
     assert (refused.status, refused.code) == (status, code), refused
     assert target in str(refused.body["error"])
-    assert stocked.ask("GET", path_of(stocked), version=VM).status == 404
-    assert disks_of(stocked) == {}
+    assert published.ask("GET", path_of(published), version=VM).status == 404
+    assert disks_of(published) == {}
 
 
-def test_specialized_image_rejects_an_os_profile(stocked: Api, web: WebServer) -> None:
-    special = f"{stocked.gallery}/images/special"
+def test_specialized_image_rejects_an_os_profile(published: Api, web: WebServer) -> None:
+    special = f"{published.gallery}/images/special"
     identifier = {"publisher": "p", "offer": "o", "sku": "special"}
-    stocked.ask("PUT", special, definition_body(osState="Specialized", identifier=identifier))
-    stocked.await_end(stocked.ask("PUT", f"{special}/versions/1.0.0", version_body(web.url("/one.raw"))))
+    published.ask("PUT", special, definition_body(osState="Specialized", identifier=identifier))
+    published.await_end(published.ask("PUT", f"{special}/versions/1.0.0", version_body(web.url("/one.raw"))))
     body = machine_body(special)
     for profile in (body["properties"]["osProfile"], {"linuxConfiguration": {"provisionVMAgent": True}}):
         body["properties"]["osProfile"] = profile
-        refused = stocked.ask("PUT", path_of(stocked), body, version=VM)
+        refused = published.ask("PUT", path_of(published), body, version=VM)
         assert (refused.status, refused.code) == (400, "InvalidParameter"), profile
         assert "'osProfile' is not allowed" in refused.body["error"]["message"]
     del body["properties"]["osProfile"]
-    assert "osProfile" not in make(stocked, body)["properties"]
+    assert "osProfile" not in make(published, body)["properties"]
     late = {"properties": {"osProfile": {"linuxConfiguration": {"provisionVMAgent": True}}}}
-    assert stocked.ask("PATCH", path_of(stocked), late, version=VM).code == "PropertyChangeNotAllowed"
+    assert published.ask("PATCH", path_of(published), late, version=VM).code == "PropertyChangeNotAllowed"
 
 
-def test_instance_view_and_actions_of_a_machine(stocked: Api) -> None:
-    make(stocked, machine_body(stocked.version()))
-    path = path_of(stocked)
-    view = stocked.ask("GET", f"{path}/instanceView", version=VM).body
+def test_instance_view_and_actions_of_a_machine(published: Api) -> None:
+    make(published, machine_body(published.version()))
+    path = path_of(published)
+    view = published.ask("GET", f"{path}/instanceView", version=VM).body
     codes = ["ProvisioningState/succeeded", "PowerState/deallocated"]
     assert [each["code"] for each in view["statuses"]] == codes
     assert [each["statuses"][0]["code"] for each in view["disks"]] == ["ProvisioningState/succeeded"] * 2
-    expanded = stocked.ask("GET", path, version=VM, query="$expand=InstanceView")
+    expanded = published.ask("GET", path, version=VM, query="$expand=InstanceView")
     assert expanded.body["properties"]["instanceView"] == view
-    assert "instanceView" not in stocked.ask("GET", path, version=VM).body["properties"]
+    assert "instanceView" not in published.ask("GET", path, version=VM).body["properties"]
     for action in ("start", "restart", "redeploy"):
-        refused = stocked.ask("POST", f"{path}/{action}", version=VM)
+        refused = published.ask("POST", f"{path}/{action}", version=VM)
         assert (refused.status, refused.code) == (409, "OperationNotAllowed")
         assert f"'{action}'" in refused.body["error"]["message"]
         assert "not booted" in refused.body["error"]["message"]
     for action in ("deallocate", "powerOff", "poweroff"):
-        assert stocked.ask("POST", f"{path}/{action}", version=VM).status == 200
-        assert stocked.ask("POST", f"{path_of(stocked, 'none')}/{action}", version=VM).code == "ResourceNotFound"
-    assert stocked.ask("POST", f"{path}/generalize", version=VM).status == 200
-    statuses = stocked.ask("GET", f"{path}/instanceview", version=VM).body["statuses"]
+        assert published.ask("POST", f"{path}/{action}", version=VM).status == 200
+        assert published.ask("POST", f"{path_of(published, 'none')}/{action}", version=VM).code == "ResourceNotFound"
+    assert published.ask("POST", f"{path}/generalize", version=VM).status == 200
+    statuses = published.ask("GET", f"{path}/instanceview", version=VM).body["statuses"]
     assert [each["code"] for each in statuses] == [codes[0], "OSState/generalized", codes[1]]
 
 
-def test_patch_changes_only_named_fields(stocked: Api) -> None:
-    before = make(stocked, machine_body(stocked.definition))
-    path = path_of(stocked)
-    tags = stocked.ask("PATCH", path, {"tags": {"c": "d"}}, version=VM)
+def test_patch_changes_only_named_fields(published: Api) -> None:
+    before = make(published, machine_body(published.definition))
+    path = path_of(published)
+    tags = published.ask("PATCH", path, {"tags": {"c": "d"}}, version=VM)
     assert (tags.status, tags.body["tags"]) == (200, {"c": "d"})
     assert tags.body | {"tags": before["tags"]} == before
     patch = {"properties": {"hardwareProfile": {"vmSize": "Standard_E2s_v3"}, "licenseType": "RHEL_BYOS"}}
-    sized = stocked.ask("PATCH", path, patch, version=VM, headers={"If-Match": tags.headers["etag"]})
+    sized = published.ask("PATCH", path, patch, version=VM, headers={"If-Match": tags.headers["etag"]})
     assert sized.body["properties"]["hardwareProfile"] == {"vmSize": "Standard_E2s_v3"}
     assert (sized.body["properties"]["licenseType"], sized.body["tags"]) == ("RHEL_BYOS", {"c": "d"})
-    assert stocked.ask("PATCH", path, patch, version=VM, headers={"If-Match": tags.headers["etag"]}).status == 412
+    assert published.ask("PATCH", path, patch, version=VM, headers={"If-Match": tags.headers["etag"]}).status == 412
     renamed = {"properties": {"osProfile": {"adminUsername": "other"}}}
-    assert stocked.ask("PATCH", path, renamed, version=VM).code == "PropertyChangeNotAllowed"
-    assert stocked.ask("PATCH", path_of(stocked, "none"), {"tags": {}}, version=VM).code == "ResourceNotFound"
-    stocked.await_end(stocked.ask("DELETE", stocked.version()))
-    assert stocked.ask("PATCH", path, {"tags": {}}, version=VM).body["tags"] == {}, "its image need not stand"
+    assert published.ask("PATCH", path, renamed, version=VM).code == "PropertyChangeNotAllowed"
+    assert published.ask("PATCH", path_of(published, "none"), {"tags": {}}, version=VM).code == "ResourceNotFound"
+    published.await_end(published.ask("DELETE", published.version()))
+    assert published.ask("PATCH", path, {"tags": {}}, version=VM).body["tags"] == {}, "its image need not stand"
 
 
-def test_fields_depend_on_the_api_version(stocked: Api) -> None:
+def test_fields_depend_on_the_api_version(published: Api) -> None:
     os_disk = {"createOption": "FromImage", "deleteOption": "Delete"}
-    make(stocked, machine_body(stocked.version(), os_disk))
-    old = stocked.ask("GET", path_of(stocked), version="2020-06-01").body
+    make(published, machine_body(published.version(), os_disk))
+    old = published.ask("GET", path_of(published), version="2020-06-01").body
     assert "timeCreated" not in old["properties"]
     assert "deleteOption" not in old["properties"]["storageProfile"]["osDisk"]
-    assert stocked.ask("PUT", path_of(stocked), old, version="2020-06-01").status == 200
-    new = stocked.ask("GET", path_of(stocked), version=VM).body["properties"]
+    assert published.ask("PUT", path_of(published), old, version="2020-06-01").status == 200
+    new = published.ask("GET", path_of(published), version=VM).body["properties"]
     assert new["storageProfile"]["osDisk"]["deleteOption"] == "Delete", "what the version does not know stays"
 
 
-def test_machine_shows_the_shared_id_of_a_shared_image(stocked: Api) -> None:
+def test_machine_shows_the_shared_id_of_a_shared_image(published: Api) -> None:
     from dataclasses import replace
 
     from imgstore.operations.gallery.groups import create_group
     from imgstore.testing.sample_gallery import ADMIN, GALLERY
 
     other = "22222222-2222-2222-2222-222222222222"
-    create_group(replace(stocked.installation, subscription=other), ADMIN, name="theirs", location=HERE)
+    create_group(replace(published.installation, subscription=other), ADMIN, name="theirs", location=HERE)
     share = {"operationType": "Add", "groups": [{"type": "Subscriptions", "ids": [other]}]}
-    stocked.await_end(stocked.ask("POST", f"{stocked.gallery}/share", share))
-    unique = f"{stocked.installation.subscription}-{GALLERY.upper()}"
+    published.await_end(published.ask("POST", f"{published.gallery}/share", share))
+    unique = f"{published.installation.subscription}-{GALLERY.upper()}"
     reference = {"sharedGalleryImageId": f"/SharedGalleries/{unique}/Images/ubuntu/Versions/latest"}
     path = f"/subscriptions/{other}/resourceGroups/theirs/providers/Microsoft.Compute/virtualMachines/vm1"
-    made = stocked.ask("PUT", path, machine_body(reference), version=VM)
+    made = published.ask("PUT", path, machine_body(reference), version=VM)
     assert made.status == 201, made
-    shown = stocked.ask("GET", path, version=VM).body
+    shown = published.ask("GET", path, version=VM).body
     assert shown["properties"]["storageProfile"]["imageReference"] == reference | {"exactVersion": "1.0.0"}
-    assert stocked.ask("PUT", path, shown, version=VM).body == shown
+    assert published.ask("PUT", path, shown, version=VM).body == shown
 
 
-def test_machine_is_created_from_a_managed_image(stocked: Api) -> None:
-    make(stocked, machine_body(stocked.version()))
-    disk = stocked.ask("GET", path_of(stocked), version=VM).body["properties"]["storageProfile"]["osDisk"]
+def test_machine_is_created_from_a_managed_image(published: Api) -> None:
+    make(published, machine_body(published.version()))
+    disk = published.ask("GET", path_of(published), version=VM).body["properties"]["storageProfile"]["osDisk"]
     profile = {
         "osDisk": {"osType": "Linux", "osState": "Generalized", "managedDisk": {"id": disk["managedDisk"]["id"]}}
     }
-    image = f"{stocked.compute}/images/golden"
-    kept = stocked.ask("PUT", image, {"location": HERE, "properties": {"storageProfile": profile}})
-    assert stocked.await_end(kept)["status"] == "Succeeded"
+    image = f"{published.compute}/images/golden"
+    kept = published.ask("PUT", image, {"location": HERE, "properties": {"storageProfile": profile}})
+    assert published.await_end(kept)["status"] == "Succeeded"
     body = machine_body(image, {"createOption": "FromImage", "name": "mine"})
-    shown = make(stocked, body, "vm2")["properties"]["storageProfile"]
+    shown = make(published, body, "vm2")["properties"]["storageProfile"]
     assert (shown["imageReference"], shown["osDisk"]["name"]) == ({"id": image}, "mine")
-    assert stocked.ask("PUT", path_of(stocked, "vm2"), body, version=VM).status == 200
+    assert published.ask("PUT", path_of(published, "vm2"), body, version=VM).status == 200
 
 
 def test_machines_are_listed_in_pages(tmp_path: Any, web: WebServer) -> None:
@@ -397,42 +401,42 @@ def test_machines_are_listed_in_pages(tmp_path: Any, web: WebServer) -> None:
             assert names == [f"vm{number}" for number in range(5)]
 
 
-def test_machine_requires_read_on_the_image_and_write_on_the_group(stocked: Api) -> None:
+def test_machine_requires_read_on_the_image_and_write_on_the_group(published: Api) -> None:
     from test_api_basics import token_of
 
     from imgstore.domain.identity.access import Role
 
-    assert stocked.ask("PUT", f"{stocked.top}/resourceGroups/own", {"location": HERE}).status == 201
-    own = f"{stocked.top}/resourceGroups/own"
-    path, body = f"{own}/providers/Microsoft.Compute/virtualMachines/vm1", machine_body(stocked.version())
-    headers = token_of(stocked, Role.CONTRIBUTOR, own)
-    refused = stocked.ask("PUT", path, body, version=VM, headers=headers)
+    assert published.ask("PUT", f"{published.top}/resourceGroups/own", {"location": HERE}).status == 201
+    own = f"{published.top}/resourceGroups/own"
+    path, body = f"{own}/providers/Microsoft.Compute/virtualMachines/vm1", machine_body(published.version())
+    headers = token_of(published, Role.CONTRIBUTOR, own)
+    refused = published.ask("PUT", path, body, version=VM, headers=headers)
     assert (refused.status, refused.code) == (403, "AuthorizationFailed")
     assert "Microsoft.Compute/galleries/images/versions/read" in refused.body["error"]["message"]
-    readers = token_of(stocked, Role.READER, stocked.top)
-    refused = stocked.ask("PUT", path, body, version=VM, headers=readers)
+    readers = token_of(published, Role.READER, published.top)
+    refused = published.ask("PUT", path, body, version=VM, headers=readers)
     assert "Microsoft.Compute/virtualMachines/write" in refused.body["error"]["message"]
-    make(stocked, body)
+    make(published, body)
     for method, route in (
         ("PATCH", ""), ("DELETE", ""), ("POST", "/generalize"), ("POST", "/deallocate"), ("POST", "/start"),
     ):  # fmt: skip
-        refused = stocked.ask(method, path_of(stocked) + route, {"tags": {}}, version=VM, headers=readers)
+        refused = published.ask(method, path_of(published) + route, {"tags": {}}, version=VM, headers=readers)
         assert (refused.status, refused.code) == (403, "AuthorizationFailed"), route
-    assert stocked.ask("GET", f"{path_of(stocked)}/instanceView", version=VM, headers=readers).status == 200
+    assert published.ask("GET", f"{path_of(published)}/instanceView", version=VM, headers=readers).status == 200
 
 
-def test_patch_completes_a_machine_only_with_read_on_the_image(stocked: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patch_completes_a_machine_only_with_read_on_the_image(published: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    assert stocked.ask("PUT", f"{stocked.top}/resourceGroups/other", {"location": HERE}).status == 201
-    path = f"{stocked.top}/resourceGroups/other/providers/Microsoft.Compute/virtualMachines/vm1"
+    assert published.ask("PUT", f"{published.top}/resourceGroups/other", {"location": HERE}).status == 201
+    path = f"{published.top}/resourceGroups/other/providers/Microsoft.Compute/virtualMachines/vm1"
     with monkeypatch.context() as patch:
         patch.setattr("imgstore.operations.machines.create.make_placed_disks", die)
-        assert stocked.ask("PUT", path, machine_body(stocked.definition), version=VM).status == 503
-    mine = bearer(stocked, Role.CONTRIBUTOR, "other")
-    refused = stocked.ask("PATCH", path, {"tags": {"c": "d"}}, version=VM, headers=mine)
+        assert published.ask("PUT", path, machine_body(published.definition), version=VM).status == 503
+    mine = bearer(published, Role.CONTRIBUTOR, "other")
+    refused = published.ask("PATCH", path, {"tags": {"c": "d"}}, version=VM, headers=mine)
     assert (refused.status, refused.code) == (403, "AuthorizationFailed")
-    assert stocked.ask("GET", path, version=VM).body["properties"]["provisioningState"] == "Creating"
-    assert stocked.ask("PATCH", path, {"tags": {"c": "d"}}, version=VM).status == 200
-    assert stocked.ask("GET", path, version=VM).body["properties"]["provisioningState"] == "Succeeded"
+    assert published.ask("GET", path, version=VM).body["properties"]["provisioningState"] == "Creating"
+    assert published.ask("PATCH", path, {"tags": {"c": "d"}}, version=VM).status == 200
+    assert published.ask("GET", path, version=VM).body["properties"]["provisioningState"] == "Succeeded"

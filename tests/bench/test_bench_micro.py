@@ -15,7 +15,7 @@ from imgstore.domain.storage.digests import digest_of
 from imgstore.domain.storage.sizes import BLOCK_BYTES, MIB
 from imgstore.segments.codec import HEADER_BYTES, EncodedSegment, decode_segment, encode_segment
 from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import found_gallery, open_home, publish
+from imgstore.testing.sample_gallery import create_sample_gallery, open_home, publish
 
 PIECE_BYTES = 4 * MIB
 DISK_BYTES = 64 * MIB
@@ -66,7 +66,7 @@ def test_publish(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
 
     def run() -> int:
         with open_home(tmp_path / f"home-{next(homes)}") as installation:
-            found_gallery(installation)
+            create_sample_gallery(installation)
             return len(publish(installation, disk, targets=("southcentralus=1",)).replicas)
 
     assert benchmark.pedantic(run, rounds=5) == 1  # type: ignore[no-untyped-call]
@@ -77,7 +77,7 @@ def test_publish_again(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     disk = make_raw(tmp_path / "disk.raw", seed=5, virtual_bytes=DISK_BYTES, content_bytes=DISK_BYTES // 4)
     numbers = iter(range(1, 10**6))
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         publish(installation, disk, targets=("southcentralus=1",))
 
         def run() -> int:

@@ -14,7 +14,16 @@ from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, Stock, delete, make_disk, open_home, publish
+from imgstore.testing.sample_gallery import (
+    ADMIN,
+    DEFINITION,
+    GALLERY,
+    SampleImages,
+    delete,
+    make_disk,
+    open_home,
+    publish,
+)
 from imgstore.transfer.slot_access import SlotAccess
 
 pytest_plugins = ["imgstore.testing.published_gallery"]
@@ -23,9 +32,9 @@ SLOTS = 4
 
 
 @pytest.fixture
-def home(tmp_path: Path, stock: Stock) -> Path:
+def home(tmp_path: Path, samples: SampleImages) -> Path:
     """With a version that was deleted."""
-    shutil.copytree(stock.home, tmp_path / "home")
+    shutil.copytree(samples.home, tmp_path / "home")
     with open_home(tmp_path / "home") as installation:
         other = make_raw(tmp_path / "other.raw", seed=77, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
         publish(installation, other, "1.0.1")
@@ -81,11 +90,11 @@ def test_a_grace_below_zero_is_no_grace(home: Path) -> None:
 
 
 def test_what_was_killed_is_abandoned_when_asked_and_told_before(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def strike(*_args: object) -> None:
+    def crash(*_args: object) -> None:
         raise KeyboardInterrupt
 
     with open_home(home) as installation, monkeypatch.context() as patch:
-        patch.setattr(SlotAccess, "put_manifest", strike)
+        patch.setattr(SlotAccess, "put_manifest", crash)
         with pytest.raises(KeyboardInterrupt):
             publish(installation, home.parent / "other.raw", "1.0.2")
     assert told(run(home, "--dry-run"))["abandonedWorks"] == [], "not for a week"

@@ -13,7 +13,16 @@ from imgstore.cli.main import main
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks import disks as disk_operations
 from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import ADMIN, GROUP, Stock, found_gallery, make_disk, open_home, publish, reference
+from imgstore.testing.sample_gallery import (
+    ADMIN,
+    GROUP,
+    SampleImages,
+    create_sample_gallery,
+    make_disk,
+    open_home,
+    publish,
+    reference,
+)
 
 pytest_plugins = ["imgstore.testing.published_gallery"]
 
@@ -62,10 +71,10 @@ def test_groups_come_page_by_page_and_by_tag(line: Line) -> None:
     assert "the key is missing" in refused.stderr
 
 
-def test_disks_come_page_by_page_though_two_groups_have_the_same_names(line: Line, stock: Stock) -> None:
+def test_disks_come_page_by_page_though_two_groups_have_the_same_names(line: Line, samples: SampleImages) -> None:
     with open_home(line.home) as installation:
-        found_gallery(installation)
-        publish(installation, stock.first, targets=["southcentralus"])
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=["southcentralus"])
         for name in ("d2", "d1"):
             make_disk(installation, name)
             disk_operations.create_disk(
@@ -147,12 +156,14 @@ def test_a_group_and_a_resource_are_one_too_many(line: Line) -> None:
     assert "one of them" in line.run("monitor activity-log list -g rg --resource-id /subscriptions/x").stderr
 
 
-def test_more_disks_at_once_than_replicas_serve_well_is_told_on_standard_error(line: Line, stock: Stock) -> None:
+def test_more_disks_at_once_than_replicas_serve_well_is_told_on_standard_error(
+    line: Line, samples: SampleImages
+) -> None:
     line.home.mkdir()
     (line.home / "settings.toml").write_text("[limits]\nmachines_per_replica = 1\n")
     with open_home(line.home) as installation:
-        found_gallery(installation)
-        publish(installation, stock.first, targets=["southcentralus"])
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=["southcentralus"])
     create = f"disk create -g {GROUP} --gallery-image-reference {reference()} -l southcentralus -n "
     assert "disks within a minute" not in line.run(create + "d1").stderr
     told = line.run(create + "d2")

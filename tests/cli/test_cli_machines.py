@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.testing.sample_disks import make_raw, sha256_of
+from imgstore.testing.sample_disks import compute_sha256, make_raw
 
 CREATE = "sig image-version create -g rg -r g1 -i {} -l southcentralus -e {} {}"
 
@@ -100,7 +100,7 @@ def test_from_an_image_to_a_machine_and_back(terminal: Terminal) -> None:
     attached = terminal.ok(f"vm create -g rg -n vm4 --attach-os-disk {os_disk} --os-type linux --size Standard_B1s")
     assert attached["properties"]["storageProfile"]["osDisk"]["createOption"] == "Attach"
     terminal.ok(f"disk export -g rg -n {os_disk} --file o.raw --format raw")
-    assert sha256_of(Path("o.raw")) == sha256_of(Path("os.raw"))
+    assert compute_sha256(Path("o.raw")) == compute_sha256(Path("os.raw"))
 
 
 def test_data_snapshots_stand_beside_an_os_snapshot(terminal: Terminal) -> None:
@@ -129,7 +129,7 @@ def test_data_snapshots_stand_beside_an_os_snapshot(terminal: Terminal) -> None:
     terminal.ok(
         "disk create -g rg -n d7 --gallery-image-reference rg/g1/ubuntu/1.1.0 --gallery-image-reference-lun 7 --file o.raw"
     )
-    assert sha256_of(Path("o.raw")) == sha256_of(Path("data.raw"))
+    assert compute_sha256(Path("o.raw")) == compute_sha256(Path("data.raw"))
     assert "--count of 'az vm create' is not supported by imgstore." in terminal.fails(
         "vm create -g rg -n v --count 2", 2
     )

@@ -9,15 +9,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.testing.sample_gallery import Stock
+from imgstore.testing.sample_gallery import SampleImages
 
 pytest_plugins = ["imgstore.testing.published_gallery"]
 
 
 @pytest.fixture
-def home(tmp_path: Path, stock: Stock) -> Path:
+def home(tmp_path: Path, samples: SampleImages) -> Path:
     """With a segment of eastus flipped."""
-    shutil.copytree(stock.home, tmp_path / "home")
+    shutil.copytree(samples.home, tmp_path / "home")
     path = next((tmp_path / "home/regions/imgstore-eastus").rglob("segments/*/*"))
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

@@ -17,7 +17,7 @@ from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.testing.http_server import Page, start_web
 from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, found_gallery, open_home
+from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
 
 
 class Gated(bytes):
@@ -71,7 +71,7 @@ def test_a_client_that_keeps_its_connection_open_does_not_hold_up_the_end(
 def test_an_operation_survives_the_servers_end(tmp_path: Path, number: int) -> None:
     make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=16 * MIB, content_bytes=4 * MIB)
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         top = f"/subscriptions/{installation.subscription}"
     path = f"{top}/resourceGroups/{GROUP}/providers/Microsoft.Compute/galleries/{GALLERY}/images/{DEFINITION}"
     version = f"{path}/versions/1.0.0?api-version=2023-07-03"
@@ -115,7 +115,7 @@ def test_a_deployment_survives_a_killed_server(tmp_path: Path) -> None:
     """It is Running while the version that its template names is taken in."""
     make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=16 * MIB, content_bytes=4 * MIB)
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         group = f"/subscriptions/{installation.subscription}/resourceGroups/{GROUP}/providers"
     body = Gated((tmp_path / "disk.raw").read_bytes())
     body.gate, body.met = threading.Event(), threading.Event()

@@ -73,7 +73,7 @@ def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 
 @pytest.fixture
-def stocked(terminal: Terminal) -> Terminal:
+def prepared(terminal: Terminal) -> Terminal:
     """With a gallery and a definition, and the disks ``disk.vhd`` and, a little changed, ``next.raw``."""
     raw = make_disk(terminal.folder / "disk.raw", 1)
     qemu("convert", "-O", "vpc", "-o", "subformat=fixed,force_size=on", str(raw), str(terminal.folder / "disk.vhd"))
@@ -97,19 +97,19 @@ CREATE = (
 
 
 @pytest.fixture
-def published(stocked: Terminal) -> Terminal:
-    stocked.ok(CREATE)
-    return stocked
+def published(prepared: Terminal) -> Terminal:
+    prepared.ok(CREATE)
+    return prepared
 
 
 def same(raw: Path, file: Path, form: str) -> bool:
     return "identical" in qemu("compare", "-f", "raw", "-F", form, str(raw), str(file))
 
 
-def test_a_version_comes_to_all_its_regions(stocked: Terminal) -> None:
-    made = stocked.ok(CREATE)
+def test_a_version_comes_to_all_its_regions(prepared: Terminal) -> None:
+    made = prepared.ok(CREATE)
     assert made["properties"]["provisioningState"] == "Succeeded"
-    shown = stocked.ok("sig image-version show -g rg -r myGallery -i ubuntu -e 1.0.0 --expand ReplicationStatus")
+    shown = prepared.ok("sig image-version show -g rg -r myGallery -i ubuntu -e 1.0.0 --expand ReplicationStatus")
     status = shown["properties"]["replicationStatus"]
     assert status["aggregatedState"] == "Completed"
     assert [(each["region"], len(each["replicas"])) for each in status["summary"]] == [
@@ -119,7 +119,7 @@ def test_a_version_comes_to_all_its_regions(stocked: Terminal) -> None:
     ]
     targets = shown["properties"]["publishingProfile"]["targetRegions"]
     assert [each["storageAccountType"] for each in targets] == ["Standard_LRS", "Standard_ZRS", "Standard_LRS"]
-    plain = stocked.ok("sig image-version show -g rg -r myGallery -i ubuntu -e 1.0.0")
+    plain = prepared.ok("sig image-version show -g rg -r myGallery -i ubuntu -e 1.0.0")
     assert "replicationStatus" not in plain["properties"]
 
 
@@ -224,14 +224,14 @@ def test_verify_tells_the_same_disk_from_another(published: Terminal) -> None:
     assert told["firstDifference"] == 0, "the change at 3 MiB lies in the first piece of 4 MiB"
 
 
-def test_inspect_says_what_it_is(stocked: Terminal) -> None:
-    told = stocked.ok("inspect disk.vhd")
+def test_inspect_says_what_it_is(prepared: Terminal) -> None:
+    told = prepared.ok("inspect disk.vhd")
     assert told["format"] == "vhd"
     assert told["azure"] == {"ready": True, "reasons": []}
     assert told["checks"]
     assert all(check["passed"] for check in told["checks"])
-    (stocked.folder / "cut.vhd").write_bytes((stocked.folder / "disk.vhd").read_bytes()[MIB:])
-    result = stocked.run("inspect cut.vhd -o table")
+    (prepared.folder / "cut.vhd").write_bytes((prepared.folder / "disk.vhd").read_bytes()[MIB:])
+    result = prepared.run("inspect cut.vhd -o table")
     assert result.exit_code == 1
     assert "FAILED" in result.stdout
 
@@ -295,14 +295,14 @@ def test_whoever_sits_at_a_terminal_is_asked_before_a_delete(
     ],
 )
 def test_bad_input_is_refused_by_name_and_leaves_nothing(
-    stocked: Terminal, change: tuple[str, str], code: int, told: str
+    prepared: Terminal, change: tuple[str, str], code: int, told: str
 ) -> None:
-    stderr = stocked.fails(CREATE.replace(*change), code)
+    stderr = prepared.fails(CREATE.replace(*change), code)
     assert told in stderr
     if code != 2:
         assert stderr.splitlines()[0].startswith("ERROR: (")
         assert "what to do: " in stderr
-    assert stocked.ok("sig image-version list -g rg -r myGallery -i ubuntu") == []
+    assert prepared.ok("sig image-version list -g rg -r myGallery -i ubuntu") == []
 
 
 def test_another_source_under_the_same_name_is_refused(published: Terminal) -> None:
@@ -332,26 +332,26 @@ def test_tables_are_readable(published: Terminal) -> None:
             assert word in text, line
 
 
-def test_progress_is_told_in_lines_and_can_be_silenced(stocked: Terminal) -> None:
-    result = stocked.run(CREATE)
+def test_progress_is_told_in_lines_and_can_be_silenced(prepared: Terminal) -> None:
+    result = prepared.run(CREATE)
     for task in ("southcentralus/0", "southcentralus/1", "westus2/0", "eastus/0"):
         assert f"{task}: completed" in result.stderr
-    quiet = stocked.run(
+    quiet = prepared.run(
         "disk create -g rg -n q -l eastus --gallery-image-reference rg/myGallery/ubuntu --only-show-errors"
     )
     assert quiet.stderr == ""
     json.loads(quiet.stdout)
 
 
-def test_an_interrupted_line_goes_on(terminal: Terminal, stocked: Terminal) -> None:
-    big = stocked.folder / "big.raw"
+def test_an_interrupted_line_goes_on(terminal: Terminal, prepared: Terminal) -> None:
+    big = prepared.folder / "big.raw"
     with big.open("wb") as file:
         noise = random.Random(2)
         for _ in range(160):
             file.write(noise.randbytes(MIB))
     line = CREATE.replace("./disk.vhd", "./big.raw --source-format raw")
     process = subprocess.Popen(
-        [sys.executable, "-m", "imgstore", *shlex.split(line), "--home", stocked.env["IMGSTORE_HOME"]],
+        [sys.executable, "-m", "imgstore", *shlex.split(line), "--home", prepared.env["IMGSTORE_HOME"]],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
@@ -363,10 +363,10 @@ def test_an_interrupted_line_goes_on(terminal: Terminal, stocked: Terminal) -> N
     assert stderr.strip().endswith("interrupted; nothing is half visible; the same command goes on")
     assert "Traceback" not in stderr
     assert stdout == ""
-    stocked.fails("disk create -g rg -n d1 -l eastus --gallery-image-reference rg/myGallery/ubuntu/1.0.0", 3)
-    assert stocked.ok(line)["properties"]["provisioningState"] == "Succeeded"
-    stocked.ok("disk export --gallery-image-reference rg/myGallery/ubuntu -l eastus --file big-again.raw")
-    assert same(big, stocked.folder / "big-again.raw", "raw")
+    prepared.fails("disk create -g rg -n d1 -l eastus --gallery-image-reference rg/myGallery/ubuntu/1.0.0", 3)
+    assert prepared.ok(line)["properties"]["provisioningState"] == "Succeeded"
+    prepared.ok("disk export --gallery-image-reference rg/myGallery/ubuntu -l eastus --file big-again.raw")
+    assert same(big, prepared.folder / "big-again.raw", "raw")
 
 
 def test_the_quickstart_shows_the_main_job_in_a_home_of_its_own(

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.testing.sample_disks import make_raw, sha256_of
+from imgstore.testing.sample_disks import compute_sha256, make_raw
 
 VERSION = "sig image-version create -g rg -r g1 -i ubuntu -l southcentralus -e {} {}"
 
@@ -83,7 +83,7 @@ def test_from_a_file_to_a_version_by_way_of_disk_snapshot_and_image(terminal: Te
         terminal.ok(f"{what} delete -g rg -n {name} --yes")
     assert (terminal.ok("image list"), terminal.ok("snapshot list"), terminal.ok("disk list")) == ([], [], [])
     terminal.ok("disk create -g rg -n d2 --gallery-image-reference rg/g1/ubuntu/1.0.2 --file o.raw")
-    assert sha256_of(Path("o.raw")) == sha256_of(Path("disk.raw"))
+    assert compute_sha256(Path("o.raw")) == compute_sha256(Path("disk.raw"))
 
 
 def test_lines_that_can_not_be_are_refused(terminal: Terminal) -> None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import imgstore
 from imgstore.cli.framework.command import Command, Group
 from imgstore.cli.main import main
-from imgstore.testing.sample_gallery import found_gallery, open_home, publish
+from imgstore.testing.sample_gallery import create_sample_gallery, open_home, publish
 
 HEAVY = (
     "numpy",
@@ -68,7 +68,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with one version of a small disk."""
     home = tmp_path_factory.mktemp("start") / "home"
     with open_home(home) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         (home / "disk.raw").write_bytes(bytes(range(256)) * 16)
         publish(installation, home / "disk.raw", targets=["westus2"], location="westus2")
     return home

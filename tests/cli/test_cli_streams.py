@@ -22,7 +22,7 @@ from imgstore.cli.main import main
 from imgstore.domain.progress import ProgressEvent, Stage, ignore_event, suppress_errors
 from imgstore.domain.storage.sizes import MIB
 from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, found_gallery, open_home
+from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
 
 NAMES = f"-g {GROUP} -r {GALLERY} -i {DEFINITION}"
 CREATE = f"sig image-version create {NAMES} -e 1.0.0 --os-vhd-uri disk.raw --target-regions southcentralus eastus"
@@ -35,7 +35,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("IMGSTORE_HOME", str(tmp_path / "home"))
     make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=16 * MIB, content_bytes=6 * MIB)
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
     return tmp_path / "home"
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imgstore.cli.framework.global_options import GlobalOption
 from imgstore.cli.main import main
 from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
+from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, publish
 
 RUNS_ON = {"serve", "worker", "bench", "quickstart", "wait"}
 """Commands that run until they are ended or until something happens, or for minutes."""
@@ -97,7 +97,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("values")
     make_raw(folder / "disk.raw", seed=1, virtual_bytes=8 << 20, content_bytes=1 << 20)
     with open_home(folder / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         publish(installation, folder / "disk.raw", targets=("southcentralus",))
     return folder / "home"
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from imgstore.cli.main import main
 from imgstore.domain.storage.sizes import MIB
 from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, found_gallery, open_home
+from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
 
 CREATE = (
     f"sig image-version create -g {GROUP} -r {GALLERY} -i {DEFINITION} -e 1.0.0 --os-vhd-uri disk.raw "
@@ -29,7 +29,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=4 * MIB, content_bytes=MIB)
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
     return tmp_path / "home"
 
 

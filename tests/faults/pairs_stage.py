@@ -35,7 +35,7 @@ from imgstore.operations.maintenance.worker import run_worker
 from imgstore.operations.replication import copy as replication_copy
 from imgstore.operations.versions import create as versions_create
 from imgstore.policy.worker_queue import WorkerLimits
-from imgstore.testing.sample_disks import make_raw, patched
+from imgstore.testing.sample_disks import make_raw, patch_disk
 from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
@@ -47,8 +47,8 @@ from imgstore.testing.sample_gallery import (
     audit_served,
     charges,
     collect,
+    create_sample_gallery,
     delete,
-    found_gallery,
     make_disk,
     named_segments,
     open_home,
@@ -106,12 +106,12 @@ class Stage:
 def prepare(folder: Path, database: str | None = None) -> Stage:
     """Make the home that each pair gets a copy of."""
     first = make_raw(folder / "first.raw", seed=5, virtual_bytes=12 * MIB, content_bytes=4 * MIB)
-    second = patched(first, folder / "second.raw", seed=6, blocks=200)
-    third = patched(first, folder / "third.raw", seed=7, blocks=200)
+    second = patch_disk(first, folder / "second.raw", seed=6, blocks=200)
+    third = patch_disk(first, folder / "third.raw", seed=7, blocks=200)
     expected = {"1.0.0": first, "1.1.0": second, "1.2.0": third, "1.3.0": third, "1.4.0": second}
     stage = Stage(folder=folder, database=database, expected=expected)
     with stage.open() as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         publish(installation, first, targets=["southcentralus=2", "eastus"])
         make_disk(installation, "d0", "eastus")
         publish(installation, third, "0.1.0", ["southcentralus"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imgstore.domain.storage.sizes import MIB
-from imgstore.testing.crash_scenes import Scene
+from imgstore.testing.crash_scenes import CrashScene
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import (
     audit,
@@ -22,9 +22,9 @@ TARGETS = ["southcentralus", "westus2=1=Standard_ZRS"]
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> CrashScene:
     """1.0.0 stands; 1.0.1 was deleted, and its segments lie there."""
-    scene = Scene(folder=tmp_path_factory.mktemp("collected"))
+    scene = CrashScene(folder=tmp_path_factory.mktemp("collected"))
     scene.prepare()
     for number, version in enumerate(("1.0.0", "1.0.1")):
         scene.expected[version] = make_raw(
@@ -37,11 +37,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     return scene
 
 
-def strike(prepared: Scene, folder: Path, fatal: int, *, publish_first: bool) -> bool:
+def crash_and_repeat(prepared: CrashScene, folder: Path, fatal: int, *, publish_first: bool) -> bool:
     """Kill a collector at a step, then publish what it collects and collect again, in either order."""
     shutil.copytree(prepared.folder, folder)
-    scene = Scene(folder=folder, expected=dict(prepared.expected))
-    took = scene.victim("gc", fatal=fatal)
+    scene = CrashScene(folder=folder, expected=dict(prepared.expected))
+    took = scene.run_job("gc", fatal=fatal)
     with scene.open() as installation:
         served = folder / "served"
         audit(installation, quiet=False, collected=True)
@@ -69,19 +69,21 @@ def strike(prepared: Scene, folder: Path, fatal: int, *, publish_first: bool) ->
     return took == 0
 
 
-def test_killed_now_and_then(prepared: Scene, tmp_path: Path) -> None:
+def test_killed_now_and_then(prepared: CrashScene, tmp_path: Path) -> None:
     """Every seventh step from a place that moves on with the order: opening, condemning, deleting, forgetting."""
-    struck = [strike(prepared, tmp_path / "x", fatal, publish_first=fatal % 2 == 0) for fatal in range(2, 44, 7)]
+    struck = [
+        crash_and_repeat(prepared, tmp_path / "x", fatal, publish_first=fatal % 2 == 0) for fatal in range(2, 44, 7)
+    ]
     assert sum(struck) >= 4, "most steps lie beyond the end: choose others"
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("publish_first", [False, True])
-def test_killed_at_every_step(prepared: Scene, tmp_path: Path, *, publish_first: bool) -> None:
+def test_killed_at_every_step(prepared: CrashScene, tmp_path: Path, *, publish_first: bool) -> None:
     # Invariant P5.
     for fatal in range(1, 200):
-        if not strike(prepared, tmp_path / "x", fatal, publish_first=publish_first):
+        if not crash_and_repeat(prepared, tmp_path / "x", fatal, publish_first=publish_first):
             break
     else:
         pytest.fail("200 steps, and still no end")

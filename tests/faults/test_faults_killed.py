@@ -14,9 +14,9 @@ import pytest
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.replication.targets import remove_all_surplus_replicas
-from imgstore.testing.crash_scenes import Scene, on_minio
+from imgstore.testing.crash_scenes import CrashScene, create_minio_scene
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.sample_disks import make_raw, patched
+from imgstore.testing.sample_disks import make_raw, patch_disk
 from imgstore.testing.sample_gallery import TARGETS, show, states
 
 Cluster = Callable[[int], tuple[S3Engine, ...]]
@@ -25,7 +25,7 @@ SEEDS = range(1, 2)
 LONG_SEEDS = range(100, 130)
 
 
-def play(scene: Scene, seed: int) -> None:
+def play(scene: CrashScene, seed: int) -> None:
     """Publish, replicate, make a disk, export, delete: each struck somewhere, each then told again."""
     rng = random.Random(seed)
     scene.prepare()
@@ -36,27 +36,31 @@ def play(scene: Scene, seed: int) -> None:
         scene.expected[version] = path
         return str(path)
 
-    steps = scene.victim("publish", source=disk("1.0.0", 1000), version="1.0.0", targets=TARGETS)
+    steps = scene.run_job("publish", source=disk("1.0.0", 1000), version="1.0.0", targets=TARGETS)
     struck = 0
     # Early: while the source is taken in. Later: while it is copied. A third, small one: around the catalog's commits.
     for number, (first, last) in enumerate(((0.02, 0.3), (0.3, 0.98)), start=1):
         version = f"1.0.{number}"
         fatal = int(steps * rng.uniform(first, last))
-        struck += scene.strike("publish", fatal=fatal, source=disk(version, number), version=version, targets=TARGETS)
-    scene.expected["1.0.3"] = patched(scene.expected["1.0.2"], folder / "1.0.3.raw", seed=seed)
+        struck += scene.crash_and_repeat(
+            "publish", fatal=fatal, source=disk(version, number), version=version, targets=TARGETS
+        )
+    scene.expected["1.0.3"] = patch_disk(scene.expected["1.0.2"], folder / "1.0.3.raw", seed=seed)
     small: dict[str, Any] = {"source": str(scene.expected["1.0.3"]), "version": "1.0.3", "targets": TARGETS}
-    struck += scene.strike("publish", fatal=rng.randrange(20, 200), **small)
+    struck += scene.crash_and_repeat("publish", fatal=rng.randrange(20, 200), **small)
     for number in range(2):
         location = rng.choice(("southcentralus", "westus2", "eastus"))
         named: dict[str, Any] = {"name": f"d{number}", "location": location, "version": f"1.0.{number + 1}"}
-        struck += scene.strike("disk", fatal=rng.randrange(4, 30), **named)
+        struck += scene.crash_and_repeat("disk", fatal=rng.randrange(4, 30), **named)
     path = str(folder / "out" / "export.raw")
-    struck += scene.strike("export", fatal=rng.randrange(8, 40), path=path, location="westus2", version="1.0.2")
+    struck += scene.crash_and_repeat(
+        "export", fatal=rng.randrange(8, 40), path=path, location="westus2", version="1.0.2"
+    )
     assert Path(path).read_bytes() == scene.expected["1.0.2"].read_bytes()
     moved = ["southcentralus=1", "northeurope"] if "regions" not in scene.settings else ["southcentralus=3", "eastus"]
-    struck += scene.strike("retarget", fatal=rng.randrange(6, 120), targets=moved, version="1.0.2")
-    struck += scene.strike("delete", fatal=rng.randrange(2, 30), version="1.0.1")
-    struck += scene.strike("delete disk", fatal=rng.randrange(1, 20), name="d0")
+    struck += scene.crash_and_repeat("retarget", fatal=rng.randrange(6, 120), targets=moved, version="1.0.2")
+    struck += scene.crash_and_repeat("delete", fatal=rng.randrange(2, 30), version="1.0.1")
+    struck += scene.crash_and_repeat("delete disk", fatal=rng.randrange(1, 20), name="d0")
     scene.check()
     assert struck >= 5, "most steps lie beyond the end: choose others"
 
@@ -64,26 +68,26 @@ def play(scene: Scene, seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_on_directories(tmp_path: Path, seed: int) -> None:
     # Invariant I17.
-    play(Scene(folder=tmp_path), seed)
+    play(CrashScene(folder=tmp_path), seed)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_on_minio(tmp_path: Path, minio_cluster: Cluster, seed: int) -> None:
-    play(on_minio(tmp_path, minio_cluster(3), f"killed-{seed}"), seed)
+    play(create_minio_scene(tmp_path, minio_cluster(3), f"killed-{seed}"), seed)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", LONG_SEEDS)
 def test_killed_on_directories_for_long(tmp_path: Path, seed: int) -> None:
-    play(Scene(folder=tmp_path), seed)
+    play(CrashScene(folder=tmp_path), seed)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", LONG_SEEDS)
 def test_killed_on_minio_for_long(tmp_path: Path, minio_cluster: Cluster, seed: int) -> None:
-    play(on_minio(tmp_path, minio_cluster(3), f"killed-{seed}"), seed)
+    play(create_minio_scene(tmp_path, minio_cluster(3), f"killed-{seed}"), seed)
 
 
 @pytest.mark.long
@@ -91,7 +95,7 @@ def test_killed_on_minio_for_long(tmp_path: Path, minio_cluster: Cluster, seed: 
 @pytest.mark.engine("postgresql")
 @pytest.mark.parametrize("seed", LONG_SEEDS[:10])
 def test_killed_on_postgresql_for_long(tmp_path: Path, postgresql: str, seed: int) -> None:
-    play(Scene(folder=tmp_path, settings={"database": postgresql}), seed)
+    play(CrashScene(folder=tmp_path, settings={"database": postgresql}), seed)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -107,7 +111,7 @@ def test_killed_while_target_regions_change_for_long(tmp_path: Path) -> None:
 
 
 def retargeted(folder: Path, rng: random.Random, *, strikes: int) -> None:
-    scene = Scene(folder=folder)
+    scene = CrashScene(folder=folder)
     scene.prepare()
     one = make_raw(folder / "1.0.0.raw", seed=8, virtual_bytes=8 * MIB, content_bytes=3 * MIB)
     here, there = ["southcentralus=2", "eastus"], ["southcentralus=1", "westus2=2=Standard_ZRS"]
@@ -115,15 +119,15 @@ def retargeted(folder: Path, rng: random.Random, *, strikes: int) -> None:
     for number in range(strikes + 1):
         # Another version each time: of a region that was left and comes again, nothing would be sent.
         version = f"1.0.{number}"
-        scene.expected[version] = one if number == 0 else patched(one, folder / f"{version}.raw", seed=number)
-        scene.victim("publish", source=str(scene.expected[version]), version=version, targets=here)
+        scene.expected[version] = one if number == 0 else patch_disk(one, folder / f"{version}.raw", seed=number)
+        scene.run_job("publish", source=str(scene.expected[version]), version=version, targets=here)
         orders: dict[str, Any] = {"version": version, "targets": there}
         if number == 0:
-            scene.victim("disk", name="d0", location="eastus", version=version)
-            steps = scene.victim("retarget", **orders)
+            scene.run_job("disk", name="d0", location="eastus", version=version)
+            steps = scene.run_job("retarget", **orders)
         else:
             fatal = 1 + (steps - 1) * number // strikes - rng.randrange(max(1, steps // strikes))
-            scene.strike("retarget", fatal=max(1, fatal), **orders)
+            scene.crash_and_repeat("retarget", fatal=max(1, fatal), **orders)
         with scene.open() as installation:
             view = show(installation, version)
             assert set(states(view).values()) == {ReplicaState.COMPLETED}
@@ -137,19 +141,19 @@ def retargeted(folder: Path, rng: random.Random, *, strikes: int) -> None:
 @pytest.mark.timeout(3600)
 def test_small_commands_killed_at_every_step(tmp_path: Path) -> None:
     """Making and deleting disks and versions, struck at each step in turn."""
-    scene = Scene(folder=tmp_path)
+    scene = CrashScene(folder=tmp_path)
     scene.prepare()
     one = make_raw(tmp_path / "1.0.0.raw", seed=8, virtual_bytes=8 * MIB, content_bytes=3 * MIB)
     scene.expected["1.0.0"] = one
-    scene.victim("publish", source=str(one), version="1.0.0", targets=TARGETS)
+    scene.run_job("publish", source=str(one), version="1.0.0", targets=TARGETS)
     # Invariant P4.
     for fatal in range(1, 200):
-        scene.expected["1.0.1"] = patched(one, tmp_path / f"{fatal}.raw", seed=fatal)
-        scene.victim("publish", source=str(scene.expected["1.0.1"]), version="1.0.1", targets=TARGETS)
+        scene.expected["1.0.1"] = patch_disk(one, tmp_path / f"{fatal}.raw", seed=fatal)
+        scene.run_job("publish", source=str(scene.expected["1.0.1"]), version="1.0.1", targets=TARGETS)
         made: dict[str, Any] = {"name": "d1", "location": "westus2", "version": "1.0.1"}
-        struck = scene.strike("disk", fatal=fatal, **made)
-        struck |= scene.strike("delete", fatal=fatal, version="1.0.1")
-        struck |= scene.strike("delete disk", fatal=fatal, name="d1")
+        struck = scene.crash_and_repeat("disk", fatal=fatal, **made)
+        struck |= scene.crash_and_repeat("delete", fatal=fatal, version="1.0.1")
+        struck |= scene.crash_and_repeat("delete disk", fatal=fatal, name="d1")
         if not struck:
             break
     else:
@@ -168,7 +172,7 @@ def test_killed_between_the_disks_of_a_version_for_long(tmp_path: Path) -> None:
 
 
 def data_disks(folder: Path, *, strikes: int) -> None:
-    scene = Scene(folder=folder)
+    scene = CrashScene(folder=folder)
     scene.prepare()
     targets = ["southcentralus=1", "eastus"]
 
@@ -180,44 +184,46 @@ def data_disks(folder: Path, *, strikes: int) -> None:
         scene.expected.update({version: os_disk, f"{version}/lun-3": data})
         return {"source": str(os_disk), "data": {"3": str(data)}, "version": version, "targets": targets}
 
-    steps = scene.victim("publish", **orders(0))
+    steps = scene.run_job("publish", **orders(0))
     struck = [
-        scene.strike("publish", fatal=1 + (2 * number - 1) * steps // (2 * strikes), **orders(number))
+        scene.crash_and_repeat("publish", fatal=1 + (2 * number - 1) * steps // (2 * strikes), **orders(number))
         for number in range(1, strikes + 1)
     ]
     assert all(struck)
     made: dict[str, Any] = {"name": "d1", "location": "eastus", "version": "1.0.1", "lun": 3}
-    assert scene.strike("disk", fatal=12, **made)
-    assert scene.strike("delete", fatal=9, version="1.0.1")
-    assert scene.strike("delete disk", fatal=5, name="d1")
+    assert scene.crash_and_repeat("disk", fatal=12, **made)
+    assert scene.crash_and_repeat("delete", fatal=9, version="1.0.1")
+    assert scene.crash_and_repeat("delete disk", fatal=5, name="d1")
     scene.check()
 
 
 def test_interrupted_and_told_again(tmp_path: Path) -> None:
     """Ctrl-C: while it is taken in, while it is copied, while it is exported."""
-    scene = Scene(folder=tmp_path)
+    scene = CrashScene(folder=tmp_path)
     scene.prepare()
     scene.expected["1.0.0"] = make_raw(tmp_path / "1.0.0.raw", seed=8, virtual_bytes=16 * MIB, content_bytes=9 * MIB)
     orders: dict[str, Any] = {"source": str(scene.expected["1.0.0"]), "version": "1.0.0", "targets": TARGETS}
-    struck = [scene.strike("publish", fatal=fatal, number=signal.SIGINT, **orders) for fatal in (45,)]
+    struck = [scene.crash_and_repeat("publish", fatal=fatal, number=signal.SIGINT, **orders) for fatal in (45,)]
     scene.expected["1.0.1"] = make_raw(tmp_path / "1.0.1.raw", seed=9, virtual_bytes=16 * MIB, content_bytes=9 * MIB)
     orders = {"source": str(scene.expected["1.0.1"]), "version": "1.0.1", "targets": TARGETS}
-    struck.append(scene.strike("publish", fatal=150, number=signal.SIGINT, **orders))
+    struck.append(scene.crash_and_repeat("publish", fatal=150, number=signal.SIGINT, **orders))
     path = str(tmp_path / "out" / "export.raw")
     export: dict[str, Any] = {"path": path, "location": "eastus", "version": "1.0.1"}
-    struck.append(scene.strike("export", fatal=20, number=signal.SIGINT, **export))
+    struck.append(scene.crash_and_repeat("export", fatal=20, number=signal.SIGINT, **export))
     scene.check()
     assert all(struck)
 
 
 def test_interrupted_export_leaves_no_file(tmp_path: Path) -> None:
     """Ctrl-C is no kill: the temporary file goes at once, before any repeat."""
-    scene = Scene(folder=tmp_path)
+    scene = CrashScene(folder=tmp_path)
     scene.prepare()
     scene.expected["1.0.0"] = make_raw(tmp_path / "1.0.0.raw", seed=8, virtual_bytes=16 * MIB, content_bytes=9 * MIB)
-    scene.victim("publish", source=str(scene.expected["1.0.0"]), version="1.0.0", targets=["southcentralus"])
+    scene.run_job("publish", source=str(scene.expected["1.0.0"]), version="1.0.0", targets=["southcentralus"])
     path = str(tmp_path / "out" / "export.raw")
-    took = scene.victim("export", fatal=20, number=signal.SIGINT, path=path, location="southcentralus", version="1.0.0")
+    took = scene.run_job(
+        "export", fatal=20, number=signal.SIGINT, path=path, location="southcentralus", version="1.0.0"
+    )
     assert took == 0
     assert list((tmp_path / "out").iterdir()) == []
     with scene.open() as installation, installation.catalog.reading() as transaction:

@@ -21,17 +21,17 @@ from imgstore.operations.maintenance.unknown_objects import remove_unknown
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.operations.stores.regions import init_regions
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.sample_disks import sha256_of
+from imgstore.testing.sample_disks import compute_sha256
 from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
-    Stock,
+    SampleImages,
     audit,
     collect,
+    create_sample_gallery,
     delete,
     export,
     export_disk,
-    found_gallery,
     make_disk,
     open_home,
     publish,
@@ -43,8 +43,8 @@ pytest_plugins = ["imgstore.testing.published_gallery"]
 
 
 @pytest.fixture
-def home(tmp_path: Path, stock: Stock) -> Path:
-    shutil.copytree(stock.home, tmp_path / "home")
+def home(tmp_path: Path, samples: SampleImages) -> Path:
+    shutil.copytree(samples.home, tmp_path / "home")
     return tmp_path / "home"
 
 
@@ -65,10 +65,10 @@ def aged(home: Path, later: Callable[[Installation], object]) -> None:
     shutil.copyfile(home / "backup.sqlite", home / "catalog.sqlite")
 
 
-LATER: dict[str, Callable[[Installation, Stock], object]] = {
-    "a version": lambda installation, stock: publish(installation, stock.second, "1.0.1"),
-    "a version of one region": lambda installation, stock: publish(
-        installation, stock.second, "1.0.1", ["southcentralus"]
+LATER: dict[str, Callable[[Installation, SampleImages], object]] = {
+    "a version": lambda installation, samples: publish(installation, samples.second, "1.0.1"),
+    "a version of one region": lambda installation, samples: publish(
+        installation, samples.second, "1.0.1", ["southcentralus"]
     ),
     "a disk": lambda installation, _: make_disk(installation, "d1", "eastus"),
 }
@@ -86,15 +86,15 @@ DESTRUCTIVE: dict[str, Callable[[Installation], object]] = {
 @pytest.mark.parametrize("what", DESTRUCTIVE)
 @pytest.mark.parametrize("later", LATER)
 def test_nothing_is_destroyed_by_an_older_catalog(
-    home: Path, stock: Stock, tmp_path: Path, later: str, what: str
+    home: Path, samples: SampleImages, tmp_path: Path, later: str, what: str
 ) -> None:
     with open_home(home) as installation:
         make_disk(installation, "old", "eastus" if later != "a version of one region" else "southcentralus")
-    aged(home, lambda installation: LATER[later](installation, stock))
+    aged(home, lambda installation: LATER[later](installation, samples))
     before = contents(home)
     with open_home(home) as installation:
         export(installation, tmp_path / "o.raw", "eastus")
-        assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+        assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
     for _ in range(2):
         with open_home(home) as installation, pytest.raises(CatalogOutdated, match="older than its buckets") as caught:
             DESTRUCTIVE[what](installation)
@@ -103,13 +103,13 @@ def test_nothing_is_destroyed_by_an_older_catalog(
     assert before <= contents(home)
 
 
-def test_a_create_with_fewer_regions_by_an_older_catalog_changes_nothing(home: Path, stock: Stock) -> None:
-    aged(home, lambda installation: publish(installation, stock.second, "1.0.1"))
+def test_a_create_with_fewer_regions_by_an_older_catalog_changes_nothing(home: Path, samples: SampleImages) -> None:
+    aged(home, lambda installation: publish(installation, samples.second, "1.0.1"))
     before = contents(home)
     with open_home(home) as installation:
         standing = show(installation)
         with pytest.raises(CatalogOutdated):
-            publish(installation, stock.first, targets=["southcentralus=2", "westus2=1=Standard_ZRS"])
+            publish(installation, samples.first, targets=["southcentralus=2", "westus2=1=Standard_ZRS"])
         assert show(installation) == standing
     assert before <= contents(home)
 
@@ -118,28 +118,28 @@ def test_a_create_with_fewer_regions_by_an_older_catalog_changes_nothing(home: P
     "destroy",
     [
         lambda installation, _: retarget(installation, ["southcentralus"], "2.0.0"),
-        lambda installation, stock: publish(installation, stock.second, "2.0.0", ["southcentralus"]),
+        lambda installation, samples: publish(installation, samples.second, "2.0.0", ["southcentralus"]),
         lambda installation, _: delete(installation, "2.0.0"),
     ],
     ids=["update", "create", "delete"],
 )
 def test_a_zone_without_a_replica_of_the_version_shows_it_too(
-    home: Path, stock: Stock, destroy: Callable[[Installation, Stock], object]
+    home: Path, samples: SampleImages, destroy: Callable[[Installation, SampleImages], object]
 ) -> None:
     with open_home(home) as installation:
-        publish(installation, stock.second, "2.0.0", ["southcentralus", "westus2=1=Standard_ZRS"])
-    aged(home, lambda installation: publish(installation, stock.second, "3.0.0", ["eastus"], location="eastus"))
+        publish(installation, samples.second, "2.0.0", ["southcentralus", "westus2=1=Standard_ZRS"])
+    aged(home, lambda installation: publish(installation, samples.second, "3.0.0", ["eastus"], location="eastus"))
     before = contents(home)
     with open_home(home) as installation:
         standing = show(installation, "2.0.0")
         with pytest.raises(CatalogOutdated):
-            destroy(installation, stock)
+            destroy(installation, samples)
         assert show(installation, "2.0.0") == standing
     assert before <= contents(home)
 
 
-def test_the_first_use_of_a_store_tells_of_it(home: Path, stock: Stock, tmp_path: Path) -> None:
-    aged(home, lambda installation: publish(installation, stock.second, "1.0.1"))
+def test_the_first_use_of_a_store_tells_of_it(home: Path, samples: SampleImages, tmp_path: Path) -> None:
+    aged(home, lambda installation: publish(installation, samples.second, "1.0.1"))
     run(home, "disk", "create", "-g", "rg", "-n", "d1", "-l", "eastus", "--gallery-image-reference", "rg/g1/ubuntu")
     exported = run(home, "disk", "export", "-g", "rg", "-n", "d1", "--file", str(tmp_path / "o.raw"), "--format", "raw")
     assert exported.exit_code == 0
@@ -150,7 +150,7 @@ def test_the_first_use_of_a_store_tells_of_it(home: Path, stock: Stock, tmp_path
         assert "(CatalogOutdated)" in refused.output
 
 
-def test_work_by_an_older_catalog_does_not_make_it_look_current(home: Path, stock: Stock) -> None:
+def test_work_by_an_older_catalog_does_not_make_it_look_current(home: Path, samples: SampleImages) -> None:
     """Its numbers pass those of the buckets, and the uids beside them are others."""
     aged(home, lambda installation: make_disk(installation, "d1", "eastus"))
     with open_home(home) as installation:
@@ -160,7 +160,9 @@ def test_work_by_an_older_catalog_does_not_make_it_look_current(home: Path, stoc
         collect(installation)
 
 
-def test_a_process_that_runs_while_the_catalog_is_put_back_sees_it_before_it_deletes(home: Path, stock: Stock) -> None:
+def test_a_process_that_runs_while_the_catalog_is_put_back_sees_it_before_it_deletes(
+    home: Path, samples: SampleImages
+) -> None:
     with open_home(home) as running:
         export(running, home.parent / "o.raw", "eastus")
         with open_home(home) as other:
@@ -171,14 +173,14 @@ def test_a_process_that_runs_while_the_catalog_is_put_back_sees_it_before_it_del
             delete(running)
 
 
-def test_accepted_it_deletes_nothing_that_it_does_not_know(home: Path, stock: Stock, tmp_path: Path) -> None:
+def test_accepted_it_deletes_nothing_that_it_does_not_know(home: Path, samples: SampleImages, tmp_path: Path) -> None:
     """A disk of the lost time refers to the manifest of a version that the catalog knows, and deletes."""
     aged(
         home,
-        lambda installation: (make_disk(installation, "d1", "eastus"), publish(installation, stock.second, "1.0.1")),
+        lambda installation: (make_disk(installation, "d1", "eastus"), publish(installation, samples.second, "1.0.1")),
     )
     with open_home(home) as installation:
-        publish(installation, stock.rebuilt, "1.0.2")
+        publish(installation, samples.rebuilt, "1.0.2")
         with pytest.raises(CatalogOutdated):
             delete(installation)
     assert run(home, "regions", "accept-catalog").exit_code == 1
@@ -199,18 +201,18 @@ def test_accepted_it_deletes_nothing_that_it_does_not_know(home: Path, stock: St
     with open_home(home) as installation:
         export_disk(installation, tmp_path / "d1.raw", "d1")
         export(installation, tmp_path / "v.raw", "eastus", "1.0.1")
-    assert sha256_of(tmp_path / "d1.raw") == sha256_of(stock.first)
-    assert sha256_of(tmp_path / "v.raw") == sha256_of(stock.second)
+    assert compute_sha256(tmp_path / "d1.raw") == compute_sha256(samples.first)
+    assert compute_sha256(tmp_path / "v.raw") == compute_sha256(samples.second)
 
 
-def test_two_catalogs_on_the_same_buckets_find_each_other(home: Path, stock: Stock) -> None:
+def test_two_catalogs_on_the_same_buckets_find_each_other(home: Path, samples: SampleImages) -> None:
     twin = home.parent / "twin"
     twin.mkdir()
     shutil.copyfile(home / "catalog.sqlite", twin / "catalog.sqlite")
     (twin / "regions").symlink_to(home / "regions")
     with open_home(home) as first, open_home(twin) as second:
-        publish(first, stock.second, "1.0.1")
-        publish(second, stock.rebuilt, "1.0.1")
+        publish(first, samples.second, "1.0.1")
+        publish(second, samples.rebuilt, "1.0.1")
         for installation in (first, second):
             with pytest.raises(CatalogOutdated):
                 collect(installation)
@@ -240,7 +242,7 @@ def test_no_installation_begins_in_an_empty_database_beside_marked_regions(home:
     with pytest.raises(StoreMismatch, match="is empty"), open_home(home, database=postgresql):
         pass
     with open_home(home.parent / "other", database=postgresql) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
 
 
 @pytest.mark.engine("minio")

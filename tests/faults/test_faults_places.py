@@ -35,20 +35,20 @@ from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.stores.regions import init_regions
 from imgstore.stores.wrappers import retry
 from imgstore.testing import engines
-from imgstore.testing.crash_scenes import on_minio
-from imgstore.testing.sample_disks import make_raw, sha256_of
+from imgstore.testing.crash_scenes import create_minio_scene
+from imgstore.testing.sample_disks import compute_sha256, make_raw
 from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
-    Stock,
+    SampleImages,
     all_slots,
     audit,
     audit_served,
     charges,
     collect,
+    create_sample_gallery,
     delete,
     export,
-    found_gallery,
     make_disk,
     open_home,
     publish,
@@ -80,8 +80,8 @@ def down(home: Path, region: str, *zones: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, stock: Stock) -> Path:
-    shutil.copytree(stock.home, tmp_path / "home")
+def home(tmp_path: Path, samples: SampleImages) -> Path:
+    shutil.copytree(samples.home, tmp_path / "home")
     return tmp_path / "home"
 
 
@@ -89,22 +89,22 @@ def home(tmp_path: Path, stock: Stock) -> Path:
 
 
 @pytest.mark.parametrize("zone", ["1", "2", "3"])
-def test_zrs_goes_on_with_one_zone_lost(home: Path, stock: Stock, tmp_path: Path, zone: str) -> None:
+def test_zrs_goes_on_with_one_zone_lost(home: Path, samples: SampleImages, tmp_path: Path, zone: str) -> None:
     with down(home, "westus2", zone), open_home(home) as installation:
         export(installation, tmp_path / "o.raw", "westus2")
-        assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
-        view = publish(installation, stock.second, "1.0.1")
+        assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
+        view = publish(installation, samples.second, "1.0.1")
         assert states(view)["westus2/0"] is COMPLETED
         make_disk(installation, "d1", "westus2")
     with open_home(home) as installation:
-        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path)
         audit(installation)
 
 
-def test_zrs_with_two_zones_lost_is_refused_and_heals(home: Path, stock: Stock, tmp_path: Path) -> None:
+def test_zrs_with_two_zones_lost_is_refused_and_heals(home: Path, samples: SampleImages, tmp_path: Path) -> None:
     with down(home, "westus2", "1", "3"), open_home(home) as installation:
         with pytest.raises(ReplicationFailed, match=r"region:westus2.*Too few zones"):
-            publish(installation, stock.second, "1.0.1")
+            publish(installation, samples.second, "1.0.1")
         view = show(installation, "1.0.1")
         assert states(view)["westus2/0"] is FAILED
         assert {state for place, state in states(view).items() if place != "westus2/0"} == {COMPLETED}
@@ -113,44 +113,46 @@ def test_zrs_with_two_zones_lost_is_refused_and_heals(home: Path, stock: Stock, 
             make_disk(installation, "d1", "westus2", "1.0.1")
         assert not [row for row in charges(installation) if (row.party.version, row.target) == ("1.0.1", "westus2")]
     with open_home(home) as installation:
-        view = publish(installation, stock.second, "1.0.1")
+        view = publish(installation, samples.second, "1.0.1")
         assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
         audit(installation)
-        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path)
 
 
 @pytest.mark.parametrize(("first", "then"), list(itertools.permutations("123", 2)))
 @pytest.mark.parametrize("targets", [["westus2=1=Standard_ZRS"], ["southcentralus", "westus2=1=Standard_ZRS"]])
 def test_zones_that_are_away_in_turn_degrade_no_replica(
-    tmp_path: Path, stock: Stock, targets: list[str], first: str, then: str
+    tmp_path: Path, samples: SampleImages, targets: list[str], first: str, then: str
 ) -> None:
     """A zone that missed the first version and a zone that is away for the second one deny nothing (invariant Z10)."""
     home = tmp_path / "home"
     location = targets[0].split("=")[0]
     with open_home(home) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
     with down(home, "westus2", first), open_home(home) as installation:
-        publish(installation, stock.first, "1.0.0", targets, location=location)
+        publish(installation, samples.first, "1.0.0", targets, location=location)
     with down(home, "westus2", then), open_home(home) as installation:
-        publish(installation, stock.second, "1.0.1", targets, location=location)
+        publish(installation, samples.second, "1.0.1", targets, location=location)
         assert set(states(show(installation, "1.0.0")).values()) == {COMPLETED}
         scrubbed = scrub(installation, ADMIN, ScrubRequest())
         assert not [each.unrepaired for each in scrubbed if each.unrepaired]
         assert set(states(show(installation, "1.0.0")).values()) == {COMPLETED}
         collect(installation)
     with open_home(home) as installation:
-        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path)
         audit(installation)
 
 
-def test_a_lost_zones_folder_is_made_again_when_an_operator_says_so(home: Path, stock: Stock, tmp_path: Path) -> None:
+def test_a_lost_zones_folder_is_made_again_when_an_operator_says_so(
+    home: Path, samples: SampleImages, tmp_path: Path
+) -> None:
     """Until then it counts as away, and nothing is written where it is perhaps only not mounted."""
     folder = home / "regions" / "imgstore-westus2" / "zone-2"
     shutil.rmtree(folder)
     with open_home(home) as installation:
         export(installation, tmp_path / "o.raw", "westus2")
-        assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
-        publish(installation, stock.second, "1.0.1")
+        assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
+        publish(installation, samples.second, "1.0.1")
         assert not folder.exists()
         (report,) = init_regions(installation, ADMIN, zone="westus2/2")
         assert report.problem is None
@@ -158,12 +160,12 @@ def test_a_lost_zones_folder_is_made_again_when_an_operator_says_so(home: Path, 
         audit(installation)
 
 
-def test_a_lost_region_fails_alone_and_heals(tmp_path: Path, stock: Stock) -> None:
+def test_a_lost_region_fails_alone_and_heals(tmp_path: Path, samples: SampleImages) -> None:
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
     with down(tmp_path / "home", "eastus", "1"), open_home(tmp_path / "home") as installation:
         with pytest.raises(ReplicationFailed, match="region:eastus") as caught:
-            publish(installation, stock.first)
+            publish(installation, samples.first)
         assert caught.value.error_code == "ReplicationJobsFailed"
         view = show(installation)
         failed = next(each for each in view.replicas if each.slot.key.region == "eastus")
@@ -171,76 +173,76 @@ def test_a_lost_region_fails_alone_and_heals(tmp_path: Path, stock: Stock) -> No
         assert failed.error
         for region in ("southcentralus", "westus2"):
             export(installation, tmp_path / "o.raw", region)
-            assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first), region
+            assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first), region
         assert [row.target for row in charges(installation) if row.target == "eastus"] == []
     with open_home(tmp_path / "home") as installation:
-        view = publish(installation, stock.first)
+        view = publish(installation, samples.first)
         assert set(states(view).values()) == {COMPLETED}
         assert all(each.error is None for each in view.replicas)
         audit(installation)
 
 
-def test_a_lost_region_hides_no_other(home: Path, stock: Stock, tmp_path: Path) -> None:
+def test_a_lost_region_hides_no_other(home: Path, samples: SampleImages, tmp_path: Path) -> None:
     """All was complete; then a region goes. The others serve, and give to a new region, in a process that never saw it."""
     with down(home, "eastus", "1"), open_home(home) as installation:
         for region in ("southcentralus", "westus2"):
             export(installation, tmp_path / "o.raw", region)
-            assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+            assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
         make_disk(installation, "d1", "westus2")
         assert states(show(installation))["eastus/0"] is COMPLETED, "a zone that does not answer is no damage"
 
 
-def test_the_region_that_is_lost_is_read_from_another(home: Path, stock: Stock, tmp_path: Path) -> None:
+def test_the_region_that_is_lost_is_read_from_another(home: Path, samples: SampleImages, tmp_path: Path) -> None:
     with down(home, "eastus", "1"), open_home(home) as installation:
         export(installation, tmp_path / "o.raw", "eastus")
-    assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+    assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
 
 
-def test_a_version_is_taken_in_by_any_zone_of_its_region(tmp_path: Path, stock: Stock) -> None:
+def test_a_version_is_taken_in_by_any_zone_of_its_region(tmp_path: Path, samples: SampleImages) -> None:
     """The zone of replica 0 is down: replica 1 is made first, and replica 0 is copied from it later."""
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
-        publish(installation, stock.first, targets=["southcentralus=2"])
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=["southcentralus=2"])
         zone = next(slot.zone for slot in all_slots(installation) if slot.key.ordinal == 0)
     with down(tmp_path / "home", "southcentralus", zone), open_home(tmp_path / "home") as installation:
         with pytest.raises(ReplicationFailed, match="region:southcentralus"):
-            publish(installation, stock.second, "1.0.1", ["southcentralus=2", "eastus"])
+            publish(installation, samples.second, "1.0.1", ["southcentralus=2", "eastus"])
         view = show(installation, "1.0.1")
         assert states(view) == {"southcentralus/0": FAILED, "southcentralus/1": COMPLETED, "eastus/0": COMPLETED}
         export(installation, tmp_path / "o.raw", "eastus", "1.0.1")
     with open_home(tmp_path / "home") as installation:
-        publish(installation, stock.second, "1.0.1", ["southcentralus=2", "eastus"])
+        publish(installation, samples.second, "1.0.1", ["southcentralus=2", "eastus"])
         audit(installation)
-        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path)
 
 
-def test_each_replica_of_a_lost_region_is_tried_and_the_command_ends(tmp_path: Path, stock: Stock) -> None:
+def test_each_replica_of_a_lost_region_is_tried_and_the_command_ends(tmp_path: Path, samples: SampleImages) -> None:
     """The second replica has its turn once the first failed: a look that forgets the failure would go on for ever."""
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
     with down(tmp_path / "home", "eastus", "1"), open_home(tmp_path / "home") as installation:
         with pytest.raises(ReplicationFailed, match="region:eastus"):
-            publish(installation, stock.first, targets=["southcentralus", "eastus=3"])
+            publish(installation, samples.first, targets=["southcentralus", "eastus=3"])
         view = show(installation)
         assert states(view) == {"southcentralus/0": COMPLETED} | {f"eastus/{each}": FAILED for each in range(3)}
     with open_home(tmp_path / "home") as installation:
-        publish(installation, stock.first, targets=["southcentralus", "eastus=3"])
+        publish(installation, samples.first, targets=["southcentralus", "eastus=3"])
         audit(installation)
-        audit_served(installation, {"1.0.0": stock.first}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_the_source_region_lost_leaves_nothing_usable(tmp_path: Path, stock: Stock) -> None:
+def test_the_source_region_lost_leaves_nothing_usable(tmp_path: Path, samples: SampleImages) -> None:
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
     with down(tmp_path / "home", "eastus", "1"), open_home(tmp_path / "home") as installation:
         with pytest.raises(StoreError) as caught:
-            publish(installation, stock.first, targets=["eastus", "westus2"], location="eastus")
+            publish(installation, samples.first, targets=["eastus", "westus2"], location="eastus")
         assert caught.value.hint
         view = show(installation)
         assert COMPLETED not in states(view).values()
         assert charges(installation) == []
     with open_home(tmp_path / "home") as installation:
-        publish(installation, stock.first, targets=["eastus", "westus2"], location="eastus")
+        publish(installation, samples.first, targets=["eastus", "westus2"], location="eastus")
         audit(installation)
 
 
@@ -267,7 +269,7 @@ def test_a_home_without_room(small: Path, tmp_path: Path) -> None:
     """The store's disk is full in the middle of an ingest; with room made, the same command goes on."""
     source = make_raw(tmp_path / "disk.raw", seed=4, virtual_bytes=32 * MIB, content_bytes=20 * MIB)
     with open_home(small / "home", database=f"sqlite:///{tmp_path}/catalog.sqlite") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         with pytest.raises(StoreFull) as caught:
             publish(installation, source, targets=["eastus"], location="eastus")
         assert "room" in (caught.value.hint or "")
@@ -278,13 +280,13 @@ def test_a_home_without_room(small: Path, tmp_path: Path) -> None:
         publish(installation, source, targets=["eastus"], location="eastus")
         audit(installation)
         export(installation, tmp_path / "o.raw", "eastus")
-    assert sha256_of(tmp_path / "o.raw") == sha256_of(source)
+    assert compute_sha256(tmp_path / "o.raw") == compute_sha256(source)
 
 
 def test_a_home_without_room_for_its_catalog_too(small: Path, tmp_path: Path) -> None:
     source = make_raw(tmp_path / "disk.raw", seed=4, virtual_bytes=32 * MIB, content_bytes=20 * MIB)
     with open_home(small / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         with pytest.raises(StoreFull) as caught:
             publish(installation, source, targets=["eastus"], location="eastus")
         assert "room" in str(caught.value)
@@ -298,7 +300,7 @@ def test_a_home_without_room_for_its_catalog_too(small: Path, tmp_path: Path) ->
 def test_an_export_without_room_leaves_no_file(small: Path, tmp_path: Path, form: DiskFormat) -> None:
     source = make_raw(tmp_path / "disk.raw", seed=4, virtual_bytes=32 * MIB, content_bytes=20 * MIB)
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         publish(installation, source, targets=["southcentralus"])
         make_disk(installation, "d1")
         with pytest.raises(OutputError) as caught:
@@ -328,10 +330,10 @@ def unwritable(folder: Path) -> Iterator[None]:
             subprocess.run(["chattr", "-i", str(folder)], check=True)
 
 
-def test_a_store_without_permission_fails_by_name_and_goes_on(tmp_path: Path, stock: Stock) -> None:
+def test_a_store_without_permission_fails_by_name_and_goes_on(tmp_path: Path, samples: SampleImages) -> None:
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
-        publish(installation, stock.first)
+        create_sample_gallery(installation)
+        publish(installation, samples.first)
         delete(installation)
         zone = tmp_path / "home" / "regions" / "imgstore-eastus" / "zone-1"
         other = make_raw(tmp_path / "other.raw", seed=66)
@@ -344,10 +346,10 @@ def test_a_store_without_permission_fails_by_name_and_goes_on(tmp_path: Path, st
         audit(installation)
 
 
-def test_the_source_regions_store_without_permission(tmp_path: Path, stock: Stock) -> None:
+def test_the_source_regions_store_without_permission(tmp_path: Path, samples: SampleImages) -> None:
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
-        publish(installation, stock.first, targets=["eastus"], location="eastus")
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=["eastus"], location="eastus")
         zone = tmp_path / "home" / "regions" / "imgstore-eastus" / "zone-1"
         other = make_raw(tmp_path / "other.raw", seed=66)
         with unwritable(zone / ".tmp"), pytest.raises(StoreDenied) as caught:
@@ -416,30 +418,32 @@ def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers
 
 
 @pytest.mark.engine("minio")
-def test_a_minio_that_stops_fails_its_region_alone_and_heals(tmp_path: Path, stock: Stock, servers: Servers) -> None:
+def test_a_minio_that_stops_fails_its_region_alone_and_heals(
+    tmp_path: Path, samples: SampleImages, servers: Servers
+) -> None:
     """The server of eastus, and of one zone of westus2, is gone; then that of the source region; then all are back."""
-    scene = on_minio(tmp_path / "scene", servers.engines, "stops")
+    scene = create_minio_scene(tmp_path / "scene", servers.engines, "stops")
     scene.prepare()
     servers.stop(1)
     with scene.open() as installation:
         with pytest.raises(ReplicationFailed, match="region:eastus"):
-            publish(installation, stock.first)
+            publish(installation, samples.first)
         wanted = {"southcentralus/0": COMPLETED, "southcentralus/1": COMPLETED, "westus2/0": COMPLETED}
         assert states(show(installation)) == wanted | {"eastus/0": FAILED}
         export(installation, tmp_path / "o.raw", "westus2")
-        assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+        assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
     servers.resume(1)
     servers.stop(0)
     with scene.open() as installation:
         export(installation, tmp_path / "o.raw", "southcentralus")
-        assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+        assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
         with pytest.raises(StoreUnreachable) as caught:
-            publish(installation, stock.second, "1.0.1")
+            publish(installation, samples.second, "1.0.1")
         assert caught.value.hint
         assert COMPLETED not in states(show(installation, "1.0.1")).values()
     servers.resume(0)
     with scene.open() as installation:
-        publish(installation, stock.first)
-        publish(installation, stock.second, "1.0.1")
+        publish(installation, samples.first)
+        publish(installation, samples.second, "1.0.1")
         audit(installation)
-        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path)

@@ -26,7 +26,7 @@ from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance import gc as maintenance_gc
 from imgstore.testing import crash_process
-from imgstore.testing.crash_scenes import Scene
+from imgstore.testing.crash_scenes import CrashScene
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import (
     ADMIN,
@@ -52,32 +52,32 @@ class Left:
     """A state in which a process was killed."""
 
     state: str
-    """As `victim.present_states` spells it."""
+    """As `crash_process.present_states` spells it."""
     job: str
     """The command that was killed in it."""
     orders: Mapping[str, Any] = field(default_factory=dict)
-    before: Callable[[Scene], None] = lambda _scene: None
+    before: Callable[[CrashScene], None] = lambda _scene: None
     """What was done to the scene before."""
-    takers: Mapping[str, Callable[[Scene, Installation], object]]
+    takers: Mapping[str, Callable[[CrashScene, Installation], object]]
     """The commands of the table that take it over."""
     signals: tuple[int, ...] = (signal.SIGKILL,)
 
 
-def again(job: str, **orders: Any) -> Callable[[Scene, Installation], object]:
+def again(job: str, **orders: Any) -> Callable[[CrashScene, Installation], object]:
     """The command, given in this process."""
 
-    def act(scene: Scene, installation: Installation) -> None:
+    def act(scene: CrashScene, installation: Installation) -> None:
         crash_process.run(job, {"home": str(scene.folder / "home"), **orders_of(scene, orders)}, installation)
 
     return act
 
 
-def create(scene: Scene, installation: Installation) -> None:
+def create(scene: CrashScene, installation: Installation) -> None:
     """The version's create, as it was given."""
     publish(installation, scene.expected["1.0.0"], targets=[HERE])
 
 
-def create_without_source(scene: Scene, installation: Installation) -> None:
+def create_without_source(scene: CrashScene, installation: Installation) -> None:
     """The version's create when its source is gone: its bytes have arrived, so nothing need be read again."""
     source = scene.expected["1.0.0"]
     source.rename(source.with_suffix(".gone"))
@@ -87,13 +87,13 @@ def create_without_source(scene: Scene, installation: Installation) -> None:
         source.with_suffix(".gone").rename(source)
 
 
-def collect(_scene: Scene, installation: Installation) -> None:
+def collect(_scene: CrashScene, installation: Installation) -> None:
     """`gc`, when the lease of the collector that was killed is over."""
     expire_collectors(installation)
     crash_process.run("gc", {}, installation)
 
 
-def abandon(_scene: Scene, installation: Installation) -> None:
+def abandon(_scene: CrashScene, installation: Installation) -> None:
     """`gc`, a week after the last lease."""
     with installation.catalog.transaction() as transaction:
         for work in transaction.works.list_open():
@@ -104,7 +104,7 @@ def abandon(_scene: Scene, installation: Installation) -> None:
 
 
 @contextmanager
-def hidden_segment(scene: Scene) -> Iterator[None]:
+def hidden_segment(scene: CrashScene) -> Iterator[None]:
     """A segment of 1.0.0 is not there, for a while."""
     path = min(path for path in (scene.folder / "home" / "regions").rglob("*") if object_keys.is_segment_key(str(path)))
     path.rename(path.with_suffix(".away"))
@@ -114,7 +114,7 @@ def hidden_segment(scene: Scene) -> Iterator[None]:
         path.with_suffix(".away").rename(path)
 
 
-def degrade(scene: Scene) -> None:
+def degrade(scene: CrashScene) -> None:
     """A read finds a segment missing that is there a moment later: no replica of 1.0.0 is complete."""
     with hidden_segment(scene), scene.open() as installation:
         with pytest.raises(StoreError):
@@ -122,53 +122,53 @@ def degrade(scene: Scene) -> None:
         assert states(show(installation)) == {f"{HERE}/0": ReplicaState.DEGRADED}
 
 
-def make_disk_and_degrade(scene: Scene) -> None:
-    scene.victim("disk", name="d1", location=HERE, version="1.0.0")
+def make_disk_and_degrade(scene: CrashScene) -> None:
+    scene.run_job("disk", name="d1", location=HERE, version="1.0.0")
     degrade(scene)
 
 
-def degrade_and_make_image(scene: Scene) -> None:
+def degrade_and_make_image(scene: CrashScene) -> None:
     degrade(scene)
-    scene.victim("image", name="i1", source=str(scene.expected["1.0.0"]), data=[])
+    scene.run_job("image", name="i1", source=str(scene.expected["1.0.0"]), data=[])
 
 
-def make_machine(scene: Scene) -> None:
-    scene.victim("machine", machine={"name": "m1", **PROFILE})
+def make_machine(scene: CrashScene) -> None:
+    scene.run_job("machine", machine={"name": "m1", **PROFILE})
     degrade(scene)
 
 
-def two_replicas(scene: Scene) -> None:
-    scene.victim("retarget", targets=[f"{HERE}=2"])
+def two_replicas(scene: CrashScene) -> None:
+    scene.run_job("retarget", targets=[f"{HERE}=2"])
 
 
-def make_vhd(scene: Scene) -> None:
+def make_vhd(scene: CrashScene) -> None:
     data = scene.expected["1.0.0"].read_bytes()
     footer = pack_footer(virtual_bytes=len(data), disk_type=TYPE_FIXED, disk_digest=bytes(32))
     (scene.folder / "upload.vhd").write_bytes(data + footer)
 
 
-def upload(scene: Scene) -> None:
+def upload(scene: CrashScene) -> None:
     """A disk waits for its upload, which was sent."""
     make_vhd(scene)
-    scene.victim("upload", **orders_of(scene, UPLOAD))
+    scene.run_job("upload", **orders_of(scene, UPLOAD))
 
 
-def withdraw(scene: Scene) -> None:
+def withdraw(scene: CrashScene) -> None:
     """Nothing of 1.0.0 is left: it is published again."""
-    scene.victim("delete", version="1.0.0")
+    scene.run_job("delete", version="1.0.0")
 
 
-def leave_garbage(scene: Scene) -> None:
+def leave_garbage(scene: CrashScene) -> None:
     withdraw(scene)
 
 
-def mark(scene: Scene) -> None:
+def mark(scene: CrashScene) -> None:
     withdraw(scene)
     with scene.open() as installation:
         crash_process.run("gc", {}, installation)
 
 
-def fail_as_before(scene: Scene) -> None:
+def fail_as_before(scene: CrashScene) -> None:
     """Earlier releases made Failed what a scrub could not restore."""
     degrade(scene)
     with scene.open() as installation, installation.catalog.transaction() as transaction:
@@ -406,9 +406,9 @@ def test_every_state_that_is_not_final_is_in_the_table() -> None:
 
 
 @pytest.fixture(scope="session")
-def lone(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def lone(tmp_path_factory: pytest.TempPathFactory) -> CrashScene:
     """A home with one version that has one replica, made once and copied for each test."""
-    scene = Scene(folder=tmp_path_factory.mktemp("lone"))
+    scene = CrashScene(folder=tmp_path_factory.mktemp("lone"))
     scene.prepare()
     disk = make_raw(scene.folder / "1.0.0.raw", seed=8, virtual_bytes=12 * MIB, content_bytes=6 * MIB)
     scene.expected["1.0.0"] = disk
@@ -427,20 +427,20 @@ ROWS: Final = [
 
 @pytest.mark.parametrize(("left", "taker", "number"), ROWS)
 def test_a_state_that_a_process_died_in_is_taken_over(
-    tmp_path: Path, lone: Scene, left: Left, taker: str, number: int
+    tmp_path: Path, lone: CrashScene, left: Left, taker: str, number: int
 ) -> None:
     shutil.copytree(lone.folder / "home", tmp_path / "home")
     for name in ("out", "served"):
         (tmp_path / name).mkdir()
-    scene = Scene(folder=tmp_path, expected={**lone.expected, "upload": lone.expected["1.0.0"]})
+    scene = CrashScene(folder=tmp_path, expected={**lone.expected, "upload": lone.expected["1.0.0"]})
     left.before(scene)
     if left.job == "export":
         # The read that finds the damage is what is killed; the segment is there again afterwards.
         hidden = nullcontext() if left.state == "export Open" else hidden_segment(scene)
         with hidden:
-            strike(scene, left, number)
+            crash_and_repeat(scene, left, number)
     elif left.job:
-        strike(scene, left, number)
+        crash_and_repeat(scene, left, number)
     with scene.open() as installation:
         with installation.catalog.reading() as transaction:
             assert left.state in crash_process.present_states(transaction)
@@ -456,12 +456,12 @@ def test_a_state_that_a_process_died_in_is_taken_over(
         audit_served(installation, scene.expected, scene.folder / "served")
 
 
-def strike(scene: Scene, left: Left, number: int) -> None:
+def crash_and_repeat(scene: CrashScene, left: Left, number: int) -> None:
     orders = orders_of(scene, {"path": "x.raw", "location": HERE, **left.orders})
-    assert scene.victim(left.job, watch=left.state, number=number, **orders) == 0, "it ended before it was struck"
+    assert scene.run_job(left.job, watch=left.state, number=number, **orders) == 0, "it ended before it was struck"
 
 
-def orders_of(scene: Scene, orders: Mapping[str, Any]) -> dict[str, Any]:
+def orders_of(scene: CrashScene, orders: Mapping[str, Any]) -> dict[str, Any]:
     """The orders with the paths of this scene in the place of names."""
     paths = {
         "source": scene.expected["1.0.0"],

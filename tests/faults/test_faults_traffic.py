@@ -14,11 +14,11 @@ import pytest
 from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.installation import Installation
 from imgstore.stores.wrappers.metering import Traffic
-from imgstore.testing.crash_scenes import Scene, on_minio
+from imgstore.testing.crash_scenes import CrashScene, create_minio_scene
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.sample_disks import sha256_of
+from imgstore.testing.sample_disks import compute_sha256
 from imgstore.testing.sample_gallery import (
-    Stock,
+    SampleImages,
     all_slots,
     audit,
     charges,
@@ -54,7 +54,7 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    scene: Scene
+    scene: CrashScene
     engines: tuple[S3Engine, ...]
 
     @contextmanager
@@ -81,7 +81,7 @@ class Places:
 @pytest.fixture
 def places(tmp_path: Path, minio_cluster: Cluster) -> Iterator[Places]:
     engines = minio_cluster(3)
-    scene = on_minio(tmp_path / "scene", engines, "traffic", zoned=False)
+    scene = create_minio_scene(tmp_path / "scene", engines, "traffic", zoned=False)
     scene.prepare()
     yield Places(scene, engines)
     for region, engine in zip(REGIONS, engines, strict=True):
@@ -105,12 +105,14 @@ def assert_agree(watched: Watched, objects: int) -> None:
         assert 0 <= down <= xml, f"{region}: the server sent {down} bytes that we did not count"
 
 
-def test_the_main_job_is_charged_for_what_the_servers_list(places: Places, stock: Stock, tmp_path: Path) -> None:
+def test_the_main_job_is_charged_for_what_the_servers_list(
+    places: Places, samples: SampleImages, tmp_path: Path
+) -> None:
     with places.watched() as (installation, first):
-        publish(installation, stock.first, targets=TARGETS)
+        publish(installation, samples.first, targets=TARGETS)
     with places.watched() as (installation, second):
-        publish(installation, stock.second, "1.0.1", TARGETS)
-        publish(installation, stock.rebuilt, "1.0.2", TARGETS)
+        publish(installation, samples.second, "1.0.1", TARGETS)
+        publish(installation, samples.rebuilt, "1.0.2", TARGETS)
         make_disk(installation, "d1", "eastus", "1.0.0")
     listed = {region: places.listed(region) for region in REGIONS}
     for watched in (first, second):
@@ -135,13 +137,13 @@ def test_the_main_job_is_charged_for_what_the_servers_list(places: Places, stock
             assert sent == charged + manifests, f"{region}: bytes were sent twice"
 
 
-def test_an_export_reads_each_stored_byte_once(places: Places, stock: Stock, tmp_path: Path) -> None:
+def test_an_export_reads_each_stored_byte_once(places: Places, samples: SampleImages, tmp_path: Path) -> None:
     """Nothing but objects is moved, and the listing that tells which zone it is."""
     with places.watched() as (installation, _):
-        publish(installation, stock.first, targets=TARGETS)
+        publish(installation, samples.first, targets=TARGETS)
     with places.watched() as (installation, watched):
         export(installation, tmp_path / "o.raw", "eastus")
-    assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+    assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
     assert_agree(watched, objects=8)
     assert {meter.requests.get("list", 0) for meter in watched.meters.values()} <= {0, 1}
     stored = sum(size for key, size in places.listed("eastus").items() if "/segments/" in key or "/manifests/" in key)
@@ -150,9 +152,9 @@ def test_an_export_reads_each_stored_byte_once(places: Places, stock: Stock, tmp
     assert (meter.sent_bytes, meter.received_bytes) == (0, stored + marks)
 
 
-def test_a_repeat_moves_no_segment(places: Places, stock: Stock) -> None:
+def test_a_repeat_moves_no_segment(places: Places, samples: SampleImages) -> None:
     with places.watched() as (installation, _):
-        publish(installation, stock.first, targets=TARGETS)
+        publish(installation, samples.first, targets=TARGETS)
     with places.watched() as (installation, watched):
-        publish(installation, stock.first, targets=TARGETS)
+        publish(installation, samples.first, targets=TARGETS)
     assert set(watched.servers.values()) == {(0, 0)}, "nothing to do, and a server was asked"

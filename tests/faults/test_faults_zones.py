@@ -22,10 +22,10 @@ from imgstore.operations.stores.regions import check_regions, init_regions
 from imgstore.testing.engines import S3Engine
 from imgstore.testing.sample_gallery import (
     ADMIN,
-    Stock,
+    SampleImages,
     audit,
     audit_served,
-    found_gallery,
+    create_sample_gallery,
     make_disk,
     open_home,
     publish,
@@ -39,8 +39,8 @@ EAST = ["southcentralus", "eastus"]
 
 
 @pytest.fixture
-def home(tmp_path: Path, stock: Stock) -> Path:
-    shutil.copytree(stock.home, tmp_path / "home")
+def home(tmp_path: Path, samples: SampleImages) -> Path:
+    shutil.copytree(samples.home, tmp_path / "home")
     return tmp_path / "home"
 
 
@@ -68,16 +68,18 @@ def bound(disk: Path, at: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(at)], check=True)
 
 
-def test_a_zone_that_is_not_mounted_is_refused_and_nothing_is_written_there(tmp_path: Path, stock: Stock) -> None:
+def test_a_zone_that_is_not_mounted_is_refused_and_nothing_is_written_there(
+    tmp_path: Path, samples: SampleImages
+) -> None:
     home, disk = tmp_path / "home", tmp_path / "disk"
     disk.mkdir()
     east(home).mkdir(parents=True)
     with bound(disk, east(home)), open_home(home) as installation:
-        found_gallery(installation)
-        publish(installation, stock.first, "1.0.0", EAST)
+        create_sample_gallery(installation)
+        publish(installation, samples.first, "1.0.0", EAST)
     with open_home(home) as installation:
         with pytest.raises(ReplicationFailed, match="region:eastus") as caught:
-            publish(installation, stock.second, "1.0.1", EAST)
+            publish(installation, samples.second, "1.0.1", EAST)
         assert "not the zone 1 of eastus" in str(caught.value)
         with pytest.raises(StoreMismatch, match="not the zone 1 of eastus"):
             make_disk(installation, "d1", "eastus")
@@ -91,44 +93,46 @@ def test_a_zone_that_is_not_mounted_is_refused_and_nothing_is_written_there(tmp_
     assert list(east(home).iterdir()) == []
     # Invariant E6.
     with bound(disk, east(home)), open_home(home) as installation:
-        publish(installation, stock.second, "1.0.1", EAST)
+        publish(installation, samples.second, "1.0.1", EAST)
         make_disk(installation, "d1", "eastus")
         audit(installation)
 
 
-def test_a_zone_that_is_unmounted_under_a_running_process(tmp_path: Path, stock: Stock) -> None:
+def test_a_zone_that_is_unmounted_under_a_running_process(tmp_path: Path, samples: SampleImages) -> None:
     home, disk = tmp_path / "home", tmp_path / "disk"
     disk.mkdir()
     east(home).mkdir(parents=True)
     with open_home(home) as installation:
         with bound(disk, east(home)):
-            found_gallery(installation)
-            publish(installation, stock.first, "1.0.0", EAST)
+            create_sample_gallery(installation)
+            publish(installation, samples.first, "1.0.0", EAST)
         with pytest.raises(ReplicationFailed, match="region:eastus"):
-            publish(installation, stock.second, "1.0.1", EAST)
+            publish(installation, samples.second, "1.0.1", EAST)
         with pytest.raises(StoreMismatch):
             make_disk(installation, "d1", "eastus")
         assert states(show(installation))["eastus/0"] is ReplicaState.COMPLETED
         assert list(east(home).iterdir()) == []
     with bound(disk, east(home)), open_home(home) as installation:
-        publish(installation, stock.second, "1.0.1", EAST)
+        publish(installation, samples.second, "1.0.1", EAST)
         make_disk(installation, "d1", "eastus")
         audit(installation)
 
 
 @pytest.mark.engine("minio")
-def test_a_variable_that_is_not_set_moves_no_region_to_a_folder(tmp_path: Path, stock: Stock, minio: S3Engine) -> None:
+def test_a_variable_that_is_not_set_moves_no_region_to_a_folder(
+    tmp_path: Path, samples: SampleImages, minio: S3Engine
+) -> None:
     home = tmp_path / "home"
     keys = {"AWS_ACCESS_KEY_ID": minio.access_key, "AWS_SECRET_ACCESS_KEY": minio.secret_key}
     bucket = minio.make_bucket("imgstore-eastus")
     environ = {**keys, "IMGSTORE_EASTUS_ENDPOINT": minio.endpoint}
     with open_home(home, environ=environ) as installation:
         init_regions(installation, ADMIN, names=["eastus"])
-        found_gallery(installation)
-        publish(installation, stock.first, "1.0.0", EAST)
+        create_sample_gallery(installation)
+        publish(installation, samples.first, "1.0.0", EAST)
     with open_home(home, environ=keys) as installation:
         with pytest.raises(ReplicationFailed, match="region:eastus"):
-            publish(installation, stock.second, "1.0.1", EAST)
+            publish(installation, samples.second, "1.0.1", EAST)
         assert "IMGSTORE_EASTUS_ENDPOINT" in str(
             next(each for each in show(installation, "1.0.1").replicas if each.slot.key.region == "eastus").error
         )
@@ -137,12 +141,14 @@ def test_a_variable_that_is_not_set_moves_no_region_to_a_folder(tmp_path: Path, 
     assert minio.endpoint in check.output
     assert not east(home).exists()
     with open_home(home, environ=environ) as installation:
-        publish(installation, stock.second, "1.0.1", EAST)
+        publish(installation, samples.second, "1.0.1", EAST)
         audit(installation)
     assert bucket == "imgstore-eastus"
 
 
-def test_a_replaced_store_is_filled_again_from_other_replicas(home: Path, stock: Stock, tmp_path: Path) -> None:
+def test_a_replaced_store_is_filled_again_from_other_replicas(
+    home: Path, samples: SampleImages, tmp_path: Path
+) -> None:
     shutil.rmtree(east(home))
     with open_home(home) as installation:
         assert run(home, "regions", "init", "--zone", "eastus/1").exit_code == 1
@@ -153,7 +159,7 @@ def test_a_replaced_store_is_filled_again_from_other_replicas(home: Path, stock:
         assert not [each.unrepaired for each in scrub(installation, ADMIN, ScrubRequest()) if each.unrepaired]
         assert set(states(show(installation)).values()) == {ReplicaState.COMPLETED}
         audit(installation)
-        audit_served(installation, {"1.0.0": stock.first}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first}, tmp_path)
 
 
 def test_zones_are_named_clearly(home: Path) -> None:
@@ -177,26 +183,26 @@ def forget_zones(home: Path) -> None:
         shutil.rmtree(folder)
 
 
-def test_a_home_of_older_code_is_adopted(home: Path, stock: Stock) -> None:
+def test_a_home_of_older_code_is_adopted(home: Path, samples: SampleImages) -> None:
     forget_zones(home)
     with open_home(home) as installation:
-        publish(installation, stock.second, "1.0.1")
+        publish(installation, samples.second, "1.0.1")
         audit(installation)
         with installation.catalog.reading() as transaction:
             assert len(transaction.zones.list()) == 6
 
 
-def test_a_home_of_older_code_adopts_no_zone_that_is_not_mounted(home: Path, stock: Stock) -> None:
+def test_a_home_of_older_code_adopts_no_zone_that_is_not_mounted(home: Path, samples: SampleImages) -> None:
     forget_zones(home)
     east(home).rename(east(home).with_name("away"))
     east(home).mkdir()
     with open_home(home) as installation, pytest.raises(ReplicationFailed, match="not the zone 1 of eastus"):
-        publish(installation, stock.second, "1.0.1")
+        publish(installation, samples.second, "1.0.1")
     assert files(east(home)) == []
     east(home).rmdir()
     east(home).with_name("away").rename(east(home))
     with open_home(home) as installation:
-        publish(installation, stock.second, "1.0.1")
+        publish(installation, samples.second, "1.0.1")
         audit(installation)
 
 
@@ -220,13 +226,13 @@ with open_installation(Settings(home=Path(sys.argv[1]), environ={})) as installa
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_between_the_uid_and_its_record(home: Path, stock: Stock, when: str) -> None:
+def test_killed_between_the_uid_and_its_record(home: Path, samples: SampleImages, when: str) -> None:
     forget_zones(home)
     done = subprocess.run([sys.executable, "-c", DIES, str(home), when], env=dict(os.environ), check=False)
     assert done.returncode == -signal.SIGKILL
     (uid,) = [path.name for path in files(east(home) / "zone" / "uid")]
     with open_home(home) as installation:
-        publish(installation, stock.second, "1.0.1")
+        publish(installation, samples.second, "1.0.1")
         with installation.catalog.reading() as transaction:
             record = transaction.zones.find("eastus", "1")
         assert record is not None

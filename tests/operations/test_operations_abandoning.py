@@ -21,7 +21,7 @@ from imgstore.testing.clock import ManualClock
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import (
     ADMIN,
-    Stock,
+    SampleImages,
     all_slots,
     audit,
     audit_collected,
@@ -50,9 +50,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 
 @pytest.fixture
-def killed(clock: ManualClock, empty: Installation, stock: Stock, tmp_path: Path) -> Installation:
+def killed(clock: ManualClock, empty: Installation, samples: SampleImages, tmp_path: Path) -> Installation:
     """1.0.0 stands, 1.0.1 was killed before its manifest was put."""
-    publish(empty, stock.first, "1.0.0", SOURCE)
+    publish(empty, samples.first, "1.0.0", SOURCE)
     kill_publishing(empty, other(tmp_path))
     clock.advance(60)
     return empty
@@ -64,13 +64,13 @@ def other(folder: Path, seed: int = 77) -> Path:
     return file if file.exists() else make_raw(file, seed=seed, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
 
 
-def strike(*_args: object, **_more: object) -> None:
+def crash(*_args: object, **_more: object) -> None:
     raise KeyboardInterrupt
 
 
 def kill_publishing(installation: Installation, source: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SlotAccess, "put_manifest", strike)
+        patch.setattr(SlotAccess, "put_manifest", crash)
         with pytest.raises(KeyboardInterrupt):
             publish(installation, source, "1.0.1", SOURCE)
 
@@ -159,12 +159,12 @@ def test_what_someone_is_at_is_never_abandoned(killed: Installation, clock: Manu
 
 
 def test_a_manifest_that_came_before_the_end_is_kept_with_what_it_names(
-    clock: ManualClock, empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
+    clock: ManualClock, empty: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(replication_ingest, "complete_replica", strike)
+        patch.setattr(replication_ingest, "complete_replica", crash)
         with pytest.raises(KeyboardInterrupt):
-            publish(empty, stock.first, "1.0.0", SOURCE)
+            publish(empty, samples.first, "1.0.0", SOURCE)
     before = lying(empty)
     clock.advance(8 * DAY_SECONDS)
     done = [collect(empty) for _ in range(2)]
@@ -178,12 +178,12 @@ def test_a_manifest_that_came_before_the_end_is_kept_with_what_it_names(
 
 
 def test_a_copy_that_was_given_up_is_the_workers_again(
-    clock: ManualClock, empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
+    clock: ManualClock, empty: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(replication_copy, "complete_replica", strike)
+        patch.setattr(replication_copy, "complete_replica", crash)
         with pytest.raises(KeyboardInterrupt):
-            publish(empty, stock.first, "1.0.0", [*SOURCE, "eastus"])
+            publish(empty, samples.first, "1.0.0", [*SOURCE, "eastus"])
     clock.advance(8 * DAY_SECONDS)
     assert [work.kind for work in collect(empty).abandoned] == [WorkKind.COPY]
     assert states(show(empty)) == {"southcentralus/0": ReplicaState.COMPLETED, "eastus/0": ReplicaState.FAILED}
@@ -193,11 +193,11 @@ def test_a_copy_that_was_given_up_is_the_workers_again(
 
 
 def test_a_disk_that_was_killed_lets_go_of_its_version(
-    clock: ManualClock, empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
+    clock: ManualClock, empty: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(empty, stock.first, "1.0.0", SOURCE)
+    publish(empty, samples.first, "1.0.0", SOURCE)
     with monkeypatch.context() as patch:
-        patch.setattr(SlotAccess, "put_manifest", strike)
+        patch.setattr(SlotAccess, "put_manifest", crash)
         with pytest.raises(KeyboardInterrupt):
             make_disk(empty, "d1")
     clock.advance(8 * DAY_SECONDS)

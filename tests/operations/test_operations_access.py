@@ -18,7 +18,7 @@ from imgstore.operations.gallery import definitions, galleries, groups
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import delete as versions_delete
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, publish
 
 VERSION = VersionName.parse("1.0.0")
 
@@ -27,7 +27,7 @@ def made(folder: Path) -> Iterator[Installation]:
     disk = folder / "disk.raw"
     disk.write_bytes(b"disk" * 2048)
     with open_home(folder / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         publish(installation, disk, "1.0.0", ["southcentralus"])
         publish(installation, disk, "1.0.1", ["southcentralus"])
         galleries.create_gallery(installation, ADMIN, group="other", name="g2", location="southcentralus")

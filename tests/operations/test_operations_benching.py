@@ -19,7 +19,7 @@ from imgstore.operations.disks import export as disks_export
 from imgstore.operations.gallery import galleries, groups
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import delete as versions_delete
-from imgstore.testing.sample_gallery import ADMIN, Stock, open_home
+from imgstore.testing.sample_gallery import ADMIN, SampleImages, open_home
 
 pytest_plugins = ["imgstore.testing.published_gallery"]
 
@@ -27,16 +27,16 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def installation(tmp_path: Path, stock: Stock) -> Iterator[Installation]:
+def installation(tmp_path: Path, samples: SampleImages) -> Iterator[Installation]:
     """One that others use too: a version in three regions."""
-    shutil.copytree(stock.home, tmp_path / "home")
+    shutil.copytree(samples.home, tmp_path / "home")
     with open_home(tmp_path / "home") as opened:
         yield opened
 
 
 @pytest.fixture
-def reader(installation: Installation, stock: Stock) -> Iterator[DiskReader]:
-    with open_disk_file(installation, stock.first) as opened:
+def reader(installation: Installation, samples: SampleImages) -> Iterator[DiskReader]:
+    with open_disk_file(installation, samples.first) as opened:
         yield opened
 
 

@@ -20,14 +20,14 @@ from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
     TARGETS,
-    Stock,
+    SampleImages,
     all_slots,
     audit,
     audit_served,
     charges,
     content,
+    create_sample_gallery,
     delete,
-    found_gallery,
     make_disk,
     open_home,
     publish,
@@ -52,13 +52,13 @@ def charged(installation: Installation) -> dict[tuple[str, int], int]:
     return dict(found)
 
 
-def test_the_ledger_says_what_each_slot_lists(stocked: Installation, stock: Stock) -> None:
-    publish(stocked, stock.second, "1.0.1")
-    publish(stocked, stock.rebuilt, "1.0.2", [*TARGETS, "northeurope=2"])
-    there = arrivals(stocked)
+def test_the_ledger_says_what_each_slot_lists(published: Installation, samples: SampleImages) -> None:
+    publish(published, samples.second, "1.0.1")
+    publish(published, samples.rebuilt, "1.0.2", [*TARGETS, "northeurope=2"])
+    there = arrivals(published)
     del there["southcentralus", 0]  # where all came from
-    assert charged(stocked) == there
-    kinds = {(row.target, row.replica): row.kind for row in charges(stocked)}
+    assert charged(published) == there
+    kinds = {(row.target, row.replica): row.kind for row in charges(published)}
     assert kinds == {
         ("southcentralus", 1): ChargeKind.COPY,
         ("westus2", 0): ChargeKind.EGRESS,
@@ -67,12 +67,12 @@ def test_the_ledger_says_what_each_slot_lists(stocked: Installation, stock: Stoc
         ("northeurope", 1): ChargeKind.COPY,
     }
     # Invariants M12 and M14.
-    audit(stocked)
+    audit(published)
 
 
-def test_prices_are_those_of_the_pair_and_copies_are_free(stocked: Installation, stock: Stock) -> None:
-    publish(stocked, stock.second, "1.0.1", ["southcentralus=2", "northeurope=2", "eastus"])
-    bill = billing.show_bill(stocked, ADMIN)
+def test_prices_are_those_of_the_pair_and_copies_are_free(published: Installation, samples: SampleImages) -> None:
+    publish(published, samples.second, "1.0.1", ["southcentralus=2", "northeurope=2", "eastus"])
+    bill = billing.show_bill(published, ADMIN)
     moved = [row for row in bill.rows if row.kind is not ChargeKind.STORAGE]
     prices = {row.target: row.unit_price for row in moved if row.kind is ChargeKind.EGRESS}
     assert prices == {"westus2": Decimal("0.02"), "eastus": Decimal("0.02"), "northeurope": Decimal("0.05")}
@@ -83,44 +83,44 @@ def test_prices_are_those_of_the_pair_and_copies_are_free(stocked: Installation,
     assert bill.total == sum(row.amount for row in bill.rows)
 
 
-def test_repeats_charge_nothing(stocked: Installation, stock: Stock) -> None:
-    make_disk(stocked, "d1")
-    before = charges(stocked)
-    with stocked.catalog.reading() as transaction:
+def test_repeats_charge_nothing(published: Installation, samples: SampleImages) -> None:
+    make_disk(published, "d1")
+    before = charges(published)
+    with published.catalog.reading() as transaction:
         lying = transaction.ledger.intervals()
     for _ in range(3):
-        publish(stocked, stock.first)
-        make_disk(stocked, "d1")
-    with stocked.catalog.reading() as transaction:
+        publish(published, samples.first)
+        make_disk(published, "d1")
+    with published.catalog.reading() as transaction:
         assert transaction.ledger.intervals() == lying
-    assert charges(stocked) == before
+    assert charges(published) == before
 
 
-def test_a_charge_under_a_known_key_changes_nothing(stocked: Installation) -> None:
+def test_a_charge_under_a_known_key_changes_nothing(published: Installation) -> None:
     """What makes a repeat of the completing transaction harmless, asked of the ledger itself."""
-    before = charges(stocked)
-    with stocked.catalog.transaction() as transaction:
+    before = charges(published)
+    with published.catalog.transaction() as transaction:
         assert not any(transaction.ledger.add(row) for row in before)
-    assert charges(stocked) == before
+    assert charges(published) == before
 
 
-def test_bytes_are_billed_to_whoever_still_names_them(stocked: Installation, stock: Stock) -> None:
+def test_bytes_are_billed_to_whoever_still_names_them(published: Installation, samples: SampleImages) -> None:
     """The law of attribution at every turn: versions and disks come and go, the sums stay what the stores list."""
-    publish(stocked, stock.second, "1.0.1")
-    make_disk(stocked, "d1", version="1.0.0")
-    audit(stocked)
-    delete(stocked)
-    audit(stocked)
-    delete(stocked, "1.0.1")
-    audit(stocked)
-    open_now = [each for each in intervals(stocked) if each.closed_at is None]
+    publish(published, samples.second, "1.0.1")
+    make_disk(published, "d1", version="1.0.0")
+    audit(published)
+    delete(published)
+    audit(published)
+    delete(published, "1.0.1")
+    audit(published)
+    open_now = [each for each in intervals(published) if each.closed_at is None]
     assert [(each.party.disk, each.party.gallery) for each in open_now] == [("d1", None)]
-    publish(stocked, stock.rebuilt, "1.0.2")
-    audit(stocked)
-    disks.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
-    audit(stocked)
-    delete(stocked, "1.0.2")
-    assert [each for each in intervals(stocked) if each.closed_at is None] == []
+    publish(published, samples.rebuilt, "1.0.2")
+    audit(published)
+    disks.delete_disk(published, ADMIN, group=GROUP, name="d1")
+    audit(published)
+    delete(published, "1.0.2")
+    assert [each for each in intervals(published) if each.closed_at is None] == []
 
 
 def intervals(installation: Installation) -> list[StorageInterval]:
@@ -133,13 +133,13 @@ def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Ins
     clock = ManualClock(datetime(2020, 1, 1, tzinfo=UTC))
     monkeypatch.setattr(Session, "now", lambda _session: clock.now())
     with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         yield installation, clock
 
 
-def test_storage_is_bytes_times_time(timed: tuple[Installation, ManualClock], stock: Stock) -> None:
+def test_storage_is_bytes_times_time(timed: tuple[Installation, ManualClock], samples: SampleImages) -> None:
     installation, clock = timed
-    publish(installation, stock.first, targets=["southcentralus", "westus2=1=Standard_ZRS"])
+    publish(installation, samples.first, targets=["southcentralus", "westus2=1=Standard_ZRS"])
     lies = {
         slot.key.region: sum(content(installation, slot).segments.values())
         + sum(content(installation, slot).manifests.values())
@@ -156,39 +156,41 @@ def test_storage_is_bytes_times_time(timed: tuple[Installation, ManualClock], st
         assert row.amount == (lies[region] * price / 10**9).quantize(Decimal("1e-12"))
 
 
-def test_a_region_that_is_published_again_pays_for_what_is_new_there(stocked: Installation, stock: Stock) -> None:
+def test_a_region_that_is_published_again_pays_for_what_is_new_there(
+    published: Installation, samples: SampleImages
+) -> None:
     """The segments are there still, yet no complete manifest names them: the row is a new one, and so is the charge."""
-    before = len(charges(stocked))
-    delete(stocked)
-    publish(stocked, stock.first)
-    again = charges(stocked)[before:]
+    before = len(charges(published))
+    delete(published)
+    publish(published, samples.first)
+    again = charges(published)[before:]
     assert sorted((row.target, row.replica) for row in again) == [("eastus", 0), ("southcentralus", 1), ("westus2", 0)]
     sizes = {row.delivered_bytes for row in again}
-    assert sizes == {sum(content(stocked, all_slots(stocked)[0]).segments.values())}
+    assert sizes == {sum(content(published, all_slots(published)[0]).segments.values())}
 
 
 @pytest.mark.engine("postgresql")
-def test_the_main_job_on_postgresql(tmp_path: Path, stock: Stock, postgresql: str) -> None:
+def test_the_main_job_on_postgresql(tmp_path: Path, samples: SampleImages, postgresql: str) -> None:
     with open_home(tmp_path / "home", database=postgresql) as installation:
-        found_gallery(installation)
-        publish(installation, stock.first)
-        publish(installation, stock.second, "1.0.1")
+        create_sample_gallery(installation)
+        publish(installation, samples.first)
+        publish(installation, samples.second, "1.0.1")
         make_disk(installation, "d1", version="1.0.0")
         audit(installation)
-        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path)
         delete(installation)
         audit(installation)
-        audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path)
     # Invariant E4.
     with open_home(tmp_path / "home", database=postgresql) as installation:
         audit(installation)
 
 
-def test_distinct_arrivals_of_a_region_are_paid_once_by_the_first(empty: Installation, stock: Stock) -> None:
+def test_distinct_arrivals_of_a_region_are_paid_once_by_the_first(empty: Installation, samples: SampleImages) -> None:
     """Two versions that share their segments arrive in a region at their own times; the region's sum is its distinct bytes."""
-    publish(empty, stock.first, targets=["southcentralus"])
-    publish(empty, stock.second, "1.0.1", ["southcentralus", "eastus"])
-    publish(empty, stock.rebuilt, "1.0.2", ["southcentralus", "eastus=1=Premium_LRS"])
+    publish(empty, samples.first, targets=["southcentralus"])
+    publish(empty, samples.second, "1.0.1", ["southcentralus", "eastus"])
+    publish(empty, samples.rebuilt, "1.0.2", ["southcentralus", "eastus=1=Premium_LRS"])
     paid = sum(row.delivered_bytes for row in charges(empty) if row.target == "eastus")
     union: dict[Digest, int] = {}
     for slot in all_slots(empty):

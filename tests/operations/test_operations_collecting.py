@@ -27,7 +27,7 @@ from imgstore.operations.slots import completion
 from imgstore.policy.gc_plan import GcReport, SlotReport
 from imgstore.stores.directory import DirectoryStore
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.crash_scenes import on_minio
+from imgstore.testing.crash_scenes import create_minio_scene
 from imgstore.testing.engines import S3Engine
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import (
@@ -35,7 +35,7 @@ from imgstore.testing.sample_gallery import (
     DEFINITION,
     GALLERY,
     GROUP,
-    Stock,
+    SampleImages,
     all_slots,
     audit,
     audit_collected,
@@ -43,11 +43,11 @@ from imgstore.testing.sample_gallery import (
     charges,
     collect,
     content,
+    create_sample_gallery,
     delete,
     expire_collectors,
     export,
     export_disk,
-    found_gallery,
     make_disk,
     open_home,
     publish,
@@ -90,72 +90,74 @@ def condemn_everything_unnamed(installation: Installation) -> None:
     assert set(condemned(installation).values()) <= {GcState.MARKED}
 
 
-def test_a_home_without_garbage_loses_nothing(stocked: Installation) -> None:
-    before = segments(stocked)
-    done = collect(stocked)
+def test_a_home_without_garbage_loses_nothing(published: Installation) -> None:
+    before = segments(published)
+    done = collect(published)
     assert [report.problem for report in done.slots] == [None] * 4
     assert [dict(report.collected) for report in done.slots] == [{}] * 4
     assert done.removed_segment_rows == done.removed_pools == 0
-    assert segments(stocked) == before
-    audit_collected(stocked)
-    audit(stocked, collected=True)
+    assert segments(published) == before
+    audit_collected(published)
+    audit(published, collected=True)
 
 
-def test_a_deleted_version_leaves_what_the_others_name(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    publish(stocked, stock.second, "1.0.1")
-    publish(stocked, other_disk(tmp_path), "1.0.2")
-    delete(stocked, "1.0.2")
-    delete(stocked, "1.0.0")
-    before = segments(stocked)
-    plan = maintenance_gc.plan_collection(stocked, ADMIN, grace=timedelta(0))
-    assert segments(stocked) == before
-    done = collect(stocked)
+def test_a_deleted_version_leaves_what_the_others_name(
+    published: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
+    publish(published, samples.second, "1.0.1")
+    publish(published, other_disk(tmp_path), "1.0.2")
+    delete(published, "1.0.2")
+    delete(published, "1.0.0")
+    before = segments(published)
+    plan = maintenance_gc.plan_collection(published, ADMIN, grace=timedelta(0))
+    assert segments(published) == before
+    done = collect(published)
     for where, report in reports(done).items():
         assert report.survey is not None
         assert report.survey.plan.unreferenced == reports(plan)[where].survey.plan.unreferenced  # type: ignore[union-attr]
         assert report.survey.plan.deletable == report.survey.plan.unreferenced
         assert len(report.survey.plan.unreferenced) >= 2
         gone = {object_keys.segment_name(key) for key in report.collected if object_keys.is_segment_key(key)}
-        assert before[where] - gone == segments(stocked)[where]
-    audit_collected(stocked)
-    audit(stocked, collected=True)
-    audit_served(stocked, {"1.0.1": stock.second}, _made(tmp_path / "served"))
-    with stocked.catalog.reading() as transaction:
-        pool = source_slot(stocked).key.pool_uid
+        assert before[where] - gone == segments(published)[where]
+    audit_collected(published)
+    audit(published, collected=True)
+    audit_served(published, {"1.0.1": samples.second}, _made(tmp_path / "served"))
+    with published.catalog.reading() as transaction:
+        pool = source_slot(published).key.pool_uid
         left = {row.name for row in transaction.segments.rows(pool, transaction.segments.all_ids(pool))}
-    assert left == set().union(*segments(stocked).values())
+    assert left == set().union(*segments(published).values())
     # Invariant G11.
     assert done.removed_segment_rows >= 2
 
 
-def test_the_grace_runs_from_when_it_was_noticed(stocked: Installation) -> None:
-    delete(stocked)
-    before = segments(stocked)
-    first = collect(stocked, DAY)
-    assert segments(stocked) == before
+def test_the_grace_runs_from_when_it_was_noticed(published: Installation) -> None:
+    delete(published)
+    before = segments(published)
+    first = collect(published, DAY)
+    assert segments(published) == before
     plan = reports(first)["southcentralus/Standard_LRS/0"].survey.plan  # type: ignore[union-attr]
     assert plan.in_grace == plan.unreferenced
     assert plan.deletable == {}
-    collect(stocked, DAY)
-    assert segments(stocked) == before
-    _age_condemnations(stocked, timedelta(hours=25))
-    collect(stocked, DAY)
-    assert set().union(*segments(stocked).values()) == set()
-    assert condemned(stocked) == {}
+    collect(published, DAY)
+    assert segments(published) == before
+    _age_condemnations(published, timedelta(hours=25))
+    collect(published, DAY)
+    assert set().union(*segments(published).values()) == set()
+    assert condemned(published) == {}
     # Invariant G5.
-    audit_collected(stocked)
+    audit_collected(published)
 
 
-def test_a_disk_keeps_what_it_stands_on(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    make_disk(stocked, "d1", "westus2")
-    delete(stocked)
-    collect(stocked)
-    audit_collected(stocked)
-    audit(stocked, collected=True)
-    assert len(segments(stocked)["westus2/Standard_ZRS/0"]) > 1
-    assert segments(stocked)["eastus/Standard_LRS/0"] == set()
-    export_disk(stocked, tmp_path / "d1.raw", "d1")
-    assert filecmp.cmp(tmp_path / "d1.raw", stock.first, shallow=False)
+def test_a_disk_keeps_what_it_stands_on(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    make_disk(published, "d1", "westus2")
+    delete(published)
+    collect(published)
+    audit_collected(published)
+    audit(published, collected=True)
+    assert len(segments(published)["westus2/Standard_ZRS/0"]) > 1
+    assert segments(published)["eastus/Standard_LRS/0"] == set()
+    export_disk(published, tmp_path / "d1.raw", "d1")
+    assert filecmp.cmp(tmp_path / "d1.raw", samples.first, shallow=False)
 
 
 def test_an_unfinished_ingest_keeps_what_it_sent(
@@ -184,13 +186,13 @@ def test_an_unfinished_ingest_keeps_what_it_sent(
 
 @pytest.mark.parametrize("step_back_days", [0, 2])
 def test_what_an_open_work_may_have_listed_is_not_deleted_before_it_closes(
-    stocked: Installation, stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_back_days: int
+    published: Installation, samples: SampleImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_back_days: int
 ) -> None:
     """It is condemned after the work's listing, which showed it: the work leaves it unsent.
 
     So it is if the database's clock steps back between the two: the catalog's sequence orders them (invariant G3).
     """
-    delete(stocked)
+    delete(published)
     real = DirectoryStore.put
     done: list[GcReport] = []
 
@@ -198,50 +200,50 @@ def test_what_an_open_work_may_have_listed_is_not_deleted_before_it_closes(
         if object_keys.FINGERPRINTS in key and not done:
             present = Session.now
             monkeypatch.setattr(Session, "now", lambda session: present(session) - timedelta(days=step_back_days))
-            done.append(collect(stocked))  # Its listing is long done.
+            done.append(collect(published))  # Its listing is long done.
         return real(store, key, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(DirectoryStore, "put", collecting_put)
-    publish(stocked, stock.first, "1.0.1", targets=SOURCE)
+    publish(published, samples.first, "1.0.1", targets=SOURCE)
     (report,) = (
         each for each in done[0].slots if each.slot.key.region == "southcentralus" and not each.slot.key.ordinal
     )
     assert report.survey is not None
     assert report.survey.plan.held == report.survey.plan.unreferenced != {}
-    audit_served(stocked, {"1.0.1": stock.first}, _made(tmp_path / "served"))
-    collect(stocked)
-    audit_collected(stocked)
+    audit_served(published, {"1.0.1": samples.first}, _made(tmp_path / "served"))
+    collect(published)
+    audit_collected(published)
 
 
 def test_the_same_disk_lives_again_while_its_segments_are_condemned(
-    stocked: Installation, stock: Stock, tmp_path: Path
+    published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
-    delete(stocked)
-    condemn_everything_unnamed(stocked)
-    assert condemned(stocked) != {}
-    publish(stocked, stock.first, "2.0.0")
-    assert condemned(stocked) == {}
-    collect(stocked)
-    audit_served(stocked, {"2.0.0": stock.first}, _made(tmp_path / "served"))
-    audit_collected(stocked)
+    delete(published)
+    condemn_everything_unnamed(published)
+    assert condemned(published) != {}
+    publish(published, samples.first, "2.0.0")
+    assert condemned(published) == {}
+    collect(published)
+    audit_served(published, {"2.0.0": samples.first}, _made(tmp_path / "served"))
+    audit_collected(published)
 
 
 def test_condemned_is_absent_for_ingest_and_copy(
-    stocked: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
+    published: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is put once more in each slot, whatever the listings show."""
-    delete(stocked)
-    lay = segments(stocked)
-    condemn_everything_unnamed(stocked)
+    delete(published)
+    lay = segments(published)
+    condemn_everything_unnamed(published)
     put = _counted_puts(monkeypatch)
-    publish(stocked, stock.first, "2.0.0", targets=["southcentralus=2"])
+    publish(published, samples.first, "2.0.0", targets=["southcentralus=2"])
     again = [key for key in put if object_keys.is_segment_key(key)]
     assert len(again) == sum(len(names) for where, names in lay.items() if where.startswith("southcentralus"))
     # Not asked for here: still condemned, for its grace.
-    assert len(condemned(stocked)) == len(lay["eastus/Standard_LRS/0"])
+    assert len(condemned(published)) == len(lay["eastus/Standard_LRS/0"])
 
 
-def test_a_writer_waits_for_a_collector(stock: Stock, tmp_path: Path) -> None:
+def test_a_writer_waits_for_a_collector(samples: SampleImages, tmp_path: Path) -> None:
     """The collector was killed in the middle; its segments are deleted once its lease is over."""
     clock = ManualClock()
     waits: list[float] = []
@@ -253,26 +255,26 @@ def test_a_writer_waits_for_a_collector(stock: Stock, tmp_path: Path) -> None:
 
     effects = Effects(wait=wait, monotonic=clock.monotonic)
     with open_home(tmp_path / "home", effects=effects) as installation:
-        found_gallery(installation)
-        publish(installation, stock.first, targets=SOURCE)
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=SOURCE)
         delete(installation)
         _leave_deleting(installation)
-        publish(installation, stock.first, "2.0.0", targets=SOURCE)
+        publish(installation, samples.first, "2.0.0", targets=SOURCE)
         assert waits
         assert condemned(installation) == {}
-        audit_served(installation, {"2.0.0": stock.first}, _made(tmp_path / "served"))
+        audit_served(installation, {"2.0.0": samples.first}, _made(tmp_path / "served"))
 
 
-def test_a_writer_gives_up_and_names_the_collector(stock: Stock, tmp_path: Path) -> None:
+def test_a_writer_gives_up_and_names_the_collector(samples: SampleImages, tmp_path: Path) -> None:
     clock = ManualClock()
     effects = Effects(wait=clock.advance, monotonic=clock.monotonic)
     with open_home(tmp_path / "home", effects=effects) as installation:
-        found_gallery(installation)
-        publish(installation, stock.first, targets=SOURCE)
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=SOURCE)
         delete(installation)
         _leave_deleting(installation)
         with pytest.raises(WorkHeld, match="imgstore gc") as caught:
-            publish(installation, stock.first, "2.0.0", targets=SOURCE)
+            publish(installation, samples.first, "2.0.0", targets=SOURCE)
         with installation.catalog.reading() as transaction:
             leases = {each.lease_expires_at for each in transaction.deletion_marks.list(source_slot(installation).uid)}
         (lease_ends,) = leases - {None}
@@ -289,13 +291,13 @@ def test_a_writer_gives_up_and_names_the_collector(stock: Stock, tmp_path: Path)
         assert set(condemned(installation).values()) == {GcState.DELETING}, "taken over before its lease was over"
         expire_collectors(installation)
         collect(installation)
-        publish(installation, stock.first, "2.0.0", targets=SOURCE)
-        audit_served(installation, {"2.0.0": stock.first}, _made(tmp_path / "served"))
+        publish(installation, samples.first, "2.0.0", targets=SOURCE)
+        audit_served(installation, {"2.0.0": samples.first}, _made(tmp_path / "served"))
 
 
 @pytest.mark.parametrize("sentence", GcState)
 def test_completed_is_refused_while_a_segment_is_condemned(
-    empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch, sentence: GcState
+    empty: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch, sentence: GcState
 ) -> None:
     """Behind the back of those who write the manifest's row."""
     real = completion.complete_replica
@@ -313,89 +315,91 @@ def test_completed_is_refused_while_a_segment_is_condemned(
 
     monkeypatch.setattr("imgstore.operations.replication.ingest.complete_replica", complete)
     with pytest.raises(WorkHeld, match="imgstore gc"):
-        publish(empty, stock.first, targets=SOURCE)
+        publish(empty, samples.first, targets=SOURCE)
     assert show(empty).replicas[0].state is ReplicaState.FAILED
     # Invariant G9.
     assert charges(empty) == []
 
 
-def test_a_slow_collector_sends_nothing(stocked: Installation) -> None:
-    delete(stocked)
-    before = segments(stocked)
-    slow = replace(stocked, tuning=replace(stocked.tuning, collect_lease_seconds=100.0))
+def test_a_slow_collector_sends_nothing(published: Installation) -> None:
+    delete(published)
+    before = segments(published)
+    slow = replace(published, tuning=replace(published.tuning, collect_lease_seconds=100.0))
     done = collect(slow)
     assert all("too slow" in (report.problem or "") for report in done.slots)
-    assert segments(stocked) == before
-    assert set(condemned(stocked).values()) == {GcState.DELETING}
-    expire_collectors(stocked)
-    collect(stocked)
-    audit_collected(stocked)
-    assert condemned(stocked) == {}
+    assert segments(published) == before
+    assert set(condemned(published).values()) == {GcState.DELETING}
+    expire_collectors(published)
+    collect(published)
+    audit_collected(published)
+    assert condemned(published) == {}
 
 
-def test_an_unknown_manifest_lives_and_is_told(stocked: Installation) -> None:
-    slot = source_slot(stocked)
-    access = stocked.access(slot)
-    (known,) = content(stocked, slot).manifests
+def test_an_unknown_manifest_lives_and_is_told(published: Installation) -> None:
+    slot = source_slot(published)
+    access = published.access(slot)
+    (known,) = content(published, slot).manifests
     body = access.store.get(slot.prefix + known)
-    delete(stocked)
+    delete(published)
     unknown = object_keys.manifest_key("somebody", "os")
     access.put_manifest(unknown, body)
-    done = reports(collect(stocked))
+    done = reports(collect(published))
     report = done[str(slot.key)]
     assert report.survey is not None
     assert report.survey.unknown_manifests == (unknown,)
     assert report.survey.plan.unreferenced == {}
-    assert len(segments(stocked)[str(slot.key)]) > 1
-    assert segments(stocked)["eastus/Standard_LRS/0"] == set()
+    assert len(segments(published)[str(slot.key)]) > 1
+    assert segments(published)["eastus/Standard_LRS/0"] == set()
 
 
-def test_an_unknown_manifest_that_cannot_be_read_stops_its_slot_alone(stocked: Installation) -> None:
-    slot = source_slot(stocked)
-    delete(stocked)
-    stocked.access(slot).store.put(slot.prefix + object_keys.manifest_key("somebody", "os"), b"nonsense")
-    done = reports(collect(stocked))
+def test_an_unknown_manifest_that_cannot_be_read_stops_its_slot_alone(published: Installation) -> None:
+    slot = source_slot(published)
+    delete(published)
+    published.access(slot).store.put(slot.prefix + object_keys.manifest_key("somebody", "os"), b"nonsense")
+    done = reports(collect(published))
     assert done[str(slot.key)].problem is not None
-    assert len(segments(stocked)[str(slot.key)]) > 1
-    assert segments(stocked)["eastus/Standard_LRS/0"] == set()
+    assert len(segments(published)[str(slot.key)]) > 1
+    assert segments(published)["eastus/Standard_LRS/0"] == set()
 
 
-def test_a_pool_goes_with_the_last_that_stood_on_it(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    make_disk(stocked, "d1", "eastus")
-    delete(stocked)
-    definitions.delete_definition(stocked, ADMIN, group=GROUP, gallery=GALLERY, name=DEFINITION)
-    galleries.delete_gallery(stocked, ADMIN, group=GROUP, name=GALLERY)
-    assert collect(stocked).removed_pools == 0
-    export_disk(stocked, tmp_path / "d1.raw", "d1")
-    assert filecmp.cmp(tmp_path / "d1.raw", stock.first, shallow=False)
-    disk_operations.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
-    done = collect(stocked)
+def test_a_pool_goes_with_the_last_that_stood_on_it(
+    published: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
+    make_disk(published, "d1", "eastus")
+    delete(published)
+    definitions.delete_definition(published, ADMIN, group=GROUP, gallery=GALLERY, name=DEFINITION)
+    galleries.delete_gallery(published, ADMIN, group=GROUP, name=GALLERY)
+    assert collect(published).removed_pools == 0
+    export_disk(published, tmp_path / "d1.raw", "d1")
+    assert filecmp.cmp(tmp_path / "d1.raw", samples.first, shallow=False)
+    disk_operations.delete_disk(published, ADMIN, group=GROUP, name="d1")
+    done = collect(published)
     assert done.removed_pools == 1
-    with stocked.catalog.reading() as transaction:
+    with published.catalog.reading() as transaction:
         assert transaction.pools.list() == []
-    left = [path for path in (stocked.home / "regions").rglob("*") if path.is_file() and path.name != "FORMAT"]
+    left = [path for path in (published.home / "regions").rglob("*") if path.is_file() and path.name != "FORMAT"]
     assert [path for path in left if "zone" not in path.parts] == []
-    found_gallery(stocked)
-    publish(stocked, stock.first)
+    create_sample_gallery(published)
+    publish(published, samples.first)
     # Invariant S3.
-    audit(stocked, collected=True)
+    audit(published, collected=True)
 
 
-def test_publishing_races_collection(stock: Stock, tmp_path: Path) -> None:
+def test_publishing_races_collection(samples: SampleImages, tmp_path: Path) -> None:
     # Invariant G10.
-    race(stock, tmp_path)
+    race(samples, tmp_path)
 
 
-def test_publishing_races_collection_on_postgresql(stock: Stock, tmp_path: Path, postgresql: str) -> None:
-    race(stock, tmp_path, database=postgresql)
+def test_publishing_races_collection_on_postgresql(samples: SampleImages, tmp_path: Path, postgresql: str) -> None:
+    race(samples, tmp_path, database=postgresql)
 
 
-def race(stock: Stock, tmp_path: Path, **settings: Any) -> None:
+def race(samples: SampleImages, tmp_path: Path, **settings: Any) -> None:
     """Two installations on one home: one collects without grace all the while, the other publishes and deletes."""
-    disks = {"a": stock.first, "b": stock.second, "c": other_disk(tmp_path)}
+    disks = {"a": samples.first, "b": samples.second, "c": other_disk(tmp_path)}
     failures: list[BaseException] = []
     with open_home(tmp_path / "home", **settings) as writer, open_home(tmp_path / "home", **settings) as collector:
-        found_gallery(writer)
+        create_sample_gallery(writer)
         over = False
 
         def run() -> None:
@@ -428,7 +432,7 @@ def race(stock: Stock, tmp_path: Path, **settings: Any) -> None:
 
 @pytest.mark.engine("minio")
 def test_collected_on_minio(tmp_path: Path, minio_cluster: Callable[[int], tuple[S3Engine, ...]]) -> None:
-    scene = on_minio(tmp_path, minio_cluster(3), "collected")
+    scene = create_minio_scene(tmp_path, minio_cluster(3), "collected")
     scene.prepare()
     one = scene.expected["1.0.0"] = other_disk(tmp_path, 1)
     two = other_disk(tmp_path, 2)
@@ -444,17 +448,17 @@ def test_collected_on_minio(tmp_path: Path, minio_cluster: Callable[[int], tuple
 
 
 def test_nothing_is_served_wrongly_after_a_base_is_collected(
-    stocked: Installation, stock: Stock, tmp_path: Path
+    published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     """The second version stands on the first one's segments; the first goes."""
-    publish(stocked, stock.second, "1.0.1")
-    delete(stocked, "1.0.0")
-    collect(stocked)
-    export(stocked, tmp_path / "x.raw", version="1.0.1")
-    assert filecmp.cmp(tmp_path / "x.raw", stock.second, shallow=False)
-    publish(stocked, stock.first, "1.0.2")
-    audit(stocked, collected=True)
-    audit_collected(stocked)
+    publish(published, samples.second, "1.0.1")
+    delete(published, "1.0.0")
+    collect(published)
+    export(published, tmp_path / "x.raw", version="1.0.1")
+    assert filecmp.cmp(tmp_path / "x.raw", samples.second, shallow=False)
+    publish(published, samples.first, "1.0.2")
+    audit(published, collected=True)
+    audit_collected(published)
 
 
 def _made(folder: Path) -> Path:

@@ -20,11 +20,11 @@ from imgstore.operations.disks.reader import open_for_reading
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.stores.directory import DirectoryStore
-from imgstore.testing.sample_disks import sha256_of
+from imgstore.testing.sample_disks import compute_sha256
 from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
-    Stock,
+    SampleImages,
     audit,
     charges,
     export,
@@ -43,17 +43,17 @@ READ = ChargeKind.CROSS_REGION_READ
 
 
 @pytest.fixture
-def lost_east(stocked: Installation) -> Iterator[Installation]:
+def lost_east(published: Installation) -> Iterator[Installation]:
     """1.0.0 is complete in three regions, a disk was made of it in eastus; then the stores of eastus are gone."""
-    make_disk(stocked, "d1", "eastus")
-    zone = stocked.home / "regions" / "imgstore-eastus" / "zone-1"
+    make_disk(published, "d1", "eastus")
+    zone = published.home / "regions" / "imgstore-eastus" / "zone-1"
     zone.rename(zone.with_name("away"))
     zone.symlink_to(zone)
-    with open_home(stocked.home) as installation:
+    with open_home(published.home) as installation:
         yield installation
     zone.unlink()
     zone.with_name("away").rename(zone)
-    with open_home(stocked.home) as installation:
+    with open_home(published.home) as installation:
         audit(installation)
 
 
@@ -70,9 +70,11 @@ def image_bytes(installation: Installation) -> int:
         return transaction.segments.stored_bytes(slot.key.pool_uid, ids)
 
 
-def test_an_image_read_from_another_region_is_metered(lost_east: Installation, stock: Stock, tmp_path: Path) -> None:
+def test_an_image_read_from_another_region_is_metered(
+    lost_east: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
     export(lost_east, tmp_path / "o.raw", "eastus")
-    assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+    assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
     rows = reads(lost_east)
     assert {row.target for row in rows} == {"eastus"}
     assert "eastus" not in {row.source for row in rows}
@@ -127,10 +129,10 @@ def test_what_a_failed_read_took_is_metered(
 
 
 def test_what_arrives_too_late_to_be_used_is_metered(
-    stocked: Installation, stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: Installation, samples: SampleImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store of eastus is late, and still the first to answer: the other regions were asked in vain."""
-    make_disk(stocked, "d1", "eastus")
+    make_disk(published, "d1", "eastus")
     real, others_asked, released = DirectoryStore.get, threading.Event(), threading.Event()
     crossed: list[int] = []
 
@@ -147,28 +149,28 @@ def test_what_arrives_too_late_to_be_used_is_metered(
         return body
 
     monkeypatch.setattr(DirectoryStore, "get", get)
-    export_disk(stocked, tmp_path / "d1.raw", "d1")
-    assert sha256_of(tmp_path / "d1.raw") == sha256_of(stock.first)
-    assert reads(stocked) == []
+    export_disk(published, tmp_path / "d1.raw", "d1")
+    assert compute_sha256(tmp_path / "d1.raw") == compute_sha256(samples.first)
+    assert reads(published) == []
     released.set()
-    while not (rows := reads(stocked)) or sum(row.delivered_bytes for row in rows) != sum(crossed):
-        stocked.effects.wait(0.01)
+    while not (rows := reads(published)) or sum(row.delivered_bytes for row in rows) != sum(crossed):
+        published.effects.wait(0.01)
     assert {row.target for row in rows} == {"eastus"}
     assert len({row.key for row in rows}) == len(rows)
 
 
-def test_reads_inside_the_region_are_free(stocked: Installation, tmp_path: Path) -> None:
-    make_disk(stocked, "d1", "eastus")
-    export(stocked, tmp_path / "o.raw", "eastus")
-    export_disk(stocked, tmp_path / "d1.raw", "d1")
-    assert reads(stocked) == []
+def test_reads_inside_the_region_are_free(published: Installation, tmp_path: Path) -> None:
+    make_disk(published, "d1", "eastus")
+    export(published, tmp_path / "o.raw", "eastus")
+    export_disk(published, tmp_path / "d1.raw", "d1")
+    assert reads(published) == []
 
 
 def test_what_a_resumed_copy_reads_again_is_metered_again(
-    stocked: Installation, monkeypatch: pytest.MonkeyPatch
+    published: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same number of bytes from the same beginning is no repetition of a row."""
-    lost = lose_a_segment(stocked)
+    lost = lose_a_segment(published)
     body = lost[0].read_bytes()
     for path in lost:
         path.unlink()
@@ -180,14 +182,14 @@ def test_what_a_resumed_copy_reads_again_is_metered_again(
     with monkeypatch.context() as broken:
         broken.setattr("imgstore.operations.replication.copy.complete_replica", fail)
         with pytest.raises(ReplicationFailed):
-            retarget(stocked, targets)
+            retarget(published, targets)
     for path in lost:
         path.write_bytes(body)
-    scrub(stocked, ADMIN, ScrubRequest())
-    for path in (stocked.home / "regions" / "imgstore-southcentralus").rglob(f"segments/*/{lost[0].name}"):
+    scrub(published, ADMIN, ScrubRequest())
+    for path in (published.home / "regions" / "imgstore-southcentralus").rglob(f"segments/*/{lost[0].name}"):
         path.unlink()
-    assert states(retarget(stocked, targets))["southcentralus/2"] is ReplicaState.COMPLETED
-    repairs = [row for row in charges(stocked) if row.kind is ChargeKind.REPAIR and row.key.startswith("read/")]
+    assert states(retarget(published, targets))["southcentralus/2"] is ReplicaState.COMPLETED
+    repairs = [row for row in charges(published) if row.kind is ChargeKind.REPAIR and row.key.startswith("read/")]
     assert [row.delivered_bytes for row in repairs] == [len(body)] * 2
 
 
@@ -198,14 +200,14 @@ def lose_a_segment(installation: Installation) -> list[Path]:
     return [path for path in segments if path.name == segments[0].name]
 
 
-def test_a_copy_inside_a_region_that_comes_from_another_is_metered(stocked: Installation) -> None:
+def test_a_copy_inside_a_region_that_comes_from_another_is_metered(published: Installation) -> None:
     """No store of the region has one of the segments: what stands in for it is a repair, as in a scrub (invariant M7)."""
-    lost = lose_a_segment(stocked)
+    lost = lose_a_segment(published)
     lost_bytes = lost[0].stat().st_size
     for path in lost:
         path.unlink()
-    view = retarget(stocked, ["southcentralus=3", "westus2=1=Standard_ZRS", "eastus"])
+    view = retarget(published, ["southcentralus=3", "westus2=1=Standard_ZRS", "eastus"])
     assert states(view)["southcentralus/2"] is ReplicaState.COMPLETED
-    assert reads(stocked) == []
-    repairs = [row for row in charges(stocked) if row.kind is ChargeKind.REPAIR]
+    assert reads(published) == []
+    repairs = [row for row in charges(published) if row.kind is ChargeKind.REPAIR]
     assert [(row.target, row.delivered_bytes) for row in repairs] == [("southcentralus", lost_bytes)]

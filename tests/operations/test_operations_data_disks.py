@@ -32,7 +32,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machines.create import create_machine
 from imgstore.operations.maintenance import scrub as maintenance_scrub
 from imgstore.operations.versions import create as versions_create
-from imgstore.testing.sample_disks import as_vhd, make_raw, patched, sha256_of
+from imgstore.testing.sample_disks import compute_sha256, make_raw, patch_disk, write_vhd
 from imgstore.testing.sample_gallery import (
     ADMIN,
     GALLERY,
@@ -141,7 +141,7 @@ def test_a_data_disk_that_repeats_the_os_disk_is_not_stored_twice(
 def test_a_disk_is_compared_with_its_own_lun(empty: Installation, disks: dict[str, Path], tmp_path: Path) -> None:
     publish_all(empty, disks, targets=SOURCE)
     before = sum(content(empty, slot_of(empty, "southcentralus")).segments.values())
-    data = {0: patched(disks["1.0.0/lun-0"], tmp_path / "patched.raw", seed=3)}
+    data = {0: patch_disk(disks["1.0.0/lun-0"], tmp_path / "patched.raw", seed=3)}
     os_disk = make_raw(tmp_path / "other.raw", seed=9, virtual_bytes=8 * MIB, content_bytes=MIB)
     publish_disks(empty, os_disk, data, "1.0.1", SOURCE)
     after = sum(content(empty, slot_of(empty, "southcentralus")).segments.values())
@@ -152,7 +152,7 @@ def test_a_disk_is_compared_with_its_own_lun(empty: Installation, disks: dict[st
 
 
 def test_a_data_disk_comes_in_any_container(empty: Installation, disks: dict[str, Path], tmp_path: Path) -> None:
-    data = {3: as_vhd(disks["1.0.0/lun-0"], tmp_path / "data.vhd")}
+    data = {3: write_vhd(disks["1.0.0/lun-0"], tmp_path / "data.vhd")}
     publish_disks(empty, disks["1.0.0"], data, targets=SOURCE)
     audit_served(empty, {"1.0.0": disks["1.0.0"], "1.0.0/lun-3": disks["1.0.0/lun-0"]}, served(tmp_path))
 
@@ -224,7 +224,7 @@ def test_a_disk_is_made_of_a_lun(empty: Installation, disks: dict[str, Path], tm
     collect(empty)
     audit_collected(empty)
     export_disk(empty, tmp_path / "o.raw", "data")
-    assert sha256_of(tmp_path / "o.raw") == sha256_of(disks["1.0.0/lun-5"])
+    assert compute_sha256(tmp_path / "o.raw") == compute_sha256(disks["1.0.0/lun-5"])
     left = content(empty, slot_of(empty, "westus2"))
     assert set(left.manifests) == {
         object_keys.manifest_key(made.uid, "os"),
@@ -319,8 +319,8 @@ def test_what_a_deleted_version_shared_is_billed_to_the_disks_of_the_next(
     empty: Installation, disks: dict[str, Path], tmp_path: Path
 ) -> None:
     publish_all(empty, disks)
-    data = {0: patched(disks["1.0.0/lun-0"], tmp_path / "patched.raw", seed=3)}
-    publish_disks(empty, patched(disks["1.0.0"], tmp_path / "1.0.1.raw", seed=4), data, "1.0.1")
+    data = {0: patch_disk(disks["1.0.0/lun-0"], tmp_path / "patched.raw", seed=3)}
+    publish_disks(empty, patch_disk(disks["1.0.0"], tmp_path / "1.0.1.raw", seed=4), data, "1.0.1")
     delete(empty)
     audit(empty)
     delete(empty, "1.0.1")

@@ -39,9 +39,9 @@ from imgstore.testing.sample_gallery import (
     GROUP,
     audit,
     collect,
+    create_sample_gallery,
     delete,
     export_disk,
-    found_gallery,
     make_disk,
     open_home,
     publish,
@@ -86,7 +86,7 @@ def free_bytes(place: Path) -> int:
 def test_a_disk_that_is_full_for_callers_keeps_its_reserve_and_can_be_emptied(small_disk: Path, tmp_path: Path) -> None:
     space = DiskSpace(free_bytes_min=RESERVE_BYTES)
     with open_home(small_disk / "home", space=space) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         first = dense(tmp_path / "first.raw", 16 * MIB)
         publish(installation, first, "1.0.0", HERE)
         with pytest.raises(StoreFull, match="outside of the reserve") as caught:
@@ -124,7 +124,7 @@ def test_a_disk_that_is_really_full_corrupts_nothing(small_disk: Path, tmp_path:
     """Without a reserve, each kind of file meets the file system's own end."""
     home, first = small_disk / "home", dense(tmp_path / "first.raw", 8 * MIB)
     with open_home(home, space=DiskSpace(free_bytes_min=0)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         publish(installation, first, "1.0.0", HERE)
         ballast = small_disk / "ballast"
         with pytest.raises(OSError, match="No space"), ballast.open("wb", buffering=0) as file:
@@ -181,7 +181,7 @@ def test_a_container_is_refused_by_its_size_before_anything_is_written(
     image = bomb(tmp_path, form, 64 * MIB)
     monkeypatch.setenv("PATH", "/nowhere")  # qemu-img, which would write it, is looked for after the check
     with open_home(tmp_path / "home", limits=Limits(image_bytes_max=32 * MIB)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         with pytest.raises(ImageRefused, match="exceeds the limit"):
             publish(installation, image, "1.0.0", HERE)
         assert allocated_bytes(installation.scratch) == 0
@@ -201,7 +201,7 @@ def test_a_work_that_passes_its_bound_of_scratch_ends_and_leaves_nothing(form: s
     image = bomb(tmp_path, form, 256 * MIB)
     space = DiskSpace(scratch_bytes_per_work_max=16 * MIB)
     with open_home(tmp_path / "home", space=space) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         with pytest.raises(StoreFull, match="scratch files of a work are too large") as caught:
             publish(installation, image, "1.0.0", HERE)
         assert "scratch_bytes_per_work_max" in str(caught.value)
@@ -213,7 +213,7 @@ def test_a_container_that_expands_to_far_more_data_is_refused(tmp_path: Path, mo
     image = bomb(tmp_path, "qcow2", 512 * MIB)  # of some 500 KB by itself; its clusters are made to share one place
     share_clusters(image)
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         with pytest.raises(SafetyCheckFailed, match="far more data than its file can hold") as caught:
             publish(installation, image, "1.0.0", HERE)
         assert caught.value.check == "expansion"
@@ -264,7 +264,7 @@ class _Distant:
 def test_all_works_of_all_processes_share_a_bound(tmp_path: Path) -> None:
     image = bomb(tmp_path, "qcow2", 64 * MIB)
     with open_home(tmp_path / "home", space=DiskSpace(scratch_bytes_max=32 * MIB)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         others = installation.scratch.parent / "another-process"
         others.mkdir()
         dense(others / "file", 24 * MIB)
@@ -276,7 +276,7 @@ def test_all_works_of_all_processes_share_a_bound(tmp_path: Path) -> None:
 def test_files_that_stand_in_for_memory_count_too(tmp_path: Path) -> None:
     space = DiskSpace(scratch_bytes_per_work_max=16 * 1024)  # the fingerprints of an eighth of the blocks
     with open_home(tmp_path / "home", space=space) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         source = dense(tmp_path / "d.raw", 32 * MIB)
         with pytest.raises(StoreFull, match="scratch files of a work"):
             publish(installation, source, "1.0.0", HERE)
@@ -287,7 +287,7 @@ def test_files_that_stand_in_for_memory_count_too(tmp_path: Path) -> None:
 
 def test_a_stored_disk_that_is_put_together_needs_its_bytes_of_scratch(tmp_path: Path) -> None:
     with open_home(tmp_path / "home", space=DiskSpace(scratch_bytes_per_work_max=4 * MIB)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         publish(installation, noise(tmp_path / "d.raw", 24 * MIB), "1.0.0", HERE)
         make_disk(installation, "d")
         with installation.catalog.reading() as transaction:
@@ -312,7 +312,7 @@ def _scattered(ranges: object) -> object:
 def tight(tmp_path: Path) -> Iterator[Installation]:
     """A subscription that may keep 40 MiB."""
     with open_home(tmp_path / "home", limits=Limits(bytes_per_subscription_max=40 * MIB)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         yield installation
 
 

@@ -24,18 +24,18 @@ from imgstore.domain.views import Export
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.installation import Installation
-from imgstore.testing.sample_disks import sha256_of
+from imgstore.testing.sample_disks import compute_sha256
 from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
-    Stock,
+    SampleImages,
     all_slots,
     audit,
     audit_served,
     content,
+    create_sample_gallery,
     delete,
     export_disk,
-    found_gallery,
     make_disk,
     open_home,
     publish,
@@ -55,10 +55,10 @@ def made_at_once(installation: Installation, count: int) -> Counter[int]:
     return Counter(disk.replica for disk in made)
 
 
-def test_round_robin_is_within_one_under_many_threads(tmp_path: Path, stock: Stock) -> None:
+def test_round_robin_is_within_one_under_many_threads(tmp_path: Path, samples: SampleImages) -> None:
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
-        publish(installation, stock.first, targets=["southcentralus=3"])
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=["southcentralus=3"])
         counts = made_at_once(installation, 32)
         assert sorted(counts) == [0, 1, 2]
         assert max(counts.values()) - min(counts.values()) <= 1, counts
@@ -66,14 +66,16 @@ def test_round_robin_is_within_one_under_many_threads(tmp_path: Path, stock: Sto
 
 
 @pytest.mark.engine("postgresql")
-def test_round_robin_on_postgresql_from_two_processes_homes(tmp_path: Path, stock: Stock, postgresql: str) -> None:
+def test_round_robin_on_postgresql_from_two_processes_homes(
+    tmp_path: Path, samples: SampleImages, postgresql: str
+) -> None:
     """Two installations on one database, as two workers have it: the turns are the database's."""
     with (
         open_home(tmp_path / "home", database=postgresql) as one,
         open_home(tmp_path / "home", database=postgresql) as two,
     ):
-        found_gallery(one)
-        publish(one, stock.first, targets=["southcentralus=3"])
+        create_sample_gallery(one)
+        publish(one, samples.first, targets=["southcentralus=3"])
         with ThreadPoolExecutor(THREADS) as pool:
             made = list(pool.map(lambda number: make_disk((one, two)[number % 2], f"d{number}"), range(31)))
         counts = Counter(disk.replica for disk in made)
@@ -81,38 +83,38 @@ def test_round_robin_on_postgresql_from_two_processes_homes(tmp_path: Path, stoc
         audit(two)
 
 
-def test_making_a_disk_again_gives_the_same_disk(stocked: Installation, stock: Stock) -> None:
-    first = make_disk(stocked, "d1")
-    publish(stocked, stock.second, "1.0.1")
-    assert make_disk(stocked, "d1") == first, "latest has moved on; the disk has not"
-    assert make_disk(stocked, "D1", "South Central US", "1.0.0") == first
-    other = make_disk(stocked, "d2", version="1.0.0")
+def test_making_a_disk_again_gives_the_same_disk(published: Installation, samples: SampleImages) -> None:
+    first = make_disk(published, "d1")
+    publish(published, samples.second, "1.0.1")
+    assert make_disk(published, "d1") == first, "latest has moved on; the disk has not"
+    assert make_disk(published, "D1", "South Central US", "1.0.0") == first
+    other = make_disk(published, "d2", version="1.0.0")
     assert (first.replica, other.replica) == (0, 1), "a repeat took a turn"
     tagged = disks.create_disk(
-        stocked, ADMIN, group=GROUP, name="d1", gallery_image_reference=reference(), tags={"a": "1"}
+        published, ADMIN, group=GROUP, name="d1", gallery_image_reference=reference(), tags={"a": "1"}
     )
     assert (tagged.uid, dict(tagged.tags)) == (first.uid, {"a": "1"})
-    assert [each.name for each in disks.list_disks(stocked, ADMIN, group=GROUP)] == ["d1", "d2"]
+    assert [each.name for each in disks.list_disks(published, ADMIN, group=GROUP)] == ["d1", "d2"]
 
 
-def test_what_a_disk_is_can_not_change(stocked: Installation, stock: Stock) -> None:
-    publish(stocked, stock.second, "1.0.1")
-    make_disk(stocked, "d1", version="1.0.0")
+def test_what_a_disk_is_can_not_change(published: Installation, samples: SampleImages) -> None:
+    publish(published, samples.second, "1.0.1")
+    make_disk(published, "d1", version="1.0.0")
     with pytest.raises(PropertyChangeNotAllowed, match="'location'"):
-        make_disk(stocked, "d1", "westus2")
+        make_disk(published, "d1", "westus2")
     with pytest.raises(PropertyChangeNotAllowed, match=r"galleryImageReference\.id"):
-        make_disk(stocked, "d1", version="1.0.1")
-    assert len(disks.list_disks(stocked, ADMIN)) == 1
+        make_disk(published, "d1", version="1.0.1")
+    assert len(disks.list_disks(published, ADMIN)) == 1
 
 
-def test_refused_disks_leave_nothing(stocked: Installation) -> None:
+def test_refused_disks_leave_nothing(published: Installation) -> None:
     elsewhere = ImageReference.parse(
         "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/rg/providers/Microsoft.Compute"
         "/galleries/g1/images/ubuntu"
     )
 
     def make(name: str, location: str, image: ImageReference) -> None:
-        disks.create_disk(stocked, ADMIN, group="fresh", name=name, location=location, gallery_image_reference=image)
+        disks.create_disk(published, ADMIN, group="fresh", name=name, location=location, gallery_image_reference=image)
 
     with pytest.raises(InvalidInput, match="disk name is invalid"):
         make("-bad-", "eastus", reference())
@@ -124,58 +126,58 @@ def test_refused_disks_leave_nothing(stocked: Installation) -> None:
         make("d1", "eastus", ImageReference.parse("rg/g1/nothing"))
     with pytest.raises(ImageNotAvailable, match="North Europe"):
         make("d1", "northeurope", reference("1.0.0"))
-    assert disks.list_disks(stocked, ADMIN) == []
-    with stocked.catalog.reading() as transaction:
-        assert [group.name for group in transaction.groups.list(stocked.subscription)] == [GROUP], "a group was made"
+    assert disks.list_disks(published, ADMIN) == []
+    with published.catalog.reading() as transaction:
+        assert [group.name for group in transaction.groups.list(published.subscription)] == [GROUP], "a group was made"
 
 
-def test_a_disk_outlives_its_version(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    disk = make_disk(stocked, "d1")
+def test_a_disk_outlives_its_version(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    disk = make_disk(published, "d1")
     body = disk.slot.prefix + disk.body_key
-    delete(stocked)
-    for slot in all_slots(stocked):
+    delete(published)
+    for slot in all_slots(published):
         mine = (
             {object_keys.manifest_key(disk.uid, "os"), body.removeprefix(slot.prefix)} if slot == disk.slot else set()
         )
-        assert set(content(stocked, slot).manifests) == mine
-    audit(stocked)
-    audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
-    publish(stocked, stock.second, "1.0.1")
-    audit_served(stocked, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
-    disks.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
+        assert set(content(published, slot).manifests) == mine
+    audit(published)
+    audit_served(published, {"1.0.0": samples.first}, tmp_path)
+    publish(published, samples.second, "1.0.1")
+    audit_served(published, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path)
+    disks.delete_disk(published, ADMIN, group=GROUP, name="d1")
     with pytest.raises(NotFound):
-        disks.show_disk(stocked, ADMIN, group=GROUP, name="d1")
-    delete(stocked, "1.0.1")
-    assert [content(stocked, slot).manifests for slot in all_slots(stocked)] == [{}] * 4
-    audit(stocked)
+        disks.show_disk(published, ADMIN, group=GROUP, name="d1")
+    delete(published, "1.0.1")
+    assert [content(published, slot).manifests for slot in all_slots(published)] == [{}] * 4
+    audit(published)
 
 
 def test_deleting_a_disk_leaves_its_version_and_its_sisters(
-    stocked: Installation, stock: Stock, tmp_path: Path
+    published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     for name in ("d1", "d2", "d3"):
-        make_disk(stocked, name)
-    disks.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
-    audit(stocked)
-    delete(stocked)
-    disks.delete_disk(stocked, ADMIN, group=GROUP, name="d2")
-    audit(stocked)
-    audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
+        make_disk(published, name)
+    disks.delete_disk(published, ADMIN, group=GROUP, name="d1")
+    audit(published)
+    delete(published)
+    disks.delete_disk(published, ADMIN, group=GROUP, name="d2")
+    audit(published)
+    audit_served(published, {"1.0.0": samples.first}, tmp_path)
 
 
 @pytest.mark.parametrize("form", list(DiskFormat)[:4])
 def test_an_export_appears_whole_and_only_where_asked(
-    stocked: Installation, stock: Stock, tmp_path: Path, form: DiskFormat
+    published: Installation, samples: SampleImages, tmp_path: Path, form: DiskFormat
 ) -> None:
     if form is DiskFormat.QCOW2 and not shutil.which("qemu-img"):
         pytest.skip("no qemu-img: apt install qemu-utils")
-    make_disk(stocked, "d1")
+    make_disk(published, "d1")
     path = tmp_path / "out" / f"d1.{form}"
     path.parent.mkdir()
 
     def write(*, overwrite: bool = False, pad: bool = False) -> Export:
         return disks_export.export_disk(
-            stocked, ADMIN, group=GROUP, name="d1", path=path, format=form, overwrite=overwrite, pad=pad
+            published, ADMIN, group=GROUP, name="d1", path=path, format=form, overwrite=overwrite, pad=pad
         )
 
     written = write(pad=True)
@@ -186,34 +188,34 @@ def test_an_export_appears_whole_and_only_where_asked(
     assert path.read_bytes() == before
     write(overwrite=True, pad=True)
     assert [each.name for each in path.parent.iterdir()] == [path.name]
-    assert stock.first.stat().st_size == written.virtual_bytes
+    assert samples.first.stat().st_size == written.virtual_bytes
 
 
-def test_an_export_into_no_folder_is_refused(stocked: Installation, tmp_path: Path) -> None:
-    make_disk(stocked, "d1")
+def test_an_export_into_no_folder_is_refused(published: Installation, tmp_path: Path) -> None:
+    make_disk(published, "d1")
     with pytest.raises(OutputError) as caught:
-        export_disk(stocked, tmp_path / "none" / "d1.raw", "d1")
+        export_disk(published, tmp_path / "none" / "d1.raw", "d1")
     assert "mkdir" in (caught.value.hint or "")
-    with stocked.catalog.reading() as transaction:
+    with published.catalog.reading() as transaction:
         assert transaction.works.list_open() == [], "a failed export kept its pin"
 
 
-def test_a_disk_that_is_not_ready_is_not_exported(stocked: Installation, tmp_path: Path) -> None:
+def test_a_disk_that_is_not_ready_is_not_exported(published: Installation, tmp_path: Path) -> None:
     """Its replica's zone is gone when it is made: the turn is taken, the disk waits for the same command again."""
-    zones = stocked.home / "regions" / "imgstore-eastus"
+    zones = published.home / "regions" / "imgstore-eastus"
     os.rename(zones / "zone-1", zones / "away")
     (zones / "zone-1").touch()  # no folder: the zone is down
     with pytest.raises(Exception, match="zone-1"):
-        make_disk(stocked, "d1", "eastus")
+        make_disk(published, "d1", "eastus")
     with pytest.raises(Conflict, match="is not ready"):
-        export_disk(stocked, tmp_path / "o.raw", "d1")
+        export_disk(published, tmp_path / "o.raw", "d1")
     (zones / "zone-1").unlink()
     os.rename(zones / "away", zones / "zone-1")
-    disk = make_disk(stocked, "d1", "eastus")
+    disk = make_disk(published, "d1", "eastus")
     assert disk.provisioning_state is ProvisioningState.SUCCEEDED
-    export_disk(stocked, tmp_path / "o.raw", "d1")
-    assert sha256_of(tmp_path / "o.raw") == sha256_of(Path(stocked_source(stocked)))
-    audit(stocked)
+    export_disk(published, tmp_path / "o.raw", "d1")
+    assert compute_sha256(tmp_path / "o.raw") == compute_sha256(Path(stocked_source(published)))
+    audit(published)
 
 
 def stocked_source(installation: Installation) -> str:

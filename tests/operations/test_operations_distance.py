@@ -17,9 +17,9 @@ from imgstore.domain.storage.latency import THREADS_MAX
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.installation import Installation
 from imgstore.operations.stores import regions
-from imgstore.testing.crash_scenes import Scene, on_minio
+from imgstore.testing.crash_scenes import CrashScene, create_minio_scene
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.latency_proxy import Way, Ways
+from imgstore.testing.latency_proxy import LatencyProxies, LatencyProxy
 from imgstore.testing.sample_gallery import ADMIN, audit, export, publish, retarget
 
 ROUND_TRIP_SECONDS = 0.4
@@ -33,19 +33,23 @@ BOTH = ["southcentralus", "eastus"]
 class Sites:
     """Two regions with one disk of 24 segments between them."""
 
-    scene: Scene
+    scene: CrashScene
     far: S3Engine
     """The engine of eastus, from close by."""
-    way: Way
+    way: LatencyProxy
     """To that engine."""
     disk: Path
 
 
 @pytest.fixture
-def sites(tmp_path: Path, minio_cluster: Callable[[int], tuple[S3Engine, ...]], ways: Ways) -> Sites:
+def sites(
+    tmp_path: Path, minio_cluster: Callable[[int], tuple[S3Engine, ...]], latency_proxies: LatencyProxies
+) -> Sites:
     near, far, other = minio_cluster(3)
-    way = ways.to(far)
-    scene = on_minio(tmp_path / "scene", [near, way.engine, other], tmp_path.name.replace("_", "-"), zoned=False)
+    way = latency_proxies.to(far)
+    scene = create_minio_scene(
+        tmp_path / "scene", [near, way.engine, other], tmp_path.name.replace("_", "-"), zoned=False
+    )
     scene.prepare()
     disk = scene.expected["1.0.0"] = tmp_path / "disk.raw"
     disk.write_bytes(np.random.default_rng(5).bytes(96 * MIB))

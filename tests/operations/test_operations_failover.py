@@ -36,15 +36,15 @@ from imgstore.operations.stores import regions
 from imgstore.operations.stores.readiness import Check, Readiness, check_readiness
 from imgstore.regions import health
 from imgstore.stores.interface import ObjectInfo
-from imgstore.testing.crash_scenes import Scene, on_minio
+from imgstore.testing.crash_scenes import CrashScene, create_minio_scene
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.latency_proxy import Way, Ways
+from imgstore.testing.latency_proxy import LatencyProxies, LatencyProxy
 from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
     GROUP,
-    Stock,
+    SampleImages,
     audit,
     export,
     make_disk,
@@ -68,33 +68,35 @@ SUCCEEDED = ProvisioningState.SUCCEEDED
 class Sites:
     """The scene, and the way to each zone's server."""
 
-    scene: Scene
-    ways: dict[str, Way]
+    scene: CrashScene
+    latency_proxies: dict[str, LatencyProxy]
     stack: ExitStack = field(default_factory=ExitStack)
 
     def open(self) -> Installation:
         """As another process of this host would."""
         return self.stack.enter_context(self.scene.open())
 
-    def way_of(self, disk: ManagedDisk) -> Way:
-        return self.ways[disk.slot.zone]
+    def way_of(self, disk: ManagedDisk) -> LatencyProxy:
+        return self.latency_proxies[disk.slot.zone]
 
 
 @pytest.fixture
-def sites(tmp_path: Path, minio_cluster: Callable[[int], tuple[S3Engine, ...]], ways: Ways) -> Sites:
-    made = {str(number): ways.to(engine) for number, engine in enumerate(minio_cluster(3), start=1)}
+def sites(
+    tmp_path: Path, minio_cluster: Callable[[int], tuple[S3Engine, ...]], latency_proxies: LatencyProxies
+) -> Sites:
+    made = {str(number): latency_proxies.to(engine) for number, engine in enumerate(minio_cluster(3), start=1)}
     name = tmp_path.name.replace("_", "-")[:40].strip("-")
-    scene = on_minio(tmp_path / "scene", [way.engine for way in made.values()], name)
+    scene = create_minio_scene(tmp_path / "scene", [way.engine for way in made.values()], name)
     scene.prepare()
-    return Sites(scene=scene, ways=made)
+    return Sites(scene=scene, latency_proxies=made)
 
 
 @pytest.fixture
-def west(sites: Sites, stock: Stock) -> Iterator[Installation]:
+def west(sites: Sites, samples: SampleImages) -> Iterator[Installation]:
     """1.0.0 has two replicas in westus2."""
     with sites.stack:
         installation = sites.open()
-        publish(installation, stock.first, targets=TWO, location=WEST)
+        publish(installation, samples.first, targets=TWO, location=WEST)
         yield installation
 
 
@@ -102,17 +104,17 @@ def make(installation: Installation, name: str) -> ManagedDisk:
     return make_disk(installation, name, WEST, "1.0.0")
 
 
-def kill(way: Way) -> None:
+def kill(way: LatencyProxy) -> None:
     way.set_enabled(enabled=False)
 
 
-def revive(way: Way) -> None:
+def revive(way: LatencyProxy) -> None:
     way.set_enabled(enabled=True)
 
 
-@pytest.mark.parametrize("fail", [kill, Way.hold])
+@pytest.mark.parametrize("fail", [kill, LatencyProxy.hold])
 def test_every_create_succeeds_with_one_store_down(
-    sites: Sites, west: Installation, fail: Callable[[Way], None]
+    sites: Sites, west: Installation, fail: Callable[[LatencyProxy], None]
 ) -> None:
     first, second = make(west, "a"), make(west, "b")
     assert first.slot != second.slot, "round robin"
@@ -140,8 +142,8 @@ def test_a_store_that_comes_back_takes_its_turns_again(sites: Sites, west: Insta
     assert [used.count(slot) for slot in set(used)] == [3, 3], "it does not make up for what it missed"
 
 
-@pytest.mark.parametrize("fail", [kill, Way.hold])
-def test_a_slow_store_is_not_dead(sites: Sites, west: Installation, fail: Callable[[Way], None]) -> None:
+@pytest.mark.parametrize("fail", [kill, LatencyProxy.hold])
+def test_a_slow_store_is_not_dead(sites: Sites, west: Installation, fail: Callable[[LatencyProxy], None]) -> None:
     """With the other one dead, the slow one serves; and an answer closes its circuit."""
     first, second = make(west, "a"), make(west, "b")
     fail(sites.way_of(first))
@@ -314,11 +316,11 @@ def test_a_store_that_freezes_after_a_disk_is_made_costs_no_time_limit(
     audit(west)
 
 
-def test_disks_of_a_machine_move_together(sites: Sites, stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disks_of_a_machine_move_together(sites: Sites, samples: SampleImages, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that were made before the store went down (invariant D3)."""
     with sites.stack:
         west = sites.open()
-        publish_disks(west, stock.first, {0: stock.second, 1: stock.rebuilt}, targets=TWO, location=WEST)
+        publish_disks(west, samples.first, {0: samples.second, 1: samples.rebuilt}, targets=TWO, location=WEST)
         real, made = put_disk, list[ManagedDisk]()
 
         def put_one_then_fail(installation: Installation, placed: PlacedDisk, body: bytes) -> ManagedDisk:
@@ -369,18 +371,18 @@ def test_a_missing_or_damaged_manifest_degrades_its_replica_and_another_serves(
 
 def test_nothing_serves_where_every_store_is_down(sites: Sites, west: Installation) -> None:
     make(west, "a")
-    for way in sites.ways.values():
+    for way in sites.latency_proxies.values():
         kill(way)
     with pytest.raises(StoreError):
         make(west, "b")
-    for way in sites.ways.values():
+    for way in sites.latency_proxies.values():
         revive(way)
     assert make(west, "b").provisioning_state is SUCCEEDED
     audit(west)
 
 
 def test_an_export_by_another_process_does_not_wait_for_a_store_that_is_known_to_be_down(
-    sites: Sites, west: Installation, stock: Stock, tmp_path: Path
+    sites: Sites, west: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     first = make(west, "a")
     make(west, "b")
@@ -390,7 +392,7 @@ def test_an_export_by_another_process_does_not_wait_for_a_store_that_is_known_to
     other = sites.open()
     before = sites.way_of(first).connections()
     export(other, tmp_path / "out.raw", WEST)
-    assert (tmp_path / "out.raw").read_bytes() == stock.first.read_bytes()
+    assert (tmp_path / "out.raw").read_bytes() == samples.first.read_bytes()
     assert sites.way_of(first).connections() <= before + 1, "a probe at most"
 
 
@@ -433,14 +435,14 @@ def test_processes_of_a_host_share_what_they_see_of_stores(sites: Sites, west: I
     assert avoided_zones(sites, "look") == []
 
 
-@pytest.mark.parametrize("fail", [kill, Way.hold])
+@pytest.mark.parametrize("fail", [kill, LatencyProxy.hold])
 def test_an_export_reads_the_other_replica(
-    sites: Sites, west: Installation, stock: Stock, tmp_path: Path, fail: Callable[[Way], None]
+    sites: Sites, west: Installation, samples: SampleImages, tmp_path: Path, fail: Callable[[LatencyProxy], None]
 ) -> None:
     fail(sites.way_of(make(west, "a")))
     for number in range(2):
         export(west, tmp_path / f"{number}.raw", WEST)
-        assert (tmp_path / f"{number}.raw").read_bytes() == stock.first.read_bytes()
+        assert (tmp_path / f"{number}.raw").read_bytes() == samples.first.read_bytes()
     assert set(states(show(west)).values()) == {ReplicaState.COMPLETED}
 
 
@@ -475,7 +477,7 @@ def test_nothing_is_ready_where_no_region_has_a_store_that_answers(
     sites: Sites, west: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "LOOK_SECONDS", 0.0)
-    for way in sites.ways.values():
+    for way in sites.latency_proxies.values():
         way.hold()
     readiness = check_readiness(west)
     assert (readiness.stores, readiness.ready) == (Check.FAILED, False)

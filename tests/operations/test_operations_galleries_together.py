@@ -14,7 +14,7 @@ from imgstore.domain.settings.limits import Limits
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.installation import Installation
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
 
 pytestmark = pytest.mark.engine("postgresql")
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.engine("postgresql")
 @pytest.fixture
 def shared(postgresql: str, tmp_path: Path) -> Iterator[Installation]:
     with open_home(tmp_path / "home", database=postgresql, limits=Limits(galleries_max=3)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         yield installation
 
 

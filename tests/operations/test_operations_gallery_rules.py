@@ -35,9 +35,9 @@ from imgstore.testing.sample_gallery import (
     DEFINITION,
     GALLERY,
     GROUP,
-    Stock,
+    SampleImages,
+    create_sample_gallery,
     delete,
-    found_gallery,
     make_disk,
     open_home,
     publish,
@@ -126,7 +126,7 @@ def test_an_end_of_life_may_pass_and_the_definition_lives_on(tmp_path: Path, mon
     clock = ManualClock()
     monkeypatch.setattr(Session, "now", lambda _session: clock.now())
     with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         ends = clock.now() + timedelta(seconds=10)
         put(installation, DefinitionDetails(end_of_life_at=ends))
         clock.advance(10)
@@ -245,9 +245,9 @@ def test_a_gallery_is_not_moved(empty: Installation) -> None:
 # -- disallowed types of disks ----------------------------------------------------------------------------------------
 
 
-def test_no_disk_is_made_of_a_type_that_its_definition_disallows(empty: Installation, stock: Stock) -> None:
+def test_no_disk_is_made_of_a_type_that_its_definition_disallows(empty: Installation, samples: SampleImages) -> None:
     put(empty, DefinitionDetails(disallowed_disk_types=(DiskType.STANDARD_ZRS,)))
-    publish(empty, stock.first, targets=["southcentralus", "westus2=1=Standard_ZRS"], definition="full")
+    publish(empty, samples.first, targets=["southcentralus", "westus2=1=Standard_ZRS"], definition="full")
     version = gallery_versions.list_versions(empty, ADMIN, group=GROUP, gallery=GALLERY, definition="full")[0]
     reference: dict[str, Any] = {"group": GROUP, "gallery_image_reference": _reference("full")}
     error = refused(
@@ -271,11 +271,11 @@ def _reference(name: str) -> Any:
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
-def test_no_more_of_anything_than_the_limits_say(tmp_path: Path, stock: Stock) -> None:
+def test_no_more_of_anything_than_the_limits_say(tmp_path: Path, samples: SampleImages) -> None:
     limits = Limits(galleries_max=1, definitions_max=2, versions_max=1)
     with open_home(tmp_path / "home", limits=limits) as installation:
-        found_gallery(installation)
-        found_gallery(installation)
+        create_sample_gallery(installation)
+        create_sample_gallery(installation)
         another: dict[str, Any] = {"group": GROUP, "name": "g2"}
         error = refused(
             Conflict,
@@ -291,23 +291,23 @@ def test_no_more_of_anything_than_the_limits_say(tmp_path: Path, stock: Stock) -
         refused(Conflict, "QuotaExceeded", text, lambda: put(installation, name="third", sku="third"))
         put(installation, name="third", sku="third", location="eastus")
 
-        publish(installation, stock.first, "1.0.0", targets=["southcentralus"])
-        publish(installation, stock.first, "1.0.0", targets=["southcentralus"])
+        publish(installation, samples.first, "1.0.0", targets=["southcentralus"])
+        publish(installation, samples.first, "1.0.0", targets=["southcentralus"])
         refused(
             Conflict,
             "QuotaExceeded",
             "limit of 1 image versions",
-            lambda: publish(installation, stock.first, "2.0.0", targets=["southcentralus"]),
+            lambda: publish(installation, samples.first, "2.0.0", targets=["southcentralus"]),
         )
         delete(installation, "1.0.0")
-        publish(installation, stock.first, "2.0.0", targets=["southcentralus"])
+        publish(installation, samples.first, "2.0.0", targets=["southcentralus"])
 
 
-def test_replicas_are_limited_by_the_policy(tmp_path: Path, stock: Stock) -> None:
+def test_replicas_are_limited_by_the_policy(tmp_path: Path, samples: SampleImages) -> None:
     with open_home(tmp_path / "home", limits=Limits(replicas_per_region_max=1)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         text = "must be between 1 and 1, inclusive"
-        call: Any = lambda: publish(installation, stock.first, targets=["southcentralus=2"])  # noqa: E731
+        call: Any = lambda: publish(installation, samples.first, targets=["southcentralus=2"])  # noqa: E731
         error = refused(InvalidInput, "InvalidParameter", text, call)
         assert "replicas_per_region_max" in (error.hint or "")
 
@@ -360,7 +360,7 @@ def test_galleries_are_listed_by_pages_over_all_groups_and_in_one(empty: Install
     refused(InvalidInput, "InvalidParameter", "token does not belong to this list", of_another)
 
 
-def test_definitions_and_versions_are_listed_by_pages(empty: Installation, stock: Stock) -> None:
+def test_definitions_and_versions_are_listed_by_pages(empty: Installation, samples: SampleImages) -> None:
     for name in ("a", "z", "M"):
         put(empty, name=name, sku=name)
 
@@ -371,7 +371,7 @@ def test_definitions_and_versions_are_listed_by_pages(empty: Installation, stock
     assert listed == [["a", "M", DEFINITION], ["z"]]
 
     for version in ("2.0.0", "10.0.0", "1.9.0", "1.10.0"):
-        publish(empty, stock.first, version, targets=["southcentralus"])
+        publish(empty, samples.first, version, targets=["southcentralus"])
     make_disk(empty, "d1", version="1.10.0")
 
     def versions_page(*args: Any) -> Any:

@@ -22,11 +22,11 @@ from imgstore.testing.clock import ManualClock
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import (
     ADMIN,
-    Stock,
+    SampleImages,
     audit,
     audit_served,
+    create_sample_gallery,
     delete,
-    found_gallery,
     open_home,
     publish,
     retarget,
@@ -85,7 +85,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 def home(tmp_path: Path, clock: ManualClock) -> Iterator[Installation]:
     effects = Effects(now=clock.now, monotonic=clock.monotonic, wait=clock.wait)
     with open_home(tmp_path / "home", effects=effects, lease_seconds=3_600) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         yield installation
 
 
@@ -94,9 +94,9 @@ def is_manifest(key: str) -> bool:
 
 
 def test_a_region_that_is_added_again_keeps_its_manifest(
-    home: Installation, stock: Stock, network: Network, clock: ManualClock, tmp_path: Path
+    home: Installation, samples: SampleImages, network: Network, clock: ManualClock, tmp_path: Path
 ) -> None:
-    publish(home, stock.first, targets=[SOUTH, EAST])
+    publish(home, samples.first, targets=[SOUTH, EAST])
     network.holds = is_manifest
     retarget(home, [SOUTH])  # The request hangs; the replica stays Deleting, and the command says so.
     assert network.late
@@ -105,13 +105,13 @@ def test_a_region_that_is_added_again_keeps_its_manifest(
     assert states(retarget(home, [SOUTH, EAST]))["eastus/0"] is ReplicaState.COMPLETED
     assert clock.monotonic() - began >= BOUND_SECONDS - 1, "the key was written while the request could still arrive"
     audit(home, collected=True)
-    audit_served(home, {"1.0.0": stock.first}, tmp_path)
+    audit_served(home, {"1.0.0": samples.first}, tmp_path)
 
 
 def test_the_late_request_arrives_while_the_new_replica_waits(
-    home: Installation, stock: Stock, network: Network, clock: ManualClock, tmp_path: Path
+    home: Installation, samples: SampleImages, network: Network, clock: ManualClock, tmp_path: Path
 ) -> None:
-    publish(home, stock.first, targets=[SOUTH, EAST])
+    publish(home, samples.first, targets=[SOUTH, EAST])
     network.holds = is_manifest
     retarget(home, [SOUTH])
     network.holds = lambda _key: False
@@ -126,11 +126,11 @@ def test_the_late_request_arrives_while_the_new_replica_waits(
         assert states(retarget(other, [SOUTH, EAST]))["eastus/0"] is ReplicaState.COMPLETED
         assert len(delivered) == 1
         audit(other, collected=True)
-        audit_served(other, {"1.0.0": stock.first}, tmp_path)
+        audit_served(other, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_an_answered_request_makes_nobody_wait(home: Installation, stock: Stock, clock: ManualClock) -> None:
-    publish(home, stock.first, targets=[SOUTH, EAST])
+def test_an_answered_request_makes_nobody_wait(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
+    publish(home, samples.first, targets=[SOUTH, EAST])
     retarget(home, [SOUTH])
     retarget(home, [SOUTH, EAST])
     assert clock.waits == []
@@ -138,7 +138,7 @@ def test_an_answered_request_makes_nobody_wait(home: Installation, stock: Stock,
 
 def test_a_damaged_segment_is_not_sent_again_while_its_delete_may_arrive(
     home: Installation,
-    stock: Stock,
+    samples: SampleImages,
     network: Network,
     clock: ManualClock,
     monkeypatch: pytest.MonkeyPatch,
@@ -158,14 +158,14 @@ def test_a_damaged_segment_is_not_sent_again_while_its_delete_may_arrive(
     monkeypatch.setattr(DirectoryStore, "properties", replace(DirectoryStore.properties, verifies_checksum=False))
     network.holds = object_keys.is_segment_key
     with pytest.raises(ReplicationFailed):
-        publish(home, stock.first, targets=[SOUTH, EAST])
+        publish(home, samples.first, targets=[SOUTH, EAST])
     assert len(network.late) == 1
     network.holds = lambda _key: False
     began = clock.monotonic()
-    publish(home, stock.first, targets=[SOUTH, EAST])
+    publish(home, samples.first, targets=[SOUTH, EAST])
     assert clock.monotonic() - began >= BOUND_SECONDS - 1, "the key was written while the request could still arrive"
     audit(home)
-    audit_served(home, {"1.0.0": stock.first}, tmp_path)
+    audit_served(home, {"1.0.0": samples.first}, tmp_path)
 
 
 def test_a_copy_that_one_zone_alone_has_is_not_put_while_its_delete_may_arrive(

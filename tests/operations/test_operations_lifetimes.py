@@ -30,15 +30,15 @@ from imgstore.testing.sample_gallery import (
     DEFINITION,
     GALLERY,
     GROUP,
-    Stock,
+    SampleImages,
     all_slots,
     audit,
     audit_served,
     charges,
+    create_sample_gallery,
     delete,
     export,
     export_disk,
-    found_gallery,
     make_disk,
     open_home,
     publish,
@@ -61,15 +61,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 
 @pytest.fixture
-def soft(tmp_path: Path, stock: Stock, clock: ManualClock) -> Iterator[Installation]:
+def soft(tmp_path: Path, samples: SampleImages, clock: ManualClock) -> Iterator[Installation]:
     """A gallery that deletes softly, with `first` as 1.0.0 and `second` as 1.0.1."""
     with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         with installation.catalog.transaction() as transaction:
             gallery = transaction.galleries.list(installation.subscription)[0]
             transaction.galleries.update(replace(gallery, soft_delete_enabled=True, soft_delete_retention_days=3))
-        publish(installation, stock.first, targets=["southcentralus", "eastus"])
-        publish(installation, stock.second, "1.0.1", ["southcentralus", "eastus"])
+        publish(installation, samples.first, targets=["southcentralus", "eastus"])
+        publish(installation, samples.second, "1.0.1", ["southcentralus", "eastus"])
         yield installation
 
 
@@ -95,7 +95,7 @@ def billed_bytes(installation: Installation) -> int:
 
 
 def test_what_is_deleted_softly_is_invisible_and_billed_and_can_be_had_back(
-    soft: Installation, stock: Stock, tmp_path: Path
+    soft: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     before, billed = show(soft, "1.0.1"), billed_bytes(soft)
     make_disk(soft, "d0", version="1.0.1")
@@ -112,27 +112,27 @@ def test_what_is_deleted_softly_is_invisible_and_billed_and_can_be_had_back(
     assert make_disk(soft, "d2").source_reference.endswith("/1.0.0"), "latest"
     assert billed < billed_with_disk <= billed_bytes(soft)
     export_disk(soft, tmp_path / "d0.raw", "d0")
-    assert filecmp.cmp(tmp_path / "d0.raw", stock.second, shallow=False)
+    assert filecmp.cmp(tmp_path / "d0.raw", samples.second, shallow=False)
     assert undelete(soft, "1.0.1") == before.version
     assert undelete(soft, "1.0.1") == before.version, "once more does nothing"
     assert (kept(soft), listed(soft)) == ([], ["1.0.0", "1.0.1"])
     audit(soft)
     (tmp_path / "served").mkdir()
-    audit_served(soft, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path / "served")
+    audit_served(soft, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path / "served")
 
 
-def test_what_is_deleted_softly_is_no_base(soft: Installation, stock: Stock) -> None:
+def test_what_is_deleted_softly_is_no_base(soft: Installation, samples: SampleImages) -> None:
     delete(soft, "1.0.0")
     delete(soft, "1.0.1")
     before = sum(row.delivered_bytes for row in charges(soft))
     with pytest.raises(InvalidInput, match=r"1\.0\.1 can't be a base"):
-        publish(soft, stock.second, "1.0.2", ["southcentralus"], bases=[VersionName.parse("1.0.1")])
-    publish(soft, stock.second, "1.0.3", ["southcentralus"])
+        publish(soft, samples.second, "1.0.2", ["southcentralus"], bases=[VersionName.parse("1.0.1")])
+    publish(soft, samples.second, "1.0.3", ["southcentralus"])
     assert sum(row.delivered_bytes for row in charges(soft)) == before
 
 
 def test_its_time_passes_and_it_goes_for_good(
-    soft: Installation, clock: ManualClock, stock: Stock, tmp_path: Path
+    soft: Installation, clock: ManualClock, samples: SampleImages, tmp_path: Path
 ) -> None:
     make_disk(soft, "d0", version="1.0.1")
     delete(soft, "1.0.1")
@@ -145,9 +145,9 @@ def test_its_time_passes_and_it_goes_for_good(
     with pytest.raises(NotFound, match="among the softly deleted"):
         undelete(soft, "1.0.1")
     export_disk(soft, tmp_path / "d0.raw", "d0")
-    assert filecmp.cmp(tmp_path / "d0.raw", stock.second, shallow=False)
+    assert filecmp.cmp(tmp_path / "d0.raw", samples.second, shallow=False)
     audit(soft)
-    publish(soft, stock.second, "1.0.1", ["southcentralus"])
+    publish(soft, samples.second, "1.0.1", ["southcentralus"])
 
 
 @pytest.mark.parametrize("who", ["lists", "deletes"])
@@ -178,7 +178,7 @@ def test_a_retention_passes_by_the_database_alone(soft: Installation, clock: Man
 
 
 def test_what_a_process_reads_goes_when_it_was_read(
-    tmp_path: Path, soft: Installation, clock: ManualClock, stock: Stock
+    tmp_path: Path, soft: Installation, clock: ManualClock, samples: SampleImages
 ) -> None:
     told: list[str] = []
     gone: list[list[ImageVersion]] = []
@@ -196,17 +196,17 @@ def test_what_a_process_reads_goes_when_it_was_read(
 
     with open_home(soft.home, meanwhile, effects=Effects(now=clock.now)) as reader:
         export(reader, tmp_path / "out.raw", "eastus", "1.0.1")
-        assert filecmp.cmp(tmp_path / "out.raw", stock.second, shallow=False)
+        assert filecmp.cmp(tmp_path / "out.raw", samples.second, shallow=False)
         assert gone == [[]]
         assert "retention has passed" in told[0]
         assert [str(each.name) for each in purge_soft_deleted(reader)] == ["1.0.1"]
     audit(soft)
 
 
-def test_the_name_is_taken_until_it_is_gone(soft: Installation, stock: Stock) -> None:
+def test_the_name_is_taken_until_it_is_gone(soft: Installation, samples: SampleImages) -> None:
     delete(soft, "1.0.0")
     with pytest.raises(Conflict, match="keeps its name") as caught:
-        publish(soft, stock.first, targets=["southcentralus"])
+        publish(soft, samples.first, targets=["southcentralus"])
     assert "undelete" in str(caught.value.hint)
     with pytest.raises(NotFound):
         update(soft, tags={"a": "1"})
@@ -214,7 +214,7 @@ def test_the_name_is_taken_until_it_is_gone(soft: Installation, stock: Stock) ->
         delete(soft, "1.0.0")
     assert "--bypass-soft-delete" in str(again.value.hint)
     delete(soft, "1.0.0", bypass_soft_delete=True)
-    publish(soft, stock.first, targets=["southcentralus"])
+    publish(soft, samples.first, targets=["southcentralus"])
 
 
 def test_a_definition_is_held_by_what_can_be_had_back(soft: Installation) -> None:
@@ -229,12 +229,12 @@ def test_a_definition_is_held_by_what_can_be_had_back(soft: Installation) -> Non
     definitions.delete_definition(soft, ADMIN, group=GROUP, gallery=GALLERY, name=DEFINITION)
 
 
-def test_without_the_policy_it_goes_at_once(stocked: Installation) -> None:
-    delete(stocked)
-    assert kept(stocked) == []
+def test_without_the_policy_it_goes_at_once(published: Installation) -> None:
+    delete(published)
+    assert kept(published) == []
     with pytest.raises(NotFound):
-        undelete(stocked, "1.0.0")
-    audit(stocked)
+        undelete(published, "1.0.0")
+    audit(published)
 
 
 # -- ends of life -------------------------------------------------------------------------------------------------------
@@ -256,11 +256,11 @@ def test_a_version_is_kept_until_its_end_of_life(soft: Installation, clock: Manu
     audit(soft)
 
 
-def test_an_end_of_life_lies_ahead(soft: Installation, clock: ManualClock, stock: Stock) -> None:
+def test_an_end_of_life_lies_ahead(soft: Installation, clock: ManualClock, samples: SampleImages) -> None:
     with pytest.raises(InvalidInput, match="EndOfLifeDate must be set to a future date"):
         update(soft, end_of_life_at=clock.now())
     with pytest.raises(InvalidInput, match="EndOfLifeDate must be set to a future date"):
-        publish(soft, stock.first, "2.0.0", ["southcentralus"], end_of_life_at=clock.now())
+        publish(soft, samples.first, "2.0.0", ["southcentralus"], end_of_life_at=clock.now())
     end = clock.now() + timedelta(days=1)
     update(soft, end_of_life_at=end)
     clock.advance(DAY_SECONDS)
@@ -268,18 +268,18 @@ def test_an_end_of_life_lies_ahead(soft: Installation, clock: ManualClock, stock
     assert update(soft, end_of_life_at=None).version.end_of_life_at is None
 
 
-def test_deletion_is_not_blocked_for_ever(soft: Installation, clock: ManualClock, stock: Stock) -> None:
+def test_deletion_is_not_blocked_for_ever(soft: Installation, clock: ManualClock, samples: SampleImages) -> None:
     with pytest.raises(InvalidInput, match="needs an endOfLifeDate"):
         update(soft, block_deletion_before_end_of_life=True)
     with pytest.raises(InvalidInput, match="needs an endOfLifeDate"):
-        publish(soft, stock.first, "2.0.0", ["southcentralus"], block_deletion_before_end_of_life=True)
+        publish(soft, samples.first, "2.0.0", ["southcentralus"], block_deletion_before_end_of_life=True)
     assert listed(soft) == ["1.0.0", "1.0.1"]
     update(soft, end_of_life_at=clock.now() + timedelta(days=1), block_deletion_before_end_of_life=True)
     with pytest.raises(InvalidInput, match="needs an endOfLifeDate"):
         update(soft, end_of_life_at=None)
 
 
-def test_a_version_is_published_with_all_of_it(soft: Installation, clock: ManualClock, stock: Stock) -> None:
+def test_a_version_is_published_with_all_of_it(soft: Installation, clock: ManualClock, samples: SampleImages) -> None:
     end = clock.now() + timedelta(days=1)
     more = {
         "end_of_life_at": end,
@@ -287,10 +287,10 @@ def test_a_version_is_published_with_all_of_it(soft: Installation, clock: Manual
         "block_deletion_before_end_of_life": True,
         "exclude_from_latest": True,
     }
-    view = publish(soft, stock.first, "2.0.0", ["southcentralus"], **more)
+    view = publish(soft, samples.first, "2.0.0", ["southcentralus"], **more)
     assert {name: getattr(view.version, name) for name in more} == more
     clock.advance(DAY_SECONDS)
-    again = publish(soft, stock.first, "2.0.0", ["southcentralus"], **more)
+    again = publish(soft, samples.first, "2.0.0", ["southcentralus"], **more)
     assert again.version == view.version, "the same line again, though its end of life has come"
 
 
@@ -322,16 +322,16 @@ def wait(
     )
 
 
-def test_waiting_ends_when_another_process_has_done_it(stocked: Installation, clock: ManualClock) -> None:
-    with open_home(stocked.home) as other:
-        assert wait(stocked, lambda view: view is None, clock, lambda: delete(other)) is None
+def test_waiting_ends_when_another_process_has_done_it(published: Installation, clock: ManualClock) -> None:
+    with open_home(published.home) as other:
+        assert wait(published, lambda view: view is None, clock, lambda: delete(other)) is None
     assert clock.waits == [10, 10, 10]
 
 
-def test_waiting_sees_a_version_come(empty: Installation, clock: ManualClock, stock: Stock) -> None:
+def test_waiting_sees_a_version_come(empty: Installation, clock: ManualClock, samples: SampleImages) -> None:
     def act() -> None:
         with open_home(empty.home) as other:
-            publish(other, stock.first, targets=["southcentralus"])
+            publish(other, samples.first, targets=["southcentralus"])
 
     seen = wait(empty, lambda view: view is not None, clock, act)
     assert seen is not None
@@ -340,14 +340,14 @@ def test_waiting_sees_a_version_come(empty: Installation, clock: ManualClock, st
         gallery_wait.is_made(None)
 
 
-def test_waiting_ends_with_the_time_or_the_failure(stocked: Installation, clock: ManualClock) -> None:
+def test_waiting_ends_with_the_time_or_the_failure(published: Installation, clock: ManualClock) -> None:
     with pytest.raises(Conflict, match="timed-out after 25 seconds") as caught:
-        wait(stocked, lambda view: view is None, clock, timeout_seconds=25)
+        wait(published, lambda view: view is None, clock, timeout_seconds=25)
     assert clock.waits == [10, 10, 5]
     assert caught.value.error_code == "OperationTimedOut"
-    one = show(stocked).replicas[0]
-    with stocked.catalog.transaction() as transaction:
+    one = show(published).replicas[0]
+    with published.catalog.transaction() as transaction:
         transaction.replicas.move(one.uid, ReplicaState.DEGRADED, error="for the test")
         write_version_state(transaction, transaction.versions.by_uid(one.version_uid))
     with pytest.raises(ReplicationFailed, match="The operation failed"):
-        wait(stocked, gallery_wait.is_made, clock)
+        wait(published, gallery_wait.is_made, clock)

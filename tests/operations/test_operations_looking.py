@@ -12,7 +12,7 @@ from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.names import VersionName
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, publish
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, publish
 
 PLACE: dict[str, Any] = {"group": GROUP, "gallery": GALLERY, "definition": DEFINITION}
 
@@ -20,7 +20,7 @@ PLACE: dict[str, Any] = {"group": GROUP, "gallery": GALLERY, "definition": DEFIN
 @pytest.fixture
 def installation(tmp_path: Path) -> Iterator[Installation]:
     with open_home(tmp_path / "home") as opened:
-        found_gallery(opened)
+        create_sample_gallery(opened)
         disk = tmp_path / "disk.raw"
         disk.write_bytes(bytes(range(256)) * 4096)
         publish(opened, disk)

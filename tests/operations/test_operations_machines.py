@@ -41,7 +41,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images, machines
 from imgstore.operations.machines.create import create_machine
 from imgstore.operations.versions import create as versions_create
-from imgstore.testing.sample_disks import make_raw, sha256_of
+from imgstore.testing.sample_disks import compute_sha256, make_raw
 from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
@@ -123,7 +123,7 @@ def publish_machine(installation: Installation, definition: str, word: str = "vm
 
 def same(installation: Installation, made: ManagedDisk, raw: Path) -> bool:
     export_disk(installation, installation.home / "o.raw", made.name)
-    return sha256_of(installation.home / "o.raw") == sha256_of(raw)
+    return compute_sha256(installation.home / "o.raw") == compute_sha256(raw)
 
 
 def refused(kind: type[ImgstoreError], words: str, do: Callable[[], Any]) -> ImgstoreError:
@@ -287,8 +287,8 @@ def test_a_deletion_that_was_killed_takes_the_disks_that_are_to_go_when_it_is_re
     def killed(*_arguments: Any, **_more: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(machines, "forget_disks", killed)
+    with monkeypatch.context() as patch_disk:
+        patch_disk.setattr(machines, "forget_disks", killed)
         with pytest.raises(KeyboardInterrupt):
             machines.delete_machine(published, ADMIN, group=GROUP, name="vm1")
     assert len(disks.list_disks(published, ADMIN)) == 3, "nothing went yet"
@@ -358,7 +358,7 @@ def test_a_version_of_a_machine_has_all_its_disks_and_its_state(published: Insta
             format=DiskFormat.RAW,
             overwrite=True,
         )
-        assert sha256_of(published.home / "v.raw") == sha256_of(raws[disk.key])
+        assert compute_sha256(published.home / "v.raw") == compute_sha256(raws[disk.key])
     machines.generalize_machine(published, ADMIN, group=GROUP, name="vm1")
     refused(InvalidInput, "is Generalized", lambda: publish_machine(published, "golden"))
     by_id = publish_machine(published, "plain", managed_image=made.machine.resource_id, virtual_machine=None)

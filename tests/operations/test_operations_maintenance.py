@@ -30,12 +30,12 @@ from imgstore.testing.sample_gallery import (
     ADMIN,
     GALLERY,
     GROUP,
-    Stock,
+    SampleImages,
     all_slots,
     audit,
     collect,
+    create_sample_gallery,
     delete,
-    found_gallery,
     open_home,
     publish,
     show,
@@ -60,7 +60,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 @pytest.fixture
 def home(tmp_path: Path, clock: ManualClock) -> Iterator[Installation]:
     with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         yield installation
 
 
@@ -98,10 +98,10 @@ def turns(installation: Installation) -> dict[str, str | None]:
 
 
 def test_a_zone_that_was_down_is_shown_and_made_good(
-    home: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
+    home: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with zone_down(monkeypatch, "3"):
-        publish(home, stock.first, targets=ZONED, location="westus2")
+        publish(home, samples.first, targets=ZONED, location="westus2")
         view = show(home)
         assert states(view) == {"westus2/0": ReplicaState.COMPLETED}
         (gap,) = view.gaps
@@ -126,10 +126,10 @@ def test_a_zone_that_was_down_is_shown_and_made_good(
 
 
 def test_a_zone_that_stays_down_is_asked_again_after_an_interval(
-    home: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+    home: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
 ) -> None:
     with zone_down(monkeypatch, "3"):
-        publish(home, stock.first, targets=ZONED, location="westus2")
+        publish(home, samples.first, targets=ZONED, location="westus2")
         work(home)
         assert show(home).gaps != ()
     work(home)
@@ -139,12 +139,12 @@ def test_a_zone_that_stays_down_is_asked_again_after_an_interval(
     assert show(home).gaps == ()
 
 
-def test_what_is_due_to_be_deleted_ends(home: Installation, stock: Stock, clock: ManualClock) -> None:
+def test_what_is_due_to_be_deleted_ends(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
     with home.catalog.transaction() as transaction:
         gallery = transaction.galleries.get(home.subscription, GROUP, GALLERY)
         assert gallery is not None
         transaction.galleries.update(replace(gallery, soft_delete_enabled=True, soft_delete_retention_days=3))
-    publish(home, stock.first, targets=["southcentralus"])
+    publish(home, samples.first, targets=["southcentralus"])
     delete(home)
     work(home)
     with home.catalog.reading() as transaction:
@@ -158,8 +158,10 @@ def test_what_is_due_to_be_deleted_ends(home: Installation, stock: Stock, clock:
     assert ("imgstore/maintenance/deletions", "Succeeded", done) in activity(home)
 
 
-def test_a_slot_is_scrubbed_when_it_is_due_and_repaired(home: Installation, stock: Stock, clock: ManualClock) -> None:
-    publish(home, stock.first, targets=["southcentralus=2"])
+def test_a_slot_is_scrubbed_when_it_is_due_and_repaired(
+    home: Installation, samples: SampleImages, clock: ManualClock
+) -> None:
+    publish(home, samples.first, targets=["southcentralus=2"])
     work(home)
     segment = min(path for path in (home.home / "regions").rglob("*") if object_keys.is_segment_key(str(path)))
     segment.write_bytes(b"x")
@@ -174,10 +176,10 @@ def test_a_slot_is_scrubbed_when_it_is_due_and_repaired(home: Installation, stoc
 
 
 def test_a_slot_with_a_degraded_replica_is_scrubbed_sooner(
-    home: Installation, stock: Stock, clock: ManualClock
+    home: Installation, samples: SampleImages, clock: ManualClock
 ) -> None:
     """Two replicas are damaged in different places: neither can be restored by itself, and each has what the other lacks."""
-    publish(home, stock.first, targets=["southcentralus=2"])
+    publish(home, samples.first, targets=["southcentralus=2"])
     work(home)
     slots = {path.parent.parent.parent for path in (home.home / "regions").rglob("segments/*/*")}
     hurt = [sorted(slot.rglob("segments/*/*"))[number] for number, slot in enumerate(sorted(slots))]
@@ -210,8 +212,8 @@ def scrub_without_repair(home: Installation, slot_uid: str) -> None:
     degrade(home, slot, names, "read")
 
 
-def test_garbage_is_collected_day_by_day(home: Installation, stock: Stock, clock: ManualClock) -> None:
-    publish(home, stock.first, targets=["southcentralus"])
+def test_garbage_is_collected_day_by_day(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
+    publish(home, samples.first, targets=["southcentralus"])
     delete(home)
     work(home)
     for _ in range(2):
@@ -222,8 +224,10 @@ def test_garbage_is_collected_day_by_day(home: Installation, stock: Stock, clock
     assert [action for action, _, _ in activity(home)].count("imgstore/gc") == 2
 
 
-def test_nothing_is_collected_while_a_zone_is_not_ready(home: Installation, stock: Stock, clock: ManualClock) -> None:
-    publish(home, stock.first, targets=["southcentralus"])
+def test_nothing_is_collected_while_a_zone_is_not_ready(
+    home: Installation, samples: SampleImages, clock: ManualClock
+) -> None:
+    publish(home, samples.first, targets=["southcentralus"])
     delete(home)
     work(home)
     mark = next((home.home / "regions").glob(f"*southcentralus*/zone-*/{object_keys.FORMAT_KEY}"))
@@ -241,8 +245,8 @@ def test_nothing_is_collected_while_a_zone_is_not_ready(home: Installation, stoc
     assert "failed" not in (turns(home)["gc"] or "failed")
 
 
-def test_an_interval_of_0_turns_a_kind_off(home: Installation, stock: Stock) -> None:
-    publish(home, stock.first, targets=ZONED, location="westus2")
+def test_an_interval_of_0_turns_a_kind_off(home: Installation, samples: SampleImages) -> None:
+    publish(home, samples.first, targets=ZONED, location="westus2")
     off = dict.fromkeys((f"{kind}_interval_seconds" for kind in MaintenanceKind), 0)
     work(home, **off)
     assert turns(home) == {}
@@ -296,8 +300,8 @@ def _rows(home: Installation) -> list:  # type: ignore[type-arg]
         return transaction.maintenance_tasks.list()
 
 
-def test_a_scrub_is_paced_and_stops_when_told(home: Installation, stock: Stock) -> None:
-    publish(home, stock.first, targets=["southcentralus"])
+def test_a_scrub_is_paced_and_stops_when_told(home: Installation, samples: SampleImages) -> None:
+    publish(home, samples.first, targets=["southcentralus"])
     moved: list[int] = []
     (done,) = scrub(home, ADMIN, ScrubRequest(pace=moved.append))
     assert sum(moved) == done.read_bytes > 0
@@ -309,7 +313,7 @@ def test_a_scrub_is_paced_and_stops_when_told(home: Installation, stock: Stock) 
         scrub(home, ADMIN, ScrubRequest(pace=stop))
 
 
-def test_the_bound_of_bandwidth_is_kept(home: Installation, stock: Stock, clock: ManualClock) -> None:
+def test_the_bound_of_bandwidth_is_kept(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
     """By the clock of the process, whose waiting this test counts."""
     from imgstore.domain.stop_signal import StopSignal
     from imgstore.operations.maintenance.scheduler import _pace
@@ -328,11 +332,11 @@ def test_the_bound_of_bandwidth_is_kept(home: Installation, stock: Stock, clock:
 
 
 def test_a_region_that_cannot_be_had_holds_up_no_other(
-    home: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+    home: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
 ) -> None:
     """A replica is leaving a region that regions.yaml no longer has; a version leaves one whose store is dead."""
     for version in ("1.0.0", "1.0.1", "1.0.2"):
-        publish(home, stock.first, version, targets=["southcentralus", "eastus"])
+        publish(home, samples.first, version, targets=["southcentralus", "eastus"])
     with home.catalog.transaction() as transaction:
         for replica in show(home, "1.0.0").replicas:
             if replica.slot.key.region == "eastus":
@@ -377,11 +381,11 @@ def delete_softly(home: Installation, version: str) -> None:
 
 
 def test_a_long_scrub_holds_up_no_deletion_and_is_given_back_undone(
-    home: Installation, stock: Stock, clock: ManualClock
+    home: Installation, samples: SampleImages, clock: ManualClock
 ) -> None:
     """At a byte a second the scrub takes months."""
-    publish(home, stock.first, targets=["southcentralus"])
-    publish(home, stock.first, "1.0.1", targets=["southcentralus"])
+    publish(home, samples.first, targets=["southcentralus"])
+    publish(home, samples.first, "1.0.1", targets=["southcentralus"])
     work(home)
     delete_softly(home, "1.0.1")
     clock.advance(7 * 86_400)
@@ -405,9 +409,9 @@ def _versions(home: Installation) -> list[str]:
 
 
 def test_a_worker_that_runs_once_ends_however_short_the_intervals_are(
-    home: Installation, stock: Stock, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    home: Installation, samples: SampleImages, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(home, stock.first, targets=["southcentralus", "eastus"])
+    publish(home, samples.first, targets=["southcentralus", "eastus"])
     looks = itertools.count()
 
     def now(_session: Session) -> datetime:
@@ -421,15 +425,15 @@ def test_a_worker_that_runs_once_ends_however_short_the_intervals_are(
     assert turns(home).keys() == {"deletions", "activity", "scrub", "gc"}
 
 
-def test_the_longest_intervals_that_may_be_set_can_be_reckoned_with(home: Installation, stock: Stock) -> None:
-    publish(home, stock.first, targets=ZONED, location="westus2")
+def test_the_longest_intervals_that_may_be_set_can_be_reckoned_with(home: Installation, samples: SampleImages) -> None:
+    publish(home, samples.first, targets=ZONED, location="westus2")
     work(home, **dict.fromkeys((f"{kind}_interval_seconds" for kind in MaintenanceKind), 36_500 * 86_400))
     assert turns(home)["repairs"] == "nothing to do"
 
 
-def test_repairs_need_a_catalog_that_is_current(home: Installation, stock: Stock, clock: ManualClock) -> None:
+def test_repairs_need_a_catalog_that_is_current(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
     """A checkpoint of a later catalog is seen by the worker that runs on, before it touches what zones missed."""
-    publish(home, stock.first, targets=ZONED, location="westus2")
+    publish(home, samples.first, targets=ZONED, location="westus2")
     work(home)
     with home.catalog.transaction() as transaction:  # As a restored backup has it.
         transaction._session.connection.exec_driver_sql("DELETE FROM checkpoints")

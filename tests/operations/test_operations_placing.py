@@ -13,7 +13,7 @@ from imgstore.domain.settings.limits import PRESETS
 from imgstore.operations.disks import placement
 from imgstore.operations.installation import Installation
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.sample_gallery import Stock, found_gallery, make_disk, open_home, publish, update
+from imgstore.testing.sample_gallery import SampleImages, create_sample_gallery, make_disk, open_home, publish, update
 
 pytest_plugins = ["imgstore.testing.published_gallery"]
 
@@ -33,7 +33,7 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def two_each(tmp_path: Path, stock: Stock, clock: ManualClock, told: list[str]) -> Iterator[Installation]:
+def two_each(tmp_path: Path, samples: SampleImages, clock: ManualClock, told: list[str]) -> Iterator[Installation]:
     """A replica serves two machines; 1.0.0 is in two regions, one replica in each."""
 
     def hear(event: ProgressEvent) -> None:
@@ -41,8 +41,8 @@ def two_each(tmp_path: Path, stock: Stock, clock: ManualClock, told: list[str]) 
             told.append(event.detail)
 
     with open_home(tmp_path / "home", hear, Effects(now=clock.now), limits=FEW) as installation:
-        found_gallery(installation)
-        publish(installation, stock.first, targets=[*SOURCE, "eastus"])
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=[*SOURCE, "eastus"])
         yield installation
 
 
@@ -57,8 +57,8 @@ def test_more_at_once_than_a_replica_serves_is_told_and_done(two_each: Installat
     assert len(told) == 1, "the same command again makes nothing"
 
 
-def test_replicas_that_are_added_serve_more(two_each: Installation, told: list[str], stock: Stock) -> None:
-    publish(two_each, stock.second, "1.0.1", ["southcentralus=2"])
+def test_replicas_that_are_added_serve_more(two_each: Installation, told: list[str], samples: SampleImages) -> None:
+    publish(two_each, samples.second, "1.0.1", ["southcentralus=2"])
     for number in range(4):
         make_disk(two_each, f"d{number}")
     assert told == []
@@ -82,13 +82,13 @@ def test_what_was_made_before_the_last_minute_was_not_made_at_once(
 
 
 def test_the_latest_is_found_below_many_that_are_excluded(
-    tmp_path: Path, stock: Stock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "_VERSIONS_AT_ONCE", 2)
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         for number in range(6):
-            publish(installation, stock.first, f"1.0.{number}", SOURCE)
+            publish(installation, samples.first, f"1.0.{number}", SOURCE)
         for number in range(1, 6):
             update(installation, f"1.0.{number}", exclude_from_latest=True)
         assert make_disk(installation, "d1").source_reference.endswith("/1.0.0")

@@ -19,15 +19,15 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images, machines
 from imgstore.operations.machines.create import create_machine
 from imgstore.operations.versions import create as versions_create
-from imgstore.testing.sample_disks import make_raw, sha256_of
+from imgstore.testing.sample_disks import compute_sha256, make_raw
 from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
     GROUP,
     audit,
+    create_sample_gallery,
     delete,
-    found_gallery,
     open_home,
     request,
 )
@@ -42,7 +42,7 @@ MORE = ("southcentralus", "westus2")
 def installation(tmp_path: Path) -> Iterator[Installation]:
     """A home with an empty gallery."""
     with open_home(tmp_path / "home") as opened:
-        found_gallery(opened)
+        create_sample_gallery(opened)
         yield opened
 
 
@@ -98,8 +98,8 @@ def test_bytes_that_must_still_be_read_are_asked_for_by_name(
     def fails(*_: Any, **__: Any) -> None:
         raise InvalidInput("the store is away")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(versions_create, "publish", fails)
+    with monkeypatch.context() as patch_disk:
+        patch_disk.setattr(versions_create, "publish", fails)
         with pytest.raises(InvalidInput, match="the store is away"):
             create(installation, os_vhd_uri=str(file))
     kept = file.rename(file.with_name("kept"))
@@ -110,7 +110,7 @@ def test_bytes_that_must_still_be_read_are_asked_for_by_name(
 
 
 def test_a_sha256_that_was_never_checked_needs_the_file(installation: Installation, file: Path) -> None:
-    known = sha256_of(file)
+    known = compute_sha256(file)
     create(installation, os_vhd_uri=str(file))
     create(installation, "2.0.0", os_vhd_uri=str(file), sha256=known)
     file.unlink()

@@ -195,29 +195,29 @@ def test_a_definition_needs_its_gallery_and_a_triple_of_its_own(empty: Installat
     )
 
 
-def test_parents_are_not_deleted_before_their_children(stocked: Installation) -> None:
-    make_disk(stocked, "d1")
+def test_parents_are_not_deleted_before_their_children(published: Installation) -> None:
+    make_disk(published, "d1")
     definition = {"group": GROUP, "gallery": GALLERY, "name": DEFINITION}
     refusals: list[tuple[Any, str]] = [
-        (lambda: definitions.delete_definition(stocked, ADMIN, **definition), f"{DEFINITION}/versions/1.0.0"),
-        (lambda: galleries.delete_gallery(stocked, ADMIN, group=GROUP, name=GALLERY), f"images/{DEFINITION}"),
-        (lambda: groups.delete_group(stocked, ADMIN, name=GROUP), "."),
+        (lambda: definitions.delete_definition(published, ADMIN, **definition), f"{DEFINITION}/versions/1.0.0"),
+        (lambda: galleries.delete_gallery(published, ADMIN, group=GROUP, name=GALLERY), f"images/{DEFINITION}"),
+        (lambda: groups.delete_group(published, ADMIN, name=GROUP), "."),
     ]
     for call, child in refusals:
-        refused(stocked, Conflict, "CannotDeleteResource", f"nested resources exist.*{child}", call)
-    delete(stocked)
-    definitions.delete_definition(stocked, ADMIN, **definition)
-    galleries.delete_gallery(stocked, ADMIN, group=GROUP, name=GALLERY)
+        refused(published, Conflict, "CannotDeleteResource", f"nested resources exist.*{child}", call)
+    delete(published)
+    definitions.delete_definition(published, ADMIN, **definition)
+    galleries.delete_gallery(published, ADMIN, group=GROUP, name=GALLERY)
     refused(
-        stocked,
+        published,
         Conflict,
         "CannotDeleteResource",
         "d1",
-        lambda: groups.delete_group(stocked, ADMIN, name=GROUP),
+        lambda: groups.delete_group(published, ADMIN, name=GROUP),
     )
-    disks.delete_disk(stocked, ADMIN, group=GROUP, name="d1")
-    groups.delete_group(stocked, ADMIN, name=GROUP)
-    assert everything(stocked) == []
+    disks.delete_disk(published, ADMIN, group=GROUP, name="d1")
+    groups.delete_group(published, ADMIN, name=GROUP)
+    assert everything(published) == []
 
 
 def test_nobody_may_what_no_role_allows_and_the_log_says_so(tmp_path: Path) -> None:

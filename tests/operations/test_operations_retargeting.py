@@ -32,16 +32,16 @@ from imgstore.stores.directory import DirectoryStore
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import (
     TARGETS,
-    Stock,
+    SampleImages,
     all_slots,
     audit,
     audit_served,
     charges,
     content,
+    create_sample_gallery,
     delete,
     export,
     export_disk,
-    found_gallery,
     make_disk,
     open_home,
     publish,
@@ -89,32 +89,32 @@ def notes_into(notes: list[str]) -> Subscriber:
 # -- adding, removing ---------------------------------------------------------------------------------------------------
 
 
-def test_a_region_is_added_and_copied(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    published_at = show(stocked).version.published_at
-    view = retarget(stocked, [SOUTH, WEST, EAST, "northeurope"])
+def test_a_region_is_added_and_copied(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    published_at = show(published).version.published_at
+    view = retarget(published, [SOUTH, WEST, EAST, "northeurope"])
     assert states(view)["northeurope/0"] is COMPLETED
     assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
     assert view.version.published_at == published_at
-    row = next(row for row in charges(stocked) if row.target == "northeurope")
+    row = next(row for row in charges(published) if row.target == "northeurope")
     assert (row.kind, row.source) == (ChargeKind.EGRESS, "southcentralus")
-    audit(stocked)
-    audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
+    audit(published)
+    audit_served(published, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_replicas_are_added_inside_the_region_for_nothing(stocked: Installation) -> None:
-    view = retarget(stocked, ["southcentralus=3", WEST, "eastus=2"])
+def test_replicas_are_added_inside_the_region_for_nothing(published: Installation) -> None:
+    view = retarget(published, ["southcentralus=3", WEST, "eastus=2"])
     assert {"southcentralus/2", "eastus/1"} <= set(states(view))
-    added = charges(stocked)[-2:]
+    added = charges(published)[-2:]
     assert [(row.kind, row.amount) for row in added] == [(ChargeKind.COPY, Decimal(0))] * 2
-    audit(stocked)
+    audit(published)
 
 
-def test_a_region_that_is_removed_frees_its_bytes_and_says_so(tmp_path: Path, stock: Stock) -> None:
+def test_a_region_that_is_removed_frees_its_bytes_and_says_so(tmp_path: Path, samples: SampleImages) -> None:
     notes: list[str] = []
     # Invariant S7.
     with open_home(tmp_path / "home", notes_into(notes)) as installation:
-        found_gallery(installation)
-        publish(installation, stock.first)
+        create_sample_gallery(installation)
+        publish(installation, samples.first)
         before = bytes_of(installation, "eastus")
         view = retarget(installation, [SOUTH, WEST])
         assert [target.name for target in view.version.target_regions] == ["southcentralus", "westus2"]
@@ -127,15 +127,15 @@ def test_a_region_that_is_removed_frees_its_bytes_and_says_so(tmp_path: Path, st
         with pytest.raises(ImageNotAvailable):
             make_disk(installation, "d1", "eastus", "1.0.0")
         audit(installation)
-        audit_served(installation, {"1.0.0": stock.first}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_what_others_name_stays_and_is_told_apart(tmp_path: Path, stock: Stock) -> None:
+def test_what_others_name_stays_and_is_told_apart(tmp_path: Path, samples: SampleImages) -> None:
     notes: list[str] = []
     with open_home(tmp_path / "home", notes_into(notes)) as installation:
-        found_gallery(installation)
-        publish(installation, stock.first)
-        publish(installation, stock.second, "1.0.1")
+        create_sample_gallery(installation)
+        publish(installation, samples.first)
+        publish(installation, samples.second, "1.0.1")
         make_disk(installation, "d1", "eastus", "1.0.1")
         before = bytes_of(installation, "eastus")
         notes.clear()
@@ -155,54 +155,58 @@ def test_what_others_name_stays_and_is_told_apart(tmp_path: Path, stock: Stock) 
         assert 0 < object_bytes < kept
         for target in (tmp_path / "served",):
             target.mkdir()
-            audit_served(installation, {"1.0.0": stock.first, "1.0.1": stock.second}, target)
+            audit_served(installation, {"1.0.0": samples.first, "1.0.1": samples.second}, target)
 
 
-def test_a_disk_outlives_its_region_and_its_version(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    make_disk(stocked, "d1", "eastus", "1.0.0")
-    retarget(stocked, [SOUTH, WEST])
-    export_disk(stocked, tmp_path / "d1.raw", "d1")
-    assert filecmp.cmp(tmp_path / "d1.raw", stock.first, shallow=False)
-    delete(stocked)
-    export_disk(stocked, tmp_path / "d1.raw", "d1")
-    assert filecmp.cmp(tmp_path / "d1.raw", stock.first, shallow=False)
+def test_a_disk_outlives_its_region_and_its_version(
+    published: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
+    make_disk(published, "d1", "eastus", "1.0.0")
+    retarget(published, [SOUTH, WEST])
+    export_disk(published, tmp_path / "d1.raw", "d1")
+    assert filecmp.cmp(tmp_path / "d1.raw", samples.first, shallow=False)
+    delete(published)
+    export_disk(published, tmp_path / "d1.raw", "d1")
+    assert filecmp.cmp(tmp_path / "d1.raw", samples.first, shallow=False)
     # Invariant S6.
-    audit(stocked)
+    audit(published)
 
 
-def test_fewer_replicas_keep_those_that_are_complete(stocked: Installation) -> None:
+def test_fewer_replicas_keep_those_that_are_complete(published: Installation) -> None:
     worse = next(
-        each for each in show(stocked).replicas if str(each.slot.key).startswith("southcentralus/Standard_LRS/0")
+        each for each in show(published).replicas if str(each.slot.key).startswith("southcentralus/Standard_LRS/0")
     )
-    with stocked.catalog.transaction() as transaction:
+    with published.catalog.transaction() as transaction:
         transaction.replicas.move(worse.uid, ReplicaState.DEGRADED, error="for the test")
-    view = retarget(stocked, ["southcentralus=1", WEST, EAST])
+    view = retarget(published, ["southcentralus=1", WEST, EAST])
     assert states(view) == {"southcentralus/1": COMPLETED, "westus2/0": COMPLETED, "eastus/0": COMPLETED}
     assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
-    audit(stocked)
+    audit(published)
 
 
-def test_a_region_that_is_added_again_is_charged_anew_and_sends_nothing_that_lies_there(stocked: Installation) -> None:
-    first = next(row for row in charges(stocked) if row.target == "eastus")
-    retarget(stocked, [SOUTH, WEST])
-    slot = next(each for each in all_slots(stocked) if each.key.region == "eastus")
-    store = stocked.locator.store(slot)
+def test_a_region_that_is_added_again_is_charged_anew_and_sends_nothing_that_lies_there(
+    published: Installation,
+) -> None:
+    first = next(row for row in charges(published) if row.target == "eastus")
+    retarget(published, [SOUTH, WEST])
+    slot = next(each for each in all_slots(published) if each.key.region == "eastus")
+    store = published.locator.store(slot)
     before = {info.key: info.last_modified for info in store.list(slot.prefix + object_keys.SEGMENTS)}
-    view = retarget(stocked, list(TARGETS))
+    view = retarget(published, list(TARGETS))
     assert states(view)["eastus/0"] is COMPLETED
-    rows = [row for row in charges(stocked) if row.target == "eastus"]
+    rows = [row for row in charges(published) if row.target == "eastus"]
     assert [row.delivered_bytes for row in rows] == [first.delivered_bytes] * 2
     assert {info.key: info.last_modified for info in store.list(slot.prefix + object_keys.SEGMENTS)} == before
-    audit(stocked, collected=True)
+    audit(published, collected=True)
 
 
 def test_another_storage_account_type_is_copied_from_inside_before_the_old_goes(
-    stocked: Installation, stock: Stock, tmp_path: Path
+    published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     """Also where it is the version's only region, and the only bytes there are."""
-    retarget(stocked, ["southcentralus"])
+    retarget(published, ["southcentralus"])
     view = update(
-        stocked,
+        published,
         target_regions=[
             TargetRegionRequest(name="South Central US", storage_account_type=StorageAccountType.STANDARD_ZRS)
         ],
@@ -210,13 +214,13 @@ def test_another_storage_account_type_is_copied_from_inside_before_the_old_goes(
     assert [(str(each.slot.key), each.state) for each in view.replicas] == [
         ("southcentralus/Standard_ZRS/0", COMPLETED)
     ]
-    assert charges(stocked)[-1].kind is ChargeKind.COPY
-    audit(stocked)
-    audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
+    assert charges(published)[-1].kind is ChargeKind.COPY
+    audit(published)
+    audit_served(published, {"1.0.0": samples.first}, tmp_path)
 
 
 def test_the_only_complete_replicas_stay_until_others_are_complete(
-    tmp_path: Path, stock: Stock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = DirectoryStore.put
 
@@ -226,52 +230,54 @@ def test_the_only_complete_replicas_stay_until_others_are_complete(
         return real(store, key, *args, **kwargs)
 
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
-        publish(installation, stock.first, targets=["southcentralus"])
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=["southcentralus"])
         with monkeypatch.context() as patch:
             patch.setattr(DirectoryStore, "put", refuse)
             with pytest.raises(ReplicationFailed):
                 retarget(installation, ["southcentralus=1=Standard_ZRS"])
-        audit_served(installation, {"1.0.0": stock.first}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first}, tmp_path)
         make_disk(installation, "d1")
         view = update(installation)
         assert [str(each.slot.key) for each in view.replicas] == ["southcentralus/Standard_ZRS/0"]
         audit(installation)
-        audit_served(installation, {"1.0.0": stock.first}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first}, tmp_path)
 
 
 # -- how it is asked for ------------------------------------------------------------------------------------------------
 
 
-def test_create_repeated_with_other_targets_changes_them(stocked: Installation, stock: Stock) -> None:
-    view = publish(stocked, stock.first, targets=["southcentralus", "northeurope"])
+def test_create_repeated_with_other_targets_changes_them(published: Installation, samples: SampleImages) -> None:
+    view = publish(published, samples.first, targets=["southcentralus", "northeurope"])
     assert set(states(view)) == {"southcentralus/0", "northeurope/0"}
-    audit(stocked)
+    audit(published)
 
 
-def test_create_repeated_without_targets_keeps_them(stocked: Installation, stock: Stock) -> None:
-    before = show(stocked)
-    assert publish(stocked, stock.first, targets=[]) == before
+def test_create_repeated_without_targets_keeps_them(published: Installation, samples: SampleImages) -> None:
+    before = show(published)
+    assert publish(published, samples.first, targets=[]) == before
 
 
-def test_the_replica_count_moves_the_regions_that_have_it(stocked: Installation) -> None:
+def test_the_replica_count_moves_the_regions_that_have_it(published: Installation) -> None:
     """Two in southcentralus were asked for by name, one elsewhere by default."""
-    view = update(stocked, replica_count=3)
+    view = update(published, replica_count=3)
     assert [(each.name, each.regional_replica_count) for each in view.version.target_regions] == [
         ("southcentralus", 2),
         ("westus2", 3),
         ("eastus", 3),
     ]
     assert len(view.replicas) == 8
-    audit(stocked)
+    audit(published)
 
 
-def test_a_region_that_stands_keeps_what_is_not_named(stocked: Installation) -> None:
-    excluded = [replace(each.as_request(), exclude_from_latest=True) for each in show(stocked).version.target_regions]
-    update(stocked, target_regions=excluded)
+def test_a_region_that_stands_keeps_what_is_not_named(published: Installation) -> None:
+    excluded = [replace(each.as_request(), exclude_from_latest=True) for each in show(published).version.target_regions]
+    update(published, target_regions=excluded)
     with pytest.raises(ImageNotAvailable, match="no latest"):
-        make_disk(stocked, "d1", "westus2")
-    view = update(stocked, target_regions=[TargetRegionRequest(name=name) for name in ("southcentralus", "West US 2")])
+        make_disk(published, "d1", "westus2")
+    view = update(
+        published, target_regions=[TargetRegionRequest(name=name) for name in ("southcentralus", "West US 2")]
+    )
     west = view.version.target_regions[1]
     assert (west.storage_account_type, west.exclude_from_latest) == (StorageAccountType.STANDARD_ZRS, True)
 
@@ -285,28 +291,28 @@ def test_a_region_that_stands_keeps_what_is_not_named(stocked: Installation) -> 
         (["southcentralus=11"], "The value 11 of parameter regionalReplicaCount is out of range"),
     ],
 )
-def test_a_refused_update_changes_nothing(stocked: Installation, targets: list[str], text: str) -> None:
-    before = show(stocked)
+def test_a_refused_update_changes_nothing(published: Installation, targets: list[str], text: str) -> None:
+    before = show(published)
     with pytest.raises(InvalidInput) as caught:
-        retarget(stocked, targets)
+        retarget(published, targets)
     assert text in caught.value.message
-    assert show(stocked) == before
+    assert show(published) == before
 
 
-def test_a_location_that_is_to_be_kept_is_kept(stocked: Installation) -> None:
-    update(stocked, allow_deletion_of_replicated_locations=False)
+def test_a_location_that_is_to_be_kept_is_kept(published: Installation) -> None:
+    update(published, allow_deletion_of_replicated_locations=False)
     with pytest.raises(Conflict, match="allowDeletionOfReplicatedLocations is false") as caught:
-        retarget(stocked, [SOUTH, EAST])
+        retarget(published, [SOUTH, EAST])
     assert caught.value.found is not None
     assert "westus2" in caught.value.found
-    retarget(stocked, ["southcentralus=1", WEST, EAST])  # one replica of two: the location stays
+    retarget(published, ["southcentralus=1", WEST, EAST])  # one replica of two: the location stays
     view = update(
-        stocked,
+        published,
         allow_deletion_of_replicated_locations=True,
         target_regions=[TargetRegionRequest(name="southcentralus")],
     )
     assert set(states(view)) == {"southcentralus/0"}
-    audit(stocked)
+    audit(published)
 
 
 # -- beside others ------------------------------------------------------------------------------------------------------
@@ -358,7 +364,7 @@ def test_a_region_that_is_removed_while_it_is_copied_stops_that_copy_alone(tmp_p
 
     meanwhile = Meanwhile("eastus/0", remove, until=lambda: bool(deleting(installation)))
     with open_home(home, meanwhile) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         publish(installation, source, targets=["southcentralus", "eastus", "northeurope"])
         meanwhile.join()
         view = show(installation)
@@ -394,7 +400,7 @@ def test_a_region_that_is_added_while_another_is_copied_is_made_too(tmp_path: Pa
 
     meanwhile = Meanwhile("eastus/0", add)
     with open_home(home, meanwhile) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         view = publish(installation, source, targets=["southcentralus", "eastus"])
         assert meanwhile.errors == []
         assert made
@@ -415,7 +421,7 @@ def test_an_update_while_the_source_is_taken_in_is_not_lost(tmp_path: Path) -> N
 
     meanwhile = Meanwhile("southcentralus/0", change, until=written)
     with open_home(home, meanwhile) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         publish(installation, source, targets=["southcentralus", "eastus"])
         meanwhile.join()  # An update waits for what others are at work on.
         assert meanwhile.errors == []
@@ -434,14 +440,14 @@ def test_the_replica_that_takes_the_source_in_can_not_be_taken_away(tmp_path: Pa
 
     meanwhile = Meanwhile("southcentralus/0", change)
     with open_home(home, meanwhile) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         view = publish(installation, source, targets=["southcentralus"])
         assert [type(error) for error in meanwhile.errors] == [WorkHeld]
         assert states(view) == {"southcentralus/0": COMPLETED}
         audit(installation)
 
 
-def test_a_region_from_which_a_disk_is_read_goes_when_it_was_read(tmp_path: Path, stock: Stock) -> None:
+def test_a_region_from_which_a_disk_is_read_goes_when_it_was_read(tmp_path: Path, samples: SampleImages) -> None:
     home = tmp_path / "home"
     seen: list[list[str]] = []
 
@@ -452,11 +458,11 @@ def test_a_region_from_which_a_disk_is_read_goes_when_it_was_read(tmp_path: Path
 
     meanwhile = Meanwhile("export version.raw", remove)
     with open_home(home, meanwhile) as installation:
-        found_gallery(installation)
-        publish(installation, stock.first, targets=["southcentralus", "eastus"])
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=["southcentralus", "eastus"])
         export(installation, tmp_path / "version.raw", "eastus")
         assert meanwhile.errors == []
-        assert filecmp.cmp(tmp_path / "version.raw", stock.first, shallow=False)
+        assert filecmp.cmp(tmp_path / "version.raw", samples.first, shallow=False)
         assert seen == [["eastus/Standard_LRS/0"]]
         # A collection that is started for one subscription tidies those of all.
         removals = replication_targets.remove_all_surplus_replicas(
@@ -466,7 +472,7 @@ def test_a_region_from_which_a_disk_is_read_goes_when_it_was_read(tmp_path: Path
         audit(installation)
 
 
-def test_a_region_is_added_again_while_a_reader_keeps_the_old(tmp_path: Path, stock: Stock) -> None:
+def test_a_region_is_added_again_while_a_reader_keeps_the_old(tmp_path: Path, samples: SampleImages) -> None:
     """The new replica waits for the slot, and is made by the next update."""
     home = tmp_path / "home"
     seen: list[dict[str, ReplicaState]] = []
@@ -478,25 +484,25 @@ def test_a_region_is_added_again_while_a_reader_keeps_the_old(tmp_path: Path, st
 
     meanwhile = Meanwhile("export version.raw", remove_and_add)
     with open_home(home, meanwhile) as installation:
-        found_gallery(installation)
-        publish(installation, stock.first, targets=["southcentralus", "eastus"])
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=["southcentralus", "eastus"])
         export(installation, tmp_path / "version.raw", "eastus")
         assert meanwhile.errors == []
         assert seen == [{"southcentralus/0": COMPLETED, "eastus/0": ReplicaState.PENDING}]
         assert states(update(installation)) == {"southcentralus/0": COMPLETED, "eastus/0": COMPLETED}
         audit(installation, collected=True)
-        audit_served(installation, {"1.0.0": stock.first}, tmp_path)
+        audit_served(installation, {"1.0.0": samples.first}, tmp_path)
 
 
 def test_disks_that_are_made_while_their_region_goes_are_whole_or_refused(
-    stocked: Installation, stock: Stock, tmp_path: Path
+    published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     made: list[str] = []
     refused: list[Exception] = []
     begin = threading.Barrier(2)
 
     def make() -> None:
-        with another(stocked.home) as other:
+        with another(published.home) as other:
             begin.wait()
             for number in range(12):
                 try:
@@ -510,31 +516,31 @@ def test_disks_that_are_made_while_their_region_goes_are_whole_or_refused(
     thread = threading.Thread(target=make)
     thread.start()
     begin.wait()
-    retarget(stocked, [SOUTH, WEST])
+    retarget(published, [SOUTH, WEST])
     thread.join()
     assert len(made) + len(refused) == 12
-    update(stocked)
-    assert deleting(stocked) == []
-    audit(stocked)
-    audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
+    update(published)
+    assert deleting(published) == []
+    audit(published)
+    audit_served(published, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_a_version_that_is_deleted_can_not_be_changed(stocked: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_is_deleted_can_not_be_changed(published: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     """Delete stops after its tombstone: what comes then finds it marked."""
-    found = show(stocked).version
+    found = show(published).version
     with monkeypatch.context() as patch:
         patch.setattr(DirectoryStore, "delete", lambda *_: (_ for _ in ()).throw(StoreUnreachable("down")))
         with pytest.raises(StoreUnreachable):
-            delete(stocked)
+            delete(published)
     with pytest.raises(Exception, match="not found"):
-        retarget(stocked, [SOUTH])
-    assert replication_targets.remove_surplus_replicas(stocked, found.uid) == []
-    delete(stocked)
-    audit(stocked)
+        retarget(published, [SOUTH])
+    assert replication_targets.remove_surplus_replicas(published, found.uid) == []
+    delete(published)
+    audit(published)
 
 
 def test_a_region_whose_store_is_down_can_be_removed_and_added_again(
-    stocked: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    published: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real = DirectoryStore.delete
 
@@ -545,18 +551,18 @@ def test_a_region_whose_store_is_down_can_be_removed_and_added_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(DirectoryStore, "delete", down)
-        view = retarget(stocked, [SOUTH, WEST])
+        view = retarget(published, [SOUTH, WEST])
         assert not [name for name in states(view) if name.startswith("eastus")]
-        assert bytes_of(stocked, "eastus") == 0
-        assert deleting(stocked) == ["eastus/Standard_LRS/0"]
-    assert states(retarget(stocked, list(TARGETS)))["eastus/0"] is COMPLETED
-    audit(stocked, collected=True)
-    audit_served(stocked, {"1.0.0": stock.first}, tmp_path)
+        assert bytes_of(published, "eastus") == 0
+        assert deleting(published) == ["eastus/Standard_LRS/0"]
+    assert states(retarget(published, list(TARGETS)))["eastus/0"] is COMPLETED
+    audit(published, collected=True)
+    audit_served(published, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_a_slot_is_not_taken_again_before_it_was_left(stocked: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_is_not_taken_again_before_it_was_left(published: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     """Removing by one process is slow: it has removed the rows, and its delete of the manifest is still to come."""
-    home = stocked.home
+    home = published.home
     seen: list[dict[str, ReplicaState]] = []
     errors: list[str] = []
     real = SlotAccess.remove
@@ -572,12 +578,12 @@ def test_a_slot_is_not_taken_again_before_it_was_left(stocked: Installation, mon
         real(access, gone, *more)
 
     monkeypatch.setattr(SlotAccess, "remove", slowly)
-    retarget(stocked, [SOUTH, WEST])
+    retarget(published, [SOUTH, WEST])
     assert seen[0]["eastus/0"] is ReplicaState.PENDING
     assert "is in use" in errors[0]
-    assert states(update(stocked))["eastus/0"] is COMPLETED
+    assert states(update(published))["eastus/0"] is COMPLETED
     # Invariant S8.
-    audit(stocked, collected=True)
+    audit(published, collected=True)
 
 
 def test_two_that_change_the_same_version_side_by_side(postgresql: str, tmp_path: Path) -> None:
@@ -603,7 +609,7 @@ def test_two_that_change_the_same_version_side_by_side(postgresql: str, tmp_path
                 unforeseen.append(error)
 
     with open_home(tmp_path / "home", database=postgresql) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         publish(installation, source, targets=["southcentralus", "eastus"])
         with another(installation.home, database=postgresql) as other:
             opened = {"one": installation, "other": other}

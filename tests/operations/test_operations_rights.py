@@ -23,7 +23,7 @@ from imgstore.domain.resources import DiskKind, OsType, VersionUpdate
 from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
 from imgstore.operations.network_records import NetworkScope
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, found_gallery, open_home, request
+from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, request
 
 REFERENCE = ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0")
 NAMES = {
@@ -133,7 +133,7 @@ FOUND = find_operations()
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     with open_home(tmp_path_factory.mktemp("rights") / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         galleries.create_gallery(installation, ADMIN, group="near", name="near", location="southcentralus")
         yield installation
 

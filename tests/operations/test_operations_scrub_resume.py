@@ -23,7 +23,7 @@ from imgstore.testing.sample_gallery import (
     all_slots,
     audit,
     audit_collected,
-    found_gallery,
+    create_sample_gallery,
     open_home,
     publish,
     show,
@@ -58,7 +58,7 @@ with open_home(Path(home)) as installation:
 def home(tmp_path: Path) -> Iterator[Installation]:
     """A version in two slots of one region, in many segments."""
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         publish(installation, disk(tmp_path, 1), targets=["southcentralus=2"])
         yield installation
 

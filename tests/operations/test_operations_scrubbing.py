@@ -25,11 +25,11 @@ from imgstore.operations.slots.degrade import degrade
 from imgstore.operations.slots.works import take_up
 from imgstore.operations.stores.regions import init_regions
 from imgstore.stores.zone_redundant import Zoned
-from imgstore.testing.faulty_store import Fault, Faulty
+from imgstore.testing.faulty_store import Fault, FaultyStore
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import (
     ADMIN,
-    Stock,
+    SampleImages,
     all_slots,
     audit,
     audit_collected,
@@ -81,65 +81,67 @@ def repairs(installation: Installation) -> list[tuple[str, str, int]]:
     ]
 
 
-def served(installation: Installation, stock: Stock, tmp_path: Path) -> None:
+def served(installation: Installation, samples: SampleImages, tmp_path: Path) -> None:
     (tmp_path / "served").mkdir(exist_ok=True)
-    audit_served(installation, {"1.0.0": stock.first}, tmp_path / "served")
+    audit_served(installation, {"1.0.0": samples.first}, tmp_path / "served")
 
 
-def test_a_sound_home_is_read_and_left_alone(stocked: Installation) -> None:
-    make_disk(stocked, "d1", "westus2")
-    before = {path: path.stat().st_mtime_ns for path in (stocked.home / "regions").rglob("*") if path.is_file()}
-    for where, found in run(stocked).items():
-        files = copies(stocked, where) + copies(stocked, where, object_keys.MANIFESTS)
+def test_a_sound_home_is_read_and_left_alone(published: Installation) -> None:
+    make_disk(published, "d1", "westus2")
+    before = {path: path.stat().st_mtime_ns for path in (published.home / "regions").rglob("*") if path.is_file()}
+    for where, found in run(published).items():
+        files = copies(published, where) + copies(published, where, object_keys.MANIFESTS)
         assert (found.damaged, found.problem, found.restored) == (set(), None, 0)
         assert found.read_bytes == sum(path.stat().st_size for path in files)
         assert found.objects == len(files) // (3 if where == WEST else 1)
-    assert before == {path: path.stat().st_mtime_ns for path in (stocked.home / "regions").rglob("*") if path.is_file()}
-    audit(stocked)
+    assert before == {
+        path: path.stat().st_mtime_ns for path in (published.home / "regions").rglob("*") if path.is_file()
+    }
+    audit(published)
 
 
 @pytest.mark.parametrize("where", [SOURCE_SLOT, SECOND_SLOT])
 @pytest.mark.parametrize("harm", [flip, Path.unlink])
 def test_lrs_is_repaired_from_its_region(
-    stocked: Installation, stock: Stock, tmp_path: Path, harm: object, where: str
+    published: Installation, samples: SampleImages, tmp_path: Path, harm: object, where: str
 ) -> None:
-    before = charges(stocked)
-    (first, second, *_) = copies(stocked, where)
+    before = charges(published)
+    (first, second, *_) = copies(published, where)
     size = first.stat().st_size + second.stat().st_size
     for path in (first, second):
         harm(path)  # type: ignore[operator]
-    told = run(stocked, dry_run=True)[where]
+    told = run(published, dry_run=True)[where]
     assert (len(told.damaged), told.repaired) == (2, set())
-    assert set(states(show(stocked)).values()) == {COMPLETED}, "a dry run changed something"
-    found = run(stocked)[where]
+    assert set(states(show(published)).values()) == {COMPLETED}, "a dry run changed something"
+    found = run(published)[where]
     assert (len(found.damaged), found.unrepaired, found.restored, found.repaired_bytes) == (2, [], 1, size)
     assert all(digest_of(path.read_bytes()).hex() == path.name for path in (first, second))
-    assert set(states(show(stocked)).values()) == {COMPLETED}
-    assert show(stocked).version.provisioning_state is ProvisioningState.SUCCEEDED
-    assert repairs(stocked) == [("southcentralus", "southcentralus", size)]
-    assert [row for row in charges(stocked) if row.kind is not ChargeKind.REPAIR] == before
-    served(stocked, stock, tmp_path)
-    audit(stocked)
+    assert set(states(show(published)).values()) == {COMPLETED}
+    assert show(published).version.provisioning_state is ProvisioningState.SUCCEEDED
+    assert repairs(published) == [("southcentralus", "southcentralus", size)]
+    assert [row for row in charges(published) if row.kind is not ChargeKind.REPAIR] == before
+    served(published, samples, tmp_path)
+    audit(published)
 
 
-def test_lrs_is_repaired_from_another_region(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    (first, *_) = copies(stocked, EAST)
+def test_lrs_is_repaired_from_another_region(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    (first, *_) = copies(published, EAST)
     flip(first)
-    found = run(stocked, region="East US")
+    found = run(published, region="East US")
     assert list(found) == [EAST]
     assert found[EAST].unrepaired == []
-    ((_, target, moved),) = repairs(stocked)
+    ((_, target, moved),) = repairs(published)
     assert (target, moved) == ("eastus", first.stat().st_size)
-    assert billing.show_bill(stocked, ADMIN).total >= 0
-    assert [row.amount for row in charges(stocked) if row.kind is ChargeKind.REPAIR] == [Decimal(0)]
-    served(stocked, stock, tmp_path)
+    assert billing.show_bill(published, ADMIN).total >= 0
+    assert [row.amount for row in charges(published) if row.kind is ChargeKind.REPAIR] == [Decimal(0)]
+    served(published, samples, tmp_path)
 
 
-def test_a_repair_has_its_price_where_one_is_set(stock: Stock, tmp_path: Path) -> None:
+def test_a_repair_has_its_price_where_one_is_set(samples: SampleImages, tmp_path: Path) -> None:
     shipped = (Path(__file__).parents[2] / "regions.yaml").read_text()
     document = tmp_path / "regions.yaml"
     document.write_text(shipped.replace("prices:\n", "prices:\n  repair_per_gb: 1.5\n"))
-    shutil.copytree(stock.home, tmp_path / "home")
+    shutil.copytree(samples.home, tmp_path / "home")
     with open_home(tmp_path / "home", regions=document) as installation:
         (first, *_) = copies(installation, EAST)
         flip(first)
@@ -150,50 +152,54 @@ def test_a_repair_has_its_price_where_one_is_set(stock: Stock, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("zone", "123")
-def test_zrs_is_repaired_from_its_zones(stocked: Installation, stock: Stock, tmp_path: Path, zone: str) -> None:
-    mine = copies(stocked, WEST, zone=zone)
+def test_zrs_is_repaired_from_its_zones(
+    published: Installation, samples: SampleImages, tmp_path: Path, zone: str
+) -> None:
+    mine = copies(published, WEST, zone=zone)
     flip(mine[0])
     mine[1].unlink()
-    (manifest,) = copies(stocked, WEST, object_keys.MANIFESTS, zone)
+    (manifest,) = copies(published, WEST, object_keys.MANIFESTS, zone)
     flip(manifest)
-    found = run(stocked)[WEST]
+    found = run(published)[WEST]
     assert (len(found.damaged), found.unrepaired, found.repaired_bytes) == (3, [], 0)
     assert all(digest_of(path.read_bytes()).hex() == path.name for path in mine)
-    assert len({path.read_bytes() for path in copies(stocked, WEST, object_keys.MANIFESTS)}) == 1
-    assert repairs(stocked) == []
-    assert set(states(show(stocked)).values()) == {COMPLETED}
-    served(stocked, stock, tmp_path)
+    assert len({path.read_bytes() for path in copies(published, WEST, object_keys.MANIFESTS)}) == 1
+    assert repairs(published) == []
+    assert set(states(show(published)).values()) == {COMPLETED}
+    served(published, samples, tmp_path)
 
 
 def test_zrs_that_is_wrong_in_every_zone_is_repaired_from_another_region(
-    stocked: Installation, stock: Stock, tmp_path: Path
+    published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
-    name = copies(stocked, WEST, zone="1")[0].name
-    for path in copies(stocked, WEST):
+    name = copies(published, WEST, zone="1")[0].name
+    for path in copies(published, WEST):
         if path.name == name:
             flip(path)
-    found = run(stocked)[WEST]
+    found = run(published)[WEST]
     assert (found.unrepaired, found.restored) == ([], 1)
-    assert len(repairs(stocked)) == 1
-    served(stocked, stock, tmp_path)
+    assert len(repairs(published)) == 1
+    served(published, samples, tmp_path)
 
 
-def test_a_zone_that_comes_back_old_is_brought_up_to_date(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+def test_a_zone_that_comes_back_old_is_brought_up_to_date(
+    published: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
     """While it was away a version came and one went: it gets the one, and its copies of the other go."""
     gone = make_raw(tmp_path / "gone.raw", seed=71, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
     come = make_raw(tmp_path / "come.raw", seed=72, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
-    publish(stocked, gone, "0.9.0")
-    bucket = stocked.home / "regions" / slot_of(stocked, WEST).bucket
+    publish(published, gone, "0.9.0")
+    bucket = published.home / "regions" / slot_of(published, WEST).bucket
     (bucket / "zone-2").rename(tmp_path / "old")
     (bucket / "zone-2").write_bytes(b"")  # A disk that fails: no folder, and none can be made.
-    with open_home(stocked.home) as meanwhile:
+    with open_home(published.home) as meanwhile:
         publish(meanwhile, come, "1.0.1")
         delete(meanwhile, "0.9.0")
         collect(meanwhile)
     (bucket / "zone-2").unlink()
     (tmp_path / "old").rename(bucket / "zone-2")
     # Invariant Z6.
-    with open_home(stocked.home) as installation:
+    with open_home(published.home) as installation:
         store = installation.locator.store(slot_of(installation, WEST))
         assert isinstance(store, Zoned)
         assert store.list_pending_repairs() != []
@@ -209,37 +215,37 @@ def test_a_zone_that_comes_back_old_is_brought_up_to_date(stocked: Installation,
         collect(installation)
         audit_collected(installation)
         (tmp_path / "served").mkdir()
-        audit_served(installation, {"1.0.0": stock.first, "1.0.1": come}, tmp_path / "served")
+        audit_served(installation, {"1.0.0": samples.first, "1.0.1": come}, tmp_path / "served")
 
 
 @pytest.mark.parametrize("kind", [None, *WorkKind])
-def test_a_copy_that_one_zone_alone_has_goes(stocked: Installation, tmp_path: Path, kind: WorkKind | None) -> None:
+def test_a_copy_that_one_zone_alone_has_goes(published: Installation, tmp_path: Path, kind: WorkKind | None) -> None:
     """An old disk comes back whose absence nobody noted, since an empty folder stood in its place.
 
     Not while a work is open that may be writing it: one that was killed while it read holds nothing back.
     """
-    publish(stocked, make_raw(tmp_path / "gone.raw", seed=71, virtual_bytes=8 * MIB, content_bytes=3 * MIB), "0.9.0")
-    bucket = stocked.home / "regions" / slot_of(stocked, WEST).bucket
+    publish(published, make_raw(tmp_path / "gone.raw", seed=71, virtual_bytes=8 * MIB, content_bytes=3 * MIB), "0.9.0")
+    bucket = published.home / "regions" / slot_of(published, WEST).bucket
     shutil.copytree(bucket / "zone-2", tmp_path / "old")
-    delete(stocked, "0.9.0")
-    collect(stocked)
+    delete(published, "0.9.0")
+    collect(published)
     shutil.rmtree(bucket / "zone-2")
     (tmp_path / "old").rename(bucket / "zone-2")
-    assert len(copies(stocked, WEST, zone="2")) > len(copies(stocked, WEST, zone="1"))
+    assert len(copies(published, WEST, zone="2")) > len(copies(published, WEST, zone="1"))
     if kind is not None:
-        with stocked.catalog.transaction() as transaction:
-            take_up(stocked, transaction, kind=kind, slot=slot_of(stocked, WEST), owner_uid="somebody", plan={})
-    assert run(stocked)[WEST].unrepaired == []
-    one, two = ([path.name for path in copies(stocked, WEST, "", zone)] for zone in "12")
+        with published.catalog.transaction() as transaction:
+            take_up(published, transaction, kind=kind, slot=slot_of(published, WEST), owner_uid="somebody", plan={})
+    assert run(published)[WEST].unrepaired == []
+    one, two = ([path.name for path in copies(published, WEST, "", zone)] for zone in "12")
     assert (one == two) is (kind in {None, WorkKind.EXPORT, WorkKind.REMOVAL})
     if kind is None:
-        audit_collected(stocked)
+        audit_collected(published)
 
 
-def test_a_lost_zone_is_filled_again(stocked: Installation) -> None:
-    bucket = stocked.home / "regions" / slot_of(stocked, WEST).bucket
+def test_a_lost_zone_is_filled_again(published: Installation) -> None:
+    bucket = published.home / "regions" / slot_of(published, WEST).bucket
     shutil.rmtree(bucket / "zone-3")
-    with open_home(stocked.home) as installation:
+    with open_home(published.home) as installation:
         init_regions(installation, ADMIN, zone="westus2/3")
         found = run(installation)[WEST]
         assert found.unrepaired == []
@@ -249,41 +255,43 @@ def test_a_lost_zone_is_filled_again(stocked: Installation) -> None:
         audit(installation)
 
 
-def test_a_damaged_manifest_comes_from_another_slot(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    (mine,) = copies(stocked, EAST, object_keys.MANIFESTS)
+def test_a_damaged_manifest_comes_from_another_slot(
+    published: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
+    (mine,) = copies(published, EAST, object_keys.MANIFESTS)
     body = mine.read_bytes()
     flip(mine)
-    found = run(stocked)[EAST]
+    found = run(published)[EAST]
     assert (found.unrepaired, found.restored) == ([], 1)
     assert mine.read_bytes() == body
-    assert repairs(stocked) == []
-    served(stocked, stock, tmp_path)
-    audit(stocked)
+    assert repairs(published) == []
+    served(published, samples, tmp_path)
+    audit(published)
 
 
-def test_a_disks_reference_is_made_anew(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    made = make_disk(stocked, "d1", "eastus")
-    (mine,) = (path for path in copies(stocked, EAST, object_keys.MANIFESTS) if made.uid in str(path))
+def test_a_disks_reference_is_made_anew(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    made = make_disk(published, "d1", "eastus")
+    (mine,) = (path for path in copies(published, EAST, object_keys.MANIFESTS) if made.uid in str(path))
     mine.unlink()
-    delete(stocked)
-    assert run(stocked)[EAST].unrepaired == []
-    export_disk(stocked, tmp_path / "d1.raw", "d1")
-    assert filecmp.cmp(tmp_path / "d1.raw", stock.first, shallow=False)
+    delete(published)
+    assert run(published)[EAST].unrepaired == []
+    export_disk(published, tmp_path / "d1.raw", "d1")
+    assert filecmp.cmp(tmp_path / "d1.raw", samples.first, shallow=False)
 
 
-def test_what_only_a_disk_stands_on_is_told_where_nobody_else_has_it(stocked: Installation) -> None:
-    make_disk(stocked, "d1", "eastus")
-    delete(stocked)
-    (first, *_) = copies(stocked, EAST)
+def test_what_only_a_disk_stands_on_is_told_where_nobody_else_has_it(published: Installation) -> None:
+    make_disk(published, "d1", "eastus")
+    delete(published)
+    (first, *_) = copies(published, EAST)
     flip(first)
     for _ in range(2):
-        found = run(stocked)[EAST]
+        found = run(published)[EAST]
         assert found.unrepaired == [object_keys.segment_key(bytes.fromhex(first.name))]
         assert found.problem is None
 
 
-def test_an_only_replica_that_is_damaged_is_degraded_and_told(empty: Installation, stock: Stock) -> None:
-    publish(empty, stock.first, targets=["eastus"], location="eastus")
+def test_an_only_replica_that_is_damaged_is_degraded_and_told(empty: Installation, samples: SampleImages) -> None:
+    publish(empty, samples.first, targets=["eastus"], location="eastus")
     (first, *_) = copies(empty, EAST)
     flip(first)
     found = run(empty)[EAST]
@@ -293,13 +301,13 @@ def test_an_only_replica_that_is_damaged_is_degraded_and_told(empty: Installatio
 
 @pytest.mark.parametrize("error", [StoreUnreachable, StoreDenied])
 def test_a_store_that_refuses_during_a_restore_leaves_the_replica_degraded(
-    empty: Installation, stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[StoreError]
+    empty: Installation, samples: SampleImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[StoreError]
 ) -> None:
-    publish(empty, stock.first, targets=["eastus"], location="eastus")
+    publish(empty, samples.first, targets=["eastus"], location="eastus")
     name = bytes.fromhex(copies(empty, EAST)[0].name)
     degrade(empty, slot_of(empty, EAST), [name], "not read")
     real = empty.locator.store
-    faulty = Faulty(real(slot_of(empty, EAST)), [Fault(method="get", error=lambda: error("No.", hint="a test"))])
+    faulty = FaultyStore(real(slot_of(empty, EAST)), [Fault(method="get", error=lambda: error("No.", hint="a test"))])
     monkeypatch.setattr(empty.locator, "store", lambda _slot: faulty)
     for _ in range(2):
         found = run(empty)[EAST]
@@ -310,28 +318,28 @@ def test_a_store_that_refuses_during_a_restore_leaves_the_replica_degraded(
     found = run(empty)[EAST]
     assert (found.restored, found.unrestored) == (1, ())
     assert states(show(empty)) == {"eastus/0": COMPLETED}
-    served(empty, stock, tmp_path)
+    served(empty, samples, tmp_path)
     audit(empty)
 
 
 def test_a_reader_that_is_refused_degrades_nothing(
-    stocked: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Expired credentials say nothing of the bytes."""
-    real, refused = stocked.locator.store, Fault(method="get", error=lambda: StoreDenied("No.", hint="a test"))
+    real, refused = published.locator.store, Fault(method="get", error=lambda: StoreDenied("No.", hint="a test"))
     monkeypatch.setattr(
-        stocked.locator,
+        published.locator,
         "store",
-        lambda slot: Faulty(real(slot), [refused] if slot.key.region == "eastus" else []),
+        lambda slot: FaultyStore(real(slot), [refused] if slot.key.region == "eastus" else []),
     )
-    export(stocked, tmp_path / "x.raw", "eastus")  # Served by the other regions.
-    assert set(states(show(stocked)).values()) == {COMPLETED}
+    export(published, tmp_path / "x.raw", "eastus")  # Served by the other regions.
+    assert set(states(show(published)).values()) == {COMPLETED}
 
 
 def test_a_lost_segment_holds_up_only_the_replicas_that_name_it(
-    empty: Installation, stock: Stock, tmp_path: Path
+    empty: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
-    publish(empty, stock.first, "1.0.0", targets=["eastus"], location="eastus")
+    publish(empty, samples.first, "1.0.0", targets=["eastus"], location="eastus")
     own = {path.name for path in copies(empty, EAST)}
     other = make_raw(tmp_path / "other.raw", seed=77, virtual_bytes=12 * MIB, content_bytes=6 * MIB)
     publish(empty, other, "1.0.1", targets=["eastus"], location="eastus")
@@ -346,8 +354,8 @@ def test_a_lost_segment_holds_up_only_the_replicas_that_name_it(
     assert states(show(empty, "1.0.1")) == {"eastus/0": DEGRADED}
 
 
-def test_a_sample_is_the_same_for_the_same_seed(empty: Installation, stock: Stock) -> None:
-    publish(empty, stock.first, targets=["southcentralus"])
+def test_a_sample_is_the_same_for_the_same_seed(empty: Installation, samples: SampleImages) -> None:
+    publish(empty, samples.first, targets=["southcentralus"])
     every = copies(empty, SOURCE_SLOT)
     for path in every:
         flip(path)
@@ -363,14 +371,16 @@ def test_no_such_region(empty: Installation) -> None:
         run(empty, region="atlantis")
 
 
-def test_whatever_is_flipped_in_one_replica_is_made_good(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
+def test_whatever_is_flipped_in_one_replica_is_made_good(
+    published: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
     rng = random.Random(5)
     for where in (SECOND_SLOT, EAST):
-        for path in rng.sample(copies(stocked, where), 2):
+        for path in rng.sample(copies(published, where), 2):
             flip(path)
-    for path in rng.sample(copies(stocked, WEST), 4):
+    for path in rng.sample(copies(published, WEST), 4):
         path.unlink()
-    assert all(found.unrepaired == [] for found in run(stocked).values())
-    assert all(found.damaged == set() for found in run(stocked).values())
-    served(stocked, stock, tmp_path)
-    audit(stocked)
+    assert all(found.unrepaired == [] for found in run(published).values())
+    assert all(found.damaged == set() for found in run(published).values())
+    served(published, samples, tmp_path)
+    audit(published)

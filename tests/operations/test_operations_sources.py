@@ -33,11 +33,11 @@ from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.gallery import groups
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
-from imgstore.testing.sample_disks import sha256_of
+from imgstore.testing.sample_disks import compute_sha256
 from imgstore.testing.sample_gallery import (
     ADMIN,
     GROUP,
-    Stock,
+    SampleImages,
     audit,
     audit_collected,
     collect,
@@ -72,19 +72,21 @@ def remove(installation: Installation, name: str, kind: DiskKind = DiskKind.DISK
 
 def served(installation: Installation, folder: Path, name: str) -> str:
     export_disk(installation, folder / "served.raw", name)
-    return sha256_of(folder / "served.raw")
+    return compute_sha256(folder / "served.raw")
 
 
-def test_a_disk_from_a_file_lies_in_the_subscription_s_pool_of_its_region(empty: Installation, stock: Stock) -> None:
+def test_a_disk_from_a_file_lies_in_the_subscription_s_pool_of_its_region(
+    empty: Installation, samples: SampleImages
+) -> None:
     folder = empty.home
-    made = make(empty, "d1", stock.first, location="eastus", os_properties=OsProperties(os_type=OsType.LINUX))
+    made = make(empty, "d1", samples.first, location="eastus", os_properties=OsProperties(os_type=OsType.LINUX))
     assert made.provisioning_state is ProvisioningState.SUCCEEDED
     assert (made.location, made.replica, made.source_version_uid) == ("eastus", 0, None)
     assert made.os_properties.os_type is OsType.LINUX
     assert [slot.uid for slot in own_slots(empty)] == [made.slot.uid]
-    assert served(empty, folder, "d1") == sha256_of(stock.first)
-    assert make(empty, "d1", stock.first, location="eastus") == made
-    other = make(empty, "d2", stock.second, location="westus2")
+    assert served(empty, folder, "d1") == compute_sha256(samples.first)
+    assert make(empty, "d1", samples.first, location="eastus") == made
+    other = make(empty, "d2", samples.second, location="westus2")
     assert other.slot.key.pool_uid != made.slot.key.pool_uid
     audit(empty)
     rows = [row for row in billing.show_bill(empty, ADMIN).rows if row.disk == "d1"]
@@ -93,93 +95,102 @@ def test_a_disk_from_a_file_lies_in_the_subscription_s_pool_of_its_region(empty:
         assert disks.list_disks(again, ADMIN) == [made, other]
 
 
-def test_a_changed_file_shares_its_blocks_with_the_last_disk_of_the_slot(empty: Installation, stock: Stock) -> None:
-    made = make(empty, "d1", stock.first)
+def test_a_changed_file_shares_its_blocks_with_the_last_disk_of_the_slot(
+    empty: Installation, samples: SampleImages
+) -> None:
+    made = make(empty, "d1", samples.first)
     before = content(empty, made.slot).segments
-    make(empty, "d2", stock.second)
+    make(empty, "d2", samples.second)
     new = {name: size for name, size in content(empty, made.slot).segments.items() if name not in before}
     assert sum(new.values()) < 0.1 * sum(before.values())
-    assert served(empty, empty.home, "d2") == sha256_of(stock.second)
+    assert served(empty, empty.home, "d2") == compute_sha256(samples.second)
     # Invariant I8.
     audit(empty)
 
 
-def test_another_source_region_or_sku_is_refused(stocked: Installation, stock: Stock) -> None:
-    make(stocked, "d1", stock.first)
-    make_disk(stocked, "d2")
+def test_another_source_region_or_sku_is_refused(published: Installation, samples: SampleImages) -> None:
+    make(published, "d1", samples.first)
+    make_disk(published, "d2")
     with pytest.raises(PropertyChangeNotAllowed, match="sourceUri"):
-        make(stocked, "d1", stock.second)
+        make(published, "d1", samples.second)
     with pytest.raises(PropertyChangeNotAllowed, match="sourceResourceId"):
-        make(stocked, "d1", "d2")
+        make(published, "d1", "d2")
     with pytest.raises(PropertyChangeNotAllowed, match="location"):
-        make(stocked, "d1", stock.first, location="eastus")
+        make(published, "d1", samples.first, location="eastus")
     with pytest.raises(PropertyChangeNotAllowed, match="sku"):
-        make(stocked, "d1", stock.first, storage_account_type=StorageAccountType.STANDARD_ZRS)
+        make(published, "d1", samples.first, storage_account_type=StorageAccountType.STANDARD_ZRS)
     with pytest.raises(InvalidInput, match=r"Source d2 is not found\. Please check source exists"):
-        make(stocked, "d3", "d2", location="eastus")
+        make(published, "d3", "d2", location="eastus")
     with pytest.raises(InvalidInput, match="kept as its source is"):
-        make(stocked, "d3", "d2", storage_account_type=StorageAccountType.STANDARD_ZRS)
+        make(published, "d3", "d2", storage_account_type=StorageAccountType.STANDARD_ZRS)
     with pytest.raises(InvalidInput, match="Source nowhere is not found"):
-        make(stocked, "d3", "nowhere")
+        make(published, "d3", "nowhere")
     with pytest.raises(InvalidInput, match="can't be a source"):
         make(
-            stocked, "d3", f"/subscriptions/{stocked.subscription}/resourceGroups/rg/providers/Microsoft.Compute/vms/v"
+            published,
+            "d3",
+            f"/subscriptions/{published.subscription}/resourceGroups/rg/providers/Microsoft.Compute/vms/v",
         )
-    assert [each.name for each in disks.list_disks(stocked, ADMIN)] == ["d1", "d2"]
-    audit(stocked)
+    assert [each.name for each in disks.list_disks(published, ADMIN)] == ["d1", "d2"]
+    audit(published)
 
 
-def test_what_is_declared_must_not_contradict_the_source(stocked: Installation, stock: Stock) -> None:
-    made = make_disk(stocked, "d1")
+def test_what_is_declared_must_not_contradict_the_source(published: Installation, samples: SampleImages) -> None:
+    made = make_disk(published, "d1")
     assert made.os_properties == OsProperties(
         os_type=OsType.LINUX, os_state=OsState.GENERALIZED, hyper_v_generation=HyperVGeneration.V1
     )
     with pytest.raises(
         InvalidInput, match="OS type of the source 'd1' is Linux, and the OS type of 'disk d2' is Windows"
     ):
-        make(stocked, "d2", "d1", os_properties=OsProperties(os_type=OsType.WINDOWS))
+        make(published, "d2", "d1", os_properties=OsProperties(os_type=OsType.WINDOWS))
     with pytest.raises(InvalidInput, match="generation of the source 'd1' is V1"):
-        make(stocked, "d2", "d1", os_properties=OsProperties(hyper_v_generation=HyperVGeneration.V2))
+        make(published, "d2", "d1", os_properties=OsProperties(hyper_v_generation=HyperVGeneration.V2))
     assert (
-        make(stocked, "d2", "d1", os_properties=OsProperties(os_type=OsType.LINUX)).os_properties == made.os_properties
+        make(published, "d2", "d1", os_properties=OsProperties(os_type=OsType.LINUX)).os_properties
+        == made.os_properties
     )
-    make(stocked, "plain", stock.first)
-    said = make(stocked, "s1", "plain", kind=SNAPSHOT, os_properties=OsProperties(os_type=OsType.WINDOWS))
+    make(published, "plain", samples.first)
+    said = make(published, "s1", "plain", kind=SNAPSHOT, os_properties=OsProperties(os_type=OsType.WINDOWS))
     assert said.os_properties == OsProperties(os_type=OsType.WINDOWS), (
         "what the source does not say is said of the copy"
     )
 
 
-def test_copies_are_references_and_outlive_all_that_they_came_from(stocked: Installation, stock: Stock) -> None:
-    folder = stocked.home
-    made = make_disk(stocked, "d1", "westus2")
-    before = content(stocked, made.slot)
-    snapshot = make(stocked, "s1", "d1", kind=SNAPSHOT)
-    assert make(stocked, "s1", made.resource_id, kind=SNAPSHOT) == snapshot
+def test_copies_are_references_and_outlive_all_that_they_came_from(
+    published: Installation, samples: SampleImages
+) -> None:
+    folder = published.home
+    made = make_disk(published, "d1", "westus2")
+    before = content(published, made.slot)
+    snapshot = make(published, "s1", "d1", kind=SNAPSHOT)
+    assert make(published, "s1", made.resource_id, kind=SNAPSHOT) == snapshot
     assert snapshot.slot == made.slot
     assert snapshot.source_reference == made.resource_id
-    after = content(stocked, made.slot)
+    after = content(published, made.slot)
     assert after.segments == before.segments
     assert after.manifests.keys() - before.manifests.keys() == {f"manifests/{snapshot.uid}/os"}
-    make(stocked, "d2", snapshot.resource_id)
-    remove(stocked, "d1")
-    assert make(stocked, "s1", "d1", kind=SNAPSHOT) == snapshot, "its source may be gone by now"
-    remove(stocked, "s1", SNAPSHOT)
-    delete(stocked)
-    collect(stocked)
-    audit(stocked, collected=True)
-    assert served(stocked, folder, "d2") == sha256_of(stock.first)
-    remove(stocked, "d2")
-    collect(stocked)
-    audit_collected(stocked)
-    assert content(stocked, made.slot).manifests == {}
+    make(published, "d2", snapshot.resource_id)
+    remove(published, "d1")
+    assert make(published, "s1", "d1", kind=SNAPSHOT) == snapshot, "its source may be gone by now"
+    remove(published, "s1", SNAPSHOT)
+    delete(published)
+    collect(published)
+    audit(published, collected=True)
+    assert served(published, folder, "d2") == compute_sha256(samples.first)
+    remove(published, "d2")
+    collect(published)
+    audit_collected(published)
+    assert content(published, made.slot).manifests == {}
 
 
-def test_a_snapshot_and_a_disk_may_share_a_name_and_the_snapshot_is_meant(empty: Installation, stock: Stock) -> None:
-    make(empty, "x", stock.first)
-    make(empty, "x", stock.second, kind=SNAPSHOT)
+def test_a_snapshot_and_a_disk_may_share_a_name_and_the_snapshot_is_meant(
+    empty: Installation, samples: SampleImages
+) -> None:
+    make(empty, "x", samples.first)
+    make(empty, "x", samples.second, kind=SNAPSHOT)
     assert make(empty, "copy", "x").source_reference.endswith("/snapshots/x")
-    assert served(empty, empty.home, "copy") == sha256_of(stock.second)
+    assert served(empty, empty.home, "copy") == compute_sha256(samples.second)
     assert [each.name for each in disks.list_disks(empty, ADMIN, kind=SNAPSHOT, group=GROUP)] == ["x"]
     remove(empty, "x", SNAPSHOT)
     with pytest.raises(NotFound, match="snapshot 'x' was not found"):
@@ -190,8 +201,8 @@ def test_a_snapshot_and_a_disk_may_share_a_name_and_the_snapshot_is_meant(empty:
     audit(empty)
 
 
-def test_a_subscription_s_pool_stays_when_all_is_collected(empty: Installation, stock: Stock) -> None:
-    made = make(empty, "d1", stock.first)
+def test_a_subscription_s_pool_stays_when_all_is_collected(empty: Installation, samples: SampleImages) -> None:
+    made = make(empty, "d1", samples.first)
     copy = make(empty, "s1", "d1", kind=SNAPSHOT)
     remove(empty, "d1")
     assert collect(empty).removed_pools == 0
@@ -202,17 +213,17 @@ def test_a_subscription_s_pool_stays_when_all_is_collected(empty: Installation, 
     assert content(empty, made.slot).segments == {}
     assert content(empty, made.slot).manifests == {}
     assert collect(empty).removed_pools == 0
-    assert make(empty, "d1", stock.first).slot == made.slot
+    assert make(empty, "d1", samples.first).slot == made.slot
     audit(empty)
 
 
-def test_a_file_that_is_refused_leaves_nothing(empty: Installation, stock: Stock, tmp_path: Path) -> None:
+def test_a_file_that_is_refused_leaves_nothing(empty: Installation, samples: SampleImages, tmp_path: Path) -> None:
     cut = tmp_path / "cut.vhd"
-    shutil.copy(stock.first, cut)
+    shutil.copy(samples.first, cut)
     with pytest.raises(ImageRefused):
         make(empty, "d1", cut)
     broken = tmp_path / "broken.raw"
-    shutil.copy(stock.first, broken)
+    shutil.copy(samples.first, broken)
 
     def shrink(_event: object) -> None:
         with broken.open("r+b") as file:
@@ -225,41 +236,43 @@ def test_a_file_that_is_refused_leaves_nothing(empty: Installation, stock: Stock
     assert disks.list_disks(empty, ADMIN) == []
 
 
-def test_a_managed_image_has_its_data_disks_by_lun(stocked: Installation, stock: Stock) -> None:
-    make_disk(stocked, "d1")
-    make(stocked, "s1", stock.second, kind=SNAPSHOT, location="southcentralus")
-    made = make_image(stocked, "d1", "s1", stock.rebuilt)
+def test_a_managed_image_has_its_data_disks_by_lun(published: Installation, samples: SampleImages) -> None:
+    make_disk(published, "d1")
+    make(published, "s1", samples.second, kind=SNAPSHOT, location="southcentralus")
+    made = make_image(published, "d1", "s1", samples.rebuilt)
     assert [each.disk_key for each in (made.os, *made.data)] == ["os", "lun-0", "lun-1"]
     assert made.provisioning_state is ProvisioningState.SUCCEEDED
     assert made.os.os_properties.os_type is OsType.LINUX
-    assert make_image(stocked, "d1", "s1", stock.rebuilt) == made
-    assert images.list_images(stocked, ADMIN) == [made]
+    assert make_image(published, "d1", "s1", samples.rebuilt) == made
+    assert images.list_images(published, ADMIN) == [made]
     with pytest.raises(PropertyChangeNotAllowed, match="dataDisks"):
-        make_image(stocked, "d1", "s1")
+        make_image(published, "d1", "s1")
     with pytest.raises(PropertyChangeNotAllowed):
-        make_image(stocked, "d1", stock.rebuilt, "s1")
-    audit(stocked)
-    remove(stocked, "s1", SNAPSHOT)
-    remove(stocked, "d1")
-    audit(stocked)
-    for disk, source in zip(made.data, (stock.second, stock.rebuilt), strict=True):
-        assert disk.disk_digest == make(stocked, f"of-{source.stem}", source, location="southcentralus").disk_digest
-    remove(stocked, "i1", IMAGE)
+        make_image(published, "d1", samples.rebuilt, "s1")
+    audit(published)
+    remove(published, "s1", SNAPSHOT)
+    remove(published, "d1")
+    audit(published)
+    for disk, source in zip(made.data, (samples.second, samples.rebuilt), strict=True):
+        assert disk.disk_digest == make(published, f"of-{source.stem}", source, location="southcentralus").disk_digest
+    remove(published, "i1", IMAGE)
     with pytest.raises(NotFound, match="managed image 'i1' was not found"):
-        images.show_image(stocked, ADMIN, group=GROUP, name="i1")
-    audit(stocked)
+        images.show_image(published, ADMIN, group=GROUP, name="i1")
+    audit(published)
 
 
-def test_an_image_says_a_state_and_all_its_disks_are_of_one_region(stocked: Installation, stock: Stock) -> None:
-    make(stocked, "plain", stock.first, location="eastus")
+def test_an_image_says_a_state_and_all_its_disks_are_of_one_region(
+    published: Installation, samples: SampleImages
+) -> None:
+    make(published, "plain", samples.first, location="eastus")
     with pytest.raises(InvalidInput, match="same region"):
-        make_disk(stocked, "d1", "westus2")
-        make_image(stocked, "plain", "d1")
-    assert images.list_images(stocked, ADMIN) == []
-    assert make_image(stocked, "plain").os.os_properties.os_state is OsState.GENERALIZED
-    remove(stocked, "i1", IMAGE)
+        make_disk(published, "d1", "westus2")
+        make_image(published, "plain", "d1")
+    assert images.list_images(published, ADMIN) == []
+    assert make_image(published, "plain").os.os_properties.os_state is OsState.GENERALIZED
+    remove(published, "i1", IMAGE)
     said = OsProperties(os_state=OsState.SPECIALIZED)
-    made = make_image(stocked, "plain", stock.second, os_properties=said)
+    made = make_image(published, "plain", samples.second, os_properties=said)
     assert made.os.os_properties.os_state is OsState.SPECIALIZED
     assert {each.location for each in (made.os, *made.data)} == {"eastus"}
-    audit(stocked)
+    audit(published)

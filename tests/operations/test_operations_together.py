@@ -8,7 +8,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.completion import write_version_state
 from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import found_gallery, open_home, publish, show
+from imgstore.testing.sample_gallery import create_sample_gallery, open_home, publish, show
 
 
 def complete(installation: Installation, replica: Replica, meanwhile: Thread | None = None) -> None:
@@ -23,7 +23,7 @@ def complete(installation: Installation, replica: Replica, meanwhile: Thread | N
 def test_the_later_of_two_that_complete_at_once_sees_both(postgresql: str, tmp_path: Path) -> None:
     source = make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=8 << 20, content_bytes=1 << 20)
     with open_home(tmp_path / "home", database=postgresql) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         one, other = publish(installation, source, targets=["southcentralus", "eastus"]).replicas
         with installation.catalog.transaction() as transaction:
             for replica in (one, other):

@@ -23,13 +23,13 @@ from imgstore.operations.maintenance.unknown_objects import list_unknown, remove
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.sample_gallery import (
     ADMIN,
-    Stock,
+    SampleImages,
     all_slots,
     audit_collected,
     audit_served,
     collect,
+    create_sample_gallery,
     delete,
-    found_gallery,
     open_home,
     publish,
 )
@@ -50,13 +50,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 @pytest.fixture
 def home(tmp_path: Path, clock: ManualClock) -> Iterator[Installation]:
     with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         yield installation
 
 
-def publish_to(home: Installation, stock: Stock, target: str, version: str = "1.0.0") -> tuple[Slot, str, bytes]:
+def publish_to(
+    home: Installation, samples: SampleImages, target: str, version: str = "1.0.0"
+) -> tuple[Slot, str, bytes]:
     """A version; gives its slot, its manifest's key below it, and the manifest."""
-    view = publish(home, stock.first, version, targets=[target], location=target.split("=", maxsplit=1)[0])
+    view = publish(home, samples.first, version, targets=[target], location=target.split("=", maxsplit=1)[0])
     slot, key = view.replicas[0].slot, object_keys.manifest_key(view.version.uid, "os")
     return slot, key, home.locator.store(slot).get(slot.prefix + key)
 
@@ -74,9 +76,9 @@ def one(found: list[SlotUnknownObjects]) -> UnknownObjectReport:
 
 @PLACES
 def test_a_late_manifest_is_listed_and_removed_after_its_grace(
-    home: Installation, stock: Stock, clock: ManualClock, target: str
+    home: Installation, samples: SampleImages, clock: ManualClock, target: str
 ) -> None:
-    slot, key, data = publish_to(home, stock, target)
+    slot, key, data = publish_to(home, samples, target)
     assert list_unknown(home, ADMIN, grace=WEEK) == []
     delete(home)
     late(home, slot, key, data)
@@ -100,8 +102,8 @@ def test_a_late_manifest_is_listed_and_removed_after_its_grace(
     audit_collected(home)
 
 
-def test_what_comes_again_begins_its_grace_again(home: Installation, stock: Stock, clock: ManualClock) -> None:
-    slot, key, data = publish_to(home, stock, "southcentralus")
+def test_what_comes_again_begins_its_grace_again(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
+    slot, key, data = publish_to(home, samples, "southcentralus")
     delete(home)
     late(home, slot, key, data)
     list_unknown(home, ADMIN, grace=WEEK)
@@ -113,10 +115,10 @@ def test_what_comes_again_begins_its_grace_again(home: Installation, stock: Stoc
 
 
 def test_what_stands_in_the_catalog_may_still_want_it(
-    home: Installation, stock: Stock, clock: ManualClock, tmp_path: Path
+    home: Installation, samples: SampleImages, clock: ManualClock, tmp_path: Path
 ) -> None:
     """A replica that was given up: its create, repeated, or the deletion of its version settles it."""
-    slot, key, _ = publish_to(home, stock, "southcentralus")
+    slot, key, _ = publish_to(home, samples, "southcentralus")
     with home.catalog.transaction() as transaction:
         for row in transaction.manifests.in_slot(slot.uid):
             transaction.manifests.remove(row.uid)
@@ -128,8 +130,10 @@ def test_what_stands_in_the_catalog_may_still_want_it(
     assert found.kept_reason.startswith("version 1.0.0 stands")
 
 
-def test_what_an_open_work_may_have_put_is_not_unknown(home: Installation, stock: Stock, clock: ManualClock) -> None:
-    slot, key, data = publish_to(home, stock, "southcentralus")
+def test_what_an_open_work_may_have_put_is_not_unknown(
+    home: Installation, samples: SampleImages, clock: ManualClock
+) -> None:
+    slot, key, data = publish_to(home, samples, "southcentralus")
     owner = key.split("/")[1]
     delete(home)
     late(home, slot, key, data)
@@ -145,9 +149,9 @@ def test_what_an_open_work_may_have_put_is_not_unknown(home: Installation, stock
 
 
 def test_what_cannot_be_read_holds_up_its_slot_until_it_is_removed(
-    home: Installation, stock: Stock, clock: ManualClock
+    home: Installation, samples: SampleImages, clock: ManualClock
 ) -> None:
-    slot, key, data = publish_to(home, stock, "southcentralus")
+    slot, key, data = publish_to(home, samples, "southcentralus")
     delete(home)
     late(home, slot, key, data[:-9])
     assert any(report.problem for report in collect(home).slots)
@@ -157,9 +161,9 @@ def test_what_cannot_be_read_holds_up_its_slot_until_it_is_removed(
     assert not any(report.problem for report in collect(home).slots)
 
 
-def test_others_are_left_alone(home: Installation, stock: Stock, clock: ManualClock, tmp_path: Path) -> None:
-    slot, key, data = publish_to(home, stock, "southcentralus", "1.0.0")
-    publish_to(home, stock, "southcentralus", "1.0.1")
+def test_others_are_left_alone(home: Installation, samples: SampleImages, clock: ManualClock, tmp_path: Path) -> None:
+    slot, key, data = publish_to(home, samples, "southcentralus", "1.0.0")
+    publish_to(home, samples, "southcentralus", "1.0.1")
     delete(home, "1.0.0")
     late(home, slot, key, data)
     list_unknown(home, ADMIN, grace=WEEK)
@@ -168,14 +172,14 @@ def test_others_are_left_alone(home: Installation, stock: Stock, clock: ManualCl
     for _ in range(2):
         collect(home)
     (tmp_path / "served").mkdir()
-    audit_served(home, {"1.0.1": stock.first}, tmp_path / "served")
+    audit_served(home, {"1.0.1": samples.first}, tmp_path / "served")
     assert all_slots(home)
 
 
 def test_a_catalog_that_was_accepted_though_it_is_older_keeps_all(
-    home: Installation, stock: Stock, clock: ManualClock
+    home: Installation, samples: SampleImages, clock: ManualClock
 ) -> None:
-    slot, key, data = publish_to(home, stock, "southcentralus")
+    slot, key, data = publish_to(home, samples, "southcentralus")
     delete(home)
     late(home, slot, key, data)
     list_unknown(home, ADMIN, grace=WEEK)
@@ -196,10 +200,10 @@ def test_who_may(home: Installation) -> None:
             act(home, nobody, grace=WEEK)
 
 
-def test_the_command(tmp_path: Path, stock: Stock) -> None:
+def test_the_command(tmp_path: Path, samples: SampleImages) -> None:
     with open_home(tmp_path / "home") as installation:
-        found_gallery(installation)
-        slot, key, data = publish_to(installation, stock, "southcentralus")
+        create_sample_gallery(installation)
+        slot, key, data = publish_to(installation, samples, "southcentralus")
         delete(installation)
         late(installation, slot, key, data)
 
@@ -224,9 +228,9 @@ def test_the_command(tmp_path: Path, stock: Stock) -> None:
     run("--remove", code=2)
 
 
-def late_and_old(home: Installation, stock: Stock, clock: ManualClock) -> tuple[Slot, str]:
+def late_and_old(home: Installation, samples: SampleImages, clock: ManualClock) -> tuple[Slot, str]:
     """A late manifest whose grace is over."""
-    slot, key, data = publish_to(home, stock, "southcentralus")
+    slot, key, data = publish_to(home, samples, "southcentralus")
     delete(home)
     late(home, slot, key, data)
     list_unknown(home, ADMIN, grace=WEEK)
@@ -235,10 +239,10 @@ def late_and_old(home: Installation, stock: Stock, clock: ManualClock) -> tuple[
 
 
 def test_the_buckets_are_asked_for_a_later_catalog_before_anything_is_removed(
-    home: Installation, stock: Stock, clock: ManualClock
+    home: Installation, samples: SampleImages, clock: ManualClock
 ) -> None:
     """The process runs on while an older catalog is put back: it has opened its stores long ago."""
-    slot, key = late_and_old(home, stock, clock)
+    slot, key = late_and_old(home, samples, clock)
     with home.catalog.transaction() as transaction:  # As a restored backup has it.
         transaction._session.connection.exec_driver_sql("DELETE FROM checkpoints")
     with pytest.raises(CatalogOutdated):
@@ -247,10 +251,10 @@ def test_the_buckets_are_asked_for_a_later_catalog_before_anything_is_removed(
 
 
 def test_what_another_process_finds_of_the_catalog_stops_the_removal(
-    home: Installation, stock: Stock, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    home: Installation, samples: SampleImages, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the check, and before the transaction that removes."""
-    slot, key = late_and_old(home, stock, clock)
+    slot, key = late_and_old(home, samples, clock)
     real = unknown_objects._looked_at
 
     def look(installation: Installation, grace: timedelta) -> list[SlotUnknownObjects]:

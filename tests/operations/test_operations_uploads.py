@@ -20,14 +20,22 @@ from imgstore.operations.disks.uploads import create_upload, open_spool, revoke_
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.create import create_machine
 from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import ADMIN, GROUP, audit, export_disk, found_gallery, open_home, own_slots
+from imgstore.testing.sample_gallery import (
+    ADMIN,
+    GROUP,
+    audit,
+    create_sample_gallery,
+    export_disk,
+    open_home,
+    own_slots,
+)
 from imgstore.transfer.spool import spool_folder
 
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Iterator[Installation]:
     with open_home(tmp_path / "home") as opened:
-        found_gallery(opened)
+        create_sample_gallery(opened)
         yield opened
 
 
@@ -95,8 +103,8 @@ def test_a_repeat_goes_on_after_a_store_that_failed(
     def broken(*_args: object, **_more: object) -> None:
         raise ObjectCorrupt("torn")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(uploads, "ingest_disk", broken)
+    with monkeypatch.context() as patch_disk:
+        patch_disk.setattr(uploads, "ingest_disk", broken)
         with pytest.raises(ObjectCorrupt):
             revoke(installation)
     shown = disks.show_disk(installation, ADMIN, group=GROUP, name="up")

@@ -39,21 +39,21 @@ from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Body
-from imgstore.testing.sample_disks import as_vhd, make_raw, patched, sha256_of
+from imgstore.testing.sample_disks import compute_sha256, make_raw, patch_disk, write_vhd
 from imgstore.testing.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
     GROUP,
-    Stock,
+    SampleImages,
     all_slots,
     audit,
     audit_served,
     charges,
     content,
+    create_sample_gallery,
     delete,
     export,
-    found_gallery,
     make_disk,
     named_segments,
     open_home,
@@ -108,25 +108,27 @@ def flip(path: Path) -> None:
 # -- published --------------------------------------------------------------------------------------------------------
 
 
-def test_the_main_job(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    view = show(stocked)
+def test_the_main_job(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    view = show(published)
     assert view.version.provisioning_state is ProvisioningState.SUCCEEDED
     assert states(view) == dict.fromkeys(("southcentralus/0", "southcentralus/1", "westus2/0", "eastus/0"), COMPLETED)
-    publish(stocked, stock.second, "1.0.1")
-    publish(stocked, stock.rebuilt, "1.0.2")
-    make_disk(stocked, "d1", "westus2", "1.0.1")
-    expected = {"1.0.0": stock.first, "1.0.1": stock.second, "1.0.2": stock.rebuilt}
-    audit_served(stocked, expected, tmp_path)
-    audit(stocked)
-    by_version = {row.party.version: row.delivered_bytes for row in charges(stocked) if row.target == "eastus"}
+    publish(published, samples.second, "1.0.1")
+    publish(published, samples.rebuilt, "1.0.2")
+    make_disk(published, "d1", "westus2", "1.0.1")
+    expected = {"1.0.0": samples.first, "1.0.1": samples.second, "1.0.2": samples.rebuilt}
+    audit_served(published, expected, tmp_path)
+    audit(published)
+    by_version = {row.party.version: row.delivered_bytes for row in charges(published) if row.target == "eastus"}
     assert by_version["1.0.1"] < by_version["1.0.0"] / 50, "a patch of 12 blocks cost more than its blocks"
     assert by_version["1.0.2"] < by_version["1.0.0"] / 50, "a rebuilt disk cost more than its table of files"
 
 
-def test_every_container_of_a_disk_is_the_same_version(empty: Installation, stock: Stock, tmp_path: Path) -> None:
+def test_every_container_of_a_disk_is_the_same_version(
+    empty: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
     even = make_raw(tmp_path / "even.raw", seed=5)
-    fixed = as_vhd(even, tmp_path / "fixed.vhd")
-    dynamic = as_vhd(even, tmp_path / "dynamic.vhd", DiskFormat.VHD_DYNAMIC)
+    fixed = write_vhd(even, tmp_path / "fixed.vhd")
+    dynamic = write_vhd(even, tmp_path / "dynamic.vhd", DiskFormat.VHD_DYNAMIC)
     digests = {
         publish(empty, source, f"1.0.{number}", ["southcentralus"]).version.os_disk.disk_digest
         for number, source in enumerate((even, fixed, dynamic))
@@ -134,56 +136,58 @@ def test_every_container_of_a_disk_is_the_same_version(empty: Installation, stoc
     assert len(digests) == 1
     out = tmp_path / "out.vhd"
     disks_export.export_image(empty, ADMIN, reference=reference("1.0.1"), path=out)
-    assert sha256_of(out) == sha256_of(fixed)
+    assert compute_sha256(out) == compute_sha256(fixed)
     assert disks_verify.verify_file(empty, ADMIN, path=out, reference=reference("1.0.0")).matches
-    other = disks_verify.verify_file(empty, ADMIN, path=stock.first, reference=reference("1.0.0"))
+    other = disks_verify.verify_file(empty, ADMIN, path=samples.first, reference=reference("1.0.0"))
     assert not other.matches
 
 
-def test_repeating_does_nothing_but_change_what_may_change(stocked: Installation, stock: Stock) -> None:
-    before, rows, lying = show(stocked), charges(stocked), objects(stocked)
-    again = publish(stocked, stock.first, sha256=sha256_of(stock.first), tags={"a": "1"}, exclude_from_latest=True)
+def test_repeating_does_nothing_but_change_what_may_change(published: Installation, samples: SampleImages) -> None:
+    before, rows, lying = show(published), charges(published), objects(published)
+    again = publish(
+        published, samples.first, sha256=compute_sha256(samples.first), tags={"a": "1"}, exclude_from_latest=True
+    )
     assert again.version == replace(
         before.version,
         tags={"a": "1"},
         exclude_from_latest=True,
-        disks=(replace(before.version.os_disk, source_sha256=sha256_of(stock.first)),),
+        disks=(replace(before.version.os_disk, source_sha256=compute_sha256(samples.first)),),
     )
     assert again.replicas == before.replicas
-    assert (charges(stocked), objects(stocked)) == (rows, lying)
+    assert (charges(published), objects(published)) == (rows, lying)
     # Invariant W6.
     with pytest.raises(ImageNotAvailable, match="no latest image version"):
-        make_disk(stocked, "d1")
+        make_disk(published, "d1")
 
 
-def test_latest_is_the_highest_that_is_complete_in_the_region(stocked: Installation, stock: Stock) -> None:
-    publish(stocked, stock.second, "1.10.0", ["southcentralus"])
-    publish(stocked, stock.rebuilt, "1.9.0", ["southcentralus", "eastus"])
-    publish(stocked, stock.rebuilt, "2.0.0", ["southcentralus", "eastus"], exclude_from_latest=True)
+def test_latest_is_the_highest_that_is_complete_in_the_region(published: Installation, samples: SampleImages) -> None:
+    publish(published, samples.second, "1.10.0", ["southcentralus"])
+    publish(published, samples.rebuilt, "1.9.0", ["southcentralus", "eastus"])
+    publish(published, samples.rebuilt, "2.0.0", ["southcentralus", "eastus"], exclude_from_latest=True)
     wanted = {"southcentralus": "1.10.0", "eastus": "1.9.0", "westus2": "1.0.0"}
     for region, version in wanted.items():
-        assert make_disk(stocked, f"d-{region}", region).source_reference.endswith(f"/versions/{version}")
+        assert make_disk(published, f"d-{region}", region).source_reference.endswith(f"/versions/{version}")
 
 
 # -- refused ----------------------------------------------------------------------------------------------------------
 
 
-def truncated(stock: Stock, folder: Path) -> Path:
-    vhd = as_vhd(make_raw(folder / "even.raw", seed=5), folder / "cut.vhd")
+def truncated(samples: SampleImages, folder: Path) -> Path:
+    vhd = write_vhd(make_raw(folder / "even.raw", seed=5), folder / "cut.vhd")
     os.truncate(vhd, vhd.stat().st_size - MIB)
     return vhd
 
 
-def nothing(_stock: Stock, folder: Path) -> Path:
+def nothing(_stock: SampleImages, folder: Path) -> Path:
     (folder / "empty.raw").touch()
     return folder / "empty.raw"
 
 
-def whole(stock: Stock, _folder: Path) -> Path:
-    return stock.first
+def whole(samples: SampleImages, _folder: Path) -> Path:
+    return samples.first
 
 
-Refusal = tuple[Callable[[Stock, Path], Path], dict[str, Any], type[ImgstoreError], str, str]
+Refusal = tuple[Callable[[SampleImages, Path], Path], dict[str, Any], type[ImgstoreError], str, str]
 REFUSALS: dict[str, Refusal] = {
     "unknown region": (
         whole,
@@ -241,10 +245,12 @@ REFUSALS: dict[str, Refusal] = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_a_refusal_leaves_nothing_visible(empty: Installation, stock: Stock, tmp_path: Path, case: str) -> None:
+def test_a_refusal_leaves_nothing_visible(
+    empty: Installation, samples: SampleImages, tmp_path: Path, case: str
+) -> None:
     make, more, kind, code, text = REFUSALS[case]
     targets = more.pop("targets", ["southcentralus"]) if "targets" in more else ["southcentralus", "eastus"]
-    source = make(stock, tmp_path)
+    source = make(samples, tmp_path)
     with pytest.raises(kind) as caught:
         publish(empty, source, targets=targets, **more)
     assert text in caught.value.message
@@ -262,15 +268,15 @@ def test_a_bad_version_name_is_refused(name: str) -> None:
     assert (caught.value.error_code, caught.value.target) == ("InvalidParameter", "galleryImageVersionName")
 
 
-def test_an_image_over_the_limit_is_refused(tmp_path: Path, stock: Stock) -> None:
-    limit = stock.first.stat().st_size
+def test_an_image_over_the_limit_is_refused(tmp_path: Path, samples: SampleImages) -> None:
+    limit = samples.first.stat().st_size
     with open_home(tmp_path / "home", limits=Limits(image_bytes_max=limit - 512)) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         with pytest.raises(ImageRefused, match=f"exceeds the limit of {limit - 512} bytes"):
-            publish(installation, stock.first)
+            publish(installation, samples.first)
         assert (listed(installation), objects(installation)) == ([], set())
     with open_home(tmp_path / "home", limits=Limits(image_bytes_max=limit)) as installation:
-        publish(installation, stock.first)
+        publish(installation, samples.first)
 
 
 @pytest.mark.parametrize(
@@ -281,30 +287,30 @@ def test_an_image_over_the_limit_is_refused(tmp_path: Path, stock: Stock) -> Non
     ],
 )
 def test_what_a_version_is_can_not_change(
-    stocked: Installation, stock: Stock, changed: dict[str, Any], path: str
+    published: Installation, samples: SampleImages, changed: dict[str, Any], path: str
 ) -> None:
-    before, rows, lying = show(stocked), charges(stocked), objects(stocked)
+    before, rows, lying = show(published), charges(published), objects(published)
     given = dict(changed)
-    source = getattr(stock, given.pop("source", "first"))
+    source = getattr(samples, given.pop("source", "first"))
     with pytest.raises(PropertyChangeNotAllowed, match=f"Changing property '{path}") as caught:
-        publish(stocked, source, **given)
+        publish(published, source, **given)
     assert (caught.value.error_code, caught.value.status) == ("PropertyChangeNotAllowed", 409)
-    assert (show(stocked), charges(stocked), objects(stocked)) == (before, rows, lying)
+    assert (show(published), charges(published), objects(published)) == (before, rows, lying)
 
 
 def test_other_bytes_with_the_old_time_stamp_are_told_by_their_sha256(empty: Installation, tmp_path: Path) -> None:
     source = make_raw(tmp_path / "disk.raw", seed=1)
-    publish(empty, source, targets=["southcentralus"], sha256=sha256_of(source))
+    publish(empty, source, targets=["southcentralus"], sha256=compute_sha256(source))
     times = source.stat()
     flip(source)
     os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(PropertyChangeNotAllowed, match=r"osDiskImage\.source"):
-        publish(empty, source, targets=["southcentralus"], sha256=sha256_of(source))
+        publish(empty, source, targets=["southcentralus"], sha256=compute_sha256(source))
 
 
-def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path, stock: Stock) -> None:
+def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path, samples: SampleImages) -> None:
     source = tmp_path / "disk.raw"
-    shutil.copyfile(stock.first, source)
+    shutil.copyfile(samples.first, source)
     touched: list[ProgressEvent] = []
 
     def write_once(event: ProgressEvent) -> None:
@@ -313,7 +319,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path, stock
             flip(source)
 
     with open_home(tmp_path / "home", write_once) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         with pytest.raises(SourceChanged, match="changed while it was read"):
             publish(installation, source)
         assert touched
@@ -335,7 +341,7 @@ def test_an_image_that_turns_out_bad_while_it_is_read_is_withdrawn(tmp_path: Pat
             os.truncate(source, 8 * MIB)
 
     with open_home(tmp_path / "home", cut_once) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         with pytest.raises((ImageRefused, SourceChanged)):
             publish(installation, source, targets=["southcentralus"])
         assert listed(installation) == []
@@ -343,41 +349,41 @@ def test_an_image_that_turns_out_bad_while_it_is_read_is_withdrawn(tmp_path: Pat
             assert transaction.works.list_open() == []
 
 
-def test_what_is_not_there_is_told_with_the_regions_display_name(stocked: Installation, tmp_path: Path) -> None:
+def test_what_is_not_there_is_told_with_the_regions_display_name(published: Installation, tmp_path: Path) -> None:
     calls: list[Callable[[], object]] = [
-        lambda: make_disk(stocked, "d1", "northeurope", "1.0.0"),
-        lambda: make_disk(stocked, "d1", "North Europe", "9.9.9"),
-        lambda: export(stocked, tmp_path / "o.raw", "northeurope"),
+        lambda: make_disk(published, "d1", "northeurope", "1.0.0"),
+        lambda: make_disk(published, "d1", "North Europe", "9.9.9"),
+        lambda: export(published, tmp_path / "o.raw", "northeurope"),
     ]
     for call in calls:
         with pytest.raises(ImageNotAvailable, match="is not available in North Europe region") as caught:
             call()
         assert (caught.value.error_code, caught.value.status) == ("GalleryImageNotFound", 404)
     with pytest.raises(ImageNotAvailable, match="no latest image version of 'ubuntu' in North Europe"):
-        make_disk(stocked, "d1", "northeurope")
+        make_disk(published, "d1", "northeurope")
     assert not (tmp_path / "o.raw").exists()
 
 
 # -- deleted ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_deleted_version_leaves_no_manifest(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    publish(stocked, stock.second, "1.0.1")
-    delete(stocked)
-    assert listed(stocked) == ["1.0.1"]
+def test_a_deleted_version_leaves_no_manifest(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    publish(published, samples.second, "1.0.1")
+    delete(published)
+    assert listed(published) == ["1.0.1"]
     with pytest.raises(NotFound):
-        delete(stocked)
-    kept = show(stocked, "1.0.1").version.uid
-    for slot in all_slots(stocked):
-        assert set(content(stocked, slot).manifests) == {object_keys.manifest_key(kept, "os")}
-    audit(stocked)
-    audit_served(stocked, {"1.0.1": stock.second}, tmp_path)
-    publish(stocked, stock.first)
-    audit_served(stocked, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+        delete(published)
+    kept = show(published, "1.0.1").version.uid
+    for slot in all_slots(published):
+        assert set(content(published, slot).manifests) == {object_keys.manifest_key(kept, "os")}
+    audit(published)
+    audit_served(published, {"1.0.1": samples.second}, tmp_path)
+    publish(published, samples.first)
+    audit_served(published, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path)
 
 
-def test_a_version_is_not_deleted_under_a_reader(tmp_path: Path, stock: Stock) -> None:
-    shutil.copytree(stock.home, tmp_path / "home")
+def test_a_version_is_not_deleted_under_a_reader(tmp_path: Path, samples: SampleImages) -> None:
+    shutil.copytree(samples.home, tmp_path / "home")
     refusals: list[WorkHeld] = []
 
     def delete_meanwhile(event: ProgressEvent) -> None:
@@ -394,108 +400,110 @@ def test_a_version_is_not_deleted_under_a_reader(tmp_path: Path, stock: Stock) -
         delete(installation)
         audit(installation)
     # Invariant W9.
-    assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
+    assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
 
 
 # -- damaged ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_damaged_segment_is_read_elsewhere_reported_and_repaired(
-    stocked: Installation, stock: Stock, tmp_path: Path
+    published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
-    rows = charges(stocked)
-    bad = segment_files(stocked, slot_of(stocked, "eastus"))[0]
+    rows = charges(published)
+    bad = segment_files(published, slot_of(published, "eastus"))[0]
     flip(bad)
-    export(stocked, tmp_path / "o.raw", "eastus")
-    assert sha256_of(tmp_path / "o.raw") == sha256_of(stock.first)
-    view = show(stocked)
+    export(published, tmp_path / "o.raw", "eastus")
+    assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
+    view = show(published)
     assert states(view)["eastus/0"] is DEGRADED
     assert [each for each in states(view).values() if each is COMPLETED] == [COMPLETED] * 3
     with pytest.raises(ImageNotAvailable):
-        make_disk(stocked, "d1", "eastus")
-    repaired = publish(stocked, stock.first)
+        make_disk(published, "d1", "eastus")
+    repaired = publish(published, samples.first)
     assert set(states(repaired).values()) == {COMPLETED}
     assert repaired.version.provisioning_state is ProvisioningState.SUCCEEDED
-    audit(stocked)
-    assert sum(row.amount for row in charges(stocked)) == sum(row.amount for row in rows), "the repair was charged"
+    audit(published)
+    assert sum(row.amount for row in charges(published)) == sum(row.amount for row in rows), "the repair was charged"
 
 
 def test_every_version_that_names_a_damaged_segment_is_degraded(
-    stocked: Installation, stock: Stock, tmp_path: Path
+    published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
-    publish(stocked, stock.second, "1.0.1")
-    publish(stocked, make_raw(tmp_path / "other.raw", seed=77), "7.0.0")
-    flip(segment_files(stocked, slot_of(stocked, "eastus"))[0])
-    export(stocked, tmp_path / "o.raw", "eastus")
-    assert states(show(stocked))["eastus/0"] is DEGRADED
-    assert states(show(stocked, "1.0.1"))["eastus/0"] is DEGRADED
-    assert states(show(stocked, "7.0.0"))["eastus/0"] is COMPLETED, "it does not name the segment"
-    publish(stocked, stock.second, "1.0.1")
-    publish(stocked, stock.first)
-    audit(stocked)
+    publish(published, samples.second, "1.0.1")
+    publish(published, make_raw(tmp_path / "other.raw", seed=77), "7.0.0")
+    flip(segment_files(published, slot_of(published, "eastus"))[0])
+    export(published, tmp_path / "o.raw", "eastus")
+    assert states(show(published))["eastus/0"] is DEGRADED
+    assert states(show(published, "1.0.1"))["eastus/0"] is DEGRADED
+    assert states(show(published, "7.0.0"))["eastus/0"] is COMPLETED, "it does not name the segment"
+    publish(published, samples.second, "1.0.1")
+    publish(published, samples.first)
+    audit(published)
 
 
 def test_a_base_found_damaged_fails_one_publish_and_the_repeat_does_without_it(
-    empty: Installation, stock: Stock, tmp_path: Path
+    empty: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     here = ["southcentralus"]
-    publish(empty, stock.first, targets=here)
+    publish(empty, samples.first, targets=here)
     files = segment_files(empty, slot_of(empty, "southcentralus", 0))
     flip(max(files, key=lambda path: path.stat().st_size))  # used enough to be kept: nothing reads it before the check
     with pytest.raises(ObjectCorrupt):
-        publish(empty, stock.second, "1.0.1", here, verify_full=True)
+        publish(empty, samples.second, "1.0.1", here, verify_full=True)
     assert states(show(empty))["southcentralus/0"] is DEGRADED
     assert COMPLETED not in states(show(empty, "1.0.1")).values()
-    assert set(states(publish(empty, stock.second, "1.0.1", here, verify_full=True)).values()) == {COMPLETED}
-    audit_served(empty, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+    assert set(states(publish(empty, samples.second, "1.0.1", here, verify_full=True)).values()) == {COMPLETED}
+    audit_served(empty, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path)
     with pytest.raises(Conflict, match="only complete replica is damaged"):  # disks may stand on its very segments
-        publish(empty, stock.first, targets=here)
+        publish(empty, samples.first, targets=here)
 
 
-def test_a_base_that_is_none_is_refused(stocked: Installation, stock: Stock) -> None:
+def test_a_base_that_is_none_is_refused(published: Installation, samples: SampleImages) -> None:
     with pytest.raises(InvalidInput, match=r"Version 9\.9\.9 can't be a base") as caught:
-        publish(stocked, stock.second, "1.0.1", bases=[VersionName(9, 9, 9)])
+        publish(published, samples.second, "1.0.1", bases=[VersionName(9, 9, 9)])
     assert caught.value.found == "complete in the source slot: 1.0.0"
-    publish(stocked, stock.second, "1.0.1", bases=[VersionName(1, 0, 0)])
+    publish(published, samples.second, "1.0.1", bases=[VersionName(1, 0, 0)])
 
 
-def test_a_missing_segment_is_found_and_sent_again(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    segment_files(stocked, slot_of(stocked, "southcentralus", 1))[0].unlink()
+def test_a_missing_segment_is_found_and_sent_again(
+    published: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
+    segment_files(published, slot_of(published, "southcentralus", 1))[0].unlink()
     for number in range(2):
-        export(stocked, tmp_path / f"o{number}.raw")
-        assert sha256_of(tmp_path / f"o{number}.raw") == sha256_of(stock.first)
-    assert states(show(stocked))["southcentralus/1"] is DEGRADED
-    assert set(states(publish(stocked, stock.first)).values()) == {COMPLETED}
-    audit(stocked)
+        export(published, tmp_path / f"o{number}.raw")
+        assert compute_sha256(tmp_path / f"o{number}.raw") == compute_sha256(samples.first)
+    assert states(show(published))["southcentralus/1"] is DEGRADED
+    assert set(states(publish(published, samples.first)).values()) == {COMPLETED}
+    audit(published)
 
 
-def test_a_damaged_source_is_never_copied(empty: Installation, stock: Stock, tmp_path: Path) -> None:
-    publish(empty, stock.first, targets=["southcentralus=2"])
-    publish(empty, stock.second, "1.0.1", ["southcentralus=2", "eastus"])
+def test_a_damaged_source_is_never_copied(empty: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    publish(empty, samples.first, targets=["southcentralus=2"])
+    publish(empty, samples.second, "1.0.1", ["southcentralus=2", "eastus"])
     delete(empty, "1.0.1")
     flip(segment_files(empty, slot_of(empty, "southcentralus", 0))[0])
-    view = publish(empty, stock.second, "1.0.1", ["southcentralus=2", "eastus", "westus2"])
+    view = publish(empty, samples.second, "1.0.1", ["southcentralus=2", "eastus", "westus2"])
     assert {state for place, state in states(view).items() if "southcentralus" not in place} == {COMPLETED}
-    audit_served(empty, {"1.0.0": stock.first, "1.0.1": stock.second}, tmp_path)
+    audit_served(empty, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path)
 
 
-def test_damage_everywhere_is_refused_and_no_file_is_left(stocked: Installation, tmp_path: Path) -> None:
-    name = segment_files(stocked, slot_of(stocked, "eastus"))[0].name
-    for path in (stocked.home / "regions").rglob(name):
+def test_damage_everywhere_is_refused_and_no_file_is_left(published: Installation, tmp_path: Path) -> None:
+    name = segment_files(published, slot_of(published, "eastus"))[0].name
+    for path in (published.home / "regions").rglob(name):
         flip(path)
     (tmp_path / "out").mkdir()
     with pytest.raises(ObjectCorrupt) as caught:
-        export(stocked, tmp_path / "out" / "o.raw", "eastus")
+        export(published, tmp_path / "out" / "o.raw", "eastus")
     assert caught.value.hint
     assert list((tmp_path / "out").iterdir()) == []
-    assert set(states(show(stocked)).values()) == {DEGRADED}
+    assert set(states(show(published)).values()) == {DEGRADED}
     with pytest.raises(ImageNotAvailable):
-        make_disk(stocked, "d1", "eastus")
+        make_disk(published, "d1", "eastus")
 
 
 @pytest.mark.parametrize("part", ["manifests/", "segments/"])
 def test_what_a_store_damages_on_the_way_in_is_never_told_to_be_complete(
-    empty: Installation, stock: Stock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+    empty: Installation, samples: SampleImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """The disk under eastus writes one bit wrong and says that all is well, once."""
     real = DirectoryStore._write_durably
@@ -510,25 +518,25 @@ def test_what_a_store_damages_on_the_way_in_is_never_told_to_be_complete(
     monkeypatch.setattr(DirectoryStore, "_write_durably", write)
     monkeypatch.setattr(DirectoryStore, "properties", replace(DirectoryStore.properties, verifies_checksum=False))
     with pytest.raises(ReplicationFailed, match=r"region:eastus.*is damaged"):
-        publish(empty, stock.first)
+        publish(empty, samples.first)
     assert len(damaged) == 1
     assert states(show(empty))["eastus/0"] is ReplicaState.FAILED
     assert [row.target for row in charges(empty) if row.target == "eastus"] == []
-    publish(empty, stock.first)
+    publish(empty, samples.first)
     audit(empty)
-    audit_served(empty, {"1.0.0": stock.first}, tmp_path)
+    audit_served(empty, {"1.0.0": samples.first}, tmp_path)
 
 
 # -- at once ----------------------------------------------------------------------------------------------------------
 
 
-def test_many_read_the_same_replica_at_once(stocked: Installation, stock: Stock, tmp_path: Path) -> None:
-    make_disk(stocked, "d1")
+def test_many_read_the_same_replica_at_once(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    make_disk(published, "d1")
     with ThreadPoolExecutor(6) as pool:
         calls = [
             pool.submit(
                 disks_export.export_disk,
-                stocked,
+                published,
                 ADMIN,
                 group=GROUP,
                 name="d1",
@@ -539,12 +547,12 @@ def test_many_read_the_same_replica_at_once(stocked: Installation, stock: Stock,
         ]
         for call in calls:
             call.result()
-    assert {sha256_of(tmp_path / f"{number}.raw") for number in range(6)} == {sha256_of(stock.first)}
-    audit(stocked)
+    assert {compute_sha256(tmp_path / f"{number}.raw") for number in range(6)} == {compute_sha256(samples.first)}
+    audit(published)
 
 
-def test_another_process_may_read_the_same_disk_meanwhile(tmp_path: Path, stock: Stock) -> None:
-    shutil.copytree(stock.home, tmp_path / "home")
+def test_another_process_may_read_the_same_disk_meanwhile(tmp_path: Path, samples: SampleImages) -> None:
+    shutil.copytree(samples.home, tmp_path / "home")
 
     def meanwhile(event: ProgressEvent) -> None:
         if event.task == "export 1.raw" and event.stage is Stage.STARTED:
@@ -555,10 +563,12 @@ def test_another_process_may_read_the_same_disk_meanwhile(tmp_path: Path, stock:
     with open_home(tmp_path / "home", meanwhile) as installation:
         export(installation, tmp_path / "1.raw", "eastus")
         audit(installation)
-    assert {sha256_of(tmp_path / f"{number}.raw") for number in (1, 2)} == {sha256_of(stock.first)}
+    assert {compute_sha256(tmp_path / f"{number}.raw") for number in (1, 2)} == {compute_sha256(samples.first)}
 
 
-def test_a_second_process_at_the_same_version_waits_and_does_nothing_twice(tmp_path: Path, stock: Stock) -> None:
+def test_a_second_process_at_the_same_version_waits_and_does_nothing_twice(
+    tmp_path: Path, samples: SampleImages
+) -> None:
     """While a copy into eastus is under way another process gives the same command: it answers when that is done."""
     waiting: list[Future[VersionView]] = []
     told: list[str] = []
@@ -566,22 +576,22 @@ def test_a_second_process_at_the_same_version_waits_and_does_nothing_twice(tmp_p
     def again() -> VersionView:
         with open_home(tmp_path / "home", lambda event: told.append(event.task)) as second:
             object.__setattr__(second.keeper, "holder", f"elsewhere/{second.keeper.holder}")
-            return publish(second, stock.first, targets=["southcentralus", "eastus"])
+            return publish(second, samples.first, targets=["southcentralus", "eastus"])
 
     def meanwhile(event: ProgressEvent) -> None:
         if event.task == "eastus/0" and event.stage is Stage.STARTED and not waiting:
             waiting.append(pool.submit(again))
 
     with ThreadPoolExecutor(1) as pool, open_home(tmp_path / "home", meanwhile) as installation:
-        found_gallery(installation)
-        view = publish(installation, stock.first, targets=["southcentralus", "eastus"])
+        create_sample_gallery(installation)
+        view = publish(installation, samples.first, targets=["southcentralus", "eastus"])
         assert states(waiting[0].result()) == states(view)
         assert set(states(view).values()) == {COMPLETED}
         assert told == [], "it did what the first one did"
         audit(installation)
 
 
-def test_a_worker_that_lost_its_lease_changes_nothing(tmp_path: Path, stock: Stock) -> None:
+def test_a_worker_that_lost_its_lease_changes_nothing(tmp_path: Path, samples: SampleImages) -> None:
     """Its work was taken over meanwhile: it stops, and does not call the other's replica failed."""
     seen: list[ReplicaState] = []
 
@@ -593,19 +603,19 @@ def test_a_worker_that_lost_its_lease_changes_nothing(tmp_path: Path, stock: Sto
             seen.append(states(show(installation))["eastus/0"])
 
     with open_home(tmp_path / "home", take_over) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         with pytest.raises(ReplicationFailed, match="too slow"):
-            publish(installation, stock.first, targets=["southcentralus", "eastus"])
+            publish(installation, samples.first, targets=["southcentralus", "eastus"])
         assert seen == [ReplicaState.REPLICATING]
         assert states(show(installation))["eastus/0"] is ReplicaState.REPLICATING
         assert [row.target for row in charges(installation)] == []
 
 
-def test_a_patch_of_a_patch_is_found_in_its_base(empty: Installation, stock: Stock, tmp_path: Path) -> None:
-    source, sources = stock.first, {"1.0.0": stock.first}
+def test_a_patch_of_a_patch_is_found_in_its_base(empty: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    source, sources = samples.first, {"1.0.0": samples.first}
     publish(empty, source, targets=["southcentralus", "eastus"])
     for number in range(1, 5):
-        source = patched(source, tmp_path / f"{number}.raw", seed=100 + number, blocks=6)
+        source = patch_disk(source, tmp_path / f"{number}.raw", seed=100 + number, blocks=6)
         sources[f"1.0.{number}"] = source
         publish(empty, source, f"1.0.{number}", ["southcentralus", "eastus"])
     audit(empty)

@@ -29,15 +29,15 @@ from imgstore.regions.model import Bandwidth
 from imgstore.stores import TokenBucket
 from imgstore.stores.interface import ObjectStore
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.faulty_store import Faulty
+from imgstore.testing.faulty_store import FaultyStore
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import (
     ADMIN,
-    Stock,
+    SampleImages,
     audit,
     audit_served,
     charges,
-    found_gallery,
+    create_sample_gallery,
     open_home,
     publish,
     request,
@@ -77,21 +77,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 
 @pytest.fixture
-def east(empty: Installation, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Faulty]:
+def east(empty: Installation, monkeypatch: pytest.MonkeyPatch) -> Callable[[], FaultyStore]:
     """The store of eastus, which can be made to fail."""
-    made: list[Faulty] = []
+    made: list[FaultyStore] = []
     real = empty.locator.store
 
     def store(slot: Slot) -> ObjectStore:
         if slot.key.region != "eastus":
             return real(slot)
         if not made:
-            made.append(Faulty(real(slot)))
+            made.append(FaultyStore(real(slot)))
         return made[0]
 
     monkeypatch.setattr(empty.locator, "store", store)
 
-    def faulty() -> Faulty:
+    def faulty() -> FaultyStore:
         assert made, "nobody went to eastus yet"
         return made[0]
 
@@ -101,8 +101,8 @@ def east(empty: Installation, monkeypatch: pytest.MonkeyPatch) -> Callable[[], F
 # -- one worker -------------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_waits_for_a_worker_makes(empty: Installation, stock: Stock, tmp_path: Path) -> None:
-    view = ask(empty, stock.first, targets=["southcentralus=2", "westus2=1=Standard_ZRS", "eastus"])
+def test_what_nobody_waits_for_a_worker_makes(empty: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    view = ask(empty, samples.first, targets=["southcentralus=2", "westus2=1=Standard_ZRS", "eastus"])
     assert states(view)["southcentralus/0"] is COMPLETED
     assert list(states(view).values()).count(ReplicaState.PENDING) == 3
     assert view.version.provisioning_state is ProvisioningState.CREATING
@@ -110,15 +110,15 @@ def test_what_nobody_waits_for_a_worker_makes(empty: Installation, stock: Stock,
     assert (report.completed, report.failed) == (3, {})
     assert show(empty).version.provisioning_state is ProvisioningState.SUCCEEDED
     audit(empty)
-    audit_served(empty, {"1.0.0": stock.first}, tmp_path)
+    audit_served(empty, {"1.0.0": samples.first}, tmp_path)
     assert work(empty).completed == 0
 
 
 def test_a_version_without_its_source_is_told_and_left(
-    empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
+    empty: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(versions_create, "_make_source", lambda *_: None)  # as if killed before the bytes came
-    view = ask(empty, stock.first)
+    view = ask(empty, samples.first)
     report = work(empty)
     assert (report.completed, report.without_source) == (0, 1)
     assert set(states(show(empty)).values()) == {ReplicaState.PENDING}
@@ -126,12 +126,12 @@ def test_a_version_without_its_source_is_told_and_left(
 
 
 def test_a_failed_one_rests_then_heals_alone_while_others_serve(
-    empty: Installation, stock: Stock, clock: ManualClock, east: Callable[[], Faulty], tmp_path: Path
+    empty: Installation, samples: SampleImages, clock: ManualClock, east: Callable[[], FaultyStore], tmp_path: Path
 ) -> None:
     empty.access(
         next(
             each.slot
-            for each in ask(empty, stock.first, targets=[*HERE_AND_EAST, "northeurope"]).replicas
+            for each in ask(empty, samples.first, targets=[*HERE_AND_EAST, "northeurope"]).replicas
             if each.slot.key.region == "eastus"
         )
     )
@@ -150,7 +150,7 @@ def test_a_failed_one_rests_then_heals_alone_while_others_serve(
         assert report.next_retry_at == failed.retry_at
         clock.advance(2)
     assert [15 <= waits[0] < 45, 30 <= waits[1] < 90, 60 <= waits[2] < 180] == [True] * 3
-    audit_served(empty, {"1.0.0": stock.first}, tmp_path)
+    audit_served(empty, {"1.0.0": samples.first}, tmp_path)
     east().heal()
     assert work(empty).completed == 1
     healed = next(each for each in show(empty).replicas if each.slot.key.region == "eastus")
@@ -161,14 +161,14 @@ def test_a_failed_one_rests_then_heals_alone_while_others_serve(
 
 
 def test_a_person_does_not_wait_for_the_retry(
-    empty: Installation, stock: Stock, clock: ManualClock, east: Callable[[], Faulty]
+    empty: Installation, samples: SampleImages, clock: ManualClock, east: Callable[[], FaultyStore]
 ) -> None:
-    empty.access(next(each.slot for each in ask(empty, stock.first).replicas if each.slot.key.region == "eastus"))
+    empty.access(next(each.slot for each in ask(empty, samples.first).replicas if each.slot.key.region == "eastus"))
     east().die()
     assert len(work(empty).failed) == 1
     east().heal()
     assert work(empty).completed == 0
-    ask(empty, stock.first)
+    ask(empty, samples.first)
     assert work(empty).completed == 1, "the repeat with --no-wait did not wake the workers"
     assert set(states(show(empty)).values()) == {COMPLETED}
 
@@ -189,7 +189,7 @@ def test_versions_take_turns(empty: Installation, tmp_path: Path) -> None:
     audit(empty)
 
 
-def test_a_stopped_worker_gives_its_lease_back(tmp_path: Path, stock: Stock) -> None:
+def test_a_stopped_worker_gives_its_lease_back(tmp_path: Path, samples: SampleImages) -> None:
     stop = threading.Event()
 
     def stopping(event: ProgressEvent) -> None:
@@ -197,8 +197,8 @@ def test_a_stopped_worker_gives_its_lease_back(tmp_path: Path, stock: Stock) -> 
             stop.set()
 
     with open_home(tmp_path / "home", stopping) as installation:
-        found_gallery(installation)
-        ask(installation, stock.first)
+        create_sample_gallery(installation)
+        ask(installation, samples.first)
         assert run_worker(installation, ADMIN, stop=stop).completed == 0
         assert states(show(installation))["eastus/0"] is ReplicaState.REPLICATING
         with installation.catalog.reading() as transaction:
@@ -263,7 +263,7 @@ FATAL = (5, 17, 0, 26, 0, 43, 60, 0)
 def play(home: Path, database: str, folder: Path) -> None:
     expected: dict[str, Path] = {}
     with open_home(home, database=database or None) as installation:
-        found_gallery(installation)
+        create_sample_gallery(installation)
         for number in range(VERSIONS):
             name = f"1.0.{number}"
             expected[name] = small(folder, number)
@@ -320,7 +320,7 @@ def test_eight_workers_on_one_queue_on_postgresql(tmp_path: Path, postgresql: st
 
 
 def test_copies_keep_within_the_bandwidth_of_their_pair(
-    empty: Installation, stock: Stock, monkeypatch: pytest.MonkeyPatch
+    empty: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only what crosses that pair is held back, and only as far as it must."""
     clock = ManualClock()
@@ -334,9 +334,9 @@ def test_copies_keep_within_the_bandwidth_of_their_pair(
     pairs = Bandwidth(pairs={("southcentralus", "eastus"): limit})
     object.__setattr__(empty.regions, "bandwidth", pairs)
     monkeypatch.setattr(replication_copy, "_wait_a_while", lambda _stop, seconds: clock.wait(seconds))
-    publish(empty, stock.first, targets=["southcentralus", "westus2"])
+    publish(empty, samples.first, targets=["southcentralus", "westus2"])
     assert clock.waits == []
-    publish(empty, stock.first, "1.0.1", targets=HERE_AND_EAST)
+    publish(empty, samples.first, "1.0.1", targets=HERE_AND_EAST)
     delivered = sum(row.delivered_bytes for row in charges(empty) if row.target == "eastus")
     assert delivered > 10 * limit
     last = 4 * MIB + 1024  # is not waited for

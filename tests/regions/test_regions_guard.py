@@ -7,7 +7,7 @@ import pytest
 from imgstore.domain.errors import StoreMismatch
 from imgstore.regions.zones import GuardedStore
 from imgstore.stores import MemoryStore, ObjectStore
-from imgstore.testing.store_contract import RawDoor, StoreContract, ThroughMemory
+from imgstore.testing.store_contract import RawAccess, RawMemoryAccess, StoreContract
 
 
 class TestGuarded(StoreContract):
@@ -20,8 +20,8 @@ class TestGuarded(StoreContract):
         return GuardedStore(within, lambda: None)
 
     @pytest.fixture
-    def raw(self, within: MemoryStore) -> RawDoor:
-        return ThroughMemory(within)
+    def raw(self, within: MemoryStore) -> RawAccess:
+        return RawMemoryAccess(within)
 
 
 CALLS: dict[str, Callable[[ObjectStore], object]] = {

@@ -20,7 +20,7 @@ from imgstore.stores import MemoryStore
 from imgstore.stores.wrappers.retry import RetryingStore
 from imgstore.stores.wrappers.watched import WatchedStore
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.store_contract import RawDoor, StoreContract, ThroughMemory
+from imgstore.testing.store_contract import RawAccess, RawMemoryAccess, StoreContract
 
 HERE = ("westus2", "1")
 
@@ -214,5 +214,5 @@ class TestWatched(StoreContract):
         return WatchedStore(within, process.watch)
 
     @pytest.fixture
-    def raw(self, within: MemoryStore) -> RawDoor:
-        return ThroughMemory(within)
+    def raw(self, within: MemoryStore) -> RawAccess:
+        return RawMemoryAccess(within)

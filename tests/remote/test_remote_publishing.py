@@ -12,7 +12,7 @@ from remote_server import Machine, serving
 from imgstore.api.dev_tls import make_certificates
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.storage.sizes import MIB
-from imgstore.testing.sample_disks import as_vhd, make_raw
+from imgstore.testing.sample_disks import make_raw, write_vhd
 
 WHERE = ("-g", "rg", "-r", "g1", "-i", "ubuntu")
 
@@ -22,8 +22,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """With a gallery, a definition and a disk in three containers."""
     with serving(tmp_path_factory.mktemp("remote")) as machine:
         raw = make_raw(machine.folder / "disk.raw", seed=1, virtual_bytes=64 * MIB, content_bytes=10 * MIB)
-        as_vhd(raw, machine.folder / "disk.vhd")
-        as_vhd(raw, machine.folder / "dynamic.vhd", DiskFormat.VHD_DYNAMIC)
+        write_vhd(raw, machine.folder / "disk.vhd")
+        write_vhd(raw, machine.folder / "dynamic.vhd", DiskFormat.VHD_DYNAMIC)
         machine.ok("sig", "create", "-g", "rg", "-r", "g1", "-l", "southcentralus")  # Makes the group, as at a home.
         made = ("--publisher", "p", "--offer", "o", "--sku", "s", "--os-type", "Linux")
         machine.ok("sig", "image-definition", "create", *WHERE, *made)

@@ -25,8 +25,8 @@ from imgstore.stores.s3.probe import probe_properties
 from imgstore.stores.s3.store import S3Store
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.faulty_store import Faulty
-from imgstore.testing.store_contract import RawDoor, StoreContract
+from imgstore.testing.faulty_store import FaultyStore
+from imgstore.testing.store_contract import RawAccess, StoreContract
 
 
 class InDirectory:
@@ -112,7 +112,7 @@ class TestMemory(StoreContract):
         return MemoryStore()
 
     @pytest.fixture
-    def raw(self, store: MemoryStore) -> RawDoor:
+    def raw(self, store: MemoryStore) -> RawAccess:
         return InMemory(store)
 
 
@@ -122,7 +122,7 @@ class TestDirectory(StoreContract):
         return DirectoryStore(tmp_path / "not" / "yet" / "there")
 
     @pytest.fixture
-    def raw(self, tmp_path: Path) -> RawDoor:
+    def raw(self, tmp_path: Path) -> RawAccess:
         return InDirectory(tmp_path / "not" / "yet" / "there")
 
 
@@ -175,7 +175,7 @@ class TestS3OnMoto(StoreContract):
         return on_moto.store
 
     @pytest.fixture
-    def raw(self, on_moto: Bucket) -> RawDoor:
+    def raw(self, on_moto: Bucket) -> RawAccess:
         from moto.core.models import DEFAULT_ACCOUNT_ID
         from moto.s3.models import s3_backends
 
@@ -195,7 +195,7 @@ class TestS3OnSeaweedFS(StoreContract):
         return on_seaweedfs.store
 
     @pytest.fixture
-    def raw(self, on_seaweedfs: Bucket) -> RawDoor:
+    def raw(self, on_seaweedfs: Bucket) -> RawAccess:
         return InBucket(on_seaweedfs.client, on_seaweedfs.name)
 
     def test_its_properties(self, store: ObjectStore) -> None:
@@ -209,7 +209,7 @@ class TestS3OnMinio(StoreContract):
         return on_minio.store
 
     @pytest.fixture
-    def raw(self, on_minio: Bucket) -> RawDoor:
+    def raw(self, on_minio: Bucket) -> RawAccess:
         def damage(key: str, body: bytes) -> None:
             if on_minio.engine.folder is None:
                 raise NotImplementedError
@@ -234,7 +234,7 @@ class TestMetered(TestMemory):
         return MeteredStore(inner, TrafficMeter())
 
     @pytest.fixture
-    def raw(self, inner: MemoryStore) -> RawDoor:
+    def raw(self, inner: MemoryStore) -> RawAccess:
         return InMemory(inner)
 
 
@@ -255,13 +255,13 @@ class TestRetrying(TestMetered):
 class TestFaultyWithoutFaults(TestMetered):
     @pytest.fixture
     def store(self, inner: MemoryStore) -> ObjectStore:
-        return Faulty(inner)
+        return FaultyStore(inner)
 
 
 class InZones:
     """All three, which must agree."""
 
-    def __init__(self, doors: list[RawDoor]) -> None:
+    def __init__(self, doors: list[RawAccess]) -> None:
         self._doors = doors
 
     def get(self, key: str) -> bytes | None:
@@ -288,7 +288,7 @@ class TestZonedOverMemories(StoreContract):
         store.close()
 
     @pytest.fixture
-    def raw(self, inner: list[MemoryStore]) -> RawDoor:
+    def raw(self, inner: list[MemoryStore]) -> RawAccess:
         return InZones([InMemory(store) for store in inner])
 
 
@@ -300,7 +300,7 @@ class TestZonedOverDirectories(StoreContract):
         store.close()
 
     @pytest.fixture
-    def raw(self, tmp_path: Path) -> RawDoor:
+    def raw(self, tmp_path: Path) -> RawAccess:
         return InZones([InDirectory(tmp_path / zone) for zone in "123"])
 
 

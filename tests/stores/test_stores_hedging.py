@@ -18,7 +18,7 @@ from imgstore.stores.wrappers.hedging import (
     race,
 )
 from imgstore.stores.wrappers.retry import RetryingStore
-from imgstore.testing.faulty_store import Fault, Faulty
+from imgstore.testing.faulty_store import Fault, FaultyStore
 
 SOON = 0.05
 """Late after this many seconds: a store that never answers is late for certain."""
@@ -175,7 +175,7 @@ def test_only_the_last_is_asked_with_patience() -> None:
 
 def test_retries_do_not_keep_the_next_waiting() -> None:
     waits: list[float] = []
-    faulty = Faulty(MemoryStore())
+    faulty = FaultyStore(MemoryStore())
     faulty.script = [Fault(method="head", calls=frozenset({1, 2, 3}))]
     store = RetryingStore(faulty, wait=waits.append)
     outcomes = list(race([lambda: store.head("a"), lambda: store.head("a")], late_seconds=NEVER))

@@ -19,7 +19,7 @@ from imgstore.stores import DirectoryStore, MemoryStore, ObjectStore, Zoned
 from imgstore.stores.s3.store import S3Store
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.faulty_store import Faulty
+from imgstore.testing.faulty_store import FaultyStore
 
 # No key is another one's folder; the neighbours' names tell the order of keys from that of folders.
 KEYS = st.sampled_from(["a/x", "a/y", "a-b/x", "a.b", "ab/c/d", "top"])
@@ -168,7 +168,7 @@ class DyingZones(RuleBasedStateMachine):
         super().__init__()
         self.clock = ManualClock()
         self.inner = {zone: MemoryStore(zone, now=self.clock.now) for zone in "123"}
-        self.zones = {zone: Faulty(store) for zone, store in self.inner.items()}
+        self.zones = {zone: FaultyStore(store) for zone, store in self.inner.items()}
         self.down: set[str] = set()
         self.truth: bool | None = False
         self.store = self.open()

@@ -18,7 +18,7 @@ from imgstore.stores import (
     Zoned,
 )
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.faulty_store import Fault, Faulty, Kind
+from imgstore.testing.faulty_store import Fault, FaultyStore, Kind
 
 CALLS: dict[str, Callable[[ObjectStore], object]] = {
     "get": lambda store: store.get("a"),
@@ -36,8 +36,8 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def faulty() -> Faulty:
-    store = Faulty(MemoryStore())
+def faulty() -> FaultyStore:
+    store = FaultyStore(MemoryStore())
     store.put("a", b"body")
     return store
 
@@ -49,29 +49,29 @@ def patient(store: ObjectStore, clock: ManualClock, **policy: float) -> Retrying
 
 @pytest.mark.parametrize("method", CALLS)
 @pytest.mark.parametrize("kind", [Kind.REFUSED, Kind.LOST])
-def test_what_passes_is_tried_again(method: str, kind: Kind, faulty: Faulty, clock: ManualClock) -> None:
-    expected = CALLS[method](Faulty(MemoryStore()) if method == "put" else faulty)
+def test_what_passes_is_tried_again(method: str, kind: Kind, faulty: FaultyStore, clock: ManualClock) -> None:
+    expected = CALLS[method](FaultyStore(MemoryStore()) if method == "put" else faulty)
     faulty.script = [Fault(method=method, calls=frozenset({1, 2, 3}), kind=kind)]
     assert CALLS[method](patient(faulty, clock)) == expected
     assert clock.waits == [0.1, 0.2, 0.4]
 
 
 @pytest.mark.parametrize("method", CALLS)
-def test_patience_ends(method: str, faulty: Faulty, clock: ManualClock) -> None:
+def test_patience_ends(method: str, faulty: FaultyStore, clock: ManualClock) -> None:
     faulty.die()
     with pytest.raises(StoreUnreachable):
         CALLS[method](patient(faulty, clock, attempts_max=4, wait_seconds_max=0.6))
     assert clock.waits == [0.1, 0.2, 0.3]
 
 
-def test_patience_ends_by_time(faulty: Faulty, clock: ManualClock) -> None:
+def test_patience_ends_by_time(faulty: FaultyStore, clock: ManualClock) -> None:
     faulty.die()
     with pytest.raises(StoreUnreachable):
         patient(faulty, clock, attempts_max=100, first_wait_seconds_max=8.0, wait_seconds_max=8.0).get("a")
     assert clock.monotonic() == 60.0
 
 
-def test_what_does_not_pass_is_not(faulty: Faulty, clock: ManualClock) -> None:
+def test_what_does_not_pass_is_not(faulty: FaultyStore, clock: ManualClock) -> None:
     def denied() -> StoreError:
         return StoreDenied("no")
 
@@ -81,7 +81,7 @@ def test_what_does_not_pass_is_not(faulty: Faulty, clock: ManualClock) -> None:
     assert not clock.waits
 
 
-def test_deletes_and_conditional_puts_are_sent_once(faulty: Faulty, clock: ManualClock) -> None:
+def test_deletes_and_conditional_puts_are_sent_once(faulty: FaultyStore, clock: ManualClock) -> None:
     """A late repeat of either could do harm, even where the first was refused."""
     store = patient(faulty, clock)
     faulty.script = [
@@ -99,13 +99,13 @@ def test_deletes_and_conditional_puts_are_sent_once(faulty: Faulty, clock: Manua
 
 def test_a_listing_goes_on_where_it_broke_off(clock: ManualClock) -> None:
     """No key twice, none left out, though it breaks off after each page."""
-    faulty = Faulty(MemoryStore())
+    faulty = FaultyStore(MemoryStore())
     for number in range(10):
         faulty.put(f"k/{number}", b"1")
 
     broken: set[str] = set()
 
-    class Breaking(Faulty):
+    class Breaking(FaultyStore):
         def list(self, prefix: str) -> Iterator[ObjectInfo]:
             for told, info in enumerate(faulty.list(prefix)):
                 if told and told % 3 == 0 and info.key not in broken:
@@ -125,7 +125,7 @@ def test_waits_are_bounded(attempt: int, jitter: float) -> None:
     assert 0 <= policy.wait_seconds(attempt, jitter) < policy.wait_seconds_max
 
 
-def test_retries_are_metered(faulty: Faulty, clock: ManualClock) -> None:
+def test_retries_are_metered(faulty: FaultyStore, clock: ManualClock) -> None:
     """The meter is inside: what went over the wire twice counts twice."""
     meter = TrafficMeter()
     store = patient(MeteredStore(faulty, meter), clock)
@@ -151,7 +151,7 @@ def test_retries_are_metered(faulty: Faulty, clock: ManualClock) -> None:
     assert traffic.requests == {"put": 3, "get": 4, "head": 1, "copy": 1, "delete": 1, "list": 1}
 
 
-def test_the_shortest_answer_tells_how_far_off_a_store_is(faulty: Faulty) -> None:
+def test_the_shortest_answer_tells_how_far_off_a_store_is(faulty: FaultyStore) -> None:
     meter, ticks = TrafficMeter(), list[float]()
     store = MeteredStore(faulty, meter, lambda: ticks.pop(0))
     assert meter.answer_seconds == 0
@@ -169,7 +169,7 @@ def test_the_shortest_answer_tells_how_far_off_a_store_is(faulty: Faulty) -> Non
     assert took(0.3, lambda: store.head("b")) == pytest.approx(0.3)
 
 
-def test_what_fails_is_no_answer(faulty: Faulty, clock: ManualClock) -> None:
+def test_what_fails_is_no_answer(faulty: FaultyStore, clock: ManualClock) -> None:
     """A connection that is refused at once does not make a store a near one."""
     meter = TrafficMeter()
     store = MeteredStore(faulty, meter, clock.monotonic)
@@ -190,7 +190,7 @@ def test_a_copy_through_us_is_metered_both_ways() -> None:
     assert (meter.traffic.sent_bytes, meter.traffic.received_bytes, meter.traffic.server_side_bytes) == (10, 5, 0)
 
 
-def test_faults_strike_where_they_are_told(faulty: Faulty) -> None:
+def test_faults_strike_where_they_are_told(faulty: FaultyStore) -> None:
     faulty.put("b", b"other")
     faulty.script = [Fault(method="get", key_part="b", calls=frozenset({2}), kind=Kind.DAMAGED)]
     assert [faulty.get(key) for key in ("a", "b", "a", "b", "b")] == [b"body", b"other", b"body", b"nther", b"other"]

@@ -17,8 +17,8 @@ from imgstore.stores.s3.store import S3Store
 from imgstore.stores.wrappers.parallel import ParallelLimit, ParallelLimitedStore
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.latency_proxy import Way, Ways
-from imgstore.testing.store_contract import RawDoor, StoreContract, ThroughMemory
+from imgstore.testing.latency_proxy import LatencyProxies, LatencyProxy
+from imgstore.testing.store_contract import RawAccess, RawMemoryAccess, StoreContract
 
 BODY = np.random.default_rng(7).bytes(4 << 20)
 LIMITS = TimeLimits(read_seconds=2.0, write_seconds=2.0, fixed_seconds=3.0)
@@ -28,8 +28,8 @@ SLOW = 700_000
 
 
 @pytest.fixture
-def way(minio: S3Engine, ways: Ways) -> Way:
-    return ways.to(minio)
+def way(minio: S3Engine, latency_proxies: LatencyProxies) -> LatencyProxy:
+    return latency_proxies.to(minio)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def bucket(minio: S3Engine, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=[True, False], ids=["short", "client"])
-def store(way: Way, bucket: str, request: pytest.FixtureRequest) -> Iterator[S3Store]:
+def store(way: LatencyProxy, bucket: str, request: pytest.FixtureRequest) -> Iterator[S3Store]:
     """By each of the two ways that requests take."""
     engine = way.engine
     made = S3Store(
@@ -55,7 +55,7 @@ def store(way: Way, bucket: str, request: pytest.FixtureRequest) -> Iterator[S3S
     made.close()
 
 
-def test_bodies_that_move_arrive(store: S3Store, way: Way) -> None:
+def test_bodies_that_move_arrive(store: S3Store, way: LatencyProxy) -> None:
     way.set_bandwidth(SLOW)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: store.put(f"body-{number}", memoryview(BODY)), range(4)))
@@ -73,7 +73,7 @@ CALLS: dict[str, Callable[[S3Store], object]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_request_that_stands_still_ends(store: S3Store, way: Way, name: str) -> None:
+def test_a_request_that_stands_still_ends(store: S3Store, way: LatencyProxy, name: str) -> None:
     store.put("a", b"small")
     way.hold()
     with pytest.raises(StoreSilent):
@@ -82,7 +82,7 @@ def test_a_request_that_stands_still_ends(store: S3Store, way: Way, name: str) -
     store.put("a", b"small")
 
 
-def test_a_delete_keeps_its_limit_whatever_moves(store: S3Store, way: Way) -> None:
+def test_a_delete_keeps_its_limit_whatever_moves(store: S3Store, way: LatencyProxy) -> None:
     """Invariants G6 and G7: who deletes knows when a request can no longer arrive."""
     way.set_bandwidth(1000)
     with pytest.raises(StoreSilent):
@@ -165,5 +165,5 @@ class TestParallel(StoreContract):
         return ParallelLimitedStore(within)
 
     @pytest.fixture
-    def raw(self, within: MemoryStore) -> RawDoor:
-        return ThroughMemory(within)
+    def raw(self, within: MemoryStore) -> RawAccess:
+        return RawMemoryAccess(within)

@@ -20,7 +20,7 @@ from imgstore.domain.errors import (
 from imgstore.domain.storage.digests import digest_of
 from imgstore.stores import MemoryStore, Missed, RepairNote, StoreProperties, Zoned
 from imgstore.testing.clock import ManualClock
-from imgstore.testing.faulty_store import Fault, Faulty, Kind
+from imgstore.testing.faulty_store import Fault, FaultyStore, Kind
 
 KEY = "segments/ab/abcd"
 BODY = b"the body"
@@ -33,7 +33,7 @@ class Region:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.memories = {zone: MemoryStore(f"memory {zone}", now=self.clock.now) for zone in "123"}
-        self.zones = {zone: Faulty(memory) for zone, memory in self.memories.items()}
+        self.zones = {zone: FaultyStore(memory) for zone, memory in self.memories.items()}
         self.reports: list[tuple[str, str, type]] = []
         self.opened: list[Zoned] = []
         self.store = self.open()

@@ -14,7 +14,7 @@ from imgstore.domain.errors import LeaseLost, ObjectCorrupt, ObjectNotFound, Sto
 from imgstore.domain.storage import object_keys
 from imgstore.segments.manifest import Manifest
 from imgstore.stores.interface import Accept
-from imgstore.testing.faulty_store import Fault, Faulty, Kind, flip_first_bit
+from imgstore.testing.faulty_store import Fault, FaultyStore, Kind, flip_first_bit
 from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.transfer.copy import CopyOrder, copy_segments, plan_segments
 from imgstore.transfer.receipts import CopyReceipt
@@ -155,7 +155,7 @@ def test_a_degraded_target_is_not_read_after_cancellation(taken: tuple[Manifest,
 def test_only_what_is_missing_is_sent_after_a_failure(taken: tuple[Manifest, Store]) -> None:
     manifest, source = taken
     target = Store()
-    faulty = Faulty(target, [Fault(method="put", calls=frozenset({3}))])
+    faulty = FaultyStore(target, [Fault(method="put", calls=frozenset({3}))])
     with pytest.raises(StoreUnreachable):
         run_copy(order(manifest, source, faulty), workers=1)
     sent = len(target.keys("put"))
@@ -168,7 +168,7 @@ def test_only_what_is_missing_is_sent_after_a_failure(taken: tuple[Manifest, Sto
 def test_a_damaged_source_is_never_copied(taken: tuple[Manifest, Store]) -> None:
     manifest, source = taken
     bad = manifest.segments.name(1)
-    damaged = Faulty(source, [Fault(method="get", key_part=bad.hex(), kind=Kind.DAMAGED)])
+    damaged = FaultyStore(source, [Fault(method="get", key_part=bad.hex(), kind=Kind.DAMAGED)])
     target = Store()
     made = order(manifest, damaged, target)
     with pytest.raises(ObjectCorrupt):
@@ -181,7 +181,7 @@ def test_a_damaged_source_is_never_copied(taken: tuple[Manifest, Store]) -> None
 def test_another_source_replaces_a_damaged_source(taken: tuple[Manifest, Store]) -> None:
     manifest, source = taken
     bad = manifest.segments.name(1)
-    damaged = Faulty(source, [Fault(method="get", key_part=bad.hex(), kind=Kind.DAMAGED)])
+    damaged = FaultyStore(source, [Fault(method="get", key_part=bad.hex(), kind=Kind.DAMAGED)])
     target = Store()
     sources = [slot(damaged, "one"), slot(Store(), "empty"), slot(source, "three")]
     made = order(manifest, source, target, sources=sources)
@@ -215,7 +215,7 @@ def test_a_manifest_is_read_back(taken: tuple[Manifest, Store], tmp_path: Path) 
     assert slot(store).get_manifest("manifests/v/os", receipt.digest).disk_digest == receipt.manifest.disk_digest
     with pytest.raises(ObjectCorrupt):
         slot(store).get_manifest("manifests/v/os", bytes(32))
-    lossy = Faulty(store, [Fault(method="get", key_part="manifests/", kind=Kind.DAMAGED)])
+    lossy = FaultyStore(store, [Fault(method="get", key_part="manifests/", kind=Kind.DAMAGED)])
     # Invariant R3.
     with pytest.raises(ObjectCorrupt):
         slot(lossy).put_manifest("manifests/v/os", receipt.data)

@@ -24,7 +24,7 @@ from imgstore.domain.storage.sizes import BLOCK_BYTES
 from imgstore.segments.manifest import VIRTUAL_BYTES_MAX, Manifest, decode_manifest, piece_bytes
 from imgstore.stores import DirectoryStore, ObjectInfo
 from imgstore.stores.interface import Body
-from imgstore.testing.faulty_store import Fault, Faulty, Kind, flip_first_bit
+from imgstore.testing.faulty_store import Fault, FaultyStore, Kind, flip_first_bit
 from imgstore.transfer.ingest import touched_pieces
 from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.receipts import IngestReceipt
@@ -270,7 +270,7 @@ def test_a_source_of_high_latency_is_read_by_more_threads(tmp_path: Path) -> Non
 def test_a_full_store_stops_an_ingest(first: Disk, tmp_path: Path) -> None:
     full = StoreFull("No room.", hint="make room")
     store = Store()
-    faulty = Faulty(store, [Fault(method="put", calls=frozenset({2}), key_part="segments/", error=lambda: full)])
+    faulty = FaultyStore(store, [Fault(method="put", calls=frozenset({2}), key_part="segments/", error=lambda: full)])
     with pytest.raises(StoreFull):
         ingest_disk(first, slot(faulty), tmp_path, workers=1)
     assert len(store.keys("put")) == 1
@@ -292,7 +292,7 @@ def test_the_error_of_the_store_is_raised_while_it_holds_the_body(first: Disk, t
 
 def test_a_lost_answer_is_repaired_by_a_repeated_ingest(first: Disk, tmp_path: Path) -> None:
     store = Store()
-    faulty = Faulty(store, [Fault(method="put", calls=frozenset({3}), kind=Kind.LOST)])
+    faulty = FaultyStore(store, [Fault(method="put", calls=frozenset({3}), kind=Kind.LOST)])
     with pytest.raises(StoreUnreachable):
         ingest_disk(first, slot(faulty), tmp_path)
     check(first, ingest_disk(first, slot(store), tmp_path), store)
@@ -301,11 +301,11 @@ def test_a_lost_answer_is_repaired_by_a_repeated_ingest(first: Disk, tmp_path: P
 
 def test_a_store_without_checksums_is_read_back(tmp_path: Path) -> None:
     class Trusting(Store):
-        properties = Faulty(DirectoryStore(tmp_path / "d")).properties.__class__(
+        properties = FaultyStore(DirectoryStore(tmp_path / "d")).properties.__class__(
             verifies_checksum=False, server_side_copy=False, atomic_create=False
         )
 
-    damaged = Faulty(Trusting(), [Fault(method="get", key_part="segments/", kind=Kind.DAMAGED)])
+    damaged = FaultyStore(Trusting(), [Fault(method="get", key_part="segments/", kind=Kind.DAMAGED)])
     with pytest.raises(StoreError):
         ingest_disk(disk(1, 2, 3), slot(damaged), tmp_path)
     sound = Trusting()

@@ -37,7 +37,7 @@ from imgstore.domain.errors import (
 from imgstore.domain.settings.disk_space import allocated_bytes
 from imgstore.domain.storage import object_keys
 from imgstore.segments.manifest import Column, Manifest
-from imgstore.testing.faulty_store import Fault, Faulty, Kind
+from imgstore.testing.faulty_store import Fault, FaultyStore, Kind
 from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.scatter import SegmentReader, scatter
 from imgstore.transfer.slot_access import SlotAccess, never_cancelled
@@ -97,7 +97,7 @@ def test_chosen_pieces_only(taken: tuple[Manifest, Store]) -> None:
 def test_the_second_slot_serves_segments_that_the_first_cannot(taken: tuple[Manifest, Store], kind: Kind) -> None:
     manifest, store = taken
     bad = manifest.segments.name(1)
-    first = slot(Faulty(store, [Fault(method="get", key_part=bad.hex(), kind=kind)]), "first")
+    first = slot(FaultyStore(store, [Fault(method="get", key_part=bad.hex(), kind=kind)]), "first")
     data, reader, _ = gather(manifest, first, slot(store, "second"))
     assert data == SOURCE.whole()
     (damage,) = reader.damages
@@ -106,7 +106,7 @@ def test_the_second_slot_serves_segments_that_the_first_cannot(taken: tuple[Mani
 
 def test_without_a_serving_slot_the_error_of_the_first_is_raised(taken: tuple[Manifest, Store]) -> None:
     manifest, store = taken
-    dead = Faulty(store)
+    dead = FaultyStore(store)
     dead.die()
     reader = SegmentReader([slot(dead, "dead"), slot(Store(), "empty")])
     with pytest.raises(StoreUnreachable):
@@ -289,7 +289,7 @@ def test_pieces_that_are_not_mixed_need_no_check(tmp_path: Path) -> None:
 def test_a_failing_store_proves_no_damage(taken: tuple[Manifest, Store], error: type[StoreError]) -> None:
     """A missing bucket, or an unreadable answer, proves nothing about a segment (invariants R15, Z10)."""
     manifest, store = taken
-    broken_store = Faulty(store, [Fault(error=lambda: error("no", found="a reason"))])
+    broken_store = FaultyStore(store, [Fault(error=lambda: error("no", found="a reason"))])
     reader = SegmentReader([slot(broken_store)])
     with pytest.raises(error):
         reader.body(manifest.segments.name(0))
