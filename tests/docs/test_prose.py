@@ -10,7 +10,12 @@ from prose_figures import Figures, docstrings, error_texts, help_texts, measure,
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "imgstore"
-PAGES: Final = (ROOT / "README.md", PACKAGE / "DESIGN.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES: Final = (
+    ROOT / "README.md",
+    ROOT / "bench" / "README.md",
+    PACKAGE / "DESIGN.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+)
 INTERNALS: Final = tuple(sorted((ROOT / "docs" / "internals").glob("*.md")))
 DECISIONS: Final = tuple(sorted((ROOT / "docs" / "decisions").glob("*.md")))
 
