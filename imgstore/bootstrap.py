@@ -1,4 +1,4 @@
-"""Assembles: settings and regions.yaml become the collaborators of an Installation."""
+"""Assemble an installation from settings and `regions.yaml`."""
 
 import ctypes
 import fcntl
@@ -31,51 +31,53 @@ from imgstore.stores.wrappers.retry import RetryPolicy
 
 _DATABASE_FILE: Final = "catalog.sqlite"
 _FOLDERS: Final = ("regions", "scratch", "tls", "uploads")
-"""Below the home, made with modes of their own since; an older imgstore left them to the umask."""
+"""The folders in the home. Older imgstore versions created the folders with the process's umask."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
-"""glibc's numbers: https://man7.org/linux/man-pages/man3/mallopt.3.html"""
+"""Parameters of glibc: https://man7.org/linux/man-pages/man3/mallopt.3.html"""
 _KEPT_BUFFER_BYTES: Final = 32 << 20
-"""The largest that glibc takes."""
+"""The largest value that glibc accepts."""
 _KEPT_BYTES: Final = 128 << 20
-"""More than this, free at the top of a heap, is given back."""
+"""The free memory at the top of a heap that glibc keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a person may set, from options and the environment."""
+    """Settings from options and the environment."""
 
     home: Path
-    """The data folder: the SQLite catalog, the embedded regions, scratch files."""
+    """The data folder, with the SQLite catalog, the embedded regions and scratch files."""
     regions: Path | None = None
-    """regions.yaml; None is the shipped one."""
+    """The path of `regions.yaml`. None for the shipped file."""
     database: str | None = None
-    """A URL; None is SQLite in the home."""
+    """The URL of the database. None for SQLite in the home."""
     subscription: str | None = None
-    """None is the one that was made at first start."""
+    """None for the subscription of the first start."""
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     lease_seconds: float = LEASE_SECONDS
     tuning: Tuning = field(default_factory=Tuning)
     limits: Limits | None = None
-    """None are those of the installation, in the catalog."""
+    """None for the limits in the catalog."""
     space: DiskSpace | None = None
-    """None are the bounds of settings.toml in the home."""
+    """None for the limits in settings.toml of the home."""
     maintenance: MaintenanceSettings | None = None
-    """None are those of the installation, in the catalog."""
+    """None for the settings in the catalog."""
 
 
 @contextmanager
 def open_installation(
     settings: Settings, subscriber: Subscriber = ignore_event, effects: Effects | None = None
 ) -> Iterator[Installation]:
-    """Open the installation, making its catalog at first use; close it when the block ends.
+    """Open an installation, and create the catalog at the first use.
+
+    The installation is closed at the end of the block.
 
     Raises:
-        InvalidRegions: regions.yaml cannot be used.
-        InvalidInput: the home or its settings.toml cannot be used.
-        StoreError: the database does not answer.
+        RegionsFault: `regions.yaml` is invalid.
+        InvalidInput: The home or settings.toml is invalid.
+        StoreError: The database does not answer.
     """
     _keep_buffers()
     outside = effects or Effects()
@@ -86,12 +88,12 @@ def open_installation(
 
 
 def _keep_buffers() -> None:
-    """Let the C library keep the memory of buffers that were freed, and hand it out again.
+    """Let the C library keep freed buffers for reuse.
 
-    By itself glibc gives every 4 MiB back to the kernel and takes 1,024 new pages for the next: with it, a copy of dense
-    data took 5 instead of 6 ms of CPU a segment. One heap for all threads, since what a thread's own can hold back is
-    little, and what one thread frees another wants: clearing pages was a tenth of the CPU of v2's ingest. Another C library
-    has no `mallopt`, and is left as it is.
+    By default glibc returns each buffer of 4 MiB to the kernel, and gets 1,024 new pages for the next buffer. With kept
+    buffers, a copy of dense data takes 5 ms instead of 6 ms of CPU per segment. All threads share one heap, because
+    threads reuse each other's buffers. Clearing pages was a tenth of the CPU time of an ingest. Other C libraries have
+    no `mallopt` and stay unchanged.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -158,8 +160,8 @@ def _open(
 
 def _report_differences(subscriber: Subscriber, file: str, differing: Sequence[Difference]) -> None:
     detail = (
-        f"{file} differs from the settings of the installation, which count: {', '.join(map(str, differing))}; "
-        "`imgstore settings apply` makes those of the file the installation's"
+        f"{file} differs from the settings of the installation, which take precedence: "
+        f"{', '.join(map(str, differing))}; `imgstore settings apply` applies the settings of the file"
     )
     subscriber(ProgressEvent(task="settings", stage=Stage.NOTE, detail=detail))
 
@@ -167,7 +169,10 @@ def _report_differences(subscriber: Subscriber, file: str, differing: Sequence[D
 def _ensure_installation(
     settings: Settings, catalog: Catalog, regions: Regions, registry: CatalogZones, outside: Effects
 ) -> InstallationRow:
-    """The installation, made now where the catalog has none and no zone belongs to another one."""
+    """Return the installation.
+
+    Create the installation if the catalog is empty and no zone belongs to another installation.
+    """
     with catalog.reading() as transaction:
         found = transaction.installation.find()
     if found is not None:
@@ -191,17 +196,17 @@ def _ensure_installation(
 
 @contextmanager
 def _scratch(top: Path) -> Iterator[Path]:
-    """A folder of this process's own below `top`, removed with the block; those of processes that died go too.
+    """Yield a folder for this process in `top`, and remove the folders of dead processes.
 
-    Its owner holds an advisory lock (flock) on it as long as it lives, however it dies.
+    The process holds an advisory lock (flock) on the folder. The kernel releases the lock even after a crash.
     """
     for leftover in top.iterdir():
-        # Locked by another, which lives; or on a file system without locks, where nothing is taken for a leftover.
+        # OSError: a live process holds the lock, or the file system has no locks. The folder stays.
         with suppress(OSError):
             _remove(leftover, _lock(leftover))
     while True:
         folder = Path(tempfile.mkdtemp(dir=top))
-        # Another process may take it for a leftover in the instant before its lock: before it is open, or after.
+        # Another process may remove the folder before the lock: before the open, or after the open.
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
@@ -241,8 +246,8 @@ def _folder(path: Path) -> Path:
         raise InvalidInput(
             f"The data folder {path.parent} cannot be used.",
             found=str(error),
-            expected="a folder that may be written to",
-            hint="give another one with --home or IMGSTORE_HOME",
+            expected="a writable folder",
+            hint="name another folder with --home or IMGSTORE_HOME",
             target="home",
         ) from error
     return path

@@ -1,4 +1,4 @@
-"""The client of another machine's imgstore: its ARM API, and its blob door for bytes. For machines without a home.
+"""The client of an imgstore server: ARM API for resources, blob endpoint for bytes. No home is needed.
 
-It holds no catalog and no store: what it reads and writes here are files, through `formats`.
+The client has no catalog and no store. Local disks are files, which the package `formats` reads and writes.
 """

@@ -1,4 +1,4 @@
-"""A server's resources: shown, listed, made, deleted, and what takes long waited for."""
+"""Show, list, create, change and delete resources of a server, and wait for long-running operations."""
 
 import base64
 import json
@@ -19,14 +19,15 @@ from imgstore.wire.json_text import Json
 
 _SEGMENT_SAFE: Final = "/:@!$&'()*+,;=-._~"
 _LOOK_SECONDS_MIN: Final = 0.05
-"""To the second look at what goes on. Each is as long again as the one before, until it is what the server asks for: most
-is done at once."""
+"""The pause before the second poll of an operation. Each pause doubles, up to the server's Retry-After, because most
+operations end at once.
+"""
 _GROUP_MISSING: Final = "ResourceGroupNotFound"
 
 
 @dataclass(slots=True, kw_only=True)
 class Server:
-    """A server, in a caller's name."""
+    """A server, with the credentials of a caller."""
 
     connection: Connection
     subscriber: Subscriber = ignore_event
@@ -34,10 +35,10 @@ class Server:
 
     @property
     def subscription(self) -> str:
-        """The one that was named, else the only one that the caller sees.
+        """The subscription that the user names, else the only visible subscription.
 
         Raises:
-            InvalidInput: there are several, or none.
+            InvalidInput: The caller sees no subscription, or several.
         """
         self._subscription = self._subscription or self.connection.address.subscription or self._only_subscription()
         return self._subscription
@@ -45,29 +46,29 @@ class Server:
     # -- resources ----------------------------------------------------------------------------------------------------
 
     def show(self, resource_id: str, **query: str) -> Json:
-        """A resource.
+        """Return a resource.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: The resource does not exist.
         """
         return self.connection.request("GET", _target(resource_id, query)).json
 
     def find(self, resource_id: str, **query: str) -> Json:
-        """The same; None where it is not there."""
+        """Return a resource, or None if the resource does not exist."""
         try:
             return self.show(resource_id, **query)
         except NotFound:
             return None
 
     def page(self, above: str, request: PageRequest) -> tuple[list[Json], str | None]:
-        """A part of a list, and the token of the next part; None at the end.
+        """Return a part of a list, and the token of the next part, or None at the end.
 
         Args:
-            above: the path of the list.
-            request: which part. A token names a page of the server's and how much of it was shown.
+            above: The path of the list.
+            request: The requested part. A token names a page of the server and the number of items already shown.
 
         Raises:
-            InvalidInput: the token is none of such a list, or the page is to have no items.
+            InvalidInput: The token does not belong to such a list, or the page size is not positive.
         """
         link, skip = _read_token(request)
         items: list[Json] = []
@@ -86,50 +87,50 @@ class Server:
                 return items, _token(link, 0)
 
     def put(self, resource_id: str, body: Json) -> Json:
-        """Make a resource, or replace it, and wait until that is done; how it is then."""
+        """Create or replace a resource, wait for the end of the operation, and return the resource."""
         return self._finish_and_show(self.begin("PUT", resource_id, body), resource_id)
 
     def patch(self, resource_id: str, body: Json) -> Json:
-        """Change it, likewise."""
+        """Change a resource, wait for the end of the operation, and return the resource."""
         return self._finish_and_show(self.begin("PATCH", resource_id, body), resource_id)
 
     def create_or_update(self, resource_id: str, body: Json) -> Json:
-        """Make a resource, or change what the body speaks of where it stands: what it leaves out stays."""
+        """Create a resource, or update an existing resource. Properties without a value in the body stay."""
         return self.put(resource_id, body) if self.find(resource_id) is None else self.patch(resource_id, body)
 
     def delete(self, resource_id: str, **query: str) -> None:
-        """Delete it, and wait until it is gone.
+        """Delete a resource, and wait for the end of the operation.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: The resource does not exist.
         """
         answer = self.connection.request("DELETE", _target(resource_id, query))
         if answer.status == 204:
-            self.show(resource_id)  # Tells that it is not there, in the server's words.
+            self.show(resource_id)  # Raises the server's NotFound.
         self.finish(answer)
 
     def post_action(self, resource_id: str, action: str, body: Json = None) -> Json:
-        """A POST, and what it came to."""
+        """Send a POST, wait for the end of the operation, and return the answer."""
         answer = self.connection.request("POST", _target(f"{resource_id}/{action}", {}), body)
         self.finish(answer)
         return answer.json
 
     def begin(self, method: str, resource_id: str, body: Json) -> Response:
-        """Have something done that may take long: `finish` waits for it."""
+        """Send a request that may start a long-running operation. `finish` waits for the operation."""
         return self.connection.request(method, _target(resource_id, {}), body)
 
     def finish(self, answer: Response, on_poll: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until what was begun has ended.
+        """Wait for the end of a long-running operation.
 
         Args:
-            answer: to the request that began it.
-            on_poll: called between two looks; True ends the waiting.
+            answer: The answer to the request that started the operation.
+            on_poll: Called between polls. The value True ends the wait.
 
         Returns:
-            Whether it has ended.
+            True if the operation has ended.
 
         Raises:
-            ImgstoreError: it failed, as it failed there.
+            ImgstoreError: The operation failed. The error is that of the server.
         """
         url = urlsplit(answer.headers.get("Azure-AsyncOperation") or "")
         if not url.path:
@@ -150,7 +151,7 @@ class Server:
         return True
 
     def _finish_and_show(self, answer: Response, resource_id: str) -> Json:
-        """As it was answered where that was the end of it, else as it is now."""
+        """Return the answer of a completed request, or wait for the operation and return the resource."""
         if "Azure-AsyncOperation" not in answer.headers:
             return answer.json
         self.finish(answer)
@@ -159,23 +160,26 @@ class Server:
     # -- where --------------------------------------------------------------------------------------------------------
 
     def location(self, resource_id: str, named: str | None) -> str:
-        """A region's name: the one that is named, else that of a resource."""
+        """Return the named region, or the region of a resource."""
         return named or str(self.show(resource_id)["location"])
 
     def group(self, group: str) -> str:
-        """A resource group's id."""
+        """Return the id of a resource group."""
         return group_id(self.subscription, group)
 
     def gallery(self, group: str, gallery: str) -> str:
-        """A gallery's."""
+        """Return the id of a gallery."""
         return gallery_id(self.subscription, group, gallery)
 
     def disk(self, group: str, name: str) -> str:
-        """A managed disk's."""
+        """Return the id of a managed disk."""
         return compute_id(self.subscription, group, "disks", name)
 
     def create_in_group(self, group: str, location: str, make: Callable[[], Json]) -> Json:
-        """What `create_or_update` makes, in a group that is made where it is missing, as a home here does it."""
+        """Call `make`.
+
+        If the resource group is missing, create the group and call `make` again, as a local home does.
+        """
         try:
             return make()
         except NotFound as error:
@@ -188,10 +192,10 @@ class Server:
         seen = [str(each["subscriptionId"]) for each in self.show("/subscriptions")["value"]]
         if len(seen) != 1:
             raise InvalidInput(
-                "The server has not one subscription for you.",
+                "The subscription is not unique.",
                 found=", ".join(seen) or "none",
-                expected="one, or the name of one",
-                hint="name it with --subscription or IMGSTORE_SUBSCRIPTION; without any, ask for a role there",
+                expected="one visible subscription, or --subscription",
+                hint="name the subscription with --subscription or IMGSTORE_SUBSCRIPTION; without any subscription, request a role",
                 target="subscription",
                 code="SubscriptionNotFound",
             )
@@ -199,7 +203,7 @@ class Server:
 
 
 def _target(resource_id: str, query: Mapping[str, str]) -> str:
-    """Path and query of a resource; its names are a person's, and are quoted."""
+    """Return the path and the query of a resource. Names come from users and are quoted."""
     return f"{quote(resource_id, safe=_SEGMENT_SAFE)}?{urlencode({'api-version': NEWEST, **query})}"
 
 

@@ -1,4 +1,7 @@
-"""Requests to a server, and what becomes of their failures: its errors come out as they were raised there."""
+"""Send requests to a server, with retries and access tokens.
+
+Errors of the server are raised as the same errors here.
+"""
 
 import json
 import threading
@@ -22,48 +25,48 @@ from imgstore.wire.json_text import Json
 
 CONNECTIONS_MAX: Final = 8
 _SKEW_SECONDS: Final = 60
-"""A token is renewed so long before it runs out."""
+"""A token is renewed this long before its end."""
 _ARM_SECONDS_MAX: Final = 3600.0
-"""For an answer: some come only when a disk has been taken in."""
+"""The limit for an answer of the API. Some answers come only after the ingest of a disk."""
 _BYTES_SECONDS_MAX: Final = 120.0
-"""For any silence while bytes move."""
+"""The limit for silence during the transfer of bytes."""
 _FIRST: Final = RetryPolicy(attempts_max=3)
-"""Before a server ever answered: its address may be wrong."""
+"""The retries before the first answer of the server, because the address may be wrong."""
 _POLICY: Final = RetryPolicy(attempts_max=12, total_seconds_max=120.0)
-"""Then one that is started anew is waited for."""
+"""The retries after the first answer, which cover a restart of the server."""
 _AUDIENCE: Final = "https://management.azure.com"
-"""What every imgstore's tokens may be for, by whatever name it is reached."""
+"""The audience of tokens, whatever name a server has."""
 _RETRY_DIGITS_MAX: Final = 6
-"""Of the seconds of a Retry-After header."""
+"""The limit for the digits of a Retry-After header."""
 _BROKEN: Final = "ConnectionBroken"
-"""The code of what may have been done, though no answer came."""
+"""The code of a request without an answer that may have been executed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What came back."""
+    """The response of a server."""
 
     status: int
     headers: Mapping[str, str]
-    """Names are found in any case."""
+    """Header names are case-insensitive."""
     body: bytes
 
     @property
     def json(self) -> Json:
-        """The body as JSON; None where it is none."""
+        """The body as JSON, or None."""
         try:
             return json.loads(self.body) if self.body else None
         except ValueError:
             return None
 
     def error(self) -> ImgstoreError:
-        """The error that it is."""
+        """Return the error in the body."""
         body = self.json
         return read_error(read_error_xml(self.body.decode(errors="replace")) if body is None else body, self.status)
 
 
 class Connection:
-    """To one server. Safe to use from several threads at once."""
+    """Requests to one server. Threads may share a connection."""
 
     def __init__(
         self,
@@ -72,10 +75,10 @@ class Connection:
         wait: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Nothing is asked yet.
+        """Prepare a connection. No request is sent.
 
         Raises:
-            InvalidInput: the authorities can't be read.
+            InvalidInput: The certificates cannot be read.
         """
         self.address: Final = address
         self._pool = urllib3.PoolManager(
@@ -89,23 +92,23 @@ class Connection:
         self._token_until = 0.0
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close all connections."""
         self._pool.clear()
 
     def request(self, method: str, target: str, body: Json = None) -> Response:
-        """A request to the API, in the caller's name.
+        """Send a request to the API with the caller's token.
 
-        What asks only is asked again where that may help; what is to be done is sent once, unless it certainly did not
-        arrive. A token that is not believed any more is renewed once.
+        A GET is retried. Another request is sent again only if the server certainly did not receive the request. A
+        rejected token is renewed once.
 
         Args:
             method: GET, PUT, PATCH, POST or DELETE.
-            target: path and query.
-            body: JSON; None sends none.
+            target: The path and the query.
+            body: The JSON of the body, or None for no body.
 
         Raises:
-            StoreUnreachable: no answer.
-            ImgstoreError: what the server raised, by its code and message.
+            StoreUnreachable: The server does not answer.
+            ImgstoreError: The error of the server, with code and message.
         """
         data = None if body is None else json.dumps(body).encode()
         for attempt in (1, 2):
@@ -120,12 +123,12 @@ class Connection:
         return answer
 
     def transfer(self, method: str, url: str, *, headers: Mapping[str, str], data: bytes | None = None) -> Response:
-        """A request to the blob door, whose URL is its own permission; again and again until it is done.
+        """Send a request to the blob endpoint. The signed URL grants access. The request is retried.
 
         Raises:
-            StoreUnreachable: no answer, for longer than patience lasts.
-            InvalidInput: the URL leads where a secret would go in the open.
-            ImgstoreError: what the server raised.
+            StoreUnreachable: The server does not answer within the time limit of the retries.
+            InvalidInput: The URL is not https, so the signature would not be encrypted.
+            ImgstoreError: The error of the server.
         """
         mine, theirs = urlsplit(self.address.url), urlsplit(url)
         if mine.scheme == "https" and theirs.scheme != "https":
@@ -133,7 +136,7 @@ class Connection:
                 "The server gave a URL that is not https.",
                 found=f"{theirs.scheme}://{theirs.netloc}",
                 expected="https",
-                hint="the server stands behind something that tells it another scheme: mend that",
+                hint="correct the scheme that the proxy in front of the server reports",
                 target="accessSAS",
             )
 
@@ -146,17 +149,17 @@ class Connection:
         return self._retry(call)
 
     def pause(self, seconds: float) -> None:
-        """Let time pass."""
+        """Wait for some seconds."""
         self._wait(seconds)
 
     def monotonic(self) -> float:
-        """Seconds of a clock that only goes on."""
+        """Return the seconds of a clock that never steps back."""
         return self._monotonic()
 
     # -- the caller ---------------------------------------------------------------------------------------------------
 
     def _discard_token(self) -> bool:
-        """Forget a token that is not believed, if there is another to be had."""
+        """Discard a rejected token, and return whether the client can request another."""
         with self._lock:
             self._token_until = 0.0
         return isinstance(self.address.credentials, Application)
@@ -173,7 +176,7 @@ class Connection:
             return self._token
 
     def _request_token(self, application: Application) -> Json:
-        """A token by client credentials (RFC 6749, section 4.4)."""
+        """Request a token with client credentials (RFC 6749, section 4.4)."""
         form = {
             "grant_type": "client_credentials",
             "client_id": application.client_id,
@@ -218,7 +221,7 @@ class Connection:
             raise self._untrusted(error) from error
         except (NewConnectionError, ConnectTimeoutError) as error:
             raise self._unreachable(error, "ServerUnreachable") from error
-        except (HTTPError, ValueError) as error:  # ValueError: numbers that http.client cannot read
+        except (HTTPError, ValueError) as error:  # http.client raises ValueError for malformed numbers.
             raise self._unreachable(error, _BROKEN) from error
         told = Response(status=answer.status, headers=answer.headers, body=answer.data)
         if told.status == 429:
@@ -231,10 +234,10 @@ class Connection:
 
     def _untrusted(self, error: TlsError) -> StoreError:
         return StoreError(
-            f"The server {self.address.url} cannot be trusted.",
+            f"The certificate of the server {self.address.url} is not trusted.",
             found=str(error),
-            expected="a certificate for its name, from an authority that this machine knows",
-            hint="name the authority's file with --ca-file, or in REQUESTS_CA_BUNDLE",
+            expected="a certificate for the name of the server, from a trusted authority",
+            hint="name the file of the authority with --ca-file, or in REQUESTS_CA_BUNDLE",
             target=self.address.url,
             code="ServerNotTrusted",
         )
@@ -244,19 +247,19 @@ class Connection:
             f"The server {self.address.url} does not answer.",
             found=_describe_error(error),
             expected="an answer of `imgstore serve`",
-            hint="look whether it runs and can be reached from here, then run the same command again: it goes on",
+            hint="check that the server runs and is reachable, then run the same command again: the command resumes",
             target=self.address.url,
             code=code,
         )
 
 
 def _describe_error(error: Exception) -> str:
-    """Without the objects that urllib3 names, and so without a signed URL."""
+    """Describe an error without the objects that urllib3 names, and therefore without a signed URL."""
     text = str(error).partition(": ")[2] or str(error)
     return text.partition("?")[0]
 
 
 def retry_after_seconds(header: str | None) -> float:
-    """The seconds of a Retry-After header; 1 where there is no usable one."""
+    """Return the seconds in a Retry-After header, or 1 if the header is missing or invalid."""
     usable = header and header.isascii() and header.isdigit() and len(header) <= _RETRY_DIGITS_MAX
     return float(header) if header and usable else 1.0

@@ -1,4 +1,4 @@
-"""Which server is asked, whom it can be trusted by, and who asks: all from the line and the environment."""
+"""Read the address, the credentials and the trusted certificates from the command line and the environment."""
 
 import ipaddress
 import ssl
@@ -17,14 +17,14 @@ _ROOTS: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bearer:
-    """A token that somebody else has given."""
+    """A token from another program."""
 
     token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Application:
-    """A service principal, which gets its tokens itself."""
+    """A service principal. The client requests the tokens."""
 
     tenant_id: str
     client_id: str
@@ -36,32 +36,32 @@ Credentials: TypeAlias = Bearer | Application
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """A server, as it is asked."""
+    """The address of a server, with the credentials."""
 
     url: str
     """Scheme, host and port."""
     credentials: Credentials
     authorities: Path | None = None
-    """Certificates to trust, a file or a folder; None are the system's."""
+    """A file or a folder with trusted certificates. None for the certificates of the system."""
     subscription: str | None = None
-    """None is the only one that the caller sees."""
+    """None for the only visible subscription."""
 
 
 def read_address(
     server: str, *, authorities: Path | None, subscription: str | None, environ: Mapping[str, str]
 ) -> Address:
-    """The server that is named, with what the environment says besides.
+    """Return the address of a server, with the settings of the environment.
 
     Args:
-        server: its URL.
-        authorities: certificates to trust; None are those that the environment names, else the system's.
-        subscription: its id; None is what the environment names, if it does.
+        server: The URL of the server.
+        authorities: Trusted certificates. None for those of the environment, else those of the system.
+        subscription: The id of the subscription. None for that of the environment, if any.
         environ: ``IMGSTORE_TOKEN``, or ``IMGSTORE_TENANT_ID``, ``IMGSTORE_CLIENT_ID`` and ``IMGSTORE_CLIENT_SECRET``;
             ``REQUESTS_CA_BUNDLE`` or ``SSL_CERT_FILE``; ``IMGSTORE_SUBSCRIPTION_ID``.
 
     Raises:
-        InvalidInput: no server is at such a URL.
-        Unauthenticated: nobody asks.
+        InvalidInput: The URL is not that of a server.
+        Unauthenticated: The environment contains no credentials.
     """
     named = next(filter(None, (environ.get(name) for name in _ROOTS)), None)
     return Address(
@@ -73,10 +73,10 @@ def read_address(
 
 
 def create_tls_context(authorities: Path | None) -> ssl.SSLContext:
-    """What a server's certificate is checked with.
+    """Return the TLS context that verifies certificates of servers.
 
     Raises:
-        InvalidInput: there are no certificates.
+        InvalidInput: The file or folder contains no certificates.
     """
     try:
         if authorities is None:
@@ -86,11 +86,11 @@ def create_tls_context(authorities: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=authorities)
     except (OSError, ssl.SSLError) as error:
         raise InvalidInput(
-            f"{authorities} holds no certificates to trust.",
+            f"{authorities} contains no certificates.",
             found=str(error),
             expected="a file of certificates as PEM",
-            hint="`imgstore serve --dev-tls` prints the path of its own as REQUESTS_CA_BUNDLE: copy that file, and name "
-            "it with --ca-file",
+            hint="`imgstore serve --dev-tls` prints the path of the certificate as REQUESTS_CA_BUNDLE: copy the file, and "
+            "name the copy with --ca-file",
             target="caFile",
         ) from error
 
@@ -106,9 +106,9 @@ def _check_server_url(server: str) -> str:
     bare = parts.path in ("", "/") and not (parts.query or parts.fragment or "@" in parts.netloc)
     if not host or not bare or not (parts.scheme == "https" or plain):
         raise InvalidInput(
-            "That is no server's address.",
+            "The address of the server is invalid.",
             found=repr(server if "@" not in server else "a URL with a name or a password in it"),
-            expected="https://HOST or https://HOST:PORT; http:// on this very machine only",
+            expected="https://HOST or https://HOST:PORT; http:// for this machine only",
             hint="for example: --server https://images.example:8443",
             target="server",
         )
@@ -130,9 +130,9 @@ def _credentials(environ: Mapping[str, str]) -> Credentials:
     missing = [name for name, value in zip(_APPLICATION, told, strict=True) if not value]
     if missing:
         raise Unauthenticated(
-            "A server is to be asked, and nobody says in whose name.",
+            "The credentials for the server are missing.",
             found=f"no IMGSTORE_TOKEN, and no {', '.join(missing)}",
             expected="IMGSTORE_TOKEN, or IMGSTORE_TENANT_ID, IMGSTORE_CLIENT_ID and IMGSTORE_CLIENT_SECRET",
-            hint="`imgstore auth sp create` on the server makes a service principal and tells its secret once",
+            hint="`imgstore auth sp create` on the server creates a service principal and prints the secret once",
         )
     return Application(tenant_id=told[0], client_id=told[1], client_secret=told[2])

@@ -1,4 +1,7 @@
-"""A managed disk there becomes a file here, by signed URL: what holds data, in parallel, compared with its digest."""
+"""Export a managed disk of a server into a local file. A signed URL grants access.
+
+Ranges with data are fetched in parallel. The digest of the result is compared with the digest of the disk.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,20 +34,20 @@ def export_disk(
     overwrite: bool,
     pad: bool,
 ) -> Export:
-    """Write a managed disk into a file here.
+    """Export a managed disk into a local file.
 
     Args:
-        server: where it is.
-        disk: the disk as it is shown.
-        path: the file; its folder must exist.
+        server: The server.
+        disk: The disk as JSON.
+        path: The file. The folder must exist.
         format: vhd, vhd-dynamic, raw or qcow2.
-        overwrite: replace a file that is there.
-        pad: round a size that the format cannot hold up to the next that it can.
+        overwrite: Replace an existing file.
+        pad: Round a size that the format cannot represent up to the next valid size.
 
     Raises:
-        OutputError: the file cannot be written; nothing of it is left.
-        ObjectCorrupt: what came is not the disk.
-        StoreUnreachable: the server is gone.
+        OutputError: The file cannot be written. No partial file remains.
+        ObjectCorrupt: The received bytes are not those of the disk.
+        StoreUnreachable: The server does not answer.
     """
     virtual_bytes, digest = int(disk["properties"]["diskSizeBytes"]), _digest(disk)
     with _readable(server, disk) as url:
@@ -66,10 +69,10 @@ def export_disk(
             found = _fetch(server, url, extents, virtual_bytes, writer, f"export {path.name}")
             if found != digest:
                 raise ObjectCorrupt(
-                    f"What came of the disk '{disk['name']}' is not the disk.",
+                    f"The received bytes differ from the disk '{disk['name']}'.",
                     found=found.hex(),
                     expected=digest.hex(),
-                    hint="run the same command again; nothing was written",
+                    hint="run the same command again; no file was written",
                     target=disk["id"],
                 )
             writer.publish()
@@ -79,12 +82,12 @@ def export_disk(
 
 
 def export_range(server: Server, disk: Json, *, path: Path, offset: int, length: int, overwrite: bool) -> Export:
-    """Write some bytes of a managed disk into a raw file here.
+    """Export some bytes of a managed disk into a local raw file.
 
     Raises:
-        InvalidInput: the range is not inside the disk.
-        OutputError: the file cannot be written; nothing of it is left.
-        StoreUnreachable: the server is gone.
+        InvalidInput: The range is not inside the disk.
+        OutputError: The file cannot be written. No partial file remains.
+        StoreUnreachable: The server does not answer.
     """
     virtual_bytes = int(disk["properties"]["diskSizeBytes"])
     if offset + length > virtual_bytes:
@@ -92,7 +95,7 @@ def export_range(server: Server, disk: Json, *, path: Path, offset: int, length:
             "The range is not inside the disk.",
             found=f"bytes {offset} to {offset + length}",
             expected=f"a range inside 0 to {virtual_bytes}",
-            hint="give --offset and --length that end before the disk does",
+            hint="choose --offset and --length inside the disk",
             target="length",
         )
     with _readable(server, disk) as url:
@@ -112,7 +115,7 @@ def export_range(server: Server, disk: Json, *, path: Path, offset: int, length:
 
 
 def _digest(disk: Json) -> Digest:
-    """Of a disk that is whole: else the grant is refused, in the server's words."""
+    """Return the digest of a complete disk. For an incomplete disk, the server refuses access afterwards."""
     return bytes.fromhex(disk["properties"].get("diskDigest") or "")
 
 
@@ -130,7 +133,7 @@ def _export(disk: Json, path: Path, form: DiskFormat, virtual_bytes: int) -> Exp
 
 @contextmanager
 def _readable(server: Server, disk: Json) -> Iterator[str]:
-    """A signed URL while the block runs; it goes again, unless somebody had one before us."""
+    """Yield a signed URL. Revoke access at the end, unless the disk had a signed URL before."""
     shared = disk["properties"]["diskState"] == "ActiveSAS"
     url = grant_access(server, disk["id"], "Read")
     try:
@@ -143,7 +146,7 @@ def _readable(server: Server, disk: Json) -> Iterator[str]:
 def _fetch(
     server: Server, url: str, extents: Sequence[Extent], virtual_bytes: int, writer: DiskWriter, task: str
 ) -> Digest:
-    """Fetch what holds data; the digest of all that came."""
+    """Fetch the ranges with data, and return the digest of the received bytes."""
     indexes = piece_indexes(iter(extents), virtual_bytes)
     digests: dict[int, Digest] = {}
     moved: Callable[[int], None]
@@ -169,7 +172,7 @@ def _fetch(
 
 
 def _by_piece(extents: Sequence[Extent]) -> dict[int, list[Extent]]:
-    """The extents cut at the pieces' borders."""
+    """Split extents at the boundaries of pieces."""
     found: dict[int, list[Extent]] = {}
     for extent in extents:
         at = extent.offset
@@ -185,18 +188,18 @@ def _cut(extent: Extent, end: int) -> Extent:
 
 
 def _read(server: Server, url: str, offset: int, length: int) -> bytes:
-    """Bytes of the disk's file.
+    """Read bytes of a disk's file.
 
     Raises:
-        ObjectCorrupt: not so many came.
+        ObjectCorrupt: The answer has another length.
     """
     answer = server.connection.transfer("GET", url, headers={"Range": f"bytes={offset}-{offset + length - 1}"})
     if answer.status != 206 or len(answer.body) != length:
         raise ObjectCorrupt(
-            "The server sent another range than was asked for.",
+            "The server sent another range than requested.",
             found=f"HTTP {answer.status} and {len(answer.body)} bytes",
             expected=f"206 and {length} bytes",
-            hint="look what stands between here and the server",
+            hint="check proxies between client and server",
             target="Range",
         )
     return answer.body

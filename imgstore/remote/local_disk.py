@@ -1,6 +1,6 @@
-"""A disk in a file here, piece by piece: each is read once, hashed, and handed on if it is not zero.
+"""Read a disk from a local file, piece by piece. Each piece is read once, hashed, and passed on if not zero.
 
-So what a server keeps in the end can be compared with the file, whichever of its bytes arrived when.
+The digest allows a comparison of the file with the disk on a server, after any order of transfers.
 """
 
 import threading
@@ -29,22 +29,22 @@ _ZEROS: Final = bytes(PIECE_BYTES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalDisk:
-    """A disk in a file here."""
+    """A disk in a local file."""
 
     path: Path
     format: DiskFormat | None = None
-    """What the file is; None looks at it."""
+    """The format, or None to detect the format."""
     sha256: str | None = None
-    """Of the file, checked before anything is sent."""
+    """The expected SHA-256 of the file, checked before the upload."""
 
     @contextmanager
     def open(self) -> Iterator[DiskReader]:
-        """The disk, while the block runs.
+        """Open the disk for the duration of the block.
 
         Raises:
-            InvalidInput: no such file, another SHA-256, or a size that no VHD has.
-            ImageRefused: it is damaged, or its format in doubt.
-            SourceChanged: the file is another one at the end than it was.
+            InvalidInput: The file does not exist, has another SHA-256, or has a size that is invalid for a VHD.
+            ImageRefused: The file is damaged, or the format is ambiguous.
+            SourceChanged: The file changed while the block ran.
         """
         with ExitStack() as stack:
             source = LocalFile(self.path)
@@ -62,26 +62,26 @@ class LocalDisk:
                     f"{self.path} changed while it was read.",
                     found=reader.identity().stamp,
                     expected=before.stamp,
-                    hint="leave the file alone until the command has ended, and run it again",
+                    hint="do not change the file while the command runs, and run the command again",
                     target=str(self.path),
                 )
 
     def _check_size(self, reader: DiskReader) -> None:
         if reader.virtual_bytes % SECTOR_BYTES:
             raise InvalidInput(
-                f"{self.path} cannot be sent to a server.",
+                f"{self.path} cannot be uploaded to a server.",
                 found=f"a disk of {reader.virtual_bytes:,} bytes",
-                expected=f"a multiple of {SECTOR_BYTES} bytes: disks are uploaded as fixed VHDs",
-                hint="pad the file with zeros (`truncate -s %512 FILE`), or publish it from a home",
+                expected=f"a multiple of {SECTOR_BYTES} bytes, because uploads are fixed VHDs",
+                hint="pad the file with zeros (`truncate -s %512 FILE`), or publish the file from a local home",
                 target=str(self.path),
             )
 
 
 def local_path(uri: str) -> Path | None:
-    """The file here that a URI names; None is a URL that the server reads itself.
+    """Return the path of a local file, or None for a URL that the server reads.
 
     Raises:
-        InvalidInput: it is neither.
+        InvalidInput: The URI is neither.
     """
     parts = split_uri(uri)
     scheme = parts.scheme.lower() if "://" in uri or uri.lower().startswith("file:") else ""
@@ -90,16 +90,16 @@ def local_path(uri: str) -> Path | None:
     if scheme in ("", "file"):
         return Path(unquote(parts.path)) if scheme else Path(uri)
     raise InvalidInput(
-        f"A source of the scheme '{scheme}' is not read over a server.",
+        f"A server reads no source of the scheme '{scheme}'.",
         found=uri,
-        expected="a path here, file://, or an https:// URL that the server reads",
-        hint="fetch the file first and give its path, or a signed https URL of it",
+        expected="a local path, file://, or an https:// URL that the server reads",
+        hint="fetch the file and name the path, or name a signed https URL",
         target="osVhdUri",
     )
 
 
 class Task:
-    """Tells how far a task is. `advance` may be called from several threads."""
+    """Progress of a task. Several threads may call `advance`."""
 
     def __init__(self, subscriber: Subscriber, name: str, total_bytes: int) -> None:
         self._subscriber, self._name, self._total, self._finish_and_show = subscriber, name, total_bytes, 0
@@ -107,18 +107,18 @@ class Task:
         self._tell(Stage.STARTED)
 
     def advance(self, moved_bytes: int) -> None:
-        """So many more."""
+        """Report further bytes."""
         with self._lock:
             self._finish_and_show += moved_bytes
         self._tell(Stage.MOVED)
 
     def end(self) -> None:
-        """All is done."""
+        """Report the end of the task."""
         self._finish_and_show = self._total
         self._tell(Stage.COMPLETED)
 
     def fail(self, detail: str) -> None:
-        """It ended with an error."""
+        """Report an error."""
         self._tell(Stage.FAILED, detail)
 
     def _tell(self, stage: Stage, detail: str = "") -> None:
@@ -131,7 +131,7 @@ class Task:
 
 @contextmanager
 def report_progress(subscriber: Subscriber, name: str, total_bytes: int) -> Iterator[Task]:
-    """A task for as long as the block runs."""
+    """Report the start and the end of a task around the block."""
     task = Task(subscriber, name, total_bytes)
     try:
         yield task
@@ -142,7 +142,7 @@ def report_progress(subscriber: Subscriber, name: str, total_bytes: int) -> Iter
 
 
 def piece_indexes(extents: Iterator[Extent], virtual_bytes: int) -> list[int]:
-    """The indexes of the pieces that extents touch, each once, in order."""
+    """Return the indexes of the pieces that extents touch, in order, without duplicates."""
     found: list[int] = []
     for extent in extents:
         last = ceil_div(min(extent.end, virtual_bytes), PIECE_BYTES)
@@ -153,13 +153,13 @@ def piece_indexes(extents: Iterator[Extent], virtual_bytes: int) -> list[int]:
 def digest_pieces(
     subscriber: Subscriber, name: str, reader: DiskReader, use: Callable[[int, bytes], None] = lambda _at, _data: None
 ) -> Digest:
-    """Read the disk once, several pieces at a time; the digest of it.
+    """Read the disk once, several pieces in parallel, and return the disk digest.
 
     Args:
-        subscriber: is told how far it is.
-        name: the task's.
-        reader: the disk.
-        use: what is done with the bytes of a piece that is not all zero, at their offset; called from several threads.
+        subscriber: The receiver of progress.
+        name: The name of the task.
+        reader: The disk.
+        use: Called with the offset and the bytes of each piece that is not zero. Several threads call the function.
     """
     indexes = piece_indexes(reader.extents(), reader.virtual_bytes)
     digests: dict[int, Digest] = {}

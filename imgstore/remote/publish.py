@@ -1,7 +1,7 @@
-"""Files here become an image version there: as disks that last until the version has their bytes.
+"""Publish local files as an image version on a server. The files become temporary managed disks.
 
-The order: the disks are uploaded; the version is asked for, from them; its source region has it; the disks go. Each disk
-is named after the version and its own place in it, so the same command finds what an earlier one brought.
+The order is: upload the disks, create the version from the disks, wait for the source region, delete the disks. The
+name of a disk follows from the version and the LUN, so the same command finds the disks of an earlier run.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from imgstore.wire.requests.client import storage_profile, version_body
 
 _STATUS: Final = {"$expand": "ReplicationStatus"}
 _LOOKED_FOR: Final = ("snapshots", "disks")
-"""Where a source that is named only may be, in this order."""
+"""The resource types in which a source without an id is looked up, in order."""
 _STAGES: Final = {"Completed": Stage.COMPLETED, "Failed": Stage.FAILED, "Degraded": Stage.FAILED}
 _NAME_DIGITS: Final = 24
 _ARRIVED: Final = ("Completed", "Degraded")
@@ -30,20 +30,20 @@ _ARRIVED: Final = ("Completed", "Degraded")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where a version's disks come from: one of the two."""
+    """The sources of a version: one common source, or a source per disk."""
 
     whole: str | None = None
-    """The id of what all of them come from: a managed image or another version."""
+    """The id of the common source of all disks: a managed image or another version."""
     disks: Mapping[int | None, "LocalDisk | str"]
-    """Each disk's own by its LUN, the OS disk's by None: a file here, a URL that the server reads, an id."""
+    """The source of each disk by LUN, a local file, a URL or an id. The OS disk has the key None."""
 
     @property
     def files(self) -> dict[int | None, LocalDisk]:
-        """Those that are to be brought."""
+        """The local files to upload."""
         return {lun: source for lun, source in self.disks.items() if isinstance(source, LocalDisk)}
 
     def storage(self, uploads: Mapping[int | None, Upload]) -> Json:
-        """As a body names them."""
+        """Return the storage profile of the body."""
         if self.whole is not None:
             return {"source": {"id": self.whole}}
         named = {lun: uploads[lun].disk_id if lun in uploads else source for lun, source in self.disks.items()}
@@ -53,18 +53,18 @@ class Sources:
 
 
 def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: bool) -> Json:
-    """Make a version, or go on with it where it stood, or change what may change; the version with its status.
+    """Create or resume a version, or update an existing version, and return the version with its status.
 
     Args:
-        server: where.
-        request: what is asked for.
-        sources: its disks.
-        wait: until all regions have it; else until the source region has.
+        server: The server.
+        request: The request.
+        sources: The disks.
+        wait: Wait for all regions, else for the source region.
 
     Raises:
-        PropertyChangeNotAllowed: it stands, with other disks or in another source region.
-        ReplicationFailed: a region failed; the others serve.
-        ImgstoreError: as the server raised it.
+        PropertyChangeNotAllowed: The version exists with other disks or in another source region.
+        ReplicationFailed: A region failed. The other regions are usable.
+        ImgstoreError: The error of the server.
     """
     version = version_id(server.subscription, request.group, request.gallery, request.definition, request.version)
     standing = server.find(version, **_STATUS)
@@ -100,16 +100,16 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
 
 
 def upload_name(version: str, lun: int | None) -> str:
-    """What the disk is called that brings one of a version's disks."""
+    """Return the name of the temporary disk for a disk of a version."""
     text = f"{version.lower()}/{'os' if lun is None else lun}"
     return f"imgstore-upload-{digest_of(text.encode()).hex()[:_NAME_DIGITS]}"
 
 
 def find_source(server: Server, group: str, source: str) -> str:
-    """The id of a snapshot or managed disk that is named, or its id as it is.
+    """Return the id of a snapshot or managed disk. An id is returned unchanged.
 
     Raises:
-        InvalidInput: there is none of that name.
+        InvalidInput: The resource does not exist.
     """
     if source.startswith("/"):
         return source
@@ -118,16 +118,16 @@ def find_source(server: Server, group: str, source: str) -> str:
         if server.find(found) is not None:
             return found
     raise InvalidInput(
-        f"There is no source '{source}'.",
-        found=f"no snapshot and no managed disk of that name in the group '{group}'",
-        expected="one, or the full id of one elsewhere",
+        f"The source '{source}' does not exist.",
+        found=f"no snapshot and no managed disk with this name in the resource group '{group}'",
+        expected="the name of a snapshot or disk, or a full id",
         hint=f"`imgstore disk list -g {group}` shows the disks",
         target="source",
     )
 
 
 def has_arrived(version: Json) -> bool:
-    """Whether the source has been taken in, so that it need not be there any more."""
+    """Return whether the ingest of a version is complete, so that the sources are no longer needed."""
     return any(each["state"] in _ARRIVED for each in _replicas(version))
 
 
@@ -141,7 +141,7 @@ def _replicas(version: Json) -> list[Json]:
 
 
 def _check_same_disks(server: Server, standing: Json, request: VersionRequest, sources: Sources) -> None:
-    """See that a version that has its bytes has those of the files, and stands where it is asked for."""
+    """Check that an ingested version has the bytes of the files and the requested region."""
     if request.location is not None and region_key(request.location) != standing["location"]:
         raise PropertyChangeNotAllowed("location", found=request.location, expected=standing["location"])
     if not sources.files:
@@ -171,7 +171,7 @@ def _luns(disks: Mapping[int | None, object]) -> str:
 
 
 def _clean(server: Server, version: str, uploads: Mapping[int | None, Upload], error: ImgstoreError | None) -> None:
-    """Let the disks go that brought the bytes, if the version has these; else say that they stay."""
+    """Delete the temporary disks if the ingest is complete. Otherwise report that the disks stay."""
     if not uploads:
         return
     try:
@@ -183,27 +183,27 @@ def _clean(server: Server, version: str, uploads: Mapping[int | None, Upload], e
     except ImgstoreError as later:
         if error is None:
             raise
-        error.add_note(f"what became of it could not be asked: {later.message}")
+        error.add_note(f"the state of the version is unknown: {later.message}")
     names = ", ".join(each.disk_id.rpartition("/")[2] for each in uploads.values())
     if error is not None:
         error.add_note(
-            f"what was uploaded stays, and the same command goes on from it; `imgstore disk delete` removes it: {names}"
+            f"the uploaded disks stay, and the same command resumes; `imgstore disk delete` removes the disks: {names}"
         )
 
 
 def _run_and_watch(server: Server, version: str, method: str, body: Json, standing: Json, *, wait: bool) -> None:
-    """Have a version made or changed, and tell how far it is until it is done."""
+    """Create or change a version, and report the progress until the end."""
     watch = _ProgressWatcher(server, version, standing, wait=wait)
     answer = server.begin(method, version, body)
     try:
         server.finish(answer, watch)
     finally:
-        with suppress(ImgstoreError):  # How it ended is said by what `finish` raises.
+        with suppress(ImgstoreError):  # `finish` raises the error of the operation.
             watch()
 
 
 class _ProgressWatcher:
-    """Tells how far each replica is, between two looks at the operation; True once nobody needs to wait."""
+    """A reporter of the progress of each replica. A call returns True when no further wait is needed."""
 
     def __init__(self, server: Server, version: str, standing: Json, *, wait: bool) -> None:
         self._server, self._version, self._wait = server, version, wait
@@ -238,5 +238,5 @@ class _ProgressWatcher:
 
 
 def _task_name(replica: Json) -> str:
-    """Whose news it is, as at a home: "westus2/0"."""
+    """Return the name of the progress task of a replica, such as "westus2/0"."""
     return f"{region_key(replica['region'])}/{replica['replica']}"

@@ -1,7 +1,8 @@
-"""Files here become managed disks there: through the blob door, in parallel, what is not zero and has not arrived.
+"""Upload local files as managed disks through the blob endpoint. Non-zero ranges are sent in parallel.
 
-A disk that waits for its upload keeps what came, so the same command goes on after a break. Whether the parts are of one
-file is told by the digest of the whole, which is compared at the end: if not, the upload begins anew, once.
+A disk that waits for an upload keeps the received ranges, so the same command resumes after an interruption. The digest
+of the disk is compared at the end, because the received ranges may be of another file. After a mismatch the upload
+starts again, once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,11 +23,11 @@ from imgstore.wire.json_text import Json
 from imgstore.wire.requests.client import disk_body
 
 _GRAIN_BYTES: Final = 64 * KIB
-"""Zeros are looked for in so much at a time. A request costs about as much as sending this."""
+"""The unit of zero detection. A request costs about as much as sending this many bytes."""
 _ZEROS: Final = bytes(_GRAIN_BYTES)
 _FOOTER_BYTES: Final = 512
 _GRANT_SECONDS: Final = 24 * 3600
-"""For one attempt; the next gets a URL of its own."""
+"""The validity of a signed URL for one attempt. The next attempt gets a new URL."""
 _WAITING: Final = ("ReadyToUpload", "ActiveUpload")
 _OCTETS: Final = "application/octet-stream"
 
@@ -35,7 +36,7 @@ assert PIECE_BYTES <= PUT_PAGE_BYTES_MAX, "a piece is sent in one request"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """A managed disk that is to be made of a file here."""
+    """A managed disk to create from a local file."""
 
     disk_id: str
     disk: LocalDisk
@@ -45,10 +46,10 @@ class Upload:
     os_type: str | None = None
     hyper_v_generation: str | None = None
     is_temporary: bool = False
-    """It has a name that we gave: whatever else is there may go."""
+    """True for a disk with a generated name. Another disk of this name may be deleted."""
 
     def body(self, upload_bytes: int) -> Json:
-        """As it is asked for."""
+        """Return the body of the PUT."""
         return disk_body(
             location=self.location,
             creation={"createOption": "Upload", "uploadSizeBytes": upload_bytes},
@@ -60,13 +61,13 @@ class Upload:
 
 
 def upload(server: Server, wanted: Upload) -> Json:
-    """Bring a file to a server as a managed disk; the disk. The same again goes on, or does nothing.
+    """Upload a file as a managed disk, and return the disk. A repeated call resumes, or does nothing.
 
     Raises:
-        InvalidInput, ImageRefused: the file can't be sent.
-        PropertyChangeNotAllowed: the disk stands, and is another.
-        StoreUnreachable: the server is gone; what arrived stays there.
-        ObjectCorrupt: what the server took in is not what was sent.
+        InvalidInput, ImageRefused: The file cannot be uploaded.
+        PropertyChangeNotAllowed: Another disk of this name exists.
+        StoreUnreachable: The server does not answer. Received ranges stay.
+        ObjectCorrupt: The server received other bytes.
     """
     with wanted.disk.open() as reader:
         upload_bytes = reader.virtual_bytes + _FOOTER_BYTES
@@ -76,35 +77,35 @@ def upload(server: Server, wanted: Upload) -> Json:
                 return standing if wanted.tags is None else server.patch(wanted.disk_id, {"tags": wanted.tags})
             discard(server, wanted.disk_id)
         elif standing is not None and wanted.tags is None:
-            wanted = replace(wanted, tags=standing.get("tags"))  # A PUT that does not speak of them takes them away.
+            wanted = replace(wanted, tags=standing.get("tags"))  # A PUT without tags removes the tags.
         made = _attempt(server, wanted, reader)
-        if made is None:  # What had arrived before was of another file.
+        if made is None:  # The ranges of an earlier run were of another file.
             discard(server, wanted.disk_id)
             made = _attempt(server, wanted, reader)
     if made is None:
         raise ObjectCorrupt(
-            f"The server did not take in what was sent of {wanted.disk.path}.",
-            found="another digest of the disk than the file has",
-            expected="the same",
-            hint="run the same command again; if it fails so again, something between here and there changes bytes",
+            f"The server received other bytes than those of {wanted.disk.path}.",
+            found="another disk digest than that of the file",
+            expected="equal digests",
+            hint="run the same command again; after another failure, check proxies between client and server",
             target=wanted.disk_id,
         )
     return made
 
 
 def digest_of_file(server: Server, disk: LocalDisk) -> Digest:
-    """What the disk in a file is known by."""
+    """Return the disk digest of a local file."""
     with disk.open() as reader:
         return digest_pieces(server.subscriber, f"read {disk.path.name}", reader)
 
 
 def discard(server: Server, disk_id: str) -> None:
-    """Remove a disk that was made only to bring bytes, whatever has come; one that is gone is as good."""
+    """Delete a temporary disk in any state. A missing disk is not an error."""
     standing = server.find(disk_id)
     if standing is None:
         return
     if standing["properties"]["diskState"] == "ActiveUpload":
-        with suppress(ImgstoreError):  # The URL goes first, then half a file is refused: as it should be.
+        with suppress(ImgstoreError):  # Revoke the URL. The server then refuses an incomplete upload, as expected.
             server.post_action(disk_id, "endGetAccess")
     server.delete(disk_id)
 
@@ -115,10 +116,12 @@ def _is_resumable(standing: Json, upload_bytes: int) -> bool:
 
 
 def _is_same_disk(server: Server, standing: Json, wanted: Upload, reader: DiskReader) -> bool:
-    """Whether what stands is what was to be made; False lets it go.
+    """Return whether an existing disk has the bytes and the region of the upload.
+
+    False permits the deletion of the disk.
 
     Raises:
-        PropertyChangeNotAllowed: it is a person's, and another.
+        PropertyChangeNotAllowed: The disk differs, and the user chose the name.
     """
     properties = standing["properties"]
     if properties["diskState"] not in _WAITING and region_key(standing["location"]) == region_key(wanted.location):
@@ -130,33 +133,33 @@ def _is_same_disk(server: Server, standing: Json, wanted: Upload, reader: DiskRe
     raise PropertyChangeNotAllowed(
         "properties.creationData",
         found=f"{wanted.disk.path}, {reader.virtual_bytes} bytes, in {wanted.location}",
-        expected=f"what the disk was made of: {properties['creationData']}, {properties['diskSizeBytes']} bytes, "
+        expected=f"the source of the disk: {properties['creationData']}, {properties['diskSizeBytes']} bytes, "
         f"in {standing['location']}",
         hint="choose another name, or delete the disk first",
     )
 
 
 def _attempt(server: Server, wanted: Upload, reader: DiskReader) -> Json:
-    """The disk; None if it is not the file's."""
+    """Create the disk and upload the file. Return the disk, or None if the digest differs."""
     upload_bytes = reader.virtual_bytes + _FOOTER_BYTES
     server.put(wanted.disk_id, wanted.body(upload_bytes))
     url = grant_access(server, wanted.disk_id, "Write")
     name = wanted.disk.path.name
     digest = _send(server, url, reader, f"upload {name}")
-    with report_progress(server.subscriber, f"take in {name}", sum(each.length for each in reader.extents())):
+    with report_progress(server.subscriber, f"ingest {name}", sum(each.length for each in reader.extents())):
         server.post_action(wanted.disk_id, "endGetAccess")
     made = server.show(wanted.disk_id)
     return made if made["properties"].get("diskDigest") == digest.hex() else None
 
 
 def grant_access(server: Server, disk_id: str, level: str) -> str:
-    """A signed URL to a disk's bytes."""
+    """Return a signed URL of a disk."""
     asked = {"access": level, "durationInSeconds": _GRANT_SECONDS}
     return str(server.post_action(disk_id, "beginGetAccess", asked)["accessSAS"])
 
 
 def page_list(server: Server, url: str) -> list[Extent]:
-    """The ranges of a disk's file that hold data there, sorted and apart."""
+    """Return the ranges with data of a disk's file on the server, sorted and disjoint."""
     found: list[Extent] = []
     marker: str | None = ""
     while marker is not None:
@@ -167,7 +170,7 @@ def page_list(server: Server, url: str) -> list[Extent]:
 
 
 def _send(server: Server, url: str, reader: DiskReader, task: str) -> Digest:
-    """Send what has not arrived; the disk's digest."""
+    """Send the missing ranges, and return the disk digest."""
     arrived = page_list(server, url)
 
     def send(at: int, data: bytes) -> None:
@@ -188,7 +191,7 @@ def _send(server: Server, url: str, reader: DiskReader, task: str) -> Digest:
 
 
 def nonzero_ranges(data: bytes) -> Iterator[tuple[int, int]]:
-    """The ranges of a piece that are not zero, as (begin, end), in grains."""
+    """Yield the non-zero ranges of a piece, as (begin, end), in grains."""
     begin: int | None = None
     for at in range(0, len(data), _GRAIN_BYTES):
         grain = data[at : at + _GRAIN_BYTES]
@@ -202,8 +205,8 @@ def nonzero_ranges(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def missing_ranges(ranges: Iterable[tuple[int, int]], arrived: Sequence[Extent], at: int) -> Iterator[tuple[int, int]]:
-    """The ranges, counted from `at`, of which not all has arrived."""
-    holds: Callable[[int, int], bool] = lambda begin, end: any(  # noqa: E731 - one line of reckoning
+    """Yield the ranges, relative to `at`, that the server has not received completely."""
+    holds: Callable[[int, int], bool] = lambda begin, end: any(  # noqa: E731 - a single expression
         each.offset <= at + begin and at + end <= each.end for each in arrived
     )
     return ((begin, end) for begin, end in ranges if not holds(begin, end))

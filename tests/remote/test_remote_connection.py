@@ -233,7 +233,7 @@ def test_where_a_source_is() -> None:
     ],
 )
 def test_no_address_of_a_server(server: str) -> None:
-    with pytest.raises(InvalidInput, match="no server's address"):
+    with pytest.raises(InvalidInput, match="address of the server is invalid"):
         read_address(server, authorities=None, subscription=None, environ={"IMGSTORE_TOKEN": "t"})
 
 

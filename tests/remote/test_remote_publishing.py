@@ -48,7 +48,7 @@ def test_a_file_becomes_a_version_and_comes_back_byte_for_byte(machine: Machine)
     properties = done.out["properties"]
     assert (properties["provisioningState"], done.out["tags"]) == ("Succeeded", {"team": "images"})
     assert {each["state"] for each in properties["replicationStatus"]["summary"]} == {"Completed"}
-    for task in ("upload disk.vhd", "take in disk.vhd", "southcentralus/0", "southcentralus/1", "westus2/0"):
+    for task in ("upload disk.vhd", "ingest disk.vhd", "southcentralus/0", "southcentralus/1", "westus2/0"):
         assert f"{task}: completed" in done.told, done.told
     assert machine.ok("disk", "list") == [], "the disk that brought the bytes is gone"
 
@@ -170,8 +170,8 @@ def test_who_is_not_known_and_what_is_not_trusted(machine: Machine, tmp_path: Pa
             "ServerNotTrusted",
             "certificate verify failed",
         ),
-        ({"REQUESTS_CA_BUNDLE": "/nowhere.pem"}, "InvalidParameter", "/nowhere.pem holds no certificates"),
-        ({"IMGSTORE_SERVER": "http://images.example"}, "InvalidParameter", "http:// on this very machine only"),
+        ({"REQUESTS_CA_BUNDLE": "/nowhere.pem"}, "InvalidParameter", "/nowhere.pem contains no certificates"),
+        ({"IMGSTORE_SERVER": "http://images.example"}, "InvalidParameter", "http:// for this machine only"),
         ({"IMGSTORE_SERVER": "https://localhost:1"}, "ServerUnreachable", "https://localhost:1 does not answer"),
         ({"IMGSTORE_SUBSCRIPTION": "none"}, "SubscriptionNotFound", "'none'"),
     ):
@@ -197,7 +197,7 @@ def test_errors_come_out_as_at_a_home(machine: Machine) -> None:
     done = machine.run("sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "none.vhd")
     assert "There is no file" in done.told
     done = machine.run("sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "s3://bucket/key")
-    assert "scheme 's3' is not read over a server" in done.told
+    assert "reads no source of the scheme 's3'" in done.told
 
 
 @pytest.mark.parametrize("line", ["vm list", "gc", "serve --dev-tls", "sig update -g rg -r g1", "auth sp list"])
@@ -205,7 +205,7 @@ def test_what_is_for_a_home_only_says_so(machine: Machine, line: str) -> None:
     done = machine.run(*line.split())
     assert done.exit_code == 1, done
     assert f"(LocalHomeOnly) `imgstore {line.partition(' -')[0]}` works on a home here" in done.told
-    assert "expected: no server, or one of group create/show/list/delete" in done.told
+    assert "expected: no server, or a command of group create/show/list/delete" in done.told
     assert "what to do: leave --server out" in done.told
 
 
