@@ -427,7 +427,7 @@ def _writing(stage: Stage) -> Iterator[Mapping[str, Way]]:
 CHOICES: Sequence[Choice] = (
     Choice(
         name="zstd",
-        question="how hard a segment of v2 is compressed; one thread",
+        question="compression level for a segment of v2; one thread",
         ways={
             "level_1": "level 1",
             "level_minus_1": "level -1",
@@ -435,88 +435,87 @@ CHOICES: Sequence[Choice] = (
             "dictionary": "level 1, with a dictionary of 110 KiB learned from v2's other pieces",
         },
         opened=_levels,
-        reason="the design's level; a dictionary helps where what is compressed is short",
+        reason="the level of the design; a dictionary helps only for short inputs",
     ),
     Choice(
         name="sample",
         question="whether random data is worth compressing; one thread",
-        ways={"sample": "32 of its blocks are tried first", "whole": "the whole is compressed, and thrown away"},
+        ways={"sample": "a sample of 32 blocks is compressed first", "whole": "the whole is compressed and dropped"},
         opened=_sampling,
-        reason="of real data the sample is 3% of the work",
+        reason="for real data the sample is 3% of the work",
     ),
     Choice(
         name="lookup",
-        question="where the blocks of 200 pieces lie among a million of a base, half of them nowhere; one thread",
+        question="look-up of the blocks of 200 pieces among a million of a base, half of the blocks without a match; one thread",
         ways={"columns": "sorted columns of numpy, a piece at once", "dictionary": "a dictionary, block by block"},
         opened=_looking_up,
-        reason="20 bytes an entry, where a dictionary has more than a hundred",
+        reason="20 bytes for each entry; a dictionary needs more than a hundred",
         counts=True,
     ),
     Choice(
         name="fingerprints",
-        question="who makes fingerprints",
+        question="threads or processes that compute fingerprints",
         ways={
             "one_thread": "one thread",
             "two_threads": "two threads",
             "two_processes": "two processes with shared memory",
         },
         opened=_fingerprinting,
-        reason="two processes want both cores, which compression and the engine want too: all four versions took as long with "
-        "them",
+        reason="two processes need both cores, like compression and the engine; all four versions took equally long",
     ),
     Choice(
         name="segment",
-        question="how long a segment is, made of v2 and put by five threads",
+        question="length of a segment, packed from v2 and put by five threads",
         ways={"mib_4": "4 MiB", "mib_1": "1 MiB", "mib_8": "8 MiB", "mib_16": "16 MiB"},
         opened=_segment_sizes,
-        reason="the design's length; a first read of a disk's block fetches a whole one",
+        reason="the length of the design; a first read of a block fetches a whole segment",
     ),
     Choice(
         name="request",
-        question="how v2's segments are put, by five threads",
+        question="requests for segments of v2, by five threads",
         ways={
-            "short": "signed and sent past boto3's client, with a CRC-32 of ours",
-            "client": "boto3's client, nothing signed or summed of the body",
-            "client_defaults": "boto3's client as it comes: with SHA-256 and a CRC-32 of its own",
-            "connection_each": "boto3's client, a connection for each",
+            "short": "signed and sent without the client of boto3, with a CRC-32",
+            "client": "client of boto3, without signature or checksum of the body",
+            "client_defaults": "client of boto3 with defaults: SHA-256 and a CRC-32 of its own",
+            "connection_each": "client of boto3, a connection for each request",
         },
         opened=_requests,
-        reason="the CRC-32 is what confirms a segment",
+        reason="the CRC-32 confirms a segment",
         counts=True,
     ),
     Choice(
         name="body",
-        question="what a body of 4 MiB is put from, by five threads",
-        ways={"view": "the buffer that it was packed in", "copy": "a copy with its header before it"},
+        question="buffer of a body of 4 MiB, put by five threads",
+        ways={"view": "the buffer of the packer", "copy": "a copy with the header in front"},
         opened=_bodies,
-        reason="a compressed body is a new one in any case",
+        reason="a compressed body is a new buffer in any case",
     ),
     Choice(
         name="copy",
-        question="how a directory copies 4 MiB durably, on XFS where that can be mounted",
+        question="durable copy of 4 MiB in a directory, on XFS where possible",
         ways={
             "through_us": "read and written",
             "copy_file_range": "copy_file_range",
             "reflink": "a reflink",
         },
         opened=_copies,
-        reason="a replica is a copy of its own: one that shares its extents is lost with them",
+        reason="a replica is a separate copy; a copy with shared extents is lost together with the original",
     ),
     Choice(
         name="write",
-        question="how v2's pieces get into a file that is synced before it gets its name, by four threads",
+        question="writes of pieces of v2 into a file that is synced before the rename, by four threads",
         ways={
-            "direct": "past the page cache (O_DIRECT)",
-            "cached": "through it",
-            "dropped": "through it, each with posix_fadvise (POSIX_FADV_DONTNEED), which begins to write it back",
+            "direct": "without the page cache (O_DIRECT)",
+            "cached": "through the page cache",
+            "dropped": "through the page cache, each with posix_fadvise (POSIX_FADV_DONTNEED), which begins the write-back",
         },
         opened=_writing,
-        reason="alone it is slower here, but it leaves the processors to others: whole exports of v2 took 2.7 s this way and 2.9 "
-        "with posix_fadvise, of 2 GiB of random data 4.4 and 5.4 (medians of three, in turn)",
+        reason="slower alone here, but other threads get the processors: whole exports of v2 took 2.7 s, and 2.9 s with "
+        "posix_fadvise; of 2 GiB of random data 4.4 s and 5.4 s (medians of three alternated runs)",
     ),
 )
 
-HEAD = "| question | imgstore | instead | why it stays |\n|---|---|---|---|\n"
+HEAD = "| question | imgstore | alternatives | reason |\n|---|---|---|---|\n"
 
 
 def table(results: Mapping[str, Result]) -> str:

@@ -77,8 +77,8 @@ ROWS = (
                 Step(rate="engine_put_rate", amount=V2_STORED_BYTES),
             ),
         ),
-        reason="every block is hashed by a call of its own on one thread while others compress on the same two cores, and "
-        "the engine takes a quarter of them (without the start: `imgstore_upload_inside_seconds`)",
+        reason="a thread hashes each block by a separate call while other threads compress on the same two cores, and the "
+        "engine takes a quarter of the cores (without the start: `imgstore_upload_inside_seconds`)",
     ),
     Row(
         job="write v2 as a raw file",
@@ -91,12 +91,12 @@ ROWS = (
                 Step(rate="disk_write_rate", amount=V2_CONTENT_BYTES),
             ),
         ),
-        reason="every segment is compared with its name, unpacked, and every piece compared with its digest; the file is "
-        "synced before it gets its name; the start of the command is in it",
+        reason="each segment is compared with its name and unpacked, each piece is compared with its digest, and the file "
+        "is synced before the rename; the figure includes the start of the command",
     ),
     *(
         Row(
-            job=f"bring {disk} to a region that has v2",
+            job=f"copy {disk} to a region with v2",
             figure=f"versions.{disk}_replicate_inside_seconds",
             goal=f"versions.{disk}_faster",
             limit=Slowest(
@@ -106,7 +106,7 @@ ROWS = (
                     Step(rate="engine_put_rate", amount=f"versions.{disk}_delivered_bytes"),
                 ),
             ),
-            reason="requests, not bytes: a listing, a handful of segments, the manifest put and read back, transactions",
+            reason="requests and not bytes: a listing, a few segments, the manifest written and read back, transactions",
         )
         for disk in (DiskName.V3, DiskName.R2)
     ),
@@ -115,7 +115,7 @@ ROWS = (
         for case, length in DENSE_BYTES.items()
         for row in (
             Row(
-                job=f"{length >> 30} GiB of random data, up",
+                job=f"{length >> 30} GiB of random data, upload",
                 figure=f"{case}.imgstore_upload_seconds",
                 goal=f"{case}.upload_ratio",
                 limit=Slowest(
@@ -124,11 +124,10 @@ ROWS = (
                         Step(rate="blake3_blocks_rate", amount=length),
                     ),
                 ),
-                reason="each block is looked up for nothing, on cores that the engine wants too; s5cmd does no such "
-                "thing",
+                reason="each block is looked up without a hit, on cores that the engine also needs; s5cmd does no look-up",
             ),
             Row(
-                job=f"{length >> 30} GiB of random data, down",
+                job=f"{length >> 30} GiB of random data, export",
                 figure=f"{case}.imgstore_export_seconds",
                 goal=f"{case}.download_ratio",
                 limit=Slowest(
@@ -137,13 +136,13 @@ ROWS = (
                         Step(rate="disk_write_rate", amount=length),
                     ),
                 ),
-                reason="two digests a byte, a request for every 4 MiB, the start of the command, and the sync, which s5cmd "
-                f"leaves to the system: with it, its own time is `{case}.s5cmd_download_durable_seconds`",
+                reason="two digests for each byte, a request for each 4 MiB, the start of the command, and the sync, which "
+                f"s5cmd leaves to the system (s5cmd with a sync: `{case}.s5cmd_download_durable_seconds`)",
             ),
         )
     ),
     Row(
-        job="take in v1, v2, v3 and r2, as commands",
+        job="ingest of v1, v2, v3 and r2, as commands",
         figure="repositories.imgstore_four_seconds",
         goal="repositories.four_ratio",
         limit=Slowest(
@@ -154,8 +153,8 @@ ROWS = (
                 Step(rate="engine_put_rate", amount="repositories.imgstore_r2_total_bytes"),
             ),
         ),
-        reason="every piece is hashed as a whole besides, on the cores that compress and that the engine wants too; the "
-        "peers are restic and borg",
+        reason="each piece is also hashed as a whole, on the cores for compression and the engine; the peers are restic "
+        "and borg",
     ),
     Row(
         job="v2 into three other regions, as a command",
@@ -167,15 +166,15 @@ ROWS = (
                 Step(rate="engine_put_rate", amount=V2_STORED_BYTES, times=TARGETS),
             ),
         ),
-        reason="three engines and imgstore share two cores; the peers are rclone and mc, which move the holes too",
+        reason="three engines and imgstore share two cores; the peers are rclone and mc, which also move holes",
     ),
     *(
         Row(
-            job=f"{words}, {FAR_MS} ms there and back",
+            job=f"{words}, {FAR_MS} ms round trip",
             figure=f"distance.imgstore_{job}_{FAR_MS}_seconds",
             goal=f"distance.{job}_{FAR_MS}_ratio",
             limit=Slowest(steps=steps),
-            reason=f"{requests} one after another, and sixteen segments under way at once; {peer}",
+            reason=f"{requests} in sequence, and sixteen parallel segments; {peer}",
         )
         for job, words, steps, requests, peer in (
             (
@@ -197,7 +196,7 @@ ROWS = (
                     Step(rate="disk_write_rate", amount=V2_CONTENT_BYTES),
                 ),
                 "two requests",
-                "the peer is s5cmd, whose file is not synced",
+                "the peer is s5cmd, without a sync of the file",
             ),
         )
     ),
@@ -212,16 +211,16 @@ ROWS = (
                 Step(rate="disk_write_rate", amount=V2_CONTENT_BYTES, times=DISKS_AT_ONCE),
             ),
         ),
-        reason="twenty commands on two cores, and one engine whatever the number of replicas: that number spreads load "
-        "over servers, of which there is one here",
+        reason="twenty commands on two cores; more replicas spread the load over more servers, but there is only one "
+        "engine here",
     ),
     Row(
-        job="v2 through the blob door, as a disk",
+        job="v2 through the blob endpoint, as a disk",
         figure="blob.door_seconds",
         goal="blob.door_ratio",
         limit="blob.direct_seconds",
-        reason="the peer is the direct path: the bytes go through TLS in one interpreter and lie in a spool before they "
-        "are taken in as any file is",
+        reason="the peer is the direct path: the bytes go through TLS in a single interpreter into a spool, which is then "
+        "ingested like any file",
     ),
     Row(
         job="the server's memory while ten disks of 8 GiB are uploaded",
@@ -238,46 +237,46 @@ ROWS = (
                 Step(rate="blake3_rate", amount=V2_STORED_BYTES),
             ),
         ),
-        reason="a request for each segment, which is compared with its name; half of it is the start of the command",
+        reason="a request for each segment, which is compared with its name; half of the time is the start of the command",
     ),
     Row(
-        job="collect what a deleted v2 leaves",
+        job="garbage collection of a deleted v2",
         figure="gc.gc_rate",
         limit="limits.engine_delete_rate",
-        reason="the start of the command is more than half of it; then a listing, and what is to be deleted is written down "
-        "before it is deleted, many objects a request",
+        reason="the start of the command is more than half of the time; the rest is a listing, and a record of each deletion "
+        "before the request for many objects",
     ),
     Row(
         job="a page of 100 of 10,000 versions, p99",
         figure="catalog.list_page_p99_seconds",
         limit="catalog.bare_page_p99_seconds",
-        reason="one walk along an index and one query for the replicas; the rest is making rows into values",
+        reason="a walk along an index and a query for the replicas; the rest turns rows into values",
     ),
     Row(
         job="placements, 16 threads on one version",
         figure="catalog.placements_per_second",
         limit="catalog.bare_placements_per_second",
-        reason="all threads want the same counter's row, one transaction after another, on two cores with the server",
+        reason="all threads need the row of the same counter, in successive transactions, on two cores with the server",
     ),
     Row(
         job="GET of a version over TLS, 8 clients, SQLite",
         figure="api.version_per_second",
         limit="api.plain_per_second",
-        reason="one interpreter for all, of which HTTP and TLS take a tenth, as the limit shows; the rest are routes, layers "
-        "and parameters, the answer's JSON with its ETag, and the look into the catalog",
+        reason="a single interpreter, in which HTTP and TLS take a tenth, as the limit shows; the rest is routes, layers and "
+        "parameters, the JSON of the answer with the ETag, and the query of the catalog",
     ),
     Row(
-        job="the same, p99",
+        job="GET of a version over TLS, p99",
         figure="api.version_p99_seconds",
         limit="api.plain_p99_seconds",
-        reason="eight clients wait for one interpreter: eight times what one answer takes of it, and a moment for the "
-        "turns of its threads",
+        reason="eight clients wait for a single interpreter: eight times the CPU of an answer, and a moment for the switches "
+        "of threads",
     ),
     Row(
         job="resident memory at 1 TiB, sparse",
         figure="memory.raw_1_tib_resident_bytes",
         limit="limits.start_resident_bytes",
-        reason="the interpreter with its libraries; what the disk adds is its table of pieces",
+        reason="the interpreter with its libraries, and the table of pieces of the disk",
     ),
 )
 
