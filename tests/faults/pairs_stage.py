@@ -234,7 +234,7 @@ class Meeting:
         with (
             ThreadPoolExecutor(2) as pool,
             mock.patch.object(moment.owner, moment.name, self._gate()),
-            mock.patch.object(replication_copy, "_ended", self._watch(replication_copy._ended)),
+            mock.patch.object(replication_copy, "_wait_for_copies", self._watch(replication_copy._wait_for_copies)),
             mock.patch.object(replication_copy, "_LOOK_SECONDS", _LOOK_SECONDS),
         ):
             try:

@@ -1,1 +1,1 @@
-"""Ingest versions and replicate them to their target regions."""
+"""Ingest versions, and replicate versions to their target regions."""

@@ -1,6 +1,7 @@
-"""Desired against observed: every replica of a version that is not complete is made, several at once.
+"""Replicate versions: make the replicas that are not complete, several at a time (invariant R1).
 
-Read both afresh, decide (``policy/copy_plan.py``), lease, act, record. A failed region keeps its error and stops no other.
+A step reads the desired and the observed state, plans (`policy/copy_plan.py`), leases a work, copies, and records the
+result. A failed region keeps its error and blocks no other region.
 """
 
 import threading
@@ -51,54 +52,57 @@ from imgstore.transfer.scatter import Damage, ignore_served
 from imgstore.transfer.slot_access import SlotAccess, read_from_any
 
 _LOOK_SECONDS: Final = 1.0
-"""So often a person's command looks whether other processes are done with replicas of its version."""
+"""The time between two looks of a command at the replicas that other processes make."""
 
 
 def replicate(
     installation: Installation, definition_path: DefinitionPath, version: ImageVersion
 ) -> dict[str, ImgstoreError]:
-    """Make every replica that is not complete, as far as it can be made now, and wait for those that others make.
+    """Make the replicas of a version that can be made now, and wait for the replicas that other processes make.
 
     Returns:
-        The errors of the replicas that failed, by replica uid.
+        The errors of the failed replicas, by replica uid.
     """
     failed: dict[str, ImgstoreError] = {}
-    busy: dict[Future[None], str] = {}
+    copies: dict[Future[None], str] = {}
     stop = threading.Event()
     with ThreadPoolExecutor(installation.tuning.replicas_at_once, thread_name_prefix="replicate") as pool:
         try:
             while True:
                 installation.keeper.check_cancelled()
-                ours = frozenset(busy.values())
+                own = frozenset(copies.values())
                 with installation.catalog.reading() as transaction:
                     queued = read_queued_versions(installation, transaction, [version.uid])[0]
-                for step in _ready(queued, ours, failed):
-                    made = pool.submit(
+                for step in _ready(queued, own, failed):
+                    copy = pool.submit(
                         _lease_and_make, installation, definition_path, version, step, frozenset(failed), stop
                     )
-                    busy[made] = step.replica.uid
-                elsewhere = queued.busy - ours - failed.keys()
-                if not busy and not elsewhere:
+                    copies[copy] = step.replica.uid
+                elsewhere = queued.busy - own - failed.keys()
+                if not copies and not elsewhere:
                     return failed
-                for uid, error in _ended(busy, elsewhere, stop):
+                for uid, error in _wait_for_copies(copies, elsewhere, stop):
                     failed |= {uid: error} if error is not None else {}
         except BaseException:
-            stop.set()  # What is under way begins no further request; its work stays open.
+            stop.set()  # Running copies begin no further request. Their works stay open.
             raise
 
 
-def _ended(
-    busy: dict[Future[None], str], elsewhere: Collection[str], stop: threading.Event
+def _wait_for_copies(
+    copies: dict[Future[None], str], elsewhere: Collection[str], stop: threading.Event
 ) -> Iterator[tuple[str, ImgstoreError | None]]:
-    """Wait for the first of ours, or a while for others'; give what ended, with its error."""
-    if not busy:
+    """Wait for the first copy of this process, for a second at most if other processes make replicas.
+
+    Yields the uid of each replica whose copy ended, with its error.
+    """
+    if not copies:
         stop.wait(_LOOK_SECONDS)
-    for future in wait(busy, _LOOK_SECONDS if elsewhere else None, return_when=FIRST_COMPLETED).done:
-        uid = busy.pop(future)
+    for future in wait(copies, _LOOK_SECONDS if elsewhere else None, return_when=FIRST_COMPLETED).done:
+        uid = copies.pop(future)
         try:
             future.result()
         except WorkHeld:
-            stop.wait(_LOOK_SECONDS)  # Another process was quicker.
+            stop.wait(_LOOK_SECONDS)  # Another process has leased the replica first.
         except ImgstoreError as error:
             yield uid, error
         else:
@@ -106,7 +110,7 @@ def _ended(
 
 
 def _ready(queued: QueuedVersion, busy: Collection[str], failed: Collection[str]) -> list[CopyStep]:
-    """A person does not wait for the time at which a failed replica is due."""
+    """Return the steps that can begin. A command retries failed replicas immediately, before their back-off has passed."""
     return ready_steps(
         queued.replicas,
         source_region=queued.source_region,
@@ -119,8 +123,11 @@ def _ready(queued: QueuedVersion, busy: Collection[str], failed: Collection[str]
 def read_queued_versions(
     installation: Installation, transaction: Transaction, version_uids: Sequence[str]
 ) -> list[QueuedVersion]:
-    """Those versions as they stand now, in their order. A lease whose holder is known to be dead is none."""
-    under_way = transaction.queue.holders_by_replica(version_uids)
+    """Read the replicas of versions and the leases on them, in the order of the uids.
+
+    A lease of a process that is known to be dead does not count.
+    """
+    under_way = transaction.queue.under_way(version_uids)
     busy = frozenset(uid for uid, holder in under_way.items() if not installation.keeper.is_dead(holder))
     queued: list[QueuedVersion] = []
     for uid in version_uids:
@@ -132,7 +139,7 @@ def read_queued_versions(
                 source_region=transaction.versions.by_uid(uid).location,
                 replicas=replicas,
                 busy=busy,
-                # Asked only where it matters: a version with a complete replica is copied from there.
+                # A version with a complete replica is copied from that replica, so no other replica is restored.
                 once_complete=frozenset() if served else once_complete(transaction, uid, replicas),
             )
         )
@@ -141,17 +148,19 @@ def read_queued_versions(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyPlan:
-    """A replica whose work is leased."""
+    """The leased work of a replica that is copied from other slots."""
 
     lease: Lease
     origins: list[ManifestRow]
-    """The preferred source's manifests: the OS disk's, then by LUN."""
+    """The manifests of the preferred source: the OS disk first, then by LUN."""
     segments: list[SegmentRow]
-    """Of all disks, each once."""
+    """The segments of all disks, each once."""
     unrecorded: frozenset[bytes]
+    """The names of segments that no complete manifest of the target slot names."""
     target_objects: int
+    """The number of segments that complete manifests of the target slot name."""
     is_degraded: bool
-    """The replica was complete before: it is here because it was found damaged."""
+    """Whether the replica was complete before. Then at least one object of the replica was damaged."""
 
 
 def _lease_and_make(
@@ -162,25 +171,25 @@ def _lease_and_make(
     failed: Collection[str],
     stop: threading.Event,
 ) -> None:
-    """One replica, from lease to record; nothing where it is no longer to be made.
+    """Make one replica, from the lease to the record. Do nothing if the replica must not be made any more.
 
-    Its turn is looked for as it was found, with the same replicas left alone: else the one that failed before it would
-    have its turn for ever, and this one never.
+    The step must still be ready if the same failed replicas are left out. With the failed replicas included, a failed
+    replica that is planned first would block this replica forever.
 
     Raises:
-        WorkHeld: another process makes it.
+        WorkHeld: another process makes the replica.
     """
     try:
         with installation.catalog.transaction() as transaction:
             transaction.versions.lock(version.uid)
             ready = _ready(read_queued_versions(installation, transaction, [version.uid])[0], (), failed)
             if step.replica.uid not in {each.replica.uid for each in ready}:
-                return  # Another process was quicker: it made it, or is making it.
+                return  # Another process has made the replica, or makes the replica now.
             plan = plan_step(installation, transaction, version, step)
     except WorkHeld:
         raise
     except ImgstoreError as error:
-        # Without a lease the replica may be another process's, which is well at work: its row is left as it is.
+        # Without a lease, another process may be making the replica. So the row stays unchanged.
         ProgressCounter(installation, task_name(step.replica)).fail(str(error))
         raise
     make_replica(installation, definition_path, version, step, plan, stop)
@@ -195,29 +204,29 @@ def make_replica(
     stop: threading.Event,
     task: str | None = None,
 ) -> None:
-    """Bring a replica's bytes under its lease, and write down that they came, or why not.
+    """Copy or restore a replica under its lease, and record the result.
 
-    Nothing is written of one whose region or replica was taken away meanwhile.
+    Record no failure for a replica that was removed from the target regions in the mean time.
 
     Args:
-        installation: where.
+        installation: the installation.
         definition_path: the definition and the gallery of the version.
-        version: the replica's.
-        step: the replica, and where it is copied from.
-        plan: its work, leased.
-        stop: set to have nothing further begun.
-        task: what its progress is called; None is "region/ordinal".
+        version: the version of the replica.
+        step: the replica and its sources.
+        plan: the leased work.
+        stop: set to begin no further request.
+        task: the name of the task for progress reports. None stands for "region/ordinal".
 
     Raises:
-        ImgstoreError: it failed; so says its row.
-        KeyboardInterrupt: `stop` was set; the work stays open and the lease is given back.
+        ImgstoreError: the copy failed. The row of the replica contains the error.
+        KeyboardInterrupt: `stop` was set. The work stays open, and the lease is released.
     """
     counter = ProgressCounter(installation, task or task_name(step.replica), replica=step.replica)
     try:
         _act(installation, definition_path, version, step, plan, counter, stop)
     except Exception as error:
         if isinstance(error, ImgstoreError) and abandon_if_unwanted(installation, plan.lease, step.replica):
-            counter.stop("no longer wanted: its region or its replica was taken away meanwhile")
+            counter.stop("no longer wanted: its region or its replica was removed from the target regions")
             return
         counter.fail(str(error))
         rest_seconds = rest_seconds_after(error) if isinstance(plan, RestorePlan) else None
@@ -230,9 +239,12 @@ def make_replica(
 def plan_step(
     installation: Installation, transaction: Transaction, version: ImageVersion, step: CopyStep
 ) -> CopyPlan | RestorePlan:
-    """Open or take over the work of a step: a copy, or a restore where no replica of the version is complete.
+    """Open or take over the work of a step: a copy, or a restore if no replica of the version is complete.
 
-    The caller holds the version's row. Raises as `plan_copy`.
+    The caller holds the lock on the row of the version.
+
+    Raises:
+        WorkHeld: another process makes the replica, or an earlier replica in the slot is not removed yet.
     """
     if step.sources:
         return plan_copy(installation, transaction, version, step)
@@ -241,26 +253,26 @@ def plan_step(
 
 
 def plan_copy(installation: Installation, transaction: Transaction, version: ImageVersion, step: CopyStep) -> CopyPlan:
-    """Open or take up the replica's work; it is Replicating from here on.
+    """Open or take over the copy work of a replica, and set the replica to Replicating.
 
-    The caller holds the version's row, and nothing is waited for under it: whoever completes a replica holds its work
-    and waits for the version (docs/internals/locking.md).
+    The caller holds the lock on the row of the version. Do not wait for the row of the work under this lock: a process
+    that completes a replica holds its work and waits for the version (DESIGN.md, "Locking").
 
     Raises:
-        WorkHeld: another process makes it.
+        WorkHeld: another process makes the replica, or an earlier replica in the slot is not removed yet.
     """
     slot = step.replica.slot
     source = step.sources[0]
     check_slot_is_free(transaction, step.replica)
     origins = transaction.manifests.of_replica(version.uid, source.slot.uid)
-    assert len(origins) == len(version.disks), "a complete replica has a manifest of each disk (promise 2)"
+    assert len(origins) == len(version.disks), "a complete replica has a manifest of each disk (invariant P2)"
     ids = named_by(origins)
-    there = transaction.manifests.segment_ids_in_slot(slot.uid)
-    standing = transaction.manifests.of_replica(version.uid, slot.uid)
-    is_degraded = any(transaction.manifests.is_complete(row.uid) for row in standing)
+    recorded = transaction.manifests.named_in_slot(slot.uid)
+    existing = transaction.manifests.of_replica(version.uid, slot.uid)
+    is_degraded = any(transaction.manifests.is_complete(row.uid) for row in existing)
     segments = transaction.segments.rows(slot.key.pool_uid, ids)
     unrecorded = frozenset(
-        row.name for row, known in zip(segments, np.isin(ids, there).tolist(), strict=True) if not known
+        row.name for row, known in zip(segments, np.isin(ids, recorded).tolist(), strict=True) if not known
     )
     plan = copy_plan(origins)
     _, lease = take_up(
@@ -274,9 +286,11 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
         still_fits=lambda old: old == plan,
         wait=False,
     )
-    begun = transaction.works.find_open(WorkKind.INGEST, slot.uid, version.uid)
-    if begun is not None:  # By one who died after the bytes had come into another slot of the source region.
-        transaction.works.abandon(begun.uid)
+    ingest = transaction.works.find_open(WorkKind.INGEST, slot.uid, version.uid)
+    if (
+        ingest is not None
+    ):  # A process died here, and the ingest was then completed in another slot of the source region.
+        transaction.works.abandon(ingest.uid)
     transaction.replicas.move(step.replica.uid, ReplicaState.REPLICATING)
     write_version_state(transaction, transaction.versions.by_uid(version.uid))
     return CopyPlan(
@@ -284,13 +298,12 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
         origins=origins,
         segments=segments,
         unrecorded=unrecorded,
-        target_objects=len(there),
+        target_objects=len(recorded),
         is_degraded=is_degraded,
     )
 
 
-def _wait_a_while(stop: threading.Event, seconds: float) -> None:
-    """Until `stop` is set, at most."""
+def _wait_for_stop(stop: threading.Event, seconds: float) -> None:
     stop.wait(seconds)
 
 
@@ -327,13 +340,13 @@ def _act(
         check_wanted()
         hold.check_cancelled()
 
-    def patiently(seconds: float) -> None:
-        _wait_a_while(stop, min(seconds, _LOOK_SECONDS))
+    def wait_or_stop(seconds: float) -> None:
+        _wait_for_stop(stop, min(seconds, _LOOK_SECONDS))
         check_cancelled()
 
     sources = installation.access_all(
         [source.slot for source in step.sources],
-        lambda source: installation.access_from(slot.key.region, source, patiently),
+        lambda source: installation.access_from(slot.key.region, source, wait_or_stop),
     )
     with at_work(installation, slot, plan.lease, beat) as hold:
         wait_for_deletions(installation, slot, [origin.body_key for origin in plan.origins], check_cancelled)
@@ -346,7 +359,7 @@ def _act(
             regions={str(source.slot.key): source.slot.key.region for source in step.sources},
             reader=plan.lease.name,
         )
-        # The first replica of a region is charged for what crosses when it is complete.
+        # The first replica of a region pays for its egress when the replica is complete (invariant M3).
         is_inside = step.sources[0].slot.key.region == slot.key.region
         order = CopyOrder(
             sources=sources,
@@ -361,12 +374,12 @@ def _act(
             damages=damages,
             on_served=reads.served if is_inside else ignore_served,
         )
-        looking = installation.threads(installation.tuning.copy_workers, slot.key.region)
-        absent, missing = plan_segments(order, workers=looking)
+        head_workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
+        absent, missing = plan_segments(order, workers=head_workers)
         counter.total = sum(absent.values())
         counter.begin()
         if missing:
-            degrade(installation, slot, missing, "the store no longer has it")
+            degrade(installation, slot, missing, "missing in the store")
         try:
             regions = slot.key.region, step.sources[0].slot.key.region
             workers = installation.threads(installation.tuning.copy_workers, *regions)
@@ -376,10 +389,10 @@ def _act(
             degrade_damaged(installation, [source.slot for source in step.sources], damages)
         with installation.catalog.transaction() as transaction:
             transaction.works.guard(plan.lease)
-            manifests = [_listed(installation, transaction, slot, origin) for origin in plan.origins]
+            manifests = [_record_manifest(installation, transaction, slot, origin) for origin in plan.origins]
         for origin in plan.origins:
             check_cancelled()
-            _, data = read_from_any(sources, partial(_body, origin))
+            _, data = read_from_any(sources, partial(_read_manifest, origin))
             target.put_manifest(origin.body_key, data)
         with installation.catalog.reading() as transaction:
             version = transaction.versions.by_uid(version.uid)
@@ -395,8 +408,10 @@ def _act(
     counter.end(f"{receipt.sent_bytes} bytes stored")
 
 
-def _listed(installation: Installation, transaction: Transaction, slot: Slot, origin: ManifestRow) -> ManifestRow:
-    """The row that a manifest has in another slot: under the same key, with the same segments."""
+def _record_manifest(
+    installation: Installation, transaction: Transaction, slot: Slot, origin: ManifestRow
+) -> ManifestRow:
+    """Record the copy of a manifest in another slot: the same key and the same segments."""
     listed = Listed(
         owner_uid=origin.owner_uid,
         slot=slot,
@@ -410,12 +425,12 @@ def _listed(installation: Installation, transaction: Transaction, slot: Slot, or
     return list_segments(installation, transaction, listed, named_by([origin]))
 
 
-def _body(origin: ManifestRow, source: SlotAccess) -> bytes:
+def _read_manifest(origin: ManifestRow, source: SlotAccess) -> bytes:
     return source.get_object(origin.body_key, ManifestCheck(origin.digest))
 
 
 def leave_to_workers(installation: Installation, version: ImageVersion) -> None:
-    """Take away what is to go; `imgstore worker` makes the replicas that are missing, failed ones without a rest."""
+    """Remove surplus replicas, and let workers make the others. Failed replicas are due immediately."""
     remove_surplus_replicas(installation, version.uid)
     with installation.catalog.transaction() as transaction:
         transaction.replicas.retry_now(version.uid)
@@ -424,14 +439,17 @@ def leave_to_workers(installation: Installation, version: ImageVersion) -> None:
 def converge(
     installation: Installation, definition_path: DefinitionPath, version: ImageVersion
 ) -> dict[str, ImgstoreError]:
-    """Take away what is to go, make what is lacking, take away what that stands in for; again while slots come free.
+    """Remove surplus replicas and make missing replicas of a version, until nothing changes any more.
+
+    A complete replica may replace another replica, which is then removed. A removed replica may free the slot of a missing
+    replica.
 
     Returns:
-        The errors of the replicas that failed, by replica uid.
+        The errors of the failed replicas, by replica uid.
     """
     remove_surplus_replicas(installation, version.uid)
     while True:
         failed = replicate(installation, definition_path, version)
-        went = [removal for removal in remove_surplus_replicas(installation, version.uid) if removal.waits_for is None]
-        if failed or not went:
+        removed = [each for each in remove_surplus_replicas(installation, version.uid) if each.waits_for is None]
+        if failed or not removed:
             return failed

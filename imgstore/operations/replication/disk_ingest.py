@@ -1,4 +1,4 @@
-"""A file becomes the content of a disk of its own, in the subscription's pool: plan and lease, act, record."""
+"""Ingest a file as the content of a managed disk, in the pool of the subscription: plan, lease, act, record."""
 
 import tempfile
 from dataclasses import replace
@@ -40,10 +40,10 @@ _BASES_MAX = 3
 def ingest_disk(
     installation: Installation, disk: ManagedDisk, reader: DiskReader, identity: SourceIdentity
 ) -> ManagedDisk:
-    """Take the file in, put the disk's manifest, and make the disk Succeeded.
+    """Ingest a file, put the manifest of the disk, and set the disk to Succeeded.
 
     Raises:
-        ImgstoreError: it failed; the same command goes on.
+        ImgstoreError: the ingest failed. The same command resumes the ingest.
     """
     work, lease = _plan(installation, disk, reader, identity)
     counter = ProgressCounter(installation, f"{disk.kind.noun} {disk.name}")
@@ -54,18 +54,18 @@ def ingest_disk(
         if isinstance(error, ReadBackMismatch):
             remove_damaged(installation, disk.slot, error)
         if isinstance(error, ObjectCorrupt):
-            # The plan leans on what turned out to be damaged: a repeat plans anew.
+            # The plan uses a damaged object. After this, a repeated command makes a new plan.
             with installation.catalog.transaction() as transaction:
                 transaction.works.abandon(work.uid)
         raise
-    counter.end(f"{reader.virtual_bytes} bytes taken in")
+    counter.end(f"{reader.virtual_bytes} bytes ingested")
     return made
 
 
 def _plan(
     installation: Installation, disk: ManagedDisk, reader: DiskReader, identity: SourceIdentity
 ) -> tuple[Work, Lease]:
-    """Open or take up the work. What it is compared with are the disks that were taken into the slot last."""
+    """Open or take over the work. The bases are the newest disks of the slot."""
     fixed: dict[str, Any] = {
         "identity": identity_to_json(identity),
         "format": reader.container_metadata.format.value,
@@ -114,7 +114,7 @@ def _act(
         counter.begin()
         with installation.catalog.reading() as transaction:
             key = transaction.pools.get(slot.key.pool_uid).fingerprint_key
-        condemned = condemned_in(installation, slot)
+        marked = condemned_in(installation, slot)
         receipt = ingest(
             IngestOrder(
                 work_uid=work.uid,
@@ -122,18 +122,18 @@ def _act(
                 reader=reader,
                 identity=identity,
                 bases=load_base_manifests(installation, slot, work.plan["bases"]),
-                listing=access.list_segments().without(condemned),
+                listing=access.list_segments().without(marked),
                 fingerprint_key=key,
                 scratch=scratch,
                 check_scratch=installation.check_scratch,
                 workers=installation.threads(installation.tuning.put_workers, slot.key.region),
                 check_cancelled=check_cancelled,
-                claim=lambda name: claim_segment(installation, slot, condemned, name),
+                claim=lambda name: claim_segment(installation, slot, marked, name),
                 on_moved=counter.add_bytes,
             )
         )
         if receipt.missing:
-            degrade(installation, slot, receipt.missing, "the store lacks it or has it damaged")
+            degrade(installation, slot, receipt.missing, "missing or damaged in the store")
         segments = SegmentReader([access])
         try:
             check_assembly(
@@ -152,7 +152,7 @@ def _act(
 
 
 def _record(installation: Installation, disk: ManagedDisk, receipt: IngestReceipt, lease: Lease) -> ManagedDisk:
-    """Write the segments down, put the manifest, complete."""
+    """Record the segments, put the manifest, and complete the disk."""
     listed = Listed(
         owner_uid=disk.uid,
         slot=disk.slot,

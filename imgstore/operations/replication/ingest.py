@@ -1,8 +1,8 @@
-"""Sources become the first replica of a version, in its source slot (docs/internals/ingest.md).
+"""Ingest the sources of a version as its first replica, in the source slot (DESIGN.md, "In").
 
-Plan and lease, act, record: three steps, and no transaction is open while bytes move (invariant L4).
-One work takes all disks in, the
-OS disk first; each that is in is written down in its plan, so that a repeat goes on with the next.
+An ingest plans and leases, acts, and records. No transaction is open while bytes are transferred (invariant L4). One work
+ingests all disks, the OS disk first (invariant I18). The plan of the work records each finished disk, so that a repeated
+command resumes with the next disk.
 """
 
 import tempfile
@@ -58,33 +58,34 @@ from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAc
 from imgstore.transfer.spot_check import check_assembly
 
 PACKING_RULES: Final = "1"
-"""Of comparing and packing. Raised when the same plan would make other segments than before."""
+"""The version of the rules of comparison and packing. Increase it when equal plans make other segments than before."""
 
 NO_STORED_SOURCES: Final[Mapping[str, Digest]] = MappingProxyType({})
-"""Of a version whose disks come from elsewhere."""
+"""The source manifests of a version whose sources are all files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """A version's disks on their way to their slot."""
+    """An order to ingest the disks of a version into the source slot."""
 
     definition_path: DefinitionPath
     version: ImageVersion
     replica: Replica
-    """The one in the source slot."""
+    """The replica in the source slot."""
     readers: Mapping[str, DiskReader]
-    """Of each of its disks, by key."""
+    """The opened source of each disk, by disk key."""
     named_bases: Sequence[VersionName] = ()
     source_manifests: Mapping[str, Digest] = field(default_factory=lambda: NO_STORED_SOURCES)
-    """Of disks that are stored here, by key: where the slot has that content too, it is a base, and nothing is packed."""
+    """The digests of the manifests of stored sources, by disk key. A manifest in the slot with this digest is a base."""
     verify_full: bool = False
 
 
 def publish(installation: Installation, publication: Publication) -> None:
-    """Take the sources in and make the replica Completed.
+    """Ingest the sources of a version, and set the replica to Completed.
 
     Raises:
-        ImgstoreError: it failed; the replica is Failed with the error's text, and the same command goes on.
+        ImgstoreError: the ingest failed. The replica is Failed with the text of the error, or Degraded if it was complete
+            once. The same command resumes the ingest.
     """
     work, lease = _plan(installation, publication)
     counter = ProgressCounter(installation, task_name(publication.replica), replica=publication.replica)
@@ -96,14 +97,14 @@ def publish(installation: Installation, publication: Publication) -> None:
         if isinstance(error, ReadBackMismatch):
             remove_damaged(installation, publication.replica.slot, error)
         if isinstance(error, ObjectCorrupt):
-            # The plan leans on what turned out to be damaged: a repeat plans anew.
+            # The plan uses a damaged object. After this, a repeated command makes a new plan.
             with installation.catalog.transaction() as transaction:
                 transaction.works.abandon(work.uid)
         raise
 
 
 def _plan(installation: Installation, publication: Publication) -> tuple[Work, Lease]:
-    """Open or take up the work; the replica is Replicating from here on."""
+    """Open or take over the work, and set the replica to Replicating."""
     version, slot = publication.version, publication.replica.slot
     sources = {
         key: {"identity": identity_to_json(reader.identity()), "format": reader.container_metadata.format.value}
@@ -133,20 +134,24 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
 
 
 def _choose_bases(transaction: Transaction, publication: Publication) -> dict[str, list[ManifestRow]]:
-    """Of each disk the manifests that it is compared with: its source's, the same LUN's of other versions, in this slot."""
+    """Choose the bases of each disk, by disk key (invariant I7).
+
+    The bases of a disk are the manifest of its source, and the manifests of other versions for the same disk key. All bases
+    are in the source slot.
+    """
     version, slot = publication.version, publication.replica.slot
     complete = {
         each.version_uid
         for each in transaction.replicas.in_slot(slot.uid)
         if each.state is ReplicaState.COMPLETED and each.version_uid != version.uid
     }
-    standing = transaction.versions.list(version.definition_uid)
-    candidates = [each for each in standing if each.uid in complete and each.is_visible]
+    versions = transaction.versions.list(version.definition_uid)
+    candidates = [each for each in versions if each.uid in complete and each.is_visible]
     _check_bases(publication.named_bases, candidates)
     bases: dict[str, list[ManifestRow]] = {}
     for key in publication.readers:
-        fit = [each for each in candidates if key in each.disk_keys]
-        chosen = choose_bases(fit, new=version.name, named=publication.named_bases)
+        with_disk = [each for each in candidates if key in each.disk_keys]
+        chosen = choose_bases(with_disk, new=version.name, named=publication.named_bases)
         rows = [transaction.manifests.find(each.uid, slot.uid, key) for each in chosen]
         if key in publication.source_manifests:
             rows.insert(0, transaction.manifests.find_by_digest(slot.uid, publication.source_manifests[key]))
@@ -162,7 +167,7 @@ def _check_bases(named: Sequence[VersionName], candidates: Sequence[ImageVersion
             f"Version {', '.join(unknown)} can't be a base.",
             found=f"complete in the source slot: {', '.join(map(str, sorted(known))) or 'none'}",
             expected="versions of this definition that are complete in the source region",
-            hint="leave --base out: the newest version and the one below are compared with anyway",
+            hint="leave --base out: the newest version and the next lower version are bases in any case",
             target="base",
         )
 
@@ -171,18 +176,18 @@ def _act(
     installation: Installation, publication: Publication, work: Work, lease: Lease, counter: ProgressCounter
 ) -> None:
     slot = publication.replica.slot
-    counter.total = sum(_counted_bytes(reader) for reader in publication.readers.values())
+    counter.total = sum(_touched_bytes(reader) for reader in publication.readers.values())
     with (
         at_work(installation, slot, lease, counter.save) as hold,
         tempfile.TemporaryDirectory(dir=installation.scratch) as scratch,
     ):
-        manifests_wanted = [object_keys.manifest_key(publication.version.uid, disk) for disk in publication.readers]
-        wait_for_deletions(installation, slot, manifests_wanted, hold.check_cancelled)
+        manifest_keys = [object_keys.manifest_key(publication.version.uid, disk) for disk in publication.readers]
+        wait_for_deletions(installation, slot, manifest_keys, hold.check_cancelled)
         counter.begin()
         with installation.catalog.reading() as transaction:
             key = transaction.pools.get(slot.key.pool_uid).fingerprint_key
-        condemned = condemned_in(installation, slot)
-        taking = _Taking(
+        marked = condemned_in(installation, slot)
+        ingest_run = _VersionIngest(
             installation=installation,
             publication=publication,
             work=work,
@@ -191,10 +196,12 @@ def _act(
             counter=counter,
             scratch=Path(scratch),
             fingerprint_key=key,
-            condemned=condemned,
-            listing=_listing(installation, publication, installation.access(slot), condemned, hold.check_cancelled),
+            marked=marked,
+            listing=_list_usable_segments(
+                installation, publication, installation.access(slot), marked, hold.check_cancelled
+            ),
         )
-        manifests = [taking.take(disk) for disk in sort_disk_keys(publication.readers)]
+        manifests = [ingest_run.ingest_disk(disk) for disk in sort_disk_keys(publication.readers)]
         for disk, reader in publication.readers.items():
             check_same_source(reader, _identity(work.plan, disk))
         complete_replica(
@@ -206,16 +213,16 @@ def _act(
             manifests=manifests,
         )
     record_zone_gaps(installation, slot)
-    counter.end(f"{taking.packed_bytes} bytes stored")
+    counter.end(f"{ingest_run.packed_bytes} bytes stored")
 
 
-def _counted_bytes(reader: DiskReader) -> int:
+def _touched_bytes(reader: DiskReader) -> int:
     return sum(1 for _ in touched_pieces(reader)) * PIECE_BYTES
 
 
 @dataclass(slots=True, kw_only=True)
-class _Taking:
-    """One work, disk by disk."""
+class _VersionIngest:
+    """The ingest of the disks of a version, under one work."""
 
     installation: Installation
     publication: Publication
@@ -225,26 +232,30 @@ class _Taking:
     counter: ProgressCounter
     scratch: Path
     fingerprint_key: bytes
-    condemned: frozenset[Digest]
+    marked: frozenset[Digest]
+    """The segments of the slot that were marked for deletion before the listing."""
     listing: SegmentListing
-    """The slot's segments as listed, and those that came since."""
+    """The listed segments of the slot, and the segments of the disks that were ingested since."""
     os_disk: Manifest | None = None
-    """Once it is in: what a data disk repeats of it is not stored twice."""
+    """The manifest of the OS disk after its ingest. The manifest is a base of the data disks."""
     packed_bytes: int = 0
-    """Stored bytes of what was packed, sent or not."""
+    """Stored bytes of the packed segments, including segments that the slot had already."""
 
-    def take(self, disk: str) -> ManifestRow:
-        """One disk's segments, then its row and its manifest; nothing where an earlier run of the work came so far."""
-        found = self._found(disk)
-        row, manifest = found or self._taken(disk)
-        if found:
-            self.counter.add_bytes(_counted_bytes(self.publication.readers[disk]))
+    def ingest_disk(self, disk: str) -> ManifestRow:
+        """Store the segments of a disk, record its manifest, and put the manifest.
+
+        Do nothing for a disk that an earlier run of the work has finished.
+        """
+        finished = self._find_finished(disk)
+        row, manifest = finished or self._store(disk)
+        if finished:
+            self.counter.add_bytes(_touched_bytes(self.publication.readers[disk]))
         if disk == OS_DISK:
             self.os_disk = manifest
         return row
 
-    def _found(self, disk: str) -> tuple[ManifestRow, Manifest] | None:
-        """What an earlier run left: its row, its manifest, and each segment as listed now (invariant W13)."""
+    def _find_finished(self, disk: str) -> tuple[ManifestRow, Manifest] | None:
+        """Find the manifest of a disk that an earlier run has finished; the listing confirms its segments (invariant W13)."""
         digest = self.work.plan.get("taken", {}).get(disk)
         slot = self.publication.replica.slot
         with self.installation.catalog.reading() as transaction:
@@ -259,12 +270,12 @@ class _Taking:
         named = zip(table.all_names(), table.stored_bytes.tolist(), strict=True)
         return (row, manifest) if all(self.listing.present.get(name) == size for name, size in named) else None
 
-    def _taken(self, disk: str) -> tuple[ManifestRow, Manifest]:
+    def _store(self, disk: str) -> tuple[ManifestRow, Manifest]:
         installation, slot = self.installation, self.publication.replica.slot
         access = installation.access(slot)
         receipt = ingest(self._order(disk, access))
         if receipt.missing:
-            degrade(installation, slot, receipt.missing, "the store lacks it or has it damaged")
+            degrade(installation, slot, receipt.missing, "missing or damaged in the store")
             self._check_os_disk(receipt.missing, access)
         segments = SegmentReader([access])
         try:
@@ -277,16 +288,16 @@ class _Taking:
         return self._record(disk, receipt), receipt.manifest
 
     def _check_os_disk(self, missing: frozenset[Digest], access: SlotAccess) -> None:
-        """The OS disk that is in already must not be completed over a gap that one of its data disks met."""
+        """Fail if the ingest of a data disk found segments of the finished OS disk to be missing or damaged."""
         names = () if self.os_disk is None else self.os_disk.segments.all_names()
         lost = missing.intersection(names)
         if lost:
             distrust(self.installation, self.publication.replica.slot, lost)
             raise ObjectCorrupt(
-                "Segments of the OS disk can't be read back, though they were stored.",
-                found=f"{len(lost)} that are missing or damaged, the first {min(lost).hex()}",
-                expected="none",
-                hint="check the store's disks, then repeat the command: what is right is not sent again",
+                "Stored segments of the OS disk can't be read back.",
+                found=f"{len(lost)} missing or damaged segments, the first {min(lost).hex()}",
+                expected="no missing or damaged segment",
+                hint="check the disks of the store, then repeat the command: intact segments are not sent again",
                 target=access.label,
             )
 
@@ -304,13 +315,13 @@ class _Taking:
             scratch=self.scratch,
             check_scratch=installation.check_scratch,
             workers=installation.threads(installation.tuning.put_workers, slot.key.region),
-            check_cancelled=self._go_on,
-            claim=lambda name: claim_segment(installation, slot, self.condemned, name),
+            check_cancelled=self._check_cancelled,
+            claim=lambda name: claim_segment(installation, slot, self.marked, name),
             on_moved=self.counter.add_bytes,
         )
 
     def _assemble(self, disk: str, receipt: IngestReceipt, reader: SegmentReader) -> None:
-        """Put some pieces, or all, together again before anyone is told that the disk is there."""
+        """Assemble a sample of the pieces, or all pieces, and compare the digests before the disk is visible (I15)."""
         check_assembly(
             receipt.manifest,
             reader,
@@ -320,15 +331,15 @@ class _Taking:
             workers=self.installation.threads(
                 self.installation.tuning.scatter_workers, self.publication.replica.slot.key.region
             ),
-            check_cancelled=self._go_on,
+            check_cancelled=self._check_cancelled,
         )
 
-    def _go_on(self) -> None:
+    def _check_cancelled(self) -> None:
         self.hold.check_cancelled()
         self.installation.check_scratch(self.scratch, 0)
 
     def _record(self, disk: str, receipt: IngestReceipt) -> ManifestRow:
-        """Write the segments down, and that the disk is in; put the manifest."""
+        """Record the segments and the finished disk, then put the manifest."""
         version, slot = self.publication.version, self.publication.replica.slot
         listed = Listed(
             owner_uid=version.uid,
@@ -351,29 +362,30 @@ class _Taking:
 
 
 def find_unreadable(damages: Iterable[Damage]) -> set[Digest]:
-    """Return the segments that a reader found missing or wrong."""
+    """Return the segments that a reader found to be missing or wrong."""
     return {damage.name for damage in damages if damage.is_certain}
 
 
-def claim_segment(installation: Installation, slot: Slot, condemned: frozenset[Digest], name: Digest) -> None:
-    """Let a segment live that is put anew; only what was condemned before the listing can have been on its way out."""
-    if name in condemned:
+def claim_segment(installation: Installation, slot: Slot, marked: frozenset[Digest], name: Digest) -> None:
+    """Remove the deletion mark of a segment that is about to be put again.
+
+    GC deletes only segments that were marked before the work was opened (invariant G3), so other names need no request.
+    """
+    if name in marked:
         claim(installation, slot, [name])
 
 
-def _listing(
+def _list_usable_segments(
     installation: Installation,
     publication: Publication,
     access: SlotAccess,
-    condemned: frozenset[Digest],
+    marked: frozenset[Digest],
     check_cancelled: CheckCancelled,
 ) -> SegmentListing:
-    """The slot's segments as the store lists them now; of a replica that was complete before, those that read back right.
+    """List the segments of the slot, without marked segments and without damaged segments of the replica.
 
-    What is condemned counts as absent.
-
-    Such a replica is here because it was found damaged, and a damaged segment has the right length in a listing. Left
-    out here, it is sent again.
+    Only the segments of a replica that was complete before are read back. Something in such a replica was found damaged,
+    and a damaged segment has the right length in a listing. A segment that is left out here is sent again.
     """
     listing = access.list_segments()
     slot = publication.replica.slot
@@ -382,11 +394,11 @@ def _listing(
         ids = named_by(row for row in rows if transaction.manifests.is_complete(row.uid))
         names = [segment.name for segment in transaction.segments.rows(slot.key.pool_uid, ids)]
     workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
-    return listing.without(condemned | access.find_damaged(names, workers=workers, check_cancelled=check_cancelled))
+    return listing.without(marked | access.find_damaged(names, workers=workers, check_cancelled=check_cancelled))
 
 
 def segment_rows(receipt: IngestReceipt) -> list[SegmentRow]:
-    """What the catalog keeps of the segments that an ingest confirmed."""
+    """Return the catalog rows of the segments that an ingest confirmed."""
     return [
         SegmentRow(
             name=each.name,
@@ -400,19 +412,19 @@ def segment_rows(receipt: IngestReceipt) -> list[SegmentRow]:
 
 
 def load_base_manifests(installation: Installation, slot: Slot, planned: Sequence[Mapping[str, str]]) -> list[Manifest]:
-    """The bases' manifests, but for those that the slot can't serve: they are told, and done without."""
+    """Read the manifests of the bases. Report a base that cannot be read, and leave that base out."""
     access = installation.access(slot)
     manifests = []
     for base in planned:
         try:
             manifests.append(access.get_manifest(base["key"], bytes.fromhex(base["digest"])))
         except StoreError as error:
-            installation.note(str(slot.key), f"a base can't be read and is done without: {error.message}")
+            installation.note(str(slot.key), f"a base can't be read and is not used: {error.message}")
     return manifests
 
 
 def identity_to_json(identity: SourceIdentity) -> dict[str, Any]:
-    """An identity as JSON."""
+    """Return a source identity as JSON, for the plan of a work."""
     return {"location": identity.location, "file_bytes": identity.file_bytes, "stamp": identity.stamp}
 
 

@@ -1,7 +1,8 @@
-"""The replicas of a version become what its target regions ask for: rows first, objects later (DESIGN.md, "Order of writes").
+"""Adapt the replicas of a version to its target regions: rows first, objects later (DESIGN.md, "Order of writes").
 
-`retarget` writes down what is desired and what is not; `converge` makes the one and takes the other away. Whatever is
-interrupted is found again in the rows, by the same command, by the version's create, or by `remove_all_surplus_replicas`.
+`retarget` records the desired replicas and marks surplus replicas for deletion. `replication.copy.converge` then makes and
+removes replicas. An interrupted change is visible in the rows. The same command, a repeated create of the version, or
+`remove_all_surplus_replicas` resumes the change.
 """
 
 from collections.abc import Sequence
@@ -23,23 +24,25 @@ from imgstore.policy.replica_diff import diff_replicas, find_removed_regions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removal:
-    """What became of a replica that was taken away."""
+    """The result of the removal of a replica."""
 
     replica: Replica
     freed: Freed
     waits_for: ImgstoreError | None = None
-    """Why its bytes could not go yet; the replica is invisible all the same."""
+    """The reason why the bytes still exist. The replica is invisible in any case."""
 
 
 def retarget(
     installation: Installation, transaction: Transaction, definition_path: DefinitionPath, version: ImageVersion
 ) -> None:
-    """Write down which replicas `version` is to have and which are to go. The caller holds its row.
+    """Record the missing replicas of a version as Pending, and its surplus replicas as Deleting.
+
+    The caller holds the lock on the row of the version.
 
     Raises:
-        Conflict: a region is to go that the version's safety profile keeps.
-        WorkHeld: a live process takes the source in at a replica that is to go.
-        CatalogOutdated: one is to go, and the catalog is older than its buckets.
+        Conflict: the safety profile of the version keeps a region that would be removed.
+        WorkHeld: a live process ingests the source at a replica that would be removed.
+        CatalogOutdated: a replica would be removed, and the catalog is older than its buckets.
     """
     replicas = transaction.replicas.list(version.uid)
     plan = diff_replicas(replicas, version.target_regions)
@@ -47,7 +50,7 @@ def retarget(
     if plan.surplus:
         refuse_if_outdated(transaction)
     for replica in plan.surplus:
-        _check_not_taken_in(installation, transaction, replica)
+        _check_no_ingest(installation, transaction, replica)
         transaction.replicas.move(replica.uid, ReplicaState.DELETING)
     for target, ordinal in plan.missing:
         key = SlotKey(
@@ -60,13 +63,13 @@ def retarget(
 
 
 def _add(installation: Installation, transaction: Transaction, version: ImageVersion, key: SlotKey) -> None:
-    """Write a replica down that is to be made. One that was there before is another: it is charged for anew."""
+    """Record a replica that is to be made. A region that was removed and added again is charged again."""
     zone, bucket = installation.locator.choose_zone(key)
     add_replica(installation, transaction, version, transaction.slots.get_or_add(key, zone=zone, bucket=bucket))
 
 
 def add_replica(installation: Installation, transaction: Transaction, version: ImageVersion, slot: Slot) -> None:
-    """The same, in a slot that is there."""
+    """Record a Pending replica of a version in an existing slot."""
     uid = installation.effects.new_uid()
     transaction.replicas.add(Replica(uid=uid, version_uid=version.uid, slot=slot, state=ReplicaState.PENDING))
 
@@ -84,24 +87,24 @@ def _check_allowed(definition_path: DefinitionPath, version: ImageVersion, repli
         )
 
 
-def _check_not_taken_in(installation: Installation, transaction: Transaction, replica: Replica) -> None:
-    """The source is in no other slot yet: whoever takes it in there would have nowhere to go on."""
+def _check_no_ingest(installation: Installation, transaction: Transaction, replica: Replica) -> None:
+    """Refuse to remove a replica while a live process ingests the source there: no other slot has the source yet."""
     work = transaction.works.find_open(WorkKind.INGEST, replica.slot.uid, replica.version_uid)
     if work is not None and lives(installation, transaction, work):
         raise WorkHeld(
-            f"The source is being taken in at {replica.slot.key}.",
+            f"The ingest of the source into {replica.slot.key} is in progress.",
             found=f"a work of kind {work.kind}, open since {work.opened_at.isoformat()}, held by {work.holder}",
-            expected="a source that has been taken in",
-            hint="wait until the version is complete in its source region, then repeat this",
+            expected="a complete ingest",
+            hint="wait until the version is complete in its source region, then repeat the command",
             target=work.uid,
         )
 
 
 def remove_surplus_replicas(installation: Installation, version_uid: str) -> list[Removal]:
-    """Take away what a version no longer needs: replicas that others stand in for by now, and all that is Deleting.
+    """Remove the replicas of a version that are Deleting, and the replicas that complete replicas have replaced.
 
-    Nothing is raised for what can't go yet: it is invisible, and the next call goes on. So a region whose store does not
-    answer, or that regions.yaml no longer has, holds up no other.
+    A replica that cannot be removed yet raises no error: it is invisible, and the next call resumes its removal. A region
+    that does not answer, or that regions.yaml does not contain any more, therefore delays no other region.
     """
     with installation.catalog.transaction() as transaction:
         try:
@@ -116,38 +119,39 @@ def remove_surplus_replicas(installation: Installation, version_uid: str) -> lis
             if surplus:
                 write_version_state(transaction, version)
         replicas = transaction.replicas.list(version_uid)
-    deleting = version.provisioning_state is ProvisioningState.DELETING  # That command, repeated, does it all.
-    leaving = [each for each in replicas if each.state is ReplicaState.DELETING and not deleting]
-    return [_removed(installation, replica) for replica in leaving]
+    if version.provisioning_state is ProvisioningState.DELETING:
+        return []  # A repeated deletion of the version removes all its replicas.
+    deleting = [each for each in replicas if each.state is ReplicaState.DELETING]
+    return [_remove_replica(installation, replica) for replica in deleting]
 
 
 def remove_all_surplus_replicas(installation: Installation) -> list[Removal]:
-    """Tidy every version, of whatever subscription, that has something to take away."""
+    """Remove the surplus replicas of the versions of all subscriptions."""
     with installation.catalog.reading() as transaction:
-        versions = transaction.versions.list_all()
-        replicas = transaction.replicas.list_by_version([version.uid for version in versions])
-    untidy = [version.uid for version in versions if _is_untidy(version, replicas[version.uid])]
-    return [removal for uid in untidy for removal in remove_surplus_replicas(installation, uid)]
+        versions = transaction.versions.every()
+        replicas = transaction.replicas.of_versions([version.uid for version in versions])
+    chosen = [version.uid for version in versions if _has_surplus(version, replicas[version.uid])]
+    return [removal for uid in chosen for removal in remove_surplus_replicas(installation, uid)]
 
 
-def _is_untidy(version: ImageVersion, replicas: Sequence[Replica]) -> bool:
-    leaving = any(replica.state is ReplicaState.DELETING for replica in replicas)
-    return leaving or bool(diff_replicas(replicas, version.target_regions).surplus)
+def _has_surplus(version: ImageVersion, replicas: Sequence[Replica]) -> bool:
+    is_deleting = any(replica.state is ReplicaState.DELETING for replica in replicas)
+    return is_deleting or bool(diff_replicas(replicas, version.target_regions).surplus)
 
 
-def _removed(installation: Installation, replica: Replica) -> Removal:
+def _remove_replica(installation: Installation, replica: Replica) -> Removal:
     where = task_name(replica)
     try:
         freed = forget_replica(installation, replica)
     except ImgstoreError as error:
-        if not isinstance(error, NotFound):  # Another process took it away meanwhile.
+        if not isinstance(error, NotFound):  # Otherwise another process has removed the replica.
             installation.note(where, f"{where} removed; its bytes stay for now: {error.message} {error.hint or ''}")
         return Removal(replica=replica, freed=Freed(), waits_for=error)
-    installation.note(where, f"{where} {_told(freed)}")
+    installation.note(where, f"{where} {_format_freed(freed)}")
     return Removal(replica=replica, freed=freed)
 
 
-def _told(freed: Freed) -> str:
+def _format_freed(freed: Freed) -> str:
     parts = [f"removed: {freed.freed_bytes} bytes freed"]
     if freed.shared_bytes:
         parts.append(f"{freed.shared_bytes} bytes stay: other versions name them")
@@ -157,7 +161,7 @@ def _told(freed: Freed) -> str:
 
 
 def is_wanted(installation: Installation, replica: Replica) -> bool:
-    """Whether the replica is still to be made."""
+    """Return whether the replica exists and is not Deleting."""
     with installation.catalog.reading() as transaction:
         try:
             return transaction.replicas.get(replica.uid).state is not ReplicaState.DELETING
@@ -166,38 +170,38 @@ def is_wanted(installation: Installation, replica: Replica) -> bool:
 
 
 def check_slot_is_free(transaction: Transaction, replica: Replica) -> None:
-    """See that the replica that was in this one's slot before is gone, with its manifest.
+    """Check that an earlier replica of the same version in the same slot is removed, with its manifests (invariant S8).
 
     Raises:
-        WorkHeld: it is not.
+        WorkHeld: the earlier replica is still Deleting.
     """
     others = transaction.replicas.list(replica.version_uid)
     if any(each.slot.uid == replica.slot.uid and each.state is ReplicaState.DELETING for each in others):
         raise WorkHeld(
-            f"The version is still leaving {replica.slot.key}.",
-            found="a replica that was removed before, and whose manifest is there yet",
-            expected="an empty place",
-            hint="repeat the command: it goes on where it stands",
+            f"An earlier replica of the version in {replica.slot.key} is not removed yet.",
+            found="a replica in state Deleting, with its manifest",
+            expected="no earlier replica in the slot",
+            hint="repeat the command: the removal resumes",
             target=replica.uid,
         )
 
 
 def unwanted_replica_error(replica: Replica) -> Conflict:
-    """What stops the process that makes a replica which is not to be any more."""
+    """Make the error that stops the copy of a replica that was removed from the target regions."""
     return Conflict(
         f"The replica {replica.slot.key} is no longer wanted.",
-        found="its region is no target any more, or has fewer replicas",
-        expected="a replica that the target regions ask for",
-        hint="nothing: what was sent is found again if the region is added again",
+        found="its region is no target region any more, or has fewer replicas",
+        expected="a replica of a target region",
+        hint="no action is needed: if the region is added again, stored segments are reused",
         target=replica.uid,
     )
 
 
 def abandon_if_unwanted(installation: Installation, lease: Lease, replica: Replica) -> bool:
-    """Give up the work on a replica that is no longer wanted, and take away what came of it.
+    """Abandon the work on a replica that is no longer wanted, and remove the replica.
 
     Returns:
-        Whether it was so: nothing has failed then.
+        Whether the replica is no longer wanted. The work has not failed in this case.
     """
     if is_wanted(installation, replica):
         return False
@@ -205,7 +209,7 @@ def abandon_if_unwanted(installation: Installation, lease: Lease, replica: Repli
         try:
             transaction.works.guard(lease)
         except LeaseLost:
-            return True  # Whoever ended the work sees to the rest.
+            return True  # The process that ended the work removes the replica.
         transaction.works.abandon(lease.work_uid)
-    _removed(installation, replica)
+    _remove_replica(installation, replica)
     return True
