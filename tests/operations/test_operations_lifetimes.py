@@ -142,7 +142,7 @@ def test_its_time_passes_and_it_goes_for_good(
     clock.advance(1)
     assert [str(each.name) for each in purge_soft_deleted(soft)] == ["1.0.1"]
     assert purge_soft_deleted(soft) == []
-    with pytest.raises(NotFound, match="among the softly deleted"):
+    with pytest.raises(NotFound, match="soft-deleted image version"):
         undelete(soft, "1.0.1")
     export_disk(soft, tmp_path / "d0.raw", "d0")
     assert filecmp.cmp(tmp_path / "d0.raw", samples.second, shallow=False)

@@ -334,7 +334,7 @@ def test_copies_keep_within_the_bandwidth_of_their_pair(
     pairs = Bandwidth(pairs={("southcentralus", "eastus"): limit})
     object.__setattr__(empty.regions, "bandwidth", pairs)
     monkeypatch.setattr(replication_copy, "_wait_for_stop", lambda _stop, seconds: clock.wait(seconds))
-    publish(empty, stock.first, targets=["southcentralus", "westus2"])
+    publish(empty, samples.first, targets=["southcentralus", "westus2"])
     assert clock.waits == []
     publish(empty, samples.first, "1.0.1", targets=HERE_AND_EAST)
     delivered = sum(row.delivered_bytes for row in charges(empty) if row.target == "eastus")

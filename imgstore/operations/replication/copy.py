@@ -127,7 +127,7 @@ def read_queued_versions(
 
     A lease of a process that is known to be dead does not count.
     """
-    under_way = transaction.queue.under_way(version_uids)
+    under_way = transaction.queue.holders_by_replica(version_uids)
     busy = frozenset(uid for uid, holder in under_way.items() if not installation.keeper.is_dead(holder))
     queued: list[QueuedVersion] = []
     for uid in version_uids:
@@ -256,7 +256,7 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
     """Open or take over the copy work of a replica, and set the replica to Replicating.
 
     The caller holds the lock on the row of the version. Do not wait for the row of the work under this lock: a process
-    that completes a replica holds its work and waits for the version (DESIGN.md, "Locking").
+    that completes a replica holds its work and waits for the version (docs/internals/locking.md).
 
     Raises:
         WorkHeld: another process makes the replica, or an earlier replica in the slot is not removed yet.
@@ -267,7 +267,7 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
     origins = transaction.manifests.of_replica(version.uid, source.slot.uid)
     assert len(origins) == len(version.disks), "a complete replica has a manifest of each disk (invariant P2)"
     ids = named_by(origins)
-    recorded = transaction.manifests.named_in_slot(slot.uid)
+    recorded = transaction.manifests.segment_ids_in_slot(slot.uid)
     existing = transaction.manifests.of_replica(version.uid, slot.uid)
     is_degraded = any(transaction.manifests.is_complete(row.uid) for row in existing)
     segments = transaction.segments.rows(slot.key.pool_uid, ids)

@@ -1,4 +1,4 @@
-"""Ingest the sources of a version as its first replica, in the source slot (DESIGN.md, "In").
+"""Ingest the sources of a version as its first replica, in the source slot (docs/internals/ingest.md).
 
 An ingest plans and leases, acts, and records. No transaction is open while bytes are transferred (invariant L4). One work
 ingests all disks, the OS disk first (invariant I18). The plan of the work records each finished disk, so that a repeated

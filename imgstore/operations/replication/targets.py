@@ -128,8 +128,8 @@ def remove_surplus_replicas(installation: Installation, version_uid: str) -> lis
 def remove_all_surplus_replicas(installation: Installation) -> list[Removal]:
     """Remove the surplus replicas of the versions of all subscriptions."""
     with installation.catalog.reading() as transaction:
-        versions = transaction.versions.every()
-        replicas = transaction.replicas.of_versions([version.uid for version in versions])
+        versions = transaction.versions.list_all()
+        replicas = transaction.replicas.list_by_version([version.uid for version in versions])
     chosen = [version.uid for version in versions if _has_surplus(version, replicas[version.uid])]
     return [removal for uid in chosen for removal in remove_surplus_replicas(installation, uid)]
 

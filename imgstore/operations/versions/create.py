@@ -1,4 +1,4 @@
-"""Image versions: published, shown, listed."""
+"""Create image versions: open the sources, ingest into the source region, replicate to the target regions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
@@ -51,14 +51,14 @@ from imgstore.transfer.stored_disk import StoredDisk
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedDisks:
-    """All disks of a source."""
+    """The disks of a source, opened."""
 
     readers: Mapping[str, DiskReader]
-    """Those that are there, by key: files, and what is stored here already."""
+    """The readers of the available disks, by disk key: files, and disks that are stored in this installation."""
     slots: Mapping[str, Slot]
-    """Of what is stored here, where each lies."""
-    gone: Mapping[str, VersionDisk]
-    """Those that arrived from what is stated, and can't be looked at any more."""
+    """The slots of the stored disks, by disk key."""
+    absent: Mapping[str, VersionDisk]
+    """Disks that were ingested before, and have no available source any more."""
 
 
 def create_version(
@@ -77,32 +77,32 @@ def create_version(
     wait: bool = True,
     on_recorded: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
-    """Publish disks as a version and replicate it to its target regions.
+    """Create a version from disks, and replicate the version to its target regions.
 
-    The same command on a version that is Creating or Failed goes on where it stood; once it is complete somewhere, its
-    source is not read again, and may be gone. Other target regions, tags and what
-    else may change are changed as by `updating.update_version`.
+    A repeated command resumes a version in state Creating or Failed (invariant W6). After the version is complete in one
+    region, the source is not read again and may be deleted. Target regions, tags and other updatable properties are then
+    updated. Exactly one source of the OS disk is given.
 
     Args:
-        installation: where.
-        principal: who.
-        request: which version, and where it is to be.
-        os_vhd_uri: a path, file://, s3:// or https://, of any container that is read; or instead of it one of
-        os_snapshot: a snapshot or managed disk by name or id,
-        managed_image: a managed image by name or id, or an image version by its id: all its disks,
-        image_version: an image version by its id, or as rg/gallery/definition/version: all its disks,
-        virtual_machine: a machine by name or id: all its disks.
-        source_format: what the OS disk's file is; None looks at it.
-        data_vhds: data disks from files, each at a LUN of its own.
-        data_snapshots: data disks from snapshots or managed disks, likewise.
-        wait: until it is in every region; else only the source region is waited for, and workers do the rest.
-        on_recorded: called with the version when its row is written, before its bytes are stored.
+        installation: the installation.
+        principal: the caller.
+        request: the version and its target regions.
+        os_vhd_uri: source of the OS disk: a path, or a file://, s3:// or https:// URL, in any supported format.
+        os_snapshot: source of the OS disk: a snapshot or managed disk by name or id.
+        managed_image: source of all disks: a managed image by name or id, or an image version by id.
+        image_version: source of all disks: an image version by id, or as rg/gallery/definition/version.
+        virtual_machine: source of all disks: a machine by name or id.
+        source_format: the format of the file of the OS disk. None probes the format.
+        data_vhds: data disks from files, each with its LUN.
+        data_snapshots: data disks from snapshots or managed disks, each with its LUN.
+        wait: wait for all target regions. Otherwise wait for the source region only, and leave the others to workers.
+        on_recorded: called with the version when the row is written, before bytes are stored.
 
     Raises:
-        InvalidInput, ImageRefused: the request or the image is refused; nothing is visible.
+        InvalidInput, ImageRefused: the request or the image is refused. Nothing is visible.
         PropertyChangeNotAllowed: the version exists with other disks, another source or another source region.
-        ReplicationFailed: one or more target regions failed; the others serve.
-        StoreError: the source region's store could not take it; the same command goes on.
+        ReplicationFailed: one or more target regions failed. The other regions are usable.
+        StoreError: the store of the source region failed. The same command resumes.
     """
     source = VersionSource(
         os_vhd_uri=os_vhd_uri,
@@ -115,19 +115,22 @@ def create_version(
     )
     source.check()
     _permit(installation, principal, request)
-    wanted = resolve_request(installation, request)
-    with _recorded(installation, principal, wanted):
+    resolved = resolve_request(installation, request)
+    with _record_activity(installation, principal, resolved):
         with ExitStack() as stack:
-            opened = open_disks(installation, principal, stack, wanted, source, source_format)
+            opened = open_disks(installation, principal, stack, resolved, source, source_format)
             if source.is_image_or_machine:
-                wanted = wanted.without_data_disk_caching({*opened.readers, *opened.gone})
-            if opened.gone:
-                version = _repeat(installation, wanted, opened, on_recorded)
+                resolved = resolved.without_data_disk_caching({*opened.readers, *opened.absent})
+            if opened.absent:
+                version = _record_arrived(installation, resolved, opened, on_recorded)
             else:
                 version = _publish(
-                    installation, choose_shallow_slot(wanted, opened.readers, opened.slots), opened.readers, on_recorded
+                    installation,
+                    choose_shallow_slot(resolved, opened.readers, opened.slots),
+                    opened.readers,
+                    on_recorded,
                 )
-        return _replicate(installation, principal, wanted, version, wait=wait)
+        return _replicate(installation, principal, resolved, version, wait=wait)
 
 
 def publish_readers(
@@ -138,109 +141,116 @@ def publish_readers(
     *,
     wait: bool = True,
 ) -> VersionView:
-    """The same for disks that are open already, by key (``os``, ``lun-5``); they stay the caller's.
+    """Create and replicate a version from open disks, by disk key (`os`, `lun-5`).
 
-    Raises as `create_version`.
+    The caller closes the readers.
+
+    Raises:
+        InvalidInput, ImageRefused: the request or the image is refused. Nothing is visible.
+        PropertyChangeNotAllowed: the version exists with other disks, another source or another source region.
+        ReplicationFailed: one or more target regions failed. The other regions are usable.
+        StoreError: the store of the source region failed. The same call resumes.
     """
     _permit(installation, principal, request)
-    wanted = resolve_request(installation, request)
-    with _recorded(installation, principal, wanted):
-        version = _publish(installation, wanted, readers)
-        return _replicate(installation, principal, wanted, version, wait=wait)
+    resolved = resolve_request(installation, request)
+    with _record_activity(installation, principal, resolved):
+        version = _publish(installation, resolved, readers)
+        return _replicate(installation, principal, resolved, version, wait=wait)
 
 
 def publish_reader(
     installation: Installation, principal: Principal, request: VersionRequest, reader: DiskReader
 ) -> VersionView:
-    """The same for an OS disk alone."""
+    """Create a version from an open OS disk, without data disks. See `publish_readers`."""
     return publish_readers(installation, principal, request, {OS_DISK: reader})
 
 
 def _permit(installation: Installation, principal: Principal, request: VersionRequest) -> None:
-    """Check the right to write the version before the gallery and the definition above it are looked up."""
+    """Check the right to write the version, before the gallery and the definition are looked up (invariant H9)."""
     above = (request.group, request.gallery, request.definition)
     permit(installation, principal, Action.WRITE, version_id(installation.subscription, *above, request.version))
 
 
-def _recorded(
-    installation: Installation, principal: Principal, wanted: ResolvedRequest
+def _record_activity(
+    installation: Installation, principal: Principal, resolved: ResolvedRequest
 ) -> AbstractContextManager[None]:
-    scope = wanted.definition_path.version_id(wanted.request.version)
+    scope = resolved.definition_path.version_id(resolved.request.version)
     return recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write")
 
 
 def _publish(
     installation: Installation,
-    wanted: ResolvedRequest,
+    resolved: ResolvedRequest,
     readers: Mapping[str, DiskReader],
     on_recorded: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> ImageVersion:
-    """The version's row, and its bytes in the source slot."""
-    check_disks(installation, readers, shallow=wanted.is_shallow)
+    """Record a version, and ingest its disks into a slot of the source region."""
+    check_disks(installation, readers, shallow=resolved.is_shallow)
     version = record_version(
         installation,
-        wanted,
+        resolved,
         {key: reader.identity() for key, reader in readers.items()},
         {key: reader.virtual_bytes for key, reader in readers.items()},
     )
     on_recorded(version)
     try:
-        _warn_generation(installation, wanted.definition_path, readers[OS_DISK])
-        _make_source(installation, wanted, version, readers)
+        _warn_generation(installation, resolved.definition_path, readers[OS_DISK])
+        _make_source(installation, resolved, version, readers)
     except (ImageRefused, SourceChanged):
         _withdraw(installation, version)
         raise
     return version
 
 
-def _repeat(
+def _record_arrived(
     installation: Installation,
-    wanted: ResolvedRequest,
+    resolved: ResolvedRequest,
     opened: OpenedDisks,
     on_recorded: Callable[[ImageVersion], None],
 ) -> ImageVersion:
-    """The row of a version that is complete somewhere, compared with what is stated; no byte of it is read."""
-    there = {key: reader.identity() for key, reader in opened.readers.items()}
+    """Apply the request to a version that was once complete, and that has no available source any more."""
+    available = {key: reader.identity() for key, reader in opened.readers.items()}
     sizes = {key: reader.virtual_bytes for key, reader in opened.readers.items()}
     version = record_version(
-        installation, wanted, there | {key: disk.source for key, disk in opened.gone.items()}, sizes
+        installation, resolved, available | {key: disk.source for key, disk in opened.absent.items()}, sizes
     )
     on_recorded(version)
     return version
 
 
 def _withdraw(installation: Installation, version: ImageVersion) -> None:
-    """Take a version back whose source was refused while it was read, unless it was complete somewhere before.
+    """Remove a version after the ingest refused the source, unless a replica of the version was once complete.
 
-    No repeat could go on from it: another source is another work. Segments that were sent are found by their names.
+    A repeated command cannot resume with this version, because another source needs another work. Segments that were stored
+    are reused by name.
     """
     with installation.catalog.reading() as transaction:
         arrived = any(transaction.manifests.is_complete(row.uid) for row in transaction.manifests.of_owner(version.uid))
     if not arrived:
         try:
             forget_version(installation, version)
-        except CatalogOutdated as error:  # It stays as Failed; why the source was refused is what the caller must hear.
+        except CatalogOutdated as error:  # The version stays Failed. The caller must get the error of the source.
             installation.note(str(version.name), error.message)
 
 
 def _replicate(
     installation: Installation,
     principal: Principal,
-    wanted: ResolvedRequest,
+    resolved: ResolvedRequest,
     version: ImageVersion,
     *,
     wait: bool = True,
 ) -> VersionView:
-    """The version's bytes in every other slot, as far as they can be brought there now, or by workers."""
+    """Replicate a version to its target regions, or leave the replication to workers; return the version."""
     failed: Mapping[str, ImgstoreError] = {}
     if wait:
-        failed = converge(installation, wanted.definition_path, version)
+        failed = converge(installation, resolved.definition_path, version)
     else:
         leave_to_workers(installation, version)
-    request = wanted.request
+    request = resolved.request
     view = show_version(
         installation,
-        as_reader(principal, wanted.definition_path.version_id(request.version)),
+        as_reader(principal, resolved.definition_path.version_id(request.version)),
         group=request.group,
         gallery=request.gallery,
         definition=request.definition,
@@ -252,31 +262,31 @@ def _replicate(
 
 
 def _warn_generation(installation: Installation, definition_path: DefinitionPath, reader: DiskReader) -> None:
-    """What is only inferred from a partition table warns; it refuses nothing."""
+    """Warn if the partition table of the OS disk suggests another generation than the definition. Refuse nothing."""
     inferred = detect_generation(reader)
     declared = definition_path.definition.hyper_v_generation
     if inferred is not None and inferred != declared:
         installation.note(
             definition_path.definition.name,
-            f"the definition says generation {declared}; the disk's partition table looks like {inferred}",
+            f"the definition declares generation {declared}; the partition table of the disk looks like {inferred}",
         )
 
 
 def _make_source(
-    installation: Installation, wanted: ResolvedRequest, version: ImageVersion, readers: Mapping[str, DiskReader]
+    installation: Installation, resolved: ResolvedRequest, version: ImageVersion, readers: Mapping[str, DiskReader]
 ) -> None:
-    """Publish into a slot of the source region, unless some replica has the bytes: then replication does the rest.
+    """Ingest into a slot of the source region. Do nothing if a replica is complete: replication copies that replica.
 
-    The first slot is any healthy one (invariant R4): where the zone of one is down, the next is tried.
+    Any healthy slot may be the first (invariant R4). If the store of one slot fails, the next slot is tried.
     """
     with installation.catalog.reading() as transaction:
-        standing = transaction.replicas.list(version.uid)
-    replicas = [replica for replica in standing if replica.state is not ReplicaState.DELETING]
+        existing = transaction.replicas.list(version.uid)
+    replicas = [replica for replica in existing if replica.state is not ReplicaState.DELETING]
     if any(replica.state is ReplicaState.COMPLETED for replica in replicas):
         return
     digests = {key: reader.digest for key, reader in readers.items() if isinstance(reader, StoredDisk)}
-    if wanted.is_shallow and digests.keys() == readers.keys():
-        publish_shallow(installation, wanted.definition_path, version, replicas[0], digests)
+    if resolved.is_shallow and digests.keys() == readers.keys():
+        publish_shallow(installation, resolved.definition_path, version, replicas[0], digests)
         return
     first: StoreError | None = None
     for source in (each for each in replicas if each.slot.key.region == version.location):
@@ -284,26 +294,26 @@ def _make_source(
             publish(
                 installation,
                 Publication(
-                    definition_path=wanted.definition_path,
+                    definition_path=resolved.definition_path,
                     version=version,
                     replica=source,
                     readers=readers,
-                    named_bases=wanted.request.bases,
+                    named_bases=resolved.request.bases,
                     source_manifests=digests,
-                    verify_full=wanted.request.verify_full,
+                    verify_full=resolved.request.verify_full,
                 ),
             )
         except StoreError as error:
             first = first or error
         else:
-            _end_other_ingests(installation, version)
+            _abandon_other_ingests(installation, version)
             return
-    assert first is not None, "the source region is a target region, with one replica or more"
+    assert first is not None, "the source region is a target region with at least one replica"
     raise first
 
 
-def _end_other_ingests(installation: Installation, version: ImageVersion) -> None:
-    """The bytes are in one slot: what was begun in another of the region goes on as a copy."""
+def _abandon_other_ingests(installation: Installation, version: ImageVersion) -> None:
+    """Abandon the ingests into other slots of the region. The replicas there are copied from the complete replica."""
     with installation.catalog.transaction() as transaction:
         for work in transaction.works.list_open():
             if work.kind is WorkKind.INGEST and work.owner_uid == version.uid:
@@ -311,18 +321,18 @@ def _end_other_ingests(installation: Installation, version: ImageVersion) -> Non
 
 
 def make_replication_error(view: VersionView, failed: Mapping[str, ImgstoreError]) -> ReplicationFailed:
-    """What is raised where replicas could not be made, with each one's error."""
+    """Make the error for a version with failed replicas; the details contain the error of each replica."""
     regions = {replica.uid: replica.slot.key.region for replica in view.replicas}
     details = ", ".join(
         f"{{region:{regions.get(uid, 'removed since')}, detail:{error.message}}}" for uid, error in failed.items()
     )
-    serving = sorted({r.slot.key.region for r in view.replicas if r.state is ReplicaState.COMPLETED})
+    complete = sorted({r.slot.key.region for r in view.replicas if r.state is ReplicaState.COMPLETED})
     error = ReplicationFailed(
         "Gallery replication jobs failed in one or more regions. The failing regions' details are as follows: "
         f"'{details}'.",
-        found=f"complete in {', '.join(serving) or 'no region'}",
+        found=f"complete in {', '.join(complete) or 'no region'}",
         expected=f"complete in {', '.join(target.name for target in view.version.target_regions)}",
-        hint="the complete regions serve; repeat the command and failed replicas resume",
+        hint="the complete regions are usable; repeat the command to resume the failed regions",
     )
     error.details = tuple(
         ErrorDetail(code=each.error_code, target=regions.get(uid, "removed since"), message=each.message)
@@ -335,39 +345,39 @@ def open_disks(
     installation: Installation,
     principal: Principal,
     stack: ExitStack,
-    wanted: ResolvedRequest,
+    resolved: ResolvedRequest,
     source: VersionSource,
     source_format: DiskFormat | None,
 ) -> OpenedDisks:
-    """All disks of a source, until `stack` closes; what is stored here is pinned meanwhile.
+    """Open the disks of a source until `stack` closes. Stored disks are pinned for this time.
 
     Args:
-        installation: where.
-        principal: who must be allowed to read the source.
-        stack: closes them.
-        wanted: the version. Once it is complete somewhere, nothing need be there any more of what it came from.
-        source: what it is to be made from.
-        source_format: what the OS disk's file is; None looks at it.
+        installation: the installation.
+        principal: the caller, who needs the right to read the source.
+        stack: closes the readers and removes the pins.
+        resolved: the version. If the version was once complete in a region, the source may be missing.
+        source: the source of the version.
+        source_format: the format of the file of the OS disk. None probes the format.
 
     Raises:
-        SourceNotFound, NotFound, StoreError: a source can't be looked at, and bytes of it are needed.
-        InvalidInput, ImageRefused: it is refused.
-        AccessDenied: the principal may not read it.
+        SourceNotFound, NotFound, StoreError: a source that is needed is not available.
+        InvalidInput, ImageRefused: the source is refused.
+        AccessDenied: the principal may not read the source.
     """
-    arrived = find_arrived_disks(installation, wanted)
+    arrived = find_arrived_disks(installation, resolved)
     uris = {disk_key(vhd.lun): vhd.uri for vhd in source.data_vhds}
     formats = {disk_key(vhd.lun): vhd.format for vhd in source.data_vhds}
     if source.os_vhd_uri is not None:
         uris[OS_DISK], formats[OS_DISK] = source.os_vhd_uri, source_format
-    taker = NewVersion(
-        definition_path=wanted.definition_path,
-        name=wanted.request.version,
-        region=wanted.location,
+    new_version = NewVersion(
+        definition_path=resolved.definition_path,
+        name=resolved.request.version,
+        region=resolved.location,
         arrived=arrived,
-        locations=find_source_locations(installation, wanted),
+        locations=find_source_locations(installation, resolved),
     )
-    # First what is stored here, whose rights are checked; to open a file at a URL may take long.
-    stored = stack.enter_context(stored_sources.open_stored_disks(installation, principal, source, taker))
+    # Stored disks first: they need rights, and to open a file at a URL may take long.
+    stored = stack.enter_context(stored_sources.open_stored_disks(installation, principal, source, new_version))
     installation.catalog.store_operation()
     files = {}
     for key, uri in uris.items():
@@ -376,17 +386,17 @@ def open_disks(
         except (SourceNotFound, StoreError):
             if not has_arrived_from(arrived, key, [location_of(uri)]):
                 raise
-            if key == OS_DISK and wanted.sha256 is not None and arrived[key].source_sha256 is None:
+            if key == OS_DISK and resolved.sha256 is not None and arrived[key].source_sha256 is None:
                 raise
     if not source.is_single_resource:
-        places = {key: file.identity().location for key, file in files.items()}
-        check_distinct_sources(places | {key: disk.identity().location for key, disk in stored.readers.items()})
+        locations = {key: file.identity().location for key, file in files.items()}
+        check_distinct_sources(locations | {key: disk.identity().location for key, disk in stored.readers.items()})
     if OS_DISK in files or OS_DISK not in uris:
-        _check_sha256(wanted, files)
+        _check_sha256(resolved, files)
 
     def bounds(key: str) -> ConversionBounds:
         return conversion_bounds(
-            installation, lambda size: check_size(installation, key, size, shallow=wanted.is_shallow)
+            installation, lambda size: check_size(installation, key, size, shallow=resolved.is_shallow)
         )
 
     readers = {
@@ -395,21 +405,21 @@ def open_disks(
         )
         for key, file in files.items()
     }
-    gone = {*(uris.keys() - files.keys()), *stored.gone}
+    absent = {*(uris.keys() - files.keys()), *stored.absent}
     return OpenedDisks(
-        readers={**readers, **stored.readers}, slots=stored.slots, gone={key: arrived[key] for key in gone}
+        readers={**readers, **stored.readers}, slots=stored.slots, absent={key: arrived[key] for key in absent}
     )
 
 
-def _check_sha256(wanted: ResolvedRequest, files: Mapping[str, ByteSource]) -> None:
-    if wanted.sha256 is None:
+def _check_sha256(resolved: ResolvedRequest, files: Mapping[str, ByteSource]) -> None:
+    if resolved.sha256 is None:
         return
     if OS_DISK not in files:
         raise InvalidInput(
-            "A SHA-256 is of a file; this source is none.",
-            found="sha256 with a source that is stored here",
-            expected="a source that is stored here alone: every piece of it is checked anyway",
+            "A SHA-256 needs a file as the source of the OS disk.",
+            found="sha256 with a source that is stored in this installation",
+            expected="a stored source without sha256: each piece of a stored source is verified in any case",
             hint="leave --sha256 out",
             target="sha256",
         )
-    check_sha256(files[OS_DISK], wanted.sha256)
+    check_sha256(files[OS_DISK], resolved.sha256)

@@ -1,4 +1,4 @@
-"""The end of a version: deleted, softly where its gallery says so, had back, or gone for good when its time has come."""
+"""Delete image versions: soft deletion, undeletion, and purge after the retention."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,22 +31,22 @@ def delete_version(
     bypass_soft_delete: bool = False,
     on_allowed: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> None:
-    """Remove a version; where its gallery deletes softly, for the time being only. Disks made from it live on.
+    """Delete a version, or soft-delete the version if the gallery has soft deletion. Disks made from the version stay.
 
     Args:
-        installation: where.
-        principal: who.
-        group: the resource group's name.
-        gallery: the gallery's.
-        definition: the definition's.
-        version: the version's.
-        bypass_soft_delete: for good, whatever the gallery says; also one that was deleted softly before.
-        on_allowed: called with the version when the deletion is permitted, before it begins.
+        installation: the installation.
+        principal: the caller.
+        group: the name of the resource group.
+        gallery: the name of the gallery.
+        definition: the name of the definition.
+        version: the name of the version.
+        bypass_soft_delete: delete without retention, also a version that is soft-deleted already.
+        on_allowed: called with the version when the deletion is permitted, before the deletion begins.
 
     Raises:
-        Conflict: it is to be kept until its end of life.
-        WorkHeld: a live process is writing or reading one of its replicas; a version that goes for good stays as a
-            tombstone, invisible, until the command is repeated.
+        Conflict: the version must be kept until its end of life.
+        WorkHeld: a live process writes or reads a replica of the version. If the deletion has begun, the version stays as an
+            invisible tombstone until the command is repeated.
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     what = "Microsoft.Compute/galleries/images/versions/delete"
@@ -61,7 +61,7 @@ def delete_version(
             now = transaction.now()
         if found.provisioning_state is not ProvisioningState.DELETING:
             if found.soft_deleted_at is not None and not bypass_soft_delete:
-                raise _gone_softly(found, scope)
+                raise _soft_deleted_error(found, scope)
             check_deletable(found, now, scope)
         on_allowed(found)
         soft = definition_path.gallery.soft_delete_enabled and not bypass_soft_delete
@@ -73,26 +73,26 @@ def delete_version(
 
 
 def _delete_softly(installation: Installation, definition_path: DefinitionPath, version: ImageVersion) -> None:
-    """Make the version invisible. Its replicas, its bytes and what is billed for them stay."""
+    """Make a version invisible. The replicas stay, and the bytes are billed until the removal."""
     with installation.catalog.transaction() as transaction:
         end_writing(installation, transaction, version.uid, str(version.name))
-        standing = _locked(transaction, version)
+        existing = _lock_version(transaction, version)
         now = transaction.now()
         until = now + timedelta(days=definition_path.gallery.soft_delete_retention_days)
-        transaction.versions.update(replace(standing, soft_deleted_at=now, hard_deletion_at=until))
+        transaction.versions.update(replace(existing, soft_deleted_at=now, hard_deletion_at=until))
 
 
-def _locked(transaction: Transaction, version: ImageVersion) -> ImageVersion:
+def _lock_version(transaction: Transaction, version: ImageVersion) -> ImageVersion:
     transaction.versions.lock(version.uid)
     return transaction.versions.by_uid(version.uid)
 
 
-def _gone_softly(version: ImageVersion, scope: str) -> NotFound:
+def _soft_deleted_error(version: ImageVersion, scope: str) -> NotFound:
     return NotFound(
         f"The image version '{version.name}' was not found.",
-        found="a version that was deleted softly",
-        expected="a version that stands",
-        hint="`imgstore sig image-version undelete` brings it back; `delete --bypass-soft-delete` ends it for good",
+        found="a soft-deleted version",
+        expected="a version that is not deleted",
+        hint="`imgstore sig image-version undelete` restores the version; `delete --bypass-soft-delete` removes the version",
         target=scope,
     )
 
@@ -100,7 +100,7 @@ def _gone_softly(version: ImageVersion, scope: str) -> NotFound:
 def list_soft_deleted(
     installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str
 ) -> list[VersionView]:
-    """The softly deleted versions of a definition that can be had back, lowest first."""
+    """List the soft-deleted versions of a definition that can be restored, in ascending order."""
     scope = names.definition_id(installation.subscription, group, gallery, definition)
     authorize(principal, Action.READ, scope, VERSIONS)
     purge_soft_deleted(installation)
@@ -119,10 +119,10 @@ def list_soft_deleted(
 def undelete_version(
     installation: Installation, principal: Principal, *, group: str, gallery: str, definition: str, version: VersionName
 ) -> VersionView:
-    """Have a softly deleted version back as it was. On one that stands it does nothing.
+    """Restore a soft-deleted version. Do nothing for a version that is not deleted.
 
     Raises:
-        NotFound: no such version, or it is gone for good.
+        NotFound: the version does not exist, or its removal has begun.
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"):
@@ -132,63 +132,64 @@ def undelete_version(
                 transaction, installation.subscription, group, gallery, definition
             )
             found = transaction.versions.get(definition_path.definition.uid, version)
-            if found is None or _locked(transaction, found).provisioning_state is ProvisioningState.DELETING:
-                raise _not_kept(definition_path, version, scope)
-            standing = transaction.versions.by_uid(found.uid)
-            if standing.soft_deleted_at is not None:
-                transaction.versions.update(replace(standing, soft_deleted_at=None, hard_deletion_at=None))
+            if found is None or _lock_version(transaction, found).provisioning_state is ProvisioningState.DELETING:
+                raise _not_soft_deleted_error(definition_path, version, scope)
+            existing = transaction.versions.by_uid(found.uid)
+            if existing.soft_deleted_at is not None:
+                transaction.versions.update(replace(existing, soft_deleted_at=None, hard_deletion_at=None))
         reader = as_reader(principal, scope)
         return show_version(installation, reader, group=group, gallery=gallery, definition=definition, version=version)
 
 
-def _not_kept(definition_path: DefinitionPath, version: VersionName, scope: str) -> NotFound:
+def _not_soft_deleted_error(definition_path: DefinitionPath, version: VersionName, scope: str) -> NotFound:
     where = f"-g {definition_path.gallery.group} -r {definition_path.gallery.name} -i {definition_path.definition.name}"
     return NotFound(
-        f"The image version '{version}' was not found among the softly deleted ones.",
+        f"The soft-deleted image version '{version}' was not found.",
         found=f"nothing at {scope}",
-        expected="a version that was deleted softly, and whose retention has not passed",
-        hint=f"`imgstore sig image-version list-soft-deleted {where}` lists the known entries",
+        expected="a soft-deleted version within its retention",
+        hint=f"`imgstore sig image-version list-soft-deleted {where}` lists the versions that can be restored",
         target=scope,
     )
 
 
 def purge_soft_deleted(installation: Installation) -> list[ImageVersion]:
-    """End for good every softly deleted version whose retention has passed. May be called at any time, by anyone.
+    """Remove the soft-deleted versions after the retention. Any process may call this at any time.
 
-    What can't go yet (a live process reads it, a store does not answer) is told, and goes at the next call.
+    A version that cannot be removed yet is reported and left to the next call: a live process reads the version, or a store
+    does not answer.
 
     Returns:
-        Those that went.
+        The removed versions.
     """
     with installation.catalog.reading() as transaction:
         now = transaction.now()
         due = [each for each in transaction.versions.list_soft_deleted() if _is_over(each, now)]
-    gone = []
+    removed = []
     for version in due:
-        if not _condemned(installation, version):
+        if not _begin_purge(installation, version):
             continue
         try:
             forget_version(installation, version)
         except ImgstoreError as error:
             installation.note(str(version.name), f"its retention has passed; its bytes stay for now: {error.message}")
         else:
-            gone.append(version)
-    return gone
+            removed.append(version)
+    return removed
 
 
-def _condemned(installation: Installation, version: ImageVersion) -> bool:
-    """Mark a version Deleting, unless someone had it back meanwhile, or another process ends it."""
+def _begin_purge(installation: Installation, version: ImageVersion) -> bool:
+    """Set a version to Deleting; return False if the version was restored or removed in the mean time."""
     with installation.catalog.transaction() as transaction:
         try:
-            standing = _locked(transaction, version)
+            existing = _lock_version(transaction, version)
         except NotFound:
             return False
-        if not _is_over(standing, transaction.now()):
+        if not _is_over(existing, transaction.now()):
             return False
-        transaction.versions.update(replace(standing, provisioning_state=ProvisioningState.DELETING))
+        transaction.versions.update(replace(existing, provisioning_state=ProvisioningState.DELETING))
         return True
 
 
 def _is_over(version: ImageVersion, now: datetime) -> bool:
-    """Tell whether the retention of a version has passed, by the database's clock: any machine may end the version."""
+    """Return whether the retention of a version has passed, by the clock of the database (invariant W22)."""
     return version.hard_deletion_at is not None and version.hard_deletion_at <= now

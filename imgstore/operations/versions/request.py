@@ -1,4 +1,4 @@
-"""A version as it is asked for: checked, its defaults filled in, written down, compared with the one that stands."""
+"""Resolve the request for a version, check the disks, and record the version or apply the request to its row."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -39,47 +39,54 @@ from imgstore.policy.target_regions import PublishingRequest, check_shallow, res
 from imgstore.policy.version_update import apply_update, check_deletion_block
 
 Identities: TypeAlias = Mapping[str, SourceIdentity]
-"""Of each disk's source, by the disk's key."""
+"""The source identity of each disk, by disk key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedRequest:
-    """The request with every default filled in, checked."""
+    """A checked request for a version, with all defaults."""
 
     request: VersionRequest
     definition_path: DefinitionPath
     location: str
     targets: tuple[TargetRegion, ...]
     sha256: str | None
-    """Lower case."""
+    """The expected SHA-256 of the file of the OS disk, in lower case."""
     replication_mode: ReplicationMode
     shallow_slot: Slot | None = None
-    """Where a Shallow version's source lies, if all of it is stored here: the version stays there."""
+    """The slot of the source of a Shallow version, if the source is stored in this installation."""
 
     @property
     def is_shallow(self) -> bool:
-        """Whether it is to have one replica and never another."""
+        """Whether the version has exactly one replica (invariant R13)."""
         return self.replication_mode is ReplicationMode.SHALLOW
 
     def without_data_disk_caching(self, keys: Iterable[str]) -> "ResolvedRequest":
-        """The same, from a managed image or machine: nobody caches its data disks, unless it was said."""
+        """Return the request with host caching None for data disks, unless the request contains another value.
+
+        None is the default for versions from a managed image or a machine.
+        """
         uncached = {key: HostCaching.NONE for key in keys if key != OS_DISK}
         return replace(self, request=replace(self.request, host_caching=uncached | dict(self.request.host_caching)))
 
     def with_shallow_slot(self, slot: Slot) -> "ResolvedRequest":
-        """The same, for a Shallow version whose source lies in a slot.
+        """Return the request of a Shallow version, with the slot of its source and the storage account type of the slot.
 
         Raises:
-            InvalidInput: another storage account type than the source's is asked for.
+            InvalidInput: the request contains another storage account type.
         """
-        said, kind = [each.storage_account_type for each in self.request.target_regions], slot.key.storage_account_type
-        asked = next((each for each in (*said, self.request.storage_account_type) if each is not None), kind)
-        if asked is not kind:
+        kind = slot.key.storage_account_type
+        requested = [
+            *(each.storage_account_type for each in self.request.target_regions),
+            self.request.storage_account_type,
+        ]
+        other = next((each for each in requested if each is not None), kind)
+        if other is not kind:
             raise InvalidInput(
-                f"A gallery image version with replicationMode Shallow is kept as its source is: {kind}.",
-                found=f"the storage account type {asked}",
-                expected=f"{kind}, or none named",
-                hint="leave the type out, or publish it with --replication-mode Full",
+                f"A gallery image version with replicationMode Shallow has the storage account type of its source: {kind}.",
+                found=f"the storage account type {other}",
+                expected=f"{kind}, or no storage account type",
+                hint="leave the type out, or publish the version with --replication-mode Full",
                 target="storageAccountType",
             )
         targets = tuple(replace(target, storage_account_type=kind) for target in self.targets)
@@ -87,22 +94,22 @@ class ResolvedRequest:
 
 
 def resolve_request(installation: Installation, request: VersionRequest) -> ResolvedRequest:
-    """The request with every default filled in.
+    """Check a request for a version and fill in its defaults. The disks are not checked here.
 
     Raises:
-        InvalidInput, Conflict: it can't be met, whatever the disks are.
-        ParentNotFound: no such gallery or definition.
+        InvalidInput, Conflict: the request is refused.
+        ParentNotFound: the gallery or the definition does not exist.
     """
     with installation.catalog.reading() as transaction:
         definition_path = lookup.find_parent_definition(
             transaction, installation.subscription, request.group, request.gallery, request.definition
         )
-        standing = transaction.versions.get(definition_path.definition.uid, request.version)
+        existing = transaction.versions.get(definition_path.definition.uid, request.version)
         now = transaction.now()
     regions, limits = installation.regions, installation.limits
-    if standing is not None and standing.is_visible:
-        location = regions.get(request.location or standing.location, target="location").name
-        targets = apply_update(standing, request.as_update(), regions, limits, now=now).target_regions
+    if existing is not None and existing.is_visible:
+        location = regions.get(request.location or existing.location, target="location").name
+        targets = apply_update(existing, request.as_update(), regions, limits, now=now).target_regions
     else:
         publishing = PublishingRequest(
             location=request.location or definition_path.gallery.location,
@@ -112,7 +119,7 @@ def resolve_request(installation: Installation, request: VersionRequest) -> Reso
         )
         location, targets = resolve_targets(publishing, regions, limits)
         check_end_of_life(request.end_of_life_at, now)
-    mode = request.replication_mode or (ReplicationMode.FULL if standing is None else standing.replication_mode)
+    mode = request.replication_mode or (ReplicationMode.FULL if existing is None else existing.replication_mode)
     if mode is ReplicationMode.SHALLOW:
         check_shallow(targets)
     sha256 = None if request.sha256 is None else request.sha256.strip().lower()
@@ -130,20 +137,20 @@ def check_disks(installation: Installation, readers: Mapping[str, DiskReader], *
     """Refuse disks that are too large, and a version without an OS disk.
 
     Args:
-        installation: where.
-        readers: the disks, by key.
-        shallow: of a Shallow version, which has a limit of its own.
+        installation: the installation.
+        readers: the disks, by disk key.
+        shallow: whether the version is Shallow, with another size limit.
 
     Raises:
-        ImageRefused: one is larger than its limit.
+        ImageRefused: a disk is larger than its limit.
         InvalidInput: there is no OS disk, or a LUN is out of range.
     """
     if OS_DISK not in readers:
         raise InvalidInput(
             "An image version needs an OS disk.",
             found=format_disk_keys(readers),
-            expected="an OS disk, and data disks besides",
-            hint="give --os-vhd-uri too",
+            expected="an OS disk, and optional data disks",
+            hint="add --os-vhd-uri",
             target="osDiskImage",
         )
     check_luns([lun for lun in map(lun_of, readers) if lun is not None])
@@ -155,22 +162,22 @@ def check_size(installation: Installation, key: str, virtual_bytes: int, *, shal
     """Refuse a disk of a version that is too large.
 
     Raises:
-        ImageRefused: it is larger than its limit.
+        ImageRefused: the disk is larger than its limit.
     """
     name = "image_bytes_max" if key == OS_DISK else "data_disk_bytes_max"
     if shallow:
         name = "shallow_image_bytes_max"
-    check_disk_bytes(installation.limits, name, virtual_bytes, target=_path(key))
+    check_disk_bytes(installation.limits, name, virtual_bytes, target=_property_path(key))
 
 
 def check_distinct_sources(locations: Mapping[str, str]) -> None:
     """Refuse two disks from the same file or object.
 
     Args:
-        locations: where each disk comes from, by key.
+        locations: the location of the source of each disk, by disk key.
 
     Raises:
-        InvalidInput: two come from the same place.
+        InvalidInput: two disks have the same location.
     """
     first: dict[str, str] = {}
     for key in sort_disk_keys(locations):
@@ -180,161 +187,163 @@ def check_distinct_sources(locations: Mapping[str, str]) -> None:
                 "OSDiskImage and DataDiskImage cannot point to same blob."
                 if other == OS_DISK
                 else "Data disk images cannot point to the same blob.",
-                found=f"{_path(other)} and {_path(key)}: both {locations[key]}",
-                expected="a source of its own for each disk",
-                hint="name another file, or copy this one",
-                target=_path(key),
+                found=f"{_property_path(other)} and {_property_path(key)}: both {locations[key]}",
+                expected="another source for each disk",
+                hint="name another file, or copy the file",
+                target=_property_path(key),
             )
 
 
-def _path(key: str) -> str:
+def _property_path(key: str) -> str:
     return "osDiskImage" if key == OS_DISK else f"dataDiskImages[lun={lun_of(key)}]"
 
 
 def record_version(
-    installation: Installation, wanted: ResolvedRequest, identities: Identities, expected_bytes: Mapping[str, int]
+    installation: Installation, resolved: ResolvedRequest, identities: Identities, expected_bytes: Mapping[str, int]
 ) -> ImageVersion:
-    """The version's row, made with its replicas or, where it stands already, compared with the request.
+    """Record a new version with its replicas, or apply the request to the existing version.
 
     Args:
-        installation: where.
-        wanted: the version.
-        identities: of its sources, by key.
-        expected_bytes: sizes of those of its disks that are at hand, by key: what counts against the quota.
+        installation: the installation.
+        resolved: the request.
+        identities: the identities of the sources, by disk key.
+        expected_bytes: virtual sizes of the available disks, by disk key. The quota counts these sizes.
 
     Raises:
-        PropertyChangeNotAllowed: it stands with other disks, other sources or another source region.
-        Conflict: it was deleted, or a limit is reached.
-        CatalogOutdated: a replica is to go, and the catalog is older than its buckets; nothing was changed.
+        PropertyChangeNotAllowed: the version exists with other disks, other sources or another source region.
+        Conflict: the version was deleted, or a limit is reached.
+        CatalogOutdated: a replica would be removed, and the catalog is older than its buckets. Nothing was changed.
     """
     with installation.catalog.reading() as transaction:
-        known = transaction.versions.get(wanted.definition_path.definition.uid, wanted.request.version)
+        known = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
         replicas = [] if known is None else transaction.replicas.list(known.uid)
-    plan = diff_replicas(replicas, wanted.targets)
+    plan = diff_replicas(replicas, resolved.targets)
     if plan.surplus or plan.outgoing:
-        installation.locator.refresh_checkpoints()  # `retarget` refuses a removal by what they show.
+        installation.locator.refresh_checkpoints()  # `retarget` refuses a removal if the catalog is outdated.
     with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
-        found = transaction.versions.get(wanted.definition_path.definition.uid, wanted.request.version)
+        found = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
         if found is None:
-            return _added(installation, transaction, wanted, identities, expected_bytes)
+            return _add_version(installation, transaction, resolved, identities, expected_bytes)
         transaction.versions.lock(found.uid)
-        standing = transaction.versions.by_uid(found.uid)
-        check_updatable(standing, wanted.definition_path.version_id(standing.name))
-        changed = _compared(installation, transaction, standing, wanted, identities, expected_bytes)
-        if changed != standing:
+        existing = transaction.versions.by_uid(found.uid)
+        check_updatable(existing, resolved.definition_path.version_id(existing.name))
+        changed = _apply_request(installation, transaction, existing, resolved, identities, expected_bytes)
+        if changed != existing:
             transaction.versions.update(changed)
-        retarget(installation, transaction, wanted.definition_path, changed)
+        retarget(installation, transaction, resolved.definition_path, changed)
         return write_version_state(transaction, changed)
 
 
-def check_updatable(standing: ImageVersion, scope: str) -> None:
-    """Refuse to change a version that was deleted.
+def check_updatable(existing: ImageVersion, scope: str) -> None:
+    """Refuse to change a version that is deleted or soft-deleted.
 
     Raises:
-        Conflict: it was, softly or not.
+        Conflict: the version is deleted or soft-deleted.
     """
-    if standing.provisioning_state is ProvisioningState.DELETING:
+    if existing.provisioning_state is ProvisioningState.DELETING:
         raise Conflict(
-            f"Operation 'Update Gallery Image Version' is not allowed on {standing.name} since it is marked for "
+            f"Operation 'Update Gallery Image Version' is not allowed on {existing.name} since it is marked for "
             "deletion. You can only retry the Delete operation (or wait for an ongoing one to complete).",
-            hint="delete it again, then publish",
+            hint="delete the version again, then publish the version",
             target=scope,
         )
-    if standing.soft_deleted_at is not None:
+    if existing.soft_deleted_at is not None:
         raise Conflict(
-            f"The image version {standing.name} was deleted softly, and keeps its name until it is gone for good.",
-            found=f"deleted at {standing.soft_deleted_at.isoformat()}",
-            expected="a version that stands, or none of that name",
-            hint="`imgstore sig image-version undelete` brings it back; `delete --bypass-soft-delete` frees its name",
+            f"The image version {existing.name} is soft-deleted, and its name is in use until it is removed.",
+            found=f"deleted at {existing.soft_deleted_at.isoformat()}",
+            expected="a version that is not deleted, or an unused name",
+            hint="`imgstore sig image-version undelete` restores the version; `delete --bypass-soft-delete` frees its name",
             target=scope,
         )
 
 
-def _added(
+def _add_version(
     installation: Installation,
     transaction: Transaction,
-    wanted: ResolvedRequest,
+    resolved: ResolvedRequest,
     identities: Identities,
     expected_bytes: Mapping[str, int],
 ) -> ImageVersion:
-    request = wanted.request
-    there = transaction.versions.count(installation.subscription, wanted.location)
-    check_count(installation.limits, "versions_max", there, what="image versions", region=wanted.location)
+    request = resolved.request
+    count = transaction.versions.count(installation.subscription, resolved.location)
+    check_count(installation.limits, "versions_max", count, what="image versions", region=resolved.location)
     version = ImageVersion(
         uid=installation.effects.new_uid(),
-        definition_uid=wanted.definition_path.definition.uid,
+        definition_uid=resolved.definition_path.definition.uid,
         name=request.version,
-        location=wanted.location,
-        target_regions=wanted.targets,
+        location=resolved.location,
+        target_regions=resolved.targets,
         replica_count=request.replica_count or 1,
-        replication_mode=wanted.replication_mode,
+        replication_mode=resolved.replication_mode,
         exclude_from_latest=request.exclude_from_latest or False,
         end_of_life_at=request.end_of_life_at,
         allow_deletion_of_replicated_locations=request.allow_deletion_of_replicated_locations,
         block_deletion_before_end_of_life=request.block_deletion_before_end_of_life or False,
         tags=dict(request.tags) if request.tags else NO_TAGS,
         disks=tuple(
-            _new_disk(key, wanted, identities[key], expected_bytes.get(key)) for key in sort_disk_keys(identities)
+            _new_disk(key, resolved, identities[key], expected_bytes.get(key)) for key in sort_disk_keys(identities)
         ),
         published_at=transaction.now(),
         provisioning_state=ProvisioningState.CREATING,
     )
     check_deletion_block(version)
     transaction.versions.add(version)
-    if wanted.shallow_slot is None:
-        retarget(installation, transaction, wanted.definition_path, version)
+    if resolved.shallow_slot is None:
+        retarget(installation, transaction, resolved.definition_path, version)
     else:
-        add_replica(installation, transaction, version, wanted.shallow_slot)
+        add_replica(installation, transaction, version, resolved.shallow_slot)
     return version
 
 
-def _new_disk(key: str, wanted: ResolvedRequest, identity: SourceIdentity, expected_bytes: int | None) -> VersionDisk:
+def _new_disk(key: str, resolved: ResolvedRequest, identity: SourceIdentity, expected_bytes: int | None) -> VersionDisk:
     lun = lun_of(key)
     return VersionDisk(
         lun=lun,
         source=identity,
         expected_bytes=expected_bytes,
-        source_sha256=wanted.sha256 if key == OS_DISK else None,
-        host_caching=wanted.request.host_caching.get(key, default_caching(lun)),
+        source_sha256=resolved.sha256 if key == OS_DISK else None,
+        host_caching=resolved.request.host_caching.get(key, default_caching(lun)),
     )
 
 
-def _compared(
+def _apply_request(
     installation: Installation,
     transaction: Transaction,
-    standing: ImageVersion,
-    wanted: ResolvedRequest,
+    existing: ImageVersion,
+    resolved: ResolvedRequest,
     identities: Identities,
     expected_bytes: Mapping[str, int],
 ) -> ImageVersion:
-    """The standing version with what may change changed.
+    """Return the existing version with the changes of the request.
 
-    A source that has the same place but changed before its region completed is taken anew, aloud: nothing of the old
-    one was ever visible (invariant P7).
+    A source at the same location may have changed before the source region was complete. Then the new content is ingested
+    and the change is reported, because the old content was never visible (invariant P7).
     """
-    if identities.keys() != set(standing.disk_keys):
+    if identities.keys() != set(existing.disk_keys):
         raise PropertyChangeNotAllowed(
             "properties.storageProfile.dataDiskImages",
             message="Adding new Data Disks or changing the LUN of a Data Disk in an existing Image is not allowed.",
             found=format_disk_keys(identities),
-            expected=format_disk_keys(standing.disk_keys),
+            expected=format_disk_keys(existing.disk_keys),
         )
-    here = [each for each in transaction.replicas.list(standing.uid) if each.slot.key.region == standing.location]
-    arrived = any(each.state in (ReplicaState.COMPLETED, ReplicaState.DEGRADED) for each in here)
-    disks = tuple(_compared_disk(disk, wanted, identities[disk.key], arrived=arrived) for disk in standing.disks)
-    if standing.replication_mode is not wanted.replication_mode:
+    replicas = [each for each in transaction.replicas.list(existing.uid) if each.slot.key.region == existing.location]
+    arrived = any(each.state in (ReplicaState.COMPLETED, ReplicaState.DEGRADED) for each in replicas)
+    disks = tuple(_apply_to_disk(disk, resolved, identities[disk.key], arrived=arrived) for disk in existing.disks)
+    if existing.replication_mode is not resolved.replication_mode:
         raise PropertyChangeNotAllowed(
             "properties.publishingProfile.replicationMode",
-            found=wanted.replication_mode,
-            expected=standing.replication_mode,
+            found=resolved.replication_mode,
+            expected=existing.replication_mode,
         )
-    if standing.location != wanted.location:
-        raise PropertyChangeNotAllowed("location", found=wanted.location, expected=standing.location)
-    if [disk.source for disk in disks] != [disk.source for disk in standing.disks]:
-        installation.note(f"{standing.location}/0", "the source changed since the last run; taking it in anew")
+    if existing.location != resolved.location:
+        raise PropertyChangeNotAllowed("location", found=resolved.location, expected=existing.location)
+    if [disk.source for disk in disks] != [disk.source for disk in existing.disks]:
+        installation.note(
+            f"{existing.location}/0", "the source changed since the last run; the new content is ingested"
+        )
     changed = apply_update(
-        standing,
-        wanted.request.as_update(),
+        existing,
+        resolved.request.as_update(),
         installation.regions,
         installation.limits,
         now=transaction.now(),
@@ -343,26 +352,28 @@ def _compared(
     return replace(changed, disks=tuple(sized))
 
 
-def _compared_disk(
-    disk: VersionDisk, wanted: ResolvedRequest, identity: SourceIdentity, *, arrived: bool
+def _apply_to_disk(
+    disk: VersionDisk, resolved: ResolvedRequest, identity: SourceIdentity, *, arrived: bool
 ) -> VersionDisk:
-    path = f"properties.storageProfile.{_path(disk.key)}"
-    same_place = disk.source.location == identity.location
-    if disk.source != identity and (arrived or not same_place):
-        raise PropertyChangeNotAllowed(f"{path}.source", found=_described(identity), expected=_described(disk.source))
-    sha256 = wanted.sha256 if disk.key == OS_DISK else None
+    path = f"properties.storageProfile.{_property_path(disk.key)}"
+    same_location = disk.source.location == identity.location
+    if disk.source != identity and (arrived or not same_location):
+        raise PropertyChangeNotAllowed(
+            f"{path}.source", found=_format_identity(identity), expected=_format_identity(disk.source)
+        )
+    sha256 = resolved.sha256 if disk.key == OS_DISK else None
     known = disk.source_sha256 if disk.source == identity else None
     if None not in (sha256, known) and sha256 != known:
         raise PropertyChangeNotAllowed(
             f"{path}.source",
-            found=f"{_described(identity)}, SHA-256 {sha256}",
-            expected=f"SHA-256 {known}: the file was changed and given its old time stamp back",
+            found=f"{_format_identity(identity)}, SHA-256 {sha256}",
+            expected=f"SHA-256 {known}: the file was changed, and then its time stamp was reset",
         )
-    caching = wanted.request.host_caching.get(disk.key, disk.host_caching)
+    caching = resolved.request.host_caching.get(disk.key, disk.host_caching)
     if caching is not disk.host_caching:
         raise PropertyChangeNotAllowed(f"{path}.hostCaching", found=caching, expected=disk.host_caching)
     return replace(disk, source=identity, source_sha256=sha256 or known)
 
 
-def _described(identity: SourceIdentity) -> str:
+def _format_identity(identity: SourceIdentity) -> str:
     return f"{identity.location} of {identity.file_bytes} bytes, stamp {identity.stamp}"

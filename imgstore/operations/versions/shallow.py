@@ -1,7 +1,7 @@
-"""Shallow versions: a manifest of their own beside their source's, in its slot; no segment is copied (docs/internals/disks.md).
+"""Shallow versions: separate manifests in the slot of the source, without a copy of segments (docs/internals/disks.md).
 
-From then on the version is an owner like any other in that slot, whichever pool it is of: what it names is collected
-for nobody, is billed to it when the source goes, and is scrubbed.
+Afterwards the version is a normal owner in that slot, also in a slot of another pool. GC keeps the segments, scrub reads
+the segments, and the version pays for shared segments when the source is deleted.
 """
 
 from collections.abc import Mapping
@@ -33,32 +33,31 @@ from imgstore.segments.manifest import ManifestCheck
 
 
 def choose_shallow_slot(
-    wanted: ResolvedRequest, readers: Mapping[str, DiskReader], slots: Mapping[str, Slot]
+    resolved: ResolvedRequest, readers: Mapping[str, DiskReader], slots: Mapping[str, Slot]
 ) -> ResolvedRequest:
-    """What is wanted, with the slot that a Shallow version stays in; one that files are taken in for has none yet.
+    """Return the request with the slot of the source, if the version is Shallow and all disks are stored disks.
 
     Args:
-        wanted: the version.
-        readers: all of its disks, by key.
-        slots: of those that are stored here, where each lies.
+        resolved: the request.
+        readers: the readers of all disks, by disk key.
+        slots: the slots of the stored disks, by disk key.
 
     Raises:
-        InvalidInput: the disks lie apart, in another region, or are kept otherwise than is asked for.
+        InvalidInput: the disks are in several slots or in another region, or have another storage account type.
     """
-    if not wanted.is_shallow or slots.keys() != readers.keys():
-        return wanted
+    if not resolved.is_shallow or slots.keys() != readers.keys():
+        return resolved
     slot, *others = {each.uid: each for each in slots.values()}.values()
-    places = ", ".join(sorted(str(each.key) for each in (slot, *others)))
-    if others or slot.key.region != wanted.location:
+    labels = ", ".join(sorted(str(each.key) for each in (slot, *others)))
+    if others or slot.key.region != resolved.location:
         raise InvalidInput(
-            "A gallery image version with replicationMode Shallow stays where its source is: in one place of its "
-            "location.",
-            found=f"disks in {places}",
-            expected=f"all disks in one slot of {wanted.location}",
-            hint="publish it with --replication-mode Full, or from disks that were made together",
+            "A gallery image version with replicationMode Shallow needs all source disks in one slot of its location.",
+            found=f"disks in {labels}",
+            expected=f"all disks in one slot of {resolved.location}",
+            hint="publish the version with --replication-mode Full, or from disks that were created together",
             target="publishingProfile.replicationMode",
         )
-    return wanted.with_shallow_slot(slot)
+    return resolved.with_shallow_slot(slot)
 
 
 def publish_shallow(
@@ -68,28 +67,30 @@ def publish_shallow(
     replica: Replica,
     digests: Mapping[str, Digest],
 ) -> None:
-    """Put the version's manifests beside its source's, and make the replica Completed. Killed, the same command goes on.
+    """Put the manifests of the version into the slot of the source, and set the replica to Completed.
+
+    The same command resumes an interrupted publication.
 
     Args:
-        installation: where.
+        installation: the installation.
         definition_path: the definition and the gallery of the version.
         version: the version.
-        replica: its only one, in its source's slot.
-        digests: of its disks' manifests, by key.
+        replica: the only replica, in the slot of the source.
+        digests: the digests of the manifests of the source disks, by disk key.
 
     Raises:
-        ImgstoreError: it failed; the replica is Failed with the error's text.
+        ImgstoreError: the publication failed. The replica is Failed with the text of the error.
     """
     origins, lease = _plan(installation, version, replica, digests)
     try:
         with at_work(installation, replica.slot, lease) as hold:
-            wanted = [object_keys.manifest_key(version.uid, disk) for disk in origins]
-            wait_for_deletions(installation, replica.slot, wanted, hold.check_cancelled)
-            _check_whole(installation, replica, origins)
+            keys = [object_keys.manifest_key(version.uid, disk) for disk in origins]
+            wait_for_deletions(installation, replica.slot, keys, hold.check_cancelled)
+            _check_intact(installation, replica, origins)
             manifests = []
             for key in sort_disk_keys(origins):
                 hold.check_cancelled()
-                manifests.append(_put(installation, version, key, origins[key], lease))
+                manifests.append(_put_manifest(installation, version, key, origins[key], lease))
             complete_replica(
                 installation,
                 lease=lease,
@@ -106,11 +107,11 @@ def publish_shallow(
 def _plan(
     installation: Installation, version: ImageVersion, replica: Replica, digests: Mapping[str, Digest]
 ) -> tuple[dict[str, ManifestRow], Lease]:
-    """The manifests that it repeats, pinned; the replica is Replicating from here on."""
+    """Open or take over the work, pin the manifests of the source, and set the replica to Replicating."""
     slot = replica.slot
     plan = {"shallow": {key: digest.hex() for key, digest in digests.items()}}
     with installation.catalog.transaction() as transaction:
-        origins = {key: _origin(transaction, slot, version, digest) for key, digest in digests.items()}
+        origins = {key: _find_origin(transaction, slot, version, digest) for key, digest in digests.items()}
         _, lease = take_up(
             installation,
             transaction,
@@ -128,21 +129,21 @@ def _plan(
     return origins, lease
 
 
-def _origin(transaction: Transaction, slot: Slot, version: ImageVersion, digest: Digest) -> ManifestRow:
+def _find_origin(transaction: Transaction, slot: Slot, version: ImageVersion, digest: Digest) -> ManifestRow:
     found = transaction.manifests.find_by_digest(slot.uid, digest)
     if found is None:
         raise Conflict(
-            f"The source of the image version {version.name} is no longer where it was begun.",
-            found=f"no such content in {slot.key}",
-            expected="the source that an earlier run left unfinished",
-            hint="delete the version, then make it again",
+            f"The source of the image version {version.name} is not in {slot.key} any more.",
+            found=f"no manifest with the content of the source in {slot.key}",
+            expected="the source of the earlier run, in the same slot",
+            hint="delete the version, then create the version again",
             target=str(version.name),
         )
     return found
 
 
-def _check_whole(installation: Installation, replica: Replica, origins: Mapping[str, ManifestRow]) -> None:
-    """A replica that was found damaged is not completed over what is damaged still."""
+def _check_intact(installation: Installation, replica: Replica, origins: Mapping[str, ManifestRow]) -> None:
+    """Fail if the replica is Degraded and some of its segments are still missing or damaged."""
     if replica.state is not ReplicaState.DEGRADED:
         return
     slot = replica.slot
@@ -154,16 +155,21 @@ def _check_whole(installation: Installation, replica: Replica, origins: Mapping[
     )
     if damaged:
         raise ObjectCorrupt(
-            f"{len(damaged)} segments of a Shallow image version are damaged, and it has no other replica.",
+            f"{len(damaged)} segments of a Shallow image version, which has no other replica, are missing or damaged.",
             found=f"the first {min(damaged).hex()} in {slot.key}",
-            expected="none",
-            hint="`imgstore scrub` repairs them where another replica names them; else publish the source anew",
+            expected="no missing or damaged segment",
+            hint="`imgstore scrub` repairs segments that another replica has; otherwise publish the source again",
             target=str(slot.key),
         )
 
 
-def _put(installation: Installation, version: ImageVersion, key: str, origin: ManifestRow, lease: Lease) -> ManifestRow:
-    """One disk's manifest: the source's bytes under a name of the version's own, so that either may be deleted."""
+def _put_manifest(
+    installation: Installation, version: ImageVersion, key: str, origin: ManifestRow, lease: Lease
+) -> ManifestRow:
+    """Record and put the manifest of one disk: the bytes of the source manifest under a key of the version.
+
+    With separate keys, the source and the version can be deleted in any order (invariant R13).
+    """
     with installation.catalog.reading() as transaction:
         slot = transaction.slots.get(origin.slot_uid)
     access = installation.access(slot)

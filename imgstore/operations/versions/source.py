@@ -1,7 +1,7 @@
-"""What a version is said to be made from, and whether one that stands came from there.
+"""Compare the source in a request with the recorded source of an existing version.
 
-A version that is complete somewhere never needs its source again. So the same command is good to repeat when the source
-is gone, or can't be looked at; the same source is then the one of the same path, URL (without its query) or resource id.
+A version that is complete in one region never needs the source again. So the command can be repeated when the source is
+missing or not available. Sources with the same path, URL (without query) or resource id are the same source.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,44 +17,44 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.versions.request import ResolvedRequest
 
 
-def find_arrived_disks(installation: Installation, wanted: ResolvedRequest) -> Mapping[str, VersionDisk]:
-    """The disks of the version that stands, by key, if it is or was complete somewhere; else none.
+def find_arrived_disks(installation: Installation, resolved: ResolvedRequest) -> Mapping[str, VersionDisk]:
+    """Return the disks of the existing version, by disk key, if a replica of the version was once complete; else nothing.
 
-    A version that was complete once needs its source no more: workers, scrub and this very command restore it.
+    Workers, scrub and a repeated create restore such a version without a source (invariant R15).
     """
     with installation.catalog.reading() as transaction:
-        standing = transaction.versions.get(wanted.definition_path.definition.uid, wanted.request.version)
-        if standing is None or not standing.is_visible:
+        existing = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
+        if existing is None or not existing.is_visible:
             return {}
-        arrived = bool(transaction.manifests.complete_slots(standing.uid))
-    return {disk.key: disk for disk in standing.disks} if arrived else {}
+        arrived = bool(transaction.manifests.complete_slots(existing.uid))
+    return {disk.key: disk for disk in existing.disks} if arrived else {}
 
 
-def find_source_locations(installation: Installation, wanted: ResolvedRequest) -> frozenset[str]:
-    """Where the disks of the version that stands came from, in lower case."""
+def find_source_locations(installation: Installation, resolved: ResolvedRequest) -> frozenset[str]:
+    """Return the recorded source locations of the disks of the existing version, in lower case."""
     with installation.catalog.reading() as transaction:
-        standing = transaction.versions.get(wanted.definition_path.definition.uid, wanted.request.version)
-    return frozenset() if standing is None else frozenset(each.source.location.lower() for each in standing.disks)
+        existing = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
+    return frozenset() if existing is None else frozenset(each.source.location.lower() for each in existing.disks)
 
 
-def has_arrived_from(arrived: Mapping[str, VersionDisk], key: str, places: Iterable[str]) -> bool:
-    """Whether a disk arrived from one of these places: paths, URLs, and ids, which have no case."""
+def has_arrived_from(arrived: Mapping[str, VersionDisk], key: str, locations: Iterable[str]) -> bool:
+    """Return whether a disk was ingested from one of the locations: paths, URLs, or ids (compared without case)."""
     known = arrived[key].source.location if key in arrived else None
     return known is not None and any(
-        each == known or (is_id(each) and each.lower() == known.lower()) for each in places
+        each == known or (is_id(each) and each.lower() == known.lower()) for each in locations
     )
 
 
 def list_source_ids(
     installation: Installation, group: str, source: VersionSource, image: ImageReference | None
 ) -> list[str]:
-    """The ids that a resource may have which says all disks of a version; none where `latest` is asked for.
+    """List the possible ids of a source that contains all disks of a version. A request for `latest` has none.
 
     Args:
-        installation: where.
-        group: where a bare name is looked for.
-        source: what is stated.
-        image: the image version that is meant, if it is one.
+        installation: the installation.
+        group: the resource group of a name without id.
+        source: the source in the request.
+        image: the image version that the source names, if the source is an image version.
     """
     if image is not None:
         above = (image.subscription or installation.subscription, image.group, image.gallery, image.definition)
@@ -64,10 +64,10 @@ def list_source_ids(
         return [version_id, image.display_id(version_id)]
     if source.machine is not None:
         return list_possible_ids(installation, group, source.machine, MACHINE.lower())
-    assert source.managed_image is not None, "one of them was given"
+    assert source.managed_image is not None, "the source is an image version, a machine or a managed image"
     return list_possible_ids(installation, group, source.managed_image, DiskKind.IMAGE)
 
 
 def list_possible_ids(installation: Installation, group: str, word: str, *kinds: str) -> list[str]:
-    """The ids that `word` may mean, of these kinds of resources."""
+    """List the ids of resources of the given kinds that `word` can mean."""
     return [each.resource_id for each in named_ids(installation, group, word, kinds)]

@@ -1,7 +1,7 @@
-"""What an image version is made from besides files: disks, snapshots, managed images, other versions.
+"""Stored sources of image versions: disks, snapshots, managed images, machines and other versions.
 
-Each is a manifest in some slot: pinned while it is read, read by segment, and taken in like any source. Where the slot
-that takes it in has the same content, that is a base, and nothing is stored twice.
+A stored source is a manifest in a slot. The manifest is pinned while the source is read, by segment, and ingested. If the
+slot of the new version has the same content, that content is a base, and nothing is stored twice.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,29 +42,29 @@ from imgstore.policy.os_compatibility import check_os_compatibility
 from imgstore.transfer.scatter import SegmentReader
 from imgstore.transfer.stored_disk import StoredDisk
 
-_WHAT = "gallery image version"
+_NEW_RESOURCE = "gallery image version"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewVersion:
-    """The version that is to be made."""
+    """A version that is made from stored sources."""
 
     definition_path: DefinitionPath
     name: VersionName
     region: str
-    """Its source region."""
+    """The source region of the version."""
     arrived: Mapping[str, VersionDisk]
-    """Its disks by key, if it stands and is complete somewhere: their sources need not be there any more."""
+    """The disks by disk key, if a replica of the version was once complete. The sources may be missing then."""
     locations: frozenset[str] = frozenset()
-    """Where its disks came from, in lower case, if it stands: older code stored the id of a shared image."""
+    """Recorded source locations of the existing version, in lower case. Older code recorded the id of a shared image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Chosen:
-    """One disk of the source: its manifest in a slot, the slots that can stand in for it, and the pin."""
+class _ChosenDisk:
+    """One disk of the source: the manifest in a slot, other slots with the same content, and the pin."""
 
     location: str
-    """The resource id that it is known by."""
+    """The resource id that is recorded as the source."""
     slot: Slot
     others: tuple[Slot, ...]
     manifest: ManifestRow
@@ -73,60 +73,66 @@ class _Chosen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredDisks:
-    """Disks that are stored here, open and pinned."""
+    """Opened and pinned stored disks."""
 
     readers: Mapping[str, StoredDisk]
-    """By key."""
+    """The readers by disk key."""
     slots: Mapping[str, Slot]
-    """Where each lies."""
-    gone: frozenset[str]
-    """Keys of disks that arrived from sources of the stated ids, which are gone now."""
+    """The slots by disk key."""
+    absent: frozenset[str]
+    """Keys of disks that were ingested before, and have no source any more."""
 
 
 @contextmanager
 def open_stored_disks(
-    installation: Installation, principal: Principal, source: VersionSource, taker: NewVersion
+    installation: Installation, principal: Principal, source: VersionSource, new_version: NewVersion
 ) -> Iterator[StoredDisks]:
-    """The disks of a source that are stored here, by key: "os", "lun-0" and so on; pinned until the block ends.
+    """Open and pin the stored disks of a source until the block ends. Keys are "os", "lun-0" and so on.
 
     Args:
-        installation: where.
-        principal: who must be allowed to read the source.
-        source: its files are left alone.
-        taker: the version that takes it; its row is written down before more than a partition table is read.
+        installation: the installation.
+        principal: the caller, who needs the right to read the source.
+        source: the source. Its files are not opened here.
+        new_version: the new version. The row is written before more than a partition table is read.
 
     Raises:
-        SourceNotFound, NotFound: it is not there, and not known to have arrived from there.
-        InvalidInput: it is not in the region, or declares another system than the definition.
-        AccessDenied: the principal may not read it.
+        SourceNotFound, NotFound: the source is missing, and no disk of the version was ingested from the source.
+        InvalidInput: the source is in another region, or declares another operating system than the definition.
+        AccessDenied: the principal may not read the source.
     """
     reference = source.reference
     image = None if reference is None else admit_reader(installation, principal, reference)
     with installation.catalog.transaction() as transaction:
-        chosen, gone = _chosen(installation, principal, transaction, source, image, taker)
+        chosen, absent = _choose_disks(installation, principal, transaction, source, image, new_version)
     with ExitStack() as stack:
         for each in chosen.values():
-            stack.callback(_let_go, installation, each.lease)
-        readers = {key: stack.enter_context(_read(installation, key, each, taker)) for key, each in chosen.items()}
-        yield StoredDisks(readers=readers, slots={key: each.slot for key, each in chosen.items()}, gone=gone)
+            stack.callback(_abandon_pin, installation, each.lease)
+        readers = {
+            key: stack.enter_context(_read(installation, key, each, new_version)) for key, each in chosen.items()
+        }
+        yield StoredDisks(readers=readers, slots={key: each.slot for key, each in chosen.items()}, absent=absent)
 
 
-def _let_go(installation: Installation, lease: Lease) -> None:
-    """Whatever came of it: one that could not be opened leaves the pins of the others."""
+def _abandon_pin(installation: Installation, lease: Lease) -> None:
+    """Remove a pin. Each pin has this callback before the first disk is opened, since opening a disk may fail."""
     with installation.catalog.transaction() as transaction:
         transaction.works.abandon(lease.work_uid)
 
 
-def _chosen(
+def _choose_disks(
     installation: Installation,
     principal: Principal,
     transaction: Transaction,
     source: VersionSource,
     image: ImageReference | None,
-    taker: NewVersion,
-) -> tuple[dict[str, _Chosen], frozenset[str]]:
-    """The disks that are there, and the keys of those that are gone since they arrived."""
-    definition_path, group, region = taker.definition_path, taker.definition_path.gallery.group, taker.region
+    new_version: NewVersion,
+) -> tuple[dict[str, _ChosenDisk], frozenset[str]]:
+    """Choose and pin the available disks; also return the keys of ingested disks that have no source any more."""
+    definition_path, group, region = (
+        new_version.definition_path,
+        new_version.definition_path.gallery.group,
+        new_version.region,
+    )
     if not source.is_single_resource:
         words = {disk_key(each.lun): each.source for each in source.data_snapshots}
         if source.os_snapshot is not None:
@@ -134,118 +140,127 @@ def _chosen(
         originals = {}
         for key, word in words.items():
             try:
-                originals[key] = _original(installation, principal, transaction, group, word, region)
+                originals[key] = _find_source(installation, principal, transaction, group, word, region)
             except SourceNotFound:
-                if not has_arrived_from(taker.arrived, key, list_possible_ids(installation, group, word, *COPIED)):
+                if not has_arrived_from(
+                    new_version.arrived, key, list_possible_ids(installation, group, word, *COPIED)
+                ):
                     raise
-        gone = frozenset(words.keys() - originals.keys())
-        return _of_disks(installation, transaction, originals, definition_path, region), gone
+        absent = frozenset(words.keys() - originals.keys())
+        return _choose_stored_disks(installation, transaction, originals, definition_path, region), absent
     try:
-        return _of_whole(installation, principal, transaction, source, image, taker), frozenset()
+        return _choose_all_disks(installation, principal, transaction, source, image, new_version), frozenset()
     except (SourceNotFound, NotFound):
         named = list_source_ids(installation, group, source, image)
-        if not all(has_arrived_from(taker.arrived, key, named) for key in taker.arrived) or not taker.arrived:
+        if (
+            not all(has_arrived_from(new_version.arrived, key, named) for key in new_version.arrived)
+            or not new_version.arrived
+        ):
             raise
-        return {}, frozenset(taker.arrived)
+        return {}, frozenset(new_version.arrived)
 
 
-def _of_whole(
+def _choose_all_disks(
     installation: Installation,
     principal: Principal,
     transaction: Transaction,
     source: VersionSource,
     image: ImageReference | None,
-    taker: NewVersion,
-) -> dict[str, _Chosen]:
-    """All disks of one resource."""
-    definition_path, group, region = taker.definition_path, taker.definition_path.gallery.group, taker.region
+    new_version: NewVersion,
+) -> dict[str, _ChosenDisk]:
+    """Choose and pin all disks of one resource."""
+    definition_path, group, region = (
+        new_version.definition_path,
+        new_version.definition_path.gallery.group,
+        new_version.region,
+    )
     if image is not None:
-        return _of_version(installation, transaction, image, taker)
+        return _choose_version_disks(installation, transaction, image, new_version)
     if source.machine is not None:
-        return _of_machine(installation, principal, transaction, source.machine, definition_path, region)
-    assert source.managed_image is not None, "one of them was given"
-    found = find_image(installation, principal, transaction, group, source.managed_image, what=_WHAT)
-    return _of_disks(installation, transaction, found.by_key, definition_path, region)
+        return _choose_machine_disks(installation, principal, transaction, source.machine, definition_path, region)
+    assert source.managed_image is not None, "the source is an image version, a machine or a managed image"
+    found = find_image(installation, principal, transaction, group, source.managed_image, what=_NEW_RESOURCE)
+    return _choose_stored_disks(installation, transaction, found.by_key, definition_path, region)
 
 
-def _of_machine(
+def _choose_machine_disks(
     installation: Installation,
     principal: Principal,
     transaction: Transaction,
     word: str,
     definition_path: DefinitionPath,
     region: str,
-) -> dict[str, _Chosen]:
-    """All disks of a machine, which says itself what it is; who reads them must be allowed to."""
+) -> dict[str, _ChosenDisk]:
+    """Choose and pin all disks of a machine. The machine declares the OS; the caller needs the right to export each disk."""
     machine = find_machine(installation, principal, transaction, definition_path.gallery.group, word)
     if machine is None:
-        raise no_source(word, "no virtual machine of that name", what=_WHAT, region=region, kind=SourceNotFound)
+        raise no_source(word, "no virtual machine of that name", what=_NEW_RESOURCE, region=region, kind=SourceNotFound)
     check_ready(machine)
     if machine.location != region:
-        raise no_source(word, f"it is in {machine.location}", what=_WHAT, region=region)
-    _check_kin(machine.os_properties, definition_path, machine.name)
+        raise no_source(word, f"it is in {machine.location}", what=_NEW_RESOURCE, region=region)
+    _check_os(machine.os_properties, definition_path, machine.name)
     disks = transaction.disks.list_attached(machine.resource_id)
     for disk in disks:
         authorize(principal, Action.EXPORT, disk.resource_id)
-    chosen = {disk_key(disk.machine_lun): _of_disk(installation, transaction, disk) for disk in disks}
+    chosen = {disk_key(disk.machine_lun): _choose_stored_disk(installation, transaction, disk) for disk in disks}
     return {key: replace(each, location=machine.resource_id) for key, each in chosen.items()}
 
 
-def _original(
+def _find_source(
     installation: Installation, principal: Principal, transaction: Transaction, group: str, word: str, region: str
 ) -> ManagedDisk:
-    """A snapshot or disk that stands for one disk of the version."""
-    found = find_original(installation, principal, transaction, group, word, what=_WHAT)
+    """Find the snapshot or managed disk that is the source of one disk of the version."""
+    found = find_original(installation, principal, transaction, group, word, what=_NEW_RESOURCE)
     if found is None:
-        raise no_source(word, "a file's name", what=_WHAT, region=region)
+        raise no_source(word, "a file's name", what=_NEW_RESOURCE, region=region)
     return found
 
 
-def _of_disks(
+def _choose_stored_disks(
     installation: Installation,
     transaction: Transaction,
     disks: Mapping[str, ManagedDisk],
     definition_path: DefinitionPath,
     region: str,
-) -> dict[str, _Chosen]:
-    """Disks, snapshots or those of a managed image. What a data disk declares is of no matter: nobody boots from it."""
+) -> dict[str, _ChosenDisk]:
+    """Choose and pin managed disks, snapshots or the disks of a managed image. Only the OS of the OS disk is checked."""
     for disk in disks.values():
         if disk.location != region:
-            raise no_source(disk.resource_id, f"it is in {disk.location}", what=_WHAT, region=region)
+            raise no_source(disk.resource_id, f"it is in {disk.location}", what=_NEW_RESOURCE, region=region)
     if OS_DISK in disks:
-        _check_kin(disks[OS_DISK].os_properties, definition_path, disks[OS_DISK].name)
-    return {key: _of_disk(installation, transaction, disk) for key, disk in disks.items()}
+        _check_os(disks[OS_DISK].os_properties, definition_path, disks[OS_DISK].name)
+    return {key: _choose_stored_disk(installation, transaction, disk) for key, disk in disks.items()}
 
 
-def _of_disk(installation: Installation, transaction: Transaction, disk: ManagedDisk) -> _Chosen:
+def _choose_stored_disk(installation: Installation, transaction: Transaction, disk: ManagedDisk) -> _ChosenDisk:
     manifest = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
-    assert manifest is not None, "a disk that Succeeded has a manifest"
+    assert manifest is not None, "a disk in state Succeeded has a manifest"
     others = siblings(transaction, disk.source_version_uid, disk.slot)
-    return _Chosen(
+    return _ChosenDisk(
         location=disk.resource_id,
         slot=disk.slot,
-        others=_near(others, disk.slot),
+        others=_same_region(others, disk.slot),
         manifest=manifest,
         lease=pin_manifest(installation, disk.slot, disk.uid, manifest, transaction),
     )
 
 
-def _of_version(
-    installation: Installation, transaction: Transaction, reference: ImageReference, taker: NewVersion
-) -> dict[str, _Chosen]:
-    """All disks of a complete replica of another version, in the region if there is one."""
-    definition_path, region = taker.definition_path, taker.region
+def _choose_version_disks(
+    installation: Installation, transaction: Transaction, reference: ImageReference, new_version: NewVersion
+) -> dict[str, _ChosenDisk]:
+    """Choose and pin all disks of a complete replica of another version, in the region of the new version if possible."""
+    definition_path, region = new_version.definition_path, new_version.region
     theirs = lookup.find_referenced_definition(transaction, installation.subscription, reference)
-    version = _meant(installation, transaction, theirs, reference, region)
+    version = _find_version(installation, transaction, theirs, reference, region)
     version_id = theirs.version_id(version.name)
-    location = version_id if version_id.lower() in taker.locations else reference.display_id(version_id)
-    _check_kin(theirs.definition.os_properties, definition_path, location)
-    replica = _nearest(transaction.replicas.list(version.uid), version, region)
+    location = version_id if version_id.lower() in new_version.locations else reference.display_id(version_id)
+    _check_os(theirs.definition.os_properties, definition_path, location)
+    replica = _choose_replica(transaction.replicas.list(version.uid), version, region)
     if replica is None:
-        raise no_source(str(reference), "complete in no region", what=_WHAT)
-    others = _near(siblings(transaction, version.uid, replica.slot), replica.slot)
+        raise no_source(str(reference), "complete in no region", what=_NEW_RESOURCE)
+    others = _same_region(siblings(transaction, version.uid, replica.slot), replica.slot)
     return {
-        row.disk: _Chosen(
+        row.disk: _ChosenDisk(
             location=location,
             slot=replica.slot,
             others=others,
@@ -256,7 +271,7 @@ def _of_version(
     }
 
 
-def _meant(
+def _find_version(
     installation: Installation,
     transaction: Transaction,
     definition_path: DefinitionPath,
@@ -267,12 +282,12 @@ def _meant(
         return named_version(installation, transaction, definition_path, reference, region)
     found = transaction.versions.get(definition_path.definition.uid, reference.version)
     if found is None or not found.is_visible:
-        raise no_source(str(reference), "no such version", what=_WHAT, kind=SourceNotFound)
+        raise no_source(str(reference), "no such version", what=_NEW_RESOURCE, kind=SourceNotFound)
     return found
 
 
-def _nearest(replicas: list[Replica], version: ImageVersion, region: str) -> Replica | None:
-    """Of the complete replicas one in `region`, else in the version's own source region, else any."""
+def _choose_replica(replicas: list[Replica], version: ImageVersion, region: str) -> Replica | None:
+    """Choose a complete replica in `region`, else in the source region of the version, else in any region."""
     order = {region: 0, version.location: 1}
     complete = [each for each in replicas if each.state is ReplicaState.COMPLETED]
     return min(
@@ -282,31 +297,33 @@ def _nearest(replicas: list[Replica], version: ImageVersion, region: str) -> Rep
     )
 
 
-def _near(others: tuple[Slot, ...], slot: Slot) -> tuple[Slot, ...]:
-    """Those of the same region: what crosses a border is metered, and so comes from one region alone."""
+def _same_region(others: tuple[Slot, ...], slot: Slot) -> tuple[Slot, ...]:
+    """Return the slots in the region of `slot`. Bytes from another region are metered, so only one region may serve."""
     return tuple(each for each in others if each.key.region == slot.key.region)
 
 
-def _check_kin(source: OsProperties, definition_path: DefinitionPath, name: str) -> None:
+def _check_os(source: OsProperties, definition_path: DefinitionPath, name: str) -> None:
     check_os_compatibility(
         source, definition_path.definition.os_properties, source_name=name, taker_name=definition_path.definition.name
     )
 
 
 @contextmanager
-def _read(installation: Installation, key: str, chosen: _Chosen, taker: NewVersion) -> Iterator[StoredDisk]:
-    """The disk, opened; its pin is let go when the block ends."""
+def _read(installation: Installation, key: str, chosen: _ChosenDisk, new_version: NewVersion) -> Iterator[StoredDisk]:
+    """Open a disk until the block ends. The pin ends with the block."""
     slots = (chosen.slot, *chosen.others)
     counter = ProgressCounter(installation, f"read {chosen.location.rsplit('/', 1)[-1]}")
     with reading_under(installation, chosen.lease) as hold:
 
-        def patiently(seconds: float) -> None:
+        def wait_or_stop(seconds: float) -> None:
             installation.effects.wait(seconds)
             hold.check_cancelled()
 
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         reader = SegmentReader(
-            installation.access_all(slots, lambda slot: installation.access_from(taker.region, slot, patiently))
+            installation.access_all(
+                slots, lambda slot: installation.access_from(new_version.region, slot, wait_or_stop)
+            )
         )
         counter.total = manifest.content_bytes
         disk = StoredDisk(
@@ -319,7 +336,7 @@ def _read(installation: Installation, key: str, chosen: _Chosen, taker: NewVersi
             workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
             check_cancelled=hold.check_cancelled,
             on_moved=counter.add_bytes,
-            on_complete=lambda: _charge(installation, key, chosen, taker, manifest.stored_bytes),
+            on_complete=lambda: _charge(installation, key, chosen, new_version, manifest.stored_bytes),
         )
         try:
             yield disk
@@ -330,23 +347,25 @@ def _read(installation: Installation, key: str, chosen: _Chosen, taker: NewVersi
                 counter.end()
 
 
-def _charge(installation: Installation, key: str, chosen: _Chosen, taker: NewVersion, stored_bytes: int) -> None:
-    """Write down what crossed a border when another version was read for this one, before it is of use to anyone.
+def _charge(
+    installation: Installation, key: str, chosen: _ChosenDisk, new_version: NewVersion, stored_bytes: int
+) -> None:
+    """Charge for the bytes of a source in another region, before the new version is visible (invariant M8).
 
-    Reading it again, after a crash, is not charged again.
+    The charge key has the uid of the version, so a second reading after a crash is not charged again.
     """
     source = chosen.slot.key.region
-    if source == taker.region:
+    if source == new_version.region:
         return
     with installation.catalog.transaction() as transaction:
-        version = transaction.versions.get(taker.definition_path.definition.uid, taker.name)
-        assert version is not None, "its row is written down before its source is read"
+        version = transaction.versions.get(new_version.definition_path.definition.uid, new_version.name)
+        assert version is not None, "the row of the version is written before its source is read"
         transaction.ledger.add(
             charge_arrival(
                 key=f"{version.uid}/source/{key}",
-                party=party_of(taker.definition_path, version),
+                party=party_of(new_version.definition_path, version),
                 source=source,
-                target=taker.region,
+                target=new_version.region,
                 replica=0,
                 delivered_bytes=stored_bytes,
                 crossing=True,

@@ -1,4 +1,4 @@
-"""Finish deletions that a dead process began: the system does it, whoever asked for them."""
+"""Finish deletions that a dead process began, for any caller, with the rights of the system."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +16,9 @@ from imgstore.transfer.spool import remove_spool
 def finish_deletes(installation: Installation) -> int:
     """Finish the deletion of every machine, disk, snapshot, managed image and version in state Deleting.
 
-    A resource in that state was authorized to be deleted, is invisible and can't be restored. So its deletion is
-    finished even if the caller has lost its rights since. What a live process still uses, or whose store does not
-    answer or is in regions.yaml no longer, stays for the next call and stops no other. May be called at any time, beside deletions that run.
+    The deletion of such a resource was authorized, and the resource is invisible and cannot be restored. So the deletion is
+    finished even if the caller has lost the right since. A resource in use, or in a store that does not answer, stays for the
+    next call and delays no other deletion. May be called at any time, also while deletions run.
 
     Returns:
         The number of deletions that were finished.
@@ -48,7 +48,7 @@ def _forget_disk(installation: Installation, disk: ManagedDisk) -> None:
 def _finish(installation: Installation, name: str, delete: Callable[[], None]) -> bool:
     try:
         delete()
-    except NotFound:  # Another process was quicker.
+    except NotFound:  # Another process has finished the deletion.
         return False
     except ImgstoreError as error:
         installation.note(name, f"its deletion was not finished; its bytes stay for now: {error.message}")

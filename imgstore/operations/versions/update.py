@@ -1,4 +1,4 @@
-"""An image version that stands is given other target regions and properties."""
+"""Update the target regions and the properties of an existing image version."""
 
 from collections.abc import Callable, Mapping
 
@@ -32,15 +32,16 @@ def update_version(
     wait: bool = True,
     on_recorded: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
-    """Change what may change of a version; copy it to what is new, and take it away from what is no target any more.
+    """Change updatable properties of a version; make replicas in new target regions and remove replicas in former regions.
 
-    The same command again does nothing, or goes on where it stood; so does an update of nothing. `on_recorded` is told of
-    the version when its row has changed and its bytes are yet to move. Without `wait`, replicas are left to workers.
+    A repeated command resumes an interrupted update, or does nothing. An empty update resumes replication, too. `on_recorded`
+    is called with the version when the row has changed, before bytes are copied or removed. Without `wait`, the replicas are
+    left to workers.
 
     Raises:
-        InvalidInput: the update is refused; nothing changed.
-        Conflict: a region is to go that the version's safety profile keeps, or the version was deleted.
-        ReplicationFailed: one or more target regions failed; the others serve.
+        InvalidInput: the update is refused. Nothing was changed.
+        Conflict: the safety profile of the version keeps a region that would be removed, or the version was deleted.
+        ReplicationFailed: one or more target regions failed. The other regions are usable.
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"):
@@ -48,10 +49,10 @@ def update_version(
             definition_path = lookup.find_definition_path(
                 transaction, installation.subscription, group, gallery, definition
             )
-            standing = lookup.find_version(transaction, definition_path, version)
+            existing = lookup.find_version(transaction, definition_path, version)
         if update.target_regions is not None:
-            installation.locator.refresh_checkpoints()  # `retarget` refuses a removal by what they show.
-        changed = _written_down(installation, definition_path, standing, update)
+            installation.locator.refresh_checkpoints()  # `retarget` refuses a removal if the catalog is outdated.
+        changed = _record_update(installation, definition_path, existing, update)
         on_recorded(changed)
         failed: Mapping[str, ImgstoreError] = {}
         if wait:
@@ -65,16 +66,16 @@ def update_version(
         return view
 
 
-def _written_down(
+def _record_update(
     installation: Installation, definition_path: DefinitionPath, found: ImageVersion, update: VersionUpdate
 ) -> ImageVersion:
-    """The version's row, the replicas that it lacks and the tombstones of those that go, in one transaction."""
+    """Write the row of the version, the new Pending replicas and the Deleting replicas in one transaction."""
     with installation.catalog.transaction() as transaction:
         transaction.versions.lock(found.uid)
-        standing = transaction.versions.by_uid(found.uid)
-        check_updatable(standing, definition_path.version_id(standing.name))
-        changed = apply_update(standing, update, installation.regions, installation.limits, now=transaction.now())
-        if changed != standing:
+        existing = transaction.versions.by_uid(found.uid)
+        check_updatable(existing, definition_path.version_id(existing.name))
+        changed = apply_update(existing, update, installation.regions, installation.limits, now=transaction.now())
+        if changed != existing:
             transaction.versions.update(changed)
         retarget(installation, transaction, definition_path, changed)
         return write_version_state(transaction, changed)
