@@ -152,11 +152,11 @@ def test_other_regions_counts_and_types_are_refused(published: Installation, sam
     for targets in many:
         with pytest.raises(InvalidInput, match="the only replica is in the region"):
             shallow(published, targets=targets, os_snapshot="d1")
-    with pytest.raises(InvalidInput, match="kept as its source is: Standard_LRS"):
+    with pytest.raises(InvalidInput, match="storage account type of its source: Standard_LRS"):
         shallow(published, targets=("southcentralus=1=Premium_LRS",), os_snapshot="d1")
     make(published, "apart", samples.first, storage_account_type=StorageAccountType.STANDARD_ZRS)
     images.create_image(published, ADMIN, ImageRequest(group=GROUP, name="i1", source="d1", data_sources=["apart"]))
-    with pytest.raises(InvalidInput, match="in one place of its location"):
+    with pytest.raises(InvalidInput, match="in one slot of its location"):
         shallow(published, managed_image="i1")
     elsewhere = request("2.0.0", ["eastus"], location="eastus", replication_mode=ReplicationMode.SHALLOW)
     with pytest.raises(InvalidInput, match="is not found"):

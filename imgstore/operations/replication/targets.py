@@ -1,4 +1,4 @@
-"""Adapt the replicas of a version to its target regions: rows first, objects later (DESIGN.md, "Order of writes").
+"""Adapt the replicas of a version to its target regions: rows first, objects later (docs/internals/order-of-writes.md).
 
 `retarget` records the desired replicas and marks surplus replicas for deletion. `replication.copy.converge` then makes and
 removes replicas. An interrupted change is visible in the rows. The same command, a repeated create of the version, or

@@ -249,7 +249,7 @@ def check_updatable(existing: ImageVersion, scope: str) -> None:
         )
     if existing.soft_deleted_at is not None:
         raise Conflict(
-            f"The image version {existing.name} is soft-deleted, and its name is in use until it is removed.",
+            f"The image version {existing.name} is soft-deleted, and keeps its name until its removal.",
             found=f"deleted at {existing.soft_deleted_at.isoformat()}",
             expected="a version that is not deleted, or an unused name",
             hint="`imgstore sig image-version undelete` restores the version; `delete --bypass-soft-delete` frees its name",
