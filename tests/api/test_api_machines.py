@@ -310,7 +310,7 @@ def test_instance_view_and_actions_of_a_machine(published: Api) -> None:
         refused = published.ask("POST", f"{path}/{action}", version=VM)
         assert (refused.status, refused.code) == (409, "OperationNotAllowed")
         assert f"'{action}'" in refused.body["error"]["message"]
-        assert "not booted" in refused.body["error"]["message"]
+        assert "don't run here" in refused.body["error"]["message"]
     for action in ("deallocate", "powerOff", "poweroff"):
         assert published.ask("POST", f"{path}/{action}", version=VM).status == 200
         assert published.ask("POST", f"{path_of(published, 'none')}/{action}", version=VM).code == "ResourceNotFound"

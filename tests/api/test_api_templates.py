@@ -292,8 +292,8 @@ NINE = {"copy": [{"name": "x", "count": 800, "input": {"copy": [{"name": "y", "c
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        ({"outputs": {"x": {"type": "array", "value": "[variables('v0')]"}}, "variables": DOUBLING}, "too much"),
-        ({"outputs": {"x": {"type": "object", "value": NINE}}}, "too much"),
+        ({"outputs": {"x": {"type": "array", "value": "[variables('v0')]"}}, "variables": DOUBLING}, "exceeds a limit"),
+        ({"outputs": {"x": {"type": "object", "value": NINE}}}, "exceeds a limit"),
         ({"outputs": {"x": {"type": "array", "copy": {"count": 801, "input": 1}}}}, "out of its range"),
         ({"variables": {"copy": [{"name": "v", "count": 801, "input": 1}]}, "outputs": {
             "x": {"type": "array", "value": "[variables('v')]"}}}, "out of its range"),

@@ -206,7 +206,7 @@ def machines() -> None:
     codes = [each["code"] for each in az("vm get-instance-view -g rg -n vm1")["instanceView"]["statuses"]]
     assert codes[-1] == "PowerState/deallocated"
     assert az("vm update -g rg -n vm1 --set tags.a=b")["tags"] == {"a": "b"}
-    assert "not booted" in fails("vm start -g rg -n vm1")
+    assert "don't run here" in fails("vm start -g rg -n vm1")
     az("vm deallocate -g rg -n vm1")
     az("vm generalize -g rg -n vm1")
     for name in ("vm1", "vm2"):

@@ -142,7 +142,7 @@ def _add_refused_route(right: Action) -> None:
                 f"The operation '{action}' is not allowed on VM '{machine}': virtual machines don't run here.",
                 found="a record of a virtual machine, with disks",
                 expected="PUT, GET, PATCH, DELETE, generalize, deallocate or powerOff",
-                hint="export the disks (beginGetAccess, or `imgstore disk export`) and boot a hypervisor with the disks",
+                hint="export the disks (beginGetAccess, or `imgstore disk export`) and boot the disks with a hypervisor",
                 target=machine,
                 code="OperationNotAllowed",
             )
