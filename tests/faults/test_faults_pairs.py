@@ -162,7 +162,7 @@ SCRUB: Final = Operation(kind="scrub", act=lambda _stage, installation: scrub_al
 
 # -- where it is held -------------------------------------------------------------------------------------------------
 
-WORK_OPEN: Final = Moment(owner=replication_ingest, name="_listing")
+WORK_OPEN: Final = Moment(owner=replication_ingest, name="_list_usable_segments")
 """Publish: its work is open, nothing is listed."""
 LISTED: Final = Moment(owner=DirectoryStore, name="put", key="/fingerprints/")
 """Publish: what lies in the slot was listed, and is not sent again."""
@@ -174,9 +174,9 @@ CLAIMED: Final = Moment(owner=replication_copy, name="plan_segments")
 COPIED: Final = Moment(owner=replication_copy, name="complete_replica")
 READING: Final = Moment(owner=DirectoryStore, name="get", key="/segments/")
 """Export: pinned, the first segment is to be read."""
-TOMBSTONE: Final = Moment(owner=removing, name="forget_replica")
+TOMBSTONE: Final = Moment(owner=removing, name="remove_replica")
 """Change targets: the replica is Deleting."""
-LEFT: Final = Moment(owner=removal, name="remove_marks")
+LEFT: Final = Moment(owner=removal, name="remove_start_markers")
 """Change targets: the rows are gone, the replica's row and the removal's work are there."""
 MARKED: Final = Moment(owner=removal, name="_forget_owner")
 """Delete: the tombstone stands."""
@@ -354,7 +354,7 @@ MOVING: Final = Moment(owner=Replicas, name="move")
 """Replicate: begins one. Change targets: makes a tombstone. Scrub: degrades."""
 CONDEMNING: Final = Moment(owner=DeletionMarks, name="add")
 TAKING: Final = Moment(owner=DeletionMarks, name="begin_deleting")
-COUNTING_USERS: Final = Moment(owner=Manifests, name="body_users")
+COUNTING_USERS: Final = Moment(owner=Manifests, name="count_body_users")
 """Change targets, delete: a row is gone, and whether the object may go is being decided."""
 
 INSIDE: Final = (

@@ -15,7 +15,7 @@ from imgstore.operations.maintenance import gc as maintenance_gc
 from imgstore.operations.maintenance.worker import run_worker
 from imgstore.operations.replication import copy as replication_copy
 from imgstore.operations.replication import ingest as replication_ingest
-from imgstore.operations.slots.stale_works import abandon_forsaken
+from imgstore.operations.slots.stale_works import abandon_stale_works
 from imgstore.policy.gc_plan import GcReport
 from imgstore.testing.clock import ManualClock
 from imgstore.testing.sample_disks import make_raw
@@ -153,9 +153,9 @@ def test_what_someone_is_at_is_never_abandoned(killed: Installation, clock: Manu
     work = open_works(killed)[0]
     with killed.catalog.transaction() as transaction:
         transaction.works.lease(work.uid, holder="elsewhere/boot/1/2", lease_seconds=30)
-    assert abandon_forsaken(killed, timedelta(0)) == []
+    assert abandon_stale_works(killed, timedelta(0)) == []
     clock.advance(31)
-    assert [each.uid for each in abandon_forsaken(killed, timedelta(0))] == [work.uid], "asked for"
+    assert [each.uid for each in abandon_stale_works(killed, timedelta(0))] == [work.uid], "asked for"
 
 
 def test_a_manifest_that_came_before_the_end_is_kept_with_what_it_names(

@@ -297,7 +297,7 @@ def test_a_store_that_freezes_after_a_disk_is_made_costs_no_time_limit(
 ) -> None:
     first = make(west, "a")
     make(west, "b")
-    real_remove_marks = works.remove_marks
+    real_remove_marks = works.remove_start_markers
     removed = threading.Event()
     stack = ExitStack()
 
@@ -306,7 +306,7 @@ def test_a_store_that_freezes_after_a_disk_is_made_costs_no_time_limit(
         real_remove_marks(installation, slot, access)
         removed.set()
 
-    monkeypatch.setattr(works, "remove_marks", remove_frozen)
+    monkeypatch.setattr(works, "remove_start_markers", remove_frozen)
     with stack:
         made = make(west, "c")
         assert (made.provisioning_state, made.slot) == (SUCCEEDED, first.slot)

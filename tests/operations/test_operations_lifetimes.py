@@ -21,7 +21,7 @@ from imgstore.operations.gallery import definitions
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.gallery import wait as gallery_wait
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.completion import write_version_state
+from imgstore.operations.slots.completion import update_version_state
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.operations.versions.delete import purge_soft_deleted
 from imgstore.testing.clock import ManualClock
@@ -348,6 +348,6 @@ def test_waiting_ends_with_the_time_or_the_failure(published: Installation, cloc
     one = show(published).replicas[0]
     with published.catalog.transaction() as transaction:
         transaction.replicas.move(one.uid, ReplicaState.DEGRADED, error="for the test")
-        write_version_state(transaction, transaction.versions.by_uid(one.version_uid))
+        update_version_state(transaction, transaction.versions.by_uid(one.version_uid))
     with pytest.raises(ReplicationFailed, match="The operation failed"):
         wait(published, gallery_wait.is_made, clock)

@@ -110,7 +110,7 @@ def test_a_zone_that_was_down_is_shown_and_made_good(
         assert region["state"] == "Completed"
         assert f"zone 3 misses {gap.objects} objects" in region["details"]
         assert region["replicas"][0]["zoneGaps"][0]["objects"] == gap.objects
-        assert regions.missed_objects(home, ADMIN) == {("westus2", "3"): gap.objects}
+        assert regions.count_missed_objects(home, ADMIN) == {("westus2", "3"): gap.objects}
     work(home)
     assert show(home).gaps == ()
     zones = list((home.home / "regions" / "imgstore-westus2").glob("zone-*"))

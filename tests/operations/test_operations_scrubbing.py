@@ -22,7 +22,7 @@ from imgstore.operations import billing
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.slots.degrade import degrade
-from imgstore.operations.slots.works import take_up
+from imgstore.operations.slots.works import acquire_work
 from imgstore.operations.stores.regions import init_regions
 from imgstore.stores.zone_redundant import Zoned
 from imgstore.testing.faulty_store import Fault, FaultyStore
@@ -234,7 +234,9 @@ def test_a_copy_that_one_zone_alone_has_goes(published: Installation, tmp_path: 
     assert len(copies(published, WEST, zone="2")) > len(copies(published, WEST, zone="1"))
     if kind is not None:
         with published.catalog.transaction() as transaction:
-            take_up(published, transaction, kind=kind, slot=slot_of(published, WEST), owner_uid="somebody", plan={})
+            acquire_work(
+                published, transaction, kind=kind, slot=slot_of(published, WEST), owner_uid="somebody", plan={}
+            )
     assert run(published)[WEST].unrepaired == []
     one, two = ([path.name for path in copies(published, WEST, "", zone)] for zone in "12")
     assert (one == two) is (kind in {None, WorkKind.EXPORT, WorkKind.REMOVAL})

@@ -6,7 +6,7 @@ from threading import Thread
 from imgstore.domain.resources import Replica
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.completion import write_version_state
+from imgstore.operations.slots.completion import update_version_state
 from imgstore.testing.sample_disks import make_raw
 from imgstore.testing.sample_gallery import create_sample_gallery, open_home, publish, show
 
@@ -14,7 +14,7 @@ from imgstore.testing.sample_gallery import create_sample_gallery, open_home, pu
 def complete(installation: Installation, replica: Replica, meanwhile: Thread | None = None) -> None:
     with installation.catalog.transaction() as transaction:
         transaction.replicas.move(replica.uid, ReplicaState.COMPLETED)
-        write_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
+        update_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
         if meanwhile is not None:
             meanwhile.start()
             meanwhile.join(1)  # it ends here only if it did not wait for this transaction
@@ -29,7 +29,7 @@ def test_the_later_of_two_that_complete_at_once_sees_both(postgresql: str, tmp_p
             for replica in (one, other):
                 transaction.replicas.move(replica.uid, ReplicaState.DEGRADED, error="for the test")
                 transaction.replicas.move(replica.uid, ReplicaState.REPLICATING)
-            write_version_state(transaction, transaction.versions.by_uid(one.version_uid))
+            update_version_state(transaction, transaction.versions.by_uid(one.version_uid))
         second = Thread(target=complete, args=(installation, other))
         complete(installation, one, meanwhile=second)
         second.join()

@@ -30,7 +30,7 @@ from imgstore.operations.gallery import definitions, galleries, sharing
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
-from imgstore.operations.slots.completion import named_by
+from imgstore.operations.slots.completion import named_segments
 from imgstore.operations.versions import create as versions_create
 from imgstore.testing.sample_disks import compute_sha256, make_raw
 from imgstore.testing.sample_disks import patch_disk as patched_raw
@@ -322,7 +322,7 @@ def test_data_disks_from_another_region_are_charged_one_by_one(several: Installa
     with several.catalog.reading() as transaction:
         rows = transaction.manifests.of_owner(show(several, "1.1.0").version.uid)
         pool = next(slot.key.pool_uid for slot in all_slots(several))
-        stored = [transaction.segments.stored_bytes(pool, named_by([row])) for row in rows]
+        stored = [transaction.segments.stored_bytes(pool, named_segments([row])) for row in rows]
     assert sorted(row.delivered_bytes for row in new) == sorted(stored)
 
 

@@ -21,7 +21,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.domain.views import VersionView
 from imgstore.operations.installation import Installation, Tuning
-from imgstore.operations.maintenance.worker import anyone_works, list_workers, run_worker
+from imgstore.operations.maintenance.worker import has_living_worker, list_workers, run_worker
 from imgstore.operations.replication import copy as replication_copy
 from imgstore.operations.versions import create as versions_create
 from imgstore.policy.worker_queue import WorkerLimits
@@ -220,16 +220,16 @@ def test_only_an_administrator_works(empty: Installation) -> None:
 
 
 def test_the_list_tells_who_lives(empty: Installation, clock: ManualClock) -> None:
-    assert not anyone_works(empty)
+    assert not has_living_worker(empty)
     with empty.catalog.transaction() as transaction:
         transaction.workers.record_heartbeat("w1", "elsewhere/boot/7/1")
         transaction.workers.record_heartbeat(
             "w2", empty.keeper.holder.rsplit("/", 1)[0] + "/0"
         )  # a process of ours that is gone
     assert [each.uid for each in list_workers(empty, ADMIN)] == ["w1"]
-    assert anyone_works(empty)
+    assert has_living_worker(empty)
     clock.advance(61)
-    assert not anyone_works(empty)
+    assert not has_living_worker(empty)
     assert list_workers(empty, ADMIN) == []
 
 

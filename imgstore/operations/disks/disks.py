@@ -35,7 +35,7 @@ from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.slots.references import lease_disk
-from imgstore.operations.slots.removal import forget_disks
+from imgstore.operations.slots.removal import remove_disks
 from imgstore.transfer.spool import remove_spool
 
 
@@ -389,6 +389,6 @@ def delete_disk(
             found = transaction.disks.list(installation.subscription, group, kind, name)
             if not found:
                 raise lookup.disk_not_found(installation.subscription, group, name, kind)
-        forget_disks(installation, found)
+        remove_disks(installation, found)
         for each in found:
             remove_spool(installation.home, each.uid)

@@ -26,11 +26,11 @@ from imgstore.operations.gallery.sharing import image_scope
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import Hold
 from imgstore.operations.progress import ProgressCounter
-from imgstore.operations.slots.completion import party_of
+from imgstore.operations.slots.completion import version_party
 from imgstore.operations.slots.cross_region_reads import CrossRegionReads
 from imgstore.operations.slots.degrade import degrade_damaged
-from imgstore.operations.slots.references import party_of_disk
-from imgstore.operations.slots.works import take_up
+from imgstore.operations.slots.references import disk_party
+from imgstore.operations.slots.works import acquire_work
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.scatter import SegmentReader, scatter
@@ -145,7 +145,7 @@ def _chosen_disk(installation: Installation, group: str, name: str) -> _Chosen:
             manifest=manifest,
             others=siblings(transaction, disk.source_version_uid, disk.slot),
             lease=pin_manifest(installation, disk.slot, disk.uid, manifest, transaction),
-            party=party_of_disk(disk),
+            party=disk_party(disk),
         )
 
 
@@ -193,7 +193,7 @@ def export_image(
             assert manifest is not None, "a complete replica has a manifest (promise 2)"
             others = siblings(transaction, offer.version_uid, slot)
             lease = pin_manifest(installation, slot, offer.version_uid, manifest, transaction)
-            party = party_of(definition_path, transaction.versions.by_uid(offer.version_uid))
+            party = version_party(definition_path, transaction.versions.by_uid(offer.version_uid))
         chosen = _Chosen(
             source=offer.source,
             owner_uid=offer.version_uid,
@@ -223,7 +223,7 @@ def pin_manifest(
     for work in transaction.works.list_open(slot.uid):
         if work.kind is WorkKind.EXPORT and installation.keeper.can_take_over(work):
             transaction.works.abandon(work.uid)
-    return take_up(
+    return acquire_work(
         installation,
         transaction,
         kind=WorkKind.EXPORT,
@@ -264,9 +264,9 @@ def _write(
             pad=pad,
         )
         reads = _metered(installation, chosen, manifest)
-        reader = SegmentReader(installation.access_all([chosen.slot, *chosen.others]), on_served=reads.served)
+        reader = SegmentReader(installation.access_all([chosen.slot, *chosen.others]), on_served=reads.count_served)
         try:
-            with reads.metering():
+            with reads.meter():
                 scatter(
                     manifest,
                     reader,
@@ -310,7 +310,7 @@ def _write_range(
     ):
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         reads = _metered(installation, chosen, manifest)
-        reader = SegmentReader(installation.access_all(slots), on_served=reads.served)
+        reader = SegmentReader(installation.access_all(slots), on_served=reads.count_served)
         ranges = RangeReader(manifest, reader, cache)
         ranges.check(offset, length)
         counter.begin()
@@ -318,7 +318,7 @@ def _write_range(
             path, format=DiskFormat.RAW, virtual_bytes=length, extents=(), disk_digest=b"", overwrite=overwrite
         )
         try:
-            with reads.metering():
+            with reads.meter():
                 for at in range(0, length, PIECE_BYTES):
                     hold.check_cancelled()
                     part = ranges.read_at(offset + at, min(PIECE_BYTES, length - at))

@@ -49,7 +49,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.replication.disk_ingest import ingest_disk
 from imgstore.operations.slots.references import lease_disk
-from imgstore.operations.slots.removal import forget_disks
+from imgstore.operations.slots.removal import remove_disks
 from imgstore.policy.os_compatibility import check_os_compatibility, inherit_declared
 
 
@@ -122,7 +122,7 @@ def _take_in(installation: Installation, disks: Sequence[ManagedDisk], disk: Man
         ingest_disk(installation, disk, reader, disk.source)
     except (ImageRefused, SourceChanged):
         with suppress(CatalogOutdated):  # Why the source was refused is what the caller must hear.
-            forget_disks(installation, disks)  # No repeat could go on from it: another source is another work.
+            remove_disks(installation, disks)  # No repeat could go on from it: another source is another work.
         raise
 
 

@@ -17,7 +17,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import WorkKind
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.completion import forget_manifests
+from imgstore.operations.slots.completion import remove_manifests
 from imgstore.operations.slots.degrade import degrade_owners
 from imgstore.operations.slots.leftovers import open_removal
 from imgstore.operations.slots.references import PlacedDisk, lease_disk, put_disk
@@ -269,7 +269,7 @@ def _moved(installation: Installation, transaction: Transaction, placed: PlacedD
         rows = transaction.manifests.of_replica(old.uid, old.slot.uid)
         if old.grant is not None or any(transaction.works.is_pinned(row.uid) for row in rows):
             raise _in_use(old)
-        forget_manifests(installation, transaction, old.slot, rows)
+        remove_manifests(installation, transaction, old.slot, rows)
     open_removal(transaction, old.slot, old.uid, [object_keys.manifest_key(old.uid, OS_DISK)])
     new = replace(old.in_slot(slot), provisioning_state=ProvisioningState.CREATING)
     transaction.disks.update(new)

@@ -15,7 +15,7 @@ from imgstore.operations.disks.export import read_manifest, siblings
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.cross_region_reads import CrossRegionReads
 from imgstore.operations.slots.degrade import degrade_damaged
-from imgstore.operations.slots.references import party_of_disk
+from imgstore.operations.slots.references import disk_party
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.scatter import SegmentReader, scatter
@@ -60,14 +60,14 @@ class OpenDisk:
         writer = create_writer(
             path, format=DiskFormat.RAW, virtual_bytes=self.manifest.virtual_bytes, extents=(), disk_digest=b""
         )
-        segments = SegmentReader(self.segments.slots, on_served=self.reads.served)
+        segments = SegmentReader(self.segments.slots, on_served=self.reads.count_served)
 
         def check_cancelled() -> None:
             installation.keeper.check_cancelled()
             installation.check_scratch(path, 0)
 
         try:
-            with self.reads.metering():
+            with self.reads.meter():
                 scatter(
                     self.manifest,
                     segments,
@@ -101,7 +101,7 @@ class OpenDisk:
         inside = max(0, min(length, disk_bytes - offset))
         before = len(self.segments.damages)
         try:
-            with self.reads.metering():
+            with self.reads.meter():
                 part = self.ranges.read_at(offset, inside) if inside else b""
         finally:
             if len(self.segments.damages) > before:
@@ -139,13 +139,13 @@ def open_for_reading(installation: Installation, disk: ManagedDisk, cache: Segme
     manifest = read_manifest(installation, disk.slot, others, row)
     reads = CrossRegionReads.of(
         installation,
-        party=party_of_disk(disk),
+        party=disk_party(disk),
         home=disk.slot,
         others=others,
         manifest=manifest,
         reader=installation.effects.new_uid(),
     )
-    segments = SegmentReader(installation.access_all(slots), on_served=reads.served)
+    segments = SegmentReader(installation.access_all(slots), on_served=reads.count_served)
     footer = b""
     if manifest.virtual_bytes % _SECTOR_BYTES == 0:
         footer = fixed_footer(manifest.virtual_bytes, manifest.container_metadata, manifest.disk_digest)

@@ -15,7 +15,7 @@ from imgstore.domain.states import ProvisioningState
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.removal import NOT_ALLOWED, active_grant
+from imgstore.operations.slots.removal import OPERATION_NOT_ALLOWED, signed_url_conflict
 
 ROOT: Final = "/blobs"
 """What the paths of signed URLs begin with."""
@@ -123,13 +123,13 @@ def _check_level(disk: ManagedDisk, level: AccessLevel) -> None:
         expected="Write of a disk that waits for its upload, Read of one that is Succeeded",
         hint="upload it and revoke the access to that first" if waiting else "make a disk with createOption Upload",
         target="access",
-        code=NOT_ALLOWED,
+        code=OPERATION_NOT_ALLOWED,
     )
 
 
 def _check_free(disk: ManagedDisk, standing: DiskGrant | None, level: AccessLevel) -> None:
     if standing is not None and standing.level is not level:
-        raise active_grant(disk, standing)
+        raise signed_url_conflict(disk, standing)
 
 
 def admit(installation: Installation, ticket: Ticket, *, write: bool) -> ManagedDisk:

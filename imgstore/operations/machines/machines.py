@@ -18,7 +18,7 @@ from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
 from imgstore.operations.installation import Installation
 from imgstore.operations.network_records import forget_interfaces, interfaces_going
-from imgstore.operations.slots.removal import check_not_granted, forget_disks
+from imgstore.operations.slots.removal import check_no_signed_url, remove_disks
 
 MACHINES: Final = "Microsoft.Compute/virtualMachines"
 
@@ -184,7 +184,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
             for each in interfaces_going(transaction, machine):
                 authorize(principal, Action.DELETE, each.resource_id)
             transaction.machines.update(machine)
-        forget_disks(installation, going, attached_to=machine.resource_id)
+        remove_disks(installation, going, attached_to=machine.resource_id)
         with (
             suppress(NotFound),
             installation.catalog.transaction() as transaction,
@@ -201,7 +201,7 @@ def _disks_to_delete(transaction: Transaction, principal: Principal, machine: Ma
     for each in there:
         if machine.attachment(each.machine_lun).deleted_with_machine:
             authorize(principal, Action.DELETE, each.resource_id)
-            check_not_granted(transaction, each)
+            check_no_signed_url(transaction, each)
     return [
         each
         for each in there

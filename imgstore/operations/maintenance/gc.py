@@ -22,12 +22,12 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.garbage import DeletionMark
 from imgstore.operations.activity_log import recorded
 from imgstore.operations.installation import Installation
-from imgstore.operations.maintenance.gc_survey import clock_of, survey_slot
+from imgstore.operations.maintenance.gc_survey import read_gc_clock, survey_slot
 from imgstore.operations.maintenance.unknown_objects import record_unknown
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.replication.targets import remove_all_surplus_replicas
 from imgstore.operations.slots.leftovers import run_removals
-from imgstore.operations.slots.stale_works import WORK_ABANDON_DAYS, abandon_forsaken, forsaken_works
+from imgstore.operations.slots.stale_works import WORK_ABANDON_DAYS, abandon_stale_works, list_stale_works
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current, refuse_if_outdated
 from imgstore.operations.versions.delete import purge_soft_deleted
 from imgstore.operations.versions.unfinished_deletes import finish_deletes
@@ -46,7 +46,7 @@ def plan_collection(
     """What may go, slot by slot, and which works are to be abandoned. Changes nothing."""
     authorize(principal, Action.READ, INSTALLATION)
     with installation.catalog.reading() as transaction:
-        abandoned = forsaken_works(transaction, patience)
+        abandoned = list_stale_works(transaction, patience)
     slots = [report for _, reports in _surveyed(installation, grace) for report in reports]
     return GcReport(grace=grace, slots=slots, abandoned=abandoned)
 
@@ -73,7 +73,7 @@ def collect(
         with installation.catalog.transaction() as transaction:
             transaction.clock_steps.correct()
         # What these end is unreferenced from here on, and its grace begins.
-        abandoned = abandon_forsaken(installation, patience)
+        abandoned = abandon_stale_works(installation, patience)
         purge_soft_deleted(installation)
         finish_deletes(installation)
         remove_all_surplus_replicas(installation)
@@ -202,7 +202,7 @@ def _next_batch(installation: Installation, survey: SlotSurvey, grace: timedelta
     with installation.catalog.transaction() as transaction:
         refuse_if_outdated(transaction)
         transaction.slots.lock(slot.uid)
-        clock = clock_of(installation, transaction, slot, grace)
+        clock = read_gc_clock(installation, transaction, slot, grace)
         ripe = [each for each in transaction.deletion_marks.list(slot.uid) if is_deletable(each, clock)]
         # Whoever writes a manifest's row lifts what it names; asked once more all the same, since nothing brings it back.
         kept = survey.protected | _named_among(transaction, slot, [each.name for each in ripe])

@@ -32,10 +32,10 @@ class _Listing:
     fingerprints: dict[str, ObjectInfo]
     """By what packed them."""
     marks: dict[str, ObjectInfo]
-    """By work. Listed after the segments: a work that has none here had put none of them."""
+    """By work. PendingManifest after the segments: a work that has none here had put none of them."""
 
 
-def clock_of(installation: Installation, transaction: Transaction, slot: Slot, grace: timedelta) -> GcClock:
+def read_gc_clock(installation: Installation, transaction: Transaction, slot: Slot, grace: timedelta) -> GcClock:
     """The present, as far as it matters to a slot."""
     return GcClock(
         now=transaction.now(),
@@ -64,7 +64,7 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
         known = transaction.segments.find_ids(slot.key.pool_uid, listing.segments)
         packed_by = transaction.segments.work_uids(slot.key.pool_uid, ids) if listing.fingerprints else frozenset()
         condemned = {each.name: each for each in transaction.deletion_marks.list(slot.uid)}
-        clock = clock_of(installation, transaction, slot, grace)
+        clock = read_gc_clock(installation, transaction, slot, grace)
         strangers = _strangers(transaction, slot, listing.manifests, rows, works)
         complete = [row for row in rows if transaction.manifests.is_complete(row.uid)] if listing.fingerprints else []
     if keeps_unknown:

@@ -29,7 +29,7 @@ from imgstore.operations.progress import task_name
 from imgstore.operations.replication.copy import CopyPlan, make_replica, plan_step, read_queued_versions
 from imgstore.operations.replication.targets import remove_surplus_replicas
 from imgstore.operations.slots.restore import RestorePlan
-from imgstore.operations.stores.catalog_checks import look_at_checkpoints
+from imgstore.operations.stores.catalog_checks import check_catalog_in_background
 from imgstore.policy.copy_plan import CopyStep
 from imgstore.policy.worker_queue import WorkerLimits, full_regions, next_steps, startable_steps
 
@@ -93,7 +93,7 @@ def run_worker(
     """
     authorize(principal, Action.WRITE, f"/subscriptions/{installation.subscription}")
     stop = stop or threading.Event()
-    look_at_checkpoints(installation)
+    check_catalog_in_background(installation)
     with _present(installation) as show:
         worker = _Worker(installation, principal, limits, stop)
         worker.run(once=once, poll_seconds=poll_seconds, show=show)
@@ -263,7 +263,7 @@ def list_workers(installation: Installation, principal: Principal) -> list[Worke
     return living
 
 
-def anyone_works(installation: Installation) -> bool:
+def has_living_worker(installation: Installation) -> bool:
     """Whether a worker was seen lately, so that what is to be replicated will be."""
     with installation.catalog.reading() as transaction:
         return any(_lives(installation, transaction, each) for each in transaction.workers.list())

@@ -29,20 +29,20 @@ from imgstore.operations.replication.targets import (
     unwanted_replica_error,
 )
 from imgstore.operations.slots.completion import (
-    Listed,
+    PendingManifest,
     complete_replica,
-    list_segments,
-    named_by,
-    party_of,
-    write_failure,
-    write_version_state,
+    named_segments,
+    record_failure,
+    record_manifest,
+    update_version_state,
+    version_party,
 )
 from imgstore.operations.slots.cross_region_reads import CrossRegionReads
 from imgstore.operations.slots.degrade import degrade, degrade_damaged, remove_damaged
-from imgstore.operations.slots.gc_guard import claim
+from imgstore.operations.slots.gc_guard import claim_segments
 from imgstore.operations.slots.key_deletions import wait_for_deletions
-from imgstore.operations.slots.restore import RestorePlan, once_complete, plan_restore, rest_seconds_after, restore
-from imgstore.operations.slots.works import at_work, copy_plan, take_up
+from imgstore.operations.slots.restore import RestorePlan, find_once_complete, plan_restore, rest_seconds_after, restore
+from imgstore.operations.slots.works import acquire_work, hold_work, make_copy_plan
 from imgstore.operations.stores.zone_gaps import record_zone_gaps
 from imgstore.policy.copy_plan import CopyStep, ready_steps
 from imgstore.policy.worker_queue import QueuedVersion
@@ -140,7 +140,7 @@ def read_queued_versions(
                 replicas=replicas,
                 busy=busy,
                 # A version with a complete replica is copied from that replica, so no other replica is restored.
-                once_complete=frozenset() if served else once_complete(transaction, uid, replicas),
+                once_complete=frozenset() if served else find_once_complete(transaction, uid, replicas),
             )
         )
     return queued
@@ -230,7 +230,7 @@ def make_replica(
             return
         counter.fail(str(error))
         rest_seconds = rest_seconds_after(error) if isinstance(plan, RestorePlan) else None
-        write_failure(installation, plan.lease, step.replica, str(error), rest_seconds=rest_seconds)
+        record_failure(installation, plan.lease, step.replica, str(error), rest_seconds=rest_seconds)
         if isinstance(error, ReadBackMismatch):
             remove_damaged(installation, step.replica.slot, error)
         raise
@@ -266,7 +266,7 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
     check_slot_is_free(transaction, step.replica)
     origins = transaction.manifests.of_replica(version.uid, source.slot.uid)
     assert len(origins) == len(version.disks), "a complete replica has a manifest of each disk (invariant P2)"
-    ids = named_by(origins)
+    ids = named_segments(origins)
     recorded = transaction.manifests.segment_ids_in_slot(slot.uid)
     existing = transaction.manifests.of_replica(version.uid, slot.uid)
     is_degraded = any(transaction.manifests.is_complete(row.uid) for row in existing)
@@ -274,8 +274,8 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
     unrecorded = frozenset(
         row.name for row, known in zip(segments, np.isin(ids, recorded).tolist(), strict=True) if not known
     )
-    plan = copy_plan(origins)
-    _, lease = take_up(
+    plan = make_copy_plan(origins)
+    _, lease = acquire_work(
         installation,
         transaction,
         kind=WorkKind.COPY,
@@ -283,7 +283,7 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
         owner_uid=version.uid,
         plan=plan,
         pins=tuple(row.uid for row in origins),
-        still_fits=lambda old: old == plan,
+        can_resume=lambda old: old == plan,
         wait=False,
     )
     ingest = transaction.works.find_open(WorkKind.INGEST, slot.uid, version.uid)
@@ -292,7 +292,7 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
     ):  # A process died here, and the ingest was then completed in another slot of the source region.
         transaction.works.abandon(ingest.uid)
     transaction.replicas.move(step.replica.uid, ReplicaState.REPLICATING)
-    write_version_state(transaction, transaction.versions.by_uid(version.uid))
+    update_version_state(transaction, transaction.versions.by_uid(version.uid))
     return CopyPlan(
         lease=lease,
         origins=origins,
@@ -348,12 +348,12 @@ def _act(
         [source.slot for source in step.sources],
         lambda source: installation.access_from(slot.key.region, source, wait_or_stop),
     )
-    with at_work(installation, slot, plan.lease, beat) as hold:
+    with hold_work(installation, slot, plan.lease, beat) as hold:
         wait_for_deletions(installation, slot, [origin.body_key for origin in plan.origins], check_cancelled)
         wanted = {row.name: row.stored_bytes for row in plan.segments}
         reads = CrossRegionReads(
             installation=installation,
-            party=party_of(definition_path, version),
+            party=version_party(definition_path, version),
             home=slot,
             stored_bytes=wanted,
             regions={str(source.slot.key): source.slot.key.region for source in step.sources},
@@ -366,13 +366,13 @@ def _act(
             target=target,
             segments=wanted,
             unrecorded=plan.unrecorded,
-            marked=claim(installation, slot, wanted),
+            marked=claim_segments(installation, slot, wanted),
             target_objects=plan.target_objects,
             is_degraded=plan.is_degraded,
             check_cancelled=check_cancelled,
             on_moved=counter.add_bytes,
             damages=damages,
-            on_served=reads.served if is_inside else ignore_served,
+            on_served=reads.count_served if is_inside else ignore_served,
         )
         head_workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
         absent, missing = plan_segments(order, workers=head_workers)
@@ -383,7 +383,7 @@ def _act(
         try:
             regions = slot.key.region, step.sources[0].slot.key.region
             workers = installation.threads(installation.tuning.copy_workers, *regions)
-            with reads.metering():
+            with reads.meter():
                 receipt = copy_segments(order, absent, missing, workers=workers)
         finally:
             degrade_damaged(installation, [source.slot for source in step.sources], damages)
@@ -412,7 +412,7 @@ def _record_manifest(
     installation: Installation, transaction: Transaction, slot: Slot, origin: ManifestRow
 ) -> ManifestRow:
     """Record the copy of a manifest in another slot: the same key and the same segments."""
-    listed = Listed(
+    listed = PendingManifest(
         owner_uid=origin.owner_uid,
         slot=slot,
         disk=origin.disk,
@@ -422,7 +422,7 @@ def _record_manifest(
         virtual_bytes=origin.virtual_bytes,
         disk_digest=origin.disk_digest,
     )
-    return list_segments(installation, transaction, listed, named_by([origin]))
+    return record_manifest(installation, transaction, listed, named_segments([origin]))
 
 
 def _read_manifest(origin: ManifestRow, source: SlotAccess) -> bytes:

@@ -23,11 +23,11 @@ from imgstore.operations.replication.ingest import (
     load_base_manifests,
     segment_rows,
 )
-from imgstore.operations.slots.completion import Listed, complete_disk, list_segments
-from imgstore.operations.slots.degrade import degrade, distrust, remove_damaged
-from imgstore.operations.slots.gc_guard import condemned_in
-from imgstore.operations.slots.references import party_of_disk
-from imgstore.operations.slots.works import at_work, take_up
+from imgstore.operations.slots.completion import PendingManifest, complete_disk, record_manifest
+from imgstore.operations.slots.degrade import degrade, discard_unreadable, remove_damaged
+from imgstore.operations.slots.gc_guard import list_marked_segments
+from imgstore.operations.slots.references import disk_party
+from imgstore.operations.slots.works import acquire_work, hold_work
 from imgstore.segments.codec import CODEC
 from imgstore.transfer.ingest import IngestOrder, ingest, touched_pieces
 from imgstore.transfer.receipts import IngestReceipt
@@ -77,7 +77,7 @@ def _plan(
         bodies: dict[str, ManifestRow] = {row.body_key: row for row in transaction.manifests.in_slot(disk.slot.uid)}
         latest = sorted(bodies.keys() & made_at.keys(), key=lambda key: (made_at[key], key), reverse=True)
         rows = [bodies[key] for key in latest[:_BASES_MAX]]
-        return take_up(
+        return acquire_work(
             installation,
             transaction,
             kind=WorkKind.INGEST,
@@ -85,7 +85,7 @@ def _plan(
             owner_uid=disk.uid,
             plan=fixed | {"bases": [{"key": row.body_key, "digest": row.digest.hex()} for row in rows]},
             pins=tuple(row.uid for row in rows),
-            still_fits=lambda old: {name: old.get(name) for name in fixed} == fixed,
+            can_resume=lambda old: {name: old.get(name) for name in fixed} == fixed,
         )
 
 
@@ -102,7 +102,7 @@ def _act(
     access = installation.access(slot)
     counter.total = sum(1 for _ in touched_pieces(reader)) * PIECE_BYTES
     with (
-        at_work(installation, slot, lease) as hold,
+        hold_work(installation, slot, lease) as hold,
         tempfile.TemporaryDirectory(dir=installation.scratch) as folder,
     ):
         scratch = Path(folder)
@@ -114,7 +114,7 @@ def _act(
         counter.begin()
         with installation.catalog.reading() as transaction:
             key = transaction.pools.get(slot.key.pool_uid).fingerprint_key
-        marked = condemned_in(installation, slot)
+        marked = list_marked_segments(installation, slot)
         receipt = ingest(
             IngestOrder(
                 work_uid=work.uid,
@@ -146,14 +146,14 @@ def _act(
                 check_cancelled=check_cancelled,
             )
         except ObjectCorrupt:
-            distrust(installation, slot, find_unreadable(segments.damages))
+            discard_unreadable(installation, slot, find_unreadable(segments.damages))
             raise
         return _record(installation, disk, receipt, lease)
 
 
 def _record(installation: Installation, disk: ManagedDisk, receipt: IngestReceipt, lease: Lease) -> ManagedDisk:
     """Record the segments, put the manifest, and complete the disk."""
-    listed = Listed(
+    listed = PendingManifest(
         owner_uid=disk.uid,
         slot=disk.slot,
         digest=receipt.digest,
@@ -164,7 +164,7 @@ def _record(installation: Installation, disk: ManagedDisk, receipt: IngestReceip
     )
     with installation.catalog.transaction() as transaction:
         transaction.works.guard(lease)
-        manifest = list_segments(installation, transaction, listed, segment_rows(receipt))
+        manifest = record_manifest(installation, transaction, listed, segment_rows(receipt))
     installation.access(disk.slot).put_manifest(listed.body_key, receipt.data)
     made = replace(
         disk,
@@ -173,5 +173,5 @@ def _record(installation: Installation, disk: ManagedDisk, receipt: IngestReceip
         source_format=receipt.manifest.container_metadata.format,
         provisioning_state=ProvisioningState.SUCCEEDED,
     )
-    complete_disk(installation, lease=lease, disk=made, party=party_of_disk(made), manifest=manifest)
+    complete_disk(installation, lease=lease, disk=made, party=disk_party(made), manifest=manifest)
     return made

@@ -35,18 +35,18 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.leases import Hold
 from imgstore.operations.progress import ProgressCounter, task_name
 from imgstore.operations.slots.completion import (
-    Listed,
+    PendingManifest,
     complete_replica,
-    list_segments,
-    named_by,
-    write_failure,
-    write_version_state,
+    named_segments,
+    record_failure,
+    record_manifest,
+    update_version_state,
 )
-from imgstore.operations.slots.degrade import degrade, distrust, remove_damaged
-from imgstore.operations.slots.gc_guard import claim, condemned_in
+from imgstore.operations.slots.degrade import degrade, discard_unreadable, remove_damaged
+from imgstore.operations.slots.gc_guard import claim_segments, list_marked_segments
 from imgstore.operations.slots.key_deletions import wait_for_deletions
-from imgstore.operations.slots.restore import end_other_work
-from imgstore.operations.slots.works import at_work, take_up
+from imgstore.operations.slots.restore import abandon_other_work
+from imgstore.operations.slots.works import acquire_work, hold_work
 from imgstore.operations.stores.zone_gaps import record_zone_gaps
 from imgstore.policy.selection import choose_bases
 from imgstore.segments.codec import CODEC
@@ -92,7 +92,7 @@ def publish(installation: Installation, publication: Publication) -> None:
     try:
         _act(installation, publication, work, lease, counter)
     except Exception as error:
-        write_failure(installation, lease, publication.replica, public_text(error))
+        record_failure(installation, lease, publication.replica, public_text(error))
         counter.fail(str(error))
         if isinstance(error, ReadBackMismatch):
             remove_damaged(installation, publication.replica.slot, error)
@@ -116,7 +116,7 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
         named = {
             key: [{"key": row.body_key, "digest": row.digest.hex()} for row in rows] for key, rows in bases.items()
         }
-        work, lease = take_up(
+        work, lease = acquire_work(
             installation,
             transaction,
             kind=WorkKind.INGEST,
@@ -124,12 +124,12 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
             owner_uid=version.uid,
             plan=fixed | {"bases": named},
             pins=tuple(row.uid for rows in bases.values() for row in rows),
-            still_fits=lambda old: {name: old.get(name) for name in fixed} == fixed,
+            can_resume=lambda old: {name: old.get(name) for name in fixed} == fixed,
         )
         transaction.versions.lock(version.uid)
-        end_other_work(installation, transaction, WorkKind.COPY, publication.replica)
+        abandon_other_work(installation, transaction, WorkKind.COPY, publication.replica)
         transaction.replicas.move(publication.replica.uid, ReplicaState.REPLICATING)
-        write_version_state(transaction, version)
+        update_version_state(transaction, version)
     return work, lease
 
 
@@ -178,7 +178,7 @@ def _act(
     slot = publication.replica.slot
     counter.total = sum(_touched_bytes(reader) for reader in publication.readers.values())
     with (
-        at_work(installation, slot, lease, counter.save) as hold,
+        hold_work(installation, slot, lease, counter.save) as hold,
         tempfile.TemporaryDirectory(dir=installation.scratch) as scratch,
     ):
         manifest_keys = [object_keys.manifest_key(publication.version.uid, disk) for disk in publication.readers]
@@ -186,7 +186,7 @@ def _act(
         counter.begin()
         with installation.catalog.reading() as transaction:
             key = transaction.pools.get(slot.key.pool_uid).fingerprint_key
-        marked = condemned_in(installation, slot)
+        marked = list_marked_segments(installation, slot)
         ingest_run = _VersionIngest(
             installation=installation,
             publication=publication,
@@ -281,7 +281,7 @@ class _VersionIngest:
         try:
             self._assemble(disk, receipt, segments)
         except ObjectCorrupt:
-            distrust(installation, slot, find_unreadable(segments.damages))
+            discard_unreadable(installation, slot, find_unreadable(segments.damages))
             raise
         self.listing.present.update({each.name: each.stored_bytes for each in receipt.segments})
         self.packed_bytes += receipt.packed_bytes
@@ -292,7 +292,7 @@ class _VersionIngest:
         names = () if self.os_disk is None else self.os_disk.segments.all_names()
         lost = missing.intersection(names)
         if lost:
-            distrust(self.installation, self.publication.replica.slot, lost)
+            discard_unreadable(self.installation, self.publication.replica.slot, lost)
             raise ObjectCorrupt(
                 "Stored segments of the OS disk can't be read back.",
                 found=f"{len(lost)} missing or damaged segments, the first {min(lost).hex()}",
@@ -341,7 +341,7 @@ class _VersionIngest:
     def _record(self, disk: str, receipt: IngestReceipt) -> ManifestRow:
         """Record the segments and the finished disk, then put the manifest."""
         version, slot = self.publication.version, self.publication.replica.slot
-        listed = Listed(
+        listed = PendingManifest(
             owner_uid=version.uid,
             slot=slot,
             disk=disk,
@@ -353,7 +353,7 @@ class _VersionIngest:
         )
         with self.installation.catalog.transaction() as transaction:
             transaction.works.guard(self.lease)
-            manifest = list_segments(self.installation, transaction, listed, segment_rows(receipt))
+            manifest = record_manifest(self.installation, transaction, listed, segment_rows(receipt))
             work = transaction.works.get(self.work.uid)
             taken = work.plan.get("taken", {}) | {disk: receipt.digest.hex()}
             transaction.works.update_plan(self.lease, {**work.plan, "taken": taken}, work.pins)
@@ -372,7 +372,7 @@ def claim_segment(installation: Installation, slot: Slot, marked: frozenset[Dige
     GC deletes only segments that were marked before the work was opened (invariant G3), so other names need no request.
     """
     if name in marked:
-        claim(installation, slot, [name])
+        claim_segments(installation, slot, [name])
 
 
 def _list_usable_segments(
@@ -391,7 +391,7 @@ def _list_usable_segments(
     slot = publication.replica.slot
     with installation.catalog.reading() as transaction:
         rows = transaction.manifests.of_replica(publication.version.uid, slot.uid)
-        ids = named_by(row for row in rows if transaction.manifests.is_complete(row.uid))
+        ids = named_segments(row for row in rows if transaction.manifests.is_complete(row.uid))
         names = [segment.name for segment in transaction.segments.rows(slot.key.pool_uid, ids)]
     workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
     return listing.without(marked | access.find_damaged(names, workers=workers, check_cancelled=check_cancelled))

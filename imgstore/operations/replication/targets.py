@@ -16,8 +16,8 @@ from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import task_name
-from imgstore.operations.slots.completion import write_version_state
-from imgstore.operations.slots.removal import Freed, forget_replica, lives
+from imgstore.operations.slots.completion import update_version_state
+from imgstore.operations.slots.removal import FreedBytes, is_work_alive, remove_replica
 from imgstore.operations.stores.catalog_checks import refuse_if_outdated
 from imgstore.policy.replica_diff import diff_replicas, find_removed_regions
 
@@ -27,7 +27,7 @@ class Removal:
     """The result of the removal of a replica."""
 
     replica: Replica
-    freed: Freed
+    freed: FreedBytes
     waits_for: ImgstoreError | None = None
     """The reason why the bytes still exist. The replica is invisible in any case."""
 
@@ -90,7 +90,7 @@ def _check_allowed(definition_path: DefinitionPath, version: ImageVersion, repli
 def _check_no_ingest(installation: Installation, transaction: Transaction, replica: Replica) -> None:
     """Refuse to remove a replica while a live process ingests the source there: no other slot has the source yet."""
     work = transaction.works.find_open(WorkKind.INGEST, replica.slot.uid, replica.version_uid)
-    if work is not None and lives(installation, transaction, work):
+    if work is not None and is_work_alive(installation, transaction, work):
         raise WorkHeld(
             f"The ingest of the source into {replica.slot.key} is in progress.",
             found=f"a work of kind {work.kind}, open since {work.opened_at.isoformat()}, held by {work.holder}",
@@ -117,7 +117,7 @@ def remove_surplus_replicas(installation: Installation, version_uid: str) -> lis
             for replica in surplus:
                 transaction.replicas.move(replica.uid, ReplicaState.DELETING)
             if surplus:
-                write_version_state(transaction, version)
+                update_version_state(transaction, version)
         replicas = transaction.replicas.list(version_uid)
     if version.provisioning_state is ProvisioningState.DELETING:
         return []  # A repeated deletion of the version removes all its replicas.
@@ -142,16 +142,16 @@ def _has_surplus(version: ImageVersion, replicas: Sequence[Replica]) -> bool:
 def _remove_replica(installation: Installation, replica: Replica) -> Removal:
     where = task_name(replica)
     try:
-        freed = forget_replica(installation, replica)
+        freed = remove_replica(installation, replica)
     except ImgstoreError as error:
         if not isinstance(error, NotFound):  # Otherwise another process has removed the replica.
             installation.note(where, f"{where} removed; its bytes stay for now: {error.message} {error.hint or ''}")
-        return Removal(replica=replica, freed=Freed(), waits_for=error)
+        return Removal(replica=replica, freed=FreedBytes(), waits_for=error)
     installation.note(where, f"{where} {_format_freed(freed)}")
     return Removal(replica=replica, freed=freed)
 
 
-def _format_freed(freed: Freed) -> str:
+def _format_freed(freed: FreedBytes) -> str:
     parts = [f"removed: {freed.freed_bytes} bytes freed"]
     if freed.shared_bytes:
         parts.append(f"{freed.shared_bytes} bytes stay: other versions name them")

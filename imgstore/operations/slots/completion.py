@@ -23,14 +23,14 @@ from imgstore.ledger.egress import charge_arrival
 from imgstore.ledger.entries import Party, StorageInterval
 from imgstore.ledger.storage_intervals import attribute_bytes, plan_interval_changes
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.gc_guard import check_not_condemned, keep_named
+from imgstore.operations.slots.gc_guard import check_unmarked, unmark_named_segments
 from imgstore.operations.slots.key_deletions import check_no_deletion
 from imgstore.policy.worker_queue import backoff_seconds
 from imgstore.segments.fingerprint_index import Locations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class PendingManifest:
     """A manifest whose segments are confirmed in a slot; the manifest itself may still be on its way."""
 
     owner_uid: str
@@ -44,7 +44,7 @@ class Listed:
     disk_digest: Digest
 
 
-def party_of(definition_path: DefinitionPath, version: ImageVersion) -> Party:
+def version_party(definition_path: DefinitionPath, version: ImageVersion) -> Party:
     """Whose bytes a version's are."""
     return Party(
         subscription=definition_path.gallery.subscription,
@@ -55,8 +55,11 @@ def party_of(definition_path: DefinitionPath, version: ImageVersion) -> Party:
     )
 
 
-def list_segments(
-    installation: Installation, transaction: Transaction, listed: Listed, segments: Sequence[SegmentRow] | Locations
+def record_manifest(
+    installation: Installation,
+    transaction: Transaction,
+    listed: PendingManifest,
+    segments: Sequence[SegmentRow] | Locations,
 ) -> ManifestRow:
     """Write down which segments a manifest names, before it is put: nothing counts them until it is complete.
 
@@ -76,7 +79,7 @@ def list_segments(
             return standing  # A degraded replica under repair: the same content, named and metered all the while.
         raise _not_the_same(listed)
     ids = segments if isinstance(segments, np.ndarray) else transaction.segments.put(listed.slot.key.pool_uid, segments)
-    keep_named(installation, transaction, listed.slot, ids)
+    unmark_named_segments(installation, transaction, listed.slot, ids)
     check_no_deletion(transaction, listed.slot, listed.body_key)
     if standing is not None:
         transaction.manifests.remove(standing.uid)  # An earlier try that never completed.
@@ -130,8 +133,8 @@ def complete_replica(
         transaction.works.guard(lease)
         transaction.slots.lock_region(slot.key.pool_uid, slot.key.region)
         transaction.slots.lock(slot.uid)
-        ids = named_by(manifests)
-        check_not_condemned(installation, transaction, slot, ids)
+        ids = named_segments(manifests)
+        check_unmarked(installation, transaction, slot, ids)
         now = transaction.now()
         # Its own manifests are not complete yet; or else it is a repair, and these are not asked for.
         new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_slot(slot.uid))
@@ -154,7 +157,7 @@ def complete_replica(
             transaction.ledger.add(
                 charge_arrival(
                     key=replica.uid,
-                    party=party_of(definition_path, version),
+                    party=version_party(definition_path, version),
                     source=version.location,
                     target=slot.key.region,
                     replica=slot.key.ordinal,
@@ -174,12 +177,14 @@ def complete_replica(
                 transaction,
                 owner_uid=version.uid,
                 slot=slot,
-                party=party_of(definition_path, version),
+                party=version_party(definition_path, version),
                 own=own,
             )
         transaction.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
         transaction.works.complete(lease)
-        write_version_state(transaction, replace(version, disks=tuple(_known(disk, by_disk) for disk in version.disks)))
+        update_version_state(
+            transaction, replace(version, disks=tuple(_known(disk, by_disk) for disk in version.disks))
+        )
 
 
 def _known(disk: VersionDisk, by_disk: Mapping[str, ManifestRow]) -> VersionDisk:
@@ -207,8 +212,8 @@ def complete_disk(
     with installation.catalog.transaction() as transaction:
         transaction.works.guard(lease)
         transaction.slots.lock(slot.uid)
-        ids = named_by([manifest])
-        check_not_condemned(installation, transaction, slot, ids)
+        ids = named_segments([manifest])
+        check_unmarked(installation, transaction, slot, ids)
         new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_slot(slot.uid))
         own = transaction.segments.stored_bytes(slot.key.pool_uid, new_here) + manifest.object_bytes
         transaction.manifests.complete(manifest.uid)
@@ -217,7 +222,7 @@ def complete_disk(
         transaction.works.complete(lease)
 
 
-def write_failure(
+def record_failure(
     installation: Installation, lease: Lease, replica: Replica, error: str, *, rest_seconds: float | None = None
 ) -> None:
     """Make the replica Failed, to rest a while before workers try it again, and give the lease back.
@@ -251,7 +256,7 @@ def write_failure(
                 retry_at=transaction.now() + timedelta(seconds=rest_seconds),
                 state=state_after_failure(transaction, standing),
             )
-            write_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
+            update_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
         transaction.works.release(lease)
 
 
@@ -266,7 +271,7 @@ def _chance(installation: Installation) -> float:
     return int.from_bytes(installation.effects.random_bytes(4), "big") / 2**32
 
 
-def write_version_state(transaction: Transaction, version: ImageVersion) -> ImageVersion:
+def update_version_state(transaction: Transaction, version: ImageVersion) -> ImageVersion:
     """Write the version down with the provisioning state that its replicas give it, and what `version` knows of its disks.
 
     All else stays as it stands now: `version` may have been read before an update.
@@ -311,7 +316,7 @@ def open_interval(
     )
 
 
-def forget_manifests(
+def remove_manifests(
     installation: Installation, transaction: Transaction, slot: Slot, manifests: Sequence[ManifestRow]
 ) -> int:
     """Take the rows of an owner's manifests away and give the bytes that others still name to the next of the slot.
@@ -338,7 +343,7 @@ def forget_manifests(
     def stored_bytes(ids: Locations) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return np.array([row.stored_bytes for row in transaction.segments.rows(pool_uid, ids)], dtype=np.int64)
 
-    owners = [(uid, named_by(rows), sum(row.object_bytes for row in rows)) for uid, rows in owned.items()]
+    owners = [(uid, named_segments(rows), sum(row.object_bytes for row in rows)) for uid, rows in owned.items()]
     wanted = attribute_bytes(owners, stored_bytes)
     parties = {interval.owner_uid: interval.party for interval in standing}
     to_close, to_open = plan_interval_changes(standing, wanted)
@@ -350,12 +355,12 @@ def forget_manifests(
     return before - sum(wanted.values())
 
 
-def named_by(manifests: Iterable[ManifestRow]) -> Locations:
+def named_segments(manifests: Iterable[ManifestRow]) -> Locations:
     """The catalog's ids of the segments that some manifests name, sorted, each once."""
     return np.unique(unpack_ids(b"".join(manifest.segment_ids for manifest in manifests)))
 
 
-def _not_the_same(listed: Listed) -> Conflict:
+def _not_the_same(listed: PendingManifest) -> Conflict:
     return Conflict(
         "The only complete replica is damaged in segments that it shares with other versions.",
         found=f"a manifest {listed.digest.hex()} that names other segments than before",

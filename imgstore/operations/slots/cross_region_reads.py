@@ -25,7 +25,7 @@ _UNWRITTEN_BYTES_MAX: Final = 64 << 20
 class CrossRegionReads:
     """Counts what a reader takes from other regions, and writes it into the ledger. Safe from several threads.
 
-    Hand `served` to the reader of segments, and read inside `metering`. A segment that arrives after that is no longer
+    Hand `count_served` to the reader of segments, and read inside `meter`. A segment that arrives after that is no longer
     used, and has crossed all the same.
     """
 
@@ -44,7 +44,7 @@ class CrossRegionReads:
     """Stored bytes by the region that served them, and whether they stand in for damage."""
     _written: int = 0
     _open: int = 0
-    """How many `metering` blocks are open."""
+    """How many `meter` blocks are open."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @staticmethod
@@ -68,10 +68,10 @@ class CrossRegionReads:
             reader=reader,
         )
 
-    def served(self, slot: SlotAccess, name: Digest, is_damaged: bool, /) -> None:  # noqa: FBT001 - as SegmentReader.on_served
+    def count_served(self, slot: SlotAccess, name: Digest, is_damaged: bool, /) -> None:  # noqa: FBT001 - as SegmentReader.on_served
         """Count a segment that a slot served. Much that is not in the ledger yet is written at once.
 
-        What is served after the end of `metering` is written at once as well. What stands in for a damaged segment is a
+        What is served after the end of `meter` is written at once as well. What stands in for a damaged segment is a
         repair in the ledger: damage is not the reader's to pay (invariant M7).
         """
         region = self.regions[slot.label]
@@ -89,7 +89,7 @@ class CrossRegionReads:
             self.write()
 
     @contextmanager
-    def metering(self) -> Iterator[None]:
+    def meter(self) -> Iterator[None]:
         """Write what was counted when the block ends, however it ends.
 
         Raises:

@@ -13,7 +13,7 @@ from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.completion import write_version_state
+from imgstore.operations.slots.completion import update_version_state
 from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
 from imgstore.transfer.scatter import Damage
 
@@ -57,7 +57,7 @@ def _write_down(transaction: Transaction, slot: Slot, is_hit: Callable[[Replica]
         if replica.state is ReplicaState.COMPLETED and is_hit(replica):
             transaction.versions.lock(replica.version_uid)
             transaction.replicas.move(replica.uid, ReplicaState.DEGRADED, error=incident)
-            write_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
+            update_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
     now = transaction.now()
     transaction.activity.add(
         principal="imgstore",
@@ -79,7 +79,7 @@ def degrade_damaged(installation: Installation, slots: Iterable[Slot], damages: 
             degrade(installation, slot, names, "missing or damaged when read")
 
 
-def distrust(installation: Installation, slot: Slot, names: Collection[Digest]) -> None:
+def discard_unreadable(installation: Installation, slot: Slot, names: Collection[Digest]) -> None:
     """Degrade the replicas that name unreadable segments, and delete the segments that no complete manifest names.
 
     A deleted segment is sent again by the next run. A damaged segment has the right length: without the deletion that
@@ -102,6 +102,6 @@ def remove_damaged(installation: Installation, slot: Slot, error: ReadBackMismat
     """Delete a segment that a store took and cannot give back intact, before the next run takes it for an intact one."""
     if error.target is not None and object_keys.is_segment_key(error.target):
         try:
-            distrust(installation, slot, [object_keys.segment_name(error.target)])
+            discard_unreadable(installation, slot, [object_keys.segment_name(error.target)])
         except StoreError as another:
             installation.note(str(slot.key), f"a damaged segment could not be deleted: {another.message}")

@@ -19,7 +19,7 @@ from imgstore.segments.fingerprint_index import Locations
 _LOOK_SECONDS: Final = 0.5
 
 
-def condemned_in(installation: Installation, slot: Slot) -> frozenset[Digest]:
+def list_marked_segments(installation: Installation, slot: Slot) -> frozenset[Digest]:
     """What a writer must hold to be absent. Asked once its work is open and before it lists the slot.
 
     Under the slot's lock, so that a collector which condemns at this moment is either seen here, or finds the work open
@@ -30,7 +30,7 @@ def condemned_in(installation: Installation, slot: Slot) -> frozenset[Digest]:
         return frozenset(each.name for each in transaction.deletion_marks.list(slot.uid))
 
 
-def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> frozenset[Digest]:
+def claim_segments(installation: Installation, slot: Slot, names: Collection[Digest]) -> frozenset[Digest]:
     """Lift the condemnation of segments that are about to be put; wait for those whose delete is under way.
 
     A delete whose lease and request bound have passed is under way no longer, whoever sent it.
@@ -63,7 +63,7 @@ def claim(installation: Installation, slot: Slot, names: Collection[Digest]) -> 
     return frozenset(found)
 
 
-def keep_named(installation: Installation, transaction: Transaction, slot: Slot, ids: Locations) -> None:
+def unmark_named_segments(installation: Installation, transaction: Transaction, slot: Slot, ids: Locations) -> None:
     """In the transaction that writes a manifest's row, under the slot's lock: what it names is condemned no more.
 
     Nothing of it was deleted. What was condemned before the writer's work opened, it has claimed; what was condemned
@@ -79,7 +79,7 @@ def keep_named(installation: Installation, transaction: Transaction, slot: Slot,
     transaction.deletion_marks.unmark(slot.uid, [each.name for each in condemned])
 
 
-def check_not_condemned(installation: Installation, transaction: Transaction, slot: Slot, ids: Locations) -> None:
+def check_unmarked(installation: Installation, transaction: Transaction, slot: Slot, ids: Locations) -> None:
     """Under the slot's lock, before Completed is written.
 
     Raises:

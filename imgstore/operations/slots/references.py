@@ -13,7 +13,7 @@ from imgstore.ledger.entries import Party
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.completion import open_interval
 from imgstore.operations.slots.key_deletions import wait_for_deletions
-from imgstore.operations.slots.works import at_work, take_up
+from imgstore.operations.slots.works import acquire_work, hold_work
 from imgstore.segments.manifest import decode_manifest
 from imgstore.segments.reference import Reference, encode_reference
 
@@ -39,7 +39,7 @@ def lease_disk(installation: Installation, transaction: Transaction, disk: Manag
     if disk.provisioning_state is ProvisioningState.SUCCEEDED:
         return PlacedDisk(disk=disk)
     origin = _origin(transaction, disk)
-    _, lease = take_up(
+    _, lease = acquire_work(
         installation,
         transaction,
         kind=WorkKind.DISK,
@@ -83,7 +83,7 @@ def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> Man
         provisioning_state=ProvisioningState.SUCCEEDED,
         source_format=decode_manifest(body).container_metadata.format,
     )
-    with at_work(installation, disk.slot, lease) as hold:
+    with hold_work(installation, disk.slot, lease) as hold:
         wait_for_deletions(installation, disk.slot, [key], hold.check_cancelled)
         hold.check_cancelled()
         access.put_manifest(key, data)
@@ -104,7 +104,7 @@ def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> Man
                 transaction,
                 owner_uid=disk.uid,
                 slot=disk.slot,
-                party=party_of_disk(disk),
+                party=disk_party(disk),
                 own=row.object_bytes,
             )
             transaction.disks.update(made)
@@ -112,7 +112,7 @@ def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> Man
     return made
 
 
-def party_of_disk(disk: ManagedDisk) -> Party:
+def disk_party(disk: ManagedDisk) -> Party:
     """Whose bytes a disk's own are."""
     return Party(
         subscription=disk.subscription, group=disk.group, gallery=None, definition=None, version=None, disk=disk.name

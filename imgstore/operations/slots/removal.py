@@ -19,16 +19,16 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Work, WorkKind
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.completion import forget_manifests, named_by
+from imgstore.operations.slots.completion import named_segments, remove_manifests
 from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
 from imgstore.operations.slots.leftovers import is_removal_of_keys
-from imgstore.operations.slots.works import remove_marks
-from imgstore.operations.stores.catalog_checks import bodies_of_strangers, check_catalog_is_current
+from imgstore.operations.slots.works import remove_start_markers
+from imgstore.operations.stores.catalog_checks import check_catalog_is_current, find_referenced_bodies
 from imgstore.transfer.slot_access import CheckCancelled, never_cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Freed:
+class FreedBytes:
     """What the removal of a version from a slot set free, in stored bytes."""
 
     freed_bytes: int = 0
@@ -41,7 +41,7 @@ class Freed:
     """These."""
 
 
-def forget_version(installation: Installation, version: ImageVersion) -> None:
+def remove_version(installation: Installation, version: ImageVersion) -> None:
     """Make the version invisible, take its manifests out of every slot, then its rows. May be repeated.
 
     Raises:
@@ -81,7 +81,7 @@ def _objects(version: ImageVersion) -> list[str]:
     return [object_keys.manifest_key(version.uid, disk) for disk in version.disk_keys]
 
 
-def forget_replica(installation: Installation, replica: Replica) -> Freed:
+def remove_replica(installation: Installation, replica: Replica) -> FreedBytes:
     """Take a replica that is Deleting out of its slot, then its row. May be repeated.
 
     Unlike a deleted version, this one may come back to the slot, with the same keys: so one process at a time removes
@@ -96,12 +96,12 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
     check_catalog_is_current(installation)
     keeper = installation.keeper
     with installation.catalog.transaction() as transaction:
-        end_writing(installation, transaction, owner_uid, str(slot.key), slot)
+        abandon_writers(installation, transaction, owner_uid, str(slot.key), slot)
         transaction.replicas.get(replica.uid)
         objects = _objects(transaction.versions.by_uid(owner_uid))
         work = transaction.works.open(kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={}, pins=())
         lease = transaction.works.lease(work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds)
-    freed = Freed()
+    freed = FreedBytes()
 
     def reckon(transaction: Transaction, rows: Sequence[ManifestRow]) -> None:
         nonlocal freed
@@ -112,7 +112,7 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
         with keeper.hold(lease) as hold:
             _forget_owner(installation, slot, owner_uid, objects, hold.check_cancelled, reckon)
             with suppress(StoreError):  # An empty object that the next work in the slot takes away.
-                remove_marks(installation, slot, installation.access(slot))
+                remove_start_markers(installation, slot, installation.access(slot))
             with installation.catalog.transaction() as transaction:
                 transaction.works.guard(lease)
                 transaction.replicas.remove(replica.uid)
@@ -124,7 +124,7 @@ def forget_replica(installation: Installation, replica: Replica) -> Freed:
     return freed
 
 
-def forget_disks(installation: Installation, disks: Sequence[ManagedDisk], *, attached_to: str | None = None) -> None:
+def remove_disks(installation: Installation, disks: Sequence[ManagedDisk], *, attached_to: str | None = None) -> None:
     """Make the disks (of a managed image all) invisible, take their manifests out of their slots, then their rows.
 
     May be repeated.
@@ -142,7 +142,7 @@ def forget_disks(installation: Installation, disks: Sequence[ManagedDisk], *, at
     check_catalog_is_current(installation, {disk.slot.uid: disk.slot for disk in disks}.values())
     with installation.catalog.transaction() as transaction:
         for disk in disks:
-            check_not_granted(transaction, transaction.disks.by_uid(disk.uid))
+            check_no_signed_url(transaction, transaction.disks.by_uid(disk.uid))
             _end_works(installation, transaction, disk.uid, disk.name)
             if not transaction.disks.begin_deleting(disk.uid, attached_to=attached_to):
                 raise _attached(transaction.disks.by_uid(disk.uid))
@@ -181,7 +181,7 @@ def _forget_owner(
         check_cancelled: called before the request.
         leaving: told the rows, in their transaction, before they go.
     """
-    kept = bodies_of_strangers(installation, slot)
+    kept = find_referenced_bodies(installation, slot)
     recorded_at = installation.effects.monotonic()
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)  # Two that do the same at once: the later one finds the rows gone.
@@ -189,7 +189,7 @@ def _forget_owner(
         for row in rows:
             _check_unpinned(installation, transaction, row)
         leaving(transaction, rows)
-        forget_manifests(installation, transaction, slot, rows)
+        remove_manifests(installation, transaction, slot, rows)
         unused = [
             key for key in objects if key not in kept and transaction.manifests.count_body_users(slot.uid, key) == 0
         ]
@@ -197,23 +197,23 @@ def _forget_owner(
     send_deletion(installation, deletion, check_cancelled)
 
 
-def _reckoned(transaction: Transaction, slot: Slot, rows: Sequence[ManifestRow]) -> Freed:
+def _reckoned(transaction: Transaction, slot: Slot, rows: Sequence[ManifestRow]) -> FreedBytes:
     """What stays of the bytes of a version's manifests once their rows have gone, and for whom."""
     transaction.slots.lock(slot.uid)
     disks = {disk.uid: disk.name for disk in transaction.disks.in_slot(slot.uid)}
     going = {row.uid for row in rows}
     others = [each for each in transaction.manifests.in_slot(slot.uid) if each.uid not in going]
     bodies = {each.body_key for each in others}
-    ids = named_by(rows)
-    shared = np.intersect1d(ids, named_by(each for each in others if each.owner_uid not in disks))
-    theirs = [each for each in others if each.owner_uid in disks and np.isin(ids, named_by([each])).any()]
-    kept = np.setdiff1d(np.intersect1d(ids, named_by(theirs)), shared)
+    ids = named_segments(rows)
+    shared = np.intersect1d(ids, named_segments(each for each in others if each.owner_uid not in disks))
+    theirs = [each for each in others if each.owner_uid in disks and np.isin(ids, named_segments([each])).any()]
+    kept = np.setdiff1d(np.intersect1d(ids, named_segments(theirs)), shared)
     body_bytes = sum(row.object_bytes for row in rows if row.body_key in bodies)
     pool_uid = slot.key.pool_uid
     total = transaction.segments.stored_bytes(pool_uid, ids) + sum(row.object_bytes for row in rows)
     shared_bytes = transaction.segments.stored_bytes(pool_uid, shared)
     disk_bytes = transaction.segments.stored_bytes(pool_uid, kept) + body_bytes
-    return Freed(
+    return FreedBytes(
         freed_bytes=total - shared_bytes - disk_bytes,
         shared_bytes=shared_bytes,
         disk_bytes=disk_bytes,
@@ -228,7 +228,7 @@ def _check_unpinned(installation: Installation, transaction: Transaction, row: M
             raise _held(work, "a manifest of it")
 
 
-def end_writing(
+def abandon_writers(
     installation: Installation,
     transaction: Transaction,
     owner_uid: str,
@@ -244,7 +244,7 @@ def end_writing(
     """
     for work in transaction.works.list_open(None if slot is None else slot.uid):
         if work.owner_uid == owner_uid and work.kind in kinds:
-            if lives(installation, transaction, work):
+            if is_work_alive(installation, transaction, work):
                 raise _held(work, f"'{name}'")
             transaction.works.abandon(work.uid)
 
@@ -255,19 +255,19 @@ def _end_works(installation: Installation, transaction: Transaction, owner_uid: 
         if is_removal_of_keys(work):
             continue
         if work.owner_uid == owner_uid or (work.kind is WorkKind.EXPORT and mine.intersection(work.pins)):
-            if lives(installation, transaction, work):
+            if is_work_alive(installation, transaction, work):
                 raise _held(work, f"'{name}'")
             transaction.works.abandon(work.uid)
 
 
 def _ended(installation: Installation, transaction: Transaction, work: Work) -> bool:
-    if work.kind is WorkKind.EXPORT and not lives(installation, transaction, work):
+    if work.kind is WorkKind.EXPORT and not is_work_alive(installation, transaction, work):
         transaction.works.abandon(work.uid)
         return True
     return False
 
 
-def lives(installation: Installation, transaction: Transaction, work: Work) -> bool:
+def is_work_alive(installation: Installation, transaction: Transaction, work: Work) -> bool:
     """Whether some process may still be at it: leased, in time, and not known to be dead."""
     if work.holder is None or work.lease_expires_at is None or installation.keeper.can_take_over(work):
         return False
@@ -295,10 +295,10 @@ def _held(work: Work, what: str) -> WorkHeld:
     )
 
 
-NOT_ALLOWED: Final = "OperationNotAllowed"
+OPERATION_NOT_ALLOWED: Final = "OperationNotAllowed"
 
 
-def check_not_granted(transaction: Transaction, disk: ManagedDisk) -> None:
+def check_no_signed_url(transaction: Transaction, disk: ManagedDisk) -> None:
     """Refuse to take away what somebody may have a URL of (design: reads by URL pin the disk until they expire).
 
     Raises:
@@ -306,10 +306,10 @@ def check_not_granted(transaction: Transaction, disk: ManagedDisk) -> None:
     """
     standing = disk.active_grant(transaction.now())
     if standing is not None:
-        raise active_grant(disk, standing)
+        raise signed_url_conflict(disk, standing)
 
 
-def active_grant(disk: ManagedDisk, standing: DiskGrant) -> Conflict:
+def signed_url_conflict(disk: ManagedDisk, standing: DiskGrant) -> Conflict:
     """Make the error for a disk that a signed URL in force still opens."""
     return Conflict(
         f"There is an active shared access signature outstanding for disk {disk.name}. Call EndGetAccess before "
@@ -318,5 +318,5 @@ def active_grant(disk: ManagedDisk, standing: DiskGrant) -> Conflict:
         expected="no signed URL that is good",
         hint=f"`imgstore disk revoke-access -g {disk.group} -n {disk.name}`, or wait until it has run out",
         target=disk.name,
-        code=NOT_ALLOWED,
+        code=OPERATION_NOT_ALLOWED,
     )

@@ -23,9 +23,9 @@ from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.lookup import definition_path_of
 from imgstore.operations.progress import ProgressCounter
-from imgstore.operations.slots.completion import complete_replica, named_by, write_failure, write_version_state
-from imgstore.operations.slots.removal import end_writing
-from imgstore.operations.slots.works import at_work, copy_plan, take_up
+from imgstore.operations.slots.completion import complete_replica, named_segments, record_failure, update_version_state
+from imgstore.operations.slots.removal import abandon_writers
+from imgstore.operations.slots.works import acquire_work, hold_work, make_copy_plan
 from imgstore.policy.copy_plan import is_restorable
 from imgstore.segments.manifest import ManifestCheck
 from imgstore.transfer.slot_access import CheckCancelled, never_cancelled
@@ -95,7 +95,7 @@ def restore_replicas(
     return Restoration(restored=restored, unrestored=tuple(unrestored))
 
 
-def once_complete(transaction: Transaction, version_uid: str, replicas: Sequence[Replica]) -> frozenset[str]:
+def find_once_complete(transaction: Transaction, version_uid: str, replicas: Sequence[Replica]) -> frozenset[str]:
     """Return the uids of the replicas of a version that were Completed once, whatever they are now."""
     slots = transaction.manifests.complete_slots(version_uid)
     return frozenset(each.uid for each in replicas if each.slot.uid in slots)
@@ -112,9 +112,9 @@ def plan_restore(installation: Installation, transaction: Transaction, replica: 
     slot = replica.slot
     rows = transaction.manifests.of_replica(replica.version_uid, slot.uid)
     assert rows, "a replica that was Completed has its manifests"
-    segments = transaction.segments.rows(slot.key.pool_uid, named_by(rows))
-    plan = copy_plan(rows)
-    _, lease = take_up(
+    segments = transaction.segments.rows(slot.key.pool_uid, named_segments(rows))
+    plan = make_copy_plan(rows)
+    _, lease = acquire_work(
         installation,
         transaction,
         kind=WorkKind.COPY,
@@ -122,25 +122,25 @@ def plan_restore(installation: Installation, transaction: Transaction, replica: 
         owner_uid=replica.version_uid,
         plan=plan,
         pins=tuple(row.uid for row in rows),
-        still_fits=lambda old: old == plan,
+        can_resume=lambda old: old == plan,
         wait=False,
     )
-    end_other_work(installation, transaction, WorkKind.INGEST, replica)
+    abandon_other_work(installation, transaction, WorkKind.INGEST, replica)
     transaction.replicas.move(replica.uid, ReplicaState.REPLICATING)
-    write_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
+    update_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
     return RestorePlan(
         lease=lease, replica=replica, rows=rows, segments=[(each.name, each.stored_bytes) for each in segments]
     )
 
 
-def end_other_work(installation: Installation, transaction: Transaction, kind: WorkKind, replica: Replica) -> None:
+def abandon_other_work(installation: Installation, transaction: Transaction, kind: WorkKind, replica: Replica) -> None:
     """Abandon the open work of another kind on a replica. The caller holds the version's row.
 
     Raises:
         WorkHeld: a living process is at it.
     """
     if transaction.works.find_open(kind, replica.slot.uid, replica.version_uid) is not None:
-        end_writing(
+        abandon_writers(
             installation, transaction, replica.version_uid, str(replica.slot.key), replica.slot, kinds=frozenset({kind})
         )
 
@@ -164,7 +164,7 @@ def restore(
     """
     slot = plan.replica.slot
     sizes = dict(plan.segments)
-    with at_work(installation, slot, plan.lease, beat) as hold:
+    with hold_work(installation, slot, plan.lease, beat) as hold:
         access = installation.access(slot)
         counter.total = sum(sizes.values())
         counter.begin()
@@ -205,7 +205,7 @@ def rest_seconds_after(error: BaseException) -> float | None:
 
 
 def _is_candidate(installation: Installation, transaction: Transaction, replica: Replica) -> bool:
-    return is_restorable(replica, once_complete(transaction, replica.version_uid, [replica])) and not _is_busy(
+    return is_restorable(replica, find_once_complete(transaction, replica.version_uid, [replica])) and not _is_busy(
         installation, transaction, replica
     )
 
@@ -250,7 +250,7 @@ def _restore(installation: Installation, replica: Replica, pace: Callable[[int],
         restore(installation, definition_path, version, plan, counter=counter, pace=pace)
     except ImgstoreError as error:
         counter.fail(error.message)
-        write_failure(installation, plan.lease, standing, str(error), rest_seconds=rest_seconds_after(error))
+        record_failure(installation, plan.lease, standing, str(error), rest_seconds=rest_seconds_after(error))
         raise
     return True
 

@@ -13,27 +13,27 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import Work
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.completion import forget_manifests, state_after_failure, write_version_state
+from imgstore.operations.slots.completion import remove_manifests, state_after_failure, update_version_state
 from imgstore.policy.gc_plan import is_abandonable, unleased_since
 
 WORK_ABANDON_DAYS: Final = 7.0
 """A command that was killed on Friday is repeated on Monday; what nobody repeats in a week nobody misses."""
 
 
-def forsaken_works(transaction: Transaction, patience: timedelta) -> list[Work]:
+def list_stale_works(transaction: Transaction, patience: timedelta) -> list[Work]:
     """The open works that nobody has had a lease on for so long, oldest first."""
     now = transaction.now()
     return [work for work in transaction.works.list_open() if is_abandonable(work, now=now, patience=patience)]
 
 
-def abandon_forsaken(installation: Installation, patience: timedelta) -> Sequence[Work]:
+def abandon_stale_works(installation: Installation, patience: timedelta) -> Sequence[Work]:
     """Close those works, each in a transaction of its own. One that is taken up meanwhile is left alone.
 
     Returns:
         Those that were closed.
     """
     with installation.catalog.reading() as transaction:
-        works = forsaken_works(transaction, patience)
+        works = list_stale_works(transaction, patience)
     return [work for work in works if _abandoned(installation, work, patience)]
 
 
@@ -53,7 +53,7 @@ def _abandoned(installation: Installation, work: Work, patience: timedelta) -> b
 def _forget_unfinished(installation: Installation, transaction: Transaction, work: Work, slot: Slot) -> None:
     """The rows of manifests that were never completed go, and the names of segments with them; the replica has failed."""
     rows = transaction.manifests.of_replica(work.owner_uid, slot.uid)
-    forget_manifests(
+    remove_manifests(
         installation, transaction, slot, [row for row in rows if not transaction.manifests.is_complete(row.uid)]
     )
     for replica in transaction.replicas.in_slot(slot.uid):
@@ -67,4 +67,4 @@ def _forget_unfinished(installation: Installation, transaction: Transaction, wor
                 retry_at=transaction.now(),
                 state=state_after_failure(transaction, replica),
             )
-            write_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
+            update_version_state(transaction, transaction.versions.by_uid(replica.version_uid))

@@ -18,7 +18,7 @@ from imgstore.stores.wrappers.hedging import Grace, ask_briefly
 from imgstore.transfer.slot_access import SlotAccess
 
 
-def take_up(
+def acquire_work(
     installation: Installation,
     transaction: Transaction,
     *,
@@ -27,7 +27,7 @@ def take_up(
     owner_uid: str,
     plan: Mapping[str, Any],
     pins: tuple[str, ...] = (),
-    still_fits: Callable[[Mapping[str, Any]], bool] = lambda _plan: True,
+    can_resume: Callable[[Mapping[str, Any]], bool] = lambda _plan: True,
     wait: bool = True,
 ) -> tuple[Work, Lease]:
     """The open work of that kind, slot and owner with a lease on it; a new one where there is none.
@@ -39,7 +39,7 @@ def take_up(
         WorkHeld: a live process has the lease.
     """
     work = transaction.works.find_open(kind, slot.uid, owner_uid)
-    if work is not None and not still_fits(work.plan):
+    if work is not None and not can_resume(work.plan):
         _leased(installation, transaction, work, wait=wait)
         transaction.works.abandon(work.uid)
         installation.note(
@@ -51,7 +51,7 @@ def take_up(
     return work, _leased(installation, transaction, work, wait=wait)
 
 
-def copy_plan(manifests: Sequence[ManifestRow]) -> dict[str, Any]:
+def make_copy_plan(manifests: Sequence[ManifestRow]) -> dict[str, Any]:
     """The plan of a work that makes a replica of these, of copying it or of restoring it: one takes over the other's."""
     return {"digests": {row.disk: row.digest.hex() for row in manifests}}
 
@@ -64,7 +64,7 @@ def _leased(installation: Installation, transaction: Transaction, work: Work, *,
 
 
 @contextmanager
-def at_work(
+def hold_work(
     installation: Installation, slot: Slot, lease: Lease, tick: Callable[[], None] = lambda: None
 ) -> Iterator[Hold]:
     """Hold the lease, with the work's object in the slot: its LastModified is the work's start by the store's clock.
@@ -89,7 +89,7 @@ def at_work(
 
 
 def _clean_up(installation: Installation, slot: Slot, access: SlotAccess) -> None:
-    remove_marks(installation, slot, access)
+    remove_start_markers(installation, slot, access)
     run_removals(installation, slot)
 
 
@@ -125,7 +125,7 @@ def _lay_mark(access: SlotAccess, key: str, *, is_new: bool) -> None:
     access.put_object(key, b"", lambda body: body == b"")
 
 
-def remove_marks(installation: Installation, slot: Slot, access: SlotAccess) -> None:
+def remove_start_markers(installation: Installation, slot: Slot, access: SlotAccess) -> None:
     """Remove the marks of the works that the catalog knows as closed."""
     top = access.prefix + object_keys.WORKS
     marks = [info.key.removeprefix(top) for info in access.store.list(top)]

@@ -72,7 +72,7 @@ def check_unknown_removable(installation: Installation) -> None:
             )
 
 
-def look_at_checkpoints(installation: Installation) -> None:
+def check_catalog_in_background(installation: Installation) -> None:
     """Compare the catalog with all its zones in the background, as a server or worker does at its start.
 
     What is found is noted and remembered; nothing is raised.
@@ -104,7 +104,7 @@ def accept_catalog(installation: Installation, principal: Principal) -> list[str
         return problems
 
 
-def bodies_of_strangers(installation: Installation, slot: Slot) -> frozenset[str]:
+def find_referenced_bodies(installation: Installation, slot: Slot) -> frozenset[str]:
     """The manifests of a slot, by key, to which references refer that the catalog does not know.
 
     Empty unless an operator accepted an older catalog: then a disk that was made after the backup may be such a stranger,

@@ -36,7 +36,7 @@ def list_circuits(installation: Installation, principal: Principal) -> dict[tupl
     return dict(found)
 
 
-def missed_objects(installation: Installation, principal: Principal) -> dict[tuple[str, str], int]:
+def count_missed_objects(installation: Installation, principal: Principal) -> dict[tuple[str, str], int]:
     """Return how many objects zones are known to miss, by region and zone: counted by workers and scrub."""
     authorize(principal, Action.READ, "/")
     with installation.catalog.reading() as transaction:

@@ -33,7 +33,7 @@ from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.replication.copy import converge, leave_to_workers
 from imgstore.operations.replication.ingest import Publication, publish
-from imgstore.operations.slots.removal import forget_version
+from imgstore.operations.slots.removal import remove_version
 from imgstore.operations.versions import stored_sources
 from imgstore.operations.versions.request import (
     ResolvedRequest,
@@ -228,7 +228,7 @@ def _withdraw(installation: Installation, version: ImageVersion) -> None:
         arrived = any(transaction.manifests.is_complete(row.uid) for row in transaction.manifests.of_owner(version.uid))
     if not arrived:
         try:
-            forget_version(installation, version)
+            remove_version(installation, version)
         except CatalogOutdated as error:  # The version stays Failed. The caller must get the error of the source.
             installation.note(str(version.name), error.message)
 

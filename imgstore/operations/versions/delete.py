@@ -16,7 +16,7 @@ from imgstore.operations import lookup
 from imgstore.operations.activity_log import recorded, recorded_deletion
 from imgstore.operations.gallery.versions import show_version, view_of
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.removal import end_writing, forget_version
+from imgstore.operations.slots.removal import abandon_writers, remove_version
 from imgstore.policy.version_update import check_deletable
 
 
@@ -68,14 +68,14 @@ def delete_version(
         if soft and found.provisioning_state is not ProvisioningState.DELETING:
             _delete_softly(installation, definition_path, found)
         else:
-            forget_version(installation, found)
+            remove_version(installation, found)
     purge_soft_deleted(installation)
 
 
 def _delete_softly(installation: Installation, definition_path: DefinitionPath, version: ImageVersion) -> None:
     """Make a version invisible. The replicas stay, and the bytes are billed until the removal."""
     with installation.catalog.transaction() as transaction:
-        end_writing(installation, transaction, version.uid, str(version.name))
+        abandon_writers(installation, transaction, version.uid, str(version.name))
         existing = _lock_version(transaction, version)
         now = transaction.now()
         until = now + timedelta(days=definition_path.gallery.soft_delete_retention_days)
@@ -169,7 +169,7 @@ def purge_soft_deleted(installation: Installation) -> list[ImageVersion]:
         if not _begin_purge(installation, version):
             continue
         try:
-            forget_version(installation, version)
+            remove_version(installation, version)
         except ImgstoreError as error:
             installation.note(str(version.name), f"its retention has passed; its bytes stay for now: {error.message}")
         else:

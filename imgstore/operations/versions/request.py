@@ -32,7 +32,7 @@ from imgstore.operations import lookup
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.replication.targets import add_replica, retarget
-from imgstore.operations.slots.completion import write_version_state
+from imgstore.operations.slots.completion import update_version_state
 from imgstore.policy.allowed_changes import check_end_of_life
 from imgstore.policy.replica_diff import diff_replicas
 from imgstore.policy.target_regions import PublishingRequest, check_shallow, resolve_targets
@@ -231,7 +231,7 @@ def record_version(
         if changed != existing:
             transaction.versions.update(changed)
         retarget(installation, transaction, resolved.definition_path, changed)
-        return write_version_state(transaction, changed)
+        return update_version_state(transaction, changed)
 
 
 def check_updatable(existing: ImageVersion, scope: str) -> None:

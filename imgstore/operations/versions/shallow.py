@@ -18,16 +18,16 @@ from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.completion import (
-    Listed,
+    PendingManifest,
     complete_replica,
-    list_segments,
-    named_by,
-    write_failure,
-    write_version_state,
+    named_segments,
+    record_failure,
+    record_manifest,
+    update_version_state,
 )
 from imgstore.operations.slots.key_deletions import wait_for_deletions
-from imgstore.operations.slots.restore import end_other_work
-from imgstore.operations.slots.works import at_work, take_up
+from imgstore.operations.slots.restore import abandon_other_work
+from imgstore.operations.slots.works import acquire_work, hold_work
 from imgstore.operations.versions.request import ResolvedRequest
 from imgstore.segments.manifest import ManifestCheck
 
@@ -83,7 +83,7 @@ def publish_shallow(
     """
     origins, lease = _plan(installation, version, replica, digests)
     try:
-        with at_work(installation, replica.slot, lease) as hold:
+        with hold_work(installation, replica.slot, lease) as hold:
             keys = [object_keys.manifest_key(version.uid, disk) for disk in origins]
             wait_for_deletions(installation, replica.slot, keys, hold.check_cancelled)
             _check_intact(installation, replica, origins)
@@ -100,7 +100,7 @@ def publish_shallow(
                 manifests=manifests,
             )
     except Exception as error:
-        write_failure(installation, lease, replica, public_text(error))
+        record_failure(installation, lease, replica, public_text(error))
         raise
 
 
@@ -112,7 +112,7 @@ def _plan(
     plan = {"shallow": {key: digest.hex() for key, digest in digests.items()}}
     with installation.catalog.transaction() as transaction:
         origins = {key: _find_origin(transaction, slot, version, digest) for key, digest in digests.items()}
-        _, lease = take_up(
+        _, lease = acquire_work(
             installation,
             transaction,
             kind=WorkKind.INGEST,
@@ -120,12 +120,12 @@ def _plan(
             owner_uid=version.uid,
             plan=plan,
             pins=tuple({row.uid: None for row in origins.values()}),
-            still_fits=lambda old: old == plan,
+            can_resume=lambda old: old == plan,
         )
         transaction.versions.lock(version.uid)
-        end_other_work(installation, transaction, WorkKind.COPY, replica)
+        abandon_other_work(installation, transaction, WorkKind.COPY, replica)
         transaction.replicas.move(replica.uid, ReplicaState.REPLICATING)
-        write_version_state(transaction, version)
+        update_version_state(transaction, version)
     return origins, lease
 
 
@@ -148,7 +148,7 @@ def _check_intact(installation: Installation, replica: Replica, origins: Mapping
         return
     slot = replica.slot
     with installation.catalog.reading() as transaction:
-        names = [each.name for each in transaction.segments.rows(slot.key.pool_uid, named_by(origins.values()))]
+        names = [each.name for each in transaction.segments.rows(slot.key.pool_uid, named_segments(origins.values()))]
     access = installation.access(slot)
     damaged = access.find_damaged(
         names, workers=installation.threads(installation.tuning.copy_workers, slot.key.region)
@@ -174,7 +174,7 @@ def _put_manifest(
         slot = transaction.slots.get(origin.slot_uid)
     access = installation.access(slot)
     data = access.get_object(origin.body_key, ManifestCheck(origin.digest))
-    listed = Listed(
+    listed = PendingManifest(
         owner_uid=version.uid,
         slot=slot,
         disk=key,
@@ -186,6 +186,6 @@ def _put_manifest(
     )
     with installation.catalog.transaction() as transaction:
         transaction.works.guard(lease)
-        row = list_segments(installation, transaction, listed, named_by([origin]))
+        row = record_manifest(installation, transaction, listed, named_segments([origin]))
     access.put_manifest(listed.body_key, data)
     return row

@@ -35,7 +35,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machines.images import find_image
 from imgstore.operations.machines.machines import check_ready, find_machine
 from imgstore.operations.progress import ProgressCounter
-from imgstore.operations.slots.completion import party_of
+from imgstore.operations.slots.completion import version_party
 from imgstore.operations.slots.degrade import degrade_damaged
 from imgstore.operations.versions.source import has_arrived_from, list_possible_ids, list_source_ids
 from imgstore.policy.os_compatibility import check_os_compatibility
@@ -363,7 +363,7 @@ def _charge(
         transaction.ledger.add(
             charge_arrival(
                 key=f"{version.uid}/source/{key}",
-                party=party_of(new_version.definition_path, version),
+                party=version_party(new_version.definition_path, version),
                 source=source,
                 target=new_version.region,
                 replica=0,

@@ -9,7 +9,7 @@ from imgstore.domain.identity.access import administrator
 from imgstore.domain.resources import ManagedDisk
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.machines import delete_machine
-from imgstore.operations.slots.removal import forget_disks, forget_version
+from imgstore.operations.slots.removal import remove_disks, remove_version
 from imgstore.transfer.spool import remove_spool
 
 
@@ -36,12 +36,12 @@ def finish_deletes(installation: Installation) -> int:
         delete = partial(delete_machine, home, maintenance, group=machine.group, name=machine.name)
         deletions.append((machine.name, delete))
     deletions += [(disk.name, partial(_forget_disk, installation, disk)) for disk in disks]
-    deletions += [(str(version.name), partial(forget_version, installation, version)) for version in versions]
+    deletions += [(str(version.name), partial(remove_version, installation, version)) for version in versions]
     return sum(_finish(installation, name, delete) for name, delete in deletions)
 
 
 def _forget_disk(installation: Installation, disk: ManagedDisk) -> None:
-    forget_disks(installation, [disk], attached_to=disk.managed_by)
+    remove_disks(installation, [disk], attached_to=disk.managed_by)
     remove_spool(installation.home, disk.uid)
 
 

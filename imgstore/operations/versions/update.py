@@ -14,7 +14,7 @@ from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.replication.copy import converge, leave_to_workers
 from imgstore.operations.replication.targets import retarget
-from imgstore.operations.slots.completion import write_version_state
+from imgstore.operations.slots.completion import update_version_state
 from imgstore.operations.versions.create import make_replication_error
 from imgstore.operations.versions.request import check_updatable
 from imgstore.policy.version_update import apply_update
@@ -78,4 +78,4 @@ def _record_update(
         if changed != existing:
             transaction.versions.update(changed)
         retarget(installation, transaction, definition_path, changed)
-        return write_version_state(transaction, changed)
+        return update_version_state(transaction, changed)

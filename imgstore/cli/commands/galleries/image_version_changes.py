@@ -19,7 +19,7 @@ from imgstore.domain.states import ReplicaState
 from imgstore.domain.views import VersionView
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.gallery import wait as gallery_wait
-from imgstore.operations.maintenance.worker import anyone_works
+from imgstore.operations.maintenance.worker import has_living_worker
 from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.operations.versions import update as versions_update
@@ -283,7 +283,7 @@ def create(
             wait=not no_wait,
         )
         complete = all(replica.state is ReplicaState.COMPLETED for replica in made.replicas)
-        if no_wait and not complete and not anyone_works(session.installation):
+        if no_wait and not complete and not has_living_worker(session.installation):
             session.warn("no worker was seen in the last minute: start `imgstore worker`, or repeat without --no-wait")
         return version_json(made, session.display_names, replication_status=True)
 

@@ -65,7 +65,7 @@ def check(names: tuple[str, ...]) -> Answer:
     """
     with opened() as session:
         reports = operations.check_regions(session.installation, session.principal, names=names)
-        missed = operations.missed_objects(session.installation, session.principal)
+        missed = operations.count_missed_objects(session.installation, session.principal)
         return _answer(session, reports, missed)
 
 

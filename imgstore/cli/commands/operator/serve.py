@@ -13,7 +13,7 @@ from imgstore.cli.framework.standard_streams import drop_output
 from imgstore.domain.errors import InvalidInput, ToolMissing
 from imgstore.domain.extras import install_hint
 from imgstore.domain.storage.sizes import MIB
-from imgstore.operations.stores.catalog_checks import look_at_checkpoints
+from imgstore.operations.stores.catalog_checks import check_catalog_in_background
 
 if TYPE_CHECKING:
     from imgstore.api.auth.client_secrets import Credential
@@ -221,7 +221,7 @@ def serve(
         )
         app = make_application(session.installation, authority, settings)
         lines = _lines(session, here, bundle, administrator)
-        look_at_checkpoints(session.installation)
+        check_catalog_in_background(session.installation)
         run(
             app,
             session.installation,
