@@ -1,4 +1,4 @@
-"""Replication, decided: simulated to its end under any order of finishing, and with any of the replicas failing."""
+"""Copy plans, simulated to the end with any order of completion and any failing replicas."""
 
 from collections import Counter
 from dataclasses import replace
@@ -34,11 +34,11 @@ def complete(region: str, *ordinals: int) -> list[Replica]:
     return [replica(region, ordinal, ReplicaState.COMPLETED) for ordinal in ordinals]
 
 
-def test_nothing_complete_is_nothing_to_do() -> None:
+def test_no_copy_without_a_complete_replica() -> None:
     assert steps([replica(SOURCE, 0), replica("westus2", 0)]) == []
 
 
-def test_where_nothing_is_complete_what_was_complete_once_is_restored_from_itself() -> None:
+def test_formerly_complete_replica_is_restored_without_a_source() -> None:
     once = replica("westus2", 0, ReplicaState.DEGRADED), replica("westus2", 1, ReplicaState.REPLICATING)
     world = [replica(SOURCE, 0), *once, replica("eastus", 0, ReplicaState.FAILED)]
 
@@ -55,7 +55,7 @@ def test_where_nothing_is_complete_what_was_complete_once_is_restored_from_itsel
     assert all(step.sources for step in steps(world))
 
 
-def test_one_copy_crosses_into_each_region_at_once() -> None:
+def test_one_copy_at_a_time_crosses_into_a_region() -> None:
     world = [*complete(SOURCE, 0), *(replica("westus2", ordinal) for ordinal in range(3)), replica("eastus", 0)]
     # Invariant R4.
     assert told(steps(world)) == [
@@ -70,31 +70,31 @@ def test_sources_double_inside_a_region() -> None:
     assert told(steps(world)) == [("westus2/2", "westus2/0", False), ("westus2/3", "westus2/1", False)]
 
 
-def test_a_source_at_work_is_not_chosen_twice() -> None:
+def test_busy_source_is_not_chosen_twice() -> None:
     world = [*complete("westus2", 0, 1), *(replica("westus2", ordinal) for ordinal in range(2, 6))]
     assert told(steps(world, busy=frozenset({"westus2/2"}))) == [("westus2/3", "westus2/1", False)]
 
 
-def test_a_region_whose_first_failed_tries_the_next_ordinal() -> None:
+def test_region_with_a_failed_first_replica_tries_the_next_ordinal() -> None:
     world = [*complete(SOURCE, 0), replica("westus2", 0), replica("westus2", 1)]
     assert told(steps(world, failed=frozenset({"westus2/0"}))) == [("westus2/1", f"{SOURCE}/0", True)]
 
 
-def test_the_source_region_is_asked_before_the_others() -> None:
+def test_source_region_is_preferred_to_other_regions() -> None:
     world = [*complete("eastus", 0), *complete(SOURCE, 1), replica("westus2", 0)]
     assert [source.uid for source in steps(world)[0].sources] == [f"{SOURCE}/1", "eastus/0"]
 
 
-def test_a_source_region_without_a_complete_replica_is_healed_from_another() -> None:
+def test_source_region_is_restored_from_another_region() -> None:
     world = [replica(SOURCE, 0, ReplicaState.DEGRADED), *complete("westus2", 0)]
     assert told(steps(world)) == [(f"{SOURCE}/0", "westus2/0", True)]
 
 
-def test_what_is_being_deleted_is_left_alone() -> None:
+def test_replica_in_deletion_is_ignored() -> None:
     assert steps([*complete(SOURCE, 0), replica("westus2", 0, ReplicaState.DELETING)]) == []
 
 
-def test_a_degraded_or_broken_off_replica_is_made_again() -> None:
+def test_degraded_or_interrupted_replica_is_made_again() -> None:
     for state in (ReplicaState.DEGRADED, ReplicaState.REPLICATING, ReplicaState.FAILED):
         assert len(steps([*complete(SOURCE, 0), replica("westus2", 0, state)])) == 1
 
@@ -103,10 +103,11 @@ counts = st.fixed_dictionaries({name: st.integers(0, 10) for name in REGIONS[1:]
 
 
 @given(counts, st.data())
-def test_every_replica_completes_and_each_region_is_crossed_into_once(
-    counts: dict[str, int], data: st.DataObject
-) -> None:
-    """Whatever finishes first: all complete, a region works at no more than its complete ones, and is paid for once."""
+def test_every_replica_completes_with_one_transfer_per_region(counts: dict[str, int], data: st.DataObject) -> None:
+    """Check all orders of completion.
+
+    All replicas complete, no region has more copies than complete replicas, and each region is charged once.
+    """
     every = [replica(name, ordinal) for name in REGIONS for ordinal in range(counts[name])]
     world = {each.uid: each for each in every}
     world[f"{SOURCE}/0"] = replica(SOURCE, 0, ReplicaState.COMPLETED)

@@ -1,4 +1,4 @@
-"""What may go, and when: by a model that is told in one sentence each."""
+"""Garbage collection decisions, compared with a simple model."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ def at(hours: float) -> datetime:
 
 
 def sequence(hours: float) -> int:
-    """The catalog's sequence at that time, as long as no clock steps back."""
+    """Return the catalog's sequence at a time, if no clock steps back."""
     return round((hours + 1_000) * 1_000)
 
 
@@ -62,16 +62,18 @@ def work(kind: WorkKind, opened: float) -> Work:
     [
         (-23.9, None, None, False),
         (-24, None, None, True),
-        (-30, None, -29, True),  # the work found the condemnation, and has claimed what it wants
+        (-30, None, -29, True),  # the work saw the mark, and has unmarked the segments in use
         (-30, None, -30, False),
-        (-30, None, -31, False),  # the work may have listed it before
+        (-30, None, -31, False),  # the work may have listed the segment before the mark
         (-30, 0.1, None, False),
-        (-30, -0.001, None, False),  # its last request may still run
+        (-30, -0.001, None, False),  # the last request of the collector may still run
         (-30, -0.1, None, True),
-        (-30, -0.1, -31, True),  # a delete was sent: nothing can save it any more
+        (-30, -0.1, -31, True),  # a delete was sent, so the segment may be absent already
     ],
 )
-def test_when_it_is_ripe(*, since: float, lease_until: float | None, writing: float | None, ripe: bool) -> None:
+def test_when_a_segment_is_deletable(
+    *, since: float, lease_until: float | None, writing: float | None, ripe: bool
+) -> None:
     assert is_deletable(condemned(since, lease_until), clock(opened=writing)) is ripe
 
 
@@ -82,8 +84,8 @@ def test_only_works_that_write_segments_count() -> None:
     assert writer_sequences([work(WorkKind.EXPORT, 0), work(WorkKind.DISK, 0)]) == []
 
 
-def test_the_sequence_decides_and_not_the_clock() -> None:
-    """The clock stepped back after the work was opened: the mark looks a day older than the work, and is younger."""
+def test_sequence_decides_instead_of_the_clock() -> None:
+    """The clock stepped back after the work was opened. The mark looks a day older than the work, but is younger."""
     marked = replace(condemned(-30), since_sequence=8)
     assert not is_deletable(marked, replace(clock(), writer_sequences=[7]))
     assert is_deletable(marked, replace(clock(), writer_sequences=[9]))
@@ -92,8 +94,8 @@ def test_the_sequence_decides_and_not_the_clock() -> None:
 @pytest.mark.parametrize(
     ("mark", "opened", "ripe"), [(None, None, False), (5, None, False), (None, 5, True), (5, 6, True), (6, 5, False)]
 )
-def test_marks_and_works_without_a_number(*, mark: int | None, opened: int | None, ripe: bool) -> None:
-    """A work of an older imgstore may have listed anything; each numbered work saw every mark without a number."""
+def test_marks_and_works_without_a_sequence(*, mark: int | None, opened: int | None, ripe: bool) -> None:
+    """A work without a sequence may have listed any object. A work with a sequence saw each mark without a sequence."""
     marked = replace(condemned(-30), since_sequence=mark)
     assert is_deletable(marked, replace(clock(), writer_sequences=[opened])) is ripe
 
@@ -109,7 +111,7 @@ NAMES = st.binary(min_size=1, max_size=1)
     opened=st.none() | st.integers(-40, 0),
     grace=st.sampled_from([0, 24]),
 )
-def test_nothing_that_is_named_or_new_to_an_open_work_goes(
+def test_named_segments_and_segments_of_open_works_stay(
     listed: dict[bytes, int],
     named: frozenset[bytes],
     sentences: dict[bytes, tuple[int, int | None]],
@@ -140,7 +142,7 @@ def test_nothing_that_is_named_or_new_to_an_open_work_goes(
     assert not any(rows[name].gc_state is GcState.DELETING for name in plan.to_unmark)
 
 
-def test_what_another_collector_deletes_is_told_with_the_time_of_its_takeover() -> None:
+def test_delete_of_another_collector_is_reported_with_the_takeover_time() -> None:
     dead, living = condemned(-30, -0.01, b"a"), condemned(-30, 1, b"b")
     over, marked = condemned(-30, -1, b"c"), condemned(-30, None, b"d")
     assert unfinished_delete([over, marked], clock()) is None
@@ -152,4 +154,4 @@ def test_what_another_collector_deletes_is_told_with_the_time_of_its_takeover() 
         segments=2, stored_bytes=2, takeover_at=at(1) + bound, wait=HOUR + bound
     )
     listed = plan_slot({}, (), {each.name: each for each in (living, over)}, mark_at=None, clock=clock())
-    assert listed.unfinished == unfinished_delete([living], clock()), "also of what the store lists no more"
+    assert listed.unfinished == unfinished_delete([living], clock()), "also for segments outside the listing"

@@ -1,4 +1,4 @@
-"""The advice on replicas: one for every so many machines, rounded up."""
+"""Advice on replicas: one replica for each group of machines, rounded up."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,18 +7,18 @@ from imgstore.policy.replica_advice import advise_replica_count, scaling_advice
 
 
 @given(st.integers(1, 10_000), st.integers(1, 1_000))
-def test_as_few_as_serve_all_of_them(machines: int, each: int) -> None:
+def test_smallest_sufficient_replica_count(machines: int, each: int) -> None:
     wanted = advise_replica_count(machines, each)
     assert wanted * each >= machines > (wanted - 1) * each
 
 
-def test_it_is_silent_as_long_as_they_serve_well() -> None:
+def test_no_advice_while_replicas_suffice() -> None:
     for machines, replicas in ((1, 1), (20, 1), (21, 2), (40, 2), (600, 30)):
         assert scaling_advice(machines, replicas, 20, where="West US 2") is None
-    assert scaling_advice(50, 1, 50, where="West US 2") is None, "today's ratio"
+    assert scaling_advice(50, 1, 50, where="West US 2") is None, "Azure's current ratio"
 
 
-def test_it_says_how_many_would() -> None:
+def test_advice_names_the_sufficient_count() -> None:
     assert scaling_advice(21, 1, 20, where="West US 2") == (
         "21 disks within a minute from 1 replica in West US 2: 2 serve so many well, one for every 20 "
         "(machines_per_replica)"

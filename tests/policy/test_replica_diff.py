@@ -1,4 +1,4 @@
-"""Desired against observed when targets change: whatever stands and whatever is asked for, nothing is lost on the way."""
+"""Differences of replicas and targets: for all states and targets, no step loses the bytes of a version."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +33,7 @@ target_lists = st.dictionaries(
 
 
 def applied(world: list[Replica], targets: list[TargetRegion]) -> list[Replica]:
-    """The rows after one transaction."""
+    """Return the rows after one transaction."""
     plan = diff_replicas(world, targets)
     gone = {each.uid for each in plan.surplus}
     standing = [replica(*_slot(each), DELETING if each.uid in gone else each.state, each.uid) for each in world]
@@ -54,12 +54,12 @@ def living(world: list[Replica]) -> list[Replica]:
 
 
 @given(worlds, target_lists)
-def test_one_step_never_loses_the_bytes_and_repeats_to_nothing(
+def test_step_keeps_the_bytes_and_a_repetition_changes_nothing(
     world: list[Replica], targets: list[TargetRegion]
 ) -> None:
     after = applied(world, targets)
     slots = [each.slot.uid for each in living(after)]
-    assert len(set(slots)) == len(slots), "two living replicas of a version in one slot"
+    assert len(set(slots)) == len(slots), "two live replicas of a version in one slot"
     if any(each.state is COMPLETED for each in world):
         assert any(each.state is COMPLETED for each in after)
     wanted = {each.name for each in targets}
@@ -72,7 +72,7 @@ def test_one_step_never_loses_the_bytes_and_repeats_to_nothing(
 
 
 @given(worlds, target_lists)
-def test_once_all_are_made_they_are_what_was_asked_for(world: list[Replica], targets: list[TargetRegion]) -> None:
+def test_completed_replicas_match_the_targets(world: list[Replica], targets: list[TargetRegion]) -> None:
     made = [
         each if each.state is DELETING else replica(*_slot(each), COMPLETED, each.uid)
         for each in applied(world, targets)
@@ -89,7 +89,7 @@ def test_once_all_are_made_they_are_what_was_asked_for(world: list[Replica], tar
     assert len(end) == sum(found.values())
 
 
-def test_the_least_complete_goes_first_then_the_highest() -> None:
+def test_least_complete_replica_is_removed_first() -> None:
     world = [
         replica("eastus", LRS, 0, ReplicaState.FAILED),
         replica("eastus", LRS, 1, COMPLETED),
@@ -99,7 +99,7 @@ def test_the_least_complete_goes_first_then_the_highest() -> None:
     assert [each.slot.key.ordinal for each in diff_replicas(world, [target("eastus", 1)]).surplus] == [0, 2]
 
 
-def test_a_region_is_lost_only_where_it_was_complete() -> None:
+def test_only_complete_regions_count_as_removed() -> None:
     world = [
         replica("southcentralus", LRS, 0, COMPLETED),
         replica("eastus", LRS, 0, COMPLETED),
@@ -108,7 +108,7 @@ def test_a_region_is_lost_only_where_it_was_complete() -> None:
     assert find_removed_regions(world, [target("southcentralus", 1, ZRS)]) == ["eastus"]
 
 
-def test_a_slot_is_not_begun_before_it_was_left() -> None:
+def test_slot_accepts_a_replica_after_the_removal_only() -> None:
     world = [
         replica("southcentralus", LRS, 0, COMPLETED),
         replica("eastus", LRS, 0, DELETING, "old"),

@@ -1,4 +1,4 @@
-"""The small choices: bases, latest, and the turn of a replica."""
+"""Selection of bases, of the latest version and of the next replica."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -60,25 +60,25 @@ def names(chosen: tuple[ImageVersion, ...]) -> list[str]:
     return [str(each.name) for each in chosen]
 
 
-def test_bases_are_the_named_the_newest_and_the_highest_below() -> None:
+def test_bases_are_named_newest_and_highest_lower_versions() -> None:
     candidates = [version("1.0.0", day=1), version("1.9.0", day=2), version("1.10.0", day=3), version("3.0.0", day=4)]
     new = VersionName.parse("2.0.0")
     assert names(choose_bases(candidates, new=new, named=[])) == ["3.0.0", "1.10.0"]
     assert names(choose_bases(candidates, new=new, named=[VersionName(1, 0, 0)])) == ["1.0.0", "3.0.0", "1.10.0"]
 
 
-def test_the_same_base_counts_once() -> None:
+def test_repeated_base_counts_once() -> None:
     candidates = [version("1.0.0", day=1)]
     assert names(choose_bases(candidates, new=VersionName(2, 0, 0), named=[VersionName(1, 0, 0)])) == ["1.0.0"]
 
 
-def test_at_most_three_and_the_named_before_all() -> None:
+def test_three_bases_at_most_with_named_versions_first() -> None:
     candidates = [version(f"{n}.0.0", day=n) for n in range(1, 8)]
     named = [VersionName(n, 0, 0) for n in (3, 1, 2, 5)]
     assert names(choose_bases(candidates, new=VersionName(7, 0, 1), named=named)) == ["3.0.0", "1.0.0", "2.0.0"]
 
 
-def test_a_first_version_has_no_base() -> None:
+def test_first_version_has_no_base() -> None:
     assert choose_bases([], new=VersionName(1, 0, 0), named=[VersionName(1, 0, 0)]) == ()
 
 
@@ -93,7 +93,7 @@ versions = st.lists(
 
 
 @given(versions, st.integers(0, 20), st.lists(st.integers(0, 20), max_size=5))
-def test_bases_are_few_distinct_and_the_named_go_first(
+def test_bases_are_distinct_with_named_versions_first(
     candidates: list[ImageVersion], new: int, named: list[int]
 ) -> None:
     wanted = [VersionName(n, 0, 0) for n in named]
@@ -107,14 +107,14 @@ def test_bases_are_few_distinct_and_the_named_go_first(
         assert max(each.published_at for each in chosen) == max(each.published_at for each in candidates)
 
 
-def test_latest_is_the_highest_not_the_newest() -> None:
+def test_latest_is_the_highest_version() -> None:
     here = [replica("westus2")]
     found = find_latest([(version("1.9.0", day=9), here), (version("1.10.0", day=1), here)], "westus2")
     assert found is not None
     assert str(found.name) == "1.10.0"
 
 
-def test_latest_is_complete_in_the_region_whatever_the_version_as_a_whole_is() -> None:
+def test_latest_needs_a_complete_replica_in_the_region_only() -> None:
     new = version("2.0.0", state=ProvisioningState.UPDATING)
     old = version("1.0.0")
     both = [
@@ -126,7 +126,7 @@ def test_latest_is_complete_in_the_region_whatever_the_version_as_a_whole_is() -
     assert find_latest(both, "northeurope") is None
 
 
-def test_latest_passes_over_the_excluded_the_deleted_and_the_damaged() -> None:
+def test_latest_skips_excluded_deleted_and_damaged_versions() -> None:
     here = [replica("westus2"), replica("eastus")]
     excluded = (version("5.0.0", excluded=True), here)
     there = (version("4.0.0", excluded_in="westus2"), here)
@@ -138,7 +138,7 @@ def test_latest_passes_over_the_excluded_the_deleted_and_the_damaged() -> None:
     assert find_latest(every, "eastus") == there[0]
 
 
-def test_only_complete_replicas_of_the_region_are_handed_out_in_the_order_of_their_slots() -> None:
+def test_complete_replicas_of_the_region_are_ordered_by_slot() -> None:
     replicas = [
         replica("westus2", 2),
         replica("westus2", 0, kind=ZRS),
@@ -153,7 +153,7 @@ def test_only_complete_replicas_of_the_region_are_handed_out_in_the_order_of_the
 
 
 @given(st.integers(1, 10), st.integers(0, 1000), st.integers(0, 300))
-def test_round_robin_is_fair_within_one(count: int, begin: int, machines: int) -> None:
+def test_round_robin_counts_differ_by_one_at_most(count: int, begin: int, machines: int) -> None:
     fit = [replica("westus2", ordinal).slot for ordinal in range(count)]
     given_out = Counter(next_slot(turn, fit).key.ordinal for turn in range(begin, begin + machines))
     shares = [given_out[ordinal] for ordinal in range(count)]

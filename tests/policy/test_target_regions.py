@@ -1,4 +1,4 @@
-"""A request's target regions: defaults filled in, and each refusal in Azure's words, with its target."""
+"""Target regions of a request: defaults, and refusals with Azure's messages and targets."""
 
 import pytest
 
@@ -37,31 +37,31 @@ def target(name: str, count: int = 1, kind: StorageAccountType = LRS) -> TargetR
     return TargetRegion(name=name, regional_replica_count=count, storage_account_type=kind)
 
 
-def test_no_target_is_the_source_region_alone() -> None:
+def test_default_target_is_the_source_region() -> None:
     assert asked(location="West US 2") == ("westus2", (target("westus2"),))
 
 
-def test_what_is_not_said_comes_from_the_request_then_from_the_defaults() -> None:
+def test_missing_values_come_from_the_request_or_the_defaults() -> None:
     assert asked(region("westus2"), region("southcentralus", 3, ZRS), count=2, kind=PREMIUM) == (
         "westus2",
         (target("westus2", 2, PREMIUM), target("southcentralus", 3, ZRS)),
     )
 
 
-def test_the_order_of_the_request_and_the_exclusion_are_kept() -> None:
+def test_order_and_exclusion_are_kept() -> None:
     excluded = TargetRegionRequest(name="East US", exclude_from_latest=True)
     _, targets = asked(excluded, region("WestUS2"))
     assert [(each.name, each.exclude_from_latest) for each in targets] == [("eastus", True), ("westus2", False)]
 
 
 @pytest.mark.parametrize("count", [1, 10])
-def test_the_ends_of_the_range_are_inside(count: int) -> None:
+def test_limits_of_the_range_are_allowed(count: int) -> None:
     assert asked(region("westus2", count))[1] == (target("westus2", count),)
 
 
 @pytest.mark.parametrize("count", [-1, 0, 10 + 1])
 @pytest.mark.parametrize("by_region", [True, False])
-def test_a_count_out_of_range(count: int, by_region: bool) -> None:
+def test_count_out_of_range_is_refused(count: int, by_region: bool) -> None:
     with pytest.raises(InvalidInput) as caught:
         asked(region("westus2", count if by_region else None), count=None if by_region else count)
     assert caught.value.message == (
@@ -71,7 +71,7 @@ def test_a_count_out_of_range(count: int, by_region: bool) -> None:
     assert refusal(caught.value) == ("InvalidParameter", 400, "regionalReplicaCount")
 
 
-def test_the_policy_says_how_many_replicas_a_region_and_a_version_may_have() -> None:
+def test_limits_of_replicas_per_region_and_version() -> None:
     limits = PRESETS["azure-2026"]
     assert asked(region("westus2", 100), limits=limits)[1] == (target("westus2", 100),)
     with pytest.raises(InvalidInput, match="must be between 1 and 100, inclusive") as caught:
@@ -86,19 +86,19 @@ def test_the_policy_says_how_many_replicas_a_region_and_a_version_may_have() -> 
     assert "replicas_per_version_max" in (caught.value.hint or "")
 
 
-def test_an_unknown_source_region() -> None:
+def test_unknown_source_region_is_refused() -> None:
     with pytest.raises(InvalidInput, match="marsnorth") as caught:
         asked(location="marsnorth")
     assert refusal(caught.value)[2] == "location"
 
 
-def test_an_unknown_target_region() -> None:
+def test_unknown_target_region_is_refused() -> None:
     with pytest.raises(InvalidInput, match="marsnorth") as caught:
         asked(region("westus2"), region("marsnorth"))
     assert refusal(caught.value)[2] == "targetRegions"
 
 
-def test_a_region_twice_in_two_spellings() -> None:
+def test_repeated_region_is_refused() -> None:
     with pytest.raises(InvalidInput) as caught:
         asked(region("westus2"), region("West US 2", 3))
     assert caught.value.message == "Duplicate regions are not allowed in target publishing regions."
@@ -106,7 +106,7 @@ def test_a_region_twice_in_two_spellings() -> None:
     assert caught.value.found == "westus2"
 
 
-def test_the_source_region_must_be_a_target() -> None:
+def test_source_region_must_be_a_target() -> None:
     with pytest.raises(InvalidInput) as caught:
         asked(region("eastus"), region("northeurope"), location="westus2")
     assert caught.value.message == (
@@ -117,7 +117,7 @@ def test_the_source_region_must_be_a_target() -> None:
     assert "westus2" in (caught.value.hint or "")
 
 
-def test_a_storage_account_type_that_a_region_lacks() -> None:
+def test_unsupported_storage_account_type_is_refused() -> None:
     with pytest.raises(InvalidInput) as caught:
         asked(region("westus2"), region("eastus"), kind=ZRS)
     assert caught.value.message == "The storage account type Standard_ZRS is not supported in region 'East US'."
@@ -127,5 +127,5 @@ def test_a_storage_account_type_that_a_region_lacks() -> None:
 
 
 def refusal(error: InvalidInput) -> tuple[str, int, str | None]:
-    assert error.hint, "every refusal says what to do"
+    assert error.hint, "each error has a hint"
     return error.error_code, error.status, error.target

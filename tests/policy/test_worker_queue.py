@@ -1,4 +1,4 @@
-"""What a worker begins next: in turns, within bounds, not before its time; and how long a failure rests."""
+"""The next replicas of a worker: fair, within limits, not before the next attempt, with growing back-off."""
 
 from collections import Counter
 from dataclasses import replace
@@ -31,7 +31,7 @@ def replica(version: str, region: str, ordinal: int = 0, state: ReplicaState = P
 
 
 def version(uid: str, *regions: str, busy: frozenset[str] = frozenset()) -> QueuedVersion:
-    """Complete at "home", to be made in `regions`."""
+    """Return a version that is complete in "home", with replicas to make in `regions`."""
     replicas = [replica(uid, "home", state=COMPLETED), *(replica(uid, region) for region in regions)]
     return QueuedVersion(uid=uid, source_region="home", replicas=replicas, busy=busy)
 
@@ -41,13 +41,13 @@ def chosen(*queue: QueuedVersion, at_work: dict[str, int] | None = None, all_: i
     return [step.replica.uid for step in next_steps(queue, now=NOW, at_work=at_work or {}, limits=limits)]
 
 
-def test_versions_take_turns_in_the_order_of_the_queue() -> None:
+def test_versions_alternate_in_queue_order() -> None:
     assert chosen(version("large", "a", "b", "c"), version("small", "a", "b")) == [
         "large/a/0", "small/a/0", "large/b/0", "small/b/0",
     ]  # fmt: skip
 
 
-def test_no_more_than_so_many_in_all_and_into_a_region() -> None:
+def test_limits_in_total_and_per_region() -> None:
     assert chosen(version("v", "a", "b", "c"), all_=2) == ["v/a/0", "v/b/0"]
     assert chosen(version("v", "a"), version("w", "a"), version("x", "a", "b")) == ["v/a/0", "w/a/0", "x/b/0"]
     assert chosen(version("v", "a", "b"), at_work={"a": 2, "c": 1}) == ["v/b/0"]
@@ -55,18 +55,18 @@ def test_no_more_than_so_many_in_all_and_into_a_region() -> None:
     assert full_regions({"a": 2, "b": 1}, WorkerLimits(replicas_per_region=2)) == {"a"}
 
 
-def test_what_another_makes_is_left_to_it() -> None:
+def test_replica_of_another_worker_is_ignored() -> None:
     assert chosen(version("v", "a", "b", busy=frozenset({"v/a/0"}))) == ["v/b/0"]
 
 
-def test_a_failed_one_rests_until_its_time() -> None:
+def test_failed_replica_waits_until_retry_at() -> None:
     failed = replace(replica("v", "a", state=FAILED), retry_at=NOW + timedelta(seconds=1))
     queued = replace(version("v"), replicas=[replica("v", "home", state=COMPLETED), failed])
     assert startable_steps(queued, NOW) == []
     assert [step.replica for step in startable_steps(queued, NOW + timedelta(seconds=1))] == [failed]
 
 
-def test_a_version_that_is_complete_nowhere_is_nobodys() -> None:
+def test_version_without_a_complete_replica_is_skipped() -> None:
     assert startable_steps(replace(version("v"), replicas=[replica("v", "home"), replica("v", "a")]), NOW) == []
 
 
@@ -76,7 +76,7 @@ def test_a_version_that_is_complete_nowhere_is_nobodys() -> None:
     all_=st.integers(1, 6),
     each=st.integers(1, 3),
 )
-def test_bounds_hold_and_nothing_stands_idle(
+def test_limits_hold_and_no_capacity_is_idle(
     regions: list[list[str]], at_work: dict[str, int], all_: int, each: int
 ) -> None:
     queue = [version(f"v{number}", *names) for number, names in enumerate(regions)]
@@ -90,14 +90,14 @@ def test_bounds_hold_and_nothing_stands_idle(
 
 
 @pytest.mark.parametrize(("attempts", "mean"), [(1, 30), (2, 60), (3, 120), (7, 1920), (8, 3600), (5000, 3600)])
-def test_a_failure_rests_longer_each_time(attempts: int, mean: float) -> None:
+def test_backoff_grows_with_each_failure(attempts: int, mean: float) -> None:
     assert backoff_seconds(attempts, 0.0) == mean / 2
     assert backoff_seconds(attempts, 0.5) == mean
     assert backoff_seconds(attempts, 1 - 2**-32) == pytest.approx(1.5 * mean)
 
 
 def test_ten_thousand_target_regions_are_planned_in_linear_time() -> None:
-    """Half of them complete: nothing is compared with everything. The bound is of work, loosely."""
+    """Half of the regions are complete. The limit is a loose bound of the work."""
     replicas = [replica("v", f"r{number}", state=COMPLETED if number % 2 else PENDING) for number in range(10_000)]
     queued = QueuedVersion(uid="v", source_region="r1", replicas=replicas, busy=frozenset())
     began = process_time()

@@ -1,4 +1,4 @@
-"""A real `imgstore serve`, and a build machine beside it: the command line in processes with an empty home and no keys."""
+"""A real `imgstore serve` and a build machine: a command line in processes with an empty home and without keys."""
 
 import json
 import os
@@ -23,25 +23,25 @@ PUTS = re.compile(r'imgstore_http_requests_total\{method="PUT",route="/[^"]*disk
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """What a command came to."""
+    """The result of a command."""
 
     exit_code: int
     out: Any
-    """JSON where it printed some."""
+    """The JSON output, if any."""
     told: str
-    """On standard error."""
+    """The standard error."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Machine:
-    """A build machine: what it knows of the server are its address, its authority and a secret."""
+    """A build machine with the address, the authority and a secret of the server."""
 
     folder: Path
     server_home: Path
     told: Mapping[str, str]
     url: str
     said: str = ""
-    """What the last command inside told on standard error."""
+    """The standard error of the last command in this process."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -60,7 +60,7 @@ class Machine:
         )
 
     def run(self, *words: str, **environment: str) -> Done:
-        """Words later on the line win: so ``--ca-file`` among them is not heard, and ``REQUESTS_CA_BUNDLE`` is."""
+        """Run a command. Later options take precedence, so the tests of `REQUESTS_CA_BUNDLE` add no ``--ca-file``."""
         line = [*IMGSTORE, *words]
         if "REQUESTS_CA_BUNDLE" not in environment:
             line += ["--ca-file", self.told["REQUESTS_CA_BUNDLE"]]
@@ -76,7 +76,7 @@ class Machine:
         return Done(exit_code=done.returncode, out=json.loads(done.stdout) if done.stdout else None, told=done.stderr)
 
     def inside(self, *words: str) -> Any:
-        """The same in this process: for what needs no empty machine, since a process takes its time."""
+        """Run a command in this process, which is faster, for tests that need no empty machine."""
         env = {"REQUESTS_CA_BUNDLE": self.told["REQUESTS_CA_BUNDLE"], **self.environment}
         result = CliRunner().invoke(main, list(words), prog_name="imgstore", env=env)
         assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception!r}"
@@ -89,7 +89,7 @@ class Machine:
         return done.out
 
     def puts(self) -> int:
-        """How many ranges the blob door has taken in."""
+        """Return how many ranges the blob endpoint received."""
         with urllib.request.urlopen(f"{self.url}/metrics", context=self._trust()) as answer:
             found = PUTS.search(answer.read().decode())
         return 0 if found is None else int(float(found[1]))
@@ -100,7 +100,7 @@ class Machine:
 
 @contextmanager
 def serving(folder: Path, *words: str) -> Iterator[Machine]:
-    """A server with a home of its own, until the block ends."""
+    """Run a server with a home of its own during the block."""
     home = folder / "server"
     (folder / "empty").mkdir()
     command = [*IMGSTORE, "serve", "--dev-tls", "--port", "0", "--retry-after-seconds", "0", "--home", str(home)]

@@ -1,4 +1,4 @@
-"""Each command by a server prints what it prints at a home; lists go page by page, and waiting is looking."""
+"""Commands with a server print the same as at a home. Lists are paged, and operations are polled."""
 
 import json
 import re
@@ -60,11 +60,11 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def plain(body: Any) -> Any:
-    """Without what two installations can't have in common."""
+    """Remove the values that differ between two installations."""
     return json.loads(CHANGING.sub("...", json.dumps(body)))
 
 
-def test_a_server_prints_what_a_home_prints(machine: Machine, tmp_path: Path) -> None:
+def test_server_and_home_print_the_same(machine: Machine, tmp_path: Path) -> None:
     for line in LINES:
         here = CliRunner().invoke(
             main, shlex.split(line), prog_name="imgstore", env={"IMGSTORE_HOME": str(tmp_path / "home")}
@@ -74,7 +74,7 @@ def test_a_server_prints_what_a_home_prints(machine: Machine, tmp_path: Path) ->
         assert plain(over) == plain(json.loads(here.stdout) if here.stdout else None), line
 
 
-def test_lists_go_page_by_page_over_the_servers_own_pages(machine: Machine) -> None:
+def test_lists_are_paged_across_server_pages(machine: Machine) -> None:
     for number in range(5):
         machine.inside("group", "create", "-n", f"page{number}", "-l", "eastus", "--tags", "paged=1")
     names = [each["name"] for each in machine.inside("group", "list")]
@@ -110,7 +110,7 @@ def test_operations_are_listed_shown_and_canceled(machine: Machine) -> None:
         machine.inside("operation", "show", "-n", "no-such-operation")
 
 
-def test_a_version_is_changed_waited_for_and_deleted(machine: Machine, tmp_path: Path) -> None:
+def test_version_is_updated_awaited_and_deleted(machine: Machine, tmp_path: Path) -> None:
     where = ("-g", "rv", "-r", "gv", "-i", "ubuntu")
     machine.inside("sig", "create", "-g", "rv", "-r", "gv", "-l", "southcentralus")
     machine.inside("sig", "image-definition", "create", *where, "-p", "p", "-f", "o", "-s", "s", "--os-type", "Linux")
@@ -134,7 +134,7 @@ def test_a_version_is_changed_waited_for_and_deleted(machine: Machine, tmp_path:
     assert changed["properties"]["publishingProfile"]["endOfLifeDate"].startswith("2035-12-02")
     changed = machine.inside(*version, "update", *one, "--remove", "publishingProfile.endOfLifeDate")
     assert "endOfLifeDate" not in changed["properties"]["publishingProfile"]
-    assert changed["tags"] == {"c": "d"}, "what was not spoken of stays"
+    assert changed["tags"] == {"c": "d"}, "properties that the request leaves out stay"
     assert len(changed["properties"]["publishingProfile"]["targetRegions"]) == 2
     changed = machine.inside(
         *version, "update", *one, "--set", "publishingProfile.targetRegions[name=East US].excludeFromLatest=true"
@@ -162,13 +162,13 @@ def test_a_version_is_changed_waited_for_and_deleted(machine: Machine, tmp_path:
 
 
 @pytest.mark.parametrize("words", [["--base", "1.0.0"], ["--verify", "full"]])
-def test_what_the_api_cannot_be_asked_is_refused_by_name(machine: Machine, tmp_path: Path, words: list[str]) -> None:
+def test_unsupported_option_is_refused_by_name(machine: Machine, tmp_path: Path, words: list[str]) -> None:
     line = ["sig", "image-version", "create", "-g", "rg", "-r", "g1", "-i", "ubuntu", "-e", "5.0.0"]
     with pytest.raises(AssertionError, match=rf"\(LocalHomeOnly\) {words[0]}"):
         machine.inside(*line, "--os-vhd-uri", str(tmp_path / "none.raw"), *words)
 
 
-def test_signed_urls_are_given_and_revoked(machine: Machine) -> None:
+def test_signed_urls_are_granted_and_revoked(machine: Machine) -> None:
     words = ("-g", "rs", "-n", "up")
     upload = ("--upload-type", "Upload", "--upload-size-bytes", "1048576")
     machine.inside("disk", "create", *words, "-l", "westus2", *upload)

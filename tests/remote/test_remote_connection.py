@@ -1,4 +1,4 @@
-"""What becomes of a request that fails: tried again where that can't do harm, told otherwise; and errors as they were raised."""
+"""Requests to a server: safe retries, reported failures, and restored errors of the server."""
 
 import json
 import threading
@@ -54,7 +54,7 @@ def hang_up(asked: BaseHTTPRequestHandler) -> None:
 
 @contextmanager
 def scripted(*script: Script) -> Iterator[tuple[str, list[str]]]:
-    """A server that does what the script says, request by request; what it was asked."""
+    """Run a server that answers by a script. Yield the URL and the list of received requests."""
     asked: list[str] = []
     left = list(script)
 
@@ -94,37 +94,37 @@ def connected(url: str, credentials: Any = None) -> Iterator[tuple[Connection, l
         connection.close()
 
 
-def test_a_question_is_asked_again() -> None:
+def test_get_is_retried() -> None:
     busy = say(503, {"error": {"code": "ServerStopping", "message": "stopping"}})
     script = (busy, hang_up, say(429, {}, Retry_After="7"), say(200, {"a": 1}))
     with scripted(*script) as (url, asked), connected(url) as (connection, waited):
         with pytest.raises(StoreUnreachable):
-            connection.request("GET", "/x")  # A server that never answered is not waited for long.
+            connection.request("GET", "/x")  # The client gives up soon if the server never answered.
         assert len(asked) == 3
         assert 7.0 in waited
         assert connection.request("GET", "/x").json == {"a": 1}
 
 
-def test_a_server_that_has_answered_is_waited_for() -> None:
+def test_known_server_is_retried_longer() -> None:
     busy = say(502)
     with scripted(say(200, {}), *[busy] * 8, say(200, {"a": 1})) as (url, asked), connected(url) as (connection, _):
         connection.request("GET", "/x")
-        assert connection.request("PUT", "/x", {}).json == {"a": 1}, "what was turned away was not done"
+        assert connection.request("PUT", "/x", {}).json == {"a": 1}, "a rejected request was not executed"
         assert len(asked) == 10
 
 
-def test_what_may_have_been_done_is_not_sent_twice() -> None:
+def test_possibly_executed_request_is_not_sent_again() -> None:
     with scripted(say(200, {}), hang_up, hang_up, say(201, {})) as (url, asked), connected(url) as (connection, _):
         connection.request("GET", "/x")
         with pytest.raises(StoreUnreachable) as caught:
             connection.request("PUT", "/x", {})
         assert (caught.value.error_code, len(asked)) == ("ConnectionBroken", 2)
-        # A range of a disk may come as often as it likes.
+        # The same range of a disk may be sent several times.
         assert connection.transfer("PUT", f"{url}/b?sig=secret", headers={}, data=b"x").status == 201
         assert len(asked) == 4
 
 
-def test_a_token_that_is_not_believed_any_more_is_renewed_once() -> None:
+def test_rejected_token_is_renewed_once() -> None:
     no = say(401, {"error": {"code": "ExpiredAuthenticationToken", "message": "expired"}})
     given = [say(200, {"access_token": f"t{number}", "expires_in": 3600}) for number in range(3)]
     application = Application(tenant_id="t/../x", client_id="c", client_secret="s")
@@ -141,7 +141,7 @@ def test_a_token_that_is_not_believed_any_more_is_renewed_once() -> None:
             connection.request("GET", "/x")
 
 
-def test_a_failure_names_neither_token_nor_signature() -> None:
+def test_error_contains_neither_token_nor_signature() -> None:
     with (
         scripted(hang_up, hang_up, hang_up) as (url, _),
         connected(url) as (connection, _),
@@ -165,7 +165,7 @@ def test_a_failure_names_neither_token_nor_signature() -> None:
         Conflict("m", code="OperationNotAllowed"),
     ],
 )
-def test_an_error_comes_out_as_it_was_raised(error: ImgstoreError) -> None:
+def test_server_error_is_restored(error: ImgstoreError) -> None:
     for told in (
         read_error(error_json(error), error.status),
         read_error(json.loads(json.dumps(error_json(error))), 0),
@@ -177,12 +177,12 @@ def test_an_error_comes_out_as_it_was_raised(error: ImgstoreError) -> None:
 
 
 @pytest.mark.parametrize("body", [None, [], {}, {"error": {}}, {"error": {"code": 3}}, "<html>"])
-def test_an_answer_of_something_else_says_so(body: Any) -> None:
+def test_foreign_answer_is_reported(body: Any) -> None:
     assert read_error(body, 404).error_code == "UnexpectedAnswer"
     assert isinstance(read_error(body, 502), StoreUnreachable)
 
 
-def test_page_lists_are_read_back() -> None:
+def test_page_lists_round_trip() -> None:
     extents = [Extent(offset=0, length=512), Extent(offset=4096, length=1024)]
     whole = page_list_xml(extents, read_page_list_request((0, 1 << 20))).decode()
     assert read_page_list(whole) == (extents, None)
@@ -192,7 +192,7 @@ def test_page_lists_are_read_back() -> None:
     assert (first, read_page_list(behind)) == (extents[:1], (extents[1:], None))
 
 
-def test_what_is_not_zero_is_found_and_what_arrived_left_out() -> None:
+def test_nonzero_ranges_without_received_ranges() -> None:
     data = bytearray(5 * KIB64)
     assert list(nonzero_ranges(bytes(data))) == []
     data[KIB64] = data[3 * KIB64 - 1] = data[5 * KIB64 - 1] = 1
@@ -201,17 +201,17 @@ def test_what_is_not_zero_is_found_and_what_arrived_left_out() -> None:
     assert list(nonzero_ranges(bytes(data)[: 4 * KIB64 + 512] + b"\1")) == [ranges[0], (4 * KIB64, 4 * KIB64 + 513)]
     arrived = [Extent(offset=1000 + KIB64, length=2 * KIB64)]
     assert list(missing_ranges(ranges, arrived, 1000)) == [ranges[1]]
-    assert list(missing_ranges(ranges, arrived, 1001)) == ranges, "half of it is not all of it"
+    assert list(missing_ranges(ranges, arrived, 1001)) == ranges, "a half received range is still missing"
 
 
-def test_pieces_are_those_that_extents_touch() -> None:
+def test_piece_indexes_of_extents() -> None:
     mib4 = 4 << 20
     extents = [Extent(offset=1, length=1), Extent(offset=mib4 - 1, length=2), Extent(offset=3 * mib4, length=512)]
     assert piece_indexes(iter(extents), 4 * mib4) == [0, 1, 3]
     assert piece_indexes(iter([Extent(offset=0, length=3 * mib4)]), mib4 + 512) == [0, 1]
 
 
-def test_where_a_source_is() -> None:
+def test_local_path_of_a_uri() -> None:
     assert local_path("./a b.vhd") == Path("a b.vhd")
     assert local_path("file:///a%20b.vhd") == Path("/a b.vhd")
     assert local_path("https://example.org/x") is None
@@ -232,12 +232,12 @@ def test_where_a_source_is() -> None:
         "https://h:x",
     ],
 )
-def test_no_address_of_a_server(server: str) -> None:
+def test_invalid_server_address_is_refused(server: str) -> None:
     with pytest.raises(InvalidInput, match="address of the server is invalid"):
         read_address(server, authorities=None, subscription=None, environ={"IMGSTORE_TOKEN": "t"})
 
 
-def test_who_asks_and_where_is_told_by_the_environment() -> None:
+def test_credentials_and_address_come_from_the_environment() -> None:
     address = read_address(
         "https://h:1/", authorities=None, subscription=None,
         environ={"IMGSTORE_TOKEN": " t\n", "SSL_CERT_FILE": "/a", "REQUESTS_CA_BUNDLE": "/b", "IMGSTORE_SUBSCRIPTION_ID": "s"},

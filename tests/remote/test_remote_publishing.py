@@ -1,4 +1,4 @@
-"""A build machine publishes a file with nothing but a server's address and a secret, and gets a disk back from it."""
+"""A build machine publishes a file with only the address and a secret of a server, and exports the disk again."""
 
 import os
 import time
@@ -19,12 +19,14 @@ WHERE = ("-g", "rg", "-r", "g1", "-i", "ubuntu")
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """With a gallery, a definition and a disk in three containers."""
+    """Return a machine with a gallery, a definition and a disk in three containers."""
     with serving(tmp_path_factory.mktemp("remote")) as machine:
         raw = make_raw(machine.folder / "disk.raw", seed=1, virtual_bytes=64 * MIB, content_bytes=10 * MIB)
         write_vhd(raw, machine.folder / "disk.vhd")
         write_vhd(raw, machine.folder / "dynamic.vhd", DiskFormat.VHD_DYNAMIC)
-        machine.ok("sig", "create", "-g", "rg", "-r", "g1", "-l", "southcentralus")  # Makes the group, as at a home.
+        machine.ok(
+            "sig", "create", "-g", "rg", "-r", "g1", "-l", "southcentralus"
+        )  # Creates the resource group, as at a home.
         made = ("--publisher", "p", "--offer", "o", "--sku", "s", "--os-type", "Linux")
         machine.ok("sig", "image-definition", "create", *WHERE, *made)
         yield machine
@@ -39,7 +41,7 @@ def noise(path: Path, megabytes: int) -> Path:
     return path
 
 
-def test_a_file_becomes_a_version_and_comes_back_byte_for_byte(machine: Machine) -> None:
+def test_published_file_is_exported_byte_for_byte(machine: Machine) -> None:
     done = machine.run(
         "sig", "image-version", "create", *WHERE, "-e", "1.0.0", "--os-vhd-uri", "disk.vhd",
         "--target-regions", "southcentralus=2", "westus2", "--tags", "team=images",
@@ -50,7 +52,7 @@ def test_a_file_becomes_a_version_and_comes_back_byte_for_byte(machine: Machine)
     assert {each["state"] for each in properties["replicationStatus"]["summary"]} == {"Completed"}
     for task in ("upload disk.vhd", "ingest disk.vhd", "southcentralus/0", "southcentralus/1", "westus2/0"):
         assert f"{task}: completed" in done.told, done.told
-    assert machine.ok("disk", "list") == [], "the disk that brought the bytes is gone"
+    assert machine.ok("disk", "list") == [], "the temporary disk is deleted"
 
     made = machine.ok(
         "disk", "create", "-g", "rg", "-n", "d1", "-l", "westus2", "--gallery-image-reference", "rg/g1/ubuntu"
@@ -68,10 +70,10 @@ def test_a_file_becomes_a_version_and_comes_back_byte_for_byte(machine: Machine)
     assert (machine.folder / "part.raw").read_bytes() == (machine.folder / "disk.raw").read_bytes()[1_000_000:6_000_000]
     assert [each["name"] for each in machine.ok("disk", "list")] == ["d1"]
     machine.ok("disk", "delete", "-g", "rg", "-n", "d1", "--yes")
-    assert list((machine.folder / "empty").iterdir()) == [], "a build machine keeps nothing"
+    assert list((machine.folder / "empty").iterdir()) == [], "a build machine stores nothing"
 
 
-def test_the_same_command_sends_nothing_again_and_another_file_is_refused(machine: Machine) -> None:
+def test_repeated_publish_sends_nothing_and_refuses_another_file(machine: Machine) -> None:
     first = publish(machine, "2.0.0", "disk.raw")
     sent = machine.puts()
     again = publish(machine, "2.0.0", "dynamic.vhd", "--target-regions", "southcentralus", "eastus")
@@ -91,7 +93,7 @@ def test_the_same_command_sends_nothing_again_and_another_file_is_refused(machin
     assert "Changing property 'location' is not allowed" in done.told
 
 
-def test_data_disks_go_along_and_only_what_is_not_zero_is_sent(machine: Machine) -> None:
+def test_data_disks_are_uploaded_without_zeros(machine: Machine) -> None:
     with (machine.folder / "data.raw").open("wb") as file:
         file.truncate(256 * MIB)
         file.seek(100 * MIB + 70_000)
@@ -111,8 +113,8 @@ def test_data_disks_go_along_and_only_what_is_not_zero_is_sent(machine: Machine)
     assert (machine.folder / "data-back.raw").read_bytes() == (machine.folder / "data.raw").read_bytes()
 
 
-def kill_while_it_uploads(machine: Machine, *words: str) -> int:
-    """Kill a command with SIGKILL once some of its file has arrived; gives how many ranges were taken in by then."""
+def kill_during_upload(machine: Machine, *words: str) -> int:
+    """Kill a command with SIGKILL after the first ranges arrived, and return the number of received ranges."""
     before = machine.puts()
     with machine.start(*words) as running:
         until = time.monotonic() + 120
@@ -123,15 +125,17 @@ def kill_while_it_uploads(machine: Machine, *words: str) -> int:
     return machine.puts() - before
 
 
-def test_a_killed_upload_goes_on(machine: Machine) -> None:
+def test_killed_upload_resumes(machine: Machine) -> None:
     noise(machine.folder / "big.raw", 160)
     words = ("sig", "image-version", "create", *WHERE, "-e", "4.0.0", "--os-vhd-uri", "big.raw")
-    arrived = kill_while_it_uploads(machine, *words)
-    assert arrived < 40, "else it was killed too late to tell anything"
-    assert machine.run("sig", "image-version", "show", *WHERE, "-e", "4.0.0").exit_code == 3, "nothing is half visible"
+    arrived = kill_during_upload(machine, *words)
+    assert arrived < 40, "otherwise the kill came too late for this test"
+    assert machine.run("sig", "image-version", "show", *WHERE, "-e", "4.0.0").exit_code == 3, (
+        "no partial version is visible"
+    )
     before = machine.puts()
     machine.ok(*words)
-    # Those that were under way when it was killed may have arrived after they were counted.
+    # Requests in progress at the kill may have arrived after the count.
     assert machine.puts() - before <= 40 - arrived + 1
     assert machine.ok("disk", "list") == []
     machine.ok("disk", "export", "--gallery-image-reference", "rg/g1/ubuntu/4.0.0", "--file", "big-back.raw")
@@ -140,10 +144,10 @@ def test_a_killed_upload_goes_on(machine: Machine) -> None:
         (machine.folder / name).unlink()
 
 
-def test_a_file_that_was_built_anew_after_a_kill_is_not_mixed_with_the_old_one(machine: Machine) -> None:
+def test_rebuilt_file_is_not_mixed_with_an_interrupted_upload(machine: Machine) -> None:
     path = noise(machine.folder / "mixed.raw", 120)
     words = ("disk", "create", "-g", "rg", "-n", "mixed", "-l", "southcentralus", "--source", "mixed.raw")
-    kill_while_it_uploads(machine, *words, "--tags", "kept=yes")
+    kill_during_upload(machine, *words, "--tags", "kept=yes")
     noise(path, 120)
     made = machine.ok(*words, "--os-type", "Linux")
     machine.ok("disk", "export", "-g", "rg", "-n", "mixed", "--file", "mixed-back.raw")
@@ -156,7 +160,7 @@ def test_a_file_that_was_built_anew_after_a_kill_is_not_mixed_with_the_old_one(m
     machine.ok("disk", "delete", "-g", "rg", "-n", "mixed", "--yes")
 
 
-def test_who_is_not_known_and_what_is_not_trusted(machine: Machine, tmp_path: Path) -> None:
+def test_missing_credentials_and_untrusted_certificates(machine: Machine, tmp_path: Path) -> None:
     for wrong, code, words in (
         ({"IMGSTORE_TOKEN": "a.b.c"}, "InvalidAuthenticationToken", "The access token is invalid."),
         ({"IMGSTORE_CLIENT_SECRET": "guessed"}, "invalid_client", "AADSTS7000215"),
@@ -182,12 +186,12 @@ def test_who_is_not_known_and_what_is_not_trusted(machine: Machine, tmp_path: Pa
         assert "what to do: " in done.told
 
 
-def test_the_only_subscription_need_not_be_named(machine: Machine) -> None:
+def test_only_subscription_is_the_default(machine: Machine) -> None:
     done = machine.run("group", "show", "-n", "rg", IMGSTORE_SUBSCRIPTION_ID="")
     assert done.out["id"].split("/")[2] == machine.told["IMGSTORE_SUBSCRIPTION_ID"], done.told
 
 
-def test_errors_come_out_as_at_a_home(machine: Machine) -> None:
+def test_errors_equal_those_of_a_home(machine: Machine) -> None:
     done = machine.run("sig", "show", "-g", "rg", "-r", "none")
     assert done.exit_code == 3
     assert done.told.splitlines()[0] == "ERROR: (ResourceNotFound) The gallery 'none' was not found."
@@ -201,7 +205,7 @@ def test_errors_come_out_as_at_a_home(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("line", ["vm list", "gc", "serve --dev-tls", "sig update -g rg -r g1", "auth sp list"])
-def test_what_is_for_a_home_only_says_so(machine: Machine, line: str) -> None:
+def test_local_command_is_refused_with_a_server(machine: Machine, line: str) -> None:
     done = machine.run(*line.split())
     assert done.exit_code == 1, done
     assert f"(LocalHomeOnly) `imgstore {line.partition(' -')[0]}` works on a home here" in done.told
@@ -209,5 +213,5 @@ def test_what_is_for_a_home_only_says_so(machine: Machine, line: str) -> None:
     assert "what to do: leave --server out" in done.told
 
 
-def test_a_file_is_inspected_here(machine: Machine) -> None:
+def test_inspect_reads_a_local_file(machine: Machine) -> None:
     assert machine.ok("inspect", "disk.vhd")["format"] == "vhd"

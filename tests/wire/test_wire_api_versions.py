@@ -1,4 +1,4 @@
-"""Which api-version knows what: nothing newer is shown, what is newer is refused, and what is not spoken of is kept."""
+"""Fields by api-version: newer fields are hidden or refused, and fields that a body leaves out keep their values."""
 
 import copy
 from typing import Any
@@ -49,7 +49,7 @@ VERSION = {
         (NEWEST, set(REGION), {"allowDeletionOfReplicatedLocations", "blockDeletionBeforeEndOfLife"}),
     ],
 )
-def test_a_version_is_shown_as_its_reader_knows_it(version: str, regions: set[str], profiles: set[str]) -> None:
+def test_response_has_only_fields_of_the_api_version(version: str, regions: set[str], profiles: set[str]) -> None:
     before = copy.deepcopy(VERSION)
     shown = remove_newer_fields(VERSION, Kind.VERSION, version)["properties"]
     assert set(shown["publishingProfile"]["targetRegions"][0]) == regions
@@ -59,7 +59,7 @@ def test_a_version_is_shown_as_its_reader_knows_it(version: str, regions: set[st
 
 
 @given(kind=st.sampled_from(Kind), version=st.sampled_from(KNOWN), later=st.sampled_from(KNOWN))
-def test_a_later_version_knows_all_that_an_earlier_one_does(kind: Kind, version: str, later: str) -> None:
+def test_later_api_version_has_all_earlier_fields(kind: Kind, version: str, later: str) -> None:
     for path in SINCE[kind]:
         if has_field(kind, path, version) and later >= version:
             assert has_field(kind, path, later)
@@ -70,8 +70,8 @@ def test_a_later_version_knows_all_that_an_earlier_one_does(kind: Kind, version:
 
 
 @given(kind=st.sampled_from(Kind), version=st.sampled_from(KNOWN), in_lists=st.booleans())
-def test_what_is_kept_is_what_is_known_field_by_field(kind: Kind, version: str, *, in_lists: bool) -> None:
-    """Against `has_field`, over a resource that has every field of the table, and beside each one that all versions know."""
+def test_remaining_fields_equal_known_fields(kind: Kind, version: str, *, in_lists: bool) -> None:
+    """Compare with `has_field`. The resource has all fields of the table, and old fields beside each new field."""
     whole: dict[str, Any] = {}
     for path in SINCE[kind]:
         place = whole
@@ -95,14 +95,14 @@ def test_what_is_kept_is_what_is_known_field_by_field(kind: Kind, version: str, 
     assert remove_newer_fields(listed(whole), kind, version) == known(listed(whole), "")
 
 
-def test_versions_are_sorted_and_all_that_is_told_of_is_one() -> None:
+def test_api_versions_are_sorted_and_known() -> None:
     assert list(KNOWN) == sorted(KNOWN)
     assert {since for table in SINCE.values() for since in table.values()} <= set(KNOWN)
     assert check_api_version("2099-12-31", "galleries") == "2099-12-31"
     assert check_api_version("2020-09-30-preview", "galleries") == "2020-09-30"
 
 
-def test_a_put_speaks_of_all_that_its_version_knows_and_a_patch_of_what_is_there() -> None:
+def test_put_sets_all_fields_and_patch_sets_given_fields() -> None:
     body = {"location": "East US", "properties": {}}
     assert read_gallery(body, NEWEST, is_put=True) == {
         "location": "eastus", "description": None, "soft_delete_enabled": False, "soft_delete_retention_days": 7,
@@ -117,7 +117,7 @@ def test_a_put_speaks_of_all_that_its_version_knows_and_a_patch_of_what_is_there
     assert read_gallery(later, "2021-07-01", is_put=False) == {"soft_delete_enabled": True}
 
 
-def test_what_can_not_change_is_not_taken_away_by_silence() -> None:
+def test_fixed_fields_keep_values_when_left_out() -> None:
     said = read_definition({"location": "eastus", "properties": {"eula": None}}, NEWEST, is_put=True)
     assert not {"eula", "os_type", "features", "purchase_plan"} & set(said)
     assert (said["description"], said["recommended_vcpus"]) == (None, RecommendedRange())
@@ -138,13 +138,13 @@ def test_what_can_not_change_is_not_taken_away_by_silence() -> None:
         ),
     ],
 )
-def test_a_gallery_that_is_none(body: Any, target: str) -> None:
+def test_invalid_gallery_is_refused(body: Any, target: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         read_gallery(body, NEWEST, is_put=True)
     assert raised.value.target == target
 
 
-def test_a_new_definition_is_completed_by_its_versions_defaults() -> None:
+def test_new_definition_gets_defaults_of_the_api_version() -> None:
     required = {"os_type": 1, "os_state": 1, "publisher": "p", "offer": "o", "sku": "s"}
     assert "hyper_v_generation" not in complete_definition(required, "2024-03-03")
     made = complete_definition(required, "2025-03-03")
@@ -153,7 +153,7 @@ def test_a_new_definition_is_completed_by_its_versions_defaults() -> None:
     assert old["features"] == ()
 
 
-def test_what_a_put_says_of_a_version() -> None:
+def test_put_of_a_version_is_read() -> None:
     read = read_version(VERSION, NEWEST, is_put=True)
     assert read.target_regions is not None
     assert (read.sources, read.restore, read.end_of_life_at) == ({"os": "https://x.example/a"}, False, None)
@@ -185,13 +185,13 @@ def test_what_a_put_says_of_a_version() -> None:
         ({"securityProfile": {"uefiSettings": {"x": 1}}}, "securityProfile"),
     ],
 )
-def test_what_is_not_done_is_refused_by_its_path(properties: Any, target: str) -> None:
+def test_unsupported_field_is_refused_by_path(properties: Any, target: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         read_version({"location": "eastus", "properties": properties}, NEWEST, is_put=True)
     assert raised.value.target == f"properties.{target}"
 
 
-def test_disks_are_made_from_images_alone() -> None:
+def test_invalid_disk_source_is_refused() -> None:
     reference = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Compute/galleries/g/images/i/versions/1.0.0"
     source: dict[str, Any] = {"createOption": "fromimage", "galleryImageReference": {"id": reference}}
     body = {"location": "eastus", "properties": {"creationData": source}}

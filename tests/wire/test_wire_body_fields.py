@@ -1,4 +1,4 @@
-"""Every field of a body is found or refused, whatever its shape, its spelling and its api-version are."""
+"""Each field of a body is read or refused, for all shapes, spellings and api-versions."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -17,7 +17,7 @@ LISTS: Final = ("features", "targetRegions", "dataDiskImages", "dataDisks", "net
 
 
 def body_at(path: str, value: Any) -> Any:
-    """A body with a value at a path; lists of one element."""
+    """Return a body with a value at a path. Each list has one element."""
     *above, last = path.split(".")
     value = {last: value}
     for name in reversed(above):
@@ -26,18 +26,18 @@ def body_at(path: str, value: Any) -> Any:
 
 
 def parents() -> Iterator[tuple[Subject, str]]:
-    """Each path that has names below it."""
+    """Return the paths with names below."""
     for subject, table in FIELDS.items():
         above = {path.rpartition(".")[0] for path in table}
         yield from ((subject, path) for path in sorted(above) if path)
 
 
 @pytest.mark.parametrize(("subject", "path"), list(parents()))
-def test_what_has_names_below_it_is_an_object_or_a_list_of_objects(subject: Subject, path: str) -> None:
+def test_parent_of_fields_must_be_an_object_or_a_list(subject: Subject, path: str) -> None:
     is_list = path.rpartition(".")[2] in LISTS
     for shape in SHAPES:
         if isinstance(shape, list if is_list else dict):
-            continue  # Of a list the readers check the elements.
+            continue  # The readers check the elements of lists.
         with pytest.raises(InvalidInput) as raised:
             read_known_fields(body_at(path, shape), subject)
         above = [path[: place + 1] for place in range(len(path))]
@@ -45,7 +45,7 @@ def test_what_has_names_below_it_is_an_object_or_a_list_of_objects(subject: Subj
 
 
 @pytest.mark.parametrize(("kind", "path"), [(kind, path) for kind, table in SINCE.items() for path in table])
-def test_a_field_that_is_newer_than_the_request_is_refused_by_its_path(kind: Kind, path: str) -> None:
+def test_newer_field_is_refused_by_path(kind: Kind, path: str) -> None:
     if kind not in FIELDS:
         pytest.skip("nobody writes it")
     before = KNOWN[KNOWN.index(SINCE[kind][path]) - 1]
@@ -60,7 +60,7 @@ def test_a_field_that_is_newer_than_the_request_is_refused_by_its_path(kind: Kin
 
 
 @pytest.mark.parametrize("subject", list(FIELDS))
-def test_a_name_that_no_table_has_is_refused_and_a_name_in_two_spellings_too(subject: Subject) -> None:
+def test_unknown_or_repeated_name_is_refused(subject: Subject) -> None:
     with pytest.raises(InvalidInput) as raised:
         read_known_fields({"unheardOf": 1}, subject)
     assert raised.value.target == "unheardOf"
@@ -70,7 +70,7 @@ def test_a_name_that_no_table_has_is_refused_and_a_name_in_two_spellings_too(sub
     assert raised.value.target == name
 
 
-def test_names_below_are_found_in_any_case_and_others_kept_where_a_table_says_so() -> None:
+def test_nested_names_are_normalized_and_wildcard_names_are_kept() -> None:
     said: Any = {
         "Properties": {
             "NetworkProfile": {"NetworkInterfaces": [{"ID": "/n", "Properties": {"DeleteOption": "Delete"}}]}
@@ -91,7 +91,7 @@ def test_names_below_are_found_in_any_case_and_others_kept_where_a_table_says_so
 VNET: Final = NETWORK_TYPES[0]
 
 
-def test_a_network_is_kept_in_azures_spelling_whatever_the_request_has() -> None:
+def test_network_is_stored_in_azures_spelling() -> None:
     said = {
         "Location": "eastus",
         "TAGS": {"a": "b"},
@@ -106,7 +106,7 @@ def test_a_network_is_kept_in_azures_spelling_whatever_the_request_has() -> None
             read_network({"location": "eastus"} | twice, VNET, "/n")
 
 
-def test_true_is_not_the_number_one() -> None:
+def test_true_differs_from_one() -> None:
     with pytest.raises(PropertyChangeNotAllowed):
         read_disk_patch({"properties": {"diskSizeGB": True}}, DiskKind.DISK, {"properties": {"diskSizeGB": 1}})
     read_disk_patch({"properties": {"diskSizeGB": 1}}, DiskKind.DISK, {"properties": {"diskSizeGB": 1}})

@@ -1,4 +1,4 @@
-"""Nasty templates of under 1 kB: each ends within the budget, with an error that names the limit."""
+"""Hostile templates of under 1 kB. Each ends within the budget, with an error that names the limit."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ _NAMES = "json(concat('{\"',replace(join(range(0,9999),','),',','\":0,\"'),'\":0
 
 
 def _turns(expression: str, **variables: Any) -> dict[str, Any]:
-    """A template with 800 turns of an expression."""
+    """Return a template with 800 iterations of an expression."""
     loop = {"count": 800, "input": f"[{expression}]"}
     return {"variables": variables, "outputs": {"o": {"type": "array", "copy": loop}}}
 
@@ -29,13 +29,13 @@ def _value(expression: str, **variables: Any) -> dict[str, Any]:
 
 
 def _doubled(first: str, again: str, times: int) -> dict[str, Any]:
-    """Variables, each of which has the one before it twice."""
+    """Return variables that contain the previous variable twice."""
     names = {"v0": first} | {f"v{n}": again.replace("@", f"variables('v{n - 1}')") for n in range(1, times + 1)}
     return {"variables": names, "outputs": {"o": {"type": "array", "value": f"[variables('v{times}')]"}}}
 
 
 def _looped(name: str, value: Any) -> dict[str, Any]:
-    """An object with a loop of 800 turns. The outermost is a variable that an output shows."""
+    """Return an object with a loop of 800 iterations. An output shows the outermost loop as a variable."""
     loop = {"copy": [{"name": name, "count": 800, "input": value}]}
     return loop if name != "x" else _value("array(variables('x'))", x=loop)
 
@@ -146,7 +146,7 @@ def _scope(effort: EvaluationBudget) -> Scope:
 
 
 @pytest.mark.parametrize("name", NASTY)
-def test_a_nasty_template_ends_with_an_error_that_names_the_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_template_ends_with_an_error_about_the_limit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # An eighth of the budget takes an eighth of the time.
     monkeypatch.setattr(scope, "ELEMENTS_MAX", ELEMENTS_MAX // 8)
     template = NASTY[name]
@@ -154,7 +154,7 @@ def test_a_nasty_template_ends_with_an_error_that_names_the_limit(name: str, mon
     with pytest.raises(InvalidInput) as caught:
         plan_template({"template": template}, _scope(EvaluationBudget()), _around())
     assert caught.value.error_code == "InvalidTemplate"
-    # A busy machine comes to the second limit first.
+    # A busy machine reaches the limit in seconds first.
     # Invariant H6.
     assert caught.value.expected in (
         f"at most {ELEMENTS_MAX // 8:,} elements read or made",

@@ -1,4 +1,4 @@
-"""What `show` prints of a gallery or a definition, read back, is what it was; values of the wrong kind are named."""
+"""Galleries and definitions survive a round trip through `show`, and values of a wrong type are refused."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -61,13 +61,13 @@ details = st.fixed_dictionaries(
 
 
 @given(details)
-def test_no_edit_is_no_change_of_a_definition(told: dict[str, Any]) -> None:
+def test_definition_without_edits_is_unchanged(told: dict[str, Any]) -> None:
     definition = replace(DEFINITION, **told)
     assert edit_definition(DefinitionPath(gallery=GALLERY, definition=definition), []) == definition
 
 
 @given(some_text, tags, st.booleans(), st.integers(1, 365))
-def test_no_edit_is_no_change_of_a_gallery(
+def test_gallery_without_edits_is_unchanged(
     description: str | None, tags: Mapping[str, str], enabled: bool, days: int
 ) -> None:
     gallery = replace(
@@ -96,7 +96,7 @@ def setting(*words: str) -> list[Edit]:
         ("tags=x", "tags"),
     ],
 )
-def test_a_value_of_the_wrong_kind_is_named(word: str, target: str) -> None:
+def test_value_of_a_wrong_type_is_refused_by_path(word: str, target: str) -> None:
     with pytest.raises(InvalidInput, match="is invalid") as caught:
         edit_gallery(GALLERY, setting(word))
     assert caught.value.target == target
@@ -104,6 +104,6 @@ def test_a_value_of_the_wrong_kind_is_named(word: str, target: str) -> None:
     assert caught.value.expected
 
 
-def test_null_takes_away() -> None:
+def test_null_removes_a_value() -> None:
     gallery = replace(GALLERY, description="d", tags={"a": "b", "c": "d"})
     assert edit_gallery(gallery, setting("tags.a=null", "description=null")) == replace(GALLERY, tags={"c": "d"})

@@ -1,4 +1,4 @@
-"""The expressions of templates: what they give, and what is refused by its name."""
+"""Template expressions: results, and refused expressions."""
 
 import uuid
 from contextlib import suppress
@@ -102,11 +102,11 @@ SCOPE = Scope(
         ("[my.twice('a')]", "aa"),
     ],
 )  # fmt: skip
-def test_what_expressions_give(text: str, value: Any) -> None:
+def test_expression_results(text: str, value: Any) -> None:
     assert evaluate({"a": [text]}, SCOPE) == {"a": [value]}
 
 
-def test_the_turn_of_a_loop() -> None:
+def test_copy_index_of_a_loop() -> None:
     scope = replace(SCOPE, copies={"": 2, "loop": 2, "outer": 1})
     assert evaluate("[concat(copyIndex(), copyIndex('OUTER'), copyIndex(10))]", scope) == "2112"
 
@@ -151,14 +151,14 @@ def test_the_turn_of_a_loop() -> None:
         (f"[{'concat(' * 100}'a'{')' * 100}]", "deeply"),
     ],
 )
-def test_what_means_nothing_is_named(text: str, named: str) -> None:
+def test_invalid_expression_is_refused_by_name(text: str, named: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         evaluate(text, SCOPE)
     assert caught.value.error_code == "InvalidTemplate"
     assert named in caught.value.message
 
 
-def test_a_loop_of_a_property_within_a_loop_of_a_resource() -> None:
+def test_property_loop_inside_a_resource_loop() -> None:
     scope = replace(SCOPE, copies={"": 7, "outer": 7})
     value = {"a": 1, "copy": [{"name": "b", "count": 2, "input": "[add(copyIndex('b'), copyIndex())]"}]}
     assert evaluate(value, scope) == {"a": 1, "b": [7, 8]}
@@ -167,7 +167,7 @@ def test_a_loop_of_a_property_within_a_loop_of_a_resource() -> None:
     )
 
 
-def test_what_a_function_was_given_is_not_told() -> None:
+def test_error_does_not_contain_arguments() -> None:
     for text in ("[int(parameters('name'))]", "[bool(parameters('name'))]", "[if(parameters('name'), 1, 2)]"):
         with pytest.raises(InvalidInput) as caught:
             evaluate(text, replace(SCOPE, parameters={"name": "hush"}))
@@ -182,7 +182,7 @@ _JSON = st.recursive(
 
 
 @given(_JSON)
-def test_plain_values_stay_and_json_reads_what_string_writes(value: Any) -> None:
+def test_plain_values_stay_and_json_inverts_string(value: Any) -> None:
     scope = replace(SCOPE, parameters={"v": value})
     with suppress(InvalidInput):  # A text of U+0000.
         assert evaluate("[parameters('v')]", scope) == value
@@ -204,7 +204,7 @@ def test_laws_of_collections(one: list[int], other: list[int], count: int) -> No
 
 
 @given(st.integers(-100, 100), st.integers(-100, 100).filter(bool))
-def test_division_is_cut_and_what_is_left_has_the_sign_of_what_was_divided(one: int, other: int) -> None:
+def test_division_truncates_and_remainder_has_the_sign_of_the_dividend(one: int, other: int) -> None:
     quotient, rest = evaluate([f"[div({one}, {other})]", f"[mod({one}, {other})]"], SCOPE)
     assert one == other * quotient + rest
     assert abs(rest) < abs(other)
@@ -212,6 +212,6 @@ def test_division_is_cut_and_what_is_left_has_the_sign_of_what_was_divided(one: 
 
 
 @given(st.text(alphabet="[](),.'abc1 -", max_size=30) | st.sampled_from(["concat(", "if(true(),", "range(1,"]))
-def test_no_text_is_more_than_refused(text: str) -> None:
+def test_any_text_is_evaluated_or_refused(text: str) -> None:
     with suppress(InvalidInput):
         evaluate(f"[{text}]", SCOPE)

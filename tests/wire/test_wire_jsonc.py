@@ -1,4 +1,4 @@
-"""Templates as people write them."""
+"""Templates with comments, unquoted names and multi-line texts."""
 
 import json
 import time
@@ -18,7 +18,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_json_is_what_it_is(value: Any) -> None:
+def test_plain_json_is_unchanged(value: Any) -> None:
     assert read_jsonc(json.dumps(value)) == value
 
 
@@ -35,12 +35,12 @@ def test_json_is_what_it_is(value: Any) -> None:
         ('{"a": "two\nlines"}', {"a": "two\nlines"}),
     ],
 )
-def test_what_templates_have_besides(text: str, value: Any) -> None:
+def test_comments_names_and_multiline_texts(text: str, value: Any) -> None:
     assert read_jsonc(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a": "', "/*", "{a b: 1}", "'a'"])
-def test_what_is_none(text: str) -> None:
+def test_invalid_jsonc_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"line|char"):
         read_jsonc(text)
 
@@ -48,7 +48,7 @@ def test_what_is_none(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["/*" * 200_000, '"' + '\\"' * 200_000, "{" + " " * 400_000, "//" * 200_000, "{ ," * 100_000]
 )
-def test_nothing_is_looked_through_twice(text: str) -> None:
+def test_parsing_takes_linear_time(text: str) -> None:
     began = time.process_time()
     with pytest.raises((ValueError, RecursionError)):
         read_jsonc(text)

@@ -1,7 +1,7 @@
-"""Each field of Azure's models of each api-version is looked up by its reader, or refused by its path.
+"""Each field of Azure's models is read or refused by path, for each api-version.
 
-The newest api-version is tried on a server in test_api_fields.py. Here are those before it, of the last azure-mgmt-compute
-that has the models of more than one.
+A test of test_api_fields.py sends the newest api-version to a server. This module covers the older api-versions, with
+the last azure-mgmt-compute that contains several models.
 """
 
 import json
@@ -19,16 +19,16 @@ from imgstore.wire.api_versions import OLDEST, Kind
 from imgstore.wire.requests.body_fields import FIELDS, AllowedValues, FieldUse, read_known_fields
 
 AZURES: Final = {
-    "properties.completionPercent": "Azure alone says how far a copy is; copies here are made at once",
-    "properties.copyCompletionError": "likewise",
-    "properties.creationData.sourceUniqueId": "likewise",
+    "properties.completionPercent": "only Azure reports the progress of a copy; imgstore copies immediately",
+    "properties.copyCompletionError": "only Azure reports errors of a copy",
+    "properties.creationData.sourceUniqueId": "only Azure reports the id of the source",
 }
-"""Fields of the models that a client could write, and that are ignored."""
+"""Read-only fields that a client could write according to the models."""
 
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, dict[str, dict[str, list[str]]]]:
-    """By type, api-version and verb: each field that a client writes."""
+    """Return the fields that a client writes, by type, api-version and verb."""
     python = require("azure-models").command
     done = subprocess.run(
         [python, str(LOCKS / "model_fields_by_version.py")], capture_output=True, text=True, check=True
@@ -38,7 +38,7 @@ def models() -> dict[str, dict[str, dict[str, list[str]]]]:
 
 
 def fields(versions: dict[str, dict[str, list[str]]]) -> Iterator[tuple[str, str]]:
-    """Each api-version with each of its fields, once."""
+    """Yield each api-version with each field, without duplicates."""
     for version, verbs in versions.items():
         if version >= OLDEST:
             yield from ((version, leaf) for leaf in sorted({leaf for leaves in verbs.values() for leaf in leaves}))
@@ -51,7 +51,7 @@ def body_at(leaf: str, value: Any) -> Any:
 
 
 def treatment_of(kind: Kind, leaf: str) -> Any:
-    """What the table says of a field: of itself, or of what it is below."""
+    """Return the treatment of a field, or of its parent, in the table."""
     path = leaf.replace("[]", "")
     for name, treatment in FIELDS[kind].items():
         if path == name or path.startswith(f"{name}."):
@@ -80,4 +80,4 @@ def test_no_field_of_an_older_model_is_dropped(kind: Kind, models: dict[str, dic
         if not kept and not excused:
             dropped.append((version, leaf))
     assert (dropped, elsewhere) == ([], [])
-    assert refused == [], "what is done is done at each api-version that has the field"
+    assert refused == [], "each api-version with the field accepts the field"

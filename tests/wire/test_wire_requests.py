@@ -33,7 +33,7 @@ def test_target_regions_keep_the_order_of_the_request() -> None:
 
 
 @pytest.mark.parametrize("word", ["", "=2", "a=", "a=2=", "a=two", "a=2=standard_zrs=x", "a=standard_zrs=2", "a==2"])
-def test_what_is_no_target_region_is_refused_by_name(word: str) -> None:
+def test_invalid_target_region_is_refused(word: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_target_regions([word])
     assert caught.value.found is not None
@@ -42,12 +42,12 @@ def test_what_is_no_target_region_is_refused_by_name(word: str) -> None:
 
 
 @given(st.sampled_from(list(StorageAccountType)), st.data())
-def test_storage_account_types_are_taken_in_any_case(kind: StorageAccountType, data: st.DataObject) -> None:
+def test_storage_account_types_are_case_insensitive(kind: StorageAccountType, data: st.DataObject) -> None:
     typed = "".join(data.draw(st.sampled_from([letter.lower(), letter.upper()])) for letter in kind.value)
     assert parse_storage_account_type(typed) is kind
 
 
-def test_an_unknown_storage_account_type_names_those_that_there_are() -> None:
+def test_unknown_storage_account_type_lists_the_known_types() -> None:
     with pytest.raises(InvalidInput, match="Standard_GRS") as caught:
         parse_storage_account_type("Standard_GRS")
     assert "Standard_ZRS" in str(caught.value.expected)

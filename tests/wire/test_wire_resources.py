@@ -1,4 +1,4 @@
-"""The shapes against what Azure's specification of 2023-07-03 and recorded traffic show, written down here by hand."""
+"""JSON formats, compared with hand-written copies of Azure's specification of 2023-07-03 and of recorded traffic."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -150,7 +150,7 @@ def test_version_has_azures_fields_in_azures_order() -> None:
     assert profile["publishedDate"] == "2018-01-01T00:00:00.0000000+00:00"
     assert profile["storageAccountType"] == "Standard_LRS"
     disk = properties["storageProfile"]["osDiskImage"]
-    assert disk["sizeInGB"] == 11, "a part of a GiB counts as one"
+    assert disk["sizeInGB"] == 11, "sizes are rounded up to GiB"
     assert disk["sizeInBytes"] == OS_DISK_IMAGE.virtual_bytes
     assert disk["hostCaching"] == "ReadWrite"
     assert disk["source"] == {"uri": "/images/disk.vhd"}
@@ -160,7 +160,7 @@ def test_version_has_azures_fields_in_azures_order() -> None:
     }
 
 
-def test_the_life_of_a_version_is_told() -> None:
+def test_end_of_life_of_a_version_is_shown() -> None:
     kept = replace(
         VERSION,
         end_of_life_at=NOW,
@@ -176,7 +176,7 @@ def test_the_life_of_a_version_is_told() -> None:
     }
 
 
-def test_a_softly_deleted_version_says_until_when_it_can_be_had_back() -> None:
+def test_soft_deleted_version_shows_the_hard_deletion_time() -> None:
     gone = replace(VERSION, soft_deleted_at=NOW, hard_deletion_at=NOW.replace(day=8))
     body = soft_deleted_json(view(gone))
     assert list(body) == ENVELOPE
@@ -188,7 +188,7 @@ def test_a_softly_deleted_version_says_until_when_it_can_be_had_back() -> None:
     }
 
 
-def test_what_is_not_known_yet_is_left_out() -> None:
+def test_unknown_values_are_left_out() -> None:
     disk = replace(OS_DISK_IMAGE, virtual_bytes=None, disk_digest=None)
     young = replace(VERSION, disks=(disk,), provisioning_state=ProvisioningState.CREATING)
     body = version_json(view(young), DISPLAY)
@@ -215,7 +215,7 @@ def test_data_disks_are_listed_by_lun() -> None:
     assert list(version_json(view(), DISPLAY)["properties"]["storageProfile"]) == ["osDiskImage"]
 
 
-def test_a_signed_url_is_shown_without_what_opens_it() -> None:
+def test_signed_url_is_shown_without_the_signature() -> None:
     source = SourceIdentity(location="https://me:secret@host:8443/a/disk.vhd?sig=secret", file_bytes=1, stamp="")
     body = version_json(view(replace(VERSION, disks=(replace(OS_DISK_IMAGE, source=source),))), DISPLAY)
     assert body["properties"]["storageProfile"]["osDiskImage"]["source"] == {"uri": "https://host:8443/a/disk.vhd"}
@@ -238,7 +238,7 @@ def test_replication_status_of_a_finished_version() -> None:
     assert found["aggregatedState"] == "Completed"
     assert [list(region)[:4] for region in found["summary"]] == [["region", "state", "details", "progress"]] * 2
     assert [region["region"] for region in found["summary"]] == ["West US", "East US"]
-    assert {region["progress"] for region in found["summary"]} == {100}, "nothing to send is 100%"
+    assert {region["progress"] for region in found["summary"]} == {100}, "a replica without bytes is 100% complete"
     assert [each["replica"] for each in found["summary"][1]["replicas"]] == [0, 1]
 
 
@@ -254,13 +254,13 @@ def test_replication_status_while_bytes_move() -> None:
     assert [(each["state"], each["progress"]) for each in east["replicas"]] == [("Replicating", 25), ("Pending", 0)]
 
 
-def test_all_bytes_sent_is_not_yet_completed() -> None:
+def test_replica_with_all_bytes_sent_is_not_complete() -> None:
     found = status(replica("westus", 0, ReplicaState.REPLICATING, 7, 7))
     assert found["summary"][0]["progress"] == 99
 
 
 @pytest.mark.parametrize("state", [ReplicaState.FAILED, ReplicaState.DEGRADED])
-def test_a_region_that_does_not_serve_whole_is_failed_and_says_why(state: ReplicaState) -> None:
+def test_region_with_a_failed_replica_is_failed_with_details(state: ReplicaState) -> None:
     found = status(
         replica("westus", 0, ReplicaState.COMPLETED),
         replica("eastus", 0, ReplicaState.COMPLETED),
@@ -271,7 +271,7 @@ def test_a_region_that_does_not_serve_whole_is_failed_and_says_why(state: Replic
     assert found["summary"][1]["details"] == "replica 1: no answer from zone 1"
 
 
-def test_a_region_without_replicas_is_unknown_and_one_that_goes_is_not_shown() -> None:
+def test_region_without_replicas_is_unknown_and_deleted_replicas_are_hidden() -> None:
     found = status(
         replica("westus", 0, ReplicaState.COMPLETED),
         replica("westus", 1, ReplicaState.DELETING),
@@ -285,7 +285,7 @@ def test_a_region_without_replicas_is_unknown_and_one_that_goes_is_not_shown() -
     assert found["aggregatedState"] == "Unknown"
 
 
-def test_disk_names_its_replica_at_the_top() -> None:
+def test_disk_shows_the_replica() -> None:
     slot = replica("westus", 2, ReplicaState.COMPLETED).slot
     disk = ManagedDisk(
         uid="m", subscription=SUBSCRIPTION, group="rg", name="d1", location="westus", source_version_uid="v",
@@ -309,7 +309,7 @@ def test_disk_names_its_replica_at_the_top() -> None:
     assert of_data_disk["galleryImageReference"] == {"id": "/subscriptions/x/the/version", "lun": 0}
 
 
-def test_statement_rows_have_the_promised_keys() -> None:
+def test_statement_rows_have_the_documented_keys() -> None:
     from imgstore.ledger.entries import ChargeKind
     from imgstore.ledger.statement import Statement, StatementRow
     from imgstore.wire.responses.statement import statement_json
@@ -332,7 +332,7 @@ def test_statement_rows_have_the_promised_keys() -> None:
     assert sum(cast("Decimal", each["amount"]) for each in body["rows"]) == body["total"]
 
 
-def test_errors_come_in_arms_envelope() -> None:
+def test_errors_use_arms_envelope() -> None:
     error = InvalidInput("Bad.", found="x", expected="y", hint="z", target="galleryName")
     assert error_json(error) == {
         "error": {
@@ -359,7 +359,7 @@ def test_speed_and_time_left_come_from_the_rows() -> None:
     assert begun["summary"][1]["etaSeconds"] is None
 
 
-def test_what_a_replica_waits_for_is_told() -> None:
+def test_pending_replica_shows_the_reason() -> None:
     nowhere = status(replica("westus", 0, ReplicaState.REPLICATING), replica("eastus", 0, ReplicaState.PENDING))
     assert nowhere["summary"][1]["details"] == "replica 0: waits for the source region"
     failed = replica("eastus", 0, ReplicaState.FAILED, error="no answer", retry_at=NOW)

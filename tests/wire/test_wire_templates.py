@@ -1,4 +1,4 @@
-"""Templates planned: what they say by names, order and types; and no template does more than be refused."""
+"""Plans of templates: names, order and types. Each invalid template is refused."""
 
 from contextlib import suppress
 from typing import Any
@@ -17,7 +17,7 @@ ABOVE = "/subscriptions/s/resourcegroups/rg/providers/microsoft.compute/gallerie
 
 
 def plan(template: Any, **parameters: Any) -> Plan:
-    """A template planned in a group."""
+    """Plan a template in a resource group."""
     given_values = {name: {"value": value} for name, value in parameters.items()}
     scope = Scope(subscription="s", group="rg", location="eastus", deployment="d")
     known = {"microsoft.compute/galleries", "microsoft.compute/galleries/images"}
@@ -25,7 +25,7 @@ def plan(template: Any, **parameters: Any) -> Plan:
     return plan_template({"template": template, "parameters": given_values}, scope, around)
 
 
-def test_what_waits_for_a_symbol_waits_for_all_of_a_loop() -> None:
+def test_dependency_on_a_symbol_includes_the_whole_loop() -> None:
     made = plan(
         {
             "resources": {
@@ -91,7 +91,7 @@ TYPES = {
         ({"type": "nothing"}, "a", "no known type"),
     ],
 )
-def test_parameters_are_what_is_declared(how: Any, value: Any, named: str | None) -> None:
+def test_parameters_must_match_the_declaration(how: Any, value: Any, named: str | None) -> None:
     template = {"definitions": TYPES, "parameters": {"x": how}, "resources": {}}
     if named is None:
         assert plan(template, x=value).scope.parameters == {"x": value}
@@ -101,7 +101,7 @@ def test_parameters_are_what_is_declared(how: Any, value: Any, named: str | None
     assert named in caught.value.message
 
 
-def test_a_secret_of_a_key_vault_is_refused_by_name() -> None:
+def test_key_vault_secret_is_refused_by_name() -> None:
     scope = Scope(subscription="s", group="rg", location="eastus", deployment="d")
     around = TargetScope(is_supported=lambda _kind: True, location=lambda _group: "westus", group="rg")
     asked = {
@@ -146,12 +146,12 @@ RESOURCE = st.fixed_dictionaries(
         },
     )
 )
-def test_no_template_is_more_than_refused(template: Any) -> None:
+def test_any_template_is_planned_or_refused(template: Any) -> None:
     with suppress(InvalidInput):
         plan(template)
 
 
-def test_a_template_as_deep_as_can_be_read() -> None:
+def test_template_of_maximum_depth() -> None:
     deep: Any = "x"
     for _ in range(2_000):
         deep = [deep]

@@ -1,4 +1,4 @@
-"""Generic updates: each form of az's, what it makes of a resource, and what each bad word is told."""
+"""Generic updates of az: each form, the result, and the error of each invalid argument."""
 
 import copy
 
@@ -74,11 +74,11 @@ def test_set_reaches_into_a_list(index: str) -> None:
     ]
 
 
-def test_text_can_be_forced() -> None:
+def test_force_string_keeps_texts() -> None:
     assert changes(edit("set", "tags.a=1"), force_string=True) == {"tags.a": "1"}
 
 
-def test_add_makes_one_object_of_its_pairs_and_a_list_where_there_is_none() -> None:
+def test_add_makes_one_object_of_pairs_and_a_missing_list() -> None:
     added = changes(edit("add", "publishingProfile.targetRegions", "name=uksouth", "regionalReplicaCount=3"))
     assert added[REGIONS][2:] == [{"name": "uksouth", "regionalReplicaCount": 3}]
     assert changes(edit("add", "features", "name=A", "value=x")) == {
@@ -89,7 +89,7 @@ def test_add_makes_one_object_of_its_pairs_and_a_list_where_there_is_none() -> N
     }
 
 
-def test_remove_takes_a_property_or_an_element() -> None:
+def test_remove_deletes_a_property_or_an_element() -> None:
     assert changes(edit("remove", "description")) == {"properties.description": None}
     assert changes(edit("remove", "tags.TEAM")) == {"tags.team": None}
     for words in (["publishingProfile.targetRegions", "0"], ["publishingProfile.targetRegions[name=westus]"]):
@@ -97,7 +97,7 @@ def test_remove_takes_a_property_or_an_element() -> None:
         assert [each["name"] for each in left] == ["East US"]
 
 
-def test_edits_are_done_in_their_order() -> None:
+def test_edits_are_applied_in_order() -> None:
     path = "publishingProfile.targetRegions"
     first = changes(edit("remove", path, "0"), edit("add", path, "name=uksouth"), edit("set", f"{path}[1].name=ukwest"))
     assert [each["name"] for each in first[REGIONS]] == ["East US", "ukwest"]
@@ -124,7 +124,7 @@ def test_edits_are_done_in_their_order() -> None:
          "publishingProfile.targetRegions[name=mars]"),
     ],
 )  # fmt: skip
-def test_an_edit_that_leads_nowhere_is_told_by_its_path(verb: str, words: list[str], text: str, target: str) -> None:
+def test_invalid_edit_is_refused_by_path(verb: str, words: list[str], text: str, target: str) -> None:
     with pytest.raises(InvalidInput, match=text) as caught:
         edited(edit(verb, *words))
     assert (caught.value.error_code, caught.value.target) == ("InvalidParameter", target)
@@ -132,7 +132,7 @@ def test_an_edit_that_leads_nowhere_is_told_by_its_path(verb: str, words: list[s
     assert caught.value.hint
 
 
-def test_a_change_is_allowed_at_or_below_a_named_path_only() -> None:
+def test_change_is_allowed_at_or_below_a_named_path_only() -> None:
     before, after = resource(), resource()
     after["tags"]["x"] = "y"
     check_changes(before, after, {"tags"})
@@ -142,7 +142,7 @@ def test_a_change_is_allowed_at_or_below_a_named_path_only() -> None:
     assert "properties.description" in (caught.value.hint or "")
 
 
-def test_what_is_empty_is_what_is_absent() -> None:
+def test_empty_object_equals_missing_object() -> None:
     after = copy.deepcopy(resource())
     after["properties"]["recommended"] = {"memory": {}}
     assert changed_paths(resource(), after) == {}
