@@ -1,4 +1,4 @@
-"""The catalog remembers facts: resources, works, money. It never hears of a store, and facts never wait for a bucket."""
+"""The catalog: a database of resources, works and charges. The catalog never calls a store."""
 
 from imgstore.catalog.catalog import Catalog, Transaction
 from imgstore.catalog.resources.activity import ActivityRow

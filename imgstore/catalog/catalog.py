@@ -1,4 +1,4 @@
-"""The catalog: what the gallery knows, in one database, one transaction at a time."""
+"""The catalog's database, its transactions, and a repository for each kind of row."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +48,7 @@ from imgstore.domain.effects import Effects
 
 
 class Transaction:
-    """What one transaction sees, a repository for each noun. Of no use after the transaction, nor in two threads."""
+    """The repositories of one transaction. Use a transaction only until its end, and only in one thread."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -95,35 +95,38 @@ class Transaction:
         self.signing_keys = SigningKeys(session)
 
     def now(self) -> datetime:
-        """The database's clock: aware, UTC. SQLite's ticks in milliseconds, PostgreSQL's in microseconds."""
+        """Return the time of the database's clock in UTC.
+
+        SQLite counts milliseconds, PostgreSQL counts microseconds.
+        """
         return self._session.now()
 
 
 class OperationRecord(Protocol):
-    """A row that is to be stored together with the first transaction that an operation commits."""
+    """A long-running operation whose row is stored with the first transaction that the operation commits."""
 
     @property
     def uid(self) -> str:
-        """The operation's."""
+        """The uid of the operation."""
 
     @property
     def resource_id(self) -> str | None:
-        """The resource that the operation is about, if that is known."""
+        """The id of the resource that the operation changes, if the id is known."""
 
     @property
     def is_stored(self) -> bool:
-        """Whether it needs no more storing."""
+        """True when a committed transaction has stored the row."""
 
     def store(self, transaction: Transaction) -> None:
-        """Store it, as the last thing of a transaction. May be called in several transactions."""
+        """Store the row as the last statement of a transaction. May be called in several transactions."""
 
     def note_stored(self) -> None:
-        """Take note that a transaction in which it was stored is committed."""
+        """Note that a transaction which stored the row is committed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """A database at this code's revision. Safe to use from several threads at once."""
+    """A database at the revision of this code. Several threads may use a catalog at once."""
 
     _database: Database
     _effects: Effects
@@ -131,17 +134,17 @@ class Catalog:
 
     @classmethod
     def open(cls, url: str, effects: Effects) -> Self:
-        """Open the catalog at `url`; make it, or bring it to this code's revision, if need be.
+        """Open the catalog at `url`. Create the catalog or upgrade its schema where necessary.
 
         Args:
-            url: ``sqlite:///path`` (the folder is made, for its owner alone) or ``postgresql://user@host/name``.
-            effects: where uids and keys come from. Time is the database's.
+            url: ``sqlite:///path`` or ``postgresql://user@host/name``. A new SQLite folder gets mode 0700.
+            effects: the source of uids and keys. The time comes from the database.
 
         Raises:
-            InvalidInput: neither of these.
+            InvalidInput: `url` has neither of the two forms.
             ToolMissing: psycopg is not installed.
-            StoreMismatch: a newer imgstore made the catalog; or a backup was copied over SQLite's file beside a newer log.
-            StoreError: the database does not answer, is damaged, full or not ours to write.
+            StoreMismatch: a newer imgstore made the catalog, or a backup replaced SQLite's file beside a newer log.
+            StoreError: the database does not answer, is damaged or full, or is not writable.
         """
         database = configure_database(url)
         if database.file is not None:
@@ -155,20 +158,20 @@ class Catalog:
 
     @property
     def place(self) -> str:
-        """The database as people know it, without a password; the target of errors that are about it."""
+        """The address of the database without a password, for messages and as the target of errors."""
         return self._database.place
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """One transaction that may write: committed at the end, undone by any exception. Never one inside another.
+        """Run a transaction that may write. Commit at the end, roll back on an exception. Never nest transactions.
 
-        SQLite has one such transaction at a time. PostgreSQL runs them side by side, and what is read and then relied
-        on is locked first (`slots.lock`, `slots.lock_region`, `works.guard`).
+        SQLite runs one such transaction at a time. PostgreSQL runs several at once. Lock rows before a decision depends
+        on their values (`slots.lock`, `slots.lock_region`, `works.guard`).
 
         Raises:
-            StoreUnreachable: no answer, or another transaction held what this one wants for half a minute.
-            StoreFull: no room for the database.
-            StoreError: any other refusal of the database.
+            StoreUnreachable: the database does not answer, or another transaction held a lock for 30 seconds.
+            StoreFull: the disk of the database is full.
+            StoreError: the database refused for another reason.
         """
         operation = None if self._operation is None or self._operation.is_stored else self._operation
         with self._database.writing(self._effects) as session:
@@ -180,56 +183,61 @@ class Catalog:
             operation.note_stored()
 
     def with_operation(self, operation: OperationRecord) -> "Catalog":
-        """The same catalog, for one operation: `operation` is stored with the first transaction that commits.
+        """Return this catalog for one operation. The first committed transaction also stores the row of the operation.
 
-        So the intention of an operation is stored if and only if something of the operation is: it is never there of an
-        operation that was refused before its first write.
+        The row of an operation therefore exists if and only if the operation has written something. An operation that
+        is refused before its first write leaves no row.
         """
         return replace(self, _operation=operation)
 
     @property
     def without_operation(self) -> "Catalog":
-        """The same catalog, for what is stored about refused operations too: the activity log."""
+        """This catalog without an operation, for rows about refused operations in the activity log."""
         return self if self._operation is None else replace(self, _operation=None)
 
     @property
     def operation(self) -> OperationRecord | None:
-        """The operation that this catalog is used for; None is none."""
+        """The operation of this catalog, or None."""
         return self._operation
 
     def store_operation(self) -> None:
-        """Store the companion now, if there is one: before a step that may take long and writes nothing."""
+        """Store the row of the operation now, if there is an operation.
+
+        Call this before a long step that writes nothing.
+        """
         if self._operation is not None and not self._operation.is_stored:
             with self.transaction():
                 pass
 
     @contextmanager
     def reading(self) -> Iterator[Transaction]:
-        """One consistent snapshot, in which nothing can be written; it holds nobody up.
+        """Run a transaction that only reads.
+
+        All reads see one snapshot, and the transaction blocks no other transaction.
 
         Raises:
-            StoreUnreachable: no answer.
-            StoreDenied: something was written in it.
-            StoreError: any other refusal of the database.
+            StoreUnreachable: the database does not answer.
+            StoreDenied: the transaction tried to write.
+            StoreError: the database refused for another reason.
         """
         with self._database.reading(self._effects) as session:
             yield Transaction(session)
 
     def erase_deleted(self) -> bool:
-        """Leave nothing of what was deleted or overwritten in the files of an SQLite catalog; tells whether that is so.
+        """Remove deleted and overwritten values from the files of an SQLite catalog. Return True if that succeeded.
 
-        On PostgreSQL it remains in dead rows until VACUUM, and in its log and backups.
+        On PostgreSQL, such values remain in dead rows until VACUUM, and in the log and the backups.
 
         Raises:
-            StoreError: the database could not do it.
+            StoreError: the database refused.
         """
         return self._database.empty_log()
 
     @property
     def is_erasable(self) -> bool:
-        """Whether `erase_deleted` does anything here."""
+        """True if `erase_deleted` has an effect on this database."""
         return self._database.file is not None
 
     def close(self) -> None:
-        """Give back every connection. May be called twice."""
+        """Close all connections. May be called twice."""
         self._database.close()

@@ -247,7 +247,7 @@ def test_nothing_is_placed_of_a_version_that_goes_meanwhile(catalog: Catalog, pl
             placing = thread.submit(place)
             with suppress(TimeoutError):
                 placing.result(timeout=0.2)
-        with pytest.raises(Conflict, match="still refers to it, or what it refers to is gone"):
+        with pytest.raises(Conflict, match="still refers to this resource, or a resource that"):
             placing.result()
     # Invariant W11.
     with catalog.reading() as transaction:

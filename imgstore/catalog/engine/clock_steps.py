@@ -1,8 +1,8 @@
-"""Times that lie further ahead than anyone sets them: the database's clock has stepped back since they were written.
+"""Correction of times that are too far in the future because the database's clock has stepped back.
 
-Without a correction such a time holds back whatever waits for it, until the clock has come so far again: a lease of a
-dead process, the rest of a failed replica, the grace of a marked segment. Who orders events uses the catalog's sequence
-instead (invariant G3); this is for waiting only.
+Without a correction, such a time delays a process until the clock reaches the time again. Examples are the lease of a
+dead process, the retry time of a failed replica, and the grace period of a marked segment. The order of events depends
+on the catalog's sequence instead (invariant G3).
 """
 
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ from imgstore.catalog.engine.repository import Repository
 from imgstore.domain import async_operations
 
 LEASE_SECONDS_MAX: Final = 3_600.0
-"""No lease is longer."""
+"""The longest lease."""
 
 _LEASE: Final = timedelta(seconds=LEASE_SECONDS_MAX)
 _OPERATION_LEASE: Final = timedelta(seconds=async_operations.LEASE_SECONDS)
 _REST: Final = timedelta(hours=2)
-"""A failed replica rests for an hour and a half at most (invariant R7)."""
+"""The longest wait of a failed replica is 90 minutes (invariant R7)."""
 _PROBE: Final = timedelta(minutes=10)
-"""A zone that does not answer is asked again after 30 seconds at most."""
+"""The longest wait between probes of a zone that does not answer is 30 seconds."""
 _NONE: Final = timedelta(minutes=1)
-"""Of times that are never set ahead: less than a minute is no step worth a correction."""
+"""The limit of times that are never set to the future. A step of less than a minute needs no correction."""
 _NOW: Final = timedelta(0)
 _DELETE_BOUND: Final = timedelta(minutes=10)
-"""A delete that was recorded under the old time may still be on its way for so long (invariants G6, G7, G14)."""
+"""The time for which a store may still carry out a delete that was recorded earlier (invariants G6, G7, G14)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """How far ahead a time is ever set, and what one that lies further ahead becomes, both from the present on."""
+    """The greatest distance of a column's times from the present, and the distance after a correction."""
 
     column: "Column[datetime]"
     ahead: timedelta
@@ -41,7 +41,7 @@ class _Limit:
 
     @property
     def table(self) -> Table:
-        """The column's table."""
+        """The table of the column."""
         return self.column.table
 
 
@@ -65,23 +65,24 @@ _LIMITS: Final = (
 
 
 class ClockSteps(Repository):
-    """Corrects what a clock that stepped back has left."""
+    """Corrections of times after a step of the clock."""
 
     __slots__ = ()
 
     def correct(self) -> int:
-        """Bring every time that lies too far ahead to the present; the end of a deletion ten minutes further.
+        """Set each time that is too far in the future to the present.
 
-        A version that was soft-deleted in the future is kept for its whole retention from the present on.
+        A lease that a running delete may need ends ten minutes after the present. A soft-deleted version whose time of
+        deletion is in the future keeps its whole retention.
 
         Returns:
-            How many times were corrected.
+            The number of corrected times.
         """
         now = self._session.now()
         corrected = self._correct_retentions(now)
-        for each in _LIMITS:
-            statement = update(each.table).where(each.column > now + each.ahead)
-            corrected += self._session.change(statement.values({each.column: now + each.corrected}))
+        for limit in _LIMITS:
+            statement = update(limit.table).where(limit.column > now + limit.ahead)
+            corrected += self._session.change(statement.values({limit.column: now + limit.corrected}))
         return corrected
 
     def _correct_retentions(self, now: datetime) -> int:

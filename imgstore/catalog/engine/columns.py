@@ -1,4 +1,4 @@
-"""How values lie in columns: instants, decimals and words that read back exactly as they went in, on both engines."""
+"""Column types that read values back exactly as written on both engines: times, decimals and enumerations."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,59 +13,62 @@ EnumMember = TypeVar("EnumMember", bound=StrEnum)
 
 
 def fold_name(name: str) -> str:
-    """A name as it is compared and kept unique: Azure's names differ in case for the eye only."""
+    """Return the form of a name that is compared and kept unique. Azure compares names without regard to case."""
     return name.casefold()
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime with microseconds: `timestamptz` in PostgreSQL, sortable text in UTC in SQLite."""
+    """An aware datetime with microseconds. PostgreSQL stores `timestamptz`, SQLite stores sortable text in UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To UTC. A naive instant is nobody's."""
+        """Convert a datetime to UTC. A naive datetime fails an assertion."""
         if value is None:
             return None
-        assert value.tzinfo is not None, f"a naive instant: {value}"
+        assert value.tzinfo is not None, f"a naive datetime: {value}"
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """SQLite's text carries no zone, PostgreSQL gives the session's; both are made UTC."""
+        """Convert a stored time to UTC. SQLite's text has no zone, PostgreSQL's value has the zone of the session."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class DecimalText(TypeDecorator[Decimal]):
-    """A decimal, digit by digit, as text: SQLite would make a binary float of a NUMERIC, and money must balance."""
+    """A decimal as text with all digits.
+
+    SQLite would round a NUMERIC to a binary float, and statements must balance.
+    """
 
     impl = String
     cache_ok = True
 
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> str | None:
-        """Every digit as it stands."""
+        """Return the decimal with all digits."""
         return None if value is None else str(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Decimal | None:
-        """The same digits."""
+        """Return the decimal with the stored digits."""
         return None if value is None else Decimal(value)
 
 
 class EnumText(TypeDecorator[EnumMember]):
-    """A word of an enumeration, kept by its value, so that the table reads as the resource does."""
+    """A member of an enumeration, stored by its value."""
 
     impl = String
     cache_ok = True
 
-    def __init__(self, words: type[EnumMember]) -> None:
+    def __init__(self, members: type[EnumMember]) -> None:
         super().__init__()
-        self.words = words
+        self.members = members
 
     def process_bind_param(self, value: EnumMember | str | None, dialect: Dialect) -> str | None:
-        """The word's value; a word that the enumeration lacks is refused here."""
-        return None if value is None else self.words(value).value
+        """Return the value of a member. Raise ValueError for other values."""
+        return None if value is None else self.members(value).value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> EnumMember | None:
-        """The member itself."""
-        return None if value is None else self.words(value)
+        """Return the member with the stored value."""
+        return None if value is None else self.members(value)

@@ -1,8 +1,8 @@
-"""The two engines behind one face: how each is reached, begins a transaction, tells the time and locks.
+"""The two engines behind one interface: connections, transactions, the clock and locks.
 
-SQLite is one file with one writer at a time: a writing transaction begins IMMEDIATE, so it has the whole database from
-its first statement and needs no further lock. PostgreSQL runs READ COMMITTED and locks rows, and keys that have none
-by advisory locks. What is read in one transaction is one snapshot in both.
+SQLite is one file with one writer at a time. A writing transaction begins IMMEDIATE, so the transaction owns the whole
+database from its first statement and needs no further lock. PostgreSQL runs READ COMMITTED and locks rows. Advisory
+locks replace locks on rows that do not exist. A transaction that only reads sees one snapshot on both engines.
 """
 
 import threading
@@ -32,18 +32,19 @@ if TYPE_CHECKING:
     Upsert: TypeAlias = "postgresql.Insert | sqlite.Insert"
 
 LOCK_SECONDS_MAX: Final = 30
-"""How long a transaction waits for another's locks. A transaction holds no bytes and lasts milliseconds; the longest,
-the first upgrade of a catalog, about two seconds."""
+"""The longest wait for the locks of another transaction. No transaction waits for bytes, so most take milliseconds. The
+longest one, the first upgrade of a catalog, takes about two seconds.
+"""
 
 LOG_SECONDS_MAX: Final = 2.0
-"""How long SQLite's log waits for those that read it, before it is left as it is. Writers wait meanwhile."""
+"""The longest wait of a checkpoint of SQLite's log for readers. Writers wait during this time."""
 
 CONNECT_SECONDS_MAX: Final = 10
 
 IDLE_SECONDS_MAX: Final = 1.0
-"""PostgreSQL: a connection that lay idle for longer is asked first whether it still lives."""
+"""A PostgreSQL connection that was idle for longer is pinged before use."""
 
-# Operations take one connection each and a heartbeat one more, in 16 to 32 threads.
+# In 16 to 32 threads, an operation needs one connection and its heartbeat needs another.
 _POOL: Final[Mapping[str, Any]] = {"pool_size": 8, "max_overflow": 56, "pool_timeout": LOCK_SECONDS_MAX}
 
 _SQLITE: Final = "sqlite:///"
@@ -51,7 +52,7 @@ _POSTGRESQL: Final = ("postgresql", "postgresql+psycopg")
 
 
 def upsert(table: Table, *, is_sqlite: bool) -> "Upsert":
-    """An INSERT of one engine's dialect, which knows ON CONFLICT."""
+    """Return an INSERT of the engine's dialect, which supports ON CONFLICT."""
     if is_sqlite:
         from sqlalchemy.dialects import sqlite  # noqa: PLC0415 - either dialect costs 30 ms to import
 
@@ -63,63 +64,65 @@ def upsert(table: Table, *, is_sqlite: bool) -> "Upsert":
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One transaction on one connection. What it raises is the house's own."""
+    """One transaction on one connection. All methods raise errors of `domain/errors.py` only."""
 
     connection: Connection
     effects: Effects
     place: str
-    """The database, as people know it."""
+    """The address of the database without a password."""
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether the transaction, if it writes, has the whole database to itself."""
+        """True on SQLite, where a writing transaction owns the whole database."""
         return self.connection.dialect.name == "sqlite"
 
     def run(
         self, statement: Executable, rows: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None
     ) -> "CursorResult[Any]":
-        """Run one statement, once or for each of `rows`."""
+        """Run a statement once, or once for each of `rows`."""
         with translate_errors(self.place):
             return self.connection.execute(statement, rows)
 
     def all(self, statement: Executable, values: Mapping[str, Any] | None = None) -> "Sequence[Row[Any]]":
-        """Every row. `values` are those of the statement's named parameters: one that is built once costs less."""
+        """Return all rows. `values` are the named parameters of a statement, which can be built once and reused."""
         with translate_errors(self.place):
             return self.connection.execute(statement, values).all()
 
     def first(self, statement: Executable, values: Mapping[str, Any] | None = None) -> "Row[Any] | None":
-        """The first row, or none."""
+        """Return the first row, or None."""
         with translate_errors(self.place):
             return self.connection.execute(statement, values).first()
 
     def value(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Any:
-        """The first column of the first row, or None."""
+        """Return the first column of the first row, or None."""
         with translate_errors(self.place):
             return self.connection.execute(statement, values).scalar()
 
     def stream(self, statement: Executable, *, rows_at_once: int = 256) -> "Iterator[Row[Any]]":
-        """Row by row, holding no more than `rows_at_once` of them in memory."""
+        """Yield the rows with at most `rows_at_once` rows in memory."""
         with translate_errors(self.place):
-            # Of the statement alone: set on the connection, PostgreSQL would declare a cursor for every later UPDATE too.
+            # On the connection, the option would make PostgreSQL declare a cursor for each later UPDATE too.
             yield from self.connection.execute(statement, execution_options={"yield_per": rows_at_once})
 
     def change(self, statement: Executable) -> int:
-        """Run an UPDATE or DELETE and tell how many rows it met."""
+        """Run an UPDATE or DELETE and return the number of matched rows."""
         return self.run(statement).rowcount
 
     def upsert(self, table: Table) -> "Upsert":
-        """An INSERT of this engine's dialect, which knows ON CONFLICT."""
+        """Return an INSERT of this engine's dialect, which supports ON CONFLICT."""
         return upsert(table, is_sqlite=self.is_sqlite)
 
     def add_row_locks(self, select: Select[Any], *, skip_locked: bool = False) -> Select[Any]:
-        """`select`, holding its rows against other writers until the end. Rows may still be referred to meanwhile.
+        """Return `select` with locks on its rows until the end of the transaction.
 
-        With `skip_locked`, rows that another holds are left out instead of being waited for.
+        Other rows may still refer to the locked rows.
+
+        With `skip_locked`, the statement skips the rows that another transaction has locked.
         """
         return select.with_for_update(key_share=True, skip_locked=skip_locked)
 
     def lock_name(self, name: str) -> None:
-        """Hold a name that no row stands for, until the end of the transaction."""
+        """Lock a name that is not the key of a row, until the end of the transaction."""
         if not self.is_sqlite:
             with translate_errors(self.place):
                 self.connection.exec_driver_sql(
@@ -127,39 +130,44 @@ class Session:
                 )
 
     def now(self) -> datetime:
-        """The database's clock. SQLite's ticks in milliseconds, PostgreSQL's in microseconds."""
+        """Return the time of the database's clock in UTC.
+
+        SQLite counts milliseconds, PostgreSQL counts microseconds.
+        """
         with translate_errors(self.place):
             if self.is_sqlite:
-                told = self.connection.exec_driver_sql("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')").scalar_one()
-                return datetime.fromisoformat(told).replace(tzinfo=UTC)
-            # Not now(), which stands still from the transaction's first statement, however long it waited for a lock.
+                text = self.connection.exec_driver_sql("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')").scalar_one()
+                return datetime.fromisoformat(text).replace(tzinfo=UTC)
+            # now() would return the time of the transaction's first statement, even after a long wait for a lock.
             present: datetime = self.connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
             return present.astimezone(UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """Where the catalog lies. Safe to use from several threads at once."""
+    """The connections to a catalog. Several threads may use a database at once."""
 
     engine: Engine
     readers: Engine
-    """What only reads takes its connections here. SQLite's are such that nothing can be written through them, from their
-    first day: to switch that on and off would make SQLite forget its prepared statements, and a look at a version took
-    0.4 ms instead of 0.2. PostgreSQL's are the same."""
+    """The connections of transactions that only read. On SQLite they are opened with `query_only`, because a switch of
+    this setting makes SQLite discard its prepared statements: a read of a version took 0.4 ms instead of 0.2 ms. On
+    PostgreSQL, `readers` is `engine`.
+    """
     place: str
-    """As people know it, without a password."""
+    """The address without a password."""
     file: Path | None
-    """SQLite's, else None."""
+    """The file of an SQLite catalog, else None."""
     _writer_lock: threading.Lock = field(default_factory=threading.Lock)
-    """SQLite's writers of this process queue here. SQLite itself lets them poll, and some starve: of 600 transactions in
-    16 threads the slowest took 2.4 s, with the queue 0.5 s, and all together half the time."""
+    """The lock of the SQLite writers of this process. SQLite itself polls, and some writers starve. Of 600 transactions
+    in 16 threads, the slowest took 2.4 s, and 0.5 s with this lock. The total time was half as long.
+    """
 
     @contextmanager
     def writing(self, effects: Effects) -> Iterator[Session]:
-        """One transaction that may write. Committed at the end, undone by any exception.
+        """Run a transaction that may write. Commit at the end, roll back on an exception.
 
         Raises:
-            StoreError: the database could not do it (see `translate_errors`).
+            StoreError: the database refused (see `translate_errors`).
         """
         with (
             translate_errors(self.place),
@@ -176,22 +184,22 @@ class Database:
 
     @contextmanager
     def reading(self, effects: Effects) -> Iterator[Session]:
-        """One consistent snapshot, in which nothing can be written.
+        """Run a transaction that only reads, on one consistent snapshot.
 
         Raises:
-            StoreError: the database could not do it (see `translate_errors`).
+            StoreError: the database refused (see `translate_errors`).
         """
         with translate_errors(self.place), self.readers.connect() as connection, _begin_read_only(connection):
             yield Session(connection, effects, self.place)
 
     def empty_log(self) -> bool:
-        """Bring SQLite's write-ahead log into the file and truncate it, so that nothing that was overwritten is left there.
+        """Write SQLite's write-ahead log into the file and truncate the log, which may contain overwritten values.
 
         Returns:
-            Whether that was possible: another process may read at the moment. PostgreSQL's log is its operator's.
+            True if the log is empty. False if another process reads at the moment, and on PostgreSQL.
 
         Raises:
-            StoreError: the database could not do it (see `translate_errors`).
+            StoreError: the database refused (see `translate_errors`).
         """
         if self.file is None:
             return False
@@ -204,7 +212,7 @@ class Database:
         return not busy
 
     def close(self) -> None:
-        """Give back every connection."""
+        """Close all connections."""
         self.engine.dispose()
         self.readers.dispose()
 
@@ -213,14 +221,14 @@ class Database:
 
 
 def configure_database(url: str) -> Database:
-    """The database that `url` names. Nothing is opened yet.
+    """Return the database that `url` names, without a connection.
 
     Raises:
-        InvalidInput: neither sqlite:///path nor postgresql://....
+        InvalidInput: `url` is neither sqlite:///path nor postgresql://....
         ToolMissing: psycopg is not installed.
     """
     if url.startswith(_SQLITE) and url != _SQLITE:
-        # Not through make_url: a path may hold '?' and '%'.
+        # make_url would change '?' and '%' in a path.
         return _sqlite(Path(url.removeprefix(_SQLITE)).absolute())
     try:
         address = make_url(url)
@@ -244,11 +252,11 @@ def _sqlite_engine(path: Path, *pragmas: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: "DBAPIConnection", _entry: ConnectionPoolEntry) -> None:
-        # Transactions begin where `Database` says so, not where the driver guesses.
+        # `Database` begins the transactions. The driver must not begin any.
         connection.isolation_level = None
         cursor = connection.cursor()
-        # In WAL mode less than FULL may lose committed transactions at a power failure, and a charge with them. What is
-        # deleted is overwritten with zeros: a source's URL may be signed.
+        # In WAL mode, less than FULL may lose committed transactions, and therefore charges, at a power failure.
+        # secure_delete overwrites deleted values with zeros, because the URL of a source may contain a signature.
         for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON", *pragmas):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
@@ -285,9 +293,9 @@ def _postgresql(address: URL) -> Database:
 
 
 def _ping_idle_connections(engine: Engine) -> None:
-    """Ask a connection that lay idle whether it still lives, and make a new one where it does not.
+    """Ping a connection that was idle, and replace a dead connection.
 
-    SQLAlchemy's own pool_pre_ping asks before each transaction, in a round trip of its own: of a placement's time 6%.
+    SQLAlchemy's pool_pre_ping pings before each transaction. That round trip takes 6% of the time of a placement.
     """
 
     @event.listens_for(engine, "checkin")
@@ -304,7 +312,7 @@ def _ping_idle_connections(engine: Engine) -> None:
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
-            raise InvalidatePoolError from error  # The server went: the others that lie idle are as dead.
+            raise InvalidatePoolError from error  # The server has stopped, so all idle connections are dead.
 
 
 @contextmanager
@@ -324,8 +332,8 @@ def _hold(lock: threading.Lock, place: str) -> Iterator[None]:
     if not lock.acquire(timeout=LOCK_SECONDS_MAX):
         raise StoreUnreachable(
             f"The catalog in {place} was locked too long.",
-            found=f"another transaction of this process for more than {LOCK_SECONDS_MAX} s",
-            expected="transactions of milliseconds, never one inside another",
+            found=f"a transaction of this process that took more than {LOCK_SECONDS_MAX} s",
+            expected="transactions of milliseconds that are never nested",
             hint="run the command again",
             target=place,
         )
@@ -337,7 +345,7 @@ def _hold(lock: threading.Lock, place: str) -> Iterator[None]:
 
 def _invalid_address_error(url: str) -> InvalidInput:
     return InvalidInput(
-        "The database's address is invalid.",
+        "The address of the database is invalid.",
         found=repr(url.rsplit("@", maxsplit=1)[-1]),
         expected="sqlite:///PATH or postgresql://USER@HOST/NAME",
         hint="set --database or IMGSTORE_DATABASE",

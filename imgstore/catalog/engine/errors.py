@@ -1,6 +1,6 @@
-"""The border with the databases: what SQLAlchemy, SQLite and PostgreSQL raise, said in the house's words, once.
+"""Translation of the errors of SQLAlchemy, SQLite and PostgreSQL into the errors of imgstore.
 
-SQLite speaks in result codes (https://www.sqlite.org/rescode.html), PostgreSQL in SQLSTATEs
+SQLite reports result codes (https://www.sqlite.org/rescode.html). PostgreSQL reports SQLSTATEs
 (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 """
 
@@ -21,7 +21,7 @@ from imgstore.domain.errors import (
     StoreUnreachable,
 )
 
-# Primary result codes are the low byte of the extended ones.
+# The low byte of an extended result code is its primary result code.
 _SQLITE: Final[dict[int, type[StoreError]]] = {
     sqlite3.SQLITE_BUSY: StoreUnreachable,
     sqlite3.SQLITE_LOCKED: StoreUnreachable,
@@ -36,15 +36,15 @@ _SQLITE: Final[dict[int, type[StoreError]]] = {
     sqlite3.SQLITE_NOTADB: ObjectCorrupt,
 }
 
-# Whole states first, then classes of them (their first two characters).
+# Complete SQLSTATEs are looked up first, then classes of SQLSTATEs, which are the first two characters.
 _POSTGRESQL: Final[dict[str, type[StoreError]]] = {
     "53100": StoreFull,  # disk_full
     "42501": StoreDenied,  # insufficient_privilege
     "25006": StoreDenied,  # read_only_sql_transaction
     "3D000": StoreDenied,  # invalid_catalog_name: no such database
-    "55P03": StoreUnreachable,  # lock_not_available: waited longer than lock_timeout
+    "55P03": StoreUnreachable,  # lock_not_available: the wait exceeded lock_timeout
     "08": StoreUnreachable,  # connection exceptions
-    "40": StoreUnreachable,  # serialization failure, deadlock: the other side won, a repeat goes through
+    "40": StoreUnreachable,  # serialization failure, deadlock: a retry succeeds
     "53": StoreUnreachable,  # insufficient resources
     "57": StoreUnreachable,  # operator intervention: shutting down, starting up
     "28": StoreDenied,  # invalid authorization
@@ -53,36 +53,36 @@ _POSTGRESQL: Final[dict[str, type[StoreError]]] = {
 
 _ADVICE: Final[dict[type[StoreError], tuple[str, str]]] = {
     StoreUnreachable: (
-        "a database that answers, and no transaction that holds its locks for long",
-        "see that the database runs and that no other process sits in a long transaction, then run the command again",
+        "a database that answers, and no long transactions",
+        "check that the database runs and that no other process has a long transaction, then run the command again",
     ),
-    StoreFull: ("room for the database to grow", "make room where the database lies, then run the command again"),
+    StoreFull: ("free space on the disk of the database", "free some space there, then run the command again"),
     StoreDenied: (
         "a database that this user may open and write",
         "check the path or name, the owner and the permissions of the database",
     ),
     ObjectCorrupt: (
-        "a whole database",
+        "an undamaged database",
         "stop all imgstore processes, keep a copy of the database, and restore it from a backup",
     ),
-    StoreError: ("a statement that the database takes", "run the command again with --debug and report what it says"),
+    StoreError: ("a statement that the database accepts", "run the command again with --debug and report the output"),
 }
 
 
 @contextmanager
 def translate_errors(place: str) -> Iterator[None]:
-    """Let nothing that is SQLAlchemy's or a driver's pass.
+    """Translate each error of SQLAlchemy or of a driver.
 
     Args:
-        place: the database, as people know it, without a password.
+        place: the address of the database without a password.
 
     Raises:
-        Conflict: a row that must be unique is there already, or rows still refer to what was to go.
-        StoreUnreachable: no answer, or a lock that was not to be had in time.
-        StoreFull: no room for the database.
-        StoreDenied: not allowed, not writable, or not there.
-        ObjectCorrupt: the database file is damaged, or is none.
-        StoreError: any other refusal of the database.
+        Conflict: a unique row exists already, or other rows still refer to the row that was to be deleted.
+        StoreUnreachable: the database does not answer, or a lock was not available in time.
+        StoreFull: the disk of the database is full.
+        StoreDenied: the database does not exist, or this user may not open or write the database.
+        ObjectCorrupt: the file is damaged, or is not a database.
+        StoreError: the database refused for another reason.
     """
     try:
         yield
@@ -102,31 +102,31 @@ def _kind(error: BaseException | None) -> type[StoreError]:
         return _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, StoreError)
     state: str | None = getattr(error, "sqlstate", None)
     if state is None:
-        # psycopg tells no state where no server answered.
+        # psycopg reports no SQLSTATE if no server answered.
         return StoreUnreachable if type(error).__name__ == "OperationalError" else StoreError
     return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2], StoreError)
 
 
 def _store_error(kind: type[StoreError], place: str, found: str) -> StoreError:
     expected, hint = _ADVICE[kind]
-    return kind(f"The catalog in {place} could not do it.", found=found, expected=expected, hint=hint, target=place)
+    return kind(f"The catalog in {place} refused a statement.", found=found, expected=expected, hint=hint, target=place)
 
 
 def _conflict(error: exc.IntegrityError, place: str) -> ImgstoreError:
     if _is_unique(error.orig):
         return Conflict(
-            "A resource of that name is there already.",
+            "A resource of this name exists already.",
             found=_describe(error.orig),
-            expected="a name that nobody took meanwhile",
-            hint="show the resource that is there, then run the command again",
+            expected="a name that is not in use",
+            hint="show the existing resource, then run the command again",
             target=place,
         )
     if _is_reference(error.orig):
         return Conflict(
-            "Something still refers to it, or what it refers to is gone.",
+            "Another resource still refers to this resource, or a resource that this resource needs was deleted.",
             found=_describe(error.orig),
-            expected="nothing below it, and everything above it",
-            hint="list what is in it, then run the command again",
+            expected="no resource inside this resource, and an existing parent",
+            hint="list the resources inside, then run the command again",
             target=place,
         )
     return _store_error(StoreError, place, _describe(error.orig))

@@ -1,7 +1,7 @@
-"""What the repositories share: a session, and two ways of looking up.
+"""The base class of repositories.
 
-What is looked up by a word that a person said may be missing: None. What is looked up by a uid is a reference that the
-catalog itself gave out: its absence is an error, `NotFound`.
+A lookup by a name from a person returns None if there is no such row. A lookup by a uid raises `NotFound`, because the
+catalog itself gave out the uid.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Repository:
-    """The rows of one noun, as one transaction sees them."""
+    """The rows of one kind, as one transaction sees the rows."""
 
     __slots__ = ("_session",)
 
@@ -41,11 +41,11 @@ class Repository:
 
 
 def missing_row_error(what: str, uid: str) -> NotFound:
-    """No row of that uid."""
+    """Return the error for a uid without a row."""
     return NotFound(
         f"The {what} is not in the catalog.",
         found=f"no {what} with uid {uid}",
-        expected="a row that something else refers to",
-        hint="it was deleted meanwhile: list what is there, then run the command again",
+        expected="a row, because another row refers to the uid",
+        hint="another process deleted the row: list the existing resources, then run the command again",
         target=uid,
     )

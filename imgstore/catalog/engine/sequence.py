@@ -1,4 +1,4 @@
-"""The catalog's sequence: numbers that only rise, for the order of events and for checkpoints in the buckets."""
+"""The catalog's sequence: increasing numbers for the order of events and for checkpoints in the buckets."""
 
 from collections.abc import Collection
 
@@ -12,14 +12,17 @@ _table = schema.checkpoints
 
 
 class CatalogSequence(Repository):
-    """Every number that was given out. Rows are never removed: a bucket may hold the checkpoint of any of them."""
+    """All numbers of the sequence.
+
+    Rows are never removed, because a bucket may contain a checkpoint with any number.
+    """
 
     __slots__ = ()
 
     def next(self) -> Checkpoint:
-        """Give out the next number, with a new uid.
+        """Return a checkpoint with the next number and a new uid.
 
-        Numbers of two transactions are in the order of their commits only where both hold the same lock.
+        Two numbers are in the order of the commits only if both transactions hold the same lock.
         """
         uid = self._session.effects.new_uid()
         result = self._session.run(_table.insert().values(uid=uid))
@@ -28,11 +31,11 @@ class CatalogSequence(Repository):
         return Checkpoint(sequence=key[0], uid=uid)
 
     def last(self) -> int:
-        """The highest number that was given out; 0 before the first."""
+        """Return the highest number so far, or 0 if there is none."""
         return self._session.value(select(func.max(_table.c.sequence))) or 0
 
     def find_unknown(self, checkpoints: Collection[Checkpoint]) -> list[Checkpoint]:
-        """Those of the checkpoints that this catalog did not record, in order."""
+        """Return the checkpoints that this catalog did not record, in order."""
         numbers = [each.sequence for each in checkpoints]
         rows = self._session.all(select(_table.c.sequence, _table.c.uid).where(_table.c.sequence.in_(numbers)))
         known = {Checkpoint(sequence=row.sequence, uid=row.uid) for row in rows}

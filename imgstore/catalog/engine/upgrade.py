@@ -1,8 +1,8 @@
-"""A catalog and its code meet: made, brought to this code's revision, or refused.
+"""Creation and upgrade of a catalog's schema to the revision of this code.
 
-A catalog that stands at the revision opens at the price of three small queries (2 ms on SQLite); Alembic, a tenth of a
-second to import, stays out. Anything else happens under a lock and in one transaction, so that of two processes one does it and the
-other finds it done, and one that dies leaves nothing half made.
+A catalog at this revision opens after three small queries (2 ms on SQLite). Alembic is not imported then, because the
+import takes 0.1 s. All other cases run under a lock and in one transaction. A second process therefore finds the
+upgrade complete, and a process that dies leaves the catalog unchanged.
 """
 
 import errno
@@ -23,15 +23,15 @@ from imgstore.domain.private_files import make_private_folder
 
 _SCRIPTS: Final = "imgstore.catalog:migrations"
 _LOCK_NUMBER: Final = 0x696D6773746F7265
-"""PostgreSQL's advisory lock of an upgrade: "imgstore" in ASCII."""
+"""The number of PostgreSQL's advisory lock for an upgrade: "imgstore" in ASCII."""
 
 
 def upgrade_catalog(database: Database) -> None:
-    """See that the catalog stands at this code's revision.
+    """Bring the catalog to the revision of this code.
 
     Raises:
-        StoreMismatch: a newer imgstore made it, or something else.
-        StoreError: the database does not answer, is damaged, full or not ours to write.
+        StoreMismatch: the database belongs to a newer imgstore or to another program.
+        StoreError: the database does not answer, is damaged or full, or is not writable.
     """
     if database.file is None:
         _upgrade_postgresql(database)
@@ -44,8 +44,8 @@ def _upgrade_sqlite(database: Database, file: Path) -> None:
         if file.exists() and _is_current(database):
             return
     with _folder_lock(file, fcntl.LOCK_EX), translate_errors(database.place), database.engine.connect() as connection:
-        # The file keeps this mode from now on. It can't be changed inside a transaction, nor by two at once: without the
-        # lock, of four processes that tried, three were refused at once, busy timeout or not, in 1 round of 75.
+        # The file keeps this mode. A change is not possible inside a transaction or by two processes at once. Without
+        # the lock, three of four processes failed immediately in 1 of 75 attempts, even with a busy timeout.
         connection.exec_driver_sql("PRAGMA journal_mode = WAL")
         connection.rollback()
         with connection.begin():
@@ -68,11 +68,11 @@ def _upgrade_postgresql(database: Database) -> None:
 
 
 def _run_migrations(connection: Connection, place: str) -> None:
-    """Inside the caller's transaction, which has the catalog to itself: another may have done it meanwhile."""
+    """Upgrade in the caller's transaction, which locks the catalog. Do nothing if another process has upgraded."""
     stored = _revision(connection)
     if stored == REVISION:
         return
-    from alembic import command  # noqa: PLC0415 - paid at an upgrade only
+    from alembic import command  # noqa: PLC0415 - needed at an upgrade only
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
 
@@ -88,9 +88,9 @@ def _run_migrations(connection: Connection, place: str) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    """The revision of the catalog; None where there is no catalog yet.
+    """Return the revision of the catalog, or None if there is no catalog yet.
 
-    A restored backup may leave two: their names together are a revision that nobody knows.
+    A restored backup may contain two revisions. Their names together form an unknown revision.
     """
     if not inspect(connection).has_table("alembic_version"):
         return None
@@ -100,7 +100,7 @@ def _revision(connection: Connection) -> str | None:
 
 @contextmanager
 def _folder_lock(file: Path, mode: int) -> Iterator[None]:
-    """Hold `<file>.lock`; whoever makes the catalog holds it alone, and makes it for its owner's eyes only."""
+    """Hold `<file>.lock`. An exclusive lock also creates the catalog file, with mode 0600."""
     try:
         make_private_folder(file.parent)
         descriptor = os.open(f"{file}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -109,7 +109,7 @@ def _folder_lock(file: Path, mode: int) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, mode)
         if mode == fcntl.LOCK_EX:
-            # SQLite gives its own files the mode of this one; without this the umask would decide.
+            # SQLite gives its other files the mode of this file. Otherwise the umask would decide.
             os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         yield
     except OSError as error:
@@ -123,17 +123,17 @@ def _unusable_file_error(file: Path, error: OSError) -> StoreDenied | StoreFull:
     return kind(
         f"The catalog {file} cannot be opened.",
         found=f"{error.strerror or error}",
-        expected="a folder that this user may write, with room in it",
-        hint="see to its owner, permissions and disk, or choose another with --home or --database",
+        expected="a folder with free space that this user may write",
+        hint="check owner, permissions and free space, or choose another catalog with --home or --database",
         target=str(file),
     )
 
 
 def _mismatch_error(place: str, found: str) -> StoreMismatch:
     return StoreMismatch(
-        f"The catalog in {place} is not this imgstore's.",
+        f"The catalog in {place} does not belong to this version of imgstore.",
         found=found,
         expected=f"revision {REVISION} or an older one, or an empty database",
-        hint="run the imgstore that made it, or a newer one, or give another database with --database",
+        hint="run the version of imgstore that made the catalog, or a newer version, or name another database with --database",
         target=place,
     )

@@ -123,7 +123,7 @@ class Principals(Repository):
         """Let no token be good any more that it was given until now.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         values = {"token_generation": _principals.c.token_generation + 1, "tokens_valid_after": now}
         if self._session.run(update(_principals).where(_principals.c.uid == uid).values(values)).rowcount == 0:
@@ -133,7 +133,7 @@ class Principals(Repository):
         """Remove it and its roles.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         # Said here too: SQLite's cascades are a setting of the connection.
         self._session.run(delete(_assignments).where(_assignments.c.principal_uid == uid))
@@ -212,7 +212,7 @@ class Assignments(Repository):
         """Take it away.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         self._remove(_assignments, uid, "role assignment")
 

@@ -53,7 +53,7 @@ class Issuers(Repository):
         """Trust it no more.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         self._remove(_issuers, uid, "issuer")
 

@@ -34,7 +34,7 @@ class Definitions(Repository):
         """Replace the definition of the same uid.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         self._replace(_definitions, definition.uid, _values(definition), "image definition")
 
@@ -51,7 +51,7 @@ class Definitions(Repository):
         """The definition that another row refers to.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         return definition_from_row(
             self._row(select(_definitions).where(_definitions.c.uid == uid), "image definition", uid)
@@ -88,7 +88,7 @@ class Definitions(Repository):
         """The definition of that uid, which nobody else changes until the transaction ends.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         statement = self._session.add_row_locks(select(_definitions).where(_definitions.c.uid == uid))
         return definition_from_row(self._row(statement, "image definition", uid))
@@ -97,7 +97,7 @@ class Definitions(Repository):
         """Remove the row.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
             Conflict: versions are left in it.
         """
         self._remove(_definitions, uid, "image definition")

@@ -67,7 +67,7 @@ class Disks(Repository):
         """Write a new disk down.
 
         Raises:
-            ParentNotFound: no such group.
+            ParentNotFound: the subscription has no such group.
             Conflict: the group has one of that kind, name and part.
         """
         if self._session.run(_ADD, insert_parameters(disk)).rowcount == 0:
@@ -77,7 +77,7 @@ class Disks(Repository):
         """Replace the disk of the same uid, all but where it is attached.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         values = {key: value for key, value in _values(disk).items() if key not in _ATTACHMENT}
         self._replace(_disks, disk.uid, values, "disk")
@@ -104,7 +104,7 @@ class Disks(Repository):
         """The disk that another row refers to.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         return _disk(self._row(_SELECT.where(_disks.c.uid == uid), "disk", uid))
 
@@ -217,7 +217,7 @@ class Disks(Repository):
         """Remove the row.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         self._remove(_disks, uid, "disk")
 

@@ -30,7 +30,7 @@ class Galleries(Repository):
         """Write a new gallery down.
 
         Raises:
-            ParentNotFound: no such group.
+            ParentNotFound: the subscription has no such group.
             Conflict: the subscription has a gallery of that name.
         """
         self._session.run(_galleries.insert(), self._values(gallery))
@@ -39,7 +39,7 @@ class Galleries(Repository):
         """Replace the gallery of the same uid.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         self._replace(_galleries, gallery.uid, self._values(gallery), "gallery")
 
@@ -63,7 +63,7 @@ class Galleries(Repository):
         """The gallery that another row refers to.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         return gallery_from_row(self._row(_SELECT.where(_galleries.c.uid == uid), "gallery", uid))
 
@@ -111,7 +111,7 @@ class Galleries(Repository):
         """The gallery of that uid, which nobody else changes until the transaction ends.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         locked = self._session.add_row_locks(select(_galleries.c.uid).where(_galleries.c.uid == uid))
         self._row(locked, "gallery", uid)
@@ -121,7 +121,7 @@ class Galleries(Repository):
         """Remove the row.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
             Conflict: definitions are left in it.
         """
         self._remove(_galleries, uid, "gallery")

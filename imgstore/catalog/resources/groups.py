@@ -36,7 +36,7 @@ class Groups(Repository):
         """Replace the group of the same uid.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         self._replace(_groups, group.uid, _values(group), "group")
 
@@ -73,7 +73,7 @@ class Groups(Repository):
         """Remove the row.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
             Conflict: something is left in the group.
         """
         self._remove(_groups, uid, "group")

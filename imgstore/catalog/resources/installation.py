@@ -37,7 +37,7 @@ class Installations(Repository):
         """The installation.
 
         Raises:
-            NotFound: `ensure` was never called on this catalog.
+            NotFound: the catalog has no installation, because `ensure` was never called.
         """
         found = self.find()
         if found is None:
@@ -85,7 +85,7 @@ class Installations(Repository):
         """The 32 random bytes that mark what this installation itself put into a bucket (invariant B18).
 
         Raises:
-            NotFound: `ensure` was never called on this catalog.
+            NotFound: the catalog has no installation, because `ensure` was never called.
         """
         key: bytes | None = self._session.value(select(schema.installation.c.hmac_key))
         if key is None:

@@ -32,7 +32,7 @@ class Machines(Repository):
         """Write a new machine down.
 
         Raises:
-            ParentNotFound: no such group.
+            ParentNotFound: the subscription has no such group.
             Conflict: the group has one of that name.
         """
         above = get_group_uid(self._session, machine.subscription, machine.group)
@@ -42,7 +42,7 @@ class Machines(Repository):
         """Replace the machine of the same uid, which stays in its group.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         self._replace(_machines, machine.uid, _values(machine), "virtual machine")
 
@@ -55,7 +55,7 @@ class Machines(Repository):
         """The machine as it stands; nobody else changes it until the transaction ends.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         if (
             self._session.value(self._session.add_row_locks(select(_machines.c.uid).where(_machines.c.uid == uid)))
@@ -101,7 +101,7 @@ class Machines(Repository):
         """Remove the row.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         self._remove(_machines, uid, "virtual machine")
 

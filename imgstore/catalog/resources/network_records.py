@@ -40,7 +40,7 @@ class NetworkRecords(Repository):
         """Write a new one down.
 
         Raises:
-            ParentNotFound: no such group.
+            ParentNotFound: the subscription has no such group.
             Conflict: the group has one of that type and name.
         """
         above = get_group_uid(self._session, resource.subscription, resource.group)
@@ -51,7 +51,7 @@ class NetworkRecords(Repository):
         """Replace the one of the same uid, which stays in its group.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         self._replace(_inert, resource.uid, _values(resource), "inert resource")
         self._session.run(delete(_references).where(_references.c.inert_uid == resource.uid))
@@ -94,7 +94,7 @@ class NetworkRecords(Repository):
         """Remove the row, and what it names.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         self._session.run(delete(_references).where(_references.c.inert_uid == uid))
         self._remove(_inert, uid, "inert resource")

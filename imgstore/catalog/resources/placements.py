@@ -75,7 +75,7 @@ class Placements(Repository):
             The disk in its slot.
 
         Raises:
-            ParentNotFound: no such group.
+            ParentNotFound: the subscription has no such group.
             Conflict: the group has a disk of that name, or the version is gone.
         """
         assert disk.source_version_uid is not None, "the turn is a version's"

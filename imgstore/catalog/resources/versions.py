@@ -39,7 +39,7 @@ class Versions(Repository):
         """Replace the version of the same uid.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         self._replace(_versions, version.uid, _values(version), "image version")
 
@@ -59,7 +59,7 @@ class Versions(Repository):
         """The version that another row refers to.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         return version_from_row(self._row(select(_versions).where(_versions.c.uid == uid), "image version", uid))
 
@@ -67,7 +67,7 @@ class Versions(Repository):
         """Hold the version's row until the transaction ends: what is read of its replicas from now on stays true.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         if (
             self._session.value(self._session.add_row_locks(select(_versions.c.uid).where(_versions.c.uid == uid)))
@@ -147,7 +147,7 @@ class Versions(Repository):
         """Remove the row, and its round robin's counters.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
             Conflict: replicas are left of it.
         """
         self._remove(_versions, uid, "image version")

@@ -46,7 +46,7 @@ class Ledger(Repository):
         """Write down until when the bytes lay there. One that is closed keeps its time.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         still_open = (_intervals.c.uid == uid) & _intervals.c.closed_at.is_(None)
         if self._session.change(update(_intervals).where(still_open).values(closed_at=closed_at)):

@@ -44,7 +44,7 @@ class Manifests(Repository):
         """From now on its segments are named. May be repeated.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         if not self._session.change(update(_manifests).where(_manifests.c.uid == uid).values(complete=True)):
             raise missing_row_error("manifest", uid)
@@ -53,7 +53,7 @@ class Manifests(Repository):
         """Whether its segments are named.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         return bool(self._row(select(_manifests.c.complete).where(_manifests.c.uid == uid), "manifest", uid).complete)
 
@@ -61,7 +61,7 @@ class Manifests(Repository):
         """The manifest of that uid.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         return _manifest(self._row(select(_manifests).where(_manifests.c.uid == uid), "manifest", uid))
 
@@ -150,7 +150,7 @@ class Manifests(Repository):
         """Remove the row: its segments are named no more.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
             Conflict: an open work pins it.
         """
         self._remove(_manifests, uid, "manifest")

@@ -60,7 +60,7 @@ class Replicas(Repository):
         """The replica of that uid.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         return _replica(self._row(_SELECT.where(_replicas.c.uid == uid), "replica", uid))
 
@@ -104,7 +104,7 @@ class Replicas(Repository):
             completed_at: when its bytes were confirmed; None leaves what stands there.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
             Conflict: from its present state it may not move there.
         """
         present = self._session.value(
@@ -140,7 +140,7 @@ class Replicas(Repository):
         """The bytes of a replica's work begin to move: so many stored bytes, none yet.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         now = self._session.now()
         values = {"bytes_done": 0, "bytes_total": bytes_total, "started_at": now, "progress_at": now}
@@ -150,7 +150,7 @@ class Replicas(Repository):
         """Write down how far the replica's present work has come, in stored bytes, and when.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         values = {"bytes_done": bytes_done, "bytes_total": bytes_total, "progress_at": self._session.now()}
         self._replace(_replicas, uid, values, "replica")
@@ -159,7 +159,7 @@ class Replicas(Repository):
         """Remove the row.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         self._remove(_replicas, uid, "replica")
 

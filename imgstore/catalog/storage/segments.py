@@ -49,7 +49,7 @@ class Segments(Repository):
         """The ids of the segments of those names, in their order.
 
         Raises:
-            ObjectNotFound: the pool has no row for one of them.
+            ObjectNotFound: the pool has no row for at least one of the segments.
         """
         known = self._known(pool_uid, set(names))
         lacking = [name for name in names if name not in known]
@@ -85,7 +85,7 @@ class Segments(Repository):
         """What is known of the segments of those ids, in their order.
 
         Raises:
-            ObjectNotFound: the pool has no row for one of them.
+            ObjectNotFound: the pool has no row for at least one of the segments.
         """
         wanted = _to_ints(ids)
         known: dict[int, SegmentRow] = {}
@@ -101,7 +101,7 @@ class Segments(Repository):
         """Stored bytes of the segments of those ids together, each counted once.
 
         Raises:
-            ObjectNotFound: the pool has no row for one of them.
+            ObjectNotFound: the pool has no row for at least one of the segments.
         """
         wanted = sorted(set(_to_ints(ids)))
         count = total = 0

@@ -43,7 +43,7 @@ class Pools(Repository):
         """The pool of a gallery or slot.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         return _pool(self._row(select(_pools).where(_pools.c.uid == uid), "pool", uid))
 
@@ -55,7 +55,7 @@ class Pools(Repository):
         """Remove a pool with its slots and the rows of their closed works.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
             Conflict: something stands on it still.
         """
         mine = select(_slots.c.uid).where(_slots.c.pool_uid == uid)
@@ -102,7 +102,7 @@ class Slots(Repository):
         """The slot that another row refers to.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         return slot_from_row(self._row(_SELECT.where(_slots.c.uid == uid), "slot", uid))
 
@@ -128,8 +128,8 @@ class Slots(Repository):
         """Hold the slot against every other transaction that locks it, until this one ends.
 
         Raises:
-            NotFound: it is not there.
-            StoreUnreachable: another transaction held it for half a minute.
+            NotFound: no row has this uid.
+            StoreUnreachable: another transaction held the lock for 30 seconds.
         """
         statement = self._session.add_row_locks(select(_slots.c.uid).where(_slots.c.uid == slot_uid))
         self._row(statement, "slot", slot_uid)
@@ -138,7 +138,7 @@ class Slots(Repository):
         """Hold a pool's share of a region, so that what is new in it is charged once (invariant M2).
 
         Raises:
-            StoreUnreachable: another transaction held it for half a minute.
+            StoreUnreachable: another transaction held the lock for 30 seconds.
         """
         self._session.lock_name(f"{pool_uid}/{region}")
 

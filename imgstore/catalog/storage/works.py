@@ -65,7 +65,7 @@ class Works(Repository):
         """The work of that uid. A closed one has no pins any more.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: no row has this uid.
         """
         return self._read([self._row(select(_works).where(_works.c.uid == uid), "work", uid)])[0]
 
@@ -108,7 +108,7 @@ class Works(Repository):
             wait: where another transaction has the row in hand, wait for it; else take that for a holder that lives.
 
         Raises:
-            NotFound: no such work.
+            NotFound: no work has this uid.
             WorkHeld: the lease of another still runs.
             Conflict: the work is closed.
         """
@@ -136,7 +136,7 @@ class Works(Repository):
         """Let the lease run so long from now. One that ran out is renewed too, if nobody took the work over.
 
         Raises:
-            LeaseLost: another took the work over, or it is closed.
+            LeaseLost: another process took over the work, or the work is closed.
         """
         self.guard(lease)
         self._set(_is_leased(lease), lease_expires_at=self._session.now() + timedelta(seconds=lease_seconds))
@@ -145,7 +145,7 @@ class Works(Repository):
         """Make sure that the work is still the lease's, and that it stays so until this transaction ends.
 
         Raises:
-            LeaseLost: another took the work over, or it is closed.
+            LeaseLost: another process took over the work, or the work is closed.
         """
         if self._session.first(self._session.add_row_locks(select(_works.c.uid).where(_is_leased(lease)))) is None:
             raise self._lease_lost_error(lease)
@@ -154,8 +154,8 @@ class Works(Repository):
         """Replace what a repeat must follow, and the pins.
 
         Raises:
-            LeaseLost: another took the work over, or it is closed.
-            Conflict: a pinned manifest is gone.
+            LeaseLost: another process took over the work, or the work is closed.
+            Conflict: a pinned manifest was deleted.
         """
         self.guard(lease)
         self._set(_is_leased(lease), plan=dict(plan))
@@ -166,7 +166,7 @@ class Works(Repository):
         """Close the work as done, and let go of its pins.
 
         Raises:
-            LeaseLost: another took the work over, or it is closed.
+            LeaseLost: another process took over the work, or the work is closed.
         """
         self.guard(lease)
         self._set(_is_leased(lease), state=WorkState.COMPLETED, **_UNLEASED)
@@ -176,7 +176,7 @@ class Works(Repository):
         """Close the work undone, whoever holds it, and let go of its pins. May be repeated.
 
         Raises:
-            NotFound: no such work.
+            NotFound: no work has this uid.
             Conflict: it was completed.
         """
         still_open = (_works.c.uid == work_uid) & (_works.c.state == WorkState.OPEN)
