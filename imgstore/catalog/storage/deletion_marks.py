@@ -1,4 +1,4 @@
-"""Segments that are being collected. Everything here happens under the slot's lock (`slots.lock`)."""
+"""Segments that are marked for deletion, or whose deletion is in progress."""
 
 import builtins
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -21,26 +21,27 @@ _condemned = schema.condemned
 
 
 class DeletionMarks(Repository):
-    """What is condemned in every slot."""
+    """The deletion marks of all slots. The caller holds the lock of the slot (`slots.lock`)."""
 
     __slots__ = ()
 
     def list(self, slot_uid: str) -> builtins.list[DeletionMark]:
-        """Those of a slot, the longest condemned first."""
+        """Return the marks of a slot, oldest first."""
         order = (_condemned.c.since, _condemned.c.name)
-        return [_row(each) for each in self._session.all(_select(slot_uid).order_by(*order))]
+        return [_row(row) for row in self._session.all(_select(slot_uid).order_by(*order))]
 
     def find(self, slot_uid: str, names: Collection[Digest]) -> builtins.list[DeletionMark]:
-        """Those of `names` that are condemned in a slot."""
+        """Return the marks of those of `names` that are marked in a slot."""
         found: builtins.list[DeletionMark] = []
         for some in split_batches(sorted(names)):
             found += map(_row, self._session.all(_select(slot_uid).where(_condemned.c.name.in_(some))))
         return found
 
     def add(self, slot_uid: str, segments: Mapping[Digest, int]) -> None:
-        """Condemn segments, given with their stored bytes, from now on. One that is condemned already stays as it is.
+        """Mark segments from now on, given with their stored bytes. A mark that exists stays unchanged.
 
-        The caller holds the slot's lock, so that the number is higher than that of each work that asked before.
+        The caller holds the lock of the slot. Therefore the number of the marks is higher than the numbers of all works
+        that checked for marks before.
         """
         if not segments:
             return
@@ -60,7 +61,7 @@ class DeletionMarks(Repository):
         self._session.run(statement, rows)
 
     def unmark(self, slot_uid: str, names: Iterable[Digest]) -> None:
-        """Let segments live. Those whose delete may be under way stay as they are."""
+        """Remove the marks of segments. Segments whose deletion is in progress keep their marks."""
         for some in split_batches(sorted(names)):
             self._session.run(
                 delete(_condemned).where(
@@ -71,21 +72,24 @@ class DeletionMarks(Repository):
             )
 
     def remove(self, slot_uid: str, names: Iterable[Digest]) -> None:
-        """Forget segments in whatever state. The caller knows that no delete of them can arrive any more."""
+        """Remove the marks of segments in any state.
+
+        The caller knows that no delete of the segments can arrive later.
+        """
         for some in split_batches(sorted(names)):
             self._session.run(delete(_condemned).where(_in(slot_uid, some)))
 
     def begin_deleting(self, slot_uid: str, names: Sequence[Digest], *, token: str, lease_expires_at: datetime) -> None:
-        """Give a batch to a collector: new ones, or those of a collector whose time is over."""
+        """Assign segments to a collector, newly marked segments or those of a collector whose lease has expired."""
         for some in split_batches(sorted(names)):
             values = {"sentence": GcState.DELETING, "token": token, "lease_expires_at": lease_expires_at}
             self._session.run(update(_condemned).where(_in(slot_uid, some)).values(values))
 
     def end_deleting(self, slot_uid: str, token: str) -> int:
-        """Remove the rows of a batch that was deleted; those that another collector took over meanwhile stay.
+        """Remove the marks of a deleted batch. Marks that another collector has taken over stay.
 
         Returns:
-            How many there were.
+            The number of removed marks.
         """
         mine = (_condemned.c.slot_uid == slot_uid) & (_condemned.c.token == token)
         return self._session.change(delete(_condemned).where(mine))

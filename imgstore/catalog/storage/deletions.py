@@ -1,4 +1,4 @@
-"""Requests to delete objects that may still be on their way to a store (invariant G14)."""
+"""Requests to delete objects that a store may not have carried out yet (invariant G14)."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -13,18 +13,21 @@ _deletions = schema.deletions
 
 
 class Deletions(Repository):
-    """The deletions of every slot, by key below the slot. Segments have rows of `condemned` instead."""
+    """The delete requests of all slots, by key below the slot.
+
+    Requests for segments are rows of `condemned` instead.
+    """
 
     __slots__ = ()
 
     def begin(self, slot_uid: str, keys: Collection[str], *, token: str, until: datetime) -> None:
-        """Record a request before it is sent, and forget the requests that can no longer arrive.
+        """Record a request before it is sent, and remove the requests that can no longer arrive.
 
         Args:
             slot_uid: the slot.
-            keys: the keys that the request names.
-            token: names the request.
-            until: the latest time at which the store may still carry it out; the database's clock.
+            keys: the keys in the request.
+            token: the identity of the request.
+            until: the latest time at which the store may carry out the request, by the database's clock.
         """
         self._session.run(
             delete(_deletions).where(_deletions.c.slot_uid == slot_uid, _deletions.c.until <= self._session.now())
@@ -34,11 +37,14 @@ class Deletions(Repository):
             self._session.run(insert(_deletions), rows)
 
     def end(self, slot_uid: str, token: str) -> None:
-        """Forget a request that the store has answered."""
+        """Remove a request that the store has answered."""
         self._session.run(delete(_deletions).where(_deletions.c.slot_uid == slot_uid, _deletions.c.token == token))
 
     def pending_until(self, slot_uid: str, keys: Collection[str]) -> datetime | None:
-        """Return the latest time at which a request for one of the keys may be carried out; None if there is none."""
+        """Return the latest time at which a store may carry out a request for one of the keys.
+
+        Return None without a request.
+        """
         latest: datetime | None = None
         for some in split_batches(sorted(set(keys))):
             found = self._session.value(

@@ -1,4 +1,4 @@
-"""The ledger: what moved, added and never changed, and what lies, as intervals of time."""
+"""The ledger: charges for transfers, which are never changed, and intervals of storage."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -18,32 +18,32 @@ _intervals = schema.intervals
 
 
 class Ledger(Repository):
-    """Charges and intervals of every subscription."""
+    """The charges and storage intervals of all subscriptions."""
 
     __slots__ = ()
 
     def add(self, row: LedgerRow) -> bool:
-        """Write a charge down, once. False if one is there under that key: then nothing changes."""
+        """Add a charge. Return False, and change nothing, if a charge with this key exists."""
         statement = self._session.upsert(_ledger).values(_charge_values(row))
-        # Not by the count of rows: drivers tell none of an INSERT.
+        # Drivers do not report the number of rows of such an INSERT.
         added = statement.on_conflict_do_nothing(index_elements=["key"]).returning(_ledger.c.key)
         return self._session.first(added) is not None
 
     def rows(self, subscription: str | None = None) -> list[LedgerRow]:
-        """The charges of a subscription, or of all, by time; of one instant by target, replica and key."""
+        """Return the charges of a subscription, or of all, by time, target, replica and key."""
         order = (_ledger.c.time, _ledger.c.target, _ledger.c.replica, _ledger.c.key)
         return [_charge(row) for row in self._session.all(_of(_ledger, subscription).order_by(*order))]
 
     def open_interval(self, interval: StorageInterval) -> None:
-        """Write down that bytes lie in a slot from now on.
+        """Record that bytes are stored in a slot from now on.
 
         Raises:
-            Conflict: an interval of that uid is there.
+            Conflict: an interval with this uid exists.
         """
         self._session.run(_intervals.insert(), _interval_values(interval))
 
     def close_interval(self, uid: str, closed_at: datetime) -> None:
-        """Write down until when the bytes lay there. One that is closed keeps its time.
+        """Record the end of an interval. A closed interval keeps its end.
 
         Raises:
             NotFound: no row has this uid.
@@ -55,13 +55,13 @@ class Ledger(Repository):
             raise missing_row_error("storage interval", uid)
 
     def open_intervals(self, slot_uid: str) -> list[StorageInterval]:
-        """What lies in a slot now, oldest first."""
+        """Return the open intervals of a slot, oldest first."""
         here = (_intervals.c.slot_uid == slot_uid) & _intervals.c.closed_at.is_(None)
         statement = select(_intervals).where(here).order_by(_intervals.c.opened_at, _intervals.c.uid)
         return [_interval(row) for row in self._session.all(statement)]
 
     def intervals(self, subscription: str | None = None) -> list[StorageInterval]:
-        """The intervals of a subscription, or of all, open and closed, oldest first."""
+        """Return all intervals of a subscription, or of all subscriptions, oldest first."""
         statement = _of(_intervals, subscription).order_by(_intervals.c.opened_at, _intervals.c.uid)
         return [_interval(row) for row in self._session.all(statement)]
 

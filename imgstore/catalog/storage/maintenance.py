@@ -1,4 +1,4 @@
-"""Turns of maintenance, each leased by one worker, and what zones are known to have missed."""
+"""Maintenance tasks, each leased by one worker, and the numbers of objects that zones are known to miss."""
 
 import builtins
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _slots = schema.slots
 
 
 class MaintenanceTasks(Repository):
-    """One row for each task that was ever seen."""
+    """A row for each task that a worker has registered."""
 
     __slots__ = ()
 
@@ -30,28 +30,31 @@ class MaintenanceTasks(Repository):
         return [_turn(row) for row in self._session.all(select(_tasks).order_by(_tasks.c.name))]
 
     def register(self, tasks: Sequence[MaintenanceTask]) -> None:
-        """Make the rows of tasks that have none; drop those of tasks that are no more and that nobody does."""
+        """Add the rows of new tasks.
+
+        Remove the rows of tasks that no longer exist, unless a worker has leased the task.
+        """
         now = self._session.now()
-        known = {each.name for each in self.list()}
+        known = {record.name for record in self.list()}
         rows = [
             {
-                "name": each.name,
-                "done_at": now if each.waits_at_first else now - timedelta(seconds=each.interval_seconds),
+                "name": task.name,
+                "done_at": now if task.waits_at_first else now - timedelta(seconds=task.interval_seconds),
             }
-            for each in tasks
-            if each.name not in known
+            for task in tasks
+            if task.name not in known
         ]
         if rows:
             self._session.run(self._session.upsert(_tasks).on_conflict_do_nothing(index_elements=["name"]), rows)
-        gone = known - {each.name for each in tasks}
-        for name in sorted(gone):
+        removed = known - {task.name for task in tasks}
+        for name in sorted(removed):
             self._session.run(delete(_tasks).where(_tasks.c.name == name, _tasks.c.holder.is_(None)))
 
     def lease(self, turn: MaintenanceRecord, *, holder: str, lease_seconds: float) -> str | None:
-        """Lease a turn, if its row is still as it was read.
+        """Lease a task, unless its row has changed since the caller read the row.
 
         Returns:
-            The token of the lease; None where another process was quicker.
+            The token of the lease, or None if another process has changed the row.
         """
         token = self._session.effects.new_uid()
         same_token = _tasks.c.token.is_(None) if turn.token is None else _tasks.c.token == turn.token
@@ -64,17 +67,20 @@ class MaintenanceTasks(Repository):
         return token if self._session.change(update(_tasks).where(unchanged).values(values)) else None
 
     def renew(self, name: str, token: str, *, lease_seconds: float) -> bool:
-        """Let the lease run so long from now; False where another process has the turn."""
+        """Let the lease end `lease_seconds` from now. Return False if another process has leased the task."""
         expires_at = self._session.now() + timedelta(seconds=lease_seconds)
         return self._session.change(update(_tasks).where(_mine(name, token)).values(lease_expires_at=expires_at)) > 0
 
     def complete(self, name: str, token: str, outcome: str) -> None:
-        """Give the turn back as done. Does nothing where another process has it."""
+        """Record the outcome of a task and release the lease. Do nothing if another process has leased the task."""
         values = {"done_at": self._session.now(), "outcome": outcome, **_FREE}
         self._session.run(update(_tasks).where(_mine(name, token)).values(values))
 
     def release(self, name: str, token: str) -> None:
-        """Give the turn back undone: it stays due. Does nothing where another process has it."""
+        """Release the lease of a task that was not run.
+
+        The task stays due. Do nothing if another process has leased the task.
+        """
         self._session.run(update(_tasks).where(_mine(name, token)).values(_FREE))
 
 
@@ -82,12 +88,12 @@ _FREE = {"holder": None, "token": None, "lease_expires_at": None}
 
 
 class ZoneGaps(Repository):
-    """What zones missed in slots that lie in three of them, as last counted."""
+    """The numbers of objects that zones miss, by the latest count, in slots with three zones."""
 
     __slots__ = ()
 
     def replace(self, slot_uid: str, objects: Mapping[str, int]) -> None:
-        """Record how many objects of a slot each zone misses. Zones that miss none have no row."""
+        """Record the number of missing objects of a slot by zone. Zones without missing objects get no row."""
         self._session.run(delete(_gaps).where(_gaps.c.slot_uid == slot_uid))
         now = self._session.now()
         rows = [
@@ -99,12 +105,12 @@ class ZoneGaps(Repository):
             self._session.run(_gaps.insert(), rows)
 
     def of_slots(self, slot_uids: Sequence[str]) -> builtins.list[ZoneGap]:
-        """Return the gaps of some slots, by slot and zone."""
+        """Return the gaps of several slots, by slot and zone."""
         statement = select(_gaps).where(_gaps.c.slot_uid.in_(slot_uids)).order_by(_gaps.c.slot_uid, _gaps.c.zone)
         return [_gap(row) for row in self._session.all(statement)] if slot_uids else []
 
     def count_by_zone(self) -> dict[tuple[str, str], int]:
-        """Return how many objects each zone misses in all, by region and zone."""
+        """Return the number of missing objects by region and zone."""
         statement = (
             select(_slots.c.region, _gaps.c.zone, func.sum(_gaps.c.objects).label("objects"))
             .join_from(_gaps, _slots, _gaps.c.slot_uid == _slots.c.uid)

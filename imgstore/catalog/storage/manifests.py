@@ -1,4 +1,4 @@
-"""Manifests: which segments each disk of a slot names, and the sets that deletion and money are reckoned from."""
+"""Manifests with the segments that each disk of a slot names, and unions of these sets for deletion and billing."""
 
 import builtins
 from collections.abc import Iterable
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
     Ids: TypeAlias = npt.NDArray[np.uint32]
 
 _IDS_AT_ONCE: Final = 4 << 20
-"""How many ids wait in memory for the next union: 16 MiB of them, whatever a slot holds."""
+"""The number of ids that wait in memory for the next union: 16 MiB, however large the slot is."""
 
 _manifests = schema.manifests
 _slots = schema.slots
 
 
 class Manifests(Repository):
-    """The manifests of every slot."""
+    """The manifests of all slots."""
 
     __slots__ = ()
 
     def add(self, manifest: ManifestRow) -> None:
-        """Write down which segments a disk will name. Nothing counts them before `complete`.
+        """Add a manifest that is not complete yet. Unions of complete manifests do not contain its segments.
 
         Raises:
-            Conflict: the owner has a manifest of that disk in that slot.
+            Conflict: the owner has a manifest of this disk in this slot.
         """
         ids = unpack_ids(manifest.segment_ids)
-        assert (ids[:-1] < ids[1:]).all(), "segment ids are not sorted, or one stands twice"
+        assert (ids[:-1] < ids[1:]).all(), "segment ids are not sorted, or one occurs twice"
         self._session.run(_manifests.insert(), {**_values(manifest), "complete": False})
 
     def complete(self, uid: str) -> None:
-        """From now on its segments are named. May be repeated.
+        """Make a manifest complete, so that its segments count as named. May be repeated.
 
         Raises:
             NotFound: no row has this uid.
@@ -50,7 +50,7 @@ class Manifests(Repository):
             raise missing_row_error("manifest", uid)
 
     def is_complete(self, uid: str) -> bool:
-        """Whether its segments are named.
+        """Return whether a manifest is complete.
 
         Raises:
             NotFound: no row has this uid.
@@ -58,7 +58,7 @@ class Manifests(Repository):
         return bool(self._row(select(_manifests.c.complete).where(_manifests.c.uid == uid), "manifest", uid).complete)
 
     def get(self, uid: str) -> ManifestRow:
-        """The manifest of that uid.
+        """Return the manifest with this uid.
 
         Raises:
             NotFound: no row has this uid.
@@ -66,11 +66,11 @@ class Manifests(Repository):
         return _manifest(self._row(select(_manifests).where(_manifests.c.uid == uid), "manifest", uid))
 
     def of_owner(self, owner_uid: str) -> builtins.list[ManifestRow]:
-        """The manifests of a version or managed disk, complete or not, by slot and disk."""
+        """Return all manifests of a version or stored disk, complete or not, by slot and disk."""
         return self._list(_manifests.c.owner_uid == owner_uid)
 
     def find(self, owner_uid: str, slot_uid: str, disk: str) -> ManifestRow | None:
-        """The manifest of one disk of an owner in a slot, complete or not, if there is one."""
+        """Return the manifest of a disk of an owner in a slot, complete or not, or None."""
         row = self._session.first(
             select(_manifests).where(
                 _manifests.c.owner_uid == owner_uid, _manifests.c.slot_uid == slot_uid, _manifests.c.disk == disk
@@ -79,7 +79,7 @@ class Manifests(Repository):
         return None if row is None else _manifest(row)
 
     def of_replica(self, owner_uid: str, slot_uid: str) -> builtins.list[ManifestRow]:
-        """The manifests of an owner's disks in a slot, complete or not: the OS disk, then by LUN."""
+        """Return the manifests of an owner in a slot, complete or not: the OS disk, then the data disks by LUN."""
         rows = self._list((_manifests.c.owner_uid == owner_uid) & (_manifests.c.slot_uid == slot_uid))
         by_disk = {row.disk: row for row in rows}
         return [by_disk[disk] for disk in sort_disk_keys(by_disk)]
@@ -87,15 +87,15 @@ class Manifests(Repository):
     def complete_slots(self, owner_uid: str) -> frozenset[str]:
         """Return the uids of the slots in which all disks of an owner were complete once.
 
-        The manifests of a replica are completed in one transaction, so one complete row stands for all of them.
+        One transaction completes all manifests of a replica. Therefore one complete row is sufficient evidence.
         """
         statement = select(_manifests.c.slot_uid).where(_manifests.c.owner_uid == owner_uid, _manifests.c.complete)
         return frozenset(row.slot_uid for row in self._session.all(statement.distinct()))
 
     def find_by_body(self, slot_uid: str, body_key: str) -> ManifestRow | None:
-        """A complete manifest of a slot that has its content in that object, if there is one.
+        """Return a complete manifest of a slot with its content in the object `body_key`, or None.
 
-        That of the object's owner, where it stands: what only refers to it is not in the way of being deleted then.
+        Prefer the manifest of the object's owner, so that a manifest which only refers to the object can be deleted.
         """
         _, owner_uid, disk = body_key.split("/")
         same = _manifests.c.body_key == body_key
@@ -103,11 +103,11 @@ class Manifests(Repository):
         return self._find_complete(slot_uid, own) or self._find_complete(slot_uid, same)
 
     def find_by_digest(self, slot_uid: str, digest: bytes) -> ManifestRow | None:
-        """A complete manifest of a slot that has exactly that content, if there is one."""
+        """Return a complete manifest of a slot with exactly this content, or None."""
         return self._find_complete(slot_uid, _manifests.c.digest == digest)
 
     def list_with_digest(self, pool_uid: str, digest: bytes) -> builtins.list[ManifestRow]:
-        """The complete manifests of a pool's slots that have exactly that content, whoever owns them."""
+        """Return the complete manifests with exactly this content in all slots of a pool, of any owner."""
         slots = select(_slots.c.uid).where(_slots.c.pool_uid == pool_uid)
         return self._list((_manifests.c.digest == digest) & _manifests.c.complete & _manifests.c.slot_uid.in_(slots))
 
@@ -117,41 +117,44 @@ class Manifests(Repository):
         return None if row is None else _manifest(row)
 
     def in_slot(self, slot_uid: str, *, complete_only: bool = True) -> builtins.list[ManifestRow]:
-        """The manifests of a slot, by disk and uid."""
+        """Return the manifests of a slot, by disk and uid."""
         mine = _manifests.c.slot_uid == slot_uid
         return self._list(mine & _manifests.c.complete if complete_only else mine)
 
     def segment_ids_in_slot(self, slot_uid: str, *, complete_only: bool = True) -> "Ids":
-        """The ids of the segments that manifests of a slot name, sorted, each once.
+        """Return the ids of the segments that manifests of a slot name, sorted, without duplicates.
 
         Args:
             slot_uid: the slot.
-            complete_only: leave those out that are still on their way.
+            complete_only: omit manifests that are not complete yet.
         """
         lists = select(_manifests.c.segment_ids).where(_manifests.c.slot_uid == slot_uid)
         return self._collect_ids(lists, complete_only=complete_only)
 
     def segment_ids_in_pool(self, pool_uid: str) -> "Ids":
-        """The same over every slot of a pool, manifests that are still on their way included."""
+        """Return the ids of the segments that any manifest of a pool names, sorted, without duplicates."""
         lists = select(_manifests.c.segment_ids).join(_slots).where(_slots.c.pool_uid == pool_uid)
         return self._collect_ids(lists, complete_only=False)
 
     def segment_ids_in_region(self, pool_uid: str, region: str) -> "Ids":
-        """The same over every slot that the pool has in a region, of whatever storage account type."""
+        """Return the ids of the segments in a region, sorted, without duplicates.
+
+        Only complete manifests of the pool count.
+        """
         there = (_slots.c.pool_uid == pool_uid) & (_slots.c.region == region)
         return self._collect_ids(select(_manifests.c.segment_ids).join(_slots).where(there))
 
     def count_body_users(self, slot_uid: str, body_key: str) -> int:
-        """How many manifests of a slot, complete or not, have their content in that object."""
+        """Return the number of manifests of a slot, complete or not, with their content in the object `body_key`."""
         statement = select(func.count()).where(_manifests.c.slot_uid == slot_uid, _manifests.c.body_key == body_key)
         return int(self._session.value(statement))
 
     def remove(self, uid: str) -> None:
-        """Remove the row: its segments are named no more.
+        """Remove a manifest. Its segments are named no longer.
 
         Raises:
             NotFound: no row has this uid.
-            Conflict: an open work pins it.
+            Conflict: an open work pins the manifest.
         """
         self._remove(_manifests, uid, "manifest")
 
@@ -166,22 +169,25 @@ class Manifests(Repository):
 
 
 def pack_ids(ids: "Iterable[int] | Ids") -> bytes:
-    """Ids as a manifest row keeps them: sorted, each once, little-endian u32."""
-    import numpy as np  # noqa: PLC0415 - 60 ms, which a command that moves no bytes does without
+    """Return ids as a manifest row stores ids: sorted little-endian u32 without duplicates."""
+    import numpy as np  # noqa: PLC0415 - the import takes 60 ms, and many commands do not need numpy
 
     return np.unique(np.fromiter(ids, dtype="<u4")).tobytes()
 
 
 def unpack_ids(segment_ids: bytes) -> "Ids":
-    """The ids that `packed` packed."""
-    import numpy as np  # noqa: PLC0415 - as in `packed`
+    """Return the ids in the packed bytes of a manifest row."""
+    import numpy as np  # noqa: PLC0415 - see `pack_ids`
 
     return np.frombuffer(segment_ids, dtype="<u4")
 
 
 def _union(lists: Iterable[bytes]) -> "Ids":
-    """The union of packed lists, never holding more than `_IDS_AT_ONCE` ids (or one list) besides the union itself."""
-    import numpy as np  # noqa: PLC0415 - as in `packed`
+    """Return the union of packed lists.
+
+    Apart from the union, at most `_IDS_AT_ONCE` ids (or one list) are in memory.
+    """
+    import numpy as np  # noqa: PLC0415 - see `pack_ids`
 
     union = unpack_ids(b"")
     waiting: list[Ids] = []

@@ -1,8 +1,8 @@
-"""The queue that workers share: versions with replicas to be made, whoever waited longest first.
+"""The queue of the workers: versions with replicas that must be made, longest unserved first.
 
-It is no table of its own but a view of replicas as they stand, so nothing has to be put in and nothing can be lost. A
-worker looks (`due`), decides, and then holds one version's row (`hold`) while it opens a work on one of its replicas:
-on PostgreSQL with FOR UPDATE SKIP LOCKED, so that workers pass each other by; on SQLite the transaction is immediate.
+The queue is a view of the replicas and has no table, so no entry can be lost. A worker lists versions (`list_due`) and
+chooses one. The worker then locks the row of the version (`try_lock`) and opens a work for one of the replicas. On
+PostgreSQL, FOR UPDATE SKIP LOCKED lets other workers skip a locked row. On SQLite, the transaction is immediate.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -24,42 +24,45 @@ _manifests = schema.manifests
 
 _IDLE: Final = (ReplicaState.PENDING, ReplicaState.FAILED, ReplicaState.DEGRADED)
 
-# Spelt as in the partial index of open works, which SQLite uses only then.
+# SQLite uses the partial index of open works only with exactly this text.
 _OPEN: Final = text("works.state = 'Open'")
 
-# As `ImageVersion.is_visible`: what was deleted softly is left as it is until it is had back.
+# The condition of `ImageVersion.is_visible`. Workers do not serve soft-deleted versions.
 _VISIBLE: Final = (_versions.c.provisioning_state != ProvisioningState.DELETING, _versions.c.soft_deleted_at.is_(None))
 
 
 class Queue(Repository):
-    """What there is to be replicated."""
+    """The replicas that must be made."""
 
     __slots__ = ()
 
     def list_due(
         self, *, limit: int, offset: int = 0, dead: Collection[str] = (), full_regions: Collection[str] = ()
     ) -> list[str]:
-        """The uids of versions that have a replica to be made now and bytes to make it from, longest unserved first.
+        """Return the uids of versions with a replica that can be made now, longest unserved first.
 
-        The bytes are those of a complete replica or, where the version has none, those of one that was complete once:
-        that one is checked and restored.
-        To be made now is what is Pending, Degraded or Failed and rests no longer, and what is Replicating by nobody.
+        The bytes come from a complete replica of the version. If there is none, a replica that was complete once is
+        checked and restored. A Pending, Degraded or Failed replica can be made when its retry time has passed. A
+        Replicating replica can be made when no valid lease exists.
 
         Args:
-            limit: at most so many.
-            offset: after so many.
-            dead: holders that are known to be dead: their leases count as run out.
-            full_regions: regions to which nothing more is to be begun.
+            limit: the maximum number of versions.
+            offset: the number of versions to skip.
+            dead: holders that are known to be dead. Their leases count as expired.
+            full_regions: regions in which no new replica may begin.
         """
         waiting = select(_replicas.c.version_uid).where(self._startable(dead))
         if full_regions:
             waiting = waiting.join(_slots).where(_slots.c.region.not_in(full_regions))
         if self._session.first(waiting.limit(1)) is None:
-            return []  # The usual case, and quick whatever a database without statistics makes of the join below.
+            return []  # The usual case, which stays fast even if the database plans the join below badly.
         return [row.uid for row in self._session.all(_longest_unserved_first(waiting).limit(limit).offset(offset))]
 
     def count_without_source(self) -> int:
-        """How many versions have a replica to be made and none that ever was complete: only their source helps."""
+        """Return the number of versions with an open replica but without any replica that ever was complete.
+
+        Only the original source can complete such a version.
+        """
         waiting = select(_replicas.c.version_uid).where(_replicas.c.state.in_((*_IDLE, ReplicaState.REPLICATING)))
         statement = select(func.count()).where(
             _versions.c.uid.in_(waiting), ~_has_complete_replica(), ~_has_restorable_replica(), *_VISIBLE
@@ -67,7 +70,7 @@ class Queue(Repository):
         return int(self._session.value(statement))
 
     def waiting_retries(self) -> tuple[int, datetime | None]:
-        """How many failed and degraded replicas wait for their next try, and when the first of them is due."""
+        """Return the number of failed and degraded replicas that wait for a retry, and the earliest time of a retry."""
         first = func.min(_replicas.c.retry_at).label("first")
         statement = select(func.count().label("number"), first).where(
             _replicas.c.state.in_((ReplicaState.FAILED, ReplicaState.DEGRADED)),
@@ -77,7 +80,7 @@ class Queue(Repository):
         return row.number, row.first
 
     def holders_by_replica(self, version_uids: Sequence[str]) -> Mapping[str, str]:
-        """The replicas of those versions that some process makes under a lease that runs: uid and holder."""
+        """Return the holder of each replica that a process makes under a valid lease, by the replica's uid."""
         statement = (
             select(_replicas.c.uid, _works.c.holder)
             .join(_works, _is_work_of_replica())
@@ -86,20 +89,23 @@ class Queue(Repository):
         return {row.uid: row.holder for row in self._session.all(statement)}
 
     def holders(self) -> frozenset[str]:
-        """Everybody who has a lease on an open work."""
+        """Return all holders of leases on open works."""
         statement = select(_works.c.holder).where(_OPEN, _works.c.holder.is_not(None)).distinct()
         return frozenset(row.holder for row in self._session.all(statement))
 
     def try_lock(self, version_uid: str) -> bool:
-        """Hold the version's row until the transaction ends, unless another does or it is going: then False.
+        """Lock the row of a version until the end of the transaction.
 
-        While it is held nobody else begins a replica of the version.
+        No other process begins a replica of the version then.
+
+        Returns:
+            False if another transaction has the lock, or if the version is deleted or soft-deleted.
         """
         statement = select(_versions.c.uid).where(_versions.c.uid == version_uid, *_VISIBLE)
         return self._session.first(self._session.add_row_locks(statement, skip_locked=True)) is not None
 
     def mark_served(self, version_uid: str) -> None:
-        """It is the other versions' turn now."""
+        """Move a version to the end of the queue."""
         served = update(_versions).where(_versions.c.uid == version_uid).values(served_at=self._session.now())
         self._session.run(served)
 
@@ -125,15 +131,18 @@ def _longest_unserved_first(waiting: Select[Any]) -> Select[Any]:
 
 
 def _has_complete_replica() -> ColumnElement[bool]:
-    """The version has bytes somewhere to copy from."""
+    """Select versions with a complete replica."""
     other = _replicas.alias("complete")
-    # An expression that no index has: else SQLite goes through every complete replica there is, for each version.
+    # No index contains this expression. Otherwise SQLite would scan all complete replicas for each version.
     state = func.coalesce(other.c.state, "")
     return exists().where(other.c.version_uid == _versions.c.uid, state == ReplicaState.COMPLETED.value)
 
 
 def _is_restorable() -> ColumnElement[bool]:
-    """The replica was Completed before, and can be restored from its own bytes if they are right."""
+    """Select replicas that were Completed before.
+
+    A worker can check and restore such a replica from the bytes in its slot.
+    """
     return and_(
         _replicas.c.state.in_(RESTORABLE_STATES),
         exists().where(
@@ -145,12 +154,12 @@ def _is_restorable() -> ColumnElement[bool]:
 
 
 def _has_restorable_replica() -> ColumnElement[bool]:
-    """The version has a replica that was Completed before."""
+    """Select versions with a replica that was Completed before."""
     return _versions.c.uid.in_(select(_replicas.c.version_uid).where(_is_restorable()))
 
 
 def _is_work_of_replica() -> ColumnElement[bool]:
-    """The work is one that writes the replica."""
+    """Select works that write the replica."""
     return and_(
         _works.c.slot_uid == _replicas.c.slot_uid,
         _works.c.owner_uid == _replicas.c.version_uid,

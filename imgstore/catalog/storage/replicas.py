@@ -1,4 +1,4 @@
-"""Replicas: one version in one slot, and the only door through which its state moves."""
+"""Replicas, a version in a slot each, and the only method that changes their state (`move`)."""
 
 import builtins
 from collections.abc import Sequence
@@ -24,19 +24,19 @@ _ORDER: Final = (_slots.c.region, _slots.c.ordinal, _slots.c.storage_account_typ
 _OF_VERSION: Final = _SELECT.where(_replicas.c.version_uid == bindparam("version_uid")).order_by(*_ORDER)
 _IN_REGION: Final = _OF_VERSION.where(_slots.c.region == bindparam("region"))
 _UIDS_AT_ONCE: Final = 1_000
-"""In one query: engines bound the parameters of one."""
+"""The number of uids in a query, because engines limit the parameters of a statement."""
 
 
 class Replicas(Repository):
-    """The replicas of every version."""
+    """The replicas of all versions."""
 
     __slots__ = ()
 
     def add(self, replica: Replica) -> None:
-        """Write a new replica down.
+        """Add a replica.
 
         Raises:
-            Conflict: the version has one in that slot that is not Deleting, or is gone.
+            Conflict: the version was deleted, or has a replica in this slot that is not Deleting.
         """
         self._session.run(
             _replicas.insert(),
@@ -57,7 +57,7 @@ class Replicas(Repository):
         )
 
     def get(self, uid: str) -> Replica:
-        """The replica of that uid.
+        """Return the replica with this uid.
 
         Raises:
             NotFound: no row has this uid.
@@ -65,16 +65,16 @@ class Replicas(Repository):
         return _replica(self._row(_SELECT.where(_replicas.c.uid == uid), "replica", uid))
 
     def list(self, version_uid: str) -> builtins.list[Replica]:
-        """The replicas of a version, those that are Deleting too, by region and ordinal."""
+        """Return the replicas of a version, including those in state Deleting, by region and ordinal."""
         return [_replica(row) for row in self._session.all(_OF_VERSION, {"version_uid": version_uid})]
 
     def in_region(self, version_uid: str, region: str) -> builtins.list[Replica]:
-        """Those of them that are in one region."""
+        """Return the replicas of a version in a region, including those in state Deleting, by ordinal."""
         asked = {"version_uid": version_uid, "region": region}
         return [_replica(row) for row in self._session.all(_IN_REGION, asked)]
 
     def list_by_version(self, version_uids: Sequence[str]) -> dict[str, builtins.list[Replica]]:
-        """The same of each of several versions, in one query."""
+        """Return the replicas of several versions, by region and ordinal, for each version uid."""
         found: dict[str, builtins.list[Replica]] = {uid: [] for uid in version_uids}
         for first in range(0, len(version_uids), _UIDS_AT_ONCE):
             some = version_uids[first : first + _UIDS_AT_ONCE]
@@ -83,7 +83,7 @@ class Replicas(Repository):
         return found
 
     def in_slot(self, slot_uid: str) -> builtins.list[Replica]:
-        """The replicas, of whatever version, that lie in a slot."""
+        """Return the replicas of all versions in a slot."""
         statement = _SELECT.where(_replicas.c.slot_uid == slot_uid).order_by(_replicas.c.uid)
         return [_replica(row) for row in self._session.all(statement)]
 
@@ -95,17 +95,17 @@ class Replicas(Repository):
     def move(
         self, uid: str, state: ReplicaState, *, error: str | None = None, completed_at: datetime | None = None
     ) -> None:
-        """Move a replica to `state`, if the table in domain/states.py has that row.
+        """Change the state of a replica, if the table in domain/states.py allows the transition.
 
         Args:
-            uid: the replica's.
-            state: where to.
-            error: why, when it failed or degraded; None clears what stood there.
-            completed_at: when its bytes were confirmed; None leaves what stands there.
+            uid: the replica.
+            state: the new state.
+            error: the reason of a failure or degradation. None removes the previous reason.
+            completed_at: the time at which the bytes were confirmed. None keeps the previous time.
 
         Raises:
             NotFound: no row has this uid.
-            Conflict: from its present state it may not move there.
+            Conflict: the present state does not allow the new state.
         """
         present = self._session.value(
             self._session.add_row_locks(select(_replicas.c.state).where(_replicas.c.uid == uid))
@@ -124,20 +124,21 @@ class Replicas(Repository):
     def record_failure(
         self, uid: str, *, error: str, attempts: int, retry_at: datetime, state: ReplicaState = ReplicaState.FAILED
     ) -> None:
-        """Move a replica to Failed, or back to Degraded, with the number of failed tries and the time of the next one.
+        """Move a replica to Failed, or back to Degraded, and record the number of failed attempts and the retry time.
 
         Raises:
-            NotFound, Conflict: as `move`.
+            NotFound: no row has this uid.
+            Conflict: the present state does not allow the new state.
         """
         self.move(uid, state, error=error)
         self._replace(_replicas, uid, {"attempts": attempts, "retry_at": retry_at}, "replica")
 
     def retry_now(self, version_uid: str) -> None:
-        """Let workers try every failed replica of a version again, without waiting."""
+        """Remove the retry times of a version's replicas, so that workers retry at once."""
         self._session.run(update(_replicas).where(_replicas.c.version_uid == version_uid).values(retry_at=None))
 
     def record_start(self, uid: str, bytes_total: int) -> None:
-        """The bytes of a replica's work begin to move: so many stored bytes, none yet.
+        """Record the start of a transfer with its total stored bytes.
 
         Raises:
             NotFound: no row has this uid.
@@ -147,7 +148,7 @@ class Replicas(Repository):
         self._replace(_replicas, uid, values, "replica")
 
     def record_progress(self, uid: str, bytes_done: int, bytes_total: int) -> None:
-        """Write down how far the replica's present work has come, in stored bytes, and when.
+        """Record the transferred and total stored bytes of the present work, and the time.
 
         Raises:
             NotFound: no row has this uid.
@@ -165,12 +166,12 @@ class Replicas(Repository):
 
 
 def _transition_error(uid: str, present: ReplicaState, state: ReplicaState) -> Conflict:
-    allowed = ", ".join(sorted(REPLICA_TRANSITIONS[present])) or "nothing: it ends here"
+    allowed = ", ".join(sorted(REPLICA_TRANSITIONS[present])) or "nothing, because this state is final"
     return Conflict(
-        f"The replica may not become {state}.",
+        f"The state of the replica may not become {state}.",
         found=f"{present}",
-        expected=f"a state that leads there; from {present} it may become {allowed}",
-        hint="another process moved it meanwhile: show the version with --expand ReplicationStatus, then run again",
+        expected=f"a state that allows {state}; {present} allows {allowed}",
+        hint="another process changed the state: show the version with --expand ReplicationStatus, then run again",
         target=uid,
     )
 

@@ -1,4 +1,4 @@
-"""How far passes of scrub have come, and what they found damaged."""
+"""The progress of scrub passes and the damaged objects that they found."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,20 +17,20 @@ _damages = schema.scrub_damages
 
 
 class ScrubPasses(Repository):
-    """The passes that have begun and not ended: at most one of each runner in a slot."""
+    """The unfinished passes. Each runner has at most one pass in a slot."""
 
     __slots__ = ()
 
     def find(self, slot_uid: str, runner: ScrubRunner) -> ScrubPass | None:
-        """Return the pass of a runner in a slot, if there is one."""
+        """Return the pass of a runner in a slot, or None."""
         row = self._session.first(select(_passes).where(_passes.c.slot_uid == slot_uid, _passes.c.runner == runner))
         if row is None:
             return None
         found = self._session.all(select(_damages).where(_damages.c.pass_uid == row.uid))
-        return _scrub_pass(row, {each.key: each.is_repaired for each in found})
+        return _scrub_pass(row, {damage.key: damage.is_repaired for damage in found})
 
     def begin(self, slot_uid: str, runner: ScrubRunner, *, percent: float, seed: int) -> ScrubPass:
-        """Begin a pass, in the place of the one that the runner has in the slot."""
+        """Begin a pass, and remove an earlier pass of the runner in the slot."""
         old = self.find(slot_uid, runner)
         if old is not None:
             self.end(old.uid)
@@ -50,12 +50,13 @@ class ScrubPasses(Repository):
         return begun
 
     def save(self, uid: str, position: str, damaged: Mapping[str, bool]) -> None:
-        """Record how far a pass has come. Does nothing for one that has ended.
+        """Record the progress of a pass. Do nothing if the pass has ended.
 
         Args:
             uid: the pass.
-            position: as `ScrubPass.position`.
-            damaged: what was found or repaired since it was last saved, as `ScrubPass.damaged`.
+            position: see `ScrubPass.position`.
+            damaged: the objects that were found damaged or were repaired since the last call, as in
+                `ScrubPass.damaged`.
         """
         values = {"position": position, "saved_at": self._session.now()}
         if self._session.change(update(_passes).where(_passes.c.uid == uid).values(values)) and damaged:
@@ -68,12 +69,12 @@ class ScrubPasses(Repository):
             self._session.run(statement, rows)
 
     def end(self, uid: str) -> None:
-        """Forget a pass: the next scrub of its runner reads the slot from its beginning."""
+        """Remove a pass. The next scrub of its runner starts at the beginning of the slot."""
         self._session.run(delete(_damages).where(_damages.c.pass_uid == uid))
         self._session.run(delete(_passes).where(_passes.c.uid == uid))
 
     def end_in_slot(self, slot_uid: str) -> None:
-        """Forget the passes of all runners in a slot."""
+        """Remove the passes of all runners in a slot."""
         for row in self._session.all(select(_passes.c.uid).where(_passes.c.slot_uid == slot_uid)):
             self.end(row.uid)
 

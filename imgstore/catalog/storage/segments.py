@@ -1,4 +1,4 @@
-"""Segments of a pool, known to manifests by small numbers: a list of thousands is a packed column, not rows."""
+"""Segments of a pool. Manifests refer to segments by a number, so that a list of thousands is one packed column."""
 
 import builtins
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,57 +19,57 @@ if TYPE_CHECKING:
 
     Ids: TypeAlias = npt.NDArray[np.uint32]
 
-# SQLite takes 32,766 parameters in one statement and PostgreSQL 65,535; above a few thousand nothing is gained.
+# A statement may have 32,766 parameters on SQLite and 65,535 on PostgreSQL. More than a few thousand are not faster.
 _VALUES_AT_ONCE: Final = 5_000
 
 _segments = schema.segments
 
 
 class Segments(Repository):
-    """The segments of every pool."""
+    """The segments of all pools."""
 
     __slots__ = ()
 
     def put(self, pool_uid: str, rows: Sequence[SegmentRow]) -> "Ids":
-        """The ids of `rows`, in their order; those that the pool lacks are written down.
+        """Return the ids of `rows` in the same order. Add the segments that the pool does not have.
 
-        A segment that is there keeps its row: its name is the BLAKE3 of its bytes, so it is the same one. May be
-        repeated, and run by several transactions at once.
+        An existing segment keeps its row, because equal names mean equal bytes (a name is a BLAKE3). May be repeated,
+        and several transactions may run this at once.
         """
         known = self._known(pool_uid, {row.name for row in rows})
-        # Sorted, so that two transactions that bring the same segments wait for each other and never in a circle.
-        lacking = sorted({row.name: row for row in rows if row.name not in known}.values(), key=lambda row: row.name)
-        if lacking:
-            self._insert(pool_uid, lacking)
-            # Another transaction may have brought some of these since, under ids of its own.
-            known |= self._known(pool_uid, {row.name for row in lacking})
+        # The order prevents a deadlock between two transactions that add the same segments.
+        absent = sorted({row.name: row for row in rows if row.name not in known}.values(), key=lambda row: row.name)
+        if absent:
+            self._insert(pool_uid, absent)
+            # Another transaction may have added some of the segments with other ids.
+            known |= self._known(pool_uid, {row.name for row in absent})
         return _to_array(known[row.name] for row in rows)
 
     def ids(self, pool_uid: str, names: Sequence[Digest]) -> "Ids":
-        """The ids of the segments of those names, in their order.
+        """Return the ids of the segments with these names, in the order of the names.
 
         Raises:
             ObjectNotFound: the pool has no row for at least one of the segments.
         """
         known = self._known(pool_uid, set(names))
-        lacking = [name for name in names if name not in known]
-        if lacking:
+        absent = [name for name in names if name not in known]
+        if absent:
             raise _missing_segment_error(
-                f"{len(lacking)} of {len(names)} names, the first is {lacking[0].hex()}", pool_uid
+                f"{len(absent)} of {len(names)} names, the first is {absent[0].hex()}", pool_uid
             )
         return _to_array(known[name] for name in names)
 
     def find_ids(self, pool_uid: str, names: Iterable[Digest]) -> dict[Digest, int]:
-        """The ids of those of `names` that the pool has a row for."""
+        """Return the ids of those of `names` that the pool has, by name."""
         return self._known(pool_uid, set(names))
 
     def all_ids(self, pool_uid: str) -> "Ids":
-        """The ids of every segment of a pool, sorted."""
+        """Return the ids of all segments of a pool, sorted."""
         statement = select(_segments.c.id).where(_segments.c.pool_uid == pool_uid).order_by(_segments.c.id)
         return _to_array(row.id for row in self._session.stream(statement))
 
     def work_uids(self, pool_uid: str, ids: "Iterable[int] | Ids") -> frozenset[str]:
-        """The ingests that packed the segments of those ids first."""
+        """Return the uids of the ingests that packed these segments first."""
         found: set[str] = set()
         for some in split_batches(_to_ints(ids)):
             statement = select(_segments.c.work_uid).where(_segments.c.pool_uid == pool_uid, _segments.c.id.in_(some))
@@ -77,12 +77,12 @@ class Segments(Repository):
         return frozenset(found)
 
     def remove(self, pool_uid: str, ids: "Iterable[int] | Ids") -> None:
-        """Forget segments that no manifest names and no slot holds. Their ids are never given again."""
+        """Remove segments that no manifest names and no slot stores. Their ids are never reused."""
         for some in split_batches(_to_ints(ids)):
             self._session.run(delete(_segments).where(_segments.c.pool_uid == pool_uid, _segments.c.id.in_(some)))
 
     def rows(self, pool_uid: str, ids: "Iterable[int] | Ids") -> builtins.list[SegmentRow]:
-        """What is known of the segments of those ids, in their order.
+        """Return the rows of the segments with these ids, in the order of the ids.
 
         Raises:
             ObjectNotFound: the pool has no row for at least one of the segments.
@@ -92,13 +92,13 @@ class Segments(Repository):
         for some in split_batches(sorted(set(wanted))):
             statement = select(_segments).where(_segments.c.pool_uid == pool_uid, _segments.c.id.in_(some))
             known |= {row.id: _segment(row) for row in self._session.all(statement)}
-        lacking = [number for number in wanted if number not in known]
-        if lacking:
-            raise _missing_segment_error(f"{len(lacking)} of {len(wanted)} ids, the first is {lacking[0]}", pool_uid)
+        absent = [number for number in wanted if number not in known]
+        if absent:
+            raise _missing_segment_error(f"{len(absent)} of {len(wanted)} ids, the first is {absent[0]}", pool_uid)
         return [known[number] for number in wanted]
 
     def stored_bytes(self, pool_uid: str, ids: "Iterable[int] | Ids") -> int:
-        """Stored bytes of the segments of those ids together, each counted once.
+        """Return the total stored bytes of the segments with these ids. Each segment counts once.
 
         Raises:
             ObjectNotFound: the pool has no row for at least one of the segments.
@@ -126,8 +126,8 @@ class Segments(Repository):
         return known
 
     def _insert(self, pool_uid: str, rows: Sequence[SegmentRow]) -> None:
-        # Without RETURNING, so that the statement stays one row long, whatever the driver makes of long ones. 20,000 rows
-        # take 0.6 s on SQLite and 1.6 s on PostgreSQL (2 busy cores): those of a dense disk of 80 GiB.
+        # Without RETURNING, the statement has the length of one row. The 20,000 rows of a dense disk of 80 GiB take
+        # 0.6 s on SQLite and 1.6 s on PostgreSQL (2 busy cores).
         statement = self._session.upsert(_segments).on_conflict_do_nothing(index_elements=["pool_uid", "name"])
         self._session.run(statement, [_values(pool_uid, row) for row in rows])
 
@@ -154,25 +154,25 @@ def _segment(row: "Row[Any]") -> SegmentRow:
 
 
 def _to_ints(ids: "Iterable[int] | Ids") -> builtins.list[int]:
-    """As Python's own: drivers do not know numpy's."""
+    """Return Python integers, because database drivers do not accept those of numpy."""
     return [int(number) for number in ids]
 
 
 def _to_array(ids: Iterable[int]) -> "Ids":
-    import numpy as np  # noqa: PLC0415 - 60 ms, which a command that moves no bytes does without
+    import numpy as np  # noqa: PLC0415 - the import takes 60 ms, and many commands do not need numpy
 
     return np.fromiter(ids, dtype="<u4")
 
 
 def split_batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """`values` in parts that one statement takes."""
+    """Yield `values` in batches that fit into one statement."""
     for start in range(0, len(values), _VALUES_AT_ONCE):
         yield values[start : start + _VALUES_AT_ONCE]
 
 
 def _missing_segment_error(found: str, pool_uid: str) -> ObjectNotFound:
     return ObjectNotFound(
-        "The catalog does not know a segment.",
+        "A segment is not in the catalog.",
         found=f"no row for {found}",
         expected=f"a row for each segment of pool {pool_uid} that a manifest names",
         hint="run `imgstore verify` on the image: the manifest and the catalog disagree",

@@ -1,4 +1,4 @@
-"""Pools and their slots: where bytes lie, and the locks under which they are counted."""
+"""Pools and slots, and the locks for counting stored bytes."""
 
 import builtins
 from typing import TYPE_CHECKING, Any, Final
@@ -18,29 +18,29 @@ _pools = schema.pools
 _slots = schema.slots
 
 SLOT_COLUMNS: Final = tuple(column.label(f"its_slot_{column.name}") for column in _slots.c)
-"""The columns of a slot, named apart from those of the row that lies in it."""
+"""The columns of a slot with labels of their own, for joins with other tables."""
 
 _SELECT: Final = select(*SLOT_COLUMNS)
 
 
 class Pools(Repository):
-    """The scopes of sameness."""
+    """The pools: scopes of deduplication, of the fingerprint key and of garbage collection."""
 
     __slots__ = ()
 
     def add(self, pool: Pool) -> None:
-        """Write a new pool down."""
+        """Add a pool."""
         self._session.run(_pools.insert(), _values(pool))
 
     def get_or_add(self, pool: Pool) -> Pool:
-        """The pool that a subscription has for a region: `pool`, if there is none yet."""
-        assert pool.subscription is not None, "a gallery's pool is its own"
+        """Return the pool of a subscription for a region. Add `pool` if there is none."""
+        assert pool.subscription is not None, "only the pool of a subscription is shared"
         self._session.run(self._session.upsert(_pools).values(_values(pool)).on_conflict_do_nothing())
         mine = (_pools.c.subscription_key == fold_name(pool.subscription)) & (_pools.c.region == pool.region)
         return _pool(self._row(select(_pools).where(mine), "pool", f"{pool.subscription}/{pool.region}"))
 
     def get(self, uid: str) -> Pool:
-        """The pool of a gallery or slot.
+        """Return the pool with this uid.
 
         Raises:
             NotFound: no row has this uid.
@@ -48,20 +48,20 @@ class Pools(Repository):
         return _pool(self._row(select(_pools).where(_pools.c.uid == uid), "pool", uid))
 
     def list(self) -> builtins.list[Pool]:
-        """Every pool, those that outlived their gallery too."""
+        """Return all pools, including those of deleted galleries."""
         return [_pool(row) for row in self._session.all(select(_pools).order_by(_pools.c.uid))]
 
     def remove(self, uid: str) -> None:
-        """Remove a pool with its slots and the rows of their closed works.
+        """Remove a pool, its slots, and the rows of closed works.
 
         Raises:
             NotFound: no row has this uid.
-            Conflict: something stands on it still.
+            Conflict: another row still refers to the pool or to one of its slots.
         """
         mine = select(_slots.c.uid).where(_slots.c.pool_uid == uid)
         closed = schema.works.c.state != WorkState.OPEN
         self._session.run(delete(schema.works).where(schema.works.c.slot_uid.in_(mine), closed))
-        # No key of the pool is written again, so a late deletion does no harm any more.
+        # No key of the pool is written again, so a late delete can do no harm.
         self._session.run(delete(schema.deletions).where(schema.deletions.c.slot_uid.in_(mine)))
         self._session.run(delete(schema.unknown_objects).where(schema.unknown_objects.c.slot_uid.in_(mine)))
         self._session.run(delete(schema.zone_gaps).where(schema.zone_gaps.c.slot_uid.in_(mine)))
@@ -70,17 +70,17 @@ class Pools(Repository):
 
 
 class Slots(Repository):
-    """The slots of every pool. Made once, never changed: what lies in one is found where its row says."""
+    """The slots of all pools. A slot never changes after its creation, because its objects do not move."""
 
     __slots__ = ()
 
     def get_or_add(self, key: SlotKey, *, zone: str, bucket: str) -> Slot:
-        """The slot of that key, made if it is not there.
+        """Return the slot with this key. Add the slot if there is none.
 
         Args:
-            key: which slot is meant.
-            zone: where a new one is to lie. A slot that is there keeps its own (invariant S5).
-            bucket: the bucket of a new one, likewise.
+            key: the key of the slot.
+            zone: the zone of a new slot. An existing slot keeps its zone (invariant S5).
+            bucket: the bucket of a new slot. An existing slot keeps its bucket.
         """
         found = self.find(key)
         if found is not None:
@@ -94,12 +94,12 @@ class Slots(Repository):
             "zone": zone,
             "bucket": bucket,
         }
-        # Another process may have made it since: then its zone stands.
+        # If another process has added the slot, that slot's zone counts.
         self._session.run(self._session.upsert(_slots).values(row).on_conflict_do_nothing())
         return slot_from_row(self._row(_SELECT.where(_is(key)), "slot", str(key)))
 
     def get(self, uid: str) -> Slot:
-        """The slot that another row refers to.
+        """Return the slot with this uid.
 
         Raises:
             NotFound: no row has this uid.
@@ -107,12 +107,12 @@ class Slots(Repository):
         return slot_from_row(self._row(_SELECT.where(_slots.c.uid == uid), "slot", uid))
 
     def find(self, key: SlotKey) -> Slot | None:
-        """The slot of that key, if there is one."""
+        """Return the slot with this key, or None."""
         row = self._session.first(_SELECT.where(_is(key)))
         return None if row is None else slot_from_row(row)
 
     def list(self, pool_uid: str, region: str | None = None) -> builtins.list[Slot]:
-        """The slots of a pool, or of one region in it, by region, storage account type and ordinal."""
+        """Return the slots of a pool, or of one region of the pool, by region, storage account type and ordinal."""
         statement = _SELECT.where(_slots.c.pool_uid == pool_uid)
         if region is not None:
             statement = statement.where(_slots.c.region == region)
@@ -125,7 +125,7 @@ class Slots(Repository):
         return [slot_from_row(row) for row in self._session.all(_SELECT.order_by(*order))]
 
     def lock(self, slot_uid: str) -> None:
-        """Hold the slot against every other transaction that locks it, until this one ends.
+        """Lock a slot until the end of the transaction.
 
         Raises:
             NotFound: no row has this uid.
@@ -135,7 +135,7 @@ class Slots(Repository):
         self._row(statement, "slot", slot_uid)
 
     def lock_region(self, pool_uid: str, region: str) -> None:
-        """Hold a pool's share of a region, so that what is new in it is charged once (invariant M2).
+        """Lock a pool in a region, so that each new byte is charged once (invariant M2).
 
         Raises:
             StoreUnreachable: another transaction held the lock for 30 seconds.
@@ -158,7 +158,7 @@ def _pool(row: "Row[Any]") -> Pool:
 
 
 def slot_from_row(row: "Row[Any]") -> Slot:
-    """The slot whose `SLOT_COLUMNS` stand in `row`."""
+    """Return the slot in the `SLOT_COLUMNS` of a row."""
     return Slot(
         uid=row.its_slot_uid,
         key=SlotKey(

@@ -1,4 +1,4 @@
-"""Unknown objects of every slot, with the time at which each was first seen: its grace counts from there."""
+"""Unknown objects of all slots. The grace period of an object begins when the object is first seen."""
 
 import builtins
 from collections.abc import Mapping
@@ -14,21 +14,21 @@ _unknown = schema.unknown_objects
 
 
 class UnknownObjects(Repository):
-    """Everything here happens under the slot's lock (`slots.lock`)."""
+    """The unknown objects of all slots. The caller holds the lock of the slot (`slots.lock`)."""
 
     __slots__ = ()
 
     def record(self, slot_uid: str, objects: Mapping[str, int]) -> None:
-        """Record what was seen in a slot now.
+        """Record the unknown objects that a slot contains now.
 
-        An object that was recorded before keeps its time. One that is not seen any more is forgotten, so that its grace
-        begins anew if it should return.
+        An object with a row keeps its time. The rows of other objects are removed. If such an object returns, its grace
+        period begins again.
 
         Args:
             slot_uid: the slot.
-            objects: stored bytes by key below the slot: all unknown objects of the slot.
+            objects: the stored bytes of all unknown objects of the slot, by key below the slot.
         """
-        known = {each.key for each in self.list(slot_uid)}
+        known = {unknown.key for unknown in self.list(slot_uid)}
         self.remove(slot_uid, sorted(known - objects.keys()))
         now = self._session.now()
         rows = [
@@ -39,7 +39,7 @@ class UnknownObjects(Repository):
             self._session.run(_unknown.insert(), rows)
 
     def list(self, slot_uid: str) -> builtins.list[UnknownObject]:
-        """Return those of a slot, by key."""
+        """Return the unknown objects of a slot, by key."""
         statement = select(_unknown).where(_unknown.c.slot_uid == slot_uid).order_by(_unknown.c.key)
         return [
             UnknownObject(
@@ -49,6 +49,6 @@ class UnknownObjects(Repository):
         ]
 
     def remove(self, slot_uid: str, keys: builtins.list[str]) -> None:
-        """Remove the rows of some keys. One that is not there is no error."""
+        """Remove the rows of some keys. Keys without a row are ignored."""
         for some in split_batches(keys):
             self._session.run(delete(_unknown).where(_unknown.c.slot_uid == slot_uid, _unknown.c.key.in_(some)))

@@ -1,4 +1,4 @@
-"""Who works: a row for each `imgstore worker` that lives, renewed by its heartbeat. Nothing depends on it but people."""
+"""Running workers: a row for each `imgstore worker`, renewed by its heartbeat. The rows are only shown to people."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,7 +14,7 @@ _workers = schema.workers
 _works = schema.works
 
 ALIVE_SECONDS: Final = 60.0
-"""Who was not seen for so long counts as dead; a worker shows itself several times as often."""
+"""A worker without a heartbeat for this time counts as dead. The heartbeat is several times as frequent."""
 
 
 class Workers(Repository):
@@ -23,14 +23,17 @@ class Workers(Repository):
     __slots__ = ()
 
     def record_heartbeat(self, uid: str, holder: str) -> None:
-        """The worker of that uid lives: its row is made where it is not there, or was dropped while it hung."""
+        """Record that a worker is alive.
+
+        Add its row if there is none, or if the row was removed while the worker hung.
+        """
         now = self._session.now()
         if not self._session.change(update(_workers).where(_workers.c.uid == uid).values(seen_at=now)):
             row = {"uid": uid, "holder": holder, "started_at": now, "seen_at": now}
             self._session.run(_workers.insert(), row)
 
     def list(self) -> "Sequence[Worker]":
-        """Every row, oldest first, with the number of works that each one's process has leased."""
+        """Return all workers, oldest first, with the number of works that each process has leased."""
         leased = (
             select(func.count())
             .where(_works.c.holder == _workers.c.holder, text("works.state = 'Open'"))
@@ -43,9 +46,9 @@ class Workers(Repository):
         ]
 
     def is_alive(self, worker: Worker) -> bool:
-        """Whether it was seen lately."""
+        """Return whether the worker has sent a heartbeat in the last `ALIVE_SECONDS`."""
         return worker.seen_at > self._session.now() - timedelta(seconds=ALIVE_SECONDS)
 
     def remove(self, uid: str) -> None:
-        """Drop a row. One that is not there is no error."""
+        """Remove a row. A uid without a row is ignored."""
         self._session.run(delete(_workers).where(_workers.c.uid == uid))

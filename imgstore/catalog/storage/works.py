@@ -1,8 +1,8 @@
-"""Works and their leases (invariants W1, W16 and W17).
+"""Works and their leases (invariants W1 to W19).
 
-A work is a row that outlives crashes; a lease is the right to go on with it until the database's clock passes a given
-instant. Each lease raises the work's token, and everything a worker writes is guarded by the token that it was given:
-whoever was too slow finds another token there and stops, whatever its own clock says.
+A work is a row that survives crashes. A lease permits a process to continue the work until a given time of the
+database's clock. Each lease increments the token of the work. Each write of a worker is conditional on the token of its
+lease. A process with an outdated lease finds another token and stops, whatever its own clock shows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,24 +28,24 @@ _UNLEASED = {"holder": None, "lease_expires_at": None}
 
 
 class Works(Repository):
-    """The works on every slot."""
+    """The works of all slots."""
 
     __slots__ = ()
 
     def open(
         self, *, kind: WorkKind, slot_uid: str, owner_uid: str, plan: Mapping[str, Any], pins: Sequence[str]
     ) -> Work:
-        """Open a work that nobody has leased yet.
+        """Open a work without a lease.
 
         Args:
-            kind: what is to be written.
-            slot_uid: where.
-            owner_uid: the version or managed disk that it is for.
-            plan: JSON: what a repeat must follow.
-            pins: uids of the manifests that it may refer to.
+            kind: the kind of the work.
+            slot_uid: the slot in which the work writes.
+            owner_uid: the version or managed disk of the work.
+            plan: JSON with the decisions that a process which resumes the work must follow.
+            pins: the uids of the manifests that the work may refer to.
 
         Raises:
-            Conflict: one of that kind, slot and owner is open, or a pinned manifest is gone.
+            Conflict: a work of this kind, slot and owner is open, or a pinned manifest was deleted.
         """
         work = Work(
             uid=self._session.effects.new_uid(),
@@ -62,54 +62,54 @@ class Works(Repository):
         return work
 
     def get(self, uid: str) -> Work:
-        """The work of that uid. A closed one has no pins any more.
+        """Return the work with this uid. A closed work has no pins.
 
         Raises:
-            NotFound: no row has this uid.
+            NotFound: no work has this uid.
         """
         return self._read([self._row(select(_works).where(_works.c.uid == uid), "work", uid)])[0]
 
     def find_open(self, kind: WorkKind, slot_uid: str, owner_uid: str) -> Work | None:
-        """The open work of that kind, slot and owner, if there is one: to be adopted."""
+        """Return the open work of this kind, slot and owner, or None. The caller may adopt the work."""
         found = self._open(
             (_works.c.kind == kind) & (_works.c.slot_uid == slot_uid) & (_works.c.owner_uid == owner_uid)
         )
         return found[0] if found else None
 
     def list_open(self, slot_uid: str | None = None) -> list[Work]:
-        """The open works of a slot, or of all, oldest first."""
+        """Return the open works of a slot, or of all slots, oldest first."""
         return self._open() if slot_uid is None else self._open(_works.c.slot_uid == slot_uid)
 
     def filter_closed(self, slot_uid: str, uids: Sequence[str]) -> list[str]:
-        """Those of the uids that are closed works of the slot."""
+        """Return those of the uids that belong to closed works of the slot."""
         closed = (_works.c.slot_uid == slot_uid) & (_works.c.state != WorkState.OPEN)
         rows = self._session.all(select(_works.c.uid).where(closed, _works.c.uid.in_(uids)).order_by(_works.c.uid))
         return [row.uid for row in rows]
 
     def is_pinned(self, manifest_uid: str) -> bool:
-        """Whether an open work may refer to the manifest."""
+        """Return whether an open work pins the manifest."""
         return self._session.first(select(_pins.c.work_uid).where(_pins.c.manifest_uid == manifest_uid)) is not None
 
     def lease(
         self, work_uid: str, *, holder: str, lease_seconds: float, steal: bool = False, wait: bool = True
     ) -> Lease:
-        """Take the right to go on with a work: it is free, or its lease ran out, or it is the holder's own already.
+        """Lease a work that is free, whose lease has expired, or that the holder has leased already.
 
-        A work that writes gets a checkpoint with it, which its holder puts into the slot before anything else.
+        A work that writes also gets a checkpoint. The holder stores the checkpoint in the slot before anything else.
 
-        The token goes up at every call, so that an older lease of the same holder (a thread of it that hung) is fenced
-        off as well.
+        Each call increments the token. Therefore an older lease of the same holder, for example of a thread that hung,
+        is fenced off too.
 
         Args:
-            work_uid: the work's.
-            holder: who asks, as `Work.holder` says.
-            lease_seconds: how long from now, by the database's clock.
-            steal: take it whoever holds it: only where that one is known to be dead.
-            wait: where another transaction has the row in hand, wait for it; else take that for a holder that lives.
+            work_uid: the work.
+            holder: the process that asks (see `Work.holder`).
+            lease_seconds: the length of the lease from now on, by the database's clock.
+            steal: ignore the lease of another holder. Use this only if that holder is known to be dead.
+            wait: wait for another transaction that has locked the row. Otherwise treat the row as leased.
 
         Raises:
             NotFound: no work has this uid.
-            WorkHeld: the lease of another still runs.
+            WorkHeld: the lease of another holder has not expired.
             Conflict: the work is closed.
         """
         statement = select(_works).where(_works.c.uid == work_uid)
@@ -118,7 +118,7 @@ class Works(Repository):
             raise _work_held_error(self._row(statement, "work", work_uid))
         if row.state is not WorkState.OPEN:
             raise _work_closed_error(work_uid, row.state)
-        # Asked after the row is locked, so that waiting for it does not make the answer old.
+        # Read the clock after the row is locked, because the wait for the lock may be long.
         now = self._session.now()
         if row.holder not in (None, holder) and row.lease_expires_at > now and not steal:
             raise _work_held_error(row)
@@ -133,7 +133,9 @@ class Works(Repository):
         return lease
 
     def renew(self, lease: Lease, *, lease_seconds: float) -> None:
-        """Let the lease run so long from now. One that ran out is renewed too, if nobody took the work over.
+        """Let the lease end `lease_seconds` from now.
+
+        An expired lease is renewed too, if no process took over the work.
 
         Raises:
             LeaseLost: another process took over the work, or the work is closed.
@@ -142,7 +144,7 @@ class Works(Repository):
         self._set(_is_leased(lease), lease_expires_at=self._session.now() + timedelta(seconds=lease_seconds))
 
     def guard(self, lease: Lease) -> None:
-        """Make sure that the work is still the lease's, and that it stays so until this transaction ends.
+        """Check that the lease is valid, and lock the work until the end of the transaction.
 
         Raises:
             LeaseLost: another process took over the work, or the work is closed.
@@ -151,7 +153,7 @@ class Works(Repository):
             raise self._lease_lost_error(lease)
 
     def update_plan(self, lease: Lease, plan: Mapping[str, Any], pins: Sequence[str]) -> None:
-        """Replace what a repeat must follow, and the pins.
+        """Replace the plan and the pins of a work.
 
         Raises:
             LeaseLost: another process took over the work, or the work is closed.
@@ -163,7 +165,7 @@ class Works(Repository):
         self._pin(lease.work_uid, tuple(dict.fromkeys(pins)))
 
     def complete(self, lease: Lease) -> None:
-        """Close the work as done, and let go of its pins.
+        """Close the work as completed and remove its pins.
 
         Raises:
             LeaseLost: another process took over the work, or the work is closed.
@@ -173,11 +175,11 @@ class Works(Repository):
         self._unpin(lease.work_uid)
 
     def abandon(self, work_uid: str) -> None:
-        """Close the work undone, whoever holds it, and let go of its pins. May be repeated.
+        """Close the work as abandoned, even if a process has a lease, and remove its pins. May be repeated.
 
         Raises:
             NotFound: no work has this uid.
-            Conflict: it was completed.
+            Conflict: the work was completed.
         """
         still_open = (_works.c.uid == work_uid) & (_works.c.state == WorkState.OPEN)
         if self._set(still_open, state=WorkState.ABANDONED, **_UNLEASED):
@@ -188,16 +190,17 @@ class Works(Repository):
             raise _work_closed_error(work_uid, state)
 
     def release(self, lease: Lease) -> None:
-        """Give the lease back and leave the work open for whoever comes next. Does nothing if it was lost already.
+        """End the lease and leave the work open for another process. Do nothing if the lease was lost already.
 
-        When it was given back stays written down, as where it ran out: a work that nobody takes up is abandoned one day.
+        The end of the lease is recorded, because a work that no process resumes is abandoned later.
         """
         self._set(_is_leased(lease), holder=None, lease_expires_at=self._session.now())
 
     def try_lock(self, work_uid: str) -> Work | None:
-        """The open work of that uid, which nobody takes up or closes until the transaction ends.
+        """Lock an open work until the end of the transaction, so that no other process leases or closes the work.
 
-        None where it is closed, or in another transaction's hand.
+        Returns:
+            The work, or None if it is closed or another transaction has locked the row.
         """
         statement = select(_works).where(_works.c.uid == work_uid, _works.c.state == WorkState.OPEN)
         row = self._session.first(self._session.add_row_locks(statement, skip_locked=True))
@@ -232,26 +235,26 @@ class Works(Repository):
         row = self._session.first(select(_works).where(_works.c.uid == lease.work_uid))
         found = "no such work" if row is None else f"{row.state}, token {row.token}, held by {row.holder or 'nobody'}"
         return LeaseLost(
-            "This process was too slow: its work is another's now, or closed.",
+            "The lease expired. Another process has taken over or closed the work.",
             found=found,
             expected=f"{WorkState.OPEN}, token {lease.token}",
-            hint="nothing is lost: wait for the other process, or run the command again to go on where it stands",
+            hint="nothing is lost: wait for the other process, or run the command again to resume the work",
             target=lease.work_uid,
         )
 
 
 def _is_leased(lease: Lease) -> ColumnElement[bool]:
-    """The fence: every write of a worker passes through it."""
+    """The fence: each write of a worker has this condition."""
     return (_works.c.uid == lease.work_uid) & (_works.c.token == lease.token) & (_works.c.state == WorkState.OPEN)
 
 
 def _work_held_error(row: "Row[Any]") -> WorkHeld:
     until = f" until {row.lease_expires_at:%Y-%m-%d %H:%M:%S} UTC" if row.lease_expires_at else ""
     return WorkHeld(
-        "Another process does this very work now.",
+        "Another process does this work at the moment.",
         found=f"held by {row.holder or 'another transaction'}{until}",
-        expected="nobody, or a lease that ran out",
-        hint="wait for it; if that process is dead, its lease runs out at the time above, then run the command again",
+        expected="no holder, or an expired lease",
+        hint="wait for the process. If the process is dead, its lease expires at the time above. Then run the command again",
         target=row.uid,
     )
 
@@ -261,7 +264,7 @@ def _work_closed_error(work_uid: str, state: WorkState) -> Conflict:
         "The work is closed.",
         found=f"{state}",
         expected=f"{WorkState.OPEN}",
-        hint="another process ended it meanwhile: run the command again",
+        hint="another process closed the work: run the command again",
         target=work_uid,
     )
 

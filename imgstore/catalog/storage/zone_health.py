@@ -1,4 +1,4 @@
-"""The circuits of zones: one row for each zone and observer, written only when a circuit changes its state."""
+"""The circuits of zones: a row for each zone and observer, written only when a circuit changes its state."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 _health = schema.zone_health
 _KEPT: Final = timedelta(days=1)
-"""An observer that has not probed for so long is gone: a host that was restarted has another name."""
+"""An observer without a probe for this time has stopped, because a host has another name after a restart."""
 
 
 class ZoneHealths(Repository):
-    """What every observer saw."""
+    """The circuits of all observers."""
 
     __slots__ = ()
 
     def list(self, observer: str | None = None) -> "Sequence[ZoneHealth]":
-        """The circuits that an observer knows, or those of all, by region, zone and observer."""
+        """Return the circuits of an observer, or those of all observers, by region, zone and observer."""
         order = (_health.c.region, _health.c.zone, _health.c.observer)
         statement = select(_health).order_by(*order)
         if observer is not None:
@@ -47,7 +47,7 @@ class ZoneHealths(Repository):
         return [read(row) for row in self._session.all(statement)]
 
     def write(self, health: ZoneHealth) -> None:
-        """Replace the row of a zone and its observer; drop those of observers that are gone."""
+        """Replace the row of a zone and its observer. Remove the rows of observers that have stopped."""
         now = self._session.now()
         key = {"region": health.region, "zone": health.zone, "observer": health.observer}
         values = {
@@ -60,5 +60,5 @@ class ZoneHealths(Repository):
         }
         statement = self._session.upsert(_health).values(key | values)
         self._session.run(statement.on_conflict_do_update(index_elements=list(key), set_=values))
-        gone = (_health.c.observer != health.observer) & (_health.c.probe_at < now - _KEPT)
-        self._session.run(delete(_health).where(gone))
+        stopped = (_health.c.observer != health.observer) & (_health.c.probe_at < now - _KEPT)
+        self._session.run(delete(_health).where(stopped))

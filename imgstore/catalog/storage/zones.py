@@ -1,4 +1,4 @@
-"""The zones of the installation, by region and name: which store each one is."""
+"""The zones of the installation, by region and name, with the identity of their stores."""
 
 import builtins
 from typing import TYPE_CHECKING, Any, Final
@@ -19,25 +19,25 @@ _slots = schema.slots
 _manifests = schema.manifests
 
 ALL_ZONES: Final = "zrs"
-"""The zone of a slot that lies in every zone of its region."""
+"""The zone of a slot that is stored in all zones of its region."""
 
 
 class Zones(Repository):
-    """One row a zone that was ever used."""
+    """A row for each zone that was used at least once."""
 
     __slots__ = ()
 
     def find(self, region: str, zone: str) -> ZoneRecord | None:
-        """The record of a zone; None where it was never used."""
+        """Return the record of a zone, or None if the zone was never used."""
         row = self._session.first(select(_zones).where(_is(region, zone)))
         return None if row is None else _record(row)
 
     def list(self) -> builtins.list[ZoneRecord]:
-        """Every record, by region and zone."""
+        """Return all records, by region and zone."""
         return [_record(row) for row in self._session.all(select(_zones).order_by(_zones.c.region, _zones.c.zone))]
 
     def add(self, record: ZoneRecord) -> ZoneRecord:
-        """Record a zone that has no record yet; the record that counts from now on, perhaps another process's."""
+        """Record a zone that has no record. Return the record that counts, perhaps that of another process."""
         values = {**_values(record), "recorded_at": self._session.now()}
         self._session.run(self._session.upsert(_zones).values(values).on_conflict_do_nothing())
         found = self.find(record.region, record.zone)
@@ -45,18 +45,18 @@ class Zones(Repository):
         return found
 
     def replace(self, record: ZoneRecord) -> None:
-        """Record another store for a zone, whether it has a record or not."""
+        """Record another store for a zone, with or without an earlier record."""
         values = {**_values(record), "recorded_at": self._session.now()}
         if not self._session.change(update(_zones).where(_is(record.region, record.zone)).values(values)):
             self._session.run(_zones.insert().values(values))
 
     def slots_in(self, region: str, zone: str) -> builtins.list[Slot]:
-        """The slots whose objects lie in a zone: in it alone, or in all zones of its region."""
+        """Return the slots with objects in a zone: slots of this zone, and slots in all zones of its region."""
         statement = select(*SLOT_COLUMNS).where(_is_stored_in(region, zone)).order_by(_slots.c.uid)
         return [slot_from_row(row) for row in self._session.all(statement)]
 
     def manifest_keys(self, region: str, zone: str, most: int) -> builtins.list[str]:
-        """The keys, from the zone's top, of some complete manifests that lie in it."""
+        """Return the keys, from the top of the zone, of up to `most` complete manifests in the zone."""
         statement = (
             select(*SLOT_COLUMNS, _manifests.c.body_key)
             .join_from(_slots, _manifests, _manifests.c.slot_uid == _slots.c.uid)
