@@ -222,7 +222,7 @@ def test_a_placement_that_is_refused_gives_its_turn_back(catalog: Catalog) -> No
         transaction.placements.place(_new(world, slots, 0, group="nowhere"), slots)
     with catalog.transaction() as transaction:
         assert transaction.placements.place(_new(world, slots, 1), slots).slot == slots[0]
-    with pytest.raises(Conflict, match="of that name"), catalog.transaction() as transaction:
+    with pytest.raises(Conflict, match="of this name"), catalog.transaction() as transaction:
         transaction.placements.place(_new(world, slots, 1), slots)
     with catalog.transaction() as transaction:
         assert transaction.placements.place(_new(world, slots, 2), slots).slot == slots[1]

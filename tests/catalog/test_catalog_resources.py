@@ -79,7 +79,7 @@ def test_a_name_differs_in_more_than_case(catalog: Catalog) -> None:
         lambda transaction: transaction.galleries.add(gallery(pool.uid, "MYGALLERY", group="rg2")),
     ]
     for add in twins:
-        with pytest.raises(Conflict, match="there already") as caught, catalog.transaction() as transaction:
+        with pytest.raises(Conflict, match="exists already") as caught, catalog.transaction() as transaction:
             add(transaction)
         assert caught.value.hint
 
@@ -124,7 +124,7 @@ def test_definitions(catalog: Catalog) -> None:
         assert transaction.definitions.by_uid(made.uid) == changed
         transaction.definitions.delete(made.uid)
         assert transaction.definitions.get(world.gallery.uid, "Debian") is None
-    with pytest.raises(Conflict, match="there already"), catalog.transaction() as transaction:
+    with pytest.raises(Conflict, match="exists already"), catalog.transaction() as transaction:
         transaction.definitions.add(definition(world.gallery.uid, "twin", sku="UBUNTU"))
 
 
@@ -295,7 +295,7 @@ def test_a_region_that_was_removed_and_added_again_is_a_new_row(catalog: Catalog
         transaction.replicas.move(old.uid, ReplicaState.DELETING)
         transaction.replicas.add(new)
     # Invariant M4.
-    with pytest.raises(Conflict, match="there already"), catalog.transaction() as transaction:
+    with pytest.raises(Conflict, match="exists already"), catalog.transaction() as transaction:
         transaction.replicas.add(replica(world.version.uid, world.slot))
 
 

@@ -116,7 +116,7 @@ def test_manifests(catalog: Catalog) -> None:
         for missing in (transaction.manifests.get, transaction.manifests.complete, transaction.manifests.remove):
             with pytest.raises(NotFound, match="manifest"):
                 missing(made.uid)
-    with pytest.raises(Conflict, match="there already"), catalog.transaction() as transaction:
+    with pytest.raises(Conflict, match="exists already"), catalog.transaction() as transaction:
         transaction.manifests.add(manifest(world.slot.uid, owner_uid=second.owner_uid, disk="lun-0"))
 
 

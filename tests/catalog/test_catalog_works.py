@@ -51,7 +51,7 @@ def test_there_is_one_open_work_of_a_kind(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         _, work = _opened(transaction)
     again = {"kind": work.kind, "slot_uid": work.slot_uid, "owner_uid": work.owner_uid, "plan": {}, "pins": []}
-    with pytest.raises(Conflict, match="there already"), catalog.transaction() as transaction:
+    with pytest.raises(Conflict, match="exists already"), catalog.transaction() as transaction:
         transaction.works.open(**again)  # type: ignore[arg-type]
     with catalog.transaction() as transaction:
         transaction.works.abandon(work.uid)
