@@ -110,7 +110,9 @@ def _wait_for_copies(
 
 
 def _ready(queued: QueuedVersion, busy: Collection[str], failed: Collection[str]) -> list[CopyStep]:
-    """Return the steps that can begin. A command retries failed replicas immediately, before their back-off has passed."""
+    """Return the steps that can begin. A command retries failed replicas immediately, before their back-off has
+    passed.
+    """
     return ready_steps(
         queued.replicas,
         source_region=queued.source_region,
@@ -441,8 +443,8 @@ def converge(
 ) -> dict[str, ImgstoreError]:
     """Remove surplus replicas and make missing replicas of a version, until nothing changes any more.
 
-    A complete replica may replace another replica, which is then removed. A removed replica may free the slot of a missing
-    replica.
+    A complete replica may replace another replica, which is then removed. A removed replica may free the slot of a
+    missing replica.
 
     Returns:
         The errors of the failed replicas, by replica uid.

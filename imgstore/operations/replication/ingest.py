@@ -1,8 +1,8 @@
 """Ingest the sources of a version as its first replica, in the source slot (docs/internals/ingest.md).
 
-An ingest plans and leases, acts, and records. No transaction is open while bytes are transferred (invariant L4). One work
-ingests all disks, the OS disk first (invariant I18). The plan of the work records each finished disk, so that a repeated
-command resumes with the next disk.
+An ingest plans and leases, acts, and records. No transaction is open while bytes are transferred (invariant L4). One
+work ingests all disks, the OS disk first (invariant I18). The plan of the work records each finished disk, so that a
+repeated command resumes with the next disk.
 """
 
 import tempfile
@@ -84,8 +84,8 @@ def publish(installation: Installation, publication: Publication) -> None:
     """Ingest the sources of a version, and set the replica to Completed.
 
     Raises:
-        ImgstoreError: the ingest failed. The replica is Failed with the text of the error, or Degraded if it was complete
-            once. The same command resumes the ingest.
+        ImgstoreError: the ingest failed. The replica is Failed with the text of the error, or Degraded if it was
+            complete once. The same command resumes the ingest.
     """
     work, lease = _plan(installation, publication)
     counter = ProgressCounter(installation, task_name(publication.replica), replica=publication.replica)
@@ -136,8 +136,8 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
 def _choose_bases(transaction: Transaction, publication: Publication) -> dict[str, list[ManifestRow]]:
     """Choose the bases of each disk, by disk key (invariant I7).
 
-    The bases of a disk are the manifest of its source, and the manifests of other versions for the same disk key. All bases
-    are in the source slot.
+    The bases of a disk are the manifest of its source, and the manifests of other versions for the same disk key. All
+    bases are in the source slot.
     """
     version, slot = publication.version, publication.replica.slot
     complete = {
@@ -255,7 +255,9 @@ class _VersionIngest:
         return row
 
     def _find_finished(self, disk: str) -> tuple[ManifestRow, Manifest] | None:
-        """Find the manifest of a disk that an earlier run has finished; the listing confirms its segments (invariant W13)."""
+        """Find the manifest of a disk that an earlier run has finished; the listing confirms its segments (invariant
+        W13).
+        """
         digest = self.work.plan.get("taken", {}).get(disk)
         slot = self.publication.replica.slot
         with self.installation.catalog.reading() as transaction:
@@ -384,8 +386,8 @@ def _list_usable_segments(
 ) -> SegmentListing:
     """List the segments of the slot, without marked segments and without damaged segments of the replica.
 
-    Only the segments of a replica that was complete before are read back. Something in such a replica was found damaged,
-    and a damaged segment has the right length in a listing. A segment that is left out here is sent again.
+    Only the segments of a replica that was complete before are read back. Something in such a replica was found
+    damaged, and a damaged segment has the right length in a listing. A segment that is left out here is sent again.
     """
     listing = access.list_segments()
     slot = publication.replica.slot

@@ -1,8 +1,8 @@
 """Adapt the replicas of a version to its target regions: rows first, objects later (docs/internals/order-of-writes.md).
 
-`retarget` records the desired replicas and marks surplus replicas for deletion. `replication.copy.converge` then makes and
-removes replicas. An interrupted change is visible in the rows. The same command, a repeated create of the version, or
-`remove_all_surplus_replicas` resumes the change.
+`retarget` records the desired replicas and marks surplus replicas for deletion. `replication.copy.converge` then makes
+and removes replicas. An interrupted change is visible in the rows. The same command, a repeated create of the version,
+or `remove_all_surplus_replicas` resumes the change.
 """
 
 from collections.abc import Sequence
@@ -103,8 +103,8 @@ def _check_no_ingest(installation: Installation, transaction: Transaction, repli
 def remove_surplus_replicas(installation: Installation, version_uid: str) -> list[Removal]:
     """Remove the replicas of a version that are Deleting, and the replicas that complete replicas have replaced.
 
-    A replica that cannot be removed yet raises no error: it is invisible, and the next call resumes its removal. A region
-    that does not answer, or that regions.yaml does not contain any more, therefore delays no other region.
+    A replica that cannot be removed yet raises no error: it is invisible, and the next call resumes its removal. A
+    region that does not answer, or that regions.yaml does not contain any more, therefore delays no other region.
     """
     with installation.catalog.transaction() as transaction:
         try:

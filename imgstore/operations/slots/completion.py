@@ -1,6 +1,7 @@
-"""What is written down when bytes have arrived, or when an owner goes: states, charges and intervals in one transaction.
+"""Record manifests, completed replicas and disks, failures and removals: states, charges and intervals in one
+transaction.
 
-Promises 1, 2 and 3 (DESIGN.md) are kept here: nobody else writes Completed, charges, or opens an interval.
+Invariants P1, P2 and P3 hold here: no other module writes Completed, charges, or opens an interval.
 """
 
 from collections import defaultdict
@@ -31,12 +32,12 @@ from imgstore.segments.fingerprint_index import Locations
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingManifest:
-    """A manifest whose segments are confirmed in a slot; the manifest itself may still be on its way."""
+    """A manifest with confirmed segments in a slot. The object of the manifest need not be stored yet."""
 
     owner_uid: str
     slot: Slot
     disk: str = OS_DISK
-    """Which of the owner's disks."""
+    """The disk key of the manifest."""
     digest: Digest
     body_key: str
     object_bytes: int
@@ -45,7 +46,7 @@ class PendingManifest:
 
 
 def version_party(definition_path: DefinitionPath, version: ImageVersion) -> Party:
-    """Whose bytes a version's are."""
+    """Return the party that is billed for the bytes of a version."""
     return Party(
         subscription=definition_path.gallery.subscription,
         group=definition_path.gallery.group,
@@ -58,41 +59,45 @@ def version_party(definition_path: DefinitionPath, version: ImageVersion) -> Par
 def record_manifest(
     installation: Installation,
     transaction: Transaction,
-    listed: PendingManifest,
+    pending: PendingManifest,
     segments: Sequence[SegmentRow] | Locations,
 ) -> ManifestRow:
-    """Write down which segments a manifest names, before it is put: nothing counts them until it is complete.
+    """Record a manifest with its segment ids before the manifest is put. The row counts for nothing until it is
+    complete.
 
     Args:
-        installation: for a new uid.
+        installation: source of the new uid.
         transaction: the open transaction.
-        listed: the manifest.
-        segments: rows of the pool's segments, or the ids that they have already.
+        pending: the manifest.
+        segments: the segments as rows of the pool, or as ids of recorded segments.
 
     Raises:
-        WorkHeld: a collector deletes one of the segments, or an earlier deletion of the manifest may still be carried out.
+        WorkHeld: a collector deletes one of the segments, or an earlier deletion of the manifest may still be carried
+            out.
     """
-    transaction.slots.lock(listed.slot.uid)
-    standing = transaction.manifests.find(listed.owner_uid, listed.slot.uid, listed.disk)
-    if standing is not None and transaction.manifests.is_complete(standing.uid):
-        if standing.digest == listed.digest:
-            return standing  # A degraded replica under repair: the same content, named and metered all the while.
-        raise _not_the_same(listed)
-    ids = segments if isinstance(segments, np.ndarray) else transaction.segments.put(listed.slot.key.pool_uid, segments)
-    unmark_named_segments(installation, transaction, listed.slot, ids)
-    check_no_deletion(transaction, listed.slot, listed.body_key)
-    if standing is not None:
-        transaction.manifests.remove(standing.uid)  # An earlier try that never completed.
+    transaction.slots.lock(pending.slot.uid)
+    existing = transaction.manifests.find(pending.owner_uid, pending.slot.uid, pending.disk)
+    if existing is not None and transaction.manifests.is_complete(existing.uid):
+        if existing.digest == pending.digest:
+            return existing  # A repair of a degraded replica: the row was never removed, and its bytes are metered.
+        raise _different_content(pending)
+    ids = (
+        segments if isinstance(segments, np.ndarray) else transaction.segments.put(pending.slot.key.pool_uid, segments)
+    )
+    unmark_named_segments(installation, transaction, pending.slot, ids)
+    check_no_deletion(transaction, pending.slot, pending.body_key)
+    if existing is not None:
+        transaction.manifests.remove(existing.uid)  # The row of an earlier try that was never completed.
     row = ManifestRow(
         uid=installation.effects.new_uid(),
-        slot_uid=listed.slot.uid,
-        owner_uid=listed.owner_uid,
-        disk=listed.disk,
-        digest=listed.digest,
-        body_key=listed.body_key,
-        virtual_bytes=listed.virtual_bytes,
-        object_bytes=listed.object_bytes,
-        disk_digest=listed.disk_digest,
+        slot_uid=pending.slot.uid,
+        owner_uid=pending.owner_uid,
+        disk=pending.disk,
+        digest=pending.digest,
+        body_key=pending.body_key,
+        virtual_bytes=pending.virtual_bytes,
+        object_bytes=pending.object_bytes,
+        disk_digest=pending.disk_digest,
         segment_ids=np.unique(ids).astype("<u4").tobytes(),
     )
     transaction.manifests.add(row)
@@ -108,27 +113,27 @@ def complete_replica(
     replica: Replica,
     manifests: Sequence[ManifestRow],
 ) -> None:
-    """The transaction that makes a replica Completed and charges for it.
+    """Set a replica to Completed and charge for the replica, in one transaction.
 
-    Delivered bytes are reckoned under the lock of (pool, region): the first replica of the version in a region pays for
-    the segments that no complete manifest of that region names (invariant M2); every other one is a free copy.
-    What several of its disks name counts once.
+    Delivered bytes are computed under the lock of (pool, region). The first replica of the version in a region pays for
+    the segments that no complete manifest of the region names (invariant M2). Other replicas of the region are free
+    copies. A segment that several disks of the version name counts once.
 
     Args:
-        installation: where.
-        lease: of the work that made it.
+        installation: the installation.
+        lease: the lease of the work that made the replica.
         definition_path: the definition and the gallery of the version.
-        version: the replica's.
+        version: the version of the replica.
         replica: the replica.
-        manifests: of all its disks (invariant S9).
+        manifests: the manifests of all disks of the version (invariant S9).
 
     Raises:
-        LeaseLost: the work is another's by now; nothing was written.
-        WorkHeld: a segment of it is being collected; nothing was written.
+        LeaseLost: another process has taken over the work. Nothing was written.
+        WorkHeld: one of the segments is marked for deletion or is being deleted. Nothing was written.
     """
     slot = replica.slot
     by_disk = {manifest.disk: manifest for manifest in manifests}
-    assert by_disk.keys() == set(version.disk_keys), "a replica is complete when all of its disks are"
+    assert by_disk.keys() == set(version.disk_keys), "a complete replica has all disks of the version"
     with installation.catalog.transaction() as transaction:
         transaction.works.guard(lease)
         transaction.slots.lock_region(slot.key.pool_uid, slot.key.region)
@@ -136,21 +141,19 @@ def complete_replica(
         ids = named_segments(manifests)
         check_unmarked(installation, transaction, slot, ids)
         now = transaction.now()
-        # Its own manifests are not complete yet; or else it is a repair, and these are not asked for.
+        # The manifests of the replica are not complete yet, so they do not count. A repair charges nothing.
         new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_slot(slot.uid))
         new_in_region = np.setdiff1d(
             ids, transaction.manifests.segment_ids_in_region(slot.key.pool_uid, slot.key.region)
         )
-        transaction.versions.lock(
-            version.uid
-        )  # Before its replicas: who changes its targets takes them in this order too.
+        transaction.versions.lock(version.uid)  # Before the replica rows (invariant L3).
         siblings = transaction.replicas.list(version.uid)
         first_here = not any(
             other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED for other in siblings
         )
         pool_uid = slot.key.pool_uid
         own = transaction.segments.stored_bytes(pool_uid, new_here) + sum(each.object_bytes for each in manifests)
-        # A repair: its arrival is in the ledger already.
+        # The ledger contains the arrival of a repaired replica already.
         was_complete = all(transaction.manifests.is_complete(each.uid) for each in manifests)
         if not was_complete and not (slot.key.region == version.location and first_here):
             crossing = first_here
@@ -183,11 +186,11 @@ def complete_replica(
         transaction.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
         transaction.works.complete(lease)
         update_version_state(
-            transaction, replace(version, disks=tuple(_known(disk, by_disk) for disk in version.disks))
+            transaction, replace(version, disks=tuple(_with_manifest(disk, by_disk) for disk in version.disks))
         )
 
 
-def _known(disk: VersionDisk, by_disk: Mapping[str, ManifestRow]) -> VersionDisk:
+def _with_manifest(disk: VersionDisk, by_disk: Mapping[str, ManifestRow]) -> VersionDisk:
     manifest = by_disk[disk.key]
     return replace(disk, virtual_bytes=manifest.virtual_bytes, disk_digest=manifest.disk_digest)
 
@@ -195,18 +198,19 @@ def _known(disk: VersionDisk, by_disk: Mapping[str, ManifestRow]) -> VersionDisk
 def complete_disk(
     installation: Installation, *, lease: Lease, disk: ManagedDisk, party: Party, manifest: ManifestRow
 ) -> None:
-    """The transaction that makes a disk that was taken in from a file Succeeded. Taking in costs nothing; lying there does.
+    """Set a disk that was ingested from a file to Succeeded, in one transaction. Ingest is free, and storage is
+    metered.
 
     Args:
-        installation: where.
-        lease: on the work that took it in.
-        disk: as it is from now on.
-        party: whose bytes they are.
-        manifest: its own.
+        installation: the installation.
+        lease: the lease of the ingest work.
+        disk: the new content of the row of the disk.
+        party: the party that is billed for the bytes.
+        manifest: the manifest of the disk.
 
     Raises:
-        LeaseLost: the work is another's by now; nothing was written.
-        WorkHeld: a segment of it is being collected; nothing was written.
+        LeaseLost: another process has taken over the work. Nothing was written.
+        WorkHeld: one of the segments is marked for deletion or is being deleted. Nothing was written.
     """
     slot = disk.slot
     with installation.catalog.transaction() as transaction:
@@ -225,18 +229,18 @@ def complete_disk(
 def record_failure(
     installation: Installation, lease: Lease, replica: Replica, error: str, *, rest_seconds: float | None = None
 ) -> None:
-    """Make the replica Failed, to rest a while before workers try it again, and give the lease back.
+    """Set a replica to Failed with a time for the next try of workers, and release the lease.
 
-    A replica that was Completed before becomes Degraded again: its bytes may still be right, so it can be restored
-    without a source. This process may live on, and so would the lease. Does nothing where the work belongs to another
-    process by now: then that process writes the outcome.
+    A replica that was complete once becomes Degraded: its bytes may be right, so a restore without a source is possible
+    (invariant R15). The lease is released because this process may live on and hold the lease. If another process has
+    taken over the work, do nothing: that process records the outcome.
 
     Args:
-        installation: where.
-        lease: on the work that failed.
+        installation: the installation.
+        lease: the lease of the failed work.
         replica: the replica of the work.
         error: the text for people.
-        rest_seconds: the time until workers try again; None is the back-off of `policy/backoff.py`.
+        rest_seconds: the time until workers try again. None stands for the back-off of `policy/worker_queue.py`.
     """
     with installation.catalog.transaction() as transaction:
         try:
@@ -244,63 +248,64 @@ def record_failure(
         except LeaseLost:
             return
         transaction.versions.lock(replica.version_uid)
-        standing = transaction.replicas.get(replica.uid)
-        if standing.state is ReplicaState.REPLICATING:
-            attempts = standing.attempts + 1
+        existing = transaction.replicas.get(replica.uid)
+        if existing.state is ReplicaState.REPLICATING:
+            attempts = existing.attempts + 1
             if rest_seconds is None:
-                rest_seconds = backoff_seconds(attempts, _chance(installation))
+                rest_seconds = backoff_seconds(attempts, _random_fraction(installation))
             transaction.replicas.record_failure(
-                standing.uid,
+                existing.uid,
                 error=error,
                 attempts=attempts,
                 retry_at=transaction.now() + timedelta(seconds=rest_seconds),
-                state=state_after_failure(transaction, standing),
+                state=state_after_failure(transaction, existing),
             )
             update_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
         transaction.works.release(lease)
 
 
 def state_after_failure(transaction: Transaction, replica: Replica) -> ReplicaState:
-    """Return Degraded for a replica whose manifests are complete in the catalog, Failed for any other."""
+    """Return Degraded for a replica with complete manifests in the catalog, and Failed for any other replica."""
     was_complete = replica.slot.uid in transaction.manifests.complete_slots(replica.version_uid)
     return ReplicaState.DEGRADED if was_complete else ReplicaState.FAILED
 
 
-def _chance(installation: Installation) -> float:
-    """From 0 to below 1, evenly spread."""
+def _random_fraction(installation: Installation) -> float:
+    """Return a random number in [0, 1)."""
     return int.from_bytes(installation.effects.random_bytes(4), "big") / 2**32
 
 
 def update_version_state(transaction: Transaction, version: ImageVersion) -> ImageVersion:
-    """Write the version down with the provisioning state that its replicas give it, and what `version` knows of its disks.
+    """Update the provisioning state of a version from its replicas, and the sizes and digests of its disks from
+    `version`.
 
-    All else stays as it stands now: `version` may have been read before an update.
+    Other properties stay unchanged, because `version` may have been read before an update. Returns the written version.
     """
-    transaction.versions.lock(version.uid)  # Two replicas that complete at once: the later one must see both.
-    standing = transaction.versions.by_uid(version.uid)
-    if standing.provisioning_state is ProvisioningState.DELETING:
-        return standing
+    transaction.versions.lock(version.uid)  # If two replicas complete at once, the later transaction must see both.
+    existing = transaction.versions.by_uid(version.uid)
+    if existing.provisioning_state is ProvisioningState.DELETING:
+        return existing
     states = [replica.state for replica in transaction.replicas.list(version.uid)]
-    creating = standing.provisioning_state is ProvisioningState.CREATING
+    creating = existing.provisioning_state is ProvisioningState.CREATING
     known = {disk.key: disk for disk in version.disks if disk.disk_digest is not None}
     changed = replace(
-        standing,
+        existing,
         provisioning_state=derive_provisioning_state(states, creating=creating),
-        disks=tuple(_taught(disk, known.get(disk.key, disk)) for disk in standing.disks),
+        disks=tuple(_with_known_digest(disk, known.get(disk.key, disk)) for disk in existing.disks),
     )
-    if changed != standing:
+    if changed != existing:
         transaction.versions.update(changed)
     return changed
 
 
-def _taught(disk: VersionDisk, known: VersionDisk) -> VersionDisk:
+def _with_known_digest(disk: VersionDisk, known: VersionDisk) -> VersionDisk:
     return replace(disk, virtual_bytes=known.virtual_bytes, disk_digest=known.disk_digest)
 
 
 def open_interval(
     installation: Installation, transaction: Transaction, *, owner_uid: str, slot: Slot, party: Party, own: int
 ) -> None:
-    """From now on these bytes lie in the slot for this owner."""
+    """Open a storage interval: from now on the owner is billed for `own` stored bytes in the slot."""
     transaction.ledger.open_interval(
         StorageInterval(
             uid=installation.effects.new_uid(),
@@ -319,10 +324,10 @@ def open_interval(
 def remove_manifests(
     installation: Installation, transaction: Transaction, slot: Slot, manifests: Sequence[ManifestRow]
 ) -> int:
-    """Take the rows of an owner's manifests away and give the bytes that others still name to the next of the slot.
+    """Remove the manifest rows of an owner, and bill the next owners of the slot for shared bytes (invariant M10).
 
     Returns:
-        The stored bytes that nothing in the slot names any more.
+        The stored bytes that no manifest of the slot names any more.
     """
     transaction.slots.lock(slot.uid)
     was_complete = [transaction.manifests.is_complete(manifest.uid) for manifest in manifests]
@@ -330,7 +335,7 @@ def remove_manifests(
         transaction.manifests.remove(manifest.uid)
     if not any(was_complete):
         return 0
-    standing = transaction.ledger.open_intervals(slot.uid)
+    existing = transaction.ledger.open_intervals(slot.uid)
     now = transaction.now()
     arrived = {replica.version_uid: replica.completed_at or now for replica in transaction.replicas.in_slot(slot.uid)}
     owned = defaultdict[str, list[ManifestRow]](list)
@@ -345,26 +350,26 @@ def remove_manifests(
 
     owners = [(uid, named_segments(rows), sum(row.object_bytes for row in rows)) for uid, rows in owned.items()]
     wanted = attribute_bytes(owners, stored_bytes)
-    parties = {interval.owner_uid: interval.party for interval in standing}
-    to_close, to_open = plan_interval_changes(standing, wanted)
+    parties = {interval.owner_uid: interval.party for interval in existing}
+    to_close, to_open = plan_interval_changes(existing, wanted)
     for interval in to_close:
         transaction.ledger.close_interval(interval.uid, now)
     for owner_uid, own in to_open.items():
         open_interval(installation, transaction, owner_uid=owner_uid, slot=slot, party=parties[owner_uid], own=own)
-    before = sum(interval.stored_bytes for interval in standing)
+    before = sum(interval.stored_bytes for interval in existing)
     return before - sum(wanted.values())
 
 
 def named_segments(manifests: Iterable[ManifestRow]) -> Locations:
-    """The catalog's ids of the segments that some manifests name, sorted, each once."""
+    """Return the catalog ids of the segments that the manifests name, sorted, each once."""
     return np.unique(unpack_ids(b"".join(manifest.segment_ids for manifest in manifests)))
 
 
-def _not_the_same(listed: PendingManifest) -> Conflict:
+def _different_content(pending: PendingManifest) -> Conflict:
     return Conflict(
-        "The only complete replica is damaged in segments that it shares with other versions.",
-        found=f"a manifest {listed.digest.hex()} that names other segments than before",
-        expected="the same segments: disks may stand on them",
-        hint="publish the same source as a new version, then delete this one",
-        target=str(listed.slot.key),
+        "The only complete replica has damaged segments that other versions share.",
+        found=f"a manifest {pending.digest.hex()} that names other segments than before",
+        expected="the same segments, because disks may use the segments",
+        hint="publish the same source as a new version, then delete this version",
+        target=str(pending.slot.key),
     )

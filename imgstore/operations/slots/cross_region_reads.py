@@ -25,8 +25,8 @@ _UNWRITTEN_BYTES_MAX: Final = 64 << 20
 class CrossRegionReads:
     """Counts what a reader takes from other regions, and writes it into the ledger. Safe from several threads.
 
-    Hand `count_served` to the reader of segments, and read inside `meter`. A segment that arrives after that is no longer
-    used, and has crossed all the same.
+    Hand `count_served` to the reader of segments, and read inside `meter`. A segment that arrives after that is no
+    longer used, and has crossed all the same.
     """
 
     installation: Installation

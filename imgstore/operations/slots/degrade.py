@@ -1,4 +1,4 @@
-"""A segment was found missing or wrong: each replica in that slot that names it is no longer trusted (W15)."""
+"""Degrade replicas with missing or damaged objects (invariant W15), and delete damaged segments."""
 
 from collections.abc import Callable, Collection, Iterable
 
@@ -19,39 +19,42 @@ from imgstore.transfer.scatter import Damage
 
 
 def degrade(installation: Installation, slot: Slot, segments: Collection[Digest], why: str) -> None:
-    """Mark every complete replica of the slot that names one of `segments` Degraded, in one transaction, and say so.
+    """Set each complete replica of the slot that names one of `segments` to Degraded, in one transaction, and report
+    this.
 
-    A degraded replica is not handed out, is no base and no source; repeating `image-version create` repairs it.
+    A degraded replica serves no disk, base or copy. A repeated `image-version create` repairs the replica.
     """
     incident = f"{len(segments)} segments of {slot.key}: {why}; first {min(segments).hex()}"
     with installation.catalog.transaction() as transaction:
         try:
             ids = transaction.segments.ids(slot.key.pool_uid, sorted(segments))
         except ObjectNotFound:
-            return  # Never recorded: no replica names them.
+            return  # The segments were never recorded, so no replica names them.
 
         def is_hit(replica: Replica) -> bool:
             rows = (row for row in transaction.manifests.of_owner(replica.version_uid) if row.slot_uid == slot.uid)
             return any(np.isin(ids, unpack_ids(row.segment_ids)).any() for row in rows)
 
-        _write_down(transaction, slot, is_hit, incident)
+        _degrade_replicas(transaction, slot, is_hit, incident)
     installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
 
 
 def degrade_owners(installation: Installation, slot: Slot, owners: Collection[str], why: str) -> None:
-    """The same for the complete replicas of some versions in the slot, whose manifests are missing or wrong."""
+    """Set the complete replicas of some versions in the slot to Degraded, because their manifests are missing or
+    damaged.
+    """
     incident = f"{len(owners)} manifests of {slot.key}: {why}; first of {min(owners)}"
     with installation.catalog.transaction() as transaction:
-        _write_down(transaction, slot, lambda replica: replica.version_uid in owners, incident)
+        _degrade_replicas(transaction, slot, lambda replica: replica.version_uid in owners, incident)
     installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
 
 
 def degrade_slot(transaction: Transaction, slot: Slot, incident: str) -> None:
-    """Mark every complete replica of the slot Degraded, and record why. The transaction is the caller's."""
-    _write_down(transaction, slot, lambda _replica: True, incident)
+    """Set each complete replica of the slot to Degraded in the transaction of the caller, and record the reason."""
+    _degrade_replicas(transaction, slot, lambda _replica: True, incident)
 
 
-def _write_down(transaction: Transaction, slot: Slot, is_hit: Callable[[Replica], bool], incident: str) -> None:
+def _degrade_replicas(transaction: Transaction, slot: Slot, is_hit: Callable[[Replica], bool], incident: str) -> None:
     transaction.slots.lock(slot.uid)
     for replica in sorted(transaction.replicas.in_slot(slot.uid), key=lambda each: each.version_uid):
         if replica.state is ReplicaState.COMPLETED and is_hit(replica):
@@ -71,7 +74,7 @@ def _write_down(transaction: Transaction, slot: Slot, is_hit: Callable[[Replica]
 
 
 def degrade_damaged(installation: Installation, slots: Iterable[Slot], damages: Collection[Damage]) -> None:
-    """The same for what a reader met."""
+    """Degrade the replicas with segments that a reader found to be missing or damaged, in each of the slots."""
     by_label = {str(slot.key): slot for slot in slots}
     for label, slot in by_label.items():
         names = {damage.name for damage in damages if damage.slot.label == label and damage.is_certain}
@@ -82,8 +85,8 @@ def degrade_damaged(installation: Installation, slots: Iterable[Slot], damages: 
 def discard_unreadable(installation: Installation, slot: Slot, names: Collection[Digest]) -> None:
     """Degrade the replicas that name unreadable segments, and delete the segments that no complete manifest names.
 
-    A deleted segment is sent again by the next run. A damaged segment has the right length: without the deletion that
-    run would take it for an intact one.
+    The next run sends a deleted segment again. A damaged segment has the right length, so without the deletion the next
+    run would use the damaged segment.
     """
     if not names:
         return
@@ -93,13 +96,13 @@ def discard_unreadable(installation: Installation, slot: Slot, names: Collection
         transaction.slots.lock(slot.uid)
         ids = transaction.manifests.segment_ids_in_slot(slot.uid)
         named = {row.name for row in transaction.segments.rows(slot.key.pool_uid, ids)}
-        doomed = [object_keys.segment_key(name) for name in sorted(set(names) - named)]
-        deletion = record_deletion(installation, transaction, slot, doomed, recorded_at)
+        unnamed = [object_keys.segment_key(name) for name in sorted(set(names) - named)]
+        deletion = record_deletion(installation, transaction, slot, unnamed, recorded_at)
     send_deletion(installation, deletion)
 
 
 def remove_damaged(installation: Installation, slot: Slot, error: ReadBackMismatch) -> None:
-    """Delete a segment that a store took and cannot give back intact, before the next run takes it for an intact one."""
+    """Delete a segment that the store accepted but cannot read back intact, before the next run uses the segment."""
     if error.target is not None and object_keys.is_segment_key(error.target):
         try:
             discard_unreadable(installation, slot, [object_keys.segment_name(error.target)])

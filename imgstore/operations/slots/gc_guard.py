@@ -1,4 +1,6 @@
-"""Writers against collection: what is condemned counts as absent, is let live, and put again (invariant G8)."""
+"""Protect writers from garbage collection: a marked segment counts as absent, is unmarked, and is put again (invariant
+G8).
+"""
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
@@ -20,10 +22,11 @@ _LOOK_SECONDS: Final = 0.5
 
 
 def list_marked_segments(installation: Installation, slot: Slot) -> frozenset[Digest]:
-    """What a writer must hold to be absent. Asked once its work is open and before it lists the slot.
+    """List the segments that a writer must treat as absent. Call this after the work is open and before the slot is
+    listed.
 
-    Under the slot's lock, so that a collector which condemns at this moment is either seen here, or finds the work open
-    and deletes nothing of what it condemned.
+    The slot lock decides the order: a mark is either seen here, or its collector finds the open work and deletes no
+    segment with this mark.
     """
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
@@ -31,15 +34,15 @@ def list_marked_segments(installation: Installation, slot: Slot) -> frozenset[Di
 
 
 def claim_segments(installation: Installation, slot: Slot, names: Collection[Digest]) -> frozenset[Digest]:
-    """Lift the condemnation of segments that are about to be put; wait for those whose delete is under way.
+    """Remove the deletion marks of segments that are about to be put, and wait for deletions in progress.
 
-    A delete whose lease and request bound have passed is under way no longer, whoever sent it.
+    A deletion is over when its lease and the request limit have passed, for any collector.
 
     Returns:
-        Those that were condemned, or are deleted by now.
+        The segments that were marked for deletion or are deleted by now.
 
     Raises:
-        WorkHeld: a collector deletes them, and has not ended in time.
+        WorkHeld: a collector deletes segments, and has not ended in time.
     """
     found: set[Digest] = set()
     delete_bound = timedelta(seconds=installation.tuning.delete_seconds_max)
@@ -48,12 +51,12 @@ def claim_segments(installation: Installation, slot: Slot, names: Collection[Dig
         with installation.catalog.transaction() as transaction:
             transaction.slots.lock(slot.uid)
             now = transaction.now()
-            condemned = transaction.deletion_marks.find(slot.uid, names)
-            transaction.deletion_marks.unmark(slot.uid, [each.name for each in condemned])
-            deleting = [each for each in condemned if each.gc_state is GcState.DELETING]
+            marked = transaction.deletion_marks.find(slot.uid, names)
+            transaction.deletion_marks.unmark(slot.uid, [each.name for each in marked])
+            deleting = [each for each in marked if each.gc_state is GcState.DELETING]
             over = [each for each in deleting if is_delete_over(each, now, delete_bound)]
             transaction.deletion_marks.remove(slot.uid, [each.name for each in over])
-        found.update(each.name for each in condemned)
+        found.update(each.name for each in marked)
         deleting = [each for each in deleting if each not in over]
         if not deleting:
             break
@@ -64,44 +67,45 @@ def claim_segments(installation: Installation, slot: Slot, names: Collection[Dig
 
 
 def unmark_named_segments(installation: Installation, transaction: Transaction, slot: Slot, ids: Locations) -> None:
-    """In the transaction that writes a manifest's row, under the slot's lock: what it names is condemned no more.
+    """Remove the deletion marks of the segments of a manifest, in the transaction that writes the manifest row.
 
-    Nothing of it was deleted. What was condemned before the writer's work opened, it has claimed; what was condemned
-    later is not deleted while that work is open (`policy/gc_plan.py`).
+    The caller holds the slot lock. None of the segments was deleted: the writer has claimed the segments that were
+    marked before its work opened, and segments with later marks are not deleted while that work is open
+    (`policy/gc_plan.py`).
 
     Raises:
-        WorkHeld: one of the segments is being deleted all the same.
+        WorkHeld: one of the segments is being deleted in spite of this.
     """
-    condemned = _condemned_of(transaction, slot, ids)
-    deleting = [each for each in condemned if each.gc_state is GcState.DELETING]
+    marked = _marked_among(transaction, slot, ids)
+    deleting = [each for each in marked if each.gc_state is GcState.DELETING]
     if deleting:
         raise _held(installation, slot, deleting, transaction.now())
-    transaction.deletion_marks.unmark(slot.uid, [each.name for each in condemned])
+    transaction.deletion_marks.unmark(slot.uid, [each.name for each in marked])
 
 
 def check_unmarked(installation: Installation, transaction: Transaction, slot: Slot, ids: Locations) -> None:
-    """Under the slot's lock, before Completed is written.
+    """Check under the slot lock that no segment has a GC state, before Completed is written (invariant G9).
 
     Raises:
-        WorkHeld: one of the segments is condemned, or being deleted.
+        WorkHeld: one of the segments is marked for deletion or is being deleted.
     """
-    condemned = _condemned_of(transaction, slot, ids)
-    if condemned:
-        raise _held(installation, slot, condemned, transaction.now())
+    marked = _marked_among(transaction, slot, ids)
+    if marked:
+        raise _held(installation, slot, marked, transaction.now())
 
 
-def _condemned_of(transaction: Transaction, slot: Slot, ids: Locations) -> list[DeletionMark]:
-    condemned = {each.name: each for each in transaction.deletion_marks.list(slot.uid)}
-    known = transaction.segments.find_ids(slot.key.pool_uid, condemned)
+def _marked_among(transaction: Transaction, slot: Slot, ids: Locations) -> list[DeletionMark]:
+    marked = {each.name: each for each in transaction.deletion_marks.list(slot.uid)}
+    known = transaction.segments.find_ids(slot.key.pool_uid, marked)
     names = list(known)
-    mine = np.isin(np.array([known[name] for name in names], dtype=np.uint32), ids).tolist()
-    return [condemned[name] for name, is_mine in zip(names, mine, strict=True) if is_mine]
+    is_named = np.isin(np.array([known[name] for name in names], dtype=np.uint32), ids).tolist()
+    return [marked[name] for name, is_hit in zip(names, is_named, strict=True) if is_hit]
 
 
-def _held(installation: Installation, slot: Slot, condemned: Collection[DeletionMark], now: datetime) -> WorkHeld:
-    first = min(condemned, key=lambda each: each.name)
+def _held(installation: Installation, slot: Slot, marked: Collection[DeletionMark], now: datetime) -> WorkHeld:
+    first = min(marked, key=lambda each: each.name)
     bound = timedelta(seconds=installation.tuning.delete_seconds_max)
-    free_at = max((at for each in condemned if (at := takeover_at(each, bound)) is not None), default=None)
+    free_at = max((at for each in marked if (at := takeover_at(each, bound)) is not None), default=None)
     if free_at is None:
         found, hint = "", "run the same command again"
     else:
@@ -110,9 +114,9 @@ def _held(installation: Installation, slot: Slot, condemned: Collection[Deletion
             f"run the same command again when the collector has ended, or, if it was killed, at {free_at:%H:%M:%S} UTC"
         )
     return WorkHeld(
-        f"`imgstore gc` is collecting segments of {slot.key} that are wanted here.",
-        found=f"{len(condemned)} segments {first.gc_state}, the first {first.name.hex()}{found}",
-        expected="a collector that ends within a minute",
+        f"`imgstore gc` is deleting segments of {slot.key} that this work needs.",
+        found=f"{len(marked)} segments {first.gc_state}, the first {first.name.hex()}{found}",
+        expected="a collection that ends within a minute",
         hint=hint,
         target=str(slot.key),
     )

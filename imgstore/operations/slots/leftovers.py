@@ -1,8 +1,8 @@
 """Removal of what a disk may have left in a slot when it was placed in another one (invariants G12 and W20).
 
-The request that put the disk's manifest there may be carried out long after the client has given it up. So each such slot
-has an open work of kind removal with the keys in its plan. It is carried out once no request can be under way any more:
-by the next work that ends in the slot, by a collection, or by a worker.
+The request that put the disk's manifest there may be carried out long after the client has given it up. So each such
+slot has an open work of kind removal with the keys in its plan. It is carried out once no request can be under way any
+more: by the next work that ends in the slot, by a collection, or by a worker.
 """
 
 from collections.abc import Sequence

@@ -69,7 +69,8 @@ def restore_replicas(
     Args:
         installation: where.
         slot: the slot.
-        damaged: keys below the slot of objects that are known to be wrong: replicas that need one of them are left alone.
+        damaged: keys below the slot of objects that are known to be wrong: replicas that need one of them are left
+            alone.
         dry_run: report the replicas and change nothing.
         pace: told the bytes of each segment that was read; it may wait.
     """

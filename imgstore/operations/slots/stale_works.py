@@ -51,7 +51,9 @@ def _abandoned(installation: Installation, work: Work, patience: timedelta) -> b
 
 
 def _forget_unfinished(installation: Installation, transaction: Transaction, work: Work, slot: Slot) -> None:
-    """The rows of manifests that were never completed go, and the names of segments with them; the replica has failed."""
+    """The rows of manifests that were never completed go, and the names of segments with them; the replica has
+    failed.
+    """
     rows = transaction.manifests.of_replica(work.owner_uid, slot.uid)
     remove_manifests(
         installation, transaction, slot, [row for row in rows if not transaction.manifests.is_complete(row.uid)]

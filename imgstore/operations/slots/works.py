@@ -32,8 +32,8 @@ def acquire_work(
 ) -> tuple[Work, Lease]:
     """The open work of that kind, slot and owner with a lease on it; a new one where there is none.
 
-    A work whose plan no longer fits (another source, another codec) is abandoned aloud and begun anew. Without `wait`, a
-    work whose row another transaction has in hand counts as held.
+    A work whose plan no longer fits (another source, another codec) is abandoned aloud and begun anew. Without `wait`,
+    a work whose row another transaction has in hand counts as held.
 
     Raises:
         WorkHeld: a live process has the lease.
@@ -52,7 +52,9 @@ def acquire_work(
 
 
 def make_copy_plan(manifests: Sequence[ManifestRow]) -> dict[str, Any]:
-    """The plan of a work that makes a replica of these, of copying it or of restoring it: one takes over the other's."""
+    """The plan of a work that makes a replica of these, of copying it or of restoring it: one takes over the
+    other's.
+    """
     return {"digests": {row.disk: row.digest.hex() for row in manifests}}
 
 
@@ -70,8 +72,8 @@ def hold_work(
     """Hold the lease, with the work's object in the slot: its LastModified is the work's start by the store's clock.
 
     The object is taken away when the block ends well, with those of works that were closed and left theirs (abandoned,
-    or killed on the way out); after a crash it stays, as the work does. A store that is late with that is left alone: the
-    next work in the slot does it.
+    or killed on the way out); after a crash it stays, as the work does. A store that is late with that is left alone:
+    the next work in the slot does it.
     """
     with installation.keeper.hold(lease, tick) as hold, _named_if_full(installation):
         access = installation.access(slot)

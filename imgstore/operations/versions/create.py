@@ -79,9 +79,9 @@ def create_version(
 ) -> VersionView:
     """Create a version from disks, and replicate the version to its target regions.
 
-    A repeated command resumes a version in state Creating or Failed (invariant W6). After the version is complete in one
-    region, the source is not read again and may be deleted. Target regions, tags and other updatable properties are then
-    updated. Exactly one source of the OS disk is given.
+    A repeated command resumes a version in state Creating or Failed (invariant W6). After the version is complete in
+    one region, the source is not read again and may be deleted. Target regions, tags and other updatable properties are
+    then updated. Exactly one source of the OS disk is given.
 
     Args:
         installation: the installation.
@@ -221,8 +221,8 @@ def _record_arrived(
 def _withdraw(installation: Installation, version: ImageVersion) -> None:
     """Remove a version after the ingest refused the source, unless a replica of the version was once complete.
 
-    A repeated command cannot resume with this version, because another source needs another work. Segments that were stored
-    are reused by name.
+    A repeated command cannot resume with this version, because another source needs another work. Segments that were
+    stored are reused by name.
     """
     with installation.catalog.reading() as transaction:
         arrived = any(transaction.manifests.is_complete(row.uid) for row in transaction.manifests.of_owner(version.uid))

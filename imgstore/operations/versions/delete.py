@@ -45,8 +45,8 @@ def delete_version(
 
     Raises:
         Conflict: the version must be kept until its end of life.
-        WorkHeld: a live process writes or reads a replica of the version. If the deletion has begun, the version stays as an
-            invisible tombstone until the command is repeated.
+        WorkHeld: a live process writes or reads a replica of the version. If the deletion has begun, the version stays
+            as an invisible tombstone until the command is repeated.
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     what = "Microsoft.Compute/galleries/images/versions/delete"
@@ -155,8 +155,8 @@ def _not_soft_deleted_error(definition_path: DefinitionPath, version: VersionNam
 def purge_soft_deleted(installation: Installation) -> list[ImageVersion]:
     """Remove the soft-deleted versions after the retention. Any process may call this at any time.
 
-    A version that cannot be removed yet is reported and left to the next call: a live process reads the version, or a store
-    does not answer.
+    A version that cannot be removed yet is reported and left to the next call: a live process reads the version, or a
+    store does not answer.
 
     Returns:
         The removed versions.

@@ -70,7 +70,8 @@ class ResolvedRequest:
         return replace(self, request=replace(self.request, host_caching=uncached | dict(self.request.host_caching)))
 
     def with_shallow_slot(self, slot: Slot) -> "ResolvedRequest":
-        """Return the request of a Shallow version, with the slot of its source and the storage account type of the slot.
+        """Return the request of a Shallow version, with the slot of its source and the storage account type of the
+        slot.
 
         Raises:
             InvalidInput: the request contains another storage account type.
@@ -316,8 +317,8 @@ def _apply_request(
 ) -> ImageVersion:
     """Return the existing version with the changes of the request.
 
-    A source at the same location may have changed before the source region was complete. Then the new content is ingested
-    and the change is reported, because the old content was never visible (invariant P7).
+    A source at the same location may have changed before the source region was complete. Then the new content is
+    ingested and the change is reported, because the old content was never visible (invariant P7).
     """
     if identities.keys() != set(existing.disk_keys):
         raise PropertyChangeNotAllowed(

@@ -1,7 +1,7 @@
 """Shallow versions: separate manifests in the slot of the source, without a copy of segments (docs/internals/disks.md).
 
-Afterwards the version is a normal owner in that slot, also in a slot of another pool. GC keeps the segments, scrub reads
-the segments, and the version pays for shared segments when the source is deleted.
+Afterwards the version is a normal owner in that slot, also in a slot of another pool. GC keeps the segments, scrub
+reads the segments, and the version pays for shared segments when the source is deleted.
 """
 
 from collections.abc import Mapping

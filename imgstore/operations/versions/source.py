@@ -18,7 +18,8 @@ from imgstore.operations.versions.request import ResolvedRequest
 
 
 def find_arrived_disks(installation: Installation, resolved: ResolvedRequest) -> Mapping[str, VersionDisk]:
-    """Return the disks of the existing version, by disk key, if a replica of the version was once complete; else nothing.
+    """Return the disks of the existing version, by disk key, if a replica of the version was once complete; else
+    nothing.
 
     Workers, scrub and a repeated create restore such a version without a source (invariant R15).
     """

@@ -16,9 +16,9 @@ from imgstore.transfer.spool import remove_spool
 def finish_deletes(installation: Installation) -> int:
     """Finish the deletion of every machine, disk, snapshot, managed image and version in state Deleting.
 
-    The deletion of such a resource was authorized, and the resource is invisible and cannot be restored. So the deletion is
-    finished even if the caller has lost the right since. A resource in use, or in a store that does not answer, stays for the
-    next call and delays no other deletion. May be called at any time, also while deletions run.
+    The deletion of such a resource was authorized, and the resource is invisible and cannot be restored. So the
+    deletion is finished even if the caller has lost the right since. A resource in use, or in a store that does not
+    answer, stays for the next call and delays no other deletion. May be called at any time, also while deletions run.
 
     Returns:
         The number of deletions that were finished.
