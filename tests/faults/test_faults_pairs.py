@@ -178,7 +178,7 @@ TOMBSTONE: Final = Moment(owner=removing, name="remove_replica")
 """Change targets: the replica is Deleting."""
 LEFT: Final = Moment(owner=removal, name="remove_start_markers")
 """Change targets: the rows are gone, the replica's row and the removal's work are there."""
-MARKED: Final = Moment(owner=removal, name="_forget_owner")
+MARKED: Final = Moment(owner=removal, name="_remove_owner")
 """Delete: the tombstone stands."""
 ROWS_GONE: Final = Moment(owner=SlotAccess, name="remove", key="manifests/")
 """Delete: rows are gone, the objects are to go."""

@@ -132,7 +132,7 @@ def test_the_version_has_failed_says_why_and_can_be_repeated(
     view = show(killed, "1.0.1")
     assert view.version.provisioning_state is ProvisioningState.FAILED
     assert [(each.state, each.error) for each in view.replicas] == [
-        (ReplicaState.FAILED, "abandoned: nobody went on with it since 2026-05-01T00:00:00+00:00")
+        (ReplicaState.FAILED, "abandoned: no process resumed the work after 2026-05-01T00:00:00+00:00")
     ]
     collect(killed)
     assert publish(killed, other(tmp_path), "1.0.1", SOURCE).version.provisioning_state is ProvisioningState.SUCCEEDED

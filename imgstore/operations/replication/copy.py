@@ -110,8 +110,9 @@ def _wait_for_copies(
 
 
 def _ready(queued: QueuedVersion, busy: Collection[str], failed: Collection[str]) -> list[CopyStep]:
-    """Return the steps that can begin. A command retries failed replicas immediately, before their back-off has
-    passed.
+    """Return the steps that can begin.
+
+    A command retries failed replicas immediately, before their back-off has passed.
     """
     return ready_steps(
         queued.replicas,

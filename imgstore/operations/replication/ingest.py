@@ -255,8 +255,9 @@ class _VersionIngest:
         return row
 
     def _find_finished(self, disk: str) -> tuple[ManifestRow, Manifest] | None:
-        """Find the manifest of a disk that an earlier run has finished; the listing confirms its segments (invariant
-        W13).
+        """Find the manifest of a disk that an earlier run has finished.
+
+        The listing confirms the segments (invariant W13).
         """
         digest = self.work.plan.get("taken", {}).get(disk)
         slot = self.publication.replica.slot

@@ -1,5 +1,4 @@
-"""Record manifests, completed replicas and disks, failures and removals: states, charges and intervals in one
-transaction.
+"""Record manifests, completions, failures and removals. States, charges and intervals share a transaction.
 
 Invariants P1, P2 and P3 hold here: no other module writes Completed, charges, or opens an interval.
 """
@@ -62,8 +61,9 @@ def record_manifest(
     pending: PendingManifest,
     segments: Sequence[SegmentRow] | Locations,
 ) -> ManifestRow:
-    """Record a manifest with its segment ids before the manifest is put. The row counts for nothing until it is
-    complete.
+    """Record a manifest with its segment ids before the manifest is put.
+
+    The row counts for nothing until it is complete.
 
     Args:
         installation: source of the new uid.
@@ -198,8 +198,9 @@ def _with_manifest(disk: VersionDisk, by_disk: Mapping[str, ManifestRow]) -> Ver
 def complete_disk(
     installation: Installation, *, lease: Lease, disk: ManagedDisk, party: Party, manifest: ManifestRow
 ) -> None:
-    """Set a disk that was ingested from a file to Succeeded, in one transaction. Ingest is free, and storage is
-    metered.
+    """Set a disk that was ingested from a file to Succeeded, in one transaction.
+
+    Ingest is free, and storage is metered.
 
     Args:
         installation: the installation.
@@ -276,8 +277,7 @@ def _random_fraction(installation: Installation) -> float:
 
 
 def update_version_state(transaction: Transaction, version: ImageVersion) -> ImageVersion:
-    """Update the provisioning state of a version from its replicas, and the sizes and digests of its disks from
-    `version`.
+    """Update the provisioning state of a version from the replicas, and the sizes and digests of disks from `version`.
 
     Other properties stay unchanged, because `version` may have been read before an update. Returns the written version.
     """

@@ -1,4 +1,4 @@
-"""Meters the bytes that a reader takes from another region, because no store of its own region serves them (M17)."""
+"""Meter the bytes that a reader takes from another region, because no store of its region serves the bytes (M17)."""
 
 import threading
 from collections import Counter
@@ -18,33 +18,34 @@ from imgstore.segments.manifest import Manifest
 from imgstore.transfer.slot_access import SlotAccess
 
 _UNWRITTEN_BYTES_MAX: Final = 64 << 20
-"""More than this is not lost to the ledger if the process is killed."""
+"""The maximum of counted bytes that the ledger loses if the process is killed."""
 
 
 @dataclass(slots=True, kw_only=True)
 class CrossRegionReads:
-    """Counts what a reader takes from other regions, and writes it into the ledger. Safe from several threads.
+    """Counts bytes from other regions, and writes the counts to the ledger. Safe for several threads.
 
-    Hand `count_served` to the reader of segments, and read inside `meter`. A segment that arrives after that is no
-    longer used, and has crossed all the same.
+    Pass `count_served` to the reader of segments, and read inside `meter`. A segment that arrives after the end of
+    `meter` is not used any more, but has crossed regions and is charged.
     """
 
     installation: Installation
     party: Party
     home: Slot
-    """The slot that should serve the reader."""
+    """The slot that normally serves the reader."""
     stored_bytes: dict[Digest, int]
-    """Of each segment that may be read."""
+    """The stored bytes of each segment that may be read."""
     regions: dict[str, str]
-    """The region of each slot, by its label."""
+    """The region of each slot, by the label of the slot."""
     reader: str
-    """Names one go of reading, which counts from zero: the uid of the work and the token of its lease, or the uid of the
-    session of who reads by URL. The first part of the ledger's keys."""
+    """The first part of the ledger keys. The name stands for one run of a reader, which counts from zero: the uid of
+    the work and the token of its lease, or the uid of the session of a reader by URL.
+    """
     _unwritten: Counter[tuple[str, bool]] = field(default_factory=Counter)
-    """Stored bytes by the region that served them, and whether they stand in for damage."""
+    """Stored bytes by the serving region, and by whether the bytes replace damaged bytes."""
     _written: int = 0
     _open: int = 0
-    """How many `meter` blocks are open."""
+    """The number of open `meter` blocks."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @staticmethod
@@ -57,7 +58,7 @@ class CrossRegionReads:
         manifest: Manifest,
         reader: str,
     ) -> "CrossRegionReads":
-        """Meter the reads of a disk from its own slot, or from others that stand in for it."""
+        """Make a meter for the reads of a disk from its slot, or from other slots with the same content."""
         table = manifest.segments
         return CrossRegionReads(
             installation=installation,
@@ -69,10 +70,10 @@ class CrossRegionReads:
         )
 
     def count_served(self, slot: SlotAccess, name: Digest, is_damaged: bool, /) -> None:  # noqa: FBT001 - as SegmentReader.on_served
-        """Count a segment that a slot served. Much that is not in the ledger yet is written at once.
+        """Count a segment that a slot served. If many bytes are not in the ledger yet, write the counts at once.
 
-        What is served after the end of `meter` is written at once as well. What stands in for a damaged segment is a
-        repair in the ledger: damage is not the reader's to pay (invariant M7).
+        Counts after the end of `meter` are written at once, too. Bytes that replace a damaged segment are a repair in
+        the ledger, because a reader does not pay for damage (invariant M7).
         """
         region = self.regions[slot.label]
         if region == self.home.key.region:
@@ -82,7 +83,7 @@ class CrossRegionReads:
             is_late = not self._open
             much = self._unwritten.total() >= _UNWRITTEN_BYTES_MAX
         if is_late:
-            # Nobody waits for this thread. What cannot be written stays counted.
+            # No caller waits for this thread. Counts that cannot be written are kept.
             with suppress(StoreError):
                 self.write()
         elif much:
@@ -90,10 +91,10 @@ class CrossRegionReads:
 
     @contextmanager
     def meter(self) -> Iterator[None]:
-        """Write what was counted when the block ends, however it ends.
+        """Write the counts when the block ends, with or without an error.
 
         Raises:
-            StoreError: the block ended well, and the database does not answer.
+            StoreError: the block ended without an error, and the database does not answer.
         """
         with self._lock:
             self._open += 1
@@ -112,12 +113,12 @@ class CrossRegionReads:
             self._open -= 1
 
     def write(self) -> None:
-        """Write what was counted since the last call: a row for each region that served.
+        """Write the counts since the last call, as a row for each serving region.
 
-        A row's key names the reader and the part of its reading, by the bytes counted before and after it.
+        The key of a row names the reader and a range: the bytes that were counted before and after the row.
 
         Raises:
-            StoreError: the database does not answer. What was counted stays counted.
+            StoreError: the database does not answer. The counts are kept.
         """
         with self._lock:
             if not self._unwritten:

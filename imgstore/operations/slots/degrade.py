@@ -19,10 +19,10 @@ from imgstore.transfer.scatter import Damage
 
 
 def degrade(installation: Installation, slot: Slot, segments: Collection[Digest], why: str) -> None:
-    """Set each complete replica of the slot that names one of `segments` to Degraded, in one transaction, and report
-    this.
+    """Set each complete replica of the slot that names one of `segments` to Degraded, and report the incident.
 
-    A degraded replica serves no disk, base or copy. A repeated `image-version create` repairs the replica.
+    All replicas change in one transaction. A degraded replica serves no disk, base or copy. A repeated `image-version
+    create` repairs the replica.
     """
     incident = f"{len(segments)} segments of {slot.key}: {why}; first {min(segments).hex()}"
     with installation.catalog.transaction() as transaction:
@@ -40,9 +40,7 @@ def degrade(installation: Installation, slot: Slot, segments: Collection[Digest]
 
 
 def degrade_owners(installation: Installation, slot: Slot, owners: Collection[str], why: str) -> None:
-    """Set the complete replicas of some versions in the slot to Degraded, because their manifests are missing or
-    damaged.
-    """
+    """Set the complete replicas of versions with missing or damaged manifests in the slot to Degraded."""
     incident = f"{len(owners)} manifests of {slot.key}: {why}; first of {min(owners)}"
     with installation.catalog.transaction() as transaction:
         _degrade_replicas(transaction, slot, lambda replica: replica.version_uid in owners, incident)

@@ -1,5 +1,6 @@
-"""Protect writers from garbage collection: a marked segment counts as absent, is unmarked, and is put again (invariant
-G8).
+"""Protect writers from garbage collection (invariant G8).
+
+A segment that is marked for deletion counts as absent for writers. A writer removes the mark, then puts the segment.
 """
 
 from collections.abc import Collection
@@ -22,11 +23,10 @@ _LOOK_SECONDS: Final = 0.5
 
 
 def list_marked_segments(installation: Installation, slot: Slot) -> frozenset[Digest]:
-    """List the segments that a writer must treat as absent. Call this after the work is open and before the slot is
-    listed.
+    """List the segments that a writer must treat as absent.
 
-    The slot lock decides the order: a mark is either seen here, or its collector finds the open work and deletes no
-    segment with this mark.
+    Call this after the work is open and before the slot is listed. The slot lock decides the order. Either the mark is
+    seen here, or the collector finds the open work and deletes no segment with this mark.
     """
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
@@ -36,7 +36,7 @@ def list_marked_segments(installation: Installation, slot: Slot) -> frozenset[Di
 def claim_segments(installation: Installation, slot: Slot, names: Collection[Digest]) -> frozenset[Digest]:
     """Remove the deletion marks of segments that are about to be put, and wait for deletions in progress.
 
-    A deletion is over when its lease and the request limit have passed, for any collector.
+    A deletion is over after the lease of the collector and the request limit.
 
     Returns:
         The segments that were marked for deletion or are deleted by now.
@@ -69,9 +69,8 @@ def claim_segments(installation: Installation, slot: Slot, names: Collection[Dig
 def unmark_named_segments(installation: Installation, transaction: Transaction, slot: Slot, ids: Locations) -> None:
     """Remove the deletion marks of the segments of a manifest, in the transaction that writes the manifest row.
 
-    The caller holds the slot lock. None of the segments was deleted: the writer has claimed the segments that were
-    marked before its work opened, and segments with later marks are not deleted while that work is open
-    (`policy/gc_plan.py`).
+    The caller holds the slot lock. The segments still exist. The writer has claimed the segments that were marked
+    before the work was opened. Segments with later marks are not deleted while the work is open (`policy/gc_plan.py`).
 
     Raises:
         WorkHeld: one of the segments is being deleted in spite of this.

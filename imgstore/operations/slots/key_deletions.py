@@ -1,9 +1,10 @@
-"""Deletions of objects whose key may be written again (invariants G6, G7 and G14).
+"""Delete objects with keys that may be written again (invariants G6, G7 and G14).
 
 A store may carry out a DELETE long after the client stopped waiting. If the key has a new object by then, the new
-object is lost. So each request is recorded before it is sent, it is sent once and only in time, and nobody writes the
-key until the store has answered or the request can no longer arrive. The record of a segment is a row of `condemned`,
-which writers ask anyway (`operations/slots/gc_guard.py`); the record of any other key is a row of `deletions`.
+object is lost. So each request is recorded before the request is sent, and is sent once and in time. No process writes
+the key until the store has answered or the request cannot arrive any more. The record of a segment is a row of
+`condemned`, which writers check in any case (`operations/slots/gc_guard.py`). The record of any other key is a row of
+`deletions`.
 """
 
 from collections.abc import Callable, Collection
@@ -25,26 +26,31 @@ _LOOK_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyDeletion:
-    """One request, recorded and not yet sent."""
+    """A recorded request that is not sent yet."""
 
     slot: Slot
     keys: tuple[str, ...]
-    """Below the slot."""
+    """Keys below the slot."""
     token: str
     recorded_at: float
-    """By the monotonic clock, before the transaction that recorded the request."""
+    """The monotonic time before the transaction that recorded the request."""
 
 
 def delete_objects(
     installation: Installation, slot: Slot, doomed: Collection[str], check_cancelled: CheckCancelled = never_cancelled
 ) -> None:
-    """Record and delete objects of a slot. Raises as `send_deletion`.
+    """Record and send the deletion of objects of a slot.
 
     Args:
         installation: the installation.
         slot: the slot.
         doomed: keys below the slot.
         check_cancelled: called before the request is sent.
+
+    Raises:
+        CatalogOutdated: the catalog is older than its buckets.
+        StoreError: the store refused, or the answer was lost.
+        LeaseLost: the request would be sent too late.
     """
     recorded_at = installation.effects.monotonic()
     with installation.catalog.transaction() as transaction:
@@ -55,13 +61,13 @@ def delete_objects(
 def record_deletion(
     installation: Installation, transaction: Transaction, slot: Slot, doomed: Collection[str], recorded_at: float
 ) -> KeyDeletion:
-    """Record a request in the transaction that decides on it. From the commit on no writer uses the keys.
+    """Record a request in the transaction that decides on the deletion. After the commit no writer uses the keys.
 
     Args:
         installation: the installation.
         transaction: the open transaction.
         slot: the slot.
-        doomed: keys below the slot. A segment that a collector deletes already is left to the collector.
+        doomed: keys below the slot. Segments that a collector deletes already are left to the collector.
         recorded_at: the monotonic time before the transaction began.
 
     Raises:
@@ -93,13 +99,15 @@ def send_deletion(
     check_cancelled: CheckCancelled = never_cancelled,
     send: Callable[[Collection[str], CheckCancelled], None] | None = None,
 ) -> None:
-    """Send a recorded request once, then forget the record. After an error the record blocks the keys until its end.
+    """Send a recorded request once, then remove the record.
+
+    After an error the record blocks the keys until its time has passed.
 
     Args:
         installation: the installation.
         deletion: the request.
         check_cancelled: called before the request is sent.
-        send: sends the request, given the keys and what it must call first; None deletes in the slot's store.
+        send: sends the request. It gets the keys, and a check to call first. None deletes in the store of the slot.
 
     Raises:
         StoreError: the store refused, or the answer was lost.
@@ -115,9 +123,9 @@ def send_deletion(
         if late_seconds > 0:
             raise LeaseLost(
                 f"A deletion in {slot.key} was about to be sent too late.",
-                found=f"{late_seconds:.1f} seconds more than the {tuning.removal_lease_seconds:g} that it may wait",
+                found=f"{late_seconds:.1f} seconds more than the limit of {tuning.removal_lease_seconds:g} seconds",
                 expected="a request that is sent at once",
-                hint="run the same command again: it begins anew",
+                hint="run the same command again",
                 target=str(slot.key),
             )
 
@@ -131,13 +139,13 @@ def send_deletion(
 def wait_for_deletions(
     installation: Installation, slot: Slot, wanted: Collection[str], check_cancelled: CheckCancelled = never_cancelled
 ) -> None:
-    """Wait until no earlier request can delete one of the keys any more: three minutes at most.
+    """Wait until no earlier request can delete one of the keys any more, for three minutes at most.
 
     Args:
         installation: the installation.
         slot: the slot.
         wanted: keys below the slot that are about to be written.
-        check_cancelled: called while waiting; may raise to end the wait.
+        check_cancelled: called during the wait. May raise to end the wait.
     """
     noted: datetime | None = None
     while True:
@@ -157,10 +165,10 @@ def wait_for_deletions(
 
 
 def check_no_deletion(transaction: Transaction, slot: Slot, key: str) -> None:
-    """Refuse to record an object whose key an earlier request may still delete. The caller holds the slot's lock.
+    """Refuse to record an object if an earlier request may still delete its key. The caller holds the slot lock.
 
     Raises:
-        WorkHeld: there is such a request.
+        WorkHeld: such a request exists.
     """
     until = transaction.deletions.pending_until(slot.uid, [key])
     if until is not None:
@@ -168,7 +176,7 @@ def check_no_deletion(transaction: Transaction, slot: Slot, key: str) -> None:
             f"An earlier deletion of '{key}' may still be carried out in {slot.key}.",
             found=f"a request that can arrive until {until:%Y-%m-%d %H:%M:%S} UTC "
             f"(in {(until - transaction.now()).total_seconds():.0f} s)",
-            expected="a store that has answered it",
+            expected="no earlier request without an answer",
             hint="run the same command again after that time",
             target=key,
         )

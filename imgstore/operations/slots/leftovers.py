@@ -1,8 +1,8 @@
-"""Removal of what a disk may have left in a slot when it was placed in another one (invariants G12 and W20).
+"""Remove objects that a disk may have left in a slot after a move to another slot (invariants G12 and W20).
 
-The request that put the disk's manifest there may be carried out long after the client has given it up. So each such
-slot has an open work of kind removal with the keys in its plan. It is carried out once no request can be under way any
-more: by the next work that ends in the slot, by a collection, or by a worker.
+A store may carry out the PUT of the manifest long after the client has given up. So each former slot has an open work
+of kind removal, with the keys in the plan. The removal runs after no request can arrive any more: by the next work that
+ends in the slot, by a collection, or by a worker.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ _KEYS: Final = "keys"
 
 
 def open_removal(transaction: Transaction, slot: Slot, owner_uid: str, doomed: Sequence[str]) -> None:
-    """Have keys below a slot removed once no earlier request can write them any more.
+    """Open a removal of keys below a slot. The keys are deleted after no earlier request can write the keys any more.
 
     Raises:
-        Conflict: a removal of that owner is open in the slot.
+        Conflict: a removal for this owner is open in the slot.
     """
     transaction.works.open(
         kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={_KEYS: list(doomed)}, pins=()
@@ -31,15 +31,17 @@ def open_removal(transaction: Transaction, slot: Slot, owner_uid: str, doomed: S
 
 
 def is_removal_of_keys(work: Work) -> bool:
-    """Whether a work was opened by `open_removal`: it outlives the disk that left the keys."""
+    """Return whether `open_removal` opened the work. Such a work outlives the disk that left the keys."""
     return work.kind is WorkKind.REMOVAL and _KEYS in work.plan
 
 
 def run_removals(installation: Installation, slot: Slot | None = None) -> int:
-    """Carry out the removals that are due, of a slot or of all. What another process does, or a store refuses, is left.
+    """Run the removals that are due, of one slot or of all slots.
+
+    Skip removals of other processes and of failed stores.
 
     Returns:
-        How many were carried out.
+        The number of finished removals.
     """
     bound = timedelta(seconds=installation.tuning.delete_seconds_max)
     with installation.catalog.reading() as transaction:

@@ -1,4 +1,4 @@
-"""A disk that is a reference over content of its slot: its work, the object, and the rows that make it Succeeded."""
+"""Make disks that are references to content of the slot: the work, the object, and the rows."""
 
 from dataclasses import dataclass, replace
 
@@ -20,21 +20,21 @@ from imgstore.segments.reference import Reference, encode_reference
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedDisk:
-    """A disk in the slot that it was given."""
+    """A disk with its slot, and with a lease if the disk is not made yet."""
 
     disk: ManagedDisk
     lease: Lease | None = None
-    """On the work that makes it; None where it is made already."""
+    """The lease of the work that makes the disk. None for a disk in state Succeeded."""
     origin: ManifestRow | None = None
-    """The manifest in the slot that it refers to; None where it is made already."""
+    """The manifest that the reference of the disk names. None for a disk in state Succeeded."""
 
 
 def lease_disk(installation: Installation, transaction: Transaction, disk: ManagedDisk) -> PlacedDisk:
-    """Take up the work that makes the disk's reference, with a pin on what has the content (invariant W11).
+    """Lease the work that makes the reference of a disk, and pin the manifest that the reference names (invariant W11).
 
     Raises:
-        Conflict: nothing has the content any more.
-        WorkHeld: another process makes it.
+        Conflict: no manifest of the slot has the content any more.
+        WorkHeld: another process makes the disk.
     """
     if disk.provisioning_state is ProvisioningState.SUCCEEDED:
         return PlacedDisk(disk=disk)
@@ -55,26 +55,26 @@ def _origin(transaction: Transaction, disk: ManagedDisk) -> ManifestRow:
     origin = transaction.manifests.find_by_body(disk.slot.uid, disk.body_key)
     if origin is None:
         raise Conflict(
-            f"The source of the {disk.kind.noun} '{disk.name}' was deleted before it was made.",
-            found="one that an earlier run left unfinished",
-            expected=f"its source, {disk.source_reference}",
-            hint=f"`imgstore {disk.kind.removesuffix('s')} delete -g {disk.group} -n {disk.name}`, then make it from another",
+            f"The source of the {disk.kind.noun} '{disk.name}' was deleted before the {disk.kind.noun} was made.",
+            found=f"an unfinished {disk.kind.noun} of an earlier run",
+            expected=f"the source {disk.source_reference}",
+            hint=f"run `imgstore {disk.kind.removesuffix('s')} delete -g {disk.group} -n {disk.name}`, then use another source",
             target=disk.name,
         )
     return origin
 
 
 def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> ManagedDisk:
-    """Put the disk's manifest, a reference to its replica's, and make the disk Succeeded.
+    """Put the reference of a disk, and set the disk to Succeeded.
 
     Args:
-        installation: where.
-        placed: the disk, Creating.
-        body: the manifest that it refers to, checked.
+        installation: the installation.
+        placed: the disk in state Creating.
+        body: the verified manifest that the reference names.
     """
     disk, lease, origin = placed.disk, placed.lease, placed.origin
-    assert lease is not None, "it is to be made"
-    assert origin is not None, "it refers to something"
+    assert lease is not None, "an unmade disk has a lease"
+    assert origin is not None, "an unmade disk has an origin"
     key = object_keys.manifest_key(disk.uid, OS_DISK)
     access = installation.access(disk.slot)
     data = encode_reference(Reference(digest=origin.digest, body_key=origin.body_key))
@@ -113,7 +113,7 @@ def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> Man
 
 
 def disk_party(disk: ManagedDisk) -> Party:
-    """Whose bytes a disk's own are."""
+    """Return the party that is billed for the bytes of a disk."""
     return Party(
         subscription=disk.subscription, group=disk.group, gallery=None, definition=None, version=None, disk=disk.name
     )

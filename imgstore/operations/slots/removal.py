@@ -1,6 +1,6 @@
-"""Deletion: tombstone, manifests, rows, in this order (invariants W8 and G11).
+"""Remove versions, replicas and disks: tombstone, manifests, rows, in this order (invariant G11).
 
-Segments that nothing names any more stay in their slots until a collection (``operations/maintenance/gc.py``).
+Segments that no manifest names any more stay in the slot until garbage collection (`operations/maintenance/gc.py`).
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -29,29 +29,29 @@ from imgstore.transfer.slot_access import CheckCancelled, never_cancelled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreedBytes:
-    """What the removal of a version from a slot set free, in stored bytes."""
+    """The stored bytes of a removed replica, by the owners that still need the bytes."""
 
     freed_bytes: int = 0
-    """Nothing in the slot names them any more: they are billed no longer."""
+    """Bytes that no manifest of the slot names any more. These bytes are not billed any more."""
     shared_bytes: int = 0
-    """Other versions name them."""
+    """Bytes that other versions name."""
     disk_bytes: int = 0
-    """Managed disks, snapshots or managed images alone name them."""
+    """Bytes that only managed disks, snapshots or managed images name."""
     disks: tuple[str, ...] = ()
-    """These."""
+    """The names of the disks of `disk_bytes`."""
 
 
 def remove_version(installation: Installation, version: ImageVersion) -> None:
-    """Make the version invisible, take its manifests out of every slot, then its rows. May be repeated.
+    """Make a version invisible, remove its manifests from all slots, then remove its rows. May be repeated.
 
     Raises:
-        CatalogOutdated: the catalog is older than its buckets; nothing was changed.
-        WorkHeld: a live process writes or reads it.
-        StoreError: a store did not answer; the version has left all other slots.
+        CatalogOutdated: the catalog is older than its buckets. Nothing was changed.
+        WorkHeld: a live process writes or reads the version.
+        StoreError: a store did not answer. The version is removed from all other slots.
     """
     check_catalog_is_current(installation)
     with installation.catalog.transaction() as transaction:
-        transaction.versions.lock(version.uid)  # No worker begins one of its replicas from here on.
+        transaction.versions.lock(version.uid)  # From here on, no worker begins a replica of the version.
         _end_works(installation, transaction, version.uid, str(version.name))
         for replica in transaction.replicas.list(version.uid):
             if replica.state is not ReplicaState.DELETING:
@@ -64,33 +64,36 @@ def remove_version(installation: Installation, version: ImageVersion) -> None:
     first_error: ImgstoreError | None = None
     for replica in replicas:
         try:
-            _forget_owner(installation, replica.slot, version.uid, _objects(version))
-        except ImgstoreError as error:  # Its store does not answer: the other regions are left and no longer billed.
+            _remove_owner(installation, replica.slot, version.uid, _manifest_keys(version))
+        except ImgstoreError as error:  # The store does not answer. The version still leaves the other regions.
             first_error = first_error or error
             continue
         with suppress(NotFound), installation.catalog.transaction() as transaction:
             transaction.replicas.remove(replica.uid)
     if first_error is not None:
         raise first_error
-    with suppress(NotFound), installation.catalog.transaction() as transaction:  # Another process may finish it first.
+    with (
+        suppress(NotFound),
+        installation.catalog.transaction() as transaction,
+    ):  # Another process may delete the row first.
         transaction.versions.delete(version.uid)
 
 
-def _objects(version: ImageVersion) -> list[str]:
-    """The keys of its manifests, below any slot."""
+def _manifest_keys(version: ImageVersion) -> list[str]:
+    """Return the keys of the manifests of a version, below any slot."""
     return [object_keys.manifest_key(version.uid, disk) for disk in version.disk_keys]
 
 
 def remove_replica(installation: Installation, replica: Replica) -> FreedBytes:
-    """Take a replica that is Deleting out of its slot, then its row. May be repeated.
+    """Remove a replica in state Deleting from its slot, then remove its row. May be repeated.
 
-    Unlike a deleted version, this one may come back to the slot, with the same keys: so one process at a time removes
-    it, under a lease, and nobody begins the new replica before the old one's row is gone.
+    Unlike a deleted version, a replica may return to the slot with the same keys. So one process at a time removes the
+    replica under a lease, and the new replica begins after the old row is removed (invariant S8).
 
     Raises:
-        NotFound: another process was quicker.
-        WorkHeld: a live process writes it, reads from it or removes it.
-        StoreError: the slot's store could not remove the manifest; nothing names it any more.
+        NotFound: another process has removed the replica.
+        WorkHeld: a live process writes, reads or removes the replica.
+        StoreError: the store could not delete the manifests. No row names the manifests any more.
     """
     slot, owner_uid = replica.slot, replica.version_uid
     check_catalog_is_current(installation)
@@ -98,20 +101,20 @@ def remove_replica(installation: Installation, replica: Replica) -> FreedBytes:
     with installation.catalog.transaction() as transaction:
         abandon_writers(installation, transaction, owner_uid, str(slot.key), slot)
         transaction.replicas.get(replica.uid)
-        objects = _objects(transaction.versions.by_uid(owner_uid))
+        objects = _manifest_keys(transaction.versions.by_uid(owner_uid))
         work = transaction.works.open(kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={}, pins=())
         lease = transaction.works.lease(work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds)
     freed = FreedBytes()
 
-    def reckon(transaction: Transaction, rows: Sequence[ManifestRow]) -> None:
+    def measure_freed(transaction: Transaction, rows: Sequence[ManifestRow]) -> None:
         nonlocal freed
         if any(transaction.manifests.is_complete(row.uid) for row in rows):
-            freed = _reckoned(transaction, slot, rows)
+            freed = _measure_freed(transaction, slot, rows)
 
     try:
         with keeper.hold(lease) as hold:
-            _forget_owner(installation, slot, owner_uid, objects, hold.check_cancelled, reckon)
-            with suppress(StoreError):  # An empty object that the next work in the slot takes away.
+            _remove_owner(installation, slot, owner_uid, objects, hold.check_cancelled, measure_freed)
+            with suppress(StoreError):  # The next work in the slot removes the empty marker.
                 remove_start_markers(installation, slot, installation.access(slot))
             with installation.catalog.transaction() as transaction:
                 transaction.works.guard(lease)
@@ -125,19 +128,16 @@ def remove_replica(installation: Installation, replica: Replica) -> FreedBytes:
 
 
 def remove_disks(installation: Installation, disks: Sequence[ManagedDisk], *, attached_to: str | None = None) -> None:
-    """Make the disks (of a managed image all) invisible, take their manifests out of their slots, then their rows.
-
-    May be repeated.
+    """Make disks invisible, remove their manifests from the slots, then remove their rows. May be repeated.
 
     Args:
-        installation: where.
-        disks: which.
-        attached_to: the machine that goes with them.
+        installation: the installation.
+        disks: the disks; for a managed image all its disks.
+        attached_to: the machine that is deleted together with the disks.
 
     Raises:
-        Conflict: one is attached to another machine.
-        WorkHeld: a live process reads or makes one.
-        Conflict: somebody has a signed URL of one.
+        Conflict: a disk is attached to another machine, or a signed URL of a disk is valid.
+        WorkHeld: a live process reads or makes a disk.
     """
     check_catalog_is_current(installation, {disk.slot.uid: disk.slot for disk in disks}.values())
     with installation.catalog.transaction() as transaction:
@@ -145,50 +145,53 @@ def remove_disks(installation: Installation, disks: Sequence[ManagedDisk], *, at
             check_no_signed_url(transaction, transaction.disks.by_uid(disk.uid))
             _end_works(installation, transaction, disk.uid, disk.name)
             if not transaction.disks.begin_deleting(disk.uid, attached_to=attached_to):
-                raise _attached(transaction.disks.by_uid(disk.uid))
+                raise _attached_error(transaction.disks.by_uid(disk.uid))
     first_error: ImgstoreError | None = None
     for disk in disks:
         try:
-            _forget_owner(
+            _remove_owner(
                 installation, disk.slot, disk.uid, (object_keys.manifest_key(disk.uid, OS_DISK), disk.body_key)
             )
         except ImgstoreError as error:  # The disks of a managed image may be in several slots.
             first_error = first_error or error
             continue
-        with suppress(NotFound), installation.catalog.transaction() as transaction:  # As with versions.
+        with (
+            suppress(NotFound),
+            installation.catalog.transaction() as transaction,
+        ):  # Another process may delete the row first.
             transaction.disks.delete(disk.uid)
     if first_error is not None:
         raise first_error
 
 
-def _forget_owner(
+def _remove_owner(
     installation: Installation,
     slot: Slot,
     owner_uid: str,
     objects: Sequence[str],
     check_cancelled: CheckCancelled = never_cancelled,
-    leaving: Callable[[Transaction, Sequence[ManifestRow]], None] = lambda _facts, _rows: None,
+    on_remove: Callable[[Transaction, Sequence[ManifestRow]], None] = lambda _facts, _rows: None,
 ) -> None:
-    """Rows first, then those of the owner's objects that no row needs any more.
+    """Remove the manifest rows of an owner in a slot, then the objects of the owner that no row needs.
 
-    The tombstone outlives both, so that after a crash between them the same command takes the objects.
+    The tombstone is removed after both. So after a crash between the two steps, the same command removes the objects.
 
     Args:
-        installation: where.
+        installation: the installation.
         slot: the slot.
-        owner_uid: whose rows go.
-        objects: the owner's keys below the slot.
+        owner_uid: the owner.
+        objects: the keys of the owner below the slot.
         check_cancelled: called before the request.
-        leaving: told the rows, in their transaction, before they go.
+        on_remove: called with the rows in the transaction, before the rows are removed.
     """
     kept = find_referenced_bodies(installation, slot)
     recorded_at = installation.effects.monotonic()
     with installation.catalog.transaction() as transaction:
-        transaction.slots.lock(slot.uid)  # Two that do the same at once: the later one finds the rows gone.
+        transaction.slots.lock(slot.uid)  # If two processes remove the owner at once, the later one finds no rows.
         rows = transaction.manifests.of_replica(owner_uid, slot.uid)
         for row in rows:
             _check_unpinned(installation, transaction, row)
-        leaving(transaction, rows)
+        on_remove(transaction, rows)
         remove_manifests(installation, transaction, slot, rows)
         unused = [
             key for key in objects if key not in kept and transaction.manifests.count_body_users(slot.uid, key) == 0
@@ -197,17 +200,17 @@ def _forget_owner(
     send_deletion(installation, deletion, check_cancelled)
 
 
-def _reckoned(transaction: Transaction, slot: Slot, rows: Sequence[ManifestRow]) -> FreedBytes:
-    """What stays of the bytes of a version's manifests once their rows have gone, and for whom."""
+def _measure_freed(transaction: Transaction, slot: Slot, rows: Sequence[ManifestRow]) -> FreedBytes:
+    """Compute the bytes that stay after the removal of manifest rows, and the owners that need these bytes."""
     transaction.slots.lock(slot.uid)
     disks = {disk.uid: disk.name for disk in transaction.disks.in_slot(slot.uid)}
-    going = {row.uid for row in rows}
-    others = [each for each in transaction.manifests.in_slot(slot.uid) if each.uid not in going]
+    removed = {row.uid for row in rows}
+    others = [each for each in transaction.manifests.in_slot(slot.uid) if each.uid not in removed]
     bodies = {each.body_key for each in others}
     ids = named_segments(rows)
     shared = np.intersect1d(ids, named_segments(each for each in others if each.owner_uid not in disks))
-    theirs = [each for each in others if each.owner_uid in disks and np.isin(ids, named_segments([each])).any()]
-    kept = np.setdiff1d(np.intersect1d(ids, named_segments(theirs)), shared)
+    disk_rows = [each for each in others if each.owner_uid in disks and np.isin(ids, named_segments([each])).any()]
+    kept = np.setdiff1d(np.intersect1d(ids, named_segments(disk_rows)), shared)
     body_bytes = sum(row.object_bytes for row in rows if row.body_key in bodies)
     pool_uid = slot.key.pool_uid
     total = transaction.segments.stored_bytes(pool_uid, ids) + sum(row.object_bytes for row in rows)
@@ -217,15 +220,15 @@ def _reckoned(transaction: Transaction, slot: Slot, rows: Sequence[ManifestRow])
         freed_bytes=total - shared_bytes - disk_bytes,
         shared_bytes=shared_bytes,
         disk_bytes=disk_bytes,
-        disks=tuple(sorted(disks[each.owner_uid] for each in theirs)) if disk_bytes else (),
+        disks=tuple(sorted(disks[each.owner_uid] for each in disk_rows)) if disk_bytes else (),
     )
 
 
 def _check_unpinned(installation: Installation, transaction: Transaction, row: ManifestRow) -> None:
-    """Refuse while an open work pins the manifest; reads whose process is gone pin nothing."""
+    """Refuse while an open work pins the manifest. A read of a dead process pins nothing."""
     for work in transaction.works.list_open():
-        if row.uid in work.pins and not _ended(installation, transaction, work):
-            raise _held(work, "a manifest of it")
+        if row.uid in work.pins and not _abandon_dead_export(installation, transaction, work):
+            raise _in_use_error(work, "a manifest of it")
 
 
 def abandon_writers(
@@ -237,30 +240,30 @@ def abandon_writers(
     *,
     kinds: Collection[WorkKind] = frozenset(WorkKind),
 ) -> None:
-    """Close the works that write a version's replicas, all of them or the one in `slot`, of all `kinds` or some.
+    """Abandon the works that write the replicas of a version, in all slots or in `slot`, of all `kinds` or some.
 
     Raises:
-        WorkHeld: a live process is at one.
+        WorkHeld: a live process has the lease of a work.
     """
     for work in transaction.works.list_open(None if slot is None else slot.uid):
         if work.owner_uid == owner_uid and work.kind in kinds:
             if is_work_alive(installation, transaction, work):
-                raise _held(work, f"'{name}'")
+                raise _in_use_error(work, f"'{name}'")
             transaction.works.abandon(work.uid)
 
 
 def _end_works(installation: Installation, transaction: Transaction, owner_uid: str, name: str) -> None:
-    mine = {row.uid for row in transaction.manifests.of_owner(owner_uid)}
+    own_rows = {row.uid for row in transaction.manifests.of_owner(owner_uid)}
     for work in transaction.works.list_open():
         if is_removal_of_keys(work):
             continue
-        if work.owner_uid == owner_uid or (work.kind is WorkKind.EXPORT and mine.intersection(work.pins)):
+        if work.owner_uid == owner_uid or (work.kind is WorkKind.EXPORT and own_rows.intersection(work.pins)):
             if is_work_alive(installation, transaction, work):
-                raise _held(work, f"'{name}'")
+                raise _in_use_error(work, f"'{name}'")
             transaction.works.abandon(work.uid)
 
 
-def _ended(installation: Installation, transaction: Transaction, work: Work) -> bool:
+def _abandon_dead_export(installation: Installation, transaction: Transaction, work: Work) -> bool:
     if work.kind is WorkKind.EXPORT and not is_work_alive(installation, transaction, work):
         transaction.works.abandon(work.uid)
         return True
@@ -268,29 +271,29 @@ def _ended(installation: Installation, transaction: Transaction, work: Work) -> 
 
 
 def is_work_alive(installation: Installation, transaction: Transaction, work: Work) -> bool:
-    """Whether some process may still be at it: leased, in time, and not known to be dead."""
+    """Return whether a process may still hold the work: the lease is valid, and the holder is not known to be dead."""
     if work.holder is None or work.lease_expires_at is None or installation.keeper.can_take_over(work):
         return False
     return work.lease_expires_at > transaction.now()
 
 
-def _attached(disk: ManagedDisk) -> Conflict:
+def _attached_error(disk: ManagedDisk) -> Conflict:
     return Conflict(
         f"Disk {disk.name} is attached to VM {disk.managed_by}.",
         found=f"managed by {disk.managed_by}",
-        expected="a disk that is attached to nothing",
-        hint="delete the virtual machine first: its disks stay",
+        expected="a disk that is not attached",
+        hint="delete the virtual machine first; the disks of the machine stay",
         target=disk.name,
         code="OperationNotAllowed",
     )
 
 
-def _held(work: Work, what: str) -> WorkHeld:
+def _in_use_error(work: Work, what: str) -> WorkHeld:
     return WorkHeld(
         f"{what} is in use.",
         found=f"a work of kind {work.kind}, open since {work.opened_at.isoformat()}, held by {work.holder or 'nobody'}",
-        expected="no open work that needs it",
-        hint="let that command end (repeat it if it was killed), then delete again",
+        expected="no open work that needs this resource",
+        hint="wait for the end of that command (repeat the command if it was killed), then delete again",
         target=work.uid,
     )
 
@@ -299,24 +302,24 @@ OPERATION_NOT_ALLOWED: Final = "OperationNotAllowed"
 
 
 def check_no_signed_url(transaction: Transaction, disk: ManagedDisk) -> None:
-    """Refuse to take away what somebody may have a URL of (design: reads by URL pin the disk until they expire).
+    """Refuse to remove a disk while a signed URL of the disk is valid (invariant W10).
 
     Raises:
-        Conflict: so it is.
+        Conflict: a signed URL is valid.
     """
-    standing = disk.active_grant(transaction.now())
-    if standing is not None:
-        raise signed_url_conflict(disk, standing)
+    grant = disk.active_grant(transaction.now())
+    if grant is not None:
+        raise signed_url_conflict(disk, grant)
 
 
-def signed_url_conflict(disk: ManagedDisk, standing: DiskGrant) -> Conflict:
-    """Make the error for a disk that a signed URL in force still opens."""
+def signed_url_conflict(disk: ManagedDisk, grant: DiskGrant) -> Conflict:
+    """Make the error for a disk with a valid signed URL."""
     return Conflict(
         f"There is an active shared access signature outstanding for disk {disk.name}. Call EndGetAccess before "
         "attaching or deleting the disk.",
-        found=f"{standing.level} access until {format_expiry(standing.expires_at)}",
-        expected="no signed URL that is good",
-        hint=f"`imgstore disk revoke-access -g {disk.group} -n {disk.name}`, or wait until it has run out",
+        found=f"{grant.level} access until {format_expiry(grant.expires_at)}",
+        expected="no valid signed URL",
+        hint=f"run `imgstore disk revoke-access -g {disk.group} -n {disk.name}`, or wait until the URL has expired",
         target=disk.name,
         code=OPERATION_NOT_ALLOWED,
     )

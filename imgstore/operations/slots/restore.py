@@ -1,8 +1,8 @@
-"""Restore replicas that were Completed once: read one from end to end, and complete it again if all of it is right.
+"""Restore replicas that were complete once: read all objects, and complete the replica if all are right.
 
-A replica counts as once complete while the catalog has its manifests as complete (`Manifests.complete_slots`). Scrub
-restores the replicas of a slot. Workers, and a repeated create, restore the replicas of a version that is complete
-nowhere. All of them use one work of kind copy, so whoever comes next takes over what another left.
+A replica was complete once if the catalog has complete manifests of the replica (`Manifests.complete_slots`). Scrub
+restores the replicas of a slot. Workers and a repeated create restore the replicas of a version without a complete
+replica. All callers use a work of kind copy, so that the next process takes over the work of an interrupted process.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -31,29 +31,29 @@ from imgstore.segments.manifest import ManifestCheck
 from imgstore.transfer.slot_access import CheckCancelled, never_cancelled
 
 DAMAGED_REST_SECONDS: Final = 86_400.0
-"""Workers look at a damaged replica again after a day: each look reads it from end to end. A scrub looks at once."""
+"""Workers restore a damaged replica again after a day, because each try reads all objects. A scrub does not wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestorePlan:
-    """A once complete replica whose work is leased."""
+    """The leased work of a replica that was complete once."""
 
     lease: Lease
     replica: Replica
     rows: Sequence[ManifestRow]
-    """The manifests of all disks of the version in the slot."""
+    """The manifest rows of all disks of the version in the slot."""
     segments: Sequence[tuple[Digest, int]]
-    """Names and stored bytes of what they name, each once."""
+    """Names and stored bytes of the segments of the replica, each once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restoration:
-    """What a scrub did for the replicas of one slot."""
+    """The result of restoring the replicas of one slot for a scrub."""
 
     restored: int = 0
-    """Replicas that are Completed again."""
+    """The number of replicas that are Completed again."""
     unrestored: tuple[str, ...] = ()
-    """Of each replica that is still not Completed: its version, and why."""
+    """One text for each replica that is not Completed: the version and the reason."""
 
 
 def restore_replicas(
@@ -64,15 +64,14 @@ def restore_replicas(
     dry_run: bool = False,
     pace: Callable[[int], None] = lambda _length: None,
 ) -> Restoration:
-    """Complete the once complete replicas of a slot that have nothing wrong any more.
+    """Restore the replicas of a slot that were complete once and have no damaged object any more.
 
     Args:
-        installation: where.
+        installation: the installation.
         slot: the slot.
-        damaged: keys below the slot of objects that are known to be wrong: replicas that need one of them are left
-            alone.
+        damaged: keys below the slot of damaged objects. Replicas that need one of these objects are left alone.
         dry_run: report the replicas and change nothing.
-        pace: told the bytes of each segment that was read; it may wait.
+        pace: called with the length of each read segment. May wait to limit the bandwidth.
     """
     with installation.catalog.reading() as transaction:
         found = [
@@ -97,18 +96,18 @@ def restore_replicas(
 
 
 def find_once_complete(transaction: Transaction, version_uid: str, replicas: Sequence[Replica]) -> frozenset[str]:
-    """Return the uids of the replicas of a version that were Completed once, whatever they are now."""
+    """Return the uids of the replicas of a version that were complete once, in any present state."""
     slots = transaction.manifests.complete_slots(version_uid)
     return frozenset(each.uid for each in replicas if each.slot.uid in slots)
 
 
 def plan_restore(installation: Installation, transaction: Transaction, replica: Replica) -> RestorePlan:
-    """Open or take over the work of a replica; the replica is Replicating from here on.
+    """Open or take over the work of a replica, and set the replica to Replicating.
 
-    The caller holds the version's row and has seen that no living process is at the replica.
+    The caller holds the lock on the row of the version, and has checked that no live process makes the replica.
 
     Raises:
-        WorkHeld: another process has the work in hand.
+        WorkHeld: another process has the work.
     """
     slot = replica.slot
     rows = transaction.manifests.of_replica(replica.version_uid, slot.uid)
@@ -135,10 +134,10 @@ def plan_restore(installation: Installation, transaction: Transaction, replica: 
 
 
 def abandon_other_work(installation: Installation, transaction: Transaction, kind: WorkKind, replica: Replica) -> None:
-    """Abandon the open work of another kind on a replica. The caller holds the version's row.
+    """Abandon an open work of another kind on a replica. The caller holds the lock on the row of the version.
 
     Raises:
-        WorkHeld: a living process is at it.
+        WorkHeld: a live process has the lease of the work.
     """
     if transaction.works.find_open(kind, replica.slot.uid, replica.version_uid) is not None:
         abandon_writers(
@@ -157,11 +156,11 @@ def restore(
     beat: Callable[[], None] = lambda: None,
     pace: Callable[[int], None] = lambda _length: None,
 ) -> None:
-    """Read everything that a replica names, and make it Completed if all of it is right.
+    """Read all objects of a replica, and set the replica to Completed if all are right.
 
     Raises:
-        ObjectCorrupt: something is missing or wrong. Only another replica, or the source, has it.
-        StoreError: the store does not answer, or refuses; nothing is known of the bytes.
+        ObjectCorrupt: an object is missing or wrong. Only another replica or the source has the bytes.
+        StoreError: the store does not answer or refuses access, so nothing is known about the bytes.
     """
     slot = plan.replica.slot
     sizes = dict(plan.segments)
@@ -170,25 +169,25 @@ def restore(
         counter.total = sum(sizes.values())
         counter.begin()
 
-        def look_on() -> None:
+        def check() -> None:
             check_cancelled()
             hold.check_cancelled()
 
         for row in plan.rows:
-            look_on()
+            check()
             try:
                 access.get_object(row.body_key, ManifestCheck(row.digest))
             except ObjectNotFound as error:
-                raise _still_damaged(slot, "the manifest is missing", 1) from error
+                raise _damaged_error(slot, "the manifest is missing", 1) from error
         workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
 
-        def was_read(name: Digest) -> None:
+        def on_read(name: Digest) -> None:
             counter.add_bytes(sizes[name])
             pace(sizes[name])
 
-        damaged = access.find_damaged(sizes, workers=workers, check_cancelled=look_on, on_read=was_read)
+        damaged = access.find_damaged(sizes, workers=workers, check_cancelled=check, on_read=on_read)
         if damaged:
-            raise _still_damaged(slot, f"the first is {min(damaged).hex()}", len(damaged))
+            raise _damaged_error(slot, f"the first is {min(damaged).hex()}", len(damaged))
         complete_replica(
             installation,
             lease=plan.lease,
@@ -197,11 +196,11 @@ def restore(
             replica=plan.replica,
             manifests=plan.rows,
         )
-    counter.end("restored: all of it reads right")
+    counter.end("restored: all objects are right")
 
 
 def rest_seconds_after(error: BaseException) -> float | None:
-    """Return how long a replica rests whose restore failed; None is the usual back-off."""
+    """Return how long a replica rests after a failed restore. None stands for the usual back-off."""
     return DAMAGED_REST_SECONDS if isinstance(error, ObjectCorrupt) else None
 
 
@@ -223,7 +222,7 @@ def _name_of(transaction: Transaction, replica: Replica) -> str:
 
 
 def _damaged_objects(transaction: Transaction, replica: Replica, damaged: Collection[str]) -> int:
-    """Count the objects known to be wrong that a replica needs."""
+    """Count the damaged objects that a replica needs."""
     rows = transaction.manifests.of_replica(replica.version_uid, replica.slot.uid)
     own = sum(row.body_key in damaged for row in rows)
     names = [object_keys.segment_name(key) for key in damaged if object_keys.is_segment_key(key)]
@@ -233,16 +232,16 @@ def _damaged_objects(transaction: Transaction, replica: Replica, damaged: Collec
 
 
 def _restore(installation: Installation, replica: Replica, pace: Callable[[int], None]) -> bool:
-    """Restore one replica for scrub; False where another process was quicker."""
+    """Restore one replica for scrub. Return False if another process restores the replica."""
     with installation.catalog.transaction() as transaction:
         if not transaction.queue.try_lock(replica.version_uid):
             return False
-        standing = transaction.replicas.get(replica.uid)
-        if not _is_candidate(installation, transaction, standing):
+        current = transaction.replicas.get(replica.uid)
+        if not _is_candidate(installation, transaction, current):
             return False
         version = transaction.versions.by_uid(replica.version_uid)
         definition_path = definition_path_of(transaction, version)
-        plan = plan_restore(installation, transaction, standing)
+        plan = plan_restore(installation, transaction, current)
     key = replica.slot.key
     counter = ProgressCounter(
         installation, f"restore {definition_path.definition.name} {version.name} {key.region}/{key.ordinal}"
@@ -251,17 +250,17 @@ def _restore(installation: Installation, replica: Replica, pace: Callable[[int],
         restore(installation, definition_path, version, plan, counter=counter, pace=pace)
     except ImgstoreError as error:
         counter.fail(error.message)
-        record_failure(installation, plan.lease, standing, str(error), rest_seconds=rest_seconds_after(error))
+        record_failure(installation, plan.lease, current, str(error), rest_seconds=rest_seconds_after(error))
         raise
     return True
 
 
-def _still_damaged(slot: Slot, which: str, count: int) -> ObjectCorrupt:
+def _damaged_error(slot: Slot, which: str, count: int) -> ObjectCorrupt:
     return ObjectCorrupt(
         f"{count} objects of a degraded replica in {slot.key} are missing or damaged.",
-        found=f"{count} that are missing or do not match their names; {which}",
-        expected="none",
-        hint="run `imgstore scrub`, which repairs from other replicas; or repeat `imgstore sig image-version create` "
+        found=f"{count} missing or wrong objects; {which}",
+        expected="no missing or damaged object",
+        hint="run `imgstore scrub`, which repairs from other replicas, or repeat `imgstore sig image-version create` "
         "with the source",
         target=str(slot.key),
     )

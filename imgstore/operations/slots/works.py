@@ -1,4 +1,4 @@
-"""Works, opened, taken over and marked in their slots (invariants W1, W2 and W7)."""
+"""Open works, take over works, and mark the start of works in the slots (invariants W1 to W5)."""
 
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,35 +30,37 @@ def acquire_work(
     can_resume: Callable[[Mapping[str, Any]], bool] = lambda _plan: True,
     wait: bool = True,
 ) -> tuple[Work, Lease]:
-    """The open work of that kind, slot and owner with a lease on it; a new one where there is none.
+    """Lease the open work of a kind, slot and owner. Open a work if there is none.
 
-    A work whose plan no longer fits (another source, another codec) is abandoned aloud and begun anew. Without `wait`,
-    a work whose row another transaction has in hand counts as held.
+    If the plan of the open work does not fit (another source, another codec), abandon the work, report this, and open a
+    new work (invariant W5). Without `wait`, a work with a locked row counts as held.
 
     Raises:
         WorkHeld: a live process has the lease.
     """
     work = transaction.works.find_open(kind, slot.uid, owner_uid)
     if work is not None and not can_resume(work.plan):
-        _leased(installation, transaction, work, wait=wait)
+        _lease(installation, transaction, work, wait=wait)
         transaction.works.abandon(work.uid)
         installation.note(
-            f"{slot.key.region}/{slot.key.ordinal}", "what an earlier run began no longer fits; beginning anew"
+            f"{slot.key.region}/{slot.key.ordinal}",
+            "the work of an earlier run does not fit this request; a new work begins",
         )
         work = None
     if work is None:
         work = transaction.works.open(kind=kind, slot_uid=slot.uid, owner_uid=owner_uid, plan=plan, pins=pins)
-    return work, _leased(installation, transaction, work, wait=wait)
+    return work, _lease(installation, transaction, work, wait=wait)
 
 
 def make_copy_plan(manifests: Sequence[ManifestRow]) -> dict[str, Any]:
-    """The plan of a work that makes a replica of these, of copying it or of restoring it: one takes over the
-    other's.
+    """Return the plan of a work that makes a replica with these manifests.
+
+    Copies and restores have equal plans, so a copy can take over the work of a restore and the reverse.
     """
     return {"digests": {row.disk: row.digest.hex() for row in manifests}}
 
 
-def _leased(installation: Installation, transaction: Transaction, work: Work, *, wait: bool) -> Lease:
+def _lease(installation: Installation, transaction: Transaction, work: Work, *, wait: bool) -> Lease:
     keeper = installation.keeper
     return transaction.works.lease(
         work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds, steal=keeper.can_take_over(work), wait=wait
@@ -69,35 +71,34 @@ def _leased(installation: Installation, transaction: Transaction, work: Work, *,
 def hold_work(
     installation: Installation, slot: Slot, lease: Lease, tick: Callable[[], None] = lambda: None
 ) -> Iterator[Hold]:
-    """Hold the lease, with the work's object in the slot: its LastModified is the work's start by the store's clock.
+    """Hold a lease, with the start marker of the work in the slot (invariant W1).
 
-    The object is taken away when the block ends well, with those of works that were closed and left theirs (abandoned,
-    or killed on the way out); after a crash it stays, as the work does. A store that is late with that is left alone:
-    the next work in the slot does it.
+    If the block ends without an error, remove the start marker, and the markers of other closed works. After a crash,
+    the marker and the work stay. If the store is late with the removal, the next work in the slot removes the markers.
     """
-    with installation.keeper.hold(lease, tick) as hold, _named_if_full(installation):
+    with installation.keeper.hold(lease, tick) as hold, _name_full_scratch(installation):
         access = installation.access(slot)
         began = installation.effects.monotonic()
         if lease.checkpoint is not None:
             installation.locator.put_checkpoint(slot, lease.checkpoint)
-        _lay_mark(access, object_keys.work_key(lease.work_uid), is_new=lease.token == 1)
+        _put_start_marker(access, object_keys.work_key(lease.work_uid), is_new=lease.token == 1)
         answer_seconds = installation.effects.monotonic() - began
         yield hold
-        # The work is done and written down: a mark that stays is an empty object, no more.
+        # The work is completed. A marker that stays is an empty object, and harmless.
         late_seconds = Grace().seconds(last_seconds=answer_seconds)
-        outcome = ask_briefly(partial(_clean_up, installation, slot, access), late_seconds=late_seconds)
+        outcome = ask_briefly(partial(_remove_leftovers, installation, slot, access), late_seconds=late_seconds)
         if outcome.late and outcome.age_seconds:
             installation.locator.note_late(slot, outcome.age_seconds)
 
 
-def _clean_up(installation: Installation, slot: Slot, access: SlotAccess) -> None:
+def _remove_leftovers(installation: Installation, slot: Slot, access: SlotAccess) -> None:
     remove_start_markers(installation, slot, access)
     run_removals(installation, slot)
 
 
 @contextmanager
-def _named_if_full(installation: Installation) -> Iterator[None]:
-    """Name the place where a file that stands in for memory found no room."""
+def _name_full_scratch(installation: Installation) -> Iterator[None]:
+    """Name the scratch folder in the error for a full file system."""
     try:
         yield
     except OSError as error:
@@ -106,16 +107,16 @@ def _named_if_full(installation: Installation) -> Iterator[None]:
         raise StoreFull(
             "There is no room left for scratch files.",
             found=error.strerror,
-            expected="room in the file system of the data folder",
-            hint="make room, then run the same command again: it goes on",
+            expected="free space in the file system of the data folder",
+            hint="free some space, then run the same command again, which resumes the work",
             target=str(installation.scratch.parent),
         ) from error
 
 
-def _lay_mark(access: SlotAccess, key: str, *, is_new: bool) -> None:
-    """Once: a mark that is laid anew would be younger than what the work's first run has put.
+def _put_start_marker(access: SlotAccess, key: str, *, is_new: bool) -> None:
+    """Put the start marker once: a second marker would be younger than the segments of the first run.
 
-    A work that `is_new` was never leased before, so nobody has laid its mark.
+    A work that `is_new` was never leased before, so no process has put a marker.
     """
     if not is_new:
         try:
@@ -128,9 +129,9 @@ def _lay_mark(access: SlotAccess, key: str, *, is_new: bool) -> None:
 
 
 def remove_start_markers(installation: Installation, slot: Slot, access: SlotAccess) -> None:
-    """Remove the marks of the works that the catalog knows as closed."""
+    """Remove the start markers of works that the catalog knows as closed."""
     top = access.prefix + object_keys.WORKS
-    marks = [info.key.removeprefix(top) for info in access.store.list(top)]
+    markers = [info.key.removeprefix(top) for info in access.store.list(top)]
     with installation.catalog.reading() as transaction:
-        closed = transaction.works.filter_closed(slot.uid, marks)
+        closed = transaction.works.filter_closed(slot.uid, markers)
     access.remove([object_keys.work_key(uid) for uid in closed])

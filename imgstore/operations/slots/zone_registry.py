@@ -1,4 +1,4 @@
-"""What the catalog records of zones, as the locator asks for it."""
+"""Give the locator access to the zone records of the catalog."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -31,8 +31,11 @@ class CatalogZones:
             return transaction.zones.add(record)
 
     def replace(self, record: ZoneRecord) -> None:
-        """See `ZoneRegistry.replace`. Complete replicas in that zone alone become Degraded: scrub restores them."""
-        from imgstore.operations.slots.degrade import degrade_slot  # noqa: PLC0415 - numpy, which short commands spare
+        """See `ZoneRegistry.replace`.
+
+        Complete replicas in this zone alone become Degraded, so that scrub restores the replicas.
+        """
+        from imgstore.operations.slots.degrade import degrade_slot  # noqa: PLC0415 - short commands do not load numpy
 
         with self.catalog.reading() as transaction:
             slots = [slot for slot in transaction.zones.slots_in(record.region, record.zone) if slot.zone != ALL_ZONES]
@@ -42,7 +45,7 @@ class CatalogZones:
                 degrade_slot(transaction, slot, why)
         with self.catalog.transaction() as transaction:
             for slot in transaction.zones.slots_in(record.region, record.zone):
-                transaction.scrub_passes.end_in_slot(slot.uid)  # What they read was in the store that is gone.
+                transaction.scrub_passes.end_in_slot(slot.uid)  # These passes have read the former store.
             transaction.zones.replace(record)
 
     def list_prefixes(self, region: str, zone: str) -> Collection[str]:
@@ -69,12 +72,14 @@ class CatalogZones:
             last = transaction.sequence.last()
         if unknown:
             newest = max(unknown)
-            told = (
+            detail = (
                 f"zone {zone} of {region} has checkpoint {newest.sequence}, which this catalog (at {last}) never made"
             )
             with self.catalog.transaction() as transaction:
-                transaction.installation.mark_outdated(told)
+                transaction.installation.mark_outdated(detail)
             self.subscriber(
-                ProgressEvent(task="catalog", stage=Stage.NOTE, detail=f"the catalog is older than its buckets: {told}")
+                ProgressEvent(
+                    task="catalog", stage=Stage.NOTE, detail=f"the catalog is older than its buckets: {detail}"
+                )
             )
         return sorted(set(found) - set(unknown))

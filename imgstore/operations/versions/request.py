@@ -70,8 +70,7 @@ class ResolvedRequest:
         return replace(self, request=replace(self.request, host_caching=uncached | dict(self.request.host_caching)))
 
     def with_shallow_slot(self, slot: Slot) -> "ResolvedRequest":
-        """Return the request of a Shallow version, with the slot of its source and the storage account type of the
-        slot.
+        """Return the request of a Shallow version, with the slot of the source and the storage account type of the slot.
 
         Raises:
             InvalidInput: the request contains another storage account type.

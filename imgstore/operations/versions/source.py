@@ -18,10 +18,10 @@ from imgstore.operations.versions.request import ResolvedRequest
 
 
 def find_arrived_disks(installation: Installation, resolved: ResolvedRequest) -> Mapping[str, VersionDisk]:
-    """Return the disks of the existing version, by disk key, if a replica of the version was once complete; else
-    nothing.
+    """Return the disks of the existing version, by disk key, if a replica of the version was once complete.
 
-    Workers, scrub and a repeated create restore such a version without a source (invariant R15).
+    Otherwise return no disk. Workers, scrub and a repeated create restore such a version without a source (invariant
+    R15).
     """
     with installation.catalog.reading() as transaction:
         existing = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)

@@ -191,8 +191,9 @@ def _choose_machine_disks(
     definition_path: DefinitionPath,
     region: str,
 ) -> dict[str, _ChosenDisk]:
-    """Choose and pin all disks of a machine. The machine declares the OS; the caller needs the right to export each
-    disk.
+    """Choose and pin all disks of a machine.
+
+    The machine declares the OS; the caller needs the right to export each disk.
     """
     machine = find_machine(installation, principal, transaction, definition_path.gallery.group, word)
     if machine is None:
@@ -225,8 +226,9 @@ def _choose_stored_disks(
     definition_path: DefinitionPath,
     region: str,
 ) -> dict[str, _ChosenDisk]:
-    """Choose and pin managed disks, snapshots or the disks of a managed image. Only the OS of the OS disk is
-    checked.
+    """Choose and pin managed disks, snapshots or the disks of a managed image.
+
+    Only the OS of the OS disk is checked.
     """
     for disk in disks.values():
         if disk.location != region:
@@ -252,9 +254,7 @@ def _choose_stored_disk(installation: Installation, transaction: Transaction, di
 def _choose_version_disks(
     installation: Installation, transaction: Transaction, reference: ImageReference, new_version: NewVersion
 ) -> dict[str, _ChosenDisk]:
-    """Choose and pin all disks of a complete replica of another version, in the region of the new version if
-    possible.
-    """
+    """Choose and pin all disks of a complete replica of another version, if possible in the region of the new version."""
     definition_path, region = new_version.definition_path, new_version.region
     theirs = lookup.find_referenced_definition(transaction, installation.subscription, reference)
     version = _find_version(installation, transaction, theirs, reference, region)

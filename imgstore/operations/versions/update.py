@@ -32,8 +32,7 @@ def update_version(
     wait: bool = True,
     on_recorded: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
-    """Change updatable properties of a version; make replicas in new target regions and remove replicas in former
-    regions.
+    """Update the properties of a version, make replicas in new target regions, and remove replicas in former regions.
 
     A repeated command resumes an interrupted update, or does nothing. An empty update resumes replication, too.
     `on_recorded` is called with the version when the row has changed, before bytes are copied or removed. Without
