@@ -46,14 +46,14 @@ _DEFINITION_FIXED: Final[Mapping[str, str]] = {
 }
 
 
-def check_gallery(wanted: Gallery, standing: Gallery | None) -> None:
+def check_gallery(wanted: Gallery, existing: Gallery | None) -> None:
     """Check the values of a gallery and, for an update, the changes.
 
     Raises:
         InvalidInput: The retention is shorter than a day or longer than `RETENTION_DAYS_MAX`.
-        PropertyChangeNotAllowed: A property outside `GALLERY_MAY_CHANGE` differs from `standing`.
+        PropertyChangeNotAllowed: A property outside `GALLERY_MAY_CHANGE` differs from `existing`.
     """
-    _check_fixed(_GALLERY_FIXED, wanted, standing)
+    _check_fixed(_GALLERY_FIXED, wanted, existing)
     days = wanted.soft_delete_retention_days
     if not 1 <= days <= RETENTION_DAYS_MAX:
         raise InvalidInput(
@@ -66,19 +66,19 @@ def check_gallery(wanted: Gallery, standing: Gallery | None) -> None:
         )
 
 
-def check_definition(wanted: ImageDefinition, standing: ImageDefinition | None, now: datetime) -> None:
+def check_definition(wanted: ImageDefinition, existing: ImageDefinition | None, now: datetime) -> None:
     """Check the values of an image definition and, for an update, the changes.
 
     Raises:
         InvalidInput: A minimum exceeds its maximum, a date has passed, or a feature occurs twice.
-        PropertyChangeNotAllowed: A property outside `DEFINITION_MAY_CHANGE` differs from `standing`, or the features
+        PropertyChangeNotAllowed: A property outside `DEFINITION_MAY_CHANGE` differs from `existing`, or the features
             differ without `allow_update_image`.
     """
-    _check_fixed(_DEFINITION_FIXED, wanted, standing)
+    _check_fixed(_DEFINITION_FIXED, wanted, existing)
     _check_range("vCPUs", wanted.recommended_vcpus)
     _check_range("memory", wanted.recommended_memory_gib)
-    _check_features(wanted, standing)
-    if standing is None or wanted.end_of_life_at != standing.end_of_life_at:
+    _check_features(wanted, existing)
+    if existing is None or wanted.end_of_life_at != existing.end_of_life_at:
         check_end_of_life(wanted.end_of_life_at, now)
 
 
@@ -99,10 +99,10 @@ def check_end_of_life(end_of_life_at: datetime | None, now: datetime) -> None:
 
 
 def _check_fixed(
-    paths: Mapping[str, str], wanted: Gallery | ImageDefinition, standing: Gallery | ImageDefinition | None
+    paths: Mapping[str, str], wanted: Gallery | ImageDefinition, existing: Gallery | ImageDefinition | None
 ) -> None:
-    for path, attribute in paths.items() if standing is not None else ():
-        before, after = getattr(standing, attribute), getattr(wanted, attribute)
+    for path, attribute in paths.items() if existing is not None else ():
+        before, after = getattr(existing, attribute), getattr(wanted, attribute)
         if before != after:
             raise PropertyChangeNotAllowed(
                 path,
@@ -137,7 +137,7 @@ def _check_range(name: str, asked: RecommendedRange) -> None:
         )
 
 
-def _check_features(wanted: ImageDefinition, standing: ImageDefinition | None) -> None:
+def _check_features(wanted: ImageDefinition, existing: ImageDefinition | None) -> None:
     named = [feature.name.lower() for feature in wanted.features]
     twice = sorted({name for name in named if named.count(name) > 1})
     if twice or "" in named:
@@ -148,11 +148,11 @@ def _check_features(wanted: ImageDefinition, standing: ImageDefinition | None) -
             hint='for example: --features "SecurityType=TrustedLaunch IsHibernateSupported=True"',
             target="features",
         )
-    if standing is not None and wanted.features != standing.features and not wanted.allow_update_image:
+    if existing is not None and wanted.features != existing.features and not wanted.allow_update_image:
         raise PropertyChangeNotAllowed(
             "properties.features",
             found=_format_features(wanted),
-            expected=_format_features(standing),
+            expected=_format_features(existing),
             hint="allow updates of the definition with --allow-update-image true",
         )
 

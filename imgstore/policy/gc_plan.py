@@ -84,20 +84,20 @@ def is_abandonable(work: Work, *, now: datetime, patience: timedelta) -> bool:
     return since <= now and now - since >= patience
 
 
-def takeover_at(condemned: DeletionMark, delete_bound: timedelta) -> datetime | None:
+def takeover_at(mark: DeletionMark, delete_bound: timedelta) -> datetime | None:
     """Return when the delete request of the current collector must have ended (invariant G7).
 
     Returns:
         The time, or None if no delete was started.
     """
-    return None if condemned.lease_expires_at is None else condemned.lease_expires_at + delete_bound
+    return None if mark.lease_expires_at is None else mark.lease_expires_at + delete_bound
 
 
-def unfinished_delete(condemned: Collection[DeletionMark], clock: GcClock) -> UnfinishedDelete | None:
+def unfinished_delete(marks: Collection[DeletionMark], clock: GcClock) -> UnfinishedDelete | None:
     """Summarise the segments in deletion that cannot be taken over yet, or return None."""
     waiting = {
         each.name: (each.stored_bytes, at)
-        for each in condemned
+        for each in marks
         if each.gc_state is GcState.DELETING
         and not is_deletable(each, clock)
         and (at := takeover_at(each, clock.delete_bound)) is not None
@@ -113,21 +113,21 @@ def unfinished_delete(condemned: Collection[DeletionMark], clock: GcClock) -> Un
     )
 
 
-def is_deletable(condemned: DeletionMark, clock: GcClock) -> bool:
+def is_deletable(mark: DeletionMark, clock: GcClock) -> bool:
     """Return whether a collector may delete a marked segment.
 
     A work that was open when the segment was marked may have listed the segment before, and may rely on the listing.
     Such a work keeps the segment until the work closes. A work that opens later sees the mark. A segment in deletion is
     taken over when no request of the other collector can still run.
     """
-    if condemned.gc_state is GcState.DELETING:
-        return is_delete_over(condemned, clock.now, clock.delete_bound)
-    if any(not _is_marked_before(condemned, opened) for opened in clock.writer_sequences):
+    if mark.gc_state is GcState.DELETING:
+        return is_delete_over(mark, clock.now, clock.delete_bound)
+    if any(not _is_marked_before(mark, opened) for opened in clock.writer_sequences):
         return False
-    return condemned.since + clock.grace <= clock.now
+    return mark.since + clock.grace <= clock.now
 
 
-def _is_marked_before(condemned: DeletionMark, opened: int | None) -> bool:
+def _is_marked_before(mark: DeletionMark, opened: int | None) -> bool:
     """Return whether a work with the sequence `opened` opened after the mark was written.
 
     Sequence numbers decide, because a clock may step back (invariant G3). Works and marks of older imgstore versions
@@ -136,18 +136,18 @@ def _is_marked_before(condemned: DeletionMark, opened: int | None) -> bool:
     """
     if opened is None:
         return False
-    return condemned.since_sequence is None or condemned.since_sequence < opened
+    return mark.since_sequence is None or mark.since_sequence < opened
 
 
-def is_delete_over(condemned: DeletionMark, now: datetime, delete_bound: timedelta) -> bool:
+def is_delete_over(mark: DeletionMark, now: datetime, delete_bound: timedelta) -> bool:
     """Return whether no delete request for the segment can still reach the store (invariant G7).
 
     Args:
-        condemned: The mark of a segment in deletion.
+        mark: The mark of a segment in deletion.
         now: The time of the database's clock.
         delete_bound: The longest time that a delete request may run.
     """
-    free_at = takeover_at(condemned, delete_bound)
+    free_at = takeover_at(mark, delete_bound)
     assert free_at is not None, "a batch has a lease"
     return free_at < now
 
@@ -155,9 +155,9 @@ def is_delete_over(condemned: DeletionMark, now: datetime, delete_bound: timedel
 def plan_slot(
     listed: Mapping[Digest, ObjectInfo],
     named: Collection[Digest],
-    condemned: Mapping[Digest, DeletionMark],
+    marks: Mapping[Digest, DeletionMark],
     *,
-    mark_at: datetime | None,
+    marker_at: datetime | None,
     clock: GcClock,
 ) -> SlotPlan:
     """Classify the segments of a slot.
@@ -165,29 +165,29 @@ def plan_slot(
     Args:
         listed: The segments in the listing of the store, by name.
         named: The segments that any manifest of the slot names. Incomplete and unknown manifests count too.
-        condemned: The deletion marks of the slot.
-        mark_at: The store's time of the start marker of the oldest open work. That work may have written objects that
+        marks: The deletion marks of the slot.
+        marker_at: The store's time of the start marker of the oldest open work. That work may have written objects that
             are not older.
         clock: The current time and the periods.
     """
     unreferenced = {name: info for name, info in listed.items() if name not in named}
     deletable, in_grace, held, new = (dict[Digest, int]() for _ in range(4))
     for name, info in unreferenced.items():
-        sentence = condemned.get(name)
-        if sentence is None and mark_at is not None and info.last_modified >= mark_at:
+        mark = marks.get(name)
+        if mark is None and marker_at is not None and info.last_modified >= marker_at:
             held[name] = info.stored_bytes
             continue
-        if sentence is None:
+        if mark is None:
             new[name] = info.stored_bytes
-            sentence = DeletionMark(
+            mark = DeletionMark(
                 slot_uid="",
                 name=name,
                 stored_bytes=info.stored_bytes,
                 since=clock.now,
                 since_sequence=_NEXT_SEQUENCE,
             )
-        waits = sentence.gc_state is GcState.MARKED and sentence.since + clock.grace > clock.now
-        pile = deletable if is_deletable(sentence, clock) else in_grace if waits else held
+        waits = mark.gc_state is GcState.MARKED and mark.since + clock.grace > clock.now
+        pile = deletable if is_deletable(mark, clock) else in_grace if waits else held
         pile[name] = info.stored_bytes
     return SlotPlan(
         unreferenced={name: info.stored_bytes for name, info in unreferenced.items()},
@@ -197,10 +197,10 @@ def plan_slot(
         to_mark=new,
         to_unmark=frozenset(
             name
-            for name, each in condemned.items()
+            for name, each in marks.items()
             if each.gc_state is GcState.MARKED and (name in named or name not in listed)
         ),
-        unfinished=unfinished_delete(condemned.values(), clock),
+        unfinished=unfinished_delete(marks.values(), clock),
     )
 
 

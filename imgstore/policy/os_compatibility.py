@@ -15,25 +15,25 @@ _PROPERTIES: Final = (
 )
 
 
-def check_os_compatibility(source: OsProperties, taker: OsProperties, *, source_name: str, taker_name: str) -> None:
+def check_os_compatibility(source: OsProperties, target: OsProperties, *, source_name: str, target_name: str) -> None:
     """Refuse a source that declares another operating system than the new resource.
 
     Args:
         source: The declared properties of the source.
-        taker: The declared properties of the new resource.
+        target: The declared properties of the new resource.
         source_name: The name of the source in messages.
-        taker_name: The name of the new resource in messages.
+        target_name: The name of the new resource in messages.
 
     Raises:
         InvalidInput: Both declare a property, with different values.
     """
     for field, path, words in _PROPERTIES:
-        of_source, of_taker = getattr(source, field), getattr(taker, field)
-        if None not in (of_source, of_taker) and of_source != of_taker:
+        of_source, of_target = getattr(source, field), getattr(target, field)
+        if None not in (of_source, of_target) and of_source != of_target:
             raise InvalidInput(
-                f"The {words} of the source '{source_name}' is {of_source}, and the {words} of '{taker_name}' is {of_taker}.",
+                f"The {words} of the source '{source_name}' is {of_source}, and the {words} of '{target_name}' is {of_target}.",
                 found=f"{path} {of_source} in the source",
-                expected=f"{path} {of_taker}, as in '{taker_name}'",
+                expected=f"{path} {of_target}, as in '{target_name}'",
                 hint="name another source, or create the resource with the values of the source",
                 target=f"properties.{path}",
             )

@@ -37,17 +37,17 @@ class ReplicaDiff:
 
 def diff_replicas(replicas: Sequence[Replica], targets: Sequence[TargetRegion]) -> ReplicaDiff:
     """Compare all replicas of one version with the target regions."""
-    standing = [replica for replica in replicas if replica.state is not ReplicaState.DELETING]
+    live = [replica for replica in replicas if replica.state is not ReplicaState.DELETING]
     missing: list[tuple[TargetRegion, int]] = []
     staying: list[Replica] = []
     for target in targets:
-        inside = [replica for replica in standing if _matches(replica, target)]
+        inside = [replica for replica in live if _matches(replica, target)]
         kept = sorted(inside, key=_keep_rank)[: target.regional_replica_count]
         taken = {replica.slot.key.ordinal for replica in kept}
         free = [ordinal for ordinal in range(target.regional_replica_count) if ordinal not in taken]
         staying += kept
         missing += [(target, ordinal) for ordinal in free[: target.regional_replica_count - len(kept)]]
-    leaving = [replica for replica in standing if replica not in staying]
+    leaving = [replica for replica in live if replica not in staying]
     wanted = {target.name for target in targets}
     outgoing = [replica for replica in leaving if _still_needed(replica, staying, wanted)]
     return ReplicaDiff(

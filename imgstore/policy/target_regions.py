@@ -19,7 +19,7 @@ class PublishingRequest:
     """Empty for the source region alone."""
     replica_count: int | None = None
     storage_account_type: StorageAccountType | None = None
-    standing: Sequence[TargetRegion] = ()
+    existing: Sequence[TargetRegion] = ()
     """The current target regions of the version. A region keeps the values that the request leaves out."""
 
 
@@ -80,7 +80,7 @@ def _resolve(asked: TargetRegionRequest, request: PublishingRequest, regions: Re
     region = regions.get(asked.name, target="targetRegions")
     counts = (asked.regional_replica_count, request.replica_count, 1)
     count = next(each for each in counts if each is not None)
-    before = next((each for each in request.standing if each.name == region.name), None)
+    before = next((each for each in request.existing if each.name == region.name), None)
     kinds = (
         asked.storage_account_type,
         request.storage_account_type,

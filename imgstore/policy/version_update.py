@@ -13,7 +13,7 @@ from imgstore.regions import Regions
 
 
 def apply_update(
-    standing: ImageVersion, update: VersionUpdate, regions: Regions, limits: Limits, *, now: datetime
+    existing: ImageVersion, update: VersionUpdate, regions: Regions, limits: Limits, *, now: datetime
 ) -> ImageVersion:
     """Return the version with the update. `published_at` and all other fields stay.
 
@@ -21,66 +21,66 @@ def apply_update(
         InvalidInput: The target regions are invalid (`resolve_targets`), the end of life has passed, or deletion is
             blocked without an end of life.
     """
-    count = standing.replica_count if update.replica_count is None else update.replica_count
-    end_of_life_at = standing.end_of_life_at if update.end_of_life_at is KEEP else update.end_of_life_at
+    count = existing.replica_count if update.replica_count is None else update.replica_count
+    end_of_life_at = existing.end_of_life_at if update.end_of_life_at is KEEP else update.end_of_life_at
     changed = replace(
-        standing,
-        target_regions=_targets(standing, update, count, regions, limits),
+        existing,
+        target_regions=_targets(existing, update, count, regions, limits),
         replica_count=count,
-        exclude_from_latest=_first_set(update.exclude_from_latest, standing.exclude_from_latest),
+        exclude_from_latest=_first_set(update.exclude_from_latest, existing.exclude_from_latest),
         end_of_life_at=end_of_life_at,
         allow_deletion_of_replicated_locations=(
-            standing.allow_deletion_of_replicated_locations
+            existing.allow_deletion_of_replicated_locations
             if update.allow_deletion_of_replicated_locations is None
             else update.allow_deletion_of_replicated_locations
         ),
         block_deletion_before_end_of_life=_first_set(
-            update.block_deletion_before_end_of_life, standing.block_deletion_before_end_of_life
+            update.block_deletion_before_end_of_life, existing.block_deletion_before_end_of_life
         ),
-        tags=standing.tags if update.tags is None else dict(update.tags),
+        tags=existing.tags if update.tags is None else dict(update.tags),
     )
-    if standing.is_shallow:
+    if existing.is_shallow:
         check_shallow(changed.target_regions)
-        _check_shallow_storage(standing, changed)
-    if changed.end_of_life_at != standing.end_of_life_at:
+        _check_shallow_storage(existing, changed)
+    if changed.end_of_life_at != existing.end_of_life_at:
         check_end_of_life(changed.end_of_life_at, now)
     check_deletion_block(changed)
     return changed
 
 
 def _targets(
-    standing: ImageVersion, update: VersionUpdate, count: int, regions: Regions, limits: Limits
+    existing: ImageVersion, update: VersionUpdate, count: int, regions: Regions, limits: Limits
 ) -> tuple[TargetRegion, ...]:
     """Return the requested targets, or else the current targets.
 
     Without target regions in the request, a new replica count applies to each region that had the old count.
     """
-    asked: Sequence[TargetRegion] = standing.target_regions
+    asked: Sequence[TargetRegion] = existing.target_regions
     if not update.target_regions and update.replica_count is None:
-        return standing.target_regions
+        return existing.target_regions
     if not update.target_regions:
         asked = [
             replace(each, regional_replica_count=count)
-            if each.regional_replica_count == standing.replica_count
+            if each.regional_replica_count == existing.replica_count
             else each
             for each in asked
         ]
     return resolve_targets(
         PublishingRequest(
-            location=standing.location,
+            location=existing.location,
             target_regions=update.target_regions or [each.as_request() for each in asked],
             replica_count=count,
             storage_account_type=update.storage_account_type,
-            standing=standing.target_regions,
+            existing=existing.target_regions,
         ),
         regions,
         limits,
     )[1]
 
 
-def _check_shallow_storage(standing: ImageVersion, changed: ImageVersion) -> None:
+def _check_shallow_storage(existing: ImageVersion, changed: ImageVersion) -> None:
     """Refuse another storage account type for a Shallow version. The version stays in the slot of the source."""
-    before, after = standing.target_regions[0].storage_account_type, changed.target_regions[0].storage_account_type
+    before, after = existing.target_regions[0].storage_account_type, changed.target_regions[0].storage_account_type
     if before is not after:
         raise PropertyChangeNotAllowed(
             "properties.publishingProfile.targetRegions.storageAccountType",

@@ -73,14 +73,14 @@ class Server:
         link, skip = _read_token(request)
         items: list[Json] = []
         while True:
-            told = self.show(above, **({"$skiptoken": link} if link else {}))
-            found, room = told["value"][skip:], len(told["value"])
+            answer = self.show(above, **({"$skiptoken": link} if link else {}))
+            found, room = answer["value"][skip:], len(answer["value"])
             if request.items_max is not None:
                 room = request.items_max - len(items)
             items += found[:room]
             if len(found) > room:
                 return items, _token(link, skip + room)
-            link, skip = _next(told), 0
+            link, skip = _next(answer), 0
             if not link:
                 return items, None
             if request.items_max is not None and len(items) == request.items_max:
@@ -137,17 +137,17 @@ class Server:
             return True
         pause_seconds = _LOOK_SECONDS_MIN
         while True:
-            told = self.connection.request("GET", f"{url.path}?{url.query}")
-            if told.json["status"] != "InProgress":
+            poll = self.connection.request("GET", f"{url.path}?{url.query}")
+            if poll.json["status"] != "InProgress":
                 break
             if on_poll():
                 return False
             self.connection.pause(pause_seconds)
             pause_seconds = max(
-                _LOOK_SECONDS_MIN, min(2 * pause_seconds, retry_after_seconds(told.headers.get("Retry-After")))
+                _LOOK_SECONDS_MIN, min(2 * pause_seconds, retry_after_seconds(poll.headers.get("Retry-After")))
             )
-        if told.json["status"] != "Succeeded":
-            raise read_error(told.json, 0)
+        if poll.json["status"] != "Succeeded":
+            raise read_error(poll.json, 0)
         return True
 
     def _finish_and_show(self, answer: Response, resource_id: str) -> Json:
@@ -207,8 +207,8 @@ def _target(resource_id: str, query: Mapping[str, str]) -> str:
     return f"{quote(resource_id, safe=_SEGMENT_SAFE)}?{urlencode({'api-version': NEWEST, **query})}"
 
 
-def _next(told: Json) -> str:
-    link = parse_qs(urlsplit(told.get("nextLink") or "").query)
+def _next(page: Json) -> str:
+    link = parse_qs(urlsplit(page.get("nextLink") or "").query)
     return next(iter(link.get("$skiptoken", [])), "")
 
 
@@ -218,15 +218,15 @@ def _token(link: str, skip: int) -> str:
 
 def _read_token(request: PageRequest) -> tuple[str, int]:
     if request.items_max is not None and request.items_max < 1:
-        request.start_key("")  # Says what is wrong.
+        request.start_key("")  # Raises the error of an invalid page size.
     if request.token is None:
         return "", 0
-    told: Any = None
+    value: Any = None
     try:
-        told = read_json(base64.urlsafe_b64decode(request.token + "=" * (-len(request.token) % 4)).decode())
+        value = read_json(base64.urlsafe_b64decode(request.token + "=" * (-len(request.token) % 4)).decode())
     except ValueError:
-        told = None
-    match told:
+        value = None
+    match value:
         case [str(link), int(skip)] if skip >= 0:
             return link, skip
     raise invalid_token(request.token)

@@ -223,14 +223,14 @@ class Connection:
             raise self._unreachable(error, "ServerUnreachable") from error
         except (HTTPError, ValueError) as error:  # http.client raises ValueError for malformed numbers.
             raise self._unreachable(error, _BROKEN) from error
-        told = Response(status=answer.status, headers=answer.headers, body=answer.data)
-        if told.status == 429:
+        response = Response(status=answer.status, headers=answer.headers, body=answer.data)
+        if response.status == 429:
             self._wait(min(60.0, retry_after_seconds(answer.headers.get("Retry-After"))))
-        refusal = told.error() if told.status >= 400 else None
+        refusal = response.error() if response.status >= 400 else None
         if isinstance(refusal, StoreUnreachable):
             raise refusal
         self._retry = self._patience
-        return told
+        return response
 
     def _untrusted(self, error: TlsError) -> StoreError:
         return StoreError(

@@ -126,8 +126,8 @@ def _credentials(environ: Mapping[str, str]) -> Credentials:
     token = environ.get("IMGSTORE_TOKEN")
     if token:
         return Bearer(token=token.strip())
-    told = [environ.get(name) or "" for name in _APPLICATION]
-    missing = [name for name, value in zip(_APPLICATION, told, strict=True) if not value]
+    values = [environ.get(name) or "" for name in _APPLICATION]
+    missing = [name for name, value in zip(_APPLICATION, values, strict=True) if not value]
     if missing:
         raise Unauthenticated(
             "The credentials for the server are missing.",
@@ -135,4 +135,4 @@ def _credentials(environ: Mapping[str, str]) -> Credentials:
             expected="IMGSTORE_TOKEN, or IMGSTORE_TENANT_ID, IMGSTORE_CLIENT_ID and IMGSTORE_CLIENT_SECRET",
             hint="`imgstore auth sp create` on the server creates a service principal and prints the secret once",
         )
-    return Application(tenant_id=told[0], client_id=told[1], client_secret=told[2])
+    return Application(tenant_id=values[0], client_id=values[1], client_secret=values[2])

@@ -67,12 +67,12 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
         ImgstoreError: The error of the server.
     """
     version = version_id(server.subscription, request.group, request.gallery, request.definition, request.version)
-    standing = server.find(version, **_STATUS)
-    if standing is not None and has_arrived(standing):
-        _check_same_disks(server, standing, request, sources)
+    existing = server.find(version, **_STATUS)
+    if existing is not None and has_arrived(existing):
+        _check_same_disks(server, existing, request, sources)
         storage = None if sources.files else sources.storage({})
         _run_and_watch(
-            server, version, "PATCH", version_body(request, location=None, storage=storage), standing, wait=wait
+            server, version, "PATCH", version_body(request, location=None, storage=storage), existing, wait=wait
         )
         return server.show(version, **_STATUS)
     gallery = server.gallery(request.group, request.gallery)
@@ -91,7 +91,7 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
         upload(server, each)
     body = version_body(request, location=location, storage=sources.storage(uploads))
     try:
-        _run_and_watch(server, version, "PUT", body, standing, wait=wait)
+        _run_and_watch(server, version, "PUT", body, existing, wait=wait)
     except ImgstoreError as error:
         _clean(server, version, uploads, error)
         raise
@@ -140,13 +140,13 @@ def _replicas(version: Json) -> list[Json]:
     ]
 
 
-def _check_same_disks(server: Server, standing: Json, request: VersionRequest, sources: Sources) -> None:
+def _check_same_disks(server: Server, existing: Json, request: VersionRequest, sources: Sources) -> None:
     """Check that an ingested version has the bytes of the files and the requested region."""
-    if request.location is not None and region_key(request.location) != standing["location"]:
-        raise PropertyChangeNotAllowed("location", found=request.location, expected=standing["location"])
+    if request.location is not None and region_key(request.location) != existing["location"]:
+        raise PropertyChangeNotAllowed("location", found=request.location, expected=existing["location"])
     if not sources.files:
         return
-    profile = standing["properties"]["storageProfile"]
+    profile = existing["properties"]["storageProfile"]
     digests: dict[int | None, str | None] = {None: profile["osDiskImage"].get("diskDigest")}
     digests |= {each["lun"]: each.get("diskDigest") for each in profile.get("dataDiskImages", ())}
     if set(digests) != set(sources.disks):
@@ -175,8 +175,8 @@ def _clean(server: Server, version: str, uploads: Mapping[int | None, Upload], e
     if not uploads:
         return
     try:
-        standing = server.find(version, **_STATUS)
-        if error is None or (standing is not None and has_arrived(standing)):
+        existing = server.find(version, **_STATUS)
+        if error is None or (existing is not None and has_arrived(existing)):
             for each in uploads.values():
                 discard(server, each.disk_id)
             return
@@ -191,9 +191,9 @@ def _clean(server: Server, version: str, uploads: Mapping[int | None, Upload], e
         )
 
 
-def _run_and_watch(server: Server, version: str, method: str, body: Json, standing: Json, *, wait: bool) -> None:
+def _run_and_watch(server: Server, version: str, method: str, body: Json, existing: Json, *, wait: bool) -> None:
     """Create or change a version, and report the progress until the end."""
-    watch = _ProgressWatcher(server, version, standing, wait=wait)
+    watch = _ProgressWatcher(server, version, existing, wait=wait)
     answer = server.begin(method, version, body)
     try:
         server.finish(answer, watch)
@@ -205,20 +205,20 @@ def _run_and_watch(server: Server, version: str, method: str, body: Json, standi
 class _ProgressWatcher:
     """A reporter of the progress of each replica. A call returns True when no further wait is needed."""
 
-    def __init__(self, server: Server, version: str, standing: Json, *, wait: bool) -> None:
+    def __init__(self, server: Server, version: str, existing: Json, *, wait: bool) -> None:
         self._server, self._version, self._wait = server, version, wait
-        before = _replicas(standing) if standing is not None else []
+        before = _replicas(existing) if existing is not None else []
         self._whole = {_task_name(each) for each in before if each["state"] == "Completed"}
         self._told: dict[str, ProgressEvent] = {}
 
     def __call__(self) -> bool:
-        standing = self._server.find(self._version, **_STATUS)
-        if standing is None:
+        existing = self._server.find(self._version, **_STATUS)
+        if existing is None:
             return False
-        for each in _replicas(standing):
+        for each in _replicas(existing):
             if _task_name(each) not in self._whole:
                 self._tell(each)
-        return not self._wait and has_arrived(standing)
+        return not self._wait and has_arrived(existing)
 
     def _tell(self, replica: Json) -> None:
         task = _task_name(replica)

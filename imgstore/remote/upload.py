@@ -71,13 +71,13 @@ def upload(server: Server, wanted: Upload) -> Json:
     """
     with wanted.disk.open() as reader:
         upload_bytes = reader.virtual_bytes + _FOOTER_BYTES
-        standing = server.find(wanted.disk_id)
-        if standing is not None and not _is_resumable(standing, upload_bytes):
-            if _is_same_disk(server, standing, wanted, reader):
-                return standing if wanted.tags is None else server.patch(wanted.disk_id, {"tags": wanted.tags})
+        existing = server.find(wanted.disk_id)
+        if existing is not None and not _is_resumable(existing, upload_bytes):
+            if _is_same_disk(server, existing, wanted, reader):
+                return existing if wanted.tags is None else server.patch(wanted.disk_id, {"tags": wanted.tags})
             discard(server, wanted.disk_id)
-        elif standing is not None and wanted.tags is None:
-            wanted = replace(wanted, tags=standing.get("tags"))  # A PUT without tags removes the tags.
+        elif existing is not None and wanted.tags is None:
+            wanted = replace(wanted, tags=existing.get("tags"))  # A PUT without tags removes the tags.
         made = _attempt(server, wanted, reader)
         if made is None:  # The ranges of an earlier run were of another file.
             discard(server, wanted.disk_id)
@@ -101,21 +101,21 @@ def digest_of_file(server: Server, disk: LocalDisk) -> Digest:
 
 def discard(server: Server, disk_id: str) -> None:
     """Delete a temporary disk in any state. A missing disk is not an error."""
-    standing = server.find(disk_id)
-    if standing is None:
+    existing = server.find(disk_id)
+    if existing is None:
         return
-    if standing["properties"]["diskState"] == "ActiveUpload":
+    if existing["properties"]["diskState"] == "ActiveUpload":
         with suppress(ImgstoreError):  # Revoke the URL. The server then refuses an incomplete upload, as expected.
             server.post_action(disk_id, "endGetAccess")
     server.delete(disk_id)
 
 
-def _is_resumable(standing: Json, upload_bytes: int) -> bool:
-    properties = standing["properties"]
+def _is_resumable(existing: Json, upload_bytes: int) -> bool:
+    properties = existing["properties"]
     return properties["diskState"] in _WAITING and properties["creationData"].get("uploadSizeBytes") == upload_bytes
 
 
-def _is_same_disk(server: Server, standing: Json, wanted: Upload, reader: DiskReader) -> bool:
+def _is_same_disk(server: Server, existing: Json, wanted: Upload, reader: DiskReader) -> bool:
     """Return whether an existing disk has the bytes and the region of the upload.
 
     False permits the deletion of the disk.
@@ -123,8 +123,8 @@ def _is_same_disk(server: Server, standing: Json, wanted: Upload, reader: DiskRe
     Raises:
         PropertyChangeNotAllowed: The disk differs, and the user chose the name.
     """
-    properties = standing["properties"]
-    if properties["diskState"] not in _WAITING and region_key(standing["location"]) == region_key(wanted.location):
+    properties = existing["properties"]
+    if properties["diskState"] not in _WAITING and region_key(existing["location"]) == region_key(wanted.location):
         digest = digest_pieces(server.subscriber, f"read {wanted.disk.path.name}", reader).hex()
         if properties["creationData"]["createOption"] == "Upload" and properties.get("diskDigest") == digest:
             return True
@@ -134,7 +134,7 @@ def _is_same_disk(server: Server, standing: Json, wanted: Upload, reader: DiskRe
         "properties.creationData",
         found=f"{wanted.disk.path}, {reader.virtual_bytes} bytes, in {wanted.location}",
         expected=f"the source of the disk: {properties['creationData']}, {properties['diskSizeBytes']} bytes, "
-        f"in {standing['location']}",
+        f"in {existing['location']}",
         hint="choose another name, or delete the disk first",
     )
 

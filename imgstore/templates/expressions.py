@@ -102,17 +102,17 @@ def _evaluate(value: Json, scope: Scope) -> Json:
     return _ExpressionParser(value[1:-1], scope).evaluate()
 
 
-def _check_name(said: Json) -> str:
-    if not isinstance(said, str):
-        raise bad_template("The name of a property is not a string.", found=type(said).__name__)
-    return said
+def _check_name(name: Json) -> str:
+    if not isinstance(name, str):
+        raise bad_template("The name of a property is not a string.", found=type(name).__name__)
+    return name
 
 
 def _loops(value: Mapping[str, Json]) -> Sequence[Mapping[str, Json]]:
     """Return the property loops of an object. Each loop creates a list with one element per iteration."""
-    said = next((each for name, each in value.items() if name.lower() == "copy"), None)
-    if isinstance(said, list) and said and all(isinstance(each, Mapping) and "input" in each for each in said):
-        return said
+    loops = next((each for name, each in value.items() if name.lower() == "copy"), None)
+    if isinstance(loops, list) and loops and all(isinstance(each, Mapping) and "input" in each for each in loops):
+        return loops
     return ()
 
 
@@ -127,17 +127,17 @@ def expand_loop(loop: Json, scope: Scope, *, name: str | None = None) -> list[Sc
     Raises:
         InvalidInput: The name or the count is missing, or the count is too large.
     """
-    said, count = (value_at(loop, "name") if name is None else name), evaluate(value_at(loop, "count"), scope)
-    if not isinstance(said, str) or not isinstance(count, int) or isinstance(count, bool):
+    loop_name, count = (value_at(loop, "name") if name is None else name), evaluate(value_at(loop, "count"), scope)
+    if not isinstance(loop_name, str) or not isinstance(count, int) or isinstance(count, bool):
         raise bad_template("A copy loop needs a name and a count.", found=type(count).__name__)
     if not 0 <= count <= COPIES_MAX:
         raise bad_template(
-            f"The count of the copy loop '{said}' is out of its range.",
+            f"The count of the copy loop '{loop_name}' is out of its range.",
             found=f"a count of {count}",
             expected=f"a copy loop of 0 to {COPIES_MAX}",
         )
     scope.budget.spend(count * (_ELEMENTS_PER_ITERATION + len(scope.copies)))
-    return [replace(scope, copies={**scope.copies, said.lower(): turn, "": turn}) for turn in range(count)]
+    return [replace(scope, copies={**scope.copies, loop_name.lower(): index, "": index}) for index in range(count)]
 
 
 def _unroll(loop: Mapping[str, Json], scope: Scope) -> Json:

@@ -47,20 +47,20 @@ def _check_length(characters: int) -> None:
 
 
 def _join(texts: Iterable[str], by: str = "") -> str:
-    said = list(texts)
-    _check_length(sum(map(len, said)) + len(by) * len(said))
-    return by.join(said)
+    parts = list(texts)
+    _check_length(sum(map(len, parts)) + len(by) * len(parts))
+    return by.join(parts)
 
 
-def _concat(_: Scope, *said: Json) -> Json:
-    if said and all(isinstance(each, list) for each in said):
-        return _collect_items(item for each in said for item in each)
-    return _join(map(text_of, said))
+def _concat(_: Scope, *args: Json) -> Json:
+    if args and all(isinstance(each, list) for each in args):
+        return _collect_items(item for each in args for item in each)
+    return _join(map(text_of, args))
 
 
-def _collect_items(said: Iterable[Json]) -> list[Json]:
+def _collect_items(items: Iterable[Json]) -> list[Json]:
     found: list[Json] = []
-    for each in said:
+    for each in items:
         found.append(each)
         if len(found) > _ITEMS_MAX:
             raise InvalidArgument(f"at most {_ITEMS_MAX} items")
@@ -70,18 +70,18 @@ def _collect_items(said: Iterable[Json]) -> list[Json]:
 _PLACEHOLDER: Final = re.compile(r"\{\{|\}\}|\{(\d+)(?::([^{}]*))?\}")
 
 
-def _format(scope: Scope, pattern: Json, *said: Json) -> str:
+def _format(scope: Scope, pattern: Json, *args: Json) -> str:
     """Format texts like .NET's ``String.Format``. Numbers support zero padding only: ``{0:D3}`` and ``{0:000}``."""
     parts, at = [], 0
     for match in _PLACEHOLDER.finditer(pattern):
-        scope.budget.spend_on(said[int(match[1])] if match[1] else None)
-        parts += [pattern[at : match.start()], match[0][0] if match[1] is None else _format_argument(said, match)]
+        scope.budget.spend_on(args[int(match[1])] if match[1] else None)
+        parts += [pattern[at : match.start()], match[0][0] if match[1] is None else _format_argument(args, match)]
         at = match.end()
     return _join([*parts, pattern[at:]])
 
 
-def _format_argument(said: tuple[Json, ...], match: re.Match[str]) -> str:
-    value, how = said[int(match[1])], match[2]
+def _format_argument(args: tuple[Json, ...], match: re.Match[str]) -> str:
+    value, how = args[int(match[1])], match[2]
     if how is None:
         return text_of(value)
     digits = re.fullmatch(r"[Dd](\d{1,2})|(0+)", how)
@@ -161,13 +161,13 @@ def _slice(what: Json, start: int | None, end: int | None) -> Json:
     return what[slice(start, end)]
 
 
-def _union(scope: Scope, *said: Json) -> Json:
-    if all(isinstance(each, Mapping) for each in said):
+def _union(scope: Scope, *args: Json) -> Json:
+    if all(isinstance(each, Mapping) for each in args):
         whole: dict[str, Json] = {}
-        for each in said:
+        for each in args:
             whole = _merge(scope, whole, each)
         return whole
-    items = _collect_items(item for items in said for item in items)
+    items = _collect_items(item for items in args for item in items)
     return list({_key(scope, each): each for each in items}.values())
 
 
@@ -181,11 +181,11 @@ def _merge(scope: Scope, one: Mapping[str, Json], other: Mapping[str, Json]) -> 
     return both
 
 
-def _intersection(scope: Scope, first: Json, *said: Json) -> Json:
-    scope.budget.spend(len(first) * len(said))
+def _intersection(scope: Scope, first: Json, *args: Json) -> Json:
+    scope.budget.spend(len(first) * len(args))
     if isinstance(first, Mapping):
-        return {name: value for name, value in first.items() if all(_is_equal(each.get(name), value) for each in said)}
-    others = [{_key(scope, item) for item in each} for each in said]
+        return {name: value for name, value in first.items() if all(_is_equal(each.get(name), value) for each in args)}
+    others = [{_key(scope, item) for item in each} for each in args]
     mine = {_key(scope, each): each for each in first}
     return [each for key, each in mine.items() if all(key in other for other in others)]
 
@@ -229,10 +229,10 @@ def _quotient(one: int, other: int) -> int:
     return whole if (one < 0) == (other < 0) else -whole
 
 
-def _check_booleans(said: tuple[Json, ...]) -> tuple[Json, ...]:
-    if not all(isinstance(each, bool) for each in said):
+def _check_booleans(args: tuple[Json, ...]) -> tuple[Json, ...]:
+    if not all(isinstance(each, bool) for each in args):
         raise InvalidArgument("true or false")
-    return said
+    return args
 
 
 def _comparison(compare: Callable[[Any, Any], bool]) -> Callable[..., bool]:
@@ -244,8 +244,8 @@ def _comparison(compare: Callable[[Any, Any], bool]) -> Callable[..., bool]:
     return compared
 
 
-def _read_integers(said: tuple[Json, ...]) -> list[int]:
-    return [_check_integer(each) for each in (said[0] if isinstance(said[0], list) else said)]
+def _read_integers(args: tuple[Json, ...]) -> list[int]:
+    return [_check_integer(each) for each in (args[0] if isinstance(args[0], list) else args)]
 
 
 def _parse_json(text: str) -> Json:
@@ -273,9 +273,9 @@ def _decode_data_uri(text: Json) -> str:
 def _charge_characters(function: Callable[..., Json]) -> Callable[..., Json]:
     """Charge each character of the arguments, for functions that handle texts character by character in Python."""
 
-    def counted(scope: Scope, *said: Json) -> Json:
-        scope.budget.spend(sum(len(each) for each in said if isinstance(each, str)))
-        return function(scope, *said)
+    def counted(scope: Scope, *args: Json) -> Json:
+        scope.budget.spend(sum(len(each) for each in args if isinstance(each, str)))
+        return function(scope, *args)
 
     return counted
 
@@ -286,8 +286,8 @@ _VALUES: Final[Mapping[str, Callable[..., Json]]] = {
     "false": lambda _: False,
     "equals": lambda _, one, other: _is_equal(one, other),
     "not": lambda _, value: {True: False, False: True}[value],
-    "and": lambda _, *said: all(_check_booleans(said)),
-    "or": lambda _, *said: any(_check_booleans(said)),
+    "and": lambda _, *args: all(_check_booleans(args)),
+    "or": lambda _, *args: any(_check_booleans(args)),
     "less": _comparison(lambda one, other: one < other),
     "lessorequals": _comparison(lambda one, other: one <= other),
     "greater": _comparison(lambda one, other: one > other),
@@ -297,13 +297,13 @@ _VALUES: Final[Mapping[str, Callable[..., Json]]] = {
     "mul": lambda _, one, other: _check_integer(_check_integer(one) * _check_integer(other)),
     "div": lambda _, one, other: _quotient(one, other),
     "mod": lambda _, one, other: one - other * _quotient(one, other),
-    "min": lambda _, *said: min(_read_integers(said)),
-    "max": lambda _, *said: max(_read_integers(said)),
+    "min": lambda _, *args: min(_read_integers(args)),
+    "max": lambda _, *args: max(_read_integers(args)),
     "int": lambda _, value: _check_integer(int(value)),
     "bool": lambda _, value: {"true": True, "false": False, "1": True, "0": False}[text_of(value).lower()],
     "string": lambda _, value: text_of(value),
     "json": lambda _, text: _parse_json(text),
-    "coalesce": lambda _, *said: next((each for each in said if each is not None), None),
+    "coalesce": lambda _, *args: next((each for each in args if each is not None), None),
 }
 _TEXTS: Final[Mapping[str, Callable[..., Json]]] = {
     "concat": _concat,
@@ -326,8 +326,8 @@ _TEXTS: Final[Mapping[str, Callable[..., Json]]] = {
     "uri": _charge_characters(lambda _, base, relative: urljoin(base, relative)),
     "uricomponent": _charge_characters(lambda _, text: quote(text, safe="")),
     "uricomponenttostring": _charge_characters(lambda _, text: unquote(text)),
-    "uniquestring": _charge_characters(lambda _, *said: unique_string([*map(text_of, said)])),
-    "guid": lambda _, *said: guid([*map(text_of, said)]),
+    "uniquestring": _charge_characters(lambda _, *args: unique_string([*map(text_of, args)])),
+    "guid": lambda _, *args: guid([*map(text_of, args)]),
     "datetimeadd": _charge_characters(_date_time_add),
     "datetimefromepoch": lambda _, seconds: datetimes.format_time(_EPOCH + timedelta(seconds=seconds), "u"),
     "datetimetoepoch": lambda _, text: int(datetimes.parse_time(text).timestamp()),
@@ -345,7 +345,7 @@ _COLLECTIONS: Final[Mapping[str, Callable[..., Json]]] = {
     "range": _range,
     "createarray": lambda _, *items: list(items),
     "array": lambda _, value: value if isinstance(value, list) else [value],
-    "createobject": lambda _, *said: dict(zip(said[::2], said[1::2], strict=True)),
+    "createobject": lambda _, *args: dict(zip(args[::2], args[1::2], strict=True)),
     "flatten": lambda _, lists: _collect_items(item for each in lists for item in each),
     "items": lambda _, value: [{"key": name, "value": value[name]} for name in sorted(value, key=str.lower)],
     "objectkeys": lambda _, value: sorted(value.keys(), key=str.lower),

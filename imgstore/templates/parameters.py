@@ -151,13 +151,13 @@ def read_parameters(
     Raises:
         InvalidInput: A parameter is not declared, is missing, or does not match the declaration.
     """
-    said = _read_given(given, {name.lower() for name in declared})
+    by_name = _read_given(given, {name.lower() for name in declared})
     values: dict[str, Json] = {}
     shown: dict[str, Json] = {}
     for name, declaration in declared.items():
         how = types.resolve(declaration, name)
         kind = kind_of(how, name)
-        value = said.get(name.lower())
+        value = by_name.get(name.lower())
         if value is None and "defaultValue" in how:
             value = evaluate(how["defaultValue"], replace(scope, parameters=values, default_of=name.lower()))
         if value is None and how.get("nullable") is not True:
@@ -169,13 +169,13 @@ def read_parameters(
 
 
 def _read_given(given: Json, names: set[str]) -> dict[str, Json]:
-    said = {str(name).lower(): value for name, value in given.items()} if isinstance(given, Mapping) else {}
-    if unknown := sorted(set(said) - names):
+    by_name = {str(name).lower(): value for name, value in given.items()} if isinstance(given, Mapping) else {}
+    if unknown := sorted(set(by_name) - names):
         raise bad_template(f"The template parameters '{', '.join(unknown)}' are not valid; they are not present in it.")
-    for name, value in said.items():
+    for name, value in by_name.items():
         if value_at(value, "reference") is not None:
             raise bad_template(f"The template parameter '{name}' refers to a key vault.", expected="a value")
-    return {name: value_at(value, "value") for name, value in said.items()}
+    return {name: value_at(value, "value") for name, value in by_name.items()}
 
 
 def _check_size(name: str, kind: str, how: Mapping[str, Json], value: Any) -> None:
@@ -187,7 +187,7 @@ def _check_size(name: str, kind: str, how: Mapping[str, Json], value: Any) -> No
         raise bad_template(f"The template parameter '{name}' is out of its range.", expected=f"a {end} of {bounds}")
 
 
-def _check_bound(name: str, said: Json) -> int | None:
-    if said is not None and (not isinstance(said, int) or isinstance(said, bool)):
-        raise bad_template(f"A limit of the template parameter '{name}' is not a whole number.", found=str(said))
-    return said
+def _check_bound(name: str, limit: Json) -> int | None:
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
+        raise bad_template(f"A limit of the template parameter '{name}' is not a whole number.", found=str(limit))
+    return limit

@@ -176,10 +176,10 @@ def _validate_output(plan: Plan, name: str, output: Json, scope: Scope) -> None:
 
 
 def _read_object(template: Mapping[str, Json], name: str) -> Mapping[str, Any]:
-    said = template.get(name) or {}
-    if not isinstance(said, Mapping):
+    raw = template.get(name) or {}
+    if not isinstance(raw, Mapping):
         raise bad_template(f"The template's '{name}' are not an object.")
-    return said
+    return raw
 
 
 def _read_functions(template: Mapping[str, Json]) -> dict[str, Mapping[str, Json]]:
@@ -198,21 +198,21 @@ def _read_functions(template: Mapping[str, Json]) -> dict[str, Mapping[str, Json
 
 def _with_variables(scope: Scope, variables: Mapping[str, Json]) -> Scope:
     """Return a scope that evaluates each variable once, at the first use."""
-    said = {name.lower(): value for name, value in variables.items() if name.lower() != "copy"}
+    raw = {name.lower(): value for name, value in variables.items() if name.lower() != "copy"}
     loops = _variable_loops(variables)
     known: dict[str, Json] = {}
     open_ones: set[str] = set()
 
     def variable(name: str) -> Json:
         key = name.lower()
-        if key not in said and key not in loops:
-            raise bad_template(f"The template variable '{name}' is not found.", found=first_names(chain(said, loops)))
+        if key not in raw and key not in loops:
+            raise bad_template(f"The template variable '{name}' is not found.", found=first_names(chain(raw, loops)))
         if key in open_ones:
             raise bad_template(f"The template variable '{name}' depends on itself.")
         if key not in known:
             open_ones.add(key)
             loop = loops.get(key)
-            known[key] = evaluate(said[key], whole) if loop is None else evaluate({"copy": [loop]}, whole)[loop["name"]]
+            known[key] = evaluate(raw[key], whole) if loop is None else evaluate({"copy": [loop]}, whole)[loop["name"]]
             open_ones.remove(key)
         return known[key]
 
@@ -222,9 +222,9 @@ def _with_variables(scope: Scope, variables: Mapping[str, Json]) -> Scope:
 
 def _variable_loops(variables: Mapping[str, Json]) -> dict[str, Mapping[str, Json]]:
     """Return the loops that define variables, by lower-case name."""
-    said: Json = next((each for name, each in variables.items() if name.lower() == "copy"), [])
-    if not isinstance(said, list) or not all(
-        isinstance(value_at(each, "name"), str) and "input" in each for each in said
+    loops: Json = next((each for name, each in variables.items() if name.lower() == "copy"), [])
+    if not isinstance(loops, list) or not all(
+        isinstance(value_at(each, "name"), str) and "input" in each for each in loops
     ):
         raise bad_template("Each loop of a variable needs a name, a count and an input.", found="variables.copy")
-    return {each["name"].lower(): each for each in said}
+    return {each["name"].lower(): each for each in loops}

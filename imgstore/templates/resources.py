@@ -83,9 +83,9 @@ class ResourceCollector:
         self.resources: dict[str, PlannedResource] = {}
         self.loops: dict[str, list[str]] = {}
 
-    def add(self, said: Json, scope: Scope, above: PlannedResource | None = None) -> None:
+    def add(self, raw: Json, scope: Scope, above: PlannedResource | None = None) -> None:
         """Add a list of resources, or an object of resources by symbolic name."""
-        for symbol, resource in _by_symbol(said):
+        for symbol, resource in _by_symbol(raw):
             loop = resource.get("copy")
             called = set() if loop is None else {str(value_at(loop, "name")).lower(), symbol.lower()} - {""}
             for word in called:
@@ -139,11 +139,11 @@ class ResourceCollector:
         return tuple(dict.fromkeys(found))
 
 
-def _by_symbol(said: Json) -> Iterator[tuple[str, Mapping[str, Json]]]:
+def _by_symbol(raw: Json) -> Iterator[tuple[str, Mapping[str, Json]]]:
     """Yield resources with symbolic names. The symbolic name of a list element is empty."""
-    if not isinstance(said, list | Mapping):
-        raise bad_template("The resources are neither a list nor an object.", found=type(said).__name__)
-    for symbol, resource in said.items() if isinstance(said, Mapping) else (("", each) for each in said):
+    if not isinstance(raw, list | Mapping):
+        raise bad_template("The resources are neither a list nor an object.", found=type(raw).__name__)
+    for symbol, resource in raw.items() if isinstance(raw, Mapping) else (("", each) for each in raw):
         if not isinstance(resource, Mapping):
             raise bad_template("A resource is not an object.", found=symbol or None)
         yield symbol, resource
@@ -191,9 +191,9 @@ def _plan_resource(
 
 def _group(resource: Mapping[str, Json], scope: Scope, *, may_be_elsewhere: bool) -> str | None:
     """Return the resource group that a resource names, or None. Other subscriptions and other scopes are refused."""
-    said = {word: evaluate(resource.get(word), scope) for word in ("scope", "subscriptionId", "resourceGroup")}
-    subscription, group = said["subscriptionId"], said["resourceGroup"]
-    if said["scope"] is not None:
+    raw = {word: evaluate(resource.get(word), scope) for word in ("scope", "subscriptionId", "resourceGroup")}
+    subscription, group = raw["subscriptionId"], raw["resourceGroup"]
+    if raw["scope"] is not None:
         raise bad_template("The 'scope' of a resource is not supported.", expected="a resource of a group")
     if subscription is not None and str(subscription).lower() != scope.subscription.lower():
         raise bad_template("A template deploys to its own subscription only.", found=str(subscription))

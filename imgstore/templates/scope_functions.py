@@ -18,22 +18,22 @@ def text_of(value: Json) -> str:
     return str(value) if isinstance(value, str | int) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-def resource_id(scope: Scope, *said: Json) -> str:
+def resource_id(scope: Scope, *args: Json) -> str:
     """Return the id for ``resourceId([subscription], [group], type, name, ...)``."""
-    above, path = _type_and_names(said, above_max=2)
+    above, path = _type_and_names(args, above_max=2)
     group = above[-1] if above else scope.group
     subscription = above[0] if len(above) == 2 else scope.subscription
     return f"/subscriptions/{subscription}/resourceGroups/{group}/providers/{path}"
 
 
-def _subscription_resource_id(scope: Scope, *said: Json) -> str:
-    above, path = _type_and_names(said, above_max=1)
+def _subscription_resource_id(scope: Scope, *args: Json) -> str:
+    above, path = _type_and_names(args, above_max=1)
     return f"/subscriptions/{above[0] if above else scope.subscription}/providers/{path}"
 
 
-def _type_and_names(said: Iterable[Json], *, above_max: int) -> tuple[list[str], str]:
+def _type_and_names(args: Iterable[Json], *, above_max: int) -> tuple[list[str], str]:
     """Split the arguments before the type, and join the type with the names: ``Microsoft.Compute/galleries/g``."""
-    words = [text_of(each) for each in said]
+    words = [text_of(each) for each in args]
     at = next((place for place, word in enumerate(words) if "/" in word), None)
     if at is None or at > above_max:
         raise InvalidArgument("a type with its provider: Microsoft.Compute/galleries")
@@ -44,8 +44,8 @@ def _type_and_names(said: Iterable[Json], *, above_max: int) -> tuple[list[str],
 
 
 def _reference(scope: Scope, name: Json, version: Json = None, full: Json = None) -> Json:
-    said = None if version is None else text_of(version)
-    return scope.reference(text_of(name), said, str(full).lower() == "full")
+    api_version = None if version is None else text_of(version)
+    return scope.reference(text_of(name), api_version, str(full).lower() == "full")
 
 
 def _group(scope: Scope) -> Json:
@@ -62,9 +62,9 @@ def _deployment(scope: Scope) -> Json:
     return {"name": scope.deployment, "properties": {"mode": "Incremental", "provisioningState": "Accepted"}}
 
 
-def _copy_index(scope: Scope, *said: Json) -> int:
-    loop = said[0] if said and isinstance(said[0], str) else ""
-    offset = next((each for each in said if isinstance(each, int)), 0)
+def _copy_index(scope: Scope, *args: Json) -> int:
+    loop = args[0] if args and isinstance(args[0], str) else ""
+    offset = next((each for each in args if isinstance(each, int)), 0)
     if loop.lower() not in scope.copies:
         raise bad_template("The template function 'copyIndex' is not expected at this location.")
     return scope.copies[loop.lower()] + offset
@@ -98,8 +98,8 @@ SCOPE_FUNCTIONS: Final[Mapping[str, Callable[..., Json]]] = {
     "references": lambda scope, loop, full=None: scope.references(text_of(loop), str(full).lower() == "full"),
     "resourceid": resource_id,
     "subscriptionresourceid": _subscription_resource_id,
-    "tenantresourceid": lambda _, *said: f"/providers/{_type_and_names(said, above_max=0)[1]}",
-    "extensionresourceid": lambda _, on, *said: f"{on}/providers/{_type_and_names(said, above_max=0)[1]}",
+    "tenantresourceid": lambda _, *args: f"/providers/{_type_and_names(args, above_max=0)[1]}",
+    "extensionresourceid": lambda _, on, *args: f"{on}/providers/{_type_and_names(args, above_max=0)[1]}",
     "resourcegroup": _group,
     "subscription": lambda scope: subscription_json(scope.subscription, scope.tenant),
     "tenant": lambda scope: tenant_json(scope.tenant),

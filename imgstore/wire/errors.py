@@ -62,12 +62,12 @@ def error_json(error: ImgstoreError) -> Json:
     Clients print only code and message. The message therefore also contains the found value, the expected value and the
     hint.
     """
-    told: dict[str, Json] = {"code": error.error_code, "message": str(error)}
+    fields: dict[str, Json] = {"code": error.error_code, "message": str(error)}
     if error.target is not None:
-        told["target"] = error.target
+        fields["target"] = error.target
     if error.details:
-        told["details"] = [{"code": d.code, "target": d.target, "message": d.message} for d in error.details]
-    return {"error": told}
+        fields["details"] = [{"code": d.code, "target": d.target, "message": d.message} for d in error.details]
+    return {"error": fields}
 
 
 def read_error(body: Json, status: int) -> ImgstoreError:
@@ -78,14 +78,14 @@ def read_error(body: Json, status: int) -> ImgstoreError:
         status: The status of the answer. 0 for the error of a long-running operation, where the code alone determines
             the class.
     """
-    told = body.get("error") if isinstance(body, Mapping) else None
-    if isinstance(told, str):  # OAuth's (RFC 6749, section 5.2)
-        told = {"code": told, "message": body.get("error_description") or told}
-    if not isinstance(told, Mapping) or not isinstance(told.get("code"), str):
+    envelope = body.get("error") if isinstance(body, Mapping) else None
+    if isinstance(envelope, str):  # OAuth's (RFC 6749, section 5.2)
+        envelope = {"code": envelope, "message": body.get("error_description") or envelope}
+    if not isinstance(envelope, Mapping) or not isinstance(envelope.get("code"), str):
         return _unexpected_answer(status)
-    code = told["code"]
-    error = _error_class(code, status)(str(told.get("message") or code), target=told.get("target"), code=code)
-    details = told.get("details") or ()
+    code = envelope["code"]
+    error = _error_class(code, status)(str(envelope.get("message") or code), target=envelope.get("target"), code=code)
+    details = envelope.get("details") or ()
     error.details = tuple(
         ErrorDetail(code=str(each.get("code")), target=str(each.get("target")), message=str(each.get("message")))
         for each in details

@@ -87,7 +87,7 @@ def read_network(body: Json, kind: NetworkType, resource_id: str) -> NetworkCont
     check_object(body)
     body = normalize_names(body, _COMMON_FIELDS)
     check_object(body)
-    said = {name: value for name, value in body.items() if name not in _COMMON_FIELDS and value is not None}
+    other_fields = {name: value for name, value in body.items() if name not in _COMMON_FIELDS and value is not None}
     names_ = (*_READ_ONLY, *kind.read_only_properties, *kind.empty_lists, *(() if kind.part is None else (kind.part,)))
     properties = normalize_names(body.get("properties") or {}, names_, "properties")
     properties = _without(properties, (*_READ_ONLY, *kind.read_only_properties))
@@ -96,19 +96,19 @@ def read_network(body: Json, kind: NetworkType, resource_id: str) -> NetworkCont
     if kind.word == _INTERFACES:
         properties[_CONFIGURATIONS] = _with_one_primary(properties[_CONFIGURATIONS])
     return _content(
-        location_of(body), tags_of(body), said | {"properties": properties}, kind=kind, resource_id=resource_id
+        location_of(body), tags_of(body), other_fields | {"properties": properties}, kind=kind, resource_id=resource_id
     )
 
 
-def read_network_tags(body: Json, standing: NetworkContent) -> NetworkContent:
+def read_network_tags(body: Json, existing: NetworkContent) -> NetworkContent:
     """Return a resource with the tags of a PATCH.
 
     Raises:
         InvalidInput: The tags are invalid, or the body contains another change. Azure's PATCH changes tags only.
     """
     check_object(body)
-    said = read_known_fields(body, Request.TAGS)
-    return replace(standing, tags=tags_of(said) if "tags" in said else standing.tags)
+    known = read_known_fields(body, Request.TAGS)
+    return replace(existing, tags=tags_of(known) if "tags" in known else existing.tags)
 
 
 def with_part(resource: NetworkRecord, name: str, body: Json) -> NetworkContent:
@@ -118,8 +118,8 @@ def with_part(resource: NetworkRecord, name: str, body: Json) -> NetworkContent:
         InvalidInput: The body is not a part.
     """
     check_object(body)
-    said = normalize_names(body, _COMMON_FIELDS) | {"name": names.check_network_name(name)}
-    parts, part = _parts(resource), _read_part(said, "")
+    raw = normalize_names(body, _COMMON_FIELDS) | {"name": names.check_network_name(name)}
+    parts, part = _parts(resource), _read_part(raw, "")
     if _find(parts, name) is None:
         return _with_parts(resource, [*parts, part])
     return _with_parts(resource, [part if _has_name(each, name) else each for each in parts])
@@ -134,15 +134,15 @@ def network_json(view: "NetworkRecordView") -> Json:
     """Return a resource as JSON, without the ETag."""
     resource = view.resource
     kind, content = _BY_TYPE[resource.type], resource.content
-    said = content.body.get("properties", {})
-    properties = dict.fromkeys(kind.empty_lists, ()) | said
+    stored = content.body.get("properties", {})
+    properties = dict.fromkeys(kind.empty_lists, ()) | stored
     if kind.part is not None:
         properties[kind.part] = [_part_json(resource, each) for each in _parts(resource)]
     if view.machine_id is not None:
         properties["virtualMachine"] = {"id": view.machine_id}
-    if isinstance(said.get("dnsSettings"), Mapping):
+    if isinstance(stored.get("dnsSettings"), Mapping):
         # imgstore assigns no names, but az reads this property.
-        properties["dnsSettings"] = {"fqdn": ""} | dict(said["dnsSettings"])
+        properties["dnsSettings"] = {"fqdn": ""} | dict(stored["dnsSettings"])
     return {
         "name": resource.name,
         "id": resource.resource_id,
@@ -193,12 +193,12 @@ def _parts(resource: NetworkRecord) -> list[Json]:
     return list(resource.content.body["properties"].get(kind.part, ()))
 
 
-def _read_parts(said: Json, path: str) -> list[Json]:
-    if said is None:
+def _read_parts(raw: Json, path: str) -> list[Json]:
+    if raw is None:
         return []
-    if not isinstance(said, list):
-        raise invalid_value(path, said, "a list of objects")
-    parts = [_read_part(each, f"{path}[{place}]") for place, each in enumerate(said)]
+    if not isinstance(raw, list):
+        raise invalid_value(path, raw, "a list of objects")
+    parts = [_read_part(each, f"{path}[{place}]") for place, each in enumerate(raw)]
     called = [each["name"].lower() for each in parts]
     if len(set(called)) != len(called):
         raise InvalidInput(
@@ -212,17 +212,17 @@ def _read_parts(said: Json, path: str) -> list[Json]:
     return parts
 
 
-def _read_part(said: Json, path: str) -> Json:
-    if isinstance(said, Mapping):
-        said = normalize_names(said, _COMMON_FIELDS, path)
-    if not isinstance(said, Mapping) or not isinstance(said.get("properties"), Mapping | None):
-        raise invalid_value(path, said, "an object with a name and properties")
-    name = said.get("name")
+def _read_part(raw: Json, path: str) -> Json:
+    if isinstance(raw, Mapping):
+        raw = normalize_names(raw, _COMMON_FIELDS, path)
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("properties"), Mapping | None):
+        raise invalid_value(path, raw, "an object with a name and properties")
+    name = raw.get("name")
     if not isinstance(name, str):
         raise invalid_value(f"{path}.name", name, "a name")
-    more = {each: value for each, value in said.items() if each not in _COMMON_PART_FIELDS and value is not None}
+    more = {each: value for each, value in raw.items() if each not in _COMMON_PART_FIELDS and value is not None}
     properties = normalize_names(
-        said.get("properties") or {}, (*_READ_ONLY_OF_PARTS, "primary"), f"{path}.properties".lstrip(".")
+        raw.get("properties") or {}, (*_READ_ONLY_OF_PARTS, "primary"), f"{path}.properties".lstrip(".")
     )
     properties = _without(properties, _READ_ONLY_OF_PARTS)
     return {"name": names.check_network_name(name), **more, "properties": properties}
@@ -238,13 +238,13 @@ def _with_one_primary(configurations: list[Json]) -> list[Json]:
     expected = "one primary IP configuration of an interface"
     read, primary = list[Json](), None
     for place, each in enumerate(configurations):
-        said = each["properties"].get("primary")
-        if said is None:
+        raw = each["properties"].get("primary")
+        if raw is None:
             read.append(each)
             continue
-        is_primary = flag_of(said, path.format(place))
+        is_primary = flag_of(raw, path.format(place))
         if is_primary and primary is not None:
-            raise invalid_value(path.format(place), said, expected)
+            raise invalid_value(path.format(place), raw, expected)
         primary = place if is_primary else primary
         read.append(each | {"properties": each["properties"] | {"primary": is_primary}})
     if read and all(each["properties"].get("primary") is False for each in read):
@@ -254,8 +254,8 @@ def _with_one_primary(configurations: list[Json]) -> list[Json]:
 
 def _primary_of(configurations: Sequence[Json]) -> Json:
     """Return the primary IP configuration. Without a value for `primary`, Azure takes the first."""
-    said = [each["properties"].get("primary") for each in configurations]
-    return configurations[said.index(True) if True in said else said.index(None) if None in said else 0]
+    flags = [each["properties"].get("primary") for each in configurations]
+    return configurations[flags.index(True) if True in flags else flags.index(None) if None in flags else 0]
 
 
 def _part_json(resource: NetworkRecord, part: Json) -> Json:
@@ -274,8 +274,8 @@ def _part_json(resource: NetworkRecord, part: Json) -> Json:
     }
 
 
-def _without(said: Mapping[str, Any], names_: Sequence[str]) -> dict[str, Any]:
-    return {name: value for name, value in said.items() if name not in names_ and value is not None}
+def _without(raw: Mapping[str, Any], names_: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in raw.items() if name not in names_ and value is not None}
 
 
 def _find(parts: Sequence[Json], name: str) -> Json | None:

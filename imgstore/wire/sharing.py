@@ -53,9 +53,9 @@ def read_share(body: Json) -> ShareBody:
         InvalidInput: The body is not a SharingUpdate, or a field is not supported.
     """
     body = read_known_fields(body, Request.SHARE)
-    said, groups = value_at(body, "operationType"), value_at(body, "groups") or []
-    if not isinstance(said, str) or said.lower() not in _OPERATIONS:
-        raise invalid_value("operationType", said, ", ".join(ShareOperation))
+    name, groups = value_at(body, "operationType"), value_at(body, "groups") or []
+    if not isinstance(name, str) or name.lower() not in _OPERATIONS:
+        raise invalid_value("operationType", name, ", ".join(ShareOperation))
     if not isinstance(groups, list):
         raise invalid_value("groups", groups, "a list of groups with a type and ids")
     ids: dict[str, list[str]] = {member: [] for member in _MEMBERS}
@@ -64,7 +64,7 @@ def read_share(body: Json) -> ShareBody:
         if kind not in ids or not isinstance(named, list) or not all(isinstance(each, str) for each in named):
             raise invalid_value("groups", group, "an object of type (Subscriptions or AADTenants) and ids")
         ids[kind] += named
-    operation = _OPERATIONS[said.lower()]
+    operation = _OPERATIONS[name.lower()]
     if groups and operation not in (ShareOperation.ADD, ShareOperation.REMOVE):
         raise invalid_value("groups", groups, f"nothing with operationType {operation}")
     subscriptions, tenants = (tuple(ids[member]) for member in _MEMBERS)
@@ -105,13 +105,13 @@ def sharing_profile_json(profile: SharingProfile | None, *, groups: bool = False
     """
     if profile is None:
         return {}
-    told: dict[str, Json] = {"permissions": profile.permission.value}
+    fields: dict[str, Json] = {"permissions": profile.permission.value}
     if groups and profile.permission is SharingPermission.GROUPS:
         members = (("Subscriptions", profile.subscriptions), ("AADTenants", profile.tenants))
-        told["groups"] = [{"type": kind, "ids": list(ids)} for kind, ids in members if ids]
+        fields["groups"] = [{"type": kind, "ids": list(ids)} for kind, ids in members if ids]
     if profile.community is not None:
-        told["communityGalleryInfo"] = _community_json(profile.community)
-    return {"sharingProfile": told}
+        fields["communityGalleryInfo"] = _community_json(profile.community)
+    return {"sharingProfile": fields}
 
 
 def shared_gallery_json(gallery: Gallery) -> Json:
@@ -191,14 +191,14 @@ def _metadata_json(info: CommunityInfo) -> dict[str, Json]:
 
 
 def _community_json(info: CommunityInfo) -> Json:
-    told: dict[str, Json] = {
+    fields: dict[str, Json] = {
         "communityGalleryEnabled": info.public_name is not None,
         "publisherUri": info.publisher_uri,
         "publisherContact": info.publisher_contact,
         "eula": info.eula,
         "publicNamePrefix": info.public_name_prefix,
     }
-    return told if info.public_name is None else {**told, "publicNames": [info.public_name]}
+    return fields if info.public_name is None else {**fields, "publicNames": [info.public_name]}
 
 
 def _shared_disk(disk: VersionDisk) -> dict[str, Json]:

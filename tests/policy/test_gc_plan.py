@@ -125,7 +125,7 @@ def test_named_segments_and_segments_of_open_works_stay(
     }
     rows = {name: condemned(since, lease, name) for name, (since, lease) in sentences.items()}
     now = clock(grace=grace, opened=opened)
-    plan = plan_slot(infos, named, rows, mark_at=None if mark is None else at(mark), clock=now)
+    plan = plan_slot(infos, named, rows, marker_at=None if mark is None else at(mark), clock=now)
     assert plan.unreferenced.keys() == listed.keys() - named
     piles = [plan.deletable.keys(), plan.in_grace.keys(), plan.held.keys()]
     assert sum(map(len, piles)) == len(plan.unreferenced) == len(set().union(*piles))
@@ -153,5 +153,5 @@ def test_delete_of_another_collector_is_reported_with_the_takeover_time() -> Non
     assert unfinished_delete([dead, living, over], clock()) == UnfinishedDelete(
         segments=2, stored_bytes=2, takeover_at=at(1) + bound, wait=HOUR + bound
     )
-    listed = plan_slot({}, (), {each.name: each for each in (living, over)}, mark_at=None, clock=clock())
+    listed = plan_slot({}, (), {each.name: each for each in (living, over)}, marker_at=None, clock=clock())
     assert listed.unfinished == unfinished_delete([living], clock()), "also for segments outside the listing"

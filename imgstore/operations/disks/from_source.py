@@ -238,7 +238,7 @@ def _copied(
 ) -> ManagedDisk:
     """The row of a copy: in its source's slot, over its source's content."""
     check_os_compatibility(
-        original.os_properties, request.os_properties, source_name=original.name, taker_name=request.display_name
+        original.os_properties, request.os_properties, source_name=original.name, target_name=request.display_name
     )
     if standing is not None:
         raise PropertyChangeNotAllowed(
@@ -301,7 +301,7 @@ def _compared(
         region = installation.regions.get(request.location, target="location").name
     check_standing(standing, region)
     check_os_compatibility(
-        standing.os_properties, request.os_properties, source_name=standing.name, taker_name=request.display_name
+        standing.os_properties, request.os_properties, source_name=standing.name, target_name=request.display_name
     )
     kind = request.storage_account_type
     if kind is not None and kind is not standing.storage_account_type:

@@ -88,7 +88,7 @@ def _compared(transaction: Transaction, standing: ManagedDisk, request: UploadRe
     if kind is not None and kind is not standing.storage_account_type:
         raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
     check_os_compatibility(
-        standing.os_properties, request.os_properties, source_name=standing.name, taker_name=f"disk {request.name}"
+        standing.os_properties, request.os_properties, source_name=standing.name, target_name=f"disk {request.name}"
     )
     return tagged(transaction, standing, request.tags, request.details)
 

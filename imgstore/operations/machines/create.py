@@ -168,7 +168,7 @@ def _write_rows(
     assert request.attach_os_disk is not None, "it has one source"
     os_disk = _find_attachable(installation, principal, transaction, request, request.attach_os_disk)
     check_os_compatibility(
-        os_disk.os_properties, OsProperties(os_type=request.os_type), source_name=os_disk.name, taker_name=request.name
+        os_disk.os_properties, OsProperties(os_type=request.os_type), source_name=os_disk.name, target_name=request.name
     )
     said = replace(os_disk.os_properties, os_type=os_disk.os_properties.os_type or request.os_type)
     machine = _new_machine(

@@ -86,7 +86,7 @@ def _sources(
         machine.os_properties,
         request.os_properties,
         source_name=machine.name,
-        taker_name=f"managed image {request.name}",
+        target_name=f"managed image {request.name}",
     )
     return {disk_key(each.machine_lun): each.resource_id for each in disks}, inherit_declared(
         machine.os_properties, request.os_properties

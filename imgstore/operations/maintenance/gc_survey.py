@@ -75,7 +75,7 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
         listing.segments,
         in_catalog | protected,
         condemned,
-        mark_at=_first_mark(listing, works),
+        marker_at=_first_mark(listing, works),
         clock=clock,
     )
     open_uids = {work.uid for work in works}

@@ -310,7 +310,7 @@ def _same_region(others: tuple[Slot, ...], slot: Slot) -> tuple[Slot, ...]:
 
 def _check_os(source: OsProperties, definition_path: DefinitionPath, name: str) -> None:
     check_os_compatibility(
-        source, definition_path.definition.os_properties, source_name=name, taker_name=definition_path.definition.name
+        source, definition_path.definition.os_properties, source_name=name, target_name=definition_path.definition.name
     )
 
 

@@ -317,11 +317,11 @@ def read_known_fields(body: Json, kind: Subject, api_version: str = NEWEST) -> J
     return _read_fields(body, _field_tree(kind), "", is_served)
 
 
-def normalize_names(said: Mapping[str, Json], names: Collection[str], path: str = "") -> dict[str, Json]:
+def normalize_names(raw: Mapping[str, Json], names: Collection[str], path: str = "") -> dict[str, Json]:
     """Return an object with `names` in this spelling. Other names stay unchanged.
 
     Args:
-        said: The object.
+        raw: The object.
         names: The names to normalize.
         path: The path of the object in the body.
 
@@ -331,9 +331,9 @@ def normalize_names(said: Mapping[str, Json], names: Collection[str], path: str 
     spelling = {name.lower(): name for name in names}
     found: dict[str, Json] = {}
     seen = set[str]()
-    for said_name, value in said.items():
-        lower = said_name.lower()
-        name = spelling.get(lower, said_name)
+    for raw_name, value in raw.items():
+        lower = raw_name.lower()
+        name = spelling.get(lower, raw_name)
         if lower in seen:
             raise invalid_value(f"{path}.{name}".lstrip("."), value, "each name once, in any case")
         seen.add(lower)
@@ -383,8 +383,8 @@ def _read_fields(value: Json, tree: "_FieldTree", path: str, is_served: Callable
         return value  # The reader of the field reports the expected type.
     found: dict[str, Json] = {}
     _, any_other = tree.get(_ANY, ("", None))
-    for said, each in normalize_names(value, [name for name, _ in tree.values()], shown).items():
-        name, below = tree.get(said.lower(), (said, any_other))
+    for raw, each in normalize_names(value, [name for name, _ in tree.values()], shown).items():
+        name, below = tree.get(raw.lower(), (raw, any_other))
         at, where = f"{path}.{name}".lstrip("."), f"{shown}.{name}".lstrip(".")
         if below in (FieldUse.READ_ONLY, FieldUse.HIDDEN):
             continue

@@ -124,9 +124,9 @@ _OPTIONS_OF_FIELDS: Final = {
 def _check_creation(body: Json, option: str) -> None:
     for name, options in _OPTIONS_OF_FIELDS.items():
         if option not in options:
-            said = value_at(body, f"{_CREATION}.{name}")
-            if said not in (None, {}, ""):
-                raise invalid_value(f"{_CREATION}.{name}", said, f"nothing with createOption {option}")
+            raw = value_at(body, f"{_CREATION}.{name}")
+            if raw not in (None, {}, ""):
+                raise invalid_value(f"{_CREATION}.{name}", raw, f"nothing with createOption {option}")
 
 
 def _reference(body: Json) -> ImageReference | SharedReference:
@@ -158,13 +158,13 @@ def _upload_bytes(body: Json) -> int:
     return upload_bytes
 
 
-def read_disk_patch(body: Json, kind: DiskKind, standing: Json) -> tuple[dict[str, str] | None, DiskDetails]:
+def read_disk_patch(body: Json, kind: DiskKind, existing: Json) -> tuple[dict[str, str] | None, DiskDetails]:
     """Read the PATCH body of a managed disk, a snapshot or a managed image: tags and stored fields.
 
     Args:
         body: The JSON of the request.
         kind: The kind of the resource.
-        standing: The current resource as JSON. The other fields must have the same values.
+        existing: The current resource as JSON. The other fields must have the same values.
 
     Returns:
         The tags, or None without tags in the body, and the details.
@@ -176,25 +176,25 @@ def read_disk_patch(body: Json, kind: DiskKind, standing: Json) -> tuple[dict[st
     check_object(body)
     known = read_known_fields(body, Kind(kind))
     kept = select_kept_fields(known, Kind(kind))
-    _check_unchanged(known, standing, kept)
+    _check_unchanged(known, existing, kept)
     tags = tags_of(known) if value_at(known, "tags") is not None else None
-    return tags, DiskDetails(extra_properties=select_kept_fields(standing, Kind(kind)) | kept if kept else None)
+    return tags, DiskDetails(extra_properties=select_kept_fields(existing, Kind(kind)) | kept if kept else None)
 
 
-def _check_unchanged(said: Json, shown: Json, kept: Mapping[str, Json], path: str = "") -> None:
+def _check_unchanged(raw: Json, shown: Json, kept: Mapping[str, Json], path: str = "") -> None:
     """Check that all fields of a PATCH except tags and stored fields have their current values."""
-    if path == "tags" or path in kept or said in (None, [], {}, ""):
+    if path == "tags" or path in kept or raw in (None, [], {}, ""):
         return
-    if isinstance(said, Mapping) and isinstance(shown, Mapping | None):
-        for name, each in said.items():
+    if isinstance(raw, Mapping) and isinstance(shown, Mapping | None):
+        for name, each in raw.items():
             _check_unchanged(each, (shown or {}).get(name), kept, f"{path}.{name}".lstrip("."))
         return
-    if isinstance(said, str) and isinstance(shown, str):
-        same = said.lower() == shown.lower()
+    if isinstance(raw, str) and isinstance(shown, str):
+        same = raw.lower() == shown.lower()
     else:
-        same = said == shown and isinstance(said, bool) == isinstance(shown, bool)
+        same = raw == shown and isinstance(raw, bool) == isinstance(shown, bool)
     if not same:
-        raise PropertyChangeNotAllowed(path, found=str(said)[:200], expected=str(shown)[:200])
+        raise PropertyChangeNotAllowed(path, found=str(raw)[:200], expected=str(shown)[:200])
 
 
 def read_image(body: Json) -> ImageBody:
@@ -207,12 +207,12 @@ def read_image(body: Json) -> ImageBody:
     body = read_known_fields(body, Kind.IMAGE)
     refuse_field(body, "properties.sourceVirtualMachine")
     disk = f"{_PROFILE}.osDisk"
-    said = value_at(body, f"{_PROFILE}.dataDisks") or []
-    if not isinstance(said, list) or not all(isinstance(each, Mapping) for each in said):
-        raise invalid_value(f"{_PROFILE}.dataDisks", said, "a list of data disks")
-    data = sorted(said, key=lambda each: str(each.get("lun")).rjust(3))
+    raw = value_at(body, f"{_PROFILE}.dataDisks") or []
+    if not isinstance(raw, list) or not all(isinstance(each, Mapping) for each in raw):
+        raise invalid_value(f"{_PROFILE}.dataDisks", raw, "a list of data disks")
+    data = sorted(raw, key=lambda each: str(each.get("lun")).rjust(3))
     if [each.get("lun") for each in data] != list(range(len(data))):
-        raise invalid_value(f"{_PROFILE}.dataDisks", [each.get("lun") for each in said], "consecutive LUNs from 0")
+        raise invalid_value(f"{_PROFILE}.dataDisks", [each.get("lun") for each in raw], "consecutive LUNs from 0")
     return ImageBody(
         location=location_of(body),
         source=_disk_source(value_at(body, disk), disk),

@@ -78,9 +78,9 @@ def _read_types(body: Json, path: str) -> Any:
 
 
 def _read_plan(body: Json, path: str) -> PurchasePlan:
-    said = value_at(body, path)
-    if not isinstance(said, Mapping):
-        raise invalid_value(path, said, "an object of name, publisher and product")
+    raw = value_at(body, path)
+    if not isinstance(raw, Mapping):
+        raise invalid_value(path, raw, "an object of name, publisher and product")
     return PurchasePlan(**{name: _read_text(body, f"{path}.{name}") for name in ("name", "publisher", "product")})
 
 
@@ -89,10 +89,10 @@ def enum_reader(words: type[_Word]) -> Callable[[Json, str], _Word]:
     known = {word.value.lower(): word for word in words}
 
     def read(body: Json, path: str) -> _Word:
-        said = value_at(body, path)
-        if not isinstance(said, str) or said.lower() not in known:
-            raise invalid_value(path, said, " or ".join(word.value for word in words))
-        return known[said.lower()]
+        raw = value_at(body, path)
+        if not isinstance(raw, str) or raw.lower() not in known:
+            raise invalid_value(path, raw, " or ".join(word.value for word in words))
+        return known[raw.lower()]
 
     return read
 
@@ -154,14 +154,14 @@ def read_gallery(body: Json, api_version: str, *, is_put: bool) -> dict[str, Any
 
 
 def read_sharing(
-    body: Json, api_version: str, standing: SharingProfile | None
+    body: Json, api_version: str, existing: SharingProfile | None
 ) -> tuple[SharingPermission, CommunityInfo | None] | None:
     """Read the requested sharing of a gallery.
 
     Args:
         body: The JSON of the request.
         api_version: The api-version of the request.
-        standing: The current sharing. Values that the body leaves out stay.
+        existing: The current sharing. Values that the body leaves out stay.
 
     Returns:
         The permission and the data of a community gallery, or None if the body contains no sharing.
@@ -172,15 +172,15 @@ def read_sharing(
     """
     path = "properties.sharingProfile"
     body = read_known_fields(body, Kind.GALLERY, api_version)
-    said = value_at(body, path)
-    if not isinstance(said, Mapping | None):
-        raise invalid_value(path, said, "an object")
-    now = standing or SharingProfile()
-    groups = (said or {}).get("groups")
-    if groups and groups != value_at(sharing_profile_json(standing, groups=True), "sharingProfile.groups"):
+    raw = value_at(body, path)
+    if not isinstance(raw, Mapping | None):
+        raise invalid_value(path, raw, "an object")
+    now = existing or SharingProfile()
+    groups = (raw or {}).get("groups")
+    if groups and groups != value_at(sharing_profile_json(existing, groups=True), "sharingProfile.groups"):
         raise invalid_value(f"{path}.groups", groups, "the current groups: POST .../share adds and removes groups")
-    word = value_at(said, "permissions")
-    info = value_at(said, "communityGalleryInfo")
+    word = value_at(raw, "permissions")
+    info = value_at(raw, "communityGalleryInfo")
     if word is None and not info:
         return None
     permission = now.permission if word is None else _PERMISSION(body, f"{path}.permissions")
@@ -189,11 +189,11 @@ def read_sharing(
         return permission, None if kept is None else replace(kept, public_name=None)
     if not isinstance(info, Mapping):
         raise invalid_value(f"{path}.communityGalleryInfo", info, "an object")
-    told = {
+    given = {
         name: text_of(info.get(field), f"{path}.communityGalleryInfo.{field}") for name, field in _COMMUNITY.items()
     }
-    stands = {name: "" if now.community is None else getattr(now.community, name) for name in _COMMUNITY}
-    return permission, CommunityInfo(**{name: told[name] or stands[name] for name in _COMMUNITY})
+    current = {name: "" if now.community is None else getattr(now.community, name) for name in _COMMUNITY}
+    return permission, CommunityInfo(**{name: given[name] or current[name] for name in _COMMUNITY})
 
 
 def read_definition(body: Json, api_version: str, *, is_put: bool) -> dict[str, Any]:
@@ -248,9 +248,9 @@ def refuse_field(body: Json, path: str) -> None:
     Raises:
         InvalidInput: The path has a value.
     """
-    said = value_at(body, path)
-    if said not in (None, [], {}, ""):
-        raise invalid_value(path, said, "nothing: imgstore does not support this field")
+    raw = value_at(body, path)
+    if raw not in (None, [], {}, ""):
+        raise invalid_value(path, raw, "nothing: imgstore does not support this field")
 
 
 def check_object(body: Json) -> None:

@@ -250,15 +250,15 @@ def _find_index(here: Json, index: _Index, path: str) -> int:
         fits = [at for at, each in enumerate(found) if _matches(each, name, value)]
         if len(fits) == 1:
             return fits[0]
-        told = f"{len(fits)} elements with {index.text}"
+        found_text = f"{len(fits)} elements with {index.text}"
     else:
-        told = f"{len(found)} elements"
+        found_text = f"{len(found)} elements"
         number = int(name) if re.fullmatch(r"-?\d{1,9}", name) else None
         if number is not None and -len(found) <= number < len(found):
             return number % len(found)
     raise InvalidInput(
         f"Couldn't find [{index.text}] in '{path}'.",
-        found=told,
+        found=found_text,
         expected="an index of the list, or [name=value] of exactly one element",
         hint="`show` prints the current list",
         target=path,
@@ -298,10 +298,10 @@ def _check_list(here: Json, path: str) -> list[Json]:
 
 
 def _not_found(path: str, step: _Step, here: Json) -> InvalidInput:
-    told = f"[{step.text}]" if isinstance(step, _Index) else step
+    name = f"[{step.text}]" if isinstance(step, _Index) else step
     there = ", ".join(here) if isinstance(here, Mapping) else _format_value(here)
     return InvalidInput(
-        f"Couldn't find '{told}' in '{path}'.",
+        f"Couldn't find '{name}' in '{path}'.",
         found=there or "nothing",
         expected="an existing property",
         hint="`show` prints the current resource",

@@ -127,31 +127,31 @@ def _kept(body: Json) -> dict[str, Any]:
 
 def _interfaces(body: Json) -> dict[str, bool] | None:
     """Return the named network interfaces, each with True if the deletion of the machine deletes the interface."""
-    said = value_at(body, _INTERFACES)
-    if said is None:
+    raw = value_at(body, _INTERFACES)
+    if raw is None:
         return None
-    if not isinstance(said, list) or not all(isinstance(value_at(each, "id"), str) for each in said):
-        raise invalid_value(_INTERFACES, said, "a list of objects with an id")
-    return {each["id"]: str(value_at(each, "properties.deleteOption")).lower() == "delete" for each in said}
+    if not isinstance(raw, list) or not all(isinstance(value_at(each, "id"), str) for each in raw):
+        raise invalid_value(_INTERFACES, raw, "a list of objects with an id")
+    return {each["id"]: str(value_at(each, "properties.deleteOption")).lower() == "delete" for each in raw}
 
 
 def _check_types(body: Json) -> None:
     for path, kind in {**KEPT, **dict.fromkeys((_PROFILE, _OS_DISK, "properties.hardwareProfile"), Mapping)}.items():
-        said = value_at(body, path)
-        if said is not None and not isinstance(said, kind):
-            raise invalid_value(path, said, _KINDS[kind])
+        raw = value_at(body, path)
+        if raw is not None and not isinstance(raw, kind):
+            raise invalid_value(path, raw, _KINDS[kind])
     identity = value_at(body, "identity.type")
     if identity is not None and str(identity).lower() != "none":
         raise invalid_value("identity.type", identity, "None: imgstore does not support identities of machines")
 
 
 def _image(body: Json) -> str | None:
-    said = value_at(body, _REFERENCE) or {}
-    named = {name: said[name] for name in _IMAGE_IDS if said.get(name) is not None}
-    if not named and any(said.get(name) for name in (*_MARKET, "version")):
+    raw = value_at(body, _REFERENCE) or {}
+    named = {name: raw[name] for name in _IMAGE_IDS if raw.get(name) is not None}
+    if not named and any(raw.get(name) for name in (*_MARKET, "version")):
         raise InvalidInput(
             "The platform image is not available, because imgstore has no marketplace.",
-            found=":".join(str(said.get(name)) for name in (*_MARKET, "version")),
+            found=":".join(str(raw.get(name)) for name in (*_MARKET, "version")),
             expected=f"one of {', '.join(_IMAGE_IDS)}",
             hint="publish the image to a gallery, and name the image version",
             target=_REFERENCE,
@@ -160,10 +160,10 @@ def _image(body: Json) -> str | None:
     if not named:
         return None
     word = next(iter(named.values()))
-    if beside := [name for name in (*_MARKET, "version") if said.get(name)]:
-        raise invalid_value(f"{_REFERENCE}.{beside[0]}", said[beside[0]], f"nothing together with {next(iter(named))}")
+    if beside := [name for name in (*_MARKET, "version") if raw.get(name)]:
+        raise invalid_value(f"{_REFERENCE}.{beside[0]}", raw[beside[0]], f"nothing together with {next(iter(named))}")
     if len(named) > 1 or not isinstance(word, str) or "/" not in word:
-        raise invalid_value(_REFERENCE, said, f"one of {', '.join(_IMAGE_IDS)}, a resource id")
+        raise invalid_value(_REFERENCE, raw, f"one of {', '.join(_IMAGE_IDS)}, a resource id")
     return word
 
 
@@ -188,9 +188,9 @@ def _is_attached(disk: Json, path: str, *, needed: bool) -> bool:
 
 def _disks(body: Json, attached: str | None) -> dict[str, MachineDiskRequest]:
     """Return the requests for single disks, by disk key."""
-    said: dict[str, MachineDiskRequest] = {}
+    requests: dict[str, MachineDiskRequest] = {}
     if (disk := value_at(body, _OS_DISK)) is not None:
-        said[OS_DISK] = _disk(disk, _OS_DISK, attach=None, made=attached is None)
+        requests[OS_DISK] = _disk(disk, _OS_DISK, attach=None, made=attached is None)
     listed = value_at(body, _DATA_DISKS) or []
     if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
         raise invalid_value(_DATA_DISKS, listed, "a list of data disks")
@@ -206,8 +206,8 @@ def _disks(body: Json, attached: str | None) -> dict[str, MachineDiskRequest]:
             if is_attached
             else None
         )
-        said[disk_key(lun)] = _disk(each, path, attach=word, made=not is_attached)
-    return said
+        requests[disk_key(lun)] = _disk(each, path, attach=word, made=not is_attached)
+    return requests
 
 
 def _disk(disk: Mapping[str, Json], path: str, *, attach: str | None, made: bool) -> MachineDiskRequest:

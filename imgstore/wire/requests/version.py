@@ -93,42 +93,42 @@ class VersionBody:
             tags=None,
         )
 
-    def check_same_source(self, standing: ImageVersion) -> None:
+    def check_same_source(self, existing: ImageVersion) -> None:
         """Check that the body names the source and the region of an existing version.
 
         Raises:
             PropertyChangeNotAllowed: The source or the region differs.
         """
-        if self.location is not None and region_key(self.location) != standing.location:
-            raise PropertyChangeNotAllowed("location", found=self.location, expected=standing.location)
-        if self.replication_mode not in (None, standing.replication_mode):
+        if self.location is not None and region_key(self.location) != existing.location:
+            raise PropertyChangeNotAllowed("location", found=self.location, expected=existing.location)
+        if self.replication_mode not in (None, existing.replication_mode):
             raise PropertyChangeNotAllowed(
-                f"galleryImageVersion.{_MODE}", found=self.replication_mode, expected=standing.replication_mode
+                f"galleryImageVersion.{_MODE}", found=self.replication_mode, expected=existing.replication_mode
             )
-        luns = tuple(disk.lun for disk in standing.data_disks)
+        luns = tuple(disk.lun for disk in existing.data_disks)
         if self.luns is not None and set(self.luns) != set(luns):
             raise PropertyChangeNotAllowed(
                 f"galleryImageVersion.{_DATA}",
                 found=f"data disks at LUN {_format_luns(self.luns)}",
                 expected=f"data disks at LUN {_format_luns(luns)}",
             )
-        shown = standing.os_disk.source.location
+        shown = existing.os_disk.source.location
         if self.source is not None and not _refers_to(self.source, shown):
             raise PropertyChangeNotAllowed(
                 f"galleryImageVersion.{_STORAGE}.source.id", found=self.source, expected=redact_location(shown)
             )
-        for disk in standing.disks:
+        for disk in existing.disks:
             self._check_same_disk(disk)
 
-    def _check_same_disk(self, standing: VersionDisk) -> None:
-        path = f"galleryImageVersion.{_disk_path(standing.key)}"
-        said, shown = self.sources.get(standing.key), redact_location(standing.source.location)
-        if said is not None and not _is_same_source(redact_location(said), shown):
-            field = "id" if _is_id(said) else "uri"
-            raise PropertyChangeNotAllowed(f"{path}.source.{field}", found=redact_location(said), expected=shown)
-        caching = self.host_caching.get(standing.key, standing.host_caching)
-        if caching is not standing.host_caching:
-            raise PropertyChangeNotAllowed(f"{path}.hostCaching", found=caching, expected=standing.host_caching)
+    def _check_same_disk(self, existing: VersionDisk) -> None:
+        path = f"galleryImageVersion.{_disk_path(existing.key)}"
+        source, shown = self.sources.get(existing.key), redact_location(existing.source.location)
+        if source is not None and not _is_same_source(redact_location(source), shown):
+            field = "id" if _is_id(source) else "uri"
+            raise PropertyChangeNotAllowed(f"{path}.source.{field}", found=redact_location(source), expected=shown)
+        caching = self.host_caching.get(existing.key, existing.host_caching)
+        if caching is not existing.host_caching:
+            raise PropertyChangeNotAllowed(f"{path}.hostCaching", found=caching, expected=existing.host_caching)
 
 
 def read_version(body: Json, api_version: str, *, is_put: bool) -> VersionBody:
@@ -176,11 +176,11 @@ def read_version(body: Json, api_version: str, *, is_put: bool) -> VersionBody:
 
 
 def _mode(body: Json) -> ReplicationMode | None:
-    said = value_at(body, _MODE)
+    raw = value_at(body, _MODE)
     by_word = {mode.lower(): mode for mode in ReplicationMode}
-    if said is not None and str(said).lower() not in by_word:
-        raise invalid_value(_MODE, said, " or ".join(ReplicationMode))
-    return None if said is None else by_word[str(said).lower()]
+    if raw is not None and str(raw).lower() not in by_word:
+        raise invalid_value(_MODE, raw, " or ".join(ReplicationMode))
+    return None if raw is None else by_word[str(raw).lower()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,10 +193,10 @@ class _Disk:
 
 def _read_disks(body: Json) -> dict[str, _Disk]:
     """Return the disks of a version by disk key: the OS disk, then the data disks in order."""
-    said = value_at(body, _DATA)
-    if said is not None and not (isinstance(said, list) and all(isinstance(each, Mapping) for each in said)):
-        raise invalid_value(_DATA, said, "a list of data disks with LUNs")
-    images = said or []
+    raw = value_at(body, _DATA)
+    if raw is not None and not (isinstance(raw, list) and all(isinstance(each, Mapping) for each in raw)):
+        raise invalid_value(_DATA, raw, "a list of data disks with LUNs")
+    images = raw or []
     luns = [_lun(each) for each in images]
     check_luns(luns)
     disks = {OS_DISK: _read_disk(value_at(body, _OS), _OS)}
@@ -228,19 +228,19 @@ def _source(image: Json, path: str) -> str | None:
     A URL may come with the id of its storage account. Azure checks the caller's right to the account. In imgstore, the
     URL alone grants access.
     """
-    said = value_at(image, "source")
-    if said in (None, {}):
+    raw = value_at(image, "source")
+    if raw in (None, {}):
         return None
-    uri = text_of(value_at(said, "uri"), f"{path}.uri")
+    uri = text_of(value_at(raw, "uri"), f"{path}.uri")
     for name in ("id", "storageAccountId"):
-        account = value_at(said, name)
+        account = value_at(raw, name)
         if account and (name != "id" or uri) and not _is_storage_account(account):
             raise invalid_value(f"{path}.{name}", account, "the id of the storage account of the URL, or nothing")
     if uri:
         return check_source_url(uri, f"{path}.uri")
-    if value_at(said, "storageAccountId"):
+    if value_at(raw, "storageAccountId"):
         raise missing_field(f"galleryImageVersion.{path}.uri")
-    return check_compute_id(value_at(said, "id"), f"{path}.id", DiskKind.DISK, DiskKind.SNAPSHOT)
+    return check_compute_id(value_at(raw, "id"), f"{path}.id", DiskKind.DISK, DiskKind.SNAPSHOT)
 
 
 def _is_storage_account(value: Json) -> bool:
@@ -249,9 +249,9 @@ def _is_storage_account(value: Json) -> bool:
 
 def _read_common_source(body: Json) -> str | None:
     """Return the source of all disks. The first api-versions had the source in the publishing profile."""
-    said = value_at(body, f"{_STORAGE}.source")
-    if said not in (None, {}) and not isinstance(said, Mapping):
-        raise invalid_value(f"{_STORAGE}.source", said, "an object with an id")
+    raw = value_at(body, f"{_STORAGE}.source")
+    if raw not in (None, {}) and not isinstance(raw, Mapping):
+        raise invalid_value(f"{_STORAGE}.source", raw, "an object with an id")
     named = {
         path: word
         for path in (
@@ -261,9 +261,9 @@ def _read_common_source(body: Json) -> str | None:
         )
         if (word := text_of(value_at(body, path), path))
     }
-    if value_at(said, "virtualMachineId") is not None or (said and not named):
+    if value_at(raw, "virtualMachineId") is not None or (raw and not named):
         raise invalid_value(
-            f"{_STORAGE}.source", said, "the id of a managed image, an image version, a disk or a snapshot"
+            f"{_STORAGE}.source", raw, "the id of a managed image, an image version, a disk or a snapshot"
         )
     if len(named) > 1:
         raise invalid_value(_STORAGE, list(named), "one source")
@@ -279,17 +279,17 @@ def _read_common_source(body: Json) -> str | None:
     return None
 
 
-def _is_same_source(said: str, shown: str) -> bool:
+def _is_same_source(source: str, shown: str) -> bool:
     """Return whether two sources are equal. Ids are case-insensitive."""
-    return said == shown or (_is_id(said) and said.lower() == shown.lower())
+    return source == shown or (_is_id(source) and source.lower() == shown.lower())
 
 
 def _refers_to(source: str, shown: str) -> bool:
     """Return whether an id names the stored source, the definition of the source, or the source in a shared gallery."""
-    said, stands = f"{source}/".lower(), f"{shown}/".lower()
-    if not said.startswith("/subscriptions/"):
-        said, stands = said.partition("/images/")[2], stands.partition("/images/")[2]
-    return stands.startswith(said)
+    prefix, stored = f"{source}/".lower(), f"{shown}/".lower()
+    if not prefix.startswith("/subscriptions/"):
+        prefix, stored = prefix.partition("/images/")[2], stored.partition("/images/")[2]
+    return stored.startswith(prefix)
 
 
 def _is_id(source: str) -> bool:

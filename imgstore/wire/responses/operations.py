@@ -7,16 +7,16 @@ from imgstore.wire.json_text import Json, instant
 
 def operation_json(operation: AsyncOperation) -> Json:
     """Return the operation resource that clients poll."""
-    told: dict[str, Json] = {
+    fields: dict[str, Json] = {
         "name": operation.uid,
         "status": operation.status.value,
         "startTime": instant(operation.started_at),
     }
     if operation.finished_at is not None:
-        told["endTime"] = instant(operation.finished_at)
+        fields["endTime"] = instant(operation.finished_at)
     if operation.error is not None:
-        told["error"] = operation.error
-    return told
+        fields["error"] = operation.error
+    return fields
 
 
 def operation_details_json(operation: AsyncOperation) -> Json:

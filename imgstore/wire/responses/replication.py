@@ -97,8 +97,8 @@ def _replica_json(replica: Replica, gaps: Sequence[ZoneGap], *, silent: bool) ->
 
 def _details(replica: Replica, gaps: Sequence[ZoneGap], *, somewhere: bool, silent: bool) -> str:
     """Return the error of a replica with the next attempt, or the reason for waiting, and whether the store answers."""
-    told = [_state_details(replica, gaps, somewhere=somewhere)] + (["the store does not answer now"] if silent else [])
-    return ", ".join(text for text in told if text)
+    texts = [_state_details(replica, gaps, somewhere=somewhere)] + (["the store does not answer now"] if silent else [])
+    return ", ".join(text for text in texts if text)
 
 
 def _state_details(replica: Replica, gaps: Sequence[ZoneGap], *, somewhere: bool) -> str:

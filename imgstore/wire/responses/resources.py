@@ -186,14 +186,18 @@ def soft_deleted_json(view: VersionView) -> Json:
 
 def disk_json(disk: ManagedDisk) -> Json:
     """Return a managed disk or a snapshot (Microsoft.Compute/disks, snapshots), with the ordinal of the replica."""
-    said = disk.os_properties
+    os_properties = disk.os_properties
     body = _resource(
         name=disk.name,
         resource_id=disk.resource_id,
         kind=f"{_COMPUTE}/{disk.kind}",
         location=disk.location,
         tags=disk.tags,
-        properties=_without_none(osType=said.os_type, hyperVGeneration=said.hyper_v_generation, osState=said.os_state)
+        properties=_without_none(
+            osType=os_properties.os_type,
+            hyperVGeneration=os_properties.hyper_v_generation,
+            osState=os_properties.os_state,
+        )
         | {
             "creationData": _creation_data(disk),
             "diskSizeGB": _gib(disk.virtual_bytes),
