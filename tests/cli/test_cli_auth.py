@@ -94,7 +94,7 @@ def test_tenants_and_one_application_in_two_of_them(line: AuthLine) -> None:
     first = line.ok("tenant list")
     assert [each["displayName"] for each in first] == ["default"]
     partners = line.ok("tenant create -n partners")
-    assert "already" in line.fails("tenant create -n Partners")
+    assert "'Partners' exists" in line.fails("tenant create -n Partners")
     told = line.ok("sp create -n builder")
     there = line.ok(f"sp create -n builder --tenant partners --app-id {told['appId']}")
     assert (there["appId"], there["tenant"]) == (told["appId"], partners["tenantId"])
