@@ -17,9 +17,9 @@ from bench.measuring import Case, Found, Samples, World
 from bench.results import Door, Goal, Unit
 from imgstore.domain.resources import ManagedDisk
 from imgstore.operations.installation import Installation
-from imgstore.testing.crash_scenes import CrashScene, create_minio_scene
 from imgstore.testing.engines import S3Engine, start_minio_cluster
-from imgstore.testing.sample_gallery import make_disk, publish
+from tests.support.crash_scenes import CrashScene, create_minio_scene
+from tests.support.sample_gallery import make_disk, publish
 
 _REGION, _VERSION = "westus2", "1.0.0"
 _LATER = 10

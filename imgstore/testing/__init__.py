@@ -1,1 +1,1 @@
-"""Helps: contract suites, real engines, faults, a clock by hand. Used by tests and bench, never by the program."""
+"""The contract suite of stores, and real engines to run the suite on. Helpers of imgstore's own tests are in tests/support."""

@@ -7,8 +7,8 @@ import pytest
 from api_server import Api, start_api
 
 from imgstore.domain.storage.sizes import MIB
-from imgstore.testing.http_server import Page, WebServer, start_web
-from imgstore.testing.sample_disks import make_raw
+from tests.support.http_server import Page, WebServer, start_web
+from tests.support.sample_disks import make_raw
 
 
 @pytest.fixture

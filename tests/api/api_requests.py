@@ -5,8 +5,8 @@ from typing import Any
 
 from api_server import Api, definition_body, version_body
 
-from imgstore.testing.http_server import WebServer
-from imgstore.testing.sample_gallery import GROUP
+from tests.support.http_server import WebServer
+from tests.support.sample_gallery import GROUP
 
 COMPUTE = "2026-03-03"
 HERE = "southcentralus"

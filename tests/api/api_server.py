@@ -18,7 +18,7 @@ from imgstore.api.serve import ListenAddress, listen, serve
 from imgstore.domain.identity.access import Role
 from imgstore.operations.identity.roles import assign
 from imgstore.operations.installation import Installation
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, open_home
+from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, open_home
 
 NEW = "2023-07-03"
 LOOSE = {"IMGSTORE_ALLOW_PRIVATE_SOURCES": "1"}

@@ -12,7 +12,7 @@ from api_server import Api
 
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
-from imgstore.testing.sample_gallery import GROUP
+from tests.support.sample_gallery import GROUP
 
 
 def make_vhd(path: Path, *, disk_bytes: int = 8 * MIB, noise_bytes: int = MIB) -> Path:

@@ -25,7 +25,7 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import AccessDenied, ClientRefused, InvalidInput, Unauthenticated
 from imgstore.domain.identity.access import Action, Principal, Role, is_allowed
 from imgstore.operations.identity import principals, roles
-from imgstore.testing.sample_gallery import ADMIN, open_home
+from tests.support.sample_gallery import ADMIN, open_home
 
 BASE = "https://localhost:8443"
 SCOPE = f"{BASE}/.default"

@@ -10,7 +10,7 @@ from api_server import Api, start_api
 from fastapi import FastAPI
 
 from imgstore.domain.identity.access import Role
-from imgstore.testing.sample_gallery import GALLERY, GROUP
+from tests.support.sample_gallery import GALLERY, GROUP
 
 pytest_plugins = ["api_fixtures"]
 
@@ -162,7 +162,7 @@ def token_of(api: Api, role: Role | None, scope: str) -> dict[str, str]:
     """Return the authorization header of a principal with this role."""
     from imgstore.api.auth import client_secrets
     from imgstore.operations.identity import roles
-    from imgstore.testing.sample_gallery import ADMIN
+    from tests.support.sample_gallery import ADMIN
 
     made = client_secrets.create_service_principal(api.installation, ADMIN, name=f"p{scope[-3:]}")
     identity = made.known.identity

@@ -24,10 +24,10 @@ from imgstore.operations.disks.signed_urls import grant_access
 from imgstore.operations.disks.uploads import create_upload, revoke_access
 from imgstore.testing.azure_clients import LOCKS
 from imgstore.testing.engines import require
-from imgstore.testing.sample_gallery import ADMIN, GROUP, audit, own_slots
 from imgstore.transfer.crc64 import crc64_header
 from imgstore.transfer.scatter import SegmentReader
 from imgstore.transfer.spool import spool_folder
+from tests.support.sample_gallery import ADMIN, GROUP, audit, own_slots
 
 pytest_plugins = ["api_fixtures"]
 

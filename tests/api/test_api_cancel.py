@@ -20,8 +20,8 @@ from imgstore.cli.main import main
 from imgstore.domain.async_operations import OperationStatus
 from imgstore.domain.identity.access import Role
 from imgstore.domain.storage.sizes import MIB
-from imgstore.testing.http_server import Page, WebServer, start_web
-from imgstore.testing.slow_web import Slowness, start_slow_web
+from tests.support.http_server import Page, WebServer, start_web
+from tests.support.slow_web import Slowness, start_slow_web
 
 GROUP = "mine"
 

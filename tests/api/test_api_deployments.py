@@ -9,8 +9,8 @@ from api_server import Api, bearer
 from imgstore.domain.identity.access import Role
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.identity import roles
-from imgstore.testing.http_server import Page, WebServer, start_web
-from imgstore.testing.sample_gallery import ADMIN, GROUP
+from tests.support.http_server import Page, WebServer, start_web
+from tests.support.sample_gallery import ADMIN, GROUP
 
 pytest_plugins = ["api_fixtures"]
 

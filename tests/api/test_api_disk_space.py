@@ -11,7 +11,7 @@ from blob_uploads import Upload
 
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations import deployments
-from imgstore.testing.http_server import WebServer
+from tests.support.http_server import WebServer
 
 pytest_plugins = ["api_fixtures"]
 SOUTH = "southcentralus"

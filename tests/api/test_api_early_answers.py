@@ -12,7 +12,7 @@ from imgstore.api.auth.tokens import TokenAuthority
 from imgstore.operations.disks import from_source
 from imgstore.operations.leases import LeaseKeeper
 from imgstore.operations.replication import disk_ingest
-from imgstore.testing.http_server import Page, WebServer
+from tests.support.http_server import Page, WebServer
 
 pytest_plugins = ["api_fixtures"]
 

@@ -19,7 +19,7 @@ from api_server import LOOSE, NEW, Answer, Api, bearer, start_api
 from test_api_resume import DEAD
 
 from imgstore.domain.identity.access import Role
-from imgstore.testing.slow_web import Slowness, SlowWeb, start_slow_web
+from tests.support.slow_web import Slowness, SlowWeb, start_slow_web
 
 EMPTY: dict[str, Any] = {"location": "southcentralus"}
 

@@ -17,7 +17,7 @@ from api_server import Answer, Api, start_api, version_body
 
 from imgstore.testing.azure_clients import LOCKS
 from imgstore.testing.engines import require
-from imgstore.testing.http_server import WebServer
+from tests.support.http_server import WebServer
 
 pytest_plugins = ["api_fixtures"]
 

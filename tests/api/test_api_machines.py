@@ -7,7 +7,7 @@ import pytest
 from api_server import Api, bearer, definition_body, version_body
 
 from imgstore.domain.identity.access import Role
-from imgstore.testing.http_server import WebServer
+from tests.support.http_server import WebServer
 
 pytest_plugins = ["api_fixtures"]
 
@@ -352,7 +352,7 @@ def test_machine_shows_the_shared_id_of_a_shared_image(published: Api) -> None:
     from dataclasses import replace
 
     from imgstore.operations.gallery.groups import create_group
-    from imgstore.testing.sample_gallery import ADMIN, GALLERY
+    from tests.support.sample_gallery import ADMIN, GALLERY
 
     other = "22222222-2222-2222-2222-222222222222"
     create_group(replace(published.installation, subscription=other), ADMIN, name="theirs", location=HERE)

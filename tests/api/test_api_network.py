@@ -7,8 +7,8 @@ from api_server import Api
 from test_api_basics import token_of
 
 from imgstore.domain.identity.access import Role
-from imgstore.testing.http_server import WebServer
-from imgstore.testing.sample_gallery import GROUP
+from tests.support.http_server import WebServer
+from tests.support.sample_gallery import GROUP
 
 pytest_plugins = ["api_fixtures"]
 

@@ -7,7 +7,7 @@ import pytest
 from api_server import Api
 from test_api_fields import at, fields_of_models, value_of, with_value
 
-from imgstore.testing.sample_gallery import GROUP
+from tests.support.sample_gallery import GROUP
 
 pytest_plugins = ["api_fixtures"]
 

@@ -9,8 +9,8 @@ from api_server import Answer, Api, start_api, version_body
 from imgstore.domain.errors import StoreUnreachable
 from imgstore.operations.maintenance.worker import run_worker
 from imgstore.stores.directory import DirectoryStore
-from imgstore.testing.http_server import WebServer
-from imgstore.testing.sample_gallery import ADMIN, audit, retarget, show, states
+from tests.support.http_server import WebServer
+from tests.support.sample_gallery import ADMIN, audit, retarget, show, states
 
 pytest_plugins = ["api_fixtures"]
 

@@ -15,8 +15,8 @@ from imgstore.operations.gallery import galleries, sharing
 from imgstore.operations.gallery.groups import create_group
 from imgstore.operations.machines import images
 from imgstore.operations.versions import delete as versions_delete
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, publish
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, publish
 
 OTHER = "22222222-2222-2222-2222-222222222222"
 

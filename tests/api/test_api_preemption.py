@@ -17,7 +17,7 @@ from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import this_process
 from imgstore.operations.resource_uids import find_resource_uid
-from imgstore.testing.sample_gallery import ADMIN, GALLERY, GROUP, open_home
+from tests.support.sample_gallery import ADMIN, GALLERY, GROUP, open_home
 
 DEAD = f"{socket.gethostname()}/{this_process().split('/')[1]}/1/0"
 """Process 1 of this boot, with a start time other than tick 0."""

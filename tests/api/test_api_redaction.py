@@ -18,8 +18,8 @@ from imgstore.domain.errors import ImgstoreError, StoreUnreachable
 from imgstore.domain.identity.access import Role
 from imgstore.operations.disks.sources import open_source
 from imgstore.operations.identity import principals
-from imgstore.testing.http_server import Page, WebServer, make_certificate, start_web
-from imgstore.testing.sample_gallery import ADMIN, GROUP, open_home
+from tests.support.http_server import Page, WebServer, make_certificate, start_web
+from tests.support.sample_gallery import ADMIN, GROUP, open_home
 
 pytest_plugins = ["api_fixtures"]
 

@@ -8,8 +8,8 @@ from api_server import NEW, Api, definition_body, version_body
 
 from imgstore.domain.identity.sharing import SharingPermission
 from imgstore.operations.gallery import galleries
-from imgstore.testing.http_server import WebServer
-from imgstore.testing.sample_gallery import ADMIN, GALLERY, GROUP
+from tests.support.http_server import WebServer
+from tests.support.sample_gallery import ADMIN, GALLERY, GROUP
 
 pytest_plugins = ["api_fixtures"]
 

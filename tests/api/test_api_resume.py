@@ -29,8 +29,8 @@ from imgstore.operations.identity import principals, roles
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import this_process
 from imgstore.operations.resource_uids import find_resource_uid
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import ADMIN, open_home
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import ADMIN, open_home
 
 _BOOT = this_process().split("/")[1]
 DEAD = f"{socket.gethostname()}/{_BOOT}/1/0"

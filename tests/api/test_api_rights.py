@@ -14,9 +14,9 @@ from imgstore.api.auth.tokens import TokenAuthority
 from imgstore.domain.identity.access import Grant, Permission, Principal, Role
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.gallery.groups import create_group
-from imgstore.testing.http_server import Page, WebServer, start_web
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP
+from tests.support.http_server import Page, WebServer, start_web
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP
 
 HERE = "southcentralus"
 UNKNOWN = "99999999-9999-9999-9999-999999999999"

@@ -8,7 +8,7 @@ from api_server import NEW, definition_body, start_api
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP
+from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP
 
 QUIET = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture)
 

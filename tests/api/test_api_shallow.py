@@ -5,8 +5,8 @@ from typing import Any
 from api_server import Api, version_body
 
 from imgstore.operations.disks import disks
-from imgstore.testing.http_server import WebServer
-from imgstore.testing.sample_gallery import ADMIN, GROUP, export
+from tests.support.http_server import WebServer
+from tests.support.sample_gallery import ADMIN, GROUP, export
 
 pytest_plugins = ["api_fixtures"]
 

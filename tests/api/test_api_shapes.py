@@ -12,8 +12,8 @@ from typing import Any, Final
 from api_server import Api, version_body
 
 from imgstore.operations.gallery.groups import create_group
-from imgstore.testing.http_server import WebServer
-from imgstore.testing.sample_gallery import ADMIN, GALLERY
+from tests.support.http_server import WebServer
+from tests.support.sample_gallery import ADMIN, GALLERY
 
 pytest_plugins = ["api_fixtures"]
 

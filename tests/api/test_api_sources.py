@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from api_server import Api, version_body
 
-from imgstore.testing.http_server import WebServer
+from tests.support.http_server import WebServer
 
 pytest_plugins = ["api_fixtures"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from api_server import Api, definition_body
 
-from imgstore.testing.sample_gallery import GROUP
+from tests.support.sample_gallery import GROUP
 
 pytest_plugins = ["api_fixtures"]
 

@@ -23,7 +23,7 @@ from imgstore.api.http.client_addresses import parse_networks
 from imgstore.api.http.connection_limits import ConnectionLimits
 from imgstore.domain.identity.principals import Issuer
 from imgstore.operations.identity import principals
-from imgstore.testing.sample_gallery import ADMIN
+from tests.support.sample_gallery import ADMIN
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: "
 

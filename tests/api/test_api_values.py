@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from imgstore.domain.strict_json import read_json
 from imgstore.testing.engines import PostgreSQL
-from imgstore.testing.http_server import WebServer
-from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP
+from tests.support.http_server import WebServer
+from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP
 
 pytest_plugins = ["api_fixtures"]
 

@@ -14,8 +14,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from imgstore.domain.storage.digests import digest_of
 from imgstore.domain.storage.sizes import BLOCK_BYTES, MIB
 from imgstore.segments.codec import HEADER_BYTES, EncodedSegment, decode_segment, encode_segment
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import create_sample_gallery, open_home, publish
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import create_sample_gallery, open_home, publish
 
 PIECE_BYTES = 4 * MIB
 DISK_BYTES = 64 * MIB

@@ -13,7 +13,7 @@ from imgstore.api.auth.tokens import TokenAuthority
 from imgstore.cli.main import main
 from imgstore.domain.errors import ClientRefused, Unauthenticated
 from imgstore.domain.identity.access import Action, is_allowed
-from imgstore.testing.sample_gallery import open_home
+from tests.support.sample_gallery import open_home
 
 BASE = "https://localhost:8443"
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from imgstore.cli.main import main
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks import export as disks_export
-from imgstore.testing.sample_disks import make_raw
+from tests.support.sample_disks import make_raw
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.http_server import Page, make_certificate, start_web
+from tests.support.http_server import Page, make_certificate, start_web
 
 MIB = 2**20
 

@@ -13,8 +13,9 @@ from imgstore.domain.requests import DiskRequest
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.gallery import definitions, galleries
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import (
+from imgstore.transfer.slot_access import SlotAccess
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -24,9 +25,8 @@ from imgstore.testing.sample_gallery import (
     open_home,
     publish,
 )
-from imgstore.transfer.slot_access import SlotAccess
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 SLOTS = 4
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from imgstore.cli.main import main
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks import disks as disk_operations
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import (
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
     SampleImages,
@@ -24,7 +24,7 @@ from imgstore.testing.sample_gallery import (
     reference,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 OTHER = "00000000-0000-0000-0000-00000000000b"
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from imgstore.cli.main import main
 from imgstore.domain.storage.sizes import MIB
-from imgstore.testing.http_server import Page, WebServer, start_web
+from tests.support.http_server import Page, WebServer, start_web
 
 DISK_BYTES = 24 * MIB
 COMPUTE = "2023-07-03"

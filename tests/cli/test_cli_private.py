@@ -19,9 +19,9 @@ from cli_server import Process, serving
 
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
-from imgstore.testing.http_server import Page, WebServer, start_web
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP
+from tests.support.http_server import Page, WebServer, start_web
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP
 
 NAMES = f"-g {GROUP} -r {GALLERY} -i {DEFINITION}"
 SIGNATURE = "c2VjcmV0LXNpZ25hdHVyZS1vZi1hLXNvdXJjZQ"

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.testing.sample_disks import make_raw
+from tests.support.sample_disks import make_raw
 
 
 class Line:

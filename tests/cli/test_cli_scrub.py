@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.testing.sample_gallery import SampleImages
+from tests.support.sample_gallery import SampleImages
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from imgstore.cli.main import main
 from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.storage.sizes import MIB
-from imgstore.testing.http_server import Page, start_web
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
+from tests.support.http_server import Page, start_web
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
 
 
 class Gated(bytes):

@@ -14,7 +14,7 @@ from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.operations.disks import disks
 from imgstore.operations.gallery import sharing
-from imgstore.testing.sample_gallery import open_home
+from tests.support.sample_gallery import open_home
 
 OWNER = "11111111-1111-1111-1111-111111111111"
 GUEST = "22222222-2222-2222-2222-222222222222"

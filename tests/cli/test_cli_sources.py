@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.testing.sample_disks import compute_sha256, make_raw
+from tests.support.sample_disks import compute_sha256, make_raw
 
 VERSION = "sig image-version create -g rg -r g1 -i ubuntu -l southcentralus -e {} {}"
 

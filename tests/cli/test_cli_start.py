@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import imgstore
 from imgstore.cli.framework.command import Command, Group
 from imgstore.cli.main import main
-from imgstore.testing.sample_gallery import create_sample_gallery, open_home, publish
+from tests.support.sample_gallery import create_sample_gallery, open_home, publish
 
 HEAVY = (
     "numpy",

@@ -21,8 +21,8 @@ from imgstore.cli.framework.standard_streams import WAITING_BYTES_MAX, ReportStr
 from imgstore.cli.main import main
 from imgstore.domain.progress import ProgressEvent, Stage, ignore_event, suppress_errors
 from imgstore.domain.storage.sizes import MIB
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
 
 NAMES = f"-g {GROUP} -r {GALLERY} -i {DEFINITION}"
 CREATE = f"sig image-version create {NAMES} -e 1.0.0 --os-vhd-uri disk.raw --target-regions southcentralus eastus"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from imgstore.cli.framework.global_options import GlobalOption
 from imgstore.cli.main import main
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, publish
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, publish
 
 RUNS_ON = {"serve", "worker", "bench", "quickstart", "wait"}
 """Commands that run until they are ended or until something happens, or for minutes."""

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import open_home
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import open_home
 
 WHERE = "-g rg -r g1 -i ubuntu"
 V1 = f"{WHERE} -e 1.0.0"

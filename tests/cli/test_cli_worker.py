@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
 from imgstore.domain.storage.sizes import MIB
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
 
 CREATE = (
     f"sig image-version create -g {GROUP} -r {GALLERY} -i {DEFINITION} -e 1.0.0 --os-vhd-uri disk.raw "

@@ -37,7 +37,7 @@ from imgstore.regions.zones import EmbeddedZone, GuardedStore, OpenedZone, ZoneC
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Accept, Body, ObjectInfo
 from imgstore.stores.wrappers.metering import MeteredStore, TrafficMeter
-from imgstore.testing.faulty_store import unreachable
+from tests.support.faulty_store import unreachable
 
 LEASE_SECONDS: Final = 30.0
 _ONE_BY_ONE: Final = Tuning(put_workers=1, copy_workers=1, scatter_workers=1, threads_max=1, replicas_at_once=1)

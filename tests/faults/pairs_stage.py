@@ -35,8 +35,8 @@ from imgstore.operations.maintenance.worker import run_worker
 from imgstore.operations.replication import copy as replication_copy
 from imgstore.operations.versions import create as versions_create
 from imgstore.policy.worker_queue import WorkerLimits
-from imgstore.testing.sample_disks import make_raw, patch_disk
-from imgstore.testing.sample_gallery import (
+from tests.support.sample_disks import make_raw, patch_disk
+from tests.support.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from imgstore.domain.storage.sizes import MIB
-from imgstore.testing.crash_scenes import CrashScene
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import (
+from tests.support.crash_scenes import CrashScene
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
     audit,
     audit_collected,
     audit_served,

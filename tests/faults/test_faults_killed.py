@@ -1,6 +1,6 @@
 """Killed at a random step, looked at, told again: nothing half visible, nothing lost, nothing sent or charged twice.
 
-The steps are told in ``imgstore/testing/crash_process.py``; which are struck comes from a seed, which the test's name holds.
+The steps are told in ``tests/support/crash_process.py``; which are struck comes from a seed, which the test's name holds.
 """
 
 import random
@@ -14,10 +14,10 @@ import pytest
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.replication.targets import remove_all_surplus_replicas
-from imgstore.testing.crash_scenes import CrashScene, create_minio_scene
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.sample_disks import make_raw, patch_disk
-from imgstore.testing.sample_gallery import TARGETS, show, states
+from tests.support.crash_scenes import CrashScene, create_minio_scene
+from tests.support.sample_disks import make_raw, patch_disk
+from tests.support.sample_gallery import TARGETS, show, states
 
 Cluster = Callable[[int], tuple[S3Engine, ...]]
 

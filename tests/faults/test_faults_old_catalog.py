@@ -21,8 +21,8 @@ from imgstore.operations.maintenance.unknown_objects import remove_unknown
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.operations.stores.regions import init_regions
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.sample_disks import compute_sha256
-from imgstore.testing.sample_gallery import (
+from tests.support.sample_disks import compute_sha256
+from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
     SampleImages,
@@ -39,7 +39,7 @@ from imgstore.testing.sample_gallery import (
     show,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ DIES = """
 import os, signal, sys
 from pathlib import Path
 from imgstore.bootstrap import Settings, open_installation
-from imgstore.testing.sample_gallery import make_disk
+from tests.support.sample_gallery import make_disk
 from imgstore.regions import Locator
 
 put = Locator.put_checkpoint

@@ -44,7 +44,8 @@ from imgstore.operations.slots import removal, restore
 from imgstore.policy.worker_queue import WorkerLimits
 from imgstore.stores.directory import DirectoryStore
 from imgstore.testing.engines import PostgreSQL
-from imgstore.testing.sample_gallery import (
+from imgstore.transfer.slot_access import SlotAccess
+from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
     all_slots,
@@ -58,7 +59,6 @@ from imgstore.testing.sample_gallery import (
     show,
     update,
 )
-from imgstore.transfer.slot_access import SlotAccess
 
 LOCKING: Final = Path(__file__).parents[2] / "docs" / "internals" / "locking.md"
 

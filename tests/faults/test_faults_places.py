@@ -35,9 +35,9 @@ from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.stores.regions import init_regions
 from imgstore.stores.wrappers import retry
 from imgstore.testing import engines
-from imgstore.testing.crash_scenes import create_minio_scene
-from imgstore.testing.sample_disks import compute_sha256, make_raw
-from imgstore.testing.sample_gallery import (
+from tests.support.crash_scenes import create_minio_scene
+from tests.support.sample_disks import compute_sha256, make_raw
+from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
     SampleImages,
@@ -56,7 +56,7 @@ from imgstore.testing.sample_gallery import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 Cluster = Callable[[int], tuple[engines.S3Engine, ...]]
 

@@ -17,7 +17,7 @@ from imgstore.operations.machines import images
 from imgstore.operations.machines.create import create_machine
 from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import shallow
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, make_disk, request
+from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, make_disk, request
 
 __all__ = ["prepared"]
 

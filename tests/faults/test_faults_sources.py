@@ -9,9 +9,9 @@ import pytest
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.machines import images, machines
-from imgstore.testing.crash_scenes import CrashScene
-from imgstore.testing.sample_disks import make_raw, patch_disk
-from imgstore.testing.sample_gallery import ADMIN, GROUP, collect, content, own_slots
+from tests.support.crash_scenes import CrashScene
+from tests.support.sample_disks import make_raw, patch_disk
+from tests.support.sample_gallery import ADMIN, GROUP, collect, content, own_slots
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 12))])

@@ -25,10 +25,10 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance import gc as maintenance_gc
-from imgstore.testing import crash_process
-from imgstore.testing.crash_scenes import CrashScene
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import (
+from tests.support import crash_process
+from tests.support.crash_scenes import CrashScene
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,

@@ -14,10 +14,10 @@ import pytest
 from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.installation import Installation
 from imgstore.stores.wrappers.metering import Traffic
-from imgstore.testing.crash_scenes import CrashScene, create_minio_scene
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.sample_disks import compute_sha256
-from imgstore.testing.sample_gallery import (
+from tests.support.crash_scenes import CrashScene, create_minio_scene
+from tests.support.sample_disks import compute_sha256
+from tests.support.sample_gallery import (
     SampleImages,
     all_slots,
     audit,
@@ -28,7 +28,7 @@ from imgstore.testing.sample_gallery import (
     publish,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 Cluster = Callable[[int], tuple[S3Engine, ...]]
 

@@ -20,7 +20,7 @@ from imgstore.domain.states import ReplicaState
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.stores.regions import check_regions, init_regions
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.sample_gallery import (
+from tests.support.sample_gallery import (
     ADMIN,
     SampleImages,
     audit,
@@ -33,7 +33,7 @@ from imgstore.testing.sample_gallery import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 EAST = ["southcentralus", "eastus"]
 

@@ -57,7 +57,7 @@ from imgstore.operations.maintenance import worker as replication_worker
 from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.operations.versions import update as versions_update
-from imgstore.testing.sample_gallery import ADMIN, GROUP, target
+from tests.support.sample_gallery import ADMIN, GROUP, target
 
 GALLERIES: Final = ("g0", "g1")
 DEFINITIONS: Final = ("d0", "d1")

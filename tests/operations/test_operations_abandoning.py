@@ -17,9 +17,10 @@ from imgstore.operations.replication import copy as replication_copy
 from imgstore.operations.replication import ingest as replication_ingest
 from imgstore.operations.slots.stale_works import abandon_stale_works
 from imgstore.policy.gc_plan import GcReport
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import (
+from imgstore.transfer.slot_access import SlotAccess
+from tests.support.manual_clock import ManualClock
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
     ADMIN,
     SampleImages,
     all_slots,
@@ -33,9 +34,8 @@ from imgstore.testing.sample_gallery import (
     show,
     states,
 )
-from imgstore.transfer.slot_access import SlotAccess
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 DAY_SECONDS = 86_400.0
 SOURCE = ["southcentralus"]

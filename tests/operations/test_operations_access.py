@@ -18,7 +18,7 @@ from imgstore.operations.gallery import definitions, galleries, groups
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import delete as versions_delete
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, publish
+from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, publish
 
 VERSION = VersionName.parse("1.0.0")
 

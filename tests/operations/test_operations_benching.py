@@ -19,9 +19,9 @@ from imgstore.operations.disks import export as disks_export
 from imgstore.operations.gallery import galleries, groups
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import delete as versions_delete
-from imgstore.testing.sample_gallery import ADMIN, SampleImages, open_home
+from tests.support.sample_gallery import ADMIN, SampleImages, open_home
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 MIB = 1 << 20
 

@@ -15,8 +15,8 @@ from imgstore.ledger.entries import ChargeKind, StorageInterval
 from imgstore.operations import billing
 from imgstore.operations.disks import disks
 from imgstore.operations.installation import Installation
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.sample_gallery import (
+from tests.support.manual_clock import ManualClock
+from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
     TARGETS,
@@ -33,7 +33,7 @@ from imgstore.testing.sample_gallery import (
     publish,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 
 def arrivals(installation: Installation) -> dict[tuple[str, int], int]:

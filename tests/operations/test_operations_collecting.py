@@ -26,11 +26,11 @@ from imgstore.operations.maintenance.gc import plan_collection
 from imgstore.operations.slots import completion
 from imgstore.policy.gc_plan import GcReport, SlotReport
 from imgstore.stores.directory import DirectoryStore
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.crash_scenes import create_minio_scene
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import (
+from tests.support.crash_scenes import create_minio_scene
+from tests.support.manual_clock import ManualClock
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -54,7 +54,7 @@ from imgstore.testing.sample_gallery import (
     show,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 DAY = 24.0
 SOURCE = ["southcentralus"]

@@ -20,8 +20,9 @@ from imgstore.operations.disks.reader import open_for_reading
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.stores.directory import DirectoryStore
-from imgstore.testing.sample_disks import compute_sha256
-from imgstore.testing.sample_gallery import (
+from imgstore.transfer.ranges import SegmentCache
+from tests.support.sample_disks import compute_sha256
+from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
     SampleImages,
@@ -35,9 +36,8 @@ from imgstore.testing.sample_gallery import (
     show,
     states,
 )
-from imgstore.transfer.ranges import SegmentCache
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 READ = ChargeKind.CROSS_REGION_READ
 

@@ -32,8 +32,8 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machines.create import create_machine
 from imgstore.operations.maintenance import scrub as maintenance_scrub
 from imgstore.operations.versions import create as versions_create
-from imgstore.testing.sample_disks import compute_sha256, make_raw, patch_disk, write_vhd
-from imgstore.testing.sample_gallery import (
+from tests.support.sample_disks import compute_sha256, make_raw, patch_disk, write_vhd
+from tests.support.sample_gallery import (
     ADMIN,
     GALLERY,
     GROUP,
@@ -59,7 +59,7 @@ from imgstore.testing.sample_gallery import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 SOURCE = ["southcentralus=1"]
 

@@ -29,10 +29,12 @@ from imgstore.operations.disks.uploads import create_upload, open_spool, sweep_u
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.create import create_machine
 from imgstore.operations.shared_settings import read_settings_file
-from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import require
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import (
+from imgstore.transfer.ranges import SegmentCache
+from imgstore.transfer.spool import spool_folder
+from tests.support.manual_clock import ManualClock
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -46,8 +48,6 @@ from imgstore.testing.sample_gallery import (
     open_home,
     publish,
 )
-from imgstore.transfer.ranges import SegmentCache
-from imgstore.transfer.spool import spool_folder
 
 DISK_BYTES = 64 * MIB
 RESERVE_BYTES = 8 * MIB

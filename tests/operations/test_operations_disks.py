@@ -24,8 +24,8 @@ from imgstore.domain.views import Export
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.installation import Installation
-from imgstore.testing.sample_disks import compute_sha256
-from imgstore.testing.sample_gallery import (
+from tests.support.sample_disks import compute_sha256
+from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
     SampleImages,
@@ -42,7 +42,7 @@ from imgstore.testing.sample_gallery import (
     reference,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 THREADS = 16
 

@@ -17,10 +17,10 @@ from imgstore.domain.storage.latency import THREADS_MAX
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.installation import Installation
 from imgstore.operations.stores import regions
-from imgstore.testing.crash_scenes import CrashScene, create_minio_scene
 from imgstore.testing.engines import S3Engine
 from imgstore.testing.latency_proxy import LatencyProxies, LatencyProxy
-from imgstore.testing.sample_gallery import ADMIN, audit, export, publish, retarget
+from tests.support.crash_scenes import CrashScene, create_minio_scene
+from tests.support.sample_gallery import ADMIN, audit, export, publish, retarget
 
 ROUND_TRIP_SECONDS = 0.4
 """Long enough that a busy machine, too, has begun so many before the first is answered."""

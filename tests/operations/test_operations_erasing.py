@@ -17,7 +17,7 @@ from imgstore.operations.api_operations import (
 )
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import LeaseKeeper
-from imgstore.testing.sample_gallery import ADMIN, open_home
+from tests.support.sample_gallery import ADMIN, open_home
 
 SIGNATURE = "c2lnbmF0dXJl"
 REQUEST = {"uri": f"https://h/c/b.vhd?sv=2022&sig={SIGNATURE}", "filler": "x" * 20_000}

@@ -36,10 +36,13 @@ from imgstore.operations.stores import regions
 from imgstore.operations.stores.readiness import Check, Readiness, check_readiness
 from imgstore.regions import health
 from imgstore.stores.interface import ObjectInfo
-from imgstore.testing.crash_scenes import CrashScene, create_minio_scene
 from imgstore.testing.engines import S3Engine
 from imgstore.testing.latency_proxy import LatencyProxies, LatencyProxy
-from imgstore.testing.sample_gallery import (
+from imgstore.transfer.slot_access import SlotAccess
+from imgstore.wire.responses.replication import replication_status_json
+from imgstore.wire.responses.reports import zone_json
+from tests.support.crash_scenes import CrashScene, create_minio_scene
+from tests.support.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -53,11 +56,8 @@ from imgstore.testing.sample_gallery import (
     show,
     states,
 )
-from imgstore.transfer.slot_access import SlotAccess
-from imgstore.wire.responses.replication import replication_status_json
-from imgstore.wire.responses.reports import zone_json
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 WEST = "westus2"
 TWO = ["westus2=2"]
@@ -400,8 +400,8 @@ _PROCESS = """
 import json, sys
 from pathlib import Path
 from imgstore.operations.stores.regions import check_regions
-from imgstore.testing.crash_scenes import Scene
-from imgstore.testing.sample_gallery import ADMIN, make_disk
+from tests.support.crash_scenes import Scene
+from tests.support.sample_gallery import ADMIN, make_disk
 
 folder, settings, action = sys.argv[1:]
 with Scene(folder=Path(folder), settings=json.loads(settings)).open() as installation:

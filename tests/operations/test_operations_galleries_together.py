@@ -14,7 +14,7 @@ from imgstore.domain.settings.limits import Limits
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.installation import Installation
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
+from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
 
 pytestmark = pytest.mark.engine("postgresql")
 

@@ -29,8 +29,8 @@ from imgstore.operations.disks import disks
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.sample_gallery import (
+from tests.support.manual_clock import ManualClock
+from tests.support.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -43,7 +43,7 @@ from imgstore.testing.sample_gallery import (
     publish,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 LATER = datetime(2999, 1, 1, tzinfo=UTC)
 EVERYTHING = DefinitionDetails(

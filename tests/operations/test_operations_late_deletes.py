@@ -18,9 +18,9 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Body
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import (
+from tests.support.manual_clock import ManualClock
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
     ADMIN,
     SampleImages,
     audit,
@@ -34,7 +34,7 @@ from imgstore.testing.sample_gallery import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 SOUTH, EAST = "southcentralus", "eastus"
 BOUND_SECONDS = 150.0

@@ -24,8 +24,8 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.slots.completion import update_version_state
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.operations.versions.delete import purge_soft_deleted
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.sample_gallery import (
+from tests.support.manual_clock import ManualClock
+from tests.support.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -46,7 +46,7 @@ from imgstore.testing.sample_gallery import (
     update,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 HERE = {"group": GROUP, "gallery": GALLERY, "definition": DEFINITION}
 DAY_SECONDS = 86_400

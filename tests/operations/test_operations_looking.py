@@ -12,7 +12,7 @@ from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.names import VersionName
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, publish
+from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, publish
 
 PLACE: dict[str, Any] = {"group": GROUP, "gallery": GALLERY, "definition": DEFINITION}
 

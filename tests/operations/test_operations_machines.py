@@ -41,8 +41,8 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images, machines
 from imgstore.operations.machines.create import create_machine
 from imgstore.operations.versions import create as versions_create
-from imgstore.testing.sample_disks import compute_sha256, make_raw
-from imgstore.testing.sample_gallery import (
+from tests.support.sample_disks import compute_sha256, make_raw
+from tests.support.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -56,7 +56,7 @@ from imgstore.testing.sample_gallery import (
     request,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 LATEST = f"{GROUP}/{GALLERY}/{DEFINITION}"
 USER = OsProfile(admin_username="azureuser")

@@ -25,8 +25,9 @@ from imgstore.operations.maintenance.worker import run_worker
 from imgstore.operations.stores import regions
 from imgstore.regions import Locator
 from imgstore.stores.directory import DirectoryStore
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.sample_gallery import (
+from imgstore.wire.responses.replication import replication_status_json
+from tests.support.manual_clock import ManualClock
+from tests.support.sample_gallery import (
     ADMIN,
     GALLERY,
     GROUP,
@@ -41,9 +42,8 @@ from imgstore.testing.sample_gallery import (
     show,
     states,
 )
-from imgstore.wire.responses.replication import replication_status_json
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 ZONED = ["westus2=1=Standard_ZRS"]
 DAY = timedelta(days=1)

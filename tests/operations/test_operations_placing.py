@@ -12,10 +12,10 @@ from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.settings.limits import PRESETS
 from imgstore.operations.disks import placement
 from imgstore.operations.installation import Installation
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.sample_gallery import SampleImages, create_sample_gallery, make_disk, open_home, publish, update
+from tests.support.manual_clock import ManualClock
+from tests.support.sample_gallery import SampleImages, create_sample_gallery, make_disk, open_home, publish, update
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 FEW = replace(PRESETS["azure-2019"], machines_per_replica=2)
 SOURCE = ["southcentralus"]

@@ -22,9 +22,9 @@ from imgstore.operations.disks import disks
 from imgstore.operations.gallery import definitions, galleries, groups
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, delete, make_disk, open_home
+from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, delete, make_disk, open_home
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 
 def everything(installation: Installation) -> list[object]:

@@ -29,8 +29,9 @@ from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.installation import Installation
 from imgstore.operations.replication import targets as replication_targets
 from imgstore.stores.directory import DirectoryStore
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import (
+from imgstore.transfer.slot_access import SlotAccess
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
     TARGETS,
     SampleImages,
     all_slots,
@@ -51,9 +52,8 @@ from imgstore.testing.sample_gallery import (
     target,
     update,
 )
-from imgstore.transfer.slot_access import SlotAccess
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 COMPLETED = ReplicaState.COMPLETED
 SOUTH, WEST, EAST = "southcentralus=2", "westus2=1=Standard_ZRS", "eastus"

@@ -23,7 +23,7 @@ from imgstore.domain.resources import DiskKind, OsType, VersionUpdate
 from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
 from imgstore.operations.network_records import NetworkScope
-from imgstore.testing.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, request
+from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home, request
 
 REFERENCE = ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0")
 NAMES = {

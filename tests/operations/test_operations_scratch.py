@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.testing.sample_gallery import open_home
+from tests.support.sample_gallery import open_home
 
 
 def test_a_folder_that_another_process_took_for_a_leftover_is_made_again(

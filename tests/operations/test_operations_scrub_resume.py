@@ -18,7 +18,7 @@ from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.stores.directory import DirectoryStore
-from imgstore.testing.sample_gallery import (
+from tests.support.sample_gallery import (
     ADMIN,
     all_slots,
     audit,
@@ -40,7 +40,7 @@ from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.storage.scrub_passes import ScrubRunner
 from imgstore.operations.maintenance import scrub_progress
 from imgstore.operations.maintenance.scrub import scrub
-from imgstore.testing.sample_gallery import ADMIN, open_home
+from tests.support.sample_gallery import ADMIN, open_home
 
 def pace(_length):
     print("read", flush=True)

@@ -25,9 +25,9 @@ from imgstore.operations.slots.degrade import degrade
 from imgstore.operations.slots.works import acquire_work
 from imgstore.operations.stores.regions import init_regions
 from imgstore.stores.zone_redundant import Zoned
-from imgstore.testing.faulty_store import Fault, FaultyStore
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import (
+from tests.support.faulty_store import Fault, FaultyStore
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
     ADMIN,
     SampleImages,
     all_slots,
@@ -46,7 +46,7 @@ from imgstore.testing.sample_gallery import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 COMPLETED, DEGRADED = ReplicaState.COMPLETED, ReplicaState.DEGRADED
 SOURCE_SLOT, SECOND_SLOT = "southcentralus/Standard_LRS/0", "southcentralus/Standard_LRS/1"

@@ -26,8 +26,8 @@ from imgstore.operations.machines import images
 from imgstore.operations.maintenance import scrub as maintenance_scrub
 from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import delete as versions_delete
-from imgstore.testing.sample_disks import compute_sha256
-from imgstore.testing.sample_gallery import (
+from tests.support.sample_disks import compute_sha256
+from tests.support.sample_gallery import (
     ADMIN,
     GALLERY,
     GROUP,
@@ -48,7 +48,7 @@ from imgstore.testing.sample_gallery import (
     update,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 HERE = ("southcentralus",)
 

@@ -12,7 +12,7 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.progress import ProgressEvent
 from imgstore.domain.settings.shared import as_document, differences, shared_values
 from imgstore.operations.shared_settings import apply_settings
-from imgstore.testing.sample_gallery import ADMIN, open_home
+from tests.support.sample_gallery import ADMIN, open_home
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.engine("postgresql"))]
 

@@ -33,8 +33,8 @@ from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.gallery import groups
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
-from imgstore.testing.sample_disks import compute_sha256
-from imgstore.testing.sample_gallery import (
+from tests.support.sample_disks import compute_sha256
+from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
     SampleImages,
@@ -49,7 +49,7 @@ from imgstore.testing.sample_gallery import (
     own_slots,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 SNAPSHOT = DiskKind.SNAPSHOT
 IMAGE = DiskKind.IMAGE

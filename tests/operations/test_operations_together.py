@@ -7,8 +7,8 @@ from imgstore.domain.resources import Replica
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.completion import update_version_state
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import create_sample_gallery, open_home, publish, show
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import create_sample_gallery, open_home, publish, show
 
 
 def complete(installation: Installation, replica: Replica, meanwhile: Thread | None = None) -> None:

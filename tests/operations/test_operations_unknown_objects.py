@@ -20,8 +20,8 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance import unknown_objects
 from imgstore.operations.maintenance.unknown_objects import list_unknown, remove_unknown
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.sample_gallery import (
+from tests.support.manual_clock import ManualClock
+from tests.support.sample_gallery import (
     ADMIN,
     SampleImages,
     all_slots,
@@ -34,7 +34,7 @@ from imgstore.testing.sample_gallery import (
     publish,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 WEEK = timedelta(days=7)
 PLACES = pytest.mark.parametrize("target", ["southcentralus", "westus2=1=Standard_ZRS"])

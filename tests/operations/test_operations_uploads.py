@@ -19,8 +19,9 @@ from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.disks.uploads import create_upload, open_spool, revoke_access, sweep_uploads
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.create import create_machine
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import (
+from imgstore.transfer.spool import spool_folder
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
     audit,
@@ -29,7 +30,6 @@ from imgstore.testing.sample_gallery import (
     open_home,
     own_slots,
 )
-from imgstore.transfer.spool import spool_folder
 
 
 @pytest.fixture

@@ -32,9 +32,9 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
 from imgstore.operations.slots.completion import named_segments
 from imgstore.operations.versions import create as versions_create
-from imgstore.testing.sample_disks import compute_sha256, make_raw
-from imgstore.testing.sample_disks import patch_disk as patched_raw
-from imgstore.testing.sample_gallery import (
+from tests.support.sample_disks import compute_sha256, make_raw
+from tests.support.sample_disks import patch_disk as patched_raw
+from tests.support.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -54,7 +54,7 @@ from imgstore.testing.sample_gallery import (
     show,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 HERE = ("southcentralus",)
 ELSEWHERE = "9e1c0f53-8a3d-4a39-b3a9-1fd0d1a2c001"

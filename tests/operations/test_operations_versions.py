@@ -39,8 +39,8 @@ from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Body
-from imgstore.testing.sample_disks import compute_sha256, make_raw, patch_disk, write_vhd
-from imgstore.testing.sample_gallery import (
+from tests.support.sample_disks import compute_sha256, make_raw, patch_disk, write_vhd
+from tests.support.sample_gallery import (
     ADMIN,
     DEFINITION,
     GALLERY,
@@ -63,7 +63,7 @@ from imgstore.testing.sample_gallery import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 COMPLETED, DEGRADED = ReplicaState.COMPLETED, ReplicaState.DEGRADED
 

@@ -28,10 +28,10 @@ from imgstore.policy.worker_queue import WorkerLimits
 from imgstore.regions.model import Bandwidth
 from imgstore.stores import TokenBucket
 from imgstore.stores.interface import ObjectStore
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.faulty_store import FaultyStore
-from imgstore.testing.sample_disks import make_raw
-from imgstore.testing.sample_gallery import (
+from tests.support.faulty_store import FaultyStore
+from tests.support.manual_clock import ManualClock
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
     ADMIN,
     SampleImages,
     audit,
@@ -45,7 +45,7 @@ from imgstore.testing.sample_gallery import (
     states,
 )
 
-pytest_plugins = ["imgstore.testing.published_gallery"]
+pytest_plugins = ["tests.support.published_gallery"]
 
 COMPLETED, FAILED = ReplicaState.COMPLETED, ReplicaState.FAILED
 HERE_AND_EAST = ["southcentralus", "eastus"]
@@ -241,8 +241,8 @@ from pathlib import Path
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.policy.worker_queue import WorkerLimits
 from imgstore.operations.maintenance.worker import run_worker
-from imgstore.testing.sample_gallery import ADMIN
-from imgstore.testing.crash_process import Steps
+from tests.support.sample_gallery import ADMIN
+from tests.support.crash_process import Steps
 home, database, fatal = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])
 steps = Steps(fatal, signal.SIGKILL)
 with open_installation(Settings(home=Path(home), database=database, environ={})) as installation:

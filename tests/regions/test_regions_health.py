@@ -19,8 +19,8 @@ from imgstore.regions.health import CircuitBreakers, ZoneWatch
 from imgstore.stores import MemoryStore
 from imgstore.stores.wrappers.retry import RetryingStore
 from imgstore.stores.wrappers.watched import WatchedStore
-from imgstore.testing.clock import ManualClock
 from imgstore.testing.store_contract import RawAccess, RawMemoryAccess, StoreContract
+from tests.support.manual_clock import ManualClock
 
 HERE = ("westus2", "1")
 

@@ -13,7 +13,7 @@ from remote_server import Machine, serving
 
 from imgstore.cli.main import main
 from imgstore.domain.storage.sizes import MIB
-from imgstore.testing.sample_disks import make_raw
+from tests.support.sample_disks import make_raw
 
 DEFINITION = "sig image-definition create -g rg -r g1 -i ubuntu -p p -f o -s s --os-type Linux"
 CHANGING = re.compile(

@@ -12,7 +12,7 @@ from remote_server import Machine, serving
 from imgstore.api.dev_tls import make_certificates
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.storage.sizes import MIB
-from imgstore.testing.sample_disks import make_raw, write_vhd
+from tests.support.sample_disks import make_raw, write_vhd
 
 WHERE = ("-g", "rg", "-r", "g1", "-i", "ubuntu")
 

@@ -23,10 +23,10 @@ from imgstore.stores import (
 )
 from imgstore.stores.s3.probe import probe_properties
 from imgstore.stores.s3.store import S3Store
-from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.faulty_store import FaultyStore
 from imgstore.testing.store_contract import RawAccess, StoreContract
+from tests.support.faulty_store import FaultyStore
+from tests.support.manual_clock import ManualClock
 
 
 class InDirectory:

@@ -18,7 +18,7 @@ from imgstore.stores.wrappers.hedging import (
     race,
 )
 from imgstore.stores.wrappers.retry import RetryingStore
-from imgstore.testing.faulty_store import Fault, FaultyStore
+from tests.support.faulty_store import Fault, FaultyStore
 
 SOON = 0.05
 """Late after this many seconds: a store that never answers is late for certain."""

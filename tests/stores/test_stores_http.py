@@ -20,8 +20,8 @@ from imgstore.domain.errors import (
 from imgstore.stores import Retrier
 from imgstore.stores.http import http_source as under_test
 from imgstore.stores.http.http_source import HttpSource, is_public
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.http_server import Page, WebServer, make_certificate, start_web
+from tests.support.http_server import Page, WebServer, make_certificate, start_web
+from tests.support.manual_clock import ManualClock
 
 BODY = bytes(range(256)) * 100
 HOST = "images.example"

@@ -11,8 +11,8 @@ from imgstore.domain.stop_signal import OperationCanceled, StopSignal
 from imgstore.stores import Retrier
 from imgstore.stores.http.http_source import HttpSource
 from imgstore.stores.wrappers.retry import RetryPolicy
-from imgstore.testing.http_server import Page, start_web
-from imgstore.testing.slow_web import Slowness, SlowWeb, start_slow_web
+from tests.support.http_server import Page, start_web
+from tests.support.slow_web import Slowness, SlowWeb, start_slow_web
 
 ONCE = Retrier(RetryPolicy(attempts_max=1))
 LONG = SourceDeadlines(idle_seconds=600, head_seconds=600, total_seconds=600)

@@ -6,7 +6,7 @@ import pytest
 
 from imgstore.domain.errors import LeaseLost
 from imgstore.stores import BandwidthLimitedStore, MemoryStore, TokenBucket
-from imgstore.testing.clock import ManualClock
+from tests.support.manual_clock import ManualClock
 
 
 def limited(clock: ManualClock, bytes_per_second: int = 1000) -> BandwidthLimitedStore:

@@ -17,9 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from imgstore.domain.errors import Conflict, ObjectNotFound, StoreUnreachable
 from imgstore.stores import DirectoryStore, MemoryStore, ObjectStore, Zoned
 from imgstore.stores.s3.store import S3Store
-from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.faulty_store import FaultyStore
+from tests.support.faulty_store import FaultyStore
+from tests.support.manual_clock import ManualClock
 
 # No key is another one's folder; the neighbours' names tell the order of keys from that of folders.
 KEYS = st.sampled_from(["a/x", "a/y", "a-b/x", "a.b", "ab/c/d", "top"])

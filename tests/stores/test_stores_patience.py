@@ -17,8 +17,8 @@ from imgstore.stores import (
     TrafficMeter,
     Zoned,
 )
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.faulty_store import Fault, FaultyStore, Kind
+from tests.support.faulty_store import Fault, FaultyStore, Kind
+from tests.support.manual_clock import ManualClock
 
 CALLS: dict[str, Callable[[ObjectStore], object]] = {
     "get": lambda store: store.get("a"),

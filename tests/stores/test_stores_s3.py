@@ -32,8 +32,8 @@ from imgstore.stores import MeteredStore, Retrier, RetryingStore, TrafficMeter, 
 from imgstore.stores.s3 import store as s3_store
 from imgstore.stores.s3.source import S3Object
 from imgstore.stores.s3.store import S3Store, _timestamp
-from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
+from tests.support.manual_clock import ManualClock
 
 
 def on(fixture: str) -> ParameterSet:

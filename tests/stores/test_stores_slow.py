@@ -15,10 +15,10 @@ from imgstore.stores.interface import ObjectInfo
 from imgstore.stores.s3.connections import TimeLimits
 from imgstore.stores.s3.store import S3Store
 from imgstore.stores.wrappers.parallel import ParallelLimit, ParallelLimitedStore
-from imgstore.testing.clock import ManualClock
 from imgstore.testing.engines import S3Engine
 from imgstore.testing.latency_proxy import LatencyProxies, LatencyProxy
 from imgstore.testing.store_contract import RawAccess, RawMemoryAccess, StoreContract
+from tests.support.manual_clock import ManualClock
 
 BODY = np.random.default_rng(7).bytes(4 << 20)
 LIMITS = TimeLimits(read_seconds=2.0, write_seconds=2.0, fixed_seconds=3.0)

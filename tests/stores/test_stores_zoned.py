@@ -19,8 +19,8 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.storage.digests import digest_of
 from imgstore.stores import MemoryStore, Missed, RepairNote, StoreProperties, Zoned
-from imgstore.testing.clock import ManualClock
-from imgstore.testing.faulty_store import Fault, FaultyStore, Kind
+from tests.support.faulty_store import Fault, FaultyStore, Kind
+from tests.support.manual_clock import ManualClock
 
 KEY = "segments/ab/abcd"
 BODY = b"the body"

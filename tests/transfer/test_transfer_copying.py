@@ -14,10 +14,10 @@ from imgstore.domain.errors import LeaseLost, ObjectCorrupt, ObjectNotFound, Sto
 from imgstore.domain.storage import object_keys
 from imgstore.segments.manifest import Manifest
 from imgstore.stores.interface import Accept
-from imgstore.testing.faulty_store import Fault, FaultyStore, Kind, flip_first_bit
 from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.transfer.copy import CopyOrder, copy_segments, plan_segments
 from imgstore.transfer.receipts import CopyReceipt
+from tests.support.faulty_store import Fault, FaultyStore, Kind, flip_first_bit
 
 SOURCE = disk(*range(1, 5 * 1024))
 

@@ -24,11 +24,11 @@ from imgstore.domain.storage.sizes import BLOCK_BYTES
 from imgstore.segments.manifest import VIRTUAL_BYTES_MAX, Manifest, decode_manifest, piece_bytes
 from imgstore.stores import DirectoryStore, ObjectInfo
 from imgstore.stores.interface import Body
-from imgstore.testing.faulty_store import Fault, FaultyStore, Kind, flip_first_bit
 from imgstore.transfer.ingest import touched_pieces
 from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.receipts import IngestReceipt
 from imgstore.transfer.scatter import SegmentReader
+from tests.support.faulty_store import Fault, FaultyStore, Kind, flip_first_bit
 
 many = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 

@@ -37,11 +37,11 @@ from imgstore.domain.errors import (
 from imgstore.domain.settings.disk_space import allocated_bytes
 from imgstore.domain.storage import object_keys
 from imgstore.segments.manifest import Column, Manifest
-from imgstore.testing.faulty_store import Fault, FaultyStore, Kind
 from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.scatter import SegmentReader, scatter
 from imgstore.transfer.slot_access import SlotAccess, never_cancelled
 from imgstore.transfer.spot_check import check_assembly, choose_pieces
+from tests.support.faulty_store import Fault, FaultyStore, Kind
 
 SOURCE = Disk(
     3 * PIECE - 5,

@@ -34,8 +34,8 @@ from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.maintenance.worker import run_worker
 from imgstore.operations.versions import create as versions_create
 from imgstore.stores.s3.store import S3Store
-from imgstore.testing import sample_gallery
-from imgstore.testing.sample_gallery import ADMIN, GROUP
+from tests.support import sample_gallery
+from tests.support.sample_gallery import ADMIN, GROUP
 
 
 class StepCounter:

@@ -130,9 +130,9 @@ def start_web(
 
 def make_certificate(folder: Path, names: Sequence[str]) -> tuple[ssl.SSLContext, Path]:
     """A server's context for `names` (or addresses), and the file of the authority that vouches for it."""
-    from cryptography import x509  # noqa: PLC0415 - comes with the extra `test`
-    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "imgstore test")])
@@ -159,8 +159,8 @@ def make_certificate(folder: Path, names: Sequence[str]) -> tuple[ssl.SSLContext
     return context, authority
 
 
-def _general_name(name: str):  # type: ignore[no-untyped-def] # noqa: ANN202 - a class of the late import
-    from cryptography import x509  # noqa: PLC0415
+def _general_name(name: str):  # type: ignore[no-untyped-def]
+    from cryptography import x509
 
     try:
         return x509.IPAddress(ipaddress.ip_address(name))

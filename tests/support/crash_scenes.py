@@ -16,9 +16,9 @@ from imgstore.domain.progress import Subscriber, ignore_event
 from imgstore.domain.storage import object_keys
 from imgstore.operations.installation import Installation
 from imgstore.operations.stores import regions
-from imgstore.testing import crash_process
 from imgstore.testing.engines import S3Engine
-from imgstore.testing.sample_gallery import (
+from tests.support import crash_process
+from tests.support.sample_gallery import (
     ADMIN,
     all_slots,
     audit,
@@ -64,7 +64,8 @@ class CrashScene:
         """
         orders = self._orders() | {"job": job, "fatal": fatal, "signal": number} | more
         done = subprocess.run(
-            [sys.executable, "-m", "imgstore.testing.crash_process", json.dumps(orders)],
+            [sys.executable, "-m", "tests.support.crash_process", json.dumps(orders)],
+            cwd=Path(__file__).parent.parent.parent,
             capture_output=True,
             text=True,
             check=False,

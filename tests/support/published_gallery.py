@@ -1,6 +1,6 @@
 """Fixtures: a gallery with one published version, made once and copied for each test.
 
-A plugin (``pytest_plugins = ["imgstore.testing.published_gallery"]``), shared by the tests of operations and of faults.
+A plugin (``pytest_plugins = ["tests.support.published_gallery"]``), shared by the tests of operations and of faults.
 """
 
 import shutil
@@ -11,8 +11,8 @@ import pytest
 
 from imgstore.domain.storage.sizes import KIB, MIB
 from imgstore.operations.installation import Installation
-from imgstore.testing.sample_disks import make_raw, patch_disk
-from imgstore.testing.sample_gallery import SampleImages, create_sample_gallery, open_home, publish
+from tests.support.sample_disks import make_raw, patch_disk
+from tests.support.sample_gallery import SampleImages, create_sample_gallery, open_home, publish
 
 
 @pytest.fixture(scope="session")
