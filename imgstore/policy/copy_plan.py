@@ -13,8 +13,7 @@ from imgstore.domain.resources import Replica
 from imgstore.domain.states import RESTORABLE_STATES, ReplicaState
 
 _STAND_INS_MAX: Final = 8
-"""Replicas of third regions that may replace the preferred source. A version can be complete in thousands of regions.
-"""
+"""Replicas of third regions that may replace the preferred source. Versions may have thousands of complete regions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,5 +30,5 @@ def scaling_advice(machines: int, replicas: int, machines_per_replica: int, *, w
         return None
     return (
         f"{machines} disks within a minute from {replicas} {'replica' if replicas == 1 else 'replicas'} in {where}: "
-        f"{wanted} serve so many well, one for every {machines_per_replica} (machines_per_replica)"
+        f"{wanted} replicas are advised, one for each {machines_per_replica} disks (machines_per_replica)"
     )

@@ -171,7 +171,9 @@ def read_parameters(
 def _read_given(given: Json, names: set[str]) -> dict[str, Json]:
     by_name = {str(name).lower(): value for name, value in given.items()} if isinstance(given, Mapping) else {}
     if unknown := sorted(set(by_name) - names):
-        raise bad_template(f"The template parameters '{', '.join(unknown)}' are not valid; they are not present in it.")
+        raise bad_template(
+            f"The template parameters '{', '.join(unknown)}' are not valid, because the template does not declare them."
+        )
     for name, value in by_name.items():
         if value_at(value, "reference") is not None:
             raise bad_template(f"The template parameter '{name}' refers to a key vault.", expected="a value")

@@ -168,7 +168,7 @@ def test_more_disks_at_once_than_replicas_serve_well_is_told_on_standard_error(
     assert "disks within a minute" not in line.run(create + "d1").stderr
     told = line.run(create + "d2")
     assert (told.exit_code, json.loads(told.stdout)["name"]) == (0, "d2")
-    assert "2 disks within a minute from 1 replica in South Central US: 2 serve so many well" in told.stderr
+    assert "2 disks within a minute from 1 replica in South Central US: 2 replicas are advised" in told.stderr
     assert "disks within" not in line.run(create + "d3 --only-show-errors").stderr
 
 

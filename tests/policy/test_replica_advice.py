@@ -20,7 +20,7 @@ def test_no_advice_while_replicas_suffice() -> None:
 
 def test_advice_names_the_sufficient_count() -> None:
     assert scaling_advice(21, 1, 20, where="West US 2") == (
-        "21 disks within a minute from 1 replica in West US 2: 2 serve so many well, one for every 20 "
-        "(machines_per_replica)"
+        "21 disks within a minute from 1 replica in West US 2: 2 replicas are advised, one for each 20 "
+        "disks (machines_per_replica)"
     )
     assert "601 disks within a minute from 30 replicas" in (scaling_advice(601, 30, 20, where="x") or "")

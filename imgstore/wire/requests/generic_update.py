@@ -291,7 +291,7 @@ def _check_list(here: Json, path: str) -> list[Json]:
             f"'{path}' is not a list.",
             found=_format_value(here),
             expected="a list",
-            hint="set it with --set",
+            hint="use --set to replace the value",
             target=path,
         )
     return here
