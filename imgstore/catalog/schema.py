@@ -1,41 +1,43 @@
-"""The tables, and the one revision that this code reads and writes.
+"""The tables of the catalog, and the single revision that this code reads and writes.
 
-Who points at whom (``->`` is a foreign key, ``~>`` a uid without one, since what it names may go first)::
+The relations between the tables follow. ``->`` is a foreign key. ``~>`` is a uid or a name without a foreign key,
+because the row with the target may be deleted earlier. ``<-`` lists the tables that refer to the table::
 
-    installation     one row: who we are
-    checkpoints                                              numbers of the catalog's sequence that were given out
-    zones            ~> slots, by region and zone            which store each zone is
-    settings                                                 what all processes share
-    groups           <- galleries, disks                     a group that still holds something cannot go
-    pools            <- galleries, slots, segments           the scope of sameness; a gallery's, or a subscription's
+    installation                                             single row: identity of the installation
+    checkpoints                                              numbers of the catalog's sequence
+    zones            ~> slots (region and zone)              identity of the store of each zone
+    settings                                                 settings that all processes share
+    groups           <- galleries, disks                     a group with resources cannot be deleted
+    pools            <- galleries, slots, segments           scope of deduplication, of a gallery or a subscription
     galleries        -> groups, pools
     definitions      -> galleries
     versions         -> definitions
-    placements       -> versions                             the round robin's counter of a version in a region
+    placements       -> versions                             counters of round robin placement by region
     slots            -> pools
     replicas         -> versions, slots
-    disks            -> groups, slots   ~> versions          snapshots and images' disks too; all outlive what they copy
-    segments         -> pools           ~> works             fingerprints outlive the catalog's rows of works
-    manifests        -> slots           ~> versions, disks   one owner column for both
-    condemned        -> slots           ~> segments          what lies there need not be in the catalog
-    deletions        -> slots                                requests that a store may still carry out
+    disks            -> groups, slots   ~> versions          also snapshots and disks of managed images
+    segments         -> pools           ~> works             a work may be deleted before its segments
+    manifests        -> slots           ~> versions, disks   `owner_uid` is the uid of a version or a disk
+    condemned        -> slots           ~> segments          deletion marks, also of segments without a row
+    deletions        -> slots                                delete requests that a store may still carry out
     works            -> slots           ~> versions, disks
-    work_pins        -> works, manifests                     so the database itself refuses to remove a pinned manifest
-    ledger           ~> everything, by name                  statements are read after the resources are gone
+    work_pins        -> works, manifests                     the database refuses to delete a pinned manifest
+    ledger           ~> all resources, by name               statements need charges of deleted resources
     intervals        ~> slots, versions, disks
-    activity         ~> everything, by name
-    workers                                                  processes of `imgstore worker`, while they live
-    zone_health                                              the circuits of zones, as each host saw them last
+    activity         ~> all resources, by name
+    workers                                                  running processes of `imgstore worker`
+    zone_health                                              circuits of zones, as each host recorded them last
     tenants          <- subscriptions, principals, issuers
-    subscriptions    -> tenants                              those of which something is known besides their name
+    subscriptions    -> tenants                              subscriptions with a tenant
     principals       -> tenants                              users and service principals
-    secrets          ~> principals       by the client id, which several tenants' principals may share
-    role_assignments -> principals       ~> everything       a scope may name what is not made yet
+    secrets          ~> principals (client id)               principals of several tenants may share a client id
+    role_assignments -> principals      ~> all resources     a scope may name a resource that does not exist yet
     issuers          -> tenants
-    signing_keys                                             what tokens are and were signed with
-    operations       ~> everything, by name                  long-running operations of the API, for a while after their end
+    signing_keys                                             present and former keys that sign tokens
+    operations       ~> all resources, by name               long-running operations of the API, kept for seven days
 
-A ``*_key`` column is the folded form (`columns.fold_name`) of the name beside it: what is compared and kept unique.
+A ``*_key`` column contains the folded form (`columns.fold_name`) of a name. Comparisons and unique constraints use the
+folded form.
 """
 
 from typing import Final
@@ -87,9 +89,9 @@ from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.entries import ChargeKind
 
 REVISION: Final = "0030"
-"""The head of migrations/versions. A catalog that stands at it opens without Alembic being imported."""
+"""The head of migrations/versions. A catalog at this revision opens without an import of Alembic."""
 
-# Names of constraints are fixed, so that a later migration can name what it drops on either engine.
+# Constraints have fixed names, so that a later migration can drop a constraint by its name on both engines.
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -100,7 +102,7 @@ metadata = MetaData(
     }
 )
 
-# SQLite numbers rows by itself only where the key is spelt INTEGER.
+# SQLite assigns row numbers only if the type of the key is exactly INTEGER.
 _SERIAL = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -109,14 +111,14 @@ def _uid() -> Column[str]:
 
 
 def _partial(index: Index, condition: str) -> None:
-    """Keep an index of the rows alone that meet a condition.
+    """Restrict an index to the rows that meet a condition.
 
-    SQLAlchemy takes it as an option of one dialect, and imports the dialect for that: PostgreSQL's, 20 ms, which a
-    catalog on SQLite needs for nothing else. So it is told when the index is made, to the dialect that makes it.
+    SQLAlchemy takes the condition as an option of a dialect and imports the dialect. The import of PostgreSQL's dialect
+    takes 20 ms, which a catalog on SQLite does not need. Therefore the option is set when the index is created.
     """
 
     @event.listens_for(index, "before_create")
-    def _told(_index: Index, connection: Connection, **_options: object) -> None:
+    def _set_condition(_index: Index, connection: Connection, **_options: object) -> None:
         index.dialect_options[connection.dialect.name]["where"] = text(condition)
 
 
@@ -125,7 +127,7 @@ def _tags() -> Column[object]:
 
 
 def _parties() -> list[Column[str]]:
-    """Whose bytes: the columns of a `Party`, by name."""
+    """Return the columns of a `Party`, by name."""
     return [
         Column("subscription", String, nullable=False),
         Column("subscription_key", String, nullable=False, index=True),
@@ -145,11 +147,11 @@ installation = Table(
     Column("subscription", String, nullable=False),
     Column("hmac_key", LargeBinary, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
-    # What showed that the catalog is older than its buckets; null while nothing does.
+    # The evidence that the catalog is older than its buckets, or null.
     Column("outdated", String),
-    # An operator accepted an older catalog: objects that it does not know are kept for ever.
+    # True if an operator accepted an older catalog. Objects that are not in the catalog are kept for ever.
     Column("keeps_unknown", Boolean, nullable=False, server_default=false()),
-    # False where older code may have used a zone that `zones` has no row of.
+    # False if older code may have used a zone without a row in `zones`.
     Column("records_every_zone", Boolean, nullable=False, server_default=false()),
     CheckConstraint("id = 1", name="single"),
 )
@@ -199,7 +201,7 @@ pools = Table(
     metadata,
     _uid(),
     Column("fingerprint_key", LargeBinary, nullable=False),
-    # A subscription's own, one a region, for disks that came from no gallery; a gallery's has neither.
+    # Set in the pool of a subscription and region, for disks without a gallery. Null in the pool of a gallery.
     Column("subscription", String),
     Column("subscription_key", String),
     Column("region", String),
@@ -211,7 +213,7 @@ galleries = Table(
     metadata,
     _uid(),
     Column("group_uid", ForeignKey("groups.uid"), nullable=False, index=True),
-    # The group's own, once more: a gallery's name is unique in the subscription, not in the group alone.
+    # A copy from the group, because the name of a gallery is unique in the subscription.
     Column("subscription_key", String, nullable=False),
     Column("name", String, nullable=False),
     Column("name_key", String, nullable=False),
@@ -222,7 +224,7 @@ galleries = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("soft_delete_enabled", Boolean, nullable=False, server_default=false()),
     Column("soft_delete_retention_days", Integer, nullable=False, server_default="7"),
-    # Null where nothing was ever said of sharing; the permission once more as JSON has it, to look for.
+    # Null if sharing was never set. The permission is also part of the JSON, and is indexed here.
     Column("sharing_permission", EnumText(SharingPermission), index=True),
     Column("sharing", JSON(none_as_null=True)),
     UniqueConstraint("subscription_key", "name_key"),
@@ -239,7 +241,7 @@ definitions = Table(
     Column("publisher", String, nullable=False),
     Column("offer", String, nullable=False),
     Column("sku", String, nullable=False),
-    # "publisher/offer/sku", folded: none of the three may hold a slash.
+    # "publisher/offer/sku", folded. None of the three may contain a slash.
     Column("identifier_key", String, nullable=False),
     Column("os_type", EnumText(OsType), nullable=False),
     Column("os_state", EnumText(OsState), nullable=False),
@@ -286,12 +288,12 @@ versions = Table(
     Column("block_deletion_before_end_of_life", Boolean, nullable=False, server_default=false()),
     Column("soft_deleted_at", UtcDateTime),
     Column("hard_deletion_at", UtcDateTime),
-    # When a worker last took up a replica of it: the queue serves the one that waited longest.
+    # The last time that a worker began a replica. The queue serves the longest unserved version first.
     Column("served_at", UtcDateTime),
-    # As its target regions: read and written with the version, never looked up apart. The OS disk, then by LUN.
+    # The OS disk, then the data disks by LUN. Like the target regions, the disks are never queried separately.
     Column("disks", JSON, nullable=False, server_default="[]"),
     Column("replication_mode", EnumText(ReplicationMode), nullable=False, server_default="Full"),
-    # The order of its columns is the order of versions: a page of ten thousand is one walk along this index.
+    # The index has the order of versions, so that a page of ten thousand versions reads only this index.
     UniqueConstraint("definition_uid", "major", "minor", "patch"),
 )
 
@@ -331,11 +333,11 @@ replicas = Table(
     Column("retry_at", UtcDateTime),
     Column("started_at", UtcDateTime),
     Column("progress_at", UtcDateTime),
-    # What workers look for, among thousands of replicas that are complete.
+    # Workers search for these columns among thousands of complete replicas.
     Index(None, "state", "retry_at"),
 )
 
-# A region that was removed and added again is a new row beside the old one, which is Deleting still.
+# A region that was removed and added again has a new row. The old row may still be Deleting.
 _partial(Index("uq_replicas_living", replicas.c.version_uid, replicas.c.slot_uid, unique=True), "state <> 'Deleting'")
 
 segments = Table(
@@ -349,9 +351,9 @@ segments = Table(
     Column("checksum", String),
     Column("work_uid", String, nullable=False),
     UniqueConstraint("pool_uid", "name"),
-    # Manifests keep these ids as u32.
+    # Manifests store the ids as u32.
     CheckConstraint("id > 0 AND id < 4294967296", name="u32"),
-    # An id is never given twice: a packed list must not come to mean another segment.
+    # An id is never reused, because packed lists of ids refer to the segment.
     sqlite_autoincrement=True,
 )
 
@@ -383,7 +385,7 @@ condemned = Table(
     Column("since", UtcDateTime, nullable=False),
     Column("token", String),
     Column("lease_expires_at", UtcDateTime),
-    # Null of a segment that was marked before the catalog had a sequence.
+    # Null for a segment that was marked before the catalog had a sequence.
     Column("since_sequence", BigInteger),
 )
 
@@ -466,7 +468,7 @@ disks = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("provisioning_state", EnumText(ProvisioningState), nullable=False),
     Column("source_format", EnumText(DiskFormat), nullable=False),
-    # Of which data disk of its version; none is the OS disk.
+    # The LUN of the source disk in its version. Null means the OS disk.
     Column("source_lun", Integer),
     Column("kind", EnumText(DiskKind), nullable=False, server_default="disks"),
     Column("part", String, nullable=False, server_default="os"),
@@ -476,18 +478,18 @@ disks = Table(
     Column("os_type", EnumText(OsType)),
     Column("os_state", EnumText(OsState)),
     Column("hyper_v_generation", EnumText(HyperVGeneration)),
-    # The resource id of the machine that it is attached to, and where: no LUN is its OS disk.
+    # The resource id and the LUN of the attachment to a machine. A null LUN means the OS disk.
     Column("managed_by", String, index=True),
     Column("machine_lun", Integer),
-    # Bytes of the fixed VHD that it is made from, where that is uploaded; and who may read it or write that by URL.
+    # The bytes of the fixed VHD that is uploaded for the disk, and the grant for access by a signed URL.
     Column("upload_bytes", BigInteger),
     Column("grant_uid", String),
     Column("grant_level", EnumText(AccessLevel)),
     Column("grant_expires_at", UtcDateTime),
-    # Fields of the resource by their paths, which only `wire` looks into.
+    # Further fields of the resource by path, which only `wire` interprets.
     Column("kept", JSON, nullable=False, server_default="{}"),
     UniqueConstraint("group_uid", "kind", "name_key", "part"),
-    # How many were made of one version lately, among the many that were made of it before.
+    # Counts the recent disks of a version.
     Index(None, "source_version_uid", "created_at"),
 )
 
@@ -526,11 +528,11 @@ works = Table(
     Column("holder", String),
     Column("token", Integer, nullable=False),
     Column("lease_expires_at", UtcDateTime),
-    # Null of a work that was opened before the catalog had a sequence.
+    # Null for a work that was opened before the catalog had a sequence.
     Column("opened_sequence", BigInteger),
 )
 
-# Whoever comes second adopts what is open, and opens no other beside it.
+# A second process adopts the open work instead of a new work.
 _partial(Index("uq_works_open", works.c.kind, works.c.slot_uid, works.c.owner_uid, unique=True), "state = 'Open'")
 
 work_pins = Table(
@@ -601,7 +603,7 @@ zone_health = Table(
     metadata,
     Column("region", String, primary_key=True),
     Column("zone", String, primary_key=True),
-    # A host, since its boot: what one host sees of a zone says nothing of another host's network.
+    # A host since its boot. The circuit of another host does not count, because its network may differ.
     Column("observer", String, primary_key=True),
     Column("state", EnumText(CircuitState), nullable=False),
     Column("since", UtcDateTime, nullable=False),
@@ -642,7 +644,7 @@ principals = Table(
     Column("token_generation", Integer, nullable=False, server_default="0"),
     Column("tokens_valid_after", UtcDateTime),
     UniqueConstraint("tenant_uid", "client_id"),
-    # Who a token is of must not be a matter of which row is found first.
+    # A token must belong to exactly one principal.
     UniqueConstraint("issuer", "subject"),
 )
 
@@ -717,7 +719,7 @@ preemptions = Table(
     Column("operation_uid", String, primary_key=True),
     Column("resource_key", String, primary_key=True),
 )
-"""Resources, by their ids in lower case, that a request wrote which is newer than an operation in progress."""
+"""Resources, by id in lower case, to which a request newer than an operation in progress has written."""
 
 deployments = Table(
     "deployments",
@@ -753,7 +755,7 @@ inert_resources = Table(
     UniqueConstraint("group_uid", "type", "name_key"),
 )
 
-# The same the other way round, by id in lower case: what is referred to is not deleted.
+# The targets of `inert_resources.refers_to` by id in lower case. A target cannot be deleted.
 inert_references = Table(
     "inert_references",
     metadata,
@@ -761,7 +763,7 @@ inert_references = Table(
     Column("target_key", String, primary_key=True, index=True),
 )
 
-# Which machine names which network interface, by id in lower case; interfaces of nobody may be named too.
+# The network interfaces of machines, by id in lower case. An interface need not exist.
 machine_interfaces = Table(
     "machine_interfaces",
     metadata,

@@ -1,4 +1,4 @@
-"""Tenants, principals, the secrets of applications, and roles given."""
+"""Tenants, principals, secrets of applications, and role assignments."""
 
 import builtins
 from datetime import datetime
@@ -22,61 +22,62 @@ _assignments = schema.role_assignments
 
 
 class Tenants(Repository):
-    """The tenants, and which of them owns a subscription."""
+    """The tenants and the subscriptions of each tenant."""
 
     __slots__ = ()
 
     def add(self, tenant: Tenant) -> None:
-        """Write a new tenant down.
+        """Add a tenant.
 
         Raises:
-            Conflict: there is one of that name.
+            Conflict: a tenant of this name exists.
         """
         values = {"uid": tenant.uid, "name": tenant.name, "name_key": fold_name(tenant.name)}
         self._session.run(_tenants.insert(), {**values, "created_at": tenant.created_at})
 
     def list(self) -> builtins.list[Tenant]:
-        """Every tenant, oldest first."""
+        """Return all tenants, oldest first."""
         rows = self._session.all(select(_tenants).order_by(_tenants.c.created_at, _tenants.c.uid))
         return [_tenant(row) for row in rows]
 
     def find(self, name: str) -> Tenant | None:
-        """The tenant of that uid or name, if there is one."""
+        """Return the tenant with this uid or name, or None."""
         wanted = (_tenants.c.uid == name.lower()) | (_tenants.c.name_key == fold_name(name))
         row = self._session.first(select(_tenants).where(wanted))
         return None if row is None else _tenant(row)
 
     def lock(self) -> None:
-        """Hold the making of first tenants, keys and administrators, until the end of the transaction."""
+        """Lock the creation of first tenants, keys and administrators until the end of the transaction."""
         self._session.lock_name("imgstore who may")
 
     def assign_subscription(self, subscription: str, tenant_uid: str) -> None:
-        """Give a subscription that nobody owns yet to a tenant."""
+        """Assign a subscription without a tenant to a tenant."""
         row = {"subscription_key": fold_name(subscription), "subscription": subscription, "tenant_uid": tenant_uid}
         self._session.run(self._session.upsert(_subscriptions).values(row).on_conflict_do_nothing())
 
     def owner_uid(self, subscription: str) -> str | None:
-        """The uid of the tenant that a subscription belongs to; None where it was never said."""
+        """Return the uid of the tenant of a subscription, or None if the subscription has no tenant."""
         wanted = _subscriptions.c.subscription_key == fold_name(subscription)
         uid: str | None = self._session.value(select(_subscriptions.c.tenant_uid).where(wanted))
         return uid
 
     def subscriptions(self) -> builtins.list[tuple[str, str]]:
-        """Each subscription with its tenant's uid."""
+        """Return each subscription with the uid of its tenant."""
         rows = self._session.all(select(_subscriptions).order_by(_subscriptions.c.subscription_key))
         return [(row.subscription, row.tenant_uid) for row in rows]
 
 
 class Principals(Repository):
-    """Service principals and users, of all tenants."""
+    """The service principals and users of all tenants."""
 
     __slots__ = ()
 
     def add(self, identity: PrincipalRecord) -> None:
-        """Write a new one down.
+        """Add a principal.
 
         Raises:
-            Conflict: the tenant has the application, or somebody has the issuer's subject, already.
+            Conflict: the tenant has a service principal of this application, or a user with this issuer and subject
+                exists.
         """
         self._session.run(
             _principals.insert(),
@@ -93,34 +94,34 @@ class Principals(Repository):
         )
 
     def get(self, uid: str) -> PrincipalRecord | None:
-        """The principal of that object id, if there is one."""
+        """Return the principal with this object id, or None."""
         row = self._session.first(select(_principals).where(_principals.c.uid == uid))
         return None if row is None else _identity(row)
 
     def find_by_client(self, tenant_uid: str, client_id: str) -> PrincipalRecord | None:
-        """The service principal of an application in a tenant, if it has one there."""
+        """Return the service principal of an application in a tenant, or None."""
         wanted = (_principals.c.tenant_uid == tenant_uid) & (_principals.c.client_id == client_id)
         row = self._session.first(select(_principals).where(wanted))
         return None if row is None else _identity(row)
 
     def is_client_known(self, client_id: str) -> bool:
-        """Whether any tenant knows the application."""
+        """Return whether any tenant has a service principal of the application."""
         uid = self._session.value(select(_principals.c.uid).where(_principals.c.client_id == client_id))
         return uid is not None
 
     def find_by_subject(self, issuer: str, subject: str) -> PrincipalRecord | None:
-        """The user whom an issuer calls so, if it is known."""
+        """Return the user with this subject at an issuer, or None."""
         wanted = (_principals.c.issuer == issuer) & (_principals.c.subject == subject)
         row = self._session.first(select(_principals).where(wanted))
         return None if row is None else _identity(row)
 
     def list(self) -> builtins.list[PrincipalRecord]:
-        """Every principal, oldest first."""
+        """Return all principals, oldest first."""
         rows = self._session.all(select(_principals).order_by(_principals.c.created_at, _principals.c.uid))
         return [_identity(row) for row in rows]
 
     def revoke_tokens(self, uid: str, now: datetime) -> None:
-        """Let no token be good any more that it was given until now.
+        """Invalidate all tokens that the principal received before `now`.
 
         Raises:
             NotFound: no row has this uid.
@@ -130,23 +131,23 @@ class Principals(Repository):
             raise missing_row_error("principal", uid)
 
     def delete(self, uid: str) -> None:
-        """Remove it and its roles.
+        """Remove a principal and its role assignments.
 
         Raises:
             NotFound: no row has this uid.
         """
-        # Said here too: SQLite's cascades are a setting of the connection.
+        # Do not rely on the cascade alone, because SQLite runs cascades only with a setting of the connection.
         self._session.run(delete(_assignments).where(_assignments.c.principal_uid == uid))
         self._remove(_principals, uid, "principal")
 
 
 class Secrets(Repository):
-    """The hashes of applications' secrets."""
+    """The hashes of the secrets of applications."""
 
     __slots__ = ()
 
     def add(self, secret: Secret) -> None:
-        """Write a new one down, beside those that stand."""
+        """Add a secret. Other secrets of the application stay valid."""
         self._session.run(
             _secrets.insert(),
             {
@@ -160,31 +161,31 @@ class Secrets(Repository):
         )
 
     def find(self, client_id: str, hint: str) -> Secret | None:
-        """The application's secret that begins so, if there is one."""
+        """Return the secret of an application that begins with `hint`, or None."""
         wanted = (_secrets.c.client_id == client_id) & (_secrets.c.hint == hint)
         row = self._session.first(select(_secrets).where(wanted))
         return None if row is None else _secret(row)
 
     def list(self, client_id: str) -> builtins.list[Secret]:
-        """Those of an application, oldest first."""
+        """Return the secrets of an application, oldest first."""
         wanted = select(_secrets).where(_secrets.c.client_id == client_id)
         return [_secret(row) for row in self._session.all(wanted.order_by(_secrets.c.created_at, _secrets.c.uid))]
 
     def delete_all(self, client_id: str) -> None:
-        """Remove every secret of an application."""
+        """Remove all secrets of an application."""
         self._session.run(delete(_secrets).where(_secrets.c.client_id == client_id))
 
 
 class Assignments(Repository):
-    """Roles that were given."""
+    """The role assignments of all principals."""
 
     __slots__ = ()
 
     def add(self, assignment: RoleAssignment) -> None:
-        """Write a new one down.
+        """Add a role assignment.
 
         Raises:
-            Conflict: the principal has the role on the scope.
+            Conflict: the principal has the role on the scope already.
         """
         self._session.run(
             _assignments.insert(),
@@ -199,17 +200,17 @@ class Assignments(Repository):
         )
 
     def list_of_principal(self, principal_uid: str) -> builtins.list[RoleAssignment]:
-        """A principal's roles."""
+        """Return the role assignments of a principal, by scope."""
         wanted = select(_assignments).where(_assignments.c.principal_uid == principal_uid)
         return [_assignment(row) for row in self._session.all(wanted.order_by(_assignments.c.scope_key))]
 
     def list(self) -> builtins.list[RoleAssignment]:
-        """Every role that was given, by scope."""
+        """Return all role assignments, by scope."""
         order = (_assignments.c.scope_key, _assignments.c.created_at, _assignments.c.uid)
         return [_assignment(row) for row in self._session.all(select(_assignments).order_by(*order))]
 
     def delete(self, uid: str) -> None:
-        """Take it away.
+        """Remove a role assignment.
 
         Raises:
             NotFound: no row has this uid.

@@ -1,4 +1,4 @@
-"""What tokens are believed by: our own signing keys, and the issuers of others."""
+"""The installation's own signing keys, and the trusted issuers of other tokens."""
 
 import builtins
 from datetime import datetime
@@ -18,15 +18,15 @@ _keys = schema.signing_keys
 
 
 class Issuers(Repository):
-    """OIDC issuers whose users are known here."""
+    """The OIDC issuers whose tokens are accepted."""
 
     __slots__ = ()
 
     def add(self, issuer: Issuer) -> None:
-        """Write a new one down.
+        """Add a trusted issuer.
 
         Raises:
-            Conflict: it is there.
+            Conflict: an issuer with this URL exists.
         """
         self._session.run(
             _issuers.insert(),
@@ -41,16 +41,16 @@ class Issuers(Repository):
         )
 
     def get(self, url: str) -> Issuer | None:
-        """The issuer that calls itself so, to the letter, if it is trusted."""
+        """Return the trusted issuer with exactly this URL, or None."""
         row = self._session.first(select(_issuers).where(_issuers.c.url == url))
         return None if row is None else _issuer(row)
 
     def list(self) -> builtins.list[Issuer]:
-        """Every trusted issuer, by URL."""
+        """Return all trusted issuers, by URL."""
         return [_issuer(row) for row in self._session.all(select(_issuers).order_by(_issuers.c.url))]
 
     def delete(self, uid: str) -> None:
-        """Trust it no more.
+        """Remove a trusted issuer.
 
         Raises:
             NotFound: no row has this uid.
@@ -59,26 +59,29 @@ class Issuers(Repository):
 
 
 class SigningKeys(Repository):
-    """The installation's own keys."""
+    """The installation's own signing keys."""
 
     __slots__ = ()
 
     def add(self, key: SigningKey) -> None:
-        """Write a new one down: from now on it signs."""
+        """Add a key, which signs all tokens from now on."""
         self._session.run(_keys.insert(), {"kid": key.kid, "pem": key.pem, "created_at": key.created_at})
 
     def list(self) -> builtins.list[SigningKey]:
-        """Every key that is kept, the newest first: the first one that is not retired signs."""
+        """Return all keys, newest first. The first key that is not retired signs."""
         return [_key(row) for row in self._session.all(select(_keys).order_by(_keys.c.created_at.desc(), _keys.c.kid))]
 
     def retire(self, kid: str, public_pem: bytes, *, retired_at: datetime, trusted_until: datetime) -> None:
-        """Let a key sign no more, and keep of it what its tokens are checked with. A retired one stays as it is."""
-        standing = (_keys.c.kid == kid) & _keys.c.retired_at.is_(None)
+        """Stop signing with a key, and keep only the public part for the check of tokens.
+
+        A retired key stays unchanged.
+        """
+        active = (_keys.c.kid == kid) & _keys.c.retired_at.is_(None)
         values = {"pem": public_pem, "retired_at": retired_at, "trusted_until": trusted_until}
-        self._session.run(update(_keys).where(standing).values(**values))
+        self._session.run(update(_keys).where(active).values(**values))
 
     def remove_expired(self, before: datetime) -> None:
-        """Remove the keys whose last token expired before then."""
+        """Remove the keys whose last token expired before `before`."""
         self._session.run(delete(_keys).where(_keys.c.trusted_until < before))
 
 

@@ -1,4 +1,4 @@
-"""The activity log: who did what to which resource, and how it ended."""
+"""The activity log: operations with their principals, resources and outcomes."""
 
 import builtins
 from dataclasses import dataclass
@@ -13,35 +13,35 @@ from imgstore.catalog.engine.repository import Repository
 _activity = schema.activity
 
 REFUSALS_PER_HOUR: Final = 100
-"""Rows of one principal, or of all strangers together."""
+"""The maximum number of rows for refusals of one principal, or of all unauthenticated callers together."""
 _REFUSAL_WINDOW: Final = timedelta(hours=1)
 _REFUSALS_LOOKED_AT: Final = 2_000
-"""Among so many of the latest rows an earlier refusal is looked for: the log has no other index."""
+"""The number of latest rows that are searched for an earlier refusal, because the log has no other index."""
 _TRIMMED_AT_ONCE: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivityRow:
-    """One operation that was asked for."""
+    """An entry of the activity log."""
 
     principal: str
-    """Who asked."""
+    """The name of the caller."""
     action: str
-    """What for, in the operation's own words."""
+    """The requested action, in the operation's own words."""
     scope: str
-    """The resource id that it was asked for."""
+    """The id of the resource."""
     outcome: str
     """"Succeeded", "Failed" or "Interrupted"."""
     detail: str | None
-    """The error's code and text, or what a person should know besides."""
+    """The code and text of the error, or a note for people."""
     started_at: datetime
     finished_at: datetime
     repeats: int = 0
-    """How many more refusals the row stands for."""
+    """The number of further refusals that the row counts."""
 
 
 class Activity(Repository):
-    """The log. Rows are added, and deleted when they are old. Only the row of a refusal changes, when it repeats."""
+    """The activity log. Old rows are deleted. Only the row of a refusal changes, when the refusal repeats."""
 
     __slots__ = ()
 
@@ -56,7 +56,7 @@ class Activity(Repository):
         started_at: datetime,
         finished_at: datetime,
     ) -> None:
-        """Write down one operation (see `ActivityRow`)."""
+        """Add an entry. `ActivityRow` describes the arguments."""
         self._session.run(
             _activity.insert(),
             {
@@ -73,25 +73,27 @@ class Activity(Repository):
     def add_refusal(
         self, *, principal: str, action: str, scope: str, detail: str, at: datetime, like: str | None = None
     ) -> None:
-        """Write down a refusal, in the row of an earlier one where there is one.
+        """Record a refusal, in the row of an earlier refusal if there is such a row.
 
-        The same refusal within an hour has one row. Of others, a principal has at most `REFUSALS_PER_HOUR` rows an hour;
-        then its latest row counts them.
+        Equal refusals within an hour share a row. A principal has at most `REFUSALS_PER_HOUR` rows an hour for
+        different refusals. Further refusals increment the counter of the latest row.
 
         Args:
-            principal: who asked.
-            action: what for.
+            principal: the name of the caller.
+            action: the requested action.
             scope: the resource id.
             detail: the error.
-            at: when.
-            like: all principals whose names begin with this share one number of rows: nobody has proven their names.
+            at: the time of the refusal.
+            like: a prefix of names. All principals with this prefix share one limit, because the names are unproven.
         """
         column = _activity.c
         newest = select(func.coalesce(func.max(column.id), 0)).scalar_subquery()
-        asked = column.principal == principal if like is None else func.substr(column.principal, 1, len(like)) == like
+        is_caller = (
+            column.principal == principal if like is None else func.substr(column.principal, 1, len(like)) == like
+        )
         recent = self._session.all(
             select(column.id, column.principal, column.action, column.scope, column.detail)
-            .where(column.id > newest - _REFUSALS_LOOKED_AT, asked, column.is_refusal)
+            .where(column.id > newest - _REFUSALS_LOOKED_AT, is_caller, column.is_refusal)
             .where(column.started_at > at - _REFUSAL_WINDOW)
             .order_by(column.id.desc())
             .limit(REFUSALS_PER_HOUR)
@@ -122,10 +124,10 @@ class Activity(Repository):
         )
 
     def trim(self, *, before: datetime, rows_max: int) -> int:
-        """Delete up to a thousand of the oldest rows: those that began before `before`, and those above `rows_max`.
+        """Delete up to a thousand of the oldest rows: rows from before `before`, and rows above `rows_max`.
 
         Returns:
-            How many were deleted; 0 if no row is too old, or too many.
+            The number of deleted rows. 0 means that no row is too old or above the limit.
         """
         column = _activity.c
         oldest = self._session.all(select(column.id, column.started_at).order_by(column.id).limit(_TRIMMED_AT_ONCE))
@@ -141,19 +143,20 @@ class Activity(Repository):
     def list(
         self, limit: int, *, scope: str | None = None, since: datetime | None = None
     ) -> builtins.list[ActivityRow]:
-        """The last `limit` operations, the latest first.
+        """Return the last `limit` entries, latest first.
 
         Args:
-            limit: at most so many.
-            scope: a resource id: what was asked for it, or for what is below it. None is everything.
-            since: those that began then or later.
+            limit: the maximum number of entries.
+            scope: a resource id. Only entries of the resource, or of a resource below, are returned. None means all
+                entries.
+            since: the earliest start.
         """
         statement = select(_activity)
         if scope is not None:
-            # Both made small by the engine: what letters have two cases is its own opinion.
-            asked, above = func.lower(_activity.c.scope), scope.rstrip("/")
-            below = func.substr(asked, 1, len(above) + 1) == func.lower(f"{above}/")
-            statement = statement.where((asked == func.lower(above)) | below)
+            # The engine converts both sides to lower case, because engines differ in the letters that they convert.
+            stored_scope, above = func.lower(_activity.c.scope), scope.rstrip("/")
+            below = func.substr(stored_scope, 1, len(above) + 1) == func.lower(f"{above}/")
+            statement = statement.where((stored_scope == func.lower(above)) | below)
         if since is not None:
             statement = statement.where(_activity.c.started_at >= since)
         rows = self._session.all(statement.order_by(_activity.c.id.desc()).limit(limit))

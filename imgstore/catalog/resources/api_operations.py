@@ -1,4 +1,4 @@
-"""Long-running operations of the API: their rows are what clients poll, and what a new process goes on from."""
+"""Long-running operations of the API. Clients poll the rows, and a new server resumes operations from the rows."""
 
 import builtins
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ _preemptions = schema.preemptions
 _OPEN: Final = OperationStatus.IN_PROGRESS
 
 RETENTION: Final = timedelta(days=7)
-"""How long one that ended can be asked for."""
+"""The time for which a finished operation can be polled."""
 
 
 class Operations(Repository):
@@ -46,7 +46,10 @@ class Operations(Repository):
         tenant_uid: str | None = None,
         resource_id: str | None = None,
     ) -> AsyncOperation:
-        """Store an operation that begins now, unless it is stored already. It preempts the older ones of its resource."""
+        """Store an operation that begins now, and preempt older operations on the same resource.
+
+        Do nothing if the operation is stored already.
+        """
         operation = AsyncOperation(
             uid=uid,
             subscription=subscription,
@@ -68,12 +71,12 @@ class Operations(Repository):
         return operation
 
     def find_older(self, resource_id: str, *, is_access: bool, operation_uid: str | None) -> "builtins.list[str]":
-        """The uids of the operations in progress that a request about a resource preempts once it has written.
+        """Return the uids of operations in progress that a request preempts by a write to a resource.
 
         Args:
             resource_id: the resource.
-            is_access: whether the request changes the access to the resource's bytes, else the resource itself.
-            operation_uid: the operation that the request belongs to; None is none.
+            is_access: True if the request changes the access to the resource's bytes, False if it changes the resource.
+            operation_uid: the operation of the request, or None.
         """
         is_same_part = _operations.c.kind == END_DISK_ACCESS if is_access else _operations.c.kind != END_DISK_ACCESS
         is_about = and_(func.lower(_operations.c.resource_id) == resource_id.lower(), is_same_part)
@@ -88,23 +91,26 @@ class Operations(Repository):
             self._session.run(self._session.upsert(_preemptions).on_conflict_do_nothing(), rows)
 
     def preempted_resources(self, uid: str) -> frozenset[str]:
-        """The ids, in lower case, of the resources that requests wrote which are newer than an operation in progress."""
+        """Return the ids, in lower case, of resources to which a request newer than the operation has written."""
         found = select(_preemptions.c.resource_key).where(_preemptions.c.operation_uid == uid)
         return frozenset(row.resource_key for row in self._session.all(found))
 
     def get(self, uid: str) -> AsyncOperation | None:
-        """The operation of that uid, if there is one."""
+        """Return the operation with this uid, or None."""
         row = self._session.first(select(_operations).where(_operations.c.uid == uid))
         return None if row is None else _operation(row)
 
     def list_in_progress(self) -> "builtins.list[AsyncOperation]":
-        """Those that are in progress, oldest first."""
+        """Return the operations in progress, oldest first."""
         order = (_operations.c.started_at, _operations.c.uid)
         rows = self._session.all(select(_operations).where(_operations.c.status == _OPEN).order_by(*order))
         return [_operation(row) for row in rows]
 
     def take_over(self, operation: AsyncOperation, holder: str) -> bool:
-        """Make `holder` the one that does it; tells whether nobody was quicker, and the old holder has not renewed it."""
+        """Make `holder` the holder of an operation.
+
+        Return False if another process has changed or renewed the operation.
+        """
         as_read = (
             _operations.c.uid == operation.uid,
             _operations.c.status == _OPEN,
@@ -115,37 +121,37 @@ class Operations(Repository):
         return bool(self._session.change(update(_operations).where(*as_read).values(values)))
 
     def renew(self, holder: str) -> None:
-        """Renew the leases of a holder's operations that are in progress."""
+        """Renew the leases of a holder's operations in progress."""
         mine = (_operations.c.holder == holder, _operations.c.status == _OPEN)
         self._session.run(update(_operations).where(*mine).values(lease_expires_at=self._lease_end()))
 
     def is_lease_expired(self, operation: AsyncOperation) -> bool:
-        """Whether the holder has not renewed it in time. False for rows of older servers, which do not renew."""
+        """Return whether the lease has expired. Return False for rows of older servers, which do not renew leases."""
         return operation.lease_expires_at is not None and operation.lease_expires_at < self._session.now()
 
     def _lease_end(self) -> datetime:
         return self._session.now() + timedelta(seconds=LEASE_SECONDS)
 
     def list(self, subscription: str, *, status: OperationStatus | None = None) -> "builtins.list[AsyncOperation]":
-        """The operations of a subscription, newest first; only those of a status if one is given."""
+        """Return the operations of a subscription, newest first, optionally only those with a status."""
         of = select(_operations).where(_operations.c.subscription == subscription)
         chosen = of if status is None else of.where(_operations.c.status == status)
         rows = self._session.all(chosen.order_by(_operations.c.started_at.desc(), _operations.c.uid))
         return [_operation(row) for row in rows]
 
     def list_writes(self, resource_id: str) -> "builtins.list[AsyncOperation]":
-        """The operations in progress that are about a resource and do not delete it."""
+        """Return the operations in progress that change a resource, except deletions."""
         about = func.lower(_operations.c.resource_id) == resource_id.lower()
         which = (_operations.c.status == _OPEN, about, _operations.c.kind.not_like("delete-%"))
         return [_operation(row) for row in self._session.all(select(_operations).where(*which))]
 
     def request_cancel(self, uid: str, principal: str) -> bool:
-        """Store that `principal` asks to cancel an operation; tells whether it is still in progress."""
+        """Record that `principal` asks to cancel an operation. Return False if the operation has ended."""
         which = (_operations.c.uid == uid, _operations.c.status == _OPEN)
         return bool(self._session.change(update(_operations).where(*which).values(cancel_requested_by=principal)))
 
     def list_cancel_requested(self, holder: str) -> "builtins.list[AsyncOperation]":
-        """The operations of a holder that are in progress and that somebody asked to cancel."""
+        """Return the operations in progress of a holder for which a cancellation was requested."""
         which = (_operations.c.holder == holder, _operations.c.cancel_requested_by.is_not(None))
         return [
             _operation(row)
@@ -153,16 +159,16 @@ class Operations(Repository):
         ]
 
     def replace_request(self, uid: str, request: Mapping[str, Any]) -> None:
-        """Store something else in the place of what an operation was asked with."""
+        """Replace the stored request of an operation."""
         self._session.run(update(_operations).where(_operations.c.uid == uid).values(request=request))
 
     def finish(self, uid: str, error: Mapping[str, Any] | None, *, status: OperationStatus | None = None) -> None:
-        """Store how an operation ended. What it was asked with is removed.
+        """Record the end of an operation and erase its request.
 
         Args:
-            uid: which.
-            error: ARM's error; None is success.
-            status: None is Succeeded, or Failed with an error.
+            uid: the operation.
+            error: ARM's error, or None after success.
+            status: the final status. None means Succeeded, or Failed with an error.
         """
         status = status or (OperationStatus.SUCCEEDED if error is None else OperationStatus.FAILED)
         values = {"status": status, "error": error, "request": {}, "finished_at": self._session.now()}
@@ -170,12 +176,12 @@ class Operations(Repository):
         self._session.run(delete(_preemptions).where(_preemptions.c.operation_uid == uid))
 
     def remove(self, uid: str) -> None:
-        """Forget one that nobody was told of."""
+        """Remove an operation that no client has received."""
         self._session.run(delete(_operations).where(_operations.c.uid == uid))
         self._session.run(delete(_preemptions).where(_preemptions.c.operation_uid == uid))
 
     def remove_expired(self) -> int:
-        """Forget those that ended more than `KEPT` ago; tells how many."""
+        """Remove the operations that ended more than `RETENTION` ago. Return their number."""
         before = self._session.now() - RETENTION
         in_progress = select(_operations.c.uid).where(_operations.c.status == _OPEN)
         self._session.run(delete(_preemptions).where(_preemptions.c.operation_uid.not_in(in_progress)))

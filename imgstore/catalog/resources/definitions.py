@@ -18,20 +18,20 @@ _definitions = schema.definitions
 
 
 class Definitions(Repository):
-    """The definitions of every gallery."""
+    """The image definitions of all galleries."""
 
     __slots__ = ()
 
     def add(self, definition: ImageDefinition) -> None:
-        """Write a new definition down.
+        """Add an image definition.
 
         Raises:
-            Conflict: the gallery has one of that name, or of that publisher, offer and sku; or it is gone.
+            Conflict: the gallery has a definition with this name or this identifier, or the gallery was deleted.
         """
         self._session.run(_definitions.insert(), _values(definition))
 
     def update(self, definition: ImageDefinition) -> None:
-        """Replace the definition of the same uid.
+        """Replace the definition with the same uid.
 
         Raises:
             NotFound: no row has this uid.
@@ -39,7 +39,7 @@ class Definitions(Repository):
         self._replace(_definitions, definition.uid, _values(definition), "image definition")
 
     def get(self, gallery_uid: str, name: str) -> ImageDefinition | None:
-        """The definition of that name, if there is one."""
+        """Return the definition with this name, or None."""
         row = self._session.first(
             select(_definitions).where(
                 _definitions.c.gallery_uid == gallery_uid, _definitions.c.name_key == fold_name(name)
@@ -48,7 +48,7 @@ class Definitions(Repository):
         return None if row is None else definition_from_row(row)
 
     def by_uid(self, uid: str) -> ImageDefinition:
-        """The definition that another row refers to.
+        """Return the definition with this uid.
 
         Raises:
             NotFound: no row has this uid.
@@ -58,7 +58,7 @@ class Definitions(Repository):
         )
 
     def by_identifier(self, gallery_uid: str, publisher: str, offer: str, sku: str) -> ImageDefinition | None:
-        """The definition with that identifier, if there is one: no two in a gallery have the same."""
+        """Return the definition with this publisher, offer and SKU, or None. The three are unique in a gallery."""
         row = self._session.first(
             select(_definitions).where(
                 _definitions.c.gallery_uid == gallery_uid,
@@ -70,7 +70,7 @@ class Definitions(Repository):
     def list(
         self, gallery_uid: str, *, after: str | None = None, limit: int | None = None
     ) -> builtins.list[ImageDefinition]:
-        """The definitions of a gallery, by name: at most `limit` of those behind the name `after`."""
+        """Return the definitions of a gallery, by name: at most `limit`, with names after `after`."""
         statement = select(_definitions).where(_definitions.c.gallery_uid == gallery_uid)
         if after is not None:
             statement = statement.where(_definitions.c.name_key > fold_name(after))
@@ -78,14 +78,14 @@ class Definitions(Repository):
         return [definition_from_row(row) for row in rows]
 
     def count(self, subscription: str, location: str) -> int:
-        """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
+        """Count the definitions of a subscription in a region. Lock the number until the end of the transaction."""
         self._session.lock_name(f"definitions/{fold_name(subscription)}/{location}")
         mine = schema.galleries.c.subscription_key == fold_name(subscription)
         statement = select(func.count()).select_from(_definitions.join(schema.galleries)).where(mine)
         return int(self._session.value(statement.where(_definitions.c.location == location)))
 
     def get_for_update(self, uid: str) -> ImageDefinition:
-        """The definition of that uid, which nobody else changes until the transaction ends.
+        """Return the definition with this uid, and lock its row until the end of the transaction.
 
         Raises:
             NotFound: no row has this uid.
@@ -94,11 +94,11 @@ class Definitions(Repository):
         return definition_from_row(self._row(statement, "image definition", uid))
 
     def delete(self, uid: str) -> None:
-        """Remove the row.
+        """Remove a definition.
 
         Raises:
             NotFound: no row has this uid.
-            Conflict: versions are left in it.
+            Conflict: the definition still has versions.
         """
         self._remove(_definitions, uid, "image definition")
 
@@ -144,7 +144,7 @@ def _values(definition: ImageDefinition) -> dict[str, Any]:
 
 
 def definition_from_row(row: "Row[Any]") -> ImageDefinition:
-    """The definition whose columns stand in `row`."""
+    """Return the definition in the columns of a row."""
     plan = PurchasePlan(name=row.plan_name, publisher=row.plan_publisher, product=row.plan_product)
     return ImageDefinition(
         uid=row.uid,

@@ -1,4 +1,4 @@
-"""Deployments of templates, as rows: the last of each name in a group."""
+"""Deployments of templates: the latest deployment of each name in a group."""
 
 import builtins
 from typing import TYPE_CHECKING, Any
@@ -17,32 +17,32 @@ _deployments = schema.deployments
 
 
 class Deployments(Repository):
-    """The deployments of every group."""
+    """The deployments of all groups."""
 
     __slots__ = ()
 
     def put(self, deployment: Deployment) -> None:
-        """Write one down, in the place of another of its name."""
+        """Store a deployment in place of an earlier deployment with the same name."""
         self._session.run(delete(_deployments).where(self._named(deployment.group_uid, deployment.name)))
         self._session.run(_deployments.insert(), _values(deployment))
 
     def get(self, group_uid: str, name: str) -> Deployment | None:
-        """The deployment of that name, if there is one."""
+        """Return the deployment with this name, or None."""
         row = self._session.first(select(_deployments).where(self._named(group_uid, name)))
         return None if row is None else _deployment(row)
 
     def list(self, group_uid: str) -> builtins.list[Deployment]:
-        """Those of a group, by name."""
+        """Return the deployments of a group, by name."""
         of_group = select(_deployments).where(_deployments.c.group_uid == group_uid)
         return [_deployment(row) for row in self._session.all(of_group.order_by(_deployments.c.name_key))]
 
     def count(self, group_uid: str) -> int:
-        """Return how many a group has."""
+        """Return the number of deployments of a group."""
         statement = select(func.count()).select_from(_deployments).where(_deployments.c.group_uid == group_uid)
         return int(self._session.value(statement))
 
     def remove(self, group_uid: str, name: str | None = None) -> int:
-        """Forget the one of that name, or all of a group; tells how many."""
+        """Remove the deployment with this name, or all of a group. Return the number of removed rows."""
         which = _deployments.c.group_uid == group_uid if name is None else self._named(group_uid, name)
         return self._session.change(delete(_deployments).where(which))
 

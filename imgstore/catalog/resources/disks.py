@@ -1,6 +1,6 @@
-"""Managed disks, snapshots and the disks of managed images: one row for each disk.
+"""Managed disks, snapshots and disks of managed images: a row for each disk.
 
-Each outlives what it was made from, so that is named without a foreign key.
+A disk outlives its source. Therefore the reference to the source is not a foreign key.
 """
 
 import builtins
@@ -37,11 +37,11 @@ _OWN = [column for column in _disks.c if column.name not in ("group_uid", *_GRAN
 
 
 def build_insert(tables: FromClause = _groups, **given: ColumnElement[Any]) -> Insert:
-    """An INSERT of a disk with the values of `row_of`; it adds nothing where there is no such group.
+    """Return an INSERT of a disk with `insert_parameters`. The statement adds no row if the group does not exist.
 
     Args:
-        tables: what is selected from: one row, with its group.
-        given: columns that are taken from there.
+        tables: the tables of the SELECT, which must give one row with the group.
+        given: the columns whose values come from these tables.
     """
     values = [given.get(column.name, bindparam(column.name, type_=column.type)) for column in _OWN]
     of_group = (_groups.c.subscription_key == bindparam("of_subscription"), _groups.c.name_key == bindparam("of_group"))
@@ -52,29 +52,29 @@ def build_insert(tables: FromClause = _groups, **given: ColumnElement[Any]) -> I
 _ADD = build_insert().execution_options(preserve_rowcount=True)
 
 _IMAGES_AT_ONCE: Final = 500
-"""In one statement, which has three parameters for each: SQLite takes 32,766, PostgreSQL more."""
+"""The number of images in a statement with three parameters for each. The smaller limit is that of SQLite: 32,766."""
 
 _ATTACHMENT: Final = ("managed_by", "machine_lun")
-"""Changed by `attach` and `detach` alone: who updates a disk may have read it before."""
+"""Only `attach` and `detach` change these columns, because the caller of `update` may have read the disk earlier."""
 
 
 class Disks(Repository):
-    """The managed disks, snapshots and disks of managed images of every subscription."""
+    """The managed disks, snapshots and disks of managed images of all subscriptions."""
 
     __slots__ = ()
 
     def add(self, disk: ManagedDisk) -> None:
-        """Write a new disk down.
+        """Add a disk.
 
         Raises:
             ParentNotFound: the subscription has no such group.
-            Conflict: the group has one of that kind, name and part.
+            Conflict: the group has a disk of this kind, name and part.
         """
         if self._session.run(_ADD, insert_parameters(disk)).rowcount == 0:
             raise missing_group_error(disk.subscription, disk.group)
 
     def update(self, disk: ManagedDisk) -> None:
-        """Replace the disk of the same uid, all but where it is attached.
+        """Replace the disk with the same uid, except its attachment to a machine.
 
         Raises:
             NotFound: no row has this uid.
@@ -83,7 +83,10 @@ class Disks(Repository):
         self._replace(_disks, disk.uid, values, "disk")
 
     def set_grant(self, disk: ManagedDisk, grant: DiskGrant | None) -> bool:
-        """Give the disk a grant, or take it away; False where the disk's state is another than `disk` tells."""
+        """Set or remove the grant of a disk.
+
+        Return False if the state of the disk is no longer `disk.provisioning_state`.
+        """
         values = {
             "grant_uid": grant.uid if grant else None,
             "grant_level": grant.level if grant else None,
@@ -95,13 +98,13 @@ class Disks(Repository):
     def get(
         self, subscription: str, group: str, name: str, kind: DiskKind = DiskKind.DISK, part: str = OS_DISK
     ) -> ManagedDisk | None:
-        """The disk of that name in that group, if there is one."""
+        """Return the disk with this name in a group, or None."""
         called = (_disks.c.kind == kind) & (_disks.c.name_key == fold_name(name)) & (_disks.c.part == part)
         row = self._session.first(_SELECT.where(is_group(subscription, group), called))
         return None if row is None else _disk(row)
 
     def by_uid(self, uid: str) -> ManagedDisk:
-        """The disk that another row refers to.
+        """Return the disk with this uid.
 
         Raises:
             NotFound: no row has this uid.
@@ -120,17 +123,19 @@ class Disks(Repository):
         limit: int | None = None,
         visible: bool = False,
     ) -> builtins.list[ManagedDisk]:
-        """Those of a kind in a subscription, or in one group in it, by name and uid; of managed images each disk by itself.
+        """Return the disks of a kind in a subscription, or in a group, by name and uid.
+
+        Each disk of a managed image is an item of its own.
 
         Args:
-            subscription: whose.
-            group: of this group only.
-            kind: which.
-            name: of this name only: of a managed image all disks.
-            part: this disk of each managed image only.
-            after: only those behind this name and uid.
-            limit: at most so many.
-            visible: none that is being deleted.
+            subscription: the subscription.
+            group: only disks of this group.
+            kind: the kind of the disks.
+            name: only disks with this name, which are all disks of a managed image.
+            part: only this disk of each managed image.
+            after: only disks after this name and uid.
+            limit: the maximum number of disks.
+            visible: omit disks in state Deleting.
         """
         mine = _groups.c.subscription_key == fold_name(subscription) if group is None else is_group(subscription, group)
         statement = _SELECT.where(mine, _disks.c.kind == kind)
@@ -147,11 +152,14 @@ class Disks(Repository):
         return [_disk(row) for row in self._session.all(ordered)]
 
     def list_by_image(self, os_disks: Sequence[ManagedDisk]) -> dict[str, builtins.list[ManagedDisk]]:
-        """All disks of the managed images that have these OS disks, by the image's id in lower case; none that is being deleted."""
+        """Return all disks of the managed images with these OS disks, by image id in lower case.
+
+        Disks in state Deleting are omitted.
+        """
         keys = sorted(
-            {(fold_name(each.subscription), fold_name(each.group), fold_name(each.name)) for each in os_disks}
+            {(fold_name(disk.subscription), fold_name(disk.group), fold_name(disk.name)) for disk in os_disks}
         )
-        found: dict[str, builtins.list[ManagedDisk]] = {each.resource_id.lower(): [] for each in os_disks}
+        found: dict[str, builtins.list[ManagedDisk]] = {disk.resource_id.lower(): [] for disk in os_disks}
         for begin in range(0, len(keys), _IMAGES_AT_ONCE):
             place = tuple_(_groups.c.subscription_key, _groups.c.name_key, _disks.c.name_key)
             statement = _SELECT.where(
@@ -165,56 +173,60 @@ class Disks(Repository):
         return found
 
     def count_created(self, version_uid: str, region: str, *, since: datetime) -> int:
-        """How many disks of a version were made in a region then or later."""
+        """Count the disks that were created from a version in a region since a time."""
         of_version = (_disks.c.source_version_uid == version_uid) & (_disks.c.created_at >= since)
         there = (_disks.c.kind == DiskKind.DISK) & (_disks.c.location == region)
         statement = select(func.count()).select_from(_disks).where(of_version, there)
         return int(self._session.value(statement))
 
     def in_slot(self, slot_uid: str) -> builtins.list[ManagedDisk]:
-        """Those of every kind that stand on a slot, by name."""
+        """Return the disks of all kinds in a slot, by name."""
         statement = _SELECT.where(_disks.c.slot_uid == slot_uid).order_by(_disks.c.name_key, _disks.c.uid)
         return [_disk(row) for row in self._session.all(statement)]
 
     def list_awaiting_upload(self) -> set[str]:
-        """The uids of those that an upload is still to come for, or to be taken in."""
+        """Return the uids of disks that wait for an upload, or for the ingest of an upload."""
         waits = _disks.c.upload_bytes.is_not(None) & (_disks.c.provisioning_state == ProvisioningState.CREATING)
         return {row.uid for row in self._session.all(select(_disks.c.uid).where(waits))}
 
     def list_deleting(self) -> builtins.list[ManagedDisk]:
-        """The disks of every kind and subscription that are being deleted."""
+        """Return all disks in state Deleting, of any kind and subscription."""
         leaving = _disks.c.provisioning_state == ProvisioningState.DELETING
         return [_disk(row) for row in self._session.all(_SELECT.where(leaving).order_by(_disks.c.uid))]
 
     def states_in_slot(self, slot_uid: str) -> dict[str, ProvisioningState]:
-        """The disks that stand on a slot, by uid."""
+        """Return the states of the disks in a slot, by uid."""
         statement = select(_disks.c.uid, _disks.c.provisioning_state).where(_disks.c.slot_uid == slot_uid)
         return {row.uid: row.provisioning_state for row in self._session.all(statement)}
 
     def list_attached(self, machine_id: str) -> builtins.list[ManagedDisk]:
-        """Those that are attached to a machine: its OS disk, then by LUN."""
+        """Return the disks that are attached to a machine: the OS disk, then the data disks by LUN."""
         found = [_disk(row) for row in self._session.all(_SELECT.where(_disks.c.managed_by == machine_id))]
         return sorted(found, key=lambda disk: -1 if disk.machine_lun is None else disk.machine_lun)
 
     def attach(self, uid: str, machine_id: str, lun: int | None) -> bool:
-        """Attach a disk that is ready and attached to nothing; tells whether it was so."""
+        """Attach a disk that is ready and not attached. Return False for other disks."""
         ready = (_disks.c.provisioning_state == ProvisioningState.SUCCEEDED) & _disks.c.managed_by.is_(None)
         values = {"managed_by": machine_id, "machine_lun": lun}
         return self._session.change(update(_disks).where(_disks.c.uid == uid, ready).values(**values)) > 0
 
     def detach(self, machine_id: str) -> None:
-        """Let go of all disks of a machine."""
+        """Detach all disks of a machine."""
         values = {"managed_by": None, "machine_lun": None}
         self._session.run(update(_disks).where(_disks.c.managed_by == machine_id).values(**values))
 
     def begin_deleting(self, uid: str, *, attached_to: str | None = None) -> bool:
-        """Make a disk Deleting that is attached to nothing but to `attached_to`; tells whether it is."""
+        """Set the state of a disk to Deleting, unless another machine than `attached_to` uses the disk.
+
+        Returns:
+            Whether the state was changed.
+        """
         free = _disks.c.managed_by.is_(None) | (_disks.c.managed_by == attached_to)
         deleting = update(_disks).values(provisioning_state=ProvisioningState.DELETING)
         return self._session.change(deleting.where(_disks.c.uid == uid, free)) > 0
 
     def delete(self, uid: str) -> None:
-        """Remove the row.
+        """Remove a disk.
 
         Raises:
             NotFound: no row has this uid.
@@ -223,12 +235,12 @@ class Disks(Repository):
 
 
 def insert_parameters(disk: ManagedDisk) -> dict[str, Any]:
-    """What `adding` writes: the columns of a disk, and the group that it finds."""
+    """Return the parameters of `build_insert`: the columns of a disk, and the names that find its group."""
     return _values(disk) | {"of_subscription": fold_name(disk.subscription), "of_group": fold_name(disk.group)}
 
 
 def _values(disk: ManagedDisk) -> dict[str, Any]:
-    """But for the group, which a disk never leaves, and the grant, which `set_grant` alone writes."""
+    """Return the columns except the group, which never changes, and the grant, which only `set_grant` writes."""
     return {
         "uid": disk.uid,
         "kind": disk.kind,

@@ -1,4 +1,4 @@
-"""Galleries. Their group is a row of its own, so a gallery tells the group's name as the group has it now."""
+"""Galleries. The name of the group comes from the row of the group."""
 
 import builtins
 from dataclasses import asdict
@@ -22,21 +22,21 @@ _SELECT = select(_galleries, _groups.c.subscription, _groups.c.name.label("group
 
 
 class Galleries(Repository):
-    """The galleries of every subscription."""
+    """The galleries of all subscriptions."""
 
     __slots__ = ()
 
     def add(self, gallery: Gallery) -> None:
-        """Write a new gallery down.
+        """Add a gallery.
 
         Raises:
             ParentNotFound: the subscription has no such group.
-            Conflict: the subscription has a gallery of that name.
+            Conflict: the subscription has a gallery with this name.
         """
         self._session.run(_galleries.insert(), self._values(gallery))
 
     def update(self, gallery: Gallery) -> None:
-        """Replace the gallery of the same uid.
+        """Replace the gallery with the same uid.
 
         Raises:
             NotFound: no row has this uid.
@@ -44,14 +44,14 @@ class Galleries(Repository):
         self._replace(_galleries, gallery.uid, self._values(gallery), "gallery")
 
     def get(self, subscription: str, group: str, name: str) -> Gallery | None:
-        """The gallery of that name in that group, if there is one."""
+        """Return the gallery with this name in a group, or None."""
         row = self._session.first(
             _SELECT.where(is_group(subscription, group), _galleries.c.name_key == fold_name(name))
         )
         return None if row is None else gallery_from_row(row)
 
     def by_name(self, subscription: str, name: str) -> Gallery | None:
-        """The gallery of that name in whatever group: names are unique in a subscription."""
+        """Return the gallery with this name in any group, or None. Names are unique in a subscription."""
         row = self._session.first(
             _SELECT.where(
                 _galleries.c.subscription_key == fold_name(subscription), _galleries.c.name_key == fold_name(name)
@@ -60,7 +60,7 @@ class Galleries(Repository):
         return None if row is None else gallery_from_row(row)
 
     def by_uid(self, uid: str) -> Gallery:
-        """The gallery that another row refers to.
+        """Return the gallery with this uid.
 
         Raises:
             NotFound: no row has this uid.
@@ -68,14 +68,14 @@ class Galleries(Repository):
         return gallery_from_row(self._row(_SELECT.where(_galleries.c.uid == uid), "gallery", uid))
 
     def find_by_pool(self, pool_uid: str) -> Gallery | None:
-        """The gallery of a pool; None where the pool has outlived it."""
+        """Return the gallery of a pool, or None if the gallery was deleted."""
         row = self._session.first(_SELECT.where(_galleries.c.pool_uid == pool_uid))
         return None if row is None else gallery_from_row(row)
 
     def list(
         self, subscription: str, group: str | None = None, *, after: str | None = None, limit: int | None = None
     ) -> builtins.list[Gallery]:
-        """The galleries of a subscription, or of one group in it, by name: at most `limit` behind the name `after`."""
+        """Return the galleries of a subscription, or of a group, by name: at most `limit`, with names after `after`."""
         statement = _SELECT.where(_galleries.c.subscription_key == fold_name(subscription))
         if group is not None:
             statement = statement.where(is_group(subscription, group))
@@ -86,11 +86,11 @@ class Galleries(Repository):
         ]
 
     def list_shared(self) -> builtins.list[Gallery]:
-        """Those of every subscription that are shared directly with somebody, by name."""
+        """Return the galleries of all subscriptions with direct sharing, by name."""
         return self._list_with_permission(SharingPermission.GROUPS)
 
     def list_community(self) -> builtins.list[Gallery]:
-        """Those of every subscription that everybody finds, by name."""
+        """Return the community galleries of all subscriptions, by name."""
         return [
             each
             for each in self._list_with_permission(SharingPermission.COMMUNITY)
@@ -102,13 +102,13 @@ class Galleries(Repository):
         return [gallery_from_row(row) for row in self._session.all(statement.order_by(_galleries.c.name_key))]
 
     def count(self, subscription: str, location: str) -> int:
-        """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
+        """Count the galleries of a subscription in a region. Lock the number until the end of the transaction."""
         self._session.lock_name(f"galleries/{fold_name(subscription)}/{location}")
         mine = (_galleries.c.subscription_key == fold_name(subscription)) & (_galleries.c.location == location)
         return int(self._session.value(select(func.count()).select_from(_galleries).where(mine)))
 
     def get_for_update(self, uid: str) -> Gallery:
-        """The gallery of that uid, which nobody else changes until the transaction ends.
+        """Return the gallery with this uid, and lock its row until the end of the transaction.
 
         Raises:
             NotFound: no row has this uid.
@@ -118,11 +118,11 @@ class Galleries(Repository):
         return self.by_uid(uid)
 
     def delete(self, uid: str) -> None:
-        """Remove the row.
+        """Remove a gallery.
 
         Raises:
             NotFound: no row has this uid.
-            Conflict: definitions are left in it.
+            Conflict: the gallery still has definitions.
         """
         self._remove(_galleries, uid, "gallery")
 
@@ -156,19 +156,19 @@ def _sharing_json(profile: SharingProfile | None) -> dict[str, Any] | None:
     }
 
 
-def _sharing(permission: SharingPermission | None, said: dict[str, Any] | None) -> SharingProfile | None:
-    if permission is None or said is None:
+def _sharing(permission: SharingPermission | None, stored: dict[str, Any] | None) -> SharingProfile | None:
+    if permission is None or stored is None:
         return None
     return SharingProfile(
         permission=permission,
-        subscriptions=tuple(said["subscriptions"]),
-        tenants=tuple(said["tenants"]),
-        community=None if said["community"] is None else CommunityInfo(**said["community"]),
+        subscriptions=tuple(stored["subscriptions"]),
+        tenants=tuple(stored["tenants"]),
+        community=None if stored["community"] is None else CommunityInfo(**stored["community"]),
     )
 
 
 def gallery_from_row(row: "Row[Any]") -> Gallery:
-    """The gallery whose columns stand in `row`, with its group's `subscription` and `group_name`."""
+    """Return the gallery in the columns of a row, with the `subscription` and `group_name` of its group."""
     return Gallery(
         uid=row.uid,
         subscription=row.subscription,

@@ -20,20 +20,20 @@ _groups = schema.groups
 
 
 class Groups(Repository):
-    """The groups of every subscription."""
+    """The groups of all subscriptions."""
 
     __slots__ = ()
 
     def add(self, group: Group) -> None:
-        """Write a new group down.
+        """Add a group.
 
         Raises:
-            Conflict: the subscription has one of that name.
+            Conflict: the subscription has a group with this name.
         """
         self._session.run(_groups.insert(), _values(group))
 
     def update(self, group: Group) -> None:
-        """Replace the group of the same uid.
+        """Replace the group with the same uid.
 
         Raises:
             NotFound: no row has this uid.
@@ -41,24 +41,24 @@ class Groups(Repository):
         self._replace(_groups, group.uid, _values(group), "group")
 
     def get(self, subscription: str, name: str) -> Group | None:
-        """The group of that name, if there is one."""
+        """Return the group with this name, or None."""
         row = self._session.first(select(_groups).where(is_group(subscription, name)))
         return None if row is None else _group(row)
 
     def list(self, subscription: str, *, after: str | None = None, limit: int | None = None) -> builtins.list[Group]:
-        """The groups of a subscription, by name: at most `limit` behind the name `after`."""
+        """Return the groups of a subscription, by name: at most `limit`, with names after `after`."""
         statement = select(_groups).where(_groups.c.subscription_key == fold_name(subscription))
         if after is not None:
             statement = statement.where(_groups.c.name_key > fold_name(after))
         return [_group(row) for row in self._session.all(statement.order_by(_groups.c.name_key).limit(limit))]
 
     def subscriptions(self) -> builtins.list[str]:
-        """The subscriptions that have groups, each as one of its groups spells it."""
+        """Return the subscriptions that have groups, in the spelling of one of the groups."""
         spelt = func.min(_groups.c.subscription).label("spelt")
         return [row.spelt for row in self._session.all(select(spelt).group_by(_groups.c.subscription_key))]
 
     def children(self, uid: str) -> builtins.list[str]:
-        """What is left in the group, as ``disks/<name>``, ``galleries/<name>`` and so on."""
+        """Return the resources in the group as ``disks/<name>``, ``galleries/<name>`` and so on."""
         disks, galleries, machines = schema.disks, schema.galleries, schema.machines
         own = select(disks.c.kind, disks.c.name).distinct().where(disks.c.group_uid == uid)
         above = select(galleries.c.name).where(galleries.c.group_uid == uid).order_by(galleries.c.name)
@@ -70,22 +70,22 @@ class Groups(Repository):
         ]
 
     def delete(self, uid: str) -> None:
-        """Remove the row.
+        """Remove a group.
 
         Raises:
             NotFound: no row has this uid.
-            Conflict: something is left in the group.
+            Conflict: the group still has resources.
         """
         self._remove(_groups, uid, "group")
 
 
 def is_group(subscription: str, name: str) -> ColumnElement[bool]:
-    """The condition that finds a group by what people call it."""
+    """Return the condition for the group with this subscription and name, without regard to case."""
     return (_groups.c.subscription_key == fold_name(subscription)) & (_groups.c.name_key == fold_name(name))
 
 
 def get_group_uid(session: Session, subscription: str, name: str) -> str:
-    """The uid of the group that a new gallery or disk is to lie in.
+    """Return the uid of a group in which a resource is to be created.
 
     Raises:
         ParentNotFound: the subscription has no such group.
@@ -97,11 +97,11 @@ def get_group_uid(session: Session, subscription: str, name: str) -> str:
 
 
 def missing_group_error(subscription: str, name: str) -> ParentNotFound:
-    """What a new gallery or disk is to lie in is not there."""
+    """Return the error for a new resource in a group that does not exist."""
     return ParentNotFound(
         f"Resource group '{name}' could not be found.",
         found=f"no group of that name in subscription {subscription}",
-        expected="a group that was created before",
+        expected="an existing group",
         hint=f"imgstore group create -n {name} -l REGION",
         target=group_id(subscription, name),
     )

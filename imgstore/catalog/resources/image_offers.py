@@ -1,6 +1,6 @@
-"""What versions offer in a region, in one look: what a reference names, and the complete replicas of it there.
+"""Versions that can be deployed in a region, with the complete replicas.
 
-A placement asks for this hundreds of times a second, and its time goes by columns: these are all that it needs.
+A placement runs this statement hundreds of times a second. Each column costs time, so only needed columns are read.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -64,18 +64,21 @@ _OFFER: Final = (
     )
     .order_by(_slots.c.ordinal, _slots.c.storage_account_type)
 )
-"""A row for each complete replica."""
+"""The statement gives a row for each complete replica."""
 
 
 class ImageOffers(Repository):
-    """Versions as machines and disks are made of them."""
+    """Versions as sources of machines and disks."""
 
     __slots__ = ()
 
     def find(
         self, subscription: str, group: str, gallery: str, definition: str, name: VersionName, region: str
     ) -> ImageOffer | None:
-        """What the version of that name offers in a region; None where it is not visible or not complete there."""
+        """Return the version with its complete replicas in a region.
+
+        Return None if the version is not visible, or has no complete replica in the region.
+        """
         above = {"subscription": subscription, "group": group, "gallery": gallery, "definition": definition}
         asked = {key: fold_name(text) for key, text in above.items()}
         number = {"major": name.major, "minor": name.minor, "patch": name.patch}

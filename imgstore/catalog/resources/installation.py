@@ -1,4 +1,4 @@
-"""Who this installation is: made once, at the first start."""
+"""The identity and settings of the installation, created at the first start."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,26 +15,26 @@ HMAC_KEY_BYTES: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallationRow:
-    """What every bucket of this installation is marked with, and the subscription that commands mean by default."""
+    """The identity that marks all buckets of the installation, and the default subscription of commands."""
 
     uid: str
     subscription: str
     created_at: datetime
     outdated: str | None = None
-    """What showed that this catalog is older than its buckets; None while nothing does."""
+    """The evidence that this catalog is older than its buckets, or None."""
     keeps_unknown: bool = False
-    """An operator accepted an older catalog: objects that it does not know are never deleted."""
+    """True if an operator accepted an older catalog. Objects that are not in the catalog are never deleted then."""
     records_every_zone: bool = True
-    """False where older code may have used a zone that has no record."""
+    """False if older code may have used a zone without a record."""
 
 
 class Installations(Repository):
-    """The one row."""
+    """The single row of the installation."""
 
     __slots__ = ()
 
     def get(self) -> InstallationRow:
-        """The installation.
+        """Return the installation.
 
         Raises:
             NotFound: the catalog has no installation, because `ensure` was never called.
@@ -45,7 +45,7 @@ class Installations(Repository):
         return found
 
     def find(self) -> InstallationRow | None:
-        """The installation; None where `ensure` was never called on this catalog."""
+        """Return the installation, or None before the first call of `ensure`."""
         row = self._session.first(select(schema.installation))
         if row is None:
             return None
@@ -59,16 +59,19 @@ class Installations(Repository):
         )
 
     def mark_outdated(self, found: str) -> None:
-        """Record that this catalog is older than its buckets, and what showed it. The first finding stays."""
+        """Record the evidence that this catalog is older than its buckets. The first evidence stays."""
         table = schema.installation
         self._session.run(update(table).where(table.c.outdated.is_(None)).values(outdated=found))
 
     def accept_outdated(self) -> None:
-        """Let this catalog be used as it is; from now on objects that it does not know are kept."""
+        """Permit the use of an outdated catalog. From now on, objects that are not in the catalog are kept."""
         self._session.run(update(schema.installation).values(outdated=None, keeps_unknown=True))
 
     def ensure(self, subscription: str | None) -> InstallationRow:
-        """The installation, made now if it is not there; then `subscription` is its own, or a new one if None."""
+        """Return the installation.
+
+        If there is none, create one with `subscription`, or with a new subscription id if None.
+        """
         effects = self._session.effects
         row = {
             "id": 1,
@@ -82,7 +85,7 @@ class Installations(Repository):
         return self.get()
 
     def hmac_key(self) -> bytes:
-        """The 32 random bytes that mark what this installation itself put into a bucket (invariant B18).
+        """Return the 32 random bytes that authenticate the installation's own objects in a bucket (invariant B18).
 
         Raises:
             NotFound: the catalog has no installation, because `ensure` was never called.

@@ -1,4 +1,4 @@
-"""Machines of every subscription. Their disks name them by their resource id."""
+"""Machines of all subscriptions. A disk refers to its machine by the machine's resource id."""
 
 import builtins
 from typing import TYPE_CHECKING, Any
@@ -24,22 +24,22 @@ _SELECT = select(_machines, _groups.c.subscription, _groups.c.name.label("group_
 
 
 class Machines(Repository):
-    """The machines of every group."""
+    """The machines of all groups."""
 
     __slots__ = ()
 
     def add(self, machine: Machine) -> None:
-        """Write a new machine down.
+        """Add a machine.
 
         Raises:
             ParentNotFound: the subscription has no such group.
-            Conflict: the group has one of that name.
+            Conflict: the group has a machine with this name.
         """
         above = get_group_uid(self._session, machine.subscription, machine.group)
         self._session.run(_machines.insert(), _values(machine) | {"group_uid": above})
 
     def update(self, machine: Machine) -> None:
-        """Replace the machine of the same uid, which stays in its group.
+        """Replace the machine with the same uid. The group does not change.
 
         Raises:
             NotFound: no row has this uid.
@@ -47,12 +47,12 @@ class Machines(Repository):
         self._replace(_machines, machine.uid, _values(machine), "virtual machine")
 
     def get(self, subscription: str, group: str, name: str) -> Machine | None:
-        """The machine of that name in that group, if there is one."""
+        """Return the machine with this name in a group, or None."""
         row = self._session.first(_SELECT.where(is_group(subscription, group), _machines.c.name_key == fold_name(name)))
         return None if row is None else _machine(row)
 
     def get_for_update(self, uid: str) -> Machine:
-        """The machine as it stands; nobody else changes it until the transaction ends.
+        """Return the machine with this uid, and lock its row until the end of the transaction.
 
         Raises:
             NotFound: no row has this uid.
@@ -73,14 +73,14 @@ class Machines(Repository):
         limit: int | None = None,
         visible: bool = False,
     ) -> builtins.list[Machine]:
-        """The machines of a subscription, or of one group in it, by name and uid.
+        """Return the machines of a subscription, or of a group, by name and uid.
 
         Args:
-            subscription: whose.
-            group: of this group only.
-            after: only those behind this name and uid.
-            limit: at most so many.
-            visible: none that is being deleted.
+            subscription: the subscription.
+            group: only machines of this group.
+            after: only machines after this name and uid.
+            limit: the maximum number of machines.
+            visible: omit machines in state Deleting.
         """
         mine = _groups.c.subscription_key == fold_name(subscription) if group is None else is_group(subscription, group)
         statement = _SELECT.where(mine)
@@ -93,12 +93,12 @@ class Machines(Repository):
         return [_machine(row) for row in self._session.all(ordered)]
 
     def list_deleting(self) -> builtins.list[Machine]:
-        """The machines of every subscription that are being deleted."""
+        """Return all machines in state Deleting, of any subscription."""
         leaving = _machines.c.provisioning_state == ProvisioningState.DELETING
         return [_machine(row) for row in self._session.all(_SELECT.where(leaving).order_by(_machines.c.uid))]
 
     def delete(self, uid: str) -> None:
-        """Remove the row.
+        """Remove a machine.
 
         Raises:
             NotFound: no row has this uid.
@@ -107,7 +107,7 @@ class Machines(Repository):
 
 
 def _values(machine: Machine) -> dict[str, Any]:
-    """But for the group."""
+    """Return the columns except the group."""
     return {
         "uid": machine.uid,
         "name": machine.name,
@@ -123,7 +123,7 @@ def _values(machine: Machine) -> dict[str, Any]:
         "generalized": machine.generalized,
         "kept": {
             "said": dict(machine.extra_properties),
-            "disks": {key: _attachment_values(manner) for key, manner in machine.attachments.items()},
+            "disks": {key: _attachment_values(attachment) for key, attachment in machine.attachments.items()},
         },
         "created_at": machine.created_at,
         "provisioning_state": machine.provisioning_state,
@@ -145,18 +145,18 @@ def _machine(row: "Row[Any]") -> Machine:
         admin_username=row.admin_username,
         computer_name=row.computer_name,
         generalized=row.generalized,
-        attachments={key: _attachment(each) for key, each in row.kept.get("disks", {}).items()},
+        attachments={key: _attachment(values) for key, values in row.kept.get("disks", {}).items()},
         extra_properties=row.kept.get("said", {}),
         created_at=row.created_at,
         provisioning_state=row.provisioning_state,
     )
 
 
-def _attachment_values(manner: DiskAttachment) -> dict[str, Any]:
+def _attachment_values(attachment: DiskAttachment) -> dict[str, Any]:
     return {
-        "name": manner.name,
-        "caching": manner.caching,
-        "deleted_with_machine": manner.deleted_with_machine,
+        "name": attachment.name,
+        "caching": attachment.caching,
+        "deleted_with_machine": attachment.deleted_with_machine,
     }
 
 

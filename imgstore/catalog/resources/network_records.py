@@ -1,4 +1,4 @@
-"""Inert resources of every subscription: which of them name which, and which machines name them."""
+"""Network resources without behaviour, the references between them, and the network interfaces of machines."""
 
 import builtins
 from collections.abc import Collection, Iterable, Mapping
@@ -28,27 +28,30 @@ _SELECT = select(_inert, _groups.c.subscription, _groups.c.name.label("group_nam
 
 
 class NetworkRecords(Repository):
-    """The inert resources of every group."""
+    """The network resources of all groups."""
 
     __slots__ = ()
 
     def lock(self, subscription: str) -> None:
-        """Let nobody else change one of the subscription until the transaction ends: what is named must stay."""
+        """Lock the network resources of a subscription until the end of the transaction.
+
+        References stay valid under the lock.
+        """
         self._session.lock_name(f"inert/{fold_name(subscription)}")
 
     def add(self, resource: NetworkRecord) -> None:
-        """Write a new one down.
+        """Add a network resource.
 
         Raises:
             ParentNotFound: the subscription has no such group.
-            Conflict: the group has one of that type and name.
+            Conflict: the group has a resource of this type and name.
         """
         above = get_group_uid(self._session, resource.subscription, resource.group)
         self._session.run(_inert.insert(), _values(resource) | {"group_uid": above})
         self._add_references(resource)
 
     def update(self, resource: NetworkRecord) -> None:
-        """Replace the one of the same uid, which stays in its group.
+        """Replace the resource with the same uid. The group does not change.
 
         Raises:
             NotFound: no row has this uid.
@@ -58,7 +61,7 @@ class NetworkRecords(Repository):
         self._add_references(resource)
 
     def get(self, subscription: str, group: str, kind: str, name: str) -> NetworkRecord | None:
-        """The one of that type and name in that group, if there is one."""
+        """Return the resource of this type and name in a group, or None."""
         mine = is_group(subscription, group) & (_inert.c.type == kind) & (_inert.c.name_key == fold_name(name))
         row = self._session.first(_SELECT.where(mine))
         return None if row is None else _resource(row)
@@ -72,7 +75,7 @@ class NetworkRecords(Repository):
         after: tuple[str, str] | None = None,
         limit: int | None = None,
     ) -> builtins.list[NetworkRecord]:
-        """Those of a type in a subscription, or in one group in it, by name and uid: at most `limit` behind `after`."""
+        """Return at most `limit` resources of a type in a subscription or group, after `after`, by name and uid."""
         mine = _groups.c.subscription_key == fold_name(subscription) if group is None else is_group(subscription, group)
         statement = _SELECT.where(mine, _inert.c.type == kind)
         if after is not None:
@@ -83,15 +86,15 @@ class NetworkRecords(Repository):
         ]
 
     def find_referrer(self, targets: Iterable[str], *, but: Collection[str]) -> NetworkRecord | None:
-        """One that names one of these ids, if there is one; those of the uids `but` may."""
-        keys = [fold_name(each) for each in targets]
+        """Return a resource that refers to any of the ids, or None. Resources with the uids `but` are ignored."""
+        keys = [fold_name(target) for target in targets]
         naming = select(_references.c.inert_uid).where(_references.c.target_key.in_(keys))
         others = _SELECT.where(_inert.c.uid.in_(naming), _inert.c.uid.not_in(but))
         row = self._session.first(others.order_by(_inert.c.name_key).limit(1))
         return None if row is None else _resource(row)
 
     def delete(self, uid: str) -> None:
-        """Remove the row, and what it names.
+        """Remove a resource and its references.
 
         Raises:
             NotFound: no row has this uid.
@@ -100,38 +103,41 @@ class NetworkRecords(Repository):
         self._remove(_inert, uid, "inert resource")
 
     def remove_in_group(self, above: str) -> None:
-        """Remove all of a group, by its uid."""
+        """Remove all network resources of the group with the uid `above`."""
         mine = select(_inert.c.uid).where(_inert.c.group_uid == above)
         self._session.run(delete(_references).where(_references.c.inert_uid.in_(mine)))
         self._session.run(delete(_inert).where(_inert.c.group_uid == above))
 
     def set_interfaces(self, machine_uid: str, interfaces: Mapping[str, bool]) -> None:
-        """Write down which network interfaces a machine has, by id, and whether each goes with it; no others any more."""
+        """Replace the network interfaces of a machine.
+
+        A True value means that the interface is deleted with the machine.
+        """
         self._session.run(delete(_interfaces).where(_interfaces.c.machine_uid == machine_uid))
-        for target, goes in {fold_name(each): goes for each, goes in interfaces.items()}.items():
-            values = {"machine_uid": machine_uid, "target_key": target, "deleted_with_machine": goes}
+        for target, is_deleted in {fold_name(name): value for name, value in interfaces.items()}.items():
+            values = {"machine_uid": machine_uid, "target_key": target, "deleted_with_machine": is_deleted}
             self._session.run(_interfaces.insert(), values)
 
     def interfaces_of(self, machine_uid: str) -> frozenset[str]:
-        """The ids, case folded, of the network interfaces that a machine names."""
+        """Return the ids, case folded, of the network interfaces of a machine."""
         mine = _interfaces.c.machine_uid == machine_uid
         return frozenset(row.target_key for row in self._session.all(select(_interfaces.c.target_key).where(mine)))
 
     def list_deleted_with_machine(self, machine_uid: str) -> builtins.list[str]:
-        """The ids, in lower case, of the network interfaces that go when a machine does."""
+        """Return the ids, case folded, of the network interfaces that are deleted with a machine."""
         mine = (_interfaces.c.machine_uid == machine_uid) & _interfaces.c.deleted_with_machine
         found = select(_interfaces.c.target_key).where(mine).order_by(_interfaces.c.target_key)
         return [row.target_key for row in self._session.all(found)]
 
     def find_machines(self, targets: Iterable[str]) -> dict[str, str]:
-        """Of those of these ids that a machine names, in lower case, the machine's id."""
+        """Return the ids of the machines that use these network interfaces, by interface id, case folded."""
         found = (
             select(
                 _interfaces.c.target_key, _machines.c.name, _groups.c.subscription, _groups.c.name.label("group_name")
             )
             .join(_machines, _interfaces.c.machine_uid == _machines.c.uid)
             .join(_groups, _machines.c.group_uid == _groups.c.uid)
-            .where(_interfaces.c.target_key.in_([fold_name(each) for each in targets]))
+            .where(_interfaces.c.target_key.in_([fold_name(target) for target in targets]))
             .order_by(_machines.c.name_key.desc())
         )
         return {
@@ -140,12 +146,12 @@ class NetworkRecords(Repository):
         }
 
     def _add_references(self, resource: NetworkRecord) -> None:
-        for each in dict.fromkeys(map(fold_name, resource.content.references)):
-            self._session.run(_references.insert(), {"inert_uid": resource.uid, "target_key": each})
+        for target in dict.fromkeys(map(fold_name, resource.content.references)):
+            self._session.run(_references.insert(), {"inert_uid": resource.uid, "target_key": target})
 
 
 def _values(resource: NetworkRecord) -> dict[str, Any]:
-    """But for the group."""
+    """Return the columns except the group."""
     content = resource.content
     return {
         "uid": resource.uid,

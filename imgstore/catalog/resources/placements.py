@@ -1,4 +1,4 @@
-"""The round robin: a counter for each version and region, moved in the transaction that hands a replica out."""
+"""Round robin placement: a counter for each version and region, which the transaction of a new disk increments."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -22,7 +22,7 @@ _slots = schema.slots
 
 @cache
 def _build_advance(*, is_sqlite: bool) -> "ReturningInsert[Any]":
-    """Built once for each engine: what is built at every placement takes longer than the database does."""
+    """Build the statement once for each engine, because building takes longer than the database needs."""
     asked = {"version_uid": bindparam("version_uid"), "region": bindparam("region"), "turns": 1}
     statement = upsert(_placements, is_sqlite=is_sqlite).values(asked)
     statement = statement.on_conflict_do_update(
@@ -33,7 +33,10 @@ def _build_advance(*, is_sqlite: bool) -> "ReturningInsert[Any]":
 
 @cache
 def _build_place() -> "ReturningInsert[Any]":
-    """PostgreSQL's: turn and row in one statement, so that nobody waits for this process while the turn is locked."""
+    """Build PostgreSQL's statement, which increments the counter and adds the disk without a further round trip.
+
+    The counter is locked only while the database works.
+    """
     from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - costs 30 ms to import
 
     turn = _build_advance(is_sqlite=False).cte("turn")
@@ -48,37 +51,37 @@ def _build_place() -> "ReturningInsert[Any]":
 
 
 class Placements(Repository):
-    """Whose turn it is."""
+    """The counters of round robin placement."""
 
     __slots__ = ()
 
     def advance_counter(self, version_uid: str, region: str) -> int:
-        """The counter, from 0, which then moves on by one.
+        """Return the counter, which starts at 0, and increment the counter.
 
-        The row stays locked until the transaction ends, so that however many place at once, each gets a turn of its
-        own, and one that is rolled back is given again.
+        The row stays locked until the end of the transaction. Concurrent placements therefore get different numbers,
+        and the number of a transaction that is rolled back is given out again.
 
         Raises:
-            Conflict: the version is gone.
+            Conflict: the version was deleted.
         """
         asked = {"version_uid": version_uid, "region": region}
         return int(self._session.value(_build_advance(is_sqlite=self._session.is_sqlite), asked)) - 1
 
     def place(self, disk: ManagedDisk, slots: Sequence[Slot]) -> ManagedDisk:
-        """Write a new disk down in that of `slots` whose turn it is, of its version in its location.
+        """Add a disk in the slot that is next in the round robin of the disk's version and location.
 
         Args:
-            disk: the row, but for its slot, which is given here.
-            slots: those of the replicas that may be handed out; turn by turn the next, then the first again.
+            disk: the row. Its slot is replaced.
+            slots: the slots of the replicas that may be used, in the order of the round robin.
 
         Returns:
             The disk in its slot.
 
         Raises:
             ParentNotFound: the subscription has no such group.
-            Conflict: the group has a disk of that name, or the version is gone.
+            Conflict: the group has a disk with this name, or the version was deleted.
         """
-        assert disk.source_version_uid is not None, "the turn is a version's"
+        assert disk.source_version_uid is not None, "placement needs a version"
         if self._session.is_sqlite:
             turn = self.advance_counter(disk.source_version_uid, disk.location)
             placed = disk.in_slot(slots[turn % len(slots)])

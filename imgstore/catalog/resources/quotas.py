@@ -1,4 +1,4 @@
-"""The bytes that a subscription keeps, counted against its quota."""
+"""The virtual bytes of a subscription, which count against its quota."""
 
 from sqlalchemy import func, select
 
@@ -9,19 +9,20 @@ from imgstore.catalog.resources.versions import disk_from_json
 
 
 class Quotas(Repository):
-    """What the subscriptions keep."""
+    """The used bytes of subscriptions."""
 
     __slots__ = ()
 
     def lock(self, subscription: str) -> None:
-        """Hold the subscription's count: nobody else who takes this lock adds to it until the transaction ends."""
+        """Lock the used bytes of a subscription until the end of the transaction."""
         self._session.lock_name(f"bytes/{fold_name(subscription)}")
 
     def used_bytes(self, subscription: str) -> int:
-        """The virtual bytes of the content that a subscription keeps.
+        """Return the virtual bytes of all content in a subscription.
 
-        Each disk of a version counts once, however many replicas it has. So does the content of managed disks, snapshots
-        and managed images, however many of them share it, unless it is that of a version of the subscription's own.
+        Each disk of a version counts once, whatever the number of replicas. Managed disks, snapshots and managed images
+        with the same content count once. They do not count if the content comes from a version in the same
+        subscription.
         """
         return self._of_versions(subscription) + self._of_disks(subscription)
 

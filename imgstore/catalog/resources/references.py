@@ -1,6 +1,6 @@
-"""What a reference to an image leads to, in one look: the gallery, the definition and the version of those names.
+"""Lookup of a gallery, a definition and a version by name in a single statement.
 
-A GET of a version asks for the three of them hundreds of times a second: one statement, built once, instead of three.
+A GET of a version needs this lookup hundreds of times a second. The statement is built once.
 """
 
 from collections import namedtuple
@@ -30,12 +30,12 @@ _versions = schema.versions
 
 
 class _Part:
-    """The columns of one noun in a row that several share, cut out by place and under their own names again."""
+    """The columns of a table in a joined row, read by position and with the original names."""
 
     def __init__(self, table: Table, begin: int, *more: str) -> None:
         names = [*(column.name for column in table.c), *more]
         self._place = slice(begin, begin + len(names))
-        # The table has the fields, and the checker can't know them.
+        # The fields come from the table, so mypy does not know the names.
         named: Callable[..., Any] = namedtuple(table.name, names)  # type: ignore[misc]  # noqa: PYI024
         self._named = named
 
@@ -76,14 +76,14 @@ _WITH_VERSION: Final = _ABOVE.add_columns(_versions).outerjoin(
 
 
 class References(Repository):
-    """Galleries, definitions and versions, as references name them."""
+    """Galleries, definitions and versions by their names."""
 
     __slots__ = ()
 
     def find(
         self, subscription: str, group: str, gallery: str, definition: str
     ) -> tuple[Gallery, ImageDefinition] | None:
-        """The definition of that name and its gallery, if both are there."""
+        """Return the gallery and the definition with these names, or None if a row is missing."""
         row = self._found(_ABOVE, subscription, group, gallery, definition)
         return (
             None if row is None else (_GALLERY.read(row, gallery_from_row), _DEFINITION.read(row, definition_from_row))
@@ -92,7 +92,10 @@ class References(Repository):
     def find_version(
         self, subscription: str, group: str, gallery: str, definition: str, name: VersionName
     ) -> tuple[Gallery, ImageDefinition, ImageVersion | None] | None:
-        """The same with the version of that name: None in its place where the definition has none."""
+        """Return the gallery, the definition and the version with these names. The version may be None.
+
+        Return None if the gallery or the definition is missing.
+        """
         number = {"major": name.major, "minor": name.minor, "patch": name.patch}
         row = self._found(_WITH_VERSION, subscription, group, gallery, definition, **number)
         if row is None:

@@ -1,4 +1,4 @@
-"""The settings that all processes of the installation share: one row a key, its value as JSON."""
+"""The settings that all processes of the installation share, a row with a JSON value for each key."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,24 +12,24 @@ _table = schema.settings
 
 
 class SharedSettings(Repository):
-    """Keys are dotted ("limits.galleries_max")."""
+    """Shared settings by dotted keys ("limits.galleries_max")."""
 
     __slots__ = ()
 
     def all(self) -> dict[str, Any]:
-        """Every setting, by key; empty where nothing was ever set."""
+        """Return all settings by key."""
         rows = self._session.all(select(_table.c.key, _table.c.value).order_by(_table.c.key))
         return {row.key: row.value for row in rows}
 
     def initialize(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Set these keys where nothing was ever set; what is set then, perhaps by another process."""
+        """Set the values if no setting exists. Return the settings, which another process may have set."""
         self._session.lock_name("settings")
         if not self.all():
             self.replace(values)
         return self.all()
 
     def replace(self, values: Mapping[str, Any]) -> None:
-        """Set these keys, and no others."""
+        """Replace all settings by the values."""
         now = self._session.now()
         self._session.run(delete(_table))
         if values:

@@ -1,4 +1,4 @@
-"""Image versions, in the order of their numbers."""
+"""Image versions in the order of their numbers."""
 
 import builtins
 from collections.abc import Mapping
@@ -23,20 +23,20 @@ _NUMBER = (_versions.c.major, _versions.c.minor, _versions.c.patch)
 
 
 class Versions(Repository):
-    """The versions of every definition."""
+    """The versions of all definitions."""
 
     __slots__ = ()
 
     def add(self, version: ImageVersion) -> None:
-        """Write a new version down.
+        """Add a version.
 
         Raises:
-            Conflict: the definition has one of that name, or is gone.
+            Conflict: the definition has a version with this name, or was deleted.
         """
         self._session.run(_versions.insert(), _values(version))
 
     def update(self, version: ImageVersion) -> None:
-        """Replace the version of the same uid.
+        """Replace the version with the same uid.
 
         Raises:
             NotFound: no row has this uid.
@@ -44,7 +44,7 @@ class Versions(Repository):
         self._replace(_versions, version.uid, _values(version), "image version")
 
     def get(self, definition_uid: str, name: VersionName) -> ImageVersion | None:
-        """The version of that name, if there is one."""
+        """Return the version with this name, or None."""
         row = self._session.first(
             select(_versions).where(
                 _versions.c.definition_uid == definition_uid,
@@ -56,7 +56,7 @@ class Versions(Repository):
         return None if row is None else version_from_row(row)
 
     def by_uid(self, uid: str) -> ImageVersion:
-        """The version that another row refers to.
+        """Return the version with this uid.
 
         Raises:
             NotFound: no row has this uid.
@@ -64,7 +64,9 @@ class Versions(Repository):
         return version_from_row(self._row(select(_versions).where(_versions.c.uid == uid), "image version", uid))
 
     def lock(self, uid: str) -> None:
-        """Hold the version's row until the transaction ends: what is read of its replicas from now on stays true.
+        """Lock the row of a version until the end of the transaction.
+
+        Replicas that are read under the lock stay valid until then.
 
         Raises:
             NotFound: no row has this uid.
@@ -83,28 +85,28 @@ class Versions(Repository):
         limit: int | None = None,
         visible: bool = False,
     ) -> builtins.list[ImageVersion]:
-        """The versions of a definition, lowest first: at most `limit` of those above `after`.
+        """Return at most `limit` versions of a definition with names above `after`, lowest first.
 
-        One walk along the index of the numbers; with `visible` those are passed over that `ImageVersion.is_visible`
-        denies.
+        The statement reads a single index. With `visible`, versions are omitted for which `ImageVersion.is_visible` is
+        False.
         """
         statement = select(_versions).where(_versions.c.definition_uid == definition_uid).order_by(*_NUMBER)
         if visible:
-            stands = _versions.c.provisioning_state != ProvisioningState.DELETING
-            statement = statement.where(stands, _versions.c.soft_deleted_at.is_(None))
+            is_kept = _versions.c.provisioning_state != ProvisioningState.DELETING
+            statement = statement.where(is_kept, _versions.c.soft_deleted_at.is_(None))
         if after is not None:
             statement = statement.where(tuple_(*_NUMBER) > tuple_(after.major, after.minor, after.patch))
         return [version_from_row(row) for row in self._session.all(statement.limit(limit))]
 
     def list_all(self) -> builtins.list[ImageVersion]:
-        """Return the versions of all definitions, of whatever subscription, by definition and number."""
+        """Return the versions of all definitions, by definition and number."""
         order = (_versions.c.definition_uid, *_NUMBER)
         return [version_from_row(row) for row in self._session.all(select(_versions).order_by(*order))]
 
     def list_complete_in(
         self, definition_uid: str, region: str, *, below: VersionName | None = None, limit: int
     ) -> builtins.list[ImageVersion]:
-        """The versions that have a complete replica in a region, highest first: at most `limit` of those below `below`."""
+        """Return at most `limit` versions with a complete replica in a region, below `below`, highest first."""
         here = (
             select(1)
             .select_from(schema.replicas.join(schema.slots))
@@ -121,7 +123,7 @@ class Versions(Repository):
         return [version_from_row(row) for row in self._session.all(downward)]
 
     def count(self, subscription: str, location: str) -> int:
-        """How many a subscription has in a region. Nobody else adds one there until the transaction ends."""
+        """Count the versions of a subscription in a region. Lock the number until the end of the transaction."""
         self._session.lock_name(f"versions/{fold_name(subscription)}/{location}")
         mine = schema.galleries.c.subscription_key == fold_name(subscription)
         tables = _versions.join(schema.definitions).join(schema.galleries)
@@ -129,14 +131,17 @@ class Versions(Repository):
         return int(self._session.value(statement))
 
     def list_soft_deleted(self, definition_uid: str | None = None) -> builtins.list[ImageVersion]:
-        """The softly deleted versions of a definition by number, or of all, those that are being ended for good too."""
+        """Return the soft-deleted versions of a definition, or of all, by number.
+
+        Versions in state Deleting are included.
+        """
         statement = select(_versions).where(_versions.c.soft_deleted_at.is_not(None))
         if definition_uid is not None:
             statement = statement.where(_versions.c.definition_uid == definition_uid)
         return [version_from_row(row) for row in self._session.all(statement.order_by(*_NUMBER, _versions.c.uid))]
 
     def list_deleting(self) -> builtins.list[ImageVersion]:
-        """The versions of every subscription that are being deleted for good."""
+        """Return all versions in state Deleting, of any subscription."""
         leaving = _versions.c.provisioning_state == ProvisioningState.DELETING
         return [
             version_from_row(row)
@@ -144,11 +149,11 @@ class Versions(Repository):
         ]
 
     def delete(self, uid: str) -> None:
-        """Remove the row, and its round robin's counters.
+        """Remove a version and its placement counters.
 
         Raises:
             NotFound: no row has this uid.
-            Conflict: replicas are left of it.
+            Conflict: the version still has replicas.
         """
         self._remove(_versions, uid, "image version")
 
@@ -178,7 +183,7 @@ def _values(version: ImageVersion) -> dict[str, Any]:
 
 
 def version_from_row(row: "Row[Any]") -> ImageVersion:
-    """The version whose columns stand in `row`."""
+    """Return the version in the columns of a row."""
     return ImageVersion(
         uid=row.uid,
         definition_uid=row.definition_uid,
@@ -233,7 +238,7 @@ def _disk_values(disk: VersionDisk) -> dict[str, Any]:
 
 
 def disk_from_json(values: Mapping[str, Any]) -> VersionDisk:
-    """The disk that `values` of a version's row tell."""
+    """Return the disk in an element of the column `versions.disks`."""
     return VersionDisk(
         lun=values["lun"],
         source=SourceIdentity(
