@@ -182,7 +182,7 @@ MARKED: Final = Moment(owner=removal, name="_remove_owner")
 """Delete: the tombstone stands."""
 ROWS_GONE: Final = Moment(owner=SlotAccess, name="remove", key="manifests/")
 """Delete: rows are gone, the objects are to go."""
-SURVEYED: Final = Moment(owner=maintenance_gc, name="_condemn")
+SURVEYED: Final = Moment(owner=maintenance_gc, name="_mark_segments")
 DELETING: Final = Moment(owner=SlotAccess, name="remove", key="segments/")
 """Collect: its batch is written down, the request is to be sent. In eastus first."""
 DELETING_SOUTH: Final = Moment(owner=SlotAccess, name="remove", key="segments/", region="southcentralus")

@@ -127,7 +127,7 @@ def test_what_stands_in_the_catalog_may_still_want_it(
     found = one(remove_unknown(home, ADMIN, grace=WEEK))
     assert (found.removed, found.object.key) == (False, key)
     assert found.kept_reason is not None
-    assert found.kept_reason.startswith("version 1.0.0 stands")
+    assert found.kept_reason.startswith("version 1.0.0 exists")
 
 
 def test_what_an_open_work_may_have_put_is_not_unknown(
@@ -255,7 +255,7 @@ def test_what_another_process_finds_of_the_catalog_stops_the_removal(
 ) -> None:
     """After the check, and before the transaction that removes."""
     slot, key = late_and_old(home, samples, clock)
-    real = unknown_objects._looked_at
+    real = unknown_objects._survey_all
 
     def look(installation: Installation, grace: timedelta) -> list[SlotUnknownObjects]:
         found = real(installation, grace)
@@ -263,7 +263,7 @@ def test_what_another_process_finds_of_the_catalog_stops_the_removal(
             transaction.installation.mark_outdated("a later checkpoint")
         return found
 
-    monkeypatch.setattr(unknown_objects, "_looked_at", look)
+    monkeypatch.setattr(unknown_objects, "_survey_all", look)
     with pytest.raises(CatalogOutdated):
         remove_unknown(home, ADMIN, grace=WEEK)
     assert home.locator.store(slot).get(slot.prefix + key)

@@ -1,8 +1,9 @@
-"""Collection: what nothing names any more is condemned, and after a grace deleted (invariants G1, G4 and S3).
+"""Garbage collection: mark unreferenced segments for deletion, and delete marked segments after a grace period.
 
-Three transactions a slot, each under its lock, and no request to a store inside any: *condemn*; *deleting*, a batch of
-at most 1,000 with a lease of its own; the rows of the batch go. The batch's one delete is sent between the last two,
-and only while the lease has longer to run than a request may take.
+Each slot needs three kinds of transactions, under the slot lock, and no store request runs inside a transaction
+(invariant G4). The first marks segments. The second begins the deletion of a batch of at most 1,000 segments, with a
+lease. The third removes the rows of the batch. The batch has one delete request, which is sent between the last two
+transactions. The request is sent only if the remaining lease is longer than the request limit (invariant G6).
 """
 
 from collections.abc import Sequence
@@ -43,36 +44,39 @@ _PATIENCE: Final = timedelta(days=WORK_ABANDON_DAYS)
 def plan_collection(
     installation: Installation, principal: Principal, *, grace: timedelta, patience: timedelta = _PATIENCE
 ) -> GcReport:
-    """What may go, slot by slot, and which works are to be abandoned. Changes nothing."""
+    """List the segments that a collection would delete, slot by slot, and the works that it would abandon.
+
+    Changes nothing.
+    """
     authorize(principal, Action.READ, INSTALLATION)
     with installation.catalog.reading() as transaction:
         abandoned = list_stale_works(transaction, patience)
-    slots = [report for _, reports in _surveyed(installation, grace) for report in reports]
+    slots = [report for _, reports in _survey_pools(installation, grace) for report in reports]
     return GcReport(grace=grace, slots=slots, abandoned=abandoned)
 
 
 def collect(
     installation: Installation, principal: Principal, *, grace: timedelta, patience: timedelta = _PATIENCE
 ) -> GcReport:
-    """Condemn what nothing names, delete what was condemned for longer than the grace, forget what is left of no use.
+    """Mark unreferenced segments, delete segments after the grace period, and remove unused rows, pools and notes.
 
-    May be repeated, killed at any moment, and run beside every other operation and itself. A slot that can't be had is
-    told and stops no other.
+    May be repeated, may be killed at any time, and may run at the same time as any other operation, also as another
+    collection. A slot that fails is reported, and does not stop the other slots.
 
     Args:
-        installation: where.
-        principal: who.
-        grace: how long a condemned segment is kept.
-        patience: how long a work may go without a lease before it is abandoned, and what it had sent condemned.
+        installation: the installation.
+        principal: the caller.
+        grace: the time from the mark to the deletion of a segment.
+        patience: the time without a lease after which a work is abandoned and its segments are marked.
 
     Raises:
-        CatalogOutdated: the catalog is older than its buckets; nothing was changed.
+        CatalogOutdated: the catalog is older than its buckets. Nothing was changed.
     """
     with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
         check_catalog_is_current(installation)
         with installation.catalog.transaction() as transaction:
             transaction.clock_steps.correct()
-        # What these end is unreferenced from here on, and its grace begins.
+        # Segments that only these works and versions needed become unreferenced, and are marked below.
         abandoned = abandon_stale_works(installation, patience)
         purge_soft_deleted(installation)
         finish_deletes(installation)
@@ -80,11 +84,11 @@ def collect(
         run_removals(installation)
         done: list[SlotReport] = []
         segments = pools = 0
-        for pool, planned in _surveyed(installation, grace):
+        for pool, planned in _survey_pools(installation, grace):
             reports = [_collect_slot(installation, report, grace) for report in planned]
             if all(report.problem is None for report in reports):
-                segments += _forget_segments(installation, pool, reports)
-                pools += _forget_pool(installation, pool, reports)
+                segments += _remove_segment_rows(installation, pool, reports)
+                pools += _remove_pool(installation, pool, reports)
             done += reports
         return GcReport(
             grace=grace,
@@ -92,27 +96,27 @@ def collect(
             abandoned=abandoned,
             removed_segment_rows=segments,
             removed_pools=pools,
-            resolved_notes=_settle_notes(installation, done),
+            resolved_notes=_drop_stale_notes(installation, done),
         )
 
 
 def collect_pool(installation: Installation, principal: Principal, pool_uid: str) -> list[SlotReport]:
-    """`collect` for one pool, without grace: for who alone ever wrote into it and has deleted its gallery."""
+    """Collect the garbage of one pool without a grace period. Only for a caller that alone has written to the pool."""
     with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
         check_catalog_is_current(installation)
         done: list[SlotReport] = []
-        for pool, planned in _surveyed(installation, timedelta(0), pool_uid):
+        for pool, planned in _survey_pools(installation, timedelta(0), pool_uid):
             done += [_collect_slot(installation, report, timedelta(0)) for report in planned]
             if all(report.problem is None for report in done):
-                _forget_segments(installation, pool, done)
-                _forget_pool(installation, pool, done)
+                _remove_segment_rows(installation, pool, done)
+                _remove_pool(installation, pool, done)
         return done
 
 
-def _surveyed(
+def _survey_pools(
     installation: Installation, grace: timedelta, pool_uid: str | None = None
 ) -> list[tuple[Pool, list[SlotReport]]]:
-    """Every slot of every pool, or of one, as it stands."""
+    """Survey all slots of all pools, or of one pool."""
     with installation.catalog.reading() as transaction:
         pools = [
             (pool, transaction.galleries.find_by_pool(pool.uid), transaction.slots.list(pool.uid))
@@ -131,7 +135,7 @@ def _survey(
     report = SlotReport(slot=slot, gallery=None if gallery is None else gallery.name, subscription=pool.subscription)
     try:
         return replace(report, survey=survey_slot(installation, slot, grace))
-    except ImgstoreError as error:  # Also a region that regions.yaml no longer has.
+    except ImgstoreError as error:  # Also for a region that regions.yaml does not contain any more.
         return replace(report, problem=str(error))
 
 
@@ -145,15 +149,15 @@ def _collect_slot(installation: Installation, report: SlotReport, grace: timedel
     counter = ProgressCounter(installation, f"gc {slot.key.region}/{slot.key.ordinal}", total)
     try:
         record_unknown(installation, slot, survey.unknown_manifest_bytes)
-        _condemn(installation, survey)
+        _mark_segments(installation, survey)
         if total:
             counter.begin()
         while batch := _next_batch(installation, survey, grace):
             _delete(installation, slot, batch)
-            # What a dead collector had deleted already was not listed, and is counted for nobody.
-            gone = [each for each in batch.condemned if each.name in survey.segments]
-            collected |= {object_keys.segment_key(each.name): each.stored_bytes for each in gone}
-            counter.add_bytes(sum(each.stored_bytes for each in gone))
+            # Segments that a dead collector had deleted before were not listed, and do not count.
+            deleted = [each for each in batch.marks if each.name in survey.segments]
+            collected |= {object_keys.segment_key(each.name): each.stored_bytes for each in deleted}
+            counter.add_bytes(sum(each.stored_bytes for each in deleted))
         if survey.stale:
             installation.access(slot).remove(survey.stale)
             collected |= survey.stale
@@ -165,8 +169,11 @@ def _collect_slot(installation: Installation, report: SlotReport, grace: timedel
     return replace(report, collected=collected)
 
 
-def _condemn(installation: Installation, survey: SlotSurvey) -> None:
-    """Write down what nothing names, unless something names it by now; let live what is named after all."""
+def _mark_segments(installation: Installation, survey: SlotSurvey) -> None:
+    """Mark the unreferenced segments of a survey, and remove the marks of segments that are named again.
+
+    The manifest rows are read again under the slot lock.
+    """
     slot, plan = survey.slot, survey.plan
     if not plan.to_mark and not plan.to_unmark:
         return
@@ -180,7 +187,7 @@ def _condemn(installation: Installation, survey: SlotSurvey) -> None:
 
 
 def _named_among(transaction: Transaction, slot: Slot, names: Sequence[Digest]) -> frozenset[Digest]:
-    """Those of the segments that a manifest's row of the slot names, complete or not."""
+    """Return the names that a manifest row of the slot contains, complete or not."""
     known = transaction.segments.find_ids(slot.key.pool_uid, names)
     ids = transaction.manifests.segment_ids_in_slot(slot.uid, complete_only=False)
     found = np.isin(np.array(list(known.values()), dtype=np.uint32), ids).tolist()
@@ -190,26 +197,26 @@ def _named_among(transaction: Transaction, slot: Slot, names: Sequence[Digest]) 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
     token: str
-    condemned: Sequence[DeletionMark]
+    marks: Sequence[DeletionMark]
     began: float
-    """By the monotonic clock, before the lease began."""
+    """The monotonic time before the lease of the batch."""
 
 
 def _next_batch(installation: Installation, survey: SlotSurvey, grace: timedelta) -> _Batch | None:
-    """Take up the next segments that are to be deleted; from here on writers wait for them."""
+    """Begin the deletion of the next due segments. From here on, writers wait for these segments."""
     slot, effects = survey.slot, installation.effects
     began, token = effects.monotonic(), effects.new_uid()
     with installation.catalog.transaction() as transaction:
         refuse_if_outdated(transaction)
         transaction.slots.lock(slot.uid)
         clock = read_gc_clock(installation, transaction, slot, grace)
-        ripe = [each for each in transaction.deletion_marks.list(slot.uid) if is_deletable(each, clock)]
-        # Whoever writes a manifest's row lifts what it names; asked once more all the same, since nothing brings it back.
-        kept = survey.protected | _named_among(transaction, slot, [each.name for each in ripe])
+        due = [each for each in transaction.deletion_marks.list(slot.uid) if is_deletable(each, clock)]
+        # A writer of a manifest row removes the marks of its segments. Check again, because a deletion is final.
+        kept = survey.protected | _named_among(transaction, slot, [each.name for each in due])
         transaction.deletion_marks.unmark(slot.uid, kept)
-        # A process died while it deleted a damaged segment that something names by now: no delete can arrive any more.
-        transaction.deletion_marks.remove(slot.uid, [each.name for each in ripe if each.name in kept])
-        chosen = [each for each in ripe if each.name not in kept][:DELETE_KEYS_MAX]
+        # A process died during the deletion of a damaged segment that a manifest names now. No delete can arrive any more.
+        transaction.deletion_marks.remove(slot.uid, [each.name for each in due if each.name in kept])
+        chosen = [each for each in due if each.name not in kept][:DELETE_KEYS_MAX]
         if not chosen:
             return None
         transaction.deletion_marks.begin_deleting(
@@ -218,60 +225,60 @@ def _next_batch(installation: Installation, survey: SlotSurvey, grace: timedelta
             token=token,
             lease_expires_at=clock.now + timedelta(seconds=installation.tuning.collect_lease_seconds),
         )
-    return _Batch(token=token, condemned=chosen, began=began)
+    return _Batch(token=token, marks=chosen, began=began)
 
 
 def _delete(installation: Installation, slot: Slot, batch: _Batch) -> None:
-    """Send the batch's one request, then forget its rows.
+    """Send the delete request of a batch, then remove the rows of the batch.
 
     Raises:
-        StoreError: it failed, or its answer was lost: the rows stay, and are taken up again when their lease is over.
-        LeaseLost: too late to send it.
+        StoreError: the request failed, or the answer was lost. The rows stay until the next collection after their
+            lease.
+        LeaseLost: it is too late to send the request.
     """
     tuning = installation.tuning
 
-    def in_time() -> None:
+    def check_in_time() -> None:
         left = batch.began + tuning.collect_lease_seconds - installation.effects.monotonic()
         if left < tuning.delete_seconds_max:
             raise LeaseLost(
-                f"This collector was too slow in {slot.key}.",
-                found=f"{left:.0f} seconds left of the lease on {len(batch.condemned)} segments",
-                expected=f"at least {tuning.delete_seconds_max:g}, the longest that a request may run",
-                hint="run `imgstore gc` again: it takes them up when the lease is over",
+                f"This collection was too slow in {slot.key}.",
+                found=f"{left:.0f} seconds left of the lease on {len(batch.marks)} segments",
+                expected=f"at least {tuning.delete_seconds_max:g} seconds, the request limit",
+                hint="run `imgstore gc` again: after the end of the lease, it deletes the segments",
                 target=str(slot.key),
             )
 
-    installation.access(slot).remove([object_keys.segment_key(each.name) for each in batch.condemned], in_time)
+    installation.access(slot).remove([object_keys.segment_key(each.name) for each in batch.marks], check_in_time)
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
         transaction.deletion_marks.end_deleting(slot.uid, batch.token)
 
 
-def _forget_segments(installation: Installation, pool: Pool, reports: Sequence[SlotReport]) -> int:
-    """Remove the rows of segments that no manifest of the pool names and no slot of it holds or held a moment ago."""
-    lying = frozenset[Digest]().union(*(_left(report) for report in reports))
+def _remove_segment_rows(installation: Installation, pool: Pool, reports: Sequence[SlotReport]) -> int:
+    """Remove the rows of segments that no manifest of the pool names and that were not left in any slot of the pool."""
+    remaining = frozenset[Digest]().union(*(_remaining_segments(report) for report in reports))
     with installation.catalog.transaction() as transaction:
         for slot in sorted(transaction.slots.list(pool.uid), key=lambda each: each.uid):
-            transaction.slots.lock(
-                slot.uid
-            )  # Whoever writes a manifest's row waits, and finds the ids or makes new ones.
+            # Writers of manifest rows wait for this lock. Afterwards, they find the segment ids or make new ids.
+            transaction.slots.lock(slot.uid)
         ids = np.setdiff1d(transaction.segments.all_ids(pool.uid), transaction.manifests.segment_ids_in_pool(pool.uid))
         rows = zip(ids.tolist(), transaction.segments.rows(pool.uid, ids), strict=True)
-        gone = [number for number, row in rows if row.name not in lying]
-        transaction.segments.remove(pool.uid, gone)
-    return len(gone)
+        deleted = [number for number, row in rows if row.name not in remaining]
+        transaction.segments.remove(pool.uid, deleted)
+    return len(deleted)
 
 
-def _left(report: SlotReport) -> frozenset[Digest]:
-    """The segments that still lie in a slot."""
+def _remaining_segments(report: SlotReport) -> frozenset[Digest]:
+    """Return the segments that the slot still contains."""
     listed = report.survey.segments if report.survey else ()
     return frozenset(name for name in listed if object_keys.segment_key(name) not in report.collected)
 
 
-def _forget_pool(installation: Installation, pool: Pool, reports: Sequence[SlotReport]) -> int:
-    """Remove the pool of a gallery that is gone, when nothing is left in it (invariant S3).
+def _remove_pool(installation: Installation, pool: Pool, reports: Sequence[SlotReport]) -> int:
+    """Remove the empty pool of a deleted gallery (invariant S3).
 
-    A subscription's own pools live as long as it does.
+    The pools of a subscription are permanent (invariant S1).
     """
     if pool.subscription is not None:
         return 0
@@ -282,10 +289,8 @@ def _forget_pool(installation: Installation, pool: Pool, reports: Sequence[SlotR
     )
     if left:
         return 0
-    with (
-        suppress(Conflict),
-        installation.catalog.transaction() as transaction,
-    ):  # Something stands on it that we do not know.
+    # A Conflict means that a row still refers to the pool.
+    with suppress(Conflict), installation.catalog.transaction() as transaction:
         if transaction.galleries.find_by_pool(pool.uid) is None and _is_empty(transaction, pool):
             transaction.pools.remove(pool.uid)
             return 1
@@ -303,8 +308,8 @@ def _is_empty(transaction: Transaction, pool: Pool) -> bool:
     )
 
 
-def _settle_notes(installation: Installation, reports: Sequence[SlotReport]) -> int:
-    """Remove what zones noted about objects that are in none of them."""
+def _drop_stale_notes(installation: Installation, reports: Sequence[SlotReport]) -> int:
+    """Remove the repair notes of zones about objects that no zone contains."""
     settled = 0
     regions = {report.slot.key.region: report.slot for report in reports if report.slot.zone == ALL_ZONES}
     for slot in regions.values():

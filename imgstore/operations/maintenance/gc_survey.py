@@ -1,8 +1,9 @@
-"""What lies in a slot, and what of it is named by whom: read from the store first and from the catalog then.
+"""Survey a slot: its objects, and the objects that the catalog needs.
 
-In this order, since whoever writes does it the other way round: a work is opened before its mark is laid, its mark
-before its segments, a manifest's row is written before the manifest. So whatever was listed is either named or owned by
-an open work in what the catalog says afterwards, or nobody's.
+The store is read before the catalog (invariant G10).
+
+Writers use the reverse order: the work row, the start marker, the segments, the manifest row, the manifest. So each
+listed object either belongs to a manifest row or an open work of the later reading, or is unreferenced.
 """
 
 from collections.abc import Iterable
@@ -30,13 +31,16 @@ class _Listing:
     segments: dict[Digest, ObjectInfo]
     manifests: dict[str, ObjectInfo]
     fingerprints: dict[str, ObjectInfo]
-    """By what packed them."""
-    marks: dict[str, ObjectInfo]
-    """By work. PendingManifest after the segments: a work that has none here had put none of them."""
+    """Fingerprint objects by packing uid."""
+    start_markers: dict[str, ObjectInfo]
+    """Start markers by work uid, listed after the segments.
+
+    A work without a marker here had stored no listed segment.
+    """
 
 
 def read_gc_clock(installation: Installation, transaction: Transaction, slot: Slot, grace: timedelta) -> GcClock:
-    """The present, as far as it matters to a slot."""
+    """Read the time and the open works of a slot that decide on deletions."""
     return GcClock(
         now=transaction.now(),
         grace=grace,
@@ -46,11 +50,11 @@ def read_gc_clock(installation: Installation, transaction: Transaction, slot: Sl
 
 
 def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> SlotSurvey:
-    """Look at a slot; nothing is changed.
+    """Survey a slot. Nothing is changed.
 
     Raises:
-        StoreError: its store does not answer, or a manifest that the catalog does not know can't be read: then nobody
-            can tell what is named.
+        StoreError: the store does not answer, or a manifest that the catalog does not know cannot be read. Then the
+            named segments are unknown.
     """
     access = installation.access(slot)
     listing = _list(access)
@@ -59,47 +63,47 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
         rows = transaction.manifests.in_slot(slot.uid, complete_only=False)
         ids = transaction.manifests.segment_ids_in_slot(slot.uid, complete_only=False)
         named = set(ids.tolist())
-        closed_works = transaction.works.filter_closed(slot.uid, list(listing.marks))
+        closed_works = transaction.works.filter_closed(slot.uid, list(listing.start_markers))
         keeps_unknown = transaction.installation.get().keeps_unknown
         known = transaction.segments.find_ids(slot.key.pool_uid, listing.segments)
         packed_by = transaction.segments.work_uids(slot.key.pool_uid, ids) if listing.fingerprints else frozenset()
-        condemned = {each.name: each for each in transaction.deletion_marks.list(slot.uid)}
+        marked = {each.name: each for each in transaction.deletion_marks.list(slot.uid)}
         clock = read_gc_clock(installation, transaction, slot, grace)
-        strangers = _strangers(transaction, slot, listing.manifests, rows, works)
+        unknown = _find_unknown(transaction, slot, listing.manifests, rows, works)
         complete = [row for row in rows if transaction.manifests.is_complete(row.uid)] if listing.fingerprints else []
     if keeps_unknown:
         listing = replace(listing, segments={name: info for name, info in listing.segments.items() if name in known})
     in_catalog = frozenset(name for name, number in known.items() if number in named)
-    protected = frozenset().union(*(_names(access, key) for key in strangers)) - in_catalog
+    protected = frozenset().union(*(_read_segment_names(access, key) for key in unknown)) - in_catalog
     plan = plan_slot(
         listing.segments,
         in_catalog | protected,
-        condemned,
-        marker_at=_first_mark(listing, works),
+        marked,
+        marker_at=_first_start_at(listing, works),
         clock=clock,
     )
     open_uids = {work.uid for work in works}
-    stale = {object_keys.work_key(uid): listing.marks[uid].stored_bytes for uid in closed_works}
+    stale = {object_keys.work_key(uid): listing.start_markers[uid].stored_bytes for uid in closed_works}
     packing = frozenset[str]().union(*map(object_keys.packing_uids, open_uids))
-    # Those of works that an accepted catalog does not know are not told apart: all stay then.
+    # An accepted catalog does not know some works and their fingerprints, so all fingerprints stay.
     closed = {uid: info for uid, info in listing.fingerprints.items() if uid not in packing and not keeps_unknown}
     if closed and (plan.unreferenced or not closed.keys() <= packed_by):
-        with suppress(StoreError):  # A manifest can't be read now: its fingerprints may be needed, so all stay.
-            needed = _needed(access, complete, strangers)
+        with suppress(StoreError):  # A manifest cannot be read, and may need fingerprints. So all stay.
+            needed = _find_needed_packings(access, complete, unknown)
             stale |= {
                 object_keys.fingerprints_key(uid): info.stored_bytes
                 for uid, info in closed.items()
                 if uid not in needed
             }
-    others = [*listing.manifests.values(), *listing.fingerprints.values(), *listing.marks.values()]
+    others = [*listing.manifests.values(), *listing.fingerprints.values(), *listing.start_markers.values()]
     return SlotSurvey(
         slot=slot,
         segments=listing.segments,
         others=len(others),
         other_bytes=sum(info.stored_bytes for info in others),
         plan=plan,
-        unknown_manifests=tuple(strangers),
-        unknown_manifest_bytes={key: listing.manifests[key].stored_bytes for key in strangers},
+        unknown_manifests=tuple(unknown),
+        unknown_manifest_bytes={key: listing.manifests[key].stored_bytes for key in unknown},
         protected=protected,
         stale=stale,
         oldest_work=works[0] if works else None,
@@ -107,23 +111,23 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
 
 
 def list_manifests(access: SlotAccess) -> dict[str, ObjectInfo]:
-    """List the manifests and references of a slot, by key below it."""
-    return {object_keys.MANIFESTS + key: info for key, info in _below(access, object_keys.MANIFESTS).items()}
+    """List the manifests and references of a slot, by key below the slot."""
+    return {object_keys.MANIFESTS + key: info for key, info in _list_folder(access, object_keys.MANIFESTS).items()}
 
 
 def unknown_manifests(transaction: Transaction, slot: Slot, listed: Iterable[str]) -> list[str]:
-    """Return the manifests that no row accounts for, that no open work may have put, and whose owner is not on its way out.
+    """Return the manifests without a row. Leave out owners with an open work or with a deletion in progress.
 
     Args:
-        transaction: read after the store was listed.
+        transaction: a transaction that began after the listing.
         slot: the slot.
         listed: keys below the slot.
     """
     rows = transaction.manifests.in_slot(slot.uid, complete_only=False)
-    return _strangers(transaction, slot, listed, rows, transaction.works.list_open(slot.uid))
+    return _find_unknown(transaction, slot, listed, rows, transaction.works.list_open(slot.uid))
 
 
-def _below(access: SlotAccess, folder: str) -> dict[str, ObjectInfo]:
+def _list_folder(access: SlotAccess, folder: str) -> dict[str, ObjectInfo]:
     return {
         info.key.removeprefix(access.prefix).removeprefix(folder): info
         for info in access.store.list(access.prefix + folder)
@@ -140,23 +144,26 @@ def _list(access: SlotAccess) -> _Listing:
     return _Listing(
         segments=segments,
         manifests=list_manifests(access),
-        fingerprints=_below(access, object_keys.FINGERPRINTS),
-        marks=_below(access, object_keys.WORKS),
+        fingerprints=_list_folder(access, object_keys.FINGERPRINTS),
+        start_markers=_list_folder(access, object_keys.WORKS),
     )
 
 
-def _first_mark(listing: _Listing, works: list[Work]) -> datetime | None:
-    return min((listing.marks[work.uid].last_modified for work in works if work.uid in listing.marks), default=None)
+def _first_start_at(listing: _Listing, works: list[Work]) -> datetime | None:
+    return min(
+        (listing.start_markers[work.uid].last_modified for work in works if work.uid in listing.start_markers),
+        default=None,
+    )
 
 
-def _strangers(
+def _find_unknown(
     transaction: Transaction, slot: Slot, manifests: Iterable[str], rows: list[ManifestRow], works: list[Work]
 ) -> list[str]:
-    """Manifests that no row accounts for, but for those of an open work and those whose owner is being deleted."""
+    """Return the manifests without a row. Leave out owners with an open work or with a deletion in progress."""
     known = {row.body_key for row in rows} | {object_keys.manifest_key(row.owner_uid, row.disk) for row in rows}
     at_work = {work.owner_uid for work in works}
     owner_of = {key: key.split("/")[1] for key in manifests if key not in known}
-    # A deletion that was killed between row and object: its tombstone is there, and its repeat takes the object.
+    # After a crash between the deletion of the row and of the object, the repeated deletion removes the object.
     leaving = {
         replica.version_uid
         for replica in transaction.replicas.in_slot(slot.uid)
@@ -167,20 +174,20 @@ def _strangers(
     return [key for key, owner in owner_of.items() if owner not in at_work | leaving]
 
 
-def _names(access: SlotAccess, key: str) -> frozenset[Digest]:
-    """What a manifest that nobody knows names. A reference names what its replica's manifest does."""
-    with suppress(ObjectNotFound):  # Gone since it was listed.
+def _read_segment_names(access: SlotAccess, key: str) -> frozenset[Digest]:
+    """Return the segments that an unknown manifest names. A reference names the segments of another manifest."""
+    with suppress(ObjectNotFound):  # The manifest was deleted after the listing.
         data = access.get_object(key, ManifestCheck())
         if not data.startswith(REFERENCE_MAGIC):
             return frozenset(decode_manifest(data).segments.all_names())
     return frozenset()
 
 
-def _needed(access: SlotAccess, rows: list[ManifestRow], strangers: list[str]) -> frozenset[str]:
-    """What packed the fingerprints that a manifest of the slot names."""
+def _find_needed_packings(access: SlotAccess, rows: list[ManifestRow], unknown: list[str]) -> frozenset[str]:
+    """Return the packing uids of the fingerprints that a manifest of the slot names."""
     bodies = {row.body_key: row.digest for row in rows}
     manifests = [access.get_manifest(key, digest) for key, digest in bodies.items()]
-    for key in strangers:
+    for key in unknown:
         data = access.get_object(key, ManifestCheck())
         if not data.startswith(REFERENCE_MAGIC):
             manifests.append(decode_manifest(data))

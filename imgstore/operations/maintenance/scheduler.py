@@ -1,8 +1,8 @@
-"""Maintenance that workers do unasked: leased turns, in threads of their own, within a bound of bandwidth.
+"""Automatic maintenance by workers: leased tasks in separate threads, with a bandwidth limit.
 
-Each task has a row in the catalog (`catalog/storage/maintenance.py`) that says when it was done last. Any number of workers share
-the rows. A turn may be repeated, and killed at any moment: what it calls can, too. So a lost lease costs double work and
-nothing else.
+Each task has a row in the catalog (`catalog/storage/maintenance.py`) with the time of its last run. Any number of
+workers share the rows. A task may be repeated and may be killed at any time. So a lost lease causes double work and no
+damage.
 """
 
 import threading
@@ -35,15 +35,15 @@ from imgstore.regions import ALL_ZONES
 from imgstore.stores.wrappers.bandwidth_limit import TokenBucket
 
 _LEASE_SECONDS: Final = 60.0
-"""Renewed each time that the worker looks, which is several times as often."""
+"""The lease of a task. The worker renews the lease at each poll, several times within this time."""
 _LOOK_SECONDS: Final = 15.0
-"""The time between two looks for a task that is due: each look reads the slots of the installation."""
+"""The time between two looks for a due task. Each look reads the slots of the installation."""
 _WAIT_SECONDS_MIN: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Turn:
-    """A task that this worker has leased and does."""
+class _RunningTask:
+    """A task that this worker has leased and runs."""
 
     task: MaintenanceTask
     token: str
@@ -51,79 +51,79 @@ class _Turn:
 
 
 class MaintenanceRunner:
-    """The maintenance of one worker: at most one task of each kind at a time, so that a long scrub holds up no deletion.
+    """The maintenance of one worker. At most one task of each kind runs at a time, so a long scrub delays no deletion.
 
-    `poll` is called by the worker's thread alone.
+    Only the thread of the worker calls `poll`.
     """
 
     def __init__(self, installation: Installation, principal: Principal) -> None:
-        """Begin nothing yet.
+        """Begin no task yet.
 
         Args:
-            installation: where.
-            principal: the worker, as the activity log is to name it: an administrator.
+            installation: the installation.
+            principal: the worker, as an administrator. The activity log shows the name.
         """
         self._stop = StopSignal()
         self._installation = replace(installation, keeper=installation.keeper.with_stop_signal(self._stop))
         self._principal = principal
         self._pace = _pace(installation.maintenance.bytes_per_second_max, self._stop, installation.effects.monotonic)
         self._pool = ThreadPoolExecutor(len(MaintenanceKind), thread_name_prefix="maintenance")
-        self._turns: list[_Turn] = []
+        self._running: list[_RunningTask] = []
         self._ended: set[str] = set()
         self._looked_at: float | None = None
 
     def poll(self, *, once: bool = False) -> bool:
-        """Renew the turns that run, or end them, and begin those that are due.
+        """Renew the leases of running tasks, record finished tasks, and begin due tasks.
 
         Args:
-            once: look for tasks now, however short ago the last look was, and begin each task one time only.
+            once: look for tasks now, without waiting for the next look, and begin each task only one time.
 
         Returns:
-            Whether a turn runs.
+            Whether a task runs.
 
         Raises:
             StoreError: the catalog does not answer.
         """
-        for turn in list(self._turns):
-            if turn.future.done():
-                self._end(turn)
-                self._looked_at = None  # What ended may be followed by another at once.
+        for running in list(self._running):
+            if running.future.done():
+                self._end(running)
+                self._looked_at = None  # Another task may begin now.
             else:
                 with self._installation.catalog.transaction() as transaction:
-                    transaction.maintenance_tasks.renew(turn.task.name, turn.token, lease_seconds=_LEASE_SECONDS)
+                    transaction.maintenance_tasks.renew(running.task.name, running.token, lease_seconds=_LEASE_SECONDS)
         now = self._installation.effects.monotonic()
         if once or self._looked_at is None or now - self._looked_at >= _LOOK_SECONDS:
-            while (begun := self._begin_due(self._ended if once else frozenset())) is not None:
-                self._turns.append(begun)
+            while (task_begun := self._begin_due(self._ended if once else frozenset())) is not None:
+                self._running.append(task_begun)
             self._looked_at = now
-        return bool(self._turns)
+        return bool(self._running)
 
     def wait(self, seconds: float) -> None:
-        """Wait until a turn that runs has ended, or so many seconds."""
-        wait([turn.future for turn in self._turns], seconds, return_when=FIRST_COMPLETED)
+        """Wait until a running task has ended, for `seconds` at most."""
+        wait([running.future for running in self._running], seconds, return_when=FIRST_COMPLETED)
 
     def close(self) -> None:
-        """Stop the turns that run at their next step, and give them back undone: the next worker does them."""
+        """Stop the running tasks at their next step, and release the tasks for other workers."""
         self._stop.set()
         self._pool.shutdown(wait=True)
         with suppress(StoreError):
-            for turn in list(self._turns):
-                self._end(turn)
+            for running in list(self._running):
+                self._end(running)
 
-    def _end(self, turn: _Turn) -> None:
-        error, name = turn.future.exception(), turn.task.name
+    def _end(self, running: _RunningTask) -> None:
+        error, name = running.future.exception(), running.task.name
         with self._installation.catalog.transaction() as transaction:
             if error is None:
-                transaction.maintenance_tasks.complete(name, turn.token, turn.future.result())
+                transaction.maintenance_tasks.complete(name, running.token, running.future.result())
             elif isinstance(error, Exception):
-                transaction.maintenance_tasks.complete(name, turn.token, failure_outcome(_text_of(error)))
+                transaction.maintenance_tasks.complete(name, running.token, failure_outcome(_error_text(error)))
             else:
-                transaction.maintenance_tasks.release(name, turn.token)
+                transaction.maintenance_tasks.release(name, running.token)
         self._ended.add(name)
-        self._turns.remove(turn)
+        self._running.remove(running)
 
-    def _begin_due(self, but: Collection[str]) -> _Turn | None:
-        """Begin the next task that is due, of a kind that does not run, unless it is one of `but`."""
+    def _begin_due(self, excluded: Collection[str]) -> _RunningTask | None:
+        """Begin the next due task of a kind that does not run and that is not `excluded`."""
         keeper = self._installation.keeper
         with self._installation.catalog.reading() as transaction:
             slots = transaction.slots.list_all()
@@ -133,29 +133,29 @@ class MaintenanceRunner:
                 zoned_regions={slot.key.region for slot in slots if slot.zone == ALL_ZONES},
                 degraded=transaction.replicas.degraded_slots(),
             )
-            turns, now = transaction.maintenance_tasks.list(), transaction.now()
-        if {task.name for task in tasks} != {turn.name for turn in turns}:
+            records, now = transaction.maintenance_tasks.list(), transaction.now()
+        if {task.name for task in tasks} != {record.name for record in records}:
             with self._installation.catalog.transaction() as transaction:
                 transaction.maintenance_tasks.register(tasks)
-                turns, now = (
-                    transaction.maintenance_tasks.list(),
-                    transaction.now(),
-                )  # New rows may be due from this very moment on.
-        dead = {each.holder for each in turns if each.holder is not None and keeper.is_dead(each.holder)}
-        running = {turn.task.kind for turn in self._turns}
-        free = [task for task in tasks if task.kind not in running and task.name not in but]
-        found = next_due(free, turns, now=now, dead=dead)
+                # The time is read again, because new rows may be due now.
+                records, now = transaction.maintenance_tasks.list(), transaction.now()
+        dead = {each.holder for each in records if each.holder is not None and keeper.is_dead(each.holder)}
+        kinds = {each.task.kind for each in self._running}
+        free = [task for task in tasks if task.kind not in kinds and task.name not in excluded]
+        found = next_due(free, records, now=now, dead=dead)
         if found is None:
             return None
-        task, turn = found
+        task, record = found
         with self._installation.catalog.transaction() as transaction:
-            token = transaction.maintenance_tasks.lease(turn, holder=keeper.holder, lease_seconds=_LEASE_SECONDS)
-        return None if token is None else _Turn(task=task, token=token, future=self._pool.submit(self._run, task))
+            token = transaction.maintenance_tasks.lease(record, holder=keeper.holder, lease_seconds=_LEASE_SECONDS)
+        return (
+            None if token is None else _RunningTask(task=task, token=token, future=self._pool.submit(self._run, task))
+        )
 
     def _run(self, task: MaintenanceTask) -> str:
-        """Do a task; tells how it ended. What fails is noted, and tried again (`MaintenanceTurn.due_at`)."""
+        """Run a task and return the outcome. A failure is noted, and the task is tried again later."""
         try:
-            outcome = self._do(task)
+            outcome = self._run_kind(task)
         except ImgstoreError as error:
             self._installation.note("maintenance", f"{task.name} failed: {error.message}")
             raise
@@ -163,7 +163,7 @@ class MaintenanceRunner:
             self._installation.note("maintenance", f"{task.name}: {outcome}")
         return outcome or "nothing to do"
 
-    def _do(self, task: MaintenanceTask) -> str:
+    def _run_kind(self, task: MaintenanceTask) -> str:
         if task.kind is MaintenanceKind.DELETIONS:
             return self._end_deletions()
         if task.kind is MaintenanceKind.ACTIVITY:
@@ -190,7 +190,7 @@ class MaintenanceRunner:
         return outcome
 
     def _repair_zones(self, region: str) -> str:
-        """Bring the zones of a region up to date, as far as they answer."""
+        """Give the zones of a region the objects that they missed, as far as the zones answer."""
         installation = self._installation
         with installation.catalog.reading() as transaction:
             slots = [
@@ -203,7 +203,7 @@ class MaintenanceRunner:
             installation.keeper.check_cancelled()
             gaps = record_zone_gaps(installation, slot)
             if any(installation.locator.health.is_avoided(region, zone) for zone in gaps):
-                continue  # It does not answer: nothing could be put there.
+                continue  # The zone does not answer, so it cannot get objects.
             (done,) = scrub(
                 installation,
                 self._principal,
@@ -222,7 +222,7 @@ class MaintenanceRunner:
             takes_any_seed=True,
         )
         done = scrub(self._installation, self._principal, request)
-        return "; ".join(_told(each) for each in done)
+        return "; ".join(_format_scrub(each) for each in done)
 
     def _collect(self) -> str:
         check_safe_to_collect(self._installation)
@@ -234,7 +234,7 @@ class MaintenanceRunner:
         return f"{collected} bytes collected" if collected else ""
 
     def _record(self, action: str, outcome: str) -> None:
-        """Leave a row in the activity log, where something was done."""
+        """Add a row to the activity log if something was done."""
         if not outcome:
             return
         now = self._installation.effects.now()
@@ -251,12 +251,12 @@ class MaintenanceRunner:
 
 
 def check_safe_to_collect(installation: Installation) -> None:
-    """Refuse an automatic collection while a zone that a slot lies in is not ready, or is not the one that it was.
+    """Refuse an automatic collection while a zone of a slot is not ready or has another store.
 
-    A person who runs `imgstore gc` sees its plan first; nobody sees that of a worker.
+    A person sees the plan before `imgstore gc` deletes; no person sees the plan of a worker.
 
     Raises:
-        StoreMismatch: so it is.
+        StoreMismatch: a zone is not ready.
         CatalogOutdated: the catalog is older than its buckets.
     """
     check_catalog_is_current(installation)
@@ -276,14 +276,14 @@ def check_safe_to_collect(installation: Installation) -> None:
 
 
 def _pace(bytes_per_second: int, stop: StopSignal, monotonic: Callable[[], float]) -> Callable[[int], None]:
-    """Return what is told of bytes that were read, and waits for as long as they should have taken."""
+    """Return a function that is called with the length of each read, and waits to keep the bandwidth limit."""
     if not bytes_per_second:
         return lambda _length: stop.check()
     bucket, lock = TokenBucket(bytes_per_second, monotonic), threading.Lock()
 
     def pace(length: int) -> None:
         stop.check()
-        with lock:  # One at a time, else each thread waits for the debt of all.
+        with lock:  # One thread at a time. Otherwise each thread would wait for the reads of all.
             bucket.take(length)
             while (seconds := bucket.take(0)) > _WAIT_SECONDS_MIN:
                 stop.wait(seconds)
@@ -291,7 +291,7 @@ def _pace(bytes_per_second: int, stop: StopSignal, monotonic: Callable[[], float
     return pace
 
 
-def _told(found: SlotScrub) -> str:
+def _format_scrub(found: SlotScrub) -> str:
     if found.problem is not None:
         raise StoreError(f"{found.slot.key}: {found.problem}")
     parts = [f"{found.slot.key}: {found.read_bytes} bytes read"]
@@ -306,5 +306,5 @@ def _told(found: SlotScrub) -> str:
     return ", ".join(parts)
 
 
-def _text_of(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return error.message if isinstance(error, ImgstoreError) else repr(error)

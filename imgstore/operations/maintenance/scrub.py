@@ -1,8 +1,8 @@
-"""Scrub: what manifests name is read again, checked against its name, and made good (invariants W15, Z7 and M7).
+"""Scrub: read the objects that manifests name, verify the objects, and repair damage (invariants W15, Z6 and M7).
 
-From a zone whose bytes match, where the slot has three; else from another slot of the pool that names the same segment,
-those of the region first. What can't be made good degrades the replicas that name it. Last, replicas that are Degraded
-and read right from end to end are Completed again.
+The bytes for a repair come from a zone with matching bytes, in a slot with three zones. Otherwise the bytes come from
+another slot of the pool with the same segment, preferably in the same region. Damage without a repair degrades the
+replicas that name the object. At the end, Degraded replicas with only right objects become Completed again.
 """
 
 import threading
@@ -44,34 +44,34 @@ from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.transfer.slot_access import CheckCancelled
 
 
-class _Look(NamedTuple):
-    """What was seen of an object."""
+class _ReadResult(NamedTuple):
+    """The result of reading an object."""
 
     read_bytes: int
     is_known: bool = True
-    """Whether every zone answered: else the object is to be read again."""
+    """Whether each zone answered. Otherwise the object must be read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """An object that a manifest's row asks for."""
+class _NamedObject:
+    """An object that a manifest row names."""
 
     key: str
-    """Below the slot."""
+    """The key below the slot."""
     stored_bytes: int
     accept: Accept
     name: Digest | None
-    """A segment's."""
+    """The name of a segment. None for other objects."""
     row: ManifestRow | None
-    """A manifest's, or a managed disk's reference's."""
+    """The row of a manifest or of the reference of a disk. None for segments."""
 
 
 def scrub(installation: Installation, principal: Principal, request: ScrubRequest) -> list[SlotScrub]:
-    """Read, check and repair, slot by slot. May be repeated, killed at any moment, and run beside everything else.
+    """Read, verify and repair the objects of slots. May be repeated, killed at any time, and run beside any operation.
 
     Raises:
-        InvalidInput: no such region.
-        CatalogOutdated: the catalog is older than its buckets. A dry run goes on.
+        InvalidInput: the region does not exist.
+        CatalogOutdated: the catalog is older than its buckets. A dry run does not check this.
     """
     if request.dry_run:
         authorize(principal, Action.READ, INSTALLATION)
@@ -96,20 +96,20 @@ def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]
     done = [found for found, _ in scrubbed]
     if request.repair_notes_only:
         return done
-    for each, progress in scrubbed:  # Last: what one slot repaired may be what a replica in another one lacked.
+    for each, progress in scrubbed:  # Last, because the repair of one slot may help a replica of another.
         restoration = restore_replicas(
             installation, each.slot, each.unrepaired, dry_run=request.dry_run, pace=request.pace
         )
         each.restored, each.unrestored = restoration.restored, restoration.unrestored
         if progress is not None and (each.problem is None or request.runner is ScrubRunner.COMMAND):
-            progress.end()  # A worker tries the rest again; a person who saw the problem wants all of it read.
+            progress.end()  # After a problem, a worker resumes; a command begins again.
     return done
 
 
 def _scrub_slot(
     installation: Installation, slot: Slot, request: ScrubRequest
 ) -> tuple[SlotScrub, ScrubProgress | None]:
-    """Scrub a slot; also returns the progress of its pass, for a request that reads the slot and may write."""
+    """Scrub a slot. Also return the progress of the pass, if the request reads the slot and may write."""
     found = SlotScrub(slot=slot)
     progress = None
     try:
@@ -118,14 +118,14 @@ def _scrub_slot(
         if not (request.dry_run or request.repair_notes_only):
             progress = ScrubProgress.open(installation, found, request)
             request = replace(request, seed=progress.scrub_pass.seed)
-        wanted = _wanted(installation, slot)
+        named = _list_named_objects(installation, slot)
         if slot.zone == ALL_ZONES:
-            _read_zones(installation, found, wanted, request, progress)
+            _read_zones(installation, found, named, request, progress)
         else:
-            _read_one(installation, found, wanted, request, progress)
+            _read_one(installation, found, named, request, progress)
         if not request.dry_run and found.unrepaired:
-            _repair(installation, found, wanted, request.pace)
-    except ImgstoreError as error:  # Its store does not answer, or regions.yaml no longer has it: the others can be.
+            _repair(installation, found, named, request.pace)
+    except ImgstoreError as error:  # The store fails, or regions.yaml does not contain the region any more.
         found.problem = str(error)
     finally:
         if progress is not None:
@@ -139,14 +139,14 @@ def _has_notes(installation: Installation, slot: Slot) -> bool:
     return any(note.key.startswith(slot.prefix) for note in store.list_pending_repairs())
 
 
-def _wanted(installation: Installation, slot: Slot) -> dict[str, _Wanted]:
+def _list_named_objects(installation: Installation, slot: Slot) -> dict[str, _NamedObject]:
     with installation.catalog.reading() as transaction:
         rows = transaction.manifests.in_slot(slot.uid)
         segments = transaction.segments.rows(slot.key.pool_uid, transaction.manifests.segment_ids_in_slot(slot.uid))
     every = chain(
         chain.from_iterable(map(_objects_of, rows)),
         (
-            _Wanted(
+            _NamedObject(
                 key=object_keys.segment_key(each.name),
                 stored_bytes=each.stored_bytes,
                 accept=codec.matches_name(each.name),
@@ -159,37 +159,43 @@ def _wanted(installation: Installation, slot: Slot) -> dict[str, _Wanted]:
     return {each.key: each for each in every}
 
 
-def _objects_of(row: ManifestRow) -> Iterable[_Wanted]:
-    """A version's manifest; of a managed disk its reference, and the manifest that it refers to."""
+def _objects_of(row: ManifestRow) -> Iterable[_NamedObject]:
+    """Yield the manifest of a row. For a managed disk, also yield the reference that names the manifest."""
     own = object_keys.manifest_key(row.owner_uid, row.disk)
-    yield _Wanted(key=row.body_key, stored_bytes=row.object_bytes, accept=ManifestCheck(row.digest), name=None, row=row)
+    yield _NamedObject(
+        key=row.body_key, stored_bytes=row.object_bytes, accept=ManifestCheck(row.digest), name=None, row=row
+    )
     if own != row.body_key:
         reference = _reference(row)
-        yield _Wanted(key=own, stored_bytes=len(reference), accept=lambda body: body == reference, name=None, row=row)
+        yield _NamedObject(
+            key=own, stored_bytes=len(reference), accept=lambda body: body == reference, name=None, row=row
+        )
 
 
 def _reference(row: ManifestRow) -> bytes:
     return encode_reference(Reference(digest=row.digest, body_key=row.body_key))
 
 
-def _sampled(wanted: Mapping[str, _Wanted], request: ScrubRequest, always: Collection[str] = ()) -> list[_Wanted]:
-    """Those to read: a segment's turn comes by the seed and its name."""
+def _choose_sample(
+    named: Mapping[str, _NamedObject], request: ScrubRequest, always: Collection[str] = ()
+) -> list[_NamedObject]:
+    """Choose the objects to read. The seed and the name decide on each segment; other objects are always read."""
     below = request.percent / 100 * 2**64
 
-    def chosen(each: _Wanted) -> bool:
+    def chosen(each: _NamedObject) -> bool:
         if each.name is None or each.key in always:
             return True
         mixed = digest_of(request.seed.to_bytes(8, "little", signed=True) + each.name)
         return int.from_bytes(mixed[:8], "little") < below
 
-    return [each for each in wanted.values() if chosen(each)]
+    return [each for each in named.values() if chosen(each)]
 
 
 def _read_all(
     installation: Installation,
     found: SlotScrub,
-    some: Sequence[_Wanted],
-    look: Callable[[_Wanted], _Look],
+    some: Sequence[_NamedObject],
+    look: Callable[[_NamedObject], _ReadResult],
     pace: Callable[[int], None],
     progress: ScrubProgress | None,
     always: Collection[str] = (),
@@ -206,7 +212,7 @@ def _read_all(
 
     adding = threading.Lock()
 
-    def looked(each: _Wanted) -> None:
+    def read_one(each: _NamedObject) -> None:
         seen = look(each)
         with adding:
             found.read_bytes += seen.read_bytes
@@ -219,7 +225,7 @@ def _read_all(
     try:
         with BoundedPool(workers, workers * 2, "scrub") as pool:
             for each in some:
-                pool.submit(looked, each)
+                pool.submit(read_one, each)
     except StoreError as error:
         counter.fail(error.message)
         raise
@@ -229,53 +235,53 @@ def _read_all(
 def _read_one(
     installation: Installation,
     found: SlotScrub,
-    wanted: Mapping[str, _Wanted],
+    named: Mapping[str, _NamedObject],
     request: ScrubRequest,
     progress: ScrubProgress | None,
 ) -> None:
-    """A slot in one zone."""
+    """Scrub a slot in one zone."""
     access = installation.access(found.slot)
 
-    def look(each: _Wanted) -> _Look:
+    def look(each: _NamedObject) -> _ReadResult:
         try:
-            return _Look(read_bytes=len(access.get_object(each.key, each.accept)))
+            return _ReadResult(read_bytes=len(access.get_object(each.key, each.accept)))
         except (ObjectNotFound, ObjectCorrupt):
             found.damaged.add(each.key)
-            return _Look(read_bytes=0)
+            return _ReadResult(read_bytes=0)
 
-    _read_all(installation, found, _sampled(wanted, request), look, request.pace, progress)
+    _read_all(installation, found, _choose_sample(named, request), look, request.pace, progress)
 
 
 def _read_zones(
     installation: Installation,
     found: SlotScrub,
-    wanted: Mapping[str, _Wanted],
+    named: Mapping[str, _NamedObject],
     request: ScrubRequest,
     progress: ScrubProgress | None,
 ) -> None:
-    """A slot in three zones: each copy is read, and made like one that is right."""
+    """Scrub a slot in three zones: read each copy, and replace wrong and missing copies by a right copy."""
     store, prefix = installation.locator.store(found.slot), found.slot.prefix
     assert isinstance(store, Zoned), "the slot lies in three zones"
     noted = {note.key.removeprefix(prefix) for note in store.list_pending_repairs() if note.key.startswith(prefix)}
 
-    def look(each: _Wanted) -> _Look:
+    def look(each: _NamedObject) -> _ReadResult:
         copies = store.copies(prefix + each.key, each.accept)
-        lacking = [] if copies.unknown else [*copies.wrong, *copies.absent]
+        defective = [] if copies.unknown else [*copies.wrong, *copies.absent]
         if copies.silent:
-            found.problem = f"zone {', '.join(copies.silent)} does not answer: what it has is not known"
-        if lacking:
+            found.problem = f"zone {', '.join(copies.silent)} does not answer, so its objects are not known"
+        if defective:
             found.damaged.add(each.key)
-        seen = _Look(read_bytes=copies.read_bytes, is_known=not copies.silent)
+        seen = _ReadResult(read_bytes=copies.read_bytes, is_known=not copies.silent)
         if request.dry_run or copies.body is None:
             return seen
-        if lacking:
-            store.restore(prefix + each.key, copies.body, lacking)
+        if defective:
+            store.restore(prefix + each.key, copies.body, defective)
             found.repaired.add(each.key)
         if each.key in noted and not copies.silent:
             store.settle(prefix + each.key)
         return seen
 
-    some = _sampled(wanted, request, noted)
+    some = _choose_sample(named, request, noted)
     if request.repair_notes_only:
         some = [each for each in some if each.key in noted]
     _read_all(installation, found, some, look, request.pace, progress, noted)
@@ -285,15 +291,18 @@ def _read_zones(
             if found.problem or request.repair_notes_only
             else {key.removeprefix(prefix) for key in store.list_lone_keys(prefix)}
         )
-        for key in sorted((noted | lone) - wanted.keys()):
-            _agree(installation, found.slot, store, prefix + key)
+        for key in sorted((noted | lone) - named.keys()):
+            _resolve_unnamed(installation, found.slot, store, prefix + key)
         record_zone_gaps(installation, found.slot)
 
 
-def _agree(installation: Installation, slot: Slot, store: Zoned, key: str) -> None:
-    """Of an object that no row asks for, a zone missed a write: what two zones have, the third gets; else it goes.
+def _resolve_unnamed(installation: Installation, slot: Slot, store: Zoned, key: str) -> None:
+    """Resolve an object that no row names and that a zone missed.
 
-    While a work that writes is open in the slot nothing goes: it may be on its way into the other zones at this moment.
+    Complete an object of two zones, and delete other objects.
+
+    Nothing is deleted while a writing work is open in the slot, because the work may be putting the object into the
+    other zones.
     """
     accept = codec.matches_name(object_keys.segment_name(key)) if object_keys.is_segment_key(key) else None
     copies = store.copies(key, accept)
@@ -320,58 +329,61 @@ def _agree(installation: Installation, slot: Slot, store: Zoned, key: str) -> No
 
 
 def _repair(
-    installation: Installation, found: SlotScrub, wanted: Mapping[str, _Wanted], pace: Callable[[int], None]
+    installation: Installation, found: SlotScrub, named: Mapping[str, _NamedObject], pace: Callable[[int], None]
 ) -> None:
-    """From other slots. What was wrong is told and distrusted first: another process may read it at this moment."""
+    """Repair damaged objects from other slots.
+
+    Replicas are degraded before the repair, because another process may read a damaged object at the same time.
+    """
     slot = found.slot
-    bad = [wanted[key] for key in found.unrepaired]
+    bad = [named[key] for key in found.unrepaired]
     names = {each.name for each in bad if each.name is not None}
     if names:
         degrade(installation, slot, names, "missing or damaged when scrubbed")
     owners = {each.key.split("/")[1] for each in bad if each.row is not None}
     if owners:
         degrade_owners(installation, slot, owners, "its manifest is missing or damaged")
-    brought: list[_Brought] = []
-    holders = _holders(installation, slot, names)
+    repaired: list[_RepairedSegment] = []
+    holders = _find_holders(installation, slot, names)
     for each in bad:
         try:
             if each.name is not None:
-                brought.append(_bring_segment(installation, slot, each, each.name, holders[each.name]))
+                repaired.append(_repair_segment(installation, slot, each, each.name, holders[each.name]))
             elif each.row is not None:
-                _bring_manifest(installation, slot, each, each.row)
+                _repair_manifest(installation, slot, each, each.row)
         except ReadBackMismatch as error:
             remove_damaged(installation, slot, error)
             continue
         except (ObjectNotFound, ObjectCorrupt):
-            continue  # Nobody else has it right: it remains, and is told.
+            continue  # No other slot has a right copy. The object stays in the report.
         except StoreError as error:
             found.problem = str(error)
             continue
         found.repaired.add(each.key)
         pace(each.stored_bytes)
-    found.repaired_bytes = sum(each.stored_bytes for each in brought)
-    _write_down(installation, slot, brought)
+    found.repaired_bytes = sum(each.stored_bytes for each in repaired)
+    _charge_repairs(installation, slot, repaired)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Brought:
-    """A segment that another slot gave."""
+class _RepairedSegment:
+    """A segment that was copied from another slot."""
 
     name: Digest
     stored_bytes: int
     source: Slot
 
 
-def _bring_segment(
-    installation: Installation, slot: Slot, each: _Wanted, name: Digest, holders: Sequence[Slot]
-) -> _Brought:
-    places = [(other, each.key) for other in holders]
-    source, body = _from_another(installation, slot, each, places)
+def _repair_segment(
+    installation: Installation, slot: Slot, each: _NamedObject, name: Digest, holders: Sequence[Slot]
+) -> _RepairedSegment:
+    candidates = [(other, each.key) for other in holders]
+    source, body = _read_from_another(installation, slot, each, candidates)
     installation.access(slot).put_segment(name, body)
-    return _Brought(name=name, stored_bytes=len(body), source=source)
+    return _RepairedSegment(name=name, stored_bytes=len(body), source=source)
 
 
-def _bring_manifest(installation: Installation, slot: Slot, each: _Wanted, row: ManifestRow) -> None:
+def _repair_manifest(installation: Installation, slot: Slot, each: _NamedObject, row: ManifestRow) -> None:
     if each.key != row.body_key:
         installation.access(slot).put_manifest(each.key, _reference(row))
     else:
@@ -380,13 +392,13 @@ def _bring_manifest(installation: Installation, slot: Slot, each: _Wanted, row: 
                 (other.slot_uid, other.body_key)
                 for other in transaction.manifests.list_with_digest(slot.key.pool_uid, row.digest)
             }
-            places = [(transaction.slots.get(uid), key) for uid, key in sorted(same - {(slot.uid, each.key)})]
-        _, body = _from_another(installation, slot, each, places)
+            candidates = [(transaction.slots.get(uid), key) for uid, key in sorted(same - {(slot.uid, each.key)})]
+        _, body = _read_from_another(installation, slot, each, candidates)
         installation.access(slot).put_manifest(each.key, body)
 
 
-def _holders(installation: Installation, slot: Slot, names: Collection[Digest]) -> dict[Digest, list[Slot]]:
-    """Of each segment the other slots of the pool that name it."""
+def _find_holders(installation: Installation, slot: Slot, names: Collection[Digest]) -> dict[Digest, list[Slot]]:
+    """Return the other slots of the pool that name each segment."""
     holders: dict[Digest, list[Slot]] = {name: [] for name in names}
     with installation.catalog.reading() as transaction:
         known = transaction.segments.find_ids(slot.key.pool_uid, names)
@@ -399,31 +411,31 @@ def _holders(installation: Installation, slot: Slot, names: Collection[Digest]) 
     return holders
 
 
-def _from_another(
-    installation: Installation, slot: Slot, wanted: _Wanted, places: Sequence[tuple[Slot, str]]
+def _read_from_another(
+    installation: Installation, slot: Slot, named: _NamedObject, candidates: Sequence[tuple[Slot, str]]
 ) -> tuple[Slot, bytes]:
-    """An object as another place has it, each a slot and a key in it: those of the region first.
+    """Read an object from one of the candidates, pairs of a slot and a key. Candidates of the same region come first.
 
     Raises:
-        ObjectNotFound: no other place should have it.
-        StoreError: none serves it; the first one's error.
+        ObjectNotFound: there is no candidate.
+        StoreError: no candidate has the object; the error of the first candidate.
     """
-    if not places:
+    if not candidates:
         raise ObjectNotFound(
-            f"No other replica has '{wanted.key}'.", found="one slot", expected="another", target=wanted.key
+            f"No other replica has '{named.key}'.", found="one slot", expected="another", target=named.key
         )
     first: StoreError | None = None
-    for other, key in sorted(places, key=lambda place: place[0].key.region != slot.key.region):
+    for other, key in sorted(candidates, key=lambda place: place[0].key.region != slot.key.region):
         try:
-            return other, installation.access(other).get_object(key, wanted.accept)
+            return other, installation.access(other).get_object(key, named.accept)
         except StoreError as error:
             first = first or error
     assert first is not None, "one place or more was asked"
     raise first
 
 
-def _write_down(installation: Installation, slot: Slot, brought: Sequence[_Brought]) -> None:
-    """A row of the ledger for each region that segments came from and each party that is billed for them here."""
+def _charge_repairs(installation: Installation, slot: Slot, repaired: Sequence[_RepairedSegment]) -> None:
+    """Add a ledger row for each pair of a source region and a party that is billed for repaired segments."""
     moved: defaultdict[tuple[str, Party], int] = defaultdict(int)
     with installation.catalog.transaction() as transaction:
         billed = {each.owner_uid: each.party for each in transaction.ledger.open_intervals(slot.uid)}
@@ -432,10 +444,10 @@ def _write_down(installation: Installation, slot: Slot, brought: Sequence[_Broug
             for row in transaction.manifests.in_slot(slot.uid)
             if row.owner_uid in billed
         ]
-        known = transaction.segments.find_ids(slot.key.pool_uid, [each.name for each in brought])
-        for each in brought:
+        known = transaction.segments.find_ids(slot.key.pool_uid, [each.name for each in repaired])
+        for each in repaired:
             party = next((party for party, ids in naming if np.isin(known.get(each.name, 0), ids)), None)
-            if party is not None:  # Else its last owner was deleted meanwhile.
+            if party is not None:  # Otherwise the last owner of the segment was deleted.
                 moved[each.source.key.region, party] += each.stored_bytes
         for (region, party), moved_bytes in moved.items():
             transaction.ledger.add(

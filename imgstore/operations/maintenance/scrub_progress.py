@@ -1,4 +1,7 @@
-"""The progress of a scrub through one slot, saved in the catalog so that a process that is started again resumes it."""
+"""The progress of a scrub through one slot.
+
+The catalog keeps the progress, so that a restarted process resumes (R17).
+"""
 
 import threading
 from collections.abc import Collection
@@ -12,11 +15,11 @@ from imgstore.domain.storage.scrub_passes import ReadFront, ScrubPass
 from imgstore.operations.installation import Installation
 
 SAVE_SECONDS: Final = 1.0
-"""The time between two savings, each a small transaction: what a killed scrub has read since the last is read again."""
+"""The time between two saves, each a small transaction. A killed scrub reads the objects since the last save again."""
 
 
 class ScrubProgress:
-    """How far a pass has come. Safe for use in several threads after `begin`."""
+    """The position of a pass. Safe for several threads after `begin`."""
 
     def __init__(self, installation: Installation, found: SlotScrub, scrub_pass: ScrubPass) -> None:
         self.scrub_pass = scrub_pass
@@ -29,7 +32,7 @@ class ScrubProgress:
 
     @classmethod
     def open(cls, installation: Installation, found: SlotScrub, request: ScrubRequest) -> Self:
-        """Resume the pass of the slot that was interrupted, if there is one that fits the request; else begin one."""
+        """Resume an interrupted pass of the slot that fits the request. If there is none, begin a pass."""
         slot_uid, runner = found.slot.uid, request.runner
         with installation.catalog.transaction() as transaction:
             scrub_pass = transaction.scrub_passes.find(slot_uid, runner)
@@ -47,7 +50,7 @@ class ScrubProgress:
         return cls(installation, found, scrub_pass)
 
     def begin(self, keys: Collection[str], always: Collection[str]) -> list[str]:
-        """Return the keys that are to be read, in their order; those of `always` also if they were read before."""
+        """Return the keys that must be read, in order. Keys of `always` are read again in any case."""
         scrub_pass = self.scrub_pass
         remaining = scrub_pass.remaining(keys, always)
         self._front = ReadFront([key for key in remaining if key > scrub_pass.position], scrub_pass.position)
@@ -57,14 +60,14 @@ class ScrubProgress:
         return remaining
 
     def add(self, key: str) -> None:
-        """Note that an object was read and that `found` has what it showed; save now and then."""
+        """Record that an object was read and that `found` contains the result. Save from time to time."""
         with self._lock:
             self._front.add(key)
             if self._installation.effects.monotonic() - self._saved_at >= SAVE_SECONDS:
                 self._save()
 
     def save(self) -> None:
-        """Save what is not saved yet.
+        """Save all unsaved progress.
 
         Raises:
             StoreError: the database does not answer.
@@ -73,12 +76,12 @@ class ScrubProgress:
             self._save()
 
     def interrupt(self) -> None:
-        """Save what can be saved: the scrub of the slot stops here."""
+        """Save the progress if the database answers, because the scrub of the slot stops."""
         with suppress(StoreError):
             self.save()
 
     def end(self) -> None:
-        """Forget the pass: all of it was done."""
+        """Remove the pass after all objects were read."""
         with self._installation.catalog.transaction() as transaction:
             transaction.scrub_passes.end(self.scrub_pass.uid)
 

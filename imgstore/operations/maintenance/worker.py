@@ -1,7 +1,8 @@
-"""Workers: any number of processes, on any machines, that bring the replicas of all versions about.
+"""Workers: processes that make the replicas of all versions. Any number of workers run on any machines (invariant R11).
 
-Look, decide (``policy/worker_queue.py``), lease one replica, make it in a thread, record: as a person's command does for its
-own version (``operations/replication/copy.py``), and beside it. A worker that dies leaves a lease, and whoever looks next goes on.
+A worker looks, plans (`policy/worker_queue.py`), leases a replica, makes the replica in a thread, and records the
+result. A command does the same for one version (`operations/replication/copy.py`), at the same time. After the lease of
+a dead worker has expired, another process resumes the work.
 """
 
 import threading
@@ -34,25 +35,25 @@ from imgstore.policy.copy_plan import CopyStep
 from imgstore.policy.worker_queue import WorkerLimits, full_regions, next_steps, startable_steps
 
 POLL_SECONDS: Final = 5.0
-"""An idle worker looks so often."""
+"""The time between two looks of an idle worker."""
 
 REPLICA_WRITE: Final = "imgstore/replicas/write"
-"""What the activity log calls the making of a replica."""
+"""The action in the activity log for a replica that a worker makes."""
 
 _BEAT_SECONDS: Final = 10.0
-"""A worker shows itself so often: several times before it counts as dead (`ALIVE_SECONDS`)."""
+"""The time between two updates of the row of a worker, several within `ALIVE_SECONDS`."""
 
 _LOOKS_MAX: Final = 100
 _LOOK_SECONDS: Final = 0.02
-"""Another worker's transaction is over by then."""
+"""The time until the transaction of another worker is probably over."""
 
 _VERSIONS_AT_ONCE: Final = 32
-"""Read and compared at once, to choose from."""
+"""The number of versions that are read and compared for one choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Claim:
-    """One replica, leased."""
+class _LeasedReplica:
+    """A replica with a leased work."""
 
     definition_path: DefinitionPath
     version: ImageVersion
@@ -61,7 +62,7 @@ class _Claim:
 
     @property
     def task(self) -> str:
-        """What its progress is called: a worker makes replicas of many versions."""
+        """The name of the task for progress reports. A worker makes replicas of many versions."""
         return f"{self.definition_path.definition.name} {self.version.name} {task_name(self.step.replica)}"
 
 
@@ -74,34 +75,36 @@ def run_worker(
     poll_seconds: float = POLL_SECONDS,
     stop: threading.Event | None = None,
 ) -> WorkerReport:
-    """Make what is to be made until interrupted; with `once` until nothing is left that can be begun now.
+    """Make replicas and run maintenance until the worker is stopped.
 
-    Interrupted (KeyboardInterrupt, or `stop`), it begins no further request; its works stay open for others to go on
-    with, and their leases are given back.
+    With `once`, end when nothing can be begun any more.
+
+    A stopped worker (KeyboardInterrupt or `stop`) begins no further request. Its works stay open for other processes,
+    and its leases are released.
 
     Args:
-        installation: where.
-        principal: who runs it: an administrator of the installation.
-        once: end when nothing can be begun; what fails meanwhile and rests is left to the next run.
-        limits: how much at once.
-        poll_seconds: how often to look while there is nothing to do.
-        stop: ends it.
+        installation: the installation.
+        principal: an administrator of the installation.
+        once: end when nothing can be begun. Replicas that fail and rest are left to the next run.
+        limits: the numbers of replicas at a time.
+        poll_seconds: the time between two looks of an idle worker.
+        stop: stops the worker.
 
     Raises:
-        AccessDenied: the principal may not write everywhere.
-        StoreError: with `once`, the database did not answer. Without it, the worker says so and looks again.
+        AccessDenied: the principal has no right to write everywhere.
+        StoreError: with `once`, the database did not answer. Without `once`, the worker notes this and looks again.
     """
     authorize(principal, Action.WRITE, f"/subscriptions/{installation.subscription}")
     stop = stop or threading.Event()
     check_catalog_in_background(installation)
-    with _present(installation) as show:
+    with _register(installation) as show:
         worker = _Worker(installation, principal, limits, stop)
         worker.run(once=once, poll_seconds=poll_seconds, show=show)
     return worker.report()
 
 
 class _Worker:
-    """One process's share, in its main thread; each replica has a thread of its own."""
+    """The worker of one process, in the main thread. Each replica has a separate thread."""
 
     def __init__(
         self, installation: Installation, principal: Principal, limits: WorkerLimits, stop: threading.Event
@@ -130,7 +133,9 @@ class _Worker:
                     except StoreError as error:
                         if once:
                             raise
-                        self._installation.note("worker", f"the catalog can't be read, looking again: {error.message}")
+                        self._installation.note(
+                            "worker", f"the catalog can't be read; the worker tries again: {error.message}"
+                        )
                     if once and not self._busy:
                         if not maintains:
                             return
@@ -138,7 +143,7 @@ class _Worker:
                         continue
                     self._wait(pause)
             except KeyboardInterrupt:
-                self._stop.set()  # What is under way begins no further request; its work stays open.
+                self._stop.set()  # Running copies begin no further request. Their works stay open.
             except BaseException:
                 self._stop.set()
                 raise
@@ -146,7 +151,7 @@ class _Worker:
             self._end(future)
 
     def report(self) -> WorkerReport:
-        """What was done, and what is left now."""
+        """Return the finished replicas, and the replicas that wait."""
         with suppress(StoreError), self._installation.catalog.reading() as transaction:
             self._report.waiting_for_retry, self._report.next_retry_at = transaction.queue.waiting_retries()
             self._report.without_source = transaction.queue.count_without_source()
@@ -157,8 +162,8 @@ class _Worker:
             future = pool.submit(self._make, claim)
             self._busy[future] = claim.step
 
-    def _make(self, claim: _Claim) -> None:
-        """Make the replica, then take away what it stands in for by now."""
+    def _make(self, claim: _LeasedReplica) -> None:
+        """Make the replica, then remove replicas that the new replica replaces."""
         scope, replica = claim.definition_path.version_id(claim.version.name), task_name(claim.step.replica)
         with recorded(self._installation, self._principal, Action.WRITE, scope, REPLICA_WRITE, about=replica):
             make_replica(
@@ -166,21 +171,21 @@ class _Worker:
             )
         remove_surplus_replicas(self._installation, claim.version.uid)
 
-    def _claim(self) -> _Claim | None:
-        """Lease the replica whose turn it is, if there is one. Where others were quicker at every choice, look again."""
+    def _claim(self) -> _LeasedReplica | None:
+        """Lease the next replica. If other workers have leased all choices first, look again."""
         for _ in range(_LOOKS_MAX):
             nothing = True
             for step in self._choices():
                 nothing = False
                 with suppress(Conflict), self._installation.catalog.transaction() as transaction:
-                    if (claim := self._leased(transaction, step)) is not None:
+                    if (claim := self._lease(transaction, step)) is not None:
                         return claim
             if nothing or self._stop.wait(_LOOK_SECONDS):
                 break
         return None
 
     def _choices(self) -> Iterator[CopyStep]:
-        """What could be begun: a page of versions at a time, those that waited longest first."""
+        """Yield steps that can begin, a page of versions at a time. Versions with the longest wait come first."""
         at_work = Counter(step.replica.slot.key.region for step in self._busy.values())
         for page in count():
             with self._installation.catalog.reading() as transaction:
@@ -196,8 +201,8 @@ class _Worker:
             if len(uids) < _VERSIONS_AT_ONCE:
                 return
 
-    def _leased(self, transaction: Transaction, chosen: CopyStep) -> _Claim | None:
-        """The lease on a replica, if it is still to be made: it is looked at once more under the version's row."""
+    def _lease(self, transaction: Transaction, chosen: CopyStep) -> _LeasedReplica | None:
+        """Lease a replica that must still be made. The version is locked and read again for this."""
         uid = chosen.replica.version_uid
         if not transaction.queue.try_lock(uid):
             return None
@@ -209,17 +214,17 @@ class _Worker:
         definition_path = definition_path_of(transaction, version)
         plan = plan_step(self._installation, transaction, version, step)
         transaction.queue.mark_served(uid)
-        return _Claim(definition_path=definition_path, version=version, step=step, plan=plan)
+        return _LeasedReplica(definition_path=definition_path, version=version, step=step, plan=plan)
 
     def _wait(self, pause: float) -> None:
-        """Until a replica is done, or for a while."""
+        """Wait until a replica is done, for `pause` seconds at most."""
         if not self._busy:
             self._stop.wait(pause)
         for future in wait(self._busy, pause, return_when=FIRST_COMPLETED).done:
             self._end(future)
 
     def _end(self, future: Future[None]) -> None:
-        """Count it. Whatever went wrong is in the replica's row, which rests a while; the worker goes on."""
+        """Count a finished replica. The row of a failed replica contains the error, and the worker continues."""
         uid = self._busy.pop(future).replica.uid
         error = future.exception()
         if error is None:
@@ -230,8 +235,8 @@ class _Worker:
 
 
 @contextmanager
-def _present(installation: Installation) -> Iterator[Callable[[], None]]:
-    """This process in the list of workers while the block runs; gives what renews its row."""
+def _register(installation: Installation) -> Iterator[Callable[[], None]]:
+    """Keep this process in the list of workers while the block runs. Yields the function that renews the row."""
     uid = installation.effects.new_uid()
     shown = float("-inf")
 
@@ -252,22 +257,22 @@ def _present(installation: Installation) -> Iterator[Callable[[], None]]:
 
 
 def list_workers(installation: Installation, principal: Principal) -> list[Worker]:
-    """The workers that live; the rows of others are dropped."""
+    """List the live workers, and remove the rows of other workers."""
     authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
     with installation.catalog.transaction() as transaction:
-        standing = transaction.workers.list()
-        living = [each for each in standing if _lives(installation, transaction, each)]
-        for worker in standing:
+        registered = transaction.workers.list()
+        living = [each for each in registered if _is_alive(installation, transaction, each)]
+        for worker in registered:
             if worker not in living:
                 transaction.workers.remove(worker.uid)
     return living
 
 
 def has_living_worker(installation: Installation) -> bool:
-    """Whether a worker was seen lately, so that what is to be replicated will be."""
+    """Return whether a worker was active recently, so that pending replicas will be made."""
     with installation.catalog.reading() as transaction:
-        return any(_lives(installation, transaction, each) for each in transaction.workers.list())
+        return any(_is_alive(installation, transaction, each) for each in transaction.workers.list())
 
 
-def _lives(installation: Installation, transaction: Transaction, worker: Worker) -> bool:
+def _is_alive(installation: Installation, transaction: Transaction, worker: Worker) -> bool:
     return transaction.workers.is_alive(worker) and not installation.keeper.is_dead(worker.holder)

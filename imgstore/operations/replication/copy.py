@@ -218,7 +218,7 @@ def make_replica(
         step: the replica and its sources.
         plan: the leased work.
         stop: set to begin no further request.
-        task: the name of the task for progress reports. None stands for "region/ordinal".
+        task: the name of the task for progress reports. None means "region/ordinal".
 
     Raises:
         ImgstoreError: the copy failed. The row of the replica contains the error.

@@ -241,7 +241,7 @@ def record_failure(
         lease: the lease of the failed work.
         replica: the replica of the work.
         error: the text for people.
-        rest_seconds: the time until workers try again. None stands for the back-off of `policy/worker_queue.py`.
+        rest_seconds: the time until workers try again. None means the back-off of `policy/worker_queue.py`.
     """
     with installation.catalog.transaction() as transaction:
         try:

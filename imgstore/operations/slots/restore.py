@@ -200,7 +200,7 @@ def restore(
 
 
 def rest_seconds_after(error: BaseException) -> float | None:
-    """Return how long a replica rests after a failed restore. None stands for the usual back-off."""
+    """Return how long a replica rests after a failed restore. None means the usual back-off."""
     return DAMAGED_REST_SECONDS if isinstance(error, ObjectCorrupt) else None
 
 

@@ -24,7 +24,7 @@ def check_catalog_is_current(installation: Installation, slots: Iterable[Slot] |
 
     Args:
         installation: the installation.
-        slots: the slots whose zones are looked at; None stands for every zone that was ever used. The slot of a disk is
+        slots: the slots whose zones are looked at; None means every zone that was ever used. The slot of a disk is
             enough for the disk: what a later catalog made of it is there. A version may have lost its other replicas
             by a later catalog, which other zones show.
 
