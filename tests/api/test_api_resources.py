@@ -30,8 +30,8 @@ def test_gallery_is_created_replaced_changed_and_deleted(api: Api) -> None:
     assert "location" not in made.headers, "Azure's PUT has no Location"
     assert made.headers["retry-after"] == "0"
     assert api.await_end(made)["status"] == "Succeeded"
-    patch_disk = api.ask("PATCH", api.gallery, {"properties": {"description": "e"}})
-    assert (patch_disk.status, patch_disk.body["properties"]["description"], patch_disk.body["tags"]) == (
+    patched = api.ask("PATCH", api.gallery, {"properties": {"description": "e"}})
+    assert (patched.status, patched.body["properties"]["description"], patched.body["tags"]) == (
         200,
         "e",
         {"a": "b"},
@@ -147,11 +147,11 @@ def test_version_is_published_updated_and_deleted(api: Api, web: WebServer) -> N
         ("South Central US", 1)
     ]
     assert "endOfLifeDate" not in profile
-    patch_disk = api.ask(
+    patched = api.ask(
         "PATCH", api.version(), {"tags": {"x": "y"}, "properties": {"publishingProfile": {"excludeFromLatest": True}}}
     )
-    assert (patch_disk.status, patch_disk.body["tags"]) == (200, {"x": "y"})
-    assert patch_disk.body["properties"]["publishingProfile"]["excludeFromLatest"] is True
+    assert (patched.status, patched.body["tags"]) == (200, {"x": "y"})
+    assert patched.body["properties"]["publishingProfile"]["excludeFromLatest"] is True
     assert api.ask("DELETE", api.definition).code == "CannotDeleteResource"
     gone = api.ask("DELETE", api.version())
     assert (gone.status, api.await_end(gone)["status"]) == (202, "Succeeded")
@@ -280,8 +280,8 @@ def test_patch_of_a_disk_changes_only_tags(api: Api, web: WebServer) -> None:
     path = f"{api.compute}/disks/d1"
     creation = {"createOption": "FromImage", "galleryImageReference": {"id": api.version()}}
     api.await_end(api.ask("PUT", path, {"location": "southcentralus", "properties": {"creationData": creation}}))
-    patch_disk = api.ask("PATCH", path, {"tags": {"team": "images"}})
-    assert (patch_disk.status, patch_disk.body["tags"], api.await_end(patch_disk)["status"]) == (
+    patched = api.ask("PATCH", path, {"tags": {"team": "images"}})
+    assert (patched.status, patched.body["tags"], api.await_end(patched)["status"]) == (
         200,
         {"team": "images"},
         "Succeeded",

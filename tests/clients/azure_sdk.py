@@ -132,8 +132,8 @@ def versions() -> None:
     put = client.gallery_image_versions.begin_create_or_update(RG, GALLERY, IMAGE, "1.0.0", made).result()
     assert [each.name for each in put.properties.publishing_profile.target_regions] == ["South Central US", "East US"]
     patch = {"properties": {"publishingProfile": {"excludeFromLatest": True}}}
-    patch_disk = client.gallery_image_versions.begin_update(RG, GALLERY, IMAGE, "1.0.0", patch).result()
-    assert patch_disk.properties.publishing_profile.exclude_from_latest is True
+    patched = client.gallery_image_versions.begin_update(RG, GALLERY, IMAGE, "1.0.0", patch).result()
+    assert patched.properties.publishing_profile.exclude_from_latest is True
     assert [each.name for each in client.gallery_image_versions.list_by_gallery_image(RG, GALLERY, IMAGE)] == ["1.0.0"]
     bad = client.gallery_image_versions
     assert refused(lambda: bad.begin_create_or_update(RG, GALLERY, IMAGE, "1.0", body)) == (400, "InvalidParameter")

@@ -23,7 +23,7 @@ class Content:
     patches: int
 
     @property
-    def patch_disk(self) -> "Content":
+    def patched(self) -> "Content":
         """The next image of the family."""
         return Content(self.family, min(self.patches + 1, PATCHES_MAX))
 

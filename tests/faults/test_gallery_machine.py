@@ -389,7 +389,7 @@ class GalleryMachine(RuleBasedStateMachine):
         there = [self.oracle.contents[row.uid] for row in self._versions() if row.uid in self.oracle.contents]
         if not there or family < FAMILIES:
             return Content(family % FAMILIES, 0)
-        return _pick(number, there) if family == FAMILIES else _pick(number, there).patch_disk
+        return _pick(number, there) if family == FAMILIES else _pick(number, there).patched
 
     @rule(
         number=numbers,
@@ -679,7 +679,7 @@ class GalleryMachine(RuleBasedStateMachine):
                 free = _pick(number, self._free())
                 content = self.oracle.contents[row.uid]
                 found += [
-                    self._publishing(free, each, _targets(free[0], number)) for each in (content, content.patch_disk)
+                    self._publishing(free, each, _targets(free[0], number)) for each in (content, content.patched)
                 ]
             name = next((name for name in DISKS if name not in self.oracle.disks()), None)
             if name is not None and self.oracle.complete_in(row.uid, row.location):

@@ -69,13 +69,13 @@ def test_a_process_that_dies_after_it_erased_leaves_the_end_for_the_next(
 
     with open_home(tmp_path) as installation:
         uid = begin(installation)
-        with monkeypatch.context() as patch_disk:
-            patch_disk.setattr(Operations, "finish", die)
+        with monkeypatch.context() as patched:
+            patched.setattr(Operations, "finish", die)
             with pytest.raises(Died):
                 close_operation(installation, uid, error, status=status)
         refused = begin(installation)
-        with monkeypatch.context() as patch_disk:
-            patch_disk.setattr(Operations, "remove", die)
+        with monkeypatch.context() as patched:
+            patched.setattr(Operations, "remove", die)
             with pytest.raises(Died):
                 drop_operation(installation, refused)
     monkeypatch.setattr(LeaseKeeper, "is_dead", lambda _keeper, _holder: True)
@@ -93,8 +93,8 @@ def test_a_process_that_dies_before_it_erased_is_followed_by_one_that_erases(
 ) -> None:
     with open_home(tmp_path) as installation, open_home(tmp_path) as other:
         uid = begin(installation)
-        with monkeypatch.context() as patch_disk:
-            patch_disk.setattr(Catalog, "erase_deleted", lambda _catalog: False)
+        with monkeypatch.context() as patched:
+            patched.setattr(Catalog, "erase_deleted", lambda _catalog: False)
             close_operation(installation, uid)
         assert holders(tmp_path)
         take_up_operations(other)

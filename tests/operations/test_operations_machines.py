@@ -287,8 +287,8 @@ def test_a_deletion_that_was_killed_takes_the_disks_that_are_to_go_when_it_is_re
     def killed(*_arguments: Any, **_more: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch_disk:
-        patch_disk.setattr(machines, "remove_disks", killed)
+    with monkeypatch.context() as patched:
+        patched.setattr(machines, "remove_disks", killed)
         with pytest.raises(KeyboardInterrupt):
             machines.delete_machine(published, ADMIN, group=GROUP, name="vm1")
     assert len(disks.list_disks(published, ADMIN)) == 3, "nothing went yet"

@@ -98,8 +98,8 @@ def test_bytes_that_must_still_be_read_are_asked_for_by_name(
     def fails(*_: Any, **__: Any) -> None:
         raise InvalidInput("the store is away")
 
-    with monkeypatch.context() as patch_disk:
-        patch_disk.setattr(versions_create, "publish", fails)
+    with monkeypatch.context() as patched:
+        patched.setattr(versions_create, "publish", fails)
         with pytest.raises(InvalidInput, match="the store is away"):
             create(installation, os_vhd_uri=str(file))
     kept = file.rename(file.with_name("kept"))

@@ -103,8 +103,8 @@ def test_a_repeat_goes_on_after_a_store_that_failed(
     def broken(*_args: object, **_more: object) -> None:
         raise ObjectCorrupt("torn")
 
-    with monkeypatch.context() as patch_disk:
-        patch_disk.setattr(uploads, "ingest_disk", broken)
+    with monkeypatch.context() as patched:
+        patched.setattr(uploads, "ingest_disk", broken)
         with pytest.raises(ObjectCorrupt):
             revoke(installation)
     shown = disks.show_disk(installation, ADMIN, group=GROUP, name="up")

@@ -32,8 +32,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
 from imgstore.operations.slots.completion import named_segments
 from imgstore.operations.versions import create as versions_create
-from tests.support.sample_disks import compute_sha256, make_raw
-from tests.support.sample_disks import patch_disk as patched_raw
+from tests.support.sample_disks import compute_sha256, make_raw, patch_disk
 from tests.support.sample_gallery import (
     ADMIN,
     DEFINITION,
@@ -106,46 +105,46 @@ def other_gallery(installation: Installation, **more: Any) -> None:
 
 
 @pytest.fixture
-def patch_disk(published: Installation, samples: SampleImages) -> Installation:
+def patched(published: Installation, samples: SampleImages) -> Installation:
     """With a version that was taken in on top of another: taken in alone, its disk would make other segments."""
     publish(published, samples.second, "1.0.1", ["southcentralus=2"])
     return published
 
 
-def test_a_version_of_the_same_gallery_stores_nothing_twice(patch_disk: Installation, samples: SampleImages) -> None:
-    there = other_definition(patch_disk)
-    source = show(patch_disk, "1.0.1")
-    before = segments(patch_disk)
-    made = publish_from(patch_disk, image_version=f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.1", **there)
-    assert segments(patch_disk) == before
+def test_a_version_of_the_same_gallery_stores_nothing_twice(patched: Installation, samples: SampleImages) -> None:
+    there = other_definition(patched)
+    source = show(patched, "1.0.1")
+    before = segments(patched)
+    made = publish_from(patched, image_version=f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.1", **there)
+    assert segments(patched) == before
     assert made.version.provisioning_state is ProvisioningState.SUCCEEDED
     assert made.version.os_disk.source.location == source.definition_path.version_id(source.version.name)
     assert made.version.os_disk.source.file_bytes == made.version.os_disk.virtual_bytes
     assert source.version.os_disk.disk_digest is not None
     assert made.version.os_disk.source.stamp == source.version.os_disk.disk_digest.hex()
-    again = publish_from(patch_disk, image_version=f"{GROUP}/{GALLERY}/{DEFINITION}/latest", **there)
+    again = publish_from(patched, image_version=f"{GROUP}/{GALLERY}/{DEFINITION}/latest", **there)
     assert again.version == made.version
-    publish_from(patch_disk, "3.0.0", image_version=f"{GROUP}/{GALLERY}/other/2.0.0")
-    delete(patch_disk)
-    delete(patch_disk, "1.0.1")
-    export(patch_disk, patch_disk.home / "o.raw", version="3.0.0")
-    assert compute_sha256(patch_disk.home / "o.raw") == compute_sha256(samples.second)
-    audit(patch_disk)
+    publish_from(patched, "3.0.0", image_version=f"{GROUP}/{GALLERY}/other/2.0.0")
+    delete(patched)
+    delete(patched, "1.0.1")
+    export(patched, patched.home / "o.raw", version="3.0.0")
+    assert compute_sha256(patched.home / "o.raw") == compute_sha256(samples.second)
+    audit(patched)
 
 
 @pytest.mark.parametrize("kind", [DiskKind.SNAPSHOT, DiskKind.DISK])
 def test_a_disk_of_the_gallery_stores_nothing_twice(
-    patch_disk: Installation, samples: SampleImages, kind: DiskKind
+    patched: Installation, samples: SampleImages, kind: DiskKind
 ) -> None:
-    there = other_definition(patch_disk)
+    there = other_definition(patched)
     for turn in range(2):  # Whichever replica its turn gives it, the version's first slot has the same content.
-        make_disk(patch_disk, f"d{turn}", version="1.0.1")
-        word = f"d{turn}" if kind is DiskKind.DISK else make(patch_disk, f"s{turn}", f"d{turn}", kind=kind)
-        before = segments(patch_disk)
-        made = publish_from(patch_disk, f"2.0.{turn}", os_snapshot=word, **there)
-        assert segments(patch_disk) == before
+        make_disk(patched, f"d{turn}", version="1.0.1")
+        word = f"d{turn}" if kind is DiskKind.DISK else make(patched, f"s{turn}", f"d{turn}", kind=kind)
+        before = segments(patched)
+        made = publish_from(patched, f"2.0.{turn}", os_snapshot=word, **there)
+        assert segments(patched) == before
         assert made.version.os_disk.virtual_bytes == samples.second.stat().st_size
-    audit(patch_disk)
+    audit(patched)
 
 
 def test_a_disk_from_a_file_becomes_a_version(published: Installation, samples: SampleImages) -> None:
@@ -278,7 +277,7 @@ def test_a_source_stays_while_it_is_read(published: Installation, samples: Sampl
 def raws(samples: SampleImages, tmp_path: Path) -> dict[str, Path]:
     """The disks of 1.1.0, by key."""
     data = make_raw(tmp_path / "data.raw", seed=7, virtual_bytes=16 * MIB, content_bytes=6 * MIB)
-    return {"os": samples.second, "lun-0": patched_raw(data, tmp_path / "data2.raw", seed=8), "lun-5": samples.first}
+    return {"os": samples.second, "lun-0": patch_disk(data, tmp_path / "data2.raw", seed=8), "lun-5": samples.first}
 
 
 @pytest.fixture
