@@ -1,9 +1,9 @@
-"""Locates stores: which regions there are, which zones they have, and the store that a slot lies in.
+"""Regions, their zones, and the stores of slots.
 
-1. `load_regions` reads regions.yaml (``regions/regions_file.py``, over ``regions/yaml_sections.py``) into `Regions` (``model.py``).
-2. `Locator.choose_zone` says where a new slot is to lie; `Locator.store` gives the store of one (``regions/store_locator.py``).
-3. Each zone bears a mark, FORMAT (``regions/format_mark.py``), and a uid that the catalog records (``api/arm/login.py``). It is used only
-   once both were found right (``zones.py``).
+1. `load_regions` reads regions.yaml into `Regions` (``regions_file.py``, ``yaml_sections.py``, ``model.py``).
+2. `Locator.choose_zone` places a new slot. `Locator.store` opens the store of a slot (``store_locator.py``).
+3. Each zone has a mark, FORMAT (``format_mark.py``), and a uid that the catalog records (``identity.py``). A zone is
+   used only after both were checked (``zones.py``).
 """
 
 from imgstore.regions.identity import Consent, ZoneRegistry

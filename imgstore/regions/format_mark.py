@@ -1,7 +1,8 @@
-"""FORMAT: the mark that each zone bears.
+"""FORMAT: the object that identifies a zone.
 
-A bucket of the right name may still be the wrong one: another installation's, another zone's behind a mistyped
-endpoint, or of a layout that this code cannot read. So each zone says what it is, in JSON, under the key FORMAT.
+A bucket of the right name may still be wrong. The bucket may belong to another installation, to another zone behind a
+mistyped endpoint, or to a layout that this code cannot read. Each zone therefore has an identification in JSON under
+the key FORMAT.
 """
 
 import json
@@ -16,48 +17,52 @@ from imgstore.stores.interface import StoreProperties
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormatMark:
-    """What a FORMAT object says."""
+    """The content of a FORMAT object."""
 
     installation: str
-    """The installation's uid."""
+    """The uid of the installation."""
     region: str
     zone: str
     layout: int = LAYOUT_VERSION
     properties: StoreProperties | None = None
-    """What the store was found to promise when it was made ready."""
+    """The promises of the store, as `prepare` found them."""
 
     def encode(self) -> bytes:
-        """The object's body."""
+        """Encode the body of the object."""
         return json.dumps(asdict(self), indent=2).encode() + b"\n"
 
     @classmethod
     def decode(cls, body: bytes, *, where: str) -> "FormatMark":
-        """The mark that `body` is; `where` names its store for people.
+        """Decode the body of a FORMAT object.
+
+        Args:
+            body: the body.
+            where: the name of the store, for errors.
 
         Raises:
-            StoreMismatch: it is none.
+            StoreMismatch: the body is not a mark.
         """
         try:
             fields: dict[str, Any] = read_json(body.decode())
-            told = fields.get("properties")
+            properties = fields.get("properties")
             return cls(
                 installation=str(fields["installation"]),
                 region=str(fields["region"]),
                 zone=str(fields["zone"]),
                 layout=int(fields["layout"]),
-                properties=StoreProperties(**told) if told else None,
+                properties=StoreProperties(**properties) if properties else None,
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreMismatch(
                 f"The FORMAT object of {where} can't be read.",
                 found=repr(bytes(body[:80])),
                 expected="JSON with installation, region, zone and layout",
-                hint="look whether this bucket or folder belongs to imgstore at all; name another in regions.yaml",
+                hint="check whether this bucket or folder belongs to imgstore, or set another one in regions.yaml",
                 target=where,
             ) from error
 
     def check(self, found: "FormatMark", *, where: str) -> None:
-        """Refuse a zone whose mark is not this one.
+        """Refuse a zone with another mark.
 
         Raises:
             StoreMismatch: `found` differs in installation, region, zone or layout.
@@ -68,9 +73,9 @@ class FormatMark:
                 f"{where} belongs to something else: its FORMAT object differs in {', '.join(names)}.",
                 found=", ".join(f"{name} {getattr(found, name)}" for name in names),
                 expected=", ".join(f"{name} {getattr(self, name)}" for name in names),
-                hint="use the imgstore that wrote it"
+                hint="use the version of imgstore that wrote the object"
                 if names == ["layout"]
-                else "mend the endpoint or bucket in regions.yaml, or use the data home that this bucket belongs to",
+                else "correct the endpoint or bucket in regions.yaml, or use the data home that owns this bucket",
                 target=where,
             )
 

@@ -1,7 +1,7 @@
-"""The health of an installation's zones: a circuit for each, fed by requests, shared with the host's other processes.
+"""The circuits of an installation's zones, fed by requests and shared by the processes of a host.
 
-A circuit that is open is probed in the background by a read of the zone's mark, so that no caller waits for a probe.
-The records are read at most once a second, and written when a circuit changes its state, never for a single request.
+A background probe of an open circuit reads the zone's mark, so that no caller waits for the probe. The shared records
+are read at most once a second. A record is written when a circuit changes state, never for a single request.
 """
 
 import threading
@@ -39,15 +39,15 @@ ZoneName: TypeAlias = tuple[str, str]
 """Region and zone."""
 
 REFRESH_SECONDS: Final = 1.0
-"""How old the records of other processes may be."""
+"""The maximum age of the records of other processes."""
 LOOK_SECONDS: Final = 10.0
-"""A zone that was heard of in this time is not probed for those who only look."""
+"""`probe_idle_zones` skips a zone that answered or was probed within this time."""
 PROBE_WAIT_SECONDS: Final = 0.15
-"""How long a caller without another store waits for a probe, and the end of a process."""
+"""The time that a process waits for a probe: at its end, and for a request that no other store can serve."""
 
 
 def classify_failure(error: StoreError) -> Failure | None:
-    """What a store's error tells of the store; None where it tells only of the request."""
+    """Classify an error of a store. None means that only the request failed, not the store."""
     if isinstance(error, CircuitOpen):
         return None
     if isinstance(error, StoreSilent):
@@ -56,7 +56,7 @@ def classify_failure(error: StoreError) -> Failure | None:
         return Failure.REFUSED
     if isinstance(error, (StoreDenied, StoreMismatch)):
         return Failure.BROKEN
-    return Failure.BROKEN if type(error) is StoreError else None  # No bucket, no certificate, an input/output error.
+    return Failure.BROKEN if type(error) is StoreError else None  # No bucket, no certificate, or an I/O error.
 
 
 class CircuitBreakers:
@@ -71,14 +71,14 @@ class CircuitBreakers:
         background: Callable[[Callable[[], None]], None] = start_thread,
         open_zone: Callable[[str, str], object] = lambda _region, _zone: None,
     ) -> None:
-        """Know of no failure yet.
+        """Start without any failure.
 
         Args:
-            monotonic: seconds of a clock that only goes on.
-            records: where circuits are shared; None shares them with nobody.
+            monotonic: seconds of a monotonic clock.
+            records: the shared records of circuits; None shares nothing.
             policy: the limits.
-            background: runs a probe without waiting for it.
-            open_zone: has a zone watched that no request of this process went to yet, so that it can be probed.
+            background: runs a probe without waiting for the result.
+            open_zone: begins to watch a zone before the first request of this process, so that a probe is possible.
         """
         self._monotonic = monotonic
         self._records = records or NoHealthRecords()
@@ -98,8 +98,8 @@ class CircuitBreakers:
         """Watch a zone.
 
         Args:
-            region: its region.
-            zone: its name in the region.
+            region: the zone's region.
+            zone: the zone's name in the region.
             probe: sends one request without retries; raises `StoreError`.
         """
         name = region, zone
@@ -107,9 +107,9 @@ class CircuitBreakers:
         return ZoneWatch(book=self, name=name)
 
     def refresh(self) -> None:
-        """Read what other processes of this host saw, if that was not done in the last second; begin probes that are due.
+        """Read the records of other processes of this host, at most once a second, and begin probes that are due.
 
-        Not inside a transaction of the catalog.
+        Do not call this method inside a transaction of the catalog.
         """
         now = self._monotonic()
         if self._loaded_at is None or now - self._loaded_at >= REFRESH_SECONDS:
@@ -121,14 +121,14 @@ class CircuitBreakers:
         self._begin_probes(now)
 
     def close(self) -> None:
-        """Give the probes that are under way a moment to end: a short command would never see a store come back."""
+        """Wait a moment for running probes. Otherwise a short command would never see a store recover."""
         with self._probed:
             self._probed.wait_for(lambda: not self._probing, PROBE_WAIT_SECONDS)
 
     def probe_idle_zones(self, names: Iterable[ZoneName]) -> None:
-        """Probe the zones that were not heard of lately, side by side, and wait for the answers as for any read.
+        """Probe in parallel the zones without a recent answer, and wait as long as for any read.
 
-        A zone whose answer is late is avoided then, and its probe goes on.
+        A zone with a late answer is avoided afterwards, and its probe continues.
         """
         self.refresh()
         now = self._monotonic()
@@ -145,46 +145,46 @@ class CircuitBreakers:
             self.count_late(name, LATE_SECONDS)
 
     def is_avoided(self, region: str, zone: str) -> bool:
-        """Whether the circuit of a zone is not closed."""
+        """Return whether the circuit of a zone is not closed."""
         circuit = self._circuits.get((region, zone))
         return circuit is not None and circuit.avoided
 
     def is_down(self, region: str, zone: str) -> bool:
-        """Whether a zone has failed, and was not only late with an answer."""
+        """Return whether a zone has failed. A zone that was only late has not failed."""
         circuit = self._circuits.get((region, zone))
         return circuit is not None and circuit.down
 
     def circuit(self, name: ZoneName) -> Circuit:
-        """The circuit of a zone."""
+        """Return the circuit of a zone."""
         return self._circuits.get(name, _CLOSED)
 
     def check_request(self, name: ZoneName) -> float:
-        """The present time, where a request to the zone may be sent.
+        """Return the present time if a request to the zone may be sent.
 
         Raises:
-            CircuitOpen: it may not.
+            CircuitOpen: the circuit refuses the request.
         """
         now = self._monotonic()
         circuit = self._circuits.get(name)
         if circuit is not None and circuit.refuses(now, self._policy) and not self._probe_now(name, now):
             raise CircuitOpen(
-                f"Zone {name[1]} of {name[0]} is left alone: it does not answer.",
+                f"Zone {name[1]} of {name[0]} does not answer and gets no requests.",
                 found=circuit.error,
                 expected="a store that answers",
-                hint="see that it runs; it is probed by itself, and `imgstore regions check` asks it at once",
+                hint="start the store; imgstore probes the zone regularly, and `imgstore regions check` probes at once",
                 target=f"{name[0]}/{name[1]}",
             )
         return now
 
     def count_answer(self, name: ZoneName) -> None:
-        """The zone answered a request."""
+        """Count an answer of the zone."""
         self._answered_at[name] = self._monotonic()
         circuit = self._circuits.get(name)
         if circuit is not None and (circuit.avoided or circuit.failures):
             self._change(name, record_answer)
 
     def count_error(self, name: ZoneName, error: StoreError, began: float) -> None:
-        """A request that was sent at `began` ended in this error."""
+        """Count the error of a request that was sent at `began`."""
         failure = classify_failure(error)
         if failure is None:
             if not isinstance(error, CircuitOpen):
@@ -193,7 +193,7 @@ class CircuitBreakers:
         self.count_failure(name, failure, began, f"{error.message} ({error.found})" if error.found else error.message)
 
     def count_late(self, name: ZoneName, age_seconds: float) -> None:
-        """A request that was sent so long ago is not answered yet. It counts where the zone answered no later one."""
+        """Count a request without an answer after `age_seconds`, unless the zone has answered a later request."""
         began = self._monotonic() - age_seconds
         if self._answered_at.get(name, began) <= began:
             self.count_failure(name, Failure.LATE, began, f"no answer within {age_seconds:.0f} s")
@@ -223,7 +223,7 @@ class CircuitBreakers:
             self._begin_probe(name)
 
     def _begin_probe(self, name: ZoneName) -> bool:
-        """Probe a zone in the background, unless this process does so already; tells whether it was begun."""
+        """Probe a zone in the background, unless a probe is running. Return whether a probe began."""
         with self._probed:
             if name in self._probing:
                 return False
@@ -232,10 +232,10 @@ class CircuitBreakers:
         return True
 
     def _probe_now(self, name: ZoneName, now: float) -> bool:
-        """Tell whether a zone answers again; for a caller that can ask no other.
+        """Return whether a zone answers again, for a caller without another store.
 
-        A probe is begun before it is due, but not twice a second. Only the caller that begins it waits for it, and only
-        for a moment: that is enough for a store that is back.
+        A probe may begin before it is due, but not twice a second. Only the caller that begins the probe waits, and
+        only for a moment. A moment is enough for a store that has recovered.
         """
         probed_at = self._probed_at.get(name)
         if is_urgent() or (probed_at is not None and now - probed_at < self._policy.first_open_seconds):
@@ -263,7 +263,10 @@ class CircuitBreakers:
                 self._probed.notify_all()
 
     def _merge(self, health: ZoneHealth, now: float) -> None:
-        """Take over what another process saw last. The row is the latest word: this process writes its own changes there."""
+        """Apply the record of another process.
+
+        The record is the latest state, because this process saves its changes there too.
+        """
         name = health.region, health.zone
         own = self._circuits.get(name, _CLOSED)
         if health.state is own.state and (health.state is CircuitState.CLOSED or health.failures <= own.failures):
@@ -271,7 +274,7 @@ class CircuitBreakers:
         if health.state is CircuitState.CLOSED:
             self._circuits[name] = Circuit(since=now - health.since_seconds, error=health.error)
             return
-        longest = self._policy.open_seconds_max  # A clock that was set back must not hold a probe off.
+        longest = self._policy.open_seconds_max  # A clock that was set back must not delay a probe.
         self._circuits[name] = Circuit(
             state=health.state,
             since=now - health.since_seconds,
@@ -306,7 +309,7 @@ _NEVER: Final = float("-inf")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZoneWatch:
-    """The watch over one zone: see `stores.watched.Watch`."""
+    """The watch over one zone: see `Watch`."""
 
     book: CircuitBreakers
     name: ZoneName

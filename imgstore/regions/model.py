@@ -1,4 +1,4 @@
-"""Regions as values: where an installation keeps bytes, and at what price."""
+"""Regions as values: the stores of an installation, their prices and their bandwidth."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,21 +15,21 @@ ZRS_ZONES: Final = 3
 """ZRS writes to three zones and succeeds on two."""
 
 ALL_ZONES: Final = "zrs"
-"""What a slot's row says instead of a zone's name when its objects lie in all zones of the region."""
+"""The zone of a slot whose objects are in all zones of the region."""
 
 
 class Policy(StrEnum):
-    """What a region can offer."""
+    """The redundancy that a region can offer."""
 
     LRS = "LRS"
-    """Each replica in one zone."""
+    """Each replica is in one zone."""
     ZRS = "ZRS"
-    """Three zones: replicas in all of them, or in one."""
+    """The region has three zones. A replica is in all zones or in one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Zone:
-    """One store that holds the region's bucket."""
+    """A store that holds the region's bucket."""
 
     name: str
     endpoint: str | None
@@ -37,68 +37,68 @@ class Zone:
     bucket: str
     """The region's bucket, or `<bucket>-z<zone>` on the endpoint that `IMGSTORE_S3_ENDPOINT` names."""
     profile: str | None
-    """The AWS profile that holds the credentials; None takes them from the environment."""
+    """The AWS profile with the credentials; None takes the credentials from the environment."""
     signing_region: str | None
-    """The region that requests are signed for, where the endpoint asks for a certain one."""
+    """The region of the signature, for endpoints that require a certain region."""
     path_style: bool
-    """The bucket goes in the path, not in the host's name."""
+    """Put the bucket in the path instead of the host name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """One region of the installation."""
+    """A region of the installation."""
 
     name: str
-    """Its key: "westus2"."""
+    """The key: "westus2"."""
     display_name: str
-    """As answers show it: "West US 2"."""
+    """The name in responses: "West US 2"."""
     bucket: str
     policy: Policy
     storage_account_types: tuple[StorageAccountType, ...]
     zones: tuple[Zone, ...]
-    """In the order of the document, which placement counts on."""
+    """The zones in the order of regions.yaml, which placement depends on."""
 
     @property
     def embedded(self) -> bool:
-        """Its zones are directories under the data home."""
+        """Whether the zones are directories under the data home."""
         return self.zones[0].endpoint is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bandwidth:
-    """How fast one process may carry bytes from one region to another."""
+    """The rate at which a process may carry bytes from one region to another."""
 
     default_bytes_per_second: int | None = None
-    """For pairs that are not listed; None is no limit."""
+    """The limit of pairs that are not listed; None is no limit."""
     pairs: Mapping[tuple[str, str], int] = field(default_factory=lambda: MappingProxyType({}))
     """Bytes per second by source and target."""
 
     def of(self, source: str, target: str) -> int | None:
-        """Bytes per second from one region to another, by key; None is no limit, as inside a region."""
+        """Return the bytes per second from one region to another, by key. None is no limit, as inside a region."""
         return None if source == target else self.pairs.get((source, target), self.default_bytes_per_second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regions:
-    """What regions.yaml says."""
+    """The content of regions.yaml."""
 
     currency: str
     regions: Mapping[str, Region]
-    """By key, in the order of the document."""
+    """Regions by key, in the order of the document."""
     prices: Prices
     path: str
-    """Where it was read, for people."""
+    """The path of the document, for errors."""
     bandwidth: Bandwidth = field(default_factory=Bandwidth)
 
     def get(self, name: str, *, target: str = "targetRegions") -> Region:
-        """The region that `name` means, in any spelling: "westus2", "West US 2".
+        """Find a region by any spelling: "westus2", "West US 2".
 
         Args:
-            name: as a person wrote it.
-            target: the property that it came in, for the error.
+            name: the name in the user's spelling.
+            target: the property that contained the name, for the error.
 
         Raises:
-            InvalidInput: there is no such region.
+            InvalidInput: the region does not exist.
         """
         key = region_key(name)
         region = self.regions.get(key) or self._by_display_name().get(key)
@@ -107,7 +107,7 @@ class Regions:
                 f"The region '{name}' is not known.",
                 found=repr(name),
                 expected=f"one of {', '.join(self.regions)}",
-                hint=f"`imgstore regions list` shows the regions; they are named in {self.path}",
+                hint=f"`imgstore regions list` shows the regions of {self.path}",
                 target=target,
             )
         return region

@@ -1,4 +1,4 @@
-"""regions.yaml: what each of its values has to be, made into `Regions`. All faults of a document are told together."""
+"""Read regions.yaml into `Regions`. All faults of a document are reported together."""
 
 import importlib.resources
 import re
@@ -17,58 +17,58 @@ from imgstore.regions.model import ALL_ZONES, ZRS_ZONES, Bandwidth, Policy, Regi
 from imgstore.regions.yaml_sections import Section, read_document
 
 SHARED_ENDPOINT: Final = "IMGSTORE_S3_ENDPOINT"
-"""The variable that puts all zones that name no endpoint on one."""
+"""The variable with the endpoint of all zones that name no endpoint."""
 
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _PRICE: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,12})?")
-"""Twelve digits behind the point and nine before it: whatever is billed, a sum of such products stays exact."""
+"""Nine digits before the decimal point and twelve after it: a sum of products with any number of bytes stays exact."""
 _BANDWIDTH: Final = re.compile(r"[1-9][0-9]{4,14}")
-"""At least 10,000 bytes a second: a segment of 4 MiB comes across in seven minutes."""
+"""At least 10,000 bytes per second: a segment of 4 MiB arrives within seven minutes."""
 _REGION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ZONE: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,14}[a-z0-9])?")
 _BUCKET: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-"""S3's rule, which also makes a folder name that every file system takes."""
+"""S3's rule, which also makes a folder name that every file system accepts."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 _DOCUMENT_KEYS: Final = ("currency", "regions", "prices", "bandwidth_bytes_per_second")
 _REGION_KEYS: Final = ("display_name", "bucket", "policy", "storage_account_types", "zones")
 _ZONE_KEYS: Final = ("endpoint", "profile", "signing_region", "path_style")
-_FREE_INSIDE: Final = {"price": "charged", "bandwidth": "held back"}
+_FREE_INSIDE: Final = {"price": "charged", "bandwidth": "limited"}
 
 _T = TypeVar("_T")
 
 
 def load_regions(path: Path | None, environ: Mapping[str, str]) -> Regions:
-    """The regions that the file at `path` describes.
+    """Load the regions from a file.
 
     Args:
-        path: the document; None is the one that comes with imgstore.
-        environ: gives the `${VARIABLES}` of the document, and `IMGSTORE_S3_ENDPOINT`.
+        path: the document; None is the document in the package.
+        environ: the values of `${VARIABLES}` in the document, and `IMGSTORE_S3_ENDPOINT`.
 
     Raises:
-        InvalidRegions: it cannot be used; carries every fault found.
+        InvalidRegions: the document is invalid; the error lists every fault.
     """
     source = importlib.resources.files("imgstore").joinpath("regions.yaml") if path is None else path
     try:
         content = source.read_bytes()
     except OSError as error:
-        raise InvalidRegions(str(source), [f"it cannot be read: {error.strerror}"]) from error
+        raise InvalidRegions(str(source), [f"the file cannot be read: {error.strerror}"]) from error
     return parse_regions(content, environ, path=str(source))
 
 
 def parse_regions(content: bytes, environ: Mapping[str, str], *, path: str) -> Regions:
-    """The regions that `content` describes; `path` names it in errors.
+    """Parse the regions in `content`; `path` names the document in errors.
 
     Raises:
-        InvalidRegions: it cannot be used; carries every fault found.
+        InvalidRegions: the document is invalid; the error lists every fault.
     """
     tree, faults = read_document(content, path)
     document = Section(tree, "", faults, environ, known=_DOCUMENT_KEYS)
-    currency = document.checked("currency", _CURRENCY, "three capital letters, for example USD")
+    currency = document.read_matching("currency", _CURRENCY, "three capital letters, for example USD")
     regions = _regions(document, faults, environ)
     prices = _prices(document, currency or "", regions)
     bandwidth = _bandwidth(document, regions)
-    faults += _clashes([region for region in regions.values() if region])
+    faults += _find_conflicts([region for region in regions.values() if region])
     if faults:
         raise InvalidRegions(path, faults)
     return Regions(
@@ -81,18 +81,18 @@ def parse_regions(content: bytes, environ: Mapping[str, str], *, path: str) -> R
 
 
 def _regions(document: Section, faults: list[str], environ: Mapping[str, str]) -> dict[str, Region | None]:
-    """The regions by key; None stands for one that has faults, so that nothing else is blamed for its absence."""
+    """Read the regions by key. None marks a region with faults, so that no other entry is blamed for its absence."""
     shared = environ.get(SHARED_ENDPOINT) or None
-    if shared and (text := _endpoint_fault(shared)):
+    if shared and (text := _find_endpoint_fault(shared)):
         faults.append(f"{SHARED_ENDPOINT} in the environment: {text}")
-    section = document.required("regions")
+    section = document.require_section("regions")
     regions: dict[str, Region | None] = {}
     for spelling in section:
         name = region_key(spelling)
         if name in regions:
-            section.fault(f"is the same region as another one above: both are '{name}'", spelling)
+            section.add_fault(f"is the same region as an entry above: both are '{name}'", spelling)
         elif not _REGION.fullmatch(name) or name == ALL_ZONES:
-            section.fault("a region's name is letters, digits and dashes, for example westus2", spelling)
+            section.add_fault("a region's name has letters, digits and dashes, for example westus2", spelling)
         else:
             regions[name] = _region(name, section.section(spelling, known=_REGION_KEYS), faults, shared)
     return regions
@@ -100,16 +100,18 @@ def _regions(document: Section, faults: list[str], environ: Mapping[str, str]) -
 
 def _region(name: str, section: Section, faults: list[str], shared: str | None) -> Region | None:
     before = len(faults)
-    bucket = section.checked("bucket", _BUCKET, "3 to 63 small letters, digits, '-' and '.'")
-    policy = section.chosen("policy", {policy.value: policy for policy in Policy})
+    bucket = section.read_matching("bucket", _BUCKET, "3 to 63 small letters, digits, '-' and '.'")
+    policy = section.read_choice("policy", {policy.value: policy for policy in Policy})
     types = _storage_account_types(section, policy)
-    zones_section = section.required("zones")
+    zones_section = section.require_section("zones")
     zones = [_zone(zone, zones_section.section(zone, known=_ZONE_KEYS), bucket or "", shared) for zone in zones_section]
     if zones and len({zone.endpoint is None for zone in zones}) > 1:
-        section.fault("some zones have an endpoint and some have none: give all of them one, or none", "zones")
+        section.add_fault(
+            "some zones have an endpoint and some have none: give an endpoint to all zones or none", "zones"
+        )
     if zones and policy is Policy.ZRS and len(zones) != ZRS_ZONES:
-        section.fault(f"policy ZRS needs exactly {ZRS_ZONES} zones, not {len(zones)}", "zones")
-    display_name = section.text("display_name") or name
+        section.add_fault(f"policy ZRS needs exactly {ZRS_ZONES} zones, not {len(zones)}", "zones")
+    display_name = section.read_text("display_name") or name
     if len(faults) > before or bucket is None or policy is None:
         return None
     return Region(
@@ -125,41 +127,41 @@ def _region(name: str, section: Section, faults: list[str], shared: str | None) 
 def _storage_account_types(section: Section, policy: Policy | None) -> tuple[StorageAccountType, ...]:
     key = "storage_account_types"
     known = {kind.value: kind for kind in StorageAccountType}
-    names = section.items(key)
+    names = section.read_list(key)
     for name in dict.fromkeys(names):
         if name not in known:
-            section.fault(f"unknown storage account type '{name}'; known are {', '.join(known)}", key)
+            section.add_fault(f"unknown storage account type '{name}'; known are {', '.join(known)}", key)
         if names.count(name) > 1:
-            section.fault(f"'{name}' stands there {names.count(name)} times", key)
+            section.add_fault(f"'{name}' is listed {names.count(name)} times", key)
     if StorageAccountType.STANDARD_ZRS in names and policy is Policy.LRS:
-        section.fault("Standard_ZRS needs policy ZRS and three zones; this region's policy is LRS", key)
+        section.add_fault("Standard_ZRS needs policy ZRS and three zones; this region's policy is LRS", key)
     return tuple(known[name] for name in names if name in known)
 
 
 def _zone(name: str, section: Section, bucket: str, shared: str | None) -> Zone:
     if not _ZONE.fullmatch(name) or name == ALL_ZONES:
-        section.fault(f"'{name}' can't be a zone's name: small letters, digits and dashes, not '{ALL_ZONES}'")
-    own = section.text("endpoint")
-    if own and (text := _endpoint_fault(own)):
-        section.fault(text, "endpoint")
+        section.add_fault(f"'{name}' can't be a zone's name: small letters, digits and dashes, not '{ALL_ZONES}'")
+    own = section.read_text("endpoint")
+    if own and (text := _find_endpoint_fault(own)):
+        section.add_fault(text, "endpoint")
     on_shared = own is None and shared is not None
     endpoint = own or shared
     zone_bucket = f"{bucket}-z{name}" if on_shared else bucket
     if on_shared and bucket and not _BUCKET.fullmatch(zone_bucket):
-        section.fault(f"the bucket's name '{zone_bucket}' on {SHARED_ENDPOINT} is longer than 63 characters")
-    path_style = section.chosen("path_style", {"true": True, "false": False}, default="true")
+        section.add_fault(f"the bucket's name '{zone_bucket}' on {SHARED_ENDPOINT} is longer than 63 characters")
+    path_style = section.read_choice("path_style", {"true": True, "false": False}, default="true")
     return Zone(
         name=name,
         endpoint=endpoint.rstrip("/") if endpoint else None,
         bucket=zone_bucket,
-        profile=section.text("profile"),
-        signing_region=section.text("signing_region"),
+        profile=section.read_text("profile"),
+        signing_region=section.read_text("signing_region"),
         path_style=path_style is not False,
     )
 
 
-def _endpoint_fault(endpoint: str) -> str | None:
-    """What is wrong with an endpoint. Never quotes one that carries credentials."""
+def _find_endpoint_fault(endpoint: str) -> str | None:
+    """Describe the fault of an endpoint. The text never quotes an endpoint with credentials."""
     try:
         parts = urlsplit(endpoint)
         port = parts.port
@@ -174,7 +176,7 @@ def _endpoint_fault(endpoint: str) -> str | None:
 
 
 def _prices(document: Section, currency: str, regions: Mapping[str, Region | None]) -> Prices:
-    section = document.required("prices", known=("egress_per_gb", "repair_per_gb", "storage_per_gb_month"))
+    section = document.require_section("prices", known=("egress_per_gb", "repair_per_gb", "storage_per_gb_month"))
     egress = section.section("egress_per_gb", known=("default", "pairs"))
     storage = section.section("storage_per_gb_month", known=tuple(StorageAccountType))
     prices = Prices(
@@ -187,7 +189,7 @@ def _prices(document: Section, currency: str, regions: Mapping[str, Region | Non
     offered = {kind for region in regions.values() if region for kind in region.storage_account_types}
     for kind in StorageAccountType if section else ():
         if kind in offered and kind not in prices.storage:
-            storage.fault(f"is missing; regions offer {kind}, so it has a price (0 is one)", kind)
+            storage.add_fault(f"is missing; regions offer {kind}, so a price is needed (0 is a price)", kind)
     return prices
 
 
@@ -200,8 +202,8 @@ def _bandwidth(document: Section, regions: Mapping[str, Region | None]) -> Bandw
 
 
 def _rate(section: Section, key: str) -> int:
-    meaning = "a whole number of bytes per second, 10000 or more; without a limit, leave it out"
-    return int(section.checked(key, _BANDWIDTH, meaning) or 0)
+    meaning = "a whole number of bytes per second, 10000 or more; omit the key for no limit"
+    return int(section.read_matching(key, _BANDWIDTH, meaning) or 0)
 
 
 def _pairs(
@@ -211,43 +213,43 @@ def _pairs(
     for source in pairs:
         targets = pairs.section(source)
         if regions and region_key(source) not in regions:
-            pairs.fault(f"unknown region '{source}'")
+            pairs.add_fault(f"unknown region '{source}'")
         for target in targets:
             pair = region_key(source), region_key(target)
             if regions and pair[1] not in regions:
-                targets.fault(f"unknown region '{target}'")
+                targets.add_fault(f"unknown region '{target}'")
             if pair[0] == pair[1]:
-                targets.fault(f"inside a region nothing is {_FREE_INSIDE[what]}: take this {what} out", target)
+                targets.add_fault(f"inside a region nothing is {_FREE_INSIDE[what]}: remove this {what}", target)
             if pair in found:
-                targets.fault(f"the pair {pair[0]}, {pair[1]} has a {what} already", target)
+                targets.add_fault(f"the pair {pair[0]}, {pair[1]} has a {what} already", target)
             found[pair] = read(targets, target)
     return found
 
 
 def _price(section: Section, key: str) -> Decimal:
-    meaning = "a price such as 0.02, 0 or more, with at most 12 digits behind the point"
-    return Decimal(section.checked(key, _PRICE, meaning) or FREE)
+    meaning = "a price such as 0.02, 0 or more, with at most 12 digits after the decimal point"
+    return Decimal(section.read_matching(key, _PRICE, meaning) or FREE)
 
 
-def _clashes(regions: list[Region]) -> Iterator[str]:
-    """Regions that a person could not tell apart, and zones whose objects would lie in one place."""
+def _find_conflicts(regions: list[Region]) -> Iterator[str]:
+    """Find regions with the same display name, and zones with the same place for objects."""
     meant = {region.name: region for region in regions}
     for region in regions:
         other = meant.setdefault(region_key(region.display_name), region)
         if other is not region:
-            yield f"regions.{region.name}.display_name: '{region.display_name}' is what {other.name} is called"
+            yield f"regions.{region.name}.display_name: '{region.display_name}' is the name of {other.name}"
     places: dict[tuple[str, str], str] = {}
     for region in regions:
         for zone in region.zones:
             mine = f"regions.{region.name}.zones.{zone.name}"
-            place = _place(zone)
+            place = _locate_objects(zone)
             first = places.setdefault(place, mine)
             if first != mine:
-                yield f"{mine}: bucket '{zone.bucket}' on {zone.endpoint or 'this machine'} is that of {first} already"
+                yield f"{mine}: bucket '{zone.bucket}' on {zone.endpoint or 'this machine'} is already used by {first}"
 
 
-def _place(zone: Zone) -> tuple[str, str]:
-    """Where a zone's objects lie, the same for two spellings of one address."""
+def _locate_objects(zone: Zone) -> tuple[str, str]:
+    """Return the place of a zone's objects, the same for two spellings of one address."""
     if zone.endpoint is None:
         return f"zone-{zone.name}", zone.bucket
     parts = urlsplit(zone.endpoint)

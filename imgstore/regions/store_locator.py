@@ -1,10 +1,12 @@
-"""Gives the store that a slot lies in, and looks after the zones: are they there, are they ours, what do they promise.
+"""The store of each slot, and the checks of zones: existence, identity, and promises of the store.
 
-For a zone with an endpoint the store is ``RetryingStore(ParallelLimitedStore(WatchedStore(MeteredStore(S3Store))))``, for an embedded one
-``WatchedStore(MeteredStore(DirectoryStore))``: the watch keeps the zone's circuit (``health.py``). Each is behind a guard that
-reads the zone's mark and uid first (``zones.py``, ``api/arm/login.py``); for ZRS it is ``Zoned`` over the three. An embedded
-zone is made at its first use, and never again. A bucket is made by `init` and by nothing else, so that a mistyped
-endpoint gives an error and not a second, empty home for the data.
+The store of a zone with an endpoint is ``RetryingStore(ParallelLimitedStore(WatchedStore(MeteredStore(S3Store))))``.
+The store of an embedded zone is ``WatchedStore(MeteredStore(DirectoryStore))``. `WatchedStore` updates the zone's
+circuit (``health.py``). Each store is behind a guard that first reads the zone's mark and uid (``zones.py``,
+``identity.py``). For ZRS, `Zoned` combines the stores of three zones.
+
+An embedded zone is created at the first use, and never again. Only `init` creates a bucket, so that a mistyped endpoint
+causes an error instead of a second, empty place for the data.
 """
 
 import threading
@@ -38,7 +40,7 @@ from imgstore.stores.zone_redundant import QUORUM, Zoned
 
 
 class Locator:
-    """The stores of an installation, each made once. Safe to use from several threads at once."""
+    """The stores of an installation, each created once. Safe to use from several threads at once."""
 
     def __init__(
         self,
@@ -55,22 +57,22 @@ class Locator:
         buckets: Callable[[int], TokenBucket] = TokenBucket,
         records: HealthRecords | None = None,
     ) -> None:
-        """Nothing is opened yet.
+        """Create the locator without opening any store.
 
         Args:
-            regions: what regions.yaml says.
-            home: the data home, under which embedded zones lie.
-            installation_uid: what a zone's mark must name.
-            environ: where AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are looked for.
-            effects: gives the keys of probes and the uids of zones.
-            space: whose reserve of free space embedded zones keep.
-            registry: what the catalog knows of zones.
-            meters: makes the meter of a region.
-            policy: how patient to be with endpoints; None is the usual one.
-            buckets: makes the token bucket of a pair of regions, from its bytes per second.
-            records: where the circuits of zones are shared with other processes; None shares them with nobody.
+            regions: the content of regions.yaml.
+            home: the data home, which contains the embedded zones.
+            installation_uid: the installation that a zone's mark must name.
+            environ: the variables with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+            effects: creates the keys of probes and the uids of zones.
+            space: the reserve of free space that embedded zones keep.
+            registry: the catalog's records of zones.
+            meters: creates the meter of a region.
+            policy: the retries of requests to endpoints; None is the default.
+            buckets: creates the token bucket of a pair of regions, from the bytes per second.
+            records: the circuits that processes share; None shares nothing.
         """
-        self.health = CircuitBreakers(monotonic=effects.monotonic, records=records, open_zone=self._open_named)
+        self.health = CircuitBreakers(monotonic=effects.monotonic, records=records, open_zone=self._open_by_name)
         self._shared = ZoneContext(health=self.health, registry=registry, new_uid=effects.new_uid)
         self._regions = regions
         self._home = home
@@ -87,10 +89,10 @@ class Locator:
         self._buckets: dict[tuple[str, str], TokenBucket] = {}
 
     def choose_zone(self, slot_key: SlotKey) -> tuple[str, str]:
-        """Where a new slot is to lie: (zone, bucket). Asked once; the slot's row keeps the answer (invariant S5).
+        """Choose (zone, bucket) of a new slot. Called once, because the slot's row stores the answer (invariant S5).
 
-        Pools start at different zones and their ordinals go round from there, so that the replicas of one version lie
-        in as many zones as there are.
+        Pools start at different zones, and the ordinals of a pool cycle through the zones. The replicas of one version
+        are therefore in as many zones as possible.
         """
         region = self._regions.get(slot_key.region)
         if slot_key.storage_account_type is StorageAccountType.STANDARD_ZRS:
@@ -100,12 +102,12 @@ class Locator:
         return zone.name, zone.bucket
 
     def store(self, slot: Slot) -> ObjectStore:
-        """The store in which the slot's keys lie, its mark checked.
+        """Open the store of the slot, after a check of its mark.
 
         Raises:
-            InvalidInput: regions.yaml no longer has the slot's region.
-            StoreMismatch: the slot's zone or bucket is not what regions.yaml says, or bears another mark.
-            StoreError: the zone was not made ready (`init`), or does not answer.
+            InvalidInput: regions.yaml no longer contains the slot's region.
+            StoreMismatch: the slot's zone or bucket differs from regions.yaml, or the zone has another mark.
+            StoreError: the zone was not prepared (`init`), or does not answer.
         """
         region = self._regions.get(slot.key.region)
         every = slot.zone == ALL_ZONES and region.policy is Policy.ZRS
@@ -113,11 +115,11 @@ class Locator:
         bucket = zones[0].bucket if len(zones) == 1 else region.bucket
         if not zones or bucket != slot.bucket:
             raise StoreMismatch(
-                f"Slot {slot.key} lies where {self._regions.path} does not look.",
+                f"Slot {slot.key} is in a zone or bucket that {self._regions.path} does not name.",
                 found=f"region {region.name} of policy {region.policy}, bucket '{bucket}', "
                 f"zones {', '.join(zone.name for zone in region.zones)}",
                 expected=f"bucket '{slot.bucket}', zone {slot.zone}",
-                hint=f"give region {region.name} back the bucket, the zones and the endpoints that it had",
+                hint=f"restore the former bucket, zones and endpoints of region {region.name} in regions.yaml",
                 target=region.name,
             )
         if every:
@@ -127,14 +129,14 @@ class Locator:
         return guarded
 
     def store_across(self, slot: Slot, region: str, wait: Wait) -> ObjectStore:
-        """The slot's store as `region` reads it: within the bandwidth of the pair, where regions.yaml sets one.
+        """Open the slot's store for a reader in `region`, within the bandwidth that regions.yaml sets for the pair.
 
-        All that this process carries from the one region to the other shares that bandwidth. Raises as `store`.
+        All reads of this process from one region to another share that bandwidth. Raises the errors of `store`.
 
         Args:
-            slot: what is read.
-            region: where the bytes go.
-            wait: sleeps so many seconds; may raise to end the reading.
+            slot: the slot to read.
+            region: the region of the reader.
+            wait: sleeps for a number of seconds; may raise to end the read.
         """
         store = self.store(slot)
         pair = slot.key.region, self._regions.get(region).name
@@ -148,9 +150,9 @@ class Locator:
         return BandwidthLimitedStore(store, bucket, wait)
 
     def is_avoided(self, slot: Slot) -> bool:
-        """Whether another slot is to be preferred: its store does not answer, as far as is known here.
+        """Return whether another slot is preferable, because this slot's store does not answer as far as known.
 
-        A slot in three zones is avoided when two of them are. No request is sent; see `CircuitBreakers.refresh`.
+        A slot in three zones is avoided when two zones are avoided. No request is sent; see `CircuitBreakers.refresh`.
         """
         region = self._regions.regions.get(slot.key.region)
         if region is None:
@@ -160,40 +162,40 @@ class Locator:
         return sum(self.health.is_avoided(region.name, zone.name) for zone in region.zones) >= QUORUM
 
     def find_unavailable_zones(self) -> frozenset[tuple[str, str]]:
-        """The zones (region, zone) that do not answer; those that were not heard of lately are probed first."""
+        """Probe zones without a recent answer, and return the zones (region, zone) that do not answer."""
         names = [(region.name, zone.name) for region in self._regions.regions.values() for zone in region.zones]
         self.health.probe_idle_zones(names)
         return frozenset(name for name in names if self.health.is_avoided(*name))
 
     def note_late(self, slot: Slot, age_seconds: float) -> None:
-        """A request to the slot is not answered yet. Of a slot in three zones, each zone is watched by itself."""
+        """Note that a request to the slot is late. Each zone of a slot in three zones has its own watch."""
         if slot.zone != ALL_ZONES:
             self.health.count_late((slot.key.region, slot.zone), age_seconds)
 
     def meter(self, region: str) -> TrafficMeter:
-        """What counts the bytes to and from a region's stores."""
+        """Return the meter of the bytes to and from a region's stores."""
         return self._meters[self._regions.get(region).name]
 
     def traffic(self) -> Mapping[str, Traffic]:
-        """What was counted so far, by region."""
+        """Return the counts so far, by region."""
         return MappingProxyType({name: meter.traffic for name, meter in self._meters.items()})
 
     def check(self, region: Region) -> list[ZoneReport]:
-        """Look at each zone of a region, changing nothing."""
-        return self._of_each_zone(region, OpenedZone.look)
+        """Inspect each zone of a region without a change."""
+        return self._report_each_zone(region, OpenedZone.inspect)
 
     def init(
         self, region: Region, *, zones: Collection[str] | None = None, consent: Consent = Consent.NONE
     ) -> list[ZoneReport]:
-        """Make zones of a region ready: the bucket, the marks, and what the store promises, found out by trying.
+        """Prepare zones of a region: create the bucket and the marks, and probe the promises of the store.
 
-        May be repeated: what is there stays, and the promises are found out anew, as is wanted after a server was
-        replaced by another.
+        The method may be repeated. Existing marks stay, and the promises are probed again, as needed after a
+        replacement of the server.
 
         Args:
-            region: whose zones.
-            zones: their names; None is every zone.
-            consent: what the operator said of these zones, where one is not the store that the catalog recorded.
+            region: the region of the zones.
+            zones: the names of the zones; None is every zone.
+            consent: the operator's consent for a zone whose store is not the recorded one.
         """
         chosen = [zone for zone in region.zones if zones is None or zone.name in zones]
         serving: frozenset[str] = frozenset()
@@ -201,17 +203,17 @@ class Locator:
             reports = self.check(region)
             serving = frozenset(each.zone for each in reports if each.marked and each.problem is None)
 
-        def made_ready(zone: OpenedZone) -> ZoneReport:
+        def prepare(zone: OpenedZone) -> ZoneReport:
             others_serve = len(serving - {zone.mark.zone}) >= QUORUM
-            return zone.look_made_ready(consent, others_serve=others_serve)
+            return zone.prepare_and_inspect(consent, others_serve=others_serve)
 
-        return self._of_each_zone(region, made_ready, chosen)
+        return self._report_each_zone(region, prepare, chosen)
 
     def put_checkpoint(self, slot: Slot, checkpoint: Checkpoint) -> None:
-        """Prove in the zones of a slot how far the catalog has come. The catalog has recorded the checkpoint before.
+        """Put a checkpoint of the catalog into the zones of a slot. The catalog has already recorded the checkpoint.
 
         Raises:
-            StoreError: as `store`; or it could not be put.
+            StoreError: an error of `store`, or of the put.
         """
         store, key = self.store(slot), checkpoint_key(checkpoint.name)
         if isinstance(store, Zoned):
@@ -222,32 +224,32 @@ class Locator:
             zone.add_checkpoint(checkpoint)
 
     def refresh_checkpoints(self, slots: Iterable[Slot] | None = None) -> None:
-        """Have the catalog compare the checkpoints of zones with its own. Zones that do not answer are passed over.
+        """Compare the checkpoints of zones with the catalog. Zones that do not answer are skipped.
 
         Args:
-            slots: those whose zones are looked at; None looks at every zone that was ever used.
+            slots: the slots whose zones are compared; None compares every zone that was ever used.
         """
         if slots is None:
             zones = self._recorded_zones()
         else:
             zones = list({id(zone): zone for slot in slots for zone in self._zones_of(slot)}.values())
-        self._look_at(zones, OpenedZone.refresh_checkpoints)
+        self._run_on_zones(zones, OpenedZone.refresh_checkpoints)
 
     def delete_unknown_checkpoints(self) -> list[str]:
         """Remove the checkpoints that the catalog does not know from every zone that was ever used.
 
         Returns:
-            What went wrong, a line for each zone that could not be looked at.
+            The errors, one line for each zone that failed.
         """
-        return self._look_at(self._recorded_zones(), OpenedZone.delete_unknown_checkpoints)
+        return self._run_on_zones(self._recorded_zones(), OpenedZone.delete_unknown_checkpoints)
 
     @staticmethod
-    def _look_at(zones: Sequence[OpenedZone], look: Callable[[OpenedZone], None]) -> list[str]:
-        """`look` at zones at once; what went wrong, a line each."""
+    def _run_on_zones(zones: Sequence[OpenedZone], act: Callable[[OpenedZone], None]) -> list[str]:
+        """Call `act` for zones in parallel, and return the errors, one line each."""
 
-        def looked(zone: OpenedZone) -> str | None:
+        def run(zone: OpenedZone) -> str | None:
             try:
-                look(zone)
+                act(zone)
             except StoreError as error:
                 return f"zone {zone.mark.zone} of {zone.mark.region}: {error.message}"
             return None
@@ -255,23 +257,23 @@ class Locator:
         if not zones:
             return []
         with ThreadPoolExecutor(len(zones)) as pool:
-            return [problem for problem in pool.map(looked, zones) if problem is not None]
+            return [problem for problem in pool.map(run, zones) if problem is not None]
 
     def read_marked_zones(self) -> Mapping[str, str]:
-        """The zones on S3 that answer and are marked: whose they are (an installation's uid), by the store's name."""
+        """Read the marks of the S3 zones that answer: the installation's uid by the store's name."""
         s3 = [region for region in self._regions.regions.values() if not region.embedded]
         found: dict[str, str] = {}
 
-        def look(zone: OpenedZone) -> None:
+        def read(zone: OpenedZone) -> None:
             mark = zone.read_mark()
             if mark is not None:
                 found[zone.store.name] = mark.installation
 
         opened: list[OpenedZone] = []
         for region in s3:
-            with suppress(StoreError):  # A profile that is not there.
+            with suppress(StoreError):  # The AWS profile does not exist.
                 opened += [self._open(region, zone) for zone in region.zones]
-        self._look_at(opened, look)
+        self._run_on_zones(opened, read)
         return found
 
     def _recorded_zones(self) -> list[OpenedZone]:
@@ -285,7 +287,7 @@ class Locator:
         return [self._open(region, zone) for zone in region.zones if every or zone.name == slot.zone]
 
     def close(self) -> None:
-        """Give the connections back. The locator is of no use afterwards."""
+        """Close the connections. The locator must not be used afterwards."""
         self.health.close()
         with self._lock:
             for zoned in self._zoned.values():
@@ -293,18 +295,18 @@ class Locator:
             for zone in self._zones.values():
                 zone.close()
 
-    def _of_each_zone(
-        self, region: Region, look: Callable[[OpenedZone], ZoneReport], zones: Sequence[Zone] | None = None
+    def _report_each_zone(
+        self, region: Region, report: Callable[[OpenedZone], ZoneReport], zones: Sequence[Zone] | None = None
     ) -> list[ZoneReport]:
-        def looked(zone: Zone) -> ZoneReport:
+        def run(zone: Zone) -> ZoneReport:
             try:
-                return look(self._open(region, zone))
-            except StoreError as error:  # a profile that is not there
+                return report(self._open(region, zone))
+            except StoreError as error:  # The AWS profile does not exist.
                 return report_unopened(region, zone, error)
 
-        self.health.refresh()  # A zone that answers here closes its circuit, also the one that another process opened.
-        with ThreadPoolExecutor(len(region.zones)) as pool:  # so that zones that do not answer are waited for together
-            return list(pool.map(looked, region.zones if zones is None else zones))
+        self.health.refresh()  # An answer closes the zone's circuit, even if another process opened the circuit.
+        with ThreadPoolExecutor(len(region.zones)) as pool:  # One wait for all zones that do not answer.
+            return list(pool.map(run, region.zones if zones is None else zones))
 
     def _all_zones(self, region: Region) -> Zoned:
         with self._lock:
@@ -323,9 +325,9 @@ class Locator:
             return self._zoned.setdefault(region.name, zoned)
 
     def _admit_zones(self, region: Region, zones: Mapping[str, OpenedZone]) -> None:
-        """Find out which zones can be used, and do not wait for one that is late where the two others can.
+        """Check that two zones can be used, without waiting for a late zone once two can.
 
-        One zone that is the wrong store counts as away. Two refuse the region.
+        One zone with the wrong store counts as unavailable. Two such zones refuse the region.
         """
         opened = list(zones.items())
         usable = 0
@@ -345,8 +347,8 @@ class Locator:
             if usable >= QUORUM and not awaited:
                 return
 
-    def _open_named(self, region: str, zone: str) -> None:
-        """Open a zone that another process spoke of, if regions.yaml still has it."""
+    def _open_by_name(self, region: str, zone: str) -> None:
+        """Open a zone from another process's record, if regions.yaml still contains the zone."""
         found = self._regions.regions.get(region)
         for each in found.zones if found else ():
             if found is not None and each.name == zone:
@@ -356,41 +358,41 @@ class Locator:
         with self._lock:
             known = self._zones.get((region.name, zone.name))
             if known is None:
-                known = self._zones[region.name, zone.name] = self._built(region, zone)
+                known = self._zones[region.name, zone.name] = self._build(region, zone)
             return known
 
-    def _built(self, region: Region, zone: Zone) -> OpenedZone:
+    def _build(self, region: Region, zone: Zone) -> OpenedZone:
         mark = FormatMark(installation=self._installation_uid, region=region.name, zone=zone.name)
         meter = self._meters[region.name]
         if zone.endpoint is None:
             folder = self._home / "regions" / zone.bucket / f"zone-{zone.name}"
             directory = DirectoryStore(folder, self._space, home=self._home)
             return EmbeddedZone(mark, directory, folder, meter, self._shared)
-        # boto3 takes a third of a second to load, which a command on directories should not pay.
+        # boto3 takes 0.3 s to load, which commands on directories should not need.
         from imgstore.stores.s3.store import S3Store  # noqa: PLC0415
 
-        # What boto3 would find by itself, told outright, so that `environ` decides. Temporary credentials have a third
-        # part and are left to boto3.
-        told = zone.profile is None and not self._environ.get("AWS_SESSION_TOKEN")
+        # Pass the credentials explicitly, so that `environ` decides. Temporary credentials have a third part: boto3
+        # finds all three parts itself.
+        from_environ = zone.profile is None and not self._environ.get("AWS_SESSION_TOKEN")
         s3 = S3Store(
             endpoint=zone.endpoint,
             bucket=zone.bucket,
             profile=zone.profile,
             signing_region=zone.signing_region,
             path_style=zone.path_style,
-            access_key=self._environ.get("AWS_ACCESS_KEY_ID") if told else None,
-            secret_key=self._environ.get("AWS_SECRET_ACCESS_KEY") if told else None,
+            access_key=self._environ.get("AWS_ACCESS_KEY_ID") if from_environ else None,
+            secret_key=self._environ.get("AWS_SECRET_ACCESS_KEY") if from_environ else None,
         )
         return S3Zone(mark, s3, meter, self._policy, self._shared)
 
 
 def _admit_if_usable(zone: OpenedZone) -> bool:
-    """Tell whether a zone of three can be used now; the guard of one that cannot looks before it is ever used.
+    """Return whether a zone of three can be used now. The guard checks an unusable zone again before any later use.
 
-    A directory may fail in many ways, and each is a zone lost; a bucket that was never made is a mistake in regions.yaml.
+    Any failure of a directory makes the zone unavailable. A bucket that was never created is a mistake in regions.yaml.
 
     Raises:
-        StoreError: it is the wrong store.
+        StoreError: the store is the wrong one, or the bucket was never created.
     """
     lost = StoreError if isinstance(zone, EmbeddedZone) else (StoreUnreachable, StoreDenied)
     try:

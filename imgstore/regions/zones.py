@@ -1,4 +1,4 @@
-"""A zone with its store: what lets it be used, looks at it, and makes it ready."""
+"""A zone with its store: the admission, inspection and preparation of a zone."""
 
 import os
 import time
@@ -41,34 +41,33 @@ if TYPE_CHECKING:
 
 
 _CHECKPOINTS_MAX: Final = 64
-"""So many stay in a zone before the old ones are removed, in one request."""
+"""The number of checkpoints in a zone before one request removes the old ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZoneReport:
-    """What was found of one zone."""
+    """The result of an inspection of one zone."""
 
     region: str
     zone: str
     store: str
-    """The store's name: "s3 http://127.0.0.1:9000/imgstore-eastus"."""
+    """The name of the store: "s3 http://127.0.0.1:9000/imgstore-eastus"."""
     reachable: bool
-    """It answered, if only with a refusal."""
+    """Whether the store answered, even with a refusal."""
     bucket_exists: bool
-    """The bucket or folder is there. An embedded one need not be: it is made at its first use."""
+    """Whether the bucket or folder exists. The folder of an embedded zone is created at the first use."""
     marked: bool
-    """It bears the mark of this installation, region and zone."""
+    """Whether the zone has the mark of this installation, region and zone."""
     properties: StoreProperties | None
-    """What the store promises; None where nobody has asked it yet."""
+    """The promises of the store; None if the store was never probed."""
     answer_seconds: float | None = field(default=None, compare=False)
-    """How long it took to read the mark, over a connection that stood: about one way there and back. None where it bears
-    none."""
+    """The time to read the mark over an open connection: about one round trip. None if the zone has no mark."""
     problem: str | None = None
-    """What keeps the zone from being used, and what to do about it; None where nothing does."""
+    """The reason why the zone cannot be used, and the remedy; None without a problem."""
 
 
 def report_unopened(region: Region, zone: Zone, error: StoreError) -> ZoneReport:
-    """What there is to say of a zone whose store could not even be named."""
+    """Report a zone whose store could not be created."""
     return ZoneReport(
         region=region.name,
         zone=zone.name,
@@ -77,55 +76,56 @@ def report_unopened(region: Region, zone: Zone, error: StoreError) -> ZoneReport
         bucket_exists=False,
         marked=False,
         properties=None,
-        problem=_told(error),
+        problem=_format_error(error),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZoneContext:
-    """What all zones of a process share."""
+    """The objects that all zones of a process share."""
 
     health: CircuitBreakers
     registry: ZoneRegistry
     new_uid: Callable[[], str]
-    """Gives a zone its uid, and a probe its key."""
+    """Creates the uid of a zone, and the key of a probe."""
 
 
 class OpenedZone(ABC):
-    """A zone with its store. Made by the locator, once."""
+    """A zone with its store. The locator creates each zone once."""
 
     kind: ClassVar[ZoneKind]
 
     def __init__(self, mark: FormatMark, store: ObjectStore, watch: Watch, shared: ZoneContext) -> None:
-        """Nothing is asked yet.
+        """Create the zone without a request.
 
         Args:
-            mark: what the zone has to bear.
-            store: the zone's store, with all that wraps it.
-            watch: told how requests end.
-            shared: what all zones of a process share.
+            mark: the mark that the zone must have.
+            store: the zone's store with all wrappers.
+            watch: observes how requests end.
+            shared: the objects that all zones of a process share.
         """
         self.mark = mark
         self.store = store
         self.watch = watch
         self.guarded = GuardedStore(store, self._admit_watched, self.is_same)
         self.checkpoints: list[Checkpoint] = []
-        """Those of the catalog that the zone holds, as last listed and as put since."""
+        """The zone's checkpoints that the catalog knows, as last listed and as put since."""
         self._registry = shared.registry
         self._new_uid = shared.new_uid
 
     @abstractmethod
     def exists(self) -> bool:
-        """Whether the bucket or folder is there."""
+        """Return whether the bucket or folder exists."""
 
     @abstractmethod
-    def begin(self) -> None:
-        """Use a zone for the first time: make it, or raise the `StoreError` that says that `init` has to."""
+    def use_first_time(self) -> None:
+        """Create the zone at its first use, or raise the `StoreError` that demands `init`."""
 
     def _admit_watched(self) -> None:
-        """Admit the zone. A store that answers and is the wrong one cannot serve either.
+        """Admit the zone. The wrong store cannot serve, even if the store answers.
 
-        How its requests ended the store itself has told the watch; what the catalog raised says nothing of the store.
+        The store itself has already reported its requests to the watch. An error of the catalog is no evidence about
+        the store.
         """
         try:
             self.admit()
@@ -136,73 +136,73 @@ class OpenedZone(ABC):
                 raise
 
     @abstractmethod
-    def trust(self, mark: FormatMark) -> None:
-        """Take the zone for the right one from now on; `mark` is its FORMAT object."""
+    def accept(self, mark: FormatMark) -> None:
+        """Accept the store as the right one from now on; `mark` is its FORMAT object."""
 
     @abstractmethod
     def create(self) -> None:
-        """Make the bucket or folder, unless it exists."""
+        """Create the bucket or folder, unless it exists."""
 
     @abstractmethod
     def probe(self) -> None:
-        """Find out by trying what the store promises, and write that into its FORMAT object."""
+        """Probe the promises of the store, and write the result into the FORMAT object."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what the store holds."""
+        """Close the connections of the store."""
 
     def is_same(self) -> bool:
-        """Whether the store is certainly the one that was admitted."""
+        """Return whether the store is certainly the admitted one."""
         return True
 
     def admit(self) -> None:
-        """Let the zone be used. A zone that was never recorded is recorded.
+        """Check the zone before its use. A zone without a record is recorded.
 
         Raises:
-            StoreMismatch: it is not the zone that the catalog recorded, or not this installation's.
-            StoreError: it does not answer, or was not made ready.
+            StoreMismatch: the zone is not the recorded one, or belongs to another installation.
+            StoreError: the zone does not answer, or was not prepared.
         """
         record, mark = self._record(), self.read_mark()
         if record is None and mark is None:
             if self._was_used_unrecorded():
                 raise missing_zone_error(self.mark.region, self.mark.zone, self.store.name, None)
-            self.begin()
+            self.use_first_time()
             mark = self.read_mark()
         objects = self._verify(record, mark)
         if record is None:
             self._adopt(objects)
         if mark is not None:
-            self.trust(mark)
+            self.accept(mark)
         self.compare_checkpoints(objects)
 
     def compare_checkpoints(self, objects: ZoneObjects | None = None) -> None:
-        """Compare the zone's checkpoints with the catalog, which remembers what it does not know.
+        """Compare the zone's checkpoints with the catalog, which records that unknown checkpoints exist.
 
         Args:
-            objects: what was listed a moment ago; None lists now.
+            objects: the result of a recent listing; None lists now.
         """
         found = (objects or read_zone_objects(self.store)).checkpoints
         self.checkpoints = list(self._registry.filter_known_checkpoints(self.mark.region, self.mark.zone, found))
 
     def refresh_checkpoints(self) -> None:
-        """Compare the zone's checkpoints with the catalog now. Raises as `admit`."""
+        """Compare the zone's checkpoints with the catalog now. Raises the errors of `admit`."""
         if self.guarded.is_open:
             self.guarded.open_store()
             self.compare_checkpoints()
         else:
-            self.guarded.open_store()  # Which compares them.
+            self.guarded.open_store()  # Admission compares the checkpoints.
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Take note of a checkpoint that was put into the zone, and remove old ones when they are many."""
+        """Add a checkpoint that was put into the zone, and remove old checkpoints above the limit."""
         self.checkpoints = [*self.checkpoints, checkpoint]
         if len(self.checkpoints) > _CHECKPOINTS_MAX:
             *old, newest = sorted(self.checkpoints)
             self.checkpoints = [newest]
-            # They are in nobody's way: the next process lists them, and removes them.
-            ask_briefly(lambda: self.store.delete(checkpoint_key(each.name) for each in old))
+            # A failed delete is harmless: the next process lists and removes the old checkpoints.
+            ask_briefly(lambda: self.store.delete(checkpoint_key(checkpoint.name) for checkpoint in old))
 
     def delete_unknown_checkpoints(self) -> None:
-        """Remove the checkpoints that the catalog does not know: an operator accepted it as it is.
+        """Remove the checkpoints that the catalog does not know, after an operator has accepted the catalog.
 
         Raises:
             StoreError: the zone cannot be used, or does not answer.
@@ -213,43 +213,43 @@ class OpenedZone(ABC):
         store.delete(checkpoint_key(each.name) for each in sorted(set(found) - set(known)))
 
     def prepare(self, consent: Consent = Consent.NONE, *, others_serve: bool = False) -> None:
-        """Make what the zone needs to be admitted. May be repeated.
+        """Create everything that admission of the zone requires. May be repeated.
 
         Args:
-            consent: what the operator said of this zone.
-            others_serve: two other zones have all that this one should have.
+            consent: the operator's consent for this zone.
+            others_serve: whether two other zones have all content of this zone.
 
         Raises:
-            StoreMismatch: the store is not the recorded one, and the operator's consent does not go so far.
-            StoreError: it could not be made ready.
+            StoreMismatch: the store is not the recorded one, and the consent does not cover the store.
+            StoreError: the zone could not be prepared.
         """
-        fault = self._fault()
+        fault = self._find_mismatch()
         if fault is not None and self._is_used() and not self._is_permitted(consent, others_serve=others_serve):
             raise fault
         self.create()
-        self._lay_or_mend_mark(mend=consent is not Consent.NONE)
+        self._create_or_repair_mark(repair=consent is not Consent.NONE)
         if fault is not None:
-            self._record_anew()
+            self._replace_record()
         self.probe()
         self.admit()
 
     def _record(self) -> ZoneRecord | None:
-        """The catalog's record, where it is of this kind of store."""
+        """Return the catalog's record, and refuse a record of another kind of store."""
         record = self._registry.find(self.mark.region, self.mark.zone)
         if record is not None:
             check_kind(record, self.kind, self.store.name)
         return record
 
     def _is_used(self) -> bool:
-        """Whether something that the catalog knows should lie in the zone. A slot without a manifest holds nothing."""
+        """Return whether the zone should contain a known manifest. A slot without a manifest contains nothing."""
         return bool(self._registry.list_sample_keys(self.mark.region, self.mark.zone))
 
     def _was_used_unrecorded(self) -> bool:
-        """Whether a zone without a record should have content all the same: older code made no records."""
+        """Return whether a zone without a record should have content, because older code wrote no records."""
         return not self._registry.records_every_zone() and self._is_used()
 
     def _verify(self, record: ZoneRecord | None, mark: FormatMark | None) -> ZoneObjects:
-        """See that the store's mark is ours and, where the catalog has a record, that it holds the zone's uid."""
+        """Check the store's mark and, if the catalog has a record, the zone's uid."""
         if mark is None:
             raise missing_zone_error(self.mark.region, self.mark.zone, self.store.name, record)
         self.mark.check(mark, where=self.store.name)
@@ -259,35 +259,35 @@ class OpenedZone(ABC):
         return objects
 
     def _adopt(self, objects: ZoneObjects) -> None:
-        """Record a zone that an older imgstore made, or that a process began and did not live to record.
+        """Record a zone of an older imgstore, or of a process that was killed before it recorded the zone.
 
-        The uid's object comes first. A process that is killed between the two leaves an object that the next one
-        records. Of two processes one records, and the other finds that uid in the zone.
+        The uid's object comes first. A process that is killed after the put leaves an object that the next process
+        records. If two processes run, one records its uid, and the other finds that uid in the zone.
         """
         self._check_content()
         uid = min(objects.uids, default=None) or self._put_uid()
-        record = self._registry.add(self._as_record(uid))
+        record = self._registry.add(self._make_record(uid))
         check_kind(record, self.kind, self.store.name)
         if record.uid != uid and record.uid not in (uids := read_zone_objects(self.store).uids):
             raise other_zone_error(record, self.store.name, uids)
 
-    def _record_anew(self) -> None:
-        """Record this store in the place of the former one. Its own uid, if it has the recorded one, stays."""
+    def _replace_record(self) -> None:
+        """Record this store in place of the former one. A store with the recorded uid keeps its record."""
         record = self._registry.find(self.mark.region, self.mark.zone)
         if record is not None and record.kind is self.kind and record.uid in read_zone_objects(self.store).uids:
             return
-        self._registry.replace(self._as_record(self._put_uid()))
+        self._registry.replace(self._make_record(self._put_uid()))
 
     def _put_uid(self) -> str:
         uid = self._new_uid()
         self.store.put(zone_uid_key(uid), b"")
         return uid
 
-    def _as_record(self, uid: str) -> ZoneRecord:
+    def _make_record(self, uid: str) -> ZoneRecord:
         return ZoneRecord(region=self.mark.region, zone=self.mark.zone, uid=uid, kind=self.kind, place=self.store.name)
 
     def _check_content(self) -> None:
-        """Refuse a store without a record that lacks most of what the catalog says of it, whatever its FORMAT says."""
+        """Refuse an unrecorded store in which most of the expected manifests are missing, whatever FORMAT contains."""
         if self._registry.records_every_zone():
             return
         wanted = self._registry.list_sample_keys(self.mark.region, self.mark.zone)
@@ -302,8 +302,8 @@ class OpenedZone(ABC):
             return False
         return True
 
-    def _fault(self) -> StoreMismatch | None:
-        """Why the store is not the one that the catalog knows; None where it is, or where the catalog knows none."""
+    def _find_mismatch(self) -> StoreMismatch | None:
+        """Return the difference between the store and the catalog's record; None if both agree or no record exists."""
         try:
             record = self._record()
             if record is None and not self._was_used_unrecorded():
@@ -318,7 +318,7 @@ class OpenedZone(ABC):
         return None
 
     def _is_permitted(self, consent: Consent, *, others_serve: bool) -> bool:
-        """Whether a store that is not the recorded one may be made ready although the catalog has content in it."""
+        """Return whether consent covers a store other than the recorded one, although the catalog has content here."""
         if consent is not Consent.REPAIR:
             return consent is Consent.REPLACED
         if not self.exists():
@@ -327,22 +327,22 @@ class OpenedZone(ABC):
         if record is not None and record.uid in read_zone_objects(self.store).uids:
             return True
         is_empty = all(info.key == FORMAT_KEY for info in islice(self.store.list(""), 2))
-        return others_serve and (is_empty or self._is_ours())
+        return others_serve and (is_empty or self._has_known_objects())
 
-    def _is_ours(self) -> bool:
-        """Whether the store holds something that the catalog knows of, whatever its FORMAT says."""
+    def _has_known_objects(self) -> bool:
+        """Return whether the store contains objects that the catalog knows, whatever its FORMAT contains."""
         record = self._registry.find(self.mark.region, self.mark.zone)
         if record is not None and record.uid in read_zone_objects(self.store).uids:
             return True
         prefixes = self._registry.list_prefixes(self.mark.region, self.mark.zone)
         return any(next(iter(self.store.list(prefix)), None) is not None for prefix in prefixes)
 
-    def _lay_or_mend_mark(self, *, mend: bool) -> None:
-        """Give the zone its FORMAT object; one that is missing or unreadable is written again where `mend` allows it."""
+    def _create_or_repair_mark(self, *, repair: bool) -> None:
+        """Create the FORMAT object. With `repair`, replace a missing or unreadable one in a store with known objects."""
         try:
             self.create_mark()
         except StoreMismatch:
-            if not mend or not self._is_unmarked() or not self._is_ours():
+            if not repair or not self._is_unmarked() or not self._has_known_objects():
                 raise
             self.store.put(FORMAT_KEY, self.mark.encode())
 
@@ -352,8 +352,8 @@ class OpenedZone(ABC):
         except StoreMismatch:
             return True
 
-    def look(self, monotonic: Callable[[], float] = time.monotonic) -> ZoneReport:
-        """What there is, changing nothing."""
+    def inspect(self, monotonic: Callable[[], float] = time.monotonic) -> ZoneReport:
+        """Inspect the zone without a change."""
         report = ZoneReport(
             region=self.mark.region,
             zone=self.mark.zone,
@@ -372,46 +372,46 @@ class OpenedZone(ABC):
             if mark is None and (record is not None or self._was_used_unrecorded()):
                 raise missing_zone_error(self.mark.region, self.mark.zone, self.store.name, record)
             if mark is None:
-                return replace(report, problem=self._unready())
+                return replace(report, problem=self._describe_missing_mark())
             report = replace(report, answer_seconds=monotonic() - began)
             self._verify(record, mark)
             if record is None:
                 self._check_content()
         except StoreError as error:
-            return replace(report, reachable=not isinstance(error, StoreUnreachable), problem=_told(error))
+            return replace(report, reachable=not isinstance(error, StoreUnreachable), problem=_format_error(error))
         return replace(report, marked=True, properties=mark.properties)
 
-    def look_made_ready(self, consent: Consent = Consent.NONE, *, others_serve: bool = False) -> ZoneReport:
-        """What there is, once the zone was made ready, or why it could not be. Arguments as `prepare`."""
+    def prepare_and_inspect(self, consent: Consent = Consent.NONE, *, others_serve: bool = False) -> ZoneReport:
+        """Prepare the zone, then inspect it. A failed preparation is the report's problem. See `prepare`."""
         try:
             self.prepare(consent, others_serve=others_serve)
         except StoreError as error:
-            return replace(self.look(), problem=_told(error))
-        return self.look()
+            return replace(self.inspect(), problem=_format_error(error))
+        return self.inspect()
 
-    def _unready(self) -> str | None:
-        """What is wrong with a zone that bears no mark."""
-        foreign = self._foreign()
-        return None if foreign is None else _told(foreign)
+    def _describe_missing_mark(self) -> str | None:
+        """Describe the problem of a zone without a mark."""
+        foreign = self._find_foreign_object()
+        return None if foreign is None else _format_error(foreign)
 
-    def _foreign(self) -> StoreMismatch | None:
-        """The error for a zone that bears no mark and holds something all the same."""
+    def _find_foreign_object(self) -> StoreMismatch | None:
+        """Create the error for a zone with objects but without a mark; None for an empty zone."""
         occupied = next(iter(self.store.list("")), None)
         if occupied is None:
             return None
         return StoreMismatch(
             f"{self.store.name} belongs to something else.",
             found=f"no FORMAT object, but '{occupied.key}' and perhaps more",
-            expected="a bucket or folder that is empty, or that imgstore has made",
-            hint="mend the endpoint or mount point of the zone, or give the region another bucket in regions.yaml",
+            expected="a bucket or folder that is empty, or that imgstore created",
+            hint="correct the endpoint or mount point of the zone, or give the region another bucket in regions.yaml",
             target=self.store.name,
         )
 
     def read_mark(self) -> FormatMark | None:
-        """The mark that the zone bears.
+        """Read the mark of the zone; None if there is none.
 
         Raises:
-            StoreMismatch: there is one that can't be read.
+            StoreMismatch: the mark cannot be read.
         """
         try:
             body = self.store.get(FORMAT_KEY)
@@ -420,27 +420,27 @@ class OpenedZone(ABC):
         return FormatMark.decode(body, where=self.store.name)
 
     def create_mark(self) -> FormatMark:
-        """Make the zone ours where it is nobody's; the mark that it bears then.
+        """Create the mark of a zone that has no owner, and return the zone's mark.
 
         Raises:
-            StoreMismatch: it is someone's.
+            StoreMismatch: the zone belongs to another installation, region or zone.
         """
         found = self.read_mark()
         if found is None:
-            foreign = self._foreign()
-            found = self.read_mark()  # whoever puts anything puts the mark first: this process was not the only one
+            foreign = self._find_foreign_object()
+            found = self.read_mark()  # Each process puts the mark first, so another process may have put a mark since.
             if found is None and foreign is not None:
                 raise foreign
         if found is None:
             with suppress(Conflict):
                 self.store.put(FORMAT_KEY, self.mark.encode(), only_if_absent=True)
             found = self.read_mark()
-        if found is None:  # Not an absent object: nothing that this zone says of any object may be believed.
+        if found is None:  # The put succeeded, so no answer of this zone about any object can be trusted.
             raise StoreError(
-                f"{self.store.name} takes no mark.",
-                found="no FORMAT object after one was put",
-                expected="a folder or bucket that keeps what it is given",
-                hint="see what lies in its place",
+                f"{self.store.name} does not keep the zone's mark.",
+                found="no FORMAT object after a successful put of FORMAT",
+                expected="a folder or bucket that keeps its objects",
+                hint="check what is stored at the key FORMAT",
                 target=self.store.name,
             )
         self.mark.check(found, where=self.store.name)
@@ -448,7 +448,7 @@ class OpenedZone(ABC):
 
 
 class EmbeddedZone(OpenedZone):
-    """A directory under the data home, made at its first use, and at no other."""
+    """A directory under the data home. The first use creates the directory, and no later use does."""
 
     kind = ZoneKind.DIRECTORY
 
@@ -467,38 +467,38 @@ class EmbeddedZone(OpenedZone):
         return os.path.isdir(self._folder)
 
     def is_same(self) -> bool:
-        """See `OpenedZone.is_same`. A file system that is mounted or unmounted makes it another folder."""
+        """See `OpenedZone.is_same`. A mounted or unmounted file system makes the path another folder."""
         return self._directory.is_pinned()
 
-    def begin(self) -> None:
-        """See `OpenedZone.begin`."""
+    def use_first_time(self) -> None:
+        """See `OpenedZone.use_first_time`."""
         self.create()
         self.create_mark()
 
-    def trust(self, mark: FormatMark) -> None:
-        """See `OpenedZone.trust`."""
+    def accept(self, mark: FormatMark) -> None:
+        """See `OpenedZone.accept`."""
         self._directory.pin()
 
     def create(self) -> None:
-        """See `OpenedZone.create`. The folder is made by the first put."""
+        """See `OpenedZone.create`. The first put creates the folder."""
         self._directory.unpin()
 
     def probe(self) -> None:
-        """See `OpenedZone.probe`. There is nothing to find out."""
+        """See `OpenedZone.probe`. The properties of a directory are constant."""
 
     def close(self) -> None:
-        """See `OpenedZone.close`. A directory holds nothing."""
+        """See `OpenedZone.close`. A directory has no connections."""
 
 
 class S3Zone(OpenedZone):
-    """A bucket behind an endpoint. Only `prepare` makes it."""
+    """A bucket behind an endpoint. Only `prepare` creates the bucket."""
 
     kind = ZoneKind.S3
 
     def __init__(
         self, mark: FormatMark, s3: "S3Store", meter: TrafficMeter, policy: RetryPolicy | None, shared: ZoneContext
     ) -> None:
-        """See `OpenedZone`. The zone's mark tells the store what it promises."""
+        """See `OpenedZone`. The properties of the store come from the zone's mark."""
         watch = shared.health.watch(mark.region, mark.zone, lambda: s3.get(FORMAT_KEY))
         super().__init__(
             mark,
@@ -509,15 +509,15 @@ class S3Zone(OpenedZone):
         self._s3 = s3
 
     def exists(self) -> bool:
-        """See `OpenedZone.exists`. Asked once, without patience: a person waits for the answer."""
+        """See `OpenedZone.exists`. Sends one request without retries, because a person waits for the answer."""
         return self._s3.bucket_exists()
 
-    def begin(self) -> None:
-        """See `OpenedZone.begin`."""
-        raise self._not_made_ready()
+    def use_first_time(self) -> None:
+        """See `OpenedZone.use_first_time`."""
+        raise self._unprepared_error()
 
-    def trust(self, mark: FormatMark) -> None:
-        """See `OpenedZone.trust`."""
+    def accept(self, mark: FormatMark) -> None:
+        """See `OpenedZone.accept`."""
         if mark.properties is not None:
             self._s3.properties = mark.properties
 
@@ -526,8 +526,8 @@ class S3Zone(OpenedZone):
         self._s3.create_bucket()
 
     def probe(self) -> None:
-        """See `OpenedZone.probe`. Tried each time, since servers are replaced."""
-        from imgstore.stores.s3.probe import probe_properties  # noqa: PLC0415 -- loaded already: there is an S3Store
+        """See `OpenedZone.probe`. Each call probes again, because servers are replaced."""
+        from imgstore.stores.s3.probe import probe_properties  # noqa: PLC0415 -- already loaded by S3Store
 
         mark = replace(self.mark, properties=probe_properties(self._s3, self._new_uid()))
         if mark != self.read_mark():
@@ -537,57 +537,57 @@ class S3Zone(OpenedZone):
         """See `OpenedZone.close`."""
         self._s3.close()
 
-    def _unready(self) -> str:
-        return super()._unready() or _told(self._not_made_ready())
+    def _describe_missing_mark(self) -> str:
+        return super()._describe_missing_mark() or _format_error(self._unprepared_error())
 
-    def _not_made_ready(self) -> StoreError:
+    def _unprepared_error(self) -> StoreError:
         return StoreError(
-            f"{self.store.name} was not made ready.",
+            f"{self.store.name} was not prepared for imgstore.",
             found="no FORMAT object",
-            expected=f"a bucket that was made for zone {self.mark.zone} of {self.mark.region}",
-            hint="run `imgstore regions init`; first see that the endpoint in regions.yaml is the right one",
+            expected=f"a bucket that was prepared for zone {self.mark.zone} of {self.mark.region}",
+            hint="check the endpoint in regions.yaml, then run `imgstore regions init`",
             target=self.store.name,
         )
 
 
-def _told(error: StoreError) -> str:
-    """An error on one line, as tables want it."""
+def _format_error(error: StoreError) -> str:
+    """Format an error on one line, for tables."""
     return "; ".join(line.strip() for line in str(error).splitlines())
 
 
 class GuardedStore(DeferredStore):
-    """A zone's store that does nothing before its mark and uid were found right.
+    """The store of a zone, used only after a check of the zone's mark and uid.
 
-    Where a zone of three does not answer at first, it is still checked before it is trusted with anything, whenever it
-    comes back. Several threads may check at the same time: that costs a request each and does no harm.
+    A zone of three that does not answer at first is checked before its first use, even much later. Several threads may
+    check at the same time. This costs an additional request per thread and is harmless.
     """
 
     def __init__(
         self, store: ObjectStore, admit: Callable[[], None], is_same: Callable[[], bool] = lambda: True
     ) -> None:
-        """Check nothing yet.
+        """Create the guard without a check.
 
         Args:
             store: the zone's store.
-            admit: raises `StoreMismatch` where it is the wrong one, `StoreError` where it cannot be used.
-            is_same: whether it is certainly still the one that was admitted; asked before each request.
+            admit: raises `StoreMismatch` for the wrong store, `StoreError` for a store that cannot be used.
+            is_same: returns whether the store is certainly the admitted one; called before each request.
         """
-        super().__init__(store.name, self._checked)
+        super().__init__(store.name, self._open_admitted)
         self._store = store
         self._admit = admit
         self._is_same = is_same
 
     def open_store(self) -> ObjectStore:
-        """See `DeferredStore.open_store`. A store that may have become another one is checked again."""
+        """See `DeferredStore.open_store`. A store that may have changed is checked again."""
         if self._opened is not None and not self._is_same():
             self._opened = None
         return super().open_store()
 
-    def _checked(self) -> ObjectStore:
+    def _open_admitted(self) -> ObjectStore:
         self._admit()
         return self._store
 
     @property
     def properties(self) -> StoreProperties:
-        """The properties of the store within."""
+        """The properties of the inner store."""
         return self._store.properties

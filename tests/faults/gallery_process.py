@@ -164,7 +164,7 @@ class _Locator(Locator):
         super().__init__(*args, **kwargs)
         self._process = process
 
-    def _built(self, region: Region, zone: Zone) -> OpenedZone:
+    def _build(self, region: Region, zone: Zone) -> OpenedZone:
         mark = FormatMark(installation=self._installation_uid, region=region.name, zone=zone.name)
         folder = self._home / "regions" / zone.bucket / f"zone-{zone.name}"
         return _Zone(mark, _Store(folder, self._process), folder, self._meters[region.name], self._shared)

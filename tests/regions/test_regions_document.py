@@ -118,9 +118,9 @@ def test_the_shared_endpoint_takes_the_zones_that_name_none() -> None:
 REGION = "regions", "ber"
 FAULTS = {
     "a document of nothing": ("", "regions: is missing or empty"),
-    "not YAML": ("regions: [", "it is not YAML: while parsing a flow node expected the node content"),
-    "two documents": ("a: 1\n---\nb: 1", "it is not YAML: expected a single document"),
-    "not a mapping": ("just words", "is to hold keys and values, not 'just words'"),
+    "not YAML": ("regions: [", "the document is not YAML: while parsing a flow node expected the node content"),
+    "two documents": ("a: 1\n---\nb: 1", "the document is not YAML: expected a single document"),
+    "not a mapping": ("just words", "must contain keys and values, not 'just words'"),
     "unknown key": (
         changed("currencies", value="x"),
         "unknown key 'currencies' (known are currency, regions, prices, bandwidth_bytes_per_second)",
@@ -157,11 +157,11 @@ FAULTS = {
     ),
     "unset variable": (
         changed(*REGION, "bucket", value="${X}"),
-        "regions.ber.bucket: ${X} is not set; set it, or write ${X:-} if it may be none",
+        "regions.ber.bucket: ${X} is not set; set the variable, or write ${X:-} if the value may be empty",
     ),
     "variable not understood": (
         changed(*REGION, "bucket", value="${X-y}"),
-        "regions.ber.bucket: '${X-y}': only ${NAME}, ${NAME:-} and ${NAME:-default} are understood",
+        "regions.ber.bucket: '${X-y}': only ${NAME}, ${NAME:-} and ${NAME:-default} are supported",
     ),
     "unset variable in a list": (
         changed(*REGION, "storage_account_types", value=["${T}"]),
@@ -176,7 +176,7 @@ FAULTS = {
         "regions.fra.zones: policy ZRS needs exactly 3 zones, not 2",
     ),
     "no zones": (changed(*REGION, "zones", value={}), "regions.ber.zones: is missing or empty"),
-    "zones as a list": (changed(*REGION, "zones", value=["1"]), "regions.ber.zones: is to hold keys and values"),
+    "zones as a list": (changed(*REGION, "zones", value=["1"]), "regions.ber.zones: must contain keys and values"),
     "ZRS type where the policy is LRS": (
         changed(*REGION, "storage_account_types", value=["Standard_ZRS"]),
         "regions.ber.storage_account_types: Standard_ZRS needs policy ZRS and three zones; this region's policy is LRS",
@@ -190,41 +190,47 @@ FAULTS = {
     ),
     "a type twice": (
         changed(*REGION, "storage_account_types", value=["Standard_LRS", "Standard_LRS"]),
-        "regions.ber.storage_account_types: 'Standard_LRS' stands there 2 times",
+        "regions.ber.storage_account_types: 'Standard_LRS' is listed 2 times",
     ),
     "types as text": (
         changed(*REGION, "storage_account_types", value="Standard_LRS"),
-        "regions.ber.storage_account_types: is to be a list of names, not 'Standard_LRS'",
+        "regions.ber.storage_account_types: must be a list of names, not 'Standard_LRS'",
     ),
     "no types": (changed(*REGION, "storage_account_types", value=[]), "storage_account_types: is missing"),
-    "no policy": (changed(*REGION, "policy", remove=True), "regions.ber.policy: is missing; it is to be LRS or ZRS"),
-    "unknown policy": (changed(*REGION, "policy", value="GRS"), "regions.ber.policy: 'GRS'; it is to be LRS or ZRS"),
-    "no bucket": (changed(*REGION, "bucket", remove=True), "regions.ber.bucket: is missing; it is to be 3 to 63"),
+    "no policy": (
+        changed(*REGION, "policy", remove=True),
+        "regions.ber.policy: is missing; the value must be LRS or ZRS",
+    ),
+    "unknown policy": (
+        changed(*REGION, "policy", value="GRS"),
+        "regions.ber.policy: 'GRS'; the value must be LRS or ZRS",
+    ),
+    "no bucket": (changed(*REGION, "bucket", remove=True), "regions.ber.bucket: is missing; the value must be 3 to 63"),
     "bad bucket": (changed(*REGION, "bucket", value="Big_Bucket"), "regions.ber.bucket: 'Big_Bucket' is not 3 to 63"),
     "bucket that climbs": (changed(*REGION, "bucket", value="a..b"), "regions.ber.bucket: 'a..b' is not"),
-    "a mapping for a text": (changed(*REGION, "bucket", value={"a": "b"}), "bucket: is to be one value"),
+    "a mapping for a text": (changed(*REGION, "bucket", value={"a": "b"}), "bucket: must be a single value"),
     "bad path_style": (
         changed(*REGION, "zones", "1", value={"path_style": "yes"}),
-        "regions.ber.zones.1.path_style: 'yes'; it is to be true or false",
+        "regions.ber.zones.1.path_style: 'yes'; the value must be true or false",
     ),
     "bad zone": (
         changed(*REGION, "zones", value={"../x": {}}),
         "regions.ber.zones.../x: '../x' can't be a zone's name",
     ),
     "zone of the mark's name": (changed(*REGION, "zones", value={"zrs": {}}), "'zrs' can't be a zone's name"),
-    "bad region name": (changed("regions", "a/b", value={}), "regions.a/b: a region's name is letters, digits"),
+    "bad region name": (changed("regions", "a/b", value={}), "regions.a/b: a region's name has letters, digits"),
     "one region in two spellings": (
         changed("regions", "B er", value={}),
-        "regions.B er: is the same region as another one above: both are 'ber'",
+        "regions.B er: is the same region as an entry above: both are 'ber'",
     ),
     "a region shown as another": (
         changed(*REGION, "display_name", value="FRA"),
-        "regions.ber.display_name: 'FRA' is what fra is called",
+        "regions.ber.display_name: 'FRA' is the name of fra",
     ),
     "no regions": (changed("regions", value={}), "regions: is missing or empty"),
     "a shared folder": (
         changed("regions", "tyo", value={**yaml.safe_load(GOOD)["regions"]["ber"], "zones": {"1": {}}}),
-        "regions.tyo.zones.1: bucket 'images-ber' on this machine is that of regions.ber.zones.1 already",
+        "regions.tyo.zones.1: bucket 'images-ber' on this machine is already used by regions.ber.zones.1",
     ),
     "a shared bucket": (
         changed(
@@ -236,23 +242,23 @@ FAULTS = {
                 "zones": {"9": {"endpoint": "http://A.fra:9000"}},
             },
         ),
-        "regions.tyo.zones.9: bucket 'images-fra' on http://A.fra:9000 is that of regions.fra.zones.a already",
+        "regions.tyo.zones.9: bucket 'images-fra' on http://A.fra:9000 is already used by regions.fra.zones.a",
     ),
     "two zones in one place": (
         changed("regions", "fra", "zones", "b", "endpoint", value="http://a.fra:9000"),
-        "regions.fra.zones.b: bucket 'images-fra' on http://a.fra:9000 is that of regions.fra.zones.a already",
+        "regions.fra.zones.b: bucket 'images-fra' on http://a.fra:9000 is already used by regions.fra.zones.a",
     ),
     "a key twice": (
         GOOD.replace("    policy: LRS", "    policy: ZRS\n    policy: LRS"),
-        "line 16: key 'policy' is there already, in line 15",
+        "line 16: key 'policy' already exists in line 15",
     ),
-    "a zone twice, as text and number": (GOOD.replace("      1:", '      1:\n      "1":'), "key '1' is there already"),
-    "no currency": (changed("currency", remove=True), "currency: is missing; it is to be three capital letters"),
+    "a zone twice, as text and number": (GOOD.replace("      1:", '      1:\n      "1":'), "key '1' already exists"),
+    "no currency": (changed("currency", remove=True), "currency: is missing; the value must be three capital letters"),
     "bad currency": (changed("currency", value="euro"), "currency: 'euro' is not three capital letters"),
     "no prices": (changed("prices", remove=True), "prices: is missing or empty"),
     "no default": (
         changed("prices", "egress_per_gb", "default", remove=True),
-        "prices.egress_per_gb.default: is missing; it is to be a price such as 0.02, 0 or more",
+        "prices.egress_per_gb.default: is missing; the value must be a price such as 0.02, 0 or more",
     ),
     "negative price": (
         changed("prices", "egress_per_gb", "default", value="-1"),
@@ -320,12 +326,12 @@ def test_a_secret_is_never_repeated() -> None:
 
 
 def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRegions, match=r"none\.yaml cannot be used: it cannot be read: No such file"):
+    with pytest.raises(InvalidRegions, match=r"none\.yaml cannot be used: the file cannot be read: No such file"):
         load_regions(tmp_path / "none.yaml", {})
-    with pytest.raises(InvalidRegions, match="it cannot be read: Is a directory"):
+    with pytest.raises(InvalidRegions, match="the file cannot be read: Is a directory"):
         load_regions(tmp_path, {})
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\xd8regions")
-    with pytest.raises(InvalidRegions, match="it is not YAML"):
+    with pytest.raises(InvalidRegions, match="the document is not YAML"):
         load_regions(tmp_path / "binary.yaml", {})
 
 
@@ -344,11 +350,11 @@ def test_bandwidth_by_pair_and_direction() -> None:
 
 def test_faults_of_bandwidth_are_told_together() -> None:
     text = with_bandwidth("{default: fast, pairs: {fra: {ber: 0, moon: 20000, fra: 20000}}, burst: 1}")
-    expected = "is not a whole number of bytes per second, 10000 or more; without a limit, leave it out"
+    expected = "is not a whole number of bytes per second, 10000 or more; omit the key for no limit"
     assert list(faults_of(text)) == [
         "bandwidth_bytes_per_second: unknown key 'burst' (known are default, pairs)",
         f"bandwidth_bytes_per_second.default: 'fast' {expected}",
         f"bandwidth_bytes_per_second.pairs.fra.ber: '0' {expected}",
         "bandwidth_bytes_per_second.pairs.fra: unknown region 'moon'",
-        "bandwidth_bytes_per_second.pairs.fra.fra: inside a region nothing is held back: take this bandwidth out",
+        "bandwidth_bytes_per_second.pairs.fra.fra: inside a region nothing is limited: remove this bandwidth",
     ]

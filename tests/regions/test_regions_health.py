@@ -185,7 +185,7 @@ def test_requests_are_refused_after_an_outage_and_sent_again_after_a_probe(
     clock.advance(4)
     process.fail(SILENT)
     clock.advance(1)
-    with pytest.raises(CircuitOpen, match="left alone"):
+    with pytest.raises(CircuitOpen, match="gets no requests"):
         process.ask()
     assert process.run_probes() == 1, "the refusal began a probe"
     process.ask()

@@ -142,10 +142,10 @@ def test_a_store_with_a_right_mark_and_other_content_is_not_adopted(used_house: 
     used_house.registry.records.clear()
     used_house.registry.manifests["east", "1"] = [f"pools/p/Standard_LRS/replica-0/manifests/{n}/os" for n in range(3)]
     locator = used_house.locator()
-    with pytest.raises(StoreMismatch, match="does not hold what the catalog says") as caught:
+    with pytest.raises(StoreMismatch, match="does not contain the manifests") as caught:
         east(locator)
     assert "3 of 3 manifests" in (caught.value.found or "")
-    assert "does not hold" in report_of(locator)
+    assert "does not contain" in report_of(locator)
     assert used_house.registry.records.get(("east", "1")) is None
 
 
