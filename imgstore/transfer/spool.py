@@ -335,7 +335,7 @@ class Spool:
         head = self._header()
         if data[: len(head)] != head:
             os.ftruncate(self._journal, 0)
-            os.write(self._journal, head)
+            write_all(self._journal, head, 0)
             return True
         sealed, at = False, len(head)
         while at + _RECORD.size <= size:

@@ -12,6 +12,7 @@ from imgstore.domain.disks.sources import ContainerMetadata, Extent, SourceIdent
 from imgstore.domain.settings.disk_space import CheckScratch, allow_all_scratch
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import PIECE_BYTES
+from imgstore.formats.files.atomic_file import write_all
 from imgstore.segments.manifest import Column, Manifest
 from imgstore.transfer.scatter import SegmentReader, scatter
 from imgstore.transfer.slot_access import CheckCancelled
@@ -146,4 +147,4 @@ class _FileTarget:
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
         """Write `data` at `offset`."""
-        os.pwrite(self._descriptor, data, offset)
+        write_all(self._descriptor, data, offset)

@@ -1,5 +1,6 @@
 """Tests of reads by segment and by range, and of the check before publishing: wrong bytes are never returned."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,6 +42,7 @@ from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.scatter import SegmentReader, scatter
 from imgstore.transfer.slot_access import SlotAccess, never_cancelled
 from imgstore.transfer.spot_check import check_assembly, choose_pieces
+from imgstore.transfer.stored_disk import StoredDisk
 from tests.support.faulty_store import Fault, FaultyStore, Kind
 
 SOURCE = Disk(
@@ -65,6 +67,27 @@ def gather(
 
 
 # By segment.
+
+
+def test_a_stored_disk_is_whole_when_the_kernel_writes_fewer_bytes(
+    taken: tuple[Manifest, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, store = taken
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, memoryview(data)[:1000], offset))
+    reader = StoredDisk(
+        manifest,
+        SegmentReader((slot(store),)),
+        location="x",
+        digest=manifest.disk_digest,
+        scratch=tmp_path,
+        workers=2,
+        check_cancelled=never_cancelled,
+    )
+    try:
+        assert reader.read_at(0, manifest.virtual_bytes) == SOURCE.whole()
+    finally:
+        reader.close()
 
 
 def test_each_segment_is_fetched_once(taken: tuple[Manifest, Store]) -> None:

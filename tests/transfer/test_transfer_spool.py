@@ -121,6 +121,20 @@ def test_a_torn_record_ends_the_journal(tmp_path: Path) -> None:
         assert third.received_bytes == 2 * KIB
 
 
+def test_a_new_journal_has_a_whole_header_when_the_kernel_writes_fewer_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, pwrite = os.write, os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: write(fd, data[:5]))
+        patch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:5], offset))
+        spool = Spool(tmp_path / "d", SIZE)
+    send(spool, 0, noise(MIB))
+    crash(spool)
+    with closing(Spool(tmp_path / "d", SIZE)) as again:
+        assert ranges(again) == [(0, MIB)]
+
+
 def test_a_broken_overwrite_withdraws_only_its_own_range(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "d", SIZE)
     send(spool, 0, noise(MIB))
