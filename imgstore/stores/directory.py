@@ -99,8 +99,11 @@ class DirectoryStore:
     @contextmanager
     def _reading(self, key: str) -> Iterator[int]:
         with self._translated(key), self._sought(key):
-            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            # A pipe in the place of an object would otherwise wait for a writer.
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise missing_object_error(self.name, key)
                 yield descriptor
             finally:
                 os.close(descriptor)

@@ -248,3 +248,12 @@ def test_reading_makes_nothing(tmp_path: Path) -> None:
         store.get("a")
     store.delete(["a"])
     assert not (tmp_path / "root").exists()
+
+
+def test_a_pipe_in_the_place_of_an_object_is_no_object(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    os.mkfifo(tmp_path / "FORMAT")
+    with pytest.raises(ObjectNotFound):
+        store.head("FORMAT")
+    with pytest.raises(ObjectNotFound):
+        store.get("FORMAT")
