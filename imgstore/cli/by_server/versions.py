@@ -55,7 +55,7 @@ def create(
         ("--verify full", asked["verify"] == "full"),
     ):
         if given:
-            raise local_only(name, "leave it out, or publish from the server's machine")
+            raise local_only(name, "leave the option out, or publish from the machine of the server")
     if os_vhd_storage_account is not None or data_vhds_storage_accounts is not None:
         asking.warn("storage accounts are not used: the URI alone says where a disk is")
     vhds = data_vhds_of(data_vhds_uris, data_vhds_luns, data_vhds_formats)
@@ -64,12 +64,12 @@ def create(
     named = [each for each in (os_vhd_uri, os_snapshot, managed_image, image_version) if each is not None]
     if len(named) != 1:
         raise click.UsageError(
-            "Name one source: --os-vhd-uri, --os-snapshot, --managed-image or --image-version, and data disks beside "
-            "the first two."
+            "Name a single source: --os-vhd-uri, --os-snapshot, --managed-image or --image-version. Separate data disks "
+            "go with the first two only."
         )
     whole = _whole(asking, request.group, managed_image, image_version)
     if whole is not None and (vhds or stored):
-        raise click.UsageError("Data disks of their own go with --os-vhd-uri or --os-snapshot only.")
+        raise click.UsageError("Separate data disks go with --os-vhd-uri or --os-snapshot only.")
     disks: dict[int | None, LocalDisk | str] = {}
     if os_vhd_uri is not None:
         disks[None] = _disk(os_vhd_uri, source_format, request.sha256)
@@ -100,10 +100,10 @@ def _disk(uri: str, form: DiskFormat | None, sha256: str | None = None) -> Local
         return LocalDisk(path=path, format=form, sha256=sha256)
     if form is not None or sha256 is not None:
         raise InvalidInput(
-            "A URL is read by the server, which takes no word for what is behind it.",
+            "The server reads a URL itself and takes neither a format nor a digest for a URL.",
             found="--sha256" if sha256 is not None else "--source-format, or --data-vhds-formats",
             expected="a local file, or neither option",
-            hint="download the file and use its path",
+            hint="download the file and use the path of the file",
             target="osVhdUri",
         )
     return uri

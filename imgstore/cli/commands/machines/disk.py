@@ -229,7 +229,7 @@ def check_one_source(
         raise click.UsageError("--gallery-image-reference-lun goes with --gallery-image-reference.")
     if source is None and any(each is not None for each in said):
         raise click.UsageError(
-            "--sku, --os-type, --hyper-v-generation and --source-format go with --source: an image says these itself."
+            "--sku, --os-type, --hyper-v-generation and --source-format go with --source: an image has values of its own."
         )
     if upload_size_bytes is not None and path is not None:
         raise click.UsageError("An upload goes into no file.")
@@ -424,6 +424,6 @@ def container_of(path: Path, format_: DiskFormat | None) -> DiskFormat:
     container = format_ or _SUFFIXES.get(path.suffix.lower())
     if container is None:
         raise click.UsageError(
-            f"'{path.name}' does not tell its format by its ending: give --format {'|'.join(options.EXPORT_FORMATS)}."
+            f"The suffix of '{path.name}' names no format: give --format {'|'.join(options.EXPORT_FORMATS)}."
         )
     return container

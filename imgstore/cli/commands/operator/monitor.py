@@ -46,7 +46,7 @@ def _offset(text: str) -> timedelta:
     try:
         return timedelta(days=days, hours=hours)
     except OverflowError as error:
-        raise click.BadParameter(f"'{text}' is longer than time is told here.") from error
+        raise click.BadParameter(f"'{text}' is too long.") from error
 
 
 @activity_log.command("list", table=_TABLE, example=_EXAMPLE)
