@@ -457,7 +457,7 @@ def test_who_looks_sees_a_store_that_does_not_answer(sites: Sites, west: Install
     assert (readiness.stores, readiness.ready) == (Check.DEGRADED, True)
     view = show(other)
     status = replication_status_json(
-        view.version.target_regions, view.replicas, {}, silent_slots=view.unreachable_slots
+        view.version.target_regions, view.replicas, {}, unreachable_slots=view.unreachable_slots
     )
     (region,) = status["summary"]
     assert region["state"] == "Completed", "its bytes are there"

@@ -28,7 +28,7 @@ class Done:
     exit_code: int
     out: Any
     """The JSON output, if any."""
-    told: str
+    stderr: str
     """The standard error."""
 
 
@@ -38,20 +38,20 @@ class Machine:
 
     folder: Path
     server_home: Path
-    told: Mapping[str, str]
+    settings: Mapping[str, str]
     url: str
-    said: str = ""
+    last_stderr: str = ""
     """The standard error of the last command in this process."""
 
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "TMPDIR") if name in os.environ}
         own = {"HOME": str(self.folder / "empty"), "IMGSTORE_SERVER": self.url}
-        return kept | own | {name: self.told[name] for name in self.told if name.startswith("IMGSTORE_")}
+        return kept | own | {name: self.settings[name] for name in self.settings if name.startswith("IMGSTORE_")}
 
     def start(self, *words: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [*IMGSTORE, *words, "--ca-file", self.told["REQUESTS_CA_BUNDLE"]],
+            [*IMGSTORE, *words, "--ca-file", self.settings["REQUESTS_CA_BUNDLE"]],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -63,7 +63,7 @@ class Machine:
         """Run a command. Later options take precedence, so the tests of `REQUESTS_CA_BUNDLE` add no ``--ca-file``."""
         line = [*IMGSTORE, *words]
         if "REQUESTS_CA_BUNDLE" not in environment:
-            line += ["--ca-file", self.told["REQUESTS_CA_BUNDLE"]]
+            line += ["--ca-file", self.settings["REQUESTS_CA_BUNDLE"]]
         done = subprocess.run(
             line,
             cwd=self.folder,
@@ -73,19 +73,19 @@ class Machine:
             check=False,
             timeout=240,
         )
-        return Done(exit_code=done.returncode, out=json.loads(done.stdout) if done.stdout else None, told=done.stderr)
+        return Done(exit_code=done.returncode, out=json.loads(done.stdout) if done.stdout else None, stderr=done.stderr)
 
     def inside(self, *words: str) -> Any:
         """Run a command in this process, which is faster, for tests that need no empty machine."""
-        env = {"REQUESTS_CA_BUNDLE": self.told["REQUESTS_CA_BUNDLE"], **self.environment}
+        env = {"REQUESTS_CA_BUNDLE": self.settings["REQUESTS_CA_BUNDLE"], **self.environment}
         result = CliRunner().invoke(main, list(words), prog_name="imgstore", env=env)
         assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception!r}"
-        self.said = result.stderr
+        self.last_stderr = result.stderr
         return json.loads(result.stdout) if result.stdout else None
 
     def ok(self, *words: str) -> Any:
         done = self.run(*words)
-        assert done.exit_code == 0, f"{words}\n{done.told}"
+        assert done.exit_code == 0, f"{words}\n{done.stderr}"
         return done.out
 
     def puts(self) -> int:
@@ -95,7 +95,7 @@ class Machine:
         return 0 if found is None else int(float(found[1]))
 
     def _trust(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self.told["REQUESTS_CA_BUNDLE"])
+        return ssl.create_default_context(cafile=self.settings["REQUESTS_CA_BUNDLE"])
 
 
 @contextmanager
@@ -107,16 +107,16 @@ def serving(folder: Path, *words: str) -> Iterator[Machine]:
     command += words
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:
-            told, lines = {}, []
+            settings, lines = {}, []
             assert running.stdout is not None
             for line in running.stdout:
                 lines.append(line)
                 if named := re.fullmatch(r"([A-Z_]+)=(.*)\n", line):
-                    told[named[1]] = named[2]
+                    settings[named[1]] = named[2]
                 if line.startswith("az login"):
                     break
             match = re.search(r"serves (https://localhost:\d+)", "".join(lines))
             assert match, lines
-            yield Machine(folder=folder, server_home=home, told=told, url=match[1])
+            yield Machine(folder=folder, server_home=home, settings=settings, url=match[1])
         finally:
             running.kill()

@@ -85,7 +85,7 @@ def test_lists_are_paged_across_server_pages(machine: Machine) -> None:
             page = [each["name"] for each in machine.inside("group", "list", "--max-items", str(size), *more)]
             assert len(page) <= size
             found += page
-            token = re.search(r"--next-token (\S+)", machine.said)
+            token = re.search(r"--next-token (\S+)", machine.last_stderr)
             if token is None:
                 break
             assert len(page) == size

@@ -166,14 +166,14 @@ def test_error_contains_neither_token_nor_signature() -> None:
     ],
 )
 def test_server_error_is_restored(error: ImgstoreError) -> None:
-    for told in (
+    for restored in (
         read_error(error_json(error), error.status),
         read_error(json.loads(json.dumps(error_json(error))), 0),
         read_error(read_error_xml(error_xml(error).decode()), error.status),
     ):
-        assert (told.error_code, str(told)) == (error.error_code, str(error))
-        assert isinstance(told, NotFound) == isinstance(error, NotFound)
-        assert isinstance(told, StoreUnreachable) == isinstance(error, StoreUnreachable)
+        assert (restored.error_code, str(restored)) == (error.error_code, str(error))
+        assert isinstance(restored, NotFound) == isinstance(error, NotFound)
+        assert isinstance(restored, StoreUnreachable) == isinstance(error, StoreUnreachable)
 
 
 @pytest.mark.parametrize("body", [None, [], {}, {"error": {}}, {"error": {"code": 3}}, "<html>"])

@@ -46,21 +46,25 @@ def test_published_file_is_exported_byte_for_byte(machine: Machine) -> None:
         "sig", "image-version", "create", *WHERE, "-e", "1.0.0", "--os-vhd-uri", "disk.vhd",
         "--target-regions", "southcentralus=2", "westus2", "--tags", "team=images",
     )  # fmt: skip
-    assert done.exit_code == 0, done.told
+    assert done.exit_code == 0, done.stderr
     properties = done.out["properties"]
     assert (properties["provisioningState"], done.out["tags"]) == ("Succeeded", {"team": "images"})
     assert {each["state"] for each in properties["replicationStatus"]["summary"]} == {"Completed"}
     for task in ("upload disk.vhd", "ingest disk.vhd", "southcentralus/0", "southcentralus/1", "westus2/0"):
-        assert f"{task}: completed" in done.told, done.told
+        assert f"{task}: completed" in done.stderr, done.stderr
     assert machine.ok("disk", "list") == [], "the temporary disk is deleted"
 
     made = machine.ok(
         "disk", "create", "-g", "rg", "-n", "d1", "-l", "westus2", "--gallery-image-reference", "rg/g1/ubuntu"
     )
     assert made["properties"]["diskDigest"] == properties["storageProfile"]["osDiskImage"]["diskDigest"]
-    told = machine.ok("disk", "export", "-g", "rg", "-n", "d1", "--file", "back.vhd")
+    export = machine.ok("disk", "export", "-g", "rg", "-n", "d1", "--file", "back.vhd")
     assert (machine.folder / "back.vhd").read_bytes() == (machine.folder / "disk.vhd").read_bytes()
-    assert (told["source"], told["format"], told["diskDigest"]) == (made["id"], "vhd", made["properties"]["diskDigest"])
+    assert (export["source"], export["format"], export["diskDigest"]) == (
+        made["id"],
+        "vhd",
+        made["properties"]["diskDigest"],
+    )
     assert machine.ok("disk", "show", "-g", "rg", "-n", "d1")["properties"]["diskState"] == "Unattached"
 
     machine.ok("disk", "export", "--gallery-image-reference", "rg/g1/ubuntu/1.0.0", "--file", "back.raw")
@@ -85,12 +89,12 @@ def test_repeated_publish_sends_nothing_and_refuses_another_file(machine: Machin
     make_raw(machine.folder / "other.raw", seed=2, virtual_bytes=64 * MIB, content_bytes=10 * MIB)
     done = machine.run("sig", "image-version", "create", *WHERE, "-e", "2.0.0", "--os-vhd-uri", "other.raw")
     assert (done.exit_code, machine.puts()) == (1, sent)
-    assert "(PropertyChangeNotAllowed)" in done.told
-    assert digest in done.told
+    assert "(PropertyChangeNotAllowed)" in done.stderr
+    assert digest in done.stderr
     done = machine.run(
         "sig", "image-version", "create", *WHERE, "-e", "2.0.0", "--os-vhd-uri", "disk.raw", "-l", "eastus"
     )
-    assert "Changing property 'location' is not allowed" in done.told
+    assert "Changing property 'location' is not allowed" in done.stderr
 
 
 def test_data_disks_are_uploaded_without_zeros(machine: Machine) -> None:
@@ -105,11 +109,11 @@ def test_data_disks_are_uploaded_without_zeros(machine: Machine) -> None:
     publish(machine, "3.0.1", "data.raw")
     pieces_of_disk = 64 // 4
     assert machine.puts() - before <= 4 * pieces_of_disk + 2 + 1 + 2, "one range and a footer for an almost empty disk"
-    told = machine.ok(
+    export = machine.ok(
         "disk", "export", "--gallery-image-reference", "rg/g1/ubuntu/3.0.0", "--gallery-image-reference-lun", "5",
         "--file", "data-back.raw",
     )  # fmt: skip
-    assert told["virtualBytes"] == 256 * MIB
+    assert export["virtualBytes"] == 256 * MIB
     assert (machine.folder / "data-back.raw").read_bytes() == (machine.folder / "data.raw").read_bytes()
 
 
@@ -156,7 +160,7 @@ def test_rebuilt_file_is_not_mixed_with_an_interrupted_upload(machine: Machine) 
     assert machine.ok(*words)["properties"]["uniqueId"] == made["properties"]["uniqueId"]
     noise(path, 120)
     done = machine.run(*words)
-    assert (done.exit_code, "(PropertyChangeNotAllowed)" in done.told) == (1, True), done.told
+    assert (done.exit_code, "(PropertyChangeNotAllowed)" in done.stderr) == (1, True), done.stderr
     machine.ok("disk", "delete", "-g", "rg", "-n", "mixed", "--yes")
 
 
@@ -181,36 +185,36 @@ def test_missing_credentials_and_untrusted_certificates(machine: Machine, tmp_pa
     ):
         done = machine.run("sig", "list", **wrong)
         assert done.exit_code == (3 if code == "SubscriptionNotFound" else 1), done
-        assert done.told.startswith(f"ERROR: ({code}) "), done.told
-        assert words in done.told
-        assert "what to do: " in done.told
+        assert done.stderr.startswith(f"ERROR: ({code}) "), done.stderr
+        assert words in done.stderr
+        assert "what to do: " in done.stderr
 
 
 def test_only_subscription_is_the_default(machine: Machine) -> None:
     done = machine.run("group", "show", "-n", "rg", IMGSTORE_SUBSCRIPTION_ID="")
-    assert done.out["id"].split("/")[2] == machine.told["IMGSTORE_SUBSCRIPTION_ID"], done.told
+    assert done.out["id"].split("/")[2] == machine.settings["IMGSTORE_SUBSCRIPTION_ID"], done.stderr
 
 
 def test_errors_equal_those_of_a_home(machine: Machine) -> None:
     done = machine.run("sig", "show", "-g", "rg", "-r", "none")
     assert done.exit_code == 3
-    assert done.told.splitlines()[0] == "ERROR: (ResourceNotFound) The gallery 'none' was not found."
+    assert done.stderr.splitlines()[0] == "ERROR: (ResourceNotFound) The gallery 'none' was not found."
     done = machine.run("sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "https://127.0.0.1:9/x")
     assert done.exit_code == 1
-    assert "127.0.0.1" in done.told
+    assert "127.0.0.1" in done.stderr
     done = machine.run("sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "none.vhd")
-    assert "There is no file" in done.told
+    assert "There is no file" in done.stderr
     done = machine.run("sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "s3://bucket/key")
-    assert "reads no source of the scheme 's3'" in done.told
+    assert "reads no source of the scheme 's3'" in done.stderr
 
 
 @pytest.mark.parametrize("line", ["vm list", "gc", "serve --dev-tls", "sig update -g rg -r g1", "auth sp list"])
 def test_local_command_is_refused_with_a_server(machine: Machine, line: str) -> None:
     done = machine.run(*line.split())
     assert done.exit_code == 1, done
-    assert f"(LocalHomeOnly) `imgstore {line.partition(' -')[0]}` works on a home here" in done.told
-    assert "expected: no server, or a command of group create/show/list/delete" in done.told
-    assert "what to do: leave --server out" in done.told
+    assert f"(LocalHomeOnly) `imgstore {line.partition(' -')[0]}` works on a home here" in done.stderr
+    assert "expected: no server, or a command of group create/show/list/delete" in done.stderr
+    assert "what to do: leave --server out" in done.stderr
 
 
 def test_inspect_reads_a_local_file(machine: Machine) -> None:

@@ -26,7 +26,7 @@ def replication_status_json(
     display_names: Mapping[str, str],
     gaps: Sequence[ZoneGap] = (),
     *,
-    silent_slots: Collection[str] = (),
+    unreachable_slots: Collection[str] = (),
 ) -> Json:
     """Return the status of each target region, in the order of the request.
 
@@ -36,11 +36,12 @@ def replication_status_json(
         display_names: The display names of regions, by name.
         gaps: The missing objects of a zone, for replicas in three zones. Such a replica is `Completed`, because two zones
             have all objects.
-        silent_slots: The uids of slots with a store that does not answer. The states describe bytes and do not change.
+        unreachable_slots: The uids of slots with a store that does not answer. The states do not change.
     """
-    somewhere = any(one.state is ReplicaState.COMPLETED for one in replicas)
+    any_complete = any(one.state is ReplicaState.COMPLETED for one in replicas)
     summary = [
-        _region_json(target, replicas, display_names, gaps, silent_slots, somewhere=somewhere) for target in targets
+        _region_json(target, replicas, display_names, gaps, unreachable_slots, any_complete=any_complete)
+        for target in targets
     ]
     return {"aggregatedState": _aggregate_state([region["state"] for region in summary]), "summary": summary}
 
@@ -50,9 +51,9 @@ def _region_json(
     replicas: Sequence[Replica],
     display_names: Mapping[str, str],
     gaps: Sequence[ZoneGap],
-    silent_slots: Collection[str],
+    unreachable_slots: Collection[str],
     *,
-    somewhere: bool,
+    any_complete: bool,
 ) -> Json:
     key = region_key(target.name)
     mine = sorted(
@@ -65,18 +66,18 @@ def _region_json(
         "details": "; ".join(
             f"replica {one.slot.key.ordinal}: {text}"
             for one in mine
-            if (text := _details(one, gaps, somewhere=somewhere, silent=one.slot.uid in silent_slots))
+            if (text := _details(one, gaps, any_complete=any_complete, unreachable=one.slot.uid in unreachable_slots))
         ),
         "progress": min((_percent(one) for one in mine), default=0),
         "bytesDone": sum(one.bytes_done for one in mine),
         "bytesTotal": sum(one.bytes_total for one in mine),
         "bytesPerSecond": sum(map(_bytes_per_second, mine)),
         "etaSeconds": max((eta for one in mine if (eta := _eta_seconds(one)) is not None), default=None),
-        "replicas": [_replica_json(one, gaps, silent=one.slot.uid in silent_slots) for one in mine],
+        "replicas": [_replica_json(one, gaps, unreachable=one.slot.uid in unreachable_slots) for one in mine],
     }
 
 
-def _replica_json(replica: Replica, gaps: Sequence[ZoneGap], *, silent: bool) -> Json:
+def _replica_json(replica: Replica, gaps: Sequence[ZoneGap], *, unreachable: bool) -> Json:
     missed = [
         {"zone": gap.zone, "objects": gap.objects, "seenAt": instant(gap.seen_at)}
         for gap in gaps
@@ -85,7 +86,7 @@ def _replica_json(replica: Replica, gaps: Sequence[ZoneGap], *, silent: bool) ->
     return {
         "replica": replica.slot.key.ordinal,
         "state": replica.state.value,
-        "storeAnswers": not silent,
+        "storeAnswers": not unreachable,
         "progress": _percent(replica),
         "bytesDone": replica.bytes_done,
         "bytesTotal": replica.bytes_total,
@@ -95,16 +96,18 @@ def _replica_json(replica: Replica, gaps: Sequence[ZoneGap], *, silent: bool) ->
     }
 
 
-def _details(replica: Replica, gaps: Sequence[ZoneGap], *, somewhere: bool, silent: bool) -> str:
+def _details(replica: Replica, gaps: Sequence[ZoneGap], *, any_complete: bool, unreachable: bool) -> str:
     """Return the error of a replica with the next attempt, or the reason for waiting, and whether the store answers."""
-    texts = [_state_details(replica, gaps, somewhere=somewhere)] + (["the store does not answer now"] if silent else [])
+    texts = [_state_details(replica, gaps, any_complete=any_complete)] + (
+        ["the store does not answer now"] if unreachable else []
+    )
     return ", ".join(text for text in texts if text)
 
 
-def _state_details(replica: Replica, gaps: Sequence[ZoneGap], *, somewhere: bool) -> str:
+def _state_details(replica: Replica, gaps: Sequence[ZoneGap], *, any_complete: bool) -> str:
     if replica.error and replica.state is ReplicaState.FAILED and replica.retry_at is not None:
         return f"{replica.error} (a worker tries again at {instant(replica.retry_at)})"
-    if replica.state is ReplicaState.PENDING and not somewhere:
+    if replica.state is ReplicaState.PENDING and not any_complete:
         return "waits for the source region"
     missed = [f"zone {gap.zone} misses {gap.objects} objects" for gap in gaps if gap.slot_uid == replica.slot.uid]
     if missed and not replica.error:

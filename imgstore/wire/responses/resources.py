@@ -143,7 +143,7 @@ def version_json(view: VersionView, display_names: Mapping[str, str], *, replica
     version, line = view.version, view.definition_path
     status = (
         replication_status_json(
-            version.target_regions, view.replicas, display_names, view.gaps, silent_slots=view.unreachable_slots
+            version.target_regions, view.replicas, display_names, view.gaps, unreachable_slots=view.unreachable_slots
         )
         if replication_status
         else None
