@@ -82,7 +82,7 @@ def ready_steps(
             steps.append(
                 CopyStep(
                     replica=replica,
-                    sources=_sources(replica.slot.key.region, here, source_region, origin, complete, turn),
+                    sources=_order_sources(replica.slot.key.region, here, source_region, origin, complete, turn),
                     is_cross_region=not here,
                 )
             )
@@ -94,7 +94,7 @@ def is_restorable(replica: Replica, once_complete: Collection[str]) -> bool:
     return replica.uid in once_complete and replica.state in RESTORABLE_STATES
 
 
-def _sources(
+def _order_sources(
     region: str, here: list[Replica], source_region: str, origin: list[Replica], complete: list[Replica], turn: int
 ) -> tuple[Replica, ...]:
     """Order the sources of a replica.

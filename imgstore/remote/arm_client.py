@@ -18,7 +18,7 @@ from imgstore.wire.errors import read_error
 from imgstore.wire.json_text import Json
 
 _SEGMENT_SAFE: Final = "/:@!$&'()*+,;=-._~"
-_LOOK_SECONDS_MIN: Final = 0.05
+_POLL_SECONDS_MIN: Final = 0.05
 """The pause before the second poll of an operation. Each pause doubles, up to the server's Retry-After, because most
 operations end at once.
 """
@@ -51,7 +51,7 @@ class Server:
         Raises:
             NotFound: The resource does not exist.
         """
-        return self.connection.request("GET", _target(resource_id, query)).json
+        return self.connection.request("GET", _request_target(resource_id, query)).json
 
     def find(self, resource_id: str, **query: str) -> Json:
         """Return a resource, or None if the resource does not exist."""
@@ -79,12 +79,12 @@ class Server:
                 room = request.items_max - len(items)
             items += found[:room]
             if len(found) > room:
-                return items, _token(link, skip + room)
-            link, skip = _next(answer), 0
+                return items, _write_token(link, skip + room)
+            link, skip = _next_link(answer), 0
             if not link:
                 return items, None
             if request.items_max is not None and len(items) == request.items_max:
-                return items, _token(link, 0)
+                return items, _write_token(link, 0)
 
     def put(self, resource_id: str, body: Json) -> Json:
         """Create or replace a resource, wait for the end of the operation, and return the resource."""
@@ -104,20 +104,20 @@ class Server:
         Raises:
             NotFound: The resource does not exist.
         """
-        answer = self.connection.request("DELETE", _target(resource_id, query))
+        answer = self.connection.request("DELETE", _request_target(resource_id, query))
         if answer.status == 204:
             self.show(resource_id)  # Raises the server's NotFound.
         self.finish(answer)
 
     def post_action(self, resource_id: str, action: str, body: Json = None) -> Json:
         """Send a POST, wait for the end of the operation, and return the answer."""
-        answer = self.connection.request("POST", _target(f"{resource_id}/{action}", {}), body)
+        answer = self.connection.request("POST", _request_target(f"{resource_id}/{action}", {}), body)
         self.finish(answer)
         return answer.json
 
     def begin(self, method: str, resource_id: str, body: Json) -> Response:
         """Send a request that may start a long-running operation. `finish` waits for the operation."""
-        return self.connection.request(method, _target(resource_id, {}), body)
+        return self.connection.request(method, _request_target(resource_id, {}), body)
 
     def finish(self, answer: Response, on_poll: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the end of a long-running operation.
@@ -135,7 +135,7 @@ class Server:
         url = urlsplit(answer.headers.get("Azure-AsyncOperation") or "")
         if not url.path:
             return True
-        pause_seconds = _LOOK_SECONDS_MIN
+        pause_seconds = _POLL_SECONDS_MIN
         while True:
             poll = self.connection.request("GET", f"{url.path}?{url.query}")
             if poll.json["status"] != "InProgress":
@@ -144,7 +144,7 @@ class Server:
                 return False
             self.connection.pause(pause_seconds)
             pause_seconds = max(
-                _LOOK_SECONDS_MIN, min(2 * pause_seconds, retry_after_seconds(poll.headers.get("Retry-After")))
+                _POLL_SECONDS_MIN, min(2 * pause_seconds, retry_after_seconds(poll.headers.get("Retry-After")))
             )
         if poll.json["status"] != "Succeeded":
             raise read_error(poll.json, 0)
@@ -202,17 +202,17 @@ class Server:
         return seen[0]
 
 
-def _target(resource_id: str, query: Mapping[str, str]) -> str:
+def _request_target(resource_id: str, query: Mapping[str, str]) -> str:
     """Return the path and the query of a resource. Names come from users and are quoted."""
     return f"{quote(resource_id, safe=_SEGMENT_SAFE)}?{urlencode({'api-version': NEWEST, **query})}"
 
 
-def _next(page: Json) -> str:
+def _next_link(page: Json) -> str:
     link = parse_qs(urlsplit(page.get("nextLink") or "").query)
     return next(iter(link.get("$skiptoken", [])), "")
 
 
-def _token(link: str, skip: int) -> str:
+def _write_token(link: str, skip: int) -> str:
     return base64.urlsafe_b64encode(json.dumps([link, skip]).encode()).decode().rstrip("=")
 
 

@@ -104,24 +104,24 @@ class Task:
     def __init__(self, subscriber: Subscriber, name: str, total_bytes: int) -> None:
         self._subscriber, self._name, self._total, self._finish_and_show = subscriber, name, total_bytes, 0
         self._lock = threading.Lock()
-        self._tell(Stage.STARTED)
+        self._report(Stage.STARTED)
 
     def advance(self, moved_bytes: int) -> None:
         """Report further bytes."""
         with self._lock:
             self._finish_and_show += moved_bytes
-        self._tell(Stage.MOVED)
+        self._report(Stage.MOVED)
 
     def end(self) -> None:
         """Report the end of the task."""
         self._finish_and_show = self._total
-        self._tell(Stage.COMPLETED)
+        self._report(Stage.COMPLETED)
 
     def fail(self, detail: str) -> None:
         """Report an error."""
-        self._tell(Stage.FAILED, detail)
+        self._report(Stage.FAILED, detail)
 
-    def _tell(self, stage: Stage, detail: str = "") -> None:
+    def _report(self, stage: Stage, detail: str = "") -> None:
         self._subscriber(
             ProgressEvent(
                 task=self._name, stage=stage, bytes_done=self._finish_and_show, bytes_total=self._total, detail=detail

@@ -21,11 +21,11 @@ from imgstore.wire.json_text import Json
 from imgstore.wire.requests.client import storage_profile, version_body
 
 _STATUS: Final = {"$expand": "ReplicationStatus"}
-_LOOKED_FOR: Final = ("snapshots", "disks")
+_SOURCE_TYPES: Final = ("snapshots", "disks")
 """The resource types in which a source without an id is looked up, in order."""
 _STAGES: Final = {"Completed": Stage.COMPLETED, "Failed": Stage.FAILED, "Degraded": Stage.FAILED}
 _NAME_DIGITS: Final = 24
-_ARRIVED: Final = ("Completed", "Degraded")
+_INGESTED_STATES: Final = ("Completed", "Degraded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
     """
     version = version_id(server.subscription, request.group, request.gallery, request.definition, request.version)
     existing = server.find(version, **_STATUS)
-    if existing is not None and has_arrived(existing):
+    if existing is not None and is_ingested(existing):
         _check_same_disks(server, existing, request, sources)
         storage = None if sources.files else sources.storage({})
         _run_and_watch(
@@ -93,9 +93,9 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
     try:
         _run_and_watch(server, version, "PUT", body, existing, wait=wait)
     except ImgstoreError as error:
-        _clean(server, version, uploads, error)
+        _clean_up(server, version, uploads, error)
         raise
-    _clean(server, version, uploads, None)
+    _clean_up(server, version, uploads, None)
     return server.show(version, **_STATUS)
 
 
@@ -113,7 +113,7 @@ def find_source(server: Server, group: str, source: str) -> str:
     """
     if source.startswith("/"):
         return source
-    for kind in _LOOKED_FOR:
+    for kind in _SOURCE_TYPES:
         found = compute_id(server.subscription, group, kind, source)
         if server.find(found) is not None:
             return found
@@ -126,9 +126,9 @@ def find_source(server: Server, group: str, source: str) -> str:
     )
 
 
-def has_arrived(version: Json) -> bool:
+def is_ingested(version: Json) -> bool:
     """Return whether the ingest of a version is complete, so that the sources are no longer needed."""
-    return any(each["state"] in _ARRIVED for each in _replicas(version))
+    return any(each["state"] in _INGESTED_STATES for each in _replicas(version))
 
 
 def _replicas(version: Json) -> list[Json]:
@@ -170,13 +170,13 @@ def _luns(disks: Mapping[int | None, object]) -> str:
     return ", ".join(str(lun) for lun in disks if lun is not None) or "none"
 
 
-def _clean(server: Server, version: str, uploads: Mapping[int | None, Upload], error: ImgstoreError | None) -> None:
+def _clean_up(server: Server, version: str, uploads: Mapping[int | None, Upload], error: ImgstoreError | None) -> None:
     """Delete the temporary disks if the ingest is complete. Otherwise report that the disks stay."""
     if not uploads:
         return
     try:
         existing = server.find(version, **_STATUS)
-        if error is None or (existing is not None and has_arrived(existing)):
+        if error is None or (existing is not None and is_ingested(existing)):
             for each in uploads.values():
                 discard(server, each.disk_id)
             return
@@ -208,21 +208,21 @@ class _ProgressWatcher:
     def __init__(self, server: Server, version: str, existing: Json, *, wait: bool) -> None:
         self._server, self._version, self._wait = server, version, wait
         before = _replicas(existing) if existing is not None else []
-        self._whole = {_task_name(each) for each in before if each["state"] == "Completed"}
-        self._told: dict[str, ProgressEvent] = {}
+        self._complete_tasks = {_task_name(each) for each in before if each["state"] == "Completed"}
+        self._last_events: dict[str, ProgressEvent] = {}
 
     def __call__(self) -> bool:
         existing = self._server.find(self._version, **_STATUS)
         if existing is None:
             return False
         for each in _replicas(existing):
-            if _task_name(each) not in self._whole:
-                self._tell(each)
-        return not self._wait and has_arrived(existing)
+            if _task_name(each) not in self._complete_tasks:
+                self._report(each)
+        return not self._wait and is_ingested(existing)
 
-    def _tell(self, replica: Json) -> None:
+    def _report(self, replica: Json) -> None:
         task = _task_name(replica)
-        last = self._told.get(task)
+        last = self._last_events.get(task)
         if replica["state"] == "Pending" and last is None:
             return
         event = ProgressEvent(
@@ -233,7 +233,7 @@ class _ProgressWatcher:
             detail=replica["details"] or replica["state"],
         )
         if event != last:
-            self._told[task] = event
+            self._last_events[task] = event
             self._server.subscriber(event)
 
 

@@ -43,12 +43,12 @@ def parse_target_regions(words: Iterable[str]) -> tuple[TargetRegionRequest, ...
     Raises:
         InvalidInput: An argument has another form.
     """
-    return tuple(_target_region(word) for word in words)
+    return tuple(_parse_target_region(word) for word in words)
 
 
-def _target_region(word: str) -> TargetRegionRequest:
+def _parse_target_region(word: str) -> TargetRegionRequest:
     name, *rest = (part.strip() for part in word.split("="))
-    count = _whole_number(rest[0]) if rest else None
+    count = _parse_integer(rest[0]) if rest else None
     storage = rest if count is None else rest[1:]
     if not name or len(storage) > 1:
         raise InvalidInput(
@@ -65,7 +65,7 @@ def _target_region(word: str) -> TargetRegionRequest:
     )
 
 
-def _whole_number(word: str) -> int | None:
+def _parse_integer(word: str) -> int | None:
     digits = word.removeprefix("-")
     return int(word) if word.isascii() and digits.isdigit() and len(digits) <= _DIGITS_MAX else None
 
@@ -76,11 +76,11 @@ def parse_luns(words: Iterable[str]) -> tuple[int, ...]:
     Raises:
         InvalidInput: An argument is not an integer.
     """
-    return tuple(_lun(word) for word in words)
+    return tuple(_parse_lun(word) for word in words)
 
 
-def _lun(word: str) -> int:
-    number = _whole_number(word.strip())
+def _parse_lun(word: str) -> int:
+    number = _parse_integer(word.strip())
     if number is None:
         raise InvalidInput(
             f"'{word}' is not a LUN.",

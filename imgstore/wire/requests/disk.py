@@ -86,7 +86,7 @@ def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
         raise invalid_value(
             f"{_CREATION}.createOption", value_at(body, f"{_CREATION}.createOption"), " or ".join(wanted)
         )
-    reference = _reference(body) if option == "fromimage" else None
+    reference = _read_reference(body) if option == "fromimage" else None
     _check_creation(body, option)
     os_properties = OsProperties(
         os_type=_read_optional(body, "properties.osType", _OS_TYPE),
@@ -97,8 +97,8 @@ def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
         location=location_of(body),
         reference=reference,
         lun=None if reference is None else read_integer(body, f"{_CREATION}.galleryImageReference.lun"),
-        source=_creation_source(body, option) if option in ("copy", "import") else None,
-        upload_bytes=_upload_bytes(body) if option == "upload" else None,
+        source=_read_creation_source(body, option) if option in ("copy", "import") else None,
+        upload_bytes=_read_upload_bytes(body) if option == "upload" else None,
         os_properties=os_properties,
         storage_account_type=sku if option in ("import", "upload") else None,
         tags=tags_of(body),
@@ -129,7 +129,7 @@ def _check_creation(body: Json, option: str) -> None:
                 raise invalid_value(f"{_CREATION}.{name}", raw, f"nothing with createOption {option}")
 
 
-def _reference(body: Json) -> ImageReference | SharedReference:
+def _read_reference(body: Json) -> ImageReference | SharedReference:
     refuse_field(body, f"{_CREATION}.imageReference")
     gallery = f"{_CREATION}.galleryImageReference"
     named = [text for name in _IMAGE_IDS if (text := value_at(body, f"{gallery}.{name}")) is not None]
@@ -140,7 +140,7 @@ def _reference(body: Json) -> ImageReference | SharedReference:
     return parse_image_reference(named[0])
 
 
-def _creation_source(body: Json, option: str) -> str:
+def _read_creation_source(body: Json, option: str) -> str:
     if option == "import":
         path = f"{_CREATION}.sourceUri"
         return check_source_url(_read_required_text(body, path), path)
@@ -148,7 +148,7 @@ def _creation_source(body: Json, option: str) -> str:
     return check_compute_id(value_at(body, path), path, DiskKind.DISK, DiskKind.SNAPSHOT)
 
 
-def _upload_bytes(body: Json) -> int:
+def _read_upload_bytes(body: Json) -> int:
     path = f"{_CREATION}.uploadSizeBytes"
     upload_bytes = value_at(body, path)
     if upload_bytes is None:
@@ -215,8 +215,8 @@ def read_image(body: Json) -> ImageBody:
         raise invalid_value(f"{_PROFILE}.dataDisks", [each.get("lun") for each in raw], "consecutive LUNs from 0")
     return ImageBody(
         location=location_of(body),
-        source=_disk_source(value_at(body, disk), disk),
-        data_sources=tuple(_disk_source(each, f"{_PROFILE}.dataDisks[{each['lun']}]") for each in data),
+        source=_read_disk_source(value_at(body, disk), disk),
+        data_sources=tuple(_read_disk_source(each, f"{_PROFILE}.dataDisks[{each['lun']}]") for each in data),
         os_properties=OsProperties(
             os_type=_read_optional(body, f"{disk}.osType", _OS_TYPE),
             os_state=_read_optional(body, f"{disk}.osState", _OS_STATE),
@@ -225,16 +225,16 @@ def read_image(body: Json) -> ImageBody:
         storage_account_type=read_sku(body, f"{disk}.storageAccountType"),
         tags=tags_of(body),
         details={
-            OS_DISK: _image_disk_details(body, value_at(body, disk), disk),
+            OS_DISK: _read_image_disk_details(body, value_at(body, disk), disk),
             **{
-                disk_key(lun): _image_disk_details(body, each, f"{_PROFILE}.dataDisks[{lun}]")
+                disk_key(lun): _read_image_disk_details(body, each, f"{_PROFILE}.dataDisks[{lun}]")
                 for lun, each in enumerate(data)
             },
         },
     )
 
 
-def _image_disk_details(body: Json, disk: Json, path: str) -> DiskDetails:
+def _read_image_disk_details(body: Json, disk: Json, path: str) -> DiskDetails:
     zones = f"{_PROFILE}.zoneResilient"
     caching = None if value_at(disk, "caching") is None else enum_reader(HostCaching)(disk, "caching")
     return DiskDetails(
@@ -247,7 +247,7 @@ def _image_disk_details(body: Json, disk: Json, path: str) -> DiskDetails:
     )
 
 
-def _disk_source(disk: Json, path: str) -> str:
+def _read_disk_source(disk: Json, path: str) -> str:
     """Return the source of a disk of an image. Azure has three properties for the source."""
     named = [word for word in ("blobUri", "snapshot.id", "managedDisk.id") if value_at(disk, word)]
     if len(named) > 1:

@@ -31,9 +31,9 @@ def edit_gallery(gallery: Gallery, edits: Iterable[Edit], *, force_string: bool 
     days = read_integer(after, f"{policy}.retentionPeriodInDays")
     return replace(
         gallery,
-        description=_text(after, "properties.description"),
+        description=_read_text(after, "properties.description"),
         tags=tags_of(after),
-        soft_delete_enabled=_flag(after, f"{policy}.isSoftDeleteEnabled"),
+        soft_delete_enabled=_read_flag(after, f"{policy}.isSoftDeleteEnabled"),
         soft_delete_retention_days=SOFT_DELETE_RETENTION_DAYS if days is None else days,
     )
 
@@ -48,25 +48,25 @@ def edit_definition(line: DefinitionPath, edits: Iterable[Edit], *, force_string
     before = definition_json(line.definition, line.gallery)
     after = apply_edits(before, edits, force_string=force_string)
     check_changes(before, after, DEFINITION_MAY_CHANGE)
-    ends = _text(after, "properties.endOfLifeDate")
+    ends = _read_text(after, "properties.endOfLifeDate")
     return replace(
         line.definition,
-        description=_text(after, "properties.description"),
+        description=_read_text(after, "properties.description"),
         tags=tags_of(after),
-        release_note_uri=_text(after, "properties.releaseNoteUri"),
+        release_note_uri=_read_text(after, "properties.releaseNoteUri"),
         end_of_life_at=None if ends is None else parse_end_of_life(ends),
         recommended_vcpus=read_range(after, "properties.recommended.vCPUs"),
         recommended_memory_gib=read_range(after, "properties.recommended.memory"),
         features=read_features(after),
-        allow_update_image=_flag(after, "properties.allowUpdateImage"),
+        allow_update_image=_read_flag(after, "properties.allowUpdateImage"),
     )
 
 
-def _text(resource: Json, path: str) -> str | None:
+def _read_text(resource: Json, path: str) -> str | None:
     return text_of(value_at(resource, path), path)
 
 
-def _flag(resource: Json, path: str) -> bool:
+def _read_flag(resource: Json, path: str) -> bool:
     return flag_of(value_at(resource, path), path)
 
 

@@ -66,11 +66,11 @@ def apply_edits(resource: Json, edits: Iterable[Edit], *, force_string: bool = F
         if edit.verb is Verb.SET:
             for word in edit.words or ("",):
                 path, value = _split_assignment(word)
-                _set(changed, path, _parse_value(value, force_string=force_string))
+                _apply_set(changed, path, _parse_value(value, force_string=force_string))
         elif edit.verb is Verb.ADD:
-            _add(changed, edit.words, force_string=force_string)
+            _apply_add(changed, edit.words, force_string=force_string)
         else:
-            _remove(changed, edit.words)
+            _apply_remove(changed, edit.words)
     return changed
 
 
@@ -157,16 +157,16 @@ def _parse_path(path: str, resource: Json) -> list[_Step]:
     return steps
 
 
-def _set(resource: Json, path: str, value: Json) -> None:
+def _apply_set(resource: Json, path: str, value: Json) -> None:
     *above, last = _parse_path(path, resource)
-    holder = _walk(resource, above, path, make=True)
+    holder = _follow(resource, above, path, make=True)
     if isinstance(last, _Index):
         holder[_find_index(holder, last, path)] = value
     else:
         _check_object(holder, path)[_find_key(holder, last)] = value
 
 
-def _add(resource: Json, words: Sequence[str], *, force_string: bool) -> None:
+def _apply_add(resource: Json, words: Sequence[str], *, force_string: bool) -> None:
     """Append to a list, or create the list.
 
     The arguments ``key=value`` become one object; each other argument is an element.
@@ -189,18 +189,18 @@ def _add(resource: Json, words: Sequence[str], *, force_string: bool) -> None:
             pairs[name] = _parse_value(text, force_string=force_string)
         else:
             plain.append(read)
-    holder = _walk(resource, above, path, make=True)
+    holder = _follow(resource, above, path, make=True)
     found = _check_list(_find_step(holder, last, path), path)
     found += [*plain, *([pairs] if pairs else [])]
     if isinstance(last, str):
         holder[_find_key(holder, last)] = found
 
 
-def _remove(resource: Json, words: Sequence[str]) -> None:
+def _apply_remove(resource: Json, words: Sequence[str]) -> None:
     """Remove a property, or an element of a list."""
     path, *index = words or ("",)
     *above, last = _parse_path(path, resource)
-    holder = _walk(resource, above, path, make=False)
+    holder = _follow(resource, above, path, make=False)
     if len(index) > 1:
         raise InvalidInput(
             f"'{' '.join(words)}' is not a path with an optional index.",
@@ -220,7 +220,7 @@ def _remove(resource: Json, words: Sequence[str]) -> None:
         del holder[_find_key(holder, last)]
 
 
-def _walk(here: Json, steps: Sequence[_Step], path: str, *, make: bool) -> Json:
+def _follow(here: Json, steps: Sequence[_Step], path: str, *, make: bool) -> Json:
     """Follow the steps from an object. With `make`, missing objects are created."""
     for step in steps:
         found = _find_step(here, step, path)

@@ -89,7 +89,7 @@ def read_machine(body: Json, group: str, name: str, *, is_put: bool) -> MachineR
     """
     check_object(body)
     _check_types(body)
-    image, attached = _image(body), _attached_os_disk(body, is_put=is_put)
+    image, attached = _read_image(body), _read_attached_os_disk(body, is_put=is_put)
     if image is not None and attached is not None:
         raise source_count_error("both")
     profile = value_at(body, _OS_PROFILE)
@@ -99,7 +99,7 @@ def read_machine(body: Json, group: str, name: str, *, is_put: bool) -> MachineR
         location=location_of(body) if is_put or value_at(body, "location") is not None else None,
         image=image,
         attach_os_disk=attached,
-        disks=_disks(body, attached),
+        disks=_read_disks(body, attached),
         replaces_disks=_names_all_data_disks(body, attached, is_put=is_put),
         os_type=None
         if value_at(body, f"{_OS_DISK}.osType") is None
@@ -111,13 +111,13 @@ def read_machine(body: Json, group: str, name: str, *, is_put: bool) -> MachineR
             has_fields=bool(profile),
         ),
         tags=tags_of(body) if is_put or value_at(body, "tags") is not None else None,
-        extra_properties=_kept(body),
-        interfaces=_interfaces(body),
+        extra_properties=_read_kept_fields(body),
+        interfaces=_read_interfaces(body),
         may_create=is_put and not (image is None and attached is None),
     )
 
 
-def _kept(body: Json) -> dict[str, Any]:
+def _read_kept_fields(body: Json) -> dict[str, Any]:
     shown = remove_secrets(body)
     kept = {path: value for path in KEPT if (value := value_at(shown, path)) not in (None, {}, [])}
     if _REFERENCE in kept:
@@ -125,7 +125,7 @@ def _kept(body: Json) -> dict[str, Any]:
     return kept
 
 
-def _interfaces(body: Json) -> dict[str, bool] | None:
+def _read_interfaces(body: Json) -> dict[str, bool] | None:
     """Return the named network interfaces, each with True if the deletion of the machine deletes the interface."""
     raw = value_at(body, _INTERFACES)
     if raw is None:
@@ -145,7 +145,7 @@ def _check_types(body: Json) -> None:
         raise invalid_value("identity.type", identity, "None: imgstore does not support identities of machines")
 
 
-def _image(body: Json) -> str | None:
+def _read_image(body: Json) -> str | None:
     raw = value_at(body, _REFERENCE) or {}
     named = {name: raw[name] for name in _IMAGE_IDS if raw.get(name) is not None}
     if not named and any(raw.get(name) for name in (*_MARKET, "version")):
@@ -167,7 +167,7 @@ def _image(body: Json) -> str | None:
     return word
 
 
-def _attached_os_disk(body: Json, *, is_put: bool) -> str | None:
+def _read_attached_os_disk(body: Json, *, is_put: bool) -> str | None:
     disk = value_at(body, _OS_DISK)
     if disk is None or not _is_attached(disk, _OS_DISK, needed=is_put):
         return None
@@ -186,11 +186,11 @@ def _is_attached(disk: Json, path: str, *, needed: bool) -> bool:
     return _OPTIONS[str(option).lower()]
 
 
-def _disks(body: Json, attached: str | None) -> dict[str, MachineDiskRequest]:
+def _read_disks(body: Json, attached: str | None) -> dict[str, MachineDiskRequest]:
     """Return the requests for single disks, by disk key."""
     requests: dict[str, MachineDiskRequest] = {}
     if (disk := value_at(body, _OS_DISK)) is not None:
-        requests[OS_DISK] = _disk(disk, _OS_DISK, attach=None, made=attached is None)
+        requests[OS_DISK] = _read_disk(disk, _OS_DISK, attach=None, made=attached is None)
     listed = value_at(body, _DATA_DISKS) or []
     if not isinstance(listed, list) or not all(isinstance(each, Mapping) for each in listed):
         raise invalid_value(_DATA_DISKS, listed, "a list of data disks")
@@ -206,11 +206,11 @@ def _disks(body: Json, attached: str | None) -> dict[str, MachineDiskRequest]:
             if is_attached
             else None
         )
-        requests[disk_key(lun)] = _disk(each, path, attach=word, made=not is_attached)
+        requests[disk_key(lun)] = _read_disk(each, path, attach=word, made=not is_attached)
     return requests
 
 
-def _disk(disk: Mapping[str, Json], path: str, *, attach: str | None, made: bool) -> MachineDiskRequest:
+def _read_disk(disk: Mapping[str, Json], path: str, *, attach: str | None, made: bool) -> MachineDiskRequest:
     delete = value_at(disk, "deleteOption")
     if delete is not None and str(delete).lower() not in _DELETE_OPTIONS:
         raise invalid_value(f"{path}.deleteOption", delete, "Delete or Detach")

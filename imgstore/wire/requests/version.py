@@ -166,16 +166,16 @@ def read_version(body: Json, api_version: str, *, is_put: bool) -> VersionBody:
         target_regions=None if regions is None else read_target_regions(_without_nulls(regions)),
         replica_count=read_integer(known, f"{_PUBLISHING}.replicaCount"),
         storage_account_type=None if kind is None else parse_storage_account_type(str(kind)),
-        replication_mode=_mode(known),
-        exclude_from_latest=_flag(known, f"{_PUBLISHING}.excludeFromLatest"),
+        replication_mode=_read_mode(known),
+        exclude_from_latest=_read_flag(known, f"{_PUBLISHING}.excludeFromLatest"),
         end_of_life_at=silent if ends is None else parse_end_of_life(ends),
-        allow_deletion_of_replicated_locations=_flag(known, f"{_SAFETY}.allowDeletionOfReplicatedLocations"),
-        block_deletion_before_end_of_life=_flag(known, f"{_SAFETY}.blockDeletionBeforeEndOfLife"),
+        allow_deletion_of_replicated_locations=_read_flag(known, f"{_SAFETY}.allowDeletionOfReplicatedLocations"),
+        block_deletion_before_end_of_life=_read_flag(known, f"{_SAFETY}.blockDeletionBeforeEndOfLife"),
         tags=tags_of(known) if tags is not None or is_put else None,
     )
 
 
-def _mode(body: Json) -> ReplicationMode | None:
+def _read_mode(body: Json) -> ReplicationMode | None:
     raw = value_at(body, _MODE)
     by_word = {mode.lower(): mode for mode in ReplicationMode}
     if raw is not None and str(raw).lower() not in by_word:
@@ -197,7 +197,7 @@ def _read_disks(body: Json) -> dict[str, _Disk]:
     if raw is not None and not (isinstance(raw, list) and all(isinstance(each, Mapping) for each in raw)):
         raise invalid_value(_DATA, raw, "a list of data disks with LUNs")
     images = raw or []
-    luns = [_lun(each) for each in images]
+    luns = [_read_lun(each) for each in images]
     check_luns(luns)
     disks = {OS_DISK: _read_disk(value_at(body, _OS), _OS)}
     return disks | {
@@ -205,7 +205,7 @@ def _read_disks(body: Json) -> dict[str, _Disk]:
     }
 
 
-def _lun(image: Json) -> int:
+def _read_lun(image: Json) -> int:
     lun = value_at(image, "lun")
     if lun is None:
         raise missing_field(f"galleryImageVersion.{_DATA}.lun")
@@ -217,12 +217,12 @@ def _lun(image: Json) -> int:
 def _read_disk(image: Json, path: str) -> _Disk:
     caching = value_at(image, "hostCaching")
     return _Disk(
-        source=_source(image, f"{path}.source"),
+        source=_read_source(image, f"{path}.source"),
         caching=None if caching is None else _CACHING(image, "hostCaching"),
     )
 
 
-def _source(image: Json, path: str) -> str | None:
+def _read_source(image: Json, path: str) -> str | None:
     """Return the URL of a file or, without a URL, the id of a disk or snapshot.
 
     A URL may come with the id of its storage account. Azure checks the caller's right to the account. In imgstore, the
@@ -306,7 +306,7 @@ def _format_luns(luns: tuple[int | None, ...]) -> str:
     return ", ".join(map(str, luns)) or "none"
 
 
-def _flag(body: Json, path: str) -> bool | None:
+def _read_flag(body: Json, path: str) -> bool | None:
     value = value_at(body, path)
     return None if value is None else flag_of(value, path)
 

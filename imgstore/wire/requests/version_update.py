@@ -51,7 +51,7 @@ def edit_version(
             flagged["properties"][profile] = flagged["properties"][profile] | {name: value}
     after = apply_edits(flagged, edits, force_string=force_string)
     check_changes(before, after, VERSION_MAY_CHANGE)
-    return _update(after, {path: new for path, (_, new) in changed_paths(before, after).items()})
+    return _read_update(after, {path: new for path, (_, new) in changed_paths(before, after).items()})
 
 
 def target_regions_json(targets: Sequence[TargetRegionRequest] | None) -> Json:
@@ -72,7 +72,7 @@ def target_regions_json(targets: Sequence[TargetRegionRequest] | None) -> Json:
     ]
 
 
-def _update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
+def _read_update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
     publishing, safety = after["properties"]["publishingProfile"], after["properties"].get("safetyProfile") or {}
 
     def given(path: str) -> bool:
@@ -114,10 +114,10 @@ def read_target_regions(value: Json) -> tuple[TargetRegionRequest, ...]:
     path = f"{_PUBLISHING}.targetRegions"
     if not isinstance(value, list) or not value:
         raise invalid_value(path, value, "a list of at least one region, with the source region")
-    return tuple(_region(each, path) for each in value)
+    return tuple(_read_region(each, path) for each in value)
 
 
-def _region(value: Json, path: str) -> TargetRegionRequest:
+def _read_region(value: Json, path: str) -> TargetRegionRequest:
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str) or set(value) - _REGION_KEYS:
