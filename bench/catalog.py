@@ -38,7 +38,7 @@ from imgstore.domain.resources import (
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.views import DefinitionPath, VersionView
-from imgstore.operations.disks.placement import offered
+from imgstore.operations.disks.placement import find_offer
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
@@ -206,7 +206,7 @@ def placements_per_second(installation: Installation, size: CatalogSize) -> floa
 
     def place(number: int) -> int:
         with installation.catalog.transaction() as transaction:
-            offer = offered(installation, transaction, reference, REGION)
+            offer = find_offer(installation, transaction, reference, REGION)
             disk = transaction.placements.place(_disk(installation, offer, number), offer.slots)
         return disk.replica
 

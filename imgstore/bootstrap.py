@@ -22,7 +22,7 @@ from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maint
 from imgstore.domain.settings.shared import Difference, as_document
 from imgstore.operations.installation import Installation, Tuning
 from imgstore.operations.leases import LEASE_SECONDS, LeaseKeeper, this_host
-from imgstore.operations.shared_settings import SETTINGS_FILE, agree_on_settings, read_settings_file
+from imgstore.operations.shared_settings import SETTINGS_FILE, initialize_settings, read_settings_file
 from imgstore.operations.slots.zone_registry import CatalogZones
 from imgstore.operations.stores.first_start import check_catalog_file, check_no_other_installation
 from imgstore.operations.stores.health_records import CatalogHealth
@@ -118,7 +118,7 @@ def _open(
     try:
         registry = CatalogZones(catalog=catalog, subscriber=suppress_errors(subscriber))
         row = _ensure_installation(settings, catalog, regions, registry, outside)
-        values, differing = agree_on_settings(catalog, document)
+        values, differing = initialize_settings(catalog, document)
         if differing:
             _report_differences(suppress_errors(subscriber), file, differing)
         shared = as_document(values)

@@ -33,7 +33,7 @@ def permit(installation: Installation, principal: Principal, action: Action, sco
         NotFound: nor may it know of the subscription.
     """
     if not is_allowed(principal, action, scope, of):
-        with recorded(installation, principal, action, scope, operation_name(action, scope, of), of=of):
+        with record_activity(installation, principal, action, scope, operation_name(action, scope, of), of=of):
             pass
 
 
@@ -49,7 +49,7 @@ def permit_list(installation: Installation, principal: Principal, scope: str) ->
 
 
 @contextmanager
-def recorded(
+def record_activity(
     installation: Installation,
     principal: Principal,
     action: Action,
@@ -86,10 +86,10 @@ def recorded(
             older = _find_older(installation, action, scope)
         yield
     except ImgstoreError as error:
-        outcome, detail = "Failed", _joined(about, f"{error.error_code}: {error.message}")
+        outcome, detail = "Failed", _join_detail(about, f"{error.error_code}: {error.message}")
         raise
     except BaseException as error:
-        outcome, detail = "Interrupted", _joined(about, type(error).__name__)
+        outcome, detail = "Interrupted", _join_detail(about, type(error).__name__)
         raise
     finally:
         try:
@@ -126,15 +126,15 @@ def _find_older(installation: Installation, action: Action, scope: str) -> list[
 
 
 @contextmanager
-def recorded_deletion(installation: Installation, principal: Principal, scope: str, what: str) -> Iterator[None]:
-    """Do as `recorded` for the deletion of a resource, and cancel the operations that began to write it before.
+def record_resource_deletion(installation: Installation, principal: Principal, scope: str, what: str) -> Iterator[None]:
+    """Do as `record_activity` for the deletion of a resource, and cancel the operations that began to write it before.
 
     A server that resumes such an operation would make the resource again.
 
     Raises:
         AccessDenied: before the block runs.
     """
-    with recorded(installation, principal, Action.DELETE, scope, what):
+    with record_activity(installation, principal, Action.DELETE, scope, what):
         with installation.catalog.reading() as transaction:
             writes = transaction.operations.list_writes(scope)
         yield
@@ -164,7 +164,7 @@ def trim_activity(installation: Installation) -> int:
     return deleted
 
 
-def _joined(about: str, detail: str) -> str:
+def _join_detail(about: str, detail: str) -> str:
     return f"{about}: {detail}" if about else detail
 
 
@@ -202,10 +202,10 @@ def list_activity(
     scope = names.group_id(installation.subscription, group) if group is not None else resource_id
     authorize(principal, Action.READ, INSTALLATION if scope is None else scope)
     with installation.catalog.reading() as transaction:
-        return transaction.activity.list(events_max, scope=scope, since=_began(transaction.now(), within))
+        return transaction.activity.list(events_max, scope=scope, since=_window_start(transaction.now(), within))
 
 
-def _began(now: datetime, within: timedelta) -> datetime | None:
+def _window_start(now: datetime, within: timedelta) -> datetime | None:
     try:
         return now - within
     except OverflowError:

@@ -152,7 +152,7 @@ def drop_operation(installation: Installation, uid: str) -> None:
         transaction.operations.remove(uid)
 
 
-def resuming_principal(installation: Installation, operation: AsyncOperation) -> Principal:
+def load_caller(installation: Installation, operation: AsyncOperation) -> Principal:
     """The caller of an operation, with the rights that it has now.
 
     Raises:
@@ -160,15 +160,15 @@ def resuming_principal(installation: Installation, operation: AsyncOperation) ->
             any more, or had its tokens taken back since.
     """
     if operation.principal_uid is None:
-        raise _not_resumed(operation, "a row of an older server, without a caller")
+        raise _operation_not_resumed(operation, "a row of an older server, without a caller")
     with installation.catalog.reading() as transaction:
         identity = transaction.principals.get(operation.principal_uid)
         if identity is None or operation.tenant_uid not in (None, identity.tenant_uid):
-            raise _not_resumed(operation, "a caller that is not known any more")
+            raise _operation_not_resumed(operation, "a caller that is not known any more")
         if identity.issuer is not None and transaction.issuers.get(identity.issuer) is None:
-            raise _not_resumed(operation, f"a caller of '{identity.issuer}', which is not trusted any more")
+            raise _operation_not_resumed(operation, f"a caller of '{identity.issuer}', which is not trusted any more")
         if identity.tokens_valid_after is not None and identity.tokens_valid_after >= operation.started_at:
-            raise _not_resumed(operation, "a caller whose tokens were taken back after the request")
+            raise _operation_not_resumed(operation, "a caller whose tokens were taken back after the request")
         return principal_of(transaction, identity)
 
 
@@ -222,7 +222,7 @@ def check_same_target(installation: Installation, operation: AsyncOperation) -> 
         )
 
 
-def as_lost_rights(operation: AsyncOperation, error: ImgstoreError) -> ImgstoreError:
+def explain_lost_rights(operation: AsyncOperation, error: ImgstoreError) -> ImgstoreError:
     """The error of a resumed operation: where its caller has not the rights any more, one that says so."""
     if not isinstance(error, AccessDenied) and error.error_code != "SubscriptionNotFound":
         return error
@@ -256,7 +256,7 @@ def has_successor(installation: Installation, operation: AsyncOperation) -> bool
         )
 
 
-def preempted(resource_id: str) -> OperationPreempted:
+def operation_preempted(resource_id: str) -> OperationPreempted:
     """What ends a resumed operation whose resource a newer request wrote. The first sentence is Azure's."""
     return OperationPreempted(
         "Operation execution has been preempted by a more recent operation.",
@@ -267,7 +267,7 @@ def preempted(resource_id: str) -> OperationPreempted:
     )
 
 
-def canceled() -> Conflict:
+def operation_canceled() -> Conflict:
     """What ends an operation that was canceled."""
     return Conflict(
         "The operation was canceled.",
@@ -278,7 +278,7 @@ def canceled() -> Conflict:
     )
 
 
-def _not_resumed(operation: AsyncOperation, found: str) -> AccessDenied:
+def _operation_not_resumed(operation: AsyncOperation, found: str) -> AccessDenied:
     return AccessDenied(
         f"The operation of '{operation.principal}' was not resumed after a restart of the server: its caller can't be "
         "authorized any more.",
@@ -301,7 +301,7 @@ def show_operation(installation: Installation, principal: Principal, uid: str) -
         # Before the operation is reported as missing: others must not learn which operations exist.
         authorize(principal, Action.READ, operation_scope(installation.subscription, uid))
     if found is None:
-        raise missing_operation(uid)
+        raise operation_not_found(uid)
     return found
 
 
@@ -312,7 +312,7 @@ def find_operation(installation: Installation, uid: str) -> AsyncOperation | Non
     return None if found is None or found.subscription.casefold() != installation.subscription.casefold() else found
 
 
-def missing_operation(uid: str) -> NotFound:
+def operation_not_found(uid: str) -> NotFound:
     """What is raised where there is no operation of that uid."""
     return NotFound(
         f"The operation '{uid}' was not found.",
@@ -333,7 +333,7 @@ def operation_scope(subscription: str, uid: str) -> str:
     return f"/subscriptions/{subscription}/providers/Microsoft.Compute/locations/any/capsOperations/{uid}"
 
 
-def take_up_operations(installation: Installation) -> list[AsyncOperation]:
+def take_over_operations(installation: Installation) -> list[AsyncOperation]:
     """Take over the unfinished operations of dead processes, and remove the rows of those that ended long ago."""
     with installation.catalog.transaction() as transaction:
         transaction.operations.remove_expired()

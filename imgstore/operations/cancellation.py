@@ -6,14 +6,14 @@ from imgstore.domain.async_operations import PUT_DEPLOYMENT, AsyncOperation, Ope
 from imgstore.domain.deployments import DeploymentState
 from imgstore.domain.errors import Conflict
 from imgstore.domain.identity.access import Action, Principal, as_reader, is_allowed
-from imgstore.operations.activity_log import permit, permit_list, recorded
+from imgstore.operations.activity_log import permit, permit_list, record_activity
 from imgstore.operations.api_operations import (
-    canceled,
     close_operation,
     find_operation,
     is_abandoned,
     is_caller,
-    missing_operation,
+    operation_canceled,
+    operation_not_found,
     operation_scope,
 )
 from imgstore.operations.deployments import deployment_id, end_deployments, show_deployment
@@ -73,8 +73,8 @@ def cancel_operation(installation: Installation, principal: Principal, uid: str)
         # The same refusal whether or not there is such an operation.
         permit(installation, principal, Action.WRITE, scope)
     if found is None:
-        raise missing_operation(uid)
-    with recorded(installation, principal, Action.WRITE, found.resource_id or scope, _CANCEL, is_permitted=True):
+        raise operation_not_found(uid)
+    with record_activity(installation, principal, Action.WRITE, found.resource_id or scope, _CANCEL, is_permitted=True):
         return _request_cancel(installation, principal, found)
 
 
@@ -93,7 +93,7 @@ def cancel_deployment(installation: Installation, principal: Principal, *, group
         Conflict: it does not run, or is nested.
     """
     scope = deployment_id(installation, group, name)
-    with recorded(installation, principal, Action.CANCEL, scope, _CANCEL_DEPLOYMENT):
+    with record_activity(installation, principal, Action.CANCEL, scope, _CANCEL_DEPLOYMENT):
         found = show_deployment(installation, as_reader(principal, scope), group=group, name=name)
         running = find_operation(installation, found.uid) if found.state is DeploymentState.RUNNING else None
         if running is None:
@@ -121,10 +121,10 @@ def _request_cancel(installation: Installation, principal: Principal, operation:
         is_open = transaction.operations.request_cancel(uid, principal.name)
         has_no_process = is_abandoned(installation, transaction, operation)
     if is_open and has_no_process:
-        _end(installation, operation)
+        _end_operation(installation, operation)
     ended = find_operation(installation, uid)
     if ended is None:
-        raise missing_operation(uid)
+        raise operation_not_found(uid)
     if ended.has_ended and ended.status is not OperationStatus.CANCELED:
         raise Conflict(
             f"The operation '{uid}' has ended.",
@@ -143,9 +143,9 @@ def _may_cancel(principal: Principal, operation: AsyncOperation) -> bool:
     return is_caller(principal, operation) or (target is not None and is_allowed(principal, Action.WRITE, target))
 
 
-def _end(installation: Installation, operation: AsyncOperation) -> None:
+def _end_operation(installation: Installation, operation: AsyncOperation) -> None:
     """End an operation that no process runs."""
-    reason = canceled()
+    reason = operation_canceled()
     error = {"code": reason.error_code, "message": str(reason)}
     if operation.kind == PUT_DEPLOYMENT:
         end_deployments(installation, operation.uid, error, canceled=True)

@@ -11,7 +11,7 @@ from imgstore.domain.deployments import Deployment, DeploymentState
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import Action, Principal
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import permit, recorded
+from imgstore.operations.activity_log import permit, record_activity
 from imgstore.operations.installation import Installation
 
 DEPLOYMENTS_MAX: Final = 800
@@ -54,7 +54,9 @@ def begin_deployment(
             code="InvalidDeploymentName",
         )
     with (
-        recorded(installation, principal, Action.WRITE, deployment_id(installation, group, name), _operation("write")),
+        record_activity(
+            installation, principal, Action.WRITE, deployment_id(installation, group, name), _operation_name("write")
+        ),
         installation.catalog.transaction() as transaction,
     ):
         above = lookup.find_group(transaction, installation.subscription, group)
@@ -123,7 +125,7 @@ def end_deployment(
     return ended
 
 
-def nested_uid(operation_uid: str, resource_id: str) -> str:
+def make_nested_uid(operation_uid: str, resource_id: str) -> str:
     """The uid of a nested deployment, made from the outermost operation's, so that a resumed one finds its row."""
     return str(uuid.uuid5(uuid.UUID(operation_uid), resource_id.lower()))
 
@@ -136,7 +138,7 @@ def end_deployments(
     with installation.catalog.transaction() as transaction:
         for group in transaction.groups.list(installation.subscription):
             for each in transaction.deployments.list(group.uid):
-                nested = nested_uid(operation_uid, deployment_id(installation, group.name, each.name))
+                nested = make_nested_uid(operation_uid, deployment_id(installation, group.name, each.name))
                 if each.state is DeploymentState.RUNNING and each.uid in (operation_uid, nested):
                     ended_at = installation.effects.now()
                     transaction.deployments.put(replace(each, state=state, error=error, finished_at=ended_at))
@@ -152,7 +154,7 @@ def show_deployment(installation: Installation, principal: Principal, *, group: 
     with installation.catalog.reading() as transaction:
         found = transaction.deployments.get(lookup.find_group(transaction, installation.subscription, group).uid, name)
     if found is None:
-        raise _missing(installation, group, name)
+        raise _deployment_not_found(installation, group, name)
     return found
 
 
@@ -171,13 +173,13 @@ def delete_deployment(installation: Installation, principal: Principal, *, group
     """
     scope = deployment_id(installation, group, name)
     with (
-        recorded(installation, principal, Action.DELETE, scope, _operation("delete")),
+        record_activity(installation, principal, Action.DELETE, scope, _operation_name("delete")),
         installation.catalog.transaction() as transaction,
     ):
         if not transaction.deployments.remove(
             lookup.find_group(transaction, installation.subscription, group).uid, name
         ):
-            raise _missing(installation, group, name)
+            raise _deployment_not_found(installation, group, name)
 
 
 def deployment_id(installation: Installation, group: str, name: str) -> str:
@@ -185,11 +187,11 @@ def deployment_id(installation: Installation, group: str, name: str) -> str:
     return f"{names.group_id(installation.subscription, group)}/providers/Microsoft.Resources/deployments/{name}"
 
 
-def _operation(verb: str) -> str:
+def _operation_name(verb: str) -> str:
     return f"Microsoft.Resources/deployments/{verb}"
 
 
-def _missing(installation: Installation, group: str, name: str) -> NotFound:
+def _deployment_not_found(installation: Installation, group: str, name: str) -> NotFound:
     return NotFound(
         f"Deployment '{name}' could not be found.",
         hint="list the group's deployments",

@@ -28,7 +28,7 @@ from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import Group
 from imgstore.domain.views import NetworkRecordView
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import permit, permit_list, recorded
+from imgstore.operations.activity_log import permit, permit_list, record_activity
 from imgstore.operations.installation import Installation
 
 Change = Callable[[NetworkRecordView | None], NetworkContent]
@@ -64,7 +64,7 @@ class NetworkScope:
         return f"{whole}/{self.part}" if self.part else whole
 
 
-def put_inert(
+def put_network_record(
     installation: Installation,
     principal: Principal,
     place: NetworkScope,
@@ -93,7 +93,7 @@ def put_inert(
     names.check_network_name(place.name)
     scope = place.scope(installation)
     with (
-        recorded(installation, principal, action, scope, operation_name(action, scope)),
+        record_activity(installation, principal, action, scope, operation_name(action, scope)),
         installation.catalog.transaction() as transaction,
     ):
         transaction.network_records.lock(installation.subscription)
@@ -120,7 +120,7 @@ def put_inert(
         return standing is None, _view(transaction, made)
 
 
-def show_inert(installation: Installation, principal: Principal, place: NetworkScope) -> NetworkRecordView:
+def show_network_record(installation: Installation, principal: Principal, place: NetworkScope) -> NetworkRecordView:
     """The one of that name; of a part, the one that it is a part of.
 
     Raises:
@@ -131,11 +131,11 @@ def show_inert(installation: Installation, principal: Principal, place: NetworkS
         lookup.find_group(transaction, installation.subscription, place.group)
         found = transaction.network_records.get(installation.subscription, place.group, place.type, place.name)
         if found is None:
-            raise not_there(installation, place)
+            raise network_record_not_found(installation, place)
         return _view(transaction, found)
 
 
-def page_inert(
+def page_network_records(
     installation: Installation, principal: Principal, request: PageRequest, kind: str, group: str | None = None
 ) -> Page[NetworkRecordView]:
     """A page of those of a type in a group, or in the subscription, that the principal may see, by name.
@@ -160,7 +160,7 @@ def page_inert(
         return Page(items=_views(transaction, page.items), next_token=page.next_token)
 
 
-def delete_inert(installation: Installation, principal: Principal, place: NetworkScope) -> None:
+def delete_network_record(installation: Installation, principal: Principal, place: NetworkScope) -> None:
     """Forget one.
 
     Raises:
@@ -169,19 +169,19 @@ def delete_inert(installation: Installation, principal: Principal, place: Networ
     """
     scope = place.scope(installation)
     with (
-        recorded(installation, principal, Action.DELETE, scope, operation_name(Action.DELETE, scope)),
+        record_activity(installation, principal, Action.DELETE, scope, operation_name(Action.DELETE, scope)),
         installation.catalog.transaction() as transaction,
     ):
         transaction.network_records.lock(installation.subscription)
         lookup.find_group(transaction, installation.subscription, place.group)
         standing = transaction.network_records.get(installation.subscription, place.group, place.type, place.name)
         if standing is None:
-            raise not_there(installation, place)
+            raise network_record_not_found(installation, place)
         _check_unused(transaction, standing, _ids(standing), but=[standing.uid])
         transaction.network_records.delete(standing.uid)
 
 
-def not_there(installation: Installation, place: NetworkScope) -> NotFound:
+def network_record_not_found(installation: Installation, place: NetworkScope) -> NotFound:
     """What is raised for one that is not there, in Azure's words."""
     scope = place.scope(installation)
     kind = operation_name(Action.READ, scope).rpartition("/")[0]
@@ -194,7 +194,7 @@ def not_there(installation: Installation, place: NetworkScope) -> NotFound:
     )
 
 
-def forget_inert_of(transaction: Transaction, group: Group) -> None:
+def delete_network_records_of_group(transaction: Transaction, group: Group) -> None:
     """Forget all of a group, in the transaction that deletes the group.
 
     Raises:
@@ -233,7 +233,7 @@ def authorize_interfaces(
             authorize_link(principal, Action.JOIN, each, by=machine_id)
 
 
-def interfaces_going(transaction: Transaction, machine: Machine) -> list[NetworkRecord]:
+def find_interfaces_to_delete(transaction: Transaction, machine: Machine) -> list[NetworkRecord]:
     """The network interfaces that go with a machine, as far as they are there. Of other subscriptions nothing is known."""
     meant = [
         NetworkResourceId.parse(word) for word in transaction.network_records.list_deleted_with_machine(machine.uid)
@@ -243,7 +243,7 @@ def interfaces_going(transaction: Transaction, machine: Machine) -> list[Network
     return [each for each in found if each is not None and each.type == INTERFACES]
 
 
-def forget_interfaces(transaction: Transaction, going: Sequence[NetworkRecord]) -> None:
+def delete_interfaces(transaction: Transaction, going: Sequence[NetworkRecord]) -> None:
     """Forget network interfaces, in the transaction that deletes their machine and after it is gone.
 
     One that another machine names stays.

@@ -13,7 +13,7 @@ from imgstore.domain.settings.disk_space import read_disk_space
 from imgstore.domain.settings.limits import DEFAULT_PRESET, Limits, read_limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maintenance
 from imgstore.domain.settings.shared import Difference, Values, as_document, differences, shared_values
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 
 SETTINGS_FILE: Final = "settings.toml"
@@ -54,7 +54,7 @@ def read_settings_file(file: Path) -> Mapping[str, Any] | None:
     return document
 
 
-def agree_on_settings(catalog: Catalog, document: Mapping[str, Any] | None) -> tuple[Values, list[Difference]]:
+def initialize_settings(catalog: Catalog, document: Mapping[str, Any] | None) -> tuple[Values, list[Difference]]:
     """The settings of the installation, taken from a file where the catalog has none yet.
 
     Args:
@@ -112,7 +112,7 @@ def apply_settings(installation: Installation, principal: Principal, file: Path 
         InvalidInput: there is no such file, or it cannot be used.
     """
     place = file or installation.home / SETTINGS_FILE
-    with recorded(installation, principal, Action.ADMINISTER, "/", "imgstore/settings/apply", about=str(place)):
+    with record_activity(installation, principal, Action.ADMINISTER, "/", "imgstore/settings/apply", about=str(place)):
         document = read_settings_file(place)
         if document is None:
             raise InvalidInput(

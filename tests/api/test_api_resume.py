@@ -23,7 +23,7 @@ from imgstore.domain.requests import DiskRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import MIB
-from imgstore.operations.deployments import begin_deployment, nested_uid
+from imgstore.operations.deployments import begin_deployment, make_nested_uid
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.identity import principals, roles
 from imgstore.operations.installation import Installation
@@ -222,7 +222,11 @@ def test_deployment_ends_with_the_operation(home: Path, stopped: Installation) -
     inner_id = (
         f"/subscriptions/{stopped.subscription}/resourceGroups/{OTHER}/providers/Microsoft.Resources/deployments/inner"
     )
-    for name, holder in (("outer", uid), ("inner", nested_uid(uid, inner_id)), ("another", stopped.effects.new_uid())):
+    for name, holder in (
+        ("outer", uid),
+        ("inner", make_nested_uid(uid, inner_id)),
+        ("another", stopped.effects.new_uid()),
+    ):
         begin_deployment(stopped, ADMIN, group=OTHER, name=name, parameters={}, holder=holder)
     template = {"$schema": "s", "contentVersion": "1.0.0.0", "resources": []}
     request = {"group": OTHER, "deployment": "outer", "body": {"properties": {"template": template}}, "asked": {}}

@@ -171,7 +171,7 @@ ROWS_IN: Final = Moment(owner=DirectoryStore, name="put", key="/manifests/")
 ALL_IN: Final = Moment(owner=replication_ingest, name="complete_replica")
 CLAIMED: Final = Moment(owner=replication_copy, name="plan_segments")
 """Replicate: what is wanted is no longer condemned, nothing was looked at."""
-COPIED: Final = Moment(owner=replication_copy, name="complete_replica")
+COPYABLE_KINDS: Final = Moment(owner=replication_copy, name="complete_replica")
 READING: Final = Moment(owner=DirectoryStore, name="get", key="/segments/")
 """Export: pinned, the first segment is to be read."""
 TOMBSTONE: Final = Moment(owner=removing, name="remove_replica")
@@ -253,24 +253,24 @@ CASES: Final = (
     case(SCRUB, FOUND, PUBLISH),
     # replicate
     case(REPLICATE, ROWS_IN, REPLICATE),
-    case(REPLICATE, COPIED, MAKE_OF_THE_COPIED, ImageNotAvailable),
+    case(REPLICATE, COPYABLE_KINDS, MAKE_OF_THE_COPIED, ImageNotAvailable),
     case(MAKE, ROWS_IN, REPLICATE),
-    case(REPLICATE, COPIED, EXPORT_OF_THE_COPIED, ImageNotAvailable),
+    case(REPLICATE, COPYABLE_KINDS, EXPORT_OF_THE_COPIED, ImageNotAvailable),
     case(EXPORT, READING, REPLICATE),
     case(REPLICATE, ROWS_IN, LEAVE_COPIED, waits=True),
     case(REPLICATE, CLAIMED, LEAVE_SOURCE, waits=True),
     case(REPLICATE, CLAIMED, LEAVE),
     case(LEAVE, LEFT, REPLICATE),
-    case(REPLICATE, COPIED, DELETE_COPIED, WorkHeld),
+    case(REPLICATE, COPYABLE_KINDS, DELETE_COPIED, WorkHeld),
     case(REPLICATE, CLAIMED, DELETE),
     case(DELETE_COPIED, MARKED, REPLICATE),
-    case(REPLICATE, COPIED, DELETE_DISK),
+    case(REPLICATE, COPYABLE_KINDS, DELETE_DISK),
     case(DELETE_DISK, ROWS_GONE, REPLICATE),
     case(REPLICATE, CLAIMED, COLLECT),
     case(REPLICATE, ROWS_IN, COLLECT),
     case(COLLECT, SURVEYED, REPLICATE),
     case(COLLECT, DELETING, REPLICATE, waits=True),
-    case(REPLICATE, COPIED, SCRUB),
+    case(REPLICATE, COPYABLE_KINDS, SCRUB),
     case(SCRUB, FOUND, REPLICATE),
     case(SCRUB, READ_RIGHT, REPLICATE),
     # create disk

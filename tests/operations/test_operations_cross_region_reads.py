@@ -16,7 +16,7 @@ from imgstore.ledger.entries import ChargeKind, LedgerRow
 from imgstore.ledger.prices import price_of
 from imgstore.operations import billing
 from imgstore.operations.disks import export as disks_export
-from imgstore.operations.disks.reader import open_for_reading
+from imgstore.operations.disks.reader import open_disk_reader
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.stores.directory import DirectoryStore
@@ -104,7 +104,7 @@ def test_who_reads_by_offset_is_metered_as_it_reads(lost_east: Installation, tmp
         disk = transaction.disks.get(lost_east.subscription, GROUP, "d1")
     assert disk is not None
     with closing(SegmentCache(tmp_path)) as cache:
-        opened = open_for_reading(lost_east, disk, cache)
+        opened = open_disk_reader(lost_east, disk, cache)
         opened.read_at(0, MIB)
         first = reads(lost_east)
         assert first

@@ -24,7 +24,7 @@ from imgstore.formats import LocalFile, open_disk
 from imgstore.formats.qemu import qemu_reader
 from imgstore.operations.disks.disks import delete_disk
 from imgstore.operations.disks.from_source import create_from_source
-from imgstore.operations.disks.reader import open_for_reading
+from imgstore.operations.disks.reader import open_disk_reader
 from imgstore.operations.disks.uploads import create_upload, open_spool, sweep_uploads
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.create import create_machine
@@ -294,9 +294,9 @@ def test_a_stored_disk_that_is_put_together_needs_its_bytes_of_scratch(tmp_path:
             disk = transaction.disks.get(installation.subscription, GROUP, "d")
         assert disk is not None
         with closing(SegmentCache(installation.scratch, cache_bytes=1)) as cache:
-            opened = open_for_reading(installation, disk, cache)
+            opened = open_disk_reader(installation, disk, cache)
             object.__setattr__(opened, "ranges", _scattered(opened.ranges))
-            with pytest.raises(StoreFull, match="scratch files of a work"), opened.at_once():
+            with pytest.raises(StoreFull, match="scratch files of a work"), opened.open_whole():
                 pass
 
 

@@ -13,7 +13,7 @@ from imgstore.operations.api_operations import (
     close_operation,
     drop_operation,
     may_hold_secret,
-    take_up_operations,
+    take_over_operations,
 )
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import LeaseKeeper
@@ -80,7 +80,7 @@ def test_a_process_that_dies_after_it_erased_leaves_the_end_for_the_next(
                 drop_operation(installation, refused)
     monkeypatch.setattr(LeaseKeeper, "is_dead", lambda _keeper, _holder: True)
     with open_home(tmp_path) as installation:
-        assert take_up_operations(installation) == []
+        assert take_over_operations(installation) == []
         with installation.catalog.reading() as transaction:
             kept = transaction.operations.get(uid)
             assert kept is not None
@@ -97,7 +97,7 @@ def test_a_process_that_dies_before_it_erased_is_followed_by_one_that_erases(
             patched.setattr(Catalog, "erase_deleted", lambda _catalog: False)
             close_operation(installation, uid)
         assert holders(tmp_path)
-        take_up_operations(other)
+        take_over_operations(other)
         assert holders(tmp_path) == []
 
 

@@ -87,9 +87,9 @@ REQUESTS: dict[str, Any] = {
     "scrub": ScrubRequest(),
 }
 """By operation; others take a page."""
-KINDS = {"list_principals": PrincipalKind.USER, "page_inert": "Microsoft.Network/virtualNetworks"}
+KINDS = {"list_principals": PrincipalKind.USER, "page_network_records": "Microsoft.Network/virtualNetworks"}
 INSIDE = {
-    "permit", "permit_list", "recorded", "recorded_deletion", "permit_group", "authorize_interfaces", "find_image",
+    "permit", "permit_list", "record_activity", "record_resource_deletion", "permit_group", "authorize_interfaces", "find_image",
     "find_machine", "find_original", "make_disks", "open_disks", "open_stored_disks", "admit_reader",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""
@@ -104,7 +104,7 @@ NOT_ALONE = {"run_bench", "plan_bench", "run"}
 
 LISTS_OF_ALL = {
     "list_operations", "list_disks", "page_disks", "list_galleries", "page_galleries", "list_groups", "page_groups",
-    "list_images", "page_images", "page_inert", "list_machines", "page_machines",
+    "list_images", "page_images", "page_network_records", "list_machines", "page_machines",
 }  # fmt: skip
 """Of the whole subscription: who has a role in it sees what the role lets."""
 

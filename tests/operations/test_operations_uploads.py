@@ -151,13 +151,13 @@ def test_two_who_ask_have_good_urls_until_their_own_end(installation: Installati
     long, short = grant(installation, AccessLevel.WRITE, seconds=600), grant(installation, AccessLevel.WRITE)
     for url in (long, short):
         told = dict(part.split("=") for part in url.split("?")[1].split("&"))
-        ticket = signed_urls.Ticket(
+        ticket = signed_urls.SignedUrlClaims(
             disk_uid=url.split("/")[4],
             grant_uid=told["si"],
             expires_at=told["se"].replace("%3A", ":"),
             signature=told["sig"],
         )
-        assert signed_urls.admit(installation, ticket, write=True).name == "up"
+        assert signed_urls.authorize_signed_url(installation, ticket, write=True).name == "up"
 
 
 def test_a_server_sweeps_what_a_crash_left_and_no_more(installation: Installation, vhd: bytes) -> None:

@@ -13,7 +13,7 @@ from imgstore.api.http.long_running import Command, CommandCall
 from imgstore.api.http.redaction import error_body
 from imgstore.domain.deployments import Deployment
 from imgstore.operations import deployments
-from imgstore.operations.api_operations import OperationPreempted, preempted, refresh_principal
+from imgstore.operations.api_operations import OperationPreempted, operation_preempted, refresh_principal
 from imgstore.templates.expressions import evaluate, evaluate_loop
 from imgstore.templates.parameters import is_secret, kind_of
 from imgstore.templates.plan import Plan, plan_nested
@@ -156,7 +156,7 @@ class DeploymentRunner:
         )
         try:
             if inner.is_preempted and not kind.is_continued:
-                raise preempted(one.resource_id)
+                raise operation_preempted(one.resource_id)
             body = kind.command(inner)[1]
         except OperationPreempted:  # A newer request wrote this resource. The deployment continues with the new values.
             return read_resource(call.session, one.resource_id, one.api_version)
@@ -177,10 +177,10 @@ class DeploymentRunner:
             OperationPreempted: a newer request deploys another template with this name.
         """
         if self._is_preempted(one):
-            raise preempted(one.resource_id)
+            raise operation_preempted(one.resource_id)
         plan = plan_nested(one, scope, self._plan.target_scope)
         inner = DeploymentRunner(self._call, plan, one.names[-1], self._types, self if plan.is_outer else None)
-        return inner.run(deployments.nested_uid(self._call.uid, one.resource_id))
+        return inner.run(deployments.make_nested_uid(self._call.uid, one.resource_id))
 
     def _with_references(self, scope: Scope) -> Scope:
         return replace(scope, reference=self._reference, references=self._references)

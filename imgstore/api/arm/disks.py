@@ -19,7 +19,7 @@ from imgstore.domain.names import compute_id
 from imgstore.domain.requests import DiskRequest, UploadRequest
 from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.domain.states import ProvisioningState
-from imgstore.operations.api_operations import preempted
+from imgstore.operations.api_operations import operation_preempted
 from imgstore.operations.disks import disks
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.disks.signed_urls import grant_access
@@ -143,7 +143,7 @@ def end_disk_access(call: CommandCall) -> Outcome:
     """Run the command of endGetAccess. Accept the request after the revocation. The ingest of an upload continues."""
     session, place = call.session, {"group": call.request["group"], "name": call.request["disk"]}
     disks.show_disk(session.installation, _authorize(call, Action.END_ACCESS), **place)
-    revoke_access(session.installation, session.principal, **place, began=lambda: call.accept((False, None)))
+    revoke_access(session.installation, session.principal, **place, on_url_revoked=lambda: call.accept((False, None)))
     return False, None
 
 
@@ -176,7 +176,7 @@ def _without_changes(call: CommandCall, body: DiskBody, current: ManagedDisk | N
     if not is_made_here or body.upload_bytes is not None:
         place = _place(call.request)
         subscription = call.session.installation.subscription
-        raise preempted(compute_id(subscription, place["group"], place["kind"], place["name"]))
+        raise operation_preempted(compute_id(subscription, place["group"], place["kind"], place["name"]))
     return replace(body, tags=None, details=NO_DETAILS)
 
 

@@ -17,7 +17,7 @@ from imgstore.domain.requests import ImageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import ManagedImage
-from imgstore.operations.api_operations import preempted
+from imgstore.operations.api_operations import operation_preempted
 from imgstore.operations.machines import images
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.requests.disk import read_image
@@ -93,7 +93,7 @@ def put_image(call: CommandCall) -> Outcome:
         if current is None or all(
             each.provisioning_state is not ProvisioningState.CREATING for each in current.by_key.values()
         ):
-            raise preempted(scope)
+            raise operation_preempted(scope)
         body = replace(body, tags=None, details={})
     check_conditions(request["conditions"], None if current is None else image_json(current))
     made = images.create_image(

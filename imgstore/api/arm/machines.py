@@ -17,7 +17,7 @@ from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import compute_id
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import MachineView
-from imgstore.operations.api_operations import OperationPreempted, preempted
+from imgstore.operations.api_operations import OperationPreempted, operation_preempted
 from imgstore.operations.machines import machines
 from imgstore.operations.machines.create import create_machine
 from imgstore.wire.api_versions import Kind
@@ -199,7 +199,9 @@ def put_machine(call: CommandCall) -> Outcome:
 
 def _preemption_error(call: CommandCall) -> OperationPreempted:
     request = call.request
-    return preempted(compute_id(call.session.installation.subscription, request["group"], MACHINE, request["machine"]))
+    return operation_preempted(
+        compute_id(call.session.installation.subscription, request["group"], MACHINE, request["machine"])
+    )
 
 
 def delete_machine(call: CommandCall) -> Outcome:

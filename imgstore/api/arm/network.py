@@ -26,11 +26,11 @@ from imgstore.operations.activity_log import permit
 from imgstore.operations.network_records import (
     Change,
     NetworkScope,
-    delete_inert,
-    not_there,
-    page_inert,
-    put_inert,
-    show_inert,
+    delete_network_record,
+    network_record_not_found,
+    page_network_records,
+    put_network_record,
+    show_network_record,
 )
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_text import Json
@@ -84,7 +84,9 @@ def _add_routes(kind: NetworkType) -> None:
     @router.get(all_of_group, summary=f"List the {word} of a resource group", tags=_TAGS, name=f"list_{word}_of_group")
     async def list_of_group(context: Context, group: str) -> Response:
         return await context.list_response(
-            _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type, group), _view_json
+            _KIND,
+            lambda at, page: page_network_records(at.installation, at.principal, page, kind.type, group),
+            _view_json,
         )
 
     @router.get(
@@ -95,13 +97,13 @@ def _add_routes(kind: NetworkType) -> None:
     )
     async def list_of_subscription(context: Context) -> Response:
         return await context.list_response(
-            _KIND, lambda at, page: page_inert(at.installation, at.principal, page, kind.type), _view_json
+            _KIND, lambda at, page: page_network_records(at.installation, at.principal, page, kind.type), _view_json
         )
 
     @router.delete(one, summary=f"Delete {noun}", tags=_TAGS, name=f"delete_{word}")
     async def delete(context: Context, group: str, name: str) -> Response:
         place = NetworkScope(group=group, type=kind.type, name=name)
-        return await _delete_response(context, lambda at: delete_inert(at.installation, at.principal, place))
+        return await _delete_response(context, lambda at: delete_network_record(at.installation, at.principal, place))
 
 
 def _add_part_routes(kind: NetworkType, part: str) -> None:
@@ -182,7 +184,7 @@ def _patch(
 
     def change(current: NetworkRecordView | None) -> NetworkContent:
         if current is None:
-            raise not_there(session.installation, place)
+            raise network_record_not_found(session.installation, place)
         check_conditions(conditions, network_json(current))
         return read_network_tags(body, current.resource.content)
 
@@ -213,10 +215,10 @@ def _delete_part(session: Session, kind: NetworkType, group: str, name: str, par
 
     def change(current: NetworkRecordView | None) -> NetworkContent:
         if current is None or place.part.lower() not in current.resource.content.parts:
-            raise not_there(session.installation, place)
+            raise network_record_not_found(session.installation, place)
         return without_part(current.resource, part)
 
-    put_inert(session.installation, session.principal, place, change, action=Action.DELETE)
+    put_network_record(session.installation, session.principal, place, change, action=Action.DELETE)
 
 
 def _as_reader(session: Session, place: NetworkScope) -> Session:
@@ -226,7 +228,7 @@ def _as_reader(session: Session, place: NetworkScope) -> Session:
 def _apply(session: Session, place: NetworkScope, change: Change) -> Outcome:
     permit(session.installation, session.principal, Action.WRITE, place.scope(session.installation))
     check_group(session, place.group)
-    created, made = put_inert(session.installation, session.principal, place, change)
+    created, made = put_network_record(session.installation, session.principal, place, change)
     return created, _view_json(made)
 
 
@@ -249,13 +251,13 @@ async def _delete_response(context: RequestContext, work: Callable[[Session], No
 
 
 def _show(session: Session, place: NetworkScope) -> Json:
-    return network_json(show_inert(session.installation, session.principal, place))
+    return network_json(show_network_record(session.installation, session.principal, place))
 
 
 def _part(session: Session, kind: NetworkType, place: NetworkScope, whole: Json, part: str) -> Json:
     found = part_json(whole, str(kind.part), part)
     if found is None:
-        raise not_there(session.installation, place)
+        raise network_record_not_found(session.installation, place)
     return found
 
 

@@ -15,7 +15,7 @@ from imgstore.operations.disks import disks
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.machines import images, machines
-from imgstore.operations.network_records import NetworkScope, show_inert
+from imgstore.operations.network_records import NetworkScope, show_network_record
 from imgstore.wire.api_versions import Kind, check_api_version, remove_newer_fields
 from imgstore.wire.json_text import Json
 from imgstore.wire.network import NETWORK_TYPES, network_json
@@ -132,7 +132,7 @@ def _machine(session: Session, group: str, name: str) -> Json:
 def _network(kind: str) -> Callable[[Session, str, str], Json]:
     def read(session: Session, group: str, name: str) -> Json:
         place = NetworkScope(group=group, type=kind, name=name)
-        return network_json(show_inert(session.installation, session.principal, place))
+        return network_json(show_network_record(session.installation, session.principal, place))
 
     return read
 

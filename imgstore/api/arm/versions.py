@@ -20,7 +20,7 @@ from imgstore.domain.requests import DataSnapshot, DataVhd, VersionRequest
 from imgstore.domain.resources import KEEP, DiskKind, ImageVersion, VersionUpdate
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.views import VersionView
-from imgstore.operations.api_operations import OperationPreempted, preempted
+from imgstore.operations.api_operations import OperationPreempted, operation_preempted
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.gallery.wait import is_replicated
 from imgstore.operations.installation import Installation
@@ -201,7 +201,7 @@ def _names_sources(body: VersionBody, request: Mapping[str, Any]) -> bool:
 
 def _preemption_error(call: CommandCall) -> OperationPreempted:
     place = _place(call.request)
-    return preempted(version_id(call.session.installation.subscription, *place.values()))
+    return operation_preempted(version_id(call.session.installation.subscription, *place.values()))
 
 
 def _await_workers(call: CommandCall, view: VersionView) -> None:

@@ -171,7 +171,7 @@ def _rows() -> Iterator[_Row]:
         "GET /openapi.json",
         "GET /docs/oauth2-redirect",
     )
-    # The signature in the URL is the authorization. `signed_urls.admit` checks the signature at each request.
+    # The signature in the URL is the authorization. `signed_urls.authorize_signed_url` checks the signature at each request.
     yield from _open("GET /blobs/{disk}/{name}", "HEAD /blobs/{disk}/{name}", "PUT /blobs/{disk}/{name}")
     for method, path in (
         ("GET", "/tenants"),

@@ -10,7 +10,7 @@ from typing import Final
 
 from imgstore.domain.errors import StoreError
 from imgstore.domain.resources import ManagedDisk
-from imgstore.operations.disks.reader import OpenDisk, open_for_reading
+from imgstore.operations.disks.reader import OpenDisk, open_disk_reader
 from imgstore.operations.disks.uploads import open_spool
 from imgstore.operations.installation import Installation
 from imgstore.transfer.ranges import SegmentCache
@@ -81,7 +81,7 @@ class OpenBlobs:
                     self.installation.scratch, self.cache_bytes, self.installation.has_free_space
                 )
             cache = self._cache
-        opened = open_for_reading(self.installation, disk, cache)
+        opened = open_disk_reader(self.installation, disk, cache)
         with self._lock:
             self._readers[disk.uid] = opened
             while len(self._readers) > _READERS_MAX:

@@ -28,7 +28,7 @@ from imgstore.domain.errors import Conflict, ImgstoreError, InvalidInput
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks.reader import OpenDisk, WholeDisk
-from imgstore.operations.disks.signed_urls import ROOT, Ticket, admit
+from imgstore.operations.disks.signed_urls import URL_ROOT, SignedUrlClaims, authorize_signed_url
 from imgstore.transfer.crc64 import crc64_header
 from imgstore.transfer.spool import Bytes, Spool, spool_error
 from imgstore.wire.blob_protocol import (
@@ -68,7 +68,7 @@ class _Route(APIRoute):
 
 
 router = APIRouter(tags=["Blobs"], route_class=_Route)
-_BLOB: Final = f"{ROOT}/{{disk}}/{{name}}"
+_BLOB: Final = f"{URL_ROOT}/{{disk}}/{{name}}"
 
 
 def _error_response(request: Request, error: ImgstoreError) -> Response:
@@ -84,11 +84,11 @@ def _version(request: Request) -> str:
 
 async def _authorize(request: Request, disk: str, *, write: bool) -> ManagedDisk:
     query = request.query_params
-    ticket = Ticket(
+    ticket = SignedUrlClaims(
         disk_uid=disk, grant_uid=query.get("si", ""), expires_at=query.get("se", ""), signature=query.get("sig", "")
     )
     server: Server = request.app.state.server
-    admission = server.pools.blobs.submit(disk, lambda: admit(server.installation, ticket, write=write))
+    admission = server.pools.blobs.submit(disk, lambda: authorize_signed_url(server.installation, ticket, write=write))
     return await asyncio.wrap_future(admission)
 
 
@@ -336,7 +336,7 @@ async def _read_disk(request: Request, disk: OpenDisk, headers: dict[str, str]) 
     try:
         source: OpenDisk | WholeDisk = disk
         if end - begin == disk.file_bytes:
-            source = await _in_thread(request, lambda: held.enter_context(disk.at_once()))
+            source = await _in_thread(request, lambda: held.enter_context(disk.open_whole()))
         at_first = end - begin if is_checked and end - begin <= PUT_PAGE_BYTES_MAX else _READ_BYTES
         first = await _in_thread(request, lambda: source.read_at(begin, min(at_first, end - begin)))
     except BaseException:

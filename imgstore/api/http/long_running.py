@@ -28,18 +28,18 @@ from imgstore.operations.api_operations import (
     OperationPreempted,
     PendingOperation,
     ResumedOperation,
-    as_lost_rights,
-    canceled,
     check_same_target,
     close_operation,
     drop_operation,
+    explain_lost_rights,
     has_successor,
+    load_caller,
     name_target,
-    preempted,
+    operation_canceled,
+    operation_preempted,
     preempted_resources,
     renew_operations,
-    resuming_principal,
-    take_up_operations,
+    take_over_operations,
 )
 from imgstore.operations.deployments import end_deployments
 from imgstore.operations.installation import Installation
@@ -182,7 +182,7 @@ class OperationRunner:
             self._resume_abandoned()
 
     def _resume_abandoned(self) -> int:
-        left = take_up_operations(self._installation)
+        left = take_over_operations(self._installation)
         for operation in left:
             # A row without a caller belongs to no principal. `_resume` refuses such a row.
             self._pool.submit(operation.principal_uid or "", partial(self._resume, operation), bounded=False)
@@ -276,13 +276,13 @@ class OperationRunner:
 
             def run_resumed(call: CommandCall) -> Outcome:
                 call.session.installation.keeper.check_cancelled()
-                principal = resuming_principal(installation, operation)
+                principal = load_caller(installation, operation)
                 check_same_target(installation, operation)
                 session = replace(call.session, principal=principal)
                 try:
                     return self._commands[operation.kind](_with_newer_writes(replace(call, session=session), operation))
                 except ImgstoreError as error:
-                    raise as_lost_rights(operation, error) from error
+                    raise explain_lost_rights(operation, error) from error
 
             session = Session(
                 installation=installation,
@@ -345,7 +345,7 @@ class OperationRunner:
             elif stop.reason is KeyboardInterrupt:
                 return  # Another server resumes the operation.
             elif stop.reason is OperationCanceled:
-                self._close(kind, call, canceled(), OperationStatus.CANCELED)
+                self._close(kind, call, operation_canceled(), OperationStatus.CANCELED)
             else:
                 self._close(kind, call, error, OperationStatus.FAILED)
 
@@ -357,7 +357,7 @@ class OperationRunner:
         """Store the result of a failed or canceled operation, then answer. Store nothing if the process is ending."""
         reason = call.session.installation.keeper.stop.reason
         if reason is OperationCanceled:
-            answered_error: Exception = canceled()
+            answered_error: Exception = operation_canceled()
             self._close(kind, call, answered_error, OperationStatus.CANCELED)
         elif isinstance(error, OperationPreempted):
             answered_error = error
@@ -403,7 +403,7 @@ def _with_newer_writes(call: CommandCall, operation: AsyncOperation) -> CommandC
     if target is None or target.lower() not in newer:
         return replace(call, preempted_resources=newer)
     if operation.kind not in _CONTINUED or has_successor(installation, operation):
-        raise preempted(target)
+        raise operation_preempted(target)
     return replace(call, is_preempted=True, preempted_resources=newer)
 
 

@@ -86,8 +86,8 @@ def _whole(asking: ServerCommand, group: str, managed_image: str | None, image_v
     """Return the id of the common source of all disks."""
     subscription = asking.server.subscription
     if managed_image is not None:
-        is_id = managed_image.startswith("/")
-        return managed_image if is_id else compute_id(subscription, group, "images", managed_image)
+        is_resource_id = managed_image.startswith("/")
+        return managed_image if is_resource_id else compute_id(subscription, group, "images", managed_image)
     if image_version is None or image_version.lower().startswith(("/sharedgalleries/", "/communitygalleries/")):
         return image_version
     return image_id(ImageReference.parse(image_version), subscription)

@@ -27,9 +27,9 @@ from imgstore.domain.resources import (
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
+from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
 from imgstore.operations.disks.placed_disks import make_placed_disks
-from imgstore.operations.disks.placement import advise_replicas, offered
+from imgstore.operations.disks.placement import advise_replicas, find_offer
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
@@ -91,7 +91,7 @@ def create_disk(
     names.check_disk_name(name)
     scope = names.disk_id(installation.subscription, group, name)
     permit_group(installation, principal, group)
-    with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
+    with record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
         reference = admit_reader(installation, principal, gallery_image_reference)
         installation.locator.health.refresh()
         with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
@@ -99,7 +99,7 @@ def create_disk(
             wanted = ImageDiskRequest(
                 group=group,
                 name=name,
-                region=region_of_disk(installation, transaction, group, location, standing),
+                region=choose_disk_region(installation, transaction, group, location, standing),
                 reference=reference,
                 lun=gallery_image_reference_lun,
                 tags=tags,
@@ -109,7 +109,7 @@ def create_disk(
                 ensure_group(installation, transaction, group, wanted.region)
                 disk = _place_disk(installation, transaction, wanted)
             else:
-                disk = compare_disk(installation, transaction, standing, wanted)
+                disk = reuse_disk(installation, transaction, standing, wanted)
             placed = lease_disk(installation, transaction, disk)
         if placed.lease is None:
             return disk
@@ -118,7 +118,7 @@ def create_disk(
         return made
 
 
-def region_of_disk(
+def choose_disk_region(
     installation: Installation, transaction: Transaction, group: str, location: str | None, standing: ManagedDisk | None
 ) -> str:
     """Where a disk is to be: as it is asked for, else where it stands, else where its group is."""
@@ -129,16 +129,18 @@ def region_of_disk(
     return installation.regions.get(asked, target="location").name
 
 
-def compare_disk(
+def reuse_disk(
     installation: Installation, transaction: Transaction, standing: ManagedDisk, wanted: ImageDiskRequest
 ) -> ManagedDisk:
     """A disk that stands already: the same image is the same disk, also when `latest` has moved on since."""
-    check_standing(standing, wanted.region)
+    check_existing(standing, wanted.region)
     image = "properties.creationData.galleryImageReference"
     check_same_image(installation, wanted.reference, standing.source_reference, f"{image}.id")
     if standing.source_lun != wanted.lun:
-        raise PropertyChangeNotAllowed(f"{image}.lun", found=_told(wanted.lun), expected=_told(standing.source_lun))
-    return tagged(transaction, standing, wanted.tags, wanted.details)
+        raise PropertyChangeNotAllowed(
+            f"{image}.lun", found=_format_lun(wanted.lun), expected=_format_lun(standing.source_lun)
+        )
+    return update_tags(transaction, standing, wanted.tags, wanted.details)
 
 
 def check_same_image(installation: Installation, named: ImageReference, standing: str, path: str) -> None:
@@ -166,7 +168,7 @@ def check_same_image(installation: Installation, named: ImageReference, standing
         raise PropertyChangeNotAllowed(path, found=str(named), expected=shown)
 
 
-def check_standing(standing: ManagedDisk, region: str) -> None:
+def check_existing(standing: ManagedDisk, region: str) -> None:
     """Refuse to make what is being deleted, or stands in another region.
 
     Raises:
@@ -185,7 +187,7 @@ def check_standing(standing: ManagedDisk, region: str) -> None:
         raise PropertyChangeNotAllowed("location", found=region, expected=standing.location)
 
 
-def tagged(
+def update_tags(
     transaction: Transaction, standing: ManagedDisk, tags: Mapping[str, str] | None, details: DiskDetails = NO_DETAILS
 ) -> ManagedDisk:
     """The disk with these tags and details; None leaves them as they are. Raises as `DiskDetails.apply_to`."""
@@ -196,7 +198,7 @@ def tagged(
     return changed
 
 
-def _told(lun: int | None) -> str:
+def _format_lun(lun: int | None) -> str:
     return "the OS disk" if lun is None else f"LUN {lun}"
 
 
@@ -207,10 +209,10 @@ def _place_disk(installation: Installation, transaction: Transaction, wanted: Im
         ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
         Conflict: the definition disallows disks of the replica's type.
     """
-    offer = offered(installation, transaction, wanted.reference, wanted.region)
+    offer = find_offer(installation, transaction, wanted.reference, wanted.region)
     slots = installation.prefer_responsive(_slots_of_type(offer.slots, wanted.details.sku))
     disk = transaction.placements.place(_new_disk(installation, wanted, offer, slots[0]), slots)
-    _check_allowed(offer, disk.storage_account_type)
+    _check_allowed_type(offer, disk.storage_account_type)
     return disk
 
 
@@ -230,7 +232,7 @@ def add_disk(
         ImageNotAvailable: the version has no such disk.
         Conflict: the definition disallows disks of the replica's type.
     """
-    _check_allowed(offer, slot.key.storage_account_type)
+    _check_allowed_type(offer, slot.key.storage_account_type)
     disk = _new_disk(installation, wanted, offer, slot)
     transaction.disks.add(disk)
     return disk
@@ -251,7 +253,7 @@ def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: Image
         source_reference=offer.source,
         source_lun=wanted.lun,
         body_key=object_keys.manifest_key(offer.version_uid, content.key),
-        os_properties=_declared(offer, wanted),
+        os_properties=_choose_os_properties(offer, wanted),
         managed_by=wanted.managed_by,
         machine_lun=None if wanted.managed_by is None else wanted.lun,
         replica=slot.key.ordinal,
@@ -266,12 +268,12 @@ def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: Image
     return wanted.details.apply_to(disk)
 
 
-def _declared(offer: ImageOffer, wanted: ImageDiskRequest) -> OsProperties:
+def _choose_os_properties(offer: ImageOffer, wanted: ImageDiskRequest) -> OsProperties:
     """What the definition says; whether the disk of a machine is generalized the machine knows by and by."""
     return offer.os_properties if wanted.managed_by is None else replace(offer.os_properties, os_state=None)
 
 
-def _check_allowed(offer: ImageOffer, kind: StorageAccountType) -> None:
+def _check_allowed_type(offer: ImageOffer, kind: StorageAccountType) -> None:
     """Refuse a disk of a type that its definition disallows: a managed disk has the type of its replica."""
     disallowed = [each.value for each in offer.disallowed_disk_types]
     if kind.value in disallowed:
@@ -290,10 +292,12 @@ def show_disk(
     """The managed disk, or snapshot, of that name."""
     permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, kind, name))
     with installation.catalog.reading() as transaction:
-        return _as_of_now(transaction, lookup.find_disk(transaction, installation.subscription, group, name, kind))
+        return _drop_expired_grant(
+            transaction, lookup.find_disk(transaction, installation.subscription, group, name, kind)
+        )
 
 
-def _as_of_now(transaction: Transaction, disk: ManagedDisk) -> ManagedDisk:
+def _drop_expired_grant(transaction: Transaction, disk: ManagedDisk) -> ManagedDisk:
     """Without a grant whose time is up."""
     return disk if disk.grant is None else replace(disk, grant=disk.active_grant(transaction.now()))
 
@@ -333,7 +337,7 @@ def page_disks(
             lookup.find_group(transaction, subscription, group)
         limit = request.limit if whole else None
         listed = transaction.disks.list(subscription, group, kind, part=part, after=after, limit=limit, visible=True)
-        found = [_as_of_now(transaction, each) for each in listed]
+        found = [_drop_expired_grant(transaction, each) for each in listed]
     seen = filter_readable(principal, found, lambda disk: disk.resource_id, whole=whole)
     # Two groups may have disks of one name, so that the uid, which has no slash either, stands behind it.
     return Page.from_rows(seen, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
@@ -359,7 +363,7 @@ def tag_disk(
     """
     scope = names.compute_id(installation.subscription, group, kind, name)
     with (
-        recorded(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{kind}/write"),
+        record_activity(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{kind}/write"),
         installation.catalog.transaction() as transaction,
     ):
         place = (installation.subscription, group, kind, name)
@@ -384,7 +388,7 @@ def delete_disk(
         Conflict: somebody has a signed URL of it.
     """
     scope = names.compute_id(installation.subscription, group, kind, name)
-    with recorded_deletion(installation, principal, scope, f"Microsoft.Compute/{kind}/delete"):
+    with record_resource_deletion(installation, principal, scope, f"Microsoft.Compute/{kind}/delete"):
         with installation.catalog.reading() as transaction:
             found = transaction.disks.list(installation.subscription, group, kind, name)
             if not found:

@@ -20,7 +20,7 @@ from imgstore.domain.views import Export
 from imgstore.formats import create_writer
 from imgstore.ledger.entries import Party
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.disks.placement import choose_slot
 from imgstore.operations.gallery.sharing import image_scope
 from imgstore.operations.installation import Installation
@@ -38,7 +38,7 @@ from imgstore.transfer.slot_access import read_from_any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Chosen:
+class _ExportSource:
     """What is read: a manifest in a slot, the slots that can stand in for it, and the pin."""
 
     source: str
@@ -79,9 +79,11 @@ def export_disk(
         ObjectCorrupt, StoreError: no replica serves the disk's bytes.
     """
     scope = names.disk_id(installation.subscription, group, name)
-    with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
+    with record_activity(
+        installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"
+    ):
         installation.locator.health.refresh()
-        chosen = _chosen_disk(installation, group, name)
+        chosen = _pin_disk(installation, group, name)
         return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
 
 
@@ -114,12 +116,14 @@ def export_range(
         ObjectCorrupt, StoreError: no replica serves the bytes.
     """
     scope = names.disk_id(installation.subscription, group, name)
-    with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
+    with record_activity(
+        installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"
+    ):
         installation.locator.health.refresh()
-        return _write_range(installation, _chosen_disk(installation, group, name), path, offset, length, overwrite)
+        return _write_range(installation, _pin_disk(installation, group, name), path, offset, length, overwrite)
 
 
-def _chosen_disk(installation: Installation, group: str, name: str) -> _Chosen:
+def _pin_disk(installation: Installation, group: str, name: str) -> _ExportSource:
     """A managed disk that is ready, pinned."""
     with installation.catalog.transaction() as transaction:
         disk = lookup.find_disk(transaction, installation.subscription, group, name)
@@ -138,12 +142,12 @@ def _chosen_disk(installation: Installation, group: str, name: str) -> _Chosen:
             )
         manifest = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
         assert manifest is not None, "a disk that Succeeded has a manifest"
-        return _Chosen(
+        return _ExportSource(
             source=scope,
             owner_uid=disk.uid,
             slot=disk.slot,
             manifest=manifest,
-            others=siblings(transaction, disk.source_version_uid, disk.slot),
+            others=list_alternative_slots(transaction, disk.source_version_uid, disk.slot),
             lease=pin_manifest(installation, disk.slot, disk.uid, manifest, transaction),
             party=disk_party(disk),
         )
@@ -180,7 +184,7 @@ def export_image(
         ObjectCorrupt, StoreError: no replica serves the version's bytes.
     """
     scope = image_scope(installation, reference)
-    with recorded(installation, principal, Action.READ, scope, f"{VERSIONS}/{Action.READ}", of=VERSIONS):
+    with record_activity(installation, principal, Action.READ, scope, f"{VERSIONS}/{Action.READ}", of=VERSIONS):
         subscription = reference.subscription or installation.subscription
         installation.locator.health.refresh()
         with installation.catalog.transaction() as transaction:
@@ -191,10 +195,10 @@ def export_image(
             offer, slot = choose_slot(installation, transaction, reference, region)
             manifest = transaction.manifests.find(offer.version_uid, slot.uid, offer.disk(disk_key(lun)).key)
             assert manifest is not None, "a complete replica has a manifest (promise 2)"
-            others = siblings(transaction, offer.version_uid, slot)
+            others = list_alternative_slots(transaction, offer.version_uid, slot)
             lease = pin_manifest(installation, slot, offer.version_uid, manifest, transaction)
             party = version_party(definition_path, transaction.versions.by_uid(offer.version_uid))
-        chosen = _Chosen(
+        chosen = _ExportSource(
             source=offer.source,
             owner_uid=offer.version_uid,
             slot=slot,
@@ -206,7 +210,7 @@ def export_image(
         return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
 
 
-def siblings(transaction: Transaction, version_uid: str | None, slot: Slot) -> tuple[Slot, ...]:
+def list_alternative_slots(transaction: Transaction, version_uid: str | None, slot: Slot) -> tuple[Slot, ...]:
     """The other complete slots of a version, those of the same region first; none without a version."""
     replicas = [] if version_uid is None else transaction.replicas.list(version_uid)
     others = [each.slot for each in replicas if each.state is ReplicaState.COMPLETED and each.slot.uid != slot.uid]
@@ -235,7 +239,7 @@ def pin_manifest(
 
 
 @contextmanager
-def reading_under(installation: Installation, lease: Lease) -> Iterator[Hold]:
+def hold_pin(installation: Installation, lease: Lease) -> Iterator[Hold]:
     """Hold the pin inside the block, and let go of it however the block ends."""
     try:
         with installation.keeper.hold(lease) as hold:
@@ -246,10 +250,10 @@ def reading_under(installation: Installation, lease: Lease) -> Iterator[Hold]:
 
 
 def _write(
-    installation: Installation, chosen: _Chosen, path: Path, form: DiskFormat, *, overwrite: bool, pad: bool
+    installation: Installation, chosen: _ExportSource, path: Path, form: DiskFormat, *, overwrite: bool, pad: bool
 ) -> Export:
     counter = ProgressCounter(installation, f"export {path.name}")
-    with reading_under(installation, chosen.lease) as hold:
+    with hold_pin(installation, chosen.lease) as hold:
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         counter.total = manifest.content_bytes
         counter.begin()
@@ -263,7 +267,7 @@ def _write(
             overwrite=overwrite,
             pad=pad,
         )
-        reads = _metered(installation, chosen, manifest)
+        reads = _meter_reads(installation, chosen, manifest)
         reader = SegmentReader(installation.access_all([chosen.slot, *chosen.others]), on_served=reads.count_served)
         try:
             with reads.meter():
@@ -296,7 +300,7 @@ def _write(
 
 def _write_range(
     installation: Installation,
-    chosen: _Chosen,
+    chosen: _ExportSource,
     path: Path,
     offset: int,
     length: int,
@@ -305,11 +309,11 @@ def _write_range(
     counter = ProgressCounter(installation, f"export {path.name}", length)
     slots = (chosen.slot, *chosen.others)
     with (
-        reading_under(installation, chosen.lease) as hold,
+        hold_pin(installation, chosen.lease) as hold,
         closing(SegmentCache(installation.scratch, has_room=installation.has_free_space)) as cache,
     ):
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
-        reads = _metered(installation, chosen, manifest)
+        reads = _meter_reads(installation, chosen, manifest)
         reader = SegmentReader(installation.access_all(slots), on_served=reads.count_served)
         ranges = RangeReader(manifest, reader, cache)
         ranges.check(offset, length)
@@ -343,7 +347,7 @@ def _write_range(
     )
 
 
-def _metered(installation: Installation, chosen: _Chosen, manifest: Manifest) -> CrossRegionReads:
+def _meter_reads(installation: Installation, chosen: _ExportSource, manifest: Manifest) -> CrossRegionReads:
     return CrossRegionReads.of(
         installation,
         party=chosen.party,

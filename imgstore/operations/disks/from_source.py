@@ -38,11 +38,17 @@ from imgstore.domain.resources import (
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
 from imgstore.formats import open_disk
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.disks.conversions import conversion_bounds
-from imgstore.operations.disks.disks import check_standing, region_of_disk, tagged
+from imgstore.operations.disks.disks import check_existing, choose_disk_region, update_tags
 from imgstore.operations.disks.placed_disks import make_placed_disks
-from imgstore.operations.disks.sources import find_original, is_meant, location_of, no_source, open_source
+from imgstore.operations.disks.sources import (
+    find_original,
+    may_refer_to,
+    open_source,
+    resolve_location,
+    source_not_found,
+)
 from imgstore.operations.gallery.galleries import FINGERPRINT_KEY_BYTES
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
@@ -78,7 +84,7 @@ def create_from_source(
     names.check_disk_name(request.name, request.kind.noun)
     scope = names.compute_id(installation.subscription, request.group, request.kind, request.name)
     permit_group(installation, principal, request.group)
-    with recorded(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{request.kind}/write"):
+    with record_activity(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{request.kind}/write"):
         return make_disks(installation, principal, [request], on_recorded)[0]
 
 
@@ -93,17 +99,17 @@ def make_disks(
     All rows are written in one transaction, so that the resource is never taken for a whole one with fewer disks.
     """
     with ExitStack() as stack:
-        files = _files(installation, principal, requests)
+        files = _select_file_requests(installation, principal, requests)
         if files:  # Every right was checked; to open a file at a URL may take long.
             installation.catalog.store_operation()
-        opened = {each.disk_key: _opened(installation, stack, each) for each in files}
+        opened = {each.disk_key: _open_file(installation, stack, each) for each in files}
         readers = {part: reader for part, reader in opened.items() if reader is not None}
         with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
             _check_same_parts(installation, transaction, requests)
             disks: list[ManagedDisk] = []
             for each in requests:
                 request = replace(each, location=disks[0].location) if disks else each
-                disks.append(_row(installation, principal, transaction, request, readers.get(request.disk_key)))
+                disks.append(_make_row(installation, principal, transaction, request, readers.get(request.disk_key)))
             open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
             placed = [lease_disk(installation, transaction, each) for each in open_ones if each.source is None]
         on_recorded(disks)
@@ -111,12 +117,12 @@ def make_disks(
             make_placed_disks(installation, [copied])
         for disk in open_ones:
             if disk.source is not None:
-                _take_in(installation, disks, disk, readers[disk.disk_key])
+                _ingest(installation, disks, disk, readers[disk.disk_key])
     with installation.catalog.reading() as transaction:
         return [transaction.disks.by_uid(each.uid) for each in disks]
 
 
-def _take_in(installation: Installation, disks: Sequence[ManagedDisk], disk: ManagedDisk, reader: DiskReader) -> None:
+def _ingest(installation: Installation, disks: Sequence[ManagedDisk], disk: ManagedDisk, reader: DiskReader) -> None:
     try:
         assert disk.source is not None, "it is a file's"
         ingest_disk(installation, disk, reader, disk.source)
@@ -126,20 +132,22 @@ def _take_in(installation: Installation, disks: Sequence[ManagedDisk], disk: Man
         raise
 
 
-def _files(installation: Installation, principal: Principal, requests: Sequence[DiskRequest]) -> list[DiskRequest]:
+def _select_file_requests(
+    installation: Installation, principal: Principal, requests: Sequence[DiskRequest]
+) -> list[DiskRequest]:
     """Those whose source is a file."""
     with installation.catalog.reading() as transaction:
         return [each for each in requests if not _is_copy(installation, principal, transaction, each)]
 
 
 def _is_copy(installation: Installation, principal: Principal, transaction: Transaction, request: DiskRequest) -> bool:
-    standing = _standing(installation, transaction, request)
-    if standing is not None and is_meant(installation, request.group, request.source, standing.source_reference):
+    standing = _find_existing(installation, transaction, request)
+    if standing is not None and may_refer_to(installation, request.group, request.source, standing.source_reference):
         return True
-    return _original(installation, principal, transaction, request, standing) is not None
+    return _find_source_disk(installation, principal, transaction, request, standing) is not None
 
 
-def _original(
+def _find_source_disk(
     installation: Installation,
     principal: Principal,
     transaction: Transaction,
@@ -151,25 +159,25 @@ def _original(
         what = request.kind.noun
         return find_original(installation, principal, transaction, request.group, request.source, what=what)
     except SourceNotFound:
-        if _has_taken_in(standing, request):
+        if _is_ingested(standing, request):
             return None
         raise
 
 
-def _has_taken_in(standing: ManagedDisk | None, request: DiskRequest) -> bool:
+def _is_ingested(standing: ManagedDisk | None, request: DiskRequest) -> bool:
     """Whether a disk has all bytes of the file that is asked for: a repeat need not look at it (invariant W6)."""
     if standing is None or standing.source is None or standing.provisioning_state is not ProvisioningState.SUCCEEDED:
         return False
-    return standing.source.location == location_of(request.source)
+    return standing.source.location == resolve_location(request.source)
 
 
-def _opened(installation: Installation, stack: ExitStack, request: DiskRequest) -> DiskReader | None:
+def _open_file(installation: Installation, stack: ExitStack, request: DiskRequest) -> DiskReader | None:
     """The file; None where it can't be looked at, and the disk that it was made into has all of it."""
     try:
         source = stack.enter_context(closing(open_source(installation, request.source)))
     except (SourceNotFound, StoreError):
         with installation.catalog.reading() as transaction:
-            if _has_taken_in(_standing(installation, transaction, request), request):
+            if _is_ingested(_find_existing(installation, transaction, request), request):
                 return None
         raise
     reader = open_disk(
@@ -190,7 +198,7 @@ def _check_same_parts(installation: Installation, transaction: Transaction, requ
         )
 
 
-def _row(
+def _make_row(
     installation: Installation,
     principal: Principal,
     transaction: Transaction,
@@ -198,30 +206,30 @@ def _row(
     reader: DiskReader | None,
 ) -> ManagedDisk:
     """The disk's row, made or, where it stands already, compared with the request."""
-    standing = _standing(installation, transaction, request)
+    standing = _find_existing(installation, transaction, request)
     if reader is not None:
         identity = reader.identity()
         if standing is None:
-            return _added(installation, transaction, request, reader, identity)
-        return _same_file(installation, transaction, request, standing, identity)
-    if standing is not None and is_meant(installation, request.group, request.source, standing.source_reference):
+            return _add_row(installation, transaction, request, reader, identity)
+        return _reuse_file_row(installation, transaction, request, standing, identity)
+    if standing is not None and may_refer_to(installation, request.group, request.source, standing.source_reference):
         if standing.provisioning_state is not ProvisioningState.SUCCEEDED:
             # Its content is not given to it yet: who goes on with it must be allowed to read the source now.
             authorize(principal, Action.EXPORT, standing.source_reference)
-        return _compared(installation, transaction, request, standing)
-    original = _original(installation, principal, transaction, request, standing)
+        return _reuse_row(installation, transaction, request, standing)
+    original = _find_source_disk(installation, principal, transaction, request, standing)
     if original is None:
-        if standing is not None and _has_taken_in(standing, request):
-            return _compared(installation, transaction, request, standing)
-        raise no_source(request.source, "it was deleted a moment ago", what=request.kind.noun)
-    return _copied(installation, transaction, request, standing, original)
+        if standing is not None and _is_ingested(standing, request):
+            return _reuse_row(installation, transaction, request, standing)
+        raise source_not_found(request.source, "it was deleted a moment ago", what=request.kind.noun)
+    return _add_copy(installation, transaction, request, standing, original)
 
 
-def _standing(installation: Installation, transaction: Transaction, request: DiskRequest) -> ManagedDisk | None:
+def _find_existing(installation: Installation, transaction: Transaction, request: DiskRequest) -> ManagedDisk | None:
     return transaction.disks.get(installation.subscription, request.group, request.name, request.kind, request.disk_key)
 
 
-def _declared(request: DiskRequest, source: OsProperties) -> OsProperties:
+def _merge_os_properties(request: DiskRequest, source: OsProperties) -> OsProperties:
     """What is said of a new one. A managed image always says a state: it is Generalized unless its source is not."""
     said = inherit_declared(source, request.os_properties)
     if request.kind is DiskKind.IMAGE and request.disk_key == OS_DISK:
@@ -229,7 +237,7 @@ def _declared(request: DiskRequest, source: OsProperties) -> OsProperties:
     return said
 
 
-def _copied(
+def _add_copy(
     installation: Installation,
     transaction: Transaction,
     request: DiskRequest,
@@ -248,7 +256,7 @@ def _copied(
     if request.location is not None:
         region = installation.regions.get(request.location, target="location").name
     if region != original.location:
-        raise no_source(
+        raise source_not_found(
             request.source, f"'{original.name}' in {original.location}", what=request.kind.noun, region=region
         )
     kind = request.storage_account_type or original.storage_account_type
@@ -263,19 +271,19 @@ def _copied(
         )
     above = ensure_group(installation, transaction, request.group, region)
     copied = replace(
-        request.details.apply_to(copy_of(installation, original)),
+        request.details.apply_to(copy_disk_row(installation, original)),
         kind=request.kind,
         group=above.name,
         name=request.name,
         disk_key=request.disk_key,
         tags=dict(request.tags) if request.tags else NO_TAGS,
-        os_properties=_declared(request, original.os_properties),
+        os_properties=_merge_os_properties(request, original.os_properties),
     )
     transaction.disks.add(copied)
     return copied
 
 
-def copy_of(installation: Installation, original: ManagedDisk) -> ManagedDisk:
+def copy_disk_row(installation: Installation, original: ManagedDisk) -> ManagedDisk:
     """A disk over the same content in the same slot, Creating, granted to nobody and attached to nothing; still to be named."""
     return replace(
         original,
@@ -292,24 +300,24 @@ def copy_of(installation: Installation, original: ManagedDisk) -> ManagedDisk:
     )
 
 
-def _compared(
+def _reuse_row(
     installation: Installation, transaction: Transaction, request: DiskRequest, standing: ManagedDisk
 ) -> ManagedDisk:
     """One that stands already, from the same source."""
     region = standing.location
     if request.location is not None:
         region = installation.regions.get(request.location, target="location").name
-    check_standing(standing, region)
+    check_existing(standing, region)
     check_os_compatibility(
         standing.os_properties, request.os_properties, source_name=standing.name, target_name=request.display_name
     )
     kind = request.storage_account_type
     if kind is not None and kind is not standing.storage_account_type:
         raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
-    return tagged(transaction, standing, request.tags, request.details)
+    return update_tags(transaction, standing, request.tags, request.details)
 
 
-def _same_file(
+def _reuse_file_row(
     installation: Installation,
     transaction: Transaction,
     request: DiskRequest,
@@ -317,7 +325,7 @@ def _same_file(
     identity: SourceIdentity,
 ) -> ManagedDisk:
     """One that stands already; a file that changed before it was taken in is taken anew, aloud (invariant W5)."""
-    disk = _compared(installation, transaction, request, standing)
+    disk = _reuse_row(installation, transaction, request, standing)
     arrived = standing.provisioning_state is ProvisioningState.SUCCEEDED
     if standing.source != identity and (arrived or standing.source_reference != identity.location):
         raise PropertyChangeNotAllowed(
@@ -333,16 +341,16 @@ def _same_file(
     return disk
 
 
-def _added(
+def _add_row(
     installation: Installation,
     transaction: Transaction,
     request: DiskRequest,
     reader: DiskReader,
     identity: SourceIdentity,
 ) -> ManagedDisk:
-    region = region_of_disk(installation, transaction, request.group, request.location, None)
+    region = choose_disk_region(installation, transaction, request.group, request.location, None)
     kind = request.storage_account_type or StorageAccountType.STANDARD_LRS
-    slot = own_slot(installation, transaction, region, kind)
+    slot = ensure_own_slot(installation, transaction, region, kind)
     uid = installation.effects.new_uid()
     disk = ManagedDisk(
         uid=uid,
@@ -357,7 +365,7 @@ def _added(
         source_reference=identity.location,
         source=identity,
         body_key=object_keys.manifest_key(uid, OS_DISK),
-        os_properties=_declared(request, NO_OS_PROPERTIES),
+        os_properties=_merge_os_properties(request, NO_OS_PROPERTIES),
         replica=slot.key.ordinal,
         slot=slot,
         storage_account_type=kind,
@@ -372,7 +380,9 @@ def _added(
     return disk
 
 
-def own_slot(installation: Installation, transaction: Transaction, region: str, kind: StorageAccountType) -> Slot:
+def ensure_own_slot(
+    installation: Installation, transaction: Transaction, region: str, kind: StorageAccountType
+) -> Slot:
     """The first slot of that type in the subscription's own pool of the region, both made on first use."""
     pool = transaction.pools.get_or_add(
         Pool(

@@ -27,7 +27,7 @@ from imgstore.transfer.slot_access import SlotAccess, read_from_any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Served:
+class _ServedManifests:
     """A slot that serves the manifests of all disks."""
 
     slot: Slot
@@ -58,7 +58,7 @@ def make_placed_disks(installation: Installation, disks: Sequence[PlacedDisk]) -
             try:
                 made = _move(installation, made, served.slot)
             except LeaseLost as error:
-                made = _made_late(installation, made, error)
+                made = _find_completed_disks(installation, made, error)
                 continue
         try:
             for place, each in enumerate(made):
@@ -73,7 +73,7 @@ def make_placed_disks(installation: Installation, disks: Sequence[PlacedDisk]) -
     return [each.disk for each in made]
 
 
-def _read_manifests(installation: Installation, disks: Sequence[PlacedDisk], tried: set[str]) -> _Served:
+def _read_manifests(installation: Installation, disks: Sequence[PlacedDisk], tried: set[str]) -> _ServedManifests:
     """The manifests of all disks, from the first slot that serves them."""
     own = disks[0].disk.slot
     asks = []
@@ -105,13 +105,13 @@ def _put_unless_late(
     """Put one of the disks. Where its store is late, see whether another replica answers, and give the store up then.
 
     A store that is slow, while no other replica answers, is waited for. What is given up goes on in its thread. Its
-    transaction fails once the disk has moved, and what its requests put is removed (`_moved`).
+    transaction fails once the disk has moved, and what its requests put is removed (`_move_disk`).
 
     Raises:
         StoreSilent: the store was late, and another replica answers.
     """
     slot = disks[place].disk.slot
-    asks: list[Callable[[], ManagedDisk | _Served]] = [partial(put_disk, installation, disks[place], body)]
+    asks: list[Callable[[], ManagedDisk | _ServedManifests]] = [partial(put_disk, installation, disks[place], body)]
     if disks[place].disk.source_version_uid is not None:
         asks.append(partial(_read_elsewhere, installation, disks, tried | {slot.uid}))
     for outcome in race(asks, patient=True):
@@ -133,7 +133,7 @@ def _put_unless_late(
     )
 
 
-def _made_late(installation: Installation, disks: Sequence[PlacedDisk], lost: LeaseLost) -> list[PlacedDisk]:
+def _find_completed_disks(installation: Installation, disks: Sequence[PlacedDisk], lost: LeaseLost) -> list[PlacedDisk]:
     """The disks as they are after one was made by a request that was given up.
 
     Raises:
@@ -154,18 +154,18 @@ def _made_late(installation: Installation, disks: Sequence[PlacedDisk], lost: Le
     return made
 
 
-def _read_own(installation: Installation, disks: Sequence[PlacedDisk]) -> _Served:
+def _read_own(installation: Installation, disks: Sequence[PlacedDisk]) -> _ServedManifests:
     """From the slot that the disks were given."""
     slot = disks[0].disk.slot
     try:
-        bodies = _bodies(installation.access(slot), [each.origin for each in disks])
+        bodies = _read_bodies(installation.access(slot), [each.origin for each in disks])
     except (ObjectNotFound, ObjectCorrupt):
-        _degrade(installation, disks, slot)
+        _degrade_replica(installation, disks, slot)
         raise
-    return _Served(slot=slot, bodies=bodies)
+    return _ServedManifests(slot=slot, bodies=bodies)
 
 
-def _read_elsewhere(installation: Installation, disks: Sequence[PlacedDisk], tried: set[str]) -> _Served:
+def _read_elsewhere(installation: Installation, disks: Sequence[PlacedDisk], tried: set[str]) -> _ServedManifests:
     """From another replica of the region.
 
     Raises:
@@ -194,15 +194,15 @@ def _read_elsewhere(installation: Installation, disks: Sequence[PlacedDisk], tri
 
     try:
         access, bodies = read_from_any(
-            installation.access_all(slots), lambda each: _bodies(each, origins[each.label]), failed
+            installation.access_all(slots), lambda each: _read_bodies(each, origins[each.label]), failed
         )
     finally:
         for slot in broken:
-            _degrade(installation, disks, slot)
-    return _Served(slot=by_label[access.label], bodies=bodies)
+            _degrade_replica(installation, disks, slot)
+    return _ServedManifests(slot=by_label[access.label], bodies=bodies)
 
 
-def _bodies(access: SlotAccess, origins: Sequence[ManifestRow | None]) -> list[bytes]:
+def _read_bodies(access: SlotAccess, origins: Sequence[ManifestRow | None]) -> list[bytes]:
     """The manifests; nothing for a disk that is made already."""
     return [b"" if each is None else access.get_object(each.body_key, ManifestCheck(each.digest)) for each in origins]
 
@@ -225,16 +225,16 @@ def _other_slots(installation: Installation, disks: Sequence[PlacedDisk], tried:
             and each.slot.key.storage_account_type is disk.storage_account_type
             and each.slot.uid not in tried
         ]
-        return [slot for slot in slots if all(_may_take(transaction, each.disk, slot) for each in disks)]
+        return [slot for slot in slots if all(_can_hold(transaction, each.disk, slot) for each in disks)]
 
 
-def _may_take(transaction: Transaction, disk: ManagedDisk, slot: Slot) -> bool:
+def _can_hold(transaction: Transaction, disk: ManagedDisk, slot: Slot) -> bool:
     if transaction.works.find_open(WorkKind.REMOVAL, slot.uid, disk.uid) is not None:
         return False
     return transaction.manifests.find_by_body(slot.uid, disk.body_key) is not None
 
 
-def _degrade(installation: Installation, disks: Sequence[PlacedDisk], slot: Slot) -> None:
+def _degrade_replica(installation: Installation, disks: Sequence[PlacedDisk], slot: Slot) -> None:
     """The version's replica in a slot lacks a manifest (invariant W15)."""
     version_uid = disks[0].disk.source_version_uid
     if version_uid is not None:
@@ -255,13 +255,13 @@ def _move(installation: Installation, disks: Sequence[PlacedDisk], slot: Slot) -
                 transaction.works.guard(each.lease)
         for slot_uid in sorted({slot.uid, left.uid}):
             transaction.slots.lock(slot_uid)
-        moved = [_moved(installation, transaction, each, slot) for each in disks]
+        moved = [_move_disk(installation, transaction, each, slot) for each in disks]
     name = disks[0].disk.name
     installation.note(name, f"replica {left.key} does not serve; made of replica {slot.key.ordinal} instead")
     return moved
 
 
-def _moved(installation: Installation, transaction: Transaction, placed: PlacedDisk, slot: Slot) -> PlacedDisk:
+def _move_disk(installation: Installation, transaction: Transaction, placed: PlacedDisk, slot: Slot) -> PlacedDisk:
     old = transaction.disks.by_uid(placed.disk.uid)
     if placed.lease is not None:
         transaction.works.abandon(placed.lease.work_uid)

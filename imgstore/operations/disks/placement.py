@@ -62,13 +62,15 @@ def choose_slot(
     Raises:
         ImageNotAvailable: no such version, or not complete in the region.
     """
-    offer = offered(installation, transaction, reference, region)
+    offer = find_offer(installation, transaction, reference, region)
     return offer, next_slot(
         transaction.placements.advance_counter(offer.version_uid, region), installation.prefer_responsive(offer.slots)
     )
 
 
-def offered(installation: Installation, transaction: Transaction, reference: ImageReference, region: str) -> ImageOffer:
+def find_offer(
+    installation: Installation, transaction: Transaction, reference: ImageReference, region: str
+) -> ImageOffer:
     """What a reference means in a region: at once, where all of it is there and named.
 
     Raises:
@@ -81,14 +83,14 @@ def offered(installation: Installation, transaction: Transaction, reference: Ima
         if found is not None:
             return replace(found, source=reference.display_id(found.source)) if reference.shared else found
     definition_path = lookup.find_referenced_definition(transaction, installation.subscription, reference)
-    name = named_version(installation, transaction, definition_path, reference, region).name
+    name = find_named_version(installation, transaction, definition_path, reference, region).name
     found = transaction.offers.find(*names_above, name, region)
     if found is None:
-        raise not_available(installation, reference.display_id(definition_path.version_id(name)), region)
+        raise image_not_available(installation, reference.display_id(definition_path.version_id(name)), region)
     return replace(found, source=reference.display_id(found.source))
 
 
-def named_version(
+def find_named_version(
     installation: Installation,
     transaction: Transaction,
     definition_path: DefinitionPath,
@@ -103,14 +105,14 @@ def named_version(
     if reference.version is not None:
         found = transaction.versions.get(definition_path.definition.uid, reference.version)
         if found is None or not found.is_visible:
-            raise not_available(
+            raise image_not_available(
                 installation, reference.display_id(definition_path.version_id(reference.version)), region
             )
         return found
     found = _latest(transaction, definition_path, region)
     if found is None:
         raise ImageNotAvailable(
-            f"There is no latest image version of '{definition_path.definition.name}' in {_display(installation, region)} region.",
+            f"There is no latest image version of '{definition_path.definition.name}' in {_region_display_name(installation, region)} region.",
             found=f"{len(transaction.versions.list(definition_path.definition.uid))} versions, none that is complete there and not "
             "excluded from latest",
             expected="a version that is complete in the region",
@@ -134,10 +136,10 @@ def _latest(transaction: Transaction, definition_path: DefinitionPath, region: s
     return None
 
 
-def not_available(installation: Installation, scope: str, region: str) -> ImageNotAvailable:
+def image_not_available(installation: Installation, scope: str, region: str) -> ImageNotAvailable:
     """What is raised where an image can't be had in a region."""
     return ImageNotAvailable(
-        f"The gallery image {scope} is not available in {_display(installation, region)} region. Please contact image "
+        f"The gallery image {scope} is not available in {_region_display_name(installation, region)} region. Please contact image "
         "owner to replicate to this region, or change your requested region.",
         found="no complete replica there",
         expected="a version that is complete in the region",
@@ -146,5 +148,5 @@ def not_available(installation: Installation, scope: str, region: str) -> ImageN
     )
 
 
-def _display(installation: Installation, region: str) -> str:
+def _region_display_name(installation: Installation, region: str) -> str:
     return installation.regions.get(region).display_name

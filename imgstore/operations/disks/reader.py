@@ -11,7 +11,7 @@ from imgstore.domain.disks.sources import DiskFormat, DiskWriter, Extent
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.resources import ManagedDisk, Slot
 from imgstore.formats import create_writer, fixed_footer
-from imgstore.operations.disks.export import read_manifest, siblings
+from imgstore.operations.disks.export import list_alternative_slots, read_manifest
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.cross_region_reads import CrossRegionReads
 from imgstore.operations.slots.degrade import degrade_damaged
@@ -43,7 +43,7 @@ class OpenDisk:
         return self.ranges.virtual_bytes + len(self.footer)
 
     @contextmanager
-    def at_once(self) -> Iterator["OpenDisk | WholeDisk"]:
+    def open_whole(self) -> Iterator["OpenDisk | WholeDisk"]:
         """What to read the whole from: itself, or a file where that would fetch segments again and again (D8).
 
         Raises:
@@ -125,7 +125,7 @@ class WholeDisk:
         return self.writer.read_at(offset, inside) + footer[behind : behind + length - inside]
 
 
-def open_for_reading(installation: Installation, disk: ManagedDisk, cache: SegmentCache) -> OpenDisk:
+def open_disk_reader(installation: Installation, disk: ManagedDisk, cache: SegmentCache) -> OpenDisk:
     """A disk that is made, through a cache that others share.
 
     Raises:
@@ -134,7 +134,7 @@ def open_for_reading(installation: Installation, disk: ManagedDisk, cache: Segme
     with installation.catalog.reading() as transaction:
         row = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
         assert row is not None, "a disk that Succeeded has a manifest"
-        others = siblings(transaction, disk.source_version_uid, disk.slot)
+        others = list_alternative_slots(transaction, disk.source_version_uid, disk.slot)
     slots = (disk.slot, *others)
     manifest = read_manifest(installation, disk.slot, others, row)
     reads = CrossRegionReads.of(

@@ -13,18 +13,20 @@ from imgstore.domain.identity.access import Action, Principal
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.removal import OPERATION_NOT_ALLOWED, signed_url_conflict
 
-ROOT: Final = "/blobs"
+URL_ROOT: Final = "/blobs"
 """What the paths of signed URLs begin with."""
-_UNPROVEN: Final = "no signature that is good: none of a disk, or one that was altered, was revoked or has run out"
+_INVALID_SIGNATURE: Final = (
+    "no signature that is good: none of a disk, or one that was altered, was revoked or has run out"
+)
 """One answer, so that nobody learns from it which disks exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
+class SignedUrlClaims:
     """What a signed URL says, not believed yet."""
 
     disk_uid: str
@@ -70,21 +72,23 @@ def grant_access(
             target="durationInSeconds",
         )
     scope = names.disk_id(installation.subscription, group, name)
-    with recorded(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"):
+    with record_activity(
+        installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"
+    ):
         with installation.catalog.transaction() as transaction:
             disk = lookup.find_disk(transaction, installation.subscription, group, name)
             _check_level(disk, level)
             now = transaction.now().replace(microsecond=0)
             standing = disk.active_grant(now)
             _check_free(disk, standing, level)
-            ends = _end(now, duration_seconds)
+            ends = _grant_end(now, duration_seconds)
             grant = DiskGrant(
                 uid=standing.uid if standing else installation.effects.new_uid(),
                 level=level,
                 expires_at=max(ends, standing.expires_at) if standing else ends,
             )
             if not transaction.disks.set_grant(disk, grant):
-                raise _moved(disk)
+                raise _disk_changed(disk)
             key = transaction.installation.hmac_key()
         signed = {
             "sv": "2021-12-02",
@@ -94,10 +98,10 @@ def grant_access(
             "se": format_expiry(ends),
             "sig": grant.signature(key, disk.uid, ends),
         }
-        return f"{server_url}{ROOT}/{disk.uid}/{quote(disk.name)}.vhd?{urlencode(signed)}"
+        return f"{server_url}{URL_ROOT}/{disk.uid}/{quote(disk.name)}.vhd?{urlencode(signed)}"
 
 
-def _moved(disk: ManagedDisk) -> Conflict:
+def _disk_changed(disk: ManagedDisk) -> Conflict:
     return Conflict(
         f"The disk '{disk.name}' has just changed.",
         found=f"a disk that is {disk.provisioning_state} no more",
@@ -106,7 +110,7 @@ def _moved(disk: ManagedDisk) -> Conflict:
     )
 
 
-def _end(now: datetime, duration_seconds: int) -> datetime:
+def _grant_end(now: datetime, duration_seconds: int) -> datetime:
     """When it is over, in whole seconds as the URL says it; never rounded down, lest a second be none."""
     return now + timedelta(seconds=duration_seconds + 1)
 
@@ -132,7 +136,7 @@ def _check_free(disk: ManagedDisk, standing: DiskGrant | None, level: AccessLeve
         raise signed_url_conflict(disk, standing)
 
 
-def admit(installation: Installation, ticket: Ticket, *, write: bool) -> ManagedDisk:
+def authorize_signed_url(installation: Installation, ticket: SignedUrlClaims, *, write: bool) -> ManagedDisk:
     """The disk that a signed URL is of, if it is good now for reading, or for writing.
 
     Raises:
@@ -143,24 +147,24 @@ def admit(installation: Installation, ticket: Ticket, *, write: bool) -> Managed
         try:
             disk = transaction.disks.by_uid(ticket.disk_uid)
         except NotFound:
-            raise _refused(_UNPROVEN) from None
+            raise _access_denied(_INVALID_SIGNATURE) from None
     grant = None if disk.provisioning_state is ProvisioningState.DELETING else disk.active_grant(now)
     if grant is None or not hmac.compare_digest(grant.uid.encode(), ticket.grant_uid.encode()):
-        raise _refused(_UNPROVEN)
+        raise _access_denied(_INVALID_SIGNATURE)
     try:
         ends = datetime.strptime(ticket.expires_at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError:
-        raise _refused(_UNPROVEN) from None
+        raise _access_denied(_INVALID_SIGNATURE) from None
     if not hmac.compare_digest(grant.signature(key, disk.uid, ends).encode(), ticket.signature.encode()):
-        raise _refused(_UNPROVEN)
+        raise _access_denied(_INVALID_SIGNATURE)
     if now >= ends:
-        raise _refused("a signature that has run out")
+        raise _access_denied("a signature that has run out")
     if write and grant.level is not AccessLevel.WRITE:
-        raise _refused("a signature for reading", "AuthorizationPermissionMismatch")
+        raise _access_denied("a signature for reading", "AuthorizationPermissionMismatch")
     return disk
 
 
-def _refused(found: str, code: str = "AuthenticationFailed") -> AccessDenied:
+def _access_denied(found: str, code: str = "AuthenticationFailed") -> AccessDenied:
     return AccessDenied(
         "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly "
         "including the signature.",

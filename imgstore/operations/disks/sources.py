@@ -39,7 +39,7 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
         private = installation.environ.get("IMGSTORE_ALLOW_PRIVATE_SOURCES") == "1"
         deadlines, stop = installation.limits.source_deadlines, installation.keeper.stop
         return WebSource(
-            location_of(uri), lambda: HttpSource(uri, allow_private=private, deadlines=deadlines, stop=stop)
+            resolve_location(uri), lambda: HttpSource(uri, allow_private=private, deadlines=deadlines, stop=stop)
         )
     if scheme == "s3":
         from imgstore.stores.s3.source import S3Object  # noqa: PLC0415 - boto3 costs start-up time
@@ -59,7 +59,7 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
     return LocalFile(Path(uri))
 
 
-def location_of(uri: str) -> str:
+def resolve_location(uri: str) -> str:
     """What the source that `uri` names is known by (`SourceIdentity.location`), whether or not it is there."""
     parts = split_uri(uri)
     scheme = parts.scheme.lower()
@@ -70,7 +70,7 @@ def location_of(uri: str) -> str:
     return os.path.realpath(unquote(parts.path) if scheme == "file" else uri)
 
 
-COPIED: Final = (DiskKind.SNAPSHOT, DiskKind.DISK)
+COPYABLE_KINDS: Final = (DiskKind.SNAPSHOT, DiskKind.DISK)
 """What a bare name means, looked for in this order, as az does."""
 
 
@@ -92,41 +92,45 @@ def find_original(
         InvalidInput: likewise, of what is not ready.
         AccessDenied: the principal may read the bytes of nothing that `word` may name.
     """
-    candidates = named_ids(installation, group, word, COPIED)
+    candidates = list_candidate_ids(installation, group, word, COPYABLE_KINDS)
     readable = [each for each in candidates if is_allowed(principal, Action.EXPORT, each.resource_id)]
     named = [transaction.disks.get(each.subscription, each.group, each.name, DiskKind(each.kind)) for each in readable]
     there = [each for each in named if each is not None]
     ready = next((each for each in there if each.provisioning_state is ProvisioningState.SUCCEEDED), None)
     if ready is not None:
         return ready
-    if is_id(word) or ("/" not in word and not os.path.exists(word)):
+    if is_resource_id(word) or ("/" not in word and not os.path.exists(word)):
         if not readable:
             authorize(principal, Action.EXPORT, candidates[-1].resource_id)
         if there:
-            raise no_source(word, _unready(there[0]), what=what)
-        raise no_source(word, "nothing of that name", what=what, kind=SourceNotFound)
+            raise source_not_found(word, _describe_unready(there[0]), what=what)
+        raise source_not_found(word, "nothing of that name", what=what, kind=SourceNotFound)
     return None
 
 
-def _unready(disk: ManagedDisk) -> str:
+def _describe_unready(disk: ManagedDisk) -> str:
     if disk.awaits_upload:
         return f"a {disk.kind.noun} that waits for its upload: `imgstore disk revoke-access` ends it"
     return f"a {disk.kind.noun} that is {disk.provisioning_state}"
 
 
-def is_meant(installation: Installation, group: str, word: str, reference: str) -> bool:
+def may_refer_to(installation: Installation, group: str, word: str, reference: str) -> bool:
     """Whether `word` may name the resource with the id `reference`, which may be gone by now."""
-    return reference.lower() in {each.resource_id.lower() for each in named_ids(installation, group, word, COPIED)}
+    return reference.lower() in {
+        each.resource_id.lower() for each in list_candidate_ids(installation, group, word, COPYABLE_KINDS)
+    }
 
 
-def named_ids(installation: Installation, group: str, word: str, kinds: tuple[str, ...]) -> tuple[ComputeId, ...]:
+def list_candidate_ids(
+    installation: Installation, group: str, word: str, kinds: tuple[str, ...]
+) -> tuple[ComputeId, ...]:
     """The resources that `word` may name: one by its full id, of each kind one by a bare name, none by a path or URL.
 
     Raises:
         InvalidInput: a full id of another kind, or of another subscription.
     """
     subscription = installation.subscription
-    if not is_id(word):
+    if not is_resource_id(word):
         bare = () if "/" in word else kinds
         return tuple(ComputeId(subscription=subscription, group=group, kind=kind, name=word) for kind in bare)
     found = ComputeId.parse(word)
@@ -141,7 +145,7 @@ def named_ids(installation: Installation, group: str, word: str, kinds: tuple[st
     return (found,)
 
 
-def no_source(
+def source_not_found(
     word: str, found: str, *, what: str, region: str | None = None, kind: type[InvalidInput] = InvalidInput
 ) -> InvalidInput:
     """What is raised where a source is not ready, or in another region than what is made from it; `kind` where it is gone."""
@@ -154,6 +158,6 @@ def no_source(
     )
 
 
-def is_id(word: str) -> bool:
+def is_resource_id(word: str) -> bool:
     """Whether it is a full resource id."""
     return word.lower().startswith("/subscriptions/")

@@ -22,9 +22,9 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.sizes import TIB
 from imgstore.formats import open_disk
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import recorded
-from imgstore.operations.disks.disks import check_standing, region_of_disk, tagged
-from imgstore.operations.disks.from_source import own_slot
+from imgstore.operations.activity_log import record_activity
+from imgstore.operations.disks.disks import check_existing, choose_disk_region, update_tags
+from imgstore.operations.disks.from_source import ensure_own_slot
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
@@ -53,15 +53,15 @@ def create_upload(installation: Installation, principal: Principal, request: Upl
     scope = names.disk_id(installation.subscription, request.group, request.name)
     permit_group(installation, principal, request.group)
     with (
-        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"),
+        record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"),
         installation.catalog.transaction() as transaction,
         enforce_quota(installation, transaction),
     ):
         standing = transaction.disks.get(installation.subscription, request.group, request.name)
-        region = region_of_disk(installation, transaction, request.group, request.location, standing)
+        region = choose_disk_region(installation, transaction, request.group, request.location, standing)
         if standing is not None:
-            return _compared(transaction, standing, request, region)
-        return _added(installation, transaction, request, region)
+            return _reuse_row(transaction, standing, request, region)
+        return _add_row(installation, transaction, request, region)
 
 
 def _check_bytes(upload_bytes: int) -> None:
@@ -75,8 +75,8 @@ def _check_bytes(upload_bytes: int) -> None:
         )
 
 
-def _compared(transaction: Transaction, standing: ManagedDisk, request: UploadRequest, region: str) -> ManagedDisk:
-    check_standing(standing, region)
+def _reuse_row(transaction: Transaction, standing: ManagedDisk, request: UploadRequest, region: str) -> ManagedDisk:
+    check_existing(standing, region)
     data = "properties.creationData"
     if standing.upload_bytes is None:
         raise PropertyChangeNotAllowed(f"{data}.createOption", found="Upload", expected=standing.source_reference)
@@ -90,12 +90,12 @@ def _compared(transaction: Transaction, standing: ManagedDisk, request: UploadRe
     check_os_compatibility(
         standing.os_properties, request.os_properties, source_name=standing.name, target_name=f"disk {request.name}"
     )
-    return tagged(transaction, standing, request.tags, request.details)
+    return update_tags(transaction, standing, request.tags, request.details)
 
 
-def _added(installation: Installation, transaction: Transaction, request: UploadRequest, region: str) -> ManagedDisk:
+def _add_row(installation: Installation, transaction: Transaction, request: UploadRequest, region: str) -> ManagedDisk:
     kind = request.storage_account_type or StorageAccountType.STANDARD_LRS
-    slot = own_slot(installation, transaction, region, kind)
+    slot = ensure_own_slot(installation, transaction, region, kind)
     uid = installation.effects.new_uid()
     disk = ManagedDisk(
         uid=uid,
@@ -129,7 +129,7 @@ def revoke_access(
     *,
     group: str,
     name: str,
-    began: Callable[[], None] = lambda: None,
+    on_url_revoked: Callable[[], None] = lambda: None,
 ) -> ManagedDisk:
     """Make the disk's URL worthless; where something was uploaded, take it in. The same again goes on, or does nothing.
 
@@ -138,7 +138,7 @@ def revoke_access(
         principal: who.
         group: the resource group's name.
         name: the disk's.
-        began: told when the URL is worthless, and what may take long begins.
+        on_url_revoked: told when the URL is worthless, and what may take long begins.
 
     Raises:
         ImageRefused: what came is no fixed VHD of that size; it stays, and a new URL lets it be mended.
@@ -146,17 +146,17 @@ def revoke_access(
         StoreError: it could not be taken in; the same command goes on.
     """
     scope = names.disk_id(installation.subscription, group, name)
-    with recorded(installation, principal, Action.END_ACCESS, scope, f"{DISKS}/{Action.END_ACCESS}"):
+    with record_activity(installation, principal, Action.END_ACCESS, scope, f"{DISKS}/{Action.END_ACCESS}"):
         with installation.catalog.transaction() as transaction:
             disk = lookup.find_disk(transaction, installation.subscription, group, name)
             if disk.grant is not None:
                 transaction.disks.set_grant(disk, None)
                 disk = replace(disk, grant=None)
-        began()
-        return _take_upload(installation, disk) if disk.awaits_upload else disk
+        on_url_revoked()
+        return _ingest_upload(installation, disk) if disk.awaits_upload else disk
 
 
-def _take_upload(installation: Installation, disk: ManagedDisk) -> ManagedDisk:
+def _ingest_upload(installation: Installation, disk: ManagedDisk) -> ManagedDisk:
     with closing(open_spool(installation, disk, patience_seconds=_PATIENCE_SECONDS)) as spool:
         if not spool.has_any:
             return disk

@@ -16,7 +16,7 @@ from imgstore.domain.storage.sizes import PIECE_BYTES
 from imgstore.formats import Inspection, LocalFile, inspect_image, open_disk
 from imgstore.operations import lookup
 from imgstore.operations.disks.export import read_manifest
-from imgstore.operations.disks.placement import check_subscription, named_version
+from imgstore.operations.disks.placement import check_subscription, find_named_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter
 from imgstore.segments.manifest import Manifest, piece_bytes
@@ -56,7 +56,7 @@ def verify_file(
             transaction, installation.subscription, reference.group, reference.gallery, reference.definition
         )
         region = installation.regions.get(location or definition_path.gallery.location, target="location").name
-        version = named_version(installation, transaction, definition_path, reference, region)
+        version = find_named_version(installation, transaction, definition_path, reference, region)
         check_has_disk(version.disk_keys, disk_key(lun), definition_path.version_id(version.name))
         complete = [
             each.slot for each in transaction.replicas.list(version.uid) if each.state is ReplicaState.COMPLETED

@@ -19,7 +19,7 @@ from imgstore.domain.resources import (
 from imgstore.domain.settings.limits import check_count
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
+from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
 from imgstore.operations.gallery.groups import nested_resources_error
 from imgstore.operations.installation import Installation
 from imgstore.policy.allowed_changes import check_definition
@@ -59,7 +59,7 @@ def create_definition(
     names.check_identifier(sku, what="sku", characters_max=names.SKU_CHARACTERS_MAX)
     scope = names.definition_id(installation.subscription, group, gallery, name)
     with (
-        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/write"),
+        record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/write"),
         installation.catalog.transaction() as transaction,
     ):
         above = lookup.find_parent_gallery(transaction, installation.subscription, group, gallery)
@@ -131,7 +131,7 @@ def update_definition(
     """
     scope = names.definition_id(installation.subscription, group, gallery, name)
     with (
-        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/write"),
+        record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/write"),
         installation.catalog.transaction() as transaction,
     ):
         definition_path = lookup.find_definition_path(transaction, installation.subscription, group, gallery, name)
@@ -199,7 +199,7 @@ def delete_definition(installation: Installation, principal: Principal, *, group
     """
     scope = names.definition_id(installation.subscription, group, gallery, name)
     with (
-        recorded_deletion(installation, principal, scope, "Microsoft.Compute/galleries/images/delete"),
+        record_resource_deletion(installation, principal, scope, "Microsoft.Compute/galleries/images/delete"),
         installation.catalog.transaction() as transaction,
     ):
         definition_path = lookup.find_definition_path(transaction, installation.subscription, group, gallery, name)

@@ -13,7 +13,7 @@ from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import NO_TAGS, Gallery, Pool
 from imgstore.domain.settings.limits import check_count
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
+from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
 from imgstore.operations.gallery.groups import ensure_group, nested_resources_error, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.policy.allowed_changes import check_gallery
@@ -70,7 +70,7 @@ def create_gallery(
     scope = names.gallery_id(installation.subscription, group, name)
     permit_group(installation, principal, group)
     with (
-        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
+        record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
         installation.catalog.transaction() as transaction,
     ):
         first = next(iter(installation.regions.regions))
@@ -123,7 +123,7 @@ def update_gallery(
     """
     scope = names.gallery_id(installation.subscription, group, name)
     with (
-        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
+        record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
         installation.catalog.transaction() as transaction,
     ):
         return _changed(transaction, lookup.find_gallery(transaction, installation.subscription, group, name), change)
@@ -198,7 +198,7 @@ def delete_gallery(installation: Installation, principal: Principal, *, group: s
     """
     scope = names.gallery_id(installation.subscription, group, name)
     with (
-        recorded_deletion(installation, principal, scope, "Microsoft.Compute/galleries/delete"),
+        record_resource_deletion(installation, principal, scope, "Microsoft.Compute/galleries/delete"),
         installation.catalog.transaction() as transaction,
     ):
         gallery = lookup.find_gallery(transaction, installation.subscription, group, name)

@@ -9,9 +9,9 @@ from imgstore.domain.identity.access import GROUPS, Action, Principal, filter_re
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import NO_TAGS, Group
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
+from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
 from imgstore.operations.installation import Installation
-from imgstore.operations.network_records import forget_inert_of
+from imgstore.operations.network_records import delete_network_records_of_group
 
 
 def create_group(
@@ -32,7 +32,7 @@ def create_group(
     region = installation.regions.get(location, target="location").name
     scope = names.group_id(installation.subscription, name)
     with (
-        recorded(installation, principal, Action.WRITE, scope, "Microsoft.Resources/resourceGroups/write"),
+        record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Resources/resourceGroups/write"),
         installation.catalog.transaction() as transaction,
     ):
         group = ensure_group(installation, transaction, name, region)
@@ -150,7 +150,7 @@ def delete_group(installation: Installation, principal: Principal, *, name: str)
     """
     scope = names.group_id(installation.subscription, name)
     with (
-        recorded_deletion(installation, principal, scope, "Microsoft.Resources/resourceGroups/delete"),
+        record_resource_deletion(installation, principal, scope, "Microsoft.Resources/resourceGroups/delete"),
         installation.catalog.transaction() as transaction,
     ):
         group = lookup.find_group(transaction, installation.subscription, name)
@@ -159,7 +159,7 @@ def delete_group(installation: Installation, principal: Principal, *, name: str)
             raise nested_resources_error(children, "delete what is in the group first")
         # Records of which nothing was made go with it: deployments, networks.
         transaction.deployments.remove(group.uid)
-        forget_inert_of(transaction, group)
+        delete_network_records_of_group(transaction, group)
         transaction.groups.delete(group.uid)
 
 

@@ -26,7 +26,7 @@ from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import Gallery
 from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import permit, recorded
+from imgstore.operations.activity_log import permit, record_activity
 from imgstore.operations.gallery.versions import seen, view_of
 from imgstore.operations.installation import Installation
 
@@ -348,7 +348,7 @@ def _shared(
 ) -> Gallery:
     scope = names.gallery_id(installation.subscription, group, name)
     with (
-        recorded(installation, principal, Action.SHARE, scope, "Microsoft.Compute/galleries/share/action"),
+        record_activity(installation, principal, Action.SHARE, scope, "Microsoft.Compute/galleries/share/action"),
         installation.catalog.transaction() as transaction,
     ):
         standing = transaction.galleries.get_for_update(

@@ -11,7 +11,7 @@ from imgstore.domain.errors import Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import INSTALLATION, Action, Grant, Principal, Role
 from imgstore.domain.identity.principals import Issuer, PrincipalKind, PrincipalRecord, RoleAssignment, Secret, Tenant
 from imgstore.domain.reports import PrincipalDetails
-from imgstore.operations.activity_log import permit, recorded
+from imgstore.operations.activity_log import permit, record_activity
 from imgstore.operations.installation import Installation
 
 FIRST_TENANT: Final = "default"
@@ -372,7 +372,7 @@ def find_principal(transaction: Transaction, who: str) -> PrincipalRecord:
 
 
 def _administering(installation: Installation, principal: Principal, what: str) -> AbstractContextManager[None]:
-    return recorded(installation, principal, Action.ADMINISTER, INSTALLATION, f"imgstore/{what}")
+    return record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, f"imgstore/{what}")
 
 
 def _known(transaction: Transaction, identity: PrincipalRecord) -> PrincipalDetails:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from imgstore.domain.errors import Conflict, NotFound
 from imgstore.domain.identity.access import ROLE_ASSIGNMENTS, Action, Principal, Role, check_scope, is_allowed
 from imgstore.domain.identity.principals import PrincipalRecord, RoleAssignment
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.identity.principals import find_principal
 from imgstore.operations.installation import Installation
 
@@ -28,7 +28,7 @@ def assign(
     """
     where = check_scope(scope)
     with (
-        recorded(
+        record_activity(
             installation, principal, Action.WRITE, where, f"{ROLE_ASSIGNMENTS}/{Action.WRITE}", of=ROLE_ASSIGNMENTS
         ),
         installation.catalog.transaction() as transaction,
@@ -104,7 +104,7 @@ def remove(installation: Installation, principal: Principal, *, uid: str) -> Non
         )
     what = f"{ROLE_ASSIGNMENTS}/{Action.DELETE}"
     with (
-        recorded(installation, principal, Action.DELETE, found.scope, what, of=ROLE_ASSIGNMENTS),
+        record_activity(installation, principal, Action.DELETE, found.scope, what, of=ROLE_ASSIGNMENTS),
         installation.catalog.transaction() as transaction,
     ):
         transaction.assignments.delete(uid)

@@ -29,12 +29,12 @@ from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import GIB
 from imgstore.domain.views import MachineView, ManagedImage
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import recorded
-from imgstore.operations.disks.disks import ImageDiskRequest, add_disk, check_same_image, region_of_disk
-from imgstore.operations.disks.from_source import copy_of
+from imgstore.operations.activity_log import record_activity
+from imgstore.operations.disks.disks import ImageDiskRequest, add_disk, check_same_image, choose_disk_region
+from imgstore.operations.disks.from_source import copy_disk_row
 from imgstore.operations.disks.placed_disks import make_placed_disks
 from imgstore.operations.disks.placement import advise_replicas, choose_slot
-from imgstore.operations.disks.sources import named_ids, no_source
+from imgstore.operations.disks.sources import list_candidate_ids, source_not_found
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.gallery.sharing import admit_reader, image_scope
 from imgstore.operations.installation import Installation
@@ -75,7 +75,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
     _check_one_source(request)
     scope = names.compute_id(installation.subscription, request.group, MACHINE, request.name)
     permit_group(installation, principal, request.group)
-    with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/virtualMachines/write"):
+    with record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/virtualMachines/write"):
         asked = _Asked(request=request, reference=_find_gallery_image(installation, principal, request))
         installation.locator.health.refresh()
         with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
@@ -187,7 +187,7 @@ def _disks_of_version(
     reference: ImageReference,
 ) -> tuple[Machine, list[ManagedDisk]]:
     """Make the disks of a version from the next replica in the round robin."""
-    region = region_of_disk(installation, transaction, request.group, request.location, None)
+    region = choose_disk_region(installation, transaction, request.group, request.location, None)
     offer, slot = choose_slot(installation, transaction, reference, region)
     machine = _new_machine(
         installation, transaction, request, region, offer.os_state, offer.source, offer.os_properties
@@ -218,7 +218,7 @@ def _disks_of_image(
     if request.location is not None:
         region = installation.regions.get(request.location, target="location").name
     if region != image.os.location:
-        raise no_source(word, f"it is in {image.os.location}", what=_WHAT, region=region)
+        raise source_not_found(word, f"it is in {image.os.location}", what=_WHAT, region=region)
     said = image.os.os_properties
     machine = _new_machine(installation, transaction, request, region, said.os_state or OsState.GENERALIZED, word, said)
     machine = replace(machine, image_reference=image.os.resource_id)
@@ -234,7 +234,7 @@ def _copies(
 ) -> list[ManagedDisk]:
     return [
         replace(
-            copy_of(installation, original),
+            copy_disk_row(installation, original),
             kind=DiskKind.DISK,
             group=machine.group,
             name=machine.disk_name(lun_of(part)),
@@ -375,17 +375,17 @@ def _find_attachable(
     region: str | None = None,
 ) -> ManagedDisk:
     """Return a managed disk that is ready, in the given region or in the region of the request."""
-    (named,) = named_ids(installation, request.group, word, (DiskKind.DISK,)) or (None,)
+    (named,) = list_candidate_ids(installation, request.group, word, (DiskKind.DISK,)) or (None,)
     if named is None:
-        raise no_source(word, "a path, not a managed disk's name or id", what=_WHAT)
+        raise source_not_found(word, "a path, not a managed disk's name or id", what=_WHAT)
     authorize(principal, Action.WRITE, named.resource_id)
     found = transaction.disks.get(named.subscription, named.group, named.name)
     if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
-        raise no_source(word, "no managed disk of that name that is ready", what=_WHAT)
+        raise source_not_found(word, "no managed disk of that name that is ready", what=_WHAT)
     if region is None and request.location is not None:
         region = installation.regions.get(request.location, target="location").name
     if region not in (None, found.location):
-        raise no_source(word, f"it is in {found.location}", what=_WHAT, region=region)
+        raise source_not_found(word, f"it is in {found.location}", what=_WHAT, region=region)
     return found
 
 
@@ -496,13 +496,13 @@ def _check_same_source(
     if asked.reference is not None:
         check_same_image(installation, asked.reference, known or "attached disks", _IMAGE)
     elif request.image is not None:
-        named = named_ids(installation, request.group, request.image, (DiskKind.IMAGE,))
+        named = list_candidate_ids(installation, request.group, request.image, (DiskKind.IMAGE,))
         if (known or "").lower() not in {each.resource_id.lower() for each in named}:
             raise PropertyChangeNotAllowed(_IMAGE, found=request.image, expected=known or "attached disks")
     there = {disk.resource_id.lower() for disk in transaction.disks.list_attached(standing.resource_id)}
     words = [*([request.attach_os_disk] if request.attach_os_disk is not None else []), *request.attach_data_disks]
     for word in words:
-        for each in named_ids(installation, request.group, word, (DiskKind.DISK,)):
+        for each in list_candidate_ids(installation, request.group, word, (DiskKind.DISK,)):
             authorize(principal, Action.WRITE, each.resource_id)
             if each.resource_id.lower() not in there:
                 raise PropertyChangeNotAllowed(
@@ -525,7 +525,9 @@ def _check_none_moves(
         each.machine_lun: each.resource_id.lower() for each in transaction.disks.list_attached(standing.resource_id)
     }
     for lun, word in _disks_at_luns(request).items():
-        named = {each.resource_id.lower() for each in named_ids(installation, request.group, word, (DiskKind.DISK,))}
+        named = {
+            each.resource_id.lower() for each in list_candidate_ids(installation, request.group, word, (DiskKind.DISK,))
+        }
         for each in named:
             authorize(principal, Action.WRITE, each)
         if there.get(lun) not in named:

@@ -14,10 +14,10 @@ from imgstore.domain.resources import NO_OS_PROPERTIES, DiskKind, ManagedDisk, O
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import ManagedImage
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.disks import disks
 from imgstore.operations.disks.from_source import make_disks
-from imgstore.operations.disks.sources import named_ids, no_source
+from imgstore.operations.disks.sources import list_candidate_ids, source_not_found
 from imgstore.operations.gallery.groups import permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.machines import check_generalized, find_machine
@@ -49,7 +49,7 @@ def create_image(
     names.check_disk_name(request.name, DiskKind.IMAGE.noun)
     scope = names.compute_id(installation.subscription, request.group, DiskKind.IMAGE, request.name)
     permit_group(installation, principal, request.group)
-    with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/images/write"):
+    with record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/images/write"):
         sources, os_properties = _sources(installation, principal, request)
         parts = [
             _part(request, part, sources[part], os_properties if part == OS_DISK else NO_OS_PROPERTIES)
@@ -163,7 +163,7 @@ def find_image(
         InvalidInput: it is not there, or not ready.
         AccessDenied: the principal may not read it.
     """
-    named = named_ids(installation, group, word, (DiskKind.IMAGE,))
+    named = list_candidate_ids(installation, group, word, (DiskKind.IMAGE,))
     for each in named:
         authorize(principal, Action.READ, each.resource_id)
     parts = [
@@ -174,5 +174,5 @@ def find_image(
     found = image_of_disks(parts)
     if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
         kind = InvalidInput if parts else SourceNotFound
-        raise no_source(word, "no managed image that is ready", what=what, kind=kind)
+        raise source_not_found(word, "no managed image that is ready", what=what, kind=kind)
     return found

@@ -15,9 +15,9 @@ from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import MachineView
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import permit, permit_list, recorded, recorded_deletion
+from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
 from imgstore.operations.installation import Installation
-from imgstore.operations.network_records import forget_interfaces, interfaces_going
+from imgstore.operations.network_records import delete_interfaces, find_interfaces_to_delete
 from imgstore.operations.slots.removal import check_no_signed_url, remove_disks
 
 MACHINES: Final = "Microsoft.Compute/virtualMachines"
@@ -74,7 +74,7 @@ def generalize_machine(installation: Installation, principal: Principal, *, grou
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
     with (
-        recorded(installation, principal, Action.GENERALIZE, scope, f"{MACHINES}/{Action.GENERALIZE}"),
+        record_activity(installation, principal, Action.GENERALIZE, scope, f"{MACHINES}/{Action.GENERALIZE}"),
         installation.catalog.transaction() as transaction,
     ):
         held = transaction.machines.get_for_update(
@@ -172,7 +172,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
         WorkHeld: a live process makes one of its disks.
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
-    with recorded_deletion(installation, principal, scope, f"{MACHINES}/delete"):
+    with record_resource_deletion(installation, principal, scope, f"{MACHINES}/delete"):
         with installation.catalog.transaction() as transaction:
             standing = transaction.machines.get(installation.subscription, group, name)
             if standing is None:
@@ -181,7 +181,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
                 transaction.machines.get_for_update(standing.uid), provisioning_state=ProvisioningState.DELETING
             )
             going = _disks_to_delete(transaction, principal, machine)
-            for each in interfaces_going(transaction, machine):
+            for each in find_interfaces_to_delete(transaction, machine):
                 authorize(principal, Action.DELETE, each.resource_id)
             transaction.machines.update(machine)
         remove_disks(installation, going, attached_to=machine.resource_id)
@@ -190,9 +190,9 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
             installation.catalog.transaction() as transaction,
         ):  # Another process may finish it first.
             transaction.disks.detach(machine.resource_id)
-            interfaces = interfaces_going(transaction, machine)
+            interfaces = find_interfaces_to_delete(transaction, machine)
             transaction.machines.delete(machine.uid)
-            forget_interfaces(transaction, interfaces)
+            delete_interfaces(transaction, interfaces)
 
 
 def _disks_to_delete(transaction: Transaction, principal: Principal, machine: Machine) -> list[ManagedDisk]:

@@ -21,7 +21,7 @@ from imgstore.domain.resources import Gallery, Pool, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.garbage import DeletionMark
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc_survey import read_gc_clock, survey_slot
 from imgstore.operations.maintenance.unknown_objects import record_unknown
@@ -72,7 +72,7 @@ def collect(
     Raises:
         CatalogOutdated: the catalog is older than its buckets. Nothing was changed.
     """
-    with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
+    with record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
         check_catalog_is_current(installation)
         with installation.catalog.transaction() as transaction:
             transaction.clock_steps.correct()
@@ -102,7 +102,7 @@ def collect(
 
 def collect_pool(installation: Installation, principal: Principal, pool_uid: str) -> list[SlotReport]:
     """Collect the garbage of one pool without a grace period. Only for a caller that alone has written to the pool."""
-    with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
+    with record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
         check_catalog_is_current(installation)
         done: list[SlotReport] = []
         for pool, planned in _survey_pools(installation, timedelta(0), pool_uid):

@@ -25,7 +25,7 @@ from imgstore.domain.storage.digests import Digest, digest_of
 from imgstore.domain.storage.scrub_passes import ScrubRunner
 from imgstore.ledger.egress import charge_repair
 from imgstore.ledger.entries import Party
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub_progress import ScrubProgress
 from imgstore.operations.progress import ProgressCounter
@@ -79,7 +79,7 @@ def scrub(installation: Installation, principal: Principal, request: ScrubReques
     if not request.is_recorded:
         authorize(principal, Action.ADMINISTER, INSTALLATION)
         return _scrub(installation, request)
-    with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/scrub"):
+    with record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/scrub"):
         check_catalog_is_current(installation)
         return _scrub(installation, request)
 

@@ -17,7 +17,7 @@ from imgstore.domain.errors import ImgstoreError, LeaseLost, NotFound, ObjectNot
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.reports import ObjectReferences, SlotUnknownObjects, UnknownObjectReport
 from imgstore.domain.resources import Slot
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc_survey import list_manifests, unknown_manifests
 from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
@@ -49,7 +49,7 @@ def remove_unknown(installation: Installation, principal: Principal, *, grace: t
     Raises:
         CatalogOutdated: the catalog is older than its buckets, or was accepted as such.
     """
-    with recorded(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc/removeUnknown"):
+    with record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc/removeUnknown"):
         check_unknown_removable(installation)
         found = _survey_all(installation, grace)
         for each in found:

@@ -22,7 +22,7 @@ from imgstore.domain.reports import WorkerReport
 from imgstore.domain.resources import ImageVersion
 from imgstore.domain.storage.works import Worker
 from imgstore.domain.views import DefinitionPath
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.lookup import definition_path_of
 from imgstore.operations.maintenance.scheduler import MaintenanceRunner
@@ -165,7 +165,7 @@ class _Worker:
     def _make(self, claim: _LeasedReplica) -> None:
         """Make the replica, then remove replicas that the new replica replaces."""
         scope, replica = claim.definition_path.version_id(claim.version.name), task_name(claim.step.replica)
-        with recorded(self._installation, self._principal, Action.WRITE, scope, REPLICA_WRITE, about=replica):
+        with record_activity(self._installation, self._principal, Action.WRITE, scope, REPLICA_WRITE, about=replica):
             make_replica(
                 self._installation, claim.definition_path, claim.version, claim.step, claim.plan, self._stop, claim.task
             )

@@ -270,12 +270,12 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
     origins = transaction.manifests.of_replica(version.uid, source.slot.uid)
     assert len(origins) == len(version.disks), "a complete replica has a manifest of each disk (invariant P2)"
     ids = named_segments(origins)
-    recorded = transaction.manifests.segment_ids_in_slot(slot.uid)
+    record_activity = transaction.manifests.segment_ids_in_slot(slot.uid)
     existing = transaction.manifests.of_replica(version.uid, slot.uid)
     is_degraded = any(transaction.manifests.is_complete(row.uid) for row in existing)
     segments = transaction.segments.rows(slot.key.pool_uid, ids)
     unrecorded = frozenset(
-        row.name for row, known in zip(segments, np.isin(ids, recorded).tolist(), strict=True) if not known
+        row.name for row, known in zip(segments, np.isin(ids, record_activity).tolist(), strict=True) if not known
     )
     plan = make_copy_plan(origins)
     _, lease = acquire_work(
@@ -301,7 +301,7 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
         origins=origins,
         segments=segments,
         unrecorded=unrecorded,
-        target_objects=len(recorded),
+        target_objects=len(record_activity),
         is_degraded=is_degraded,
     )
 

@@ -147,9 +147,10 @@ def complete_replica(
             ids, transaction.manifests.segment_ids_in_region(slot.key.pool_uid, slot.key.region)
         )
         transaction.versions.lock(version.uid)  # Before the replica rows (invariant L3).
-        siblings = transaction.replicas.list(version.uid)
+        list_alternative_slots = transaction.replicas.list(version.uid)
         first_here = not any(
-            other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED for other in siblings
+            other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED
+            for other in list_alternative_slots
         )
         pool_uid = slot.key.pool_uid
         own = transaction.segments.stored_bytes(pool_uid, new_here) + sum(each.object_bytes for each in manifests)

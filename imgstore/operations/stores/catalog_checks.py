@@ -12,7 +12,7 @@ from imgstore.domain.errors import CatalogOutdated, ImgstoreError, ObjectNotFoun
 from imgstore.domain.identity.access import Action, Principal
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage import object_keys
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.stores.threads import start_thread
 
@@ -97,7 +97,7 @@ def accept_catalog(installation: Installation, principal: Principal) -> list[str
     Returns:
         What went wrong, a line for each zone that did not answer: it may show again that the catalog is older.
     """
-    with recorded(installation, principal, Action.ADMINISTER, "/", "imgstore/regions/acceptCatalog"):
+    with record_activity(installation, principal, Action.ADMINISTER, "/", "imgstore/regions/acceptCatalog"):
         problems = installation.locator.delete_unknown_checkpoints()
         with installation.catalog.transaction() as transaction:
             transaction.installation.accept_outdated()

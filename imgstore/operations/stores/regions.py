@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.storage.circuits import ZoneHealth
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.regions import Consent, Region, ZoneReport
 
@@ -73,7 +73,7 @@ def init_regions(
         chosen = [(region, (name,))]
     about = "" if zone is None else f"zone {zone}{', replaced' if replaced else ''}"
     consent = Consent.NONE if zone is None else Consent.REPLACED if replaced else Consent.REPAIR
-    with recorded(installation, principal, Action.ADMINISTER, "/", "imgstore/regions/init", about=about):
+    with record_activity(installation, principal, Action.ADMINISTER, "/", "imgstore/regions/init", about=about):
         return [
             report
             for region, zones in chosen

@@ -26,9 +26,9 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.formats import ConversionBounds, detect_generation, open_disk
 from imgstore.formats.files.sha256 import check_sha256
-from imgstore.operations.activity_log import permit, recorded
+from imgstore.operations.activity_log import permit, record_activity
 from imgstore.operations.disks.conversions import conversion_bounds
-from imgstore.operations.disks.sources import location_of, open_source
+from imgstore.operations.disks.sources import open_source, resolve_location
 from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.replication.copy import converge, leave_to_workers
@@ -175,7 +175,9 @@ def _record_activity(
     installation: Installation, principal: Principal, resolved: ResolvedRequest
 ) -> AbstractContextManager[None]:
     scope = resolved.definition_path.version_id(resolved.request.version)
-    return recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write")
+    return record_activity(
+        installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"
+    )
 
 
 def _publish(
@@ -384,7 +386,7 @@ def open_disks(
         try:
             files[key] = stack.enter_context(closing(open_source(installation, uri)))
         except (SourceNotFound, StoreError):
-            if not has_arrived_from(arrived, key, [location_of(uri)]):
+            if not has_arrived_from(arrived, key, [resolve_location(uri)]):
                 raise
             if key == OS_DISK and resolved.sha256 is not None and arrived[key].source_sha256 is None:
                 raise

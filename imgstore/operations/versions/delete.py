@@ -13,7 +13,7 @@ from imgstore.domain.resources import ImageVersion
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import recorded, recorded_deletion
+from imgstore.operations.activity_log import record_activity, record_resource_deletion
 from imgstore.operations.gallery.versions import show_version, view_of
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.removal import abandon_writers, remove_version
@@ -50,7 +50,7 @@ def delete_version(
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     what = "Microsoft.Compute/galleries/images/versions/delete"
-    with recorded_deletion(installation, principal, scope, what):
+    with record_resource_deletion(installation, principal, scope, what):
         with installation.catalog.reading() as transaction:
             definition_path = lookup.find_definition_path(
                 transaction, installation.subscription, group, gallery, definition
@@ -125,7 +125,9 @@ def undelete_version(
         NotFound: the version does not exist, or its removal has begun.
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
-    with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"):
+    with record_activity(
+        installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"
+    ):
         purge_soft_deleted(installation)
         with installation.catalog.transaction() as transaction:
             definition_path = lookup.find_definition_path(

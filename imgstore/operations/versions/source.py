@@ -12,7 +12,7 @@ from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import ImageReference
 from imgstore.domain.requests import VersionSource
 from imgstore.domain.resources import DiskKind
-from imgstore.operations.disks.sources import is_id, named_ids
+from imgstore.operations.disks.sources import is_resource_id, list_candidate_ids
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions.request import ResolvedRequest
 
@@ -42,7 +42,7 @@ def has_arrived_from(arrived: Mapping[str, VersionDisk], key: str, locations: It
     """Return whether a disk was ingested from one of the locations: paths, URLs, or ids (compared without case)."""
     known = arrived[key].source.location if key in arrived else None
     return known is not None and any(
-        each == known or (is_id(each) and each.lower() == known.lower()) for each in locations
+        each == known or (is_resource_id(each) and each.lower() == known.lower()) for each in locations
     )
 
 
@@ -71,4 +71,4 @@ def list_source_ids(
 
 def list_possible_ids(installation: Installation, group: str, word: str, *kinds: str) -> list[str]:
     """List the ids of resources of the given kinds that `word` can mean."""
-    return [each.resource_id for each in named_ids(installation, group, word, kinds)]
+    return [each.resource_id for each in list_candidate_ids(installation, group, word, kinds)]

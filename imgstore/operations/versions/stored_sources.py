@@ -27,9 +27,9 @@ from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import charge_arrival
 from imgstore.operations import lookup
-from imgstore.operations.disks.export import pin_manifest, read_manifest, reading_under, siblings
-from imgstore.operations.disks.placement import named_version
-from imgstore.operations.disks.sources import COPIED, find_original, no_source
+from imgstore.operations.disks.export import hold_pin, list_alternative_slots, pin_manifest, read_manifest
+from imgstore.operations.disks.placement import find_named_version
+from imgstore.operations.disks.sources import COPYABLE_KINDS, find_original, source_not_found
 from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.images import find_image
@@ -143,7 +143,7 @@ def _choose_disks(
                 originals[key] = _find_source(installation, principal, transaction, group, word, region)
             except SourceNotFound:
                 if not has_arrived_from(
-                    new_version.arrived, key, list_possible_ids(installation, group, word, *COPIED)
+                    new_version.arrived, key, list_possible_ids(installation, group, word, *COPYABLE_KINDS)
                 ):
                     raise
         absent = frozenset(words.keys() - originals.keys())
@@ -197,10 +197,12 @@ def _choose_machine_disks(
     """
     machine = find_machine(installation, principal, transaction, definition_path.gallery.group, word)
     if machine is None:
-        raise no_source(word, "no virtual machine of that name", what=_NEW_RESOURCE, region=region, kind=SourceNotFound)
+        raise source_not_found(
+            word, "no virtual machine of that name", what=_NEW_RESOURCE, region=region, kind=SourceNotFound
+        )
     check_ready(machine)
     if machine.location != region:
-        raise no_source(word, f"it is in {machine.location}", what=_NEW_RESOURCE, region=region)
+        raise source_not_found(word, f"it is in {machine.location}", what=_NEW_RESOURCE, region=region)
     _check_os(machine.os_properties, definition_path, machine.name)
     disks = transaction.disks.list_attached(machine.resource_id)
     for disk in disks:
@@ -215,7 +217,7 @@ def _find_source(
     """Find the snapshot or managed disk that is the source of one disk of the version."""
     found = find_original(installation, principal, transaction, group, word, what=_NEW_RESOURCE)
     if found is None:
-        raise no_source(word, "a file's name", what=_NEW_RESOURCE, region=region)
+        raise source_not_found(word, "a file's name", what=_NEW_RESOURCE, region=region)
     return found
 
 
@@ -232,7 +234,7 @@ def _choose_stored_disks(
     """
     for disk in disks.values():
         if disk.location != region:
-            raise no_source(disk.resource_id, f"it is in {disk.location}", what=_NEW_RESOURCE, region=region)
+            raise source_not_found(disk.resource_id, f"it is in {disk.location}", what=_NEW_RESOURCE, region=region)
     if OS_DISK in disks:
         _check_os(disks[OS_DISK].os_properties, definition_path, disks[OS_DISK].name)
     return {key: _choose_stored_disk(installation, transaction, disk) for key, disk in disks.items()}
@@ -241,7 +243,7 @@ def _choose_stored_disks(
 def _choose_stored_disk(installation: Installation, transaction: Transaction, disk: ManagedDisk) -> _ChosenDisk:
     manifest = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
     assert manifest is not None, "a disk in state Succeeded has a manifest"
-    others = siblings(transaction, disk.source_version_uid, disk.slot)
+    others = list_alternative_slots(transaction, disk.source_version_uid, disk.slot)
     return _ChosenDisk(
         location=disk.resource_id,
         slot=disk.slot,
@@ -263,8 +265,8 @@ def _choose_version_disks(
     _check_os(theirs.definition.os_properties, definition_path, location)
     replica = _choose_replica(transaction.replicas.list(version.uid), version, region)
     if replica is None:
-        raise no_source(str(reference), "complete in no region", what=_NEW_RESOURCE)
-    others = _same_region(siblings(transaction, version.uid, replica.slot), replica.slot)
+        raise source_not_found(str(reference), "complete in no region", what=_NEW_RESOURCE)
+    others = _same_region(list_alternative_slots(transaction, version.uid, replica.slot), replica.slot)
     return {
         row.disk: _ChosenDisk(
             location=location,
@@ -285,10 +287,10 @@ def _find_version(
     region: str,
 ) -> ImageVersion:
     if reference.version is None:
-        return named_version(installation, transaction, definition_path, reference, region)
+        return find_named_version(installation, transaction, definition_path, reference, region)
     found = transaction.versions.get(definition_path.definition.uid, reference.version)
     if found is None or not found.is_visible:
-        raise no_source(str(reference), "no such version", what=_NEW_RESOURCE, kind=SourceNotFound)
+        raise source_not_found(str(reference), "no such version", what=_NEW_RESOURCE, kind=SourceNotFound)
     return found
 
 
@@ -319,7 +321,7 @@ def _read(installation: Installation, key: str, chosen: _ChosenDisk, new_version
     """Open a disk until the block ends. The pin ends with the block."""
     slots = (chosen.slot, *chosen.others)
     counter = ProgressCounter(installation, f"read {chosen.location.rsplit('/', 1)[-1]}")
-    with reading_under(installation, chosen.lease) as hold:
+    with hold_pin(installation, chosen.lease) as hold:
 
         def wait_or_stop(seconds: float) -> None:
             installation.effects.wait(seconds)

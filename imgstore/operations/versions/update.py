@@ -9,7 +9,7 @@ from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, VersionUpdate
 from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import recorded
+from imgstore.operations.activity_log import record_activity
 from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.replication.copy import converge, leave_to_workers
@@ -44,7 +44,9 @@ def update_version(
         ReplicationFailed: one or more target regions failed. The other regions are usable.
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
-    with recorded(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"):
+    with record_activity(
+        installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"
+    ):
         with installation.catalog.reading() as transaction:
             definition_path = lookup.find_definition_path(
                 transaction, installation.subscription, group, gallery, definition

@@ -350,8 +350,8 @@ def _disk_source(location: str) -> Json:
 
 
 def _is_resource(location: str) -> bool:
-    is_id = location.startswith("/subscriptions/") and f"/providers/{_COMPUTE}/" in location
-    return is_id or shared_image_field(location) is not None
+    is_resource_id = location.startswith("/subscriptions/") and f"/providers/{_COMPUTE}/" in location
+    return is_resource_id or shared_image_field(location) is not None
 
 
 def _gib(size_bytes: int) -> int:
