@@ -16,10 +16,16 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     slots            -> pools
     replicas         -> versions, slots
     disks            -> groups, slots   ~> versions          also snapshots and disks of managed images
+    machines         -> groups                               the disks refer to machines by resource id
     segments         -> pools           ~> works             a work may be deleted before its segments
     manifests        -> slots           ~> versions, disks   `owner_uid` is the uid of a version or a disk
     condemned        -> slots           ~> segments          deletion marks, also of segments without a row
     deletions        -> slots                                delete requests that a store may still carry out
+    maintenance_turns                                        maintenance tasks and leases on tasks
+    zone_gaps        -> slots                                numbers of objects that zones miss
+    unknown_objects  -> slots                                objects in a slot that are not in the catalog
+    scrub_passes     -> slots                                unfinished passes of scrub
+    scrub_damages    -> scrub_passes                         damaged objects that a pass found
     works            -> slots           ~> versions, disks
     work_pins        -> works, manifests                     the database refuses to delete a pinned manifest
     ledger           ~> all resources, by name               statements need charges of deleted resources
@@ -35,6 +41,11 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     issuers          -> tenants
     signing_keys                                             present and former keys that sign tokens
     operations       ~> all resources, by name               long-running operations of the API, kept for seven days
+    preemptions      ~> operations                           resources to which a newer request has written
+    deployments      -> groups                               deployments of templates
+    inert_resources  -> groups                               network resources without behaviour
+    inert_references -> inert_resources                      references to other resources, by resource id
+    machine_interfaces-> machines                             network interfaces of machines, by resource id
 
 A ``*_key`` column contains the folded form (`columns.fold_name`) of a name. Comparisons and unique constraints use the
 folded form.

@@ -2,17 +2,14 @@
 
 import builtins
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository, missing_row_error
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.identity.principals import PrincipalRecord, RoleAssignment, Secret, Tenant
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
 
 _tenants = schema.tenants
 _subscriptions = schema.subscriptions
@@ -32,19 +29,18 @@ class Tenants(Repository):
         Raises:
             Conflict: a tenant of this name exists.
         """
-        values = {"uid": tenant.uid, "name": tenant.name, "name_key": fold_name(tenant.name)}
-        self._session.run(_tenants.insert(), {**values, "created_at": tenant.created_at})
+        self._session.run(_tenants.insert(), to_columns(_tenants, tenant, name_key=fold_name(tenant.name)))
 
     def list(self) -> builtins.list[Tenant]:
         """Return all tenants, oldest first."""
         rows = self._session.all(select(_tenants).order_by(_tenants.c.created_at, _tenants.c.uid))
-        return [_tenant(row) for row in rows]
+        return [to_value(Tenant, row) for row in rows]
 
     def find(self, name: str) -> Tenant | None:
         """Return the tenant with this uid or name, or None."""
         wanted = (_tenants.c.uid == name.lower()) | (_tenants.c.name_key == fold_name(name))
         row = self._session.first(select(_tenants).where(wanted))
-        return None if row is None else _tenant(row)
+        return None if row is None else to_value(Tenant, row)
 
     def lock(self) -> None:
         """Lock the creation of first tenants, keys and administrators until the end of the transaction."""
@@ -79,30 +75,18 @@ class Principals(Repository):
             Conflict: the tenant has a service principal of this application, or a user with this issuer and subject
                 exists.
         """
-        self._session.run(
-            _principals.insert(),
-            {
-                "uid": identity.uid,
-                "kind": identity.kind,
-                "tenant_uid": identity.tenant_uid,
-                "name": identity.name,
-                "client_id": identity.client_id,
-                "issuer": identity.issuer,
-                "subject": identity.subject,
-                "created_at": identity.created_at,
-            },
-        )
+        self._session.run(_principals.insert(), to_columns(_principals, identity))
 
     def get(self, uid: str) -> PrincipalRecord | None:
         """Return the principal with this object id, or None."""
         row = self._session.first(select(_principals).where(_principals.c.uid == uid))
-        return None if row is None else _identity(row)
+        return None if row is None else to_value(PrincipalRecord, row)
 
     def find_by_client(self, tenant_uid: str, client_id: str) -> PrincipalRecord | None:
         """Return the service principal of an application in a tenant, or None."""
         wanted = (_principals.c.tenant_uid == tenant_uid) & (_principals.c.client_id == client_id)
         row = self._session.first(select(_principals).where(wanted))
-        return None if row is None else _identity(row)
+        return None if row is None else to_value(PrincipalRecord, row)
 
     def is_client_known(self, client_id: str) -> bool:
         """Return whether any tenant has a service principal of the application."""
@@ -113,12 +97,12 @@ class Principals(Repository):
         """Return the user with this subject at an issuer, or None."""
         wanted = (_principals.c.issuer == issuer) & (_principals.c.subject == subject)
         row = self._session.first(select(_principals).where(wanted))
-        return None if row is None else _identity(row)
+        return None if row is None else to_value(PrincipalRecord, row)
 
     def list(self) -> builtins.list[PrincipalRecord]:
         """Return all principals, oldest first."""
         rows = self._session.all(select(_principals).order_by(_principals.c.created_at, _principals.c.uid))
-        return [_identity(row) for row in rows]
+        return [to_value(PrincipalRecord, row) for row in rows]
 
     def revoke_tokens(self, uid: str, now: datetime) -> None:
         """Invalidate all tokens that the principal received before `now`.
@@ -148,28 +132,20 @@ class Secrets(Repository):
 
     def add(self, secret: Secret) -> None:
         """Add a secret. Other secrets of the application stay valid."""
-        self._session.run(
-            _secrets.insert(),
-            {
-                "uid": secret.uid,
-                "client_id": secret.client_id,
-                "hint": secret.hint,
-                "hashed": secret.hashed,
-                "created_at": secret.created_at,
-                "expires_at": secret.expires_at,
-            },
-        )
+        self._session.run(_secrets.insert(), to_columns(_secrets, secret))
 
     def find(self, client_id: str, hint: str) -> Secret | None:
         """Return the secret of an application that begins with `hint`, or None."""
         wanted = (_secrets.c.client_id == client_id) & (_secrets.c.hint == hint)
         row = self._session.first(select(_secrets).where(wanted))
-        return None if row is None else _secret(row)
+        return None if row is None else to_value(Secret, row)
 
     def list(self, client_id: str) -> builtins.list[Secret]:
         """Return the secrets of an application, oldest first."""
         wanted = select(_secrets).where(_secrets.c.client_id == client_id)
-        return [_secret(row) for row in self._session.all(wanted.order_by(_secrets.c.created_at, _secrets.c.uid))]
+        return [
+            to_value(Secret, row) for row in self._session.all(wanted.order_by(_secrets.c.created_at, _secrets.c.uid))
+        ]
 
     def delete_all(self, client_id: str) -> None:
         """Remove all secrets of an application."""
@@ -187,27 +163,18 @@ class Assignments(Repository):
         Raises:
             Conflict: the principal has the role on the scope already.
         """
-        self._session.run(
-            _assignments.insert(),
-            {
-                "uid": assignment.uid,
-                "principal_uid": assignment.principal_uid,
-                "role": assignment.role,
-                "scope": assignment.scope,
-                "scope_key": fold_name(assignment.scope),
-                "created_at": assignment.created_at,
-            },
-        )
+        values = to_columns(_assignments, assignment, scope_key=fold_name(assignment.scope))
+        self._session.run(_assignments.insert(), values)
 
     def list_of_principal(self, principal_uid: str) -> builtins.list[RoleAssignment]:
         """Return the role assignments of a principal, by scope."""
         wanted = select(_assignments).where(_assignments.c.principal_uid == principal_uid)
-        return [_assignment(row) for row in self._session.all(wanted.order_by(_assignments.c.scope_key))]
+        return [to_value(RoleAssignment, row) for row in self._session.all(wanted.order_by(_assignments.c.scope_key))]
 
     def list(self) -> builtins.list[RoleAssignment]:
         """Return all role assignments, by scope."""
         order = (_assignments.c.scope_key, _assignments.c.created_at, _assignments.c.uid)
-        return [_assignment(row) for row in self._session.all(select(_assignments).order_by(*order))]
+        return [to_value(RoleAssignment, row) for row in self._session.all(select(_assignments).order_by(*order))]
 
     def delete(self, uid: str) -> None:
         """Remove a role assignment.
@@ -216,39 +183,3 @@ class Assignments(Repository):
             NotFound: no row has this uid.
         """
         self._remove(_assignments, uid, "role assignment")
-
-
-def _tenant(row: "Row[Any]") -> Tenant:
-    return Tenant(uid=row.uid, name=row.name, created_at=row.created_at)
-
-
-def _identity(row: "Row[Any]") -> PrincipalRecord:
-    return PrincipalRecord(
-        uid=row.uid,
-        kind=row.kind,
-        tenant_uid=row.tenant_uid,
-        name=row.name,
-        client_id=row.client_id,
-        issuer=row.issuer,
-        subject=row.subject,
-        token_generation=row.token_generation,
-        tokens_valid_after=row.tokens_valid_after,
-        created_at=row.created_at,
-    )
-
-
-def _secret(row: "Row[Any]") -> Secret:
-    return Secret(
-        uid=row.uid,
-        client_id=row.client_id,
-        hint=row.hint,
-        hashed=row.hashed,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-    )
-
-
-def _assignment(row: "Row[Any]") -> RoleAssignment:
-    return RoleAssignment(
-        uid=row.uid, principal_uid=row.principal_uid, role=row.role, scope=row.scope, created_at=row.created_at
-    )

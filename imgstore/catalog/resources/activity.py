@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_value
 
 _activity = schema.activity
 
@@ -160,16 +161,4 @@ class Activity(Repository):
         if since is not None:
             statement = statement.where(_activity.c.started_at >= since)
         rows = self._session.all(statement.order_by(_activity.c.id.desc()).limit(limit))
-        return [
-            ActivityRow(
-                principal=row.principal,
-                action=row.action,
-                scope=row.scope,
-                outcome=row.outcome,
-                detail=row.detail,
-                started_at=row.started_at,
-                finished_at=row.finished_at,
-                repeats=row.repeats,
-            )
-            for row in rows
-        ]
+        return [to_value(ActivityRow, row) for row in rows]

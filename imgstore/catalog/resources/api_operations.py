@@ -3,12 +3,13 @@
 import builtins
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import and_, delete, func, or_, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.async_operations import (
     END_DISK_ACCESS,
     LEASE_SECONDS,
@@ -16,9 +17,6 @@ from imgstore.domain.async_operations import (
     AsyncOperation,
     OperationStatus,
 )
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
 
 _operations = schema.operations
 _preemptions = schema.preemptions
@@ -63,7 +61,7 @@ class Operations(Repository):
             started_at=self._session.now(),
             lease_expires_at=self._lease_end(),
         )
-        values = {name: getattr(operation, name) for name in AsyncOperation.__slots__}
+        values = to_columns(_operations, operation)
         is_new = self._session.change(self._session.upsert(_operations).values(values).on_conflict_do_nothing())
         if is_new and resource_id is not None:
             is_access = kind == END_DISK_ACCESS
@@ -98,13 +96,13 @@ class Operations(Repository):
     def get(self, uid: str) -> AsyncOperation | None:
         """Return the operation with this uid, or None."""
         row = self._session.first(select(_operations).where(_operations.c.uid == uid))
-        return None if row is None else _operation(row)
+        return None if row is None else to_value(AsyncOperation, row)
 
     def list_in_progress(self) -> "builtins.list[AsyncOperation]":
         """Return the operations in progress, oldest first."""
         order = (_operations.c.started_at, _operations.c.uid)
         rows = self._session.all(select(_operations).where(_operations.c.status == _OPEN).order_by(*order))
-        return [_operation(row) for row in rows]
+        return [to_value(AsyncOperation, row) for row in rows]
 
     def take_over(self, operation: AsyncOperation, holder: str) -> bool:
         """Make `holder` the holder of an operation.
@@ -137,13 +135,13 @@ class Operations(Repository):
         of = select(_operations).where(_operations.c.subscription == subscription)
         chosen = of if status is None else of.where(_operations.c.status == status)
         rows = self._session.all(chosen.order_by(_operations.c.started_at.desc(), _operations.c.uid))
-        return [_operation(row) for row in rows]
+        return [to_value(AsyncOperation, row) for row in rows]
 
     def list_writes(self, resource_id: str) -> "builtins.list[AsyncOperation]":
         """Return the operations in progress that change a resource, except deletions."""
         about = func.lower(_operations.c.resource_id) == resource_id.lower()
         which = (_operations.c.status == _OPEN, about, _operations.c.kind.not_like("delete-%"))
-        return [_operation(row) for row in self._session.all(select(_operations).where(*which))]
+        return [to_value(AsyncOperation, row) for row in self._session.all(select(_operations).where(*which))]
 
     def request_cancel(self, uid: str, principal: str) -> bool:
         """Record that `principal` asks to cancel an operation. Return False if the operation has ended."""
@@ -154,7 +152,7 @@ class Operations(Repository):
         """Return the operations in progress of a holder for which a cancellation was requested."""
         which = (_operations.c.holder == holder, _operations.c.cancel_requested_by.is_not(None))
         return [
-            _operation(row)
+            to_value(AsyncOperation, row)
             for row in self._session.all(select(_operations).where(_operations.c.status == _OPEN, *which))
         ]
 
@@ -186,7 +184,3 @@ class Operations(Repository):
         in_progress = select(_operations.c.uid).where(_operations.c.status == _OPEN)
         self._session.run(delete(_preemptions).where(_preemptions.c.operation_uid.not_in(in_progress)))
         return self._session.change(delete(_operations).where(_operations.c.finished_at < before))
-
-
-def _operation(row: "Row[Any]") -> AsyncOperation:
-    return AsyncOperation(**{name: getattr(row, name) for name in AsyncOperation.__slots__})

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.resources import DiskType, Feature, ImageDefinition, PurchasePlan, RecommendedRange
 
 if TYPE_CHECKING:
@@ -109,66 +110,33 @@ def _identifier(publisher: str, offer: str, sku: str) -> str:
 
 def _values(definition: ImageDefinition) -> dict[str, Any]:
     plan = definition.purchase_plan or PurchasePlan()
-    return {
-        "uid": definition.uid,
-        "gallery_uid": definition.gallery_uid,
-        "name": definition.name,
-        "name_key": fold_name(definition.name),
-        "location": definition.location,
-        "publisher": definition.publisher,
-        "offer": definition.offer,
-        "sku": definition.sku,
-        "identifier_key": _identifier(definition.publisher, definition.offer, definition.sku),
-        "os_type": definition.os_type,
-        "os_state": definition.os_state,
-        "hyper_v_generation": definition.hyper_v_generation,
-        "architecture": definition.architecture,
-        "description": definition.description,
-        "eula": definition.eula,
-        "privacy_statement_uri": definition.privacy_statement_uri,
-        "release_note_uri": definition.release_note_uri,
-        "end_of_life_at": definition.end_of_life_at,
-        "vcpus_min": definition.recommended_vcpus.min,
-        "vcpus_max": definition.recommended_vcpus.max,
-        "memory_min_gib": definition.recommended_memory_gib.min,
-        "memory_max_gib": definition.recommended_memory_gib.max,
-        "disallowed_disk_types": [kind.value for kind in definition.disallowed_disk_types],
-        "plan_name": plan.name,
-        "plan_publisher": plan.publisher,
-        "plan_product": plan.product,
-        "features": [asdict(feature) for feature in definition.features],
-        "allow_update_image": definition.allow_update_image,
-        "tags": dict(definition.tags),
-        "created_at": definition.created_at,
-    }
+    return to_columns(
+        _definitions,
+        definition,
+        name_key=fold_name(definition.name),
+        identifier_key=_identifier(definition.publisher, definition.offer, definition.sku),
+        vcpus_min=definition.recommended_vcpus.min,
+        vcpus_max=definition.recommended_vcpus.max,
+        memory_min_gib=definition.recommended_memory_gib.min,
+        memory_max_gib=definition.recommended_memory_gib.max,
+        disallowed_disk_types=[kind.value for kind in definition.disallowed_disk_types],
+        plan_name=plan.name,
+        plan_publisher=plan.publisher,
+        plan_product=plan.product,
+        features=[asdict(feature) for feature in definition.features],
+        tags=dict(definition.tags),
+    )
 
 
 def definition_from_row(row: "Row[Any]") -> ImageDefinition:
     """Return the definition in the columns of a row."""
     plan = PurchasePlan(name=row.plan_name, publisher=row.plan_publisher, product=row.plan_product)
-    return ImageDefinition(
-        uid=row.uid,
-        gallery_uid=row.gallery_uid,
-        name=row.name,
-        location=row.location,
-        publisher=row.publisher,
-        offer=row.offer,
-        sku=row.sku,
-        os_type=row.os_type,
-        os_state=row.os_state,
-        hyper_v_generation=row.hyper_v_generation,
-        architecture=row.architecture,
-        description=row.description,
-        eula=row.eula,
-        privacy_statement_uri=row.privacy_statement_uri,
-        release_note_uri=row.release_note_uri,
-        end_of_life_at=row.end_of_life_at,
+    return to_value(
+        ImageDefinition,
+        row,
         recommended_vcpus=RecommendedRange(min=row.vcpus_min, max=row.vcpus_max),
         recommended_memory_gib=RecommendedRange(min=row.memory_min_gib, max=row.memory_max_gib),
         disallowed_disk_types=tuple(map(DiskType, row.disallowed_disk_types)),
         purchase_plan=None if plan == PurchasePlan() else plan,
         features=tuple(Feature(**values) for values in row.features),
-        allow_update_image=row.allow_update_image,
-        tags=row.tags,
-        created_at=row.created_at,
     )

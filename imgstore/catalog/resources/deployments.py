@@ -8,6 +8,7 @@ from sqlalchemy import delete, func, select
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.deployments import Deployment
 
 if TYPE_CHECKING:
@@ -52,10 +53,10 @@ class Deployments(Repository):
 
 
 def _values(deployment: Deployment) -> dict[str, Any]:
-    values = {name: getattr(deployment, name) for name in Deployment.__slots__}
-    return values | {"name_key": fold_name(deployment.name), "resources": list(deployment.resources)}
+    return to_columns(
+        _deployments, deployment, name_key=fold_name(deployment.name), resources=list(deployment.resources)
+    )
 
 
 def _deployment(row: "Row[Any]") -> Deployment:
-    values = {name: getattr(row, name) for name in Deployment.__slots__}
-    return Deployment(**values | {"resources": tuple(values["resources"])})
+    return to_value(Deployment, row, resources=tuple(row.resources))

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, FromClause, Insert, bindparam, func, selec
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.resources.groups import is_group, missing_group_error
 from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
 from imgstore.domain.disks.signed_urls import DiskGrant
@@ -241,68 +242,33 @@ def insert_parameters(disk: ManagedDisk) -> dict[str, Any]:
 
 def _values(disk: ManagedDisk) -> dict[str, Any]:
     """Return the columns except the group, which never changes, and the grant, which only `set_grant` writes."""
-    return {
-        "uid": disk.uid,
-        "kind": disk.kind,
-        "name": disk.name,
-        "name_key": fold_name(disk.name),
-        "part": disk.disk_key,
-        "location": disk.location,
-        "tags": dict(disk.tags),
-        "source_version_uid": disk.source_version_uid,
-        "source_reference": disk.source_reference,
-        "source_lun": disk.source_lun,
-        "source_file_bytes": disk.source.file_bytes if disk.source else None,
-        "source_stamp": disk.source.stamp if disk.source else None,
-        "body_key": disk.body_key,
-        "os_type": disk.os_properties.os_type,
-        "os_state": disk.os_properties.os_state,
-        "hyper_v_generation": disk.os_properties.hyper_v_generation,
-        "replica": disk.replica,
-        "slot_uid": disk.slot.uid,
-        "storage_account_type": disk.storage_account_type,
-        "virtual_bytes": disk.virtual_bytes,
-        "disk_digest": disk.disk_digest,
-        "created_at": disk.created_at,
-        "provisioning_state": disk.provisioning_state,
-        "source_format": disk.source_format,
-        "upload_bytes": disk.upload_bytes,
-        "managed_by": disk.managed_by,
-        "machine_lun": disk.machine_lun,
-        "kept": dict(disk.extra_properties),
-    }
+    return to_columns(
+        _disks,
+        disk,
+        omit=("group_uid", *_GRANT),
+        name_key=fold_name(disk.name),
+        part=disk.disk_key,
+        tags=dict(disk.tags),
+        source_file_bytes=disk.source.file_bytes if disk.source else None,
+        source_stamp=disk.source.stamp if disk.source else None,
+        os_type=disk.os_properties.os_type,
+        os_state=disk.os_properties.os_state,
+        hyper_v_generation=disk.os_properties.hyper_v_generation,
+        slot_uid=disk.slot.uid,
+        kept=dict(disk.extra_properties),
+    )
 
 
 def _disk(row: "Row[Any]") -> ManagedDisk:
-    return ManagedDisk(
-        uid=row.uid,
-        kind=row.kind,
-        subscription=row.subscription,
+    return to_value(
+        ManagedDisk,
+        row,
         group=row.group_name,
-        name=row.name,
         disk_key=row.part,
-        location=row.location,
-        tags=row.tags,
-        source_version_uid=row.source_version_uid,
-        source_reference=row.source_reference,
         source=_source(row),
-        body_key=row.body_key,
-        os_properties=OsProperties(
-            os_type=row.os_type, os_state=row.os_state, hyper_v_generation=row.hyper_v_generation
-        ),
-        replica=row.replica,
+        os_properties=to_value(OsProperties, row),
         slot=slot_from_row(row),
-        storage_account_type=row.storage_account_type,
-        virtual_bytes=row.virtual_bytes,
-        disk_digest=row.disk_digest,
-        created_at=row.created_at,
-        provisioning_state=row.provisioning_state,
-        source_format=row.source_format,
-        upload_bytes=row.upload_bytes,
         grant=_grant(row),
-        source_lun=row.source_lun,
-        managed_by=row.managed_by,
-        machine_lun=row.machine_lun,
         extra_properties=row.kept,
     )
 

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.resources.groups import get_group_uid, is_group
 from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, SharingProfile
 from imgstore.domain.resources import Gallery
@@ -127,22 +128,16 @@ class Galleries(Repository):
         self._remove(_galleries, uid, "gallery")
 
     def _values(self, gallery: Gallery) -> dict[str, Any]:
-        return {
-            "uid": gallery.uid,
-            "group_uid": get_group_uid(self._session, gallery.subscription, gallery.group),
-            "subscription_key": fold_name(gallery.subscription),
-            "name": gallery.name,
-            "name_key": fold_name(gallery.name),
-            "location": gallery.location,
-            "description": gallery.description,
-            "tags": dict(gallery.tags),
-            "soft_delete_enabled": gallery.soft_delete_enabled,
-            "soft_delete_retention_days": gallery.soft_delete_retention_days,
-            "sharing_permission": gallery.sharing.permission if gallery.sharing else None,
-            "sharing": _sharing_json(gallery.sharing),
-            "pool_uid": gallery.pool_uid,
-            "created_at": gallery.created_at,
-        }
+        return to_columns(
+            _galleries,
+            gallery,
+            group_uid=get_group_uid(self._session, gallery.subscription, gallery.group),
+            subscription_key=fold_name(gallery.subscription),
+            name_key=fold_name(gallery.name),
+            tags=dict(gallery.tags),
+            sharing_permission=gallery.sharing.permission if gallery.sharing else None,
+            sharing=_sharing_json(gallery.sharing),
+        )
 
 
 def _sharing_json(profile: SharingProfile | None) -> dict[str, Any] | None:
@@ -169,17 +164,4 @@ def _sharing(permission: SharingPermission | None, stored: dict[str, Any] | None
 
 def gallery_from_row(row: "Row[Any]") -> Gallery:
     """Return the gallery in the columns of a row, with the `subscription` and `group_name` of its group."""
-    return Gallery(
-        uid=row.uid,
-        subscription=row.subscription,
-        group=row.group_name,
-        name=row.name,
-        location=row.location,
-        description=row.description,
-        tags=row.tags,
-        soft_delete_enabled=row.soft_delete_enabled,
-        soft_delete_retention_days=row.soft_delete_retention_days,
-        sharing=_sharing(row.sharing_permission, row.sharing),
-        pool_uid=row.pool_uid,
-        created_at=row.created_at,
-    )
+    return to_value(Gallery, row, group=row.group_name, sharing=_sharing(row.sharing_permission, row.sharing))

@@ -1,7 +1,7 @@
 """Resource groups."""
 
 import builtins
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 
@@ -9,12 +9,10 @@ from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.database import Session
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.errors import ParentNotFound
 from imgstore.domain.names import group_id
 from imgstore.domain.resources import Group
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
 
 _groups = schema.groups
 
@@ -43,14 +41,14 @@ class Groups(Repository):
     def get(self, subscription: str, name: str) -> Group | None:
         """Return the group with this name, or None."""
         row = self._session.first(select(_groups).where(is_group(subscription, name)))
-        return None if row is None else _group(row)
+        return None if row is None else to_value(Group, row)
 
     def list(self, subscription: str, *, after: str | None = None, limit: int | None = None) -> builtins.list[Group]:
         """Return the groups of a subscription, by name: at most `limit`, with names after `after`."""
         statement = select(_groups).where(_groups.c.subscription_key == fold_name(subscription))
         if after is not None:
             statement = statement.where(_groups.c.name_key > fold_name(after))
-        return [_group(row) for row in self._session.all(statement.order_by(_groups.c.name_key).limit(limit))]
+        return [to_value(Group, row) for row in self._session.all(statement.order_by(_groups.c.name_key).limit(limit))]
 
     def subscriptions(self) -> builtins.list[str]:
         """Return the subscriptions that have groups, in the spelling of one of the groups."""
@@ -108,24 +106,10 @@ def missing_group_error(subscription: str, name: str) -> ParentNotFound:
 
 
 def _values(group: Group) -> dict[str, Any]:
-    return {
-        "uid": group.uid,
-        "subscription": group.subscription,
-        "subscription_key": fold_name(group.subscription),
-        "name": group.name,
-        "name_key": fold_name(group.name),
-        "location": group.location,
-        "tags": dict(group.tags),
-        "created_at": group.created_at,
-    }
-
-
-def _group(row: "Row[Any]") -> Group:
-    return Group(
-        uid=row.uid,
-        subscription=row.subscription,
-        name=row.name,
-        location=row.location,
-        tags=row.tags,
-        created_at=row.created_at,
+    return to_columns(
+        _groups,
+        group,
+        subscription_key=fold_name(group.subscription),
+        name_key=fold_name(group.name),
+        tags=dict(group.tags),
     )

@@ -8,6 +8,7 @@ from sqlalchemy import select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_value
 from imgstore.domain.errors import NotFound
 
 HMAC_KEY_BYTES: Final = 32
@@ -47,16 +48,7 @@ class Installations(Repository):
     def find(self) -> InstallationRow | None:
         """Return the installation, or None before the first call of `ensure`."""
         row = self._session.first(select(schema.installation))
-        if row is None:
-            return None
-        return InstallationRow(
-            uid=row.uid,
-            subscription=row.subscription,
-            created_at=row.created_at,
-            outdated=row.outdated,
-            keeps_unknown=row.keeps_unknown,
-            records_every_zone=row.records_every_zone,
-        )
+        return None if row is None else to_value(InstallationRow, row)
 
     def mark_outdated(self, found: str) -> None:
         """Record the evidence that this catalog is older than its buckets. The first evidence stays."""

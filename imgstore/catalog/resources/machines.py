@@ -8,6 +8,7 @@ from sqlalchemy import select, tuple_
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository, missing_row_error
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.resources.groups import get_group_uid, is_group
 from imgstore.domain.disks.version_disks import HostCaching
 from imgstore.domain.machines import DiskAttachment, Machine
@@ -108,47 +109,26 @@ class Machines(Repository):
 
 def _values(machine: Machine) -> dict[str, Any]:
     """Return the columns except the group."""
-    return {
-        "uid": machine.uid,
-        "name": machine.name,
-        "name_key": fold_name(machine.name),
-        "location": machine.location,
-        "tags": dict(machine.tags),
-        "size": machine.size,
-        "image_reference": machine.image_reference,
-        "os_type": machine.os_type,
-        "hyper_v_generation": machine.hyper_v_generation,
-        "admin_username": machine.admin_username,
-        "computer_name": machine.computer_name,
-        "generalized": machine.generalized,
-        "kept": {
+    return to_columns(
+        _machines,
+        machine,
+        omit=("group_uid",),
+        name_key=fold_name(machine.name),
+        tags=dict(machine.tags),
+        kept={
             "said": dict(machine.extra_properties),
             "disks": {key: _attachment_values(attachment) for key, attachment in machine.attachments.items()},
         },
-        "created_at": machine.created_at,
-        "provisioning_state": machine.provisioning_state,
-    }
+    )
 
 
 def _machine(row: "Row[Any]") -> Machine:
-    return Machine(
-        uid=row.uid,
-        subscription=row.subscription,
+    return to_value(
+        Machine,
+        row,
         group=row.group_name,
-        name=row.name,
-        location=row.location,
-        tags=row.tags,
-        size=row.size,
-        image_reference=row.image_reference,
-        os_type=row.os_type,
-        hyper_v_generation=row.hyper_v_generation,
-        admin_username=row.admin_username,
-        computer_name=row.computer_name,
-        generalized=row.generalized,
         attachments={key: _attachment(values) for key, values in row.kept.get("disks", {}).items()},
         extra_properties=row.kept.get("said", {}),
-        created_at=row.created_at,
-        provisioning_state=row.provisioning_state,
     )
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import delete, select, tuple_
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.resources.groups import get_group_uid, is_group
 from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import compute_id
@@ -153,33 +154,19 @@ class NetworkRecords(Repository):
 def _values(resource: NetworkRecord) -> dict[str, Any]:
     """Return the columns except the group."""
     content = resource.content
-    return {
-        "uid": resource.uid,
-        "type": resource.type,
-        "name": resource.name,
-        "name_key": fold_name(resource.name),
-        "location": content.location,
-        "tags": dict(content.tags),
-        "body": dict(content.body),
-        "parts": list(content.parts),
-        "refers_to": list(content.references),
-        "created_at": resource.created_at,
-    }
+    return to_columns(
+        _inert,
+        resource,
+        omit=("group_uid",),
+        name_key=fold_name(resource.name),
+        location=content.location,
+        tags=dict(content.tags),
+        body=dict(content.body),
+        parts=list(content.parts),
+        refers_to=list(content.references),
+    )
 
 
 def _resource(row: "Row[Any]") -> NetworkRecord:
-    return NetworkRecord(
-        uid=row.uid,
-        subscription=row.subscription,
-        group=row.group_name,
-        type=row.type,
-        name=row.name,
-        content=NetworkContent(
-            location=row.location,
-            tags=row.tags,
-            body=row.body,
-            parts=tuple(row.parts),
-            references=tuple(row.refers_to),
-        ),
-        created_at=row.created_at,
-    )
+    content = to_value(NetworkContent, row, parts=tuple(row.parts), references=tuple(row.refers_to))
+    return to_value(NetworkRecord, row, group=row.group_name, content=content)

@@ -9,6 +9,7 @@ from sqlalchemy import func, select, tuple_
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository, missing_row_error
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.disks.sources import SourceIdentity
 from imgstore.domain.disks.version_disks import HostCaching, VersionDisk
 from imgstore.domain.names import VersionName
@@ -159,49 +160,27 @@ class Versions(Repository):
 
 
 def _values(version: ImageVersion) -> dict[str, Any]:
-    return {
-        "uid": version.uid,
-        "definition_uid": version.definition_uid,
-        "major": version.name.major,
-        "minor": version.name.minor,
-        "patch": version.name.patch,
-        "location": version.location,
-        "target_regions": [_target_values(target) for target in version.target_regions],
-        "replica_count": version.replica_count,
-        "replication_mode": version.replication_mode,
-        "exclude_from_latest": version.exclude_from_latest,
-        "tags": dict(version.tags),
-        "disks": [_disk_values(disk) for disk in version.disks],
-        "published_at": version.published_at,
-        "provisioning_state": version.provisioning_state,
-        "end_of_life_at": version.end_of_life_at,
-        "allow_deletion_of_replicated_locations": version.allow_deletion_of_replicated_locations,
-        "block_deletion_before_end_of_life": version.block_deletion_before_end_of_life,
-        "soft_deleted_at": version.soft_deleted_at,
-        "hard_deletion_at": version.hard_deletion_at,
-    }
+    return to_columns(
+        _versions,
+        version,
+        omit=("served_at",),
+        major=version.name.major,
+        minor=version.name.minor,
+        patch=version.name.patch,
+        target_regions=[_target_values(target) for target in version.target_regions],
+        disks=[_disk_values(disk) for disk in version.disks],
+        tags=dict(version.tags),
+    )
 
 
 def version_from_row(row: "Row[Any]") -> ImageVersion:
     """Return the version in the columns of a row."""
-    return ImageVersion(
-        uid=row.uid,
-        definition_uid=row.definition_uid,
+    return to_value(
+        ImageVersion,
+        row,
         name=VersionName(row.major, row.minor, row.patch),
-        location=row.location,
         target_regions=tuple(_target(values) for values in row.target_regions),
-        replica_count=row.replica_count,
-        replication_mode=row.replication_mode,
-        exclude_from_latest=row.exclude_from_latest,
-        tags=row.tags,
         disks=tuple(disk_from_json(values) for values in row.disks),
-        published_at=row.published_at,
-        provisioning_state=row.provisioning_state,
-        end_of_life_at=row.end_of_life_at,
-        allow_deletion_of_replicated_locations=row.allow_deletion_of_replicated_locations,
-        block_deletion_before_end_of_life=row.block_deletion_before_end_of_life,
-        soft_deleted_at=row.soft_deleted_at,
-        hard_deletion_at=row.hard_deletion_at,
     )
 
 

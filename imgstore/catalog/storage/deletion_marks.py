@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_value
 from imgstore.catalog.engine.sequence import CatalogSequence
 from imgstore.catalog.storage.segments import split_batches
 from imgstore.domain.storage.digests import Digest
@@ -104,13 +105,4 @@ def _in(slot_uid: str, names: Sequence[Digest]) -> ColumnElement[bool]:
 
 
 def _row(row: "Row[Any]") -> DeletionMark:
-    return DeletionMark(
-        slot_uid=row.slot_uid,
-        name=bytes(row.name),
-        stored_bytes=row.stored_bytes,
-        gc_state=row.sentence,
-        since=row.since,
-        since_sequence=row.since_sequence,
-        token=row.token,
-        lease_expires_at=row.lease_expires_at,
-    )
+    return to_value(DeletionMark, row, name=bytes(row.name), gc_state=row.sentence)

@@ -8,6 +8,7 @@ from sqlalchemy import Select, Table, select, update
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository, missing_row_error
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.ledger.entries import LedgerRow, Party, StorageInterval
 
 if TYPE_CHECKING:
@@ -84,71 +85,20 @@ def _party_values(party: Party) -> dict[str, Any]:
 
 
 def _party(row: "Row[Any]") -> Party:
-    return Party(
-        subscription=row.subscription,
-        group=row.group_name,
-        gallery=row.gallery,
-        definition=row.definition,
-        version=row.version,
-        disk=row.disk,
-    )
+    return to_value(Party, row, group=row.group_name)
 
 
 def _charge_values(row: LedgerRow) -> dict[str, Any]:
-    return {
-        **_party_values(row.party),
-        "key": row.key,
-        "kind": row.kind,
-        "source": row.source,
-        "target": row.target,
-        "replica": row.replica,
-        "delivered_bytes": row.delivered_bytes,
-        "unit_price": row.unit_price,
-        "amount": row.amount,
-        "time": row.time,
-    }
+    return to_columns(_ledger, row, **_party_values(row.party))
 
 
 def _charge(row: "Row[Any]") -> LedgerRow:
-    return LedgerRow(
-        key=row.key,
-        kind=row.kind,
-        party=_party(row),
-        source=row.source,
-        target=row.target,
-        replica=row.replica,
-        delivered_bytes=row.delivered_bytes,
-        unit_price=row.unit_price,
-        amount=row.amount,
-        time=row.time,
-    )
+    return to_value(LedgerRow, row, party=_party(row))
 
 
 def _interval_values(interval: StorageInterval) -> dict[str, Any]:
-    return {
-        **_party_values(interval.party),
-        "uid": interval.uid,
-        "owner_uid": interval.owner_uid,
-        "slot_uid": interval.slot_uid,
-        "region": interval.region,
-        "replica": interval.replica,
-        "storage_account_type": interval.storage_account_type,
-        "stored_bytes": interval.stored_bytes,
-        "opened_at": interval.opened_at,
-        "closed_at": interval.closed_at,
-    }
+    return to_columns(_intervals, interval, **_party_values(interval.party))
 
 
 def _interval(row: "Row[Any]") -> StorageInterval:
-    return StorageInterval(
-        uid=row.uid,
-        party=_party(row),
-        owner_uid=row.owner_uid,
-        slot_uid=row.slot_uid,
-        region=row.region,
-        replica=row.replica,
-        storage_account_type=row.storage_account_type,
-        stored_bytes=row.stored_bytes,
-        opened_at=row.opened_at,
-        closed_at=row.closed_at,
-    )
+    return to_value(StorageInterval, row, party=_party(row))

@@ -3,17 +3,15 @@
 import builtins
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import delete, func, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_value
 from imgstore.domain.resources import ZoneGap
 from imgstore.domain.settings.maintenance import MaintenanceRecord, MaintenanceTask
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
 
 _tasks = schema.maintenance_turns
 _gaps = schema.zone_gaps
@@ -27,7 +25,7 @@ class MaintenanceTasks(Repository):
 
     def list(self) -> builtins.list[MaintenanceRecord]:
         """Return every row, by name."""
-        return [_turn(row) for row in self._session.all(select(_tasks).order_by(_tasks.c.name))]
+        return [to_value(MaintenanceRecord, row) for row in self._session.all(select(_tasks).order_by(_tasks.c.name))]
 
     def register(self, tasks: Sequence[MaintenanceTask]) -> None:
         """Add the rows of new tasks.
@@ -107,7 +105,7 @@ class ZoneGaps(Repository):
     def of_slots(self, slot_uids: Sequence[str]) -> builtins.list[ZoneGap]:
         """Return the gaps of several slots, by slot and zone."""
         statement = select(_gaps).where(_gaps.c.slot_uid.in_(slot_uids)).order_by(_gaps.c.slot_uid, _gaps.c.zone)
-        return [_gap(row) for row in self._session.all(statement)] if slot_uids else []
+        return [to_value(ZoneGap, row) for row in self._session.all(statement)] if slot_uids else []
 
     def count_by_zone(self) -> dict[tuple[str, str], int]:
         """Return the number of missing objects by region and zone."""
@@ -121,18 +119,3 @@ class ZoneGaps(Repository):
 
 def _mine(name: str, token: str) -> Any:
     return (_tasks.c.name == name) & (_tasks.c.token == token)
-
-
-def _turn(row: "Row[Any]") -> MaintenanceRecord:
-    return MaintenanceRecord(
-        name=row.name,
-        done_at=row.done_at,
-        holder=row.holder,
-        token=row.token,
-        lease_expires_at=row.lease_expires_at,
-        outcome=row.outcome,
-    )
-
-
-def _gap(row: "Row[Any]") -> ZoneGap:
-    return ZoneGap(slot_uid=row.slot_uid, zone=row.zone, objects=row.objects, seen_at=row.seen_at)

@@ -8,13 +8,13 @@ from sqlalchemy import ColumnElement, Select, func, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository, missing_row_error
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.disks.version_disks import sort_disk_keys
 from imgstore.domain.resources import ManifestRow
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from sqlalchemy.engine import Row
 
     Ids: TypeAlias = npt.NDArray[np.uint32]
 
@@ -38,7 +38,7 @@ class Manifests(Repository):
         """
         ids = unpack_ids(manifest.segment_ids)
         assert (ids[:-1] < ids[1:]).all(), "segment ids are not sorted, or one occurs twice"
-        self._session.run(_manifests.insert(), {**_values(manifest), "complete": False})
+        self._session.run(_manifests.insert(), to_columns(_manifests, manifest, complete=False))
 
     def complete(self, uid: str) -> None:
         """Make a manifest complete, so that its segments count as named. May be repeated.
@@ -63,7 +63,7 @@ class Manifests(Repository):
         Raises:
             NotFound: no row has this uid.
         """
-        return _manifest(self._row(select(_manifests).where(_manifests.c.uid == uid), "manifest", uid))
+        return to_value(ManifestRow, self._row(select(_manifests).where(_manifests.c.uid == uid), "manifest", uid))
 
     def of_owner(self, owner_uid: str) -> builtins.list[ManifestRow]:
         """Return all manifests of a version or stored disk, complete or not, by slot and disk."""
@@ -76,7 +76,7 @@ class Manifests(Repository):
                 _manifests.c.owner_uid == owner_uid, _manifests.c.slot_uid == slot_uid, _manifests.c.disk == disk
             )
         )
-        return None if row is None else _manifest(row)
+        return None if row is None else to_value(ManifestRow, row)
 
     def of_replica(self, owner_uid: str, slot_uid: str) -> builtins.list[ManifestRow]:
         """Return the manifests of an owner in a slot, complete or not: the OS disk, then the data disks by LUN."""
@@ -114,7 +114,7 @@ class Manifests(Repository):
     def _find_complete(self, slot_uid: str, condition: ColumnElement[bool]) -> ManifestRow | None:
         mine = (_manifests.c.slot_uid == slot_uid) & _manifests.c.complete & condition
         row = self._session.first(select(_manifests).where(mine).order_by(_manifests.c.uid).limit(1))
-        return None if row is None else _manifest(row)
+        return None if row is None else to_value(ManifestRow, row)
 
     def in_slot(self, slot_uid: str, *, complete_only: bool = True) -> builtins.list[ManifestRow]:
         """Return the manifests of a slot, by disk and uid."""
@@ -160,7 +160,10 @@ class Manifests(Repository):
 
     def _list(self, condition: ColumnElement[bool]) -> builtins.list[ManifestRow]:
         order = (_manifests.c.slot_uid, _manifests.c.disk, _manifests.c.uid)
-        return [_manifest(row) for row in self._session.all(select(_manifests).where(condition).order_by(*order))]
+        return [
+            to_value(ManifestRow, row)
+            for row in self._session.all(select(_manifests).where(condition).order_by(*order))
+        ]
 
     def _collect_ids(self, lists: Select[Any], *, complete_only: bool = True) -> "Ids":
         if complete_only:
@@ -198,33 +201,3 @@ def _union(lists: Iterable[bytes]) -> "Ids":
         if count >= _IDS_AT_ONCE:
             union, waiting, count = np.unique(np.concatenate([union, *waiting])), [], 0
     return np.unique(np.concatenate([union, *waiting]))
-
-
-def _values(manifest: ManifestRow) -> dict[str, Any]:
-    return {
-        "uid": manifest.uid,
-        "slot_uid": manifest.slot_uid,
-        "owner_uid": manifest.owner_uid,
-        "disk": manifest.disk,
-        "digest": manifest.digest,
-        "body_key": manifest.body_key,
-        "virtual_bytes": manifest.virtual_bytes,
-        "object_bytes": manifest.object_bytes,
-        "disk_digest": manifest.disk_digest,
-        "segment_ids": manifest.segment_ids,
-    }
-
-
-def _manifest(row: "Row[Any]") -> ManifestRow:
-    return ManifestRow(
-        uid=row.uid,
-        slot_uid=row.slot_uid,
-        owner_uid=row.owner_uid,
-        disk=row.disk,
-        digest=row.digest,
-        body_key=row.body_key,
-        virtual_bytes=row.virtual_bytes,
-        object_bytes=row.object_bytes,
-        disk_digest=row.disk_digest,
-        segment_ids=row.segment_ids,
-    )

@@ -9,6 +9,7 @@ from sqlalchemy import bindparam, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository, missing_row_error
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
 from imgstore.domain.errors import Conflict
 from imgstore.domain.resources import Replica
@@ -38,23 +39,7 @@ class Replicas(Repository):
         Raises:
             Conflict: the version was deleted, or has a replica in this slot that is not Deleting.
         """
-        self._session.run(
-            _replicas.insert(),
-            {
-                "uid": replica.uid,
-                "version_uid": replica.version_uid,
-                "slot_uid": replica.slot.uid,
-                "state": replica.state,
-                "error": replica.error,
-                "bytes_done": replica.bytes_done,
-                "bytes_total": replica.bytes_total,
-                "completed_at": replica.completed_at,
-                "attempts": replica.attempts,
-                "retry_at": replica.retry_at,
-                "started_at": replica.started_at,
-                "progress_at": replica.progress_at,
-            },
-        )
+        self._session.run(_replicas.insert(), to_columns(_replicas, replica, slot_uid=replica.slot.uid))
 
     def get(self, uid: str) -> Replica:
         """Return the replica with this uid.
@@ -177,17 +162,4 @@ def _transition_error(uid: str, present: ReplicaState, state: ReplicaState) -> C
 
 
 def _replica(row: "Row[Any]") -> Replica:
-    return Replica(
-        uid=row.uid,
-        version_uid=row.version_uid,
-        slot=slot_from_row(row),
-        state=row.state,
-        error=row.error,
-        bytes_done=row.bytes_done,
-        bytes_total=row.bytes_total,
-        completed_at=row.completed_at,
-        attempts=row.attempts,
-        retry_at=row.retry_at,
-        started_at=row.started_at,
-        progress_at=row.progress_at,
-    )
+    return to_value(Replica, row, slot=slot_from_row(row))

@@ -7,6 +7,7 @@ from sqlalchemy import delete, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.storage.scrub_passes import ScrubPass, ScrubRunner
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class ScrubPasses(Repository):
             saved_at=now,
             damaged={},
         )
-        values = {column.name: getattr(begun, column.name) for column in _passes.c}
+        values = to_columns(_passes, begun)
         self._session.run(self._session.upsert(_passes).values(values).on_conflict_do_nothing())
         return begun
 
@@ -80,14 +81,4 @@ class ScrubPasses(Repository):
 
 
 def _scrub_pass(row: "Row[Any]", damaged: Mapping[str, bool]) -> ScrubPass:
-    return ScrubPass(
-        uid=row.uid,
-        slot_uid=row.slot_uid,
-        runner=row.runner,
-        percent=row.percent,
-        seed=row.seed,
-        position=row.position,
-        began_at=row.began_at,
-        saved_at=row.saved_at,
-        damaged=damaged,
-    )
+    return to_value(ScrubPass, row, damaged=damaged)

@@ -8,6 +8,7 @@ from sqlalchemy import delete, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_value
 from imgstore.domain.errors import ObjectNotFound
 from imgstore.domain.resources import SegmentRow
 from imgstore.domain.storage.digests import Digest
@@ -144,13 +145,7 @@ def _values(pool_uid: str, row: SegmentRow) -> dict[str, Any]:
 
 
 def _segment(row: "Row[Any]") -> SegmentRow:
-    return SegmentRow(
-        name=bytes(row.name),
-        blocks=row.blocks,
-        stored_bytes=row.stored_bytes,
-        checksum=row.checksum,
-        work_uid=row.work_uid,
-    )
+    return to_value(SegmentRow, row, name=bytes(row.name))
 
 
 def _to_ints(ids: "Iterable[int] | Ids") -> builtins.list[int]:

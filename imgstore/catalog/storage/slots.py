@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, delete, select
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.resources import Pool, Slot, SlotKey
 from imgstore.domain.states import WorkState
 
@@ -37,7 +38,7 @@ class Pools(Repository):
         assert pool.subscription is not None, "only the pool of a subscription is shared"
         self._session.run(self._session.upsert(_pools).values(_values(pool)).on_conflict_do_nothing())
         mine = (_pools.c.subscription_key == fold_name(pool.subscription)) & (_pools.c.region == pool.region)
-        return _pool(self._row(select(_pools).where(mine), "pool", f"{pool.subscription}/{pool.region}"))
+        return to_value(Pool, self._row(select(_pools).where(mine), "pool", f"{pool.subscription}/{pool.region}"))
 
     def get(self, uid: str) -> Pool:
         """Return the pool with this uid.
@@ -45,11 +46,11 @@ class Pools(Repository):
         Raises:
             NotFound: no row has this uid.
         """
-        return _pool(self._row(select(_pools).where(_pools.c.uid == uid), "pool", uid))
+        return to_value(Pool, self._row(select(_pools).where(_pools.c.uid == uid), "pool", uid))
 
     def list(self) -> builtins.list[Pool]:
         """Return all pools, including those of deleted galleries."""
-        return [_pool(row) for row in self._session.all(select(_pools).order_by(_pools.c.uid))]
+        return [to_value(Pool, row) for row in self._session.all(select(_pools).order_by(_pools.c.uid))]
 
     def remove(self, uid: str) -> None:
         """Remove a pool, its slots, and the rows of closed works.
@@ -144,17 +145,8 @@ class Slots(Repository):
 
 
 def _values(pool: Pool) -> dict[str, Any]:
-    return {
-        "uid": pool.uid,
-        "fingerprint_key": pool.fingerprint_key,
-        "subscription": pool.subscription,
-        "subscription_key": None if pool.subscription is None else fold_name(pool.subscription),
-        "region": pool.region,
-    }
-
-
-def _pool(row: "Row[Any]") -> Pool:
-    return Pool(uid=row.uid, fingerprint_key=row.fingerprint_key, subscription=row.subscription, region=row.region)
+    key = None if pool.subscription is None else fold_name(pool.subscription)
+    return to_columns(_pools, pool, subscription_key=key)
 
 
 def slot_from_row(row: "Row[Any]") -> Slot:

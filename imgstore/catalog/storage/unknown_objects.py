@@ -7,6 +7,7 @@ from sqlalchemy import delete, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_value
 from imgstore.catalog.storage.segments import split_batches
 from imgstore.domain.storage.unknown_objects import UnknownObject
 
@@ -41,12 +42,7 @@ class UnknownObjects(Repository):
     def list(self, slot_uid: str) -> builtins.list[UnknownObject]:
         """Return the unknown objects of a slot, by key."""
         statement = select(_unknown).where(_unknown.c.slot_uid == slot_uid).order_by(_unknown.c.key)
-        return [
-            UnknownObject(
-                slot_uid=row.slot_uid, key=row.key, stored_bytes=row.stored_bytes, first_seen_at=row.first_seen_at
-            )
-            for row in self._session.all(statement)
-        ]
+        return [to_value(UnknownObject, row) for row in self._session.all(statement)]
 
     def remove(self, slot_uid: str, keys: builtins.list[str]) -> None:
         """Remove the rows of some keys. Keys without a row are ignored."""

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.engine.sequence import CatalogSequence
 from imgstore.domain.errors import Conflict, LeaseLost, WorkHeld
 from imgstore.domain.states import WorkState
@@ -57,7 +58,7 @@ class Works(Repository):
             opened_at=self._session.now(),
             opened_sequence=CatalogSequence(self._session).next().sequence,
         )
-        self._session.run(_works.insert(), _values(work))
+        self._session.run(_works.insert(), to_columns(_works, work))
         self._pin(work.uid, work.pins)
         return work
 
@@ -269,34 +270,5 @@ def _work_closed_error(work_uid: str, state: WorkState) -> Conflict:
     )
 
 
-def _values(work: Work) -> dict[str, Any]:
-    return {
-        "uid": work.uid,
-        "kind": work.kind,
-        "slot_uid": work.slot_uid,
-        "owner_uid": work.owner_uid,
-        "plan": work.plan,
-        "state": work.state,
-        "opened_at": work.opened_at,
-        "opened_sequence": work.opened_sequence,
-        "holder": work.holder,
-        "token": work.token,
-        "lease_expires_at": work.lease_expires_at,
-    }
-
-
 def _work(row: "Row[Any]", pins: Sequence[str]) -> Work:
-    return Work(
-        uid=row.uid,
-        kind=row.kind,
-        slot_uid=row.slot_uid,
-        owner_uid=row.owner_uid,
-        plan=row.plan,
-        pins=tuple(pins),
-        state=row.state,
-        opened_at=row.opened_at,
-        opened_sequence=row.opened_sequence,
-        holder=row.holder,
-        token=row.token,
-        lease_expires_at=row.lease_expires_at,
-    )
+    return to_value(Work, row, pins=tuple(pins))

@@ -1,18 +1,16 @@
 """The zones of the installation, by region and name, with the identity of their stores."""
 
 import builtins
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from sqlalchemy import ColumnElement, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.zones import ZoneRecord
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
 
 _zones = schema.zones
 _slots = schema.slots
@@ -30,15 +28,18 @@ class Zones(Repository):
     def find(self, region: str, zone: str) -> ZoneRecord | None:
         """Return the record of a zone, or None if the zone was never used."""
         row = self._session.first(select(_zones).where(_is(region, zone)))
-        return None if row is None else _record(row)
+        return None if row is None else to_value(ZoneRecord, row)
 
     def list(self) -> builtins.list[ZoneRecord]:
         """Return all records, by region and zone."""
-        return [_record(row) for row in self._session.all(select(_zones).order_by(_zones.c.region, _zones.c.zone))]
+        return [
+            to_value(ZoneRecord, row)
+            for row in self._session.all(select(_zones).order_by(_zones.c.region, _zones.c.zone))
+        ]
 
     def add(self, record: ZoneRecord) -> ZoneRecord:
         """Record a zone that has no record. Return the record that counts, perhaps that of another process."""
-        values = {**_values(record), "recorded_at": self._session.now()}
+        values = to_columns(_zones, record, recorded_at=self._session.now())
         self._session.run(self._session.upsert(_zones).values(values).on_conflict_do_nothing())
         found = self.find(record.region, record.zone)
         assert found is not None, "it was added"
@@ -46,7 +47,7 @@ class Zones(Repository):
 
     def replace(self, record: ZoneRecord) -> None:
         """Record another store for a zone, with or without an earlier record."""
-        values = {**_values(record), "recorded_at": self._session.now()}
+        values = to_columns(_zones, record, recorded_at=self._session.now())
         if not self._session.change(update(_zones).where(_is(record.region, record.zone)).values(values)):
             self._session.run(_zones.insert().values(values))
 
@@ -73,17 +74,3 @@ def _is(region: str, zone: str) -> ColumnElement[bool]:
 
 def _is_stored_in(region: str, zone: str) -> ColumnElement[bool]:
     return (_slots.c.region == region) & _slots.c.zone.in_((zone, ALL_ZONES))
-
-
-def _values(record: ZoneRecord) -> dict[str, Any]:
-    return {
-        "region": record.region,
-        "zone": record.zone,
-        "uid": record.uid,
-        "kind": record.kind,
-        "place": record.place,
-    }
-
-
-def _record(row: "Row[Any]") -> ZoneRecord:
-    return ZoneRecord(region=row.region, zone=row.zone, uid=row.uid, kind=row.kind, place=row.place)
