@@ -1,7 +1,7 @@
-"""Keeps bytes: stores and the wrappers around them. Knows nothing of disks, segments or the catalog.
+"""Stores of bytes and their wrappers, without knowledge of disks, segments or the catalog.
 
-``imgstore.stores.s3.store`` and ``imgstore.stores.http.http_source`` are imported by those who need them: boto3 takes a third of a second
-to load, which a command on directories should not pay.
+Users import ``imgstore.stores.s3.store`` and ``imgstore.stores.http.http_source`` directly, because boto3 takes 0.3 s
+to load. Commands on directories do not need boto3.
 """
 
 from imgstore.stores.directory import DirectoryStore

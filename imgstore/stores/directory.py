@@ -1,8 +1,8 @@
-"""A store in a directory: the embedded default. Atomic and durable by the file system's own means.
+"""A store in a directory, the embedded default, with atomic and durable file operations.
 
-A put writes a file under ``.tmp/`` (a name that no key can have), fsyncs it, renames it (or links it, where it must not
-replace) to its place and fsyncs the folder that holds it: one fsync for the bytes and one for the name. So a reader
-sees the old object or the new one, and neither a killed process nor a machine without power leaves a half.
+A put writes a file under ``.tmp/`` (a name that no key can have) and fsyncs the file. It then renames the file to its
+key, or links it if it must not replace, and fsyncs the folder. One fsync is for the bytes and one for the name. A
+reader therefore sees the old object or the new one, and a killed process or a power failure never leaves a part.
 """
 
 import errno
@@ -25,11 +25,13 @@ from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties,
 _TEMPORARY_FOLDER: Final = ".tmp"
 
 _LEFTOVER_SECONDS: Final = 24 * 3600
-"""A temporary file that was not written to for so long has no writer any more: an object is of megabytes. Should one
-live all the same, its rename finds nothing and says so; nothing wrong becomes visible."""
+"""A temporary file without writes for this time has no writer, because an object has megabytes at most.
+
+If a writer still lives, its rename fails with an error, and nothing wrong becomes visible.
+"""
 
 _SMALL_BYTES: Final = 4096
-"""Objects of no more may be put into the reserve: the marks and notes that deletes and garbage collection need."""
+"""Objects up to this size may use the reserve: marks and notes that deletes and garbage collection need."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -37,20 +39,22 @@ _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
 
 
 class DirectoryStore:
-    """Objects as files below `root`, which is made at the first put."""
+    """Objects as files below `root`, which the first put creates."""
 
     properties = StoreProperties(verifies_checksum=True, server_side_copy=False, atomic_create=True)
-    """An fsync that succeeds is the file system's word for the bytes. Copies are read and written through here: a
-    replica is a deep copy, never a link or shared extents."""
+    """A successful fsync is the file system's confirmation of the bytes.
+
+    Copies are read and written by this process: a replica is a deep copy, never a link or shared extents.
+    """
 
     def __init__(self, root: Path, space: DiskSpace | None = None, *, home: Path | None = None) -> None:
-        """Nothing is opened or made yet.
+        """Create the store without opening or creating a folder.
 
         Args:
-            root: what the keys are below.
-            space: whose reserve a put must keep; None keeps none.
-            home: a folder above `root`. The entries of all folders between the two are made durable, whoever made
-                them; None stands for the folder that holds `root`.
+            root: the folder of the keys.
+            space: the reserve that a put must keep; None keeps none.
+            home: a folder above `root`. The entries of all folders between both are made durable, whichever process
+                created the folders; None is the parent of `root`.
         """
         self._root = os.path.abspath(root)
         self._space = space
@@ -70,19 +74,19 @@ class DirectoryStore:
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
-        with self._reading(key) as descriptor:
+        with self._open_file(key) as descriptor:
             body = _read(descriptor, os.fstat(descriptor).st_size)
         return check_accepted(self.name, key, body, accept)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `Gets.get_range`."""
-        with self._reading(key) as descriptor:
+        with self._open_file(key) as descriptor:
             os.lseek(descriptor, offset, os.SEEK_SET)
             return _read(descriptor, min(length, max(0, os.fstat(descriptor).st_size - offset)))
 
     def head(self, key: str) -> ObjectInfo:
         """See `Heads.head`."""
-        with self._translated(key), self._sought(key):
+        with self._translate_errors(key), self._translate_absence(key):
             found = os.stat(self._path(key))
         if not stat.S_ISREG(found.st_mode):
             raise missing_object_error(self.name, key)
@@ -93,13 +97,13 @@ class DirectoryStore:
         folder = prefix.rpartition("/")[0]
         if folder:
             check_key(folder)
-        with self._translated(prefix):
+        with self._translate_errors(prefix):
             yield from self._walk(folder + "/" if folder else "", prefix)
 
     @contextmanager
-    def _reading(self, key: str) -> Iterator[int]:
-        with self._translated(key), self._sought(key):
-            # A pipe in the place of an object would otherwise wait for a writer.
+    def _open_file(self, key: str) -> Iterator[int]:
+        with self._translate_errors(key), self._translate_absence(key):
+            # Without O_NONBLOCK, a pipe in place of an object would wait for a writer.
             descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -109,7 +113,7 @@ class DirectoryStore:
                 os.close(descriptor)
 
     def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
-        """What is below `folder` ("" or ending in a slash) and begins with `prefix`, in the order of whole keys."""
+        """List the objects below `folder` ("" or ending in "/") that begin with `prefix`, in the order of keys."""
         try:
             with os.scandir(os.path.join(self._root, folder)) as found:
                 entries = [(entry.name + "/" * entry.is_dir(follow_symlinks=False), entry) for entry in found]
@@ -122,7 +126,7 @@ class DirectoryStore:
             if name[-1] == "/":
                 yield from self._walk(key, prefix)
             else:
-                with suppress(FileNotFoundError):  # deleted since the folder was read
+                with suppress(FileNotFoundError):  # deleted after the listing of the folder
                     yield _info(key, entry.stat(follow_symlinks=False))
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -130,11 +134,11 @@ class DirectoryStore:
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
         """See `Puts.put`."""
         path = self._path(key)
-        with self._translated(key):
+        with self._translate_errors(key):
             try:
-                with self._room(len(body)):
+                with self._reserve_space(len(body)):
                     written = self._write_durably(path, body, only_if_absent=only_if_absent)
-            except FileNotFoundError:  # someone took away a folder that was here, or a temporary file a day old
+            except FileNotFoundError:  # another process removed a folder, or a temporary file that was a day old
                 self._folders.clear()
                 written = self._write_durably(path, body, only_if_absent=only_if_absent)
             except FileExistsError:
@@ -144,8 +148,8 @@ class DirectoryStore:
         return _info(key, written)
 
     @contextmanager
-    def _room(self, needed_bytes: int) -> Iterator[None]:
-        """Refuse a put that would take from the reserve, counting those that other threads write meanwhile."""
+    def _reserve_space(self, needed_bytes: int) -> Iterator[None]:
+        """Refuse a put that would use the reserve. Concurrent puts of other threads count."""
         if self._space is None or needed_bytes <= _SMALL_BYTES:
             yield
             return
@@ -161,7 +165,7 @@ class DirectoryStore:
     def _write_durably(self, path: str, body: Body, *, only_if_absent: bool) -> os.stat_result:
         folder = os.path.dirname(path)
         self._ensure_folder(folder)
-        with self._temporary(body) as (temporary, written):
+        with self._write_temporary(body) as (temporary, written):
             if only_if_absent:
                 os.link(temporary, path)
             else:
@@ -170,18 +174,18 @@ class DirectoryStore:
         return written
 
     def delete(self, keys: Iterable[str]) -> None:
-        """See `Deletes.delete`. Durable: each folder that lost a file is fsynced once."""
+        """See `Deletes.delete`. Durable: each folder with a removed file is fsynced once."""
         touched: dict[str, None] = {}
         for key in keys:
             path = self._path(key)
-            with self._translated(key):
+            with self._translate_errors(key):
                 try:
                     os.unlink(path)
                 except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                     continue
                 touched[os.path.dirname(path)] = None
         for folder in touched:
-            with self._translated(folder):
+            with self._translate_errors(folder):
                 sync_folder(folder)
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
@@ -189,8 +193,8 @@ class DirectoryStore:
         return self.put(target_key, self.get(source_key))
 
     @contextmanager
-    def _temporary(self, body: Body) -> Iterator[tuple[str, os.stat_result]]:
-        """A file with the body, durable, under a name that goes with the block unless it was renamed."""
+    def _write_temporary(self, body: Body) -> Iterator[tuple[str, os.stat_result]]:
+        """Write the body durably to a temporary file, which is removed after the block unless it was renamed."""
         name = f"{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}-{os.urandom(4).hex()}"
         temporary = os.path.join(self._root, _TEMPORARY_FOLDER, name)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
@@ -203,13 +207,13 @@ class DirectoryStore:
                 os.close(descriptor)
             yield temporary, written
         finally:
-            with suppress(OSError):  # renamed, or in a file system that has failed and has said so already
+            with suppress(OSError):  # renamed, or the file system failed and an error was already raised
                 os.unlink(temporary)
 
     def _ensure_folder(self, folder: str) -> None:
-        """Make the folder and those above it, durably.
+        """Create the folder and its parents durably.
 
-        One that another process made may not be durable yet, so each process sees to each folder once.
+        A folder of another process may not be durable yet, so each process syncs each folder once.
         """
         if folder in self._folders:
             return
@@ -219,24 +223,24 @@ class DirectoryStore:
             self._ensure_durable(folder)
 
     def pin(self) -> None:
-        """Write below the folder that is at `root` now, and never make `root` again.
+        """Pin the store to the present folder at `root`, and never create `root` again.
 
-        Another file system that is mounted or unmounted there makes it another folder.
+        A mounted or unmounted file system makes the path another folder.
 
         Raises:
-            StoreError: there is no folder.
+            StoreError: the folder does not exist.
         """
-        with self._translated(""):
+        with self._translate_errors(""):
             found = os.stat(self._root)
         self._folders.clear()
         self._pinned = found.st_dev, found.st_ino
 
     def unpin(self) -> None:
-        """Let `root` be any folder, made at the next put if it is missing."""
+        """Accept any folder at `root`. The next put creates a missing folder."""
         self._pinned = None
 
     def is_pinned(self) -> bool:
-        """Whether `root` is the folder that `pin` found there."""
+        """Return whether `root` is the pinned folder."""
         try:
             found = os.stat(self._root)
         except OSError:
@@ -272,7 +276,7 @@ class DirectoryStore:
         return os.path.join(self._root, check_key(key))
 
     @contextmanager
-    def _sought(self, key: str) -> Iterator[None]:
+    def _translate_absence(self, key: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -281,36 +285,37 @@ class DirectoryStore:
             raise
 
     @contextmanager
-    def _translated(self, key: str) -> Iterator[None]:
-        """The border: no OSError leaves the store."""
+    def _translate_errors(self, key: str) -> Iterator[None]:
+        """Translate an OSError into an error of stores."""
         try:
             yield
         except OSError as error:
-            raise self._translation(key, error) from error
+            raise self._create_error(key, error) from error
 
-    def _translation(self, key: str, error: OSError) -> StoreError:
+    def _create_error(self, key: str, error: OSError) -> StoreError:
         found = f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, error.errno)}) in {self._root}"
         if error.errno in _FULL:
             return StoreFull(
-                "The store has no room left.",
+                "The store is full.",
                 found=found,
-                expected="room for the object",
-                hint=f"make room in the file system of {self._root}, then run the same command again: it goes on",
+                expected="free space for the object",
+                hint=f"free some space in the file system of {self._root}, then run the same command again, "
+                "which resumes the work",
                 target=key,
             )
         if error.errno in _DENIED:
             return StoreDenied(
                 f"The file system refuses access to '{key}'.",
                 found=found,
-                expected=f"user {os.geteuid()} may read and write there",
-                hint=f"look at owner, mode and mount options of {self._root}",
+                expected=f"read and write access for user {os.geteuid()}",
+                hint=f"check owner, mode and mount options of {self._root}",
                 target=key,
             )
         return StoreError(
             f"The file system failed on '{key}'.",
             found=found,
-            expected="the file system to do it",
-            hint="look at the disk's health and at the kernel's log",
+            expected="a file system without errors",
+            hint="check the health of the disk and the kernel's log",
             target=key,
         )
 
@@ -321,7 +326,7 @@ def _info(key: str, found: os.stat_result) -> ObjectInfo:
 
 
 def _read(descriptor: int, length: int) -> bytes:
-    """`length` bytes, in one read where the kernel gives them so: no copy is made then."""
+    """Read `length` bytes, without a copy if a single read returns all bytes."""
     first = os.read(descriptor, length)
     if len(first) == length:
         return first
@@ -338,9 +343,9 @@ def _write(descriptor: int, body: Body) -> None:
 
 
 def _remove_leftovers(temporaries: str) -> None:
-    """Remove what dead processes left.
+    """Remove the temporary files of dead processes.
 
-    Age is told by the file system's own clock, so that another machine's writer over a network is safe too.
+    The file system's own clock decides the age, so that writers of other machines are safe on a network file system.
     """
     probe = os.path.join(temporaries, f"now-{os.urandom(8).hex()}")
     os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))

@@ -1,47 +1,47 @@
-"""The errors that every store tells in the same words."""
+"""Errors with the same message in every store."""
 
 from imgstore.domain.errors import Conflict, ObjectCorrupt, ObjectNotFound
 from imgstore.stores.interface import Accept
 
 
 def missing_object_error(store: str, key: str) -> ObjectNotFound:
-    """The error for a key that `store` does not hold."""
+    """Create the error for a key that `store` does not contain."""
     return ObjectNotFound(
         f"There is no object '{key}'.",
         found=f"none in {store}",
         expected=f"an object '{key}'",
-        hint="run `imgstore scrub` if something names it still",
+        hint="run `imgstore scrub` if a version or disk still needs the object",
         target=key,
     )
 
 
 def damaged_object_error(store: str, key: str) -> ObjectCorrupt:
-    """The error for bytes that the caller's `accept` did not take."""
+    """Create the error for bytes that the caller's `accept` rejected."""
     return ObjectCorrupt(
         f"The object '{key}' is damaged.",
         found=f"bytes in {store} that do not match its name",
         expected="bytes that match its name",
-        hint="it is repaired from another replica, zone or region: run `imgstore scrub`",
+        hint="run `imgstore scrub`, which repairs the object from another replica, zone or region",
         target=key,
     )
 
 
 def existing_object_error(store: str, key: str) -> Conflict:
-    """The error for a put with `only_if_absent` where something is."""
+    """Create the error for a put with `only_if_absent` of an existing key."""
     return Conflict(
         f"The object '{key}' exists.",
         found=f"an object in {store}",
         expected="none",
-        hint="read it: another writer was first",
+        hint="read the object: another writer was first",
         target=key,
     )
 
 
 def check_accepted(store: str, key: str, body: bytes, accept: Accept | None) -> bytes:
-    """The body itself, if `accept` takes it.
+    """Return the body if `accept` accepts it.
 
     Raises:
-        ObjectCorrupt: it does not.
+        ObjectCorrupt: `accept` rejects the body.
     """
     if accept is not None and not accept(body):
         raise damaged_object_error(store, key)

@@ -1,12 +1,12 @@
-"""What a store can do: one Protocol an ability, an atomicity contract, and properties that are declared, not imitated.
+"""The interface of stores: one Protocol per ability, a contract of atomicity, and declared properties.
 
-A key is a relative path of ASCII letters, digits, ``-``, ``_``, ``.`` and ``/``, whose parts are not empty and do not
-begin with a dot (`check_key`). No key may be another one's folder ("a" beside "a/b"): S3 itself would take both, a
-directory, MinIO and SeaweedFS do not. A body is bytes. Every store here, and every wrapper, passes the one suite in
+A key is a relative path of ASCII letters, digits, ``-``, ``_``, ``.`` and ``/``. The parts are not empty and do not
+begin with a dot (`check_key`). No key may be the folder of another key ("a" and "a/b"): S3 accepts both keys, but
+directories, MinIO and SeaweedFS do not. A body is bytes. Every store here and every wrapper passes the suite in
 ``imgstore/testing/store_contract.py``.
 
-All methods are safe to call from several threads at once. Every method may raise `StoreError` and its children
-(``domain/errors.py``) and nothing else that is the vendor's.
+All methods are safe to call from several threads at once. Every method may raise `StoreError` and its subclasses
+(``domain/errors.py``), and no error of a vendor's library.
 """
 
 import base64
@@ -23,174 +23,181 @@ from imgstore.domain.errors import InvalidInput
 
 Body: TypeAlias = bytes | bytearray | memoryview
 Accept: TypeAlias = Callable[[bytes], bool]
-"""Says whether a body is the one that its key promises."""
+"""Decides whether a body matches its key."""
 
 DELETE_KEYS_MAX: Final = 1000
-"""Keys in one request of `delete`: S3's DeleteObjects takes no more, and a collector's batch is one such request."""
+"""Keys in one request of `delete`: the limit of S3's DeleteObjects. A batch of garbage collection is one such request.
+"""
 
 _KEY_BYTES_MAX: Final = 1024
 _KEY: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*", re.ASCII)
 
 
 def check_key(key: str) -> str:
-    """The key itself, if every store can hold it.
+    """Return the key if every store can hold it.
 
     Raises:
-        InvalidInput: it leaves the store ("..", "/x"), or has characters or parts that not every store takes.
+        InvalidInput: the key leaves the store ("..", "/x"), or has characters or parts that some store refuses.
     """
     if len(key) <= _KEY_BYTES_MAX and _KEY.fullmatch(key):
         return key
     raise InvalidInput(
-        f"'{key}' is no key of an object.",
+        f"'{key}' is not a valid object key.",
         found=repr(key),
         expected=f"parts of ASCII letters, digits, '-', '_' and '.', none empty nor beginning with a dot, joined by '/', "
         f"in all at most {_KEY_BYTES_MAX} characters",
-        hint="this is a fault in the program that asked: please report it",
+        hint="this is a fault in imgstore: please report it",
     )
 
 
 def split_batches(keys: Iterable[str]) -> Iterator[list[str]]:
-    """The keys in lists of at most `DELETE_KEYS_MAX`."""
+    """Split the keys into lists of at most `DELETE_KEYS_MAX`."""
     left = iter(keys)
     while batch := list(islice(left, DELETE_KEYS_MAX)):
         yield batch
 
 
 def crc32_checksum(body: Body) -> str:
-    """The checksum in the form of `ObjectInfo.checksum`: "CRC32:" and the big-endian number in base64, as S3 tells it."""
+    """Compute the checksum for `ObjectInfo.checksum`: "CRC32:" and the big-endian number in base64, as S3 does."""
     return "CRC32:" + base64.b64encode(isal_zlib.crc32(body).to_bytes(4, "big")).decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
-    """What a store tells of an object without its body."""
+    """The metadata of an object."""
 
     key: str
     stored_bytes: int
     last_modified: datetime
-    """By the store's own clock, aware."""
+    """An aware time of the store's own clock."""
     checksum: str | None
-    """A full-object checksum that the store itself keeps, "ALGORITHM:base64"; None where it keeps none or the call does
-    not tell (a listing usually does not)."""
+    """A full-object checksum that the store keeps, "ALGORITHM:base64".
+
+    None if the store keeps none, or the call does not return the checksum (most listings).
+    """
     certain: bool = True
-    """False in a listing of three zones, if nobody can tell whether the object exists: one zone has a copy, and another
-    zone does not answer or missed a write of the key. Neither presence nor absence may be concluded (invariant Z10)."""
+    """False in a listing of three zones if the object's existence is unknown: one zone has a copy, and another zone
+    does not answer or missed a write of the key.
+
+    Such an entry proves neither presence nor absence (invariant Z10).
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreProperties:
-    """What differs between stores."""
+    """The differences between stores."""
 
     verifies_checksum: bool
-    """A put whose body arrives damaged is refused: an acknowledged put is a confirmed one (invariant W12)."""
+    """The store refuses a put whose body arrives damaged, so an acknowledged put is a confirmed put (invariant W12)."""
     server_side_copy: bool
-    """`copy_within` moves no byte through us, and its checksum is computed by the store over the new object."""
+    """`copy_within` moves no bytes through this process, and the store computes the checksum of the new object."""
     atomic_create: bool
-    """`put` with `only_if_absent` lets exactly one of many writers win."""
+    """Exactly one of several concurrent puts with `only_if_absent` succeeds."""
 
 
 class Describes(Protocol):
-    """Every store tells who and how it is."""
+    """A store with a name and properties, as every store has."""
 
     @property
     def name(self) -> str:
-        """For people: "directory /srv/x", "s3 http://127.0.0.1:9000/bucket"."""
+        """The name for people: "directory /srv/x", "s3 http://127.0.0.1:9000/bucket"."""
         ...
 
     @property
     def properties(self) -> StoreProperties:
-        """What it can promise."""
+        """The promises of the store."""
         ...
 
 
 class Gets(Describes, Protocol):
-    """A store that can be read."""
+    """A store that returns objects."""
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
-        """The whole object.
+        """Return the whole object.
 
-        A store that holds several copies gives the first that `accept` takes. Idempotent.
+        A store with several copies returns the first copy that `accept` accepts. Idempotent.
 
         Raises:
-            ObjectNotFound: no such key (in no zone, once all have been asked).
-            ObjectCorrupt: no copy that `accept` takes. Never serves what it does not take.
+            ObjectNotFound: the key does not exist (in no zone, after all zones were asked).
+            ObjectCorrupt: `accept` rejects every copy. A rejected body is never returned.
         """
         ...
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`; fewer only where the object ends before.
+        """Return `length` bytes from `offset`, or fewer if the object ends before.
 
-        Not verified: callers who need certainty read the whole.
+        The bytes are not verified: callers that need certainty read the whole object.
 
         Raises:
-            ObjectNotFound: no such key.
+            ObjectNotFound: the key does not exist.
         """
         ...
 
 
 class Heads(Describes, Protocol):
-    """A store that tells of one object."""
+    """A store that returns the metadata of an object."""
 
     def head(self, key: str) -> ObjectInfo:
-        """Length, time and checksum.
+        """Return length, time and checksum.
 
         Raises:
-            ObjectNotFound: no such key.
+            ObjectNotFound: the key does not exist.
         """
         ...
 
 
 class Lists(Describes, Protocol):
-    """A store that tells of many objects."""
+    """A store that lists objects."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object whose key starts with `prefix`, in the order of their keys. Read-after-write consistent.
+        """List every object whose key starts with `prefix`, in the order of the keys. Read-after-write consistent.
 
-        An object whose existence is unknown is listed too, as not `certain`.
+        An object of unknown existence is listed with `certain` False.
         """
         ...
 
 
 class Puts(Describes, Protocol):
-    """A store that can be written."""
+    """A store that accepts new objects."""
 
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
-        """Store the object durably: after it returns, a crash of the machine does not lose it.
+        """Store the object durably: a crash of the machine after the return does not lose the object.
 
-        Atomic: no reader ever sees a part of it; a put of an existing key replaces it whole. Idempotent.
+        Atomic: no reader ever sees a part of the object, and a put of an existing key replaces the whole object.
+        Idempotent.
 
         Args:
-            key: where.
-            body: what. Not kept after the call.
-            only_if_absent: raise instead of replacing. Exclusive only where `atomic_create` is declared.
+            key: the key of the object.
+            body: the bytes; not kept after the call.
+            only_if_absent: raise instead of replacing an object. Exclusive only if `atomic_create` is declared.
 
         Raises:
-            StoreFull, StoreDenied, StoreUnreachable: nothing is visible at `key` that was not before; after
-                StoreUnreachable it may be the whole new object.
-            Conflict: `only_if_absent`, and the key is there.
+            StoreFull, StoreDenied, StoreUnreachable: the former state of `key` is visible; after StoreUnreachable,
+                perhaps the whole new object.
+            Conflict: `only_if_absent` is set, and the key exists.
         """
         ...
 
 
 class Deletes(Describes, Protocol):
-    """A store from which objects can be taken away."""
+    """A store that removes objects."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove the objects, in requests of at most 1,000 keys. A key that is not there is no error. Idempotent."""
+        """Remove the objects, in requests of at most 1,000 keys. An absent key is no error. Idempotent."""
         ...
 
 
 class Copies(Describes, Protocol):
-    """A store that can copy an object under a new key by itself."""
+    """A store that copies an object to a new key."""
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
-        """Copy inside this store. Its `checksum` is trustworthy only where `server_side_copy` is declared.
+        """Copy inside this store. The `checksum` of the result is reliable only if `server_side_copy` is declared.
 
         Raises:
-            ObjectNotFound: no such source.
+            ObjectNotFound: the source does not exist.
         """
         ...
 
 
 class ObjectStore(Gets, Heads, Lists, Puts, Deletes, Copies, Protocol):
-    """All abilities together. Ask for the least that compiles instead wherever you can."""
+    """All abilities together. Functions should require the smallest sufficient Protocol instead."""

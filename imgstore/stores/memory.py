@@ -1,4 +1,4 @@
-"""A store in memory: for tests, and the plainest reading of the contract."""
+"""A store in memory, for tests and as the simplest implementation of the contract."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -14,33 +14,33 @@ def _now() -> datetime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Kept:
+class _StoredObject:
     body: bytes
     time: datetime
 
 
 class MemoryStore:
-    """Objects in a dictionary. Copies are the store's own, with a checksum over the new object."""
+    """Objects in a dictionary. The store copies objects itself and computes the checksum of the new object."""
 
     properties = StoreProperties(verifies_checksum=True, server_side_copy=True, atomic_create=True)
 
     def __init__(self, name: str = "memory", now: Callable[[], datetime] = _now) -> None:
         self.name = name
         self._now = now
-        self._objects: dict[str, _Kept] = {}
+        self._objects: dict[str, _StoredObject] = {}
         self._lock = threading.Lock()
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
-        return check_accepted(self.name, key, self._kept(key).body, accept)
+        return check_accepted(self.name, key, self._find_object(key).body, accept)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `Gets.get_range`."""
-        return self._kept(key).body[offset : offset + length]
+        return self._find_object(key).body[offset : offset + length]
 
     def head(self, key: str) -> ObjectInfo:
         """See `Heads.head`."""
-        return _info(key, self._kept(key))
+        return _info(key, self._find_object(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Lists.list`."""
@@ -50,7 +50,7 @@ class MemoryStore:
 
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
         """See `Puts.put`."""
-        kept = _Kept(body=bytes(body), time=self._now())
+        kept = _StoredObject(body=bytes(body), time=self._now())
         with self._lock:
             if only_if_absent and key in self._objects:
                 raise existing_object_error(self.name, key)
@@ -65,14 +65,14 @@ class MemoryStore:
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""
-        return self.put(target_key, self._kept(source_key).body)
+        return self.put(target_key, self._find_object(source_key).body)
 
-    def _kept(self, key: str) -> _Kept:
+    def _find_object(self, key: str) -> _StoredObject:
         try:
             return self._objects[check_key(key)]
         except KeyError:
             raise missing_object_error(self.name, key) from None
 
 
-def _info(key: str, kept: _Kept) -> ObjectInfo:
+def _info(key: str, kept: _StoredObject) -> ObjectInfo:
     return ObjectInfo(key=key, stored_bytes=len(kept.body), last_modified=kept.time, checksum=crc32_checksum(kept.body))

@@ -1,7 +1,7 @@
-"""Threads for requests that may be given up: nobody waits for them, not even the end of the process.
+"""Threads for requests that may be given up: not even the end of the process waits for these threads.
 
-`concurrent.futures` joins its threads when the interpreter ends, so a request to a store that does not answer would
-hold a finished command for as long as its time limit.
+`concurrent.futures` joins its threads when the interpreter ends. A request to a store that does not answer would
+therefore delay the end of a finished command by the time limit of the request.
 """
 
 import os
@@ -15,14 +15,14 @@ _IDLE_SECONDS_MAX: Final = 10.0
 
 
 class _Threads:
-    """Daemon threads, kept for a while after their task. Safe to use from several threads at once."""
+    """Daemon threads that wait for another task after the first. Safe to use from several threads at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: list[SimpleQueue[Callable[[], None]]] = []
 
-    def forget(self) -> None:
-        """After a fork: the threads are the parent's."""
+    def reset(self) -> None:
+        """Start without threads after a fork, because the threads belong to the parent."""
         self._lock = threading.Lock()
         self._idle = []
 
@@ -47,13 +47,13 @@ class _Threads:
                     if inbox in self._idle:
                         self._idle.remove(inbox)
                         return
-                task = inbox.get()  # It was given a task at this very moment.
+                task = inbox.get()  # `start` took the inbox just before the timeout.
 
 
 _threads: Final = _Threads()
-os.register_at_fork(after_in_child=_threads.forget)
+os.register_at_fork(after_in_child=_threads.reset)
 
 
 def start_thread(task: Callable[[], None]) -> None:
-    """Run a task in a daemon thread, without waiting for it. The task must not raise."""
+    """Run a task in a daemon thread without waiting. The task must not raise."""
     _threads.start(task)

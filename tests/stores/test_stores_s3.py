@@ -261,7 +261,7 @@ def scripted() -> Iterator[Scripted]:
 
 
 def without_short_way(store: S3Store) -> S3Store:
-    store._short = None
+    store._fast_path = None
     return store
 
 
@@ -336,7 +336,7 @@ def test_an_answer_that_leaves_something_out(
     """As through a proxy that strips headers: an error that says so, not one that nobody foresaw."""
     scripted.answers = [answer(200)]
     store = scripted.store()
-    with pytest.raises(StoreError, match="could not do it") as raised:
+    with pytest.raises(StoreError, match="failed the request") as raised:
         call(store)
     assert missing in str(raised.value.found)
     store.close()
@@ -461,7 +461,7 @@ def test_only_plain_addresses_take_it(scripted: Scripted, named: bool, path_styl
     """A bucket in the host's name, and AWS's own endpoints (FIPS, dual stack), are for the client's rules to place."""
     endpoint = scripted.endpoint if named else None
     store = S3Store(endpoint=endpoint, bucket="b", path_style=path_style, access_key="k", secret_key="s")
-    assert store._short is None
+    assert store._fast_path is None
     store.close()
 
 
@@ -481,7 +481,7 @@ def test_another_botocore_does_without_it(any_engine: S3Engine, monkeypatch: pyt
     real = s3_store._client
     monkeypatch.setattr(s3_store, "_client", lambda *how: Closed(real(*how)))
     with fresh(any_engine) as store:
-        assert store._short is None
+        assert store._fast_path is None
         store.put("a", b"body")
         assert store.get("a") == b"body"
 
@@ -493,8 +493,8 @@ def test_credentials_that_renew_themselves(on_minio: S3Store, minio: S3Engine, m
     store = without_client(S3Store(endpoint=minio.endpoint, bucket=on_minio.bucket, path_style=True))
     with pytest.raises(StoreDenied):
         store.put("a", b"body")
-    assert store._short is not None
-    monkeypatch.setattr(store._short._credentials, "secret_key", minio.secret_key)
+    assert store._fast_path is not None
+    monkeypatch.setattr(store._fast_path._credentials, "secret_key", minio.secret_key)
     store.put("a", b"body")
     assert store.get("a") == b"body"
     store.close()

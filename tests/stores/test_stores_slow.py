@@ -50,7 +50,7 @@ def store(way: LatencyProxy, bucket: str, request: pytest.FixtureRequest) -> Ite
         limits=LIMITS,
     )
     if not request.param:
-        made._short = None
+        made._fast_path = None
     yield made
     made.close()
 

@@ -1,1 +1,1 @@
-"""Read sources by HTTPS, with checked addresses and deadlines."""
+"""Sources over HTTPS, with checked addresses and deadlines."""

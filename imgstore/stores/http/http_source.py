@@ -1,8 +1,8 @@
-"""A disk image behind an https URL, read by ranges. Any URL may come from a stranger, so every address is checked.
+"""A disk image behind an https URL, read by ranges. A URL may come from a stranger, so every address is checked.
 
-The name is resolved here, and each address that it stands for is looked at before a connection is made to that very
-address: a name that resolves anew to something else changes nothing. So at each redirect. Proxies of the environment
-are not used: they would resolve for themselves.
+This module resolves the name, checks each address, and then connects to a checked address. A later change of the name
+has no effect. Each redirect is checked in the same way. Proxies of the environment are not used, because a proxy
+resolves names itself.
 """
 
 import http.client
@@ -44,35 +44,35 @@ from imgstore.stores.wrappers.retry import Retrier
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve: TypeAlias = Callable[[str, int], list[str]]
-"""The addresses of a name."""
+"""Returns the addresses of a name."""
 
 REDIRECTS_MAX: Final = 5
 
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _UNICAST: Final = ipaddress.IPv6Network("2000::/3")
-"""All that IANA has given out of the open IPv6 internet: https://www.iana.org/assignments/ipv6-address-space."""
+"""All global unicast addresses of IANA: https://www.iana.org/assignments/ipv6-address-space."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _NO_SUCH_NAME: Final = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 _CONNECTIONS_MAX: Final = 16
 _CONTENT_RANGE: Final = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18})", re.IGNORECASE)
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _STAMP: Final = re.compile(r"[\x21-\x7e\xa1-\xff][\x20-\x7e\xa1-\xff]{0,1023}")
-"""An ETag or a date that the catalog keeps."""
+"""An ETag or a date that the catalog can store."""
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """By the system's resolver, in its order of preference."""
+    """Resolve a name with the system's resolver, in its order of preference."""
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is one of the open internet.
+    """Return whether an address belongs to the public internet.
 
-    Not: loopback, private, link-local, reserved, multicast; not even wrapped into an IPv6 address by one of the ways of
-    transition.
+    Loopback, private, link-local, reserved and multicast addresses do not, and neither do IPv6 addresses that contain
+    such an IPv4 address.
     """
     address = ipaddress.ip_address(text.partition("%")[0])
-    inner = _wrapped(address)
+    inner = _embedded_ipv4(address)
     if inner is not None:
         return is_public(str(inner))
     if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST:
@@ -80,7 +80,7 @@ def is_public(text: str) -> bool:
     return address.is_global and not address.is_multicast
 
 
-def _wrapped(address: Address) -> Address | None:
+def _embedded_ipv4(address: Address) -> Address | None:
     if isinstance(address, ipaddress.IPv4Address):
         return None
     if address in _NAT64:
@@ -91,7 +91,7 @@ def _wrapped(address: Address) -> Address | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Route:
-    """Where the bytes really are, after the redirects: a pool of connections to one checked address."""
+    """The place of the bytes after all redirects: a pool of connections to one checked address."""
 
     pool: urllib3.HTTPConnectionPool
     target: str
@@ -100,17 +100,17 @@ class _Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
-    """What a server said."""
+    """The response of a server."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    """Of a 206, and at most one byte more than was asked for."""
+    """The body of a 206, with at most one byte more than requested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """What one answer tells."""
+class _FileRange:
+    """A range of the file, with the file's length and stamp."""
 
     body: bytes
     file_bytes: int
@@ -118,10 +118,10 @@ class _Part:
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer whose body and chunks have lengths.
+    """A response with checks of the lengths of body and chunks.
 
-    Of a negative chunk the standard library makes "read until the end"; of a length that is none, urllib3 loses the
-    connection.
+    The standard library reads until the end after a negative chunk length. urllib3 loses the connection after an
+    invalid Content-Length.
     """
 
     def begin(self) -> None:
@@ -154,11 +154,11 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
 
 
 class _NoAnswer(StoreUnreachable):
-    """No whole answer came."""
+    """The error of a request without a whole response."""
 
 
 class HttpSource:
-    """A `domain.sources.ByteSource` over https."""
+    """A `ByteSource` over https."""
 
     def __init__(
         self,
@@ -172,28 +172,29 @@ class HttpSource:
         stop: StopSignal | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Ask for length and ETag, with a first byte.
+        """Fetch length and ETag with the first byte.
 
         Args:
-            url: an https URL; http too where `allow_private`. A name and password in it are sent to its own host only.
-            allow_private: let it be a server on a private network, as a person on the machine may decide.
-            retrier: how to try again what may pass.
-            authorities: certificates to trust besides the system's.
-            resolver: gives the addresses of a name.
-            deadlines: how slow it may be.
-            stop: ends what is asked, when it is set.
-            monotonic: seconds of a clock that only goes on.
+            url: an https URL, or an http URL with `allow_private`. Credentials in the URL are sent only to its own
+                host.
+            allow_private: allow servers on private networks, as a person on the machine may decide.
+            retrier: repeats requests after passing errors.
+            authorities: additional trusted certificates.
+            resolver: returns the addresses of a name.
+            deadlines: the time limits.
+            stop: ends the requests when set.
+            monotonic: seconds of a monotonic clock.
 
         Raises:
-            InvalidInput: the URL, or one that it redirects to, may not be asked.
-            ImageRefused: the server gives no ranges, or nothing to know a change by.
-            StoreError: it does not answer in time, or not to us.
+            InvalidInput: the URL or the URL of a redirect is not allowed.
+            ImageRefused: the server supports no ranges, or sends neither ETag nor Last-Modified.
+            StoreError: the server does not answer in time, or refuses access.
             KeyboardInterrupt: `stop` is set.
         """
         self._url = url
         self._private = allow_private
         self._stop = stop or StopSignal()
-        self._persist = retrier or Retrier(wait=self._stop.wait)
+        self._retry = retrier or Retrier(wait=self._stop.wait)
         self._resolve = resolver
         self._deadlines = deadlines or SourceDeadlines()
         self._monotonic = monotonic
@@ -219,22 +220,22 @@ class HttpSource:
         return self._opened.file_bytes
 
     def identity(self) -> SourceIdentity:
-        """See `ByteSource.identity`. The location is the URL without its query, which may hold a signature."""
-        return self._identity(self._persist(lambda: self._ask(0, 1, afresh=True)))
+        """See `ByteSource.identity`. The location is the URL without the query, which may contain a signature."""
+        return self._identity(self._retry(lambda: self._ask(0, 1, follow_redirects=True)))
 
     def _first_identity(self) -> SourceIdentity:
-        """See `identity`. A server that never answered is not asked again.
+        """Fetch the identity, without a second attempt at a server that never answered.
 
-        Else a closed port would be refused later than an open one, and callers could search the network for servers.
+        Otherwise a closed port would be refused later than an open port, and callers could scan the server's network.
         """
         try:
-            return self._identity(self._ask(0, 1, afresh=True))
+            return self._identity(self._ask(0, 1, follow_redirects=True))
         except _NoAnswer:
             raise
         except StoreUnreachable:
             return self.identity()
 
-    def _identity(self, part: _Part) -> SourceIdentity:
+    def _identity(self, part: _FileRange) -> SourceIdentity:
         return SourceIdentity(location=redact_location(self._url), file_bytes=part.file_bytes, stamp=part.stamp)
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -244,24 +245,24 @@ class HttpSource:
                 f"'{redact_location(self._url)}' ends too early.",
                 found=f"{self.file_bytes} bytes",
                 expected=f"at least {offset + length}",
-                hint="look whether the file behind the URL is whole",
+                hint="check that the file behind the URL is complete",
                 target=redact_location(self._url),
             )
         if length == 0:
             return b""
-        part = self._persist(lambda: self._ask(offset, length, afresh=False))
+        part = self._retry(lambda: self._ask(offset, length, follow_redirects=False))
         if (part.file_bytes, part.stamp) != (self._opened.file_bytes, self._opened.stamp):
             raise SourceChanged(
-                f"'{redact_location(self._url)}' was replaced while it was read.",
+                f"'{redact_location(self._url)}' was replaced during the read.",
                 found=f"{part.file_bytes} bytes, {part.stamp}",
                 expected=f"{self._opened.file_bytes} bytes, {self._opened.stamp}",
-                hint="leave the file alone while it is read, then run the same command again",
+                hint="do not change the file during the read, then run the same command again",
                 target=redact_location(self._url),
             )
         return part.body
 
     def extents(self) -> Iterator[Extent]:
-        """See `ByteSource.extents`. HTTP tells of no holes."""
+        """See `ByteSource.extents`. HTTP reports no holes."""
         if self.file_bytes:
             yield Extent(offset=0, length=self.file_bytes)
 
@@ -275,28 +276,28 @@ class HttpSource:
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    def _ask(self, offset: int, length: int, *, afresh: bool) -> _Part:
-        """One range.
+    def _ask(self, offset: int, length: int, *, follow_redirects: bool) -> _FileRange:
+        """Fetch one range.
 
-        The way that the redirects led is kept; where it is refused now (a signature in it may have run out), it is gone
-        anew from the URL.
+        The final URL of the redirects is reused. If the server refuses that URL, because a signature may have expired,
+        the redirects are followed again.
         """
         self._stop.check()
         began = self._monotonic()
-        self._begin(self._deadlines.head_seconds, self._late_head())
+        self._begin(self._deadlines.head_seconds, self._describe_late_head())
         try:
-            part = self._ask_timed(offset, length, afresh=afresh)
+            part = self._ask_before_deadline(offset, length, follow_redirects=follow_redirects)
         finally:
             self._spend(self._monotonic() - began)
         self._spend(-self._deadlines.added_seconds(len(part.body)))
         return part
 
-    def _left(self) -> float:
-        """What is left of the time that all requests have together."""
+    def _total_seconds_left(self) -> float:
+        """Return the time that remains for all requests together."""
         with self._lock:
             left = self._left_seconds
         if left <= 0:
-            raise self._too_slow(self._late_in_all())
+            raise self._too_slow(self._describe_late_total())
         return left
 
     def _spend(self, seconds: float) -> None:
@@ -304,26 +305,26 @@ class HttpSource:
             self._left_seconds = min(self._left_seconds - seconds, self._deadlines.total_seconds)
 
     def _begin(self, seconds: float, late: str) -> None:
-        """Set the deadline of what the thread does now: `seconds`, or what is left for all requests if that is less."""
-        left = self._left()
-        self._timer.begin(min(seconds, left), late if seconds <= left else self._late_in_all())
+        """Set the deadline of the thread's next step: `seconds`, or the remaining time of all requests if shorter."""
+        left = self._total_seconds_left()
+        self._timer.begin(min(seconds, left), late if seconds <= left else self._describe_late_total())
 
-    def _late_in_all(self) -> str:
+    def _describe_late_total(self) -> str:
         return f"all requests together took {self._deadlines.total_seconds:g} seconds too long"
 
-    def _late_head(self) -> str:
+    def _describe_late_head(self) -> str:
         return f"no whole head of an answer within {self._deadlines.head_seconds:g} seconds"
 
-    def _ask_timed(self, offset: int, length: int, *, afresh: bool) -> _Part:
-        """The range, before the thread's deadline."""
-        route = None if afresh else self._route
+    def _ask_before_deadline(self, offset: int, length: int, *, follow_redirects: bool) -> _FileRange:
+        """Fetch the range before the thread's deadline."""
+        route = None if follow_redirects else self._route
         if route is not None:
             answer = self._send(route, offset, length)
-            if answer.status in {206, 416} or _passes(answer.status):
-                return self._part(answer, offset, length)
+            if answer.status in {206, 416} or _is_passing(answer.status):
+                return self._parse_range(answer, offset, length)
         return self._follow(offset, length)
 
-    def _follow(self, offset: int, length: int) -> _Part:
+    def _follow(self, offset: int, length: int) -> _FileRange:
         url = self._url
         for _ in range(REDIRECTS_MAX + 1):
             route = self._open_route(url)
@@ -334,9 +335,9 @@ class HttpSource:
                 raise
             if answer.status not in _REDIRECTS:
                 self._keep(route)
-                return self._part(answer, offset, length)
+                return self._parse_range(answer, offset, length)
             route.pool.close()
-            url = self._redirected(url, answer.headers.get("Location", ""))
+            url = self._resolve_redirect(url, answer.headers.get("Location", ""))
         raise ImageRefused(
             f"'{redact_location(self._url)}' redirects without end.",
             found=f"more than {REDIRECTS_MAX} redirects, the last to '{redact_location(url)}'",
@@ -345,11 +346,11 @@ class HttpSource:
             target=redact_location(self._url),
         )
 
-    def _redirected(self, url: str, location: str) -> str:
-        """The URL that a redirect leads to.
+    def _resolve_redirect(self, url: str, location: str) -> str:
+        """Return the URL of a redirect.
 
         Raises:
-            ImageRefused: it leads nowhere.
+            ImageRefused: the redirect has no valid URL.
         """
         try:
             target = urljoin(url, location)
@@ -359,7 +360,7 @@ class HttpSource:
         except (ValueError, InvalidInput):
             pass
         raise ImageRefused(
-            f"'{redact_location(self._url)}' redirects to what is not a URL.",
+            f"'{redact_location(self._url)}' redirects to an invalid URL.",
             found=repr(redact_location(location)[:200]),
             expected="a Location with an https URL",
             hint="give the URL that the file really has",
@@ -368,7 +369,7 @@ class HttpSource:
 
     def _keep(self, route: _Route) -> None:
         with self._lock:
-            # A route that another thread still reads from closes its connections when they come back to the pool.
+            # If another thread still reads from a route, its connections are closed when they return to the pool.
             if self._route is not None:
                 self._route.pool.close()
             self._route = route
@@ -380,22 +381,22 @@ class HttpSource:
                 "GET", route.target, headers=headers, redirect=False, retries=False, preload_content=False
             )
             try:
-                body = self._body(answer, length) if answer.status == 206 else b""
+                body = self._read_body(answer, length) if answer.status == 206 else b""
             except BaseException:
                 answer.close()
                 raise
             if answer.status != 206 or len(body) > length:
                 answer.close()
             answer.release_conn()
-            self._stop.check()  # A head that was cut off by `stop` looks like one with fewer headers.
+            self._stop.check()  # After `stop`, a truncated head looks like a head with fewer headers.
             return _Answer(status=answer.status, headers=answer.headers, body=body)
         except TlsError as error:
             self._stop.check()
             raise StoreError(
-                f"The server of '{redact_location(self._url)}' cannot be trusted.",
+                f"The server of '{redact_location(self._url)}' has no trusted certificate.",
                 found=str(error),
-                expected="a certificate for its name, from an authority that this machine knows",
-                hint="name the authority's file in SSL_CERT_FILE",
+                expected="a certificate for the host name, from an authority that this machine trusts",
+                hint="set SSL_CERT_FILE to the file of the authority",
                 target=redact_location(self._url),
             ) from error
         except LocationParseError as error:
@@ -408,7 +409,7 @@ class HttpSource:
             ) from error
         except TimeoutError as error:
             raise self._too_slow(str(error), _NoAnswer) from error
-        except NewConnectionError as error:  # A kind of ConnectTimeoutError, though nothing was late.
+        except NewConnectionError as error:  # A subclass of ConnectTimeoutError, although nothing was late.
             raise self._unreachable(str(error), _NoAnswer) from error
         except ConnectTimeoutError as error:
             raise self._too_slow(
@@ -416,36 +417,36 @@ class HttpSource:
             ) from error
         except TimeoutOfUrllib3 as error:
             raise self._too_slow(self._timer.reason, _NoAnswer) from error
-        except (HTTPError, ValueError) as error:  # ValueError: numbers that http.client cannot read
+        except (HTTPError, ValueError) as error:  # ValueError: invalid numbers for http.client
             self._stop.check()
             raise self._unreachable(str(error), _NoAnswer) from error
 
-    def _body(self, answer: urllib3.BaseHTTPResponse, length: int) -> bytes:
-        """At most one byte more than was asked for: a server may send more, and one byte is enough to know."""
+    def _read_body(self, answer: urllib3.BaseHTTPResponse, length: int) -> bytes:
+        """Read at most one byte more than requested, which reveals a server that sends more."""
         late = f"fewer than {self._deadlines.bytes_per_second_min} bytes a second of a body of {length} bytes"
         self._begin(self._deadlines.body_seconds(length), late)
         return answer.read(length + 1, decode_content=False)
 
-    def _part(self, answer: _Answer, offset: int, length: int) -> _Part:
+    def _parse_range(self, answer: _Answer, offset: int, length: int) -> _FileRange:
         said = answer.headers.get("Content-Range", "")
         stamp = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         match = _CONTENT_RANGE.fullmatch(said.strip())
         file_bytes = int(match[3]) if match is not None and _STAMP.fullmatch(stamp) else None
         if answer.status == 416 and file_bytes == 0:
-            return _Part(body=b"", file_bytes=0, stamp=stamp)
+            return _FileRange(body=b"", file_bytes=0, stamp=stamp)
         if answer.status != 206:
-            raise self._refusal(answer.status)
+            raise self._create_status_error(answer.status)
         if match is None or file_bytes is None:
             raise ImageRefused(
-                f"The server of '{redact_location(self._url)}' does not tell what is needed to read it safely.",
+                f"The server of '{redact_location(self._url)}' does not send the headers for a safe read.",
                 found=f"Content-Range '{said[:80]}', ETag or Last-Modified '{stamp[:80]}'",
-                expected="the file's length, and an ETag or a Last-Modified to know a change by",
+                expected="the file's length, and an ETag or a Last-Modified that reveals changes",
                 hint="download the file first and give its path",
                 target=redact_location(self._url),
             )
         if match[1] is None or int(match[1]) != offset:
             raise ImageRefused(
-                f"The server of '{redact_location(self._url)}' gives another range than it was asked for.",
+                f"The server of '{redact_location(self._url)}' sends another range than requested.",
                 found=f"Content-Range '{said[:80]}'",
                 expected=f"the bytes from {offset} on",
                 hint="download the file first and give its path",
@@ -453,8 +454,8 @@ class HttpSource:
             )
         expected = max(0, min(length, file_bytes - offset))
         if len(answer.body) != expected:
-            raise self._unreachable(f"{len(answer.body)} bytes where {expected} were announced")
-        return _Part(body=answer.body, file_bytes=file_bytes, stamp=stamp)
+            raise self._unreachable(f"{len(answer.body)} bytes instead of the announced {expected}")
+        return _FileRange(body=answer.body, file_bytes=file_bytes, stamp=stamp)
 
     # -- addresses ----------------------------------------------------------------------------------------------------
 
@@ -468,7 +469,7 @@ class HttpSource:
                 hint="give an https URL; http is for private servers: IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
                 target=redact_location(self._url),
             )
-        address = self._checked_address(parts.host, parts.port)
+        address = self._resolve_public_address(parts.host, parts.port)
         headers = {"Host": parts.host_header}
         if parts.authorization is not None:
             headers["Authorization"] = parts.authorization
@@ -476,7 +477,7 @@ class HttpSource:
         return _Route(pool=pool, target=parts.target, headers=headers)
 
     def _pool(self, scheme: str, address: str, port: int, host: str) -> urllib3.HTTPConnectionPool:
-        """Connections to the very address that was checked, under the name that was asked for."""
+        """Create a pool of connections to the checked address, under the requested host name."""
         try:
             seconds = min(self._deadlines.connect_seconds, self._timer.seconds_left())
         except TimeoutError as error:
@@ -497,19 +498,19 @@ class HttpSource:
         self._line.watch(pool)
         return pool
 
-    def _checked_address(self, host: str, port: int) -> str:
+    def _resolve_public_address(self, host: str, port: int) -> str:
         try:
             addresses = self._resolve(host, port)
         except OSError as error:
-            # At once, as a private address: time must not tell which names exist inside the server's network.
+            # Refused at once like a private address: the time must not reveal the names of the server's network.
             if not isinstance(error, socket.gaierror) or error.errno not in _NO_SUCH_NAME:
                 raise self._unreachable(f"the name '{host}' does not resolve: {error}", _NoAnswer) from error
             addresses = []
         closed = [] if self._private else [address for address in addresses if not is_public(address)]
         if closed or not addresses:
             raise InvalidInput(
-                f"'{host}' may not be asked for an image.",
-                found=f"addresses {', '.join(addresses)}: not of the open internet"
+                f"'{host}' is not allowed as the host of an image.",
+                found=f"addresses {', '.join(addresses)}, not of the public internet"
                 if closed
                 else "a name that does not resolve",
                 expected="public addresses only",
@@ -520,28 +521,28 @@ class HttpSource:
 
     # -- errors -------------------------------------------------------------------------------------------------------
 
-    def _refusal(self, status: int) -> ImgstoreError:
+    def _create_status_error(self, status: int) -> ImgstoreError:
         found = f"HTTP {status}"
-        if _passes(status):
+        if _is_passing(status):
             return self._unreachable(found)
         if status in {401, 403, 407}:
             return StoreDenied(
                 f"The server of '{redact_location(self._url)}' refuses access.",
                 found=found,
                 expected="206",
-                hint="give a URL that is signed and has not run out",
+                hint="give a signed URL that has not expired",
                 target=redact_location(self._url),
             )
         if status in {404, 410}:
             return ObjectNotFound(
-                f"There is no '{redact_location(self._url)}'.",
+                f"'{redact_location(self._url)}' does not exist.",
                 found=found,
                 expected="206",
-                hint="look whether the URL is right",
+                hint="check the URL",
                 target=redact_location(self._url),
             )
         return ImageRefused(
-            f"The server of '{redact_location(self._url)}' gives no ranges.",
+            f"The server of '{redact_location(self._url)}' does not support ranges.",
             found=found,
             expected="206 Partial Content to a request with Range",
             hint="download the file first and give its path",
@@ -554,21 +555,21 @@ class HttpSource:
             found=found,
             expected=f"an answer's head within {self._deadlines.head_seconds:g} seconds, a byte every "
             f"{self._deadlines.idle_seconds:g}, and {self._deadlines.bytes_per_second_min} bytes a second",
-            hint="give a faster server; who runs imgstore may change source_head_seconds_max, source_idle_seconds_max and "
-            "source_bytes_per_second_min under [limits] in settings.toml",
+            hint="use a faster server; the operator of imgstore may change source_head_seconds_max, "
+            "source_idle_seconds_max and source_bytes_per_second_min under [limits] in settings.toml",
             target=redact_location(self._url),
         )
 
     def _unreachable(self, found: str, kind: type[StoreUnreachable] = StoreUnreachable) -> StoreUnreachable:
         return kind(
-            f"'{redact_location(self._url)}' does not answer as it should.",
+            f"'{redact_location(self._url)}' does not answer as expected.",
             found=found,
             expected="206 Partial Content",
-            hint="look whether the server runs, then run the same command again",
+            hint="check that the server runs, then run the same command again",
             target=redact_location(self._url),
         )
 
 
-def _passes(status: int) -> bool:
-    """Whether the same request may be answered better a little later."""
+def _is_passing(status: int) -> bool:
+    """Return whether a later repeat of the request may succeed."""
     return status >= 500 or status in {408, 425, 429}

@@ -1,6 +1,6 @@
-"""Connections of urllib3 that end at a deadline, however slowly bytes come, and that another thread can hang up.
+"""Connections of urllib3 that end at a deadline, however slow the bytes, and that another thread can close.
 
-urllib3's own read timeout is for each `recv`: a server that sends a byte every few seconds never meets it.
+The read timeout of urllib3 is for each `recv`: a server that sends a byte every few seconds never exceeds this timeout.
 """
 
 import io
@@ -17,7 +17,7 @@ import urllib3
 
 
 class RequestTimer(threading.local):
-    """The deadline of the request that a thread makes. Each thread has its own."""
+    """The deadline of a thread's request. Each thread has its own deadline."""
 
     def __init__(self, idle_seconds: float, monotonic: Callable[[], float]) -> None:
         self._idle_seconds = idle_seconds
@@ -26,11 +26,11 @@ class RequestTimer(threading.local):
         self._what = ""
 
     def begin(self, seconds: float, what: str) -> None:
-        """Set the deadline: so many seconds from now. `what` says what is late when it has passed."""
+        """Set the deadline in `seconds` from now. `what` describes the late part."""
         self._deadline, self._what = self._monotonic() + seconds, what
 
     def seconds_left(self) -> float:
-        """The seconds that the next step may take.
+        """Return the seconds that the next step may take.
 
         Raises:
             TimeoutError: the deadline has passed.
@@ -42,7 +42,7 @@ class RequestTimer(threading.local):
 
     @property
     def reason(self) -> str:
-        """What was late, after a timeout."""
+        """The description of the timeout."""
         late = self._monotonic() >= self._deadline
         return self._what if late else f"no byte for {self._idle_seconds:g} seconds"
 
@@ -53,12 +53,12 @@ class SourceConnections:
     def __init__(self, timer: RequestTimer) -> None:
         self.timer = timer
         self.lock = threading.RLock()
-        """Held while a socket is closed or hung up, so that no reused descriptor is hit."""
+        """Held while a socket is closed or shut down, so that no reused descriptor is affected."""
         self._sockets: weakref.WeakSet[_TimedSocket] = weakref.WeakSet()
         self._disconnected = False
 
     def watch(self, pool: urllib3.HTTPConnectionPool) -> None:
-        """Have every connection of a new pool end at the deadline of its thread."""
+        """Apply the deadline of the thread to every connection of a new pool."""
         base = pool.ConnectionCls
         line = self
 
@@ -74,7 +74,7 @@ class SourceConnections:
         pool.ConnectionCls = Timed
 
     def watch_socket(self, sock: socket.socket) -> "_TimedSocket":
-        """The socket, watched."""
+        """Wrap a socket, and register it for `disconnect`."""
         timed = _TimedSocket(sock, self)
         with self.lock:
             self._sockets.add(timed)
@@ -83,7 +83,7 @@ class SourceConnections:
         return timed
 
     def disconnect(self) -> None:
-        """End every connection, later ones too, from any thread: whoever reads from one finds its end."""
+        """End every present and later connection. Any thread may call this method. Readers see the end of their stream."""
         with self.lock:
             self._disconnected = True
             for each in list(self._sockets):
@@ -91,7 +91,7 @@ class SourceConnections:
 
 
 class _TimedSocket:
-    """A socket that reads until a deadline; all else is the socket's own."""
+    """A socket with a deadline for reads. Other methods are the socket's own."""
 
     def __init__(self, sock: socket.socket, line: SourceConnections) -> None:
         self._sock = sock
@@ -101,7 +101,7 @@ class _TimedSocket:
         return getattr(self._sock, name)
 
     def makefile(self, _mode: str = "r", *_: Any, **__: Any) -> io.BufferedReader:
-        """As http.client asks for the answer."""
+        """Create the stream that http.client reads."""
         return io.BufferedReader(_TimedReader(self, self._sock.makefile("rb", buffering=0), self._line))
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class _TimedSocket:
             self._sock.close()
 
     def shut_down(self) -> None:
-        """End the connection below TLS, with the line's lock held. The socket stays its reader's to close."""
+        """End the connection below TLS, with the lock held. The reader still closes the socket."""
         number = self._sock.fileno()
         if number < 0:
             return
@@ -119,7 +119,7 @@ class _TimedSocket:
 
 
 class _TimedReader(io.RawIOBase):
-    """What comes from a socket, each read in the time that is left."""
+    """The stream of a socket, with the remaining time as the limit of each read."""
 
     def __init__(self, sock: _TimedSocket, raw: Any, line: SourceConnections) -> None:
         super().__init__()
@@ -128,14 +128,14 @@ class _TimedReader(io.RawIOBase):
         self._line = line
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
         """See `RawIOBase.readinto`.
 
         Raises:
-            TimeoutError: nothing came in time.
+            TimeoutError: no byte arrived in time.
         """
         self._sock.settimeout(self._line.timer.seconds_left())
         count: int | None = self._raw.readinto(buffer)

@@ -1,12 +1,15 @@
-"""Connections to S3 whose time limits follow progress: a body that moves is alive, however slow the link.
+"""Connections to S3 with time limits for progress: a transfer continues while bytes move, however slow the link.
 
-What urllib3 does by itself: a body is sent in one piece within the time limit for connecting, and the answer must begin
-within a limit that counts from then on, though megabytes of the body may still wait in the kernel's buffer. So a body of
-4 MiB over a link of 64 KiB/s never arrives. Here a body is sent in small pieces, each with a limit of its own; and while
-the kernel still gets rid of bytes, the wait for the answer goes on. What a proxy on the way has taken and not passed on is
-seen by nobody: for a body, the wait goes on as well where the store answers another request meanwhile.
+urllib3 sends a body in a single call within the connect timeout. The response must begin within another limit, although
+megabytes of the body may still be in the kernel's buffer. A body of 4 MiB over a link of 64 KiB/s therefore never
+arrives. Here a body is sent in small pieces with a limit for each piece, and the wait for the response continues while
+the kernel's buffer shrinks.
 
-A request that deletes keeps a fixed limit, whatever moves: garbage collection relies on it (invariants G6 and G7).
+Bytes that a proxy has received and not yet forwarded are invisible. For a body, the wait therefore also continues if
+the store answers another request.
+
+A request that deletes has a fixed limit in any case, because garbage collection depends on that limit (invariants G6
+and G7).
 """
 
 import array
@@ -29,45 +32,47 @@ from urllib3.util.wait import wait_for_read
 from imgstore.stores.wrappers.hedging import note_progress
 
 _PIECE_BYTES: Final = 1 << 16
-"""Sent under one limit: 20 s for it are 3 KiB/s."""
-_FIRST_LOOK_SECONDS: Final = 0.05
-"""After this time the kernel's buffer is looked at first, and after twice the time then: a store that froze took its last
-bytes at once."""
-_LOOK_SECONDS: Final = 1.0
-"""How often the kernel's buffer is looked at in the end."""
+"""Sent under one limit: 20 s for a piece are 3 KiB/s."""
+_FIRST_POLL_SECONDS: Final = 0.05
+"""The first interval between looks at the kernel's buffer, doubled after each look.
+
+A frozen store takes its last bytes at once.
+"""
+_POLL_SECONDS: Final = 1.0
+"""The longest interval between looks at the kernel's buffer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeLimits:
-    """How long one request to S3 may take, in seconds."""
+    """The time limits of a request to S3, in seconds."""
 
     connect_seconds: float = 3.1
-    """For a connection to be made: a lost packet of it is sent again after one second."""
+    """Time to connect. TCP sends a lost packet of the handshake again after one second."""
     read_seconds: float = 10.0
-    """Of GET and HEAD: until the answer begins, and for any pause in it."""
+    """For GET and HEAD: time until the response begins, and for any pause in the response."""
     write_seconds: float = 30.0
-    """Of PUT: for any pause in which no byte of the body leaves, and until the answer begins after that."""
+    """For PUT: any pause in which no byte of the body leaves, and then the time until the response begins."""
     fixed_seconds: float = 60.0
-    """Of every other request, such as deletes: until the answer begins."""
+    """For every other request, such as deletes: time until the response begins."""
     bytes_per_second_min: int = 8 << 10
-    """Of PUT: a body that is slower on average is given up, though it moves."""
+    """For PUT: a body with a smaller mean rate is given up, although bytes move."""
 
     def total_seconds(self, body_bytes: int) -> float:
-        """How long a PUT may take in all."""
+        """Return the limit of a whole PUT."""
         return self.write_seconds + body_bytes / self.bytes_per_second_min
 
 
-class _SteadyConnection:
-    """A mixin for botocore's connections."""
+class _ProgressConnection:
+    """A mixin for botocore's connections with limits for progress."""
 
     limits = TimeLimits()
     is_alive: Callable[[], bool]
-    """Asks the store something small."""
+    """Sends a small request to the store, and returns whether the store answered."""
     _body_bytes = 0
     _began = 0.0
     sock: socket.socket
     timeout: float | None
-    _method: str | None  # http.client's, of the request under way
+    _method: str | None  # http.client's attribute of the current request
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         """Begin a request."""
@@ -75,7 +80,7 @@ class _SteadyConnection:
         super().request(*args, **kwargs)  # type: ignore[misc]
 
     def send(self, data: Any) -> None:
-        """Send in pieces, each under the limit for a pause."""
+        """Send in pieces, with a limit for a pause at each piece."""
         if not isinstance(data, memoryview) or data.nbytes <= _PIECE_BYTES:
             super().send(data)  # type: ignore[misc]
             return
@@ -88,7 +93,7 @@ class _SteadyConnection:
             self._check_total()
 
     def getresponse(self) -> Any:
-        """Wait for the answer as long as the method allows."""
+        """Wait for the response within the limit of the method."""
         if self._method in {"GET", "HEAD"}:
             self.timeout = self.limits.read_seconds
         elif self._method == "PUT":
@@ -99,12 +104,12 @@ class _SteadyConnection:
         return super().getresponse()  # type: ignore[misc]
 
     def _wait_while_moving(self) -> None:
-        """Wait until something comes. Bytes that leave the kernel's buffer begin the limit anew."""
+        """Wait until bytes arrive. The limit starts again when bytes leave the kernel's buffer."""
         moved_at = time.monotonic()
         left = _unsent_bytes(self.sock)
-        look_seconds = _FIRST_LOOK_SECONDS
-        while not wait_for_read(self.sock, min(look_seconds, self.limits.write_seconds)):
-            look_seconds = min(2 * look_seconds, _LOOK_SECONDS)
+        poll_seconds = _FIRST_POLL_SECONDS
+        while not wait_for_read(self.sock, min(poll_seconds, self.limits.write_seconds)):
+            poll_seconds = min(2 * poll_seconds, _POLL_SECONDS)
             self._check_total()
             now, still = time.monotonic(), _unsent_bytes(self.sock)
             if still < left:
@@ -122,31 +127,31 @@ class _SteadyConnection:
 
 
 def _unsent_bytes(sock: socket.socket) -> int:
-    """What the kernel holds that the other side has not confirmed; 0 where it does not tell.
+    """Return the bytes in the kernel's buffer that the peer has not confirmed; 0 if the kernel reports none.
 
-    SIOCOUTQ: https://man7.org/linux/man-pages/man7/tcp.7.html. It has the number of TIOCOUTQ.
+    SIOCOUTQ: https://man7.org/linux/man-pages/man7/tcp.7.html. The ioctl has the number of TIOCOUTQ.
     """
-    told = array.array("i", [0])
+    count = array.array("i", [0])
     try:
-        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, told)
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
     except OSError:
         return 0
-    return told[0]
+    return count[0]
 
 
 def use_progress_timeouts(client: Any, limits: TimeLimits, is_alive: Callable[[], bool]) -> None:
-    """Have botocore's client make such connections.
+    """Make botocore's client use these connections. If this botocore has other internals, botocore's own limits apply.
 
     Args:
-        client: before its first request.
-        is_alive: asks the store something small, and tells whether it answered.
-        limits: of every request. Where this botocore keeps its parts elsewhere, its own limits hold.
+        client: the client before its first request.
+        limits: the limits of every request.
+        is_alive: sends a small request to the store, and returns whether the store answered.
     """
 
-    class Plain(_SteadyConnection, AWSHTTPConnection):  # type: ignore[misc]
+    class Plain(_ProgressConnection, AWSHTTPConnection):  # type: ignore[misc]
         pass
 
-    class Secure(_SteadyConnection, AWSHTTPSConnection):  # type: ignore[misc]
+    class Secure(_ProgressConnection, AWSHTTPSConnection):  # type: ignore[misc]
         pass
 
     class PlainPool(AWSHTTPConnectionPool):
@@ -158,6 +163,6 @@ def use_progress_timeouts(client: Any, limits: TimeLimits, is_alive: Callable[[]
     for kind in (Plain, Secure):
         kind.limits, kind.is_alive = limits, staticmethod(is_alive)
     http_session = getattr(getattr(client, "_endpoint", None), "http_session", None)
-    pools = getattr(http_session, "_pool_classes_by_scheme", None)  # shared with the managers of connections
+    pools = getattr(http_session, "_pool_classes_by_scheme", None)  # shared with the connection managers
     if isinstance(pools, dict):
         pools.update(http=PlainPool, https=SecurePool)

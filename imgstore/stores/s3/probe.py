@@ -1,4 +1,4 @@
-"""Find out what an S3 server can do: checksums, copies and conditional creates."""
+"""Probe the abilities of an S3 server: checksums, copies and conditional creates."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -21,14 +21,14 @@ _PROBE_WRITERS: Final = 8
 
 
 def probe_properties(store: S3Store, random_hex: str) -> StoreProperties:
-    """Find out what a store really does, with a few small objects under ``imgstore-probe/<random_hex>/``.
+    """Probe the abilities of a store with a few small objects under ``imgstore-probe/<random_hex>/``.
 
     Args:
-        store: what to probe; its bucket exists.
-        random_hex: makes the keys unique among all who probe.
+        store: the store to probe; its bucket exists.
+        random_hex: makes the keys unique among concurrent probes.
 
     Raises:
-        StoreError: it could not be written or read at all.
+        StoreError: the store cannot be written or read.
     """
     prefix = f"imgstore-probe/{random_hex}"
     try:
@@ -42,8 +42,8 @@ def probe_properties(store: S3Store, random_hex: str) -> StoreProperties:
 
 
 def _refuses_damage(store: S3Store, key: str) -> bool:
-    """A body that does not match the checksum sent with it is refused, and nothing is there then."""
-    store.put(key + "-whole", b"whole")  # a store that refuses everything verifies nothing
+    """Return whether the store refuses a body that does not match its checksum, and stores nothing."""
+    store.put(key + "-whole", b"whole")  # a store that refuses every put does not verify checksums
     try:
         store._put(key, b"damaged", crc32_checksum(b"whole"))
     except ObjectCorrupt:
@@ -61,7 +61,7 @@ def _refuses_damage(store: S3Store, key: str) -> bool:
 
 
 def _computes_at_copy(store: S3Store, source_key: str, target_key: str) -> bool:
-    """A copy gets a checksum that its source never had: so it was computed, over the bytes as copied."""
+    """Return whether a copy of a source without a checksum has a checksum, which the store must have computed."""
     body = b"a source without a checksum"
     store._put(source_key, body, None)
     try:
@@ -74,7 +74,7 @@ def _computes_at_copy(store: S3Store, source_key: str, target_key: str) -> bool:
 
 
 def _creates_once(store: S3Store, key: str) -> bool:
-    """Of many writers at once exactly one wins, and a late one does not."""
+    """Return whether exactly one of several concurrent writers succeeds, and a later writer fails."""
 
     def wins(writer: int) -> bool:
         try:

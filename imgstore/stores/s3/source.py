@@ -1,4 +1,4 @@
-"""A disk image that is one object of an S3 bucket, read by ranges."""
+"""A disk image in an object of an S3 bucket, read by ranges."""
 
 from collections.abc import Iterator
 
@@ -13,18 +13,18 @@ from imgstore.stores.wrappers.retry import Retrier
 
 
 class S3Object:
-    """A disk image in a bucket, as a `domain.sources.ByteSource`. Every read is bound to the ETag that was opened."""
+    """A disk image in a bucket, as a `ByteSource`. Every read requires the ETag of the opened object."""
 
     def __init__(self, store: S3Store, key: str, *, retrier: Retrier | None = None) -> None:
-        """Ask for length and ETag.
+        """Fetch length and ETag.
 
         Raises:
-            ObjectNotFound: no such object.
-            StoreError: the store does not answer, or not to us.
+            ObjectNotFound: the object does not exist.
+            StoreError: the store does not answer, or refuses access.
         """
         self._store = store
         self._key = key
-        self._persist = retrier or Retrier()
+        self._retry = retrier or Retrier()
         self._opened = self.identity()
 
     @property
@@ -34,10 +34,10 @@ class S3Object:
 
     def identity(self) -> SourceIdentity:
         """See `ByteSource.identity`."""
-        answer = self._persist(lambda: self._store._head(self._key))
+        answer = self._retry(lambda: self._store._head(self._key))
         location = f"s3://{self._store.bucket}/{self._key}"
-        etag: str = self._store._told(self._key, answer, "ETag")
-        with self._store._translated(self._key):
+        etag: str = self._store._require_field(self._key, answer, "ETag")
+        with self._store._translate_errors(self._key):
             length = self._store._length(self._key, answer)
             if not (0 < len(etag) <= ETAG_CHARACTERS_MAX and etag.isprintable()):
                 raise ValueError(f"the ETag {etag[:40]!r}")
@@ -50,27 +50,27 @@ class S3Object:
                 f"'{self._opened.location}' ends too early.",
                 found=f"{self.file_bytes} bytes",
                 expected=f"at least {offset + length}",
-                hint="upload the image again, whole",
+                hint="upload the whole image again",
                 target=self._opened.location,
             )
         if length == 0:
             return b""
         how = {"Range": range_header(offset, length), "IfMatch": self._opened.stamp}
         try:
-            return self._persist(lambda: self._store._get(self._key, **how))
+            return self._retry(lambda: self._store._get(self._key, **how))
         except Conflict as error:
             raise SourceChanged(
-                f"'{self._opened.location}' was replaced while it was read.",
+                f"'{self._opened.location}' was replaced during the read.",
                 found="another ETag",
                 expected=self._opened.stamp,
-                hint="leave the object alone while it is read, then run the same command again",
+                hint="do not change the object during the read, then run the same command again",
                 target=self._opened.location,
             ) from error
 
     def extents(self) -> Iterator[Extent]:
-        """See `ByteSource.extents`. S3 tells of no holes."""
+        """See `ByteSource.extents`. S3 reports no holes."""
         if self.file_bytes:
             yield Extent(offset=0, length=self.file_bytes)
 
     def close(self) -> None:
-        """See `ByteSource.close`. The store is the caller's."""
+        """See `ByteSource.close`. The caller owns the store."""

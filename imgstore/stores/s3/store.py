@@ -1,24 +1,24 @@
-"""A store in an S3 bucket, and a disk image that lies in one. The only room that knows boto3.
+"""A store in an S3 bucket. Only modules of this package import boto3.
 
-Body signing or checksum: one of them, not both (figures of 2026-11 on two cores, MinIO on loopback, milliseconds of our
-own CPU a request, medians; the server's share did not differ beyond noise):
+A put uses body signing or a checksum, never both. The table shows medians of the client's CPU in milliseconds per
+request (2026-11, two cores, MinIO on loopback; the server's CPU did not differ beyond noise):
 
 ======================================================  =====  =====
 put of                                                   1 MB   4 MB
 ======================================================  =====  =====
-boto3 as it comes: signed body and CRC-32 by botocore     2.9    8.0
+boto3's default: signed body and CRC-32 by botocore        2.9    8.0
 signed body (SHA-256), no checksum                        2.5    6.4
 unsigned body, SHA-256 in a header                        2.5    6.3
 unsigned body, CRC-32 in a header                         2.0    4.7
-the same, body as a memoryview (what is done here)        1.9    3.8
-unsigned body, nothing checked                            1.8    3.4
+unsigned body, CRC-32, memoryview (used here)             1.9    3.8
+unsigned body, no checksum                                1.8    3.4
 ======================================================  =====  =====
 
-The CRC-32 (zlib's here; ISA-L's, which is used, takes a millisecond less of 4 MB) wins: the store compares it with the
-bytes that it received, keeps it for the whole object, and tells it to HEAD. A memoryview keeps botocore from joining
-headers and body in one buffer. A body that is neither signed nor sent over TLS can be forged on the wire; whoever reads
-it then sees that it does not match its name. Reading, the checksum is not verified (2.0 instead of 5.2 ms for 4 MB):
-names are. `s3_short` takes half a millisecond off each.
+The CRC-32 is best: the store compares the CRC-32 with the received bytes, keeps it for the whole object, and returns it
+from HEAD. The table used zlib's CRC-32; ISA-L's, used here, takes a millisecond less for 4 MB. A memoryview keeps
+botocore from joining headers and body in one buffer. A body that is neither signed nor sent over TLS can be forged on
+the network. A reader then detects that the body does not match its name. Reads do not verify the checksum (2.0 instead
+of 5.2 ms for 4 MB), because readers verify names. `fast_path` saves half a millisecond per request.
 """
 
 import os
@@ -66,13 +66,16 @@ from imgstore.stores.s3.fast_path import FastPath
 from imgstore.stores.wrappers.hedging import note_answer
 
 UNPROBED: Final = StoreProperties(verifies_checksum=False, server_side_copy=False, atomic_create=False)
-"""What is promised of a store that nobody has probed."""
+"""The promises of a store that was never probed."""
 
 CONNECTIONS_MAX: Final = 64
-"""Kept open for each store: more than any pipeline's worker threads."""
+"""Open connections per store: more than the worker threads of any pipeline."""
 
 _CHECKSUMS: Final = ("CRC32", "CRC64NVME", "CRC32C", "SHA256", "SHA1")
-"""The algorithms that S3 knows, ours first. https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html"""
+"""The algorithms of S3, in the order of preference.
+
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
+"""
 
 _HEADERS: Final = {
     "StorageClass": "x-amz-storage-class",
@@ -80,7 +83,7 @@ _HEADERS: Final = {
     "ChecksumCRC32": "x-amz-checksum-crc32",
     "IfNoneMatch": "If-None-Match",
 }
-"""What an argument of `put_object` is on the wire."""
+"""The headers for the arguments of `put_object`."""
 
 _DENIED: Final = frozenset(
     {
@@ -111,21 +114,21 @@ _CREDENTIALS: Final = (
 )
 
 _UNREADABLE: Final = (ValueError, TypeError, LookupError, OverflowError, AttributeError, RuntimeError)
-"""What dates, lengths, names and nesting that a store makes up raise where they are read.
+"""Errors of invalid dates, lengths, names and nesting in a store's response.
 
-botocore raises RuntimeError for a date that it cannot read, and its parser RecursionError.
+botocore raises RuntimeError for an invalid date, and its parser raises RecursionError.
 """
 _LENGTH_MAX: Final = 2**63 - 1
-"""What a catalog keeps, and more than any object has."""
+"""The catalog's limit, and more than the length of any object."""
 ETAG_CHARACTERS_MAX: Final = 1_024
 _SILENT: Final = (
-    vendor.ConnectionError,  # no connection was made
-    vendor.HTTPClientError,  # it was lost, or silent for too long
-    HTTPError,  # urllib3's own, which botocore lets through where a refusal breaks off
+    vendor.ConnectionError,  # no connection
+    vendor.HTTPClientError,  # a lost connection or a timeout
+    HTTPError,  # urllib3's errors, which botocore does not translate in an error response that breaks off
 )
 _GARBLED: Final = (
-    vendor.IncompleteReadError,  # it ended before the body did
-    ResponseParserError,  # it was something else than S3's
+    vendor.IncompleteReadError,  # the response ended before the body
+    ResponseParserError,  # not a response of S3
 )
 
 
@@ -146,23 +149,23 @@ class S3Store:
         secret_key: str | None = None,
         limits: TimeLimits = TimeLimits(),  # noqa: B008 - frozen
     ) -> None:
-        """Name the bucket; nothing is sent yet.
+        """Name the bucket without a request.
 
         Args:
             endpoint: the server's URL; None is AWS.
             bucket: the bucket's name.
-            profile: a profile of the AWS configuration files; None takes the usual chain, environment first.
-            signing_region: the region that requests are signed for; None is the profile's, else us-east-1.
-            path_style: the bucket in the path, as MinIO wants it, rather than in the host's name.
-            storage_class: as S3 names it; None is the bucket's default.
-            properties: what was probed (`probe_properties`); None promises nothing.
-            access_key: credentials given outright, with `secret_key`, instead of the chain.
+            profile: a profile of the AWS configuration files; None uses the default chain, environment first.
+            signing_region: the region of the signature; None is the profile's region, else us-east-1.
+            path_style: put the bucket in the path, as MinIO requires, instead of the host name.
+            storage_class: S3's name of the class; None is the bucket's default.
+            properties: the result of `probe_properties`; None promises nothing.
+            access_key: explicit credentials, together with `secret_key`, instead of the chain.
             secret_key: see `access_key`.
-            limits: how long a request may take.
+            limits: the time limits of requests.
 
         Raises:
-            StoreDenied: there is no such profile.
-            StoreError: the endpoint is no URL.
+            StoreDenied: the profile does not exist.
+            StoreError: the endpoint is not a URL.
         """
         self.name = f"s3 {endpoint or 'aws'}/{bucket}"
         self.bucket = bucket
@@ -179,14 +182,14 @@ class S3Store:
             s3={"addressing_style": "path" if path_style else "auto", "payload_signing_enabled": False},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            user_agent=f"imgstore/{imgstore.__version__}",  # botocore puts its own together twice a request, for 0.2 ms
-            parameter_validation=False,  # it knows no memoryview; keys and bodies are checked here
+            user_agent=f"imgstore/{imgstore.__version__}",  # botocore's default takes 0.2 ms per request
+            parameter_validation=False,  # botocore refuses a memoryview; this class checks keys and bodies
         )
-        with self._translated(None):
+        with self._translate_errors(None):
             self._client: Any = _client(profile, endpoint, signing_region, access_key, secret_key, config)
             use_progress_timeouts(self._client, limits, self._is_alive)
-        self._short = FastPath.beside(self._client, bucket) if endpoint and path_style else None
-        """For whole objects, where the address follows no rules but ours: MinIO's, Ceph's and SeaweedFS's usual case."""
+        self._fast_path = FastPath.create(self._client, bucket) if endpoint and path_style else None
+        """For whole objects at a configured path-style address, as is usual for MinIO, Ceph and SeaweedFS."""
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -202,16 +205,18 @@ class S3Store:
         return self._get(check_key(key), Range=range_header(offset, length))
 
     def _get(self, key: str, **how: str) -> bytes:
-        with self._translated(key):
+        with self._translate_errors(key):
             try:
-                answer = None if how or self._short is None else self._short.get(key)
+                answer = None if how or self._fast_path is None else self._fast_path.get(key)
                 if answer is None:
                     answer = self._client.get_object(Bucket=self.bucket, Key=key, **how)
                 note_answer()
-                with closing(answer["Body"]) as stream:  # entered itself, it gives urllib3's, which checks no length
+                with closing(
+                    answer["Body"]
+                ) as stream:  # `with answer["Body"]` gives urllib3's stream, which checks no length
                     body: bytes = stream.read()
             except vendor.ClientError as error:
-                if _code(error) == "InvalidRange":  # begins at or after the object's end
+                if _error_code(error) == "InvalidRange":  # the range begins at or after the object's end
                     return b""
                 raise
         return body
@@ -221,13 +226,13 @@ class S3Store:
         return self._info(key, self._head(check_key(key)))
 
     def _head(self, key: str) -> Mapping[str, Any]:
-        with self._translated(key):
+        with self._translate_errors(key):
             answer: Mapping[str, Any] = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
         return answer
 
     def _info(self, key: str, answer: Mapping[str, Any]) -> ObjectInfo:
-        time: datetime = self._told(key, answer, "LastModified")
-        with self._translated(key):
+        time: datetime = self._require_field(key, answer, "LastModified")
+        with self._translate_errors(key):
             return ObjectInfo(
                 key=key,
                 stored_bytes=self._length(key, answer),
@@ -235,30 +240,30 @@ class S3Store:
                 checksum=_checksum(answer),
             )
 
-    def _told(self, key: str, answer: Mapping[str, Any], name: str) -> Any:
-        """What each S3 server tells; a proxy on the way may have left it out."""
+    def _require_field(self, key: str, answer: Mapping[str, Any], name: str) -> Any:
+        """Return a field that every S3 server sends. A proxy may have removed the field."""
         if name not in answer:
-            raise self._failed(key, f"an answer without {name}")
+            raise self._failed_error(key, f"an answer without {name}")
         return answer[name]
 
     def _length(self, key: str, answer: Mapping[str, Any]) -> int:
-        return _checked_length(self._told(key, answer, "ContentLength"))
+        return _check_length(self._require_field(key, answer, "ContentLength"))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Lists.list`."""
         last = ""
-        for info in _in_key_order(self._listed(prefix), prefix):
+        for info in _in_key_order(self._list_pages(prefix), prefix):
             if info.key <= last:
-                raise self._failed(info.key, f"a listing in no order: '{info.key}' after '{last}'")
+                raise self._failed_error(info.key, f"a listing in no order: '{info.key}' after '{last}'")
             last = info.key
             yield info
 
-    def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
+    def _list_pages(self, prefix: str) -> Iterator[ObjectInfo]:
         more: dict[str, str] = {}
         while True:
-            with self._translated(None):
+            with self._translate_errors(None):
                 page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **more)
-                infos = [_listed_info(found) for found in page.get("Contents", ())]
+                infos = [_parse_listed(found) for found in page.get("Contents", ())]
                 before, more = more, {}
                 if page.get("IsTruncated"):
                     more = {"ContinuationToken": page["NextContinuationToken"]}
@@ -271,7 +276,10 @@ class S3Store:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
-        """See `Puts.put`. `last_modified` is the answer's date, by the store's clock: HEAD may tell a second less."""
+        """See `Puts.put`.
+
+        `last_modified` is the date of the response, by the store's clock. HEAD may return a second less.
+        """
         return self._put(check_key(key), body, crc32_checksum(body), only_if_absent=only_if_absent)
 
     def _put(self, key: str, body: Body, checksum: str | None, *, only_if_absent: bool = False) -> ObjectInfo:
@@ -281,16 +289,16 @@ class S3Store:
         if only_if_absent:
             how["IfNoneMatch"] = "*"
         sent = memoryview(body) if body else b""
-        with self._translated(key):
+        with self._translate_errors(key):
             headers = {_HEADERS[name]: value for name, value in how.items()}
-            answer = None if self._short is None else self._short.put(key, sent, headers)
+            answer = None if self._fast_path is None else self._fast_path.put(key, sent, headers)
             if answer is None:
                 answer = self._client.put_object(Bucket=self.bucket, Key=key, Body=sent, **how)
         kept = _checksum(answer)
         if checksum is not None and kept is not None and kept.startswith("CRC32:") and kept != checksum:
-            raise self._damaged(key, f"{kept} acknowledged for a body of {checksum}")
-        date = self._told(key, answer["ResponseMetadata"]["HTTPHeaders"], "date")
-        with self._translated(key):
+            raise self._damaged_error(key, f"{kept} acknowledged for a body of {checksum}")
+        date = self._require_field(key, answer["ResponseMetadata"]["HTTPHeaders"], "date")
+        with self._translate_errors(key):
             time = parsedate_to_datetime(date).astimezone(UTC)
         return ObjectInfo(key=key, stored_bytes=memoryview(body).nbytes, last_modified=time, checksum=kept)
 
@@ -298,24 +306,24 @@ class S3Store:
         """See `Deletes.delete`. Each request is sent once.
 
         Raises:
-            StoreError: of the kind of the first key that the store would not delete; the others are deleted.
+            StoreError: the error of the first key that the store did not delete; the other keys are deleted.
         """
         for batch in split_batches(map(check_key, keys)):
             objects = {"Objects": [{"Key": key} for key in batch], "Quiet": True}
-            with self._translated(None):
+            with self._translate_errors(None):
                 answer = self._client.delete_objects(Bucket=self.bucket, Delete=objects)
             if errors := [each for each in answer.get("Errors", ()) if each.get("Code") != "NoSuchKey"]:
                 first = errors[0]
-                told = f"{first.get('Message', '')} ({len(errors)} of {len(batch)} keys)"
-                raise self._refusal(first.get("Key"), first.get("Code", "InternalError"), 200, told)
+                message = f"{first.get('Message', '')} ({len(errors)} of {len(batch)} keys)"
+                raise self._create_error(first.get("Key"), first.get("Code", "InternalError"), 200, message)
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
-        """See `Copies.copy_within`. The store is asked for a CRC-32 of the new object."""
+        """See `Copies.copy_within`. The request asks the store for a CRC-32 of the new object."""
         return self._copy(check_key(source_key), check_key(target_key), "CRC32")
 
     def _copy(self, source_key: str, target_key: str, algorithm: str) -> ObjectInfo:
         source = {"Bucket": self.bucket, "Key": source_key}
-        with self._translated(source_key):
+        with self._translate_errors(source_key):
             self._client.copy_object(
                 Bucket=self.bucket, Key=target_key, CopySource=source, ChecksumAlgorithm=algorithm, **self._class
             )
@@ -324,20 +332,20 @@ class S3Store:
     # -- the bucket ---------------------------------------------------------------------------------------------------
 
     def bucket_exists(self) -> bool:
-        """Whether the bucket is there, and ours to see.
+        """Return whether the bucket exists.
 
         Raises:
             StoreDenied: the credentials are refused.
         """
         try:
-            with self._translated(None):
+            with self._translate_errors(None):
                 self._client.head_bucket(Bucket=self.bucket)
         except ObjectNotFound:
             return False
         return True
 
     def _is_alive(self) -> bool:
-        """Whether the server answers anything at all."""
+        """Return whether the server answers any request."""
         try:
             self.bucket_exists()
         except StoreError as error:
@@ -345,57 +353,57 @@ class S3Store:
         return True
 
     def create_bucket(self) -> None:
-        """Make the bucket. One that is there and ours stays as it is.
+        """Create the bucket. A bucket of this account stays unchanged.
 
         Raises:
-            StoreMismatch: it belongs to another account.
+            StoreMismatch: the bucket belongs to another account.
         """
         if self.bucket_exists():
             return
         place = {} if self._region in {None, "us-east-1"} else {"LocationConstraint": self._region}
         how = {"CreateBucketConfiguration": place} if place else {}
-        with self._translated(None):
+        with self._translate_errors(None):
             try:
                 self._client.create_bucket(Bucket=self.bucket, **how)
             except vendor.ClientError as error:
-                if _code(error) != "BucketAlreadyOwnedByYou":
+                if _error_code(error) != "BucketAlreadyOwnedByYou":
                     raise
 
     def close(self) -> None:
-        """Give the connections back. May be called twice."""
+        """Close the connections. May be called twice."""
         self._client.close()
 
-    # -- the border ---------------------------------------------------------------------------------------------------
+    # -- errors -------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _translated(self, key: str | None) -> Iterator[None]:
-        """No error of the vendor's leaves the store."""
+    def _translate_errors(self, key: str | None) -> Iterator[None]:
+        """Translate the vendor's errors into errors of stores."""
         try:
             yield
         except vendor.ClientError as error:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            raise self._refusal(key, _code(error), status, _message(error)) from error
+            raise self._create_error(key, _error_code(error), status, _error_message(error)) from error
         except _CREDENTIALS as error:
-            raise self._denied(key, str(error)) from error
+            raise self._denied_error(key, str(error)) from error
         except vendor.SSLError as error:
             raise StoreError(
-                f"{self.name} cannot be trusted.",
+                f"{self.name} has no trusted certificate.",
                 found=str(error),
-                expected="a certificate from an authority that this machine knows",
-                hint="name the authority's file in AWS_CA_BUNDLE",
+                expected="a certificate from an authority that this machine trusts",
+                hint="set AWS_CA_BUNDLE to the file of the authority",
                 target=key,
             ) from error
         except _SILENT as error:
-            kind = StoreUnreachable if _broke_off(error) else StoreSilent
-            raise self._unreachable(key, str(error), kind) from error
+            kind = StoreUnreachable if _closed_by_server(error) else StoreSilent
+            raise self._unreachable_error(key, str(error), kind) from error
         except _GARBLED as error:
-            raise self._unreachable(key, str(error)) from error
+            raise self._unreachable_error(key, str(error)) from error
         except (vendor.BotoCoreError, *_UNREADABLE) as error:
-            raise self._failed(key, f"an answer that cannot be read: {error}") from error
+            raise self._failed_error(key, f"an answer that cannot be read: {error}") from error
 
-    def _refusal(self, key: str | None, code: str, status: int, told: str) -> StoreError | Conflict:
-        """The error that an answer of the store's stands for."""
-        found = f"{code} (HTTP {status}): {told}"
+    def _create_error(self, key: str | None, code: str, status: int, message: str) -> StoreError | Conflict:
+        """Create the error for an error response of the store."""
+        found = f"{code} (HTTP {status}): {message}"
         if code == "NoSuchBucket":
             return StoreError(
                 f"There is no bucket '{self.bucket}'.",
@@ -406,9 +414,9 @@ class S3Store:
             )
         if code == "BucketAlreadyExists":
             return StoreMismatch(
-                f"The bucket '{self.bucket}' belongs to someone else.",
+                f"The bucket '{self.bucket}' belongs to another account.",
                 found=found,
-                expected="a name that is free",
+                expected="an unused bucket name",
                 hint="give the region another bucket in regions.yaml",
                 target=self.bucket,
             )
@@ -417,78 +425,72 @@ class S3Store:
         if code == "PreconditionFailed" or status == 412:
             return existing_object_error(self.name, key or "")
         if code in _DAMAGED:
-            return self._damaged(key, found)
+            return self._damaged_error(key, found)
         if code in _FULL or status == 507:
             return StoreFull(
-                "The store has no room left.",
+                "The store is full.",
                 found=found,
-                expected=f"room for the object in {self.name}",
-                hint="make room there, then run the same command again: it goes on",
+                expected=f"free space for the object in {self.name}",
+                hint="free some space in the store, then run the same command again, which resumes the work",
                 target=key,
             )
         if code in _PASSING or status >= 500 or status == 429:
-            return self._unreachable(key, found)
+            return self._unreachable_error(key, found)
         if code in _DENIED or status in {401, 403}:
-            return self._denied(key, found)
-        return self._failed(key, found)
+            return self._denied_error(key, found)
+        return self._failed_error(key, found)
 
-    def _damaged(self, key: str | None, found: str) -> ObjectCorrupt:
+    def _damaged_error(self, key: str | None, found: str) -> ObjectCorrupt:
         return ObjectCorrupt(
-            f"The object '{key}' did not arrive whole.",
+            f"The object '{key}' was damaged on the network.",
             found=found,
-            expected="a body of the checksum that was sent with it",
-            hint="run the same command again; if it stays so, look at the network and at proxies in it",
+            expected="a body that matches its checksum",
+            hint="run the same command again; if the error stays, check the network and its proxies",
             target=key,
         )
 
-    def _denied(self, key: str | None, found: str) -> StoreDenied:
+    def _denied_error(self, key: str | None, found: str) -> StoreDenied:
         return StoreDenied(
             f"{self.name} refuses the credentials.",
             found=found,
-            expected="credentials that may read and write the bucket, and a clock that is right",
+            expected="credentials that may read and write the bucket, and a correct clock",
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name an AWS profile in regions.yaml",
             target=key,
         )
 
-    def _unreachable(
+    def _unreachable_error(
         self, key: str | None, found: str, kind: type[StoreUnreachable] = StoreUnreachable
     ) -> StoreUnreachable:
         return kind(
-            f"{self.name} does not answer as it should.",
+            f"{self.name} does not answer as expected.",
             found=found,
             expected="an answer of an S3 server",
-            hint="see that the server runs and that the endpoint in regions.yaml is right, then run the command again",
+            hint="check that the server runs and that the endpoint in regions.yaml is right, then run the command again",
             target=key,
         )
 
-    def _failed(self, key: str | None, found: str) -> StoreError:
+    def _failed_error(self, key: str | None, found: str) -> StoreError:
         return StoreError(
-            f"{self.name} could not do it.",
+            f"{self.name} failed the request.",
             found=found,
-            expected="an S3 server that does what it is asked",
-            hint="look the code up in the server's documentation, and at the region's entry in regions.yaml",
+            expected="a successful response",
+            hint="look up the code in the server's documentation, and check the region's entry in regions.yaml",
             target=key,
         )
 
 
-# -- probing ----------------------------------------------------------------------------------------------------------
-
-
-# -- a source ---------------------------------------------------------------------------------------------------------
-
-
-# -- words of the vendor ----------------------------------------------------------------------------------------------
+# -- sessions and responses of botocore -------------------------------------------------------------------------------
 
 _sessions_lock: Final = threading.Lock()
 
 
 _CREDENTIAL_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SERVICES: Final = ["s3", "signin", "sso", "sso-oidc", "sts"]
-"""S3, and where a profile's credentials may have to be asked for."""
+"""S3, and the services for the credentials of profiles."""
 
 
-class _Models(Loader):
-    """botocore's models of services. Its own way to know a service is to look through 400 folders, twice: 30 ms."""
+class _ServiceModels(Loader):
+    """botocore's service models. The default loader searches 400 folders twice, which takes 30 ms."""
 
     def list_available_services(self, type_name: str) -> list[str]:
         return _SERVICES
@@ -496,26 +498,26 @@ class _Models(Loader):
 
 @cache
 def _session(profile: str | None, _credentials: tuple[str | None, ...]) -> boto3.session.Session:
-    """One for each profile and each set of credentials in the environment, which a session reads once.
+    """Return the session of a profile and of a set of credentials in the environment, which a session reads once.
 
-    It is kept since it holds the service's model, which takes 30 ms to read.
+    The session is cached with its service model, which takes 30 ms to read.
     """
     session = botocore.session.Session()
-    session.register_component("data_loader", _Models())
+    session.register_component("data_loader", _ServiceModels())
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     return boto3.session.Session(profile_name=profile, botocore_session=session)
 
 
-def _timestamp(told: str) -> datetime:
-    """A time as S3 tells it: ISO 8601 in documents, HTTP's date in headers.
+def _timestamp(text: str) -> datetime:
+    """Parse a time of S3: ISO 8601 in documents, an HTTP date in headers.
 
-    What botocore takes instead knows every way to write a time: that was two thirds of the time of a listing.
+    botocore's default parser accepts any notation of a time, and took two thirds of the time of a listing.
     """
     try:
-        return datetime.fromisoformat(told) if told[:1].isdigit() else parsedate_to_datetime(told)
+        return datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
     except ValueError:
-        any_other: datetime = parse_timestamp(told)
-        return any_other
+        other: datetime = parse_timestamp(text)
+        return other
 
 
 def _client(
@@ -526,7 +528,7 @@ def _client(
     secret_key: str | None,
     config: Config,
 ) -> Any:
-    with _sessions_lock:  # clients are safe to share between threads, sessions are not
+    with _sessions_lock:  # threads may share clients, but not sessions
         session = _session(profile, tuple(os.environ.get(name) for name in _CREDENTIAL_VARIABLES))
         return session.client(
             "s3",
@@ -538,17 +540,17 @@ def _client(
         )
 
 
-def _listed_info(found: Mapping[str, Any]) -> ObjectInfo:
+def _parse_listed(found: Mapping[str, Any]) -> ObjectInfo:
     time: datetime = found["LastModified"]
-    length = _checked_length(found["Size"])
+    length = _check_length(found["Size"])
     return ObjectInfo(key=found["Key"], stored_bytes=length, last_modified=time.astimezone(UTC), checksum=None)
 
 
-def _checked_length(length: int) -> int:
-    """The length of an object.
+def _check_length(length: int) -> int:
+    """Return the length of an object.
 
     Raises:
-        ValueError: no object has this length.
+        ValueError: the length is impossible.
     """
     if not 0 <= length <= _LENGTH_MAX:
         raise ValueError(f"the length {str(length)[:40]}")
@@ -556,31 +558,31 @@ def _checked_length(length: int) -> int:
 
 
 def range_header(offset: int, length: int) -> str:
-    """Make the value of a Range header (RFC 9110, section 14.2)."""
+    """Create the value of a Range header (RFC 9110, section 14.2)."""
     return f"bytes={offset}-{offset + length - 1}"
 
 
-def _code(error: vendor.ClientError) -> str:
+def _error_code(error: vendor.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _broke_off(error: Exception) -> bool:
-    """Whether the server ended the connection, or spoke something else than HTTP, which a request that timed out did not."""
+def _closed_by_server(error: Exception) -> bool:
+    """Return whether the server closed the connection or violated HTTP. A request that timed out is no such case."""
     if not isinstance(error, vendor.ConnectionClosedError):
         return False
-    told = error.kwargs.get("error")  # urllib3's, with what it met as its last argument
-    return not (isinstance(told, HTTPError) and any(isinstance(each, TimeoutError) for each in told.args))
+    cause = error.kwargs.get("error")  # urllib3's error, with its cause as the last argument
+    return not (isinstance(cause, HTTPError) and any(isinstance(each, TimeoutError) for each in cause.args))
 
 
-def _message(error: vendor.ClientError) -> str:
+def _error_message(error: vendor.ClientError) -> str:
     return f"{error.operation_name}: {error.response.get('Error', {}).get('Message', '')}"
 
 
 def _in_key_order(infos: Iterable[ObjectInfo], prefix: str) -> Iterator[ObjectInfo]:
-    """A listing in the order of whole keys, though the store may walk folders, as SeaweedFS does.
+    """Sort a listing by whole keys, because some stores walk folders (SeaweedFS).
 
-    The orders differ only among neighbours of which one's name begins with the other's ("a/x" and "a-b/x"): these are
-    held together and sorted. So below ``segments/`` one 256th of a listing is in memory at a time.
+    The orders differ only among neighbours of which one name begins with the other ("a/x" and "a-b/x"). Such neighbours
+    are collected and sorted. Below ``segments/``, a 256th of a listing is in memory at a time.
     """
     start = prefix.rfind("/") + 1
     held: list[ObjectInfo] = []
@@ -601,8 +603,8 @@ def _by_key(info: ObjectInfo) -> str:
 
 
 def _checksum(answer: Mapping[str, Any]) -> str | None:
-    """The full-object checksum that an answer tells. One put together from parts (COMPOSITE) is of no use here."""
+    """Return the full-object checksum in a response. A checksum of parts (COMPOSITE) is not usable."""
     if answer.get("ChecksumType") == "COMPOSITE":
         return None
-    told = ((name, answer.get(f"Checksum{name}")) for name in _CHECKSUMS)
-    return next((f"{name}:{value}" for name, value in told if value), None)
+    found = ((name, answer.get(f"Checksum{name}")) for name in _CHECKSUMS)
+    return next((f"{name}:{value}" for name, value in found if value), None)

@@ -1,4 +1,4 @@
-"""Reads and writes a store no faster than allowed: a token bucket that any number of stores and threads share."""
+"""A wrapper that limits the bandwidth of a store by a token bucket, which any number of stores and threads share."""
 
 import threading
 import time
@@ -8,28 +8,29 @@ from typing import Final, TypeAlias
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
 
 Wait: TypeAlias = Callable[[float], None]
-"""Sleeps so many seconds; may raise instead, where nothing further is to be begun."""
+"""Sleeps for a number of seconds; may raise to prevent the next transfer."""
 
 BURST_SECONDS: Final = 1.0
-"""A bucket that stood idle holds the bytes of so long."""
+"""An idle bucket holds the bytes of this time."""
 
 _WAIT_SECONDS_MIN: Final = 0.001
-"""Less is not worth a sleep, and may be nothing but rounding."""
+"""A shorter time is not worth a sleep, and may come from rounding."""
 
 
 class TokenBucket:
-    """So many bytes a second, with a burst of one second's. Safe to use from several threads at once.
+    """A rate in bytes per second, with a burst of one second. Safe to use from several threads at once.
 
-    What is taken may exceed what is there (the length of an answer is known when it has come): the bucket is in debt
-    then, and the next waits until it is paid. So the mean is kept, whatever the lengths.
+    A take may exceed the content of the bucket, because the length of a response is known only after its arrival. The
+    bucket is then in debt, and the next caller waits until the debt is paid. The mean rate therefore holds for any
+    lengths.
     """
 
     def __init__(self, bytes_per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """A full bucket.
+        """Create a full bucket.
 
         Args:
-            bytes_per_second: above 0.
-            clock: seconds that only go forward.
+            bytes_per_second: the rate, above 0.
+            clock: seconds of a monotonic clock.
         """
         assert bytes_per_second > 0, "a bandwidth of nothing is none"
         self._rate = bytes_per_second
@@ -39,10 +40,10 @@ class TokenBucket:
         self._filled_at = clock()
 
     def take(self, taken_bytes: int) -> float:
-        """Take bytes out; 0 asks only.
+        """Take bytes out of the bucket; 0 only asks.
 
         Returns:
-            Seconds to wait before anything else is moved.
+            Seconds to wait before the next transfer.
         """
         with self._lock:
             now = self._clock()
@@ -53,9 +54,9 @@ class TokenBucket:
 
 
 class BandwidthLimitedStore:
-    """The store itself, its bodies counted against a bucket. Listings and deletions are free.
+    """A store whose bodies count against a bucket. Listings and deletions are free.
 
-    Outside of retries, whose pauses are no bandwidth: ``BandwidthLimitedStore(RetryingStore(...))``.
+    The wrapper goes outside of retries, because pauses use no bandwidth: ``BandwidthLimitedStore(RetryingStore(...))``.
     """
 
     def __init__(self, store: ObjectStore, bucket: TokenBucket, wait: Wait = time.sleep) -> None:
@@ -74,7 +75,7 @@ class BandwidthLimitedStore:
         return self._store.properties
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
-        """See `Gets.get`. Every copy that came is counted, accepted or not."""
+        """See `Gets.get`. Every received copy counts, accepted or not."""
         received_bytes = 0
 
         def counting(body: bytes) -> bool:
@@ -104,7 +105,7 @@ class BandwidthLimitedStore:
         return self._store.list(prefix)
 
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
-        """See `Puts.put`. What was sent is counted whole, whether or not it arrived."""
+        """See `Puts.put`. The whole body counts, even if the put fails."""
         self._pay(memoryview(body).nbytes)
         return self._store.put(key, body, only_if_absent=only_if_absent)
 
@@ -113,11 +114,11 @@ class BandwidthLimitedStore:
         self._store.delete(keys)
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
-        """See `Copies.copy_within`: it crosses nothing."""
+        """See `Copies.copy_within`. A copy uses no bandwidth between regions."""
         return self._store.copy_within(source_key, target_key)
 
     def _pay(self, sent_bytes: int) -> None:
-        """Wait until the bucket is out of debt, then take."""
+        """Wait until the bucket has no debt, then take."""
         while (seconds := self._bucket.take(0)) > _WAIT_SECONDS_MIN:
             self._wait(seconds)
         self._bucket.take(sent_bytes)

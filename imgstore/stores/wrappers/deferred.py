@@ -1,4 +1,4 @@
-"""A store that is opened with its first request: one that does not answer holds up nobody who does not ask it."""
+"""A store that is opened by its first request, so that a dead store delays only its own users."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -6,14 +6,14 @@ from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, Sto
 
 
 class DeferredStore:
-    """The store that `open` gives. Several threads may open it at the same time, which must do no harm."""
+    """The store that `open` returns. Several threads may open the store at the same time, which must be harmless."""
 
-    def __init__(self, name: str, open: Callable[[], ObjectStore]) -> None:  # noqa: A002 - what it does
-        """Open nothing yet.
+    def __init__(self, name: str, open: Callable[[], ObjectStore]) -> None:  # noqa: A002 - the best name
+        """Create the wrapper without opening the store.
 
         Args:
-            name: what the store is called until it is open.
-            open: gives the store; raises `StoreError` while that cannot be done, and is called again then.
+            name: the name of the store until it is open.
+            open: returns the store; raises `StoreError` if the store cannot be opened, and is called again later.
         """
         self._name = name
         self._open = open
@@ -21,14 +21,14 @@ class DeferredStore:
 
     @property
     def is_open(self) -> bool:
-        """Whether the store was opened."""
+        """Whether the store is open."""
         return self._opened is not None
 
     def open_store(self) -> ObjectStore:
-        """The store, open.
+        """Open the store unless it is open, and return it.
 
         Raises:
-            StoreError: as `open`.
+            StoreError: an error of `open`.
         """
         if self._opened is None:
             self._opened = self._open()

@@ -1,8 +1,8 @@
-"""Ask another store when the first one is late (hedged requests), and take the first answer.
+"""Hedged requests: ask another store if the first one is late, and use the first answer.
 
-See https://research.google/pubs/the-tail-at-scale/: the request that is late goes on, and may still win. It runs in a
-thread that nobody waits for. Only requests that change nothing are sent twice. A write to several stores goes to all of
-them at once (`ask_to_quorum`), and the last of them gets a grace after the others have taken it.
+See https://research.google/pubs/the-tail-at-scale/. The late request continues in a thread that no caller waits for,
+and its answer may still be the first. Only requests without effects are sent twice. A write goes to several stores at
+once (`ask_to_quorum`), and the last stores have a grace after a quorum has succeeded.
 """
 
 import threading
@@ -19,31 +19,31 @@ from imgstore.stores.threads import start_thread
 
 T = TypeVar("T")
 Ask: TypeAlias = Callable[[], T]
-"""Asks one store. Raises `StoreError` where the store cannot serve it."""
+"""A function with the requests to one store. Raises `StoreError` if the store cannot serve the requests."""
 
 LATE_SECONDS: Final = 2.0
-"""A store that has not begun to answer after this time is late: the next one is asked as well."""
+"""A store is late if no answer begins within this time: the next store is then asked, too."""
 
 
 @dataclass(slots=True)
 class _Call:
-    """One attempt, as the code below it sees it."""
+    """An attempt, as lower layers see it."""
 
     urgent: bool
-    """Another store can be asked: retries would only keep the caller waiting."""
+    """Whether another store can be asked, so that retries would only delay the caller."""
     outer: "_Call | None"
     monotonic: Callable[[], float]
     unanswered_since: float | None
-    """When the request was sent that the store has not begun to answer; None while it waits for no answer."""
+    """The time of the request whose answer has not begun; None without such a request."""
     moved_at: float | None = None
-    """When the store last answered or took a part of a body; None where it did neither."""
+    """The last time when the store answered or received a part of a body; None before."""
 
 
 _call: ContextVar[_Call | None] = ContextVar("imgstore_hedged_call", default=None)
 
 
 def note_request() -> None:
-    """Note that a request is sent. A repeat of one that was never answered leaves its time as it is."""
+    """Note that a request is sent. A repeat of an unanswered request keeps the first time."""
     for call in _calls():
         if call.unanswered_since is None:
             call.unanswered_since = call.monotonic()
@@ -64,7 +64,7 @@ def note_progress() -> None:
 
 
 def _calls() -> Iterator[_Call]:
-    """The call of this thread and those around it."""
+    """Return the call of this thread and all outer calls."""
     call = _call.get()
     while call is not None:
         yield call
@@ -72,26 +72,26 @@ def _calls() -> Iterator[_Call]:
 
 
 def is_urgent() -> bool:
-    """Whether a failed request should not be repeated, since another store is asked at once."""
+    """Return whether a failed request should not be repeated, because another store is asked at once."""
     call = _call.get()
     return call is not None and call.urgent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome(Generic[T]):
-    """How an attempt ended; or that it is late, and how it ends follows."""
+    """The result of an attempt, or the report that the attempt is late. The result of a late attempt follows."""
 
     place: int
-    """Its place among the attempts."""
+    """The index of the attempt."""
     given: T | None = None
     error: StoreError | None = None
     late: bool = False
     age_seconds: float = 0.0
-    """Of one that is late: how long ago the request was sent that is not answered; 0 where it waits for something else."""
+    """For a late attempt: the age of its unanswered request; 0 if the attempt waits for something else."""
 
     @property
     def value(self) -> T:
-        """What the store gave, where it is not late and there is no error."""
+        """The store's result, if the attempt is not late and has no error."""
         return cast("T", self.given)
 
 
@@ -103,17 +103,17 @@ def race(
     late_seconds: float = LATE_SECONDS,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Iterator[Outcome[T]]:
-    """Ask stores in their order: the next one when those before have ended or are late. Give each outcome as it comes.
+    """Ask stores in order, the next one when all earlier ones have ended or are late. Yield each outcome as it arrives.
 
-    A caller that has enough leaves the loop; what is still under way is given up. The only or last store is asked with
-    the usual patience.
+    A caller with a sufficient answer leaves the loop, and the remaining attempts are given up. The only or last store
+    has the usual retries.
 
     Args:
-        asks: one for each store. It may send several requests, one after another: each may be late.
-        at_once: so many are asked from the beginning.
-        patient: every store is asked with the usual patience, until it is given up.
-        late_seconds: how long a store may take to begin an answer.
-        monotonic: seconds of a clock that only goes on.
+        asks: a function for each store, which may send several requests in sequence. Each request may be late.
+        at_once: the number of stores to ask at first.
+        patient: give every store the usual retries until it is given up.
+        late_seconds: the time in which a store must begin an answer.
+        monotonic: seconds of a monotonic clock.
     """
     if len(asks) == 1:
         yield _outcome(0, asks[0])
@@ -127,7 +127,7 @@ def _race(
     ended: SimpleQueue[Outcome[T] | BaseException] = SimpleQueue()
     calls: list[_Call] = []
     waiting: dict[int, _Call] = {}
-    """Those under way that have neither ended nor become late."""
+    """Running attempts that are not late."""
     running = 0
 
     def begin() -> None:
@@ -156,14 +156,14 @@ def _race(
             waiting.pop(outcome.place, None)
             yield outcome
             if not waiting and len(calls) < len(asks):
-                begin()  # The caller has not enough.
+                begin()  # The caller needs another answer.
     finally:
         for call in calls:
-            call.urgent = True  # What is given up is not repeated.
+            call.urgent = True  # Requests of abandoned attempts are not repeated.
 
 
 def ask_all(asks: Sequence[Ask[T]]) -> list[Outcome[T]]:
-    """Ask all stores at once, and wait for each, with the usual patience. In their order."""
+    """Ask all stores at once with the usual retries, wait for all, and return the outcomes in order."""
     if len(asks) == 1:
         return [_outcome(0, asks[0])]
     ended: SimpleQueue[Outcome[T] | BaseException] = SimpleQueue()
@@ -180,22 +180,22 @@ def ask_all(asks: Sequence[Ask[T]]) -> list[Outcome[T]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grace:
-    """How long the last stores get after a quorum has taken a write. A store that is slower than the others needs more."""
+    """The time for the last stores after a quorum has taken a write. A slower store has a longer grace."""
 
     seconds_min: float = LATE_SECONDS
-    """Of a store that is not known to be late, and of one that takes a body."""
+    """For a store that is not known to be late, and for a store that is receiving a body."""
     known_late_seconds_min: float = 0.1
-    """Of a store that is known to be late, until it moves."""
+    """For a store that is known to be late, until bytes move."""
     factor: float = 3.0
-    """By this the time of the quorum is multiplied, and the time that the store took last."""
+    """The factor for the time of the quorum, and for the last time of the store."""
 
     def seconds(self, *, last_seconds: float, quorum_seconds: float = 0.0, known_late: bool = False) -> float:
-        """The grace of one store.
+        """Return the grace of one store.
 
         Args:
-            last_seconds: how long this store took lately; 0 where that is not known.
-            quorum_seconds: how long the quorum took.
-            known_late: whether it is known to be late.
+            last_seconds: the recent time of this store; 0 if unknown.
+            quorum_seconds: the time of the quorum.
+            known_late: whether the store is known to be late.
         """
         least = self.known_late_seconds_min if known_late else self.seconds_min
         return max(least, self.factor * max(quorum_seconds, last_seconds))
@@ -209,24 +209,24 @@ def ask_to_quorum(
     ended_late: Callable[[Outcome[T]], None],
     monotonic: Callable[[], float] = time.monotonic,
 ) -> list[Outcome[T]]:
-    """Ask all stores at once. Once a quorum has succeeded, give up those that neither move nor end in their grace.
+    """Ask all stores at once. After a quorum, give up stores that neither move nor end within their grace.
 
     Args:
-        asks: one for each store.
-        quorum: so many must succeed before any is given up.
-        grace: gives the seconds that a store gets after the quorum, or after it moved last: of its place, the seconds that
-            the quorum took, and whether the store has moved.
-        ended_late: called in another thread when one that was given up has ended. Must be quick and must not raise.
-        monotonic: seconds of a clock that only goes on.
+        asks: a function for each store.
+        quorum: the number of successes before any store is given up.
+        grace: returns the grace in seconds after the quorum or the last movement, from the store's index, the time of
+            the quorum in seconds, and whether the store has moved.
+        ended_late: called in another thread when a store that was given up has ended. Must be quick and must not raise.
+        monotonic: seconds of a monotonic clock.
 
     Returns:
-        The outcomes in the order of `asks`. `Outcome.late` tells those that were given up.
+        The outcomes in the order of `asks`. `Outcome.late` marks stores that were given up.
     """
     ended: SimpleQueue[Outcome[T] | BaseException] = SimpleQueue()
     lock = threading.Lock()
     running: set[int] = set()
     given_up: set[int] = set()
-    """Guarded by the lock, like `running`: each call either ends in time or is given up."""
+    """The lock guards this set and `running`: each call either ends in time or is given up."""
 
     def end(outcome: Outcome[T] | BaseException, place: int) -> None:
         with lock:
@@ -259,7 +259,7 @@ def ask_to_quorum(
                 over = {place for place, at in due.items() if at <= now and place in running}
                 given_up |= over
             for place in over:
-                calls[place].urgent = True  # What is given up is not repeated.
+                calls[place].urgent = True  # Requests of abandoned attempts are not repeated.
                 unanswered_since = calls[place].unanswered_since
                 age_seconds = 0.0 if unanswered_since is None else now - unanswered_since
                 outcomes[place] = Outcome(place=place, late=True, age_seconds=age_seconds)
@@ -273,7 +273,7 @@ def ask_to_quorum(
 
 
 def ask_briefly(ask: Ask[T], *, late_seconds: float = LATE_SECONDS) -> Outcome[T]:
-    """Ask a store for what nobody depends on. Give it up where nothing is answered for `late_seconds`."""
+    """Ask a store for an unimportant result. Give up if no answer begins for `late_seconds`."""
     (outcome,) = ask_to_quorum(
         [ask], quorum=0, grace=lambda _place, _seconds, _moved: late_seconds, ended_late=lambda _outcome: None
     )
@@ -281,7 +281,7 @@ def ask_briefly(ask: Ask[T], *, late_seconds: float = LATE_SECONDS) -> Outcome[T
 
 
 def _pop_late(waiting: dict[int, _Call], late_seconds: float, now: float) -> "list[Outcome[T]]":
-    """Take out those that are late."""
+    """Remove and return the late attempts."""
     ages = {place: now - since for place, call in waiting.items() if (since := call.unanswered_since) is not None}
     late = {place: age for place, age in ages.items() if age >= late_seconds}
     for place in late:
@@ -290,8 +290,8 @@ def _pop_late(waiting: dict[int, _Call], late_seconds: float, now: float) -> "li
 
 
 def _seconds_left(waiting: Iterable[_Call], late_seconds: float, now: float) -> float | None:
-    """Until the next attempt can become late; None where none can."""
-    # One that waits for no answer now may send its next request at any moment.
+    """Return the time until the next attempt can become late; None if no attempt can."""
+    # An attempt without an open request may send its next request at any moment.
     sent = [now if (since := call.unanswered_since) is None else since for call in waiting]
     return max(0.0, min(sent) + late_seconds - now) if sent else None
 
@@ -307,7 +307,7 @@ def _start(place: int, ask: Ask[T], call: _Call | None, end: "Callable[[Outcome[
     def run() -> None:
         try:
             end(_outcome(place, ask))
-        except BaseException as error:  # noqa: BLE001 - raised again by who waits
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises the error
             end(error)
 
     start_thread(lambda: context.run(run))

@@ -1,4 +1,4 @@
-"""Counts what moves: the `wire_bytes` of a transfer, retries included; and tells how far off a store is."""
+"""A wrapper that counts the transferred bytes (`wire_bytes`, retries included) and measures the response time."""
 
 import threading
 import time
@@ -14,25 +14,25 @@ from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, Sto
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """What a meter had counted at one instant. Bytes are those of objects' bodies, without headers and listings."""
+    """The counts of a meter at one instant. Bytes are bytes of objects' bodies, without headers and listings."""
 
     sent_bytes: int
-    """To the store. A put that failed counts whole: how far it came, nobody tells."""
+    """Bytes to the store. A failed put counts with its whole body, because the sent part is unknown."""
     received_bytes: int
-    """From the store, as they came, whether or not they were accepted."""
+    """Bytes from the store, accepted or not."""
     server_side_bytes: int
-    """Copied inside the store, past us."""
+    """Bytes that the store copied itself."""
     requests: Mapping[str, int]
-    """Calls by method: "get", "put", ... A listing is one."""
+    """Calls by method: "get", "put", ... A listing is one call."""
 
     @property
     def wire_bytes(self) -> int:
-        """Both ways together."""
+        """Sent and received bytes together."""
         return self.sent_bytes + self.received_bytes
 
 
 class TrafficMeter:
-    """Adds up, from any number of threads and stores."""
+    """A sum over any number of threads and stores."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -50,20 +50,20 @@ class TrafficMeter:
             self._received_bytes += received_bytes
             self._server_side_bytes += server_side_bytes
 
-    def answered(self, seconds: float) -> None:
-        """A call was answered after so long."""
+    def add_answer(self, seconds: float) -> None:
+        """Note how long a call took until its answer."""
         with self._lock:
             self._answer_seconds = seconds if self._answer_seconds is None else min(seconds, self._answer_seconds)
 
     @property
     def answer_seconds(self) -> float:
-        """The shortest time in which a call was answered: about a way there and back. 0 before the first."""
+        """The shortest time of an answered call: about one round trip. 0 before the first answer."""
         with self._lock:
             return self._answer_seconds or 0.0
 
     @property
     def traffic(self) -> Traffic:
-        """What was counted so far."""
+        """The counts so far."""
         with self._lock:
             return Traffic(
                 sent_bytes=self._sent_bytes,
@@ -74,7 +74,10 @@ class TrafficMeter:
 
 
 class MeteredStore:
-    """The store itself, counted. Around the bare store, so that retries count: ``RetryingStore(MeteredStore(S3Store(...)))``."""
+    """A store with a meter.
+
+    The wrapper goes around the bare store, so that retries count: ``RetryingStore(MeteredStore(S3Store(...)))``.
+    """
 
     def __init__(
         self, store: ObjectStore, meter: TrafficMeter, monotonic: Callable[[], float] = time.monotonic
@@ -84,11 +87,11 @@ class MeteredStore:
         self._monotonic = monotonic
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Tell the meter how long it took, unless it fails: a refused connection is no answer."""
+    def _measure(self) -> Iterator[None]:
+        """Measure the block, unless it raises: a refused connection is no answer."""
         began = self._monotonic()
         yield
-        self._meter.answered(self._monotonic() - began)
+        self._meter.add_answer(self._monotonic() - began)
 
     @property
     def name(self) -> str:
@@ -110,7 +113,7 @@ class MeteredStore:
             return accept is None or accept(body)
 
         try:
-            with self._timed():
+            with self._measure():
                 return self._store.get(key, counting)
         finally:
             self._meter.add("get", received_bytes=received_bytes)
@@ -119,7 +122,7 @@ class MeteredStore:
         """See `Gets.get_range`."""
         received = b""
         try:
-            with self._timed():
+            with self._measure():
                 received = self._store.get_range(key, offset, length)
         finally:
             self._meter.add("get", received_bytes=len(received))
@@ -128,17 +131,17 @@ class MeteredStore:
     def head(self, key: str) -> ObjectInfo:
         """See `Heads.head`."""
         self._meter.add("head")
-        with self._timed():
+        with self._measure():
             return self._store.head(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Lists.list`."""
         self._meter.add("list")
-        return self._first_timed(self._store.list(prefix))
+        return self._measure_first_page(self._store.list(prefix))
 
-    def _first_timed(self, listing: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
-        """A listing asks more often than once: its first page is one answer."""
-        with self._timed():
+    def _measure_first_page(self, listing: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+        """Measure the first page of a listing, which is one answer. A listing sends several requests."""
+        with self._measure():
             first = tuple(islice(listing, 1))
         yield from first
         yield from listing
@@ -146,7 +149,7 @@ class MeteredStore:
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
         """See `Puts.put`."""
         self._meter.add("put", sent_bytes=memoryview(body).nbytes)
-        with self._timed():
+        with self._measure():
             return self._store.put(key, body, only_if_absent=only_if_absent)
 
     def delete(self, keys: Iterable[str]) -> None:

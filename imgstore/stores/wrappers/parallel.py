@@ -1,6 +1,6 @@
-"""Fewer bodies at once where they time out: what a slow link cannot carry side by side, it carries one after another.
+"""A wrapper that reduces the number of parallel bodies after timeouts, because slow links carry fewer at a time.
 
-Additive increase, multiplicative decrease, as TCP does it (RFC 5681, section 3.1).
+Additive increase and multiplicative decrease, as in TCP (RFC 5681, section 3.1).
 """
 
 import threading
@@ -14,16 +14,16 @@ from imgstore.domain.errors import StoreSilent
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
 
 BODIES_MAX: Final = 64
-"""More than any pipeline's worker threads."""
+"""More than the worker threads of any pipeline."""
 _TIMEOUT_SECONDS_MIN: Final = 1.0
-"""A request that fails sooner was refused: fewer at once would not help it."""
+"""A request that fails sooner was refused: fewer parallel bodies would not help."""
 _SMALL_BYTES: Final = 1 << 16
-"""A body that is not worth counting."""
+"""A body up to this size does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelLimit:
-    """How many bodies may be under way at once. Times are seconds of a clock that only goes on."""
+    """The limit of parallel bodies. Times are seconds of a monotonic clock."""
 
     bodies: int = BODIES_MAX
     bodies_max: int = BODIES_MAX
@@ -32,7 +32,7 @@ class ParallelLimit:
     halved_at: float = float("-inf")
 
     def after_arrival(self) -> "ParallelLimit":
-        """One more at once, after as many have arrived as may be under way."""
+        """Return the limit after an arrival: one more after as many arrivals as the limit."""
         if self.bodies == self.bodies_max:
             return self
         if self.arrived + 1 < self.bodies:
@@ -40,12 +40,12 @@ class ParallelLimit:
         return replace(self, bodies=self.bodies + 1, arrived=0)
 
     def after_timeout(self, began: float, now: float, running: int) -> "ParallelLimit":
-        """Half as many at once; once only for those that were under way together.
+        """Return the limit after a timeout: half, but only once for bodies that ran together.
 
         Args:
-            began: when the body that timed out was begun.
-            now: the time.
-            running: how many bodies are under way, this one among them.
+            began: the begin of the body that timed out.
+            now: the present time.
+            running: the number of running bodies, including this one.
         """
         if began < self.halved_at:
             return self
@@ -53,9 +53,9 @@ class ParallelLimit:
 
 
 class ParallelLimitedStore:
-    """The store itself, with so many bodies at once as its link carries. Listings and small requests are not counted.
+    """A store with as many parallel bodies as its link supports. Listings and small requests do not count.
 
-    Inside of retries, since a body that waits for its next attempt is not under way.
+    The wrapper goes inside of retries, because a body that waits for its next attempt is not running.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ParallelLimitedStore:
 
     @property
     def bodies_limit(self) -> int:
-        """How many bodies may be under way at once now."""
+        """The present limit of parallel bodies."""
         return self._limit.bodies
 
     @contextmanager

@@ -1,8 +1,8 @@
-"""Tries again what trying again may mend, as the store itself judged, and as its contract allows.
+"""Retries of requests with a retryable error, as far as the contract of stores allows.
 
-Sent once only, so never repeated here: `delete`, since a late repeat could take away what was put anew (invariant G6),
-and `put` with `only_if_absent`, since the answer that was lost may have been "yes", and a repeat would take our own
-object for another writer's.
+Two calls are sent once and never repeated here. A late repeat of `delete` could remove an object that was put again
+(invariant G6). The lost response of `put` with `only_if_absent` may have been a success, and a repeat would take our
+own object for another writer's.
 """
 
 import random as _random
@@ -20,27 +20,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often and how long. Waits have full jitter: evenly between 0 and a bound that doubles.
+    """The number of attempts and the waits. Waits have full jitter: uniform between 0 and a bound that doubles.
 
     See https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
     """
 
     attempts_max: int = 6
-    """Tries in all, the first included."""
+    """Attempts in total, including the first."""
     first_wait_seconds_max: float = 0.2
-    """Bound of the first wait."""
+    """Upper bound of the first wait."""
     wait_seconds_max: float = 10.0
-    """Bound of any wait."""
+    """Upper bound of any wait."""
     total_seconds_max: float = 60.0
-    """No wait begins that would end later than this after the call began."""
+    """No wait begins that would end later than this time after the begin of the call."""
 
     def wait_seconds(self, attempt: int, jitter: float) -> float:
-        """How long to wait after the failed `attempt` (1, 2, ...); `jitter` is in [0, 1)."""
+        """Return the wait after the failed `attempt` (1, 2, ...); `jitter` is in [0, 1)."""
         return jitter * min(self.wait_seconds_max, self.first_wait_seconds_max * 2.0 ** (attempt - 1))
 
 
 class Retrier:
-    """Calls again what raised a retryable `StoreError`, within a policy. Shared by threads; it keeps no state."""
+    """A caller that repeats a call after a retryable `StoreError`. Stateless, and shared by threads."""
 
     def __init__(
         self,
@@ -56,10 +56,10 @@ class Retrier:
         self._random = random
 
     def __call__(self, call: Callable[[], T]) -> T:
-        """What `call` returns, once it does.
+        """Return the result of `call`, after repeats if needed.
 
         Raises:
-            StoreError: the last one, when no attempt or no time is left, or it is not retryable.
+            StoreError: the last error, if no attempt or no time is left, or the error is not retryable.
         """
         attempt, began = 1, self.monotonic()
         while True:
@@ -70,11 +70,11 @@ class Retrier:
                 attempt += 1
 
     def pause(self, error: StoreError, attempt: int, began: float) -> None:
-        """Wait before the next attempt, or raise `error` where there is to be none."""
+        """Wait before the next attempt, or raise `error` if there is no next attempt."""
         if not error.retryable or attempt >= self.policy.attempts_max:
             raise error
         if isinstance(error, CircuitOpen) or is_urgent():
-            raise error  # Another store may serve it, and a store that was down for a while is not back in a moment.
+            raise error  # Another store may serve the request, and this store will not recover within a moment.
         seconds = self.policy.wait_seconds(attempt, self._random())
         if self.monotonic() - began + seconds > self.policy.total_seconds_max:
             raise error
@@ -82,7 +82,7 @@ class Retrier:
 
 
 class RetryingStore:
-    """The store itself, with patience."""
+    """A store whose requests are repeated after retryable errors."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class RetryingStore:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._persist = Retrier(policy, wait=wait, random=random, monotonic=monotonic)
+        self._retry = Retrier(policy, wait=wait, random=random, monotonic=monotonic)
 
     @property
     def name(self) -> str:
@@ -108,41 +108,38 @@ class RetryingStore:
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
-        return self._persist(lambda: self._store.get(key, accept))
+        return self._retry(lambda: self._store.get(key, accept))
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `Gets.get_range`."""
-        return self._persist(lambda: self._store.get_range(key, offset, length))
+        return self._retry(lambda: self._store.get_range(key, offset, length))
 
     def head(self, key: str) -> ObjectInfo:
         """See `Heads.head`."""
-        return self._persist(lambda: self._store.head(key))
+        return self._retry(lambda: self._store.head(key))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `Lists.list`. A listing that broke off begins anew and goes on after the last key that it told."""
+        """See `Lists.list`. A listing that broke off starts again and continues after the last returned key."""
         last = ""
-        attempt, began = 1, self._persist.monotonic()
+        attempt, began = 1, self._retry.monotonic()
         while True:
             try:
                 for info in self._store.list(prefix):
                     if info.key > last:
                         last = info.key
-                        attempt, began = (
-                            1,
-                            self._persist.monotonic(),
-                        )  # it moves: patience is for a page, not for the whole
+                        attempt, began = 1, self._retry.monotonic()  # The policy applies to each page.
                         yield info
             except StoreError as error:
-                self._persist.pause(error, attempt, began)
+                self._retry.pause(error, attempt, began)
                 attempt += 1
             else:
                 return
 
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
-        """See `Puts.put`. With `only_if_absent` it is sent once."""
+        """See `Puts.put`. A put with `only_if_absent` is sent once."""
         if only_if_absent:
             return self._store.put(key, body, only_if_absent=True)
-        return self._persist(lambda: self._store.put(key, body))
+        return self._retry(lambda: self._store.put(key, body))
 
     def delete(self, keys: Iterable[str]) -> None:
         """See `Deletes.delete`. Sent once."""
@@ -150,4 +147,4 @@ class RetryingStore:
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""
-        return self._persist(lambda: self._store.copy_within(source_key, target_key))
+        return self._retry(lambda: self._store.copy_within(source_key, target_key))

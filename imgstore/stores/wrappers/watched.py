@@ -1,6 +1,7 @@
-"""Tells a watcher of every request whether the store answered, and sends none that the watcher refuses.
+"""A wrapper that reports the result of every request to a watch, and sends no request that the watch refuses.
 
-Inside of retries, so that each attempt counts: ``RetryingStore(WatchedStore(MeteredStore(S3Store(...))))``.
+The wrapper goes inside of retries, so that each attempt counts:
+``RetryingStore(WatchedStore(MeteredStore(S3Store(...))))``.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,19 +15,19 @@ T = TypeVar("T")
 
 
 class Watch(Protocol):
-    """Who watches a store. Safe to use from several threads at once."""
+    """An observer of a store's requests. Safe to use from several threads at once."""
 
     def request(self) -> AbstractContextManager[None]:
-        """Judge the request inside the block by how it ends.
+        """Observe how the request inside the block ends.
 
         Raises:
-            CircuitOpen: it is not to be sent.
+            CircuitOpen: the request must not be sent.
         """
         ...
 
 
 class WatchedStore:
-    """The store itself, watched."""
+    """A store with a watch."""
 
     def __init__(self, store: ObjectStore, watch: Watch) -> None:
         self._store = store
@@ -58,13 +59,13 @@ class WatchedStore:
             return self._store.head(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `Lists.list`. The first page is judged, and a later one that fails."""
+        """See `Lists.list`. The watch sees the first page, and any later page that fails."""
         listing = self._store.list(prefix)
-        yield from self._judged(lambda: tuple(islice(listing, 1)))
-        while some := self._judged(lambda: tuple(islice(listing, _PAGE))):
+        yield from self._observe(lambda: tuple(islice(listing, 1)))
+        while some := self._observe(lambda: tuple(islice(listing, _PAGE))):
             yield from some
 
-    def _judged(self, act: Callable[[], T]) -> T:
+    def _observe(self, act: Callable[[], T]) -> T:
         with self._watch.request():
             return act()
 
