@@ -48,7 +48,7 @@ from imgstore.domain.effects import Effects
 
 
 class Transaction:
-    """The repositories of one transaction. Use a transaction only until its end, and only in one thread."""
+    """The repositories of a transaction. Use a transaction only until the end of its block, and only in one thread."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

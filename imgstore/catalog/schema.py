@@ -45,7 +45,7 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     deployments      -> groups                               deployments of templates
     inert_resources  -> groups                               network resources without behaviour
     inert_references -> inert_resources                      references to other resources, by resource id
-    machine_interfaces-> machines                             network interfaces of machines, by resource id
+    machine_interfaces -> machines                           network interfaces of machines, by resource id
 
 A ``*_key`` column contains the folded form (`columns.fold_name`) of a name. Comparisons and unique constraints use the
 folded form.

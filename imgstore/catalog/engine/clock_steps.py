@@ -72,8 +72,8 @@ class ClockSteps(Repository):
     def correct(self) -> int:
         """Set each time that is too far in the future to the present.
 
-        A lease that a running delete may need ends ten minutes after the present. A soft-deleted version whose time of
-        deletion is in the future keeps its whole retention.
+        A lease that a running delete may need ends ten minutes after the present. A version that was soft-deleted in
+        the future keeps the whole retention.
 
         Returns:
             The number of corrected times.

@@ -1,7 +1,7 @@
 """The two engines behind one interface: connections, transactions, the clock and locks.
 
-SQLite is one file with one writer at a time. A writing transaction begins IMMEDIATE, so the transaction owns the whole
-database from its first statement and needs no further lock. PostgreSQL runs READ COMMITTED and locks rows. Advisory
+SQLite is a single file with a single writer. A writing transaction begins IMMEDIATE, so the transaction owns the whole
+database from the first statement and needs no further lock. PostgreSQL runs READ COMMITTED and locks rows. Advisory
 locks replace locks on rows that do not exist. A transaction that only reads sees one snapshot on both engines.
 """
 
@@ -64,7 +64,7 @@ def upsert(table: Table, *, is_sqlite: bool) -> "Upsert":
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One transaction on one connection. All methods raise errors of `domain/errors.py` only."""
+    """A transaction on a connection. All methods raise errors of `domain/errors.py` only."""
 
     connection: Connection
     effects: Effects

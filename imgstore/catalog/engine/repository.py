@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Repository:
-    """The rows of one kind, as one transaction sees the rows."""
+    """The rows of a table, as a transaction sees the rows."""
 
     __slots__ = ("_session",)
 

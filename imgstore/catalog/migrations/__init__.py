@@ -1,1 +1,1 @@
-"""How a catalog comes from one revision to the next. Revisions are written once and never changed."""
+"""The revisions of the schema in order. A revision is written once and never changed."""

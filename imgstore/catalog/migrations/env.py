@@ -1,4 +1,4 @@
-"""Run by Alembic: inside the transaction that `imgstore.catalog.engine.upgrade` has begun, on its connection."""
+"""The environment of Alembic. Alembic runs in the transaction that `imgstore.catalog.engine.upgrade` has begun."""
 
 from alembic import context
 

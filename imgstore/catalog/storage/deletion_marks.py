@@ -62,7 +62,7 @@ class DeletionMarks(Repository):
         self._session.run(statement, rows)
 
     def unmark(self, slot_uid: str, names: Iterable[Digest]) -> None:
-        """Remove the marks of segments. Segments whose deletion is in progress keep their marks."""
+        """Remove the marks of segments, except where the deletion is in progress."""
         for some in split_batches(sorted(names)):
             self._session.run(
                 delete(_condemned).where(
@@ -81,7 +81,10 @@ class DeletionMarks(Repository):
             self._session.run(delete(_condemned).where(_in(slot_uid, some)))
 
     def begin_deleting(self, slot_uid: str, names: Sequence[Digest], *, token: str, lease_expires_at: datetime) -> None:
-        """Assign segments to a collector, newly marked segments or those of a collector whose lease has expired."""
+        """Assign segments to a collector.
+
+        The segments are newly marked, or the lease of another collector has expired.
+        """
         for some in split_batches(sorted(names)):
             values = {"sentence": GcState.DELETING, "token": token, "lease_expires_at": lease_expires_at}
             self._session.run(update(_condemned).where(_in(slot_uid, some)).values(values))

@@ -1,4 +1,4 @@
-"""Replicas, a version in a slot each, and the only method that changes their state (`move`)."""
+"""Replicas, a version in a slot each, and the only method that changes the state of a replica (`move`)."""
 
 import builtins
 from collections.abc import Sequence
@@ -50,11 +50,11 @@ class Replicas(Repository):
         return _replica(self._row(_SELECT.where(_replicas.c.uid == uid), "replica", uid))
 
     def list(self, version_uid: str) -> builtins.list[Replica]:
-        """Return the replicas of a version, including those in state Deleting, by region and ordinal."""
+        """Return the replicas of a version in all states, by region and ordinal."""
         return [_replica(row) for row in self._session.all(_OF_VERSION, {"version_uid": version_uid})]
 
     def in_region(self, version_uid: str, region: str) -> builtins.list[Replica]:
-        """Return the replicas of a version in a region, including those in state Deleting, by ordinal."""
+        """Return the replicas of a version in a region in all states, by ordinal."""
         asked = {"version_uid": version_uid, "region": region}
         return [_replica(row) for row in self._session.all(_IN_REGION, asked)]
 

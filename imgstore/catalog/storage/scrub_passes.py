@@ -1,4 +1,4 @@
-"""The progress of scrub passes and the damaged objects that they found."""
+"""The progress of scrub passes, and the damaged objects of each pass."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ _damages = schema.scrub_damages
 
 
 class ScrubPasses(Repository):
-    """The unfinished passes. Each runner has at most one pass in a slot."""
+    """The unfinished passes. A runner has at most one pass in a slot."""
 
     __slots__ = ()
 
@@ -70,7 +70,7 @@ class ScrubPasses(Repository):
             self._session.run(statement, rows)
 
     def end(self, uid: str) -> None:
-        """Remove a pass. The next scrub of its runner starts at the beginning of the slot."""
+        """Remove a pass. The next scrub of the runner starts at the beginning of the slot."""
         self._session.run(delete(_damages).where(_damages.c.pass_uid == uid))
         self._session.run(delete(_passes).where(_passes.c.uid == uid))
 

@@ -1,4 +1,4 @@
-"""Segments of a pool. Manifests refer to segments by a number, so that a list of thousands is one packed column."""
+"""Segments of a pool. Manifests refer to segments by number, so that a list of thousands is a packed column."""
 
 import builtins
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,8 +34,8 @@ class Segments(Repository):
     def put(self, pool_uid: str, rows: Sequence[SegmentRow]) -> "Ids":
         """Return the ids of `rows` in the same order. Add the segments that the pool does not have.
 
-        An existing segment keeps its row, because equal names mean equal bytes (a name is a BLAKE3). May be repeated,
-        and several transactions may run this at once.
+        The row of an existing segment stays, because equal names mean equal bytes (a name is a BLAKE3). May be
+        repeated, and several transactions may run this at once.
         """
         known = self._known(pool_uid, {row.name for row in rows})
         # The order prevents a deadlock between two transactions that add the same segments.
@@ -47,7 +47,7 @@ class Segments(Repository):
         return _to_array(known[row.name] for row in rows)
 
     def ids(self, pool_uid: str, names: Sequence[Digest]) -> "Ids":
-        """Return the ids of the segments with these names, in the order of the names.
+        """Return the ids of segments by name, in the order of the names.
 
         Raises:
             ObjectNotFound: the pool has no row for at least one of the segments.
@@ -61,7 +61,7 @@ class Segments(Repository):
         return _to_array(known[name] for name in names)
 
     def find_ids(self, pool_uid: str, names: Iterable[Digest]) -> dict[Digest, int]:
-        """Return the ids of those of `names` that the pool has, by name."""
+        """Return the ids of the segments in the pool among `names`, by name."""
         return self._known(pool_uid, set(names))
 
     def all_ids(self, pool_uid: str) -> "Ids":
@@ -70,7 +70,7 @@ class Segments(Repository):
         return _to_array(row.id for row in self._session.stream(statement))
 
     def work_uids(self, pool_uid: str, ids: "Iterable[int] | Ids") -> frozenset[str]:
-        """Return the uids of the ingests that packed these segments first."""
+        """Return the uids of the ingests that first packed the segments with the ids."""
         found: set[str] = set()
         for some in split_batches(_to_ints(ids)):
             statement = select(_segments.c.work_uid).where(_segments.c.pool_uid == pool_uid, _segments.c.id.in_(some))
@@ -78,12 +78,12 @@ class Segments(Repository):
         return frozenset(found)
 
     def remove(self, pool_uid: str, ids: "Iterable[int] | Ids") -> None:
-        """Remove segments that no manifest names and no slot stores. Their ids are never reused."""
+        """Remove segments that no manifest names and no slot stores. Ids are never reused."""
         for some in split_batches(_to_ints(ids)):
             self._session.run(delete(_segments).where(_segments.c.pool_uid == pool_uid, _segments.c.id.in_(some)))
 
     def rows(self, pool_uid: str, ids: "Iterable[int] | Ids") -> builtins.list[SegmentRow]:
-        """Return the rows of the segments with these ids, in the order of the ids.
+        """Return the rows of segments by id, in the order of the ids.
 
         Raises:
             ObjectNotFound: the pool has no row for at least one of the segments.
@@ -99,7 +99,7 @@ class Segments(Repository):
         return [known[number] for number in wanted]
 
     def stored_bytes(self, pool_uid: str, ids: "Iterable[int] | Ids") -> int:
-        """Return the total stored bytes of the segments with these ids. Each segment counts once.
+        """Return the total stored bytes of segments by id. Each segment counts once.
 
         Raises:
             ObjectNotFound: the pool has no row for at least one of the segments.
@@ -149,7 +149,7 @@ def _segment(row: "Row[Any]") -> SegmentRow:
 
 
 def _to_ints(ids: "Iterable[int] | Ids") -> builtins.list[int]:
-    """Return Python integers, because database drivers do not accept those of numpy."""
+    """Return Python integers, because database drivers do not accept numpy's integers."""
     return [int(number) for number in ids]
 
 
@@ -160,7 +160,7 @@ def _to_array(ids: Iterable[int]) -> "Ids":
 
 
 def split_batches(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Yield `values` in batches that fit into one statement."""
+    """Yield `values` in batches that are small enough for a statement."""
     for start in range(0, len(values), _VALUES_AT_ONCE):
         yield values[start : start + _VALUES_AT_ONCE]
 

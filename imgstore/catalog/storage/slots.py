@@ -19,7 +19,7 @@ _pools = schema.pools
 _slots = schema.slots
 
 SLOT_COLUMNS: Final = tuple(column.label(f"its_slot_{column.name}") for column in _slots.c)
-"""The columns of a slot with labels of their own, for joins with other tables."""
+"""The columns of a slot with separate labels, for joins with other tables."""
 
 _SELECT: Final = select(*SLOT_COLUMNS)
 
@@ -49,7 +49,7 @@ class Pools(Repository):
         return to_value(Pool, self._row(select(_pools).where(_pools.c.uid == uid), "pool", uid))
 
     def list(self) -> builtins.list[Pool]:
-        """Return all pools, including those of deleted galleries."""
+        """Return all pools, also of deleted galleries."""
         return [to_value(Pool, row) for row in self._session.all(select(_pools).order_by(_pools.c.uid))]
 
     def remove(self, uid: str) -> None:
@@ -71,7 +71,7 @@ class Pools(Repository):
 
 
 class Slots(Repository):
-    """The slots of all pools. A slot never changes after its creation, because its objects do not move."""
+    """The slots of all pools. A slot never changes, because objects do not move."""
 
     __slots__ = ()
 
@@ -113,7 +113,7 @@ class Slots(Repository):
         return None if row is None else slot_from_row(row)
 
     def list(self, pool_uid: str, region: str | None = None) -> builtins.list[Slot]:
-        """Return the slots of a pool, or of one region of the pool, by region, storage account type and ordinal."""
+        """Return the slots of a pool, optionally in a single region, by region, storage account type and ordinal."""
         statement = _SELECT.where(_slots.c.pool_uid == pool_uid)
         if region is not None:
             statement = statement.where(_slots.c.region == region)

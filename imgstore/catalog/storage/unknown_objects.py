@@ -22,8 +22,8 @@ class UnknownObjects(Repository):
     def record(self, slot_uid: str, objects: Mapping[str, int]) -> None:
         """Record the unknown objects that a slot contains now.
 
-        An object with a row keeps its time. The rows of other objects are removed. If such an object returns, its grace
-        period begins again.
+        The row of a known object keeps the first time. The rows of other objects are removed, so that the grace period
+        begins again if an object returns.
 
         Args:
             slot_uid: the slot.

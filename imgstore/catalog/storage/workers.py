@@ -1,4 +1,4 @@
-"""Running workers: a row for each `imgstore worker`, renewed by its heartbeat. The rows are only shown to people."""
+"""Running workers: a row for each `imgstore worker`, renewed by heartbeats. The rows are only shown to people."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -25,7 +25,7 @@ class Workers(Repository):
     def record_heartbeat(self, uid: str, holder: str) -> None:
         """Record that a worker is alive.
 
-        Add its row if there is none, or if the row was removed while the worker hung.
+        Add a row if there is none, or if the row was removed while the worker hung.
         """
         now = self._session.now()
         if not self._session.change(update(_workers).where(_workers.c.uid == uid).values(seen_at=now)):

@@ -1,8 +1,8 @@
-"""Works and their leases (invariants W1 to W19).
+"""Works and leases on works (invariants W1 to W19).
 
 A work is a row that survives crashes. A lease permits a process to continue the work until a given time of the
-database's clock. Each lease increments the token of the work. Each write of a worker is conditional on the token of its
-lease. A process with an outdated lease finds another token and stops, whatever its own clock shows.
+database's clock. Each lease increments the token of the work. Each write of a worker depends on the token of the lease.
+A process with an outdated lease finds another token and stops, even if the clock of the process is wrong.
 """
 
 from collections.abc import Mapping, Sequence
@@ -82,7 +82,7 @@ class Works(Repository):
         return self._open() if slot_uid is None else self._open(_works.c.slot_uid == slot_uid)
 
     def filter_closed(self, slot_uid: str, uids: Sequence[str]) -> list[str]:
-        """Return those of the uids that belong to closed works of the slot."""
+        """Return the uids of closed works of the slot among `uids`."""
         closed = (_works.c.slot_uid == slot_uid) & (_works.c.state != WorkState.OPEN)
         rows = self._session.all(select(_works.c.uid).where(closed, _works.c.uid.in_(uids)).order_by(_works.c.uid))
         return [row.uid for row in rows]
@@ -94,7 +94,7 @@ class Works(Repository):
     def lease(
         self, work_uid: str, *, holder: str, lease_seconds: float, steal: bool = False, wait: bool = True
     ) -> Lease:
-        """Lease a work that is free, whose lease has expired, or that the holder has leased already.
+        """Lease a work that is free, has an expired lease, or is leased by the holder already.
 
         A work that writes also gets a checkpoint. The holder stores the checkpoint in the slot before anything else.
 
@@ -166,7 +166,7 @@ class Works(Repository):
         self._pin(lease.work_uid, tuple(dict.fromkeys(pins)))
 
     def complete(self, lease: Lease) -> None:
-        """Close the work as completed and remove its pins.
+        """Close the work as completed and remove the pins.
 
         Raises:
             LeaseLost: another process took over the work, or the work is closed.
@@ -176,7 +176,7 @@ class Works(Repository):
         self._unpin(lease.work_uid)
 
     def abandon(self, work_uid: str) -> None:
-        """Close the work as abandoned, even if a process has a lease, and remove its pins. May be repeated.
+        """Close the work as abandoned, even if a process has a lease, and remove the pins. May be repeated.
 
         Raises:
             NotFound: no work has this uid.

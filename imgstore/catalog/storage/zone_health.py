@@ -1,4 +1,4 @@
-"""The circuits of zones: a row for each zone and observer, written only when a circuit changes its state."""
+"""The circuits of zones: a row for each zone and observer, written only when the state of a circuit changes."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -24,7 +24,7 @@ class ZoneHealths(Repository):
     __slots__ = ()
 
     def list(self, observer: str | None = None) -> "Sequence[ZoneHealth]":
-        """Return the circuits of an observer, or those of all observers, by region, zone and observer."""
+        """Return the circuits of an observer, or of all observers, by region, zone and observer."""
         order = (_health.c.region, _health.c.zone, _health.c.observer)
         statement = select(_health).order_by(*order)
         if observer is not None:
@@ -47,7 +47,7 @@ class ZoneHealths(Repository):
         return [read(row) for row in self._session.all(statement)]
 
     def write(self, health: ZoneHealth) -> None:
-        """Replace the row of a zone and its observer. Remove the rows of observers that have stopped."""
+        """Replace the row of a zone and observer. Remove the rows of observers that have stopped."""
         now = self._session.now()
         key = {"region": health.region, "zone": health.zone, "observer": health.observer}
         values = {

@@ -1,4 +1,4 @@
-"""The zones of the installation, by region and name, with the identity of their stores."""
+"""The zones of the installation, by region and name, with the identity of the stores."""
 
 import builtins
 from typing import Final
@@ -17,7 +17,7 @@ _slots = schema.slots
 _manifests = schema.manifests
 
 ALL_ZONES: Final = "zrs"
-"""The zone of a slot that is stored in all zones of its region."""
+"""The zone of a slot that is stored in all zones of a region."""
 
 
 class Zones(Repository):
@@ -52,7 +52,7 @@ class Zones(Repository):
             self._session.run(_zones.insert().values(values))
 
     def slots_in(self, region: str, zone: str) -> builtins.list[Slot]:
-        """Return the slots with objects in a zone: slots of this zone, and slots in all zones of its region."""
+        """Return the slots with objects in a zone: slots of the zone itself, and slots in all zones of the region."""
         statement = select(*SLOT_COLUMNS).where(_is_stored_in(region, zone)).order_by(_slots.c.uid)
         return [slot_from_row(row) for row in self._session.all(statement)]
 

@@ -1,4 +1,4 @@
-"""The first catalog: every table of it.
+"""Create the tables of the first catalog.
 
 Revision: 0001, after none.
 """

@@ -1,4 +1,4 @@
-"""Galleries and definitions in full: soft delete policy; what a definition recommends, forbids and tells.
+"""Add the soft delete policy of galleries, and further properties of definitions.
 
 Revision: 0002, after 0001.
 """

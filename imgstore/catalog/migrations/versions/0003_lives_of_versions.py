@@ -1,4 +1,4 @@
-"""The life of a version: its end, what keeps it from being deleted, and soft deletion.
+"""Add end of life, protection from deletion, and soft deletion of versions.
 
 Revision: 0003, after 0002.
 """

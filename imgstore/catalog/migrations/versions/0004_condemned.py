@@ -1,4 +1,4 @@
-"""Collection: what is condemned in a slot.
+"""Add the marks for deletion of segments in a slot.
 
 Revision: 0004, after 0003.
 """

@@ -1,4 +1,4 @@
-"""A queue that workers share: tries and their times on replicas, turns on versions, and who works.
+"""Add the queue of workers: attempts and retry times of replicas, service times of versions, and running workers.
 
 Revision: 0005, after 0004.
 """

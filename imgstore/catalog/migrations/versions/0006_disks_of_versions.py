@@ -1,4 +1,4 @@
-"""A version's disks, the OS disk and data disks by LUN, as one column; what was known of its only disk moves there.
+"""Add a column with the OS disk and the data disks of a version, and move the properties of the OS disk there.
 
 Revision: 0006, after 0005.
 """

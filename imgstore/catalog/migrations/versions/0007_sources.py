@@ -1,4 +1,4 @@
-"""Disks, snapshots and managed images of their own: what they were made from, what they declare, pools of subscriptions.
+"""Add sources and properties of disks, snapshots and managed images, and pools of subscriptions.
 
 Revision: 0007, after 0006.
 """

@@ -1,4 +1,4 @@
-"""Disks are counted by the version that they were made from and the time.
+"""Add an index that counts the disks of a version by time.
 
 Revision: 0008, after 0007.
 """

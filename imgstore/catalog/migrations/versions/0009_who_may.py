@@ -1,5 +1,4 @@
-"""Who may: tenants, principals and their secrets, roles, issuers, the keys that tokens are signed with, and whom galleries are
-shared with.
+"""Add tenants, principals, secrets, roles, issuers, signing keys and the sharing of galleries.
 
 Revision: 0009, after 0008.
 """

@@ -1,4 +1,4 @@
-"""Long-running operations of the API.
+"""Add long-running operations of the API.
 
 Revision: 0010, after 0009.
 """

@@ -1,4 +1,4 @@
-"""Machines, which disks are attached to them, and versions that stay where their source is.
+"""Add machines, the attachment of disks, and versions with shallow replication.
 
 Revision: 0011, after 0010.
 """

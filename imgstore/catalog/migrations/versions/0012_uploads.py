@@ -1,4 +1,4 @@
-"""Disks that are made from an upload, and grants of signed URLs.
+"""Add disks that are created from an upload, and grants of signed URLs.
 
 Revision: 0012, after 0011.
 """

@@ -1,4 +1,4 @@
-"""Deployments of templates.
+"""Add deployments of templates.
 
 Revision: 0013, after 0012.
 """

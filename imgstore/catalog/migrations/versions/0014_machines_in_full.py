@@ -1,4 +1,4 @@
-"""What else is said of a machine, and how it has its disks.
+"""Add further properties of machines and of attached disks.
 
 Revision: 0014, after 0013.
 """

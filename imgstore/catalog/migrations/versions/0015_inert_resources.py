@@ -1,4 +1,4 @@
-"""Inert resources, what they name of each other, and which machine names which.
+"""Add network resources without behaviour, the references between them, and the references of machines.
 
 Revision: 0015, after 0014.
 """

@@ -1,4 +1,4 @@
-"""Tokens of a principal that were taken back before they expired.
+"""Add the revocation of the tokens of a principal.
 
 Revision: 0016, after 0015.
 """

@@ -1,4 +1,4 @@
-"""The identity of zones, settings of all processes, and the catalog's sequence with its checkpoints.
+"""Add the identity of zones, settings of all processes, and the catalog's sequence with its checkpoints.
 
 Revision: 0017, after 0016.
 """

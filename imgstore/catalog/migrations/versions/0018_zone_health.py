@@ -1,4 +1,4 @@
-"""The circuits of zones: which stores did not answer, as each host saw them last.
+"""Add the circuits of zones, as each host recorded the circuits last.
 
 Revision: 0018, after 0017.
 """

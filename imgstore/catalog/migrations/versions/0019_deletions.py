@@ -1,4 +1,4 @@
-"""Requests to delete objects that a store may still carry out.
+"""Add requests to delete objects that a store may still carry out.
 
 Revision: 0019, after 0018.
 """

@@ -1,4 +1,4 @@
-"""The tenant and the resource of a long-running operation, and who asked to cancel it.
+"""Add tenant, resource and requested cancellation to long-running operations.
 
 Revision: 0020, after 0019.
 """

@@ -1,4 +1,4 @@
-"""The order in which works were opened and segments were marked for deletion, by the catalog's sequence.
+"""Record the order of opened works and of marks for deletion, by the catalog's sequence.
 
 Revision: 0021, after 0020.
 """

@@ -1,4 +1,4 @@
-"""Whether an installation recorded its zones from its first day on.
+"""Record whether an installation has recorded all zones since its creation.
 
 Revision: 0022, after 0021.
 """

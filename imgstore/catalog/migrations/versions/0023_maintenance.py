@@ -1,4 +1,4 @@
-"""Turns of maintenance, and what zones are known to have missed.
+"""Add maintenance tasks, and the numbers of objects that zones miss.
 
 Revision: 0023, after 0022.
 """

@@ -1,4 +1,4 @@
-"""Manifests that the catalog has no row for, with the time at which each was first seen.
+"""Add unknown objects of a slot with the time of discovery.
 
 Revision: 0024, after 0023.
 """

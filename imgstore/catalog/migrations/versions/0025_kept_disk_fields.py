@@ -1,4 +1,4 @@
-"""Fields of disks, snapshots and managed images that are shown as they were sent.
+"""Add fields of disks, snapshots and managed images that are only stored and shown.
 
 Revision: 0025, after 0024.
 """

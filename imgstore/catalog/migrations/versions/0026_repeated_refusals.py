@@ -1,4 +1,4 @@
-"""Refusals that repeat have one row of the activity log.
+"""Count repeated refusals in a single row of the activity log.
 
 Revision: 0026, after 0025.
 """

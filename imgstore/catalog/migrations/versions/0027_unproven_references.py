@@ -1,8 +1,8 @@
-"""Drop references to network resources of other groups: older code stored them without the right to join.
+"""Drop references to network resources of other groups, which older code stored without the right to join.
 
-A network resource cannot be deleted while another one or a machine names it, so strangers could keep an owner from
-deleting. Who stored a reference is not recorded. Bodies stay as they are: the next PUT that names the resource needs the
-right, and holds it again.
+A network resource cannot be deleted while a reference exists, so strangers could block the deletion. The creator of a
+reference is not recorded. Bodies stay unchanged. The next PUT with the reference needs the right to join, and stores
+the reference again.
 
 Revision: 0027, after 0026.
 """

@@ -1,4 +1,4 @@
-"""The time until which the process that runs a long-running operation is taken for alive.
+"""Add leases to long-running operations.
 
 Revision: 0028, after 0027.
 """

@@ -1,4 +1,4 @@
-"""Which resources newer requests wrote while an operation was in progress.
+"""Record the resources that newer requests wrote while an operation was in progress.
 
 Revision: 0029, after 0028.
 """

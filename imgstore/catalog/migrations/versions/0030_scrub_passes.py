@@ -1,4 +1,4 @@
-"""How far passes of scrub have come, so that a process that is started again resumes them.
+"""Add the progress of scrub passes, so that a restarted process resumes a pass.
 
 Revision: 0030, after 0029.
 """
