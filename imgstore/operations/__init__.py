@@ -1,5 +1,6 @@
-"""Obeys: one function per user operation. Transactions begin and end here.
+"""The operations of users and of the system, with a public function for each operation.
 
-Each takes the `Installation` and a `Principal`, asks ``domain/identity/access.py`` before its first write, and gives back domain
-values. No transaction is open while bytes move: lease, act, record are three.
+An operation gets the `Installation` and a `Principal`, checks rights (`domain/identity/access.py`) before the first
+write, and returns values of the domain. Transactions begin and end here. No transaction is open while bytes are
+transferred.
 """

@@ -1,4 +1,4 @@
-"""The collaborators of one installation, frozen together. OsProperties here, filled in by ``bootstrap.py``."""
+"""The settings and collaborators of one installation. `bootstrap.py` makes the values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,40 +26,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """How much at once, and how large. Threads are those for stores that are near: `Installation.threads`."""
+    """Limits of parallel requests and of times. Numbers of threads are for near stores; see `Installation.threads`."""
 
     put_workers: int = 5
-    """Threads that compress and put during an ingest."""
+    """Threads that compress and put segments during an ingest."""
     copy_workers: int = 4
-    """Threads of one replica's copy."""
+    """Threads of the copy of one replica."""
     scatter_workers: int = 4
-    """Threads that fetch and place during an export."""
+    """Threads that fetch and place segments during an export."""
     threads_max: int = THREADS_MAX
-    """What any of these may grow to where a store is far off."""
+    """The maximum of each number of threads, for distant stores."""
     replicas_at_once: int = 4
     """Replicas that are copied at the same time."""
     collect_lease_seconds: float = 300.0
-    """How long a batch of at most 1,000 deletes has until another collector may take it over."""
+    """The lease of a batch of at most 1,000 deletions. Afterwards another collector may take over the batch."""
     delete_seconds_max: float = 130.0
-    """The longest that one request of deletes may run: its connection's and its answer's limits (stores/s3/store.py), twice,
-    since zones that rest are asked after the others. It is sent only while more than that is left of the lease, and a
-    dead collector's batch is taken over that long after it."""
+    """The request limit: the maximum time of one delete request.
+
+    The limit is twice the limits of connection and answer (`stores/s3/store.py`), because avoided zones are asked after
+    the others. A request is sent only if the remaining lease is longer. The batch of a dead collector is taken over
+    after lease and request limit.
+    """
     removal_lease_seconds: float = 20.0
-    """How long after its transaction a removal may still send its one request. `delete_seconds_max` later the request can
-    no longer arrive, and the keys that it names may be written again (invariant G14)."""
+    """The time in which a removal may send the request, after the deciding transaction.
+
+    After this time and `delete_seconds_max`, the request cannot arrive any more. Then the keys may be written again
+    (invariant G14).
+    """
     claim_seconds_max: float = 60.0
-    """How long a writer waits for a collector that is deleting what it wants to write."""
+    """The maximum time that a writer waits for a collector that deletes the segments of the writer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """Everything that an operation works with."""
+    """The settings and collaborators of an operation."""
 
     uid: str
     subscription: str
     home: Path
     scratch: Path
-    """A folder for files that stand in for memory; emptied at any time when nothing runs."""
+    """The folder for temporary files. The folder may be emptied at any time when no command runs."""
     catalog: Catalog
     regions: Regions
     locator: Locator
@@ -73,71 +79,75 @@ class Installation:
     subscriber: Subscriber = ignore_event
 
     def threads(self, workers: int, *regions: str) -> int:
-        """So many threads, or more where it is far to the regions that each of them asks one after another.
+        """Choose the number of threads: `workers`, or more if the named regions are distant.
 
-        How far is told by what they have answered so far: ask when the first requests have been made.
+        Each thread asks the regions one after the other. Earlier answers of a region show the distance, so call this
+        after the first requests.
         """
         answer_seconds = sum(self.locator.meter(region).answer_seconds for region in regions)
         return choose_threads(workers, answer_seconds, self.tuning.threads_max)
 
     def access(self, slot: Slot) -> "SlotAccess":
-        """The slot as the data plane sees it."""
-        return self._accessed(slot, self.locator.store(slot))
+        """Return the access to a slot for the data plane."""
+        return self._make_access(slot, self.locator.store(slot))
 
     def access_from(self, region: str, slot: Slot, wait: Wait) -> "SlotAccess":
-        """The slot, read from another region: as fast as regions.yaml allows between the two."""
-        return self._accessed(slot, self.locator.store_across(slot, region, wait))
+        """Return the access to a slot from another region, with the bandwidth limit between the two regions."""
+        return self._make_access(slot, self.locator.store_across(slot, region, wait))
 
     def access_all(
         self, slots: Sequence[Slot], access: "Callable[[Slot], SlotAccess] | None" = None
     ) -> "list[SlotAccess]":
-        """The slots as the data plane sees them, in their order: one whose zone is down does not hide the others.
+        """Return the accesses to several slots, in order. A failed zone does not hide the other slots.
 
-        Of several slots no store is asked yet, since one that does not answer would hold up the others: whether it can
-        be used shows with the first request.
+        With several slots, no store is opened yet, because a store that does not answer would delay the others. The
+        first request shows whether a store is usable.
 
         Args:
-            slots: which.
-            access: how to get at each; None is `access`.
+            slots: the slots.
+            access: makes the access to a slot. None means `access`.
 
         Raises:
-            StoreError: the only one cannot be used.
+            StoreError: the only slot is not usable.
         """
-        reach = access or self.access
+        open_access = access or self.access
         if len(slots) == 1:
-            return [reach(slots[0])]
-        self.locator.health.refresh()  # What the host's other processes saw decides which of them is read first.
-        return [self._accessed(slot, DeferredStore(str(slot.key), partial(_reached, reach, slot))) for slot in slots]
+            return [open_access(slots[0])]
+        self.locator.health.refresh()  # Other processes of the host may know silent zones.
+        return [
+            self._make_access(slot, DeferredStore(str(slot.key), partial(_open_store, open_access, slot)))
+            for slot in slots
+        ]
 
     def check_scratch(self, work: Path, needed_bytes: int) -> None:
-        """Refuse a work whose files in scratch would take too much (`DiskSpace.check_scratch`).
+        """Refuse a work with too large files in the scratch folder (`DiskSpace.check_scratch`).
 
         Args:
             work: the file or folder of the work.
-            needed_bytes: what it is about to take.
+            needed_bytes: the bytes that the work is about to write.
 
         Raises:
-            StoreFull: a bound would be passed.
+            StoreFull: a limit would be exceeded.
         """
         self.space.check_scratch(work, self.scratch.parent, needed_bytes)
 
     def has_free_space(self, needed_bytes: int) -> bool:
-        """Tell whether scratch may take so many bytes more and keep the reserve of free space."""
+        """Return whether scratch can take `needed_bytes` more and keep the reserve of free space."""
         return self.space.has_free_space(self.scratch, needed_bytes)
 
     def note(self, task: str, detail: str) -> None:
-        """Tell a person something."""
+        """Report a text to a person."""
         self.subscriber(ProgressEvent(task=task, stage=Stage.NOTE, detail=detail))
 
     def prefer_responsive(self, slots: Sequence[Slot]) -> Sequence[Slot]:
-        """Those of the slots whose stores are not known to be silent; all, where that leaves none.
+        """Return the slots with stores that are not known to be silent. Return all slots if there is no such slot.
 
-        Known as of the last `CircuitBreakers.refresh`: nothing is asked here.
+        The knowledge is from the last `HealthBook.refresh`. No request is sent here.
         """
         return [slot for slot in slots if not self.locator.is_avoided(slot)] or slots
 
-    def _accessed(self, slot: Slot, store: ObjectStore) -> "SlotAccess":
-        # The data plane, and numpy with it, takes 70 ms to load, which a command that moves no bytes should not pay.
+    def _make_access(self, slot: Slot, store: ObjectStore) -> "SlotAccess":
+        # The data plane loads numpy, which takes 70 ms. Commands that transfer no bytes do not load the data plane.
         from imgstore.transfer.slot_access import SlotAccess  # noqa: PLC0415
 
         return SlotAccess(
@@ -149,5 +159,5 @@ class Installation:
         )
 
 
-def _reached(reach: "Callable[[Slot], SlotAccess]", slot: Slot) -> ObjectStore:
-    return reach(slot).store
+def _open_store(open_access: "Callable[[Slot], SlotAccess]", slot: Slot) -> ObjectStore:
+    return open_access(slot).store

@@ -1,7 +1,7 @@
-"""Leases, held: who we are, whether another holder still lives, and the heartbeat (invariants W16 to W18).
+"""Leases of this process: the name of the holder, the check for dead holders, and the heartbeat (invariants W16 to W18).
 
-A lease runs by the database's clock alone. A process that has not renewed for half a lease, by its own monotonic clock,
-begins nothing further; the token in the work's row refuses what it would still write.
+Only the clock of the database decides on the end of a lease. A process without a renewal for half a lease, by the
+monotonic clock, begins no further request. The fencing token in the row of the work rejects outdated writes.
 """
 
 import copy
@@ -21,41 +21,46 @@ from imgstore.domain.stop_signal import StopSignal
 from imgstore.domain.storage.works import Lease, Work
 
 LEASE_SECONDS: Final = 30.0
-"""Long enough that a machine under load renews in time three times over; a holder on this machine that is dead is
-noticed at once, so only a lost machine makes anyone wait for it."""
+"""The time of a lease. A machine under load can renew three times within this time.
+
+A dead holder on this machine is noticed at once. So only the loss of a machine makes other processes wait.
+"""
 
 _BEAT_SECONDS: Final = 1.0
-"""Progress is written down so often while bytes move."""
+"""The time between two beats. A beat saves the progress of the work."""
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 def this_process() -> str:
-    """This process as a holder: host, boot, process id and its start, so that a reused id is not taken for it."""
-    return "/".join((this_host(), str(os.getpid()), _started(os.getpid()) or "?"))
+    """Return the name of this process as a holder: host, boot id, process id and start time.
+
+    The start time distinguishes processes with the same process id.
+    """
+    return "/".join((this_host(), str(os.getpid()), _start_ticks(os.getpid()) or "?"))
 
 
 def this_host() -> str:
-    """This host since its boot, as the processes on it share it: "host/boot id"."""
+    """Return the name of this host since the last boot, "host/boot id"."""
     return f"{socket.gethostname()}/{_boot_id()}"
 
 
 def is_dead(holder: str | None) -> bool:
-    """Whether the holder is certainly gone: a process of this very boot of this machine that runs no more."""
+    """Return whether a holder is certainly dead: a process of this boot of this machine that does not run any more."""
     if holder is None or holder.count("/") != 3:
         return False
     host, boot, pid, started = holder.split("/")
     if (host, boot) != (socket.gethostname(), _boot_id()) or not boot:
         return False
-    return _started(int(pid)) != started
+    return _start_ticks(int(pid)) != started
 
 
 def _boot_id() -> str:
     return _BOOT_ID.read_text(encoding="ascii").strip() if _BOOT_ID.exists() else ""
 
 
-def _started(pid: int) -> str | None:
-    """The process's start in clock ticks since boot; None where it does not run (or is a zombie)."""
+def _start_ticks(pid: int) -> str | None:
+    """Return the start of a process in clock ticks since boot. None if the process does not run or is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
     except OSError:
@@ -64,21 +69,21 @@ def _started(pid: int) -> str | None:
 
 
 class Hold:
-    """One lease while it is held."""
+    """A lease that this process holds."""
 
     def __init__(self, lease: Lease, keeper: "LeaseKeeper", tick: Callable[[], None]) -> None:
         self.lease = lease
         self._keeper = keeper
         self._renewed = time.monotonic()
         self.tick = tick
-        """Called about once a second from the heartbeat's thread: writes progress down."""
+        """Called about once a second by the thread of the heartbeat, to save progress."""
 
     def check_cancelled(self) -> None:
-        """Before each request.
+        """Check before each request that the work may continue.
 
         Raises:
-            LeaseLost: not renewed for half a lease.
-            KeyboardInterrupt: the process is to end.
+            LeaseLost: the lease was not renewed for half the lease time.
+            KeyboardInterrupt: the process must end, or the operation was canceled.
         """
         self._keeper.check_cancelled()
         if time.monotonic() - self._renewed > self._keeper.lease_seconds / 2:
@@ -86,12 +91,12 @@ class Hold:
                 "This process was too slow to renew its lease.",
                 found=f"no renewal for more than {self._keeper.lease_seconds / 2:g} seconds",
                 expected="a database that answers in time",
-                hint="repeat the command: it goes on where it stood",
+                hint="repeat the command, which resumes the work",
                 target=self.lease.work_uid,
             )
 
     def beat(self) -> None:
-        """Renew when a third of the lease has passed."""
+        """Renew the lease after a third of the lease time, and save progress."""
         now = time.monotonic()
         if now - self._renewed >= self._keeper.lease_seconds / 3:
             self._keeper.renew(self.lease)
@@ -100,7 +105,7 @@ class Hold:
 
 
 class _Heartbeat:
-    """Renews leases once in a while, in one thread with a connection of its own."""
+    """Renews leases regularly, in one thread with a separate connection."""
 
     def __init__(self) -> None:
         self._holds: list[Hold] = []
@@ -132,11 +137,11 @@ class _Heartbeat:
                 try:
                     hold.beat()
                 except (LeaseLost, NotFound, StoreError):
-                    continue  # Its rows are another's or gone. Hold.go_on tells the worker once half a lease has passed.
+                    continue  # `Hold.check_cancelled` stops the work after half a lease.
 
 
 class LeaseKeeper:
-    """Renews every lease that this process holds, from one thread with a connection of its own."""
+    """Renews all leases of this process, in one thread with a separate connection."""
 
     def __init__(self, catalog: Catalog, lease_seconds: float = LEASE_SECONDS) -> None:
         assert lease_seconds <= LEASE_SECONDS_MAX, f"{lease_seconds} s are no lease"
@@ -144,64 +149,67 @@ class LeaseKeeper:
         self.lease_seconds = lease_seconds
         self.holder = this_process()
         self.stop = StopSignal()
-        """Set when works are to stop at their next request."""
+        """The signal that stops all works at the next request."""
         self._heartbeat = _Heartbeat()
 
     def with_stop_signal(self, stop: StopSignal) -> "LeaseKeeper":
-        """The same keeper for one operation: its works stop at `stop`."""
+        """Return a keeper for one operation with another stop signal. The heartbeat is shared."""
         other = copy.copy(self)
         other.stop = stop
         return other
 
     def can_take_over(self, work: Work) -> bool:
-        """Whether the work's holder is known to be dead, so that its lease need not run out."""
+        """Return whether the holder of a work is known to be dead, so that the lease need not expire."""
         return is_dead(work.holder)
 
     def is_dead(self, holder: str) -> bool:
-        """Whether that holder is known to be dead."""
+        """Return whether a holder is known to be dead."""
         return is_dead(holder)
 
     def renew(self, lease: Lease) -> None:
-        """Renew one lease now.
+        """Renew a lease now.
 
         Raises:
-            LeaseLost: another has taken it over.
+            LeaseLost: another process has taken over the work.
         """
         with self._catalog.transaction() as transaction:
             transaction.works.renew(lease, lease_seconds=self.lease_seconds)
 
     @contextmanager
     def hold(self, lease: Lease, tick: Callable[[], None] = lambda: None) -> Iterator[Hold]:
-        """Keep the lease alive inside the block; give it back when the block fails, so that a repeat need not wait."""
+        """Renew the lease while the block runs.
+
+        Release the lease if the block fails, so that a repeated command need not wait.
+        """
         hold = Hold(lease, self, tick)
         self._heartbeat.add(hold)
         try:
             yield hold
         except BaseException:
             self._heartbeat.remove(hold)
-            self._give_back(lease)
+            self._release(lease)
             raise
         self._heartbeat.remove(hold)
 
     def interrupt(self) -> None:
-        """Have every work of this process stop at its next request, as Ctrl-C does: they stay open for others."""
+        """Stop all works of this process at the next request, like Ctrl-C. The works stay open for other processes."""
         self.stop.set()
 
     def check_cancelled(self) -> None:
-        """Before anything is begun.
+        """Check before a step that the operation may continue.
 
         Raises:
-            KeyboardInterrupt: the process is to end, or the operation was canceled.
+            KeyboardInterrupt: the process must end, or the operation was canceled.
         """
         self.stop.check()
 
     def close(self) -> None:
-        """End the heartbeat."""
+        """Stop the heartbeat."""
         self._heartbeat.close()
 
-    def _give_back(self, lease: Lease) -> None:
+    def _release(self, lease: Lease) -> None:
         try:
             with self._catalog.transaction() as transaction:
                 transaction.works.release(lease)
         except (LeaseLost, StoreError):
-            return  # It runs out by itself, or is another's already.
+            return  # The lease expires by itself, or another process has the work.

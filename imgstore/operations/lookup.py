@@ -1,4 +1,4 @@
-"""Finding resources by the names that a person gives, with an error that says which of them is missing."""
+"""Find resources by names from a person. The error for a missing resource names the first missing part."""
 
 from imgstore.catalog import Transaction
 from imgstore.domain import names
@@ -11,46 +11,48 @@ from imgstore.domain.views import DefinitionPath
 
 
 def find_group(transaction: Transaction, subscription: str, name: str) -> Group:
-    """The group of that name."""
+    """Find a resource group by name."""
     found = transaction.groups.get(subscription, name)
     if found is None:
-        raise _missing("resource group", names.group_id(subscription, name), "imgstore group list")
+        raise _not_found("resource group", names.group_id(subscription, name), "imgstore group list")
     return found
 
 
 def find_gallery(transaction: Transaction, subscription: str, group_name: str, name: str) -> Gallery:
-    """The gallery of that name."""
+    """Find a gallery by name."""
     found = transaction.galleries.get(subscription, group_name, name)
     if found is None:
-        raise _missing("gallery", names.gallery_id(subscription, group_name, name), "imgstore sig list")
+        raise _not_found("gallery", names.gallery_id(subscription, group_name, name), "imgstore sig list")
     return found
 
 
 def find_parent_gallery(transaction: Transaction, subscription: str, group_name: str, name: str) -> Gallery:
-    """The gallery that something is to be made in."""
+    """Find the gallery of a new resource; the error is about a missing parent."""
     found = transaction.galleries.get(subscription, group_name, name)
     if found is None:
-        raise _parent_missing(names.gallery_id(subscription, group_name, name), f"sig create -g {group_name} -r {name}")
+        raise _parent_not_found(
+            names.gallery_id(subscription, group_name, name), f"sig create -g {group_name} -r {name}"
+        )
     return found
 
 
 def find_definition_path(
     transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str
 ) -> DefinitionPath:
-    """The definition of that name, with its gallery."""
+    """Find a definition by name, with its gallery."""
     found = transaction.references.find(subscription, group_name, gallery_name, name)
     if found is None:
-        raise _no_definition(transaction, subscription, group_name, gallery_name, name)
+        raise _definition_not_found(transaction, subscription, group_name, gallery_name, name)
     return DefinitionPath(gallery=found[0], definition=found[1])
 
 
 def find_referenced_definition(
     transaction: Transaction, subscription: str, reference: ImageReference
 ) -> DefinitionPath:
-    """The definition that a reference names, seen from a subscription.
+    """Find the definition that a reference names, from the view of a subscription.
 
     Raises:
-        NotFound: there is none. The error does not tell in which group a shared gallery is.
+        NotFound: the definition does not exist. The error does not contain the resource group of a shared gallery.
     """
     above = (reference.subscription or subscription, reference.group, reference.gallery, reference.definition)
     if reference.shared is None:
@@ -62,7 +64,7 @@ def find_referenced_definition(
 
 
 def shared_image_not_found(reference: SharedReference) -> NotFound:
-    """What is raised where a shared gallery has no such definition or version; its group is not named."""
+    """Make the error for a missing definition or version in a shared gallery. The error contains no resource group."""
     kind = "community" if reference.community else "shared"
     return NotFound(
         f"The image '{reference}' was not found.",
@@ -76,49 +78,49 @@ def shared_image_not_found(reference: SharedReference) -> NotFound:
 def find_definition_and_version(
     transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str, number: VersionName
 ) -> tuple[DefinitionPath, ImageVersion]:
-    """`find_definition_path`, and of it `version`, in one look."""
+    """Find a definition and a version of the definition with a single query."""
     found = transaction.references.find_version(subscription, group_name, gallery_name, name, number)
     if found is None:
-        raise _no_definition(transaction, subscription, group_name, gallery_name, name)
+        raise _definition_not_found(transaction, subscription, group_name, gallery_name, name)
     definition_path = DefinitionPath(gallery=found[0], definition=found[1])
-    return definition_path, _visible(definition_path, found[2], number)
+    return definition_path, _check_visible(definition_path, found[2], number)
 
 
 def find_parent_definition(
     transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str
 ) -> DefinitionPath:
-    """The definition that a version is to be made in, with its gallery."""
+    """Find the definition of a new version, with its gallery; the error is about a missing parent."""
     above = find_parent_gallery(transaction, subscription, group_name, gallery_name)
     if transaction.definitions.get(above.uid, name) is None:
         scope = names.definition_id(subscription, group_name, gallery_name, name)
-        raise _parent_missing(scope, f"sig image-definition create -g {group_name} -r {above.name} -i {name} ...")
+        raise _parent_not_found(scope, f"sig image-definition create -g {group_name} -r {above.name} -i {name} ...")
     return find_definition_path(transaction, subscription, group_name, gallery_name, name)
 
 
 def definition_path_of(transaction: Transaction, version: ImageVersion) -> DefinitionPath:
-    """What a version is in."""
+    """Return the definition and the gallery of a version."""
     definition = transaction.definitions.by_uid(version.definition_uid)
     return DefinitionPath(gallery=transaction.galleries.by_uid(definition.gallery_uid), definition=definition)
 
 
 def find_version(transaction: Transaction, definition_path: DefinitionPath, name: VersionName) -> ImageVersion:
-    """The version of that name. One that was deleted, softly or not, is not found."""
-    return _visible(definition_path, transaction.versions.get(definition_path.definition.uid, name), name)
+    """Find a version by name. Deleted and soft-deleted versions are not found."""
+    return _check_visible(definition_path, transaction.versions.get(definition_path.definition.uid, name), name)
 
 
-def _visible(definition_path: DefinitionPath, found: ImageVersion | None, name: VersionName) -> ImageVersion:
+def _check_visible(definition_path: DefinitionPath, found: ImageVersion | None, name: VersionName) -> ImageVersion:
     if found is None or not found.is_visible:
         where = (
             f"-g {definition_path.gallery.group} -r {definition_path.gallery.name} -i {definition_path.definition.name}"
         )
-        raise _missing("image version", definition_path.version_id(name), f"imgstore sig image-version list {where}")
+        raise _not_found("image version", definition_path.version_id(name), f"imgstore sig image-version list {where}")
     return found
 
 
 def find_disk(
     transaction: Transaction, subscription: str, group_name: str, name: str, kind: DiskKind = DiskKind.DISK
 ) -> ManagedDisk:
-    """The managed disk, or snapshot, of that name. One that is being deleted is not found."""
+    """Find a managed disk or snapshot by name. Disks in state Deleting are not found."""
     found = transaction.disks.get(subscription, group_name, name, kind)
     if found is None or found.provisioning_state is ProvisioningState.DELETING:
         raise disk_not_found(subscription, group_name, name, kind)
@@ -126,33 +128,33 @@ def find_disk(
 
 
 def find_machine(transaction: Transaction, subscription: str, group_name: str, name: str) -> Machine:
-    """The virtual machine of that name. One that is being deleted is not found."""
+    """Find a virtual machine by name. Machines in state Deleting are not found."""
     found = transaction.machines.get(subscription, group_name, name)
     if found is None or found.provisioning_state is ProvisioningState.DELETING:
         scope = names.compute_id(subscription, group_name, MACHINE, name)
-        raise _missing("virtual machine", scope, "imgstore vm list")
+        raise _not_found("virtual machine", scope, "imgstore vm list")
     return found
 
 
 def disk_not_found(subscription: str, group_name: str, name: str, kind: DiskKind) -> NotFound:
-    """What is raised where there is none of that kind and name."""
+    """Make the error for a missing disk of a kind."""
     scope = names.compute_id(subscription, group_name, kind, name)
-    return _missing(kind.noun, scope, f"imgstore {kind.removesuffix('s')} list")
+    return _not_found(kind.noun, scope, f"imgstore {kind.removesuffix('s')} list")
 
 
-def _no_definition(
+def _definition_not_found(
     transaction: Transaction, subscription: str, group_name: str, gallery_name: str, name: str
 ) -> NotFound | ParentNotFound:
-    """Of a definition that is not there: it is missing, or what it would be in."""
+    """Make the error for a missing definition, or for a missing gallery above the definition."""
     try:
         above = find_parent_gallery(transaction, subscription, group_name, gallery_name)
     except ParentNotFound as error:
         return error
     scope = names.definition_id(subscription, group_name, gallery_name, name)
-    return _missing("image definition", scope, f"imgstore sig image-definition list -g {group_name} -r {above.name}")
+    return _not_found("image definition", scope, f"imgstore sig image-definition list -g {group_name} -r {above.name}")
 
 
-def _missing(what: str, scope: str, command: str) -> NotFound:
+def _not_found(what: str, scope: str, command: str) -> NotFound:
     return NotFound(
         f"The {what} '{scope.rsplit('/', 1)[-1]}' was not found.",
         found=f"nothing at {scope}",
@@ -162,7 +164,7 @@ def _missing(what: str, scope: str, command: str) -> NotFound:
     )
 
 
-def _parent_missing(scope: str, command: str) -> ParentNotFound:
+def _parent_not_found(scope: str, command: str) -> ParentNotFound:
     return ParentNotFound(
         f"Can not perform requested operation on nested resource. Parent resource '{scope.rsplit('/', 1)[-1]}' not "
         "found.",

@@ -1,4 +1,4 @@
-"""Counts bytes of one task: tells subscribers as they move, and writes a replica's row once a second."""
+"""Count the bytes of a task: report each change, and save the progress of a replica in the catalog."""
 
 import threading
 from contextlib import suppress
@@ -10,16 +10,16 @@ from imgstore.operations.installation import Installation
 
 
 class ProgressCounter:
-    """The progress of one task. `moved` may be called from several threads at once."""
+    """The progress of a task. Several threads may call `add_bytes`."""
 
     def __init__(self, installation: Installation, task: str, total: int = 0, replica: Replica | None = None) -> None:
-        """Count towards `total`.
+        """Count up to `total`.
 
         Args:
-            installation: whose subscriber is told.
-            task: whose news it is.
-            total: bytes in all; may be set until `begin`.
-            replica: whose row `save` writes; None has none.
+            installation: the installation. Its subscriber gets the reports.
+            task: the name of the task.
+            total: all bytes of the task. May be set until `begin`.
+            replica: the replica for `save`. None if the task makes no replica.
         """
         self.total = total
         self._installation = installation
@@ -30,42 +30,45 @@ class ProgressCounter:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Tell that the task is known."""
+        """Report the start of the task, with the total."""
         if self._replica is not None:
             with self._installation.catalog.transaction() as transaction:
                 transaction.replicas.record_start(self._replica.uid, self.total)
-        self._tell(Stage.STARTED)
+        self._report(Stage.STARTED)
 
     def add_bytes(self, moved_bytes: int) -> None:
-        """So many more."""
+        """Add bytes and report the progress."""
         with self._lock:
             self._done += moved_bytes
-        self._tell(Stage.MOVED)
+        self._report(Stage.MOVED)
 
     def end(self, detail: str = "") -> None:
-        """All is done."""
+        """Report the end of the task, with all bytes done."""
         self._done = self.total
-        self._tell(Stage.COMPLETED, detail)
-        with suppress(StoreError):  # The work is done: its progress is a report.
+        self._report(Stage.COMPLETED, detail)
+        with suppress(StoreError):  # The work is done, and the progress is only a report.
             self.save()
 
     def stop(self, detail: str) -> None:
-        """It is not to be done any more: its replica's row is another's matter, or gone."""
-        self._tell(Stage.COMPLETED, detail)
+        """Report that the task is not needed any more.
+
+        The row of the replica may belong to another process, so nothing is saved.
+        """
+        self._report(Stage.COMPLETED, detail)
 
     def fail(self, detail: str) -> None:
-        """It ended with an error."""
-        self._tell(Stage.FAILED, detail)
+        """Report that the task failed."""
+        self._report(Stage.FAILED, detail)
 
     def save(self) -> None:
-        """Write the replica's row, if it changed."""
+        """Save the progress in the row of the replica, if the progress changed."""
         if self._replica is None or self._done == self._written:
             return
         self._written = self._done
         with self._installation.catalog.transaction() as transaction:
             transaction.replicas.record_progress(self._replica.uid, min(self._done, self.total), self.total)
 
-    def _tell(self, stage: Stage, detail: str = "") -> None:
+    def _report(self, stage: Stage, detail: str = "") -> None:
         self._installation.subscriber(
             ProgressEvent(
                 task=self._task,
@@ -78,5 +81,5 @@ class ProgressCounter:
 
 
 def task_name(replica: Replica) -> str:
-    """The task that a replica's news is about: "westus2/0"."""
+    """Return the task name of a replica, for example "westus2/0"."""
     return f"{replica.slot.key.region}/{replica.slot.key.ordinal}"

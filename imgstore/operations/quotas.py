@@ -1,7 +1,7 @@
-"""The quota of bytes of a subscription: ``bytes_per_subscription_max``.
+"""The quota of bytes of a subscription: `bytes_per_subscription_max`.
 
-It counts virtual bytes, since they are known before a byte arrives and do not depend on what others have stored
-(`Quotas.used_bytes`).
+The quota counts virtual bytes, because virtual bytes are known before the first byte arrives and do not depend on other
+stored content (`Quotas.used_bytes`).
 """
 
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from imgstore.operations.installation import Installation
 
 
 def check_quota(installation: Installation, added_bytes: int) -> None:
-    """Refuse content that a subscription has no room for, before it is fetched or converted.
+    """Refuse content that exceeds the quota of the subscription, before the content is fetched or converted.
 
     Args:
-        installation: where, and whose.
+        installation: the installation, with the subscription.
         added_bytes: virtual bytes of the content.
 
     Raises:
@@ -30,13 +30,13 @@ def check_quota(installation: Installation, added_bytes: int) -> None:
 
 @contextmanager
 def enforce_quota(installation: Installation, transaction: Transaction) -> Iterator[None]:
-    """Refuse what the block adds to the catalog, if the subscription exceeds its quota by that.
+    """Refuse the changes of the block if the subscription then exceeds the quota.
 
-    What adds nothing is permitted, also where the quota was lowered below what is kept.
+    A block that adds no bytes is permitted, also if the quota is lower than the present bytes.
 
     Args:
-        installation: where, and whose.
-        transaction: the transaction, which the error undoes. No lock is held yet.
+        installation: the installation, with the subscription.
+        transaction: the transaction, which the error rolls back. The transaction must not hold a lock yet.
 
     Raises:
         Conflict: the quota is exceeded.
@@ -57,7 +57,7 @@ def _check(installation: Installation, used_bytes: int, added_bytes: int) -> Non
     if most_bytes is not None and used_bytes + added_bytes > most_bytes:
         raise Conflict(
             "Operation could not be completed as it results in exceeding the approved quota of bytes of the subscription.",
-            found=f"{used_bytes + added_bytes} bytes with what was asked for",
+            found=f"{used_bytes + added_bytes} bytes with this request",
             expected=f"at most {most_bytes} bytes (bytes_per_subscription_max)",
             hint="delete disks, snapshots or image versions, or "
             + installation.limits.raise_hint("bytes_per_subscription_max"),

@@ -1,4 +1,4 @@
-"""The uid of the resource at a resource id. A new resource at the same id has another uid."""
+"""The uid of the resource with a resource id. A new resource with the same id has another uid."""
 
 import re
 from typing import Final
@@ -19,7 +19,7 @@ _DISKS: Final = {f"Microsoft.Compute/{kind}".lower(): kind for kind in DiskKind}
 
 
 def find_resource_uid(transaction: Transaction, resource_id: str) -> str | None:
-    """Find the uid of a resource, whatever its state; None if it does not exist or its type has no uids."""
+    """Find the uid of a resource in any state. Return None for a missing resource, and for a type without uids."""
     match = _ID.fullmatch(resource_id)
     if match is None:
         return None
@@ -31,7 +31,7 @@ def find_resource_uid(transaction: Transaction, resource_id: str) -> str | None:
         found = above if above is None or not names else transaction.deployments.get(above.uid, names[0])
         return found.uid if found is not None else None
     if kind in _DISKS:
-        # A managed image has a row for each of its disks. While it is deleted, fewer and fewer are left.
+        # A managed image has a row for each disk. During the deletion of the image, the number of rows decreases.
         disks = transaction.disks.list(subscription, group, _DISKS[kind], names[0])
         return min((each.uid for each in disks), default=None)
     if kind == _MACHINES:
@@ -43,7 +43,7 @@ def find_resource_uid(transaction: Transaction, resource_id: str) -> str | None:
 
 
 def _uid_in_gallery(transaction: Transaction, subscription: str, group: str, names: list[str]) -> str | None:
-    """Find the uid of a gallery, of a definition in it, or of a version of that, by one to three names."""
+    """Find the uid of a gallery, a definition or a version, given up to three names."""
     gallery = transaction.galleries.get(subscription, group, names[0])
     if gallery is None or len(names) == 1:
         return gallery.uid if gallery is not None else None

@@ -22,7 +22,7 @@ def check_catalog_file(home: Path, file: Path) -> None:
     marked = sorted((home / "regions").glob(f"*/zone-*/{FORMAT_KEY}"))  # Before the file: others make it first.
     if marked and (not file.exists() or file.stat().st_size == 0):
         what = "is missing" if not file.exists() else "has 0 bytes"
-        raise _catalog_lost(f"The catalog {file} {what}.", {str(path.parent): _owner(path) for path in marked})
+        raise _catalog_lost_error(f"The catalog {file} {what}.", {str(path.parent): _owner(path) for path in marked})
 
 
 def check_no_other_installation(place: str, home: Path, locator: Locator) -> None:
@@ -39,7 +39,7 @@ def check_no_other_installation(place: str, home: Path, locator: Locator) -> Non
     marked = (home / "regions").glob(f"*/zone-*/{FORMAT_KEY}")
     found = {str(path.parent): _owner(path) for path in sorted(marked)} | dict(locator.read_marked_zones())
     if found:
-        raise _catalog_lost(f"The catalog in {place} is empty.", found)
+        raise _catalog_lost_error(f"The catalog in {place} is empty.", found)
 
 
 def _owner(mark: Path) -> str:
@@ -49,10 +49,10 @@ def _owner(mark: Path) -> str:
         return "unknown"
 
 
-def _catalog_lost(message: str, owners: dict[str, str]) -> StoreMismatch:
+def _catalog_lost_error(message: str, owners: dict[str, str]) -> StoreMismatch:
     return StoreMismatch(
         message,
-        found=f"{_first(owners)} of installation {', '.join(sorted(set(owners.values())))}",
+        found=f"{_format_zones(owners)} of installation {', '.join(sorted(set(owners.values())))}",
         expected="the catalog of that installation, or regions without content",
         hint="restore the newest backup of the catalog. To begin another installation, give it another data home "
         "(--home) and other buckets (--regions)",
@@ -60,6 +60,6 @@ def _catalog_lost(message: str, owners: dict[str, str]) -> StoreMismatch:
     )
 
 
-def _first(places: Iterable[str]) -> str:
+def _format_zones(places: Iterable[str]) -> str:
     first, *others = places
     return f"{first} and {len(others)} more zones" if others else first

@@ -7,7 +7,7 @@ from imgstore.domain.errors import StoreError
 from imgstore.operations.installation import Installation
 
 
-class Check(StrEnum):
+class CheckResult(StrEnum):
     """How one part is."""
 
     OK = "ok"
@@ -22,19 +22,19 @@ class Check(StrEnum):
 class Readiness:
     """The checks of one moment."""
 
-    database: Check
+    database: CheckResult
     """Whether the catalog answers."""
-    stores: Check
+    stores: CheckResult
     """Degraded where a zone does not answer; Failed where no region has a store that does."""
-    free_space: Check
+    free_space: CheckResult
     """Failed where the data home has no more free space than its reserve."""
-    worker: Check
+    worker: CheckResult
     """Missing where nobody copies replicas: whatever was asked for waits."""
 
     @property
     def ready(self) -> bool:
         """Whether requests can be served. Without a worker they can; with one region of several, too."""
-        return Check.FAILED not in {self.database, self.stores, self.free_space}
+        return CheckResult.FAILED not in {self.database, self.stores, self.free_space}
 
 
 def check_readiness(installation: Installation) -> Readiness:
@@ -42,33 +42,33 @@ def check_readiness(installation: Installation) -> Readiness:
     return Readiness(
         database=_database(installation),
         stores=_stores(installation),
-        free_space=Check.OK if installation.has_free_space(0) else Check.FAILED,
+        free_space=CheckResult.OK if installation.has_free_space(0) else CheckResult.FAILED,
         worker=_worker(installation),
     )
 
 
-def _database(installation: Installation) -> Check:
+def _database(installation: Installation) -> CheckResult:
     try:
         with installation.catalog.reading() as transaction:
             transaction.now()
     except StoreError:
-        return Check.FAILED
-    return Check.OK
+        return CheckResult.FAILED
+    return CheckResult.OK
 
 
-def _worker(installation: Installation) -> Check:
+def _worker(installation: Installation) -> CheckResult:
     try:
         with installation.catalog.reading() as transaction:
             alive = any(transaction.workers.is_alive(each) for each in transaction.workers.list())
     except StoreError:
-        return Check.FAILED
-    return Check.OK if alive else Check.MISSING
+        return CheckResult.FAILED
+    return CheckResult.OK if alive else CheckResult.MISSING
 
 
-def _stores(installation: Installation) -> Check:
+def _stores(installation: Installation) -> CheckResult:
     down = installation.locator.find_unavailable_zones()
     regions = installation.regions.regions.values()
     if not down:
-        return Check.OK
+        return CheckResult.OK
     usable = [region for region in regions if any((region.name, zone.name) not in down for zone in region.zones)]
-    return Check.DEGRADED if usable else Check.FAILED
+    return CheckResult.DEGRADED if usable else CheckResult.FAILED

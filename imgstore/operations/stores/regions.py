@@ -21,7 +21,7 @@ def list_regions(installation: Installation, principal: Principal) -> list[Regio
 def check_regions(installation: Installation, principal: Principal, *, names: Sequence[str] = ()) -> list[ZoneReport]:
     """Look at every zone of the named regions, or of all: reachable, bucket there, whose it is. Changes nothing."""
     authorize(principal, Action.READ, "/")
-    chosen = _named(installation, names)
+    chosen = _choose_regions(installation, names)
     with ThreadPoolExecutor(len(chosen)) as pool:  # so that regions that do not answer are waited for together
         return [report for reports in pool.map(installation.locator.check, chosen) for report in reports]
 
@@ -64,12 +64,12 @@ def init_regions(
         InvalidInput: no such region or zone, or `replaced` without a zone.
     """
     if zone is None and replaced:
-        raise _zone_unnamed()
+        raise _zone_missing_error()
     chosen: list[tuple[Region, Sequence[str] | None]]
     if zone is None:
-        chosen = [(region, None) for region in _named(installation, names)]
+        chosen = [(region, None) for region in _choose_regions(installation, names)]
     else:
-        region, name = _named_zone(installation, names, zone)
+        region, name = _choose_zone(installation, names, zone)
         chosen = [(region, (name,))]
     about = "" if zone is None else f"zone {zone}{', replaced' if replaced else ''}"
     consent = Consent.NONE if zone is None else Consent.REPLACED if replaced else Consent.REPAIR
@@ -81,7 +81,7 @@ def init_regions(
         ]
 
 
-def _named_zone(installation: Installation, names: Sequence[str], zone: str) -> tuple[Region, str]:
+def _choose_zone(installation: Installation, names: Sequence[str], zone: str) -> tuple[Region, str]:
     above, slash, name = zone.rpartition("/")
     if bool(slash) == bool(names) or len(names) > 1:
         raise InvalidInput(
@@ -104,7 +104,7 @@ def _named_zone(installation: Installation, names: Sequence[str], zone: str) -> 
     return region, name
 
 
-def _zone_unnamed() -> InvalidInput:
+def _zone_missing_error() -> InvalidInput:
     return InvalidInput(
         "Which zone was replaced?",
         found="--replaced without --zone",
@@ -114,7 +114,7 @@ def _zone_unnamed() -> InvalidInput:
     )
 
 
-def _named(installation: Installation, names: Sequence[str]) -> list[Region]:
+def _choose_regions(installation: Installation, names: Sequence[str]) -> list[Region]:
     if not names:
         return list(installation.regions.regions.values())
     return [installation.regions.get(name, target="region") for name in names]
