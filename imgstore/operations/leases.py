@@ -1,4 +1,4 @@
-"""Leases of this process: the name of the holder, the check for dead holders, and the heartbeat (invariants W16 to W18).
+"""Leases of this process: holder names, the check for dead holders, the heartbeat (invariants W16 to W18).
 
 Only the clock of the database decides on the end of a lease. A process without a renewal for half a lease, by the
 monotonic clock, begins no further request. The fencing token in the row of the work rejects outdated writes.

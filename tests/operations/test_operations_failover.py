@@ -33,7 +33,7 @@ from imgstore.operations.slots import works
 from imgstore.operations.slots.leftovers import run_removals
 from imgstore.operations.slots.references import PlacedDisk, put_disk
 from imgstore.operations.stores import regions
-from imgstore.operations.stores.readiness import Check, Readiness, check_readiness
+from imgstore.operations.stores.readiness import CheckResult, Readiness, check_readiness
 from imgstore.regions import health
 from imgstore.stores.interface import ObjectInfo
 from imgstore.testing.engines import S3Engine
@@ -449,12 +449,12 @@ def test_an_export_reads_the_other_replica(
 def test_who_looks_sees_a_store_that_does_not_answer(sites: Sites, west: Installation) -> None:
     first = make(west, "a")
     assert check_readiness(west) == Readiness(
-        database=Check.OK, stores=Check.OK, free_space=Check.OK, worker=Check.MISSING
+        database=CheckResult.OK, stores=CheckResult.OK, free_space=CheckResult.OK, worker=CheckResult.MISSING
     )
     kill(sites.way_of(first))
     other = sites.open()
     readiness = check_readiness(other)
-    assert (readiness.stores, readiness.ready) == (Check.DEGRADED, True)
+    assert (readiness.stores, readiness.ready) == (CheckResult.DEGRADED, True)
     view = show(other)
     status = replication_status_json(
         view.version.target_regions, view.replicas, {}, unreachable_slots=view.unreachable_slots
@@ -480,4 +480,4 @@ def test_nothing_is_ready_where_no_region_has_a_store_that_answers(
     for way in sites.latency_proxies.values():
         way.hold()
     readiness = check_readiness(west)
-    assert (readiness.stores, readiness.ready) == (Check.FAILED, False)
+    assert (readiness.stores, readiness.ready) == (CheckResult.FAILED, False)

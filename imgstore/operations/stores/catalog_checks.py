@@ -1,8 +1,9 @@
-"""Is the catalog as new as its buckets? Nothing is destroyed by what an outdated catalog says (invariant G15).
+"""Check that the catalog is not older than its buckets. An outdated catalog destroys nothing (invariant G15).
 
-Each work that writes leaves a checkpoint in its zone, which the catalog recorded before (`domain/storage/checkpoints.py`). A
-zone with a checkpoint that the catalog never recorded has seen a later catalog, or another one: this one was restored
-from a backup, or a copy of it is in use. The catalog remembers the first such finding until an operator accepts it.
+Each writing work leaves a checkpoint in the zone, and the catalog records the checkpoint before
+(`domain/storage/checkpoints.py`). A zone with an unknown checkpoint was used with a later catalog or with another
+catalog. So the present catalog was restored from a backup, or is a copy. The catalog keeps the first such finding until
+an operator accepts the catalog.
 """
 
 from collections.abc import Iterable
@@ -18,18 +19,18 @@ from imgstore.stores.threads import start_thread
 
 
 def check_catalog_is_current(installation: Installation, slots: Iterable[Slot] | None = None) -> None:
-    """Compare the catalog with the checkpoints in its zones. Call this before anything is destroyed.
+    """Compare the catalog with the checkpoints in the zones. Call this before any deletion.
 
-    One LIST a zone. A zone that does not answer is passed over: nothing can be deleted in it either.
+    Each zone needs one LIST. A zone that does not answer is skipped, because nothing can be deleted there either.
 
     Args:
         installation: the installation.
-        slots: the slots whose zones are looked at; None means every zone that was ever used. The slot of a disk is
-            enough for the disk: what a later catalog made of it is there. A version may have lost its other replicas
-            by a later catalog, which other zones show.
+        slots: the slots in the zones to compare. None means all zones that were ever used. For a disk, the slot of the
+            disk is enough, because changes of a later catalog to the disk are there. A later catalog may have removed
+            other replicas of a version, so a version needs all zones.
 
     Raises:
-        CatalogOutdated: the catalog is older than its buckets, or not theirs.
+        CatalogOutdated: the catalog is older than its buckets, or belongs to other buckets.
     """
     installation.locator.refresh_checkpoints(slots)
     with installation.catalog.reading() as transaction:
@@ -37,10 +38,10 @@ def check_catalog_is_current(installation: Installation, slots: Iterable[Slot] |
 
 
 def refuse_if_outdated(transaction: Transaction) -> None:
-    """Refuse what would destroy, by what the catalog remembers. For transactions: asks no store.
+    """Refuse a deletion if the catalog is recorded as outdated. For use in transactions: no store request is sent.
 
     Raises:
-        CatalogOutdated: it was found to be outdated.
+        CatalogOutdated: the catalog is recorded as outdated.
     """
     found = transaction.installation.get().outdated
     if found is not None:
@@ -55,10 +56,10 @@ def refuse_if_outdated(transaction: Transaction) -> None:
 
 
 def check_unknown_removable(installation: Installation) -> None:
-    """Refuse to remove objects that the catalog does not know, where they may be those of a later catalog.
+    """Refuse to remove objects that the catalog does not know if a later catalog may know the objects.
 
     Raises:
-        CatalogOutdated: the catalog is older than its buckets, or an operator accepted it as that.
+        CatalogOutdated: the catalog is older than its buckets, or an operator accepted the catalog as such.
     """
     check_catalog_is_current(installation)
     with installation.catalog.reading() as transaction:
@@ -73,9 +74,9 @@ def check_unknown_removable(installation: Installation) -> None:
 
 
 def check_catalog_in_background(installation: Installation) -> None:
-    """Compare the catalog with all its zones in the background, as a server or worker does at its start.
+    """Compare the catalog with all zones in the background, at the start of a server or worker.
 
-    What is found is noted and remembered; nothing is raised.
+    A finding is noted and recorded. No error is raised.
     """
 
     def look() -> None:
@@ -84,7 +85,7 @@ def check_catalog_in_background(installation: Installation) -> None:
         except CatalogOutdated as error:
             installation.note("catalog", str(error))
         except ImgstoreError:
-            return  # The database does not answer: whoever asks it next hears so.
+            return  # The next operation reports a database that does not answer.
 
     start_thread(look)
 
@@ -92,10 +93,10 @@ def check_catalog_in_background(installation: Installation) -> None:
 def accept_catalog(installation: Installation, principal: Principal) -> list[str]:
     """Accept a catalog that is older than its buckets. May be repeated.
 
-    Objects that the catalog does not know are listed from now on, and never deleted.
+    Afterwards, objects that the catalog does not know are listed, and are never deleted.
 
     Returns:
-        What went wrong, a line for each zone that did not answer: it may show again that the catalog is older.
+        One text for each zone that did not answer. Such a zone may later show again that the catalog is older.
     """
     with record_activity(installation, principal, Action.ADMINISTER, "/", "imgstore/regions/acceptCatalog"):
         problems = installation.locator.delete_unknown_checkpoints()
@@ -105,19 +106,19 @@ def accept_catalog(installation: Installation, principal: Principal) -> list[str
 
 
 def find_referenced_bodies(installation: Installation, slot: Slot) -> frozenset[str]:
-    """The manifests of a slot, by key, to which references refer that the catalog does not know.
+    """Return the keys of manifests in a slot that unknown references name.
 
-    Empty unless an operator accepted an older catalog: then a disk that was made after the backup may be such a stranger,
-    and the body of its reference must outlive the version that it was made from.
+    The result is empty unless an operator accepted an older catalog. Then a disk that was made after the backup is
+    unknown, and the manifest of its reference must outlive the source version.
 
     Raises:
-        StoreError: the slot cannot be read: then nobody can tell.
+        StoreError: the slot cannot be read, so the references are not known.
     """
     with installation.catalog.reading() as transaction:
         if not transaction.installation.get().keeps_unknown:
             return frozenset()
         rows = transaction.manifests.in_slot(slot.uid, complete_only=False)
-    from imgstore.segments.reference import MAGIC, decode_reference  # noqa: PLC0415 - numpy, which short commands spare
+    from imgstore.segments.reference import MAGIC, decode_reference  # noqa: PLC0415 - short commands do not load numpy
 
     known = {row.body_key for row in rows} | {object_keys.manifest_key(row.owner_uid, row.disk) for row in rows}
     access = installation.access(slot)

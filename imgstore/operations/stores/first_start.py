@@ -1,7 +1,6 @@
-"""The first start of an installation: refused where another one's stores are in its place.
+"""Refuse the first start of an installation in the regions of another installation (invariant G16).
 
-A catalog that was deleted, or lost its content, looks like a first start. A new installation in its place would not know
-one of the versions that its regions hold.
+A deleted or emptied catalog looks like a first start. A new installation there would not know the existing versions.
 """
 
 from collections.abc import Iterable
@@ -14,27 +13,29 @@ from imgstore.regions import Locator
 
 
 def check_catalog_file(home: Path, file: Path) -> None:
-    """Refuse to make a catalog file where the home has regions already. For SQLite, before the file is opened.
+    """Refuse to create a catalog file if the home contains marked regions. For SQLite, before the file is opened.
 
     Raises:
-        StoreMismatch: the file is missing or empty, and region folders are marked as an installation's.
+        StoreMismatch: the file is missing or empty, and region folders have the mark of an installation.
     """
-    marked = sorted((home / "regions").glob(f"*/zone-*/{FORMAT_KEY}"))  # Before the file: others make it first.
+    marked = sorted(
+        (home / "regions").glob(f"*/zone-*/{FORMAT_KEY}")
+    )  # First, because another process may create the file now.
     if marked and (not file.exists() or file.stat().st_size == 0):
         what = "is missing" if not file.exists() else "has 0 bytes"
         raise _catalog_lost_error(f"The catalog {file} {what}.", {str(path.parent): _owner(path) for path in marked})
 
 
 def check_no_other_installation(place: str, home: Path, locator: Locator) -> None:
-    """Refuse to begin an installation in an empty catalog where zones are marked as another's.
+    """Refuse to begin an installation in an empty catalog if zones have the mark of another installation.
 
     Args:
-        place: the catalog's, for people.
+        place: the location of the catalog, for people.
         home: the data home.
-        locator: of the regions, with a uid that no zone has.
+        locator: the locator of the regions, with a uid that no zone has.
 
     Raises:
-        StoreMismatch: a zone that can be reached, or a region folder, is marked.
+        StoreMismatch: a reachable zone or a region folder is marked.
     """
     marked = (home / "regions").glob(f"*/zone-*/{FORMAT_KEY}")
     found = {str(path.parent): _owner(path) for path in sorted(marked)} | dict(locator.read_marked_zones())

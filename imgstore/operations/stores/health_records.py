@@ -1,4 +1,4 @@
-"""The circuits of zones, in the catalog: what one process of a host saw, the host's next command knows at once."""
+"""The circuits of zones in the catalog: the next command of a host knows the observations of other processes."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,7 +11,7 @@ from imgstore.domain.storage.circuits import ZoneHealth
 
 @dataclass(frozen=True, slots=True)
 class CatalogHealth:
-    """The records of one observer. See `domain.circuits.HealthRecords`."""
+    """The circuit records of one observer. See `HealthRecords`."""
 
     _catalog: Catalog
     observer: str
@@ -23,6 +23,9 @@ class CatalogHealth:
         return None
 
     def save(self, health: ZoneHealth) -> None:
-        """See `HealthRecords.save`. A catalog that does not answer is no reason to end what noticed the failure."""
+        """See `HealthRecords.save`.
+
+        If the catalog does not answer, skip the record, so that the observing work continues.
+        """
         with suppress(StoreError), self._catalog.transaction() as transaction:
             transaction.zone_health.write(health)

@@ -1,4 +1,4 @@
-"""Whether an installation can do its work now, in words that anybody may read: no names, no addresses, no errors."""
+"""The readiness of an installation, without names, addresses or error texts, so that any caller may read the result."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,37 +8,37 @@ from imgstore.operations.installation import Installation
 
 
 class CheckResult(StrEnum):
-    """How one part is."""
+    """The result of one check."""
 
     OK = "ok"
     DEGRADED = "degraded"
-    """Some of it does not work, and the rest does."""
+    """Some parts do not work, and the others do."""
     FAILED = "failed"
     MISSING = "missing"
-    """There is none."""
+    """The part does not exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """The checks of one moment."""
+    """The results of all checks."""
 
     database: CheckResult
     """Whether the catalog answers."""
     stores: CheckResult
-    """Degraded where a zone does not answer; Failed where no region has a store that does."""
+    """Degraded if a zone does not answer. Failed if no region has a zone that answers."""
     free_space: CheckResult
-    """Failed where the data home has no more free space than its reserve."""
+    """Failed if the data home has less free space than the reserve."""
     worker: CheckResult
-    """Missing where nobody copies replicas: whatever was asked for waits."""
+    """Missing if no worker is alive, so that replicas and deletions wait."""
 
     @property
     def ready(self) -> bool:
-        """Whether requests can be served. Without a worker they can; with one region of several, too."""
+        """Whether requests can be served. A missing worker or a failed region does not prevent this."""
         return CheckResult.FAILED not in {self.database, self.stores, self.free_space}
 
 
 def check_readiness(installation: Installation) -> Readiness:
-    """Look at every part. Zones that were not heard of lately are probed, for two seconds at most."""
+    """Check all parts. Zones without recent answers are probed, for two seconds at most."""
     return Readiness(
         database=_database(installation),
         stores=_stores(installation),

@@ -1,4 +1,4 @@
-"""Regions: listed, looked at, and their buckets made."""
+"""List and check regions, and create the buckets of regions."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from imgstore.regions import Consent, Region, ZoneReport
 
 
 def list_regions(installation: Installation, principal: Principal) -> list[Region]:
-    """The regions of the installation, in the order of regions.yaml."""
+    """List the regions of the installation, in the order of regions.yaml."""
     authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
     return list(installation.regions.regions.values())
 
 
 def check_regions(installation: Installation, principal: Principal, *, names: Sequence[str] = ()) -> list[ZoneReport]:
-    """Look at every zone of the named regions, or of all: reachable, bucket there, whose it is. Changes nothing."""
+    """Check each zone of the named regions, or of all regions: access, bucket, and owner. Changes nothing."""
     authorize(principal, Action.READ, "/")
     chosen = _choose_regions(installation, names)
-    with ThreadPoolExecutor(len(chosen)) as pool:  # so that regions that do not answer are waited for together
+    with ThreadPoolExecutor(len(chosen)) as pool:  # one common wait for all regions that do not answer
         return [report for reports in pool.map(installation.locator.check, chosen) for report in reports]
 
 
 def list_circuits(installation: Installation, principal: Principal) -> dict[tuple[str, str], list[ZoneHealth]]:
-    """What each observer saw last of the zones that ever failed, by region and zone."""
+    """List the last observations of zones that failed at least once, by region and zone."""
     authorize(principal, Action.READ, "/")
     found: defaultdict[tuple[str, str], list[ZoneHealth]] = defaultdict(list)
     with installation.catalog.reading() as transaction:
@@ -37,7 +37,7 @@ def list_circuits(installation: Installation, principal: Principal) -> dict[tupl
 
 
 def count_missed_objects(installation: Installation, principal: Principal) -> dict[tuple[str, str], int]:
-    """Return how many objects zones are known to miss, by region and zone: counted by workers and scrub."""
+    """Return the number of objects that zones missed, by region and zone. Workers and scrub record the numbers."""
     authorize(principal, Action.READ, "/")
     with installation.catalog.reading() as transaction:
         return transaction.zone_gaps.count_by_zone()
@@ -51,17 +51,18 @@ def init_regions(
     zone: str | None = None,
     replaced: bool = False,
 ) -> list[ZoneReport]:
-    """Make the buckets of the named regions, or of all, and mark them as this installation's. May be repeated.
+    """Create the buckets of the named regions, or of all regions, and mark the buckets. May be repeated.
 
     Args:
-        installation: where.
-        principal: who.
-        names: the regions; none is all.
-        zone: one zone only, "REGION/ZONE", or the zone's name where one region is named. Its marks are mended.
-        replaced: the store of that zone was replaced: what lay in the former one alone counts as lost.
+        installation: the installation.
+        principal: the caller.
+        names: the regions. Empty means all regions.
+        zone: a single zone, as "REGION/ZONE", or as the name of the zone if one region is named. The marks are
+            repaired.
+        replaced: the store of the zone was replaced. Objects that only the former store had count as lost.
 
     Raises:
-        InvalidInput: no such region or zone, or `replaced` without a zone.
+        InvalidInput: the region or zone does not exist, or `replaced` is used without a zone.
     """
     if zone is None and replaced:
         raise _zone_missing_error()
@@ -108,7 +109,7 @@ def _zone_missing_error() -> InvalidInput:
     return InvalidInput(
         "Which zone was replaced?",
         found="--replaced without --zone",
-        expected="the one zone whose store was replaced",
+        expected="the zone with the replaced store",
         hint="for example: imgstore regions init --zone westus2/1 --replaced",
         target="zone",
     )

@@ -1,4 +1,4 @@
-"""What zones of a slot missed, counted from their repair notes and recorded for people: redundancy that is lost."""
+"""Count the objects that zones of a slot missed, from the repair notes, as a report of lost redundancy."""
 
 from collections import Counter
 from contextlib import suppress
@@ -13,10 +13,10 @@ from imgstore.stores.zone_redundant import Missed, Zoned
 def record_zone_gaps(installation: Installation, slot: Slot) -> dict[str, int]:
     """Count the writes that each zone of a slot missed, and record the counts in the catalog.
 
-    Does nothing for a slot in one zone, or where fewer than two zones answer: what was counted last stays.
+    Do nothing for a slot in one zone. If fewer than two zones answer, keep the last counts.
 
     Returns:
-        The number of objects by zone, of zones that miss any.
+        The number of objects by zone, without zones that missed nothing.
     """
     if slot.zone != ALL_ZONES:
         return {}
@@ -27,7 +27,7 @@ def record_zone_gaps(installation: Installation, slot: Slot) -> dict[str, int]:
     except StoreError:
         return {}
     counts = dict(Counter(note.zone for note in notes if note.missed is Missed.PUT))
-    # For people only: a catalog that does not answer must not fail the work that asked.
+    # The counts are for people only, so a catalog that does not answer must not fail the work.
     with suppress(StoreError), installation.catalog.transaction() as transaction:
         known = {gap.zone: gap.objects for gap in transaction.zone_gaps.of_slots([slot.uid])}
         if counts != known:
