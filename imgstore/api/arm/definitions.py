@@ -53,7 +53,7 @@ async def patch(context: Context, group: str, gallery: str, definition: str) -> 
 async def show(context: Context, group: str, gallery: str, definition: str) -> Response:
     """Serve Azure's GalleryImages_Get."""
     place = {"group": group, "gallery": gallery, "name": definition}
-    found = await context.run(lambda at: definitions.show_definition(at.installation, at.principal, **place))
+    found = await context.run(lambda at: at.run(definitions.show_definition, **place))
     return context.resource_response(_json(found), _KIND)
 
 
@@ -61,11 +61,7 @@ async def show(context: Context, group: str, gallery: str, definition: str) -> R
 async def list_of_gallery(context: Context, group: str, gallery: str) -> Response:
     """Serve Azure's GalleryImages_ListByGallery."""
     return await context.list_response(
-        _KIND,
-        lambda at, page: definitions.page_definitions(
-            at.installation, at.principal, page, group=group, gallery=gallery
-        ),
-        _json,
+        _KIND, lambda at, page: at.run(definitions.page_definitions, page, group=group, gallery=gallery), _json
     )
 
 
@@ -101,7 +97,7 @@ def put_definition(call: CommandCall) -> Outcome:
         check_conditions(request["conditions"], None)
         return True, _json(_create(call, place, complete_definition(fields, session.api_version)))
     change = _change(request, fields)
-    return False, _json(definitions.update_definition(session.installation, session.principal, change, **place))
+    return False, _json(session.run(definitions.update_definition, change, **place))
 
 
 def _create(call: CommandCall, place: dict[str, Any], fields: dict[str, Any]) -> DefinitionPath:
@@ -134,5 +130,5 @@ def delete_definition(call: CommandCall) -> Outcome:
         )
         current = definitions.show_definition(session.installation, reader, **place)
         check_conditions(request["conditions"], _json(current))
-    definitions.delete_definition(session.installation, session.principal, **place)
+    session.run(definitions.delete_definition, **place)
     return False, None

@@ -130,7 +130,7 @@ async def cancel(context: Context, group: str, deployment: str) -> Response:
     """Serve Azure's Deployments_Cancel. The deployment stops at the next step with the state Canceled."""
 
     def request_cancel(at_: Session) -> None:
-        cancel_deployment(at_.installation, at_.principal, group=group, name=deployment)
+        at_.run(cancel_deployment, group=group, name=deployment)
         context.server.runner.cancel_operations()
 
     await context.run(request_cancel)
@@ -170,7 +170,7 @@ async def show(context: Context, group: str, deployment: str) -> Response:
     """Serve Azure's Deployments_Get."""
 
     def read(at_: Session) -> Json:
-        one = deployments.show_deployment(at_.installation, at_.principal, group=group, name=deployment)
+        one = at_.run(deployments.show_deployment, group=group, name=deployment)
         return _json(at_, group, one)
 
     return context.resource_response(await context.run(read), _KIND)
@@ -181,7 +181,7 @@ async def list_of_group(context: Context, group: str) -> Response:
     """Serve Azure's Deployments_ListByResourceGroup."""
 
     def read_page(at_: Session, page: PageRequest) -> Page[Json]:
-        found = deployments.list_deployments(at_.installation, at_.principal, group=group)
+        found = at_.run(deployments.list_deployments, group=group)
         of = f"{at_.installation.subscription}/{group}/deployments"
         shown = Page.from_all(found, page, of=of, key=lambda each: each.name.lower())
         return Page(items=tuple(_json(at_, group, each) for each in shown.items), next_token=shown.next_token)
@@ -246,9 +246,7 @@ def put_deployment(call: CommandCall) -> Outcome:
 def delete_deployment(call: CommandCall) -> Outcome:
     """Run the command of DELETE."""
     request, session = call.request, call.session
-    deployments.delete_deployment(
-        session.installation, session.principal, group=request["group"], name=request["deployment"]
-    )
+    session.run(deployments.delete_deployment, group=request["group"], name=request["deployment"])
     return False, None
 
 

@@ -58,17 +58,13 @@ def _add_routes(kind: DiskKind, tag: str) -> None:
 
     @router.get(one, summary=f"Show {noun}", tags=tags, name=f"show_{kind}")
     async def show(context: Context, group: str, disk: str) -> Response:
-        found = await context.run(
-            lambda at: disks.show_disk(at.installation, at.principal, group=group, name=disk, kind=kind)
-        )
+        found = await context.run(lambda at: at.run(disks.show_disk, group=group, name=disk, kind=kind))
         return context.resource_response(disk_json(found), of)
 
     @router.get(all_of_group, summary=f"List the {kind} of a resource group", tags=tags, name=f"list_{kind}_of_group")
     async def list_of_group(context: Context, group: str) -> Response:
         return await context.list_response(
-            of,
-            lambda at, page: disks.page_disks(at.installation, at.principal, page, group=group, kind=kind),
-            disk_json,
+            of, lambda at, page: at.run(disks.page_disks, page, group=group, kind=kind), disk_json
         )
 
     @router.get(
@@ -78,9 +74,7 @@ def _add_routes(kind: DiskKind, tag: str) -> None:
         name=f"list_{kind}",
     )
     async def list_of_subscription(context: Context) -> Response:
-        return await context.list_response(
-            of, lambda at, page: disks.page_disks(at.installation, at.principal, page, kind=kind), disk_json
-        )
+        return await context.list_response(of, lambda at, page: at.run(disks.page_disks, page, kind=kind), disk_json)
 
     @router.delete(one, summary=f"Delete {noun}", status_code=202, tags=tags, name=f"delete_{kind}")
     async def delete(context: Context, group: str, disk: str) -> Response:
@@ -113,9 +107,8 @@ async def begin_access(context: Context, group: str, disk: str) -> Response:
     """Serve Azure's Disks_GrantAccess. The answer is 200, because the grant is complete at once."""
     body = read_access(await context.read_json())
     url = await context.run(
-        lambda at: grant_access(
-            at.installation,
-            at.principal,
+        lambda at: at.run(
+            grant_access,
             group=group,
             name=disk,
             level=body.level,
@@ -143,7 +136,7 @@ def end_disk_access(call: CommandCall) -> Outcome:
     """Run the command of endGetAccess. Accept the request after the revocation. The ingest of an upload continues."""
     session, place = call.session, {"group": call.request["group"], "name": call.request["disk"]}
     disks.show_disk(session.installation, _authorize(call, Action.END_ACCESS), **place)
-    revoke_access(session.installation, session.principal, **place, on_url_revoked=lambda: call.accept((False, None)))
+    session.run(revoke_access, **place, on_url_revoked=lambda: call.accept((False, None)))
     return False, None
 
 
@@ -184,9 +177,8 @@ def _create(
     session: Session, place: dict[str, Any], body: DiskBody, on_recorded: Callable[[Sequence[ManagedDisk]], None]
 ) -> ManagedDisk:
     if body.reference is not None:
-        return disks.create_disk(
-            session.installation,
-            session.principal,
+        return session.run(
+            disks.create_disk,
             group=place["group"],
             name=place["name"],
             location=body.location,
@@ -206,7 +198,7 @@ def _create(
             tags=body.tags,
             details=body.details,
         )
-        return create_upload(session.installation, session.principal, upload)
+        return session.run(create_upload, upload)
     assert body.source is not None, "read_disk requires a reference, an upload or a source"
     request = DiskRequest(
         **place,
@@ -217,7 +209,7 @@ def _create(
         tags=body.tags,
         details=body.details,
     )
-    return create_from_source(session.installation, session.principal, request, on_recorded=on_recorded)
+    return session.run(create_from_source, request, on_recorded=on_recorded)
 
 
 def patch_disk(call: CommandCall) -> Outcome:
@@ -228,7 +220,7 @@ def patch_disk(call: CommandCall) -> Outcome:
     check_conditions(request["conditions"], current)
     if tags is None and details.extra_properties is None:
         return False, current
-    disks.tag_disk(call.session.installation, call.session.principal, **place, tags=tags, details=details)
+    call.session.run(disks.tag_disk, **place, tags=tags, details=details)
     return False, _resource_json(call, reader)
 
 
@@ -236,7 +228,7 @@ def delete_disk(call: CommandCall) -> Outcome:
     """Run the command of DELETE of disks, snapshots and managed images."""
     if call.request["conditions"]:
         check_conditions(call.request["conditions"], _resource_json(call, _authorize(call, Action.DELETE)))
-    disks.delete_disk(call.session.installation, call.session.principal, **_place(call.request))
+    call.session.run(disks.delete_disk, **_place(call.request))
     return False, None
 
 

@@ -57,9 +57,7 @@ async def show(
     expand: Annotated[str | None, Query(alias="$expand", description="SharingProfile/Groups")] = None,
 ) -> Response:
     """Serve Azure's Galleries_Get."""
-    found = await context.run(
-        lambda at: galleries.show_gallery(at.installation, at.principal, group=group, name=gallery)
-    )
+    found = await context.run(lambda at: at.run(galleries.show_gallery, group=group, name=gallery))
     groups = (select or "").lower() == "permissions" or (expand or "").lower() == "sharingprofile/groups"
     return context.resource_response(gallery_json(found, groups=groups), _KIND, compute_etag(gallery_json(found)))
 
@@ -68,18 +66,14 @@ async def show(
 async def list_of_group(context: Context, group: str) -> Response:
     """Serve Azure's Galleries_ListByResourceGroup."""
     return await context.list_response(
-        _KIND,
-        lambda at, page: galleries.page_galleries(at.installation, at.principal, page, group=group),
-        gallery_json,
+        _KIND, lambda at, page: at.run(galleries.page_galleries, page, group=group), gallery_json
     )
 
 
 @router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/galleries", summary="List the galleries of a subscription")
 async def list_of_subscription(context: Context) -> Response:
     """Serve Azure's Galleries_List."""
-    return await context.list_response(
-        _KIND, lambda at, page: galleries.page_galleries(at.installation, at.principal, page), gallery_json
-    )
+    return await context.list_response(_KIND, lambda at, page: at.run(galleries.page_galleries, page), gallery_json)
 
 
 @router.delete(GALLERY, summary="Delete a gallery that has no images", status_code=202)
@@ -106,11 +100,9 @@ def put_gallery(call: CommandCall) -> Outcome:
         check_group(session, request["group"])
         check_conditions(request["conditions"], None)
         permission, community = read_sharing(request["body"], session.api_version, None) or (None, None)
-        made = galleries.create_gallery(
-            session.installation, session.principal, **place, **fields, permission=permission, community=community
-        )
+        made = session.run(galleries.create_gallery, **place, **fields, permission=permission, community=community)
         return True, gallery_json(made)
-    changed = galleries.update_gallery(session.installation, session.principal, _change(call, fields), **place)
+    changed = session.run(galleries.update_gallery, _change(call, fields), **place)
     return False, gallery_json(changed)
 
 
@@ -134,5 +126,5 @@ def delete_gallery(call: CommandCall) -> Outcome:
         )
         current = galleries.show_gallery(session.installation, reader, **place)
         check_conditions(request["conditions"], gallery_json(current))
-    galleries.delete_gallery(session.installation, session.principal, **place)
+    session.run(galleries.delete_gallery, **place)
     return False, None

@@ -33,7 +33,7 @@ async def put(context: Context, group: str) -> Response:
         location, tags = read_group(body)
         reader = authorize_change(at, group_id(at.installation.subscription, group))
         created = _find_group(replace(at, principal=reader), group) is None
-        return created, groups.create_group(at.installation, at.principal, name=group, location=location, tags=tags)
+        return created, at.run(groups.create_group, name=group, location=location, tags=tags)
 
     created, found = await context.run(create)
     return json_response(201 if created else 200, group_json(found))
@@ -55,9 +55,7 @@ async def exists(context: Context, group: str) -> Response:
 @router.get(GROUPS, summary="List the resource groups of a subscription")
 async def list_of_subscription(context: Context) -> Response:
     """Serve Azure's ResourceGroups_List."""
-    return await context.list_response(
-        _KIND, lambda at, page: groups.page_groups(at.installation, at.principal, page), group_json
-    )
+    return await context.list_response(_KIND, lambda at, page: at.run(groups.page_groups, page), group_json)
 
 
 @router.delete(GROUP, summary="Delete an empty resource group", status_code=202)
@@ -128,7 +126,7 @@ def get_group(session: Session, name: str) -> Group:
 
 def _find_group(session: Session, name: str) -> Group | None:
     try:
-        return groups.show_group(session.installation, session.principal, name=name)
+        return session.run(groups.show_group, name=name)
     except ScopeNotFound:
         raise
     except NotFound:
@@ -142,5 +140,5 @@ def _provider_json(session: Session, provider: str) -> Json:
 
 def delete_group(call: CommandCall) -> Outcome:
     """Run the command of DELETE."""
-    groups.delete_group(call.session.installation, call.session.principal, name=call.request["group"])
+    call.session.run(groups.delete_group, name=call.request["group"])
     return False, None

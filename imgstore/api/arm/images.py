@@ -70,11 +70,11 @@ async def delete(context: Context, group: str, image: str) -> Response:
 
 
 def _show(session: Session, group: str, name: str) -> ManagedImage:
-    return images.show_image(session.installation, session.principal, group=group, name=name)
+    return session.run(images.show_image, group=group, name=name)
 
 
 def _page(session: Session, request: PageRequest, group: str | None) -> Page[ManagedImage]:
-    return images.page_images(session.installation, session.principal, request, group=group)
+    return session.run(images.page_images, request, group=group)
 
 
 def put_image(call: CommandCall) -> Outcome:
@@ -96,9 +96,8 @@ def put_image(call: CommandCall) -> Outcome:
             raise operation_preempted(scope)
         body = replace(body, tags=None, details={})
     check_conditions(request["conditions"], None if current is None else image_json(current))
-    made = images.create_image(
-        session.installation,
-        session.principal,
+    made = session.run(
+        images.create_image,
         ImageRequest(
             group=request["group"],
             name=request["disk"],

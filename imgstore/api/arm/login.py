@@ -100,13 +100,13 @@ def _tenant(session: Session) -> str:
 
 
 def _subscriptions(session: Session) -> Json:
-    seen = list_visible_subscriptions(session.installation, session.principal)
-    return [subscription_json(each, tenant_of(session.installation, session.principal, each)) for each in seen]
+    seen = session.run(list_visible_subscriptions)
+    return [subscription_json(each, session.run(tenant_of, each)) for each in seen]
 
 
 def _subscription(session: Session) -> Json:
     named = session.installation.subscription
-    return subscription_json(named, tenant_of(session.installation, session.principal, named))
+    return subscription_json(named, session.run(tenant_of, named))
 
 
 def _error_response(error: ImgstoreError) -> Response:

@@ -83,7 +83,7 @@ async def instance_view(context: Context, group: str, machine: str) -> Response:
 async def list_of_group(context: Context, group: str) -> Response:
     """Serve Azure's VirtualMachines_List."""
     return await context.list_response(
-        _KIND, lambda at, page: machines.page_machines(at.installation, at.principal, page, group=group), machine_json
+        _KIND, lambda at, page: at.run(machines.page_machines, page, group=group), machine_json
     )
 
 
@@ -93,9 +93,7 @@ async def list_of_group(context: Context, group: str) -> Response:
 )
 async def list_of_subscription(context: Context) -> Response:
     """Serve Azure's VirtualMachines_ListAll."""
-    return await context.list_response(
-        _KIND, lambda at, page: machines.page_machines(at.installation, at.principal, page), machine_json
-    )
+    return await context.list_response(_KIND, lambda at, page: at.run(machines.page_machines, page), machine_json)
 
 
 @router.delete(
@@ -109,7 +107,7 @@ async def delete(context: Context, group: str, machine: str) -> Response:
 @router.post(f"{_MACHINE}/generalize", summary="Mark a virtual machine as generalized")
 async def generalize(context: Context, group: str, machine: str) -> Response:
     """Serve Azure's VirtualMachines_Generalize. The change is complete with the answer."""
-    await context.run(lambda at: machines.generalize_machine(at.installation, at.principal, group=group, name=machine))
+    await context.run(lambda at: at.run(machines.generalize_machine, group=group, name=machine))
     return Response(status_code=200)
 
 
@@ -120,7 +118,7 @@ def _add_stopped_route(right: Action) -> None:
     @router.post(f"{_MACHINE}/{action}", summary=f"{action}: no effect, because no machine runs", name=action)
     async def stop(context: Context, group: str, machine: str, hibernate: str | None = None) -> Response:
         def check(at: Session) -> None:
-            machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
+            at.run(machines.check_stopped, right, group=group, name=machine)
             if flag_of(hibernate, "hibernate"):
                 raise invalid_value("hibernate", hibernate, "false, because no machine runs")
 
@@ -137,7 +135,7 @@ def _add_refused_route(right: Action) -> None:
     )
     async def run(context: Context, group: str, machine: str) -> Response:
         def refuse(at: Session) -> Response:
-            machines.check_stopped(at.installation, at.principal, right, group=group, name=machine)
+            at.run(machines.check_stopped, right, group=group, name=machine)
             raise Conflict(
                 f"The operation '{action}' is not allowed on VM '{machine}': virtual machines don't run here.",
                 found="a record of a virtual machine, with disks",
@@ -162,7 +160,7 @@ for _right in (Action.START, Action.RESTART, Action.REDEPLOY, Action.REIMAGE, Ac
 
 
 def _show(session: Session, group: str, name: str) -> MachineView:
-    return machines.show_machine(session.installation, session.principal, group=group, name=name)
+    return session.run(machines.show_machine, group=group, name=name)
 
 
 def _authorize_change(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
@@ -194,7 +192,7 @@ def put_machine(call: CommandCall) -> Outcome:
         if not asked.may_create:
             raise source_count_error("neither") from None
     check_conditions(request["conditions"], current)
-    return current is None, machine_json(create_machine(session.installation, session.principal, asked))
+    return current is None, machine_json(session.run(create_machine, asked))
 
 
 def _preemption_error(call: CommandCall) -> OperationPreempted:
@@ -210,5 +208,5 @@ def delete_machine(call: CommandCall) -> Outcome:
     if request["conditions"]:
         changing = _authorize_change(session, request, Action.DELETE)
         check_conditions(request["conditions"], machine_json(_show(changing, request["group"], request["machine"])))
-    machines.delete_machine(session.installation, session.principal, group=request["group"], name=request["machine"])
+    session.run(machines.delete_machine, group=request["group"], name=request["machine"])
     return False, None

@@ -84,9 +84,7 @@ def _add_routes(kind: NetworkType) -> None:
     @router.get(all_of_group, summary=f"List the {word} of a resource group", tags=_TAGS, name=f"list_{word}_of_group")
     async def list_of_group(context: Context, group: str) -> Response:
         return await context.list_response(
-            _KIND,
-            lambda at, page: page_network_records(at.installation, at.principal, page, kind.type, group),
-            _view_json,
+            _KIND, lambda at, page: at.run(page_network_records, page, kind.type, group), _view_json
         )
 
     @router.get(
@@ -97,13 +95,13 @@ def _add_routes(kind: NetworkType) -> None:
     )
     async def list_of_subscription(context: Context) -> Response:
         return await context.list_response(
-            _KIND, lambda at, page: page_network_records(at.installation, at.principal, page, kind.type), _view_json
+            _KIND, lambda at, page: at.run(page_network_records, page, kind.type), _view_json
         )
 
     @router.delete(one, summary=f"Delete {noun}", tags=_TAGS, name=f"delete_{word}")
     async def delete(context: Context, group: str, name: str) -> Response:
         place = NetworkScope(group=group, type=kind.type, name=name)
-        return await _delete_response(context, lambda at: delete_network_record(at.installation, at.principal, place))
+        return await _delete_response(context, lambda at: at.run(delete_network_record, place))
 
 
 def _add_part_routes(kind: NetworkType, part: str) -> None:
@@ -218,7 +216,7 @@ def _delete_part(session: Session, kind: NetworkType, group: str, name: str, par
             raise network_record_not_found(session.installation, place)
         return without_part(current.resource, part)
 
-    put_network_record(session.installation, session.principal, place, change, action=Action.DELETE)
+    session.run(put_network_record, place, change, action=Action.DELETE)
 
 
 def _as_reader(session: Session, place: NetworkScope) -> Session:
@@ -228,7 +226,7 @@ def _as_reader(session: Session, place: NetworkScope) -> Session:
 def _apply(session: Session, place: NetworkScope, change: Change) -> Outcome:
     permit(session.installation, session.principal, Action.WRITE, place.scope(session.installation))
     check_group(session, place.group)
-    created, made = put_network_record(session.installation, session.principal, place, change)
+    created, made = session.run(put_network_record, place, change)
     return created, _view_json(made)
 
 
@@ -251,7 +249,7 @@ async def _delete_response(context: RequestContext, work: Callable[[Session], No
 
 
 def _show(session: Session, place: NetworkScope) -> Json:
-    return network_json(show_network_record(session.installation, session.principal, place))
+    return network_json(session.run(show_network_record, place))
 
 
 def _part(session: Session, kind: NetworkType, place: NetworkScope, whole: Json, part: str) -> Json:

@@ -21,7 +21,7 @@ async def show(context: Context, operation: str, monitor: bool = False) -> Respo
 
     With ``monitor=true``, answer 202 while the operation runs, then 200 without a body, or the error of the operation.
     """
-    found = await context.run(lambda at: show_operation(at.installation, at.principal, operation))
+    found = await context.run(lambda at: at.run(show_operation, operation))
     return (
         _monitor_response(context, found)
         if monitor
@@ -38,7 +38,7 @@ async def list_all(context: Context, status: str | None = None) -> Response:
 
     def read(at: Session) -> list[Json]:
         wanted = None if status is None else read_status(status)
-        listed = list_operations(at.installation, at.principal, status=wanted)
+        listed = at.run(list_operations, status=wanted)
         return [operation_details_json(each) for each in listed]
 
     return json_response(200, {"value": await context.run(read)})
@@ -49,7 +49,7 @@ async def cancel(context: Context, operation: str) -> Response:
     """Answer 202 while the operation runs, else 200. The operation stops at the next step with the status Canceled."""
 
     def request_cancel(at: Session) -> AsyncOperation:
-        found = cancel_operation(at.installation, at.principal, operation)
+        found = at.run(cancel_operation, operation)
         context.server.runner.cancel_operations()
         return found
 

@@ -86,19 +86,18 @@ def _group(session: Session, group: str) -> Json:
 
 
 def _gallery(session: Session, group: str, gallery: str) -> Json:
-    return gallery_json(galleries.show_gallery(session.installation, session.principal, group=group, name=gallery))
+    return gallery_json(session.run(galleries.show_gallery, group=group, name=gallery))
 
 
 def _definition(session: Session, group: str, gallery: str, definition: str) -> Json:
     place = {"group": group, "gallery": gallery, "name": definition}
-    line = definitions.show_definition(session.installation, session.principal, **place)
+    line = session.run(definitions.show_definition, **place)
     return definition_json(line.definition, line.gallery)
 
 
 def _version(session: Session, group: str, gallery: str, definition: str, version: str) -> Json:
-    found = gallery_versions.show_version(
-        session.installation,
-        session.principal,
+    found = session.run(
+        gallery_versions.show_version,
         group=group,
         gallery=gallery,
         definition=definition,
@@ -111,28 +110,28 @@ def _version(session: Session, group: str, gallery: str, definition: str, versio
 
 def _disk(kind: DiskKind) -> Callable[[Session, str, str], Json]:
     def read(session: Session, group: str, name: str) -> Json:
-        return disk_json(disks.show_disk(session.installation, session.principal, group=group, name=name, kind=kind))
+        return disk_json(session.run(disks.show_disk, group=group, name=name, kind=kind))
 
     return read
 
 
 def _image(session: Session, group: str, name: str) -> Json:
-    return image_json(images.show_image(session.installation, session.principal, group=group, name=name))
+    return image_json(session.run(images.show_image, group=group, name=name))
 
 
 def _deployment(session: Session, group: str, name: str) -> Json:
-    found = deployments.show_deployment(session.installation, session.principal, group=group, name=name)
+    found = session.run(deployments.show_deployment, group=group, name=name)
     return deployment_json(found, deployments.deployment_id(session.installation, group, found.name))
 
 
 def _machine(session: Session, group: str, name: str) -> Json:
-    return machine_json(machines.show_machine(session.installation, session.principal, group=group, name=name))
+    return machine_json(session.run(machines.show_machine, group=group, name=name))
 
 
 def _network(kind: str) -> Callable[[Session, str, str], Json]:
     def read(session: Session, group: str, name: str) -> Json:
         place = NetworkScope(group=group, type=kind, name=name)
-        return network_json(show_network_record(session.installation, session.principal, place))
+        return network_json(session.run(show_network_record, place))
 
     return read
 

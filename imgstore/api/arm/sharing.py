@@ -52,7 +52,7 @@ async def list_shared(
 
     def read(at: Session, page: PageRequest) -> Page[Gallery]:
         to_tenant = _is_tenant(shared_to)
-        return sharing.page_shared(at.installation, at.principal, page, location=location, to_tenant=to_tenant)
+        return at.run(sharing.page_shared, page, location=location, to_tenant=to_tenant)
 
     return await context.list_response(_KIND, read, shared_gallery_json)
 
@@ -63,7 +63,7 @@ async def show_shared(context: Context, location: str, gallery: str) -> Response
 
     def read(at: Session) -> Json:
         _check_region(at, location)
-        return shared_gallery_json(sharing.show_shared(at.installation, at.principal, unique_name=gallery))
+        return shared_gallery_json(at.run(sharing.show_shared, unique_name=gallery))
 
     return json_response(200, await context.run(read))
 
@@ -74,7 +74,7 @@ async def show_community(context: Context, location: str, gallery: str) -> Respo
 
     def read(at: Session) -> Json:
         _check_region(at, location)
-        return shared_gallery_json(sharing.show_community(at.installation, at.principal, public_name=gallery))
+        return shared_gallery_json(at.run(sharing.show_community, public_name=gallery))
 
     return json_response(200, await context.run(read))
 
@@ -89,7 +89,7 @@ async def query(context: Context) -> Response:
         location = read_community_query(body)
         region = None if location is None else at.installation.regions.get(location, target="location").name
         try:
-            rows = sharing.list_community(at.installation, at.principal)
+            rows = at.run(sharing.list_community)
         except (ScopeNotFound, AccessDenied):
             return []  # As in Azure, a query shows only readable resources. A refusal would name a subscription.
         return [community_row_json(each) for each in rows if region in (None, each.location)]
@@ -109,7 +109,7 @@ def _add_content_routes(top: str, *, community: bool) -> None:
         def read(at: Session, page: PageRequest) -> Page[DefinitionPath]:
             _check_region(at, location)
             reference = SharedReference(gallery=gallery, community=community, definition="any")
-            return sharing.page_definitions_shared(at.installation, at.principal, page, reference)
+            return at.run(sharing.page_definitions_shared, page, reference)
 
         return await context.list_response(_KIND, read, shared_definition_json)
 
@@ -120,7 +120,7 @@ def _add_content_routes(top: str, *, community: bool) -> None:
         def read(at: Session) -> Json:
             _check_region(at, location)
             reference = SharedReference(gallery=gallery, community=community, definition=definition)
-            lines = sharing.list_definitions_shared(at.installation, at.principal, reference, only=definition)
+            lines = at.run(sharing.list_definitions_shared, reference, only=definition)
             return shared_definition_json(lines[0])
 
         return json_response(200, await context.run(read))
@@ -131,7 +131,7 @@ def _add_content_routes(top: str, *, community: bool) -> None:
     async def list_versions(context: Context, location: str, gallery: str, definition: str) -> Response:
         def read(at: Session, page: PageRequest) -> Page[VersionView]:
             reference = _reference(at, location, gallery, definition, community=community)
-            return sharing.page_versions_shared(at.installation, at.principal, page, reference)
+            return at.run(sharing.page_versions_shared, page, reference)
 
         return await context.list_response(_KIND, read, shared_version_json)
 
@@ -139,7 +139,7 @@ def _add_content_routes(top: str, *, community: bool) -> None:
     async def show_version(context: Context, location: str, gallery: str, definition: str, version: str) -> Response:
         def read(at: Session) -> Json:
             reference = _reference(at, location, gallery, definition, version, community=community)
-            return shared_version_json(sharing.list_versions_shared(at.installation, at.principal, reference)[0])
+            return shared_version_json(at.run(sharing.list_versions_shared, reference)[0])
 
         return json_response(200, await context.run(read))
 

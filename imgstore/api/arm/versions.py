@@ -83,8 +83,8 @@ async def list_of_definition(context: Context, group: str, gallery: str, definit
     installation = context.server.installation
     return await context.list_response(
         _KIND,
-        lambda at, page: gallery_versions.page_versions(
-            at.installation, at.principal, page, group=group, gallery=gallery, definition=definition
+        lambda at, page: at.run(
+            gallery_versions.page_versions, page, group=group, gallery=gallery, definition=definition
         ),
         lambda view: _json(installation, view),
     )
@@ -119,7 +119,7 @@ async def list_soft_deleted(
                 target="artifactType",
             )
         place = {"group": group, "gallery": gallery, "definition": definition}
-        found = versions_delete.list_soft_deleted(at.installation, at.principal, **place)
+        found = at.run(versions_delete.list_soft_deleted, **place)
         of = f"{group}/{gallery}/{definition}/softDeleted"
         return Page.from_all(found, page, of=of, key=_sort_key)
 
@@ -146,7 +146,7 @@ def _place(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _show(session: Session, request: Mapping[str, Any], *, replicas: bool = True) -> VersionView:
-    return gallery_versions.show_version(session.installation, session.principal, **_place(request), replicas=replicas)
+    return session.run(gallery_versions.show_version, **_place(request), replicas=replicas)
 
 
 def _authorize_change(session: Session, request: Mapping[str, Any], action: Action = Action.WRITE) -> Session:
@@ -183,9 +183,8 @@ def put_version(call: CommandCall) -> Outcome:
     body.check_same_source(current.version)
     if is_unfinished:
         return False, _json(session.installation, _publish(call, place, body, created=False))
-    view = versions_update.update_version(
-        session.installation,
-        session.principal,
+    view = session.run(
+        versions_update.update_version,
         **place,
         update=body.as_update(),
         wait=not call.leaves_replicas,
@@ -213,13 +212,11 @@ def _await_workers(call: CommandCall, view: VersionView) -> None:
 def _undelete(call: CommandCall, place: dict[str, Any], body: VersionBody) -> VersionView:
     """Restore a soft-deleted version. Set the tags of the request, if any."""
     session = call.session
-    view = versions_delete.undelete_version(session.installation, session.principal, **place)
+    view = session.run(versions_delete.undelete_version, **place)
     if not body.tags:
         return view
     update = VersionUpdate(tags=body.tags)
-    return versions_update.update_version(
-        session.installation, session.principal, **place, update=update, wait=not call.leaves_replicas
-    )
+    return session.run(versions_update.update_version, **place, update=update, wait=not call.leaves_replicas)
 
 
 def _publish(call: CommandCall, place: dict[str, Any], body: VersionBody, *, created: bool) -> VersionView:
@@ -240,9 +237,8 @@ def _publish(call: CommandCall, place: dict[str, Any], body: VersionBody, *, cre
         host_caching=body.host_caching,
     )
     session = call.session
-    view = versions_create.create_version(
-        session.installation,
-        session.principal,
+    view = session.run(
+        versions_create.create_version,
         request,
         **sources,
         wait=not call.leaves_replicas,
@@ -299,11 +295,7 @@ def delete_version(call: CommandCall) -> Outcome:
     def accept(_version: ImageVersion) -> None:
         call.accept((False, None))
 
-    versions_delete.delete_version(
-        session.installation,
-        session.principal,
-        **_place(request),
-        bypass_soft_delete=request["bypass"],
-        on_allowed=accept,
+    session.run(
+        versions_delete.delete_version, **_place(request), bypass_soft_delete=request["bypass"], on_allowed=accept
     )
     return False, None

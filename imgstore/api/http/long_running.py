@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from imgstore.api.http.fair_pool import FairPool, PoolLimits
 from imgstore.api.http.redaction import error_body
@@ -46,8 +46,10 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.versions.unfinished_deletes import finish_deletes
 from imgstore.wire.json_text import Json
 
-_log: Final = logging.getLogger("imgstore.api")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
+_log: Final = logging.getLogger("imgstore.api")
 
 _LOOK_SECONDS: Final = 1.0
 """The interval of checks of operations that wait for workers."""
@@ -74,6 +76,12 @@ class Session:
     """The installation with the subscription of the request."""
     principal: Principal
     api_version: str
+
+    def run(
+        self, operation: Callable[Concatenate[Installation, Principal, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Run an operation of the installation for the caller."""
+        return operation(self.installation, self.principal, *args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

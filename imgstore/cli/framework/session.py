@@ -2,10 +2,10 @@
 
 import getpass
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
@@ -17,6 +17,9 @@ from imgstore.domain.identity.access import Principal, administrator
 from imgstore.domain.paging import Page
 from imgstore.operations.installation import Installation
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
@@ -26,6 +29,12 @@ class Session:
     principal: Principal
     quiet: bool
     """True with --only-show-errors."""
+
+    def run(
+        self, operation: Callable[Concatenate[Installation, Principal, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Run an operation of the installation for the principal."""
+        return operation(self.installation, self.principal, *args, **kwargs)
 
     def warn(self, text: str) -> None:
         """Print a note for people on standard error."""

@@ -24,5 +24,5 @@ def list_() -> Json:
     Every other command works in one subscription: the default, or the subscription of --subscription.
     """
     with opened() as session:
-        found = subscriptions.list_visible_subscriptions(session.installation, session.principal)
+        found = session.run(subscriptions.list_visible_subscriptions)
         return [subscription_json(each, default=session.installation.subscription) for each in found]

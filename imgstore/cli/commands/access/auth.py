@@ -68,9 +68,7 @@ def tenant() -> None:
 def create_tenant(name: str, subscriptions: Sequence[str] | None) -> Json:
     """Create a tenant."""
     with opened() as session:
-        made = principals.create_tenant(
-            session.installation, session.principal, name=name, subscriptions=subscriptions or ()
-        )
+        made = session.run(principals.create_tenant, name=name, subscriptions=subscriptions or ())
         return tenant_json(made)
 
 
@@ -78,7 +76,7 @@ def create_tenant(name: str, subscriptions: Sequence[str] | None) -> Json:
 def list_tenants() -> Json:
     """List the tenants. The installation's own tenant is the first."""
     with opened() as session:
-        return [tenant_json(each) for each in principals.list_tenants(session.installation, session.principal)]
+        return [tenant_json(each) for each in session.run(principals.list_tenants)]
 
 
 @auth.group(cls=Group)
@@ -111,9 +109,7 @@ def add(url: str, audience: str, jwks: str, tenant_: str | None) -> Json:
     A user of the issuer signs in after `imgstore auth user create`.
     """
     with opened() as session:
-        made = principals.add_issuer(
-            session.installation, session.principal, url=url, audience=audience, jwks=jwks, tenant=tenant_
-        )
+        made = session.run(principals.add_issuer, url=url, audience=audience, jwks=jwks, tenant=tenant_)
         return issuer_json(made)
 
 
@@ -121,7 +117,7 @@ def add(url: str, audience: str, jwks: str, tenant_: str | None) -> Json:
 def list_issuers() -> Json:
     """List the trusted issuers."""
     with opened() as session:
-        return [issuer_json(each) for each in principals.list_issuers(session.installation, session.principal)]
+        return [issuer_json(each) for each in session.run(principals.list_issuers)]
 
 
 @issuer.command(example="imgstore auth issuer remove --issuer https://id.example/realms/main")
@@ -132,7 +128,7 @@ def remove(url: str) -> None:
     The users of the issuer stay, and cannot sign in.
     """
     with opened() as session:
-        principals.remove_issuer(session.installation, session.principal, url=url)
+        session.run(principals.remove_issuer, url=url)
 
 
 @auth.group(cls=Group)

@@ -51,14 +51,14 @@ def create(name: str, tenant: str | None, app_id: str | None, days: int) -> Json
     """
     if app_id is not None:
         with opened() as session:
-            known = principals.add_service_principal(
-                session.installation, session.principal, name=name, tenant=tenant, client_id=app_id, proof=None
+            known = session.run(
+                principals.add_service_principal, name=name, tenant=tenant, client_id=app_id, proof=None
             )
             return principal_json(known)
     with server_parts():
         from imgstore.api.auth.client_secrets import create_service_principal  # noqa: PLC0415 - an extra
     with opened() as session:
-        made = create_service_principal(session.installation, session.principal, name=name, tenant=tenant, days=days)
+        made = session.run(create_service_principal, name=name, tenant=tenant, days=days)
         return credential_json(made.known, made.secret)
 
 
@@ -73,7 +73,7 @@ def list_sp() -> Json:
 def show(who: str) -> Json:
     """Show a service principal, with the ids and dates of its secrets."""
     with opened() as session:
-        return principal_json(principals.show_principal(session.installation, session.principal, who=who))
+        return principal_json(session.run(principals.show_principal, who=who))
 
 
 @sp.command("delete", example="imgstore auth sp delete --id builder")
@@ -113,7 +113,7 @@ def reset(who: str, days: int, *, append: bool) -> Json:
     with server_parts():
         from imgstore.api.auth.client_secrets import reset_credential  # noqa: PLC0415 - an extra
     with opened() as session:
-        made = reset_credential(session.installation, session.principal, who=who, days=days, keep=append)
+        made = session.run(reset_credential, who=who, days=days, keep=append)
         return credential_json(made.known, made.secret)
 
 
@@ -133,7 +133,7 @@ def user() -> None:
 def create_user(name: str, issuer: str, subject: str) -> Json:
     """Create a user without roles."""
     with opened() as session:
-        known = principals.add_user(session.installation, session.principal, issuer=issuer, subject=subject, name=name)
+        known = session.run(principals.add_user, issuer=issuer, subject=subject, name=name)
         return principal_json(known)
 
 
@@ -162,15 +162,15 @@ def revoke_user(who: str) -> Json:
 
 def _listed(kind: PrincipalKind) -> Json:
     with opened() as session:
-        found = principals.list_principals(session.installation, session.principal, kind)
+        found = session.run(principals.list_principals, kind)
         return [principal_json(each) for each in found]
 
 
 def _revoked(who: str) -> Json:
     with opened() as session:
-        return principal_json(principals.revoke_tokens(session.installation, session.principal, who=who))
+        return principal_json(session.run(principals.revoke_tokens, who=who))
 
 
 def _delete(who: str) -> None:
     with opened() as session:
-        principals.delete_principal(session.installation, session.principal, who=who)
+        session.run(principals.delete_principal, who=who)

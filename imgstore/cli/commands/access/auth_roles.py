@@ -59,7 +59,7 @@ def assignment() -> None:
 def create(assignee: str, role_: Role, scope: str) -> Json:
     """Assign a role to a principal, on a scope and all resources below the scope."""
     with opened() as session:
-        made = roles.assign(session.installation, session.principal, assignee=assignee, role=role_, scope=scope)
+        made = session.run(roles.assign, assignee=assignee, role=role_, scope=scope)
         return _told(session, [made])[0]
 
 
@@ -70,9 +70,7 @@ def create(assignee: str, role_: Role, scope: str) -> Json:
 def list_(assignee: str | None, role_: Role | None, scope: str | None) -> Json:
     """List role assignments, by principal, role or scope."""
     with opened() as session:
-        found = roles.list_assignments(
-            session.installation, session.principal, assignee=assignee, role=role_, scope=scope
-        )
+        found = session.run(roles.list_assignments, assignee=assignee, role=role_, scope=scope)
         return _told(session, found)
 
 
@@ -85,9 +83,7 @@ def list_(assignee: str | None, role_: Role | None, scope: str | None) -> Json:
 def delete(assignee: str, role_: Role | None, scope: str | None) -> None:
     """Delete role assignments of a principal, by role or scope."""
     with opened() as session:
-        found = roles.list_assignments(
-            session.installation, session.principal, assignee=assignee, role=role_, scope=scope
-        )
+        found = session.run(roles.list_assignments, assignee=assignee, role=role_, scope=scope)
         if not found:
             raise NotFound(
                 "No matched assignments were found to delete.",
@@ -97,7 +93,7 @@ def delete(assignee: str, role_: Role | None, scope: str | None) -> None:
                 target="roleAssignment",
             )
         for each in found:
-            roles.remove(session.installation, session.principal, uid=each.uid)
+            session.run(roles.remove, uid=each.uid)
 
 
 def _told(session: Session, assignments: Sequence[RoleAssignment]) -> list[Json]:

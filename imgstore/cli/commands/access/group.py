@@ -33,7 +33,7 @@ def group() -> None:
 def create(name: str, location: str, tags: Mapping[str, str] | None) -> Json:
     """Create a resource group, or change its tags."""
     with opened() as session:
-        made = groups.create_group(session.installation, session.principal, name=name, location=location, tags=tags)
+        made = session.run(groups.create_group, name=name, location=location, tags=tags)
         return group_json(made)
 
 
@@ -42,7 +42,7 @@ def create(name: str, location: str, tags: Mapping[str, str] | None) -> Json:
 def show(name: str) -> Json:
     """Show a resource group."""
     with opened() as session:
-        return group_json(groups.show_group(session.installation, session.principal, name=name))
+        return group_json(session.run(groups.show_group, name=name))
 
 
 @group.command("list", table=_TABLE, example="imgstore group list --tag team=images --query '[].name' -o tsv")
@@ -52,7 +52,7 @@ def list_(tag: tuple[str, str | None] | None, max_items: int | None, next_token:
     """List the resource groups."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = groups.page_groups(session.installation, session.principal, request, tag=tag)
+        page = session.run(groups.page_groups, request, tag=tag)
         session.tell_next(page)
         return [group_json(each) for each in page.items]
 
@@ -65,7 +65,7 @@ def delete(name: str, *, yes: bool) -> None:
     if not yes:
         confirm(f"Delete the resource group '{name}'?")
     with opened() as session:
-        groups.delete_group(session.installation, session.principal, name=name)
+        session.run(groups.delete_group, name=name)
 
 
 def confirm(question: str) -> None:

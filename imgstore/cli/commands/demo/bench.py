@@ -88,21 +88,11 @@ def bench(
         folder = Path(temporary)
         path = disk or make_sample(folder).path
         with demo_bench.open_disk_file(session.installation, path) as reader:
-            plan = demo_bench.plan_bench(
-                session.installation, session.principal, reader, location=location, target_regions=targets
-            )
+            plan = session.run(demo_bench.plan_bench, reader, location=location, target_regions=targets)
             if dry_run:
                 return bench_plan_json(plan)
             _agree(session, plan, yes=yes)
-            report = demo_bench.run_bench(
-                session.installation,
-                session.principal,
-                plan,
-                reader,
-                folder=folder,
-                disks_each=disks,
-                say=_say(session),
-            )
+            report = session.run(demo_bench.run_bench, plan, reader, folder=folder, disks_each=disks, say=_say(session))
     return bench_json(report)
 
 

@@ -53,8 +53,8 @@ def quickstart(ctx: click.Context, disk: Path | None) -> Json:
 
     say(removal)
     with opened(options, environ) as session:
-        summary = operations.run(session.installation, session.principal, disk=disk, folder=folder, say=say)
-        bill = statement_json(billing.show_bill(session.installation, session.principal))
+        summary = session.run(operations.run, disk=disk, folder=folder, say=say)
+        bill = statement_json(session.run(billing.show_bill))
     if not for_people:
         told = {"home": str(options.data_home), "folder": str(folder), "bill": bill}
         return quickstart_json(summary) | told

@@ -146,9 +146,8 @@ def create(
     A property without an option stays as it is. `update` changes and removes single properties.
     """
     with opened() as session:
-        made = definitions.create_definition(
-            session.installation,
-            session.principal,
+        made = session.run(
+            definitions.create_definition,
             group=group,
             gallery=gallery,
             name=definition,
@@ -214,9 +213,7 @@ def update(
         return replace(edited, allow_update_image=allowed)
 
     with opened() as session:
-        line = definitions.update_definition(
-            session.installation, session.principal, change, group=group, gallery=gallery, name=definition
-        )
+        line = session.run(definitions.update_definition, change, group=group, gallery=gallery, name=definition)
         return definition_json(line.definition, line.gallery)
 
 
@@ -227,9 +224,7 @@ def update(
 def show(group: str, gallery: str, definition: str) -> Json:
     """Show an image definition."""
     with opened() as session:
-        found = definitions.show_definition(
-            session.installation, session.principal, group=group, gallery=gallery, name=definition
-        )
+        found = session.run(definitions.show_definition, group=group, gallery=gallery, name=definition)
         return definition_json(found.definition, found.gallery)
 
 
@@ -243,9 +238,7 @@ def list_(group: str, gallery: str, max_items: int | None, next_token: str | Non
     """List the image definitions of a gallery."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = definitions.page_definitions(
-            session.installation, session.principal, request, group=group, gallery=gallery
-        )
+        page = session.run(definitions.page_definitions, request, group=group, gallery=gallery)
         session.tell_next(page)
         return [definition_json(each.definition, each.gallery) for each in page.items]
 
@@ -258,6 +251,4 @@ def list_(group: str, gallery: str, max_items: int | None, next_token: str | Non
 def delete(group: str, gallery: str, definition: str, *, yes: bool) -> None:  # noqa: ARG001 - az's do not ask
     """Delete an image definition without versions."""
     with opened() as session:
-        definitions.delete_definition(
-            session.installation, session.principal, group=group, gallery=gallery, name=definition
-        )
+        session.run(definitions.delete_definition, group=group, gallery=gallery, name=definition)

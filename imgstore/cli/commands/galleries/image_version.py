@@ -76,13 +76,8 @@ sig_share.attach_versions(image_version)
 def show(group: str, gallery: str, definition: str, version: VersionName, expand: str | None) -> Json:
     """Show an image version."""
     with opened() as session:
-        found = gallery_versions.show_version(
-            session.installation,
-            session.principal,
-            group=group,
-            gallery=gallery,
-            definition=definition,
-            version=version,
+        found = session.run(
+            gallery_versions.show_version, group=group, gallery=gallery, definition=definition, version=version
         )
         return version_json(found, session.display_names, replication_status=expand is not None)
 
@@ -96,9 +91,7 @@ def list_(group: str, gallery: str, definition: str, max_items: int | None, next
     """List the versions of an image definition."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = gallery_versions.page_versions(
-            session.installation, session.principal, request, group=group, gallery=gallery, definition=definition
-        )
+        page = session.run(gallery_versions.page_versions, request, group=group, gallery=gallery, definition=definition)
         session.tell_next(page)
         names = session.display_names
         return [version_json(each, names) for each in page.items]

@@ -268,9 +268,8 @@ def create(
     with opened() as session:
         if os_vhd_storage_account is not None or data_vhds_storage_accounts is not None:
             session.warn("storage accounts are not used: the URI alone says where a disk is")
-        made = versions_create.create_version(
-            session.installation,
-            session.principal,
+        made = session.run(
+            versions_create.create_version,
             request,
             os_vhd_uri=os_vhd_uri,
             os_snapshot=os_snapshot,
@@ -350,18 +349,12 @@ def update(
     are freed. An interrupted command resumes when the same line runs again, also without a change.
     """
     with opened() as session:
-        found = gallery_versions.show_version(
-            session.installation,
-            session.principal,
-            group=group,
-            gallery=gallery,
-            definition=definition,
-            version=version,
+        found = session.run(
+            gallery_versions.show_version, group=group, gallery=gallery, definition=definition, version=version
         )
         before = version_json(found, session.display_names)
-        changed = versions_update.update_version(
-            session.installation,
-            session.principal,
+        changed = session.run(
+            versions_update.update_version,
             group=group,
             gallery=gallery,
             definition=definition,
@@ -410,9 +403,8 @@ def delete(
     In a gallery with soft delete, `undelete` restores the version during the retention period.
     """
     with opened() as session:
-        versions_delete.delete_version(
-            session.installation,
-            session.principal,
+        session.run(
+            versions_delete.delete_version,
             group=group,
             gallery=gallery,
             definition=definition,
@@ -432,9 +424,7 @@ def delete(
 def list_soft_deleted(group: str, gallery: str, definition: str) -> Json:
     """List the soft-deleted versions of an image definition, with the end of their retention."""
     with opened() as session:
-        found = versions_delete.list_soft_deleted(
-            session.installation, session.principal, group=group, gallery=gallery, definition=definition
-        )
+        found = session.run(versions_delete.list_soft_deleted, group=group, gallery=gallery, definition=definition)
         return [soft_deleted_json(each) for each in found]
 
 
@@ -456,10 +446,10 @@ def undelete(
     """Restore a soft-deleted image version."""
     where: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition}
     with opened() as session:
-        found = versions_delete.undelete_version(session.installation, session.principal, **where, version=version)
+        found = session.run(versions_delete.undelete_version, **where, version=version)
         if tags is not None:
-            found = versions_update.update_version(
-                session.installation, session.principal, **where, version=version, update=VersionUpdate(tags=tags)
+            found = session.run(
+                versions_update.update_version, **where, version=version, update=VersionUpdate(tags=tags)
             )
         return version_json(found, session.display_names)
 
@@ -508,9 +498,8 @@ def wait(
         def shown(view: VersionView) -> Json:
             return version_json(view, names, replication_status=True)
 
-        gallery_wait.wait_for_version(
-            session.installation,
-            session.principal,
+        session.run(
+            gallery_wait.wait_for_version,
             group=group,
             gallery=gallery,
             definition=definition,

@@ -96,9 +96,8 @@ def create(
 ) -> Json:
     """Create a gallery, or change its description, tags, soft delete policy or sharing."""
     with opened() as session:
-        made = galleries.create_gallery(
-            session.installation,
-            session.principal,
+        made = session.run(
+            galleries.create_gallery,
             group=group,
             name=gallery,
             location=location,
@@ -146,7 +145,7 @@ def update(
         )
 
     with opened() as session:
-        changed = galleries.update_gallery(session.installation, session.principal, change, group=group, name=gallery)
+        changed = session.run(galleries.update_gallery, change, group=group, name=gallery)
         return gallery_json(changed)
 
 
@@ -164,7 +163,7 @@ def update(
 def show(group: str, gallery: str, select: str | None, *, sharing_groups: bool) -> Json:
     """Show a gallery."""
     with opened() as session:
-        found = galleries.show_gallery(session.installation, session.principal, group=group, name=gallery)
+        found = session.run(galleries.show_gallery, group=group, name=gallery)
         return gallery_json(found, groups=sharing_groups or select is not None)
 
 
@@ -175,7 +174,7 @@ def list_(group: str | None, max_items: int | None, next_token: str | None) -> J
     """List the galleries of one resource group, or of all resource groups."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = galleries.page_galleries(session.installation, session.principal, request, group=group)
+        page = session.run(galleries.page_galleries, request, group=group)
         session.tell_next(page)
         return [gallery_json(each) for each in page.items]
 
@@ -187,4 +186,4 @@ def list_(group: str | None, max_items: int | None, next_token: str | None) -> J
 def delete(group: str, gallery: str, *, yes: bool) -> None:  # noqa: ARG001 - az's sig deletes do not ask
     """Delete a gallery without image definitions."""
     with opened() as session:
-        galleries.delete_gallery(session.installation, session.principal, group=group, name=gallery)
+        session.run(galleries.delete_gallery, group=group, name=gallery)

@@ -57,13 +57,8 @@ def share() -> None:
 def add(group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: Sequence[str] | None) -> Json:
     """Share a gallery with subscriptions and tenants."""
     with opened() as session:
-        shared = sharing.share_add(
-            session.installation,
-            session.principal,
-            group=group,
-            name=gallery,
-            subscriptions=subscriptions or (),
-            tenants=tenants or (),
+        shared = session.run(
+            sharing.share_add, group=group, name=gallery, subscriptions=subscriptions or (), tenants=tenants or ()
         )
         return gallery_json(shared, groups=True)
 
@@ -76,13 +71,8 @@ def add(group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: 
 def remove(group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: Sequence[str] | None) -> Json:
     """Stop sharing a gallery with subscriptions and tenants. Existing disks of the subscriptions stay."""
     with opened() as session:
-        shared = sharing.share_remove(
-            session.installation,
-            session.principal,
-            group=group,
-            name=gallery,
-            subscriptions=subscriptions or (),
-            tenants=tenants or (),
+        shared = session.run(
+            sharing.share_remove, group=group, name=gallery, subscriptions=subscriptions or (), tenants=tenants or ()
         )
         return gallery_json(shared, groups=True)
 
@@ -93,9 +83,7 @@ def remove(group: str, gallery: str, subscriptions: Sequence[str] | None, tenant
 def reset(group: str, gallery: str) -> Json:
     """Stop sharing a gallery with all subscriptions and tenants."""
     with opened() as session:
-        return gallery_json(
-            sharing.share_reset(session.installation, session.principal, group=group, name=gallery), groups=True
-        )
+        return gallery_json(session.run(sharing.share_reset, group=group, name=gallery), groups=True)
 
 
 @share.command("enable-community", example="imgstore sig share enable-community -g rg -r myGallery")
@@ -104,9 +92,7 @@ def reset(group: str, gallery: str) -> Json:
 def enable_community(group: str, gallery: str) -> Json:
     """Share a gallery that was created with --permissions community with every caller."""
     with opened() as session:
-        return gallery_json(
-            sharing.enable_community(session.installation, session.principal, group=group, name=gallery), groups=True
-        )
+        return gallery_json(session.run(sharing.enable_community, group=group, name=gallery), groups=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +122,7 @@ class _Others:
         with opened() as session:
             session.installation.regions.get(location, target="location")
             reference = SharedReference(gallery=gallery, community=self.community, definition=only or "any")
-            return sharing.list_definitions_shared(session.installation, session.principal, reference, only=only)
+            return session.run(sharing.list_definitions_shared, reference, only=only)
 
     def views(self, location: str, gallery: str, of: str, only: VersionName | None = None) -> list[Any]:
         """List the image versions of a definition, or find a version by name."""
@@ -145,7 +131,7 @@ class _Others:
             reference = SharedReference(
                 gallery=gallery, community=self.community, definition=check_definition_name(of), version=only
             )
-            return sharing.list_versions_shared(session.installation, session.principal, reference)
+            return session.run(sharing.list_versions_shared, reference)
 
 
 _OTHERS: Final = (
@@ -185,9 +171,7 @@ def _attach_lists(sig: click.Group) -> None:
     def list_shared(location: str, shared_to: str | None) -> Json:
         """List galleries of other subscriptions that are shared with this subscription."""
         with opened() as session:
-            found = sharing.list_shared(
-                session.installation, session.principal, location=location, to_tenant=shared_to is not None
-            )
+            found = session.run(sharing.list_shared, location=location, to_tenant=shared_to is not None)
             return [shared_gallery_json(each) for each in found]
 
     @sig.command("list-community", table=_TABLE, example="imgstore sig list-community -l eastus -o table")
@@ -197,7 +181,7 @@ def _attach_lists(sig: click.Group) -> None:
         with opened() as session:
             regions = session.installation.regions
             region = None if location is None else regions.get(location, target="location").name
-            found = sharing.list_community(session.installation, session.principal)
+            found = session.run(sharing.list_community)
             return [shared_gallery_json(each) for each in found if region in (None, each.location)]
 
 
@@ -206,9 +190,9 @@ def _attach_gallery(sig: click.Group, others: _Others) -> None:
         with opened() as session:
             session.installation.regions.get(location, target="location")
             if others.community:
-                found = sharing.show_community(session.installation, session.principal, public_name=gallery)
+                found = session.run(sharing.show_community, public_name=gallery)
             else:
-                found = sharing.show_shared(session.installation, session.principal, unique_name=gallery)
+                found = session.run(sharing.show_shared, unique_name=gallery)
             return shared_gallery_json(found)
 
     name = f"show-{others.word}"

@@ -162,7 +162,7 @@ def create(
     if upload_size_bytes is not None:
         wanted = UploadRequest(group=group, name=name, location=location, upload_bytes=upload_size_bytes, tags=tags)
         with opened() as session:
-            return disk_json(create_upload(session.installation, session.principal, wanted))
+            return disk_json(session.run(create_upload, wanted))
     with opened() as session:
         if source is not None:
             request = DiskRequest(
@@ -175,12 +175,11 @@ def create(
                 source_format=source_format,
                 tags=tags,
             )
-            made = create_from_source(session.installation, session.principal, request)
+            made = session.run(create_from_source, request)
         else:
             assert reference is not None
-            made = disks.create_disk(
-                session.installation,
-                session.principal,
+            made = session.run(
+                disks.create_disk,
                 group=group,
                 name=name,
                 location=location,
@@ -191,9 +190,8 @@ def create(
         if path is None or container is None:
             return disk_json(made)
         try:
-            export = disks_export.export_disk(
-                session.installation,
-                session.principal,
+            export = session.run(
+                disks_export.export_disk,
                 group=group,
                 name=name,
                 path=path,
@@ -267,9 +265,8 @@ def grant_access(group: str, name: str, level: AccessLevel, duration_in_seconds:
     disk. Azure's blob clients accept the URL.
     """
     with opened() as session:
-        signed = signed_urls.grant_access(
-            session.installation,
-            session.principal,
+        signed = session.run(
+            signed_urls.grant_access,
             group=group,
             name=name,
             level=level,
@@ -285,7 +282,7 @@ def grant_access(group: str, name: str, level: AccessLevel, duration_in_seconds:
 def revoke_access(group: str, name: str) -> None:
     """Revoke the signed URL of a disk. Uploaded bytes become the content of the disk."""
     with opened() as session:
-        uploads.revoke_access(session.installation, session.principal, group=group, name=name)
+        session.run(uploads.revoke_access, group=group, name=name)
 
 
 @disk.command(example=_EXPORT_EXAMPLE)
@@ -326,9 +323,8 @@ def export(
         if offset is not None and length is not None:
             assert group is not None
             assert name is not None
-            written = disks_export.export_range(
-                session.installation,
-                session.principal,
+            written = session.run(
+                disks_export.export_range,
                 group=group,
                 name=name,
                 path=path,
@@ -339,9 +335,8 @@ def export(
         elif reference is None:
             assert group is not None
             assert name is not None
-            written = disks_export.export_disk(
-                session.installation,
-                session.principal,
+            written = session.run(
+                disks_export.export_disk,
                 group=group,
                 name=name,
                 path=path,
@@ -350,9 +345,8 @@ def export(
                 pad=pad,
             )
         else:
-            written = disks_export.export_image(
-                session.installation,
-                session.principal,
+            written = session.run(
+                disks_export.export_image,
                 reference=reference,
                 lun=lun,
                 location=location,
@@ -392,7 +386,7 @@ def check_what_is_written(
 def show(group: str, name: str) -> Json:
     """Show a managed disk and its replica."""
     with opened() as session:
-        return disk_json(disks.show_disk(session.installation, session.principal, group=group, name=name))
+        return disk_json(session.run(disks.show_disk, group=group, name=name))
 
 
 @disk.command("list", table=_TABLE, example="imgstore disk list -g rg -o table")
@@ -402,7 +396,7 @@ def list_(group: str | None, max_items: int | None, next_token: str | None) -> J
     """List the managed disks of one resource group, or of all resource groups."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = disks.page_disks(session.installation, session.principal, request, group=group)
+        page = session.run(disks.page_disks, request, group=group)
         session.tell_next(page)
         return [disk_json(each) for each in page.items]
 
@@ -416,7 +410,7 @@ def delete(group: str, name: str, *, yes: bool) -> None:
     if not yes:
         confirm(f"Delete the managed disk '{name}'?")
     with opened() as session:
-        disks.delete_disk(session.installation, session.principal, group=group, name=name)
+        session.run(disks.delete_disk, group=group, name=name)
 
 
 def container_of(path: Path, format_: DiskFormat | None) -> DiskFormat:

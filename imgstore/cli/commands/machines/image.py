@@ -101,7 +101,7 @@ def create(
         tags=tags,
     )
     with opened() as session:
-        return image_json(images.create_image(session.installation, session.principal, request))
+        return image_json(session.run(images.create_image, request))
 
 
 @image.command(table=_TABLE, example="imgstore image show -g rg -n i1")
@@ -110,7 +110,7 @@ def create(
 def show(group: str, name: str) -> Json:
     """Show a managed image."""
     with opened() as session:
-        return image_json(images.show_image(session.installation, session.principal, group=group, name=name))
+        return image_json(session.run(images.show_image, group=group, name=name))
 
 
 @image.command("list", table=_TABLE, example="imgstore image list -g rg -o table")
@@ -120,7 +120,7 @@ def list_(group: str | None, max_items: int | None, next_token: str | None) -> J
     """List the managed images of one resource group, or of all resource groups."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = images.page_images(session.installation, session.principal, request, group=group)
+        page = session.run(images.page_images, request, group=group)
         session.tell_next(page)
         return [image_json(each) for each in page.items]
 
@@ -134,4 +134,4 @@ def delete(group: str, name: str, *, yes: bool) -> None:
     if not yes:
         confirm(f"Delete the managed image '{name}'?")
     with opened() as session:
-        disks.delete_disk(session.installation, session.principal, group=group, name=name, kind=DiskKind.IMAGE)
+        session.run(disks.delete_disk, group=group, name=name, kind=DiskKind.IMAGE)

@@ -80,7 +80,7 @@ def create(
         tags=tags,
     )
     with opened() as session:
-        return disk_json(create_from_source(session.installation, session.principal, request))
+        return disk_json(session.run(create_from_source, request))
 
 
 @snapshot.command(table=_TABLE, example="imgstore snapshot show -g rg -n s1")
@@ -89,7 +89,7 @@ def create(
 def show(group: str, name: str) -> Json:
     """Show a snapshot."""
     with opened() as session:
-        found = disks.show_disk(session.installation, session.principal, group=group, name=name, kind=DiskKind.SNAPSHOT)
+        found = session.run(disks.show_disk, group=group, name=name, kind=DiskKind.SNAPSHOT)
         return disk_json(found)
 
 
@@ -100,7 +100,7 @@ def list_(group: str | None, max_items: int | None, next_token: str | None) -> J
     """List the snapshots of one resource group, or of all resource groups."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = disks.page_disks(session.installation, session.principal, request, group=group, kind=DiskKind.SNAPSHOT)
+        page = session.run(disks.page_disks, request, group=group, kind=DiskKind.SNAPSHOT)
         session.tell_next(page)
         return [disk_json(each) for each in page.items]
 
@@ -114,4 +114,4 @@ def delete(group: str, name: str, *, yes: bool) -> None:
     if not yes:
         confirm(f"Delete the snapshot '{name}'?")
     with opened() as session:
-        disks.delete_disk(session.installation, session.principal, group=group, name=name, kind=DiskKind.SNAPSHOT)
+        session.run(disks.delete_disk, group=group, name=name, kind=DiskKind.SNAPSHOT)

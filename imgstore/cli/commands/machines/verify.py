@@ -31,9 +31,8 @@ def verify(
     The command compares disks, not files: a qcow2 and a VHD of one disk match. The exit code is 1 if the disks differ.
     """
     with opened() as session:
-        found = disks_verify.verify_file(
-            session.installation,
-            session.principal,
+        found = session.run(
+            disks_verify.verify_file,
             path=path,
             reference=reference,
             lun=lun,

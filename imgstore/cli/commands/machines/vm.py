@@ -104,7 +104,7 @@ def create(
         tags=tags,
     )
     with opened() as session:
-        return machine_json(create_machine(session.installation, session.principal, request))
+        return machine_json(session.run(create_machine, request))
 
 
 @vm.command(table=_TABLE, example="imgstore vm show -g rg -n vm1")
@@ -113,7 +113,7 @@ def create(
 def show(group: str, name: str) -> Json:
     """Show a machine with its disks."""
     with opened() as session:
-        return machine_json(machines.show_machine(session.installation, session.principal, group=group, name=name))
+        return machine_json(session.run(machines.show_machine, group=group, name=name))
 
 
 @vm.command("list", table=_TABLE, example="imgstore vm list -g rg -o table")
@@ -123,7 +123,7 @@ def list_(group: str | None, max_items: int | None, next_token: str | None) -> J
     """List the machines of one resource group, or of all resource groups."""
     request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = machines.page_machines(session.installation, session.principal, request, group=group)
+        page = session.run(machines.page_machines, request, group=group)
         session.tell_next(page)
         return [machine_json(each) for each in page.items]
 
@@ -137,7 +137,7 @@ def generalize(group: str, name: str) -> None:
     The mark is permanent. Remove machine-specific data inside the machine first, with waagent -deprovision or sysprep.
     """
     with opened() as session:
-        machines.generalize_machine(session.installation, session.principal, group=group, name=name)
+        session.run(machines.generalize_machine, group=group, name=name)
 
 
 @vm.command(example="imgstore vm delete -g rg -n vm1 --yes")
@@ -149,4 +149,4 @@ def delete(group: str, name: str, *, yes: bool) -> None:
     if not yes:
         confirm(f"Delete the virtual machine '{name}'?")
     with opened() as session:
-        machines.delete_machine(session.installation, session.principal, group=group, name=name)
+        session.run(machines.delete_machine, group=group, name=name)

@@ -39,4 +39,4 @@ def bill() -> None:
 def show() -> Json:
     """Show the statement: bytes across regions, copies inside a region, and storage by time."""
     with opened() as session:
-        return statement_json(billing.show_bill(session.installation, session.principal))
+        return statement_json(session.run(billing.show_bill))

@@ -133,7 +133,7 @@ def gc(
         return _gc_unknown(unknown_grace_days, remove=remove and not dry_run, yes=yes)
     grace, patience = timedelta(hours=grace_hours), timedelta(days=work_abandon_days)
     with opened() as session:
-        plan = maintenance_gc.plan_collection(session.installation, session.principal, grace=grace, patience=patience)
+        plan = session.run(maintenance_gc.plan_collection, grace=grace, patience=patience)
         body = gc_report_json(plan, dry_run=True)
         if dry_run:
             for line in _unfinished(plan):
@@ -146,7 +146,7 @@ def gc(
                 click.echo(f"To be abandoned: {work['kind']} for {work['owner']}, nobody's since {since}", err=True)
         if not yes:
             _confirm()
-        done = maintenance_gc.collect(session.installation, session.principal, grace=grace, patience=patience)
+        done = session.run(maintenance_gc.collect, grace=grace, patience=patience)
         for line in _unfinished(done):
             session.warn(line)
         sweep_uploads(session.installation)
@@ -156,7 +156,7 @@ def gc(
 def _gc_unknown(grace_days: float, *, remove: bool, yes: bool) -> Answer:
     grace = timedelta(days=grace_days)
     with opened() as session:
-        found = list_unknown(session.installation, session.principal, grace=grace)
+        found = session.run(list_unknown, grace=grace)
         if remove and any(one.is_removable for each in found for one in each.objects):
             if not yes:
                 click.echo(
@@ -164,7 +164,7 @@ def _gc_unknown(grace_days: float, *, remove: bool, yes: bool) -> Answer:
                     err=True,
                 )
                 _confirm()
-            found = remove_unknown(session.installation, session.principal, grace=grace)
+            found = session.run(remove_unknown, grace=grace)
         body = unknown_objects_json(found, grace_days=grace_days, dry_run=not remove)
         return Answer(body=body, exit_code=1 if body["problems"] else 0)
 

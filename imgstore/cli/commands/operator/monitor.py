@@ -71,9 +71,8 @@ def _offset(text: str) -> timedelta:
 def list_(group: str | None, resource_id: str | None, offset: timedelta, max_events: int) -> Json:
     """List the activities of principals, workers, collections and scrubs, the newest first."""
     with opened() as session:
-        found = operations_activity_log.list_activity(
-            session.installation,
-            session.principal,
+        found = session.run(
+            operations_activity_log.list_activity,
             group=group,
             resource_id=resource_id,
             within=offset,

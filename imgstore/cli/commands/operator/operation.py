@@ -37,7 +37,7 @@ def list_(status: str | None) -> Json:
     """List the operations of the subscription, the newest first."""
     with opened() as session:
         wanted = None if status is None else OperationStatus(status)
-        found = cancellation.list_operations(session.installation, session.principal, status=wanted)
+        found = session.run(cancellation.list_operations, status=wanted)
         return [operation_details_json(each) for each in found]
 
 
@@ -46,7 +46,7 @@ def list_(status: str | None) -> Json:
 def show(name: str) -> Json:
     """Show the status of an operation, and the error of a failed operation."""
     with opened() as session:
-        return operation_details_json(show_operation(session.installation, session.principal, name))
+        return operation_details_json(session.run(show_operation, name))
 
 
 @operation.command(table=_TABLE, example="imgstore operation cancel -n 5f0c2b9e-8a0d-4c52-9d3e-0f4f6f5f0f11")
@@ -58,4 +58,4 @@ def cancel(name: str) -> Json:
     an interruption: the same request resumes the work, and a deletion removes the results.
     """
     with opened() as session:
-        return operation_details_json(cancellation.cancel_operation(session.installation, session.principal, name))
+        return operation_details_json(session.run(cancellation.cancel_operation, name))

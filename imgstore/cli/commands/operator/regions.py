@@ -50,7 +50,7 @@ def regions() -> None:
 def list_() -> Json:
     """List the regions of regions.yaml with their storage types."""
     with opened() as session:
-        return [region_json(each) for each in operations.list_regions(session.installation, session.principal)]
+        return [region_json(each) for each in session.run(operations.list_regions)]
 
 
 @regions.command(table=_ZONES, example="imgstore regions check westus2 -o table")
@@ -64,8 +64,8 @@ def check(names: tuple[str, ...]) -> Answer:
     The exit code is 1 if a zone is not ready.
     """
     with opened() as session:
-        reports = operations.check_regions(session.installation, session.principal, names=names)
-        missed = operations.count_missed_objects(session.installation, session.principal)
+        reports = session.run(operations.check_regions, names=names)
+        missed = session.run(operations.count_missed_objects)
         return _answer(session, reports, missed)
 
 
@@ -93,9 +93,7 @@ def init(names: tuple[str, ...], zone: str | None, *, replaced: bool) -> Answer:
     code is 1 if a zone is not ready.
     """
     with opened() as session:
-        reports = operations.init_regions(
-            session.installation, session.principal, names=names, zone=zone, replaced=replaced
-        )
+        reports = session.run(operations.init_regions, names=names, zone=zone, replaced=replaced)
         return _answer(session, reports)
 
 
@@ -113,7 +111,7 @@ def accept_catalog(*, yes: bool) -> Json:
     with opened() as session:
         if not yes:
             _confirm()
-        problems = accept(session.installation, session.principal)
+        problems = session.run(accept)
         for problem in problems:
             session.warn(f"{problem}; it may show again that the catalog is older")
         return {"accepted": True, "zonesNotReached": problems}
@@ -131,7 +129,7 @@ def _confirm() -> None:
 
 def _answer(session: Session, reports: list[ZoneReport], missed: Mapping[tuple[str, str], int] | None = None) -> Answer:
     """Make the report of the zones, with the number of missed objects where the number is known."""
-    circuits = operations.list_circuits(session.installation, session.principal)
+    circuits = session.run(operations.list_circuits)
     now = session.installation.effects.now()
     body = [zone_json(each, circuits.get((each.region, each.zone), ()), now) for each in reports]
     if missed is not None:

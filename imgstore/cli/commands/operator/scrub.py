@@ -70,6 +70,6 @@ def scrub(*, percent: float, seed: int | None, region: str | None, dry_run: bool
         from_start=from_start,
     )
     with opened() as session:
-        done = maintenance_scrub.scrub(session.installation, session.principal, request)
+        done = session.run(maintenance_scrub.scrub, request)
         wrong = any(each.unrepaired or each.unrestored or each.problem for each in done)
         return Answer(body=scrub_json(request, done), exit_code=1 if wrong else 0)

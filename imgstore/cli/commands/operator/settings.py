@@ -28,7 +28,7 @@ def show() -> Json:
     with opened() as session:
         return [
             {"name": each.key, "value": each.value, "isSet": each.is_set, "inFile": each.in_file}
-            for each in operations.show_settings(session.installation, session.principal)
+            for each in session.run(operations.show_settings)
         ]
 
 
@@ -49,5 +49,5 @@ def apply(file: Path | None) -> Json:
     The command prints the changes.
     """
     with opened() as session:
-        changed = operations.apply_settings(session.installation, session.principal, file)
+        changed = session.run(operations.apply_settings, file)
         return [{"name": each.key, "before": each.in_catalog, "after": each.in_file} for each in changed]

@@ -70,9 +70,7 @@ def worker(
         return
     limits = WorkerLimits(replicas=replicas_at_once, replicas_per_region=replicas_at_once_per_region)
     with opened() as session, terminated_as_interrupted():
-        report = run_worker(
-            session.installation, session.principal, once=once, limits=limits, poll_seconds=poll_seconds
-        )
+        report = session.run(run_worker, once=once, limits=limits, poll_seconds=poll_seconds)
     if report.without_source:
         session.warn(
             f"{report.without_source} versions wait for their source region: repeat their `image-version create`"
@@ -86,7 +84,7 @@ def worker(
 def list_() -> Json:
     """List the live workers, with the number of replicas in progress."""
     with opened() as session:
-        return [worker_json(each) for each in list_workers(session.installation, session.principal)]
+        return [worker_json(each) for each in session.run(list_workers)]
 
 
 @contextmanager
