@@ -1,4 +1,4 @@
-"""The activity log: who did what to which resource, when, and how it ended."""
+"""The activity log: a row for each change of a resource, with caller, time and outcome, and for each refusal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,15 +22,15 @@ from imgstore.operations.installation import Installation
 _WRITES: Final = (Action.WRITE, Action.DELETE, Action.SHARE, Action.GENERALIZE, Action.EXPORT)
 """The actions that change a resource, or the access to its bytes."""
 _TRANSACTIONS_MAX: Final = 100
-"""Of one call of `trim_activity`; each deletes up to a thousand rows."""
+"""The maximum number of transactions in a call of `trim_activity`. Each transaction deletes up to 1,000 rows."""
 
 
 def permit(installation: Installation, principal: Principal, action: Action, scope: str, of: str | None = None) -> None:
-    """`authorize` for what only reads: what is granted leaves no row, what is refused does.
+    """Authorize an operation that only reads. A refusal is recorded in the activity log, a permission is not.
 
     Raises:
-        AccessDenied: the principal may not.
-        NotFound: nor may it know of the subscription.
+        AccessDenied: the principal does not have the right.
+        NotFound: the principal has no role in the subscription.
     """
     if not is_allowed(principal, action, scope, of):
         with record_activity(installation, principal, action, scope, operation_name(action, scope, of), of=of):
@@ -38,11 +38,11 @@ def permit(installation: Installation, principal: Principal, action: Action, sco
 
 
 def permit_list(installation: Installation, principal: Principal, scope: str) -> None:
-    """`authorize_list`, with a row where it refuses.
+    """Authorize a list. A refusal is recorded in the activity log.
 
     Raises:
         AccessDenied: the principal has no role at, above or below the scope.
-        NotFound: nor in the whole subscription.
+        NotFound: the principal has no role in the whole subscription.
     """
     if not has_related_role(principal, scope):
         permit(installation, principal, Action.READ, scope)
@@ -60,20 +60,22 @@ def record_activity(
     of: str | None = None,
     is_permitted: bool = False,
 ) -> Iterator[None]:
-    """Ask whether `principal` may, then run the block and leave a row that says how it ended.
+    """Authorize an action, run the block, and record the outcome in the activity log.
+
+    A successful write also preempts the older operations in progress that write the same resource.
 
     Args:
-        installation: where.
-        principal: who.
-        action: what kind.
-        scope: the resource's id.
-        what: the operation's name, as Azure's ("Microsoft.Compute/galleries/write").
-        about: which part of the resource, where the id does not tell: a replica of a version.
-        of: the type of resource, where it is not that of the scope (`access.operation_name`).
-        is_permitted: the caller has asked already, and `principal` may.
+        installation: the installation.
+        principal: the caller.
+        action: the kind of action.
+        scope: the id of the resource.
+        what: the name of the operation, as in Azure ("Microsoft.Compute/galleries/write").
+        about: the part of the resource, such as a replica of a version, if the id does not name the part.
+        of: the type of the resource, if the type differs from the type of the scope (`access.operation_name`).
+        is_permitted: True if the action was authorized before.
 
     Raises:
-        AccessDenied: before the block runs.
+        AccessDenied: the principal does not have the right. The block did not run.
     """
     begun_at = installation.effects.monotonic()
     outcome, detail, is_refused = "Succeeded", about, True
@@ -116,10 +118,10 @@ def record_activity(
 
 
 def _find_older(installation: Installation, action: Action, scope: str) -> list[str]:
-    """Find the operations in progress that a write of a resource preempts: no server may undo the write later."""
+    """Find the operations in progress that a write preempts, so that no server reverts the write later."""
     companion = installation.catalog.operation
     if companion is not None and companion.resource_id is not None and companion.resource_id.lower() == scope.lower():
-        return []  # Its row did so when it was stored.
+        return []  # The transaction that stored the row of this operation has preempted older operations.
     uid = None if companion is None else companion.uid
     with installation.catalog.reading() as transaction:
         return transaction.operations.find_older(scope, is_access=action is Action.EXPORT, operation_uid=uid)
@@ -127,12 +129,12 @@ def _find_older(installation: Installation, action: Action, scope: str) -> list[
 
 @contextmanager
 def record_resource_deletion(installation: Installation, principal: Principal, scope: str, what: str) -> Iterator[None]:
-    """Do as `record_activity` for the deletion of a resource, and cancel the operations that began to write it before.
+    """Authorize and record the deletion of a resource, and cancel the older operations that write the resource.
 
-    A server that resumes such an operation would make the resource again.
+    A server that resumed such an operation would create the resource again.
 
     Raises:
-        AccessDenied: before the block runs.
+        AccessDenied: the principal does not have the right. The block did not run.
     """
     with record_activity(installation, principal, Action.DELETE, scope, what):
         with installation.catalog.reading() as transaction:
@@ -145,12 +147,12 @@ def record_resource_deletion(installation: Installation, principal: Principal, s
 
 
 def trim_activity(installation: Installation) -> int:
-    """Delete the oldest rows of the activity log that are beyond the bounds of maintenance, in short transactions.
+    """Delete the oldest rows of the activity log beyond the maintenance limits, in short transactions.
 
-    One call deletes up to about 100,000 rows, so that it ends soon; the next call goes on.
+    A call deletes up to about 100,000 rows, so that the call ends soon. The next call deletes further rows.
 
     Returns:
-        How many were deleted.
+        The number of deleted rows.
     """
     bounds = installation.maintenance
     deleted = 0
@@ -177,26 +179,26 @@ def list_activity(
     within: timedelta,
     events_max: int,
 ) -> list[ActivityRow]:
-    """What was done, the latest first.
+    """List rows of the activity log, newest first.
 
     Args:
-        installation: where.
-        principal: who asks: one that may read what is asked for.
-        group: only what was done to this resource group, and in it.
-        resource_id: only what was done to this resource, and below it.
-        within: until so long ago.
-        events_max: the last so many.
+        installation: the installation.
+        principal: the caller, with the right to read the scope of the list.
+        group: only rows of this resource group and of the resources in the group.
+        resource_id: only rows of this resource and of the resources below.
+        within: the age of the oldest row.
+        events_max: the maximum number of rows.
 
     Raises:
-        InvalidInput: both a group and a resource are named.
-        AccessDenied: the principal may not read there; all that the installation did takes one who may read all of it.
+        InvalidInput: the call names both a group and a resource.
+        AccessDenied: the principal may not read the scope. Without a group and a resource, the scope is the installation.
     """
     if group is not None and resource_id is not None:
         raise InvalidInput(
-            "What was done is listed of one group, or of one resource.",
+            "The activity log cannot be listed for a resource group and a resource at the same time.",
             found=f"the group {group} and the resource {resource_id}",
-            expected="one of them, or neither",
-            hint="leave --resource-group out: the id of a resource names its group",
+            expected="a group, a resource, or neither",
+            hint="leave --resource-group out: the resource id contains the group",
             target="resourceId",
         )
     scope = names.group_id(installation.subscription, group) if group is not None else resource_id
@@ -209,4 +211,4 @@ def _window_start(now: datetime, within: timedelta) -> datetime | None:
     try:
         return now - within
     except OverflowError:
-        return None  # Before the first of all years: everything.
+        return None  # The start would be before year 1: list all rows.

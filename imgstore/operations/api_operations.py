@@ -1,7 +1,7 @@
-"""Long-running operations of the API as rows: what clients poll, and what a new process resumes.
+"""Rows of long-running API operations. Clients poll the rows, and a new process resumes the operations.
 
-A row is stored together with the first transaction that its operation commits, so after every right was checked that
-the operation needs for it. A refused request leaves no row.
+The first transaction that an operation commits also stores the row of the operation. All rights for that transaction
+were checked before. A refused request leaves no row.
 """
 
 import json
@@ -23,14 +23,14 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.resource_uids import find_resource_uid
 
 _ENDED: Final = "ended"
-"""In the place of a request that was erased: how its operation ended, or None where its row is to be removed."""
+"""The key of the outcome in an erased request. The outcome is None if the row is to be removed."""
 _TARGET_UID: Final = "target_uid"
-"""In the request of a deletion: the uid of the resource that it is about."""
+"""The key of the uid of the deleted resource in the request of a deletion."""
 _SECRET: Final = re.compile(r"://[^\s\"]*[?@]|\"(template|parameters)\":", re.IGNORECASE)
 
 
 class PendingOperation:
-    """An operation that has begun and whose row is not stored yet: the `OperationRecord` of its catalog."""
+    """An operation that was started and is not stored yet. Implements `OperationRecord`."""
 
     def __init__(
         self,
@@ -73,21 +73,21 @@ class PendingOperation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumedOperation:
-    """An operation that is resumed, whose row is stored: the `OperationRecord` of its catalog."""
+    """A resumed operation with a stored row. Implements `OperationRecord`."""
 
     uid: str
     resource_id: str | None
     is_stored: bool = True
 
     def store(self, transaction: Transaction) -> None:
-        """Store nothing."""
+        """Do nothing, because the row is stored."""
 
     def note_stored(self) -> None:
-        """Do nothing."""
+        """Do nothing, because the row was stored before."""
 
 
 class OperationPreempted(Conflict):
-    """A newer request about the same resource was accepted, so that a resumed operation changes nothing."""
+    """The error of a resumed operation that changes nothing, because a newer request for the resource was accepted."""
 
     code = "OperationPreempted"
 
@@ -99,13 +99,13 @@ def close_operation(
     *,
     status: OperationStatus | None = None,
 ) -> None:
-    """Store how an operation ended.
+    """Store the outcome of an operation.
 
     Args:
-        installation: where. A companion of its catalog is stored first, if it is not yet.
-        uid: the operation's.
-        error: ARM's error; None is success.
-        status: None is Succeeded, or Failed with an error.
+        installation: the installation. The row of the operation of the catalog is stored first, if necessary.
+        uid: the uid of the operation.
+        error: the ARM error, None after success.
+        status: the final status. None means Succeeded without an error and Failed with an error.
     """
     installation.catalog.store_operation()
     _erase_secrets(installation, uid, {_ENDED: {"error": error, "status": status}})
@@ -114,15 +114,15 @@ def close_operation(
 
 
 def _erase_secrets(installation: Installation, uid: str, instead: Mapping[str, Any]) -> None:
-    """Erase what an operation was asked with from the files of the catalog, before its end is seen.
+    """Erase a request with secrets from the catalog files before the end of the operation becomes visible.
 
-    The signature of a source's URL, or a secret in a template, would stay in SQLite's log otherwise. A failure is no
-    failure of the operation: the next one that is erased erases this one too.
+    Otherwise, the signature of a source URL or a secret of a template stays in the write-ahead log of SQLite. A failed
+    erasure does not fail the operation. The next erasure also erases this request.
 
     Args:
-        installation: where.
-        uid: the operation's.
-        instead: what its row holds until its end is stored.
+        installation: the installation.
+        uid: the uid of the operation.
+        instead: the content of the request column until the outcome is stored.
     """
     catalog = installation.catalog.without_operation
     if not catalog.is_erasable:
@@ -141,42 +141,44 @@ def _erase_secrets(installation: Installation, uid: str, instead: Mapping[str, A
 
 
 def may_hold_secret(request: Mapping[str, Any]) -> bool:
-    """Tell whether a request may hold a secret: a URL with a query or a user, or a template with its parameters."""
+    """Return whether a request may contain a secret: a URL with a query or user info, or a template or parameters."""
     return bool(_SECRET.search(json.dumps(request)))
 
 
 def drop_operation(installation: Installation, uid: str) -> None:
-    """Remove the row of an operation whose uid nobody was given: its request was answered with an error."""
+    """Remove the row of an operation with an unpublished uid, because the request was answered with an error."""
     _erase_secrets(installation, uid, {_ENDED: None})
     with installation.catalog.without_operation.transaction() as transaction:
         transaction.operations.remove(uid)
 
 
 def load_caller(installation: Installation, operation: AsyncOperation) -> Principal:
-    """The caller of an operation, with the rights that it has now.
+    """Load the caller of a stored operation with the present rights of the caller.
 
     Raises:
-        AccessDenied: the row names no caller, or the caller is not known any more, is of an issuer that is not trusted
-            any more, or had its tokens taken back since.
+        AccessDenied: the row names no caller, the caller was deleted, the issuer is not trusted any more, or the tokens
+            of the caller were revoked after the request.
     """
     if operation.principal_uid is None:
         raise _operation_not_resumed(operation, "a row of an older server, without a caller")
     with installation.catalog.reading() as transaction:
         identity = transaction.principals.get(operation.principal_uid)
         if identity is None or operation.tenant_uid not in (None, identity.tenant_uid):
-            raise _operation_not_resumed(operation, "a caller that is not known any more")
+            raise _operation_not_resumed(operation, "a caller that was deleted")
         if identity.issuer is not None and transaction.issuers.get(identity.issuer) is None:
-            raise _operation_not_resumed(operation, f"a caller of '{identity.issuer}', which is not trusted any more")
+            raise _operation_not_resumed(
+                operation, f"a caller of the issuer '{identity.issuer}', which is not trusted any more"
+            )
         if identity.tokens_valid_after is not None and identity.tokens_valid_after >= operation.started_at:
-            raise _operation_not_resumed(operation, "a caller whose tokens were taken back after the request")
+            raise _operation_not_resumed(operation, "a caller with tokens that were revoked after the request")
         return principal_of(transaction, identity)
 
 
 def refresh_principal(installation: Installation, principal: Principal) -> Principal:
-    """Return a caller with the rights that it has now. A caller without an object id, the command line's, has all of them.
+    """Return a caller with the present rights. The caller of the command line has no uid and keeps all rights.
 
     Raises:
-        AccessDenied: the caller is not known any more, or is of an issuer that is not trusted any more.
+        AccessDenied: the caller was deleted, or the issuer is not trusted any more.
     """
     if principal.uid is None:
         return principal
@@ -187,24 +189,24 @@ def refresh_principal(installation: Installation, principal: Principal) -> Princ
         )
         if identity is None or not is_trusted:
             raise AccessDenied(
-                f"'{principal.name}' is not known any more.",
-                found="a caller that was deleted, or whose issuer is not trusted any more",
-                expected="a caller that is known",
-                hint="send the request again as somebody else",
+                f"The caller '{principal.name}' is not known any more.",
+                found="a caller that was deleted, or a caller of an issuer that is not trusted any more",
+                expected="a known caller of a trusted issuer",
+                hint="send the request again as another principal",
             )
         return principal_of(transaction, identity)
 
 
 def name_target(installation: Installation, request: Mapping[str, Any], resource_id: str) -> dict[str, Any]:
-    """Add the uid of the resource at an id to the request of a deletion, for `check_same_target`."""
+    """Return the request of a deletion with the uid of the resource, for `check_same_target`."""
     with installation.catalog.reading() as transaction:
         return {**request, _TARGET_UID: find_resource_uid(transaction, resource_id)}
 
 
 def check_same_target(installation: Installation, operation: AsyncOperation) -> None:
-    """Check that a deletion which is resumed finds the resource that it began to delete.
+    """Check that a resumed deletion still finds the resource of the request.
 
-    Once it has deleted it, another resource of the same name may have been made, which nobody asked to delete.
+    After the deletion, a client may have created a new resource of the same name. That resource must not be deleted.
 
     Raises:
         NotFound: the resource is deleted.
@@ -217,21 +219,21 @@ def check_same_target(installation: Installation, operation: AsyncOperation) -> 
         raise NotFound(
             f"The resource of the operation '{operation.uid}' is deleted.",
             found="nothing at its id" if uid is None else "a new resource at its id",
-            expected="the resource that it began to delete",
+            expected="the resource that the request named",
             target=operation.resource_id,
         )
 
 
 def explain_lost_rights(operation: AsyncOperation, error: ImgstoreError) -> ImgstoreError:
-    """The error of a resumed operation: where its caller has not the rights any more, one that says so."""
+    """Return the error of a resumed operation, extended by an explanation if the caller lost rights."""
     if not isinstance(error, AccessDenied) and error.error_code != "SubscriptionNotFound":
         return error
     return AccessDenied(
-        f"The operation of '{operation.principal}' was not resumed after a restart of the server: its caller does not "
-        f"have the rights any more that it needs. {error.message}",
+        f"The operation of '{operation.principal}' was not resumed after a restart of the server, because the caller "
+        f"lost rights that the operation needs. {error.message}",
         found=error.found,
         expected=error.expected,
-        hint="get the rights, then send the same request again",
+        hint="request the rights, then send the same request again",
         target=error.target,
     )
 
@@ -243,7 +245,7 @@ def preempted_resources(installation: Installation, operation: AsyncOperation) -
 
 
 def has_successor(installation: Installation, operation: AsyncOperation) -> bool:
-    """Tell whether a newer operation in progress makes the same resource, so that a preempted one leaves it to that one."""
+    """Return whether a newer operation in progress makes the resource, so that a preempted operation need not."""
     assert operation.resource_id is not None, "a preempted operation is about a resource"
     key = operation.resource_id.lower()
     with installation.catalog.reading() as transaction:
@@ -257,48 +259,48 @@ def has_successor(installation: Installation, operation: AsyncOperation) -> bool
 
 
 def operation_preempted(resource_id: str) -> OperationPreempted:
-    """What ends a resumed operation whose resource a newer request wrote. The first sentence is Azure's."""
+    """Return the error of a resumed operation after a newer request for the resource. Azure defines the first sentence."""
     return OperationPreempted(
         "Operation execution has been preempted by a more recent operation.",
-        found="a newer request about the same resource, accepted before the server was started again",
-        expected="the newest request about the resource",
-        hint="look at the resource, and send the request again if it is still wanted",
+        found="a newer request for the same resource, accepted before the restart of the server",
+        expected="the newest request for the resource",
+        hint="show the resource, and send the request again if necessary",
         target=resource_id,
     )
 
 
 def operation_canceled() -> Conflict:
-    """What ends an operation that was canceled."""
+    """Return the error of a canceled operation."""
     return Conflict(
         "The operation was canceled.",
-        found="a request to cancel it",
-        expected="an operation that runs to its end",
-        hint="send the same request again to go on, or delete the resource",
+        found="a request to cancel the operation",
+        expected="an operation that runs until the end",
+        hint="send the same request again to resume, or delete the resource",
         code="OperationCanceled",
     )
 
 
 def _operation_not_resumed(operation: AsyncOperation, found: str) -> AccessDenied:
     return AccessDenied(
-        f"The operation of '{operation.principal}' was not resumed after a restart of the server: its caller can't be "
-        "authorized any more.",
+        f"The operation of '{operation.principal}' was not resumed after a restart of the server, because the caller "
+        "can't be authorized any more.",
         found=found,
-        expected="a caller that is known, and whose tokens are good",
+        expected="a known caller with valid tokens",
         hint="send the same request again",
         target=operation.resource_id,
     )
 
 
 def show_operation(installation: Installation, principal: Principal, uid: str) -> AsyncOperation:
-    """The operation of that uid. Who asked for it may see it; others need to read its subscription.
+    """Return an operation to the caller of the operation, or to a principal with the right to read operations.
 
     Raises:
-        NotFound: there is none, or it ended too long ago.
-        AccessDenied: it is another's.
+        NotFound: there is no such operation, or the operation ended too long ago.
+        AccessDenied: the operation has another caller, and the principal does not have the right.
     """
     found = find_operation(installation, uid)
     if found is None or not is_caller(principal, found):
-        # Before the operation is reported as missing: others must not learn which operations exist.
+        # Authorize before reporting a missing operation, so that others cannot learn which operations exist.
         authorize(principal, Action.READ, operation_scope(installation.subscription, uid))
     if found is None:
         raise operation_not_found(uid)
@@ -306,35 +308,39 @@ def show_operation(installation: Installation, principal: Principal, uid: str) -
 
 
 def find_operation(installation: Installation, uid: str) -> AsyncOperation | None:
-    """The operation of that uid in the subscription, whoever asks; None if there is none."""
+    """Return an operation of the subscription without authorization, or None if no operation has the uid."""
     with installation.catalog.reading() as transaction:
         found = transaction.operations.get(uid)
     return None if found is None or found.subscription.casefold() != installation.subscription.casefold() else found
 
 
 def operation_not_found(uid: str) -> NotFound:
-    """What is raised where there is no operation of that uid."""
+    """Return the error for an unknown operation uid."""
     return NotFound(
         f"The operation '{uid}' was not found.",
-        found="no operation of that id in this subscription",
-        expected="the id that the answer to a request gave",
-        hint="operations are kept for seven days after their end: look at the resource itself",
+        found="no operation with the id in this subscription",
+        expected="the id from the response to a request",
+        hint="show the resource: an operation is deleted seven days after the end",
         target=uid,
     )
 
 
 def is_caller(principal: Principal, operation: AsyncOperation) -> bool:
-    """Whether it is the principal's own operation."""
+    """Return whether the principal is the caller of an operation."""
     return principal.uid is not None and operation.principal_uid == principal.uid
 
 
 def operation_scope(subscription: str, uid: str) -> str:
-    """The resource id of an operation."""
+    """Return the resource id of an operation, for authorization."""
     return f"/subscriptions/{subscription}/providers/Microsoft.Compute/locations/any/capsOperations/{uid}"
 
 
 def take_over_operations(installation: Installation) -> list[AsyncOperation]:
-    """Take over the unfinished operations of dead processes, and remove the rows of those that ended long ago."""
+    """Take over the unfinished operations of dead processes, and remove the rows of operations that ended long ago.
+
+    Returns:
+        The operations to resume. Operations with an erased request are ended here and are not returned.
+    """
     with installation.catalog.transaction() as transaction:
         transaction.operations.remove_expired()
         abandoned = [
@@ -346,31 +352,33 @@ def take_over_operations(installation: Installation) -> list[AsyncOperation]:
                 _store_end(transaction, each)
         unfinished = [each for each in ours if _ENDED not in each.request]
     with suppress(StoreError):
-        installation.catalog.erase_deleted()  # what a process left that died at the end of an operation
+        installation.catalog.erase_deleted()  # secrets of a process that died at the end of an operation
     return unfinished
 
 
 def is_abandoned(installation: Installation, transaction: Transaction, operation: AsyncOperation) -> bool:
-    """Whether the process that ran an operation is dead: known to be on this machine, or silent for too long."""
+    """Return whether the process of an operation is dead: a dead process of this machine, or an expired lease."""
     return installation.keeper.is_dead(operation.holder) or transaction.operations.is_lease_expired(operation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationLeases:
-    """What a look at the operations in progress has shown."""
+    """The state of the operations in progress after a renewal."""
 
     lost: tuple[str, ...]
-    """The uids of those that another process has taken over."""
+    """The uids of the operations of this process that another process has taken over."""
     abandoned: bool
-    """Whether a dead process has left some."""
+    """Whether there are operations of a dead process."""
 
 
 def renew_operations(installation: Installation, running: Collection[str]) -> OperationLeases:
-    """Renew the leases of the operations that this process runs, and look at those of others. Writes only if it has some.
+    """Renew the leases of the operations of this process, and check the leases of other processes.
+
+    The catalog is written only if this process has operations.
 
     Args:
-        installation: where.
-        running: the uids of the operations that run here.
+        installation: the installation.
+        running: the uids of the operations that run in this process.
     """
     holder = installation.keeper.holder
     with installation.catalog.reading() as transaction:
@@ -384,7 +392,7 @@ def renew_operations(installation: Installation, running: Collection[str]) -> Op
 
 
 def _store_end(transaction: Transaction, operation: AsyncOperation) -> None:
-    """Store the end of an operation whose process died after it had erased the request."""
+    """Store the outcome of an operation after the process died between erasing the request and storing the outcome."""
     ended = operation.request[_ENDED]
     if ended is None:
         transaction.operations.remove(operation.uid)

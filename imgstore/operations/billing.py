@@ -1,4 +1,4 @@
-"""The bill, recomputed from the ledger's rows alone."""
+"""Compute the bill from the rows of the ledger."""
 
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.ledger.statement import Statement, make_statement
@@ -6,7 +6,7 @@ from imgstore.operations.installation import Installation
 
 
 def show_bill(installation: Installation, principal: Principal) -> Statement:
-    """What the subscription owes until now: egress, free copies, and storage of each replica."""
+    """Compute the bill of the subscription until now: egress, free copies, and storage of each replica."""
     authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
     with installation.catalog.reading() as transaction:
         rows = transaction.ledger.rows(installation.subscription)

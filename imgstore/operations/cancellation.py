@@ -26,12 +26,12 @@ _CANCEL_DEPLOYMENT: Final = "Microsoft.Resources/deployments/cancel/action"
 def list_operations(
     installation: Installation, principal: Principal, *, status: OperationStatus | None = None
 ) -> list[AsyncOperation]:
-    """List the stored operations of the subscription, newest first: the principal's own, and those that it may read.
+    """List the stored operations of the subscription that the principal started or may read, newest first.
 
     Args:
-        installation: where.
-        principal: who asks.
-        status: only those of this status.
+        installation: the installation.
+        principal: the caller.
+        status: only operations with this status.
 
     Raises:
         NotFound: the principal has no role in the subscription.
@@ -48,29 +48,30 @@ def list_operations(
 
 
 def cancel_operation(installation: Installation, principal: Principal, uid: str) -> AsyncOperation:
-    """Ask that an operation stops. Its caller may, and whoever may write the resource that it is about.
+    """Request the cancellation of an operation.
 
-    The process that runs it stops it at its next step, within about a second where that is another process. What it
-    has made stays as if the process had been interrupted: the same request goes on with it, or it can be deleted. An
-    operation whose process is dead ends at once.
+    The caller of the operation and principals with the right to write the resource may cancel an operation. The process
+    of the operation stops at the next step. Another process sees the request after about a second. The results so far
+    stay, as after an interruption: the same request resumes, or the resource can be deleted. An operation of a dead
+    process ends at once.
 
     Args:
-        installation: where.
-        principal: who asks.
-        uid: the operation's.
+        installation: the installation.
+        principal: the caller.
+        uid: the uid of the operation.
 
     Returns:
-        The operation: InProgress until it has stopped, then Canceled.
+        The operation, with status InProgress until the stop and Canceled afterwards.
 
     Raises:
         NotFound: there is no such operation in the subscription.
-        AccessDenied: the principal is not its caller, and may not write its resource.
-        Conflict: it has ended in another way.
+        AccessDenied: the principal is not the caller of the operation, and may not write the resource.
+        Conflict: the operation has succeeded or failed.
     """
     found = find_operation(installation, uid)
     scope = operation_scope(installation.subscription, uid)
     if found is None or not _may_cancel(principal, found):
-        # The same refusal whether or not there is such an operation.
+        # Refuse an unknown operation and an operation of another caller in the same words.
         permit(installation, principal, Action.WRITE, scope)
     if found is None:
         raise operation_not_found(uid)
@@ -79,18 +80,18 @@ def cancel_operation(installation: Installation, principal: Principal, uid: str)
 
 
 def cancel_deployment(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
-    """Ask that a deployment stops, as Azure's Deployments_Cancel does. What it has made stays.
+    """Request the cancellation of a deployment, as Deployments_Cancel of Azure. Created resources stay.
 
     Args:
-        installation: where.
-        principal: who asks.
-        group: the resource group's name.
-        name: the deployment's. It is not one that is nested in another.
+        installation: the installation.
+        principal: the caller.
+        group: the name of the resource group.
+        name: the name of the deployment, which must not be nested in another deployment.
 
     Raises:
-        AccessDenied: the principal may not cancel it.
+        AccessDenied: the principal may not cancel the deployment.
         NotFound: there is no such deployment.
-        Conflict: it does not run, or is nested.
+        Conflict: the deployment does not run, or is nested.
     """
     scope = deployment_id(installation, group, name)
     with record_activity(installation, principal, Action.CANCEL, scope, _CANCEL_DEPLOYMENT):
@@ -101,8 +102,8 @@ def cancel_deployment(installation: Installation, principal: Principal, *, group
             raise Conflict(
                 f"The deployment '{name}' cannot be cancelled.",
                 found="a deployment that is nested in another" if is_nested else f"state {found.state}",
-                expected="a deployment of its own that runs",
-                hint="cancel the deployment around it" if is_nested else None,
+                expected="a running deployment that is not nested",
+                hint="cancel the outer deployment" if is_nested else None,
                 target=scope,
                 code="DeploymentCannotBeCancelled",
             )
@@ -110,11 +111,11 @@ def cancel_deployment(installation: Installation, principal: Principal, *, group
 
 
 def _request_cancel(installation: Installation, principal: Principal, operation: AsyncOperation) -> AsyncOperation:
-    """Store the request, and end an operation that no process runs.
+    """Store the cancellation request, and end the operation of a dead process.
 
     Raises:
         NotFound: the operation is not stored any more.
-        Conflict: it has ended in another way.
+        Conflict: the operation has succeeded or failed.
     """
     uid = operation.uid
     with installation.catalog.transaction() as transaction:
@@ -130,7 +131,7 @@ def _request_cancel(installation: Installation, principal: Principal, operation:
             f"The operation '{uid}' has ended.",
             found=f"status {ended.status}",
             expected=f"status {OperationStatus.IN_PROGRESS}",
-            hint="delete the resource, or send the request that undoes it",
+            hint="delete the resource, or send a request that reverts the change",
             target=uid,
             code="OperationNotAllowed",
         )
@@ -138,13 +139,13 @@ def _request_cancel(installation: Installation, principal: Principal, operation:
 
 
 def _may_cancel(principal: Principal, operation: AsyncOperation) -> bool:
-    """Whether it is the principal's own operation, or about a resource that it may write."""
+    """Return whether the principal is the caller of the operation, or may write the resource of the operation."""
     target = operation.resource_id
     return is_caller(principal, operation) or (target is not None and is_allowed(principal, Action.WRITE, target))
 
 
 def _end_operation(installation: Installation, operation: AsyncOperation) -> None:
-    """End an operation that no process runs."""
+    """End the operation of a dead process, and the deployments of the operation."""
     reason = operation_canceled()
     error = {"code": reason.error_code, "message": str(reason)}
     if operation.kind == PUT_DEPLOYMENT:

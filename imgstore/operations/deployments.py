@@ -1,4 +1,4 @@
-"""Deployments as resources: begun, ended, shown, forgotten. What they deploy asks for its own rights where it is made."""
+"""Create, end, show, list and delete deployments. Each deployed resource is authorized when the resource is made."""
 
 import re
 import uuid
@@ -15,7 +15,7 @@ from imgstore.operations.activity_log import permit, record_activity
 from imgstore.operations.installation import Installation
 
 DEPLOYMENTS_MAX: Final = 800
-"""Azure's limit for a resource group. Each row holds up to 4 MiB."""
+"""The maximum number of deployments in a resource group, as in Azure. Each row holds up to 4 MiB."""
 
 _NAME: Final = re.compile(r"[\w().-]{1,64}", re.ASCII)
 
@@ -29,20 +29,20 @@ def begin_deployment(
     parameters: Mapping[str, Any],
     holder: str,
 ) -> Deployment:
-    """Write down that a deployment runs. The same one again, after a crash, goes on.
+    """Store a running deployment. The same call after a crash restarts the deployment.
 
     Args:
-        installation: where.
-        principal: who.
-        group: the resource group's name.
-        name: the deployment's.
-        parameters: as they are shown.
-        holder: the uid of the operation that runs it: another's is not disturbed.
+        installation: the installation.
+        principal: the caller.
+        group: the name of the resource group.
+        name: the name of the deployment.
+        parameters: the parameters, in the form that responses show.
+        holder: the uid of the operation that runs the deployment. A running deployment of another operation is kept.
 
     Raises:
-        InvalidInput: no deployment is called so.
-        NotFound: no such group.
-        Conflict: one of that name runs, or the group has too many.
+        InvalidInput: the name is invalid.
+        NotFound: there is no such group.
+        Conflict: another operation runs a deployment of the name, or the group has too many deployments.
     """
     if not _NAME.fullmatch(name):
         raise InvalidInput(
@@ -64,9 +64,9 @@ def begin_deployment(
         if standing is not None and standing.state is DeploymentState.RUNNING and standing.uid != holder:
             raise Conflict(
                 f"Unable to edit or replace deployment '{name}': previous deployment is still active.",
-                found="a deployment of that name that runs",
-                expected="none, or one that has ended",
-                hint="wait for it, or choose another name",
+                found="a running deployment of the same name",
+                expected="no deployment of the name, or an ended deployment",
+                hint="wait for the end of the deployment, or choose another name",
                 target=name,
                 code="DeploymentActive",
             )
@@ -90,15 +90,15 @@ def _check_count(count: int, group: str) -> None:
             f"Creating the deployment would exceed the quota of '{DEPLOYMENTS_MAX}' deployments of the resource group "
             f"'{group}'.",
             found=f"{count} deployments",
-            expected=f"at most {DEPLOYMENTS_MAX} with the new one",
-            hint="delete deployments that are not needed any more; what they made stays",
+            expected=f"at most {DEPLOYMENTS_MAX} with the new deployment",
+            hint="delete old deployments; the deployed resources stay",
             target=group,
             code="DeploymentQuotaExceeded",
         )
 
 
 def note_deployment(installation: Installation, running: Deployment, *, resources: tuple[str, ...]) -> None:
-    """Write down what a deployment that runs has made so far, for those who look at it meanwhile."""
+    """Store the resources that a running deployment has made so far, for other readers of the deployment."""
     with installation.catalog.transaction() as transaction:
         transaction.deployments.put(replace(running, resources=resources))
 
@@ -111,7 +111,7 @@ def end_deployment(
     outputs: Mapping[str, Any] | None = None,
     error: Mapping[str, Any] | None = None,
 ) -> Deployment:
-    """Write down how it ended: with outputs, or with an error."""
+    """Store the end of a deployment: Succeeded with outputs, or Failed with an error."""
     ended = replace(
         running,
         state=DeploymentState.SUCCEEDED if error is None else DeploymentState.FAILED,
@@ -126,14 +126,14 @@ def end_deployment(
 
 
 def make_nested_uid(operation_uid: str, resource_id: str) -> str:
-    """The uid of a nested deployment, made from the outermost operation's, so that a resumed one finds its row."""
+    """Derive the uid of a nested deployment from the outermost operation, so that a resumed operation finds the row."""
     return str(uuid.uuid5(uuid.UUID(operation_uid), resource_id.lower()))
 
 
 def end_deployments(
     installation: Installation, operation_uid: str, error: Mapping[str, Any], *, canceled: bool = False
 ) -> None:
-    """End the deployments of an operation that still run, nested ones too: Failed, or Canceled, with an error."""
+    """End the running deployments of an operation, including nested deployments, as Failed or Canceled with an error."""
     state = DeploymentState.CANCELED if canceled else DeploymentState.FAILED
     with installation.catalog.transaction() as transaction:
         for group in transaction.groups.list(installation.subscription):
@@ -145,10 +145,10 @@ def end_deployments(
 
 
 def show_deployment(installation: Installation, principal: Principal, *, group: str, name: str) -> Deployment:
-    """The last deployment of that name.
+    """Return the last deployment of a name.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is no such group or deployment.
     """
     permit(installation, principal, Action.READ, deployment_id(installation, group, name))
     with installation.catalog.reading() as transaction:
@@ -159,17 +159,17 @@ def show_deployment(installation: Installation, principal: Principal, *, group: 
 
 
 def list_deployments(installation: Installation, principal: Principal, *, group: str) -> list[Deployment]:
-    """The deployments of a group, by name."""
+    """List the deployments of a group by name."""
     permit(installation, principal, Action.READ, deployment_id(installation, group, "any"))
     with installation.catalog.reading() as transaction:
         return transaction.deployments.list(lookup.find_group(transaction, installation.subscription, group).uid)
 
 
 def delete_deployment(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
-    """Forget a deployment. What it made stays.
+    """Delete the record of a deployment. The deployed resources stay.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is no such group or deployment.
     """
     scope = deployment_id(installation, group, name)
     with (
@@ -183,7 +183,7 @@ def delete_deployment(installation: Installation, principal: Principal, *, group
 
 
 def deployment_id(installation: Installation, group: str, name: str) -> str:
-    """The resource id of a deployment."""
+    """Return the resource id of a deployment."""
     return f"{names.group_id(installation.subscription, group)}/providers/Microsoft.Resources/deployments/{name}"
 
 
@@ -194,7 +194,7 @@ def _operation_name(verb: str) -> str:
 def _deployment_not_found(installation: Installation, group: str, name: str) -> NotFound:
     return NotFound(
         f"Deployment '{name}' could not be found.",
-        hint="list the group's deployments",
+        hint="list the deployments of the group",
         target=deployment_id(installation, group, name),
         code="DeploymentNotFound",
     )

@@ -1,4 +1,7 @@
-"""Inert resources: written down, shown, listed, forgotten. What one names must be there, and stays while it is named."""
+"""Store, show, list and delete network records: network resources that are stored and have no effect.
+
+A resource that a network record names must exist, and cannot be deleted while a record or a machine names the resource.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +35,7 @@ from imgstore.operations.activity_log import permit, permit_list, record_activit
 from imgstore.operations.installation import Installation
 
 Change = Callable[[NetworkRecordView | None], NetworkContent]
-"""What one becomes, of what it is now; None is one that is not there."""
+"""A function from the present record, or None for a new record, to the new content."""
 
 _IN_USE: Final = {
     "Microsoft.Network/virtualNetworks": "InUseSubnetCannotBeDeleted",
@@ -40,26 +43,26 @@ _IN_USE: Final = {
     "Microsoft.Network/publicIPAddresses": "PublicIPAddressCannotBeDeleted",
     "Microsoft.Network/networkInterfaces": "NicInUse",
 }
-"""Azure's codes, by type; all are 400."""
+"""The error codes of Azure by resource type. The HTTP status is always 400."""
 
 
 class InUse(InvalidInput):
-    """Something names what is to go. Azure's status is 400."""
+    """The error for the deletion of a network resource that is in use. The HTTP status of Azure is 400."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkScope:
-    """Which one is meant."""
+    """The names of a network record, or of a part of a record."""
 
     group: str
     type: str
     """One of `NETWORK_TYPES`."""
     name: str
     part: str = ""
-    """``subnets/default``: what is written is this part of it."""
+    """The part of the record that a request names, such as ``subnets/default``."""
 
     def scope(self, installation: Installation) -> str:
-        """The id of what is meant."""
+        """Return the resource id of the record or of the part."""
         whole = network_resource_id(installation.subscription, self.group, self.type, self.name)
         return f"{whole}/{self.part}" if self.part else whole
 
@@ -72,23 +75,23 @@ def put_network_record(
     *,
     action: Action = Action.WRITE,
 ) -> tuple[bool, NetworkRecordView]:
-    """Write one down, or write it anew. Of two at once neither is lost.
+    """Create or update a network record. A lock of the subscription prevents lost updates.
 
     Args:
-        installation: where.
-        principal: who.
-        place: which one, or which part of it.
-        change: what it becomes; it may raise.
-        action: what is asked for; a part of one is deleted by writing the rest.
+        installation: the installation.
+        principal: the caller.
+        place: the names of the record or of a part.
+        change: a function that returns the new content. The function may raise an error.
+        action: the action to authorize. The deletion of a part writes the remaining parts.
 
     Returns:
-        Whether it is new, and what it is now.
+        Whether the record is new, and the record.
 
     Raises:
-        InvalidInput: its name or its region is none, or it names one that is not there.
-        InUse: a part that it has no more is named by another.
-        NotFound: no such group.
-        Conflict: it stands in another region.
+        InvalidInput: the name or the region is invalid, or the record names a missing resource.
+        InUse: another record or a machine names a removed part.
+        NotFound: there is no such group.
+        Conflict: the record exists in another region.
     """
     names.check_network_name(place.name)
     scope = place.scope(installation)
@@ -121,10 +124,10 @@ def put_network_record(
 
 
 def show_network_record(installation: Installation, principal: Principal, place: NetworkScope) -> NetworkRecordView:
-    """The one of that name; of a part, the one that it is a part of.
+    """Return a network record. For a part, return the record that contains the part.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is no such group or record.
     """
     permit(installation, principal, Action.READ, place.scope(installation))
     with installation.catalog.reading() as transaction:
@@ -138,10 +141,10 @@ def show_network_record(installation: Installation, principal: Principal, place:
 def page_network_records(
     installation: Installation, principal: Principal, request: PageRequest, kind: str, group: str | None = None
 ) -> Page[NetworkRecordView]:
-    """A page of those of a type in a group, or in the subscription, that the principal may see, by name.
+    """Return a page of the readable network records of a type, by name, in a group or in the subscription.
 
     Raises:
-        InvalidInput: the token is none of this list.
+        InvalidInput: the token belongs to another list.
     """
     subscription = installation.subscription
     above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
@@ -161,11 +164,11 @@ def page_network_records(
 
 
 def delete_network_record(installation: Installation, principal: Principal, place: NetworkScope) -> None:
-    """Forget one.
+    """Delete a network record.
 
     Raises:
-        NotFound: there is none.
-        InUse: another names it.
+        NotFound: there is no such group or record.
+        InUse: another record or a machine names the record.
     """
     scope = place.scope(installation)
     with (
@@ -182,23 +185,23 @@ def delete_network_record(installation: Installation, principal: Principal, plac
 
 
 def network_record_not_found(installation: Installation, place: NetworkScope) -> NotFound:
-    """What is raised for one that is not there, in Azure's words."""
+    """Return the error for a missing network record, with the message of Azure."""
     scope = place.scope(installation)
     kind = operation_name(Action.READ, scope).rpartition("/")[0]
     name = scope.partition(f"/{place.type}/")[2]
     return NotFound(
         f"The Resource '{kind}/{name}' under resource group '{place.group}' was not found.",
-        hint="list what is there, with `az network ... list`",
+        hint="list the existing resources with `az network ... list`",
         target=scope,
         code="ResourceNotFound",
     )
 
 
 def delete_network_records_of_group(transaction: Transaction, group: Group) -> None:
-    """Forget all of a group, in the transaction that deletes the group.
+    """Delete all network records of a group in the transaction that deletes the group.
 
     Raises:
-        InUse: one of another group names one of them.
+        InUse: a record or a machine outside the group names a record of the group.
     """
     transaction.network_records.lock(group.subscription)
     mine = [
@@ -215,17 +218,17 @@ def delete_network_records_of_group(transaction: Transaction, group: Group) -> N
 def authorize_interfaces(
     transaction: Transaction, principal: Principal, machine_id: str, standing: Machine | None, interfaces: Iterable[str]
 ) -> None:
-    """Check the right to give a machine network interfaces, before anything of the machine is looked at.
+    """Authorize the network interfaces of a machine before any check of the machine.
 
     Args:
         transaction: the open transaction.
-        principal: who writes the machine.
-        machine_id: of the machine.
-        standing: the machine, if it exists; the interfaces that it has need no right.
-        interfaces: ids, as they were sent.
+        principal: the caller that writes the machine.
+        machine_id: the resource id of the machine.
+        standing: the machine, if it exists. Interfaces of the existing machine need no right.
+        interfaces: the ids of the interfaces, as in the request.
 
     Raises:
-        AccessDenied: an interface is new to the machine, and the principal may not join it.
+        AccessDenied: an interface is new to the machine, and the principal may not join the interface.
     """
     before = frozenset[str]() if standing is None else transaction.network_records.interfaces_of(standing.uid)
     for each in interfaces:
@@ -234,7 +237,10 @@ def authorize_interfaces(
 
 
 def find_interfaces_to_delete(transaction: Transaction, machine: Machine) -> list[NetworkRecord]:
-    """The network interfaces that go with a machine, as far as they are there. Of other subscriptions nothing is known."""
+    """Find the existing network interfaces that are deleted together with a machine.
+
+    Interfaces of other subscriptions are not known here.
+    """
     meant = [
         NetworkResourceId.parse(word) for word in transaction.network_records.list_deleted_with_machine(machine.uid)
     ]
@@ -244,9 +250,9 @@ def find_interfaces_to_delete(transaction: Transaction, machine: Machine) -> lis
 
 
 def delete_interfaces(transaction: Transaction, going: Sequence[NetworkRecord]) -> None:
-    """Forget network interfaces, in the transaction that deletes their machine and after it is gone.
+    """Delete network interfaces in the transaction that deletes the machine, after the row of the machine.
 
-    One that another machine names stays.
+    An interface of another machine stays.
     """
     for each in going:
         transaction.network_records.lock(each.subscription)
@@ -267,14 +273,17 @@ def _views(transaction: Transaction, resources: Sequence[NetworkRecord]) -> tupl
 
 
 def _ids(resource: NetworkRecord) -> list[str]:
-    """Its own, and those of its parts."""
+    """Return the resource ids of a record and of all parts."""
     return [resource.resource_id, *(f"{resource.resource_id}/{part}" for part in resource.content.parts)]
 
 
 def _check_references(
     transaction: Transaction, principal: Principal, standing: NetworkRecord | None, made: NetworkRecord
 ) -> None:
-    """Check what a resource names. A resource that is named can't be deleted: naming it takes the right to join it."""
+    """Check that the resources named by a record exist, and authorize new references.
+
+    A new reference needs the right to join the resource, since the reference prevents the deletion of the resource.
+    """
     before = frozenset(standing.content.references if standing else ())
     for word in made.content.references:
         if word not in before:
@@ -290,8 +299,8 @@ def _check_references(
                 f"Resource {word} referenced by resource {made.resource_id} was not found. Please make sure that the "
                 "referenced resource exists, and that both resources are in the same region.",
                 found="no such resource",
-                expected="one that was made before",
-                hint="make it first, or mend the id",
+                expected="an existing resource",
+                hint="create the resource first, or correct the id",
                 target=made.resource_id,
                 code="InvalidResourceReference",
             )
@@ -304,8 +313,8 @@ def _check_stays(standing: NetworkRecord, made: NetworkRecord) -> None:
             f"The resource '{made.name}' already exists in location '{was}' in resource group '{made.group}'. A "
             f"resource with the same name cannot be created in location '{wanted}'. Please select a new resource name.",
             found=was,
-            expected="the region that it was made in",
-            hint=f"name {was}, or another resource",
+            expected="the region of the existing resource",
+            hint=f"use the region {was}, or another resource name",
             target=made.resource_id,
             code="InvalidResourceLocation",
         )
@@ -324,8 +333,8 @@ def _check_unused(
         raise InUse(
             f"{resource.type.rpartition('/')[2]} '{resource.name}' can not be deleted because it is in use by {user}.",
             found=user,
-            expected="nothing that names it",
-            hint="delete what names it first, or make it name another",
+            expected="a resource that is not in use",
+            hint="first delete or change the resource that uses this resource",
             target=resource.resource_id,
             code=_IN_USE[resource.type],
         )

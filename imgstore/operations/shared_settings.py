@@ -1,4 +1,4 @@
-"""The settings that all processes share: kept in the catalog, imported from a file, shown, and applied from a file."""
+"""Import, show and apply the shared settings of an installation, which are stored in the catalog."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -21,21 +21,21 @@ SETTINGS_FILE: Final = "settings.toml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One setting as it counts."""
+    """A shared setting with the effective value."""
 
     key: str
     value: Any
     is_set: bool
-    """The installation sets it; else it is the default, or the preset's."""
+    """Whether the catalog contains the setting. Otherwise, the value is the default or the value of the preset."""
     in_file: Any
-    """The value in the home's file; None where the file does not set it."""
+    """The value in the settings file of the home, None if the file does not contain the setting."""
 
 
 def read_settings_file(file: Path) -> Mapping[str, Any] | None:
-    """Read and check a settings file; None where there is none.
+    """Read and check a settings file. Return None if the file does not exist.
 
     Raises:
-        InvalidInput: it cannot be read, is no TOML, or says what nobody knows.
+        InvalidInput: the file cannot be read, is not TOML, or contains an unknown or invalid setting.
     """
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -43,10 +43,11 @@ def read_settings_file(file: Path) -> Mapping[str, Any] | None:
         return None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInput(
-            f"{file} cannot be used.",
+            f"The settings file {file} cannot be read.",
             found=str(error),
             expected="a TOML document",
-            hint=f"mend it, or take it away: the limits are those of the installation then ({DEFAULT_PRESET} at first)",
+            hint="correct the file, or remove the file to use the limits of the installation "
+            f"(initially {DEFAULT_PRESET})",
             target=str(file),
         ) from error
     for read in (read_limits, read_disk_space, read_maintenance):
@@ -55,14 +56,14 @@ def read_settings_file(file: Path) -> Mapping[str, Any] | None:
 
 
 def initialize_settings(catalog: Catalog, document: Mapping[str, Any] | None) -> tuple[Values, list[Difference]]:
-    """The settings of the installation, taken from a file where the catalog has none yet.
+    """Return the settings of the installation. If the catalog has no settings, import the settings of a file.
 
     Args:
         catalog: the catalog.
-        document: the home's settings file; None where there is none.
+        document: the content of the settings file of the home, None without a file.
 
     Returns:
-        The settings, and where the file says something else. A file without shared settings disagrees with nothing.
+        The settings, and the differences between file and settings. A file without shared settings has no differences.
     """
     mine = shared_values(document or {})
     with catalog.reading() as transaction:
@@ -74,7 +75,7 @@ def initialize_settings(catalog: Catalog, document: Mapping[str, Any] | None) ->
 
 
 def show_settings(installation: Installation, principal: Principal) -> list[Setting]:
-    """Every setting that all processes share, as it counts."""
+    """List all shared settings with the effective values, by key."""
     authorize(principal, Action.READ, "/")
     in_file = shared_values(read_settings_file(installation.home / SETTINGS_FILE) or {})
     with installation.catalog.reading() as transaction:
@@ -98,18 +99,18 @@ def show_settings(installation: Installation, principal: Principal) -> list[Sett
 
 
 def apply_settings(installation: Installation, principal: Principal, file: Path | None = None) -> Sequence[Difference]:
-    """Make the shared settings of a file those of the installation, all of them. May be repeated.
+    """Replace all shared settings of the installation by the settings of a file. May be repeated.
 
     Args:
         installation: the installation.
         principal: an administrator.
-        file: the file; None is settings.toml in the home.
+        file: the settings file. None means settings.toml in the home.
 
     Returns:
-        What changed.
+        The changed settings.
 
     Raises:
-        InvalidInput: there is no such file, or it cannot be used.
+        InvalidInput: the file does not exist, cannot be read, or contains an invalid setting.
     """
     place = file or installation.home / SETTINGS_FILE
     with record_activity(installation, principal, Action.ADMINISTER, "/", "imgstore/settings/apply", about=str(place)):
@@ -119,7 +120,7 @@ def apply_settings(installation: Installation, principal: Principal, file: Path 
                 "There is no settings file to apply.",
                 found=f"no file {place}",
                 expected="a TOML document with [limits] or [maintenance]",
-                hint="write it, or name another with --file",
+                hint="create the file, or name another file with --file",
                 target="file",
             )
         values = shared_values(document)
