@@ -1,4 +1,4 @@
-"""A catalog on each engine. A plugin rather than a conftest.py, of which a checkout can have but one (mypy)."""
+"""Fixtures with a catalog on each engine. This is a plugin, because mypy permits only one conftest.py in a checkout."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _ENGINES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.engine("postg
 
 @pytest.fixture(params=_ENGINES)
 def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of a database that is not there yet, or empty."""
+    """Return the address of a database that does not exist or is empty."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/home/catalog.db"
     return str(request.getfixturevalue("postgresql"))
@@ -25,7 +25,7 @@ def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def fresh_catalog(catalog_url: str) -> Iterator[Catalog]:
-    """A catalog that was made just now."""
+    """Return a new catalog."""
     opened = Catalog.open(catalog_url, Effects())
     yield opened
     opened.close()
@@ -33,7 +33,7 @@ def fresh_catalog(catalog_url: str) -> Iterator[Catalog]:
 
 @pytest.fixture(params=_ENGINES)
 def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]:
-    """An empty catalog, as quick as it can be had: a copy of a file, or one database that is emptied each time."""
+    """Return an empty catalog quickly: a copy of a file, or a database that is emptied before each test."""
     if request.param == "sqlite":
         shutil.copyfile(request.getfixturevalue("_empty_file"), tmp_path / "catalog.db")
         opened = Catalog.open(f"sqlite:///{tmp_path}/catalog.db", Effects())

@@ -1,4 +1,4 @@
-"""A small world to put into a catalog."""
+"""Example values for a catalog."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -154,7 +154,7 @@ def manifest(slot_uid: str, ids: set[int] | None = None, **changes: object) -> M
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What stands above a version in one slot."""
+    """The parents of a version, with a slot."""
 
     pool: Pool
     gallery: Gallery
@@ -164,7 +164,7 @@ class World:
 
 
 def settle(transaction: Transaction, name: str = "myGallery") -> World:
-    """A group if need be, and below it one of each."""
+    """Add a group if there is none, and a pool, a slot, a gallery, a definition and a version."""
     if transaction.groups.get(SUBSCRIPTION, "rg") is None:
         transaction.groups.add(group())
     pool = Pool(uid=uid(), fingerprint_key=bytes(range(32)))

@@ -1,4 +1,4 @@
-"""The activity log stays within bounds: refusals repeat in one row, and old rows go."""
+"""The activity log is bounded: equal refusals share a row, and old rows are deleted."""
 
 from datetime import datetime, timedelta
 
@@ -23,7 +23,7 @@ def rows(catalog: Catalog) -> list[tuple[str, str, int]]:
         return [(row.principal, row.scope, row.repeats) for row in transaction.activity.list(1_000)]
 
 
-def test_a_refusal_that_repeats_has_one_row(catalog: Catalog) -> None:
+def test_repeated_refusal_has_one_row(catalog: Catalog) -> None:
     for minute in range(5):
         refuse(catalog, "ann", "/a", NOON + timedelta(minutes=minute))
         refuse(catalog, "bob", "/a", NOON + timedelta(minutes=minute))
@@ -32,7 +32,7 @@ def test_a_refusal_that_repeats_has_one_row(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("like", [None, "client "])
-def test_one_caller_has_so_many_rows_an_hour(catalog: Catalog, like: str | None) -> None:
+def test_rows_for_refusals_of_a_caller_are_limited_per_hour(catalog: Catalog, like: str | None) -> None:
     for number in range(REFUSALS_PER_HOUR + 20):
         refuse(catalog, f"client {number}" if like else "ann", f"/{number}", like=like)
     refuse(catalog, "bob", "/x")
@@ -41,7 +41,7 @@ def test_one_caller_has_so_many_rows_an_hour(catalog: Catalog, like: str | None)
     assert sum(repeats for _, _, repeats in found) == 20
 
 
-def test_rows_that_are_old_or_too_many_go(catalog: Catalog) -> None:
+def test_old_and_surplus_rows_are_deleted(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         for day in range(10):
             transaction.activity.add(

@@ -1,4 +1,4 @@
-"""The database's clock steps back: no time that was set before holds anything back for longer than it may."""
+"""After a step of the database's clock, no earlier time delays a process for longer than its limit."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -16,7 +16,7 @@ from imgstore.domain.storage.works import WorkKind
 pytest_plugins = ["catalog_fixtures"]
 
 
-def test_times_that_lie_too_far_ahead_are_corrected(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_too_far_in_the_future_are_corrected(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     present = Session.now
     monkeypatch.setattr(Session, "now", lambda session: present(session) + timedelta(days=400))
     with catalog.transaction() as transaction:
@@ -51,10 +51,8 @@ def test_times_that_lie_too_far_ahead_are_corrected(catalog: Catalog, monkeypatc
         assert all(worker.seen_at <= now for worker in transaction.workers.list())
 
 
-def test_a_delete_that_was_begun_before_the_step_may_still_be_on_its_way(
-    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its collector looks at its own monotonic clock, and may send the request minutes after the step (invariant G6)."""
+def test_delete_from_before_the_step_keeps_a_lease(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector uses a monotonic clock and may send the request minutes after the step (invariant G6)."""
     present = Session.now
     monkeypatch.setattr(Session, "now", lambda session: present(session) + timedelta(days=400))
     with catalog.transaction() as transaction:
@@ -71,7 +69,7 @@ def test_a_delete_that_was_begun_before_the_step_may_still_be_on_its_way(
         assert timedelta(seconds=300) < segment.lease_expires_at - transaction.now() < timedelta(hours=1)
 
 
-def test_maintenance_removals_and_unknown_objects_do_not_wait_for_the_old_time(
+def test_maintenance_removals_and_unknown_objects_do_not_wait_for_old_times(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     present = Session.now
@@ -118,7 +116,7 @@ def test_maintenance_removals_and_unknown_objects_do_not_wait_for_the_old_time(
         assert health.probe_seconds <= 0
 
 
-def test_a_version_that_was_deleted_in_the_future_is_kept_for_its_retention_from_now_on(
+def test_version_that_was_deleted_in_the_future_keeps_its_retention(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     present = Session.now
@@ -140,7 +138,7 @@ def test_a_version_that_was_deleted_in_the_future_is_kept_for_its_retention_from
     assert timedelta(days=6) < deleted.hard_deletion_at - now <= timedelta(days=7)
 
 
-def test_times_that_are_set_ahead_stay(catalog: Catalog) -> None:
+def test_times_within_the_limits_stay(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         _, failed = queued(transaction, world, 1, REPLICATING)

@@ -1,4 +1,4 @@
-"""Opening, upgrading, transactions and faults, on real databases; what is killed leaves nothing behind."""
+"""Opening, upgrades, transactions and errors of real databases. A killed process leaves no changes."""
 
 import fcntl
 import importlib
@@ -43,18 +43,18 @@ class _Undone(Exception):
 # -- the schema -------------------------------------------------------------------------------------------------------
 
 
-def test_the_migrations_end_in_the_revision_that_the_code_expects() -> None:
+def test_migrations_end_at_the_expected_revision() -> None:
     folder = Path(importlib.import_module("imgstore.catalog.migrations").__file__ or "").parent
     assert ScriptDirectory(str(folder)).get_heads() == [REVISION]
 
 
-def test_the_migrations_make_what_the_schema_says(catalog: Catalog) -> None:
+def test_migrations_create_the_schema(catalog: Catalog) -> None:
     with catalog._database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_the_migrations_make_it_to_the_letter(fresh_catalog: Catalog, tmp_path: Path) -> None:
-    """Checks, partial indexes and cascades too, which Alembic does not compare: as the database itself tells them."""
+def test_migrations_create_exactly_the_statements_of_the_schema(fresh_catalog: Catalog, tmp_path: Path) -> None:
+    """Compare the database's own statements. Alembic does not compare checks, partial indexes and cascades."""
     engine = fresh_catalog._database.engine
     with engine.connect() as connection:
         migrated = _told(connection)
@@ -75,7 +75,7 @@ def test_the_migrations_make_it_to_the_letter(fresh_catalog: Catalog, tmp_path: 
 
 
 def _spaced(sql: str) -> str:
-    """Return a statement without quotes and with single spaces, none before a comma: ADD COLUMN puts one there."""
+    """Return a statement without quotes and with single spaces, because ADD COLUMN puts a space before a comma."""
     return " ".join(sql.replace('"', "").split()).replace(" ,", ",")
 
 
@@ -94,8 +94,7 @@ def _told(connection: Connection) -> set[tuple[str, ...]]:
             " || coalesce(column_default, '') FROM information_schema.columns"
             " WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
         ).all()
-    # Constraints stand in the order in which they were declared, which says nothing; nor do the quotes in which SQLite
-    # puts the name of a table that a migration has made anew.
+    # Ignore the order of constraints, and the quotes that SQLite puts around the name of a recreated table.
     return {
         (
             str(row[0]),
@@ -105,7 +104,7 @@ def _told(connection: Connection) -> set[tuple[str, ...]]:
     }
 
 
-def test_an_up_to_date_catalog_opens_without_alembic(fresh_catalog: Catalog, catalog_url: str) -> None:
+def test_current_catalog_opens_without_alembic(fresh_catalog: Catalog, catalog_url: str) -> None:
     program = (
         "import sys\nfrom imgstore.catalog import Catalog\nfrom imgstore.domain.effects import Effects\n"
         f"Catalog.open({catalog_url!r}, Effects()).close()\nprint('alembic' in sys.modules, flush=True)"
@@ -114,7 +113,7 @@ def test_an_up_to_date_catalog_opens_without_alembic(fresh_catalog: Catalog, cat
         _await(process, "False")
 
 
-def test_a_catalog_of_newer_code_is_refused(fresh_catalog: Catalog, catalog_url: str) -> None:
+def test_catalog_of_newer_code_is_refused(fresh_catalog: Catalog, catalog_url: str) -> None:
     with fresh_catalog.transaction() as transaction:
         transaction._session.connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreMismatch, match="revision 9999, which this imgstore does not know") as caught:
@@ -123,15 +122,15 @@ def test_a_catalog_of_newer_code_is_refused(fresh_catalog: Catalog, catalog_url:
 
 
 @pytest.mark.parametrize("other", ["0001", "9999"])
-def test_a_catalog_of_two_revisions_is_refused(fresh_catalog: Catalog, catalog_url: str, other: str) -> None:
-    """Such as a backup that was restored into a database that was in use."""
+def test_catalog_with_two_revisions_is_refused(fresh_catalog: Catalog, catalog_url: str, other: str) -> None:
+    """A backup that was restored into a database in use may have two revisions."""
     with fresh_catalog.transaction() as transaction:
         transaction._session.connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{other}')")
     with pytest.raises(StoreMismatch, match=f"revision .*{other}.*, which this imgstore does not know"):
         Catalog.open(catalog_url, Effects())
 
 
-def test_a_database_of_something_else_is_refused(catalog_url: str) -> None:
+def test_database_of_another_program_is_refused(catalog_url: str) -> None:
     other = create_engine(_created(catalog_url))
     with other.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE groups (id INTEGER)")
@@ -149,7 +148,7 @@ def _created(url: str) -> str:
 # -- opening ----------------------------------------------------------------------------------------------------------
 
 
-def test_sqlite_is_kept_for_its_owner_and_safe(tmp_path: Path) -> None:
+def test_sqlite_files_are_private_and_durable(tmp_path: Path) -> None:
     file = tmp_path / "a?b %41" / "catalog.db"
     catalog = Catalog.open(f"sqlite:///{file}", Effects())
     try:
@@ -168,7 +167,7 @@ def test_sqlite_is_kept_for_its_owner_and_safe(tmp_path: Path) -> None:
         catalog.close()
 
 
-def test_processes_may_open_a_fresh_home_at_once(catalog_url: str) -> None:
+def test_processes_open_a_new_home_at_once(catalog_url: str) -> None:
     program = (
         "import sys\nfrom imgstore.catalog import Catalog\nfrom imgstore.domain.effects import Effects\n"
         "print('ready', flush=True)\nsys.stdin.readline()\n"
@@ -188,7 +187,7 @@ def test_processes_may_open_a_fresh_home_at_once(catalog_url: str) -> None:
     assert len({out for out, _ in told}) == 1
 
 
-def test_threads_may_open_a_fresh_home_at_once(catalog_url: str) -> None:
+def test_threads_open_a_new_home_at_once(catalog_url: str) -> None:
     barrier = Barrier(4)
 
     def start(_: int) -> str:
@@ -204,8 +203,8 @@ def test_threads_may_open_a_fresh_home_at_once(catalog_url: str) -> None:
         assert len(set(threads.map(start, range(4)))) == 1
 
 
-def test_whoever_makes_a_home_is_waited_for(tmp_path: Path) -> None:
-    """SQLite refuses one of two that set the journal's mode at once, so they must come one after the other."""
+def test_open_waits_for_the_creation_of_the_catalog(tmp_path: Path) -> None:
+    """SQLite refuses the second of two processes that set the journal mode at once."""
     descriptor = os.open(tmp_path / "catalog.db.lock", os.O_CREAT | os.O_RDWR)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with ThreadPoolExecutor(1) as thread:
@@ -227,13 +226,13 @@ def test_other_addresses_are_refused(url: str) -> None:
         Catalog.open(url, Effects())
 
 
-def test_no_password_is_told() -> None:
+def test_password_is_not_shown() -> None:
     with pytest.raises(InvalidInput) as caught:
         Catalog.open("mysql://root:secret@h/x", Effects())
     assert "secret" not in str(caught.value)
 
 
-def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ToolMissing, match=r"pip install 'imgstore-gallery\[postgresql\]'"):
         Catalog.open("postgresql://u@127.0.0.1/x", Effects())
@@ -248,7 +247,7 @@ def test_postgresql_is_named_with_or_without_its_driver(postgresql: str) -> None
 # -- transactions -----------------------------------------------------------------------------------------------------
 
 
-def test_an_exception_undoes_everything(catalog: Catalog) -> None:
+def test_exception_rolls_back_the_transaction(catalog: Catalog) -> None:
     with pytest.raises(_Undone), catalog.transaction() as transaction:
         settle(transaction)
         raise _Undone
@@ -256,7 +255,7 @@ def test_an_exception_undoes_everything(catalog: Catalog) -> None:
         assert transaction.groups.list(SUBSCRIPTION) == []
 
 
-def test_a_reading_sees_one_instant(catalog: Catalog) -> None:
+def test_reading_sees_one_snapshot(catalog: Catalog) -> None:
     with catalog.reading() as before:
         assert before.groups.list(SUBSCRIPTION) == []
         with catalog.transaction() as transaction:
@@ -266,7 +265,7 @@ def test_a_reading_sees_one_instant(catalog: Catalog) -> None:
         assert len(after.groups.list(SUBSCRIPTION)) == 1
 
 
-def test_a_reading_writes_nothing_and_leaves_no_mark_on_its_connection(catalog: Catalog) -> None:
+def test_reading_cannot_write_and_leaves_the_connection_unchanged(catalog: Catalog) -> None:
     for _ in range(2):
         with pytest.raises(StoreDenied), catalog.reading() as transaction:
             transaction.groups.add(group())
@@ -274,7 +273,7 @@ def test_a_reading_writes_nothing_and_leaves_no_mark_on_its_connection(catalog: 
             transaction.groups.add(group(f"g{len(transaction.groups.list(SUBSCRIPTION))}"))
 
 
-def test_the_database_tells_the_time(catalog: Catalog) -> None:
+def test_time_comes_from_the_database(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         first, second = transaction.now(), transaction.now()
     assert first <= second
@@ -284,8 +283,8 @@ def test_the_database_tells_the_time(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("lock", ["slot", "region", "turn"])
-def test_locks_make_others_wait(catalog: Catalog, lock: str) -> None:
-    """The second reads only after the first has committed what it read and changed under the lock."""
+def test_locks_block_other_transactions(catalog: Catalog, lock: str) -> None:
+    """The second transaction reads only after the first has committed its change under the lock."""
     with catalog.transaction() as transaction:
         world = settle(transaction)
     locks: dict[str, Callable[..., None]] = {
@@ -306,7 +305,7 @@ def test_locks_make_others_wait(catalog: Catalog, lock: str) -> None:
         assert len(transaction.groups.list("counted")) == 40
 
 
-def test_a_killed_writer_leaves_no_trace(fresh_catalog: Catalog, catalog_url: str) -> None:
+def test_killed_writer_leaves_no_changes(fresh_catalog: Catalog, catalog_url: str) -> None:
     program = (
         "import sys\nsys.path.insert(0, sys.argv[1])\nfrom catalog_values import *\n"
         "from imgstore.catalog import Catalog\nfrom imgstore.domain.effects import Effects\n"
@@ -335,13 +334,13 @@ def test_a_killed_writer_leaves_no_trace(fresh_catalog: Catalog, catalog_url: st
 # -- faults -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_lock_that_is_held_too_long(catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_that_is_held_too_long_is_reported(catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgstore.catalog.engine.database.LOCK_SECONDS_MAX", 0.05)
     first, second = (Catalog.open(catalog_url, Effects()) for _ in range(2))
     try:
         with first.transaction() as transaction:
             transaction.slots.lock_region("pool", "westus2")
-            # SQLite: another process' turn, and another thread's; PostgreSQL: the name's lock.
+            # SQLite waits for another process or another thread. PostgreSQL waits for the lock of the name.
             for other in (second, first):
                 with pytest.raises(StoreUnreachable) as caught, other.transaction() as waiting:
                     waiting.slots.lock_region("pool", "westus2")
@@ -351,11 +350,11 @@ def test_a_lock_that_is_held_too_long(catalog_url: str, monkeypatch: pytest.Monk
         second.close()
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
+def test_full_disk_is_reported(tmp_path: Path) -> None:
     catalog = Catalog.open(f"sqlite:///{tmp_path}/catalog.db", Effects())
     try:
         with pytest.raises(StoreFull, match="full"), catalog.transaction() as transaction:
-            # SQLite then answers as it does when the file system is.
+            # SQLite then reports the same error as with a full file system.
             transaction._session.connection.exec_driver_sql("PRAGMA max_page_count = 1")
             for number in range(10_000):
                 transaction.groups.add(group(f"g{number}"))
@@ -365,13 +364,13 @@ def test_a_full_disk(tmp_path: Path) -> None:
         catalog.close()
 
 
-def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_reported(tmp_path: Path) -> None:
     (tmp_path / "catalog.db").write_bytes(b"VHD? " * 1000)
     with pytest.raises(ObjectCorrupt, match="not a database"):
         Catalog.open(f"sqlite:///{tmp_path}/catalog.db", Effects())
 
 
-def test_a_damaged_database(tmp_path: Path) -> None:
+def test_damaged_database_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "catalog.db"
     catalog = Catalog.open(f"sqlite:///{file}", Effects())
     with catalog.transaction() as transaction:
@@ -391,7 +390,7 @@ def test_a_damaged_database(tmp_path: Path) -> None:
         catalog.close()
 
 
-def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreDenied, match=r"Not a directory|File exists"):
         Catalog.open(f"sqlite:///{tmp_path}/file/catalog.db", Effects())
@@ -400,7 +399,7 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
         Catalog.open(f"sqlite:///{tmp_path}/catalog.db", Effects())
 
 
-def test_a_server_that_does_not_answer() -> None:
+def test_server_that_does_not_answer_is_reported() -> None:
     with pytest.raises(StoreUnreachable, match="refused") as caught:
         Catalog.open("postgresql://me:secret@127.0.0.1:1/x", Effects())
     assert "secret" not in str(caught.value)
@@ -408,14 +407,14 @@ def test_a_server_that_does_not_answer() -> None:
 
 
 @pytest.mark.engine("postgresql")
-def test_a_database_that_is_not_there(postgresql: str) -> None:
+def test_missing_database_is_reported(postgresql: str) -> None:
     url = make_url(postgresql).set(database="nowhere").render_as_string(hide_password=False)
     with pytest.raises((StoreDenied, StoreUnreachable), match="nowhere"):
         Catalog.open(url, Effects())
 
 
 @pytest.mark.engine("postgresql")
-def test_a_server_that_ends_our_connections_is_reached_again(postgresql: str) -> None:
+def test_connections_that_the_server_ended_are_replaced(postgresql: str) -> None:
     catalog = Catalog.open(postgresql, Effects())
     try:
         with pytest.raises(StoreUnreachable), catalog.transaction() as transaction:
@@ -428,7 +427,7 @@ def test_a_server_that_ends_our_connections_is_reached_again(postgresql: str) ->
 
 
 @pytest.mark.engine("postgresql")
-def test_a_deadlock_is_something_to_try_again(postgresql: str) -> None:
+def test_deadlock_can_be_retried(postgresql: str) -> None:
     catalog = Catalog.open(postgresql, Effects())
     barrier = Barrier(2)
 
@@ -456,7 +455,7 @@ def test_a_deadlock_is_something_to_try_again(postgresql: str) -> None:
 
 @contextmanager
 def _started(program: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs `program`, and is gone after the block."""
+    """Run a process with `program` and end the process after the block."""
     with subprocess.Popen(
         [sys.executable, "-c", program, str(Path(__file__).parent)],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Deployments on both engines: the last of each name in a group, found in any case."""
+"""Deployments on both engines: the latest deployment of a name is kept, and names are compared without case."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from imgstore.domain.deployments import Deployment, DeploymentState
 pytest_plugins = ["catalog_fixtures"]
 
 
-def test_the_last_of_a_name_stands(catalog: Catalog) -> None:
+def test_latest_deployment_of_a_name_is_kept(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         above, other = group(), group("other")
         for each in (above, other):
@@ -46,7 +46,7 @@ def test_the_last_of_a_name_stands(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("name", ["deploy", "other"])
-def test_what_is_not_there(catalog: Catalog, name: str) -> None:
+def test_missing_deployment_is_none(catalog: Catalog, name: str) -> None:
     with catalog.reading() as transaction:
         assert transaction.deployments.get(uid(), name) is None
         assert transaction.deployments.list(uid()) == []

@@ -1,4 +1,4 @@
-"""Galleries and definitions in full, on both engines: kept, counted, listed by key, and brought up from revision 0001."""
+"""All fields of galleries and definitions on both engines, with counts, lists and the upgrade from revision 0001."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ from imgstore.domain.states import ProvisioningState
 pytest_plugins = ["catalog_fixtures"]
 
 
-def test_all_of_a_definition_and_a_gallery_reads_back(catalog: Catalog) -> None:
+def test_all_fields_of_a_definition_and_a_gallery_are_read_back(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         made = definition(
@@ -58,7 +58,7 @@ def test_all_of_a_definition_and_a_gallery_reads_back(catalog: Catalog) -> None:
                 held(uid())
 
 
-def test_counts_are_of_a_subscription_and_a_region(catalog: Catalog) -> None:
+def test_counts_belong_to_a_subscription_and_region(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         transaction.groups.add(group("theirs", subscription="other"))
@@ -74,7 +74,7 @@ def test_counts_are_of_a_subscription_and_a_region(catalog: Catalog) -> None:
     assert counts == [(1, 1, 1), (2, 1, 0), (2, 1, 0)]
 
 
-def test_lists_go_on_behind_a_key(catalog: Catalog) -> None:
+def test_lists_continue_after_a_key(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         transaction.groups.add(group("rg2"))
@@ -98,8 +98,8 @@ def test_lists_go_on_behind_a_key(catalog: Catalog) -> None:
         assert transaction.replicas.list_by_version([]) == {}
 
 
-def test_what_was_known_of_a_versions_only_disk_is_known_of_its_os_disk(catalog_url: str) -> None:
-    """A catalog of revision 0005 with two versions, one that is complete and one that is on its way."""
+def test_migration_moves_the_only_disk_of_a_version_to_its_os_disk(catalog_url: str) -> None:
+    """Upgrade a catalog of revision 0005 with a complete and an incomplete version."""
     database = configure_database(catalog_url)
     if database.file is not None:
         database.file.parent.mkdir()
@@ -146,7 +146,7 @@ def test_what_was_known_of_a_versions_only_disk_is_known_of_its_os_disk(catalog_
         catalog.close()
 
 
-def test_a_catalog_of_revision_0001_is_brought_up_with_what_lies_in_it(catalog_url: str) -> None:
+def test_catalog_of_revision_0001_is_upgraded_with_its_rows(catalog_url: str) -> None:
     database = configure_database(catalog_url)
     if database.file is not None:
         database.file.parent.mkdir()

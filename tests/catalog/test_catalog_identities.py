@@ -1,4 +1,4 @@
-"""Who is known and what is shared, on both engines: what goes in comes out, and what must be one of a kind is."""
+"""Tenants, principals, issuers, keys and sharing on both engines."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -44,7 +44,7 @@ def service_principal(
     return made
 
 
-def test_tenants_and_whose_a_subscription_is(catalog: Catalog) -> None:
+def test_tenants_own_subscriptions(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         ours = tenant(transaction)
         theirs = tenant(transaction, "t2", "Theirs")
@@ -59,7 +59,7 @@ def test_tenants_and_whose_a_subscription_is(catalog: Catalog) -> None:
         tenant(transaction, "t3", "ours")
 
 
-def test_principals_are_one_of_a_kind(catalog: Catalog) -> None:
+def test_principals_are_unique(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         tenant(transaction)
         tenant(transaction, "t2", "Theirs")
@@ -87,7 +87,7 @@ def test_principals_are_one_of_a_kind(catalog: Catalog) -> None:
             transaction.principals.add(again)
 
 
-def test_secrets_and_roles_go_with_their_principal(catalog: Catalog) -> None:
+def test_roles_are_removed_with_their_principal(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         tenant(transaction)
         service_principal(transaction, "p1")
@@ -127,7 +127,7 @@ def test_secrets_and_roles_go_with_their_principal(catalog: Catalog) -> None:
             transaction.assignments.delete("r1")
 
 
-def test_issuers_are_known_to_the_letter(catalog: Catalog) -> None:
+def test_issuers_are_found_by_their_exact_url(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         tenant(transaction)
         made = Issuer(
@@ -146,7 +146,7 @@ def test_issuers_are_known_to_the_letter(catalog: Catalog) -> None:
             transaction.issuers.delete("i1")
 
 
-def test_a_key_that_is_retired_keeps_its_public_half_until_it_is_forgotten(catalog: Catalog) -> None:
+def test_retired_key_keeps_its_public_half_until_its_removal(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         now = transaction.now()
         for number, kid in enumerate(("old", "new")):
@@ -166,7 +166,7 @@ def test_a_key_that_is_retired_keeps_its_public_half_until_it_is_forgotten(catal
         assert [each.kid for each in transaction.signing_keys.list()] == ["new"]
 
 
-def test_how_a_gallery_is_shared(catalog: Catalog) -> None:
+def test_sharing_of_a_gallery_is_read_back(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         gallery = settle(transaction).gallery
         assert gallery.sharing is None

@@ -1,4 +1,4 @@
-"""Charges are added once and read back to the last digit; intervals open and close."""
+"""Charges are added once and read back with all digits. Intervals open and close."""
 
 from dataclasses import replace
 from datetime import timedelta, timezone
@@ -50,16 +50,16 @@ def _interval(slot_uid: str, **changes: object) -> StorageInterval:
     return replace(interval, **changes)  # type: ignore[arg-type]
 
 
-def test_a_charge_is_written_once(catalog: Catalog) -> None:
+def test_charge_is_written_once(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         assert transaction.ledger.add(_charge("a"))
         assert not transaction.ledger.add(_charge("a", amount=Decimal(99)))
         assert transaction.ledger.rows() == [_charge("a")]
 
 
-def test_rows_come_by_time(catalog: Catalog) -> None:
+def test_rows_are_ordered_by_time(catalog: Catalog) -> None:
     late = _charge("1", time=NOON + timedelta(microseconds=1))
-    # The same instant, told in another zone.
+    # The same time in another zone.
     noon = _charge("2", target="eastus", time=NOON.astimezone(timezone(timedelta(hours=5))))
     early = _charge("3", party=_OTHERS, kind=ChargeKind.COPY, amount=Decimal(0), time=NOON - timedelta(days=400))
     with catalog.transaction() as transaction:
@@ -74,7 +74,7 @@ def test_rows_come_by_time(catalog: Catalog) -> None:
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.decimals(allow_nan=False, allow_infinity=False))
 def test_decimals_keep_every_digit(catalog: Catalog, amount: Decimal) -> None:
-    """What is read is what was written, exponent and trailing zeros included."""
+    """The exponent and trailing zeros are read back too."""
     with catalog.transaction() as transaction:
         key = uid()
         transaction.ledger.add(_charge(key, amount=amount))
@@ -82,7 +82,7 @@ def test_decimals_keep_every_digit(catalog: Catalog, amount: Decimal) -> None:
     assert read.as_tuple() == amount.as_tuple()
 
 
-def test_intervals(catalog: Catalog) -> None:
+def test_intervals_open_and_close(catalog: Catalog) -> None:
     slot_uid = uid()
     first, second = _interval(slot_uid), _interval(slot_uid, opened_at=NOON + timedelta(hours=1))
     other = _interval(uid(), party=_OTHERS, opened_at=NOON - timedelta(hours=1))

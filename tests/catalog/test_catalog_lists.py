@@ -1,4 +1,4 @@
-"""Parts of lists, on both engines: behind a key, of a scope, since a time."""
+"""Parts of lists on both engines: after a key, within a scope, since a time."""
 
 from datetime import timedelta
 
@@ -10,7 +10,7 @@ from imgstore.domain.states import ProvisioningState
 pytest_plugins = ["catalog_fixtures"]
 
 
-def test_groups_behind_a_name_and_the_subscriptions_that_have_some(catalog: Catalog) -> None:
+def test_groups_after_a_name_and_subscriptions_with_groups(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         for name in ("b", "A", "c"):
             transaction.groups.add(group(name))
@@ -20,7 +20,7 @@ def test_groups_behind_a_name_and_the_subscriptions_that_have_some(catalog: Cata
         assert sorted(transaction.groups.subscriptions()) == sorted([SUBSCRIPTION, "other"])
 
 
-def test_disks_behind_a_name_and_uid(catalog: Catalog) -> None:
+def test_disks_after_a_name_and_uid(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         transaction.groups.add(group("two"))

@@ -1,4 +1,4 @@
-"""Machines, and disks that are attached to one of them or to none."""
+"""Machines, and disks that are attached or free."""
 
 from dataclasses import replace
 
@@ -60,7 +60,7 @@ def test_machines_are_found_by_name_in_any_case(catalog: Catalog) -> None:
         transaction.machines.get_for_update(made.uid)
 
 
-def test_a_disk_has_one_machine_and_is_not_deleted_under_it(catalog: Catalog) -> None:
+def test_disk_has_one_machine_and_is_not_deleted_while_attached(catalog: Catalog) -> None:
     first, second = machine("vm1").resource_id, machine("vm2").resource_id
     with catalog.transaction() as transaction:
         world = settle(transaction)
@@ -86,7 +86,7 @@ def test_a_disk_has_one_machine_and_is_not_deleted_under_it(catalog: Catalog) ->
         assert transaction.disks.begin_deleting(os_disk.uid, attached_to=second)
 
 
-def test_machines_are_listed_behind_one_of_them_without_those_that_go(catalog: Catalog) -> None:
+def test_machines_are_listed_after_a_name_without_deleting_machines(catalog: Catalog) -> None:
     made = [machine(name) for name in ("Vm1", "vm2", "vm3", "vm4")]
     with catalog.transaction() as transaction:
         settle(transaction)

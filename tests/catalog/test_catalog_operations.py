@@ -1,4 +1,4 @@
-"""Long-running operations on both engines: whose they are, that one process takes one over, and that they end."""
+"""Long-running operations on both engines: callers, takeover by a single process, and the end."""
 
 from datetime import timedelta
 
@@ -25,7 +25,7 @@ def begun(transaction: Transaction, holder: str = "a") -> AsyncOperation:
     )
 
 
-def test_what_was_written_is_read(catalog: Catalog) -> None:
+def test_operation_is_read_back(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         operation = begun(transaction)
     with catalog.reading() as transaction:
@@ -34,7 +34,9 @@ def test_what_was_written_is_read(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("error", [None, {"code": "X", "message": "y", "details": [{"code": "z"}]}])
-def test_an_end_keeps_the_error_and_not_the_request(catalog: Catalog, error: dict[str, object] | None) -> None:
+def test_finished_operation_keeps_the_error_and_not_the_request(
+    catalog: Catalog, error: dict[str, object] | None
+) -> None:
     with catalog.transaction() as transaction:
         operation = begun(transaction)
         assert operation.uid in {each.uid for each in transaction.operations.list_in_progress()}
@@ -49,14 +51,14 @@ def test_an_end_keeps_the_error_and_not_the_request(catalog: Catalog, error: dic
         assert not transaction.operations.take_over(operation, "b"), "it has ended"
 
 
-def test_of_two_that_find_an_operation_one_takes_it(catalog: Catalog) -> None:
+def test_only_one_of_two_processes_takes_over_an_operation(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         operation = begun(transaction)
         assert transaction.operations.take_over(operation, "b")
         assert not transaction.operations.take_over(operation, "c"), "as it was read, it was another's"
 
 
-def test_what_ended_long_ago_is_forgotten(catalog: Catalog) -> None:
+def test_old_operations_are_removed(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         open_, ended = begun(transaction), begun(transaction)
         transaction.operations.finish(ended.uid, None)
@@ -68,7 +70,7 @@ def test_what_ended_long_ago_is_forgotten(catalog: Catalog) -> None:
         assert (transaction.operations.get(ended.uid), transaction.operations.get(open_.uid)) == (None, open_)
 
 
-def test_a_stored_operation_preempts_the_older_ones_of_its_resource(catalog: Catalog) -> None:
+def test_new_operation_preempts_older_operations_on_its_resource(catalog: Catalog) -> None:
     def add(kind: str, resource_id: str) -> str:
         operation = transaction.operations.add(
             uid=uid(),

@@ -1,4 +1,4 @@
-"""The queue on both engines: what is due, in whose turn, and that two who look at once do not take the same."""
+"""The queue on both engines: due versions, their order, and workers that look at once."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -22,7 +22,7 @@ FAILED = ReplicaState.FAILED
 def queued(
     transaction: Transaction, world: World, number: int, state: ReplicaState = PENDING, source: ReplicaState = COMPLETED
 ) -> tuple[ImageVersion, Replica]:
-    """A version with one replica at its source and one in another slot."""
+    """Return a version with a replica in the source slot and a replica in another slot."""
     version = replace(world.version, uid=uid(), name=VersionName(9, 0, number))
     transaction.versions.add(version)
     for ordinal, each in ((50, source), (51, state)):
@@ -32,7 +32,7 @@ def queued(
     return version, replica
 
 
-def test_what_is_due_in_the_order_of_turns(catalog: Catalog) -> None:
+def test_versions_are_due_longest_unserved_first(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         first, second = (queued(transaction, world, number)[0].uid for number in (1, 2))
@@ -51,7 +51,7 @@ def test_what_is_due_in_the_order_of_turns(catalog: Catalog) -> None:
         assert transaction.queue.list_due(limit=9, full_regions=[region]) == []
 
 
-def test_a_failed_replica_is_due_at_its_time(catalog: Catalog) -> None:
+def test_failed_replica_is_due_at_its_retry_time(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         version, replica = queued(transaction, settle(transaction), 1, REPLICATING)
         later = transaction.now() + timedelta(hours=1)
@@ -63,7 +63,7 @@ def test_a_failed_replica_is_due_at_its_time(catalog: Catalog) -> None:
         assert transaction.queue.waiting_retries() == (0, None)
 
 
-def test_who_replicates_is_left_alone_until_its_lease_runs_out(catalog: Catalog) -> None:
+def test_replicating_replica_is_due_after_its_lease_expires(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         version, replica = queued(transaction, settle(transaction), 1, REPLICATING)
         assert transaction.queue.list_due(limit=9) == [version.uid], "nobody is at it"
@@ -82,7 +82,7 @@ def test_who_replicates_is_left_alone_until_its_lease_runs_out(catalog: Catalog)
 
 @pytest.mark.parametrize("catalog", ["postgresql"], indirect=True)
 @pytest.mark.engine("postgresql")
-def test_a_version_in_anothers_hand_is_passed_by(catalog: Catalog) -> None:
+def test_locked_version_is_skipped(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         version, replica = queued(transaction, settle(transaction), 1)
         work = transaction.works.open(

@@ -16,7 +16,7 @@ def sized(made: ImageVersion, *, expected: int | None, known: int | None) -> Ima
     return replace(made, disks=tuple(disks))
 
 
-def test_versions_and_contents_are_summed_once(catalog: Catalog) -> None:
+def test_versions_and_contents_count_once(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         assert transaction.quotas.used_bytes(SUBSCRIPTION) == 0, "what an older imgstore has not sized yet"

@@ -1,4 +1,4 @@
-"""Resources go in as values and come out the same, on both engines."""
+"""Resources are read back with equal values on both engines."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +30,7 @@ from imgstore.domain.storage.digests import digest_of
 pytest_plugins = ["catalog_fixtures"]
 
 
-def test_the_installation_is_made_once(catalog: Catalog) -> None:
+def test_installation_is_created_once(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         with pytest.raises(NotFound, match="no installation"):
             transaction.installation.get()
@@ -44,12 +44,12 @@ def test_the_installation_is_made_once(catalog: Catalog) -> None:
     assert len(key) == 32
 
 
-def test_a_subscription_is_made_where_none_is_given(catalog: Catalog) -> None:
+def test_missing_subscription_is_created(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         assert len(transaction.installation.ensure(None).subscription) == 36
 
 
-def test_groups(catalog: Catalog) -> None:
+def test_groups_are_read_back(catalog: Catalog) -> None:
     mine, other = group("Rg-1", tags={"k": "v"}), group("a", subscription="other")
     with catalog.transaction() as transaction:
         transaction.groups.add(mine)
@@ -67,7 +67,7 @@ def test_groups(catalog: Catalog) -> None:
             transaction.groups.update(mine)
 
 
-def test_a_name_differs_in_more_than_case(catalog: Catalog) -> None:
+def test_names_that_differ_in_case_are_equal(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         settle(transaction)
         pool = Pool(uid=uid(), fingerprint_key=b"k" * 32)
@@ -75,7 +75,7 @@ def test_a_name_differs_in_more_than_case(catalog: Catalog) -> None:
         transaction.groups.add(group("rg2"))
     twins: list[Callable[[Transaction], object]] = [
         lambda transaction: transaction.groups.add(group("RG")),
-        # A gallery's name is unique in the subscription, whatever the group.
+        # The name of a gallery is unique in the subscription, not only in the group.
         lambda transaction: transaction.galleries.add(gallery(pool.uid, "MYGALLERY", group="rg2")),
     ]
     for add in twins:
@@ -84,7 +84,7 @@ def test_a_name_differs_in_more_than_case(catalog: Catalog) -> None:
         assert caught.value.hint
 
 
-def test_galleries(catalog: Catalog) -> None:
+def test_galleries_are_read_back(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         transaction.groups.add(group("rg2"))
@@ -110,7 +110,7 @@ def test_galleries(catalog: Catalog) -> None:
             transaction.galleries.add(gallery(world.pool.uid, "third", group="nowhere"))
 
 
-def test_definitions(catalog: Catalog) -> None:
+def test_definitions_are_read_back(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         made = definition(world.gallery.uid, "Debian", description="d", tags={"t": "1"})
@@ -142,7 +142,7 @@ def test_versions_are_ordered_as_numbers(catalog: Catalog) -> None:
         assert transaction.versions.list(its, after=VersionName(2147483647, 0, 1)) == []
 
 
-def test_versions(catalog: Catalog) -> None:
+def test_versions_are_read_back(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         assert transaction.versions.get(world.definition.uid, VersionName(1, 0, 0)) == world.version
@@ -169,8 +169,8 @@ def test_versions(catalog: Catalog) -> None:
             transaction.versions.by_uid(changed.uid)
 
 
-def test_ten_thousand_versions_are_read_along_the_index(catalog: Catalog) -> None:
-    """Neither engine sorts for a page: the unique constraint's own order is the order asked for."""
+def test_ten_thousand_versions_are_read_in_index_order(catalog: Catalog) -> None:
+    """No engine sorts for a page, because the index of the unique constraint has the requested order."""
     with catalog.transaction() as transaction:
         world = settle(transaction)
         transaction._session.run(
@@ -232,7 +232,7 @@ def test_a_slot_keeps_its_zone_and_bucket(catalog: Catalog) -> None:
                 missing(uid())
 
 
-def test_replicas(catalog: Catalog) -> None:
+def test_replicas_are_read_back(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         its = world.version.uid
@@ -269,7 +269,7 @@ def test_replicas(catalog: Catalog) -> None:
             transaction.replicas.move(replicas[0].uid, ReplicaState.DELETING)
 
 
-def test_a_replica_moves_as_the_state_table_says_and_no_other_way(catalog: Catalog) -> None:
+def test_replica_follows_the_state_table(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         for before in ReplicaState:
@@ -286,8 +286,8 @@ def test_a_replica_moves_as_the_state_table_says_and_no_other_way(catalog: Catal
                 transaction.replicas.remove(one.uid)
 
 
-def test_a_region_that_was_removed_and_added_again_is_a_new_row(catalog: Catalog) -> None:
-    """The charge has the uid of the new row as its key (invariant M4)."""
+def test_region_that_was_removed_and_added_again_has_a_new_row(catalog: Catalog) -> None:
+    """The uid of the new row is the key of the charge (invariant M4)."""
     with catalog.transaction() as transaction:
         world = settle(transaction)
         old, new = (replica(world.version.uid, world.slot) for _ in range(2))
@@ -299,7 +299,7 @@ def test_a_region_that_was_removed_and_added_again_is_a_new_row(catalog: Catalog
         transaction.replicas.add(replica(world.version.uid, world.slot))
 
 
-def test_disks(catalog: Catalog) -> None:
+def test_disks_are_read_back(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         made = disk(world.slot, tags={"a": "b"})
@@ -319,7 +319,7 @@ def test_disks(catalog: Catalog) -> None:
 
 
 @pytest.mark.parametrize("what", ["groups", "galleries", "definitions", "versions"])
-def test_nothing_goes_while_something_is_below_it(catalog: Catalog, what: str) -> None:
+def test_parent_is_not_deleted_while_it_has_children(catalog: Catalog, what: str) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         transaction.replicas.add(replica(world.version.uid, world.slot))
@@ -333,7 +333,7 @@ def test_nothing_goes_while_something_is_below_it(catalog: Catalog, what: str) -
         getattr(transaction, what).delete(above[what])
 
 
-def test_the_activity_log_tells_the_latest_first(catalog: Catalog) -> None:
+def test_activity_log_lists_the_latest_entry_first(catalog: Catalog) -> None:
     rows = [
         ActivityRow(
             principal="root",

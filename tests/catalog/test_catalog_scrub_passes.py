@@ -1,4 +1,4 @@
-"""How far scrubs have come, on both engines: read as it was saved, until the pass ends."""
+"""The progress of scrub passes on both engines, until the end of a pass."""
 
 from catalog_values import settle, slot
 
@@ -10,7 +10,7 @@ pytest_plugins = ["catalog_fixtures"]
 WORKER, COMMAND = ScrubRunner.WORKER, ScrubRunner.COMMAND
 
 
-def test_a_pass_is_kept_until_it_ends(catalog: Catalog) -> None:
+def test_pass_is_kept_until_its_end(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         place = slot(transaction, settle(transaction).pool.uid, "eastus")
         passes = transaction.scrub_passes

@@ -1,4 +1,4 @@
-"""Segments have small numbers, and manifests are sets of them."""
+"""Segments with small ids, and manifests as sets of ids."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -17,7 +17,7 @@ from imgstore.domain.storage.works import WorkKind
 pytest_plugins = ["catalog_fixtures"]
 
 
-def test_segments_are_put_once(catalog: Catalog) -> None:
+def test_segments_are_added_once(catalog: Catalog) -> None:
     rows = [segment(number) for number in range(5)]
     with catalog.transaction() as transaction:
         pool = settle(transaction).pool.uid
@@ -27,13 +27,13 @@ def test_segments_are_put_once(catalog: Catalog) -> None:
         assert again.tolist() == [again[0], first[1], again[0], first[0]]
         assert len({*first.tolist(), *again.tolist()}) == 4
         assert transaction.segments.put(pool, []).tolist() == []
-        # A row that is there stands: the name is the content, whoever packed it first.
+        # An existing row stays, because the name identifies the content.
         assert transaction.segments.put(pool, [segment(0, stored_bytes=77)]).tolist() == [first[0]]
         assert transaction.segments.rows(pool, first[::-1]) == rows[2::-1]
         assert transaction.segments.ids(pool, [rows[2].name, rows[0].name]).tolist() == [first[2], first[0]]
 
 
-def test_a_pool_has_segments_of_its_own(catalog: Catalog) -> None:
+def test_pools_have_separate_segments(catalog: Catalog) -> None:
     # Invariant S2.
     with catalog.transaction() as transaction:
         mine, other = settle(transaction, "a").pool.uid, settle(transaction, "b").pool.uid
@@ -47,8 +47,8 @@ def test_a_pool_has_segments_of_its_own(catalog: Catalog) -> None:
         assert transaction.segments.put(other, [segment(0)]).tolist() != [number]
 
 
-def test_twenty_thousand_segments_twice(catalog: Catalog) -> None:
-    """A dense disk of 80 GiB: more than any statement takes parameters. The second time nothing is written."""
+def test_twenty_thousand_segments_are_added_in_batches(catalog: Catalog) -> None:
+    """A dense disk of 80 GiB has more segments than a statement has parameters. The second call adds no row."""
     rows = [segment(number) for number in range(20_000)]
     with catalog.transaction() as transaction:
         pool = settle(transaction).pool.uid
@@ -64,8 +64,8 @@ def test_twenty_thousand_segments_twice(catalog: Catalog) -> None:
         assert np.array_equal(transaction.segments.ids(pool, [row.name for row in rows]), ids)
 
 
-def test_an_id_that_was_given_is_never_given_again(catalog: Catalog) -> None:
-    """Else a packed list could come to name another segment."""
+def test_ids_are_never_reused(catalog: Catalog) -> None:
+    """Otherwise a packed list could name another segment."""
     # Invariant L1.
     with catalog.transaction() as transaction:
         pool = settle(transaction).pool.uid
@@ -74,7 +74,7 @@ def test_an_id_that_was_given_is_never_given_again(catalog: Catalog) -> None:
         assert transaction.segments.put(pool, [segment(1)]).tolist()[0] > first
 
 
-def test_threads_that_bring_the_same_segments_agree(catalog: Catalog) -> None:
+def test_threads_with_the_same_segments_get_the_same_ids(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         pool = settle(transaction).pool.uid
 
@@ -88,7 +88,7 @@ def test_threads_that_bring_the_same_segments_agree(catalog: Catalog) -> None:
     assert all(one == other for one, other in pairwise(seen))
 
 
-def test_manifests(catalog: Catalog) -> None:
+def test_manifests_are_read_back(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         made = manifest(world.slot.uid, {3, 1, 2})
@@ -120,7 +120,7 @@ def test_manifests(catalog: Catalog) -> None:
         transaction.manifests.add(manifest(world.slot.uid, owner_uid=second.owner_uid, disk="lun-0"))
 
 
-def test_a_list_that_is_not_sorted_is_refused(catalog: Catalog) -> None:
+def test_unsorted_ids_are_refused(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         wrong = np.array([2, 1], dtype="<u4").tobytes()
@@ -128,7 +128,7 @@ def test_a_list_that_is_not_sorted_is_refused(catalog: Catalog) -> None:
             transaction.manifests.add(manifest(world.slot.uid, segment_ids=wrong))
 
 
-def test_the_database_itself_keeps_a_pinned_manifest(catalog: Catalog) -> None:
+def test_database_refuses_to_delete_a_pinned_manifest(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         base = manifest(world.slot.uid)
@@ -146,8 +146,8 @@ def test_the_database_itself_keeps_a_pinned_manifest(catalog: Catalog) -> None:
 
 
 @given(st.sets(st.integers(0, 2**32 - 1)))
-def test_packing_ids_is_undone_by_unpacking(ids: set[int]) -> None:
-    """``unpacked(packed(ids))`` is `ids`, sorted, four bytes each."""
+def test_packed_ids_are_unpacked(ids: set[int]) -> None:
+    """``unpack_ids(pack_ids(ids))`` is `ids`, sorted, with four bytes each."""
     assert unpack_ids(pack_ids(ids)).tolist() == sorted(ids)
     assert len(pack_ids(ids)) == 4 * len(ids)
 
@@ -160,12 +160,14 @@ _LISTS = st.lists(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lists=_LISTS)
-def test_what_is_named_is_the_union_of_the_complete(catalog: Catalog, lists: list[tuple[int, bool, set[int]]]) -> None:
-    """``named_in_slot`` and ``named_in_region`` are unions of the complete manifests' sets."""
+def test_segment_ids_are_the_union_of_complete_manifests(
+    catalog: Catalog, lists: list[tuple[int, bool, set[int]]]
+) -> None:
+    """``segment_ids_in_slot`` and ``segment_ids_in_region`` are unions of the ids of complete manifests."""
     # Invariant L2.
     with catalog.transaction() as transaction:
         pool = settle(transaction, f"g{uid().replace('-', '')}").pool.uid
-        # Two slots in one region, one in another; and a stranger's pool in the first.
+        # Two slots in a region, a slot in another region, and a slot of another pool in the first region.
         stranger = settle(transaction, f"g{uid().replace('-', '')}").slot
         slots = [
             slot(transaction, pool, "westus2", 0),
@@ -188,7 +190,7 @@ def test_what_is_named_is_the_union_of_the_complete(catalog: Catalog, lists: lis
         assert transaction.manifests.segment_ids_in_region(pool, "eastus").tolist() == union(2)
 
 
-def test_a_union_takes_many_lists_in_several_breaths(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_union_of_many_lists_takes_several_steps(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgstore.catalog.storage.manifests._IDS_AT_ONCE", 10)
     with catalog.transaction() as transaction:
         world = settle(transaction)

@@ -12,7 +12,7 @@ pytest_plugins = ["catalog_fixtures"]
 RECORD = ZoneRecord(region="eastus", zone="1", uid="u1", kind=ZoneKind.S3, place="s3 http://h/b")
 
 
-def test_numbers_rise_and_are_given_out_once(catalog: Catalog) -> None:
+def test_numbers_increase_and_are_unique(catalog: Catalog) -> None:
     def take(_turn: int) -> Checkpoint:
         with catalog.transaction() as transaction:
             return transaction.sequence.next()
@@ -58,7 +58,7 @@ def test_settings_are_replaced_as_a_whole(catalog: Catalog) -> None:
         assert transaction.settings.all() == {"limits.galleries_max": 8}
 
 
-def test_an_outdated_catalog_remembers_the_first_finding_until_it_is_accepted(catalog: Catalog) -> None:
+def test_outdated_catalog_keeps_the_first_evidence_until_it_is_accepted(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         transaction.installation.ensure(None)
         assert (transaction.installation.get().outdated, transaction.installation.get().keeps_unknown) == (None, False)

@@ -1,4 +1,4 @@
-"""Disks, snapshots and disks of managed images in one table; pools of subscriptions; manifests by content."""
+"""Disks, snapshots and disks of managed images in one table, pools of subscriptions, and manifests by content."""
 
 import pytest
 from catalog_values import SUBSCRIPTION, disk, manifest, settle, slot, uid
@@ -75,8 +75,8 @@ def test_manifests_are_found_by_their_content(catalog: Catalog) -> None:
         assert transaction.manifests.find_by_digest(world.slot.uid, digest_of(b"n")) is None
 
 
-def test_of_those_that_have_the_same_content_its_owners_own_is_found(catalog: Catalog) -> None:
-    """Whichever uid is the lower: a disk that refers to it is not pinned while another is made."""
+def test_manifest_of_the_owner_of_a_content_is_preferred(catalog: Catalog) -> None:
+    """The order of uids does not matter. A disk that only refers to the content is not pinned."""
     with catalog.transaction() as transaction:
         world = settle(transaction)
         own, *others = (
@@ -91,8 +91,8 @@ def test_of_those_that_have_the_same_content_its_owners_own_is_found(catalog: Ca
         assert transaction.manifests.find_by_body(world.slot.uid, "manifests/v/os") in others
 
 
-def test_the_same_content_is_found_anywhere_in_its_pool(catalog: Catalog) -> None:
-    """Whoever owns it: what a Shallow version stands beside is what its damage is made good from."""
+def test_equal_content_is_found_in_all_slots_of_the_pool(catalog: Catalog) -> None:
+    """The damage of a Shallow version is repaired from equal content of any owner."""
     content = digest_of(b"content")
     with catalog.transaction() as transaction:
         world, stranger = settle(transaction), settle(transaction, "theirs")

@@ -1,4 +1,4 @@
-"""Works outlive crashes, leases run out by the database's clock, and tokens fence off whoever was too slow."""
+"""Works survive crashes, leases expire by the database's clock, and tokens fence off outdated holders."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def _opened(transaction: Transaction, pins: tuple[str, ...] = ()) -> tuple[World
     return world, work
 
 
-def test_a_work_is_found_again(catalog: Catalog) -> None:
+def test_open_work_is_found(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world, work = _opened(transaction)
     with catalog.transaction() as transaction:
@@ -47,7 +47,7 @@ def test_a_work_is_found_again(catalog: Catalog) -> None:
             transaction.works.get(uid())
 
 
-def test_there_is_one_open_work_of_a_kind(catalog: Catalog) -> None:
+def test_second_open_work_of_a_kind_is_refused(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         _, work = _opened(transaction)
     again = {"kind": work.kind, "slot_uid": work.slot_uid, "owner_uid": work.owner_uid, "plan": {}, "pins": []}
@@ -58,7 +58,7 @@ def test_there_is_one_open_work_of_a_kind(catalog: Catalog) -> None:
         assert transaction.works.open(**again).uid != work.uid  # type: ignore[arg-type]
 
 
-def test_a_lease_keeps_others_out_until_it_runs_out(catalog: Catalog) -> None:
+def test_lease_excludes_others_until_it_expires(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         _, work = _opened(transaction)
         before = transaction.now()
@@ -88,7 +88,7 @@ def test_the_same_holder_leases_again_and_fences_its_older_lease(catalog: Catalo
             transaction.works.guard(older)
 
 
-def test_whoever_was_too_slow_can_write_nothing(catalog: Catalog) -> None:
+def test_holder_of_an_outdated_lease_cannot_write(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         _, work = _opened(transaction)
         slow = transaction.works.lease(work.uid, holder="a", lease_seconds=0)
@@ -113,7 +113,7 @@ def test_whoever_was_too_slow_can_write_nothing(catalog: Catalog) -> None:
         transaction.works.guard(quick)
 
 
-def test_a_lease_that_ran_out_goes_on_if_nobody_took_over(catalog: Catalog) -> None:
+def test_expired_lease_is_renewed_unless_taken_over(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         _, work = _opened(transaction)
         lease = transaction.works.lease(work.uid, holder="a", lease_seconds=-5)
@@ -174,7 +174,7 @@ def test_a_completed_work_is_not_abandoned(catalog: Catalog) -> None:
             transaction.works.abandon(work.uid)
 
 
-def test_of_many_at_once_one_gets_the_lease(catalog: Catalog) -> None:
+def test_only_one_of_many_threads_gets_the_lease(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         _, work = _opened(transaction)
 
@@ -190,8 +190,11 @@ def test_of_many_at_once_one_gets_the_lease(catalog: Catalog) -> None:
     assert [lease for lease in leases if lease] == [Lease(work_uid=work.uid, token=1)]
 
 
-def test_sixteen_threads_place_within_one_of_each_other(catalog: Catalog) -> None:
-    """Each turn is given once, and one that is rolled back is given again."""
+def test_sixteen_threads_place_evenly(catalog: Catalog) -> None:
+    """Each number of the counter is given out once.
+
+    The number of a transaction that is rolled back is given out again.
+    """
     with catalog.transaction() as transaction:
         world = settle(transaction)
         slots = [slot(transaction, world.pool.uid, ordinal=ordinal) for ordinal in range(3)]

@@ -1,4 +1,4 @@
-"""A catalog file that was put back while the write-ahead log of a later state stayed beside it."""
+"""A catalog file that was restored while the write-ahead log of a later state remained."""
 
 import random
 import shutil
@@ -24,7 +24,7 @@ def write(catalog: Catalog, times: int = 1) -> None:
 
 
 def files_of(file: Path, to: Path) -> Path:
-    """A copy of a catalog that a process has open, as a crash leaves it."""
+    """Copy the files of a catalog that a process has open, as a crash leaves the files."""
     to.mkdir()
     for each in file.parent.glob(f"{file.name}*"):
         shutil.copyfile(each, to / each.name)
@@ -62,8 +62,8 @@ def test_an_older_file_beside_a_newer_log_is_refused(
         write(catalog)
 
 
-def test_a_log_that_belongs_to_its_file_is_taken(file: Path, tmp_path: Path) -> None:
-    """After crashes at many times: the log brought in partly, wholly, begun again, or never."""
+def test_log_that_belongs_to_its_file_is_accepted(file: Path, tmp_path: Path) -> None:
+    """The log of a crash may be written into the file partly or wholly, restarted, or untouched."""
     numbers = random.Random(7)
     for crash in range(12):
         with opened(file) as catalog:
@@ -88,7 +88,7 @@ def test_a_transaction_that_changes_nothing_writes_nothing(file: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 20, b"\0" * 4096, random.Random(1).randbytes(300)])
-def test_what_is_no_log_is_left_to_sqlite(file: Path, content: bytes) -> None:
+def test_invalid_log_is_left_to_sqlite(file: Path, content: bytes) -> None:
     with opened(file) as catalog:
         write(catalog)
     file.with_name("catalog.sqlite-wal").write_bytes(content)

@@ -25,7 +25,7 @@ OPEN = ZoneHealth(
 )
 
 
-def test_the_last_word_of_each_observer_is_kept(catalog: Catalog) -> None:
+def test_latest_circuit_of_each_observer_is_kept(catalog: Catalog) -> None:
     other = replace(OPEN, observer="other/boot", state=CircuitState.HALF_OPEN)
     with catalog.transaction() as transaction:
         transaction.zone_health.write(replace(OPEN, error="an earlier word"))
@@ -40,7 +40,7 @@ def test_the_last_word_of_each_observer_is_kept(catalog: Catalog) -> None:
     assert [each.observer for each in every] == ["host/boot", "other/boot"]
 
 
-def test_observers_that_are_gone_are_dropped(catalog: Catalog) -> None:
+def test_stopped_observers_are_removed(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         transaction.zone_health.write(OPEN)
         past = transaction.now() - timedelta(days=2)

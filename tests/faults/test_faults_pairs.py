@@ -388,7 +388,7 @@ ELSEWHERE: Final = {
     "replicate/replicate": "operations/test_operations_workers.py::test_eight_workers_on_one_queue_on_postgresql",
     "replicate/change targets": "operations/test_operations_retargeting.py::"
     "test_a_region_that_is_removed_while_it_is_copied_stops_that_copy_alone",
-    "create disk/create disk": "catalog/test_catalog_works.py::test_sixteen_threads_place_within_one_of_each_other",
+    "create disk/create disk": "catalog/test_catalog_works.py::test_sixteen_threads_place_evenly",
     "create disk/change targets": "operations/test_operations_retargeting.py::"
     "test_disks_that_are_made_while_their_region_goes_are_whole_or_refused",
     "export/export": "operations/test_operations_versions.py::test_many_read_the_same_replica_at_once",

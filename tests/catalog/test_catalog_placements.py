@@ -1,6 +1,6 @@
-"""What a placement asks of the catalog: what is meant in one look, whose turn it is, the disk's row in its group.
+"""Lookup and placement of an image on both engines.
 
-The turn and the row are one statement on PostgreSQL and two on SQLite, with one promise: these tests are on both.
+PostgreSQL increments the counter and adds the disk in one statement, SQLite needs two statements.
 """
 
 from collections.abc import Iterator
@@ -40,14 +40,14 @@ OTHERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname =
 
 
 def completed(transaction: Transaction, definition_uid: str, name: str, *slots: str, pool_uid: str) -> None:
-    """A version that is complete in those regions."""
+    """Return a version that is complete in the regions."""
     made = version(definition_uid, name)
     transaction.versions.add(made)
     for region in slots:
         transaction.replicas.add(replica(made.uid, slot(transaction, pool_uid, region), ReplicaState.COMPLETED))
 
 
-def test_one_look_finds_what_three_would(catalog: Catalog) -> None:
+def test_one_statement_finds_the_same_as_three_lookups(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         other = settle(transaction, "other")
@@ -60,7 +60,7 @@ def test_one_look_finds_what_three_would(catalog: Catalog) -> None:
         assert transaction.references.find(SUBSCRIPTION, "rg", "other", "ubuntu") == (other.gallery, other.definition)
 
 
-def test_it_tells_a_version_that_is_missing_from_what_is_missing_above_it(catalog: Catalog) -> None:
+def test_missing_version_differs_from_a_missing_parent(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         absent = VersionName(9, 9, 9)
@@ -75,7 +75,7 @@ def test_it_tells_a_version_that_is_missing_from_what_is_missing_above_it(catalo
         assert transaction.references.find("another subscription", *ABOVE) is None
 
 
-def test_a_gallery_is_looked_for_in_its_own_group(catalog: Catalog) -> None:
+def test_gallery_is_found_only_in_its_own_group(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         settle(transaction)
         transaction.groups.add(group("elsewhere"))
@@ -88,7 +88,7 @@ def test_a_gallery_is_looked_for_in_its_own_group(catalog: Catalog) -> None:
         assert transaction.references.find(SUBSCRIPTION, "elsewhere", "there", "ubuntu") is not None
 
 
-def test_the_replicas_of_a_region_are_those_of_all_that_are_there(catalog: Catalog) -> None:
+def test_replicas_of_a_region_are_a_part_of_all_replicas(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         for region, ordinal in (("westus2", 1), ("westus2", 0), ("eastus", 0)):
@@ -99,7 +99,7 @@ def test_the_replicas_of_a_region_are_those_of_all_that_are_there(catalog: Catal
         assert [each.slot.key.ordinal for each in here] == [0, 1]
 
 
-def test_complete_versions_come_highest_first_and_page_by_page(catalog: Catalog) -> None:
+def test_complete_versions_are_listed_highest_first_in_pages(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         line, pool = world.definition.uid, world.pool.uid
@@ -115,7 +115,7 @@ def test_complete_versions_come_highest_first_and_page_by_page(catalog: Catalog)
         assert transaction.versions.list_complete_in(line, "northeurope", limit=9) == []
 
 
-def test_a_disk_lies_in_its_group_or_nowhere(catalog: Catalog) -> None:
+def test_disk_needs_an_existing_group(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         transaction.groups.add(group("other"))
@@ -127,7 +127,7 @@ def test_a_disk_lies_in_its_group_or_nowhere(catalog: Catalog) -> None:
         assert transaction.disks.list(SUBSCRIPTION) == [made]
 
 
-def test_turns_count_up_for_each_version_and_region(catalog: Catalog) -> None:
+def test_counter_increases_for_each_version_and_region(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         uids = [settle(transaction).version.uid, settle(transaction, "other").version.uid]
         asked = [(uids[0], "westus2"), (uids[0], "eastus"), (uids[1], "westus2"), (uids[0], "westus2")]
@@ -140,7 +140,7 @@ def test_turns_count_up_for_each_version_and_region(catalog: Catalog) -> None:
 # -- offers -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_offer_is_what_is_complete_in_the_region(catalog: Catalog) -> None:
+def test_offer_contains_the_complete_replicas_of_the_region(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         transaction.definitions.update(replace(world.definition, disallowed_disk_types=(DiskType.PREMIUM_LRS,)))
@@ -167,7 +167,7 @@ def test_an_offer_is_what_is_complete_in_the_region(catalog: Catalog) -> None:
         assert offer.disallowed_disk_types == (DiskType.PREMIUM_LRS,)
 
 
-def test_what_is_not_complete_or_not_visible_is_not_offered(catalog: Catalog) -> None:
+def test_incomplete_or_invisible_versions_are_not_offered(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = _offered(transaction)[0]
         name = world.version.name
@@ -189,7 +189,7 @@ def test_what_is_not_complete_or_not_visible_is_not_offered(catalog: Catalog) ->
 # -- the turn and the row ---------------------------------------------------------------------------------------------
 
 
-def test_disks_go_into_slots_turn_by_turn(catalog: Catalog) -> None:
+def test_disks_are_placed_round_robin(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world, slots = _offered(transaction)
         placed = [transaction.placements.place(_new(world, slots, number), slots) for number in range(7)]
@@ -199,7 +199,7 @@ def test_disks_go_into_slots_turn_by_turn(catalog: Catalog) -> None:
         assert placed[1] == _new(world, slots, 1, uid=placed[1].uid).in_slot(slots[1])
 
 
-def test_a_machines_turn_and_a_disks_are_of_one_counter(catalog: Catalog) -> None:
+def test_machines_and_disks_share_a_counter(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world, slots = _offered(transaction)
         assert transaction.placements.advance_counter(world.version.uid, "westus2") == 0
@@ -208,14 +208,14 @@ def test_a_machines_turn_and_a_disks_are_of_one_counter(catalog: Catalog) -> Non
         assert transaction.placements.advance_counter(world.version.uid, "westus2") == 2
 
 
-def test_fewer_slots_are_gone_round_from_the_same_counter(catalog: Catalog) -> None:
+def test_fewer_slots_use_the_same_counter(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world, slots = _offered(transaction)
         placed = [transaction.placements.place(_new(world, slots, number), slots[1:]) for number in range(3)]
         assert [each.slot for each in placed] == [slots[1], slots[2], slots[1]]
 
 
-def test_a_placement_that_is_refused_gives_its_turn_back(catalog: Catalog) -> None:
+def test_refused_placement_does_not_advance_the_counter(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world, slots = _offered(transaction)
     with pytest.raises(ParentNotFound, match="nowhere"), catalog.transaction() as transaction:
@@ -230,7 +230,7 @@ def test_a_placement_that_is_refused_gives_its_turn_back(catalog: Catalog) -> No
 
 
 @pytest.mark.parametrize("placed_before", [False, True], ids=["first turn", "later turn"])
-def test_nothing_is_placed_of_a_version_that_goes_meanwhile(catalog: Catalog, placed_before: bool) -> None:
+def test_deleted_version_is_not_placed(catalog: Catalog, placed_before: bool) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         slots = [world.slot]
@@ -255,8 +255,11 @@ def test_nothing_is_placed_of_a_version_that_goes_meanwhile(catalog: Catalog, pl
 
 
 @pytest.mark.engine("postgresql")
-def test_a_replica_that_is_damaged_after_it_was_offered_still_has_its_turn(postgresql: str) -> None:
-    """Who chose has chosen: what it is given is pinned, and read from another replica where that is damaged."""
+def test_replica_that_is_damaged_after_the_offer_is_still_placed(postgresql: str) -> None:
+    """A chosen replica stays chosen.
+
+    The disk pins the manifest, and reads use another replica where bytes are damaged.
+    """
     with _opened(postgresql) as catalog, _opened(postgresql) as other:
         with catalog.transaction() as transaction:
             world, slots = _offered(transaction)
@@ -269,7 +272,7 @@ def test_a_replica_that_is_damaged_after_it_was_offered_still_has_its_turn(postg
 
 
 @pytest.mark.engine("postgresql")
-def test_a_placement_whose_connection_dies_gives_its_turn_back(postgresql: str) -> None:
+def test_placement_with_a_lost_connection_does_not_advance_the_counter(postgresql: str) -> None:
     with _opened(postgresql) as catalog, _opened(postgresql) as killer:
         with catalog.transaction() as transaction:
             world, slots = _offered(transaction)
@@ -282,7 +285,7 @@ def test_a_placement_whose_connection_dies_gives_its_turn_back(postgresql: str) 
 
 
 def _offered(transaction: Transaction) -> tuple[World, list[Slot]]:
-    """A version that is complete in three slots of a region, one of them of another type."""
+    """Return a version that is complete in three slots of a region. A slot has another storage account type."""
     world = settle(transaction)
     slots = [slot(transaction, world.pool.uid, ordinal=ordinal) for ordinal in range(2)]
     zoned = replace(slots[0].key, storage_account_type=StorageAccountType.STANDARD_ZRS, ordinal=2)
@@ -309,9 +312,7 @@ def _opened(url: str) -> Iterator[Catalog]:
 
 
 @pytest.mark.engine("postgresql")
-def test_a_connection_that_died_while_it_lay_idle_is_not_handed_out(
-    postgresql: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connection_that_died_while_idle_is_not_used(postgresql: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "IDLE_SECONDS_MAX", 0.0)
     with _opened(postgresql) as catalog, _opened(postgresql) as killer:
         with catalog.transaction() as transaction:

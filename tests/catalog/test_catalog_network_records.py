@@ -1,4 +1,4 @@
-"""Inert resources on both engines: found in any case, listed by name, and known by whom they are named."""
+"""Network records on both engines: lookups without case, lists by name, and references."""
 
 import importlib
 from dataclasses import replace
@@ -16,7 +16,7 @@ pytest_plugins = ["catalog_fixtures"]
 NET, NIC = "Microsoft.Network/virtualNetworks", "Microsoft.Network/networkInterfaces"
 
 
-def test_they_are_found_and_know_who_names_them(catalog: Catalog) -> None:
+def test_network_records_and_their_references_are_found(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         above = group()
         transaction.groups.add(above)
@@ -63,7 +63,7 @@ def test_they_are_found_and_know_who_names_them(catalog: Catalog) -> None:
         transaction.groups.delete(above.uid)
 
 
-def test_machines_name_interfaces(catalog: Catalog) -> None:
+def test_machines_refer_to_interfaces(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         above = group()
         transaction.groups.add(above)
@@ -84,7 +84,7 @@ def test_machines_name_interfaces(catalog: Catalog) -> None:
 
 
 def test_references_of_older_code_to_other_groups_are_dropped(catalog: Catalog) -> None:
-    """They were stored without the right to join, and would keep the owner of what they name from deleting it."""
+    """The references were stored without the right to join, and would prevent the owner from deleting the target."""
     migration = importlib.import_module("imgstore.catalog.migrations.versions.0027_unproven_references")
     with catalog.transaction() as transaction:
         mine, other = group("mine"), group("Other")

@@ -1,4 +1,4 @@
-"""DeletionMarks on either engine, and what goes with them."""
+"""Deletion marks on both engines."""
 
 from datetime import timedelta
 
@@ -16,12 +16,12 @@ pytest_plugins = ["catalog_fixtures"]
 NAMES = [segment(number).name for number in range(3)]
 
 
-def test_stored_gc_states_stay() -> None:
-    """Catalogs of earlier releases hold these strings."""
+def test_stored_gc_states_keep_their_values() -> None:
+    """Catalogs of earlier releases contain these strings."""
     assert [state.value for state in GcState] == ["Condemned", "Deleting"]
 
 
-def test_condemned_lifted_and_deleted(catalog: Catalog) -> None:
+def test_segments_are_marked_unmarked_and_deleted(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         place = settle(transaction).slot
         other = slot(transaction, place.key.pool_uid, ordinal=1)
@@ -47,7 +47,7 @@ def test_condemned_lifted_and_deleted(catalog: Catalog) -> None:
         assert len(transaction.deletion_marks.list(other.uid)) == 1
 
 
-def test_what_is_on_its_way_is_named_too(catalog: Catalog) -> None:
+def test_incomplete_manifests_name_segments_of_the_pool(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         place = settle(transaction).slot
         pool = place.key.pool_uid
@@ -69,7 +69,7 @@ def test_what_is_on_its_way_is_named_too(catalog: Catalog) -> None:
         assert transaction.segments.all_ids(pool).tolist() == ids[:3].tolist()
 
 
-def test_a_pool_goes_with_its_slots_and_closed_works(catalog: Catalog) -> None:
+def test_pool_is_removed_with_its_slots_and_closed_works(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         world = settle(transaction)
         pool = world.pool.uid
