@@ -88,9 +88,7 @@ def planned(installation: Installation) -> GcReport:
     return maintenance_gc.plan_collection(installation, ADMIN, grace=timedelta(0))
 
 
-def test_a_killed_ingest_holds_back_deletes_for_a_week_and_no_longer(
-    killed: Installation, clock: ManualClock, tmp_path: Path
-) -> None:
+def test_killed_ingest_delays_deletions_for_a_week(killed: Installation, clock: ManualClock, tmp_path: Path) -> None:
     publish(killed, other(tmp_path, 78), "1.0.2", SOURCE)
     delete(killed, "1.0.2")
     before = lying(killed)
@@ -113,7 +111,7 @@ def test_a_killed_ingest_holds_back_deletes_for_a_week_and_no_longer(
     audit_collected(killed)
 
 
-def test_what_it_had_sent_waits_for_the_grace_all_the_same(killed: Installation, clock: ManualClock) -> None:
+def test_segments_of_an_abandoned_work_wait_for_the_grace(killed: Installation, clock: ManualClock) -> None:
     clock.advance(8 * DAY_SECONDS)
     before = lying(killed)
     collect(killed, grace_hours=24)
@@ -124,7 +122,7 @@ def test_what_it_had_sent_waits_for_the_grace_all_the_same(killed: Installation,
     assert 0 < lying(killed) < before, "1.0.0 stays"
 
 
-def test_the_version_has_failed_says_why_and_can_be_repeated(
+def test_version_of_an_abandoned_work_fails_and_can_be_repeated(
     killed: Installation, clock: ManualClock, tmp_path: Path
 ) -> None:
     clock.advance(8 * DAY_SECONDS)
@@ -139,7 +137,7 @@ def test_the_version_has_failed_says_why_and_can_be_repeated(
     audit(killed, collected=True)
 
 
-def test_the_week_begins_when_the_last_try_ended(killed: Installation, clock: ManualClock, tmp_path: Path) -> None:
+def test_the_week_begins_at_the_end_of_the_last_lease(killed: Installation, clock: ManualClock, tmp_path: Path) -> None:
     clock.advance(6 * DAY_SECONDS)
     kill_publishing(killed, other(tmp_path))
     clock.advance(2 * DAY_SECONDS)
@@ -148,7 +146,7 @@ def test_the_week_begins_when_the_last_try_ended(killed: Installation, clock: Ma
     assert len(collect(killed).abandoned) == 1
 
 
-def test_what_someone_is_at_is_never_abandoned(killed: Installation, clock: ManualClock) -> None:
+def test_leased_work_is_never_abandoned(killed: Installation, clock: ManualClock) -> None:
     clock.advance(8 * DAY_SECONDS)
     work = open_works(killed)[0]
     with killed.catalog.transaction() as transaction:
@@ -158,7 +156,7 @@ def test_what_someone_is_at_is_never_abandoned(killed: Installation, clock: Manu
     assert [each.uid for each in abandon_stale_works(killed, timedelta(0))] == [work.uid], "asked for"
 
 
-def test_a_manifest_that_came_before_the_end_is_kept_with_what_it_names(
+def test_manifest_stored_before_the_abandonment_is_kept_with_its_segments(
     clock: ManualClock, empty: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -177,7 +175,7 @@ def test_a_manifest_that_came_before_the_end_is_kept_with_what_it_names(
     assert lying(empty) == 0
 
 
-def test_a_copy_that_was_given_up_is_the_workers_again(
+def test_abandoned_copy_is_resumed_by_workers(
     clock: ManualClock, empty: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -192,7 +190,7 @@ def test_a_copy_that_was_given_up_is_the_workers_again(
     audit(empty, collected=True)
 
 
-def test_a_disk_that_was_killed_lets_go_of_its_version(
+def test_abandoned_disk_does_not_pin_its_version(
     clock: ManualClock, empty: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(empty, samples.first, "1.0.0", SOURCE)

@@ -101,7 +101,7 @@ def test_a_home_without_garbage_loses_nothing(published: Installation) -> None:
     audit(published, collected=True)
 
 
-def test_a_deleted_version_leaves_what_the_others_name(
+def test_deleted_version_leaves_segments_of_other_versions(
     published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     publish(published, samples.second, "1.0.1")
@@ -130,7 +130,7 @@ def test_a_deleted_version_leaves_what_the_others_name(
     assert done.removed_segment_rows >= 2
 
 
-def test_the_grace_runs_from_when_it_was_noticed(published: Installation) -> None:
+def test_grace_begins_with_the_mark(published: Installation) -> None:
     delete(published)
     before = segments(published)
     first = collect(published, DAY)
@@ -148,7 +148,7 @@ def test_the_grace_runs_from_when_it_was_noticed(published: Installation) -> Non
     audit_collected(published)
 
 
-def test_a_disk_keeps_what_it_stands_on(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
+def test_disk_keeps_its_segments(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
     make_disk(published, "d1", "westus2")
     delete(published)
     collect(published)
@@ -160,7 +160,7 @@ def test_a_disk_keeps_what_it_stands_on(published: Installation, samples: Sample
     assert filecmp.cmp(tmp_path / "d1.raw", samples.first, shallow=False)
 
 
-def test_an_unfinished_ingest_keeps_what_it_sent(
+def test_unfinished_ingest_keeps_its_segments(
     empty: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = other_disk(tmp_path)
@@ -185,7 +185,7 @@ def test_an_unfinished_ingest_keeps_what_it_sent(
 
 
 @pytest.mark.parametrize("step_back_days", [0, 2])
-def test_what_an_open_work_may_have_listed_is_not_deleted_before_it_closes(
+def test_segments_listed_by_an_open_work_are_not_deleted(
     published: Installation, samples: SampleImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_back_days: int
 ) -> None:
     """It is condemned after the work's listing, which showed it: the work leaves it unsent.
@@ -215,7 +215,7 @@ def test_what_an_open_work_may_have_listed_is_not_deleted_before_it_closes(
     audit_collected(published)
 
 
-def test_the_same_disk_lives_again_while_its_segments_are_condemned(
+def test_marked_segments_are_unmarked_for_a_new_version(
     published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     delete(published)
@@ -228,7 +228,7 @@ def test_the_same_disk_lives_again_while_its_segments_are_condemned(
     audit_collected(published)
 
 
-def test_condemned_is_absent_for_ingest_and_copy(
+def test_marked_segments_count_as_absent_for_ingest_and_copy(
     published: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is put once more in each slot, whatever the listings show."""
@@ -243,7 +243,7 @@ def test_condemned_is_absent_for_ingest_and_copy(
     assert len(condemned(published)) == len(lay["eastus/Standard_LRS/0"])
 
 
-def test_a_writer_waits_for_a_collector(samples: SampleImages, tmp_path: Path) -> None:
+def test_writer_waits_for_a_collector(samples: SampleImages, tmp_path: Path) -> None:
     """The collector was killed in the middle; its segments are deleted once its lease is over."""
     clock = ManualClock()
     waits: list[float] = []
@@ -265,7 +265,7 @@ def test_a_writer_waits_for_a_collector(samples: SampleImages, tmp_path: Path) -
         audit_served(installation, {"2.0.0": samples.first}, _made(tmp_path / "served"))
 
 
-def test_a_writer_gives_up_and_names_the_collector(samples: SampleImages, tmp_path: Path) -> None:
+def test_writer_fails_after_waiting_for_a_collector(samples: SampleImages, tmp_path: Path) -> None:
     clock = ManualClock()
     effects = Effects(wait=clock.advance, monotonic=clock.monotonic)
     with open_home(tmp_path / "home", effects=effects) as installation:
@@ -296,7 +296,7 @@ def test_a_writer_gives_up_and_names_the_collector(samples: SampleImages, tmp_pa
 
 
 @pytest.mark.parametrize("sentence", GcState)
-def test_completed_is_refused_while_a_segment_is_condemned(
+def test_completion_is_refused_while_a_segment_is_marked(
     empty: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch, sentence: GcState
 ) -> None:
     """Behind the back of those who write the manifest's row."""
@@ -321,7 +321,7 @@ def test_completed_is_refused_while_a_segment_is_condemned(
     assert charges(empty) == []
 
 
-def test_a_slow_collector_sends_nothing(published: Installation) -> None:
+def test_slow_collector_sends_no_request(published: Installation) -> None:
     delete(published)
     before = segments(published)
     slow = replace(published, tuning=replace(published.tuning, collect_lease_seconds=100.0))
@@ -335,7 +335,7 @@ def test_a_slow_collector_sends_nothing(published: Installation) -> None:
     assert condemned(published) == {}
 
 
-def test_an_unknown_manifest_lives_and_is_told(published: Installation) -> None:
+def test_unknown_manifest_is_kept_and_reported(published: Installation) -> None:
     slot = source_slot(published)
     access = published.access(slot)
     (known,) = content(published, slot).manifests
@@ -352,7 +352,7 @@ def test_an_unknown_manifest_lives_and_is_told(published: Installation) -> None:
     assert segments(published)["eastus/Standard_LRS/0"] == set()
 
 
-def test_an_unknown_manifest_that_cannot_be_read_stops_its_slot_alone(published: Installation) -> None:
+def test_unreadable_unknown_manifest_stops_only_its_slot(published: Installation) -> None:
     slot = source_slot(published)
     delete(published)
     published.access(slot).store.put(slot.prefix + object_keys.manifest_key("somebody", "os"), b"nonsense")
@@ -362,9 +362,7 @@ def test_an_unknown_manifest_that_cannot_be_read_stops_its_slot_alone(published:
     assert segments(published)["eastus/Standard_LRS/0"] == set()
 
 
-def test_a_pool_goes_with_the_last_that_stood_on_it(
-    published: Installation, samples: SampleImages, tmp_path: Path
-) -> None:
+def test_pool_is_removed_with_its_last_owner(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
     make_disk(published, "d1", "eastus")
     delete(published)
     definitions.delete_definition(published, ADMIN, group=GROUP, gallery=GALLERY, name=DEFINITION)
@@ -447,7 +445,7 @@ def test_collected_on_minio(tmp_path: Path, minio_cluster: Callable[[int], tuple
         audit_served(installation, scene.expected, scene.folder / "served")
 
 
-def test_nothing_is_served_wrongly_after_a_base_is_collected(
+def test_versions_are_right_after_their_base_is_collected(
     published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     """The second version stands on the first one's segments; the first goes."""

@@ -108,7 +108,7 @@ def test_a_region_that_is_added_again_keeps_its_manifest(
     audit_served(home, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_the_late_request_arrives_while_the_new_replica_waits(
+def test_new_replica_waits_for_a_late_deletion(
     home: Installation, samples: SampleImages, network: Network, clock: ManualClock, tmp_path: Path
 ) -> None:
     publish(home, samples.first, targets=[SOUTH, EAST])
@@ -129,7 +129,7 @@ def test_the_late_request_arrives_while_the_new_replica_waits(
         audit_served(other, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_an_answered_request_makes_nobody_wait(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
+def test_answered_deletion_delays_no_writer(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
     publish(home, samples.first, targets=[SOUTH, EAST])
     retarget(home, [SOUTH])
     retarget(home, [SOUTH, EAST])
@@ -168,7 +168,7 @@ def test_a_damaged_segment_is_not_sent_again_while_its_delete_may_arrive(
     audit_served(home, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_a_copy_that_one_zone_alone_has_is_not_put_while_its_delete_may_arrive(
+def test_copy_in_one_zone_is_not_put_while_its_deletion_may_arrive(
     home: Installation, network: Network, clock: ManualClock, tmp_path: Path
 ) -> None:
     """Scrub withdraws lone copies. The same bytes are published at once; the late DELETE must not take them."""

@@ -94,7 +94,7 @@ def billed_bytes(installation: Installation) -> int:
 # -- soft deletion ------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_deleted_softly_is_invisible_and_billed_and_can_be_had_back(
+def test_soft_deleted_version_is_invisible_and_billed_and_can_be_restored(
     soft: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     before, billed = show(soft, "1.0.1"), billed_bytes(soft)
@@ -121,7 +121,7 @@ def test_what_is_deleted_softly_is_invisible_and_billed_and_can_be_had_back(
     audit_served(soft, {"1.0.0": samples.first, "1.0.1": samples.second}, tmp_path / "served")
 
 
-def test_what_is_deleted_softly_is_no_base(soft: Installation, samples: SampleImages) -> None:
+def test_soft_deleted_version_is_no_base(soft: Installation, samples: SampleImages) -> None:
     delete(soft, "1.0.0")
     delete(soft, "1.0.1")
     before = sum(row.delivered_bytes for row in charges(soft))
@@ -131,7 +131,7 @@ def test_what_is_deleted_softly_is_no_base(soft: Installation, samples: SampleIm
     assert sum(row.delivered_bytes for row in charges(soft)) == before
 
 
-def test_its_time_passes_and_it_goes_for_good(
+def test_version_is_removed_after_its_retention(
     soft: Installation, clock: ManualClock, samples: SampleImages, tmp_path: Path
 ) -> None:
     make_disk(soft, "d0", version="1.0.1")
@@ -151,7 +151,7 @@ def test_its_time_passes_and_it_goes_for_good(
 
 
 @pytest.mark.parametrize("who", ["lists", "deletes"])
-def test_whoever_comes_next_ends_it(soft: Installation, clock: ManualClock, who: str) -> None:
+def test_any_later_command_removes_due_versions(soft: Installation, clock: ManualClock, who: str) -> None:
     delete(soft, "1.0.0")
     clock.advance(3 * DAY_SECONDS)
     if who == "lists":
@@ -165,7 +165,7 @@ def test_whoever_comes_next_ends_it(soft: Installation, clock: ManualClock, who:
 
 
 @pytest.mark.parametrize("days", [-30, 30])
-def test_a_retention_passes_by_the_database_alone(soft: Installation, clock: ManualClock, days: int) -> None:
+def test_retention_follows_the_clock_of_the_database(soft: Installation, clock: ManualClock, days: int) -> None:
     """Whatever the clock says of the machine that deletes, lists and collects."""
     wrong = Effects(now=lambda: clock.now() + timedelta(days=days))
     with open_home(soft.home, effects=wrong) as other:
@@ -177,7 +177,7 @@ def test_a_retention_passes_by_the_database_alone(soft: Installation, clock: Man
     audit(soft)
 
 
-def test_what_a_process_reads_goes_when_it_was_read(
+def test_due_version_in_use_is_removed_after_the_read(
     tmp_path: Path, soft: Installation, clock: ManualClock, samples: SampleImages
 ) -> None:
     told: list[str] = []
@@ -203,7 +203,7 @@ def test_what_a_process_reads_goes_when_it_was_read(
     audit(soft)
 
 
-def test_the_name_is_taken_until_it_is_gone(soft: Installation, samples: SampleImages) -> None:
+def test_name_is_in_use_until_the_removal(soft: Installation, samples: SampleImages) -> None:
     delete(soft, "1.0.0")
     with pytest.raises(Conflict, match="keeps its name") as caught:
         publish(soft, samples.first, targets=["southcentralus"])
@@ -217,7 +217,7 @@ def test_the_name_is_taken_until_it_is_gone(soft: Installation, samples: SampleI
     publish(soft, samples.first, targets=["southcentralus"])
 
 
-def test_a_definition_is_held_by_what_can_be_had_back(soft: Installation) -> None:
+def test_definition_with_a_soft_deleted_version_is_not_deleted(soft: Installation) -> None:
     delete(soft, "1.0.1", bypass_soft_delete=True)
     delete(soft, "1.0.0")
     with pytest.raises(Conflict) as caught:
@@ -229,7 +229,7 @@ def test_a_definition_is_held_by_what_can_be_had_back(soft: Installation) -> Non
     definitions.delete_definition(soft, ADMIN, group=GROUP, gallery=GALLERY, name=DEFINITION)
 
 
-def test_without_the_policy_it_goes_at_once(published: Installation) -> None:
+def test_without_soft_deletion_a_version_is_removed_at_once(published: Installation) -> None:
     delete(published)
     assert kept(published) == []
     with pytest.raises(NotFound):
@@ -256,7 +256,7 @@ def test_a_version_is_kept_until_its_end_of_life(soft: Installation, clock: Manu
     audit(soft)
 
 
-def test_an_end_of_life_lies_ahead(soft: Installation, clock: ManualClock, samples: SampleImages) -> None:
+def test_end_of_life_must_be_in_the_future(soft: Installation, clock: ManualClock, samples: SampleImages) -> None:
     with pytest.raises(InvalidInput, match="EndOfLifeDate must be set to a future date"):
         update(soft, end_of_life_at=clock.now())
     with pytest.raises(InvalidInput, match="EndOfLifeDate must be set to a future date"):
@@ -268,7 +268,7 @@ def test_an_end_of_life_lies_ahead(soft: Installation, clock: ManualClock, sampl
     assert update(soft, end_of_life_at=None).version.end_of_life_at is None
 
 
-def test_deletion_is_not_blocked_for_ever(soft: Installation, clock: ManualClock, samples: SampleImages) -> None:
+def test_deletion_block_needs_an_end_of_life(soft: Installation, clock: ManualClock, samples: SampleImages) -> None:
     with pytest.raises(InvalidInput, match="needs an endOfLifeDate"):
         update(soft, block_deletion_before_end_of_life=True)
     with pytest.raises(InvalidInput, match="needs an endOfLifeDate"):
@@ -279,7 +279,9 @@ def test_deletion_is_not_blocked_for_ever(soft: Installation, clock: ManualClock
         update(soft, end_of_life_at=None)
 
 
-def test_a_version_is_published_with_all_of_it(soft: Installation, clock: ManualClock, samples: SampleImages) -> None:
+def test_version_is_published_with_all_properties(
+    soft: Installation, clock: ManualClock, samples: SampleImages
+) -> None:
     end = clock.now() + timedelta(days=1)
     more = {
         "end_of_life_at": end,
@@ -322,13 +324,13 @@ def wait(
     )
 
 
-def test_waiting_ends_when_another_process_has_done_it(published: Installation, clock: ManualClock) -> None:
+def test_wait_ends_when_another_process_has_finished(published: Installation, clock: ManualClock) -> None:
     with open_home(published.home) as other:
         assert wait(published, lambda view: view is None, clock, lambda: delete(other)) is None
     assert clock.waits == [10, 10, 10]
 
 
-def test_waiting_sees_a_version_come(empty: Installation, clock: ManualClock, samples: SampleImages) -> None:
+def test_wait_sees_a_new_version(empty: Installation, clock: ManualClock, samples: SampleImages) -> None:
     def act() -> None:
         with open_home(empty.home) as other:
             publish(other, samples.first, targets=["southcentralus"])
@@ -340,7 +342,7 @@ def test_waiting_sees_a_version_come(empty: Installation, clock: ManualClock, sa
         gallery_wait.is_made(None)
 
 
-def test_waiting_ends_with_the_time_or_the_failure(published: Installation, clock: ManualClock) -> None:
+def test_wait_ends_with_the_timeout_or_the_failure(published: Installation, clock: ManualClock) -> None:
     with pytest.raises(Conflict, match="timed-out after 25 seconds") as caught:
         wait(published, lambda view: view is None, clock, timeout_seconds=25)
     assert clock.waits == [10, 10, 5]

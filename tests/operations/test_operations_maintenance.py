@@ -97,7 +97,7 @@ def turns(installation: Installation) -> dict[str, str | None]:
         return {turn.name.split("/")[0]: turn.outcome for turn in transaction.maintenance_tasks.list()}
 
 
-def test_a_zone_that_was_down_is_shown_and_made_good(
+def test_gaps_of_a_returned_zone_are_shown_and_repaired(
     home: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with zone_down(monkeypatch, "3"):
@@ -125,7 +125,7 @@ def test_a_zone_that_was_down_is_shown_and_made_good(
     audit(home)
 
 
-def test_a_zone_that_stays_down_is_asked_again_after_an_interval(
+def test_zone_that_stays_down_is_tried_again_after_an_interval(
     home: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
 ) -> None:
     with zone_down(monkeypatch, "3"):
@@ -139,7 +139,7 @@ def test_a_zone_that_stays_down_is_asked_again_after_an_interval(
     assert show(home).gaps == ()
 
 
-def test_what_is_due_to_be_deleted_ends(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
+def test_due_deletions_are_finished(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
     with home.catalog.transaction() as transaction:
         gallery = transaction.galleries.get(home.subscription, GROUP, GALLERY)
         assert gallery is not None
@@ -212,7 +212,7 @@ def scrub_without_repair(home: Installation, slot_uid: str) -> None:
     degrade(home, slot, names, "read")
 
 
-def test_garbage_is_collected_day_by_day(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
+def test_garbage_is_collected_daily(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
     publish(home, samples.first, targets=["southcentralus"])
     delete(home)
     work(home)
@@ -273,7 +273,7 @@ def test_a_worker_trims_the_activity_log(home: Installation, clock: ManualClock)
     assert len(list_activity(home, ADMIN, within=4 * DAY, events_max=9_999)) < 10
 
 
-def test_of_two_workers_one_has_the_turn(home: Installation, clock: ManualClock) -> None:
+def test_one_of_two_workers_runs_a_task(home: Installation, clock: ManualClock) -> None:
     work(home)
     clock.advance(301)
     with home.catalog.reading() as transaction:
@@ -300,7 +300,7 @@ def _rows(home: Installation) -> list:  # type: ignore[type-arg]
         return transaction.maintenance_tasks.list()
 
 
-def test_a_scrub_is_paced_and_stops_when_told(home: Installation, samples: SampleImages) -> None:
+def test_scrub_keeps_the_bandwidth_and_stops_on_request(home: Installation, samples: SampleImages) -> None:
     publish(home, samples.first, targets=["southcentralus"])
     moved: list[int] = []
     (done,) = scrub(home, ADMIN, ScrubRequest(pace=moved.append))
@@ -313,7 +313,7 @@ def test_a_scrub_is_paced_and_stops_when_told(home: Installation, samples: Sampl
         scrub(home, ADMIN, ScrubRequest(pace=stop))
 
 
-def test_the_bound_of_bandwidth_is_kept(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
+def test_bandwidth_limit_is_kept(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
     """By the clock of the process, whose waiting this test counts."""
     from imgstore.domain.stop_signal import StopSignal
     from imgstore.operations.maintenance.scheduler import _pace
@@ -331,7 +331,7 @@ def test_the_bound_of_bandwidth_is_kept(home: Installation, samples: SampleImage
     assert Counted.waited == pytest.approx(9, abs=0.01), "the first second is the burst"
 
 
-def test_a_region_that_cannot_be_had_holds_up_no_other(
+def test_unavailable_region_delays_no_other_region(
     home: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
 ) -> None:
     """A replica is leaving a region that regions.yaml no longer has; a version leaves one whose store is dead."""
@@ -380,7 +380,7 @@ def delete_softly(home: Installation, version: str) -> None:
     delete(home, version)
 
 
-def test_a_long_scrub_holds_up_no_deletion_and_is_given_back_undone(
+def test_long_scrub_delays_no_deletion_and_is_released(
     home: Installation, samples: SampleImages, clock: ManualClock
 ) -> None:
     """At a byte a second the scrub takes months."""
@@ -408,7 +408,7 @@ def _versions(home: Installation) -> list[str]:
         return [str(version.name) for version in transaction.versions.list_all()]
 
 
-def test_a_worker_that_runs_once_ends_however_short_the_intervals_are(
+def test_worker_with_once_ends_with_any_intervals(
     home: Installation, samples: SampleImages, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(home, samples.first, targets=["southcentralus", "eastus"])
@@ -425,13 +425,13 @@ def test_a_worker_that_runs_once_ends_however_short_the_intervals_are(
     assert turns(home).keys() == {"deletions", "activity", "scrub", "gc"}
 
 
-def test_the_longest_intervals_that_may_be_set_can_be_reckoned_with(home: Installation, samples: SampleImages) -> None:
+def test_longest_permitted_intervals_do_not_overflow(home: Installation, samples: SampleImages) -> None:
     publish(home, samples.first, targets=ZONED, location="westus2")
     work(home, **dict.fromkeys((f"{kind}_interval_seconds" for kind in MaintenanceKind), 36_500 * 86_400))
     assert turns(home)["repairs"] == "nothing to do"
 
 
-def test_repairs_need_a_catalog_that_is_current(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
+def test_repairs_need_a_current_catalog(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
     """A checkpoint of a later catalog is seen by the worker that runs on, before it touches what zones missed."""
     publish(home, samples.first, targets=ZONED, location="westus2")
     work(home)

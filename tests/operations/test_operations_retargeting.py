@@ -101,7 +101,7 @@ def test_a_region_is_added_and_copied(published: Installation, samples: SampleIm
     audit_served(published, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_replicas_are_added_inside_the_region_for_nothing(published: Installation) -> None:
+def test_replicas_inside_the_region_are_free(published: Installation) -> None:
     view = retarget(published, ["southcentralus=3", WEST, "eastus=2"])
     assert {"southcentralus/2", "eastus/1"} <= set(states(view))
     added = charges(published)[-2:]
@@ -109,7 +109,7 @@ def test_replicas_are_added_inside_the_region_for_nothing(published: Installatio
     audit(published)
 
 
-def test_a_region_that_is_removed_frees_its_bytes_and_says_so(tmp_path: Path, samples: SampleImages) -> None:
+def test_removed_region_frees_and_reports_its_bytes(tmp_path: Path, samples: SampleImages) -> None:
     notes: list[str] = []
     # Invariant S7.
     with open_home(tmp_path / "home", notes_into(notes)) as installation:
@@ -130,7 +130,7 @@ def test_a_region_that_is_removed_frees_its_bytes_and_says_so(tmp_path: Path, sa
         audit_served(installation, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_what_others_name_stays_and_is_told_apart(tmp_path: Path, samples: SampleImages) -> None:
+def test_shared_bytes_stay_and_are_reported_separately(tmp_path: Path, samples: SampleImages) -> None:
     notes: list[str] = []
     with open_home(tmp_path / "home", notes_into(notes)) as installation:
         create_sample_gallery(installation)
@@ -184,7 +184,7 @@ def test_fewer_replicas_keep_those_that_are_complete(published: Installation) ->
     audit(published)
 
 
-def test_a_region_that_is_added_again_is_charged_anew_and_sends_nothing_that_lies_there(
+def test_region_added_again_is_charged_again_and_reuses_stored_segments(
     published: Installation,
 ) -> None:
     first = next(row for row in charges(published) if row.target == "eastus")
@@ -200,7 +200,7 @@ def test_a_region_that_is_added_again_is_charged_anew_and_sends_nothing_that_lie
     audit(published, collected=True)
 
 
-def test_another_storage_account_type_is_copied_from_inside_before_the_old_goes(
+def test_replica_of_another_type_is_copied_inside_the_region_before_the_removal(
     published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     """Also where it is the version's only region, and the only bytes there are."""
@@ -247,18 +247,20 @@ def test_the_only_complete_replicas_stay_until_others_are_complete(
 # -- how it is asked for ------------------------------------------------------------------------------------------------
 
 
-def test_create_repeated_with_other_targets_changes_them(published: Installation, samples: SampleImages) -> None:
+def test_repeated_create_changes_the_target_regions(published: Installation, samples: SampleImages) -> None:
     view = publish(published, samples.first, targets=["southcentralus", "northeurope"])
     assert set(states(view)) == {"southcentralus/0", "northeurope/0"}
     audit(published)
 
 
-def test_create_repeated_without_targets_keeps_them(published: Installation, samples: SampleImages) -> None:
+def test_repeated_create_without_targets_keeps_the_target_regions(
+    published: Installation, samples: SampleImages
+) -> None:
     before = show(published)
     assert publish(published, samples.first, targets=[]) == before
 
 
-def test_the_replica_count_moves_the_regions_that_have_it(published: Installation) -> None:
+def test_replica_count_changes_regions_with_the_default_count(published: Installation) -> None:
     """Two in southcentralus were asked for by name, one elsewhere by default."""
     view = update(published, replica_count=3)
     assert [(each.name, each.regional_replica_count) for each in view.version.target_regions] == [
@@ -270,7 +272,7 @@ def test_the_replica_count_moves_the_regions_that_have_it(published: Installatio
     audit(published)
 
 
-def test_a_region_that_stands_keeps_what_is_not_named(published: Installation) -> None:
+def test_existing_region_keeps_properties_that_are_not_given(published: Installation) -> None:
     excluded = [replace(each.as_request(), exclude_from_latest=True) for each in show(published).version.target_regions]
     update(published, target_regions=excluded)
     with pytest.raises(ImageNotAvailable, match="no latest"):
@@ -299,7 +301,7 @@ def test_a_refused_update_changes_nothing(published: Installation, targets: list
     assert show(published) == before
 
 
-def test_a_location_that_is_to_be_kept_is_kept(published: Installation) -> None:
+def test_replicated_location_is_kept_by_the_safety_profile(published: Installation) -> None:
     update(published, allow_deletion_of_replicated_locations=False)
     with pytest.raises(Conflict, match="allowDeletionOfReplicatedLocations is false") as caught:
         retarget(published, [SOUTH, EAST])
@@ -355,7 +357,7 @@ def large(folder: Path) -> Path:
     return make_raw(folder / "large.raw", seed=7, virtual_bytes=32 * MIB, content_bytes=20 * MIB)
 
 
-def test_a_region_that_is_removed_while_it_is_copied_stops_that_copy_alone(tmp_path: Path) -> None:
+def test_region_removed_during_its_copy_stops_only_this_copy(tmp_path: Path) -> None:
     home, source = tmp_path / "home", large(tmp_path)
 
     def remove() -> None:
@@ -380,7 +382,7 @@ def test_a_region_that_is_removed_while_it_is_copied_stops_that_copy_alone(tmp_p
         audit_served(installation, {"1.0.0": source}, tmp_path)
 
 
-def test_a_region_that_is_added_while_another_is_copied_is_made_too(tmp_path: Path) -> None:
+def test_region_added_during_another_copy_is_copied_too(tmp_path: Path) -> None:
     home, source = tmp_path / "home", large(tmp_path)
     made: list[object] = []
 
@@ -409,7 +411,7 @@ def test_a_region_that_is_added_while_another_is_copied_is_made_too(tmp_path: Pa
         audit(installation)
 
 
-def test_an_update_while_the_source_is_taken_in_is_not_lost(tmp_path: Path) -> None:
+def test_update_during_the_ingest_is_not_lost(tmp_path: Path) -> None:
     home, source = tmp_path / "home", large(tmp_path)
 
     def change() -> None:
@@ -431,7 +433,7 @@ def test_an_update_while_the_source_is_taken_in_is_not_lost(tmp_path: Path) -> N
         audit(installation)
 
 
-def test_the_replica_that_takes_the_source_in_can_not_be_taken_away(tmp_path: Path) -> None:
+def test_replica_with_a_running_ingest_is_not_removed(tmp_path: Path) -> None:
     home, source = tmp_path / "home", large(tmp_path)
 
     def change() -> None:
@@ -447,7 +449,7 @@ def test_the_replica_that_takes_the_source_in_can_not_be_taken_away(tmp_path: Pa
         audit(installation)
 
 
-def test_a_region_from_which_a_disk_is_read_goes_when_it_was_read(tmp_path: Path, samples: SampleImages) -> None:
+def test_region_in_use_is_removed_after_the_read(tmp_path: Path, samples: SampleImages) -> None:
     home = tmp_path / "home"
     seen: list[list[str]] = []
 
@@ -494,7 +496,7 @@ def test_a_region_is_added_again_while_a_reader_keeps_the_old(tmp_path: Path, sa
         audit_served(installation, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_disks_that_are_made_while_their_region_goes_are_whole_or_refused(
+def test_disk_made_during_the_removal_of_its_region_is_complete_or_refused(
     published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     made: list[str] = []
@@ -560,7 +562,9 @@ def test_a_region_whose_store_is_down_can_be_removed_and_added_again(
     audit_served(published, {"1.0.0": samples.first}, tmp_path)
 
 
-def test_a_slot_is_not_taken_again_before_it_was_left(published: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slot_is_not_used_again_before_the_removal_of_the_old_replica(
+    published: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Removing by one process is slow: it has removed the rows, and its delete of the manifest is still to come."""
     home = published.home
     seen: list[dict[str, ReplicaState]] = []
@@ -586,7 +590,7 @@ def test_a_slot_is_not_taken_again_before_it_was_left(published: Installation, m
     audit(published, collected=True)
 
 
-def test_two_that_change_the_same_version_side_by_side(postgresql: str, tmp_path: Path) -> None:
+def test_two_concurrent_updates_of_a_version(postgresql: str, tmp_path: Path) -> None:
     """Where transactions run side by side: no deadlock, no lost update, and what stands in the end is whole."""
     source = make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=8 << 20, content_bytes=1 << 20)
     unforeseen: list[Exception] = []

@@ -114,7 +114,7 @@ def scrub_slot(installation: Installation, slot: Slot, **request: object) -> Slo
 
 
 @pytest.mark.parametrize("runner", list(ScrubRunner))
-def test_the_rest_is_read_and_nothing_twice(
+def test_resumed_scrub_reads_only_the_rest(
     home: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: ScrubRunner
 ) -> None:
     slot = all_slots(home)[0]
@@ -147,7 +147,7 @@ def test_the_rest_is_read_and_nothing_twice(
         lambda: {"percent": 50.0},
     ],
 )
-def test_who_wants_all_of_it_read_has_it_read(
+def test_scrub_from_start_reads_all_objects(
     home: Installation, monkeypatch: pytest.MonkeyPatch, request_of: Callable[[], dict[str, object]]
 ) -> None:
     slot = all_slots(home)[0]

@@ -86,7 +86,7 @@ def served(installation: Installation, samples: SampleImages, tmp_path: Path) ->
     audit_served(installation, {"1.0.0": samples.first}, tmp_path / "served")
 
 
-def test_a_sound_home_is_read_and_left_alone(published: Installation) -> None:
+def test_intact_home_is_read_and_not_changed(published: Installation) -> None:
     make_disk(published, "d1", "westus2")
     before = {path: path.stat().st_mtime_ns for path in (published.home / "regions").rglob("*") if path.is_file()}
     for where, found in run(published).items():
@@ -137,7 +137,7 @@ def test_lrs_is_repaired_from_another_region(published: Installation, samples: S
     served(published, samples, tmp_path)
 
 
-def test_a_repair_has_its_price_where_one_is_set(samples: SampleImages, tmp_path: Path) -> None:
+def test_repair_is_charged_if_a_price_is_configured(samples: SampleImages, tmp_path: Path) -> None:
     shipped = (Path(__file__).parents[2] / "regions.yaml").read_text()
     document = tmp_path / "regions.yaml"
     document.write_text(shipped.replace("prices:\n", "prices:\n  repair_per_gb: 1.5\n"))
@@ -169,7 +169,7 @@ def test_zrs_is_repaired_from_its_zones(
     served(published, samples, tmp_path)
 
 
-def test_zrs_that_is_wrong_in_every_zone_is_repaired_from_another_region(
+def test_zrs_damage_in_all_zones_is_repaired_from_another_region(
     published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     name = copies(published, WEST, zone="1")[0].name
@@ -182,9 +182,7 @@ def test_zrs_that_is_wrong_in_every_zone_is_repaired_from_another_region(
     served(published, samples, tmp_path)
 
 
-def test_a_zone_that_comes_back_old_is_brought_up_to_date(
-    published: Installation, samples: SampleImages, tmp_path: Path
-) -> None:
+def test_returning_zone_gets_missed_objects(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
     """While it was away a version came and one went: it gets the one, and its copies of the other go."""
     gone = make_raw(tmp_path / "gone.raw", seed=71, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
     come = make_raw(tmp_path / "come.raw", seed=72, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
@@ -219,7 +217,7 @@ def test_a_zone_that_comes_back_old_is_brought_up_to_date(
 
 
 @pytest.mark.parametrize("kind", [None, *WorkKind])
-def test_a_copy_that_one_zone_alone_has_goes(published: Installation, tmp_path: Path, kind: WorkKind | None) -> None:
+def test_unnamed_copy_in_one_zone_is_deleted(published: Installation, tmp_path: Path, kind: WorkKind | None) -> None:
     """An old disk comes back whose absence nobody noted, since an empty folder stood in its place.
 
     Not while a work is open that may be writing it: one that was killed while it read holds nothing back.
@@ -271,7 +269,7 @@ def test_a_damaged_manifest_comes_from_another_slot(
     audit(published)
 
 
-def test_a_disks_reference_is_made_anew(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
+def test_reference_of_a_disk_is_made_again(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
     made = make_disk(published, "d1", "eastus")
     (mine,) = (path for path in copies(published, EAST, object_keys.MANIFESTS) if made.uid in str(path))
     mine.unlink()
@@ -281,7 +279,7 @@ def test_a_disks_reference_is_made_anew(published: Installation, samples: Sample
     assert filecmp.cmp(tmp_path / "d1.raw", samples.first, shallow=False)
 
 
-def test_what_only_a_disk_stands_on_is_told_where_nobody_else_has_it(published: Installation) -> None:
+def test_damage_of_a_disk_without_another_copy_is_reported(published: Installation) -> None:
     make_disk(published, "d1", "eastus")
     delete(published)
     (first, *_) = copies(published, EAST)
@@ -292,7 +290,7 @@ def test_what_only_a_disk_stands_on_is_told_where_nobody_else_has_it(published: 
         assert found.problem is None
 
 
-def test_an_only_replica_that_is_damaged_is_degraded_and_told(empty: Installation, samples: SampleImages) -> None:
+def test_damaged_only_replica_is_degraded_and_reported(empty: Installation, samples: SampleImages) -> None:
     publish(empty, samples.first, targets=["eastus"], location="eastus")
     (first, *_) = copies(empty, EAST)
     flip(first)
@@ -338,7 +336,7 @@ def test_a_reader_that_is_refused_degrades_nothing(
     assert set(states(show(published)).values()) == {COMPLETED}
 
 
-def test_a_lost_segment_holds_up_only_the_replicas_that_name_it(
+def test_lost_segment_affects_only_replicas_that_name_it(
     empty: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     publish(empty, samples.first, "1.0.0", targets=["eastus"], location="eastus")
@@ -368,14 +366,12 @@ def test_a_sample_is_the_same_for_the_same_seed(empty: Installation, samples: Sa
     assert run(empty, percent=0.0, dry_run=True)[SOURCE_SLOT].damaged == set()
 
 
-def test_no_such_region(empty: Installation) -> None:
+def test_scrub_of_an_unknown_region_is_refused(empty: Installation) -> None:
     with pytest.raises(InvalidInput, match="atlantis"):
         run(empty, region="atlantis")
 
 
-def test_whatever_is_flipped_in_one_replica_is_made_good(
-    published: Installation, samples: SampleImages, tmp_path: Path
-) -> None:
+def test_any_damage_in_one_replica_is_repaired(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
     rng = random.Random(5)
     for where in (SECOND_SLOT, EAST):
         for path in rng.sample(copies(published, where), 2):

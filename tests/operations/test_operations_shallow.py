@@ -82,7 +82,9 @@ def slot_of(view: VersionView) -> Slot:
     return replica.slot
 
 
-def test_it_stays_in_its_disk_s_slot_and_outlives_the_disk(published: Installation, samples: SampleImages) -> None:
+def test_shallow_version_stays_in_the_slot_of_its_disk_and_outlives_the_disk(
+    published: Installation, samples: SampleImages
+) -> None:
     make(published, "d1", samples.second, storage_account_type=StorageAccountType.STANDARD_ZRS)
     before = segments(published)
     made = shallow(published, os_snapshot="d1")
@@ -139,7 +141,7 @@ def test_disks_of_a_gallery_snapshots_images_and_versions_are_sources(
     audit_collected(published)
 
 
-def test_a_file_is_taken_in_as_ever(published: Installation, samples: SampleImages) -> None:
+def test_shallow_version_from_a_file_is_ingested(published: Installation, samples: SampleImages) -> None:
     made = publish(published, samples.second, "2.0.0", HERE, replication_mode=ReplicationMode.SHALLOW)
     assert slot_of(made) in all_slots(published)
     assert same(published, samples.second)
@@ -169,7 +171,7 @@ def _all(installation: Installation) -> list[VersionView]:
     return gallery_versions.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition="ubuntu")
 
 
-def test_the_mode_is_for_ever(published: Installation, samples: SampleImages) -> None:
+def test_replication_mode_cannot_be_changed(published: Installation, samples: SampleImages) -> None:
     make_disk(published, "d0")
     make_disk(published, "d1")
     made = shallow(published, os_snapshot="d1")
@@ -190,7 +192,7 @@ def test_the_mode_is_for_ever(published: Installation, samples: SampleImages) ->
     audit(published)
 
 
-def test_its_disks_have_a_limit_of_their_own(published: Installation, samples: SampleImages) -> None:
+def test_disks_of_shallow_versions_have_another_limit(published: Installation, samples: SampleImages) -> None:
     size = samples.second.stat().st_size
     make(published, "d1", samples.second)
     small = Limits(image_bytes_max=size - 1, shallow_image_bytes_max=size)
@@ -203,7 +205,7 @@ def test_its_disks_have_a_limit_of_their_own(published: Installation, samples: S
         shallow(published, "2.0.1", os_snapshot="d1")
 
 
-def test_damage_degrades_it_and_a_scrub_that_finds_it_right_completes_it(
+def test_damage_degrades_a_shallow_version_and_scrub_restores_it(
     published: Installation, samples: SampleImages
 ) -> None:
     make(published, "d1", samples.second)
@@ -224,9 +226,7 @@ def test_damage_degrades_it_and_a_scrub_that_finds_it_right_completes_it(
     audit(published)
 
 
-def test_its_manifest_and_its_source_s_are_made_good_from_each_other(
-    published: Installation, samples: SampleImages
-) -> None:
+def test_shallow_manifest_and_source_manifest_repair_each_other(published: Installation, samples: SampleImages) -> None:
     """They are the same bytes in one slot, under two names."""
     make_disk(published, "d1")
     made = shallow(published, os_snapshot="d1")
@@ -243,7 +243,7 @@ def test_its_manifest_and_its_source_s_are_made_good_from_each_other(
     audit(published)
 
 
-def test_it_outlives_the_gallery_of_its_source(published: Installation, samples: SampleImages) -> None:
+def test_shallow_version_outlives_the_gallery_of_its_source(published: Installation, samples: SampleImages) -> None:
     galleries.create_gallery(published, ADMIN, group=GROUP, name="g2", location="southcentralus")
     definitions.create_definition(
         published,

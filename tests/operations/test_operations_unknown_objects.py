@@ -102,7 +102,9 @@ def test_a_late_manifest_is_listed_and_removed_after_its_grace(
     audit_collected(home)
 
 
-def test_what_comes_again_begins_its_grace_again(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
+def test_object_that_appears_again_has_a_new_grace(
+    home: Installation, samples: SampleImages, clock: ManualClock
+) -> None:
     slot, key, data = publish_to(home, samples, "southcentralus")
     delete(home)
     late(home, slot, key, data)
@@ -114,7 +116,7 @@ def test_what_comes_again_begins_its_grace_again(home: Installation, samples: Sa
     assert not one(remove_unknown(home, ADMIN, grace=WEEK)).removed
 
 
-def test_what_stands_in_the_catalog_may_still_want_it(
+def test_object_with_an_owner_in_the_catalog_is_kept(
     home: Installation, samples: SampleImages, clock: ManualClock, tmp_path: Path
 ) -> None:
     """A replica that was given up: its create, repeated, or the deletion of its version settles it."""
@@ -130,9 +132,7 @@ def test_what_stands_in_the_catalog_may_still_want_it(
     assert found.kept_reason.startswith("version 1.0.0 exists")
 
 
-def test_what_an_open_work_may_have_put_is_not_unknown(
-    home: Installation, samples: SampleImages, clock: ManualClock
-) -> None:
+def test_objects_of_an_open_work_are_not_unknown(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
     slot, key, data = publish_to(home, samples, "southcentralus")
     owner = key.split("/")[1]
     delete(home)
@@ -148,7 +148,7 @@ def test_what_an_open_work_may_have_put_is_not_unknown(
     assert not one(remove_unknown(home, ADMIN, grace=WEEK)).removed, "its grace began anew"
 
 
-def test_what_cannot_be_read_holds_up_its_slot_until_it_is_removed(
+def test_unreadable_object_stops_its_slot_until_its_removal(
     home: Installation, samples: SampleImages, clock: ManualClock
 ) -> None:
     slot, key, data = publish_to(home, samples, "southcentralus")
@@ -161,7 +161,7 @@ def test_what_cannot_be_read_holds_up_its_slot_until_it_is_removed(
     assert not any(report.problem for report in collect(home).slots)
 
 
-def test_others_are_left_alone(home: Installation, samples: SampleImages, clock: ManualClock, tmp_path: Path) -> None:
+def test_other_objects_are_kept(home: Installation, samples: SampleImages, clock: ManualClock, tmp_path: Path) -> None:
     slot, key, data = publish_to(home, samples, "southcentralus", "1.0.0")
     publish_to(home, samples, "southcentralus", "1.0.1")
     delete(home, "1.0.0")
@@ -176,7 +176,7 @@ def test_others_are_left_alone(home: Installation, samples: SampleImages, clock:
     assert all_slots(home)
 
 
-def test_a_catalog_that_was_accepted_though_it_is_older_keeps_all(
+def test_accepted_older_catalog_keeps_all_unknown_objects(
     home: Installation, samples: SampleImages, clock: ManualClock
 ) -> None:
     slot, key, data = publish_to(home, samples, "southcentralus")
@@ -193,14 +193,14 @@ def test_a_catalog_that_was_accepted_though_it_is_older_keeps_all(
     assert home.locator.store(slot).get(slot.prefix + key) == data
 
 
-def test_who_may(home: Installation) -> None:
+def test_rights_for_unknown_objects(home: Installation) -> None:
     nobody = Principal(name="nobody", uid="00000000-0000-0000-0000-000000000009")
     for act in (list_unknown, remove_unknown):
         with pytest.raises(AccessDenied):
             act(home, nobody, grace=WEEK)
 
 
-def test_the_command(tmp_path: Path, samples: SampleImages) -> None:
+def test_command_lists_and_removes_unknown_objects(tmp_path: Path, samples: SampleImages) -> None:
     with open_home(tmp_path / "home") as installation:
         create_sample_gallery(installation)
         slot, key, data = publish_to(installation, samples, "southcentralus")
@@ -238,7 +238,7 @@ def late_and_old(home: Installation, samples: SampleImages, clock: ManualClock) 
     return slot, key
 
 
-def test_the_buckets_are_asked_for_a_later_catalog_before_anything_is_removed(
+def test_checkpoints_are_compared_before_the_removal(
     home: Installation, samples: SampleImages, clock: ManualClock
 ) -> None:
     """The process runs on while an older catalog is put back: it has opened its stores long ago."""
@@ -250,7 +250,7 @@ def test_the_buckets_are_asked_for_a_later_catalog_before_anything_is_removed(
     assert home.locator.store(slot).get(slot.prefix + key)
 
 
-def test_what_another_process_finds_of_the_catalog_stops_the_removal(
+def test_catalog_marked_as_outdated_by_another_process_stops_the_removal(
     home: Installation, samples: SampleImages, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the check, and before the transaction that removes."""

@@ -170,7 +170,7 @@ def test_a_managed_image_becomes_a_version(published: Installation, samples: Sam
     audit(published)
 
 
-def test_another_gallery_s_version_is_read_near_and_crossing_is_metered(
+def test_version_of_another_gallery_is_read_nearby_and_egress_is_metered(
     published: Installation, samples: SampleImages
 ) -> None:
     other_gallery(published)
@@ -198,7 +198,7 @@ def test_exactly_one_source_is_named(published: Installation, samples: SampleIma
         assert caught.value.error_code == "InvalidParameter"
 
 
-def test_what_is_not_there_or_elsewhere_is_no_source(published: Installation, samples: SampleImages) -> None:
+def test_missing_source_or_source_in_another_region_is_refused(published: Installation, samples: SampleImages) -> None:
     make(published, "far", samples.second, location="eastus")
     images.create_image(published, ADMIN, ImageRequest(group=GROUP, name="pair", source="far", data_sources=["far"]))
     message = r"is not found\. Please check source exists, and is in the same region as gallery image version being"
@@ -230,7 +230,7 @@ def test_what_is_not_there_or_elsewhere_is_no_source(published: Installation, sa
         ({"os_type": OsType.WINDOWS}, "OS type of the source .* is Linux, and the OS type of 'copy' is Windows"),
     ],
 )
-def test_systems_that_are_declared_must_match(
+def test_declared_operating_systems_must_match(
     published: Installation, samples: SampleImages, declared: dict[str, Any], words: str
 ) -> None:
     other_gallery(published, **declared)
@@ -250,7 +250,7 @@ def test_systems_that_are_declared_must_match(
         publish_from(published, "1.0.1", **there, os_snapshot="said")
 
 
-def test_a_source_stays_while_it_is_read(published: Installation, samples: SampleImages) -> None:
+def test_source_is_not_deleted_during_the_read(published: Installation, samples: SampleImages) -> None:
     make(published, "d1", samples.second, storage_account_type=StorageAccountType.STANDARD_ZRS)
     refused: list[str] = []
 
@@ -325,7 +325,7 @@ def test_data_disks_from_another_region_are_charged_one_by_one(several: Installa
     assert sorted(row.delivered_bytes for row in new) == sorted(stored)
 
 
-def test_snapshots_stand_for_data_disks_beside_a_snapshot_or_file(
+def test_snapshots_are_data_disks_next_to_a_snapshot_or_file(
     published: Installation, samples: SampleImages, raws: dict[str, Path]
 ) -> None:
     for name, raw in zip(("s0", "s1", "s2"), raws.values(), strict=True):
@@ -351,7 +351,7 @@ def test_snapshots_stand_for_data_disks_beside_a_snapshot_or_file(
     audit(published)
 
 
-def test_a_shared_gallery_s_version_is_a_source_elsewhere(published: Installation, samples: SampleImages) -> None:
+def test_version_of_a_shared_gallery_is_a_source(published: Installation, samples: SampleImages) -> None:
     unique = f"{published.subscription}-{GALLERY.upper()}"
     shared = f"/SharedGalleries/{unique}/Images/{DEFINITION}/Versions/1.0.0"
     with pytest.raises(NotFound):

@@ -101,7 +101,9 @@ def east(empty: Installation, monkeypatch: pytest.MonkeyPatch) -> Callable[[], F
 # -- one worker -------------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_waits_for_a_worker_makes(empty: Installation, samples: SampleImages, tmp_path: Path) -> None:
+def test_worker_makes_replicas_without_a_waiting_command(
+    empty: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
     view = ask(empty, samples.first, targets=["southcentralus=2", "westus2=1=Standard_ZRS", "eastus"])
     assert states(view)["southcentralus/0"] is COMPLETED
     assert list(states(view).values()).count(ReplicaState.PENDING) == 3
@@ -114,7 +116,7 @@ def test_what_nobody_waits_for_a_worker_makes(empty: Installation, samples: Samp
     assert work(empty).completed == 0
 
 
-def test_a_version_without_its_source_is_told_and_left(
+def test_version_without_source_is_reported(
     empty: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(versions_create, "_make_source", lambda *_: None)  # as if killed before the bytes came
@@ -125,7 +127,7 @@ def test_a_version_without_its_source_is_told_and_left(
     assert view.version.uid == show(empty).version.uid
 
 
-def test_a_failed_one_rests_then_heals_alone_while_others_serve(
+def test_failed_replica_is_retried_after_a_rest(
     empty: Installation, samples: SampleImages, clock: ManualClock, east: Callable[[], FaultyStore], tmp_path: Path
 ) -> None:
     empty.access(
@@ -160,7 +162,7 @@ def test_a_failed_one_rests_then_heals_alone_while_others_serve(
     audit(empty)
 
 
-def test_a_person_does_not_wait_for_the_retry(
+def test_command_does_not_wait_for_the_retry_time(
     empty: Installation, samples: SampleImages, clock: ManualClock, east: Callable[[], FaultyStore]
 ) -> None:
     empty.access(next(each.slot for each in ask(empty, samples.first).replicas if each.slot.key.region == "eastus"))
@@ -173,7 +175,7 @@ def test_a_person_does_not_wait_for_the_retry(
     assert set(states(show(empty)).values()) == {COMPLETED}
 
 
-def test_versions_take_turns(empty: Installation, tmp_path: Path) -> None:
+def test_versions_are_served_in_turn(empty: Installation, tmp_path: Path) -> None:
     """One replica at a time: the version with many replicas does not keep the other waiting for all of them."""
     ask(empty, small(tmp_path, 1), "1.0.0", ["southcentralus=4", "eastus=3"])
     ask(empty, small(tmp_path, 2), "2.0.0")
@@ -189,7 +191,7 @@ def test_versions_take_turns(empty: Installation, tmp_path: Path) -> None:
     audit(empty)
 
 
-def test_a_stopped_worker_gives_its_lease_back(tmp_path: Path, samples: SampleImages) -> None:
+def test_stopped_worker_releases_its_lease(tmp_path: Path, samples: SampleImages) -> None:
     stop = threading.Event()
 
     def stopping(event: ProgressEvent) -> None:
@@ -214,12 +216,12 @@ def test_a_stopped_worker_gives_its_lease_back(tmp_path: Path, samples: SampleIm
             )
 
 
-def test_only_an_administrator_works(empty: Installation) -> None:
+def test_only_an_administrator_runs_a_worker(empty: Installation) -> None:
     with pytest.raises(AccessDenied):
         run_worker(empty, Principal(name="nobody", grants=(Grant(role=Role.READER, scope="/"),)), once=True)
 
 
-def test_the_list_tells_who_lives(empty: Installation, clock: ManualClock) -> None:
+def test_list_contains_only_live_workers(empty: Installation, clock: ManualClock) -> None:
     assert not has_living_worker(empty)
     with empty.catalog.transaction() as transaction:
         transaction.workers.record_heartbeat("w1", "elsewhere/boot/7/1")

@@ -315,7 +315,7 @@ def _drop_stale_notes(installation: Installation, reports: Sequence[SlotReport])
     for slot in regions.values():
         try:
             store = installation.locator.store(slot)
-            assert isinstance(store, Zoned), "the slot lies in three zones"
+            assert isinstance(store, Zoned), "the slot has three zones"
             settled += store.delete_stale_notes()
         except StoreError as error:
             installation.note(slot.key.region, f"the zones' notes stay: {error.message}")

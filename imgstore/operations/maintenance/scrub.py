@@ -135,7 +135,7 @@ def _scrub_slot(
 
 def _has_notes(installation: Installation, slot: Slot) -> bool:
     store = installation.locator.store(slot)
-    assert isinstance(store, Zoned), "the slot lies in three zones"
+    assert isinstance(store, Zoned), "the slot has three zones"
     return any(note.key.startswith(slot.prefix) for note in store.list_pending_repairs())
 
 
@@ -261,7 +261,7 @@ def _read_zones(
 ) -> None:
     """Scrub a slot in three zones: read each copy, and replace wrong and missing copies by a right copy."""
     store, prefix = installation.locator.store(found.slot), found.slot.prefix
-    assert isinstance(store, Zoned), "the slot lies in three zones"
+    assert isinstance(store, Zoned), "the slot has three zones"
     noted = {note.key.removeprefix(prefix) for note in store.list_pending_repairs() if note.key.startswith(prefix)}
 
     def look(each: _NamedObject) -> _ReadResult:

@@ -157,6 +157,6 @@ def _remove(
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
         transaction.unknown_objects.remove(slot.uid, removable_keys)
-    gone = set(removable_keys)
-    found.objects = [replace(one, removed=True) if one.object.key in gone else one for one in found.objects]
-    installation.note(str(slot.key), f"{len(gone)} unknown objects removed")
+    removed = set(removable_keys)
+    found.objects = [replace(one, removed=True) if one.object.key in removed else one for one in found.objects]
+    installation.note(str(slot.key), f"{len(removed)} unknown objects removed")

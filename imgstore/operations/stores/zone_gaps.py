@@ -22,7 +22,7 @@ def record_zone_gaps(installation: Installation, slot: Slot) -> dict[str, int]:
         return {}
     try:
         store = installation.locator.store(slot)
-        assert isinstance(store, Zoned), "the slot lies in three zones"
+        assert isinstance(store, Zoned), "the slot has three zones"
         notes = [note for note in store.list_pending_repairs() if note.key.startswith(slot.prefix)]
     except StoreError:
         return {}
