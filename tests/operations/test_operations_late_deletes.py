@@ -183,7 +183,7 @@ def test_copy_in_one_zone_is_not_put_while_its_deletion_may_arrive(
     scrub(home, ADMIN, ScrubRequest())
     assert network.late
     network.holds = lambda _key: False
-    with pytest.raises(Exception, match="collecting segments"):
+    with pytest.raises(Exception, match="is deleting segments"):
         publish(home, source, "1.0.1", west, location="westus2")
     network.deliver()
     clock.advance(BOUND_SECONDS)
