@@ -1,4 +1,4 @@
-"""Bounds of the conversion of a container that a caller names."""
+"""Limits for the conversion of an image file from a caller."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +11,11 @@ from imgstore.operations.quotas import check_quota
 def conversion_bounds(
     installation: Installation, check_limit: Callable[[int], None] = lambda _virtual_bytes: None
 ) -> ConversionBounds:
-    """Return the bounds of a conversion for the subscription's content.
+    """Return the limits of a conversion: the quota of the subscription and the scratch space.
 
     Args:
-        installation: where, and whose quota counts.
-        check_limit: called with the disk's size; raises where another limit refuses it.
+        installation: the installation.
+        check_limit: a function that receives the size of the disk and may raise an error for a further limit.
     """
 
     def check_size(virtual_bytes: int) -> None:
@@ -23,7 +23,7 @@ def conversion_bounds(
         check_quota(installation, virtual_bytes)
 
     def check_scratch(folder: Path, size: int) -> None:
-        installation.keeper.check_cancelled()  # Asked all the while: a conversion may take long, and does not go on when canceled.
+        installation.keeper.check_cancelled()  # This check runs repeatedly, so that a cancellation stops a conversion.
         installation.check_scratch(folder, size)
 
     return ConversionBounds(check_size=check_size, check_scratch=check_scratch)

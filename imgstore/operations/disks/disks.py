@@ -1,6 +1,7 @@
-"""Managed disks: made from a replica, handed out round robin, independent of the version from then on.
+"""Create managed disks from image versions, and show, list, update and delete disks, snapshots and managed images.
 
-Shown, listed and deleted: those, and what is made from other sources (``operations/disks/from_source.py``, ``images.py``, ``operations/disks/uploads.py``).
+New disks are distributed over the replicas of a version round robin. A disk does not depend on the version afterwards.
+Disks from other sources are made by ``from_source.py``, ``images.py`` and ``uploads.py``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ from imgstore.transfer.spool import remove_spool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageDiskRequest:
-    """A disk of an image version as it is asked for."""
+    """A request to create a disk from a disk of an image version."""
 
     group: str
     name: str
@@ -50,7 +51,7 @@ class ImageDiskRequest:
     lun: int | None
     tags: Mapping[str, str] | None
     managed_by: str | None = None
-    """The resource id of the machine that it is made for."""
+    """The resource id of the machine that gets the disk."""
     details: DiskDetails = NO_DETAILS
 
 
@@ -66,27 +67,27 @@ def create_disk(
     tags: Mapping[str, str] | None = None,
     details: DiskDetails = NO_DETAILS,
 ) -> ManagedDisk:
-    """Make a managed disk from a complete replica of an image version, whichever's turn it is.
+    """Create a managed disk from a complete replica of an image version. Replicas are chosen round robin.
 
-    The same command again does nothing, or goes on where it was killed. A replica whose store does not serve is passed
-    over: the disk is made of another complete replica of the region.
+    The same call after a completed call does nothing. After an interrupted call, the same call resumes. If the store of
+    the replica fails, the disk is made from another complete replica of the region.
 
     Args:
-        installation: where.
-        principal: who.
-        group: the resource group's name; made where it is missing.
-        name: the disk's.
-        location: the region; None is the group's.
-        gallery_image_reference: of which image; without a version the latest that is complete in the region.
-        gallery_image_reference_lun: of which of its data disks; None is its OS disk.
-        tags: None leaves them as they are.
-        details: what else is said of it.
+        installation: the installation.
+        principal: the caller.
+        group: the name of the resource group. A missing group is created.
+        name: the name of the disk.
+        location: the region. None means the region of the existing disk, else the region of the group.
+        gallery_image_reference: the image. Without a version, the latest version that is complete in the region.
+        gallery_image_reference_lun: the LUN of a data disk. None means the OS disk.
+        tags: the tags. None keeps the present tags.
+        details: further properties of the disk.
 
     Raises:
-        ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
-        InvalidInput: the disk would not have the size or the zones that the details say.
+        ImageNotAvailable: the version does not exist, has no such disk, or is not complete in the region.
+        InvalidInput: the size or the zones in the details do not fit the disk.
         PropertyChangeNotAllowed: the disk exists, from another image or in another region.
-        StoreError: no complete replica of the region serves.
+        StoreError: no complete replica of the region can be read.
     """
     names.check_disk_name(name)
     scope = names.disk_id(installation.subscription, group, name)
@@ -121,7 +122,7 @@ def create_disk(
 def choose_disk_region(
     installation: Installation, transaction: Transaction, group: str, location: str | None, standing: ManagedDisk | None
 ) -> str:
-    """Where a disk is to be: as it is asked for, else where it stands, else where its group is."""
+    """Return the requested region of a disk, else the region of the existing disk, else the region of the group."""
     asked = location or (standing.location if standing else None)
     if asked is None:
         above = transaction.groups.get(installation.subscription, group)
@@ -132,7 +133,14 @@ def choose_disk_region(
 def reuse_disk(
     installation: Installation, transaction: Transaction, standing: ManagedDisk, wanted: ImageDiskRequest
 ) -> ManagedDisk:
-    """A disk that stands already: the same image is the same disk, also when `latest` has moved on since."""
+    """Return the existing disk of a repeated request with the new tags and details.
+
+    A request for `latest` matches a disk of an older version, too.
+
+    Raises:
+        Conflict: the disk is being deleted.
+        PropertyChangeNotAllowed: the disk has another image, another LUN or another region.
+    """
     check_existing(standing, wanted.region)
     image = "properties.creationData.galleryImageReference"
     check_same_image(installation, wanted.reference, standing.source_reference, f"{image}.id")
@@ -144,20 +152,20 @@ def reuse_disk(
 
 
 def check_same_image(installation: Installation, named: ImageReference, standing: str, path: str) -> None:
-    """Refuse another image than the one that something was made from; no version is whichever it was.
+    """Check that a request names the image of an existing resource. A reference without a version matches any version.
 
     Args:
-        installation: where.
-        named: what is asked for now.
-        standing: the resource id of the version that it was made from.
-        path: the property.
+        installation: the installation.
+        named: the image of the request.
+        standing: the resource id of the version that the resource was made from.
+        path: the path of the property, for the error.
 
     Raises:
-        PropertyChangeNotAllowed: it is another.
+        PropertyChangeNotAllowed: the request names another image.
     """
     subscription = named.subscription or installation.subscription
     line_id = names.definition_id(subscription, named.group, named.gallery, named.definition)
-    # Older code stored the id of a shared image, too.
+    # Earlier code also stored the id of a shared image.
     spellings = [line_id, f"/SharedGalleries/{subscription}-{named.gallery}/Images/{named.definition}"]
     if named.shared is not None:
         spellings.append(str(named.shared).partition("/Versions/")[0])
@@ -169,18 +177,18 @@ def check_same_image(installation: Installation, named: ImageReference, standing
 
 
 def check_existing(standing: ManagedDisk, region: str) -> None:
-    """Refuse to make what is being deleted, or stands in another region.
+    """Check that an existing disk is not being deleted and is in the requested region.
 
     Raises:
-        Conflict: it is being deleted.
-        PropertyChangeNotAllowed: it stands elsewhere.
+        Conflict: the disk is being deleted.
+        PropertyChangeNotAllowed: the disk is in another region.
     """
     if standing.provisioning_state is ProvisioningState.DELETING:
         raise Conflict(
             f"The {standing.kind.noun} '{standing.name}' is marked for deletion.",
             found=f"provisioning state {standing.provisioning_state}",
-            expected="a machine that is not being deleted, or a new name",
-            hint="repeat the deletion, then create the machine",
+            expected=f"a {standing.kind.noun} that is not being deleted, or a new name",
+            hint=f"repeat the deletion, then create the {standing.kind.noun}",
             target=standing.name,
         )
     if standing.location != region:
@@ -190,7 +198,10 @@ def check_existing(standing: ManagedDisk, region: str) -> None:
 def update_tags(
     transaction: Transaction, standing: ManagedDisk, tags: Mapping[str, str] | None, details: DiskDetails = NO_DETAILS
 ) -> ManagedDisk:
-    """The disk with these tags and details; None leaves them as they are. Raises as `DiskDetails.apply_to`."""
+    """Store new tags and details of a disk, and return the disk. The value None keeps the present tags.
+
+    Raises the errors of `DiskDetails.apply_to`.
+    """
     changed = details.apply_to(standing)
     changed = changed if tags is None else replace(changed, tags=dict(tags))
     if changed != standing:
@@ -203,11 +214,11 @@ def _format_lun(lun: int | None) -> str:
 
 
 def _place_disk(installation: Installation, transaction: Transaction, wanted: ImageDiskRequest) -> ManagedDisk:
-    """The row of a disk by itself, Creating, in the slot whose turn it is.
+    """Add the row of a single disk, in state Creating, to the next slot of the round robin.
 
     Raises:
-        ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
-        Conflict: the definition disallows disks of the replica's type.
+        ImageNotAvailable: the version does not exist, has no such disk, or is not complete in the region.
+        Conflict: the definition disallows disks with the storage account type of the replica.
     """
     offer = find_offer(installation, transaction, wanted.reference, wanted.region)
     slots = installation.prefer_responsive(_slots_of_type(offer.slots, wanted.details.sku))
@@ -217,7 +228,7 @@ def _place_disk(installation: Installation, transaction: Transaction, wanted: Im
 
 
 def _slots_of_type(slots: Sequence[Slot], sku: StorageAccountType | None) -> Sequence[Slot]:
-    """The zone-redundant slots where these are asked for and there are some, else all."""
+    """Return the zone-redundant slots if the SKU asks for zone redundancy and such slots exist, else all slots."""
     if sku is not StorageAccountType.STANDARD_ZRS:
         return slots
     return [slot for slot in slots if slot.key.storage_account_type is sku] or slots
@@ -226,11 +237,11 @@ def _slots_of_type(slots: Sequence[Slot], sku: StorageAccountType | None) -> Seq
 def add_disk(
     installation: Installation, transaction: Transaction, wanted: ImageDiskRequest, offer: ImageOffer, slot: Slot
 ) -> ManagedDisk:
-    """The row of a disk that others of its version lie beside, Creating, in the slot that they have.
+    """Add the row of a disk, in state Creating, to the slot that the other disks of the machine share.
 
     Raises:
         ImageNotAvailable: the version has no such disk.
-        Conflict: the definition disallows disks of the replica's type.
+        Conflict: the definition disallows disks with the storage account type of the replica.
     """
     _check_allowed_type(offer, slot.key.storage_account_type)
     disk = _new_disk(installation, wanted, offer, slot)
@@ -240,8 +251,8 @@ def add_disk(
 
 def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: ImageOffer, slot: Slot) -> ManagedDisk:
     content = offer.disk(disk_key(wanted.lun))
-    assert content.virtual_bytes is not None, "written with the first replica that completes"
-    assert content.disk_digest is not None, "likewise"
+    assert content.virtual_bytes is not None, "the first complete replica sets the size"
+    assert content.disk_digest is not None, "the first complete replica sets the digest"
     disk = ManagedDisk(
         uid=installation.effects.new_uid(),
         subscription=installation.subscription,
@@ -269,19 +280,23 @@ def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: Image
 
 
 def _choose_os_properties(offer: ImageOffer, wanted: ImageDiskRequest) -> OsProperties:
-    """What the definition says; whether the disk of a machine is generalized the machine knows by and by."""
+    """Return the OS properties of the definition. For the disk of a machine, the OS state is left out."""
     return offer.os_properties if wanted.managed_by is None else replace(offer.os_properties, os_state=None)
 
 
 def _check_allowed_type(offer: ImageOffer, kind: StorageAccountType) -> None:
-    """Refuse a disk of a type that its definition disallows: a managed disk has the type of its replica."""
+    """Check that the definition allows disks with the storage account type of the replica.
+
+    Raises:
+        Conflict: the definition disallows the type.
+    """
     disallowed = [each.value for each in offer.disallowed_disk_types]
     if kind.value in disallowed:
         raise Conflict(
             f"Disks of type {kind} are not allowed by the image definition '{offer.definition}'.",
-            found=f"a replica of type {kind}, which its disks would have",
+            found=f"a replica of type {kind}: a disk has the type of the replica",
             expected=f"none of {', '.join(disallowed)}",
-            hint="ask for a region where the version is kept in another type, or publish it in one",
+            hint="choose a region with a replica of another type, or replicate the version in another type",
             target="properties.disallowed.diskTypes",
         )
 
@@ -289,7 +304,11 @@ def _check_allowed_type(offer: ImageOffer, kind: StorageAccountType) -> None:
 def show_disk(
     installation: Installation, principal: Principal, *, group: str, name: str, kind: DiskKind = DiskKind.DISK
 ) -> ManagedDisk:
-    """The managed disk, or snapshot, of that name."""
+    """Return a managed disk or snapshot.
+
+    Raises:
+        NotFound: there is no such disk or snapshot.
+    """
     permit(installation, principal, Action.READ, names.compute_id(installation.subscription, group, kind, name))
     with installation.catalog.reading() as transaction:
         return _drop_expired_grant(
@@ -298,7 +317,7 @@ def show_disk(
 
 
 def _drop_expired_grant(transaction: Transaction, disk: ManagedDisk) -> ManagedDisk:
-    """Without a grant whose time is up."""
+    """Return the disk without an expired grant."""
     return disk if disk.grant is None else replace(disk, grant=disk.active_grant(transaction.now()))
 
 
@@ -321,10 +340,12 @@ def page_disks(
     kind: DiskKind = DiskKind.DISK,
     part: str | None = None,
 ) -> Page[ManagedDisk]:
-    """A page of them; of managed images each one's `part` alone, if it is named.
+    """Return a page of the readable disks, snapshots or managed images, by name.
+
+    With `part`, a managed image is represented by the disk with that disk key.
 
     Raises:
-        InvalidInput: the token is none of this list.
+        InvalidInput: the token belongs to another list.
     """
     subscription = installation.subscription
     above = names.group_id(subscription, group) if group is not None else f"/subscriptions/{subscription}"
@@ -339,7 +360,7 @@ def page_disks(
         listed = transaction.disks.list(subscription, group, kind, part=part, after=after, limit=limit, visible=True)
         found = [_drop_expired_grant(transaction, each) for each in listed]
     seen = filter_readable(principal, found, lambda disk: disk.resource_id, whole=whole)
-    # Two groups may have disks of one name, so that the uid, which has no slash either, stands behind it.
+    # Two groups may have disks of the same name, so the key also contains the uid. Neither part contains a slash.
     return Page.from_rows(seen, request, of=of, key=lambda disk: f"{disk.name}/{disk.uid}")
 
 
@@ -353,13 +374,13 @@ def tag_disk(
     tags: Mapping[str, str] | None,
     details: DiskDetails = NO_DETAILS,
 ) -> list[ManagedDisk]:
-    """Give a managed disk, a snapshot, or all disks of a managed image these tags and details instead of their own.
+    """Replace the tags and details of a managed disk, a snapshot, or all disks of a managed image.
 
     Returns:
-        The disks.
+        The updated disks.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is no such resource.
     """
     scope = names.compute_id(installation.subscription, group, kind, name)
     with (
@@ -368,7 +389,7 @@ def tag_disk(
     ):
         place = (installation.subscription, group, kind, name)
         for slot_uid in sorted({each.slot.uid for each in transaction.disks.list(*place)}):
-            transaction.slots.lock(slot_uid)  # Under which a disk is completed.
+            transaction.slots.lock(slot_uid)  # The completion of a disk takes the same lock.
         standing = [details.apply_to(each) for each in transaction.disks.list(*place)]
         changed = standing if tags is None else [replace(each, tags=dict(tags) or NO_TAGS) for each in standing]
         if not changed:
@@ -381,11 +402,12 @@ def tag_disk(
 def delete_disk(
     installation: Installation, principal: Principal, *, group: str, name: str, kind: DiskKind = DiskKind.DISK
 ) -> None:
-    """Remove a managed disk, a snapshot, or a managed image with all its disks. May be repeated.
+    """Delete a managed disk, a snapshot, or a managed image with all disks. May be repeated after an interruption.
 
     Raises:
-        WorkHeld: a live process reads or makes it.
-        Conflict: somebody has a signed URL of it.
+        NotFound: there is no such resource.
+        WorkHeld: a live process reads or makes a disk of the resource.
+        Conflict: a signed URL of a disk is valid.
     """
     scope = names.compute_id(installation.subscription, group, kind, name)
     with record_resource_deletion(installation, principal, scope, f"Microsoft.Compute/{kind}/delete"):

@@ -1,4 +1,7 @@
-"""A managed disk or an image version becomes a file: sparse, by segment, every piece verified, whole or not at all."""
+"""Export a managed disk or a disk of an image version to a sparse file.
+
+Segments are fetched and written one by one, and each piece is verified. A failed export leaves no file.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -39,7 +42,7 @@ from imgstore.transfer.slot_access import read_from_any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ExportSource:
-    """What is read: a manifest in a slot, the slots that can stand in for it, and the pin."""
+    """The source of an export: a pinned manifest in a slot, and alternative slots with the same content."""
 
     source: str
     owner_uid: str
@@ -48,7 +51,7 @@ class _ExportSource:
     others: tuple[Slot, ...]
     lease: Lease
     party: Party
-    """Who pays for what is read from another region."""
+    """The party that pays for reads from another region."""
 
 
 def export_disk(
@@ -62,21 +65,21 @@ def export_disk(
     overwrite: bool = False,
     pad: bool = False,
 ) -> Export:
-    """Write a managed disk into a file.
+    """Export a managed disk to a file.
 
     Args:
-        installation: where.
-        principal: who.
-        group: the resource group's name.
-        name: the disk's.
-        path: the file; its folder must exist.
+        installation: the installation.
+        principal: the caller.
+        group: the name of the resource group.
+        name: the name of the disk.
+        path: the file, in an existing folder.
         format: vhd, vhd-dynamic, raw or qcow2.
-        overwrite: replace a file that is there.
-        pad: round a size that the format cannot hold up to the next that it can.
+        overwrite: replace an existing file.
+        pad: round the size up to the next size that the format supports.
 
     Raises:
-        OutputError: the file cannot be written; nothing of it is left.
-        ObjectCorrupt, StoreError: no replica serves the disk's bytes.
+        OutputError: the file cannot be written. A partial file was removed.
+        ObjectCorrupt, StoreError: no replica can be read.
     """
     scope = names.disk_id(installation.subscription, group, name)
     with record_activity(
@@ -98,22 +101,22 @@ def export_range(
     length: int,
     overwrite: bool = False,
 ) -> Export:
-    """Write some bytes of a managed disk into a raw file: only the segments that they lie in are fetched.
+    """Export a range of a managed disk to a raw file. Only segments with bytes of the range are fetched.
 
     Args:
-        installation: where.
-        principal: who.
-        group: the resource group's name.
-        name: the disk's.
-        path: the file; its folder must exist.
-        offset: first byte of the disk.
-        length: how many bytes, at least 1.
-        overwrite: replace a file that is there.
+        installation: the installation.
+        principal: the caller.
+        group: the name of the resource group.
+        name: the name of the disk.
+        path: the file, in an existing folder.
+        offset: the first byte of the range in the disk.
+        length: the number of bytes, at least 1.
+        overwrite: replace an existing file.
 
     Raises:
         InvalidInput: the range is not inside the disk.
-        OutputError: the file cannot be written; nothing of it is left.
-        ObjectCorrupt, StoreError: no replica serves the bytes.
+        OutputError: the file cannot be written. A partial file was removed.
+        ObjectCorrupt, StoreError: no replica can be read.
     """
     scope = names.disk_id(installation.subscription, group, name)
     with record_activity(
@@ -124,20 +127,24 @@ def export_range(
 
 
 def _pin_disk(installation: Installation, group: str, name: str) -> _ExportSource:
-    """A managed disk that is ready, pinned."""
+    """Find a managed disk for an export, and pin the manifest.
+
+    Raises:
+        Conflict: the disk is not ready.
+    """
     with installation.catalog.transaction() as transaction:
         disk = lookup.find_disk(transaction, installation.subscription, group, name)
         scope = names.disk_id(installation.subscription, group, name)
         if disk.provisioning_state is not ProvisioningState.SUCCEEDED:
             raise Conflict(
                 f"The disk '{disk.name}' is not ready.",
-                found="one that awaits its upload"
+                found="a disk that waits for an upload"
                 if disk.awaits_upload
                 else f"provisioning state {disk.provisioning_state}",
                 expected="Succeeded",
-                hint="upload it to the URL of `imgstore disk grant-access`, then `imgstore disk revoke-access`"
+                hint="upload to the URL of `imgstore disk grant-access`, then run `imgstore disk revoke-access`"
                 if disk.awaits_upload
-                else "repeat the `imgstore disk create` that made it; it goes on where it stood",
+                else "repeat the `imgstore disk create` command, which resumes the creation",
                 target=scope,
             )
         manifest = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
@@ -165,23 +172,23 @@ def export_image(
     overwrite: bool = False,
     pad: bool = False,
 ) -> Export:
-    """Write a disk of an image version into a file, from the replica whose turn it is; no resource is left behind.
+    """Export a disk of an image version to a file without creating a managed disk. Replicas are chosen round robin.
 
     Args:
-        installation: where.
-        principal: who.
-        reference: which image; without a version the latest that is complete in the region.
-        lun: which of its data disks; None is its OS disk.
-        location: the region; None is the gallery's.
-        path: the file; its folder must exist.
+        installation: the installation.
+        principal: the caller.
+        reference: the image. Without a version, the latest version that is complete in the region.
+        lun: the LUN of a data disk. None means the OS disk.
+        location: the region. None means the region of the gallery.
+        path: the file, in an existing folder.
         format: vhd, vhd-dynamic, raw or qcow2.
-        overwrite: replace a file that is there.
-        pad: round a size that the format cannot hold up to the next that it can.
+        overwrite: replace an existing file.
+        pad: round the size up to the next size that the format supports.
 
     Raises:
-        ImageNotAvailable: no such version, it has no such disk, or it is not complete in the region.
-        OutputError: the file cannot be written; nothing of it is left.
-        ObjectCorrupt, StoreError: no replica serves the version's bytes.
+        ImageNotAvailable: the version does not exist, has no such disk, or is not complete in the region.
+        OutputError: the file cannot be written. A partial file was removed.
+        ObjectCorrupt, StoreError: no replica can be read.
     """
     scope = image_scope(installation, reference)
     with record_activity(installation, principal, Action.READ, scope, f"{VERSIONS}/{Action.READ}", of=VERSIONS):
@@ -194,7 +201,7 @@ def export_image(
             region = installation.regions.get(location or definition_path.gallery.location, target="location").name
             offer, slot = choose_slot(installation, transaction, reference, region)
             manifest = transaction.manifests.find(offer.version_uid, slot.uid, offer.disk(disk_key(lun)).key)
-            assert manifest is not None, "a complete replica has a manifest (promise 2)"
+            assert manifest is not None, "a complete replica has a manifest"
             others = list_alternative_slots(transaction, offer.version_uid, slot)
             lease = pin_manifest(installation, slot, offer.version_uid, manifest, transaction)
             party = version_party(definition_path, transaction.versions.by_uid(offer.version_uid))
@@ -211,7 +218,10 @@ def export_image(
 
 
 def list_alternative_slots(transaction: Transaction, version_uid: str | None, slot: Slot) -> tuple[Slot, ...]:
-    """The other complete slots of a version, those of the same region first; none without a version."""
+    """List the other slots with complete replicas of a version, the slots of the same region first.
+
+    Without a version, the list is empty.
+    """
     replicas = [] if version_uid is None else transaction.replicas.list(version_uid)
     others = [each.slot for each in replicas if each.state is ReplicaState.COMPLETED and each.slot.uid != slot.uid]
     return tuple(sorted(others, key=lambda other: other.key.region != slot.key.region))
@@ -220,9 +230,10 @@ def list_alternative_slots(transaction: Transaction, version_uid: str | None, sl
 def pin_manifest(
     installation: Installation, slot: Slot, owner_uid: str, manifest: ManifestRow, transaction: Transaction
 ) -> Lease:
-    """A pin for as long as the file is written: deletion waits for it while this process lives.
+    """Pin a manifest during an export. A deletion is refused while this process lives.
 
-    Each export is a work of its own, since any number may read the same disk at once; those of dead processes go.
+    Each export has a separate work, since any number of exports may read the same disk at the same time. Export works
+    of dead processes in the slot are abandoned.
     """
     for work in transaction.works.list_open(slot.uid):
         if work.kind is WorkKind.EXPORT and installation.keeper.can_take_over(work):
@@ -240,7 +251,7 @@ def pin_manifest(
 
 @contextmanager
 def hold_pin(installation: Installation, lease: Lease) -> Iterator[Hold]:
-    """Hold the pin inside the block, and let go of it however the block ends."""
+    """Hold the lease of a pin inside the block, and remove the pin at the end of the block, also after an error."""
     try:
         with installation.keeper.hold(lease) as hold:
             yield hold
@@ -359,10 +370,10 @@ def _meter_reads(installation: Installation, chosen: _ExportSource, manifest: Ma
 
 
 def read_manifest(installation: Installation, slot: Slot, others: Sequence[Slot], row: ManifestRow) -> Manifest:
-    """A manifest from its own slot, or from another that holds the same.
+    """Read a manifest from the slot of the manifest, or from another slot with the same content.
 
     Raises:
-        StoreError: no slot serves it; the first slot's error.
+        StoreError: no slot delivers the manifest. The error is the error of the first slot.
     """
     slots = installation.access_all([slot, *others])
     return read_from_any(slots, lambda each: each.get_manifest(row.body_key, row.digest))[1]

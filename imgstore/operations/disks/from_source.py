@@ -1,7 +1,8 @@
-"""Disks, snapshots and managed images' disks from disks, snapshots and files.
+"""Create disks, snapshots and disks of managed images from disks, snapshots and files.
 
-From a disk or snapshot: a reference over the same content in the same slot, made at once. From a file: taken in, into
-the subscription's own pool of the region (invariant S1); killed and repeated, it goes on by its work's plan.
+A copy of a disk or snapshot is a reference to the same content in the same slot and is made at once. A file is ingested
+into the pool of the subscription in the region (invariant S1). A repeated call after an interruption resumes the ingest
+from the plan of the work.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,20 +67,22 @@ def create_from_source(
     *,
     on_recorded: Callable[[Sequence[ManagedDisk]], None] = lambda _disks: None,
 ) -> ManagedDisk:
-    """Make a disk or snapshot from a disk, a snapshot or a file. The same command again goes on, or does nothing.
+    """Create a disk or snapshot from a disk, a snapshot or a file.
+
+    The same call after a completed call does nothing. After an interrupted call, the same call resumes.
 
     Args:
-        installation: where.
-        principal: who.
-        request: which, and of what.
-        on_recorded: called with the new rows when they are written, before the bytes are stored.
+        installation: the installation.
+        principal: the caller.
+        request: the new disk and the source.
+        on_recorded: a function that receives the new rows before the bytes are stored.
 
     Raises:
-        InvalidInput: no such source, one in another region, or one that declares another system.
-        AccessDenied: the principal may not make it, or not read the source's bytes.
-        ImageRefused: the file is; nothing is visible.
-        PropertyChangeNotAllowed: it exists, from another source or in another region.
-        StoreError: the file could not be taken in; the same command goes on.
+        InvalidInput: the source does not exist, is in another region, or declares another operating system.
+        AccessDenied: the principal may not create the disk, or may not read the bytes of the source.
+        ImageRefused: the file is not an acceptable image. No disk was created.
+        PropertyChangeNotAllowed: the disk exists, from another source or in another region.
+        StoreError: the ingest of the file failed. The same call resumes the ingest.
     """
     names.check_disk_name(request.name, request.kind.noun)
     scope = names.compute_id(installation.subscription, request.group, request.kind, request.name)
@@ -94,13 +97,13 @@ def make_disks(
     requests: Sequence[DiskRequest],
     on_recorded: Callable[[Sequence[ManagedDisk]], None],
 ) -> list[ManagedDisk]:
-    """The same for the disks of one resource, that was asked for and is recorded already. Raises as `create_from_source`.
+    """Create the disks of a resource inside an authorized and recorded operation. Raises errors as `create_from_source`.
 
-    All rows are written in one transaction, so that the resource is never taken for a whole one with fewer disks.
+    One transaction adds all rows, so that other processes never see the resource with fewer disks.
     """
     with ExitStack() as stack:
         files = _select_file_requests(installation, principal, requests)
-        if files:  # Every right was checked; to open a file at a URL may take long.
+        if files:  # All rights were checked. Opening a file at a URL may take a long time.
             installation.catalog.store_operation()
         opened = {each.disk_key: _open_file(installation, stack, each) for each in files}
         readers = {part: reader for part, reader in opened.items() if reader is not None}
@@ -124,7 +127,7 @@ def make_disks(
 
 def _ingest(installation: Installation, disks: Sequence[ManagedDisk], disk: ManagedDisk, reader: DiskReader) -> None:
     try:
-        assert disk.source is not None, "it is a file's"
+        assert disk.source is not None, "a disk from a file has a source"
         ingest_disk(installation, disk, reader, disk.source)
     except (ImageRefused, SourceChanged):
         with suppress(CatalogOutdated):  # Why the source was refused is what the caller must hear.
@@ -135,7 +138,7 @@ def _ingest(installation: Installation, disks: Sequence[ManagedDisk], disk: Mana
 def _select_file_requests(
     installation: Installation, principal: Principal, requests: Sequence[DiskRequest]
 ) -> list[DiskRequest]:
-    """Those whose source is a file."""
+    """Return the requests with a file as the source."""
     with installation.catalog.reading() as transaction:
         return [each for each in requests if not _is_copy(installation, principal, transaction, each)]
 
@@ -154,7 +157,7 @@ def _find_source_disk(
     request: DiskRequest,
     standing: ManagedDisk | None,
 ) -> ManagedDisk | None:
-    """The disk or snapshot that is meant; None where it is a file, though it may be gone since it was taken in."""
+    """Find the disk or snapshot of a request. Return None for a file, also for a file that was deleted after the ingest."""
     try:
         what = request.kind.noun
         return find_original(installation, principal, transaction, request.group, request.source, what=what)
@@ -165,14 +168,14 @@ def _find_source_disk(
 
 
 def _is_ingested(standing: ManagedDisk | None, request: DiskRequest) -> bool:
-    """Whether a disk has all bytes of the file that is asked for: a repeat need not look at it (invariant W6)."""
+    """Return whether a disk has all bytes of the requested file, so that a repeated call skips the file (invariant W6)."""
     if standing is None or standing.source is None or standing.provisioning_state is not ProvisioningState.SUCCEEDED:
         return False
     return standing.source.location == resolve_location(request.source)
 
 
 def _open_file(installation: Installation, stack: ExitStack, request: DiskRequest) -> DiskReader | None:
-    """The file; None where it can't be looked at, and the disk that it was made into has all of it."""
+    """Open the file of a request. Return None if the file cannot be read and the existing disk has all bytes."""
     try:
         source = stack.enter_context(closing(open_source(installation, request.source)))
     except (SourceNotFound, StoreError):
@@ -205,7 +208,7 @@ def _make_row(
     request: DiskRequest,
     reader: DiskReader | None,
 ) -> ManagedDisk:
-    """The disk's row, made or, where it stands already, compared with the request."""
+    """Add the row of a disk, or compare an existing row with the request."""
     standing = _find_existing(installation, transaction, request)
     if reader is not None:
         identity = reader.identity()
@@ -214,14 +217,14 @@ def _make_row(
         return _reuse_file_row(installation, transaction, request, standing, identity)
     if standing is not None and may_refer_to(installation, request.group, request.source, standing.source_reference):
         if standing.provisioning_state is not ProvisioningState.SUCCEEDED:
-            # Its content is not given to it yet: who goes on with it must be allowed to read the source now.
+            # The disk has no content yet, so the caller that resumes needs the right to read the source now.
             authorize(principal, Action.EXPORT, standing.source_reference)
         return _reuse_row(installation, transaction, request, standing)
     original = _find_source_disk(installation, principal, transaction, request, standing)
     if original is None:
         if standing is not None and _is_ingested(standing, request):
             return _reuse_row(installation, transaction, request, standing)
-        raise source_not_found(request.source, "it was deleted a moment ago", what=request.kind.noun)
+        raise source_not_found(request.source, "a source that was just deleted", what=request.kind.noun)
     return _add_copy(installation, transaction, request, standing, original)
 
 
@@ -230,11 +233,14 @@ def _find_existing(installation: Installation, transaction: Transaction, request
 
 
 def _merge_os_properties(request: DiskRequest, source: OsProperties) -> OsProperties:
-    """What is said of a new one. A managed image always says a state: it is Generalized unless its source is not."""
-    said = inherit_declared(source, request.os_properties)
+    """Return the OS properties of a new disk: properties of the request, else properties of the source.
+
+    The OS disk of a managed image always has an OS state. The default is Generalized.
+    """
+    merged = inherit_declared(source, request.os_properties)
     if request.kind is DiskKind.IMAGE and request.disk_key == OS_DISK:
-        return inherit_declared(OsProperties(os_state=OsState.GENERALIZED), said)
-    return said
+        return inherit_declared(OsProperties(os_state=OsState.GENERALIZED), merged)
+    return merged
 
 
 def _add_copy(
@@ -244,7 +250,7 @@ def _add_copy(
     standing: ManagedDisk | None,
     original: ManagedDisk,
 ) -> ManagedDisk:
-    """The row of a copy: in its source's slot, over its source's content."""
+    """Add the row of a copy with the slot and the content of the source."""
     check_os_compatibility(
         original.os_properties, request.os_properties, source_name=original.name, target_name=request.display_name
     )
@@ -262,10 +268,10 @@ def _add_copy(
     kind = request.storage_account_type or original.storage_account_type
     if kind is not original.storage_account_type:
         raise InvalidInput(
-            f"A copy is kept as its source is: the {original.kind.noun} '{original.name}' is "
+            f"A copy must have the storage account type of the source: the {original.kind.noun} '{original.name}' has "
             f"{original.storage_account_type}.",
             found=f"--sku {kind}",
-            expected=f"{original.storage_account_type}, or none named",
+            expected=f"{original.storage_account_type}, or no --sku",
             hint="leave --sku out",
             target="sku.name",
         )
@@ -284,7 +290,10 @@ def _add_copy(
 
 
 def copy_disk_row(installation: Installation, original: ManagedDisk) -> ManagedDisk:
-    """A disk over the same content in the same slot, Creating, granted to nobody and attached to nothing; still to be named."""
+    """Return a new row in state Creating for the same content in the same slot, without grant and machine.
+
+    The caller sets the names of the copy.
+    """
     return replace(
         original,
         uid=installation.effects.new_uid(),
@@ -303,7 +312,7 @@ def copy_disk_row(installation: Installation, original: ManagedDisk) -> ManagedD
 def _reuse_row(
     installation: Installation, transaction: Transaction, request: DiskRequest, standing: ManagedDisk
 ) -> ManagedDisk:
-    """One that stands already, from the same source."""
+    """Check that the request fits an existing disk from the same source, and return the disk with new tags and details."""
     region = standing.location
     if request.location is not None:
         region = installation.regions.get(request.location, target="location").name
@@ -324,7 +333,10 @@ def _reuse_file_row(
     standing: ManagedDisk,
     identity: SourceIdentity,
 ) -> ManagedDisk:
-    """One that stands already; a file that changed before it was taken in is taken anew, aloud (invariant W5)."""
+    """Check that the request fits an existing disk from a file, and return the disk.
+
+    If the file changed before the end of the ingest, the new content is ingested with a note (invariant W5).
+    """
     disk = _reuse_row(installation, transaction, request, standing)
     arrived = standing.provisioning_state is ProvisioningState.SUCCEEDED
     if standing.source != identity and (arrived or standing.source_reference != identity.location):
@@ -335,7 +347,7 @@ def _reuse_file_row(
             + (f" of {standing.source.file_bytes} bytes, stamp {standing.source.stamp}" if standing.source else ""),
         )
     if standing.source != identity:
-        installation.note(standing.name, "the source changed since the last run; taking it in anew")
+        installation.note(standing.name, "the source changed since the last run and is read again")
         disk = replace(disk, source=identity)
         transaction.disks.update(disk)
     return disk
@@ -383,7 +395,7 @@ def _add_row(
 def ensure_own_slot(
     installation: Installation, transaction: Transaction, region: str, kind: StorageAccountType
 ) -> Slot:
-    """The first slot of that type in the subscription's own pool of the region, both made on first use."""
+    """Return the first slot of a type in the pool of the subscription in a region. Create pool and slot at first use."""
     pool = transaction.pools.get_or_add(
         Pool(
             uid=installation.effects.new_uid(),
