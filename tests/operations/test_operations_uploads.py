@@ -90,7 +90,7 @@ def test_until_it_is_ended_an_upload_is_no_source_and_is_told_to_wait(installati
     copy = DiskRequest(group=GROUP, name="copy", source="up")
     with pytest.raises(InvalidInput, match="is not found") as caught:
         create_from_source(installation, ADMIN, copy)
-    assert caught.value.found == "a disk that waits for its upload: `imgstore disk revoke-access` ends it"
+    assert caught.value.found == "a disk that waits for an upload: `imgstore disk revoke-access` ends the upload"
     revoke(installation)
     assert create_from_source(installation, ADMIN, copy).provisioning_state is ProvisioningState.SUCCEEDED
 

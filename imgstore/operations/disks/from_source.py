@@ -130,8 +130,8 @@ def _ingest(installation: Installation, disks: Sequence[ManagedDisk], disk: Mana
         assert disk.source is not None, "a disk from a file has a source"
         ingest_disk(installation, disk, reader, disk.source)
     except (ImageRefused, SourceChanged):
-        with suppress(CatalogOutdated):  # Why the source was refused is what the caller must hear.
-            remove_disks(installation, disks)  # No repeat could go on from it: another source is another work.
+        with suppress(CatalogOutdated):  # The caller needs the reason of the refusal.
+            remove_disks(installation, disks)  # A repeated call cannot resume: another source needs another work.
         raise
 
 

@@ -1,8 +1,8 @@
-"""Disks that were placed in a replica are made; where the replica does not serve, they are placed in another one.
+"""Make disks in the slot of a replica, and move the disks to another replica if the store of the slot fails.
 
-All disks of a machine move together (invariant D3). In the slot that they leave, a removal work takes away what a request
-that is late may still put there (``operations/slots/leftovers.py``). A disk never returns to a slot in which such a work is open for it: a
-late removal would take the new manifest away.
+All disks of a machine move together (invariant D3). A removal work in the old slot deletes manifests that late requests
+may still put there (``operations/slots/leftovers.py``). A disk never returns to a slot with an open removal work for the
+disk, because a late removal would delete the new manifest.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,22 +28,22 @@ from imgstore.transfer.slot_access import SlotAccess, read_from_any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ServedManifests:
-    """A slot that serves the manifests of all disks."""
+    """The manifests of all disks from a slot."""
 
     slot: Slot
     bodies: Sequence[bytes]
-    """In the order of the disks."""
+    """The bytes of the manifests in the order of the disks. The bytes are empty for a complete disk."""
 
 
 def make_placed_disks(installation: Installation, disks: Sequence[PlacedDisk]) -> list[ManagedDisk]:
-    """Put the references of disks that share a slot; move all of them to another replica where theirs does not serve.
+    """Put the references of disks that share a slot, and move all disks to another replica if the store fails.
 
-    The manifests are read first, from the slot that the disks were given and, where that one fails or is late, from
-    another replica of the region: the disks go where the first answer comes from. A store that is late later, with a
-    write, is given up where another replica answers.
+    The manifests are read first from the slot of the disks. If the store of the slot fails or is late, another replica
+    of the region is read as well. The disks are made in the slot that answers first. A store that is late with a later
+    write is given up if another replica answers.
 
     Raises:
-        StoreError: no replica of the region serves; the error of the one that was chosen first.
+        StoreError: no replica of the region can be used. The error is the first error.
         LeaseLost: another process makes the disks.
     """
     made = list(disks)
@@ -74,7 +74,11 @@ def make_placed_disks(installation: Installation, disks: Sequence[PlacedDisk]) -
 
 
 def _read_manifests(installation: Installation, disks: Sequence[PlacedDisk], tried: set[str]) -> _ServedManifests:
-    """The manifests of all disks, from the first slot that serves them."""
+    """Read the manifests of all disks from the first slot that answers.
+
+    Raises:
+        StoreError: no slot delivers the manifests.
+    """
     own = disks[0].disk.slot
     asks = []
     if own.uid not in tried:
@@ -95,17 +99,18 @@ def _read_manifests(installation: Installation, disks: Sequence[PlacedDisk], tri
         else:
             errors.append(outcome.error)
     if own.uid not in tried and errors[0].retryable:
-        return _read_own(installation, disks)  # With patience, since no other slot serves them.
+        return _read_own(installation, disks)  # Wait longer, since no other slot has the manifests.
     raise errors[0]
 
 
 def _put_unless_late(
     installation: Installation, disks: Sequence[PlacedDisk], place: int, body: bytes, tried: set[str]
 ) -> ManagedDisk:
-    """Put one of the disks. Where its store is late, see whether another replica answers, and give the store up then.
+    """Put the reference of a disk. If the store is late and another replica answers, give the store up.
 
-    A store that is slow, while no other replica answers, is waited for. What is given up goes on in its thread. Its
-    transaction fails once the disk has moved, and what its requests put is removed (`_move_disk`).
+    Without an answer from another replica, the function waits for the slow store. An abandoned request continues in a
+    thread. After the move of the disk, the transaction of that thread fails, and the stored objects are removed
+    (`_move_disk`).
 
     Raises:
         StoreSilent: the store was late, and another replica answers.
@@ -128,16 +133,16 @@ def _put_unless_late(
         f"The store of {slot.key} is late with the disk '{disks[place].disk.name}'.",
         found="no answer yet, while another replica of the region answers",
         expected="an answer",
-        hint="see that the store runs; `imgstore regions check` asks it",
+        hint="check the store with `imgstore regions check`",
         target=str(slot.key),
     )
 
 
 def _find_completed_disks(installation: Installation, disks: Sequence[PlacedDisk], lost: LeaseLost) -> list[PlacedDisk]:
-    """The disks as they are after one was made by a request that was given up.
+    """Return the disks with the present rows, after an abandoned request completed at least one of the disks.
 
     Raises:
-        LeaseLost: none was: another process makes them.
+        LeaseLost: no disk was completed, so another process makes the disks.
     """
     with installation.catalog.reading() as transaction:
         rows = [transaction.disks.by_uid(each.disk.uid) for each in disks]
@@ -155,7 +160,7 @@ def _find_completed_disks(installation: Installation, disks: Sequence[PlacedDisk
 
 
 def _read_own(installation: Installation, disks: Sequence[PlacedDisk]) -> _ServedManifests:
-    """From the slot that the disks were given."""
+    """Read the manifests from the slot of the disks."""
     slot = disks[0].disk.slot
     try:
         bodies = _read_bodies(installation.access(slot), [each.origin for each in disks])
@@ -166,18 +171,19 @@ def _read_own(installation: Installation, disks: Sequence[PlacedDisk]) -> _Serve
 
 
 def _read_elsewhere(installation: Installation, disks: Sequence[PlacedDisk], tried: set[str]) -> _ServedManifests:
-    """From another replica of the region.
+    """Read the manifests from another replica of the region.
 
     Raises:
-        ObjectNotFound: there is none.
+        ObjectNotFound: no other replica has the content of all disks.
+        StoreError: no other replica delivers the manifests.
     """
     slots = _other_slots(installation, disks, tried)
     if not slots:
         raise ObjectNotFound(
             f"No other replica in {disks[0].disk.location} can take the disk '{disks[0].disk.name}'.",
-            found="no complete replica of the same storage account type that has all of its disks",
-            expected="another one",
-            hint="see that the replica's store answers, or give the version more replicas there",
+            found="no other complete replica of the same storage account type with all disks",
+            expected="another complete replica in the region",
+            hint="check that the store of the replica answers, or add replicas of the version in the region",
             target=disks[0].disk.source_reference,
         )
     with installation.catalog.reading() as transaction:
@@ -203,14 +209,14 @@ def _read_elsewhere(installation: Installation, disks: Sequence[PlacedDisk], tri
 
 
 def _read_bodies(access: SlotAccess, origins: Sequence[ManifestRow | None]) -> list[bytes]:
-    """The manifests; nothing for a disk that is made already."""
+    """Read the manifests. The result is empty for a complete disk."""
     return [b"" if each is None else access.get_object(each.body_key, ManifestCheck(each.digest)) for each in origins]
 
 
 def _other_slots(installation: Installation, disks: Sequence[PlacedDisk], tried: set[str]) -> list[Slot]:
-    """The slots of the region that have the content of all disks and may take them, without those that were tried.
+    """List the untried slots of the region that have the content of all disks and can hold the disks.
 
-    They are of the disks' storage account type, and nothing of the disks is still to be removed there.
+    The slots have the storage account type of the disks, and no open removal work for a disk.
     """
     disk = disks[0].disk
     if disk.source_version_uid is None:
@@ -235,18 +241,18 @@ def _can_hold(transaction: Transaction, disk: ManagedDisk, slot: Slot) -> bool:
 
 
 def _degrade_replica(installation: Installation, disks: Sequence[PlacedDisk], slot: Slot) -> None:
-    """The version's replica in a slot lacks a manifest (invariant W15)."""
+    """Degrade the replica of the version in a slot, because a manifest is missing or damaged (invariant W15)."""
     version_uid = disks[0].disk.source_version_uid
     if version_uid is not None:
         degrade_owners(installation, slot, {version_uid}, "missing or damaged when a disk was made of it")
 
 
 def _move(installation: Installation, disks: Sequence[PlacedDisk], slot: Slot) -> list[PlacedDisk]:
-    """Place all disks in another slot, with a work each that removes what they may have left in the old one.
+    """Move all disks to another slot, with a removal work for each disk in the old slot.
 
     Raises:
-        LeaseLost: another process makes one of them.
-        Conflict: one is made already, and is read or granted.
+        LeaseLost: another process makes a disk.
+        Conflict: a complete disk is being read or has a signed URL.
     """
     left = disks[0].disk.slot
     with installation.catalog.transaction() as transaction:
@@ -257,7 +263,7 @@ def _move(installation: Installation, disks: Sequence[PlacedDisk], slot: Slot) -
             transaction.slots.lock(slot_uid)
         moved = [_move_disk(installation, transaction, each, slot) for each in disks]
     name = disks[0].disk.name
-    installation.note(name, f"replica {left.key} does not serve; made of replica {slot.key.ordinal} instead")
+    installation.note(name, f"replica {left.key} cannot be used, so the disk is made from replica {slot.key.ordinal}")
     return moved
 
 
@@ -279,8 +285,8 @@ def _move_disk(installation: Installation, transaction: Transaction, placed: Pla
 def _in_use(disk: ManagedDisk) -> Conflict:
     return Conflict(
         f"The disk '{disk.name}' can't be placed in another replica.",
-        found="it is made already, and somebody reads it or has a signed URL of it",
-        expected="a disk that nobody uses until all disks of its machine are made",
-        hint="repeat the command when the store of its replica answers again",
+        found="a complete disk that is being read or has a signed URL",
+        expected="a disk that is not in use until all disks of the machine are complete",
+        hint="repeat the command when the store of the replica answers again",
         target=disk.name,
     )

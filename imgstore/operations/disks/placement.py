@@ -1,4 +1,4 @@
-"""Telling a person what replicas can't do well."""
+"""Select the image version and the replica for a new disk, and recommend more replicas if necessary."""
 
 from dataclasses import replace
 from typing import Final
@@ -20,17 +20,17 @@ from imgstore.policy.selection import find_latest, healthy_replicas, next_slot
 
 
 def advise_replicas(installation: Installation, disk: ManagedDisk) -> None:
-    """Tell, where more disks than its version's replicas serve well were made in the disk's region with it.
+    """Note a recommendation for more replicas if many disks of a version were created in the region at the same time.
 
-    Seconds are those of whoever wrote the disks' rows: a clock that is wrong gives a wrong piece of advice, no more.
+    The creation times come from the clocks of the processes that made the disks. A wrong clock only spoils the advice.
     """
     per_replica, version_uid = installation.limits.machines_per_replica, disk.source_version_uid
-    assert version_uid is not None, "it was made of an image version a moment ago"
+    assert version_uid is not None, "the disk was just made from an image version"
     with installation.catalog.reading() as transaction:
         since = installation.effects.now() - CONCURRENT_WINDOW
         machines = transaction.disks.count_created(version_uid, disk.location, since=since)
         if machines <= per_replica:
-            return  # One replica is enough, and there is one.
+            return  # A single replica is enough, and exists.
         replicas = healthy_replicas(transaction.replicas.in_region(version_uid, disk.location), disk.location)
     where = installation.regions.get(disk.location).display_name
     advice = scaling_advice(machines, len(replicas), per_replica, where=where)
@@ -39,17 +39,21 @@ def advise_replicas(installation: Installation, disk: ManagedDisk) -> None:
 
 
 _VERSIONS_AT_ONCE: Final = 16
-"""Read at once to find the latest; that many and more are excluded from latest, or on their way out, only rarely."""
+"""The number of versions in a read for the latest version. So many versions are rarely excluded or being deleted."""
 
 
 def check_subscription(installation: Installation, reference: ImageReference) -> None:
-    """Refuse a full resource id of another subscription: nothing of it can be seen from here."""
+    """Check that a reference is in the subscription of the installation.
+
+    Raises:
+        ImageNotAvailable: the reference names another subscription.
+    """
     if reference.subscription not in (None, installation.subscription):
         raise ImageNotAvailable(
-            f"The gallery image {reference} is of another subscription.",
+            f"The gallery image {reference} belongs to another subscription.",
             found=f"subscription {reference.subscription}",
             expected=f"subscription {installation.subscription}",
-            hint="give --subscription, or a reference of this one",
+            hint="use --subscription, or a reference to an image of this subscription",
             target="galleryImageReference",
         )
 
@@ -57,10 +61,10 @@ def check_subscription(installation: Installation, reference: ImageReference) ->
 def choose_slot(
     installation: Installation, transaction: Transaction, reference: ImageReference, region: str
 ) -> tuple[ImageOffer, Slot]:
-    """The version that is meant and the slot whose turn it is; the turn counts in this transaction.
+    """Find the version of a reference and the next slot of the round robin. The transaction advances the counter.
 
     Raises:
-        ImageNotAvailable: no such version, or not complete in the region.
+        ImageNotAvailable: the version does not exist or is not complete in the region.
     """
     offer = find_offer(installation, transaction, reference, region)
     return offer, next_slot(
@@ -71,10 +75,12 @@ def choose_slot(
 def find_offer(
     installation: Installation, transaction: Transaction, reference: ImageReference, region: str
 ) -> ImageOffer:
-    """What a reference means in a region: at once, where all of it is there and named.
+    """Find the version of a reference and the complete slots of the version in a region.
+
+    A single query is enough for a named version that is complete.
 
     Raises:
-        ImageNotAvailable: no such version, or not complete in the region.
+        ImageNotAvailable: the version does not exist or is not complete in the region.
     """
     subscription = reference.subscription or installation.subscription
     names_above = (subscription, reference.group, reference.gallery, reference.definition)
@@ -97,10 +103,10 @@ def find_named_version(
     reference: ImageReference,
     region: str,
 ) -> ImageVersion:
-    """The version that a reference means in a region.
+    """Find the named version of a reference, or the latest version in a region.
 
     Raises:
-        ImageNotAvailable: no such version, or none that may be the latest there.
+        ImageNotAvailable: the version does not exist, or no version can be the latest in the region.
     """
     if reference.version is not None:
         found = transaction.versions.get(definition_path.definition.uid, reference.version)
@@ -123,7 +129,7 @@ def find_named_version(
 
 
 def _latest(transaction: Transaction, definition_path: DefinitionPath, region: str) -> ImageVersion | None:
-    """A few at a time, from the highest down: of ten thousand versions the first is mostly the one."""
+    """Find the latest version in a region, in batches from the highest version down. The first version usually fits."""
     below: VersionName | None = None
     while some := transaction.versions.list_complete_in(
         definition_path.definition.uid, region, below=below, limit=_VERSIONS_AT_ONCE
@@ -137,13 +143,13 @@ def _latest(transaction: Transaction, definition_path: DefinitionPath, region: s
 
 
 def image_not_available(installation: Installation, scope: str, region: str) -> ImageNotAvailable:
-    """What is raised where an image can't be had in a region."""
+    """Return the error for an image that is not available in a region, with the message of Azure."""
     return ImageNotAvailable(
         f"The gallery image {scope} is not available in {_region_display_name(installation, region)} region. Please contact image "
         "owner to replicate to this region, or change your requested region.",
-        found="no complete replica there",
+        found="no complete replica in the region",
         expected="a version that is complete in the region",
-        hint="`imgstore sig image-version show ... --expand ReplicationStatus` shows where it is complete",
+        hint="`imgstore sig image-version show ... --expand ReplicationStatus` shows the complete regions",
         target="galleryImageReference",
     )
 

@@ -1,4 +1,4 @@
-"""Managed disks read at any offset, as the fixed VHD that they are uploaded as: what a signed URL for reading serves."""
+"""Read managed disks at any offset as fixed VHD files, for signed URLs with read access."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ _SECTOR_BYTES: Final = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenDisk:
-    """A disk that is read here and there. Safe from several threads."""
+    """A managed disk with random read access. Threads may share the object."""
 
     installation: Installation
     slots: tuple[Slot, ...]
@@ -35,21 +35,23 @@ class OpenDisk:
     reads: CrossRegionReads
     data: tuple[Extent, ...]
     footer: bytes
-    """Empty for a disk of a size that no VHD has: it is read as it is."""
+    """The VHD footer. Empty if the disk size is impossible for a VHD. Such a disk is read as a raw file."""
 
     @property
     def file_bytes(self) -> int:
-        """Of the disk and its footer."""
+        """The size of the disk and the footer."""
         return self.ranges.virtual_bytes + len(self.footer)
 
     @contextmanager
     def open_whole(self) -> Iterator["OpenDisk | WholeDisk"]:
-        """What to read the whole from: itself, or a file where that would fetch segments again and again (D8).
+        """Open the disk for reading as a whole.
+
+        The result is this object, or a scratch file if direct reading would fetch segments repeatedly (invariant D8).
 
         Raises:
-            StoreError: a segment can be had from no slot.
-            StoreFull: a bound of scratch is passed.
-            OutputError: no room below the data home.
+            StoreError: no slot delivers a segment.
+            StoreFull: a limit of the scratch space is exceeded.
+            OutputError: the file system of the home is full.
         """
         if not self.ranges.prefers_scatter:
             yield self
@@ -82,7 +84,7 @@ class OpenDisk:
             degrade_damaged(installation, self.slots, segments.damages)
 
     def extents(self, begin: int = 0, end: int | None = None) -> Iterator[Extent]:
-        """Return the ranges that hold data and touch [begin, end), in order."""
+        """Iterate in order over the ranges with data that overlap [begin, end). The footer is the last range."""
         first = bisect_right(self.data, begin, key=lambda each: each.end)
         for each in islice(self.data, first, None):
             if end is not None and each.offset >= end:
@@ -92,10 +94,10 @@ class OpenDisk:
             yield Extent(offset=self.ranges.virtual_bytes, length=len(self.footer))
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`, which are inside.
+        """Read `length` bytes at `offset`. The range must be inside the file.
 
         Raises:
-            StoreError: a segment can be had from no slot.
+            StoreError: no slot delivers a segment.
         """
         disk_bytes = self.ranges.virtual_bytes
         inside = max(0, min(length, disk_bytes - offset))
@@ -112,13 +114,13 @@ class OpenDisk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeDisk:
-    """A disk that was put together in a file."""
+    """A disk that was assembled in a scratch file."""
 
     disk: OpenDisk
     writer: DiskWriter
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`, which are inside."""
+        """Read `length` bytes at `offset`. The range must be inside the file."""
         disk_bytes, footer = self.disk.ranges.virtual_bytes, self.disk.footer
         inside = max(0, min(length, disk_bytes - offset))
         behind = max(0, offset - disk_bytes)
@@ -126,10 +128,10 @@ class WholeDisk:
 
 
 def open_disk_reader(installation: Installation, disk: ManagedDisk, cache: SegmentCache) -> OpenDisk:
-    """A disk that is made, through a cache that others share.
+    """Open a complete disk for reading with a cache that several disks share.
 
     Raises:
-        StoreError: no slot serves its manifest.
+        StoreError: no slot delivers the manifest of the disk.
     """
     with installation.catalog.reading() as transaction:
         row = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)

@@ -1,4 +1,4 @@
-"""Signed URLs of disks: given for a while, looked at with every request, taken back."""
+"""Grant signed URLs for disks, and check the signed URL of a request."""
 
 import hmac
 from dataclasses import dataclass
@@ -18,16 +18,14 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.slots.removal import OPERATION_NOT_ALLOWED, signed_url_conflict
 
 URL_ROOT: Final = "/blobs"
-"""What the paths of signed URLs begin with."""
-_INVALID_SIGNATURE: Final = (
-    "no signature that is good: none of a disk, or one that was altered, was revoked or has run out"
-)
-"""One answer, so that nobody learns from it which disks exist."""
+"""The prefix of the paths of signed URLs."""
+_INVALID_SIGNATURE: Final = "an invalid signature: of no disk, altered, revoked or expired"
+"""The same answer in all cases, so that clients cannot learn which disks exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedUrlClaims:
-    """What a signed URL says, not believed yet."""
+    """The unverified fields of a signed URL."""
 
     disk_uid: str
     grant_uid: str
@@ -45,22 +43,23 @@ def grant_access(
     duration_seconds: int,
     server_url: str,
 ) -> str:
-    """A signed URL to a disk, which is not deleted before the URL's end or `revoking.revoke_access`.
+    """Grant access to a disk, and return the signed URL.
 
-    Asked again with the same level, an earlier URL stays good until its own end.
+    The disk cannot be deleted until the grant expires or is revoked (`uploads.revoke_access`). A second grant with the
+    same level keeps earlier URLs valid until the expiry of each URL.
 
     Args:
-        installation: where.
-        principal: who.
-        group: the resource group's name.
-        name: the disk's.
-        level: Read of a disk that is made; Write of one that waits for its upload.
-        duration_seconds: how long it is good.
-        server_url: how clients reach the server: scheme, host and port.
+        installation: the installation.
+        principal: the caller.
+        group: the name of the resource group.
+        name: the name of the disk.
+        level: Read for a complete disk, Write for a disk that waits for an upload.
+        duration_seconds: the validity of the URL.
+        server_url: the scheme, host and port of the server for clients.
 
     Raises:
-        Conflict: the disk is not one for that level, or the other level is granted now.
-        InvalidInput: the duration is none.
+        Conflict: the disk does not allow the level, or a grant with the other level is valid.
+        InvalidInput: the duration is out of range.
     """
     if not 1 <= duration_seconds <= SECONDS_MAX:
         raise InvalidInput(
@@ -68,7 +67,7 @@ def grant_access(
             f"and {SECONDS_MAX}, inclusive",
             found=f"{duration_seconds} seconds",
             expected=f"1 to {SECONDS_MAX}",
-            hint="ask again when it has run out",
+            hint="request a new URL after the expiry",
             target="durationInSeconds",
         )
     scope = names.disk_id(installation.subscription, group, name)
@@ -104,14 +103,14 @@ def grant_access(
 def _disk_changed(disk: ManagedDisk) -> Conflict:
     return Conflict(
         f"The disk '{disk.name}' has just changed.",
-        found=f"a disk that is {disk.provisioning_state} no more",
-        hint="look at it and ask again",
+        found=f"a disk that is not in state {disk.provisioning_state} any more",
+        hint="show the disk and repeat the request",
         target=disk.name,
     )
 
 
 def _grant_end(now: datetime, duration_seconds: int) -> datetime:
-    """When it is over, in whole seconds as the URL says it; never rounded down, lest a second be none."""
+    """Return the expiry in whole seconds, as in the URL. One second is added, because `now` was rounded down."""
     return now + timedelta(seconds=duration_seconds + 1)
 
 
@@ -123,9 +122,9 @@ def _check_level(disk: ManagedDisk, level: AccessLevel) -> None:
     waiting = disk.awaits_upload
     raise Conflict(
         f"Access level {level} is not allowed for the disk '{disk.name}'.",
-        found="a disk that waits for its upload" if waiting else f"a disk that is {disk.provisioning_state}",
-        expected="Write of a disk that waits for its upload, Read of one that is Succeeded",
-        hint="upload it and revoke the access to that first" if waiting else "make a disk with createOption Upload",
+        found="a disk that waits for an upload" if waiting else f"a disk in state {disk.provisioning_state}",
+        expected="Write for a disk that waits for an upload, Read for a disk in state Succeeded",
+        hint="first upload the disk and revoke the access" if waiting else "create a disk with createOption Upload",
         target="access",
         code=OPERATION_NOT_ALLOWED,
     )
@@ -137,10 +136,10 @@ def _check_free(disk: ManagedDisk, standing: DiskGrant | None, level: AccessLeve
 
 
 def authorize_signed_url(installation: Installation, ticket: SignedUrlClaims, *, write: bool) -> ManagedDisk:
-    """The disk that a signed URL is of, if it is good now for reading, or for writing.
+    """Verify a signed URL for reading or writing, and return the disk.
 
     Raises:
-        AccessDenied: forged, run out, revoked, or of the other level.
+        AccessDenied: the URL is forged, expired or revoked, or permits only reading.
     """
     with installation.catalog.reading() as transaction:
         key, now = transaction.installation.hmac_key(), transaction.now()
@@ -158,7 +157,7 @@ def authorize_signed_url(installation: Installation, ticket: SignedUrlClaims, *,
     if not hmac.compare_digest(grant.signature(key, disk.uid, ends).encode(), ticket.signature.encode()):
         raise _access_denied(_INVALID_SIGNATURE)
     if now >= ends:
-        raise _access_denied("a signature that has run out")
+        raise _access_denied("an expired signature")
     if write and grant.level is not AccessLevel.WRITE:
         raise _access_denied("a signature for reading", "AuthorizationPermissionMismatch")
     return disk
@@ -169,7 +168,7 @@ def _access_denied(found: str, code: str = "AuthenticationFailed") -> AccessDeni
         "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly "
         "including the signature.",
         found=found,
-        expected="a URL that beginGetAccess gave, within its time",
-        hint="`imgstore disk grant-access` gives a new one",
+        expected="an unexpired URL from beginGetAccess",
+        hint="create a new URL with `imgstore disk grant-access`",
         code=code,
     )

@@ -1,4 +1,4 @@
-"""Where a version's bytes come from: a path, ``file://``, ``s3://`` or ``https://``."""
+"""Open sources by path, ``file://``, ``s3://`` or ``https://``, and find source disks by name or id."""
 
 import os
 from pathlib import Path
@@ -18,15 +18,15 @@ from imgstore.operations.disks.web_sources import WebSource
 from imgstore.operations.installation import Installation
 
 _S3_ENDPOINTS: Final = ("IMGSTORE_SOURCE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-"""Where ``s3://`` is looked for, the first that is set; none is AWS itself."""
+"""The variables with the endpoint for ``s3://`` sources. The first set variable counts. The default is AWS."""
 
 
 def open_source(installation: Installation, uri: str) -> ByteSource:
-    """The source that `uri` names.
+    """Open the source at a path or URI.
 
     Raises:
-        SourceNotFound: no such file.
-        InvalidInput: a scheme that is not read.
+        SourceNotFound: there is no such file.
+        InvalidInput: the scheme of the URI is not supported.
         StoreError: the server does not answer.
     """
     parts = split_uri(uri)
@@ -43,24 +43,24 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
         )
     if scheme == "s3":
         from imgstore.stores.s3.source import S3Object  # noqa: PLC0415 - boto3 costs start-up time
-        from imgstore.stores.s3.store import S3Store  # noqa: PLC0415 - as above
+        from imgstore.stores.s3.store import S3Store  # noqa: PLC0415 - boto3 costs start-up time
 
         endpoint = next(filter(None, (installation.environ.get(name) for name in _S3_ENDPOINTS)), None)
         store = S3Store(endpoint=endpoint, bucket=parts.netloc, path_style=endpoint is not None)
         return S3Object(store, unquote(parts.path.lstrip("/")))
     if scheme and "://" in uri:
         raise InvalidInput(
-            f"A source of the scheme '{scheme}' is not read.",
+            f"The scheme '{scheme}' of the source is not supported.",
             found=uri,
             expected="a path, file://, s3://bucket/key or https://",
-            hint="fetch the file first and give its path",
+            hint="download the file first, then name the path",
             target="osVhdUri",
         )
     return LocalFile(Path(uri))
 
 
 def resolve_location(uri: str) -> str:
-    """What the source that `uri` names is known by (`SourceIdentity.location`), whether or not it is there."""
+    """Return the location of the source at a path or URI (`SourceIdentity.location`). The source need not exist."""
     parts = split_uri(uri)
     scheme = parts.scheme.lower()
     if scheme in ("https", "http"):
@@ -71,26 +71,26 @@ def resolve_location(uri: str) -> str:
 
 
 COPYABLE_KINDS: Final = (DiskKind.SNAPSHOT, DiskKind.DISK)
-"""What a bare name means, looked for in this order, as az does."""
+"""The kinds of resources that a bare name may name, in the order of the search, as in az."""
 
 
 def find_original(
     installation: Installation, principal: Principal, transaction: Transaction, group: str, word: str, *, what: str
 ) -> ManagedDisk | None:
-    """The disk or snapshot that `word` names, if the principal may read its bytes; None where it names a file.
+    """Find the disk or snapshot that `word` names, if the principal may read the bytes. Return None for a file.
 
     Args:
-        installation: where.
-        principal: who asks.
+        installation: the installation.
+        principal: the caller.
         transaction: the open transaction.
-        group: where a bare name is looked for.
-        word: as a person gave it.
-        what: what is to be made, for the refusal.
+        group: the resource group for bare names.
+        word: a name, a resource id, a path or a URL from a person.
+        what: the noun of the new resource, for errors.
 
     Raises:
-        SourceNotFound: a full id, or a bare name that is no file's either, of what is not there.
-        InvalidInput: likewise, of what is not ready.
-        AccessDenied: the principal may read the bytes of nothing that `word` may name.
+        SourceNotFound: a full id names no resource, or a bare name names neither a resource nor a file.
+        InvalidInput: the resource is not ready.
+        AccessDenied: the principal may not read the bytes of any resource that `word` may name.
     """
     candidates = list_candidate_ids(installation, group, word, COPYABLE_KINDS)
     readable = [each for each in candidates if is_allowed(principal, Action.EXPORT, each.resource_id)]
@@ -104,18 +104,18 @@ def find_original(
             authorize(principal, Action.EXPORT, candidates[-1].resource_id)
         if there:
             raise source_not_found(word, _describe_unready(there[0]), what=what)
-        raise source_not_found(word, "nothing of that name", what=what, kind=SourceNotFound)
+        raise source_not_found(word, "no resource of that name", what=what, kind=SourceNotFound)
     return None
 
 
 def _describe_unready(disk: ManagedDisk) -> str:
     if disk.awaits_upload:
-        return f"a {disk.kind.noun} that waits for its upload: `imgstore disk revoke-access` ends it"
-    return f"a {disk.kind.noun} that is {disk.provisioning_state}"
+        return f"a {disk.kind.noun} that waits for an upload: `imgstore disk revoke-access` ends the upload"
+    return f"a {disk.kind.noun} in state {disk.provisioning_state}"
 
 
 def may_refer_to(installation: Installation, group: str, word: str, reference: str) -> bool:
-    """Whether `word` may name the resource with the id `reference`, which may be gone by now."""
+    """Return whether `word` may name the resource with the id `reference`. The resource need not exist."""
     return reference.lower() in {
         each.resource_id.lower() for each in list_candidate_ids(installation, group, word, COPYABLE_KINDS)
     }
@@ -124,10 +124,12 @@ def may_refer_to(installation: Installation, group: str, word: str, reference: s
 def list_candidate_ids(
     installation: Installation, group: str, word: str, kinds: tuple[str, ...]
 ) -> tuple[ComputeId, ...]:
-    """The resources that `word` may name: one by its full id, of each kind one by a bare name, none by a path or URL.
+    """List the ids of the resources that `word` may name.
+
+    A full id names one resource. A bare name may name a resource of each kind. A path or URL names none.
 
     Raises:
-        InvalidInput: a full id of another kind, or of another subscription.
+        InvalidInput: the full id has another kind or another subscription.
     """
     subscription = installation.subscription
     if not is_resource_id(word):
@@ -136,10 +138,10 @@ def list_candidate_ids(
     found = ComputeId.parse(word)
     if found is None or found.kind not in kinds or found.subscription.lower() != subscription.lower():
         raise InvalidInput(
-            f"'{word}' can't be a source here.",
-            found="the id of something else, or of another subscription",
-            expected=f"one of {' or '.join(kinds)} in subscription {subscription}",
-            hint="a disk from an image version is made with --gallery-image-reference",
+            f"The resource '{word}' can't be a source.",
+            found="a resource id of another kind or of another subscription",
+            expected=f"an id from {' or '.join(kinds)} in subscription {subscription}",
+            hint="use --gallery-image-reference for a disk from an image version",
             target="source",
         )
     return (found,)
@@ -148,16 +150,20 @@ def list_candidate_ids(
 def source_not_found(
     word: str, found: str, *, what: str, region: str | None = None, kind: type[InvalidInput] = InvalidInput
 ) -> InvalidInput:
-    """What is raised where a source is not ready, or in another region than what is made from it; `kind` where it is gone."""
+    """Return the error for a source that is missing, not ready or in another region, with the message of Azure.
+
+    `kind` is the class of the error.
+    """
     return kind(
         f"Source {word} is not found. Please check source exists, and is in the same region as {what} being created",
         found=found,
         expected="a source that is ready" + (f", in {region}" if region else ""),
-        hint="`imgstore disk list` shows what there is, and so do those of snapshot, image, vm and sig image-version",
+        hint="list the sources with `imgstore disk list`, or with the list command of snapshot, image, vm or sig "
+        "image-version",
         target="source",
     )
 
 
 def is_resource_id(word: str) -> bool:
-    """Whether it is a full resource id."""
+    """Return whether a word is a full resource id."""
     return word.lower().startswith("/subscriptions/")

@@ -1,6 +1,7 @@
-"""Disks that are made from an upload: an empty row first, then bytes by a signed URL, then taken in when that is revoked.
+"""Create disks from uploads.
 
-The upload is a fixed VHD, as Azure's: known, never probed (invariant F9).
+A client creates a disk row, uploads the bytes to a signed URL, and revokes the URL. The revocation ingests the upload. The
+upload is always a fixed VHD, as in Azure. The format is never probed (invariant F9).
 """
 
 from collections.abc import Callable
@@ -35,18 +36,18 @@ from imgstore.transfer.spool import Spool, last_used_at, remove_spool, spool_fol
 SECTOR_BYTES: Final = 512
 FOOTER_BYTES: Final = 512
 UPLOAD_BYTES_MAX: Final = 32 * TIB + FOOTER_BYTES
-"""Azure's. Its least is 20 MiB and the footer; smaller ones do no harm."""
+"""The maximum size of an upload, as in Azure. The minimum of Azure, 20 MiB and the footer, is not enforced."""
 _PATIENCE_SECONDS: Final = 60.0
-"""How long those that are still sending have to leave once their URL is revoked: they look every second."""
+"""The time for requests in progress to end after the revocation of the URL. Requests check the grant every second."""
 _LOOK_SECONDS: Final = 0.05
 
 
 def create_upload(installation: Installation, principal: Principal, request: UploadRequest) -> ManagedDisk:
-    """Make a disk that waits for its upload. The same again does nothing.
+    """Create a disk that waits for an upload. A repeated call does nothing.
 
     Raises:
-        InvalidInput: no fixed VHD has so many bytes, or the disk stands and declares another system.
-        PropertyChangeNotAllowed: the disk exists, from something else, of another size or in another region.
+        InvalidInput: the size is not the size of a fixed VHD, or the existing disk declares another operating system.
+        PropertyChangeNotAllowed: the disk exists, with another source, another size or another region.
     """
     names.check_disk_name(request.name)
     _check_bytes(request.upload_bytes)
@@ -70,7 +71,7 @@ def _check_bytes(upload_bytes: int) -> None:
             "uploadSizeBytes is not the size of a fixed VHD.",
             found=f"{upload_bytes} bytes",
             expected=f"a multiple of {SECTOR_BYTES}: the disk and a footer of {FOOTER_BYTES}, at most {UPLOAD_BYTES_MAX}",
-            hint="give the size of the .vhd file (`stat -c %s disk.vhd`)",
+            hint="use the size of the .vhd file (`stat -c %s disk.vhd`)",
             target="properties.creationData.uploadSizeBytes",
         )
 
@@ -131,19 +132,21 @@ def revoke_access(
     name: str,
     on_url_revoked: Callable[[], None] = lambda: None,
 ) -> ManagedDisk:
-    """Make the disk's URL worthless; where something was uploaded, take it in. The same again goes on, or does nothing.
+    """Revoke the signed URL of a disk, and ingest uploaded bytes.
+
+    The same call after a completed call does nothing. After an interrupted call, the same call resumes.
 
     Args:
-        installation: where.
-        principal: who.
-        group: the resource group's name.
-        name: the disk's.
-        on_url_revoked: told when the URL is worthless, and what may take long begins.
+        installation: the installation.
+        principal: the caller.
+        group: the name of the resource group.
+        name: the name of the disk.
+        on_url_revoked: a function that is called after the revocation and before the long ingest.
 
     Raises:
-        ImageRefused: what came is no fixed VHD of that size; it stays, and a new URL lets it be mended.
-        WorkHeld: somebody is still sending, or takes it in.
-        StoreError: it could not be taken in; the same command goes on.
+        ImageRefused: the upload is not a fixed VHD of the size. The upload stays and can be corrected with a new URL.
+        WorkHeld: another process still writes or ingests the upload.
+        StoreError: the ingest failed. The same call resumes the ingest.
     """
     scope = names.disk_id(installation.subscription, group, name)
     with record_activity(installation, principal, Action.END_ACCESS, scope, f"{DISKS}/{Action.END_ACCESS}"):
@@ -164,24 +167,24 @@ def _ingest_upload(installation: Installation, disk: ManagedDisk) -> ManagedDisk
             with installation.catalog.reading() as transaction:
                 standing = transaction.disks.by_uid(disk.uid)
             if not standing.awaits_upload:
-                return standing  # Another process took it in while this one waited.
+                return standing  # Another process ingested the upload during the wait.
             made = ingest_disk(installation, standing, reader, spool.identity())
     remove_spool(installation.home, disk.uid)
     return made
 
 
 def open_spool(installation: Installation, disk: ManagedDisk, *, patience_seconds: float = 0) -> Spool:
-    """The upload of a disk that waits for it.
+    """Open the upload spool of a disk that waits for an upload.
 
     Raises:
-        Conflict: the disk waits for none.
-        WorkHeld: another process has it, for so long.
+        Conflict: the disk does not wait for an upload.
+        WorkHeld: another process keeps the spool open for longer than `patience_seconds`.
     """
     if disk.upload_bytes is None or not disk.awaits_upload:
         raise Conflict(
-            f"The disk '{disk.name}' waits for no upload.",
-            found=f"a disk that is {disk.provisioning_state}",
-            expected="one with createOption Upload that was not uploaded yet",
+            f"The disk '{disk.name}' does not wait for an upload.",
+            found=f"a disk in state {disk.provisioning_state}",
+            expected="a disk with createOption Upload and without an upload",
             target=disk.name,
         )
     effects = installation.effects
@@ -199,10 +202,10 @@ def open_spool(installation: Installation, disk: ManagedDisk, *, patience_second
 
 
 def sweep_uploads(installation: Installation) -> None:
-    """Remove the bytes of uploads that were taken in, whose disk is gone, or that were abandoned.
+    """Remove the spools of ingested uploads, of deleted disks and of abandoned uploads.
 
-    An upload is abandoned when nobody may write it any more, and nobody has had it open for `DiskSpace.upload_days_max`.
-    Its disk goes on waiting: a new URL begins the upload again.
+    An upload is abandoned if no valid URL permits writes and no process used the spool for `DiskSpace.upload_days_max`.
+    The disk of an abandoned upload still waits for an upload. A new URL starts the upload again.
     """
     folder = spool_folder(installation.home, "x").parent
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Is this file that image? Compared by piece digests, without moving a segment."""
+"""Compare a file with an image version by piece digests, without reading segments, and inspect image files."""
 
 import tempfile
 from pathlib import Path
@@ -33,19 +33,19 @@ def verify_file(
     location: str | None = None,
     source_format: DiskFormat | None = None,
 ) -> Verification:
-    """Compare the disk in a file, whatever its container, with a disk of an image version.
+    """Compare the disk in a file of any supported format with a disk of an image version.
 
     Args:
-        installation: where.
-        principal: who.
+        installation: the installation.
+        principal: the caller.
         path: the file.
-        reference: which image.
-        lun: of which of its data disks; None is its OS disk.
-        location: the region; None is the gallery's.
-        source_format: what the file is; None looks at it.
+        reference: the image.
+        lun: the LUN of a data disk. None means the OS disk.
+        location: the region. None means the region of the gallery.
+        source_format: the format of the file. None detects the format.
 
     Raises:
-        ImageNotAvailable: no such version, it has no such disk, or it is complete nowhere.
+        ImageNotAvailable: the version does not exist, has no such disk, or is complete in no region.
         ImageRefused: the file can't be read.
     """
     check_subscription(installation, reference)
@@ -67,8 +67,8 @@ def verify_file(
         raise ImageNotAvailable(
             f"The gallery image {definition_path.version_id(version.name)} is complete in no region.",
             found="no complete replica",
-            expected="at least one",
-            hint="repeat `imgstore sig image-version create`; it goes on where it stood",
+            expected="at least one complete replica",
+            hint="repeat `imgstore sig image-version create`, which resumes the creation",
             target="image",
         )
     manifest = read_manifest(installation, complete[0], complete[1:], row)
@@ -97,7 +97,10 @@ def verify_file(
 def _compare(
     installation: Installation, reader: DiskReader, manifest: Manifest, task: str
 ) -> tuple[Digest, int | None]:
-    """The file's disk digest, and the offset of the first piece that differs."""
+    """Return the disk digest of the file, and the offset of the first different piece.
+
+    The offset is None if no piece differs or if the sizes differ.
+    """
     pieces: list[tuple[int, Digest]] = []
     touched = list(touched_pieces(reader))
     counter = ProgressCounter(installation, task, len(touched) * PIECE_BYTES)
@@ -115,10 +118,10 @@ def _compare(
 
 
 def inspect_file(path: Path, *, source_format: DiskFormat | None = None) -> Inspection:
-    """What the file is, whether Azure would take it, and each safety check by name.
+    """Inspect an image file: the format, the acceptance by Azure, and the result of each safety check.
 
     Raises:
-        ImgstoreError: the file itself can't be read. A damaged image is no error: its checks say so.
+        ImgstoreError: the file can't be read. A damaged image raises no error, but fails checks.
     """
     source = LocalFile(path)
     try:

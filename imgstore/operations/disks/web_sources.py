@@ -1,8 +1,8 @@
-"""Sources behind URLs, whose faults callers over the network are told in one way only.
+"""Sources at URLs, with a uniform error for callers over the network.
 
-A server that fetches URLs for callers must not report what it sees there. Resolved addresses, open ports, names in
-certificates and targets of redirects are facts of the server's own network. The whole error goes to the local command
-line and to the log.
+A server that fetches URLs for callers must not report details of failures. Resolved addresses, open ports, names in
+certificates and targets of redirects would reveal the network of the server. The local command line and the log receive
+the complete error.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,18 +13,18 @@ from imgstore.domain.errors import ImageTruncated, ImgstoreError, InvalidInput, 
 
 
 class WebSource:
-    """A `ByteSource` whose errors carry what callers over the network may know (`ImgstoreError.public`)."""
+    """A `ByteSource` that adds the error for callers over the network to each error (`ImgstoreError.public`)."""
 
-    def __init__(self, shown_url: str, opened: Callable[[], ByteSource]) -> None:
+    def __init__(self, shown_url: str, open_source: Callable[[], ByteSource]) -> None:
         """Open the source.
 
         Args:
             shown_url: the URL without secrets.
-            opened: opens the source; it may raise any error.
+            open_source: a function that opens the source. The function may raise any error.
         """
         self._shown_url = shown_url
         with _public_errors(shown_url):
-            self._source = opened()
+            self._source = open_source()
 
     @property
     def file_bytes(self) -> int:
@@ -55,14 +55,14 @@ def _public_errors(shown_url: str) -> Iterator[None]:
     try:
         yield
     except (ImageTruncated, SourceChanged):
-        raise  # The source was read before: this is about the caller's own file.
+        raise  # The source was readable before, so the error concerns the file of the caller.
     except ImgstoreError as error:
         error.public = InvalidInput(
             f"The source '{shown_url}' can't be read.",
-            found="no answer that an image can be read from",
-            expected="an https URL on the open internet, of a server with a trusted certificate that answers requests "
-            "with Range by 206, with the file's length and an ETag or a Last-Modified",
-            hint="fetch the URL from elsewhere, with `curl -r 0-0 -v`; the server's log has the reason",
+            found="no usable response from the server",
+            expected="an https URL on the open internet. The server must have a trusted certificate, and must answer "
+            "requests with Range by 206, with the length of the file and an ETag or a Last-Modified",
+            hint="fetch the URL from another machine with `curl -r 0-0 -v`. The log of this server contains the reason",
             target=error.target,
             code="SourceNotReadable",
         )
