@@ -59,7 +59,7 @@ class Queue(Repository):
         return [row.uid for row in self._session.all(_longest_unserved_first(waiting).limit(limit).offset(offset))]
 
     def count_without_source(self) -> int:
-        """Return the number of versions with an open replica but without any replica that ever was complete.
+        """Return the number of versions with an incomplete replica, and without any replica that ever was complete.
 
         Only the original source can complete such a version.
         """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _pools = schema.pools
 _slots = schema.slots
 
-SLOT_COLUMNS: Final = tuple(column.label(f"its_slot_{column.name}") for column in _slots.c)
+SLOT_COLUMNS: Final = tuple(column.label(f"joined_slot_{column.name}") for column in _slots.c)
 """The columns of a slot with separate labels, for joins with other tables."""
 
 _SELECT: Final = select(*SLOT_COLUMNS)
@@ -152,15 +152,15 @@ def _values(pool: Pool) -> dict[str, Any]:
 def slot_from_row(row: "Row[Any]") -> Slot:
     """Return the slot in the `SLOT_COLUMNS` of a row."""
     return Slot(
-        uid=row.its_slot_uid,
+        uid=row.joined_slot_uid,
         key=SlotKey(
-            pool_uid=row.its_slot_pool_uid,
-            region=row.its_slot_region,
-            storage_account_type=row.its_slot_storage_account_type,
-            ordinal=row.its_slot_ordinal,
+            pool_uid=row.joined_slot_pool_uid,
+            region=row.joined_slot_region,
+            storage_account_type=row.joined_slot_storage_account_type,
+            ordinal=row.joined_slot_ordinal,
         ),
-        zone=row.its_slot_zone,
-        bucket=row.its_slot_bucket,
+        zone=row.joined_slot_zone,
+        bucket=row.joined_slot_bucket,
     )
 
 
