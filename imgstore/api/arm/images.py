@@ -13,7 +13,6 @@ from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
 from imgstore.domain.names import compute_id
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.requests import ImageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import ManagedImage
@@ -82,7 +81,7 @@ def put_image(call: CommandCall) -> Outcome:
     session, request = call.session, call.request
     scope = compute_id(session.installation.subscription, request["group"], DiskKind.IMAGE, request["disk"])
     reader = authorize_change(session, scope)
-    body = read_image(request["body"])
+    body = read_image(request["body"], request["group"], request["disk"])
     current: ManagedImage | None = None
     try:
         current = _show(replace(session, principal=reader), request["group"], request["disk"])
@@ -98,17 +97,7 @@ def put_image(call: CommandCall) -> Outcome:
     check_conditions(request["conditions"], None if current is None else image_json(current))
     made = session.run(
         images.create_image,
-        ImageRequest(
-            group=request["group"],
-            name=request["disk"],
-            source=body.source,
-            data_sources=body.data_sources,
-            location=body.location,
-            storage_account_type=body.storage_account_type,
-            os_properties=body.os_properties,
-            tags=body.tags,
-            details=body.details,
-        ),
+        body,
         on_recorded=lambda image: call.accept((current is None, image_json(image))),
     )
     return current is None, image_json(made)

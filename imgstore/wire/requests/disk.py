@@ -9,6 +9,7 @@ from imgstore.domain.disks.source_urls import parse_source_url, redact_location
 from imgstore.domain.disks.version_disks import OS_DISK, HostCaching, disk_key
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.names import ComputeId, ImageReference, SharedReference, parse_image_reference
+from imgstore.domain.requests import ImageRequest
 from imgstore.domain.resources import (
     DiskKind,
     HyperVGeneration,
@@ -53,23 +54,6 @@ class DiskBody:
     tags: Mapping[str, str] | None
     """None keeps the current tags."""
     details: DiskDetails
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageBody:
-    """A request for a managed image."""
-
-    location: str
-    source: str
-    """The source of the OS disk: the id of a disk or snapshot, or the URL of a file."""
-    data_sources: tuple[str, ...]
-    """The sources of the data disks, by LUN from 0."""
-    os_properties: OsProperties
-    storage_account_type: StorageAccountType | None
-    tags: Mapping[str, str] | None
-    """None keeps the current tags."""
-    details: Mapping[str, DiskDetails]
-    """The details by disk key."""
 
 
 def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
@@ -197,7 +181,7 @@ def _check_unchanged(raw: Json, shown: Json, kept: Mapping[str, Json], path: str
         raise PropertyChangeNotAllowed(path, found=str(raw)[:200], expected=str(shown)[:200])
 
 
-def read_image(body: Json) -> ImageBody:
+def read_image(body: Json, group: str, name: str) -> ImageRequest:
     """Read the PUT body of a managed image.
 
     Raises:
@@ -213,7 +197,9 @@ def read_image(body: Json) -> ImageBody:
     data = sorted(raw, key=lambda each: str(each.get("lun")).rjust(3))
     if [each.get("lun") for each in data] != list(range(len(data))):
         raise invalid_value(f"{_PROFILE}.dataDisks", [each.get("lun") for each in raw], "consecutive LUNs from 0")
-    return ImageBody(
+    return ImageRequest(
+        group=group,
+        name=name,
         location=location_of(body),
         source=_read_disk_source(value_at(body, disk), disk),
         data_sources=tuple(_read_disk_source(each, f"{_PROFILE}.dataDisks[{each['lun']}]") for each in data),
