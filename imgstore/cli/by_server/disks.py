@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from imgstore.cli.by_server.galleries import above, listed
-from imgstore.cli.commands.access.group import confirm
 from imgstore.cli.commands.machines.disk import check_one_source, check_what_is_written, container_of
 from imgstore.cli.framework.server_dispatch import ServerCommand
 from imgstore.domain.disks.signed_urls import AccessLevel
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.effects import Effects
 from imgstore.domain.names import ComputeId, ImageReference, SharedReference, compute_id, region_key
+from imgstore.domain.paging import PageRequest
 from imgstore.remote.arm_client import Server
 from imgstore.remote.download import export_disk, export_range
 from imgstore.remote.local_disk import LocalDisk, local_path
@@ -104,15 +104,13 @@ def show(asking: ServerCommand, *, group: str, name: str) -> Json:
     return asking.server.show(asking.server.disk(group, name))
 
 
-def list_disks(asking: ServerCommand, *, group: str | None, max_items: int | None, next_token: str | None) -> Json:
+def list_disks(asking: ServerCommand, *, group: str | None, page: PageRequest) -> Json:
     """`imgstore disk list`."""
-    return listed(asking, f"{above(asking, group)}/disks", max_items, next_token)
+    return listed(asking, f"{above(asking, group)}/disks", page)
 
 
-def delete(asking: ServerCommand, *, group: str, name: str, yes: bool) -> None:
+def delete(asking: ServerCommand, *, group: str, name: str) -> None:
     """`imgstore disk delete`."""
-    if not yes:
-        confirm(f"Delete the managed disk '{name}'?")
     asking.server.delete(asking.server.disk(group, name))
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from imgstore.cli.commands.access.group import confirm
 from imgstore.cli.commands.galleries.image_definition import details_of
 from imgstore.cli.commands.galleries.sig import community_of
-from imgstore.cli.framework.server_dispatch import ServerCommand
+from imgstore.cli.framework.server_dispatch import ServerCommand, print_next_token
 from imgstore.domain.names import region_key
 from imgstore.domain.paging import PageRequest
 from imgstore.wire.json_text import Json
@@ -23,11 +22,9 @@ def show_group(asking: ServerCommand, *, name: str) -> Json:
     return asking.server.show(asking.server.group(name))
 
 
-def list_groups(
-    asking: ServerCommand, *, tag: tuple[str, str | None] | None, max_items: int | None, next_token: str | None
-) -> Json:
+def list_groups(asking: ServerCommand, *, tag: tuple[str, str | None] | None, page: PageRequest) -> Json:
     """`imgstore group list`. The tag filter runs here, so a page may be shorter than the requested page."""
-    groups = listed(asking, f"/subscriptions/{asking.server.subscription}/resourceGroups", max_items, next_token)
+    groups = listed(asking, f"/subscriptions/{asking.server.subscription}/resourceGroups", page)
     return groups if tag is None else [each for each in groups if _has(each, *tag)]
 
 
@@ -36,10 +33,8 @@ def _has(group: Json, key: str, value: str | None) -> bool:
     return found is not None and value in (None, found)
 
 
-def delete_group(asking: ServerCommand, *, name: str, yes: bool) -> None:
+def delete_group(asking: ServerCommand, *, name: str) -> None:
     """`imgstore group delete`."""
-    if not yes:
-        confirm(f"Delete the resource group '{name}'?")
     asking.server.delete(asking.server.group(name))
 
 
@@ -79,12 +74,12 @@ def show_gallery(asking: ServerCommand, *, group: str, gallery: str, select: str
     return asking.server.show(asking.server.gallery(group, gallery), **told)
 
 
-def list_galleries(asking: ServerCommand, *, group: str | None, max_items: int | None, next_token: str | None) -> Json:
+def list_galleries(asking: ServerCommand, *, group: str | None, page: PageRequest) -> Json:
     """`imgstore sig list`."""
-    return listed(asking, f"{above(asking, group)}/galleries", max_items, next_token)
+    return listed(asking, f"{above(asking, group)}/galleries", page)
 
 
-def delete_gallery(asking: ServerCommand, *, group: str, gallery: str, yes: bool) -> None:  # noqa: ARG001 - az's do not ask
+def delete_gallery(asking: ServerCommand, *, group: str, gallery: str) -> None:
     """`imgstore sig delete`."""
     asking.server.delete(asking.server.gallery(group, gallery))
 
@@ -116,22 +111,20 @@ def show_definition(asking: ServerCommand, *, group: str, gallery: str, definiti
     return asking.server.show(f"{asking.server.gallery(group, gallery)}/images/{definition}")
 
 
-def list_definitions(
-    asking: ServerCommand, *, group: str, gallery: str, max_items: int | None, next_token: str | None
-) -> Json:
+def list_definitions(asking: ServerCommand, *, group: str, gallery: str, page: PageRequest) -> Json:
     """`imgstore sig image-definition list`."""
-    return listed(asking, f"{asking.server.gallery(group, gallery)}/images", max_items, next_token)
+    return listed(asking, f"{asking.server.gallery(group, gallery)}/images", page)
 
 
-def delete_definition(asking: ServerCommand, *, group: str, gallery: str, definition: str, yes: bool) -> None:  # noqa: ARG001 - as above
+def delete_definition(asking: ServerCommand, *, group: str, gallery: str, definition: str) -> None:
     """`imgstore sig image-definition delete`."""
     asking.server.delete(f"{asking.server.gallery(group, gallery)}/images/{definition}")
 
 
-def listed(asking: ServerCommand, path: str, max_items: int | None, next_token: str | None) -> Json:
+def listed(asking: ServerCommand, path: str, page: PageRequest) -> Json:
     """Return a list, and print the token of the next page."""
-    items, token = asking.server.page(path, PageRequest(items_max=max_items, token=next_token))
-    asking.tell_next(token)
+    items, token = asking.server.page(path, page)
+    print_next_token(token)
     return items
 
 

@@ -18,6 +18,7 @@ from imgstore.cli.framework.server_dispatch import ServerCommand, local_only
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ImageReference, VersionName, compute_id, version_id
+from imgstore.domain.paging import PageRequest
 from imgstore.operations.gallery import wait as gallery_wait
 from imgstore.remote.local_disk import LocalDisk, local_path
 from imgstore.remote.publish import Sources, find_source, publish
@@ -118,12 +119,10 @@ def show(
     )
 
 
-def list_versions(
-    asking: ServerCommand, *, group: str, gallery: str, definition: str, max_items: int | None, next_token: str | None
-) -> Json:
+def list_versions(asking: ServerCommand, *, group: str, gallery: str, definition: str, page: PageRequest) -> Json:
     """`imgstore sig image-version list`."""
     above = f"{asking.server.gallery(group, gallery)}/images/{definition}/versions"
-    return listed(asking, above, max_items, next_token)
+    return listed(asking, above, page)
 
 
 def update(
@@ -158,7 +157,6 @@ def delete(
     definition: str,
     version: VersionName,
     bypass_soft_delete: bool | None,
-    yes: bool,  # noqa: ARG001 - az's do not ask
 ) -> None:
     """`imgstore sig image-version delete`."""
     found = version_id(asking.server.subscription, group, gallery, definition, version)

@@ -23,6 +23,7 @@ import click
 from click.core import ParameterSource
 
 from imgstore.cli.framework import global_options, output, server_dispatch, unsupported
+from imgstore.domain.paging import PageRequest
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.generic_update import Edit, Verb
 
@@ -90,18 +91,28 @@ class Answer:
 class Command(click.Command):
     """A command that returns JSON values to print, an `Answer`, or None."""
 
-    def __init__(self, name: str | None, *, example: str, table: output.Table = output.scalars, **attrs: Any) -> None:
+    def __init__(
+        self,
+        name: str | None,
+        *,
+        example: str,
+        table: output.Table = output.scalars,
+        question: str | None = None,
+        **attrs: Any,
+    ) -> None:
         """Create a command.
 
         Args:
             name: name of the command.
             example: lines that work, shown below the help.
             table: columns of ``-o table``.
+            question: question of a deletion, with the names of options in braces. The option ``--yes`` answers.
             attrs: passed to `click.Command`.
         """
         super().__init__(name, context_settings=_CONTEXT, **attrs)
         self.example = example
         self.table = table
+        self.question = question
         self.params.extend(global_options.options())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -114,22 +125,24 @@ class Command(click.Command):
                 raise click.BadParameter(f"{value} is not a number.", ctx, param)
             if isinstance(value, int) and abs(value) > integer_max:
                 raise click.BadParameter(f"{str(value)[:40]} is more than {integer_max}.", ctx, param)
+        if "next_token" in ctx.params:
+            ctx.params["page"] = PageRequest(items_max=ctx.params.pop("max_items"), token=ctx.params.pop("next_token"))
         return left
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command at the home or through the server, and print the result."""
-        result = super().invoke(ctx) if global_options.of(ctx).server is None else self._by_server(ctx)
+        target = None if global_options.of(ctx).server is None else server_dispatch.target_of(ctx)
+        if self.question is not None and not ctx.params.pop("yes"):
+            _confirm(ctx, self.question.format(**ctx.params))
+        if target is None:
+            result = super().invoke(ctx)
+        else:
+            module, _, name = target.partition(":")
+            result = server_dispatch.run(ctx, getattr(_imported(module), name))
         answer = result if isinstance(result, Answer) else Answer(body=result, exit_code=0)
         output.emit(answer.body, global_options.of(ctx), self.table)
         if answer.exit_code:
             ctx.exit(answer.exit_code)
-
-    def _by_server(self, ctx: click.Context) -> Any:
-        target = server_dispatch.target_of(ctx)
-        if target is None:
-            return super().invoke(ctx)
-        module, _, name = target.partition(":")
-        return server_dispatch.run(ctx, getattr(_imported(module), name))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options. The root command alone shows the global options."""
@@ -163,6 +176,13 @@ class Command(click.Command):
                 if words and not (isinstance(option, SwitchOption) and _OPTION_LIKE.match(words[0])):
                     formed.append(words.popleft())
         return formed
+
+
+def _confirm(ctx: click.Context, question: str) -> None:
+    """Ask for a confirmation at a terminal, and exit if the answer is no."""
+    if sys.stdin.isatty() and not click.confirm(question, err=True):
+        click.echo("Nothing was deleted.", err=True)
+        ctx.exit(1)
 
 
 def _plain_words(words: deque[str]) -> list[str]:

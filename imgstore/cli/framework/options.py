@@ -35,6 +35,17 @@ def choice(*names: str, members: tuple[StrEnum, ...], **attrs: Any) -> Decorator
     return click.option(*names, type=one_of(*members), metavar="|".join(members), **attrs)
 
 
+def together(*decorators: Decorator) -> Decorator:
+    """Combine several options into one decorator, in the given order."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
 def named(what: str) -> Decorator:
     """Make the option ``-n/--name`` for the command's resource."""
     return click.option("-n", "--name", "name", required=True, metavar="NAME", help=f"Name of the {what}.")
@@ -71,6 +82,8 @@ version: Final = click.option(
     metavar="MAJOR.MINOR.PATCH",
     help="Name of the image version.",
 )
+definition_path: Final = together(group, gallery, definition)
+version_path: Final = together(definition_path, version)
 tags: Final = click.option(
     "--tags", cls=WordsOption, parse=parse_tags, metavar="KEY=VALUE ...", help="Tags. '' removes all tags."
 )
@@ -118,6 +131,8 @@ soft_delete: Final = (
     ),
 )
 yes: Final = click.option("-y", "--yes", is_flag=True, help="Run without a confirmation.")
+yes_ignored: Final = click.option("-y", "--yes", is_flag=True, expose_value=False, help="Run without a confirmation.")
+"""``--yes`` of commands that never ask, as az's."""
 
 
 def sku(*names: str, text: str) -> Decorator:
@@ -146,14 +161,3 @@ def reference(*names: str, required: bool, text: str, shared: bool = False) -> D
 def lun(name: str, text: str) -> Decorator:
     """Make an option for the LUN of a data disk of an image version."""
     return click.option(name, "lun", type=int, metavar="LUN", help=text)
-
-
-def together(*decorators: Decorator) -> Decorator:
-    """Combine several options into one decorator, in the given order."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return decorate

@@ -68,11 +68,6 @@ class ServerCommand:
         if not self.quiet:
             click.echo(f"WARNING: {text}", err=True)
 
-    def tell_next(self, token: str | None) -> None:
-        """Print the token of the next page, if there is a next page. The token is part of the answer, also with --only-show-errors."""
-        if token is not None:
-            click.echo(f"More items are there. The next page: --next-token {token}", err=True)
-
 
 def target_of(ctx: click.Context) -> str | None:
     """Find the function that runs a command through a server, as "module:function". None runs the command locally.
@@ -84,6 +79,12 @@ def target_of(ctx: click.Context) -> str | None:
     if path not in SERVED:
         raise local_only(f"`imgstore {path}`", "leave --server out, and IMGSTORE_SERVER unset, on the server's machine")
     return SERVED[path]
+
+
+def print_next_token(token: str | None) -> None:
+    """Print the token of the next page, if there is a next page. The token is part of the answer, also with --only-show-errors."""
+    if token is not None:
+        click.echo(f"More items are there. The next page: --next-token {token}", err=True)
 
 
 def local_only(what: str, hint: str) -> InvalidInput:

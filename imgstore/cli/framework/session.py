@@ -2,19 +2,19 @@
 
 import getpass
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import click
 
 from imgstore.bootstrap import Settings, open_installation
-from imgstore.cli.framework import global_options, progress
+from imgstore.cli.framework import global_options, progress, server_dispatch
 from imgstore.domain.errors import ToolMissing
 from imgstore.domain.extras import install_hint
 from imgstore.domain.identity.access import Principal, administrator
-from imgstore.domain.paging import Page
+from imgstore.domain.paging import Page, PageRequest
 from imgstore.operations.installation import Installation
 
 _P = ParamSpec("_P")
@@ -41,10 +41,17 @@ class Session:
         if not self.quiet:
             click.echo(f"WARNING: {text}", err=True)
 
-    def tell_next(self, page: Page[Any]) -> None:
-        """Print the token of the next page, if there is a next page. The token is part of the answer, also with --only-show-errors."""
-        if page.next_token is not None:
-            click.echo(f"More items are there. The next page: --next-token {page.next_token}", err=True)
+    def page(
+        self,
+        operation: Callable[Concatenate[Installation, Principal, PageRequest, _P], Page[_T]],
+        request: PageRequest,
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> Sequence[_T]:
+        """Return the items of a page. Print the token of the next page, also with --only-show-errors."""
+        page = operation(self.installation, self.principal, request, *args, **kwargs)
+        server_dispatch.print_next_token(page.next_token)
+        return page.items
 
     @property
     def display_names(self) -> Mapping[str, str]:

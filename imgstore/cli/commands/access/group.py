@@ -1,6 +1,5 @@
 """``imgstore group``: resource groups."""
 
-import sys
 from collections.abc import Mapping
 
 import click
@@ -48,28 +47,16 @@ def show(name: str) -> Json:
 @group.command("list", table=_TABLE, example="imgstore group list --tag team=images --query '[].name' -o tsv")
 @click.option("--tag", type=parse_tag, metavar="KEY[=VALUE]", help="List groups with this tag only.")
 @options.together(*options.pages)
-def list_(tag: tuple[str, str | None] | None, max_items: int | None, next_token: str | None) -> Json:
+def list_(tag: tuple[str, str | None] | None, page: PageRequest) -> Json:
     """List the resource groups."""
-    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = session.run(groups.page_groups, request, tag=tag)
-        session.tell_next(page)
-        return [group_json(each) for each in page.items]
+        return [group_json(each) for each in session.page(groups.page_groups, page, tag=tag)]
 
 
-@group.command(example="imgstore group delete -n rg --yes")
+@group.command(example="imgstore group delete -n rg --yes", question="Delete the resource group '{name}'?")
 @_name
 @options.yes
-def delete(name: str, *, yes: bool) -> None:
+def delete(name: str) -> None:
     """Delete an empty resource group."""
-    if not yes:
-        confirm(f"Delete the resource group '{name}'?")
     with opened() as session:
         session.run(groups.delete_group, name=name)
-
-
-def confirm(question: str) -> None:
-    """Ask for a confirmation, and exit if the answer is no. Without a terminal the command exits."""
-    if sys.stdin.isatty() and not click.confirm(question, err=True):
-        click.echo("Nothing was deleted.", err=True)
-        click.get_current_context().exit(1)

@@ -98,9 +98,7 @@ sig_share.attach_definitions(image_definition)
     table=_TABLE,
     example=_CREATE_EXAMPLE,
 )
-@options.group
-@options.gallery
-@options.definition
+@options.definition_path
 @click.option("-p", "--publisher", required=True, metavar="NAME", help="Publisher of the image.")
 @click.option("-f", "--offer", required=True, metavar="NAME", help="Offer of the image.")
 @click.option("-s", "--sku", required=True, metavar="NAME", help="SKU of the image.")
@@ -187,9 +185,7 @@ def _range(least: int | None, most: int | None) -> RecommendedRange | None:
 
 
 @image_definition.command(table=_TABLE, example=_UPDATE_EXAMPLE)
-@options.group
-@options.gallery
-@options.definition
+@options.definition_path
 @options.together(*options.updates)
 @click.option("--allow-update-image", cls=SwitchOption, help="Allow a change of the features.")
 def update(
@@ -218,9 +214,7 @@ def update(
 
 
 @image_definition.command(table=_TABLE, example="imgstore sig image-definition show -g rg -r myGallery -i ubuntu")
-@options.group
-@options.gallery
-@options.definition
+@options.definition_path
 def show(group: str, gallery: str, definition: str) -> Json:
     """Show an image definition."""
     with opened() as session:
@@ -234,21 +228,19 @@ def show(group: str, gallery: str, definition: str) -> Json:
 @options.group
 @options.gallery
 @options.together(*options.pages)
-def list_(group: str, gallery: str, max_items: int | None, next_token: str | None) -> Json:
+def list_(group: str, gallery: str, page: PageRequest) -> Json:
     """List the image definitions of a gallery."""
-    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = session.run(definitions.page_definitions, request, group=group, gallery=gallery)
-        session.tell_next(page)
-        return [definition_json(each.definition, each.gallery) for each in page.items]
+        return [
+            definition_json(each.definition, each.gallery)
+            for each in session.page(definitions.page_definitions, page, group=group, gallery=gallery)
+        ]
 
 
 @image_definition.command(example="imgstore sig image-definition delete -g rg -r myGallery -i ubuntu")
-@options.group
-@options.gallery
-@options.definition
-@options.yes
-def delete(group: str, gallery: str, definition: str, *, yes: bool) -> None:  # noqa: ARG001 - az's do not ask
+@options.definition_path
+@options.yes_ignored
+def delete(group: str, gallery: str, definition: str) -> None:
     """Delete an image definition without versions."""
     with opened() as session:
         session.run(definitions.delete_definition, group=group, gallery=gallery, name=definition)

@@ -64,10 +64,7 @@ sig_share.attach_versions(image_version)
     table=TABLE,
     example="imgstore sig image-version show -g rg -r myGallery -i ubuntu -e 1.0.0 --expand ReplicationStatus",
 )
-@options.group
-@options.gallery
-@options.definition
-@options.version
+@options.version_path
 @click.option(
     "--expand",
     type=click.Choice(["ReplicationStatus"], case_sensitive=False),
@@ -83,15 +80,15 @@ def show(group: str, gallery: str, definition: str, version: VersionName, expand
 
 
 @image_version.command("list", table=TABLE, example="imgstore sig image-version list -g rg -r myGallery -i ubuntu")
-@options.group
-@options.gallery
-@options.definition
+@options.definition_path
 @options.together(*options.pages)
-def list_(group: str, gallery: str, definition: str, max_items: int | None, next_token: str | None) -> Json:
+def list_(group: str, gallery: str, definition: str, page: PageRequest) -> Json:
     """List the versions of an image definition."""
-    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = session.run(gallery_versions.page_versions, request, group=group, gallery=gallery, definition=definition)
-        session.tell_next(page)
         names = session.display_names
-        return [version_json(each, names) for each in page.items]
+        return [
+            version_json(each, names)
+            for each in session.page(
+                gallery_versions.page_versions, page, group=group, gallery=gallery, definition=definition
+            )
+        ]

@@ -159,10 +159,7 @@ _LIFE = (
 
 
 @image_version.command(table=TABLE, example=_CREATE_EXAMPLE)
-@options.group
-@options.gallery
-@options.definition
-@options.version
+@options.version_path
 @click.option(
     "--os-vhd-uri",
     metavar="URI",
@@ -311,10 +308,7 @@ def request_of(said: Mapping[str, Any]) -> VersionRequest:
 
 
 @image_version.command(table=TABLE, example=_UPDATE_EXAMPLE)
-@options.group
-@options.gallery
-@options.definition
-@options.version
+@options.version_path
 @click.option(
     "--target-regions",
     cls=WordsOption,
@@ -379,24 +373,19 @@ def named_changes(said: Mapping[str, Any]) -> dict[str, Json]:
 
 
 @image_version.command(example="imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0")
-@options.group
-@options.gallery
-@options.definition
-@options.version
+@options.version_path
 @click.option(
     "--bypass-soft-delete",
     cls=SwitchOption,
     help="Delete at once in a gallery with soft delete, also a soft-deleted version.",
 )
-@options.yes
+@options.yes_ignored
 def delete(
     group: str,
     gallery: str,
     definition: str,
     version: VersionName,
     bypass_soft_delete: bool | None,  # noqa: FBT001 - click calls by keyword
-    *,
-    yes: bool,  # noqa: ARG001 - az's do not ask
 ) -> None:
     """Delete an image version. Managed disks made from the version stay.
 
@@ -418,9 +407,7 @@ def delete(
     table=_SOFT_TABLE,
     example="imgstore sig image-version list-soft-deleted -g rg -r myGallery -i ubuntu",
 )
-@options.group
-@options.gallery
-@options.definition
+@options.definition_path
 def list_soft_deleted(group: str, gallery: str, definition: str) -> Json:
     """List the soft-deleted versions of an image definition, with the end of their retention."""
     with opened() as session:
@@ -429,10 +416,7 @@ def list_soft_deleted(group: str, gallery: str, definition: str) -> Json:
 
 
 @image_version.command(table=TABLE, example="imgstore sig image-version undelete -g rg -r myGallery -i ubuntu -e 1.0.0")
-@options.group
-@options.gallery
-@options.definition
-@options.version
+@options.version_path
 @options.location("Taken for az's sake, and not used.")
 @options.tags
 def undelete(
@@ -457,10 +441,7 @@ def undelete(
 @image_version.command(
     example="imgstore sig image-version wait -g rg -r myGallery -i ubuntu -e 1.0.0 --created --timeout 7200"
 )
-@options.group
-@options.gallery
-@options.definition
-@options.version
+@options.version_path
 @click.option("--created", is_flag=True, help="Wait until the version is complete in all target regions.")
 @click.option("--updated", is_flag=True, help="Wait until an update is complete in all target regions.")
 @click.option("--deleted", is_flag=True, help="Wait until the version is deleted.")

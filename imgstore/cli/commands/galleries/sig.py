@@ -170,20 +170,17 @@ def show(group: str, gallery: str, select: str | None, *, sharing_groups: bool) 
 @sig.command("list", table=_TABLE, example="imgstore sig list -o table")
 @options.some_group
 @options.together(*options.pages)
-def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
+def list_(group: str | None, page: PageRequest) -> Json:
     """List the galleries of one resource group, or of all resource groups."""
-    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = session.run(galleries.page_galleries, request, group=group)
-        session.tell_next(page)
-        return [gallery_json(each) for each in page.items]
+        return [gallery_json(each) for each in session.page(galleries.page_galleries, page, group=group)]
 
 
 @sig.command(example="imgstore sig delete -g rg -r myGallery")
 @options.group
 @options.gallery
-@options.yes
-def delete(group: str, gallery: str, *, yes: bool) -> None:  # noqa: ARG001 - az's sig deletes do not ask
+@options.yes_ignored
+def delete(group: str, gallery: str) -> None:
     """Delete a gallery without image definitions."""
     with opened() as session:
         session.run(galleries.delete_gallery, group=group, name=gallery)

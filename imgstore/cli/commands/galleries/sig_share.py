@@ -30,16 +30,7 @@ _subscriptions = click.option(
 _tenants = click.option(
     "--tenant-ids", "tenants", cls=WordsOption, metavar="ID ...", help="Ids of tenants, at most 5 in all."
 )
-_location = click.option("-l", "--location", required=True, metavar="REGION", help="Region of the gallery.")
-_some_version = click.option(
-    "-e",
-    "--gallery-image-version",
-    "version",
-    required=True,
-    type=VersionName.parse,
-    metavar="MAJOR.MINOR.PATCH",
-    help="Name of the image version.",
-)
+_location = options.location("Region of the gallery.", required=True)
 
 
 @click.group(cls=Group)
@@ -225,7 +216,7 @@ def _attach_versions(image_version: click.Group, others: _Others) -> None:
     help_ = f"List the image versions of a {word} gallery."
     _add(image_version, f"list-{word}", help_, line.format("list"), list_, *parts)
     help_, line = f"Show an image version of a {word} gallery.", line + " -e 1.0.0"
-    _add(image_version, f"show-{word}", help_, line.format("show"), show, *parts, _some_version)
+    _add(image_version, f"show-{word}", help_, line.format("show"), show, *parts, options.version)
 
 
 def _add(

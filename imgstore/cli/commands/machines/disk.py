@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from imgstore.cli.commands.access.group import confirm
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
@@ -392,23 +391,18 @@ def show(group: str, name: str) -> Json:
 @disk.command("list", table=_TABLE, example="imgstore disk list -g rg -o table")
 @options.some_group
 @options.together(*options.pages)
-def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
+def list_(group: str | None, page: PageRequest) -> Json:
     """List the managed disks of one resource group, or of all resource groups."""
-    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = session.run(disks.page_disks, request, group=group)
-        session.tell_next(page)
-        return [disk_json(each) for each in page.items]
+        return [disk_json(each) for each in session.page(disks.page_disks, page, group=group)]
 
 
-@disk.command(example="imgstore disk delete -g rg -n d1 --yes")
+@disk.command(example="imgstore disk delete -g rg -n d1 --yes", question="Delete the managed disk '{name}'?")
 @options.group
 @options.named("disk")
 @options.yes
-def delete(group: str, name: str, *, yes: bool) -> None:
+def delete(group: str, name: str) -> None:
     """Delete a managed disk. The image version of the disk stays."""
-    if not yes:
-        confirm(f"Delete the managed disk '{name}'?")
     with opened() as session:
         session.run(disks.delete_disk, group=group, name=name)
 

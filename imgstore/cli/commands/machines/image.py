@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from imgstore.cli.commands.access.group import confirm
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
@@ -116,22 +115,17 @@ def show(group: str, name: str) -> Json:
 @image.command("list", table=_TABLE, example="imgstore image list -g rg -o table")
 @options.some_group
 @options.together(*options.pages)
-def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
+def list_(group: str | None, page: PageRequest) -> Json:
     """List the managed images of one resource group, or of all resource groups."""
-    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = session.run(images.page_images, request, group=group)
-        session.tell_next(page)
-        return [image_json(each) for each in page.items]
+        return [image_json(each) for each in session.page(images.page_images, page, group=group)]
 
 
-@image.command(example="imgstore image delete -g rg -n i1")
+@image.command(example="imgstore image delete -g rg -n i1", question="Delete the managed image '{name}'?")
 @options.group
 @options.named("managed image")
 @options.yes
-def delete(group: str, name: str, *, yes: bool) -> None:
+def delete(group: str, name: str) -> None:
     """Delete a managed image. Its sources, and resources made from the image, stay."""
-    if not yes:
-        confirm(f"Delete the managed image '{name}'?")
     with opened() as session:
         session.run(disks.delete_disk, group=group, name=name, kind=DiskKind.IMAGE)

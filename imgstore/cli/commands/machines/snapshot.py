@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import click
 
-from imgstore.cli.commands.access.group import confirm
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
@@ -96,22 +95,17 @@ def show(group: str, name: str) -> Json:
 @snapshot.command("list", table=_TABLE, example="imgstore snapshot list -g rg -o table")
 @options.some_group
 @options.together(*options.pages)
-def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
+def list_(group: str | None, page: PageRequest) -> Json:
     """List the snapshots of one resource group, or of all resource groups."""
-    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = session.run(disks.page_disks, request, group=group, kind=DiskKind.SNAPSHOT)
-        session.tell_next(page)
-        return [disk_json(each) for each in page.items]
+        return [disk_json(each) for each in session.page(disks.page_disks, page, group=group, kind=DiskKind.SNAPSHOT)]
 
 
-@snapshot.command(example="imgstore snapshot delete -g rg -n s1")
+@snapshot.command(example="imgstore snapshot delete -g rg -n s1", question="Delete the snapshot '{name}'?")
 @options.group
 @options.named("snapshot")
 @options.yes
-def delete(group: str, name: str, *, yes: bool) -> None:
+def delete(group: str, name: str) -> None:
     """Delete a snapshot. Its source, and resources made from the snapshot, stay."""
-    if not yes:
-        confirm(f"Delete the snapshot '{name}'?")
     with opened() as session:
         session.run(disks.delete_disk, group=group, name=name, kind=DiskKind.SNAPSHOT)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from imgstore.cli.commands.access.group import confirm
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
@@ -119,13 +118,10 @@ def show(group: str, name: str) -> Json:
 @vm.command("list", table=_TABLE, example="imgstore vm list -g rg -o table")
 @options.some_group
 @options.together(*options.pages)
-def list_(group: str | None, max_items: int | None, next_token: str | None) -> Json:
+def list_(group: str | None, page: PageRequest) -> Json:
     """List the machines of one resource group, or of all resource groups."""
-    request = PageRequest(items_max=max_items, token=next_token)
     with opened() as session:
-        page = session.run(machines.page_machines, request, group=group)
-        session.tell_next(page)
-        return [machine_json(each) for each in page.items]
+        return [machine_json(each) for each in session.page(machines.page_machines, page, group=group)]
 
 
 @vm.command(example="imgstore vm generalize -g rg -n vm1")
@@ -140,13 +136,11 @@ def generalize(group: str, name: str) -> None:
         session.run(machines.generalize_machine, group=group, name=name)
 
 
-@vm.command(example="imgstore vm delete -g rg -n vm1 --yes")
+@vm.command(example="imgstore vm delete -g rg -n vm1 --yes", question="Delete the virtual machine '{name}'?")
 @options.group
 @options.named("virtual machine")
 @options.yes
-def delete(group: str, name: str, *, yes: bool) -> None:
+def delete(group: str, name: str) -> None:
     """Delete a machine. Its disks stay, without a machine."""
-    if not yes:
-        confirm(f"Delete the virtual machine '{name}'?")
     with opened() as session:
         session.run(machines.delete_machine, group=group, name=name)
