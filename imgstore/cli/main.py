@@ -28,82 +28,34 @@ OBJECTS_BEFORE_COLLECTION: Final = 50_000
 _UNTOLD: Final = object()
 
 _COMMANDS: Final = {
-    "group": LazyCommand(
-        target="imgstore.cli.commands.access.group:group",
-        summary="Manage resource groups.",
-    ),
-    "sig": LazyCommand(
-        target="imgstore.cli.commands.galleries.sig:sig",
-        summary="Manage galleries, image definitions and image versions.",
-    ),
-    "disk": LazyCommand(
-        target="imgstore.cli.commands.machines.disk:disk",
-        summary="Manage disks from image versions, disks, snapshots, files and uploads.",
-    ),
-    "snapshot": LazyCommand(
-        target="imgstore.cli.commands.machines.snapshot:snapshot",
-        summary="Manage full snapshots.",
-    ),
-    "image": LazyCommand(
-        target="imgstore.cli.commands.machines.image:image",
-        summary="Manage managed images.",
-    ),
-    "vm": LazyCommand(
-        target="imgstore.cli.commands.machines.vm:vm",
-        summary="Manage records of virtual machines. No machine is started.",
-    ),
-    "auth": LazyCommand(
-        target="imgstore.cli.commands.access.auth:auth",
-        summary="Manage tenants, principals, roles, issuers and keys.",
-    ),
-    "bill": LazyCommand(
-        target="imgstore.cli.commands.operator.bill:bill", summary="Show moved and stored bytes, and their cost."
-    ),
-    "account": LazyCommand(
-        target="imgstore.cli.commands.access.account:account",
-        summary="Show subscriptions.",
-    ),
-    "operation": LazyCommand(
-        target="imgstore.cli.commands.operator.operation:operation",
-        summary="List and cancel long-running operations of the API.",
-    ),
-    "monitor": LazyCommand(target="imgstore.cli.commands.operator.monitor:monitor", summary="Show the activity log."),
-    "regions": LazyCommand(
-        target="imgstore.cli.commands.operator.regions:regions", summary="List, check and initialize regions."
-    ),
-    "settings": LazyCommand(
-        target="imgstore.cli.commands.operator.settings:settings",
-        summary="Show and apply the settings of the installation.",
-    ),
-    "inspect": LazyCommand(
-        target="imgstore.cli.commands.machines.inspect:inspect",
-        summary="Show the format of a disk file, its safety checks, and whether Azure accepts the disk.",
-    ),
-    "verify": LazyCommand(
-        target="imgstore.cli.commands.machines.verify:verify", summary="Compare a disk file with a stored image."
-    ),
-    "serve": LazyCommand(
-        target="imgstore.cli.commands.operator.serve:serve", summary="Serve Azure's API, for az and Azure's SDKs."
-    ),
-    "worker": LazyCommand(
-        target="imgstore.cli.commands.operator.worker:worker",
-        summary="Make missing replicas and run maintenance.",
-    ),
-    "gc": LazyCommand(
-        target="imgstore.cli.commands.operator.gc:gc",
-        summary="Delete objects that no version, disk or open work names.",
-    ),
-    "scrub": LazyCommand(
-        target="imgstore.cli.commands.operator.scrub:scrub",
-        summary="Read stored objects, check the objects and repair damage.",
-    ),
-    "bench": LazyCommand(
-        target="imgstore.cli.commands.demo.bench:bench", summary="Measure the regions, and remove all test data."
-    ),
-    "quickstart": LazyCommand(
-        target="imgstore.cli.commands.demo.quickstart:quickstart",
-        summary="Publish, replicate, export and bill a disk in less than a minute.",
-    ),
+    name: LazyCommand(target=f"imgstore.cli.commands.{folder}.{name}:{name}", summary=summary)
+    for folder, name, summary in (
+        ("access", "group", "Manage resource groups."),
+        ("galleries", "sig", "Manage galleries, image definitions and image versions."),
+        ("machines", "disk", "Manage disks from image versions, disks, snapshots, files and uploads."),
+        ("machines", "snapshot", "Manage full snapshots."),
+        ("machines", "image", "Manage managed images."),
+        ("machines", "vm", "Manage records of virtual machines. No machine is started."),
+        ("access", "auth", "Manage tenants, principals, roles, issuers and keys."),
+        ("operator", "bill", "Show moved and stored bytes, and their cost."),
+        ("access", "account", "Show subscriptions."),
+        ("operator", "operation", "List and cancel long-running operations of the API."),
+        ("operator", "monitor", "Show the activity log."),
+        ("operator", "regions", "List, check and initialize regions."),
+        ("operator", "settings", "Show and apply the settings of the installation."),
+        (
+            "machines",
+            "inspect",
+            "Show the format of a disk file, its safety checks, and whether Azure accepts the disk.",
+        ),
+        ("machines", "verify", "Compare a disk file with a stored image."),
+        ("operator", "serve", "Serve Azure's API, for az and Azure's SDKs."),
+        ("operator", "worker", "Make missing replicas and run maintenance."),
+        ("operator", "gc", "Delete objects that no version, disk or open work names."),
+        ("operator", "scrub", "Read stored objects, check the objects and repair damage."),
+        ("demo", "bench", "Measure the regions, and remove all test data."),
+        ("demo", "quickstart", "Publish, replicate, export and bill a disk in less than a minute."),
+    )
 }
 
 

@@ -94,10 +94,6 @@ class Server:
         """Change a resource, wait for the end of the operation, and return the resource."""
         return self._finish_and_show(self.begin("PATCH", resource_id, body), resource_id)
 
-    def create_or_update(self, resource_id: str, body: Json) -> Json:
-        """Create a resource, or update an existing resource. Properties without a value in the body stay."""
-        return self.put(resource_id, body) if self.find(resource_id) is None else self.patch(resource_id, body)
-
     def delete(self, resource_id: str, **query: str) -> None:
         """Delete a resource, and wait for the end of the operation.
 

@@ -179,12 +179,11 @@ def share_gallery(call: CommandCall) -> Outcome:
     session, request = call.session, call.request
     asked = read_share(request["body"])
     place = {"group": request["group"], "name": request["gallery"]}
-    caller = (session.installation, session.principal)
     if asked.operation is ShareOperation.RESET:
-        sharing.share_reset(*caller, **place)
+        session.run(sharing.share_reset, **place)
     elif asked.operation is ShareOperation.ENABLE_COMMUNITY:
-        sharing.enable_community(*caller, **place)
+        session.run(sharing.enable_community, **place)
     else:
         change = sharing.share_add if asked.operation is ShareOperation.ADD else sharing.share_remove
-        change(*caller, **place, subscriptions=asked.subscriptions, tenants=asked.tenants)
+        session.run(change, **place, subscriptions=asked.subscriptions, tenants=asked.tenants)
     return False, None

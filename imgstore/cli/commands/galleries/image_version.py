@@ -27,28 +27,21 @@ TABLE: Final = columns(
     Replication="properties.replicationStatus.aggregatedState",
     Published="properties.publishingProfile.publishedDate",
 )
-_ELSEWHERE: Final = "imgstore.cli.commands.galleries.image_version_changes"
 _CHANGES: Final = {
-    "create": LazyCommand(
-        target=f"{_ELSEWHERE}:create",
-        summary="Create an image version from an OS disk and data disks, and replicate the version.",
-    ),
-    "update": LazyCommand(
-        target=f"{_ELSEWHERE}:update",
-        summary="Change an image version's target regions, replica counts and properties.",
-    ),
-    "delete": LazyCommand(
-        target=f"{_ELSEWHERE}:delete", summary="Delete an image version. Managed disks made from it stay."
-    ),
-    "list-soft-deleted": LazyCommand(
-        target=f"{_ELSEWHERE}:list_soft_deleted",
-        summary="List the soft-deleted versions of an image definition, with the end of their retention.",
-    ),
-    "undelete": LazyCommand(target=f"{_ELSEWHERE}:undelete", summary="Restore a soft-deleted image version."),
-    "wait": LazyCommand(
-        target=f"{_ELSEWHERE}:wait",
-        summary="Wait until an image version is created, updated or deleted, or fulfils a query.",
-    ),
+    name: LazyCommand(
+        target=f"imgstore.cli.commands.galleries.image_version_changes:{name.replace('-', '_')}", summary=summary
+    )
+    for name, summary in (
+        ("create", "Create an image version from an OS disk and data disks, and replicate the version."),
+        ("update", "Change an image version's target regions, replica counts and properties."),
+        ("delete", "Delete an image version. Managed disks made from it stay."),
+        (
+            "list-soft-deleted",
+            "List the soft-deleted versions of an image definition, with the end of their retention.",
+        ),
+        ("undelete", "Restore a soft-deleted image version."),
+        ("wait", "Wait until an image version is created, updated or deleted, or fulfils a query."),
+    )
 }
 
 
