@@ -3,7 +3,7 @@
 The store of a zone with an endpoint is ``RetryingStore(ParallelLimitedStore(WatchedStore(MeteredStore(S3Store))))``.
 The store of an embedded zone is ``WatchedStore(MeteredStore(DirectoryStore))``. `WatchedStore` updates the zone's
 circuit (``health.py``). Each store is behind a guard that first reads the zone's mark and uid (``zones.py``,
-``identity.py``). For ZRS, `Zoned` combines the stores of three zones.
+``identity.py``). For ZRS, `ZoneRedundantStore` combines the stores of three zones.
 
 An embedded zone is created at the first use, and never again. Only `init` creates a bucket, so that a mistyped endpoint
 causes an error instead of a second, empty place for the data.
@@ -36,7 +36,7 @@ from imgstore.stores.wrappers.bandwidth_limit import BandwidthLimitedStore, Toke
 from imgstore.stores.wrappers.hedging import race
 from imgstore.stores.wrappers.metering import Traffic, TrafficMeter
 from imgstore.stores.wrappers.retry import RetryPolicy
-from imgstore.stores.zone_redundant import QUORUM, Zoned
+from imgstore.stores.zone_redundant import QUORUM, ZoneRedundantStore
 
 
 class Locator:
@@ -84,7 +84,7 @@ class Locator:
         self._policy = policy
         self._lock = threading.Lock()
         self._zones: dict[tuple[str, str], OpenedZone] = {}
-        self._zoned: dict[str, Zoned] = {}
+        self._zoned: dict[str, ZoneRedundantStore] = {}
         self._new_bucket = buckets
         self._buckets: dict[tuple[str, str], TokenBucket] = {}
 
@@ -216,7 +216,7 @@ class Locator:
             StoreError: an error of `store`, or of the put.
         """
         store, key = self.store(slot), checkpoint_key(checkpoint.name)
-        if isinstance(store, Zoned):
+        if isinstance(store, ZoneRedundantStore):
             store.put_without_notes(key, b"")
         else:
             store.put(key, b"")
@@ -308,14 +308,14 @@ class Locator:
         with ThreadPoolExecutor(len(region.zones)) as pool:  # One wait for all zones that do not answer.
             return list(pool.map(run, region.zones if zones is None else zones))
 
-    def _all_zones(self, region: Region) -> Zoned:
+    def _all_zones(self, region: Region) -> ZoneRedundantStore:
         with self._lock:
             known = self._zoned.get(region.name)
         if known is not None:
             return known
         zones = {zone.name: self._open(region, zone) for zone in region.zones}
         self._admit_zones(region, zones)
-        zoned = Zoned(
+        zoned = ZoneRedundantStore(
             {name: zone.guarded for name, zone in zones.items()},
             avoided=partial(self.health.is_avoided, region.name),
             down=partial(self.health.is_down, region.name),

@@ -25,7 +25,7 @@ from imgstore.stores.memory import MemoryStore
 from imgstore.stores.wrappers.bandwidth_limit import BandwidthLimitedStore, TokenBucket, Wait
 from imgstore.stores.wrappers.metering import MeteredStore, Traffic, TrafficMeter
 from imgstore.stores.wrappers.retry import Retrier, RetryingStore, RetryPolicy
-from imgstore.stores.zone_redundant import Missed, RepairNote, ZoneCopies, Zoned
+from imgstore.stores.zone_redundant import MissedWrite, RepairNote, ZoneCopies, ZoneRedundantStore
 
 __all__ = [
     "DELETE_KEYS_MAX",
@@ -40,7 +40,7 @@ __all__ = [
     "Lists",
     "MemoryStore",
     "MeteredStore",
-    "Missed",
+    "MissedWrite",
     "ObjectInfo",
     "ObjectStore",
     "Puts",
@@ -54,7 +54,7 @@ __all__ = [
     "TrafficMeter",
     "Wait",
     "ZoneCopies",
-    "Zoned",
+    "ZoneRedundantStore",
     "check_key",
     "crc32_checksum",
 ]

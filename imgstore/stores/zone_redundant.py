@@ -1,37 +1,42 @@
-"""One store out of three zones (ZRS): it survives the loss of any one of them.
+"""A store of three zones (ZRS), which survives the loss of any zone.
 
-An object *exists* when two zones have it; with one it is absent, and whoever needs it puts it again (invariant Z1).
-All follows from one sentence: a write is acknowledged when two zones took it and have noted what the third missed;
-any two zones have one of these in common.
+An object *exists* if two zones contain it. An object in a single zone is absent, and writers put the object again
+(invariant Z1). All rules follow from one statement: a write is acknowledged when two zones have taken the write and
+have noted what the third zone missed. Any two zones include one of these two.
 
 ==============  =====================================================================================================
-put             To all zones at once; two must take it, else the error. What landed is harmless: its name says what it
-                is. Once two took it, the third gets a grace (`Grace`). Then it is given up, and has missed the write.
-delete          As put, but nobody is given up, since a late delete could remove what was put again. A zone that was
-                not heard of for a second is asked whether it answers before anything is deleted.
-a missed one    A note ``repairs/<zone>/<hash of key>`` in the zones that took it, before the write is acknowledged.
-get             From any zone whose bytes are accepted. Absent when all that answer were asked and two have nothing.
-head            Two zones decide. One has it, one has not, one does not answer: nobody can tell, so an error.
-list            The three listings merged. If all zones answer, a key that only one zone has is left out: the object does
-                not exist. If a zone does not answer or missed a write of the key, such a key is listed as not `certain`.
-                So is a key that only a zone without belief lists, while another zone does not answer.
-only_if_absent  head, then put: not exclusive, as `atomic_create` says.
-copy_within     get and put, so that a damaged copy in one zone does not breed.
+put             Sent to all zones at once. Two must take the object, else the put raises. Objects of a failed put are
+                harmless, because keys name the content. After two zones, the third has a grace (`Grace`). Then the
+                request is given up, and the zone has missed the write.
+delete          Sent like a put, but never given up, because a late delete could remove an object that was put again.
+                A zone without an answer in the last second is first asked whether it answers.
+missed write    The zones that took the write store a note ``repairs/<zone>/<hash of key>`` before the acknowledgement.
+get             Any zone with accepted bytes serves the read. The object is absent if all zones that answer were asked
+                and two have no object.
+head            Two zones decide. If one has the object, one has none and one does not answer, head raises an error.
+list            The three listings are merged. If all zones answer, a key of a single zone is left out, because the
+                object does not exist. If a zone does not answer or missed a write of the key, such a key is listed as
+                not `certain`. The same holds for a key that only a distrusted zone lists, if another zone is silent.
+only_if_absent  head, then put: not exclusive, as `atomic_create` declares.
+copy_within     get and put, so that a damaged copy of one zone is not copied.
 ==============  =====================================================================================================
 
-A zone is not believed in what it missed, be it a put or a delete that never came: about a key that a note names for it
-it counts as one that does not answer, until the key is written again or a repair has taken the note away. So a zone
-that comes back never shows what was deleted as certain. Nor is it believed in its *notes* about such a key, which are
-older than the two others' notes about itself. Notes are read at the first use, when a zone has come back, and every
-`notes_seconds`; what other processes noted since is not known before. Correctness needs none of them for what is named
-by its content and confirmed by listing: scrub compares the three listings.
+A zone is distrusted about each key whose put or delete it missed. If a note names zone and key, the zone counts as
+silent about the key until the key is written again or a repair removes the note. A zone that recovers therefore never
+lists deleted objects as certain. The *notes* of such a zone about the key are distrusted, too, because the notes of the
+two other zones are newer.
 
-A zone that did not answer rests for `rest_seconds`: it is asked only where two others are not enough, so that a dead
-zone costs a note an object instead of a time-out an object. So does a zone that was given up, until the last request
-that it owes has ended well. A put that it takes later is harmless: the note stays, and a repair finds three equal copies.
-Where a zone is late with an answer to a read, another one is
-asked as well, and the first answer counts. A zone that is late with the first page of a listing is left out of it, as long
-as the two others agree. Readers repair nothing; they report.
+Notes are read at the first use, after a zone recovers, and every `notes_seconds`. Later notes of other processes are
+unknown until then. Correctness does not need notes for objects that are named by content and confirmed by listings,
+because scrub compares the three listings.
+
+A zone without an answer rests for `rest_seconds`: requests go to the zone only if two others are not enough. A dead
+zone therefore costs a note per object instead of a timeout per object. A zone that was given up also rests until its
+last open request has succeeded. A put that the zone takes later is harmless: the note stays, and a repair finds three
+equal copies.
+
+If a zone is late with the answer to a read, another zone is asked, too, and the first answer counts. A zone that is
+late with the first page of a listing is left out, as long as the two others agree. Readers repair nothing; they report.
 """
 
 import heapq
@@ -68,22 +73,22 @@ ZONES: Final = 3
 QUORUM: Final = 2
 
 _HEARD_SECONDS: Final = 1.0
-"""A zone that answered in this time is not asked whether it answers before a delete is sent to it."""
+"""A zone that answered within this time is not asked whether it answers before a delete."""
 
 T = TypeVar("T")
 _Answers: TypeAlias = tuple[dict[str, T], dict[str, StoreError]]
-"""What zones gave, and what they raised."""
+"""The results and the errors by zone."""
 _Listing: TypeAlias = Iterator[ObjectInfo]
 _Each: TypeAlias = Callable[[Sequence[str], Callable[[str], T]], _Answers[T]]
-"""Does something in each of these zones at once."""
+"""Runs a function for each of the zones at once."""
 Late: TypeAlias = Callable[[str, float], None]
-"""Told (zone, seconds since the request was sent) of a zone that has not begun to answer. Must be quick and must not raise."""
+"""Called with (zone, seconds since the request) for a zone without an answer. Must be quick and must not raise."""
 Report: TypeAlias = Callable[[str, str, StoreError], None]
-"""Told (zone, key, what was wrong there) when a read was served by another zone. Must be quick and must not raise."""
+"""Called with (zone, key, error of the zone) if another zone served a read. Must be quick and must not raise."""
 
 
-class Missed(StrEnum):
-    """What a zone missed."""
+class MissedWrite(StrEnum):
+    """The kind of a missed write."""
 
     PUT = "put"
     DELETE = "delete"
@@ -91,53 +96,54 @@ class Missed(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class RepairNote:
-    """A zone missed a write that the others took.
+    """A note that a zone missed a write of two others.
 
-    A hint: it may outlive what it tells of, in a zone that was away when it was removed. Whoever repairs asks the zones.
+    A note is a hint. A removed note may still exist in a zone that was unavailable during the removal. A repair
+    therefore asks the zones.
     """
 
     zone: str
     key: str
-    missed: Missed
+    missed: MissedWrite
 
     @property
     def note_key(self) -> str:
-        """Where the note lies: one for each zone and key, so that the latest word stands."""
+        """The key of the note, one for each zone and key, so that the latest note counts."""
         return _note_key(self.zone, self.key)
 
     def encode(self) -> bytes:
-        """The note's body, JSON."""
+        """Encode the body of the note as JSON."""
         return json.dumps({"key": self.key, "kind": self.missed}).encode()
 
     @staticmethod
     def decode(zone: str, body: bytes) -> "RepairNote | None":
-        """Return the note that `encode` wrote; None where the bytes are damaged: another zone holds the note as well."""
+        """Decode a note; None if the bytes are damaged, because another zone has the note, too."""
         try:
             fields = read_json(body.decode())
-            return RepairNote(zone=zone, key=str(fields["key"]), missed=Missed(fields["kind"]))
+            return RepairNote(zone=zone, key=str(fields["key"]), missed=MissedWrite(fields["kind"]))
         except (ValueError, TypeError, KeyError):
             return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZoneCopies:
-    """What the zones have of one object."""
+    """The copies of one object in the zones."""
 
     body: bytes | None
-    """One that was accepted."""
+    """An accepted body."""
     right: Sequence[str]
-    """The zones whose bytes were accepted."""
+    """The zones with accepted bytes."""
     wrong: Sequence[str]
-    """Those that have other bytes."""
+    """The zones with other bytes."""
     absent: Sequence[str]
     silent: Sequence[str]
-    """Those that do not answer: what they have is not known."""
+    """The zones without an answer, whose copies are unknown."""
     read_bytes: int
-    """From all zones together."""
+    """Bytes read from all zones together."""
 
     @property
     def unknown(self) -> bool:
-        """Whether a zone that does not answer may hold the only right copy."""
+        """Whether a silent zone may have the only right copy."""
         return self.body is None and bool(self.silent) and len(self.absent) < QUORUM
 
 
@@ -145,43 +151,44 @@ def _note_key(zone: str, key: str) -> str:
     return f"{REPAIRS}{zone}/{digest_of(key.encode()).hex()}"
 
 
-def _unnoticed(_zone: str, _age_seconds: float) -> None:
-    """The word of lateness that nobody asked for."""
+def _ignore_late(_zone: str, _age_seconds: float) -> None:
+    """Ignore a late zone."""
 
 
-def _unreported(_zone: str, _key: str, _error: StoreError) -> None:
-    """The report that nobody asked for."""
+def _ignore_report(_zone: str, _key: str, _error: StoreError) -> None:
+    """Ignore a report."""
 
 
-class Zoned:
-    """See the module."""
+class ZoneRedundantStore:
+    """A store of three zones. The module's docstring has the rules."""
 
     def __init__(
         self,
         zones: Mapping[str, ObjectStore],
         *,
-        report: Report = _unreported,
+        report: Report = _ignore_report,
         monotonic: Callable[[], float] = time.monotonic,
         rest_seconds: float = 30.0,
         notes_seconds: float = 60.0,
         avoided: Callable[[str], bool] = lambda _zone: False,
         down: Callable[[str], bool] = lambda _zone: False,
-        late: Late = _unnoticed,
+        late: Late = _ignore_late,
         grace: Grace = Grace(),  # noqa: B008 - frozen
     ) -> None:
-        """Make one store of three.
+        """Combine three stores.
 
         Args:
-            zones: by the zone's name, which stands in the notes' keys; patience (`RetryingStore`) is already around each.
-            report: hears of damage and gaps that a read went round.
-            monotonic: seconds of a clock that only goes on.
-            rest_seconds: for how long a zone that did not answer is left alone.
-            notes_seconds: for how long the notes that were read are believed to be all.
-            avoided: whether a zone is known not to answer in time: others are read first.
-            down: whether a zone is known to fail: it is left alone like one that rests. A zone that is only late is
-                written to, since it would miss what the others take.
-            late: hears of zones that are late with an answer; another zone is asked as well then.
-            grace: how long a zone may take to write what the two others have written.
+            zones: stores by zone name, which is part of the notes' keys. Each store has retries (`RetryingStore`)
+                already.
+            report: called for damage and gaps that a read found.
+            monotonic: seconds of a monotonic clock.
+            rest_seconds: the rest of a zone that did not answer.
+            notes_seconds: the time until the notes are read again.
+            avoided: returns whether a zone is known to be late or down; other zones are read first.
+            down: returns whether a zone is known to fail. Such a zone rests. A zone that is only late still gets
+                writes, because it would otherwise miss them.
+            late: called for a zone with a late answer; another zone is then asked, too.
+            grace: the time for the third zone to write what two have written.
         """
         assert len(zones) == ZONES, f"{len(zones)} zones"
         self.name = "zones " + ", ".join(f"{zone}: {store.name}" for zone, store in zones.items())
@@ -196,25 +203,27 @@ class Zoned:
 
     @property
     def properties(self) -> StoreProperties:
-        """See `Describes.properties`: what all zones promise, less what three together cannot."""
+        """See `Describes.properties`. The promises of all zones, without promises that three zones cannot keep."""
         verifies = all(store.properties.verifies_checksum for store in self._zones.values())
         return StoreProperties(verifies_checksum=verifies, server_side_copy=False, atomic_create=False)
 
     def close(self) -> None:
-        """Holds nothing of its own: threads end by themselves, and the zones' stores are the caller's."""
+        """Do nothing: threads end by themselves, and the caller owns the zones' stores."""
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
-        return self._surely(lambda: self._first(key, lambda store: store.get(key, accept)))
+        return self._repeat_with_notes(lambda: self._read_first(key, lambda store: store.get(key, accept)))
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `Gets.get_range`."""
-        return self._surely(lambda: self._first(key, lambda store: store.get_range(key, offset, length)))
+        return self._repeat_with_notes(
+            lambda: self._read_first(key, lambda store: store.get_range(key, offset, length))
+        )
 
-    def _surely(self, look: Callable[[], T]) -> T:
-        """What `look` finds; where too few zones could be believed, once more with the notes of all zones read anew."""
+    def _repeat_with_notes(self, look: Callable[[], T]) -> T:
+        """Return the result of `look`. If too few zones are trusted, read all notes again and repeat once."""
         self._know_notes()
         try:
             return look()
@@ -222,9 +231,9 @@ class Zoned:
             self._read_all_notes()
             return look()
 
-    def _first(self, key: str, read: Callable[[ObjectStore], bytes]) -> bytes:
+    def _read_first(self, key: str, read: Callable[[ObjectStore], bytes]) -> bytes:
         order = self._order(key)
-        wrong = self._disbelieved(order, key)
+        wrong = self._find_distrusted(order, key)
         zones = [zone for zone in order if zone not in wrong]
         for zone, outcome in self._race(zones, lambda zone: read(self._zones[zone])):
             if outcome.error is None:
@@ -233,14 +242,17 @@ class Zoned:
                 return outcome.value
             wrong[zone] = outcome.error
             left = [each for each in zones if each not in wrong]
-            if _gone(wrong) >= QUORUM and all(map(self._rests.rests, left)):
-                break  # at most these have it, and it would take a time-out to hear so
+            if _count_absent(wrong) >= QUORUM and all(map(self._rests.rests, left)):
+                break  # The object may only be in resting zones, whose answers would cost a timeout.
         raise self._none_read(key, wrong)
 
     def _race(
         self, zones: Sequence[str], act: Callable[[str], T], at_once: int = 1
     ) -> "Iterator[tuple[str, Outcome[T]]]":
-        """How `act` on zones ended, as it ends: one zone after another, and the next one as well where one is late."""
+        """Yield the outcome of `act` on each zone, in the order of arrival.
+
+        The next zone is asked, too, if one is late.
+        """
         for outcome in race([partial(act, zone) for zone in zones], at_once=at_once):
             zone = zones[outcome.place]
             if outcome.late:
@@ -251,63 +263,63 @@ class Zoned:
             yield zone, outcome
 
     def _none_read(self, key: str, wrong: Mapping[str, StoreError]) -> StoreError:
-        gone = _gone(wrong)
+        gone = _count_absent(wrong)
         corrupt = sum(isinstance(error, ObjectCorrupt) for error in wrong.values())
         if gone < QUORUM and gone + corrupt < ZONES:
-            return self._too_few(key, wrong)
+            return self._quorum_error(key, wrong)
         return damaged_object_error(self.name, key) if corrupt else missing_object_error(self.name, key)
 
     def head(self, key: str) -> ObjectInfo:
-        """See `Heads.head`. The latest of the zones' times."""
-        return self._surely(lambda: self._head(key))
+        """See `Heads.head`. The time is the latest of the zones' times."""
+        return self._repeat_with_notes(lambda: self._head(key))
 
     def _head(self, key: str) -> ObjectInfo:
         order = self._order(key)
         have: dict[str, ObjectInfo] = {}
-        wrong = self._disbelieved(order, key)
+        wrong = self._find_distrusted(order, key)
         believed = [zone for zone in order if zone not in wrong]
         for zone, outcome in self._race(believed, lambda zone: self._zones[zone].head(key), QUORUM):
             if outcome.error is None:
                 have[zone] = outcome.value
             else:
                 wrong[zone] = outcome.error
-            if len(have) >= QUORUM or _gone(wrong) >= QUORUM:
+            if len(have) >= QUORUM or _count_absent(wrong) >= QUORUM:
                 break
         if len(have) >= QUORUM:
             return _latest(have.values())
-        if _gone(wrong) >= QUORUM:
+        if _count_absent(wrong) >= QUORUM:
             raise missing_object_error(self.name, key)
-        raise self._unknown(key, have, wrong) if have else self._too_few(key, wrong)
+        raise self._unknown_error(key, have, wrong) if have else self._quorum_error(key, wrong)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `Lists.list`. Notes are not told."""
+        """See `Lists.list`. Notes are not listed."""
         self._know_notes()
         awake = self._rests.awake(self._zones)
         last = ""
-        for info in self._merged(awake, prefix, is_last=False):
+        for info in self._merge(awake, prefix, is_last=False):
             if info is None:
                 break
             last = info.key
             yield info
         else:
             return
-        # Zones that rest or are late must tell as well: anew with all three, after the last key told.
+        # Resting and late zones are needed: list all three again, and continue after the last key.
         self._read_all_notes()
-        merged = self._merged(list(self._zones), prefix, is_last=True)
+        merged = self._merge(list(self._zones), prefix, is_last=True)
         yield from (info for info in merged if info is not None and info.key > last)
 
-    def _merged(self, zones: Sequence[str], prefix: str, *, is_last: bool) -> Iterator[ObjectInfo | None]:
+    def _merge(self, zones: Sequence[str], prefix: str, *, is_last: bool) -> Iterator[ObjectInfo | None]:
         """Merge the listings of the zones. Unless `is_last`, a zone that is late or fails at first counts as not asked.
 
-        Gives None where zones that were not asked would have to be.
+        Yields None where the zones that were not asked are needed.
         """
         each: _Each[_Listing] = self._each if is_last else self._each_in_grace
-        listings, failed = each(zones, lambda zone: _begun(self._zones[zone].list(prefix)))
+        listings, failed = each(zones, lambda zone: _fetch_first_page(self._zones[zone].list(prefix)))
         asks_all = is_last or len(listings) == ZONES
         if not asks_all:
             failed = {}
         streams = [self._stream(zone, listing, failed) for zone, listing in listings.items()]
-        for key, found in groupby(heapq.merge(*streams, key=_key_of), key=_key_of):
+        for key, found in groupby(heapq.merge(*streams, key=_get_key), key=_get_key):
             copies = dict(found)
             have = [info for zone, info in copies.items() if not self._notes.name(zone, key)]
             if not asks_all and (failed or len(have) < QUORUM):
@@ -323,7 +335,7 @@ class Zoned:
     def _stream(
         self, zone: str, listing: "_Listing", failed: dict[str, StoreError]
     ) -> Iterator[tuple[str, ObjectInfo]]:
-        """A zone's listing, which ends where the zone fails."""
+        """Yield a zone's listing, which ends when the zone fails."""
         try:
             for info in listing:
                 yield zone, info
@@ -333,7 +345,7 @@ class Zoned:
 
     def _check_listing(self, prefix: str, failed: Mapping[str, StoreError]) -> None:
         if len(failed) > ZONES - QUORUM:
-            raise self._too_few(prefix, failed)
+            raise self._quorum_error(prefix, failed)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -344,7 +356,7 @@ class Zoned:
             raise existing_object_error(self.name, key)
         self._know_notes()
         took = self._write_to_quorum(key, self._each_in_grace, lambda store: store.put(key, body))
-        self._agree([key], Missed.PUT, list(took))
+        self._write_notes([key], MissedWrite.PUT, list(took))
         return _latest(took.values())
 
     def _exists(self, key: str) -> bool:
@@ -363,10 +375,10 @@ class Zoned:
         self._let_silent_zones_rest(batch[0])
         self._know_notes()
         took = self._write_to_quorum(batch[0], self._each, lambda store: store.delete(batch))
-        self._agree(batch, Missed.DELETE, list(took))
+        self._write_notes(batch, MissedWrite.DELETE, list(took))
 
     def _let_silent_zones_rest(self, key: str) -> None:
-        """Have zones that do not answer left out of the delete that follows: it may not be given up (invariant G6)."""
+        """Exclude silent zones from the next delete, because a delete must not be given up (invariant G6)."""
         unheard = [zone for zone in self._rests.awake(self._zones) if not self._rests.was_heard(zone, _HEARD_SECONDS)]
         if unheard:
             self._each_in_grace(unheard, lambda zone: self._has(zone, key), quorum=len(unheard) - 1)
@@ -379,19 +391,19 @@ class Zoned:
         return True
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
-        """See `Copies.copy_within`. `ObjectInfo.checksum` is of what was put, whatever zone it was read from."""
+        """See `Copies.copy_within`. The checksum is of the new object."""
         return self.put(target_key, self.get(source_key))
 
     def put_without_notes(self, key: str, body: Body) -> None:
-        """Put an object into two zones or three, and note nothing of a zone that missed it: nobody repairs it.
+        """Put an object into at least two zones without notes, for objects that need no repair.
 
         Raises:
-            StoreError: fewer than two zones took it.
+            StoreError: fewer than two zones took the object.
         """
         self._write_to_quorum(check_key(key), self._each_in_grace, lambda store: store.put(key, body))
 
     def _write_to_quorum(self, key: str, each: "_Each[T]", write: Callable[[ObjectStore], T]) -> dict[str, T]:
-        """Write to the zones that are up, and to all where these are too few; what those gave that took it."""
+        """Write to the zones that are up, and to all zones if these are too few. Return the results by zone."""
         awake = self._rests.awake(self._zones)
         took, failed = each(awake, lambda zone: write(self._zones[zone]))
         if len(took) < QUORUM:
@@ -399,15 +411,15 @@ class Zoned:
             more, more_failed = self._each(rest, lambda zone: write(self._zones[zone]))
             took, failed = took | more, failed | more_failed
         if len(took) < QUORUM:
-            raise self._too_few(key, failed)
+            raise self._quorum_error(key, failed)
         return took
 
-    def _agree(self, keys: Sequence[str], kind: Missed, took: Sequence[str]) -> None:
-        """In each zone that took a write: a note of each that did not, and none of those that did.
+    def _write_notes(self, keys: Sequence[str], kind: MissedWrite, took: Sequence[str]) -> None:
+        """In each zone that took a write, put notes about the zones that missed it, and delete the notes of the others.
 
-        A zone that fails in this has as good as missed the write. The untrue notes that are removed may be unknown
-        here: after a write that all zones took they do little harm, after one that a zone missed they would make two
-        zones be disbelieved.
+        A zone that fails to do so counts as a zone that missed the write. Some untrue notes may be unknown here. After
+        a write to all zones, these notes do little harm. After a write that a zone missed, they would make two zones
+        distrusted, so they are deleted in any case.
         """
         missed = [zone for zone in self._zones if zone not in took]
         notes = [RepairNote(zone=zone, key=key, missed=kind) for zone in missed for key in keys]
@@ -424,25 +436,25 @@ class Zoned:
         told, failed = self._each(took, tell)
         self._notes.change(told, [note.note_key for note in notes], untrue)
         if len(told) < QUORUM:
-            raise self._too_few(keys[0], failed)
+            raise self._quorum_error(keys[0], failed)
         if len(told) < len(took):
-            self._agree(keys, kind, list(told))
+            self._write_notes(keys, kind, list(told))
 
     # -- notes --------------------------------------------------------------------------------------------------------
 
     def list_pending_repairs(self) -> Sequence[RepairNote]:
-        """What zones missed and nobody has repaired yet, read afresh, sorted.
+        """Read the notes of all zones again, and return the missed writes that were not repaired, sorted.
 
         Raises:
             StoreError: fewer than two zones answer.
         """
         found, failed = self._each_in_grace(list(self._zones), self._read_notes)
         if len(found) < QUORUM:
-            raise self._too_few(REPAIRS, failed)
+            raise self._quorum_error(REPAIRS, failed)
         return sorted(set().union(*found.values()))
 
-    def copies(self, key: str, accept: Accept | None = None) -> "ZoneCopies":
-        """What each zone has under a key, read whole, whatever the notes say of it: for a repair."""
+    def read_copies(self, key: str, accept: Accept | None = None) -> "ZoneCopies":
+        """Read the whole object in each zone for a repair, regardless of notes."""
         read, failed = self._each(list(self._zones), lambda zone: self._zones[zone].get(key))
         right = tuple(zone for zone, body in read.items() if accept is None or accept(body))
         corrupt = {zone for zone, error in failed.items() if isinstance(error, ObjectCorrupt)}
@@ -457,51 +469,51 @@ class Zoned:
         )
 
     def list_lone_keys(self, prefix: str) -> Iterator[str]:
-        """The keys that one zone alone lists, in order: they do not exist, and take room.
+        """List the keys of single zones in order. These objects do not exist, and use space.
 
         Raises:
             StoreError: a zone does not answer.
         """
         streams = [((zone, info) for info in store.list(prefix)) for zone, store in self._zones.items()]
-        for key, found in groupby(heapq.merge(*streams, key=_key_of), key=_key_of):
+        for key, found in groupby(heapq.merge(*streams, key=_get_key), key=_get_key):
             if len(list(found)) < QUORUM:
                 yield key
 
     def restore(self, key: str, body: Body, zones: Sequence[str]) -> None:
-        """Put an object into the zones that lack it or have it damaged. Notes stay: see `settle`.
+        """Put an object into the zones where it is missing or damaged. Notes stay: see `delete_notes`.
 
         Raises:
-            StoreError: one of the zones could not take it.
+            StoreError: one of the zones failed.
         """
-        self._surely_each(zones, lambda zone: self._zones[zone].put(key, body))
+        self._act_on_each(zones, lambda zone: self._zones[zone].put(key, body))
 
-    def withdraw(self, key: str, zones: Sequence[str]) -> None:
-        """Delete what a zone kept because it missed the delete. Notes stay: see `settle`.
+    def delete_in(self, key: str, zones: Sequence[str]) -> None:
+        """Delete an object in the zones that missed its delete. Notes stay: see `delete_notes`.
 
         Raises:
-            StoreError: one of the zones could not do it.
+            StoreError: one of the zones failed.
         """
-        self._surely_each(zones, lambda zone: self._zones[zone].delete([key]))
+        self._act_on_each(zones, lambda zone: self._zones[zone].delete([key]))
 
-    def settle(self, key: str) -> None:
-        """Take away every note about a key, once the three zones were asked and agree on it."""
+    def delete_notes(self, key: str) -> None:
+        """Delete every note about a key, after all three zones were asked and agree."""
         notes = [_note_key(zone, key) for zone in self._zones]
         told, _ = self._each(list(self._zones), lambda holder: self._zones[holder].delete(notes))
         self._notes.change(told, [], notes)
 
-    def _surely_each(self, zones: Sequence[str], act: Callable[[str], object]) -> None:
+    def _act_on_each(self, zones: Sequence[str], act: Callable[[str], object]) -> None:
         _, failed = self._each(zones, act)
         for error in failed.values():
             raise error
 
     def delete_stale_notes(self) -> int:
-        """Remove the notes about keys that all three zones say they have not: nothing is left to repair.
+        """Delete the notes about keys that all three zones report as absent: such keys need no repair.
 
-        A note that is written at this very moment may go with them. That does no harm to what is named by its content:
-        a zone that has not what the others have is seen by a scrub, and what one zone alone has does not exist.
+        A note that is written at the same moment may be deleted, too. This is harmless for objects that are named by
+        content: scrub finds a zone with a missing object, and an object in a single zone does not exist.
 
         Returns:
-            How many there were, each counted once whatever zones hold it.
+            The number of notes, each counted once.
 
         Raises:
             StoreError: fewer than two zones answer.
@@ -514,13 +526,13 @@ class Zoned:
 
     def _is_nowhere(self, key: str) -> bool:
         have, failed = self._each(list(self._zones), lambda zone: self._zones[zone].head(key))
-        return not have and _gone(failed) == ZONES
+        return not have and _count_absent(failed) == ZONES
 
     def _read_notes(self, holder: str) -> set[RepairNote]:
         store = self._zones[holder]
         notes = set()
         for info in store.list(REPAIRS):
-            with suppress(ObjectNotFound):  # repaired since it was listed
+            with suppress(ObjectNotFound):  # repaired after the listing
                 note = RepairNote.decode(info.key.split("/")[1], store.get(info.key))
                 if note is not None:
                     notes.add(note)
@@ -541,13 +553,13 @@ class Zoned:
 
     # -- zones --------------------------------------------------------------------------------------------------------
 
-    def _disbelieved(self, zones: Sequence[str], key: str) -> dict[str, StoreError]:
-        """Which of the zones missed a write of this key: what they say of it counts for nothing."""
+    def _find_distrusted(self, zones: Sequence[str], key: str) -> dict[str, StoreError]:
+        """Return an error for each zone that missed a write of this key: its answers about the key do not count."""
         return {
             zone: StoreUnreachable(
-                f"Zone {zone} is not believed about '{key}'.",
-                found="a note that it missed a write of it",
-                expected="no such note",
+                f"Zone {zone} missed a write of '{key}'.",
+                found="a repair note about the zone and the key",
+                expected="no repair note",
                 hint="run `imgstore scrub`",
                 target=key,
             )
@@ -556,18 +568,18 @@ class Zoned:
         }
 
     def _order(self, key: str) -> Sequence[str]:
-        """Resting zones last; else by the key, so that the zones share the work."""
+        """Order the zones: resting zones last, otherwise by the key, so that the zones share the load."""
         check_key(key)
         zones = list(self._zones)
         start = zlib.crc32(key.encode()) % len(zones)
         return sorted(zones[start:] + zones[:start], key=self._rests.rests)
 
     def _each(self, zones: Sequence[str], act: Callable[[str], T]) -> "_Answers[T]":
-        """`act` on the zones at once: what it gave, and what it raised."""
-        return self._sorted(zones, ask_all([partial(act, zone) for zone in zones]))
+        """Run `act` on all zones at once, and return the results and the errors."""
+        return self._divide(zones, ask_all([partial(act, zone) for zone in zones]))
 
     def _each_in_grace(self, zones: Sequence[str], act: Callable[[str], T], quorum: int = QUORUM) -> "_Answers[T]":
-        """`act` on the zones at once; give up those that are late once a quorum has succeeded. Else as `_each`."""
+        """Run `act` on all zones at once, and give up late zones after a quorum. Return the results and the errors."""
 
         def seconds(place: int, quorum_seconds: float, moved: bool) -> float:  # noqa: FBT001 - as it is called
             zone = zones[place]
@@ -586,10 +598,10 @@ class Zoned:
 
         asks = [partial(timed, zone) for zone in zones]
         outcomes = ask_to_quorum(asks, quorum=quorum, grace=seconds, ended_late=ended_late, monotonic=self._monotonic)
-        return self._sorted(zones, outcomes)
+        return self._divide(zones, outcomes)
 
-    def _sorted(self, zones: Sequence[str], outcomes: Sequence[Outcome[T]]) -> "_Answers[T]":
-        """What was given, and what was raised; zones that failed or were given up rest from now on."""
+    def _divide(self, zones: Sequence[str], outcomes: Sequence[Outcome[T]]) -> "_Answers[T]":
+        """Divide outcomes into results and errors. Zones that failed or were given up rest from now on."""
         done: dict[str, T] = {}
         failed: dict[str, StoreError] = {}
         for zone, outcome in zip(zones, outcomes, strict=True):
@@ -597,7 +609,7 @@ class Zoned:
                 if outcome.age_seconds:
                     self._late(zone, outcome.age_seconds)
                 self._rests.give_up(zone)
-                failed[zone] = _given_up(zone, outcome.age_seconds)
+                failed[zone] = _late_error(zone, outcome.age_seconds)
             elif outcome.error is None:
                 done[zone] = outcome.value
             else:
@@ -605,37 +617,37 @@ class Zoned:
                 failed[zone] = outcome.error
         return done, failed
 
-    def _unknown(self, key: str, have: Iterable[str], wrong: Mapping[str, StoreError]) -> ExistenceUnknown:
-        """Return the error for a key that one zone has, while no second zone confirms or denies it."""
+    def _unknown_error(self, key: str, have: Iterable[str], wrong: Mapping[str, StoreError]) -> ExistenceUnknown:
+        """Create the error for a key that one zone has, without a second zone that confirms or denies the key."""
         return ExistenceUnknown(
-            f"Nobody can tell whether '{key}' exists.",
+            f"It is unknown whether '{key}' exists.",
             found=f"a copy in zone {', '.join(have)}; "
             + "; ".join(f"zone {zone}: {error.message}" for zone, error in sorted(wrong.items())),
-            expected=f"{QUORUM} of the {ZONES} zones that agree",
-            hint="bring the zone back that does not answer, then run the same command again",
+            expected=f"the same answer of {QUORUM} of the {ZONES} zones",
+            hint="restart the zone that does not answer, then run the same command again",
             target=key,
         )
 
-    def _too_few(self, key: str, wrong: Mapping[str, StoreError]) -> StoreError:
-        """The error of a call for which too few zones could be had: retryable if one of theirs is.
+    def _quorum_error(self, key: str, wrong: Mapping[str, StoreError]) -> StoreError:
+        """Create the error of a call with too few zones. The error is retryable if an error of a zone is retryable.
 
-        It never says that the object is missing or damaged: too few zones have told (invariant Z10).
+        The error never reports the object as missing or damaged, because too few zones have answered (invariant Z10).
         """
-        told = (ObjectNotFound, ObjectCorrupt)
-        errors = [error for error in wrong.values() if not isinstance(error, told)]
+        about_object = (ObjectNotFound, ObjectCorrupt)
+        errors = [error for error in wrong.values() if not isinstance(error, about_object)]
         kind = StoreUnreachable if not errors or any(error.retryable for error in errors) else type(errors[0])
         return kind(
-            f"Too few zones for '{key}'.",
+            f"Too few zones serve '{key}'.",
             found="; ".join(f"zone {zone}: {error.message} ({error.found})" for zone, error in sorted(wrong.items()))
             or "no answer",
             expected=f"{QUORUM} of the {ZONES} zones",
-            hint="bring the zones back, then run the same command again: it goes on",
+            hint="restart the zones, then run the same command again, which resumes the work",
             target=key,
         )
 
 
 class _Rests:
-    """Which zones are left alone, and until when."""
+    """The resting zones, with the end of each rest."""
 
     def __init__(
         self,
@@ -655,28 +667,28 @@ class _Rests:
         self._lock = threading.Lock()
 
     def note_answer(self, zone: str, seconds: float) -> None:
-        """Note that the zone answered, and how long it took. A slow answer is forgotten by and by."""
+        """Note an answer of the zone and its time. The effect of a slow answer halves with each later answer."""
         with self._lock:
             self._heard_at[zone] = self._monotonic()
             self._last_seconds[zone] = max(seconds, self._last_seconds.get(zone, 0.0) / 2)
 
     def was_heard(self, zone: str, seconds: float) -> bool:
-        """Whether the zone answered in the last `seconds`."""
+        """Return whether the zone answered in the last `seconds`."""
         return self._monotonic() - self._heard_at.get(zone, float("-inf")) < seconds
 
     def last_seconds(self, zone: str) -> float:
-        """How long the zone took of late; 0 where that is not known."""
+        """Return the recent time of the zone; 0 if unknown."""
         return self._last_seconds.get(zone, 0.0)
 
     def give_up(self, zone: str) -> None:
-        """Let a zone rest that owes an answer. `end_late` follows, or has come before."""
+        """Start the rest of a zone that owes an answer. `end_late` follows, or has come before."""
         with self._lock:
             self._owed[zone] += 1
             if self._owed[zone] > 0:
                 self._until[zone] = self._monotonic() + self._seconds
 
     def end_late(self, zone: str, error: StoreError | None) -> None:
-        """Wake a zone that owed one answer, and gave it."""
+        """End the rest of a zone whose last owed answer has arrived."""
         if error is not None:
             self.judge(zone, error)
         with self._lock:
@@ -685,26 +697,26 @@ class _Rests:
                 self._until[zone] = self._monotonic()
 
     def judge(self, zone: str, error: StoreError) -> None:
-        """Let the zone rest, if `error` says that it does not answer, or that it is another store."""
+        """Start the rest of the zone if `error` shows that it does not answer, or that it is the wrong store."""
         if error.retryable or isinstance(error, StoreMismatch):
             with self._lock:
                 self._until[zone] = self._monotonic() + self._seconds
 
     def rests(self, zone: str) -> bool:
-        """Whether other zones are read first now."""
+        """Return whether other zones are read first now."""
         return self._failed(zone) or self._avoided(zone)
 
     def _failed(self, zone: str) -> bool:
         return self._until.get(zone, 0.0) > self._monotonic() or self._down(zone)
 
     def awake(self, zones: Iterable[str]) -> Sequence[str]:
-        """The zones to ask: those that do not rest, but all where these are too few."""
+        """Return the zones without a rest, or all zones if these are too few."""
         every = list(zones)
         up = [zone for zone in every if not self._failed(zone)]
         return up if len(up) >= QUORUM else every
 
     def some_ended(self) -> bool:
-        """Whether a zone has finished its rest since this was last asked."""
+        """Return whether a zone's rest has ended since the last call."""
         with self._lock:
             ended = [zone for zone, until in self._until.items() if until <= self._monotonic()]
             for zone in ended:
@@ -713,7 +725,7 @@ class _Rests:
 
 
 class _Notes:
-    """Which zone holds which notes, as last read and as changed here since."""
+    """The notes in each zone, as last read and as changed by this process since."""
 
     def __init__(self, zones: Iterable[str], monotonic: Callable[[], float], seconds: float) -> None:
         self._monotonic = monotonic
@@ -723,21 +735,21 @@ class _Notes:
         self._lock = threading.Lock()
 
     def are_old(self) -> bool:
-        """Whether they should be read again."""
+        """Return whether the notes should be read again."""
         return self._old_at is None or self._monotonic() >= self._old_at
 
     def have(self, zone: str, key: str) -> bool:
-        """Whether there is a note that `zone` missed a write of `key`, true or not."""
+        """Return whether any zone has a note that `zone` missed a write of `key`, true or not."""
         return any(self._holders(zone, key))
 
     def name(self, zone: str, key: str) -> bool:
-        """Whether a zone that may be believed holds such a note."""
+        """Return whether a trusted zone has such a note."""
         return any(not self._is_outdated(holder, key) for holder in self._holders(zone, key))
 
     def _is_outdated(self, holder: str, key: str) -> bool:
-        """Whether both others say that this zone itself missed a write of the key.
+        """Return whether both other zones have a note that this zone missed a write of the key.
 
-        Only then: two zones that took the latest write never say so of each other.
+        Both are required, because two zones that took the latest write never have such notes about each other.
         """
         return len(self._holders(holder, key)) >= QUORUM
 
@@ -748,43 +760,43 @@ class _Notes:
         return [holder for holder, keys in self._held.items() if note in keys]
 
     def expire(self) -> None:
-        """Have them read again."""
+        """Cause the notes to be read again."""
         self._old_at = None
 
     def renew(self, read: Callable[[], dict[str, frozenset[str]]]) -> None:
-        """Read them, unless another thread just did. Of a zone that does not answer what was known before stays."""
-        with self._lock:  # writers of notes wait: theirs is the later word
+        """Read the notes, unless another thread has just read them. The former notes of a silent zone stay."""
+        with self._lock:  # Writers of notes wait, because their notes are newer than this read.
             if self.are_old():
                 self._held = self._held | read()
                 self._old_at = self._monotonic() + self._seconds
 
     def change(self, holders: Iterable[str], written: Iterable[str], removed: Iterable[str]) -> None:
-        """These notes were written and those removed in each of the zones `holders`."""
+        """Apply written and removed notes to each of the zones `holders`."""
         with self._lock:
             changed = {holder: (self._held[holder] - frozenset(removed)).union(written) for holder in holders}
             self._held = self._held | changed
 
 
-def _begun(listing: _Listing) -> _Listing:
-    """A listing whose first page has come."""
+def _fetch_first_page(listing: _Listing) -> _Listing:
+    """Wait for the first page of a listing."""
     first = tuple(islice(listing, 1))
     return chain(first, listing)
 
 
-def _key_of(told: tuple[str, ObjectInfo]) -> str:
+def _get_key(told: tuple[str, ObjectInfo]) -> str:
     return told[1].key
 
 
-def _gone(wrong: Mapping[str, StoreError]) -> int:
+def _count_absent(wrong: Mapping[str, StoreError]) -> int:
     return sum(isinstance(error, ObjectNotFound) for error in wrong.values())
 
 
-def _given_up(zone: str, age_seconds: float) -> StoreSilent:
+def _late_error(zone: str, age_seconds: float) -> StoreSilent:
     return StoreSilent(
         f"Zone {zone} is late.",
-        found=f"no answer in {age_seconds:.1f} s, and the others have answered",
+        found=f"no answer within {age_seconds:.1f} s, while the other zones have answered",
         expected="an answer",
-        hint="see that its store runs; what it missed is repaired when it answers",
+        hint="check that the zone's store runs; scrub repairs missed writes after the zone answers",
         target=zone,
     )
 

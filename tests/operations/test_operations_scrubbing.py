@@ -24,7 +24,7 @@ from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.slots.degrade import degrade
 from imgstore.operations.slots.works import acquire_work
 from imgstore.operations.stores.regions import init_regions
-from imgstore.stores.zone_redundant import Zoned
+from imgstore.stores.zone_redundant import ZoneRedundantStore
 from tests.support.faulty_store import Fault, FaultyStore
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import (
@@ -199,7 +199,7 @@ def test_returning_zone_gets_missed_objects(published: Installation, samples: Sa
     # Invariant Z6.
     with open_home(published.home) as installation:
         store = installation.locator.store(slot_of(installation, WEST))
-        assert isinstance(store, Zoned)
+        assert isinstance(store, ZoneRedundantStore)
         assert store.list_pending_repairs() != []
         found = run(installation)[WEST]
         assert found.unrepaired == []

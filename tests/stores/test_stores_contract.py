@@ -19,7 +19,7 @@ from imgstore.stores import (
     StoreProperties,
     TokenBucket,
     TrafficMeter,
-    Zoned,
+    ZoneRedundantStore,
 )
 from imgstore.stores.s3.probe import probe_properties
 from imgstore.stores.s3.store import S3Store
@@ -283,7 +283,7 @@ class TestZonedOverMemories(StoreContract):
 
     @pytest.fixture
     def store(self, inner: list[MemoryStore]) -> Iterator[ObjectStore]:
-        store = Zoned(dict(zip("123", inner, strict=True)))
+        store = ZoneRedundantStore(dict(zip("123", inner, strict=True)))
         yield store
         store.close()
 
@@ -295,7 +295,7 @@ class TestZonedOverMemories(StoreContract):
 class TestZonedOverDirectories(StoreContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[ObjectStore]:
-        store = Zoned({zone: DirectoryStore(tmp_path / zone) for zone in "123"})
+        store = ZoneRedundantStore({zone: DirectoryStore(tmp_path / zone) for zone in "123"})
         yield store
         store.close()
 

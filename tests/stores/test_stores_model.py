@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from imgstore.domain.errors import Conflict, ObjectNotFound, StoreUnreachable
-from imgstore.stores import DirectoryStore, MemoryStore, ObjectStore, Zoned
+from imgstore.stores import DirectoryStore, MemoryStore, ObjectStore, ZoneRedundantStore
 from imgstore.stores.s3.store import S3Store
 from imgstore.testing.engines import S3Engine
 from tests.support.faulty_store import FaultyStore
@@ -117,10 +117,10 @@ def test_directory(tmp_path: Path) -> None:
 def test_zones_over_memories() -> None:
     class Model(StoreModel):
         def make(self) -> ObjectStore:
-            return Zoned({zone: MemoryStore(zone) for zone in "123"})
+            return ZoneRedundantStore({zone: MemoryStore(zone) for zone in "123"})
 
         def teardown(self) -> None:
-            assert isinstance(self.store, Zoned)
+            assert isinstance(self.store, ZoneRedundantStore)
             self.store.close()
 
     _run(Model, 25)
@@ -173,8 +173,8 @@ class DyingZones(RuleBasedStateMachine):
         self.truth: bool | None = False
         self.store = self.open()
 
-    def open(self) -> Zoned:
-        return Zoned(self.zones, monotonic=self.clock.monotonic)
+    def open(self) -> ZoneRedundantStore:
+        return ZoneRedundantStore(self.zones, monotonic=self.clock.monotonic)
 
     def teardown(self) -> None:
         self.store.close()

@@ -15,7 +15,7 @@ from imgstore.stores import (
     RetryingStore,
     RetryPolicy,
     TrafficMeter,
-    Zoned,
+    ZoneRedundantStore,
 )
 from tests.support.faulty_store import Fault, FaultyStore, Kind
 from tests.support.manual_clock import ManualClock
@@ -181,7 +181,7 @@ def test_what_fails_is_no_answer(faulty: FaultyStore, clock: ManualClock) -> Non
 
 
 def test_a_copy_through_us_is_metered_both_ways() -> None:
-    with_zones = Zoned({zone: MemoryStore(zone) for zone in "123"})
+    with_zones = ZoneRedundantStore({zone: MemoryStore(zone) for zone in "123"})
     meter = TrafficMeter()
     store = MeteredStore(with_zones, meter)
     store.put("a", b"12345")

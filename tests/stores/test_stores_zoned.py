@@ -18,7 +18,7 @@ from imgstore.domain.errors import (
     StoreUnreachable,
 )
 from imgstore.domain.storage.digests import digest_of
-from imgstore.stores import MemoryStore, Missed, RepairNote, StoreProperties, Zoned
+from imgstore.stores import MemoryStore, MissedWrite, RepairNote, StoreProperties, ZoneRedundantStore
 from tests.support.faulty_store import Fault, FaultyStore, Kind
 from tests.support.manual_clock import ManualClock
 
@@ -35,12 +35,12 @@ class Region:
         self.memories = {zone: MemoryStore(f"memory {zone}", now=self.clock.now) for zone in "123"}
         self.zones = {zone: FaultyStore(memory) for zone, memory in self.memories.items()}
         self.reports: list[tuple[str, str, type]] = []
-        self.opened: list[Zoned] = []
+        self.opened: list[ZoneRedundantStore] = []
         self.store = self.open()
 
-    def open(self) -> Zoned:
+    def open(self) -> ZoneRedundantStore:
         """As another process would."""
-        store = Zoned(self.zones, report=self._report, monotonic=self.clock.monotonic)
+        store = ZoneRedundantStore(self.zones, report=self._report, monotonic=self.clock.monotonic)
         self.opened.append(store)
         return store
 
@@ -80,7 +80,7 @@ def test_two_are_enough_and_the_third_is_noted(region: Region, lost: str) -> Non
     took = "123".replace(lost, "")
     assert region.holders(KEY) == took
     assert region.notes() == {zone: {f"repairs/{lost}/{NAME}": "put"} if zone in took else {} for zone in "123"}
-    assert region.store.list_pending_repairs() == [RepairNote(zone=lost, key=KEY, missed=Missed.PUT)]
+    assert region.store.list_pending_repairs() == [RepairNote(zone=lost, key=KEY, missed=MissedWrite.PUT)]
     assert region.store.get(KEY) == BODY
     assert region.store.head(KEY).stored_bytes == len(BODY)
     # Invariant Z1.
@@ -92,7 +92,7 @@ def test_a_damaged_note_hides_no_other(region: Region, body: bytes) -> None:
     region.zones["3"].die()
     region.store.put(KEY, BODY)
     region.memories["1"].put(f"repairs/3/{NAME}", body)
-    assert region.store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.PUT)]
+    assert region.store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=MissedWrite.PUT)]
 
 
 def test_the_note_comes_before_the_acknowledgement(region: Region) -> None:
@@ -233,7 +233,7 @@ def test_a_zone_that_comes_back_does_not_show_what_was_deleted(region: Region) -
         with pytest.raises(ObjectNotFound):
             store.head(KEY)
         assert not list(store.list(""))
-        assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.DELETE)]
+        assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=MissedWrite.DELETE)]
     region.zones["2"].die()
     # Invariant Z3.
     with pytest.raises((ObjectNotFound, StoreUnreachable)):
@@ -348,11 +348,11 @@ def test_a_listing_denies_what_one_zone_alone_has(region: Region) -> None:
 def test_copies_are_unknown_while_a_silent_zone_may_hold_the_right_one(region: Region) -> None:
     region.memories["1"].put(KEY, b"damaged")
     region.memories["2"].put(KEY, BODY)
-    assert not region.store.copies(KEY, lambda body: body == BODY).unknown
+    assert not region.store.read_copies(KEY, lambda body: body == BODY).unknown
     region.zones["2"].die()
-    assert region.store.copies(KEY, lambda body: body == BODY).unknown
+    assert region.store.read_copies(KEY, lambda body: body == BODY).unknown
     region.memories["1"].delete([KEY])
-    assert not region.store.copies(KEY, lambda body: body == BODY).unknown  # two zones have no copy: there is none
+    assert not region.store.read_copies(KEY, lambda body: body == BODY).unknown  # two zones have no copy: there is none
 
 
 @pytest.mark.parametrize("error", [StoreDenied, StoreFull, StoreMismatch, StoreError])
@@ -449,7 +449,7 @@ def test_lost_answers_are_repaired_as_if_missed(region: Region) -> None:
     region.zones["1"].script = [Fault(method="put", calls=frozenset({1}), kind=Kind.LOST)]
     region.store.put(KEY, BODY)
     assert region.holders(KEY) == "123"
-    assert region.store.list_pending_repairs() == [RepairNote(zone="1", key=KEY, missed=Missed.PUT)]
+    assert region.store.list_pending_repairs() == [RepairNote(zone="1", key=KEY, missed=MissedWrite.PUT)]
     region.clock.advance(31)
     region.store.put(KEY, BODY)
     assert not region.store.list_pending_repairs()
@@ -471,7 +471,7 @@ def test_a_thousand_and_more_deletes_are_noted_each(region: Region) -> None:
 def test_what_it_promises() -> None:
     """Three stores together verify if each does, and never more than that."""
     zones = {zone: MemoryStore(zone) for zone in "123"}
-    store = Zoned(zones)
+    store = ZoneRedundantStore(zones)
     assert store.properties == StoreProperties(verifies_checksum=True, server_side_copy=False, atomic_create=False)
     assert store.name == "zones 1: 1, 2: 2, 3: 3"
     store.close()
@@ -504,13 +504,13 @@ def test_copies_are_compared_and_made_alike(region: Region) -> None:
     region.store.put(KEY, BODY)
     region.memories["1"].put(KEY, b"wrong")
     region.memories["3"].delete([KEY])
-    copies = region.store.copies(KEY, lambda body: body == BODY)
+    copies = region.store.read_copies(KEY, lambda body: body == BODY)
     assert (copies.body, copies.right, copies.wrong, copies.absent, copies.silent) == (BODY, ("2",), ("1",), ("3",), ())
     assert copies.read_bytes == len(BODY) + len(b"wrong")
     region.store.restore(KEY, BODY, ["1", "3"])
     assert {memory.get(KEY) for memory in region.memories.values()} == {BODY}
     region.zones["2"].die()
-    assert region.store.copies(KEY).silent == ("2",)
+    assert region.store.read_copies(KEY).silent == ("2",)
     # Invariant Z7.
     with pytest.raises(StoreUnreachable):
         region.store.restore(KEY, BODY, ["1", "2"])
@@ -524,17 +524,17 @@ def test_what_one_zone_alone_has_is_told_and_withdrawn(region: Region) -> None:
     region.zones["3"].heal()
     fresh = region.open()
     assert list(fresh.list_lone_keys("segments/")) == [KEY]
-    fresh.withdraw(KEY, fresh.copies(KEY).right)
+    fresh.delete_in(KEY, fresh.read_copies(KEY).right)
     assert region.holders(KEY) == ""
     assert fresh.list_pending_repairs() != []
-    fresh.settle(KEY)
+    fresh.delete_notes(KEY)
     assert fresh.list_pending_repairs() == []
     assert list(fresh.list_lone_keys("")) == []
 
 
 def test_a_zone_that_is_only_late_is_written_to_and_read_last(region: Region) -> None:
     """A slow zone that was left out would miss what the others take."""
-    store = Zoned(
+    store = ZoneRedundantStore(
         region.zones, report=region._report, monotonic=region.clock.monotonic, avoided=lambda zone: zone == "2"
     )
     region.zones["2"].script = [Fault(method="get")]
@@ -546,7 +546,7 @@ def test_a_zone_that_is_only_late_is_written_to_and_read_last(region: Region) ->
 
 
 def test_a_zone_that_is_known_to_fail_is_left_alone(region: Region) -> None:
-    store = Zoned(region.zones, monotonic=region.clock.monotonic, down=lambda zone: zone == "2")
+    store = ZoneRedundantStore(region.zones, monotonic=region.clock.monotonic, down=lambda zone: zone == "2")
     store.put(KEY, BODY)
     assert region.holders(KEY) == "13"
     assert region.notes()["1"] == {f"repairs/2/{NAME}": "put"}

@@ -10,7 +10,7 @@ import pytest
 
 from imgstore.domain.errors import ObjectNotFound
 from imgstore.domain.storage.digests import digest_of
-from imgstore.stores import MemoryStore, Missed, RepairNote, Zoned
+from imgstore.stores import MemoryStore, MissedWrite, RepairNote, ZoneRedundantStore
 from imgstore.stores.interface import Accept, Body, ObjectInfo
 from imgstore.stores.wrappers.hedging import Grace, ask_briefly, note_progress
 
@@ -66,8 +66,8 @@ class Region:
     seconds: float = 0.0
     """How far the clock was moved."""
 
-    def open(self, grace: Grace = GRACE) -> Zoned:
-        return Zoned(
+    def open(self, grace: Grace = GRACE) -> ZoneRedundantStore:
+        return ZoneRedundantStore(
             self.zones,
             monotonic=lambda: time.monotonic() + self.seconds,
             avoided=lambda zone: zone in self.avoided,
@@ -123,13 +123,13 @@ def test_a_put_that_arrives_late_is_harmless(region: Region) -> None:
     store.put(KEY, BODY)
     region.zones["3"].thawed.set()
     wait_until_held(region, "3", KEY)
-    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.PUT)], "the note stays"
+    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=MissedWrite.PUT)], "the note stays"
     for each in (store, region.open()):
         assert each.get(KEY) == BODY
         assert each.head(KEY).stored_bytes == len(BODY)
-        copies = each.copies(KEY)
+        copies = each.read_copies(KEY)
         assert (set(copies.right), copies.silent) == ({"1", "2", "3"}, ())
-    store.settle(KEY)
+    store.delete_notes(KEY)
     assert store.list_pending_repairs() == []
 
 
@@ -145,7 +145,9 @@ def test_a_put_that_arrives_after_a_delete_shows_nothing(region: Region) -> None
         with pytest.raises(ObjectNotFound):
             each.head(KEY)
         assert [info.key for info in each.list("segments/")] == [OTHER]
-    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.DELETE)], "a repair removes it"
+    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=MissedWrite.DELETE)], (
+        "a repair removes it"
+    )
 
 
 def test_a_zone_that_answered_late_is_written_again(region: Region) -> None:
@@ -212,7 +214,7 @@ def test_the_notes_of_a_frozen_zone_are_not_waited_for(region: Region) -> None:
     store = region.open()
     store.put(KEY, BODY)
     assert region.holders(KEY) == "12"
-    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.PUT)]
+    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=MissedWrite.PUT)]
 
 
 def test_a_listing_does_not_wait_for_a_frozen_zone(region: Region) -> None:
@@ -247,7 +249,7 @@ def test_a_delete_is_not_sent_to_a_frozen_zone(region: Region) -> None:
     store.delete([KEY])
     assert region.holders(KEY) == "3"
     assert "delete" not in region.zones["3"].requests
-    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=Missed.DELETE)]
+    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=MissedWrite.DELETE)]
     store.put(KEY, BODY)
     region.zones["3"].thawed.set()
     assert region.open().get(KEY) == BODY

@@ -35,7 +35,7 @@ from imgstore.operations.versions.unfinished_deletes import finish_deletes
 from imgstore.policy.gc_plan import GcReport, SlotReport, SlotSurvey, is_deletable
 from imgstore.regions import ALL_ZONES
 from imgstore.stores.interface import DELETE_KEYS_MAX
-from imgstore.stores.zone_redundant import Zoned
+from imgstore.stores.zone_redundant import ZoneRedundantStore
 
 GRACE_HOURS: Final = 24.0
 _PATIENCE: Final = timedelta(days=WORK_ABANDON_DAYS)
@@ -315,7 +315,7 @@ def _drop_stale_notes(installation: Installation, reports: Sequence[SlotReport])
     for slot in regions.values():
         try:
             store = installation.locator.store(slot)
-            assert isinstance(store, Zoned), "the slot has three zones"
+            assert isinstance(store, ZoneRedundantStore), "the slot has three zones"
             settled += store.delete_stale_notes()
         except StoreError as error:
             installation.note(slot.key.region, f"the zones' notes stay: {error.message}")

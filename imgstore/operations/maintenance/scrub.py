@@ -39,7 +39,7 @@ from imgstore.segments import codec
 from imgstore.segments.manifest import ManifestCheck
 from imgstore.segments.reference import Reference, encode_reference
 from imgstore.stores.interface import Accept
-from imgstore.stores.zone_redundant import QUORUM, Zoned
+from imgstore.stores.zone_redundant import QUORUM, ZoneRedundantStore
 from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.transfer.slot_access import CheckCancelled
 
@@ -135,7 +135,7 @@ def _scrub_slot(
 
 def _has_notes(installation: Installation, slot: Slot) -> bool:
     store = installation.locator.store(slot)
-    assert isinstance(store, Zoned), "the slot has three zones"
+    assert isinstance(store, ZoneRedundantStore), "the slot has three zones"
     return any(note.key.startswith(slot.prefix) for note in store.list_pending_repairs())
 
 
@@ -261,11 +261,11 @@ def _read_zones(
 ) -> None:
     """Scrub a slot in three zones: read each copy, and replace wrong and missing copies by a right copy."""
     store, prefix = installation.locator.store(found.slot), found.slot.prefix
-    assert isinstance(store, Zoned), "the slot has three zones"
+    assert isinstance(store, ZoneRedundantStore), "the slot has three zones"
     noted = {note.key.removeprefix(prefix) for note in store.list_pending_repairs() if note.key.startswith(prefix)}
 
     def look(each: _NamedObject) -> _ReadResult:
-        copies = store.copies(prefix + each.key, each.accept)
+        copies = store.read_copies(prefix + each.key, each.accept)
         defective = [] if copies.unknown else [*copies.wrong, *copies.absent]
         if copies.silent:
             found.problem = f"zone {', '.join(copies.silent)} does not answer, so its objects are not known"
@@ -278,7 +278,7 @@ def _read_zones(
             store.restore(prefix + each.key, copies.body, defective)
             found.repaired.add(each.key)
         if each.key in noted and not copies.silent:
-            store.settle(prefix + each.key)
+            store.delete_notes(prefix + each.key)
         return seen
 
     some = _choose_sample(named, request, noted)
@@ -296,7 +296,7 @@ def _read_zones(
         record_zone_gaps(installation, found.slot)
 
 
-def _resolve_unnamed(installation: Installation, slot: Slot, store: Zoned, key: str) -> None:
+def _resolve_unnamed(installation: Installation, slot: Slot, store: ZoneRedundantStore, key: str) -> None:
     """Resolve an object that no row names and that a zone missed.
 
     Complete an object of two zones, and delete other objects.
@@ -305,7 +305,7 @@ def _resolve_unnamed(installation: Installation, slot: Slot, store: Zoned, key: 
     other zones.
     """
     accept = codec.matches_name(object_keys.segment_name(key)) if object_keys.is_segment_key(key) else None
-    copies = store.copies(key, accept)
+    copies = store.read_copies(key, accept)
     if copies.silent:
         return
     if len(copies.right) >= QUORUM and copies.body is not None:
@@ -319,13 +319,13 @@ def _resolve_unnamed(installation: Installation, slot: Slot, store: Zoned, key: 
             below = key.removeprefix(slot.prefix)
             deletion = record_deletion(installation, transaction, slot, [below], recorded_at)
 
-        def withdraw(keys_below: Collection[str], check_cancelled: CheckCancelled) -> None:
+        def delete_copies(keys_below: Collection[str], check_cancelled: CheckCancelled) -> None:
             check_cancelled()
             for each in keys_below:
-                store.withdraw(slot.prefix + each, [*copies.right, *copies.wrong])
+                store.delete_in(slot.prefix + each, [*copies.right, *copies.wrong])
 
-        send_deletion(installation, deletion, send=withdraw)
-    store.settle(key)
+        send_deletion(installation, deletion, send=delete_copies)
+    store.delete_notes(key)
 
 
 def _repair(

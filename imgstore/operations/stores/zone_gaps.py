@@ -7,7 +7,7 @@ from imgstore.domain.errors import StoreError
 from imgstore.domain.resources import Slot
 from imgstore.operations.installation import Installation
 from imgstore.regions import ALL_ZONES
-from imgstore.stores.zone_redundant import Missed, Zoned
+from imgstore.stores.zone_redundant import MissedWrite, ZoneRedundantStore
 
 
 def record_zone_gaps(installation: Installation, slot: Slot) -> dict[str, int]:
@@ -22,11 +22,11 @@ def record_zone_gaps(installation: Installation, slot: Slot) -> dict[str, int]:
         return {}
     try:
         store = installation.locator.store(slot)
-        assert isinstance(store, Zoned), "the slot has three zones"
+        assert isinstance(store, ZoneRedundantStore), "the slot has three zones"
         notes = [note for note in store.list_pending_repairs() if note.key.startswith(slot.prefix)]
     except StoreError:
         return {}
-    counts = dict(Counter(note.zone for note in notes if note.missed is Missed.PUT))
+    counts = dict(Counter(note.zone for note in notes if note.missed is MissedWrite.PUT))
     # The counts are for people only, so a catalog that does not answer must not fail the work.
     with suppress(StoreError), installation.catalog.transaction() as transaction:
         known = {gap.zone: gap.objects for gap in transaction.zone_gaps.of_slots([slot.uid])}
