@@ -121,7 +121,7 @@ def test_another_source_region_or_sku_is_refused(published: Installation, sample
         make(published, "d1", samples.first, storage_account_type=StorageAccountType.STANDARD_ZRS)
     with pytest.raises(InvalidInput, match=r"Source d2 is not found\. Please check source exists"):
         make(published, "d3", "d2", location="eastus")
-    with pytest.raises(InvalidInput, match="kept as its source is"):
+    with pytest.raises(InvalidInput, match="must have the storage account type of the source"):
         make(published, "d3", "d2", storage_account_type=StorageAccountType.STANDARD_ZRS)
     with pytest.raises(InvalidInput, match="Source nowhere is not found"):
         make(published, "d3", "nowhere")

@@ -324,10 +324,7 @@ def _drop_expired_grant(transaction: Transaction, disk: ManagedDisk) -> ManagedD
 def list_disks(
     installation: Installation, principal: Principal, *, group: str | None = None, kind: DiskKind = DiskKind.DISK
 ) -> list[ManagedDisk]:
-    """Those of a kind in a group, or in the subscription, that the principal may see, by name.
-
-    Of managed images each disk by itself.
-    """
+    """List the readable disks, snapshots or disks of managed images, by name, in a group or in the subscription."""
     return list(page_disks(installation, principal, PageRequest(), group=group, kind=kind).items)
 
 
