@@ -12,7 +12,6 @@ from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
 from imgstore.domain.names import compute_id
-from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import ManagedImage
@@ -53,13 +52,15 @@ async def show(context: Context, group: str, image: str) -> Response:
 @router.get(_IMAGES, summary="List the managed images of a resource group")
 async def list_of_group(context: Context, group: str) -> Response:
     """Serve Azure's Images_ListByResourceGroup."""
-    return await context.list_response(_KIND, lambda at, page: _page(at, page, group), image_json)
+    return await context.list_response(
+        _KIND, lambda at, page: at.run(images.page_images, page, group=group), image_json
+    )
 
 
 @router.get(f"{SUBSCRIPTION}/providers/Microsoft.Compute/images", summary="List the managed images of a subscription")
 async def list_of_subscription(context: Context) -> Response:
     """Serve Azure's Images_List."""
-    return await context.list_response(_KIND, lambda at, page: _page(at, page, None), image_json)
+    return await context.list_response(_KIND, lambda at, page: at.run(images.page_images, page), image_json)
 
 
 @router.delete(_IMAGE, summary="Delete a managed image", status_code=202)
@@ -70,10 +71,6 @@ async def delete(context: Context, group: str, image: str) -> Response:
 
 def _show(session: Session, group: str, name: str) -> ManagedImage:
     return session.run(images.show_image, group=group, name=name)
-
-
-def _page(session: Session, request: PageRequest, group: str | None) -> Page[ManagedImage]:
-    return session.run(images.page_images, request, group=group)
 
 
 def put_image(call: CommandCall) -> Outcome:
@@ -96,8 +93,6 @@ def put_image(call: CommandCall) -> Outcome:
         body = replace(body, tags=None, details={})
     check_conditions(request["conditions"], None if current is None else image_json(current))
     made = session.run(
-        images.create_image,
-        body,
-        on_recorded=lambda image: call.accept((current is None, image_json(image))),
+        images.create_image, body, on_recorded=lambda image: call.accept((current is None, image_json(image)))
     )
     return current is None, image_json(made)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imgstore.cli.by_server.galleries import above, listed
-from imgstore.cli.commands.machines.disk import check_one_source, check_what_is_written, container_of
+from imgstore.cli.commands.machines.disk import check_one_source, check_what_is_written, container_of, note_kept_disk
 from imgstore.cli.framework.server_dispatch import ServerCommand
 from imgstore.domain.disks.signed_urls import AccessLevel
 from imgstore.domain.disks.sources import DiskFormat
@@ -73,14 +73,8 @@ def create(
         made = server.create_in_group(group, where, lambda: server.put(disk_id, body))
     if path is None or container is None:
         return made
-    try:
+    with note_kept_disk(group, name, path, container):
         export = export_disk(server, made, path=path, format=container, overwrite=overwrite, pad=pad)
-    except BaseException as error:
-        error.add_note(
-            f"the managed disk '{name}' was made and stays: `imgstore disk export -g {group} -n {name} "
-            f"--file {path} --format {container}` writes it, `imgstore disk delete -g {group} -n {name}` removes it"
-        )
-        raise
     return made | {"export": export_json(export)}
 
 

@@ -1,6 +1,7 @@
 """``imgstore disk``: managed disks, signed URLs and exports."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
@@ -188,7 +189,7 @@ def create(
             )
         if path is None or container is None:
             return disk_json(made)
-        try:
+        with note_kept_disk(group, name, path, container):
             export = session.run(
                 disks_export.export_disk,
                 group=group,
@@ -198,13 +199,20 @@ def create(
                 overwrite=overwrite,
                 pad=pad,
             )
-        except BaseException as error:
-            error.add_note(
-                f"the managed disk '{name}' was made and stays: `imgstore disk export -g {group} -n {name} "
-                f"--file {path} --format {container}` writes it, `imgstore disk delete -g {group} -n {name}` removes it"
-            )
-            raise
         return disk_json(made) | {"export": export_json(export)}
+
+
+@contextmanager
+def note_kept_disk(group: str, name: str, path: Path, container: DiskFormat) -> Iterator[None]:
+    """Add a note to an error of the export after a creation: the new disk stays."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(
+            f"the managed disk '{name}' was made and stays: `imgstore disk export -g {group} -n {name} "
+            f"--file {path} --format {container}` writes it, `imgstore disk delete -g {group} -n {name}` removes it"
+        )
+        raise
 
 
 def check_one_source(
