@@ -68,7 +68,7 @@ class RootGroup(Group):
             try:
                 check_text(os.fsencode(word).decode())  # Words are bytes, whatever encoding the locale names.
             except ValueError as error:
-                raise click.UsageError(f"{word!a} is no word of UTF-8: {error}.", ctx) from None
+                raise click.UsageError(f"{word!a} is not valid UTF-8: {error}.", ctx) from None
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -77,11 +77,11 @@ class RootGroup(Group):
         try:
             result = super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
-            raise  # click's own affair: usage, --help, a reader that has gone
+            raise  # click handles usage, --help and a closed output
         except (KeyboardInterrupt, click.Abort):
-            click.echo("\ninterrupted; nothing is half visible; the same command goes on", err=True)
+            click.echo("\nInterrupted. Run the same command again to resume.", err=True)
             ctx.exit(130)
-        except Exception as error:  # noqa: BLE001 - the outermost frame: a person sits behind it
+        except Exception as error:  # noqa: BLE001 - the outermost frame prints every error
             _tell(error, debug=global_options.is_set(ctx, "debug"))
             ctx.exit(3 if isinstance(error, NotFound) else 1)
         if global_options.is_set(ctx, "verbose"):
@@ -106,7 +106,10 @@ def _tell(error: Exception, *, debug: bool) -> None:
     else:
         click.echo(f"ERROR: {type(error).__name__}: {error}", err=True)
         if not debug:
-            click.echo("  imgstore did not foresee this. what to do: run it again with --debug and report it", err=True)
+            click.echo(
+                "  This error is unexpected. what to do: run the command again with --debug and report the output",
+                err=True,
+            )
     for note in getattr(error, "__notes__", ()):
         click.echo(f"  {note}", err=True)
 

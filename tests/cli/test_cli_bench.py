@@ -48,7 +48,7 @@ def test_figures_for_each_region(tmp_path: Path, disk: Path) -> None:
     assert [each["region"] for each in body["regions"]] == ["southcentralus", "westus2", "eastus"]
     assert body["uploadSeconds"] > 0
     assert body["regions"][1]["replicateSeconds"] > 0
-    assert "It costs at most" in result.stderr
+    assert "The run costs at most" in result.stderr
     assert "imgstore-bench" in result.stderr
     assert kept(tmp_path) == []
 
@@ -66,7 +66,7 @@ def test_without_a_terminal_it_wants_to_be_told(tmp_path: Path, disk: Path) -> N
     result = run(tmp_path, disk)
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert "It costs at most" in result.stderr
+    assert "The run costs at most" in result.stderr
     assert "Use --yes" in result.stderr
     assert kept(tmp_path) == []
 

@@ -223,7 +223,7 @@ def test_a_bug_is_told_shortly_and_in_full_with_debug(run: Run) -> None:
 def test_an_interruption_says_what_stands(run: Run) -> None:
     result = run("sig", "fail", "interrupt")
     assert result.exit_code == 130
-    assert result.stderr.strip() == "interrupted; nothing is half visible; the same command goes on"
+    assert result.stderr.strip() == "Interrupted. Run the same command again to resume."
 
 
 def test_notes_on_an_error_are_told(run: Run) -> None:

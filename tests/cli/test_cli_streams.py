@@ -139,7 +139,7 @@ def test_a_result_that_cannot_be_written_is_an_error_and_the_work_is_done(home: 
     assert "The result cannot be written to standard output." in told.stderr
     assert "No space left on device" in told.stderr
     assert "Traceback" not in told.stderr
-    assert "did not foresee" not in told.stderr
+    assert "error is unexpected" not in told.stderr
     assert show()["provisioningState"] == "Succeeded"
 
 

@@ -1,4 +1,4 @@
-"""Any word at any place of a line: it is done or refused in words, and never with "did not foresee this"."""
+"""Any word at any place of a line: it is done or refused in words, and never with "this error is unexpected"."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,7 +86,7 @@ def check(home: Path, where: tuple[tuple[str, ...], click.Command, click.Paramet
     said = line(home, *where, value)
     result = CliRunner().invoke(main, said, prog_name="imgstore", input="")
     shown = (said, result.output[-2_000:], result.exception)
-    assert "did not foresee" not in result.output, shown
+    assert "error is unexpected" not in result.output, shown
     assert result.exception is None or isinstance(result.exception, SystemExit), shown
     assert result.exit_code in (0, 1, 2, 3), shown
 

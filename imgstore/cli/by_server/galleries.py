@@ -70,8 +70,8 @@ def create_gallery(
 
 def show_gallery(asking: ServerCommand, *, group: str, gallery: str, select: str | None, sharing_groups: bool) -> Json:
     """`imgstore sig show`."""
-    told = {"$select": "Permissions"} if sharing_groups or select is not None else {}
-    return asking.server.show(asking.server.gallery(group, gallery), **told)
+    query = {"$select": "Permissions"} if sharing_groups or select is not None else {}
+    return asking.server.show(asking.server.gallery(group, gallery), **query)
 
 
 def list_galleries(asking: ServerCommand, *, group: str | None, page: PageRequest) -> Json:

@@ -68,7 +68,7 @@ def human_seconds(seconds: float) -> str:
 
 
 @dataclass(slots=True)
-class _Told:
+class _LineState:
     """State of the lines of one task."""
 
     started: float
@@ -83,7 +83,7 @@ class LineProgress:
         self._stream = stream
         self._clock = clock
         self._lock = threading.Lock()
-        self._told: dict[str, _Told] = {}
+        self._states: dict[str, _LineState] = {}
 
     def __call__(self, event: ProgressEvent) -> None:
         """Print a line if a line is due."""
@@ -95,15 +95,15 @@ class LineProgress:
     def _line(self, event: ProgressEvent, now: float) -> str | None:
         if event.stage is Stage.NOTE:
             return event.detail
-        told = self._told.get(event.task)
-        if told is None or event.stage is Stage.STARTED:
-            told = self._told[event.task] = _Told(now, now, event.bytes_done)
+        state = self._states.get(event.task)
+        if state is None or event.stage is Stage.STARTED:
+            state = self._states[event.task] = _LineState(now, now, event.bytes_done)
             if event.stage is Stage.STARTED:
                 return f"{event.task}: {_of(event)}"
-        if event.stage is Stage.MOVED and now - told.last < LINE_SECONDS_MIN:
+        if event.stage is Stage.MOVED and now - state.last < LINE_SECONDS_MIN:
             return None
-        told.last = now
-        return f"{event.task}: {_news(event, now - told.started, event.bytes_done - told.bytes_begun)}"
+        state.last = now
+        return f"{event.task}: {_news(event, now - state.started, event.bytes_done - state.bytes_begun)}"
 
 
 def _of(event: ProgressEvent) -> str:

@@ -23,14 +23,14 @@ _who = click.option(
     "who",
     required=True,
     metavar="ID",
-    help="Object id, app id or name of the principal; the subject of a user.",
+    help="Object id, app id or name of the principal, or the subject of a user.",
 )
 _days = click.option(
     "--days",
     type=click.IntRange(1, 3_650),
     default=_DAYS,
     metavar="N",
-    help=f"How long the secret is good for. Default: {_DAYS}.",
+    help=f"Lifetime of the secret in days. Default: {_DAYS}.",
 )
 
 

@@ -60,7 +60,7 @@ def create(assignee: str, role_: Role, scope: str) -> Json:
     """Assign a role to a principal, on a scope and all resources below the scope."""
     with opened() as session:
         made = session.run(roles.assign, assignee=assignee, role=role_, scope=scope)
-        return _told(session, [made])[0]
+        return _assignments_json(session, [made])[0]
 
 
 @assignment.command("list", table=_TABLE, example="imgstore auth role assignment list --assignee builder -o table")
@@ -71,7 +71,7 @@ def list_(assignee: str | None, role_: Role | None, scope: str | None) -> Json:
     """List role assignments, by principal, role or scope."""
     with opened() as session:
         found = session.run(roles.list_assignments, assignee=assignee, role=role_, scope=scope)
-        return _told(session, found)
+        return _assignments_json(session, found)
 
 
 @assignment.command(
@@ -96,6 +96,6 @@ def delete(assignee: str, role_: Role | None, scope: str | None) -> None:
             session.run(roles.remove, uid=each.uid)
 
 
-def _told(session: Session, assignments: Sequence[RoleAssignment]) -> list[Json]:
+def _assignments_json(session: Session, assignments: Sequence[RoleAssignment]) -> list[Json]:
     known = roles.principals_of(session.installation, assignments)
     return [assignment_json(each, known[each.principal_uid]) for each in assignments if each.principal_uid in known]

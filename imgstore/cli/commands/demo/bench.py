@@ -44,12 +44,12 @@ def _table(body: Json) -> list[dict[str, Json]]:
     example="imgstore bench --dry-run\nimgstore bench golden.vhd -l southcentralus --target-regions westus2 --yes -o table",
 )
 @click.argument("disk", required=False, type=click.Path(path_type=Path))
-@options.location("The region that the disk goes into. Default: the first.")
+@options.location("The region that stores the disk. Default: the first region.")
 @click.option(
     "--target-regions",
     cls=WordsOption,
     metavar="REGION ...",
-    help="Regions for copies, one after another; '' for no region. Default: every other region.",
+    help="Regions for copies. '' is no region. Default: every other region.",
 )
 @click.option(
     "--disks",
@@ -107,24 +107,24 @@ def _say(session: Session) -> Callable[[str], None]:
 def _agree(session: Session, plan: BenchPlan, *, yes: bool) -> None:
     """Print the largest cost, and exit without an agreement."""
     if not (session.quiet and yes):
-        click.echo(_told(plan), err=True)
+        click.echo(_describe_plan(plan), err=True)
     if yes:
         return
     if not sys.stdin.isatty():
-        click.echo("Nothing was done: there is no terminal to ask at. Use --yes.", err=True)
+        click.echo("Nothing was measured: there is no terminal for a confirmation. Use --yes.", err=True)
     elif click.confirm("Begin?", err=True):
         return
     else:
-        click.echo("Nothing was done.", err=True)
+        click.echo("Nothing was measured.", err=True)
     click.get_current_context().exit(1)
 
 
-def _told(plan: BenchPlan) -> str:
+def _describe_plan(plan: BenchPlan) -> str:
     price, month = decimal_text(plan.egress_price_max), decimal_text(plan.storage_price_per_month_max)
     return (
-        f"A disk of {human_bytes(plan.virtual_bytes)} with {human_bytes(plan.data_bytes)} of data goes into {plan.source}"
-        f" and on to {', '.join(plan.targets) or 'no other region'}.\n"
-        f"It costs at most {price} {plan.currency} for {human_bytes(plan.egress_bytes_max)} between regions, and while it"
-        f" lies there {human_bytes(plan.stored_bytes_max)} at {month} {plan.currency} a month.\n"
-        f"All of it is in the resource group {plan.group}, and is removed at the end."
+        f"A disk of {human_bytes(plan.virtual_bytes)} with {human_bytes(plan.data_bytes)} of data is stored in {plan.source}"
+        f" and copied to {', '.join(plan.targets) or 'no other region'}.\n"
+        f"The run costs at most {price} {plan.currency} for {human_bytes(plan.egress_bytes_max)} between regions, and"
+        f" {month} {plan.currency} a month for {human_bytes(plan.stored_bytes_max)} while the bytes are stored.\n"
+        f"All test data is in the resource group {plan.group}, and is removed at the end."
     )

@@ -56,10 +56,10 @@ def quickstart(ctx: click.Context, disk: Path | None) -> Json:
         summary = session.run(operations.run, disk=disk, folder=folder, say=say)
         bill = statement_json(session.run(billing.show_bill))
     if not for_people:
-        told = {"home": str(options.data_home), "folder": str(folder), "bill": bill}
-        return quickstart_json(summary) | told
+        facts = {"home": str(options.data_home), "folder": str(folder), "bill": bill}
+        return quickstart_json(summary) | facts
     say(f"\nThe bill\n{table_text(lines_and_total(bill))}\n")
-    say(_told(summary, bill, time.monotonic() - began))
+    say(_summarize(summary, bill, time.monotonic() - began))
     say(removal)
     if unwritten:
         raise unwritten[0]
@@ -76,20 +76,20 @@ def _place(ctx: click.Context, folder: Path) -> tuple[global_options.Globals, Ma
 
 
 def _removal(options: global_options.Globals, folder: Path) -> str:
-    beside = f", besides what it stores in {options.home}" if options.home_given else ""
-    return f"All of it is in {folder}{beside}; to remove it: rm -r {shlex.quote(str(folder))}"
+    beside = f" and in {options.home}" if options.home_given else ""
+    return f"The result is in {folder}{beside}. To remove the folder: rm -r {shlex.quote(str(folder))}"
 
 
-def _told(summary: QuickstartSummary, bill: Json, seconds: float) -> str:
+def _summarize(summary: QuickstartSummary, bill: Json, seconds: float) -> str:
     fewer = summary.whole_copies_bytes // max(1, summary.second_delivered_bytes)
-    transaction = {
+    facts = {
         "the disk": f"{human_bytes(summary.virtual_bytes)}, stored, replicated and billed",
         "1.0.0": f"{human_bytes(summary.first_delivered_bytes)} moved between regions",
         "1.0.1": f"{human_bytes(summary.second_delivered_bytes)} moved; whole copies: "
         f"{human_bytes(summary.whole_copies_bytes)}, {fewer:,} times as much",
-        "round robin": f"two disks in one region were given replicas {' and '.join(map(str, summary.replicas_used))}",
-        "the export": "is the source again" if summary.identical else "is NOT the source",
+        "round robin": f"two disks of one region use replicas {' and '.join(map(str, summary.replicas_used))}",
+        "the export": "equals the source" if summary.identical else "DIFFERS from the source",
         "the bill": f"{decimal_text(bill['total'])} {bill['currency']} so far",
-        "all of it": f"took {human_seconds(seconds)}",
+        "duration": human_seconds(seconds),
     }
-    return "\n".join(["In short", *(f"  {name + ':':<13}{fact}" for name, fact in transaction.items())])
+    return "\n".join(["Summary", *(f"  {name + ':':<13}{fact}" for name, fact in facts.items())])

@@ -68,14 +68,14 @@ _details = (
     ),
     click.option("--minimum-cpu-core", type=int, metavar="N", help="Smallest recommended number of vCPUs."),
     click.option("--maximum-cpu-core", type=int, metavar="N", help="Largest recommended number of vCPUs."),
-    click.option("--minimum-memory", type=int, metavar="GIB", help="Smallest recommended memory, in GB."),
-    click.option("--maximum-memory", type=int, metavar="GIB", help="Largest recommended memory, in GB."),
+    click.option("--minimum-memory", type=int, metavar="GB", help="Smallest recommended memory in GB."),
+    click.option("--maximum-memory", type=int, metavar="GB", help="Largest recommended memory in GB."),
     click.option(
         "--disallowed-disk-types",
         cls=WordsOption,
         parse=parse_disk_types,
         metavar="TYPE ...",
-        help=f"What no disk of it may be kept on: {', '.join(DiskType)}.",
+        help=f"Disk types that disks of the image must not have: {', '.join(DiskType)}.",
     ),
     click.option("--plan-name", metavar="NAME", help="Name of the purchase plan."),
     click.option("--plan-publisher", metavar="NAME", help="Publisher of the purchase plan."),
@@ -121,7 +121,7 @@ sig_share.attach_definitions(image_definition)
     default=Architecture.X64.value,
     help="Processor architecture. Default: x64.",
 )
-@options.location("The region that it is filed under. Default: that of the gallery.")
+@options.location("The region that the definition is filed under. Default: the region of the gallery.")
 @options.description
 @options.together(*_details)
 @options.tags

@@ -61,6 +61,7 @@ sig_share.attach_versions(image_version)
 @click.option(
     "--expand",
     type=click.Choice(["ReplicationStatus"], case_sensitive=False),
+    metavar="ReplicationStatus",
     help="Also show the state and the progress of each replica.",
 )
 def show(group: str, gallery: str, definition: str, version: VersionName, expand: str | None) -> Json:

@@ -189,13 +189,13 @@ _LIFE = (
     help="A virtual machine of the source region with its data disks, generalized or not.",
 )
 @options.together(*_DATA_DISKS, *_DATA_SNAPSHOTS)
-@options.location("The source region; must be among the target regions. Default: that of the gallery.")
+@options.location("The source region, which must be a target region. Default: the region of the gallery.")
 @click.option(
     "--target-regions",
     cls=WordsOption,
     parse=parse_target_regions,
     metavar="REGION[=COUNT][=TYPE] ...",
-    help="Target regions as REGION[=COUNT[=STORAGE_TYPE]]. Default: the source region.",
+    help="Target regions, each with an optional replica count and storage type. Default: the source region.",
 )
 @click.option(
     "--replica-count", type=int, metavar="N", help="Replica count of target regions without a count. Default: 1."
@@ -221,11 +221,12 @@ _LIFE = (
     cls=WordsOption,
     parse=_parse_bases,
     metavar="VERSION ...",
-    help="Another version to compare with, in addition to the newest version and its predecessor.",
+    help="Versions to compare with, in addition to the newest version and its predecessor.",
 )
 @click.option(
     "--verify",
     type=click.Choice(["confirm", "full"]),
+    metavar="confirm|full",
     default="confirm",
     help="Check before the version is complete: confirm every object, or also read the disk back "
     "(full). Default: confirm.",
@@ -264,7 +265,7 @@ def create(
     request = request_of(asked)
     with opened() as session:
         if os_vhd_storage_account is not None or data_vhds_storage_accounts is not None:
-            session.warn("storage accounts are not used: the URI alone says where a disk is")
+            session.warn("storage accounts are ignored, because the URI names the disk")
         made = session.run(
             versions_create.create_version,
             request,
@@ -417,7 +418,7 @@ def list_soft_deleted(group: str, gallery: str, definition: str) -> Json:
 
 @image_version.command(table=TABLE, example="imgstore sig image-version undelete -g rg -r myGallery -i ubuntu -e 1.0.0")
 @options.version_path
-@options.location("Taken for az's sake, and not used.")
+@options.location("Accepted for compatibility with az, and ignored.")
 @options.tags
 def undelete(
     group: str,

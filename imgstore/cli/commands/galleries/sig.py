@@ -78,7 +78,7 @@ sig_share.attach(sig)
 @sig.command(table=_TABLE, example=_CREATE_EXAMPLE)
 @options.group
 @options.gallery
-@options.location("The region that the gallery is filed under. Default: that of the group.")
+@options.location("The region that the gallery is filed under. Default: the region of the group.")
 @options.description
 @options.together(*options.soft_delete)
 @options.together(*_SHARING)
@@ -153,7 +153,10 @@ def update(
 @options.group
 @options.gallery
 @click.option(
-    "--select", type=click.Choice(["Permissions"], case_sensitive=False), help="Also show the sharing profile."
+    "--select",
+    type=click.Choice(["Permissions"], case_sensitive=False),
+    metavar="Permissions",
+    help="Also show the sharing profile.",
 )
 @click.option(
     "--sharing-groups",

@@ -81,7 +81,7 @@ def reset(group: str, gallery: str) -> Json:
 @options.group
 @options.gallery
 def enable_community(group: str, gallery: str) -> Json:
-    """Share a gallery that was created with --permissions community with every caller."""
+    """Share a gallery with every caller. The gallery was created with --permissions Community."""
     with opened() as session:
         return gallery_json(session.run(sharing.enable_community, group=group, name=gallery), groups=True)
 
@@ -157,6 +157,7 @@ def _attach_lists(sig: click.Group) -> None:
     @click.option(
         "--shared-to",
         type=click.Choice(["tenant"], case_sensitive=False),
+        metavar="tenant",
         help="List galleries that are shared with the tenant of the subscription.",
     )
     def list_shared(location: str, shared_to: str | None) -> Json:
@@ -166,7 +167,7 @@ def _attach_lists(sig: click.Group) -> None:
             return [shared_gallery_json(each) for each in found]
 
     @sig.command("list-community", table=_TABLE, example="imgstore sig list-community -l eastus -o table")
-    @options.location("Of this region only.")
+    @options.location("List galleries of this region only.")
     def list_community(location: str | None) -> Json:
         """List the community galleries."""
         with opened() as session:

@@ -56,7 +56,7 @@ imgstore disk grant-access -g rg -n d1 --duration-in-seconds 3600
 imgstore disk grant-access -g rg -n up --access-level Write --duration-in-seconds 3600 --query accessSAS -o tsv
 """
 _SERVER_URL = "https://localhost:8443"
-_lun = options.lun("--gallery-image-reference-lun", "Of the image, the data disk at this LUN. Default: its OS disk.")
+_lun = options.lun("--gallery-image-reference-lun", "LUN of the image's data disk to use. Default: the OS disk.")
 _SUFFIXES = {
     ".vhd": DiskFormat.VHD_FIXED,
     ".raw": DiskFormat.RAW,
@@ -93,11 +93,11 @@ def disk() -> None:
 @disk.command(table=_TABLE, example=_CREATE_EXAMPLE)
 @options.group
 @options.named("disk")
-@options.location("The region to make it in. Default: that of the group; with --source, of a disk, the source's.")
+@options.location("Region of the disk. Default: the region of a source disk or snapshot, else the region of the group.")
 @options.reference(
     "--gallery-image-reference",
     required=False,
-    text="The image to make it from; no version is latest. Of a shared gallery: "
+    text="Image of the disk. Default version: latest. An image of a shared gallery is named as "
     "/SharedGalleries/NAME/Images/DEFINITION/Versions/VERSION, or /CommunityGalleries/...",
     shared=True,
 )
@@ -108,7 +108,8 @@ def disk() -> None:
     help="Source of the disk: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://.",
 )
 @options.sku(
-    "--sku", text="With --source: how a file's bytes are kept. Default: Standard_LRS. A copy is kept as its source is."
+    "--sku",
+    text="With a file as --source: storage type. Default: Standard_LRS. A copy has the storage type of its source.",
 )
 @options.os_type
 @options.hyper_v_generation
@@ -121,7 +122,7 @@ def disk() -> None:
 @click.option(
     "--upload-size-bytes", type=click.IntRange(1), metavar="BYTES", help="With --upload-type: size of the VHD file."
 )
-@_file(required=False, text="Write the disk to this file too. Should that fail, the disk stays.")
+@_file(required=False, text="Also write the disk to this file. The disk stays if the write fails.")
 @options.together(*_file_options)
 @options.tags
 def create(
@@ -296,11 +297,13 @@ def revoke_access(group: str, name: str) -> None:
 @click.option("-g", "--resource-group", "group", metavar="NAME", help="Name of the disk's resource group.")
 @click.option("-n", "--name", metavar="NAME", help="Name of the disk.")
 @options.reference(
-    "--gallery-image-reference", required=False, text="Instead of a disk: an image, with no resource left behind."
+    "--gallery-image-reference",
+    required=False,
+    text="Image to write in place of a disk. No disk is created. Default version: latest.",
 )
 @_lun
-@options.location("With an image: the region to read it in. Default: that of its gallery.")
-@_file(required=True, text="File to write; it appears when it is whole.")
+@options.location("With an image: region to read the image in. Default: the region of the gallery.")
+@_file(required=True, text="File to write. The file appears when the export is complete.")
 @options.together(*_file_options)
 @click.option(
     "--offset",

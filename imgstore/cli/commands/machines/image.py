@@ -48,7 +48,7 @@ def image() -> None:
     required=True,
     metavar="NAME|ID|URI",
     help="The OS disk: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// "
-    "or https://. A generalized virtual machine gives all its disks.",
+    "or https://. A generalized virtual machine supplies all disks.",
 )
 @click.option(
     "--data-disk-sources",
@@ -56,7 +56,7 @@ def image() -> None:
     cls=WordsOption,
     parse=_parse_sources,
     metavar="NAME|ID|URI ...",
-    help="The data disks, in the order of their LUNs from 0. The same kinds of sources as for --source.",
+    help="Sources of the data disks, for LUN 0, 1, 2, ...: managed disks, snapshots or files, as for --source.",
 )
 @options.os_type
 @options.choice(
@@ -65,9 +65,10 @@ def image() -> None:
     help="Generalized: machine-specific data was removed. Default: the state of the source, else Generalized.",
 )
 @options.hyper_v_generation
-@options.location("The region. Default: that of the source; of a file, that of the group.")
+@options.location("Region of the image. Default: the region of the source, or of the group if the source is a file.")
 @options.sku(
-    "--storage-sku", text="How files' bytes are kept. Default: Standard_LRS. Copies are kept as their sources are."
+    "--storage-sku",
+    text="Storage type of disks from files. Default: Standard_LRS. A copy has the storage type of its source.",
 )
 @options.source_format
 @options.tags

@@ -46,8 +46,11 @@ def snapshot() -> None:
     metavar="NAME|ID|URI",
     help="Source: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://.",
 )
-@options.location("The region. Default: that of the source; of a file, that of the group.")
-@options.sku("--sku", text="How a file's bytes are kept. Default: Standard_LRS. A copy is kept as its source is.")
+@options.location("Region of the snapshot. Default: the region of the source, or of the group if the source is a file.")
+@options.sku(
+    "--sku",
+    text="With a file as --source: storage type. Default: Standard_LRS. A copy has the storage type of its source.",
+)
 @options.os_type
 @options.hyper_v_generation
 @options.source_format

@@ -19,9 +19,9 @@ from imgstore.wire.responses.reports import verification_json
 @click.option(
     "--file", "path", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Path of the disk file."
 )
-@options.reference("--image", required=True, text="The image to compare it with; no version is latest.")
-@options.lun("--lun", "Compare with the image's data disk at this LUN. Default: with its OS disk.")
-@options.location("The region to read the image in. Default: its source region.")
+@options.reference("--image", required=True, text="The image to compare the file with. Default version: latest.")
+@options.lun("--lun", "LUN of the image's data disk to compare with. Default: the OS disk.")
+@options.location("Region to read the image in. Default: the region of the gallery.")
 @options.source_format
 def verify(
     path: Path, reference: ImageReference, lun: int | None, location: str | None, source_format: DiskFormat | None

@@ -41,12 +41,12 @@ def vm() -> None:
 @vm.command(table=_TABLE, example=_CREATE_EXAMPLE)
 @options.group
 @options.named("virtual machine")
-@options.location("The region. Default: that of the group; of an attached OS disk, its own.")
+@options.location("Region of the machine. Default: the region of an attached OS disk, else the region of the group.")
 @click.option(
     "--image",
     metavar="REF|NAME|ID",
-    help="An image version as RG/GALLERY/DEFINITION[/VERSION] or by id, also of a shared gallery; "
-    "or a managed image by name or id. Default version: latest.",
+    help="An image version as RG/GALLERY/DEFINITION[/VERSION] or by id, also of a shared gallery, or a managed "
+    "image by name or id. Default version: latest.",
 )
 @click.option(
     "--attach-os-disk", metavar="NAME|ID", help="A managed disk with the operating system, in place of an image."
@@ -58,7 +58,9 @@ def vm() -> None:
     help="Managed disks to attach, at the lowest free LUNs.",
 )
 @options.os_type
-@click.option("--size", metavar="SIZE", help=f"A size by Azure's name: kept and shown. Default: {SIZE}.")
+@click.option(
+    "--size", metavar="SIZE", help=f"Azure's name of a machine size. The size is recorded only. Default: {SIZE}."
+)
 @click.option(
     "--admin-username",
     metavar="NAME",

@@ -185,7 +185,7 @@ def _answer(body: Json) -> Answer:
 
 def _confirm() -> None:
     if not sys.stdin.isatty():
-        click.echo("Nothing was collected: there is no terminal to ask at. Use --yes.", err=True)
+        click.echo("Nothing was collected: there is no terminal for a confirmation. Use --yes.", err=True)
     elif click.confirm("Collect this?", err=True):
         return
     else:

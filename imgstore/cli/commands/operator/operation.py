@@ -31,6 +31,7 @@ def operation() -> None:
 @click.option(
     "--status",
     type=click.Choice([each.value for each in OperationStatus], case_sensitive=False),
+    metavar="|".join(OperationStatus),
     help="List operations with this status. Default: all operations of the last seven days.",
 )
 def list_(status: str | None) -> Json:

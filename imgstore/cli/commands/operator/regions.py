@@ -119,7 +119,7 @@ def accept_catalog(*, yes: bool) -> Json:
 
 def _confirm() -> None:
     if not sys.stdin.isatty():
-        click.echo("Nothing was changed: there is no terminal to ask at. Use --yes.", err=True)
+        click.echo("Nothing was changed: there is no terminal for a confirmation. Use --yes.", err=True)
     elif click.confirm("Use this catalog although it is older than its buckets?", err=True):
         return
     else:

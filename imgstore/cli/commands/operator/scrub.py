@@ -45,7 +45,7 @@ def _table(body: Json) -> list[dict[str, Json]]:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(),
+    type=click.IntRange(min=0),
     metavar="NUMBER",
     help="Number that selects the sample. Default: a new number every day.",
 )

@@ -33,7 +33,7 @@ _PORT: Final = 8443
     type=click.IntRange(0, 65535),
     default=_PORT,
     metavar="N",
-    help=f"Default: {_PORT}; 0 takes any that is free.",
+    help=f"Port to listen on. 0 chooses a free port. Default: {_PORT}.",
 )
 @click.option(
     "--url",

@@ -40,21 +40,21 @@ class _Runs(Group):
     type=click.FloatRange(min=0.1),
     default=POLL_SECONDS,
     metavar="SECONDS",
-    help=f"How often to look while there is nothing to do. Default: {POLL_SECONDS:g}.",
+    help=f"Seconds between two checks for work. Default: {POLL_SECONDS:g}.",
 )
 @click.option(
     "--replicas-at-once",
     type=click.IntRange(min=1),
     default=_LIMITS.replicas,
     metavar="N",
-    help=f"How many replicas to make at the same time. Default: {_LIMITS.replicas}.",
+    help=f"Largest number of replicas in progress. Default: {_LIMITS.replicas}.",
 )
 @click.option(
     "--replicas-at-once-per-region",
     type=click.IntRange(min=1),
     default=_LIMITS.replicas_per_region,
     metavar="N",
-    help=f"How many of them into one region. Default: {_LIMITS.replicas_per_region}.",
+    help=f"Largest number of replicas in progress in one region. Default: {_LIMITS.replicas_per_region}.",
 )
 @click.pass_context
 def worker(
