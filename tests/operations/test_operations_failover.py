@@ -400,11 +400,11 @@ _PROCESS = """
 import json, sys
 from pathlib import Path
 from imgstore.operations.stores.regions import check_regions
-from tests.support.crash_scenes import Scene
+from tests.support.crash_scenes import CrashScene
 from tests.support.sample_gallery import ADMIN, make_disk
 
 folder, settings, action = sys.argv[1:]
-with Scene(folder=Path(folder), settings=json.loads(settings)).open() as installation:
+with CrashScene(folder=Path(folder), settings=json.loads(settings)).open() as installation:
     if action == "create":
         make_disk(installation, "c", "westus2", "1.0.0")
     if action == "check":

@@ -244,15 +244,15 @@ from imgstore.bootstrap import Settings, open_installation
 from imgstore.policy.worker_queue import WorkerLimits
 from imgstore.operations.maintenance.worker import run_worker
 from tests.support.sample_gallery import ADMIN
-from tests.support.crash_process import Steps
+from tests.support.crash_process import StepCounter
 home, database, fatal = sys.argv[1], sys.argv[2] or None, int(sys.argv[3])
-steps = Steps(fatal, signal.SIGKILL)
+steps = StepCounter(fatal, signal.SIGKILL)
 with open_installation(Settings(home=Path(home), database=database, environ={})) as installation:
     for name in ("fsync", "rename", "link", "unlink"):
         steps.around(os, name)
     print("ready", flush=True)
     sys.stdin.readline()
-    steps.around_commits()
+    steps.wrap_commits()
     print(run_worker(installation, ADMIN, once=True, limits=WorkerLimits(replicas=2)).completed)
 """
 

@@ -38,8 +38,9 @@ class CrossRegionReads:
     regions: dict[str, str]
     """The region of each slot, by the label of the slot."""
     reader: str
-    """The first part of the ledger keys. The name is unique for one run of a reader, because each run counts from zero: the uid of
-    the work and the token of its lease, or the uid of the session of a reader by URL.
+    """The first part of the ledger keys, unique for one run of a reader, because each run counts from zero.
+
+    The name is the uid of the work and the token of the lease, or the uid of the session of a reader by URL.
     """
     _unwritten: Counter[tuple[str, bool]] = field(default_factory=Counter)
     """Stored bytes by the serving region, and by whether the bytes replace damaged bytes."""

@@ -58,7 +58,8 @@ def _origin(transaction: Transaction, disk: ManagedDisk) -> ManifestRow:
             f"The source of the {disk.kind.noun} '{disk.name}' was deleted before the {disk.kind.noun} was made.",
             found=f"an unfinished {disk.kind.noun} of an earlier run",
             expected=f"the source {disk.source_reference}",
-            hint=f"run `imgstore {disk.kind.removesuffix('s')} delete -g {disk.group} -n {disk.name}`, then use another source",
+            hint=f"run `imgstore {disk.kind.removesuffix('s')} delete -g {disk.group} -n {disk.name}`, "
+            "then use another source",
             target=disk.name,
         )
     return origin

@@ -92,7 +92,7 @@ def _soft_deleted_error(version: ImageVersion, scope: str) -> NotFound:
         f"The image version '{version.name}' was not found.",
         found="a soft-deleted version",
         expected="a version that is not deleted",
-        hint="`imgstore sig image-version undelete` restores the version; `delete --bypass-soft-delete` removes the version",
+        hint="`imgstore sig image-version undelete` restores the version; `delete --bypass-soft-delete` removes it",
         target=scope,
     )
 
