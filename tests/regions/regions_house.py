@@ -1,4 +1,4 @@
-"""A house: what the locator knows of an installation, with a registry in memory in the place of the catalog."""
+"""An installation as far as the locator needs it, with a registry in memory instead of the catalog."""
 
 import itertools
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ prices:
 
 @dataclass(kw_only=True)
 class MemoryRegistry:
-    """What a catalog would know: the processes of one house share it."""
+    """The catalog's records of zones, shared by the processes of one installation."""
 
     records: dict[tuple[str, str], ZoneRecord] = field(default_factory=dict)
     slots: dict[tuple[str, str], list[str]] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class MemoryRegistry:
 
 @dataclass(kw_only=True)
 class House:
-    """An installation as far as the locator knows one. `locator()` is a new process, as it were."""
+    """An installation as far as the locator needs it. Each `locator()` simulates a new process."""
 
     home: Path
     stack: ExitStack
@@ -107,7 +107,7 @@ class House:
 
 
 def on(house: House, engine: S3Engine) -> House:
-    """The same house with all its zones on one S3 server."""
+    """Move all zones of the installation to one S3 server."""
     house.environ = {
         "IMGSTORE_S3_ENDPOINT": engine.endpoint,
         "AWS_ACCESS_KEY_ID": engine.access_key,

@@ -1,4 +1,4 @@
-"""regions.yaml: what the shipped one says, and each fault by its text, all told at once."""
+"""Tests of regions.yaml: valid values, and the text of each fault."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -47,7 +47,7 @@ def faults_of(text: str, environ: Mapping[str, str] | None = None) -> tuple[str,
 
 
 def changed(*steps: str, value: Any = None, remove: bool = False) -> str:
-    """The good document with the entry at the path `steps` set to `value`, or removed."""
+    """Return the valid document with the entry at the path `steps` replaced or removed."""
     document = yaml.load(GOOD, Loader=yaml.BaseLoader)
     parent = document
     for step in steps[:-1]:
@@ -302,7 +302,7 @@ def test_each_fault_is_named(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if not name.startswith(("a document", "not ", "two doc"))])
 def test_a_fault_makes_no_others(name: str) -> None:
-    """One mistake, one line: what follows from it is not told as well."""
+    """One mistake causes one line, without consequential faults."""
     text, _ = FAULTS[name]
     assert len(faults_of(text)) == (2 if name == "unknown region in a pair" else 1)
 

@@ -1,4 +1,4 @@
-"""The guard before a zone: the store's own contract behind it, and nothing at all before it was admitted."""
+"""Tests of the guard of a zone: the contract of stores after the admission, and no request before."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The health of zones: what requests tell of them, what a probe mends, what two processes of a host tell each other."""
+"""Tests of the health of zones: effects of requests, of probes, and of other processes of the host."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ HERE = ("westus2", "1")
 
 
 class Board:
-    """Records in memory, for any number of processes of one host."""
+    """Shared records in memory, for any number of processes of one host."""
 
     observer = "host/boot"
 
@@ -48,7 +48,7 @@ class Board:
 
 
 class Process:
-    """One process: a book, a watch over one zone, and probes that run when they are told to."""
+    """A process with circuits, a watch over one zone, and probes that run on demand."""
 
     def __init__(self, clock: ManualClock, board: Board) -> None:
         self.tasks: list[Callable[[], None]] = []
@@ -203,7 +203,7 @@ def test_a_refusal_is_not_waited_for(process: Process, clock: ManualClock) -> No
 
 
 class TestWatched(StoreContract):
-    """The wrapper keeps the contract of stores."""
+    """The wrapper fulfils the contract of stores."""
 
     @pytest.fixture
     def within(self) -> MemoryStore:

@@ -1,6 +1,7 @@
-"""The identity of zones: which store a process uses is the catalog's word, not the process's own settings.
+"""Tests of the identity of zones: the catalog decides which store a process uses, not the settings of the process.
 
-On directories, moto and MinIO. A process is a `Locator`; the catalog is the registry that the locators of a house share.
+The tests run on directories, moto and MinIO. A `Locator` is a process. The locators of an installation share a registry
+as the catalog.
 """
 
 import shutil
@@ -28,7 +29,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 @pytest.fixture(params=["directories", *S3_ENGINES])
 def used_house(request: pytest.FixtureRequest, house: House) -> House:
-    """Its zones were used: east has an LRS slot, south a ZRS slot, and the catalog knows both."""
+    """An installation with used zones: east has an LRS slot, south a ZRS slot, and the catalog knows both."""
     if request.param != "directories":
         on(house, request.getfixturevalue(request.param))
         problems(init_all(house.locator()), none=True)
@@ -75,7 +76,7 @@ def test_the_first_use_records_a_uid_that_the_zone_holds(used_house: House) -> N
 
 
 def test_a_zone_of_older_code_is_adopted_with_its_content(used_house: House) -> None:
-    """It has FORMAT and no uid, and the catalog has no record."""
+    """The zone has FORMAT and no uid, and the catalog has no record."""
     used_house.registry.is_new = False
     old = used_house.registry.records.pop(("east", "1"))
     locator = used_house.locator()
@@ -113,7 +114,7 @@ def test_of_two_that_record_at_once_the_first_counts(used_house: House) -> None:
 
 
 def test_an_empty_store_is_refused_where_the_catalog_has_a_record(used_house: House) -> None:
-    """What a mount that is missing looks like, or a bucket that was made anew."""
+    """A missing mount and a new bucket have this state."""
     empty(used_house, "east", "1")
     for locator in (used_house.locator(), used_house.locator()):
         with pytest.raises(StoreMismatch, match="not the zone 1 of east that this installation uses") as caught:
@@ -124,7 +125,7 @@ def test_an_empty_store_is_refused_where_the_catalog_has_a_record(used_house: Ho
 
 
 def test_an_empty_store_is_refused_where_the_catalog_has_content_and_no_record(used_house: House) -> None:
-    """The first use by this code of a home whose zone is not mounted at that moment."""
+    """This code opens the home for the first time while a zone is not mounted."""
     used_house.registry.is_new = False
     used_house.registry.records.clear()
     empty(used_house, "east", "1")
@@ -137,7 +138,7 @@ def test_an_empty_store_is_refused_where_the_catalog_has_content_and_no_record(u
 
 
 def test_a_store_with_a_right_mark_and_other_content_is_not_adopted(used_house: House) -> None:
-    """A folder that older code made in the place of the bucket has a right FORMAT."""
+    """A folder that older code created in place of the bucket has the right FORMAT."""
     used_house.registry.is_new = False
     used_house.registry.records.clear()
     used_house.registry.manifests["east", "1"] = [f"pools/p/Standard_LRS/replica-0/manifests/{n}/os" for n in range(3)]
@@ -195,7 +196,7 @@ def test_a_region_that_holds_nothing_changes_from_directories_to_buckets_by_init
 
 
 def test_a_folder_that_is_replaced_while_it_is_in_use_is_refused(house: House) -> None:
-    """As a mount point is after an unmount: there is a folder, and it is another one."""
+    """After an unmount, the mount point is another folder."""
     locator = house.locator()
     slot = slot_of(locator, "east")
     store = locator.store(slot)
@@ -224,7 +225,7 @@ def test_a_folder_that_vanishes_under_a_put_is_not_made_again(house: House) -> N
 
 
 def guarded(locator: Locator, call: object) -> None:
-    """A request as operations make them: by the locator's store, which looks again."""
+    """Send a request as operations do, by a store of the locator."""
     east(locator)
     assert callable(call)
     call()
@@ -294,7 +295,7 @@ def zone_store(house: House, region: str, zone: str) -> ObjectStore:
 
 
 def empty(house: House, region: str, zone: str) -> None:
-    """Leave the bucket or folder, and nothing in it."""
+    """Delete all objects of the bucket or folder."""
     store = zone_store(house, region, zone)
     store.delete([info.key for info in store.list("")])
     if not house.environ:

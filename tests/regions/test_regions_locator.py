@@ -1,4 +1,4 @@
-"""The locator: on directories, on moto and on MinIO. Whose a zone is, is seen before anything is read or written."""
+"""Tests of the locator on directories, moto and MinIO. The owner of a zone is checked before any read or write."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def s3_house(request: pytest.FixtureRequest, house: House) -> House:
 
 @pytest.fixture(params=["directories", *S3_ENGINES])
 def ready_house(request: pytest.FixtureRequest, house: House) -> House:
-    """One whose zones may be used: the embedded ones as they are, the others by `init`."""
+    """An installation with usable zones: embedded ones unchanged, others prepared by `init`."""
     if request.param == "directories":
         return house
     on(house, request.getfixturevalue(request.param))
@@ -132,7 +132,7 @@ def test_bytes_are_counted_by_region(ready_house: House) -> None:
 
 
 def test_boto3_is_not_loaded_for_directories(tmp_path: Path) -> None:
-    """It takes a third of a second, which every command would pay."""
+    """boto3 takes 0.3 s to load, which every command would need."""
     program = (
         "import sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -277,7 +277,7 @@ def test_init_may_be_repeated(s3_house: House) -> None:
 
 
 def test_what_a_store_promises_is_found_out_and_believed_later(s3_house: House, request: pytest.FixtureRequest) -> None:
-    """MinIO verifies checksums and moto does not: the mark says so, and later processes go by it."""
+    """MinIO verifies checksums and moto does not. The mark records the result for later processes."""
     init_all(s3_house.locator())
     locator = s3_house.locator()
     properties = locator.store(slot_of(locator, "east")).properties
@@ -303,7 +303,7 @@ def test_a_bucket_of_something_else_is_left_alone(s3_house: House, request: pyte
 
 
 def test_a_zone_that_does_not_answer(house: House, minio: S3Engine) -> None:
-    """Two zones are enough for ZRS; the third is told of as what it is, and looked at before it is trusted again."""
+    """Two zones are enough for ZRS. The third is reported, and checked before its next use."""
     on(house, minio)
     problems(init_all(house.locator()), none=True)
     house.environ["SOUTH_1"] = "http://127.0.0.1:1"
@@ -320,7 +320,7 @@ def test_a_zone_that_does_not_answer(house: House, minio: S3Engine) -> None:
 
 
 def test_a_zone_that_comes_back_wrong_is_never_written_to(house: House, minio: S3Engine) -> None:
-    """It did not answer when its store was asked for; when it does, it is someone else's."""
+    """The zone did not answer at first, and belongs to another installation after the recovery."""
     on(house, minio)
     problems(init_all(house.locator()), none=True)
     locator = house.locator()

@@ -1,4 +1,4 @@
-"""The files that come with imgstore: regions.yaml works as it is, and docker-compose.yml has what it names."""
+"""Tests of the packaged files: regions.yaml is valid, and docker-compose.yml has the services that it names."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A server that answers whatever it is told to: for tests of what a stranger's server may say."""
+"""A server with arbitrary responses, for tests of hostile servers."""
 
 import socket
 import threading
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class HostileServer:
-    """Answers every request on its port with the same bytes, and closes the connection."""
+    """A server that sends the same bytes to every request, and closes the connection."""
 
     def __init__(self) -> None:
         self.answer = b""

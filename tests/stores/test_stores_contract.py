@@ -1,4 +1,4 @@
-"""The one contract, passed by every store on every engine and by every wrapper."""
+"""The store contract, for every store on every engine and for every wrapper."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ from tests.support.manual_clock import ManualClock
 
 
 class InDirectory:
-    """Plain files."""
+    """Access to the files of a store."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -51,7 +51,7 @@ class InDirectory:
 
 
 class InMemory:
-    """The dictionary itself."""
+    """Access to the dictionary of a store."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -70,7 +70,7 @@ class InMemory:
 
 
 class InBucket:
-    """A bare boto3 client, and what the engine keeps below it."""
+    """Access by a plain boto3 client and to the files of the engine."""
 
     def __init__(self, client: Any, bucket: str, damage: Callable[[str, bytes], None] | None = None) -> None:
         self._client = client
@@ -128,7 +128,7 @@ class TestDirectory(StoreContract):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """A bucket on an engine, with the store under test and a bare client."""
+    """A bucket on an engine, with the store under test and a plain client."""
 
     engine: S3Engine
     store: S3Store
@@ -141,7 +141,7 @@ class Bucket:
 
 @contextmanager
 def bucket_on(engine: S3Engine) -> Iterator[Bucket]:
-    """One for all the tests of an engine, probed once."""
+    """Create a bucket for all tests of an engine, and probe its properties once."""
     name = engine.make_bucket("contract-" + os.urandom(4).hex())
     unproven = s3_store(engine, name)
     properties = probe_properties(unproven, os.urandom(8).hex())
@@ -259,7 +259,7 @@ class TestFaultyWithoutFaults(TestMetered):
 
 
 class InZones:
-    """All three, which must agree."""
+    """Access to all three zones, which must agree."""
 
     def __init__(self, doors: list[RawAccess]) -> None:
         self._doors = doors
@@ -305,7 +305,7 @@ class TestZonedOverDirectories(StoreContract):
 
 
 class TestAllWrappersOverMinio(TestS3OnMinio):
-    """As the regions room stacks them."""
+    """The wrappers in the order of the regions package."""
 
     @pytest.fixture
     def store(self, on_minio: Bucket) -> ObjectStore:

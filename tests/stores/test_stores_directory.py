@@ -1,4 +1,4 @@
-"""What a directory must stand beyond the contract: dead processes, full disks, closed doors."""
+"""Tests of directories beyond the contract: dead processes, full disks, missing permissions."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ while True:
 
 
 def test_killed_writers_leave_no_half(tmp_path: Path) -> None:
-    """kill -9 at any moment of a put: each object that is there is whole, and what was acknowledged is there."""
+    """After kill -9 at any moment of a put, each object is whole, and every acknowledged object exists."""
     whole = {bytes([number]) * (3_000_000 + number) for number in range(2)}
     store = DirectoryStore(tmp_path)
     seed = Random(3)
@@ -58,7 +58,7 @@ def _spin(turns: int) -> None:
 
 
 def test_leftovers_go_when_they_are_old(tmp_path: Path) -> None:
-    """A day is longer than any put lasts; a younger one may be another process's."""
+    """A put takes less than a day. A younger file may belong to another process."""
     temporaries = tmp_path / ".tmp"
     temporaries.mkdir()
     old, young = temporaries / "old", temporaries / "young"
@@ -74,7 +74,10 @@ def test_leftovers_go_when_they_are_old(tmp_path: Path) -> None:
 
 
 def test_two_fsyncs_a_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One for the bytes before the name, one for the name; and each new folder once, in the folder above it."""
+    """One fsync is for the bytes, before the rename, and one for the name.
+
+    Each new folder is synced once in its parent.
+    """
     store = DirectoryStore(tmp_path / "root")
     synced = _record(monkeypatch)
     store.put("a/b/first", b"1")
@@ -90,7 +93,7 @@ def test_two_fsyncs_a_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_every_folder_up_to_the_home_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where another process made them: it may not have synced them yet."""
+    """Folders of other processes are synced, too, because those processes may not have synced them yet."""
     home = tmp_path / "home"
     zone = home / "regions" / "bucket" / "zone-1"
     zone.parent.mkdir(parents=True)
@@ -119,7 +122,7 @@ def _record(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_bytes_are_durable_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An fsync that fails leaves nothing: neither the object nor the temporary file."""
+    """A failed fsync leaves neither the object nor the temporary file."""
     store = DirectoryStore(tmp_path)
     store.put("warm", b"1")
 
@@ -153,7 +156,8 @@ def _mounted(arguments: list[str], at: Path) -> Iterator[None]:
 
 
 def test_a_full_disk(small_disk: Path) -> None:
-    """Named; nothing of the object is left; what fits still goes, and what was there still reads."""
+    """The error names the problem, no part of the object stays, smaller objects still fit, and existing objects are
+    readable."""
     store = DirectoryStore(small_disk)
     store.put("first", b"1" * 500_000)
     with pytest.raises(StoreFull) as raised:
@@ -167,7 +171,7 @@ def test_a_full_disk(small_disk: Path) -> None:
 
 
 def test_a_disk_full_without_a_mount(tmp_path: Path) -> None:
-    """The same by a limit on the size of files, which needs no rights."""
+    """A limit on the size of files simulates a full disk without root."""
     code = (
         "import resource, signal, sys; from pathlib import Path; from imgstore.stores import DirectoryStore\n"
         "from imgstore.domain.errors import StoreFull\n"
@@ -182,7 +186,7 @@ def test_a_disk_full_without_a_mount(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_cannot_be_written(small_disk: Path) -> None:
-    """A file system mounted read-only refuses root, too."""
+    """A read-only file system refuses root, too."""
     store = DirectoryStore(small_disk)
     store.put("a", b"1")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -201,7 +205,7 @@ def test_a_disk_that_cannot_be_written(small_disk: Path) -> None:
 def test_no_permission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[DirectoryStore], object]
 ) -> None:
-    """Root may do all, so the refusal is made."""
+    """Root has all permissions, so the test simulates the refusal."""
     store = DirectoryStore(tmp_path)
     store.put("a", b"1")
     real = os.open
@@ -229,7 +233,7 @@ def test_folders_that_someone_removed_are_made_anew(tmp_path: Path) -> None:
 
 
 def test_an_object_is_no_folder(tmp_path: Path) -> None:
-    """Named, rather than told to be absent."""
+    """The error names the conflict instead of a missing object."""
     store = DirectoryStore(tmp_path)
     store.put("a", b"1")
     store.put("b/c", b"1")

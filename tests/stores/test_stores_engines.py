@@ -1,4 +1,4 @@
-"""The engines' own rules: what is required may not be skipped, and a run tells what it ran on."""
+"""Tests of the engines: a required engine must not be skipped, and a run prints its engines."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def test_without(): pass
 
 
 def run(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A run of its own, where no tool is on PATH but Python."""
+    """Run pytest in a separate process with only Python on PATH."""
     (folder / "test_it.py").write_text(TESTS)
     (folder / "home").mkdir(exist_ok=True)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    engine(name)\n")
@@ -121,6 +121,6 @@ def test_databases_are_fresh(postgresql: str, postgresql_server: engines.Postgre
 
 
 def test_boto3_is_not_loaded_before_it_is_needed() -> None:
-    """It takes a third of a second."""
+    """boto3 takes 0.3 s to load."""
     code = "import sys, imgstore.stores; assert not {'boto3', 'botocore', 'urllib3'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""Hedged requests: who is asked when, what is given up, and what a slow body is not."""
+"""Tests of hedged requests: order, late stores, requests that are given up, and slow bodies."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ NEVER = 1e6
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What a store that does not answer waits for; opened at the end of the test."""
+    """The event that a hanging store waits for, set at the end of the test."""
     opened = threading.Event()
     yield opened
     opened.set()

@@ -1,4 +1,4 @@
-"""An image behind a URL: ranges, redirects, addresses that may not be asked, changes, and what passes."""
+"""Tests of images behind a URL: ranges, redirects, forbidden addresses, changes, and passing errors."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ HOST = "images.example"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A TLS server that is known as images.example, and how to open a source on it."""
+    """A TLS server named images.example, and a method that opens a source on it."""
 
     server: WebServer
     authority: Path
@@ -173,7 +173,7 @@ def test_a_name_that_does_not_resolve(site: Site) -> None:
 
 
 def test_redirects_are_followed_once(site: Site) -> None:
-    """The way is kept for the reads after, and gone anew when it is refused."""
+    """Later reads use the final URL. The redirects are followed again after a refusal."""
     site.server.pages["/latest"] = Page(redirect="/signed?x=1")
     site.server.pages["/signed"] = Page(redirect=site.server.url("/disk.vhd?token=1", HOST))
     source = site.open("/latest")
@@ -252,7 +252,7 @@ def test_open_addresses(address: str) -> None:
 
 
 def test_a_private_server_is_not_asked(site: Site) -> None:
-    """Not even connected to."""
+    """No connection is made."""
     with pytest.raises(InvalidInput) as raised:
         site.open(allow_private=False)
     assert "IMGSTORE_ALLOW_PRIVATE_SOURCES" in str(raised.value)
@@ -265,7 +265,7 @@ def test_one_private_address_among_many_is_enough(site: Site) -> None:
 
 
 def test_a_redirect_to_a_private_server_is_not_followed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first host passes for a public one; the second does not."""
+    """The first host counts as public, the second does not."""
     monkeypatch.setattr(under_test, "is_public", lambda address: address == "127.0.0.1")
     site.server.pages["/away"] = Page(redirect=site.server.url("/disk.vhd", "internal.example"))
     addresses = {HOST: ["127.0.0.1"], "internal.example": ["127.0.0.2"]}
@@ -276,7 +276,7 @@ def test_a_redirect_to_a_private_server_is_not_followed(site: Site, monkeypatch:
 
 
 def test_the_address_that_was_checked_is_the_one_connected_to(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that means something else a moment later changes nothing."""
+    """A later change of the name has no effect."""
     monkeypatch.setattr(under_test, "is_public", lambda address: address == "127.0.0.1")
     answers = iter([["127.0.0.1"], ["10.0.0.1"]])
     source = site.open(allow_private=False, resolver=lambda host, port: next(answers))

@@ -1,4 +1,4 @@
-"""A server that answers whatever it likes: a source is read, or refused in words, and nothing else happens."""
+"""Tests of hostile HTTP servers: a source is read, or refused by an error of imgstore."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Sources that are slow in every way end at a deadline, and at once when their reader is to stop."""
+"""Tests of slow sources: each kind of slowness ends at a deadline, and a stop ends a request at once."""
 
 import threading
 from collections.abc import Callable

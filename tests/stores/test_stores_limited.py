@@ -1,4 +1,4 @@
-"""A store within a bandwidth: the mean speed is kept whatever the lengths. Its contract: test_stores_contract.py."""
+"""Tests of the bandwidth limit: the mean rate holds for any lengths. The contract is in test_stores_contract.py."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,6 +1,6 @@
-"""A dictionary beside each store: any sequence of calls gives what the dictionary says.
+"""Model tests of stores: any sequence of calls has the results of a dictionary.
 
-And three zones that die and come back in any order: what is told is the truth or an error, never something stale.
+A second model has three zones that fail and recover in any order: each result is true or an error, never outdated.
 """
 
 import os
@@ -29,7 +29,7 @@ BODIES = st.binary(max_size=40) | st.just(bytes(70_000))
 
 
 class StoreModel(RuleBasedStateMachine):
-    """Set `make` before it runs; keys are below `base`."""
+    """A model of one store. Set `make` before the run; keys are below `base`."""
 
     base = ""
 
@@ -158,10 +158,9 @@ def test_s3(fixture: str, examples: int, request: pytest.FixtureRequest) -> None
 
 
 class DyingZones(RuleBasedStateMachine):
-    """One key with one body, as on a zoned store nothing is overwritten (invariant Z5).
+    """A model of one key with one body, because nothing is overwritten on three zones (invariant Z5).
 
-    `truth` is whether it was put or deleted, *and acknowledged*, last; None while a write that failed leaves that in
-    doubt.
+    `truth` is the last *acknowledged* put or delete; None while a failed write makes the truth unknown.
     """
 
     def __init__(self) -> None:
@@ -186,7 +185,7 @@ class DyingZones(RuleBasedStateMachine):
 
     @rule(zone=st.sampled_from("123"), seconds=st.sampled_from([0.0, 31.0, 61.0]))
     def revive(self, zone: str, seconds: float) -> None:
-        """At once, after its rest, or after the notes have grown old."""
+        """Recover a zone at once, after its rest, or after the notes have become old."""
         self.zones[zone].heal()
         self.down.discard(zone)
         self.clock.advance(seconds)
@@ -194,7 +193,10 @@ class DyingZones(RuleBasedStateMachine):
     @precondition(lambda self: len(self.down) < 2)
     @rule()
     def reopen(self) -> None:
-        """Another process, which knows of no fault. (With two zones gone it could not read the notes.)"""
+        """Open the store in another process without knowledge of faults.
+
+        With two zones down it could not read the notes.
+        """
         self.store.close()
         self.store = self.open()
 
@@ -249,7 +251,7 @@ class DyingZones(RuleBasedStateMachine):
 
     @invariant()
     def what_a_zone_missed_is_noted(self) -> None:
-        """A note may outlive what it tells of; but of each zone that differs from the truth there is one."""
+        """Each zone that differs from the truth has a note. A note may be outdated."""
         if self.down:
             return
         noted = {note.zone for note in self.store.list_pending_repairs()}
@@ -259,12 +261,12 @@ class DyingZones(RuleBasedStateMachine):
 
 
 def test_zones_that_die() -> None:
-    """What Hypothesis finds, it makes short."""
+    """Hypothesis minimizes each failure."""
     _run(DyingZones, 100)
 
 
 def test_zones_that_die_over_and_over() -> None:
-    """One long life, in which mostly one zone is away: longer stories than Hypothesis tells."""
+    """One long run, mostly with one zone down, with longer sequences than those of Hypothesis."""
     seed, model = Random(18), DyingZones()
     for _ in range(4000):
         zone = seed.choice("123")

@@ -1,4 +1,4 @@
-"""Retries, metering and faults: each does its one thing."""
+"""Tests of retries, metering and the faulty store."""
 
 from collections.abc import Callable, Iterator
 
@@ -82,7 +82,7 @@ def test_what_does_not_pass_is_not(faulty: FaultyStore, clock: ManualClock) -> N
 
 
 def test_deletes_and_conditional_puts_are_sent_once(faulty: FaultyStore, clock: ManualClock) -> None:
-    """A late repeat of either could do harm, even where the first was refused."""
+    """A late repeat of either could do harm, even if the first was refused."""
     store = patient(faulty, clock)
     faulty.script = [
         Fault(method="delete", calls=frozenset({1})),
@@ -98,7 +98,7 @@ def test_deletes_and_conditional_puts_are_sent_once(faulty: FaultyStore, clock: 
 
 
 def test_a_listing_goes_on_where_it_broke_off(clock: ManualClock) -> None:
-    """No key twice, none left out, though it breaks off after each page."""
+    """Each key is listed exactly once, although the listing breaks off after each page."""
     faulty = FaultyStore(MemoryStore())
     for number in range(10):
         faulty.put(f"k/{number}", b"1")
@@ -120,13 +120,13 @@ def test_a_listing_goes_on_where_it_broke_off(clock: ManualClock) -> None:
 
 @given(attempt=st.integers(1, 100), jitter=st.floats(0, 1, exclude_max=True))
 def test_waits_are_bounded(attempt: int, jitter: float) -> None:
-    """A wait is never negative and never above its bound, however many there were before."""
+    """A wait is never negative and never above its bound, after any number of attempts."""
     policy = RetryPolicy()
     assert 0 <= policy.wait_seconds(attempt, jitter) < policy.wait_seconds_max
 
 
 def test_retries_are_metered(faulty: FaultyStore, clock: ManualClock) -> None:
-    """The meter is inside: what went over the wire twice counts twice."""
+    """The meter is inside of retries: bytes that were sent twice count twice."""
     meter = TrafficMeter()
     store = patient(MeteredStore(faulty, meter), clock)
     faulty.script = [
@@ -170,7 +170,7 @@ def test_the_shortest_answer_tells_how_far_off_a_store_is(faulty: FaultyStore) -
 
 
 def test_what_fails_is_no_answer(faulty: FaultyStore, clock: ManualClock) -> None:
-    """A connection that is refused at once does not make a store a near one."""
+    """A refused connection is no evidence of a short round trip."""
     meter = TrafficMeter()
     store = MeteredStore(faulty, meter, clock.monotonic)
     faulty.script = [Fault()]

@@ -1,4 +1,4 @@
-"""S3 beyond the contract: what an engine's answers mean, what is on the wire, and a disk image in a bucket."""
+"""Tests of S3 beyond the contract: responses of engines, requests on the wire, and disk images in a bucket."""
 
 import os
 import socket
@@ -69,7 +69,7 @@ def on_minio(minio: S3Engine) -> Iterator[S3Store]:
 
 
 def test_buckets_are_made_when_asked(any_engine: S3Engine) -> None:
-    """And making one that is there does nothing to what is in it."""
+    """A repeat does not change the objects of the bucket."""
     store = opened(any_engine, "made-" + os.urandom(6).hex())
     assert not store.bucket_exists()
     store.create_bucket()
@@ -85,7 +85,7 @@ def test_buckets_are_made_when_asked(any_engine: S3Engine) -> None:
     "call", [lambda store: store.put("a", b"1"), lambda store: store.get("a"), lambda store: list(store.list(""))]
 )
 def test_no_bucket(engine: str, call: Callable[[S3Store], object], request: pytest.FixtureRequest) -> None:
-    """A missing bucket is no missing object."""
+    """A missing bucket is not reported as a missing object."""
     store = opened(request.getfixturevalue(engine), "never-made")
     with pytest.raises(StoreError) as raised:
         call(store)
@@ -131,7 +131,7 @@ def test_credentials_of_the_environment(on_minio: S3Store, minio: S3Engine, monk
 def test_credentials_that_another_service_gives(
     moto_s3: S3Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A profile that takes over a role asks STS for its credentials."""
+    """A profile with an assumed role fetches its credentials from STS."""
     (tmp_path / "credentials").write_text(
         f"[base]\naws_access_key_id = {moto_s3.access_key}\naws_secret_access_key = {moto_s3.secret_key}\n"
     )
@@ -158,7 +158,7 @@ def test_times_are_understood_however_they_are_told(told: str) -> None:
 
 
 def test_damage_on_the_way_is_refused(any_engine: S3Engine) -> None:
-    """By engines that verify; the contract's property says which (moto does not)."""
+    """Engines that verify refuse damage. The declared property names these engines (moto does not verify)."""
     with fresh(any_engine) as store:
         if any_engine.found.name == "moto":
             store._put("a", b"damaged", crc32_checksum(b"whole"))
@@ -178,7 +178,7 @@ def test_the_store_keeps_our_checksum(any_engine: S3Engine) -> None:
 
 
 def test_our_meter_agrees_with_the_servers(minio_cluster: Callable[[int], tuple[S3Engine, ...]]) -> None:
-    """To the byte, where bodies are all that moved."""
+    """The counts of bytes are equal if only bodies are transferred."""
     (engine,) = minio_cluster(1)
     with fresh(engine) as bare:
         meter = TrafficMeter()
@@ -211,7 +211,7 @@ def test_a_storage_class_is_named(on_minio: S3Store, minio: S3Engine) -> None:
 
 
 class Scripted:
-    """A server that says what it is told to, one answer a connection, and then cuts."""
+    """A server with scripted responses, one per connection."""
 
     def __init__(self) -> None:
         self.answers: list[bytes] = []
@@ -266,7 +266,7 @@ def without_short_way(store: S3Store) -> S3Store:
 
 
 def without_client(store: S3Store) -> S3Store:
-    """What it has to ask the client for fails."""
+    """Make every request fail that uses botocore's client."""
 
     def asked(**how: object) -> None:
         raise AssertionError(how)
@@ -310,7 +310,7 @@ def error(status: int, code: str) -> bytes:
     ],
 )
 def test_what_answers_mean(scripted: Scripted, said: bytes, expected: type[StoreError]) -> None:
-    """Each is told once, with what was found and what to do; nothing is tried again here."""
+    """Each error is raised once, with the found text and a hint. The store itself does not retry."""
     scripted.answers = [said]
     store = scripted.store()
     with pytest.raises(expected) as raised:
@@ -333,7 +333,7 @@ def test_what_answers_mean(scripted: Scripted, said: bytes, expected: type[Store
 def test_an_answer_that_leaves_something_out(
     scripted: Scripted, call: Callable[[S3Store], object], missing: str
 ) -> None:
-    """As through a proxy that strips headers: an error that says so, not one that nobody foresaw."""
+    """A proxy may strip headers. The error names the missing header."""
     scripted.answers = [answer(200)]
     store = scripted.store()
     with pytest.raises(StoreError, match="failed the request") as raised:
@@ -343,7 +343,7 @@ def test_an_answer_that_leaves_something_out(
 
 
 def test_an_answer_that_breaks_off(scripted: Scripted) -> None:
-    """Half a body is none; and patience mends it."""
+    """A partial body is an error, and a retry succeeds."""
     clock = ManualClock()
     half, whole = answer(200, "half", length=8), answer(200, "complete")
     scripted.answers = [half]
@@ -359,7 +359,7 @@ def test_an_answer_that_breaks_off(scripted: Scripted) -> None:
 @pytest.mark.parametrize("status", [200, 503])
 @pytest.mark.parametrize("prepared", [without_client, without_short_way])
 def test_an_answer_that_is_cut_off(scripted: Scripted, status: int, prepared: Callable[[S3Store], S3Store]) -> None:
-    """A refusal, too, whose body botocore reads without translating what befalls it."""
+    """botocore does not translate the error of a truncated refusal."""
     scripted.answers, scripted.resets = [answer(status, "half", length=1 << 20)], True
     store = prepared(scripted.store())
     with pytest.raises(StoreUnreachable) as raised:
@@ -369,7 +369,7 @@ def test_an_answer_that_is_cut_off(scripted: Scripted, status: int, prepared: Ca
 
 
 def test_a_delete_that_fails_for_some(scripted: Scripted) -> None:
-    """The answer is 200, and the failure is inside."""
+    """The status is 200, and the body contains the failures."""
     scripted.answers = [
         answer(
             200,
@@ -403,7 +403,7 @@ def test_a_store_that_acknowledges_something_else(scripted: Scripted) -> None:
 
 
 def test_we_say_who_we_are(scripted: Scripted) -> None:
-    """For the store's log."""
+    """The user agent is for the store's log."""
     scripted.answers = [error(404, "NoSuchKey")]
     store = scripted.store()
     with pytest.raises(ObjectNotFound):
@@ -448,7 +448,7 @@ def test_either_way_asks_the_same(scripted: Scripted, storage_class: str | None)
 
 
 def test_a_bucket_that_is_elsewhere_is_asked_for_by_the_client(scripted: Scripted) -> None:
-    """It finds out where; the short way would not."""
+    """The client finds the region of the bucket; the fast path does not."""
     scripted.answers = [error(400, "AuthorizationHeaderMalformed"), answer(200, "whole")]
     store = scripted.store()
     assert store.get("a") == b"whole"
@@ -458,7 +458,7 @@ def test_a_bucket_that_is_elsewhere_is_asked_for_by_the_client(scripted: Scripte
 
 @pytest.mark.parametrize(("named", "path_style"), [(True, False), (False, True)])
 def test_only_plain_addresses_take_it(scripted: Scripted, named: bool, path_style: bool) -> None:
-    """A bucket in the host's name, and AWS's own endpoints (FIPS, dual stack), are for the client's rules to place."""
+    """The client's rules handle buckets in the host name and AWS's own endpoints (FIPS, dual stack)."""
     endpoint = scripted.endpoint if named else None
     store = S3Store(endpoint=endpoint, bucket="b", path_style=path_style, access_key="k", secret_key="s")
     assert store._fast_path is None
@@ -466,7 +466,7 @@ def test_only_plain_addresses_take_it(scripted: Scripted, named: bool, path_styl
 
 
 class Closed:
-    """A client whose own parts are not where they were: what another botocore may bring."""
+    """A client with other internals, as of another botocore."""
 
     def __init__(self, client: Any) -> None:
         self._real = client
@@ -487,7 +487,7 @@ def test_another_botocore_does_without_it(any_engine: S3Engine, monkeypatch: pyt
 
 
 def test_credentials_that_renew_themselves(on_minio: S3Store, minio: S3Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are asked for at each request: those that the store was opened with may have run out."""
+    """Each request reads the credentials, because the credentials at the opening may have expired."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", minio.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "run out")
     store = without_client(S3Store(endpoint=minio.endpoint, bucket=on_minio.bucket, path_style=True))
@@ -501,7 +501,7 @@ def test_credentials_that_renew_themselves(on_minio: S3Store, minio: S3Engine, m
 
 
 def test_a_listing_in_no_order_is_refused(scripted: Scripted) -> None:
-    """Those who merge listings, or go on where one broke off, would lose objects."""
+    """A merge of listings, or a listing that resumes, would otherwise lose objects."""
     entry = "<Contents><Key>{}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
     told = "".join(entry.format(key) for key in ("b/x", "a/x"))
     scripted.answers = [answer(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{told}</ListBucketResult>")]
@@ -513,7 +513,7 @@ def test_a_listing_in_no_order_is_refused(scripted: Scripted) -> None:
 
 
 def test_a_listing_that_is_none(scripted: Scripted) -> None:
-    """Some proxy's page with a happy status."""
+    """A proxy may send a page with status 200."""
     scripted.answers = [answer(200, "<html>welcome")]
     store = scripted.store()
     with pytest.raises(StoreUnreachable):
@@ -540,7 +540,7 @@ def test_no_url() -> None:
 
 
 def test_an_image_in_a_bucket(any_engine: S3Engine) -> None:
-    """Read at offsets; its identity is length and ETag; keys may be of any kind that S3 takes."""
+    """Reads use offsets, the identity is length and ETag, and any S3 key is allowed."""
     body = os.urandom(100_000)
     key = "Images of 2026/ä disk (1).vhd"
     with fresh(any_engine) as store:

@@ -1,4 +1,4 @@
-"""An S3 server that answers whatever it likes: an answer is read, or refused in words, and nothing else happens."""
+"""Tests of hostile S3 servers: a response is read, or refused by an error of imgstore."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -81,7 +81,7 @@ def store_at(server: HostileServer, *, path_style: bool = True) -> S3Store:
 
 
 def check(store: S3Store, name: str) -> None:
-    """Make a call: it gives what a catalog keeps, or one of our errors."""
+    """Call a method, which returns a value for the catalog or raises an error of imgstore."""
     try:
         found = CALLS[name](store)
     except ImgstoreError:

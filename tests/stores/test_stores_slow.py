@@ -1,4 +1,4 @@
-"""Slow links: a body that moves arrives, however long it takes; one that stands still does not hold its caller."""
+"""Tests of slow links: a moving body arrives, however long it takes, and a stalled request ends."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def bucket(minio: S3Engine, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=[True, False], ids=["short", "client"])
 def store(way: LatencyProxy, bucket: str, request: pytest.FixtureRequest) -> Iterator[S3Store]:
-    """By each of the two ways that requests take."""
+    """The store on the fast path, and on botocore's client."""
     engine = way.engine
     made = S3Store(
         endpoint=engine.endpoint,
@@ -83,7 +83,7 @@ def test_a_request_that_stands_still_ends(store: S3Store, way: LatencyProxy, nam
 
 
 def test_a_delete_keeps_its_limit_whatever_moves(store: S3Store, way: LatencyProxy) -> None:
-    """Invariants G6 and G7: who deletes knows when a request can no longer arrive."""
+    """Invariants G6 and G7: a collector knows when a request can no longer arrive."""
     way.set_bandwidth(1000)
     with pytest.raises(StoreSilent):
         store.delete([f"{'x' * 900}/{number}" for number in range(100)])
@@ -109,7 +109,7 @@ def test_bodies_that_time_out_together_halve_the_limit_once() -> None:
 
 
 class Stalling(MemoryStore):
-    """Lets a few bodies through at a time, and times out the others: a link that is too narrow."""
+    """A store with a narrow link: a few bodies at a time succeed, and others time out."""
 
     def __init__(self, clock: ManualClock, carries: int) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ def test_everything_arrives_over_a_link_that_carries_one_body_at_a_time() -> Non
 
 
 class TestParallel(StoreContract):
-    """The wrapper keeps the contract of stores."""
+    """The wrapper fulfils the contract of stores."""
 
     @pytest.fixture
     def within(self) -> MemoryStore:

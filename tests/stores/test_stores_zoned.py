@@ -1,4 +1,4 @@
-"""Three zones: what is said, what is noted, and what is left, when one or two are lost."""
+"""Tests of three zones: results, notes and remaining objects after the loss of one or two zones."""
 
 import json
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ NAME = digest_of(KEY.encode()).hex()
 
 
 class Region:
-    """Three memories that can fail, and a store over them."""
+    """Three faulty stores in memory, and a store over them."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -39,7 +39,7 @@ class Region:
         self.store = self.open()
 
     def open(self) -> ZoneRedundantStore:
-        """As another process would."""
+        """Open the store as another process would."""
         store = ZoneRedundantStore(self.zones, report=self._report, monotonic=self.clock.monotonic)
         self.opened.append(store)
         return store
@@ -51,7 +51,7 @@ class Region:
         return "".join(zone for zone, memory in self.memories.items() if key in memory._objects)
 
     def notes(self) -> dict[str, dict[str, str]]:
-        """What notes lie in which zone, by their keys."""
+        """Return the keys of the notes in each zone."""
         return {
             zone: {info.key: json.loads(memory.get(info.key))["kind"] for info in memory.list("repairs/")}
             for zone, memory in self.memories.items()
@@ -96,7 +96,7 @@ def test_a_damaged_note_hides_no_other(region: Region, body: bytes) -> None:
 
 
 def test_the_note_comes_before_the_acknowledgement(region: Region) -> None:
-    """In both zones that took it: else, with one of them lost, the third would be believed."""
+    """Both zones that took the write have the note. Otherwise the third zone would be trusted after the loss of one."""
     region.zones["3"].die()
     region.zones["1"].script = [Fault(method="put", key_part="repairs/")]
     with pytest.raises(StoreUnreachable):
@@ -109,7 +109,7 @@ def test_the_note_comes_before_the_acknowledgement(region: Region) -> None:
 
 
 def test_a_zone_that_cannot_forget_an_untrue_note_is_noted_itself(region: Region) -> None:
-    """And is believed neither in this key nor in its notes about it, so both others are."""
+    """The zone is distrusted about this key and about its notes on the key, so both others are trusted."""
     region.zones["3"].die()
     region.store.put(KEY, BODY)
     region.zones["3"].heal()
@@ -126,7 +126,7 @@ def test_a_zone_that_cannot_forget_an_untrue_note_is_noted_itself(region: Region
 
 
 def test_a_note_that_outlived_its_zone_does_no_harm(region: Region) -> None:
-    """Zone 2 was away when what it holds against zone 3 became untrue; it missed the write that made it so."""
+    """Zone 2 was down when its note about zone 3 became untrue, and missed the write with that effect."""
     region.zones["3"].die()
     region.store.delete([KEY])
     region.zones["2"].die()
@@ -142,7 +142,7 @@ def test_a_note_that_outlived_its_zone_does_no_harm(region: Region) -> None:
 
 
 def test_one_is_not_enough_and_what_landed_is_harmless(region: Region) -> None:
-    """It is absent, and is put again."""
+    """The object is absent, and is put again."""
     for zone in "23":
         region.zones[zone].die()
     with pytest.raises(StoreUnreachable) as raised:
@@ -175,7 +175,7 @@ def test_the_error_is_what_the_zones_say(region: Region, error: type[StoreFull |
 
 
 def test_a_read_takes_any_zone_that_is_right(region: Region) -> None:
-    """And reports those that are not. Absence is none until all have been asked."""
+    """The read reports wrong zones. An object is absent only after all zones were asked."""
     region.store.put(KEY, BODY)
     region.memories["1"].put(KEY, b"rotten")
     region.memories["2"].delete([KEY])
@@ -194,7 +194,7 @@ def test_a_read_takes_any_zone_that_is_right(region: Region) -> None:
 
 
 def test_reads_are_shared_among_the_zones(region: Region) -> None:
-    """By key: the same key at the same zone, different keys at different ones."""
+    """The key selects the zone: the same key the same zone, different keys different zones."""
     asked = set()
     for number in range(20):
         region.store.put(f"k/{number}", BODY)
@@ -205,7 +205,7 @@ def test_reads_are_shared_among_the_zones(region: Region) -> None:
 
 
 def test_head_does_not_guess(region: Region) -> None:
-    """One has it, one has not, one does not answer."""
+    """One zone has the object, one has none, and one does not answer."""
     region.memories["1"].put(KEY, BODY)
     region.zones["3"].die()
     with pytest.raises(StoreUnreachable):
@@ -219,7 +219,7 @@ def test_head_does_not_guess(region: Region) -> None:
 
 
 def test_a_zone_that_comes_back_does_not_show_what_was_deleted(region: Region) -> None:
-    """Nor in another process, nor when another zone is lost then."""
+    """This holds in another process, and after the loss of another zone."""
     region.store.put(KEY, BODY)
     region.zones["3"].die()
     region.store.delete([KEY])
@@ -241,7 +241,7 @@ def test_a_zone_that_comes_back_does_not_show_what_was_deleted(region: Region) -
 
 
 def test_a_zone_that_refuses_a_delete_is_not_believed(region: Region) -> None:
-    """It answers otherwise, so it does not rest: the note must be known at once."""
+    """The zone answers other requests and does not rest, so the note must be known at once."""
     region.store.put(KEY, BODY)
     region.zones["3"].script = [Fault(method="delete", error=lambda: StoreDenied("no"))]
     region.store.delete([KEY])
@@ -262,7 +262,7 @@ def test_what_another_process_noted_is_known_when_the_zone_comes_back(region: Re
 
 
 def test_notes_of_others_are_known_in_time(region: Region) -> None:
-    """Though this process saw no zone away."""
+    """This process saw no zone down."""
     region.store.put(KEY, BODY)
     region.zones["3"].die()
     region.open().delete([KEY])
@@ -273,7 +273,7 @@ def test_notes_of_others_are_known_in_time(region: Region) -> None:
 
 
 def test_a_listing_does_not_count_what_is_not_believed(region: Region) -> None:
-    """Zone 3 may hold something older under this key: with one other copy in reach it is not known to exist."""
+    """Zone 3 may have an older object under this key. With only one other copy in reach, its existence is unknown."""
     region.store.put(KEY, b"an older body")
     region.zones["3"].script = [Fault(method="put", key_part=KEY, error=lambda: StoreFull("no"))]
     region.store.put(KEY, BODY)
@@ -284,7 +284,7 @@ def test_a_listing_does_not_count_what_is_not_believed(region: Region) -> None:
 
 
 def test_a_listing_does_not_deny_what_a_silent_zone_may_hold(region: Region) -> None:
-    """One zone missed the write, another does not answer: the object is listed, as not certain (invariant Z10)."""
+    """One zone missed the write, and another does not answer: the object is listed as not certain (invariant Z10)."""
     region.zones["3"].die()
     region.store.put(KEY, BODY)
     region.zones["3"].heal()
@@ -298,7 +298,7 @@ def test_a_listing_does_not_deny_what_a_silent_zone_may_hold(region: Region) -> 
 
 
 def test_a_listing_does_not_deny_what_only_a_zone_without_belief_shows(region: Region) -> None:
-    """A zone is held to have missed the write, by a note of the zone that does not answer and may hold the object."""
+    """A note says that a zone missed the write. The zone with the note does not answer and may have the object."""
     region.zones["3"].die()
     region.store.put(KEY, BODY)
     other = region.open()
@@ -316,7 +316,7 @@ def test_a_listing_does_not_deny_what_only_a_zone_without_belief_shows(region: R
 
 
 def test_a_listing_never_denies_what_was_acknowledged() -> None:
-    """One zone after another is away, while two processes write and read: no object that exists is denied."""
+    """The zones fail in sequence while two processes write and read: every existing object is listed."""
     for seed in range(40):
         region, random = Region(), Random(seed)
         stores, present = (region.store, region.open()), dict.fromkeys(range(4), False)
@@ -358,7 +358,7 @@ def test_copies_are_unknown_while_a_silent_zone_may_hold_the_right_one(region: R
 @pytest.mark.parametrize("error", [StoreDenied, StoreFull, StoreMismatch, StoreError])
 @pytest.mark.parametrize("damaged", [False, True], ids=["absent", "damaged"])
 def test_zones_that_refuse_do_not_confirm_what_one_says(region: Region, error: type[StoreError], damaged: bool) -> None:
-    """One zone lacks an object or has it damaged, and the two others refuse to read: nothing is known of the object."""
+    """One zone has no object or a damaged one, and two zones refuse reads: nothing is known about the object."""
     region.store.put(KEY, BODY)
     for zone in "123":
         for other in "123".replace(zone, ""):
@@ -375,7 +375,7 @@ def test_zones_that_refuse_do_not_confirm_what_one_says(region: Region, error: t
 
 
 def test_what_is_written_again_is_believed_again(region: Region) -> None:
-    """The note goes with the write that makes it untrue."""
+    """A new write deletes the note."""
     region.store.put(KEY, BODY)
     region.zones["3"].die()
     region.store.delete([KEY])
@@ -403,7 +403,7 @@ def test_a_delete_that_one_zone_took_is_none(region: Region) -> None:
 
 
 def test_a_dead_zone_is_left_alone_for_a_while(region: Region) -> None:
-    """One failure, and it is not asked where two others do; then it is tried again."""
+    """After a failure, the zone gets no requests while two others serve. After the rest, the zone is tried again."""
     region.zones["3"].die()
     asked = []
     region.zones["3"].script = [Fault(error=lambda: asked.append(1) or StoreUnreachable("gone"))]  # type: ignore[func-returns-value]
@@ -445,7 +445,7 @@ def test_a_listing_survives_a_zone_that_breaks_off(region: Region) -> None:
 
 
 def test_lost_answers_are_repaired_as_if_missed(region: Region) -> None:
-    """The zone has it, but nobody knows: it is noted and not believed. Writing it again ends that."""
+    """The zone took the write, but its answer was lost: a note makes the zone distrusted until the next write."""
     region.zones["1"].script = [Fault(method="put", calls=frozenset({1}), kind=Kind.LOST)]
     region.store.put(KEY, BODY)
     assert region.holders(KEY) == "123"
@@ -469,7 +469,7 @@ def test_a_thousand_and_more_deletes_are_noted_each(region: Region) -> None:
 
 
 def test_what_it_promises() -> None:
-    """Three stores together verify if each does, and never more than that."""
+    """Three stores verify if each store verifies, and promise no more than each store."""
     zones = {zone: MemoryStore(zone) for zone in "123"}
     store = ZoneRedundantStore(zones)
     assert store.properties == StoreProperties(verifies_checksum=True, server_side_copy=False, atomic_create=False)
@@ -478,7 +478,7 @@ def test_what_it_promises() -> None:
 
 
 def test_notes_about_what_is_nowhere_are_dropped(region: Region) -> None:
-    """A note of a put outlives the object where the zones that held the note were never both at the delete."""
+    """A note of a put outlives the object if the zones with the note were never both available for the delete."""
     region.zones["3"].die()
     region.store.put(KEY, BODY)
     region.store.put("segments/cd/live", BODY)
@@ -500,7 +500,7 @@ def test_a_note_stays_while_a_zone_cannot_be_asked(region: Region) -> None:
 
 
 def test_copies_are_compared_and_made_alike(region: Region) -> None:
-    """What a repair does: each zone is asked, whatever the notes say of it."""
+    """A repair asks each zone, regardless of notes."""
     region.store.put(KEY, BODY)
     region.memories["1"].put(KEY, b"wrong")
     region.memories["3"].delete([KEY])
@@ -533,7 +533,7 @@ def test_what_one_zone_alone_has_is_told_and_withdrawn(region: Region) -> None:
 
 
 def test_a_zone_that_is_only_late_is_written_to_and_read_last(region: Region) -> None:
-    """A slow zone that was left out would miss what the others take."""
+    """A slow zone without writes would miss the writes of the others."""
     store = ZoneRedundantStore(
         region.zones, report=region._report, monotonic=region.clock.monotonic, avoided=lambda zone: zone == "2"
     )

@@ -1,4 +1,4 @@
-"""Three zones, one of which takes a request and does not answer: what is given up, what is waited for, what is noted."""
+"""Tests of three zones of which one takes a request and does not answer."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ SECONDS_MAX = 30.0
 
 
 class Freezable(MemoryStore):
-    """A store that carries out the requests that it gets while it is frozen, and answers them, after that."""
+    """A store that can be frozen. A frozen store carries out its requests, and answers after the end of the freeze."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -58,7 +58,7 @@ class Freezable(MemoryStore):
 
 @dataclass(kw_only=True)
 class Region:
-    """Three such stores."""
+    """Three freezable stores."""
 
     zones: dict[str, Freezable] = field(default_factory=lambda: {zone: Freezable(zone) for zone in "123"})
     late: list[str] = field(default_factory=list)
@@ -166,7 +166,7 @@ def test_a_zone_that_answered_late_is_written_again(region: Region) -> None:
 
 
 def test_a_zone_that_is_known_to_be_late_gets_less_time(region: Region) -> None:
-    """As far as another process saw. It is written to all the same, and takes part where it is quick enough."""
+    """Another process saw the zone late. The zone still gets the write, and counts if it answers fast enough."""
     region.avoided.add("3")
     patient = Grace(seconds_min=1e6, known_late_seconds_min=GRACE.seconds_min, factor=0.0)
     store = region.open(patient)
@@ -208,7 +208,7 @@ def test_a_body_that_moves_is_not_given_up(region: Region) -> None:
 
 
 def test_the_notes_of_a_frozen_zone_are_not_waited_for(region: Region) -> None:
-    """The first use of a region in a process reads them; so does the count of what zones missed."""
+    """The first use of a region in a process reads the notes, and so does the count of missed writes."""
     region.open().put(OTHER, BODY)
     region.zones["3"].thawed.clear()
     store = region.open()
@@ -241,7 +241,7 @@ def test_a_listing_waits_for_a_frozen_zone_that_decides(region: Region) -> None:
 
 
 def test_a_delete_is_not_sent_to_a_frozen_zone(region: Region) -> None:
-    """Invariant G6: one that arrives late would remove what was put again meanwhile."""
+    """Invariant G6: a late delete would remove an object that was put again."""
     store = region.open()
     store.put(KEY, BODY)
     region.seconds += 60.0
@@ -273,7 +273,7 @@ def test_a_delete_that_was_sent_is_waited_for(region: Region) -> None:
 
 
 def test_a_delete_that_nobody_depends_on_is_given_up(region: Region) -> None:
-    """Its caller waits no longer, though two zones have answered. It stays under way."""
+    """The caller stops waiting after two zones have answered. The delete continues."""
     store = region.open()
     store.put(KEY, BODY)
     region.zones["3"].thawed.clear()

@@ -1,11 +1,11 @@
-"""A process that runs one command and dies at a chosen step of it.
+"""A process that runs one command and kills itself at a chosen step.
 
-Run by ``scenes.CrashScene.run_job``, as ``python -m``, with its orders as JSON.
+`CrashScene.run_job` starts the process with ``python -m`` and its orders as JSON.
 
-Every step that changes something the outside can see is counted: each change of a directory's files (written, synced,
-renamed, linked, removed), each request to an S3 store, each commit of the catalog, before and after. At the step whose
-number is `fatal` the process sends itself `signal`; with `fatal` 0 it runs through and prints how many steps there were.
-With `watch`, it sends itself the signal after the commit that first brings the named state about (`present_states`).
+The process counts every step with an effect outside: each change of a directory's files (write, sync, rename, link,
+remove), each request to an S3 store, and each commit of the catalog, before and after. At the step with the number
+`fatal`, the process sends itself `signal`. With `fatal` 0 the process completes and prints the number of steps. With
+`watch`, the process sends itself the signal after the first commit with the named state (`present_states`).
 """
 
 import json
@@ -39,17 +39,17 @@ from tests.support.sample_gallery import ADMIN, GROUP
 
 
 class StepCounter:
-    """Counts, and strikes once."""
+    """A counter of steps that sends one signal."""
 
     def __init__(self, fatal: int, number: int) -> None:
-        """Strike at step `fatal` with the signal of that number."""
+        """Send the signal `number` at the step `fatal`."""
         self.count = 0
         self._fatal = fatal
         self._signal = number
         self._lock = threading.Lock()
 
     def step(self) -> None:
-        """One more."""
+        """Count a step."""
         with self._lock:
             self.count += 1
             struck = self.count == self._fatal
@@ -57,7 +57,7 @@ class StepCounter:
             os.kill(os.getpid(), self._signal)
 
     def around(self, holder: Any, name: str) -> None:
-        """A step before and one after each call of `holder.name`."""
+        """Count a step before and after each call of `holder.name`."""
         real: Callable[..., Any] = getattr(holder, name)
 
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -69,7 +69,7 @@ class StepCounter:
         setattr(holder, name, counted)
 
     def wrap_commits(self) -> None:
-        """A step before and one after each commit of the catalog."""
+        """Count a step before and after each commit of the catalog."""
         real: Callable[..., AbstractContextManager[Any]] = Database.writing
 
         @contextmanager
@@ -82,11 +82,11 @@ class StepCounter:
         setattr(Database, "writing", counted)  # noqa: B010 - mypy takes no method for another
 
     def stop_at_state(self, installation: Installation, watched: str) -> None:
-        """Strike after the first commit of the catalog that brings a state about.
+        """Send the signal after the first commit of the catalog with a state.
 
         Args:
-            installation: whose catalog is looked at.
-            watched: as `present_states` spells it.
+            installation: the installation with the catalog.
+            watched: the state as in `present_states`.
         """
         real: Callable[..., AbstractContextManager[Any]] = Database.writing
 
@@ -102,11 +102,11 @@ class StepCounter:
 
 
 def present_states(transaction: Transaction) -> frozenset[str]:
-    """Return the states of everything in a small catalog, each as "replica Degraded" or "disk Creating".
+    """Return the states of all rows of a small catalog, each as "replica Degraded" or "disk Creating".
 
-    A version that was deleted softly is "version SoftDeleted"; a work is told with its kind: "ingest Open", and "disk-work
-    Open" of a disk. A disk that waits for its upload is "upload ReadyToUpload" too; one with a signed URL "grant active". A task
-    of maintenance that a process has leased is "maintenance-turn Leased".
+    A soft-deleted version is "version SoftDeleted". A work has its kind: "ingest Open", or "disk-work Open" for the
+    work of a disk. A disk that waits for its upload is also "upload ReadyToUpload", and a disk with a signed URL is
+    "grant active". A leased maintenance task is "maintenance-turn Leased".
     """
     found = set[str]()
     for version in _versions(transaction):
@@ -134,7 +134,7 @@ def _versions(transaction: Transaction) -> Iterator[ImageVersion]:
 
 
 def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
-    """The command itself."""
+    """Run the command."""
     version = orders.get("version", "1.0.0")
     if job == "publish":
         data = {int(lun): path for lun, path in orders.get("data", {}).items()}
@@ -187,7 +187,7 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
 
 
 def _upload(installation: Installation, name: str, file: Path) -> None:
-    """Send a fixed VHD to a disk that waits for it, and give a signed URL to it, as for more."""
+    """Send a fixed VHD to a disk that waits for its upload, and grant a signed URL for more data."""
     data = file.read_bytes()
     request = UploadRequest(group=GROUP, name=name, location="southcentralus", upload_bytes=len(data))
     with closing(uploads.open_spool(installation, uploads.create_upload(installation, ADMIN, request))) as spool:
@@ -202,7 +202,7 @@ def _grant(installation: Installation, name: str, level: AccessLevel) -> None:
 
 
 def parse_settings(orders: dict[str, Any]) -> Settings:
-    """The settings that a scene's orders name."""
+    """Create the settings from the orders of a scene."""
     regions = orders.get("regions")
     return Settings(
         home=Path(orders["home"]),
@@ -213,7 +213,7 @@ def parse_settings(orders: dict[str, Any]) -> Settings:
 
 
 def main() -> None:
-    """Run what the one argument orders."""
+    """Run the orders in the only argument."""
     orders = json.loads(sys.argv[1])
     steps = StepCounter(orders["fatal"], orders.get("signal", signal.SIGKILL))
     with open_installation(parse_settings(orders)) as installation:

@@ -1,4 +1,4 @@
-"""A home that processes die on: made once, struck again and again, looked at by the audit in between."""
+"""A home on which processes are killed repeatedly, with an audit after each kill."""
 
 import json
 import signal
@@ -31,21 +31,21 @@ from tests.support.sample_gallery import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrashScene:
-    """A home, its settings, and what the versions on it should be."""
+    """A home, its settings, and the expected versions."""
 
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict)
-    """JSON: what `crash_process.parse_settings` takes besides the home."""
+    """Settings as JSON for `crash_process.parse_settings`, without the home."""
     expected: dict[str, Path] = field(default_factory=dict)
-    """The raw disk of each version that was ever asked for; of its data disks under ``1.0.0/lun-5``."""
+    """The raw disk of each requested version, and of its data disks under ``1.0.0/lun-5``."""
 
     def open(self, subscriber: Subscriber = ignore_event) -> AbstractContextManager[Installation]:
-        """The installation, in this process."""
+        """Open the installation in this process."""
         own = crash_process.parse_settings(self._orders())
         return open_home(own.home, subscriber, regions=own.regions, database=own.database, environ=own.environ)
 
     def prepare(self) -> None:
-        """Make folders, buckets, gallery and definition."""
+        """Create folders, buckets, gallery and definition."""
         for name in ("out", "served"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         with self.open() as installation:
@@ -54,13 +54,13 @@ class CrashScene:
             create_sample_gallery(installation)
 
     def run_job(self, job: str, *, fatal: int = 0, number: int = signal.SIGKILL, **more: Any) -> int:
-        """Run a command in a process of its own that is struck at step `fatal`.
+        """Run a command in a separate process, which is killed at the step `fatal`.
 
         Returns:
-            How many steps it took, where it was not struck.
+            The number of steps of a process that was not killed.
 
         Raises:
-            AssertionError: it ended in any other way than by the signal or well.
+            AssertionError: the process neither succeeded nor ended by the signal.
         """
         orders = self._orders() | {"job": job, "fatal": fatal, "signal": number} | more
         done = subprocess.run(
@@ -75,13 +75,13 @@ class CrashScene:
         return int(done.stdout) if done.returncode == 0 else 0
 
     def crash_and_repeat(self, job: str, *, fatal: int, number: int = signal.SIGKILL, **more: Any) -> bool:
-        """Strike a command, look at what is visible, give the command again, and see that all is well.
+        """Kill a command, audit the visible state, repeat the command, and audit again.
 
         Returns:
-            Whether the command was struck before it ended.
+            Whether the command was killed before its end.
 
         Raises:
-            AssertionError: a promise was broken, before the repeat or after it.
+            AssertionError: a promise was broken, before or after the repeat.
         """
         took = self.run_job(job, fatal=fatal, number=number, **more)
         with self.open() as installation:
@@ -102,7 +102,7 @@ class CrashScene:
         return took == 0
 
     def check(self) -> None:
-        """The audit, and every byte of every version and disk."""
+        """Audit the installation, and compare every byte of every version and disk."""
         with self.open() as installation:
             audit(installation, struck=True)
             audit_served(installation, self.expected, self.folder / "served")
@@ -112,7 +112,7 @@ class CrashScene:
 
     @staticmethod
     def _segments(installation: Installation) -> dict[str, datetime]:
-        """When each segment in each slot was written, by the store's clock."""
+        """Return the write time of each segment in each slot, by the store's clock."""
         return {
             f"{slot.key.region}/{info.key}": info.last_modified
             for slot in (*all_slots(installation), *own_slots(installation))
@@ -121,13 +121,13 @@ class CrashScene:
 
 
 def create_minio_scene(folder: Path, engines: Sequence[S3Engine], name: str, *, zoned: bool = True) -> CrashScene:
-    """A scene on three MinIO processes, with the regions southcentralus, eastus and westus2.
+    """Create a scene on three MinIO processes with the regions southcentralus, eastus and westus2.
 
     Args:
-        folder: of the scene.
-        engines: three.
-        name: what the buckets' names end in, so that scenes on the same engines do not meet.
-        zoned: westus2 has a zone on each of the processes; else every region has one zone, on a process of its own.
+        folder: the folder of the scene.
+        engines: three engines.
+        name: the suffix of the bucket names, so that scenes on the same engines are separate.
+        zoned: westus2 has a zone on each process; otherwise each region has one zone on a separate process.
     """
     south, east, west = (engine.endpoint for engine in engines)
     places = {

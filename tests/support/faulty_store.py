@@ -1,7 +1,7 @@
-"""A store that fails on purpose, at chosen calls, the same way every time.
+"""A store that fails on purpose at chosen calls, and is deterministic.
 
-Faults are those that a system ought to survive: an answer that is an error, an answer that is lost after the work was
-done, and bytes that come back changed. Nothing waits; slowness is a matter of the clock that a test hands in.
+A system must survive these faults: an error, a lost response after a successful request, and changed bytes. No fault
+waits; slowness is simulated by the clock of a test.
 """
 
 import threading
@@ -16,18 +16,18 @@ from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, Sto
 
 
 class Kind(StrEnum):
-    """What goes wrong."""
+    """The kind of a fault."""
 
     REFUSED = "refused"
-    """The error comes before anything is done."""
+    """The error comes before the request has an effect."""
     LOST = "lost"
-    """The error comes after all is done: the answer got lost."""
+    """The error comes after the request succeeded: the response was lost."""
     DAMAGED = "damaged"
-    """`get` and `get_range` give other bytes than are stored."""
+    """`get` and `get_range` return other bytes than stored."""
 
 
 def unreachable() -> StoreError:
-    """The error of a store that does not answer."""
+    """Create the error of a store that does not answer."""
     return StoreUnreachable(
         "The store does not answer.",
         found="a fault made on purpose",
@@ -37,27 +37,27 @@ def unreachable() -> StoreError:
 
 
 def flip_first_bit(body: bytes) -> bytes:
-    """The body with one bit changed; an empty one stays."""
+    """Return the body with one bit changed; an empty body stays unchanged."""
     return bytes([body[0] ^ 1]) + body[1:] if body else body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One thing that goes wrong."""
+    """A fault of chosen calls."""
 
     method: str | None = None
-    """"get", "get_range", "head", "list", "put", "delete" or "copy_within"; None is any."""
+    """"get", "get_range", "head", "list", "put", "delete" or "copy_within"; None is any method."""
     calls: frozenset[int] | None = None
-    """Which calls, counted from 1 among those that `method` and `key_part` fit; None is every one."""
+    """The numbers of the calls, from 1, among the calls that match `method` and `key_part`; None is every call."""
     key_part: str = ""
-    """Only calls whose key (of `delete`: any key) has this in it."""
+    """Only calls whose key contains this text. For `delete`, any of the keys."""
     kind: Kind = Kind.REFUSED
     error: Callable[[], StoreError] = unreachable
     damage: Callable[[bytes], bytes] = flip_first_bit
 
 
 class FaultyStore:
-    """The store itself, with faults. `script` may be changed while it runs: assign another one."""
+    """A store with faults. A test may assign another `script` at any time."""
 
     def __init__(self, store: ObjectStore, script: Sequence[Fault] = ()) -> None:
         self._store = store
@@ -68,7 +68,7 @@ class FaultyStore:
 
     @property
     def script(self) -> Sequence[Fault]:
-        """What goes wrong. Assigning begins the counts anew."""
+        """The faults. An assignment resets the counts."""
         return self._script
 
     @script.setter
@@ -78,11 +78,11 @@ class FaultyStore:
             self._seen.clear()
 
     def die(self) -> None:
-        """Answer nothing any more."""
+        """Fail every call from now on."""
         self.script = [Fault()]
 
     def heal(self) -> None:
-        """Do all again."""
+        """Remove all faults."""
         self.script = []
 
     @property
@@ -109,7 +109,7 @@ class FaultyStore:
             return self._store.head(key)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `Lists.list`. A lost answer is one that breaks off after the last object."""
+        """See `Lists.list`. A lost response breaks off after the last object."""
         with _Call(self._faults("list", [prefix])):
             yield from self._store.list(prefix)
 
@@ -139,7 +139,7 @@ class FaultyStore:
         return body
 
     def _faults(self, method: str, keys: Sequence[str]) -> Sequence[Fault]:
-        """The faults that this call has."""
+        """Return the faults of this call."""
         with self._lock:
             return [fault for number, fault in enumerate(self._script) if self._strikes(number, fault, method, keys)]
 
@@ -151,7 +151,7 @@ class FaultyStore:
 
 
 class _Call:
-    """Around the real call: refuses it, or loses its answer."""
+    """A context manager around the real call, which raises the faults of the call."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self._faults = faults

@@ -1,4 +1,4 @@
-"""A small web server on loopback, plain or TLS, whose pages can be changed while it runs: for sources over HTTP."""
+"""A small web server on loopback, plain or TLS, with pages that a test can change at any time."""
 
 import ipaddress
 import re
@@ -19,21 +19,21 @@ _RANGE: Final = re.compile(r"bytes=(\d+)-(\d+)")
 
 @dataclass(slots=True, kw_only=True)
 class Page:
-    """What the server says under one path."""
+    """The response of the server for one path."""
 
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"1"'})
     ranges: bool = True
-    """Whether Range is heeded."""
+    """Whether the server supports Range."""
     redirect: str | None = None
     statuses: list[int] = field(default_factory=list)
-    """Said first, one a request, without a body."""
+    """First responses, one per request, without a body."""
     cut_bytes: int | None = None
-    """The connection breaks after so many bytes of the body, once; then it is None again."""
+    """The connection breaks once after this number of bytes of the body; afterwards the value is None."""
     held_at: range = range(0)
-    """Requests of a range that begins at one of these offsets are not answered until there are none."""
+    """Requests of a range that begins at one of these offsets wait until the value is empty."""
     held: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    """Released once for each request that is held."""
+    """Released once for each waiting request."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class WebServer:
     """(path with query, Host, Authorization) of each request."""
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
-        """The URL of a page."""
+        """Return the URL of a page."""
         return f"{self.scheme}://{host}:{self.port}{path}"
 
 
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(206, page.headers | told, body, page)
 
     def _has_hung_up(self) -> bool:
-        """Wait a moment for the client to hang up."""
+        """Wait a moment for the client to disconnect."""
         readable, _, _ = select.select([self.connection], [], [], 0.02)
         return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 
@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def start_web(
 
 
 def make_certificate(folder: Path, names: Sequence[str]) -> tuple[ssl.SSLContext, Path]:
-    """A server's context for `names` (or addresses), and the file of the authority that vouches for it."""
+    """Return a server's TLS context for names or addresses, and the file of the issuing authority."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

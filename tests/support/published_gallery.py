@@ -1,6 +1,6 @@
-"""Fixtures: a gallery with one published version, made once and copied for each test.
+"""Fixtures of a gallery with one published version, created once and copied for each test.
 
-A plugin (``pytest_plugins = ["tests.support.published_gallery"]``), shared by the tests of operations and of faults.
+A plugin (``pytest_plugins = ["tests.support.published_gallery"]``) for the tests of operations and of faults.
 """
 
 import shutil
@@ -17,7 +17,7 @@ from tests.support.sample_gallery import SampleImages, create_sample_gallery, op
 
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> SampleImages:
-    """Made once a run."""
+    """Disks and a home, created once per run."""
     folder = tmp_path_factory.mktemp("samples")
     odd = 24 * MIB + KIB // 2
     first = make_raw(folder / "first.raw", seed=1, virtual_bytes=odd)
@@ -39,7 +39,7 @@ def empty(tmp_path: Path) -> Iterator[Installation]:
 
 @pytest.fixture
 def published(tmp_path: Path, samples: SampleImages) -> Iterator[Installation]:
-    """A copy of the stock's home."""
+    """A copy of the home with the published version."""
     shutil.copytree(samples.home, tmp_path / "home")
     with open_home(tmp_path / "home") as installation:
         yield installation

@@ -1,8 +1,9 @@
-"""Small disks with real structure, from a seed: the same seed gives the same bytes on every machine.
+"""Small disks with realistic structure. The same seed gives the same bytes on every machine.
 
-A disk is laid out as a file system lays it out: a partition table, a table of files that changes with every file, files
-in 4 KiB blocks, some in fragments, some of noise, some of text, some twice, holes between. What a package does to a
-disk is `patch_disk`; what a rebuild by a pipeline does, the same files in other places, is another `layout`.
+A disk resembles the layout of a file system: a partition table, a table of files that changes with every file, and
+files in 4 KiB blocks with holes between. Some files are fragmented, some contain noise or text, and some exist twice.
+`patch_disk` changes a disk like the installation of a package. Another `layout` is like a rebuild by a pipeline: the
+same files in other places.
 """
 
 import hashlib
@@ -30,11 +31,11 @@ def make_raw(
     """Write a sparse raw disk.
 
     Args:
-        path: where; what is there is replaced.
-        seed: which files are on the disk.
-        layout: where they lie.
-        virtual_bytes: size of the disk: any multiple of 512.
-        content_bytes: about how much of it the files take.
+        path: the file, which is replaced.
+        seed: selects the files on the disk.
+        layout: selects the places of the files.
+        virtual_bytes: the size of the disk, a multiple of 512.
+        content_bytes: the approximate size of all files.
     """
     files = list(_files(seed, content_bytes))
     with path.open("wb") as file:
@@ -54,7 +55,7 @@ def make_raw(
 
 
 def patch_disk(source: Path, target: Path, *, seed: int, blocks: int = 12) -> Path:
-    """Copy a raw disk, holes too, and write `blocks` blocks anew, here and there in its partition."""
+    """Copy a sparse raw disk, and overwrite `blocks` random blocks of its partition."""
     rng = random.Random(seed)
     _copy_sparse(source, target)
     with target.open("r+b") as file:
@@ -86,17 +87,17 @@ def write_vhd(raw: Path, vhd: Path, form: DiskFormat = DiskFormat.VHD_FIXED) -> 
 
 
 def compute_sha256(path: Path) -> str:
-    """The SHA-256 of a file, holes as zeros, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal, with holes as zeros."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _FRAGMENT_BYTES: Final = 512 * 1024
-"""No file lies in one stretch for longer."""
+"""The maximum length of a fragment of a file."""
 
 
 def _files(seed: int, content_bytes: int) -> Iterator[bytes]:
-    """Contents of files: noise, text, and now and then a file that was there before."""
+    """Yield the contents of files: noise, text, and sometimes an earlier file."""
     rng = random.Random(seed)
     seen: list[bytes] = []
     left = content_bytes
@@ -115,7 +116,7 @@ def _files(seed: int, content_bytes: int) -> Iterator[bytes]:
 
 
 def _places(layout: int, virtual_bytes: int) -> Iterator[int]:
-    """Offsets in the partition where a fragment may lie, in an order that depends on the layout."""
+    """Yield offsets for fragments in the partition, in an order that depends on the layout."""
     begin = PARTITION_AT + _TABLE_BYTES
     count = (virtual_bytes - begin) // _FRAGMENT_BYTES
     order = list(range(count))
@@ -126,7 +127,7 @@ def _places(layout: int, virtual_bytes: int) -> Iterator[int]:
 
 
 def _mbr(virtual_bytes: int) -> bytes:
-    """A master boot record with one Linux partition that reaches to the end."""
+    """Create a master boot record with one Linux partition up to the end."""
     first = PARTITION_AT // SECTOR_BYTES
     sectors = virtual_bytes // SECTOR_BYTES - first
     entry = struct.pack("<B3sB3sII", 0x80, b"\xff\xff\xff", 0x83, b"\xff\xff\xff", first, sectors)

@@ -1,7 +1,7 @@
-"""A small gallery on a temporary home, driven by the very operations, and an audit that trusts none of them.
+"""A small gallery in a temporary home, and an audit that is independent of the operations.
 
-`audit` is the oracle of the tests of operations and faults: it lists every slot's store, decodes the manifests that lie
-there, reads every segment, and compares with what the catalog says and bills.
+`audit` is the oracle of the tests of operations and faults. The audit lists the store of every slot, decodes the stored
+manifests, reads every segment, and compares the result with the catalog and the bill.
 """
 
 import filecmp
@@ -56,35 +56,35 @@ GALLERY: Final = "g1"
 DEFINITION: Final = "ubuntu"
 ADMIN: Final = administrator("test")
 TARGETS: Final = ("southcentralus=2", "westus2=1=Standard_ZRS", "eastus")
-"""Two replicas at the source, one on three zones, one in a region of one zone."""
+"""Two replicas in the source region, one on three zones, and one in a region with one zone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleImages:
-    """Disks and a home that tests may read and copy, and never change."""
+    """Disks and a home that tests may read and copy, but never change."""
 
     first: Path
-    """Of 24 MiB and a half KiB: no multiple of a block."""
+    """A disk of 24 MiB and 512 bytes, which is no multiple of a block."""
     second: Path
-    """`first` with 12 blocks changed."""
+    """`first` with 12 changed blocks."""
     rebuilt: Path
     """The files of `first` in other places."""
     home: Path
-    """`first` is 1.0.0 in the three regions of `TARGETS`."""
+    """A home with `first` as version 1.0.0 in the three regions of `TARGETS`."""
 
 
 @contextmanager
 def open_home(
     home: Path, subscriber: Subscriber = ignore_event, effects: Effects | None = None, **settings: Any
 ) -> Iterator[Installation]:
-    """The installation in a home, with the shipped regions unless `settings` say otherwise."""
+    """Open the installation of a home, by default with the packaged regions."""
     settings.setdefault("environ", {})
     with open_installation(Settings(home=home, **settings), subscriber, effects) as installation:
         yield installation
 
 
 def create_sample_gallery(installation: Installation) -> ImageDefinition:
-    """Make the gallery and its definition. May be repeated."""
+    """Create the gallery and its definition. May be repeated."""
     galleries.create_gallery(installation, ADMIN, group=GROUP, name=GALLERY, location="southcentralus")
     return definitions.create_definition(
         installation,
@@ -100,7 +100,7 @@ def create_sample_gallery(installation: Installation) -> ImageDefinition:
 
 
 def target(text: str) -> TargetRegionRequest:
-    """A target region as the command line spells it: ``westus2=1=Standard_ZRS``."""
+    """Parse a target region of the command line: ``westus2=1=Standard_ZRS``."""
     name, count, kind, *_ = [*text.split("="), "", ""]
     return TargetRegionRequest(
         name=name,
@@ -110,7 +110,7 @@ def target(text: str) -> TargetRegionRequest:
 
 
 def request(version: str = "1.0.0", targets: Sequence[str] = TARGETS, **more: Any) -> VersionRequest:
-    """A version as it is asked for."""
+    """Create the request of a version."""
     more.setdefault("gallery", GALLERY)
     more.setdefault("definition", DEFINITION)
     return VersionRequest(
@@ -125,7 +125,7 @@ def publish(
     targets: Sequence[str] = TARGETS,
     **more: Any,
 ) -> VersionView:
-    """Publish a file as a version and replicate it."""
+    """Publish a file as a version, and replicate the version."""
     return publish_disks(installation, source, {}, version, targets, **more)
 
 
@@ -137,7 +137,7 @@ def publish_disks(
     targets: Sequence[str] = TARGETS,
     **more: Any,
 ) -> VersionView:
-    """Publish a file, and data disks by LUN, as a version and replicate it."""
+    """Publish a file and data disks by LUN as a version, and replicate the version."""
     data_vhds = [DataVhd(lun=lun, uri=str(uri)) for lun, uri in data.items()]
     return versions_create.create_version(
         installation, ADMIN, request(version, targets, **more), os_vhd_uri=str(source), data_vhds=data_vhds
@@ -145,7 +145,7 @@ def publish_disks(
 
 
 def show(installation: Installation, version: str = "1.0.0") -> VersionView:
-    """The version as it stands."""
+    """Return the present view of the version."""
     return gallery_versions.show_version(
         installation,
         ADMIN,
@@ -157,7 +157,7 @@ def show(installation: Installation, version: str = "1.0.0") -> VersionView:
 
 
 def update(installation: Installation, version: str = "1.0.0", **changes: Any) -> VersionView:
-    """Change what may change of the version: the fields of a `VersionUpdate`."""
+    """Update the version with the fields of a `VersionUpdate`."""
     return versions_update.update_version(
         installation,
         ADMIN,
@@ -170,7 +170,7 @@ def update(installation: Installation, version: str = "1.0.0", **changes: Any) -
 
 
 def retarget(installation: Installation, targets: Sequence[str], version: str = "1.0.0") -> VersionView:
-    """Give the version other target regions, all of them, as the command line spells them."""
+    """Replace all target regions of the version, in the notation of the command line."""
     return update(installation, version, target_regions=[target(each) for each in targets])
 
 
@@ -188,12 +188,12 @@ def delete(installation: Installation, version: str = "1.0.0", **more: Any) -> N
 
 
 def collect(installation: Installation, grace_hours: float = 0.0) -> GcReport:
-    """Collect, by default without grace."""
+    """Collect garbage, by default without a grace period."""
     return maintenance_gc.collect(installation, ADMIN, grace=timedelta(hours=grace_hours))
 
 
 def expire_collectors(installation: Installation) -> None:
-    """Make the lease of every batch that is being deleted so old that another collector may take it over."""
+    """Expire the lease of every batch of deletions, so that another collector may take over."""
     with installation.catalog.transaction() as transaction:
         for slot in [slot for pool in transaction.pools.list() for slot in transaction.slots.list(pool.uid)]:
             for each in transaction.deletion_marks.list(slot.uid):
@@ -207,10 +207,10 @@ def expire_collectors(installation: Installation) -> None:
 
 
 def audit_collected(installation: Installation) -> None:
-    """See that an embedded home holds what its manifests name and nothing else, by reading the files themselves.
+    """Check that an embedded home contains exactly the files that its manifests name.
 
     Raises:
-        AssertionError: a file lies there that nothing names, or one is missing that something names.
+        AssertionError: a file is not named, or a named file is missing.
     """
     for folder in sorted((installation.home / "regions").glob("*/zone-*/pools/*/*/replica-*")):
         files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -232,7 +232,7 @@ def audit_collected(installation: Installation) -> None:
 
 
 def reference(version: str = "latest") -> ImageReference:
-    """The reference to a version of the definition."""
+    """Create the reference to a version of the definition."""
     return ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}/{version}")
 
 
@@ -243,7 +243,7 @@ def make_disk(
     version: str = "latest",
     lun: int | None = None,
 ) -> ManagedDisk:
-    """Make a managed disk."""
+    """Create a managed disk."""
     return disks.create_disk(
         installation,
         ADMIN,
@@ -262,7 +262,7 @@ def export(
     version: str = "1.0.0",
     lun: int | None = None,
 ) -> Export:
-    """Write a disk of a version, as a region serves it, into a raw file; one that is there is replaced."""
+    """Export a disk of a version from a region into a raw file, which is replaced."""
     return disks_export.export_image(
         installation,
         ADMIN,
@@ -276,32 +276,32 @@ def export(
 
 
 def export_disk(installation: Installation, path: Path, name: str) -> Export:
-    """Write a managed disk into a raw file; one that is there is replaced."""
+    """Export a managed disk into a raw file, which is replaced."""
     return disks_export.export_disk(
         installation, ADMIN, group=GROUP, name=name, path=path, format=DiskFormat.RAW, overwrite=True
     )
 
 
 def states(view: VersionView) -> dict[str, ReplicaState]:
-    """The state of each replica by ``region/ordinal``."""
+    """Return the state of each replica by ``region/ordinal``."""
     return {f"{each.slot.key.region}/{each.slot.key.ordinal}": each.state for each in view.replicas}
 
 
 def charges(installation: Installation) -> list[LedgerRow]:
-    """Every row of the ledger."""
+    """Return every row of the ledger."""
     with installation.catalog.reading() as transaction:
         return transaction.ledger.rows()
 
 
 def all_slots(installation: Installation) -> list[Slot]:
-    """Every slot of the gallery's pool."""
+    """Return every slot of the gallery's pool."""
     with installation.catalog.reading() as transaction:
         gallery = transaction.galleries.get(installation.subscription, GROUP, GALLERY)
         return [] if gallery is None else transaction.slots.list(gallery.pool_uid)
 
 
 def own_slots(installation: Installation) -> list[Slot]:
-    """Every slot of the subscription's own pools, where disks lie that came from no gallery."""
+    """Return every slot of the subscription's pools, which contain the disks from no gallery."""
     with installation.catalog.reading() as transaction:
         own = [pool for pool in transaction.pools.list() if pool.subscription is not None]
         return [slot for pool in own for slot in transaction.slots.list(pool.uid)]
@@ -309,21 +309,21 @@ def own_slots(installation: Installation) -> list[Slot]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotContent:
-    """What lies in a slot, by what its store lists."""
+    """The objects of a slot, as its store lists them."""
 
     segments: dict[Digest, int]
     """Stored bytes by name."""
     manifests: dict[str, int]
     """Stored bytes by key below the slot."""
     overhead: dict[str, int]
-    """Fingerprints and works, by key below the slot."""
+    """Stored bytes of fingerprints and works, by key below the slot."""
 
 
 def content(installation: Installation, slot: Slot) -> SlotContent:
-    """List a slot's store.
+    """List the store of a slot.
 
     Raises:
-        AssertionError: something lies there that nobody knows.
+        AssertionError: the store contains an unknown object.
     """
     found = SlotContent(segments={}, manifests={}, overhead={})
     for info in installation.locator.store(slot).list(slot.prefix):
@@ -339,7 +339,7 @@ def content(installation: Installation, slot: Slot) -> SlotContent:
 
 
 def named_segments(store: ObjectStore, slot: Slot, key: str) -> dict[Digest, int]:
-    """The segments that the manifest under `key`, or the one that it refers to, names, with their stored bytes."""
+    """Return the stored bytes of the segments that a manifest, or the manifest of a reference, names."""
     data = store.get(slot.prefix + key)
     if data.startswith(REFERENCE_MAGIC):
         data = store.get(slot.prefix + decode_reference(data).body_key)
@@ -351,17 +351,14 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
     """Compare stores, catalog and bill.
 
     Args:
-        installation: where.
-        quiet: nothing is under way, and nothing that was killed waits to be repeated: then nothing of a work, and no
-            byte that was not charged for, may lie anywhere.
-        struck: processes were killed here: one may have died between the end of its work and the removal of the work's
-            mark, an empty object that the next work in that slot takes away.
-        collected: segments that were charged for may have been collected since.
+        installation: the installation.
+        quiet: no work is running or interrupted, so no start marker and no unbilled byte may exist.
+        struck: processes were killed, so a start marker may remain until the next work in the slot removes it.
+        collected: segments that were charged may have been collected since.
 
     Raises:
-        AssertionError: a promise of DESIGN.md is broken: a complete replica or a disk names what is not there or not
-            what it should be (1, 2, 6), the bill does not say what lies there or what came (3), or a manifest lies
-            there that nobody owns (4).
+        AssertionError: a promise of the design is broken. A complete replica or a disk names a missing or wrong object
+            (P1, P2, P6), the bill differs from the stored or delivered bytes (P3), or a manifest has no owner (P4).
     """
     arrived: defaultdict[str, dict[Digest, int]] = defaultdict(dict)
     for slot in all_slots(installation):
@@ -392,7 +389,7 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
 
 
 def _audit_slot(installation: Installation, slot: Slot, *, quiet: bool, struck: bool) -> dict[Digest, int]:
-    """Audit one slot; gives what its store lists."""
+    """Audit one slot, and return the segments that its store lists."""
     store = installation.locator.store(slot)
     there = content(installation, slot)
     with installation.catalog.reading() as transaction:
@@ -430,15 +427,15 @@ def _versions(installation: Installation) -> list[VersionView]:
 
 
 def audit_served(installation: Installation, expected: Mapping[str, Path], folder: Path) -> None:
-    """Export, from each region, each disk of each version that is complete there, and compare it byte for byte.
+    """Export each complete disk of each version from each region, and compare every byte.
 
     Args:
-        installation: where.
-        expected: the raw disk of each version; of its data disks under ``1.0.0/lun-5``.
-        folder: for files.
+        installation: the installation.
+        expected: the raw disk of each version, and of its data disks under ``1.0.0/lun-5``.
+        folder: a folder for files.
 
     Raises:
-        AssertionError: what is told to be complete is not.
+        AssertionError: a complete disk differs.
     """
     for view in _versions(installation):
         for region in {each.slot.key.region for each in view.replicas if each.state is ReplicaState.COMPLETED}:

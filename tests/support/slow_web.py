@@ -1,4 +1,4 @@
-"""A web server on loopback that is slow in a chosen way: for sources that hold their readers up."""
+"""A web server on loopback with a chosen kind of slowness."""
 
 import contextlib
 import socket
@@ -13,16 +13,16 @@ _HEAD: Final = b"HTTP/1.1 206 Partial Content\r\nETag: x\r\nContent-Range: bytes
 
 
 class Slowness(Enum):
-    """What the server does with a request."""
+    """The behaviour of the server after a request."""
 
     SILENT = auto()
-    """It accepts the connection and sends nothing."""
+    """The server accepts the connection and sends nothing."""
     HEAD = auto()
-    """It sends header after header, one a tick, and never the end of the head."""
+    """The server sends a header per tick, and never the end of the head."""
     BODY = auto()
-    """It answers the first request of each connection, and the second one with a byte of the body a tick."""
+    """The server answers the first request of each connection, and sends the second body with a byte per tick."""
     SECOND_SILENT = auto()
-    """It answers the first request of each connection with a byte, and the second one never."""
+    """The server answers the first request of each connection with a byte, and the second request never."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,10 +32,10 @@ class SlowWeb:
     port: int
     connections: list[socket.socket] = field(default_factory=list)
     asked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    """Released once for each request that is being held up."""
+    """Released once for each delayed request."""
 
     def url(self, name: str) -> str:
-        """A URL that is answered slowly."""
+        """Return a URL with a slow answer."""
         return f"http://127.0.0.1:{self.port}/{name}"
 
 
