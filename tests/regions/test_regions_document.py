@@ -95,7 +95,7 @@ def test_variables_as_in_a_shell() -> None:
     assert parse_regions(text.encode(), {"A": "aa", "B": "b", "D": "d"}, path="").regions["ber"].bucket == "aa-bd"
 
 
-def test_a_plain_null_is_none() -> None:
+def test_a_plain_null_is_empty() -> None:
     text = GOOD.replace("      1:", "      1: {endpoint: null, profile: ~}")
     (zone,) = parse_regions(text.encode(), {}, path="").get("ber").zones
     assert (zone.endpoint, zone.profile) == (None, None)
@@ -301,13 +301,13 @@ def test_each_fault_is_named(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if not name.startswith(("a document", "not ", "two doc"))])
-def test_a_fault_makes_no_others(name: str) -> None:
+def test_a_fault_causes_no_other_faults(name: str) -> None:
     """One mistake causes one line, without consequential faults."""
     text, _ = FAULTS[name]
     assert len(faults_of(text)) == (2 if name == "unknown region in a pair" else 1)
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     text = GOOD.replace("EUR", "x").replace("images-fra", "A").replace("[Standard_LRS]", "[Standard_ZRS]")
     assert len(faults_of(text)) == 3
 
@@ -325,7 +325,7 @@ def test_a_secret_is_never_repeated() -> None:
     assert "hunter2" not in "".join(faults_of(text))
 
 
-def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidRegions, match=r"none\.yaml cannot be used: the file cannot be read: No such file"):
         load_regions(tmp_path / "none.yaml", {})
     with pytest.raises(InvalidRegions, match="the file cannot be read: Is a directory"):
@@ -348,7 +348,7 @@ def test_bandwidth_by_pair_and_direction() -> None:
     assert bandwidth.of("ber", "ber") is None, "inside a region nothing is held back"
 
 
-def test_faults_of_bandwidth_are_told_together() -> None:
+def test_faults_of_bandwidth_are_reported_together() -> None:
     text = with_bandwidth("{default: fast, pairs: {fra: {ber: 0, moon: 20000, fra: 20000}}, burst: 1}")
     expected = "is not a whole number of bytes per second, 10000 or more; omit the key for no limit"
     assert list(faults_of(text)) == [

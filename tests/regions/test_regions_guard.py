@@ -36,7 +36,7 @@ CALLS: dict[str, Callable[[ObjectStore], object]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_nothing_is_done_before_it_is_admitted_and_it_is_asked_once(name: str) -> None:
+def test_no_request_before_the_admission(name: str) -> None:
     within = MemoryStore()
     within.put("a", b"a")
     asked: list[bool] = []

@@ -104,7 +104,7 @@ def test_an_outage_is_avoided_at_once(process: Process, error: StoreError) -> No
 
 
 @pytest.mark.parametrize("error", [ObjectNotFound("no such key"), StoreFull("no room")])
-def test_a_store_that_answers_no_is_well(process: Process, error: StoreError) -> None:
+def test_a_store_that_refuses_is_healthy(process: Process, error: StoreError) -> None:
     process.fail(SILENT)
     process.fail(error)
     assert not process.avoided()
@@ -168,7 +168,7 @@ def test_one_process_probes_for_all(process: Process, clock: ManualClock, board:
     assert len(other.tasks) == 1
 
 
-def test_what_was_closed_elsewhere_is_closed_here(process: Process, clock: ManualClock, board: Board) -> None:
+def test_a_circuit_closed_by_another_process_is_closed(process: Process, clock: ManualClock, board: Board) -> None:
     process.fail(SILENT)
     other = Process(clock, board)
     other.book.refresh()
@@ -191,7 +191,7 @@ def test_requests_are_refused_after_an_outage_and_sent_again_after_a_probe(
     process.ask()
 
 
-def test_a_refusal_is_not_waited_for(process: Process, clock: ManualClock) -> None:
+def test_a_refusal_does_not_wait(process: Process, clock: ManualClock) -> None:
     waits: list[float] = []
     store = RetryingStore(WatchedStore(MemoryStore(), process.watch), wait=waits.append)
     process.fail(SILENT)

@@ -52,7 +52,7 @@ def buckets_of(engine: S3Engine, name: str) -> set[str]:
 # -- placement --------------------------------------------------------------------------------------------------------
 
 
-def test_replicas_go_round_the_zones_and_pools_start_anywhere(house: House) -> None:
+def test_replicas_cycle_through_the_zones(house: House) -> None:
     locator = house.locator()
     first = [slot_of(locator, "south", ordinal=ordinal) for ordinal in range(6)]
     assert sorted(slot.zone for slot in first[:3]) == ["1", "2", "3"]
@@ -204,7 +204,7 @@ def test_another_installation_is_refused_in_every_way(ready_house: House) -> Non
     assert len(problems(stranger.init(region_of(stranger, "south")))) == 3
 
 
-def test_a_folder_of_something_else_is_left_alone(house: House) -> None:
+def test_a_foreign_folder_stays_unchanged(house: House) -> None:
     locator = house.locator()
     slot = slot_of(locator, "east")
     folder = house.home / "regions" / f"{house.name}-east" / "zone-1"
@@ -217,7 +217,7 @@ def test_a_folder_of_something_else_is_left_alone(house: House) -> None:
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
-def test_a_slot_stays_where_it_was_written_down(house: House) -> None:
+def test_a_slot_stays_in_its_recorded_zone(house: House) -> None:
     locator = house.locator()
     slot = slot_of(locator, "south")
     for wrong in (
@@ -242,7 +242,7 @@ def engine_of(request: pytest.FixtureRequest) -> S3Engine:
     return engine
 
 
-def test_init_makes_buckets_and_nothing_else_does(s3_house: House, request: pytest.FixtureRequest) -> None:
+def test_only_init_creates_buckets(s3_house: House, request: pytest.FixtureRequest) -> None:
     engine = engine_of(request)
     locator = s3_house.locator()
     for kind in (LRS, ZRS):
@@ -276,7 +276,7 @@ def test_init_may_be_repeated(s3_house: House) -> None:
     assert [info.key for info in store.list("")] == ["FORMAT", slot.prefix + "segments/00/x", f"zone/uid/{record.uid}"]
 
 
-def test_what_a_store_promises_is_found_out_and_believed_later(s3_house: House, request: pytest.FixtureRequest) -> None:
+def test_probed_properties_are_stored_in_the_mark(s3_house: House, request: pytest.FixtureRequest) -> None:
     """MinIO verifies checksums and moto does not. The mark records the result for later processes."""
     init_all(s3_house.locator())
     locator = s3_house.locator()
@@ -286,7 +286,7 @@ def test_what_a_store_promises_is_found_out_and_believed_later(s3_house: House, 
     assert report.properties == properties
 
 
-def test_a_bucket_of_something_else_is_left_alone(s3_house: House, request: pytest.FixtureRequest) -> None:
+def test_a_foreign_bucket_stays_unchanged(s3_house: House, request: pytest.FixtureRequest) -> None:
     engine = engine_of(request)
     bucket = engine.make_bucket(f"{s3_house.name}-east-z1")
     client = engine.client()
@@ -319,7 +319,7 @@ def test_a_zone_that_does_not_answer(house: House, minio: S3Engine) -> None:
         locator.store(lrs)
 
 
-def test_a_zone_that_comes_back_wrong_is_never_written_to(house: House, minio: S3Engine) -> None:
+def test_a_recovered_wrong_zone_is_never_written(house: House, minio: S3Engine) -> None:
     """The zone did not answer at first, and belongs to another installation after the recovery."""
     on(house, minio)
     problems(init_all(house.locator()), none=True)
@@ -338,7 +338,7 @@ def unreachable() -> None:
     raise StoreUnreachable("away", found="nothing", expected="an answer", hint="wait")
 
 
-def test_a_profile_that_is_not_there_is_told_by_check(house: House) -> None:
+def test_check_reports_a_missing_profile(house: House) -> None:
     text = DOCUMENT.format(name=house.name).replace('zones: {"1": {}}', 'zones: {"1": {profile: nobody-has-this}}')
     house.environ["IMGSTORE_S3_ENDPOINT"] = "http://127.0.0.1:1"
     locator = house.locator(regions=parse_regions(text.encode(), house.environ, path="regions.yaml"))
@@ -346,7 +346,7 @@ def test_a_profile_that_is_not_there_is_told_by_check(house: House) -> None:
     assert "nobody-has-this" in str(report.problem)
 
 
-def test_wrong_credentials_are_told_by_check(house: House, minio: S3Engine) -> None:
+def test_check_reports_wrong_credentials(house: House, minio: S3Engine) -> None:
     on(house, minio).environ["AWS_SECRET_ACCESS_KEY"] = "wrong-secret"
     locator = house.locator()
     (report,) = locator.init(region_of(locator, "east"))

@@ -32,7 +32,7 @@ while True:
 """
 
 
-def test_killed_writers_leave_no_half(tmp_path: Path) -> None:
+def test_killed_writers_leave_no_partial_object(tmp_path: Path) -> None:
     """After kill -9 at any moment of a put, each object is whole, and every acknowledged object exists."""
     whole = {bytes([number]) * (3_000_000 + number) for number in range(2)}
     store = DirectoryStore(tmp_path)
@@ -57,7 +57,7 @@ def _spin(turns: int) -> None:
         pass
 
 
-def test_leftovers_go_when_they_are_old(tmp_path: Path) -> None:
+def test_old_temporary_files_are_removed(tmp_path: Path) -> None:
     """A put takes less than a day. A younger file may belong to another process."""
     temporaries = tmp_path / ".tmp"
     temporaries.mkdir()
@@ -73,7 +73,7 @@ def test_leftovers_go_when_they_are_old(tmp_path: Path) -> None:
     assert [info.key for info in store.list("")] == ["a"]
 
 
-def test_two_fsyncs_a_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_put_syncs_the_bytes_and_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One fsync is for the bytes, before the rename, and one for the name.
 
     Each new folder is synced once in its parent.
@@ -102,7 +102,7 @@ def test_every_folder_up_to_the_home_is_synced(tmp_path: Path, monkeypatch: pyte
     assert {str(home), str(home / "regions"), str(home / "regions" / "bucket"), str(zone)} <= set(synced)
 
 
-def test_a_new_home_is_synced_in_the_folder_that_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_home_is_synced_in_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = _record(monkeypatch)
     with open_installation(Settings(home=tmp_path / "above" / "home", environ={})):
         pass
@@ -155,7 +155,7 @@ def _mounted(arguments: list[str], at: Path) -> Iterator[None]:
     subprocess.run(["umount", str(at)], check=True)
 
 
-def test_a_full_disk(small_disk: Path) -> None:
+def test_a_full_disk_is_named_and_leaves_nothing(small_disk: Path) -> None:
     """The error names the problem, no part of the object stays, smaller objects still fit, and existing objects are
     readable."""
     store = DirectoryStore(small_disk)
@@ -170,7 +170,7 @@ def test_a_full_disk(small_disk: Path) -> None:
     assert store.get("first") == b"1" * 500_000
 
 
-def test_a_disk_full_without_a_mount(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
     """A limit on the size of files simulates a full disk without root."""
     code = (
         "import resource, signal, sys; from pathlib import Path; from imgstore.stores import DirectoryStore\n"
@@ -185,7 +185,7 @@ def test_a_disk_full_without_a_mount(tmp_path: Path) -> None:
     assert "EFBIG" in done.stdout
 
 
-def test_a_disk_that_cannot_be_written(small_disk: Path) -> None:
+def test_a_read_only_file_system_is_denied(small_disk: Path) -> None:
     """A read-only file system refuses root, too."""
     store = DirectoryStore(small_disk)
     store.put("a", b"1")
@@ -202,7 +202,7 @@ def test_a_disk_that_cannot_be_written(small_disk: Path) -> None:
 
 
 @pytest.mark.parametrize("call", [lambda store: store.put("a", b"2"), lambda store: store.get("a")])
-def test_no_permission(
+def test_a_missing_permission_is_denied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[DirectoryStore], object]
 ) -> None:
     """Root has all permissions, so the test simulates the refusal."""
@@ -223,7 +223,7 @@ def test_no_permission(
     assert store.get("a") == b"1"
 
 
-def test_folders_that_someone_removed_are_made_anew(tmp_path: Path) -> None:
+def test_removed_folders_are_created_again(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path / "root")
     store.put("a/b", b"1")
     (tmp_path / "root" / "a" / "b").unlink()
@@ -232,7 +232,7 @@ def test_folders_that_someone_removed_are_made_anew(tmp_path: Path) -> None:
     assert store.get("a/b") == b"2"
 
 
-def test_an_object_is_no_folder(tmp_path: Path) -> None:
+def test_an_object_in_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
     """The error names the conflict instead of a missing object."""
     store = DirectoryStore(tmp_path)
     store.put("a", b"1")
@@ -245,7 +245,7 @@ def test_an_object_is_no_folder(tmp_path: Path) -> None:
     assert [info.key for info in store.list("")] == ["a", "b/c"]
 
 
-def test_reading_makes_nothing(tmp_path: Path) -> None:
+def test_a_read_creates_nothing(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path / "root")
     assert not list(store.list("a/"))
     with pytest.raises(ObjectNotFound):
@@ -254,7 +254,7 @@ def test_reading_makes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "root").exists()
 
 
-def test_a_pipe_in_the_place_of_an_object_is_no_object(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_an_object_is_not_found(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     os.mkfifo(tmp_path / "FORMAT")
     with pytest.raises(ObjectNotFound):

@@ -47,7 +47,7 @@ def run(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_missing_engine_is_a_skip_that_says_why(tmp_path: Path) -> None:
+def test_a_missing_engine_skips_with_the_reason(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert done.returncode == 0
     assert "1 passed, 2 skipped" in done.stdout
@@ -57,14 +57,14 @@ def test_a_missing_engine_is_a_skip_that_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("required", ["qemu-img,minio", "all"])
-def test_a_required_engine_may_not_be_missing(tmp_path: Path, required: str) -> None:
+def test_a_missing_required_engine_fails(tmp_path: Path, required: str) -> None:
     done = run(tmp_path, IMGSTORE_REQUIRE_ENGINES=required)
     assert done.returncode == 1
     assert "1 passed, 2 errors" in done.stdout
     assert "engine qemu-img is required (IMGSTORE_REQUIRE_ENGINES)" in done.stdout
 
 
-def test_a_misspelt_requirement(tmp_path: Path) -> None:
+def test_a_misspelt_requirement_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, IMGSTORE_REQUIRE_ENGINES="minion")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "minion" in done.stderr
@@ -91,7 +91,7 @@ def test_an_endpoint_that_is_given_is_used(tmp_path: Path, minio_cluster: Cluste
     client.close()
 
 
-def test_engines_know_nothing_of_each_other(minio_cluster: Cluster) -> None:
+def test_engines_are_independent(minio_cluster: Cluster) -> None:
     first, second = minio_cluster(2)
     first.make_bucket("only-here")
     client = second.client()
@@ -108,7 +108,7 @@ def test_an_engine_ends_with_its_block(tmp_path: Path) -> None:
     assert not psutil.pid_exists(engine.pid)
 
 
-def test_databases_are_fresh(postgresql: str, postgresql_server: engines.PostgreSQL) -> None:
+def test_each_database_is_empty(postgresql: str, postgresql_server: engines.PostgreSQL) -> None:
     import sqlalchemy
 
     assert postgresql.startswith("postgresql+psycopg://")

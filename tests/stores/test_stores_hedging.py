@@ -45,13 +45,13 @@ def fail() -> str:
     raise ObjectNotFound("no such key")
 
 
-def test_the_next_is_asked_when_one_fails() -> None:
+def test_the_next_store_is_asked_after_a_failure() -> None:
     outcomes = list(race([fail, lambda: "here"], late_seconds=NEVER))
     assert [(each.place, each.given) for each in outcomes] == [(0, None), (1, "here")]
     assert isinstance(outcomes[0].error, ObjectNotFound)
 
 
-def test_nobody_else_is_asked_while_one_is_in_time() -> None:
+def test_no_other_store_is_asked_in_time() -> None:
     asked = []
 
     def second() -> str:
@@ -62,14 +62,14 @@ def test_nobody_else_is_asked_while_one_is_in_time() -> None:
     assert not asked
 
 
-def test_the_next_is_asked_when_one_is_late(gate: threading.Event) -> None:
+def test_the_next_store_is_asked_when_one_is_late(gate: threading.Event) -> None:
     outcomes = race([hang(gate), lambda: "second"], late_seconds=SOON)
     late, won = next(outcomes), next(outcomes)
     assert (late.place, late.late) == (0, True)
     assert (won.place, won.value) == (1, "second")
 
 
-def test_one_that_is_late_may_still_win(gate: threading.Event) -> None:
+def test_a_late_store_may_still_answer_first(gate: threading.Event) -> None:
     def second() -> str:
         gate.set()
         threading.Event().wait(NEVER)
@@ -94,7 +94,7 @@ def test_an_answer_that_has_begun_is_not_late(gate: threading.Event) -> None:
     assert [each.value for each, _ in outcomes] == ["a long body"]
 
 
-def test_an_answer_inside_of_a_race_is_told_to_the_one_outside(gate: threading.Event) -> None:
+def test_an_answer_of_an_inner_race_counts_for_the_outer(gate: threading.Event) -> None:
     def outer() -> str:
         def inner() -> str:
             note_answer()
@@ -139,7 +139,7 @@ def test_a_body_that_moves_is_not_late(gate: threading.Event) -> None:
     assert next(race([send, lambda: "other"], late_seconds=SOON)).value == "sent"
 
 
-def test_what_is_given_up_is_not_repeated(gate: threading.Event) -> None:
+def test_abandoned_requests_are_not_repeated(gate: threading.Event) -> None:
     urgent = SimpleQueue[bool]()
 
     def ask() -> str:
@@ -155,13 +155,13 @@ def test_what_is_given_up_is_not_repeated(gate: threading.Event) -> None:
     assert [urgent.get(), urgent.get()] == [False, True]
 
 
-def test_what_nobody_depends_on_is_given_up_where_it_is_late(gate: threading.Event) -> None:
+def test_a_late_unimportant_request_is_given_up(gate: threading.Event) -> None:
     assert ask_briefly(lambda: "here").value == "here"
     assert isinstance(ask_briefly(fail).error, ObjectNotFound)
     assert ask_briefly(hang(gate), late_seconds=SOON).late
 
 
-def test_only_the_last_is_asked_with_patience() -> None:
+def test_only_the_last_store_has_retries() -> None:
     urgent: list[bool] = []
 
     def ask() -> str:
@@ -173,7 +173,7 @@ def test_only_the_last_is_asked_with_patience() -> None:
     assert not is_urgent()
 
 
-def test_retries_do_not_keep_the_next_waiting() -> None:
+def test_retries_do_not_delay_the_next_store() -> None:
     waits: list[float] = []
     faulty = FaultyStore(MemoryStore())
     faulty.script = [Fault(method="head", calls=frozenset({1, 2, 3}))]
@@ -184,7 +184,7 @@ def test_retries_do_not_keep_the_next_waiting() -> None:
     assert len(waits) == 2
 
 
-def test_all_are_asked_at_once_and_waited_for() -> None:
+def test_all_stores_are_asked_at_once() -> None:
     meeting = threading.Barrier(3)
 
     def meet() -> str:
@@ -198,7 +198,7 @@ def test_all_are_asked_at_once_and_waited_for() -> None:
 
 
 @pytest.mark.parametrize("call", [race, ask_all])
-def test_what_is_no_stores_error_is_raised(call: Callable[..., object]) -> None:
+def test_other_errors_are_raised(call: Callable[..., object]) -> None:
     def broken() -> str:
         raise KeyboardInterrupt
 

@@ -59,7 +59,7 @@ def source(site: Site) -> Iterator[HttpSource]:
     source.close()
 
 
-def test_it_reads_at_offsets(site: Site, source: HttpSource) -> None:
+def test_a_source_reads_at_offsets(site: Site, source: HttpSource) -> None:
     assert source.file_bytes == len(BODY)
     assert source.read_at(0, 10) == BODY[:10]
     assert source.read_at(1000, 5000) == BODY[1000:6000]
@@ -69,12 +69,12 @@ def test_it_reads_at_offsets(site: Site, source: HttpSource) -> None:
     assert {host for _, host, _ in site.server.requests} == {f"{HOST}:{site.server.port}"}
 
 
-def test_it_ends_where_it_ends(source: HttpSource) -> None:
+def test_a_read_past_the_end_is_refused(source: HttpSource) -> None:
     with pytest.raises(ImageTruncated):
         source.read_at(len(BODY) - 3, 4)
 
 
-def test_an_empty_file(site: Site) -> None:
+def test_an_empty_file_is_a_source(site: Site) -> None:
     site.server.pages["/empty"] = Page()
     source = site.open("/empty")
     assert source.file_bytes == 0
@@ -83,7 +83,7 @@ def test_an_empty_file(site: Site) -> None:
     source.close()
 
 
-def test_its_identity_is_without_secrets(site: Site) -> None:
+def test_the_identity_has_no_secrets(site: Site) -> None:
     source = site.open("/disk.vhd?signature=secret")
     identity = source.identity()
     assert identity.location == f"https://{HOST}:{site.server.port}/disk.vhd"
@@ -98,7 +98,7 @@ def test_its_identity_is_without_secrets(site: Site) -> None:
 @pytest.mark.parametrize(
     "changed", [Page(body=BODY, headers={"ETag": '"2"'}), Page(body=BODY + b"more", headers={"ETag": '"1"'})]
 )
-def test_a_change_while_it_is_read(site: Site, source: HttpSource, changed: Page) -> None:
+def test_a_change_during_the_read_is_detected(site: Site, source: HttpSource, changed: Page) -> None:
     before = source.identity()
     site.server.pages["/disk.vhd"] = changed
     with pytest.raises(SourceChanged):
@@ -111,7 +111,7 @@ def test_a_change_while_it_is_read(site: Site, source: HttpSource, changed: Page
     [Page(body=BODY, ranges=False), Page(body=BODY, headers={}), Page(statuses=[400])],
     ids=["no ranges", "nothing to know a change by", "another status"],
 )
-def test_a_server_that_will_not_do(site: Site, page: Page) -> None:
+def test_an_unsuitable_server_is_refused(site: Site, page: Page) -> None:
     site.server.pages["/disk.vhd"] = page
     with pytest.raises(ImageRefused) as raised:
         site.open()
@@ -132,7 +132,7 @@ def test_a_server_that_refuses(site: Site, status: int, error: type[StoreError])
 # -- what passes ------------------------------------------------------------------------------------------------------
 
 
-def test_what_passes_is_tried_again(site: Site, source: HttpSource) -> None:
+def test_passing_errors_are_retried(site: Site, source: HttpSource) -> None:
     page = site.server.pages["/disk.vhd"]
     page.statuses = [503, 500, 429]
     assert source.read_at(7, 100) == BODY[7:107]
@@ -141,13 +141,13 @@ def test_what_passes_is_tried_again(site: Site, source: HttpSource) -> None:
     assert len(site.clock.waits) == 4
 
 
-def test_patience_ends(site: Site, source: HttpSource) -> None:
+def test_retries_end(site: Site, source: HttpSource) -> None:
     site.server.pages["/disk.vhd"].statuses = [503] * 100
     with pytest.raises(StoreUnreachable):
         source.read_at(0, 1)
 
 
-def test_nobody_listens(site: Site) -> None:
+def test_a_closed_port_is_unreachable(site: Site) -> None:
     with start_web({}) as gone:
         pass
     with pytest.raises(StoreUnreachable):
@@ -240,14 +240,14 @@ def test_credentials_stay_with_their_host(site: Site) -> None:
         "2001:0:4136:e378:8000:63bf:f5ff:fffe",
     ],
 )
-def test_closed_addresses(address: str) -> None:
+def test_private_addresses_are_refused(address: str) -> None:
     assert not is_public(address)
 
 
 @pytest.mark.parametrize(
     "address", ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
 )
-def test_open_addresses(address: str) -> None:
+def test_public_addresses_are_allowed(address: str) -> None:
     assert is_public(address)
 
 
@@ -290,7 +290,7 @@ def test_the_address_that_was_checked_is_the_one_connected_to(site: Site, monkey
 @pytest.mark.parametrize(
     "url", ["http://images.example/x", "ftp://images.example/x", "file:///etc/passwd", "https:///x"]
 )
-def test_other_schemes(url: str) -> None:
+def test_other_schemes_are_refused(url: str) -> None:
     with pytest.raises(InvalidInput):
         HttpSource(url, allow_private=False)
 
@@ -315,7 +315,7 @@ def test_a_redirect_to_plain_http(site: Site, monkeypatch: pytest.MonkeyPatch) -
     ],
     ids=["unknown authority", "another name"],
 )
-def test_a_certificate_that_does_not_fit(site: Site, open_it: Callable[[Site], HttpSource]) -> None:
+def test_a_wrong_certificate_is_refused(site: Site, open_it: Callable[[Site], HttpSource]) -> None:
     with pytest.raises(StoreError) as raised:
         open_it(site)
     assert "has no trusted certificate" in str(raised.value)

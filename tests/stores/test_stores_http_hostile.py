@@ -59,21 +59,21 @@ def answer(status: str = "206 P", body: bytes = b"x", **headers: str) -> bytes:
         "",
     ],
 )
-def test_a_content_range_that_is_none_is_refused(hostile: HostileServer, range_: str) -> None:
+def test_an_invalid_content_range_is_refused(hostile: HostileServer, range_: str) -> None:
     hostile.answer = answer(Content_Range=range_)
     with pytest.raises(ImageRefused), opened(hostile):
         pass
 
 
 @pytest.mark.parametrize("stamp", ["", "a" * 2_000, "\x01", "\x80"])
-def test_an_etag_that_no_catalog_keeps_is_refused(hostile: HostileServer, stamp: str) -> None:
+def test_an_invalid_etag_is_refused(hostile: HostileServer, stamp: str) -> None:
     hostile.answer = answer(ETag=stamp)
     with pytest.raises(ImageRefused), opened(hostile):
         pass
 
 
 @pytest.mark.parametrize("location", ["https://[/x", "http://a..b/", "http://a:99999/", "file:///etc/passwd", ""])
-def test_a_redirect_to_what_is_none_is_refused(hostile: HostileServer, location: str) -> None:
+def test_an_invalid_redirect_is_refused(hostile: HostileServer, location: str) -> None:
     hostile.answer = answer("302 F", b"", Location=location, Content_Range="")
     with pytest.raises((ImageRefused, InvalidInput)), opened(hostile):
         pass
@@ -96,7 +96,7 @@ def test_a_redirect_to_what_is_none_is_refused(hostile: HostileServer, location:
         ("", {}, b""),
     ],
 )
-def test_an_answer_that_is_none_is_told_in_words(
+def test_an_invalid_response_is_an_error(
     hostile: HostileServer, status: str, headers: dict[str, str], body: bytes
 ) -> None:
     hostile.answer = answer(status, body, **headers)
@@ -138,7 +138,7 @@ STATUSES = st.sampled_from(
 @given(
     status=STATUSES | ODD, headers=st.dictionaries(st.sampled_from(FIELDS), ODD, max_size=3), body=st.binary(max_size=9)
 )
-def test_no_answer_is_a_fault_of_ours(
+def test_no_response_causes_an_internal_error(
     hostile: HostileServer, status: str, headers: dict[str, str], body: bytes
 ) -> None:
     hostile.answer = answer(status, body, **headers)
@@ -153,7 +153,7 @@ def test_no_answer_is_a_fault_of_ours(
 
 @settings(max_examples=100, database=None, deadline=None, suppress_health_check=QUIET)
 @given(told=st.binary(max_size=200) | st.binary(max_size=60).map(lambda rest: b"HTTP/1.1 206 P\r\n" + rest))
-def test_no_bytes_are_a_fault_of_ours(hostile: HostileServer, told: bytes) -> None:
+def test_no_bytes_cause_an_internal_error(hostile: HostileServer, told: bytes) -> None:
     hostile.answer = told
     with pytest.raises(ImgstoreError), opened(hostile):
         pass

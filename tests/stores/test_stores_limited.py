@@ -13,7 +13,7 @@ def limited(clock: ManualClock, bytes_per_second: int = 1000) -> BandwidthLimite
     return BandwidthLimitedStore(MemoryStore(), TokenBucket(bytes_per_second, clock.monotonic), clock.wait)
 
 
-def test_the_mean_is_kept_both_ways() -> None:
+def test_the_mean_rate_holds_in_both_directions() -> None:
     clock = ManualClock()
     store = limited(clock)
     for number in range(10):
@@ -26,7 +26,7 @@ def test_the_mean_is_kept_both_ways() -> None:
     )
 
 
-def test_a_burst_is_one_second_however_long_it_stood_idle() -> None:
+def test_a_burst_is_one_second_after_any_idle_time() -> None:
     clock = ManualClock()
     store = limited(clock)
     clock.advance(3600)
@@ -37,7 +37,7 @@ def test_a_burst_is_one_second_however_long_it_stood_idle() -> None:
     assert clock.waits == [pytest.approx(1.0)]
 
 
-def test_names_and_lists_are_free() -> None:
+def test_heads_and_lists_are_free() -> None:
     clock = ManualClock()
     store = limited(clock)
     store.put("a", bytes(5000))
@@ -48,7 +48,7 @@ def test_names_and_lists_are_free() -> None:
     assert clock.waits == []
 
 
-def test_threads_share_it() -> None:
+def test_threads_share_a_bucket() -> None:
     clock = ManualClock()
     store = limited(clock, 100)
     with ThreadPoolExecutor(4) as pool:
@@ -56,7 +56,7 @@ def test_threads_share_it() -> None:
     assert clock.monotonic() >= 40 - 1 - 5, "four at once may each go one ahead"
 
 
-def test_waiting_can_be_ended() -> None:
+def test_a_wait_can_be_ended() -> None:
     def lost(_seconds: float) -> None:
         raise LeaseLost("too slow", found="", expected="", hint="")
 

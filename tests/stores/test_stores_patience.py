@@ -49,7 +49,7 @@ def patient(store: ObjectStore, clock: ManualClock, **policy: float) -> Retrying
 
 @pytest.mark.parametrize("method", CALLS)
 @pytest.mark.parametrize("kind", [Kind.REFUSED, Kind.LOST])
-def test_what_passes_is_tried_again(method: str, kind: Kind, faulty: FaultyStore, clock: ManualClock) -> None:
+def test_passing_errors_are_retried(method: str, kind: Kind, faulty: FaultyStore, clock: ManualClock) -> None:
     expected = CALLS[method](FaultyStore(MemoryStore()) if method == "put" else faulty)
     faulty.script = [Fault(method=method, calls=frozenset({1, 2, 3}), kind=kind)]
     assert CALLS[method](patient(faulty, clock)) == expected
@@ -57,21 +57,21 @@ def test_what_passes_is_tried_again(method: str, kind: Kind, faulty: FaultyStore
 
 
 @pytest.mark.parametrize("method", CALLS)
-def test_patience_ends(method: str, faulty: FaultyStore, clock: ManualClock) -> None:
+def test_retries_end(method: str, faulty: FaultyStore, clock: ManualClock) -> None:
     faulty.die()
     with pytest.raises(StoreUnreachable):
         CALLS[method](patient(faulty, clock, attempts_max=4, wait_seconds_max=0.6))
     assert clock.waits == [0.1, 0.2, 0.3]
 
 
-def test_patience_ends_by_time(faulty: FaultyStore, clock: ManualClock) -> None:
+def test_retries_end_by_time(faulty: FaultyStore, clock: ManualClock) -> None:
     faulty.die()
     with pytest.raises(StoreUnreachable):
         patient(faulty, clock, attempts_max=100, first_wait_seconds_max=8.0, wait_seconds_max=8.0).get("a")
     assert clock.monotonic() == 60.0
 
 
-def test_what_does_not_pass_is_not(faulty: FaultyStore, clock: ManualClock) -> None:
+def test_lasting_errors_are_not_retried(faulty: FaultyStore, clock: ManualClock) -> None:
     def denied() -> StoreError:
         return StoreDenied("no")
 
@@ -97,7 +97,7 @@ def test_deletes_and_conditional_puts_are_sent_once(faulty: FaultyStore, clock: 
         store.put("new", b"2", only_if_absent=True)
 
 
-def test_a_listing_goes_on_where_it_broke_off(clock: ManualClock) -> None:
+def test_a_listing_resumes_after_the_last_key(clock: ManualClock) -> None:
     """Each key is listed exactly once, although the listing breaks off after each page."""
     faulty = FaultyStore(MemoryStore())
     for number in range(10):
@@ -151,7 +151,7 @@ def test_retries_are_metered(faulty: FaultyStore, clock: ManualClock) -> None:
     assert traffic.requests == {"put": 3, "get": 4, "head": 1, "copy": 1, "delete": 1, "list": 1}
 
 
-def test_the_shortest_answer_tells_how_far_off_a_store_is(faulty: FaultyStore) -> None:
+def test_the_shortest_answer_is_the_round_trip(faulty: FaultyStore) -> None:
     meter, ticks = TrafficMeter(), list[float]()
     store = MeteredStore(faulty, meter, lambda: ticks.pop(0))
     assert meter.answer_seconds == 0
@@ -169,7 +169,7 @@ def test_the_shortest_answer_tells_how_far_off_a_store_is(faulty: FaultyStore) -
     assert took(0.3, lambda: store.head("b")) == pytest.approx(0.3)
 
 
-def test_what_fails_is_no_answer(faulty: FaultyStore, clock: ManualClock) -> None:
+def test_a_failure_is_no_answer(faulty: FaultyStore, clock: ManualClock) -> None:
     """A refused connection is no evidence of a short round trip."""
     meter = TrafficMeter()
     store = MeteredStore(faulty, meter, clock.monotonic)
@@ -190,7 +190,7 @@ def test_a_copy_through_us_is_metered_both_ways() -> None:
     assert (meter.traffic.sent_bytes, meter.traffic.received_bytes, meter.traffic.server_side_bytes) == (10, 5, 0)
 
 
-def test_faults_strike_where_they_are_told(faulty: FaultyStore) -> None:
+def test_faults_hit_the_chosen_calls(faulty: FaultyStore) -> None:
     faulty.put("b", b"other")
     faulty.script = [Fault(method="get", key_part="b", calls=frozenset({2}), kind=Kind.DAMAGED)]
     assert [faulty.get(key) for key in ("a", "b", "a", "b", "b")] == [b"body", b"other", b"body", b"nther", b"other"]

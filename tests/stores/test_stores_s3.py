@@ -68,7 +68,7 @@ def on_minio(minio: S3Engine) -> Iterator[S3Store]:
 # -- the bucket -------------------------------------------------------------------------------------------------------
 
 
-def test_buckets_are_made_when_asked(any_engine: S3Engine) -> None:
+def test_a_bucket_is_created_once(any_engine: S3Engine) -> None:
     """A repeat does not change the objects of the bucket."""
     store = opened(any_engine, "made-" + os.urandom(6).hex())
     assert not store.bucket_exists()
@@ -84,7 +84,9 @@ def test_buckets_are_made_when_asked(any_engine: S3Engine) -> None:
 @pytest.mark.parametrize(
     "call", [lambda store: store.put("a", b"1"), lambda store: store.get("a"), lambda store: list(store.list(""))]
 )
-def test_no_bucket(engine: str, call: Callable[[S3Store], object], request: pytest.FixtureRequest) -> None:
+def test_a_missing_bucket_is_named(
+    engine: str, call: Callable[[S3Store], object], request: pytest.FixtureRequest
+) -> None:
     """A missing bucket is not reported as a missing object."""
     store = opened(request.getfixturevalue(engine), "never-made")
     with pytest.raises(StoreError) as raised:
@@ -150,14 +152,14 @@ def test_credentials_that_another_service_gives(
 @pytest.mark.parametrize(
     "told", ["2026-11-28T22:01:02.000Z", "2026-11-28T22:01:02+00:00", "Sat, 28 Nov 2026 22:01:02 GMT", "1795903262"]
 )
-def test_times_are_understood_however_they_are_told(told: str) -> None:
+def test_times_are_parsed_in_both_notations(told: str) -> None:
     assert _timestamp(told) == datetime(2026, 11, 28, 22, 1, 2, tzinfo=UTC)
 
 
 # -- what is on the wire ----------------------------------------------------------------------------------------------
 
 
-def test_damage_on_the_way_is_refused(any_engine: S3Engine) -> None:
+def test_damage_on_the_network_is_refused(any_engine: S3Engine) -> None:
     """Engines that verify refuse damage. The declared property names these engines (moto does not verify)."""
     with fresh(any_engine) as store:
         if any_engine.found.name == "moto":
@@ -260,7 +262,7 @@ def scripted() -> Iterator[Scripted]:
     server.close()
 
 
-def without_short_way(store: S3Store) -> S3Store:
+def without_fast_path(store: S3Store) -> S3Store:
     store._fast_path = None
     return store
 
@@ -309,7 +311,7 @@ def error(status: int, code: str) -> bytes:
         (error(400, "MalformedXML"), StoreError),
     ],
 )
-def test_what_answers_mean(scripted: Scripted, said: bytes, expected: type[StoreError]) -> None:
+def test_each_error_response_has_its_error(scripted: Scripted, said: bytes, expected: type[StoreError]) -> None:
     """Each error is raised once, with the found text and a hint. The store itself does not retry."""
     scripted.answers = [said]
     store = scripted.store()
@@ -330,9 +332,7 @@ def test_what_answers_mean(scripted: Scripted, said: bytes, expected: type[Store
         (lambda store: S3Object(store, "a"), "without ETag"),
     ],
 )
-def test_an_answer_that_leaves_something_out(
-    scripted: Scripted, call: Callable[[S3Store], object], missing: str
-) -> None:
+def test_a_missing_header_is_named(scripted: Scripted, call: Callable[[S3Store], object], missing: str) -> None:
     """A proxy may strip headers. The error names the missing header."""
     scripted.answers = [answer(200)]
     store = scripted.store()
@@ -342,7 +342,7 @@ def test_an_answer_that_leaves_something_out(
     store.close()
 
 
-def test_an_answer_that_breaks_off(scripted: Scripted) -> None:
+def test_a_partial_body_is_retried(scripted: Scripted) -> None:
     """A partial body is an error, and a retry succeeds."""
     clock = ManualClock()
     half, whole = answer(200, "half", length=8), answer(200, "complete")
@@ -357,8 +357,10 @@ def test_an_answer_that_breaks_off(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 503])
-@pytest.mark.parametrize("prepared", [without_client, without_short_way])
-def test_an_answer_that_is_cut_off(scripted: Scripted, status: int, prepared: Callable[[S3Store], S3Store]) -> None:
+@pytest.mark.parametrize("prepared", [without_client, without_fast_path])
+def test_a_truncated_refusal_is_unreachable(
+    scripted: Scripted, status: int, prepared: Callable[[S3Store], S3Store]
+) -> None:
     """botocore does not translate the error of a truncated refusal."""
     scripted.answers, scripted.resets = [answer(status, "half", length=1 << 20)], True
     store = prepared(scripted.store())
@@ -368,7 +370,7 @@ def test_an_answer_that_is_cut_off(scripted: Scripted, status: int, prepared: Ca
     store.close()
 
 
-def test_a_delete_that_fails_for_some(scripted: Scripted) -> None:
+def test_a_partial_failure_of_a_delete_is_raised(scripted: Scripted) -> None:
     """The status is 200, and the body contains the failures."""
     scripted.answers = [
         answer(
@@ -402,7 +404,7 @@ def test_a_store_that_acknowledges_something_else(scripted: Scripted) -> None:
     store.close()
 
 
-def test_we_say_who_we_are(scripted: Scripted) -> None:
+def test_requests_have_the_user_agent(scripted: Scripted) -> None:
     """The user agent is for the store's log."""
     scripted.answers = [error(404, "NoSuchKey")]
     store = scripted.store()
@@ -416,9 +418,9 @@ def test_we_say_who_we_are(scripted: Scripted) -> None:
 # -- the short way ----------------------------------------------------------------------------------------------------
 
 
-def test_either_way_comes_to_the_same(any_engine: S3Engine) -> None:
+def test_fast_path_and_client_have_equal_results(any_engine: S3Engine) -> None:
     with fresh(any_engine) as store, closing(opened(any_engine, store.bucket)) as other:
-        short, long = without_client(store), without_short_way(other)
+        short, long = without_client(store), without_fast_path(other)
         for key, body in {"few": b"bytes", "none": b"", "more": os.urandom(1 << 20)}.items():
             by_short, by_long = short.put(key, body), long.put(key, body)
             assert (by_short.checksum, by_short.stored_bytes) == (by_long.checksum, by_long.stored_bytes)
@@ -433,11 +435,11 @@ def test_either_way_comes_to_the_same(any_engine: S3Engine) -> None:
 
 
 @pytest.mark.parametrize("storage_class", [None, "STANDARD_IA"])
-def test_either_way_asks_the_same(scripted: Scripted, storage_class: str | None) -> None:
+def test_fast_path_and_client_send_equal_requests(scripted: Scripted, storage_class: str | None) -> None:
     # What differs from request to request, what the client counts, and what it asks for an empty body alone.
     own = (b"authorization", b"x-amz-date", b"amz-sdk-", b"accept-encoding", b"expect")
     heads = []
-    for prepared in (without_client, without_short_way):
+    for prepared in (without_client, without_fast_path):
         store = prepared(scripted.store(storage_class=storage_class))
         for body in (None, b"body", b""):
             scripted.answers = [answer(200, headers="Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n")]
@@ -457,7 +459,7 @@ def test_a_bucket_that_is_elsewhere_is_asked_for_by_the_client(scripted: Scripte
 
 
 @pytest.mark.parametrize(("named", "path_style"), [(True, False), (False, True)])
-def test_only_plain_addresses_take_it(scripted: Scripted, named: bool, path_style: bool) -> None:
+def test_only_path_style_endpoints_use_the_fast_path(scripted: Scripted, named: bool, path_style: bool) -> None:
     """The client's rules handle buckets in the host name and AWS's own endpoints (FIPS, dual stack)."""
     endpoint = scripted.endpoint if named else None
     store = S3Store(endpoint=endpoint, bucket="b", path_style=path_style, access_key="k", secret_key="s")
@@ -477,7 +479,7 @@ class Closed:
         return getattr(self._real, name)
 
 
-def test_another_botocore_does_without_it(any_engine: S3Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_botocore_has_no_fast_path(any_engine: S3Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     real = s3_store._client
     monkeypatch.setattr(s3_store, "_client", lambda *how: Closed(real(*how)))
     with fresh(any_engine) as store:
@@ -512,7 +514,7 @@ def test_a_listing_in_no_order_is_refused(scripted: Scripted) -> None:
     store.close()
 
 
-def test_a_listing_that_is_none(scripted: Scripted) -> None:
+def test_an_invalid_listing_is_refused(scripted: Scripted) -> None:
     """A proxy may send a page with status 200."""
     scripted.answers = [answer(200, "<html>welcome")]
     store = scripted.store()
@@ -521,7 +523,7 @@ def test_a_listing_that_is_none(scripted: Scripted) -> None:
     store.close()
 
 
-def test_nobody_listens(scripted: Scripted) -> None:
+def test_a_closed_port_is_unreachable(scripted: Scripted) -> None:
     scripted.close()
     store = scripted.store()
     with pytest.raises(StoreUnreachable) as raised:
@@ -530,7 +532,7 @@ def test_nobody_listens(scripted: Scripted) -> None:
     store.close()
 
 
-def test_no_url() -> None:
+def test_an_invalid_endpoint_is_refused() -> None:
     with pytest.raises(StoreError) as raised:
         S3Store(endpoint="nonsense", bucket="b")
     assert "nonsense" in str(raised.value)
@@ -569,7 +571,7 @@ def test_an_image_in_a_bucket(any_engine: S3Engine) -> None:
         client.close()
 
 
-def test_a_source_is_patient(scripted: Scripted) -> None:
+def test_a_source_retries(scripted: Scripted) -> None:
     clock = ManualClock()
     head = 'ETag: "1"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n'
     scripted.answers = [error(503, "SlowDown"), answer(200, headers=head, length=8), b"", answer(206, "part")]

@@ -95,7 +95,7 @@ def check(store: S3Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("size", NUMBERS)
-def test_a_length_that_is_none_is_refused(hostile: HostileServer, size: str) -> None:
+def test_an_invalid_length_is_refused(hostile: HostileServer, size: str) -> None:
     hostile.answer = answer(body=listing(size=size))
     if size not in ("1_000", "+1"):  # which are numbers to botocore
         with pytest.raises(StoreError):
@@ -106,7 +106,7 @@ def test_a_length_that_is_none_is_refused(hostile: HostileServer, size: str) -> 
 
 
 @pytest.mark.parametrize("date", ["1e400", "inf", "9" * 20, "x", "9999-12-31T23:59:59-14:00", "2026-02-30T00:00:00Z"])
-def test_a_date_that_is_none_is_refused(hostile: HostileServer, date: str) -> None:
+def test_an_invalid_date_is_refused(hostile: HostileServer, date: str) -> None:
     hostile.answer = answer(body=listing(date=date))
     with pytest.raises(StoreError):
         list(store_at(hostile).list(""))
@@ -116,13 +116,13 @@ def test_a_date_that_is_none_is_refused(hostile: HostileServer, date: str) -> No
 
 
 @pytest.mark.parametrize("name", list(CALLS))
-def test_nesting_without_end_is_refused(hostile: HostileServer, name: str) -> None:
+def test_endless_nesting_is_refused(hostile: HostileServer, name: str) -> None:
     for status in STATUSES[:13]:
         hostile.answer = answer(status, BODIES[6])
         check(store_at(hostile), name)
 
 
-def test_a_listing_without_end_is_refused(hostile: HostileServer) -> None:
+def test_an_endless_listing_is_refused(hostile: HostileServer) -> None:
     more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
     hostile.answer = answer(body=f"<ListBucketResult>{more}</ListBucketResult>".encode())
     with pytest.raises(StoreError, match="failed the request"):
@@ -130,7 +130,7 @@ def test_a_listing_without_end_is_refused(hostile: HostileServer) -> None:
 
 
 @pytest.mark.parametrize("etag", ["a" * 2_000, "\x01", "\x80"])
-def test_an_etag_that_no_catalog_keeps_is_refused(hostile: HostileServer, etag: str) -> None:
+def test_an_invalid_etag_is_refused(hostile: HostileServer, etag: str) -> None:
     hostile.answer = answer(ETag=etag)
     with pytest.raises(StoreError):
         S3Object(store_at(hostile), "k", retrier=ONCE)
@@ -162,7 +162,7 @@ BODY = (
     name=st.sampled_from(list(CALLS)),
     path_style=st.booleans(),
 )
-def test_no_answer_is_a_fault_of_ours(
+def test_no_response_causes_an_internal_error(
     hostile: HostileServer, status: str, headers: dict[str, str], body: bytes, name: str, path_style: bool
 ) -> None:
     hostile.answer = answer(status, body, **headers)

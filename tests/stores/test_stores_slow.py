@@ -55,7 +55,7 @@ def store(way: LatencyProxy, bucket: str, request: pytest.FixtureRequest) -> Ite
     made.close()
 
 
-def test_bodies_that_move_arrive(store: S3Store, way: LatencyProxy) -> None:
+def test_moving_bodies_arrive(store: S3Store, way: LatencyProxy) -> None:
     way.set_bandwidth(SLOW)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: store.put(f"body-{number}", memoryview(BODY)), range(4)))
@@ -73,7 +73,7 @@ CALLS: dict[str, Callable[[S3Store], object]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_request_that_stands_still_ends(store: S3Store, way: LatencyProxy, name: str) -> None:
+def test_a_stalled_request_ends(store: S3Store, way: LatencyProxy, name: str) -> None:
     store.put("a", b"small")
     way.hold()
     with pytest.raises(StoreSilent):

@@ -74,7 +74,7 @@ def test_all_three_are_written(region: Region) -> None:
 
 
 @pytest.mark.parametrize("lost", "123")
-def test_two_are_enough_and_the_third_is_noted(region: Region, lost: str) -> None:
+def test_two_zones_are_enough_and_the_third_has_a_note(region: Region, lost: str) -> None:
     region.zones[lost].die()
     region.store.put(KEY, BODY)
     took = "123".replace(lost, "")
@@ -108,7 +108,7 @@ def test_the_note_comes_before_the_acknowledgement(region: Region) -> None:
     assert region.notes()["1"] == region.notes()["2"] == {f"repairs/3/{NAME}": "put"}
 
 
-def test_a_zone_that_cannot_forget_an_untrue_note_is_noted_itself(region: Region) -> None:
+def test_a_zone_that_keeps_an_untrue_note_has_a_note_itself(region: Region) -> None:
     """The zone is distrusted about this key and about its notes on the key, so both others are trusted."""
     region.zones["3"].die()
     region.store.put(KEY, BODY)
@@ -125,7 +125,7 @@ def test_a_zone_that_cannot_forget_an_untrue_note_is_noted_itself(region: Region
     assert region.open().head(KEY)
 
 
-def test_a_note_that_outlived_its_zone_does_no_harm(region: Region) -> None:
+def test_an_outdated_note_is_harmless(region: Region) -> None:
     """Zone 2 was down when its note about zone 3 became untrue, and missed the write with that effect."""
     region.zones["3"].die()
     region.store.delete([KEY])
@@ -141,7 +141,7 @@ def test_a_note_that_outlived_its_zone_does_no_harm(region: Region) -> None:
         assert [info.key for info in store.list("")] == [KEY]
 
 
-def test_one_is_not_enough_and_what_landed_is_harmless(region: Region) -> None:
+def test_one_zone_is_not_enough(region: Region) -> None:
     """The object is absent, and is put again."""
     for zone in "23":
         region.zones[zone].die()
@@ -165,7 +165,7 @@ def test_one_is_not_enough_and_what_landed_is_harmless(region: Region) -> None:
 
 
 @pytest.mark.parametrize("error", [StoreFull, StoreDenied])
-def test_the_error_is_what_the_zones_say(region: Region, error: type[StoreFull | StoreDenied]) -> None:
+def test_the_error_quotes_the_zones(region: Region, error: type[StoreFull | StoreDenied]) -> None:
     for zone in "12":
         region.zones[zone].script = [Fault(method="put", error=lambda: error("no", found="a reason"))]
     with pytest.raises(error) as raised:
@@ -174,7 +174,7 @@ def test_the_error_is_what_the_zones_say(region: Region, error: type[StoreFull |
     assert raised.value.hint
 
 
-def test_a_read_takes_any_zone_that_is_right(region: Region) -> None:
+def test_any_right_zone_serves_a_read(region: Region) -> None:
     """The read reports wrong zones. An object is absent only after all zones were asked."""
     region.store.put(KEY, BODY)
     region.memories["1"].put(KEY, b"rotten")
@@ -204,7 +204,7 @@ def test_reads_are_shared_among_the_zones(region: Region) -> None:
     assert asked == {b"1", b"2", BODY}
 
 
-def test_head_does_not_guess(region: Region) -> None:
+def test_head_raises_if_existence_is_unknown(region: Region) -> None:
     """One zone has the object, one has none, and one does not answer."""
     region.memories["1"].put(KEY, BODY)
     region.zones["3"].die()
@@ -218,7 +218,7 @@ def test_head_does_not_guess(region: Region) -> None:
     assert region.store.head(KEY).stored_bytes == len(BODY)
 
 
-def test_a_zone_that_comes_back_does_not_show_what_was_deleted(region: Region) -> None:
+def test_a_recovered_zone_does_not_show_deleted_objects(region: Region) -> None:
     """This holds in another process, and after the loss of another zone."""
     region.store.put(KEY, BODY)
     region.zones["3"].die()
@@ -240,7 +240,7 @@ def test_a_zone_that_comes_back_does_not_show_what_was_deleted(region: Region) -
         region.open().get(KEY)
 
 
-def test_a_zone_that_refuses_a_delete_is_not_believed(region: Region) -> None:
+def test_a_zone_that_refuses_a_delete_is_distrusted(region: Region) -> None:
     """The zone answers other requests and does not rest, so the note must be known at once."""
     region.store.put(KEY, BODY)
     region.zones["3"].script = [Fault(method="delete", error=lambda: StoreDenied("no"))]
@@ -250,7 +250,7 @@ def test_a_zone_that_refuses_a_delete_is_not_believed(region: Region) -> None:
         region.store.get(KEY)
 
 
-def test_what_another_process_noted_is_known_when_the_zone_comes_back(region: Region) -> None:
+def test_notes_of_another_process_are_read_after_a_recovery(region: Region) -> None:
     region.store.put(KEY, BODY)
     region.zones["3"].die()
     region.store.put("k/other", BODY)  # so this one knows that zone 3 is away
@@ -272,7 +272,7 @@ def test_notes_of_others_are_known_in_time(region: Region) -> None:
         region.store.get(KEY)
 
 
-def test_a_listing_does_not_count_what_is_not_believed(region: Region) -> None:
+def test_a_listing_does_not_count_distrusted_copies(region: Region) -> None:
     """Zone 3 may have an older object under this key. With only one other copy in reach, its existence is unknown."""
     region.store.put(KEY, b"an older body")
     region.zones["3"].script = [Fault(method="put", key_part=KEY, error=lambda: StoreFull("no"))]
@@ -283,7 +283,7 @@ def test_a_listing_does_not_count_what_is_not_believed(region: Region) -> None:
     assert region.open().get(KEY) == BODY
 
 
-def test_a_listing_does_not_deny_what_a_silent_zone_may_hold(region: Region) -> None:
+def test_a_listing_has_objects_that_a_silent_zone_may_have(region: Region) -> None:
     """One zone missed the write, and another does not answer: the object is listed as not certain (invariant Z10)."""
     region.zones["3"].die()
     region.store.put(KEY, BODY)
@@ -297,7 +297,7 @@ def test_a_listing_does_not_deny_what_a_silent_zone_may_hold(region: Region) -> 
     assert [(info.key, info.certain) for info in region.open().list("segments/")] == [(KEY, True)]
 
 
-def test_a_listing_does_not_deny_what_only_a_zone_without_belief_shows(region: Region) -> None:
+def test_a_listing_has_objects_of_a_distrusted_zone(region: Region) -> None:
     """A note says that a zone missed the write. The zone with the note does not answer and may have the object."""
     region.zones["3"].die()
     region.store.put(KEY, BODY)
@@ -315,7 +315,7 @@ def test_a_listing_does_not_deny_what_only_a_zone_without_belief_shows(region: R
     assert [(info.key, info.certain) for info in other.list("segments/")] == [(KEY, False)]
 
 
-def test_a_listing_never_denies_what_was_acknowledged() -> None:
+def test_a_listing_has_every_acknowledged_object() -> None:
     """The zones fail in sequence while two processes write and read: every existing object is listed."""
     for seed in range(40):
         region, random = Region(), Random(seed)
@@ -340,7 +340,7 @@ def test_a_listing_never_denies_what_was_acknowledged() -> None:
             assert not [each for each, is_there in present.items() if not is_there and listed.get(f"segments/{each}")]
 
 
-def test_a_listing_denies_what_one_zone_alone_has(region: Region) -> None:
+def test_a_listing_omits_objects_of_a_single_zone(region: Region) -> None:
     region.memories["2"].put(KEY, BODY)
     assert not list(region.store.list("segments/"))
 
@@ -374,7 +374,7 @@ def test_zones_that_refuse_do_not_confirm_what_one_says(region: Region, error: t
         region.memories[zone].put(KEY, BODY)
 
 
-def test_what_is_written_again_is_believed_again(region: Region) -> None:
+def test_a_new_write_ends_the_distrust(region: Region) -> None:
     """A new write deletes the note."""
     region.store.put(KEY, BODY)
     region.zones["3"].die()
@@ -388,7 +388,7 @@ def test_what_is_written_again_is_believed_again(region: Region) -> None:
     assert region.store.get(KEY) == BODY
 
 
-def test_a_delete_that_one_zone_took_is_none(region: Region) -> None:
+def test_a_delete_in_one_zone_fails(region: Region) -> None:
     region.store.put(KEY, BODY)
     for zone in "23":
         region.zones[zone].die()
@@ -402,7 +402,7 @@ def test_a_delete_that_one_zone_took_is_none(region: Region) -> None:
     assert region.holders(KEY) == ""
 
 
-def test_a_dead_zone_is_left_alone_for_a_while(region: Region) -> None:
+def test_a_dead_zone_rests(region: Region) -> None:
     """After a failure, the zone gets no requests while two others serve. After the rest, the zone is tried again."""
     region.zones["3"].die()
     asked = []
@@ -420,7 +420,7 @@ def test_a_dead_zone_is_left_alone_for_a_while(region: Region) -> None:
     assert region.holders(KEY) == "123"
 
 
-def test_a_resting_zone_is_asked_when_it_must(region: Region) -> None:
+def test_a_resting_zone_is_asked_if_needed(region: Region) -> None:
     region.zones["3"].die()
     region.store.put("k/1", BODY)
     region.zones["3"].heal()
@@ -468,7 +468,7 @@ def test_a_thousand_and_more_deletes_are_noted_each(region: Region) -> None:
     assert not list(region.open().list(""))
 
 
-def test_what_it_promises() -> None:
+def test_properties_are_those_of_all_zones() -> None:
     """Three stores verify if each store verifies, and promise no more than each store."""
     zones = {zone: MemoryStore(zone) for zone in "123"}
     store = ZoneRedundantStore(zones)
@@ -477,7 +477,7 @@ def test_what_it_promises() -> None:
     store.close()
 
 
-def test_notes_about_what_is_nowhere_are_dropped(region: Region) -> None:
+def test_notes_about_absent_objects_are_deleted(region: Region) -> None:
     """A note of a put outlives the object if the zones with the note were never both available for the delete."""
     region.zones["3"].die()
     region.store.put(KEY, BODY)
@@ -499,7 +499,7 @@ def test_a_note_stays_while_a_zone_cannot_be_asked(region: Region) -> None:
     assert len(region.store.list_pending_repairs()) == 1
 
 
-def test_copies_are_compared_and_made_alike(region: Region) -> None:
+def test_copies_are_compared_and_repaired(region: Region) -> None:
     """A repair asks each zone, regardless of notes."""
     region.store.put(KEY, BODY)
     region.memories["1"].put(KEY, b"wrong")
@@ -516,7 +516,7 @@ def test_copies_are_compared_and_made_alike(region: Region) -> None:
         region.store.restore(KEY, BODY, ["1", "2"])
 
 
-def test_what_one_zone_alone_has_is_told_and_withdrawn(region: Region) -> None:
+def test_lone_objects_are_listed_and_deleted(region: Region) -> None:
     region.store.put(KEY, BODY)
     region.store.put("segments/cd/live", BODY)
     region.zones["3"].die()
@@ -545,7 +545,7 @@ def test_a_zone_that_is_only_late_is_written_to_and_read_last(region: Region) ->
     assert region.reports == [], "it was never read"
 
 
-def test_a_zone_that_is_known_to_fail_is_left_alone(region: Region) -> None:
+def test_a_failing_zone_gets_no_requests(region: Region) -> None:
     store = ZoneRedundantStore(region.zones, monotonic=region.clock.monotonic, down=lambda zone: zone == "2")
     store.put(KEY, BODY)
     assert region.holders(KEY) == "13"

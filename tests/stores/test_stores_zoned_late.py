@@ -207,7 +207,7 @@ def test_a_body_that_moves_is_not_given_up(region: Region) -> None:
     assert region.late == []
 
 
-def test_the_notes_of_a_frozen_zone_are_not_waited_for(region: Region) -> None:
+def test_reads_do_not_wait_for_notes_of_a_frozen_zone(region: Region) -> None:
     """The first use of a region in a process reads the notes, and so does the count of missed writes."""
     region.open().put(OTHER, BODY)
     region.zones["3"].thawed.clear()
@@ -272,7 +272,7 @@ def test_a_delete_that_was_sent_is_waited_for(region: Region) -> None:
     assert store.list_pending_repairs() == []
 
 
-def test_a_delete_that_nobody_depends_on_is_given_up(region: Region) -> None:
+def test_an_unimportant_delete_is_given_up(region: Region) -> None:
     """The caller stops waiting after two zones have answered. The delete continues."""
     store = region.open()
     store.put(KEY, BODY)
