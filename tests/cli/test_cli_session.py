@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from imgstore.cli.framework import command
 from imgstore.cli.main import main
 
 MIB = 2**20
@@ -268,10 +269,9 @@ def test_a_missing_group_is_made_on_first_use(terminal: Terminal) -> None:
 def test_whoever_sits_at_a_terminal_is_asked_before_a_delete(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imgstore.cli.commands.access import group
-
     terminal.ok("group create -n rg -l eastus")
-    monkeypatch.setattr(group, "sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    at_terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True), modules=sys.modules)
+    monkeypatch.setattr(command, "sys", at_terminal)
     result = CliRunner().invoke(main, ["group", "delete", "-n", "rg"], input="n\n", env=terminal.env)
     assert result.exit_code == 1
     assert "Delete the resource group 'rg'?" in result.stderr
