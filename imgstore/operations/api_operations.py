@@ -218,7 +218,7 @@ def check_same_target(installation: Installation, operation: AsyncOperation) -> 
     if uid is None or uid != operation.request[_TARGET_UID]:
         raise NotFound(
             f"The resource of the operation '{operation.uid}' is deleted.",
-            found="nothing at its id" if uid is None else "a new resource at its id",
+            found="no resource at the id" if uid is None else "a new resource at the id",
             expected="the resource that the request named",
             target=operation.resource_id,
         )

@@ -1,4 +1,4 @@
-"""Every operation asks first: who has no role sees nothing and changes nothing, whether it is there or not."""
+"""Every operation authorizes the caller first. A caller without a role sees and changes nothing."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,12 +123,12 @@ ALL = {
         (Role.OWNER, "elsewhere", dict.fromkeys(ALL, UNKNOWN)),
     ],
 )
-def test_lists_show_what_may_be_seen(home: Installation, role: Role, at: str, shows: dict[str, Any]) -> None:
+def test_lists_contain_only_readable_resources(home: Installation, role: Role, at: str, shows: dict[str, Any]) -> None:
     assert seen(home, ann(home, (role, at))) == shows
 
 
-def test_a_page_is_full_of_what_may_be_seen(home: Installation) -> None:
-    """And its token leads on behind it, past what is hidden."""
+def test_page_is_filled_with_readable_resources(home: Installation) -> None:
+    """The token continues behind the page and skips hidden resources."""
     reader = ann(home, (Role.READER, "other"))
     page = galleries.page_galleries(home, reader, PageRequest(items_max=1))
     assert ([each.name for each in page.items], page.next_token) == (["g2"], None)
@@ -139,7 +139,7 @@ def test_a_page_is_full_of_what_may_be_seen(home: Installation) -> None:
 
 
 @pytest.mark.parametrize("name", [GALLERY, "missing"])
-def test_a_refusal_does_not_tell_what_is_there(home: Installation, name: str) -> None:
+def test_refusal_does_not_reveal_existing_resources(home: Installation, name: str) -> None:
     who, stranger = ann(home, (Role.READER, "other")), ann(home, (Role.OWNER, "elsewhere"))
     reads: list[Callable[[Principal], Any]] = [
         lambda each: galleries.show_gallery(home, each, group=GROUP, name=name),
@@ -160,7 +160,7 @@ def test_a_refusal_does_not_tell_what_is_there(home: Installation, name: str) ->
             read(stranger)
 
 
-def test_every_refusal_stands_in_the_activity_log(home: Installation) -> None:
+def test_every_refusal_is_in_the_activity_log(home: Installation) -> None:
     stranger = Principal(name="mallory")
     with pytest.raises(NotFound):
         galleries.show_gallery(home, stranger, group=GROUP, name=GALLERY)
@@ -182,7 +182,7 @@ def make_disk(home: Installation, who: Principal, group: str, name: str, version
     disks.create_disk(home, who, group=group, name=name, location="southcentralus", gallery_image_reference=reference)
 
 
-def test_a_disk_needs_the_version_and_the_group(own: Installation) -> None:
+def test_disk_needs_rights_on_version_and_group(own: Installation) -> None:
     reads, makes = (Role.IMAGE_READER, "version"), (Role.CONTRIBUTOR, "other")
     for lacking, action in ((ann(own, reads), "disks/write"), (ann(own, makes), "images/versions/read")):
         with pytest.raises(AccessDenied, match=action):
@@ -198,7 +198,7 @@ def test_a_disk_needs_the_version_and_the_group(own: Installation) -> None:
         make_disk(own, both, GROUP, "third")
 
 
-def test_what_makes_a_disk_does_not_make_its_group(own: Installation) -> None:
+def test_right_to_create_disks_does_not_create_groups(own: Installation) -> None:
     publisher = ann(own, (Role.ARTIFACTS_PUBLISHER, "subscription"))
     with pytest.raises(AccessDenied, match="subscriptions/resourceGroups/write"):
         make_disk(own, publisher, "fresh", "d")
@@ -208,7 +208,7 @@ def test_what_makes_a_disk_does_not_make_its_group(own: Installation) -> None:
     make_disk(own, ann(own, (Role.CONTRIBUTOR, "subscription")), "fresh", "d")
 
 
-def test_the_bytes_of_a_disk_are_not_the_readers(home: Installation, tmp_path: Path) -> None:
+def test_reader_may_not_export_a_disk(home: Installation, tmp_path: Path) -> None:
     def export(who: Principal, name: str) -> None:
         disks_export.export_disk(home, who, group=GROUP, name="d1", path=tmp_path / name)
 

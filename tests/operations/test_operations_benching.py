@@ -1,4 +1,4 @@
-"""A bench of the user's regions: figures for each, a cost said before that holds, and nothing left."""
+"""A benchmark of the regions of a user: figures per region, a bounded cost, and removal of all objects."""
 
 import shutil
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ def counts(installation: Installation) -> dict[str, int]:
         }
 
 
-def test_each_region_has_figures_and_nothing_is_left(
+def test_each_region_has_figures_and_all_objects_are_removed(
     installation: Installation, reader: DiskReader, tmp_path: Path
 ) -> None:
     folder = tmp_path / "files"
@@ -80,7 +80,7 @@ def test_each_region_has_figures_and_nothing_is_left(
     assert list(folder.iterdir()) == []
 
 
-def test_what_it_says_before_bounds_what_is_billed(
+def test_planned_cost_is_the_upper_bound_of_the_bill(
     installation: Installation, reader: DiskReader, tmp_path: Path
 ) -> None:
     before = billing.show_bill(installation, ADMIN)
@@ -102,14 +102,16 @@ def test_what_it_says_before_bounds_what_is_billed(
     ]
 
 
-def test_a_plan_changes_nothing_and_takes_a_free_name(installation: Installation, reader: DiskReader) -> None:
+def test_plan_changes_nothing_and_uses_a_free_name(installation: Installation, reader: DiskReader) -> None:
     groups.create_group(installation, ADMIN, name="IMGSTORE-bench", location="westus2")
     before = objects(installation), counts(installation)
     assert plan_bench(installation, ADMIN, reader).group == "imgstore-bench-2"
     assert (objects(installation), counts(installation)) == before
 
 
-def test_the_source_is_no_target_and_a_region_must_be_known(installation: Installation, reader: DiskReader) -> None:
+def test_source_region_and_unknown_regions_are_refused_as_targets(
+    installation: Installation, reader: DiskReader
+) -> None:
     with pytest.raises(InvalidInput, match="goes into westus2"):
         plan_bench(installation, ADMIN, reader, location="westus2", target_regions=["westus2"])
     with pytest.raises(InvalidInput, match="atlantis"):
@@ -118,7 +120,7 @@ def test_the_source_is_no_target_and_a_region_must_be_known(installation: Instal
 
 
 @pytest.mark.parametrize("error", [StoreUnreachable("The store is away."), KeyboardInterrupt()])
-def test_it_removes_all_of_it_when_it_ends_early(
+def test_interrupted_benchmark_removes_all_objects(
     installation: Installation,
     reader: DiskReader,
     tmp_path: Path,
@@ -137,7 +139,7 @@ def test_it_removes_all_of_it_when_it_ends_early(
     assert (objects(installation), counts(installation)) == before
 
 
-def test_what_could_not_be_removed_is_told(
+def test_objects_that_cannot_be_removed_are_reported(
     installation: Installation, reader: DiskReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_bench(installation, ADMIN, reader, target_regions=[])

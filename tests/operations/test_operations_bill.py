@@ -1,4 +1,4 @@
-"""Money: a bill says what lies and what came, by what the stores list; whatever is repeated, it is charged once."""
+"""The bill counts the bytes that the stores list. A repeated command is charged once."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def charged(installation: Installation) -> dict[tuple[str, int], int]:
     return dict(found)
 
 
-def test_the_ledger_says_what_each_slot_lists(published: Installation, samples: SampleImages) -> None:
+def test_ledger_equals_the_listing_of_each_slot(published: Installation, samples: SampleImages) -> None:
     publish(published, samples.second, "1.0.1")
     publish(published, samples.rebuilt, "1.0.2", [*TARGETS, "northeurope=2"])
     there = arrivals(published)
@@ -70,7 +70,9 @@ def test_the_ledger_says_what_each_slot_lists(published: Installation, samples: 
     audit(published)
 
 
-def test_prices_are_those_of_the_pair_and_copies_are_free(published: Installation, samples: SampleImages) -> None:
+def test_egress_has_the_price_of_the_region_pair_and_copies_inside_are_free(
+    published: Installation, samples: SampleImages
+) -> None:
     publish(published, samples.second, "1.0.1", ["southcentralus=2", "northeurope=2", "eastus"])
     bill = billing.show_bill(published, ADMIN)
     moved = [row for row in bill.rows if row.kind is not ChargeKind.STORAGE]
@@ -97,15 +99,15 @@ def test_repeats_charge_nothing(published: Installation, samples: SampleImages) 
 
 
 def test_a_charge_under_a_known_key_changes_nothing(published: Installation) -> None:
-    """What makes a repeat of the completing transaction harmless, asked of the ledger itself."""
+    """The ledger makes a repetition of the completing transaction harmless."""
     before = charges(published)
     with published.catalog.transaction() as transaction:
         assert not any(transaction.ledger.add(row) for row in before)
     assert charges(published) == before
 
 
-def test_bytes_are_billed_to_whoever_still_names_them(published: Installation, samples: SampleImages) -> None:
-    """The law of attribution at every turn: versions and disks come and go, the sums stay what the stores list."""
+def test_bytes_are_billed_to_remaining_owners(published: Installation, samples: SampleImages) -> None:
+    """While versions and disks are created and deleted, the sums always equal the listings of the stores."""
     publish(published, samples.second, "1.0.1")
     make_disk(published, "d1", version="1.0.0")
     audit(published)
@@ -156,10 +158,8 @@ def test_storage_is_bytes_times_time(timed: tuple[Installation, ManualClock], sa
         assert row.amount == (lies[region] * price / 10**9).quantize(Decimal("1e-12"))
 
 
-def test_a_region_that_is_published_again_pays_for_what_is_new_there(
-    published: Installation, samples: SampleImages
-) -> None:
-    """The segments are there still, yet no complete manifest names them: the row is a new one, and so is the charge."""
+def test_region_added_again_is_charged_for_new_bytes(published: Installation, samples: SampleImages) -> None:
+    """The segments still exist, but no complete manifest names the segments. The row and the charge are new."""
     before = len(charges(published))
     delete(published)
     publish(published, samples.first)
@@ -187,7 +187,7 @@ def test_the_main_job_on_postgresql(tmp_path: Path, samples: SampleImages, postg
 
 
 def test_distinct_arrivals_of_a_region_are_paid_once_by_the_first(empty: Installation, samples: SampleImages) -> None:
-    """Two versions that share their segments arrive in a region at their own times; the region's sum is its distinct bytes."""
+    """Two versions with shared segments arrive in a region at different times. The region pays each distinct byte once."""
     publish(empty, samples.first, targets=["southcentralus"])
     publish(empty, samples.second, "1.0.1", ["southcentralus", "eastus"])
     publish(empty, samples.rebuilt, "1.0.2", ["southcentralus", "eastus=1=Premium_LRS"])

@@ -1,4 +1,4 @@
-"""An OS disk and data disks by LUN: one version, one replica, one charge; each disk comes out by its LUN."""
+"""Versions with an OS disk and data disks by LUN: one version, one replica, one charge, and each disk under the LUN."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -127,7 +127,7 @@ def test_every_disk_is_in_every_region(empty: Installation, disks: dict[str, Pat
     assert charges(empty) == rows
 
 
-def test_a_data_disk_that_repeats_the_os_disk_is_not_stored_twice(
+def test_data_disk_equal_to_the_os_disk_is_stored_once(
     empty: Installation, disks: dict[str, Path], tmp_path: Path
 ) -> None:
     publish_all(empty, disks, targets=SOURCE)
@@ -164,7 +164,7 @@ def test_a_data_disk_comes_in_any_container(empty: Installation, disks: dict[str
     ("luns", "message"),
     [((0, 0), "duplicate LUNs"), ((64,), "between 0 and 63, inclusive"), ((-1,), "between 0 and 63, inclusive")],
 )
-def test_luns_that_no_machine_has(
+def test_invalid_luns_are_refused(
     empty: Installation, disks: dict[str, Path], luns: tuple[int, ...], message: str
 ) -> None:
     vhds = [DataVhd(lun=lun, uri=str(disks["1.0.0/lun-0"])) for lun in luns]
@@ -239,7 +239,7 @@ def test_a_disk_is_made_of_a_lun(empty: Installation, disks: dict[str, Path], tm
         assert [transaction.ledger.open_intervals(slot.uid) for slot in all_slots(empty)] == [[], [], [], []]
 
 
-def test_a_lun_that_is_not_there_is_told_with_those_that_are(
+def test_missing_lun_is_reported_with_the_existing_luns(
     empty: Installation, disks: dict[str, Path], tmp_path: Path
 ) -> None:
     publish_all(empty, disks, targets=SOURCE)
@@ -272,7 +272,7 @@ def machine(installation: Installation, name: str) -> list[ManagedDisk]:
     return sorted(made, key=lambda disk: -1 if disk.machine_lun is None else disk.machine_lun)
 
 
-def test_a_machines_disks_take_one_turn_and_come_from_one_replica(
+def test_disks_of_a_machine_advance_the_round_robin_once_and_share_a_replica(
     empty: Installation, disks: dict[str, Path], tmp_path: Path
 ) -> None:
     publish_all(empty, disks, targets=["southcentralus=2"])
@@ -285,7 +285,7 @@ def test_a_machines_disks_take_one_turn_and_come_from_one_replica(
     audit_served(empty, disks, served(tmp_path))
 
 
-def test_a_machines_disks_are_there_together_or_not_at_all(
+def test_disks_of_a_machine_are_created_together_or_not_at_all(
     empty: Installation, disks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_all(empty, disks, targets=["southcentralus=2"])
@@ -306,7 +306,7 @@ def test_a_machines_disks_are_there_together_or_not_at_all(
 # -- gone, damaged, interrupted ---------------------------------------------------------------------------------------
 
 
-def test_a_deleted_version_leaves_nothing_of_any_disk(empty: Installation, disks: dict[str, Path]) -> None:
+def test_deletion_of_a_version_removes_all_disks(empty: Installation, disks: dict[str, Path]) -> None:
     publish_all(empty, disks)
     delete(empty)
     assert not any(content(empty, slot).manifests for slot in all_slots(empty))
@@ -315,7 +315,7 @@ def test_a_deleted_version_leaves_nothing_of_any_disk(empty: Installation, disks
     audit_collected(empty)
 
 
-def test_what_a_deleted_version_shared_is_billed_to_the_disks_of_the_next(
+def test_shared_bytes_of_a_deleted_version_are_billed_to_the_next_version(
     empty: Installation, disks: dict[str, Path], tmp_path: Path
 ) -> None:
     publish_all(empty, disks)
@@ -327,7 +327,7 @@ def test_what_a_deleted_version_shared_is_billed_to_the_disks_of_the_next(
     audit(empty)
 
 
-def test_a_replica_whose_data_disk_is_damaged_still_is_not_restored(
+def test_replica_with_a_damaged_data_disk_is_not_restored(
     empty: Installation, disks: dict[str, Path], tmp_path: Path
 ) -> None:
     publish_all(empty, disks)
@@ -339,7 +339,7 @@ def test_a_replica_whose_data_disk_is_damaged_still_is_not_restored(
     assert states(show(empty))["eastus/0"] is ReplicaState.DEGRADED, "still restorable (invariant R15)"
 
 
-def test_a_region_that_is_left_gives_back_every_disks_bytes(
+def test_removed_region_frees_the_bytes_of_every_disk(
     empty: Installation, disks: dict[str, Path], tmp_path: Path
 ) -> None:
     publish_all(empty, disks)
@@ -356,7 +356,7 @@ def test_a_region_that_is_left_gives_back_every_disks_bytes(
 
 @pytest.mark.parametrize("way", ["repeat", "scrub"])
 @pytest.mark.parametrize("disk", ["os", "lun-0"])
-def test_damage_in_one_disk_degrades_the_replica_until_it_is_made_good(
+def test_damage_in_one_disk_degrades_the_replica_until_the_repair(
     empty: Installation, disks: dict[str, Path], tmp_path: Path, way: str, disk: str
 ) -> None:
     publish_all(empty, disks)
@@ -377,7 +377,7 @@ def test_damage_in_one_disk_degrades_the_replica_until_it_is_made_good(
     audit_served(empty, disks, served(tmp_path))
 
 
-def test_a_lost_manifest_of_a_data_disk_is_brought_from_another_slot(
+def test_lost_manifest_of_a_data_disk_is_copied_from_another_slot(
     empty: Installation, disks: dict[str, Path], tmp_path: Path
 ) -> None:
     publish_all(empty, disks)
@@ -426,7 +426,7 @@ def reader_of(installation: Installation, path: Path) -> Any:
     return _Counting(open_disk(LocalFile(path), format=None, scratch=installation.scratch))
 
 
-def test_a_repeat_goes_on_with_the_disk_that_it_had_come_to(
+def test_repeated_command_resumes_at_the_interrupted_disk(
     empty: Installation, disks: dict[str, Path], tmp_path: Path
 ) -> None:
     with reader_of(empty, disks["1.0.0"]) as os_disk, reader_of(empty, disks["1.0.0/lun-0"]) as data:
@@ -451,7 +451,7 @@ def test_a_repeat_goes_on_with_the_disk_that_it_had_come_to(
 
 
 @pytest.mark.parametrize("lost", ["manifest", "segment"])
-def test_a_repeat_trusts_nothing_that_is_gone(
+def test_repeated_command_stores_missing_objects_again(
     empty: Installation, disks: dict[str, Path], tmp_path: Path, lost: str
 ) -> None:
     with reader_of(empty, disks["1.0.0"]) as os_disk, reader_of(empty, disks["1.0.0/lun-0"]) as data:
@@ -472,10 +472,10 @@ def test_a_repeat_trusts_nothing_that_is_gone(
 
 
 @pytest.mark.parametrize("repeats", ["all", "little"])
-def test_an_os_disk_that_is_damaged_while_a_data_disk_is_taken_in(
+def test_os_disk_damage_during_the_ingest_of_a_data_disk(
     empty: Installation, disks: dict[str, Path], tmp_path: Path, repeats: str
 ) -> None:
-    """Met where a data disk's blocks are read back, or packed again since little of a segment is used."""
+    """The damage is found when blocks of a data disk are read back, or are repacked because little of a segment is used."""
     path = disks["1.0.0/lun-5"]
     if repeats == "little":
         path = disks["1.0.0/lun-0"]
@@ -502,10 +502,10 @@ def harm_all(installation: Installation) -> None:
         harm(installation, slot, name)
 
 
-def test_what_an_open_work_packed_of_a_data_disk_is_not_collected(empty: Installation, disks: dict[str, Path]) -> None:
-    """Killed once all disks are in and before they are complete: fingerprints of the data disks lie there.
+def test_segments_of_a_data_disk_of_an_open_work_are_not_collected(empty: Installation, disks: dict[str, Path]) -> None:
+    """The process is killed after the ingest of all disks and before completion, with fingerprints of the data disks.
 
-    What a deleted version left makes the collector look at fingerprints at all.
+    Segments of a deleted version make the collector read fingerprints.
     """
     publish(empty, make_raw(disks["1.0.0"].with_name("gone.raw"), seed=7), "0.9.0", SOURCE)
     delete(empty, "0.9.0")
@@ -527,8 +527,8 @@ def _interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_replica_is_not_complete_before_all_of_its_disks_are(empty: Installation, disks: dict[str, Path]) -> None:
-    """A region that lacks the last disk's manifest has nothing to hand out, and is charged for nothing."""
+def test_replica_is_complete_only_with_all_disks(empty: Installation, disks: dict[str, Path]) -> None:
+    """A region without the manifest of the last disk offers no replica and is not charged."""
     view = publish_all(empty, disks, targets=SOURCE)
     access, key = empty.access(slot_of(empty, "southcentralus")), object_keys.manifest_key(view.version.uid, "lun-5")
     body = access.get_object(key, lambda _body: True)
@@ -546,7 +546,7 @@ def test_a_replica_is_not_complete_before_all_of_its_disks_are(empty: Installati
     audit(empty)
 
 
-def test_a_version_of_one_disk_is_as_it_was(empty: Installation, disks: dict[str, Path]) -> None:
+def test_version_with_a_single_disk_has_one_manifest(empty: Installation, disks: dict[str, Path]) -> None:
     view = publish(empty, disks["1.0.0"], targets=SOURCE)
     assert view.version.data_disks == ()
     assert len(content(empty, slot_of(empty, "southcentralus")).manifests) == 1

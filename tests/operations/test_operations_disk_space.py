@@ -1,4 +1,4 @@
-"""What a caller can make this machine's disks hold: a reserve stays free, scratch and subscriptions have bounds."""
+"""Limits for the local disk space of callers: a free reserve, scratch limits and quotas of subscriptions."""
 
 import os
 import struct
@@ -83,7 +83,7 @@ def free_bytes(place: Path) -> int:
 # -- the reserve --------------------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_is_full_for_callers_keeps_its_reserve_and_can_be_emptied(small_disk: Path, tmp_path: Path) -> None:
+def test_disk_full_for_callers_keeps_the_reserve_and_can_be_emptied(small_disk: Path, tmp_path: Path) -> None:
     space = DiskSpace(free_bytes_min=RESERVE_BYTES)
     with open_home(small_disk / "home", space=space) as installation:
         create_sample_gallery(installation)
@@ -103,7 +103,7 @@ def test_a_disk_that_is_full_for_callers_keeps_its_reserve_and_can_be_emptied(sm
         audit(installation)
 
 
-def test_an_upload_stops_at_the_reserve_and_keeps_what_arrived(small_disk: Path) -> None:
+def test_upload_stops_at_the_reserve_and_keeps_received_bytes(small_disk: Path) -> None:
     space = DiskSpace(free_bytes_min=RESERVE_BYTES)
     with open_home(small_disk / "home", space=space) as installation:
         disk = create_upload(installation, ADMIN, UploadRequest(group=GROUP, name="up", upload_bytes=GIB + 512))
@@ -121,7 +121,7 @@ def test_an_upload_stops_at_the_reserve_and_keeps_what_arrived(small_disk: Path)
 
 
 def test_a_disk_that_is_really_full_corrupts_nothing(small_disk: Path, tmp_path: Path) -> None:
-    """Without a reserve, each kind of file meets the file system's own end."""
+    """Without a reserve, each kind of file reaches the end of the file system."""
     home, first = small_disk / "home", dense(tmp_path / "first.raw", 8 * MIB)
     with open_home(home, space=DiskSpace(free_bytes_min=0)) as installation:
         create_sample_gallery(installation)
@@ -149,7 +149,7 @@ def test_the_usual_reserve_is_a_twentieth_and_at_most_a_gibibyte(small_disk: Pat
     assert DiskSpace().has_free_space(small_disk / "not" / "there" / "yet", MIB)
 
 
-def test_a_cache_does_without_room(tmp_path: Path) -> None:
+def test_cache_works_without_free_space(tmp_path: Path) -> None:
     cache = SegmentCache(tmp_path, has_room=lambda _bytes: False)
     cache.put(b"a" * 32, memoryview(bytes(4096)))
     assert cache.get(b"a" * 32, 0, 1) is None
@@ -175,7 +175,7 @@ def bomb(folder: Path, form: str, length: int) -> Path:
 
 
 @pytest.mark.parametrize("form", CONTAINERS)
-def test_a_container_is_refused_by_its_size_before_anything_is_written(
+def test_container_is_refused_by_size_before_any_write(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = bomb(tmp_path, form, 64 * MIB)
@@ -197,7 +197,7 @@ def test_a_container_is_refused_by_its_size_before_anything_is_written(
 
 
 @pytest.mark.parametrize("form", CONTAINERS)
-def test_a_work_that_passes_its_bound_of_scratch_ends_and_leaves_nothing(form: str, tmp_path: Path) -> None:
+def test_work_beyond_the_scratch_limit_ends_and_leaves_no_files(form: str, tmp_path: Path) -> None:
     image = bomb(tmp_path, form, 256 * MIB)
     space = DiskSpace(scratch_bytes_per_work_max=16 * MIB)
     with open_home(tmp_path / "home", space=space) as installation:
@@ -208,7 +208,7 @@ def test_a_work_that_passes_its_bound_of_scratch_ends_and_leaves_nothing(form: s
         assert allocated_bytes(installation.scratch) == 0
 
 
-def test_a_container_that_expands_to_far_more_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_container_that_expands_to_much_more_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qemu_reader, "EXPANSION_FREE_BYTES", 0)
     image = bomb(tmp_path, "qcow2", 512 * MIB)  # of some 500 KB by itself; its clusters are made to share one place
     share_clusters(image)
@@ -235,7 +235,7 @@ def share_clusters(image: Path) -> None:
 
 
 @pytest.mark.parametrize("form", CONTAINERS)
-def test_what_is_converted_is_private(form: str, tmp_path: Path) -> None:
+def test_converted_files_are_private(form: str, tmp_path: Path) -> None:
     image = bomb(tmp_path, form, 4 * MIB)
     before = os.umask(0)
     try:
@@ -273,7 +273,7 @@ def test_all_works_of_all_processes_share_a_bound(tmp_path: Path) -> None:
         assert allocated_bytes(installation.scratch) == 0
 
 
-def test_files_that_stand_in_for_memory_count_too(tmp_path: Path) -> None:
+def test_files_used_instead_of_memory_count_as_scratch(tmp_path: Path) -> None:
     space = DiskSpace(scratch_bytes_per_work_max=16 * 1024)  # the fingerprints of an eighth of the blocks
     with open_home(tmp_path / "home", space=space) as installation:
         create_sample_gallery(installation)
@@ -285,7 +285,7 @@ def test_files_that_stand_in_for_memory_count_too(tmp_path: Path) -> None:
         assert allocated_bytes(installation.scratch) == 0
 
 
-def test_a_stored_disk_that_is_put_together_needs_its_bytes_of_scratch(tmp_path: Path) -> None:
+def test_assembled_disk_needs_scratch_space(tmp_path: Path) -> None:
     with open_home(tmp_path / "home", space=DiskSpace(scratch_bytes_per_work_max=4 * MIB)) as installation:
         create_sample_gallery(installation)
         publish(installation, noise(tmp_path / "d.raw", 24 * MIB), "1.0.0", HERE)
@@ -374,7 +374,7 @@ def test_another_subscription_has_a_quota_of_its_own(tight: Installation) -> Non
     assert used(tight) == used(other) == 32 * MIB
 
 
-def test_of_many_at_once_no_more_get_through_than_the_quota_has_room_for(tight: Installation) -> None:
+def test_concurrent_requests_never_exceed_the_quota(tight: Installation) -> None:
     refused: list[ImgstoreError] = []
 
     def begin(number: int) -> None:
@@ -391,7 +391,7 @@ def test_of_many_at_once_no_more_get_through_than_the_quota_has_room_for(tight: 
     assert (used(tight), len(refused)) == (40 * MIB, 3)
 
 
-def test_a_quota_that_was_lowered_refuses_only_what_adds(tight: Installation) -> None:
+def test_lowered_quota_refuses_only_additional_bytes(tight: Installation) -> None:
     upload(tight, "up", 32 * MIB)
     lowered = replace(tight, limits=Limits(bytes_per_subscription_max=MIB))
     upload(lowered, "up", 32 * MIB)

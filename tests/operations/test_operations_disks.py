@@ -1,4 +1,4 @@
-"""Disks: handed out round robin however many ask, made once, alive after their version."""
+"""Managed disks: distributed round robin under concurrency, made once, and independent of the version."""
 
 import os
 import shutil
@@ -69,7 +69,7 @@ def test_round_robin_is_within_one_under_many_threads(tmp_path: Path, samples: S
 def test_round_robin_on_postgresql_from_two_processes_homes(
     tmp_path: Path, samples: SampleImages, postgresql: str
 ) -> None:
-    """Two installations on one database, as two workers have it: the turns are the database's."""
+    """Two installations share a database, as two workers do. The round robin counter is in the database."""
     with (
         open_home(tmp_path / "home", database=postgresql) as one,
         open_home(tmp_path / "home", database=postgresql) as two,
@@ -97,7 +97,7 @@ def test_making_a_disk_again_gives_the_same_disk(published: Installation, sample
     assert [each.name for each in disks.list_disks(published, ADMIN, group=GROUP)] == ["d1", "d2"]
 
 
-def test_what_a_disk_is_can_not_change(published: Installation, samples: SampleImages) -> None:
+def test_source_of_a_disk_cannot_change(published: Installation, samples: SampleImages) -> None:
     publish(published, samples.second, "1.0.1")
     make_disk(published, "d1", version="1.0.0")
     with pytest.raises(PropertyChangeNotAllowed, match="'location'"):
@@ -152,7 +152,7 @@ def test_a_disk_outlives_its_version(published: Installation, samples: SampleIma
     audit(published)
 
 
-def test_deleting_a_disk_leaves_its_version_and_its_sisters(
+def test_deletion_of_a_disk_keeps_the_version_and_other_disks(
     published: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     for name in ("d1", "d2", "d3"):
@@ -166,7 +166,7 @@ def test_deleting_a_disk_leaves_its_version_and_its_sisters(
 
 
 @pytest.mark.parametrize("form", list(DiskFormat)[:4])
-def test_an_export_appears_whole_and_only_where_asked(
+def test_export_is_complete_and_overwrites_only_on_request(
     published: Installation, samples: SampleImages, tmp_path: Path, form: DiskFormat
 ) -> None:
     if form is DiskFormat.QCOW2 and not shutil.which("qemu-img"):
@@ -191,7 +191,7 @@ def test_an_export_appears_whole_and_only_where_asked(
     assert samples.first.stat().st_size == written.virtual_bytes
 
 
-def test_an_export_into_no_folder_is_refused(published: Installation, tmp_path: Path) -> None:
+def test_export_into_a_missing_folder_is_refused(published: Installation, tmp_path: Path) -> None:
     make_disk(published, "d1")
     with pytest.raises(OutputError) as caught:
         export_disk(published, tmp_path / "none" / "d1.raw", "d1")
@@ -200,8 +200,8 @@ def test_an_export_into_no_folder_is_refused(published: Installation, tmp_path: 
         assert transaction.works.list_open() == [], "a failed export kept its pin"
 
 
-def test_a_disk_that_is_not_ready_is_not_exported(published: Installation, tmp_path: Path) -> None:
-    """Its replica's zone is gone when it is made: the turn is taken, the disk waits for the same command again."""
+def test_incomplete_disk_is_not_exported(published: Installation, tmp_path: Path) -> None:
+    """The zone of the replica is missing during the creation. The disk waits for the same command."""
     zones = published.home / "regions" / "imgstore-eastus"
     os.rename(zones / "zone-1", zones / "away")
     (zones / "zone-1").touch()  # no folder: the zone is down

@@ -1,7 +1,7 @@
-"""What is far off is asked for more at once: real servers behind a way that takes its time.
+"""More parallel requests to distant regions, with real servers behind a slow proxy.
 
-How much at once is told by the connections that were made: each thread that waits for an answer holds one, and all are
-kept until the installation is closed.
+The number of connections shows the parallelism. Each waiting thread has a connection, and all connections stay open
+until the installation is closed.
 """
 
 import filecmp
@@ -69,7 +69,7 @@ def counted(sites: Sites) -> Iterator[Installation]:
         audit(installation)
 
 
-def test_a_copy_and_an_export_fill_a_far_way(sites: Sites, tmp_path: Path) -> None:
+def test_copy_and_export_use_more_connections_to_a_distant_region(sites: Sites, tmp_path: Path) -> None:
     with sites.scene.open() as installation:
         publish(installation, sites.disk, targets=BOTH[:1])
     with counted(sites) as installation:
@@ -79,7 +79,7 @@ def test_a_copy_and_an_export_fill_a_far_way(sites: Sites, tmp_path: Path) -> No
     assert filecmp.cmp(tmp_path / "out.raw", sites.disk, shallow=False)
 
 
-def test_how_far_off_a_region_is_can_be_asked(sites: Sites) -> None:
+def test_distance_of_a_region_is_shown(sites: Sites) -> None:
     sites.way.set_round_trip(ROUND_TRIP_SECONDS)
     with sites.scene.open() as installation:
         found = {each.region: each.answer_seconds or 0.0 for each in regions.check_regions(installation, ADMIN)}
@@ -87,12 +87,14 @@ def test_how_far_off_a_region_is_can_be_asked(sites: Sites) -> None:
     assert all(found["eastus"] > found[near] > 0 for near in ("southcentralus", "westus2"))
 
 
-def test_an_ingest_fills_a_far_way(sites: Sites) -> None:
+def test_ingest_uses_more_connections_to_a_distant_region(sites: Sites) -> None:
     with counted(sites) as installation:
         publish(installation, sites.disk, targets=BOTH[1:], location="eastus")
 
 
-def test_a_source_is_read_through_a_far_way(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_in_a_distant_region_is_read_with_more_connections(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket = sites.far.make_bucket(sites.disk.parent.name.replace("_", "-"))
     client = sites.far.client()
     client.upload_file(str(sites.disk), bucket, "disk.raw")

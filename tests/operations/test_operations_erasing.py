@@ -1,4 +1,4 @@
-"""What an operation was asked with is erased from the catalog's files with its end, at whatever moment a process dies."""
+"""The request of an operation is erased from the catalog files at the end of the operation, also after a crash."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def holders(home: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("error", [None, {"code": "X", "message": "y"}])
-def test_a_request_is_in_no_file_once_its_end_is_seen(tmp_path: Path, error: Any) -> None:
+def test_request_is_in_no_file_after_a_visible_end(tmp_path: Path, error: Any) -> None:
     with open_home(tmp_path) as installation:
         uid = begin(installation)
         assert holders(tmp_path), "it is there, for the next process to resume"
@@ -61,7 +61,7 @@ def test_a_request_is_in_no_file_once_its_end_is_seen(tmp_path: Path, error: Any
         (OperationStatus.CANCELED, {"code": "X", "message": "y"}, OperationStatus.CANCELED),
     ],
 )
-def test_a_process_that_dies_after_it_erased_leaves_the_end_for_the_next(
+def test_next_process_stores_the_end_after_a_death_behind_the_erasure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: OperationStatus | None, error: Any, ended: OperationStatus
 ) -> None:
     def die(*_arguments: Any, **_more: Any) -> None:
@@ -88,9 +88,7 @@ def test_a_process_that_dies_after_it_erased_leaves_the_end_for_the_next(
             assert transaction.operations.get(refused) is None
 
 
-def test_a_process_that_dies_before_it_erased_is_followed_by_one_that_erases(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_next_process_erases_after_a_death_before_the_erasure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_home(tmp_path) as installation, open_home(tmp_path) as other:
         uid = begin(installation)
         with monkeypatch.context() as patched:
@@ -101,7 +99,7 @@ def test_a_process_that_dies_before_it_erased_is_followed_by_one_that_erases(
         assert holders(tmp_path) == []
 
 
-def test_a_log_that_somebody_reads_is_left_and_no_operation_fails(tmp_path: Path) -> None:
+def test_log_with_a_reader_is_kept_and_no_operation_fails(tmp_path: Path) -> None:
     with open_home(tmp_path) as installation, open_home(tmp_path) as other:
         uid = begin(installation)
         with other.catalog.reading() as transaction:

@@ -1,6 +1,6 @@
-"""Disks and machines whose replica's store does not serve: real servers behind ways that close, hold and slow down.
+"""Creation of disks and machines when the store of a replica fails, with real servers behind faulty proxies.
 
-A region has three zones on three servers, and a version two replicas there, in two of the zones.
+A region has three zones on three servers, and a version has two replicas in two of the zones.
 """
 
 import json
@@ -127,7 +127,7 @@ def test_every_create_succeeds_with_one_store_down(
     assert other.locator.health.circuit((WEST, first.slot.zone)).state is not CircuitState.CLOSED, "it knew at once"
 
 
-def test_a_store_that_comes_back_takes_its_turns_again(sites: Sites, west: Installation) -> None:
+def test_recovered_store_returns_to_the_round_robin(sites: Sites, west: Installation) -> None:
     first = make(west, "a")
     make(west, "b")
     kill(sites.way_of(first))
@@ -144,7 +144,7 @@ def test_a_store_that_comes_back_takes_its_turns_again(sites: Sites, west: Insta
 
 @pytest.mark.parametrize("fail", [kill, LatencyProxy.hold])
 def test_a_slow_store_is_not_dead(sites: Sites, west: Installation, fail: Callable[[LatencyProxy], None]) -> None:
-    """With the other one dead, the slow one serves; and an answer closes its circuit."""
+    """If the other store is dead, the slow store is used, and an answer closes the circuit of the slow store."""
     first, second = make(west, "a"), make(west, "b")
     fail(sites.way_of(first))
     sites.way_of(second).set_round_trip(2.5)
@@ -153,7 +153,7 @@ def test_a_slow_store_is_not_dead(sites: Sites, west: Installation, fail: Callab
     assert west.locator.health.circuit((WEST, second.slot.zone)).state is CircuitState.CLOSED
 
 
-def test_a_row_that_an_earlier_run_left_is_placed_again(
+def test_row_of_an_interrupted_run_is_placed_again(
     sites: Sites, west: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_args: object) -> None:
@@ -173,10 +173,10 @@ def test_a_row_that_an_earlier_run_left_is_placed_again(
     assert made.slot != left.slot
 
 
-def test_what_a_late_request_leaves_is_removed(
+def test_objects_of_a_late_request_are_removed(
     sites: Sites, west: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Invariant G12: a manifest that nobody owns would keep its segments for ever."""
+    """Invariant G12: a manifest without an owner would keep segments forever."""
     first = make(west, "a")
     way = sites.way_of(first)
     make(west, "b")
@@ -213,7 +213,7 @@ def test_what_a_late_request_leaves_is_removed(
 def test_a_store_that_freezes_before_a_write_is_given_up(
     sites: Sites, west: Installation, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
-    """The disk is made of the other replica. What the frozen store still does afterwards changes nothing (W20)."""
+    """The disk is made from the other replica. Later effects of the frozen store change nothing (W20)."""
     first, second = make(west, "a"), make(west, "b")
     engine = sites.way_of(first).engine
     ended = SimpleQueue[BaseException | None]()
@@ -262,10 +262,10 @@ def test_a_store_that_freezes_before_a_write_is_given_up(
     assert states(show(west)) == {f"{WEST}/0": ReplicaState.COMPLETED, f"{WEST}/1": ReplicaState.COMPLETED}
 
 
-def test_a_put_that_was_given_up_and_came_through_is_the_disk(
+def test_abandoned_put_that_succeeds_completes_the_disk(
     sites: Sites, west: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store's answer comes after the other replica's, and before the disk has moved."""
+    """The answer of the store arrives after the answer of the other replica and before the move of the disk."""
     first = make(west, "a")
     make(west, "b")
     real_put_disk, real_move = put_disk, placed_disks._move
@@ -317,7 +317,7 @@ def test_a_store_that_freezes_after_a_disk_is_made_costs_no_time_limit(
 
 
 def test_disks_of_a_machine_move_together(sites: Sites, samples: SampleImages, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also those that were made before the store went down (invariant D3)."""
+    """Disks that were complete before the failure of the store move, too (invariant D3)."""
     with sites.stack:
         west = sites.open()
         publish_disks(west, samples.first, {0: samples.second, 1: samples.rebuilt}, targets=TWO, location=WEST)
@@ -369,7 +369,7 @@ def test_a_missing_or_damaged_manifest_degrades_its_replica_and_another_serves(
     assert found[f"{WEST}/{second.slot.key.ordinal}"] is ReplicaState.COMPLETED
 
 
-def test_nothing_serves_where_every_store_is_down(sites: Sites, west: Installation) -> None:
+def test_creation_fails_if_every_store_is_down(sites: Sites, west: Installation) -> None:
     make(west, "a")
     for way in sites.latency_proxies.values():
         kill(way)
@@ -381,7 +381,7 @@ def test_nothing_serves_where_every_store_is_down(sites: Sites, west: Installati
     audit(west)
 
 
-def test_an_export_by_another_process_does_not_wait_for_a_store_that_is_known_to_be_down(
+def test_export_by_another_process_does_not_wait_for_a_failed_store(
     sites: Sites, west: Installation, samples: SampleImages, tmp_path: Path
 ) -> None:
     first = make(west, "a")
@@ -423,7 +423,7 @@ def avoided_zones(sites: Sites, action: str) -> list[str]:
 
 
 def test_processes_of_a_host_share_what_they_see_of_stores(sites: Sites, west: Installation) -> None:
-    """A process that sends no request knows what the last one saw."""
+    """A process without requests knows the observations of the last process."""
     first = make(west, "a")
     make(west, "b")
     assert avoided_zones(sites, "look") == []
@@ -446,7 +446,7 @@ def test_an_export_reads_the_other_replica(
     assert set(states(show(west)).values()) == {ReplicaState.COMPLETED}
 
 
-def test_who_looks_sees_a_store_that_does_not_answer(sites: Sites, west: Installation) -> None:
+def test_failed_store_is_shown(sites: Sites, west: Installation) -> None:
     first = make(west, "a")
     assert check_readiness(west) == Readiness(
         database=CheckResult.OK, stores=CheckResult.OK, free_space=CheckResult.OK, worker=CheckResult.MISSING
@@ -473,7 +473,7 @@ def test_who_looks_sees_a_store_that_does_not_answer(sites: Sites, west: Install
     assert "Could not connect" in body["circuits"][0]["lastError"]
 
 
-def test_nothing_is_ready_where_no_region_has_a_store_that_answers(
+def test_server_is_not_ready_without_an_answering_store(
     sites: Sites, west: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "LOOK_SECONDS", 0.0)

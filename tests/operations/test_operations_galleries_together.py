@@ -1,4 +1,4 @@
-"""Galleries made and changed at the same moment, on the database where transactions run side by side."""
+"""Concurrent creation and update of galleries, on a database with concurrent transactions."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ def shared(postgresql: str, tmp_path: Path) -> Iterator[Installation]:
         yield installation
 
 
-def test_no_two_take_the_last_place(shared: Installation) -> None:
+def test_last_place_is_given_only_once(shared: Installation) -> None:
     def make(number: int) -> str:
         try:
             galleries.create_gallery(shared, ADMIN, group=GROUP, name=f"more{number}")
@@ -39,7 +39,7 @@ def test_no_two_take_the_last_place(shared: Installation) -> None:
     assert len(galleries.list_galleries(shared, ADMIN)) == 3
 
 
-def test_of_two_updates_of_a_gallery_at_once_none_is_lost(shared: Installation) -> None:
+def test_concurrent_updates_of_a_gallery_are_both_kept(shared: Installation) -> None:
     place = {"group": GROUP, "name": GALLERY}
 
     def tagged() -> None:
@@ -58,7 +58,7 @@ def test_of_two_updates_of_a_gallery_at_once_none_is_lost(shared: Installation) 
     assert (both.description, dict(both.tags)) == ("d", {"a": "b"})
 
 
-def test_of_two_updates_of_a_definition_at_once_none_is_lost(shared: Installation) -> None:
+def test_concurrent_updates_of_a_definition_are_both_kept(shared: Installation) -> None:
     place = {"group": GROUP, "gallery": GALLERY, "name": DEFINITION}
 
     def tagged() -> None:

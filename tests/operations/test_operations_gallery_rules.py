@@ -1,4 +1,4 @@
-"""The rules of galleries and definitions: what they tell, what may change, how many there may be, how they are listed."""
+"""The rules of galleries and definitions: properties, permitted changes, limits and lists."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -85,7 +85,7 @@ def refused(kind: type[ImgstoreError], code: str, text: str, call: Any) -> Imgst
 # -- what a definition tells ------------------------------------------------------------------------------------------
 
 
-def test_a_definition_keeps_all_that_it_was_told(empty: Installation) -> None:
+def test_definition_keeps_all_properties(empty: Installation) -> None:
     made = put(empty, EVERYTHING)
     assert show(empty) == made
     assert DefinitionDetails(**{name: getattr(made, name) for name in EVERYTHING.given_values()}) == EVERYTHING
@@ -115,14 +115,16 @@ def test_a_definition_keeps_all_that_it_was_told(empty: Installation) -> None:
          "features of an image definition are invalid"),
     ],
 )  # fmt: skip
-def test_what_no_definition_may_be(empty: Installation, details: DefinitionDetails, target: str, text: str) -> None:
+def test_invalid_definitions_are_refused(
+    empty: Installation, details: DefinitionDetails, target: str, text: str
+) -> None:
     error = refused(InvalidInput, "InvalidParameter", text, lambda: put(empty, details))
     assert error.target == target
     with pytest.raises(NotFound):
         show(empty)
 
 
-def test_an_end_of_life_may_pass_and_the_definition_lives_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_definition_remains_after_the_end_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = ManualClock()
     monkeypatch.setattr(Session, "now", lambda _session: clock.now())
     with open_home(tmp_path / "home", effects=Effects(now=clock.now)) as installation:
@@ -160,7 +162,7 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: next(iter(changes)))
-def test_what_azure_lets_change_of_a_definition(empty: Installation, changes: dict[str, Any]) -> None:
+def test_changeable_properties_of_a_definition_as_in_azure(empty: Installation, changes: dict[str, Any]) -> None:
     made = put(empty, EVERYTHING)
     assert update(empty, **changes) == replace(made, **changes)
     assert show(empty) == replace(made, **changes)
@@ -180,7 +182,9 @@ def test_what_azure_lets_change_of_a_definition(empty: Installation, changes: di
         ({"features": ()}, "properties.features"),
     ],
 )
-def test_all_else_of_a_definition_stays(empty: Installation, changes: dict[str, Any], path: str) -> None:
+def test_other_properties_of_a_definition_cannot_change(
+    empty: Installation, changes: dict[str, Any], path: str
+) -> None:
     made = put(empty, EVERYTHING)
     text = f"^Changing property '{path}' is not allowed"
     code = "PropertyChangeNotAllowed"
@@ -210,7 +214,7 @@ def change_gallery(installation: Installation, **changes: Any) -> Gallery:
     return galleries.update_gallery(installation, ADMIN, change, group=GROUP, name=GALLERY)
 
 
-def test_what_may_change_of_a_gallery(empty: Installation) -> None:
+def test_changeable_properties_of_a_gallery(empty: Installation) -> None:
     before = galleries.show_gallery(empty, ADMIN, group=GROUP, name=GALLERY)
     assert (before.soft_delete_enabled, before.soft_delete_retention_days) == (False, 7)
     changes: dict[str, Any] = {
@@ -245,7 +249,7 @@ def test_a_gallery_is_not_moved(empty: Installation) -> None:
 # -- disallowed types of disks ----------------------------------------------------------------------------------------
 
 
-def test_no_disk_is_made_of_a_type_that_its_definition_disallows(empty: Installation, samples: SampleImages) -> None:
+def test_disk_of_a_disallowed_type_is_refused(empty: Installation, samples: SampleImages) -> None:
     put(empty, DefinitionDetails(disallowed_disk_types=(DiskType.STANDARD_ZRS,)))
     publish(empty, samples.first, targets=["southcentralus", "westus2=1=Standard_ZRS"], definition="full")
     version = gallery_versions.list_versions(empty, ADMIN, group=GROUP, gallery=GALLERY, definition="full")[0]
@@ -271,7 +275,7 @@ def _reference(name: str) -> Any:
 # -- limits -----------------------------------------------------------------------------------------------------------
 
 
-def test_no_more_of_anything_than_the_limits_say(tmp_path: Path, samples: SampleImages) -> None:
+def test_limits_of_resources_are_enforced(tmp_path: Path, samples: SampleImages) -> None:
     limits = Limits(galleries_max=1, definitions_max=2, versions_max=1)
     with open_home(tmp_path / "home", limits=limits) as installation:
         create_sample_gallery(installation)
@@ -312,7 +316,7 @@ def test_replicas_are_limited_by_the_policy(tmp_path: Path, samples: SampleImage
         assert "replicas_per_region_max" in (error.hint or "")
 
 
-def test_the_limits_are_those_of_the_homes_settings(tmp_path: Path) -> None:
+def test_limits_are_read_from_the_settings_of_the_home(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     file = home / "settings.toml"

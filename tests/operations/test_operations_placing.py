@@ -1,4 +1,4 @@
-"""Placement: the latest among many, and advice where more is made at once than replicas serve well."""
+"""Placement of disks: the latest among many versions, and advice for more replicas."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -46,7 +46,7 @@ def two_each(tmp_path: Path, samples: SampleImages, clock: ManualClock, told: li
         yield installation
 
 
-def test_more_at_once_than_a_replica_serves_is_told_and_done(two_each: Installation, told: list[str]) -> None:
+def test_too_many_disks_per_replica_are_made_with_a_recommendation(two_each: Installation, told: list[str]) -> None:
     for number in range(2):
         make_disk(two_each, f"d{number}")
         make_disk(two_each, f"e{number}", "eastus")
@@ -57,7 +57,9 @@ def test_more_at_once_than_a_replica_serves_is_told_and_done(two_each: Installat
     assert len(told) == 1, "the same command again makes nothing"
 
 
-def test_replicas_that_are_added_serve_more(two_each: Installation, told: list[str], samples: SampleImages) -> None:
+def test_advice_counts_added_replicas_and_each_version_separately(
+    two_each: Installation, told: list[str], samples: SampleImages
+) -> None:
     publish(two_each, samples.second, "1.0.1", ["southcentralus=2"])
     for number in range(4):
         make_disk(two_each, f"d{number}")
@@ -69,9 +71,7 @@ def test_replicas_that_are_added_serve_more(two_each: Installation, told: list[s
     assert told[0].startswith(f"5 {ADVICE} 2 replicas")
 
 
-def test_what_was_made_before_the_last_minute_was_not_made_at_once(
-    two_each: Installation, clock: ManualClock, told: list[str]
-) -> None:
+def test_disks_older_than_a_minute_are_not_counted(two_each: Installation, clock: ManualClock, told: list[str]) -> None:
     for number in range(6):
         make_disk(two_each, f"d{number}")
         clock.advance(31)
@@ -81,7 +81,7 @@ def test_what_was_made_before_the_last_minute_was_not_made_at_once(
     assert len(told) == 1
 
 
-def test_the_latest_is_found_below_many_that_are_excluded(
+def test_latest_is_found_below_many_excluded_versions(
     tmp_path: Path, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "_VERSIONS_AT_ONCE", 2)

@@ -1,4 +1,4 @@
-"""The same command again, when what it reads from is gone: it succeeds where no byte of it is needed any more."""
+"""A repeated command after the removal of the source succeeds if no byte of the source is needed any more."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +76,7 @@ def complete_regions(view: VersionView) -> set[str]:
     return {each.slot.key.region for each in view.replicas if each.state is ReplicaState.COMPLETED}
 
 
-def test_a_version_goes_on_without_its_file(installation: Installation, file: Path, tmp_path: Path) -> None:
+def test_version_is_completed_without_the_source_file(installation: Installation, file: Path, tmp_path: Path) -> None:
     first = create(installation, os_vhd_uri=str(file))
     file.unlink()
     again = create(installation, targets=MORE, os_vhd_uri=f"file://{file}")
@@ -92,7 +92,7 @@ def test_a_version_goes_on_without_its_file(installation: Installation, file: Pa
     audit(installation)
 
 
-def test_bytes_that_must_still_be_read_are_asked_for_by_name(
+def test_missing_source_with_unread_bytes_is_named_in_the_error(
     installation: Installation, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any, **__: Any) -> None:
@@ -145,7 +145,7 @@ def test_each_disk_is_looked_at_by_itself(installation: Installation, file: Path
     audit(installation)
 
 
-def test_images_machines_and_versions_may_be_gone_too(installation: Installation, file: Path) -> None:
+def test_deleted_source_images_machines_and_versions_are_not_needed(installation: Installation, file: Path) -> None:
     make(installation, "d1", file)
     images.create_image(installation, ADMIN, ImageRequest(group=GROUP, name="i1", source="d1"))
     create_machine(
@@ -174,7 +174,7 @@ def test_images_machines_and_versions_may_be_gone_too(installation: Installation
     audit(installation, quiet=False)
 
 
-def test_a_shallow_version_goes_on_without_its_source(installation: Installation, file: Path) -> None:
+def test_shallow_version_is_completed_without_the_source(installation: Installation, file: Path) -> None:
     make(installation, "d1", file)
     asked = request("1.0.0", HERE, replication_mode=ReplicationMode.SHALLOW)
     first = versions_create.create_version(installation, ADMIN, asked, os_snapshot="d1")
@@ -184,7 +184,7 @@ def test_a_shallow_version_goes_on_without_its_source(installation: Installation
 
 
 @pytest.mark.parametrize("kind", [DiskKind.DISK, DiskKind.SNAPSHOT])
-def test_a_disk_of_a_file_that_is_gone(
+def test_disk_of_a_deleted_file(
     installation: Installation, file: Path, kind: DiskKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(file.parent)
@@ -202,7 +202,7 @@ def test_a_disk_of_a_file_that_is_gone(
         make(installation, "x1", file, kind)
 
 
-def test_an_image_of_files_that_are_gone(installation: Installation, file: Path, tmp_path: Path) -> None:
+def test_image_of_deleted_files(installation: Installation, file: Path, tmp_path: Path) -> None:
     data = make_raw(tmp_path / "data.raw", seed=3, virtual_bytes=8 * MIB, content_bytes=MIB)
     asked = ImageRequest(group=GROUP, name="i1", source=str(file), data_sources=[str(data)], location="southcentralus")
     first = images.create_image(installation, ADMIN, asked)

@@ -1,4 +1,4 @@
-"""Groups, galleries and definitions: PUT is idempotent, what can't change is refused by name, parents guard children."""
+"""Groups, galleries and definitions: idempotent PUT, errors that name the property, and deletion of parents last."""
 
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def test_a_group_is_made_once_and_its_tags_change(empty: Installation) -> None:
         groups.show_group(empty, ADMIN, name="other")
 
 
-def test_a_group_stays_where_it_was_made(empty: Installation) -> None:
+def test_group_cannot_change_the_region(empty: Installation) -> None:
     refused(
         empty,
         Conflict,
@@ -109,7 +109,7 @@ def test_putting_a_gallery_again_changes_only_what_is_given(empty: Installation)
     assert galleries.show_gallery(empty, ADMIN, group=GROUP, name=GALLERY) == changed
 
 
-def test_a_gallery_moves_nowhere_and_its_name_is_one_of_the_subscription(empty: Installation) -> None:
+def test_gallery_cannot_move_and_the_name_is_unique_in_the_subscription(empty: Installation) -> None:
     put = galleries.create_gallery
     refused(
         empty,
@@ -167,7 +167,7 @@ def test_putting_a_definition_again_changes_only_what_is_given(empty: Installati
         ({"location": "eastus"}, "location"),
     ],
 )
-def test_what_a_definition_is_can_not_change(empty: Installation, changed: dict[str, Any], path: str) -> None:
+def test_identity_of_a_definition_cannot_change(empty: Installation, changed: dict[str, Any], path: str) -> None:
     error = refused(
         empty,
         PropertyChangeNotAllowed,
@@ -178,7 +178,7 @@ def test_what_a_definition_is_can_not_change(empty: Installation, changed: dict[
     assert error.target == path
 
 
-def test_a_definition_needs_its_gallery_and_a_triple_of_its_own(empty: Installation) -> None:
+def test_definition_needs_a_gallery_and_a_unique_identifier(empty: Installation) -> None:
     refused(
         empty,
         ParentNotFound,
@@ -220,7 +220,7 @@ def test_parents_are_not_deleted_before_their_children(published: Installation) 
     assert everything(published) == []
 
 
-def test_nobody_may_what_no_role_allows_and_the_log_says_so(tmp_path: Path) -> None:
+def test_action_without_a_role_is_refused_and_logged(tmp_path: Path) -> None:
     with open_home(tmp_path / "home") as installation:
         scope = group_id(installation.subscription, "mine")
         reader = Principal(name="eve", grants=(Grant(role=Role.READER, scope=scope),))

@@ -1,4 +1,4 @@
-"""Every operation that takes a principal asks for a right first: the command line calls the same ones as the server."""
+"""Every operation with a principal authorizes first: the command line and the server call the same operations."""
 
 import importlib
 import inspect
@@ -140,8 +140,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
 
 @pytest.mark.parametrize("neighbour", [False, True])
 @pytest.mark.parametrize("name", FOUND)
-def test_who_has_no_right_is_refused(home: Installation, tmp_path: Path, name: str, neighbour: bool) -> None:
-    """Neither who has no role at all, nor who has one on another group; and nothing is looked at before."""
+def test_caller_without_the_right_is_refused(home: Installation, tmp_path: Path, name: str, neighbour: bool) -> None:
+    """Refuse a caller without a role and a caller with a role on another group before any lookup."""
     near = Grant(role=Role.OWNER, scope=f"/subscriptions/{home.subscription}/resourceGroups/near")
     caller = Principal(name="ann", uid="7", grants=(near,) if neighbour else ())
     operation = FOUND[name]

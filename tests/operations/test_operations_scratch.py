@@ -1,4 +1,4 @@
-"""A process's folder for scratch, and others that look for leftovers at the same moment."""
+"""The scratch folder of a process during a concurrent search for leftovers."""
 
 import tempfile
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from tests.support.sample_gallery import open_home
 
 
-def test_a_folder_that_another_process_took_for_a_leftover_is_made_again(
+def test_scratch_folder_removed_by_another_process_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, taken = tempfile.mkdtemp, list[str]()

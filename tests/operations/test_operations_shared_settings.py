@@ -1,4 +1,4 @@
-"""Limits and maintenance settings are those of the installation: every process counts by the catalog."""
+"""Limits and maintenance settings of the installation: every process uses the settings in the catalog."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def body(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
-def test_a_file_is_imported_once_and_counts_in_every_home(tmp_path: Path, database: str) -> None:
+def test_settings_file_is_imported_once_and_applies_to_every_home(tmp_path: Path, database: str) -> None:
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
     heard: list[ProgressEvent] = []
     with open_home(two, database=database) as installation:
@@ -60,7 +60,7 @@ def test_a_file_is_imported_once_and_counts_in_every_home(tmp_path: Path, databa
     assert "imgstore settings apply" in event.detail
 
 
-def test_what_bounds_one_machine_is_its_own(tmp_path: Path, database: str) -> None:
+def test_limits_of_one_machine_are_not_shared(tmp_path: Path, database: str) -> None:
     heard: list[ProgressEvent] = []
     write(tmp_path / "one", "[limits]\ngalleries_max = 7\n[disk_space]\nupload_days_max = 3\n")
     write(tmp_path / "two", "[disk_space]\nupload_days_max = 4\n")
@@ -71,7 +71,7 @@ def test_what_bounds_one_machine_is_its_own(tmp_path: Path, database: str) -> No
     assert heard == []
 
 
-def test_a_file_counts_when_it_is_applied(tmp_path: Path) -> None:
+def test_settings_file_takes_effect_when_applied(tmp_path: Path) -> None:
     home = tmp_path / "home"
     write(home, '[limits]\npreset = "azure-2026"\ngalleries_max = 1\n')
     shown = {each["name"]: each for each in body(run(home, "settings", "show"))}
@@ -101,7 +101,7 @@ def test_a_file_counts_when_it_is_applied(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
+def test_invalid_settings_file_changes_nothing(tmp_path: Path) -> None:
     home = tmp_path / "home"
     write(home, "[limits]\ngalleries_max = 1\n")
     with open_home(home) as installation:

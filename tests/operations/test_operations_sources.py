@@ -1,4 +1,4 @@
-"""Disks, snapshots and managed images from disks, snapshots and files: real bytes, one life each."""
+"""Disks, snapshots and managed images from disks, snapshots and files, with real bytes."""
 
 import shutil
 from pathlib import Path
@@ -75,7 +75,7 @@ def served(installation: Installation, folder: Path, name: str) -> str:
     return compute_sha256(folder / "served.raw")
 
 
-def test_a_disk_from_a_file_lies_in_the_subscription_s_pool_of_its_region(
+def test_disk_from_a_file_is_in_the_pool_of_the_subscription_and_region(
     empty: Installation, samples: SampleImages
 ) -> None:
     folder = empty.home
@@ -135,7 +135,7 @@ def test_another_source_region_or_sku_is_refused(published: Installation, sample
     audit(published)
 
 
-def test_what_is_declared_must_not_contradict_the_source(published: Installation, samples: SampleImages) -> None:
+def test_declared_properties_must_match_the_source(published: Installation, samples: SampleImages) -> None:
     made = make_disk(published, "d1")
     assert made.os_properties == OsProperties(
         os_type=OsType.LINUX, os_state=OsState.GENERALIZED, hyper_v_generation=HyperVGeneration.V1
@@ -157,9 +157,7 @@ def test_what_is_declared_must_not_contradict_the_source(published: Installation
     )
 
 
-def test_copies_are_references_and_outlive_all_that_they_came_from(
-    published: Installation, samples: SampleImages
-) -> None:
+def test_copies_are_references_and_outlive_the_sources(published: Installation, samples: SampleImages) -> None:
     folder = published.home
     made = make_disk(published, "d1", "westus2")
     before = content(published, made.slot)
@@ -184,9 +182,7 @@ def test_copies_are_references_and_outlive_all_that_they_came_from(
     assert content(published, made.slot).manifests == {}
 
 
-def test_a_snapshot_and_a_disk_may_share_a_name_and_the_snapshot_is_meant(
-    empty: Installation, samples: SampleImages
-) -> None:
+def test_bare_name_of_a_snapshot_and_a_disk_names_the_snapshot(empty: Installation, samples: SampleImages) -> None:
     make(empty, "x", samples.first)
     make(empty, "x", samples.second, kind=SNAPSHOT)
     assert make(empty, "copy", "x").source_reference.endswith("/snapshots/x")
@@ -217,7 +213,7 @@ def test_a_subscription_s_pool_stays_when_all_is_collected(empty: Installation, 
     audit(empty)
 
 
-def test_a_file_that_is_refused_leaves_nothing(empty: Installation, samples: SampleImages, tmp_path: Path) -> None:
+def test_refused_file_leaves_no_disk(empty: Installation, samples: SampleImages, tmp_path: Path) -> None:
     cut = tmp_path / "cut.vhd"
     shutil.copy(samples.first, cut)
     with pytest.raises(ImageRefused):
@@ -261,9 +257,7 @@ def test_a_managed_image_has_its_data_disks_by_lun(published: Installation, samp
     audit(published)
 
 
-def test_an_image_says_a_state_and_all_its_disks_are_of_one_region(
-    published: Installation, samples: SampleImages
-) -> None:
+def test_image_has_an_os_state_and_all_disks_share_a_region(published: Installation, samples: SampleImages) -> None:
     make(published, "plain", samples.first, location="eastus")
     with pytest.raises(InvalidInput, match="same region"):
         make_disk(published, "d1", "westus2")

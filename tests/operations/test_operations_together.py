@@ -1,4 +1,4 @@
-"""Replicas that complete at the same moment, on the database where transactions run side by side."""
+"""Concurrent completion of replicas, on a database with concurrent transactions."""
 
 from pathlib import Path
 from threading import Thread
@@ -20,7 +20,7 @@ def complete(installation: Installation, replica: Replica, meanwhile: Thread | N
             meanwhile.join(1)  # it ends here only if it did not wait for this transaction
 
 
-def test_the_later_of_two_that_complete_at_once_sees_both(postgresql: str, tmp_path: Path) -> None:
+def test_later_of_two_concurrent_completions_sees_both(postgresql: str, tmp_path: Path) -> None:
     source = make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=8 << 20, content_bytes=1 << 20)
     with open_home(tmp_path / "home", database=postgresql) as installation:
         create_sample_gallery(installation)

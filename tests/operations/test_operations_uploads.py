@@ -1,4 +1,4 @@
-"""Uploads and grants as operations: who may, what another process sees, what a crash leaves, who is billed."""
+"""Uploads and grants as operations: rights, other processes, crashes and billing."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -85,7 +85,7 @@ def test_an_upload_becomes_a_disk_that_is_collected_and_billed_like_others(
     assert not list((installation.home / "uploads").iterdir())
 
 
-def test_until_it_is_ended_an_upload_is_no_source_and_is_told_to_wait(installation: Installation, vhd: bytes) -> None:
+def test_unfinished_upload_is_refused_as_a_source(installation: Installation, vhd: bytes) -> None:
     make(installation, vhd)
     copy = DiskRequest(group=GROUP, name="copy", source="up")
     with pytest.raises(InvalidInput, match="is not found") as caught:
@@ -95,7 +95,7 @@ def test_until_it_is_ended_an_upload_is_no_source_and_is_told_to_wait(installati
     assert create_from_source(installation, ADMIN, copy).provisioning_state is ProvisioningState.SUCCEEDED
 
 
-def test_a_repeat_goes_on_after_a_store_that_failed(
+def test_repeated_command_resumes_after_a_store_failure(
     installation: Installation, vhd: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(installation, vhd)
@@ -113,7 +113,7 @@ def test_a_repeat_goes_on_after_a_store_that_failed(
     assert revoke(installation).provisioning_state is ProvisioningState.SUCCEEDED, "once more does nothing"
 
 
-def test_who_may(installation: Installation, vhd: bytes) -> None:
+def test_rights_of_uploads_and_grants(installation: Installation, vhd: bytes) -> None:
     make(installation, vhd)
     nobody = Principal(name="nobody")
     with pytest.raises((AccessDenied, NotFound)):
@@ -124,7 +124,7 @@ def test_who_may(installation: Installation, vhd: bytes) -> None:
         create_upload(installation, nobody, UploadRequest(group=GROUP, name="x", upload_bytes=1024))
 
 
-def test_what_can_not_be_granted(installation: Installation, vhd: bytes) -> None:
+def test_impossible_grants_are_refused(installation: Installation, vhd: bytes) -> None:
     make(installation, vhd)
     with pytest.raises(Conflict, match="Access level Read is not allowed"):
         grant(installation, AccessLevel.READ)
@@ -137,7 +137,7 @@ def test_what_can_not_be_granted(installation: Installation, vhd: bytes) -> None
     assert disks.show_disk(installation, ADMIN, group=GROUP, name="up").disk_state is DiskState.ACTIVE_UPLOAD
 
 
-def test_a_grant_is_not_given_to_a_disk_that_has_changed_meanwhile(installation: Installation, vhd: bytes) -> None:
+def test_grant_for_a_concurrently_changed_disk_is_refused(installation: Installation, vhd: bytes) -> None:
     make(installation, vhd)
     stale = disks.show_disk(installation, ADMIN, group=GROUP, name="up")
     revoke(installation)
@@ -146,7 +146,7 @@ def test_a_grant_is_not_given_to_a_disk_that_has_changed_meanwhile(installation:
         transaction.disks.update(transaction.disks.by_uid(stale.uid))
 
 
-def test_two_who_ask_have_good_urls_until_their_own_end(installation: Installation, vhd: bytes) -> None:
+def test_each_url_is_valid_until_the_expiry_of_the_url(installation: Installation, vhd: bytes) -> None:
     make(installation, vhd)
     long, short = grant(installation, AccessLevel.WRITE, seconds=600), grant(installation, AccessLevel.WRITE)
     for url in (long, short):
@@ -160,7 +160,7 @@ def test_two_who_ask_have_good_urls_until_their_own_end(installation: Installati
         assert signed_urls.authorize_signed_url(installation, ticket, write=True).name == "up"
 
 
-def test_a_server_sweeps_what_a_crash_left_and_no_more(installation: Installation, vhd: bytes) -> None:
+def test_server_removes_only_uploads_left_by_a_crash(installation: Installation, vhd: bytes) -> None:
     make(installation, vhd)
     kept = disks.show_disk(installation, ADMIN, group=GROUP, name="up")
     left = spool_folder(installation.home, "a-disk-that-is-gone")
@@ -170,9 +170,7 @@ def test_a_server_sweeps_what_a_crash_left_and_no_more(installation: Installatio
     assert spool_folder(installation.home, kept.uid).exists()
 
 
-def test_an_upload_that_is_held_is_not_taken_in(
-    installation: Installation, vhd: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_upload_is_not_ingested(installation: Installation, vhd: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     make(installation, vhd)
     monkeypatch.setattr(uploads, "_PATIENCE_SECONDS", 0.1)
     disk = disks.show_disk(installation, ADMIN, group=GROUP, name="up")
@@ -181,7 +179,7 @@ def test_an_upload_that_is_held_is_not_taken_in(
     assert revoke(installation).provisioning_state is ProvisioningState.SUCCEEDED
 
 
-def test_what_is_made_of_an_uploaded_disk_awaits_nothing(
+def test_copy_of_an_uploaded_disk_does_not_wait_for_an_upload(
     installation: Installation, vhd: bytes, tmp_path: Path
 ) -> None:
     make(installation, vhd)
