@@ -10,7 +10,11 @@ from imgstore.domain.states import REPLICA_TRANSITIONS, ReplicaState
 
 ROOT: Final = Path(__file__).parents[2]
 DESIGN: Final = ROOT / "imgstore" / "DESIGN.md"
-PAGES: Final = (DESIGN, ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+PAGES: Final = (
+    DESIGN,
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
 SOURCES: Final = tuple(
     path for folder in ("imgstore", "tests", "bench") for path in sorted((ROOT / folder).rglob("*.py"))
 )
@@ -19,10 +23,9 @@ LINES_MAX: Final = 450
 _HEADING: Final = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 _LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
 _FENCED: Final = re.compile(r"```.*?```", re.DOTALL)
-_CODE_PATH: Final = re.compile(
-    r"`((?:api|catalog|cli|domain|formats|ledger|operations|policy|regions|remote|segments|stores|templates|testing"
-    r"|transfer|wire)/[\w/]+\.py)`"
-)
+_PACKAGES: Final = sorted(path.parent.name for path in (ROOT / "imgstore").glob("*/__init__.py"))
+_CODE_PATH: Final = re.compile(rf"`((?:{'|'.join(_PACKAGES)}|imgstore|tests|bench|docs)/[\w./-]*|[\w/-]+\.py)`")
+"""A file or folder of the repository in backticks: any `*.py`, and any path that begins with a package's name."""
 _PAGE_IN_CODE: Final = re.compile(r"docs/[\w/-]+\.md")
 _SECTION_IN_CODE: Final = re.compile(r"DESIGN\.md,\s+(?:\"([^\"]+)\"|sections? (\d+))")
 
@@ -58,7 +61,8 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "moves.md"], ids=_name)
 def test_named_modules_exist(page: Path) -> None:
     named = set(_CODE_PATH.findall(page.read_text(encoding="utf-8")))
-    assert {path for path in named if not (ROOT / "imgstore" / path).is_file()} == set()
+    bases = (ROOT, ROOT / "imgstore", page.parent)
+    assert {path for path in named if not any((base / path).exists() for base in bases)} == set()
 
 
 def test_pages_and_sections_that_code_cites_exist() -> None:
