@@ -173,7 +173,7 @@ class DirectoryStore:
         sync_folder(folder)
         return written
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str]) -> bool:
         """See `Deletes.delete`. Durable: each folder with a removed file is fsynced once."""
         touched: dict[str, None] = {}
         for key in keys:
@@ -187,6 +187,7 @@ class DirectoryStore:
         for folder in touched:
             with self._translate_errors(folder):
                 sync_folder(folder)
+        return True
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""

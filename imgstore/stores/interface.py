@@ -182,8 +182,16 @@ class Puts(Describes, Protocol):
 class Deletes(Describes, Protocol):
     """A store that removes objects."""
 
-    def delete(self, keys: Iterable[str]) -> None:
-        """Remove the objects, in requests of at most 1,000 keys. An absent key is no error. Idempotent."""
+    def delete(self, keys: Iterable[str]) -> bool:
+        """Remove the objects, in requests of at most 1,000 keys. A missing object is no error. Idempotent.
+
+        Returns:
+            Whether no request can be carried out later. A store of several zones may succeed without the answer of a
+            zone, and that zone may carry out the request later, within the request limit (invariant G14).
+
+        Raises:
+            StoreError: the store refused the request, or did not answer and may still carry out the request.
+        """
         ...
 
 

@@ -57,11 +57,12 @@ class MemoryStore:
             self._objects[check_key(key)] = kept
         return _info(key, kept)
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str]) -> bool:
         """See `Deletes.delete`."""
         with self._lock:
             for key in keys:
                 self._objects.pop(check_key(key), None)
+        return True
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""

@@ -54,6 +54,7 @@ from itertools import chain, groupby, islice
 from typing import Final, TypeAlias, TypeVar
 
 from imgstore.domain.errors import (
+    CircuitOpen,
     ExistenceUnknown,
     ObjectCorrupt,
     ObjectNotFound,
@@ -355,7 +356,7 @@ class ZoneRedundantStore:
         if only_if_absent and self._exists(key):
             raise existing_object_error(self.name, key)
         self._know_notes()
-        took = self._write_to_quorum(key, self._each_in_grace, lambda store: store.put(key, body))
+        took, _ = self._write_to_quorum(key, self._each_in_grace, lambda store: store.put(key, body))
         self._write_notes([key], MissedWrite.PUT, list(took))
         return _latest(took.values())
 
@@ -366,16 +367,19 @@ class ZoneRedundantStore:
             return False
         return True
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str]) -> bool:
         """See `Deletes.delete`."""
+        answered = True
         for batch in split_batches(map(check_key, keys)):
-            self._delete(batch)
+            answered = self._delete(batch) and answered
+        return answered
 
-    def _delete(self, batch: Sequence[str]) -> None:
+    def _delete(self, batch: Sequence[str]) -> bool:
         self._let_silent_zones_rest(batch[0])
         self._know_notes()
-        took = self._write_to_quorum(batch[0], self._each, lambda store: store.delete(batch))
+        took, failed = self._write_to_quorum(batch[0], self._each, lambda store: store.delete(batch))
         self._write_notes(batch, MissedWrite.DELETE, list(took))
+        return not any(map(_may_arrive_late, failed.values()))
 
     def _let_silent_zones_rest(self, key: str) -> None:
         """Exclude silent zones from the next delete, because a delete must not be given up (invariant G6)."""
@@ -402,8 +406,8 @@ class ZoneRedundantStore:
         """
         self._write_to_quorum(check_key(key), self._each_in_grace, lambda store: store.put(key, body))
 
-    def _write_to_quorum(self, key: str, each: "_Each[T]", write: Callable[[ObjectStore], T]) -> dict[str, T]:
-        """Write to the zones that are up, and to all zones if these are too few. Return the results by zone."""
+    def _write_to_quorum(self, key: str, each: "_Each[T]", write: Callable[[ObjectStore], T]) -> "_Answers[T]":
+        """Write to the zones that are up, and to all zones if these are too few. At least two zones take the write."""
         awake = self._rests.awake(self._zones)
         took, failed = each(awake, lambda zone: write(self._zones[zone]))
         if len(took) < QUORUM:
@@ -412,7 +416,7 @@ class ZoneRedundantStore:
             took, failed = took | more, failed | more_failed
         if len(took) < QUORUM:
             raise self._quorum_error(key, failed)
-        return took
+        return took, failed
 
     def _write_notes(self, keys: Sequence[str], kind: MissedWrite, took: Sequence[str]) -> None:
         """In each zone that took a write, put notes about the zones that missed it, and delete the notes of the others.
@@ -789,6 +793,11 @@ def _get_key(told: tuple[str, ObjectInfo]) -> str:
 
 def _count_absent(wrong: Mapping[str, StoreError]) -> int:
     return sum(isinstance(error, ObjectNotFound) for error in wrong.values())
+
+
+def _may_arrive_late(error: StoreError) -> bool:
+    """Return whether a request that ended with this error may still be carried out."""
+    return isinstance(error, StoreUnreachable) and not isinstance(error, CircuitOpen)
 
 
 def _late_error(zone: str, age_seconds: float) -> StoreSilent:

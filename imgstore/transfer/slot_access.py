@@ -157,12 +157,15 @@ class SlotAccess:
         """Read an object that passes the check `accept`."""
         return self.store.get(self.prefix + key, accept)
 
-    def remove(self, keys_below: Iterable[str], check_cancelled: CheckCancelled = never_cancelled) -> None:
+    def remove(self, keys_below: Iterable[str], check_cancelled: CheckCancelled = never_cancelled) -> bool:
         """Delete objects. A missing object is no error.
 
         Args:
             keys_below: their keys below the slot.
             check_cancelled: called before each key reaches the store. A directory deletes keys one by one.
+
+        Returns:
+            Whether no request can be carried out later, as `Deletes.delete` returns.
         """
 
         def full_keys() -> Iterator[str]:
@@ -170,7 +173,7 @@ class SlotAccess:
                 check_cancelled()
                 yield self.prefix + key
 
-        self.store.delete(full_keys())
+        return self.store.delete(full_keys())
 
     def _read_back(self, key: str, accept: Callable[[bytes], bool]) -> None:
         try:

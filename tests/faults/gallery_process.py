@@ -136,10 +136,11 @@ class _Store(DirectoryStore):
         with self._steps():
             return super().put(key, body, only_if_absent=only_if_absent)
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str]) -> bool:
         for key in keys:  # File by file: a process may die between two of them.
             with self._steps():
                 super().delete([key])
+        return True
 
 
 class _Unwatched:

@@ -1,8 +1,10 @@
 """A DELETE that a store carries out long after its client gave up destroys nothing that was written since (G14)."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance.gc import collect
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import Body
@@ -47,6 +50,8 @@ class Network:
 
     holds: Callable[[str], bool] = lambda _key: False
     late: list[tuple[DirectoryStore, list[str]]] = field(default_factory=list)
+    folder: str = ""
+    """A part of the names of the stores that hold requests back."""
 
     def deliver(self) -> int:
         late, self.late = self.late, []
@@ -62,12 +67,12 @@ _delete = DirectoryStore.delete
 def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     network = Network()
 
-    def send(store: DirectoryStore, doomed: Iterable[str]) -> None:
+    def send(store: DirectoryStore, doomed: Iterable[str]) -> bool:
         every = list(doomed)
-        if any(network.holds(key) for key in every):
+        if network.folder in store.name and any(network.holds(key) for key in every):
             network.late.append((store, every))
             raise StoreUnreachable("no answer in time", found="nothing", expected="an answer", hint="none")
-        _delete(store, every)
+        return _delete(store, every)
 
     monkeypatch.setattr(DirectoryStore, "delete", send)
     return network
@@ -191,3 +196,55 @@ def test_copy_in_one_zone_is_not_put_while_its_deletion_may_arrive(
     assert set(states(show(home, "1.0.1")).values()) == {ReplicaState.COMPLETED}
     audit_served(home, {"1.0.1": source}, tmp_path)
     audit(home)
+
+
+def test_a_delete_that_one_zone_did_not_answer_blocks_the_keys(
+    home: Installation, samples: SampleImages, network: Network, clock: ManualClock, tmp_path: Path
+) -> None:
+    """Two zones delete at once, and the third zone deletes after the keys could have been written again."""
+    zones = ["westus2=1=Standard_ZRS"]
+    publish(home, samples.first, targets=[SOUTH, *zones])
+    network.holds, network.folder = is_manifest, "zone-2"
+    assert list(states(retarget(home, [SOUTH]))) == ["southcentralus/0"], "the delete succeeds"
+    assert len(network.late) == 1
+    network.holds = lambda _key: False
+    began = clock.monotonic()
+    delivered: list[int] = []
+
+    def wait(seconds: float) -> None:
+        clock.wait(seconds)
+        if clock.monotonic() - began >= BOUND_SECONDS - 10 and network.late:
+            delivered.append(network.deliver())
+
+    with open_home(home.home, effects=replace(home.effects, wait=wait), lease_seconds=3_600) as other:
+        assert ReplicaState.COMPLETED in states(retarget(other, [SOUTH, *zones])).values()
+        network.deliver()
+        manifests = (home.home / "regions" / "imgstore-westus2").rglob("manifests/**/*")
+        assert len(delivered) == 1, "the key was written while the request could still arrive"
+        assert len([path for path in manifests if path.is_file()]) == 3
+        audit_served(other, {"1.0.0": samples.first}, tmp_path)
+
+
+def test_a_segment_that_one_zone_may_delete_later_stays_in_deletion(
+    home: Installation, network: Network, clock: ManualClock, tmp_path: Path
+) -> None:
+    """The same bytes are published after gc. The late DELETE of one zone must not take a new copy."""
+    source = make_raw(tmp_path / "s.raw", seed=5, virtual_bytes=8 * MIB, content_bytes=2 * MIB)
+    west = ["westus2=1=Standard_ZRS"]
+    publish(home, source, "1.0.0", west, location="westus2")
+    delete(home, "1.0.0")
+    network.holds, network.folder = object_keys.is_segment_key, "zone-2"
+    collect(home, ADMIN, grace=timedelta(0))
+    assert network.late
+    network.holds = lambda _key: False
+    with open_home(home.home, effects=home.effects, lease_seconds=3_600) as other:  # The first process avoids the zone.
+        with pytest.raises(Exception, match="deleting segments"):
+            publish(other, source, "1.0.1", west, location="westus2")
+        network.deliver()
+        clock.advance(BOUND_SECONDS + 300)
+        publish(other, source, "1.0.1", west, location="westus2")
+    segments = (home.home / "regions" / "imgstore-westus2").rglob("segments/*/*")
+    by_zone = Counter(next(part for part in path.parts if part.startswith("zone-")) for path in segments)
+    assert len(by_zone) == 3
+    assert len(set(by_zone.values())) == 1, by_zone
+    audit_served(home, {"1.0.1": source}, tmp_path)

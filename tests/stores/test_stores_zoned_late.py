@@ -8,7 +8,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from imgstore.domain.errors import ObjectNotFound
+from imgstore.domain.errors import ObjectNotFound, StoreUnreachable
 from imgstore.domain.storage.digests import digest_of
 from imgstore.stores import MemoryStore, MissedWrite, RepairNote, ZoneRedundantStore
 from imgstore.stores.interface import Accept, Body, ObjectInfo
@@ -51,9 +51,9 @@ class Freezable(MemoryStore):
         self._wait("put")
         return super().put(key, body, only_if_absent=only_if_absent)
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str]) -> bool:
         self._wait("delete")
-        super().delete(keys)
+        return super().delete(keys)
 
 
 @dataclass(kw_only=True)
@@ -246,7 +246,7 @@ def test_a_delete_is_not_sent_to_a_frozen_zone(region: Region) -> None:
     store.put(KEY, BODY)
     region.seconds += 60.0
     region.zones["3"].thawed.clear()
-    store.delete([KEY])
+    assert store.delete([KEY]), "no request can arrive later"
     assert region.holders(KEY) == "3"
     assert "delete" not in region.zones["3"].requests
     assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=MissedWrite.DELETE)]
@@ -270,6 +270,19 @@ def test_a_delete_that_was_sent_is_waited_for(region: Region) -> None:
     assert region.holders(KEY) == ""
     # Invariant Z13.
     assert store.list_pending_repairs() == []
+
+
+def test_a_delete_without_an_answer_of_one_zone_succeeds_and_may_arrive_later(region: Region) -> None:
+    class Lossy(Freezable):
+        def delete(self, keys: Iterable[str]) -> bool:
+            raise StoreUnreachable("no answer in time", found="nothing", expected="an answer", hint="none")
+
+    region.zones["3"] = Lossy("3")
+    store = region.open()
+    store.put(KEY, BODY)
+    assert not store.delete([KEY])
+    assert region.holders(KEY) == "3"
+    assert store.list_pending_repairs() == [RepairNote(zone="3", key=KEY, missed=MissedWrite.DELETE)]
 
 
 def test_an_unimportant_delete_is_given_up(region: Region) -> None:

@@ -118,11 +118,11 @@ class FaultyStore:
         with _Call(self._faults("put", [key])):
             return self._store.put(key, body, only_if_absent=only_if_absent)
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str]) -> bool:
         """See `Deletes.delete`."""
         every = list(keys)
         with _Call(self._faults("delete", every)):
-            self._store.delete(every)
+            return self._store.delete(every)
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""

@@ -231,6 +231,8 @@ def _next_batch(installation: Installation, survey: SlotSurvey, grace: timedelta
 def _delete(installation: Installation, slot: Slot, batch: _Batch) -> None:
     """Send the delete request of a batch, then remove the rows of the batch.
 
+    The rows stay until their lease and the request limit have passed if a zone may carry out the request later.
+
     Raises:
         StoreError: the request failed, or the answer was lost. The rows stay until the next collection after their
             lease.
@@ -249,7 +251,9 @@ def _delete(installation: Installation, slot: Slot, batch: _Batch) -> None:
                 target=str(slot.key),
             )
 
-    installation.access(slot).remove([object_keys.segment_key(each.name) for each in batch.marks], check_in_time)
+    doomed = [object_keys.segment_key(each.name) for each in batch.marks]
+    if not installation.access(slot).remove(doomed, check_in_time):
+        return
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
         transaction.deletion_marks.end_deleting(slot.uid, batch.token)

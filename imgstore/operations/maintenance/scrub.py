@@ -319,10 +319,11 @@ def _resolve_unnamed(installation: Installation, slot: Slot, store: ZoneRedundan
             below = key.removeprefix(slot.prefix)
             deletion = record_deletion(installation, transaction, slot, [below], recorded_at)
 
-        def delete_copies(keys_below: Collection[str], check_cancelled: CheckCancelled) -> None:
+        def delete_copies(keys_below: Collection[str], check_cancelled: CheckCancelled) -> bool:
             check_cancelled()
             for each in keys_below:
                 store.delete_in(slot.prefix + each, [*copies.right, *copies.wrong])
+            return True
 
         send_deletion(installation, deletion, send=delete_copies)
     store.delete_notes(key)

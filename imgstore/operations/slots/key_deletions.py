@@ -97,17 +97,18 @@ def send_deletion(
     installation: Installation,
     deletion: KeyDeletion,
     check_cancelled: CheckCancelled = never_cancelled,
-    send: Callable[[Collection[str], CheckCancelled], None] | None = None,
+    send: Callable[[Collection[str], CheckCancelled], bool] | None = None,
 ) -> None:
     """Send a recorded request once, then remove the record.
 
-    After an error the record blocks the keys until its time has passed.
+    After an error, or if a zone may carry out the request later, the record blocks the keys until its time has passed.
 
     Args:
         installation: the installation.
         deletion: the request.
         check_cancelled: called before the request is sent.
         send: sends the request. It gets the keys, and a check to call first. None deletes in the store of the slot.
+            The result is false if a zone may carry out the request later.
 
     Raises:
         StoreError: the store refused, or the answer was lost.
@@ -129,7 +130,9 @@ def send_deletion(
                 target=str(slot.key),
             )
 
-    (send or installation.access(slot).remove)(deletion.keys, in_time)
+    is_settled = (send or installation.access(slot).remove)(deletion.keys, in_time)
+    if not is_settled:
+        return
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
         transaction.deletion_marks.end_deleting(slot.uid, deletion.token)

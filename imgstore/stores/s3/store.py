@@ -302,7 +302,7 @@ class S3Store:
             time = parsedate_to_datetime(date).astimezone(UTC)
         return ObjectInfo(key=key, stored_bytes=memoryview(body).nbytes, last_modified=time, checksum=kept)
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str]) -> bool:
         """See `Deletes.delete`. Each request is sent once.
 
         Raises:
@@ -316,6 +316,7 @@ class S3Store:
                 first = errors[0]
                 message = f"{first.get('Message', '')} ({len(errors)} of {len(batch)} keys)"
                 raise self._create_error(first.get("Key"), first.get("Code", "InternalError"), 200, message)
+        return True
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`. The request asks the store for a CRC-32 of the new object."""

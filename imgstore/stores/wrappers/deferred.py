@@ -64,9 +64,9 @@ class DeferredStore:
         """See `Puts.put`."""
         return self.open_store().put(key, body, only_if_absent=only_if_absent)
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str]) -> bool:
         """See `Deletes.delete`."""
-        self.open_store().delete(keys)
+        return self.open_store().delete(keys)
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""

@@ -152,10 +152,10 @@ class MeteredStore:
         with self._measure():
             return self._store.put(key, body, only_if_absent=only_if_absent)
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str]) -> bool:
         """See `Deletes.delete`."""
         self._meter.add("delete")
-        self._store.delete(keys)
+        return self._store.delete(keys)
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""

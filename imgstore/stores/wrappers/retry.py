@@ -141,9 +141,9 @@ class RetryingStore:
             return self._store.put(key, body, only_if_absent=True)
         return self._retry(lambda: self._store.put(key, body))
 
-    def delete(self, keys: Iterable[str]) -> None:
+    def delete(self, keys: Iterable[str]) -> bool:
         """See `Deletes.delete`. Sent once."""
-        self._store.delete(keys)
+        return self._store.delete(keys)
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""
