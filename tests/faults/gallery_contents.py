@@ -9,7 +9,7 @@ from typing import Final
 BLOCK_BYTES: Final = 4096
 PIECE_BYTES: Final = 4 * 1024 * 1024
 VIRTUAL_BYTES: Final = 3 * PIECE_BYTES + 512
-"""No multiple of a block."""
+"""Not a multiple of a block."""
 _PIECE_BLOCKS: Final = PIECE_BYTES // BLOCK_BYTES
 FAMILIES: Final = 4
 PATCHES_MAX: Final = 8
@@ -17,7 +17,7 @@ PATCHES_MAX: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A disk: the `patches`-th image of a family."""
+    """A disk: the image number `patches` of a family."""
 
     family: int
     patches: int
@@ -28,7 +28,7 @@ class Content:
         return Content(self.family, min(self.patches + 1, PATCHES_MAX))
 
     def file(self, folder: Path) -> Path:
-        """The disk as a sparse raw file, made at the first call and never touched again."""
+        """Return the disk as a sparse raw file, created at the first call."""
         path = folder / f"{self.family}-{self.patches}.raw"
         if not path.exists():
             with path.open("wb") as file:
@@ -41,7 +41,7 @@ class Content:
 
 @cache
 def blocks_of(content: Content) -> dict[int, int]:
-    """The seed of each block that is not zero, by its number. Two families share some blocks, at other places."""
+    """Return the seed of each block with data, by number. Two families share some blocks at other places."""
     if content.patches == 0:
         return dict(_first_blocks(content.family))
     blocks = dict(blocks_of(Content(content.family, content.patches - 1)))
@@ -62,7 +62,7 @@ def _first_blocks(family: int) -> list[tuple[int, int]]:
 
 @cache
 def block_bytes(seed: int) -> bytes:
-    """4 KiB: text for every third seed, else noise."""
+    """Return 4 KiB: text for every third seed, otherwise noise."""
     if seed % 3 == 0:
         return (b"%09d daemon\n" % seed * 241)[:BLOCK_BYTES]
     return random.Random(seed).randbytes(BLOCK_BYTES)

@@ -1,4 +1,5 @@
-"""Manifests, references and segments decoded once more, after docs/internals/layout.md: none of imgstore's own readers."""
+"""A second decoder of manifests, references and segments from docs/internals/layout.md, independent of imgstore's
+readers."""
 
 import struct
 import sys
@@ -26,17 +27,17 @@ class Decoded:
     segments: dict[bytes, int]
     """Stored bytes by name."""
     runs: tuple[tuple[int, int, bytes, int], ...]
-    """Disk block, count, segment's name, block in it."""
+    """Disk block, count, name of the segment, block in the segment."""
 
 
 def is_whole(data: bytes) -> bool:
-    """Whether an object ends in the BLAKE3 of itself."""
+    """Return whether an object ends with the BLAKE3 of its other bytes."""
     return len(data) > _DIGEST_BYTES and blake3(data[:-_DIGEST_BYTES]).digest() == data[-_DIGEST_BYTES:]
 
 
 @cache
 def decode_manifest(data: bytes) -> Decoded:
-    """The manifest in `data`, which is whole."""
+    """Decode a whole manifest."""
     magic, version, _, footer, virtual_bytes, works, segments, runs, pieces, frame, zero, _ = _HEADER.unpack_from(data)
     assert (magic, version, zero) == (b"IMGSTMAN", 1, 0), "no manifest"
     at = _HEADER.size + footer
@@ -64,7 +65,7 @@ def decode_manifest(data: bytes) -> Decoded:
 
 
 def reference_of(data: bytes) -> str | None:
-    """The key that a managed disk's reference names; None of a manifest."""
+    """Return the key that a managed disk's reference names; None for a manifest."""
     magic, version, length, _ = struct.unpack_from("<8sHH32s", data)
     if magic != b"IMGSTREF":
         return None
@@ -75,7 +76,7 @@ def reference_of(data: bytes) -> str | None:
 
 @cache
 def decode_segment(data: bytes) -> bytes:
-    """The blocks of a segment, one after another."""
+    """Return the blocks of a segment in order."""
     magic, version, encoding, blocks = struct.unpack_from("<8sHHI", data)
     assert (magic, version) == (b"IMGSTSEG", 1), "no segment"
     body = data[16:] if encoding == 0 else zstd.decompress(data[16:])

@@ -1,8 +1,7 @@
-"""What happened in a catalog, in order, told by triggers of the database, and the laws that each event is held to.
+"""An ordered log of the events in a catalog, written by triggers of the database, with rules for each event.
 
-The triggers write into a table of their own in the very transaction that they watch, so that what was rolled back never
-happened. `History` reads it on, and reckons charges, storage, states and turns by its own arithmetic (DESIGN.md,
-sections 7, 8 and 11).
+The triggers write into a separate table in the watched transaction, so a rollback removes its events. `History` reads
+new events, and computes charges, storage, states and placement independently (docs/internals).
 """
 
 import sqlite3
@@ -51,13 +50,13 @@ _MAY: Final = {
     ("Replicating", "Failed"),
     ("Completed", "Degraded"),
 }
-"""The table of states, without the way to Deleting, which is open from all but itself."""
+"""The table of states. Each state except Deleting may also change to Deleting."""
 
 COLLECT_LEASE_SECONDS: Final = 300.0
 
 
 def watch(connection: sqlite3.Connection) -> None:
-    """Have every event written down from here on."""
+    """Log every event from now on."""
     connection.execute("CREATE TABLE happened (number INTEGER PRIMARY KEY AUTOINCREMENT, what, a, b, c, d, e)")
     for what, (when, values) in _EVENTS.items():
         name = what.replace(" ", "_")
@@ -78,13 +77,13 @@ class SlotFact:
     kind: str
     ordinal: int
     zone: str
-    """Its one zone's name, or "zrs" for all three."""
+    """The name of the zone, or "zrs" for three zones."""
     bucket: str
 
 
 @dataclass(slots=True)
 class ReplicaFact:
-    """A replica, as it stands."""
+    """The present state of a replica."""
 
     uid: str
     version: str
@@ -94,7 +93,7 @@ class ReplicaFact:
 
 @dataclass(frozen=True, slots=True)
 class ManifestFact:
-    """A complete manifest's row."""
+    """The row of a complete manifest."""
 
     uid: str
     owner: str
@@ -107,32 +106,32 @@ class ManifestFact:
 
 @dataclass(slots=True)
 class History:
-    """What stands, by what happened."""
+    """The present state as computed from all events."""
 
     egress_per_gb: Decimal
-    """Between any two of the regions that are used."""
+    """The price between any two used regions."""
     grace_seconds: float = 0.0
-    """Of whatever collects now."""
+    """The grace period of the present collector."""
     slots: dict[str, SlotFact] = field(default_factory=dict)
     replicas: dict[str, ReplicaFact] = field(default_factory=dict)
     manifests: dict[str, ManifestFact] = field(default_factory=dict)
     egress_bytes: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
-    """By target region."""
+    """Bytes by target region."""
     seen: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
-    """How often each thing happened: for the account of what an example reached."""
+    """The number of each kind of event, for the statistics of an example."""
     _segments: dict[int, tuple[bytes, int]] = field(default_factory=dict)
     _locations: dict[str, str] = field(default_factory=dict)
     """Source region by version."""
     _charges: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """Of the transaction that is read: (kind, delivered bytes) by replica."""
+    """(kind, delivered bytes) by replica of the present transaction."""
     _turn: tuple[str, str, int] | None = None
     _number: int = 0
 
     def read_on(self, connection: sqlite3.Connection) -> None:
-        """Take in what happened since.
+        """Read the new events.
 
         Raises:
-            AssertionError: something happened that must not.
+            AssertionError: a forbidden event happened.
         """
         rows = connection.execute("SELECT * FROM happened WHERE number > ? ORDER BY number", (self._number,))
         for number, what, *values in rows.fetchall():
@@ -207,7 +206,7 @@ class History:
     _turn_taken = _turn_made
 
     def _disk(self, _: str, version: str, slot: str, ordinal: int, __: Any) -> None:
-        """Round robin: of the complete replicas of the region, by ordinal, the one whose turn it is."""
+        """Check round robin over the complete replicas of the region, by ordinal."""
         assert self._turn is not None, "a disk without a turn"
         of, region, turn = self._turn
         assert (of, region) == (version, self.slots[slot].region), "a disk of another version's turn"
@@ -233,7 +232,7 @@ class History:
         return next((each for each in self.manifests.values() if (each.owner, each.slot.uid) == wanted), None)
 
     def _check_charge(self, manifest: ManifestFact) -> None:
-        """The first replica of a version in a region pays for what no complete manifest of that region names."""
+        """Check that the first replica of a version in a region pays for all segments that are new in the region."""
         slot = manifest.slot
         replica = next(
             each
@@ -262,7 +261,7 @@ class History:
         return found
 
     def stored_in(self, slot_uid: str) -> dict[bytes, int]:
-        """The segments that complete manifests of a slot name, with their stored bytes."""
+        """Return the segments that complete manifests of a slot name, with their stored bytes."""
         found: dict[bytes, int] = {}
         for each in self.manifests.values():
             if each.slot.uid == slot_uid:
@@ -270,6 +269,6 @@ class History:
         return found
 
     def billed_in(self, slot_uid: str) -> int:
-        """The stored bytes that storage is billed for in a slot: each segment once, and each owner's own object."""
+        """Return the billed bytes of a slot: each segment once, and the object of each owner."""
         own = sum(each.object_bytes for each in self.manifests.values() if each.slot.uid == slot_uid)
         return own + sum(self.stored_in(slot_uid).values())

@@ -1,6 +1,6 @@
-"""The gallery as it lies there: rows by plain SQL, files by plain listings, bytes by decoders of its own.
+"""An independent view of the gallery: rows by plain SQL, files by plain listings, bytes by a second decoder.
 
-Nothing of imgstore is asked for a verdict. What the machine has damaged itself is excused, as long as it is.
+The oracle does not use imgstore for verdicts. Damage by the machine itself is excused until it is repaired.
 """
 
 import json
@@ -23,7 +23,7 @@ QUORUM: Final = 2
 EGRESS_PER_GB: Final = Decimal("0.02")
 STORAGE_PER_GB_MONTH: Final = {"Standard_LRS": Decimal("0.05"), "Standard_ZRS": Decimal("0.0625")}
 _WEIGHT: Final = Decimal(10**9 * 730 * 3600)
-"""Bytes times seconds of a GB that lies for a month."""
+"""Bytes times seconds of one GB for one month."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +34,12 @@ class VersionFact:
     gallery: str
     definition: str
     patch: int
-    """Of 1.0.patch."""
+    """The patch of the version 1.0.patch."""
     location: str
     targets: tuple[tuple[str, int, str], ...]
     """Region, count and storage account type, sorted."""
     hidden_in: frozenset[str]
-    """Regions where it is excluded from latest."""
+    """Regions in which the version is excluded from latest."""
     excluded: bool
     blocked: bool
     soft: bool
@@ -52,7 +52,7 @@ class VersionFact:
 
 @dataclass(slots=True)
 class Oracle:
-    """One home, looked at from outside."""
+    """An outside view of one home."""
 
     home: Path
     history: History = field(default_factory=lambda: History(egress_per_gb=EGRESS_PER_GB))
@@ -76,19 +76,20 @@ class Oracle:
             yield connection
 
     def everything(self) -> tuple[list[str], dict[str, int]]:
-        """Every row, and every file with its time stamp, but for the marks of zones, which their first use lays."""
+        """Return every row, and every file with its time stamp, without the marks of zones, which the first use
+        creates."""
         with self.connected() as connection:
             rows = list(connection.iterdump())
         files = (path for path in (self.home / "regions").rglob("*") if path.is_file() and not is_of_zone(path))
         return rows, {str(path): path.stat().st_mtime_ns for path in files}
 
     def ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Rows, by plain SQL."""
+        """Query rows by plain SQL."""
         with closing(sqlite3.connect(self.catalog)) as connection:
             return connection.execute(statement, values).fetchall()
 
     def versions(self) -> dict[tuple[str, str, int], VersionFact]:
-        """Every row of versions, tombstones too, by gallery, definition and patch."""
+        """Return every row of versions with tombstones, by gallery, definition and patch."""
         rows = self.ask(
             "SELECT v.uid, g.name, d.name, v.patch, v.location, v.target_regions, v.exclude_from_latest,"
             " v.block_deletion_before_end_of_life, v.soft_deleted_at, v.provisioning_state"
@@ -115,17 +116,17 @@ class Oracle:
         return found
 
     def disks(self) -> dict[str, tuple[str, str, str]]:
-        """(source version's uid, region, state) of every row of disks, by name."""
+        """Return (uid of the source version, region, state) of every row of disks, by name."""
         rows = self.ask("SELECT name, source_version_uid, location, provisioning_state FROM disks")
         return {name: (version, region, state) for name, version, region, state in rows}
 
     def complete_in(self, version_uid: str, region: str) -> int:
-        """How many replicas of a version are complete in a region."""
+        """Count the complete replicas of a version in a region."""
         replicas = self.history.replicas.values()
         return sum((r.version, r.slot.region, r.state) == (version_uid, region, "Completed") for r in replicas)
 
     def latest(self, gallery: str, definition: str, region: str) -> VersionFact | None:
-        """The highest version that is complete in the region, visible, and excluded neither there nor everywhere."""
+        """Return the highest version that is complete in the region, visible, and not excluded there or everywhere."""
         fit = [
             each
             for each in self.versions().values()
@@ -140,10 +141,10 @@ class Oracle:
     # -- after each step ----------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """What must hold at any moment, whatever was killed, damaged or lost.
+        """Check the invariants that hold at any moment, after any kill, damage or loss.
 
         Raises:
-            AssertionError: it does not.
+            AssertionError: an invariant is broken.
         """
         with closing(sqlite3.connect(self.catalog)) as connection:
             self.history.read_on(connection)
@@ -160,7 +161,7 @@ class Oracle:
             )
 
     def _check_storage(self) -> None:
-        """Storage is billed for what complete manifests name: each byte once, for the owner that brought it first."""
+        """Check that storage is billed for the content of complete manifests: each byte once, for its first owner."""
         rows = self.ask("SELECT slot_uid, SUM(stored_bytes) FROM intervals WHERE closed_at IS NULL GROUP BY slot_uid")
         billed = dict(rows)
         for uid, slot in self.history.slots.items():
@@ -168,7 +169,7 @@ class Oracle:
             assert billed.get(uid, 0) == lies, f"{slot.region}/{slot.ordinal}: billed {billed.get(uid, 0)}, lies {lies}"
 
     def _check_there(self, manifest: ManifestFact) -> None:
-        """Every object of a complete manifest is in its slot, and is what its name says."""
+        """Check that every object of a complete manifest is in its slot and matches its name."""
         own = f"manifests/{manifest.owner}/os"
         for key in {own, manifest.body_key}:
             assert self._is_there(manifest.slot, key), f"{_told(manifest)}: {key} is not there"
@@ -186,20 +187,20 @@ class Oracle:
             )
 
     def decoded(self, manifest: ManifestFact) -> Decoded | None:
-        """A complete manifest, read; None where each copy is damaged, or in a zone that is lost."""
+        """Decode a complete manifest; None if each copy is damaged or in a lost zone."""
         for path in self.copies(manifest.slot, manifest.body_key):
             if self._right(path, manifest.body_key):
                 return decode_manifest(path.read_bytes())
         return None
 
     def folders(self, slot: SlotFact) -> Iterator[tuple[str, Path]]:
-        """The zones that hold a slot, and its folder in each."""
+        """Return the folder of a slot in each of its zones."""
         for each in ZONES[slot.region] if slot.zone == "zrs" else (slot.zone,):
             prefix = f"pools/{slot.pool}/{slot.kind}/replica-{slot.ordinal}"
             yield each, self.home / "regions" / slot.bucket / f"zone-{each}" / prefix
 
     def copies(self, slot: SlotFact, key: str) -> list[Path]:
-        """Where an object of a slot lies, or should, in zones that are not lost."""
+        """Return the expected paths of an object of a slot in the zones that are not lost."""
         return [folder / key for zone, folder in self.folders(slot) if (slot.region, zone) not in self.down]
 
     def _is_there(self, slot: SlotFact, key: str, size: int | None = None) -> bool:
@@ -217,7 +218,7 @@ class Oracle:
         return right >= min(QUORUM, len(zones))
 
     def _right(self, path: Path, key: str, size: int | None = None) -> bool:
-        """Whether a file is there and is what its name says; read once for each time that it was written."""
+        """Return whether a file exists and matches its name. Each written file is read once."""
         try:
             stat = path.stat()
         except OSError:
@@ -234,7 +235,7 @@ class Oracle:
     # -- damage -------------------------------------------------------------------------------------------------------
 
     def hurtable(self) -> list[Path]:
-        """Files that can be damaged so that a scrub can make them good: another right copy of each is named elsewhere."""
+        """Return the files whose damage a scrub can repair, because another right copy of each is named elsewhere."""
         found: list[Path] = []
         for slot in self.history.slots.values():
             names = self.history.stored_in(slot.uid)
@@ -254,7 +255,7 @@ class Oracle:
         )
 
     def beyond_repair(self) -> set[str]:
-        """The owners of complete manifests that name, in their slot, what no slot that names it has right any more."""
+        """Return the owners of complete manifests with an object that is right in no slot that names it."""
         lost: set[str] = set()
         for manifest in self.history.manifests.values():
             for name, size in manifest.segments.items():
@@ -267,13 +268,13 @@ class Oracle:
     # -- when all is healed -------------------------------------------------------------------------------------------
 
     def check_healed(self, lost: set[str]) -> None:
-        """What must hold once all was repeated, scrubbed and collected.
+        """Check the invariants after all repeats, a scrub and a collection.
 
         Args:
             lost: owners that the machine has damaged beyond repair.
 
         Raises:
-            AssertionError: it does not.
+            AssertionError: an invariant is broken.
         """
         self.check()
         open_works = self.ask("SELECT kind, owner_uid FROM works WHERE state = 'Open' AND kind <> 'export'")
@@ -294,7 +295,7 @@ class Oracle:
             self._check_nothing_else()
 
     def check_converged(self, version: VersionFact) -> None:
-        """Its replicas, but for those that are leaving, are what its targets ask for, each Completed."""
+        """Check that the replicas, without those being removed, match the targets and are Completed."""
         there: dict[tuple[str, str], list[str]] = {}
         for each in self.history.replicas.values():
             if each.version == version.uid and each.state != "Deleting":
@@ -304,7 +305,7 @@ class Oracle:
         assert version.state == "Succeeded", f"{version} is complete everywhere"
 
     def _check_content(self, manifest: ManifestFact) -> None:
-        """The disk, put together block by block, is the source's."""
+        """Check that the disk, assembled by blocks, equals the source."""
         decoded = self.decoded(manifest)
         assert decoded is not None, f"{_told(manifest)} can't be read"
         assert decoded.virtual_bytes == VIRTUAL_BYTES
@@ -362,7 +363,7 @@ class Oracle:
         assert scratch == [], f"{scratch} were left"
 
     def _left_half_made(self) -> Iterator[tuple[str, set[str]]]:
-        """The slot of each replica that stays half made because its version is softly deleted, and the keys of its objects."""
+        """Return the slot and the keys of each incomplete replica of a soft-deleted version."""
         rows = self.ask(
             "SELECT m.slot_uid, m.owner_uid, m.body_key, m.segment_ids FROM manifests m"
             " JOIN versions v ON v.uid = m.owner_uid WHERE NOT m.complete AND v.soft_deleted_at IS NOT NULL"
@@ -373,7 +374,7 @@ class Oracle:
             yield slot_uid, {f"manifests/{owner}/os", body_key, *segments}
 
     def cost(self, until: datetime) -> Decimal:
-        """What all came to, by bytes and seconds."""
+        """Compute the total cost from bytes and seconds."""
         total = Decimal(0)
         for delivered, price in self.ask("SELECT delivered_bytes, unit_price FROM ledger"):
             total += Decimal(price) * delivered / 10**9
@@ -385,7 +386,7 @@ class Oracle:
         return total
 
     def check_egress(self) -> None:
-        """The ledger's egress is the bytes that arrived, region by region."""
+        """Check that the ledger's egress equals the delivered bytes of each region."""
         rows = self.ask("SELECT target, SUM(delivered_bytes) FROM ledger WHERE kind = 'egress' GROUP BY target")
         charged = {target: count for target, count in rows if count}
         arrived = {region: count for region, count in self.history.egress_bytes.items() if count}
@@ -393,7 +394,7 @@ class Oracle:
 
 
 def segment_key(name: bytes) -> str:
-    """Where a segment lies in its slot."""
+    """Return the key of a segment in its slot."""
     return f"segments/{name.hex()[:2]}/{name.hex()}"
 
 
@@ -402,5 +403,5 @@ def _told(manifest: ManifestFact) -> str:
 
 
 def is_of_zone(path: Path) -> bool:
-    """Whether a file is one of those at the top of a zone that say which zone it is."""
+    """Return whether a file at the top of a zone identifies the zone."""
     return path.name == "FORMAT" or path.parent.parent.name == "zone"

@@ -1,12 +1,11 @@
-"""A command run as a process that may die at any step of it, with a clock that a test moves, and with company.
+"""A command run as a process that may be killed at any step, with a clock of the test and with other processes.
 
-Everything that the outside can see is a step: before and after each request to a zone, at the beginning, before the
-commit and after the commit of each transaction. A process that is struck raises `Killed` there, which nothing catches,
-and from then on nothing that it still does has any effect: every further request and transaction raises it too. So its
-`except` and `finally` blocks change nothing outside, as after kill -9. (Local files alone are still tidied up by them:
-what they leave is the affair of ``test_faults_killed.py``, which kills real processes.)
+Every visible event is a step: before and after each request to a zone, and at the begin, before the commit and after
+the commit of each transaction. At the fatal step the process raises `Killed`, which no code catches. All further
+requests and transactions raise `Killed`, too, so `except` and `finally` blocks have no outside effect, as after kill
+-9. (These blocks still remove local files. ``test_faults_killed.py`` tests local files with real processes.)
 
-At a step where no transaction is open another command may run from beginning to end, as another process.
+At a step without an open transaction, another command may run completely, as another process.
 """
 
 import itertools
@@ -46,11 +45,11 @@ _TICK: Final = timedelta(milliseconds=1)
 
 
 class Killed(BaseException):
-    """The process is dead."""
+    """The process was killed."""
 
 
 class Clock:
-    """The clock of the database and of every process. It goes on by a tick whenever it is read."""
+    """The clock of the database and of every process. Each read advances the clock by a tick."""
 
     def __init__(self) -> None:
         self._present = datetime(2026, 1, 1, tzinfo=UTC)
@@ -70,10 +69,10 @@ class Clock:
 
 
 class Process:
-    """Counts its steps; dies at one, or lets others in at one."""
+    """A counter of steps that kills the process, or runs another command, at a chosen step."""
 
     def __init__(self, *, fatal: int = 0, meanwhile: Callable[[], None] | None = None, at: int = 0) -> None:
-        """Die at step `fatal`, or run `meanwhile` once, at the first step from `at` on where no transaction is open."""
+        """Die at step `fatal`, or run `meanwhile` once at the first step from `at` without an open transaction."""
         self.dead = False
         self.steps = 0
         self.begun = False
@@ -83,7 +82,7 @@ class Process:
         self._lock = threading.Lock()
 
     def step(self, *, outside: bool = True) -> None:
-        """One more. The heartbeat's come by the real clock, and are not counted."""
+        """Count a step. The heartbeat's steps follow the real clock and do not count."""
         if not self.begun:
             return
         if threading.current_thread().name == "lease":
@@ -104,7 +103,7 @@ class Process:
 
 
 class _Store(DirectoryStore):
-    """A zone's folder, with a step before and after each request."""
+    """The folder of a zone, with a step before and after each request."""
 
     def __init__(self, root: Path, process: Process) -> None:
         super().__init__(root)
@@ -144,7 +143,7 @@ class _Store(DirectoryStore):
 
 
 class _Unwatched:
-    """Opens no circuit: a probe would be a thread of its own, and what it does would not repeat."""
+    """Circuits that never open, because a probe would be a thread with irregular effects."""
 
     def request(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -224,7 +223,7 @@ def running(home: Path, process: Process, clock: Clock, *, holder: str | None = 
 
 
 def living_stranger() -> str:
-    """A holder that lives as long as this process does, and is not it: its parent."""
+    """Return a holder that lives as long as this process, but is another process: its parent."""
     host, boot, _, _ = this_process().split("/")
     parent = os.getppid()
     started = Path(f"/proc/{parent}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[19]

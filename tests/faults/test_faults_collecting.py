@@ -1,4 +1,4 @@
-"""A collector killed at its steps: what is needed is there, and the next one ends what it began."""
+"""Tests of a killed collector: no needed object is deleted, and the next collector completes the work."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ TARGETS = ["southcentralus", "westus2=1=Standard_ZRS"]
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> CrashScene:
-    """1.0.0 stands; 1.0.1 was deleted, and its segments lie there."""
+    """Version 1.0.0 exists; 1.0.1 was deleted, and its segments remain."""
     scene = CrashScene(folder=tmp_path_factory.mktemp("collected"))
     scene.prepare()
     for number, version in enumerate(("1.0.0", "1.0.1")):
@@ -38,7 +38,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> CrashScene:
 
 
 def crash_and_repeat(prepared: CrashScene, folder: Path, fatal: int, *, publish_first: bool) -> bool:
-    """Kill a collector at a step, then publish what it collects and collect again, in either order."""
+    """Kill a collector at a step, then publish its segments again and collect again, in either order."""
     shutil.copytree(prepared.folder, folder)
     scene = CrashScene(folder=folder, expected=dict(prepared.expected))
     took = scene.run_job("gc", fatal=fatal)

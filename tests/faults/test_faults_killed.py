@@ -1,6 +1,6 @@
-"""Killed at a random step, looked at, told again: nothing half visible, nothing lost, nothing sent or charged twice.
+"""Tests of commands killed at a random step and repeated: no partial result, no loss, no byte sent or charged twice.
 
-The steps are told in ``tests/support/crash_process.py``; which are struck comes from a seed, which the test's name holds.
+``tests/support/crash_process.py`` defines the steps. A seed in the test's name selects the fatal steps.
 """
 
 import random
@@ -26,7 +26,7 @@ LONG_SEEDS = range(100, 130)
 
 
 def play(scene: CrashScene, seed: int) -> None:
-    """Publish, replicate, make a disk, export, delete: each struck somewhere, each then told again."""
+    """Publish, replicate, make a disk, export and delete: each command is killed once and repeated."""
     rng = random.Random(seed)
     scene.prepare()
     folder = scene.folder
@@ -100,7 +100,7 @@ def test_killed_on_postgresql_for_long(tmp_path: Path, postgresql: str, seed: in
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_while_target_regions_change(tmp_path: Path, seed: int) -> None:
-    """One region goes and another comes, struck at some of the steps; the same command then converges."""
+    """A region is replaced, with kills at some of the steps; the same command then converges."""
     retargeted(tmp_path, random.Random(seed), strikes=6)
 
 
@@ -140,7 +140,7 @@ def retargeted(folder: Path, rng: random.Random, *, strikes: int) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_small_commands_killed_at_every_step(tmp_path: Path) -> None:
-    """Making and deleting disks and versions, struck at each step in turn."""
+    """Disks and versions are created and deleted, with a kill at each step in turn."""
     scene = CrashScene(folder=tmp_path)
     scene.prepare()
     one = make_raw(tmp_path / "1.0.0.raw", seed=8, virtual_bytes=8 * MIB, content_bytes=3 * MIB)
@@ -161,7 +161,7 @@ def test_small_commands_killed_at_every_step(tmp_path: Path) -> None:
 
 
 def test_killed_between_the_disks_of_a_version(tmp_path: Path) -> None:
-    """Each version has a data disk; killed all along its ingest, it is made whole from where it stood."""
+    """Each version has a data disk. After kills at all parts of the ingest, a repeat resumes and completes the version."""
     data_disks(tmp_path, strikes=6)
 
 
@@ -198,7 +198,7 @@ def data_disks(folder: Path, *, strikes: int) -> None:
 
 
 def test_interrupted_and_told_again(tmp_path: Path) -> None:
-    """Ctrl-C: while it is taken in, while it is copied, while it is exported."""
+    """Ctrl-C during ingest, copy and export."""
     scene = CrashScene(folder=tmp_path)
     scene.prepare()
     scene.expected["1.0.0"] = make_raw(tmp_path / "1.0.0.raw", seed=8, virtual_bytes=16 * MIB, content_bytes=9 * MIB)
@@ -215,7 +215,7 @@ def test_interrupted_and_told_again(tmp_path: Path) -> None:
 
 
 def test_interrupted_export_leaves_no_file(tmp_path: Path) -> None:
-    """Ctrl-C is no kill: the temporary file goes at once, before any repeat."""
+    """Ctrl-C removes the temporary file at once, before any repeat."""
     scene = CrashScene(folder=tmp_path)
     scene.prepare()
     scene.expected["1.0.0"] = make_raw(tmp_path / "1.0.0.raw", seed=8, virtual_bytes=16 * MIB, content_bytes=9 * MIB)

@@ -1,7 +1,7 @@
-"""Stores that do not answer, disks that are full, folders that refuse, zones and regions that are lost.
+"""Tests of stores that do not answer, full disks, refusing folders, and lost zones and regions.
 
-A zone of the embedded default is taken down by putting a link to itself where its folder was: every access fails, as on
-a volume that broke. Whatever fails must say so, leave nothing half visible, stop nobody else, and go on when told again.
+An embedded zone is made unavailable by a link to itself in place of its folder: every access fails, as on a broken
+volume. Each failure must be reported, leave no partial result, affect no other store, and allow a repeat.
 """
 
 import itertools
@@ -65,7 +65,7 @@ COMPLETED, FAILED = ReplicaState.COMPLETED, ReplicaState.FAILED
 
 @contextmanager
 def down(home: Path, region: str, *zones: str) -> Iterator[None]:
-    """The named zones of a region are gone while the block runs."""
+    """Make the named zones of a region unavailable during the block."""
     folders = [home / "regions" / f"imgstore-{region}" / f"zone-{zone}" for zone in zones]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def test_a_lost_region_fails_alone_and_heals(tmp_path: Path, samples: SampleImag
 
 
 def test_a_lost_region_hides_no_other(home: Path, samples: SampleImages, tmp_path: Path) -> None:
-    """All was complete; then a region goes. The others serve, and give to a new region, in a process that never saw it."""
+    """A region is lost after completion. The other regions serve and supply a new region, in a process without history."""
     with down(home, "eastus", "1"), open_home(home) as installation:
         for region in ("southcentralus", "westus2"):
             export(installation, tmp_path / "o.raw", region)
@@ -199,7 +199,7 @@ def test_the_region_that_is_lost_is_read_from_another(home: Path, samples: Sampl
 
 
 def test_a_version_is_taken_in_by_any_zone_of_its_region(tmp_path: Path, samples: SampleImages) -> None:
-    """The zone of replica 0 is down: replica 1 is made first, and replica 0 is copied from it later."""
+    """The zone of replica 0 is down: replica 1 is created first, and replica 0 is copied from it later."""
     with open_home(tmp_path / "home") as installation:
         create_sample_gallery(installation)
         publish(installation, samples.first, targets=["southcentralus=2"])
@@ -251,7 +251,7 @@ def test_the_source_region_lost_leaves_nothing_usable(tmp_path: Path, samples: S
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 12 MiB of its own."""
+    """A separate file system of 12 MiB."""
     place = tmp_path / "small"
     place.mkdir()
     mounted = subprocess.run(
@@ -266,7 +266,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_home_without_room(small: Path, tmp_path: Path) -> None:
-    """The store's disk is full in the middle of an ingest; with room made, the same command goes on."""
+    """The store's disk is full during an ingest. After space is freed, the same command resumes."""
     source = make_raw(tmp_path / "disk.raw", seed=4, virtual_bytes=32 * MIB, content_bytes=20 * MIB)
     with open_home(small / "home", database=f"sqlite:///{tmp_path}/catalog.sqlite") as installation:
         create_sample_gallery(installation)
@@ -316,7 +316,7 @@ def test_an_export_without_room_leaves_no_file(small: Path, tmp_path: Path, form
 
 @contextmanager
 def unwritable(folder: Path) -> Iterator[None]:
-    """The folder takes no new names while the block runs, from root neither."""
+    """Refuse new names in the folder during the block, also for root."""
     if os.geteuid():
         folder.chmod(0o500)
     elif subprocess.run(["chattr", "+i", str(folder)], capture_output=True, check=False).returncode:
@@ -385,7 +385,7 @@ def test_a_home_without_permission(tmp_path: Path) -> None:
 
 
 class Servers:
-    """MinIO processes that can be ended and brought back, each at its old address over its old data."""
+    """MinIO processes that can be stopped and restarted at the same address over the same data."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""Killed while disks, managed images and versions are made from each other: nothing half visible, nothing sent twice."""
+"""Tests of kills while disks, managed images and versions are created from each other."""
 
 import random
 from pathlib import Path

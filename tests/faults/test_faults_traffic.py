@@ -1,7 +1,7 @@
-"""The ledger and the meters against MinIO's own: what each server lists, and what each says that it moved.
+"""Tests of the ledger and the meters against the listings and the traffic counters of MinIO.
 
-MinIO counts the bodies of requests and answers, without headers: for objects to the byte what our meters count. Besides
-objects it counts the XML of listings and of deletions, which are no object's bytes: they are all that may lie between.
+MinIO counts the bodies of requests and responses without headers. For objects, its counts equal the counts of our
+meters. MinIO also counts the XML of listings and deletions, which is the only allowed difference.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,10 +45,10 @@ XML_OF_OBJECT = 600
 
 @dataclass(slots=True)
 class Watched:
-    """What was moved in a block, as the servers and as our meters tell."""
+    """The traffic of a block, by the servers and by our meters."""
 
     servers: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """By region: bytes of bodies (received, sent)."""
+    """Bytes of bodies (received, sent) by region."""
     meters: dict[str, Traffic] = field(default_factory=dict)
 
 
@@ -69,7 +69,7 @@ class Places:
             found.servers[region] = now[0] - received, now[1] - sent
 
     def listed(self, region: str) -> dict[str, int]:
-        """Every object of the region's bucket, by the server's own listing."""
+        """List every object of the region's bucket with the server's own listing."""
         client = self.engines[REGIONS.index(region)].client()
         try:
             pages = client.get_paginator("list_objects_v2").paginate(Bucket=f"{region}-traffic")
@@ -94,7 +94,7 @@ def places(tmp_path: Path, minio_cluster: Cluster) -> Iterator[Places]:
 
 
 def assert_agree(watched: Watched, objects: int) -> None:
-    """Servers and meters agree but for the XML; a listing tells at most so many objects."""
+    """Check that servers and meters agree up to the XML of a limited number of listed objects."""
     for region, (received, sent) in watched.servers.items():
         meter = watched.meters[region]
         deletes, lists = (meter.requests.get(name, 0) for name in ("delete", "list"))
@@ -138,7 +138,7 @@ def test_the_main_job_is_charged_for_what_the_servers_list(
 
 
 def test_an_export_reads_each_stored_byte_once(places: Places, samples: SampleImages, tmp_path: Path) -> None:
-    """Nothing but objects is moved, and the listing that tells which zone it is."""
+    """Only objects are transferred, and the listing that identifies the zone."""
     with places.watched() as (installation, _):
         publish(installation, samples.first, targets=TARGETS)
     with places.watched() as (installation, watched):

@@ -1,4 +1,4 @@
-"""A zone's store that is not the recorded one: unmounted, replaced, or another by a process's own settings."""
+"""Tests of a zone with the wrong store: unmounted, replaced, or selected by the settings of one process."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ def run(home: Path, *words: str, **environ: str) -> Result:
 
 @contextmanager
 def bound(disk: Path, at: Path) -> Iterator[None]:
-    """A file system mounted at a zone's folder while the block runs."""
+    """Mount a file system at a zone's folder during the block."""
     done = subprocess.run(["mount", "--bind", str(disk), str(at)], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"no right to mount a file system: {done.stderr.strip()}")
@@ -174,7 +174,7 @@ def test_zones_are_named_clearly(home: Path) -> None:
 
 
 def forget_zones(home: Path) -> None:
-    """Make it the home of code that recorded no zones."""
+    """Convert the home to the state of code that recorded no zones."""
     with closing(sqlite3.connect(home / "catalog.sqlite")) as connection:
         connection.execute("DELETE FROM zones")
         connection.execute("UPDATE installation SET records_every_zone = 0")
