@@ -1,4 +1,4 @@
-"""What is read from another region, because a region's own stores are dead, is metered as egress (M17)."""
+"""Reads from another region are metered as egress if the stores of the own region fail (M17)."""
 
 import threading
 from collections.abc import Iterator
@@ -94,12 +94,12 @@ def test_a_disk_read_from_another_region_is_its_groups(lost_east: Installation, 
     assert {(row.party.group, row.party.disk, row.party.version) for row in reads(lost_east)} == {(GROUP, "d1", None)}
 
 
-def test_a_range_costs_the_segments_that_it_lies_in(lost_east: Installation, tmp_path: Path) -> None:
+def test_range_is_charged_by_the_segments_of_the_range(lost_east: Installation, tmp_path: Path) -> None:
     disks_export.export_range(lost_east, ADMIN, group=GROUP, name="d1", path=tmp_path / "part", offset=0, length=MIB)
     assert 0 < sum(row.delivered_bytes for row in reads(lost_east)) < image_bytes(lost_east)
 
 
-def test_who_reads_by_offset_is_metered_as_it_reads(lost_east: Installation, tmp_path: Path) -> None:
+def test_reads_at_offsets_are_metered_during_the_read(lost_east: Installation, tmp_path: Path) -> None:
     with lost_east.catalog.reading() as transaction:
         disk = transaction.disks.get(lost_east.subscription, GROUP, "d1")
     assert disk is not None
@@ -116,7 +116,7 @@ def test_who_reads_by_offset_is_metered_as_it_reads(lost_east: Installation, tmp
     assert len({row.key for row in rows}) == len(rows)
 
 
-def test_what_a_failed_read_took_is_metered(
+def test_bytes_of_a_failed_read_are_metered(
     lost_east: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_args: object, **_more: object) -> None:
@@ -128,10 +128,10 @@ def test_what_a_failed_read_took_is_metered(
     assert reads(lost_east)
 
 
-def test_what_arrives_too_late_to_be_used_is_metered(
+def test_bytes_of_a_late_answer_are_metered(
     published: Installation, samples: SampleImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The store of eastus is late, and still the first to answer: the other regions were asked in vain."""
+    """The store of eastus is late and still answers first. The bytes from the other regions are not used."""
     make_disk(published, "d1", "eastus")
     real, others_asked, released = DirectoryStore.get, threading.Event(), threading.Event()
     crossed: list[int] = []
@@ -166,10 +166,10 @@ def test_reads_inside_the_region_are_free(published: Installation, tmp_path: Pat
     assert reads(published) == []
 
 
-def test_what_a_resumed_copy_reads_again_is_metered_again(
+def test_bytes_read_again_by_a_resumed_copy_are_metered_again(
     published: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same number of bytes from the same beginning is no repetition of a row."""
+    """The same number of bytes from the same beginning is a new ledger row."""
     lost = lose_a_segment(published)
     body = lost[0].read_bytes()
     for path in lost:
@@ -200,8 +200,8 @@ def lose_a_segment(installation: Installation) -> list[Path]:
     return [path for path in segments if path.name == segments[0].name]
 
 
-def test_a_copy_inside_a_region_that_comes_from_another_is_metered(published: Installation) -> None:
-    """No store of the region has one of the segments: what stands in for it is a repair, as in a scrub (invariant M7)."""
+def test_copy_inside_a_region_from_another_region_is_metered(published: Installation) -> None:
+    """No store of the region has a segment. The replacement is a repair, as in a scrub (invariant M7)."""
     lost = lose_a_segment(published)
     lost_bytes = lost[0].stat().st_size
     for path in lost:

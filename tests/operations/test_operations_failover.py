@@ -422,7 +422,7 @@ def avoided_zones(sites: Sites, action: str) -> list[str]:
     return zones
 
 
-def test_processes_of_a_host_share_what_they_see_of_stores(sites: Sites, west: Installation) -> None:
+def test_processes_of_a_host_share_observations_of_stores(sites: Sites, west: Installation) -> None:
     """A process without requests knows the observations of the last process."""
     first = make(west, "a")
     make(west, "b")

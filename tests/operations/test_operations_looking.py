@@ -1,4 +1,4 @@
-"""What a look at one version costs the catalog, and what it says where there is none."""
+"""Catalog queries of a read of a version, and the errors for missing resources."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +43,7 @@ def asked(engine: Engine) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize(("replicas", "looks"), [(False, 1), (True, 3)])
-def test_a_version_is_one_look_and_its_replicas_another(
+def test_version_is_read_by_one_query_and_replicas_by_another(
     installation: Installation, *, replicas: bool, looks: int
 ) -> None:
     """What its zones miss is a third look, since one replica lies in three.
@@ -70,6 +70,6 @@ def test_a_version_is_one_look_and_its_replicas_another(
         ({"version": VersionName(1, 0, 1)}, "The image version '1.0.1' was not found"),
     ],
 )
-def test_what_is_missing_is_named(installation: Installation, change: dict[str, Any], said: str) -> None:
+def test_error_names_the_missing_resource(installation: Installation, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ImgstoreError, match=said):
         gallery_versions.show_version(installation, ADMIN, **{**PLACE, "version": VersionName(1, 0, 0), **change})

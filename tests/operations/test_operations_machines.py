@@ -1,4 +1,4 @@
-"""Machines as records: their disks from one replica or managed image, or attached; what is made of them again."""
+"""Machines as records: disks from a replica or a managed image, attached disks, and images of machines."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -135,7 +135,9 @@ def refused(kind: type[ImgstoreError], words: str, do: Callable[[], Any]) -> Img
 # -- made -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_machine_takes_all_disks_of_one_replica_with_one_turn(published: Installation, raws: dict[str, Path]) -> None:
+def test_disks_of_a_machine_share_a_replica_and_advance_the_round_robin_once(
+    published: Installation, raws: dict[str, Path]
+) -> None:
     made = [machine(published, f"vm{number}") for number in range(3)]
     assert [{disk.replica for disk in each.disks} for each in made] == [{0}, {1}, {0}]
     first = made[0]
@@ -278,7 +280,7 @@ def test_deleting_a_machine_leaves_its_disks(published: Installation, raws: dict
     audit(published)
 
 
-def test_a_deletion_that_was_killed_takes_the_disks_that_are_to_go_when_it_is_repeated(
+def test_repeated_deletion_after_a_crash_deletes_the_disks_of_the_machine(
     published: Installation, raws: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     going = {key: MachineDiskRequest(attachment=DiskAttachment(deleted_with_machine=True)) for key in ("os", "lun-5")}
@@ -300,7 +302,7 @@ def test_a_deletion_that_was_killed_takes_the_disks_that_are_to_go_when_it_is_re
     audit(published)
 
 
-def test_who_may_not_delete_a_disk_does_not_take_it_along_with_its_machine(published: Installation) -> None:
+def test_deletion_of_a_machine_needs_the_right_to_delete_its_disks(published: Installation) -> None:
     made = machine(published, disks={"os": MachineDiskRequest(attachment=DiskAttachment(deleted_with_machine=True))})
     ann = Principal(name="ann", grants=(Grant(role=Role.CONTRIBUTOR, scope=made.machine.resource_id),))
     denied = refused(
@@ -313,7 +315,7 @@ def test_who_may_not_delete_a_disk_does_not_take_it_along_with_its_machine(publi
 # -- what is made of machines -----------------------------------------------------------------------------------------
 
 
-def test_a_managed_image_is_made_of_generalized_machines_only(published: Installation, raws: dict[str, Path]) -> None:
+def test_managed_image_needs_a_generalized_machine(published: Installation, raws: dict[str, Path]) -> None:
     made = machine(published)
 
     def image(name: str = "i1", **more: Any) -> ManagedImage:
@@ -370,7 +372,7 @@ def test_a_version_of_a_machine_has_all_its_disks_and_its_state(published: Insta
 # -- who may ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_machine_needs_the_right_to_its_image_its_disks_and_what_is_attached(
+def test_machine_needs_rights_on_image_disks_and_attached_resources(
     published: Installation, raws: dict[str, Path]
 ) -> None:
     make(published, "d1", raws["lun-0"])
@@ -395,7 +397,7 @@ def test_a_machine_needs_the_right_to_its_image_its_disks_and_what_is_attached(
     refused(AccessDenied, "images/read", lambda: asked(Role.IMAGE_READER, "vm2", image=image_id))
 
 
-def test_what_is_taken_from_a_disk_needs_the_right_to_its_bytes(published: Installation, raws: dict[str, Path]) -> None:
+def test_content_of_a_disk_needs_the_right_to_the_bytes(published: Installation, raws: dict[str, Path]) -> None:
     make_disk(published, "d1", version="1.0.0")
     made = machine(published)
     machines.generalize_machine(published, ADMIN, group=GROUP, name="vm1")

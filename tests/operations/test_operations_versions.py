@@ -1,4 +1,4 @@
-"""Versions: published once, whatever is repeated; refused by name, with nothing left behind; read from who has them."""
+"""Versions: idempotent publication, refusals without visible results, and reads from any replica."""
 
 import os
 import shutil
@@ -142,7 +142,7 @@ def test_every_container_of_a_disk_is_the_same_version(
     assert not other.matches
 
 
-def test_repeating_does_nothing_but_change_what_may_change(published: Installation, samples: SampleImages) -> None:
+def test_repeated_create_changes_only_changeable_properties(published: Installation, samples: SampleImages) -> None:
     before, rows, lying = show(published), charges(published), objects(published)
     again = publish(
         published, samples.first, sha256=compute_sha256(samples.first), tags={"a": "1"}, exclude_from_latest=True
@@ -286,7 +286,7 @@ def test_an_image_over_the_limit_is_refused(tmp_path: Path, samples: SampleImage
         ({"location": "eastus"}, "location"),
     ],
 )
-def test_what_a_version_is_can_not_change(
+def test_identity_of_a_version_cannot_change(
     published: Installation, samples: SampleImages, changed: dict[str, Any], path: str
 ) -> None:
     before, rows, lying = show(published), charges(published), objects(published)
@@ -330,8 +330,8 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path: Path, sampl
         audit_served(installation, {"1.0.0": source}, tmp_path)
 
 
-def test_an_image_that_turns_out_bad_while_it_is_read_is_withdrawn(tmp_path: Path) -> None:
-    """The file is cut short once its first piece has been taken in."""
+def test_image_found_damaged_during_the_ingest_is_withdrawn(tmp_path: Path) -> None:
+    """The file is truncated after the ingest of the first piece."""
     source = make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=48 * MIB, content_bytes=30 * MIB)
     cut: list[ProgressEvent] = []
 
@@ -349,7 +349,9 @@ def test_an_image_that_turns_out_bad_while_it_is_read_is_withdrawn(tmp_path: Pat
             assert transaction.works.list_open() == []
 
 
-def test_what_is_not_there_is_told_with_the_regions_display_name(published: Installation, tmp_path: Path) -> None:
+def test_missing_version_is_reported_with_the_display_name_of_the_region(
+    published: Installation, tmp_path: Path
+) -> None:
     calls: list[Callable[[], object]] = [
         lambda: make_disk(published, "d1", "northeurope", "1.0.0"),
         lambda: make_disk(published, "d1", "North Europe", "9.9.9"),
@@ -460,7 +462,7 @@ def test_a_base_found_damaged_fails_one_publish_and_the_repeat_does_without_it(
         publish(empty, samples.first, targets=here)
 
 
-def test_a_base_that_is_none_is_refused(published: Installation, samples: SampleImages) -> None:
+def test_invalid_base_is_refused(published: Installation, samples: SampleImages) -> None:
     with pytest.raises(InvalidInput, match=r"Version 9\.9\.9 can't be a base") as caught:
         publish(published, samples.second, "1.0.1", bases=[VersionName(9, 9, 9)])
     assert caught.value.found == "complete in the source slot: 1.0.0"
@@ -504,10 +506,10 @@ def test_damage_everywhere_is_refused_and_no_file_is_left(published: Installatio
 
 
 @pytest.mark.parametrize("part", ["manifests/", "segments/"])
-def test_what_a_store_damages_on_the_way_in_is_never_told_to_be_complete(
+def test_segment_damaged_by_the_store_is_never_reported_as_complete(
     empty: Installation, samples: SampleImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """The disk under eastus writes one bit wrong and says that all is well, once."""
+    """The disk of eastus writes a wrong bit once and reports success."""
     real = DirectoryStore._write_durably
     damaged: list[str] = []
 
@@ -553,7 +555,7 @@ def test_many_read_the_same_replica_at_once(published: Installation, samples: Sa
     audit(published)
 
 
-def test_another_process_may_read_the_same_disk_meanwhile(tmp_path: Path, samples: SampleImages) -> None:
+def test_another_process_may_read_the_same_disk_at_the_same_time(tmp_path: Path, samples: SampleImages) -> None:
     shutil.copytree(samples.home, tmp_path / "home")
 
     def meanwhile(event: ProgressEvent) -> None:
@@ -571,7 +573,7 @@ def test_another_process_may_read_the_same_disk_meanwhile(tmp_path: Path, sample
 def test_a_second_process_at_the_same_version_waits_and_does_nothing_twice(
     tmp_path: Path, samples: SampleImages
 ) -> None:
-    """While a copy into eastus is under way another process gives the same command: it answers when that is done."""
+    """Another process gives the same command during a copy into eastus. The second command answers after the copy."""
     waiting: list[Future[VersionView]] = []
     told: list[str] = []
 
@@ -594,7 +596,7 @@ def test_a_second_process_at_the_same_version_waits_and_does_nothing_twice(
 
 
 def test_a_worker_that_lost_its_lease_changes_nothing(tmp_path: Path, samples: SampleImages) -> None:
-    """Its work was taken over meanwhile: it stops, and does not call the other's replica failed."""
+    """Another process took over the work. The worker stops and does not mark the replica as failed."""
     seen: list[ReplicaState] = []
 
     def take_over(event: ProgressEvent) -> None:
