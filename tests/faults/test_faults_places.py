@@ -272,9 +272,9 @@ def test_a_home_without_room(small: Path, tmp_path: Path) -> None:
         create_sample_gallery(installation)
         with pytest.raises(StoreFull) as caught:
             publish(installation, source, targets=["eastus"], location="eastus")
-        assert "room" in (caught.value.hint or "")
+        assert "space" in (caught.value.hint or "")
         assert states(show(installation)) == {"eastus/0": FAILED}
-        assert "room" in (show(installation).replicas[0].error or "")
+        assert "space" in (show(installation).replicas[0].error or "")
         audit(installation, quiet=False)
         subprocess.run(["mount", "-o", "remount,size=60m", str(small)], check=True)
         publish(installation, source, targets=["eastus"], location="eastus")
@@ -289,7 +289,7 @@ def test_a_home_without_room_for_its_catalog_too(small: Path, tmp_path: Path) ->
         create_sample_gallery(installation)
         with pytest.raises(StoreFull) as caught:
             publish(installation, source, targets=["eastus"], location="eastus")
-        assert "room" in str(caught.value)
+        assert "space" in str(caught.value)
     subprocess.run(["mount", "-o", "remount,size=60m", str(small)], check=True)
     with open_home(small / "home") as installation:
         publish(installation, source, targets=["eastus"], location="eastus")

@@ -34,7 +34,7 @@ _CHANGES: Final = {
     for name, summary in (
         ("create", "Create an image version from an OS disk and data disks, and replicate the version."),
         ("update", "Change an image version's target regions, replica counts and properties."),
-        ("delete", "Delete an image version. Managed disks made from it stay."),
+        ("delete", "Delete an image version. Managed disks made from the version stay."),
         (
             "list-soft-deleted",
             "List the soft-deleted versions of an image definition, with the end of their retention.",
