@@ -1,7 +1,7 @@
-"""A home on which two operations meet: one is held at a chosen moment while the other runs whole.
+"""A home on which two operations meet: one is held at a chosen moment while the other runs completely.
 
-What is held is one call, of a store or of a step between two transactions, so that no test hangs on how fast anything
-is. On PostgreSQL it may also be a call inside a transaction; then the other runs until it ends or waits for a lock.
+The held call is a call of a store, or of a step between two transactions, so no test depends on speed. On PostgreSQL, a
+call inside a transaction may also be held. The other operation then runs until its end, or until it waits for a lock.
 """
 
 import shutil
@@ -57,7 +57,7 @@ from tests.support.sample_gallery import (
 )
 
 PATIENCE_SECONDS: Final = 60.0
-"""How long a test waits for what ought to come at once, before it fails."""
+"""The time limit of an immediate event in a test."""
 
 _LOOK_SECONDS: Final = 0.01
 _ANOTHER: Final = "another"
@@ -65,25 +65,26 @@ _ANOTHER: Final = "another"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A home that both see, and what its versions should be.
+    """A home for both operations, and its expected versions.
 
-    1.0.0 is complete in southcentralus, twice, and in eastus, where the managed disk d0 stands on it. 1.1.0 is complete
-    in southcentralus, and a worker is to bring it to eastus. What 1.2.0 adds to 1.0.0 lies in southcentralus, and what
-    1.1.0 adds lies in eastus; nothing names either: both are left of versions that were deleted.
+    1.0.0 is complete in southcentralus (twice) and in eastus, and the managed disk d0 in eastus depends on it. 1.1.0 is
+    complete in southcentralus, and a worker must copy it to eastus. Segments that 1.2.0 adds to 1.0.0 are stored in
+    southcentralus, and segments that 1.1.0 adds are stored in eastus. No manifest names these segments: both are left
+    of deleted versions.
     """
 
     folder: Path
     database: str | None = None
     expected: dict[str, Path] = field(default_factory=dict)
-    """The raw disk of each version that may come to be."""
+    """The raw disk of each possible version."""
 
     def open(self) -> AbstractContextManager[Installation]:
-        """The installation, in this process."""
+        """Open the installation in this process."""
         return open_home(self.folder / "home", database=self.database)
 
     @contextmanager
     def another(self, effects: Effects) -> Iterator[Installation]:
-        """The installation as a process of another machine sees it."""
+        """Open the installation as a process of another machine."""
         database = self.database and make_url(self.database).update_query_dict({"application_name": _ANOTHER})
         url = database and database.render_as_string(hide_password=False)
         with open_home(self.folder / "home", effects=effects, database=url or None) as installation:
@@ -91,20 +92,20 @@ class Stage:
             yield installation
 
     def waits_for_lock(self) -> bool:
-        """Whether a transaction of `another` waits for one of somebody else's, on PostgreSQL."""
+        """Return whether a transaction of `another` waits for a lock of another transaction, on PostgreSQL."""
         assert self.database is not None
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock' AND datname = current_database()"
         with psycopg.connect(self.database.replace("+psycopg", ""), autocommit=True) as connection:
             return bool(connection.execute(query, [_ANOTHER]).fetchall()[0][0])
 
     def copied(self, folder: Path, database: str | None = None) -> "Stage":
-        """The same on a home of its own."""
+        """Copy the stage to a separate home."""
         shutil.copytree(self.folder / "home", folder / "home")
         return Stage(folder=folder, database=database, expected=self.expected)
 
 
 def prepare(folder: Path, database: str | None = None) -> Stage:
-    """Make the home that each pair gets a copy of."""
+    """Create the home that each pair copies."""
     first = make_raw(folder / "first.raw", seed=5, virtual_bytes=12 * MIB, content_bytes=4 * MIB)
     second = patch_disk(first, folder / "second.raw", seed=6, blocks=200)
     third = patch_disk(first, folder / "third.raw", seed=7, blocks=200)
@@ -123,32 +124,32 @@ def prepare(folder: Path, database: str | None = None) -> Stage:
 
 
 def ask(installation: Installation, stage: Stage, version: str, targets: Sequence[str]) -> None:
-    """Publish, and leave all but the source region to workers."""
+    """Publish, and leave all regions except the source region to workers."""
     source = str(stage.expected[version])
     versions_create.create_version(installation, ADMIN, request(version, targets), os_vhd_uri=source, wait=False)
 
 
 def work(installation: Installation, limits: WorkerLimits | None = None) -> WorkerReport:
-    """A worker, until nothing is left that it can begin."""
+    """Run a worker until it can begin nothing more."""
     report = run_worker(installation, ADMIN, once=True, limits=limits or WorkerLimits())
     assert report.failed == {}
     return report
 
 
 def scrub_all(installation: Installation) -> list[SlotScrub]:
-    """Read all, and make it good."""
+    """Scrub everything."""
     done = scrub(installation, ADMIN, ScrubRequest())
     assert [each.problem for each in done if each.problem] == []
     return done
 
 
 def collect_all(installation: Installation) -> None:
-    """Collect without grace."""
+    """Collect without a grace period."""
     assert [report.problem for report in collect(installation).slots if report.problem] == []
 
 
 def damage(installation: Installation) -> None:
-    """Change a segment of 1.0.0 in eastus behind the store's back."""
+    """Change a segment of 1.0.0 in eastus without the store's knowledge."""
     with installation.catalog.reading() as transaction:
         row = next(row for slot in slots_in(installation, "eastus") for row in transaction.manifests.in_slot(slot.uid))
         slot = transaction.slots.get(row.slot_uid)
@@ -160,7 +161,7 @@ def damage(installation: Installation) -> None:
 
 
 def slots_in(installation: Installation, region: str) -> list[Slot]:
-    """The slots of a region."""
+    """Return the slots of a region."""
     return [slot for slot in all_slots(installation) if slot.key.region == region]
 
 
@@ -169,31 +170,31 @@ def slots_in(installation: Installation, region: str) -> list[Slot]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """Something that a person or a process does."""
+    """An operation of a person or a process."""
 
     kind: str
-    """Its row in the locking table."""
+    """The row in the locking table."""
     act: Callable[[Stage, Installation], object]
     makes: frozenset[str] = frozenset()
-    """Versions and disks that are there afterwards."""
+    """Versions and disks that exist afterwards."""
     removes: frozenset[str] = frozenset()
-    """Those that are not."""
+    """Versions and disks that do not exist afterwards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """Just before a call: the first that fits."""
+    """The moment before the first matching call."""
 
     owner: Any
-    """The module or class that has the function."""
+    """The module or class of the function."""
     name: str
     key: str = ""
-    """Part of an object's key, where the call is a store's."""
+    """A part of an object's key, for a call of a store."""
     region: str = ""
-    """Of the slot, where the call is one's."""
+    """The region of the slot, for a call about a slot."""
 
     def fits(self, arguments: tuple[Any, ...]) -> bool:
-        """Whether this call is meant."""
+        """Return whether the call matches."""
         if self.region and not arguments[0].label.startswith(self.region):
             return False
         if not self.key:
@@ -204,7 +205,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ends:
-    """How the two ended, and whether the second had to wait for the first."""
+    """The ends of both operations, and whether the second waited for the first."""
 
     held: ImgstoreError | None
     whole: ImgstoreError | None
@@ -212,14 +213,14 @@ class Ends:
 
 
 class Meeting:
-    """One operation comes to a moment and stays there while another runs."""
+    """One operation that is held at a moment while another runs."""
 
     def __init__(self, moment: Moment, blocked: Callable[[], bool] = lambda: False) -> None:
-        """Nothing runs yet.
+        """Prepare the meeting without running anything.
 
         Args:
-            moment: where the first is held.
-            blocked: whether the second waits for a lock of the first.
+            moment: the moment at which the first operation is held.
+            blocked: whether the second operation waits for a lock of the first.
         """
         self.effects = Effects(wait=self._let_go)
         """Of the second: where it waits for a collector it lets the first go on."""
@@ -229,7 +230,7 @@ class Meeting:
         self._held: Future[object] = Future()
 
     def run(self, held: Callable[[], object], whole: Callable[[], object]) -> Ends:
-        """Hold the one while the other runs, then let it go on."""
+        """Hold the first operation while the second runs, then release the first."""
         moment = self._moment
         with (
             ThreadPoolExecutor(2) as pool,
@@ -261,7 +262,7 @@ class Meeting:
         return gate
 
     def _watch(self, real: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        """A command that waits for replicas which another process makes lets the first go on."""
+        """Release the first operation if the second waits for its replicas."""
 
         def ended(busy: Mapping[Any, str], elsewhere: Collection[str], stop: threading.Event) -> Iterator[Any]:
             if not busy and self._reached.is_set() and not self._open.is_set():
@@ -277,7 +278,7 @@ class Meeting:
 
 
 def _error(future: Future[object]) -> ImgstoreError | None:
-    """What it was refused with; anything else is a failure of the test."""
+    """Return the error of a refusal. Any other error fails the test."""
     error = future.exception(PATIENCE_SECONDS)
     if error is not None and not isinstance(error, ImgstoreError):
         raise error
@@ -288,10 +289,10 @@ def _error(future: Future[object]) -> ImgstoreError | None:
 
 
 def settle(stage: Stage, installation: Installation, ended: Sequence[tuple[Operation, ImgstoreError | None]]) -> None:
-    """Repeat what was refused, bring all to rest, and see that nothing was lost, left over, or charged for twice.
+    """Repeat refused operations, complete all works, and check for lost, leftover and doubly charged content.
 
     Raises:
-        AssertionError: a promise of DESIGN.md is broken.
+        AssertionError: a promise of the design is broken.
     """
     gone = {
         id(operation) for operation, error in ended if error and not _repeated(stage, installation, operation, error)
@@ -314,7 +315,7 @@ def settle(stage: Stage, installation: Installation, ended: Sequence[tuple[Opera
 
 
 def _repeated(stage: Stage, installation: Installation, operation: Operation, error: ImgstoreError) -> bool:
-    """Give the command again; False where what it was about is gone."""
+    """Repeat the command; False if its object no longer exists."""
     if type(error) is NotFound:
         return False
     try:
@@ -325,7 +326,7 @@ def _repeated(stage: Stage, installation: Installation, operation: Operation, er
 
 
 def _present(installation: Installation) -> frozenset[str]:
-    """The versions and disks that are to be seen, all of them in good order."""
+    """Return the visible versions and disks, after a check of their states."""
     views = gallery_versions.list_versions(installation, ADMIN, group=GROUP, gallery=GALLERY, definition=DEFINITION)
     made = disks.list_disks(installation, ADMIN)
     for view in views:
@@ -339,7 +340,7 @@ def _present(installation: Installation) -> frozenset[str]:
 
 
 def _audit_charges(installation: Installation) -> None:
-    """Each version crossed into each region once."""
+    """Check that each version was charged once per region."""
     rows = [row for row in charges(installation) if row.kind is ChargeKind.EGRESS]
     crossings = Counter((row.party.version, row.target) for row in rows)
     assert set(crossings.values()) <= {1}, f"charged twice: {crossings}"

@@ -1,4 +1,4 @@
-"""A catalog that is older than its buckets, another's, deleted or empty: reads go on, and nothing is destroyed."""
+"""Tests of catalogs that are older than their buckets, foreign, deleted or empty: reads work, and nothing is destroyed."""
 
 import shutil
 import subprocess
@@ -57,7 +57,7 @@ def contents(home: Path) -> set[Path]:
 
 
 def aged(home: Path, later: Callable[[Installation], object]) -> None:
-    """Do something, then put back the catalog of before, as from a backup."""
+    """Run an action, then restore the former catalog as from a backup."""
     shutil.copyfile(home / "catalog.sqlite", home / "backup.sqlite")
     with open_home(home) as installation:
         later(installation)
@@ -151,7 +151,7 @@ def test_the_first_use_of_a_store_tells_of_it(home: Path, samples: SampleImages,
 
 
 def test_work_by_an_older_catalog_does_not_make_it_look_current(home: Path, samples: SampleImages) -> None:
-    """Its numbers pass those of the buckets, and the uids beside them are others."""
+    """The sequence numbers pass those of the buckets, but their uids differ."""
     aged(home, lambda installation: make_disk(installation, "d1", "eastus"))
     with open_home(home) as installation:
         for number in range(6):
@@ -174,7 +174,7 @@ def test_a_process_that_runs_while_the_catalog_is_put_back_sees_it_before_it_del
 
 
 def test_accepted_it_deletes_nothing_that_it_does_not_know(home: Path, samples: SampleImages, tmp_path: Path) -> None:
-    """A disk of the lost time refers to the manifest of a version that the catalog knows, and deletes."""
+    """A disk of the lost time refers to the manifest of a known version, which is deleted."""
     aged(
         home,
         lambda installation: (make_disk(installation, "d1", "eastus"), publish(installation, samples.second, "1.0.1")),
@@ -284,7 +284,7 @@ with open_installation(Settings(home=Path(sys.argv[1]), environ={})) as installa
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_around_the_checkpoint(home: Path, when: str) -> None:
-    """The row comes first: neither end makes the catalog look old."""
+    """The row is written first, so a kill before or after the checkpoint never makes the catalog look old."""
     subprocess.run([sys.executable, "-c", DIES, str(home), when], check=False)
     with open_home(home) as installation:
         check_catalog_is_current(installation)

@@ -1,7 +1,7 @@
-"""Every pair of the locking table: one operation is held at its dangerous moment while the other runs whole.
+"""Tests of every pair of the locking table: one operation is held at a critical moment while the other runs completely.
 
-Where the order matters, both orders. Each meeting says how both end; what is refused is given again, and in the end
-every byte is right, all that crossed a border is charged once, and what lies there is what is named (`pairs_stage`).
+Both orders are tested if the order matters. Each test states both ends. Refused operations are repeated. Afterwards
+every byte is right, every transfer is charged once, and the stores contain exactly the named objects (`pairs_stage`).
 """
 
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ LOCKING: Final = Path(__file__).parents[2] / "docs" / "internals" / "locking.md"
 
 
 def publishing_of(version: str, *bases: str) -> Operation:
-    """Where it is compared with 1.0.0, it cuts the segments that lie there."""
+    """Publish with 1.0.0 as base, which reuses its stored segments."""
     named = [VersionName.parse(base) for base in bases]
 
     def act(stage: Stage, installation: Installation) -> object:
@@ -95,7 +95,7 @@ def targets_of(version: str, *targets: str) -> Operation:
 
 
 def held_up(change: Operation) -> Operation:
-    """The same, and a replica that is to go is there when it ends: something needs its manifest."""
+    """The replica to remove still exists at the end, because a disk needs its manifest."""
 
     def act(stage: Stage, installation: Installation) -> None:
         change.act(stage, installation)
@@ -163,39 +163,42 @@ SCRUB: Final = Operation(kind="scrub", act=lambda _stage, installation: scrub_al
 # -- where it is held -------------------------------------------------------------------------------------------------
 
 WORK_OPEN: Final = Moment(owner=replication_ingest, name="_list_usable_segments")
-"""Publish: its work is open, nothing is listed."""
+"""Publish: the work is open, and nothing was listed."""
 LISTED: Final = Moment(owner=DirectoryStore, name="put", key="/fingerprints/")
-"""Publish: what lies in the slot was listed, and is not sent again."""
+"""Publish: the slot was listed, and listed segments are not sent again."""
 ROWS_IN: Final = Moment(owner=DirectoryStore, name="put", key="/manifests/")
-"""Publish, replicate: the rows are written, the manifest is to be put. Make: it is pinned, the reference is to be put."""
+"""Publish, replicate: the rows are written, before the put of the manifest.
+
+Make: pinned, before the put of the reference.
+"""
 ALL_IN: Final = Moment(owner=replication_ingest, name="complete_replica")
 CLAIMED: Final = Moment(owner=replication_copy, name="plan_segments")
-"""Replicate: what is wanted is no longer condemned, nothing was looked at."""
+"""Replicate: the marks of needed segments are removed, before the listing."""
 COPYABLE_KINDS: Final = Moment(owner=replication_copy, name="complete_replica")
 READING: Final = Moment(owner=DirectoryStore, name="get", key="/segments/")
-"""Export: pinned, the first segment is to be read."""
+"""Export: pinned, before the read of the first segment."""
 TOMBSTONE: Final = Moment(owner=removing, name="remove_replica")
 """Change targets: the replica is Deleting."""
 LEFT: Final = Moment(owner=removal, name="remove_start_markers")
-"""Change targets: the rows are gone, the replica's row and the removal's work are there."""
+"""Change targets: the manifest rows are removed. The replica's row and the removal's work exist."""
 MARKED: Final = Moment(owner=removal, name="_remove_owner")
-"""Delete: the tombstone stands."""
+"""Delete: the tombstone exists."""
 ROWS_GONE: Final = Moment(owner=SlotAccess, name="remove", key="manifests/")
-"""Delete: rows are gone, the objects are to go."""
+"""Delete: the rows are removed, before the objects."""
 SURVEYED: Final = Moment(owner=maintenance_gc, name="_mark_segments")
 DELETING: Final = Moment(owner=SlotAccess, name="remove", key="segments/")
-"""Collect: its batch is written down, the request is to be sent. In eastus first."""
+"""Collect: the batch is recorded, before the request. In eastus first."""
 DELETING_SOUTH: Final = Moment(owner=SlotAccess, name="remove", key="segments/", region="southcentralus")
 FOUND: Final = Moment(owner=maintenance_scrub, name="_repair")
 DEGRADED: Final = Moment(owner=DirectoryStore, name="put", key="/segments/")
-"""Scrub: the replica is Degraded, the segment is to be put."""
+"""Scrub: the replica is Degraded, before the put of the segment."""
 READ_RIGHT: Final = Moment(owner=restore, name="complete_replica")
-"""Scrub: the replica was read from end to end, and is to be Completed."""
+"""Scrub: the whole replica was read, before its state Completed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Who is held where, who runs meanwhile, and how both end."""
+    """Two operations, the moment of the hold, and both ends."""
 
     held: Operation
     at: Moment
@@ -203,9 +206,9 @@ class Case:
     held_ends: type[ImgstoreError] | None = None
     whole_ends: type[ImgstoreError] | None = None
     waits: bool = False
-    """The second waits for the first."""
+    """Whether the second operation waits for the first."""
     may_end: tuple[type[ImgstoreError] | None, ...] = ()
-    """Either, too: where the second has waited, both go on side by side."""
+    """Other allowed ends: after a wait, both operations run at the same time."""
 
     @property
     def pair(self) -> frozenset[str]:
@@ -343,19 +346,19 @@ CASES: Final = (
 # -- inside a transaction, where rows are locked ----------------------------------------------------------------------
 
 CHOSEN: Final = Moment(owner=Works, name="open")
-"""Make: its turn was taken, its row written, its work not yet opened."""
+"""Make: the replica was chosen and the row written, before the work."""
 PINNED: Final = Moment(owner=Works, name="lease")
-"""Make, export: the replica was chosen and its manifest pinned, and nobody sees it yet."""
+"""Make, export: the replica was chosen and its manifest pinned, not visible yet."""
 RECORDED: Final = Moment(owner=Works, name="update_plan")
 """Publish: the manifest's row names its segments."""
 COMPLETING: Final = Moment(owner=Works, name="complete")
 CHARGING: Final = Moment(owner=Ledger, name="add")
 MOVING: Final = Moment(owner=Replicas, name="move")
-"""Replicate: begins one. Change targets: makes a tombstone. Scrub: degrades."""
+"""Replicate: begins a replica. Change targets: creates a tombstone. Scrub: degrades a replica."""
 CONDEMNING: Final = Moment(owner=DeletionMarks, name="add")
 TAKING: Final = Moment(owner=DeletionMarks, name="begin_deleting")
 COUNTING_USERS: Final = Moment(owner=Manifests, name="count_body_users")
-"""Change targets, delete: a row is gone, and whether the object may go is being decided."""
+"""Change targets, delete: a row is removed, before the decision about the object."""
 
 INSIDE: Final = (
     case(PUBLISH, COMPLETING, LEAVE_PUBLISHED, waits=True),
@@ -396,12 +399,12 @@ ELSEWHERE: Final = {
     "test_two_that_change_the_same_version_side_by_side",
     "collect/collect": "faults/test_faults_collecting.py::test_killed_now_and_then",
 }
-"""What else drives some pairs: many at once, races without a held moment, and processes that are killed."""
+"""Other tests of some pairs: parallel runs, races without a held moment, and killed processes."""
 
 
 @pytest.fixture(autouse=True)
 def _looks_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that finds every version in another's hand need not look for two seconds."""
+    """Do not let a worker wait two seconds if other workers hold every version."""
     monkeypatch.setattr(replication_worker, "_LOOKS_MAX", 2)
 
 
@@ -481,7 +484,7 @@ def tables() -> list[list[list[str]]]:
 
 
 def table() -> set[frozenset[str]]:
-    """The pairs of the locking table, from its first row and column and the cells that say something."""
+    """Return the pairs of the locking table: first row, first column, and non-empty cells."""
     head, *body = tables()[0]
     return {
         frozenset({name, column}) for name, *cells in body for column, cell in zip(head[1:], cells, strict=True) if cell

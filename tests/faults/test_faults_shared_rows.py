@@ -1,4 +1,4 @@
-"""Operations that share a row of the locking table: what each pins, and whom it refuses, as the second table says."""
+"""Tests of operations that share a row of the locking table: pins and refusals, as in the second table."""
 
 from pathlib import Path
 from typing import Final
@@ -23,11 +23,11 @@ __all__ = ["prepared"]
 
 HERE: Final = "southcentralus"
 SOURCE: Final = "ds"
-"""A disk of 1.0.0 that is there before they meet."""
+"""A disk of 1.0.0 that exists before the meeting."""
 
 
 def disk_of(kind: str, name: str, source: str, disk_kind: DiskKind = DiskKind.DISK) -> Operation:
-    """A disk or snapshot in southcentralus of another, or of the file of a version."""
+    """Create a disk or snapshot in southcentralus from another disk, or from the file of a version."""
 
     def act(stage: Stage, installation: Installation) -> object:
         said = str(stage.expected[source]) if source != SOURCE else source
@@ -38,7 +38,7 @@ def disk_of(kind: str, name: str, source: str, disk_kind: DiskKind = DiskKind.DI
 
 
 def version_of(kind: str, version: str, mode: ReplicationMode) -> Operation:
-    """A version in southcentralus of that disk."""
+    """Create a version in southcentralus from that disk."""
 
     def act(stage: Stage, installation: Installation) -> object:
         stage.expected[version] = stage.expected["1.0.0"]
@@ -76,7 +76,7 @@ SHALLOW: Final = version_of("publish a Shallow version", "2.0.0", ReplicationMod
 DELETE_SOURCE: Final = disk_deletion_of(SOURCE)
 
 REFERENCES: Final = Moment(owner=shallow, name="complete_replica")
-"""Shallow: its manifests are put, nobody was told."""
+"""Shallow: the manifests are put, and the version is not visible yet."""
 
 CASES: Final = (
     case(TAKE_IN, ROWS_IN, TAKE_IN, WorkHeld),

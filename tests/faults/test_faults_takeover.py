@@ -1,7 +1,7 @@
-"""Each state that is not final has a command that takes it over, also where no replica is complete.
+"""Tests that each non-final state has a command that takes the state over, also without a complete replica.
 
-The table is in docs/internals/states.md (invariant R16). Each row is driven: a process is killed in that state, with the only replica
-of its version Degraded where the row is about one, and each command that the row names is given once.
+The table is in docs/internals/states.md (invariant R16). For each row, a process is killed in the state, with the only
+replica of its version Degraded if the row is about a replica. Each command of the row is then run once.
 """
 
 import shutil
@@ -52,19 +52,19 @@ class Left:
     """A state in which a process was killed."""
 
     state: str
-    """As `crash_process.present_states` spells it."""
+    """The state as in `crash_process.present_states`."""
     job: str
-    """The command that was killed in it."""
+    """The killed command."""
     orders: Mapping[str, Any] = field(default_factory=dict)
     before: Callable[[CrashScene], None] = lambda _scene: None
-    """What was done to the scene before."""
+    """The preparation of the scene."""
     takers: Mapping[str, Callable[[CrashScene, Installation], object]]
-    """The commands of the table that take it over."""
+    """The commands of the table that take the state over."""
     signals: tuple[int, ...] = (signal.SIGKILL,)
 
 
 def again(job: str, **orders: Any) -> Callable[[CrashScene, Installation], object]:
-    """The command, given in this process."""
+    """Run the command in this process."""
 
     def act(scene: CrashScene, installation: Installation) -> None:
         crash_process.run(job, {"home": str(scene.folder / "home"), **orders_of(scene, orders)}, installation)
@@ -73,12 +73,12 @@ def again(job: str, **orders: Any) -> Callable[[CrashScene, Installation], objec
 
 
 def create(scene: CrashScene, installation: Installation) -> None:
-    """The version's create, as it was given."""
+    """Run the first create of the version again."""
     publish(installation, scene.expected["1.0.0"], targets=[HERE])
 
 
 def create_without_source(scene: CrashScene, installation: Installation) -> None:
-    """The version's create when its source is gone: its bytes have arrived, so nothing need be read again."""
+    """Run the version's create without its source. All bytes have arrived, so nothing is read again."""
     source = scene.expected["1.0.0"]
     source.rename(source.with_suffix(".gone"))
     try:
@@ -88,13 +88,13 @@ def create_without_source(scene: CrashScene, installation: Installation) -> None
 
 
 def collect(_scene: CrashScene, installation: Installation) -> None:
-    """`gc`, when the lease of the collector that was killed is over."""
+    """Run `gc` after the lease of the killed collector has expired."""
     expire_collectors(installation)
     crash_process.run("gc", {}, installation)
 
 
 def abandon(_scene: CrashScene, installation: Installation) -> None:
-    """`gc`, a week after the last lease."""
+    """Run `gc` a week after the last lease."""
     with installation.catalog.transaction() as transaction:
         for work in transaction.works.list_open():
             keeper = installation.keeper
@@ -105,7 +105,7 @@ def abandon(_scene: CrashScene, installation: Installation) -> None:
 
 @contextmanager
 def hidden_segment(scene: CrashScene) -> Iterator[None]:
-    """A segment of 1.0.0 is not there, for a while."""
+    """Hide a segment of 1.0.0 for a while."""
     path = min(path for path in (scene.folder / "home" / "regions").rglob("*") if object_keys.is_segment_key(str(path)))
     path.rename(path.with_suffix(".away"))
     try:
@@ -115,7 +115,7 @@ def hidden_segment(scene: CrashScene) -> Iterator[None]:
 
 
 def degrade(scene: CrashScene) -> None:
-    """A read finds a segment missing that is there a moment later: no replica of 1.0.0 is complete."""
+    """Degrade all replicas of 1.0.0 by a read during which a segment is missing."""
     with hidden_segment(scene), scene.open() as installation:
         with pytest.raises(StoreError):
             export(installation, scene.folder / "out" / "x.raw", HERE)
@@ -148,13 +148,13 @@ def make_vhd(scene: CrashScene) -> None:
 
 
 def upload(scene: CrashScene) -> None:
-    """A disk waits for its upload, which was sent."""
+    """Create a disk that waits for its upload, and send the upload."""
     make_vhd(scene)
     scene.run_job("upload", **orders_of(scene, UPLOAD))
 
 
 def withdraw(scene: CrashScene) -> None:
-    """Nothing of 1.0.0 is left: it is published again."""
+    """Delete all content of 1.0.0, which is then published again."""
     scene.run_job("delete", version="1.0.0")
 
 
@@ -169,7 +169,7 @@ def mark(scene: CrashScene) -> None:
 
 
 def fail_as_before(scene: CrashScene) -> None:
-    """Earlier releases made Failed what a scrub could not restore."""
+    """Set the state that earlier releases used after a failed restore: Failed."""
     degrade(scene)
     with scene.open() as installation, installation.catalog.transaction() as transaction:
         replica = show(installation).replicas[0]
@@ -180,7 +180,7 @@ def fail_as_before(scene: CrashScene) -> None:
 SOURCE: Final = {"source": "1.0.0", "version": "1.0.0", "targets": [HERE]}
 RESTORERS: Final = {"scrub": again("scrub"), "worker": again("worker"), "image-version create": create_without_source}
 ENDERS: Final = {"gc": collect, "worker": again("worker")}
-"""They end deletions that somebody began."""
+"""Commands that complete started deletions."""
 DISK: Final[Mapping[str, Any]] = {"name": "d1", "location": HERE, "version": "1.0.0"}
 FILE: Final[Mapping[str, Any]] = {"name": "s1", "source": "1.0.0", "kind": DiskKind.SNAPSHOT}
 UPLOAD: Final[Mapping[str, Any]] = {"name": "up", "file": "upload.vhd"}
@@ -349,13 +349,13 @@ LEFT: Final = (
         takers={"image-version delete": again("delete")},
     ),
 )
-"""Every row that is driven here, in the order of the table."""
+"""Every tested row, in the order of the table."""
 
 ELSEWHERE: Final = {
     "operation InProgress": "tests/cli/test_cli_serve.py::test_an_operation_survives_the_servers_end",
     "deployment Running": "tests/cli/test_cli_serve.py::test_a_deployment_survives_a_killed_server",
 }
-"""Rows that need a server: other tests kill one in that state."""
+"""Rows that need a server, with kills in other tests."""
 
 FINAL: Final = frozenset(
     {
@@ -368,7 +368,7 @@ FINAL: Final = frozenset(
         "segment Condemned",
     }
 )
-"""Nothing is to be done in these; of a condemned segment, nothing before its grace is over."""
+"""States without an action, except a segment marked for deletion after its grace period."""
 
 
 def table() -> dict[str, set[str]]:
@@ -407,7 +407,7 @@ def test_every_state_that_is_not_final_is_in_the_table() -> None:
 
 @pytest.fixture(scope="session")
 def lone(tmp_path_factory: pytest.TempPathFactory) -> CrashScene:
-    """A home with one version that has one replica, made once and copied for each test."""
+    """A home with one version that has one replica, created once and copied for each test."""
     scene = CrashScene(folder=tmp_path_factory.mktemp("lone"))
     scene.prepare()
     disk = make_raw(scene.folder / "1.0.0.raw", seed=8, virtual_bytes=12 * MIB, content_bytes=6 * MIB)
@@ -462,7 +462,7 @@ def crash_and_repeat(scene: CrashScene, left: Left, number: int) -> None:
 
 
 def orders_of(scene: CrashScene, orders: Mapping[str, Any]) -> dict[str, Any]:
-    """The orders with the paths of this scene in the place of names."""
+    """Return the orders with the paths of this scene instead of names."""
     paths = {
         "source": scene.expected["1.0.0"],
         "path": scene.folder / "out" / "x.raw",

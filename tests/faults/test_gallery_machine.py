@@ -1,15 +1,16 @@
-"""Galleries driven at random, killed at random, against a model in memory and an oracle of its own.
+"""A model test of galleries with random commands and kills, a model in memory, and an independent oracle.
 
-Every rule is a command of a person, a worker or a collector, run as a process of its own (``gallery_process.py``) that
-may die at any step, or have another command run in the middle of it. After each the oracle (``gallery_oracle.py``,
-``gallery_log.py``, ``gallery_decoder.py``) reads the home from outside: SQLite's rows, the folders, the bytes. At the
-end all is healed: lost zones come back, what was killed is repeated, a scrub and a collection run. Then every target is
-complete, every disk and version is its source, the ledger balances, and nothing lies there that nobody names.
+Every rule is a command of a person, a worker or a collector. The command runs as a separate process
+(``gallery_process.py``) that may die at any step, or that another command may interrupt. After each command, the oracle
+(``gallery_oracle.py``, ``gallery_log.py``, ``gallery_decoder.py``) reads the home from outside: SQLite's rows, the
+folders, the bytes. At the end lost zones recover, killed commands are repeated, and a scrub and a collection run. Then
+every target is complete, every disk and version equals its source, the ledger balances, and every stored object is
+named.
 
-Tried by breaking imgstore, one place at a time. The default run found each of these: a collection that does not wait for
-the grace, a round robin that stands still, copies inside a region charged as egress, egress charged for bytes that were
-there, a replica Completed without its manifest, storage that is not passed on to the next owner, and a version's
-manifest removed though a disk needs it.
+The test was verified by mutations of imgstore. The default run found each of these: a collection without a grace
+period, a round robin that does not advance, egress for copies inside a region, egress for bytes that existed before, a
+Completed replica without a manifest, storage that does not pass to the next owner, and the removal of a manifest that a
+disk needs.
 """
 
 import filecmp
@@ -65,7 +66,7 @@ PATCHES: Final = range(5)
 DISKS: Final = ("k0", "k1", "k2", "k3")
 REGIONS: Final = tuple(ZONES)
 HERE: Final = ("={count}=Standard_LRS", "={count}=Standard_ZRS")
-"""Each target names its type: a region that stands would else keep the one it has."""
+"""Each target names its type, because an existing region would otherwise keep its type."""
 ELSEWHERE: Final[tuple[tuple[str, ...], ...]] = (
     (),
     ("eastus=1=Standard_LRS",),
@@ -80,30 +81,30 @@ Key: TypeAlias = tuple[str, str, int]
 """Gallery, definition and patch of a version."""
 
 numbers = st.integers(0, 1000)
-"""What is picked, from whatever there is to pick from then."""
+"""Choices among the items that exist at that moment."""
 deaths = st.none() | st.none() | st.integers(1, 60) | st.integers(1, 250)
-"""At which step the process dies."""
+"""The step at which the process dies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """Something to be run as a process."""
+    """A command to run as a process."""
 
     what: str
     run: Callable[[Installation], object]
     version: Key | None = None
-    """Whose row it changes."""
+    """The version whose row the command changes."""
     disk: str | None = None
     content: Content | None = None
-    """Of the version, should it make one."""
+    """The content of a version that the command creates."""
     done: Callable[[VersionFact | None], bool] = lambda _row: True
-    """Whether the version's row is as it should be when the command has ended well."""
+    """Return whether the version's row is right after a success."""
 
 
 def when(holds: Callable[["GalleryMachine"], object]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Do nothing where that does not hold.
+    """Skip the rule if the condition is false.
 
-    No `precondition`: which rules there are would hang on what threads did, and Hypothesis takes that for a flaw.
+    A `precondition` would depend on threads, which Hypothesis reports as a flaw.
     """
 
     def decorated(step: Callable[..., None]) -> Callable[..., None]:
@@ -118,7 +119,7 @@ def when(holds: Callable[["GalleryMachine"], object]) -> Callable[[Callable[...,
 
 
 class GalleryMachine(RuleBasedStateMachine):
-    """See the module."""
+    """The model. The module's docstring describes it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ class GalleryMachine(RuleBasedStateMachine):
             watch(connection)
 
     def _tell(self, _session: Session | None = None) -> datetime:
-        """The database's clock."""
+        """Return the time of the database's clock."""
         return self.clock.now()
 
     def teardown(self) -> None:
@@ -162,18 +163,18 @@ class GalleryMachine(RuleBasedStateMachine):
         at: int = 0,
         excused: tuple[type[ImgstoreError], ...] = (),
     ) -> bool:
-        """Run a command and look.
+        """Run a command, and check.
 
         Args:
-            command: what.
-            fatal: the step at which it dies; None lives.
-            refused: the error that it must end with.
-            meanwhile: another command that runs in the middle of it, at step `at` or soon after.
-            at: see there.
-            excused: errors that the other one may bring about.
+            command: the command.
+            fatal: the step at which the process dies; None never.
+            refused: the required error.
+            meanwhile: another command to run during this one, at step `at` or soon after.
+            at: see `meanwhile`.
+            excused: errors that the other command may cause.
 
         Returns:
-            Whether it ended well.
+            Whether the command succeeded.
         """
         self._sound = False
         well = self._performed(command, fatal=fatal, refused=refused, meanwhile=meanwhile, at=at, excused=excused)
@@ -222,7 +223,7 @@ class GalleryMachine(RuleBasedStateMachine):
         return False
 
     def _visit(self, command: Command) -> None:
-        """Run a command as another process, from beginning to end, while one stands still."""
+        """Run a command completely as another process, while a process is held."""
         try:
             with running(self.oracle.home, Process(), self.clock, holder=living_stranger()) as installation:
                 command.run(installation)
@@ -244,7 +245,7 @@ class GalleryMachine(RuleBasedStateMachine):
 
     @property
     def disturbed(self) -> bool:
-        """Whether a store lacks something at the moment."""
+        """Return whether a store misses an object at present."""
         return bool(self.oracle.down or self.oracle.hurt)
 
     def _is_excused(self, error: ImgstoreError | None) -> bool:
@@ -268,7 +269,7 @@ class GalleryMachine(RuleBasedStateMachine):
 
     @initialize(soft=st.booleans(), family=st.integers(0, FAMILIES - 1), places=numbers)
     def begin(self, family: int, places: int, *, soft: bool) -> None:
-        """Two galleries; a version in the first, and the next image of its family."""
+        """Create two galleries, and a version with the next image of its family in the first."""
         for number in range(len(GALLERIES)):
             self.make_gallery(number, soft=soft)
             self.make_definition(number, 0, death=None)
@@ -385,7 +386,7 @@ class GalleryMachine(RuleBasedStateMachine):
         return [key for key in every if key not in taken]
 
     def _new_content(self, number: int, family: int) -> Content:
-        """Now and then of another family, mostly the next image of one that is there, sometimes the same again."""
+        """Return content: sometimes of another family, mostly the next image of a family, sometimes the same again."""
         there = [self.oracle.contents[row.uid] for row in self._versions() if row.uid in self.oracle.contents]
         if not there or family < FAMILIES:
             return Content(family % FAMILIES, 0)
@@ -476,7 +477,7 @@ class GalleryMachine(RuleBasedStateMachine):
         )
 
     def _is_kept(self, row: VersionFact) -> bool:
-        """Whether its deletion is blocked until an end of life that has not come."""
+        """Return whether a future end of life blocks the deletion."""
         ((until,),) = self.oracle.ask("SELECT end_of_life_at FROM versions WHERE uid = ?", row.uid)
         now = self.clock.now().replace(tzinfo=None).isoformat(" ", "microseconds")
         return row.state != "Deleting" and row.blocked and until > now
@@ -652,7 +653,7 @@ class GalleryMachine(RuleBasedStateMachine):
     @rule(death=deaths)
     @when(lambda self: self._versions(visible=False))
     def work(self, death: int | None) -> None:
-        """A worker makes all that can be made: but for what is damaged or lost, nothing waits then but what rests."""
+        """A worker completes all possible works. Only damaged, lost or resting content waits afterwards."""
         self.perform(
             Command(
                 what="worker", run=lambda installation: replication_worker.run_worker(installation, ADMIN, once=True)
@@ -668,7 +669,7 @@ class GalleryMachine(RuleBasedStateMachine):
     # -- two at once --------------------------------------------------------------------------------------------------
 
     def _others(self, number: int) -> list[Command]:
-        """What may run in the middle of something else."""
+        """Return the commands that may interrupt another one."""
         found = [self._collecting(0), self._collecting(0), self._scrubbing()]
         found += [self._deleting_disk(name) for name in self.oracle.disks()]
         for row in self._versions():
@@ -707,7 +708,7 @@ class GalleryMachine(RuleBasedStateMachine):
     @rule(number=numbers, at=st.integers(1, 30))
     @when(lambda self: self._versions() and len(self.oracle.disks()) < len(DISKS))
     def make_disk_beside(self, number: int, at: int) -> None:
-        """Its version is deleted and collected while it is made."""
+        """The disk's version is deleted and collected during the creation of the disk."""
         row = _pick(number, self._versions())
         name = next(name for name in DISKS if name not in self.oracle.disks())
         if not self._is_kept(row) and self.oracle.complete_in(row.uid, row.location):
@@ -763,7 +764,7 @@ class GalleryMachine(RuleBasedStateMachine):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        """Bring back, repeat, repair, collect; then look at everything."""
+        """Recover, repeat, repair and collect, then check everything."""
         self.zone_comes_back()
         self.clock.advance(3600)
         lost = self.oracle.beyond_repair()
@@ -790,7 +791,7 @@ class GalleryMachine(RuleBasedStateMachine):
                 self._export_disk(name)
 
     def _repeats(self) -> Iterator[Command]:
-        """What ends all that was left half done, by the rows."""
+        """Return the commands that complete all unfinished rows."""
         for name, (uid, region, state) in self.oracle.disks().items():
             key = next((key for key, row in self.oracle.versions().items() if row.uid == uid), None)
             if state == "Deleting" or (state == "Creating" and key is None):
@@ -809,7 +810,7 @@ class GalleryMachine(RuleBasedStateMachine):
             yield self._publishing(key, self.oracle.contents[row.uid], None)
 
     def _check_bill(self) -> None:
-        """The statement is what the rows cost, reckoned anew."""
+        """Check that the statement equals the costs of the rows."""
         told: list[Decimal] = []
         first = self.oracle.cost(self.clock.now())
         self.perform(
@@ -824,7 +825,7 @@ def _pick(number: int, every: Sequence[_T]) -> _T:
 
 
 def _targets(gallery: str, number: int) -> tuple[str, ...]:
-    """Target regions, as the command line spells them: the source region, in some number, and others."""
+    """Return target regions in the notation of the command line: the source region and others."""
     source = REGIONS[GALLERIES.index(gallery)]
     other = REGIONS[1 - GALLERIES.index(gallery)]
     number, count = divmod(number, 3)
@@ -834,7 +835,7 @@ def _targets(gallery: str, number: int) -> tuple[str, ...]:
 
 
 def _as_rows(targets: tuple[str, ...]) -> tuple[tuple[str, int, str], ...]:
-    """The same as a version's row has them."""
+    """Return the target regions as in a version's row."""
     parts = [each.split("=") for each in targets]
     return tuple(sorted((name, int(count), kind) for name, count, kind in parts))
 
@@ -861,7 +862,7 @@ def test_the_gallery_holds_its_promises() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(4 * 3600)
 def test_the_gallery_holds_its_promises_for_long() -> None:
-    """Other examples at each run; what fails is told with what reproduces it."""
+    """Each run has other examples. A failure prints its reproduction."""
     # Invariant P8.
     run_state_machine_as_test(
         GalleryMachine, settings=settings(_PROFILE, derandomize=False, max_examples=400, stateful_step_count=60)
