@@ -102,7 +102,7 @@ CASES: Final = (
 ELSEWHERE: Final = {
     "take in an upload": "operations/test_operations_uploads.py::test_open_upload_is_not_ingested",
     "delete a machine": "operations/test_operations_machines.py::test_deleting_a_machine_leaves_its_disks",
-    "soft delete": "operations/test_operations_lifetimes.py::test_what_a_process_reads_goes_when_it_was_read",
+    "soft delete": "operations/test_operations_lifetimes.py::test_due_version_in_use_is_removed_after_the_read",
 }
 
 
