@@ -119,10 +119,10 @@ def find_named_version(
     if found is None:
         raise ImageNotAvailable(
             f"There is no latest image version of '{definition_path.definition.name}' in {_region_display_name(installation, region)} region.",
-            found=f"{len(transaction.versions.list(definition_path.definition.uid))} versions, none that is complete there and not "
-            "excluded from latest",
+            found=f"{len(transaction.versions.list(definition_path.definition.uid))} versions, all of them excluded from latest "
+            "or incomplete in the region",
             expected="a version that is complete in the region",
-            hint="name a version, replicate one to this region, or ask for another region",
+            hint="name a version, replicate a version to this region, or choose another region",
             target="galleryImageReference",
         )
     return found
