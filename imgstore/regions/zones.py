@@ -439,7 +439,7 @@ class OpenedZone(ABC):
             raise StoreError(
                 f"{self.store.name} does not keep the zone's mark.",
                 found="no FORMAT object after a successful put of FORMAT",
-                expected="a folder or bucket that keeps its objects",
+                expected="a folder or bucket that keeps objects",
                 hint="check what is stored at the key FORMAT",
                 target=self.store.name,
             )

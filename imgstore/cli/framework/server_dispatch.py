@@ -107,7 +107,7 @@ def run(ctx: click.Context, asks: Callable[..., Any]) -> Any:
     from imgstore.remote.credentials import read_address  # noqa: PLC0415
 
     options = global_options.of(ctx)
-    assert options.server is not None, "it is asked for where there is one"
+    assert options.server is not None, "only a command with --server is run here"
     address = read_address(
         options.server,
         authorities=options.authorities,

@@ -110,7 +110,7 @@ class ReportStream(io.TextIOBase):
                 self._changed.wait_for(lambda: self._waiting)
                 data, self._waiting = b"".join(self._waiting), []
                 dropped, self._dropped = self._dropped, 0
-            notice = f"({dropped} texts were not shown here, because nobody read them)\n" if dropped else ""
+            notice = f"({dropped} messages are missing here, because the reader was too slow)\n" if dropped else ""
             _write(self._descriptor, data + notice.encode(), lambda: _is_writable(self._descriptor))
             with self._changed:
                 self._waiting_bytes -= len(data)

@@ -41,8 +41,8 @@ _HINTS: Final = {
     errno.ENOTDIR: "a part of the path is a file: check the path's spelling",
     errno.EACCES: "write to a folder that you may write to",
     errno.EPERM: "write to a folder that you may write to",
-    errno.EROFS: "the file system is mounted read-only: write to another one",
-    errno.EFBIG: "the file system can't hold so large a file: write to another one",
+    errno.EROFS: "the file system is mounted read-only: write to another file system",
+    errno.EFBIG: "the file system cannot hold such a large file: write to another file system",
     errno.EEXIST: "choose another name, or give `--overwrite`",
 }
 

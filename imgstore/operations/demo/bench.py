@@ -122,7 +122,7 @@ def run_bench(
                 seconds = bench.replicate(plan.targets[:number]) if number else None
                 say(f"Disks in {region} ...")
                 figures.append(bench.measure(undo, region, seconds, _first_data(reader), folder, disks_each))
-            say(f"Removing the resource group {plan.group} and all that is in it ...")
+            say(f"Removing the resource group {plan.group} with all resources ...")
     except ImgstoreError as error:
         for each in bench.left:
             error.add_note(f"left behind in the resource group {plan.group}: {each}")

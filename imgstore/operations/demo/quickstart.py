@@ -220,7 +220,7 @@ def _export(
         say(f"Exported disk-1 to {path}: {'the same disk as' if identical else 'NOT the disk of'} the source")
     if not identical:
         raise ObjectCorrupt(
-            "The exported disk is not the one that went in.",
+            "The exported disk differs from the source.",
             found=f"{path} differs from {source}",
             expected="equal bytes",
             hint="keep the folder and report this fault of imgstore",

@@ -140,10 +140,12 @@ def gc(
                 session.warn(line)
             return _answer(body)
         if not session.quiet or not yes:
-            click.echo(table_text(_table(body)) or "Nothing is kept anywhere yet.", err=True)
+            click.echo(table_text(_table(body)) or "No objects are stored yet.", err=True)
             for work in body["abandonedWorks"]:
                 since = work["unleasedSince"]
-                click.echo(f"To be abandoned: {work['kind']} for {work['owner']}, nobody's since {since}", err=True)
+                click.echo(
+                    f"To be abandoned: {work['kind']} for {work['owner']}, without a lease since {since}", err=True
+                )
         if not yes:
             _confirm()
         done = session.run(maintenance_gc.collect, grace=grace, patience=patience)

@@ -113,7 +113,7 @@ def accept_catalog(*, yes: bool) -> Json:
             _confirm()
         problems = session.run(accept)
         for problem in problems:
-            session.warn(f"{problem}; it may show again that the catalog is older")
+            session.warn(f"{problem}; the zone may show again that the catalog is older")
         return {"accepted": True, "zonesNotReached": problems}
 
 

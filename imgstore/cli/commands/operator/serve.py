@@ -272,7 +272,7 @@ def _lines(session: Session, url: str, bundle: Path | None, administrator: "Cred
     )
     roots = [f"{name}={bundle}" for name in ("REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS") if bundle]
     return [
-        f"# imgstore serves {url} (its API: {url}/docs). To point az and Azure's SDKs at it, paste:",
+        f"# imgstore serves {url} (its API: {url}/docs). Settings for az and Azure's SDKs, to paste into another shell:",
         "set -a",
         f"IMGSTORE_TENANT_ID={tenant}",
         *given,
