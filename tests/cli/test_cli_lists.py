@@ -153,7 +153,7 @@ def test_a_span_that_is_none(line: Line, offset: str) -> None:
 
 
 def test_a_group_and_a_resource_are_one_too_many(line: Line) -> None:
-    assert "one of them" in line.run("monitor activity-log list -g rg --resource-id /subscriptions/x").stderr
+    assert "at the same time" in line.run("monitor activity-log list -g rg --resource-id /subscriptions/x").stderr
 
 
 def test_more_disks_at_once_than_replicas_serve_well_is_told_on_standard_error(

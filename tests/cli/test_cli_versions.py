@@ -228,4 +228,4 @@ def test_storage_accounts_are_taken_and_not_used(terminal: Terminal, tmp_path: P
     line = "--os-vhd-uri disk.raw --data-vhds-uris data.raw --data-vhds-sa account"
     result = terminal.run(f"sig image-version create {WHERE} -e 2.0.0 {line}")
     assert result.exit_code == 0, result.output
-    assert "storage accounts are not used" in result.stderr
+    assert "storage accounts are ignored" in result.stderr

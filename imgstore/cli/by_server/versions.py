@@ -58,7 +58,7 @@ def create(
         if given:
             raise local_only(name, "leave the option out, or publish from the machine of the server")
     if os_vhd_storage_account is not None or data_vhds_storage_accounts is not None:
-        asking.warn("storage accounts are not used: the URI alone says where a disk is")
+        asking.warn("storage accounts are ignored, because the URI names the disk")
     vhds = data_vhds_of(data_vhds_uris, data_vhds_luns, data_vhds_formats)
     stored = data_snapshots_of(data_snapshots, data_snapshot_luns)
     request = request_of(asked)
