@@ -377,7 +377,7 @@ class ZoneRedundantStore:
     def _delete(self, batch: Sequence[str]) -> bool:
         self._let_silent_zones_rest(batch[0])
         self._know_notes()
-        took, failed = self._write_to_quorum(batch[0], self._each, lambda store: store.delete(batch))
+        took, failed = self._write_to_quorum(batch[0], self._each_reporting_late, lambda store: store.delete(batch))
         self._write_notes(batch, MissedWrite.DELETE, list(took))
         return not any(map(_may_arrive_late, failed.values()))
 
@@ -581,6 +581,13 @@ class ZoneRedundantStore:
     def _each(self, zones: Sequence[str], act: Callable[[str], T]) -> "_Answers[T]":
         """Run `act` on all zones at once, and return the results and the errors."""
         return self._divide(zones, ask_all([partial(act, zone) for zone in zones]))
+
+    def _each_reporting_late(self, zones: Sequence[str], act: Callable[[str], T]) -> "_Answers[T]":
+        """Run `act` on all zones at once and wait for all. The circuit of a late zone hears of the zone meanwhile."""
+        asks = [partial(act, zone) for zone in zones]
+        late_seconds = self._grace.seconds_min
+        outcomes = ask_all(asks, late_seconds=late_seconds, on_late=lambda place, age: self._late(zones[place], age))
+        return self._divide(zones, outcomes)
 
     def _each_in_grace(self, zones: Sequence[str], act: Callable[[str], T], quorum: int = QUORUM) -> "_Answers[T]":
         """Run `act` on all zones at once, and give up late zones after a quorum. Return the results and the errors."""

@@ -265,6 +265,11 @@ def test_a_delete_that_was_sent_is_waited_for(region: Region) -> None:
         threading.Event().wait(0.001)
     delete.join(GRACE.seconds_min * 2)
     assert delete.is_alive()
+    for _ in range(int(SECONDS_MAX / 0.01)):
+        if region.late:
+            break
+        threading.Event().wait(0.01)
+    assert region.late == ["3"], "the circuit hears of the zone before the delete ends"
     region.zones["3"].thawed.set()
     delete.join(SECONDS_MAX)
     assert region.holders(KEY) == ""

@@ -162,19 +162,36 @@ def _race(
             call.urgent = True  # Requests of abandoned attempts are not repeated.
 
 
-def ask_all(asks: Sequence[Ask[T]]) -> list[Outcome[T]]:
-    """Ask all stores at once with the usual retries, wait for all, and return the outcomes in order."""
+def ask_all(
+    asks: Sequence[Ask[T]], *, late_seconds: float | None = None, on_late: Callable[[int, float], None] | None = None
+) -> list[Outcome[T]]:
+    """Ask all stores at once with the usual retries, wait for all, and return the outcomes in order.
+
+    Args:
+        asks: the requests to each store.
+        late_seconds: the time after which a store is late if another store has ended. None reports no store.
+        on_late: called once for each late store, with its place and its seconds. The wait continues.
+    """
     if len(asks) == 1:
         return [_outcome(0, asks[0])]
     ended: SimpleQueue[Outcome[T] | BaseException] = SimpleQueue()
     for place, ask in enumerate(asks):
         _start(place, ask, _call.get(), ended.put)
-    outcomes = []
-    for _ in asks:
-        outcome = ended.get()
+    waiting, outcomes, began = set(range(len(asks))), list[Outcome[T]](), time.monotonic()
+    while waiting:
+        try:
+            outcome = ended.get(timeout=late_seconds)
+        except Empty:
+            if outcomes:
+                late_seconds = None
+                for place in sorted(waiting):
+                    if on_late is not None:
+                        on_late(place, time.monotonic() - began)
+            continue
         if isinstance(outcome, BaseException):
             raise outcome
         outcomes.append(outcome)
+        waiting.discard(outcome.place)
     return sorted(outcomes, key=lambda each: each.place)
 
 
