@@ -296,8 +296,8 @@ def test_where_more_is_better_the_limit_is_above_the_figure() -> None:
         "gc": result(case="gc", figures=figures, goals=()),
         "limits": result(case="limits", figures=LIMITS, goals=()),
     }
-    told = line("collect what a deleted v2 leaves", results)
-    assert told.startswith("| collect what a deleted v2 leaves | 300 a second | - | 900 a second | 3.0 x | ")
+    told = line("garbage collection of a deleted v2", results)
+    assert told.startswith("| garbage collection of a deleted v2 | 300 a second | - | 900 a second | 3.0 x | ")
 
 
 def test_a_stale_table_is_found_and_mended() -> None:

@@ -53,6 +53,8 @@ _MAY: Final = {
 """The table of states. Each state except Deleting may also change to Deleting."""
 
 COLLECT_LEASE_SECONDS: Final = 300.0
+REMOVAL_LEASE_SECONDS: Final = 20.0
+"""The lease of a removal of a damaged segment (invariant G14), which needs no grace period."""
 
 
 def watch(connection: sqlite3.Connection) -> None:
@@ -224,6 +226,8 @@ class History:
     def _deleting(self, slot: str, name: bytes, since: str, lease_expires_at: str, _: Any) -> None:
         assert name not in self.stored_in(slot), "deletes what a complete manifest names"
         patience = datetime.fromisoformat(lease_expires_at) - datetime.fromisoformat(since)
+        if patience.total_seconds() <= REMOVAL_LEASE_SECONDS:
+            return
         waited = patience.total_seconds() - COLLECT_LEASE_SECONDS
         assert waited >= self.grace_seconds, f"deleted after {waited} s, not {self.grace_seconds}"
 

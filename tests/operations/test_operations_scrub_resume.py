@@ -43,7 +43,8 @@ from imgstore.operations.maintenance.scrub import scrub
 from tests.support.sample_gallery import ADMIN, open_home
 
 def pace(_length):
-    print("read", flush=True)
+    sys.stdout.write("read\\n")  # one write: several threads read
+    sys.stdout.flush()
     sys.stdin.readline()
 
 home, slot_uid, runner = sys.argv[1:]
