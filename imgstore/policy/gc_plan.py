@@ -93,7 +93,7 @@ def takeover_at(mark: DeletionMark, delete_bound: timedelta) -> datetime | None:
     return None if mark.lease_expires_at is None else mark.lease_expires_at + delete_bound
 
 
-def unfinished_delete(marks: Collection[DeletionMark], clock: GcClock) -> UnfinishedDelete | None:
+def summarize_unfinished_delete(marks: Collection[DeletionMark], clock: GcClock) -> UnfinishedDelete | None:
     """Summarise the segments in deletion that cannot be taken over yet, or return None."""
     waiting = {
         each.name: (each.stored_bytes, at)
@@ -200,7 +200,7 @@ def plan_slot(
             for name, each in marks.items()
             if each.gc_state is GcState.MARKED and (name in named or name not in listed)
         ),
-        unfinished=unfinished_delete(marks.values(), clock),
+        unfinished=summarize_unfinished_delete(marks.values(), clock),
     )
 
 

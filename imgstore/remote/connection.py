@@ -218,7 +218,7 @@ class Connection:
                 timeout=urllib3.Timeout(connect=10.0, read=silence_seconds_max),
             )
         except TlsError as error:
-            raise self._untrusted(error) from error
+            raise self._untrusted_error(error) from error
         except (NewConnectionError, ConnectTimeoutError) as error:
             raise self._unreachable(error, "ServerUnreachable") from error
         except (HTTPError, ValueError) as error:  # http.client raises ValueError for malformed numbers.
@@ -232,7 +232,7 @@ class Connection:
         self._retry = self._patience
         return response
 
-    def _untrusted(self, error: TlsError) -> StoreError:
+    def _untrusted_error(self, error: TlsError) -> StoreError:
         return StoreError(
             f"The certificate of the server {self.address.url} is not trusted.",
             found=str(error),

@@ -598,17 +598,17 @@ class ZoneRedundantStore:
             last_seconds = self._rests.last_seconds(zone)
             return self._grace.seconds(quorum_seconds=quorum_seconds, last_seconds=last_seconds, known_late=known_late)
 
-        def ended_late(outcome: Outcome[T]) -> None:
+        def end_late(outcome: Outcome[T]) -> None:
             self._rests.end_late(zones[outcome.place], outcome.error)
 
-        def timed(zone: str) -> T:
+        def time_call(zone: str) -> T:
             began = self._monotonic()
             value = act(zone)
             self._rests.note_answer(zone, self._monotonic() - began)
             return value
 
-        asks = [partial(timed, zone) for zone in zones]
-        outcomes = ask_to_quorum(asks, quorum=quorum, grace=seconds, ended_late=ended_late, monotonic=self._monotonic)
+        asks = [partial(time_call, zone) for zone in zones]
+        outcomes = ask_to_quorum(asks, quorum=quorum, grace=seconds, ended_late=end_late, monotonic=self._monotonic)
         return self._divide(zones, outcomes)
 
     def _divide(self, zones: Sequence[str], outcomes: Sequence[Outcome[T]]) -> "_Answers[T]":
@@ -715,15 +715,15 @@ class _Rests:
 
     def rests(self, zone: str) -> bool:
         """Return whether other zones are read first now."""
-        return self._failed(zone) or self._avoided(zone)
+        return self._is_failed(zone) or self._avoided(zone)
 
-    def _failed(self, zone: str) -> bool:
+    def _is_failed(self, zone: str) -> bool:
         return self._until.get(zone, 0.0) > self._monotonic() or self._down(zone)
 
     def awake(self, zones: Iterable[str]) -> Sequence[str]:
         """Return the zones without a rest, or all zones if these are too few."""
         every = list(zones)
-        up = [zone for zone in every if not self._failed(zone)]
+        up = [zone for zone in every if not self._is_failed(zone)]
         return up if len(up) >= QUORUM else every
 
     def some_ended(self) -> bool:

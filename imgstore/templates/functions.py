@@ -236,12 +236,12 @@ def _check_booleans(args: tuple[Json, ...]) -> tuple[Json, ...]:
 
 
 def _comparison(compare: Callable[[Any, Any], bool]) -> Callable[..., bool]:
-    def compared(_: Scope, one: Json, other: Json) -> bool:
+    def compare_values(_: Scope, one: Json, other: Json) -> bool:
         if type(one) is not type(other) or not isinstance(one, int | str):
             raise InvalidArgument("two whole numbers or two texts")
         return compare(one, other)
 
-    return compared
+    return compare_values
 
 
 def _read_integers(args: tuple[Json, ...]) -> list[int]:
@@ -273,11 +273,11 @@ def _decode_data_uri(text: Json) -> str:
 def _charge_characters(function: Callable[..., Json]) -> Callable[..., Json]:
     """Charge each character of the arguments, for functions that handle texts character by character in Python."""
 
-    def counted(scope: Scope, *args: Json) -> Json:
+    def count_characters(scope: Scope, *args: Json) -> Json:
         scope.budget.spend(sum(len(each) for each in args if isinstance(each, str)))
         return function(scope, *args)
 
-    return counted
+    return count_characters
 
 
 _VALUES: Final[Mapping[str, Callable[..., Json]]] = {

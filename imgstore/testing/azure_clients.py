@@ -38,7 +38,7 @@ def environment(name: str, cache: Path, say: Callable[[str], None]) -> Path:
         pip = [str(folder / "env" / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
         _run([*pip, "--requirement", str(lock)], folder)
 
-    return _built(name, (lock,), sys.version, cache, say, build) / "env" / "bin" / "python"
+    return _build_once(name, (lock,), sys.version, cache, say, build) / "env" / "bin" / "python"
 
 
 def node_modules(cache: Path, say: Callable[[str], None]) -> Path:
@@ -50,7 +50,7 @@ def node_modules(cache: Path, say: Callable[[str], None]) -> Path:
             shutil.copy(lock, folder)
         _run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], folder)
 
-    return _built("node", locks, "", cache, say, build)
+    return _build_once("node", locks, "", cache, say, build)
 
 
 def go_client(cache: Path, say: Callable[[str], None]) -> Path:
@@ -60,10 +60,10 @@ def go_client(cache: Path, say: Callable[[str], None]) -> Path:
     def build(folder: Path) -> None:
         _run(["go", "build", "-o", str(folder / "client"), "."], LOCKS / "go")
 
-    return _built("go", sources, "", cache, say, build) / "client"
+    return _build_once("go", sources, "", cache, say, build) / "client"
 
 
-def _built(
+def _build_once(
     name: str,
     files: tuple[Path, ...],
     more: str,

@@ -74,7 +74,7 @@ class S3Engine:
     """The folder of the process: data in ``data``, output in ``log``."""
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def freeze(self) -> Iterator[None]:
         """Stop the process during the block. The process accepts connections and answers after the block."""
         assert self.pid is not None, "it was started here"
         os.kill(self.pid, signal.SIGSTOP)

@@ -399,9 +399,9 @@ def _at_once(count: int, act: Callable[[int], bool]) -> Iterator[bool]:
     """`act` in so many threads that start together."""
     barrier = threading.Barrier(count)
 
-    def started(number: int) -> bool:
+    def start(number: int) -> bool:
         barrier.wait()
         return act(number)
 
     with ThreadPoolExecutor(count) as pool:
-        yield from list(pool.map(started, range(count)))
+        yield from list(pool.map(start, range(count)))

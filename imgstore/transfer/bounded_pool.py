@@ -39,10 +39,10 @@ class BoundedPool:
             return call(*args, **kwargs)
 
         future = self._pool.submit(run_unless_failed)
-        future.add_done_callback(self._done)
+        future.add_done_callback(self._end_call)
         return future
 
-    def _done(self, future: Future[_R]) -> None:
+    def _end_call(self, future: Future[_R]) -> None:
         if not future.cancelled() and (error := future.exception()) is not None and self._error is None:
             self._error = error
         self._free.release()

@@ -154,7 +154,7 @@ def shared_version_json(view: VersionView) -> Json:
     """Return the view of an image version in a shared gallery."""
     top, _, more = _public_identity(view.definition_path.gallery)
     version = view.version
-    data_disks = [{"lun": disk.lun} | _shared_disk(disk) for disk in version.data_disks]
+    data_disks = [{"lun": disk.lun} | _shared_disk_json(disk) for disk in version.data_disks]
     return {
         "location": view.definition_path.gallery.location,
         "name": str(version.name),
@@ -163,7 +163,7 @@ def shared_version_json(view: VersionView) -> Json:
             "publishedDate": instant(version.published_at),
             "excludeFromLatest": version.exclude_from_latest,
             "storageProfile": {
-                "osDiskImage": _shared_disk(version.os_disk),
+                "osDiskImage": _shared_disk_json(version.os_disk),
                 **({"dataDiskImages": data_disks} if data_disks else {}),
             },
             **more,
@@ -201,7 +201,7 @@ def _community_json(info: CommunityInfo) -> Json:
     return fields if info.public_name is None else {**fields, "publicNames": [info.public_name]}
 
 
-def _shared_disk(disk: VersionDisk) -> dict[str, Json]:
+def _shared_disk_json(disk: VersionDisk) -> dict[str, Json]:
     """Return the view of a disk. The source of the disk is not public."""
     size: dict[str, Json] = {} if disk.virtual_bytes is None else {"diskSizeGB": -(-disk.virtual_bytes // GIB)}
     return size | {"hostCaching": disk.host_caching.value}

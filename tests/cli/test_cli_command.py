@@ -259,7 +259,7 @@ def test_help_shows_options_global_options_and_an_example(run: Run) -> None:
 def test_nothing_that_we_have_stands_among_what_only_az_has() -> None:
     from imgstore.cli.main import main
 
-    for words, refused in unsupported.supported_by_az_only().items():
+    for words, refused in unsupported.az_only_words().items():
         command: click.Command | None = main
         for word in words.split():
             assert isinstance(command, click.Group)

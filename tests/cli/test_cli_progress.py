@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from imgstore.cli.framework.progress import BarProgress, LineProgress, human_bytes, human_seconds, shown
+from imgstore.cli.framework.progress import BarProgress, LineProgress, human_bytes, human_seconds, show_progress
 from imgstore.domain.progress import ProgressEvent, Stage, ignore_event
 
 
@@ -139,11 +139,11 @@ def test_bars_are_left_behind_once_nothing_moves(bars: tuple[BarProgress, Termin
 
 
 def test_the_form_is_chosen_by_the_stream() -> None:
-    with shown(io.StringIO(), quiet=False) as subscriber:
+    with show_progress(io.StringIO(), quiet=False) as subscriber:
         assert isinstance(subscriber, LineProgress)
-    with shown(Terminal(), quiet=False) as subscriber:
+    with show_progress(Terminal(), quiet=False) as subscriber:
         assert isinstance(subscriber, BarProgress)
-    with shown(Terminal(), quiet=True) as subscriber:
+    with show_progress(Terminal(), quiet=True) as subscriber:
         assert subscriber is ignore_event
 
 

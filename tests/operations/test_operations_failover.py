@@ -225,7 +225,7 @@ def test_a_store_that_freezes_before_a_write_is_given_up(
             return real_put_disk(installation, placed, body)
         try:
             if before == "the first write":
-                stack.enter_context(engine.frozen())
+                stack.enter_context(engine.freeze())
             made = real_put_disk(installation, placed, body)
         except BaseException as error:
             ended.put(error)
@@ -235,7 +235,7 @@ def test_a_store_that_freezes_before_a_write_is_given_up(
 
     def put_frozen(access: SlotAccess, key: str, data: bytes) -> ObjectInfo:
         if before == "the manifest" and access.prefix == first.slot.prefix:
-            stack.enter_context(engine.frozen())
+            stack.enter_context(engine.freeze())
         return real_put_manifest(access, key, data)
 
     with monkeypatch.context() as patch, stack:
@@ -274,7 +274,7 @@ def test_abandoned_put_that_succeeds_completes_the_disk(
 
     def put_frozen(installation: Installation, placed: PlacedDisk, body: bytes) -> ManagedDisk:
         if placed.disk.slot == first.slot:
-            stack.enter_context(sites.way_of(first).engine.frozen())
+            stack.enter_context(sites.way_of(first).engine.freeze())
         made = real_put_disk(installation, placed, body)
         made_late.set()
         return made
@@ -302,7 +302,7 @@ def test_a_store_that_freezes_after_a_disk_is_made_costs_no_time_limit(
     stack = ExitStack()
 
     def remove_frozen(installation: Installation, slot: Slot, access: SlotAccess) -> None:
-        stack.enter_context(sites.way_of(first).engine.frozen())
+        stack.enter_context(sites.way_of(first).engine.freeze())
         real_remove_marks(installation, slot, access)
         removed.set()
 

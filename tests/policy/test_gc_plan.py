@@ -14,7 +14,7 @@ from imgstore.policy.gc_plan import (
     UnfinishedDelete,
     is_deletable,
     plan_slot,
-    unfinished_delete,
+    summarize_unfinished_delete,
     writer_sequences,
 )
 from imgstore.stores.interface import ObjectInfo
@@ -145,13 +145,13 @@ def test_named_segments_and_segments_of_open_works_stay(
 def test_delete_of_another_collector_is_reported_with_the_takeover_time() -> None:
     dead, living = condemned(-30, -0.01, b"a"), condemned(-30, 1, b"b")
     over, marked = condemned(-30, -1, b"c"), condemned(-30, None, b"d")
-    assert unfinished_delete([over, marked], clock()) is None
+    assert summarize_unfinished_delete([over, marked], clock()) is None
     bound = timedelta(seconds=60)
-    assert unfinished_delete([dead, over, marked], clock()) == UnfinishedDelete(
+    assert summarize_unfinished_delete([dead, over, marked], clock()) == UnfinishedDelete(
         segments=1, stored_bytes=1, takeover_at=at(-0.01) + bound, wait=at(-0.01) + bound - NOON
     )
-    assert unfinished_delete([dead, living, over], clock()) == UnfinishedDelete(
+    assert summarize_unfinished_delete([dead, living, over], clock()) == UnfinishedDelete(
         segments=2, stored_bytes=2, takeover_at=at(1) + bound, wait=HOUR + bound
     )
     listed = plan_slot({}, (), {each.name: each for each in (living, over)}, marker_at=None, clock=clock())
-    assert listed.unfinished == unfinished_delete([living], clock()), "also for segments outside the listing"
+    assert listed.unfinished == summarize_unfinished_delete([living], clock()), "also for segments outside the listing"

@@ -125,7 +125,7 @@ def _network(word: str, part: str | None = None, *, is_part_written: bool = True
         yield _action("GET", f"{one}/{part}", f"{kind}/{part}", Action.READ, one)
 
 
-def _shared(word: str) -> Iterator[_Row]:
+def _shared_gallery_rows(word: str) -> Iterator[_Row]:
     """Yield the rows of shared galleries, which are read from a subscription of the reader."""
     kind, above = f"Microsoft.Compute/locations/{word}", f"{_COMPUTE_ABOVE}/locations/{{location}}/{word}"
     gallery, images = f"{above}/{{gallery}}", f"{above}/{{gallery}}/images"
@@ -210,8 +210,8 @@ def _rows() -> Iterator[_Row]:
         Action.READ,
         SUBSCRIPTION,
     )
-    yield from _shared("sharedGalleries")
-    yield from _shared("communityGalleries")
+    yield from _shared_gallery_rows("sharedGalleries")
+    yield from _shared_gallery_rows("communityGalleries")
     yield from _compute("disks", "disk")
     yield from _compute("snapshots", "disk")
     yield from _compute("images", "image")

@@ -24,12 +24,12 @@ class Deployments(Repository):
 
     def put(self, deployment: Deployment) -> None:
         """Store a deployment in place of an earlier deployment with the same name."""
-        self._session.run(delete(_deployments).where(self._named(deployment.group_uid, deployment.name)))
+        self._session.run(delete(_deployments).where(self._name_clause(deployment.group_uid, deployment.name)))
         self._session.run(_deployments.insert(), _values(deployment))
 
     def get(self, group_uid: str, name: str) -> Deployment | None:
         """Return the deployment with this name, or None."""
-        row = self._session.first(select(_deployments).where(self._named(group_uid, name)))
+        row = self._session.first(select(_deployments).where(self._name_clause(group_uid, name)))
         return None if row is None else _deployment(row)
 
     def list(self, group_uid: str) -> builtins.list[Deployment]:
@@ -44,11 +44,11 @@ class Deployments(Repository):
 
     def remove(self, group_uid: str, name: str | None = None) -> int:
         """Remove the deployment with this name, or all of a group. Return the number of removed rows."""
-        which = _deployments.c.group_uid == group_uid if name is None else self._named(group_uid, name)
+        which = _deployments.c.group_uid == group_uid if name is None else self._name_clause(group_uid, name)
         return self._session.change(delete(_deployments).where(which))
 
     @staticmethod
-    def _named(group_uid: str, name: str) -> Any:
+    def _name_clause(group_uid: str, name: str) -> Any:
         return (_deployments.c.group_uid == group_uid) & (_deployments.c.name_key == fold_name(name))
 
 

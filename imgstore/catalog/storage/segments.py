@@ -37,13 +37,13 @@ class Segments(Repository):
         The row of an existing segment stays, because equal names mean equal bytes (a name is a BLAKE3). May be
         repeated, and several transactions may run this at once.
         """
-        known = self._known(pool_uid, {row.name for row in rows})
+        known = self._find_ids(pool_uid, {row.name for row in rows})
         # The order prevents a deadlock between two transactions that add the same segments.
         absent = sorted({row.name: row for row in rows if row.name not in known}.values(), key=lambda row: row.name)
         if absent:
             self._insert(pool_uid, absent)
             # Another transaction may have added some of the segments with other ids.
-            known |= self._known(pool_uid, {row.name for row in absent})
+            known |= self._find_ids(pool_uid, {row.name for row in absent})
         return _to_array(known[row.name] for row in rows)
 
     def ids(self, pool_uid: str, names: Sequence[Digest]) -> "Ids":
@@ -52,7 +52,7 @@ class Segments(Repository):
         Raises:
             ObjectNotFound: the pool has no row for at least one of the segments.
         """
-        known = self._known(pool_uid, set(names))
+        known = self._find_ids(pool_uid, set(names))
         absent = [name for name in names if name not in known]
         if absent:
             raise _missing_segment_error(
@@ -62,7 +62,7 @@ class Segments(Repository):
 
     def find_ids(self, pool_uid: str, names: Iterable[Digest]) -> dict[Digest, int]:
         """Return the ids of the segments in the pool among `names`, by name."""
-        return self._known(pool_uid, set(names))
+        return self._find_ids(pool_uid, set(names))
 
     def all_ids(self, pool_uid: str) -> "Ids":
         """Return the ids of all segments of a pool, sorted."""
@@ -117,7 +117,7 @@ class Segments(Repository):
             raise _missing_segment_error(f"{len(wanted) - count} of {len(wanted)} ids", pool_uid)
         return total
 
-    def _known(self, pool_uid: str, names: set[Digest]) -> dict[Digest, int]:
+    def _find_ids(self, pool_uid: str, names: set[Digest]) -> dict[Digest, int]:
         known: dict[Digest, int] = {}
         for some in split_batches(sorted(names)):
             statement = select(_segments.c.name, _segments.c.id).where(

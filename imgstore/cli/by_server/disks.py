@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from imgstore.cli.by_server.galleries import above, listed
+from imgstore.cli.by_server.galleries import above, fetch_page
 from imgstore.cli.commands.machines.disk import check_one_source, check_what_is_written, container_of, note_kept_disk
 from imgstore.cli.framework.server_dispatch import ServerCommand
 from imgstore.domain.disks.signed_urls import AccessLevel
@@ -100,7 +100,7 @@ def show(asking: ServerCommand, *, group: str, name: str) -> Json:
 
 def list_disks(asking: ServerCommand, *, group: str | None, page: PageRequest) -> Json:
     """`imgstore disk list`."""
-    return listed(asking, f"{above(asking, group)}/disks", page)
+    return fetch_page(asking, f"{above(asking, group)}/disks", page)
 
 
 def delete(asking: ServerCommand, *, group: str, name: str) -> None:

@@ -24,7 +24,7 @@ def show_group(asking: ServerCommand, *, name: str) -> Json:
 
 def list_groups(asking: ServerCommand, *, tag: tuple[str, str | None] | None, page: PageRequest) -> Json:
     """`imgstore group list`. The tag filter runs here, so a page may be shorter than the requested page."""
-    groups = listed(asking, f"/subscriptions/{asking.server.subscription}/resourceGroups", page)
+    groups = fetch_page(asking, f"/subscriptions/{asking.server.subscription}/resourceGroups", page)
     return groups if tag is None else [each for each in groups if _has(each, *tag)]
 
 
@@ -76,7 +76,7 @@ def show_gallery(asking: ServerCommand, *, group: str, gallery: str, select: str
 
 def list_galleries(asking: ServerCommand, *, group: str | None, page: PageRequest) -> Json:
     """`imgstore sig list`."""
-    return listed(asking, f"{above(asking, group)}/galleries", page)
+    return fetch_page(asking, f"{above(asking, group)}/galleries", page)
 
 
 def delete_gallery(asking: ServerCommand, *, group: str, gallery: str) -> None:
@@ -113,7 +113,7 @@ def show_definition(asking: ServerCommand, *, group: str, gallery: str, definiti
 
 def list_definitions(asking: ServerCommand, *, group: str, gallery: str, page: PageRequest) -> Json:
     """`imgstore sig image-definition list`."""
-    return listed(asking, f"{asking.server.gallery(group, gallery)}/images", page)
+    return fetch_page(asking, f"{asking.server.gallery(group, gallery)}/images", page)
 
 
 def delete_definition(asking: ServerCommand, *, group: str, gallery: str, definition: str) -> None:
@@ -121,7 +121,7 @@ def delete_definition(asking: ServerCommand, *, group: str, gallery: str, defini
     asking.server.delete(f"{asking.server.gallery(group, gallery)}/images/{definition}")
 
 
-def listed(asking: ServerCommand, path: str, page: PageRequest) -> Json:
+def fetch_page(asking: ServerCommand, path: str, page: PageRequest) -> Json:
     """Return a list, and print the token of the next page."""
     items, token = asking.server.page(path, page)
     print_next_token(token)

@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from imgstore.cli.by_server.galleries import listed
+from imgstore.cli.by_server.galleries import fetch_page
 from imgstore.cli.commands.galleries.image_version_changes import (
+    changes_by_path,
     check_condition,
     data_snapshots_of,
     data_vhds_of,
-    named_changes,
     request_of,
 )
 from imgstore.cli.framework import queries
@@ -122,7 +122,7 @@ def show(
 def list_versions(asking: ServerCommand, *, group: str, gallery: str, definition: str, page: PageRequest) -> Json:
     """`imgstore sig image-version list`."""
     above = f"{asking.server.gallery(group, gallery)}/images/{definition}/versions"
-    return listed(asking, above, page)
+    return fetch_page(asking, above, page)
 
 
 def update(
@@ -140,7 +140,7 @@ def update(
     server = asking.server
     found = version_id(server.subscription, group, gallery, definition, version)
     before = server.show(found)
-    change = edit_version(before, named_changes(asked), edits, force_string=force_string)
+    change = edit_version(before, changes_by_path(asked), edits, force_string=force_string)
     body = update_body(change, before)
     if needs_put(change):
         server.put(found, body)

@@ -138,7 +138,7 @@ class Command(click.Command):
             result = super().invoke(ctx)
         else:
             module, _, name = target.partition(":")
-            result = server_dispatch.run(ctx, getattr(_imported(module), name))
+            result = server_dispatch.run(ctx, getattr(_import_without_gc(module), name))
         answer = result if isinstance(result, Answer) else Answer(body=result, exit_code=0)
         output.emit(answer.body, global_options.of(ctx), self.table)
         if answer.exit_code:
@@ -202,7 +202,7 @@ class LazyCommand:
     """Line in the list of commands, and the first line of the command's help."""
 
 
-def _imported(module: str) -> ModuleType:
+def _import_without_gc(module: str) -> ModuleType:
     """Import a module with the garbage collector off.
 
     The collector scans all imported objects repeatedly and finds nothing. The scans take a fifth to a quarter of a short
@@ -237,7 +237,7 @@ class Group(click.Group):
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
         module, _, attribute = self.lazy[cmd_name].target.partition(":")
-        command = getattr(_imported(module), attribute)
+        command = getattr(_import_without_gc(module), attribute)
         assert isinstance(command, click.Command)
         return command
 

@@ -93,13 +93,13 @@ def of(ctx: click.Context, environ: Mapping[str, str] = os.environ) -> Globals:
     return Globals(
         output=given.get("output"),
         query=given.get("query"),
-        home=_expanded(home) if home else _data_home(environ),
+        home=_expand_user(home) if home else _data_home(environ),
         home_given=bool(home),
-        regions=_expanded(regions) if regions else None,
+        regions=_expand_user(regions) if regions else None,
         database=given.get("database") or environ.get("IMGSTORE_DATABASE") or None,
         subscription=given.get("subscription") or environ.get("IMGSTORE_SUBSCRIPTION") or None,
         server=given.get("server") or environ.get("IMGSTORE_SERVER") or None,
-        authorities=_expanded(authorities) if authorities else None,
+        authorities=_expand_user(authorities) if authorities else None,
         only_show_errors=given.get("only_show_errors", False),
         verbose=given.get("verbose", False),
         debug=given.get("debug", False),
@@ -186,7 +186,7 @@ def _user_home(environ: Mapping[str, str]) -> Path | None:
     return Path(home) if Path(home).is_absolute() else None
 
 
-def _expanded(path: str) -> Path:
+def _expand_user(path: str) -> Path:
     """Replace a leading ``~`` of a path.
 
     Raises:

@@ -46,7 +46,7 @@ def together(*decorators: Decorator) -> Decorator:
     return decorate
 
 
-def named(what: str) -> Decorator:
+def resource_name(what: str) -> Decorator:
     """Make the option ``-n/--name`` for the command's resource."""
     return click.option("-n", "--name", "name", required=True, metavar="NAME", help=f"Name of the {what}.")
 

@@ -30,7 +30,7 @@ _FULL: Final = "#" * 20
 
 
 @contextmanager
-def shown(stream: TextIO | None = None, *, quiet: bool) -> Iterator[Subscriber]:
+def show_progress(stream: TextIO | None = None, *, quiet: bool) -> Iterator[Subscriber]:
     """Create a subscriber that shows progress on `stream`, by default on standard error, while the block runs.
 
     Args:

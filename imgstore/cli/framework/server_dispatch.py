@@ -115,7 +115,7 @@ def run(ctx: click.Context, asks: Callable[..., Any]) -> Any:
         environ=os.environ,
     )
     with (
-        progress.shown(quiet=options.only_show_errors) as subscriber,
+        progress.show_progress(quiet=options.only_show_errors) as subscriber,
         closing(Connection(address)) as connection,
     ):
         server = Server(connection=connection, subscriber=suppress_errors(subscriber))

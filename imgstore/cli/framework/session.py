@@ -60,7 +60,9 @@ class Session:
 
 
 @contextmanager
-def opened(options: global_options.Globals | None = None, environ: Mapping[str, str] = os.environ) -> Iterator[Session]:
+def open_session(
+    options: global_options.Globals | None = None, environ: Mapping[str, str] = os.environ
+) -> Iterator[Session]:
     """Open an installation, and show progress while the block runs.
 
     Args:
@@ -76,7 +78,7 @@ def opened(options: global_options.Globals | None = None, environ: Mapping[str, 
         environ=environ,
     )
     with (
-        progress.shown(quiet=options.only_show_errors) as subscriber,
+        progress.show_progress(quiet=options.only_show_errors) as subscriber,
         open_installation(settings, subscriber) as installation,
     ):
         yield Session(installation=installation, principal=administrator(_user()), quiet=options.only_show_errors)

@@ -154,7 +154,7 @@ def refuse_command(ctx: click.Context, name: str) -> None:
         raise click.UsageError(f"'az {command}' is not supported by imgstore.", ctx)
 
 
-def supported_by_az_only() -> Mapping[str, frozenset[str]]:
+def az_only_words() -> Mapping[str, frozenset[str]]:
     """Return the refused options and commands of each command. The key of the root is ""."""
     return {
         command: _OPTIONS.get(command, frozenset()) | _COMMANDS.get(command, frozenset())

@@ -72,7 +72,9 @@ def run(
         say(f"Publishing {source} as {group}/{GALLERY}/{DEFINITION}/1.0.0 in {places.told} ...")
         _containers(installation, principal, group, places.source, reader)
         first = _publish(installation, principal, group, places, VersionName(1, 0, 0), reader)
-        say(f"  {_megabytes(_delivered(installation, principal, group, '1.0.0'))} delivered; {_states(first)}")
+        say(
+            f"  {_megabytes(_show_delivered_bytes(installation, principal, group, '1.0.0'))} delivered; {_states(first)}"
+        )
         used = _two_disks(installation, principal, group, places.source, say)
         identical = _export(installation, principal, group, source, reader, folder, say)
         say(f"Publishing 1.0.1: the same disk with {CHANGED_BLOCKS} blocks of 4 KiB changed ...")
@@ -86,8 +88,8 @@ def run(
     return QuickstartSummary(
         group=group,
         virtual_bytes=virtual_bytes,
-        first_delivered_bytes=_delivered_in(statement, group, "1.0.0"),
-        second_delivered_bytes=_delivered_in(statement, group, "1.0.1"),
+        first_delivered_bytes=_sum_delivered_bytes(statement, group, "1.0.0"),
+        second_delivered_bytes=_sum_delivered_bytes(statement, group, "1.0.1"),
         whole_copies_bytes=virtual_bytes * (len(places.targets) - 1),
         replicas_used=used,
         identical=identical,
@@ -234,7 +236,7 @@ def _same_bytes(one: Path, other: Path) -> bool:
     try:
         if files[0].file_bytes != files[1].file_bytes:
             return False
-        pieces = {index for file in files for index in _touched(file)}
+        pieces = {index for file in files for index in _touched_pieces(file)}
         ends = files[0].file_bytes
         return all(
             files[0].read_at(at, min(PIECE_BYTES, ends - at)) == files[1].read_at(at, min(PIECE_BYTES, ends - at))
@@ -245,7 +247,7 @@ def _same_bytes(one: Path, other: Path) -> bool:
             file.close()
 
 
-def _touched(file: ByteSource) -> Iterator[int]:
+def _touched_pieces(file: ByteSource) -> Iterator[int]:
     for extent in file.extents():
         yield from range(extent.offset // PIECE_BYTES, -(-extent.end // PIECE_BYTES))
 
@@ -261,11 +263,11 @@ def _changes(installation: Installation, reader: DiskReader) -> dict[int, bytes]
     return {offset: installation.effects.random_bytes(BLOCK_BYTES) for offset in blocks[::step][:CHANGED_BLOCKS]}
 
 
-def _delivered(installation: Installation, principal: Principal, group: str, version: str) -> int:
-    return _delivered_in(billing.show_bill(installation, principal), group, version)
+def _show_delivered_bytes(installation: Installation, principal: Principal, group: str, version: str) -> int:
+    return _sum_delivered_bytes(billing.show_bill(installation, principal), group, version)
 
 
-def _delivered_in(statement: Statement, group: str, version: str) -> int:
+def _sum_delivered_bytes(statement: Statement, group: str, version: str) -> int:
     return sum(
         row.delivered_bytes
         for row in statement.rows

@@ -48,7 +48,7 @@ def make_sample(folder: Path) -> Sample:
         OutputError: no room, or no permission.
     """
     try:
-        return _made(folder)
+        return _make_sample(folder)
     except OSError as error:
         raise OutputError(
             "The sample disk could not be made.",
@@ -59,7 +59,7 @@ def make_sample(folder: Path) -> Sample:
         ) from error
 
 
-def _made(folder: Path) -> Sample:
+def _make_sample(folder: Path) -> Sample:
     raw, vhd = folder / "sample.raw", folder / "sample.vhd"
     files = list(_some_files())
     mke2fs = shutil.which("mke2fs", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin")))
@@ -126,7 +126,7 @@ def _gpt(raw: Path, files: list[tuple[Path, int]]) -> None:
 
 
 def _gpt_header(here: int, other: int, entries_at: int, sectors: int, entries: bytes) -> bytes:
-    def packed(checksum: int) -> bytes:
+    def pack_header(checksum: int) -> bytes:
         return struct.pack(
             "<8sIIIIQQQQ16sQIII",
             b"EFI PART",
@@ -145,7 +145,7 @@ def _gpt_header(here: int, other: int, entries_at: int, sectors: int, entries: b
             zlib.crc32(entries),
         )
 
-    return packed(zlib.crc32(packed(0))).ljust(SECTOR_BYTES, b"\0")
+    return pack_header(zlib.crc32(pack_header(0))).ljust(SECTOR_BYTES, b"\0")
 
 
 def _as_vhd(raw: Path, vhd: Path) -> None:

@@ -48,12 +48,12 @@ def make_placed_disks(installation: Installation, disks: Sequence[PlacedDisk]) -
     """
     made = list(disks)
     tried: set[str] = set()
-    failed: StoreError | None = None
+    note_broken: StoreError | None = None
     while any(each.lease is not None for each in made):
         try:
             served = _read_manifests(installation, made, tried)
         except StoreError as error:
-            raise failed or error from None
+            raise note_broken or error from None
         if served.slot.uid != made[0].disk.slot.uid:
             try:
                 made = _move(installation, made, served.slot)
@@ -66,10 +66,10 @@ def make_placed_disks(installation: Installation, disks: Sequence[PlacedDisk]) -
                     disk = _put_unless_late(installation, made, place, served.bodies[place], tried)
                     made[place] = replace(each, disk=disk, lease=None)
         except StoreError as error:
-            failed = failed or error
+            note_broken = note_broken or error
             tried.add(made[0].disk.slot.uid)
             if not _other_slots(installation, made, tried):
-                raise failed from None
+                raise note_broken from None
     return [each.disk for each in made]
 
 
@@ -194,13 +194,13 @@ def _read_elsewhere(installation: Installation, disks: Sequence[PlacedDisk], tri
     by_label = {str(slot.key): slot for slot in slots}
     broken: list[Slot] = []
 
-    def failed(access: SlotAccess, error: StoreError) -> None:
+    def note_broken(access: SlotAccess, error: StoreError) -> None:
         if isinstance(error, (ObjectNotFound, ObjectCorrupt)):
             broken.append(by_label[access.label])
 
     try:
         access, bodies = read_from_any(
-            installation.access_all(slots), lambda each: _read_bodies(each, origins[each.label]), failed
+            installation.access_all(slots), lambda each: _read_bodies(each, origins[each.label]), note_broken
         )
     finally:
         for slot in broken:

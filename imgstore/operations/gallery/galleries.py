@@ -79,7 +79,7 @@ def create_gallery(
         if standing is not None:
             asked |= {} if region is None else {"location": region}
             asked |= {} if permission is None else {"sharing": change_profile(standing.sharing, permission, community)}
-            return _changed(transaction, standing, lambda gallery: replace(gallery, **asked))
+            return _change_gallery(transaction, standing, lambda gallery: replace(gallery, **asked))
         _check_unique(installation, principal, transaction.galleries.by_name(installation.subscription, name), name)
         pool = Pool(
             uid=installation.effects.new_uid(),
@@ -126,10 +126,12 @@ def update_gallery(
         record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
         installation.catalog.transaction() as transaction,
     ):
-        return _changed(transaction, lookup.find_gallery(transaction, installation.subscription, group, name), change)
+        return _change_gallery(
+            transaction, lookup.find_gallery(transaction, installation.subscription, group, name), change
+        )
 
 
-def _changed(transaction: Transaction, found: Gallery, change: Callable[[Gallery], Gallery]) -> Gallery:
+def _change_gallery(transaction: Transaction, found: Gallery, change: Callable[[Gallery], Gallery]) -> Gallery:
     standing = transaction.galleries.get_for_update(found.uid)
     wanted = change(standing)
     check_gallery(wanted, standing)

@@ -46,7 +46,7 @@ def create_group(
                 code="InvalidResourceGroupLocation",
             )
         if tags is not None and tags != group.tags:
-            group = _tagged(group, tags)
+            group = _replace_tags(group, tags)
             transaction.groups.update(group)
         return group
 
@@ -123,8 +123,10 @@ def page_groups(
         found = transaction.groups.list(
             subscription, after=after, limit=request.limit if whole and tag is None else None
         )
-    seen = filter_readable(principal, found, lambda group: names.group_id(group.subscription, group.name), whole=whole)
-    return Page.from_rows([each for each in seen if tag is None or _has(each, *tag)], request, of=of, key=_name)
+    combine_view = filter_readable(
+        principal, found, lambda group: names.group_id(group.subscription, group.name), whole=whole
+    )
+    return Page.from_rows([each for each in combine_view if tag is None or _has(each, *tag)], request, of=of, key=_name)
 
 
 def _has(group: Group, tag: str, value: str | None) -> bool:
@@ -175,7 +177,7 @@ def nested_resources_error(children: list[str], hint: str) -> Conflict:
     )
 
 
-def _tagged(group: Group, tags: Mapping[str, str]) -> Group:
+def _replace_tags(group: Group, tags: Mapping[str, str]) -> Group:
     return Group(
         uid=group.uid,
         subscription=group.subscription,

@@ -27,7 +27,7 @@ from imgstore.domain.resources import Gallery
 from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, record_activity
-from imgstore.operations.gallery.versions import seen, view_of
+from imgstore.operations.gallery.versions import combine_view, view_of
 from imgstore.operations.installation import Installation
 
 COMMUNITY: Final = "Microsoft.Compute/locations/communityGalleries"
@@ -50,7 +50,7 @@ def share_add(
         NotFound: no such gallery.
         InvalidInput, Conflict: as `sharing.add_members`.
     """
-    return _shared(
+    return _change_sharing(
         installation,
         principal,
         group,
@@ -69,7 +69,7 @@ def share_remove(
     tenants: Sequence[str] = (),
 ) -> Gallery:
     """Stop sharing a gallery with subscriptions and tenants. Existing disks stay. Raises the errors of `share_add`."""
-    return _shared(
+    return _change_sharing(
         installation,
         principal,
         group,
@@ -84,7 +84,7 @@ def share_reset(installation: Installation, principal: Principal, *, group: str,
     Raises:
         NotFound: no such gallery.
     """
-    return _shared(installation, principal, group, name, lambda _: SharingProfile())
+    return _change_sharing(installation, principal, group, name, lambda _: SharingProfile())
 
 
 def enable_community(installation: Installation, principal: Principal, *, group: str, name: str) -> Gallery:
@@ -95,7 +95,7 @@ def enable_community(installation: Installation, principal: Principal, *, group:
         Conflict: it was not made for the community.
     """
     unique = installation.effects.new_uid()
-    return _shared(installation, principal, group, name, lambda standing: publish_profile(standing, unique))
+    return _change_sharing(installation, principal, group, name, lambda standing: publish_profile(standing, unique))
 
 
 def list_shared(
@@ -262,7 +262,7 @@ def page_versions_shared(
         )
         page = Page.from_rows(found, request, of=of, key=lambda version: str(version.name))
         replicas = transaction.replicas.list_by_version([version.uid for version in page.items])
-        views = tuple(seen(definition_path, version, replicas[version.uid]) for version in page.items)
+        views = tuple(combine_view(definition_path, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)
 
 
@@ -339,7 +339,7 @@ def image_scope(installation: Installation, reference: ImageReference) -> str:
     return names.definition_id(*above) if reference.version is None else names.version_id(*above, reference.version)
 
 
-def _shared(
+def _change_sharing(
     installation: Installation,
     principal: Principal,
     group: str,

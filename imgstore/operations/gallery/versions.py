@@ -19,10 +19,10 @@ from imgstore.regions import ALL_ZONES
 
 def view_of(transaction: Transaction, definition_path: DefinitionPath, version: ImageVersion) -> VersionView:
     """Return a version with its replicas."""
-    return seen(definition_path, version, transaction.replicas.list(version.uid))
+    return combine_view(definition_path, version, transaction.replicas.list(version.uid))
 
 
-def seen(definition_path: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
+def combine_view(definition_path: DefinitionPath, version: ImageVersion, replicas: Sequence[Replica]) -> VersionView:
     """Combine a version with replicas that have been read."""
     living = tuple(replica for replica in replicas if replica.state is not ReplicaState.DELETING)
     return VersionView(version=version, replicas=living, definition_path=definition_path)
@@ -48,7 +48,7 @@ def show_version(
             transaction, installation.subscription, group, gallery, definition, version
         )
         if not replicas:
-            return seen(definition_path, found, ())
+            return combine_view(definition_path, found, ())
         view = view_of(transaction, definition_path, found)
         zoned = [each.slot.uid for each in view.replicas if each.slot.zone == ALL_ZONES]
         gaps = tuple(transaction.zone_gaps.of_slots(zoned))
@@ -96,5 +96,5 @@ def page_versions(
         found = filter_readable(principal, found, lambda each: definition_path.version_id(each.name), whole=whole)
         page = Page.from_rows(found, request, of=of, key=lambda version: str(version.name))
         replicas = transaction.replicas.list_by_version([version.uid for version in page.items])
-        views = tuple(seen(definition_path, version, replicas[version.uid]) for version in page.items)
+        views = tuple(combine_view(definition_path, version, replicas[version.uid]) for version in page.items)
         return Page(items=views, next_token=page.next_token)

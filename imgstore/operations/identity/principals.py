@@ -136,7 +136,7 @@ def add_service_principal(
         transaction.principals.add(made)
         if proof is not None:
             _add_secret(installation, transaction, made, proof)
-        return _known(transaction, made)
+        return _read_details(transaction, made)
 
 
 def create_administrator(installation: Installation, proof: Proof) -> PrincipalDetails | None:
@@ -177,7 +177,7 @@ def create_administrator(installation: Installation, proof: Proof) -> PrincipalD
             started_at=now,
             finished_at=now,
         )
-        return _known(transaction, made)
+        return _read_details(transaction, made)
 
 
 def add_user(
@@ -202,7 +202,7 @@ def add_user(
             created_at=installation.effects.now(),
         )
         transaction.principals.add(made)
-        return _known(transaction, made)
+        return _read_details(transaction, made)
 
 
 def list_principals(installation: Installation, principal: Principal, kind: PrincipalKind) -> list[PrincipalDetails]:
@@ -216,7 +216,7 @@ def show_principal(installation: Installation, principal: Principal, *, who: str
     """Return a principal by object id, client id or name (see `find_principal`)."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
     with installation.catalog.reading() as transaction:
-        return _known(transaction, find_principal(transaction, who))
+        return _read_details(transaction, find_principal(transaction, who))
 
 
 def delete_principal(installation: Installation, principal: Principal, *, who: str) -> None:
@@ -246,7 +246,7 @@ def revoke_tokens(installation: Installation, principal: Principal, *, who: str)
     ):
         found = find_principal(transaction, who)
         transaction.principals.revoke_tokens(found.uid, transaction.now())
-        return _known(transaction, find_principal(transaction, found.uid))
+        return _read_details(transaction, find_principal(transaction, found.uid))
 
 
 def reset_credential(
@@ -284,7 +284,7 @@ def reset_credential(
                 if each.client_id == found.client_id:
                     transaction.principals.revoke_tokens(each.uid, transaction.now())
         _add_secret(installation, transaction, found, proof)
-        return _known(transaction, found)
+        return _read_details(transaction, found)
 
 
 def add_issuer(
@@ -375,7 +375,7 @@ def _administering(installation: Installation, principal: Principal, what: str) 
     return record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, f"imgstore/{what}")
 
 
-def _known(transaction: Transaction, identity: PrincipalRecord) -> PrincipalDetails:
+def _read_details(transaction: Transaction, identity: PrincipalRecord) -> PrincipalDetails:
     secrets: Sequence[Secret] = transaction.secrets.list(identity.client_id) if identity.client_id else ()
     return PrincipalDetails(
         identity=identity,

@@ -102,7 +102,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
             for made in make_placed_disks(installation, together):
                 if made.uid in begun and made.machine_lun is None and made.source_version_uid is not None:
                     advise_replicas(installation, made)
-        return _finished(installation, machine)
+        return _finish(installation, machine)
 
 
 def _group_by_slot(machine: Machine, placed: Sequence[PlacedDisk]) -> Iterator[list[PlacedDisk]]:
@@ -118,7 +118,7 @@ def _group_by_slot(machine: Machine, placed: Sequence[PlacedDisk]) -> Iterator[l
     yield from ([each] for each in placed if each not in own)
 
 
-def _finished(installation: Installation, machine: Machine) -> MachineView:
+def _finish(installation: Installation, machine: Machine) -> MachineView:
     with installation.catalog.transaction() as transaction:
         held = transaction.machines.get_for_update(machine.uid)
         if held.provisioning_state is ProvisioningState.CREATING:
@@ -531,13 +531,13 @@ def _check_none_moves(
         for each in named:
             authorize(principal, Action.WRITE, each)
         if there.get(lun) not in named:
-            raise _moved(found=f"'{word}' to be attached at LUN {lun}")
+            raise _data_disks_error(found=f"'{word}' to be attached at LUN {lun}")
     left = [lun for lun in there if lun is not None and disk_key(lun) not in request.disks]
     if request.replaces_disks and left:
-        raise _moved(found=f"nothing at LUN {', '.join(map(str, sorted(left)))}")
+        raise _data_disks_error(found=f"nothing at LUN {', '.join(map(str, sorted(left)))}")
 
 
-def _moved(*, found: str) -> PropertyChangeNotAllowed:
+def _data_disks_error(*, found: str) -> PropertyChangeNotAllowed:
     return PropertyChangeNotAllowed(
         _DATA_DISKS,
         found=found,

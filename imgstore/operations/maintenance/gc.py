@@ -180,13 +180,13 @@ def _mark_segments(installation: Installation, survey: SlotSurvey) -> None:
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
         transaction.deletion_marks.unmark(slot.uid, plan.to_unmark)
-        named = _named_among(transaction, slot, list(plan.to_mark))
+        named = _find_named(transaction, slot, list(plan.to_mark))
         transaction.deletion_marks.add(
             slot.uid, {name: size for name, size in plan.to_mark.items() if name not in named}
         )
 
 
-def _named_among(transaction: Transaction, slot: Slot, names: Sequence[Digest]) -> frozenset[Digest]:
+def _find_named(transaction: Transaction, slot: Slot, names: Sequence[Digest]) -> frozenset[Digest]:
     """Return the names that a manifest row of the slot contains, complete or not."""
     known = transaction.segments.find_ids(slot.key.pool_uid, names)
     ids = transaction.manifests.segment_ids_in_slot(slot.uid, complete_only=False)
@@ -212,7 +212,7 @@ def _next_batch(installation: Installation, survey: SlotSurvey, grace: timedelta
         clock = read_gc_clock(installation, transaction, slot, grace)
         due = [each for each in transaction.deletion_marks.list(slot.uid) if is_deletable(each, clock)]
         # A writer of a manifest row removes the marks of its segments. Check again, because a deletion is final.
-        kept = survey.protected | _named_among(transaction, slot, [each.name for each in due])
+        kept = survey.protected | _find_named(transaction, slot, [each.name for each in due])
         transaction.deletion_marks.unmark(slot.uid, kept)
         # A process died during the deletion of a damaged segment that a manifest names now. No delete can arrive any more.
         transaction.deletion_marks.remove(slot.uid, [each.name for each in due if each.name in kept])

@@ -182,13 +182,13 @@ def _choose_sample(
     """Choose the objects to read. The seed and the name decide on each segment; other objects are always read."""
     below = request.percent / 100 * 2**64
 
-    def chosen(each: _NamedObject) -> bool:
+    def is_chosen(each: _NamedObject) -> bool:
         if each.name is None or each.key in always:
             return True
         mixed = digest_of(request.seed.to_bytes(8, "little", signed=True) + each.name)
         return int.from_bytes(mixed[:8], "little") < below
 
-    return [each for each in named.values() if chosen(each)]
+    return [each for each in named.values() if is_chosen(each)]
 
 
 def _read_all(

@@ -61,7 +61,7 @@ def claim_segments(installation: Installation, slot: Slot, names: Collection[Dig
         if not deleting:
             break
         if installation.effects.monotonic() >= until:
-            raise _held(installation, slot, deleting, now)
+            raise _held_error(installation, slot, deleting, now)
         installation.effects.wait(_LOOK_SECONDS)
     return frozenset(found)
 
@@ -75,10 +75,10 @@ def unmark_named_segments(installation: Installation, transaction: Transaction, 
     Raises:
         WorkHeld: one of the segments is being deleted in spite of this.
     """
-    marked = _marked_among(transaction, slot, ids)
+    marked = _find_marked(transaction, slot, ids)
     deleting = [each for each in marked if each.gc_state is GcState.DELETING]
     if deleting:
-        raise _held(installation, slot, deleting, transaction.now())
+        raise _held_error(installation, slot, deleting, transaction.now())
     transaction.deletion_marks.unmark(slot.uid, [each.name for each in marked])
 
 
@@ -88,12 +88,12 @@ def check_unmarked(installation: Installation, transaction: Transaction, slot: S
     Raises:
         WorkHeld: one of the segments is marked for deletion or is being deleted.
     """
-    marked = _marked_among(transaction, slot, ids)
+    marked = _find_marked(transaction, slot, ids)
     if marked:
-        raise _held(installation, slot, marked, transaction.now())
+        raise _held_error(installation, slot, marked, transaction.now())
 
 
-def _marked_among(transaction: Transaction, slot: Slot, ids: Locations) -> list[DeletionMark]:
+def _find_marked(transaction: Transaction, slot: Slot, ids: Locations) -> list[DeletionMark]:
     marked = {each.name: each for each in transaction.deletion_marks.list(slot.uid)}
     known = transaction.segments.find_ids(slot.key.pool_uid, marked)
     names = list(known)
@@ -101,7 +101,7 @@ def _marked_among(transaction: Transaction, slot: Slot, ids: Locations) -> list[
     return [marked[name] for name, is_hit in zip(names, is_named, strict=True) if is_hit]
 
 
-def _held(installation: Installation, slot: Slot, marked: Collection[DeletionMark], now: datetime) -> WorkHeld:
+def _held_error(installation: Installation, slot: Slot, marked: Collection[DeletionMark], now: datetime) -> WorkHeld:
     first = min(marked, key=lambda each: each.name)
     bound = timedelta(seconds=installation.tuning.delete_seconds_max)
     free_at = max((at for each in marked if (at := takeover_at(each, bound)) is not None), default=None)

@@ -395,7 +395,7 @@ class S3Store:
                 target=key,
             ) from error
         except _SILENT as error:
-            kind = StoreUnreachable if _closed_by_server(error) else StoreSilent
+            kind = StoreUnreachable if _is_closed_by_server(error) else StoreSilent
             raise self._unreachable_error(key, str(error), kind) from error
         except _GARBLED as error:
             raise self._unreachable_error(key, str(error)) from error
@@ -567,7 +567,7 @@ def _error_code(error: vendor.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _closed_by_server(error: Exception) -> bool:
+def _is_closed_by_server(error: Exception) -> bool:
     """Return whether the server closed the connection or violated HTTP. A request that timed out is no such case."""
     if not isinstance(error, vendor.ConnectionClosedError):
         return False

@@ -75,24 +75,24 @@ def target_regions_json(targets: Sequence[TargetRegionRequest] | None) -> Json:
 def _read_update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
     publishing, safety = after["properties"]["publishingProfile"], after["properties"].get("safetyProfile") or {}
 
-    def given(path: str) -> bool:
+    def is_given(path: str) -> bool:
         return any(each == path or each.startswith(f"{path}.") for each in changed)
 
     def flag(path: str, values: Mapping[str, Any], *, absent: bool) -> bool | None:
         name = path.rsplit(".", 1)[1]
-        return flag_of(values.get(name), path, absent=absent) if given(path) else None
+        return flag_of(values.get(name), path, absent=absent) if is_given(path) else None
 
     ends = publishing.get("endOfLifeDate")
     count = f"{_PUBLISHING}.replicaCount"
     return VersionUpdate(
         target_regions=read_target_regions(publishing.get("targetRegions"))
-        if given(f"{_PUBLISHING}.targetRegions")
+        if is_given(f"{_PUBLISHING}.targetRegions")
         else None,
-        replica_count=_read_integer(publishing.get("replicaCount") or 1, count) if given(count) else None,
+        replica_count=_read_integer(publishing.get("replicaCount") or 1, count) if is_given(count) else None,
         exclude_from_latest=flag(f"{_PUBLISHING}.excludeFromLatest", publishing, absent=False),
         end_of_life_at=(
             KEEP
-            if not given(f"{_PUBLISHING}.endOfLifeDate")
+            if not is_given(f"{_PUBLISHING}.endOfLifeDate")
             else None
             if ends is None
             else parse_end_of_life(str(ends))
@@ -101,7 +101,7 @@ def _read_update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
             f"{_SAFETY}.allowDeletionOfReplicatedLocations", safety, absent=True
         ),
         block_deletion_before_end_of_life=flag(f"{_SAFETY}.blockDeletionBeforeEndOfLife", safety, absent=False),
-        tags=tags_of(after) if given("tags") else None,
+        tags=tags_of(after) if is_given("tags") else None,
     )
 
 

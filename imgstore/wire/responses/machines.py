@@ -81,16 +81,18 @@ def instance_view_json(view: "MachineView") -> Json:
     return {
         **name,
         **generation,
-        "disks": [{"name": each.name, "statuses": [_provisioned(each.provisioning_state)]} for each in view.disks],
+        "disks": [
+            {"name": each.name, "statuses": [_provisioning_status(each.provisioning_state)]} for each in view.disks
+        ],
         "statuses": [
-            _provisioned(machine.provisioning_state),
+            _provisioning_status(machine.provisioning_state),
             *generalized,
             _status("PowerState/deallocated", "VM deallocated"),
         ],
     }
 
 
-def _provisioned(state: ProvisioningState) -> Json:
+def _provisioning_status(state: ProvisioningState) -> Json:
     return _status(f"ProvisioningState/{state.value.lower()}", f"Provisioning {state.value.lower()}")
 
 

@@ -101,7 +101,7 @@ def definition_json(definition: ImageDefinition, gallery: Gallery) -> Json:
         }
         | _without_none(
             endOfLifeDate=None if definition.end_of_life_at is None else instant(definition.end_of_life_at),
-            recommended=_recommended(definition),
+            recommended=_recommended_machine(definition),
             disallowed=_without_empty(diskTypes=[kind.value for kind in definition.disallowed_disk_types]),
             purchasePlan=_purchase_plan(definition.purchase_plan),
             **(_without_empty(features=[_feature(each) for each in definition.features]) or {}),
@@ -111,7 +111,7 @@ def definition_json(definition: ImageDefinition, gallery: Gallery) -> Json:
     )
 
 
-def _recommended(definition: ImageDefinition) -> Json:
+def _recommended_machine(definition: ImageDefinition) -> Json:
     return _without_empty(vCPUs=_range(definition.recommended_vcpus), memory=_range(definition.recommended_memory_gib))
 
 

@@ -9,7 +9,7 @@ from imgstore.cli.commands.access.auth_roles import role
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened, server_parts
+from imgstore.cli.framework.session import open_session, server_parts
 from imgstore.domain.errors import Conflict
 from imgstore.operations.identity import principals
 from imgstore.wire.json_text import Json
@@ -38,7 +38,7 @@ def init() -> Json:
     """
     with server_parts():
         from imgstore.api.auth.client_secrets import create_first_administrator  # noqa: PLC0415 - an extra
-    with opened() as session:
+    with open_session() as session:
         made = create_first_administrator(session.installation)
         if made is None:
             raise Conflict(
@@ -57,7 +57,7 @@ def tenant() -> None:
 
 
 @tenant.command("create", table=_TENANTS, example="imgstore auth tenant create -n partners")
-@options.named("tenant")
+@options.resource_name("tenant")
 @click.option(
     "--subscription-ids",
     "subscriptions",
@@ -67,7 +67,7 @@ def tenant() -> None:
 )
 def create_tenant(name: str, subscriptions: Sequence[str] | None) -> Json:
     """Create a tenant."""
-    with opened() as session:
+    with open_session() as session:
         made = session.run(principals.create_tenant, name=name, subscriptions=subscriptions or ())
         return tenant_json(made)
 
@@ -75,7 +75,7 @@ def create_tenant(name: str, subscriptions: Sequence[str] | None) -> Json:
 @tenant.command("list", table=_TENANTS, example="imgstore auth tenant list -o table")
 def list_tenants() -> Json:
     """List the tenants. The installation's own tenant is the first."""
-    with opened() as session:
+    with open_session() as session:
         return [tenant_json(each) for each in session.run(principals.list_tenants)]
 
 
@@ -108,7 +108,7 @@ def add(url: str, audience: str, jwks: str, tenant_: str | None) -> Json:
 
     A user of the issuer signs in after `imgstore auth user create`.
     """
-    with opened() as session:
+    with open_session() as session:
         made = session.run(principals.add_issuer, url=url, audience=audience, jwks=jwks, tenant=tenant_)
         return issuer_json(made)
 
@@ -116,7 +116,7 @@ def add(url: str, audience: str, jwks: str, tenant_: str | None) -> Json:
 @issuer.command("list", table=_ISSUERS, example="imgstore auth issuer list -o table")
 def list_issuers() -> Json:
     """List the trusted issuers."""
-    with opened() as session:
+    with open_session() as session:
         return [issuer_json(each) for each in session.run(principals.list_issuers)]
 
 
@@ -127,7 +127,7 @@ def remove(url: str) -> None:
 
     The users of the issuer stay, and cannot sign in.
     """
-    with opened() as session:
+    with open_session() as session:
         session.run(principals.remove_issuer, url=url)
 
 
@@ -141,7 +141,7 @@ def list_keys() -> Json:
     """List the keys of tokens that may still be valid. The signing key is the first."""
     with server_parts():
         from imgstore.api.auth.signing_keys import KeyRing  # noqa: PLC0415 - an extra
-    with opened() as session:
+    with open_session() as session:
         return [key_json(each) for each in KeyRing(session.installation).list(session.principal)]
 
 
@@ -153,5 +153,5 @@ def rotate() -> Json:
     """
     with server_parts():
         from imgstore.api.auth.signing_keys import KeyRing  # noqa: PLC0415 - an extra
-    with opened() as session:
+    with open_session() as session:
         return key_json(KeyRing(session.installation).rotate(session.principal))

@@ -5,7 +5,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened, server_parts
+from imgstore.cli.framework.session import open_session, server_parts
 from imgstore.domain.identity.principals import PrincipalKind
 from imgstore.operations.identity import principals
 from imgstore.wire.json_text import Json
@@ -50,14 +50,14 @@ def create(name: str, tenant: str | None, app_id: str | None, days: int) -> Json
     A service principal for an application of another tenant uses the secrets of the application.
     """
     if app_id is not None:
-        with opened() as session:
+        with open_session() as session:
             known = session.run(
                 principals.add_service_principal, name=name, tenant=tenant, client_id=app_id, proof=None
             )
             return principal_json(known)
     with server_parts():
         from imgstore.api.auth.client_secrets import create_service_principal  # noqa: PLC0415 - an extra
-    with opened() as session:
+    with open_session() as session:
         made = session.run(create_service_principal, name=name, tenant=tenant, days=days)
         return credential_json(made.known, made.secret)
 
@@ -65,14 +65,14 @@ def create(name: str, tenant: str | None, app_id: str | None, days: int) -> Json
 @sp.command("list", table=_SP, example="imgstore auth sp list -o table")
 def list_sp() -> Json:
     """List the service principals."""
-    return _listed(PrincipalKind.SERVICE_PRINCIPAL)
+    return _list(PrincipalKind.SERVICE_PRINCIPAL)
 
 
 @sp.command(table=_SP, example="imgstore auth sp show --id builder")
 @_who
 def show(who: str) -> Json:
     """Show a service principal, with the ids and dates of its secrets."""
-    with opened() as session:
+    with open_session() as session:
         return principal_json(session.run(principals.show_principal, who=who))
 
 
@@ -93,7 +93,7 @@ def revoke_sp(who: str) -> Json:
 
     Servers refuse the tokens within 5 seconds. Operations that a server has accepted continue.
     """
-    return _revoked(who)
+    return _revoke(who)
 
 
 @sp.group(cls=Group)
@@ -112,7 +112,7 @@ def reset(who: str, days: int, *, append: bool) -> Json:
     """
     with server_parts():
         from imgstore.api.auth.client_secrets import reset_credential  # noqa: PLC0415 - an extra
-    with opened() as session:
+    with open_session() as session:
         made = session.run(reset_credential, who=who, days=days, keep=append)
         return credential_json(made.known, made.secret)
 
@@ -127,12 +127,12 @@ def user() -> None:
     table=_USER,
     example="imgstore auth user create -n ann --issuer https://id.example/realms/main --subject 00u1a2b3",
 )
-@options.named("user")
+@options.resource_name("user")
 @click.option("--issuer", required=True, metavar="URL", help="A trusted issuer, see `imgstore auth issuer list`.")
 @click.option("--subject", required=True, metavar="TEXT", help="The claim sub of the user's tokens.")
 def create_user(name: str, issuer: str, subject: str) -> Json:
     """Create a user without roles."""
-    with opened() as session:
+    with open_session() as session:
         known = session.run(principals.add_user, issuer=issuer, subject=subject, name=name)
         return principal_json(known)
 
@@ -140,7 +140,7 @@ def create_user(name: str, issuer: str, subject: str) -> Json:
 @user.command("list", table=_USER, example="imgstore auth user list -o table")
 def list_users() -> Json:
     """List the users."""
-    return _listed(PrincipalKind.USER)
+    return _list(PrincipalKind.USER)
 
 
 @user.command("delete", example="imgstore auth user delete --id ann")
@@ -157,20 +157,20 @@ def revoke_user(who: str) -> Json:
 
     Servers refuse the tokens within 5 seconds. Operations that a server has accepted continue.
     """
-    return _revoked(who)
+    return _revoke(who)
 
 
-def _listed(kind: PrincipalKind) -> Json:
-    with opened() as session:
+def _list(kind: PrincipalKind) -> Json:
+    with open_session() as session:
         found = session.run(principals.list_principals, kind)
         return [principal_json(each) for each in found]
 
 
-def _revoked(who: str) -> Json:
-    with opened() as session:
+def _revoke(who: str) -> Json:
+    with open_session() as session:
         return principal_json(session.run(principals.revoke_tokens, who=who))
 
 
 def _delete(who: str) -> None:
-    with opened() as session:
+    with open_session() as session:
         session.run(principals.delete_principal, who=who)

@@ -7,7 +7,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import Session, opened
+from imgstore.cli.framework.session import Session, open_session
 from imgstore.domain.errors import NotFound
 from imgstore.domain.identity.access import Role
 from imgstore.domain.identity.principals import RoleAssignment
@@ -58,7 +58,7 @@ def assignment() -> None:
 @_scope(required=True)
 def create(assignee: str, role_: Role, scope: str) -> Json:
     """Assign a role to a principal, on a scope and all resources below the scope."""
-    with opened() as session:
+    with open_session() as session:
         made = session.run(roles.assign, assignee=assignee, role=role_, scope=scope)
         return _assignments_json(session, [made])[0]
 
@@ -69,7 +69,7 @@ def create(assignee: str, role_: Role, scope: str) -> Json:
 @_scope(required=False)
 def list_(assignee: str | None, role_: Role | None, scope: str | None) -> Json:
     """List role assignments, by principal, role or scope."""
-    with opened() as session:
+    with open_session() as session:
         found = session.run(roles.list_assignments, assignee=assignee, role=role_, scope=scope)
         return _assignments_json(session, found)
 
@@ -82,7 +82,7 @@ def list_(assignee: str | None, role_: Role | None, scope: str | None) -> Json:
 @_scope(required=False)
 def delete(assignee: str, role_: Role | None, scope: str | None) -> None:
     """Delete role assignments of a principal, by role or scope."""
-    with opened() as session:
+    with open_session() as session:
         found = session.run(roles.list_assignments, assignee=assignee, role=role_, scope=scope)
         if not found:
             raise NotFound(

@@ -7,7 +7,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.paging import PageRequest
 from imgstore.operations.gallery import groups
 from imgstore.wire.json_text import Json
@@ -31,7 +31,7 @@ def group() -> None:
 @options.tags
 def create(name: str, location: str, tags: Mapping[str, str] | None) -> Json:
     """Create a resource group, or change its tags."""
-    with opened() as session:
+    with open_session() as session:
         made = session.run(groups.create_group, name=name, location=location, tags=tags)
         return group_json(made)
 
@@ -40,7 +40,7 @@ def create(name: str, location: str, tags: Mapping[str, str] | None) -> Json:
 @_name
 def show(name: str) -> Json:
     """Show a resource group."""
-    with opened() as session:
+    with open_session() as session:
         return group_json(session.run(groups.show_group, name=name))
 
 
@@ -49,7 +49,7 @@ def show(name: str) -> Json:
 @options.together(*options.pages)
 def list_(tag: tuple[str, str | None] | None, page: PageRequest) -> Json:
     """List the resource groups."""
-    with opened() as session:
+    with open_session() as session:
         return [group_json(each) for each in session.page(groups.page_groups, page, tag=tag)]
 
 
@@ -58,5 +58,5 @@ def list_(tag: tuple[str, str | None] | None, page: PageRequest) -> Json:
 @options.yes
 def delete(name: str) -> None:
     """Delete an empty resource group."""
-    with opened() as session:
+    with open_session() as session:
         session.run(groups.delete_group, name=name)

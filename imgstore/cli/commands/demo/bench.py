@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from imgstore.cli.commands.operator.worker import terminated_as_interrupted
+from imgstore.cli.commands.operator.worker import handle_sigterm_as_sigint
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Command, WordsOption
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.progress import human_bytes
-from imgstore.cli.framework.session import Session, opened
+from imgstore.cli.framework.session import Session, open_session
 from imgstore.domain.reports import BenchPlan
 from imgstore.operations.demo import bench as demo_bench
 from imgstore.operations.demo.sample_disk import make_sample
@@ -81,8 +81,8 @@ def bench(
     """
     targets = None if target_regions is None else [name for name in target_regions if name]
     with (
-        terminated_as_interrupted(),
-        opened() as session,
+        handle_sigterm_as_sigint(),
+        open_session() as session,
         tempfile.TemporaryDirectory(prefix="imgstore-bench-") as temporary,
     ):
         folder = Path(temporary)

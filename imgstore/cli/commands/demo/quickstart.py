@@ -15,7 +15,7 @@ from imgstore.cli.framework import global_options
 from imgstore.cli.framework.command import Command
 from imgstore.cli.framework.output import table_text
 from imgstore.cli.framework.progress import human_bytes, human_seconds
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.reports import QuickstartSummary
 from imgstore.operations import billing
 from imgstore.operations.demo import quickstart as operations
@@ -52,7 +52,7 @@ def quickstart(ctx: click.Context, disk: Path | None) -> Json:
                 unwritten.append(error)
 
     say(removal)
-    with opened(options, environ) as session:
+    with open_session(options, environ) as session:
         summary = session.run(operations.run, disk=disk, folder=folder, say=say)
         bill = statement_json(session.run(billing.show_bill))
     if not for_people:

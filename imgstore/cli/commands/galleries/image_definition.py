@@ -10,7 +10,7 @@ from imgstore.cli.commands.galleries import sig_share
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, SwitchOption, WordsOption
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import DefinitionDetails
 from imgstore.domain.resources import (
@@ -143,7 +143,7 @@ def create(
 
     A property without an option stays as it is. `update` changes and removes single properties.
     """
-    with opened() as session:
+    with open_session() as session:
         made = session.run(
             definitions.create_definition,
             group=group,
@@ -208,7 +208,7 @@ def update(
         allowed = edited.allow_update_image if allow_update_image is None else allow_update_image
         return replace(edited, allow_update_image=allowed)
 
-    with opened() as session:
+    with open_session() as session:
         line = session.run(definitions.update_definition, change, group=group, gallery=gallery, name=definition)
         return definition_json(line.definition, line.gallery)
 
@@ -217,7 +217,7 @@ def update(
 @options.definition_path
 def show(group: str, gallery: str, definition: str) -> Json:
     """Show an image definition."""
-    with opened() as session:
+    with open_session() as session:
         found = session.run(definitions.show_definition, group=group, gallery=gallery, name=definition)
         return definition_json(found.definition, found.gallery)
 
@@ -230,7 +230,7 @@ def show(group: str, gallery: str, definition: str) -> Json:
 @options.together(*options.pages)
 def list_(group: str, gallery: str, page: PageRequest) -> Json:
     """List the image definitions of a gallery."""
-    with opened() as session:
+    with open_session() as session:
         return [
             definition_json(each.definition, each.gallery)
             for each in session.page(definitions.page_definitions, page, group=group, gallery=gallery)
@@ -242,5 +242,5 @@ def list_(group: str, gallery: str, page: PageRequest) -> Json:
 @options.yes_ignored
 def delete(group: str, gallery: str, definition: str) -> None:
     """Delete an image definition without versions."""
-    with opened() as session:
+    with open_session() as session:
         session.run(definitions.delete_definition, group=group, gallery=gallery, name=definition)

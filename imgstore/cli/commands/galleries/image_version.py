@@ -12,7 +12,7 @@ from imgstore.cli.commands.galleries import sig_share
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.names import VersionName
 from imgstore.domain.paging import PageRequest
 from imgstore.operations.gallery import versions as gallery_versions
@@ -66,7 +66,7 @@ sig_share.attach_versions(image_version)
 )
 def show(group: str, gallery: str, definition: str, version: VersionName, expand: str | None) -> Json:
     """Show an image version."""
-    with opened() as session:
+    with open_session() as session:
         found = session.run(
             gallery_versions.show_version, group=group, gallery=gallery, definition=definition, version=version
         )
@@ -78,7 +78,7 @@ def show(group: str, gallery: str, definition: str, version: VersionName, expand
 @options.together(*options.pages)
 def list_(group: str, gallery: str, definition: str, page: PageRequest) -> Json:
     """List the versions of an image definition."""
-    with opened() as session:
+    with open_session() as session:
         names = session.display_names
         return [
             version_json(each, names)

@@ -10,7 +10,7 @@ from imgstore.cli.commands.galleries.image_version import TABLE, image_version
 from imgstore.cli.framework import options, queries
 from imgstore.cli.framework.command import SwitchOption, WordsOption
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import VersionName
 from imgstore.domain.requests import DataSnapshot, DataVhd, VersionRequest
@@ -263,7 +263,7 @@ def create(
     data_vhds = data_vhds_of(data_vhds_uris, data_vhds_luns, data_vhds_formats)
     snapshots = data_snapshots_of(data_snapshots, data_snapshot_luns)
     request = request_of(asked)
-    with opened() as session:
+    with open_session() as session:
         if os_vhd_storage_account is not None or data_vhds_storage_accounts is not None:
             session.warn("storage accounts are ignored, because the URI names the disk")
         made = session.run(
@@ -343,7 +343,7 @@ def update(
     New replicas are copied. Replicas that are no target any more are removed, and bytes that no other disk or version needs
     are freed. An interrupted command resumes when the same line runs again, also without a change.
     """
-    with opened() as session:
+    with open_session() as session:
         found = session.run(
             gallery_versions.show_version, group=group, gallery=gallery, definition=definition, version=version
         )
@@ -354,12 +354,12 @@ def update(
             gallery=gallery,
             definition=definition,
             version=version,
-            update=edit_version(before, named_changes(asked), edits, force_string=force_string),
+            update=edit_version(before, changes_by_path(asked), edits, force_string=force_string),
         )
         return version_json(changed, session.display_names, replication_status=True)
 
 
-def named_changes(said: Mapping[str, Any]) -> dict[str, Json]:
+def changes_by_path(said: Mapping[str, Any]) -> dict[str, Json]:
     """Make the changes of `update` from the options, by path. None without a change."""
     ends = said["end_of_life_date"]
     return {
@@ -392,7 +392,7 @@ def delete(
 
     In a gallery with soft delete, `undelete` restores the version during the retention period.
     """
-    with opened() as session:
+    with open_session() as session:
         session.run(
             versions_delete.delete_version,
             group=group,
@@ -411,7 +411,7 @@ def delete(
 @options.definition_path
 def list_soft_deleted(group: str, gallery: str, definition: str) -> Json:
     """List the soft-deleted versions of an image definition, with the end of their retention."""
-    with opened() as session:
+    with open_session() as session:
         found = session.run(versions_delete.list_soft_deleted, group=group, gallery=gallery, definition=definition)
         return [soft_deleted_json(each) for each in found]
 
@@ -430,7 +430,7 @@ def undelete(
 ) -> Json:
     """Restore a soft-deleted image version."""
     where: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition}
-    with opened() as session:
+    with open_session() as session:
         found = session.run(versions_delete.undelete_version, **where, version=version)
         if tags is not None:
             found = session.run(
@@ -474,10 +474,10 @@ def wait(
     exists: bool,
 ) -> None:
     """Wait until an image version is created, updated or deleted, or fulfils a query."""
-    with opened() as session:
+    with open_session() as session:
         names = session.display_names
 
-        def shown(view: VersionView) -> Json:
+        def show(view: VersionView) -> Json:
             return version_json(view, names, replication_status=True)
 
         session.run(
@@ -486,7 +486,7 @@ def wait(
             gallery=gallery,
             definition=definition,
             version=version,
-            until=_condition(shown, custom, made=created or updated, deleted=deleted, exists=exists),
+            until=_condition(show, custom, made=created or updated, deleted=deleted, exists=exists),
             interval_seconds=interval,
             timeout_seconds=timeout,
         )
@@ -499,12 +499,12 @@ def check_condition(custom: Any, *, made: bool, deleted: bool, exists: bool) -> 
 
 
 def _condition(
-    shown: Callable[[VersionView], Json], custom: Any, *, made: bool, deleted: bool, exists: bool
+    show: Callable[[VersionView], Json], custom: Any, *, made: bool, deleted: bool, exists: bool
 ) -> Callable[[VersionView | None], bool]:
     """Return the condition of the wait."""
     check_condition(custom, made=made, deleted=deleted, exists=exists)
     if custom is not None:
-        return lambda view: view is not None and bool(queries.search(shown(view), custom, "--custom"))
+        return lambda view: view is not None and bool(queries.search(show(view), custom, "--custom"))
     if made:
         return gallery_wait.is_made
     return (lambda view: view is None) if deleted else (lambda view: view is not None)

@@ -10,7 +10,7 @@ from imgstore.cli.commands.galleries import sig_share
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import Gallery
@@ -95,7 +95,7 @@ def create(
     **community: str | None,
 ) -> Json:
     """Create a gallery, or change its description, tags, soft delete policy or sharing."""
-    with opened() as session:
+    with open_session() as session:
         made = session.run(
             galleries.create_gallery,
             group=group,
@@ -144,7 +144,7 @@ def update(
             ),
         )
 
-    with opened() as session:
+    with open_session() as session:
         changed = session.run(galleries.update_gallery, change, group=group, name=gallery)
         return gallery_json(changed)
 
@@ -165,7 +165,7 @@ def update(
 )
 def show(group: str, gallery: str, select: str | None, *, sharing_groups: bool) -> Json:
     """Show a gallery."""
-    with opened() as session:
+    with open_session() as session:
         found = session.run(galleries.show_gallery, group=group, name=gallery)
         return gallery_json(found, groups=sharing_groups or select is not None)
 
@@ -175,7 +175,7 @@ def show(group: str, gallery: str, select: str | None, *, sharing_groups: bool) 
 @options.together(*options.pages)
 def list_(group: str | None, page: PageRequest) -> Json:
     """List the galleries of one resource group, or of all resource groups."""
-    with opened() as session:
+    with open_session() as session:
         return [gallery_json(each) for each in session.page(galleries.page_galleries, page, group=group)]
 
 
@@ -185,5 +185,5 @@ def list_(group: str | None, page: PageRequest) -> Json:
 @options.yes_ignored
 def delete(group: str, gallery: str) -> None:
     """Delete a gallery without image definitions."""
-    with opened() as session:
+    with open_session() as session:
         session.run(galleries.delete_gallery, group=group, name=gallery)

@@ -9,7 +9,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.names import SharedReference, VersionName, check_definition_name
 from imgstore.operations.gallery import sharing
 from imgstore.wire.json_text import Json
@@ -47,7 +47,7 @@ def share() -> None:
 @_tenants
 def add(group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: Sequence[str] | None) -> Json:
     """Share a gallery with subscriptions and tenants."""
-    with opened() as session:
+    with open_session() as session:
         shared = session.run(
             sharing.share_add, group=group, name=gallery, subscriptions=subscriptions or (), tenants=tenants or ()
         )
@@ -61,7 +61,7 @@ def add(group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: 
 @_tenants
 def remove(group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: Sequence[str] | None) -> Json:
     """Stop sharing a gallery with subscriptions and tenants. Existing disks of the subscriptions stay."""
-    with opened() as session:
+    with open_session() as session:
         shared = session.run(
             sharing.share_remove, group=group, name=gallery, subscriptions=subscriptions or (), tenants=tenants or ()
         )
@@ -73,7 +73,7 @@ def remove(group: str, gallery: str, subscriptions: Sequence[str] | None, tenant
 @options.gallery
 def reset(group: str, gallery: str) -> Json:
     """Stop sharing a gallery with all subscriptions and tenants."""
-    with opened() as session:
+    with open_session() as session:
         return gallery_json(session.run(sharing.share_reset, group=group, name=gallery), groups=True)
 
 
@@ -82,7 +82,7 @@ def reset(group: str, gallery: str) -> Json:
 @options.gallery
 def enable_community(group: str, gallery: str) -> Json:
     """Share a gallery with every caller. The gallery was created with --permissions Community."""
-    with opened() as session:
+    with open_session() as session:
         return gallery_json(session.run(sharing.enable_community, group=group, name=gallery), groups=True)
 
 
@@ -110,14 +110,14 @@ class _Others:
 
     def lines(self, location: str, gallery: str, only: str | None = None) -> list[Any]:
         """List the image definitions of a gallery, or find a definition by name."""
-        with opened() as session:
+        with open_session() as session:
             session.installation.regions.get(location, target="location")
             reference = SharedReference(gallery=gallery, community=self.community, definition=only or "any")
             return session.run(sharing.list_definitions_shared, reference, only=only)
 
     def views(self, location: str, gallery: str, of: str, only: VersionName | None = None) -> list[Any]:
         """List the image versions of a definition, or find a version by name."""
-        with opened() as session:
+        with open_session() as session:
             session.installation.regions.get(location, target="location")
             reference = SharedReference(
                 gallery=gallery, community=self.community, definition=check_definition_name(of), version=only
@@ -162,7 +162,7 @@ def _attach_lists(sig: click.Group) -> None:
     )
     def list_shared(location: str, shared_to: str | None) -> Json:
         """List galleries of other subscriptions that are shared with this subscription."""
-        with opened() as session:
+        with open_session() as session:
             found = session.run(sharing.list_shared, location=location, to_tenant=shared_to is not None)
             return [shared_gallery_json(each) for each in found]
 
@@ -170,7 +170,7 @@ def _attach_lists(sig: click.Group) -> None:
     @options.location("List galleries of this region only.")
     def list_community(location: str | None) -> Json:
         """List the community galleries."""
-        with opened() as session:
+        with open_session() as session:
             regions = session.installation.regions
             region = None if location is None else regions.get(location, target="location").name
             found = session.run(sharing.list_community)
@@ -179,7 +179,7 @@ def _attach_lists(sig: click.Group) -> None:
 
 def _attach_gallery(sig: click.Group, others: _Others) -> None:
     def show(location: str, gallery: str) -> Json:
-        with opened() as session:
+        with open_session() as session:
             session.installation.regions.get(location, target="location")
             if others.community:
                 found = session.run(sharing.show_community, public_name=gallery)

@@ -10,7 +10,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.disks.signed_urls import SECONDS_MAX, AccessLevel
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import ImageReference, SharedReference
@@ -92,7 +92,7 @@ def disk() -> None:
 
 @disk.command(table=_TABLE, example=_CREATE_EXAMPLE)
 @options.group
-@options.named("disk")
+@options.resource_name("disk")
 @options.location("Region of the disk. Default: the region of a source disk or snapshot, else the region of the group.")
 @options.reference(
     "--gallery-image-reference",
@@ -162,9 +162,9 @@ def create(
     container = None if path is None else container_of(path, format_)
     if upload_size_bytes is not None:
         wanted = UploadRequest(group=group, name=name, location=location, upload_bytes=upload_size_bytes, tags=tags)
-        with opened() as session:
+        with open_session() as session:
             return disk_json(session.run(create_upload, wanted))
-    with opened() as session:
+    with open_session() as session:
         if source is not None:
             request = DiskRequest(
                 group=group,
@@ -243,7 +243,7 @@ def check_one_source(
 
 @disk.command("grant-access", example=_GRANT_EXAMPLE)
 @options.group
-@options.named("disk")
+@options.resource_name("disk")
 @options.choice(
     "--access-level",
     "--access",
@@ -272,7 +272,7 @@ def grant_access(group: str, name: str, level: AccessLevel, duration_in_seconds:
     gives the received bytes, and `curl -T disk.vhd -C BYTES URL` sends the rest. `curl -C - -o disk.vhd URL` downloads a
     disk. Azure's blob clients accept the URL.
     """
-    with opened() as session:
+    with open_session() as session:
         signed = session.run(
             signed_urls.grant_access,
             group=group,
@@ -286,10 +286,10 @@ def grant_access(group: str, name: str, level: AccessLevel, duration_in_seconds:
 
 @disk.command("revoke-access", example="imgstore disk revoke-access -g rg -n d1")
 @options.group
-@options.named("disk")
+@options.resource_name("disk")
 def revoke_access(group: str, name: str) -> None:
     """Revoke the signed URL of a disk. Uploaded bytes become the content of the disk."""
-    with opened() as session:
+    with open_session() as session:
         session.run(uploads.revoke_access, group=group, name=name)
 
 
@@ -329,7 +329,7 @@ def export(
     """Write a managed disk or an image to a file, with every segment verified."""
     container = container_of(path, format_)
     check_what_is_written(group, name, reference, lun, location, offset, length, container=container)
-    with opened() as session:
+    with open_session() as session:
         if offset is not None and length is not None:
             assert group is not None
             assert name is not None
@@ -392,10 +392,10 @@ def check_what_is_written(
 
 @disk.command(table=_TABLE, example="imgstore disk show -g rg -n d1 --query replica")
 @options.group
-@options.named("disk")
+@options.resource_name("disk")
 def show(group: str, name: str) -> Json:
     """Show a managed disk and its replica."""
-    with opened() as session:
+    with open_session() as session:
         return disk_json(session.run(disks.show_disk, group=group, name=name))
 
 
@@ -404,17 +404,17 @@ def show(group: str, name: str) -> Json:
 @options.together(*options.pages)
 def list_(group: str | None, page: PageRequest) -> Json:
     """List the managed disks of one resource group, or of all resource groups."""
-    with opened() as session:
+    with open_session() as session:
         return [disk_json(each) for each in session.page(disks.page_disks, page, group=group)]
 
 
 @disk.command(example="imgstore disk delete -g rg -n d1 --yes", question="Delete the managed disk '{name}'?")
 @options.group
-@options.named("disk")
+@options.resource_name("disk")
 @options.yes
 def delete(group: str, name: str) -> None:
     """Delete a managed disk. The image version of the disk stays."""
-    with opened() as session:
+    with open_session() as session:
         session.run(disks.delete_disk, group=group, name=name)
 
 

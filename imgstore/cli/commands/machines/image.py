@@ -7,7 +7,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import ImageRequest
@@ -42,7 +42,7 @@ def image() -> None:
 
 @image.command(table=_TABLE, example=_CREATE_EXAMPLE)
 @options.group
-@options.named("managed image")
+@options.resource_name("managed image")
 @click.option(
     "--source",
     required=True,
@@ -100,16 +100,16 @@ def create(
         source_format=source_format,
         tags=tags,
     )
-    with opened() as session:
+    with open_session() as session:
         return image_json(session.run(images.create_image, request))
 
 
 @image.command(table=_TABLE, example="imgstore image show -g rg -n i1")
 @options.group
-@options.named("managed image")
+@options.resource_name("managed image")
 def show(group: str, name: str) -> Json:
     """Show a managed image."""
-    with opened() as session:
+    with open_session() as session:
         return image_json(session.run(images.show_image, group=group, name=name))
 
 
@@ -118,15 +118,15 @@ def show(group: str, name: str) -> Json:
 @options.together(*options.pages)
 def list_(group: str | None, page: PageRequest) -> Json:
     """List the managed images of one resource group, or of all resource groups."""
-    with opened() as session:
+    with open_session() as session:
         return [image_json(each) for each in session.page(images.page_images, page, group=group)]
 
 
 @image.command(example="imgstore image delete -g rg -n i1", question="Delete the managed image '{name}'?")
 @options.group
-@options.named("managed image")
+@options.resource_name("managed image")
 @options.yes
 def delete(group: str, name: str) -> None:
     """Delete a managed image. Its sources, and resources made from the image, stay."""
-    with opened() as session:
+    with open_session() as session:
         session.run(disks.delete_disk, group=group, name=name, kind=DiskKind.IMAGE)

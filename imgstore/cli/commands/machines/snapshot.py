@@ -7,7 +7,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import DiskRequest
@@ -39,7 +39,7 @@ def snapshot() -> None:
 
 @snapshot.command(table=_TABLE, example=_CREATE_EXAMPLE)
 @options.group
-@options.named("snapshot")
+@options.resource_name("snapshot")
 @click.option(
     "--source",
     required=True,
@@ -81,16 +81,16 @@ def create(
         source_format=source_format,
         tags=tags,
     )
-    with opened() as session:
+    with open_session() as session:
         return disk_json(session.run(create_from_source, request))
 
 
 @snapshot.command(table=_TABLE, example="imgstore snapshot show -g rg -n s1")
 @options.group
-@options.named("snapshot")
+@options.resource_name("snapshot")
 def show(group: str, name: str) -> Json:
     """Show a snapshot."""
-    with opened() as session:
+    with open_session() as session:
         found = session.run(disks.show_disk, group=group, name=name, kind=DiskKind.SNAPSHOT)
         return disk_json(found)
 
@@ -100,15 +100,15 @@ def show(group: str, name: str) -> Json:
 @options.together(*options.pages)
 def list_(group: str | None, page: PageRequest) -> Json:
     """List the snapshots of one resource group, or of all resource groups."""
-    with opened() as session:
+    with open_session() as session:
         return [disk_json(each) for each in session.page(disks.page_disks, page, group=group, kind=DiskKind.SNAPSHOT)]
 
 
 @snapshot.command(example="imgstore snapshot delete -g rg -n s1", question="Delete the snapshot '{name}'?")
 @options.group
-@options.named("snapshot")
+@options.resource_name("snapshot")
 @options.yes
 def delete(group: str, name: str) -> None:
     """Delete a snapshot. Its source, and resources made from the snapshot, stay."""
-    with opened() as session:
+    with open_session() as session:
         session.run(disks.delete_disk, group=group, name=name, kind=DiskKind.SNAPSHOT)

@@ -6,7 +6,7 @@ import click
 
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Command
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import ImageReference
 from imgstore.operations.disks import verify as disks_verify
@@ -30,7 +30,7 @@ def verify(
 
     The command compares disks, not files: a qcow2 and a VHD of one disk match. The exit code is 1 if the disks differ.
     """
-    with opened() as session:
+    with open_session() as session:
         found = session.run(
             disks_verify.verify_file,
             path=path,

@@ -7,7 +7,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.machines import SIZE
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import MachineRequest, OsProfile
@@ -40,7 +40,7 @@ def vm() -> None:
 
 @vm.command(table=_TABLE, example=_CREATE_EXAMPLE)
 @options.group
-@options.named("virtual machine")
+@options.resource_name("virtual machine")
 @options.location("Region of the machine. Default: the region of an attached OS disk, else the region of the group.")
 @click.option(
     "--image",
@@ -104,16 +104,16 @@ def create(
         specialized=specialized,
         tags=tags,
     )
-    with opened() as session:
+    with open_session() as session:
         return machine_json(session.run(create_machine, request))
 
 
 @vm.command(table=_TABLE, example="imgstore vm show -g rg -n vm1")
 @options.group
-@options.named("virtual machine")
+@options.resource_name("virtual machine")
 def show(group: str, name: str) -> Json:
     """Show a machine with its disks."""
-    with opened() as session:
+    with open_session() as session:
         return machine_json(session.run(machines.show_machine, group=group, name=name))
 
 
@@ -122,27 +122,27 @@ def show(group: str, name: str) -> Json:
 @options.together(*options.pages)
 def list_(group: str | None, page: PageRequest) -> Json:
     """List the machines of one resource group, or of all resource groups."""
-    with opened() as session:
+    with open_session() as session:
         return [machine_json(each) for each in session.page(machines.page_machines, page, group=group)]
 
 
 @vm.command(example="imgstore vm generalize -g rg -n vm1")
 @options.group
-@options.named("virtual machine")
+@options.resource_name("virtual machine")
 def generalize(group: str, name: str) -> None:
     """Mark a machine as generalized, so that managed images can be made from the machine.
 
     The mark is permanent. Remove machine-specific data inside the machine first, with waagent -deprovision or sysprep.
     """
-    with opened() as session:
+    with open_session() as session:
         session.run(machines.generalize_machine, group=group, name=name)
 
 
 @vm.command(example="imgstore vm delete -g rg -n vm1 --yes", question="Delete the virtual machine '{name}'?")
 @options.group
-@options.named("virtual machine")
+@options.resource_name("virtual machine")
 @options.yes
 def delete(group: str, name: str) -> None:
     """Delete a machine. Its disks stay, without a machine."""
-    with opened() as session:
+    with open_session() as session:
         session.run(machines.delete_machine, group=group, name=name)

@@ -9,7 +9,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import columns, table_text
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.durations import format_duration
 from imgstore.operations.disks.uploads import sweep_uploads
 from imgstore.operations.maintenance import gc as maintenance_gc
@@ -132,11 +132,11 @@ def gc(
     if unknown:
         return _gc_unknown(unknown_grace_days, remove=remove and not dry_run, yes=yes)
     grace, patience = timedelta(hours=grace_hours), timedelta(days=work_abandon_days)
-    with opened() as session:
+    with open_session() as session:
         plan = session.run(maintenance_gc.plan_collection, grace=grace, patience=patience)
         body = gc_report_json(plan, dry_run=True)
         if dry_run:
-            for line in _unfinished(plan):
+            for line in _unfinished_lines(plan):
                 session.warn(line)
             return _answer(body)
         if not session.quiet or not yes:
@@ -149,7 +149,7 @@ def gc(
         if not yes:
             _confirm()
         done = session.run(maintenance_gc.collect, grace=grace, patience=patience)
-        for line in _unfinished(done):
+        for line in _unfinished_lines(done):
             session.warn(line)
         sweep_uploads(session.installation)
         return _answer(gc_report_json(done, dry_run=False))
@@ -157,7 +157,7 @@ def gc(
 
 def _gc_unknown(grace_days: float, *, remove: bool, yes: bool) -> Answer:
     grace = timedelta(days=grace_days)
-    with opened() as session:
+    with open_session() as session:
         found = session.run(list_unknown, grace=grace)
         if remove and any(one.is_removable for each in found for one in each.objects):
             if not yes:
@@ -171,7 +171,7 @@ def _gc_unknown(grace_days: float, *, remove: bool, yes: bool) -> Answer:
         return Answer(body=body, exit_code=1 if body["problems"] else 0)
 
 
-def _unfinished(collection: GcReport) -> list[str]:
+def _unfinished_lines(collection: GcReport) -> list[str]:
     """Report segments that another collector is deleting. Writers of the segments are refused until its lease ends."""
     return [
         f"{report.slot.key}: {unfinished.segments} segments are in delete in progress by a collector that ended, or is at "

@@ -4,7 +4,7 @@ import click
 
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.async_operations import OperationStatus
 from imgstore.operations import cancellation
 from imgstore.operations.api_operations import show_operation
@@ -36,7 +36,7 @@ def operation() -> None:
 )
 def list_(status: str | None) -> Json:
     """List the operations of the subscription, the newest first."""
-    with opened() as session:
+    with open_session() as session:
         wanted = None if status is None else OperationStatus(status)
         found = session.run(cancellation.list_operations, status=wanted)
         return [operation_details_json(each) for each in found]
@@ -46,7 +46,7 @@ def list_(status: str | None) -> Json:
 @_name
 def show(name: str) -> Json:
     """Show the status of an operation, and the error of a failed operation."""
-    with opened() as session:
+    with open_session() as session:
         return operation_details_json(session.run(show_operation, name))
 
 
@@ -58,5 +58,5 @@ def cancel(name: str) -> Json:
     The operation stops at its next step, within about a second, and then has the status Canceled. Its results stay as after
     an interruption: the same request resumes the work, and a deletion removes the results.
     """
-    with opened() as session:
+    with open_session() as session:
         return operation_details_json(session.run(cancellation.cancel_operation, name))

@@ -8,7 +8,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Group
 from imgstore.cli.framework.output import Rows, columns
-from imgstore.cli.framework.session import Session, opened
+from imgstore.cli.framework.session import Session, open_session
 from imgstore.operations.stores import regions as operations
 from imgstore.operations.stores.catalog_checks import accept_catalog as accept
 from imgstore.regions import ZoneReport
@@ -49,7 +49,7 @@ def regions() -> None:
 @regions.command("list", table=_list_table, example="imgstore regions list -o table")
 def list_() -> Json:
     """List the regions of regions.yaml with their storage types."""
-    with opened() as session:
+    with open_session() as session:
         return [region_json(each) for each in session.run(operations.list_regions)]
 
 
@@ -63,7 +63,7 @@ def check(names: tuple[str, ...]) -> Answer:
 
     The exit code is 1 if a zone is not ready.
     """
-    with opened() as session:
+    with open_session() as session:
         reports = session.run(operations.check_regions, names=names)
         missed = session.run(operations.count_missed_objects)
         return _answer(session, reports, missed)
@@ -92,7 +92,7 @@ def init(names: tuple[str, ...], zone: str | None, *, replaced: bool) -> Answer:
     A zone with content keeps its store. Another store in the zone's place is refused unless --replaced is given. The exit
     code is 1 if a zone is not ready.
     """
-    with opened() as session:
+    with open_session() as session:
         reports = session.run(operations.init_regions, names=names, zone=zone, replaced=replaced)
         return _answer(session, reports)
 
@@ -108,7 +108,7 @@ def accept_catalog(*, yes: bool) -> Json:
 
     Without --yes the command asks for a confirmation. Without a terminal the command changes nothing and exits with 1.
     """
-    with opened() as session:
+    with open_session() as session:
         if not yes:
             _confirm()
         problems = session.run(accept)

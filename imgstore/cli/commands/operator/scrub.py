@@ -6,7 +6,7 @@ import click
 
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.domain.requests import ScrubRequest
 from imgstore.operations.maintenance import scrub as maintenance_scrub
 from imgstore.wire.json_text import Json
@@ -69,7 +69,7 @@ def scrub(*, percent: float, seed: int | None, region: str | None, dry_run: bool
         takes_any_seed=seed is None,
         from_start=from_start,
     )
-    with opened() as session:
+    with open_session() as session:
         done = session.run(maintenance_scrub.scrub, request)
         wrong = any(each.unrepaired or each.unrestored or each.problem for each in done)
         return Answer(body=scrub_json(request, done), exit_code=1 if wrong else 0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from imgstore.cli.framework.command import Command
-from imgstore.cli.framework.session import Session, opened
+from imgstore.cli.framework.session import Session, open_session
 from imgstore.cli.framework.standard_streams import drop_output
 from imgstore.domain.errors import InvalidInput, ToolMissing
 from imgstore.domain.extras import install_hint
@@ -194,7 +194,7 @@ def serve(
             hint="use --tls-cert and --tls-key",
             target="host",
         )
-    with opened() as session:
+    with open_session() as session:
         door, bundle = _door(session, host, port, tls_cert, tls_key, dev_tls=dev_tls)
         listening = listen(door)
         scheme, taken = ("http" if insecure_http else "https"), listening.getsockname()[1]

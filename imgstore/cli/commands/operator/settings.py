@@ -6,7 +6,7 @@ import click
 
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.operations import shared_settings as operations
 from imgstore.wire.json_text import Json
 
@@ -25,7 +25,7 @@ def show() -> Json:
     The catalog keeps the settings. The first start imports settings.toml in the home. Later, `settings apply` imports a
     file.
     """
-    with opened() as session:
+    with open_session() as session:
         return [
             {"name": each.key, "value": each.value, "isSet": each.is_set, "inFile": each.in_file}
             for each in session.run(operations.show_settings)
@@ -48,6 +48,6 @@ def apply(file: Path | None) -> Json:
     A setting without a value in the file gets its default. Running servers and workers use the new values after a restart.
     The command prints the changes.
     """
-    with opened() as session:
+    with open_session() as session:
         changed = session.run(operations.apply_settings, file)
         return [{"name": each.key, "before": each.in_catalog, "after": each.in_file} for each in changed]

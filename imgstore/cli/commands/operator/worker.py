@@ -10,7 +10,7 @@ import click
 from imgstore.cli.framework import global_options, output
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import opened
+from imgstore.cli.framework.session import open_session
 from imgstore.operations.maintenance.worker import POLL_SECONDS, list_workers, run_worker
 from imgstore.policy.worker_queue import WorkerLimits
 from imgstore.wire.json_text import Json
@@ -69,7 +69,7 @@ def worker(
     if ctx.invoked_subcommand is not None:
         return
     limits = WorkerLimits(replicas=replicas_at_once, replicas_per_region=replicas_at_once_per_region)
-    with opened() as session, terminated_as_interrupted():
+    with open_session() as session, handle_sigterm_as_sigint():
         report = session.run(run_worker, once=once, limits=limits, poll_seconds=poll_seconds)
     if report.without_source:
         session.warn(
@@ -83,12 +83,12 @@ def worker(
 @worker.command("list", table=_WORKERS, example="imgstore worker list -o table")
 def list_() -> Json:
     """List the live workers, with the number of replicas in progress."""
-    with opened() as session:
+    with open_session() as session:
         return [worker_json(each) for each in session.run(list_workers)]
 
 
 @contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
+def handle_sigterm_as_sigint() -> Iterator[None]:
     """Handle SIGTERM, which service managers send, as SIGINT."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
