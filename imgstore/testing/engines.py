@@ -299,18 +299,6 @@ def required_engines() -> frozenset[str]:
     return frozenset(ENGINES) if "all" in names else frozenset(names)
 
 
-def require(name: str) -> Found:
-    """Skip the calling test without the engine `name`, or fail the test if the engine is required."""
-    import pytest  # noqa: PLC0415 - bench uses this module without it
-
-    try:
-        return find(name)
-    except EngineMissing as missing:
-        if name in required_engines():
-            pytest.fail(f"engine {name} is required (IMGSTORE_REQUIRE_ENGINES): {missing}", pytrace=False)
-        pytest.skip(f"engine {name}: {missing}")
-
-
 # -- starting ---------------------------------------------------------------------------------------------------------
 
 

@@ -40,10 +40,20 @@ _PROPERTY: Final = "engine"
 # -- fixtures ---------------------------------------------------------------------------------------------------------
 
 
+def require(name: str) -> engines.Found:
+    """Skip the calling test without the engine `name`, or fail the test if the engine is required."""
+    try:
+        return engines.find(name)
+    except engines.EngineMissing as missing:
+        if name in engines.required_engines():
+            pytest.fail(f"engine {name} is required (IMGSTORE_REQUIRE_ENGINES): {missing}", pytrace=False)
+        pytest.skip(f"engine {name}: {missing}")
+
+
 @pytest.fixture(scope="session")
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Engine]:
     """A real MinIO for the whole run. Take a bucket of your own: ``minio.make_bucket(name)``."""
-    engines.require("minio")
+    require("minio")
     with engines.use_minio(tmp_path_factory.mktemp("minio")) as engine:
         yield engine
 
@@ -51,7 +61,7 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Engine]:
 @pytest.fixture(scope="session")
 def minio_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], tuple[S3Engine, ...]]]:
     """``minio_cluster(n)``: the first n of a row of independent MinIO processes, started when needed."""
-    engines.require("minio")
+    require("minio")
     try:
         engines.find_minio_program()
     except EngineMissing as missing:
@@ -71,7 +81,7 @@ def minio_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 @pytest.fixture(scope="session")
 def latency_proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LatencyProxies]:
     """``latency_proxies.to(engine, seconds)``: the same engine with a round trip of so many seconds."""
-    engines.require("toxiproxy")
+    require("toxiproxy")
     with start_toxiproxy(tmp_path_factory.mktemp("toxiproxy")) as started:
         yield started
 
@@ -79,14 +89,14 @@ def latency_proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Latenc
 @pytest.fixture(scope="session")
 def seaweedfs(pytestconfig: pytest.Config) -> S3Engine:
     """A real SeaweedFS for the whole run."""
-    engines.require("seaweedfs")
+    require("seaweedfs")
     return _start_seaweedfs(pytestconfig)()
 
 
 @pytest.fixture(scope="session")
 def moto_s3() -> Iterator[S3Engine]:
     """Moto's S3 for the whole run."""
-    engines.require("moto")
+    require("moto")
     with engines.start_moto() as engine:
         yield engine
 
@@ -94,7 +104,7 @@ def moto_s3() -> Iterator[S3Engine]:
 @pytest.fixture(scope="session")
 def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
     """A real PostgreSQL for the whole run; ``with postgresql_server.database() as url`` gives an empty database."""
-    engines.require("postgresql")
+    require("postgresql")
     with engines.start_postgresql(tmp_path_factory.mktemp("postgresql")) as server:
         yield server
 
@@ -161,7 +171,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for name in _engines_of(item):
         item.user_properties.append((_PROPERTY, name))
     for name in _engines_of(item):
-        engines.require(name)
+        require(name)
 
 
 def _engines_of(item: pytest.Item) -> list[str]:

@@ -23,7 +23,7 @@ from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks.signed_urls import grant_access
 from imgstore.operations.disks.uploads import create_upload, revoke_access
 from imgstore.testing.azure_clients import LOCKS
-from imgstore.testing.engines import require
+from imgstore.testing.pytest_plugin import require
 from imgstore.transfer.crc64 import crc64_header
 from imgstore.transfer.scatter import SegmentReader
 from imgstore.transfer.spool import spool_folder

@@ -16,7 +16,7 @@ from api_requests import COMPUTE, HERE, requests_of
 from api_server import Answer, Api, start_api, version_body
 
 from imgstore.testing.azure_clients import LOCKS
-from imgstore.testing.engines import require
+from imgstore.testing.pytest_plugin import require
 from tests.support.http_server import WebServer
 
 pytest_plugins = ["api_fixtures"]

@@ -9,7 +9,7 @@ from api_server import start_api
 
 from imgstore.api.dev_tls import make_certificates
 from imgstore.testing.azure_clients import LOCKS
-from imgstore.testing.engines import require
+from imgstore.testing.pytest_plugin import require
 from tests.support.http_server import WebServer
 
 pytest_plugins = ["api_fixtures"]

@@ -21,7 +21,7 @@ from bench.processes import run_timed
 from bench.readme import DOCUMENTS, faults, rewritten
 from bench.results import Chart, Door, Figure, Result, Unit, power, read_result, read_results, show
 from bench.rows import HEAD, NOT_MEASURED, ROWS, table
-from imgstore.testing.engines import require
+from imgstore.testing.pytest_plugin import require
 
 
 def seconds(value: float, door: Door = Door.PEER) -> Figure:

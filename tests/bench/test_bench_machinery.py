@@ -10,7 +10,7 @@ import pytest
 from bench.disks import BLOCK_BYTES, MIB, DiskName, nonzero_blocks, raw_path
 from bench.processes import ProgramFailed, run_timed
 from bench.synthetic import make_dense, make_sparse_raw, make_sparse_vhd, make_stand_ins
-from imgstore.testing.engines import require
+from imgstore.testing.pytest_plugin import require
 
 
 def test_a_program_is_run_with_its_output_and_its_memory() -> None:

@@ -9,7 +9,8 @@ import pytest
 from bench.engines import Bucket
 from bench.peers import PEERS, WHOLE, Peer, PeerMissing, Place, call_roll
 from bench.processes import ProgramFailed
-from imgstore.testing.engines import Found, S3Engine, require, start_moto
+from imgstore.testing.engines import Found, S3Engine, start_moto
+from imgstore.testing.pytest_plugin import require
 
 CONTENT = os.urandom(1 << 20) + bytes(1 << 20)
 

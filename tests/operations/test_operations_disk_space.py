@@ -29,7 +29,7 @@ from imgstore.operations.disks.uploads import create_upload, open_spool, sweep_u
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.create import create_machine
 from imgstore.operations.shared_settings import read_settings_file
-from imgstore.testing.engines import require
+from imgstore.testing.pytest_plugin import require
 from imgstore.transfer.ranges import SegmentCache
 from imgstore.transfer.spool import spool_folder
 from tests.support.manual_clock import ManualClock

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from imgstore.testing import engines
+from imgstore.testing.pytest_plugin import require
 
 Cluster: TypeAlias = Callable[[int], tuple[engines.S3Engine, ...]]
 
@@ -101,7 +102,7 @@ def test_engines_are_independent(minio_cluster: Cluster) -> None:
 
 
 def test_an_engine_ends_with_its_block(tmp_path: Path) -> None:
-    engines.require("minio")
+    require("minio")
     with engines.start_minio(tmp_path) as engine:
         assert engine.pid is not None
         assert psutil.pid_exists(engine.pid)

@@ -14,7 +14,7 @@ import pytest
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.testing.azure_clients import LOCKS
-from imgstore.testing.engines import require
+from imgstore.testing.pytest_plugin import require
 from imgstore.wire.api_versions import OLDEST, Kind
 from imgstore.wire.requests.body_fields import FIELDS, AllowedValues, FieldUse, read_known_fields
 
