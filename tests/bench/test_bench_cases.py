@@ -192,7 +192,7 @@ def test_the_plain_server_gives_to_all_what_imgstore_answered_for_one_version(tm
     assert constant & {name for name, _ in set(given.headers) & set(original.headers)} == constant
 
 
-def test_the_blob_door_from_end_to_end(tmp_path: Path) -> None:
+def test_the_blob_endpoint_from_end_to_end(tmp_path: Path) -> None:
     require("minio")
     assert main(["blob", "--quick", "--results", str(tmp_path / "results"), "--scratch", str(tmp_path)]) == 0
     made = read_result(tmp_path / "results/blob.json")
@@ -275,7 +275,7 @@ def line(job: str, results: dict[str, Result]) -> str:
     return next(line for line in table(results).removeprefix(HEAD).splitlines() if line.startswith(f"| {job} |"))
 
 
-def test_a_row_tells_figure_limit_and_distance() -> None:
+def test_a_row_shows_figure_limit_and_distance() -> None:
     figures = {
         "imgstore_upload_seconds": seconds(4.0, Door.PUBLIC),
         "imgstore_upload_stored_bytes": Figure(value=10**8, unit=Unit.BYTES, door=Door.STORE, samples=(1e8,)),

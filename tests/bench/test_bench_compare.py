@@ -41,7 +41,7 @@ def test_a_quick_run_has_no_ratios() -> None:
     assert case_ratios({"upload": result(quick=True)}) == {}
 
 
-def test_micro_cases_are_told_against_the_reference() -> None:
+def test_micro_cases_are_compared_with_the_reference() -> None:
     assert micro_ratios(micro(test_reference=0.002, test_slow=0.008, test_quick=0.001)) == {
         "micro.slow": 0.25,
         "micro.quick": 2.0,
@@ -65,7 +65,7 @@ def test_the_worst_comes_first() -> None:
 
 
 @pytest.mark.parametrize(("was", "code"), [(10.5, 0), (11.0, 0), (13.0, 1)])
-def test_the_exit_code_says_whether_it_became_worse(
+def test_the_exit_code_is_1_when_a_ratio_is_worse(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], was: float, code: int
 ) -> None:
     write_result(tmp_path, result())
@@ -74,7 +74,7 @@ def test_the_exit_code_says_whether_it_became_worse(
     assert ("WORSE upload.speed_ratio: 13 -> 10.5, 19% worse" in capsys.readouterr().out) == (code == 1)
 
 
-def test_a_new_baseline_keeps_what_the_run_lacks(tmp_path: Path) -> None:
+def test_a_new_baseline_keeps_rows_that_the_run_does_not_have(tmp_path: Path) -> None:
     write_result(tmp_path, result())
     (tmp_path / "micro").write_text(json.dumps(micro(test_reference=1.0, test_x=2.0)))
     write_baseline({"dense.upload_ratio": 0.8, "upload.speed_ratio": 1.0}, tmp_path / "baseline")

@@ -88,7 +88,7 @@ def test_a_rebuild_writes_the_same_paths_in_another_order_each_folder_after_its_
         assert all(order.index(inner) < order.index(path) for inner in paths if inner.startswith(path + "/"))
 
 
-def test_the_partition_is_aligned_and_leaves_room_for_both_tables() -> None:
+def test_the_partition_is_aligned_and_leaves_space_for_both_tables() -> None:
     assert PARTITION_OFFSET % BLOCK_BYTES == 0
     assert PARTITION_BYTES % BLOCK_BYTES == 0
     assert PARTITION_OFFSET + PARTITION_BYTES + MIB == DISK_BYTES
@@ -149,7 +149,7 @@ def test_a_missing_program_is_named_before_anything_is_made(monkeypatch: pytest.
     assert not (tmp_path / "disks").exists()
 
 
-def test_a_failure_tells_what_was_said_without_addresses() -> None:
+def test_a_failure_prints_the_answer_without_addresses() -> None:
     with pytest.raises(MakerFailed, match="bash ended with 3") as caught:
         run("bash", "-c", "cat; echo from http://mirror.invalid/debian; exit 3", stdin=b"what came in\n")
     assert "what came in" in str(caught.value)

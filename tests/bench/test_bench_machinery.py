@@ -33,7 +33,7 @@ def test_processor_time_is_that_of_the_program_and_its_children() -> None:
     assert run_timed([sys.executable, "-c", program]).cpu_seconds >= 0.3
 
 
-def test_a_program_runs_where_it_is_told(tmp_path: Path) -> None:
+def test_a_program_runs_in_the_given_folder(tmp_path: Path) -> None:
     assert run_timed(["pwd"], folder=tmp_path).output == f"{tmp_path}\n"
 
 
@@ -42,7 +42,7 @@ def test_a_program_that_is_not_there_gives_no_figure() -> None:
         run_timed(["no-such-program"])
 
 
-def test_a_program_that_fails_gives_no_figure_and_says_why() -> None:
+def test_a_failed_program_gives_no_figure_but_the_reason() -> None:
     with pytest.raises(ProgramFailed, match=r"(?s)ended with 3.*no such disk") as caught:
         run_timed([sys.executable, "-c", "import sys; print('no such disk', file=sys.stderr); sys.exit(3)"])
     assert caught.value.code == 3

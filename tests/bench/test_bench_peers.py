@@ -32,7 +32,7 @@ def here(name: str) -> Peer:
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_what_goes_in_comes_out(name: str, engine: S3Engine, tmp_path: Path) -> None:
+def test_a_disk_is_read_back_as_stored(name: str, engine: S3Engine, tmp_path: Path) -> None:
     peer = here(name)
     bucket = Bucket(engine=engine, name=engine.make_bucket(f"of-{name}"))
     place = Place(bucket=bucket, folder=tmp_path / "place")
@@ -85,7 +85,7 @@ def test_who_is_not_here_is_named_with_what_brings_it(monkeypatch: pytest.Monkey
     assert roll.peers(whole=False) == ()
 
 
-def test_the_roll_builds_nothing_unless_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_list_of_engines_builds_nothing_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert "not built" in call_roll(["mc"]).missing["mc"]
     assert list(tmp_path.iterdir()) == []
@@ -93,5 +93,5 @@ def test_the_roll_builds_nothing_unless_told(monkeypatch: pytest.MonkeyPatch, tm
     assert "no go to build mc with" in call_roll(["mc"], make=True).missing["mc"]
 
 
-def test_those_of_one_object_are_told_from_the_others() -> None:
+def test_requests_of_one_object_are_counted_apart() -> None:
     assert set(PEERS) - set(WHOLE) == {"restic", "borg"}

@@ -54,7 +54,7 @@ def test_every_result_that_is_kept_fits_its_schema_and_is_no_quick_one() -> None
         assert "imgstore" in kept.versions
 
 
-def test_kept_results_tell_no_paths() -> None:
+def test_kept_results_contain_no_paths() -> None:
     for path in RESULTS_FOLDER.glob("*.json"):
         words = path.read_text().replace('"', " ").split()
         assert [word for word in words if word.startswith("/") and len(word) > 1] == [], path.name
@@ -139,7 +139,7 @@ def test_a_figure_that_differs_from_its_result_is_found_and_mended() -> None:
     assert [quotation.text for quotation in quotations(mended)] == ["10.5 x"]
 
 
-def test_a_figure_that_nobody_measured_is_not_quoted() -> None:
+def test_a_figure_without_a_measurement_is_not_quoted() -> None:
     assert list(faults(TEXT, {})) == ["line 2: bench/results has no figure upload.speed_ratio"]
     with pytest.raises(LookupError, match=r"upload\.speed_ratio"):
         rewritten(TEXT, {})

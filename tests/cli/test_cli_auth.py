@@ -52,7 +52,7 @@ def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AuthLine:
     return AuthLine(tmp_path / "home")
 
 
-def test_the_first_administrator_is_told_once(line: AuthLine) -> None:
+def test_the_first_administrator_is_printed_once(line: AuthLine) -> None:
     told = line.ok("init")
     assert line.token(told)
     assert "auth sp credential reset" in line.fails("init")
@@ -160,7 +160,7 @@ def test_keys_are_rotated_and_never_shown(line: AuthLine) -> None:
     assert "PRIVATE" not in line.run("keys list").stdout
 
 
-def test_every_change_stands_in_the_activity_log(line: AuthLine) -> None:
+def test_the_activity_log_has_every_change(line: AuthLine) -> None:
     line.ok("tenant create -n t")
     line.ok("sp create -n builder")
     line.ok("role assignment create --assignee builder --role Reader --scope /subscriptions/s")
@@ -181,7 +181,7 @@ def test_every_change_stands_in_the_activity_log(line: AuthLine) -> None:
     ]
 
 
-def test_without_the_servers_packages_it_says_what_to_install(line: AuthLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_servers_packages_the_hint_names_the_extra(line: AuthLine, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def missing(name: str, *rest: Any, **more: Any) -> Any:

@@ -34,7 +34,7 @@ def kept(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "home").rglob("*") if path.is_file() and "pools" in path.parts]
 
 
-def test_the_cost_is_said_and_nothing_done(tmp_path: Path, disk: Path) -> None:
+def test_the_cost_is_printed_and_nothing_is_written(tmp_path: Path, disk: Path) -> None:
     plan = told(run(tmp_path, disk, "--dry-run", "--target-regions", "westus2"))
     assert (plan["location"], plan["targetRegions"]) == ("southcentralus", ["westus2"])
     assert plan["atMost"]["deliveredBytes"] == plan["dataBytes"] > 5 * MIB
@@ -62,7 +62,7 @@ def test_as_a_table(tmp_path: Path, disk: Path) -> None:
     assert result.stderr == ""
 
 
-def test_without_a_terminal_it_wants_to_be_told(tmp_path: Path, disk: Path) -> None:
+def test_without_a_terminal_a_confirmation_option_is_required(tmp_path: Path, disk: Path) -> None:
     result = run(tmp_path, disk)
     assert result.exit_code == 1
     assert result.stdout == ""

@@ -97,7 +97,7 @@ def test_words_stand_apart_up_to_the_next_option(run: Run) -> None:
     assert body["name"] == "name"
 
 
-def test_words_may_hold_spaces_and_come_in_several_goes(run: Run) -> None:
+def test_words_may_contain_spaces_and_be_repeated(run: Run) -> None:
     body = given(
         run("sig", "create", "--target-regions", "West US 2=2", "b", "--flag", "--target-regions=c", "--", "d")
     )
@@ -133,7 +133,7 @@ def test_a_switch_can_be_turned_off(run: Run) -> None:
     assert run("sig", "create", "--exclude-from-latest", "maybe").exit_code == 2
 
 
-def test_members_are_taken_in_any_case_and_others_refused(run: Run) -> None:
+def test_members_match_in_any_case_and_others_are_refused(run: Run) -> None:
     assert given(run("sig", "create", "--os-type", "LINUX"))["os_type"] == "Linux"
     result = run("sig", "create", "--os-type", "Plan9")
     assert result.exit_code == 2
@@ -147,7 +147,7 @@ def test_global_options_stand_anywhere_and_the_rightmost_wins(run: Run, line: st
     assert (kept["home"], kept["homeGiven"]) == ("/h", True)
 
 
-def test_the_environment_stands_in_for_global_options(run: Run) -> None:
+def test_the_environment_replaces_global_options(run: Run) -> None:
     kept = given(
         run(
             "sig", "create", IMGSTORE_HOME="/h", IMGSTORE_REGIONS="/r", IMGSTORE_DATABASE="d", IMGSTORE_SUBSCRIPTION="s"
@@ -167,7 +167,7 @@ def test_the_home_is_by_xdg(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["--version", "sig --version", "sig create --version -n x"])
-def test_the_version_is_told_anywhere(run: Run, line: str) -> None:
+def test_the_version_is_printed_anywhere(run: Run, line: str) -> None:
     result = run(*line.split())
     assert result.exit_code == 0
     assert result.stdout.startswith("imgstore 0.")
@@ -197,7 +197,7 @@ def test_slips_get_a_suggestion(run: Run) -> None:
     assert "Did you mean 'create'?" in result.stderr
 
 
-def test_an_error_says_what_was_found_expected_and_what_to_do(run: Run) -> None:
+def test_an_error_has_found_expected_and_hint(run: Run) -> None:
     result = run("sig", "fail", "input")
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -210,7 +210,7 @@ def test_what_is_not_found_has_an_exit_code_of_its_own(run: Run) -> None:
     assert result.stderr.startswith("ERROR: (GalleryImageNotFound) Not there.")
 
 
-def test_a_bug_is_told_shortly_and_in_full_with_debug(run: Run) -> None:
+def test_a_bug_prints_a_short_message_and_a_traceback_with_debug(run: Run) -> None:
     result = run("sig", "fail", "bug")
     assert result.exit_code == 1
     assert "ZeroDivisionError: 1/0" in result.stderr
@@ -220,13 +220,13 @@ def test_a_bug_is_told_shortly_and_in_full_with_debug(run: Run) -> None:
     assert "Traceback" in run("--debug", "sig", "fail", "input").stderr
 
 
-def test_an_interruption_says_what_stands(run: Run) -> None:
+def test_an_interruption_reports_the_present_state(run: Run) -> None:
     result = run("sig", "fail", "interrupt")
     assert result.exit_code == 130
     assert result.stderr.strip() == "Interrupted. Run the same command again to resume."
 
 
-def test_notes_on_an_error_are_told(run: Run) -> None:
+def test_notes_on_an_error_are_printed(run: Run) -> None:
     assert run("sig", "fail", "noted").stderr.endswith("\n  the disk stays\n")
 
 
@@ -243,7 +243,7 @@ def test_a_query_is_checked_before_any_work(run: Run) -> None:
     assert "ZeroDivisionError" not in result.stderr
 
 
-def test_verbose_says_how_long_it_took(run: Run) -> None:
+def test_verbose_prints_the_duration(run: Run) -> None:
     assert "Command ran in" in run("sig", "create", "--verbose").stderr
     assert run("sig", "create").stderr == ""
 
@@ -256,7 +256,7 @@ def test_help_shows_options_global_options_and_an_example(run: Run) -> None:
         assert "Example:\n  imgstore sig create -n x" in text
 
 
-def test_nothing_that_we_have_stands_among_what_only_az_has() -> None:
+def test_no_own_command_is_listed_as_az_only() -> None:
     from imgstore.cli.main import main
 
     for words, refused in unsupported.az_only_words().items():

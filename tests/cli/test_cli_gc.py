@@ -63,7 +63,7 @@ def test_a_plan_changes_nothing(home: Path) -> None:
     assert before == sorted(path for path in home.rglob("*") if path.is_file() and "regions" in path.parts)
 
 
-def test_without_a_terminal_it_wants_to_be_told(home: Path) -> None:
+def test_without_a_terminal_a_confirmation_option_is_required(home: Path) -> None:
     result = run(home)
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -89,7 +89,7 @@ def test_a_grace_below_zero_is_no_grace(home: Path) -> None:
     assert run(home, "--yes", "--grace-hours", "-1").exit_code == 2
 
 
-def test_what_was_killed_is_abandoned_when_asked_and_told_before(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_work_is_abandoned_on_request_and_listed_before(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(*_args: object) -> None:
         raise KeyboardInterrupt
 
@@ -106,7 +106,7 @@ def test_what_was_killed_is_abandoned_when_asked_and_told_before(home: Path, mon
     assert told(run(home, "--dry-run", "--work-abandon-days", "0"))["abandonedWorks"] == []
 
 
-def test_whose_pool_it_is_is_told(home: Path, tmp_path: Path) -> None:
+def test_the_owner_of_the_pool_is_reported(home: Path, tmp_path: Path) -> None:
     file = make_raw(tmp_path / "file.raw", seed=5, virtual_bytes=8 * MIB, content_bytes=MIB)
     with open_home(home) as installation:
         own = installation.subscription

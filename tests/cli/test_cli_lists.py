@@ -112,7 +112,7 @@ def test_accounts_are_the_subscriptions_that_hold_something(line: Line) -> None:
     assert [each["name"] for each in line.ok(f"group list --subscription {OTHER}")] == ["there"]
 
 
-def test_the_log_tells_who_did_what_and_how_it_ended(line: Line) -> None:
+def test_the_log_names_principal_action_and_outcome(line: Line) -> None:
     line.ok("group create -n rg -l westus2")
     line.ok("group create -n rg2 -l westus2")
     line.ok("sig create -g rg -r g1")
@@ -130,7 +130,7 @@ def test_the_log_tells_who_did_what_and_how_it_ended(line: Line) -> None:
     assert "Operation" in line.run("monitor activity-log list -o table").stdout
 
 
-def test_the_log_goes_back_as_far_as_is_asked(line: Line) -> None:
+def test_the_log_goes_back_to_the_given_time(line: Line) -> None:
     with open_home(line.home) as installation, installation.catalog.transaction() as transaction:
         for hours in (200, 100, 10, 1):
             began = installation.effects.now() - timedelta(hours=hours)
@@ -156,9 +156,7 @@ def test_a_group_and_a_resource_are_one_too_many(line: Line) -> None:
     assert "at the same time" in line.run("monitor activity-log list -g rg --resource-id /subscriptions/x").stderr
 
 
-def test_more_disks_at_once_than_replicas_serve_well_is_told_on_standard_error(
-    line: Line, samples: SampleImages
-) -> None:
+def test_too_many_disks_for_the_replicas_warn_on_standard_error(line: Line, samples: SampleImages) -> None:
     line.home.mkdir()
     (line.home / "settings.toml").write_text("[limits]\nmachines_per_replica = 1\n")
     with open_home(line.home) as installation:

@@ -58,7 +58,7 @@ def test_lines_at_the_start_now_and_then_and_at_the_end() -> None:
     ]
 
 
-def test_each_task_has_its_own_time_and_failures_and_notes_are_told_at_once() -> None:
+def test_each_task_has_its_own_time_and_reports_failures_and_notes_at_once() -> None:
     clock, stream = Clock(), io.StringIO()
     lines = LineProgress(stream, clock)
     lines(event(Stage.STARTED, task="a"))

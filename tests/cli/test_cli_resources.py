@@ -67,7 +67,7 @@ FULL = (
 )
 
 
-def test_a_definition_shows_all_that_its_flags_said(line: Line) -> None:
+def test_a_definition_shows_the_values_of_all_flags(line: Line) -> None:
     made = line.ok(CREATE + FULL)
     assert made["properties"] == {
         "description": "d",

@@ -33,7 +33,7 @@ class Gated(bytes):
         return super().__getitem__(key)
 
 
-def test_the_lines_point_clients_at_it_and_the_secret_is_told_once(tmp_path: Path) -> None:
+def test_the_lines_point_clients_at_the_server_and_the_secret_is_printed_once(tmp_path: Path) -> None:
     with serving(tmp_path / "home", "--dev-tls") as first:
         assert {
             "IMGSTORE_TENANT_ID", "IMGSTORE_CLIENT_ID", "IMGSTORE_CLIENT_SECRET", "IMGSTORE_SUBSCRIPTION_ID",

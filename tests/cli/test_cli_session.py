@@ -130,7 +130,7 @@ def test_the_same_line_again_does_nothing_and_charges_nothing(published: Termina
     assert published.ok("bill show --query \"rows[?kind=='egress']\"") == before
 
 
-def test_replicas_are_handed_out_in_turn(published: Terminal) -> None:
+def test_replicas_are_handed_out_round_robin(published: Terminal) -> None:
     disks = [
         published.ok(f"disk create -g rg -n s{n} -l 'South Central US' --gallery-image-reference rg/myGallery/ubuntu")
         for n in range(4)
@@ -214,7 +214,7 @@ def delivered(terminal: Terminal) -> dict[str, int]:
     return totals
 
 
-def test_verify_tells_the_same_disk_from_another(published: Terminal) -> None:
+def test_verify_distinguishes_the_same_disk_from_another(published: Terminal) -> None:
     assert published.ok("verify --file disk.vhd --image rg/myGallery/ubuntu/1.0.0")["matches"] is True
     qemu("convert", "-f", "raw", "-O", "qcow2", "disk.raw", "disk.qcow2")
     assert published.ok("verify --file disk.qcow2 --image rg/myGallery/ubuntu --location eastus")["matches"] is True
@@ -225,7 +225,7 @@ def test_verify_tells_the_same_disk_from_another(published: Terminal) -> None:
     assert told["firstDifference"] == 0, "the change at 3 MiB lies in the first piece of 4 MiB"
 
 
-def test_inspect_says_what_it_is(prepared: Terminal) -> None:
+def test_inspect_names_the_format(prepared: Terminal) -> None:
     told = prepared.ok("inspect disk.vhd")
     assert told["format"] == "vhd"
     assert told["azure"] == {"ready": True, "reasons": []}
@@ -253,7 +253,7 @@ def test_a_disk_outlives_its_version_and_deletes_go_from_the_leaves(published: T
     assert published.ok("group list") == []
 
 
-def test_a_disk_stays_when_its_export_fails_and_the_error_says_so(published: Terminal) -> None:
+def test_a_disk_stays_when_its_export_fails_and_the_error_names_it(published: Terminal) -> None:
     told = published.fails(
         "disk create -g rg -n d1 -l eastus --gallery-image-reference rg/myGallery/ubuntu --file absent/out.raw", 1
     )
@@ -332,7 +332,7 @@ def test_tables_are_readable(published: Terminal) -> None:
             assert word in text, line
 
 
-def test_progress_is_told_in_lines_and_can_be_silenced(prepared: Terminal) -> None:
+def test_progress_is_printed_in_lines_and_can_be_silenced(prepared: Terminal) -> None:
     result = prepared.run(CREATE)
     for task in ("southcentralus/0", "southcentralus/1", "westus2/0", "eastus/0"):
         assert f"{task}: completed" in result.stderr
@@ -343,7 +343,7 @@ def test_progress_is_told_in_lines_and_can_be_silenced(prepared: Terminal) -> No
     json.loads(quiet.stdout)
 
 
-def test_an_interrupted_line_goes_on(terminal: Terminal, prepared: Terminal) -> None:
+def test_a_repeated_line_continues_after_an_interruption(terminal: Terminal, prepared: Terminal) -> None:
     big = prepared.folder / "big.raw"
     with big.open("wb") as file:
         noise = random.Random(2)
@@ -392,7 +392,7 @@ def test_the_quickstart_shows_the_main_job_in_a_home_of_its_own(
     assert not (terminal.folder / "home").exists(), "the home that the environment names is let alone"
 
 
-def test_the_quickstart_tells_programs_in_json(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quickstart_prints_json_for_programs(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(terminal.folder))
     make_disk(terminal.folder / "disk.raw", 1)
     home = terminal.folder / "chosen"

@@ -156,7 +156,7 @@ def test_a_community_gallery_is_found_by_everybody(line: Line) -> None:
     line.fails(GUEST, f"sig show-community {inside}", 3)
 
 
-def test_a_shared_gallery_opens_to_who_has_a_role_here(line: Line) -> None:
+def test_a_shared_gallery_opens_to_a_principal_with_a_role_here(line: Line) -> None:
     """Shared with the subscription is not shared with whoever names it, and the owner's own doors stay shut."""
     line.owner(f"sig share add -g rg -r g1 --subscription-ids {GUEST}")
     whole = f"/subscriptions/{GUEST}"

@@ -139,7 +139,7 @@ def end_of(*lines: str, arguments: str = "--version", **how: Any) -> subprocess.
 
 
 @pytest.mark.parametrize(("arguments", "code"), [("--version", 0), ("--nonsense", 2), ("inspect no-such-file", 1)])
-def test_the_process_ends_with_the_commands_code_and_all_that_it_said(arguments: str, code: int) -> None:
+def test_the_process_ends_with_the_code_and_output_of_the_command(arguments: str, code: int) -> None:
     kept = "class Kept:\n    def __del__(self): print('taken apart', file=sys.stderr)\nkept = Kept()"
     told = end_of(kept, arguments=arguments)
     assert told.returncode == code
@@ -154,13 +154,13 @@ def test_what_waits_for_the_end_is_called_before_it() -> None:
     assert end_of(WAITING, arguments="regions --help").stdout.endswith("left\n")
 
 
-def test_words_that_find_no_room_are_no_success() -> None:
+def test_output_to_a_full_device_is_no_success() -> None:
     with Path("/dev/full").open("w") as full:
         told = end_of(arguments="--version", stdout=full, stderr=subprocess.PIPE, capture_output=False)
     assert told.returncode not in {0, None}
 
 
-def test_words_that_find_no_room_at_the_end_are_no_success() -> None:
+def test_output_to_a_full_device_at_the_end_is_no_success() -> None:
     with Path("/dev/full").open("w") as full:
         told = end_of(
             WAITING, arguments="inspect no-such-file", stdout=full, stderr=subprocess.PIPE, capture_output=False
@@ -235,7 +235,7 @@ def test_every_option_is_described() -> None:
                 assert param.help, (words, param.opts)
 
 
-def test_the_list_of_commands_says_what_the_commands_say() -> None:
+def test_the_list_of_commands_repeats_the_help_of_each_command() -> None:
     groups = [group for _, group in commands() if isinstance(group, Group)]
     for group in groups:
         for name, lazy in group.lazy.items():
@@ -266,6 +266,6 @@ def test_a_reader_that_leaves_is_no_error_worth_words() -> None:
     assert writer.wait() in (0, 1)
 
 
-def test_groups_are_ours() -> None:
+def test_groups_of_the_gallery_are_found() -> None:
     for _, command in commands():
         assert isinstance(command, Command | Group)

@@ -198,7 +198,7 @@ def test_reports_arrive_in_order(pipe: tuple[int, int]) -> None:
     assert os.read(pipe[0], WAITING_BYTES_MAX).decode().splitlines() == expected
 
 
-def test_what_nobody_reads_is_dropped_and_counted(pipe: tuple[int, int]) -> None:
+def test_unread_lines_are_dropped_and_counted(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     stream, text = ReportStream(writer), "x" * 1023 + "\n"
     for _ in range(1000):  # a pipe holds 64 KiB, and the stream as much again

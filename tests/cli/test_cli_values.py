@@ -110,7 +110,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     suppress_health_check=(HealthCheck.too_slow, HealthCheck.function_scoped_fixture),
 )
 @given(where=st.sampled_from(PLACES), value=st.sampled_from(VALUES))
-def test_no_word_is_a_fault_of_ours(
+def test_no_word_is_an_internal_error(
     home: Path, where: tuple[tuple[str, ...], click.Command, click.Parameter], value: str
 ) -> None:
     check(home, where, value)
@@ -128,6 +128,6 @@ def test_numbers_without_end_and_long_names_are_refused(home: Path, words: tuple
 @pytest.mark.long
 @pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: ascii(value[:20]))
-def test_no_word_at_any_place_is_a_fault_of_ours(home: Path, value: str) -> None:
+def test_no_word_at_any_place_is_an_internal_error(home: Path, value: str) -> None:
     for where in PLACES:
         check(home, where, value)

@@ -89,7 +89,7 @@ def test_target_regions_are_changed_in_all_of_azs_ways(terminal: Terminal) -> No
     )
 
 
-def test_what_is_freed_and_what_stays_is_told(terminal: Terminal) -> None:
+def test_freed_and_kept_bytes_are_reported(terminal: Terminal) -> None:
     made = terminal.run("disk create -g rg -n d1 -l westus2 --gallery-image-reference rg/g1/ubuntu/1.0.0")
     assert made.exit_code == 0, made.output
     result = terminal.run(f"sig image-version update {V1} --target-regions southcentralus")

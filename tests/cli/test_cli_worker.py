@@ -67,7 +67,7 @@ def test_no_wait_and_a_worker_for_once(home: Path) -> None:
     assert "no worker" not in run(home, CREATE).stderr, "nothing is left to be made"
 
 
-def test_a_worker_that_failed_for_once_says_so(home: Path) -> None:
+def test_a_single_run_of_a_worker_reports_its_failure(home: Path) -> None:
     ok(home, CREATE)
     zone = home / "regions" / "imgstore-eastus"
     zone.parent.mkdir(exist_ok=True)
@@ -85,7 +85,7 @@ def test_no_other_command_takes_no_wait(home: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_worker_ends_well_when_told_to(home: Path, number: int) -> None:
+def test_a_worker_ends_with_success_on_sigterm(home: Path, number: int) -> None:
     environ = {**os.environ, "IMGSTORE_HOME": str(home)}
     line = [sys.executable, "-m", "imgstore", "worker", "--poll-seconds", "0.1"]
     with subprocess.Popen(line, env=environ, stdout=subprocess.PIPE, text=True) as process:

@@ -35,7 +35,7 @@ def test_hints_name_the_distribution_and_its_extras() -> None:
     assert install_hint("server") == f"pip install '{PROJECT['name']}[server]'"
 
 
-def test_no_text_tells_to_install_the_other_project() -> None:
+def test_no_text_advises_to_install_the_other_project() -> None:
     texts = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "imgstore").rglob("*.py")]
     assert [
         path.name for path in texts if re.search(r"pip install [^`\n]*['\" ]imgstore(\[|['\"`\s])", path.read_text())

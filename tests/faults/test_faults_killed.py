@@ -197,7 +197,7 @@ def data_disks(folder: Path, *, strikes: int) -> None:
     scene.check()
 
 
-def test_interrupted_and_told_again(tmp_path: Path) -> None:
+def test_interrupted_and_repeated(tmp_path: Path) -> None:
     """Ctrl-C during ingest, copy and export."""
     scene = CrashScene(folder=tmp_path)
     scene.prepare()

@@ -138,7 +138,7 @@ def test_a_zone_without_a_replica_of_the_version_shows_it_too(
     assert before <= contents(home)
 
 
-def test_the_first_use_of_a_store_tells_of_it(home: Path, samples: SampleImages, tmp_path: Path) -> None:
+def test_the_first_use_of_a_store_is_reported(home: Path, samples: SampleImages, tmp_path: Path) -> None:
     aged(home, lambda installation: publish(installation, samples.second, "1.0.1"))
     run(home, "disk", "create", "-g", "rg", "-n", "d1", "-l", "eastus", "--gallery-image-reference", "rg/g1/ubuntu")
     exported = run(home, "disk", "export", "-g", "rg", "-n", "d1", "--file", str(tmp_path / "o.raw"), "--format", "raw")

@@ -455,7 +455,7 @@ def test_of_two_versions_that_come_to_a_region_at_once_the_first_pays_for_what_t
 
 
 @pytest.mark.engine("postgresql")
-def test_two_disks_at_once_take_turns(rows: Stage) -> None:
+def test_two_disks_at_once_use_different_replicas(rows: Stage) -> None:
     both = case(MAKE_SOUTH, CHOSEN, MAKE_ANOTHER_SOUTH, waits=True)
     meet(rows, Meeting(both.at, rows.waits_for_lock), both)
     with rows.open() as installation:
@@ -490,7 +490,7 @@ def table() -> set[frozenset[str]]:
     }
 
 
-def test_every_pair_of_the_table_has_a_meeting() -> None:
+def test_every_pair_of_the_table_has_a_case() -> None:
     pairs, driven = table(), {each.pair for each in (*CASES, *INSIDE)}
     assert len(pairs) == 45
     # Invariant L5.

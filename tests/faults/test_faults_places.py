@@ -89,7 +89,7 @@ def home(tmp_path: Path, samples: SampleImages) -> Path:
 
 
 @pytest.mark.parametrize("zone", ["1", "2", "3"])
-def test_zrs_goes_on_with_one_zone_lost(home: Path, samples: SampleImages, tmp_path: Path, zone: str) -> None:
+def test_zrs_continues_with_one_zone_lost(home: Path, samples: SampleImages, tmp_path: Path, zone: str) -> None:
     with down(home, "westus2", zone), open_home(home) as installation:
         export(installation, tmp_path / "o.raw", "westus2")
         assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
@@ -121,7 +121,7 @@ def test_zrs_with_two_zones_lost_is_refused_and_heals(home: Path, samples: Sampl
 
 @pytest.mark.parametrize(("first", "then"), list(itertools.permutations("123", 2)))
 @pytest.mark.parametrize("targets", [["westus2=1=Standard_ZRS"], ["southcentralus", "westus2=1=Standard_ZRS"]])
-def test_zones_that_are_away_in_turn_degrade_no_replica(
+def test_zones_that_are_away_one_after_another_degrade_no_replica(
     tmp_path: Path, samples: SampleImages, targets: list[str], first: str, then: str
 ) -> None:
     """A zone that missed the first version and a zone that is away for the second one deny nothing (invariant Z10)."""
@@ -143,7 +143,7 @@ def test_zones_that_are_away_in_turn_degrade_no_replica(
         audit(installation)
 
 
-def test_a_lost_zones_folder_is_made_again_when_an_operator_says_so(
+def test_an_operator_can_make_the_folder_of_a_lost_zone_again(
     home: Path, samples: SampleImages, tmp_path: Path
 ) -> None:
     """Until then it counts as away, and nothing is written where it is perhaps only not mounted."""
@@ -198,7 +198,7 @@ def test_the_region_that_is_lost_is_read_from_another(home: Path, samples: Sampl
     assert compute_sha256(tmp_path / "o.raw") == compute_sha256(samples.first)
 
 
-def test_a_version_is_taken_in_by_any_zone_of_its_region(tmp_path: Path, samples: SampleImages) -> None:
+def test_a_version_is_ingested_by_any_zone_of_its_region(tmp_path: Path, samples: SampleImages) -> None:
     """The zone of replica 0 is down: replica 1 is created first, and replica 0 is copied from it later."""
     with open_home(tmp_path / "home") as installation:
         create_sample_gallery(installation)
@@ -265,7 +265,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_a_home_without_room(small: Path, tmp_path: Path) -> None:
+def test_a_full_home(small: Path, tmp_path: Path) -> None:
     """The store's disk is full during an ingest. After space is freed, the same command resumes."""
     source = make_raw(tmp_path / "disk.raw", seed=4, virtual_bytes=32 * MIB, content_bytes=20 * MIB)
     with open_home(small / "home", database=f"sqlite:///{tmp_path}/catalog.sqlite") as installation:
@@ -283,7 +283,7 @@ def test_a_home_without_room(small: Path, tmp_path: Path) -> None:
     assert compute_sha256(tmp_path / "o.raw") == compute_sha256(source)
 
 
-def test_a_home_without_room_for_its_catalog_too(small: Path, tmp_path: Path) -> None:
+def test_a_home_and_catalog_on_a_full_disk(small: Path, tmp_path: Path) -> None:
     source = make_raw(tmp_path / "disk.raw", seed=4, virtual_bytes=32 * MIB, content_bytes=20 * MIB)
     with open_home(small / "home") as installation:
         create_sample_gallery(installation)
@@ -297,7 +297,7 @@ def test_a_home_without_room_for_its_catalog_too(small: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("form", [DiskFormat.RAW, DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC])
-def test_an_export_without_room_leaves_no_file(small: Path, tmp_path: Path, form: DiskFormat) -> None:
+def test_an_export_to_a_full_disk_leaves_no_file(small: Path, tmp_path: Path, form: DiskFormat) -> None:
     source = make_raw(tmp_path / "disk.raw", seed=4, virtual_bytes=32 * MIB, content_bytes=20 * MIB)
     with open_home(tmp_path / "home") as installation:
         create_sample_gallery(installation)
@@ -330,7 +330,7 @@ def unwritable(folder: Path) -> Iterator[None]:
             subprocess.run(["chattr", "-i", str(folder)], check=True)
 
 
-def test_a_store_without_permission_fails_by_name_and_goes_on(tmp_path: Path, samples: SampleImages) -> None:
+def test_a_store_without_permission_fails_by_name_and_others_continue(tmp_path: Path, samples: SampleImages) -> None:
     with open_home(tmp_path / "home") as installation:
         create_sample_gallery(installation)
         publish(installation, samples.first)

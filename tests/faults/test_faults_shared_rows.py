@@ -119,7 +119,7 @@ def test_one_is_held_while_the_other_runs(prepared: Stage, tmp_path: Path, case:
     meet(own, Meeting(case.at), case)
 
 
-def test_every_line_of_the_second_table_has_a_meeting() -> None:
+def test_every_row_of_the_second_table_has_a_case() -> None:
     rows, lines = tables()
     known = {name for name, *_ in rows[1:]}
     shared = {operation: row for operation, row, _ in lines[1:]}

@@ -245,7 +245,7 @@ def test_nothing_is_collected_while_a_zone_is_not_ready(
     assert "failed" not in (turns(home)["gc"] or "failed")
 
 
-def test_an_interval_of_0_turns_a_kind_off(home: Installation, samples: SampleImages) -> None:
+def test_an_interval_of_0_disables_a_kind(home: Installation, samples: SampleImages) -> None:
     publish(home, samples.first, targets=ZONED, location="westus2")
     off = dict.fromkeys((f"{kind}_interval_seconds" for kind in MaintenanceKind), 0)
     work(home, **off)

@@ -298,7 +298,7 @@ def test_identity_of_a_version_cannot_change(
     assert (show(published), charges(published), objects(published)) == (before, rows, lying)
 
 
-def test_other_bytes_with_the_old_time_stamp_are_told_by_their_sha256(empty: Installation, tmp_path: Path) -> None:
+def test_other_bytes_with_the_old_time_stamp_are_noticed_by_their_sha256(empty: Installation, tmp_path: Path) -> None:
     source = make_raw(tmp_path / "disk.raw", seed=1)
     publish(empty, source, targets=["southcentralus"], sha256=compute_sha256(source))
     times = source.stat()

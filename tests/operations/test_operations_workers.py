@@ -175,7 +175,7 @@ def test_command_does_not_wait_for_the_retry_time(
     assert set(states(show(empty)).values()) == {COMPLETED}
 
 
-def test_versions_are_served_in_turn(empty: Installation, tmp_path: Path) -> None:
+def test_versions_are_served_round_robin(empty: Installation, tmp_path: Path) -> None:
     """One replica at a time: the version with many replicas does not keep the other waiting for all of them."""
     ask(empty, small(tmp_path, 1), "1.0.0", ["southcentralus=4", "eastus=3"])
     ask(empty, small(tmp_path, 2), "2.0.0")

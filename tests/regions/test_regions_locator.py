@@ -65,7 +65,7 @@ def test_replicas_cycle_through_the_zones(house: House) -> None:
     assert [slot.zone for slot in first[:3]] == ["1", "2", "3"]
 
 
-def test_on_the_shared_endpoint_the_bucket_says_the_zone(house: House) -> None:
+def test_on_the_shared_endpoint_the_bucket_names_the_zone(house: House) -> None:
     house.environ["IMGSTORE_S3_ENDPOINT"] = "http://127.0.0.1:1"
     locator = house.locator()
     slot = slot_of(locator, "south")

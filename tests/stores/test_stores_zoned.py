@@ -357,7 +357,7 @@ def test_copies_are_unknown_while_a_silent_zone_may_hold_the_right_one(region: R
 
 @pytest.mark.parametrize("error", [StoreDenied, StoreFull, StoreMismatch, StoreError])
 @pytest.mark.parametrize("damaged", [False, True], ids=["absent", "damaged"])
-def test_zones_that_refuse_do_not_confirm_what_one_says(region: Region, error: type[StoreError], damaged: bool) -> None:
+def test_zones_that_refuse_do_not_confirm_an_answer(region: Region, error: type[StoreError], damaged: bool) -> None:
     """One zone has no object or a damaged one, and two zones refuse reads: nothing is known about the object."""
     region.store.put(KEY, BODY)
     for zone in "123":
