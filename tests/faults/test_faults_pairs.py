@@ -385,18 +385,18 @@ INSIDE: Final = (
 
 ELSEWHERE: Final = {
     "publish/publish": "operations/test_operations_versions.py::test_a_worker_that_lost_its_lease_changes_nothing",
-    "publish/change targets": "operations/test_operations_retargeting.py::test_update_during_the_ingest_is_not_lost",
-    "publish/collect": "operations/test_operations_collecting.py::test_publishing_races_collection_on_postgresql",
+    "publish/change targets": "operations/test_operations_target_regions.py::test_update_during_the_ingest_is_not_lost",
+    "publish/collect": "operations/test_operations_gc.py::test_publishing_races_collection_on_postgresql",
     "replicate/replicate": "operations/test_operations_workers.py::test_eight_workers_on_one_queue_on_postgresql",
-    "replicate/change targets": "operations/test_operations_retargeting.py::"
+    "replicate/change targets": "operations/test_operations_target_regions.py::"
     "test_region_removed_during_its_copy_stops_only_this_copy",
     "create disk/create disk": "catalog/test_catalog_works.py::test_sixteen_threads_place_evenly",
-    "create disk/change targets": "operations/test_operations_retargeting.py::"
+    "create disk/change targets": "operations/test_operations_target_regions.py::"
     "test_disk_made_during_the_removal_of_its_region_is_complete_or_refused",
     "export/export": "operations/test_operations_versions.py::test_many_read_the_same_replica_at_once",
-    "change targets/change targets": "operations/test_operations_retargeting.py::"
+    "change targets/change targets": "operations/test_operations_target_regions.py::"
     "test_two_concurrent_updates_of_a_version",
-    "collect/collect": "faults/test_faults_collecting.py::test_killed_now_and_then",
+    "collect/collect": "faults/test_faults_gc.py::test_killed_now_and_then",
 }
 """Other tests of some pairs: parallel runs, races without a held moment, and killed processes."""
 

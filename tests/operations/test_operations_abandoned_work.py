@@ -1,4 +1,4 @@
-"""Works that nobody goes on with: they hold back what they may need, for a week, and then no longer."""
+"""Abandoned works: a work without a lease keeps the segments that it may need for a week, and no longer."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Collection: what nothing names goes after its grace, and nothing else ever does."""
+"""Garbage collection: an object without a reference is deleted after its grace, and no other object is."""
 
 import filecmp
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Scrub: what was flipped, lost or brought back old is found and made good, and what can't be is told."""
+"""Scrub: flipped, lost and outdated objects are found and repaired, and the rest is reported."""
 
 import filecmp
 import random

@@ -1,4 +1,4 @@
-"""Target regions and replica counts that change: copied where they are new, taken away where they are no more."""
+"""Changes of target regions and replica counts: replicas are added in new regions and removed in former ones."""
 
 import filecmp
 import threading
