@@ -73,7 +73,7 @@ def worker(
         report = session.run(run_worker, once=once, limits=limits, poll_seconds=poll_seconds)
     if report.without_source:
         session.warn(
-            f"{report.without_source} versions wait for their source region: repeat their `image-version create`"
+            f"{report.without_source} versions are incomplete in their source region: repeat their `image-version create`"
         )
     output.emit(worker_report_json(report), global_options.of(ctx), output.scalars)
     if once and report.failed:
