@@ -10,8 +10,9 @@ from typing import Any, Final
 from imgstore.domain import names
 from imgstore.domain.disks.version_disks import HostCaching, default_caching, disk_key
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.resources import NO_TAGS, HyperVGeneration, OsProperties, OsState, OsType
+from imgstore.domain.resources import HyperVGeneration, OsProperties, OsState, OsType
 from imgstore.domain.states import ProvisioningState
+from imgstore.domain.tags import NO_TAGS
 
 MACHINE: Final = "virtualMachines"
 """Azure's name of the resource type."""

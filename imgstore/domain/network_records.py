@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final, Self
 
 from imgstore.domain import names
-from imgstore.domain.resources import NO_TAGS
+from imgstore.domain.tags import NO_TAGS
 
 NETWORK: Final = "Microsoft.Network"
 INTERFACES: Final = f"{NETWORK}/networkInterfaces"

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum, StrEnum
-from types import MappingProxyType
 from typing import Any, Final
 
 from imgstore.domain import names
@@ -15,8 +14,7 @@ from imgstore.domain.identity.sharing import SharingProfile
 from imgstore.domain.names import VersionName
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.digests import Digest
-
-NO_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
+from imgstore.domain.tags import NO_TAGS
 
 SOFT_DELETE_RETENTION_DAYS: Final = 7
 """The default retention of soft-deleted versions, as in Azure."""

@@ -29,6 +29,7 @@ from imgstore.domain.network_records import (
 )
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import Group
+from imgstore.domain.tags import NO_TAGS, apply_tags
 from imgstore.domain.views import NetworkRecordView
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, record_activity
@@ -110,7 +111,9 @@ def put_network_record(
             group=above.name,
             type=place.type,
             name=standing.name if standing else place.name,
-            content=replace(content, location=region),
+            content=replace(
+                content, location=region, tags=apply_tags(content.tags, standing.content.tags if standing else NO_TAGS)
+            ),
             created_at=standing.created_at if standing else installation.effects.now(),
         )
         _check_references(transaction, principal, standing, made)

@@ -6,6 +6,7 @@ from typing import Final
 
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.resources import Gallery, ImageDefinition, RecommendedRange
+from imgstore.domain.tags import NO_TAGS, apply_tags
 
 GALLERY_MAY_CHANGE: Final = frozenset(
     {
@@ -54,6 +55,7 @@ def check_gallery(wanted: Gallery, existing: Gallery | None) -> None:
         PropertyChangeNotAllowed: A property outside `GALLERY_MAY_CHANGE` differs from `existing`.
     """
     _check_fixed(_GALLERY_FIXED, wanted, existing)
+    apply_tags(wanted.tags, NO_TAGS if existing is None else existing.tags)
     days = wanted.soft_delete_retention_days
     if not 1 <= days <= RETENTION_DAYS_MAX:
         raise InvalidInput(
@@ -75,6 +77,7 @@ def check_definition(wanted: ImageDefinition, existing: ImageDefinition | None, 
             differ without `allow_update_image`.
     """
     _check_fixed(_DEFINITION_FIXED, wanted, existing)
+    apply_tags(wanted.tags, NO_TAGS if existing is None else existing.tags)
     _check_range("vCPUs", wanted.recommended_vcpus)
     _check_range("memory", wanted.recommended_memory_gib)
     _check_features(wanted, existing)

@@ -7,6 +7,7 @@ from datetime import datetime
 from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.resources import KEEP, ImageVersion, TargetRegion, VersionUpdate
 from imgstore.domain.settings.limits import Limits
+from imgstore.domain.tags import apply_tags
 from imgstore.policy.allowed_changes import check_end_of_life
 from imgstore.policy.target_regions import PublishingRequest, check_shallow, resolve_targets
 from imgstore.regions import Regions
@@ -37,7 +38,7 @@ def apply_update(
         block_deletion_before_end_of_life=_first_set(
             update.block_deletion_before_end_of_life, existing.block_deletion_before_end_of_life
         ),
-        tags=existing.tags if update.tags is None else dict(update.tags),
+        tags=apply_tags(update.tags, existing.tags),
     )
     if existing.is_shallow:
         check_shallow(changed.target_regions)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ImageReference
-from imgstore.domain.resources import KEEP, NO_TAGS, HyperVGeneration, RecommendedRange
+from imgstore.domain.resources import KEEP, HyperVGeneration, RecommendedRange
+from imgstore.domain.tags import NO_TAGS
 from imgstore.wire.api_versions import (
     KNOWN,
     NEWEST,

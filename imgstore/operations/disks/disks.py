@@ -18,7 +18,6 @@ from imgstore.domain.identity.access import Action, Principal, filter_readable, 
 from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import (
-    NO_TAGS,
     DiskKind,
     ManagedDisk,
     OsProperties,
@@ -27,6 +26,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
+from imgstore.domain.tags import apply_tags
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
 from imgstore.operations.disks.placed_disks import make_placed_disks
@@ -202,8 +202,7 @@ def update_tags(
 
     Raises the errors of `DiskDetails.apply_to`.
     """
-    changed = details.apply_to(standing)
-    changed = changed if tags is None else replace(changed, tags=dict(tags))
+    changed = replace(details.apply_to(standing), tags=apply_tags(tags, standing.tags))
     if changed != standing:
         transaction.disks.update(changed)
     return changed
@@ -259,7 +258,7 @@ def _new_disk(installation: Installation, wanted: ImageDiskRequest, offer: Image
         group=wanted.group,
         name=wanted.name,
         location=wanted.region,
-        tags=dict(wanted.tags) if wanted.tags else NO_TAGS,
+        tags=apply_tags(wanted.tags),
         source_version_uid=offer.version_uid,
         source_reference=offer.source,
         source_lun=wanted.lun,
@@ -388,7 +387,7 @@ def tag_disk(
         for slot_uid in sorted({each.slot.uid for each in transaction.disks.list(*place)}):
             transaction.slots.lock(slot_uid)  # The completion of a disk takes the same lock.
         standing = [details.apply_to(each) for each in transaction.disks.list(*place)]
-        changed = standing if tags is None else [replace(each, tags=dict(tags) or NO_TAGS) for each in standing]
+        changed = [replace(each, tags=apply_tags(tags, each.tags)) for each in standing]
         if not changed:
             raise lookup.disk_not_found(installation.subscription, group, name, kind)
         for each in changed:

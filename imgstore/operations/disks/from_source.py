@@ -26,7 +26,6 @@ from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.requests import DiskRequest
 from imgstore.domain.resources import (
     NO_OS_PROPERTIES,
-    NO_TAGS,
     DiskKind,
     ManagedDisk,
     OsProperties,
@@ -38,6 +37,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
+from imgstore.domain.tags import apply_tags
 from imgstore.formats import open_disk
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.disks.conversions import conversion_bounds
@@ -282,7 +282,7 @@ def _add_copy(
         group=above.name,
         name=request.name,
         disk_key=request.disk_key,
-        tags=dict(request.tags) if request.tags else NO_TAGS,
+        tags=apply_tags(request.tags),
         os_properties=_merge_os_properties(request, original.os_properties),
     )
     transaction.disks.add(copied)
@@ -372,7 +372,7 @@ def _add_row(
         name=request.name,
         disk_key=request.disk_key,
         location=region,
-        tags=dict(request.tags) if request.tags else NO_TAGS,
+        tags=apply_tags(request.tags),
         source_version_uid=None,
         source_reference=identity.location,
         source=identity,

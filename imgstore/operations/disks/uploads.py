@@ -17,10 +17,11 @@ from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound, PropertyChangeNotAllowed
 from imgstore.domain.identity.access import DISKS, Action, Principal
 from imgstore.domain.requests import UploadRequest
-from imgstore.domain.resources import NO_TAGS, ManagedDisk, StorageAccountType
+from imgstore.domain.resources import ManagedDisk, StorageAccountType
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.sizes import TIB
+from imgstore.domain.tags import apply_tags
 from imgstore.formats import open_disk
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import record_activity
@@ -104,7 +105,7 @@ def _add_row(installation: Installation, transaction: Transaction, request: Uplo
         group=ensure_group(installation, transaction, request.group, region).name,
         name=request.name,
         location=region,
-        tags=dict(request.tags) if request.tags else NO_TAGS,
+        tags=apply_tags(request.tags),
         source_version_uid=None,
         source_reference="upload",
         body_key=object_keys.manifest_key(uid, OS_DISK),

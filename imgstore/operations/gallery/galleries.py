@@ -10,7 +10,7 @@ from imgstore.domain.errors import Conflict
 from imgstore.domain.identity.access import GALLERIES, Action, Principal, filter_readable, is_allowed
 from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, change_profile
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import NO_TAGS, Gallery, Pool
+from imgstore.domain.resources import Gallery, Pool
 from imgstore.domain.settings.limits import check_count
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
@@ -62,7 +62,7 @@ def create_gallery(
     region = None if location is None else installation.regions.get(location, target="location").name
     said: dict[str, Any] = {
         "description": description,
-        "tags": None if tags is None else dict(tags) or NO_TAGS,
+        "tags": tags,
         "soft_delete_enabled": soft_delete_enabled,
         "soft_delete_retention_days": soft_delete_retention_days,
     }

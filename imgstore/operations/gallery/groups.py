@@ -1,13 +1,15 @@
 """Create, show and delete resource groups. A resource's first use creates a missing group."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict
 from imgstore.domain.identity.access import GROUPS, Action, Principal, filter_readable, is_allowed
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.resources import NO_TAGS, Group
+from imgstore.domain.resources import Group
+from imgstore.domain.tags import apply_tags
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
 from imgstore.operations.installation import Installation
@@ -46,7 +48,7 @@ def create_group(
                 code="InvalidResourceGroupLocation",
             )
         if tags is not None and tags != group.tags:
-            group = _replace_tags(group, tags)
+            group = replace(group, tags=apply_tags(tags, group.tags))
             transaction.groups.update(group)
         return group
 
@@ -174,15 +176,4 @@ def nested_resources_error(children: list[str], hint: str) -> Conflict:
         expected="none",
         hint=hint,
         code="CannotDeleteResource",
-    )
-
-
-def _replace_tags(group: Group, tags: Mapping[str, str]) -> Group:
-    return Group(
-        uid=group.uid,
-        subscription=group.subscription,
-        name=group.name,
-        location=group.location,
-        tags=dict(tags) or NO_TAGS,
-        created_at=group.created_at,
     )

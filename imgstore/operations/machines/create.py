@@ -24,9 +24,10 @@ from imgstore.domain.machines import (
 )
 from imgstore.domain.names import ImageReference, SharedReference, parse_image_reference
 from imgstore.domain.requests import MachineRequest
-from imgstore.domain.resources import NO_TAGS, DiskKind, ManagedDisk, OsProperties, OsState
+from imgstore.domain.resources import DiskKind, ManagedDisk, OsProperties, OsState
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import GIB
+from imgstore.domain.tags import apply_tags
 from imgstore.domain.views import MachineView, ManagedImage
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import record_activity
@@ -239,7 +240,7 @@ def _copies(
             group=machine.group,
             name=machine.disk_name(lun_of(part)),
             disk_key=OS_DISK,
-            tags=dict(request.tags) if request.tags else NO_TAGS,
+            tags=apply_tags(request.tags),
             os_properties=replace(original.os_properties, os_state=None),
             managed_by=machine.resource_id,
             machine_lun=lun_of(part),
@@ -293,7 +294,7 @@ def _new_machine(
         group=ensure_group(installation, transaction, request.group, region).name,
         name=request.name,
         location=region,
-        tags=dict(request.tags) if request.tags else NO_TAGS,
+        tags=apply_tags(request.tags),
         size=request.size or SIZE,
         image_reference=None,
         os_type=said.os_type,
@@ -431,7 +432,7 @@ def _compare_machine(
     changed = replace(
         standing,
         size=request.size or standing.size,
-        tags=standing.tags if request.tags is None else dict(request.tags),
+        tags=apply_tags(request.tags, standing.tags),
         attachments={**standing.attachments, **_change_attachments(request, standing)},
         extra_properties={**standing.extra_properties, **request.extra_properties},
     )

@@ -19,7 +19,6 @@ from imgstore.domain.disks.version_disks import (
 from imgstore.domain.errors import Conflict, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.requests import VersionRequest
 from imgstore.domain.resources import (
-    NO_TAGS,
     ImageVersion,
     ReplicationMode,
     Slot,
@@ -27,6 +26,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.settings.limits import check_count, check_disk_bytes
 from imgstore.domain.states import ProvisioningState, ReplicaState
+from imgstore.domain.tags import apply_tags
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
 from imgstore.operations.installation import Installation
@@ -119,6 +119,7 @@ def resolve_request(installation: Installation, request: VersionRequest) -> Reso
         )
         location, targets = resolve_targets(publishing, regions, limits)
         check_end_of_life(request.end_of_life_at, now)
+        apply_tags(request.tags)
     mode = request.replication_mode or (ReplicationMode.FULL if existing is None else existing.replication_mode)
     if mode is ReplicationMode.SHALLOW:
         check_shallow(targets)
@@ -279,7 +280,7 @@ def _add_version(
         end_of_life_at=request.end_of_life_at,
         allow_deletion_of_replicated_locations=request.allow_deletion_of_replicated_locations,
         block_deletion_before_end_of_life=request.block_deletion_before_end_of_life or False,
-        tags=dict(request.tags) if request.tags else NO_TAGS,
+        tags=apply_tags(request.tags),
         disks=tuple(
             _new_disk(key, resolved, identities[key], expected_bytes.get(key)) for key in sort_disk_keys(identities)
         ),

@@ -15,7 +15,6 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, SharingProfile
 from imgstore.domain.names import region_key
 from imgstore.domain.resources import (
-    NO_TAGS,
     SOFT_DELETE_RETENTION_DAYS,
     Architecture,
     Feature,
@@ -25,6 +24,7 @@ from imgstore.domain.resources import (
     PurchasePlan,
     RecommendedRange,
 )
+from imgstore.domain.tags import NO_TAGS
 from imgstore.wire.api_versions import Kind, has_field
 from imgstore.wire.json_fields import flag_of, invalid_value, tags_of, text_of, value_at
 from imgstore.wire.json_text import Json
