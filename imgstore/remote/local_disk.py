@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
-from urllib.parse import unquote
 
-from imgstore.domain.disks.source_urls import split_uri
+from imgstore.domain.disks.source_urls import S3Location, parse_location
 from imgstore.domain.disks.sources import DiskFormat, DiskReader, Extent
 from imgstore.domain.errors import InvalidInput, SourceChanged
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber
@@ -83,19 +82,16 @@ def local_path(uri: str) -> Path | None:
     Raises:
         InvalidInput: The URI is neither.
     """
-    parts = split_uri(uri)
-    scheme = parts.scheme.lower() if "://" in uri or uri.lower().startswith("file:") else ""
-    if scheme in ("https", "http"):
-        return None
-    if scheme in ("", "file"):
-        return Path(unquote(parts.path)) if scheme else Path(uri)
-    raise InvalidInput(
-        f"A server reads no source of the scheme '{scheme}'.",
-        found=uri,
-        expected="a local path, file://, or an https:// URL that the server reads",
-        hint="fetch the file and name the path, or name a signed https URL",
-        target="osVhdUri",
-    )
+    location = parse_location(uri)
+    if isinstance(location, S3Location):
+        raise InvalidInput(
+            "A server reads no source of the scheme 's3'.",
+            found=uri,
+            expected="a local path, file://, or an https:// URL that the server reads",
+            hint="fetch the file and name the path, or name a signed https URL",
+            target="osVhdUri",
+        )
+    return location if isinstance(location, Path) else None
 
 
 class Task:

@@ -83,13 +83,14 @@ class S3Engine:
         finally:
             os.kill(self.pid, signal.SIGCONT)
 
-    def client(self) -> Any:
-        """Return a plain boto3 client, for raw access by tests."""
+    def client(self, service: str = "s3") -> Any:
+        """Return a plain boto3 client of a service (`s3` or `sts`), for raw access by tests."""
         import boto3  # noqa: PLC0415 - costs 0.3 s that only users of an S3 engine should pay
         from botocore.config import Config  # noqa: PLC0415
 
-        return boto3.client(
-            "s3",
+        create: Any = boto3.client  # the stubs know no variable service
+        return create(
+            service,
             endpoint_url=self.endpoint,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,

@@ -1,10 +1,12 @@
 """URLs of sources: any text from a caller is parsed into the parts of a request, or refused."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imgstore.domain.disks.source_urls import parse_source_url, redact_location, split_uri
+from imgstore.domain.disks.source_urls import S3Location, parse_location, parse_source_url, redact_location
 from imgstore.domain.errors import InvalidInput
 
 BROKEN = [
@@ -81,11 +83,36 @@ def test_any_text_is_parsed_or_refused_and_shown_without_query(text: str) -> Non
     assert url.target.startswith("/")
 
 
-@pytest.mark.parametrize("text", ["https://[x", "s3://[x/y"])
-def test_invalid_uri_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput):
-        split_uri(text)
+NO_LOCATION = [
+    *("s3://[x/y", "s3:", "s3://", "s3://b", "s3://bucket", "s3://bucket/", "s3:///key", "s3:bucket/key", "s3://b?/k", "s3://b#c/k"),
+    *("s3://bucket/\ud800", "s3://bucket/\0", f"s3://bucket/{'ä' * 513}"),
+    *("file://[/x", "file://host/x", "file://x", "file:///a#1.raw", "file:///a?.raw"),
+    *("ftp://host/x", "gs://bucket/key"),
+]  # fmt: skip
 
 
-def test_path_with_bracket_is_a_path() -> None:
-    assert split_uri("//[x").path == "//[x"
+@pytest.mark.parametrize("text", NO_LOCATION, ids=lambda text: ascii(text[:24]))
+def test_text_that_is_no_location_is_refused_with_a_hint(text: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        parse_location(text)
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize("text", ["//[x", "a b#?%20.raw", "a:b", "x/s3://y", "é", "~/a"])
+def test_other_texts_are_paths(text: str) -> None:
+    assert parse_location(text) == Path(text)
+
+
+@pytest.mark.parametrize("text", ["file:/a%20b%25", "file:///a%20b%25", "FILE://localhost/a%20b%25"])
+def test_file_url_is_decoded(text: str) -> None:
+    assert parse_location(text) == Path("/a b%")
+
+
+@example("//a/../%2F#1?versionId=2 +\n")
+@example("a%20b.raw")
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=100))
+def test_key_is_literal_and_reads_back(key: str) -> None:
+    """Invariant U7."""
+    location = parse_location(f"s3://bucket/{key}")
+    assert location == S3Location("bucket", key)
+    assert parse_location(str(location)) == location

@@ -1,5 +1,6 @@
 """Tests of S3 beyond the contract: responses of engines, requests on the wire, and disk images in a bucket."""
 
+import json
 import os
 import socket
 import socketserver
@@ -15,6 +16,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 import imgstore
+from imgstore.domain.disks.source_urls import S3Location
 from imgstore.domain.disks.sources import Extent
 from imgstore.domain.errors import (
     Conflict,
@@ -30,7 +32,7 @@ from imgstore.domain.errors import (
 )
 from imgstore.stores import MeteredStore, Retrier, RetryingStore, TrafficMeter, crc32_checksum
 from imgstore.stores.s3 import store as s3_store
-from imgstore.stores.s3.source import S3Object
+from imgstore.stores.s3.source import S3Object, open_s3_object
 from imgstore.stores.s3.store import S3Store, _timestamp
 from imgstore.testing.engines import S3Engine
 from tests.support.manual_clock import ManualClock
@@ -569,6 +571,60 @@ def test_an_image_in_a_bucket(any_engine: S3Engine) -> None:
                 call()
         source.close()
         client.close()
+
+
+def test_keys_are_sent_letter_by_letter(scripted: Scripted) -> None:
+    """Invariant U7. Only the bytes that a request line cannot contain are encoded."""
+    head = 'ETag: "1"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n'
+    store = scripted.store()
+    for key, sent in KEYS_ON_THE_WIRE.items():
+        scripted.answers = [answer(200, headers=head, length=8)] * 2
+        assert S3Object(store, key).identity().location == f"s3://{store.bucket}/{key}"
+        assert scripted.head[0] == f"head /{store.bucket}/{sent} http/1.1".encode().lower()
+    store.close()
+
+
+KEYS_ON_THE_WIRE = {
+    "a#1?versionId=2": "a%231%3FversionId%3D2",
+    "a%20b+c d": "a%2520b%2Bc%20d",
+    "/a//b/../c/./": "/a//b/../c/./",
+    "ä\r\n": "%C3%A4%0D%0A",
+}
+
+
+@pytest.mark.parametrize("engine", [on("minio"), on("moto_s3")])  # SeaweedFS makes missing buckets for an administrator
+def test_a_missing_source_is_named(engine: str, request: pytest.FixtureRequest) -> None:
+    """A missing bucket and a missing object have different errors, without hints about regions."""
+    with fresh(request.getfixturevalue(engine)) as store:
+        with pytest.raises(ObjectNotFound, match=f"no object 'a%20b' in the bucket '{store.bucket}'") as raised:
+            S3Object(store, "a%20b")
+        assert "scrub" not in str(raised.value)
+    store = opened(request.getfixturevalue(engine), "never-made")
+    with pytest.raises(StoreError, match="no bucket 'never-made'") as missing:
+        S3Object(store, "a")
+    assert "regions" not in str(missing.value)
+    store.close()
+
+
+@pytest.mark.engine("minio")
+def test_a_source_without_a_right_is_named(minio: S3Engine, on_minio: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_minio.put("a", b"1")
+    statement = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{on_minio.bucket}/other"}
+    answer = minio.client("sts").assume_role(
+        RoleArn="arn:aws:iam::x:role/x",
+        RoleSessionName="reader",
+        Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}),
+    )
+    for name, part in {
+        "AWS_ACCESS_KEY_ID": "AccessKeyId",
+        "AWS_SECRET_ACCESS_KEY": "SecretAccessKey",
+        "AWS_SESSION_TOKEN": "SessionToken",
+    }.items():
+        monkeypatch.setenv(name, answer["Credentials"][part])
+    location = S3Location(on_minio.bucket, "a")
+    with pytest.raises(StoreDenied, match=f"do not permit reading '{location}'") as raised:
+        open_s3_object(location, minio.endpoint)
+    assert "s3:GetObject" in str(raised.value)
 
 
 def test_a_source_retries(scripted: Scripted) -> None:

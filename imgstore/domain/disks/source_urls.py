@@ -1,11 +1,13 @@
-"""URLs of disk images over HTTP. The URLs come from untrusted callers, so a single place parses all URLs."""
+"""Paths and URLs of disk images. The texts come from untrusted callers, so a single place parses them."""
 
 import base64
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
-from typing import Final
-from urllib.parse import SplitResult, quote, urlsplit
+from pathlib import Path
+from typing import Final, TypeAlias
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from imgstore.domain.errors import InvalidInput
 
@@ -19,6 +21,10 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PATH_SAFE: Final = "/%:@!$&'()*+,;=~-._"
 _QUERY_SAFE: Final = _PATH_SAFE + "?"
 _HTTP: Final = re.compile(r"\s*(https?)://(?:[^/?#]*@)?([^?#]*)", re.IGNORECASE)
+_SCHEME: Final = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?")
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_KEY_BYTES_MAX: Final = 1_024
+"""https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,24 +70,85 @@ def redact_location(location: str) -> str:
     return f"{match[1].lower()}://{match[2]}" if match else location
 
 
-def split_uri(uri: str) -> SplitResult:
-    """Split a URI into parts, or return a path as a path only.
+@dataclass(frozen=True, slots=True)
+class S3Location:
+    """An object in a bucket."""
+
+    bucket: str
+    key: str
+    """The text after the bucket, unchanged: `#`, `?`, `%` and further slashes belong to the key (invariant U7)."""
+
+    def __str__(self) -> str:
+        """Return the URL. `parse_location` returns the same object for the URL."""
+        return f"s3://{self.bucket}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class WebLocation:
+    """An HTTP URL that is not parsed yet."""
+
+    url: str
+
+
+Location: TypeAlias = Path | WebLocation | S3Location
+"""The place of a disk image."""
+
+
+def parse_location(text: str) -> Location:
+    """Parse the path or URL of a disk image.
 
     Raises:
-        InvalidInput: the text is neither.
+        InvalidInput: the text is neither, or the scheme of the URL is not supported.
     """
+    match = _SCHEME.match(text)
+    scheme = match[1].lower() if match else ""
+    if match and scheme in _DEFAULT_PORTS:
+        return WebLocation(text)
     try:
-        return urlsplit(uri)
+        if match and scheme == "s3":
+            return _parse_s3(text[match.end() :] if match[2] else "")
+        if match and scheme == "file":
+            return _parse_file(text[match.end(1) + 1 :])
     except ValueError as error:
-        if "://" not in uri:  # such as the path //[x
-            return SplitResult("", "", uri, "", "")
         raise InvalidInput(
-            f"'{redact_location(uri)[:200]}' is not a URL that can be read.",
+            f"'{text[:200]}' is not a URL that can be read.",
             found=str(error),
-            expected="a path, file://, s3://bucket/key or https://",
-            hint="remove misplaced brackets",
+            expected="s3://bucket/key, where the key is not encoded" if scheme == "s3" else "file:///path",
+            hint="name the bucket and the object"
+            if scheme == "s3"
+            else "give the path without file://, or write %23 for # and %3F for ?",
             target="osVhdUri",
-        ) from error
+        ) from None
+    if match and match[2]:
+        raise InvalidInput(
+            f"The scheme '{scheme}' of the source is not supported.",
+            found=text,
+            expected="a path, file://, s3://bucket/key or https://",
+            hint="download the file first, then name the path",
+            target="osVhdUri",
+        )
+    return Path(text)
+
+
+def _parse_s3(rest: str) -> S3Location:
+    bucket, _, key = rest.partition("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise ValueError(f"'{bucket[:80]}' as the name of a bucket")
+    key_bytes = len(key.encode())  # UnicodeEncodeError is a ValueError
+    if not 0 < key_bytes <= _KEY_BYTES_MAX or "\0" in key:
+        raise ValueError(f"a key of {key_bytes} bytes" if "\0" not in key else "a key with a null character")
+    return S3Location(bucket, key)
+
+
+def _parse_file(rest: str) -> Path:
+    if "#" in rest or "?" in rest:
+        raise ValueError("a # or a ? that is not encoded")
+    if rest.startswith("//"):
+        host, slash, path = rest[2:].partition("/")
+        if host.lower() not in {"", "localhost"} or not slash:
+            raise ValueError(f"the host '{host[:80]}', or no path")
+        rest = slash + path
+    return Path(os.fsdecode(unquote_to_bytes(rest)))
 
 
 def _parse(text: str) -> SourceUrl:

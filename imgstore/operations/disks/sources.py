@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
 
 from imgstore.catalog import Transaction
-from imgstore.domain.disks.source_urls import redact_location, split_uri
+from imgstore.domain.disks.source_urls import WebLocation, parse_location, redact_location
 from imgstore.domain.disks.sources import ByteSource
 from imgstore.domain.errors import InvalidInput, SourceNotFound
 from imgstore.domain.identity.access import Action, Principal, authorize, is_allowed
@@ -26,14 +25,13 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
 
     Raises:
         SourceNotFound: there is no such file.
-        InvalidInput: the scheme of the URI is not supported.
-        StoreError: the server does not answer.
+        InvalidInput: the text is neither a path nor a URL of a supported scheme.
+        StoreError: the server does not answer, or there is no such object.
     """
-    parts = split_uri(uri)
-    scheme = parts.scheme.lower()
-    if scheme == "file":
-        return LocalFile(Path(unquote(parts.path)))
-    if scheme in ("https", "http"):
+    location = parse_location(uri)
+    if isinstance(location, Path):
+        return LocalFile(location)
+    if isinstance(location, WebLocation):
         from imgstore.stores.http.http_source import HttpSource  # noqa: PLC0415 - urllib3 costs start-up time
 
         private = installation.environ.get("IMGSTORE_ALLOW_PRIVATE_SOURCES") == "1"
@@ -41,33 +39,18 @@ def open_source(installation: Installation, uri: str) -> ByteSource:
         return WebSource(
             resolve_location(uri), lambda: HttpSource(uri, allow_private=private, deadlines=deadlines, stop=stop)
         )
-    if scheme == "s3":
-        from imgstore.stores.s3.source import S3Object  # noqa: PLC0415 - boto3 costs start-up time
-        from imgstore.stores.s3.store import S3Store  # noqa: PLC0415 - boto3 costs start-up time
+    from imgstore.stores.s3.source import open_s3_object  # noqa: PLC0415 - boto3 costs start-up time
 
-        endpoint = next(filter(None, (installation.environ.get(name) for name in _S3_ENDPOINTS)), None)
-        store = S3Store(endpoint=endpoint, bucket=parts.netloc, path_style=endpoint is not None)
-        return S3Object(store, unquote(parts.path.lstrip("/")))
-    if scheme and "://" in uri:
-        raise InvalidInput(
-            f"The scheme '{scheme}' of the source is not supported.",
-            found=uri,
-            expected="a path, file://, s3://bucket/key or https://",
-            hint="download the file first, then name the path",
-            target="osVhdUri",
-        )
-    return LocalFile(Path(uri))
+    endpoint = next(filter(None, (installation.environ.get(name) for name in _S3_ENDPOINTS)), None)
+    return open_s3_object(location, endpoint)
 
 
 def resolve_location(uri: str) -> str:
     """Return the location of the source at a path or URI (`SourceIdentity.location`). The source need not exist."""
-    parts = split_uri(uri)
-    scheme = parts.scheme.lower()
-    if scheme in ("https", "http"):
-        return redact_location(uri)
-    if scheme == "s3":
-        return f"s3://{parts.netloc}/{unquote(parts.path.lstrip('/'))}"
-    return os.path.realpath(unquote(parts.path) if scheme == "file" else uri)
+    location = parse_location(uri)
+    if isinstance(location, WebLocation):
+        return redact_location(location.url)
+    return os.path.realpath(location) if isinstance(location, Path) else str(location)
 
 
 COPYABLE_KINDS: Final = (DiskKind.SNAPSHOT, DiskKind.DISK)

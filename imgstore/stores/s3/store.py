@@ -216,7 +216,7 @@ class S3Store:
                 ) as stream:  # `with answer["Body"]` gives urllib3's stream, which checks no length
                     body: bytes = stream.read()
             except vendor.ClientError as error:
-                if _error_code(error) == "InvalidRange":  # the range begins at or after the object's end
+                if error_code(error) == "InvalidRange":  # the range begins at or after the object's end
                     return b""
                 raise
         return body
@@ -367,7 +367,7 @@ class S3Store:
             try:
                 self._client.create_bucket(Bucket=self.bucket, **how)
             except vendor.ClientError as error:
-                if _error_code(error) != "BucketAlreadyOwnedByYou":
+                if error_code(error) != "BucketAlreadyOwnedByYou":
                     raise
 
     def close(self) -> None:
@@ -383,7 +383,7 @@ class S3Store:
             yield
         except vendor.ClientError as error:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            raise self._create_error(key, _error_code(error), status, _error_message(error)) from error
+            raise self._create_error(key, error_code(error), status, _error_message(error)) from error
         except _CREDENTIALS as error:
             raise self._denied_error(key, str(error)) from error
         except vendor.SSLError as error:
@@ -563,7 +563,8 @@ def range_header(offset: int, length: int) -> str:
     return f"bytes={offset}-{offset + length - 1}"
 
 
-def _error_code(error: vendor.ClientError) -> str:
+def error_code(error: vendor.ClientError) -> str:
+    """Return S3's code of an error, or the HTTP status if the response has no body."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
