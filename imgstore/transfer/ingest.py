@@ -99,7 +99,9 @@ class IngestOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Piece:
+    """A piece of a disk, with its digest."""
+
     index: int
     data: bytes
     """Padded with zeros to a whole number of blocks; empty if the piece is all zero."""
@@ -110,7 +112,7 @@ class _Piece:
 class _ResolvedPiece:
     """A piece that needs no look-up."""
 
-    piece: _Piece
+    piece: Piece
     runs: Runs | None
     """The runs of a base; None if the piece is all zero."""
 
@@ -119,7 +121,7 @@ class _ResolvedPiece:
 class _UnresolvedPiece:
     """A piece with blocks to look up."""
 
-    piece: _Piece
+    piece: Piece
     nonzero: Indexes
     """The indexes of the blocks that are not all zero."""
     fingerprints: Fingerprints
@@ -221,11 +223,11 @@ class _Ingest:
             def submit_pieces() -> Iterator[Future[_ResolvedPiece | _UnresolvedPiece]]:
                 for index in touched_pieces(reader):
                     self._order.check_cancelled()
-                    yield fingerprinter.submit(self._compare_piece, readers.submit(_read_piece, reader, index))
+                    yield fingerprinter.submit(self._compare_piece, readers.submit(read_piece, reader, index))
 
             yield from results_in_order(submit_pieces(), threads + _PIECES_AHEAD)
 
-    def _compare_piece(self, read: Future[_Piece]) -> _ResolvedPiece | _UnresolvedPiece:
+    def _compare_piece(self, read: Future[Piece]) -> _ResolvedPiece | _UnresolvedPiece:
         """Wait for the piece, and compare it with the pieces of the bases at the same index."""
         piece = read.result()
         if not piece.data:
@@ -495,14 +497,15 @@ def touched_pieces(reader: DiskReader) -> Iterator[int]:
         yield from range(first, following)
 
 
-def _read_piece(reader: DiskReader, index: int) -> _Piece:
+def read_piece(reader: DiskReader, index: int) -> Piece:
+    """Read and hash a piece of a disk."""
     length = piece_bytes(reader.virtual_bytes, index)
     data = reader.read_at(index * PIECE_BYTES, length)
     padded = data if length % BLOCK_BYTES == 0 else data.ljust(round_up(length, BLOCK_BYTES), b"\0")
     words = np.frombuffer(padded, dtype=np.uint64)
     if not words[0] and not words.any():
-        return _Piece(index, b"", b"")
-    return _Piece(index, padded, digest_of(data))
+        return Piece(index, b"", b"")
+    return Piece(index, padded, digest_of(data))
 
 
 def _find_nonzero(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:

@@ -5,9 +5,10 @@ into the pool of the subscription in the region (invariant S1). A repeated call 
 from the plan of the work.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
+from typing import Final
 
 from imgstore.catalog import Transaction
 from imgstore.domain import names
@@ -40,6 +41,7 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.tags import apply_tags
 from imgstore.formats import open_disk
 from imgstore.operations.activity_log import record_activity
+from imgstore.operations.disks.content_check import check_same_content, note_changed_source
 from imgstore.operations.disks.conversions import conversion_bounds
 from imgstore.operations.disks.disks import check_existing, choose_disk_region, update_tags
 from imgstore.operations.disks.placed_disks import make_placed_disks
@@ -58,6 +60,8 @@ from imgstore.operations.replication.disk_ingest import ingest_disk
 from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import remove_disks
 from imgstore.policy.os_compatibility import check_os_compatibility, inherit_declared
+
+_SOURCE_URI: Final = "properties.creationData.sourceUri"
 
 
 def create_from_source(
@@ -107,12 +111,16 @@ def make_disks(
             installation.catalog.store_operation()
         opened = {each.disk_key: _open_file(installation, stack, each) for each in files}
         readers = {part: reader for part, reader in opened.items() if reader is not None}
+        verified = _verify_changed_files(installation, files, readers)
         with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
             _check_same_parts(installation, transaction, requests)
             disks: list[ManagedDisk] = []
             for each in requests:
                 request = replace(each, location=disks[0].location) if disks else each
-                disks.append(_make_row(installation, principal, transaction, request, readers.get(request.disk_key)))
+                key = request.disk_key
+                disks.append(
+                    _make_row(installation, principal, transaction, request, readers.get(key), verified.get(key))
+                )
             open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
             placed = [lease_disk(installation, transaction, each) for each in open_ones if each.source is None]
         on_recorded(disks)
@@ -192,6 +200,34 @@ def _open_file(installation: Installation, stack: ExitStack, request: DiskReques
     return stack.enter_context(closing(reader))
 
 
+def _verify_changed_files(
+    installation: Installation, requests: Sequence[DiskRequest], readers: Mapping[str, DiskReader]
+) -> dict[str, SourceIdentity]:
+    """Compare each file that has another identity than the source of an ingested disk with the stored content.
+
+    Returns:
+        The identities of the files with equal content, by disk key.
+    """
+    with installation.catalog.reading() as transaction:
+        existing = {each.disk_key: _find_existing(installation, transaction, each) for each in requests}
+    verified: dict[str, SourceIdentity] = {}
+    for key, reader in readers.items():
+        disk, identity = existing[key], reader.identity()
+        if disk is None or disk.source is None or disk.provisioning_state is not ProvisioningState.SUCCEEDED:
+            continue
+        if identity != disk.source and identity.location == disk.source.location:
+            verified[key] = check_same_content(
+                installation,
+                reader,
+                owner_uid=disk.uid,
+                disk_key=OS_DISK,
+                virtual_bytes=disk.virtual_bytes,
+                digest=disk.disk_digest,
+                path=_SOURCE_URI,
+            )
+    return verified
+
+
 def _check_same_parts(installation: Installation, transaction: Transaction, requests: Sequence[DiskRequest]) -> None:
     first = requests[0]
     standing = transaction.disks.list(installation.subscription, first.group, first.kind, first.name)
@@ -207,14 +243,18 @@ def _make_row(
     transaction: Transaction,
     request: DiskRequest,
     reader: DiskReader | None,
+    verified: SourceIdentity | None,
 ) -> ManagedDisk:
-    """Add the row of a disk, or compare an existing row with the request."""
+    """Add the row of a disk, or compare an existing row with the request.
+
+    `verified` is the identity of a file that has the stored content of the disk.
+    """
     standing = _find_existing(installation, transaction, request)
     if reader is not None:
         identity = reader.identity()
         if standing is None:
             return _add_row(installation, transaction, request, reader, identity)
-        return _reuse_file_row(installation, transaction, request, standing, identity)
+        return _reuse_file_row(installation, transaction, request, standing, identity, is_verified=verified == identity)
     if standing is not None and may_refer_to(installation, request.group, request.source, standing.source_reference):
         if standing.provisioning_state is not ProvisioningState.SUCCEEDED:
             # The disk has no content yet, so the caller that resumes needs the right to read the source now.
@@ -332,22 +372,27 @@ def _reuse_file_row(
     request: DiskRequest,
     standing: ManagedDisk,
     identity: SourceIdentity,
+    *,
+    is_verified: bool,
 ) -> ManagedDisk:
     """Check that the request fits an existing disk from a file, and return the disk.
 
-    If the file changed before the end of the ingest, the new content is ingested with a note (invariant W5).
+    If the file changed before the end of the ingest, the file is read again with a note (invariant W5). Afterwards, a
+    file with another identity must have the stored content (invariant W6).
     """
     disk = _reuse_row(installation, transaction, request, standing)
     arrived = standing.provisioning_state is ProvisioningState.SUCCEEDED
-    if standing.source != identity and (arrived or standing.source_reference != identity.location):
+    same_location = standing.source_reference == identity.location
+    if standing.source != identity and (not same_location or (arrived and not is_verified)):
         raise PropertyChangeNotAllowed(
-            "properties.creationData.sourceUri",
+            _SOURCE_URI,
             found=f"{identity.location} of {identity.file_bytes} bytes, stamp {identity.stamp}",
             expected=standing.source_reference
             + (f" of {standing.source.file_bytes} bytes, stamp {standing.source.stamp}" if standing.source else ""),
         )
     if standing.source != identity:
-        installation.note(standing.name, "the source changed since the last run and is read again")
+        if not arrived:
+            note_changed_source(installation, standing.name, identity, standing.source)
         disk = replace(disk, source=identity)
         transaction.disks.update(disk)
     return disk

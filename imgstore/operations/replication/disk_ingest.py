@@ -77,14 +77,21 @@ def _plan(
         bodies: dict[str, ManifestRow] = {row.body_key: row for row in transaction.manifests.in_slot(disk.slot.uid)}
         latest = sorted(bodies.keys() & made_at.keys(), key=lambda key: (made_at[key], key), reverse=True)
         rows = [bodies[key] for key in latest[:_BASES_MAX]]
+        bases, pins = (
+            [{"key": row.body_key, "digest": row.digest.hex()} for row in rows],
+            tuple(row.uid for row in rows),
+        )
+        earlier = transaction.works.find_open(WorkKind.INGEST, disk.slot.uid, disk.uid)
+        if earlier is not None and all(earlier.plan.get(name) == fixed[name] for name in ("codec", "rules")):
+            bases, pins = earlier.plan["bases"], earlier.pins  # An equal file makes the stored segments again.
         return acquire_work(
             installation,
             transaction,
             kind=WorkKind.INGEST,
             slot=disk.slot,
             owner_uid=disk.uid,
-            plan=fixed | {"bases": [{"key": row.body_key, "digest": row.digest.hex()} for row in rows]},
-            pins=tuple(row.uid for row in rows),
+            plan=fixed | {"bases": bases},
+            pins=pins,
             can_resume=lambda old: {name: old.get(name) for name in fixed} == fixed,
         )
 

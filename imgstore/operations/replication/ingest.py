@@ -6,7 +6,7 @@ repeated command resumes with the next disk.
 """
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -113,17 +113,24 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
     fixed = {"sources": sources, "codec": CODEC, "rules": PACKING_RULES}
     with installation.catalog.transaction() as transaction:
         bases = _choose_bases(transaction, publication)
-        named = {
-            key: [{"key": row.body_key, "digest": row.digest.hex()} for row in rows] for key, rows in bases.items()
+        decisions: dict[str, Any] = {
+            "bases": {
+                key: [{"key": row.body_key, "digest": row.digest.hex()} for row in rows] for key, rows in bases.items()
+            }
         }
+        pins = tuple(row.uid for rows in bases.values() for row in rows)
+        earlier = transaction.works.find_open(WorkKind.INGEST, slot.uid, version.uid)
+        kept = None if earlier is None else _keep_decisions(earlier.plan, fixed, publication.source_manifests)
+        if earlier is not None and kept is not None:
+            decisions, pins = kept, earlier.pins
         work, lease = acquire_work(
             installation,
             transaction,
             kind=WorkKind.INGEST,
             slot=slot,
             owner_uid=version.uid,
-            plan=fixed | {"bases": named},
-            pins=tuple(row.uid for rows in bases.values() for row in rows),
+            plan=fixed | decisions,
+            pins=pins,
             can_resume=lambda old: {name: old.get(name) for name in fixed} == fixed,
         )
         transaction.versions.lock(version.uid)
@@ -131,6 +138,29 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
         transaction.replicas.move(publication.replica.uid, ReplicaState.REPLICATING)
         update_version_state(transaction, version)
     return work, lease
+
+
+def _keep_decisions(
+    earlier: Mapping[str, Any], fixed: Mapping[str, Any], stored: Collection[str]
+) -> dict[str, Any] | None:
+    """Return the bases and the finished disks of an earlier plan, if only files got another identity since.
+
+    Equal files then make the segments that are stored already (invariant W5). A finished disk with an unchanged source
+    is not read again.
+
+    Args:
+        earlier: the plan of the open work.
+        fixed: the part of the new plan that a resumed work must have.
+        stored: the disk keys with a stored source. The identity of such a source is its content.
+    """
+    before, now = earlier.get("sources", {}), fixed["sources"]
+    if before.keys() != now.keys() or any(earlier.get(name) != fixed[name] for name in ("codec", "rules")):
+        return None
+    changed = {key for key in now if before[key] != now[key]}
+    if changed.intersection(stored):
+        return None
+    finished = {key: digest for key, digest in earlier.get("taken", {}).items() if key not in changed}
+    return {"bases": earlier["bases"], "taken": finished}
 
 
 def _choose_bases(transaction: Transaction, publication: Publication) -> dict[str, list[ManifestRow]]:

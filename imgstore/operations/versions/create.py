@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
 
-from imgstore.domain.disks.sources import ByteSource, DiskFormat, DiskReader
+from imgstore.domain.disks.sources import ByteSource, DiskFormat, DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk, disk_key
 from imgstore.domain.errors import (
     CatalogOutdated,
@@ -27,6 +27,7 @@ from imgstore.domain.views import DefinitionPath, VersionView
 from imgstore.formats import ConversionBounds, detect_generation, open_disk
 from imgstore.formats.files.sha256 import check_sha256
 from imgstore.operations.activity_log import permit, record_activity
+from imgstore.operations.disks.content_check import check_same_content
 from imgstore.operations.disks.conversions import conversion_bounds
 from imgstore.operations.disks.sources import open_source, resolve_location
 from imgstore.operations.gallery.versions import show_version
@@ -40,6 +41,7 @@ from imgstore.operations.versions.request import (
     check_disks,
     check_distinct_sources,
     check_size,
+    disk_path,
     record_version,
     resolve_request,
 )
@@ -193,6 +195,7 @@ def _publish(
         resolved,
         {key: reader.identity() for key, reader in readers.items()},
         {key: reader.virtual_bytes for key, reader in readers.items()},
+        _verify_changed_sources(installation, resolved, readers),
     )
     on_recorded(version)
     try:
@@ -214,10 +217,57 @@ def _record_arrived(
     available = {key: reader.identity() for key, reader in opened.readers.items()}
     sizes = {key: reader.virtual_bytes for key, reader in opened.readers.items()}
     version = record_version(
-        installation, resolved, available | {key: disk.source for key, disk in opened.absent.items()}, sizes
+        installation,
+        resolved,
+        available | {key: disk.source for key, disk in opened.absent.items()},
+        sizes,
+        _verify_changed_sources(installation, resolved, opened.readers),
     )
     on_recorded(version)
     return version
+
+
+def _verify_changed_sources(
+    installation: Installation, resolved: ResolvedRequest, readers: Mapping[str, DiskReader]
+) -> dict[str, SourceIdentity]:
+    """Compare each source of an ingested version that has another identity than recorded with the stored content.
+
+    A source with the recorded identity is not read. The SHA-256 of a request was compared with the file before, so an
+    equal recorded SHA-256 proves equal content.
+
+    Returns:
+        The identities of the sources with equal content, by disk key.
+
+    Raises:
+        PropertyChangeNotAllowed: a source has other content.
+        SourceChanged: a source was replaced while it was read.
+    """
+    with installation.catalog.reading() as transaction:
+        existing = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
+    if existing is None or not existing.is_visible:
+        return {}
+    verified: dict[str, SourceIdentity] = {}
+    for disk in existing.disks:
+        reader = readers.get(disk.key)
+        # The identity of a stored disk is its content.
+        if reader is None or isinstance(reader, StoredDisk) or disk.disk_digest is None:
+            continue
+        identity = reader.identity()
+        if identity == disk.source or identity.location != disk.source.location:
+            continue
+        if disk.key == OS_DISK and resolved.sha256 is not None and resolved.sha256 == disk.source_sha256:
+            verified[disk.key] = identity
+            continue
+        verified[disk.key] = check_same_content(
+            installation,
+            reader,
+            owner_uid=existing.uid,
+            disk_key=disk.key,
+            virtual_bytes=disk.virtual_bytes or 0,
+            digest=disk.disk_digest,
+            path=f"{disk_path(disk.key)}.source",
+        )
+    return verified
 
 
 def _withdraw(installation: Installation, version: ImageVersion) -> None:

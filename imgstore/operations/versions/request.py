@@ -29,6 +29,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.tags import apply_tags
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
+from imgstore.operations.disks.content_check import note_changed_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.replication.targets import add_replica, retarget
@@ -195,12 +196,21 @@ def check_distinct_sources(locations: Mapping[str, str]) -> None:
             )
 
 
+def disk_path(key: str) -> str:
+    """Return the path of a disk in the body of a version."""
+    return f"properties.storageProfile.{_property_path(key)}"
+
+
 def _property_path(key: str) -> str:
     return "osDiskImage" if key == OS_DISK else f"dataDiskImages[lun={lun_of(key)}]"
 
 
 def record_version(
-    installation: Installation, resolved: ResolvedRequest, identities: Identities, expected_bytes: Mapping[str, int]
+    installation: Installation,
+    resolved: ResolvedRequest,
+    identities: Identities,
+    expected_bytes: Mapping[str, int],
+    verified: Identities,
 ) -> ImageVersion:
     """Record a new version with its replicas, or apply the request to the existing version.
 
@@ -209,6 +219,7 @@ def record_version(
         resolved: the request.
         identities: the identities of the sources, by disk key.
         expected_bytes: virtual sizes of the available disks, by disk key. The quota counts these sizes.
+        verified: the identities of sources that have the stored content of the version, by disk key.
 
     Raises:
         PropertyChangeNotAllowed: the version exists with other disks, other sources or another source region.
@@ -228,7 +239,7 @@ def record_version(
         transaction.versions.lock(found.uid)
         existing = transaction.versions.by_uid(found.uid)
         check_updatable(existing, resolved.definition_path.version_id(existing.name))
-        changed = _apply_request(installation, transaction, existing, resolved, identities, expected_bytes)
+        changed = _apply_request(installation, transaction, existing, resolved, identities, expected_bytes, verified)
         if changed != existing:
             transaction.versions.update(changed)
         retarget(installation, transaction, resolved.definition_path, changed)
@@ -314,11 +325,13 @@ def _apply_request(
     resolved: ResolvedRequest,
     identities: Identities,
     expected_bytes: Mapping[str, int],
+    verified: Identities,
 ) -> ImageVersion:
     """Return the existing version with the changes of the request.
 
-    A source at the same location may have changed before the source region was complete. Then the new content is
-    ingested and the change is reported, because the old content was never visible (invariant P7).
+    A source at the same location may have changed before the source region was complete. Then the source is read again
+    and the change is reported, because the old content was never visible (invariant P7). Afterwards, a source with
+    another identity must have the stored content (invariant W6).
     """
     if identities.keys() != set(existing.disk_keys):
         raise PropertyChangeNotAllowed(
@@ -329,7 +342,16 @@ def _apply_request(
         )
     replicas = [each for each in transaction.replicas.list(existing.uid) if each.slot.key.region == existing.location]
     arrived = any(each.state in (ReplicaState.COMPLETED, ReplicaState.DEGRADED) for each in replicas)
-    disks = tuple(_apply_to_disk(disk, resolved, identities[disk.key], arrived=arrived) for disk in existing.disks)
+    disks = tuple(
+        _apply_to_disk(
+            disk,
+            resolved,
+            identities[disk.key],
+            arrived=arrived,
+            verified=verified.get(disk.key) == identities[disk.key],
+        )
+        for disk in existing.disks
+    )
     if existing.replication_mode is not resolved.replication_mode:
         raise PropertyChangeNotAllowed(
             "properties.publishingProfile.replicationMode",
@@ -338,10 +360,9 @@ def _apply_request(
         )
     if existing.location != resolved.location:
         raise PropertyChangeNotAllowed("location", found=resolved.location, expected=existing.location)
-    if [disk.source for disk in disks] != [disk.source for disk in existing.disks]:
-        installation.note(
-            f"{existing.location}/0", "the source changed since the last run; the new content is ingested"
-        )
+    if not arrived:
+        for disk, before in zip(disks, existing.disks, strict=True):
+            note_changed_source(installation, f"{existing.location}/0", disk.source, before.source)
     changed = apply_update(
         existing,
         resolved.request.as_update(),
@@ -354,11 +375,12 @@ def _apply_request(
 
 
 def _apply_to_disk(
-    disk: VersionDisk, resolved: ResolvedRequest, identity: SourceIdentity, *, arrived: bool
+    disk: VersionDisk, resolved: ResolvedRequest, identity: SourceIdentity, *, arrived: bool, verified: bool
 ) -> VersionDisk:
-    path = f"properties.storageProfile.{_property_path(disk.key)}"
+    path = disk_path(disk.key)
     same_location = disk.source.location == identity.location
-    if disk.source != identity and (arrived or not same_location):
+    is_fixed = arrived or disk.disk_digest is not None
+    if disk.source != identity and (not same_location or (is_fixed and not verified)):
         raise PropertyChangeNotAllowed(
             f"{path}.source", found=_format_identity(identity), expected=_format_identity(disk.source)
         )
