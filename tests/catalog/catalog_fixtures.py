@@ -10,9 +10,11 @@ from sqlalchemy import delete
 from imgstore.catalog import Catalog
 from imgstore.catalog.schema import metadata
 from imgstore.domain.effects import Effects
-from imgstore.testing.engines import PostgreSQL
+from imgstore.testing.engines import PgBouncer, PostgreSQL
 
-_ENGINES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.engine("postgresql"))]
+DIRECT_ENGINES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.engine("postgresql"))]
+"""The engines of a test with many rows, for which a pooler makes no difference."""
+_ENGINES = [*DIRECT_ENGINES, pytest.param("pgbouncer", marks=pytest.mark.engine("pgbouncer"))]
 
 
 @pytest.fixture(params=_ENGINES)
@@ -20,7 +22,8 @@ def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the address of a database that does not exist or is empty."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/home/catalog.db"
-    return str(request.getfixturevalue("postgresql"))
+    url = str(request.getfixturevalue("postgresql"))
+    return url if request.param == "postgresql" else request.getfixturevalue("pgbouncer").url(url)
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]
         yield opened
         opened.close()
         return
-    shared: Catalog = request.getfixturevalue("_shared")
+    shared: Catalog = request.getfixturevalue("_shared" if request.param == "postgresql" else "_shared_by_pgbouncer")
     with shared._database.engine.begin() as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(delete(table))
@@ -58,5 +61,13 @@ def _empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _shared(postgresql_server: PostgreSQL) -> Iterator[Catalog]:
     with postgresql_server.database() as url:
         opened = Catalog.open(url, Effects())
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def _shared_by_pgbouncer(postgresql_server: PostgreSQL, pgbouncer: PgBouncer) -> Iterator[Catalog]:
+    with postgresql_server.database() as url:
+        opened = Catalog.open(pgbouncer.url(url), Effects())
         yield opened
         opened.close()

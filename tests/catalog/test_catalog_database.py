@@ -9,21 +9,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from catalog_values import SUBSCRIPTION, group, settle
-from sqlalchemy import Connection, create_engine, make_url
+from sqlalchemy import Connection, create_engine, make_url, text
 
 from imgstore.catalog import Catalog
 from imgstore.catalog.schema import REVISION, metadata
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import (
+    ImgstoreError,
     InvalidInput,
     ObjectCorrupt,
     StoreDenied,
@@ -32,6 +34,8 @@ from imgstore.domain.errors import (
     StoreUnreachable,
     ToolMissing,
 )
+from imgstore.testing import engines
+from imgstore.testing.engines import PgBouncer, PostgreSQL
 
 pytest_plugins = ["catalog_fixtures"]
 
@@ -59,12 +63,11 @@ def test_migrations_create_exactly_the_statements_of_the_schema(fresh_catalog: C
     with engine.connect() as connection:
         migrated = _told(connection)
     if engine.dialect.name == "sqlite":
-        fresh = f"sqlite:///{tmp_path}/fresh.db"
+        other = create_engine(f"sqlite:///{tmp_path}/fresh.db")
     else:
         with engine.begin() as connection:
             metadata.drop_all(connection)
-        fresh = engine.url.render_as_string(hide_password=False)
-    other = create_engine(fresh)
+        other = engine
     try:
         metadata.create_all(other)
         with other.connect() as connection:
@@ -244,6 +247,30 @@ def test_postgresql_is_named_with_or_without_its_driver(postgresql: str) -> None
         Catalog.open(url, Effects()).close()
 
 
+@pytest.mark.engine("postgresql")
+def test_postgresql_session_keeps_no_state(postgresql: str) -> None:
+    """Invariant L6. A repeated statement is not prepared, and the limit of a wait for locks ends with its transaction."""
+    catalog = Catalog.open(postgresql, Effects())
+    try:
+        for _ in range(12):
+            with catalog.transaction() as transaction:
+                transaction._session.lock_name("westus2")
+                assert transaction._session.connection.exec_driver_sql("SHOW lock_timeout").scalar() == "30s"
+                transaction.groups.list(SUBSCRIPTION)
+            with catalog.reading() as transaction:
+                list(transaction._session.stream(text("SELECT generate_series(1, 1000)")))
+        with catalog._database.engine.connect() as connection:
+            driver: Any = connection.connection.dbapi_connection
+            rows = driver.execute(
+                "SELECT (SELECT count(*) FROM pg_prepared_statements), (SELECT count(*) FROM pg_cursors),"
+                " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'),"
+                " (SELECT count(*) FROM pg_settings WHERE source = 'session' AND name <> 'client_encoding')"
+            ).fetchall()
+        assert rows == [(0, 0, 0, 0)]
+    finally:
+        catalog.close()
+
+
 # -- transactions -----------------------------------------------------------------------------------------------------
 
 
@@ -407,10 +434,60 @@ def test_server_that_does_not_answer_is_reported() -> None:
 
 
 @pytest.mark.engine("postgresql")
-def test_missing_database_is_reported(postgresql: str) -> None:
-    url = make_url(postgresql).set(database="nowhere").render_as_string(hide_password=False)
-    with pytest.raises((StoreDenied, StoreUnreachable), match="nowhere"):
-        Catalog.open(url, Effects())
+@pytest.mark.parametrize(
+    ("change", "kind", "found"),
+    [
+        ({"database": "nowhere"}, StoreDenied, 'database "nowhere" does not exist'),
+        ({"username": "stranger"}, StoreDenied, 'role "stranger" does not exist'),
+        ({"query": {"service": "nowhere"}}, InvalidInput, 'service "nowhere" not found'),
+        ({"query": {"target_session_attrs": "master"}}, InvalidInput, 'invalid target_session_attrs value: "master"'),
+        ({"query": {"target_session_attrs": "standby"}}, StoreUnreachable, "not in hot standby mode"),
+        ({"query": {"connect_timeout": "soon"}}, InvalidInput, "bad value for connect_timeout"),
+        ({"query": {"options": "-c nothing=1"}}, InvalidInput, 'unrecognized configuration parameter "nothing"'),
+        ({"query": {"application_name": "a", "options": "-c search_path=public", "connect_timeout": "9"}}, None, ""),
+    ],
+)
+def test_refused_connections_name_the_cause(
+    postgresql: str, change: dict[str, Any], kind: type[ImgstoreError] | None, found: str
+) -> None:
+    url = make_url(postgresql).set(drivername="postgresql")
+    url = url.update_query_dict(change["query"]) if "query" in change else url.set(**change)
+    address = url.set(password="secret-word").render_as_string(hide_password=False).replace("+", "%20")
+    with nullcontext() if kind is None else pytest.raises(kind) as caught:
+        Catalog.open(address, Effects()).close()
+    if caught is not None:
+        assert found in str(caught.value)
+        assert "secret-word" not in str(caught.value)
+
+
+@pytest.mark.engine("pgbouncer")
+def test_parameters_that_a_pooler_refuses_are_named(postgresql: str, pgbouncer: PgBouncer) -> None:
+    url = pgbouncer.url(postgresql)
+    with pytest.raises(InvalidInput, match=r"unsupported startup parameter: options(.|\n)*ALTER ROLE"):
+        Catalog.open(f"{url}?options=-c%20search_path%3Dpublic", Effects())
+    with pytest.raises(StoreDenied, match=r"server does not support SSL(.|\n)*sslmode"):
+        Catalog.open(f"{url}?sslmode=require", Effects())
+
+
+@pytest.mark.engine("pgbouncer")
+def test_pooler_in_statement_mode_is_refused(postgresql: str, postgresql_server: PostgreSQL, tmp_path: Path) -> None:
+    with (
+        engines.start_pgbouncer(tmp_path, postgresql_server, pool_mode="statement") as pooler,
+        pytest.raises(StoreDenied, match="pool_mode = transaction"),
+    ):
+        Catalog.open(pooler.url(postgresql), Effects())
+
+
+@pytest.mark.engine("pgbouncer")
+def test_first_of_several_hosts_that_answers_is_used(postgresql: str, pgbouncer: PgBouncer) -> None:
+    url = pgbouncer.url(postgresql).replace("127.0.0.1:", "127.0.0.1:1,[::1]:1,127.0.0.1:")
+    catalog = Catalog.open(url, Effects())
+    try:
+        assert catalog.place == url
+        with catalog.transaction() as transaction:
+            transaction.groups.add(group())
+    finally:
+        catalog.close()
 
 
 @pytest.mark.engine("postgresql")

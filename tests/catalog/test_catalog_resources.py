@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from catalog_fixtures import DIRECT_ENGINES
 from catalog_values import (
     LRS,
     NOON,
@@ -169,6 +170,7 @@ def test_versions_are_read_back(catalog: Catalog) -> None:
             transaction.versions.by_uid(changed.uid)
 
 
+@pytest.mark.parametrize("catalog", DIRECT_ENGINES, indirect=True)
 def test_ten_thousand_versions_are_read_in_index_order(catalog: Catalog) -> None:
     """No engine sorts for a page, because the index of the unique constraint has the requested order."""
     with catalog.transaction() as transaction:

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from catalog_fixtures import DIRECT_ENGINES
 from catalog_values import manifest, segment, settle, slot, uid
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -47,6 +48,7 @@ def test_pools_have_separate_segments(catalog: Catalog) -> None:
         assert transaction.segments.put(other, [segment(0)]).tolist() != [number]
 
 
+@pytest.mark.parametrize("catalog", DIRECT_ENGINES, indirect=True)
 def test_twenty_thousand_segments_are_added_in_batches(catalog: Catalog) -> None:
     """A dense disk of 80 GiB has more segments than a statement has parameters. The second call adds no row."""
     rows = [segment(number) for number in range(20_000)]

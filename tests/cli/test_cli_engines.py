@@ -1,8 +1,11 @@
 """The main job as typed, where the bytes are not on this machine's disk: on MinIO, from URLs, with PostgreSQL's facts."""
 
 import json
+import os
 import random
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.testing.engines import S3Engine
+from imgstore.testing.engines import PgBouncer, S3Engine
 from tests.support.http_server import Page, make_certificate, start_web
 
 MIB = 2**20
@@ -146,3 +149,31 @@ def test_a_source_as_a_file_url(embedded: Terminal, tmp_path: Path) -> None:
     source.write_bytes(disk_bytes(5))
     embedded.ok(CREATE.format(version="1.0.0", uri=source.as_uri(), location="eastus"))
     assert embedded.ok(f"verify --file '{source}' --image rg/g/d/1.0.0")["matches"] is True
+
+
+def test_processes_share_a_catalog_behind_pgbouncer(postgresql: str, pgbouncer: PgBouncer, tmp_path: Path) -> None:
+    terminal = Terminal({"IMGSTORE_HOME": str(tmp_path / "home"), "IMGSTORE_DATABASE": pgbouncer.url(postgresql)})
+    source = tmp_path / "disk.raw"
+    source.write_bytes(disk_bytes(6))
+    terminal.gallery("eastus")
+    create = CREATE + " --target-regions eastus=2 westus2 --only-show-errors"
+    program = [sys.executable, "-m", "imgstore"]
+    lines = [shlex.split(create.format(version=f"1.0.{n}", uri=source, location="eastus")) for n in range(2)]
+    running = [
+        subprocess.Popen(
+            [*program, *line], env=os.environ | terminal.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for line in lines
+    ]
+    for process in running:
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert json.loads(stdout)["properties"]["provisioningState"] == "Succeeded"
+    terminal.ok("sig image-version delete -g rg -r g -i d -e 1.0.0 --yes")
+    assert terminal.run("worker --once").exit_code == 0
+    left = terminal.ok("sig image-version list -g rg -r g -i d")
+    assert [version["name"] for version in left] == ["1.0.1"]
+    terminal.ok(
+        f"disk export --gallery-image-reference rg/g/d --location westus2 --file {tmp_path}/out.raw --format raw"
+    )
+    assert (tmp_path / "out.raw").read_bytes() == source.read_bytes()

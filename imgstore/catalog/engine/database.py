@@ -3,6 +3,9 @@
 SQLite is a single file with a single writer. A writing transaction begins IMMEDIATE, so the transaction owns the whole
 database from the first statement and needs no further lock. PostgreSQL runs READ COMMITTED and locks rows. Advisory
 locks replace locks on rows that do not exist. A transaction that only reads sees one snapshot on both engines.
+
+A PostgreSQL session has no state between transactions (invariant L6), so each transaction may run on another connection
+of a pooler such as PgBouncer in transaction mode.
 """
 
 import threading
@@ -14,11 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sqlalchemy import URL, Connection, Engine, Executable, Select, Table, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, InvalidatePoolError
+from sqlalchemy import URL, Connection, Engine, Executable, Select, Table, create_engine, event
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from imgstore.catalog.engine.errors import translate_errors
+from imgstore.catalog.engine.postgresql_address import is_postgresql_address, parse_postgresql_address
 from imgstore.catalog.engine.write_ahead_log import count_changes, count_transaction
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput, StoreUnreachable, ToolMissing
@@ -48,7 +52,8 @@ IDLE_SECONDS_MAX: Final = 1.0
 _POOL: Final[Mapping[str, Any]] = {"pool_size": 8, "max_overflow": 56, "pool_timeout": LOCK_SECONDS_MAX}
 
 _SQLITE: Final = "sqlite:///"
-_POSTGRESQL: Final = ("postgresql", "postgresql+psycopg")
+_READ_ONLY: Final = "read_only"
+"""The execution option of a PostgreSQL connection whose transactions only read."""
 
 
 def upsert(table: Table, *, is_sqlite: bool) -> "Upsert":
@@ -224,19 +229,15 @@ def configure_database(url: str) -> Database:
     """Return the database that `url` names, without a connection.
 
     Raises:
-        InvalidInput: `url` is neither sqlite:///path nor postgresql://....
+        InvalidInput: `url` is neither sqlite:///path nor a valid postgresql:// address.
         ToolMissing: psycopg is not installed.
     """
     if url.startswith(_SQLITE) and url != _SQLITE:
         # make_url would change '?' and '%' in a path.
         return _sqlite(Path(url.removeprefix(_SQLITE)).absolute())
-    try:
-        address = make_url(url)
-    except ArgumentError as error:
-        raise _invalid_address_error(url) from error
-    if address.drivername not in _POSTGRESQL:
+    if not is_postgresql_address(url):
         raise _invalid_address_error(url)
-    return _postgresql(address.set(drivername="postgresql+psycopg"))
+    return _postgresql(url)
 
 
 def _sqlite(path: Path) -> Database:
@@ -264,12 +265,19 @@ def _sqlite_engine(path: Path, *pragmas: str) -> Engine:
     return engine
 
 
-def _postgresql(address: URL) -> Database:
+def _postgresql(url: str) -> Database:
     try:
+        address = parse_postgresql_address(url)
         engine = create_engine(
-            address,
-            isolation_level="READ COMMITTED",
-            connect_args={"connect_timeout": CONNECT_SECONDS_MAX},
+            "postgresql+psycopg://",
+            connect_args={
+                "connect_timeout": CONNECT_SECONDS_MAX,
+                **address.parameters,
+                # The event below begins the transactions. The driver must not begin any.
+                "autocommit": True,
+                # A prepared statement belongs to a session.
+                "prepare_threshold": None,
+            },
             **_POOL,
         )
     except ModuleNotFoundError as error:
@@ -281,15 +289,17 @@ def _postgresql(address: URL) -> Database:
             target="psycopg",
         ) from error
 
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: "DBAPIConnection", _entry: ConnectionPoolEntry) -> None:
-        cursor = connection.cursor()
-        cursor.execute(f"SET lock_timeout = '{LOCK_SECONDS_MAX}s'")
-        cursor.close()
-        connection.commit()
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        mode = "REPEATABLE READ, READ ONLY" if read_only else "READ COMMITTED"
+        # Both statements are one round trip. The limit ends with the transaction.
+        connection.exec_driver_sql(
+            f"BEGIN ISOLATION LEVEL {mode}; SET LOCAL lock_timeout = '{int(LOCK_SECONDS_MAX * 1000)}ms'"
+        )
 
     _ping_idle_connections(engine)
-    return Database(engine=engine, readers=engine, place=address.render_as_string(hide_password=True), file=None)
+    return Database(engine=engine, readers=engine, place=address.place, file=None)
 
 
 def _ping_idle_connections(engine: Engine) -> None:
@@ -318,8 +328,7 @@ def _ping_idle_connections(engine: Engine) -> None:
 @contextmanager
 def _begin_read_only(connection: Connection) -> Iterator[None]:
     if connection.dialect.name != "sqlite":
-        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        with connection.begin():
+        with connection.execution_options(**{_READ_ONLY: True}).begin():
             yield
         return
     with connection.begin():
@@ -346,7 +355,7 @@ def _hold(lock: threading.Lock, place: str) -> Iterator[None]:
 def _invalid_address_error(url: str) -> InvalidInput:
     return InvalidInput(
         "The address of the database is invalid.",
-        found=repr(url.rsplit("@", maxsplit=1)[-1]),
+        found=repr(url.rpartition("@")[2].partition("?")[0]) if "://" in url else "no URL",
         expected="sqlite:///PATH or postgresql://USER@HOST/NAME",
         hint="set --database or IMGSTORE_DATABASE",
         target="database",

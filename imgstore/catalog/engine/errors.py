@@ -4,16 +4,18 @@ SQLite reports result codes (https://www.sqlite.org/rescode.html). PostgreSQL re
 (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 """
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeAlias
 
 from sqlalchemy import exc
 
 from imgstore.domain.errors import (
     Conflict,
     ImgstoreError,
+    InvalidInput,
     ObjectCorrupt,
     StoreDenied,
     StoreError,
@@ -59,7 +61,7 @@ _ADVICE: Final[dict[type[StoreError], tuple[str, str]]] = {
     StoreFull: ("free space on the disk of the database", "free some space there, then run the command again"),
     StoreDenied: (
         "a database that this user may open and write",
-        "check the path or name, the owner and the permissions of the database",
+        "check the path or name of the database, its owner and permissions, and the user and the password of the address",
     ),
     ObjectCorrupt: (
         "an undamaged database",
@@ -67,6 +69,55 @@ _ADVICE: Final[dict[type[StoreError], tuple[str, str]]] = {
     ),
     StoreError: ("a statement that the database accepts", "run the command again with --debug and report the output"),
 }
+
+_Refusal: TypeAlias = tuple[type[StoreError | InvalidInput], str, str]
+"""The class of an error, the expected state and the hint."""
+
+# libpq has no SQLSTATE for a refused connection, and PgBouncer has a single one. Therefore the texts decide.
+_CONNECTION_REFUSALS: Final[tuple[tuple[re.Pattern[str], _Refusal], ...]] = (
+    (
+        re.compile(r"unsupported startup parameter"),
+        (
+            InvalidInput,
+            "parameters that the pooler passes on",
+            "remove the parameter from the address, and use ALTER ROLE ... SET in the database instead",
+        ),
+    ),
+    (
+        re.compile(r"statement pooling mode"),
+        (StoreDenied, "a pooler in transaction or session mode", "set pool_mode = transaction in the pooler"),
+    ),
+    (
+        re.compile(
+            r"invalid \S+ value|invalid integer|bad value for|definition of service|service file|not parse network"
+            r"|unrecognized configuration parameter|requires a value"
+        ),
+        (InvalidInput, "values that libpq accepts", "correct the parameter in --database or IMGSTORE_DATABASE"),
+    ),
+    (
+        re.compile(r"hot standby|session is (not )?read-only"),
+        (
+            StoreUnreachable,
+            "a primary server",
+            "check that one of the hosts of the address is the primary server, and check target_session_attrs",
+        ),
+    ),
+    (
+        re.compile(r"does not support SSL|certificate|SSL (connection is )?required"),
+        (
+            StoreDenied,
+            "TLS as both the address and the server require",
+            "check sslmode and sslrootcert in the address, and the certificate of the server",
+        ),
+    ),
+    (
+        re.compile(
+            r"(database|role) \".*\" does not exist|no such (database|user)|(password|auth)\w* .*failed|auth failed"
+            r"|password supplied|pg_hba|not permitted|permission denied"
+        ),
+        (StoreDenied, *_ADVICE[StoreDenied]),
+    ),
+)
 
 
 @contextmanager
@@ -82,6 +133,7 @@ def translate_errors(place: str) -> Iterator[None]:
         StoreFull: the disk of the database is full.
         StoreDenied: the database does not exist, or this user may not open or write the database.
         ObjectCorrupt: the file is damaged, or is not a database.
+        InvalidInput: a parameter of the address of PostgreSQL is invalid.
         StoreError: the database refused for another reason.
     """
     try:
@@ -91,10 +143,28 @@ def translate_errors(place: str) -> Iterator[None]:
     except exc.TimeoutError as error:
         raise _store_error(StoreUnreachable, place, "every connection of this process is busy") from error
     except exc.DBAPIError as error:
+        if (refusal := _find_refusal(error)) is not None:
+            raise _open_error(refusal, place, _describe(error.orig)) from error
         kind = StoreUnreachable if error.connection_invalidated else _kind(error.orig)
+        if error.statement is None:
+            raise _open_error((kind, *_ADVICE[kind]), place, _describe(error.orig)) from error
         raise _store_error(kind, place, _describe(error.orig)) from error
     except exc.SQLAlchemyError as error:
         raise _store_error(StoreError, place, str(error)) from error
+
+
+def _find_refusal(error: exc.DBAPIError) -> _Refusal | None:
+    """Return the reason for which PostgreSQL or a pooler refused a connection, or None for any other error."""
+    by_pooler = getattr(error.orig, "sqlstate", None) == "08P01"
+    if isinstance(error.orig, sqlite3.Error) or not (error.statement is None or by_pooler):
+        return None
+    text = str(error.orig)
+    return next((refusal for pattern, refusal in _CONNECTION_REFUSALS if pattern.search(text)), None)
+
+
+def _open_error(refusal: _Refusal, place: str, found: str) -> ImgstoreError:
+    kind, expected, hint = refusal
+    return kind(f"The catalog in {place} cannot be opened.", found=found, expected=expected, hint=hint, target=place)
 
 
 def _kind(error: BaseException | None) -> type[StoreError]:
