@@ -17,6 +17,7 @@ import click
 from imgstore.cli.framework import global_options
 from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.standard_streams import ReportStream, UnwrittenResult, drop_output, prepare_streams
+from imgstore.domain.environment import strip_variables
 from imgstore.domain.errors import ImgstoreError, NotFound, OutputError
 from imgstore.domain.strict_json import check_text
 
@@ -125,6 +126,7 @@ def main() -> None:
 def start() -> None:
     """Run the root command in a process of its own: the entry point of the installed program."""
     gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
+    strip_variables(os.environ)
     leaving = _Leaving(prepare_streams())
     atexit.register(leaving)  # first in, so last out
     try:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import yaml
 
+from imgstore.domain.environment import strip_value
 from imgstore.domain.errors import InvalidRegions
 
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^{}]*))?\}")
@@ -167,7 +168,11 @@ class Section:
         if "${" in _VARIABLE.sub("", text):
             self.add_fault(f"'{text}': only ${{NAME}}, ${{NAME:-}} and ${{NAME:-default}} are supported", key)
             return None
-        return None if missing else _VARIABLE.sub(lambda found: self._environ.get(found[1]) or found[3] or "", text)
+        return (
+            None
+            if missing
+            else _VARIABLE.sub(lambda found: strip_value(self._environ.get(found[1], "")) or found[3] or "", text)
+        )
 
 
 def _describe_value(value: Any) -> str:

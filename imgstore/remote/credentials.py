@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
+from imgstore.domain.environment import strip_value
 from imgstore.domain.errors import InvalidInput, Unauthenticated
 from imgstore.domain.strict_json import check_text
 
@@ -123,10 +124,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _credentials(environ: Mapping[str, str]) -> Credentials:
-    token = environ.get("IMGSTORE_TOKEN")
+    token = strip_value(environ.get("IMGSTORE_TOKEN", ""))
     if token:
-        return Bearer(token=token.strip())
-    values = [environ.get(name) or "" for name in _APPLICATION]
+        return Bearer(token=_check_line("IMGSTORE_TOKEN", token))
+    values = [_check_line(name, strip_value(environ.get(name, ""))) for name in _APPLICATION]
     missing = [name for name, value in zip(_APPLICATION, values, strict=True) if not value]
     if missing:
         raise Unauthenticated(
@@ -136,3 +137,17 @@ def _credentials(environ: Mapping[str, str]) -> Credentials:
             hint="`imgstore auth sp create` on the server creates a service principal and prints the secret once",
         )
     return Application(tenant_id=values[0], client_id=values[1], client_secret=values[2])
+
+
+def _check_line(name: str, value: str) -> str:
+    """Return a credential of printable characters. The error does not contain the credential."""
+    wrong = next((at for at, each in enumerate(value) if not (each.isascii() and each.isprintable())), None)
+    if wrong is not None:
+        raise Unauthenticated(
+            f"{name} contains a line end, or another character that no credential has.",
+            found=f"the character U+{ord(value[wrong]):04X} after {wrong} characters",
+            expected="printable ASCII characters on one line",
+            hint=f"set {name} to the value alone, without other lines of the file",
+            target=name,
+        )
+    return value

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,21 @@ def test_local_path_of_a_uri() -> None:
 def test_invalid_server_address_is_refused(server: str) -> None:
     with pytest.raises(InvalidInput, match="address of the server is invalid"):
         read_address(server, authorities=None, subscription=None, environ={"IMGSTORE_TOKEN": "t"})
+
+
+@pytest.mark.parametrize(
+    "name", ["IMGSTORE_TOKEN", "IMGSTORE_TENANT_ID", "IMGSTORE_CLIENT_ID", "IMGSTORE_CLIENT_SECRET"]
+)
+def test_what_surrounds_a_credential_is_removed_and_a_second_line_is_refused(name: str) -> None:
+    names = ("IMGSTORE_TENANT_ID", "IMGSTORE_CLIENT_ID", "IMGSTORE_CLIENT_SECRET")
+    environ = dict.fromkeys([name] if name == "IMGSTORE_TOKEN" else names, "\ufeff secret\r\n")
+    read = read_address("https://h", authorities=None, subscription=None, environ=environ)
+    assert set(asdict(read.credentials).values()) == {"secret"}
+    with pytest.raises(Unauthenticated, match=f"{name} contains a line end") as caught:
+        read_address(
+            "https://h", authorities=None, subscription=None, environ=environ | {name: "secret\nIMGSTORE_CLIENT_ID=x"}
+        )
+    assert "secret" not in str(caught.value).replace(name, "")
 
 
 def test_credentials_and_address_come_from_the_environment() -> None:

@@ -23,9 +23,9 @@ of 5.2 ms for 4 MB), because readers verify names. `fast_path` saves half a mill
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, Final
@@ -40,11 +40,11 @@ from botocore.utils import parse_timestamp
 from urllib3.exceptions import HTTPError
 
 import imgstore
+from imgstore.domain.effects import Effects
 from imgstore.domain.errors import (
     Conflict,
     ObjectCorrupt,
     ObjectNotFound,
-    StoreDenied,
     StoreError,
     StoreFull,
     StoreMismatch,
@@ -62,6 +62,16 @@ from imgstore.stores.interface import (
     split_batches,
 )
 from imgstore.stores.s3.connections import TimeLimits, use_progress_timeouts
+from imgstore.stores.s3.credentials import (
+    ACCESS_KEY,
+    SECRET_KEY,
+    SESSION_TOKEN,
+    clean_credentials,
+    clean_key,
+    clock_skew,
+    config_error,
+    denied_error,
+)
 from imgstore.stores.s3.fast_path import FastPath
 from imgstore.stores.wrappers.hedging import note_answer
 
@@ -148,6 +158,7 @@ class S3Store:
         access_key: str | None = None,
         secret_key: str | None = None,
         limits: TimeLimits = TimeLimits(),  # noqa: B008 - frozen
+        now: Callable[[], datetime] = Effects().now,  # noqa: B008 - frozen
     ) -> None:
         """Name the bucket without a request.
 
@@ -162,15 +173,17 @@ class S3Store:
             access_key: explicit credentials, together with `secret_key`, instead of the chain.
             secret_key: see `access_key`.
             limits: the time limits of requests.
+            now: the clock of this machine, for the comparison with the store's clock.
 
         Raises:
-            StoreDenied: the profile does not exist.
+            StoreDenied: the profile does not exist, or a key contains a control character.
             StoreError: the endpoint is not a URL.
         """
         self.name = f"s3 {endpoint or 'aws'}/{bucket}"
         self.bucket = bucket
         self.properties = properties or UNPROBED
         self._region = signing_region
+        self._now = now
         self._class = {"StorageClass": storage_class} if storage_class else {}
         config = Config(
             signature_version="s3v4",
@@ -383,9 +396,13 @@ class S3Store:
             yield
         except vendor.ClientError as error:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            raise self._create_error(key, error_code(error), status, _error_message(error)) from error
+            headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            skew = clock_skew(headers, self._now())
+            raise self._create_error(key, error_code(error), status, _error_message(error), skew) from error
         except _CREDENTIALS as error:
-            raise self._denied_error(key, str(error)) from error
+            raise denied_error(self.name, key, "", str(error), None) from error
+        except vendor.ConfigParseError as error:
+            raise config_error(str(error)) from error
         except vendor.SSLError as error:
             raise StoreError(
                 f"{self.name} has no trusted certificate.",
@@ -402,8 +419,10 @@ class S3Store:
         except (vendor.BotoCoreError, *_UNREADABLE) as error:
             raise self._failed_error(key, f"an answer that cannot be read: {error}") from error
 
-    def _create_error(self, key: str | None, code: str, status: int, message: str) -> StoreError | Conflict:
-        """Create the error for an error response of the store."""
+    def _create_error(
+        self, key: str | None, code: str, status: int, message: str, skew: timedelta | None = None
+    ) -> StoreError | Conflict:
+        """Create the error for an error response of the store. `skew` is the difference of the clocks, if known."""
         found = f"{code} (HTTP {status}): {message}"
         if code == "NoSuchBucket":
             return StoreError(
@@ -438,7 +457,7 @@ class S3Store:
         if code in _PASSING or status >= 500 or status == 429:
             return self._unreachable_error(key, found)
         if code in _DENIED or status in {401, 403}:
-            return self._denied_error(key, found)
+            return denied_error(self.name, key, code, found, skew)
         return self._failed_error(key, found)
 
     def _damaged_error(self, key: str | None, found: str) -> ObjectCorrupt:
@@ -447,15 +466,6 @@ class S3Store:
             found=found,
             expected="a body that matches its checksum",
             hint="run the same command again; if the error stays, check the network and its proxies",
-            target=key,
-        )
-
-    def _denied_error(self, key: str | None, found: str) -> StoreDenied:
-        return StoreDenied(
-            f"{self.name} refuses the credentials.",
-            found=found,
-            expected="credentials that may read and write the bucket, and a correct clock",
-            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name an AWS profile in regions.yaml",
             target=key,
         )
 
@@ -485,7 +495,7 @@ class S3Store:
 _sessions_lock: Final = threading.Lock()
 
 
-_CREDENTIAL_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_CREDENTIAL_VARIABLES: Final = (ACCESS_KEY, SECRET_KEY, SESSION_TOKEN)
 _SERVICES: Final = ["s3", "signin", "sso", "sso-oidc", "sts"]
 """S3, and the services for the credentials of profiles."""
 
@@ -531,12 +541,14 @@ def _client(
 ) -> Any:
     with _sessions_lock:  # threads may share clients, but not sessions
         session = _session(profile, tuple(os.environ.get(name) for name in _CREDENTIAL_VARIABLES))
+        if access_key is None:
+            clean_credentials(session.get_credentials())
         return session.client(
             "s3",
             endpoint_url=endpoint,
             region_name=region or session.region_name or "us-east-1",
-            aws_access_key_id=access_key,
-            aws_secret_access_key=secret_key,
+            aws_access_key_id=clean_key(ACCESS_KEY, access_key),
+            aws_secret_access_key=clean_key(SECRET_KEY, secret_key),
             config=config,
         )
 
