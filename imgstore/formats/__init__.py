@@ -7,12 +7,15 @@
 4. Fixed VHD, dynamic VHD and raw files are read in place. qcow2, VHDX and VMDK must pass the checks of this package and
    of oslo.utils. Then a confined qemu-img converts the image into a sparse raw file that exists as long as its reader.
 5. `create_writer` writes a container under a temporary name. `publish` renames the complete file, or nothing appears.
+   A pipe or a block device has no temporary name and is written in order.
 
 Nothing inside an image is ever followed: no path, no URL, no parent (invariant F1).
 """
 
+from imgstore.formats.azure_limits import export_warnings
 from imgstore.formats.checks import DISK_BYTES_MAX
 from imgstore.formats.files.local_file import LocalFile
+from imgstore.formats.files.ordered_output import describe_rest
 from imgstore.formats.files.read_ahead import read_through
 from imgstore.formats.inspection import Check, Inspection, inspect_image
 from imgstore.formats.open_disk import open_disk
@@ -28,7 +31,9 @@ __all__ = [
     "Inspection",
     "LocalFile",
     "create_writer",
+    "describe_rest",
     "detect_generation",
+    "export_warnings",
     "fixed_footer",
     "inspect_image",
     "open_disk",

@@ -3,22 +3,18 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from imgstore.domain.disks.sources import ByteSource, DiskFormat
 from imgstore.domain.errors import ImageRefused, ToolMissing
 from imgstore.domain.resources import HyperVGeneration
-from imgstore.domain.storage.sizes import GIB, MIB, round_up
+from imgstore.formats.azure_limits import refusal_reasons
 from imgstore.formats.checks import Finding, all_passed
 from imgstore.formats.open_disk import CONVERTED_FORMATS, examine, open_disk
 from imgstore.formats.partitions import detect_generation
 from imgstore.formats.probe import probe
 from imgstore.formats.qemu.oslo_checks import oslo_finding
 from imgstore.formats.vhd import DynamicVhdReader
-
-_AZURE_BYTES_MIN: Final = 20 * MIB
-_AZURE_BYTES_MAX: Final = 32_767 * GIB
-"""`az disk create --for-upload` takes files of 20 MiB + 512 to 32,767 GiB + 512 bytes."""
 
 
 class Check(NamedTuple):
@@ -120,23 +116,9 @@ def _look_inside(
 
 
 def _azure_reasons(form: DiskFormat, virtual_bytes: int | None, findings: tuple[Finding, ...]) -> Iterator[str]:
-    """List the reasons why Azure would not accept the file.
-
-    Sources: "Prepare a Windows VHD or VHDX to upload to Azure" and "Information for non-endorsed Linux distributions".
-    Azure wants a fixed VHD with a whole number of MiB.
-    """
+    """List the reasons why Azure would not accept the file."""
     yield from (f"the check '{finding.check}' failed" for finding in findings if not finding.passed)
-    if form is not DiskFormat.VHD_FIXED:
-        yield f"the format is {form.value}, and Azure takes fixed VHD only (`imgstore disk export --format vhd`)"
-    if virtual_bytes is None:
-        return
-    if virtual_bytes % MIB:
-        yield (
-            f"the disk's size, {virtual_bytes:,} bytes, is no multiple of 1 MiB "
-            f"(`--pad` rounds up to {round_up(virtual_bytes, MIB):,})"
-        )
-    if not _AZURE_BYTES_MIN <= virtual_bytes <= _AZURE_BYTES_MAX:
-        yield f"the disk's size, {virtual_bytes:,} bytes, is not between 20 MiB and 32,767 GiB"
+    yield from refusal_reasons(form, virtual_bytes)
 
 
 def _conversion_finding(refused: ImageRefused) -> Finding:

@@ -1,7 +1,7 @@
 """Writes a disk into a container: fixed VHD, dynamic VHD, raw, and qcow2 through qemu-img.
 
 The file offset of each byte is computed before the first write. `write_at` is therefore a plain `pwrite` from any
-thread, in any order, and ranges that are never written stay holes.
+thread, in any order, and ranges that are never written stay holes. A pipe or a block device is written in order instead.
 """
 
 import os
@@ -15,6 +15,7 @@ from imgstore.domain.disks.sources import ContainerMetadata, DiskFormat, DiskWri
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.storage.sizes import BLOCK_BYTES, GIB, MIB, SECTOR_BYTES, ceil_div, round_up
 from imgstore.formats.files.atomic_file import PendingFile, translate_errors, write_all
+from imgstore.formats.files.ordered_output import OrderedOutput, TargetKind, open_output, target_kind
 from imgstore.formats.qemu.qemu_img import find_qemu_img, write_from_raw
 from imgstore.formats.vhd_layout import (
     BLOCK_BYTES_DEFAULT,
@@ -33,6 +34,9 @@ from imgstore.formats.vhd_layout import (
 
 WRITABLE_FORMATS: Final = (DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFormat.RAW, DiskFormat.QCOW2)
 """The containers that can be written."""
+
+_STREAM_FORMATS: Final = (DiskFormat.RAW, DiskFormat.VHD_FIXED)
+"""The containers whose bytes are known in order: the disk, then a footer."""
 
 _PADDED_TO: Final = {DiskFormat.VHD_FIXED: MIB, DiskFormat.VHD_DYNAMIC: MIB, DiskFormat.QCOW2: SECTOR_BYTES}
 """The unit of `pad`: whole MiB for VHD, because Azure requires that. The 512 bytes that a VHD requires divide a MiB."""
@@ -57,10 +61,10 @@ def create_writer(
     overwrite: bool = False,
     pad: bool = False,
 ) -> DiskWriter:
-    """Make a writer of a disk of `virtual_bytes` to `path`. The file appears with `publish`.
+    """Make a writer of a disk of `virtual_bytes` to `path`. A file appears with `publish`.
 
     Args:
-        path: the path of the new file.
+        path: the path of the new file, a link to the path, standard output, a pipe, or a block device.
         format: a member of `WRITABLE_FORMATS`.
         virtual_bytes: size of the disk. Data for `write_at` may reach beyond the size and is cut there.
         extents: the ranges that will be written. A dynamic VHD has blocks for these ranges only.
@@ -70,12 +74,20 @@ def create_writer(
         pad: whether the disk may grow to `padded_bytes`.
 
     Raises:
-        InvalidInput: the container can't be written, or can't hold this size.
-        OutputError: the file exists, the folder is missing, or permission or space is missing.
+        InvalidInput: the container can't be written, can't hold this size, or can't be written to this kind of target.
+        OutputError: the file exists, the folder is missing, permission or space is missing, or the device is in use.
         ToolMissing: qcow2 without qemu-img.
     """
     container_bytes = padded_bytes(virtual_bytes, format) if pad else virtual_bytes
+    kind = target_kind(path)
+    _check_target_kind(path, kind, format)
     _check_size(format, virtual_bytes, container_bytes)
+    footer = b""
+    if format is DiskFormat.VHD_FIXED:
+        footer = fixed_footer(container_bytes, container_metadata, disk_digest)
+    if kind is not TargetKind.FILE:
+        output = open_output(path, kind, container_bytes + len(footer))
+        return _OrderedWriter(output, virtual_bytes, container_bytes, footer)
     if format is DiskFormat.QCOW2:
         find_qemu_img()
     pending = PendingFile(path, overwrite=overwrite, read_soon=format is DiskFormat.QCOW2)  # by qemu-img
@@ -84,9 +96,6 @@ def create_writer(
             return _DynamicVhdWriter(pending, virtual_bytes, container_bytes, extents, disk_digest)
         if format is DiskFormat.QCOW2:
             return _Qcow2Writer(pending, virtual_bytes, container_bytes, overwrite=overwrite)
-        footer = b""
-        if format is DiskFormat.VHD_FIXED:
-            footer = fixed_footer(container_bytes, container_metadata, disk_digest)
         return _FlatWriter(pending, virtual_bytes, container_bytes, footer)
     except BaseException:
         pending.discard()
@@ -121,6 +130,25 @@ def _check_size(form: DiskFormat, virtual_bytes: int, container_bytes: int) -> N
         )
 
 
+def _check_target_kind(path: Path, kind: TargetKind, form: DiskFormat) -> None:
+    if kind is TargetKind.DEVICE and form is not DiskFormat.RAW:
+        raise InvalidInput(
+            f"A block device takes raw bytes only, and not a {form.value} file.",
+            found=f"{path} and the format {form.value}",
+            expected="raw: a guest reads the bytes of the device as the disk",
+            hint="give `--format raw`, or write a file",
+            target="format",
+        )
+    if kind is TargetKind.STREAM and form not in _STREAM_FORMATS:
+        raise InvalidInput(
+            f"A {form.value} file cannot be written to a pipe, because its beginning is written last.",
+            found=f"{path} and the format {form.value}",
+            expected=" or ".join(each.value for each in _STREAM_FORMATS),
+            hint="give `--format raw` or `--format vhd`, or write a file",
+            target="format",
+        )
+
+
 def fixed_footer(virtual_bytes: int, container_metadata: ContainerMetadata | None, disk_digest: bytes) -> bytes:
     """Return the original footer of the disk if the footer has exactly this size, else a generated footer."""
     kept = (
@@ -131,8 +159,44 @@ def fixed_footer(virtual_bytes: int, container_metadata: ContainerMetadata | Non
     return pack_footer(virtual_bytes=virtual_bytes, disk_type=TYPE_FIXED, disk_digest=disk_digest)
 
 
+class _OrderedWriter:
+    """A writer of raw and fixed VHD to a target that takes bytes in order. Gaps become zeros."""
+
+    in_order = True
+
+    def __init__(self, output: OrderedOutput, virtual_bytes: int, container_bytes: int, footer: bytes) -> None:
+        self._output = output
+        self._virtual_bytes = virtual_bytes
+        self._container_bytes = container_bytes
+        self._footer = footer
+
+    def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
+        """Write zeros up to `offset`, then `data`."""
+        assert offset >= self._output.written_bytes, "each range follows the previous range"
+        self._output.write_zeros(offset - self._output.written_bytes)
+        self._output.write(_clip(data, offset, self._virtual_bytes))
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Fail: a pipe cannot be read back, and only verified bytes are written."""
+        raise NotImplementedError
+
+    def publish(self) -> int:
+        """Write zeros up to the end of the disk, then the footer. Wait for the medium of a device."""
+        self._output.write_zeros(self._container_bytes - self._output.written_bytes)
+        self._output.write(self._footer)
+        self._output.finish()
+        self._output.close()
+        return self._output.written_bytes
+
+    def abandon(self) -> None:
+        """Close the target. The written bytes stay."""
+        self._output.close()
+
+
 class _FlatWriter:
     """A writer of raw and fixed VHD: the bytes of the disk at their own offsets, then the footer if any."""
+
+    in_order = False
 
     def __init__(self, pending: PendingFile, virtual_bytes: int, container_bytes: int, footer: bytes) -> None:
         self._pending = pending
@@ -151,11 +215,11 @@ class _FlatWriter:
         with translate_errors(self._pending.path):
             return os.pread(self._pending.fd, length, offset)
 
-    def publish(self) -> None:
+    def publish(self) -> int:
         """Write the footer, then publish the file."""
         with translate_errors(self._pending.path):
             write_all(self._pending.fd, self._footer, self._container_bytes)
-        self._pending.publish()
+        return self._pending.publish()
 
     def abandon(self) -> None:
         """Remove the temporary file."""
@@ -169,6 +233,7 @@ class _DynamicVhdWriter:
     blocks therefore touches whole pages, and holes stay holes.
     """
 
+    in_order = False
     _BITMAP_BYTES: Final = bitmap_bytes(BLOCK_BYTES_DEFAULT)
     _PITCH_BYTES: Final = round_up(_BITMAP_BYTES + BLOCK_BYTES_DEFAULT, BLOCK_BYTES)
     _TABLE_AT: Final = FOOTER_BYTES + HEADER_BYTES
@@ -227,7 +292,7 @@ class _DynamicVhdWriter:
                 offset += taken
         return b"".join(parts)
 
-    def publish(self) -> None:
+    def publish(self) -> int:
         """Write the bitmaps of ones, the table, the header and both footers, then publish the file."""
         fd = self._pending.fd
         ones = b"\xff" * self._BITMAP_BYTES
@@ -238,7 +303,7 @@ class _DynamicVhdWriter:
                 write_all(fd, ones, start)
             write_all(fd, self._footer + header + self._bat.astype(">u4").tobytes() + padding, 0)
             write_all(fd, self._footer, self._footer_at)
-        self._pending.publish()
+        return self._pending.publish()
 
     def abandon(self) -> None:
         """Remove the temporary file."""
@@ -255,6 +320,8 @@ class _DynamicVhdWriter:
 class _Qcow2Writer:
     """A sparse raw file, which `publish` converts by qemu-img into a second temporary file."""
 
+    in_order = False
+
     def __init__(self, pending: PendingFile, virtual_bytes: int, container_bytes: int, *, overwrite: bool) -> None:
         self._raw = _FlatWriter(pending, virtual_bytes, container_bytes, b"")
         self._raw_path = pending.temporary
@@ -265,15 +332,16 @@ class _Qcow2Writer:
         self.read_at = self._raw.read_at
         self.abandon = self._raw.abandon
 
-    def publish(self) -> None:
+    def publish(self) -> int:
         """Convert, publish the converted file, then remove the raw file."""
         target = PendingFile(self._path, overwrite=self._overwrite, read_soon=True)
         try:
             write_from_raw(self._raw_path, DiskFormat.QCOW2, target.temporary, virtual_bytes=self._container_bytes)
-            target.publish()
+            file_bytes = target.publish()
         finally:
             target.discard()
         self._raw.abandon()
+        return file_bytes
 
 
 def _clip(data: bytes | memoryview, offset: int, end: int) -> memoryview:

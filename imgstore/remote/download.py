@@ -1,23 +1,25 @@
-"""Export a managed disk of a server into a local file. A signed URL grants access.
+"""Export a managed disk of a server into a local file, a pipe, or a block device. A signed URL grants access.
 
 Ranges with data are fetched in parallel. The digest of the result is compared with the digest of the disk.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from imgstore.domain.disks.sources import ContainerMetadata, DiskFormat, DiskWriter, Extent
 from imgstore.domain.errors import InvalidInput, ObjectCorrupt
+from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.storage.digests import Digest, digest_of, disk_digest
 from imgstore.domain.storage.sizes import PIECE_BYTES, SECTOR_BYTES
 from imgstore.domain.views import Export
-from imgstore.formats import create_writer
+from imgstore.formats import create_writer, describe_rest, export_warnings, padded_bytes
+from imgstore.formats.files.read_ahead import results_in_order
 from imgstore.remote.arm_client import Server
-from imgstore.remote.local_disk import WORKERS, piece_indexes, report_progress
+from imgstore.remote.local_disk import WORKERS, report_progress
 from imgstore.remote.upload import grant_access, page_list
-from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.wire.json_text import Json
 
 _FOOTER_BYTES: Final = 512
@@ -39,14 +41,14 @@ def export_disk(
     Args:
         server: The server.
         disk: The disk as JSON.
-        path: The file. The folder must exist.
+        path: The file in an existing folder, or a link to a file, standard output, a pipe, or a block device.
         format: vhd, vhd-dynamic, raw or qcow2.
         overwrite: Replace an existing file.
         pad: Round a size that the format cannot represent up to the next valid size.
 
     Raises:
         OutputError: The file cannot be written. No partial file remains.
-        ObjectCorrupt: The received bytes are not those of the disk.
+        ObjectCorrupt: The received bytes are not those of the disk. A file is removed; a pipe or device keeps the bytes.
         StoreUnreachable: The server does not answer.
     """
     virtual_bytes, digest = int(disk["properties"]["diskSizeBytes"]), _digest(disk)
@@ -66,19 +68,24 @@ def export_disk(
             pad=pad,
         )
         try:
+            container_bytes = padded_bytes(virtual_bytes, format) if pad else virtual_bytes
+            for warning in export_warnings(format, container_bytes):
+                _note(server, path, warning)
             found = _fetch(server, url, extents, virtual_bytes, writer, f"export {path.name}")
             if found != digest:
                 raise ObjectCorrupt(
                     f"The received bytes differ from the disk '{disk['name']}'.",
                     found=found.hex(),
                     expected=digest.hex(),
-                    hint="run the same command again; no file was written",
+                    hint="do not use the written bytes, and run the same command again"
+                    if writer.in_order
+                    else "run the same command again; no file was written",
                     target=disk["id"],
                 )
-            writer.publish()
+            file_bytes = writer.publish()
         finally:
             writer.abandon()
-    return _export(disk, path, format, virtual_bytes)
+    return _report(server, disk, path, format, virtual_bytes, file_bytes)
 
 
 def export_range(server: Server, disk: Json, *, path: Path, offset: int, length: int, overwrite: bool) -> Export:
@@ -108,10 +115,10 @@ def export_range(server: Server, disk: Json, *, path: Path, offset: int, length:
                     part = min(PIECE_BYTES, length - at)
                     writer.write_at(at, _read(server, url, offset + at, part))
                     task.advance(part)
-            writer.publish()
+            file_bytes = writer.publish()
         finally:
             writer.abandon()
-    return _export(disk, path, DiskFormat.RAW, length)
+    return _report(server, disk, path, DiskFormat.RAW, length, file_bytes)
 
 
 def _digest(disk: Json) -> Digest:
@@ -119,16 +126,23 @@ def _digest(disk: Json) -> Digest:
     return bytes.fromhex(disk["properties"].get("diskDigest") or "")
 
 
-def _export(disk: Json, path: Path, form: DiskFormat, virtual_bytes: int) -> Export:
+def _report(server: Server, disk: Json, path: Path, form: DiskFormat, virtual_bytes: int, file_bytes: int) -> Export:
+    rest = describe_rest(path, file_bytes)
+    if rest is not None:
+        _note(server, path, rest)
     return Export(
         path=path,
         format=form,
         virtual_bytes=virtual_bytes,
-        file_bytes=path.stat().st_size,
+        file_bytes=file_bytes,
         disk_digest=_digest(disk),
         source=disk["id"],
         replica=disk["replica"],
     )
+
+
+def _note(server: Server, path: Path, detail: str) -> None:
+    server.subscriber(ProgressEvent(task=path.name, stage=Stage.NOTE, detail=detail))
 
 
 @contextmanager
@@ -146,28 +160,35 @@ def _readable(server: Server, disk: Json) -> Iterator[str]:
 def _fetch(
     server: Server, url: str, extents: Sequence[Extent], virtual_bytes: int, writer: DiskWriter, task: str
 ) -> Digest:
-    """Fetch the ranges with data, and return the digest of the received bytes."""
-    indexes = piece_indexes(iter(extents), virtual_bytes)
-    digests: dict[int, Digest] = {}
-    moved: Callable[[int], None]
+    """Fetch the ranges with data, and return the digest of the received bytes.
 
-    def fetch(index: int, parts: Sequence[Extent]) -> None:
+    A target in order gets the pieces in the order of the disk.
+    """
+    digests: dict[int, Digest] = {}
+
+    def fetch(index: int, parts: Sequence[Extent]) -> tuple[int, bytearray]:
         at = index * PIECE_BYTES
         piece = bytearray(min(PIECE_BYTES, virtual_bytes - at))
         for part in parts:
             data = _read(server, url, part.offset, part.length)
-            writer.write_at(part.offset, data)
+            if not writer.in_order:
+                writer.write_at(part.offset, data)
             piece[part.offset - at : part.end - at] = data
         if piece != _ZEROS[: len(piece)]:
             digests[index] = digest_of(piece)
-        moved(sum(part.length for part in parts))
+        counted.advance(sum(part.length for part in parts))
+        return at, piece
 
-    by_piece = _by_piece(extents)
     total = sum(each.length for each in extents)
-    with report_progress(server.subscriber, task, total) as counted, BoundedPool(WORKERS, _AHEAD, "fetch") as threads:
-        moved = counted.advance
-        for index in indexes:
-            threads.submit(fetch, index, by_piece[index])
+    with (
+        report_progress(server.subscriber, task, total) as counted,
+        ThreadPoolExecutor(WORKERS, thread_name_prefix="fetch") as threads,
+    ):
+        fetches = (threads.submit(fetch, *each) for each in sorted(_by_piece(extents).items()))
+        with closing(results_in_order(fetches, _AHEAD)) as pieces:
+            for at, piece in pieces:
+                if writer.in_order:
+                    writer.write_at(at, memoryview(piece))
     return disk_digest(virtual_bytes, sorted(digests.items()))
 
 

@@ -24,7 +24,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -270,6 +270,16 @@ def _find_toxiproxy() -> Found:
     return Found(name="toxiproxy", version=TOXIPROXY_VERSION, how="built by go install", command=str(program))
 
 
+def _find_loop_device() -> Found:
+    """Find loop devices, and the right to attach and mount them."""
+    if os.geteuid() != 0:
+        raise EngineMissing("loop devices need root")
+    command = _find_tool("losetup", "--version", apt="util-linux")
+    if subprocess.run([command.command, "-f"], capture_output=True, check=False).returncode:
+        raise EngineMissing("`losetup -f` finds no loop device")
+    return replace(command, name="loop-device")
+
+
 _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "minio": _find_minio,
     "seaweedfs": _find_seaweedfs,
@@ -284,6 +294,7 @@ _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "go": _find_go,
     "mke2fs": lambda: _find_tool("mke2fs", "-V", apt="e2fsprogs"),
     "toxiproxy": _find_toxiproxy,
+    "loop-device": _find_loop_device,
 }
 
 ENGINES: Final = tuple(_FINDERS)

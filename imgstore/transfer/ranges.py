@@ -44,15 +44,15 @@ class SegmentCache:
         self._lock = threading.Lock()
         self.cache_bytes: Final = cache_bytes
 
-    def get(self, name: Digest, offset: int, length: int) -> bytes | None:
-        """Return part of a segment's blocks, or None if the segment is not in the cache."""
+    def get(self, name: Digest, offset: int = 0, length: int | None = None) -> bytes | None:
+        """Return part of a segment's blocks, or None if the segment is not in the cache. By default, return all blocks."""
         with self._lock:
             if name not in self._places:
                 return None
             self._places.move_to_end(name)
-            place, _ = self._places[name]
+            place, segment_bytes = self._places[name]
             self._file.seek(place * _SLOT_BYTES + offset)
-            return self._file.read(length)
+            return self._file.read(segment_bytes - offset if length is None else length)
 
     def put(self, name: Digest, blocks: memoryview) -> None:
         """Add a segment's blocks."""

@@ -37,6 +37,14 @@ class ScatterTarget(Protocol):
         ...
 
 
+class BlockSource(Protocol):
+    """A source of verified segments: the method of `SegmentReader` that `scatter` needs."""
+
+    def blocks(self, name: Digest) -> memoryview:
+        """Read the blocks of a segment, verified. Safe for several threads."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
     """A segment that a slot should have served and could not."""
@@ -99,7 +107,7 @@ class SegmentReader:
 
 def scatter(
     manifest: Manifest,
-    reader: SegmentReader,
+    reader: BlockSource,
     writer: ScatterTarget,
     *,
     workers: int,

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ def noise(path: Path, megabytes: int) -> Path:
     return path
 
 
+def export_to_pipe(machine: Machine, *words: str) -> bytes:
+    reader, writer = os.pipe()
+    with ThreadPoolExecutor(1) as thread, open(reader, "rb") as read:
+        received = thread.submit(read.read)
+        try:
+            machine.inside("disk", "export", *words, "--file", f"/dev/fd/{writer}")
+        finally:
+            os.close(writer)
+        return received.result()
+
+
 def test_published_file_is_exported_byte_for_byte(machine: Machine) -> None:
     done = machine.run(
         "sig", "image-version", "create", *WHERE, "-e", "1.0.0", "--os-vhd-uri", "disk.vhd",
@@ -69,6 +81,8 @@ def test_published_file_is_exported_byte_for_byte(machine: Machine) -> None:
 
     machine.ok("disk", "export", "--gallery-image-reference", "rg/g1/ubuntu/1.0.0", "--file", "back.raw")
     assert (machine.folder / "back.raw").read_bytes() == (machine.folder / "disk.raw").read_bytes()
+    for form, name in (("raw", "disk.raw"), ("vhd", "disk.vhd")):
+        assert export_to_pipe(machine, "-g", "rg", "-n", "d1", "--format", form) == (machine.folder / name).read_bytes()
     part = ("--offset", "1000000", "--length", "5000000")
     machine.ok("disk", "export", "-g", "rg", "-n", "d1", "--file", "part.raw", *part)
     assert (machine.folder / "part.raw").read_bytes() == (machine.folder / "disk.raw").read_bytes()[1_000_000:6_000_000]

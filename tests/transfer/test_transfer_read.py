@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +38,8 @@ from imgstore.domain.errors import (
 from imgstore.domain.settings.disk_space import allocated_bytes
 from imgstore.domain.storage import object_keys
 from imgstore.segments.manifest import Column, Manifest
+from imgstore.stores import ObjectStore
+from imgstore.transfer.in_order import pieces_in_order
 from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.scatter import SegmentReader, scatter
 from imgstore.transfer.slot_access import SlotAccess, never_cancelled
@@ -99,6 +101,37 @@ def test_each_segment_is_fetched_once(taken: tuple[Manifest, Store]) -> None:
         PREFIX + object_keys.segment_key(name) for name in manifest.segments.all_names()
     )
     assert sum(moved) == manifest.content_bytes - 5
+
+
+def test_pieces_in_order_are_verified_and_read_each_segment_once(tmp_path: Path) -> None:
+    """Invariants D5 and D8. Every piece also uses the first segment."""
+    source = Disk(
+        20 * PIECE - 5,
+        {n: n + 1 for n in range(20 * 1024) if not 3 * 1024 <= n < 5 * 1024} | {n * 1024: 5 for n in range(20)},
+    )
+    store = Store()
+    manifest = ingest_disk(source, slot(store), tmp_path).manifest
+    store.asked.clear()
+    target = bytearray(manifest.virtual_bytes)
+
+    def fill(store: ObjectStore) -> list[int]:
+        reader = SegmentReader([slot(store)])
+        offsets = []
+        with closing(SegmentCache(tmp_path)) as cache:
+            pieces = pieces_in_order(
+                manifest, reader, cache, workers=3, check_cancelled=never_cancelled, on_moved=lambda _length: None
+            )
+            for offset, data in pieces:
+                target[offset : offset + len(data)] = data
+                offsets.append(offset)
+        return offsets
+
+    assert fill(store) == [n * PIECE for n in range(20)]
+    assert bytes(target) == source.whole()
+    assert len(store.keys("get")) == len(manifest.segments)
+    damaged = FaultyStore(store, [Fault(method="get", key_part=manifest.segments.name(0).hex(), kind=Kind.DAMAGED)])
+    with pytest.raises(ObjectCorrupt):
+        fill(damaged)
 
 
 def test_an_empty_disk_needs_no_request(tmp_path: Path) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from imgstore.cli.by_server.galleries import above, fetch_page
-from imgstore.cli.commands.machines.disk import check_one_source, check_what_is_written, container_of, note_kept_disk
+from imgstore.cli.commands.machines.disk import (
+    check_one_source,
+    check_what_is_written,
+    container_of,
+    export_result,
+    note_kept_disk,
+)
 from imgstore.cli.framework.server_dispatch import ServerCommand
 from imgstore.domain.disks.signed_urls import AccessLevel
 from imgstore.domain.disks.sources import DiskFormat
@@ -75,7 +81,7 @@ def create(
         return made
     with note_kept_disk(group, name, path, container):
         export = export_disk(server, made, path=path, format=container, overwrite=overwrite, pad=pad)
-    return made | {"export": export_json(export)}
+    return export_result(path, made | {"export": export_json(export)})
 
 
 def _original(server: Server, group: str, source: str) -> Json:
@@ -150,13 +156,15 @@ def export(
         with _passing(server, reference, lun, location) as disk:
             written = export_disk(server, disk, path=path, format=container, overwrite=overwrite, pad=pad)
             image = disk["properties"]["creationData"]["galleryImageReference"]["id"]
-            return export_json(replace(written, source=image))
+            return export_result(path, export_json(replace(written, source=image)))
     assert group is not None
     assert name is not None
     disk = server.show(server.disk(group, name))
     if offset is not None and length is not None:
-        return export_json(export_range(server, disk, path=path, offset=offset, length=length, overwrite=overwrite))
-    return export_json(export_disk(server, disk, path=path, format=container, overwrite=overwrite, pad=pad))
+        written = export_range(server, disk, path=path, offset=offset, length=length, overwrite=overwrite)
+    else:
+        written = export_disk(server, disk, path=path, format=container, overwrite=overwrite, pad=pad)
+    return export_result(path, export_json(written))
 
 
 @contextmanager

@@ -82,10 +82,11 @@ class SwitchOption(click.Option):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A result to print, with the exit code of a failure."""
+    """A result to print, with the exit code of a failure, or on standard error because standard output has other bytes."""
 
     body: Json
-    exit_code: int
+    exit_code: int = 0
+    on_stderr: bool = False
 
 
 class Command(click.Command):
@@ -139,8 +140,8 @@ class Command(click.Command):
         else:
             module, _, name = target.partition(":")
             result = server_dispatch.run(ctx, getattr(_import_without_gc(module), name))
-        answer = result if isinstance(result, Answer) else Answer(body=result, exit_code=0)
-        output.emit(answer.body, global_options.of(ctx), self.table)
+        answer = result if isinstance(result, Answer) else Answer(body=result)
+        output.emit(answer.body, global_options.of(ctx), self.table, on_stderr=answer.on_stderr)
         if answer.exit_code:
             ctx.exit(answer.exit_code)
 

@@ -42,7 +42,7 @@ def columns(**paths: str) -> Table:
     return table
 
 
-def emit(body: Json, options: "Globals", table: Table = scalars) -> None:
+def emit(body: Json, options: "Globals", table: Table = scalars, *, on_stderr: bool = False) -> None:
     """Print `body` in the format of the options. None prints nothing, as in az.
 
     Raises:
@@ -53,7 +53,7 @@ def emit(body: Json, options: "Globals", table: Table = scalars) -> None:
         table = scalars
     text = None if body is None else _WRITERS[options.output or "json"](body, table)
     if text is not None:
-        click.echo(text)
+        click.echo(text, err=on_stderr)
 
 
 def _as_json(body: Json, _table: Table) -> str:

@@ -132,11 +132,15 @@ class DiskReader(Protocol):
 
 
 class DiskWriter(Protocol):
-    """A disk that is written into a container at a temporary path. Safe for use from several threads.
+    """A disk that is written into a container. Safe for use from several threads, unless `in_order` is true.
 
-    The final path contains no file before `publish`. `abandon` removes all temporary files. Call one of the two at the
-    end.
+    A file is written at a temporary path: the final path contains no file before `publish`, and `abandon` removes all
+    temporary files. Call one of the two at the end.
     """
+
+    in_order: bool
+    """Whether the target is a pipe or a block device. Then only verified bytes are written, by one thread, each range
+    after the previous range. There is no `read_at`, and `abandon` removes nothing (invariants D5 and P7)."""
 
     def write_at(self, offset: int, data: bytes | memoryview, *, read_soon: bool = False) -> None:
         """Write `data` at `offset` of the disk. Unwritten ranges read as zeros.
@@ -155,8 +159,12 @@ class DiskWriter(Protocol):
         """Return written bytes, with zeros for unwritten ranges. The caller checks a piece before publication."""
         ...
 
-    def publish(self) -> None:
-        """Write the rest of the container, call fsync, rename to the final path, and call fsync on the folder."""
+    def publish(self) -> int:
+        """Write the rest of the container, call fsync, rename to the final path, and call fsync on the folder.
+
+        Returns:
+            The length of the file, or the number of bytes in a pipe or on a device.
+        """
         ...
 
     def abandon(self) -> None:

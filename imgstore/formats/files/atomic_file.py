@@ -1,6 +1,7 @@
 """Writes a file that appears completely or not at all.
 
-The file is written under a temporary name in the same folder, and renamed at the end.
+The file is written under a temporary name in the same folder, and renamed at the end. If the path is a link, the file
+is made at the target of the link, and the link stays.
 
 The temporary name is `.<name>.imgstore-<random>`. Only the owner may read the temporary file; the final file gets the
 mode of the umask. The writer holds an advisory lock (flock) on the temporary file until the process ends, in any way. A
@@ -44,6 +45,7 @@ _HINTS: Final = {
     errno.EROFS: "the file system is mounted read-only: write to another file system",
     errno.EFBIG: "the file system cannot hold such a large file: write to another file system",
     errno.EEXIST: "choose another name, or give `--overwrite`",
+    errno.ELOOP: "the link leads back to itself: correct the link, or choose another name",
 }
 
 
@@ -106,7 +108,7 @@ class PendingFile:
         """Create the temporary file, after a check of `path`.
 
         Args:
-            path: the path of the new file.
+            path: the path of the new file, or a link to that path.
             overwrite: whether an existing file may be replaced.
             read_soon: whether the written bytes should be in the page cache.
             effects: the source of the temporary name.
@@ -115,7 +117,7 @@ class PendingFile:
             OutputError: a file exists and `overwrite` is not set, `path` is no file, the folder is missing, or
                 permission is missing.
         """
-        self.path = path.absolute()
+        self.path = _follow_link(path.absolute())
         self._overwrite = overwrite
         _check_target(self.path, overwrite=overwrite)
         _remove_leftovers(self.path)
@@ -139,8 +141,11 @@ class PendingFile:
                 write_all(self.fd, rest[done:], offset + done)
                 self._write_back.add_written(len(rest) - done)
 
-    def publish(self) -> None:
+    def publish(self) -> int:
         """Write the bytes to the medium, then rename the file, then write the name to the medium.
+
+        Returns:
+            The length of the file.
 
         Raises:
             OutputError: too little space, or a file now exists at the path. Then nothing was published.
@@ -150,9 +155,11 @@ class PendingFile:
             with contextlib.suppress(PermissionError):  # file systems without modes
                 os.fchmod(self.fd, usual_file_mode())
             os.fsync(self.fd)
+            file_bytes = os.fstat(self.fd).st_size
             self._take_name()
             self._close()
             _fsync_folder(self.path.parent)
+        return file_bytes
 
     def discard(self) -> None:
         """Remove the temporary file. May be called twice, and after `publish`."""
@@ -195,6 +202,19 @@ def translate_errors(path: Path) -> Iterator[None]:
         raise output_error(error, path) from error
 
 
+def _follow_link(path: Path) -> Path:
+    """Return the path that a link names, whether a file is there or not. A path that is no link is returned unchanged.
+
+    Raises:
+        OutputError: the link leads to itself, or may not be followed.
+    """
+    if not path.is_symlink():
+        return path
+    with translate_errors(path), contextlib.suppress(FileNotFoundError):
+        os.stat(path)  # The kernel refuses a loop, and a link of another user in a shared folder.
+    return Path(os.path.realpath(path))
+
+
 def _check_target(path: Path, *, overwrite: bool) -> None:
     try:
         mode = os.lstat(path).st_mode
@@ -205,7 +225,7 @@ def _check_target(path: Path, *, overwrite: bool) -> None:
     if not stat.S_ISREG(mode):
         raise OutputError(
             f"{path} is in the way, and is no regular file.",
-            found="a folder" if stat.S_ISDIR(mode) else "a link, device, pipe or socket",
+            found="a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket",
             expected="no file yet, or a regular one with `--overwrite`",
             hint="choose another name",
             target=str(path),

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -14,7 +14,7 @@ _THREADS: Final = 2
 _T = TypeVar("_T")
 
 
-def results_in_order(futures: Iterable[Future[_T]], ahead: int) -> Iterator[_T]:
+def results_in_order(futures: Iterable[Future[_T]], ahead: int) -> Generator[_T]:
     """Yield the results of the futures, in order.
 
     At most `ahead` futures have started and not yet returned their results.

@@ -1,6 +1,7 @@
-"""Export a managed disk or a disk of an image version to a sparse file.
+"""Export a managed disk or a disk of an image version to a sparse file, a pipe, or a block device.
 
-Segments are fetched and written one by one, and each piece is verified. A failed export leaves no file.
+Segments are fetched and written one by one, and each piece is verified. A failed export leaves no file. On a pipe or a
+device, a failed export leaves a correct beginning of the disk (invariants D5 and P7).
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,17 +11,17 @@ from pathlib import Path
 
 from imgstore.catalog import Transaction
 from imgstore.domain import names
-from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.disks.sources import DiskFormat, DiskWriter
 from imgstore.domain.disks.version_disks import OS_DISK, disk_key
 from imgstore.domain.errors import Conflict, ImgstoreError
 from imgstore.domain.identity.access import VERSIONS, Action, Principal
 from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.domain.storage.sizes import PIECE_BYTES
+from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BYTES, SEGMENT_BLOCKS
 from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import Export
-from imgstore.formats import create_writer
+from imgstore.formats import create_writer, describe_rest, export_warnings, padded_bytes
 from imgstore.ledger.entries import Party
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import record_activity
@@ -35,7 +36,8 @@ from imgstore.operations.slots.degrade import degrade_damaged
 from imgstore.operations.slots.references import disk_party
 from imgstore.operations.slots.works import acquire_work
 from imgstore.segments.manifest import Manifest
-from imgstore.transfer.ranges import RangeReader, SegmentCache
+from imgstore.transfer.in_order import pieces_in_order
+from imgstore.transfer.ranges import CACHE_BYTES, RangeReader, SegmentCache
 from imgstore.transfer.scatter import SegmentReader, scatter
 from imgstore.transfer.slot_access import read_from_any
 
@@ -72,7 +74,7 @@ def export_disk(
         principal: the caller.
         group: the name of the resource group.
         name: the name of the disk.
-        path: the file, in an existing folder.
+        path: the file in an existing folder, or a link to a file, standard output, a pipe, or a block device.
         format: vhd, vhd-dynamic, raw or qcow2.
         overwrite: replace an existing file.
         pad: round the size up to the next size that the format supports.
@@ -108,7 +110,7 @@ def export_range(
         principal: the caller.
         group: the name of the resource group.
         name: the name of the disk.
-        path: the file, in an existing folder.
+        path: the file in an existing folder, or a link to a file, standard output, a pipe, or a block device.
         offset: the first byte of the range in the disk.
         length: the number of bytes, at least 1.
         overwrite: replace an existing file.
@@ -180,7 +182,7 @@ def export_image(
         reference: the image. Without a version, the latest version that is complete in the region.
         lun: the LUN of a data disk. None means the OS disk.
         location: the region. None means the region of the gallery.
-        path: the file, in an existing folder.
+        path: the file in an existing folder, or a link to a file, standard output, a pipe, or a block device.
         format: vhd, vhd-dynamic, raw or qcow2.
         overwrite: replace an existing file.
         pad: round the size up to the next size that the format supports.
@@ -267,7 +269,6 @@ def _write(
     with hold_pin(installation, chosen.lease) as hold:
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         counter.total = manifest.content_bytes
-        counter.begin()
         writer = create_writer(
             path,
             format=form,
@@ -281,16 +282,13 @@ def _write(
         reads = _meter_reads(installation, chosen, manifest)
         reader = SegmentReader(installation.access_all([chosen.slot, *chosen.others]), on_served=reads.count_served)
         try:
+            container_bytes = padded_bytes(manifest.virtual_bytes, form) if pad else manifest.virtual_bytes
+            for warning in export_warnings(form, container_bytes):
+                installation.note(path.name, warning)
+            counter.begin()
             with reads.meter():
-                scatter(
-                    manifest,
-                    reader,
-                    writer,
-                    workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
-                    check_cancelled=hold.check_cancelled,
-                    on_moved=counter.add_bytes,
-                )
-            writer.publish()
+                _write_pieces(installation, manifest, reader, writer, hold, counter, chosen.slot.key.region)
+            file_bytes = writer.publish()
         except ImgstoreError as error:
             counter.fail(str(error))
             raise
@@ -298,15 +296,44 @@ def _write(
             writer.abandon()
             degrade_damaged(installation, (chosen.slot, *chosen.others), reader.damages)
     counter.end()
-    return Export(
-        path=path,
-        format=form,
-        virtual_bytes=manifest.virtual_bytes,
-        file_bytes=path.stat().st_size,
-        disk_digest=manifest.disk_digest,
-        source=chosen.source,
-        replica=chosen.slot.key.ordinal,
-    )
+    return _report(installation, chosen, manifest, path, form, manifest.virtual_bytes, file_bytes)
+
+
+def _write_pieces(
+    installation: Installation,
+    manifest: Manifest,
+    reader: SegmentReader,
+    writer: DiskWriter,
+    hold: Hold,
+    counter: ProgressCounter,
+    region: str,
+) -> None:
+    """Write all verified pieces: in any order to a file, else in the order of the disk."""
+    workers = installation.threads(installation.tuning.scatter_workers, region)
+    if not writer.in_order:
+        scatter(
+            manifest,
+            reader,
+            writer,
+            workers=workers,
+            check_cancelled=hold.check_cancelled,
+            on_moved=counter.add_bytes,
+        )
+        return
+    cache_bytes = max(CACHE_BYTES, len(manifest.segments) * SEGMENT_BLOCKS * BLOCK_BYTES)  # each is read once (D8)
+    with closing(SegmentCache(installation.scratch, cache_bytes, installation.has_free_space)) as cache:
+        pieces = pieces_in_order(
+            manifest,
+            reader,
+            cache,
+            workers=workers,
+            check_cancelled=hold.check_cancelled,
+            on_moved=counter.add_bytes,
+        )
+        with closing(pieces):
+            for offset, data in pieces:
+                writer.write_at(offset, data)
+                hold.check_cancelled()
 
 
 def _write_range(
@@ -339,7 +366,7 @@ def _write_range(
                     part = ranges.read_at(offset + at, min(PIECE_BYTES, length - at))
                     writer.write_at(at, part)
                     counter.add_bytes(len(part))
-            writer.publish()
+            file_bytes = writer.publish()
         except ImgstoreError as error:
             counter.fail(str(error))
             raise
@@ -347,11 +374,26 @@ def _write_range(
             writer.abandon()
             degrade_damaged(installation, slots, reader.damages)
     counter.end()
+    return _report(installation, chosen, manifest, path, DiskFormat.RAW, length, file_bytes)
+
+
+def _report(
+    installation: Installation,
+    chosen: _ExportSource,
+    manifest: Manifest,
+    path: Path,
+    form: DiskFormat,
+    virtual_bytes: int,
+    file_bytes: int,
+) -> Export:
+    rest = describe_rest(path, file_bytes)
+    if rest is not None:
+        installation.note(path.name, rest)
     return Export(
         path=path,
-        format=DiskFormat.RAW,
-        virtual_bytes=length,
-        file_bytes=path.stat().st_size,
+        format=form,
+        virtual_bytes=virtual_bytes,
+        file_bytes=file_bytes,
         disk_digest=manifest.disk_digest,
         source=chosen.source,
         replica=chosen.slot.key.ordinal,

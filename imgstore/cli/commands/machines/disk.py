@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.command import Answer, Group
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import open_session
 from imgstore.domain.disks.signed_urls import SECONDS_MAX, AccessLevel
@@ -17,6 +17,7 @@ from imgstore.domain.names import ImageReference, SharedReference
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import DiskRequest, UploadRequest
 from imgstore.domain.resources import HyperVGeneration, OsProperties, OsType, StorageAccountType
+from imgstore.formats.files.ordered_output import STANDARD_OUTPUT, TargetKind, is_standard_output, target_kind
 from imgstore.operations.disks import disks, signed_urls, uploads
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.disks.from_source import create_from_source
@@ -50,6 +51,8 @@ imgstore disk export -g rg -n d1 --file d1.vhd --format vhd
 imgstore disk export --gallery-image-reference rg/myGallery/ubuntu -l westus2 --file o.raw
 imgstore disk export --gallery-image-reference rg/myGallery/db --gallery-image-reference-lun 0 --file data.vhd
 imgstore disk export -g rg -n d1 --file table.raw --offset 0 --length 1048576
+imgstore disk export -g rg -n d1 --file - | zstd > d1.raw.zst
+imgstore disk export -g rg -n d1 --file /dev/sdb
 """
 _GRANT_EXAMPLE = """
 imgstore disk grant-access -g rg -n d1 --duration-in-seconds 3600
@@ -68,15 +71,19 @@ _file_options = (
         "--format",
         "format_",
         members=options.EXPORT_FORMATS,
-        help="Format to write. Default: by the file name (.vhd, .raw, .img, .qcow2).",
+        help="Format to write. Default: by the file name (.vhd, .raw, .img, .qcow2), and raw for - or a device.",
     ),
     click.option("--overwrite", is_flag=True, help="Replace an existing file."),
     click.option("--pad", is_flag=True, help="Add zeros at the end of a disk whose size a VHD cannot represent."),
 )
 
 
+def _target(word: str) -> Path:
+    return STANDARD_OUTPUT if word == "-" else Path(word)
+
+
 def _file(*, required: bool, text: str) -> options.Decorator:
-    return click.option("--file", "path", required=required, type=click.Path(path_type=Path), metavar="FILE", help=text)
+    return click.option("--file", "path", required=required, type=_target, metavar="FILE", help=text)
 
 
 class UploadType(StrEnum):
@@ -200,7 +207,7 @@ def create(
                 overwrite=overwrite,
                 pad=pad,
             )
-        return disk_json(made) | {"export": export_json(export)}
+        return export_result(path, disk_json(made) | {"export": export_json(export)})
 
 
 @contextmanager
@@ -303,7 +310,11 @@ def revoke_access(group: str, name: str) -> None:
 )
 @_lun
 @options.location("With an image: region to read the image in. Default: the region of the gallery.")
-@_file(required=True, text="File to write. The file appears when the export is complete.")
+@_file(
+    required=True,
+    text="File to write, a link to a file, an unmounted block device, or - for standard output. A file appears when the "
+    "export is complete.",
+)
 @options.together(*_file_options)
 @click.option(
     "--offset",
@@ -365,7 +376,12 @@ def export(
                 overwrite=overwrite,
                 pad=pad,
             )
-        return export_json(written)
+        return export_result(path, export_json(written))
+
+
+def export_result(path: Path, body: Json) -> Json:
+    """Return the result of an export for printing. Print on standard error if standard output has the bytes of the disk."""
+    return Answer(body=body, on_stderr=True) if is_standard_output(path) else body
 
 
 def check_what_is_written(
@@ -419,8 +435,10 @@ def delete(group: str, name: str) -> None:
 
 
 def container_of(path: Path, format_: DiskFormat | None) -> DiskFormat:
-    """Return the format of an export: by the option, else by the file name."""
+    """Return the format of an export: by the option, else by the file name. A pipe or device without option gets raw."""
     container = format_ or _SUFFIXES.get(path.suffix.lower())
+    if container is None and target_kind(path) is not TargetKind.FILE:
+        container = DiskFormat.RAW
     if container is None:
         raise click.UsageError(
             f"The suffix of '{path.name}' names no format: give --format {'|'.join(options.EXPORT_FORMATS)}."
