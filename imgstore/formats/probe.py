@@ -1,8 +1,8 @@
-"""Detects the container of a file from its first and last bytes (invariants F9, F10).
+"""Detects the container of a file from its first and last bytes (invariants B8, F9, F10).
 
 A file that begins with a container's signature is that container. Some files are refused: files that look like two
-containers, like an unsupported container, or that have the suffix of a container but no signature. A person must then
-name the format. A named format is never probed.
+containers, files that are no disk (`formats.non_disks`), and files that have the suffix of a container but no signature.
+A person must then name the format. A named format is never probed.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from imgstore.domain.disks.source_urls import redact_location
 from imgstore.domain.disks.sources import ByteSource, DiskFormat
 from imgstore.domain.errors import ImageRefused, ImageTruncated
 from imgstore.formats.checks import FailureKind, Finding
+from imgstore.formats.non_disks import HEAD_BYTES, NonDisk, match_signature, recognize_non_disk
 from imgstore.formats.vhd import read_tail
 from imgstore.formats.vhd_layout import (
     FOOTER_BYTES,
@@ -22,8 +23,6 @@ from imgstore.formats.vhd_layout import (
     looks_like_footer,
 )
 
-_HEAD_BYTES: Final = 512
-
 _MAGICS: Final = {
     b"QFI\xfb": DiskFormat.QCOW2,
     b"vhdxfile": DiskFormat.VHDX,
@@ -33,22 +32,8 @@ _MAGICS: Final = {
     FOOTER_COOKIE: DiskFormat.VHD_DYNAMIC,
 }
 
-_OTHERS: Final = {
-    (0, b"QED\0"): "a QED image",
-    (0, b"LUKS\xba\xbe"): "a disk encrypted by LUKS",
-    (0, b"WithoutFreeSpace"): "a Parallels image",
-    (0, b"WithouFreSpacExt"): "a Parallels image",
-    (0, b"\x1f\x8b\x08"): "a gzip file",
-    (0, b"\xfd7zXZ\0"): "an xz file",
-    (0, b"\x28\xb5\x2f\xfd"): "a zstd file",
-    (0, b"BZh"): "a bzip2 file",
-    (0, b"PK\x03\x04"): "a zip file",
-    (0, b"7z\xbc\xaf\x27\x1c"): "a 7-Zip file",
-    (0x40, b"\x7f\x10\xda\xbe"): "a VirtualBox VDI image",
-    (257, b"ustar"): "a tar archive (an OVA is one)",
-}
-"""Files that people pass by mistake, with contents that are encrypted or compressed."""
-
+_ONE_FORMAT: Final = "one-format"
+_IS_A_DISK: Final = "is-a-disk"
 _SUFFIXES: Final = {
     ".vhd": "VHD",
     ".vhdx": "VHDX",
@@ -67,31 +52,21 @@ class ProbeResult:
 
 
 def probe(source: ByteSource) -> ProbeResult:
-    """Detect the format of `source` from its first and last 512 bytes."""
-    head = source.read_at(0, min(_HEAD_BYTES, source.file_bytes))
+    """Detect the format of `source` from its first 4 KiB and its last 512 bytes."""
+    head = source.read_at(0, min(HEAD_BYTES, source.file_bytes))
     tail = read_tail(source)
     candidates = [form for magic, form in _MAGICS.items() if head.startswith(magic)]
     vhd = _vhd_by_footer(tail)
     if vhd and not (vhd in candidates or (tail[1:9] == FOOTER_COOKIE and DiskFormat.VHD_DYNAMIC in candidates)):
         candidates.append(vhd)
-    others = [name for (at, magic), name in _OTHERS.items() if head.startswith(magic, at)]
-    if candidates == [DiskFormat.VHD_FIXED]:
-        others = []  # the footer is at the end, so the disk may begin with any bytes
-    doubt = _doubt(candidates, others, _suffix(source))
+    if not candidates:
+        non_disk = recognize_non_disk(head, tail, source.file_bytes)
+    elif candidates == [DiskFormat.VHD_FIXED]:
+        non_disk = None  # The footer is at the end, so the disk may begin with any bytes.
+    else:
+        non_disk = match_signature(head, tail)
     form = candidates[0] if candidates else DiskFormat.RAW
-    found, kind = doubt or (f"a {form.value} file", FailureKind.DAMAGED)
-    return ProbeResult(
-        format=form,
-        finding=Finding(
-            check="one-format",
-            passed=doubt is None,
-            found=found,
-            expected="a file that is a single supported container, or a raw disk that looks like no container",
-            hint="unpack or convert the file first, fetch a truncated file again, or name the format with "
-            "`--source-format` (vhd, vhd-dynamic, raw, qcow2, vhdx, vmdk)",
-            kind=kind,
-        ),
-    )
+    return ProbeResult(format=form, finding=_finding(candidates, non_disk, _suffix(source)))
 
 
 def probe_format(source: ByteSource) -> DiskFormat:
@@ -99,19 +74,47 @@ def probe_format(source: ByteSource) -> DiskFormat:
 
     Raises:
         ImageTruncated: the name says a container, and neither end of the file does.
-        ImageRefused: the file looks like several formats, or like an unsupported format.
+        ImageRefused: the file looks like several formats, or is no disk.
     """
     probed = probe(source)
-    if probed.finding.passed:
+    finding = probed.finding
+    if finding.passed:
         return probed.format
-    refused = ImageTruncated if probed.finding.kind is FailureKind.TRUNCATED else ImageRefused
     location = source.identity().location
-    raise refused(
-        f"{location}: the format is in doubt.",
-        found=probed.finding.found,
-        expected=probed.finding.expected,
-        hint=probed.finding.hint,
-        target=location,
+    parts = {"found": finding.found, "expected": finding.expected, "hint": finding.hint, "target": location}
+    if finding.check == _IS_A_DISK:
+        raise ImageRefused(f"{location} is not a disk.", **parts)
+    refused = ImageTruncated if finding.kind is FailureKind.TRUNCATED else ImageRefused
+    raise refused(f"{location}: the format is in doubt.", **parts)
+
+
+def _finding(candidates: list[DiskFormat], non_disk: NonDisk | None, suffix: str) -> Finding:
+    """Decide whether the format is certain."""
+    if non_disk is not None and not candidates:
+        return Finding(
+            check=_IS_A_DISK,
+            passed=False,
+            found=non_disk.name,
+            expected="a disk: raw, VHD, VHDX, qcow2 or VMDK",
+            hint=f"{non_disk.hint}. If the bytes are a disk in any case, add `--source-format raw` (for data disks "
+            "`--data-vhds-formats raw`)",
+        )
+    looks = [form.value for form in candidates] + ([non_disk.name] if non_disk else [])
+    found, kind = f"a {looks[0] if looks else DiskFormat.RAW.value} file", FailureKind.DAMAGED
+    passed = len(looks) < 2
+    if not passed:
+        found, kind = f"a file that looks like {' and like '.join(looks)}", FailureKind.UNSAFE
+    elif not candidates and suffix in _SUFFIXES:
+        passed, kind = False, FailureKind.TRUNCATED
+        found = f"a file named {suffix} with no {_SUFFIXES[suffix]} header or footer"
+    return Finding(
+        check=_ONE_FORMAT,
+        passed=passed,
+        found=found,
+        expected="a file that is a single supported container, or a raw disk that looks like no container",
+        hint="unpack or convert the file first, fetch a truncated file again, or name the format with "
+        "`--source-format` (vhd, vhd-dynamic, raw, qcow2, vhdx, vmdk)",
+        kind=kind,
     )
 
 
@@ -126,18 +129,6 @@ def _vhd_by_footer(tail: bytes) -> DiskFormat | None:
         return None
     sparse = Footer.unpack(tail).disk_type in {TYPE_DYNAMIC, TYPE_DIFFERENCING}
     return DiskFormat.VHD_DYNAMIC if sparse else DiskFormat.VHD_FIXED
-
-
-def _doubt(candidates: list[DiskFormat], others: list[str], suffix: str) -> tuple[str, FailureKind] | None:
-    """Return the reason why the format is uncertain, or None."""
-    if len(candidates) > 1 or (candidates and others):
-        looks = [form.value for form in candidates] + others
-        return f"a file that looks like {' and like '.join(looks)}", FailureKind.UNSAFE
-    if others:
-        return f"a file that looks like {' and like '.join(others)}", FailureKind.DAMAGED
-    if not candidates and suffix in _SUFFIXES:
-        return f"a file named {suffix} with no {_SUFFIXES[suffix]} header or footer", FailureKind.TRUNCATED
-    return None
 
 
 def _suffix(source: ByteSource) -> str:

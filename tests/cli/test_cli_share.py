@@ -57,7 +57,7 @@ class Line:
 def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
     for name in ("IMGSTORE_REGIONS", "IMGSTORE_DATABASE", "IMGSTORE_SUBSCRIPTION"):
         monkeypatch.delenv(name, raising=False)
-    (tmp_path / "disk.raw").write_bytes(b"disk" * 2048)
+    (tmp_path / "disk.raw").write_bytes(b"disk\0" * 2048)
     made = Line(tmp_path / "home")
     made.owner("sig create -g rg -r g1 -l southcentralus")
     made.owner("sig image-definition create -g rg -r g1 -i ubuntu --publisher p --offer o --sku s --os-type Linux")

@@ -162,7 +162,6 @@ def test_the_suffix_of_a_url_is_checked_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "looks"),
     [
-        (b"LUKS\xba\xbe", "LUKS"),
         (b"\x1f\x8b\x08", "gzip"),
         (b"\x28\xb5\x2f\xfd", "zstd"),
         (b"QED\0", "QED"),
@@ -265,9 +264,9 @@ def test_inspection_lists_the_reasons_against_azure(tmp_path: Path) -> None:
 
 
 def test_inspection_of_a_doubtful_file_reports_and_does_not_raise(tmp_path: Path) -> None:
-    source = LocalFile(write_sparse(tmp_path / "disk", b"LUKS\xba\xbe".ljust(4096, b"\1")))
+    source = LocalFile(write_sparse(tmp_path / "disk", b"QED\0".ljust(4096, b"\1")))
     inspection = inspect_image(source, scratch=tmp_path)
-    assert [(check.name, check.passed) for check in inspection.checks][:1] == [("one-format", False)]
+    assert [(check.name, check.passed) for check in inspection.checks][:1] == [("is-a-disk", False)]
     assert inspection.data_bytes is None
     assert any(check.name == "null" and check.passed for check in inspection.checks)
     source.close()

@@ -25,7 +25,7 @@ VERSION = VersionName.parse("1.0.0")
 
 def made(folder: Path) -> Iterator[Installation]:
     disk = folder / "disk.raw"
-    disk.write_bytes(b"disk" * 2048)
+    disk.write_bytes(b"disk\0" * 2048)
     with open_home(folder / "home") as installation:
         create_sample_gallery(installation)
         publish(installation, disk, "1.0.0", ["southcentralus"])
