@@ -14,6 +14,7 @@ from typing import Any, Final
 from imgstore.catalog import Catalog, InstallationRow
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.host.file_systems import AbilityMissing, check_locks
 from imgstore.domain.private_files import make_private_folder, tighten_folder
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, ignore_event, suppress_errors
 from imgstore.domain.settings.disk_space import DiskSpace, read_disk_space
@@ -199,9 +200,12 @@ def _scratch(top: Path) -> Iterator[Path]:
     """Yield a folder for this process in `top`, and remove the folders of dead processes.
 
     The process holds an advisory lock (flock) on the folder. The kernel releases the lock even after a crash.
+
+    Raises:
+        InvalidInput: the file system has no locks, which uploads and an SQLite catalog also need.
     """
     for leftover in top.iterdir():
-        # OSError: a live process holds the lock, or the file system has no locks. The folder stays.
+        # OSError: a live process holds the lock, or the file system locks no folders, as NFS. The folder stays.
         with suppress(OSError):
             _remove(leftover, _lock(leftover))
     while True:
@@ -217,9 +221,26 @@ def _scratch(top: Path) -> Iterator[Path]:
             break
         os.close(descriptor)
     try:
+        _check_locks(folder)
         yield folder
     finally:
         _remove(folder, descriptor)
+
+
+def _check_locks(folder: Path) -> None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            check_locks(file.fileno(), file.name)
+    except AbilityMissing as error:
+        home = folder.parent.parent
+        raise InvalidInput(
+            f"The data folder {home} cannot be used, because processes cannot lock files there.",
+            found=error.strerror,
+            expected="a file system with file locks",
+            hint="name a folder of a local file system, such as ext4 or XFS, with --home or IMGSTORE_HOME; "
+            "for SMB and NFS, mount without the options `nobrl` and `nolock`",
+            target="home",
+        ) from error
 
 
 def _lock(folder: Path) -> int:

@@ -5,6 +5,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from imgstore.domain.host.file_systems import set_mode, sync_folder
+
 FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 _OTHERS: Final = 0o077
@@ -30,23 +32,11 @@ def make_private_folder(path: Path) -> None:
             raise
 
 
-def sync_folder(folder: str | Path) -> None:
-    """Make the names in a folder durable.
-
-    Raises:
-        OSError: the file system reports an error.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def tighten_folder(path: Path) -> None:
     """Remove the access of other users to a folder that belongs to this user. Older releases used the umask.
 
-    A shared folder with the sticky bit, such as /tmp, and a missing folder stay unchanged.
+    A shared folder with the sticky bit, such as /tmp, and a missing folder stay unchanged. So does a folder in a file
+    system without modes.
 
     Raises:
         OSError: the mode cannot be changed.
@@ -57,7 +47,7 @@ def tighten_folder(path: Path) -> None:
         return
     shared = not stat.S_ISDIR(found.st_mode) or found.st_mode & stat.S_ISVTX
     if found.st_uid == os.geteuid() and found.st_mode & _OTHERS and not shared:
-        path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+        set_mode(path, stat.S_IMODE(found.st_mode) & ~_OTHERS)
 
 
 def open_private(path: str, flags: int) -> int:

@@ -1,8 +1,8 @@
 """A store in a directory, the embedded default, with atomic and durable file operations.
 
 A put writes a file under ``.tmp/`` (a name that no key can have) and fsyncs the file. It then renames the file to its
-key, or links it if it must not replace, and fsyncs the folder. One fsync is for the bytes and one for the name. A
-reader therefore sees the old object or the new one, and a killed process or a power failure never leaves a part.
+key, without replacement if the key must be absent, and fsyncs the folder. One fsync is for the bytes and one for the
+name. A reader therefore sees the old object or the new one, and a killed process or a power failure never leaves a part.
 """
 
 import errno
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from imgstore.domain.errors import StoreDenied, StoreError, StoreFull
-from imgstore.domain.private_files import FILE_MODE, FOLDER_MODE, make_private_folder, sync_folder
+from imgstore.domain.host import file_systems
+from imgstore.domain.private_files import FILE_MODE, FOLDER_MODE, make_private_folder
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.stores.errors import check_accepted, existing_object_error, missing_object_error
 from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, check_key
@@ -167,10 +168,10 @@ class DirectoryStore:
         self._ensure_folder(folder)
         with self._write_temporary(body) as (temporary, written):
             if only_if_absent:
-                os.link(temporary, path)
+                file_systems.publish(temporary, path)
             else:
-                os.rename(temporary, path)
-        sync_folder(folder)
+                file_systems.replace(temporary, path)
+        file_systems.sync_folder(folder)
         return written
 
     def delete(self, keys: Iterable[str]) -> bool:
@@ -186,7 +187,7 @@ class DirectoryStore:
                 touched[os.path.dirname(path)] = None
         for folder in touched:
             with self._translate_errors(folder):
-                sync_folder(folder)
+                file_systems.sync_folder(folder)
         return True
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
@@ -255,7 +256,7 @@ class DirectoryStore:
         above = self._root
         while above != self._home and above != os.path.dirname(above):
             above = os.path.dirname(above)
-            sync_folder(above)
+            file_systems.sync_folder(above)
         temporaries = os.path.join(self._root, _TEMPORARY_FOLDER)
         make_private_folder(Path(temporaries))
         self._folders.add(self._root)
@@ -268,7 +269,7 @@ class DirectoryStore:
         self._ensure_durable(above)
         with suppress(FileExistsError):
             os.mkdir(folder, FOLDER_MODE)
-        sync_folder(above)
+        file_systems.sync_folder(above)
         self._folders.add(folder)
 
     # -- shared -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ util-linux has ``setpriv``, the kernel ends the process when this process dies w
 
 import atexit
 import fcntl
+import importlib
 import itertools
 import json
 import os
@@ -280,6 +281,58 @@ def _find_loop_device() -> Found:
     return replace(command, name="loop-device")
 
 
+def _find_fuse() -> Found:
+    """The kernel's FUSE, for file systems that lack abilities: `tests/support/fuse_folder.py`."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise EngineMissing(
+            "no access to /dev/fuse: load the module fuse, or start the container with --device /dev/fuse"
+        )
+    found = _find_package("fuse", "mfusepy")
+    try:
+        importlib.import_module("mfusepy")
+    except OSError as error:
+        raise EngineMissing(f"{error}: apt install exfat-fuse, which brings libfuse2") from error
+    return found
+
+
+def _find_exfat() -> Found:
+    """ExFAT in user space: `Found.command` mounts, and needs root or sudo."""
+    for mount in (*_as_root(), "losetup", "mkfs.exfat"):
+        _find_tool(mount, "--version", apt="exfatprogs exfat-fuse")
+    if not Path("/dev/loop-control").exists() or not Path("/dev/fuse").exists():
+        raise EngineMissing("no /dev/loop-control or no /dev/fuse")
+    return _find_tool("mount.exfat-fuse", "-V", apt="exfatprogs exfat-fuse")
+
+
+def _as_root() -> tuple[str, ...]:
+    return () if os.geteuid() == 0 else ("sudo",)
+
+
+@contextmanager
+def mount_exfat(folder: Path, *, size_bytes: int = 192 << 20) -> Iterator[Path]:
+    """Mount a new exFAT file system below `folder` until the block ends: no hard links, no modes, no RENAME_NOREPLACE."""
+    found = find("exfat")
+    image, mount = folder / "exfat.img", folder / "exfat"
+    mount.mkdir(parents=True)
+    with image.open("wb") as file:
+        file.truncate(size_bytes)
+
+    def run(*words: str) -> str:
+        done = subprocess.run([*_as_root(), *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    run("mkfs.exfat", str(image))
+    device = run("losetup", "--find", "--show", str(image))
+    try:
+        run(str(found.command), "-o", f"uid={os.geteuid()},gid={os.getegid()}", device, str(mount))
+        try:
+            yield mount
+        finally:
+            run("umount", "--lazy", str(mount))
+    finally:
+        run("losetup", "--detach", device)
+
+
 _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "minio": _find_minio,
     "seaweedfs": _find_seaweedfs,
@@ -295,6 +348,8 @@ _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "mke2fs": lambda: _find_tool("mke2fs", "-V", apt="e2fsprogs"),
     "toxiproxy": _find_toxiproxy,
     "loop-device": _find_loop_device,
+    "fuse": _find_fuse,
+    "exfat": _find_exfat,
 }
 
 ENGINES: Final = tuple(_FINDERS)

@@ -36,6 +36,7 @@ import xxhash
 
 from imgstore.domain.disks.sources import Extent, SourceIdentity
 from imgstore.domain.errors import StoreError, StoreFull, WorkHeld
+from imgstore.domain.host import file_systems
 from imgstore.domain.private_files import make_private_folder
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.storage.sizes import MIB
@@ -425,7 +426,7 @@ def _lock_upload(path: Path, keep_waiting: Callable[[], bool]) -> int:
     held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     while True:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file_systems.lock(held, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
         except BlockingIOError:
             if keep_waiting():
                 continue
@@ -437,6 +438,9 @@ def _lock_upload(path: Path, keep_waiting: Callable[[], bool]) -> int:
                 hint="wait until the other transfer ends, then try again",
                 target=str(path),
             ) from None
+        except OSError:
+            os.close(held)
+            raise
         return held
 
 

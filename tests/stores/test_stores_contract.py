@@ -1,5 +1,6 @@
 """The store contract, for every store on every engine and for every wrapper."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from imgstore.domain.host import file_systems
 from imgstore.stores import (
     BandwidthLimitedStore,
     DirectoryStore,
@@ -23,7 +25,9 @@ from imgstore.stores import (
 )
 from imgstore.stores.s3.probe import probe_properties
 from imgstore.stores.s3.store import S3Store
+from imgstore.testing import engines
 from imgstore.testing.engines import S3Engine
+from imgstore.testing.pytest_plugin import require
 from imgstore.testing.store_contract import RawAccess, StoreContract
 from tests.support.faulty_store import FaultyStore
 from tests.support.manual_clock import ManualClock
@@ -124,6 +128,44 @@ class TestDirectory(StoreContract):
     @pytest.fixture
     def raw(self, tmp_path: Path) -> RawAccess:
         return InDirectory(tmp_path / "not" / "yet" / "there")
+
+
+@pytest.fixture(scope="module")
+def exfat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    require("exfat")
+    with engines.mount_exfat(tmp_path_factory.mktemp("exfat")) as mounted:
+        yield mounted
+
+
+class TestDirectoryOnExfat(StoreContract):
+    """Without hard links and without RENAME_NOREPLACE (invariant E8)."""
+
+    # Names that differ by case only are one file there. No two keys of imgstore differ so.
+    test_a_listing_is_in_the_order_of_whole_keys = None  # type: ignore[assignment]
+
+    @pytest.fixture
+    def root(self, exfat: Path) -> Path:
+        return exfat / os.urandom(4).hex()
+
+    @pytest.fixture
+    def store(self, root: Path) -> ObjectStore:
+        return DirectoryStore(root)
+
+    @pytest.fixture
+    def raw(self, root: Path) -> RawAccess:
+        return InDirectory(root)
+
+
+class TestDirectoryWithoutLinks(TestDirectory):
+    """With RENAME_NOREPLACE, as on SMB. A refusal of link() is all that such a file system shows."""
+
+    @pytest.fixture(autouse=True)
+    def no_links(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", refuse)
+        monkeypatch.setattr(file_systems, "_ways", {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

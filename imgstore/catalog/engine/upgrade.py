@@ -19,6 +19,7 @@ from imgstore.catalog.engine.database import Database
 from imgstore.catalog.engine.errors import translate_errors
 from imgstore.catalog.schema import REVISION, metadata
 from imgstore.domain.errors import StoreDenied, StoreFull, StoreMismatch
+from imgstore.domain.host.file_systems import AbilityMissing, check_locks, lock
 from imgstore.domain.private_files import make_private_folder
 
 _SCRIPTS: Final = "imgstore.catalog:migrations"
@@ -107,7 +108,8 @@ def _folder_lock(file: Path, mode: int) -> Iterator[None]:
     except OSError as error:
         raise _unusable_file_error(file, error) from error
     try:
-        fcntl.flock(descriptor, mode)
+        check_locks(descriptor, file)
+        lock(descriptor, mode, file)
         if mode == fcntl.LOCK_EX:
             # SQLite gives its other files the mode of this file. Otherwise the umask would decide.
             os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
@@ -119,6 +121,14 @@ def _folder_lock(file: Path, mode: int) -> Iterator[None]:
 
 
 def _unusable_file_error(file: Path, error: OSError) -> StoreDenied | StoreFull:
+    if isinstance(error, AbilityMissing):
+        return StoreDenied(
+            f"The catalog {file} cannot be opened, because processes cannot lock files there.",
+            found=error.strerror,
+            expected="a file system with file locks, which SQLite needs",
+            hint="choose a folder of a local file system, such as ext4 or XFS, or a PostgreSQL database, with --database",
+            target=str(file),
+        )
     kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreDenied
     return kind(
         f"The catalog {file} cannot be opened.",

@@ -22,6 +22,7 @@ from typing import Final
 
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import OutputError
+from imgstore.domain.host import file_systems
 from imgstore.domain.private_files import FILE_MODE, usual_file_mode
 from imgstore.formats.files.direct_io import DirectWriter
 
@@ -31,9 +32,6 @@ _WRITE_BACK_BYTES: Final = 128 << 20
 
 _NAME_BYTES_MAX: Final = 200
 """A name may have 255 bytes; this limit leaves space for the prefix and the suffix."""
-
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
-"""The errors of link() on file systems without hard links (FAT, some network and user-space file systems)."""
 
 _HINTS: Final = {
     errno.ENOSPC: "free some space, or write to another disk; nothing was left behind",
@@ -152,13 +150,12 @@ class PendingFile:
         """
         with translate_errors(self.path):
             self._write_back.end()
-            with contextlib.suppress(PermissionError):  # file systems without modes
-                os.fchmod(self.fd, usual_file_mode())
+            file_systems.set_mode(self.fd, usual_file_mode())
             os.fsync(self.fd)
             file_bytes = os.fstat(self.fd).st_size
             self._take_name()
             self._close()
-            _fsync_folder(self.path.parent)
+            file_systems.sync_folder(self.path.parent)
         return file_bytes
 
     def discard(self) -> None:
@@ -172,19 +169,12 @@ class PendingFile:
 
     def _take_name(self) -> None:
         if self._overwrite:
-            os.rename(self.temporary, self.path)
+            file_systems.replace(self.temporary, self.path)
             return
         try:
-            os.link(self.temporary, self.path)  # unlike rename, never replaces
+            file_systems.publish(self.temporary, self.path)
         except FileExistsError as error:
             raise _exists_error(self.path) from error
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            _check_target(self.path, overwrite=False)  # leaves a race between these two lines
-            os.rename(self.temporary, self.path)
-            return
-        os.unlink(self.temporary)
 
     def _close(self) -> None:
         if self._direct:
@@ -255,7 +245,7 @@ def _create_temporary(path: Path, effects: Effects) -> tuple[Path, int]:
         temporary = path.with_name(_temporary_prefix(path) + effects.random_bytes(_RANDOM_BYTES).hex())
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE)
         with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            file_systems.lock(fd, fcntl.LOCK_EX, temporary)
         if os.fstat(fd).st_nlink:
             return temporary, fd
         os.close(fd)
@@ -267,15 +257,7 @@ def _remove_leftovers(path: Path) -> None:
         with contextlib.suppress(OSError):
             fd = os.open(leftover, os.O_RDWR)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file_systems.lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, leftover)
                 os.unlink(leftover)
             finally:
                 os.close(fd)
-
-
-def _fsync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -14,7 +14,6 @@ without                0.8 to 0.9    0.15
 The second row includes a copy into an aligned buffer. Pieces that were assembled in aligned memory need no copy.
 """
 
-import errno
 import mmap
 import os
 from collections import deque
@@ -24,6 +23,7 @@ from typing import Final
 
 import numpy as np
 
+from imgstore.domain.host.file_systems import is_missing_ability
 from imgstore.domain.storage.sizes import MIB
 
 DIRECT_BYTES_MIN: Final = 2 * MIB
@@ -92,7 +92,7 @@ class DirectWriter:
             try:
                 done += os.pwrite(self._fd, data[done:], offset + done)
             except OSError as error:
-                if error.errno != errno.EINVAL:
+                if not is_missing_ability(error):
                     raise
                 break  # the file system accepted O_DIRECT at open, but not at write
         return done

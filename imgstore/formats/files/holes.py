@@ -5,14 +5,13 @@ import errno
 import os
 from typing import Final
 
+from imgstore.domain.host.file_systems import is_missing_ability, may_be_missing_ability
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats.files.atomic_file import write_all
 
 _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
 """Linux's numbers: https://man7.org/linux/man-pages/man2/fallocate.2.html"""
-_NO_HOLES: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
-"""The errors of file systems and kernels that cannot punch holes."""
 _ZEROS: Final = bytes(MIB)
 
 
@@ -40,10 +39,11 @@ def _punch(fd: int, offset: int, length: int) -> bool:
     fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
     while fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length):
         code = ctypes.get_errno()
-        if code in _NO_HOLES:
+        error = OSError(code, os.strerror(code))
+        if may_be_missing_ability(error):
             return False
         if code != errno.EINTR:
-            raise OSError(code, os.strerror(code))
+            raise error
     return True
 
 
@@ -65,6 +65,6 @@ def _next_data(fd: int, at: int, end: int) -> tuple[int, int]:
     except OSError as error:
         if error.errno == errno.ENXIO:
             return end, end
-        if error.errno == errno.EINVAL:
+        if is_missing_ability(error):
             return at, end  # the file system reports no holes
         raise

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from imgstore.domain.disks.sources import Extent, SourceIdentity
 from imgstore.domain.errors import ImageRefused, ImageTruncated, InvalidInput, SourceChanged, SourceNotFound, StoreError
-
-_NO_HOLES_KNOWN = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY})
-"""The errors of SEEK_DATA on file systems that report no holes."""
+from imgstore.domain.host.file_systems import is_missing_ability
 
 
 class LocalFile:
@@ -122,7 +120,7 @@ class LocalFile:
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return None
-            if error.errno in _NO_HOLES_KNOWN:
+            if is_missing_ability(error):  # The file system reports no holes.
                 return position if whence == os.SEEK_DATA else self._file_bytes
             raise self._read_error(error) from error
 
