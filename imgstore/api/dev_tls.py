@@ -40,7 +40,7 @@ class Certificates:
 
 
 def make_certificates(home: Path, now: datetime | None = None) -> Certificates:
-    """Return the certificates of a home. Create missing files, and replace a server certificate that expires soon.
+    """Return the certificates of a home. Create missing files, and replace damaged ones and those that expire soon.
 
     Raises:
         OSError: the files of the home can't be written.
@@ -55,7 +55,7 @@ def make_certificates(home: Path, now: datetime | None = None) -> Certificates:
         bundle=folder / "bundle.pem",
     )
     authority_key = folder / "ca-key.pem"
-    if not (files.authority.exists() and authority_key.exists()):
+    if not _is_good(files.authority, authority_key, now):
         _make_authority(files.authority, authority_key, now)
         files.certificate.unlink(missing_ok=True)
     if not _is_good(files.certificate, files.key, now):
@@ -131,7 +131,12 @@ def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_
 def _is_good(certificate: Path, key: Path, now: datetime) -> bool:
     if not (certificate.exists() and key.exists()):
         return False
-    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc > now + _RENEWED_BEFORE
+    try:
+        known = x509.load_pem_x509_certificate(certificate.read_bytes())
+        secret = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    except (ValueError, TypeError):
+        return False
+    return known.not_valid_after_utc > now + _RENEWED_BEFORE and known.public_key() == secret.public_key()
 
 
 def _general_name(name: str) -> x509.GeneralName:

@@ -5,11 +5,11 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -23,6 +23,7 @@ from imgstore.api.http.connection_limits import ConnectionLimits
 from imgstore.api.http.connections import BACKLOG, Acceptor
 from imgstore.api.http.log_limits import BoundedLogHandler, RepeatedLines
 from imgstore.api.middleware import HEAD_BYTES_MAX, RequestMetrics
+from imgstore.api.server_certificate import CertificateFiles, CertificateWatch, check_validity, load_certificate
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import administrator
 from imgstore.operations.installation import Installation
@@ -37,6 +38,8 @@ _GOODBYE_SECONDS: Final = 1
 """The time for a client to close a connection on which all data was sent."""
 _NEVER_SECONDS: Final = 86_400
 """A value that disables uvicorn's limit of idle connections. `connection_limits` has a limit instead."""
+_CERTIFICATE_SECONDS: Final = 1
+"""The time between two looks at the files of the certificate."""
 _log: Final = logging.getLogger("imgstore.api")
 
 
@@ -48,6 +51,11 @@ class ListenAddress:
     port: int
     certificate: Path | None = None
     key: Path | None = None
+
+    @property
+    def files(self) -> CertificateFiles | None:
+        """The files of the certificate, or None for plain http."""
+        return None if self.certificate is None or self.key is None else CertificateFiles(self.certificate, self.key)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -62,10 +70,12 @@ class _Uvicorn(uvicorn.Server):
         connections: ConnectionLimits,
         trusted: tuple[Network, ...],
         metrics: RequestMetrics,
+        certificate: CertificateWatch | None,
         ready: Callable[[], None],
         ending: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self._certificate = certificate
         self._limits = connections
         self._trusted = trusted
         self._metrics = metrics
@@ -89,7 +99,15 @@ class _Uvicorn(uvicorn.Server):
             )
             acceptor.start()
             self.servers.append(acceptor)  # type: ignore[arg-type] # uvicorn closes the entries of this list
+        self._look_at_certificate()
         self._ready()
+
+    def _look_at_certificate(self) -> None:
+        """Give new connections the present certificate. Open connections keep the certificate of their handshake."""
+        if self._certificate is not None:
+            asyncio.get_running_loop().call_later(_CERTIFICATE_SECONDS, self._look_at_certificate)
+            self._certificate.look()
+            self.config.ssl = self._certificate.context
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections, finish the running requests, and close the connections."""
@@ -146,14 +164,14 @@ def _end_process_later() -> None:
     timer.start()
 
 
-def listen(address: ListenAddress) -> socket.socket:
+def listen(address: ListenAddress, now: datetime | None = None) -> socket.socket:
     """Open a listening socket.
 
     Raises:
-        InvalidInput: the address can't be used, or the certificate can't be used.
+        InvalidInput: the address can't be used, or the certificate can't be used now.
     """
-    if address.certificate is not None:
-        _check_certificate(address.certificate, address.key)
+    if address.files is not None:
+        check_validity(load_certificate(address.files), now or datetime.now(UTC))
     try:
         family = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
@@ -169,19 +187,6 @@ def listen(address: ListenAddress) -> socket.socket:
     # option, the body of an answer waits for the ACK of the head, which costs 40 ms a request.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
-
-
-def _check_certificate(certificate: Path, key: Path | None) -> None:
-    try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
-    except OSError as error:
-        raise InvalidInput(
-            "The certificate can't be used.",
-            found=str(error),
-            expected=f"a certificate in {certificate} and its key in {key}, as PEM",
-            hint="give --tls-cert and --tls-key, or --dev-tls",
-            target="tls-cert",
-        ) from error
 
 
 def make_uvicorn_config(app: ASGIApp, address: ListenAddress) -> uvicorn.Config:
@@ -236,6 +241,7 @@ def serve(
         app.state.connections,
         app.state.server.trusted_proxies,
         app.state.metrics,
+        certificate=None if address.files is None else CertificateWatch(address.files, installation.effects.now),
         ready=lambda: ready(stop),
         ending=ending,
     )
