@@ -34,6 +34,7 @@ from blake3 import blake3
 
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.errors import ImageRefused, ObjectCorrupt, ObjectNotFound, SourceChanged
+from imgstore.domain.resources import SegmentRow
 from imgstore.domain.settings.disk_space import CheckScratch, allow_all_scratch
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest, digest_of
@@ -59,7 +60,7 @@ from imgstore.segments.manifest import (
 from imgstore.segments.packing import Blocks, Packer, choose_segments_to_repack, locations_of, runs_of, used_blocks
 from imgstore.transfer.bases import Bases
 from imgstore.transfer.bounded_pool import BoundedPool
-from imgstore.transfer.receipts import IngestReceipt, SegmentReceipt
+from imgstore.transfer.receipts import IngestReceipt
 from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAccess, never_cancelled
 
 _READ_THREADS: Final = 2
@@ -294,7 +295,7 @@ class _Ingest:
             order.claim(segment.name)
             order.check_cancelled()
             checksum = order.slot.put_segment(segment.name, segment.body).checksum
-        receipt = SegmentReceipt(
+        receipt = SegmentRow(
             name=segment.name, blocks=blocks, stored_bytes=stored_bytes, checksum=checksum, work_uid=order.work_uid
         )
         return _PutSegment(receipt, sent)
@@ -369,11 +370,11 @@ class _Ingest:
         )
 
     @staticmethod
-    def _receipts(manifest: Manifest, puts: list["_PutSegment"]) -> tuple[SegmentReceipt, ...]:
+    def _receipts(manifest: Manifest, puts: list["_PutSegment"]) -> tuple[SegmentRow, ...]:
         table = manifest.segments
         old = len(table) - len(puts)
         reused = (
-            SegmentReceipt(
+            SegmentRow(
                 name=table.name(index),
                 blocks=int(table.blocks[index]),
                 stored_bytes=int(table.stored_bytes[index]),
@@ -387,7 +388,7 @@ class _Ingest:
 
 @dataclass(frozen=True, slots=True)
 class _PutSegment:
-    receipt: SegmentReceipt
+    receipt: SegmentRow
     sent: bool
 
 

@@ -2,20 +2,9 @@
 
 from dataclasses import dataclass
 
+from imgstore.domain.resources import SegmentRow
 from imgstore.domain.storage.digests import Digest
 from imgstore.segments.manifest import Manifest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentReceipt:
-    """A segment that is confirmed in the slot."""
-
-    name: Digest
-    blocks: int
-    stored_bytes: int
-    checksum: str | None
-    """The checksum that the store computed; None for a segment that already existed."""
-    work_uid: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +16,9 @@ class IngestReceipt:
     """The manifest, encoded."""
     digest: Digest
     """The digest at the end of `data`."""
-    segments: tuple[SegmentReceipt, ...]
-    """Every segment that the manifest names, in the order of its table."""
+    segments: tuple[SegmentRow, ...]
+    """Every segment that the manifest names, in the order of its table. The checksum of a segment that already existed
+    is None."""
     sent_bytes: int
     """Stored bytes of the segments that this run sent."""
     packed_bytes: int

@@ -7,17 +7,17 @@ result. A failed region keeps its error and blocks no other region.
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 import numpy as np
 
 from imgstore.catalog import Transaction
-from imgstore.domain.errors import ImgstoreError, ReadBackMismatch, WorkHeld
-from imgstore.domain.resources import ImageVersion, ManifestRow, SegmentRow, Slot
+from imgstore.domain.errors import ImgstoreError, WorkHeld
+from imgstore.domain.resources import ImageVersion, ManifestRow, SegmentRow
 from imgstore.domain.states import ReplicaState
-from imgstore.domain.storage.works import Lease, WorkKind
+from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter, task_name
@@ -29,27 +29,29 @@ from imgstore.operations.replication.targets import (
     unwanted_replica_error,
 )
 from imgstore.operations.slots.completion import (
-    PendingManifest,
     complete_replica,
     named_segments,
-    record_failure,
     record_manifest,
-    update_version_state,
     version_party,
 )
 from imgstore.operations.slots.cross_region_reads import CrossRegionReads
-from imgstore.operations.slots.degrade import degrade, degrade_damaged, remove_damaged
+from imgstore.operations.slots.degrade import degrade, degrade_damaged
 from imgstore.operations.slots.gc_guard import claim_segments
-from imgstore.operations.slots.key_deletions import wait_for_deletions
-from imgstore.operations.slots.restore import RestorePlan, find_once_complete, plan_restore, rest_seconds_after, restore
-from imgstore.operations.slots.works import acquire_work, hold_work, make_copy_plan
-from imgstore.operations.stores.zone_gaps import record_zone_gaps
+from imgstore.operations.slots.restore import (
+    DAMAGED_REST_SECONDS,
+    RESTORED,
+    RestorePlan,
+    find_once_complete,
+    plan_restore,
+    restore,
+)
+from imgstore.operations.slots.runner import ReplicaUnwantedError, begin_copy, run_work
 from imgstore.policy.copy_plan import CopyStep, ready_steps
 from imgstore.policy.worker_queue import QueuedVersion
 from imgstore.segments.manifest import ManifestCheck
 from imgstore.transfer.copy import CopyOrder, copy_segments, plan_segments
 from imgstore.transfer.scatter import Damage, ignore_served
-from imgstore.transfer.slot_access import SlotAccess, read_from_any
+from imgstore.transfer.slot_access import CheckCancelled, SlotAccess, read_from_any
 
 _LOOK_SECONDS: Final = 1.0
 """The time between two looks of a command at the replicas that other processes make."""
@@ -224,19 +226,42 @@ def make_replica(
         ImgstoreError: the copy failed. The row of the replica contains the error.
         KeyboardInterrupt: `stop` was set. The work stays open, and the lease is released.
     """
+    slot = step.replica.slot
     counter = ProgressCounter(installation, task or task_name(step.replica), replica=step.replica)
+    unwanted = threading.Event()
+
+    def beat() -> None:
+        if not is_wanted(installation, step.replica):
+            unwanted.set()
+
+    def check_wanted() -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        if unwanted.is_set():
+            raise unwanted_replica_error(step.replica)
+
     try:
-        _act(installation, definition_path, version, step, plan, counter, stop)
-    except Exception as error:
-        if isinstance(error, ImgstoreError) and abandon_if_unwanted(installation, plan.lease, step.replica):
-            counter.stop("no longer wanted: its region or its replica was removed from the target regions")
-            return
-        counter.fail(str(error))
-        rest_seconds = rest_seconds_after(error) if isinstance(plan, RestorePlan) else None
-        record_failure(installation, plan.lease, step.replica, str(error), rest_seconds=rest_seconds)
-        if isinstance(error, ReadBackMismatch):
-            remove_damaged(installation, step.replica.slot, error)
-        raise
+        with run_work(
+            installation,
+            slot,
+            plan.lease,
+            counter,
+            replica=step.replica,
+            keys=() if isinstance(plan, RestorePlan) else [origin.body_key for origin in plan.origins],
+            check_cancelled=check_wanted,
+            beat=beat,
+            is_unwanted=partial(abandon_if_unwanted, installation, plan.lease, step.replica),
+            damaged_rest_seconds=DAMAGED_REST_SECONDS if isinstance(plan, RestorePlan) else None,
+        ) as check_cancelled:
+            if isinstance(plan, RestorePlan):
+                restore(installation, definition_path, version, plan, counter, check_cancelled)
+                result = RESTORED
+            else:
+                sent_bytes = _copy(installation, definition_path, version, step, plan, counter, stop, check_cancelled)
+                result = f"{sent_bytes} bytes stored"
+    except ReplicaUnwantedError:
+        return
+    counter.end(result)
 
 
 def plan_step(
@@ -277,27 +302,8 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
     unrecorded = frozenset(
         row.name for row, known in zip(segments, np.isin(ids, record_activity).tolist(), strict=True) if not known
     )
-    plan = make_copy_plan(origins)
-    _, lease = acquire_work(
-        installation,
-        transaction,
-        kind=WorkKind.COPY,
-        slot=slot,
-        owner_uid=version.uid,
-        plan=plan,
-        pins=tuple(row.uid for row in origins),
-        can_resume=lambda old: old == plan,
-        wait=False,
-    )
-    ingest = transaction.works.find_open(WorkKind.INGEST, slot.uid, version.uid)
-    if (
-        ingest is not None
-    ):  # A process died here, and the ingest was then completed in another slot of the source region.
-        transaction.works.abandon(ingest.uid)
-    transaction.replicas.move(step.replica.uid, ReplicaState.REPLICATING)
-    update_version_state(transaction, transaction.versions.by_uid(version.uid))
     return CopyPlan(
-        lease=lease,
+        lease=begin_copy(installation, transaction, step.replica, origins),
         origins=origins,
         segments=segments,
         unrecorded=unrecorded,
@@ -310,38 +316,20 @@ def _wait_for_stop(stop: threading.Event, seconds: float) -> None:
     stop.wait(seconds)
 
 
-def _act(
+def _copy(
     installation: Installation,
     definition_path: DefinitionPath,
     version: ImageVersion,
     step: CopyStep,
-    plan: CopyPlan | RestorePlan,
+    plan: CopyPlan,
     counter: ProgressCounter,
     stop: threading.Event,
-) -> None:
+    check_cancelled: CheckCancelled,
+) -> int:
+    """Copy the missing segments and the manifests of a replica, and complete the replica; return the sent bytes."""
     slot = step.replica.slot
-    unwanted = threading.Event()
-
-    def beat() -> None:
-        if not is_wanted(installation, step.replica):
-            unwanted.set()
-        counter.save()
-
-    def check_wanted() -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        if unwanted.is_set():
-            raise unwanted_replica_error(step.replica)
-
-    if isinstance(plan, RestorePlan):
-        restore(installation, definition_path, version, plan, counter=counter, check_cancelled=check_wanted, beat=beat)
-        return
     target = installation.access(slot)
     damages: list[Damage] = []
-
-    def check_cancelled() -> None:
-        check_wanted()
-        hold.check_cancelled()
 
     def wait_or_stop(seconds: float) -> None:
         _wait_for_stop(stop, min(seconds, _LOOK_SECONDS))
@@ -351,81 +339,66 @@ def _act(
         [source.slot for source in step.sources],
         lambda source: installation.access_from(slot.key.region, source, wait_or_stop),
     )
-    with hold_work(installation, slot, plan.lease, beat) as hold:
-        wait_for_deletions(installation, slot, [origin.body_key for origin in plan.origins], check_cancelled)
-        wanted = {row.name: row.stored_bytes for row in plan.segments}
-        reads = CrossRegionReads(
-            installation=installation,
-            party=version_party(definition_path, version),
-            home=slot,
-            stored_bytes=wanted,
-            regions={str(source.slot.key): source.slot.key.region for source in step.sources},
-            reader=plan.lease.name,
-        )
-        # The first replica of a region pays for its egress when the replica is complete (invariant M3).
-        is_inside = step.sources[0].slot.key.region == slot.key.region
-        order = CopyOrder(
-            sources=sources,
-            target=target,
-            segments=wanted,
-            unrecorded=plan.unrecorded,
-            marked=claim_segments(installation, slot, wanted),
-            target_objects=plan.target_objects,
-            is_degraded=plan.is_degraded,
-            check_cancelled=check_cancelled,
-            on_moved=counter.add_bytes,
-            damages=damages,
-            on_served=reads.count_served if is_inside else ignore_served,
-        )
-        head_workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
-        absent, missing = plan_segments(order, workers=head_workers)
-        counter.total = sum(absent.values())
-        counter.begin()
-        if missing:
-            degrade(installation, slot, missing, "missing in the store")
-        try:
-            regions = slot.key.region, step.sources[0].slot.key.region
-            workers = installation.threads(installation.tuning.copy_workers, *regions)
-            with reads.meter():
-                receipt = copy_segments(order, absent, missing, workers=workers)
-        finally:
-            degrade_damaged(installation, [source.slot for source in step.sources], damages)
-        with installation.catalog.transaction() as transaction:
-            transaction.works.guard(plan.lease)
-            manifests = [_record_manifest(installation, transaction, slot, origin) for origin in plan.origins]
-        for origin in plan.origins:
-            check_cancelled()
-            _, data = read_from_any(sources, partial(_read_manifest, origin))
-            target.put_manifest(origin.body_key, data)
-        with installation.catalog.reading() as transaction:
-            version = transaction.versions.by_uid(version.uid)
-        complete_replica(
-            installation,
-            lease=plan.lease,
-            definition_path=definition_path,
-            version=version,
-            replica=step.replica,
-            manifests=manifests,
-        )
-    record_zone_gaps(installation, slot)
-    counter.end(f"{receipt.sent_bytes} bytes stored")
-
-
-def _record_manifest(
-    installation: Installation, transaction: Transaction, slot: Slot, origin: ManifestRow
-) -> ManifestRow:
-    """Record the copy of a manifest in another slot: the same key and the same segments."""
-    listed = PendingManifest(
-        owner_uid=origin.owner_uid,
-        slot=slot,
-        disk=origin.disk,
-        digest=origin.digest,
-        body_key=origin.body_key,
-        object_bytes=origin.object_bytes,
-        virtual_bytes=origin.virtual_bytes,
-        disk_digest=origin.disk_digest,
+    wanted = {row.name: row.stored_bytes for row in plan.segments}
+    reads = CrossRegionReads(
+        installation=installation,
+        party=version_party(definition_path, version),
+        home=slot,
+        stored_bytes=wanted,
+        regions={str(source.slot.key): source.slot.key.region for source in step.sources},
+        reader=plan.lease.name,
     )
-    return record_manifest(installation, transaction, listed, named_segments([origin]))
+    # The first replica of a region pays for its egress when the replica is complete (invariant M3).
+    is_inside = step.sources[0].slot.key.region == slot.key.region
+    order = CopyOrder(
+        sources=sources,
+        target=target,
+        segments=wanted,
+        unrecorded=plan.unrecorded,
+        marked=claim_segments(installation, slot, wanted),
+        target_objects=plan.target_objects,
+        is_degraded=plan.is_degraded,
+        check_cancelled=check_cancelled,
+        on_moved=counter.add_bytes,
+        damages=damages,
+        on_served=reads.count_served if is_inside else ignore_served,
+    )
+    head_workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
+    absent, missing = plan_segments(order, workers=head_workers)
+    counter.total = sum(absent.values())
+    counter.begin()
+    if missing:
+        degrade(installation, slot, missing, "missing in the store")
+    try:
+        regions = slot.key.region, step.sources[0].slot.key.region
+        workers = installation.threads(installation.tuning.copy_workers, *regions)
+        with reads.meter():
+            receipt = copy_segments(order, absent, missing, workers=workers)
+    finally:
+        degrade_damaged(installation, [source.slot for source in step.sources], damages)
+    with installation.catalog.transaction() as transaction:
+        transaction.works.guard(plan.lease)
+        manifests = [
+            record_manifest(
+                installation, transaction, slot, replace(origin, uid=installation.effects.new_uid(), slot_uid=slot.uid)
+            )
+            for origin in plan.origins
+        ]
+    for origin in plan.origins:
+        check_cancelled()
+        _, data = read_from_any(sources, partial(_read_manifest, origin))
+        target.put_manifest(origin.body_key, data)
+    with installation.catalog.reading() as transaction:
+        version = transaction.versions.by_uid(version.uid)
+    complete_replica(
+        installation,
+        lease=plan.lease,
+        definition_path=definition_path,
+        version=version,
+        replica=step.replica,
+        manifests=manifests,
+    )
+    return receipt.sent_bytes
 
 
 def _read_manifest(origin: ManifestRow, source: SlotAccess) -> bytes:

@@ -5,10 +5,8 @@ work ingests all disks, the OS disk first (invariant I18). The plan of the work 
 repeated command resumes with the next disk.
 """
 
-import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -19,46 +17,38 @@ from imgstore.domain.errors import (
     InvalidInput,
     ObjectCorrupt,
     ObjectNotFound,
-    ReadBackMismatch,
-    StoreError,
-    public_text,
 )
 from imgstore.domain.names import VersionName
-from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow, Slot
+from imgstore.domain.resources import ImageVersion, ManifestRow, Replica
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
-from imgstore.domain.storage.sizes import PIECE_BYTES
 from imgstore.domain.storage.works import Lease, Work, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.leases import Hold
 from imgstore.operations.progress import ProgressCounter, task_name
+from imgstore.operations.replication.slot_ingest import (
+    PACKING,
+    SlotIngest,
+    bases_to_json,
+    load_base_manifests,
+    manifest_row,
+    open_slot_ingest,
+    source_to_json,
+    touched_bytes,
+)
 from imgstore.operations.slots.completion import (
-    PendingManifest,
     complete_replica,
     named_segments,
-    record_failure,
     record_manifest,
-    update_version_state,
 )
-from imgstore.operations.slots.degrade import degrade, discard_unreadable, remove_damaged
-from imgstore.operations.slots.gc_guard import claim_segments, list_marked_segments
-from imgstore.operations.slots.key_deletions import wait_for_deletions
-from imgstore.operations.slots.restore import abandon_other_work
-from imgstore.operations.slots.works import acquire_work, hold_work
-from imgstore.operations.stores.zone_gaps import record_zone_gaps
+from imgstore.operations.slots.degrade import discard_unreadable
+from imgstore.operations.slots.runner import begin_replica, run_work
 from imgstore.policy.selection import choose_bases
-from imgstore.segments.codec import CODEC
 from imgstore.segments.manifest import Manifest
-from imgstore.transfer.ingest import IngestOrder, check_same_source, ingest, touched_pieces
+from imgstore.transfer.ingest import check_same_source
 from imgstore.transfer.receipts import IngestReceipt
-from imgstore.transfer.scatter import Damage, SegmentReader
-from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAccess
-from imgstore.transfer.spot_check import check_assembly
-
-PACKING_RULES: Final = "1"
-"""The version of the rules of comparison and packing. Increase it when equal plans make other segments than before."""
+from imgstore.transfer.slot_access import CheckCancelled
 
 NO_STORED_SOURCES: Final[Mapping[str, Digest]] = MappingProxyType({})
 """The source manifests of a version whose sources are all files."""
@@ -87,57 +77,48 @@ def publish(installation: Installation, publication: Publication) -> None:
         ImgstoreError: the ingest failed. The replica is Failed with the text of the error, or Degraded if it was
             complete once. The same command resumes the ingest.
     """
+    version, replica = publication.version, publication.replica
+    slot = replica.slot
     work, lease = _plan(installation, publication)
-    counter = ProgressCounter(installation, task_name(publication.replica), replica=publication.replica)
-    try:
-        _act(installation, publication, work, lease, counter)
-    except Exception as error:
-        record_failure(installation, lease, publication.replica, public_text(error))
-        counter.fail(str(error))
-        if isinstance(error, ReadBackMismatch):
-            remove_damaged(installation, publication.replica.slot, error)
-        if isinstance(error, ObjectCorrupt):
-            # The plan uses a damaged object. After this, a repeated command makes a new plan.
-            with installation.catalog.transaction() as transaction:
-                transaction.works.abandon(work.uid)
-        raise
+    counter = ProgressCounter(installation, task_name(replica), replica=replica)
+    disk_keys = sort_disk_keys(publication.readers)
+    keys = [object_keys.manifest_key(version.uid, disk) for disk in disk_keys]
+    with run_work(installation, slot, lease, counter, replica=replica, keys=keys, uses_bases=True) as check_cancelled:
+        counter.total = sum(map(touched_bytes, publication.readers.values()))
+        counter.begin()
+        damaged = _find_damaged(installation, publication, check_cancelled)
+        with open_slot_ingest(installation, slot, check_cancelled, counter.add_bytes, damaged) as slot_ingest:
+            run = _VersionIngest(publication=publication, work=work, lease=lease, run=slot_ingest)
+            manifests = [run.ingest_disk(disk) for disk in disk_keys]
+        for disk, reader in publication.readers.items():
+            check_same_source(reader, _identity(work.plan, disk))
+        complete_replica(
+            installation,
+            lease=lease,
+            definition_path=publication.definition_path,
+            version=version,
+            replica=replica,
+            manifests=manifests,
+        )
+    counter.end(f"{slot_ingest.packed_bytes} bytes stored")
 
 
 def _plan(installation: Installation, publication: Publication) -> tuple[Work, Lease]:
     """Open or take over the work, and set the replica to Replicating."""
-    version, slot = publication.version, publication.replica.slot
-    sources = {
-        key: {"identity": identity_to_json(reader.identity()), "format": reader.container_metadata.format.value}
-        for key, reader in publication.readers.items()
-    }
-    fixed = {"sources": sources, "codec": CODEC, "rules": PACKING_RULES}
+    replica = publication.replica
+    sources = {key: source_to_json(reader, reader.identity()) for key, reader in publication.readers.items()}
+    fixed = {"sources": sources, **PACKING}
     with installation.catalog.transaction() as transaction:
         bases = _choose_bases(transaction, publication)
-        decisions: dict[str, Any] = {
-            "bases": {
-                key: [{"key": row.body_key, "digest": row.digest.hex()} for row in rows] for key, rows in bases.items()
-            }
-        }
+        decisions: dict[str, Any] = {"bases": {key: bases_to_json(rows) for key, rows in bases.items()}}
         pins = tuple(row.uid for rows in bases.values() for row in rows)
-        earlier = transaction.works.find_open(WorkKind.INGEST, slot.uid, version.uid)
+        earlier = transaction.works.find_open(WorkKind.INGEST, replica.slot.uid, replica.version_uid)
         kept = None if earlier is None else _keep_decisions(earlier.plan, fixed, publication.source_manifests)
         if earlier is not None and kept is not None:
             decisions, pins = kept, earlier.pins
-        work, lease = acquire_work(
-            installation,
-            transaction,
-            kind=WorkKind.INGEST,
-            slot=slot,
-            owner_uid=version.uid,
-            plan=fixed | decisions,
-            pins=pins,
-            can_resume=lambda old: {name: old.get(name) for name in fixed} == fixed,
+        return begin_replica(
+            installation, transaction, replica, WorkKind.INGEST, plan=fixed | decisions, fixed=fixed, pins=pins
         )
-        transaction.versions.lock(version.uid)
-        abandon_other_work(installation, transaction, WorkKind.COPY, publication.replica)
-        transaction.replicas.move(publication.replica.uid, ReplicaState.REPLICATING)
-        update_version_state(transaction, version)
-    return work, lease
 
 
 def _keep_decisions(
@@ -154,7 +135,7 @@ def _keep_decisions(
         stored: the disk keys with a stored source. The identity of such a source is its content.
     """
     before, now = earlier.get("sources", {}), fixed["sources"]
-    if before.keys() != now.keys() or any(earlier.get(name) != fixed[name] for name in ("codec", "rules")):
+    if before.keys() != now.keys() or any(earlier.get(name) != fixed[name] for name in PACKING):
         return None
     changed = {key for key in now if before[key] != now[key]}
     if changed.intersection(stored):
@@ -202,74 +183,16 @@ def _check_bases(named: Sequence[VersionName], candidates: Sequence[ImageVersion
         )
 
 
-def _act(
-    installation: Installation, publication: Publication, work: Work, lease: Lease, counter: ProgressCounter
-) -> None:
-    slot = publication.replica.slot
-    counter.total = sum(_touched_bytes(reader) for reader in publication.readers.values())
-    with (
-        hold_work(installation, slot, lease, counter.save) as hold,
-        tempfile.TemporaryDirectory(dir=installation.scratch) as scratch,
-    ):
-        manifest_keys = [object_keys.manifest_key(publication.version.uid, disk) for disk in publication.readers]
-        wait_for_deletions(installation, slot, manifest_keys, hold.check_cancelled)
-        counter.begin()
-        with installation.catalog.reading() as transaction:
-            key = transaction.pools.get(slot.key.pool_uid).fingerprint_key
-        marked = list_marked_segments(installation, slot)
-        ingest_run = _VersionIngest(
-            installation=installation,
-            publication=publication,
-            work=work,
-            lease=lease,
-            hold=hold,
-            counter=counter,
-            scratch=Path(scratch),
-            fingerprint_key=key,
-            marked=marked,
-            listing=_list_usable_segments(
-                installation, publication, installation.access(slot), marked, hold.check_cancelled
-            ),
-        )
-        manifests = [ingest_run.ingest_disk(disk) for disk in sort_disk_keys(publication.readers)]
-        for disk, reader in publication.readers.items():
-            check_same_source(reader, _identity(work.plan, disk))
-        complete_replica(
-            installation,
-            lease=lease,
-            definition_path=publication.definition_path,
-            version=publication.version,
-            replica=publication.replica,
-            manifests=manifests,
-        )
-    record_zone_gaps(installation, slot)
-    counter.end(f"{ingest_run.packed_bytes} bytes stored")
-
-
-def _touched_bytes(reader: DiskReader) -> int:
-    return sum(1 for _ in touched_pieces(reader)) * PIECE_BYTES
-
-
 @dataclass(slots=True, kw_only=True)
 class _VersionIngest:
     """The ingest of the disks of a version, under one work."""
 
-    installation: Installation
     publication: Publication
     work: Work
     lease: Lease
-    hold: Hold
-    counter: ProgressCounter
-    scratch: Path
-    fingerprint_key: bytes
-    marked: frozenset[Digest]
-    """The segments of the slot that were marked for deletion before the listing."""
-    listing: SegmentListing
-    """The listed segments of the slot, and the segments of the disks that were ingested since."""
+    run: SlotIngest
     os_disk: Manifest | None = None
     """The manifest of the OS disk after its ingest. The manifest is a base of the data disks."""
-    packed_bytes: int = 0
-    """Stored bytes of the packed segments, including segments that the slot had already."""
 
     def ingest_disk(self, disk: str) -> ManifestRow:
         """Store the segments of a disk, record its manifest, and put the manifest.
@@ -279,7 +202,7 @@ class _VersionIngest:
         finished = self._find_finished(disk)
         row, manifest = finished or self._store(disk)
         if finished:
-            self.counter.add_bytes(_touched_bytes(self.publication.readers[disk]))
+            self.run.on_moved(touched_bytes(self.publication.readers[disk]))
         if disk == OS_DISK:
             self.os_disk = manifest
         return row
@@ -290,175 +213,72 @@ class _VersionIngest:
         The listing confirms the segments (invariant W13).
         """
         digest = self.work.plan.get("taken", {}).get(disk)
-        slot = self.publication.replica.slot
-        with self.installation.catalog.reading() as transaction:
+        installation, slot = self.run.installation, self.run.slot
+        with installation.catalog.reading() as transaction:
             row = transaction.manifests.find(self.publication.version.uid, slot.uid, disk)
         if row is None or row.digest.hex() != digest:
             return None
         try:
-            manifest = self.installation.access(slot).get_manifest(row.body_key, row.digest)
+            manifest = installation.access(slot).get_manifest(row.body_key, row.digest)
         except (ObjectNotFound, ObjectCorrupt):
             return None
         table = manifest.segments
         named = zip(table.all_names(), table.stored_bytes.tolist(), strict=True)
-        return (row, manifest) if all(self.listing.present.get(name) == size for name, size in named) else None
+        return (row, manifest) if all(self.run.listing.present.get(name) == size for name, size in named) else None
 
     def _store(self, disk: str) -> tuple[ManifestRow, Manifest]:
-        installation, slot = self.installation, self.publication.replica.slot
-        access = installation.access(slot)
-        receipt = ingest(self._order(disk, access))
-        if receipt.missing:
-            degrade(installation, slot, receipt.missing, "missing or damaged in the store")
-            self._check_os_disk(receipt.missing, access)
-        segments = SegmentReader([access])
-        try:
-            self._assemble(disk, receipt, segments)
-        except ObjectCorrupt:
-            discard_unreadable(installation, slot, find_unreadable(segments.damages))
-            raise
-        self.listing.present.update({each.name: each.stored_bytes for each in receipt.segments})
-        self.packed_bytes += receipt.packed_bytes
+        packing_uid = object_keys.packing_uid(self.work.uid, disk)
+        bases = load_base_manifests(self.run.installation, self.run.slot, self.work.plan["bases"][disk])
+        if self.os_disk is not None:
+            bases.append(self.os_disk)
+        receipt = self.run.pack(packing_uid, self.publication.readers[disk], _identity(self.work.plan, disk), bases)
+        self._check_os_disk(receipt.missing)
+        self.run.check(packing_uid, receipt, full=self.publication.verify_full)
         return self._record(disk, receipt), receipt.manifest
 
-    def _check_os_disk(self, missing: frozenset[Digest], access: SlotAccess) -> None:
+    def _check_os_disk(self, missing: frozenset[Digest]) -> None:
         """Fail if the ingest of a data disk found segments of the finished OS disk to be missing or damaged."""
         names = () if self.os_disk is None else self.os_disk.segments.all_names()
         lost = missing.intersection(names)
         if lost:
-            discard_unreadable(self.installation, self.publication.replica.slot, lost)
+            discard_unreadable(self.run.installation, self.run.slot, lost)
             raise ObjectCorrupt(
                 "Stored segments of the OS disk can't be read back.",
                 found=f"{len(lost)} missing or damaged segments, the first {min(lost).hex()}",
                 expected="no missing or damaged segment",
                 hint="check the disks of the store, then repeat the command: intact segments are not sent again",
-                target=access.label,
+                target=self.run.installation.access(self.run.slot).label,
             )
-
-    def _order(self, disk: str, access: SlotAccess) -> IngestOrder:
-        installation, slot = self.installation, self.publication.replica.slot
-        bases = load_base_manifests(installation, slot, self.work.plan["bases"][disk])
-        return IngestOrder(
-            work_uid=object_keys.packing_uid(self.work.uid, disk),
-            slot=access,
-            reader=self.publication.readers[disk],
-            identity=_identity(self.work.plan, disk),
-            bases=bases if self.os_disk is None else [*bases, self.os_disk],
-            listing=self.listing,
-            fingerprint_key=self.fingerprint_key,
-            scratch=self.scratch,
-            check_scratch=installation.check_scratch,
-            workers=installation.threads(installation.tuning.put_workers, slot.key.region),
-            check_cancelled=self._check_cancelled,
-            claim=lambda name: claim_segment(installation, slot, self.marked, name),
-            on_moved=self.counter.add_bytes,
-        )
-
-    def _assemble(self, disk: str, receipt: IngestReceipt, reader: SegmentReader) -> None:
-        """Assemble a sample of the pieces, or all pieces, and compare the digests before the disk is visible (I15)."""
-        check_assembly(
-            receipt.manifest,
-            reader,
-            work_uid=object_keys.packing_uid(self.work.uid, disk),
-            full=self.publication.verify_full,
-            scratch=self.scratch,
-            workers=self.installation.threads(
-                self.installation.tuning.scatter_workers, self.publication.replica.slot.key.region
-            ),
-            check_cancelled=self._check_cancelled,
-        )
-
-    def _check_cancelled(self) -> None:
-        self.hold.check_cancelled()
-        self.installation.check_scratch(self.scratch, 0)
 
     def _record(self, disk: str, receipt: IngestReceipt) -> ManifestRow:
         """Record the segments and the finished disk, then put the manifest."""
-        version, slot = self.publication.version, self.publication.replica.slot
-        listed = PendingManifest(
-            owner_uid=version.uid,
-            slot=slot,
-            disk=disk,
-            digest=receipt.digest,
-            body_key=object_keys.manifest_key(version.uid, disk),
-            object_bytes=len(receipt.data),
-            virtual_bytes=receipt.manifest.virtual_bytes,
-            disk_digest=receipt.manifest.disk_digest,
-        )
-        with self.installation.catalog.transaction() as transaction:
+        installation, slot = self.run.installation, self.run.slot
+        listed = manifest_row(installation, slot, self.publication.version.uid, disk, receipt)
+        with installation.catalog.transaction() as transaction:
             transaction.works.guard(self.lease)
-            manifest = record_manifest(self.installation, transaction, listed, segment_rows(receipt))
+            manifest = record_manifest(installation, transaction, slot, listed, receipt.segments)
             work = transaction.works.get(self.work.uid)
             taken = work.plan.get("taken", {}) | {disk: receipt.digest.hex()}
             transaction.works.update_plan(self.lease, {**work.plan, "taken": taken}, work.pins)
-        self.installation.access(slot).put_manifest(listed.body_key, receipt.data)
+        installation.access(slot).put_manifest(listed.body_key, receipt.data)
         return manifest
 
 
-def find_unreadable(damages: Iterable[Damage]) -> set[Digest]:
-    """Return the segments that a reader found to be missing or wrong."""
-    return {damage.name for damage in damages if damage.is_certain}
-
-
-def claim_segment(installation: Installation, slot: Slot, marked: frozenset[Digest], name: Digest) -> None:
-    """Remove the deletion mark of a segment that is about to be put again.
-
-    GC deletes only segments that were marked before the work was opened (invariant G3), so other names need no request.
-    """
-    if name in marked:
-        claim_segments(installation, slot, [name])
-
-
-def _list_usable_segments(
-    installation: Installation,
-    publication: Publication,
-    access: SlotAccess,
-    marked: frozenset[Digest],
-    check_cancelled: CheckCancelled,
-) -> SegmentListing:
-    """List the segments of the slot, without marked segments and without damaged segments of the replica.
+def _find_damaged(
+    installation: Installation, publication: Publication, check_cancelled: CheckCancelled
+) -> frozenset[Digest]:
+    """Find the damaged segments of the replica.
 
     Only the segments of a replica that was complete before are read back. Something in such a replica was found
-    damaged, and a damaged segment has the right length in a listing. A segment that is left out here is sent again.
+    damaged, and a damaged segment has the right length in a listing.
     """
-    listing = access.list_segments()
     slot = publication.replica.slot
     with installation.catalog.reading() as transaction:
         rows = transaction.manifests.of_replica(publication.version.uid, slot.uid)
         ids = named_segments(row for row in rows if transaction.manifests.is_complete(row.uid))
         names = [segment.name for segment in transaction.segments.rows(slot.key.pool_uid, ids)]
     workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
-    return listing.without(marked | access.find_damaged(names, workers=workers, check_cancelled=check_cancelled))
-
-
-def segment_rows(receipt: IngestReceipt) -> list[SegmentRow]:
-    """Return the catalog rows of the segments that an ingest confirmed."""
-    return [
-        SegmentRow(
-            name=each.name,
-            blocks=each.blocks,
-            stored_bytes=each.stored_bytes,
-            checksum=each.checksum,
-            work_uid=each.work_uid,
-        )
-        for each in receipt.segments
-    ]
-
-
-def load_base_manifests(installation: Installation, slot: Slot, planned: Sequence[Mapping[str, str]]) -> list[Manifest]:
-    """Read the manifests of the bases. Report a base that cannot be read, and leave that base out."""
-    access = installation.access(slot)
-    manifests = []
-    for base in planned:
-        try:
-            manifests.append(access.get_manifest(base["key"], bytes.fromhex(base["digest"])))
-        except StoreError as error:
-            installation.note(str(slot.key), f"a base can't be read and is not used: {error.message}")
-    return manifests
-
-
-def identity_to_json(identity: SourceIdentity) -> dict[str, Any]:
-    """Return a source identity as JSON, for the plan of a work."""
-    return {"location": identity.location, "file_bytes": identity.file_bytes, "stamp": identity.stamp}
+    return installation.access(slot).find_damaged(names, workers=workers, check_cancelled=check_cancelled)
 
 
 def _identity(plan: Mapping[str, Any], disk: str) -> SourceIdentity:

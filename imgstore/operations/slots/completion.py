@@ -5,18 +5,17 @@ Invariants P1, P2 and P3 hold here: no other module writes Completed, charges, o
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import unpack_ids
-from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk
+from imgstore.domain.disks.version_disks import VersionDisk
 from imgstore.domain.errors import Conflict, LeaseLost
 from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, SegmentRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState, derive_provisioning_state
-from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import charge_arrival
@@ -27,21 +26,6 @@ from imgstore.operations.slots.gc_guard import check_unmarked, unmark_named_segm
 from imgstore.operations.slots.key_deletions import check_no_deletion
 from imgstore.policy.worker_queue import backoff_seconds
 from imgstore.segments.fingerprint_index import Locations
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingManifest:
-    """A manifest with confirmed segments in a slot. The object of the manifest need not be stored yet."""
-
-    owner_uid: str
-    slot: Slot
-    disk: str = OS_DISK
-    """The disk key of the manifest."""
-    digest: Digest
-    body_key: str
-    object_bytes: int
-    virtual_bytes: int
-    disk_digest: Digest
 
 
 def version_party(definition_path: DefinitionPath, version: ImageVersion) -> Party:
@@ -58,48 +42,40 @@ def version_party(definition_path: DefinitionPath, version: ImageVersion) -> Par
 def record_manifest(
     installation: Installation,
     transaction: Transaction,
-    pending: PendingManifest,
-    segments: Sequence[SegmentRow] | Locations,
+    slot: Slot,
+    manifest: ManifestRow,
+    segments: Sequence[SegmentRow] = (),
 ) -> ManifestRow:
     """Record a manifest with its segment ids before the manifest is put.
 
     The row counts for nothing until it is complete.
 
     Args:
-        installation: source of the new uid.
+        installation: the installation.
         transaction: the open transaction.
-        pending: the manifest.
-        segments: the segments as rows of the pool, or as ids of recorded segments.
+        slot: the slot with all segments of the manifest.
+        manifest: the row to record, with the ids of its segments unless `segments` are given.
+        segments: the segments of an ingest, to record in the pool.
+
+    Returns:
+        The recorded row. If the same manifest is complete already, its row.
 
     Raises:
         WorkHeld: a collector deletes one of the segments, or an earlier deletion of the manifest may still be carried
             out.
     """
-    transaction.slots.lock(pending.slot.uid)
-    existing = transaction.manifests.find(pending.owner_uid, pending.slot.uid, pending.disk)
+    transaction.slots.lock(slot.uid)
+    existing = transaction.manifests.find(manifest.owner_uid, slot.uid, manifest.disk)
     if existing is not None and transaction.manifests.is_complete(existing.uid):
-        if existing.digest == pending.digest:
+        if existing.digest == manifest.digest:
             return existing  # A repair of a degraded replica: the row was never removed, and its bytes are metered.
-        raise _different_content(pending)
-    ids = (
-        segments if isinstance(segments, np.ndarray) else transaction.segments.put(pending.slot.key.pool_uid, segments)
-    )
-    unmark_named_segments(installation, transaction, pending.slot, ids)
-    check_no_deletion(transaction, pending.slot, pending.body_key)
+        raise _different_content(slot, manifest)
+    ids = transaction.segments.put(slot.key.pool_uid, segments) if segments else named_segments([manifest])
+    unmark_named_segments(installation, transaction, slot, ids)
+    check_no_deletion(transaction, slot, manifest.body_key)
     if existing is not None:
         transaction.manifests.remove(existing.uid)  # The row of an earlier try that was never completed.
-    row = ManifestRow(
-        uid=installation.effects.new_uid(),
-        slot_uid=pending.slot.uid,
-        owner_uid=pending.owner_uid,
-        disk=pending.disk,
-        digest=pending.digest,
-        body_key=pending.body_key,
-        virtual_bytes=pending.virtual_bytes,
-        object_bytes=pending.object_bytes,
-        disk_digest=pending.disk_digest,
-        segment_ids=np.unique(ids).astype("<u4").tobytes(),
-    )
+    row = replace(manifest, segment_ids=np.unique(ids).astype("<u4").tobytes())
     transaction.manifests.add(row)
     return row
 
@@ -366,11 +342,11 @@ def named_segments(manifests: Iterable[ManifestRow]) -> Locations:
     return np.unique(unpack_ids(b"".join(manifest.segment_ids for manifest in manifests)))
 
 
-def _different_content(pending: PendingManifest) -> Conflict:
+def _different_content(slot: Slot, manifest: ManifestRow) -> Conflict:
     return Conflict(
         "The only complete replica has damaged segments that other versions share.",
-        found=f"a manifest {pending.digest.hex()} that names other segments than before",
+        found=f"a manifest {manifest.digest.hex()} that names other segments than before",
         expected="the same segments, because disks may use the segments",
         hint="publish the same source as a new version, then delete this version",
-        target=str(pending.slot.key),
+        target=str(slot.key),
     )

@@ -5,7 +5,7 @@ restores the replicas of a slot. Workers and a repeated create restore the repli
 replica. All callers use a work of kind copy, so that the next process takes over the work of an interrupted process.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,20 +15,21 @@ from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import unpack_ids
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, Slot
-from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
-from imgstore.domain.storage.works import Lease, WorkKind
+from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.lookup import definition_path_of
 from imgstore.operations.progress import ProgressCounter
-from imgstore.operations.slots.completion import complete_replica, named_segments, record_failure, update_version_state
-from imgstore.operations.slots.removal import abandon_writers
-from imgstore.operations.slots.works import acquire_work, hold_work, make_copy_plan
+from imgstore.operations.slots.completion import complete_replica, named_segments
+from imgstore.operations.slots.runner import begin_copy, run_work
 from imgstore.policy.copy_plan import is_restorable
 from imgstore.segments.manifest import ManifestCheck
-from imgstore.transfer.slot_access import CheckCancelled, never_cancelled
+from imgstore.transfer.slot_access import CheckCancelled
+
+RESTORED: Final = "restored: all objects are right"
+"""The report of a restored replica."""
 
 DAMAGED_REST_SECONDS: Final = 86_400.0
 """Workers restore a damaged replica again after a day, because each try reads all objects. A scrub does not wait."""
@@ -42,8 +43,8 @@ class RestorePlan:
     replica: Replica
     rows: Sequence[ManifestRow]
     """The manifest rows of all disks of the version in the slot."""
-    segments: Sequence[tuple[Digest, int]]
-    """Names and stored bytes of the segments of the replica, each once."""
+    segments: Mapping[Digest, int]
+    """The stored bytes of the segments of the replica, by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,36 +114,12 @@ def plan_restore(installation: Installation, transaction: Transaction, replica: 
     rows = transaction.manifests.of_replica(replica.version_uid, slot.uid)
     assert rows, "a replica that was Completed has its manifests"
     segments = transaction.segments.rows(slot.key.pool_uid, named_segments(rows))
-    plan = make_copy_plan(rows)
-    _, lease = acquire_work(
-        installation,
-        transaction,
-        kind=WorkKind.COPY,
-        slot=slot,
-        owner_uid=replica.version_uid,
-        plan=plan,
-        pins=tuple(row.uid for row in rows),
-        can_resume=lambda old: old == plan,
-        wait=False,
-    )
-    abandon_other_work(installation, transaction, WorkKind.INGEST, replica)
-    transaction.replicas.move(replica.uid, ReplicaState.REPLICATING)
-    update_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
     return RestorePlan(
-        lease=lease, replica=replica, rows=rows, segments=[(each.name, each.stored_bytes) for each in segments]
+        lease=begin_copy(installation, transaction, replica, rows),
+        replica=replica,
+        rows=rows,
+        segments={each.name: each.stored_bytes for each in segments},
     )
-
-
-def abandon_other_work(installation: Installation, transaction: Transaction, kind: WorkKind, replica: Replica) -> None:
-    """Abandon an open work of another kind on a replica. The caller holds the lock on the row of the version.
-
-    Raises:
-        WorkHeld: a live process has the lease of the work.
-    """
-    if transaction.works.find_open(kind, replica.slot.uid, replica.version_uid) is not None:
-        abandon_writers(
-            installation, transaction, replica.version_uid, str(replica.slot.key), replica.slot, kinds=frozenset({kind})
-        )
 
 
 def restore(
@@ -150,58 +127,43 @@ def restore(
     definition_path: DefinitionPath,
     version: ImageVersion,
     plan: RestorePlan,
-    *,
     counter: ProgressCounter,
-    check_cancelled: CheckCancelled = never_cancelled,
-    beat: Callable[[], None] = lambda: None,
+    check_cancelled: CheckCancelled,
     pace: Callable[[int], None] = lambda _length: None,
 ) -> None:
-    """Read all objects of a replica, and set the replica to Completed if all are right.
+    """Read all objects of a replica, and set the replica to Completed if all are right. The work is held.
 
     Raises:
         ObjectCorrupt: an object is missing or wrong. Only another replica or the source has the bytes.
         StoreError: the store does not answer or refuses access, so nothing is known about the bytes.
     """
-    slot = plan.replica.slot
-    sizes = dict(plan.segments)
-    with hold_work(installation, slot, plan.lease, beat) as hold:
-        access = installation.access(slot)
-        counter.total = sum(sizes.values())
-        counter.begin()
+    slot, sizes = plan.replica.slot, plan.segments
+    access = installation.access(slot)
+    counter.total = sum(sizes.values())
+    counter.begin()
+    for row in plan.rows:
+        check_cancelled()
+        try:
+            access.get_object(row.body_key, ManifestCheck(row.digest))
+        except ObjectNotFound as error:
+            raise _damaged_error(slot, "the manifest is missing", 1) from error
+    workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
 
-        def check() -> None:
-            check_cancelled()
-            hold.check_cancelled()
+    def on_read(name: Digest) -> None:
+        counter.add_bytes(sizes[name])
+        pace(sizes[name])
 
-        for row in plan.rows:
-            check()
-            try:
-                access.get_object(row.body_key, ManifestCheck(row.digest))
-            except ObjectNotFound as error:
-                raise _damaged_error(slot, "the manifest is missing", 1) from error
-        workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
-
-        def on_read(name: Digest) -> None:
-            counter.add_bytes(sizes[name])
-            pace(sizes[name])
-
-        damaged = access.find_damaged(sizes, workers=workers, check_cancelled=check, on_read=on_read)
-        if damaged:
-            raise _damaged_error(slot, f"the first is {min(damaged).hex()}", len(damaged))
-        complete_replica(
-            installation,
-            lease=plan.lease,
-            definition_path=definition_path,
-            version=version,
-            replica=plan.replica,
-            manifests=plan.rows,
-        )
-    counter.end("restored: all objects are right")
-
-
-def rest_seconds_after(error: BaseException) -> float | None:
-    """Return how long a replica rests after a failed restore. None means the usual back-off."""
-    return DAMAGED_REST_SECONDS if isinstance(error, ObjectCorrupt) else None
+    damaged = access.find_damaged(sizes, workers=workers, check_cancelled=check_cancelled, on_read=on_read)
+    if damaged:
+        raise _damaged_error(slot, f"the first is {min(damaged).hex()}", len(damaged))
+    complete_replica(
+        installation,
+        lease=plan.lease,
+        definition_path=definition_path,
+        version=version,
+        replica=plan.replica,
+        manifests=plan.rows,
+    )
 
 
 def _is_candidate(installation: Installation, transaction: Transaction, replica: Replica) -> bool:
@@ -246,12 +208,16 @@ def _restore(installation: Installation, replica: Replica, pace: Callable[[int],
     counter = ProgressCounter(
         installation, f"restore {definition_path.definition.name} {version.name} {key.region}/{key.ordinal}"
     )
-    try:
-        restore(installation, definition_path, version, plan, counter=counter, pace=pace)
-    except ImgstoreError as error:
-        counter.fail(error.message)
-        record_failure(installation, plan.lease, current, str(error), rest_seconds=rest_seconds_after(error))
-        raise
+    with run_work(
+        installation,
+        replica.slot,
+        plan.lease,
+        counter,
+        replica=current,
+        damaged_rest_seconds=DAMAGED_REST_SECONDS,
+    ) as check_cancelled:
+        restore(installation, definition_path, version, plan, counter, check_cancelled, pace)
+    counter.end(RESTORED)
     return True
 
 

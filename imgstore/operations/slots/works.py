@@ -1,14 +1,14 @@
 """Open works, take over works, and mark the start of works in the slots (invariants W1 to W5)."""
 
 import errno
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import ObjectNotFound, StoreFull
-from imgstore.domain.resources import ManifestRow, Slot
+from imgstore.domain.resources import Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Lease, Work, WorkKind
 from imgstore.operations.installation import Installation
@@ -26,20 +26,21 @@ def acquire_work(
     slot: Slot,
     owner_uid: str,
     plan: Mapping[str, Any],
-    pins: tuple[str, ...] = (),
-    can_resume: Callable[[Mapping[str, Any]], bool] = lambda _plan: True,
+    fixed: Collection[str] = (),
+    pins: Sequence[str] = (),
     wait: bool = True,
 ) -> tuple[Work, Lease]:
     """Lease the open work of a kind, slot and owner. Open a work if there is none.
 
-    If the plan of the open work does not fit (another source, another codec), abandon the work, report this, and open a
-    new work (invariant W5). Without `wait`, a work with a locked row counts as held.
+    The `fixed` entries of the plan must be equal in the open work. If an entry differs (another source, another codec),
+    abandon the work, report this, and open a new work (invariant W5). Without `wait`, a work with a locked row counts
+    as held.
 
     Raises:
         WorkHeld: a live process has the lease.
     """
     work = transaction.works.find_open(kind, slot.uid, owner_uid)
-    if work is not None and not can_resume(work.plan):
+    if work is not None and any(work.plan.get(name) != plan[name] for name in fixed):
         _lease(installation, transaction, work, wait=wait)
         transaction.works.abandon(work.uid)
         installation.note(
@@ -48,16 +49,8 @@ def acquire_work(
         )
         work = None
     if work is None:
-        work = transaction.works.open(kind=kind, slot_uid=slot.uid, owner_uid=owner_uid, plan=plan, pins=pins)
+        work = transaction.works.open(kind=kind, slot_uid=slot.uid, owner_uid=owner_uid, plan=plan, pins=tuple(pins))
     return work, _lease(installation, transaction, work, wait=wait)
-
-
-def make_copy_plan(manifests: Sequence[ManifestRow]) -> dict[str, Any]:
-    """Return the plan of a work that makes a replica with these manifests.
-
-    Copies and restores have equal plans, so a copy can take over the work of a restore and the reverse.
-    """
-    return {"digests": {row.disk: row.digest.hex() for row in manifests}}
 
 
 def _lease(installation: Installation, transaction: Transaction, work: Work, *, wait: bool) -> Lease:

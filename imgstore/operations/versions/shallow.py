@@ -5,11 +5,12 @@ reads the segments, and the version pays for shared segments when the source is 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from imgstore.catalog import Transaction
 from imgstore.domain.disks.sources import DiskReader
 from imgstore.domain.disks.version_disks import sort_disk_keys
-from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, public_text
+from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
@@ -17,17 +18,8 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.completion import (
-    PendingManifest,
-    complete_replica,
-    named_segments,
-    record_failure,
-    record_manifest,
-    update_version_state,
-)
-from imgstore.operations.slots.key_deletions import wait_for_deletions
-from imgstore.operations.slots.restore import abandon_other_work
-from imgstore.operations.slots.works import acquire_work, hold_work
+from imgstore.operations.slots.completion import complete_replica, named_segments
+from imgstore.operations.slots.runner import begin_replica, run_work, store_manifest
 from imgstore.operations.versions.request import ResolvedRequest
 from imgstore.segments.manifest import ManifestCheck
 
@@ -81,57 +73,53 @@ def publish_shallow(
     Raises:
         ImgstoreError: the publication failed. The replica is Failed with the text of the error.
     """
-    origins, lease = _plan(installation, version, replica, digests)
-    try:
-        with hold_work(installation, replica.slot, lease) as hold:
-            keys = [object_keys.manifest_key(version.uid, disk) for disk in origins]
-            wait_for_deletions(installation, replica.slot, keys, hold.check_cancelled)
-            _check_intact(installation, replica, origins)
-            manifests = []
-            for key in sort_disk_keys(origins):
-                hold.check_cancelled()
-                manifests.append(_put_manifest(installation, version, key, origins[key], lease))
-            complete_replica(
-                installation,
-                lease=lease,
-                definition_path=definition_path,
-                version=version,
-                replica=replica,
-                manifests=manifests,
+    origins, lease = _plan(installation, replica, digests)
+    keys = {disk: object_keys.manifest_key(version.uid, disk) for disk in sort_disk_keys(origins)}
+    slot = replica.slot
+    with run_work(installation, slot, lease, replica=replica, keys=keys.values()) as check_cancelled:
+        _check_intact(installation, replica, origins)
+        manifests = []
+        for disk, key in keys.items():
+            check_cancelled()
+            origin = origins[disk]
+            data = installation.access(slot).get_object(origin.body_key, ManifestCheck(origin.digest))
+            # With separate keys, the source and the version can be deleted in any order (invariant R13).
+            manifest = replace(
+                origin,
+                uid=installation.effects.new_uid(),
+                owner_uid=version.uid,
+                disk=disk,
+                body_key=key,
+                object_bytes=len(data),
             )
-    except Exception as error:
-        record_failure(installation, lease, replica, public_text(error))
-        raise
+            manifests.append(store_manifest(installation, slot, lease, manifest, data))
+        complete_replica(
+            installation,
+            lease=lease,
+            definition_path=definition_path,
+            version=version,
+            replica=replica,
+            manifests=manifests,
+        )
 
 
 def _plan(
-    installation: Installation, version: ImageVersion, replica: Replica, digests: Mapping[str, Digest]
+    installation: Installation, replica: Replica, digests: Mapping[str, Digest]
 ) -> tuple[dict[str, ManifestRow], Lease]:
     """Open or take over the work, pin the manifests of the source, and set the replica to Replicating."""
-    slot = replica.slot
     plan = {"shallow": {key: digest.hex() for key, digest in digests.items()}}
     with installation.catalog.transaction() as transaction:
-        origins = {key: _find_origin(transaction, slot, version, digest) for key, digest in digests.items()}
-        _, lease = acquire_work(
-            installation,
-            transaction,
-            kind=WorkKind.INGEST,
-            slot=slot,
-            owner_uid=version.uid,
-            plan=plan,
-            pins=tuple({row.uid: None for row in origins.values()}),
-            can_resume=lambda old: old == plan,
-        )
-        transaction.versions.lock(version.uid)
-        abandon_other_work(installation, transaction, WorkKind.COPY, replica)
-        transaction.replicas.move(replica.uid, ReplicaState.REPLICATING)
-        update_version_state(transaction, version)
+        origins = {key: _find_origin(transaction, replica, digest) for key, digest in digests.items()}
+        pins = list({row.uid: None for row in origins.values()})
+        _, lease = begin_replica(installation, transaction, replica, WorkKind.INGEST, plan=plan, fixed=plan, pins=pins)
     return origins, lease
 
 
-def _find_origin(transaction: Transaction, slot: Slot, version: ImageVersion, digest: Digest) -> ManifestRow:
+def _find_origin(transaction: Transaction, replica: Replica, digest: Digest) -> ManifestRow:
+    slot = replica.slot
     found = transaction.manifests.find_by_digest(slot.uid, digest)
     if found is None:
+        version = transaction.versions.by_uid(replica.version_uid)
         raise Conflict(
             f"The source of the image version {version.name} is not in {slot.key} any more.",
             found=f"no manifest with the content of the source in {slot.key}",
@@ -161,31 +149,3 @@ def _check_intact(installation: Installation, replica: Replica, origins: Mapping
             hint="`imgstore scrub` repairs segments that another replica has; otherwise publish the source again",
             target=str(slot.key),
         )
-
-
-def _put_manifest(
-    installation: Installation, version: ImageVersion, key: str, origin: ManifestRow, lease: Lease
-) -> ManifestRow:
-    """Record and put the manifest of one disk: the bytes of the source manifest under a key of the version.
-
-    With separate keys, the source and the version can be deleted in any order (invariant R13).
-    """
-    with installation.catalog.reading() as transaction:
-        slot = transaction.slots.get(origin.slot_uid)
-    access = installation.access(slot)
-    data = access.get_object(origin.body_key, ManifestCheck(origin.digest))
-    listed = PendingManifest(
-        owner_uid=version.uid,
-        slot=slot,
-        disk=key,
-        digest=origin.digest,
-        body_key=object_keys.manifest_key(version.uid, key),
-        object_bytes=len(data),
-        virtual_bytes=origin.virtual_bytes,
-        disk_digest=origin.disk_digest,
-    )
-    with installation.catalog.transaction() as transaction:
-        transaction.works.guard(lease)
-        row = record_manifest(installation, transaction, listed, named_segments([origin]))
-    access.put_manifest(listed.body_key, data)
-    return row
