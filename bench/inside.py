@@ -19,7 +19,7 @@ from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.identity.access import administrator
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.progress import ProgressEvent, Stage
-from imgstore.domain.requests import VersionRequest
+from imgstore.domain.requests import VersionRequest, VersionSource
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions import create as versions_create
@@ -55,12 +55,11 @@ def publish(gallery: str, version: VersionName, file: str, regions: Sequence[str
         gallery=gallery,
         definition=DEFINITION,
         version=version,
+        source=VersionSource(os_vhd_uri=file),
         location=regions[0].partition("=")[0],
         target_regions=parse_target_regions(regions),
     )
-    return lambda installation: versions_create.create_version(
-        installation, administrator("bench"), request, os_vhd_uri=file
-    )
+    return lambda installation: versions_create.create_version(installation, administrator("bench"), request)
 
 
 def export(gallery: str, version: VersionName, file: str, regions: Sequence[str]) -> Callable[[Installation], object]:

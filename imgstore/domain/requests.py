@@ -22,7 +22,6 @@ from imgstore.domain.machines import (
 )
 from imgstore.domain.names import ComputeId, ImageReference, SharedReference, VersionName, parse_image_reference
 from imgstore.domain.resources import (
-    KEEP,
     NO_OS_PROPERTIES,
     DiskKind,
     DiskType,
@@ -33,7 +32,6 @@ from imgstore.domain.resources import (
     RecommendedRange,
     ReplicationMode,
     StorageAccountType,
-    TargetRegionRequest,
     VersionUpdate,
 )
 from imgstore.domain.storage.scrub_passes import ScrubRunner
@@ -130,6 +128,8 @@ class VersionSource:
     """
     virtual_machine: str | None = None
     """A machine by name or id, generalized or specialized, with all data disks."""
+    os_vhd_format: DiskFormat | None = None
+    """The format of the file of the OS disk. None detects the format."""
     data_vhds: tuple[DataVhd, ...] = ()
     data_snapshots: tuple[DataSnapshot, ...] = ()
 
@@ -195,37 +195,24 @@ class VersionSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VersionRequest:
-    """A request to create an image version, or to change an existing version."""
+class VersionRequest(VersionUpdate):
+    """A request to create an image version, or to change an existing version.
+
+    A property that may change and is not requested has its default in a new version. Without target regions, the source
+    region is the only target of a new version.
+    """
 
     group: str
     """The name of the resource group."""
     gallery: str
     definition: str
     version: VersionName
+    source: VersionSource = VersionSource()
+    """The disks of the version."""
     location: str | None = None
     """The source region. None is the region of the gallery."""
-    target_regions: Sequence[TargetRegionRequest] = ()
-    """All target regions. Empty is the source region alone, or the target regions of an existing version."""
-    replica_count: int | None = None
-    """The count for regions without a count. None is 1, or the count of an existing version."""
-    storage_account_type: StorageAccountType | None = None
-    """The type for regions without a type. None is Standard_LRS, or the type of an existing version.
-
-    A Shallow version has the type of the source.
-    """
     replication_mode: ReplicationMode | None = None
-    """None is Full, or the mode of an existing version."""
-    exclude_from_latest: bool | None = None
-    """None keeps the present value."""
-    end_of_life_at: datetime | None = None
-    """None keeps the present value."""
-    allow_deletion_of_replicated_locations: bool | None = None
-    """None keeps the present value."""
-    block_deletion_before_end_of_life: bool | None = None
-    """None keeps the present value."""
-    tags: Mapping[str, str] | None = None
-    """None keeps the present tags."""
+    """None is Full, or the mode of an existing version. A Shallow version has the storage account type of the source."""
     sha256: str | None = None
     """The SHA-256 of the file of the OS disk. The digest is compared before the first write."""
     bases: Sequence[VersionName] = ()
@@ -234,19 +221,6 @@ class VersionRequest:
     """Read all disks back and compare all pieces before publication."""
     host_caching: Mapping[str, HostCaching] = field(default_factory=lambda: _DEFAULT_CACHING)
     """Host caching by disk key. A missing disk has the default of Azure, or keeps the present value."""
-
-    def as_update(self) -> VersionUpdate:
-        """Return the changes that this request makes to an existing version."""
-        return VersionUpdate(
-            target_regions=self.target_regions,
-            replica_count=self.replica_count,
-            storage_account_type=self.storage_account_type,
-            exclude_from_latest=self.exclude_from_latest,
-            end_of_life_at=KEEP if self.end_of_life_at is None else self.end_of_life_at,
-            allow_deletion_of_replicated_locations=self.allow_deletion_of_replicated_locations,
-            block_deletion_before_end_of_life=self.block_deletion_before_end_of_life,
-            tags=self.tags,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,10 @@
 """The resources of a gallery as plain values. The catalog stores the values, and operations pass the values on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import Enum, StrEnum
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from imgstore.domain import names
 from imgstore.domain.disks.signed_urls import DiskGrant, DiskState
@@ -264,6 +264,16 @@ class VersionUpdate:
     allow_deletion_of_replicated_locations: bool | None = None
     block_deletion_before_end_of_life: bool | None = None
     tags: Mapping[str, str] | None = None
+
+    @property
+    def new_end_of_life_at(self) -> datetime | None:
+        """The end of life of a version that has none yet."""
+        return None if self.end_of_life_at is KEEP else self.end_of_life_at
+
+    def without_changes(self) -> Self:
+        """Return the request without properties of an existing version that may change."""
+        unchanged: dict[str, Any] = {each.name: each.default for each in fields(VersionUpdate)}
+        return replace(self, **unchanged)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

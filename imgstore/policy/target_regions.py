@@ -1,40 +1,32 @@
 """Resolve the target regions of a request with `regions.yaml` and the limits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.resources import StorageAccountType, TargetRegion, TargetRegionRequest
+from imgstore.domain.resources import StorageAccountType, TargetRegion, TargetRegionRequest, VersionUpdate
 from imgstore.domain.settings.limits import Limits
 from imgstore.regions import Region, Regions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishingRequest:
-    """The requested target regions, before defaults."""
-
-    location: str
-    """The source region, as typed."""
-    target_regions: Sequence[TargetRegionRequest]
-    """Empty for the source region alone."""
-    replica_count: int | None = None
-    storage_account_type: StorageAccountType | None = None
-    existing: Sequence[TargetRegion] = ()
-    """The current target regions of the version. A region keeps the values that the request leaves out."""
-
-
 def resolve_targets(
-    request: PublishingRequest, regions: Regions, limits: Limits
+    location: str, update: VersionUpdate, existing: Sequence[TargetRegion], regions: Regions, limits: Limits
 ) -> tuple[str, tuple[TargetRegion, ...]]:
     """Return the key of the source region, and the target regions with all defaults, in the order of the request.
+
+    Args:
+        location: The source region, as typed.
+        update: The requested target regions, count and type. Without target regions, the source region is the only one.
+        existing: The current target regions of the version. A region keeps the values that the request leaves out.
+        regions: The regions of regions.yaml.
+        limits: The limits of the installation.
 
     Raises:
         InvalidInput: A region is unknown or occurs twice, the source region is missing, a count exceeds a limit, or a
             region does not offer the storage account type.
     """
-    source = regions.get(request.location, target="location")
-    asked = request.target_regions or (TargetRegionRequest(name=request.location),)
-    targets = tuple(_resolve(each, request, regions, limits) for each in asked)
+    source = regions.get(location, target="location")
+    asked = update.target_regions or (TargetRegionRequest(name=location),)
+    targets = tuple(_resolve(each, update, existing, regions, limits) for each in asked)
     names = [target.name for target in targets]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -76,14 +68,20 @@ def check_shallow(targets: Sequence[TargetRegion]) -> None:
         )
 
 
-def _resolve(asked: TargetRegionRequest, request: PublishingRequest, regions: Regions, limits: Limits) -> TargetRegion:
+def _resolve(
+    asked: TargetRegionRequest,
+    update: VersionUpdate,
+    existing: Sequence[TargetRegion],
+    regions: Regions,
+    limits: Limits,
+) -> TargetRegion:
     region = regions.get(asked.name, target="targetRegions")
-    counts = (asked.regional_replica_count, request.replica_count, 1)
+    counts = (asked.regional_replica_count, update.replica_count, 1)
     count = next(each for each in counts if each is not None)
-    before = next((each for each in request.existing if each.name == region.name), None)
+    before = next((each for each in existing if each.name == region.name), None)
     kinds = (
         asked.storage_account_type,
-        request.storage_account_type,
+        update.storage_account_type,
         before.storage_account_type if before else StorageAccountType.STANDARD_LRS,
     )
     kind = next(each for each in kinds if each is not None)

@@ -9,7 +9,7 @@ from imgstore.domain.resources import KEEP, ImageVersion, TargetRegion, VersionU
 from imgstore.domain.settings.limits import Limits
 from imgstore.domain.tags import apply_tags
 from imgstore.policy.allowed_changes import check_end_of_life
-from imgstore.policy.target_regions import PublishingRequest, check_shallow, resolve_targets
+from imgstore.policy.target_regions import check_shallow, resolve_targets
 from imgstore.regions import Regions
 
 
@@ -66,17 +66,9 @@ def _targets(
             else each
             for each in asked
         ]
-    return resolve_targets(
-        PublishingRequest(
-            location=existing.location,
-            target_regions=update.target_regions or [each.as_request() for each in asked],
-            replica_count=count,
-            storage_account_type=update.storage_account_type,
-            existing=existing.target_regions,
-        ),
-        regions,
-        limits,
-    )[1]
+    target_regions = update.target_regions or [each.as_request() for each in asked]
+    wanted = replace(update, target_regions=target_regions, replica_count=count)
+    return resolve_targets(existing.location, wanted, existing.target_regions, regions, limits)[1]
 
 
 def _check_shallow_storage(existing: ImageVersion, changed: ImageVersion) -> None:

@@ -33,7 +33,6 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.maintenance.worker import run_worker
 from imgstore.operations.replication import copy as replication_copy
-from imgstore.operations.versions import create as versions_create
 from imgstore.policy.worker_queue import WorkerLimits
 from tests.support.sample_disks import make_raw, patch_disk
 from tests.support.sample_gallery import (
@@ -48,6 +47,7 @@ from tests.support.sample_gallery import (
     charges,
     collect,
     create_sample_gallery,
+    create_version,
     delete,
     make_disk,
     named_segments,
@@ -126,7 +126,7 @@ def prepare(folder: Path, database: str | None = None) -> Stage:
 def ask(installation: Installation, stage: Stage, version: str, targets: Sequence[str]) -> None:
     """Publish, and leave all regions except the source region to workers."""
     source = str(stage.expected[version])
-    versions_create.create_version(installation, ADMIN, request(version, targets), os_vhd_uri=source, wait=False)
+    create_version(installation, ADMIN, request(version, targets), os_vhd_uri=source, wait=False)
 
 
 def work(installation: Installation, limits: WorkerLimits | None = None) -> WorkerReport:

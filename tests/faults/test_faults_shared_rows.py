@@ -15,9 +15,8 @@ from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
 from imgstore.operations.machines.create import create_machine
-from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import shallow
-from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, make_disk, request
+from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, create_version, make_disk, request
 
 __all__ = ["prepared"]
 
@@ -43,7 +42,7 @@ def version_of(kind: str, version: str, mode: ReplicationMode) -> Operation:
     def act(stage: Stage, installation: Installation) -> object:
         stage.expected[version] = stage.expected["1.0.0"]
         asked = request(version, [HERE], location=HERE, replication_mode=mode)
-        return versions_create.create_version(installation, ADMIN, asked, os_snapshot=SOURCE)
+        return create_version(installation, ADMIN, asked, os_snapshot=SOURCE)
 
     return Operation(kind=kind, act=act, makes=frozenset({version}))
 

@@ -55,10 +55,9 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance import gc as maintenance_gc
 from imgstore.operations.maintenance import scrub as maintenance_scrub
 from imgstore.operations.maintenance import worker as replication_worker
-from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.operations.versions import update as versions_update
-from tests.support.sample_gallery import ADMIN, GROUP, target
+from tests.support.sample_gallery import ADMIN, GROUP, create_version, target
 
 GALLERIES: Final = ("g0", "g1")
 DEFINITIONS: Final = ("d0", "d1")
@@ -363,8 +362,8 @@ class GalleryMachine(RuleBasedStateMachine):
 
         return Command(
             what=f"publish {key} of {content} to {targets}{'' if wait else ' without waiting'}",
-            run=lambda installation: versions_create.create_version(
-                installation, ADMIN, request, os_vhd_uri=str(source), source_format=DiskFormat.RAW, wait=wait
+            run=lambda installation: create_version(
+                installation, ADMIN, request, os_vhd_uri=str(source), os_vhd_format=DiskFormat.RAW, wait=wait
             ),
             version=key,
             content=content,

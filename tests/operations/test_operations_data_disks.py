@@ -45,6 +45,7 @@ from tests.support.sample_gallery import (
     charges,
     collect,
     content,
+    create_version,
     delete,
     export,
     export_disk,
@@ -169,7 +170,7 @@ def test_invalid_luns_are_refused(
 ) -> None:
     vhds = [DataVhd(lun=lun, uri=str(disks["1.0.0/lun-0"])) for lun in luns]
     with pytest.raises(InvalidInput, match=message) as caught:
-        versions_create.create_version(empty, ADMIN, request(), os_vhd_uri=str(disks["1.0.0"]), data_vhds=vhds)
+        create_version(empty, ADMIN, request(), os_vhd_uri=str(disks["1.0.0"]), data_vhds=vhds)
     assert (caught.value.error_code, caught.value.target) == ("InvalidParameter", "dataDiskImages.lun")
 
 

@@ -40,7 +40,6 @@ from imgstore.operations.gallery import definitions, groups
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images, machines
 from imgstore.operations.machines.create import create_machine
-from imgstore.operations.versions import create as versions_create
 from tests.support.sample_disks import compute_sha256, make_raw
 from tests.support.sample_gallery import (
     ADMIN,
@@ -49,6 +48,7 @@ from tests.support.sample_gallery import (
     GROUP,
     audit,
     collect,
+    create_version,
     delete,
     export_disk,
     make_disk,
@@ -118,7 +118,7 @@ def publish_machine(installation: Installation, definition: str, word: str = "vm
         target_regions=[TargetRegionRequest(name=HERE)],
     )
     more.setdefault("virtual_machine", word)
-    return versions_create.create_version(installation, ADMIN, asked, **more)
+    return create_version(installation, ADMIN, asked, **more)
 
 
 def same(installation: Installation, made: ManagedDisk, raw: Path) -> bool:
@@ -171,9 +171,7 @@ def test_an_os_profile_is_needed_by_a_generalized_image_and_refused_by_a_special
     assert (lacking.error_code, lacking.target) == ("InvalidParameter", "osProfile")
     refused(InvalidInput, "is Generalized", lambda: machine(published, specialized=True))
     define(published, "golden", os_state=OsState.SPECIALIZED)
-    versions_create.create_version(
-        published, ADMIN, request("1.0.0", [HERE], definition="golden"), os_vhd_uri=str(raws["os"])
-    )
+    create_version(published, ADMIN, request("1.0.0", [HERE], definition="golden"), os_vhd_uri=str(raws["os"]))
     golden = {"image": f"{GROUP}/{GALLERY}/golden/1.0.0", "location": HERE}
     for profile in (USER, OsProfile(computer_name="c")):
         refused(InvalidInput, "'osProfile' is not allowed", lambda: machine(published, profile=profile, **golden))  # noqa: B023
@@ -420,5 +418,5 @@ def test_content_of_a_disk_needs_the_right_to_the_bytes(published: Installation,
     sources: tuple[dict[str, Any], ...] = ({"os_snapshot": disk_id}, {"virtual_machine": made.machine.resource_id})
     for source in sources:
         with pytest.raises(AccessDenied, match="disks/beginGetAccess"):
-            versions_create.create_version(published, reader, request("2.0.0", [HERE]), **source)
+            create_version(published, reader, request("2.0.0", [HERE]), **source)
     assert disks.list_disks(published, ADMIN, group="mine") == []

@@ -27,6 +27,7 @@ from tests.support.sample_gallery import (
     GROUP,
     audit,
     create_sample_gallery,
+    create_version,
     delete,
     open_home,
     request,
@@ -57,7 +58,7 @@ def create(
 ) -> VersionView:
     """A version from whatever is stated."""
     sha256 = more.pop("sha256", None)
-    return versions_create.create_version(installation, ADMIN, request(version, targets, sha256=sha256), **more)
+    return create_version(installation, ADMIN, request(version, targets, sha256=sha256), **more)
 
 
 def make(installation: Installation, name: str, source: Path | str, kind: DiskKind = DiskKind.DISK) -> ManagedDisk:
@@ -177,9 +178,9 @@ def test_deleted_source_images_machines_and_versions_are_not_needed(installation
 def test_shallow_version_is_completed_without_the_source(installation: Installation, file: Path) -> None:
     make(installation, "d1", file)
     asked = request("1.0.0", HERE, replication_mode=ReplicationMode.SHALLOW)
-    first = versions_create.create_version(installation, ADMIN, asked, os_snapshot="d1")
+    first = create_version(installation, ADMIN, asked, os_snapshot="d1")
     remove(installation, "d1")
-    assert versions_create.create_version(installation, ADMIN, asked, os_snapshot="d1").version == first.version
+    assert create_version(installation, ADMIN, asked, os_snapshot="d1").version == first.version
     audit(installation)
 
 

@@ -17,7 +17,6 @@ from imgstore.formats import LocalFile
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
-from imgstore.operations.versions import create as versions_create
 from imgstore.testing.engines import S3Engine
 from tests.support.http_server import Page, start_web
 from tests.support.sample_disks import compute_sha256, make_raw, write_vhd
@@ -28,6 +27,7 @@ from tests.support.sample_gallery import (
     audit,
     audit_served,
     create_sample_gallery,
+    create_version,
     open_home,
     own_slots,
     request,
@@ -74,9 +74,9 @@ def disk(path: Path, seed: int = 1, content_mib: int = 2) -> Path:
 
 
 def create(installation: Installation, source: Path | str, version: str = "1.0.0", **more: Any) -> Any:
-    data = [DataVhd(lun=lun, uri=str(uri)) for lun, uri in more.pop("data", {}).items()]
+    data = tuple(DataVhd(lun=lun, uri=str(uri)) for lun, uri in more.pop("data", {}).items())
     asked = request(version, HERE, **more)
-    return versions_create.create_version(installation, ADMIN, asked, os_vhd_uri=str(source), data_vhds=data)
+    return create_version(installation, ADMIN, asked, os_vhd_uri=str(source), data_vhds=data)
 
 
 def touch(path: Path) -> None:

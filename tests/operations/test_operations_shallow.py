@@ -24,7 +24,6 @@ from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
 from imgstore.operations.maintenance import scrub as maintenance_scrub
-from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import delete as versions_delete
 from tests.support.sample_disks import compute_sha256
 from tests.support.sample_gallery import (
@@ -37,6 +36,7 @@ from tests.support.sample_gallery import (
     audit_collected,
     collect,
     content,
+    create_version,
     delete,
     export,
     make_disk,
@@ -58,7 +58,7 @@ def shallow(
 ) -> VersionView:
     more = {name: source.pop(name) for name in ("replication_mode", "storage_account_type") if name in source}
     more.setdefault("replication_mode", ReplicationMode.SHALLOW)
-    return versions_create.create_version(installation, ADMIN, request(version, targets, **more), **source)
+    return create_version(installation, ADMIN, request(version, targets, **more), **source)
 
 
 def make(installation: Installation, name: str, source: Path | str, **more: Any) -> None:
@@ -162,7 +162,7 @@ def test_other_regions_counts_and_types_are_refused(published: Installation, sam
         shallow(published, managed_image="i1")
     elsewhere = request("2.0.0", ["eastus"], location="eastus", replication_mode=ReplicationMode.SHALLOW)
     with pytest.raises(InvalidInput, match="is not found"):
-        versions_create.create_version(published, ADMIN, elsewhere, os_snapshot="d1")
+        create_version(published, ADMIN, elsewhere, os_snapshot="d1")
     assert [str(each.version.name) for each in _all(published)] == ["1.0.0"]
     audit(published)
 
@@ -259,7 +259,7 @@ def test_shallow_version_outlives_the_gallery_of_its_source(published: Installat
     (pool_uid,) = {slot.key.pool_uid for slot in all_slots(published)}
     more: dict[str, Any] = {"gallery": "g2", "definition": "copy", "replication_mode": ReplicationMode.SHALLOW}
     asked = request("1.0.0", HERE, **more)
-    made = versions_create.create_version(published, ADMIN, asked, image_version=f"{GROUP}/{GALLERY}/ubuntu/1.0.0")
+    made = create_version(published, ADMIN, asked, image_version=f"{GROUP}/{GALLERY}/ubuntu/1.0.0")
     assert slot_of(made).key.pool_uid == pool_uid, "of another gallery"
     disk = make_disk(published, "d1")
     delete(published)

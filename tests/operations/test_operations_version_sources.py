@@ -31,7 +31,6 @@ from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
 from imgstore.operations.slots.completion import named_segments
-from imgstore.operations.versions import create as versions_create
 from tests.support.sample_disks import compute_sha256, make_raw, patch_disk
 from tests.support.sample_gallery import (
     ADMIN,
@@ -43,6 +42,7 @@ from tests.support.sample_gallery import (
     audit,
     charges,
     content,
+    create_version,
     delete,
     export,
     make_disk,
@@ -65,7 +65,7 @@ def publish_from(
 ) -> VersionView:
     """A version of the definition (or of `definition`) from a stored source."""
     where = {name: source.pop(name) for name in ("gallery", "definition", "location") if name in source}
-    return versions_create.create_version(installation, ADMIN, request(version, targets, **where), **source)
+    return create_version(installation, ADMIN, request(version, targets, **where), **source)
 
 
 def make(installation: Installation, name: str, source: Path | str, **more: Any) -> str:
@@ -371,12 +371,12 @@ def test_version_of_a_shared_gallery_is_a_source(published: Installation, sample
             os_type=OsType.LINUX,
         )
         asked = VersionRequest(group="theirs", gallery="g3", definition="copy", version=VersionName(1, 0, 0))
-        made = versions_create.create_version(other, ADMIN, asked, image_version=shared)
+        made = create_version(other, ADMIN, asked, image_version=shared)
         assert made.version.os_disk.source.location == shared, "not by its group, which is the owner's affair"
         _store_source_as_older_code(
             other, made.version, show(published).definition_path.version_id(show(published).version.name)
         )
-        again = versions_create.create_version(other, ADMIN, asked, image_version=shared)
+        again = create_version(other, ADMIN, asked, image_version=shared)
     assert again.version.uid == made.version.uid
 
 

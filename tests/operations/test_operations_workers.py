@@ -38,6 +38,7 @@ from tests.support.sample_gallery import (
     audit_served,
     charges,
     create_sample_gallery,
+    create_version,
     open_home,
     publish,
     request,
@@ -55,9 +56,7 @@ def ask(
     installation: Installation, source: Path, version: str = "1.0.0", targets: Sequence[str] = HERE_AND_EAST
 ) -> VersionView:
     """Publish, and leave the rest to workers."""
-    return versions_create.create_version(
-        installation, ADMIN, request(version, targets), os_vhd_uri=str(source), wait=False
-    )
+    return create_version(installation, ADMIN, request(version, targets), os_vhd_uri=str(source), wait=False)
 
 
 def work(installation: Installation, **more: Any) -> WorkerReport:

@@ -3,9 +3,9 @@
 import pytest
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.resources import StorageAccountType, TargetRegion, TargetRegionRequest
+from imgstore.domain.resources import StorageAccountType, TargetRegion, TargetRegionRequest, VersionUpdate
 from imgstore.domain.settings.limits import PRESETS, Limits
-from imgstore.policy.target_regions import PublishingRequest, resolve_targets
+from imgstore.policy.target_regions import resolve_targets
 from imgstore.regions import load_regions
 
 LRS, ZRS, PREMIUM = (
@@ -23,10 +23,8 @@ def asked(
     kind: StorageAccountType | None = None,
     limits: Limits = PRESETS["azure-2019"],
 ) -> tuple[str, tuple[TargetRegion, ...]]:
-    request = PublishingRequest(
-        location=location, target_regions=targets, replica_count=count, storage_account_type=kind
-    )
-    return resolve_targets(request, REGIONS, limits)
+    update = VersionUpdate(target_regions=targets, replica_count=count, storage_account_type=kind)
+    return resolve_targets(location, update, (), REGIONS, limits)
 
 
 def region(name: str, count: int | None = None, kind: StorageAccountType | None = None) -> TargetRegionRequest:

@@ -32,10 +32,9 @@ from imgstore.operations.machines import images, machines
 from imgstore.operations.machines.create import create_machine
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.maintenance.worker import run_worker
-from imgstore.operations.versions import create as versions_create
 from imgstore.stores.s3.store import S3Store
 from tests.support import sample_gallery
-from tests.support.sample_gallery import ADMIN, GROUP
+from tests.support.sample_gallery import ADMIN, GROUP, create_version
 
 
 class StepCounter:
@@ -159,7 +158,7 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
     elif job == "publish stored":
         mode = ReplicationMode(orders.get("mode", "Full"))
         asked = sample_gallery.request(version, orders["targets"], replication_mode=mode)
-        versions_create.create_version(installation, ADMIN, asked, managed_image=orders["source"])
+        create_version(installation, ADMIN, asked, managed_image=orders["source"])
     elif job == "machine":
         profile = OsProfile(admin_username="azureuser")
         create_machine(installation, ADMIN, MachineRequest(group=GROUP, profile=profile, **orders["machine"]))

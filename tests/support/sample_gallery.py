@@ -8,7 +8,7 @@ import filecmp
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +17,10 @@ from imgstore.bootstrap import Settings, open_installation
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.disks.version_disks import disk_key
 from imgstore.domain.effects import Effects
-from imgstore.domain.identity.access import administrator
+from imgstore.domain.identity.access import Principal, administrator
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.progress import Subscriber, ignore_event
-from imgstore.domain.requests import DataVhd, VersionRequest
+from imgstore.domain.requests import DataVhd, VersionRequest, VersionSource
 from imgstore.domain.resources import (
     ImageDefinition,
     ManagedDisk,
@@ -138,10 +138,17 @@ def publish_disks(
     **more: Any,
 ) -> VersionView:
     """Publish a file and data disks by LUN as a version, and replicate the version."""
-    data_vhds = [DataVhd(lun=lun, uri=str(uri)) for lun, uri in data.items()]
-    return versions_create.create_version(
-        installation, ADMIN, request(version, targets, **more), os_vhd_uri=str(source), data_vhds=data_vhds
-    )
+    data_vhds = tuple(DataVhd(lun=lun, uri=str(uri)) for lun, uri in data.items())
+    asked = request(version, targets, **more)
+    return create_version(installation, ADMIN, asked, os_vhd_uri=str(source), data_vhds=data_vhds)
+
+
+def create_version(
+    installation: Installation, principal: Principal, asked: VersionRequest, *, wait: bool = True, **source: Any
+) -> VersionView:
+    """Create a version from a source, given by the fields of `VersionSource`."""
+    asked = replace(asked, source=VersionSource(**source))
+    return versions_create.create_version(installation, principal, asked, wait=wait)
 
 
 def show(installation: Installation, version: str = "1.0.0") -> VersionView:

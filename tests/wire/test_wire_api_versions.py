@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.names import ImageReference
+from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.resources import KEEP, HyperVGeneration, RecommendedRange
 from imgstore.domain.tags import NO_TAGS
 from imgstore.wire.api_versions import (
@@ -23,7 +23,7 @@ from imgstore.wire.api_versions import (
 )
 from imgstore.wire.requests.disk import read_disk
 from imgstore.wire.requests.fields import complete_definition, read_definition, read_gallery
-from imgstore.wire.requests.version import read_version
+from imgstore.wire.requests.version import VersionBody, read_version
 
 REGION = {"name": "eastus", "regionalReplicaCount": 1, "storageAccountType": "Standard_ZRS", "excludeFromLatest": True}
 VERSION = {
@@ -154,17 +154,22 @@ def test_new_definition_gets_defaults_of_the_api_version() -> None:
     assert old["features"] == ()
 
 
+def _read(body: Any, api_version: str, *, is_put: bool) -> VersionBody:
+    place = {"group": "rg", "gallery": "g", "definition": "d", "version": VersionName(1, 0, 0)}
+    return read_version(body, api_version, is_put=is_put, place=place)
+
+
 def test_put_of_a_version_is_read() -> None:
-    read = read_version(VERSION, NEWEST, is_put=True)
-    assert read.target_regions is not None
-    assert (read.sources, read.restore, read.end_of_life_at) == ({"os": "https://x.example/a"}, False, None)
-    assert read.block_deletion_before_end_of_life is True
+    read = _read(VERSION, NEWEST, is_put=True)
+    assert read.request.target_regions is not None
+    assert (read.sources, read.restore, read.request.end_of_life_at) == ({"os": "https://x.example/a"}, False, None)
+    assert read.request.block_deletion_before_end_of_life is True
     with pytest.raises(InvalidInput, match="storageAccountType"):
-        read_version(VERSION, OLDEST, is_put=True)
-    assert read_version({"location": "eastus", "tags": {}}, NEWEST, is_put=True).restore, "az's undelete"
-    assert read_version({"properties": {"restore": True}}, NEWEST, is_put=False).restore
-    silent = read_version({"properties": {}}, NEWEST, is_put=False)
-    assert (silent.end_of_life_at, silent.tags, silent.restore) == (KEEP, None, False)
+        _read(VERSION, OLDEST, is_put=True)
+    assert _read({"location": "eastus", "tags": {}}, NEWEST, is_put=True).restore, "az's undelete"
+    assert _read({"properties": {"restore": True}}, NEWEST, is_put=False).restore
+    silent = _read({"properties": {}}, NEWEST, is_put=False)
+    assert (silent.request.end_of_life_at, silent.request.tags, silent.restore) == (KEEP, None, False)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +193,7 @@ def test_put_of_a_version_is_read() -> None:
 )
 def test_unsupported_field_is_refused_by_path(properties: Any, target: str) -> None:
     with pytest.raises(InvalidInput) as raised:
-        read_version({"location": "eastus", "properties": properties}, NEWEST, is_put=True)
+        _read({"location": "eastus", "properties": properties}, NEWEST, is_put=True)
     assert raised.value.target == f"properties.{target}"
 
 

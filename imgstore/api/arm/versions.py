@@ -11,12 +11,12 @@ from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions
 from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import SOFT_DELETED, VERSION, VERSIONS
 from imgstore.api.http.redaction import redact
-from imgstore.domain.disks.version_disks import OS_DISK, lun_of
+from imgstore.domain.disks.version_disks import lun_of
 from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.identity.access import Action
 from imgstore.domain.names import ComputeId, VersionName, version_id
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.requests import DataSnapshot, DataVhd, VersionRequest
+from imgstore.domain.requests import DataSnapshot, DataVhd, VersionSource
 from imgstore.domain.resources import KEEP, DiskKind, ImageVersion, VersionUpdate
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.views import VersionView
@@ -162,7 +162,7 @@ def put_version(call: CommandCall) -> Outcome:
     session, request = _authorize_change(call.session, call.request), call.request
     call = replace(call, session=session)
     place = _place(request)
-    body = read_version(request["body"], session.api_version, is_put=request["whole"])
+    body = read_version(request["body"], session.api_version, is_put=request["whole"], place=place)
     try:
         current = _show(session, request)
     except NotFound:
@@ -173,29 +173,25 @@ def put_version(call: CommandCall) -> Outcome:
         if not request["whole"]:
             raise
         check_conditions(request["conditions"], None)
-        return True, _json(session.installation, _publish(call, place, body, created=True))
+        return True, _json(session.installation, _publish(call, body, created=True))
     check_conditions(request["conditions"], _json(session.installation, current))
-    is_unfinished = _names_sources(body, request) and not _is_ingested(current)
+    is_unfinished = request["whole"] and body.names_sources and not _is_ingested(current)
     if call.is_preempted:
         if not is_unfinished:
             raise _preemption_error(call)
-        body = body.without_changes()
+        body = replace(body, request=body.request.without_changes())
     body.check_same_source(current.version)
     if is_unfinished:
-        return False, _json(session.installation, _publish(call, place, body, created=False))
+        return False, _json(session.installation, _publish(call, body, created=False))
     view = session.run(
         versions_update.update_version,
         **place,
-        update=body.as_update(),
+        update=body.request,
         wait=not call.leaves_replicas,
         on_recorded=lambda _version: _accept(call, created=False),
     )
     _await_workers(call, view)
     return False, _json(session.installation, view)
-
-
-def _names_sources(body: VersionBody, request: Mapping[str, Any]) -> bool:
-    return request["whole"] and (body.source is not None or OS_DISK in body.sources)
 
 
 def _preemption_error(call: CommandCall) -> OperationPreempted:
@@ -213,34 +209,20 @@ def _undelete(call: CommandCall, place: dict[str, Any], body: VersionBody) -> Ve
     """Restore a soft-deleted version. Set the tags of the request, if any."""
     session = call.session
     view = session.run(versions_delete.undelete_version, **place)
-    if not body.tags:
+    if not body.request.tags:
         return view
-    update = VersionUpdate(tags=body.tags)
+    update = VersionUpdate(tags=body.request.tags)
     return session.run(versions_update.update_version, **place, update=update, wait=not call.leaves_replicas)
 
 
-def _publish(call: CommandCall, place: dict[str, Any], body: VersionBody, *, created: bool) -> VersionView:
-    sources = _sources(body)
-    ends = body.end_of_life_at
-    request = VersionRequest(
-        **place,
-        location=body.location,
-        target_regions=body.target_regions or (),
-        replica_count=body.replica_count,
-        storage_account_type=body.storage_account_type,
-        replication_mode=body.replication_mode,
-        exclude_from_latest=body.exclude_from_latest,
-        end_of_life_at=None if ends is KEEP else ends,
-        allow_deletion_of_replicated_locations=body.allow_deletion_of_replicated_locations,
-        block_deletion_before_end_of_life=body.block_deletion_before_end_of_life,
-        tags=body.tags,
-        host_caching=body.host_caching,
-    )
+def _publish(call: CommandCall, body: VersionBody, *, created: bool) -> VersionView:
+    request = replace(body.request, source=_read_source(body))
+    if not request.end_of_life_at:  # A repeated PUT of an unfinished version removes no end of life.
+        request = replace(request, end_of_life_at=KEEP)
     session = call.session
     view = session.run(
         versions_create.create_version,
         request,
-        **sources,
         wait=not call.leaves_replicas,
         on_recorded=lambda _version: _accept(call, created=created),
     )
@@ -248,14 +230,16 @@ def _publish(call: CommandCall, place: dict[str, Any], body: VersionBody, *, cre
     return view
 
 
-def _sources(body: VersionBody) -> dict[str, Any]:
-    """Return the sources of a new version's disks as arguments of `create_version`."""
+def _read_source(body: VersionBody) -> VersionSource:
+    """Return the source of a new version."""
     own = {lun_of(key): source for key, source in body.sources.items()}
     if body.source is not None and not own and not body.luns:
         found = ComputeId.parse(body.source)
         if found is None:
-            return {"image_version": body.source}
-        return {"managed_image" if found.kind == DiskKind.IMAGE else "os_snapshot": body.source}
+            return VersionSource(image_version=body.source)
+        if found.kind == DiskKind.IMAGE:
+            return VersionSource(managed_image=body.source)
+        return VersionSource(os_snapshot=body.source)
     if body.source is not None or any(lun not in own for lun in (None, *(body.luns or ()))):
         raise InvalidInput(
             "The gallery artifact version source can only be specified either directly under storageProfile or within "
@@ -268,11 +252,13 @@ def _sources(body: VersionBody) -> dict[str, Any]:
             target="galleryImageVersion.properties.storageProfile",
         )
     stored = {lun: source for lun, source in own.items() if source.startswith("/")}
-    return {
-        "os_snapshot" if None in stored else "os_vhd_uri": own[None],
-        "data_vhds": [DataVhd(lun=lun, uri=uri) for lun, uri in own.items() if lun is not None and lun not in stored],
-        "data_snapshots": [DataSnapshot(lun=lun, source=each) for lun, each in stored.items() if lun is not None],
-    }
+    os_disk = own[None]
+    return VersionSource(
+        os_snapshot=os_disk if None in stored else None,
+        os_vhd_uri=None if None in stored else os_disk,
+        data_vhds=tuple(DataVhd(lun=lun, uri=uri) for lun, uri in own.items() if lun is not None and lun not in stored),
+        data_snapshots=tuple(DataSnapshot(lun=lun, source=each) for lun, each in stored.items() if lun is not None),
+    )
 
 
 def _accept(call: CommandCall, *, created: bool) -> None:

@@ -7,11 +7,9 @@ import click
 
 from imgstore.cli.by_server.galleries import fetch_page
 from imgstore.cli.commands.galleries.image_version_changes import (
+    ACCOUNTS_IGNORED,
     changes_by_path,
     check_condition,
-    data_snapshots_of,
-    data_vhds_of,
-    request_of,
 )
 from imgstore.cli.framework import queries
 from imgstore.cli.framework.server_dispatch import ServerCommand, local_only
@@ -19,6 +17,7 @@ from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ImageReference, VersionName, compute_id, version_id
 from imgstore.domain.paging import PageRequest
+from imgstore.domain.requests import VersionRequest
 from imgstore.operations.gallery import wait as gallery_wait
 from imgstore.remote.local_disk import LocalDisk, local_path
 from imgstore.remote.publish import Sources, find_source, publish
@@ -30,57 +29,38 @@ from imgstore.wire.requests.version_update import edit_version
 _STATUS = {"$expand": "ReplicationStatus"}
 
 
-def create(
-    asking: ServerCommand,
-    *,
-    os_vhd_uri: str | None,
-    os_snapshot: str | None,
-    managed_image: str | None,
-    image_version: str | None,
-    virtual_machine: str | None,
-    os_vhd_storage_account: str | None,
-    data_vhds_uris: Sequence[str] | None,
-    data_vhds_luns: Sequence[int] | None,
-    data_vhds_formats: Sequence[DiskFormat] | None,
-    data_vhds_storage_accounts: Sequence[str] | None,
-    data_snapshots: Sequence[str] | None,
-    data_snapshot_luns: Sequence[int] | None,
-    source_format: DiskFormat | None,
-    no_wait: bool,
-    **asked: Any,
-) -> Json:
+def create(asking: ServerCommand, *, request: VersionRequest, wait: bool, names_accounts: bool) -> Json:
     """`imgstore sig image-version create`."""
+    source = request.source
     for name, given in (
-        ("--virtual-machine", virtual_machine),
-        ("--base", asked["bases"]),
-        ("--verify full", asked["verify"] == "full"),
+        ("--virtual-machine", source.virtual_machine),
+        ("--base", request.bases),
+        ("--verify full", request.verify_full),
     ):
         if given:
             raise local_only(name, "leave the option out, or publish from the machine of the server")
-    if os_vhd_storage_account is not None or data_vhds_storage_accounts is not None:
-        asking.warn("storage accounts are ignored, because the URI names the disk")
-    vhds = data_vhds_of(data_vhds_uris, data_vhds_luns, data_vhds_formats)
-    stored = data_snapshots_of(data_snapshots, data_snapshot_luns)
-    request = request_of(asked)
-    named = [each for each in (os_vhd_uri, os_snapshot, managed_image, image_version) if each is not None]
-    if len(named) != 1:
+    if names_accounts:
+        asking.warn(ACCOUNTS_IGNORED)
+    words = (source.os_vhd_uri, source.os_snapshot, source.managed_image, source.image_version)
+    if words.count(None) != len(words) - 1:
         raise click.UsageError(
             "Name a single source: --os-vhd-uri, --os-snapshot, --managed-image or --image-version. Separate data disks "
             "go with the first two only."
         )
-    whole = _whole(asking, request.group, managed_image, image_version)
+    whole = _whole(asking, request.group, source.managed_image, source.image_version)
+    vhds, stored = source.data_vhds, source.data_snapshots
     if whole is not None and (vhds or stored):
         raise click.UsageError("Separate data disks go with --os-vhd-uri or --os-snapshot only.")
     disks: dict[int | None, LocalDisk | str] = {}
-    if os_vhd_uri is not None:
-        disks[None] = _disk(os_vhd_uri, source_format, request.sha256)
-    if os_snapshot is not None:
-        disks[None] = find_source(asking.server, request.group, os_snapshot)
+    if source.os_vhd_uri is not None:
+        disks[None] = _disk(source.os_vhd_uri, source.os_vhd_format, request.sha256)
+    if source.os_snapshot is not None:
+        disks[None] = find_source(asking.server, request.group, source.os_snapshot)
     disks |= {each.lun: _disk(each.uri, each.format) for each in vhds}
     disks |= {each.lun: find_source(asking.server, request.group, each.source) for each in stored}
     if len(disks) < (whole is None) + len(vhds) + len(stored):
         raise click.UsageError("Two data disks have the same LUN.")
-    return publish(asking.server, request, Sources(whole=whole, disks=disks), wait=not no_wait)
+    return publish(asking.server, request, Sources(whole=whole, disks=disks), wait=wait)
 
 
 def _whole(asking: ServerCommand, group: str, managed_image: str | None, image_version: str | None) -> str | None:

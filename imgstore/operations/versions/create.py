@@ -1,11 +1,11 @@
 """Create image versions: open the sources, ingest into the source region, replicate to the target regions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import replace
 
-from imgstore.domain.disks.sources import ByteSource, DiskFormat, DiskReader, SourceIdentity
-from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk, disk_key
+from imgstore.domain.disks.sources import ByteSource, DiskReader, SourceIdentity
+from imgstore.domain.disks.version_disks import OS_DISK, disk_key
 from imgstore.domain.errors import (
     CatalogOutdated,
     ErrorDetail,
@@ -19,8 +19,8 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.identity.access import Action, Principal, as_reader
 from imgstore.domain.names import version_id
-from imgstore.domain.requests import DataSnapshot, DataVhd, VersionRequest, VersionSource
-from imgstore.domain.resources import ImageVersion, Slot
+from imgstore.domain.requests import VersionRequest
+from imgstore.domain.resources import ImageVersion
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.views import DefinitionPath, VersionView
@@ -35,7 +35,6 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.replication.copy import converge, leave_to_workers
 from imgstore.operations.replication.ingest import Publication, publish
 from imgstore.operations.slots.removal import remove_version
-from imgstore.operations.versions import stored_sources
 from imgstore.operations.versions.request import (
     ResolvedRequest,
     check_disks,
@@ -46,21 +45,9 @@ from imgstore.operations.versions.request import (
     resolve_request,
 )
 from imgstore.operations.versions.shallow import choose_shallow_slot, publish_shallow
-from imgstore.operations.versions.source import find_arrived_disks, find_source_locations, has_arrived_from
-from imgstore.operations.versions.stored_sources import NewVersion
+from imgstore.operations.versions.source import has_arrived_from
+from imgstore.operations.versions.stored_sources import OpenedDisks, open_stored_disks
 from imgstore.transfer.stored_disk import StoredDisk
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedDisks:
-    """The disks of a source, opened."""
-
-    readers: Mapping[str, DiskReader]
-    """The readers of the available disks, by disk key: files, and disks that are stored in this installation."""
-    slots: Mapping[str, Slot]
-    """The slots of the stored disks, by disk key."""
-    absent: Mapping[str, VersionDisk]
-    """Disks that were ingested before, and have no available source any more."""
 
 
 def create_version(
@@ -68,14 +55,6 @@ def create_version(
     principal: Principal,
     request: VersionRequest,
     *,
-    os_vhd_uri: str | None = None,
-    os_snapshot: str | None = None,
-    managed_image: str | None = None,
-    image_version: str | None = None,
-    virtual_machine: str | None = None,
-    source_format: DiskFormat | None = None,
-    data_vhds: Sequence[DataVhd] = (),
-    data_snapshots: Sequence[DataSnapshot] = (),
     wait: bool = True,
     on_recorded: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> VersionView:
@@ -83,20 +62,12 @@ def create_version(
 
     A repeated command resumes a version in state Creating or Failed (invariant W6). After the version is complete in
     one region, the source is not read again and may be deleted. Target regions, tags and other updatable properties are
-    then updated. Exactly one source of the OS disk is given.
+    then updated.
 
     Args:
         installation: the installation.
         principal: the caller.
-        request: the version and its target regions.
-        os_vhd_uri: source of the OS disk: a path, or a file://, s3:// or https:// URL, in any supported format.
-        os_snapshot: source of the OS disk: a snapshot or managed disk by name or id.
-        managed_image: source of all disks: a managed image by name or id, or an image version by id.
-        image_version: source of all disks: an image version by id, or as rg/gallery/definition/version.
-        virtual_machine: source of all disks: a machine by name or id.
-        source_format: the format of the file of the OS disk. None probes the format.
-        data_vhds: data disks from files, each with its LUN.
-        data_snapshots: data disks from snapshots or managed disks, each with its LUN.
+        request: the version, its source and its target regions. The source names the OS disk exactly once.
         wait: wait for all target regions. Otherwise wait for the source region only, and leave the others to workers.
         on_recorded: called with the version when the row is written, before bytes are stored.
 
@@ -106,22 +77,13 @@ def create_version(
         ReplicationFailed: one or more target regions failed. The other regions are usable.
         StoreError: the store of the source region failed. The same command resumes.
     """
-    source = VersionSource(
-        os_vhd_uri=os_vhd_uri,
-        os_snapshot=os_snapshot,
-        managed_image=managed_image,
-        image_version=image_version,
-        virtual_machine=virtual_machine,
-        data_vhds=tuple(data_vhds),
-        data_snapshots=tuple(data_snapshots),
-    )
-    source.check()
+    request.source.check()
     _permit(installation, principal, request)
     resolved = resolve_request(installation, request)
     with _record_activity(installation, principal, resolved):
         with ExitStack() as stack:
-            opened = open_disks(installation, principal, stack, resolved, source, source_format)
-            if source.is_image_or_machine:
+            opened = open_disks(installation, principal, stack, resolved)
+            if request.source.is_image_or_machine:
                 resolved = resolved.without_data_disk_caching({*opened.readers, *opened.absent})
             if opened.absent:
                 version = _record_arrived(installation, resolved, opened, on_recorded)
@@ -398,8 +360,6 @@ def open_disks(
     principal: Principal,
     stack: ExitStack,
     resolved: ResolvedRequest,
-    source: VersionSource,
-    source_format: DiskFormat | None,
 ) -> OpenedDisks:
     """Open the disks of a source until `stack` closes. Stored disks are pinned for this time.
 
@@ -408,37 +368,28 @@ def open_disks(
         principal: the caller, who needs the right to read the source.
         stack: closes the readers and removes the pins.
         resolved: the version. If the version was once complete in a region, the source may be missing.
-        source: the source of the version.
-        source_format: the format of the file of the OS disk. None probes the format.
 
     Raises:
         SourceNotFound, NotFound, StoreError: a source that is needed is not available.
         InvalidInput, ImageRefused: the source is refused.
         AccessDenied: the principal may not read the source.
     """
-    arrived = find_arrived_disks(installation, resolved)
+    source = resolved.request.source
     uris = {disk_key(vhd.lun): vhd.uri for vhd in source.data_vhds}
     formats = {disk_key(vhd.lun): vhd.format for vhd in source.data_vhds}
     if source.os_vhd_uri is not None:
-        uris[OS_DISK], formats[OS_DISK] = source.os_vhd_uri, source_format
-    new_version = NewVersion(
-        definition_path=resolved.definition_path,
-        name=resolved.request.version,
-        region=resolved.location,
-        arrived=arrived,
-        locations=find_source_locations(installation, resolved),
-    )
+        uris[OS_DISK], formats[OS_DISK] = source.os_vhd_uri, source.os_vhd_format
     # Stored disks first: they need rights, and to open a file at a URL may take long.
-    stored = stack.enter_context(stored_sources.open_stored_disks(installation, principal, source, new_version))
+    stored = stack.enter_context(open_stored_disks(installation, principal, resolved))
     installation.catalog.store_operation()
     files = {}
     for key, uri in uris.items():
         try:
             files[key] = stack.enter_context(closing(open_source(installation, uri)))
         except (SourceNotFound, StoreError):
-            if not has_arrived_from(arrived, key, [resolve_location(uri)]):
+            if not has_arrived_from(resolved.arrived, key, [resolve_location(uri)]):
                 raise
-            if key == OS_DISK and resolved.sha256 is not None and arrived[key].source_sha256 is None:
+            if key == OS_DISK and resolved.sha256 is not None and resolved.arrived[key].source_sha256 is None:
                 raise
     if not source.is_single_resource:
         locations = {key: file.identity().location for key, file in files.items()}
@@ -457,10 +408,8 @@ def open_disks(
         )
         for key, file in files.items()
     }
-    absent = {*(uris.keys() - files.keys()), *stored.absent}
-    return OpenedDisks(
-        readers={**readers, **stored.readers}, slots=stored.slots, absent={key: arrived[key] for key in absent}
-    )
+    absent = {key: resolved.arrived[key] for key in uris.keys() - files.keys()}
+    return replace(stored, readers={**readers, **stored.readers}, absent={**absent, **stored.absent})
 
 
 def _check_sha256(resolved: ResolvedRequest, files: Mapping[str, ByteSource]) -> None:

@@ -1,7 +1,7 @@
 """Resolve the request for a version, check the disks, and record the version or apply the request to its row."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from imgstore.catalog import Transaction
@@ -36,7 +36,7 @@ from imgstore.operations.replication.targets import add_replica, retarget
 from imgstore.operations.slots.completion import update_version_state
 from imgstore.policy.allowed_changes import check_end_of_life
 from imgstore.policy.replica_diff import diff_replicas
-from imgstore.policy.target_regions import PublishingRequest, check_shallow, resolve_targets
+from imgstore.policy.target_regions import check_shallow, resolve_targets
 from imgstore.policy.version_update import apply_update, check_deletion_block
 
 Identities: TypeAlias = Mapping[str, SourceIdentity]
@@ -54,8 +54,21 @@ class ResolvedRequest:
     sha256: str | None
     """The expected SHA-256 of the file of the OS disk, in lower case."""
     replication_mode: ReplicationMode
+    existing: ImageVersion | None = None
+    """The present version of this name, in any state."""
+    arrived: Mapping[str, VersionDisk] = field(default_factory=dict)
+    """The disks of the existing version by disk key, if a replica was once complete. Their sources may be missing.
+
+    Workers, scrub and a repeated create restore such a version without a source (invariant R15).
+    """
     shallow_slot: Slot | None = None
     """The slot of the source of a Shallow version, if the source is stored in this installation."""
+
+    @property
+    def recorded_locations(self) -> frozenset[str]:
+        """The source locations of the existing version, in lower case. Older code recorded the id of a shared image."""
+        disks = () if self.existing is None else self.existing.disks
+        return frozenset(disk.source.location.lower() for disk in disks)
 
     @property
     def is_shallow(self) -> bool:
@@ -78,7 +91,7 @@ class ResolvedRequest:
         """
         kind = slot.key.storage_account_type
         requested = [
-            *(each.storage_account_type for each in self.request.target_regions),
+            *(each.storage_account_type for each in self.request.target_regions or ()),
             self.request.storage_account_type,
         ]
         other = next((each for each in requested if each is not None), kind)
@@ -106,20 +119,17 @@ def resolve_request(installation: Installation, request: VersionRequest) -> Reso
             transaction, installation.subscription, request.group, request.gallery, request.definition
         )
         existing = transaction.versions.get(definition_path.definition.uid, request.version)
+        is_visible = existing is not None and existing.is_visible
+        has_arrived = existing is not None and is_visible and bool(transaction.manifests.complete_slots(existing.uid))
         now = transaction.now()
     regions, limits = installation.regions, installation.limits
     if existing is not None and existing.is_visible:
         location = regions.get(request.location or existing.location, target="location").name
-        targets = apply_update(existing, request.as_update(), regions, limits, now=now).target_regions
+        targets = apply_update(existing, request, regions, limits, now=now).target_regions
     else:
-        publishing = PublishingRequest(
-            location=request.location or definition_path.gallery.location,
-            target_regions=request.target_regions,
-            replica_count=request.replica_count,
-            storage_account_type=request.storage_account_type,
-        )
-        location, targets = resolve_targets(publishing, regions, limits)
-        check_end_of_life(request.end_of_life_at, now)
+        location = request.location or definition_path.gallery.location
+        location, targets = resolve_targets(location, request, (), regions, limits)
+        check_end_of_life(request.new_end_of_life_at, now)
         apply_tags(request.tags)
     mode = request.replication_mode or (ReplicationMode.FULL if existing is None else existing.replication_mode)
     if mode is ReplicationMode.SHALLOW:
@@ -132,6 +142,8 @@ def resolve_request(installation: Installation, request: VersionRequest) -> Reso
         targets=targets,
         sha256=sha256,
         replication_mode=mode,
+        existing=existing,
+        arrived={disk.key: disk for disk in existing.disks} if existing is not None and has_arrived else {},
     )
 
 
@@ -288,7 +300,7 @@ def _add_version(
         replica_count=request.replica_count or 1,
         replication_mode=resolved.replication_mode,
         exclude_from_latest=request.exclude_from_latest or False,
-        end_of_life_at=request.end_of_life_at,
+        end_of_life_at=request.new_end_of_life_at,
         allow_deletion_of_replicated_locations=request.allow_deletion_of_replicated_locations,
         block_deletion_before_end_of_life=request.block_deletion_before_end_of_life or False,
         tags=apply_tags(request.tags),
@@ -363,13 +375,7 @@ def _apply_request(
     if not arrived:
         for disk, before in zip(disks, existing.disks, strict=True):
             note_changed_source(installation, f"{existing.location}/0", disk.source, before.source)
-    changed = apply_update(
-        existing,
-        resolved.request.as_update(),
-        installation.regions,
-        installation.limits,
-        now=transaction.now(),
-    )
+    changed = apply_update(existing, resolved.request, installation.regions, installation.limits, now=transaction.now())
     sized = (replace(disk, expected_bytes=expected_bytes.get(disk.key, disk.expected_bytes)) for disk in disks)
     return replace(changed, disks=tuple(sized))
 

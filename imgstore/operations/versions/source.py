@@ -14,28 +14,6 @@ from imgstore.domain.requests import VersionSource
 from imgstore.domain.resources import DiskKind
 from imgstore.operations.disks.sources import is_resource_id, list_candidate_ids
 from imgstore.operations.installation import Installation
-from imgstore.operations.versions.request import ResolvedRequest
-
-
-def find_arrived_disks(installation: Installation, resolved: ResolvedRequest) -> Mapping[str, VersionDisk]:
-    """Return the disks of the existing version, by disk key, if a replica of the version was once complete.
-
-    Otherwise return no disk. Workers, scrub and a repeated create restore such a version without a source (invariant
-    R15).
-    """
-    with installation.catalog.reading() as transaction:
-        existing = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
-        if existing is None or not existing.is_visible:
-            return {}
-        arrived = bool(transaction.manifests.complete_slots(existing.uid))
-    return {disk.key: disk for disk in existing.disks} if arrived else {}
-
-
-def find_source_locations(installation: Installation, resolved: ResolvedRequest) -> frozenset[str]:
-    """Return the recorded source locations of the disks of the existing version, in lower case."""
-    with installation.catalog.reading() as transaction:
-        existing = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
-    return frozenset() if existing is None else frozenset(each.source.location.lower() for each in existing.disks)
 
 
 def has_arrived_from(arrived: Mapping[str, VersionDisk], key: str, locations: Iterable[str]) -> bool:

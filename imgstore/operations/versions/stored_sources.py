@@ -9,11 +9,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from imgstore.catalog import Transaction
+from imgstore.domain.disks.sources import DiskReader
 from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk, disk_key
 from imgstore.domain.errors import NotFound, SourceNotFound
 from imgstore.domain.identity.access import Action, Principal, authorize
-from imgstore.domain.names import ImageReference, VersionName
-from imgstore.domain.requests import VersionSource
+from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import (
     ImageVersion,
     ManagedDisk,
@@ -37,26 +37,13 @@ from imgstore.operations.machines.machines import check_ready, find_machine
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.completion import version_party
 from imgstore.operations.slots.degrade import degrade_damaged
+from imgstore.operations.versions.request import ResolvedRequest
 from imgstore.operations.versions.source import has_arrived_from, list_possible_ids, list_source_ids
 from imgstore.policy.os_compatibility import check_os_compatibility
 from imgstore.transfer.scatter import SegmentReader
 from imgstore.transfer.stored_disk import StoredDisk
 
 _NEW_RESOURCE = "gallery image version"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewVersion:
-    """A version that is made from stored sources."""
-
-    definition_path: DefinitionPath
-    name: VersionName
-    region: str
-    """The source region of the version."""
-    arrived: Mapping[str, VersionDisk]
-    """The disks by disk key, if a replica of the version was once complete. The sources may be missing then."""
-    locations: frozenset[str] = frozenset()
-    """Recorded source locations of the existing version, in lower case. Older code recorded the id of a shared image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,45 +59,46 @@ class _ChosenDisk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredDisks:
-    """Opened and pinned stored disks."""
+class OpenedDisks:
+    """The opened disks of a source."""
 
-    readers: Mapping[str, StoredDisk]
-    """The readers by disk key."""
+    readers: Mapping[str, DiskReader]
+    """The readers of the available disks, by disk key: files, and disks that are stored in this installation."""
     slots: Mapping[str, Slot]
-    """The slots by disk key."""
-    absent: frozenset[str]
-    """Keys of disks that were ingested before, and have no source any more."""
+    """The slots of the stored disks, by disk key."""
+    absent: Mapping[str, VersionDisk]
+    """Disks that were ingested before, and have no available source any more."""
 
 
 @contextmanager
 def open_stored_disks(
-    installation: Installation, principal: Principal, source: VersionSource, new_version: NewVersion
-) -> Iterator[StoredDisks]:
-    """Open and pin the stored disks of a source until the block ends. Keys are "os", "lun-0" and so on.
+    installation: Installation, principal: Principal, resolved: ResolvedRequest
+) -> Iterator[OpenedDisks]:
+    """Open and pin the stored disks of the source of a version until the block ends. Files are not opened here.
 
     Args:
         installation: the installation.
         principal: the caller, who needs the right to read the source.
-        source: the source. Its files are not opened here.
-        new_version: the new version. The row is written before more than a partition table is read.
+        resolved: the version. The row is written before more than a partition table is read.
 
     Raises:
         SourceNotFound, NotFound: the source is missing, and no disk of the version was ingested from the source.
         InvalidInput: the source is in another region, or declares another operating system than the definition.
         AccessDenied: the principal may not read the source.
     """
-    reference = source.reference
+    reference = resolved.request.source.reference
     image = None if reference is None else admit_reader(installation, principal, reference)
     with installation.catalog.transaction() as transaction:
-        chosen, absent = _choose_disks(installation, principal, transaction, source, image, new_version)
+        chosen, absent = _choose_disks(installation, principal, transaction, resolved, image)
     with ExitStack() as stack:
         for each in chosen.values():
             stack.callback(_abandon_pin, installation, each.lease)
-        readers = {
-            key: stack.enter_context(_read(installation, key, each, new_version)) for key, each in chosen.items()
-        }
-        yield StoredDisks(readers=readers, slots={key: each.slot for key, each in chosen.items()}, absent=absent)
+        readers = {key: stack.enter_context(_read(installation, key, each, resolved)) for key, each in chosen.items()}
+        yield OpenedDisks(
+            readers=readers,
+            slots={key: each.slot for key, each in chosen.items()},
+            absent={key: resolved.arrived[key] for key in absent},
+        )
 
 
 def _abandon_pin(installation: Installation, lease: Lease) -> None:
@@ -123,16 +111,11 @@ def _choose_disks(
     installation: Installation,
     principal: Principal,
     transaction: Transaction,
-    source: VersionSource,
+    resolved: ResolvedRequest,
     image: ImageReference | None,
-    new_version: NewVersion,
 ) -> tuple[dict[str, _ChosenDisk], frozenset[str]]:
     """Choose and pin the available disks; also return the keys of ingested disks that have no source any more."""
-    definition_path, group, region = (
-        new_version.definition_path,
-        new_version.definition_path.gallery.group,
-        new_version.region,
-    )
+    source, group = resolved.request.source, resolved.definition_path.gallery.group
     if not source.is_single_resource:
         words = {disk_key(each.lun): each.source for each in source.data_snapshots}
         if source.os_snapshot is not None:
@@ -140,47 +123,39 @@ def _choose_disks(
         originals = {}
         for key, word in words.items():
             try:
-                originals[key] = _find_source(installation, principal, transaction, group, word, region)
+                originals[key] = _find_source(installation, principal, transaction, group, word, resolved.location)
             except SourceNotFound:
                 if not has_arrived_from(
-                    new_version.arrived, key, list_possible_ids(installation, group, word, *COPYABLE_KINDS)
+                    resolved.arrived, key, list_possible_ids(installation, group, word, *COPYABLE_KINDS)
                 ):
                     raise
         absent = frozenset(words.keys() - originals.keys())
-        return _choose_stored_disks(installation, transaction, originals, definition_path, region), absent
+        return _choose_stored_disks(installation, transaction, originals, resolved), absent
     try:
-        return _choose_all_disks(installation, principal, transaction, source, image, new_version), frozenset()
+        return _choose_all_disks(installation, principal, transaction, resolved, image), frozenset()
     except (SourceNotFound, NotFound):
         named = list_source_ids(installation, group, source, image)
-        if (
-            not all(has_arrived_from(new_version.arrived, key, named) for key in new_version.arrived)
-            or not new_version.arrived
-        ):
+        if not all(has_arrived_from(resolved.arrived, key, named) for key in resolved.arrived) or not resolved.arrived:
             raise
-        return {}, frozenset(new_version.arrived)
+        return {}, frozenset(resolved.arrived)
 
 
 def _choose_all_disks(
     installation: Installation,
     principal: Principal,
     transaction: Transaction,
-    source: VersionSource,
+    resolved: ResolvedRequest,
     image: ImageReference | None,
-    new_version: NewVersion,
 ) -> dict[str, _ChosenDisk]:
     """Choose and pin all disks of one resource."""
-    definition_path, group, region = (
-        new_version.definition_path,
-        new_version.definition_path.gallery.group,
-        new_version.region,
-    )
+    source, group = resolved.request.source, resolved.definition_path.gallery.group
     if image is not None:
-        return _choose_version_disks(installation, transaction, image, new_version)
+        return _choose_version_disks(installation, transaction, image, resolved)
     if source.machine is not None:
-        return _choose_machine_disks(installation, principal, transaction, source.machine, definition_path, region)
+        return _choose_machine_disks(installation, principal, transaction, source.machine, resolved)
     assert source.managed_image is not None, "the source is an image version, a machine or a managed image"
     found = find_image(installation, principal, transaction, group, source.managed_image, what=_NEW_RESOURCE)
-    return _choose_stored_disks(installation, transaction, found.by_key, definition_path, region)
+    return _choose_stored_disks(installation, transaction, found.by_key, resolved)
 
 
 def _choose_machine_disks(
@@ -188,13 +163,13 @@ def _choose_machine_disks(
     principal: Principal,
     transaction: Transaction,
     word: str,
-    definition_path: DefinitionPath,
-    region: str,
+    resolved: ResolvedRequest,
 ) -> dict[str, _ChosenDisk]:
     """Choose and pin all disks of a machine.
 
     The machine declares the OS; the caller needs the right to export each disk.
     """
+    definition_path, region = resolved.definition_path, resolved.location
     machine = find_machine(installation, principal, transaction, definition_path.gallery.group, word)
     if machine is None:
         raise source_not_found(
@@ -225,18 +200,19 @@ def _choose_stored_disks(
     installation: Installation,
     transaction: Transaction,
     disks: Mapping[str, ManagedDisk],
-    definition_path: DefinitionPath,
-    region: str,
+    resolved: ResolvedRequest,
 ) -> dict[str, _ChosenDisk]:
     """Choose and pin managed disks, snapshots or the disks of a managed image.
 
     Only the OS of the OS disk is checked.
     """
     for disk in disks.values():
-        if disk.location != region:
-            raise source_not_found(disk.resource_id, f"it is in {disk.location}", what=_NEW_RESOURCE, region=region)
+        if disk.location != resolved.location:
+            raise source_not_found(
+                disk.resource_id, f"it is in {disk.location}", what=_NEW_RESOURCE, region=resolved.location
+            )
     if OS_DISK in disks:
-        _check_os(disks[OS_DISK].os_properties, definition_path, disks[OS_DISK].name)
+        _check_os(disks[OS_DISK].os_properties, resolved.definition_path, disks[OS_DISK].name)
     return {key: _choose_stored_disk(installation, transaction, disk) for key, disk in disks.items()}
 
 
@@ -254,14 +230,14 @@ def _choose_stored_disk(installation: Installation, transaction: Transaction, di
 
 
 def _choose_version_disks(
-    installation: Installation, transaction: Transaction, reference: ImageReference, new_version: NewVersion
+    installation: Installation, transaction: Transaction, reference: ImageReference, resolved: ResolvedRequest
 ) -> dict[str, _ChosenDisk]:
     """Choose and pin all disks of a complete replica of another version, if possible in the region of the new version."""
-    definition_path, region = new_version.definition_path, new_version.region
+    definition_path, region = resolved.definition_path, resolved.location
     theirs = lookup.find_referenced_definition(transaction, installation.subscription, reference)
     version = _find_version(installation, transaction, theirs, reference, region)
     version_id = theirs.version_id(version.name)
-    location = version_id if version_id.lower() in new_version.locations else reference.display_id(version_id)
+    location = version_id if version_id.lower() in resolved.recorded_locations else reference.display_id(version_id)
     _check_os(theirs.definition.os_properties, definition_path, location)
     replica = _choose_replica(transaction.replicas.list(version.uid), version, region)
     if replica is None:
@@ -317,7 +293,7 @@ def _check_os(source: OsProperties, definition_path: DefinitionPath, name: str) 
 
 
 @contextmanager
-def _read(installation: Installation, key: str, chosen: _ChosenDisk, new_version: NewVersion) -> Iterator[StoredDisk]:
+def _read(installation: Installation, key: str, chosen: _ChosenDisk, resolved: ResolvedRequest) -> Iterator[StoredDisk]:
     """Open a disk until the block ends. The pin ends with the block."""
     slots = (chosen.slot, *chosen.others)
     counter = ProgressCounter(installation, f"read {chosen.location.rsplit('/', 1)[-1]}")
@@ -329,9 +305,7 @@ def _read(installation: Installation, key: str, chosen: _ChosenDisk, new_version
 
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         reader = SegmentReader(
-            installation.access_all(
-                slots, lambda slot: installation.access_from(new_version.region, slot, wait_or_stop)
-            )
+            installation.access_all(slots, lambda slot: installation.access_from(resolved.location, slot, wait_or_stop))
         )
         counter.total = manifest.content_bytes
         disk = StoredDisk(
@@ -344,7 +318,7 @@ def _read(installation: Installation, key: str, chosen: _ChosenDisk, new_version
             workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
             check_cancelled=hold.check_cancelled,
             on_moved=counter.add_bytes,
-            on_complete=lambda: _charge(installation, key, chosen, new_version, manifest.stored_bytes),
+            on_complete=lambda: _charge(installation, key, chosen, resolved, manifest.stored_bytes),
         )
         try:
             yield disk
@@ -356,24 +330,24 @@ def _read(installation: Installation, key: str, chosen: _ChosenDisk, new_version
 
 
 def _charge(
-    installation: Installation, key: str, chosen: _ChosenDisk, new_version: NewVersion, stored_bytes: int
+    installation: Installation, key: str, chosen: _ChosenDisk, resolved: ResolvedRequest, stored_bytes: int
 ) -> None:
     """Charge for the bytes of a source in another region, before the new version is visible (invariant M8).
 
     The charge key has the uid of the version, so a second reading after a crash is not charged again.
     """
     source = chosen.slot.key.region
-    if source == new_version.region:
+    if source == resolved.location:
         return
     with installation.catalog.transaction() as transaction:
-        version = transaction.versions.get(new_version.definition_path.definition.uid, new_version.name)
+        version = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
         assert version is not None, "the row of the version is written before its source is read"
         transaction.ledger.add(
             charge_arrival(
                 key=f"{version.uid}/source/{key}",
-                party=version_party(new_version.definition_path, version),
+                party=version_party(resolved.definition_path, version),
                 source=source,
-                target=new_version.region,
+                target=resolved.location,
                 replica=0,
                 delivered_bytes=stored_bytes,
                 crossing=True,

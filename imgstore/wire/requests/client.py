@@ -102,7 +102,7 @@ def version_body(request: "VersionRequest", *, location: str | None, storage: Js
         storageAccountType=request.storage_account_type,
         replicationMode=request.replication_mode,
         excludeFromLatest=request.exclude_from_latest,
-        endOfLifeDate=_format_instant(request.end_of_life_at),
+        endOfLifeDate=_format_instant(request.new_end_of_life_at),
     )
     safety = without_none(
         allowDeletionOfReplicatedLocations=request.allow_deletion_of_replicated_locations,

@@ -2,23 +2,19 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from imgstore.domain.disks.source_urls import redact_location
 from imgstore.domain.disks.version_disks import OS_DISK, HostCaching, VersionDisk, check_luns, disk_key, lun_of
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.names import ComputeId, parse_image_reference, region_key
+from imgstore.domain.requests import VersionRequest
 from imgstore.domain.resources import (
     KEEP,
     DiskKind,
     ImageVersion,
-    Keep,
     ReplicationMode,
-    StorageAccountType,
-    TargetRegionRequest,
-    VersionUpdate,
 )
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_fields import flag_of, invalid_value, tags_of, text_of, value_at
@@ -42,56 +38,23 @@ _STORAGE_ACCOUNT: Final = re.compile(r"/subscriptions/.+/storageAccounts/[^/]+",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionBody:
-    """A request for an image version. A field with None or `KEEP` is not in the body."""
+    """The body of a request for an image version."""
 
-    location: str | None
+    request: VersionRequest
+    """The request, without the source of a new version. A property that is not in the body is None or `KEEP`."""
     source: str | None
     """The id of the source of all disks: a managed image, a version, a disk or a snapshot."""
     sources: Mapping[str, str]
     """The source of each disk by disk key: the URL of a file, or the id of a disk or snapshot."""
     luns: tuple[int, ...] | None
     """The LUNs of the data disks."""
-    host_caching: Mapping[str, HostCaching]
-    """The host caching by disk key, for disks with a value."""
     restore: bool
     """Restore a softly deleted version. A PUT without properties, as az's undelete sends, has the same effect."""
-    target_regions: tuple[TargetRegionRequest, ...] | None
-    replica_count: int | None
-    storage_account_type: StorageAccountType | None
-    replication_mode: ReplicationMode | None
-    exclude_from_latest: bool | None
-    end_of_life_at: datetime | Keep | None
-    """None removes the date."""
-    allow_deletion_of_replicated_locations: bool | None
-    block_deletion_before_end_of_life: bool | None
-    tags: Mapping[str, str] | None
 
-    def as_update(self) -> VersionUpdate:
-        """Return the requested changes of an existing version."""
-        return VersionUpdate(
-            target_regions=self.target_regions,
-            replica_count=self.replica_count,
-            storage_account_type=self.storage_account_type,
-            exclude_from_latest=self.exclude_from_latest,
-            end_of_life_at=self.end_of_life_at,
-            allow_deletion_of_replicated_locations=self.allow_deletion_of_replicated_locations,
-            block_deletion_before_end_of_life=self.block_deletion_before_end_of_life,
-            tags=self.tags,
-        )
-
-    def without_changes(self) -> "VersionBody":
-        """Return the body without the properties of an existing version that may change."""
-        return replace(
-            self,
-            target_regions=None,
-            replica_count=None,
-            storage_account_type=None,
-            exclude_from_latest=None,
-            end_of_life_at=KEEP,
-            allow_deletion_of_replicated_locations=None,
-            block_deletion_before_end_of_life=None,
-            tags=None,
-        )
+    @property
+    def names_sources(self) -> bool:
+        """Whether the body names the source of the OS disk."""
+        return self.source is not None or OS_DISK in self.sources
 
     def check_same_source(self, existing: ImageVersion) -> None:
         """Check that the body names the source and the region of an existing version.
@@ -99,11 +62,12 @@ class VersionBody:
         Raises:
             PropertyChangeNotAllowed: The source or the region differs.
         """
-        if self.location is not None and region_key(self.location) != existing.location:
-            raise PropertyChangeNotAllowed("location", found=self.location, expected=existing.location)
-        if self.replication_mode not in (None, existing.replication_mode):
+        location, mode = self.request.location, self.request.replication_mode
+        if location is not None and region_key(location) != existing.location:
+            raise PropertyChangeNotAllowed("location", found=location, expected=existing.location)
+        if mode not in (None, existing.replication_mode):
             raise PropertyChangeNotAllowed(
-                f"galleryImageVersion.{_MODE}", found=self.replication_mode, expected=existing.replication_mode
+                f"galleryImageVersion.{_MODE}", found=mode, expected=existing.replication_mode
             )
         luns = tuple(disk.lun for disk in existing.data_disks)
         if self.luns is not None and set(self.luns) != set(luns):
@@ -126,12 +90,12 @@ class VersionBody:
         if source is not None and not _is_same_source(redact_location(source), shown):
             field = "id" if _is_id(source) else "uri"
             raise PropertyChangeNotAllowed(f"{path}.source.{field}", found=redact_location(source), expected=shown)
-        caching = self.host_caching.get(existing.key, existing.host_caching)
+        caching = self.request.host_caching.get(existing.key, existing.host_caching)
         if caching is not existing.host_caching:
             raise PropertyChangeNotAllowed(f"{path}.hostCaching", found=caching, expected=existing.host_caching)
 
 
-def read_version(body: Json, api_version: str, *, is_put: bool) -> VersionBody:
+def read_version(body: Json, api_version: str, *, is_put: bool, place: Mapping[str, Any]) -> VersionBody:
     """Read the body of an image version.
 
     Args:
@@ -139,6 +103,7 @@ def read_version(body: Json, api_version: str, *, is_put: bool) -> VersionBody:
         api_version: The api-version of the request.
         is_put: True for a PUT, False for a PATCH. A PUT with a publishing profile but without an end of life removes
             the end of life.
+        place: The group, gallery, definition and version of the request.
 
     Raises:
         InvalidInput: The body is not a version, or a field is not supported. The target is the path.
@@ -153,16 +118,10 @@ def read_version(body: Json, api_version: str, *, is_put: bool) -> VersionBody:
     silent = None if is_put and value_at(known, _PUBLISHING) is not None else KEEP
     tags = value_at(known, "tags")
     disks = _read_disks(known)
-    return VersionBody(
+    request = VersionRequest(
+        **place,
         location=location_of(known) if is_put or value_at(known, "location") is not None else None,
-        source=_read_common_source(known),
-        sources={key: disk.source for key, disk in disks.items() if disk.source is not None},
-        luns=None
-        if value_at(known, _DATA) is None
-        else tuple(lun for key in disks if (lun := lun_of(key)) is not None),
         host_caching={key: disk.caching for key, disk in disks.items() if disk.caching is not None},
-        restore=flag_of(value_at(known, "properties.restore"), "properties.restore")
-        or (is_put and not known.get("properties")),
         target_regions=None if regions is None else read_target_regions(_without_nulls(regions)),
         replica_count=read_integer(known, f"{_PUBLISHING}.replicaCount"),
         storage_account_type=None if kind is None else parse_storage_account_type(str(kind)),
@@ -172,6 +131,15 @@ def read_version(body: Json, api_version: str, *, is_put: bool) -> VersionBody:
         allow_deletion_of_replicated_locations=_read_flag(known, f"{_SAFETY}.allowDeletionOfReplicatedLocations"),
         block_deletion_before_end_of_life=_read_flag(known, f"{_SAFETY}.blockDeletionBeforeEndOfLife"),
         tags=tags_of(known) if tags is not None or is_put else None,
+    )
+    luns = tuple(lun for key in disks if (lun := lun_of(key)) is not None)
+    return VersionBody(
+        request=request,
+        source=_read_common_source(known),
+        sources={key: disk.source for key, disk in disks.items() if disk.source is not None},
+        luns=None if value_at(known, _DATA) is None else luns,
+        restore=flag_of(value_at(known, "properties.restore"), "properties.restore")
+        or (is_put and not known.get("properties")),
     )
 
 

@@ -13,8 +13,8 @@ from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import open_session
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import VersionName
-from imgstore.domain.requests import DataSnapshot, DataVhd, VersionRequest
-from imgstore.domain.resources import ReplicationMode, StorageAccountType, VersionUpdate
+from imgstore.domain.requests import DataSnapshot, DataVhd, VersionRequest, VersionSource
+from imgstore.domain.resources import KEEP, ReplicationMode, StorageAccountType, VersionUpdate
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.views import VersionView
 from imgstore.operations.gallery import versions as gallery_versions
@@ -57,32 +57,33 @@ imgstore sig image-version create -g rg -r myGallery -i golden -e 1.0.0 --virtua
 """
 
 
+ACCOUNTS_IGNORED = "storage accounts are ignored, because the URI names the disk"
+
+
 def _parse_formats(words: Sequence[str]) -> tuple[DiskFormat, ...]:
     return tuple(map(options.one_of(*DiskFormat), words))
 
 
-def data_vhds_of(
+def _read_data_vhds(
     uris: Sequence[str] | None, luns: Sequence[int] | None, formats: Sequence[DiskFormat] | None
-) -> list[DataVhd]:
-    """Read the data disks from the line, in order."""
+) -> tuple[DataVhd, ...]:
     count = len(uris or ())
     for name, given in (("--data-vhds-luns", luns), ("--data-vhds-formats", formats)):
         if given is not None and len(given) != count:
             raise click.UsageError(f"{name} names {len(given)}, --data-vhds-uris {count}: give one for each.")
-    return [
+    return tuple(
         DataVhd(lun=lun, uri=uri, format=form)
         for uri, lun, form in zip(uris or (), luns or range(count), formats or repeat(None, count), strict=True)
-    ]
+    )
 
 
-def data_snapshots_of(sources: Sequence[str] | None, luns: Sequence[int] | None) -> list[DataSnapshot]:
-    """Read the stored data disks from the line, in order."""
+def _read_data_snapshots(sources: Sequence[str] | None, luns: Sequence[int] | None) -> tuple[DataSnapshot, ...]:
     count = len(sources or ())
     if luns is not None and len(luns) != count:
         raise click.UsageError(f"--data-snapshot-luns names {len(luns)}, --data-snapshots {count}: give one for each.")
-    return [
+    return tuple(
         DataSnapshot(lun=lun, source=source) for source, lun in zip(sources or (), luns or range(count), strict=True)
-    ]
+    )
 
 
 def _parse_bases(words: Sequence[str]) -> tuple[VersionName, ...]:
@@ -158,7 +159,44 @@ _LIFE = (
 )
 
 
-@image_version.command(table=TABLE, example=_CREATE_EXAMPLE)
+def _read_request(**given: Any) -> dict[str, Any]:
+    """Make the request for a new version from the options."""
+    source = VersionSource(
+        os_vhd_uri=given["os_vhd_uri"],
+        os_snapshot=given["os_snapshot"],
+        managed_image=given["managed_image"],
+        image_version=given["image_version"],
+        virtual_machine=given["virtual_machine"],
+        os_vhd_format=given["source_format"],
+        data_vhds=_read_data_vhds(given["data_vhds_uris"], given["data_vhds_luns"], given["data_vhds_formats"]),
+        data_snapshots=_read_data_snapshots(given["data_snapshots"], given["data_snapshot_luns"]),
+    )
+    ends = given["end_of_life_date"]
+    request = VersionRequest(
+        group=given["group"],
+        gallery=given["gallery"],
+        definition=given["definition"],
+        version=given["version"],
+        source=source,
+        location=given["location"],
+        target_regions=given["target_regions"],
+        replica_count=given["replica_count"],
+        storage_account_type=given["storage_account_type"],
+        replication_mode=given["replication_mode"],
+        exclude_from_latest=given["exclude_from_latest"],
+        end_of_life_at=KEEP if ends is None else ends,
+        allow_deletion_of_replicated_locations=given["allow_replicated_location_deletion"],
+        block_deletion_before_end_of_life=given["block_deletion_before_end_of_life"],
+        tags=given["tags"],
+        sha256=given["sha256"],
+        bases=given["bases"] or (),
+        verify_full=given["verify"] == "full",
+    )
+    accounts = (given["os_vhd_storage_account"], given["data_vhds_storage_accounts"])
+    return {"request": request, "wait": not given["no_wait"], "names_accounts": accounts != (None, None)}
+
+
+@image_version.command(table=TABLE, example=_CREATE_EXAMPLE, parsed=_read_request)
 @options.version_path
 @click.option(
     "--os-vhd-uri",
@@ -237,75 +275,20 @@ _LIFE = (
     help="Return when the source region is complete. `imgstore worker` makes the other replicas.",
 )
 @options.tags
-def create(
-    os_vhd_uri: str | None,
-    os_snapshot: str | None,
-    managed_image: str | None,
-    image_version: str | None,
-    virtual_machine: str | None,
-    os_vhd_storage_account: str | None,
-    data_vhds_uris: Sequence[str] | None,
-    data_vhds_luns: Sequence[int] | None,
-    data_vhds_formats: Sequence[DiskFormat] | None,
-    data_vhds_storage_accounts: Sequence[str] | None,
-    data_snapshots: Sequence[str] | None,
-    data_snapshot_luns: Sequence[int] | None,
-    source_format: DiskFormat | None,
-    *,
-    no_wait: bool,
-    **asked: Any,
-) -> Json:
+def create(request: VersionRequest, *, wait: bool, names_accounts: bool) -> Json:
     """Create an image version from an OS disk and data disks, and replicate the version.
 
     An interrupted command resumes when the same line runs again. Other target regions, counts, tags and dates change the
     version, as `update` does. Another disk for an existing version is refused.
     """
-    data_vhds = data_vhds_of(data_vhds_uris, data_vhds_luns, data_vhds_formats)
-    snapshots = data_snapshots_of(data_snapshots, data_snapshot_luns)
-    request = request_of(asked)
     with open_session() as session:
-        if os_vhd_storage_account is not None or data_vhds_storage_accounts is not None:
-            session.warn("storage accounts are ignored, because the URI names the disk")
-        made = session.run(
-            versions_create.create_version,
-            request,
-            os_vhd_uri=os_vhd_uri,
-            os_snapshot=os_snapshot,
-            managed_image=managed_image,
-            image_version=image_version,
-            virtual_machine=virtual_machine,
-            source_format=source_format,
-            data_vhds=data_vhds,
-            data_snapshots=snapshots,
-            wait=not no_wait,
-        )
+        if names_accounts:
+            session.warn(ACCOUNTS_IGNORED)
+        made = session.run(versions_create.create_version, request, wait=wait)
         complete = all(replica.state is ReplicaState.COMPLETED for replica in made.replicas)
-        if no_wait and not complete and not has_living_worker(session.installation):
+        if not wait and not complete and not has_living_worker(session.installation):
             session.warn("no worker was seen in the last minute: start `imgstore worker`, or repeat without --no-wait")
         return version_json(made, session.display_names, replication_status=True)
-
-
-def request_of(said: Mapping[str, Any]) -> VersionRequest:
-    """Make the request for a version from the options, without the disks."""
-    return VersionRequest(
-        group=said["group"],
-        gallery=said["gallery"],
-        definition=said["definition"],
-        version=said["version"],
-        location=said["location"],
-        target_regions=said["target_regions"] or (),
-        replica_count=said["replica_count"],
-        storage_account_type=said["storage_account_type"],
-        replication_mode=said["replication_mode"],
-        exclude_from_latest=said["exclude_from_latest"],
-        end_of_life_at=said["end_of_life_date"],
-        allow_deletion_of_replicated_locations=said["allow_replicated_location_deletion"],
-        block_deletion_before_end_of_life=said["block_deletion_before_end_of_life"],
-        tags=said["tags"],
-        sha256=said["sha256"],
-        bases=said["bases"] or (),
-        verify_full=said["verify"] == "full",
-    )
 
 
 @image_version.command(table=TABLE, example=_UPDATE_EXAMPLE)
