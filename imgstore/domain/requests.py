@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from imgstore.domain.disks.disk_details import NO_DETAILS, DiskDetails
 from imgstore.domain.disks.sources import DiskFormat
@@ -224,27 +225,19 @@ class VersionRequest(VersionUpdate):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiskRequest:
-    """A request to create a disk, a snapshot or a disk of a managed image."""
+class NewDisk:
+    """The properties of a disk to create, apart from its source."""
 
     kind: DiskKind = DiskKind.DISK
     group: str
     """The name of the resource group. A missing group is created."""
     name: str
-    disk_key: str = OS_DISK
-    source: str
-    """A disk or snapshot by name or id, or a path, or a URL with file://, s3:// or https://.
-
-    A file has any supported format.
-    """
     location: str | None = None
-    """The region. None is the region of the source, or of the group if the source is a file."""
+    """The region. None is the region of a source disk, else of the existing disk, else of the group."""
     storage_account_type: StorageAccountType | None = None
-    """None is the type of the source, or Standard_LRS if the source is a file."""
+    """None is the type of a source disk, or Standard_LRS."""
     os_properties: OsProperties = NO_OS_PROPERTIES
     """OS properties from the request. A copy inherits missing properties from the source."""
-    source_format: DiskFormat | None = None
-    """The format of a file. None detects the format."""
     tags: Mapping[str, str] | None = None
     """None keeps the present tags."""
     details: DiskDetails = NO_DETAILS
@@ -256,23 +249,51 @@ class DiskRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UploadRequest:
+class DiskRequest(NewDisk):
+    """A request to create a disk, a snapshot or a disk of a managed image, from a disk, a snapshot or a file."""
+
+    disk_key: str = OS_DISK
+    source: str
+    """A disk or snapshot by name or id, or a path, or a URL with file://, s3:// or https://.
+
+    A file has any supported format.
+    """
+    source_format: DiskFormat | None = None
+    """The format of a file. None detects the format."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadRequest(NewDisk):
     """A request to create a disk from an upload."""
 
-    group: str
-    """The name of the resource group. A missing group is created."""
-    name: str
-    location: str | None = None
-    """The region. None is the region of the group."""
     upload_bytes: int
     """The length of the fixed VHD, including the footer of 512 bytes."""
-    storage_account_type: StorageAccountType | None = None
-    """None is Standard_LRS."""
-    os_properties: OsProperties = NO_OS_PROPERTIES
-    """OS properties from the request."""
-    tags: Mapping[str, str] | None = None
-    """None keeps the present tags."""
-    details: DiskDetails = NO_DETAILS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskOfImageRequest(NewDisk):
+    """A request to create a disk from an image version, which supplies the type and the OS properties."""
+
+    reference: ImageReference | SharedReference
+    """The image. Without a version, the latest version that is complete in the region."""
+    lun: int | None = None
+    """The LUN of a data disk of the image. None is the OS disk."""
+
+
+NewDiskRequest: TypeAlias = DiskOfImageRequest | UploadRequest | DiskRequest
+"""A request for a disk: from an image, for an upload, or from a disk, a snapshot or a file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportTarget:
+    """The file of an export. The field names are parameters of the exporting functions."""
+
+    path: Path
+    format: DiskFormat
+    overwrite: bool
+    """Replace an existing file."""
+    pad: bool
+    """Add zeros at the end of a disk whose size a VHD cannot represent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

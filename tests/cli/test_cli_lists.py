@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
+from imgstore.domain.requests import DiskOfImageRequest
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks import disks as disk_operations
 from tests.support.sample_disks import make_raw
@@ -80,10 +81,7 @@ def test_disks_come_page_by_page_though_two_groups_have_the_same_names(line: Lin
             disk_operations.create_disk(
                 installation,
                 ADMIN,
-                group="other",
-                name=name.upper(),
-                location="southcentralus",
-                gallery_image_reference=reference(),
+                DiskOfImageRequest(group="other", name=name.upper(), location="southcentralus", reference=reference()),
             )
     pages = line.walked("disk list", 1)
     assert [len(page) for page in pages] == [1, 1, 1, 1]

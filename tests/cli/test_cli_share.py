@@ -12,6 +12,7 @@ from imgstore.cli.main import main
 from imgstore.domain.errors import AccessDenied, ImgstoreError, NotFound
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.names import ImageReference, SharedReference
+from imgstore.domain.requests import DiskOfImageRequest
 from imgstore.operations.disks import disks
 from imgstore.operations.gallery import sharing
 from tests.support.sample_gallery import open_home
@@ -178,10 +179,7 @@ def test_a_shared_gallery_opens_to_a_principal_with_a_role_here(line: Line) -> N
             disks.create_disk(
                 installation,
                 who,
-                group="mine",
-                name=name,
-                location="southcentralus",
-                gallery_image_reference=reference,
+                DiskOfImageRequest(group="mine", name=name, location="southcentralus", reference=reference),
             )
 
         shared = SharedReference.parse(VERSION)

@@ -45,7 +45,7 @@ from imgstore.domain.errors import (
     StoreError,
 )
 from imgstore.domain.names import ImageReference, VersionName
-from imgstore.domain.requests import ScrubRequest, VersionRequest
+from imgstore.domain.requests import DiskOfImageRequest, ScrubRequest, VersionRequest
 from imgstore.domain.resources import OsType, VersionUpdate
 from imgstore.operations import billing
 from imgstore.operations.disks import disks
@@ -525,7 +525,7 @@ class GalleryMachine(RuleBasedStateMachine):
         return Command(
             what=f"make disk {name} of {reference} in {region}",
             run=lambda installation: disks.create_disk(
-                installation, ADMIN, group=GROUP, name=name, location=region, gallery_image_reference=reference
+                installation, ADMIN, DiskOfImageRequest(group=GROUP, name=name, location=region, reference=reference)
             ),
             disk=name,
         )

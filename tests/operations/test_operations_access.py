@@ -11,6 +11,7 @@ from imgstore.domain.errors import AccessDenied, ImgstoreError, NotFound
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.paging import PageRequest
+from imgstore.domain.requests import DiskOfImageRequest
 from imgstore.domain.resources import OsType
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
@@ -179,7 +180,9 @@ def test_every_refusal_is_in_the_activity_log(home: Installation) -> None:
 
 def make_disk(home: Installation, who: Principal, group: str, name: str, version: str = "/1.0.0") -> None:
     reference = ImageReference.parse(f"{GROUP}/{GALLERY}/{DEFINITION}{version}")
-    disks.create_disk(home, who, group=group, name=name, location="southcentralus", gallery_image_reference=reference)
+    disks.create_disk(
+        home, who, DiskOfImageRequest(group=group, name=name, location="southcentralus", reference=reference)
+    )
 
 
 def test_disk_needs_rights_on_version_and_group(own: Installation) -> None:

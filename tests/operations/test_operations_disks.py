@@ -18,6 +18,7 @@ from imgstore.domain.errors import (
     PropertyChangeNotAllowed,
 )
 from imgstore.domain.names import ImageReference
+from imgstore.domain.requests import DiskOfImageRequest
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.views import Export
@@ -91,7 +92,7 @@ def test_making_a_disk_again_gives_the_same_disk(published: Installation, sample
     other = make_disk(published, "d2", version="1.0.0")
     assert (first.replica, other.replica) == (0, 1), "a repeat took a turn"
     tagged = disks.create_disk(
-        published, ADMIN, group=GROUP, name="d1", gallery_image_reference=reference(), tags={"a": "1"}
+        published, ADMIN, DiskOfImageRequest(group=GROUP, name="d1", reference=reference(), tags={"a": "1"})
     )
     assert (tagged.uid, dict(tagged.tags)) == (first.uid, {"a": "1"})
     assert [each.name for each in disks.list_disks(published, ADMIN, group=GROUP)] == ["d1", "d2"]
@@ -114,7 +115,9 @@ def test_refused_disks_leave_nothing(published: Installation) -> None:
     )
 
     def make(name: str, location: str, image: ImageReference) -> None:
-        disks.create_disk(published, ADMIN, group="fresh", name=name, location=location, gallery_image_reference=image)
+        disks.create_disk(
+            published, ADMIN, DiskOfImageRequest(group="fresh", name=name, location=location, reference=image)
+        )
 
     with pytest.raises(InvalidInput, match="disk name is invalid"):
         make("-bad-", "eastus", reference())

@@ -12,7 +12,7 @@ from imgstore.catalog.engine.database import Session
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, ImgstoreError, InvalidInput, NotFound, PropertyChangeNotAllowed
 from imgstore.domain.paging import PageRequest
-from imgstore.domain.requests import DefinitionDetails
+from imgstore.domain.requests import DefinitionDetails, DiskOfImageRequest
 from imgstore.domain.resources import (
     Architecture,
     DiskType,
@@ -258,11 +258,11 @@ def test_disk_of_a_disallowed_type_is_refused(empty: Installation, samples: Samp
         Conflict,
         "Conflict",
         "Disks of type Standard_ZRS are not allowed by the image definition 'full'",
-        lambda: disks.create_disk(empty, ADMIN, name="d1", location="westus2", **reference),
+        lambda: disks.create_disk(empty, ADMIN, DiskOfImageRequest(name="d1", location="westus2", **reference)),
     )
     assert error.target == "properties.disallowed.diskTypes"
     assert disks.list_disks(empty, ADMIN) == []
-    made = disks.create_disk(empty, ADMIN, name="d1", location="southcentralus", **reference)
+    made = disks.create_disk(empty, ADMIN, DiskOfImageRequest(name="d1", location="southcentralus", **reference))
     assert made.source_version_uid == version.version.uid
 
 

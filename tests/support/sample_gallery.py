@@ -20,7 +20,7 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.identity.access import Principal, administrator
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.progress import Subscriber, ignore_event
-from imgstore.domain.requests import DataVhd, VersionRequest, VersionSource
+from imgstore.domain.requests import DataVhd, DiskOfImageRequest, VersionRequest, VersionSource
 from imgstore.domain.resources import (
     ImageDefinition,
     ManagedDisk,
@@ -254,11 +254,7 @@ def make_disk(
     return disks.create_disk(
         installation,
         ADMIN,
-        group=GROUP,
-        name=name,
-        location=location,
-        gallery_image_reference=reference(version),
-        gallery_image_reference_lun=lun,
+        DiskOfImageRequest(group=GROUP, name=name, location=location, reference=reference(version), lun=lun),
     )
 
 

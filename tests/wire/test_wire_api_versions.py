@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import ImageReference, VersionName
-from imgstore.domain.resources import KEEP, HyperVGeneration, RecommendedRange
+from imgstore.domain.requests import DiskOfImageRequest
+from imgstore.domain.resources import KEEP, DiskKind, HyperVGeneration, RecommendedRange
 from imgstore.domain.tags import NO_TAGS
 from imgstore.wire.api_versions import (
     KNOWN,
@@ -154,6 +155,9 @@ def test_new_definition_gets_defaults_of_the_api_version() -> None:
     assert old["features"] == ()
 
 
+DISK: Any = {"group": "rg", "name": "d1", "kind": DiskKind.DISK}
+
+
 def _read(body: Any, api_version: str, *, is_put: bool) -> VersionBody:
     place = {"group": "rg", "gallery": "g", "definition": "d", "version": VersionName(1, 0, 0)}
     return read_version(body, api_version, is_put=is_put, place=place)
@@ -201,7 +205,9 @@ def test_invalid_disk_source_is_refused() -> None:
     reference = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Compute/galleries/g/images/i/versions/1.0.0"
     source: dict[str, Any] = {"createOption": "fromimage", "galleryImageReference": {"id": reference}}
     body = {"location": "eastus", "properties": {"creationData": source}}
-    assert read_disk(body).reference == ImageReference.parse(reference)
+    read = read_disk(body, **DISK)
+    assert isinstance(read, DiskOfImageRequest)
+    assert read.reference == ImageReference.parse(reference)
     changes: list[dict[str, Any]] = [
         {"createOption": "Copy"},
         {"galleryImageReference": {}},
@@ -209,4 +215,4 @@ def test_invalid_disk_source_is_refused() -> None:
     ]
     for change in changes:
         with pytest.raises(InvalidInput):
-            read_disk({"location": "eastus", "properties": {"creationData": source | change}})
+            read_disk({"location": "eastus", "properties": {"creationData": source | change}}, **DISK)

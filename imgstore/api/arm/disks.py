@@ -16,7 +16,7 @@ from imgstore.domain.disks.disk_details import NO_DETAILS
 from imgstore.domain.errors import NotFound
 from imgstore.domain.identity.access import Action, Principal
 from imgstore.domain.names import compute_id
-from imgstore.domain.requests import DiskRequest, UploadRequest
+from imgstore.domain.requests import DiskOfImageRequest, NewDiskRequest, UploadRequest
 from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.domain.states import ProvisioningState
 from imgstore.operations.api_operations import operation_preempted
@@ -27,7 +27,7 @@ from imgstore.operations.disks.uploads import create_upload, revoke_access
 from imgstore.operations.machines.images import show_image
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_text import Json
-from imgstore.wire.requests.disk import DiskBody, read_disk, read_disk_patch
+from imgstore.wire.requests.disk import read_disk, read_disk_patch
 from imgstore.wire.requests.fields import read_access
 from imgstore.wire.responses.resources import disk_json, image_json
 
@@ -144,7 +144,7 @@ def put_disk(call: CommandCall) -> Outcome:
     """Run the command of PUT. Accept the request when the row is stored. The ingest of a file continues afterwards."""
     session, request = call.session, call.request
     place, reader = _place(request), _authorize(call, Action.WRITE)
-    body = read_disk(request["body"], place["kind"])
+    wanted = read_disk(request["body"], **place)
     current: ManagedDisk | None = None
     try:
         current = disks.show_disk(session.installation, reader, **place)
@@ -152,64 +152,35 @@ def put_disk(call: CommandCall) -> Outcome:
         if not call.is_preempted:
             check_group(session, request["group"])
     if call.is_preempted:
-        body = _without_changes(call, body, current)
+        wanted = _without_changes(call, wanted, current)
     check_conditions(request["conditions"], None if current is None else disk_json(current))
-    made = _create(session, place, body, lambda rows: call.accept((current is None, disk_json(rows[0]))))
+    made = _create(session, wanted, lambda rows: call.accept((current is None, disk_json(rows[0]))))
     return current is None, disk_json(made)
 
 
-def _without_changes(call: CommandCall, body: DiskBody, current: ManagedDisk | None) -> DiskBody:
-    """Return the body without the fields that a newer request may have changed.
+def _without_changes(call: CommandCall, wanted: NewDiskRequest, current: ManagedDisk | None) -> NewDiskRequest:
+    """Return the request without the fields that a newer request may have changed.
 
     Raises:
         OperationPreempted: the operation has nothing to complete. The disk is not in the state Creating, or the request
             creates an empty disk for an upload.
     """
     is_made_here = current is not None and current.provisioning_state is ProvisioningState.CREATING
-    if not is_made_here or body.upload_bytes is not None:
+    if not is_made_here or isinstance(wanted, UploadRequest):
         place = _place(call.request)
         subscription = call.session.installation.subscription
         raise operation_preempted(compute_id(subscription, place["group"], place["kind"], place["name"]))
-    return replace(body, tags=None, details=NO_DETAILS)
+    return replace(wanted, tags=None, details=NO_DETAILS)
 
 
 def _create(
-    session: Session, place: dict[str, Any], body: DiskBody, on_recorded: Callable[[Sequence[ManagedDisk]], None]
+    session: Session, wanted: NewDiskRequest, on_recorded: Callable[[Sequence[ManagedDisk]], None]
 ) -> ManagedDisk:
-    if body.reference is not None:
-        return session.run(
-            disks.create_disk,
-            group=place["group"],
-            name=place["name"],
-            location=body.location,
-            gallery_image_reference=body.reference,
-            gallery_image_reference_lun=body.lun,
-            tags=body.tags,
-            details=body.details,
-        )
-    if body.upload_bytes is not None:
-        upload = UploadRequest(
-            group=place["group"],
-            name=place["name"],
-            location=body.location,
-            upload_bytes=body.upload_bytes,
-            storage_account_type=body.storage_account_type,
-            os_properties=body.os_properties,
-            tags=body.tags,
-            details=body.details,
-        )
-        return session.run(create_upload, upload)
-    assert body.source is not None, "read_disk requires a reference, an upload or a source"
-    request = DiskRequest(
-        **place,
-        source=body.source,
-        location=body.location,
-        storage_account_type=body.storage_account_type,
-        os_properties=body.os_properties,
-        tags=body.tags,
-        details=body.details,
-    )
-    return session.run(create_from_source, request, on_recorded=on_recorded)
+    if isinstance(wanted, DiskOfImageRequest):
+        return session.run(disks.create_disk, wanted)
+    if isinstance(wanted, UploadRequest):
+        return session.run(create_upload, wanted)
+    return session.run(create_from_source, wanted, on_recorded=on_recorded)
 
 
 def patch_disk(call: CommandCall) -> Outcome:

@@ -1,25 +1,24 @@
 """Commands for managed disks through a server. Files are uploaded and downloaded by the blob endpoint."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 from imgstore.cli.by_server.galleries import above, fetch_page
-from imgstore.cli.commands.machines.disk import (
-    check_one_source,
-    check_what_is_written,
-    container_of,
-    export_result,
-    note_kept_disk,
-)
+from imgstore.cli.commands.machines.disk import ExportRequest, export_result, note_kept_disk
 from imgstore.cli.framework.server_dispatch import ServerCommand
 from imgstore.domain.disks.signed_urls import AccessLevel
-from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.effects import Effects
-from imgstore.domain.names import ComputeId, ImageReference, SharedReference, compute_id, region_key
+from imgstore.domain.names import ComputeId, ImageReference, compute_id, region_key
 from imgstore.domain.paging import PageRequest
+from imgstore.domain.requests import (
+    DiskOfImageRequest,
+    DiskRequest,
+    ExportTarget,
+    NewDiskRequest,
+    UploadRequest,
+)
 from imgstore.remote.arm_client import Server
 from imgstore.remote.download import export_disk, export_range
 from imgstore.remote.local_disk import LocalDisk, local_path
@@ -29,46 +28,29 @@ from imgstore.wire.requests.client import disk_body, image_creation_data
 from imgstore.wire.responses.reports import export_json
 
 
-def create(
-    asking: ServerCommand,
-    *,
-    group: str,
-    name: str,
-    location: str | None,
-    reference: ImageReference | SharedReference | None,
-    lun: int | None,
-    source: str | None,
-    storage_account_type: Any,
-    os_type: Any,
-    hyper_v_generation: Any,
-    source_format: DiskFormat | None,
-    upload_type: Any,
-    upload_size_bytes: int | None,
-    path: Path | None,
-    format_: DiskFormat | None,
-    tags: Mapping[str, str] | None,
-    overwrite: bool,
-    pad: bool,
-) -> Json:
+def create(asking: ServerCommand, *, request: NewDiskRequest, target: ExportTarget | None) -> Json:
     """`imgstore disk create`."""
-    said = (storage_account_type, os_type, hyper_v_generation, source_format)
-    check_one_source(reference, lun, source, upload_type, upload_size_bytes, said=said, path=path)
-    container = None if path is None else container_of(path, format_)
-    server, disk_id = asking.server, asking.server.disk(group, name)
+    server, group, tags = asking.server, request.group, request.tags
+    disk_id = server.disk(group, request.name)
+    source = request.source if isinstance(request, DiskRequest) else None
     original = None if source is None else _original(server, group, source)
-    named = original["location"] if original is not None and location is None else location
+    named = original["location"] if original is not None and request.location is None else request.location
     where = region_key(server.location(server.group(group), named))
     file = None if source is None or original is not None else local_path(source)
-    words = {"sku": storage_account_type, "os_type": os_type, "hyper_v_generation": hyper_v_generation}
-    if file is not None:
-        disk = LocalDisk(path=file, format=source_format)
+    words: dict[str, Any] = {
+        "sku": request.storage_account_type,
+        "os_type": request.os_properties.os_type,
+        "hyper_v_generation": request.os_properties.hyper_v_generation,
+    }
+    if file is not None and isinstance(request, DiskRequest):
+        disk = LocalDisk(path=file, format=request.source_format)
         wanted = Upload(disk_id=disk_id, disk=disk, location=where, tags=tags, **words)
         made = server.create_in_group(group, where, lambda: upload(server, wanted))
     else:
-        if reference is not None:
-            creation = image_creation_data(reference, lun, server.subscription)
-        elif upload_size_bytes is not None:
-            creation = {"createOption": "Upload", "uploadSizeBytes": upload_size_bytes}
+        if isinstance(request, DiskOfImageRequest):
+            creation = image_creation_data(request.reference, request.lun, server.subscription)
+        elif isinstance(request, UploadRequest):
+            creation = {"createOption": "Upload", "uploadSizeBytes": request.upload_bytes}
         elif original is not None:
             creation = {"createOption": "Copy", "sourceResourceId": original["id"]}
         else:
@@ -77,11 +59,11 @@ def create(
         kept = (standing or {}).get("tags") if tags is None else tags
         body = disk_body(location=where, creation=creation, tags=kept, **words)
         made = server.create_in_group(group, where, lambda: server.put(disk_id, body))
-    if path is None or container is None:
+    if target is None:
         return made
-    with note_kept_disk(group, name, path, container):
-        export = export_disk(server, made, path=path, format=container, overwrite=overwrite, pad=pad)
-    return export_result(path, made | {"export": export_json(export)})
+    with note_kept_disk(request, target):
+        export = export_disk(server, made, **asdict(target))
+    return export_result(target.path, made | {"export": export_json(export)})
 
 
 def _original(server: Server, group: str, source: str) -> Json:
@@ -133,38 +115,27 @@ def revoke_access(asking: ServerCommand, *, group: str, name: str) -> None:
     asking.server.post_action(asking.server.disk(group, name), "endGetAccess")
 
 
-def export(
-    asking: ServerCommand,
-    *,
-    group: str | None,
-    name: str | None,
-    reference: ImageReference | None,
-    lun: int | None,
-    location: str | None,
-    path: Path,
-    format_: DiskFormat | None,
-    offset: int | None,
-    length: int | None,
-    overwrite: bool,
-    pad: bool,
-) -> Json:
+def export(asking: ServerCommand, *, request: ExportRequest) -> Json:
     """`imgstore disk export`."""
-    container = container_of(path, format_)
-    check_what_is_written(group, name, reference, lun, location, offset, length, container=container)
-    server = asking.server
-    if reference is not None:
-        with _passing(server, reference, lun, location) as disk:
-            written = export_disk(server, disk, path=path, format=container, overwrite=overwrite, pad=pad)
+    server, target = asking.server, request.target
+    if request.reference is not None:
+        with _passing(server, request.reference, request.lun, request.location) as disk:
+            written = export_disk(server, disk, **asdict(target))
             image = disk["properties"]["creationData"]["galleryImageReference"]["id"]
-            return export_result(path, export_json(replace(written, source=image)))
-    assert group is not None
-    assert name is not None
-    disk = server.show(server.disk(group, name))
-    if offset is not None and length is not None:
-        written = export_range(server, disk, path=path, offset=offset, length=length, overwrite=overwrite)
+            return export_result(target.path, export_json(replace(written, source=image)))
+    disk = server.show(server.disk(request.group, request.name))
+    if request.offset is None or request.length is None:
+        written = export_disk(server, disk, **asdict(target))
     else:
-        written = export_disk(server, disk, path=path, format=container, overwrite=overwrite, pad=pad)
-    return export_result(path, export_json(written))
+        written = export_range(
+            server,
+            disk,
+            path=target.path,
+            offset=request.offset,
+            length=request.length,
+            overwrite=target.overwrite,
+        )
+    return export_result(target.path, export_json(written))
 
 
 @contextmanager

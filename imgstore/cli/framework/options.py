@@ -1,6 +1,6 @@
 """Options that several commands share, with az's names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -9,7 +9,8 @@ import click
 from imgstore.cli.framework.command import EditsOption, SwitchOption, WordsOption
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import ImageReference, VersionName, parse_image_reference
-from imgstore.domain.resources import HyperVGeneration, OsType, StorageAccountType
+from imgstore.domain.requests import DiskRequest
+from imgstore.domain.resources import DiskKind, HyperVGeneration, OsProperties, OsType, StorageAccountType
 from imgstore.wire.requests.arguments import parse_storage_account_type, parse_tags
 
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -97,6 +98,23 @@ hyper_v_generation: Final = choice(
     members=tuple(HyperVGeneration),
     help="Firmware that boots the disk: V1 for BIOS, V2 for UEFI.",
 )
+
+
+def read_disk_request(given: Mapping[str, Any], kind: DiskKind = DiskKind.DISK) -> DiskRequest:
+    """Make the request for a disk or snapshot from a source, from the values of the options."""
+    return DiskRequest(
+        kind=kind,
+        group=given["group"],
+        name=given["name"],
+        source=given["source"],
+        location=given["location"],
+        storage_account_type=given["storage_account_type"],
+        os_properties=OsProperties(os_type=given["os_type"], hyper_v_generation=given["hyper_v_generation"]),
+        source_format=given["source_format"],
+        tags=given["tags"],
+    )
+
+
 updates: Final = (
     click.option(
         "--set",

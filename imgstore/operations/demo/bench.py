@@ -14,7 +14,7 @@ from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.reports import BenchPlan, BenchReport, RegionMeasurements
-from imgstore.domain.requests import VersionRequest
+from imgstore.domain.requests import DiskOfImageRequest, VersionRequest
 from imgstore.domain.resources import HyperVGeneration, OsType, TargetRegionRequest, VersionUpdate
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats import LocalFile, detect_generation, open_disk
@@ -258,7 +258,7 @@ class _Bench:
     def _place(self, undo: ExitStack, region: str, name: str) -> None:
         who, group = (self.installation, self.principal), self.plan.group
         undo.callback(self._remove, lambda: disks.delete_disk(*who, group=group, name=name))
-        disks.create_disk(*who, group=group, name=name, location=region, gallery_image_reference=self.reference)
+        disks.create_disk(*who, DiskOfImageRequest(group=group, name=name, location=region, reference=self.reference))
 
     def _targets(self, others: Sequence[str]) -> tuple[TargetRegionRequest, ...]:
         """Return the source region and other regions, one replica each, of the first storage type of the region."""

@@ -10,7 +10,7 @@ from imgstore.domain.errors import InvalidInput, ObjectCorrupt
 from imgstore.domain.identity.access import Principal
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.reports import QuickstartSummary
-from imgstore.domain.requests import VersionRequest
+from imgstore.domain.requests import DiskOfImageRequest, VersionRequest
 from imgstore.domain.resources import HyperVGeneration, OsType, StorageAccountType, TargetRegionRequest
 from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BYTES
 from imgstore.domain.views import VersionView
@@ -178,7 +178,7 @@ def _two_disks(
     used = []
     for name in ("disk-1", "disk-2"):
         disk = disks.create_disk(
-            installation, principal, group=group, name=name, location=location, gallery_image_reference=reference
+            installation, principal, DiskOfImageRequest(group=group, name=name, location=location, reference=reference)
         )
         say(f"Made the managed disk {name} in {location} from replica {disk.replica}")
         used.append(disk.replica)

@@ -15,8 +15,9 @@ from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.disks.version_disks import disk_key
 from imgstore.domain.errors import Conflict, PropertyChangeNotAllowed
 from imgstore.domain.identity.access import Action, Principal, filter_readable, is_allowed
-from imgstore.domain.names import ImageReference, SharedReference
+from imgstore.domain.names import ImageReference
 from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.requests import DiskOfImageRequest
 from imgstore.domain.resources import (
     DiskKind,
     ManagedDisk,
@@ -55,33 +56,11 @@ class ImageDiskRequest:
     details: DiskDetails = NO_DETAILS
 
 
-def create_disk(
-    installation: Installation,
-    principal: Principal,
-    *,
-    group: str,
-    name: str,
-    location: str | None = None,
-    gallery_image_reference: ImageReference | SharedReference,
-    gallery_image_reference_lun: int | None = None,
-    tags: Mapping[str, str] | None = None,
-    details: DiskDetails = NO_DETAILS,
-) -> ManagedDisk:
+def create_disk(installation: Installation, principal: Principal, request: DiskOfImageRequest) -> ManagedDisk:
     """Create a managed disk from a complete replica of an image version. Replicas are chosen round robin.
 
     The same call after a completed call does nothing. After an interrupted call, the same call resumes. If the store of
     the replica fails, the disk is made from another complete replica of the region.
-
-    Args:
-        installation: the installation.
-        principal: the caller.
-        group: the name of the resource group. A missing group is created.
-        name: the name of the disk.
-        location: the region. None means the region of the existing disk, else the region of the group.
-        gallery_image_reference: the image. Without a version, the latest version that is complete in the region.
-        gallery_image_reference_lun: the LUN of a data disk. None means the OS disk.
-        tags: the tags. None keeps the present tags.
-        details: further properties of the disk.
 
     Raises:
         ImageNotAvailable: the version does not exist, has no such disk, or is not complete in the region.
@@ -89,22 +68,23 @@ def create_disk(
         PropertyChangeNotAllowed: the disk exists, from another image or in another region.
         StoreError: no complete replica of the region can be read.
     """
+    group, name = request.group, request.name
     names.check_disk_name(name)
     scope = names.disk_id(installation.subscription, group, name)
     permit_group(installation, principal, group)
     with record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
-        reference = admit_reader(installation, principal, gallery_image_reference)
+        reference = admit_reader(installation, principal, request.reference)
         installation.locator.health.refresh()
         with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
             standing = transaction.disks.get(installation.subscription, group, name)
             wanted = ImageDiskRequest(
                 group=group,
                 name=name,
-                region=choose_disk_region(installation, transaction, group, location, standing),
+                region=choose_disk_region(installation, transaction, group, request.location, standing),
                 reference=reference,
-                lun=gallery_image_reference_lun,
-                tags=tags,
-                details=details,
+                lun=request.lun,
+                tags=request.tags,
+                details=request.details,
             )
             if standing is None:
                 ensure_group(installation, transaction, group, wanted.region)

@@ -1,15 +1,14 @@
 """Read the bodies of managed disks, snapshots and managed images, and check their sources."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from imgstore.domain.disks.disk_details import DiskDetails
 from imgstore.domain.disks.source_urls import parse_source_url, redact_location
 from imgstore.domain.disks.version_disks import OS_DISK, HostCaching, disk_key
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.names import ComputeId, ImageReference, SharedReference, parse_image_reference
-from imgstore.domain.requests import ImageRequest
+from imgstore.domain.requests import DiskOfImageRequest, DiskRequest, ImageRequest, NewDiskRequest, UploadRequest
 from imgstore.domain.resources import (
     DiskKind,
     HyperVGeneration,
@@ -36,27 +35,7 @@ _OS_STATE: Final = enum_reader(OsState)
 _GENERATION: Final = enum_reader(HyperVGeneration)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskBody:
-    """A request for a managed disk or a snapshot: from an image, a disk, a snapshot or a file, or for an upload."""
-
-    location: str
-    reference: ImageReference | SharedReference | None
-    lun: int | None
-    """The data disk of the image. None for the OS disk."""
-    source: str | None
-    """The id of a disk or snapshot, or the URL of a file. None for an image or an upload."""
-    upload_bytes: int | None = None
-    """The size of the fixed VHD to upload. None for a disk from a source."""
-    os_properties: OsProperties
-    storage_account_type: StorageAccountType | None
-    """Only for a file or an upload."""
-    tags: Mapping[str, str] | None
-    """None keeps the current tags."""
-    details: DiskDetails
-
-
-def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
+def read_disk(body: Json, *, group: str, name: str, kind: DiskKind) -> NewDiskRequest:
     """Read the PUT body of a managed disk or a snapshot.
 
     Raises:
@@ -77,21 +56,26 @@ def read_disk(body: Json, kind: DiskKind = DiskKind.DISK) -> DiskBody:
         hyper_v_generation=_read_optional(body, "properties.hyperVGeneration", _GENERATION),
     )
     sku = read_sku(body, "sku.name")
-    return DiskBody(
-        location=location_of(body),
-        reference=reference,
-        lun=None if reference is None else read_integer(body, f"{_CREATION}.galleryImageReference.lun"),
-        source=_read_creation_source(body, option) if option in ("copy", "import") else None,
-        upload_bytes=_read_upload_bytes(body) if option == "upload" else None,
-        os_properties=os_properties,
-        storage_account_type=sku if option in ("import", "upload") else None,
-        tags=tags_of(body),
-        details=DiskDetails(
+    common: dict[str, Any] = {
+        "kind": kind,
+        "group": group,
+        "name": name,
+        "location": location_of(body),
+        "os_properties": os_properties,
+        "storage_account_type": sku if option in ("import", "upload") else None,
+        "tags": tags_of(body),
+        "details": DiskDetails(
             size_gib=read_integer(body, "properties.diskSizeGB"),
             sku=sku,
             extra_properties=select_kept_fields(body, Kind(kind)),
         ),
-    )
+    }
+    if reference is not None:
+        lun = read_integer(body, f"{_CREATION}.galleryImageReference.lun")
+        return DiskOfImageRequest(**common, reference=reference, lun=lun)
+    if option == "upload":
+        return UploadRequest(**common, upload_bytes=_read_upload_bytes(body))
+    return DiskRequest(**common, source=_read_creation_source(body, option))
 
 
 _OPTIONS_OF_FIELDS: Final = {

@@ -1,9 +1,11 @@
 """``imgstore disk``: managed disks, signed URLs and exports."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,10 +15,9 @@ from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import open_session
 from imgstore.domain.disks.signed_urls import SECONDS_MAX, AccessLevel
 from imgstore.domain.disks.sources import DiskFormat
-from imgstore.domain.names import ImageReference, SharedReference
+from imgstore.domain.names import ImageReference
 from imgstore.domain.paging import PageRequest
-from imgstore.domain.requests import DiskRequest, UploadRequest
-from imgstore.domain.resources import HyperVGeneration, OsProperties, OsType, StorageAccountType
+from imgstore.domain.requests import DiskOfImageRequest, ExportTarget, NewDiskRequest, UploadRequest
 from imgstore.formats.files.ordered_output import STANDARD_OUTPUT, TargetKind, is_standard_output, target_kind
 from imgstore.operations.disks import disks, signed_urls, uploads
 from imgstore.operations.disks import export as disks_export
@@ -97,7 +98,51 @@ def disk() -> None:
     """Manage disks from image versions, disks, snapshots, files and uploads."""
 
 
-@disk.command(table=_TABLE, example=_CREATE_EXAMPLE)
+def _read_creation(**given: Any) -> dict[str, Any]:
+    """Make the request for a disk and the target of its export from the options."""
+    reference, lun, source = given["reference"], given["lun"], given["source"]
+    upload_bytes, path = given["upload_size_bytes"], given["path"]
+    said = [given[name] for name in ("storage_account_type", "os_type", "hyper_v_generation", "source_format")]
+    if (given["upload_type"] is None) is not (upload_bytes is None):
+        raise click.UsageError("An upload has both: --upload-type and --upload-size-bytes.")
+    if [reference, source, upload_bytes].count(None) != 2:
+        raise click.UsageError("Name one source: --gallery-image-reference, --source or --upload-type.")
+    if reference is None and lun is not None:
+        raise click.UsageError("--gallery-image-reference-lun goes with --gallery-image-reference.")
+    if source is None and any(each is not None for each in said):
+        raise click.UsageError(
+            "--sku, --os-type, --hyper-v-generation and --source-format go with --source: an image has values of its own."
+        )
+    if upload_bytes is not None and path is not None:
+        raise click.UsageError("An upload goes into no file.")
+    common = {name: given[name] for name in ("group", "name", "location", "tags")}
+    request: NewDiskRequest
+    if source is not None:
+        request = options.read_disk_request(given)
+    elif reference is not None:
+        request = DiskOfImageRequest(**common, reference=reference, lun=lun)
+    else:
+        request = UploadRequest(**common, upload_bytes=upload_bytes)
+    return {"request": request, "target": None if path is None else _read_target(given)}
+
+
+def _read_target(given: Mapping[str, Any]) -> ExportTarget:
+    """Read the target of an export from the options.
+
+    The format follows from the option, else from the file name. A pipe or device without the option gets raw.
+    """
+    path = given["path"]
+    container = given["format_"] or _SUFFIXES.get(path.suffix.lower())
+    if container is None and target_kind(path) is not TargetKind.FILE:
+        container = DiskFormat.RAW
+    if container is None:
+        raise click.UsageError(
+            f"The suffix of '{path.name}' names no format: give --format {'|'.join(options.EXPORT_FORMATS)}."
+        )
+    return ExportTarget(path=path, format=container, overwrite=given["overwrite"], pad=given["pad"])
+
+
+@disk.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_creation)
 @options.group
 @options.resource_name("disk")
 @options.location("Region of the disk. Default: the region of a source disk or snapshot, else the region of the group.")
@@ -132,120 +177,38 @@ def disk() -> None:
 @_file(required=False, text="Also write the disk to this file. The disk stays if the write fails.")
 @options.together(*_file_options)
 @options.tags
-def create(
-    group: str,
-    name: str,
-    location: str | None,
-    reference: ImageReference | SharedReference | None,
-    lun: int | None,
-    source: str | None,
-    storage_account_type: StorageAccountType | None,
-    os_type: OsType | None,
-    hyper_v_generation: HyperVGeneration | None,
-    source_format: DiskFormat | None,
-    upload_type: UploadType | None,
-    upload_size_bytes: int | None,
-    path: Path | None,
-    format_: DiskFormat | None,
-    tags: Mapping[str, str] | None,
-    *,
-    overwrite: bool,
-    pad: bool,
-) -> Json:
+def create(request: NewDiskRequest, target: ExportTarget | None) -> Json:
     """Create a managed disk from an image version, a disk, a snapshot or a file, or for an upload.
 
     Disks of an image version use the replicas of the region in turn. An interrupted command resumes when the same line runs
     again.
     """
-    check_one_source(
-        reference,
-        lun,
-        source,
-        upload_type,
-        upload_size_bytes,
-        said=(storage_account_type, os_type, hyper_v_generation, source_format),
-        path=path,
-    )
-    container = None if path is None else container_of(path, format_)
-    if upload_size_bytes is not None:
-        wanted = UploadRequest(group=group, name=name, location=location, upload_bytes=upload_size_bytes, tags=tags)
-        with open_session() as session:
-            return disk_json(session.run(create_upload, wanted))
     with open_session() as session:
-        if source is not None:
-            request = DiskRequest(
-                group=group,
-                name=name,
-                source=source,
-                location=location,
-                storage_account_type=storage_account_type,
-                os_properties=OsProperties(os_type=os_type, hyper_v_generation=hyper_v_generation),
-                source_format=source_format,
-                tags=tags,
-            )
-            made = session.run(create_from_source, request)
+        if isinstance(request, UploadRequest):
+            return disk_json(session.run(create_upload, request))
+        if isinstance(request, DiskOfImageRequest):
+            made = session.run(disks.create_disk, request)
         else:
-            assert reference is not None
-            made = session.run(
-                disks.create_disk,
-                group=group,
-                name=name,
-                location=location,
-                gallery_image_reference=reference,
-                gallery_image_reference_lun=lun,
-                tags=tags,
-            )
-        if path is None or container is None:
+            made = session.run(create_from_source, request)
+        if target is None:
             return disk_json(made)
-        with note_kept_disk(group, name, path, container):
-            export = session.run(
-                disks_export.export_disk,
-                group=group,
-                name=name,
-                path=path,
-                format=container,
-                overwrite=overwrite,
-                pad=pad,
-            )
-        return export_result(path, disk_json(made) | {"export": export_json(export)})
+        with note_kept_disk(request, target):
+            export = session.run(disks_export.export_disk, group=request.group, name=request.name, **asdict(target))
+        return export_result(target.path, disk_json(made) | {"export": export_json(export)})
 
 
 @contextmanager
-def note_kept_disk(group: str, name: str, path: Path, container: DiskFormat) -> Iterator[None]:
+def note_kept_disk(request: NewDiskRequest, target: ExportTarget) -> Iterator[None]:
     """Add a note to an error of the export after a creation: the new disk stays."""
     try:
         yield
     except BaseException as error:
+        group, name = request.group, request.name
         error.add_note(
             f"the managed disk '{name}' was made and stays: `imgstore disk export -g {group} -n {name} "
-            f"--file {path} --format {container}` writes it, `imgstore disk delete -g {group} -n {name}` removes it"
+            f"--file {target.path} --format {target.format}` writes it, `imgstore disk delete -g {group} -n {name}` removes it"
         )
         raise
-
-
-def check_one_source(
-    reference: ImageReference | SharedReference | None,
-    lun: int | None,
-    source: str | None,
-    upload_type: UploadType | None,
-    upload_size_bytes: int | None,
-    *,
-    said: Sequence[object],
-    path: Path | None,
-) -> None:
-    """Check that a disk has one source, and that the other options fit the source."""
-    if (upload_type is None) is not (upload_size_bytes is None):
-        raise click.UsageError("An upload has both: --upload-type and --upload-size-bytes.")
-    if [reference, source, upload_size_bytes].count(None) != 2:
-        raise click.UsageError("Name one source: --gallery-image-reference, --source or --upload-type.")
-    if reference is None and lun is not None:
-        raise click.UsageError("--gallery-image-reference-lun goes with --gallery-image-reference.")
-    if source is None and any(each is not None for each in said):
-        raise click.UsageError(
-            "--sku, --os-type, --hyper-v-generation and --source-format go with --source: an image has values of its own."
-        )
-    if upload_size_bytes is not None and path is not None:
-        raise click.UsageError("An upload goes into no file.")
 
 
 @disk.command("grant-access", example=_GRANT_EXAMPLE)
@@ -300,7 +263,41 @@ def revoke_access(group: str, name: str) -> None:
         session.run(uploads.revoke_access, group=group, name=name)
 
 
-@disk.command(example=_EXPORT_EXAMPLE)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """The content to write to a file: a disk, a range of a disk, or a disk of an image."""
+
+    group: str
+    """The resource group of the disk. Empty for an image."""
+    name: str
+    """The name of the disk. Empty for an image."""
+    reference: ImageReference | None
+    """The image. None for a disk."""
+    lun: int | None
+    location: str | None
+    offset: int | None
+    length: int | None
+    target: ExportTarget
+
+
+def _read_export(**given: Any) -> dict[str, Any]:
+    """Check that the line names one disk, one image, or a range of a disk."""
+    target = _read_target(given)
+    named = {name: given[name] for name in ("reference", "lun", "location", "offset", "length")}
+    if (named["offset"] is None) is not (named["length"] is None):
+        raise click.UsageError("A range has both: --offset and --length.")
+    if named["offset"] is not None and (named["reference"] is not None or target.format is not DiskFormat.RAW):
+        raise click.UsageError("A range is of a disk (-g, -n), and raw: name the file .raw or give --format raw.")
+    disk_words, image_words = (given["group"], given["name"]), (named["reference"], named["location"], named["lun"])
+    by_disk = None not in disk_words and image_words == (None, None, None)
+    by_image = named["reference"] is not None and disk_words == (None, None)
+    if by_disk is by_image:
+        raise click.UsageError("Name a disk with -g and -n, or an image with --gallery-image-reference.")
+    group, name = given["group"] or "", given["name"] or ""
+    return {"request": ExportRequest(group=group, name=name, target=target, **named)}
+
+
+@disk.command(example=_EXPORT_EXAMPLE, parsed=_read_export)
 @click.option("-g", "--resource-group", "group", metavar="NAME", help="Name of the disk's resource group.")
 @click.option("-n", "--name", metavar="NAME", help="Name of the disk.")
 @options.reference(
@@ -323,87 +320,36 @@ def revoke_access(group: str, name: str) -> None:
     help="With --name: first byte of a range to write as raw bytes.",
 )
 @click.option("--length", type=click.IntRange(1), metavar="BYTES", help="With --offset: length of the range in bytes.")
-def export(
-    group: str | None,
-    name: str | None,
-    reference: ImageReference | None,
-    lun: int | None,
-    location: str | None,
-    path: Path,
-    format_: DiskFormat | None,
-    offset: int | None,
-    length: int | None,
-    *,
-    overwrite: bool,
-    pad: bool,
-) -> Json:
+def export(request: ExportRequest) -> Json:
     """Write a managed disk or an image to a file, with every segment verified."""
-    container = container_of(path, format_)
-    check_what_is_written(group, name, reference, lun, location, offset, length, container=container)
+    target = request.target
     with open_session() as session:
-        if offset is not None and length is not None:
-            assert group is not None
-            assert name is not None
+        if request.offset is not None and request.length is not None:
             written = session.run(
                 disks_export.export_range,
-                group=group,
-                name=name,
-                path=path,
-                offset=offset,
-                length=length,
-                overwrite=overwrite,
+                group=request.group,
+                name=request.name,
+                path=target.path,
+                offset=request.offset,
+                length=request.length,
+                overwrite=target.overwrite,
             )
-        elif reference is None:
-            assert group is not None
-            assert name is not None
-            written = session.run(
-                disks_export.export_disk,
-                group=group,
-                name=name,
-                path=path,
-                format=container,
-                overwrite=overwrite,
-                pad=pad,
-            )
+        elif request.reference is None:
+            written = session.run(disks_export.export_disk, group=request.group, name=request.name, **asdict(target))
         else:
             written = session.run(
                 disks_export.export_image,
-                reference=reference,
-                lun=lun,
-                location=location,
-                path=path,
-                format=container,
-                overwrite=overwrite,
-                pad=pad,
+                reference=request.reference,
+                lun=request.lun,
+                location=request.location,
+                **asdict(target),
             )
-        return export_result(path, export_json(written))
+        return export_result(target.path, export_json(written))
 
 
 def export_result(path: Path, body: Json) -> Json:
     """Return the result of an export for printing. Print on standard error if standard output has the bytes of the disk."""
     return Answer(body=body, on_stderr=True) if is_standard_output(path) else body
-
-
-def check_what_is_written(
-    group: str | None,
-    name: str | None,
-    reference: ImageReference | None,
-    lun: int | None,
-    location: str | None,
-    offset: int | None,
-    length: int | None,
-    *,
-    container: DiskFormat,
-) -> None:
-    """Check that the line names one disk, one image, or a range of a disk."""
-    if (offset is None) is not (length is None):
-        raise click.UsageError("A range has both: --offset and --length.")
-    if offset is not None and (reference is not None or container is not DiskFormat.RAW):
-        raise click.UsageError("A range is of a disk (-g, -n), and raw: name the file .raw or give --format raw.")
-    by_disk = group is not None and name is not None and reference is None and location is None and lun is None
-    by_image = reference is not None and group is None and name is None
-    if by_disk is by_image:
-        raise click.UsageError("Name a disk with -g and -n, or an image with --gallery-image-reference.")
 
 
 @disk.command(table=_TABLE, example="imgstore disk show -g rg -n d1 --query replica")
@@ -432,15 +378,3 @@ def delete(group: str, name: str) -> None:
     """Delete a managed disk. The image version of the disk stays."""
     with open_session() as session:
         session.run(disks.delete_disk, group=group, name=name)
-
-
-def container_of(path: Path, format_: DiskFormat | None) -> DiskFormat:
-    """Return the format of an export: by the option, else by the file name. A pipe or device without option gets raw."""
-    container = format_ or _SUFFIXES.get(path.suffix.lower())
-    if container is None and target_kind(path) is not TargetKind.FILE:
-        container = DiskFormat.RAW
-    if container is None:
-        raise click.UsageError(
-            f"The suffix of '{path.name}' names no format: give --format {'|'.join(options.EXPORT_FORMATS)}."
-        )
-    return container

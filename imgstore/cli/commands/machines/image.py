@@ -1,6 +1,7 @@
 """``imgstore image``: managed images, with their data disks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -8,10 +9,9 @@ from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import open_session
-from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import ImageRequest
-from imgstore.domain.resources import DiskKind, HyperVGeneration, OsProperties, OsState, OsType, StorageAccountType
+from imgstore.domain.resources import DiskKind, OsProperties, OsState
 from imgstore.operations.disks import disks
 from imgstore.operations.machines import images
 from imgstore.wire.json_text import Json
@@ -40,7 +40,14 @@ def image() -> None:
     """Manage managed images."""
 
 
-@image.command(table=_TABLE, example=_CREATE_EXAMPLE)
+def _read_request(**given: Any) -> dict[str, Any]:
+    words = ("os_type", "os_state", "hyper_v_generation")
+    os_properties = OsProperties(**{word: given.pop(word) for word in words})
+    sources = given.pop("data_sources") or ()
+    return {"request": ImageRequest(**given, os_properties=os_properties, data_sources=sources)}
+
+
+@image.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_request)
 @options.group
 @options.resource_name("managed image")
 @click.option(
@@ -72,34 +79,11 @@ def image() -> None:
 )
 @options.source_format
 @options.tags
-def create(
-    group: str,
-    name: str,
-    source: str,
-    data_sources: Sequence[str] | None,
-    os_type: OsType | None,
-    os_state: OsState | None,
-    hyper_v_generation: HyperVGeneration | None,
-    location: str | None,
-    storage_account_type: StorageAccountType | None,
-    source_format: DiskFormat | None,
-    tags: Mapping[str, str] | None,
-) -> Json:
+def create(request: ImageRequest) -> Json:
     """Create a managed image.
 
     An interrupted command resumes when the same line runs again.
     """
-    request = ImageRequest(
-        group=group,
-        name=name,
-        source=source,
-        data_sources=data_sources or (),
-        location=location,
-        storage_account_type=storage_account_type,
-        os_properties=OsProperties(os_type=os_type, os_state=os_state, hyper_v_generation=hyper_v_generation),
-        source_format=source_format,
-        tags=tags,
-    )
     with open_session() as session:
         return image_json(session.run(images.create_image, request))
 

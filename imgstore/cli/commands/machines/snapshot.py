@@ -1,6 +1,6 @@
 """``imgstore snapshot``: full snapshots of disks."""
 
-from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -8,10 +8,9 @@ from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import open_session
-from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import DiskRequest
-from imgstore.domain.resources import DiskKind, HyperVGeneration, OsProperties, OsType, StorageAccountType
+from imgstore.domain.resources import DiskKind
 from imgstore.operations.disks import disks
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.wire.json_text import Json
@@ -37,7 +36,11 @@ def snapshot() -> None:
     """Manage full snapshots."""
 
 
-@snapshot.command(table=_TABLE, example=_CREATE_EXAMPLE)
+def _read_request(**given: Any) -> dict[str, Any]:
+    return {"request": options.read_disk_request(given, DiskKind.SNAPSHOT)}
+
+
+@snapshot.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_request)
 @options.group
 @options.resource_name("snapshot")
 @click.option(
@@ -55,32 +58,11 @@ def snapshot() -> None:
 @options.hyper_v_generation
 @options.source_format
 @options.tags
-def create(
-    group: str,
-    name: str,
-    source: str,
-    location: str | None,
-    storage_account_type: StorageAccountType | None,
-    os_type: OsType | None,
-    hyper_v_generation: HyperVGeneration | None,
-    source_format: DiskFormat | None,
-    tags: Mapping[str, str] | None,
-) -> Json:
+def create(request: DiskRequest) -> Json:
     """Create a full snapshot of a disk, a snapshot or a file.
 
     An interrupted command resumes when the same line runs again.
     """
-    request = DiskRequest(
-        kind=DiskKind.SNAPSHOT,
-        group=group,
-        name=name,
-        source=source,
-        location=location,
-        storage_account_type=storage_account_type,
-        os_properties=OsProperties(os_type=os_type, hyper_v_generation=hyper_v_generation),
-        source_format=source_format,
-        tags=tags,
-    )
     with open_session() as session:
         return disk_json(session.run(create_from_source, request))
 

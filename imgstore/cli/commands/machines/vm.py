@@ -1,6 +1,6 @@
 """``imgstore vm``: records of machines with their disks. No machine is started."""
 
-from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -11,7 +11,6 @@ from imgstore.cli.framework.session import open_session
 from imgstore.domain.machines import SIZE
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import MachineRequest, OsProfile
-from imgstore.domain.resources import OsType
 from imgstore.operations.machines import machines
 from imgstore.operations.machines.create import create_machine
 from imgstore.wire.json_text import Json
@@ -38,7 +37,13 @@ def vm() -> None:
     """Manage records of virtual machines. No machine is started."""
 
 
-@vm.command(table=_TABLE, example=_CREATE_EXAMPLE)
+def _read_request(**given: Any) -> dict[str, Any]:
+    profile = OsProfile(admin_username=given.pop("admin_username"), computer_name=given.pop("computer_name"))
+    attached = [word for word in given.pop("attach_data_disks") or () if word]
+    return {"request": MachineRequest(**given, profile=profile, attach_data_disks=attached)}
+
+
+@vm.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_request)
 @options.group
 @options.resource_name("virtual machine")
 @options.location("Region of the machine. Default: the region of an attached OS disk, else the region of the group.")
@@ -71,39 +76,12 @@ def vm() -> None:
 )
 @click.option("--specialized", is_flag=True, help="Require a specialized image, which takes no user and no host name.")
 @options.tags
-def create(
-    group: str,
-    name: str,
-    location: str | None,
-    image: str | None,
-    attach_os_disk: str | None,
-    attach_data_disks: Sequence[str] | None,
-    os_type: OsType | None,
-    size: str | None,
-    admin_username: str | None,
-    computer_name: str | None,
-    tags: Mapping[str, str] | None,
-    *,
-    specialized: bool,
-) -> Json:
+def create(request: MachineRequest) -> Json:
     """Create the record of a machine with new disks from one replica, or with existing disks.
 
     No machine is started. An interrupted command resumes when the same line runs again. On an existing machine the command
     changes the size and the tags.
     """
-    request = MachineRequest(
-        group=group,
-        name=name,
-        location=location,
-        image=image,
-        attach_os_disk=attach_os_disk,
-        attach_data_disks=[word for word in attach_data_disks or () if word],
-        os_type=os_type,
-        size=size,
-        profile=OsProfile(admin_username=admin_username, computer_name=computer_name),
-        specialized=specialized,
-        tags=tags,
-    )
     with open_session() as session:
         return machine_json(session.run(create_machine, request))
 
