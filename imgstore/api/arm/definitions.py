@@ -53,7 +53,7 @@ async def patch(context: Context, group: str, gallery: str, definition: str) -> 
 async def show(context: Context, group: str, gallery: str, definition: str) -> Response:
     """Serve Azure's GalleryImages_Get."""
     place = {"group": group, "gallery": gallery, "name": definition}
-    found = await context.run(lambda at: at.run(definitions.show_definition, **place))
+    found = await context.run_operation(definitions.show_definition, **place)
     return context.resource_response(_json(found), _KIND)
 
 

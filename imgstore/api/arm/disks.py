@@ -58,7 +58,7 @@ def _add_routes(kind: DiskKind, tag: str) -> None:
 
     @router.get(one, summary=f"Show {noun}", tags=tags, name=f"show_{kind}")
     async def show(context: Context, group: str, disk: str) -> Response:
-        found = await context.run(lambda at: at.run(disks.show_disk, group=group, name=disk, kind=kind))
+        found = await context.run_operation(disks.show_disk, group=group, name=disk, kind=kind)
         return context.resource_response(disk_json(found), of)
 
     @router.get(all_of_group, summary=f"List the {kind} of a resource group", tags=tags, name=f"list_{kind}_of_group")
@@ -106,15 +106,13 @@ def _place(request: Mapping[str, Any]) -> dict[str, Any]:
 async def begin_access(context: Context, group: str, disk: str) -> Response:
     """Serve Azure's Disks_GrantAccess. The answer is 200, because the grant is complete at once."""
     body = read_access(await context.read_json())
-    url = await context.run(
-        lambda at: at.run(
-            grant_access,
-            group=group,
-            name=disk,
-            level=body.level,
-            duration_seconds=body.duration_seconds,
-            server_url=context.base_url,
-        )
+    url = await context.run_operation(
+        grant_access,
+        group=group,
+        name=disk,
+        level=body.level,
+        duration_seconds=body.duration_seconds,
+        server_url=context.base_url,
     )
     return json_response(200, {"accessSAS": url})
 

@@ -57,7 +57,7 @@ async def show(
     expand: Annotated[str | None, Query(alias="$expand", description="SharingProfile/Groups")] = None,
 ) -> Response:
     """Serve Azure's Galleries_Get."""
-    found = await context.run(lambda at: at.run(galleries.show_gallery, group=group, name=gallery))
+    found = await context.run_operation(galleries.show_gallery, group=group, name=gallery)
     groups = (select or "").lower() == "permissions" or (expand or "").lower() == "sharingprofile/groups"
     return context.resource_response(gallery_json(found, groups=groups), _KIND, compute_etag(gallery_json(found)))
 

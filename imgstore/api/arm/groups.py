@@ -42,13 +42,13 @@ async def put(context: Context, group: str) -> Response:
 @router.get(GROUP, summary="Show a resource group")
 async def show(context: Context, group: str) -> Response:
     """Serve Azure's ResourceGroups_Get."""
-    return context.resource_response(group_json(await context.run(lambda at: get_group(at, group))), _KIND)
+    return context.resource_response(group_json(await context.run(get_group, group)), _KIND)
 
 
 @router.head(GROUP, summary="Check whether a resource group exists", status_code=204)
 async def exists(context: Context, group: str) -> Response:
     """Serve Azure's ResourceGroups_CheckExistence."""
-    found = await context.run(lambda at: _find_group(at, group))
+    found = await context.run(_find_group, group)
     return Response(status_code=404 if found is None else 204)
 
 
@@ -67,13 +67,13 @@ async def delete(context: Context, group: str) -> Response:
 @router.get(PROVIDER, summary="Show a resource provider")
 async def show_provider(context: Context, provider: str) -> Response:
     """Serve Azure's Providers_Get. All providers are registered."""
-    return json_response(200, await context.run(lambda at: _provider_json(at, provider)))
+    return json_response(200, await context.run(_provider_json, provider))
 
 
 @router.post(f"{PROVIDER}/register", summary="Register a resource provider")
 async def register(context: Context, provider: str) -> Response:
     """Serve Azure's Providers_Register. The registration has no effect."""
-    return json_response(200, await context.run(lambda at: _provider_json(at, provider)))
+    return json_response(200, await context.run(_provider_json, provider))
 
 
 @router.get(f"{SUBSCRIPTION}/locations", summary="List the regions")

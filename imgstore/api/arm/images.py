@@ -46,7 +46,7 @@ async def patch(context: Context, group: str, image: str) -> Response:
 @router.get(_IMAGE, summary="Show a managed image")
 async def show(context: Context, group: str, image: str) -> Response:
     """Serve Azure's Images_Get."""
-    return context.resource_response(image_json(await context.run(lambda at: _show(at, group, image))), _KIND)
+    return context.resource_response(image_json(await context.run(_show, group, image)), _KIND)
 
 
 @router.get(_IMAGES, summary="List the managed images of a resource group")

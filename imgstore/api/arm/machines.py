@@ -60,7 +60,7 @@ async def show(
     expand: Annotated[str | None, Query(alias="$expand", description="instanceView")] = None,
 ) -> Response:
     """Serve Azure's VirtualMachines_Get."""
-    found = await context.run(lambda at: _show(at, group, machine))
+    found = await context.run(_show, group, machine)
     body = machine_json(found)
     tag = compute_etag(body)
     if (expand or "").lower() == _INSTANCE_VIEW:
@@ -107,7 +107,7 @@ async def delete(context: Context, group: str, machine: str) -> Response:
 @router.post(f"{_MACHINE}/generalize", summary="Mark a virtual machine as generalized")
 async def generalize(context: Context, group: str, machine: str) -> Response:
     """Serve Azure's VirtualMachines_Generalize. The change is complete with the answer."""
-    await context.run(lambda at: at.run(machines.generalize_machine, group=group, name=machine))
+    await context.run_operation(machines.generalize_machine, group=group, name=machine)
     return Response(status_code=200)
 
 

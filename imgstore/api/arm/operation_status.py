@@ -21,7 +21,7 @@ async def show(context: Context, operation: str, monitor: bool = False) -> Respo
 
     With ``monitor=true``, answer 202 while the operation runs, then 200 without a body, or the error of the operation.
     """
-    found = await context.run(lambda at: at.run(show_operation, operation))
+    found = await context.run_operation(show_operation, operation)
     return (
         _monitor_response(context, found)
         if monitor

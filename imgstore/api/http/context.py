@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 
@@ -23,7 +23,7 @@ from imgstore.api.http.long_running import AcceptedOperation, OperationRunner, S
 from imgstore.api.http.paths import parse_resource_id, parse_resource_type
 from imgstore.api.http.rate_limits import RateLimiter
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, ScopeNotFound
-from imgstore.domain.identity.access import has_related_role
+from imgstore.domain.identity.access import Principal, has_related_role
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.strict_json import finite_json, read_json
 from imgstore.operations.gallery.subscriptions import check_subscription_known
@@ -33,6 +33,7 @@ from imgstore.transfer.ranges import CACHE_BYTES
 from imgstore.wire.api_versions import Kind, check_api_version, remove_newer_fields
 from imgstore.wire.json_text import Json
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _WRITER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -167,15 +168,22 @@ class RequestContext:
             logins.submit(authority.read_issuer(header), lambda: str(authority.authenticate(header).uid))
         )
 
-    async def run(self, work: Callable[[Session], _T]) -> _T:
-        """Authenticate the caller and run `work`, in a thread of the request pool.
+    async def run(self, work: Callable[Concatenate[Session, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Authenticate the caller and run `work` with a session, in a thread of the request pool.
 
         Raises:
             Unauthenticated, AccessDenied, ScopeNotFound, InvalidInput, TooManyRequests: see `session`.
             CallerQueueFull, PoolQueueFull: too many requests wait.
         """
         requests = self.server.pools.requests
-        return await asyncio.wrap_future(requests.submit(await self.find_caller(), lambda: work(self.session())))
+        caller = await self.find_caller()
+        return await asyncio.wrap_future(requests.submit(caller, lambda: work(self.session(), *args, **kwargs)))
+
+    async def run_operation(
+        self, operation: Callable[Concatenate[Installation, Principal, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Run an operation of the installation for the caller. See `run`."""
+        return await self.run(lambda session: session.run(operation, *args, **kwargs))
 
     async def begin(self, kind: str, /, **request: Any) -> AcceptedOperation:
         """Start a command that may take long. Wait until the command is accepted or refused."""

@@ -2,8 +2,9 @@
 
 import ipaddress
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -148,18 +149,9 @@ def serve(
     dev_tls: bool,
     insecure_http: bool,
     no_worker: bool,
-    retry_after_seconds: int,
-    page_items: int,
     cache_bytes: int | None,
-    rate_limit_factor: int,
-    connections_max: int,
-    connections_per_address_max: int,
-    head_seconds: float,
-    keep_alive_seconds: float,
-    body_idle_seconds: float,
-    body_bytes_per_second_min: int,
     trusted_proxies: tuple[str, ...],
-    secret_failures_max: int,
+    **limits: Any,
 ) -> None:
     """Serve Azure's API for az and Azure's SDKs, until SIGTERM or SIGINT.
 
@@ -202,22 +194,14 @@ def serve(
         also = tuple(f"{scheme}://{name}:{taken}" for name in ("localhost", "127.0.0.1", "[::1]"))
         administrator = create_first_administrator(session.installation)
         authority = TokenAuthority(session.installation, here, audiences=(*AUDIENCES, *also))
+        names = [each.name for each in fields(ConnectionLimits) if each.name in limits]
+        connections = ConnectionLimits(**{name: limits.pop(name) for name in names})
         settings = ServerSettings(
             leaves_replicas=no_worker,
-            retry_after_seconds=retry_after_seconds,
-            page_items=page_items,
-            rate_limit_factor=rate_limit_factor,
             cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
-            connections=ConnectionLimits(
-                connections_max=connections_max,
-                connections_per_address_max=connections_per_address_max,
-                head_seconds=head_seconds,
-                keep_alive_seconds=keep_alive_seconds,
-                body_idle_seconds=body_idle_seconds,
-                body_bytes_per_second_min=body_bytes_per_second_min,
-            ),
+            connections=connections,
             trusted_proxies=parse_networks(trusted_proxies),
-            secret_failures_max=secret_failures_max,
+            **limits,
         )
         app = make_application(session.installation, authority, settings)
         lines = _lines(session, here, bundle, administrator)
