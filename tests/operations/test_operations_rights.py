@@ -18,7 +18,15 @@ from imgstore.domain.identity.access import Action, Grant, Principal, Role
 from imgstore.domain.identity.principals import PrincipalKind
 from imgstore.domain.names import ImageReference, SharedReference, VersionName
 from imgstore.domain.paging import PageRequest
-from imgstore.domain.requests import DiskRequest, ImageRequest, MachineRequest, ScrubRequest, UploadRequest
+from imgstore.domain.requests import (
+    DiskOfImageRequest,
+    DiskRequest,
+    ImageRequest,
+    MachineRequest,
+    ScrubRequest,
+    UploadRequest,
+    VersionSource,
+)
 from imgstore.domain.resources import DiskKind, OsType, VersionUpdate
 from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
@@ -38,7 +46,6 @@ VALUES: dict[str, Any] = {
     "definition": DEFINITION,
     "version": VersionName.parse("1.0.0"),
     "reference": REFERENCE,
-    "gallery_image_reference": REFERENCE,
     "location": "southcentralus",
     "publisher": "p",
     "offer": "o",
@@ -81,7 +88,8 @@ REQUESTS: dict[str, Any] = {
     "create_machine": MachineRequest(group=GROUP, name="x", image="x"),
     "create_from_source": DiskRequest(group=GROUP, name="x", source="x"),
     "create_upload": UploadRequest(group=GROUP, name="x", upload_bytes=1024),
-    "create_version": request(),
+    "create_disk": DiskOfImageRequest(group=GROUP, name="x", reference=REFERENCE),
+    "create_version": request(source=VersionSource(os_vhd_uri="none.vhd")),
     "publish_readers": request(),
     "publish_reader": request(),
     "scrub": ScrubRequest(),
@@ -147,8 +155,6 @@ def test_caller_without_the_right_is_refused(home: Installation, tmp_path: Path,
     operation = FOUND[name]
     arguments = dict(arguments_of(operation, name, home, tmp_path))
     plain = name.rpartition(".")[2]
-    if plain == "create_version":
-        arguments["os_vhd_uri"] = str(tmp_path / "none.vhd")
     if plain in EMPTY:
         assert neighbour or operation(home, caller, **arguments) == []
         return
