@@ -1,6 +1,6 @@
 """Commands for image versions through a server. Local files are uploaded without keys of the store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -8,23 +8,20 @@ import click
 from imgstore.cli.by_server.galleries import fetch_page
 from imgstore.cli.commands.galleries.image_version_changes import (
     ACCOUNTS_IGNORED,
-    changes_by_path,
-    check_condition,
+    Wait,
 )
-from imgstore.cli.framework import queries
 from imgstore.cli.framework.server_dispatch import ServerCommand, local_only
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.names import ImageReference, VersionName, compute_id, version_id
+from imgstore.domain.names import ImageReference, compute_id, version_id
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import VersionRequest
+from imgstore.domain.resources import VersionUpdate
 from imgstore.operations.gallery import wait as gallery_wait
 from imgstore.remote.local_disk import LocalDisk, local_path
 from imgstore.remote.publish import Sources, find_source, publish
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.client import image_id, needs_put, update_body
-from imgstore.wire.requests.generic_update import Edit
-from imgstore.wire.requests.version_update import edit_version
 
 _STATUS = {"$expand": "ReplicationStatus"}
 
@@ -90,13 +87,9 @@ def _disk(uri: str, form: DiskFormat | None, sha256: str | None = None) -> Local
     return uri
 
 
-def show(
-    asking: ServerCommand, *, group: str, gallery: str, definition: str, version: VersionName, expand: str | None
-) -> Json:
+def show(asking: ServerCommand, *, expand: str | None, **place: Any) -> Json:
     """`imgstore sig image-version show`."""
-    return asking.server.show(
-        version_id(asking.server.subscription, group, gallery, definition, version), **(_STATUS if expand else {})
-    )
+    return asking.server.show(version_id(asking.server.subscription, **place), **(_STATUS if expand else {}))
 
 
 def list_versions(asking: ServerCommand, *, group: str, gallery: str, definition: str, page: PageRequest) -> Json:
@@ -105,22 +98,12 @@ def list_versions(asking: ServerCommand, *, group: str, gallery: str, definition
     return fetch_page(asking, above, page)
 
 
-def update(
-    asking: ServerCommand,
-    *,
-    group: str,
-    gallery: str,
-    definition: str,
-    version: VersionName,
-    edits: Sequence[Edit],
-    force_string: bool,
-    **asked: Any,
-) -> Json:
+def update(asking: ServerCommand, *, place: dict[str, Any], edit: Callable[[Json], VersionUpdate]) -> Json:
     """`imgstore sig image-version update`."""
     server = asking.server
-    found = version_id(server.subscription, group, gallery, definition, version)
+    found = version_id(server.subscription, **place)
     before = server.show(found)
-    change = edit_version(before, changes_by_path(asked), edits, force_string=force_string)
+    change = edit(before)
     body = update_body(change, before)
     if needs_put(change):
         server.put(found, body)
@@ -129,46 +112,23 @@ def update(
     return server.show(found, **_STATUS)
 
 
-def delete(
-    asking: ServerCommand,
-    *,
-    group: str,
-    gallery: str,
-    definition: str,
-    version: VersionName,
-    bypass_soft_delete: bool | None,
-) -> None:
+def delete(asking: ServerCommand, *, bypass_soft_delete: bool | None, **place: Any) -> None:
     """`imgstore sig image-version delete`."""
-    found = version_id(asking.server.subscription, group, gallery, definition, version)
+    found = version_id(asking.server.subscription, **place)
     asking.server.delete(found, **({"bypassSoftDelete": "true"} if bypass_soft_delete else {}))
 
 
-def wait(
-    asking: ServerCommand,
-    *,
-    group: str,
-    gallery: str,
-    definition: str,
-    version: VersionName,
-    custom: Any,
-    interval: int,
-    timeout: int,
-    created: bool,
-    updated: bool,
-    deleted: bool,
-    exists: bool,
-) -> None:
+def wait(asking: ServerCommand, *, place: dict[str, Any], asked: Wait) -> None:
     """`imgstore sig image-version wait`."""
-    check_condition(custom, made=created or updated, deleted=deleted, exists=exists)
     server = asking.server
-    found = version_id(server.subscription, group, gallery, definition, version)
+    found = version_id(server.subscription, **place)
     gallery_wait.look_until(
         lambda: server.find(found, **_STATUS),
-        _condition(custom, made=created or updated, deleted=deleted),
+        asked.condition(lambda view: view, _is_made),
         state=_state,
-        target=str(version),
-        interval_seconds=interval,
-        timeout_seconds=timeout,
+        target=str(place["version"]),
+        interval_seconds=asked.interval_seconds,
+        timeout_seconds=asked.timeout_seconds,
         monotonic=server.connection.monotonic,
         pause=server.connection.pause,
     )
@@ -176,15 +136,6 @@ def wait(
 
 def _state(view: Json) -> str:
     return str(view["properties"]["provisioningState"])
-
-
-def _condition(custom: Any, *, made: bool, deleted: bool) -> Callable[[Json], bool]:
-    """Return the condition of a wait on a shown version; None without a condition."""
-    if custom is not None:
-        return lambda view: view is not None and bool(queries.search(view, custom, "--custom"))
-    if made:
-        return _is_made
-    return (lambda view: view is None) if deleted else (lambda view: view is not None)
 
 
 def _is_made(view: Json) -> bool:

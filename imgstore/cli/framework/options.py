@@ -52,9 +52,9 @@ def resource_name(what: str) -> Decorator:
     return click.option("-n", "--name", "name", required=True, metavar="NAME", help=f"Name of the {what}.")
 
 
-def location(text: str, *, required: bool = False) -> Decorator:
+def location(text: str, **attrs: Any) -> Decorator:
     """Make the option ``-l/--location``."""
-    return click.option("-l", "--location", required=required, metavar="REGION", help=text)
+    return click.option("-l", "--location", metavar="REGION", help=text, **attrs)
 
 
 group: Final = click.option(

@@ -4,7 +4,7 @@ A command that shows a version needs the catalog alone. A command that changes a
 takes 100 ms.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -13,7 +13,6 @@ from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import open_session
-from imgstore.domain.names import VersionName
 from imgstore.domain.paging import PageRequest
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.wire.json_text import Json
@@ -64,25 +63,18 @@ sig_share.attach_versions(image_version)
     metavar="ReplicationStatus",
     help="Also show the state and the progress of each replica.",
 )
-def show(group: str, gallery: str, definition: str, version: VersionName, expand: str | None) -> Json:
+def show(*, expand: str | None, **place: Any) -> Json:
     """Show an image version."""
     with open_session() as session:
-        found = session.run(
-            gallery_versions.show_version, group=group, gallery=gallery, definition=definition, version=version
-        )
+        found = session.run(gallery_versions.show_version, **place)
         return version_json(found, session.display_names, replication_status=expand is not None)
 
 
 @image_version.command("list", table=TABLE, example="imgstore sig image-version list -g rg -r myGallery -i ubuntu")
 @options.definition_path
 @options.together(*options.pages)
-def list_(group: str, gallery: str, definition: str, page: PageRequest) -> Json:
+def list_(*, page: PageRequest, **place: Any) -> Json:
     """List the versions of an image definition."""
     with open_session() as session:
         names = session.display_names
-        return [
-            version_json(each, names)
-            for each in session.page(
-                gallery_versions.page_versions, page, group=group, gallery=gallery, definition=definition
-            )
-        ]
+        return [version_json(each, names) for each in session.page(gallery_versions.page_versions, page, **place)]

@@ -1,8 +1,9 @@
 """``imgstore sig image-version``: commands that create and change image versions."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -33,6 +34,8 @@ from imgstore.wire.requests.arguments import (
 from imgstore.wire.requests.generic_update import Edit
 from imgstore.wire.requests.version_update import edit_version, target_regions_json
 from imgstore.wire.responses.resources import soft_deleted_json, version_json
+
+_V = TypeVar("_V")
 
 _SOFT_TABLE = columns(
     Name="name",
@@ -291,7 +294,25 @@ def create(request: VersionRequest, *, wait: bool, names_accounts: bool) -> Json
         return version_json(made, session.display_names, replication_status=True)
 
 
-@image_version.command(table=TABLE, example=_UPDATE_EXAMPLE)
+def _read_update(
+    *, group: str, gallery: str, definition: str, version: VersionName, edits: Sequence[Edit], **given: Any
+) -> dict[str, Any]:
+    """Make the change of a version from the options: a function from the present version to the update."""
+    force_string, ends = given["force_string"], given["end_of_life_date"]
+    by_path = {
+        "publishingProfile.targetRegions": target_regions_json(given["target_regions"]),
+        "publishingProfile.replicaCount": given["replica_count"],
+        "publishingProfile.excludeFromLatest": given["exclude_from_latest"],
+        "publishingProfile.endOfLifeDate": None if ends is None else instant(ends),
+        "safetyProfile.allowDeletionOfReplicatedLocations": given["allow_replicated_location_deletion"],
+        "safetyProfile.blockDeletionBeforeEndOfLife": given["block_deletion_before_end_of_life"],
+        "tags": given["tags"],
+    }
+    place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
+    return {"place": place, "edit": lambda before: edit_version(before, by_path, edits, force_string=force_string)}
+
+
+@image_version.command(table=TABLE, example=_UPDATE_EXAMPLE, parsed=_read_update)
 @options.version_path
 @click.option(
     "--target-regions",
@@ -311,49 +332,16 @@ def create(request: VersionRequest, *, wait: bool, names_accounts: bool) -> Json
 @options.together(*_LIFE)
 @options.tags
 @options.together(*options.updates)
-def update(
-    group: str,
-    gallery: str,
-    definition: str,
-    version: VersionName,
-    edits: Sequence[Edit],
-    *,
-    force_string: bool,
-    **asked: Any,
-) -> Json:
+def update(place: dict[str, Any], edit: Callable[[Json], VersionUpdate]) -> Json:
     """Change an image version's target regions, replica counts and properties.
 
     New replicas are copied. Replicas that are no target any more are removed, and bytes that no other disk or version needs
     are freed. An interrupted command resumes when the same line runs again, also without a change.
     """
     with open_session() as session:
-        found = session.run(
-            gallery_versions.show_version, group=group, gallery=gallery, definition=definition, version=version
-        )
-        before = version_json(found, session.display_names)
-        changed = session.run(
-            versions_update.update_version,
-            group=group,
-            gallery=gallery,
-            definition=definition,
-            version=version,
-            update=edit_version(before, changes_by_path(asked), edits, force_string=force_string),
-        )
+        before = version_json(session.run(gallery_versions.show_version, **place), session.display_names)
+        changed = session.run(versions_update.update_version, **place, update=edit(before))
         return version_json(changed, session.display_names, replication_status=True)
-
-
-def changes_by_path(said: Mapping[str, Any]) -> dict[str, Json]:
-    """Make the changes of `update` from the options, by path. None without a change."""
-    ends = said["end_of_life_date"]
-    return {
-        "publishingProfile.targetRegions": target_regions_json(said["target_regions"]),
-        "publishingProfile.replicaCount": said["replica_count"],
-        "publishingProfile.excludeFromLatest": said["exclude_from_latest"],
-        "publishingProfile.endOfLifeDate": None if ends is None else instant(ends),
-        "safetyProfile.allowDeletionOfReplicatedLocations": said["allow_replicated_location_deletion"],
-        "safetyProfile.blockDeletionBeforeEndOfLife": said["block_deletion_before_end_of_life"],
-        "tags": said["tags"],
-    }
 
 
 @image_version.command(example="imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0")
@@ -364,26 +352,13 @@ def changes_by_path(said: Mapping[str, Any]) -> dict[str, Json]:
     help="Delete at once in a gallery with soft delete, also a soft-deleted version.",
 )
 @options.yes_ignored
-def delete(
-    group: str,
-    gallery: str,
-    definition: str,
-    version: VersionName,
-    bypass_soft_delete: bool | None,  # noqa: FBT001 - click calls by keyword
-) -> None:
+def delete(*, bypass_soft_delete: bool | None, **place: Any) -> None:
     """Delete an image version. Managed disks made from the version stay.
 
     In a gallery with soft delete, `undelete` restores the version during the retention period.
     """
     with open_session() as session:
-        session.run(
-            versions_delete.delete_version,
-            group=group,
-            gallery=gallery,
-            definition=definition,
-            version=version,
-            bypass_soft_delete=bool(bypass_soft_delete),
-        )
+        session.run(versions_delete.delete_version, **place, bypass_soft_delete=bool(bypass_soft_delete))
 
 
 @image_version.command(
@@ -392,38 +367,65 @@ def delete(
     example="imgstore sig image-version list-soft-deleted -g rg -r myGallery -i ubuntu",
 )
 @options.definition_path
-def list_soft_deleted(group: str, gallery: str, definition: str) -> Json:
+def list_soft_deleted(**place: Any) -> Json:
     """List the soft-deleted versions of an image definition, with the end of their retention."""
     with open_session() as session:
-        found = session.run(versions_delete.list_soft_deleted, group=group, gallery=gallery, definition=definition)
-        return [soft_deleted_json(each) for each in found]
+        return [soft_deleted_json(each) for each in session.run(versions_delete.list_soft_deleted, **place)]
 
 
 @image_version.command(table=TABLE, example="imgstore sig image-version undelete -g rg -r myGallery -i ubuntu -e 1.0.0")
 @options.version_path
-@options.location("Accepted for compatibility with az, and ignored.")
+@options.location("Accepted for compatibility with az, and ignored.", expose_value=False)
 @options.tags
-def undelete(
-    group: str,
-    gallery: str,
-    definition: str,
-    version: VersionName,
-    location: str | None,  # noqa: ARG001 - it stays where it is
-    tags: Mapping[str, str] | None,
-) -> Json:
+def undelete(*, tags: Mapping[str, str] | None, **place: Any) -> Json:
     """Restore a soft-deleted image version."""
-    where: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition}
     with open_session() as session:
-        found = session.run(versions_delete.undelete_version, **where, version=version)
+        found = session.run(versions_delete.undelete_version, **place)
         if tags is not None:
-            found = session.run(
-                versions_update.update_version, **where, version=version, update=VersionUpdate(tags=tags)
-            )
+            found = session.run(versions_update.update_version, **place, update=VersionUpdate(tags=tags))
         return version_json(found, session.display_names)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """The condition and the limits of `wait`."""
+
+    custom: Any
+    """A compiled query on the shown version. None waits for another condition."""
+    made: bool
+    deleted: bool
+    interval_seconds: int
+    timeout_seconds: int
+
+    def condition(
+        self, show: Callable[[_V], Json], is_made: Callable[[_V | None], bool]
+    ) -> Callable[[_V | None], bool]:
+        """Return the condition for a version, or for None while no such version exists.
+
+        Args:
+            show: returns the JSON of a version.
+            is_made: returns whether the version is complete in all target regions.
+        """
+        if self.custom is not None:
+            return lambda view: view is not None and bool(queries.search(show(view), self.custom, "--custom"))
+        if self.made:
+            return is_made
+        return (lambda view: view is None) if self.deleted else (lambda view: view is not None)
+
+
+def _read_wait(
+    *, created: bool, updated: bool, deleted: bool, exists: bool, custom: Any, interval: int, timeout: int, **place: Any
+) -> dict[str, Any]:
+    made = created or updated
+    if made + deleted + exists + (custom is not None) != 1:
+        raise click.UsageError("one of --created, --updated, --deleted, --exists and --custom JMESPATH is needed.")
+    asked = Wait(custom=custom, made=made, deleted=deleted, interval_seconds=interval, timeout_seconds=timeout)
+    return {"place": place, "asked": asked}
+
+
 @image_version.command(
-    example="imgstore sig image-version wait -g rg -r myGallery -i ubuntu -e 1.0.0 --created --timeout 7200"
+    example="imgstore sig image-version wait -g rg -r myGallery -i ubuntu -e 1.0.0 --created --timeout 7200",
+    parsed=_read_wait,
 )
 @options.version_path
 @click.option("--created", is_flag=True, help="Wait until the version is complete in all target regions.")
@@ -442,20 +444,7 @@ def undelete(
 @click.option(
     "--timeout", type=click.IntRange(0), default=3600, metavar="SECONDS", help="Seconds to wait at most. Default: 3600."
 )
-def wait(
-    group: str,
-    gallery: str,
-    definition: str,
-    version: VersionName,
-    custom: Any,
-    interval: int,
-    timeout: int,
-    *,
-    created: bool,
-    updated: bool,
-    deleted: bool,
-    exists: bool,
-) -> None:
+def wait(place: dict[str, Any], asked: Wait) -> None:
     """Wait until an image version is created, updated or deleted, or fulfils a query."""
     with open_session() as session:
         names = session.display_names
@@ -465,29 +454,8 @@ def wait(
 
         session.run(
             gallery_wait.wait_for_version,
-            group=group,
-            gallery=gallery,
-            definition=definition,
-            version=version,
-            until=_condition(show, custom, made=created or updated, deleted=deleted, exists=exists),
-            interval_seconds=interval,
-            timeout_seconds=timeout,
+            **place,
+            until=asked.condition(show, gallery_wait.is_made),
+            interval_seconds=asked.interval_seconds,
+            timeout_seconds=asked.timeout_seconds,
         )
-
-
-def check_condition(custom: Any, *, made: bool, deleted: bool, exists: bool) -> None:
-    """Check that the line names one condition."""
-    if made + deleted + exists + (custom is not None) != 1:
-        raise click.UsageError("one of --created, --updated, --deleted, --exists and --custom JMESPATH is needed.")
-
-
-def _condition(
-    show: Callable[[VersionView], Json], custom: Any, *, made: bool, deleted: bool, exists: bool
-) -> Callable[[VersionView | None], bool]:
-    """Return the condition of the wait."""
-    check_condition(custom, made=made, deleted=deleted, exists=exists)
-    if custom is not None:
-        return lambda view: view is not None and bool(queries.search(show(view), custom, "--custom"))
-    if made:
-        return gallery_wait.is_made
-    return (lambda view: view is None) if deleted else (lambda view: view is not None)
