@@ -121,7 +121,7 @@ class InvalidRegions(InvalidInput):
         text = "; ".join(faults)
         super().__init__(
             f"{path} cannot be used: {text}",
-            expected="a valid regions document, as described in README.md",
+            expected="a valid regions document, as described in docs/regions-and-stores.md",
             hint=f"correct {path} and run `imgstore regions check`",
             target=path,
         )

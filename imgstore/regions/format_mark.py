@@ -75,7 +75,7 @@ class FormatMark:
                 expected=", ".join(f"{name} {getattr(self, name)}" for name in names),
                 hint="use the version of imgstore that wrote the object"
                 if names == ["layout"]
-                else "correct the endpoint or bucket in regions.yaml, or use the data home that owns this bucket",
+                else "correct the endpoint or bucket in regions.yaml, or use the home and the database that own this bucket",
                 target=where,
             )
 

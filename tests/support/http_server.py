@@ -128,15 +128,20 @@ def start_web(
         server.server_close()
 
 
-def make_certificate(folder: Path, names: Sequence[str]) -> tuple[ssl.SSLContext, Path]:
-    """Return a server's TLS context for names or addresses, and the file of the issuing authority."""
+def make_certificate(
+    folder: Path, names: Sequence[str], *, later: timedelta = timedelta()
+) -> tuple[ssl.SSLContext, Path]:
+    """Return a server's TLS context for names or addresses, and the file of the issuing authority.
+
+    The certificate is valid for a day before and after now. `later` moves both times.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "imgstore test")])
-    now = datetime.now(UTC)
+    now = datetime.now(UTC) + later
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)

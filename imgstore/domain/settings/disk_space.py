@@ -25,6 +25,12 @@ def allow_all_scratch(_work: Path, _needed_bytes: int) -> None:
     """Permit every use of scratch: a `CheckScratch` for a program without an installation."""
 
 
+_FREE_HINT: Final = "delete unneeded images and disks and run `imgstore gc`, or free space in the file system"
+_SCRATCH_HINT: Final = (
+    "free space in the file system, or use a raw or VHD file, which needs almost no scratch (`qemu-img convert -O raw`)"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskSpace:
     """The limits of one machine: the table ``[disk_space]`` of settings.toml."""
@@ -49,12 +55,13 @@ class DiskSpace:
         free_bytes, reserve_bytes = self._free(place)
         return free_bytes is None or free_bytes - needed_bytes >= reserve_bytes
 
-    def check_free_space(self, place: Path, needed_bytes: int) -> None:
+    def check_free_space(self, place: Path, needed_bytes: int, hint: str = _FREE_HINT) -> None:
         """Refuse a write that would use the reserve.
 
         Args:
             place: a file or folder in the file system of the write.
             needed_bytes: the length of the write.
+            hint: the steps to free space.
 
         Raises:
             StoreFull: less than the reserve would be free afterwards.
@@ -65,7 +72,7 @@ class DiskSpace:
                 "No space is left outside of the reserve.",
                 found=f"{free_bytes} bytes free, {needed_bytes} bytes to write",
                 expected=f"{reserve_bytes} bytes that stay free (free_bytes_min)",
-                hint="delete unneeded images and disks and run `imgstore gc`, or free space in the file system",
+                hint=hint,
                 target=str(place),
             )
 
@@ -93,7 +100,7 @@ class DiskSpace:
                     hint=f"use a smaller disk, or a raw or VHD file, which needs no scratch, or {self.raise_hint(name)}",
                     target=str(place),
                 )
-        self.check_free_space(top, needed_bytes)
+        self.check_free_space(top, needed_bytes, _SCRATCH_HINT)
 
     def _free(self, place: Path) -> tuple[int | None, int]:
         """Return the bytes that are free for this user, and the reserve.

@@ -46,6 +46,10 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 _MESSAGE_CHARACTERS_MAX: Final = 400
 
+_LOG_HINT: Final = "replay the log of a copy with `qemu-img check -r all`, then use the copy"
+_LIMITS_HINT: Final = "convert the image without these limits to a raw file: `qemu-img convert -O raw`"
+_DETAILS_HINT: Final = "`qemu-img check` and `qemu-img info` show details"
+
 
 def find_qemu_img() -> str:
     """Return the path of qemu-img.
@@ -132,7 +136,7 @@ def _run(
         except BaseException as error:
             running.kill()
             if isinstance(error, subprocess.TimeoutExpired):
-                raise _refusal(image, f"no end after {seconds:,} seconds") from error
+                raise _refusal(image, f"no end after {seconds:,} seconds", _LIMITS_HINT) from error
             raise
     if running.returncode:
         raise _conversion_error(image, target, running.returncode, stderr.decode("utf-8", "replace"))
@@ -164,14 +168,16 @@ def _conversion_error(image: Path, target: Path, code: int, stderr: str) -> Imag
             hint="free space in that file system, or use a raw or VHD file, which needs no conversion",
             target=str(target.parent),
         )
-    return _refusal(image, message)
+    if "log that needs to be replayed" in stderr:
+        return _refusal(image, "a VHDX that was not closed: its log was not replayed", _LOG_HINT)
+    return _refusal(image, message, _LIMITS_HINT if code < 0 or "memory" in stderr else _DETAILS_HINT)
 
 
-def _refusal(image: Path, found: str) -> ImageRefused:
+def _refusal(image: Path, found: str, hint: str) -> ImageRefused:
     return ImageRefused(
         f"qemu-img could not convert {image}.",
         found=found,
         expected="an image that qemu-img reads within its limits of memory and time",
-        hint="`qemu-img check` and `qemu-img info` show details; Hyper-V must open a VHDX once to replay its log",
+        hint=hint,
         target=str(image),
     )

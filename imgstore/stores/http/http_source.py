@@ -39,6 +39,7 @@ from imgstore.domain.errors import (
     StoreUnreachable,
 )
 from imgstore.domain.stop_signal import StopSignal
+from imgstore.domain.tls_faults import find_tls_fault
 from imgstore.stores.http.timed_connection import RequestTimer, SourceConnections
 from imgstore.stores.wrappers.retry import Retrier
 
@@ -392,11 +393,12 @@ class HttpSource:
             return _Answer(status=answer.status, headers=answer.headers, body=body)
         except TlsError as error:
             self._stop.check()
+            fault = find_tls_fault(str(error))
             raise StoreError(
-                f"The server of '{redact_location(self._url)}' has no trusted certificate.",
+                f"The server of '{redact_location(self._url)}' {fault.problem}.",
                 found=str(error),
                 expected="a certificate for the host name, from an authority that this machine trusts",
-                hint="set SSL_CERT_FILE to the file of the authority",
+                hint=fault.hint or "set SSL_CERT_FILE to the file of the authority",
                 target=redact_location(self._url),
             ) from error
         except LocationParseError as error:

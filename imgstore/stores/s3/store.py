@@ -51,6 +51,7 @@ from imgstore.domain.errors import (
     StoreSilent,
     StoreUnreachable,
 )
+from imgstore.domain.tls_faults import find_tls_fault
 from imgstore.stores.errors import check_accepted, existing_object_error, missing_object_error
 from imgstore.stores.interface import (
     Accept,
@@ -107,13 +108,28 @@ _FULL: Final = frozenset(
 _DAMAGED: Final = frozenset(
     {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "InvalidChecksum"}
 )
-_PASSING: Final = frozenset(
+_BUSY: Final = frozenset(
     {
-        *("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "RequestTimeoutException"),
-        *("Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded", "OperationAborted"),
-        *("ConditionalRequestConflict", "BandwidthLimitExceeded", "XMinioServerNotInitialized", "IncompleteBody"),
+        *("SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded"),
+        "BandwidthLimitExceeded",
     }
 )
+_BUSY_HINT: Final = "wait, then run the same command again, which resumes; the owner of the store may raise the limit"
+_PASSING: Final = frozenset(
+    {
+        *("InternalError", "ServiceUnavailable", "RequestTimeout", "RequestTimeoutException", "OperationAborted"),
+        *("ConditionalRequestConflict", "XMinioServerNotInitialized", "IncompleteBody"),
+    }
+)
+_PASSING_HINT: Final = "run the same command again, which resumes; if the error stays, look into the log of the store"
+_FAILED_HINT: Final = "look up the code in the server's documentation, and check the region's entry in regions.yaml"
+_REGION_HINT: Final = "set signing_region of the zone in regions.yaml to the region that the store names"
+_FAILED_HINTS: Final = {
+    "AuthorizationHeaderMalformed": _REGION_HINT,
+    "PermanentRedirect": "set endpoint and signing_region of the zone to the region in which the bucket is",
+    "IllegalLocationConstraintException": _REGION_HINT,
+    "400": "check that the endpoint has https:// if the server uses TLS, and that the port is that of the S3 service",
+}
 _CREDENTIALS: Final = (
     vendor.NoCredentialsError,
     vendor.PartialCredentialsError,
@@ -404,11 +420,12 @@ class S3Store:
         except vendor.ConfigParseError as error:
             raise config_error(str(error)) from error
         except vendor.SSLError as error:
+            fault = find_tls_fault(str(error))
             raise StoreError(
-                f"{self.name} has no trusted certificate.",
+                f"{self.name} {fault.problem}.",
                 found=str(error),
-                expected="a certificate from an authority that this machine trusts",
-                hint="set AWS_CA_BUNDLE to the file of the authority",
+                expected="a certificate for the host of the endpoint, from an authority that this machine trusts",
+                hint=fault.hint or "set AWS_CA_BUNDLE to the file of the authority",
                 target=key,
             ) from error
         except _SILENT as error:
@@ -454,11 +471,13 @@ class S3Store:
                 hint="free some space in the store, then run the same command again, which resumes the work",
                 target=key,
             )
-        if code in _PASSING or status >= 500 or status == 429:
-            return self._unreachable_error(key, found)
+        if code in _BUSY or status == 429:
+            return self._unreachable_error(key, found, hint=_BUSY_HINT)
+        if code in _PASSING or status >= 500:
+            return self._unreachable_error(key, found, hint=_PASSING_HINT)
         if code in _DENIED or status in {401, 403}:
             return denied_error(self.name, key, code, found, skew)
-        return self._failed_error(key, found)
+        return self._failed_error(key, found, code)
 
     def _damaged_error(self, key: str | None, found: str) -> ObjectCorrupt:
         return ObjectCorrupt(
@@ -470,22 +489,26 @@ class S3Store:
         )
 
     def _unreachable_error(
-        self, key: str | None, found: str, kind: type[StoreUnreachable] = StoreUnreachable
+        self,
+        key: str | None,
+        found: str,
+        kind: type[StoreUnreachable] = StoreUnreachable,
+        hint: str = "check that the server runs and that the endpoint in regions.yaml is right, then run the command again",
     ) -> StoreUnreachable:
         return kind(
             f"{self.name} does not answer as expected.",
             found=found,
             expected="an answer of an S3 server",
-            hint="check that the server runs and that the endpoint in regions.yaml is right, then run the command again",
+            hint=hint,
             target=key,
         )
 
-    def _failed_error(self, key: str | None, found: str) -> StoreError:
+    def _failed_error(self, key: str | None, found: str, code: str = "") -> StoreError:
         return StoreError(
             f"{self.name} failed the request.",
             found=found,
             expected="a successful response",
-            hint="look up the code in the server's documentation, and check the region's entry in regions.yaml",
+            hint=_FAILED_HINTS.get(code, _FAILED_HINT),
             target=key,
         )
 
