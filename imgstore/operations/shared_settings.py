@@ -1,5 +1,6 @@
 """Import, show and apply the shared settings of an installation, which are stored in the catalog."""
 
+import io
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,6 +14,7 @@ from imgstore.domain.settings.disk_space import read_disk_space
 from imgstore.domain.settings.limits import DEFAULT_PRESET, Limits, read_limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maintenance
 from imgstore.domain.settings.shared import Difference, Values, as_document, differences, shared_values
+from imgstore.domain.text_encodings import find_encoding_fault
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 
@@ -38,13 +40,15 @@ def read_settings_file(file: Path) -> Mapping[str, Any] | None:
         InvalidInput: the file cannot be read, is not TOML, or contains an unknown or invalid setting.
     """
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
+        document = tomllib.loads(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read())
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        fault = None if isinstance(error, OSError) else find_encoding_fault(content)
         raise InvalidInput(
             f"The settings file {file} cannot be read.",
-            found=str(error),
+            found=fault or str(error),
             expected="a TOML document",
             hint="correct the file, or remove the file to use the limits of the installation "
             f"(initially {DEFAULT_PRESET})",

@@ -3,7 +3,9 @@
 import importlib.resources
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from decimal import Decimal
+from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -150,6 +152,8 @@ def _zone(name: str, section: Section, bucket: str, shared: str | None) -> Zone:
     if on_shared and bucket and not _BUCKET.fullmatch(zone_bucket):
         section.add_fault(f"the bucket's name '{zone_bucket}' on {SHARED_ENDPOINT} is longer than 63 characters")
     path_style = section.read_choice("path_style", {"true": True, "false": False}, default="true")
+    if path_style is False and endpoint and (text := _find_host_name_fault(endpoint, zone_bucket)):
+        section.add_fault(text, "path_style")
     return Zone(
         name=name,
         endpoint=endpoint.rstrip("/") if endpoint else None,
@@ -172,6 +176,19 @@ def _find_endpoint_fault(endpoint: str) -> str | None:
     plain = parts.path in {"", "/"} and not parts.query and not parts.fragment and port != 0
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or not plain:
         return f"'{endpoint}' is not http://host:port or https://host:port"
+    return None
+
+
+def _find_host_name_fault(endpoint: str, bucket: str) -> str | None:
+    """Describe why the bucket cannot be a part of the host name of a valid endpoint."""
+    parts = urlsplit(endpoint)
+    with suppress(ValueError):
+        ip_address(parts.hostname or "")
+        return (
+            f"false puts the bucket into the host name, and {parts.hostname} is an address; name the host, or use true"
+        )
+    if parts.scheme == "https" and "." in bucket:
+        return f"false needs a bucket without dots on https: no certificate covers {bucket}.{parts.hostname}"
     return None
 
 

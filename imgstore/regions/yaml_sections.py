@@ -12,6 +12,7 @@ import yaml
 
 from imgstore.domain.environment import strip_value
 from imgstore.domain.errors import InvalidRegions
+from imgstore.domain.text_encodings import find_encoding_fault
 
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^{}]*))?\}")
 _SECRET: Final = re.compile(r"secret|password|token|credential|access_?key", re.IGNORECASE)
@@ -22,6 +23,8 @@ _T = TypeVar("_T")
 def read_document(content: bytes, path: str) -> tuple[Any, list[str]]:
     """Parse the document into mappings, lists and texts, and return its duplicate keys as faults.
 
+    The document is UTF-8, or UTF-16 with a byte order mark (YAML 1.2, section 5.2).
+
     Raises:
         InvalidRegions: the document is not YAML.
     """
@@ -30,7 +33,8 @@ def read_document(content: bytes, path: str) -> tuple[Any, list[str]]:
         loader.name = path
         return loader.get_single_data(), loader.duplicates
     except (yaml.YAMLError, RecursionError) as error:
-        raise InvalidRegions(path, [f"the document is not YAML: {' '.join(str(error).split())}"]) from error
+        text = find_encoding_fault(content) or " ".join(str(error).split())
+        raise InvalidRegions(path, [f"the document is not YAML: {text}"]) from error
 
 
 class _TextLoader(yaml.BaseLoader):

@@ -11,7 +11,7 @@ from imgstore.cli.main import main
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.progress import ProgressEvent
 from imgstore.domain.settings.shared import as_document, differences, shared_values
-from imgstore.operations.shared_settings import apply_settings
+from imgstore.operations.shared_settings import apply_settings, read_settings_file
 from tests.support.sample_gallery import ADMIN, open_home
 
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.engine("postgresql"))]
@@ -37,6 +37,39 @@ def run(home: Path, *words: str) -> Result:
 def body(result: Result) -> Any:
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+TEXT = "[limits]\n# für alle\ngalleries_max = 7\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + TEXT.encode(),
+        TEXT.replace("\n", "\r\n").encode(),
+        b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode(),
+        TEXT.replace("\n", "\r").encode(),
+    ],
+    ids=["mark", "line ends of Windows", "both", "carriage returns"],
+)
+def test_files_of_other_editors_are_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "settings.toml").write_bytes(content)
+    assert read_settings_file(tmp_path / "settings.toml") == {"limits": {"galleries_max": 7}}
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (TEXT.encode("utf-16"), "the file is UTF-16; save the file as UTF-8"),
+        (TEXT.encode("utf-16-be"), "the file is UTF-16 or binary; save the file as UTF-8"),
+        (TEXT.encode("latin-1"), "line 2 has the byte 0xfc, which is not UTF-8; save the file as UTF-8"),
+    ],
+)
+def test_another_encoding_is_named(tmp_path: Path, content: bytes, found: str) -> None:
+    (tmp_path / "settings.toml").write_bytes(content)
+    with pytest.raises(InvalidInput) as caught:
+        read_settings_file(tmp_path / "settings.toml")
+    assert caught.value.found == found
 
 
 def test_settings_file_is_imported_once_and_applies_to_every_home(tmp_path: Path, database: str) -> None:

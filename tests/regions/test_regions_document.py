@@ -213,6 +213,22 @@ FAULTS = {
         changed(*REGION, "zones", "1", value={"path_style": "yes"}),
         "regions.ber.zones.1.path_style: 'yes'; the value must be true or false",
     ),
+    "the bucket before an address": (
+        changed(*REGION, "zones", "1", value={"endpoint": "http://[::1]:9000", "path_style": "false"}),
+        "regions.ber.zones.1.path_style: false puts the bucket into the host name, and ::1 is an address",
+    ),
+    "a bucket with dots before a host on https": (
+        changed(
+            *REGION,
+            value={
+                "bucket": "a.b",
+                "policy": "LRS",
+                "storage_account_types": ["Standard_LRS"],
+                "zones": {"1": {"endpoint": "https://s3.fra", "path_style": "false"}},
+            },
+        ),
+        "regions.ber.zones.1.path_style: false needs a bucket without dots on https",
+    ),
     "bad zone": (
         changed(*REGION, "zones", value={"../x": {}}),
         "regions.ber.zones.../x: '../x' can't be a zone's name",
@@ -333,6 +349,33 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\xd8regions")
     with pytest.raises(InvalidRegions, match="the document is not YAML"):
         load_regions(tmp_path / "binary.yaml", {})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + GOOD.lstrip().encode(),
+        GOOD.replace("\n", "\r\n").encode(),
+        b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode(),
+        GOOD.encode("utf-16"),
+    ],
+    ids=["mark", "line ends of Windows", "both", "UTF-16"],
+)
+def test_the_encodings_of_windows_are_read(content: bytes) -> None:
+    assert parse_regions(content, {}, path="") == parse_regions(GOOD.encode(), {}, path="")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (GOOD.encode("utf-16-le"), "the file is UTF-16 or binary; save the file as UTF-8"),
+        (GOOD.encode("utf-32"), "the file is UTF-32; save the file as UTF-8"),
+        ("a: 1\nb: ü\n".encode("latin-1"), "line 2 has the byte 0xfc, which is not UTF-8"),
+    ],
+)
+def test_another_encoding_is_named(content: bytes, fault: str) -> None:
+    with pytest.raises(InvalidRegions, match=fault):
+        parse_regions(content, {}, path="regions.yaml")
 
 
 def with_bandwidth(value: str) -> str:

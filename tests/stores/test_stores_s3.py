@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -460,13 +461,70 @@ def test_a_bucket_that_is_elsewhere_is_asked_for_by_the_client(scripted: Scripte
     store.close()
 
 
-@pytest.mark.parametrize(("named", "path_style"), [(True, False), (False, True)])
-def test_only_path_style_endpoints_use_the_fast_path(scripted: Scripted, named: bool, path_style: bool) -> None:
-    """The client's rules handle buckets in the host name and AWS's own endpoints (FIPS, dual stack)."""
-    endpoint = scripted.endpoint if named else None
-    store = S3Store(endpoint=endpoint, bucket="b", path_style=path_style, access_key="k", secret_key="s")
+def test_aws_endpoints_do_not_use_the_fast_path() -> None:
+    """The client's rules handle AWS's own endpoints (FIPS, dual stack)."""
+    store = S3Store(endpoint=None, bucket="b", path_style=True, access_key="k", secret_key="s")
     assert store._fast_path is None
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("profile_style", "path_style", "host", "path"),
+    [
+        ("path", False, "bucket.localhost", "/a/1"),
+        ("virtual", True, "localhost", "/bucket/a/1"),
+        ("virtual", None, "bucket.localhost", "/a/1"),
+        (None, None, "localhost", "/bucket/a/1"),
+    ],
+)
+def test_each_request_names_the_bucket_in_the_same_place(
+    scripted: Scripted,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    profile_style: str | None,
+    path_style: bool | None,
+    host: str,
+    path: str,
+) -> None:
+    """The client, the fast path and a source agree. Without a setting, the AWS profile decides."""
+    config = tmp_path / "config"
+    config.write_text(
+        f"[profile p]\ns3 =\n  addressing_style = {profile_style}\n" if profile_style else "[profile p]\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    s3_store._session.cache_clear()
+    port = scripted.endpoint.rpartition(":")[2]
+    store = S3Store(
+        endpoint=f"http://localhost:{port}",
+        bucket="bucket",
+        path_style=path_style,
+        profile="p",
+        access_key="k",
+        secret_key="s",
+    )
+    assert store._fast_path is not None
+    monkeypatch.setattr(socket, "getaddrinfo", partial(_resolve_localhost, socket.getaddrinfo))
+    date = "Date: Thu, 01 Jan 2026 00:00:00 GMT\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nETag: e\r\n"
+    calls: list[Callable[[], object]] = [
+        lambda: store.get("a/1"),
+        lambda: store.get_range("a/1", 0, 4),
+        lambda: store.put("a/1", b"body"),
+        lambda: store.head("a/1"),
+        lambda: S3Object(store, "a/1", retrier=Retrier()).read_at(0, 0),
+    ]
+    for call in calls:
+        scripted.answers = [answer(200, headers=date)]
+        call()
+        request, *lines = scripted.head
+        assert request.split()[1].decode() == path
+        assert f"host: {host}:{port}".encode() in lines
+    store.close()
+    s3_store._session.cache_clear()
+
+
+def _resolve_localhost(real: Callable[..., Any], host: str, *how: Any, **more: Any) -> Any:
+    """Resolve every name below localhost, as RFC 6761 (section 6.3) demands and some resolvers do not."""
+    return real("127.0.0.1" if host.endswith("localhost") else host, *how, **more)
 
 
 class Closed:

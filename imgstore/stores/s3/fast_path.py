@@ -21,19 +21,19 @@ _ELSEWHERE: Final = frozenset(
 
 
 class FastPath:
-    """Requests to one bucket, named in the path. Safe to use from several threads at once."""
+    """Requests to one bucket, named in the path or in the host name. Safe to use from several threads at once."""
 
     def __init__(self, client: Any, bucket: str) -> None:
         """Use the client's endpoint, credentials, connections, time limits and certificates.
 
         Args:
-            client: botocore's client of a configured endpoint, path-style.
+            client: botocore's client of a configured endpoint. The client's rules place the bucket's name.
             bucket: the bucket's name.
 
         Raises:
             AttributeError: this botocore has other internals.
         """
-        self._url = f"{client.meta.endpoint_url.rstrip('/')}/{bucket}/"
+        self._url = _resolve_bucket_url(client, bucket)
         self._config = client.meta.config
         self._region: str = client.meta.region_name
         self._operation = client.meta.service_model.operation_model
@@ -85,3 +85,11 @@ class FastPath:
         if parsed["Error"]["Code"] in _ELSEWHERE:
             return None
         raise ClientError(parsed, name)  # type: ignore[arg-type]  # the shape of the stub, from botocore's own parser
+
+
+def _resolve_bucket_url(client: Any, bucket: str) -> str:
+    """Return the URL of a bucket by botocore's endpoint rules, with a slash at the end."""
+    context = {"client_region": client.meta.region_name, "client_config": client.meta.config}
+    operation = client.meta.service_model.operation_model("HeadBucket")
+    url, _, _ = client._resolve_endpoint_ruleset(operation, {"Bucket": bucket}, context)
+    return f"{url.rstrip('/')}/"

@@ -30,7 +30,7 @@ def open_s3_object(location: S3Location, endpoint: str | None) -> "S3Object":
         ObjectNotFound: the object does not exist.
         StoreError: the bucket does not exist, or the server does not answer, or the server refuses access.
     """
-    store = S3Store(endpoint=endpoint, bucket=location.bucket, path_style=endpoint is not None)
+    store = S3Store(endpoint=endpoint, bucket=location.bucket)
     return S3Object(store, location.key)
 
 

@@ -144,6 +144,11 @@ _UNREADABLE: Final = (ValueError, TypeError, LookupError, OverflowError, Attribu
 
 botocore raises RuntimeError for an invalid date, and its parser raises RecursionError.
 """
+_ADDRESSING: Final[Mapping[bool | None, Any]] = {
+    None: {},
+    True: {"addressing_style": "path"},
+    False: {"addressing_style": "virtual"},  # "auto" means the path at a configured endpoint
+}
 _LENGTH_MAX: Final = 2**63 - 1
 """The catalog's limit, and more than the length of any object."""
 ETAG_CHARACTERS_MAX: Final = 1_024
@@ -168,7 +173,7 @@ class S3Store:
         bucket: str,
         profile: str | None = None,
         signing_region: str | None = None,
-        path_style: bool = False,
+        path_style: bool | None = None,
         storage_class: str | None = None,
         properties: StoreProperties | None = None,
         access_key: str | None = None,
@@ -183,7 +188,8 @@ class S3Store:
             bucket: the bucket's name.
             profile: a profile of the AWS configuration files; None uses the default chain, environment first.
             signing_region: the region of the signature; None is the profile's region, else us-east-1.
-            path_style: put the bucket in the path, as MinIO requires, instead of the host name.
+            path_style: put the bucket in the path (true) or in the host name (false). None is the `addressing_style` of
+                the AWS profile, else the path at an endpoint and the host name at AWS.
             storage_class: S3's name of the class; None is the bucket's default.
             properties: the result of `probe_properties`; None promises nothing.
             access_key: explicit credentials, together with `secret_key`, instead of the chain.
@@ -208,7 +214,7 @@ class S3Store:
             max_pool_connections=CONNECTIONS_MAX,
             tcp_keepalive=True,
             retries={"total_max_attempts": 1, "mode": "standard"},
-            s3={"addressing_style": "path" if path_style else "auto", "payload_signing_enabled": False},
+            s3=_ADDRESSING[path_style] | {"payload_signing_enabled": False},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             user_agent=f"imgstore/{imgstore.__version__}",  # botocore's default takes 0.2 ms per request
@@ -217,8 +223,8 @@ class S3Store:
         with self._translate_errors(None):
             self._client: Any = _client(profile, endpoint, signing_region, access_key, secret_key, config)
             use_progress_timeouts(self._client, limits, self._is_alive)
-        self._fast_path = FastPath.create(self._client, bucket) if endpoint and path_style else None
-        """For whole objects at a configured path-style address, as is usual for MinIO, Ceph and SeaweedFS."""
+        self._fast_path = FastPath.create(self._client, bucket) if endpoint else None
+        """For whole objects at a configured endpoint. AWS's own endpoints (FIPS, dual stack) need the client's rules."""
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
