@@ -14,6 +14,7 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.garbage import DeletionMark, GcState
 from imgstore.domain.storage.works import Work, WorkKind
+from imgstore.policy.old_versions import VersionSweep
 from imgstore.stores.interface import ObjectInfo
 
 _NEXT_SEQUENCE: Final = 2**63 - 1
@@ -240,8 +241,15 @@ class SlotReport:
     """None if the slot could not be read."""
     collected: Mapping[str, int] = field(default_factory=dict)
     """The stored bytes of the deleted objects, by key below the slot."""
+    kept: Mapping[str, int] = field(default_factory=dict)
+    """The collected objects that a zone keeps as old versions. Their bytes are not free."""
     problem: str | None = None
     """Why the slot, or the rest of the slot, was skipped."""
+
+    @property
+    def freed(self) -> Mapping[str, int]:
+        """The collected objects whose bytes are free."""
+        return {key: size for key, size in self.collected.items() if key not in self.kept}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +258,8 @@ class GcReport:
 
     grace: timedelta
     slots: Sequence[SlotReport]
+    old_versions: Sequence[VersionSweep] = ()
+    """The old versions in the zones with versioning."""
     abandoned: Sequence[Work] = ()
     """Open works without a lease for longer than `work_abandon_days`."""
     removed_segment_rows: int = 0

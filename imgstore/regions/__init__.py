@@ -10,7 +10,7 @@ from imgstore.regions.identity import Consent, ZoneRegistry
 from imgstore.regions.model import ALL_ZONES, Policy, Region, Regions, Zone
 from imgstore.regions.regions_file import load_regions
 from imgstore.regions.store_locator import Locator
-from imgstore.regions.zones import ZoneReport
+from imgstore.regions.zones import VersionedZone, ZoneReport
 
 __all__ = [
     "ALL_ZONES",
@@ -19,6 +19,7 @@ __all__ = [
     "Policy",
     "Region",
     "Regions",
+    "VersionedZone",
     "Zone",
     "ZoneRegistry",
     "ZoneReport",

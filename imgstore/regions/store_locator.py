@@ -29,9 +29,18 @@ from imgstore.regions.format_mark import FormatMark
 from imgstore.regions.health import CircuitBreakers
 from imgstore.regions.identity import Consent, ZoneRegistry
 from imgstore.regions.model import ALL_ZONES, Policy, Region, Regions, Zone
-from imgstore.regions.zones import EmbeddedZone, OpenedZone, S3Zone, ZoneContext, ZoneReport, report_unopened
+from imgstore.regions.zones import (
+    EmbeddedZone,
+    OpenedZone,
+    S3Zone,
+    VersionedZone,
+    ZoneContext,
+    ZoneReport,
+    report_unopened,
+)
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import ObjectStore
+from imgstore.stores.object_versions import VersioningState
 from imgstore.stores.wrappers.bandwidth_limit import BandwidthLimitedStore, TokenBucket, Wait
 from imgstore.stores.wrappers.hedging import race
 from imgstore.stores.wrappers.metering import Traffic, TrafficMeter
@@ -180,9 +189,14 @@ class Locator:
         """Return the counts so far, by region."""
         return MappingProxyType({name: meter.traffic for name, meter in self._meters.items()})
 
-    def check(self, region: Region) -> list[ZoneReport]:
-        """Inspect each zone of a region without a change."""
-        return self._report_each_zone(region, OpenedZone.inspect)
+    def check(self, region: Region, *, probes: bool = False) -> list[ZoneReport]:
+        """Inspect each zone of a region without a change.
+
+        Args:
+            region: the region.
+            probes: also put and delete a small object in each zone, to find missing rights and a full store.
+        """
+        return self._report_each_zone(region, OpenedZone.inspect_with_probe if probes else OpenedZone.inspect)
 
     def init(
         self, region: Region, *, zones: Collection[str] | None = None, consent: Consent = Consent.NONE
@@ -234,6 +248,23 @@ class Locator:
         else:
             zones = list({id(zone): zone for slot in slots for zone in self._zones_of(slot)}.values())
         self._run_on_zones(zones, OpenedZone.refresh_checkpoints)
+
+    def find_versioned_zones(self) -> list[VersionedZone]:
+        """Find the zones that were ever used and whose store keeps old versions. Zones that do not answer are skipped."""
+        found: list[VersionedZone] = []
+
+        def read(zone: OpenedZone) -> None:
+            zone.guarded.open_store()
+            versions = zone.versions()
+            versioning = None if versions is None else versions.read_versioning()
+            if versions is not None and versioning is not None and versioning.state is not VersioningState.OFF:
+                mark = zone.mark
+                found.append(
+                    VersionedZone(region=mark.region, zone=mark.zone, versions=versions, versioning=versioning)
+                )
+
+        self._run_on_zones(self._recorded_zones(), read)
+        return sorted(found, key=lambda each: (each.region, each.zone))
 
     def delete_unknown_checkpoints(self) -> list[str]:
         """Remove the checkpoints that the catalog does not know from every zone that was ever used.

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from imgstore.domain.errors import Conflict, ObjectNotFound, StoreError, StoreMismatch, StoreUnreachable
+from imgstore.domain.errors import Conflict, ObjectNotFound, StoreDenied, StoreError, StoreMismatch, StoreUnreachable
 from imgstore.domain.storage.checkpoints import Checkpoint
 from imgstore.domain.storage.object_keys import FORMAT_KEY, checkpoint_key, zone_uid_key
 from imgstore.domain.storage.zones import ZoneKind, ZoneRecord
@@ -27,17 +27,20 @@ from imgstore.regions.identity import (
     read_zone_objects,
 )
 from imgstore.regions.model import Region, Zone
+from imgstore.stores.access import StoreAccess, probe_store
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import ObjectStore, StoreProperties
+from imgstore.stores.object_versions import KeepsVersions, Versioning
 from imgstore.stores.wrappers.deferred import DeferredStore
 from imgstore.stores.wrappers.hedging import ask_briefly
 from imgstore.stores.wrappers.metering import MeteredStore, TrafficMeter
 from imgstore.stores.wrappers.parallel import ParallelLimitedStore
-from imgstore.stores.wrappers.retry import RetryingStore, RetryPolicy
+from imgstore.stores.wrappers.retry import Retrier, RetryingStore, RetryPolicy
 from imgstore.stores.wrappers.watched import Watch, WatchedStore
 
 if TYPE_CHECKING:
     from imgstore.stores.s3.store import S3Store
+    from imgstore.stores.s3.versions import BucketVersions
 
 
 _CHECKPOINTS_MAX: Final = 64
@@ -62,8 +65,22 @@ class ZoneReport:
     """The promises of the store; None if the store was never probed."""
     answer_seconds: float | None = field(default=None, compare=False)
     """The time to read the mark over an open connection: about one round trip. None if the zone has no mark."""
+    access: StoreAccess | None = None
+    """The rights and locks of the store; None if the zone was not probed."""
+    denied: bool = False
+    """Whether the store refused the credentials."""
     problem: str | None = None
     """The reason why the zone cannot be used, and the remedy; None without a problem."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionedZone:
+    """A zone whose store keeps the versions of deleted and replaced objects."""
+
+    region: str
+    zone: str
+    versions: KeepsVersions
+    versioning: Versioning
 
 
 def report_unopened(region: Region, zone: Zone, error: StoreError) -> ZoneReport:
@@ -150,6 +167,10 @@ class OpenedZone(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the connections of the store."""
+
+    def versions(self) -> KeepsVersions | None:
+        """Return the old versions of the store's objects; None if the store keeps none."""
+        return None
 
     def is_same(self) -> bool:
         """Return whether the store is certainly the admitted one."""
@@ -378,8 +399,35 @@ class OpenedZone(ABC):
             if record is None:
                 self._check_content()
         except StoreError as error:
-            return replace(report, reachable=not isinstance(error, StoreUnreachable), problem=_format_error(error))
+            return replace(
+                report,
+                reachable=not isinstance(error, StoreUnreachable),
+                denied=isinstance(error, StoreDenied),
+                problem=_format_error(error),
+            )
         return replace(report, marked=True, properties=mark.properties)
+
+    def inspect_with_probe(self) -> ZoneReport:
+        """Inspect the zone, then put and delete a small object in it. A refused or failed probe is a problem."""
+        report = self.inspect()
+        if not (report.marked or report.denied):
+            return report
+        try:
+            access = self.probe_access()
+        except StoreError as error:
+            problem = report.problem or _format_error(error)
+            return replace(report, reachable=not isinstance(error, StoreUnreachable), problem=problem)
+        if report.denied and access.is_refused:
+            return report
+        return replace(report, access=access, problem=access.problem or report.problem)
+
+    @abstractmethod
+    def probe_access(self) -> StoreAccess:
+        """Put, read, list and delete a small object.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
 
     def prepare_and_inspect(self, consent: Consent = Consent.NONE, *, others_serve: bool = False) -> ZoneReport:
         """Prepare the zone, then inspect it. A failed preparation is the report's problem. See `prepare`."""
@@ -486,6 +534,10 @@ class EmbeddedZone(OpenedZone):
     def probe(self) -> None:
         """See `OpenedZone.probe`. The properties of a directory are constant."""
 
+    def probe_access(self) -> StoreAccess:
+        """See `OpenedZone.probe_access`."""
+        return probe_store(self._directory, self._new_uid())
+
     def close(self) -> None:
         """See `OpenedZone.close`. A directory has no connections."""
 
@@ -507,6 +559,7 @@ class S3Zone(OpenedZone):
             shared,
         )
         self._s3 = s3
+        self._policy = policy
 
     def exists(self) -> bool:
         """See `OpenedZone.exists`. Sends one request without retries, because a person waits for the answer."""
@@ -532,6 +585,17 @@ class S3Zone(OpenedZone):
         mark = replace(self.mark, properties=probe_properties(self._s3, self._new_uid()))
         if mark != self.read_mark():
             self.store.put(FORMAT_KEY, mark.encode())
+
+    def probe_access(self) -> StoreAccess:
+        """See `OpenedZone.probe_access`."""
+        with self.watch.request():
+            return self.versions().probe_access()
+
+    def versions(self) -> "BucketVersions":
+        """See `OpenedZone.versions`."""
+        from imgstore.stores.s3.versions import BucketVersions  # noqa: PLC0415 -- already loaded by S3Store
+
+        return BucketVersions(self._s3, self._new_uid, retrier=Retrier(self._policy))
 
     def close(self) -> None:
         """See `OpenedZone.close`."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 from isal import isal_zlib
 
@@ -24,6 +24,8 @@ from imgstore.domain.errors import InvalidInput
 Body: TypeAlias = bytes | bytearray | memoryview
 Accept: TypeAlias = Callable[[bytes], bool]
 """Decides whether a body matches its key."""
+
+_T = TypeVar("_T")
 
 DELETE_KEYS_MAX: Final = 1000
 """Keys in one request of `delete`: the limit of S3's DeleteObjects. A batch of garbage collection is one such request.
@@ -50,8 +52,8 @@ def check_key(key: str) -> str:
     )
 
 
-def split_batches(keys: Iterable[str]) -> Iterator[list[str]]:
-    """Split the keys into lists of at most `DELETE_KEYS_MAX`."""
+def split_batches(keys: Iterable[_T]) -> Iterator[list[_T]]:
+    """Split the keys, or the versions of objects, into lists of at most `DELETE_KEYS_MAX`."""
     left = iter(keys)
     while batch := list(islice(left, DELETE_KEYS_MAX)):
         yield batch

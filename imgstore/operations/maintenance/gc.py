@@ -23,7 +23,8 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.garbage import DeletionMark
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
-from imgstore.operations.maintenance.gc_survey import read_gc_clock, survey_slot
+from imgstore.operations.maintenance.gc_survey import find_named_segments, read_gc_clock, survey_slot
+from imgstore.operations.maintenance.old_versions import sweep_old_versions
 from imgstore.operations.maintenance.unknown_objects import record_unknown
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.replication.targets import remove_all_surplus_replicas
@@ -33,6 +34,7 @@ from imgstore.operations.stores.catalog_checks import check_catalog_is_current, 
 from imgstore.operations.versions.delete import purge_soft_deleted
 from imgstore.operations.versions.unfinished_deletes import finish_deletes
 from imgstore.policy.gc_plan import GcReport, SlotReport, SlotSurvey, is_deletable
+from imgstore.policy.old_versions import VersionSweep
 from imgstore.regions import ALL_ZONES
 from imgstore.stores.interface import DELETE_KEYS_MAX
 from imgstore.stores.zone_redundant import ZoneRedundantStore
@@ -52,13 +54,16 @@ def plan_collection(
     with installation.catalog.reading() as transaction:
         abandoned = list_stale_works(transaction, patience)
     slots = [report for _, reports in _survey_pools(installation, grace) for report in reports]
-    return GcReport(grace=grace, slots=slots, abandoned=abandoned)
+    old_versions = sweep_old_versions(installation, slots, remove=False)
+    return GcReport(grace=grace, slots=slots, abandoned=abandoned, old_versions=old_versions)
 
 
 def collect(
     installation: Installation, principal: Principal, *, grace: timedelta, patience: timedelta = _PATIENCE
 ) -> GcReport:
     """Mark unreferenced segments, delete segments after the grace period, and remove unused rows, pools and notes.
+
+    In buckets with versioning, the versions of deleted and replaced objects are deleted, too.
 
     May be repeated, may be killed at any time, and may run at the same time as any other operation, also as another
     collection. A slot that fails is reported, and does not stop the other slots.
@@ -90,9 +95,11 @@ def collect(
                 segments += _remove_segment_rows(installation, pool, reports)
                 pools += _remove_pool(installation, pool, reports)
             done += reports
+        old_versions = sweep_old_versions(installation, done, remove=True)
         return GcReport(
             grace=grace,
-            slots=done,
+            slots=[_count_kept(report, old_versions) for report in done],
+            old_versions=old_versions,
             abandoned=abandoned,
             removed_segment_rows=segments,
             removed_pools=pools,
@@ -169,6 +176,16 @@ def _collect_slot(installation: Installation, report: SlotReport, grace: timedel
     return replace(report, collected=collected)
 
 
+def _count_kept(report: SlotReport, sweeps: Sequence[VersionSweep]) -> SlotReport:
+    """Return the report with the deleted objects that a zone keeps as old versions. These bytes are not free."""
+    slot = report.slot
+    kept: dict[str, int] = {}
+    for sweep in sweeps:
+        if sweep.region == slot.key.region and slot.zone in {sweep.zone, ALL_ZONES}:
+            kept |= {key: size for key, size in report.collected.items() if slot.prefix + key in sweep.kept_keys}
+    return replace(report, kept=kept)
+
+
 def _mark_segments(installation: Installation, survey: SlotSurvey) -> None:
     """Mark the unreferenced segments of a survey, and remove the marks of segments that are named again.
 
@@ -180,18 +197,10 @@ def _mark_segments(installation: Installation, survey: SlotSurvey) -> None:
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)
         transaction.deletion_marks.unmark(slot.uid, plan.to_unmark)
-        named = _find_named(transaction, slot, list(plan.to_mark))
+        named = find_named_segments(transaction, slot, list(plan.to_mark))
         transaction.deletion_marks.add(
             slot.uid, {name: size for name, size in plan.to_mark.items() if name not in named}
         )
-
-
-def _find_named(transaction: Transaction, slot: Slot, names: Sequence[Digest]) -> frozenset[Digest]:
-    """Return the names that a manifest row of the slot contains, complete or not."""
-    known = transaction.segments.find_ids(slot.key.pool_uid, names)
-    ids = transaction.manifests.segment_ids_in_slot(slot.uid, complete_only=False)
-    found = np.isin(np.array(list(known.values()), dtype=np.uint32), ids).tolist()
-    return frozenset(name for name, is_named in zip(known, found, strict=True) if is_named)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +221,7 @@ def _next_batch(installation: Installation, survey: SlotSurvey, grace: timedelta
         clock = read_gc_clock(installation, transaction, slot, grace)
         due = [each for each in transaction.deletion_marks.list(slot.uid) if is_deletable(each, clock)]
         # A writer of a manifest row removes the marks of its segments. Check again, because a deletion is final.
-        kept = survey.protected | _find_named(transaction, slot, [each.name for each in due])
+        kept = survey.protected | find_named_segments(transaction, slot, [each.name for each in due])
         transaction.deletion_marks.unmark(slot.uid, kept)
         # A process died during the deletion of a damaged segment that a manifest names now. No delete can arrive any more.
         transaction.deletion_marks.remove(slot.uid, [each.name for each in due if each.name in kept])

@@ -6,10 +6,12 @@ Writers use the reverse order: the work row, the start marker, the segments, the
 listed object either belongs to a manifest row or an open work of the later reading, or is unreferenced.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+
+import numpy as np
 
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import ObjectNotFound, StoreError
@@ -47,6 +49,14 @@ def read_gc_clock(installation: Installation, transaction: Transaction, slot: Sl
         delete_bound=timedelta(seconds=installation.tuning.delete_seconds_max),
         writer_sequences=writer_sequences(transaction.works.list_open(slot.uid)),
     )
+
+
+def find_named_segments(transaction: Transaction, slot: Slot, names: Sequence[Digest]) -> frozenset[Digest]:
+    """Return the names that a manifest row of the slot contains, complete or not."""
+    known = transaction.segments.find_ids(slot.key.pool_uid, names)
+    ids = transaction.manifests.segment_ids_in_slot(slot.uid, complete_only=False)
+    found = np.isin(np.array(list(known.values()), dtype=np.uint32), ids).tolist()
+    return frozenset(name for name, is_named in zip(known, found, strict=True) if is_named)
 
 
 def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> SlotSurvey:

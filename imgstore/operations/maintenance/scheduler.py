@@ -227,11 +227,14 @@ class MaintenanceRunner:
     def _collect(self) -> str:
         check_safe_to_collect(self._installation)
         done = collect(self._installation, self._principal, grace=timedelta(hours=GRACE_HOURS))
-        collected = sum(sum(report.collected.values()) for report in done.slots)
+        collected = sum(sum(report.freed.values()) for report in done.slots)
+        kept = sum(each.kept_bytes for each in done.old_versions)
         problems = [report.problem for report in done.slots if report.problem]
         if problems:
             raise StoreError(f"{len(problems)} slots were left alone; the first: {problems[0]}")
-        return f"{collected} bytes collected" if collected else ""
+        parts = [f"{collected} bytes collected"] if collected else []
+        parts += [f"{kept} bytes of old versions stay"] if kept else []
+        return ", ".join(parts)
 
     def _record(self, action: str, outcome: str) -> None:
         """Add a row to the activity log if something was done."""

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import Action, Principal, authorize
@@ -19,11 +20,18 @@ def list_regions(installation: Installation, principal: Principal) -> list[Regio
 
 
 def check_regions(installation: Installation, principal: Principal, *, names: Sequence[str] = ()) -> list[ZoneReport]:
-    """Check each zone of the named regions, or of all regions: access, bucket, and owner. Changes nothing."""
+    """Check each zone of the named regions, or of all regions: access, bucket, owner, rights, locks and free space.
+
+    Each used zone gets a small object under a key of its own, which is deleted at once.
+    """
     authorize(principal, Action.READ, "/")
     chosen = _choose_regions(installation, names)
     with ThreadPoolExecutor(len(chosen)) as pool:  # one common wait for all regions that do not answer
-        return [report for reports in pool.map(installation.locator.check, chosen) for report in reports]
+        return [
+            report
+            for reports in pool.map(partial(installation.locator.check, probes=True), chosen)
+            for report in reports
+        ]
 
 
 def list_circuits(installation: Installation, principal: Principal) -> dict[tuple[str, str], list[ZoneHealth]]:

@@ -318,6 +318,21 @@ class S3Store:
         return self._put(check_key(key), body, crc32_checksum(body), only_if_absent=only_if_absent)
 
     def _put(self, key: str, body: Body, checksum: str | None, *, only_if_absent: bool = False) -> ObjectInfo:
+        answer = self._send_put(key, body, checksum, only_if_absent=only_if_absent)
+        date = self._require_field(key, answer["ResponseMetadata"]["HTTPHeaders"], "date")
+        with self._translate_errors(key):
+            time = parsedate_to_datetime(date).astimezone(UTC)
+        return ObjectInfo(key=key, stored_bytes=memoryview(body).nbytes, last_modified=time, checksum=_checksum(answer))
+
+    def put_with_version(self, key: str, body: Body) -> str | None:
+        """Store an object as `put`, and return the id of its version; None without versioning."""
+        answer = self._send_put(check_key(key), body, crc32_checksum(body))
+        found: str | None = answer.get("VersionId")
+        return found
+
+    def _send_put(
+        self, key: str, body: Body, checksum: str | None, *, only_if_absent: bool = False
+    ) -> Mapping[str, Any]:
         how: dict[str, str] = dict(self._class)
         if checksum is not None:
             how |= {"ChecksumAlgorithm": "CRC32", "ChecksumCRC32": checksum.removeprefix("CRC32:")}
@@ -332,10 +347,7 @@ class S3Store:
         kept = _checksum(answer)
         if checksum is not None and kept is not None and kept.startswith("CRC32:") and kept != checksum:
             raise self._damaged_error(key, f"{kept} acknowledged for a body of {checksum}")
-        date = self._require_field(key, answer["ResponseMetadata"]["HTTPHeaders"], "date")
-        with self._translate_errors(key):
-            time = parsedate_to_datetime(date).astimezone(UTC)
-        return ObjectInfo(key=key, stored_bytes=memoryview(body).nbytes, last_modified=time, checksum=kept)
+        return answer
 
     def delete(self, keys: Iterable[str]) -> bool:
         """See `Deletes.delete`. Each request is sent once.
@@ -352,6 +364,13 @@ class S3Store:
                 message = f"{first.get('Message', '')} ({len(errors)} of {len(batch)} keys)"
                 raise self._create_error(first.get("Key"), first.get("Code", "InternalError"), 200, message)
         return True
+
+    def delete_with_version(self, key: str) -> str | None:
+        """Remove one object, and return the id of its delete marker; None without versioning."""
+        with self._translate_errors(key):
+            answer = self._client.delete_object(Bucket=self.bucket, Key=check_key(key))
+        marker_id: str | None = answer.get("VersionId") if answer.get("DeleteMarker") else None
+        return marker_id
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`. The request asks the store for a CRC-32 of the new object."""
@@ -605,6 +624,7 @@ def range_header(offset: int, length: int) -> str:
 
 
 def error_code(error: vendor.ClientError) -> str:
+    """Return S3's code of an error; "" without a code."""
     """Return S3's code of an error, or the HTTP status if the response has no body."""
     return str(error.response.get("Error", {}).get("Code", ""))
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from imgstore.domain.resources import Slot
     from imgstore.domain.storage.works import Work
     from imgstore.policy.gc_plan import GcReport, SlotReport, SlotSurvey, UnfinishedDelete
+    from imgstore.policy.old_versions import VersionSweep
 
 
 def gc_report_json(collection: "GcReport", *, dry_run: bool) -> Json:
@@ -20,6 +21,7 @@ def gc_report_json(collection: "GcReport", *, dry_run: bool) -> Json:
         "graceHours": collection.grace.total_seconds() / 3600,
         "dryRun": dry_run,
         "slots": [_slot_json(report) for report in collection.slots],
+        "oldVersions": [_old_versions_json(each) for each in collection.old_versions],
         "abandonedWorks": [
             _work_json(work) | {"unleasedSince": unleased_since(work).isoformat()} for work in collection.abandoned
         ],
@@ -41,8 +43,23 @@ def _slot_json(report: "SlotReport") -> Json:
         "storageAccountType": key.storage_account_type.value,
         "replica": key.ordinal,
         **({} if survey is None else _survey_json(survey)),
-        "collected": _sum(report.collected),
+        "collected": _sum(report.freed),
+        "keptAsOldVersions": _sum(report.kept) if report.kept else None,
         "problem": report.problem,
+    }
+
+
+def _old_versions_json(sweep: "VersionSweep") -> Json:
+    return {
+        "region": sweep.region,
+        "zone": sweep.zone,
+        "store": sweep.store,
+        "versioning": sweep.versioning.state.value,
+        "mfaDelete": sweep.versioning.mfa_delete,
+        "removed": {"versions": sweep.removed, "storedBytes": sweep.removed_bytes},
+        "kept": {"versions": sweep.kept, "storedBytes": sweep.kept_bytes, "deleteMarkers": sweep.kept_markers},
+        "reasons": [{"versions": count, "reason": reason} for reason, count in sweep.reasons.most_common()],
+        "problem": sweep.problem,
     }
 
 

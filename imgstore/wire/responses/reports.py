@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # JSON needs no image formats and no stores at run time
     from imgstore.domain.storage.works import Worker
     from imgstore.formats import Inspection
     from imgstore.regions import Region, ZoneReport
+    from imgstore.stores.access import StoreAccess
     from imgstore.stores.interface import StoreProperties
 
 
@@ -186,8 +187,19 @@ def zone_json(report: "ZoneReport", circuits: "Sequence[ZoneHealth]" = (), now: 
         "answerSeconds": None if report.answer_seconds is None else round(report.answer_seconds, 4),
         "properties": None if report.properties is None else _properties_json(report.properties),
         "problem": report.problem,
+        **({} if report.access is None else _access_json(report.access)),
         "circuit": max(circuits, key=lambda each: each.avoided).state.value if circuits else "closed",
         "circuits": [] if now is None else [_circuit_json(each, now) for each in circuits],
+    }
+
+
+def _access_json(access: "StoreAccess") -> dict[str, Json]:
+    return {
+        "versioning": access.versioning.state.value,
+        "mfaDelete": access.versioning.mfa_delete,
+        "objectLock": access.object_lock,
+        "missingRights": access.missing_rights,
+        "warnings": access.warnings,
     }
 
 

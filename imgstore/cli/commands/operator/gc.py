@@ -34,6 +34,7 @@ _PLAN = columns(
     TakeoverAt="unfinishedDelete.takeoverAt",
     DeletableBytes="deletable.storedBytes",
     CollectedBytes="collected.storedBytes",
+    KeptBytes="keptAsOldVersions.storedBytes",
     OldestOpenWork="oldestOpenWork.openedAt",
     UnknownManifests="unknownManifestCount",
     Problem="problem",
@@ -121,6 +122,9 @@ def gc(
     object after the grace period. Manifests that the catalog does not know are reported and kept, with all their segments.
     An interrupted ingest or copy protects its objects until the work is abandoned.
 
+    A bucket with versioning keeps deleted objects as old versions. The command deletes old versions by id and reports the
+    versions that stay, for example under a retention.
+
     Without --yes the command asks for a confirmation. Without a terminal the command deletes nothing and exits with 1. The
     exit code is also 1 if a slot could not be read.
 
@@ -136,11 +140,18 @@ def gc(
         plan = session.run(maintenance_gc.plan_collection, grace=grace, patience=patience)
         body = gc_report_json(plan, dry_run=True)
         if dry_run:
-            for line in _unfinished_lines(plan):
+            for line in (*_unfinished_lines(plan), *_old_version_lines(plan)):
                 session.warn(line)
             return _answer(body)
         if not session.quiet or not yes:
             click.echo(table_text(_table(body)) or "No objects are stored yet.", err=True)
+            for sweep in plan.old_versions:
+                if sweep.removed:
+                    click.echo(
+                        f"To be deleted in {sweep.region}/{sweep.zone}: {sweep.removed} old versions, "
+                        f"{sweep.removed_bytes} bytes",
+                        err=True,
+                    )
             for work in body["abandonedWorks"]:
                 since = work["unleasedSince"]
                 click.echo(
@@ -149,7 +160,7 @@ def gc(
         if not yes:
             _confirm()
         done = session.run(maintenance_gc.collect, grace=grace, patience=patience)
-        for line in _unfinished_lines(done):
+        for line in (*_unfinished_lines(done), *_old_version_lines(done)):
             session.warn(line)
         sweep_uploads(session.installation)
         return _answer(gc_report_json(done, dry_run=False))
@@ -179,6 +190,32 @@ def _unfinished_lines(collection: GcReport) -> list[str]:
         for report in collection.slots
         if report.survey is not None and (unfinished := report.survey.plan.unfinished) is not None
     ]
+
+
+def _old_version_lines(collection: GcReport) -> list[str]:
+    """Report the old versions that stay in buckets with versioning. The owner of the bucket pays for these bytes."""
+    lines = []
+    for sweep in collection.old_versions:
+        where = f"{sweep.region}/{sweep.zone}: versioning of {sweep.store} is {sweep.versioning.state.value.lower()}"
+        if sweep.problem is not None:
+            deleted = f"the {sum(sweep.kept_keys.values())} bytes deleted now" if sweep.kept_keys else "deleted objects"
+            lines.append(
+                f"{where}, and {deleted} may stay as old versions, which are billed: {sweep.problem}; permit "
+                "s3:ListBucketVersions and s3:DeleteObjectVersion, or let a lifecycle rule expire noncurrent versions"
+            )
+        elif sweep.kept:
+            reasons = "; ".join(f"{reason} ({count})" for reason, count in sweep.reasons.most_common())
+            lines.append(
+                f"{where}, and {sweep.kept} old versions with {sweep.kept_bytes} bytes stay and are billed: {reasons}; "
+                f"{_KEPT_REMEDY}"
+            )
+    return lines
+
+
+_KEPT_REMEDY: Final = (
+    "permit s3:DeleteObjectVersion, wait for the end of a retention or legal hold, or let a lifecycle rule expire "
+    "noncurrent versions"
+)
 
 
 def _answer(body: Json) -> Answer:

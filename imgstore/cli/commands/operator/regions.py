@@ -24,7 +24,14 @@ _ZONES = columns(
     MissedObjects="missedObjects",
     Circuit="circuit",
     Problem="problem",
+    Warnings="warnings",
 )
+
+
+def _zones_table(body: Json) -> Rows:
+    return _ZONES([zone | {"warnings": "; ".join(zone.get("warnings", ())) or None} for zone in body])
+
+
 _names = click.argument("names", nargs=-1, metavar="[REGION]...")
 
 
@@ -53,10 +60,13 @@ def list_() -> Json:
         return [region_json(each) for each in session.run(operations.list_regions)]
 
 
-@regions.command(table=_ZONES, example="imgstore regions check westus2 -o table")
+@regions.command(table=_zones_table, example="imgstore regions check westus2 -o table")
 @_names
 def check(names: tuple[str, ...]) -> Answer:
-    """Check every zone: response, round trip time, bucket and identity.
+    """Check every zone: response, round trip time, bucket, identity, rights and free space.
+
+    The command puts a small object into each used zone and deletes the object. So the command finds missing rights, a full
+    store, versioning, object lock and MFA delete.
 
     For a region with three zones the command also prints the number of objects that a zone has missed. Workers copy missed
     objects to the zone. The circuit of a zone is open while the zone does not answer a host.
@@ -70,7 +80,7 @@ def check(names: tuple[str, ...]) -> Answer:
 
 
 @regions.command(
-    table=_ZONES,
+    table=_zones_table,
     example="imgstore regions init\nimgstore regions init --zone westus2/1\n"
     "imgstore regions init --zone eastus/1 --replaced",
 )

@@ -1,0 +1,99 @@
+"""The rights and the free space that a store grants, found with small objects under a key of their own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from imgstore.domain.errors import StoreDenied, StoreError
+from imgstore.stores.interface import ObjectStore
+from imgstore.stores.object_versions import UNVERSIONED, Versioning, VersioningState
+
+PROBES: Final = "imgstore-probe/"
+"""The prefix of the objects with which a store is probed."""
+
+PUT: Final = "s3:PutObject"
+GET: Final = "s3:GetObject"
+LIST: Final = "s3:ListBucket"
+DELETE: Final = "s3:DeleteObject"
+LIST_VERSIONS: Final = "s3:ListBucketVersions"
+DELETE_VERSION: Final = "s3:DeleteObjectVersion"
+_REQUIRED: Final = (GET, LIST, PUT, DELETE)
+
+
+@dataclass(slots=True, kw_only=True)
+class StoreAccess:
+    """The result of a probe."""
+
+    missing_rights: list[str] = field(default_factory=list)
+    """The rights that the store refused, in S3's names. A directory uses the same names."""
+    error: StoreError | None = None
+    """The first error other than a refusal, for example of a full store."""
+    versioning: Versioning = UNVERSIONED
+    object_lock: str | None = None
+    """The mode and time of the bucket's object lock, for people; None without a lock."""
+    kept_reason: str | None = None
+    """Why the store keeps the version of the probe."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the store refused everything, so that no single right is the cause."""
+        return set(_REQUIRED) <= set(self.missing_rights)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the store cannot be used, and the remedy."""
+        lacking = [right for right in self.missing_rights if right in _REQUIRED]
+        if lacking:
+            return f"the credentials lack {', '.join(lacking)}; permit these actions for the bucket and its objects"
+        if self.error is None:
+            return None
+        return "; ".join(line.strip() for line in str(self.error).splitlines())
+
+    @property
+    def warnings(self) -> list[str]:
+        """Describe why deleted objects stay in the store and are billed, and the remedies."""
+        found = []
+        lacking = [right for right in self.missing_rights if right not in _REQUIRED]
+        if self.versioning.state is VersioningState.UNKNOWN:
+            found.append("it is unknown whether deleted objects stay as old versions; permit s3:GetBucketVersioning")
+        elif self.versioning.state is not VersioningState.OFF:
+            state = self.versioning.state.value.lower()
+            found.append(f"versioning is {state}: deleted objects stay as old versions, which are billed, until ")
+            found[-1] += (
+                f"a lifecycle rule expires them, because the credentials lack {', '.join(lacking)}"
+                if lacking
+                else "`imgstore gc` deletes the versions"
+            )
+        if self.object_lock is not None:
+            found.append(
+                f"object lock ({self.object_lock}): a locked object stays and is billed until its retention or legal hold "
+                "ends; use a bucket without a lock, or a short retention"
+            )
+        elif self.kept_reason is not None and not lacking:
+            found.append(f"the store keeps versions: {self.kept_reason}")
+        if self.versioning.mfa_delete:
+            found.append("MFA delete: no version can be deleted; use a lifecycle rule, or switch MFA delete off")
+        return found
+
+    def attempt(self, right: str, act: Callable[[], object]) -> bool:
+        """Run `act`. Note a refusal as a missing right, and any other error. Return whether `act` succeeded."""
+        try:
+            act()
+        except StoreDenied:
+            self.missing_rights.append(right)
+        except StoreError as error:
+            self.error = self.error or error
+        else:
+            return True
+        return False
+
+
+def probe_store(store: ObjectStore, uid: str) -> StoreAccess:
+    """Put, list, read and delete an empty object in a store without versions."""
+    key = f"{PROBES}{uid}"
+    found = StoreAccess()
+    if found.attempt(PUT, lambda: store.put(key, b"")):
+        found.attempt(GET, lambda: store.get(key))
+    found.attempt(LIST, lambda: list(store.list(key)))
+    found.attempt(DELETE, lambda: store.delete([key]))
+    return found

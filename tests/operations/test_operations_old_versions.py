@@ -1,0 +1,321 @@
+"""Buckets with versioning, object lock and missing rights: garbage collection and `regions check` on a real MinIO."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from click.testing import CliRunner, Result
+
+from imgstore.cli.main import main
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance.gc import plan_collection
+from imgstore.operations.stores.regions import init_regions
+from imgstore.policy.gc_plan import GcReport
+from imgstore.testing.engines import S3Engine
+from tests.support.s3_proxy import S3Proxy, start_s3_proxy
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import (
+    ADMIN,
+    audit,
+    collect,
+    create_sample_gallery,
+    delete,
+    make_disk,
+    open_home,
+    publish,
+)
+
+REGIONS = """
+currency: USD
+regions:
+  southcentralus:
+    bucket: {bucket}
+    policy: LRS
+    storage_account_types: [Standard_LRS]
+    zones: {{"1": {{endpoint: "{endpoint}"}}}}
+prices: {{egress_per_gb: {{default: 0}}, storage_per_gb_month: {{Standard_LRS: 0}}}}
+"""
+USUAL = ("s3:PutObject", "s3:GetObject", "s3:ListBucket", "s3:DeleteObject")
+VERSIONS = ("s3:GetBucketVersioning", "s3:ListBucketVersions", "s3:DeleteObjectVersion")
+
+
+@dataclass
+class House:
+    """A home whose only zone is a bucket, and raw access to the bucket."""
+
+    engine: S3Engine
+    bucket: str
+    home: Path
+    regions: Path
+    proxy: S3Proxy
+
+    @contextmanager
+    def open(self) -> Iterator[Installation]:
+        with open_home(self.home, regions=self.regions, environ=dict(os.environ)) as installation:
+            yield installation
+
+    def run(self, *words: str) -> Result:
+        line = [*words, "--home", str(self.home), "--regions", str(self.regions)]
+        return CliRunner().invoke(main, line, prog_name="imgstore")
+
+    def check(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.run("regions", "check").stdout)[0]
+        return found
+
+    def versioning(self, status: str) -> None:
+        self.engine.client().put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": status})
+
+    def versions(self, prefix: str = "") -> list[dict[str, Any]]:
+        """All versions and delete markers."""
+        pages = self.engine.client().get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix)
+        return [each for page in pages for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, ())]
+
+    def old(self, prefix: str = "") -> list[dict[str, Any]]:
+        return [each for each in self.versions(prefix) if not each["IsLatest"] or "Size" not in each]
+
+    def old_bytes(self) -> int:
+        return sum(each.get("Size", 0) for each in self.old())
+
+    def restrict(self, monkeypatch: pytest.MonkeyPatch, allowed: Sequence[str]) -> None:
+        """Use temporary credentials with these actions only."""
+        statements = [{"Effect": "Allow", "Action": list(allowed), "Resource": ["arn:aws:s3:::*"]}]
+        sts = boto3.client(
+            "sts",
+            endpoint_url=self.engine.endpoint,
+            aws_access_key_id=self.engine.access_key,
+            aws_secret_access_key=self.engine.secret_key,
+            region_name="us-east-1",
+        )
+        policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+        found = sts.assume_role(RoleArn="arn:aws:iam::x:role/x", RoleSessionName="test", Policy=policy)["Credentials"]
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", found["AccessKeyId"])
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", found["SecretAccessKey"])
+        monkeypatch.setenv("AWS_SESSION_TOKEN", found["SessionToken"])
+
+    def allow_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", self.engine.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", self.engine.secret_key)
+        monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+
+
+@pytest.fixture
+def new_house(minio: S3Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., House]]:
+    stack = ExitStack()
+
+    def make(status: str | None = None, *, lock: str | None = None) -> House:
+        bucket = "versions-" + os.urandom(6).hex()
+        client = minio.client()
+        client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=lock is not None)
+        if lock is not None:
+            rule = {"DefaultRetention": {"Mode": lock, "Days": 1}}
+            client.put_object_lock_configuration(
+                Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+            )
+        regions = tmp_path / "regions.yaml"
+        proxy = stack.enter_context(start_s3_proxy(minio.endpoint))
+        regions.write_text(REGIONS.format(bucket=bucket, endpoint=proxy.endpoint))
+        house = House(engine=minio, bucket=bucket, home=tmp_path / "home", regions=regions, proxy=proxy)
+        house.allow_all(monkeypatch)
+        if status is not None:
+            house.versioning(status)
+        with house.open() as installation:
+            (report,) = init_regions(installation, ADMIN)
+            assert report.problem is None
+        return house
+
+    with stack:
+        yield make
+
+
+def disk(house: House, seed: int) -> Path:
+    return make_raw(house.home / f"{seed}.raw", seed=seed, virtual_bytes=9 * MIB, content_bytes=5 * MIB)
+
+
+def fill(house: House) -> None:
+    """Publish two versions and a disk, and delete the first version, so that much is not needed."""
+    with house.open() as installation:
+        create_sample_gallery(installation)
+        publish(installation, disk(house, 1), "1.0.0", ["southcentralus"])
+        publish(installation, disk(house, 2), "2.0.0", ["southcentralus"])
+        make_disk(installation, "d1", version="2.0.0")
+        delete(installation, "1.0.0")
+
+
+def gc(house: House) -> GcReport:
+    with house.open() as installation:
+        done = collect(installation)
+        audit(installation, collected=True)
+        return done
+
+
+def freed_bytes(done: GcReport) -> int:
+    return sum(sum(each.freed.values()) for each in done.slots)
+
+
+def test_a_bucket_without_versioning_costs_one_more_request(new_house: Callable[..., House]) -> None:
+    house = new_house()
+    fill(house)
+    house.proxy.requests.clear()
+    done = gc(house)
+    assert done.old_versions == []
+    asked = [path.partition("?")[2] for method, path in house.proxy.requests if method == "GET"]
+    assert sum("versioning" in query for query in asked) == 1
+    assert not any("versions" in query for query in asked)
+    assert freed_bytes(done) > 0
+    found = house.check()
+    assert (found["versioning"], found["warnings"], found["missingRights"]) == ("Off", [], [])
+    assert house.versions("imgstore-probe/") == []
+
+
+def test_old_versions_are_deleted(new_house: Callable[..., House]) -> None:
+    """Invariant G17: also versions of manifests, and of objects that were put twice."""
+    house = new_house("Enabled")
+    fill(house)
+    client = house.engine.client()
+    present = [each["Key"] for each in house.versions() if each["IsLatest"] and each.get("Size")]
+    for key in present:
+        client.put_object(
+            Bucket=house.bucket, Key=key, Body=client.get_object(Bucket=house.bucket, Key=key)["Body"].read()
+        )
+    client.put_object(Bucket=house.bucket, Key="mine.txt", Body=b"1")
+    client.put_object(Bucket=house.bucket, Key="mine.txt", Body=b"2")
+    assert house.old_bytes() > 1_000_000
+    with house.open() as installation:
+        (planned,) = plan_collection(installation, ADMIN, grace=timedelta(0)).old_versions
+    assert planned.removed_bytes == house.old_bytes() - 1
+    done = gc(house)
+    (sweep,) = done.old_versions
+    assert (sweep.kept, sweep.kept_bytes, sweep.problem) == (0, 0, None)
+    assert {each["Key"] for each in house.old()} == {"mine.txt"}, "versions of other keys are somebody else's"
+    assert freed_bytes(done) > 0
+    found = house.check()
+    assert found["versioning"] == "Enabled"
+    assert "`imgstore gc` deletes the versions" in found["warnings"][0]
+    assert found["ready"]
+    assert house.old("imgstore-probe/") == []
+
+
+def test_versions_of_needed_objects_stay(new_house: Callable[..., House]) -> None:
+    """Invariant G17: a needed object that somebody deleted or replaced can be restored from its old version."""
+    house = new_house("Enabled")
+    with house.open() as installation:
+        create_sample_gallery(installation)
+        publish(installation, disk(house, 3), "1.0.0", ["southcentralus"])
+    gc(house)
+    deleted, replaced, *_ = [each["Key"] for each in house.versions("pools/") if "/segments/" in each["Key"]]
+    client = house.engine.client()
+    client.delete_object(Bucket=house.bucket, Key=deleted)
+    client.put_object(Bucket=house.bucket, Key=replaced, Body=b"damage")
+    lost_bytes = house.old_bytes()
+    with house.open() as installation:
+        (sweep,) = collect(installation).old_versions
+    assert (sweep.kept, sweep.kept_bytes, sweep.kept_markers) == (2, lost_bytes, 1)
+    assert "the catalog names the object" in next(iter(sweep.reasons))
+    assert house.old_bytes() == lost_bytes
+    for key in (deleted, replaced):
+        for each in house.versions(key):
+            if each["IsLatest"]:
+                client.delete_object(Bucket=house.bucket, Key=key, VersionId=each["VersionId"])
+    with house.open() as installation:
+        audit(installation)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "lists"),
+    [
+        (USUAL, True),
+        ((*USUAL, *VERSIONS), False),
+        (USUAL, False),
+    ],
+    ids=["the usual rights", "no right to list versions", "no right to any"],
+)
+def test_versions_without_rights_are_never_free(
+    new_house: Callable[..., House],
+    monkeypatch: pytest.MonkeyPatch,
+    allowed: Sequence[str],
+    lists: bool,
+) -> None:
+    """The proxy refuses the listing, because MinIO permits the listing of versions with s3:ListBucket."""
+    house = new_house("Enabled")
+    fill(house)
+    house.restrict(monkeypatch, allowed)
+    if not lists:
+        house.proxy.refuses = lambda method, path: method == "GET" and "versions" in path.partition("?")[2]
+    done = gc(house)
+    (sweep,) = done.old_versions
+    assert freed_bytes(done) == 0
+    assert sum(sum(each.kept.values()) for each in done.slots) > 0
+    if lists:
+        assert sweep.kept_bytes == house.old_bytes()
+        assert any("AccessDenied" in reason for reason in sweep.reasons)
+    else:
+        assert "AccessDenied" in (sweep.problem or "")
+    told = house.run("gc", "--yes", "--grace-hours", "0", "-o", "table")
+    assert "old versions" in told.stderr
+    assert "billed" in told.stderr
+    found = house.check()
+    assert found["versioning"] == "Enabled"
+    assert ("s3:DeleteObjectVersion" in found["missingRights"]) is ("s3:DeleteObjectVersion" not in allowed)
+    assert ("s3:ListBucketVersions" in found["missingRights"]) is not lists
+    house.allow_all(monkeypatch)
+    house.proxy.refuses = lambda _method, _path: False
+    gc(house)
+    assert house.old() == [], "rights that come later are used"
+
+
+def test_locked_versions_are_never_free(new_house: Callable[..., House]) -> None:
+    house = new_house(lock="COMPLIANCE")
+    fill(house)
+    done = gc(house)
+    (sweep,) = done.old_versions
+    assert freed_bytes(done) == 0
+    assert sweep.kept_bytes == house.old_bytes() > 0
+    told = house.run("gc", "--yes", "--grace-hours", "0")
+    assert f"{house.old_bytes()} bytes stay and are billed" in told.stderr
+    assert json.loads(told.stdout)["oldVersions"][0]["kept"]["storedBytes"] == house.old_bytes()
+    found = house.check()
+    assert found["objectLock"] == "COMPLIANCE, 1 days"
+    assert any("object lock" in each for each in found["warnings"])
+
+
+def test_suspended_versioning(new_house: Callable[..., House]) -> None:
+    """A null version has the id of the next put, so no null version is deleted by its id (invariant G17)."""
+    house = new_house("Enabled")
+    fill(house)
+    house.versioning("Suspended")
+    with house.open() as installation:
+        publish(installation, disk(house, 3), "3.0.0", ["southcentralus"])
+        delete(installation, "3.0.0")
+    done = gc(house)
+    (sweep,) = done.old_versions
+    assert sweep.kept_bytes == house.old_bytes() == 0
+    assert freed_bytes(done) > 0
+    assert all(each["VersionId"] == "null" for each in house.old())
+    assert sweep.kept_markers == len(house.old())
+    assert house.check()["versioning"] == "Suspended"
+
+
+@pytest.mark.parametrize("right", USUAL)
+def test_a_missing_right_is_found(new_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch, right: str) -> None:
+    house = new_house()
+    with house.open() as installation:
+        create_sample_gallery(installation)
+    house.restrict(monkeypatch, [each for each in USUAL if each != right])
+    result = house.run("regions", "check")
+    assert result.exit_code == 1
+    (found,) = json.loads(result.stdout)
+    assert not found["ready"]
+    assert right in str(found["problem"])
+    house.allow_all(monkeypatch)
+    if right == "s3:DeleteObject":
+        for each in house.versions("imgstore-probe/"):
+            house.engine.client().delete_object(Bucket=house.bucket, Key=each["Key"])
+    assert house.versions("imgstore-probe/") == []
