@@ -26,6 +26,8 @@ class Page:
     ranges: bool = True
     """Whether the server supports Range."""
     redirect: str | None = None
+    redirects: list[str] = field(default_factory=list)
+    """The targets of redirects, one per request, before `redirect`."""
     statuses: list[int] = field(default_factory=list)
     """First responses, one per request, without a body."""
     cut_bytes: int | None = None
@@ -45,6 +47,8 @@ class WebServer:
     pages: dict[str, Page]
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     """(path with query, Host, Authorization) of each request."""
+    is_dead: bool = False
+    """Whether connections are closed without a response."""
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         """Return the URL of a page."""
@@ -62,13 +66,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         web = cast("_Server", self.server).web
         web.requests.append((self.path, self.headers.get("Host", ""), self.headers.get("Authorization", "")))
+        if web.is_dead:
+            self.close_connection = True
+            return
         page = web.pages.get(self.path.partition("?")[0])
         if page is None:
             self._answer(404, {}, b"")
         elif page.statuses:
             self._answer(page.statuses.pop(0), {}, b"")
-        elif page.redirect is not None:
-            self._answer(302, {"Location": page.redirect}, b"")
+        elif page.redirects or page.redirect is not None:
+            target = page.redirects.pop(0) if page.redirects else page.redirect
+            self._answer(302, {"Location": str(target)}, b"")
         else:
             self._give(page)
 

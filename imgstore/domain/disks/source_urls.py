@@ -43,6 +43,11 @@ class SourceUrl:
     authorization: str | None
     """The header for the name and password in the URL."""
 
+    @property
+    def place(self) -> tuple[str, str, int, str]:
+        """The URL without credentials and query, which may contain a signature."""
+        return self.scheme, self.host, self.port, self.target.partition("?")[0]
+
 
 def parse_source_url(text: str) -> SourceUrl:
     """Parse the URL of a disk image.

@@ -3,6 +3,10 @@
 This module resolves the name, checks each address, and then connects to a checked address. A later change of the name
 has no effect. Each redirect is checked in the same way. Proxies of the environment are not used, because a proxy
 resolves names itself.
+
+A redirector may lead each request to another mirror, and mirrors of equal files differ in ETag and Last-Modified. All
+reads therefore stay with the first mirror (invariant U8). If the mirror refuses or does not answer, the redirector is
+asked again. Another mirror must deliver the same length, and the bytes that were read before.
 """
 
 import http.client
@@ -14,9 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 from urllib.parse import urljoin
 
 import urllib3
@@ -25,7 +29,7 @@ from urllib3.exceptions import SSLError as TlsError
 from urllib3.exceptions import TimeoutError as TimeoutOfUrllib3
 
 from imgstore.domain.disks.source_deadlines import SourceDeadlines
-from imgstore.domain.disks.source_urls import parse_source_url, redact_location
+from imgstore.domain.disks.source_urls import SourceUrl, parse_source_url, redact_location
 from imgstore.domain.disks.sources import Extent, SourceIdentity
 from imgstore.domain.errors import (
     ImageRefused,
@@ -39,15 +43,22 @@ from imgstore.domain.errors import (
     StoreUnreachable,
 )
 from imgstore.domain.stop_signal import StopSignal
+from imgstore.domain.storage.digests import digest_of
 from imgstore.domain.tls_faults import find_tls_fault
+from imgstore.stores.http.read_samples import ReadSamples
 from imgstore.stores.http.timed_connection import RequestTimer, SourceConnections
 from imgstore.stores.wrappers.retry import Retrier
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+_T = TypeVar("_T")
 Resolve: TypeAlias = Callable[[str, int], list[str]]
 """Returns the addresses of a name."""
 
 REDIRECTS_MAX: Final = 5
+MIRRORS_MAX: Final = 4
+"""The mirrors that are compared with the first mirror, before the read fails."""
+FAILURES_MAX: Final = 2
+"""The failed requests in a row to a mirror, before the redirector is asked for another mirror."""
 
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _UNICAST: Final = ipaddress.IPv6Network("2000::/3")
@@ -56,6 +67,8 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _NO_SUCH_NAME: Final = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 _CONNECTIONS_MAX: Final = 16
 _CONTENT_RANGE: Final = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18})", re.IGNORECASE)
+_DIGEST: Final = re.compile(r"(sha-(?:256|512))=:?([A-Za-z0-9+/]{43,88}={0,2}):?", re.IGNORECASE)
+"""A digest of the whole file, in Repr-Digest (RFC 9530) or Digest (RFC 3230)."""
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _STAMP: Final = re.compile(r"[\x21-\x7e\xa1-\xff][\x20-\x7e\xa1-\xff]{0,1023}")
 """An ETag or a date that the catalog can store."""
@@ -92,11 +105,32 @@ def _embedded_ipv4(address: Address) -> Address | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Route:
-    """The place of the bytes after all redirects: a pool of connections to one checked address."""
+    """A pool of connections to one checked address, for one URL."""
 
+    url: SourceUrl
+    address: str
     pool: urllib3.HTTPConnectionPool
-    target: str
     headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mirror:
+    """The server of the bytes, after all redirects."""
+
+    route: _Route
+    file_bytes: int
+    stamp: str
+    digests: Mapping[str, str]
+    """The digests of the file from the headers, by algorithm."""
+
+    def is_same_file(self, other: "_Mirror") -> bool | None:
+        """Compare the headers of two mirrors. Return None if the headers prove nothing."""
+        if self.file_bytes != other.file_bytes:
+            return False
+        if self.route.url.place == other.route.url.place:
+            return self.stamp == other.stamp
+        known = self.digests.keys() & other.digests.keys()
+        return all(self.digests[name] == other.digests[name] for name in known) if known else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +150,7 @@ class _FileRange:
     body: bytes
     file_bytes: int
     stamp: str
+    digests: Mapping[str, str]
 
 
 class _Response(http.client.HTTPResponse):
@@ -206,7 +241,13 @@ class HttpSource:
         if authorities is not None:
             self._tls.load_verify_locations(authorities)
         self._lock = threading.Lock()
-        self._route: _Route | None = None
+        self._mirror: _Mirror | None = None
+        self._failures = 0
+        """The failed requests in a row to the mirror."""
+        self._hops = 0
+        """The number of redirects when the redirects were followed last."""
+        self._switching = threading.Lock()
+        self._samples = ReadSamples()
         self._closing = ExitStack()
         self._closing.enter_context(self._stop.call_on_stop(self._line.disconnect))
         try:
@@ -221,23 +262,29 @@ class HttpSource:
         return self._opened.file_bytes
 
     def identity(self) -> SourceIdentity:
-        """See `ByteSource.identity`. The location is the URL without the query, which may contain a signature."""
-        return self._identity(self._retry(lambda: self._ask(0, 1, follow_redirects=True)))
+        """See `ByteSource.identity`. The location is the URL without the query, which may contain a signature.
+
+        The stamp is the stamp of the first mirror, as long as the present mirror has the same file.
+        """
+        part = self._retry(lambda: self._ask(self._check_mirror))
+        return SourceIdentity(location=redact_location(self._url), file_bytes=part.file_bytes, stamp=part.stamp)
 
     def _first_identity(self) -> SourceIdentity:
         """Fetch the identity, without a second attempt at a server that never answered.
 
         Otherwise a closed port would be refused later than an open port, and callers could scan the server's network.
         """
+
+        def ask() -> _Mirror:
+            return self._ask(lambda: self._switch(None))
+
         try:
-            return self._identity(self._ask(0, 1, follow_redirects=True))
+            first = ask()
         except _NoAnswer:
             raise
         except StoreUnreachable:
-            return self.identity()
-
-    def _identity(self, part: _FileRange) -> SourceIdentity:
-        return SourceIdentity(location=redact_location(self._url), file_bytes=part.file_bytes, stamp=part.stamp)
+            first = self._retry(ask)
+        return SourceIdentity(location=redact_location(self._url), file_bytes=first.file_bytes, stamp=first.stamp)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """See `ByteSource.read_at`."""
@@ -251,7 +298,7 @@ class HttpSource:
             )
         if length == 0:
             return b""
-        part = self._retry(lambda: self._ask(offset, length, follow_redirects=False))
+        part = self._retry(lambda: self._ask(lambda: self._fetch(offset, length)))
         if (part.file_bytes, part.stamp) != (self._opened.file_bytes, self._opened.stamp):
             raise SourceChanged(
                 f"'{redact_location(self._url)}' was replaced during the read.",
@@ -260,6 +307,7 @@ class HttpSource:
                 hint="do not change the file during the read, then run the same command again",
                 target=redact_location(self._url),
             )
+        self._samples.add(offset, part.body)
         return part.body
 
     def extents(self) -> Iterator[Extent]:
@@ -271,27 +319,23 @@ class HttpSource:
         """See `ByteSource.close`."""
         self._closing.close()
         with self._lock:
-            if self._route is not None:
-                self._route.pool.close()
-                self._route = None
+            if self._mirror is not None:
+                self._mirror.route.pool.close()
+                self._mirror = None
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    def _ask(self, offset: int, length: int, *, follow_redirects: bool) -> _FileRange:
-        """Fetch one range.
-
-        The final URL of the redirects is reused. If the server refuses that URL, because a signature may have expired,
-        the redirects are followed again.
-        """
+    def _ask(self, call: Callable[[], _T]) -> _T:
+        """Return the result of `call`, whose requests have the deadlines of one request."""
         self._stop.check()
         began = self._monotonic()
-        self._begin(self._deadlines.head_seconds, self._describe_late_head())
+        self._begin_head()
         try:
-            part = self._ask_before_deadline(offset, length, follow_redirects=follow_redirects)
+            result = call()
         finally:
             self._spend(self._monotonic() - began)
-        self._spend(-self._deadlines.added_seconds(len(part.body)))
-        return part
+        self._spend(-self._deadlines.added_seconds(len(result.body) if isinstance(result, _FileRange) else 0))
+        return result
 
     def _total_seconds_left(self) -> float:
         """Return the time that remains for all requests together."""
@@ -310,33 +354,132 @@ class HttpSource:
         left = self._total_seconds_left()
         self._timer.begin(min(seconds, left), late if seconds <= left else self._describe_late_total())
 
+    def _begin_head(self) -> None:
+        self._begin(self._deadlines.head_seconds, self._describe_late_head())
+
     def _describe_late_total(self) -> str:
         return f"all requests together took {self._deadlines.total_seconds:g} seconds too long"
 
     def _describe_late_head(self) -> str:
         return f"no whole head of an answer within {self._deadlines.head_seconds:g} seconds"
 
-    def _ask_before_deadline(self, offset: int, length: int, *, follow_redirects: bool) -> _FileRange:
-        """Fetch the range before the thread's deadline."""
-        route = None if follow_redirects else self._route
-        if route is not None:
-            answer = self._send(route, offset, length)
-            if answer.status in {206, 416} or _is_passing(answer.status):
-                return self._parse_range(answer, offset, length)
-        return self._follow(offset, length)
+    def _fetch(self, offset: int, length: int) -> _FileRange:
+        """Fetch a range from the mirror. If the mirror fails, the redirects are followed again.
 
-    def _follow(self, offset: int, length: int) -> _FileRange:
+        A refusal may mean that the signature of the mirror's URL has expired.
+        """
+        mirror = self._mirror
+        if mirror is not None and self._failures < FAILURES_MAX:
+            try:
+                return self._read(mirror, offset, length)
+            except StoreUnreachable:
+                raise
+            except (StoreError, ImageRefused):
+                pass
+        return self._read(self._switch(mirror), offset, length)
+
+    def _check_mirror(self) -> _FileRange:
+        """Fetch the first byte, for the present length and stamp.
+
+        Without redirects, the name of the source is resolved and checked again.
+        """
+        mirror = self._mirror
+        if (
+            mirror is not None
+            and mirror.route.url == parse_source_url(self._url)
+            and mirror.route.address not in self._resolve_public_addresses(mirror.route.url)
+        ):
+            self._switch(mirror)
+        return self._fetch(0, 1)
+
+    def _read(self, mirror: _Mirror, offset: int, length: int) -> _FileRange:
+        """Fetch a range from a mirror. If the file is still the same, the range has the stamp of the first mirror."""
+        self._begin_head()
+        try:
+            part = self._parse_range(self._send(mirror.route, offset, length), offset, length)
+        except StoreUnreachable:
+            with self._lock:
+                self._failures += mirror is self._mirror
+            raise
+        with self._lock:
+            self._failures = 0
+        is_same = (part.file_bytes, part.stamp) == (mirror.file_bytes, mirror.stamp)
+        return replace(part, stamp=self._opened.stamp) if is_same else part
+
+    def _switch(self, old: _Mirror | None) -> _Mirror:
+        """Follow the redirects to a mirror in place of `old`, unless another thread has done so.
+
+        Raises:
+            SourceChanged: the mirrors have another file.
+            ImgstoreError: the redirector or the mirrors refuse or do not answer.
+        """
+        began = self._monotonic()
+        with self._switching:
+            self._spend(began - self._monotonic())  # Only the other thread sent requests in this time.
+            if self._mirror is not None and self._mirror is not old:
+                return self._mirror
+            mirror = self._follow() if old is None else self._find_same_file(old)
+            self._keep(mirror)
+            return mirror
+
+    def _find_same_file(self, old: _Mirror) -> _Mirror:
+        """Follow the redirects until a mirror has the file that was read from `old`. Errors are as in `_switch`."""
+        for attempt in range(1, MIRRORS_MAX + 1):
+            self._begin_head()
+            try:
+                mirror = self._follow()
+                try:
+                    self._check_same_file(old, mirror)
+                except BaseException:
+                    mirror.route.pool.close()
+                    raise
+            except (SourceChanged, ImageRefused, StoreDenied, ObjectNotFound):
+                if attempt == MIRRORS_MAX or not self._hops:
+                    raise
+            else:
+                return mirror
+        raise AssertionError("the last attempt returns or raises")
+
+    def _check_same_file(self, old: _Mirror, new: _Mirror) -> None:
+        """Check that another mirror has the file that was read from `old` (invariant U8).
+
+        Raises:
+            SourceChanged: the mirror has another file.
+        """
+        is_same = old.is_same_file(new)
+        difference = f"{new.file_bytes} bytes, {new.stamp}"
+        for sample in self._samples.choose() if is_same is None else ():
+            part = self._read(new, sample.offset, sample.length)
+            self._spend(-self._deadlines.added_seconds(len(part.body)))
+            if digest_of(part.body) != sample.digest:
+                is_same, difference = False, f"other bytes at offset {sample.offset}"
+                break
+        if is_same is False:
+            raise SourceChanged(
+                f"'{redact_location(self._url)}' was replaced during the read, or redirects to servers with another file.",
+                found=difference,
+                expected=f"{old.file_bytes} bytes, {old.stamp}, or a mirror with equal bytes",
+                hint="run the same command again. If the error repeats, give the URL of one mirror",
+                target=redact_location(self._url),
+            )
+
+    def _follow(self) -> _Mirror:
+        """Follow the redirects from the URL of the source, and fetch the first byte."""
         url = self._url
-        for _ in range(REDIRECTS_MAX + 1):
+        for hop in range(REDIRECTS_MAX + 1):
+            self._hops = hop
             route = self._open_route(url)
             try:
-                answer = self._send(route, offset, length)
+                answer = self._send(route, 0, 1)
+                if answer.status not in _REDIRECTS:
+                    part = self._parse_range(answer, 0, 1)
+                    return _Mirror(route=route, file_bytes=part.file_bytes, stamp=part.stamp, digests=part.digests)
             except ImgstoreError:
                 route.pool.close()
+                if hop == 0:  # Without the redirector, the kept mirror is next.
+                    with self._lock:
+                        self._failures = 0
                 raise
-            if answer.status not in _REDIRECTS:
-                self._keep(route)
-                return self._parse_range(answer, offset, length)
             route.pool.close()
             url = self._resolve_redirect(url, answer.headers.get("Location", ""))
         raise ImageRefused(
@@ -368,18 +511,18 @@ class HttpSource:
             target=redact_location(self._url),
         )
 
-    def _keep(self, route: _Route) -> None:
+    def _keep(self, mirror: _Mirror) -> None:
         with self._lock:
-            # If another thread still reads from a route, its connections are closed when they return to the pool.
-            if self._route is not None:
-                self._route.pool.close()
-            self._route = route
+            # If another thread still reads from a mirror, its connections are closed when they return to the pool.
+            if self._mirror is not None:
+                self._mirror.route.pool.close()
+            self._mirror, self._failures = mirror, 0
 
     def _send(self, route: _Route, offset: int, length: int) -> _Answer:
         headers = route.headers | {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
         try:
             answer = route.pool.request(
-                "GET", route.target, headers=headers, redirect=False, retries=False, preload_content=False
+                "GET", route.url.target, headers=headers, redirect=False, retries=False, preload_content=False
             )
             try:
                 body = self._read_body(answer, length) if answer.status == 206 else b""
@@ -435,7 +578,7 @@ class HttpSource:
         match = _CONTENT_RANGE.fullmatch(said.strip())
         file_bytes = int(match[3]) if match is not None and _STAMP.fullmatch(stamp) else None
         if answer.status == 416 and file_bytes == 0:
-            return _FileRange(body=b"", file_bytes=0, stamp=stamp)
+            return _FileRange(body=b"", file_bytes=0, stamp=stamp, digests={})
         if answer.status != 206:
             raise self._create_status_error(answer.status)
         if match is None or file_bytes is None:
@@ -457,7 +600,9 @@ class HttpSource:
         expected = max(0, min(length, file_bytes - offset))
         if len(answer.body) != expected:
             raise self._unreachable(f"{len(answer.body)} bytes instead of the announced {expected}")
-        return _FileRange(body=answer.body, file_bytes=file_bytes, stamp=stamp)
+        said = f"{answer.headers.get('Repr-Digest', '')}, {answer.headers.get('Digest', '')}"
+        digests = {name.lower(): value for name, value in _DIGEST.findall(said)}
+        return _FileRange(body=answer.body, file_bytes=file_bytes, stamp=stamp, digests=digests)
 
     # -- addresses ----------------------------------------------------------------------------------------------------
 
@@ -471,12 +616,12 @@ class HttpSource:
                 hint="give an https URL; http is for private servers: IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
                 target=redact_location(self._url),
             )
-        address = self._resolve_public_address(parts.host, parts.port)
+        address = self._resolve_public_addresses(parts)[0]
         headers = {"Host": parts.host_header}
         if parts.authorization is not None:
             headers["Authorization"] = parts.authorization
         pool = self._pool(parts.scheme, address, parts.port, parts.host)
-        return _Route(pool=pool, target=parts.target, headers=headers)
+        return _Route(url=parts, address=address, pool=pool, headers=headers)
 
     def _pool(self, scheme: str, address: str, port: int, host: str) -> urllib3.HTTPConnectionPool:
         """Create a pool of connections to the checked address, under the requested host name."""
@@ -500,9 +645,10 @@ class HttpSource:
         self._line.watch(pool)
         return pool
 
-    def _resolve_public_address(self, host: str, port: int) -> str:
+    def _resolve_public_addresses(self, url: SourceUrl) -> list[str]:
+        host = url.host
         try:
-            addresses = self._resolve(host, port)
+            addresses = self._resolve(host, url.port)
         except OSError as error:
             # Refused at once like a private address: the time must not reveal the names of the server's network.
             if not isinstance(error, socket.gaierror) or error.errno not in _NO_SUCH_NAME:
@@ -519,7 +665,7 @@ class HttpSource:
                 hint="for a server of your own network set IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
                 target=redact_location(self._url),
             )
-        return addresses[0]
+        return addresses
 
     # -- errors -------------------------------------------------------------------------------------------------------
 
