@@ -1,7 +1,8 @@
 """Publish local files as an image version on a server. The files become temporary managed disks.
 
-The order is: upload the disks, create the version from the disks, wait for the source region, delete the disks. The
-name of a disk follows from the version and the LUN, so the same command finds the disks of an earlier run.
+The order is: upload the disks, create the version from the uploads, wait for the source region, delete the disks. The
+server stores the bytes in the pool of the gallery only (invariant S1). The name of a disk follows from the version and
+the LUN, so the same command finds the disks of an earlier run.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from imgstore.domain.disks.upload_tags import UPLOAD_MISMATCH
 from imgstore.domain.errors import ImgstoreError, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.names import compute_id, region_key, version_id
 from imgstore.domain.progress import ProgressEvent, Stage
@@ -74,29 +76,37 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
         _run_and_watch(
             server, version, "PATCH", version_body(request, location=None, storage=storage), existing, wait=wait
         )
+        for lun in sources.files:  # A killed command may have left disks.
+            discard(server, _upload_id(server, request, version, lun))
         return server.show(version, **_STATUS)
     gallery = server.gallery(request.group, request.gallery)
     location = region_key(server.location(gallery, request.location))
     uploads = {
-        lun: Upload(
-            disk_id=compute_id(server.subscription, request.group, "disks", upload_name(version, lun)),
-            disk=disk,
-            location=location,
-            tags={"imgstore-for": version[-200:]},
-            is_temporary=True,
-        )
+        lun: Upload(disk_id=_upload_id(server, request, version, lun), disk=disk, location=location, version=version)
         for lun, disk in sources.files.items()
     }
     for each in uploads.values():
         upload(server, each)
     body = version_body(request, location=location, storage=sources.storage(uploads))
     try:
-        _run_and_watch(server, version, "PUT", body, existing, wait=wait)
+        try:
+            _run_and_watch(server, version, "PUT", body, existing, wait=wait)
+        except ImgstoreError as error:
+            if error.error_code != UPLOAD_MISMATCH:
+                raise
+            for each in uploads.values():  # The ranges of an earlier run were of another file.
+                discard(server, each.disk_id)
+                upload(server, each)
+            _run_and_watch(server, version, "PUT", body, None, wait=wait)
     except ImgstoreError as error:
         _clean_up(server, version, uploads, error)
         raise
     _clean_up(server, version, uploads, None)
     return server.show(version, **_STATUS)
+
+
+def _upload_id(server: Server, request: VersionRequest, version: str, lun: int | None) -> str:
+    return compute_id(server.subscription, request.group, "disks", upload_name(version, lun))
 
 
 def upload_name(version: str, lun: int | None) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from imgstore.domain.disks.sources import DiskReader, Extent
+from imgstore.domain.disks.upload_tags import UPLOAD_DIGEST, UPLOAD_FOR
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, PropertyChangeNotAllowed
 from imgstore.domain.names import region_key
 from imgstore.domain.storage.digests import Digest
@@ -29,6 +30,8 @@ _FOOTER_BYTES: Final = 512
 _GRANT_SECONDS: Final = 24 * 3600
 """The validity of a signed URL for one attempt. The next attempt gets a new URL."""
 _WAITING: Final = ("ReadyToUpload", "ActiveUpload")
+_TAG_VALUE_CHARACTERS_MAX: Final = 256
+"""Azure's limit of a tag's value."""
 _OCTETS: Final = "application/octet-stream"
 
 assert PIECE_BYTES <= PUT_PAGE_BYTES_MAX, "a piece is sent in one request"
@@ -45,15 +48,24 @@ class Upload:
     sku: str | None = None
     os_type: str | None = None
     hyper_v_generation: str | None = None
-    is_temporary: bool = False
-    """True for a disk with a generated name. Another disk of this name may be deleted."""
+    version: str | None = None
+    """The id of the version that the disk is for. The name of the disk is generated, so another disk of this name may be
+    deleted. A server keeps the upload for the version. An older server ingests the upload as a disk."""
+
+    @property
+    def all_tags(self) -> Mapping[str, str] | None:
+        """The tags of the disk, with the tag of an upload for a version."""
+        if self.version is None:
+            return self.tags
+        is_short = len(self.version) <= _TAG_VALUE_CHARACTERS_MAX
+        return {**(self.tags or {}), UPLOAD_FOR: self.version if is_short else "version"}
 
     def body(self, upload_bytes: int) -> Json:
         """Return the body of the PUT."""
         return disk_body(
             location=self.location,
             creation={"createOption": "Upload", "uploadSizeBytes": upload_bytes},
-            tags=self.tags,
+            tags=self.all_tags,
             sku=self.sku,
             os_type=self.os_type,
             hyper_v_generation=self.hyper_v_generation,
@@ -76,7 +88,7 @@ def upload(server: Server, wanted: Upload) -> Json:
             if _is_same_disk(server, existing, wanted, reader):
                 return existing if wanted.tags is None else server.patch(wanted.disk_id, {"tags": wanted.tags})
             discard(server, wanted.disk_id)
-        elif existing is not None and wanted.tags is None:
+        elif existing is not None and wanted.all_tags is None:
             wanted = replace(wanted, tags=existing.get("tags"))  # A PUT without tags removes the tags.
         made = _attempt(server, wanted, reader)
         if made is None:  # The ranges of an earlier run were of another file.
@@ -128,7 +140,7 @@ def _is_same_disk(server: Server, existing: Json, wanted: Upload, reader: DiskRe
         digest = digest_pieces(server.subscriber, f"read {wanted.disk.path.name}", reader).hex()
         if properties["creationData"]["createOption"] == "Upload" and properties.get("diskDigest") == digest:
             return True
-    if wanted.is_temporary:
+    if wanted.version is not None:
         return False
     raise PropertyChangeNotAllowed(
         "properties.creationData",
@@ -146,6 +158,13 @@ def _attempt(server: Server, wanted: Upload, reader: DiskReader) -> Json:
     url = grant_access(server, wanted.disk_id, "Write")
     name = wanted.disk.path.name
     digest = _send(server, url, reader, f"upload {name}")
+    if wanted.version is not None:
+        server.patch(wanted.disk_id, {"tags": {**(wanted.all_tags or {}), UPLOAD_DIGEST: digest.hex()}})
+        server.post_action(wanted.disk_id, "endGetAccess")
+        made = server.show(wanted.disk_id)
+        if made["properties"]["diskState"] in _WAITING:
+            return made  # The server compares the digest when the version is created.
+        return made if made["properties"].get("diskDigest") == digest.hex() else None
     with report_progress(server.subscriber, f"ingest {name}", sum(each.length for each in reader.extents())):
         server.post_action(wanted.disk_id, "endGetAccess")
     made = server.show(wanted.disk_id)

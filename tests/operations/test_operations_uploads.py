@@ -2,33 +2,49 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from imgstore.domain import names
 from imgstore.domain.disks.signed_urls import AccessLevel, DiskState
-from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound, ObjectCorrupt, WorkHeld
-from imgstore.domain.identity.access import Principal
-from imgstore.domain.requests import DiskRequest, MachineRequest, UploadRequest
+from imgstore.domain.disks.upload_tags import UPLOAD_DIGEST, UPLOAD_FOR, UPLOAD_MISMATCH
+from imgstore.domain.errors import (
+    AccessDenied,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    ObjectCorrupt,
+    SourceChanged,
+    WorkHeld,
+)
+from imgstore.domain.identity.access import Grant, Principal, Role
+from imgstore.domain.requests import DiskRequest, MachineRequest, UploadRequest, VersionSource
 from imgstore.domain.resources import DiskKind, ManagedDisk
+from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import MIB
+from imgstore.domain.views import VersionView
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
 from imgstore.operations.disks import disks, signed_urls, uploads
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.disks.uploads import create_upload, open_spool, revoke_access, sweep_uploads
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.create import create_machine
-from imgstore.transfer.spool import spool_folder
+from imgstore.operations.versions.create import create_version
+from imgstore.transfer.spool import remove_spool, spool_folder
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import (
     ADMIN,
+    GALLERY,
     GROUP,
     audit,
     create_sample_gallery,
     export_disk,
     open_home,
     own_slots,
+    request,
 )
 
 
@@ -196,3 +212,84 @@ def test_copy_of_an_uploaded_disk_does_not_wait_for_an_upload(
     with pytest.raises(InvalidInput, match="is not found"):
         create_machine(installation, ADMIN, MachineRequest(group=GROUP, name="vm2", attach_os_disk="waits"))
     audit(installation)
+
+
+def version_of(installation: Installation, source: str = "up", who: Principal = ADMIN) -> VersionView:
+    wanted = request("1.0.0", ["southcentralus"], source=VersionSource(os_snapshot=source))
+    return create_version(installation, who, wanted)
+
+
+def for_version(installation: Installation, data: bytes, **tags: str) -> ManagedDisk:
+    """A disk whose upload is for a version and ended."""
+    disk = create_upload(
+        installation,
+        ADMIN,
+        UploadRequest(group=GROUP, name="up", upload_bytes=len(data), tags={UPLOAD_FOR: "x"} | tags),
+    )
+    with closing(open_spool(installation, disk)) as spool:
+        for at in range(0, len(data), MIB):
+            spool.write(at, [data[at : at + MIB]])
+    return revoke(installation)
+
+
+def test_an_upload_for_a_version_is_stored_and_billed_with_the_version_only(
+    installation: Installation, vhd: bytes
+) -> None:
+    """Invariant S1."""
+    disk = for_version(installation, vhd)
+    assert disk.disk_state is DiskState.READY_TO_UPLOAD
+    view = version_of(installation)
+    assert view.version.os_disk.source.location == disk.resource_id
+    (own,) = own_slots(installation)
+    assert list(installation.access(own).store.list("pools/" + own.key.pool_uid)) == []
+    with installation.catalog.reading() as transaction:
+        assert transaction.manifests.in_slot(own.uid) == []
+    audit(installation)
+    remove_spool(installation.home, disk.uid)
+    assert version_of(installation).version.uid == view.version.uid, "the upload is not needed any more"
+    disks.delete_disk(installation, ADMIN, group=GROUP, name="up")
+    assert version_of(installation).version.uid == view.version.uid, "the disk is not needed any more"
+    audit(installation)
+
+
+def test_an_upload_with_another_digest_makes_no_version(installation: Installation, vhd: bytes) -> None:
+    for_version(installation, vhd, **{UPLOAD_DIGEST: "00" * 32})
+    with pytest.raises(SourceChanged) as caught:
+        version_of(installation)
+    assert caught.value.error_code == UPLOAD_MISMATCH
+    with installation.catalog.reading() as transaction:
+        assert transaction.versions.list_all() == []
+    disks.tag_disk(installation, ADMIN, group=GROUP, name="up", tags={UPLOAD_DIGEST: "no digest"})
+    with pytest.raises(InvalidInput, match="not a disk digest"):
+        version_of(installation)
+
+
+def test_an_upload_for_a_version_needs_the_right_to_the_version(installation: Installation, vhd: bytes) -> None:
+    """A caller with the right to disks alone is refused before bytes are sent or stored."""
+    group = names.group_id(installation.subscription, GROUP)
+    gallery = names.gallery_id(installation.subscription, GROUP, GALLERY)
+    ann = Principal(
+        name="ann", grants=(Grant(role=Role.CONTRIBUTOR, scope=f"{group}/providers/Microsoft.Compute/disks/up"),)
+    )
+    wanted = UploadRequest(group=GROUP, name="up", upload_bytes=len(vhd), tags={UPLOAD_FOR: gallery})
+    with pytest.raises(AccessDenied):
+        create_upload(installation, ann, wanted)
+    with pytest.raises(NotFound):
+        disks.show_disk(installation, ADMIN, group=GROUP, name="up")
+    assert create_upload(installation, ann, replace(wanted, tags=None)).awaits_upload, "the right to the disk"
+    for_version(installation, vhd)
+    with pytest.raises(AccessDenied):
+        version_of(installation, who=ann)
+    with installation.catalog.reading() as transaction:
+        assert transaction.versions.list_all() == []
+
+
+def test_an_abandoned_upload_for_a_version_is_removed(tmp_path: Path, vhd: bytes) -> None:
+    with open_home(tmp_path / "other", space=DiskSpace(upload_days_max=0)) as installation:
+        create_sample_gallery(installation)
+        disk = for_version(installation, vhd)
+        sweep_uploads(installation)
+        assert not spool_folder(installation.home, disk.uid).exists()
+        with pytest.raises(InvalidInput, match="no uploaded bytes"):
+            version_of(installation)
+        audit(installation)

@@ -58,7 +58,14 @@ COPYABLE_KINDS: Final = (DiskKind.SNAPSHOT, DiskKind.DISK)
 
 
 def find_original(
-    installation: Installation, principal: Principal, transaction: Transaction, group: str, word: str, *, what: str
+    installation: Installation,
+    principal: Principal,
+    transaction: Transaction,
+    group: str,
+    word: str,
+    *,
+    what: str,
+    takes_uploads: bool = False,
 ) -> ManagedDisk | None:
     """Find the disk or snapshot that `word` names, if the principal may read the bytes. Return None for a file.
 
@@ -69,6 +76,7 @@ def find_original(
         group: the resource group for bare names.
         word: a name, a resource id, a path or a URL from a person.
         what: the noun of the new resource, for errors.
+        takes_uploads: whether a disk is accepted that still has received bytes in the upload spool.
 
     Raises:
         SourceNotFound: a full id names no resource, or a bare name names neither a resource nor a file.
@@ -79,9 +87,12 @@ def find_original(
     readable = [each for each in candidates if is_allowed(principal, Action.EXPORT, each.resource_id)]
     named = [transaction.disks.get(each.subscription, each.group, each.name, DiskKind(each.kind)) for each in readable]
     there = [each for each in named if each is not None]
-    ready = next((each for each in there if each.provisioning_state is ProvisioningState.SUCCEEDED), None)
-    if ready is not None:
-        return ready
+    ready = [each for each in there if each.provisioning_state is ProvisioningState.SUCCEEDED]
+    if takes_uploads:
+        now = transaction.now()
+        ready += [each for each in there if each.awaits_upload and each.active_grant(now) is None]
+    if ready:
+        return ready[0]
     if is_resource_id(word) or ("/" not in word and not os.path.exists(word)):
         if not readable:
             authorize(principal, Action.EXPORT, candidates[-1].resource_id)

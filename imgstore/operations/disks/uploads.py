@@ -2,9 +2,12 @@
 
 A client creates a disk row, uploads the bytes to a signed URL, and revokes the URL. The revocation ingests the upload. The
 upload is always a fixed VHD, as in Azure. The format is never probed (invariant F9).
+
+An upload for a version (`domain/disks/upload_tags.py`) is not ingested as a disk. `open_upload` opens the received bytes
+as the source of the version, so that the bytes are stored in the pool of the gallery only (invariant S1).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -12,19 +15,21 @@ from typing import Final
 
 from imgstore.catalog import Transaction
 from imgstore.domain import names
-from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.disks.sources import ContainerMetadata, DiskFormat, DiskReader, Extent, SourceIdentity
+from imgstore.domain.disks.upload_tags import destination_id, expected_digest, is_for_version
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound, PropertyChangeNotAllowed
-from imgstore.domain.identity.access import DISKS, Action, Principal
+from imgstore.domain.identity.access import DISKS, VERSIONS, Action, Principal
 from imgstore.domain.requests import UploadRequest
 from imgstore.domain.resources import ManagedDisk, StorageAccountType
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import TIB
 from imgstore.domain.tags import apply_tags
 from imgstore.formats import open_disk
 from imgstore.operations import lookup
-from imgstore.operations.activity_log import record_activity
+from imgstore.operations.activity_log import permit, record_activity
 from imgstore.operations.disks.disks import check_existing, choose_disk_region, update_tags
 from imgstore.operations.disks.from_source import ensure_own_slot
 from imgstore.operations.gallery.groups import ensure_group, permit_group
@@ -49,11 +54,15 @@ def create_upload(installation: Installation, principal: Principal, request: Upl
     Raises:
         InvalidInput: the size is not the size of a fixed VHD, or the existing disk declares another operating system.
         PropertyChangeNotAllowed: the disk exists, with another source, another size or another region.
+        AccessDenied: the principal may not write the disk, or the versions that the upload is for.
     """
     names.check_disk_name(request.name)
     _check_bytes(request.upload_bytes)
     scope = names.disk_id(installation.subscription, request.group, request.name)
     permit_group(installation, principal, request.group)
+    destination = destination_id(request.tags or {})
+    if destination is not None:  # Refuse before the bytes are sent.
+        permit(installation, principal, Action.WRITE, destination, VERSIONS)
     with (
         record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"),
         installation.catalog.transaction() as transaction,
@@ -133,7 +142,7 @@ def revoke_access(
     name: str,
     on_url_revoked: Callable[[], None] = lambda: None,
 ) -> ManagedDisk:
-    """Revoke the signed URL of a disk, and ingest uploaded bytes.
+    """Revoke the signed URL of a disk, and ingest uploaded bytes, unless the upload is for a version.
 
     The same call after a completed call does nothing. After an interrupted call, the same call resumes.
 
@@ -157,7 +166,9 @@ def revoke_access(
                 transaction.disks.set_grant(disk, None)
                 disk = replace(disk, grant=None)
         on_url_revoked()
-        return _ingest_upload(installation, disk) if disk.awaits_upload else disk
+        if not disk.awaits_upload or is_for_version(disk.tags):
+            return disk
+        return _ingest_upload(installation, disk)
 
 
 def _ingest_upload(installation: Installation, disk: ManagedDisk) -> ManagedDisk:
@@ -172,6 +183,74 @@ def _ingest_upload(installation: Installation, disk: ManagedDisk) -> ManagedDisk
             made = ingest_disk(installation, standing, reader, spool.identity())
     remove_spool(installation.home, disk.uid)
     return made
+
+
+class UploadedDisk:
+    """A `DiskReader` of the received bytes of an upload. The location of the source is the id of the disk."""
+
+    def __init__(self, spool: Spool, reader: DiskReader, disk: ManagedDisk, digest: Digest | None) -> None:
+        self._spool = spool
+        self._reader = reader
+        self._location = disk.resource_id
+        self.expected_digest = digest
+        """The disk digest that the client named, or None."""
+
+    @property
+    def virtual_bytes(self) -> int:
+        """The size of the disk."""
+        return self._reader.virtual_bytes
+
+    @property
+    def container_metadata(self) -> ContainerMetadata:
+        """The footer of the uploaded VHD."""
+        return self._reader.container_metadata
+
+    def extents(self) -> Iterator[Extent]:
+        """Return the ranges with received data."""
+        return self._reader.extents()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Read from the upload spool."""
+        return self._reader.read_at(offset, length)
+
+    def identity(self) -> SourceIdentity:
+        """Return the identity of the received bytes."""
+        return replace(self._spool.identity(), location=self._location)
+
+    def close(self) -> None:
+        """Release the spool."""
+        self._reader.close()
+        self._spool.close()
+
+
+def open_upload(installation: Installation, disk: ManagedDisk) -> UploadedDisk:
+    """Open the received bytes of a disk as the source of a version. The signed URL was revoked or has expired.
+
+    Raises:
+        InvalidInput: no bytes were received.
+        ImageRefused: the upload is not a fixed VHD of the size. The upload stays and can be corrected with a new URL.
+        WorkHeld: another process still uses the upload.
+    """
+    digest = expected_digest(disk.tags)
+    spool = open_spool(installation, disk, patience_seconds=_PATIENCE_SECONDS)
+    try:
+        _check_has_bytes(spool, disk)
+        reader = open_disk(spool, format=DiskFormat.VHD_FIXED, scratch=installation.scratch)
+    except BaseException:
+        spool.close()
+        raise
+    return UploadedDisk(spool, reader, disk, digest)
+
+
+def _check_has_bytes(spool: Spool, disk: ManagedDisk) -> None:
+    if not spool.has_any:
+        raise InvalidInput(
+            f"The disk '{disk.name}' has no uploaded bytes on this server.",
+            found="an empty upload",
+            expected="a complete upload to this server",
+            hint="upload the file to the URL of `imgstore disk grant-access`, then revoke the access",
+            target=disk.resource_id,
+        )
 
 
 def open_spool(installation: Installation, disk: ManagedDisk, *, patience_seconds: float = 0) -> Spool:

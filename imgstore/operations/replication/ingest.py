@@ -12,11 +12,13 @@ from typing import Any, Final
 
 from imgstore.catalog import Transaction
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
+from imgstore.domain.disks.upload_tags import UPLOAD_MISMATCH
 from imgstore.domain.disks.version_disks import OS_DISK, sort_disk_keys
 from imgstore.domain.errors import (
     InvalidInput,
     ObjectCorrupt,
     ObjectNotFound,
+    SourceChanged,
 )
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica
@@ -67,6 +69,8 @@ class Publication:
     named_bases: Sequence[VersionName] = ()
     source_manifests: Mapping[str, Digest] = field(default_factory=lambda: NO_STORED_SOURCES)
     """The digests of the manifests of stored sources, by disk key. A manifest in the slot with this digest is a base."""
+    expected_digests: Mapping[str, Digest | None] = field(default_factory=dict)
+    """The disk digests that the client of an upload named, by disk key."""
     verify_full: bool = False
 
 
@@ -232,9 +236,23 @@ class _VersionIngest:
         if self.os_disk is not None:
             bases.append(self.os_disk)
         receipt = self.run.pack(packing_uid, self.publication.readers[disk], _identity(self.work.plan, disk), bases)
+        self._check_digest(disk, receipt.manifest.disk_digest)
         self._check_os_disk(receipt.missing)
         self.run.check(packing_uid, receipt, full=self.publication.verify_full)
         return self._record(disk, receipt), receipt.manifest
+
+    def _check_digest(self, disk: str, found: Digest) -> None:
+        """Refuse an upload with other bytes than the client sent, for example ranges of an earlier file."""
+        expected = self.publication.expected_digests.get(disk)
+        if expected is not None and found != expected:
+            raise SourceChanged(
+                "The uploaded bytes are not the bytes of the file.",
+                found=f"disk digest {found.hex()}",
+                expected=f"disk digest {expected.hex()}",
+                hint="delete the disk of the upload, and upload the file again",
+                target=disk,
+                code=UPLOAD_MISMATCH,
+            )
 
     def _check_os_disk(self, missing: frozenset[Digest]) -> None:
         """Fail if the ingest of a data disk found segments of the finished OS disk to be missing or damaged."""

@@ -30,6 +30,7 @@ from imgstore.operations.activity_log import permit, record_activity
 from imgstore.operations.disks.content_check import check_same_content
 from imgstore.operations.disks.conversions import conversion_bounds
 from imgstore.operations.disks.sources import open_source, resolve_location
+from imgstore.operations.disks.uploads import UploadedDisk, open_upload
 from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.replication.copy import converge, leave_to_workers
@@ -68,6 +69,7 @@ def create_version(
         installation: the installation.
         principal: the caller.
         request: the version, its source and its target regions. The source names the OS disk exactly once.
+            A disk as a source may have an upload that was not ingested.
         wait: wait for all target regions. Otherwise wait for the source region only, and leave the others to workers.
         on_recorded: called with the version when the row is written, before bytes are stored.
 
@@ -299,6 +301,7 @@ def _make_source(
     if any(replica.state is ReplicaState.COMPLETED for replica in replicas):
         return
     digests = {key: reader.digest for key, reader in readers.items() if isinstance(reader, StoredDisk)}
+    uploads = {key: reader for key, reader in readers.items() if isinstance(reader, UploadedDisk)}
     if resolved.is_shallow and digests.keys() == readers.keys():
         publish_shallow(installation, resolved.definition_path, version, replicas[0], digests)
         return
@@ -314,6 +317,7 @@ def _make_source(
                     readers=readers,
                     named_bases=resolved.request.bases,
                     source_manifests=digests,
+                    expected_digests={key: each.expected_digest for key, each in uploads.items()},
                     verify_full=resolved.request.verify_full,
                 ),
             )
@@ -391,9 +395,12 @@ def open_disks(
                 raise
             if key == OS_DISK and resolved.sha256 is not None and resolved.arrived[key].source_sha256 is None:
                 raise
+    uploads = {
+        key: stack.enter_context(closing(open_upload(installation, disk))) for key, disk in stored.uploads.items()
+    }
     if not source.is_single_resource:
-        locations = {key: file.identity().location for key, file in files.items()}
-        check_distinct_sources(locations | {key: disk.identity().location for key, disk in stored.readers.items()})
+        opened: dict[str, ByteSource | DiskReader] = {**files, **uploads, **stored.readers}
+        check_distinct_sources({key: each.identity().location for key, each in opened.items()})
     if OS_DISK in files or OS_DISK not in uris:
         _check_sha256(resolved, files)
 
@@ -409,7 +416,7 @@ def open_disks(
         for key, file in files.items()
     }
     absent = {key: resolved.arrived[key] for key in uris.keys() - files.keys()}
-    return replace(stored, readers={**readers, **stored.readers}, absent={**absent, **stored.absent})
+    return replace(stored, readers={**readers, **uploads, **stored.readers}, absent={**absent, **stored.absent})
 
 
 def _check_sha256(resolved: ResolvedRequest, files: Mapping[str, ByteSource]) -> None:

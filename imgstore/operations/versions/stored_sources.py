@@ -1,7 +1,8 @@
 """Stored sources of image versions: disks, snapshots, managed images, machines and other versions.
 
-A stored source is a manifest in a slot. The manifest is pinned while the source is read, by segment, and ingested. If
-the slot of the new version has the same content, that content is a base, and nothing is stored twice.
+A stored source is a manifest in a slot, or an upload that was kept for a version. The manifest is pinned while the
+source is read, by segment, and ingested. If the slot of the new version has the same content, that content is a base,
+and nothing is stored twice.
 """
 
 from collections.abc import Iterator, Mapping
@@ -68,6 +69,8 @@ class OpenedDisks:
     """The slots of the stored disks, by disk key."""
     absent: Mapping[str, VersionDisk]
     """Disks that were ingested before, and have no available source any more."""
+    uploads: Mapping[str, ManagedDisk]
+    """Disks with an upload that was not ingested, by disk key."""
 
 
 @contextmanager
@@ -89,7 +92,7 @@ def open_stored_disks(
     reference = resolved.request.source.reference
     image = None if reference is None else admit_reader(installation, principal, reference)
     with installation.catalog.transaction() as transaction:
-        chosen, absent = _choose_disks(installation, principal, transaction, resolved, image)
+        chosen, uploads, absent = _choose_disks(installation, principal, transaction, resolved, image)
     with ExitStack() as stack:
         for each in chosen.values():
             stack.callback(_abandon_pin, installation, each.lease)
@@ -98,6 +101,7 @@ def open_stored_disks(
             readers=readers,
             slots={key: each.slot for key, each in chosen.items()},
             absent={key: resolved.arrived[key] for key in absent},
+            uploads=uploads,
         )
 
 
@@ -113,8 +117,11 @@ def _choose_disks(
     transaction: Transaction,
     resolved: ResolvedRequest,
     image: ImageReference | None,
-) -> tuple[dict[str, _ChosenDisk], frozenset[str]]:
-    """Choose and pin the available disks; also return the keys of ingested disks that have no source any more."""
+) -> tuple[dict[str, _ChosenDisk], dict[str, ManagedDisk], frozenset[str]]:
+    """Choose and pin the available disks.
+
+    Also return the disks with an upload, and the keys of ingested disks that have no source any more.
+    """
     source, group = resolved.request.source, resolved.definition_path.gallery.group
     if not source.is_single_resource:
         words = {disk_key(each.lun): each.source for each in source.data_snapshots}
@@ -129,15 +136,23 @@ def _choose_disks(
                     resolved.arrived, key, list_possible_ids(installation, group, word, *COPYABLE_KINDS)
                 ):
                     raise
-        absent = frozenset(words.keys() - originals.keys())
-        return _choose_stored_disks(installation, transaction, originals, resolved), absent
+        _check_stored_disks(originals, resolved)
+        waiting = {key: disk for key, disk in originals.items() if disk.awaits_upload}
+        uploads = {
+            key: disk
+            for key, disk in waiting.items()
+            if not has_arrived_from(resolved.arrived, key, [disk.resource_id])
+        }
+        stored = {key: disk for key, disk in originals.items() if key not in waiting}
+        absent = frozenset(words.keys() - uploads.keys() - stored.keys())
+        return _choose_stored_disks(installation, transaction, stored), uploads, absent
     try:
-        return _choose_all_disks(installation, principal, transaction, resolved, image), frozenset()
+        return _choose_all_disks(installation, principal, transaction, resolved, image), {}, frozenset()
     except (SourceNotFound, NotFound):
         named = list_source_ids(installation, group, source, image)
         if not all(has_arrived_from(resolved.arrived, key, named) for key in resolved.arrived) or not resolved.arrived:
             raise
-        return {}, frozenset(resolved.arrived)
+        return {}, {}, frozenset(resolved.arrived)
 
 
 def _choose_all_disks(
@@ -155,7 +170,8 @@ def _choose_all_disks(
         return _choose_machine_disks(installation, principal, transaction, source.machine, resolved)
     assert source.managed_image is not None, "the source is an image version, a machine or a managed image"
     found = find_image(installation, principal, transaction, group, source.managed_image, what=_NEW_RESOURCE)
-    return _choose_stored_disks(installation, transaction, found.by_key, resolved)
+    _check_stored_disks(found.by_key, resolved)
+    return _choose_stored_disks(installation, transaction, found.by_key)
 
 
 def _choose_machine_disks(
@@ -190,22 +206,14 @@ def _find_source(
     installation: Installation, principal: Principal, transaction: Transaction, group: str, word: str, region: str
 ) -> ManagedDisk:
     """Find the snapshot or managed disk that is the source of one disk of the version."""
-    found = find_original(installation, principal, transaction, group, word, what=_NEW_RESOURCE)
+    found = find_original(installation, principal, transaction, group, word, what=_NEW_RESOURCE, takes_uploads=True)
     if found is None:
         raise source_not_found(word, "a file's name", what=_NEW_RESOURCE, region=region)
     return found
 
 
-def _choose_stored_disks(
-    installation: Installation,
-    transaction: Transaction,
-    disks: Mapping[str, ManagedDisk],
-    resolved: ResolvedRequest,
-) -> dict[str, _ChosenDisk]:
-    """Choose and pin managed disks, snapshots or the disks of a managed image.
-
-    Only the OS of the OS disk is checked.
-    """
+def _check_stored_disks(disks: Mapping[str, ManagedDisk], resolved: ResolvedRequest) -> None:
+    """Check the region of managed disks, snapshots or the disks of a managed image, and the OS of the OS disk."""
     for disk in disks.values():
         if disk.location != resolved.location:
             raise source_not_found(
@@ -213,6 +221,12 @@ def _choose_stored_disks(
             )
     if OS_DISK in disks:
         _check_os(disks[OS_DISK].os_properties, resolved.definition_path, disks[OS_DISK].name)
+
+
+def _choose_stored_disks(
+    installation: Installation, transaction: Transaction, disks: Mapping[str, ManagedDisk]
+) -> dict[str, _ChosenDisk]:
+    """Pin managed disks, snapshots or the disks of a managed image."""
     return {key: _choose_stored_disk(installation, transaction, disk) for key, disk in disks.items()}
 
 

@@ -1,0 +1,58 @@
+"""Tags of a disk that receives an upload for an image version.
+
+Azure's clients can set tags, and no other field that a server may define. The upload of such a disk is not ingested as a
+disk. The bytes stay in the upload spool until a version is created from the disk (invariant S1).
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.storage.digests import DIGEST_BYTES, Digest
+
+UPLOAD_FOR: Final = "imgstore-upload-for"
+"""The tag that keeps an upload for a version. The value is the id of the version, definition or gallery, or any word."""
+UPLOAD_DIGEST: Final = "imgstore-upload-digest"
+"""The tag with the expected disk digest in hexadecimal. A version from other bytes is refused."""
+UPLOAD_MISMATCH: Final = "UploadMismatch"
+"""The error code of a version whose uploaded bytes do not have the expected digest."""
+
+
+def is_for_version(tags: Mapping[str, str]) -> bool:
+    """Return whether the upload of a disk with these tags is kept for a version."""
+    return _find(tags, UPLOAD_FOR) is not None
+
+
+def destination_id(tags: Mapping[str, str]) -> str | None:
+    """Return the resource id of the version, definition or gallery that an upload is for. None if the tag has no id."""
+    value = _find(tags, UPLOAD_FOR)
+    return value if value is not None and value.lower().startswith("/subscriptions/") else None
+
+
+def expected_digest(tags: Mapping[str, str]) -> Digest | None:
+    """Return the disk digest that the client expects, or None without the tag.
+
+    Raises:
+        InvalidInput: the value is no digest.
+    """
+    value = _find(tags, UPLOAD_DIGEST)
+    if value is None:
+        return None
+    try:
+        digest = bytes.fromhex(value)
+    except ValueError:
+        digest = b""
+    if len(digest) != DIGEST_BYTES:
+        raise InvalidInput(
+            f"The tag {UPLOAD_DIGEST} is not a disk digest.",
+            found=repr(value),
+            expected=f"{2 * DIGEST_BYTES} hexadecimal digits",
+            hint="remove the tag, or set the value that `imgstore verify` prints",
+            target=f"tags.{UPLOAD_DIGEST}",
+        )
+    return digest
+
+
+def _find(tags: Mapping[str, str], name: str) -> str | None:
+    """Return the value of a tag. The case of names does not matter, as in Azure."""
+    return next((value for key, value in tags.items() if key.lower() == name), None)

@@ -1,0 +1,135 @@
+"""Files that are published through a server are stored in the pool of the gallery only (invariant S1)."""
+
+import json
+import shlex
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from remote_server import Machine, serving
+
+from imgstore.cli.main import main
+from imgstore.domain.names import version_id
+from imgstore.domain.storage.sizes import MIB
+from imgstore.remote.publish import upload_name
+from tests.support.sample_disks import make_raw, patch_disk, write_vhd
+
+WHERE = "-g rg -r g1 -i ubuntu"
+CREATE = f"sig image-version create {WHERE}"
+METADATA_BYTES = 4096
+"""More than the footers of uploaded VHDs in manifests, and the objects that mark the progress of the catalog."""
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    with serving(tmp_path_factory.mktemp("stored")) as machine:
+        raw = make_raw(machine.folder / "disk.raw", seed=1, virtual_bytes=64 * MIB, content_bytes=10 * MIB)
+        patch_disk(raw, machine.folder / "next.raw", seed=2)
+        write_vhd(raw, machine.folder / "disk.vhd")
+        for line in GALLERY:
+            machine.inside(*line.split())
+        yield machine
+
+
+GALLERY = (
+    "sig create -g rg -r g1 -l southcentralus",
+    "sig image-definition create -g rg -r g1 -i ubuntu --publisher p --offer o --sku s --os-type Linux",
+)
+
+
+def stored(home: Path) -> Counter[str]:
+    """Return the bytes of all objects in all regions, by kind."""
+    found = Counter[str]()
+    for path in (home / "regions").rglob("*"):
+        if path.is_file():
+            parts = path.relative_to(home / "regions").parts
+            found[parts[6] if parts[2:3] == ("pools",) else "zone"] += path.stat().st_size
+    return found
+
+
+def run(home: Path, line: str) -> Any:
+    """Run a command at a home of its own."""
+    result = CliRunner().invoke(main, shlex.split(line), prog_name="imgstore", env={"IMGSTORE_HOME": str(home)})
+    assert result.exit_code == 0, (line, result.output, result.exception)
+    return json.loads(result.stdout) if result.stdout else None
+
+
+def send(machine: Machine, url: str, data: bytes, **headers: str) -> None:
+    request = urllib.request.Request(
+        url,
+        data,
+        {"Content-Type": "application/octet-stream"} | {k.replace("_", "-"): v for k, v in headers.items()},
+        method="PUT",
+    )
+    with urllib.request.urlopen(request, context=machine._trust()) as answer:
+        assert answer.status == 201
+
+
+def start_upload(machine: Machine, name: str, upload_bytes: int, tag: str) -> str:
+    """Create a disk with Azure's requests for an upload, and return the signed URL."""
+    size = f"--upload-type Upload --upload-size-bytes {upload_bytes}"
+    machine.inside(*f"disk create -g rg -n {name} -l southcentralus {size} --tags".split(), tag)
+    line = f"disk grant-access -g rg -n {name} --access-level Write --duration-in-seconds 3600"
+    return str(machine.inside(*line.split())["accessSAS"])
+
+
+def test_a_server_stores_what_a_home_stores(machine: Machine, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for line in GALLERY:
+        run(home, line)
+    for name, file in (("1.0.0", "disk.raw"), ("1.0.1", "next.raw")):
+        line = f"{CREATE} -e {name} --os-vhd-uri {machine.folder / file} --target-regions southcentralus eastus"
+        run(home, line)
+        machine.inside(*line.split())
+        found, expected = stored(machine.server_home), stored(home)
+        assert found["segments"] > 6 * MIB
+        assert (found["segments"], found["fingerprints"]) == (expected["segments"], expected["fingerprints"])
+        assert found.total() - expected.total() <= METADATA_BYTES
+    assert machine.inside("disk", "list") == []
+    assert not list((machine.server_home / "uploads").iterdir())
+
+
+def test_an_upload_of_azures_clients_is_stored_once(machine: Machine) -> None:
+    before = stored(machine.server_home)
+    data = (machine.folder / "disk.vhd").read_bytes()
+    url = start_upload(machine, "up", len(data), "Imgstore-Upload-For=a version")
+    send(machine, url, data)
+    machine.inside(*["disk", "revoke-access", "-g", "rg", "-n", "up"])
+    assert machine.inside(*["disk", "show", "-g", "rg", "-n", "up"])["properties"]["diskState"] == "ReadyToUpload"
+    assert stored(machine.server_home)["segments"] == before["segments"]
+    made = machine.inside(*f"{CREATE} -e 2.0.0 --os-snapshot up".split())
+    assert made["properties"]["provisioningState"] == "Succeeded"
+    assert stored(machine.server_home)["segments"] == before["segments"], "the gallery has the content already"
+    machine.inside(*["disk", "delete", "-g", "rg", "-n", "up", "--yes"])
+    machine.inside(*f"disk export --gallery-image-reference rg/g1/ubuntu/2.0.0 --file {machine.folder}/b.vhd".split())
+    assert (machine.folder / "b.vhd").read_bytes() == data
+
+
+def test_an_upload_with_an_open_url_is_no_source(machine: Machine) -> None:
+    start_upload(machine, "open", MIB + 512, "imgstore-upload-for=x")
+    result = machine.run(*f"{CREATE} -e 2.1.0 --os-snapshot open".split())
+    assert result.exit_code == 1
+    assert "`imgstore disk revoke-access` ends the upload" in result.stderr
+    machine.inside(*["disk", "revoke-access", "-g", "rg", "-n", "open"])
+    result = machine.run(*f"{CREATE} -e 2.1.0 --os-snapshot open".split())
+    assert "no uploaded bytes" in result.stderr
+
+
+def test_ranges_of_an_earlier_file_never_reach_a_version(machine: Machine) -> None:
+    """The range is zero in the file, so that the repeated upload does not send the range."""
+    subscription = machine.settings["IMGSTORE_SUBSCRIPTION_ID"]
+    name = upload_name(version_id(subscription, "rg", "g1", "ubuntu", "3.0.0"), None)
+    url = start_upload(machine, name, 64 * MIB + 512, "imgstore-upload-for=x")
+    raw = (machine.folder / "disk.raw").read_bytes()
+    at = next(at for at in range(0, len(raw), MIB) if not any(raw[at : at + MIB]))
+    page = {"x_ms_page_write": "update", "x_ms_range": f"bytes={at}-{at + MIB - 1}"}
+    send(machine, f"{url}&comp=page", b"old" * (MIB // 3) + b"x", **page)
+    made = machine.inside(*f"{CREATE} -e 3.0.0 --os-vhd-uri {machine.folder}/disk.raw".split())
+    image = machine.inside(*f"sig image-version show {WHERE} -e 1.0.0".split())
+    digests = [each["properties"]["storageProfile"]["osDiskImage"]["diskDigest"] for each in (made, image)]
+    assert digests[0] == digests[1]
+    assert [each["name"] for each in machine.inside("disk", "list")] == ["open"]
