@@ -1,115 +1,72 @@
 """Ledger rows for transferred bytes (invariants M2 to M8 and M17)."""
 
+from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party
 from imgstore.ledger.prices import FREE, Prices, price_of
 
 
-def charge_arrival(
-    *,
-    key: str,
-    party: Party,
-    source: str,
-    target: str,
-    replica: int,
-    delivered_bytes: int,
-    crossing: bool,
-    prices: Prices,
-    time: datetime,
-) -> LedgerRow:
-    """Return the row for a complete replica.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """Stored bytes that moved."""
+
+    key: str
+    """The unique key of the ledger row. Adding a row with an existing key has no effect."""
+    party: Party
+    """The owner of the bytes."""
+    source: str
+    """The region that supplied the bytes. For an arrival the source region of the version, for any path of the bytes."""
+    target: str
+    """The region of the replica, or of the slot that should have served the bytes."""
+    replica: int
+    """The ordinal of the replica in the target region."""
+    moved_bytes: int
+    """The stored bytes of the segments."""
+    time: datetime
+
+
+def charge_arrival(moved: Transfer, prices: Prices, *, crossing: bool) -> LedgerRow:
+    """Return the row for a complete replica. The key is the uid of the replica row.
 
     Bytes that are new in the target region are egress, priced by the pair of regions. All other bytes are a copy inside
-    a region, with amount 0, so that a statement shows the free copy.
-
-    Args:
-        key: the uid of the replica row. Adding a row with an existing key has no effect.
-        party: the owner of the bytes.
-        source: the source region of the version, for any real path of the bytes.
-        target: the region of the replica.
-        replica: the ordinal of the replica in the target region.
-        delivered_bytes: the stored bytes that this replica delivered first (egress), or that were copied.
-        crossing: False for a replica that was copied inside of the region.
-        prices: the price list.
-        time: the time of completion.
+    a region, with amount 0, so that a statement shows the free copy. Without `crossing`, the replica was copied inside
+    the region.
     """
-    assert delivered_bytes >= 0, f"{key}: {delivered_bytes} bytes delivered"
-    pays = crossing and source != target
-    unit_price = prices.egress(source, target) if pays else FREE
-    return LedgerRow(
-        key=key,
-        kind=ChargeKind.EGRESS if pays else ChargeKind.COPY,
-        party=party,
-        source=source,
-        target=target,
-        replica=replica,
-        delivered_bytes=delivered_bytes,
-        unit_price=unit_price,
-        amount=price_of(delivered_bytes, unit_price),
-        time=time,
-    )
+    pays = crossing and moved.source != moved.target
+    unit_price = prices.egress(moved.source, moved.target) if pays else FREE
+    return _row(moved, ChargeKind.EGRESS if pays else ChargeKind.COPY, unit_price)
 
 
-def charge_cross_region_read(
-    *, key: str, party: Party, source: str, target: str, replica: int, moved_bytes: int, prices: Prices, time: datetime
-) -> LedgerRow:
+def charge_cross_region_read(moved: Transfer, prices: Prices) -> LedgerRow:
     """Return the row for stored bytes that a reader took from another region.
 
-    No store of the reader's region served the bytes.
-
-    Args:
-        key: the uid of the reading work with the read range. Adding a row with an existing key has no effect.
-        party: the owner of the bytes.
-        source: the region that served the bytes.
-        target: the region that should have served the bytes.
-        replica: the ordinal of the replica in the target region.
-        moved_bytes: the stored bytes of the segments.
-        prices: the price list.
-        time: the time of the read.
+    No store of the reader's region served the bytes. The key has the uid of the reading work and the read range.
     """
-    assert source != target, f"{key}: a read inside {source} is free"
-    unit_price = prices.egress(source, target)
-    return LedgerRow(
-        key=key,
-        kind=ChargeKind.CROSS_REGION_READ,
-        party=party,
-        source=source,
-        target=target,
-        replica=replica,
-        delivered_bytes=moved_bytes,
-        unit_price=unit_price,
-        amount=price_of(moved_bytes, unit_price),
-        time=time,
-    )
+    assert moved.source != moved.target, f"{moved.key}: a read inside {moved.source} is free"
+    return _row(moved, ChargeKind.CROSS_REGION_READ, prices.egress(moved.source, moved.target))
 
 
-def charge_repair(
-    *, key: str, party: Party, source: str, target: str, replica: int, moved_bytes: int, prices: Prices, time: datetime
-) -> LedgerRow:
+def charge_repair(moved: Transfer, prices: Prices) -> LedgerRow:
     """Return the row for stored bytes that a repair wrote into a slot.
 
     A repair delivers nothing, and the bytes were paid before.
-
-    Args:
-        key: the key of the repair. Adding a row with an existing key has no effect.
-        party: the owner of the bytes.
-        source: the region that supplied the bytes.
-        target: the region of the slot.
-        replica: the ordinal of the slot in the target region.
-        moved_bytes: the stored bytes.
-        prices: the price list.
-        time: the time of the repair.
     """
+    return _row(moved, ChargeKind.REPAIR, prices.repair)
+
+
+def _row(moved: Transfer, kind: ChargeKind, unit_price: Decimal) -> LedgerRow:
+    assert moved.moved_bytes >= 0, f"{moved.key}: {moved.moved_bytes} bytes moved"
     return LedgerRow(
-        key=key,
-        kind=ChargeKind.REPAIR,
-        party=party,
-        source=source,
-        target=target,
-        replica=replica,
-        delivered_bytes=moved_bytes,
-        unit_price=prices.repair,
-        amount=price_of(moved_bytes, prices.repair),
-        time=time,
+        key=moved.key,
+        kind=kind,
+        party=moved.party,
+        source=moved.source,
+        target=moved.target,
+        replica=moved.replica,
+        delivered_bytes=moved.moved_bytes,
+        unit_price=unit_price,
+        amount=price_of(moved.moved_bytes, unit_price),
+        time=moved.time,
     )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imgstore.domain.resources import StorageAccountType
-from imgstore.ledger.egress import charge_arrival
+from imgstore.ledger.egress import Transfer, charge_arrival
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.prices import FREE, Prices
 from imgstore.ledger.statement import AMOUNT_UNIT, BYTE_HOURS_UNIT, make_statement
@@ -58,15 +58,17 @@ def price_lists(draw: st.DrawFn) -> Prices:
 @st.composite
 def arrivals(draw: st.DrawFn, prices: Prices) -> LedgerRow:
     return charge_arrival(
-        key="k",
-        party=PARTY,
-        source=draw(regions),
-        target=draw(regions),
-        replica=draw(st.integers(0, 9)),
-        delivered_bytes=draw(byte_counts),
+        Transfer(
+            key="k",
+            party=PARTY,
+            source=draw(regions),
+            target=draw(regions),
+            replica=draw(st.integers(0, 9)),
+            moved_bytes=draw(byte_counts),
+            time=draw(instants),
+        ),
+        prices,
         crossing=draw(st.booleans()),
-        prices=prices,
-        time=draw(instants),
     )
 
 
@@ -115,15 +117,17 @@ def test_arrival_costs_bytes_times_price(data: st.DataObject, prices: Prices) ->
 def test_transfers_between_regions_are_charged_and_copies_inside_are_free() -> None:
     def row(source: str, target: str, *, crossing: bool) -> tuple[ChargeKind, Decimal, Decimal]:
         made = charge_arrival(
-            key="k",
-            party=PARTY,
-            source=source,
-            target=target,
-            replica=0,
-            delivered_bytes=3_000_000_001,
+            Transfer(
+                key="k",
+                party=PARTY,
+                source=source,
+                target=target,
+                replica=0,
+                moved_bytes=3_000_000_001,
+                time=START,
+            ),
+            PRICES,
             crossing=crossing,
-            prices=PRICES,
-            time=START,
         )
         return made.kind, made.unit_price, made.amount
 
@@ -137,15 +141,17 @@ def test_transfers_between_regions_are_charged_and_copies_inside_are_free() -> N
 def test_no_digit_is_lost_beyond_28_digits() -> None:
     dear = dataclasses.replace(PRICES, egress_default=Decimal("123456789.123456789012"))
     row = charge_arrival(
-        key="k",
-        party=PARTY,
-        source="b",
-        target="a",
-        replica=0,
-        delivered_bytes=2**60 - 1,
+        Transfer(
+            key="k",
+            party=PARTY,
+            source="b",
+            target="a",
+            replica=0,
+            moved_bytes=2**60 - 1,
+            time=START,
+        ),
+        dear,
         crossing=True,
-        prices=dear,
-        time=START,
     )
     assert Fraction(row.amount) == Fraction(123456789123456789012, 10**21) * (2**60 - 1)
     small = dataclasses.replace(row, unit_price=Decimal("1e-12"), delivered_bytes=1, amount=Decimal("1e-21"))
@@ -261,15 +267,17 @@ def test_correct_intervals_stay_open() -> None:
 def test_a_statement_of_a_month() -> None:
     """Computed by hand: 100 GB for 730 hours at 0.0625 per GB and month, and 2 GB between regions at 0.02."""
     delivery = charge_arrival(
-        key="k",
-        party=PARTY,
-        source="b",
-        target="a",
-        replica=1,
-        delivered_bytes=2 * 10**9,
+        Transfer(
+            key="k",
+            party=PARTY,
+            source="b",
+            target="a",
+            replica=1,
+            moved_bytes=2 * 10**9,
+            time=START,
+        ),
+        PRICES,
         crossing=True,
-        prices=PRICES,
-        time=START,
     )
     lying = _opened("v", 100 * 10**9, START)
     bill = make_statement([delivery], [lying], PRICES, until=START + timedelta(hours=730))

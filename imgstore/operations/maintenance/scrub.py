@@ -23,7 +23,7 @@ from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest, digest_of
 from imgstore.domain.storage.scrub_passes import ScrubRunner
-from imgstore.ledger.egress import charge_repair
+from imgstore.ledger.egress import Transfer, charge_repair
 from imgstore.ledger.entries import Party
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
@@ -451,15 +451,13 @@ def _charge_repairs(installation: Installation, slot: Slot, repaired: Sequence[_
             if party is not None:  # Otherwise the last owner of the segment was deleted.
                 moved[each.source.key.region, party] += each.stored_bytes
         for (region, party), moved_bytes in moved.items():
-            transaction.ledger.add(
-                charge_repair(
-                    key=f"repair/{installation.effects.new_uid()}",
-                    party=party,
-                    source=region,
-                    target=slot.key.region,
-                    replica=slot.key.ordinal,
-                    moved_bytes=moved_bytes,
-                    prices=installation.regions.prices,
-                    time=transaction.now(),
-                )
+            repair = Transfer(
+                key=f"repair/{installation.effects.new_uid()}",
+                party=party,
+                source=region,
+                target=slot.key.region,
+                replica=slot.key.ordinal,
+                moved_bytes=moved_bytes,
+                time=transaction.now(),
             )
+            transaction.ledger.add(charge_repair(repair, installation.regions.prices))

@@ -390,14 +390,7 @@ def _copy(
         target.put_manifest(origin.body_key, data)
     with installation.catalog.reading() as transaction:
         version = transaction.versions.by_uid(version.uid)
-    complete_replica(
-        installation,
-        lease=plan.lease,
-        definition_path=definition_path,
-        version=version,
-        replica=step.replica,
-        manifests=manifests,
-    )
+    complete_replica(installation, plan.lease, definition_path, version, step.replica, manifests)
     return receipt.sent_bytes
 
 

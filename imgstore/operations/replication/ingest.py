@@ -96,14 +96,7 @@ def publish(installation: Installation, publication: Publication) -> None:
             manifests = [run.ingest_disk(disk) for disk in disk_keys]
         for disk, reader in publication.readers.items():
             check_same_source(reader, _identity(work.plan, disk))
-        complete_replica(
-            installation,
-            lease=lease,
-            definition_path=publication.definition_path,
-            version=version,
-            replica=replica,
-            manifests=manifests,
-        )
+        complete_replica(installation, lease, publication.definition_path, version, replica, manifests)
     counter.end(f"{slot_ingest.packed_bytes} bytes stored")
 
 

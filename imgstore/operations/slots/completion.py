@@ -18,7 +18,7 @@ from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Re
 from imgstore.domain.states import ProvisioningState, ReplicaState, derive_provisioning_state
 from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
-from imgstore.ledger.egress import charge_arrival
+from imgstore.ledger.egress import Transfer, charge_arrival
 from imgstore.ledger.entries import Party, StorageInterval
 from imgstore.ledger.storage_intervals import attribute_bytes, plan_interval_changes
 from imgstore.operations.installation import Installation
@@ -82,7 +82,6 @@ def record_manifest(
 
 def complete_replica(
     installation: Installation,
-    *,
     lease: Lease,
     definition_path: DefinitionPath,
     version: ImageVersion,
@@ -133,22 +132,16 @@ def complete_replica(
         # The ledger contains the arrival of a repaired replica already.
         was_complete = all(transaction.manifests.is_complete(each.uid) for each in manifests)
         if not was_complete and not (slot.key.region == version.location and first_here):
-            crossing = first_here
-            transaction.ledger.add(
-                charge_arrival(
-                    key=replica.uid,
-                    party=version_party(definition_path, version),
-                    source=version.location,
-                    target=slot.key.region,
-                    replica=slot.key.ordinal,
-                    delivered_bytes=transaction.segments.stored_bytes(
-                        pool_uid, new_in_region if crossing else new_here
-                    ),
-                    crossing=crossing,
-                    prices=installation.regions.prices,
-                    time=now,
-                )
+            arrival = Transfer(
+                key=replica.uid,
+                party=version_party(definition_path, version),
+                source=version.location,
+                target=slot.key.region,
+                replica=slot.key.ordinal,
+                moved_bytes=transaction.segments.stored_bytes(pool_uid, new_in_region if first_here else new_here),
+                time=now,
             )
+            transaction.ledger.add(charge_arrival(arrival, installation.regions.prices, crossing=first_here))
         if not was_complete:
             for each in manifests:
                 transaction.manifests.complete(each.uid)

@@ -11,7 +11,7 @@ from typing import Final
 from imgstore.domain.errors import StoreError
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
-from imgstore.ledger.egress import charge_cross_region_read, charge_repair
+from imgstore.ledger.egress import Transfer, charge_cross_region_read, charge_repair
 from imgstore.ledger.entries import LedgerRow, Party
 from imgstore.operations.installation import Installation
 from imgstore.segments.manifest import Manifest
@@ -136,14 +136,14 @@ class CrossRegionReads:
 
     def _row(self, region: str, time: datetime, *, is_damaged: bool, begin: int, read_bytes: int) -> LedgerRow:
         key = f"read/{self.reader}/{region}/{begin}-{begin + read_bytes}"
-        row = charge_repair if is_damaged else charge_cross_region_read
-        return row(
+        charge = charge_repair if is_damaged else charge_cross_region_read
+        read = Transfer(
             key=key,
             party=self.party,
             source=region,
             target=self.home.key.region,
             replica=self.home.key.ordinal,
             moved_bytes=read_bytes,
-            prices=self.installation.regions.prices,
             time=time,
         )
+        return charge(read, self.installation.regions.prices)

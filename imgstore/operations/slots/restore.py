@@ -156,14 +156,7 @@ def restore(
     damaged = access.find_damaged(sizes, workers=workers, check_cancelled=check_cancelled, on_read=on_read)
     if damaged:
         raise _damaged_error(slot, f"the first is {min(damaged).hex()}", len(damaged))
-    complete_replica(
-        installation,
-        lease=plan.lease,
-        definition_path=definition_path,
-        version=version,
-        replica=plan.replica,
-        manifests=plan.rows,
-    )
+    complete_replica(installation, plan.lease, definition_path, version, plan.replica, plan.rows)
 
 
 def _is_candidate(installation: Installation, transaction: Transaction, replica: Replica) -> bool:

@@ -93,14 +93,7 @@ def publish_shallow(
                 object_bytes=len(data),
             )
             manifests.append(store_manifest(installation, slot, lease, manifest, data))
-        complete_replica(
-            installation,
-            lease=lease,
-            definition_path=definition_path,
-            version=version,
-            replica=replica,
-            manifests=manifests,
-        )
+        complete_replica(installation, lease, definition_path, version, replica, manifests)
 
 
 def _plan(

@@ -26,7 +26,7 @@ from imgstore.domain.resources import (
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
-from imgstore.ledger.egress import charge_arrival
+from imgstore.ledger.egress import Transfer, charge_arrival
 from imgstore.operations import lookup
 from imgstore.operations.disks.export import hold_pin, list_alternative_slots, pin_manifest, read_manifest
 from imgstore.operations.disks.placement import find_named_version
@@ -356,16 +356,13 @@ def _charge(
     with installation.catalog.transaction() as transaction:
         version = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
         assert version is not None, "the row of the version is written before its source is read"
-        transaction.ledger.add(
-            charge_arrival(
-                key=f"{version.uid}/source/{key}",
-                party=version_party(resolved.definition_path, version),
-                source=source,
-                target=resolved.location,
-                replica=0,
-                delivered_bytes=stored_bytes,
-                crossing=True,
-                prices=installation.regions.prices,
-                time=transaction.now(),
-            )
+        arrival = Transfer(
+            key=f"{version.uid}/source/{key}",
+            party=version_party(resolved.definition_path, version),
+            source=source,
+            target=resolved.location,
+            replica=0,
+            moved_bytes=stored_bytes,
+            time=transaction.now(),
         )
+        transaction.ledger.add(charge_arrival(arrival, installation.regions.prices, crossing=True))

@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
+from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore
+from imgstore.stores.wrappers.forwarding import ForwardingStore
 
 Wait: TypeAlias = Callable[[float], None]
 """Sleeps for a number of seconds; may raise to prevent the next transfer."""
@@ -53,26 +54,16 @@ class TokenBucket:
             return max(0.0, -self._tokens / self._rate)
 
 
-class BandwidthLimitedStore:
-    """A store whose bodies count against a bucket. Listings and deletions are free.
+class BandwidthLimitedStore(ForwardingStore):
+    """A store whose bodies count against a bucket. Listings, deletions and copies inside the store are free.
 
     The wrapper goes outside of retries, because pauses use no bandwidth: ``BandwidthLimitedStore(RetryingStore(...))``.
     """
 
     def __init__(self, store: ObjectStore, bucket: TokenBucket, wait: Wait = time.sleep) -> None:
-        self._store = store
+        super().__init__(store)
         self._bucket = bucket
         self._wait = wait
-
-    @property
-    def name(self) -> str:
-        """See `Describes.name`."""
-        return self._store.name
-
-    @property
-    def properties(self) -> StoreProperties:
-        """See `Describes.properties`."""
-        return self._store.properties
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`. Every received copy counts, accepted or not."""
@@ -96,26 +87,10 @@ class BandwidthLimitedStore:
         self._bucket.take(len(received))
         return received
 
-    def head(self, key: str) -> ObjectInfo:
-        """See `Heads.head`."""
-        return self._store.head(key)
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `Lists.list`."""
-        return self._store.list(prefix)
-
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
         """See `Puts.put`. The whole body counts, even if the put fails."""
         self._pay(memoryview(body).nbytes)
         return self._store.put(key, body, only_if_absent=only_if_absent)
-
-    def delete(self, keys: Iterable[str]) -> bool:
-        """See `Deletes.delete`."""
-        return self._store.delete(keys)
-
-    def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
-        """See `Copies.copy_within`. A copy uses no bandwidth between regions."""
-        return self._store.copy_within(source_key, target_key)
 
     def _pay(self, sent_bytes: int) -> None:
         """Wait until the bucket has no debt, then take."""

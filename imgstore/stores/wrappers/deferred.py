@@ -1,11 +1,12 @@
 """A store that is opened by its first request, so that a dead store delays only its own users."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
-from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
+from imgstore.stores.interface import ObjectStore
+from imgstore.stores.wrappers.forwarding import ForwardingStore
 
 
-class DeferredStore:
+class DeferredStore(ForwardingStore):
     """The store that `open` returns. Several threads may open the store at the same time, which must be harmless."""
 
     def __init__(self, name: str, open: Callable[[], ObjectStore]) -> None:  # noqa: A002 - the best name
@@ -35,39 +36,11 @@ class DeferredStore:
         return self._opened
 
     @property
+    def inner(self) -> ObjectStore:
+        """See `open_store`."""
+        return self.open_store()
+
+    @property
     def name(self) -> str:
         """See `Describes.name`."""
         return self._name if self._opened is None else self._opened.name
-
-    @property
-    def properties(self) -> StoreProperties:
-        """See `Describes.properties`."""
-        return self.open_store().properties
-
-    def get(self, key: str, accept: Accept | None = None) -> bytes:
-        """See `Gets.get`."""
-        return self.open_store().get(key, accept)
-
-    def get_range(self, key: str, offset: int, length: int) -> bytes:
-        """See `Gets.get_range`."""
-        return self.open_store().get_range(key, offset, length)
-
-    def head(self, key: str) -> ObjectInfo:
-        """See `Heads.head`."""
-        return self.open_store().head(key)
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `Lists.list`."""
-        return self.open_store().list(prefix)
-
-    def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
-        """See `Puts.put`."""
-        return self.open_store().put(key, body, only_if_absent=only_if_absent)
-
-    def delete(self, keys: Iterable[str]) -> bool:
-        """See `Deletes.delete`."""
-        return self.open_store().delete(keys)
-
-    def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
-        """See `Copies.copy_within`."""
-        return self.open_store().copy_within(source_key, target_key)

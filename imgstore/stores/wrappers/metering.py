@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
 
-from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
+from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore
+from imgstore.stores.wrappers.forwarding import ForwardingStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class TrafficMeter:
             )
 
 
-class MeteredStore:
+class MeteredStore(ForwardingStore):
     """A store with a meter.
 
     The wrapper goes around the bare store, so that retries count: ``RetryingStore(MeteredStore(S3Store(...)))``.
@@ -82,7 +83,7 @@ class MeteredStore:
     def __init__(
         self, store: ObjectStore, meter: TrafficMeter, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._meter = meter
         self._monotonic = monotonic
 
@@ -92,16 +93,6 @@ class MeteredStore:
         began = self._monotonic()
         yield
         self._meter.add_answer(self._monotonic() - began)
-
-    @property
-    def name(self) -> str:
-        """See `Describes.name`."""
-        return self._store.name
-
-    @property
-    def properties(self) -> StoreProperties:
-        """See `Describes.properties`."""
-        return self._store.properties
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""

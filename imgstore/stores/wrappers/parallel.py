@@ -5,13 +5,14 @@ Additive increase and multiplicative decrease, as in TCP (RFC 5681, section 3.1)
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
 from imgstore.domain.errors import StoreSilent
-from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
+from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore
+from imgstore.stores.wrappers.forwarding import ForwardingStore
 
 BODIES_MAX: Final = 64
 """More than the worker threads of any pipeline."""
@@ -52,7 +53,7 @@ class ParallelLimit:
         return replace(self, bodies=max(1, min(self.bodies, running) // 2), arrived=0, halved_at=now)
 
 
-class ParallelLimitedStore:
+class ParallelLimitedStore(ForwardingStore):
     """A store with as many parallel bodies as its link supports. Listings and small requests do not count.
 
     The wrapper goes inside of retries, because a body that waits for its next attempt is not running.
@@ -61,7 +62,7 @@ class ParallelLimitedStore:
     def __init__(
         self, store: ObjectStore, monotonic: Callable[[], float] = time.monotonic, bodies_max: int = BODIES_MAX
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._monotonic = monotonic
         self._limit = ParallelLimit(bodies=bodies_max, bodies_max=bodies_max)
         self._running = 0
@@ -94,16 +95,6 @@ class ParallelLimitedStore:
                 self._running -= 1
                 self._changed.notify_all()
 
-    @property
-    def name(self) -> str:
-        """See `Describes.name`."""
-        return self._store.name
-
-    @property
-    def properties(self) -> StoreProperties:
-        """See `Describes.properties`."""
-        return self._store.properties
-
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
         with self._body():
@@ -114,25 +105,9 @@ class ParallelLimitedStore:
         with self._body():
             return self._store.get_range(key, offset, length)
 
-    def head(self, key: str) -> ObjectInfo:
-        """See `Heads.head`."""
-        return self._store.head(key)
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See `Lists.list`."""
-        return self._store.list(prefix)
-
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
         """See `Puts.put`."""
         if memoryview(body).nbytes <= _SMALL_BYTES:
             return self._store.put(key, body, only_if_absent=only_if_absent)
         with self._body():
             return self._store.put(key, body, only_if_absent=only_if_absent)
-
-    def delete(self, keys: Iterable[str]) -> bool:
-        """See `Deletes.delete`."""
-        return self._store.delete(keys)
-
-    def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
-        """See `Copies.copy_within`."""
-        return self._store.copy_within(source_key, target_key)

@@ -7,12 +7,13 @@ own object for another writer's.
 
 import random as _random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from imgstore.domain.errors import CircuitOpen, StoreError
-from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
+from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore
+from imgstore.stores.wrappers.forwarding import ForwardingStore
 from imgstore.stores.wrappers.hedging import is_urgent
 
 T = TypeVar("T")
@@ -81,8 +82,8 @@ class Retrier:
         self._wait(seconds)
 
 
-class RetryingStore:
-    """A store whose requests are repeated after retryable errors."""
+class RetryingStore(ForwardingStore):
+    """A store whose requests are repeated after retryable errors. Deletions are sent once."""
 
     def __init__(
         self,
@@ -93,18 +94,8 @@ class RetryingStore:
         random: Callable[[], float] = _random.random,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._retry = Retrier(policy, wait=wait, random=random, monotonic=monotonic)
-
-    @property
-    def name(self) -> str:
-        """See `Describes.name`."""
-        return self._store.name
-
-    @property
-    def properties(self) -> StoreProperties:
-        """See `Describes.properties`."""
-        return self._store.properties
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
@@ -140,10 +131,6 @@ class RetryingStore:
         if only_if_absent:
             return self._store.put(key, body, only_if_absent=True)
         return self._retry(lambda: self._store.put(key, body))
-
-    def delete(self, keys: Iterable[str]) -> bool:
-        """See `Deletes.delete`. Sent once."""
-        return self._store.delete(keys)
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""

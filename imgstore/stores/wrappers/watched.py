@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties
+from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore
+from imgstore.stores.wrappers.forwarding import ForwardingStore
 
 T = TypeVar("T")
 
@@ -26,22 +27,12 @@ class Watch(Protocol):
         ...
 
 
-class WatchedStore:
+class WatchedStore(ForwardingStore):
     """A store with a watch."""
 
     def __init__(self, store: ObjectStore, watch: Watch) -> None:
-        self._store = store
+        super().__init__(store)
         self._watch = watch
-
-    @property
-    def name(self) -> str:
-        """See `Describes.name`."""
-        return self._store.name
-
-    @property
-    def properties(self) -> StoreProperties:
-        """See `Describes.properties`."""
-        return self._store.properties
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
