@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from imgstore.cli.commands.galleries.image_definition import details_of
-from imgstore.cli.commands.galleries.sig import community_of
 from imgstore.cli.framework.server_dispatch import ServerCommand, print_next_token
 from imgstore.domain.names import region_key
 from imgstore.domain.paging import PageRequest
+from imgstore.domain.requests import DefinitionDetails
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.client import definition_body, gallery_body, without_none
 
@@ -39,29 +38,11 @@ def delete_group(asking: ServerCommand, *, name: str) -> None:
 
 
 def create_gallery(
-    asking: ServerCommand,
-    *,
-    group: str,
-    gallery: str,
-    location: str | None,
-    description: str | None,
-    soft_delete: bool | None,
-    soft_delete_retention: int | None,
-    permissions: Any,
-    tags: Mapping[str, str] | None,
-    **community: str | None,
+    asking: ServerCommand, *, group: str, gallery: str, location: str | None, properties: dict[str, Any]
 ) -> Json:
     """`imgstore sig create`."""
     server, gallery_id = asking.server, asking.server.gallery(group, gallery)
-    asked = gallery_body(
-        location=location,
-        description=description,
-        tags=tags,
-        soft_delete_enabled=soft_delete,
-        soft_delete_retention_days=soft_delete_retention,
-        permission=permissions,
-        community=community_of(community),
-    )
+    asked = gallery_body(location=location, **properties)
     if server.find(gallery_id) is not None:
         return server.patch(gallery_id, asked)
     where = server.location(server.group(group), location)
@@ -84,24 +65,32 @@ def delete_gallery(asking: ServerCommand, *, group: str, gallery: str) -> None:
     asking.server.delete(asking.server.gallery(group, gallery))
 
 
-def create_definition(asking: ServerCommand, *, group: str, gallery: str, definition: str, **asked: Any) -> Json:
+def create_definition(
+    asking: ServerCommand,
+    *,
+    group: str,
+    gallery: str,
+    definition: str,
+    location: str | None,
+    details: DefinitionDetails,
+    fixed: dict[str, Any],
+) -> Json:
     """`imgstore sig image-definition create`."""
     server = asking.server
     above_it = server.gallery(group, gallery)
     found = f"{above_it}/images/{definition}"
     standing = server.find(found)
-    location = asked["location"]
     body = definition_body(
         location=location if standing is not None else server.location(above_it, location),
-        details=details_of(asked),
+        details=details,
         features=standing is None,
-        publisher=asked["publisher"],
-        offer=asked["offer"],
-        sku=asked["sku"],
-        osType=asked["os_type"],
-        osState=asked["os_state"],
-        hyperVGeneration=asked["hyper_v_generation"],
-        architecture=asked["architecture"],
+        publisher=fixed["publisher"],
+        offer=fixed["offer"],
+        sku=fixed["sku"],
+        osType=fixed["os_type"],
+        osState=fixed["os_state"],
+        hyperVGeneration=fixed["hyper_v_generation"],
+        architecture=fixed["architecture"],
     )
     return server.put(found, body) if standing is None else server.patch(found, body)
 

@@ -1,6 +1,6 @@
 """``imgstore sig image-definition``: the common properties of image versions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -94,10 +94,33 @@ def image_definition() -> None:
 sig_share.attach_definitions(image_definition)
 
 
-@image_definition.command(
-    table=_TABLE,
-    example=_CREATE_EXAMPLE,
-)
+def _read_creation(*, group: str, gallery: str, definition: str, location: str | None, **given: Any) -> dict[str, Any]:
+    """Make the optional properties of a definition from the options, apart from the properties that never change."""
+    plan = PurchasePlan(name=given["plan_name"], publisher=given["plan_publisher"], product=given["plan_product"])
+    details = DefinitionDetails(
+        description=given["description"],
+        tags=given["tags"],
+        eula=given["eula"],
+        privacy_statement_uri=given["privacy_statement_uri"],
+        release_note_uri=given["release_note_uri"],
+        end_of_life_at=given["end_of_life_date"],
+        recommended_vcpus=_range(given["minimum_cpu_core"], given["maximum_cpu_core"]),
+        recommended_memory_gib=_range(given["minimum_memory"], given["maximum_memory"]),
+        disallowed_disk_types=given["disallowed_disk_types"],
+        purchase_plan=None if plan == PurchasePlan() else plan,
+        features=given["features"],
+    )
+    words = ("publisher", "offer", "sku", "os_type", "os_state", "hyper_v_generation", "architecture")
+    fixed = {word: given[word] for word in words}
+    place = {"group": group, "gallery": gallery, "definition": definition, "location": location}
+    return {**place, "details": details, "fixed": fixed}
+
+
+def _range(least: int | None, most: int | None) -> RecommendedRange | None:
+    return None if least is None and most is None else RecommendedRange(min=least, max=most)
+
+
+@image_definition.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_creation)
 @options.definition_path
 @click.option("-p", "--publisher", required=True, metavar="NAME", help="Publisher of the image.")
 @click.option("-f", "--offer", required=True, metavar="NAME", help="Offer of the image.")
@@ -129,59 +152,18 @@ def create(
     group: str,
     gallery: str,
     definition: str,
-    publisher: str,
-    offer: str,
-    sku: str,
-    os_type: OsType,
-    os_state: OsState,
-    hyper_v_generation: HyperVGeneration,
-    architecture: Architecture,
     location: str | None,
-    **details: Any,
+    details: DefinitionDetails,
+    fixed: dict[str, Any],
 ) -> Json:
     """Create an image definition, or change properties that may change.
 
     A property without an option stays as it is. `update` changes and removes single properties.
     """
     with open_session() as session:
-        made = session.run(
-            definitions.create_definition,
-            group=group,
-            gallery=gallery,
-            name=definition,
-            publisher=publisher,
-            offer=offer,
-            sku=sku,
-            os_type=os_type,
-            os_state=os_state,
-            hyper_v_generation=hyper_v_generation,
-            architecture=architecture,
-            location=location,
-            details=details_of(details),
-        )
+        place: dict[str, Any] = {"group": group, "gallery": gallery, "name": definition}
+        made = session.run(definitions.create_definition, **place, location=location, details=details, **fixed)
         return definition_json(made.definition, made.gallery)
-
-
-def details_of(said: Mapping[str, Any]) -> DefinitionDetails:
-    """Read the optional properties of a definition from the options."""
-    plan = PurchasePlan(name=said["plan_name"], publisher=said["plan_publisher"], product=said["plan_product"])
-    return DefinitionDetails(
-        description=said["description"],
-        tags=said["tags"],
-        eula=said["eula"],
-        privacy_statement_uri=said["privacy_statement_uri"],
-        release_note_uri=said["release_note_uri"],
-        end_of_life_at=said["end_of_life_date"],
-        recommended_vcpus=_range(said["minimum_cpu_core"], said["maximum_cpu_core"]),
-        recommended_memory_gib=_range(said["minimum_memory"], said["maximum_memory"]),
-        disallowed_disk_types=said["disallowed_disk_types"],
-        purchase_plan=None if plan == PurchasePlan() else plan,
-        features=said["features"],
-    )
-
-
-def _range(least: int | None, most: int | None) -> RecommendedRange | None:
-    return None if least is None and most is None else RecommendedRange(min=least, max=most)
 
 
 @image_definition.command(table=_TABLE, example=_UPDATE_EXAMPLE)

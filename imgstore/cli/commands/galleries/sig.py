@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -75,7 +75,30 @@ def sig() -> None:
 sig_share.attach(sig)
 
 
-@sig.command(table=_TABLE, example=_CREATE_EXAMPLE)
+def _read_creation(
+    *,
+    group: str,
+    gallery: str,
+    location: str | None,
+    description: str | None,
+    tags: Mapping[str, str] | None,
+    **given: Any,
+) -> dict[str, Any]:
+    """Make the properties of a gallery from the options. The rules of sharing report missing community properties."""
+    properties = {
+        "description": description,
+        "tags": tags,
+        "soft_delete_enabled": given.pop("soft_delete"),
+        "soft_delete_retention_days": given.pop("soft_delete_retention"),
+        "permission": given.pop("permissions"),
+        "community": CommunityInfo(**{name: value or "" for name, value in given.items()})
+        if any(given.values())
+        else None,
+    }
+    return {"group": group, "gallery": gallery, "location": location, "properties": properties}
+
+
+@sig.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_creation)
 @options.group
 @options.gallery
 @options.location("The region that the gallery is filed under. Default: the region of the group.")
@@ -83,39 +106,11 @@ sig_share.attach(sig)
 @options.together(*options.soft_delete)
 @options.together(*_SHARING)
 @options.tags
-def create(
-    group: str,
-    gallery: str,
-    location: str | None,
-    description: str | None,
-    soft_delete: bool | None,  # noqa: FBT001 - click calls by keyword
-    soft_delete_retention: int | None,
-    permissions: SharingPermission | None,
-    tags: Mapping[str, str] | None,
-    **community: str | None,
-) -> Json:
+def create(group: str, gallery: str, location: str | None, properties: dict[str, Any]) -> Json:
     """Create a gallery, or change its description, tags, soft delete policy or sharing."""
     with open_session() as session:
-        made = session.run(
-            galleries.create_gallery,
-            group=group,
-            name=gallery,
-            location=location,
-            description=description,
-            tags=tags,
-            soft_delete_enabled=soft_delete,
-            soft_delete_retention_days=soft_delete_retention,
-            permission=permissions,
-            community=community_of(community),
-        )
+        made = session.run(galleries.create_gallery, group=group, name=gallery, location=location, **properties)
         return gallery_json(made)
-
-
-def community_of(said: Mapping[str, str | None]) -> CommunityInfo | None:
-    """Read the community's properties from the options. The rules of sharing report missing properties."""
-    if not any(said.values()):
-        return None
-    return CommunityInfo(**{name: value or "" for name, value in said.items()})
 
 
 @sig.command(table=_TABLE, example=_UPDATE_EXAMPLE)
