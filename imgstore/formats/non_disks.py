@@ -24,6 +24,7 @@ _CONVERT: Final = "convert the file first, for example with `qemu-img convert -O
 _EXPORT: Final = "restore or export the disk with the tool that wrote the file"
 _DOWNLOAD: Final = "look into the file, and download the disk again"
 _OTHER: Final = "name the file of the disk"
+_TAR: Final = "a tar archive (an OVA is one)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ _SIGNATURES: Final = (
     (rb"7z\xbc\xaf\x27\x1c", "a 7-Zip file", _UNPACK),
     (rb"Rar!\x1a\x07", "a RAR archive", _UNPACK),
     (rb"MSCF\0\0\0\0", "a cabinet file", _UNPACK),
-    (rb".{257}ustar", "a tar archive (an OVA is one)", _UNPACK),
+    (rb".{257}ustar", _TAR, _UNPACK),
     (rb"07070[127][0-7A-Fa-f]{6}", "a cpio archive", _UNPACK),
     (rb"!<arch>\ndebian", "a Debian package", _OTHER),
     (rb"!<arch>\n", "an ar archive", _UNPACK),
@@ -85,6 +86,8 @@ _SIGNATURES: Final = (
     (rb"\x27\x05\x19\x56|\xd0\x0d\xfe\xed", "a U-Boot image or device tree", _OTHER),
     (rb"%PDF-", "a PDF document", _OTHER),
     (rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff[\xdb\xe0\xe1\xee]|GIF8[79]a", "a picture", _OTHER),
+    (rb"....ftyp(?:mp4|isom|M4|qt|avc)", "a video", _OTHER),
+    (rb"d\d+:(?:announce|created by|creation date)", "a torrent file", _DOWNLOAD),
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a Windows installer package or an Office document", _OTHER),
     (rb"SQLite format 3\0", "an SQLite database", _OTHER),
     # Texts that are known by name. A byte order mark and white space may precede them.
@@ -100,10 +103,16 @@ _SIGNATURES: Final = (
 
 _PATTERNS: Final = tuple((re.compile(pattern, re.DOTALL), NonDisk(name, hint)) for pattern, name, hint in _SIGNATURES)
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
-_BYTE_ORDER_MARKS: Final = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be", _UTF8_MARK: "utf-8"}
+_BYTE_ORDER_MARKS: Final = {
+    b"\xff\xfe\0\0": "utf-32-le",
+    b"\xff\xfe": "utf-16-le",
+    b"\xfe\xff": "utf-16-be",
+    _UTF8_MARK: "utf-8",
+}
 _CONTROL: Final = re.compile(rb"[\x00-\x07\x0e-\x19\x1c-\x1f]")
 _ASCII: Final = re.compile(rb"[\x20-\x7e\s]")
 _PE_OFFSET_AT: Final = 0x3C
+_TAR_CHECKSUM: Final = slice(148, 156)
 _ASCII_SHARE_MIN: Final = 0.75
 """The share of ASCII in a text of an 8-bit encoding."""
 
@@ -131,6 +140,8 @@ def match_signature(head: bytes, tail: bytes) -> NonDisk | None:
     for pattern, non_disk in _PATTERNS:
         if pattern.match(start):
             return non_disk
+    if _is_tar(head):
+        return NonDisk(_TAR, _UNPACK)
     if _is_windows_program(head):
         return NonDisk("a Windows or EFI program", _OTHER)
     if tail.startswith(b"koly\0\0\0\x04"):
@@ -139,13 +150,16 @@ def match_signature(head: bytes, tail: bytes) -> NonDisk | None:
 
 
 def is_text(head: bytes) -> bool:
-    """Return whether the beginning of a file is text: UTF-8, UTF-16 with a byte order mark, or an 8-bit encoding.
+    """Return whether the beginning of a file is text: UTF-8, UTF-16, UTF-32, or an 8-bit encoding.
 
     A text has no control characters but white space. Disks have zeros in their first 4 KiB. A disk that was filled
     with one byte is no text.
     """
     if len(set(head)) < 2:
         return False
+    for low, high in ((head[0::2], head[1::2]), (head[1::2], head[0::2])):  # UTF-16 without a mark
+        if not high.strip(b"\0") and low:
+            return is_text(low)
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             return _decodes(head.removeprefix(mark), encoding)
@@ -163,6 +177,15 @@ def _decodes(text: bytes, encoding: str) -> bool:
             continue
         return all(each.isspace() or unicodedata.category(each) not in {"Cc", "Cn", "Co"} for each in characters)
     return False
+
+
+def _is_tar(head: bytes) -> bool:
+    """Return whether a file begins with a header of the oldest tar format, which has a checksum and no signature."""
+    field = head[_TAR_CHECKSUM].strip(b"\0 ")
+    if not re.fullmatch(rb"[0-7]{3,7}", field):
+        return False
+    header = head[: _TAR_CHECKSUM.start] + b" " * 8 + head[_TAR_CHECKSUM.stop : 512]
+    return sum(header) == int(field, 8)
 
 
 def _is_windows_program(head: bytes) -> bool:

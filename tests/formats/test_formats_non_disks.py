@@ -39,6 +39,12 @@ def tar(data: bytes) -> bytes:
     return file.getvalue() + data
 
 
+def without_magic(archive: bytes) -> bytes:
+    """Change the header of a tar archive to the format of 1979."""
+    header = archive[:148] + b" " * 8 + archive[156:257] + bytes(255)
+    return archive[:148] + f"{sum(header):06o}\0 ".encode() + archive[156:257] + bytes(255) + archive[512:]
+
+
 def zipped(data: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -61,6 +67,8 @@ NON_DISKS = {
     "a text file": SENTENCE.encode() * 900,
     "a text file in Latin-1": SENTENCE.encode("latin-1") * 900,
     "a text file in UTF-16": SENTENCE.encode("utf-16") * 1,
+    "a text file in UTF-16 without a mark": SENTENCE.encode("utf-16-le") * 900,
+    "a text file in UTF-32": SENTENCE.encode("utf-32") * 1,
     "a text file of 4095 bytes in UTF-8": ("x" + "é" * 2047).encode() * 3,
     "a text file with padding": SENTENCE.encode().ljust(1024, b"\0"),
     "a text file with escapes": b"\x1b[31mERROR\x1b[0m no such image\n" * 200,
@@ -74,6 +82,9 @@ NON_DISKS = {
     "an lz4 file of Linux": b"\x02\x21\x4c\x18" + NOISE,
     "a zip file": zipped(NOISE),
     "a tar archive": tar(NOISE),
+    "a tar archive of 1979": without_magic(tar(NOISE)),
+    "a torrent file": b"d8:announce40:http://tracker.example/announce13:creation datei1ee" + NOISE,
+    "a video": b"\0\0\0\x18ftypmp42" + NOISE,
     "a 7-Zip file": b"7z\xbc\xaf\x27\x1c" + NOISE,
     "a RAR archive": b"Rar!\x1a\x07\x01\0" + NOISE,
     "a cpio archive": b"070701" + b"0" * 104 + NOISE,

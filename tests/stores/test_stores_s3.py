@@ -685,6 +685,36 @@ def test_a_source_without_a_right_is_named(minio: S3Engine, on_minio: S3Store, m
     assert "s3:GetObject" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (403, "InvalidAccessKeyId"),
+        (403, "SignatureDoesNotMatch"),
+        (403, "RequestTimeTooSkewed"),
+        (403, "NeverHeardOf"),
+        (403, "AccessDenied"),
+        (400, "ExpiredToken"),
+        (400, "AuthorizationHeaderMalformed"),
+        (400, "InvalidBucketName"),
+        (301, "PermanentRedirect"),
+        (404, "NoSuchBucket"),
+        (404, "NoSuchKey"),
+        (503, "SlowDown"),
+    ],
+)
+def test_an_error_of_a_source_names_settings_of_sources(scripted: Scripted, status: int, code: str) -> None:
+    """regions.yaml has no effect on sources."""
+    clock = ManualClock()
+    store = scripted.store()
+    head = answer(status, headers="x-amz-request-id: 1\r\n")
+    scripted.answers = [head] * 6 if status == 503 else [head, error(status, code)]
+    with pytest.raises(StoreError) as raised:
+        S3Object(store, "a", retrier=Retrier(wait=clock.wait, monotonic=clock.monotonic))
+    assert raised.value.hint
+    assert "regions" not in str(raised.value)
+    store.close()
+
+
 def test_a_source_retries(scripted: Scripted) -> None:
     clock = ManualClock()
     head = 'ETag: "1"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n'

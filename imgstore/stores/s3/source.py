@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from botocore.exceptions import ClientError
 
@@ -17,6 +18,14 @@ from imgstore.domain.errors import (
 )
 from imgstore.stores.s3.store import ETAG_CHARACTERS_MAX, S3Store, error_code, range_header
 from imgstore.stores.wrappers.retry import Retrier
+
+_SETTINGS: Final = {
+    "the endpoint in regions.yaml": "IMGSTORE_SOURCE_S3_ENDPOINT",
+    "the region's entry in regions.yaml": "IMGSTORE_SOURCE_S3_ENDPOINT",
+    "name an AWS profile in regions.yaml": "set AWS_PROFILE",
+    "signing_region of the zone in regions.yaml": "AWS_DEFAULT_REGION",
+}
+"""The settings in hints of `S3Store`, and the settings of a source in their place."""
 
 
 def open_s3_object(location: S3Location, endpoint: str | None) -> "S3Object":
@@ -106,7 +115,7 @@ class S3Object:
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:
-        """Replace the errors of a missing bucket, a missing object and a missing right.
+        """Replace the errors of a missing bucket, object or right, and the names of settings in other errors.
 
         The errors of `S3Store` are about the buckets of regions.
         """
@@ -114,7 +123,7 @@ class S3Object:
             yield
         except StoreError as error:
             code = error_code(error.__cause__) if isinstance(error.__cause__, ClientError) else ""
-            if code == "NoSuchBucket":
+            if code in {"NoSuchBucket", "InvalidBucketName"}:
                 raise StoreError(
                     f"There is no bucket '{self._store.bucket}'.",
                     found=error.found,
@@ -139,4 +148,6 @@ class S3Object:
                     "has the same response",
                     target=self._location,
                 ) from error
+            for region_setting, source_setting in _SETTINGS.items():
+                error.hint = error.hint and error.hint.replace(region_setting, source_setting)
             raise
