@@ -21,7 +21,7 @@ from imgstore.formats.inspection import Check, Inspection, inspect_image
 from imgstore.formats.open_disk import open_disk
 from imgstore.formats.partitions import detect_generation
 from imgstore.formats.qemu.qemu_reader import ConversionBounds
-from imgstore.formats.writers import WRITABLE_FORMATS, create_writer, fixed_footer, padded_bytes
+from imgstore.formats.writers import WRITABLE_FORMATS, create_writer, fixed_footer, padded_bytes, write_in_order
 
 __all__ = [
     "DISK_BYTES_MAX",
@@ -39,4 +39,5 @@ __all__ = [
     "open_disk",
     "padded_bytes",
     "read_through",
+    "write_in_order",
 ]

@@ -5,7 +5,8 @@ thread, in any order, and ranges that are never written stay holes. A pipe or a 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,9 @@ WRITABLE_FORMATS: Final = (DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFor
 
 _STREAM_FORMATS: Final = (DiskFormat.RAW, DiskFormat.VHD_FIXED)
 """The containers whose bytes are known in order: the disk, then a footer."""
+
+_ZEROS_BYTES: Final = 64 * MIB
+"""Zeros that are written between two reports."""
 
 _PADDED_TO: Final = {DiskFormat.VHD_FIXED: MIB, DiskFormat.VHD_DYNAMIC: MIB, DiskFormat.QCOW2: SECTOR_BYTES}
 """The unit of `pad`: whole MiB for VHD, because Azure requires that. The 512 bytes that a VHD requires divide a MiB."""
@@ -100,6 +104,34 @@ def create_writer(
     except BaseException:
         pending.discard()
         raise
+
+
+def write_in_order(
+    writer: DiskWriter,
+    pieces: Iterable[tuple[int, bytes | memoryview]],
+    virtual_bytes: int,
+    on_written: Callable[[int], None],
+) -> None:
+    """Write a whole disk to a writer that is `in_order`, and report all bytes, zeros included.
+
+    Args:
+        writer: the writer.
+        pieces: offset and bytes of the verified pieces that are not zero, in order.
+        virtual_bytes: the size of the disk.
+        on_written: called with the number of written bytes, at least once for 64 MiB.
+
+    Raises:
+        OutputError: the target does not take the bytes.
+    """
+    end = 0
+    for offset, data in chain(pieces, [(virtual_bytes, b"")]):
+        while end < offset:
+            begin, end = end, min(offset, end + _ZEROS_BYTES)
+            writer.write_at(end, b"")
+            on_written(end - begin)
+        writer.write_at(offset, data)
+        end = offset + len(data)
+        on_written(len(data))
 
 
 def _check_size(form: DiskFormat, virtual_bytes: int, container_bytes: int) -> None:

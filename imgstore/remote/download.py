@@ -15,7 +15,7 @@ from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.storage.digests import Digest, digest_of, disk_digest
 from imgstore.domain.storage.sizes import PIECE_BYTES, SECTOR_BYTES
 from imgstore.domain.views import Export
-from imgstore.formats import create_writer, describe_rest, export_warnings, padded_bytes
+from imgstore.formats import create_writer, describe_rest, export_warnings, padded_bytes, write_in_order
 from imgstore.formats.files.read_ahead import results_in_order
 from imgstore.remote.arm_client import Server
 from imgstore.remote.local_disk import WORKERS, report_progress
@@ -166,7 +166,7 @@ def _fetch(
     """
     digests: dict[int, Digest] = {}
 
-    def fetch(index: int, parts: Sequence[Extent]) -> tuple[int, bytearray]:
+    def fetch(index: int, parts: Sequence[Extent]) -> tuple[int, memoryview]:
         at = index * PIECE_BYTES
         piece = bytearray(min(PIECE_BYTES, virtual_bytes - at))
         for part in parts:
@@ -176,19 +176,21 @@ def _fetch(
             piece[part.offset - at : part.end - at] = data
         if piece != _ZEROS[: len(piece)]:
             digests[index] = digest_of(piece)
-        counted.advance(sum(part.length for part in parts))
-        return at, piece
+        if not writer.in_order:
+            counted.advance(sum(part.length for part in parts))
+        return at, memoryview(piece)
 
-    total = sum(each.length for each in extents)
+    total = virtual_bytes if writer.in_order else sum(each.length for each in extents)
     with (
         report_progress(server.subscriber, task, total) as counted,
         ThreadPoolExecutor(WORKERS, thread_name_prefix="fetch") as threads,
     ):
         fetches = (threads.submit(fetch, *each) for each in sorted(_by_piece(extents).items()))
         with closing(results_in_order(fetches, _AHEAD)) as pieces:
-            for at, piece in pieces:
-                if writer.in_order:
-                    writer.write_at(at, memoryview(piece))
+            if writer.in_order:
+                write_in_order(writer, pieces, virtual_bytes, counted.advance)
+            for _ in pieces:  # Each fetch writes its own ranges.
+                pass
     return disk_digest(virtual_bytes, sorted(digests.items()))
 
 

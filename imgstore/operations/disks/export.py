@@ -21,7 +21,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BYTES, SEGMENT_BLOCKS
 from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import Export
-from imgstore.formats import create_writer, describe_rest, export_warnings, padded_bytes
+from imgstore.formats import create_writer, describe_rest, export_warnings, padded_bytes, write_in_order
 from imgstore.ledger.entries import Party
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import record_activity
@@ -285,6 +285,8 @@ def _write(
             container_bytes = padded_bytes(manifest.virtual_bytes, form) if pad else manifest.virtual_bytes
             for warning in export_warnings(form, container_bytes):
                 installation.note(path.name, warning)
+            if writer.in_order:
+                counter.total = manifest.virtual_bytes  # A pipe gets zeros as bytes.
             counter.begin()
             with reads.meter():
                 _write_pieces(installation, manifest, reader, writer, hold, counter, chosen.slot.key.region)
@@ -328,12 +330,15 @@ def _write_pieces(
             cache,
             workers=workers,
             check_cancelled=hold.check_cancelled,
-            on_moved=counter.add_bytes,
+            on_moved=lambda _length: None,
         )
+
+        def count_written(length: int) -> None:
+            hold.check_cancelled()
+            counter.add_bytes(length)
+
         with closing(pieces):
-            for offset, data in pieces:
-                writer.write_at(offset, data)
-                hold.check_cancelled()
+            write_in_order(writer, pieces, manifest.virtual_bytes, count_written)
 
 
 def _write_range(
