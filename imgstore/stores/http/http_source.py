@@ -247,6 +247,8 @@ class HttpSource:
         self._hops = 0
         """The number of redirects when the redirects were followed last."""
         self._switching = threading.Lock()
+        self._switch_tries = 0
+        self._switch_error: ImgstoreError | None = None
         self._samples = ReadSamples()
         self._closing = ExitStack()
         self._closing.enter_context(self._stop.call_on_stop(self._line.disconnect))
@@ -413,12 +415,20 @@ class HttpSource:
             SourceChanged: the mirrors have another file.
             ImgstoreError: the redirector or the mirrors refuse or do not answer.
         """
-        began = self._monotonic()
+        tries, began = self._switch_tries, self._monotonic()
         with self._switching:
             self._spend(began - self._monotonic())  # Only the other thread sent requests in this time.
             if self._mirror is not None and self._mirror is not old:
                 return self._mirror
-            mirror = self._follow() if old is None else self._find_same_file(old)
+            if tries != self._switch_tries and self._switch_error is not None:
+                raise self._switch_error  # Otherwise many threads would wait for a dead server one after another.
+            self._switch_tries += 1
+            try:
+                mirror = self._follow() if old is None else self._find_same_file(old)
+            except ImgstoreError as error:
+                self._switch_error = error
+                raise
+            self._switch_error = None
             self._keep(mirror)
             return mirror
 
