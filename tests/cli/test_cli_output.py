@@ -50,7 +50,7 @@ def test_table_by_the_commands_columns(capsys: pytest.CaptureFixture[str]) -> No
         "Name       Tag  Count",
         "---------  ---  -----",
         "a          v        7",
-        "long\tname       12345",
+        "long name       12345",
     ]
 
 

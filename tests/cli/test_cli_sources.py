@@ -69,7 +69,7 @@ def test_from_a_file_to_a_version_by_way_of_disk_snapshot_and_image(terminal: Te
     assert terminal.ok("image show -g rg -n i1") == image
     assert terminal.ok("image list") == [image]
     assert "i1" in terminal.run("image list -o table").stdout
-    assert disk["id"] in terminal.run("snapshot list -o table").stdout
+    assert disk["id"] in terminal.run("snapshot list -o tsv --query [].properties.creationData.sourceResourceId").stdout
 
     made = terminal.ok(VERSION.format("1.0.0", "--os-snapshot s1"))
     assert made["properties"]["storageProfile"]["osDiskImage"]["source"] == {"id": snapshot["id"]}

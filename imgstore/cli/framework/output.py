@@ -1,6 +1,7 @@
 """Print results on standard output as json, table, tsv or yaml, after ``--query``."""
 
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import click
 
 from imgstore.cli.framework.queries import search
+from imgstore.cli.framework.table_layout import lay_out
 from imgstore.wire.json_text import Json, decimal_text, dumps
 
 if TYPE_CHECKING:
@@ -80,15 +82,13 @@ def _as_table(body: Json, table: Table) -> str | None:
 
 
 def table_text(rows: Rows) -> str | None:
-    """Format rows below their headings, in columns. None without rows."""
+    """Format rows below their headings, in at most `TABLE_COLUMNS_MAX` columns. None without rows."""
     headings = list(dict.fromkeys(heading for row in rows for heading in row))
     if not headings:
         return None
     cells = [[_cell(row.get(heading)) for heading in headings] for row in rows]
     numbers = [all(_is_number(row.get(heading)) for row in rows) for heading in headings]
-    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-    lines = [headings, ["-" * width for width in widths], *cells]
-    return "\n".join(_line(line, widths, numbers) for line in lines)
+    return lay_out([_one_line(heading) for heading in headings], cells, numbers)
 
 
 def _as_tsv(body: Json, _table: Table) -> str | None:
@@ -140,16 +140,13 @@ def _cell(value: Json) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value.replace("\n", " ")
+        return _one_line(value)
     return decimal_text(value) if isinstance(value, Decimal) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], numbers: Sequence[bool]) -> str:
-    padded = (
-        cell.rjust(width) if number else cell.ljust(width)
-        for cell, width, number in zip(cells, widths, numbers, strict=True)
-    )
-    return "  ".join(padded).rstrip()
+def _one_line(text: str) -> str:
+    """Replace control characters, which would break the lines and columns of a terminal."""
+    return text if text.isprintable() else "".join(" " if unicodedata.category(each) == "Cc" else each for each in text)
 
 
 def _tsv_cells(row: Json) -> list[str]:
@@ -166,4 +163,4 @@ def _tsv(value: Json) -> str:
         return ""
     if isinstance(value, list):
         return str(len(value))
-    return _cell(value).replace("\t", " ")
+    return value.replace("\n", " ").replace("\t", " ") if isinstance(value, str) else _cell(value)
