@@ -458,8 +458,12 @@ class ZoneRedundantStore:
         return sorted(set().union(*found.values()))
 
     def read_copies(self, key: str, accept: Accept | None = None) -> "ZoneCopies":
-        """Read the whole object in each zone for a repair, regardless of notes."""
-        read, failed = self._each(list(self._zones), lambda zone: self._zones[zone].get(key))
+        """Read the whole object in each zone for a repair, regardless of notes.
+
+        A resting zone is silent without a request, so a dead zone costs one timeout and not one for each object.
+        """
+        awake = self._rests.awake(self._zones)
+        read, failed = self._each_in_grace(awake, lambda zone: self._zones[zone].get(key))
         right = tuple(zone for zone, body in read.items() if accept is None or accept(body))
         corrupt = {zone for zone, error in failed.items() if isinstance(error, ObjectCorrupt)}
         absent_in = {zone for zone, error in failed.items() if isinstance(error, ObjectNotFound)}
@@ -468,7 +472,7 @@ class ZoneRedundantStore:
             right=right,
             wrong=tuple(zone for zone in self._zones if zone in corrupt or (zone in read and zone not in right)),
             absent=tuple(zone for zone in self._zones if zone in absent_in),
-            silent=tuple(zone for zone in failed if zone not in corrupt | absent_in),
+            silent=tuple(zone for zone in self._zones if zone not in {*read, *corrupt, *absent_in}),
             read_bytes=sum(map(len, read.values())),
         )
 
@@ -529,6 +533,8 @@ class ZoneRedundantStore:
         return len(stale)
 
     def _is_nowhere(self, key: str) -> bool:
+        if len(self._rests.awake(self._zones)) < ZONES:
+            return False
         have, failed = self._each(list(self._zones), lambda zone: self._zones[zone].head(key))
         return not have and _count_absent(failed) == ZONES
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
@@ -127,10 +128,44 @@ def test_a_put_that_arrives_late_is_harmless(region: Region) -> None:
     for each in (store, region.open()):
         assert each.get(KEY) == BODY
         assert each.head(KEY).stored_bytes == len(BODY)
-        copies = each.read_copies(KEY)
+        copies = next(
+            copies for _ in iter(int, 1) if not (copies := each.read_copies(KEY)).silent
+        )  # its rest has ended
         assert (set(copies.right), copies.silent) == ({"1", "2", "3"}, ())
     store.delete_notes(KEY)
     assert store.list_pending_repairs() == []
+
+
+@pytest.mark.parametrize("avoided", [False, True], ids=["at first", "known to be late"])
+def test_a_frozen_zone_costs_a_scrub_one_request(region: Region, avoided: bool) -> None:
+    """The objects of the other zones are read without a wait for each object."""
+    store = region.open()
+    keys = [f"segments/ab/{number:04}" for number in range(40)]
+    for key in keys:
+        store.put(key, BODY)
+    region.zones["2"].thawed.clear()
+    region.zones["2"].requests.clear()
+    region.avoided = {"2"} if avoided else set()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(store.read_copies, keys))
+    assert all((each.right, each.silent) == (("1", "3"), ("2",)) for each in found)
+    assert len(region.zones["2"].requests) <= 4, "one for each thread, until the first is given up"
+    region.zones["2"].thawed.set()
+    region.avoided.clear()
+    region.seconds += 31
+    assert store.read_copies(KEY).absent == ("1", "2", "3"), "it is asked again after its rest"
+
+
+def test_notes_of_a_frozen_zone_cost_no_request_each(region: Region) -> None:
+    store = region.open()
+    store.put(OTHER, BODY)
+    region.zones["3"].thawed.clear()
+    for number in range(10):
+        store.put(f"segments/ab/{number:04}", BODY)
+    sent = len(region.zones["3"].requests)
+    assert store.delete_stale_notes() == 0
+    assert len(region.zones["3"].requests) <= sent + 1, "the listing of the notes"
+    region.zones["3"].thawed.set()
 
 
 def test_a_put_that_arrives_after_a_delete_shows_nothing(region: Region) -> None:
