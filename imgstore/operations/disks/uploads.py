@@ -45,6 +45,9 @@ UPLOAD_BYTES_MAX: Final = 32 * TIB + FOOTER_BYTES
 """The maximum size of an upload, as in Azure. The minimum of Azure, 20 MiB and the footer, is not enforced."""
 _PATIENCE_SECONDS: Final = 60.0
 """The time for requests in progress to end after the revocation of the URL. Requests check the grant every second."""
+_VERSION_PATIENCE_SECONDS: Final = 5.0
+"""The time for the same requests before an ingest into a version. A request that repeats a running ingest must not hold a
+thread for long."""
 _LOOK_SECONDS: Final = 0.05
 
 
@@ -232,7 +235,7 @@ def open_upload(installation: Installation, disk: ManagedDisk) -> UploadedDisk:
         WorkHeld: another process still uses the upload.
     """
     digest = expected_digest(disk.tags)
-    spool = open_spool(installation, disk, patience_seconds=_PATIENCE_SECONDS)
+    spool = open_spool(installation, disk, patience_seconds=_VERSION_PATIENCE_SECONDS)
     try:
         _check_has_bytes(spool, disk)
         reader = open_disk(spool, format=DiskFormat.VHD_FIXED, scratch=installation.scratch)
