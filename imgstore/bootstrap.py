@@ -1,6 +1,7 @@
 """Assemble an installation from settings and `regions.yaml`."""
 
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -13,8 +14,9 @@ from typing import Any, Final
 
 from imgstore.catalog import Catalog, InstallationRow
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import InvalidInput
-from imgstore.domain.host.file_systems import AbilityMissing, check_locks
+from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreFull
+from imgstore.domain.host.file_systems import AbilityMissing, check_free_bytes, check_locks
+from imgstore.domain.host.os_errors import advise, describe, is_full, is_write_fault
 from imgstore.domain.private_files import make_private_folder, tighten_folder
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, ignore_event, suppress_errors
 from imgstore.domain.settings.disk_space import DiskSpace, read_disk_space
@@ -34,6 +36,11 @@ _DATABASE_FILE: Final = "catalog.sqlite"
 _FOLDERS: Final = ("regions", "scratch", "tls", "uploads")
 """The folders in the home. Older imgstore versions created the folders with the process's umask."""
 
+_IN_THE_WAY: Final = frozenset({errno.EEXIST, errno.ENOTDIR})
+"""The errors of a new folder where a file or a broken link is."""
+_SCRATCH_BYTES_MIN: Final = 1 << 20
+"""With less free space, a command that only reads keeps its files outside of the home."""
+_MEMORY_FOLDER: Final = "/dev/shm"  # noqa: S108 - the last resort of `_temporary_folder`, with a random name
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
@@ -65,6 +72,8 @@ class Settings:
     """None for the limits in settings.toml of the home."""
     maintenance: MaintenanceSettings | None = None
     """None for the settings in the catalog."""
+    may_read_only: bool = True
+    """Whether a home that cannot be written may be opened, for commands that only read."""
 
 
 @contextmanager
@@ -83,8 +92,8 @@ def open_installation(
     _keep_buffers()
     outside = effects or Effects()
     regions = load_regions(settings.regions, settings.environ)
-    document = read_settings_file(settings.home / SETTINGS_FILE)
-    with _scratch(_folder(settings.home / "scratch")) as scratch:
+    with _scratch(settings) as scratch:
+        document = read_settings_file(settings.home / SETTINGS_FILE)
         yield from _open(settings, subscriber, outside, regions, document, scratch)
 
 
@@ -115,11 +124,13 @@ def _open(
     space = settings.space or read_disk_space(document or {}, file)
     if settings.database is None:
         check_catalog_file(settings.home, settings.home / _DATABASE_FILE)
-    catalog = Catalog.open(settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}", outside)
+    copies = scratch if settings.may_read_only else None
+    catalog = Catalog.open(settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}", outside, copies)
     try:
         registry = CatalogZones(catalog=catalog, subscriber=suppress_errors(subscriber))
         row = _ensure_installation(settings, catalog, regions, registry, outside)
-        values, differing = initialize_settings(catalog, document)
+        with catalog.discarding_writes():
+            values, differing = initialize_settings(catalog, document)
         if differing:
             _report_differences(suppress_errors(subscriber), file, differing)
         shared = as_document(values)
@@ -196,14 +207,35 @@ def _ensure_installation(
 
 
 @contextmanager
-def _scratch(top: Path) -> Iterator[Path]:
-    """Yield a folder for this process in `top`, and remove the folders of dead processes.
+def _scratch(settings: Settings) -> Iterator[Path]:
+    """Yield a folder for this process in the home, and remove the folders of dead processes.
 
-    The process holds an advisory lock (flock) on the folder. The kernel releases the lock even after a crash.
+    The process holds an advisory lock (flock) on the folder. The kernel releases the lock even after a crash. If the home
+    can only be read, the folder is among the temporary files of the system.
 
     Raises:
-        InvalidInput: the file system has no locks, which uploads and an SQLite catalog also need.
+        InvalidInput: the home cannot be used, or the file system has no locks, which uploads and SQLite also need.
     """
+    top = settings.home / "scratch"
+    try:
+        _make_home(settings.home)
+        if settings.may_read_only and _has_catalog(settings):
+            check_free_bytes(settings.home, _SCRATCH_BYTES_MIN)
+        folder, descriptor = _make_scratch(top)
+    except OSError as error:
+        if not (settings.may_read_only and is_write_fault(error) and _has_catalog(settings)):
+            raise _home_error(settings.home, error) from error
+        with _temporary_scratch(settings.home, error) as outside:
+            yield outside
+        return
+    try:
+        _check_locks(folder)
+        yield folder
+    finally:
+        _remove(folder, descriptor)
+
+
+def _make_scratch(top: Path) -> tuple[Path, int]:
     for leftover in top.iterdir():
         # OSError: a live process holds the lock, or the file system locks no folders, as NFS. The folder stays.
         with suppress(OSError):
@@ -218,13 +250,43 @@ def _scratch(top: Path) -> Iterator[Path]:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
-            break
+            return folder, descriptor
         os.close(descriptor)
+
+
+def _has_catalog(settings: Settings) -> bool:
+    return settings.database is not None or os.access(settings.home / _DATABASE_FILE, os.R_OK)
+
+
+@contextmanager
+def _temporary_scratch(home: Path, fault: OSError) -> Iterator[Path]:
+    """Yield a scratch folder among the temporary files of the system.
+
+    Raises:
+        InvalidInput: there is no folder for temporary files.
+    """
     try:
-        _check_locks(folder)
-        yield folder
-    finally:
-        _remove(folder, descriptor)
+        top = tempfile.TemporaryDirectory(prefix="imgstore-", dir=_temporary_folder())
+    except OSError as error:
+        raise InvalidInput(
+            f"The data folder {home} can be read only, and there is no folder for temporary files.",
+            found=f"{describe(fault, home)}; {describe(error)}",
+            expected="a writable data folder, or a folder for temporary files",
+            hint="set TMPDIR to a writable folder",
+            target="home",
+        ) from error
+    with top as folder:
+        scratch = Path(folder) / "scratch"
+        scratch.mkdir()
+        yield scratch
+
+
+def _temporary_folder() -> str:
+    """Return the folder for temporary files. A container with a read-only root may have a memory file system only."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return _MEMORY_FOLDER
 
 
 def _check_locks(folder: Path) -> None:
@@ -258,17 +320,36 @@ def _remove(folder: Path, descriptor: int) -> None:
     os.close(descriptor)
 
 
-def _folder(path: Path) -> Path:
-    try:
-        make_private_folder(path)
-        for each in (path.parent, *(path.parent / name for name in _FOLDERS)):
-            tighten_folder(each)
-    except OSError as error:
-        raise InvalidInput(
-            f"The data folder {path.parent} cannot be used.",
-            found=str(error),
-            expected="a writable folder",
-            hint="name another folder with --home or IMGSTORE_HOME",
+def _make_home(home: Path) -> None:
+    make_private_folder(home / "scratch")
+    for each in (home, *(home / name for name in _FOLDERS)):
+        tighten_folder(each)
+
+
+def _home_error(home: Path, error: OSError) -> ImgstoreError:
+    if is_full(error):
+        return StoreFull(
+            f"The data folder {home} is full.",
+            found=describe(error),
+            expected="free space for scratch files",
+            hint=f"{advise(error, home)}, then run the same command again",
             target="home",
-        ) from error
-    return path
+        )
+    place = error.filename if isinstance(error.filename, str) else home
+    return InvalidInput(
+        f"The data folder {home} cannot be used.",
+        found=(_describe_place(Path(place)) if error.errno in _IN_THE_WAY else None) or describe(error, place),
+        expected="a writable folder",
+        hint=f"{advise(error, place)}, or name another folder with --home or IMGSTORE_HOME",
+        target="home",
+    )
+
+
+def _describe_place(place: Path) -> str | None:
+    """Describe a file or a broken link in the place of a folder, or return None."""
+    for each in (place, *place.parents):
+        if each.is_symlink() and not each.exists():
+            return f"{each} is a symbolic link to {os.readlink(each)}, which does not exist"
+        if each.is_file():
+            return f"{each} is a file"
+    return None

@@ -24,6 +24,7 @@ from imgstore.api.http.paths import normalize_path
 from imgstore.api.http.rate_limits import HEADER, TooManyRequests
 from imgstore.api.http.redaction import InternalError, error_body
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, Unauthenticated
+from imgstore.domain.host.os_errors import host_fault
 from imgstore.wire.errors import error_json
 
 _log: Final = logging.getLogger("imgstore.api")
@@ -179,6 +180,7 @@ def _clean(text: str | None) -> str:
 def add_error_handlers(app: FastAPI) -> None:
     """Add the handlers that answer each error in ARM's envelope."""
     app.add_exception_handler(ImgstoreError, _answer_error)
+    app.add_exception_handler(OSError, _answer_os_error)
     app.add_exception_handler(HTTPException, _answer_unknown_route)
     app.add_exception_handler(RequestValidationError, _answer_invalid_parameter)
     app.add_exception_handler(ClientDisconnect, _answer_disconnect)
@@ -197,6 +199,11 @@ async def _answer_error(request: Request, error: Any) -> Response:
         headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{why}"'
     status = error.status if error.public is None else error.public.status
     return json_response(status, error_body(request.app.state.server.installation, error), headers)
+
+
+async def _answer_os_error(request: Request, error: Any) -> Response:
+    """Answer an error of the operating system, such as too many open files. The log contains the details."""
+    return await _answer_error(request, host_fault(error))
 
 
 async def _answer_unknown_route(request: Request, error: Any) -> Response:

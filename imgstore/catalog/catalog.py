@@ -1,13 +1,15 @@
 """The catalog's database, its transactions, and a repository for each kind of row."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol, Self
 
 from imgstore.catalog.engine.clock_steps import ClockSteps
-from imgstore.catalog.engine.database import Database, Session, configure_database
+from imgstore.catalog.engine.database import Database, Session, configure_database, copy_database
+from imgstore.catalog.engine.read_only import find_write_fault
 from imgstore.catalog.engine.sequence import CatalogSequence
 from imgstore.catalog.engine.upgrade import upgrade_catalog
 from imgstore.catalog.engine.write_ahead_log import check_log_matches
@@ -45,6 +47,7 @@ from imgstore.catalog.storage.works import Works
 from imgstore.catalog.storage.zone_health import ZoneHealths
 from imgstore.catalog.storage.zones import Zones
 from imgstore.domain.effects import Effects
+from imgstore.domain.host.os_errors import translate_host_faults
 
 
 class Transaction:
@@ -133,12 +136,14 @@ class Catalog:
     _operation: OperationRecord | None = None
 
     @classmethod
-    def open(cls, url: str, effects: Effects) -> Self:
+    def open(cls, url: str, effects: Effects, copies: Path | None = None) -> Self:
         """Open the catalog at `url`. Create the catalog or upgrade its schema where necessary.
 
         Args:
             url: ``sqlite:///path`` or ``postgresql://user@host/name``. A new SQLite folder gets mode 0700.
             effects: the source of uids and keys. The time comes from the database.
+            copies: a folder for a copy of an SQLite catalog that cannot be written. The catalog is then read only.
+                None refuses such a catalog.
 
         Raises:
             InvalidInput: `url` has neither of the two forms.
@@ -149,6 +154,10 @@ class Catalog:
         database = configure_database(url)
         if database.file is not None:
             check_log_matches(database.file)
+            fault = find_write_fault(database.file) if copies is not None else None
+            if copies is not None and fault is not None:
+                with translate_host_faults():
+                    database = copy_database(database, copies, fault)
         try:
             upgrade_catalog(database)
         except BaseException:
@@ -161,6 +170,18 @@ class Catalog:
         """The address of the database without a password, for messages and as the target of errors."""
         return self._database.place
 
+    def discarding_writes(self) -> AbstractContextManager[None]:
+        """Let a reading operation write its own rows, such as pins, to the copy of a read-only catalog.
+
+        Writes to other catalogs are stored as usual.
+        """
+        return self._database.discarding_writes()
+
+    @property
+    def write_fault(self) -> OSError | None:
+        """The error that prevents writing to the catalog, or None."""
+        return self._database.write_fault
+
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Run a transaction that may write. Commit at the end, roll back on an exception. Never nest transactions.
@@ -171,6 +192,7 @@ class Catalog:
         Raises:
             StoreUnreachable: the database does not answer, or another transaction held a lock for 30 seconds.
             StoreFull: the disk of the database is full.
+            StoreDenied: the catalog can be read only.
             StoreError: the database refused for another reason.
         """
         operation = None if self._operation is None or self._operation.is_stored else self._operation

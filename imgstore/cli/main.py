@@ -19,6 +19,7 @@ from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.standard_streams import ReportStream, UnwrittenResult, drop_output, prepare_streams
 from imgstore.domain.environment import strip_variables
 from imgstore.domain.errors import ImgstoreError, NotFound, OutputError
+from imgstore.domain.host.os_errors import host_fault
 from imgstore.domain.strict_json import check_text
 
 # numpy's BLAS starts a thread a core that spins for its work. There is none: this is a fifth of a short command's CPU.
@@ -102,6 +103,8 @@ def _tell(error: Exception, *, debug: bool) -> None:
             hint="the work is done; the `show` or `list` command shows the result",
             target="standard output",
         )
+    elif isinstance(error, OSError):
+        error = host_fault(error)
     if isinstance(error, ImgstoreError):
         click.echo(f"ERROR: ({error.error_code}) {error}", err=True)
     else:

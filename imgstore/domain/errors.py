@@ -34,6 +34,7 @@
     │   ├── StoreMismatch                  a bucket or folder of something else
     │   └── ObjectCorrupt                  bytes that do not match the name or checksum
     │       └── ReadBackMismatch           a new object that reads back with other bytes
+    ├── HostFault                     503  an error of this machine that is no fault of a store
     ├── OutputError                   400  an output file that cannot be written
     └── ToolMissing                   400  a missing program or optional package
 """
@@ -316,6 +317,13 @@ class ReadBackMismatch(ObjectCorrupt):
     The object has the right length, so a repeated command would accept the object. The caller therefore deletes the
     object.
     """
+
+
+class HostFault(ImgstoreError):
+    """An error of this machine: no file descriptor, no memory, or a file of the installation that cannot be used."""
+
+    code = "HostFault"
+    status = 503
 
 
 class OutputError(ImgstoreError):

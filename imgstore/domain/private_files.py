@@ -22,11 +22,16 @@ def make_private_folder(path: Path) -> None:
         OSError: the folder cannot be created, or the name belongs to another kind of file.
     """
     try:
-        os.mkdir(path, FOLDER_MODE)
-        sync_folder(path.parent)
+        _make_folder(path)
     except FileNotFoundError:
         make_private_folder(path.parent)
-        make_private_folder(path)
+        _make_folder(path)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        os.mkdir(path, FOLDER_MODE)
+        sync_folder(path.parent)
     except FileExistsError:
         if not path.is_dir():
             raise

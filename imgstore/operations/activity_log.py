@@ -8,6 +8,7 @@ from typing import Final
 from imgstore.catalog import ActivityRow
 from imgstore.domain import names
 from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreError
+from imgstore.domain.host.os_errors import translate_host_faults
 from imgstore.domain.identity.access import (
     INSTALLATION,
     Action,
@@ -86,7 +87,8 @@ def record_activity(
         is_refused = False
         if action in _WRITES and what.casefold() == operation_name(action, scope).casefold():
             older = _find_older(installation, action, scope)
-        yield
+        with translate_host_faults():
+            yield
     except ImgstoreError as error:
         outcome, detail = "Failed", _join_detail(about, f"{error.error_code}: {error.message}")
         raise
@@ -114,7 +116,8 @@ def record_activity(
                         finished_at=now,
                     )
         except StoreError:
-            installation.note("activity log", f"could not be written for {what} on {scope}")
+            if installation.catalog.write_fault is None:  # Otherwise the error of the operation says so.
+                installation.note("activity log", f"could not be written for {what} on {scope}")
 
 
 def _find_older(installation: Installation, action: Action, scope: str) -> list[str]:

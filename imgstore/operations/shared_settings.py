@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from imgstore.catalog import Catalog
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.host.os_errors import advise, describe
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.settings.disk_space import read_disk_space
 from imgstore.domain.settings.limits import DEFAULT_PRESET, Limits, read_limits
@@ -44,11 +45,18 @@ def read_settings_file(file: Path) -> Mapping[str, Any] | None:
         document = tomllib.loads(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read())
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        fault = None if isinstance(error, OSError) else find_encoding_fault(content)
+    except OSError as error:
         raise InvalidInput(
             f"The settings file {file} cannot be read.",
-            found=fault or str(error),
+            found=describe(error, file),
+            expected="a readable file, or no file",
+            hint=advise(error, file),
+            target=str(file),
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInput(
+            f"The settings file {file} cannot be read.",
+            found=find_encoding_fault(content) or str(error),
             expected="a TOML document",
             hint="correct the file, or remove the file to use the limits of the installation "
             f"(initially {DEFAULT_PRESET})",

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from imgstore.domain.errors import InvalidRegions
+from imgstore.domain.host.os_errors import describe
 from imgstore.domain.names import region_key
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.prices import FREE, Prices
@@ -54,7 +55,7 @@ def load_regions(path: Path | None, environ: Mapping[str, str]) -> Regions:
     try:
         content = source.read_bytes()
     except OSError as error:
-        raise InvalidRegions(str(source), [f"the file cannot be read: {error.strerror}"]) from error
+        raise InvalidRegions(str(source), [f"the file cannot be read: {describe(error)}"]) from error
     return parse_regions(content, environ, path=str(source))
 
 

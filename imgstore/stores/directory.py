@@ -18,6 +18,7 @@ from typing import Final
 
 from imgstore.domain.errors import StoreDenied, StoreError, StoreFull
 from imgstore.domain.host import file_systems
+from imgstore.domain.host.os_errors import advise, describe, is_denied, is_full
 from imgstore.domain.private_files import FILE_MODE, FOLDER_MODE, make_private_folder
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.stores.errors import check_accepted, existing_object_error, missing_object_error
@@ -34,8 +35,6 @@ If a writer still lives, its rename fails with an error, and nothing wrong becom
 _SMALL_BYTES: Final = 4096
 """Objects up to this size may use the reserve: marks and notes that deletes and garbage collection need."""
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
 
 
@@ -295,29 +294,25 @@ class DirectoryStore:
             raise self._create_error(key, error) from error
 
     def _create_error(self, key: str, error: OSError) -> StoreError:
-        found = f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, error.errno)}) in {self._root}"
-        if error.errno in _FULL:
+        found = f"{describe(error)} in {self._root}"
+        hint = f"{advise(error, self._root)}, then run the same command again, which resumes the work"
+        if is_full(error):
             return StoreFull(
-                "The store is full.",
-                found=found,
-                expected="free space for the object",
-                hint=f"free some space in the file system of {self._root}, then run the same command again, "
-                "which resumes the work",
-                target=key,
+                "The store is full.", found=found, expected="free space for the object", hint=hint, target=key
             )
-        if error.errno in _DENIED:
+        if is_denied(error):
             return StoreDenied(
                 f"The file system refuses access to '{key}'.",
                 found=found,
                 expected=f"read and write access for user {os.geteuid()}",
-                hint=f"check owner, mode and mount options of {self._root}",
+                hint=hint,
                 target=key,
             )
         return StoreError(
             f"The file system failed on '{key}'.",
             found=found,
             expected="a file system without errors",
-            hint="check the health of the disk and the kernel's log",
+            hint=hint,
             target=key,
         )
 

@@ -37,6 +37,7 @@ import xxhash
 from imgstore.domain.disks.sources import Extent, SourceIdentity
 from imgstore.domain.errors import StoreError, StoreFull, WorkHeld
 from imgstore.domain.host import file_systems
+from imgstore.domain.host.os_errors import advise, describe, is_full
 from imgstore.domain.private_files import make_private_folder
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.storage.sizes import MIB
@@ -411,12 +412,12 @@ def remove_spool(home: Path, disk_uid: str) -> None:
 
 def spool_error(error: OSError, path: Path) -> StoreError:
     """Translate an error of the operating system."""
-    kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
+    kind = StoreFull if is_full(error) else StoreError
     return kind(
         "The upload can't be stored.",
-        found=error.strerror,
+        found=describe(error),
         expected="free space and write permission below the data home",
-        hint="free disk space, then send the missing ranges: accepted ranges are kept",
+        hint=f"{advise(error, path)}, then send the missing ranges: accepted ranges are kept",
         target=str(path),
     )
 

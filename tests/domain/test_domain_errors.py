@@ -48,6 +48,7 @@ CODES = {
     "StoreFull": ("StoreFull", 507),
     "StoreMismatch": ("StoreMismatch", 503),
     "ObjectCorrupt": ("ObjectCorrupt", 503),
+    "HostFault": ("HostFault", 503),
     "OutputError": ("OutputError", 400),
     "ToolMissing": ("ToolMissing", 400),
     "ReplicationFailed": ("ReplicationJobsFailed", 409),

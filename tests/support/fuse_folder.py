@@ -1,6 +1,6 @@
 """A FUSE file system over a folder that lacks abilities and fails with chosen errors.
 
-A program: ``python -m tests.support.fuse_folder BACKING MOUNT RULES``. `tests/support/mounted_folder.py` runs the program.
+A program: ``python -m tests.support.fuse_folder BACKING MOUNT RULES [ro]``. `tests/support/mounted_folder.py` runs the program.
 The file RULES is a JSON object. A key is the name of a FUSE operation, or `*` for all operations, and the value is the
 number of the error:
 
@@ -140,11 +140,17 @@ class FolderWithoutLocks(PlainFolder):
         raise mfusepy.FuseOSError(errno.ENOSYS)
 
 
-def _main(backing: str, mount: str, rules: str) -> None:
+def _main(backing: str, mount: str, rules: str, *options: str) -> None:
     first = json.loads(Path(rules).read_text(encoding="utf-8"))
     kind = FolderWithoutLocks if {"lock", "flock"} & first.keys() else PlainFolder
     mfusepy.FUSE(
-        kind(backing, Path(rules)), mount, nothreads=True, foreground=False, hard_remove=True, default_permissions=True
+        kind(backing, Path(rules)),
+        mount,
+        nothreads=True,
+        foreground=False,
+        hard_remove=True,
+        default_permissions=True,
+        ro="ro" in options,
     )
 
 

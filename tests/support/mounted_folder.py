@@ -34,15 +34,17 @@ class MountedFolder:
 
 
 @contextmanager
-def mount_folder(folder: Path, rules: Mapping[str, int]) -> Iterator[MountedFolder]:
-    """Mount a new file system below `folder` until the block ends. Skip the calling test without FUSE."""
+def mount_folder(folder: Path, rules: Mapping[str, int], *, read_only: bool = False) -> Iterator[MountedFolder]:
+    """Mount `folder / "backing"`, which may exist, until the block ends. Skip the calling test without FUSE."""
     require("fuse")
     backing, mount = folder / "backing", folder / "mount"
-    backing.mkdir()
+    backing.mkdir(exist_ok=True)
     mount.mkdir()
     mounted = MountedFolder(mount, folder / "rules.json")
     mounted.set_rules(rules)
     command = [sys.executable, "-m", "tests.support.fuse_folder", str(backing), str(mount), str(folder / "rules.json")]
+    if read_only:
+        command.append("ro")
     # The parent of the mount's process ends when the file system answers.
     subprocess.run(command, check=True, timeout=60)
     try:

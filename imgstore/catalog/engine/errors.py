@@ -4,6 +4,7 @@ SQLite reports result codes (https://www.sqlite.org/rescode.html). PostgreSQL re
 (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 """
 
+import errno
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from imgstore.domain.errors import (
     StoreFull,
     StoreUnreachable,
 )
+from imgstore.domain.host.os_errors import advise, describe, find_open_fault
 
 # The low byte of an extended result code is its primary result code.
 _SQLITE: Final[dict[int, type[StoreError]]] = {
@@ -143,6 +145,8 @@ def translate_errors(place: str) -> Iterator[None]:
     except exc.TimeoutError as error:
         raise _store_error(StoreUnreachable, place, "every connection of this process is busy") from error
     except exc.DBAPIError as error:
+        if isinstance(error.orig, sqlite3.Error) and (fault := _find_host_fault(error.orig, place)) is not None:
+            raise fault from error
         if (refusal := _find_refusal(error)) is not None:
             raise _open_error(refusal, place, _describe(error.orig)) from error
         kind = StoreUnreachable if error.connection_invalidated else _kind(error.orig)
@@ -160,6 +164,27 @@ def _find_refusal(error: exc.DBAPIError) -> _Refusal | None:
         return None
     text = str(error.orig)
     return next((refusal for pattern, refusal in _CONNECTION_REFUSALS if pattern.search(text)), None)
+
+
+def _find_host_fault(error: sqlite3.Error, place: str) -> StoreError | None:
+    """Return the fault of the machine for which SQLite could not open, read or write its files, if it is known."""
+    kind: type[StoreError]
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_CANTOPEN and (fault := find_open_fault(place)) is not None:
+        kind = StoreDenied if fault.errno == errno.EISDIR else StoreUnreachable
+        expected, found, hint = "a file, and free file descriptors", describe(fault), advise(fault, place)
+    elif code == sqlite3.SQLITE_IOERR:
+        kind, expected, found = StoreUnreachable, "a disk without errors and with free space", _describe(error)
+        hint = f"check the free space of {place}, the health of the disk and the kernel's log (`dmesg`)"
+    else:
+        return None
+    return kind(
+        f"The files of the catalog in {place} cannot be used.",
+        found=found,
+        expected=expected,
+        hint=f"{hint}, then run the command again",
+        target=place,
+    )
 
 
 def _open_error(refusal: _Refusal, place: str, found: str) -> ImgstoreError:

@@ -5,7 +5,6 @@ import takes 0.1 s. All other cases run under a lock and in one transaction. A s
 upgrade complete, and a process that dies leaves the catalog unchanged.
 """
 
-import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from imgstore.catalog.engine.errors import translate_errors
 from imgstore.catalog.schema import REVISION, metadata
 from imgstore.domain.errors import StoreDenied, StoreFull, StoreMismatch
 from imgstore.domain.host.file_systems import AbilityMissing, check_locks, lock
+from imgstore.domain.host.os_errors import advise, describe, is_full
 from imgstore.domain.private_files import make_private_folder
 
 _SCRIPTS: Final = "imgstore.catalog:migrations"
@@ -129,12 +129,12 @@ def _unusable_file_error(file: Path, error: OSError) -> StoreDenied | StoreFull:
             hint="choose a folder of a local file system, such as ext4 or XFS, or a PostgreSQL database, with --database",
             target=str(file),
         )
-    kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreDenied
+    kind = StoreFull if is_full(error) else StoreDenied
     return kind(
         f"The catalog {file} cannot be opened.",
-        found=f"{error.strerror or error}",
+        found=describe(error, file),
         expected="a folder with free space that this user may write",
-        hint="check owner, permissions and free space, or choose another catalog with --home or --database",
+        hint=f"{advise(error, error.filename or file)}, or choose another catalog with --home or --database",
         target=str(file),
     )
 

@@ -61,13 +61,17 @@ class Session:
 
 @contextmanager
 def open_session(
-    options: global_options.Globals | None = None, environ: Mapping[str, str] = os.environ
+    options: global_options.Globals | None = None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    may_read_only: bool = True,
 ) -> Iterator[Session]:
     """Open an installation, and show progress while the block runs.
 
     Args:
         options: the global options; None for the line's own.
         environ: variables for regions.yaml.
+        may_read_only: whether the command may open a home that it cannot write.
     """
     options = options or global_options.of(click.get_current_context())
     settings = Settings(
@@ -76,6 +80,7 @@ def open_session(
         database=options.database,
         subscription=options.subscription,
         environ=environ,
+        may_read_only=may_read_only,
     )
     with (
         progress.show_progress(quiet=options.only_show_errors) as subscriber,

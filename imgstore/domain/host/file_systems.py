@@ -198,6 +198,18 @@ def check_locks(descriptor: int, path: str | Path) -> None:
         raise
 
 
+def check_free_bytes(path: Path, needed_bytes: int) -> None:
+    """Refuse a file system without the bytes that a write needs. A file system that reports no size is not refused.
+
+    Raises:
+        OSError: ENOSPC, or the path cannot be read.
+    """
+    found = os.statvfs(path)
+    free_blocks = found.f_bavail if os.geteuid() else found.f_bfree
+    if found.f_blocks and free_blocks * found.f_frsize < needed_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
 def sync_folder(folder: str | Path) -> None:
     """Make the names in a folder durable, as far as the file system can.
 

@@ -9,7 +9,6 @@ later writer of the same file can therefore recognize and remove files of dead w
 """
 
 import contextlib
-import errno
 import fcntl
 import glob
 import os
@@ -23,6 +22,7 @@ from typing import Final
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import OutputError
 from imgstore.domain.host import file_systems
+from imgstore.domain.host.os_errors import advise, describe
 from imgstore.domain.private_files import FILE_MODE, usual_file_mode
 from imgstore.formats.files.direct_io import DirectWriter
 
@@ -33,27 +33,14 @@ _WRITE_BACK_BYTES: Final = 128 << 20
 _NAME_BYTES_MAX: Final = 200
 """A name may have 255 bytes; this limit leaves space for the prefix and the suffix."""
 
-_HINTS: Final = {
-    errno.ENOSPC: "free some space, or write to another disk; nothing was left behind",
-    errno.EDQUOT: "free some of your quota, or write to another disk; nothing was left behind",
-    errno.ENOENT: "make the folder first (`mkdir -p`)",
-    errno.ENOTDIR: "a part of the path is a file: check the path's spelling",
-    errno.EACCES: "write to a folder that you may write to",
-    errno.EPERM: "write to a folder that you may write to",
-    errno.EROFS: "the file system is mounted read-only: write to another file system",
-    errno.EFBIG: "the file system cannot hold such a large file: write to another file system",
-    errno.EEXIST: "choose another name, or give `--overwrite`",
-    errno.ELOOP: "the link leads back to itself: correct the link, or choose another name",
-}
-
 
 def output_error(error: OSError, path: Path) -> OutputError:
     """Translate `error`, which the operating system returned while `path` was written."""
     return OutputError(
         f"{path} cannot be written.",
-        found=error.strerror or str(error),
+        found=describe(error, path),
         expected="a folder that exists, may be written to, and has free space",
-        hint=_HINTS.get(error.errno or 0, "check the disk and the file system (`dmesg` shows details)"),
+        hint=f"{advise(error, path)}, or write to another folder",
         target=str(path),
     )
 

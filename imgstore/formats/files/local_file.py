@@ -9,6 +9,7 @@ from pathlib import Path
 from imgstore.domain.disks.sources import Extent, SourceIdentity
 from imgstore.domain.errors import ImageRefused, ImageTruncated, InvalidInput, SourceChanged, SourceNotFound, StoreError
 from imgstore.domain.host.file_systems import is_missing_ability
+from imgstore.domain.host.os_errors import advise, describe, is_absent
 
 
 class LocalFile:
@@ -54,7 +55,7 @@ class LocalFile:
         except OSError as error:
             raise SourceChanged(
                 f"{self.path} is no longer there.",
-                found=error.strerror,
+                found=describe(error),
                 expected="the file that was opened",
                 hint="leave the file in place until the command has ended, and run the command again",
                 target=str(self.path),
@@ -127,9 +128,9 @@ class LocalFile:
     def _read_error(self, error: OSError) -> StoreError:
         return StoreError(
             f"{self.path} cannot be read.",
-            found=error.strerror,
+            found=describe(error),
             expected="a readable file",
-            hint="check the medium and the file system (`dmesg` shows details)",
+            hint=f"{advise(error, self.path)}, then run the same command again",
             target=str(self.path),
         )
 
@@ -154,16 +155,13 @@ def _open(path: Path) -> int:
 
 
 def _open_error(path: Path, error: OSError) -> InvalidInput:
-    hints = {
-        errno.ENOENT: "check the path's spelling; a relative path starts at the current folder",
-        errno.ENOTDIR: "a part of the path is a file: check the path's spelling",
-        errno.EACCES: "give yourself read permission (`chmod u+r`), or run as a user who has it",
-    }
-    missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
+    missing = is_absent(error)
     return (SourceNotFound if missing else InvalidInput)(
         f"There is no file {path}." if missing else f"{path} cannot be opened.",
-        found=error.strerror,
+        found=describe(error, path),
         expected="a disk image that may be read",
-        hint=hints.get(error.errno or 0, "check the path, its permissions and its medium"),
+        hint="check the path's spelling; a relative path starts at the current folder"
+        if missing
+        else advise(error, path),
         target=str(path),
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from imgstore.domain.errors import OutputError
+from imgstore.domain.host.os_errors import describe
 from imgstore.domain.storage.sizes import BLOCK_BYTES, GIB, MIB
 from imgstore.formats.files.atomic_file import write_all
 from imgstore.formats.files.holes import clear_range
@@ -165,7 +166,7 @@ class _StreamOutput:
         except OSError as error:
             raise OutputError(
                 f"{self._name[:1].upper()}{self._name[1:]} cannot be written.",
-                found=f"{error.strerror} after {self.written_bytes:,} bytes",
+                found=f"{describe(error)} after {self.written_bytes:,} bytes",
                 expected="a file, pipe or device that accepts the bytes",
                 hint="the bytes written so far are a correct beginning of the disk; free space, or choose another target",
                 target=self._name,
@@ -281,7 +282,7 @@ def _device_errors(path: Path, written_bytes: int = 0) -> Iterator[None]:
         }
         raise OutputError(
             f"The device {path} cannot be written.",
-            found=f"{error.strerror} after {written_bytes:,} bytes",
+            found=f"{describe(error)} after {written_bytes:,} bytes",
             expected="a block device that accepts the bytes",
             hint=hints.get(error.errno or 0, "check the device (`dmesg` shows details)"),
             target=str(path),

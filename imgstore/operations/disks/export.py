@@ -84,8 +84,9 @@ def export_disk(
         ObjectCorrupt, StoreError: no replica can be read.
     """
     scope = names.disk_id(installation.subscription, group, name)
-    with record_activity(
-        installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"
+    with (
+        installation.catalog.discarding_writes(),
+        record_activity(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"),
     ):
         installation.locator.health.refresh()
         chosen = _pin_disk(installation, group, name)
@@ -121,8 +122,9 @@ def export_range(
         ObjectCorrupt, StoreError: no replica can be read.
     """
     scope = names.disk_id(installation.subscription, group, name)
-    with record_activity(
-        installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"
+    with (
+        installation.catalog.discarding_writes(),
+        record_activity(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"),
     ):
         installation.locator.health.refresh()
         return _write_range(installation, _pin_disk(installation, group, name), path, offset, length, overwrite)
@@ -193,7 +195,10 @@ def export_image(
         ObjectCorrupt, StoreError: no replica can be read.
     """
     scope = image_scope(installation, reference)
-    with record_activity(installation, principal, Action.READ, scope, f"{VERSIONS}/{Action.READ}", of=VERSIONS):
+    with (
+        installation.catalog.discarding_writes(),
+        record_activity(installation, principal, Action.READ, scope, f"{VERSIONS}/{Action.READ}", of=VERSIONS),
+    ):
         subscription = reference.subscription or installation.subscription
         installation.locator.health.refresh()
         with installation.catalog.transaction() as transaction:

@@ -89,7 +89,7 @@ def create_tenant(
 def list_tenants(installation: Installation, principal: Principal) -> list[Tenant]:
     """List the tenants. The installation's own tenant is the first."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
-    with installation.catalog.transaction() as transaction:
+    with installation.catalog.discarding_writes(), installation.catalog.transaction() as transaction:
         ensure_tenant(installation, transaction)
         return transaction.tenants.list()
 

@@ -259,7 +259,7 @@ def _register(installation: Installation) -> Iterator[Callable[[], None]]:
 def list_workers(installation: Installation, principal: Principal) -> list[Worker]:
     """List the live workers, and remove the rows of other workers."""
     authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
-    with installation.catalog.transaction() as transaction:
+    with installation.catalog.discarding_writes(), installation.catalog.transaction() as transaction:
         registered = transaction.workers.list()
         living = [each for each in registered if _is_alive(installation, transaction, each)]
         for worker in registered:

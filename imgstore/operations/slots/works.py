@@ -1,6 +1,5 @@
 """Open works, take over works, and mark the start of works in the slots (invariants W1 to W5)."""
 
-import errno
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -8,6 +7,7 @@ from typing import Any
 
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import ObjectNotFound, StoreFull
+from imgstore.domain.host.os_errors import advise, describe, host_fault, is_full
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Lease, Work, WorkKind
@@ -69,7 +69,7 @@ def hold_work(
     If the block ends without an error, remove the start marker, and the markers of other closed works. After a crash,
     the marker and the work stay. If the store is late with the removal, the next work in the slot removes the markers.
     """
-    with installation.keeper.hold(lease, tick) as hold, _name_full_scratch(installation):
+    with installation.keeper.hold(lease, tick) as hold, _translate_scratch_errors(installation):
         access = installation.access(slot)
         began = installation.effects.monotonic()
         if lease.checkpoint is not None:
@@ -90,19 +90,20 @@ def _remove_leftovers(installation: Installation, slot: Slot, access: SlotAccess
 
 
 @contextmanager
-def _name_full_scratch(installation: Installation) -> Iterator[None]:
-    """Name the scratch folder in the error for a full file system."""
+def _translate_scratch_errors(installation: Installation) -> Iterator[None]:
+    """Name the scratch folder in the error for a full file system, and translate other errors of this machine."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+        if not is_full(error):
+            raise host_fault(error) from error
+        scratch = installation.scratch.parent
         raise StoreFull(
             "There is no room left for scratch files.",
-            found=error.strerror,
+            found=describe(error),
             expected="free space in the file system of the data folder",
-            hint="free some space, then run the same command again, which resumes the work",
-            target=str(installation.scratch.parent),
+            hint=f"{advise(error, scratch)}, then run the same command again, which resumes the work",
+            target=str(scratch),
         ) from error
 
 

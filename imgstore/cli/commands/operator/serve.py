@@ -186,7 +186,7 @@ def serve(
             hint="use --tls-cert and --tls-key",
             target="host",
         )
-    with open_session() as session:
+    with open_session(may_read_only=False) as session:
         door, bundle = _door(session, host, port, tls_cert, tls_key, dev_tls=dev_tls)
         listening = listen(door)
         scheme, taken = ("http" if insecure_http else "https"), listening.getsockname()[1]
