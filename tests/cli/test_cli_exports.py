@@ -87,7 +87,8 @@ def test_standard_output_gets_the_disk_and_standard_error_the_result(folder: Pat
 def test_a_new_disk_goes_to_standard_output_in_non_blocking_mode_too(folder: Path) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    line = f"disk create -g {GROUP} -n d2 -l southcentralus --source d1 --file /dev/stdout --only-show-errors"
+    (folder / "out").symlink_to("/dev/stdout")
+    line = f"disk create -g {GROUP} -n d2 -l southcentralus --source d1 --file {folder}/out --only-show-errors"
     with start(folder, line, stdout=writer) as running, open(reader, "rb") as read:
         os.close(writer)
         assert read.read() == DISK

@@ -45,8 +45,15 @@ class TargetKind(Enum):
 
 
 def is_standard_output(path: Path) -> bool:
-    """Return whether a path names the standard output of this process."""
-    return path in _STANDARD_OUTPUTS
+    """Return whether a path names the standard output of this process, also a link to it or the same pipe."""
+    if path in _STANDARD_OUTPUTS:
+        return True
+    try:
+        found = os.stat(path)
+        is_same = os.path.samestat(found, os.fstat(_STANDARD_OUTPUT_FD))
+    except OSError:
+        return False
+    return is_same and (stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode))
 
 
 def target_kind(path: Path) -> TargetKind:
