@@ -16,8 +16,9 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from urllib3.exceptions import SSLError as TlsError
 
 import imgstore
-from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreError, StoreUnreachable
+from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreUnreachable
 from imgstore.remote.credentials import Address, Application, create_tls_context
+from imgstore.stores.tls_errors import find_plain_http_failure, find_tls_failure, tls_server
 from imgstore.stores.wrappers.retry import Retrier, RetryPolicy
 from imgstore.wire.blob_protocol import read_error_xml
 from imgstore.wire.errors import read_error
@@ -83,6 +84,11 @@ class Connection:
         self.address: Final = address
         self._pool = urllib3.PoolManager(
             num_pools=4, maxsize=CONNECTIONS_MAX, block=True, ssl_context=create_tls_context(address.authorities)
+        )
+        self._server = tls_server(
+            f"the server {address.url}",
+            address.url,
+            "name the file of the authority with --ca-file, or in REQUESTS_CA_BUNDLE",
         )
         self._retry = Retrier(_FIRST, wait=wait, monotonic=monotonic)
         self._patience = Retrier(_POLICY, wait=wait, monotonic=monotonic)
@@ -218,10 +224,17 @@ class Connection:
                 timeout=urllib3.Timeout(connect=10.0, read=silence_seconds_max),
             )
         except TlsError as error:
-            raise self._untrusted_error(error) from error
+            failure = find_tls_failure(error, self._server)
+            if failure is None:
+                raise self._unreachable(error, _BROKEN) from error
+            raise failure.to_error(self.address.url, "ServerNotTrusted") from error
         except (NewConnectionError, ConnectTimeoutError) as error:
             raise self._unreachable(error, "ServerUnreachable") from error
         except (HTTPError, ValueError) as error:  # http.client raises ValueError for malformed numbers.
+            if self.address.url.startswith("http:"):
+                failure = find_plain_http_failure(error, self._server)
+                if failure is not None:
+                    raise failure.to_error(self.address.url) from error
             raise self._unreachable(error, _BROKEN) from error
         response = Response(status=answer.status, headers=answer.headers, body=answer.data)
         if response.status == 429:
@@ -231,16 +244,6 @@ class Connection:
             raise refusal
         self._retry = self._patience
         return response
-
-    def _untrusted_error(self, error: TlsError) -> StoreError:
-        return StoreError(
-            f"The certificate of the server {self.address.url} is not trusted.",
-            found=str(error),
-            expected="a certificate for the name of the server, from a trusted authority",
-            hint="name the file of the authority with --ca-file, or in REQUESTS_CA_BUNDLE",
-            target=self.address.url,
-            code="ServerNotTrusted",
-        )
 
     def _unreachable(self, error: Exception, code: str) -> StoreUnreachable:
         return StoreUnreachable(

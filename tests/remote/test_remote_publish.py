@@ -190,7 +190,7 @@ def test_missing_credentials_and_untrusted_certificates(machine: Machine, tmp_pa
         (
             {"REQUESTS_CA_BUNDLE": str(make_certificates(tmp_path).authority)},
             "ServerNotTrusted",
-            "certificate verify failed",
+            "comes from an authority that is not trusted",
         ),
         ({"REQUESTS_CA_BUNDLE": "/nowhere.pem"}, "InvalidParameter", "/nowhere.pem contains no certificates"),
         ({"IMGSTORE_SERVER": "http://images.example"}, "InvalidParameter", "http:// for this machine only"),

@@ -21,7 +21,8 @@ class HostileServer:
             connection, _ = self._listening.accept()
             with connection:
                 asked = b""
-                while b"\r\n\r\n" not in asked and (more := connection.recv(65_536)):
+                # A TLS handshake asks whether this server speaks TLS. It has no blank line.
+                while b"\r\n\r\n" not in asked and asked[:1] != b"\x16" and (more := connection.recv(65_536)):
                     asked += more
                 if asked.startswith(b"END"):
                     return

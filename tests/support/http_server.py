@@ -136,12 +136,10 @@ def start_web(
         server.server_close()
 
 
-def make_certificate(
-    folder: Path, names: Sequence[str], *, later: timedelta = timedelta()
-) -> tuple[ssl.SSLContext, Path]:
+def make_certificate(folder: Path, names: Sequence[str]) -> tuple[ssl.SSLContext, Path]:
     """Return a server's TLS context for names or addresses, and the file of the issuing authority.
 
-    The certificate is valid for a day before and after now. `later` moves both times.
+    The certificate is valid for a day before and after now.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -149,7 +147,7 @@ def make_certificate(
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "imgstore test")])
-    now = datetime.now(UTC) + later
+    now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -44,9 +44,14 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.stop_signal import StopSignal
 from imgstore.domain.storage.digests import digest_of
-from imgstore.domain.tls_faults import find_tls_fault
 from imgstore.stores.http.read_samples import ReadSamples
 from imgstore.stores.http.timed_connection import RequestTimer, SourceConnections
+from imgstore.stores.tls_errors import (
+    TlsServer,
+    connect_to,
+    find_plain_http_failure,
+    find_tls_failure,
+)
 from imgstore.stores.wrappers.retry import Retrier
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -546,14 +551,10 @@ class HttpSource:
             return _Answer(status=answer.status, headers=answer.headers, body=body)
         except TlsError as error:
             self._stop.check()
-            fault = find_tls_fault(str(error))
-            raise StoreError(
-                f"The server of '{redact_location(self._url)}' {fault.problem}.",
-                found=str(error),
-                expected="a certificate for the host name, from an authority that this machine trusts",
-                hint=fault.hint or "set SSL_CERT_FILE to the file of the authority",
-                target=redact_location(self._url),
-            ) from error
+            failure = find_tls_failure(error, self._tls_server(route))
+            if failure is None:
+                raise self._unreachable(str(error)) from error
+            raise failure.to_error(redact_location(self._url)) from error
         except LocationParseError as error:
             raise InvalidInput(
                 f"'{redact_location(self._url)}' cannot be a source.",
@@ -574,7 +575,20 @@ class HttpSource:
             raise self._too_slow(self._timer.reason, _NoAnswer) from error
         except (HTTPError, ValueError) as error:  # ValueError: invalid numbers for http.client
             self._stop.check()
+            if not isinstance(route.pool, urllib3.HTTPSConnectionPool):
+                failure = find_plain_http_failure(error, self._tls_server(route))
+                if failure is not None:
+                    raise failure.to_error(redact_location(self._url)) from error
             raise self._unreachable(str(error), _NoAnswer) from error
+
+    def _tls_server(self, route: _Route) -> TlsServer:
+        """Return the server of a route, at the checked address."""
+        return TlsServer(
+            place=f"the server of '{redact_location(self._url)}'",
+            host=route.url.host,
+            connect=lambda: connect_to(route.address, route.url.port),
+            authority_hint="set SSL_CERT_FILE to the file of the authority",
+        )
 
     def _read_body(self, answer: urllib3.BaseHTTPResponse, length: int) -> bytes:
         """Read at most one byte more than requested, which reveals a server that sends more."""

@@ -51,7 +51,6 @@ from imgstore.domain.errors import (
     StoreSilent,
     StoreUnreachable,
 )
-from imgstore.domain.tls_faults import find_tls_fault
 from imgstore.stores.errors import check_accepted, existing_object_error, missing_object_error
 from imgstore.stores.interface import (
     Accept,
@@ -74,6 +73,12 @@ from imgstore.stores.s3.credentials import (
     denied_error,
 )
 from imgstore.stores.s3.fast_path import FastPath
+from imgstore.stores.tls_errors import (
+    TlsServer,
+    find_plain_http_failure,
+    find_tls_failure,
+    tls_server,
+)
 from imgstore.stores.wrappers.hedging import note_answer
 
 UNPROBED: Final = StoreProperties(verifies_checksum=False, server_side_copy=False, atomic_create=False)
@@ -220,6 +225,7 @@ class S3Store:
             user_agent=f"imgstore/{imgstore.__version__}",  # botocore's default takes 0.2 ms per request
             parameter_validation=False,  # botocore refuses a memoryview; this class checks keys and bodies
         )
+        self._endpoint = endpoint or ""
         with self._translate_errors(None):
             self._client: Any = _client(profile, endpoint, signing_region, access_key, secret_key, config)
             use_progress_timeouts(self._client, limits, self._is_alive)
@@ -438,6 +444,8 @@ class S3Store:
         except vendor.ClientError as error:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
             headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            if error_code(error) == "400" and "x-amz-request-id" not in headers:
+                self._check_scheme(key, None)  # Not from S3. The answer to a HEAD request has no text.
             skew = clock_skew(headers, self._now())
             raise self._create_error(key, error_code(error), status, _error_message(error), skew) from error
         except _CREDENTIALS as error:
@@ -445,21 +453,31 @@ class S3Store:
         except vendor.ConfigParseError as error:
             raise config_error(str(error)) from error
         except vendor.SSLError as error:
-            fault = find_tls_fault(str(error))
-            raise StoreError(
-                f"{self.name} {fault.problem}.",
-                found=str(error),
-                expected="a certificate for the host of the endpoint, from an authority that this machine trusts",
-                hint=fault.hint or "set AWS_CA_BUNDLE to the file of the authority",
-                target=key,
-            ) from error
+            # The URL may also be that of a service for credentials.
+            failure = find_tls_failure(error, self._tls_server(str(error.kwargs.get("endpoint_url"))))
+            if failure is None:
+                raise self._unreachable_error(key, str(error), StoreSilent) from error
+            raise failure.to_error(key) from error
         except _SILENT as error:
+            self._check_scheme(key, error)
             kind = StoreUnreachable if _is_closed_by_server(error) else StoreSilent
             raise self._unreachable_error(key, str(error), kind) from error
         except _GARBLED as error:
+            self._check_scheme(key, error)
             raise self._unreachable_error(key, str(error)) from error
         except (vendor.BotoCoreError, *_UNREADABLE) as error:
             raise self._failed_error(key, f"an answer that cannot be read: {error}") from error
+
+    def _check_scheme(self, key: str | None, error: Exception | None) -> None:
+        """Raise a StoreError if an endpoint with http:// speaks TLS."""
+        if self._endpoint.startswith("http:"):
+            failure = find_plain_http_failure(error, self._tls_server(self._endpoint))
+            if failure is not None:
+                raise failure.to_error(key) from error
+
+    def _tls_server(self, url: str) -> TlsServer:
+        place = self.name if url.startswith(self._endpoint) else url.partition("?")[0]
+        return tls_server(place, url, "set AWS_CA_BUNDLE to the file of the authority")
 
     def _create_error(
         self, key: str | None, code: str, status: int, message: str, skew: timedelta | None = None
