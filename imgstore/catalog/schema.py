@@ -99,7 +99,7 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0030"
+REVISION: Final = "0031"
 """The head of migrations/versions. A catalog at this revision opens without an import of Alembic."""
 
 # Constraints have fixed names, so that a later migration can drop a constraint by its name on both engines.
@@ -541,6 +541,9 @@ works = Table(
     Column("lease_expires_at", UtcDateTime),
     # Null for a work that was opened before the catalog had a sequence.
     Column("opened_sequence", BigInteger),
+    Column("bytes_done", BigInteger, nullable=False, server_default="0"),
+    Column("bytes_total", BigInteger, nullable=False, server_default="0"),
+    Column("failure", JSON(none_as_null=True)),
 )
 
 # A second process adopts the open work instead of a new work.

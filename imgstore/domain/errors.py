@@ -18,8 +18,10 @@
     ├── AccessDenied                  403  an action that the principal is not allowed to perform
     ├── Conflict                      409  an action that the present state does not permit
     │   ├── PropertyChangeNotAllowed       a change of a fixed property
+    │   ├── LostRace                       a row that another process changed at the same time
     │   ├── CatalogOutdated                a catalog that is older than the buckets
     │   ├── WorkHeld                       a work that another process performs now
+    │   │   └── WorkLeased                 a work with a lease of another process
     │   ├── LeaseLost                      a lease that expired, and another process took the work over
     │   └── ReplicationFailed              one or more failed target regions
     ├── SourceChanged                 409  a source that changed during the read
@@ -39,9 +41,9 @@
     └── ToolMissing                   400  a missing program or optional package
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,30 @@ class ImgstoreError(Exception):
 def public_text(error: Exception) -> str:
     """Return the text of an error for callers over the network."""
     return str(error.public if isinstance(error, ImgstoreError) and error.public is not None else error)
+
+
+def error_to_json(error: BaseException) -> dict[str, Any]:
+    """Return the parts of an error for another process, without the network of this process."""
+    if not isinstance(error, ImgstoreError):
+        return {"status": ImgstoreError.status, "code": ImgstoreError.code, "message": str(error)}
+    shown = error.public or error
+    return {
+        "status": shown.status,
+        "code": shown.error_code,
+        "message": shown.message,
+        "found": shown.found,
+        "expected": shown.expected,
+        "hint": shown.hint,
+        "target": shown.target,
+    }
+
+
+def error_from_json(parts: Mapping[str, Any]) -> "ImgstoreError":
+    """Return an error of another process: with all parts, of a class with the same exit code and the same retries."""
+    kinds: dict[int, type[ImgstoreError]] = {404: NotFound, 503: StoreError, 507: StoreError}
+    kind = kinds.get(parts["status"], Conflict)
+    named = {name: parts.get(name) for name in ("found", "expected", "hint", "target", "code")}
+    return kind(parts["message"], **named)
 
 
 class InvalidInput(ImgstoreError):
@@ -223,6 +249,14 @@ class WorkHeld(Conflict):
     """A work that another live process performs now."""
 
     code = "OperationInProgress"
+
+
+class WorkLeased(WorkHeld):
+    """A work with a valid lease of another process. `target` is the uid of the work."""
+
+
+class LostRace(Conflict):
+    """A row that another process has added, closed or moved since this process read the catalog. A retry sees the row."""
 
 
 class CatalogOutdated(Conflict):

@@ -46,6 +46,8 @@ class VersionView:
     """Objects that a zone is known to miss, for replicas in three zones. Empty in lists of versions."""
     unreachable_slots: frozenset[str] = frozenset()
     """The uids of slots with a store that does not answer, in the view of this host."""
+    is_idle: bool = False
+    """Whether replicas are missing, and no process works on the version or will by itself. False in lists of versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

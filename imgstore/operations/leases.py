@@ -16,7 +16,7 @@ from typing import Final
 
 from imgstore.catalog import Catalog
 from imgstore.catalog.engine.clock_steps import LEASE_SECONDS_MAX
-from imgstore.domain.errors import LeaseLost, NotFound, StoreError
+from imgstore.domain.errors import LeaseLost, NotFound, StoreError, error_to_json
 from imgstore.domain.stop_signal import StopSignal
 from imgstore.domain.storage.works import Lease, Work
 
@@ -124,6 +124,10 @@ class _Heartbeat:
         with self._lock:
             self._holds.remove(hold)
 
+    def find_token(self, work_uid: str) -> int | None:
+        with self._lock:
+            return next((hold.lease.token for hold in self._holds if hold.lease.work_uid == work_uid), None)
+
     def close(self) -> None:
         self._wake.set()
         if self._thread is not None:
@@ -162,6 +166,10 @@ class LeaseKeeper:
         """Return whether the holder of a work is known to be dead, so that the lease need not expire."""
         return is_dead(work.holder)
 
+    def own_token(self, work_uid: str) -> int | None:
+        """Return the token of the lease under which a thread of this process does a work now, or None."""
+        return self._heartbeat.find_token(work_uid)
+
     def is_dead(self, holder: str) -> bool:
         """Return whether a holder is known to be dead."""
         return is_dead(holder)
@@ -179,15 +187,16 @@ class LeaseKeeper:
     def hold(self, lease: Lease, tick: Callable[[], None] = lambda: None) -> Iterator[Hold]:
         """Renew the lease while the block runs.
 
-        Release the lease if the block fails, so that a repeated command need not wait.
+        Release the lease if the block fails, so that a repeated command need not wait. An error is recorded for the
+        processes that wait for the work. After an interruption, such a process resumes the work.
         """
         hold = Hold(lease, self, tick)
         self._heartbeat.add(hold)
         try:
             yield hold
-        except BaseException:
+        except BaseException as error:
             self._heartbeat.remove(hold)
-            self._release(lease)
+            self._release(lease, error)
             raise
         self._heartbeat.remove(hold)
 
@@ -207,9 +216,11 @@ class LeaseKeeper:
         """Stop the heartbeat."""
         self._heartbeat.close()
 
-    def _release(self, lease: Lease) -> None:
+    def _release(self, lease: Lease, error: BaseException) -> None:
+        is_interruption = isinstance(error, LeaseLost) or not isinstance(error, Exception)
+        failure = None if is_interruption else error_to_json(error)
         try:
             with self._catalog.transaction() as transaction:
-                transaction.works.release(lease)
+                transaction.works.release(lease, failure)
         except (LeaseLost, StoreError):
             return  # The lease expires by itself, or another process has the work.

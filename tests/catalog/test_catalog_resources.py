@@ -260,7 +260,7 @@ def test_replicas_are_read_back(catalog: Catalog) -> None:
         assert transaction.replicas.get(replicas[0].uid) == replace(
             replicas[0],
             state=ReplicaState.COMPLETED,
-            bytes_done=5,
+            bytes_done=10,
             bytes_total=10,
             completed_at=NOON,
             started_at=failed.started_at,

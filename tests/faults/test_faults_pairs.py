@@ -231,7 +231,7 @@ def case(
 
 CASES: Final = (
     # publish
-    case(PUBLISH, LISTED, PUBLISH, WorkHeld),
+    case(PUBLISH, LISTED, PUBLISH, waits=True),
     case(PUBLISH, LISTED, PUBLISH_THE_SAME_DISK),
     case(PUBLISH, ROWS_IN, REPLICATE),
     case(REPLICATE, ROWS_IN, PUBLISH),
@@ -277,7 +277,7 @@ CASES: Final = (
     case(SCRUB, FOUND, REPLICATE),
     case(SCRUB, READ_RIGHT, REPLICATE),
     # create disk
-    case(MAKE, ROWS_IN, MAKE, WorkHeld),
+    case(MAKE, ROWS_IN, MAKE, waits=True),
     case(MAKE, ROWS_IN, MAKE_ANOTHER),
     case(MAKE, ROWS_IN, EXPORT),
     case(EXPORT, READING, MAKE),

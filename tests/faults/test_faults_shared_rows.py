@@ -78,22 +78,22 @@ REFERENCES: Final = Moment(owner=shallow, name="complete_replica")
 """Shallow: the manifests are put, and the version is not visible yet."""
 
 CASES: Final = (
-    case(TAKE_IN, ROWS_IN, TAKE_IN, WorkHeld),
+    case(TAKE_IN, ROWS_IN, TAKE_IN, waits=True),
     case(TAKE_IN, ROWS_IN, COLLECT),
     case(TAKE_IN_A_SNAPSHOT, ROWS_IN, COLLECT),
     case(STORED, ROWS_IN, DELETE_SOURCE, WorkHeld),
     case(STORED, ROWS_IN, COLLECT),
-    case(SHALLOW, ROWS_IN, SHALLOW, WorkHeld),
+    case(SHALLOW, ROWS_IN, SHALLOW, waits=True),
     case(SHALLOW, ROWS_IN, DELETE_SOURCE, WorkHeld),
     case(SHALLOW, REFERENCES, COLLECT),
-    case(COPY, ROWS_IN, COPY, WorkHeld),
+    case(COPY, ROWS_IN, COPY, waits=True),
     case(COPY, ROWS_IN, DELETE_SOURCE),
     case(COPY, ROWS_IN, DELETE, WorkHeld),
     case(COPY_TO_A_SNAPSHOT, ROWS_IN, COLLECT),
     case(IMAGE, ROWS_IN, DELETE_SOURCE),
     case(IMAGE, ROWS_IN, DELETE, WorkHeld),
     case(IMAGE, ROWS_IN, COLLECT),
-    case(MACHINE, ROWS_IN, MACHINE, WorkHeld),
+    case(MACHINE, ROWS_IN, MACHINE, waits=True),
     case(MACHINE, ROWS_IN, DELETE, WorkHeld),
     case(DELETE, MARKED, COPY),
 )

@@ -388,8 +388,9 @@ def json_response(status: int, body: Json, headers: Mapping[str, str] | None = N
 
 
 def compute_etag(body: Json) -> str:
-    """Return the ETag of a resource. The replication status does not count, because no request changes it."""
-    properties = {name: value for name, value in body["properties"].items() if name != "replicationStatus"}
+    """Return the ETag of a resource. The state of processes does not count, because no request changes it."""
+    unstable = ("replicationStatus", "provisioningStateDetails")
+    properties = {name: value for name, value in body["properties"].items() if name not in unstable}
     text = _SORTER.encode({**body, "properties": properties})
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 

@@ -17,6 +17,7 @@ from imgstore.domain.errors import (
     Conflict,
     ImgstoreError,
     InvalidInput,
+    LostRace,
     ObjectCorrupt,
     StoreDenied,
     StoreError,
@@ -130,7 +131,8 @@ def translate_errors(place: str) -> Iterator[None]:
         place: the address of the database without a password.
 
     Raises:
-        Conflict: a unique row exists already, or other rows still refer to the row that was to be deleted.
+        LostRace: a unique row exists already.
+        Conflict: other rows still refer to the row that was to be deleted.
         StoreUnreachable: the database does not answer, or a lock was not available in time.
         StoreFull: the disk of the database is full.
         StoreDenied: the database does not exist, or this user may not open or write the database.
@@ -209,7 +211,7 @@ def _store_error(kind: type[StoreError], place: str, found: str) -> StoreError:
 
 def _conflict(error: exc.IntegrityError, place: str) -> ImgstoreError:
     if _is_unique(error.orig):
-        return Conflict(
+        return LostRace(
             "A resource of this name exists already.",
             found=_describe(error.orig),
             expected="a name that is not in use",

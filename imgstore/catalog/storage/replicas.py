@@ -11,7 +11,7 @@ from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository, missing_row_error
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
-from imgstore.domain.errors import Conflict
+from imgstore.domain.errors import LostRace
 from imgstore.domain.resources import Replica
 from imgstore.domain.states import REPLICA_TRANSITIONS, ReplicaState, is_allowed_transition
 
@@ -103,7 +103,7 @@ class Replicas(Repository):
         if completed_at is not None:
             values["completed_at"] = completed_at
         if state is ReplicaState.COMPLETED:
-            values |= {"attempts": 0, "retry_at": None}
+            values |= {"attempts": 0, "retry_at": None, "bytes_done": _replicas.c.bytes_total}
         self._session.run(update(_replicas).where(_replicas.c.uid == uid).values(values))
 
     def record_failure(
@@ -150,9 +150,9 @@ class Replicas(Repository):
         self._remove(_replicas, uid, "replica")
 
 
-def _transition_error(uid: str, present: ReplicaState, state: ReplicaState) -> Conflict:
+def _transition_error(uid: str, present: ReplicaState, state: ReplicaState) -> LostRace:
     allowed = ", ".join(sorted(REPLICA_TRANSITIONS[present])) or "nothing, because this state is final"
-    return Conflict(
+    return LostRace(
         f"The state of the replica may not become {state}.",
         found=f"{present}",
         expected=f"a state that allows {state}; {present} allows {allowed}",

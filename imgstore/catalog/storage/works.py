@@ -15,7 +15,7 @@ from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.engine.sequence import CatalogSequence
-from imgstore.domain.errors import Conflict, LeaseLost, WorkHeld
+from imgstore.domain.errors import Conflict, LeaseLost, LostRace, WorkLeased
 from imgstore.domain.states import WorkState
 from imgstore.domain.storage.works import Lease, Work, WorkKind
 
@@ -92,7 +92,14 @@ class Works(Repository):
         return self._session.first(select(_pins.c.work_uid).where(_pins.c.manifest_uid == manifest_uid)) is not None
 
     def lease(
-        self, work_uid: str, *, holder: str, lease_seconds: float, steal: bool = False, wait: bool = True
+        self,
+        work_uid: str,
+        *,
+        holder: str,
+        lease_seconds: float,
+        own_token: int | None = None,
+        steal: bool = False,
+        wait: bool = True,
     ) -> Lease:
         """Lease a work that is free, has an expired lease, or is leased by the holder already.
 
@@ -105,13 +112,15 @@ class Works(Repository):
             work_uid: the work.
             holder: the process that asks (see `Work.holder`).
             lease_seconds: the length of the lease from now on, by the database's clock.
+            own_token: the token of the lease under which another thread of the holder does this work now. That thread
+                counts as another process.
             steal: ignore the lease of another holder. Use this only if that holder is known to be dead.
             wait: wait for another transaction that has locked the row. Otherwise treat the row as leased.
 
         Raises:
             NotFound: no work has this uid.
-            WorkHeld: the lease of another holder has not expired.
-            Conflict: the work is closed.
+            WorkLeased: the lease of another holder has not expired.
+            LostRace: the work is closed.
         """
         statement = select(_works).where(_works.c.uid == work_uid)
         row = self._session.first(self._session.add_row_locks(statement, skip_locked=not wait))
@@ -121,7 +130,8 @@ class Works(Repository):
             raise _work_closed_error(work_uid, row.state)
         # Read the clock after the row is locked, because the wait for the lock may be long.
         now = self._session.now()
-        if row.holder not in (None, holder) and row.lease_expires_at > now and not steal:
+        is_foreign = row.holder not in (None, holder) or (row.holder is not None and row.token == own_token)
+        if is_foreign and row.lease_expires_at > now and not steal:
             raise _work_held_error(row)
         checkpoint = CatalogSequence(self._session).next() if row.kind.writes else None
         lease = Lease(work_uid=work_uid, token=row.token + 1, checkpoint=checkpoint)
@@ -130,8 +140,15 @@ class Works(Repository):
             holder=holder,
             token=lease.token,
             lease_expires_at=now + timedelta(seconds=lease_seconds),
+            bytes_done=0,
+            bytes_total=0,
+            failure=None,
         )
         return lease
+
+    def record_progress(self, lease: Lease, bytes_done: int, bytes_total: int) -> None:
+        """Record the progress of a work. Do nothing if the lease was lost."""
+        self._set(_is_leased(lease), bytes_done=bytes_done, bytes_total=bytes_total)
 
     def renew(self, lease: Lease, *, lease_seconds: float) -> None:
         """Let the lease end `lease_seconds` from now.
@@ -190,12 +207,18 @@ class Works(Repository):
         if state is WorkState.COMPLETED:
             raise _work_closed_error(work_uid, state)
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: Lease, failure: Mapping[str, Any] | None = None) -> None:
         """End the lease and leave the work open for another process. Do nothing if the lease was lost already.
 
         The end of the lease is recorded, because a work that no process resumes is abandoned later.
+
+        Args:
+            lease: the lease.
+            failure: the error that ended the lease, for the processes that wait for the work. None keeps the recorded
+                error.
         """
-        self._set(_is_leased(lease), holder=None, lease_expires_at=self._session.now())
+        values = {} if failure is None else {"failure": dict(failure)}
+        self._set(_is_leased(lease), holder=None, lease_expires_at=self._session.now(), **values)
 
     def try_lock(self, work_uid: str) -> Work | None:
         """Lock an open work until the end of the transaction, so that no other process leases or closes the work.
@@ -249,9 +272,9 @@ def _is_leased(lease: Lease) -> ColumnElement[bool]:
     return (_works.c.uid == lease.work_uid) & (_works.c.token == lease.token) & (_works.c.state == WorkState.OPEN)
 
 
-def _work_held_error(row: "Row[Any]") -> WorkHeld:
+def _work_held_error(row: "Row[Any]") -> WorkLeased:
     until = f" until {row.lease_expires_at:%Y-%m-%d %H:%M:%S} UTC" if row.lease_expires_at else ""
-    return WorkHeld(
+    return WorkLeased(
         "Another process does this work at the moment.",
         found=f"held by {row.holder or 'another transaction'}{until}",
         expected="no holder, or an expired lease",
@@ -261,7 +284,7 @@ def _work_held_error(row: "Row[Any]") -> WorkHeld:
 
 
 def _work_closed_error(work_uid: str, state: WorkState) -> Conflict:
-    return Conflict(
+    return LostRace(
         "The work is closed.",
         found=f"{state}",
         expected=f"{WorkState.OPEN}",

@@ -89,7 +89,11 @@ def _disk(uri: str, form: DiskFormat | None, sha256: str | None = None) -> Local
 
 def show(asking: ServerCommand, *, expand: str | None, **place: Any) -> Json:
     """`imgstore sig image-version show`."""
-    return asking.server.show(version_id(asking.server.subscription, **place), **(_STATUS if expand else {}))
+    body = asking.server.show(version_id(asking.server.subscription, **place), **(_STATUS if expand else {}))
+    details = body["properties"].get("provisioningStateDetails")
+    if details is not None:
+        asking.warn(details)
+    return body
 
 
 def list_versions(asking: ServerCommand, *, group: str, gallery: str, definition: str, page: PageRequest) -> Json:

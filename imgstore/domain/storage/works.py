@@ -67,6 +67,11 @@ class Work:
 
     Without a holder: the time of the release. None if no process ever had the lease.
     """
+    bytes_done: int = 0
+    """The progress under the present lease."""
+    bytes_total: int = 0
+    failure: Mapping[str, Any] | None = None
+    """The error that ended the last lease, as of `error_to_json`. None after an interruption."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,7 @@ from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
+from imgstore.operations.slots.held_works import run_or_follow
 from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import remove_disks
 from imgstore.transfer.spool import remove_spool
@@ -75,28 +76,32 @@ def create_disk(installation: Installation, principal: Principal, request: DiskO
     with record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
         reference = admit_reader(installation, principal, request.reference)
         installation.locator.health.refresh()
-        with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
-            standing = transaction.disks.get(installation.subscription, group, name)
-            wanted = ImageDiskRequest(
-                group=group,
-                name=name,
-                region=choose_disk_region(installation, transaction, group, request.location, standing),
-                reference=reference,
-                lun=request.lun,
-                tags=request.tags,
-                details=request.details,
-            )
-            if standing is None:
-                ensure_group(installation, transaction, group, wanted.region)
-                disk = _place_disk(installation, transaction, wanted)
-            else:
-                disk = reuse_disk(installation, transaction, standing, wanted)
-            placed = lease_disk(installation, transaction, disk)
-        if placed.lease is None:
-            return disk
-        (made,) = make_placed_disks(installation, [placed])
-        advise_replicas(installation, made)
-        return made
+
+        def attempt() -> ManagedDisk:
+            with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
+                standing = transaction.disks.get(installation.subscription, group, name)
+                wanted = ImageDiskRequest(
+                    group=group,
+                    name=name,
+                    region=choose_disk_region(installation, transaction, group, request.location, standing),
+                    reference=reference,
+                    lun=request.lun,
+                    tags=request.tags,
+                    details=request.details,
+                )
+                if standing is None:
+                    ensure_group(installation, transaction, group, wanted.region)
+                    disk = _place_disk(installation, transaction, wanted)
+                else:
+                    disk = reuse_disk(installation, transaction, standing, wanted)
+                placed = lease_disk(installation, transaction, disk)
+            if placed.lease is None:
+                return disk
+            (made,) = make_placed_disks(installation, [placed])
+            advise_replicas(installation, made)
+            return made
+
+        return run_or_follow(installation, f"disk {name}", attempt)
 
 
 def choose_disk_region(

@@ -22,6 +22,7 @@ from imgstore.domain.errors import (
     SourceChanged,
     SourceNotFound,
     StoreError,
+    WorkHeld,
 )
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.requests import DiskRequest
@@ -57,6 +58,7 @@ from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.replication.disk_ingest import ingest_disk
+from imgstore.operations.slots.held_works import run_or_follow
 from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import remove_disks
 from imgstore.policy.os_compatibility import check_os_compatibility, inherit_declared
@@ -111,24 +113,29 @@ def make_disks(
             installation.catalog.store_operation()
         opened = {each.disk_key: _open_file(installation, stack, each) for each in files}
         readers = {part: reader for part, reader in opened.items() if reader is not None}
-        verified = _verify_changed_files(installation, files, readers)
-        with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
-            _check_same_parts(installation, transaction, requests)
-            disks: list[ManagedDisk] = []
-            for each in requests:
-                request = replace(each, location=disks[0].location) if disks else each
-                key = request.disk_key
-                disks.append(
-                    _make_row(installation, principal, transaction, request, readers.get(key), verified.get(key))
-                )
-            open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
-            placed = [lease_disk(installation, transaction, each) for each in open_ones if each.source is None]
-        on_recorded(disks)
-        for copied in placed:
-            make_placed_disks(installation, [copied])
-        for disk in open_ones:
-            if disk.source is not None:
-                _ingest(installation, disks, disk, readers[disk.disk_key])
+
+        def attempt() -> list[ManagedDisk]:
+            verified = _verify_changed_files(installation, files, readers)
+            with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
+                _check_same_parts(installation, transaction, requests)
+                disks: list[ManagedDisk] = []
+                for each in requests:
+                    request = replace(each, location=disks[0].location) if disks else each
+                    key = request.disk_key
+                    disks.append(
+                        _make_row(installation, principal, transaction, request, readers.get(key), verified.get(key))
+                    )
+                open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
+                placed = [lease_disk(installation, transaction, each) for each in open_ones if each.source is None]
+            on_recorded(disks)
+            for copied in placed:
+                make_placed_disks(installation, [copied])
+            for disk in open_ones:
+                if disk.source is not None:
+                    _ingest(installation, disks, disk, readers[disk.disk_key])
+            return disks
+
+        disks = run_or_follow(installation, requests[0].display_name, attempt)
     with installation.catalog.reading() as transaction:
         return [transaction.disks.by_uid(each.uid) for each in disks]
 
@@ -138,7 +145,7 @@ def _ingest(installation: Installation, disks: Sequence[ManagedDisk], disk: Mana
         assert disk.source is not None, "a disk from a file has a source"
         ingest_disk(installation, disk, reader, disk.source)
     except (ImageRefused, SourceChanged):
-        with suppress(CatalogOutdated):  # The caller needs the reason of the refusal.
+        with suppress(CatalogOutdated, WorkHeld):  # The caller needs the reason of the refusal.
             remove_disks(installation, disks)  # A repeated call cannot resume: another source needs another work.
         raise
 

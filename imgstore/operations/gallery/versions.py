@@ -52,8 +52,31 @@ def show_version(
         view = view_of(transaction, definition_path, found)
         zoned = [each.slot.uid for each in view.replicas if each.slot.zone == ALL_ZONES]
         gaps = tuple(transaction.zone_gaps.of_slots(zoned))
+        is_idle = _is_idle(installation, transaction, view, scope)
     silent = frozenset(each.slot.uid for each in view.replicas if installation.locator.is_avoided(each.slot))
-    return replace(view, gaps=gaps, unreachable_slots=silent)
+    return replace(view, gaps=gaps, unreachable_slots=silent, is_idle=is_idle)
+
+
+def _is_idle(installation: Installation, transaction: Transaction, view: VersionView, resource_id: str) -> bool:
+    """Return whether the version has unfinished replicas and no process works on the version, or will by itself.
+
+    Before the first complete replica, only a create with the source helps: a command, or a request that a server has
+    accepted. Afterwards, any worker makes the other replicas.
+    """
+    states = {replica.state for replica in view.replicas}
+    if not states.intersection((ReplicaState.PENDING, ReplicaState.REPLICATING)):
+        return False
+    keeper = installation.keeper
+    holders = transaction.queue.holders_by_replica([view.version.uid]).values()
+    if not all(keeper.is_dead(holder) for holder in holders):
+        return False
+    if ReplicaState.COMPLETED in states:
+        workers = transaction.workers
+        return not any(workers.is_alive(each) and not keeper.is_dead(each.holder) for each in workers.list())
+    operations = transaction.operations
+    return all(
+        keeper.is_dead(each.holder) or operations.is_lease_expired(each) for each in operations.list_writes(resource_id)
+    )
 
 
 def list_versions(

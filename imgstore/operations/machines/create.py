@@ -42,6 +42,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machines.images import find_image
 from imgstore.operations.network_records import authorize_interfaces
 from imgstore.operations.quotas import enforce_quota
+from imgstore.operations.slots.held_works import run_or_follow
 from imgstore.operations.slots.references import PlacedDisk, lease_disk
 from imgstore.policy.os_compatibility import check_os_compatibility
 from imgstore.policy.os_profile import check_os_profile
@@ -79,31 +80,41 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
     with record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/virtualMachines/write"):
         asked = _Asked(request=request, reference=_find_gallery_image(installation, principal, request))
         installation.locator.health.refresh()
-        with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
-            standing = transaction.machines.get(installation.subscription, request.group, request.name)
-            authorize_interfaces(transaction, principal, scope, standing, request.interfaces or ())
-            if standing is None and not request.may_create:
-                lookup.find_machine(transaction, installation.subscription, request.group, request.name)
-            if standing is None:
-                machine, disks = _write_rows(installation, principal, transaction, asked)
-            else:
-                machine = _compare_machine(
-                    installation, principal, transaction, transaction.machines.get_for_update(standing.uid), asked
-                )
-                if machine.provisioning_state is ProvisioningState.CREATING:
-                    _authorize_rest(installation, principal, transaction, machine, asked)
-                disks = transaction.disks.list_attached(machine.resource_id)
-            _check_disks(request, machine, disks)
-            disks = [_with_sku(transaction, request, disk) for disk in disks]
-            if request.interfaces is not None:
-                transaction.network_records.set_interfaces(machine.uid, request.interfaces)
-            placed = [lease_disk(installation, transaction, disk) for disk in disks]
-        for together in _group_by_slot(machine, placed):
-            begun = {each.disk.uid for each in together if each.lease is not None}
-            for made in make_placed_disks(installation, together):
-                if made.uid in begun and made.machine_lun is None and made.source_version_uid is not None:
-                    advise_replicas(installation, made)
-        return _finish(installation, machine)
+        return run_or_follow(
+            installation,
+            f"virtual machine {request.name}",
+            lambda: _make_machine(installation, principal, asked, scope),
+        )
+
+
+def _make_machine(installation: Installation, principal: Principal, asked: _Asked, scope: str) -> MachineView:
+    """Write or compare the rows of a machine, and make its unfinished disks."""
+    request = asked.request
+    with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
+        standing = transaction.machines.get(installation.subscription, request.group, request.name)
+        authorize_interfaces(transaction, principal, scope, standing, request.interfaces or ())
+        if standing is None and not request.may_create:
+            lookup.find_machine(transaction, installation.subscription, request.group, request.name)
+        if standing is None:
+            machine, disks = _write_rows(installation, principal, transaction, asked)
+        else:
+            machine = _compare_machine(
+                installation, principal, transaction, transaction.machines.get_for_update(standing.uid), asked
+            )
+            if machine.provisioning_state is ProvisioningState.CREATING:
+                _authorize_rest(installation, principal, transaction, machine, asked)
+            disks = transaction.disks.list_attached(machine.resource_id)
+        _check_disks(request, machine, disks)
+        disks = [_with_sku(transaction, request, disk) for disk in disks]
+        if request.interfaces is not None:
+            transaction.network_records.set_interfaces(machine.uid, request.interfaces)
+        placed = [lease_disk(installation, transaction, disk) for disk in disks]
+    for together in _group_by_slot(machine, placed):
+        begun = {each.disk.uid for each in together if each.lease is not None}
+        for made in make_placed_disks(installation, together):
+            if made.uid in begun and made.machine_lun is None and made.source_version_uid is not None:
+                advise_replicas(installation, made)
+    return _finish(installation, machine)
 
 
 def _group_by_slot(machine: Machine, placed: Sequence[PlacedDisk]) -> Iterator[list[PlacedDisk]]:

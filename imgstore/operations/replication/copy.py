@@ -15,12 +15,12 @@ import numpy as np
 
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import ImgstoreError, WorkHeld
-from imgstore.domain.resources import ImageVersion, ManifestRow, SegmentRow
+from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.progress import ProgressCounter, task_name
+from imgstore.operations.progress import ProgressCounter, SavedProgress, task_name
 from imgstore.operations.replication.targets import (
     abandon_if_unwanted,
     check_slot_is_free,
@@ -67,6 +67,7 @@ def replicate(
     """
     failed: dict[str, ImgstoreError] = {}
     copies: dict[Future[None], str] = {}
+    others: dict[str, SavedProgress] = {}
     stop = threading.Event()
     with ThreadPoolExecutor(installation.tuning.replicas_at_once, thread_name_prefix="replicate") as pool:
         try:
@@ -81,6 +82,7 @@ def replicate(
                     )
                     copies[copy] = step.replica.uid
                 elsewhere = queued.busy - own - failed.keys()
+                _report_others(installation, queued.replicas, elsewhere, others)
                 if not copies and not elsewhere:
                     return failed
                 for uid, error in _wait_for_copies(copies, elsewhere, stop):
@@ -88,6 +90,24 @@ def replicate(
         except BaseException:
             stop.set()  # Running copies begin no further request. Their works stay open.
             raise
+
+
+def _report_others(
+    installation: Installation,
+    replicas: Sequence[Replica],
+    elsewhere: Collection[str],
+    others: dict[str, SavedProgress],
+) -> None:
+    """Report the saved progress of the replicas that other processes make, and the end of such a replica."""
+    for replica in replicas:
+        if replica.uid in elsewhere:
+            if replica.uid not in others:
+                others[replica.uid] = SavedProgress(installation, task_name(replica))
+            others[replica.uid].report(replica.bytes_done, replica.bytes_total)
+        elif replica.uid in others:
+            progress = others.pop(replica.uid)
+            if replica.state is ReplicaState.COMPLETED:
+                progress.end()
 
 
 def _wait_for_copies(

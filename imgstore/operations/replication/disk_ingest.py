@@ -37,7 +37,7 @@ def ingest_disk(
     """
     work, lease = _plan(installation, disk, reader, identity)
     slot = disk.slot
-    counter = ProgressCounter(installation, f"{disk.kind.noun} {disk.name}")
+    counter = ProgressCounter(installation, f"{disk.kind.noun} {disk.name}", lease=lease)
     keys = [object_keys.manifest_key(disk.uid, OS_DISK)]
     with run_work(installation, slot, lease, counter, keys=keys, uses_bases=True) as check_cancelled:
         counter.total = touched_bytes(reader)

@@ -84,7 +84,7 @@ def publish(installation: Installation, publication: Publication) -> None:
     version, replica = publication.version, publication.replica
     slot = replica.slot
     work, lease = _plan(installation, publication)
-    counter = ProgressCounter(installation, task_name(replica), replica=replica)
+    counter = ProgressCounter(installation, task_name(replica), replica=replica, lease=lease)
     disk_keys = sort_disk_keys(publication.readers)
     keys = [object_keys.manifest_key(version.uid, disk) for disk in disk_keys]
     with run_work(installation, slot, lease, counter, replica=replica, keys=keys, uses_bases=True) as check_cancelled:

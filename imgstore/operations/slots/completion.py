@@ -247,9 +247,10 @@ def _random_fraction(installation: Installation) -> float:
 
 
 def update_version_state(transaction: Transaction, version: ImageVersion) -> ImageVersion:
-    """Update the provisioning state of a version from the replicas, and the sizes and digests of disks from `version`.
+    """Update the provisioning state of a version from the replicas, and the ingested disks from `version`.
 
-    Other properties stay unchanged, because `version` may have been read before an update. Returns the written version.
+    The source of an ingested disk is the source with the digest: an equal command with a renewed file may have recorded
+    another source meanwhile. Other properties stay unchanged, because `version` may have been read before an update. Returns the written version.
     """
     transaction.versions.lock(version.uid)  # If two replicas complete at once, the later transaction must see both.
     existing = transaction.versions.by_uid(version.uid)
@@ -269,7 +270,13 @@ def update_version_state(transaction: Transaction, version: ImageVersion) -> Ima
 
 
 def _with_known_digest(disk: VersionDisk, known: VersionDisk) -> VersionDisk:
-    return replace(disk, virtual_bytes=known.virtual_bytes, disk_digest=known.disk_digest)
+    return replace(
+        disk,
+        source=known.source,
+        source_sha256=known.source_sha256,
+        virtual_bytes=known.virtual_bytes,
+        disk_digest=known.disk_digest,
+    )
 
 
 def open_interval(

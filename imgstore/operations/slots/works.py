@@ -37,7 +37,7 @@ def acquire_work(
     as held.
 
     Raises:
-        WorkHeld: a live process has the lease.
+        WorkLeased: a live process, or another thread of this process, does the work.
     """
     work = transaction.works.find_open(kind, slot.uid, owner_uid)
     if work is not None and any(work.plan.get(name) != plan[name] for name in fixed):
@@ -56,7 +56,12 @@ def acquire_work(
 def _lease(installation: Installation, transaction: Transaction, work: Work, *, wait: bool) -> Lease:
     keeper = installation.keeper
     return transaction.works.lease(
-        work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds, steal=keeper.can_take_over(work), wait=wait
+        work.uid,
+        holder=keeper.holder,
+        lease_seconds=keeper.lease_seconds,
+        own_token=keeper.own_token(work.uid),
+        steal=keeper.can_take_over(work),
+        wait=wait,
     )
 
 

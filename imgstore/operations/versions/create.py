@@ -12,10 +12,13 @@ from imgstore.domain.errors import (
     ImageRefused,
     ImgstoreError,
     InvalidInput,
+    LeaseLost,
     ReplicationFailed,
     SourceChanged,
     SourceNotFound,
     StoreError,
+    WorkHeld,
+    WorkLeased,
 )
 from imgstore.domain.identity.access import Action, Principal, as_reader
 from imgstore.domain.names import version_id
@@ -33,8 +36,10 @@ from imgstore.operations.disks.sources import open_source, resolve_location
 from imgstore.operations.disks.uploads import UploadedDisk, open_upload
 from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
+from imgstore.operations.progress import task_name
 from imgstore.operations.replication.copy import converge, leave_to_workers
 from imgstore.operations.replication.ingest import Publication, publish
+from imgstore.operations.slots.held_works import follow_work, is_held_elsewhere, run_or_follow
 from imgstore.operations.slots.removal import remove_version
 from imgstore.operations.versions.request import (
     ResolvedRequest,
@@ -83,6 +88,8 @@ def create_version(
     _permit(installation, principal, request)
     resolved = resolve_request(installation, request)
     with _record_activity(installation, principal, resolved):
+        if request.source.os_snapshot is not None or request.source.data_snapshots:
+            _follow_ingest(installation, resolved, on_recorded)
         with ExitStack() as stack:
             opened = open_disks(installation, principal, stack, resolved)
             if request.source.is_image_or_machine:
@@ -97,6 +104,28 @@ def create_version(
                     on_recorded,
                 )
         return _replicate(installation, principal, resolved, version, wait=wait)
+
+
+def _follow_ingest(
+    installation: Installation, resolved: ResolvedRequest, on_recorded: Callable[[ImageVersion], None]
+) -> None:
+    """Follow an ingest of the version by another process before the sources are opened.
+
+    The other process keeps an upload locked, and the upload is deleted afterwards.
+    """
+    with installation.catalog.reading() as transaction:
+        existing = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
+        held = [
+            work
+            for work in transaction.works.list_open()
+            if existing is not None
+            and work.owner_uid == existing.uid
+            and work.kind is WorkKind.INGEST
+            and is_held_elsewhere(installation, transaction, work)
+        ]
+    if existing is not None and held:
+        on_recorded(existing)
+        follow_work(installation, held[0].uid, f"{existing.location}/0")
 
 
 def publish_readers(
@@ -152,23 +181,32 @@ def _publish(
     readers: Mapping[str, DiskReader],
     on_recorded: Callable[[ImageVersion], None] = lambda _version: None,
 ) -> ImageVersion:
-    """Record a version, and ingest its disks into a slot of the source region."""
+    """Record a version, and ingest its disks into a slot of the source region.
+
+    If another process ingests the version, wait for the process, and apply the request to the present version.
+    """
     check_disks(installation, readers, shallow=resolved.is_shallow)
-    version = record_version(
-        installation,
-        resolved,
-        {key: reader.identity() for key, reader in readers.items()},
-        {key: reader.virtual_bytes for key, reader in readers.items()},
-        _verify_changed_sources(installation, resolved, readers),
-    )
-    on_recorded(version)
-    try:
-        _warn_generation(installation, resolved.definition_path, readers[OS_DISK])
-        _make_source(installation, resolved, version, readers)
-    except (ImageRefused, SourceChanged):
-        _withdraw(installation, version)
-        raise
-    return version
+
+    def attempt() -> ImageVersion | None:
+        version = record_version(
+            installation,
+            resolved,
+            {key: reader.identity() for key, reader in readers.items()},
+            {key: reader.virtual_bytes for key, reader in readers.items()},
+            _verify_changed_sources(installation, resolved, readers),
+        )
+        on_recorded(version)
+        try:
+            return version if _make_source(installation, resolved, version, readers) else None
+        except (ImageRefused, SourceChanged):
+            _withdraw(installation, version)
+            raise
+
+    _warn_generation(installation, resolved.definition_path, readers[OS_DISK])
+    made = None
+    while made is None:
+        made = run_or_follow(installation, f"{resolved.location}/0", attempt)
+    return made
 
 
 def _record_arrived(
@@ -245,7 +283,7 @@ def _withdraw(installation: Installation, version: ImageVersion) -> None:
     if not arrived:
         try:
             remove_version(installation, version)
-        except CatalogOutdated as error:  # The version stays Failed. The caller must get the error of the source.
+        except (CatalogOutdated, WorkHeld) as error:  # The version stays. The caller must get the error of the source.
             installation.note(str(version.name), error.message)
 
 
@@ -290,44 +328,68 @@ def _warn_generation(installation: Installation, definition_path: DefinitionPath
 
 def _make_source(
     installation: Installation, resolved: ResolvedRequest, version: ImageVersion, readers: Mapping[str, DiskReader]
-) -> None:
+) -> bool:
     """Ingest into a slot of the source region. Do nothing if a replica is complete: replication copies that replica.
 
     Any healthy slot may be the first (invariant R4). If the store of one slot fails, the next slot is tried.
+
+    Returns:
+        False if another process ingested the version in the mean time, so that the state must be read again.
     """
     with installation.catalog.reading() as transaction:
         existing = transaction.replicas.list(version.uid)
     replicas = [replica for replica in existing if replica.state is not ReplicaState.DELETING]
     if any(replica.state is ReplicaState.COMPLETED for replica in replicas):
-        return
+        return True
     digests = {key: reader.digest for key, reader in readers.items() if isinstance(reader, StoredDisk)}
     uploads = {key: reader for key, reader in readers.items() if isinstance(reader, UploadedDisk)}
     if resolved.is_shallow and digests.keys() == readers.keys():
         publish_shallow(installation, resolved.definition_path, version, replicas[0], digests)
-        return
+        return True
     first: StoreError | None = None
     for source in (each for each in replicas if each.slot.key.region == version.location):
+        publication = Publication(
+            definition_path=resolved.definition_path,
+            version=version,
+            replica=source,
+            readers=readers,
+            named_bases=resolved.request.bases,
+            source_manifests=digests,
+            expected_digests={key: each.expected_digest for key, each in uploads.items()},
+            verify_full=resolved.request.verify_full,
+        )
         try:
-            publish(
-                installation,
-                Publication(
-                    definition_path=resolved.definition_path,
-                    version=version,
-                    replica=source,
-                    readers=readers,
-                    named_bases=resolved.request.bases,
-                    source_manifests=digests,
-                    expected_digests={key: each.expected_digest for key, each in uploads.items()},
-                    verify_full=resolved.request.verify_full,
-                ),
-            )
+            if not _publish_or_follow(installation, publication):
+                return False
         except StoreError as error:
             first = first or error
         else:
             _abandon_other_ingests(installation, version)
-            return
+            return True
     assert first is not None, "the source region is a target region with at least one replica"
     raise first
+
+
+def _publish_or_follow(installation: Installation, publication: Publication) -> bool:
+    """Ingest into one slot. Return False after another process has done, or has given up, the same ingest.
+
+    Raises:
+        StoreError: the store of the slot failed, here or in the other process, which also tries the next slot.
+    """
+    try:
+        publish(installation, publication)
+    except (WorkLeased, LeaseLost) as error:
+        if isinstance(error, LeaseLost) and not _is_taken_over(installation, str(error.target)):
+            raise
+        follow_work(installation, str(error.target), task_name(publication.replica))
+        return False
+    return True
+
+
+def _is_taken_over(installation: Installation, work_uid: str) -> bool:
+    """Return whether another process does a work now, after this process has lost its lease."""
+    with installation.catalog.reading() as transaction:
+        return is_held_elsewhere(installation, transaction, transaction.works.get(work_uid))
 
 
 def _abandon_other_ingests(installation: Installation, version: ImageVersion) -> None:

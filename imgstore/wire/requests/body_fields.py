@@ -65,7 +65,10 @@ def _with_use(treatment: Treatment, words: str, above: str = "") -> dict[str, Tr
 
 
 _RESOURCE: Final[Mapping[str, Treatment]] = {
-    **_with_use(FieldUse.READ_ONLY, "id name type systemData etag properties.provisioningState"),
+    **_with_use(
+        FieldUse.READ_ONLY,
+        "id name type systemData etag properties.provisioningState properties.provisioningStateDetails",
+    ),
     **_with_use(FieldUse.APPLIED, "location tags"),
 }
 _PUBLISHING: Final = "properties.publishingProfile."

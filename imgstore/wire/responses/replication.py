@@ -27,6 +27,7 @@ def replication_status_json(
     gaps: Sequence[ZoneGap] = (),
     *,
     unreachable_slots: Collection[str] = (),
+    is_idle: bool = False,
 ) -> Json:
     """Return the status of each target region, in the order of the request.
 
@@ -37,10 +38,13 @@ def replication_status_json(
         gaps: The missing objects of a zone, for replicas in three zones. Such a replica is `Completed`, because two zones
             have all objects.
         unreachable_slots: The uids of slots with a store that does not answer. The states do not change.
+        is_idle: Whether no process works on the version.
     """
     any_complete = any(one.state is ReplicaState.COMPLETED for one in replicas)
     summary = [
-        _region_json(target, replicas, display_names, gaps, unreachable_slots, any_complete=any_complete)
+        _region_json(
+            target, replicas, display_names, gaps, unreachable_slots, any_complete=any_complete, is_idle=is_idle
+        )
         for target in targets
     ]
     return {"aggregatedState": _aggregate_state([region["state"] for region in summary]), "summary": summary}
@@ -54,6 +58,7 @@ def _region_json(
     unreachable_slots: Collection[str],
     *,
     any_complete: bool,
+    is_idle: bool,
 ) -> Json:
     key = region_key(target.name)
     mine = sorted(
@@ -66,7 +71,15 @@ def _region_json(
         "details": "; ".join(
             f"replica {one.slot.key.ordinal}: {text}"
             for one in mine
-            if (text := _details(one, gaps, any_complete=any_complete, unreachable=one.slot.uid in unreachable_slots))
+            if (
+                text := _details(
+                    one,
+                    gaps,
+                    any_complete=any_complete,
+                    is_idle=is_idle,
+                    unreachable=one.slot.uid in unreachable_slots,
+                )
+            )
         ),
         "progress": min((_percent(one) for one in mine), default=0),
         "bytesDone": sum(one.bytes_done for one in mine),
@@ -96,11 +109,13 @@ def _replica_json(replica: Replica, gaps: Sequence[ZoneGap], *, unreachable: boo
     }
 
 
-def _details(replica: Replica, gaps: Sequence[ZoneGap], *, any_complete: bool, unreachable: bool) -> str:
+def _details(replica: Replica, gaps: Sequence[ZoneGap], *, any_complete: bool, is_idle: bool, unreachable: bool) -> str:
     """Return the error of a replica with the next attempt, or the reason for waiting, and whether the store answers."""
-    texts = [_state_details(replica, gaps, any_complete=any_complete)] + (
-        ["the store does not answer now"] if unreachable else []
-    )
+    texts = [_state_details(replica, gaps, any_complete=any_complete)]
+    if is_idle and replica.state in _IN_FLIGHT:
+        texts.append("no process works on this replica")
+    if unreachable:
+        texts.append("the store does not answer now")
     return ", ".join(text for text in texts if text)
 
 

@@ -1,8 +1,8 @@
 """Resources as JSON in ARM's format. Keys have Azure's order: name, id, type, location, tags, properties.
 
 Sources: recorded traffic, and the specification's examples of 2023-07-03. imgstore adds ``diskDigest`` and
-``sizeInBytes``, and ``replica`` on a managed disk: the ordinal of the replica that serves the disk. Clients ignore
-added fields.
+``sizeInBytes``, ``replica`` on a managed disk (the ordinal of the replica that serves the disk), and
+``provisioningStateDetails`` on a version that no process works on. Clients ignore added fields.
 """
 
 from collections.abc import Mapping
@@ -26,6 +26,7 @@ from imgstore.domain.resources import (
     RecommendedRange,
     StorageAccountType,
 )
+from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.sizes import GIB
 from imgstore.domain.views import ManagedImage, VersionView
 from imgstore.wire.json_text import Json, instant
@@ -143,7 +144,12 @@ def version_json(view: VersionView, display_names: Mapping[str, str], *, replica
     version, line = view.version, view.definition_path
     status = (
         replication_status_json(
-            version.target_regions, view.replicas, display_names, view.gaps, unreachable_slots=view.unreachable_slots
+            version.target_regions,
+            view.replicas,
+            display_names,
+            view.gaps,
+            unreachable_slots=view.unreachable_slots,
+            is_idle=view.is_idle,
         )
         if replication_status
         else None
@@ -160,8 +166,15 @@ def version_json(view: VersionView, display_names: Mapping[str, str], *, replica
             "safetyProfile": _safety_profile(version),
             **_without_none(replicationStatus=status),
             "provisioningState": version.provisioning_state.value,
+            **_without_none(provisioningStateDetails=_idle_text(view) if view.is_idle else None),
         },
     )
+
+
+def _idle_text(view: VersionView) -> str:
+    is_complete = any(each.state is ReplicaState.COMPLETED for each in view.replicas)
+    how = "repeat the same create, or start `imgstore worker`" if is_complete else "repeat the same create"
+    return f"No process works on this image version. To continue, {how}."
 
 
 def soft_deleted_json(view: VersionView) -> Json:

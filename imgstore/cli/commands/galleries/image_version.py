@@ -67,7 +67,10 @@ def show(*, expand: str | None, **place: Any) -> Json:
     """Show an image version."""
     with open_session() as session:
         found = session.run(gallery_versions.show_version, **place)
-        return version_json(found, session.display_names, replication_status=expand is not None)
+        body = version_json(found, session.display_names, replication_status=expand is not None)
+        if found.is_idle:
+            session.warn(body["properties"]["provisioningStateDetails"])
+        return body
 
 
 @image_version.command("list", table=TABLE, example="imgstore sig image-version list -g rg -r myGallery -i ubuntu")
