@@ -11,6 +11,9 @@ from imgstore.stores.object_versions import UNVERSIONED, Versioning, VersioningS
 PROBES: Final = "imgstore-probe/"
 """The prefix of the objects with which a store is probed."""
 
+PROBE_BODY: Final = bytes(8192)
+"""A full file system accepts empty files, and the reserve of a directory accepts files up to 4,096 bytes."""
+
 PUT: Final = "s3:PutObject"
 GET: Final = "s3:GetObject"
 LIST: Final = "s3:ListBucket"
@@ -89,10 +92,10 @@ class StoreAccess:
 
 
 def probe_store(store: ObjectStore, uid: str) -> StoreAccess:
-    """Put, list, read and delete an empty object in a store without versions."""
+    """Put, list, read and delete a small object in a store without versions."""
     key = f"{PROBES}{uid}"
     found = StoreAccess()
-    if found.attempt(PUT, lambda: store.put(key, b"")):
+    if found.attempt(PUT, lambda: store.put(key, PROBE_BODY)):
         found.attempt(GET, lambda: store.get(key))
     found.attempt(LIST, lambda: list(store.list(key)))
     found.attempt(DELETE, lambda: store.delete([key]))

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,10 +16,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
+from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc import plan_collection
-from imgstore.operations.stores.regions import init_regions
+from imgstore.operations.stores.regions import check_regions, init_regions
 from imgstore.policy.gc_plan import GcReport
 from imgstore.testing.engines import S3Engine
 from tests.support.s3_proxy import S3Proxy, start_s3_proxy
@@ -248,7 +251,9 @@ def test_versions_without_rights_are_never_free(
     fill(house)
     house.restrict(monkeypatch, allowed)
     if not lists:
-        house.proxy.refuses = lambda method, path: method == "GET" and "versions" in path.partition("?")[2]
+        house.proxy.refusal = lambda method, path: (
+            "AccessDenied" if method == "GET" and "versions" in path.partition("?")[2] else None
+        )
     done = gc(house)
     (sweep,) = done.old_versions
     assert freed_bytes(done) == 0
@@ -266,7 +271,7 @@ def test_versions_without_rights_are_never_free(
     assert ("s3:DeleteObjectVersion" in found["missingRights"]) is ("s3:DeleteObjectVersion" not in allowed)
     assert ("s3:ListBucketVersions" in found["missingRights"]) is not lists
     house.allow_all(monkeypatch)
-    house.proxy.refuses = lambda _method, _path: False
+    house.proxy.refusal = lambda _method, _path: None
     gc(house)
     assert house.old() == [], "rights that come later are used"
 
@@ -319,3 +324,47 @@ def test_a_missing_right_is_found(new_house: Callable[..., House], monkeypatch: 
         for each in house.versions("imgstore-probe/"):
             house.engine.client().delete_object(Bucket=house.bucket, Key=each["Key"])
     assert house.versions("imgstore-probe/") == []
+
+
+@pytest.mark.parametrize("code", ["XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"])
+def test_a_full_store_is_found(new_house: Callable[..., House], code: str) -> None:
+    house = new_house()
+    house.proxy.refusal = lambda method, _path: code if method == "PUT" else None
+    result = house.run("regions", "check", "-o", "table")
+    assert result.exit_code == 1
+    assert "The store is full." in result.stdout
+    assert all(len(line) <= 100 for line in result.stdout.split("\n"))
+    assert code in house.check()["problem"]
+
+
+def test_a_full_file_system_is_found(tmp_path: Path) -> None:
+    """The reserve of free space counts, and a file system without a free block."""
+    with open_home(tmp_path / "home") as installation:
+        create_sample_gallery(installation)
+        publish(
+            installation,
+            make_raw(tmp_path / "d.raw", seed=1, virtual_bytes=4 * MIB, content_bytes=MIB),
+            targets=["southcentralus"],
+        )
+        assert all(each.problem is None for each in check_regions(installation, ADMIN, names=["southcentralus"]))
+    before = sorted(path for path in (tmp_path / "home" / "regions").rglob("*") if path.is_file())
+    with open_home(tmp_path / "home", space=DiskSpace(free_bytes_min=2**62)) as installation:
+        problems = [each.problem for each in check_regions(installation, ADMIN, names=["southcentralus"])]
+    assert any("No space is left outside of the reserve" in str(each) for each in problems)
+    assert sorted(path for path in (tmp_path / "home" / "regions").rglob("*") if path.is_file()) == before
+    zone = next(path.parent for path in before if path.name == "FORMAT")
+    zone.rename(tmp_path / "saved")
+    zone.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", zone], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no right to mount a file system: {mounted.stderr.decode().strip()}")
+    try:
+        shutil.copytree(tmp_path / "saved", zone, dirs_exist_ok=True)
+        with suppress(OSError), (zone / "filler").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        with open_home(tmp_path / "home", space=DiskSpace(free_bytes_min=0)) as installation:
+            reports = check_regions(installation, ADMIN, names=["southcentralus"])
+        assert any("No space is left" in str(each.problem) for each in reports), [each.problem for each in reports]
+    finally:
+        subprocess.run(["umount", "--lazy", zone], check=True)

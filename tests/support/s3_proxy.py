@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-_DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>"
+_STATUSES = {"AccessDenied": 403, "XMinioStorageFull": 507, "XMinioAdminBucketQuotaExceeded": 400}
 
 
 @dataclass
@@ -15,8 +15,8 @@ class S3Proxy:
     """A running proxy. The client's Host header is forwarded, so signatures stay valid."""
 
     endpoint: str
-    refuses: Callable[[str, str], bool] = lambda _method, _path: False
-    """Called with method and path with query. A refused request gets S3's AccessDenied."""
+    refusal: Callable[[str, str], str | None] = lambda _method, _path: None
+    """Called with method and path with query. Returns the code of S3's error; None forwards the request."""
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Method, and path with query, of every request."""
 
@@ -34,8 +34,9 @@ def start_s3_proxy(target: str) -> Iterator[S3Proxy]:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             proxy.requests.append((self.command, self.path))
-            if proxy.refuses(self.command, self.path):
-                self._send(403, [], b"" if self.command == "HEAD" else _DENIED, len(_DENIED))
+            if code := proxy.refusal(self.command, self.path):
+                error = f"<Error><Code>{code}</Code><Message>for a reason</Message></Error>".encode()
+                self._send(_STATUSES[code], [], b"" if self.command == "HEAD" else error, len(error))
                 return
             connection = http.client.HTTPConnection(target.removeprefix("http://"))
             try:

@@ -14,6 +14,7 @@ from imgstore.stores.access import (
     GET,
     LIST,
     LIST_VERSIONS,
+    PROBE_BODY,
     PROBES,
     PUT,
     StoreAccess,
@@ -89,7 +90,7 @@ class BucketVersions:
         return next((reason for version, reason in kept.items() if version.version_id == version_id), None)
 
     def probe_access(self) -> StoreAccess:
-        """Find the missing rights and the locks of the bucket with an empty object, which is deleted afterwards.
+        """Find the missing rights and the locks of the bucket with a small object, which is deleted afterwards.
 
         Raises:
             StoreError: the store does not answer.
@@ -97,7 +98,7 @@ class BucketVersions:
         found = StoreAccess(versioning=self.read_versioning(), object_lock=self._describe_lock())
         key = f"{PROBES}{self._new_uid()}"
         version_ids: list[str | None] = []
-        if found.attempt(PUT, lambda: version_ids.append(self._store.put_with_version(key, b""))):
+        if found.attempt(PUT, lambda: version_ids.append(self._store.put_with_version(key, PROBE_BODY))):
             found.attempt(GET, lambda: self._store.get(key))
         found.attempt(LIST, lambda: next(self._store.list(key), None))
         kept: list[str | None] = []
