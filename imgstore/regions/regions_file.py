@@ -2,7 +2,7 @@
 
 import importlib.resources
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from ipaddress import ip_address
@@ -33,9 +33,18 @@ _BUCKET: Final = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 """S3's rule, which also makes a folder name that every file system accepts."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
-_DOCUMENT_KEYS: Final = ("currency", "regions", "prices", "bandwidth_bytes_per_second")
-_REGION_KEYS: Final = ("display_name", "bucket", "policy", "storage_account_types", "zones")
-_ZONE_KEYS: Final = ("endpoint", "profile", "signing_region", "path_style")
+KEYS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
+    {
+        "document": ("currency", "regions", "prices", "bandwidth_bytes_per_second"),
+        "region": ("display_name", "bucket", "policy", "storage_account_types", "zones"),
+        "zone": ("endpoint", "profile", "signing_region", "path_style"),
+        "prices": ("egress_per_gb", "repair_per_gb", "storage_per_gb_month"),
+        "egress_per_gb": ("default", "pairs"),
+        "storage_per_gb_month": tuple(StorageAccountType),
+        "bandwidth_bytes_per_second": ("default", "pairs"),
+    }
+)
+"""The known keys of each section."""
 _FREE_INSIDE: Final = {"price": "charged", "bandwidth": "limited"}
 
 _T = TypeVar("_T")
@@ -66,7 +75,7 @@ def parse_regions(content: bytes, environ: Mapping[str, str], *, path: str) -> R
         InvalidRegions: the document is invalid; the error lists every fault.
     """
     tree, faults = read_document(content, path)
-    document = Section(tree, "", faults, environ, known=_DOCUMENT_KEYS)
+    document = Section(tree, "", faults, environ, known=KEYS["document"])
     currency = document.read_matching("currency", _CURRENCY, "three capital letters, for example USD")
     regions = _regions(document, faults, environ)
     prices = _prices(document, currency or "", regions)
@@ -97,7 +106,7 @@ def _regions(document: Section, faults: list[str], environ: Mapping[str, str]) -
         elif not _REGION.fullmatch(name) or name == ALL_ZONES:
             section.add_fault("a region's name has letters, digits and dashes, for example westus2", spelling)
         else:
-            regions[name] = _region(name, section.section(spelling, known=_REGION_KEYS), faults, shared)
+            regions[name] = _region(name, section.section(spelling, known=KEYS["region"]), faults, shared)
     return regions
 
 
@@ -107,7 +116,9 @@ def _region(name: str, section: Section, faults: list[str], shared: str | None) 
     policy = section.read_choice("policy", {policy.value: policy for policy in Policy})
     types = _storage_account_types(section, policy)
     zones_section = section.require_section("zones")
-    zones = [_zone(zone, zones_section.section(zone, known=_ZONE_KEYS), bucket or "", shared) for zone in zones_section]
+    zones = [
+        _zone(zone, zones_section.section(zone, known=KEYS["zone"]), bucket or "", shared) for zone in zones_section
+    ]
     if zones and len({zone.endpoint is None for zone in zones}) > 1:
         section.add_fault(
             "some zones have an endpoint and some have none: give an endpoint to all zones or none", "zones"
@@ -194,9 +205,9 @@ def _find_host_name_fault(endpoint: str, bucket: str) -> str | None:
 
 
 def _prices(document: Section, currency: str, regions: Mapping[str, Region | None]) -> Prices:
-    section = document.require_section("prices", known=("egress_per_gb", "repair_per_gb", "storage_per_gb_month"))
-    egress = section.section("egress_per_gb", known=("default", "pairs"))
-    storage = section.section("storage_per_gb_month", known=tuple(StorageAccountType))
+    section = document.require_section("prices", known=KEYS["prices"])
+    egress = section.section("egress_per_gb", known=KEYS["egress_per_gb"])
+    storage = section.section("storage_per_gb_month", known=KEYS["storage_per_gb_month"])
     prices = Prices(
         currency=currency,
         egress_default=_price(egress, "default") if section else FREE,
@@ -212,7 +223,7 @@ def _prices(document: Section, currency: str, regions: Mapping[str, Region | Non
 
 
 def _bandwidth(document: Section, regions: Mapping[str, Region | None]) -> Bandwidth:
-    section = document.section("bandwidth_bytes_per_second", known=("default", "pairs"))
+    section = document.section("bandwidth_bytes_per_second", known=KEYS["bandwidth_bytes_per_second"])
     return Bandwidth(
         default_bytes_per_second=_rate(section, "default") if "default" in section else None,
         pairs=MappingProxyType(_pairs(section.section("pairs"), regions, "bandwidth", _rate)),
