@@ -8,6 +8,8 @@ from typing import Final
 
 TABLE_COLUMNS_MAX: Final = 100
 _GAP: Final = "  "
+_LINES_MAX: Final = 3
+"""A column that is narrower than `_WORD_COLUMNS_MAX` wraps a text into about so many lines at most."""
 _TEXT_COLUMNS_MIN: Final = 12
 """A column of texts is not made narrower."""
 _WORD_COLUMNS_MAX: Final = 36
@@ -71,6 +73,7 @@ def _cell_columns(cells: Sequence[str], *, number: bool) -> Iterator[int]:
         yield from map(text_columns, cells)
         return
     yield _TEXT_COLUMNS_MIN
+    yield min(_WORD_COLUMNS_MAX, max(map(text_columns, cells), default=0) // _LINES_MAX)
     yield min(_WORD_COLUMNS_MAX, max((text_columns(word) for cell in cells for word in cell.split()), default=0))
 
 

@@ -148,8 +148,8 @@ def gc(
             for sweep in plan.old_versions:
                 if sweep.removed:
                     click.echo(
-                        f"To be deleted in {sweep.region}/{sweep.zone}: {sweep.removed} old versions, "
-                        f"{sweep.removed_bytes} bytes",
+                        f"Old versions to be deleted in {sweep.region}/{sweep.zone}, unless the store keeps them: "
+                        f"{sweep.removed} with {sweep.removed_bytes} bytes",
                         err=True,
                     )
             for work in body["abandonedWorks"]:
