@@ -114,7 +114,7 @@ class RecommendedRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PurchasePlan:
-    """The purchase plan of a Marketplace image. imgstore stores and shows the plan, and never enforces the plan."""
+    """The purchase plan of a Marketplace image. Each machine from the image names the plan (`policy/purchase_plan.py`)."""
 
     name: str | None = None
     publisher: str | None = None

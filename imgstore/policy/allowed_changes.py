@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.image_features import check_features
 from imgstore.domain.resources import Gallery, ImageDefinition, RecommendedRange
 from imgstore.domain.tags import NO_TAGS, apply_tags
 
@@ -72,7 +73,7 @@ def check_definition(wanted: ImageDefinition, existing: ImageDefinition | None, 
     """Check the values of an image definition and, for an update, the changes.
 
     Raises:
-        InvalidInput: A minimum exceeds its maximum, a date has passed, or a feature occurs twice.
+        InvalidInput: A minimum exceeds its maximum, a date has passed, or a feature or a tag is invalid.
         PropertyChangeNotAllowed: A property outside `DEFINITION_MAY_CHANGE` differs from `existing`, or the features
             differ without `allow_update_image`.
     """
@@ -141,16 +142,8 @@ def _check_range(name: str, asked: RecommendedRange) -> None:
 
 
 def _check_features(wanted: ImageDefinition, existing: ImageDefinition | None) -> None:
-    named = [feature.name.lower() for feature in wanted.features]
-    twice = sorted({name for name in named if named.count(name) > 1})
-    if twice or "" in named:
-        raise InvalidInput(
-            "The features of an image definition are invalid.",
-            found=f"{', '.join(twice)} more than once" if twice else "a feature without a name",
-            expected="each feature once, with a name",
-            hint='for example: --features "SecurityType=TrustedLaunch IsHibernateSupported=True"',
-            target="features",
-        )
+    if existing is None or wanted.features != existing.features:
+        check_features(wanted.features, wanted.hyper_v_generation)
     if existing is not None and wanted.features != existing.features and not wanted.allow_update_image:
         raise PropertyChangeNotAllowed(
             "properties.features",

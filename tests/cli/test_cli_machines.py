@@ -134,3 +134,18 @@ def test_data_snapshots_stand_beside_an_os_snapshot(terminal: Terminal) -> None:
         "vm create -g rg -n v --count 2", 2
     )
     assert "'az vm start' is not supported by imgstore." in terminal.fails("vm start -g rg -n v", 2)
+
+
+def test_a_machine_names_the_purchase_plan_of_its_image(terminal: Terminal) -> None:
+    terminal.ok(
+        "sig image-definition create -g rg -r g1 -i sold --publisher p --offer o --sku sold --os-type Linux "
+        "--os-state Specialized --plan-name n --plan-publisher p --plan-product q"
+    )
+    terminal.ok(CREATE.format("sold", "1.0.0", "--os-vhd-uri os.raw"))
+    create = "vm create -g rg -n vm9 -l southcentralus --image rg/g1/sold"
+    refused = terminal.fails(create, 1)
+    assert "(VMMarketplaceInvalidInput)" in refused
+    steps = refused.partition("name the plan: ")[2].strip()
+    assert steps == "--plan-name n --plan-publisher p --plan-product q"
+    assert terminal.ok(f"{create} {steps}")["plan"] == {"name": "n", "publisher": "p", "product": "q"}
+    assert terminal.ok(create)["plan"]["name"] == "n", "an existing machine has its plan"

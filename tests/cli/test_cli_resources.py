@@ -101,6 +101,21 @@ def test_a_definition_shows_the_values_of_all_flags(line: Line) -> None:
         ("--end-of-life-date soon", "'soon' is not a date"),
         ("--disallowed-disk-types Floppy", "'Floppy' is not a disk type"),
         ("--features SecurityType", "'SecurityType' is not a feature"),
+        (
+            "--features SecurityType=A --hyper-v-generation V2",
+            "(InvalidParameter) The value 'A' for feature 'SecurityType'",
+        ),
+        ("--features SecurityType=TrustedLaunch", "needs the Hyper-V generation V2"),
+        ("--features 'A=x a=y'", "(InvalidParameter) The features of an image definition are invalid."),
+        ("--minimum-memory 0", "(InvalidParameter) The value 0 of parameter properties.recommended.memory.min"),
+        (f"--sku {'s' * 65}", "(InvalidParameter) The sku of an image definition is invalid."),
+        (f"--offer {'o' * 65}", "(InvalidParameter) The offer of an image definition is invalid."),
+        (f"--publisher {'p' * 129}", "(InvalidParameter) The publisher of an image definition is invalid."),
+        (f"--tags {' '.join(f'k{number}=v' for number in range(51))}", "(InvalidTags) Too many tags specified."),
+        ("--tags a/b=v", "(InvalidTagNameCharacters) The tag names 'a/b' have reserved characters"),
+        (f"--tags k={'v' * 257}", "(InvalidTagValueLength) Tag value too large."),
+        (f"--tags {'n' * 513}=v", "(InvalidTagName)"),
+        ("--tags Env=a env=b", "(InvalidRequestContent)"),
     ],
 )
 def test_a_definition_that_can_not_be_is_refused(line: Line, flags: str, text: str) -> None:
@@ -234,3 +249,10 @@ def test_the_homes_settings_limit_what_may_be_made(line: Line) -> None:
     refused = line.fails("sig list")
     assert f"{line.home / 'settings.toml'} cannot be used: limits.galleries_max." in refused
     assert "found: 'many'" in refused
+
+
+def test_an_update_finds_a_tag_in_any_case(line: Line) -> None:
+    line.ok(CREATE + "--tags Env=a")
+    assert line.ok(UPDATE + "--set tags.ENV=b")["tags"] == {"Env": "b"}
+    assert "(InvalidTagName)" in line.fails(UPDATE + f"--set tags.{'n' * 513}=b")
+    assert line.ok(SHOW)["tags"] == {"Env": "b"}

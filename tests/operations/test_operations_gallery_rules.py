@@ -18,6 +18,7 @@ from imgstore.domain.resources import (
     DiskType,
     Feature,
     Gallery,
+    HyperVGeneration,
     ImageDefinition,
     OsType,
     PurchasePlan,
@@ -64,7 +65,7 @@ EVERYTHING = DefinitionDetails(
 def put(installation: Installation, details: DefinitionDetails | None = None, **changed: Any) -> ImageDefinition:
     values: dict[str, Any] = {
         "group": GROUP, "gallery": GALLERY, "name": "full", "publisher": "p", "offer": "o", "sku": "full",
-        "os_type": OsType.LINUX, "architecture": Architecture.ARM64,
+        "os_type": OsType.LINUX, "architecture": Architecture.ARM64, "hyper_v_generation": HyperVGeneration.V2,
     }  # fmt: skip
     return definitions.create_definition(installation, ADMIN, details=details, **(values | changed)).definition
 
@@ -111,7 +112,7 @@ def test_definition_keeps_all_properties(empty: Installation) -> None:
         (DefinitionDetails(recommended_memory_gib=RecommendedRange(max=-1)), "properties.recommended.memory.max", "least 1"),
         (DefinitionDetails(end_of_life_at=datetime(2020, 1, 1, tzinfo=UTC)), "endOfLifeDate",
          r"^EndOfLifeDate must be set to a future date\."),
-        (DefinitionDetails(features=(Feature(name="A", value="1"), Feature(name="a", value="2"))), "features",
+        (DefinitionDetails(features=(Feature(name="A", value="1"), Feature(name="a", value="2"))), "galleryImage.properties.features",
          "features of an image definition are invalid"),
     ],
 )  # fmt: skip
@@ -253,7 +254,7 @@ def test_disk_of_a_disallowed_type_is_refused(empty: Installation, samples: Samp
     put(empty, DefinitionDetails(disallowed_disk_types=(DiskType.STANDARD_ZRS,)))
     publish(empty, samples.first, targets=["southcentralus", "westus2=1=Standard_ZRS"], definition="full")
     version = gallery_versions.list_versions(empty, ADMIN, group=GROUP, gallery=GALLERY, definition="full")[0]
-    reference: dict[str, Any] = {"group": GROUP, "gallery_image_reference": _reference("full")}
+    reference: dict[str, Any] = {"group": GROUP, "reference": _reference("full")}
     error = refused(
         Conflict,
         "Conflict",

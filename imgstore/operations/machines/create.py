@@ -46,6 +46,7 @@ from imgstore.operations.slots.held_works import run_or_follow
 from imgstore.operations.slots.references import PlacedDisk, lease_disk
 from imgstore.policy.os_compatibility import check_os_compatibility
 from imgstore.policy.os_profile import check_os_profile
+from imgstore.policy.purchase_plan import check_purchase_plan
 
 _WHAT = "virtual machine"
 _IMAGE = "properties.storageProfile.imageReference.id"
@@ -205,6 +206,14 @@ def _disks_of_version(
         installation, transaction, request, region, offer.os_state, offer.source, offer.os_properties
     )
     machine = replace(machine, image_reference=offer.source)
+    definition = lookup.find_definition_path(
+        transaction,
+        reference.subscription or installation.subscription,
+        reference.group,
+        reference.gallery,
+        reference.definition,
+    ).definition
+    check_purchase_plan(definition.purchase_plan, request.extra_properties.get("plan"), machine.resource_id)
     _authorize_disks(principal, machine, [each.lun for each in offer.disks])
     transaction.machines.add(machine)
     for each in offer.disks:

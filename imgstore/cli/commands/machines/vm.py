@@ -14,6 +14,7 @@ from imgstore.domain.requests import MachineRequest, OsProfile
 from imgstore.operations.machines import machines
 from imgstore.operations.machines.create import create_machine
 from imgstore.wire.json_text import Json
+from imgstore.wire.requests.client import without_none
 from imgstore.wire.responses.machines import machine_json
 
 _TABLE = columns(
@@ -40,7 +41,9 @@ def vm() -> None:
 def _read_request(**given: Any) -> dict[str, Any]:
     profile = OsProfile(admin_username=given.pop("admin_username"), computer_name=given.pop("computer_name"))
     attached = [word for word in given.pop("attach_data_disks") or () if word]
-    return {"request": MachineRequest(**given, profile=profile, attach_data_disks=attached)}
+    plan = without_none(**{part: given.pop(f"plan_{part}") for part in ("name", "publisher", "product")})
+    kept = {"plan": plan} if plan else {}
+    return {"request": MachineRequest(**given, profile=profile, attach_data_disks=attached, extra_properties=kept)}
 
 
 @vm.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_request)
@@ -74,6 +77,9 @@ def _read_request(**given: Any) -> dict[str, Any]:
 @click.option(
     "--computer-name", metavar="NAME", help="Host name, for a generalized image. Default: the name of the machine."
 )
+@click.option("--plan-name", metavar="NAME", help="Name of the purchase plan, for an image with a plan.")
+@click.option("--plan-publisher", metavar="NAME", help="Publisher of the purchase plan.")
+@click.option("--plan-product", metavar="NAME", help="Product of the purchase plan.")
 @click.option("--specialized", is_flag=True, help="Require a specialized image, which takes no user and no host name.")
 @options.tags
 def create(request: MachineRequest) -> Json:
