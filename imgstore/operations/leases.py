@@ -50,9 +50,17 @@ def is_dead(holder: str | None) -> bool:
     if holder is None or holder.count("/") != 3:
         return False
     host, boot, pid, started = holder.split("/")
-    if (host, boot) != (socket.gethostname(), _boot_id()) or not boot:
+    try:
+        if (host, boot) != (socket.gethostname(), _boot_id()) or not boot:
+            return False
+        present = _start_ticks(int(pid))
+        if present is None:
+            os.kill(int(pid), 0)  # /proc may hide the processes of other users (hidepid).
+    except ProcessLookupError:
+        return True
+    except OSError:  # Too many open files, for example. Nothing is known about the process.
         return False
-    return _start_ticks(int(pid)) != started
+    return present is not None and present != started
 
 
 def _boot_id() -> str:
@@ -60,12 +68,16 @@ def _boot_id() -> str:
 
 
 def _start_ticks(pid: int) -> str | None:
-    """Return the start of a process in clock ticks since boot. None if the process does not run or is a zombie."""
+    """Return the start of a process in clock ticks since boot, or "zombie". None if /proc has no such process.
+
+    Raises:
+        OSError: /proc cannot be read.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] == "Z" else fields[19]
+    return "zombie" if fields[0] == "Z" else fields[19]
 
 
 class Hold:

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import json
 import os
+import resource
 import shlex
 import shutil
 import sqlite3
@@ -30,6 +31,7 @@ from imgstore.domain.errors import ImgstoreError, InvalidInput, OutputError, Sto
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.gallery import groups
+from imgstore.operations.leases import is_dead, this_process
 from imgstore.testing.pytest_plugin import require
 from tests.support.mounted_folder import MountedFolder, mount_folder
 from tests.support.sample_disks import make_raw
@@ -350,8 +352,24 @@ def test_too_many_open_files_are_named(tmp_path: Path) -> None:
     assert ends == {0, 1}
 
 
+def test_a_process_without_free_descriptors_takes_no_live_process_for_dead() -> None:
+    holder = this_process()
+    dead = subprocess.Popen(["true"])
+    dead_holder = "/".join([*holder.split("/")[:2], str(dead.pid), "1"])
+    assert is_dead(dead_holder), "a process with another start"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        found = is_dead(holder), is_dead(dead_holder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found == (False, False)
+    dead.wait()
+    assert (is_dead(holder), is_dead(dead_holder)) == (False, True)
+
+
 def test_the_server_hides_paths(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    error = OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/srv/secret/file")
+    error = OSError(errno.EIO, os.strerror(errno.EIO), "/srv/secret/file")
     with open_home(tmp_path / "home") as installation:
         state = SimpleNamespace(server=SimpleNamespace(installation=installation))
         request: Any = SimpleNamespace(app=SimpleNamespace(state=state))
@@ -360,5 +378,5 @@ def test_the_server_hides_paths(tmp_path: Path, caplog: pytest.LogCaptureFixture
     body = bytes(answer.body).decode()
     assert "HostFault" in body
     assert "secret" not in body
-    assert "EMFILE" not in body
+    assert "EIO" not in body
     assert "/srv/secret/file" in caplog.text, "the log of the server has the cause"

@@ -21,6 +21,8 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
+_OF_THE_PROCESS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""Errors that say nothing about the file that a call names."""
 _FILES_OF_SQLITE: Final = 4
 """The catalog, the log and its index, and the folder of these files."""
 
@@ -130,7 +132,7 @@ def host_fault(error: OSError) -> ImgstoreError:
     Returns:
         StoreFull for missing space, else HostFault.
     """
-    place = _file_name(error)
+    place = None if error.errno in _OF_THE_PROCESS else _file_name(error)
     kind = StoreFull if is_full(error) else HostFault
     fault = kind(
         f"{place} cannot be used." if place else "The operating system refused an operation.",

@@ -14,6 +14,7 @@ from datetime import date, timedelta
 from typing import Final
 
 from imgstore.domain.errors import ImgstoreError, StoreError, StoreMismatch
+from imgstore.domain.host.os_errors import translate_host_faults
 from imgstore.domain.identity.access import INSTALLATION, Principal
 from imgstore.domain.reports import SlotScrub
 from imgstore.domain.requests import ScrubRequest
@@ -155,7 +156,8 @@ class MaintenanceRunner:
     def _run(self, task: MaintenanceTask) -> str:
         """Run a task and return the outcome. A failure is noted, and the task is tried again later."""
         try:
-            outcome = self._run_kind(task)
+            with translate_host_faults():
+                outcome = self._run_kind(task)
         except ImgstoreError as error:
             self._installation.note("maintenance", f"{task.name} failed: {error.message}")
             raise

@@ -16,7 +16,8 @@ from itertools import count
 from typing import Final
 
 from imgstore.catalog import Transaction
-from imgstore.domain.errors import Conflict, ImgstoreError, StoreError
+from imgstore.domain.errors import Conflict, HostFault, ImgstoreError, StoreError
+from imgstore.domain.host.os_errors import translate_host_faults
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.reports import WorkerReport
 from imgstore.domain.resources import ImageVersion
@@ -127,14 +128,15 @@ class _Worker:
             try:
                 while not self._stop.is_set():
                     try:
-                        show()
-                        self._begin(pool)
-                        maintains = maintenance.poll(once=once)
-                    except StoreError as error:
+                        with translate_host_faults():
+                            show()
+                            self._begin(pool)
+                            maintains = maintenance.poll(once=once)
+                    except (StoreError, HostFault) as error:
                         if once:
                             raise
                         self._installation.note(
-                            "worker", f"the catalog can't be read; the worker tries again: {error.message}"
+                            "worker", f"the worker cannot continue and tries again: {error.message}"
                         )
                     if once and not self._busy:
                         if not maintains:
