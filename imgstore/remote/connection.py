@@ -231,12 +231,11 @@ class Connection:
         except (NewConnectionError, ConnectTimeoutError) as error:
             raise self._unreachable(error, "ServerUnreachable") from error
         except (HTTPError, ValueError) as error:  # http.client raises ValueError for malformed numbers.
-            if self.address.url.startswith("http:"):
-                failure = find_plain_http_failure(error, self._server)
-                if failure is not None:
-                    raise failure.to_error(self.address.url) from error
+            self._check_scheme(error)
             raise self._unreachable(error, _BROKEN) from error
         response = Response(status=answer.status, headers=answer.headers, body=answer.data)
+        if response.status == 400 and response.json is None:
+            self._check_scheme(None)
         if response.status == 429:
             self._wait(min(60.0, retry_after_seconds(answer.headers.get("Retry-After"))))
         refusal = response.error() if response.status >= 400 else None
@@ -244,6 +243,13 @@ class Connection:
             raise refusal
         self._retry = self._patience
         return response
+
+    def _check_scheme(self, error: Exception | None) -> None:
+        """Raise a StoreError if an address with http:// belongs to a server of https."""
+        if self.address.url.startswith("http:"):
+            failure = find_plain_http_failure(error, self._server)
+            if failure is not None:
+                raise failure.to_error(self.address.url) from error
 
     def _unreachable(self, error: Exception, code: str) -> StoreUnreachable:
         return StoreUnreachable(

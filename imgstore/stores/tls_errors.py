@@ -259,7 +259,8 @@ def _read_der(server: TlsServer) -> bytes | None:
 
 
 def _capitalize(place: str) -> str:
-    return place[:1].upper() + place[1:]
+    """Return the beginning of a sentence. The name of a store is unchanged."""
+    return place.replace("the ", "The ", 1) if place.startswith("the ") else place
 
 
 def _time(text: object) -> datetime | None:

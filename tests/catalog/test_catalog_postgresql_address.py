@@ -58,6 +58,10 @@ def test_address_is_parsed_as_libpq_does(url: str, parameters: dict[str, str], p
     assert address.place == place
 
 
+def test_line_end_of_a_variable_is_no_part_of_the_name() -> None:
+    assert configure_database("postgresql://u@h/db\n").place == "postgresql://u@h/db"
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [

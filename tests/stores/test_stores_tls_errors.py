@@ -122,6 +122,42 @@ def test_https_on_a_port_of_plain_http_is_named(tmp_path: Path, request_of: Requ
         request_of(f"http://127.0.0.1:{web.port}", tmp_path / "root.pem")
 
 
+def test_plain_text_of_a_proxy_is_an_answer_of_tls(tmp_path: Path) -> None:
+    """Go, nginx and Apache answer plain http on a port of https with status 400."""
+    tls = issue(*NAMES, by=ROOT).context(tmp_path / "tls")
+    (tmp_path / "root.pem").write_bytes(ROOT.pem)
+    first = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+    with _go_server(tls, first) as port:
+        for request_of in (_request_store, _request_server):
+            with pytest.raises(StoreError, match="speaks https, and was addressed with http"):
+                request_of(f"http://127.0.0.1:{port}", tmp_path / "root.pem")
+
+
+@contextmanager
+def _go_server(tls: ssl.SSLContext, answer: bytes) -> Iterator[int]:
+    """Run a server of TLS that answers plain http with `answer`, until the block ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connected, _ = listening.accept()
+                except OSError:
+                    return
+                with connected:
+                    if connected.recv(1, socket.MSG_PEEK) == b"\x16":
+                        tls.wrap_socket(connected, server_side=True).close()
+                    else:
+                        connected.recv(65_536)
+                        connected.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
 @contextmanager
 def _greeting_server() -> Iterator[int]:
     """Run a server that greets like SSH, until the block ends."""

@@ -255,9 +255,10 @@ def configure_database(url: str) -> Database:
     if url.startswith(_SQLITE) and url != _SQLITE:
         # make_url would change '?' and '%' in a path.
         return _sqlite(Path(url.removeprefix(_SQLITE)).absolute())
-    if not is_postgresql_address(url):
+    address = url.strip()  # A variable from a file ends with a line end.
+    if not is_postgresql_address(address):
         raise _invalid_address_error(url)
-    return _postgresql(url)
+    return _postgresql(address)
 
 
 def copy_database(database: Database, folder: Path, fault: OSError) -> Database:
