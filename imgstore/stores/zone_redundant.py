@@ -449,12 +449,16 @@ class ZoneRedundantStore:
     def list_pending_repairs(self) -> Sequence[RepairNote]:
         """Read the notes of all zones again, and return the missed writes that were not repaired, sorted.
 
+        The rest of a zone that answers ends, so that a repair reaches a zone that has recovered.
+
         Raises:
             StoreError: fewer than two zones answer.
         """
         found, failed = self._each_in_grace(list(self._zones), self._read_notes)
         if len(found) < QUORUM:
             raise self._quorum_error(REPAIRS, failed)
+        for zone in found:
+            self._rests.end(zone)
         return sorted(set().union(*found.values()))
 
     def read_copies(self, key: str, accept: Accept | None = None) -> "ZoneCopies":
@@ -712,6 +716,12 @@ class _Rests:
             self._owed[zone] -= 1
             if error is None and self._owed[zone] <= 0 and zone in self._until:
                 self._until[zone] = self._monotonic()
+
+    def end(self, zone: str) -> None:
+        """End the rest of a zone that has answered, unless the zone owes an answer."""
+        with self._lock:
+            if self._owed[zone] <= 0 and zone in self._until:
+                self._until[zone] = min(self._until[zone], self._monotonic())
 
     def judge(self, zone: str, error: StoreError) -> None:
         """Start the rest of the zone if `error` shows that it does not answer, or that it is the wrong store."""
