@@ -576,7 +576,10 @@ def start_pgbouncer(folder: Path, server: PostgreSQL, *, pool_mode: str = "trans
         if os.geteuid() == 0:
             for path in (file.parent, file):
                 os.chown(path, owner.st_uid, owner.st_gid)
-            command = ["setpriv", f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups", *command]
+            # A change of the user clears the signal of `_dies_with_us`.
+            dies = ("--pdeathsig", "KILL") if _dies_with_us() else ()
+            user = (f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups")
+            command = ["setpriv", *user, *dies, "--", *command]
         with _process(command, folder, {}) as process:
             _await_ready("pgbouncer", process, folder, lambda: _accepts(port))
             yield PgBouncer(port)
