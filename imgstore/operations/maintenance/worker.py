@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import Final
 
@@ -20,9 +20,8 @@ from imgstore.domain.errors import Conflict, HostFault, ImgstoreError, StoreErro
 from imgstore.domain.host.os_errors import translate_host_faults
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.reports import WorkerReport
-from imgstore.domain.resources import ImageVersion
+from imgstore.domain.resources import Replica
 from imgstore.domain.storage.works import Worker
-from imgstore.domain.views import DefinitionPath
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.lookup import definition_path_of
@@ -50,21 +49,6 @@ _LOOK_SECONDS: Final = 0.02
 
 _VERSIONS_AT_ONCE: Final = 32
 """The number of versions that are read and compared for one choice."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _LeasedReplica:
-    """A replica with a leased work."""
-
-    definition_path: DefinitionPath
-    version: ImageVersion
-    step: CopyStep
-    plan: CopyPlan | RestorePlan
-
-    @property
-    def task(self) -> str:
-        """The name of the task for progress reports. A worker makes replicas of many versions."""
-        return f"{self.definition_path.definition.name} {self.version.name} {task_name(self.step.replica)}"
 
 
 def run_worker(
@@ -114,7 +98,7 @@ class _Worker:
         self._principal = replace(principal, name=f"worker {installation.keeper.holder}")
         self._limits = limits
         self._stop = stop
-        self._busy: dict[Future[None], CopyStep] = {}
+        self._busy: dict[Future[None], Replica] = {}
         self._report = WorkerReport()
 
     def run(self, *, once: bool, poll_seconds: float, show: Callable[[], None]) -> None:
@@ -162,18 +146,17 @@ class _Worker:
     def _begin(self, pool: ThreadPoolExecutor) -> None:
         while len(self._busy) < self._limits.replicas and (claim := self._claim()) is not None:
             future = pool.submit(self._make, claim)
-            self._busy[future] = claim.step
+            self._busy[future] = claim.replica
 
-    def _make(self, claim: _LeasedReplica) -> None:
+    def _make(self, claim: CopyPlan | RestorePlan) -> None:
         """Make the replica, then remove replicas that the new replica replaces."""
-        scope, replica = claim.definition_path.version_id(claim.version.name), task_name(claim.step.replica)
+        scope, replica = claim.definition_path.version_id(claim.version.name), task_name(claim.replica)
         with record_activity(self._installation, self._principal, Action.WRITE, scope, REPLICA_WRITE, about=replica):
-            make_replica(
-                self._installation, claim.definition_path, claim.version, claim.step, claim.plan, self._stop, claim.task
-            )
+            task = f"{claim.definition_path.definition.name} {claim.version.name} {replica}"
+            make_replica(self._installation, claim, self._stop, task)
         remove_surplus_replicas(self._installation, claim.version.uid)
 
-    def _claim(self) -> _LeasedReplica | None:
+    def _claim(self) -> CopyPlan | RestorePlan | None:
         """Lease the next replica. If other workers have leased all choices first, look again."""
         for _ in range(_LOOKS_MAX):
             nothing = True
@@ -188,7 +171,7 @@ class _Worker:
 
     def _choices(self) -> Iterator[CopyStep]:
         """Yield steps that can begin, a page of versions at a time. Versions with the longest wait come first."""
-        at_work = Counter(step.replica.slot.key.region for step in self._busy.values())
+        at_work = Counter(replica.slot.key.region for replica in self._busy.values())
         for page in count():
             with self._installation.catalog.reading() as transaction:
                 uids = transaction.queue.list_due(
@@ -203,7 +186,7 @@ class _Worker:
             if len(uids) < _VERSIONS_AT_ONCE:
                 return
 
-    def _lease(self, transaction: Transaction, chosen: CopyStep) -> _LeasedReplica | None:
+    def _lease(self, transaction: Transaction, chosen: CopyStep) -> CopyPlan | RestorePlan | None:
         """Lease a replica that must still be made. The version is locked and read again for this."""
         uid = chosen.replica.version_uid
         if not transaction.queue.try_lock(uid):
@@ -214,9 +197,9 @@ class _Worker:
             return None
         version = transaction.versions.by_uid(uid)
         definition_path = definition_path_of(transaction, version)
-        plan = plan_step(self._installation, transaction, version, step)
+        plan = plan_step(self._installation, transaction, definition_path, version, step)
         transaction.queue.mark_served(uid)
-        return _LeasedReplica(definition_path=definition_path, version=version, step=step, plan=plan)
+        return plan
 
     def _wait(self, pause: float) -> None:
         """Wait until a replica is done, for `pause` seconds at most."""
@@ -227,7 +210,7 @@ class _Worker:
 
     def _end(self, future: Future[None]) -> None:
         """Count a finished replica. The row of a failed replica contains the error, and the worker continues."""
-        uid = self._busy.pop(future).replica.uid
+        uid = self._busy.pop(future).uid
         error = future.exception()
         if error is None:
             self._report.completed += 1

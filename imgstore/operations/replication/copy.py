@@ -17,7 +17,6 @@ from imgstore.catalog import Transaction
 from imgstore.domain.errors import ImgstoreError, WorkHeld
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow
 from imgstore.domain.states import ReplicaState
-from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter, SavedProgress, task_name
@@ -29,6 +28,7 @@ from imgstore.operations.replication.targets import (
     unwanted_replica_error,
 )
 from imgstore.operations.slots.completion import (
+    LeasedReplica,
     complete_replica,
     named_segments,
     record_manifest,
@@ -172,10 +172,11 @@ def read_queued_versions(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CopyPlan:
+class CopyPlan(LeasedReplica):
     """The leased work of a replica that is copied from other slots."""
 
-    lease: Lease
+    sources: Sequence[Replica]
+    """Complete replicas, the preferred source first."""
     origins: list[ManifestRow]
     """The manifests of the preferred source: the OS disk first, then by LUN."""
     segments: list[SegmentRow]
@@ -210,24 +211,18 @@ def _lease_and_make(
             ready = _ready(read_queued_versions(installation, transaction, [version.uid])[0], (), failed)
             if step.replica.uid not in {each.replica.uid for each in ready}:
                 return  # Another process has made the replica, or makes the replica now.
-            plan = plan_step(installation, transaction, version, step)
+            plan = plan_step(installation, transaction, definition_path, version, step)
     except WorkHeld:
         raise
     except ImgstoreError as error:
         # Without a lease, another process may be making the replica. So the row stays unchanged.
         ProgressCounter(installation, task_name(step.replica)).fail(str(error))
         raise
-    make_replica(installation, definition_path, version, step, plan, stop)
+    make_replica(installation, plan, stop)
 
 
 def make_replica(
-    installation: Installation,
-    definition_path: DefinitionPath,
-    version: ImageVersion,
-    step: CopyStep,
-    plan: CopyPlan | RestorePlan,
-    stop: threading.Event,
-    task: str | None = None,
+    installation: Installation, plan: CopyPlan | RestorePlan, stop: threading.Event, task: str | None = None
 ) -> None:
     """Copy or restore a replica under its lease, and record the result.
 
@@ -235,9 +230,6 @@ def make_replica(
 
     Args:
         installation: the installation.
-        definition_path: the definition and the gallery of the version.
-        version: the version of the replica.
-        step: the replica and its sources.
         plan: the leased work.
         stop: set to begin no further request.
         task: the name of the task for progress reports. None means "region/ordinal".
@@ -246,38 +238,38 @@ def make_replica(
         ImgstoreError: the copy failed. The row of the replica contains the error.
         KeyboardInterrupt: `stop` was set. The work stays open, and the lease is released.
     """
-    slot = step.replica.slot
-    counter = ProgressCounter(installation, task or task_name(step.replica), replica=step.replica)
+    replica = plan.replica
+    counter = ProgressCounter(installation, task or task_name(replica), replica=replica)
     unwanted = threading.Event()
 
     def beat() -> None:
-        if not is_wanted(installation, step.replica):
+        if not is_wanted(installation, replica):
             unwanted.set()
 
     def check_wanted() -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         if unwanted.is_set():
-            raise unwanted_replica_error(step.replica)
+            raise unwanted_replica_error(replica)
 
     try:
         with run_work(
             installation,
-            slot,
+            replica.slot,
             plan.lease,
             counter,
-            replica=step.replica,
+            replica=replica,
             keys=() if isinstance(plan, RestorePlan) else [origin.body_key for origin in plan.origins],
             check_cancelled=check_wanted,
             beat=beat,
-            is_unwanted=partial(abandon_if_unwanted, installation, plan.lease, step.replica),
+            is_unwanted=partial(abandon_if_unwanted, installation, plan.lease, replica),
             damaged_rest_seconds=DAMAGED_REST_SECONDS if isinstance(plan, RestorePlan) else None,
         ) as check_cancelled:
             if isinstance(plan, RestorePlan):
-                restore(installation, definition_path, version, plan, counter, check_cancelled)
+                restore(installation, plan, counter, check_cancelled)
                 result = RESTORED
             else:
-                sent_bytes = _copy(installation, definition_path, version, step, plan, counter, stop, check_cancelled)
+                sent_bytes = _copy(installation, plan, counter, stop, check_cancelled)
                 result = f"{sent_bytes} bytes stored"
     except ReplicaUnwantedError:
         return
@@ -285,7 +277,11 @@ def make_replica(
 
 
 def plan_step(
-    installation: Installation, transaction: Transaction, version: ImageVersion, step: CopyStep
+    installation: Installation,
+    transaction: Transaction,
+    definition_path: DefinitionPath,
+    version: ImageVersion,
+    step: CopyStep,
 ) -> CopyPlan | RestorePlan:
     """Open or take over the work of a step: a copy, or a restore if no replica of the version is complete.
 
@@ -295,12 +291,18 @@ def plan_step(
         WorkHeld: another process makes the replica, or an earlier replica in the slot is not removed yet.
     """
     if step.sources:
-        return plan_copy(installation, transaction, version, step)
+        return plan_copy(installation, transaction, definition_path, version, step)
     check_slot_is_free(transaction, step.replica)
     return plan_restore(installation, transaction, step.replica)
 
 
-def plan_copy(installation: Installation, transaction: Transaction, version: ImageVersion, step: CopyStep) -> CopyPlan:
+def plan_copy(
+    installation: Installation,
+    transaction: Transaction,
+    definition_path: DefinitionPath,
+    version: ImageVersion,
+    step: CopyStep,
+) -> CopyPlan:
     """Open or take over the copy work of a replica, and set the replica to Replicating.
 
     The caller holds the lock on the row of the version. Do not wait for the row of the work under this lock: a process
@@ -323,7 +325,11 @@ def plan_copy(installation: Installation, transaction: Transaction, version: Ima
         row.name for row, known in zip(segments, np.isin(ids, record_activity).tolist(), strict=True) if not known
     )
     return CopyPlan(
+        definition_path=definition_path,
+        version=version,
+        replica=step.replica,
         lease=begin_copy(installation, transaction, step.replica, origins),
+        sources=step.sources,
         origins=origins,
         segments=segments,
         unrecorded=unrecorded,
@@ -338,16 +344,13 @@ def _wait_for_stop(stop: threading.Event, seconds: float) -> None:
 
 def _copy(
     installation: Installation,
-    definition_path: DefinitionPath,
-    version: ImageVersion,
-    step: CopyStep,
     plan: CopyPlan,
     counter: ProgressCounter,
     stop: threading.Event,
     check_cancelled: CheckCancelled,
 ) -> int:
     """Copy the missing segments and the manifests of a replica, and complete the replica; return the sent bytes."""
-    slot = step.replica.slot
+    slot = plan.replica.slot
     target = installation.access(slot)
     damages: list[Damage] = []
 
@@ -356,20 +359,20 @@ def _copy(
         check_cancelled()
 
     sources = installation.access_all(
-        [source.slot for source in step.sources],
+        [source.slot for source in plan.sources],
         lambda source: installation.access_from(slot.key.region, source, wait_or_stop),
     )
     wanted = {row.name: row.stored_bytes for row in plan.segments}
     reads = CrossRegionReads(
         installation=installation,
-        party=version_party(definition_path, version),
+        party=version_party(plan.definition_path, plan.version),
         home=slot,
         stored_bytes=wanted,
-        regions={str(source.slot.key): source.slot.key.region for source in step.sources},
+        regions={str(source.slot.key): source.slot.key.region for source in plan.sources},
         reader=plan.lease.name,
     )
     # The first replica of a region pays for its egress when the replica is complete (invariant M3).
-    is_inside = step.sources[0].slot.key.region == slot.key.region
+    is_inside = plan.sources[0].slot.key.region == slot.key.region
     order = CopyOrder(
         sources=sources,
         target=target,
@@ -390,12 +393,12 @@ def _copy(
     if missing:
         degrade(installation, slot, missing, "missing in the store")
     try:
-        regions = slot.key.region, step.sources[0].slot.key.region
+        regions = slot.key.region, plan.sources[0].slot.key.region
         workers = installation.threads(installation.tuning.copy_workers, *regions)
         with reads.meter():
             receipt = copy_segments(order, absent, missing, workers=workers)
     finally:
-        degrade_damaged(installation, [source.slot for source in step.sources], damages)
+        degrade_damaged(installation, [source.slot for source in plan.sources], damages)
     with installation.catalog.transaction() as transaction:
         transaction.works.guard(plan.lease)
         manifests = [
@@ -409,8 +412,8 @@ def _copy(
         _, data = read_from_any(sources, partial(_read_manifest, origin))
         target.put_manifest(origin.body_key, data)
     with installation.catalog.reading() as transaction:
-        version = transaction.versions.by_uid(version.uid)
-    complete_replica(installation, plan.lease, definition_path, version, step.replica, manifests)
+        version = transaction.versions.by_uid(plan.version.uid)
+    complete_replica(installation, replace(plan, version=version), manifests)
     return receipt.sent_bytes
 
 

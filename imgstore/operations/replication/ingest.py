@@ -40,6 +40,7 @@ from imgstore.operations.replication.slot_ingest import (
     touched_bytes,
 )
 from imgstore.operations.slots.completion import (
+    LeasedReplica,
     complete_replica,
     named_segments,
     record_manifest,
@@ -96,7 +97,10 @@ def publish(installation: Installation, publication: Publication) -> None:
             manifests = [run.ingest_disk(disk) for disk in disk_keys]
         for disk, reader in publication.readers.items():
             check_same_source(reader, _identity(work.plan, disk))
-        complete_replica(installation, lease, publication.definition_path, version, replica, manifests)
+        leased = LeasedReplica(
+            definition_path=publication.definition_path, version=version, replica=replica, lease=lease
+        )
+        complete_replica(installation, leased, manifests)
     counter.end(f"{slot_ingest.packed_bytes} bytes stored")
 
 

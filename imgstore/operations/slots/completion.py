@@ -5,7 +5,7 @@ Invariants P1, P2 and P3 hold here: no other module writes Completed, charges, o
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import numpy as np
@@ -26,6 +26,16 @@ from imgstore.operations.slots.gc_guard import check_unmarked, unmark_named_segm
 from imgstore.operations.slots.key_deletions import check_no_deletion
 from imgstore.policy.worker_queue import backoff_seconds
 from imgstore.segments.fingerprint_index import Locations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasedReplica:
+    """A replica, with the lease of the work that makes the replica."""
+
+    definition_path: DefinitionPath
+    version: ImageVersion
+    replica: Replica
+    lease: Lease
 
 
 def version_party(definition_path: DefinitionPath, version: ImageVersion) -> Party:
@@ -80,14 +90,7 @@ def record_manifest(
     return row
 
 
-def complete_replica(
-    installation: Installation,
-    lease: Lease,
-    definition_path: DefinitionPath,
-    version: ImageVersion,
-    replica: Replica,
-    manifests: Sequence[ManifestRow],
-) -> None:
+def complete_replica(installation: Installation, leased: LeasedReplica, manifests: Sequence[ManifestRow]) -> None:
     """Set a replica to Completed and charge for the replica, in one transaction.
 
     Delivered bytes are computed under the lock of (pool, region). The first replica of the version in a region pays for
@@ -96,17 +99,15 @@ def complete_replica(
 
     Args:
         installation: the installation.
-        lease: the lease of the work that made the replica.
-        definition_path: the definition and the gallery of the version.
-        version: the version of the replica.
-        replica: the replica.
+        leased: the replica.
         manifests: the manifests of all disks of the version (invariant S9).
 
     Raises:
         LeaseLost: another process has taken over the work. Nothing was written.
         WorkHeld: one of the segments is marked for deletion or is being deleted. Nothing was written.
     """
-    slot = replica.slot
+    version, replica, lease = leased.version, leased.replica, leased.lease
+    slot, party = replica.slot, version_party(leased.definition_path, version)
     by_disk = {manifest.disk: manifest for manifest in manifests}
     assert by_disk.keys() == set(version.disk_keys), "a complete replica has all disks of the version"
     with installation.catalog.transaction() as transaction:
@@ -134,7 +135,7 @@ def complete_replica(
         if not was_complete and not (slot.key.region == version.location and first_here):
             arrival = Transfer(
                 key=replica.uid,
-                party=version_party(definition_path, version),
+                party=party,
                 source=version.location,
                 target=slot.key.region,
                 replica=slot.key.ordinal,
@@ -145,14 +146,7 @@ def complete_replica(
         if not was_complete:
             for each in manifests:
                 transaction.manifests.complete(each.uid)
-            open_interval(
-                installation,
-                transaction,
-                owner_uid=version.uid,
-                slot=slot,
-                party=version_party(definition_path, version),
-                own=own,
-            )
+            open_interval(installation, transaction, owner_uid=version.uid, slot=slot, party=party, own=own)
         transaction.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
         transaction.works.complete(lease)
         update_version_state(

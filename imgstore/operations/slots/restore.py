@@ -14,15 +14,13 @@ import numpy as np
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import unpack_ids
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound
-from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, Slot
+from imgstore.domain.resources import ManifestRow, Replica, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
-from imgstore.domain.storage.works import Lease
-from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.lookup import definition_path_of
 from imgstore.operations.progress import ProgressCounter
-from imgstore.operations.slots.completion import complete_replica, named_segments
+from imgstore.operations.slots.completion import LeasedReplica, complete_replica, named_segments
 from imgstore.operations.slots.runner import begin_copy, run_work
 from imgstore.policy.copy_plan import is_restorable
 from imgstore.segments.manifest import ManifestCheck
@@ -36,11 +34,9 @@ DAMAGED_REST_SECONDS: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RestorePlan:
+class RestorePlan(LeasedReplica):
     """The leased work of a replica that was complete once."""
 
-    lease: Lease
-    replica: Replica
     rows: Sequence[ManifestRow]
     """The manifest rows of all disks of the version in the slot."""
     segments: Mapping[Digest, int]
@@ -110,13 +106,15 @@ def plan_restore(installation: Installation, transaction: Transaction, replica: 
     Raises:
         WorkHeld: another process has the work.
     """
-    slot = replica.slot
+    slot, version = replica.slot, transaction.versions.by_uid(replica.version_uid)
     rows = transaction.manifests.of_replica(replica.version_uid, slot.uid)
     assert rows, "a replica that was Completed has its manifests"
     segments = transaction.segments.rows(slot.key.pool_uid, named_segments(rows))
     return RestorePlan(
-        lease=begin_copy(installation, transaction, replica, rows),
+        definition_path=definition_path_of(transaction, version),
+        version=version,
         replica=replica,
+        lease=begin_copy(installation, transaction, replica, rows),
         rows=rows,
         segments={each.name: each.stored_bytes for each in segments},
     )
@@ -124,8 +122,6 @@ def plan_restore(installation: Installation, transaction: Transaction, replica: 
 
 def restore(
     installation: Installation,
-    definition_path: DefinitionPath,
-    version: ImageVersion,
     plan: RestorePlan,
     counter: ProgressCounter,
     check_cancelled: CheckCancelled,
@@ -156,7 +152,7 @@ def restore(
     damaged = access.find_damaged(sizes, workers=workers, check_cancelled=check_cancelled, on_read=on_read)
     if damaged:
         raise _damaged_error(slot, f"the first is {min(damaged).hex()}", len(damaged))
-    complete_replica(installation, plan.lease, definition_path, version, plan.replica, plan.rows)
+    complete_replica(installation, plan, plan.rows)
 
 
 def _is_candidate(installation: Installation, transaction: Transaction, replica: Replica) -> bool:
@@ -194,12 +190,10 @@ def _restore(installation: Installation, replica: Replica, pace: Callable[[int],
         current = transaction.replicas.get(replica.uid)
         if not _is_candidate(installation, transaction, current):
             return False
-        version = transaction.versions.by_uid(replica.version_uid)
-        definition_path = definition_path_of(transaction, version)
         plan = plan_restore(installation, transaction, current)
     key = replica.slot.key
     counter = ProgressCounter(
-        installation, f"restore {definition_path.definition.name} {version.name} {key.region}/{key.ordinal}"
+        installation, f"restore {plan.definition_path.definition.name} {plan.version.name} {key.region}/{key.ordinal}"
     )
     with run_work(
         installation,
@@ -209,7 +203,7 @@ def _restore(installation: Installation, replica: Replica, pace: Callable[[int],
         replica=current,
         damaged_rest_seconds=DAMAGED_REST_SECONDS,
     ) as check_cancelled:
-        restore(installation, definition_path, version, plan, counter, check_cancelled, pace)
+        restore(installation, plan, counter, check_cancelled, pace)
     counter.end(RESTORED)
     return True
 

@@ -18,7 +18,7 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.completion import complete_replica, named_segments
+from imgstore.operations.slots.completion import LeasedReplica, complete_replica, named_segments
 from imgstore.operations.slots.runner import begin_replica, run_work, store_manifest
 from imgstore.operations.versions.request import ResolvedRequest
 from imgstore.segments.manifest import ManifestCheck
@@ -93,7 +93,8 @@ def publish_shallow(
                 object_bytes=len(data),
             )
             manifests.append(store_manifest(installation, slot, lease, manifest, data))
-        complete_replica(installation, lease, definition_path, version, replica, manifests)
+        leased = LeasedReplica(definition_path=definition_path, version=version, replica=replica, lease=lease)
+        complete_replica(installation, leased, manifests)
 
 
 def _plan(
