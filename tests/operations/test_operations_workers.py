@@ -118,7 +118,7 @@ def test_worker_makes_replicas_without_a_waiting_command(
 def test_version_without_source_is_reported(
     empty: Installation, samples: SampleImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(versions_create, "_make_source", lambda *_: None)  # as if killed before the bytes came
+    monkeypatch.setattr(versions_create, "_make_source", lambda *_: True)  # as if killed before the bytes came
     view = ask(empty, samples.first)
     report = work(empty)
     assert (report.completed, report.without_source) == (0, 1)
