@@ -69,8 +69,12 @@ class ProgressCounter:
         """
         self._report(Stage.COMPLETED, detail)
 
-    def fail(self, detail: str) -> None:
-        """Report that the task failed."""
+    def fail(self, detail: str = "") -> None:
+        """Report that the task failed.
+
+        Args:
+            detail: the error. Empty if the caller raises the error, so that a person reads the error once.
+        """
         self._report(Stage.FAILED, detail)
 
     def save(self) -> None:

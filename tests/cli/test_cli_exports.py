@@ -114,6 +114,16 @@ def test_a_terminal_is_refused(folder: Path) -> None:
         os.close(ours)
 
 
+@pytest.mark.parametrize("target", ["- >&-", "/dev/stdout >&-", "- --format vhd 1</dev/null"])
+def test_a_closed_standard_output_is_refused(folder: Path, target: str) -> None:
+    line = f"{sys.executable} -m imgstore {IMAGE} --file {target}"
+    done = subprocess.run(
+        ["sh", "-c", line], env=os.environ | {"IMGSTORE_HOME": str(folder / "home")}, capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert b"Standard output is closed. Nothing was written." in done.stderr
+
+
 def test_a_fixed_vhd_in_a_pipe_equals_the_file(folder: Path) -> None:
     out, err = through_pipe(folder, f"disk export -g {GROUP} -n d1 --format vhd")
     run(folder, f"disk export -g {GROUP} -n d1 --file {folder / 'same.vhd'}")
@@ -143,7 +153,8 @@ def test_a_file_named_dash_in_a_folder_is_a_file(folder: Path, monkeypatch: pyte
 
 def test_a_full_target_is_an_error(folder: Path) -> None:
     err = run(folder, f"{IMAGE} --file /dev/full", 1).stderr
-    assert "No space left on device" in err
+    assert err.count("No space left on device") == 1, "the error is printed once"
+    assert "export full: failed\n" in err
     run(folder, f"{IMAGE} --file /dev/null -o none")
 
 

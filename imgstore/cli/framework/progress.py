@@ -112,7 +112,7 @@ def _of(event: ProgressEvent) -> str:
 
 def _news(event: ProgressEvent, seconds: float, moved: int) -> str:
     if event.stage is Stage.FAILED:
-        return f"failed: {event.detail}"
+        return _failure(event)
     if event.stage is Stage.COMPLETED:
         return f"completed, {human_bytes(event.bytes_done)} in {human_seconds(seconds)}"
     parts = [f"{human_bytes(event.bytes_done)} of {human_bytes(event.bytes_total)}"]
@@ -123,6 +123,11 @@ def _news(event: ProgressEvent, seconds: float, moved: int) -> str:
         parts.append(f"{human_bytes(rate)}/s")
         parts.append(f"{human_seconds(max(0, event.bytes_total - event.bytes_done) / rate)} left")
     return ", ".join(parts)
+
+
+def _failure(event: ProgressEvent) -> str:
+    """Format the failure of a task. Without a detail, the command prints the error."""
+    return f"failed: {event.detail}" if event.detail else "failed"
 
 
 def _tells_its_size(stream: TextIO) -> bool:
@@ -139,7 +144,7 @@ def _tells_its_size(stream: TextIO) -> bool:
 def _ending(event: ProgressEvent, seconds: float) -> str:
     """Return the format of a bar that has ended, in tqdm's format language."""
     if event.stage is Stage.FAILED:
-        return f"failed: {event.detail}".replace("{", "{{").replace("}", "}}")
+        return _failure(event).replace("{", "{{").replace("}", "}}")
     return f"100%|{_FULL}| {human_bytes(event.bytes_done)} in {human_seconds(seconds)}"
 
 

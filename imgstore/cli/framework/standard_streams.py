@@ -145,28 +145,38 @@ class _ResultFile(io.FileIO):
 def prepare_streams() -> ReportStream:
     """Make the standard streams of this process usable, whatever its parent has left of them.
 
-    A standard descriptor that is closed is opened on /dev/null. Otherwise the next file that is opened, which may be
-    the catalog, would get its number and then the messages.
+    A standard descriptor that is closed is opened on /dev/null for reading. Otherwise the next file that is opened,
+    which may be the catalog, would get its number and then the messages. Results and reports for a closed descriptor are
+    dropped. An export to standard output is refused, because the descriptor takes no bytes.
 
     Returns:
         What `sys.stderr` is from now on.
     """
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    closed = {descriptor for descriptor in range(3) if _open_if_closed(descriptor)}
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False, encoding=_ENCODING)  # noqa: SIM115 - for the life of the process
-    sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(_ResultFile(1, "w", closefd=False)),
-        encoding=getattr(sys.stdout, "encoding", None) or _ENCODING,
-        errors="backslashreplace",
-        line_buffering=os.isatty(1),
-    )
+    if 1 in closed:
+        drop_output()
+    else:
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_ResultFile(1, "w", closefd=False)),
+            encoding=getattr(sys.stdout, "encoding", None) or _ENCODING,
+            errors="backslashreplace",
+            line_buffering=os.isatty(1),
+        )
     reports = ReportStream(2, getattr(sys.stderr, "encoding", None) or _ENCODING)
     sys.stderr = reports
     return reports
+
+
+def _open_if_closed(descriptor: int) -> bool:
+    """Open a closed descriptor on /dev/null for reading. The lower descriptors are open."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free
+        return True
+    return False
 
 
 def drop_output() -> None:

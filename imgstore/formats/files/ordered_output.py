@@ -116,6 +116,15 @@ class _StreamOutput:
         self._name = "standard output" if is_standard else str(path)
         with self._translate_errors():
             self._fd = os.dup(_STANDARD_OUTPUT_FD) if is_standard else os.open(path, os.O_WRONLY | os.O_NOCTTY)
+        if fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            self.close()
+            raise OutputError(
+                "Standard output is closed. Nothing was written.",
+                found="a closed descriptor, or a descriptor for reading",
+                expected="a pipe or a file",
+                hint="send the bytes to a program or a file (`imgstore disk export ... --file - | zstd > disk.zst`)",
+                target=str(path),
+            )
         if os.isatty(self._fd):
             self.close()
             raise OutputError(

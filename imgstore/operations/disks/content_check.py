@@ -65,8 +65,8 @@ def check_same_content(
         check_same_source(reader, identity)
         if difference is not None:
             raise _other_content(path, f"{identity.location}: {difference}", stored)
-    except ImgstoreError as error:
-        counter.fail(error.message)
+    except ImgstoreError:
+        counter.fail()
         raise
     counter.end()
     return identity

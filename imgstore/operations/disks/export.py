@@ -296,8 +296,8 @@ def _write(
             with reads.meter():
                 _write_pieces(installation, manifest, reader, writer, hold, counter, chosen.slot.key.region)
             file_bytes = writer.publish()
-        except ImgstoreError as error:
-            counter.fail(str(error))
+        except ImgstoreError:
+            counter.fail()
             raise
         finally:
             writer.abandon()
@@ -377,8 +377,8 @@ def _write_range(
                     writer.write_at(at, part)
                     counter.add_bytes(len(part))
             file_bytes = writer.publish()
-        except ImgstoreError as error:
-            counter.fail(str(error))
+        except ImgstoreError:
+            counter.fail()
             raise
         finally:
             writer.abandon()
