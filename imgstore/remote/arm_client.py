@@ -105,22 +105,34 @@ class Server:
             self.show(resource_id)  # Raises the server's NotFound.
         self.finish(answer)
 
-    def post_action(self, resource_id: str, action: str, body: Json = None) -> Json:
-        """Send a POST, wait for the end of the operation, and return the answer."""
+    def post_action(
+        self,
+        resource_id: str,
+        action: str,
+        body: Json = None,
+        on_percent: Callable[[float], None] = lambda _percent: None,
+    ) -> Json:
+        """Send a POST, wait for the end of the operation, and return the answer. `on_percent`: see `finish`."""
         answer = self.connection.request("POST", _request_target(f"{resource_id}/{action}", {}), body)
-        self.finish(answer)
+        self.finish(answer, on_percent=on_percent)
         return answer.json
 
     def begin(self, method: str, resource_id: str, body: Json) -> Response:
         """Send a request that may start a long-running operation. `finish` waits for the operation."""
         return self.connection.request(method, _request_target(resource_id, {}), body)
 
-    def finish(self, answer: Response, on_poll: Callable[[], bool] = lambda: False) -> bool:
+    def finish(
+        self,
+        answer: Response,
+        on_poll: Callable[[], bool] = lambda: False,
+        on_percent: Callable[[float], None] = lambda _percent: None,
+    ) -> bool:
         """Wait for the end of a long-running operation.
 
         Args:
             answer: The answer to the request that started the operation.
             on_poll: Called between polls. The value True ends the wait.
+            on_percent: Called with the progress of the operation in percent, if the server names the progress.
 
         Returns:
             True if the operation has ended.
@@ -136,6 +148,8 @@ class Server:
             poll = self.connection.request("GET", f"{url.path}?{url.query}")
             if poll.json["status"] != "InProgress":
                 break
+            if "percentComplete" in poll.json:
+                on_percent(float(poll.json["percentComplete"]))
             if on_poll():
                 return False
             self.connection.pause(pause_seconds)

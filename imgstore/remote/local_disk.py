@@ -98,30 +98,34 @@ class Task:
     """Progress of a task. Several threads may call `advance`."""
 
     def __init__(self, subscriber: Subscriber, name: str, total_bytes: int) -> None:
-        self._subscriber, self._name, self._total, self._finish_and_show = subscriber, name, total_bytes, 0
+        self._subscriber, self._name, self._total_bytes, self._done_bytes = subscriber, name, total_bytes, 0
         self._lock = threading.Lock()
         self._report(Stage.STARTED)
 
     def advance(self, moved_bytes: int) -> None:
         """Report further bytes."""
         with self._lock:
-            self._finish_and_show += moved_bytes
+            self._done_bytes += moved_bytes
+        self._report(Stage.MOVED)
+
+    def advance_to(self, percent: float) -> None:
+        """Report the progress in percent of all bytes."""
+        with self._lock:
+            self._done_bytes = int(self._total_bytes * min(percent, 100) / 100)
         self._report(Stage.MOVED)
 
     def end(self) -> None:
         """Report the end of the task."""
-        self._finish_and_show = self._total
+        self._done_bytes = self._total_bytes
         self._report(Stage.COMPLETED)
 
-    def fail(self, detail: str) -> None:
-        """Report an error."""
-        self._report(Stage.FAILED, detail)
+    def fail(self) -> None:
+        """Report that the task failed. The caller raises the error."""
+        self._report(Stage.FAILED)
 
-    def _report(self, stage: Stage, detail: str = "") -> None:
+    def _report(self, stage: Stage) -> None:
         self._subscriber(
-            ProgressEvent(
-                task=self._name, stage=stage, bytes_done=self._finish_and_show, bytes_total=self._total, detail=detail
-            )
+            ProgressEvent(task=self._name, stage=stage, bytes_done=self._done_bytes, bytes_total=self._total_bytes)
         )
 
 
@@ -131,8 +135,8 @@ def report_progress(subscriber: Subscriber, name: str, total_bytes: int) -> Iter
     task = Task(subscriber, name, total_bytes)
     try:
         yield task
-    except Exception as error:
-        task.fail(str(error))
+    except Exception:
+        task.fail()
         raise
     task.end()
 

@@ -165,8 +165,9 @@ def _attempt(server: Server, wanted: Upload, reader: DiskReader) -> Json:
         if made["properties"]["diskState"] in _WAITING:
             return made  # The server compares the digest when the version is created.
         return made if made["properties"].get("diskDigest") == digest.hex() else None
-    with report_progress(server.subscriber, f"ingest {name}", sum(each.length for each in reader.extents())):
-        server.post_action(wanted.disk_id, "endGetAccess")
+    ingested_bytes = sum(each.length for each in reader.extents())
+    with report_progress(server.subscriber, f"ingest {name}", ingested_bytes) as task:
+        server.post_action(wanted.disk_id, "endGetAccess", on_percent=task.advance_to)
     made = server.show(wanted.disk_id)
     return made if made["properties"].get("diskDigest") == digest.hex() else None
 

@@ -9,7 +9,9 @@ import pytest
 from api_server import Api, start_api
 
 from imgstore.api.auth.tokens import TokenAuthority
+from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.operations.disks import from_source
+from imgstore.operations.installation import Installation
 from imgstore.operations.leases import LeaseKeeper
 from imgstore.operations.replication import disk_ingest
 from tests.support.http_server import Page, WebServer
@@ -72,6 +74,30 @@ def test_put_is_answered_before_the_file_is_read(api: Api, web: WebServer, gate:
     again = api.ask("PUT", path, body(web))
     assert (again.status, again.body) == (200, shown.body)
     assert api.await_end(again)["status"] == "Succeeded"
+
+
+def test_the_status_names_the_progress_of_a_running_operation(
+    api: Api, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.found()
+    counted, opened, ingest_disk = threading.Event(), threading.Event(), disk_ingest.ingest_disk
+
+    def later(installation: Installation, *words: Any) -> None:
+        for task, done_bytes in (("one", 100), ("two", 33)):
+            installation.subscriber(ProgressEvent(task=task, stage=Stage.MOVED, bytes_done=done_bytes, bytes_total=300))
+        counted.set()
+        assert opened.wait(60)
+        ingest_disk(installation, *words)
+
+    monkeypatch.setattr(from_source, "ingest_disk", later)
+    made = api.ask("PUT", f"{api.compute}/disks/x", imported(web))
+    operation = api.path_of(made.headers["azure-asyncoperation"])
+    try:
+        assert counted.wait(60)
+        assert api.ask("GET", operation).body["percentComplete"] == 22.2
+    finally:
+        opened.set()
+    assert "percentComplete" not in api.await_end(made)
 
 
 def test_refusal_before_the_row_is_stored_is_the_answer(api: Api, web: WebServer) -> None:

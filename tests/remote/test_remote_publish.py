@@ -11,6 +11,7 @@ import pytest
 from remote_server import Machine, serving
 
 from imgstore.api.dev_tls import make_certificates
+from imgstore.cli.framework import progress
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.storage.sizes import MIB
 from tests.support.sample_disks import make_raw, write_vhd
@@ -109,6 +110,17 @@ def test_repeated_publish_sends_nothing_and_refuses_another_file(machine: Machin
         "sig", "image-version", "create", *WHERE, "-e", "2.0.0", "--os-vhd-uri", "disk.raw", "-l", "eastus"
     )
     assert "Changing property 'location' is not allowed" in done.stderr
+
+
+def test_the_ingest_of_an_uploaded_disk_reports_progress(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS_MIN", 0)
+    noise(machine.folder / "noise.raw", 64)
+    machine.inside("disk", "create", "-g", "rg", "-n", "moves", "--source", str(machine.folder / "noise.raw"))
+    lines = [line for line in machine.last_stderr.splitlines() if line.startswith("ingest noise.raw: ")]
+    assert lines[0] == "ingest noise.raw: 67.1 MB to do"
+    assert lines[-1].startswith("ingest noise.raw: completed, 67.1 MB in ")
+    assert any(" of 67.1 MB (" in line for line in lines[1:-1]), lines
+    machine.inside("disk", "delete", "-g", "rg", "-n", "moves", "--yes")
 
 
 def test_data_disks_are_uploaded_without_zeros(machine: Machine) -> None:

@@ -25,7 +25,11 @@ async def show(context: Context, operation: str, monitor: bool = False) -> Respo
     return (
         _monitor_response(context, found)
         if monitor
-        else json_response(200, operation_json(found), _retry_headers(context, found))
+        else json_response(
+            200,
+            operation_json(found, context.server.runner.percent_complete(operation)),
+            _retry_headers(context, found),
+        )
     )
 
 

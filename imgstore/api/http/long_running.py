@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from imgstore.api.http.fair_pool import FairPool, PoolLimits
+from imgstore.api.http.operation_progress import OperationProgress
 from imgstore.api.http.redaction import error_body
 from imgstore.api.http.waiting_operations import WaitingOperation, WaitingOperations
 from imgstore.domain.async_operations import PUT_DEPLOYMENT, AsyncOperation, OperationStatus
@@ -142,6 +143,8 @@ class OperationRunner:
         self._waiting = WaitingOperations(_LOOK_SECONDS)
         self._running: dict[str, StopSignal] = {}
         """The stop signals of the running operations, by uid."""
+        self._progress: dict[str, OperationProgress] = {}
+        """The progress of the running operations, by uid."""
         self._lock = threading.Lock()
 
     def begin(
@@ -208,6 +211,12 @@ class OperationRunner:
         for stop in stops:
             stop.set(OperationCanceled)
 
+    def percent_complete(self, uid: str) -> float | None:
+        """Return the progress of an operation of this process in percent. None if the progress is unknown."""
+        with self._lock:
+            progress = self._progress.get(uid)
+        return None if progress is None else progress.percent_complete
+
     def close(self, wait_seconds: float) -> None:
         """Stop the running operations at the next request to a store. The rows stay, and the next process resumes them.
 
@@ -238,9 +247,12 @@ class OperationRunner:
             answer.set_exception(error)
             return
         pending = PendingOperation(plain, session.principal, kind=kind, request=whole, resource_id=resource_id)
-        with self._register(pending.uid) as stop:
+        with self._register(pending.uid) as (stop, progress):
             installation = replace(
-                plain, catalog=plain.catalog.with_operation(pending), keeper=plain.keeper.with_stop_signal(stop)
+                plain,
+                catalog=plain.catalog.with_operation(pending),
+                keeper=plain.keeper.with_stop_signal(stop),
+                subscriber=progress,
             )
 
             def accept(outcome: Outcome) -> None:
@@ -270,7 +282,7 @@ class OperationRunner:
         # The previous process has answered.
         answered.set_result(AcceptedOperation(operation_uid=operation.uid, created=False, body=None))
         plain = replace(self._installation, subscription=operation.subscription)
-        with self._register(operation.uid) as stop:
+        with self._register(operation.uid) as (stop, progress):
             if operation.cancel_requested_by is not None:
                 stop.set(OperationCanceled)
             resumed_operation = ResumedOperation(uid=operation.uid, resource_id=operation.resource_id)
@@ -278,6 +290,7 @@ class OperationRunner:
                 plain,
                 catalog=plain.catalog.with_operation(resumed_operation),
                 keeper=plain.keeper.with_stop_signal(stop),
+                subscriber=progress,
             )
             # The conditions were checked before, and the operation itself may have changed the resource since then.
             request = {**operation.request, "conditions": {}}
@@ -307,16 +320,17 @@ class OperationRunner:
             self._perform(operation.kind, call, answered, run_resumed)
 
     @contextmanager
-    def _register(self, uid: str) -> Iterator[StopSignal]:
-        """Register the stop signal of an operation while the block runs."""
+    def _register(self, uid: str) -> Iterator[tuple[StopSignal, OperationProgress]]:
+        """Register the stop signal and the progress of an operation while the block runs."""
+        progress = OperationProgress(self._installation.subscriber)
         with self._installation.keeper.stop.child() as stop:
             with self._lock:
-                self._running[uid] = stop
+                self._running[uid], self._progress[uid] = stop, progress
             try:
-                yield stop
+                yield stop, progress
             finally:
                 with self._lock:
-                    del self._running[uid]
+                    del self._running[uid], self._progress[uid]
 
     def _perform(
         self, kind: str, call: CommandCall, answer: "Future[AcceptedOperation]", command: Command | None = None

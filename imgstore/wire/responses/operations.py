@@ -5,13 +5,20 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.wire.json_text import Json, instant
 
 
-def operation_json(operation: AsyncOperation) -> Json:
-    """Return the operation resource that clients poll."""
+def operation_json(operation: AsyncOperation, percent_complete: float | None = None) -> Json:
+    """Return the operation resource that clients poll.
+
+    Args:
+        operation: The operation.
+        percent_complete: The progress of a running operation, if known. The name of the property is ARM's.
+    """
     fields: dict[str, Json] = {
         "name": operation.uid,
         "status": operation.status.value,
         "startTime": instant(operation.started_at),
     }
+    if percent_complete is not None and not operation.has_ended:
+        fields["percentComplete"] = percent_complete
     if operation.finished_at is not None:
         fields["endTime"] = instant(operation.finished_at)
     if operation.error is not None:
