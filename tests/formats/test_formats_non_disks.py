@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -57,15 +58,31 @@ NON_DISKS = {
     "an HTML page of Windows": b"\xef\xbb\xbf\r\n<HTML>" + NOISE,
     "an HTML page with a comment": b"<!-- cached\n -->\n<html lang=de>" + NOISE,
     "an HTML page after padding": HTML.encode().ljust(64 * 1024, b"\0"),
+    "an HTML page in XHTML": b'<?xml version="1.0"?>\n<!-- a -->\n<!-- b --><!DOCTYPE html PUBLIC "x"><html>' + NOISE,
+    "an HTML page in UTF-16": HTML.encode("utf-16"),
     "an XML error of an object store": S3_ERROR,
+    "an XML error of an object store in UTF-16": S3_ERROR.decode().encode("utf-16"),
+    "an XML error of an object store with a namespace": b'<Error xmlns="http://s3"><Code>NoSuchKey</Code></Error>',
     "an XML document": b"<?xml version='1.0'?><Envelope>" + b"<a/>" * 300,
     "a JSON document": b'{"error": {"code": "NotFound"}}',
     "a JSON document of 2 MB": b"[" + b'{"a": 1},\n' * 200_000 + b"0]",
+    "a JSON document with a mark": b'\xef\xbb\xbf{"message": "Not Found"}',
+    "a JSON document with padding": b'[ {"message": 404}]'.ljust(64 * 1024, b"\0"),
     "a Git LFS pointer": POINTER,
     "a git-annex pointer": b"/annex/objects/SHA256E-s12345--4d7a.raw\n",
+    "a git-annex pointer of a submodule": b"../.git/modules/images/annex/objects/xx/yy/SHA256E-s1--x/SHA256E-s1--x",
+    "a git-annex pointer of Windows": b"..\\.git\\annex\\objects\\xx\\yy\\SHA256E-s1--x",
+    "a saved HTTP response": b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n\r\n" + NOISE,
+    "a saved HTTP response of S3": b"10000;chunk-signature=" + b"a" * 64 + b"\r\n" + NOISE,
+    "a MIME message of several parts": b"\r\n--x1\r\nContent-Range: bytes 0-8191/8192\r\n\r\n" + NOISE,
     "a script": b"#!/bin/bash\nexec tail -n +3 $0\n" + NOISE,
     "a text file": SENTENCE.encode() * 900,
     "a text file in Latin-1": SENTENCE.encode("latin-1") * 900,
+    "a text file in an encoding of Russia": "Образ диска не найден\n".encode("koi8-r") * 300,
+    "a text file in an encoding of Japan": "ディスクが見つかりません。\n".encode("shift-jis") * 300,
+    "a text file in UTF-16 with quotation marks": "Le disque n\u2019existe pas\n".encode("utf-16-le") * 300,
+    "a text file in UTF-16 without a mark and ASCII": "未找到磁盘映像。\n".encode("utf-16-be") * 300,
+    "a text file with sections": b"[CloneCD]\nVersion=3\n",
     "a text file in UTF-16": SENTENCE.encode("utf-16") * 1,
     "a text file in UTF-16 without a mark": SENTENCE.encode("utf-16-le") * 900,
     "a text file in UTF-32": SENTENCE.encode("utf-32") * 1,
@@ -75,6 +92,8 @@ NON_DISKS = {
     "a gzip file": gzip.compress(NOISE),
     "an xz file": lzma.compress(NOISE),
     "an lzma file": lzma.compress(NOISE, lzma.FORMAT_ALONE),
+    "an lzma file of 8 GB": b"\x5d\0\0\x80\0" + (8 << 30).to_bytes(8, "little") + b"\0" + NOISE,
+    "a compressed file (LZFSE)": b"bvx2" + NOISE,
     "a bzip2 file": bz2.compress(NOISE),
     "a zstd file": b"\x28\xb5\x2f\xfd" + NOISE,
     "a zstd file with a skippable frame": b"\x50\x2a\x4d\x18" + NOISE,
@@ -83,15 +102,27 @@ NON_DISKS = {
     "a zip file": zipped(NOISE),
     "a tar archive": tar(NOISE),
     "a tar archive of 1979": without_magic(tar(NOISE)),
+    "a torrent file without a tracker": b"d4:infod6:lengthi1e4:name3:abc12:piece lengthi16384e" + NOISE,
+    "a stream of `zfs send`": struct.pack("<QQ", 17, 0x2F5BACBAC) + NOISE,
+    "a backup of a file system": b"btrfs-stream\0\1\0\0\0" + NOISE,
+    "an image of raw CD sectors": b"\0" + b"\xff" * 10 + b"\0\0\2\0\1" + NOISE,
+    "a PGP file": b"\x8c\x0d\x04\x09\x03\x02" + NOISE,
+    "a Linux kernel": NOISE[:510] + b"\x55\xaa\xeb\x66HdrS\x0f\x02" + NOISE,
     "a torrent file": b"d8:announce40:http://tracker.example/announce13:creation datei1ee" + NOISE,
     "a video": b"\0\0\0\x18ftypmp42" + NOISE,
     "a 7-Zip file": b"7z\xbc\xaf\x27\x1c" + NOISE,
     "a RAR archive": b"Rar!\x1a\x07\x01\0" + NOISE,
     "a cpio archive": b"070701" + b"0" * 104 + NOISE,
+    "a cpio archive in binary": struct.pack("<13H", 0o070707, 1, 1, 0o100644, 0, 0, 1, 0, 0, 0, 6, 0, 9) + NOISE,
+    "a cpio archive of a big-endian machine": struct.pack(">13H", 0o070707, *[1] * 2, 0o100644, *[0] * 6, 6, 0, 9)
+    + NOISE,
+    "an archive (LHA)": b"\x20\x5e-lh5-" + NOISE,
     "an RPM package": b"\xed\xab\xee\xdb\x03\0" + NOISE,
     "a Debian package": b"!<arch>\ndebian-binary   1700000000  0     0     100644  4         `\n" + NOISE,
     "an Apple disk image (dmg)": NOISE + b"koly" + (4).to_bytes(4, "big") + (512).to_bytes(4, "big") + bytes(500),
+    "an Apple disk image (dmg), first version": b"koly" + struct.pack(">II", 4, 512) + NOISE,
     "an encrypted Apple disk image": b"encrcdsa\0\0\0\x02" + NOISE,
+    "an encrypted Apple disk image, first version": NOISE + b"cdsaencr",
     "an Android sparse image": bytes.fromhex("3aff26ed010000001c000c0000100000") + NOISE,
     "a Windows image (WIM or ESD)": b"MSWIM\0\0\0" + NOISE,
     "an EWF image (Expert Witness)": b"EVF\x09\x0d\x0a\xff\0\x01\x01\0" + NOISE,
@@ -197,6 +228,15 @@ def test_a_disk_of_a_real_tool_is_a_disk(tmp_path: Path, kind: str) -> None:
         b"ER\x02\0",
         b"PK" + NOISE,
         b"user-data\n",
+        bytes(512) + b"INSTANCE=web1\nIMAGE=base\n" * 10,
+        b"\xeb\x63\x90" + bytes(384) + b"GRUB \0Geom\0Hard Disk\0Read\0 Error\r\n\0",
+        b"RDSK\0\0\0\x40",
+        b"SUN18G cyl 7506 alt 2 hd 19 sec 248",
+        b"-rom1fs-\0\x10\0\0",
+        b"\x45\x3d\xcd\x28\0\x10\0\0",
+        b"\x01\x82\x01\x01\0\0\0\0\0\0\0\x80",
+        b"\xeb\x76\x90EXFAT   ",
+        b"\xfa\xb8\0\x10\x8e\xd0" + bytes(400) + b"Missing operating system\r\n\0",
     ],
 )
 def test_the_first_bytes_of_other_disks_are_a_disk(head: bytes) -> None:
@@ -207,6 +247,12 @@ def test_the_first_bytes_of_other_disks_are_a_disk(head: bytes) -> None:
 @pytest.mark.parametrize("byte", [0x00, 0x55, 0xAA, 0xE5, 0xFF, ord("x")])
 def test_a_disk_that_is_filled_with_one_byte_is_a_disk(byte: int) -> None:
     assert recognize_non_disk(bytes([byte]) * HEAD_BYTES, bytes([byte]) * TAIL_BYTES, MIB) is None
+
+
+@pytest.mark.parametrize("pattern", [b"\xde\xad\xbe\xef", b"\x55\xaa", b"\xa5\x20", bytes(range(256)), b"\xf6\xff"])
+def test_a_disk_that_is_filled_with_a_pattern_is_a_disk(pattern: bytes) -> None:
+    head = pattern * (HEAD_BYTES // len(pattern))
+    assert recognize_non_disk(head, head[:TAIL_BYTES], MIB) is None
 
 
 @given(st.binary(max_size=HEAD_BYTES - 16), st.integers(1, 64))
