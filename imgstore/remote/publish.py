@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from imgstore.domain.disks.upload_tags import UPLOAD_MISMATCH
-from imgstore.domain.errors import ImgstoreError, InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.names import compute_id, region_key, version_id
+from imgstore.domain.errors import AccessDenied, ImgstoreError, InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.names import compute_id, definition_id, region_key, version_id
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.requests import VersionRequest
 from imgstore.domain.storage.digests import digest_of
@@ -64,6 +64,7 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
         wait: Wait for all regions, else for the source region.
 
     Raises:
+        NotFound: The image definition does not exist. Nothing is uploaded.
         PropertyChangeNotAllowed: The version exists with other disks or in another source region.
         ReplicationFailed: A region failed. The other regions are usable.
         ImgstoreError: The error of the server.
@@ -76,8 +77,9 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
         _run_and_watch(
             server, version, "PATCH", version_body(request, location=None, storage=storage), existing, wait=wait
         )
-        for lun in sources.files:  # A killed command may have left disks.
-            discard(server, _upload_id(server, request, version, lun))
+        with suppress(AccessDenied):  # The caller needs no right to disks, because nothing is uploaded.
+            for lun in sources.files:  # A killed command may have left disks.
+                discard(server, _upload_id(server, request, version, lun))
         return server.show(version, **_STATUS)
     gallery = server.gallery(request.group, request.gallery)
     location = region_key(server.location(gallery, request.location))
@@ -85,6 +87,10 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
         lun: Upload(disk_id=_upload_id(server, request, version, lun), disk=disk, location=location, version=version)
         for lun, disk in sources.files.items()
     }
+    if uploads:
+        server.show(
+            definition_id(server.subscription, request.group, request.gallery, request.definition)
+        )  # Raises NotFound before the bytes are sent.
     for each in uploads.values():
         upload(server, each)
     body = version_body(request, location=location, storage=sources.storage(uploads))

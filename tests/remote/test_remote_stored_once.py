@@ -119,6 +119,14 @@ def test_an_upload_with_an_open_url_is_no_source(machine: Machine) -> None:
     assert "no uploaded bytes" in result.stderr
 
 
+def test_a_missing_definition_is_an_error_before_the_upload(machine: Machine) -> None:
+    line = f"sig image-version create -g rg -r g1 -i none -e 1.0.0 --os-vhd-uri {machine.folder}/disk.raw"
+    result = machine.run(*line.split())
+    assert result.exit_code == 3
+    assert "upload" not in result.stderr
+    assert [each["name"] for each in machine.inside("disk", "list")] == ["open"]
+
+
 def test_ranges_of_an_earlier_file_never_reach_a_version(machine: Machine) -> None:
     """The range is zero in the file, so that the repeated upload does not send the range."""
     subscription = machine.settings["IMGSTORE_SUBSCRIPTION_ID"]
