@@ -252,6 +252,38 @@ def test_an_upload_for_a_version_is_stored_and_billed_with_the_version_only(
     audit(installation)
 
 
+def test_an_upload_with_an_expired_url_is_no_source(installation: Installation, vhd: bytes) -> None:
+    """A URL that expires during an upload leaves a gap, which would read as zeros."""
+    disk = for_version(installation, vhd)
+    grant(installation, AccessLevel.WRITE)
+    with installation.catalog.transaction() as transaction:
+        begun = transaction.disks.by_uid(disk.uid)
+        assert begun.grant is not None
+        assert transaction.disks.set_grant(begun, replace(begun.grant, expires_at=transaction.now()))
+    with pytest.raises(InvalidInput, match="is not found") as caught:
+        version_of(installation)
+    assert caught.value.found == "a disk that waits for an upload: `imgstore disk revoke-access` ends the upload"
+    revoke(installation)
+    assert version_of(installation).version.provisioning_state is ProvisioningState.SUCCEEDED
+
+
+def test_errors_about_an_upload_for_a_version_name_steps_to_a_disk(installation: Installation, vhd: bytes) -> None:
+    for_version(installation, vhd)
+    copy = DiskRequest(group=GROUP, name="copy", source="up")
+    with pytest.raises(InvalidInput) as copied:
+        create_from_source(installation, ADMIN, copy)
+    with pytest.raises(Conflict) as exported:
+        export_disk(installation, installation.home / "out.raw", "up")
+    with pytest.raises(Conflict) as granted:
+        grant(installation, AccessLevel.READ)
+    steps = "repeat `imgstore disk create` with `--tags` without this tag, then run `imgstore disk revoke-access`"
+    assert steps in str(copied.value.found)
+    assert exported.value.hint == granted.value.hint == steps
+    create_upload(installation, ADMIN, UploadRequest(group=GROUP, name="up", upload_bytes=len(vhd), tags={"k": "v"}))
+    assert revoke(installation).provisioning_state is ProvisioningState.SUCCEEDED
+    assert create_from_source(installation, ADMIN, copy).provisioning_state is ProvisioningState.SUCCEEDED
+
+
 def test_an_upload_with_another_digest_makes_no_version(installation: Installation, vhd: bytes) -> None:
     for_version(installation, vhd, **{UPLOAD_DIGEST: "00" * 32})
     with pytest.raises(SourceChanged) as caught:

@@ -23,6 +23,19 @@ def is_for_version(tags: Mapping[str, str]) -> bool:
     return _find(tags, UPLOAD_FOR) is not None
 
 
+def describe_waiting_disk(tags: Mapping[str, str]) -> tuple[str, str]:
+    """Return the state of a disk that waits for an upload, and the steps to a complete disk. Both are texts for errors."""
+    if is_for_version(tags):
+        return (
+            f"a disk that keeps its upload for a version (tag {UPLOAD_FOR})",
+            "repeat `imgstore disk create` with `--tags` without this tag, then run `imgstore disk revoke-access`",
+        )
+    return (
+        "a disk that waits for an upload",
+        "upload to the URL of `imgstore disk grant-access`, then run `imgstore disk revoke-access`",
+    )
+
+
 def destination_id(tags: Mapping[str, str]) -> str | None:
     """Return the resource id of the version, definition or gallery that an upload is for. None if the tag has no id."""
     value = _find(tags, UPLOAD_FOR)

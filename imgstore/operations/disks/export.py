@@ -12,6 +12,7 @@ from pathlib import Path
 from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.sources import DiskFormat, DiskWriter
+from imgstore.domain.disks.upload_tags import describe_waiting_disk
 from imgstore.domain.disks.version_disks import OS_DISK, disk_key
 from imgstore.domain.errors import Conflict, ImgstoreError
 from imgstore.domain.identity.access import VERSIONS, Action, Principal
@@ -140,16 +141,12 @@ def _pin_disk(installation: Installation, group: str, name: str) -> _ExportSourc
         disk = lookup.find_disk(transaction, installation.subscription, group, name)
         scope = names.disk_id(installation.subscription, group, name)
         if disk.provisioning_state is not ProvisioningState.SUCCEEDED:
+            found = f"provisioning state {disk.provisioning_state}"
+            hint = "repeat the `imgstore disk create` command, which resumes the creation"
+            if disk.awaits_upload:
+                found, hint = describe_waiting_disk(disk.tags)
             raise Conflict(
-                f"The disk '{disk.name}' is not ready.",
-                found="a disk that waits for an upload"
-                if disk.awaits_upload
-                else f"provisioning state {disk.provisioning_state}",
-                expected="Succeeded",
-                hint="upload to the URL of `imgstore disk grant-access`, then run `imgstore disk revoke-access`"
-                if disk.awaits_upload
-                else "repeat the `imgstore disk create` command, which resumes the creation",
-                target=scope,
+                f"The disk '{disk.name}' is not ready.", found=found, expected="Succeeded", hint=hint, target=scope
             )
         manifest = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
         assert manifest is not None, "a disk that Succeeded has a manifest"

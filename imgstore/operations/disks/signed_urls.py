@@ -8,6 +8,7 @@ from urllib.parse import quote, urlencode
 
 from imgstore.domain import names
 from imgstore.domain.disks.signed_urls import SECONDS_MAX, AccessLevel, DiskGrant, format_expiry
+from imgstore.domain.disks.upload_tags import describe_waiting_disk
 from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import Action, Principal
 from imgstore.domain.resources import ManagedDisk
@@ -119,12 +120,14 @@ def _check_level(disk: ManagedDisk, level: AccessLevel) -> None:
         return
     if level is AccessLevel.READ and disk.provisioning_state is ProvisioningState.SUCCEEDED:
         return
-    waiting = disk.awaits_upload
+    found, hint = f"a disk in state {disk.provisioning_state}", "create a disk with createOption Upload"
+    if disk.awaits_upload:
+        found, hint = describe_waiting_disk(disk.tags)
     raise Conflict(
         f"Access level {level} is not allowed for the disk '{disk.name}'.",
-        found="a disk that waits for an upload" if waiting else f"a disk in state {disk.provisioning_state}",
+        found=found,
         expected="Write for a disk that waits for an upload, Read for a disk in state Succeeded",
-        hint="first upload the disk and revoke the access" if waiting else "create a disk with createOption Upload",
+        hint=hint,
         target="access",
         code=OPERATION_NOT_ALLOWED,
     )

@@ -7,6 +7,7 @@ from typing import Final
 from imgstore.catalog import Transaction
 from imgstore.domain.disks.source_urls import WebLocation, parse_location, redact_location
 from imgstore.domain.disks.sources import ByteSource
+from imgstore.domain.disks.upload_tags import describe_waiting_disk, is_for_version
 from imgstore.domain.errors import InvalidInput, SourceNotFound
 from imgstore.domain.identity.access import Action, Principal, authorize, is_allowed
 from imgstore.domain.names import ComputeId
@@ -76,7 +77,7 @@ def find_original(
         group: the resource group for bare names.
         word: a name, a resource id, a path or a URL from a person.
         what: the noun of the new resource, for errors.
-        takes_uploads: whether a disk is accepted that still has received bytes in the upload spool.
+        takes_uploads: whether a disk is accepted that has a finished upload in the upload spool.
 
     Raises:
         SourceNotFound: a full id names no resource, or a bare name names neither a resource nor a file.
@@ -89,20 +90,22 @@ def find_original(
     there = [each for each in named if each is not None]
     ready = [each for each in there if each.provisioning_state is ProvisioningState.SUCCEEDED]
     if takes_uploads:
-        now = transaction.now()
-        ready += [each for each in there if each.awaits_upload and each.active_grant(now) is None]
+        # A revoked URL ends an upload. An expired URL does not: ranges may be missing.
+        ready += [each for each in there if each.awaits_upload and each.grant is None]
     if ready:
         return ready[0]
     if is_resource_id(word) or ("/" not in word and not os.path.exists(word)):
         if not readable:
             authorize(principal, Action.EXPORT, candidates[-1].resource_id)
         if there:
-            raise source_not_found(word, _describe_unready(there[0]), what=what)
+            raise source_not_found(word, _describe_unready(there[0], takes_uploads=takes_uploads), what=what)
         raise source_not_found(word, "no resource of that name", what=what, kind=SourceNotFound)
     return None
 
 
-def _describe_unready(disk: ManagedDisk) -> str:
+def _describe_unready(disk: ManagedDisk, *, takes_uploads: bool) -> str:
+    if disk.awaits_upload and is_for_version(disk.tags) and not takes_uploads:
+        return ": ".join(describe_waiting_disk(disk.tags))
     if disk.awaits_upload:
         return f"a {disk.kind.noun} that waits for an upload: `imgstore disk revoke-access` ends the upload"
     return f"a {disk.kind.noun} in state {disk.provisioning_state}"

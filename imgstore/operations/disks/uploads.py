@@ -227,7 +227,7 @@ class UploadedDisk:
 
 
 def open_upload(installation: Installation, disk: ManagedDisk) -> UploadedDisk:
-    """Open the received bytes of a disk as the source of a version. The signed URL was revoked or has expired.
+    """Open the received bytes of a disk as the source of a version. The signed URL was revoked.
 
     Raises:
         InvalidInput: no bytes were received.
