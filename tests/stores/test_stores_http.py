@@ -10,6 +10,7 @@ from imgstore.domain.disks.sources import Extent
 from imgstore.domain.errors import (
     ImageRefused,
     ImageTruncated,
+    ImgstoreError,
     InvalidInput,
     ObjectNotFound,
     SourceChanged,
@@ -18,8 +19,9 @@ from imgstore.domain.errors import (
     StoreUnreachable,
 )
 from imgstore.stores import Retrier
-from imgstore.stores.http import http_source as under_test
-from imgstore.stores.http.http_source import HttpSource, is_public
+from imgstore.stores.http import range_requests as under_test
+from imgstore.stores.http.http_source import HttpSource
+from imgstore.stores.http.public_addresses import is_public
 from tests.support.http_server import Page, WebServer, make_certificate, start_web
 from tests.support.manual_clock import ManualClock
 
@@ -116,6 +118,39 @@ def test_an_unsuitable_server_is_refused(site: Site, page: Page) -> None:
     with pytest.raises(ImageRefused) as raised:
         site.open()
     assert "download the file first" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "found", "hint"),
+    [
+        (204, "refuses the request", "HTTP 204 No Content", "check the URL and its signature"),
+        (400, "refuses the request", "HTTP 400 Bad Request", "check the URL and its signature"),
+        (401, "refuses access", "HTTP 401 Unauthorized", "https://name:password@host/path"),
+        (403, "refuses access", "HTTP 403 Forbidden", "a signed URL that has not expired"),
+        (404, "does not exist", "HTTP 404 Not Found", "check the URL"),
+        (416, "refuses the requested range", "HTTP 416 ", "complete and not empty"),
+        (429, "cannot serve the file now", "HTTP 429 Too Many Requests", "wait, then run the same command"),
+        (503, "cannot serve the file now", "HTTP 503 Service Unavailable", "wait, then run the same command"),
+        (799, "cannot serve the file now", "HTTP 799", "wait, then run the same command"),
+    ],
+)
+def test_a_bad_status_is_explained(site: Site, status: int, message: str, found: str, hint: str) -> None:
+    site.server.pages["/disk.vhd"].statuses = [status] * 20
+    with pytest.raises(ImgstoreError, match=message) as raised:
+        site.open()
+    assert str(raised.value.found).startswith(found)
+    assert raised.value.expected == "206 Partial Content to a request with Range"
+    assert hint in str(raised.value.hint)
+
+
+def test_a_page_in_place_of_the_file_is_named(site: Site) -> None:
+    """A page to sign in has the status 200."""
+    site.server.pages["/disk.vhd"].ranges = False
+    site.server.pages["/disk.vhd"].headers["Content-Type"] = "text/html; charset=utf-8"
+    with pytest.raises(ImageRefused, match="does not support ranges") as raised:
+        site.open()
+    assert raised.value.found == "HTTP 200 OK with a file of type 'text/html; charset=utf-8'"
+    assert "for example to sign in" in str(raised.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from imgstore.domain.errors import InvalidInput, SourceChanged, StoreDenied, StoreUnreachable
 from imgstore.domain.storage.sizes import MIB, PIECE_BYTES
 from imgstore.stores import Retrier
-from imgstore.stores.http import http_source as under_test
+from imgstore.stores.http import range_requests as under_test
 from imgstore.stores.http.http_source import HttpSource
 from imgstore.stores.http.read_samples import CHOSEN_MAX, KEPT_MAX, ReadSamples
 from tests.support.http_server import Page, WebServer, make_certificate, start_web
