@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from imgstore.domain.errors import InvalidInput, SourceChanged, StoreDenied, StoreUnreachable
+from imgstore.domain.errors import ImgstoreError, InvalidInput, SourceChanged, StoreDenied, StoreUnreachable
 from imgstore.domain.storage.sizes import MIB, PIECE_BYTES
 from imgstore.stores import Retrier
 from imgstore.stores.http import range_requests as under_test
 from imgstore.stores.http.http_source import HttpSource
+from imgstore.stores.http.mirrors import MIRRORS_MAX
 from imgstore.stores.http.read_samples import CHOSEN_MAX, KEPT_MAX, ReadSamples
 from tests.support.http_server import Page, WebServer, make_certificate, start_web
 from tests.support.manual_clock import ManualClock
@@ -32,7 +33,7 @@ class Mirrors:
     authority: Path
     clock: ManualClock
     stops: dict[str, ExitStack]
-    addresses: dict[str, str] = field(default_factory=dict)
+    addresses: dict[str, list[str]] = field(default_factory=dict)
 
     def page(self, name: str) -> Page:
         return self.servers[name].pages[PATH]
@@ -55,7 +56,7 @@ class Mirrors:
             url or self.redirector.url("/latest", "redirector.example"),
             allow_private=allow_private,
             authorities=self.authority,
-            resolver=lambda host, port: [self.addresses.get(host, "127.0.0.1")],
+            resolver=lambda host, port: self.addresses.get(host, ["127.0.0.1"]),
             retrier=Retrier(wait=self.clock.wait, monotonic=self.clock.monotonic, random=lambda: 0.5),
         )
 
@@ -88,6 +89,41 @@ def test_a_source_stays_with_the_first_mirror(mirrors: Mirrors) -> None:
     assert len(mirrors.redirector.requests) == 1
     assert mirrors.requests("two.example") == mirrors.requests("three.example") == 0
     source.close()
+
+
+@pytest.mark.parametrize(
+    "page", [None, Page(statuses=[404]), Page(body=BODY, ranges=False)], ids=["dead", "absent", "no ranges"]
+)
+def test_another_mirror_is_opened_in_place_of_an_unsuitable_first_mirror(mirrors: Mirrors, page: Page | None) -> None:
+    if page is None:
+        mirrors.stop("one.example")
+    else:
+        mirrors.servers["one.example"].pages[PATH] = page
+    source = mirrors.open()
+    assert source.identity().stamp == '"two.example"'
+    assert source.read_at(0, MIB) == BODY[:MIB]
+    source.close()
+
+
+@pytest.mark.parametrize("failure", ["dead", "absent", "denied", "no ranges", "no name", "private"])
+def test_a_redirector_cannot_tell_failures_apart(
+    mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    """Invariant U5. The redirector may be a stranger who sees the number of requests."""
+    monkeypatch.setattr(under_test, "is_public", lambda address: address != "127.0.0.2")
+    mirrors.lead_to(*mirrors.urls("one.example"))
+    page = mirrors.page("one.example")
+    if failure == "dead":
+        mirrors.stop("one.example")
+    elif failure in ("absent", "denied"):
+        page.statuses = [404 if failure == "absent" else 403] * 9
+    elif failure == "no ranges":
+        page.ranges = False
+    else:
+        mirrors.addresses["one.example"] = [] if failure == "no name" else ["127.0.0.2"]
+    with pytest.raises(ImgstoreError):
+        mirrors.open(allow_private=False)
+    assert len(mirrors.redirector.requests) == MIRRORS_MAX
 
 
 def test_a_change_at_the_mirror_is_detected(mirrors: Mirrors) -> None:
@@ -244,7 +280,7 @@ def test_many_readers_move_together(mirrors: Mirrors) -> None:
 def test_another_mirror_on_a_private_network_is_refused(mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch) -> None:
     """Invariant U4: each redirect is checked, also after the opening."""
     monkeypatch.setattr(under_test, "is_public", lambda address: address == "127.0.0.1")
-    mirrors.addresses["two.example"] = "127.0.0.2"
+    mirrors.addresses["two.example"] = ["127.0.0.2"]
     source = mirrors.open(allow_private=False)
     mirrors.page("one.example").statuses = [403]
     with pytest.raises(InvalidInput, match=r"two\.example"):

@@ -1,4 +1,4 @@
-"""The server that delivers the bytes of a source, behind redirects (invariants U4, U8).
+"""The server that delivers the bytes of a source, behind redirects (invariants U4, U5, U8).
 
 A redirector may lead each request to another mirror, and mirrors of equal files differ in ETag and Last-Modified. All
 reads therefore stay with the first mirror. If the mirror refuses or does not answer, the redirector is asked again.
@@ -30,7 +30,7 @@ from imgstore.stores.http.source_errors import SourceErrors
 
 REDIRECTS_MAX: Final = 5
 MIRRORS_MAX: Final = 4
-"""The mirrors that are compared with the first mirror, before the read fails."""
+"""The mirrors that the redirector is asked for in a row, before the read fails."""
 FAILURES_MAX: Final = 2
 """The failed requests in a row to a mirror, before the redirector is asked for another mirror."""
 
@@ -80,17 +80,27 @@ class Mirrors:
         self._samples = ReadSamples()
 
     def open(self) -> Mirror:
-        """Follow the redirects to the first mirror.
+        """Follow the redirects to the first mirror. All attempts share the deadline of one request.
+
+        After a redirect, the redirector is asked again for any failure: a mirror may be dead. The number of requests must
+        not depend on the failure, because the redirector may be a stranger who probes the server's network (invariant U5).
 
         Raises:
             InvalidInput: a URL is invalid, or its server is not allowed.
             ImageRefused: the server supports no ranges, or sends neither ETag nor Last-Modified.
-            StoreError: the redirector or the mirror refuses or does not answer.
+            StoreError: the redirector or the mirrors refuse or do not answer.
         """
-        mirror = self._follow()
-        self._first_stamp = mirror.stamp
-        self._keep(mirror)
-        return mirror
+        for attempt in range(1, MIRRORS_MAX + 1):
+            try:
+                mirror = self._follow()
+            except ImgstoreError:
+                if attempt == MIRRORS_MAX or not self._hops:
+                    raise
+            else:
+                self._first_stamp = mirror.stamp
+                self._keep(mirror)
+                return mirror
+        raise AssertionError("the last attempt returns or raises")
 
     def close(self) -> None:
         """Close the connections."""
