@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
@@ -16,6 +17,7 @@ import click
 
 from imgstore.cli.framework import global_options
 from imgstore.cli.framework.command import Group, LazyCommand
+from imgstore.cli.framework.progress import shown_failures
 from imgstore.cli.framework.standard_streams import ReportStream, UnwrittenResult, drop_output, prepare_streams
 from imgstore.domain.environment import strip_variables
 from imgstore.domain.errors import ImgstoreError, NotFound, OutputError
@@ -84,14 +86,15 @@ class RootGroup(Group):
             click.echo("\nInterrupted. Run the same command again to resume.", err=True)
             ctx.exit(130)
         except Exception as error:  # noqa: BLE001 - the outermost frame prints every error
-            _tell(error, debug=global_options.is_set(ctx, "debug"))
+            _tell(error, debug=global_options.is_set(ctx, "debug"), shown=shown_failures(ctx))
             ctx.exit(3 if isinstance(error, NotFound) else 1)
         if global_options.is_set(ctx, "verbose"):
             click.echo(f"Command ran in {time.monotonic() - began:.3f} seconds.", err=True)
         return result
 
 
-def _tell(error: Exception, *, debug: bool) -> None:
+def _tell(error: Exception, *, debug: bool, shown: Collection[str] = ()) -> None:
+    """Print an error. The details of an error in `shown` are printed already, as the progress of a task."""
     if debug:
         click.echo("".join(traceback.format_exception(error)), err=True)
     if isinstance(error, UnwrittenResult):
@@ -106,7 +109,8 @@ def _tell(error: Exception, *, debug: bool) -> None:
     elif isinstance(error, OSError):
         error = host_fault(error)
     if isinstance(error, ImgstoreError):
-        click.echo(f"ERROR: ({error.error_code}) {error}", err=True)
+        text = error.message if str(error) in shown else str(error)
+        click.echo(f"ERROR: ({error.error_code}) {text}", err=True)
     else:
         click.echo(f"ERROR: {type(error).__name__}: {error}", err=True)
         if not debug:

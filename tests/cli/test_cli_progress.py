@@ -2,11 +2,16 @@ import io
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from imgstore.cli.framework.progress import BarProgress, LineProgress, human_bytes, human_seconds, show_progress
+from imgstore.cli.main import main
 from imgstore.domain.progress import ProgressEvent, Stage, ignore_event
+from tests.support.sample_disks import make_raw
+from tests.support.sample_gallery import GROUP, create_sample_gallery, open_home
 
 
 class Clock:
@@ -180,3 +185,22 @@ def test_lines_of_many_threads_stay_whole() -> None:
     told = stream.getvalue().splitlines()
     assert len(told) == 8 * 50
     assert set(told) == {f"task-{n}: started" for n in range(8)}
+
+
+def test_the_details_of_a_failure_are_printed_once(tmp_path: Path) -> None:
+    make_raw(tmp_path / "disk.raw", seed=1)
+    home, line = tmp_path / "home", f"disk create -g {GROUP} -l southcentralus --source {tmp_path}/disk.raw -n"
+
+    def run(words: str) -> Result:
+        return CliRunner().invoke(main, words.split(), prog_name="imgstore", env={"IMGSTORE_HOME": str(home)})
+
+    with open_home(home) as installation:
+        create_sample_gallery(installation)
+    assert run(f"{line} one").exit_code == 0
+    (home / "regions").rename(home / "elsewhere")
+    (home / "regions").mkdir()
+    for options in ("", "--only-show-errors "):
+        result = run(f"{options}{line} two")
+        assert result.exit_code == 1
+        assert "ERROR: (StoreMismatch)" in result.stderr
+        assert result.stderr.count("what to do:") == 1

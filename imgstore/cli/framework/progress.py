@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 
+import click
+
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, ignore_event
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ LINE_SECONDS_MIN: Final = 5.0
 COLUMNS_UNKNOWN: Final = 100
 ROWS_UNKNOWN: Final = 24
 """Columns of a terminal without a known size."""
+
+_SHOWN_FAILURES: Final = "imgstore.shown_failures"
+"""The key in the meta data of click's contexts."""
+_SHOWN_FAILURES_MAX: Final = 1000
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _BAR_FORMAT: Final = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {rate_fmt} {remaining} left"
@@ -43,11 +49,31 @@ def show_progress(stream: TextIO | None = None, *, quiet: bool) -> Iterator[Subs
     elif stream.isatty():
         bars = BarProgress(stream)
         try:
-            yield bars
+            yield _record_failures(bars)
         finally:
             bars.close()
     else:
-        yield LineProgress(stream, time.monotonic)
+        yield _record_failures(LineProgress(stream, time.monotonic))
+
+
+def shown_failures(context: click.Context) -> set[str]:
+    """Return the texts of failures that were shown as progress of a command. The end of a command does not repeat them."""
+    failures: set[str] = context.meta.setdefault(_SHOWN_FAILURES, set())
+    return failures
+
+
+def _record_failures(subscriber: Subscriber) -> Subscriber:
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return subscriber
+    failures = shown_failures(context)
+
+    def report(event: ProgressEvent) -> None:
+        subscriber(event)
+        if event.stage is Stage.FAILED and len(failures) < _SHOWN_FAILURES_MAX:
+            failures.add(event.detail)
+
+    return report
 
 
 def human_bytes(count: float) -> str:
