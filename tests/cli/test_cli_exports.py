@@ -95,6 +95,14 @@ def test_a_new_disk_goes_to_standard_output_in_non_blocking_mode_too(folder: Pat
         assert json.loads(end(running)[1])["name"] == "d2"
 
 
+def test_a_link_to_standard_output_in_a_file_is_standard_output(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("/dev/stdout")
+    with (tmp_path / "disk.raw").open("wb") as file:
+        end(start(folder, f"{IMAGE} --file {tmp_path}/out", stdout=file.fileno()))
+    assert (tmp_path / "disk.raw").read_bytes() == DISK
+    assert (tmp_path / "out").is_symlink()
+
+
 def test_a_reader_that_ends_early_ends_the_export(folder: Path) -> None:
     reader, writer = os.pipe()
     with start(folder, f"{IMAGE} --file -", stdout=writer) as running:

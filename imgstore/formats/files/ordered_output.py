@@ -45,7 +45,7 @@ class TargetKind(Enum):
 
 
 def is_standard_output(path: Path) -> bool:
-    """Return whether a path names the standard output of this process, also a link to it or the same pipe."""
+    """Return whether a path names the standard output of this process, also by a link to it."""
     if path in _STANDARD_OUTPUTS:
         return True
     try:
@@ -53,7 +53,7 @@ def is_standard_output(path: Path) -> bool:
         is_same = os.path.samestat(found, os.fstat(_STANDARD_OUTPUT_FD))
     except OSError:
         return False
-    return is_same and (stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode))
+    return is_same and not stat.S_ISBLK(found.st_mode)
 
 
 def target_kind(path: Path) -> TargetKind:
@@ -184,7 +184,9 @@ class _StreamOutput:
                 f"{self._name[:1].upper()}{self._name[1:]} cannot be written.",
                 found=f"{describe(error)} after {self.written_bytes:,} bytes",
                 expected="a file, pipe or device that accepts the bytes",
-                hint="the bytes written so far are a correct beginning of the disk; free space, or choose another target",
+                hint="free space, or choose another target; the bytes written so far are a correct beginning of the disk"
+                if self.written_bytes
+                else "free space, or choose another target",
                 target=self._name,
             ) from error
 
