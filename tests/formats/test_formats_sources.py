@@ -131,6 +131,29 @@ def test_a_path_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
         LocalFile(tmp_path / "empty")
 
 
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [(".git/annex/objects/x/y/SHA256E-s1--z.raw", "git annex get"), ("other.raw", "correct the link")],
+)
+def test_a_link_to_a_missing_file_is_reported(tmp_path: Path, target: str, hint: str) -> None:
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(InvalidInput, match="a link to a missing file") as raised:
+        LocalFile(tmp_path / "link")
+    assert target in str(raised.value.found)
+    assert hint in str(raised.value.hint)
+
+
+def test_a_pipe_at_a_file_descriptor_is_reported() -> None:
+    """The link of the descriptor names no path."""
+    reader, writer = os.pipe()
+    try:
+        with pytest.raises(InvalidInput, match=f"^/dev/fd/{reader} is not a disk image"):
+            LocalFile(Path(f"/dev/fd/{reader}"))
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 def test_a_file_without_permission_is_reported(tmp_path: Path) -> None:
     path = write_sparse(tmp_path / "disk", b"x")
     path.chmod(0)

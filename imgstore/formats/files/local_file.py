@@ -26,8 +26,8 @@ class LocalFile:
             InvalidInput: the path is neither a file nor a block device, or may not be read.
             ImageRefused: the file is empty.
         """
+        self._fd = _open(path.absolute())
         self.path = Path(os.path.realpath(path))
-        self._fd = _open(self.path)
         self._file_bytes = os.lseek(self._fd, 0, os.SEEK_END)
         if not self._file_bytes:
             self.close()
@@ -156,6 +156,15 @@ def _open(path: Path) -> int:
 
 def _open_error(path: Path, error: OSError) -> InvalidInput:
     missing = is_absent(error)
+    if missing and path.is_symlink():
+        target = os.readlink(path)
+        return SourceNotFound(
+            f"{path} is a link to a missing file.",
+            found=f"a symbolic link to '{target}'",
+            expected="a disk image that may be read",
+            hint="fetch the file with `git annex get`" if "annex/objects/" in target else "correct the link",
+            target=str(path),
+        )
     return (SourceNotFound if missing else InvalidInput)(
         f"There is no file {path}." if missing else f"{path} cannot be opened.",
         found=describe(error, path),
