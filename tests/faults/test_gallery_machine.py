@@ -847,7 +847,7 @@ _PROFILE: Final = settings(
     phases=(Phase.explicit, Phase.generate),  # An example takes seconds: not to be run a thousand times to shorten it.
     report_multiple_bugs=False,
     database=None,
-    max_examples=20,
+    max_examples=12,
     stateful_step_count=25,
 )
 
