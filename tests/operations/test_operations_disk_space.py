@@ -13,15 +13,17 @@ from pathlib import Path
 import pytest
 
 from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.disks.upload_tags import UPLOAD_FOR
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, ImageRefused, ImgstoreError, InvalidInput, SafetyCheckFailed, StoreFull
-from imgstore.domain.requests import DiskRequest, MachineRequest, OsProfile, UploadRequest
+from imgstore.domain.requests import DiskRequest, MachineRequest, OsProfile, UploadRequest, VersionSource
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.settings.disk_space import DiskSpace, allocated_bytes, read_disk_space
 from imgstore.domain.settings.limits import Limits
 from imgstore.domain.storage.sizes import GIB, MIB
 from imgstore.formats import LocalFile, open_disk
 from imgstore.formats.qemu import qemu_reader
+from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
 from imgstore.operations.disks.disks import delete_disk
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.disks.reader import open_disk_reader
@@ -29,6 +31,7 @@ from imgstore.operations.disks.uploads import create_upload, open_spool, sweep_u
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.create import create_machine
 from imgstore.operations.shared_settings import read_settings_file
+from imgstore.operations.versions.create import create_version
 from imgstore.testing.pytest_plugin import require
 from imgstore.transfer.ranges import SegmentCache
 from imgstore.transfer.spool import spool_folder
@@ -47,6 +50,7 @@ from tests.support.sample_gallery import (
     make_disk,
     open_home,
     publish,
+    request,
 )
 
 DISK_BYTES = 64 * MIB
@@ -363,6 +367,22 @@ def test_each_content_counts_once_and_a_quota_refuses_more(tight: Installation, 
     for name in ("of-a-file", "up"):
         delete_disk(tight, ADMIN, group=GROUP, name=name)
     assert used(tight) == 32 * MIB, "the snapshot keeps the file's content"
+
+
+def test_a_version_counts_in_place_of_its_upload(tight: Installation, tmp_path: Path) -> None:
+    disk = noise(tmp_path / "d.raw", 24 * MIB)
+    footer = pack_footer(virtual_bytes=24 * MIB, disk_type=TYPE_FIXED, disk_digest=bytes(32))
+    wanted = UploadRequest(group=GROUP, name="up", upload_bytes=24 * MIB + 512, tags={UPLOAD_FOR: "x"})
+    made = create_upload(tight, ADMIN, wanted)
+    with closing(open_spool(tight, made)) as spool:
+        spool.write(0, [disk.read_bytes(), footer])
+    version = request("1.0.0", ["southcentralus"], source=VersionSource(os_snapshot="up"))
+    create_version(tight, ADMIN, version)
+    assert used(tight) == 24 * MIB
+    delete_disk(tight, ADMIN, group=GROUP, name="up")
+    assert used(tight) == 24 * MIB
+    upload(tight, "up", 32 * MIB)
+    assert used(tight) == 32 * MIB, "more bytes than those of the version count"
 
 
 def test_another_subscription_has_a_quota_of_its_own(tight: Installation) -> None:
