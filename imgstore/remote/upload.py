@@ -12,7 +12,7 @@ from typing import Final
 
 from imgstore.domain.disks.sources import DiskReader, Extent
 from imgstore.domain.disks.upload_tags import UPLOAD_DIGEST, UPLOAD_FOR
-from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, PropertyChangeNotAllowed
+from imgstore.domain.errors import Conflict, ImgstoreError, ObjectCorrupt, PropertyChangeNotAllowed
 from imgstore.domain.names import region_key
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import KIB, PIECE_BYTES
@@ -29,6 +29,8 @@ _ZEROS: Final = bytes(_GRAIN_BYTES)
 _FOOTER_BYTES: Final = 512
 _GRANT_SECONDS: Final = 24 * 3600
 """The validity of a signed URL for one attempt. The next attempt gets a new URL."""
+_URL_REFUSED: Final = "AuthenticationFailed"
+"""The error code of a signed URL that was revoked or has expired."""
 _WAITING: Final = ("ReadyToUpload", "ActiveUpload")
 _TAG_VALUE_CHARACTERS_MAX: Final = 256
 """Azure's limit of a tag's value."""
@@ -79,6 +81,7 @@ def upload(server: Server, wanted: Upload) -> Json:
         InvalidInput, ImageRefused: The file cannot be uploaded.
         PropertyChangeNotAllowed: Another disk of this name exists.
         StoreUnreachable: The server does not answer. Received ranges stay.
+        Conflict: Another command ended the upload, or the upload took longer than its URL is valid.
         ObjectCorrupt: The server received other bytes.
     """
     with wanted.disk.open() as reader:
@@ -157,7 +160,12 @@ def _attempt(server: Server, wanted: Upload, reader: DiskReader) -> Json:
     server.put(wanted.disk_id, wanted.body(upload_bytes))
     url = grant_access(server, wanted.disk_id, "Write")
     name = wanted.disk.path.name
-    digest = _send(server, url, reader, f"upload {name}")
+    try:
+        digest = _send(server, url, reader, f"upload {name}")
+    except ImgstoreError as error:
+        if error.error_code == _URL_REFUSED:
+            raise _upload_ended(wanted, error) from error
+        raise
     if wanted.version is not None:
         server.patch(wanted.disk_id, {"tags": {**(wanted.all_tags or {}), UPLOAD_DIGEST: digest.hex()}})
         server.post_action(wanted.disk_id, "endGetAccess")
@@ -170,6 +178,17 @@ def _attempt(server: Server, wanted: Upload, reader: DiskReader) -> Json:
         server.post_action(wanted.disk_id, "endGetAccess", on_percent=task.advance_to)
     made = server.show(wanted.disk_id)
     return made if made["properties"].get("diskDigest") == digest.hex() else None
+
+
+def _upload_ended(wanted: Upload, error: ImgstoreError) -> Conflict:
+    """Return the error of an upload whose URL was valid at the start and is refused now."""
+    return Conflict(
+        f"The upload of {wanted.disk.path} was ended before all bytes were sent.",
+        found=f"{error.found}; for example, another command for the same {'version' if wanted.version else 'disk'}",
+        expected=f"one command at a time, and an upload of less than {_GRANT_SECONDS // 3600} hours",
+        hint="wait for the other command, and run the same command again, which resumes or compares the file",
+        target=wanted.disk_id,
+    )
 
 
 def grant_access(server: Server, disk_id: str, level: str) -> str:

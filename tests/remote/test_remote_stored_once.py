@@ -15,6 +15,7 @@ from remote_server import Machine, serving
 from imgstore.cli.main import main
 from imgstore.domain.names import version_id
 from imgstore.domain.storage.sizes import MIB
+from imgstore.formats import fixed_footer
 from imgstore.remote.publish import upload_name
 from tests.support.sample_disks import make_raw, patch_disk, write_vhd
 
@@ -125,6 +126,23 @@ def test_a_missing_definition_is_an_error_before_the_upload(machine: Machine) ->
     assert result.exit_code == 3
     assert "upload" not in result.stderr
     assert [each["name"] for each in machine.inside("disk", "list")] == ["open"]
+
+
+def test_an_upload_that_another_command_ends_is_an_error_in_words(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = upload_name(version_id(machine.settings["IMGSTORE_SUBSCRIPTION_ID"], "rg", "g1", "ubuntu", "4.0.0"), None)
+
+    def revoke_first(*words: Any) -> bytes:
+        machine.ok("disk", "revoke-access", "-g", "rg", "-n", name)
+        return fixed_footer(*words)
+
+    line = f"{CREATE} -e 4.0.0 --os-vhd-uri {machine.folder}/disk.raw"
+    monkeypatch.setattr("imgstore.remote.upload.fixed_footer", revoke_first)
+    with pytest.raises(AssertionError, match="was ended before all bytes were sent"):
+        machine.inside(*line.split())
+    monkeypatch.undo()
+    assert machine.inside(*line.split())["properties"]["provisioningState"] == "Succeeded"
 
 
 def test_ranges_of_an_earlier_file_never_reach_a_version(machine: Machine) -> None:
