@@ -18,7 +18,7 @@ from imgstore.formats.files.local_file import LocalFile
 from imgstore.formats.files.ordered_output import describe_rest
 from imgstore.formats.files.read_ahead import read_through
 from imgstore.formats.inspection import Check, Inspection, inspect_image
-from imgstore.formats.open_disk import open_disk
+from imgstore.formats.open_disk import check_disk, open_disk
 from imgstore.formats.partitions import detect_generation
 from imgstore.formats.qemu.qemu_reader import ConversionBounds
 from imgstore.formats.writers import WRITABLE_FORMATS, create_writer, fixed_footer, padded_bytes, write_in_order
@@ -30,6 +30,7 @@ __all__ = [
     "ConversionBounds",
     "Inspection",
     "LocalFile",
+    "check_disk",
     "create_writer",
     "describe_rest",
     "detect_generation",

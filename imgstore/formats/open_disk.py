@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgstore.domain.disks.sources import ByteSource, DiskFormat, DiskReader
-from imgstore.formats.checks import Examination
+from imgstore.formats.checks import Examination, raise_first_failed
 from imgstore.formats.probe import probe_format
 from imgstore.formats.qemu.qemu_formats import examine_converted
 from imgstore.formats.qemu.qemu_reader import UNBOUNDED, ConversionBounds, open_converted
@@ -24,6 +24,21 @@ def examine(source: ByteSource, form: DiskFormat) -> Examination[Any]:
     if form is DiskFormat.RAW:
         return examine_raw(source)
     return examine_converted(source, form)
+
+
+def check_disk(source: ByteSource, form: DiskFormat | None) -> int | None:
+    """Check the format and the header of an image, without a conversion. Errors are as in `open_disk`.
+
+    Args:
+        source: the image file.
+        form: the format of the file; None detects the format.
+
+    Returns:
+        The size of the disk in bytes, if the image states a size.
+    """
+    examination = examine(source, form or probe_format(source))
+    raise_first_failed(examination.findings, source.identity().location)
+    return examination.virtual_bytes
 
 
 def open_disk(

@@ -17,7 +17,7 @@ from imgstore.domain.errors import InvalidInput, SourceChanged
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber
 from imgstore.domain.storage.digests import Digest, digest_of, disk_digest
 from imgstore.domain.storage.sizes import PIECE_BYTES, SECTOR_BYTES, ceil_div
-from imgstore.formats import LocalFile, open_disk
+from imgstore.formats import LocalFile, check_disk, open_disk
 from imgstore.formats.files.sha256 import check_sha256
 from imgstore.transfer.bounded_pool import BoundedPool
 
@@ -36,6 +36,21 @@ class LocalDisk:
     sha256: str | None = None
     """The expected SHA-256 of the file, checked before the upload."""
 
+    def check(self) -> None:
+        """Check the header and the size of the file, without a conversion.
+
+        Raises:
+            InvalidInput: The file does not exist, or has a size that is invalid for a VHD.
+            ImageRefused: The file is damaged or no disk, or the format is ambiguous.
+        """
+        source = LocalFile(self.path)
+        try:
+            virtual_bytes = check_disk(source, self.format)
+        finally:
+            source.close()
+        if virtual_bytes is not None:
+            self._check_size(virtual_bytes)
+
     @contextmanager
     def open(self) -> Iterator[DiskReader]:
         """Open the disk for the duration of the block.
@@ -53,7 +68,7 @@ class LocalDisk:
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="imgstore-")))
             reader = open_disk(source, format=self.format, scratch=scratch)
             stack.callback(reader.close)
-            self._check_size(reader)
+            self._check_size(reader.virtual_bytes)
             before = reader.identity()
             yield reader
             if reader.identity() != before:
@@ -65,11 +80,11 @@ class LocalDisk:
                     target=str(self.path),
                 )
 
-    def _check_size(self, reader: DiskReader) -> None:
-        if reader.virtual_bytes % SECTOR_BYTES:
+    def _check_size(self, virtual_bytes: int) -> None:
+        if virtual_bytes % SECTOR_BYTES:
             raise InvalidInput(
                 f"{self.path} cannot be uploaded to a server.",
-                found=f"a disk of {reader.virtual_bytes:,} bytes",
+                found=f"a disk of {virtual_bytes:,} bytes",
                 expected=f"a multiple of {SECTOR_BYTES} bytes, because uploads are fixed VHDs",
                 hint="pad the file with zeros (`truncate -s %512 FILE`), or publish the file from a local home",
                 target=str(self.path),

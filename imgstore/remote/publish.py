@@ -92,6 +92,8 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
             definition_id(server.subscription, request.group, request.gallery, request.definition)
         )  # Raises NotFound before the bytes are sent.
     for each in uploads.values():
+        each.disk.check()  # The upload of the first disk may take an hour before the second disk is opened.
+    for each in uploads.values():
         upload(server, each)
     body = version_body(request, location=location, storage=sources.storage(uploads))
     try:

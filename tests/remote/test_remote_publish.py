@@ -155,6 +155,27 @@ def kill_during_upload(machine: Machine, *words: str) -> int:
     return machine.puts() - before
 
 
+@pytest.mark.parametrize(
+    ("size", "begin", "message"),
+    [
+        (4096, b"<html>403 Forbidden</html>", "is not a disk"),
+        (1000, b"", "cannot be uploaded to a server"),
+        (0, b"", "is empty"),
+    ],
+)
+def test_bad_data_disk_is_refused_before_the_upload_of_the_os_disk(
+    machine: Machine, size: int, begin: bytes, message: str
+) -> None:
+    (machine.folder / "bad.img").write_bytes(begin.ljust(size, b"\0"))
+    before = machine.puts()
+    data = ("--data-vhds-uris", "bad.img", "--data-vhds-luns", "0")
+    done = machine.run("sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "disk.raw", *data)
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert machine.puts() == before
+    assert machine.ok("disk", "list", "-g", "rg") == []
+
+
 def test_killed_upload_resumes(machine: Machine) -> None:
     noise(machine.folder / "big.raw", 160)
     words = ("sig", "image-version", "create", *WHERE, "-e", "4.0.0", "--os-vhd-uri", "big.raw")
