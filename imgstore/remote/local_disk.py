@@ -52,8 +52,11 @@ class LocalDisk:
             self._check_size(virtual_bytes)
 
     @contextmanager
-    def open(self) -> Iterator[DiskReader]:
+    def open(self, subscriber: Subscriber) -> Iterator[DiskReader]:
         """Open the disk for the duration of the block.
+
+        Args:
+            subscriber: The receiver of the progress of the check of the SHA-256.
 
         Raises:
             InvalidInput: The file does not exist, has another SHA-256, or has a size that is invalid for a VHD.
@@ -64,7 +67,8 @@ class LocalDisk:
             source = LocalFile(self.path)
             stack.callback(source.close)
             if self.sha256 is not None:
-                check_sha256(source, self.sha256)
+                with report_progress(subscriber, f"check {self.path.name}", source.file_bytes) as task:
+                    check_sha256(source, self.sha256, task.advance)
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="imgstore-")))
             reader = open_disk(source, format=self.format, scratch=scratch)
             stack.callback(reader.close)

@@ -84,7 +84,7 @@ def upload(server: Server, wanted: Upload) -> Json:
         Conflict: Another command ended the upload, or the upload took longer than its URL is valid.
         ObjectCorrupt: The server received other bytes.
     """
-    with wanted.disk.open() as reader:
+    with wanted.disk.open(server.subscriber) as reader:
         upload_bytes = reader.virtual_bytes + _FOOTER_BYTES
         existing = server.find(wanted.disk_id)
         if existing is not None and not _is_resumable(existing, upload_bytes):
@@ -110,7 +110,7 @@ def upload(server: Server, wanted: Upload) -> Json:
 
 def digest_of_file(server: Server, disk: LocalDisk) -> Digest:
     """Return the disk digest of a local file."""
-    with disk.open() as reader:
+    with disk.open(server.subscriber) as reader:
         return digest_pieces(server.subscriber, f"read {disk.path.name}", reader)
 
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
 from imgstore.domain.errors import ImageRefused
+from imgstore.domain.progress import ignore_event
 from imgstore.remote.local_disk import LocalDisk
 from tests.support.http_server import Page, start_web
 from tests.support.sample_disks import make_raw
@@ -61,7 +62,7 @@ def test_a_file_that_is_no_disk_is_refused_at_every_way_in(terminal: Terminal) -
         assert "an HTML page" in refused.stderr
     assert terminal.ok("sig image-version list -g rg -r g -i d") == []
     assert [terminal.ok(f"{kind} list -g rg") for kind in ("disk", "snapshot", "image")] == [[], [], []]
-    with pytest.raises(ImageRefused, match="is not a disk"), LocalDisk(path=Path("page.img")).open():
+    with pytest.raises(ImageRefused, match="is not a disk"), LocalDisk(path=Path("page.img")).open(ignore_event):
         pass
 
 

@@ -11,7 +11,7 @@ from imgstore.cli.framework.progress import BarProgress, LineProgress, human_byt
 from imgstore.cli.main import main
 from imgstore.domain.progress import ProgressEvent, Stage, ignore_event
 from tests.support.sample_disks import make_raw
-from tests.support.sample_gallery import GROUP, create_sample_gallery, open_home
+from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
 
 
 class Clock:
@@ -187,7 +187,7 @@ def test_lines_of_many_threads_stay_whole() -> None:
     assert set(told) == {f"task-{n}: started" for n in range(8)}
 
 
-def test_the_details_of_a_failure_are_printed_once(tmp_path: Path) -> None:
+def test_a_failure_is_printed_once(tmp_path: Path) -> None:
     make_raw(tmp_path / "disk.raw", seed=1)
     home, line = tmp_path / "home", f"disk create -g {GROUP} -l southcentralus --source {tmp_path}/disk.raw -n"
 
@@ -197,6 +197,11 @@ def test_the_details_of_a_failure_are_printed_once(tmp_path: Path) -> None:
     with open_home(home) as installation:
         create_sample_gallery(installation)
     assert run(f"{line} one").exit_code == 0
+    version = (
+        f"sig image-version create -g {GROUP} -r {GALLERY} -i {DEFINITION} -e 1.0.0 --os-vhd-uri {tmp_path}/disk.raw"
+    )
+    checked = run(f"{version} --sha256 {'0' * 64}")
+    assert checked.stderr.startswith("check disk.raw: 25.2 MB to do\ncheck disk.raw: failed\nERROR: ")
     (home / "regions").rename(home / "elsewhere")
     (home / "regions").mkdir()
     for options in ("", "--only-show-errors "):

@@ -14,7 +14,7 @@ from imgstore.api.dev_tls import make_certificates
 from imgstore.cli.framework import progress
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.storage.sizes import MIB
-from tests.support.sample_disks import make_raw, write_vhd
+from tests.support.sample_disks import compute_sha256, make_raw, write_vhd
 
 WHERE = ("-g", "rg", "-r", "g1", "-i", "ubuntu")
 
@@ -121,6 +121,13 @@ def test_the_ingest_of_an_uploaded_disk_reports_progress(machine: Machine, monke
     assert lines[-1].startswith("ingest noise.raw: completed, 67.1 MB in ")
     assert any(" of 67.1 MB (" in line for line in lines[1:-1]), lines
     machine.inside("disk", "delete", "-g", "rg", "-n", "moves", "--yes")
+
+
+def test_the_check_of_a_sha256_reports_progress(machine: Machine) -> None:
+    file = noise(machine.folder / "checked.raw", 4)
+    line = ("sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", str(file), "--sha256")
+    machine.inside(*line, compute_sha256(file))
+    assert "check checked.raw: completed, 4.2 MB in " in machine.last_stderr
 
 
 def test_data_disks_are_uploaded_without_zeros(machine: Machine) -> None:

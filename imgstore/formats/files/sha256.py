@@ -1,6 +1,7 @@
 """Compares a source with the SHA-256 that its owner gave."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Final
 
 from imgstore.domain.disks.sources import ByteSource
@@ -11,8 +12,13 @@ from imgstore.formats import read_through
 _ZEROS: Final = bytes(PIECE_BYTES)
 
 
-def check_sha256(source: ByteSource, expected: str) -> None:
+def check_sha256(source: ByteSource, expected: str, on_read: Callable[[int], None] = lambda _length: None) -> None:
     """Compare the bytes of the file, holes as zeros, with a SHA-256 (invariant I16).
+
+    Args:
+        source: the file.
+        expected: the SHA-256.
+        on_read: called with the number of hashed bytes, often. The numbers add up to the length of the file.
 
     Raises:
         InvalidInput: the text is no SHA-256, or the file has another SHA-256.
@@ -26,7 +32,7 @@ def check_sha256(source: ByteSource, expected: str) -> None:
             hint="give the output of sha256sum",
             target="sha256",
         )
-    found = _sha256(source)
+    found = _sha256(source, on_read)
     if found != wanted:
         raise InvalidInput(
             "The source does not have the SHA-256 that was given.",
@@ -37,17 +43,21 @@ def check_sha256(source: ByteSource, expected: str) -> None:
         )
 
 
-def _sha256(source: ByteSource) -> str:
+def _sha256(source: ByteSource, on_read: Callable[[int], None]) -> str:
     hasher = hashlib.sha256()
+
+    def add(data: bytes | memoryview) -> None:
+        hasher.update(data)
+        on_read(len(data))
+
+    def add_zeros(length: int) -> None:
+        for begin in range(0, length, PIECE_BYTES):
+            add(memoryview(_ZEROS)[: min(PIECE_BYTES, length - begin)])
+
     end = 0
     for at, data in read_through(source):
-        _zeros(hasher, at - end)
-        hasher.update(data)
+        add_zeros(at - end)
+        add(data)
         end = at + len(data)
-    _zeros(hasher, source.file_bytes - end)
+    add_zeros(source.file_bytes - end)
     return hasher.hexdigest()
-
-
-def _zeros(hasher: "hashlib._Hash", length: int) -> None:
-    for begin in range(0, length, PIECE_BYTES):
-        hasher.update(memoryview(_ZEROS)[: min(PIECE_BYTES, length - begin)])

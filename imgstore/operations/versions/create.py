@@ -36,7 +36,7 @@ from imgstore.operations.disks.sources import open_source, resolve_location
 from imgstore.operations.disks.uploads import UploadedDisk, open_upload
 from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
-from imgstore.operations.progress import task_name
+from imgstore.operations.progress import ProgressCounter, task_name
 from imgstore.operations.replication.copy import converge, leave_to_workers
 from imgstore.operations.replication.ingest import Publication, publish
 from imgstore.operations.slots.held_works import follow_work, is_held_elsewhere, run_or_follow
@@ -464,7 +464,7 @@ def open_disks(
         opened: dict[str, ByteSource | DiskReader] = {**files, **uploads, **stored.readers}
         check_distinct_sources({key: each.identity().location for key, each in opened.items()})
     if OS_DISK in files or OS_DISK not in uris:
-        _check_sha256(resolved, files)
+        _check_sha256(installation, resolved, files)
 
     def bounds(key: str) -> ConversionBounds:
         return conversion_bounds(
@@ -481,7 +481,7 @@ def open_disks(
     return replace(stored, readers={**readers, **uploads, **stored.readers}, absent={**absent, **stored.absent})
 
 
-def _check_sha256(resolved: ResolvedRequest, files: Mapping[str, ByteSource]) -> None:
+def _check_sha256(installation: Installation, resolved: ResolvedRequest, files: Mapping[str, ByteSource]) -> None:
     if resolved.sha256 is None:
         return
     if OS_DISK not in files:
@@ -492,4 +492,12 @@ def _check_sha256(resolved: ResolvedRequest, files: Mapping[str, ByteSource]) ->
             hint="leave --sha256 out",
             target="sha256",
         )
-    check_sha256(files[OS_DISK], resolved.sha256)
+    source = files[OS_DISK]
+    counter = ProgressCounter(installation, f"check {source.identity().location.rsplit('/', 1)[-1]}", source.file_bytes)
+    counter.begin()
+    try:
+        check_sha256(source, resolved.sha256, counter.add_bytes)
+    except ImgstoreError:
+        counter.fail()
+        raise
+    counter.end()
