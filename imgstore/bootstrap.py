@@ -335,7 +335,9 @@ def _home_error(home: Path, error: OSError) -> ImgstoreError:
             hint=f"{advise(error, home)}, then run the same command again",
             target="home",
         )
-    place = error.filename if isinstance(error.filename, str) else home
+    named = error.filename
+    # A scratch folder that could not be created is no help to the reader.
+    place = named if isinstance(named, str) and (error.errno in _IN_THE_WAY or os.path.lexists(named)) else home
     return InvalidInput(
         f"The data folder {home} cannot be used.",
         found=(_describe_place(Path(place)) if error.errno in _IN_THE_WAY else None) or describe(error, place),

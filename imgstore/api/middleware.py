@@ -24,7 +24,7 @@ from imgstore.api.http.paths import normalize_path
 from imgstore.api.http.rate_limits import HEADER, TooManyRequests
 from imgstore.api.http.redaction import InternalError, error_body
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, Unauthenticated
-from imgstore.domain.host.os_errors import host_fault
+from imgstore.domain.host.os_errors import find_os_error, host_fault
 from imgstore.wire.errors import error_json
 
 _log: Final = logging.getLogger("imgstore.api")
@@ -238,6 +238,8 @@ async def _answer_disconnect(_request: Request, _error: Any) -> Response:
 
 
 async def _answer_internal_error(request: Request, error: Exception) -> Response:
+    if (found := find_os_error(error)) is not None:
+        return await _answer_os_error(request, found)
     _log.error("request %s failed with an unexpected error", request.state.request_id, exc_info=error)
     internal = InternalError(
         "The server failed with an unexpected error.",

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.host.os_errors import advise, describe
 
 _WARN_BEFORE: Final = timedelta(days=30)
 _WARN_EVERY: Final = timedelta(days=1)
@@ -228,9 +229,9 @@ def _read(file: Path, what: str) -> bytes:
     except OSError as error:
         raise InvalidInput(
             f"The certificate can't be used: the {what} file {file} can't be read.",
-            found=error.strerror or str(error),
-            expected="a PEM file that the user of the server may read",
-            hint=f"check the path, and the owner and the permissions of the file: this process is user {os.geteuid()}",
+            found=describe(error, file),
+            expected=f"a PEM file that the user of the server ({os.geteuid()}) may read",
+            hint=advise(error, file),
             target="tls-cert" if what == "certificate" else "tls-key",
         ) from error
 

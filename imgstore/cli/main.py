@@ -21,7 +21,8 @@ from imgstore.cli.framework.progress import shown_failures
 from imgstore.cli.framework.standard_streams import ReportStream, UnwrittenResult, drop_output, prepare_streams
 from imgstore.domain.environment import strip_variables
 from imgstore.domain.errors import ImgstoreError, NotFound, OutputError
-from imgstore.domain.host.os_errors import host_fault
+from imgstore.domain.host.os_errors import advise, describe, find_os_error, host_fault
+from imgstore.domain.private_files import keep_own_access
 from imgstore.domain.strict_json import check_text
 
 # numpy's BLAS starts a thread a core that spins for its work. There is none: this is a fifth of a short command's CPU.
@@ -101,13 +102,13 @@ def _tell(error: Exception, *, debug: bool, shown: Collection[str] = ()) -> None
         drop_output()
         error = OutputError(
             "The result cannot be written to standard output.",
-            found=error.strerror,
+            found=describe(error),
             expected="a file, pipe or terminal that accepts the result",
-            hint="the work is done; the `show` or `list` command shows the result",
+            hint=f"{advise(error, 'standard output')}; the work is done, and the `show` or `list` command shows the result",
             target="standard output",
         )
-    elif isinstance(error, OSError):
-        error = host_fault(error)
+    elif (found := find_os_error(error)) is not None:
+        error = host_fault(found)
     if isinstance(error, ImgstoreError):
         text = error.message if str(error) in shown else str(error)
         click.echo(f"ERROR: ({error.error_code}) {text}", err=True)
@@ -134,6 +135,7 @@ def start() -> None:
     """Run the root command in a process of its own: the entry point of the installed program."""
     gc.set_threshold(OBJECTS_BEFORE_COLLECTION)
     strip_variables(os.environ)
+    keep_own_access()
     leaving = _Leaving(prepare_streams())
     atexit.register(leaving)  # first in, so last out
     try:

@@ -60,6 +60,14 @@ def open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
 
 
+def keep_own_access() -> None:
+    """Let this user use the files that this process creates. A umask such as 777 would make a home unusable.
+
+    Call at the start, before other threads create files.
+    """
+    os.umask(os.umask(_OTHERS) & _OTHERS)
+
+
 def usual_file_mode() -> int:
     """Return the mode of new files under the umask of this process.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from imgstore.domain.errors import StoreDenied, StoreError
@@ -29,6 +30,8 @@ class StoreAccess:
 
     missing_rights: list[str] = field(default_factory=list)
     """The rights that the store refused, in S3's names. A directory uses the same names."""
+    denial: StoreDenied | None = None
+    """The first refusal of a store whose rights have no names."""
     error: StoreError | None = None
     """The first error other than a refusal, for example of a full store."""
     versioning: Versioning = UNVERSIONED
@@ -46,11 +49,12 @@ class StoreAccess:
     def problem(self) -> str | None:
         """Why the store cannot be used, and the remedy."""
         lacking = [right for right in self.missing_rights if right in _REQUIRED]
-        if lacking:
+        if lacking and self.denial is None:
             return f"the credentials lack {', '.join(lacking)}; permit these actions for the bucket and its objects"
-        if self.error is None:
+        first = self.denial or self.error
+        if first is None:
             return None
-        return "; ".join(line.strip() for line in str(self.error).splitlines())
+        return "; ".join(line.strip() for line in str(first).splitlines())
 
     @property
     def warnings(self) -> list[str]:
@@ -78,12 +82,20 @@ class StoreAccess:
             found.append("MFA delete: no version can be deleted; use a lifecycle rule, or switch MFA delete off")
         return found
 
-    def attempt(self, right: str, act: Callable[[], object]) -> bool:
-        """Run `act`. Note a refusal as a missing right, and any other error. Return whether `act` succeeded."""
+    def attempt(self, right: str, act: Callable[[], object], *, has_named_rights: bool = True) -> bool:
+        """Run `act`. Note a refusal as a missing right, and any other error. Return whether `act` succeeded.
+
+        Args:
+            right: the right that `act` needs, in S3's names.
+            act: the request.
+            has_named_rights: whether the store has rights of these names. False notes the store's own refusal also.
+        """
         try:
             act()
-        except StoreDenied:
+        except StoreDenied as error:
             self.missing_rights.append(right)
+            if not has_named_rights:
+                self.denial = self.denial or error
         except StoreError as error:
             self.error = self.error or error
         else:
@@ -92,11 +104,12 @@ class StoreAccess:
 
 
 def probe_store(store: ObjectStore, uid: str) -> StoreAccess:
-    """Put, list, read and delete a small object in a store without versions."""
+    """Put, list, read and delete a small object in a store without versions and without named rights."""
     key = f"{PROBES}{uid}"
     found = StoreAccess()
-    if found.attempt(PUT, lambda: store.put(key, PROBE_BODY)):
-        found.attempt(GET, lambda: store.get(key))
-    found.attempt(LIST, lambda: list(store.list(key)))
-    found.attempt(DELETE, lambda: store.delete([key]))
+    attempt = partial(found.attempt, has_named_rights=False)
+    if attempt(PUT, lambda: store.put(key, PROBE_BODY)):
+        attempt(GET, lambda: store.get(key))
+    attempt(LIST, lambda: list(store.list(key)))
+    attempt(DELETE, lambda: store.delete([key]))
     return found

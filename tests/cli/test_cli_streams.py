@@ -1,11 +1,13 @@
 """Standard streams that are full, closed, gone or not read: the work is done all the same."""
 
+import errno
 import json
 import os
 import pty
 import pwd
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -15,10 +17,12 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from imgstore.cli.framework import global_options
-from imgstore.cli.framework.standard_streams import WAITING_BYTES_MAX, ReportStream
-from imgstore.cli.main import main
+from imgstore.cli.framework.standard_streams import WAITING_BYTES_MAX, ReportStream, UnwrittenResult
+from imgstore.cli.main import _tell, main
+from imgstore.domain.host.os_errors import advise
 from imgstore.domain.progress import ProgressEvent, Stage, ignore_event, suppress_errors
 from imgstore.domain.storage.sizes import MIB
 from tests.support.sample_disks import make_raw
@@ -158,6 +162,44 @@ def test_a_result_waits_for_the_reader_of_a_pipe_that_does_not_block(home: Path)
     with os.fdopen(reader, "rb") as whole:
         assert len(json.loads(whole.read().lstrip(b"."))) > 1
     assert process.wait() == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.ESTALE])
+def test_a_result_that_cannot_be_written_names_cause_and_remedy(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("imgstore.cli.main.drop_output", lambda: None)
+    _tell(UnwrittenResult(number, os.strerror(number)), debug=False)
+    told = capsys.readouterr().err
+    assert f"({errno.errorcode[number]})" in told
+    assert advise(OSError(number, ""), "standard output") in told
+
+
+def test_missing_memory_is_no_unexpected_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("imgstore.bootstrap.load_regions", refuse)
+    result = CliRunner().invoke(main, ["group", "list"])
+    assert result.exit_code == 1
+    assert "(ENOMEM)" in result.stderr
+    assert "unexpected" not in result.stderr
+
+
+def test_a_umask_without_access_for_the_owner(tmp_path: Path) -> None:
+    words = words_of(f"group list -o none --home {tmp_path}/home")
+    subprocess.run(["sh", "-c", 'umask 777; exec "$@"', "sh", *words], check=True)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "home").iterdir()}
+    assert (modes["catalog.sqlite"], modes["scratch"]) == (0o600, 0o700)
+
+
+def test_a_file_name_that_the_locale_does_not_have(tmp_path: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from imgstore.formats.files.atomic_file import PendingFile; "
+    code += (
+        "PendingFile(Path(os.fsdecode(sys.argv[1].encode('ascii').decode('unicode_escape').encode())), overwrite=False)"
+    )
+    plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, f"{tmp_path}/\\u20ac.raw"], env=plain, check=True)
 
 
 def test_a_file_that_is_opened_later_does_not_become_a_closed_standard_stream(home: Path) -> None:

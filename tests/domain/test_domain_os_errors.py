@@ -2,12 +2,14 @@
 
 import errno
 import os
+import resource
+from pathlib import Path
 
 import pytest
 
 from imgstore.domain.errors import HostFault, StoreFull, public_text
 from imgstore.domain.host.file_systems import AbilityMissing
-from imgstore.domain.host.os_errors import advise, describe, host_fault
+from imgstore.domain.host.os_errors import advise, advise_failed_io, describe, host_fault, translate_host_faults
 
 WORDS = {
     errno.ENOSPC: "free some space",
@@ -50,6 +52,40 @@ def test_every_error_is_a_fault_of_the_machine_without_paths_for_strangers(numbe
     assert "/data" not in public_text(fault)
     assert fault.public is not None
     assert fault.public.status == (507 if full else 503)
+
+
+@pytest.mark.parametrize(
+    ("error", "number"), [(MemoryError(), errno.ENOMEM), (RuntimeError("can't start new thread"), errno.EAGAIN)]
+)
+def test_errors_that_python_reports_as_other_classes(error: Exception, number: int) -> None:
+    with pytest.raises(HostFault, match="refused an operation") as caught, translate_host_faults():
+        raise error
+    assert errno.errorcode[number] in (caught.value.found or "")
+    assert "memory" in (caught.value.hint or "")
+    with pytest.raises(RuntimeError, match="another"), translate_host_faults():
+        raise RuntimeError("another")
+
+
+def test_a_deleted_current_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    error = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    assert "`cd`" not in advise(error, "disk.raw")
+    (tmp_path / "gone").rmdir()
+    assert "`cd`" in (host_fault(error).hint or "")
+    assert "`cd`" not in advise(error, "/data/disk.raw")
+
+
+def test_a_limit_of_file_sizes_is_named() -> None:
+    error = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 40, hard))
+    try:
+        assert "ulimit -f" in advise(error, "/data/file")
+        assert "ulimit -f" in advise_failed_io("/data/file")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "ulimit -f" not in advise_failed_io("/data/file")
 
 
 def test_an_error_without_a_name_and_number_is_described() -> None:

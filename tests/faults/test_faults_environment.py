@@ -25,6 +25,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.api.middleware import _answer_os_error
+from imgstore.api.server_certificate import CertificateFiles, load_certificate
 from imgstore.cli.main import main
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.errors import ImgstoreError, InvalidInput, OutputError, StoreDenied, StoreError, StoreFull
@@ -33,6 +34,7 @@ from imgstore.operations.disks import export as disks_export
 from imgstore.operations.gallery import groups
 from imgstore.operations.leases import is_dead, this_process
 from imgstore.testing.pytest_plugin import require
+from tests.support.certificates import issue
 from tests.support.mounted_folder import MountedFolder, mount_folder
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import (
@@ -129,6 +131,13 @@ def test_a_settings_file(mounted: MountedFolder) -> None:
     act()
     (home / "settings.toml").write_text("", encoding="utf-8")
     check_refusals(mounted, "settings.toml:open", act, InvalidInput)
+
+
+@pytest.mark.parametrize("name", ["cert.pem", "key.pem"])
+def test_a_certificate_file(mounted: MountedFolder, name: str) -> None:
+    certificate, key = issue("localhost").write(mounted.path / "tls")
+    files = CertificateFiles(certificate, key)
+    check_refusals(mounted, f"{name}:open", lambda: load_certificate(files), InvalidInput)
 
 
 def test_a_store_of_a_region(mounted: MountedFolder, source: Path, tmp_path: Path) -> None:
@@ -265,6 +274,13 @@ def test_reading_commands_on_a_read_only_home(read_only: Path, samples: SampleIm
     assert json.loads(run("group list", read_only).stdout)[0]["location"] == "westus2", "the log was read, too"
     assert (tmp_path / "out.raw").read_bytes() == samples.first.read_bytes()
     assert sorted(read_only.rglob("*")) == before
+
+
+def test_a_check_of_regions_names_the_read_only_home(read_only: Path) -> None:
+    result = run("regions check", read_only)
+    assert result.exit_code == 1
+    assert "(EROFS)" in result.output
+    assert "credentials" not in result.output
 
 
 @pytest.mark.parametrize("line", ["group create -n new -l eastus", "worker --once", "gc --yes", "scrub"])

@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from imgstore.domain.errors import ImgstoreError, StoreError
-from imgstore.domain.host.os_errors import host_fault
+from imgstore.domain.host.os_errors import find_os_error, host_fault
 from imgstore.operations.installation import Installation
 from imgstore.wire.errors import error_json
 from imgstore.wire.json_text import Json
@@ -27,8 +27,8 @@ def error_body(installation: Installation, error: Exception) -> Json:
 
     The envelope contains no details of unexpected errors and no text of the database. A changed error goes to the log.
     """
-    if isinstance(error, OSError):
-        error = host_fault(error)
+    if (found := find_os_error(error)) is not None:
+        error = host_fault(found)
     if not isinstance(error, ImgstoreError):
         return error_json(
             InternalError("The server failed with an unexpected error.", hint="look into the server's log")

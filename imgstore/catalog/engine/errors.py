@@ -24,7 +24,7 @@ from imgstore.domain.errors import (
     StoreFull,
     StoreUnreachable,
 )
-from imgstore.domain.host.os_errors import advise, describe, find_open_fault
+from imgstore.domain.host.os_errors import advise, advise_failed_io, describe, find_open_fault
 
 # The low byte of an extended result code is its primary result code.
 _SQLITE: Final[dict[int, type[StoreError]]] = {
@@ -177,7 +177,7 @@ def _find_host_fault(error: sqlite3.Error, place: str) -> StoreError | None:
         expected, found, hint = "a file, and free file descriptors", describe(fault), advise(fault, place)
     elif code == sqlite3.SQLITE_IOERR:
         kind, expected, found = StoreUnreachable, "a disk without errors and with free space", _describe(error)
-        hint = f"check the free space of {place}, the health of the disk and the kernel's log (`dmesg`)"
+        hint = advise_failed_io(place)
     else:
         return None
     return kind(

@@ -8,6 +8,7 @@ description of the cause and the steps to correct the cause are the same for eac
 import errno
 import os
 import pwd
+import resource
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,12 @@ _FILES_OF_SQLITE: Final = 4
 """The catalog, the log and its index, and the folder of these files."""
 
 _FAILED_DISK: Final = "check the health of the disk and the kernel's log (`dmesg`)"
+_RAISE_FILE_SIZE: Final = (
+    "raise the limit of file sizes of the process (`ulimit -f unlimited`, or LimitFSIZE= of systemd)"
+)
+_LEAVE_FOLDER: Final = "leave the current folder, which was deleted, with `cd`"
+_NO_THREAD: Final = "can't start new thread"
+"""The text of Python's RuntimeError: https://docs.python.org/3/library/threading.html#threading.Thread.start"""
 _HINTS: Final = {
     errno.ENOSPC: "free some space in the file system of {place}",
     errno.EDQUOT: "free some space of your quota in the file system of {place}, or raise the quota",
@@ -41,7 +48,8 @@ _HINTS: Final = {
     errno.EMFILE: "raise the limit of open files of the process (`ulimit -n 4096`, or LimitNOFILE= of systemd)",
     errno.ENFILE: "close programs with many open files, or raise the limit of the machine (`sysctl fs.file-max`)",
     errno.ENOMEM: "free some memory, or raise the memory limit of the process",
-    errno.EAGAIN: "raise the limit of processes and threads (`ulimit -u`, or TasksMax= of systemd)",
+    errno.EAGAIN: "raise the limit of processes and threads (`ulimit -u`, or TasksMax= of systemd), or of memory "
+    "(`ulimit -v`)",
     errno.EBUSY: "end the program that uses {place}",
     errno.ETXTBSY: "end the program that runs {place}",
     errno.EXDEV: "use a folder of one file system: {place} crosses to another",
@@ -70,6 +78,21 @@ def is_denied(error: OSError) -> bool:
 def is_write_fault(error: OSError) -> bool:
     """Return whether a file or folder may still be read after this error of a write."""
     return error.errno in _DENIED | {errno.ENOSPC, errno.EDQUOT}
+
+
+def find_os_error(error: BaseException) -> OSError | None:
+    """Return the error of the operating system. Python reports missing memory and a refused thread as other classes.
+
+    Returns:
+        None if the operating system is not the cause.
+    """
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, MemoryError):
+        return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    if isinstance(error, RuntimeError) and str(error).startswith(_NO_THREAD):
+        return OSError(errno.EAGAIN, str(error))
+    return None
 
 
 def is_absent(error: OSError) -> bool:
@@ -123,7 +146,26 @@ def advise(error: OSError, place: str | Path) -> str:
         return f"use a local file system, such as ext4 or XFS, in place of that of {place}"
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"check owner, mode (`chmod`) and mount options of {place}, or run as another user"
+    if error.errno == errno.EFBIG and is_file_size_limited():
+        return _RAISE_FILE_SIZE
+    if error.errno == errno.ENOENT and not os.path.isabs(place) and _is_current_folder_deleted():
+        return _LEAVE_FOLDER
     return _HINTS.get(error.errno or 0, _FAILED_DISK).format(place=place)
+
+
+def advise_failed_io(place: str | Path) -> str:
+    """Return the checks after a failed read or write, if a library does not report the number of the error.
+
+    Args:
+        place: the file that could not be read or written.
+    """
+    checks = f"check the free space of {place}, the health of the disk and the kernel's log (`dmesg`)"
+    return f"{_RAISE_FILE_SIZE}, or {checks}" if is_file_size_limited() else checks
+
+
+def is_file_size_limited() -> bool:
+    """Return whether this process has a limit of file sizes."""
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
 def host_fault(error: OSError) -> ImgstoreError:
@@ -147,7 +189,7 @@ def host_fault(error: OSError) -> ImgstoreError:
 
 @contextmanager
 def translate_host_faults() -> Iterator[None]:
-    """Translate each error of the operating system that leaves the block.
+    """Translate each error of the operating system that leaves the block, see `find_os_error`.
 
     Raises:
         StoreFull: no space is left.
@@ -155,8 +197,19 @@ def translate_host_faults() -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        raise host_fault(error) from error
+    except (OSError, MemoryError, RuntimeError) as error:
+        found = find_os_error(error)
+        if found is None:
+            raise
+        raise host_fault(found) from error
+
+
+def _is_current_folder_deleted() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _file_name(error: OSError) -> str | None:

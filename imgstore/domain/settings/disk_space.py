@@ -70,7 +70,7 @@ class DiskSpace:
         if free_bytes is not None and free_bytes - needed_bytes < reserve_bytes:
             raise StoreFull(
                 "No space is left outside of the reserve.",
-                found=f"{free_bytes} bytes free, {needed_bytes} bytes to write",
+                found=f"{free_bytes} bytes free in the file system of {place}, {needed_bytes} bytes to write",
                 expected=f"{reserve_bytes} bytes that stay free (free_bytes_min)",
                 hint=hint,
                 target=str(place),

@@ -222,7 +222,8 @@ def _exists_error(path: Path) -> OutputError:
 
 
 def _temporary_prefix(path: Path) -> str:
-    name = os.fsencode(path.name)[:_NAME_BYTES_MAX].decode("utf-8", "ignore")
+    whole_characters = os.fsencode(path.name)[:_NAME_BYTES_MAX].decode("utf-8", "ignore")
+    name = os.fsdecode(whole_characters.encode())  # The locale may have another encoding than UTF-8.
     return f".{name}.imgstore-"
 
 

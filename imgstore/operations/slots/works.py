@@ -7,7 +7,7 @@ from typing import Any
 
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import ObjectNotFound, StoreFull
-from imgstore.domain.host.os_errors import advise, describe, host_fault, is_full
+from imgstore.domain.host.os_errors import advise, describe, find_os_error, host_fault, is_full
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Lease, Work, WorkKind
@@ -99,15 +99,18 @@ def _translate_scratch_errors(installation: Installation) -> Iterator[None]:
     """Name the scratch folder in the error for a full file system, and translate other errors of this machine."""
     try:
         yield
-    except OSError as error:
-        if not is_full(error):
-            raise host_fault(error) from error
+    except (OSError, MemoryError, RuntimeError) as error:
+        found = find_os_error(error)
+        if found is None:
+            raise
+        if not is_full(found):
+            raise host_fault(found) from error
         scratch = installation.scratch.parent
         raise StoreFull(
             "There is no room left for scratch files.",
-            found=describe(error),
+            found=describe(found),
             expected="free space in the file system of the data folder",
-            hint=f"{advise(error, scratch)}, then run the same command again, which resumes the work",
+            hint=f"{advise(found, scratch)}, then run the same command again, which resumes the work",
             target=str(scratch),
         ) from error
 
