@@ -26,7 +26,7 @@ import shutil
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
@@ -103,17 +103,22 @@ class Spool:
         self._open = True
         self._writers = 0
         self._sealed = False
-        try:
-            make_private_folder(folder)
-            self._lock_fd = _lock_upload(folder / "lock", keep_waiting)
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-            if os.fstat(self._file).st_size != file_bytes:
-                os.ftruncate(self._file, file_bytes)
-            self._journal = os.open(folder / "journal", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            if not self._read_journal():
-                self._withdraw_lost()
-        except OSError as error:
-            raise spool_error(error, folder) from error
+        with ExitStack() as opened:  # An open lock file would keep the upload locked.
+            try:
+                make_private_folder(folder)
+                self._lock_fd = _lock_upload(folder / "lock", keep_waiting)
+                opened.callback(os.close, self._lock_fd)
+                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+                opened.callback(os.close, self._file)
+                if os.fstat(self._file).st_size != file_bytes:
+                    os.ftruncate(self._file, file_bytes)
+                self._journal = os.open(folder / "journal", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+                opened.callback(os.close, self._journal)
+                if not self._read_journal():
+                    self._withdraw_lost()
+            except OSError as error:
+                raise spool_error(error, folder) from error
+            opened.pop_all()
 
     @property
     def revision(self) -> int:

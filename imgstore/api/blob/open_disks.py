@@ -28,6 +28,11 @@ class _OpenSpool:
     users: int = 0
     closing: asyncio.TimerHandle | None = None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the upload could not be opened."""
+        return self.spool.done() and self.spool.exception() is not None
+
 
 @dataclass(slots=True)
 class OpenBlobs:
@@ -45,6 +50,10 @@ class OpenBlobs:
         """Open the upload spool of a disk. Concurrent requests share the spool, which is closed soon after the last request."""
         loop = asyncio.get_running_loop()
         entry = self._spools.get(disk.uid)
+        if entry is not None and entry.has_failed:  # The cause may have ended, such as a full disk.
+            if entry.closing is not None:
+                entry.closing.cancel()
+            entry = None
         if entry is None:
             opening = loop.run_in_executor(None, lambda: open_spool(self.installation, disk, patience_seconds=2.0))
             entry = self._spools[disk.uid] = _OpenSpool(opening)
@@ -56,7 +65,7 @@ class OpenBlobs:
             yield await asyncio.shield(entry.spool)
         finally:
             entry.users -= 1
-            if not entry.users:
+            if not entry.users and self._spools.get(disk.uid) is entry:
                 entry.closing = loop.call_later(_IDLE_SECONDS, self._close_spool, disk.uid)
 
     def _close_spool(self, uid: str) -> None:

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 from imgstore.api.blob.open_disks import OpenBlobs
 from imgstore.api.blob.upload_body import UploadWriter, add_part, write
 from imgstore.api.http.context import BodyTooLarge, PreconditionFailed, Server
-from imgstore.api.http.redaction import redact
+from imgstore.api.http.redaction import find_public_error, redact
 from imgstore.domain.errors import Conflict, ImgstoreError, InvalidInput
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.storage.sizes import MIB
@@ -62,7 +62,9 @@ class _Route(APIRoute):
             except ImgstoreError as error:
                 return _error_response(request, error)
             except OSError as error:
-                return _error_response(request, spool_error(error, request.app.state.server.installation.home))
+                fault = spool_error(error, request.app.state.server.installation.home)
+                fault.__cause__ = error
+                return _error_response(request, fault)
 
         return answer
 
@@ -72,7 +74,8 @@ _BLOB: Final = f"{URL_ROOT}/{{disk}}/{{name}}"
 
 
 def _error_response(request: Request, error: ImgstoreError) -> Response:
-    shown = ImgstoreError(redact(request.app.state.server.installation, str(error)), code=error.error_code)
+    text = redact(request.app.state.server.installation, str(find_public_error(error)))
+    shown = ImgstoreError(text, code=error.error_code)
     body = b"" if request.method == "HEAD" else error_xml(shown)
     headers = {"x-ms-error-code": error.error_code, "x-ms-version": _version(request)}
     return Response(body, status_code=error.status, headers=headers, media_type="application/xml")

@@ -47,6 +47,26 @@ def error_body(installation: Installation, error: Exception) -> Json:
     return shown
 
 
+def find_public_error(error: ImgstoreError) -> ImgstoreError:
+    """Return the error for the holder of a signed URL, who has no account. A replaced error goes to the log.
+
+    An error whose cause is an error of the operating system describes files, so the answer contains its kind only.
+    """
+    public = error.public
+    if public is None and isinstance(error, StoreError) and _is_host_error(error):
+        public = type(error)("The server cannot use its files now.", hint="send the same request again in a moment")
+    if public is None:
+        return error
+    _log.warning("%s", error)
+    return public
+
+
+def _is_host_error(error: BaseException | None) -> bool:
+    while isinstance(error, ImgstoreError):
+        error = error.__cause__
+    return isinstance(error, OSError)
+
+
 def redact(installation: Installation, body: Json) -> Json:
     """Return a JSON value or a text with the paths and addresses of this machine replaced by descriptions."""
     if isinstance(body, str):
