@@ -5,6 +5,7 @@ Invariant H19.
 
 import logging
 import os
+import re
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ _WARN_BEFORE: Final = timedelta(days=30)
 _WARN_EVERY: Final = timedelta(days=1)
 _OTHERS_READ: Final = 0o004
 _SPKI: Final = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+_PEM_KIND: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 _log: Final = logging.getLogger("imgstore.api")
 
 
@@ -180,9 +182,10 @@ def _read_chain(file: Path) -> list[x509.Certificate]:
     except ValueError as error:
         raise InvalidInput(
             f"The certificate can't be used: {file} contains no certificates as PEM.",
-            found=str(error),
+            found=_describe_content(data),
             expected="-----BEGIN CERTIFICATE-----, for the certificate of the server and each intermediate authority",
-            hint="convert a DER file with `openssl x509 -inform der`, and give the certificate with --tls-cert",
+            hint="give the certificate with --tls-cert and the key with --tls-key. Convert a DER file with `openssl x509 "
+            "-inform der`",
             target="tls-cert",
         ) from error
 
@@ -202,7 +205,7 @@ def _check_key(files: CertificateFiles, chain: Sequence[x509.Certificate]) -> No
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidInput(
             f"The certificate can't be used: {files.key} contains no private key as PEM.",
-            found=str(error)[:200],
+            found=_describe_content(data),
             expected="-----BEGIN PRIVATE KEY-----",
             hint="give the key of the certificate with --tls-key",
             target="tls-key",
@@ -234,6 +237,14 @@ def _read(file: Path, what: str) -> bytes:
             hint=advise(error, file),
             target="tls-cert" if what == "certificate" else "tls-key",
         ) from error
+
+
+def _describe_content(data: bytes) -> str:
+    """Describe a file that contains no usable certificate or key."""
+    kinds = sorted({kind.decode() for kind in _PEM_KIND.findall(data)})
+    if kinds:
+        return f"PEM of {', '.join(kinds)}"
+    return "no PEM" if data.strip() else "an empty file"
 
 
 def _find_notes(files: CertificateFiles, chain: Sequence[x509.Certificate]) -> Iterator[str]:

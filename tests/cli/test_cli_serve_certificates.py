@@ -40,6 +40,17 @@ def _write_reversed(folder: Path) -> None:
     certificate.write_bytes(root.pem + leaf.pem)
 
 
+def _write_swapped(folder: Path) -> None:
+    issued = issue("localhost")
+    certificate, key = issued.write(folder)
+    certificate.write_bytes(issued.key_pem)
+    key.write_bytes(issued.pem)
+
+
+def _write_empty_key(folder: Path) -> None:
+    issue("localhost").write(folder)[1].write_bytes(b"")
+
+
 def _write_without_key(folder: Path) -> None:
     issue("localhost").write(folder)[1].unlink()
 
@@ -58,6 +69,8 @@ def _write_without_key(folder: Path) -> None:
         ),
         (_write_reversed, ["does not belong", "the key of certificate number 2 in the file"]),
         (_write_encrypted, ["key.pem is encrypted", "openssl pkey"]),
+        (_write_swapped, ["cert.pem contains no certificates as PEM", "PEM of PRIVATE KEY", "the key with --tls-key"]),
+        (_write_empty_key, ["key.pem contains no private key as PEM", "an empty file"]),
         (_write_der, ["contains no certificates as PEM", "openssl x509 -inform der"]),
         (_write_without_key, ["the key file", "key.pem can't be read", "No such file"]),
         (lambda folder: (folder / "cert.pem").mkdir(parents=True), ["the certificate file", "Is a directory"]),
