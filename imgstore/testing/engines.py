@@ -558,8 +558,16 @@ class PostgreSQL:
 
 
 @contextmanager
-def start_pgbouncer(folder: Path, server: PostgreSQL, *, pool_mode: str = "transaction") -> Iterator["PgBouncer"]:
-    """Run PgBouncer in front of `server` until the block ends. PgBouncer refuses root and runs as the server's user."""
+def start_pgbouncer(folder: Path, server: PostgreSQL, **changes: str) -> Iterator["PgBouncer"]:
+    """Run PgBouncer in front of `server` until the block ends. PgBouncer refuses root and runs as the server's user.
+
+    Args:
+        folder: the folder of the process.
+        server: the database.
+        changes: settings of PgBouncer, for example `pool_mode="statement"`.
+    """
+    # Few connections to the server, so that the sessions of clients mix.
+    settings = {"pool_mode": "transaction", "default_pool_size": "4", "max_client_conn": "500"} | changes
     found = find("pgbouncer")
     owner = server.socket_folder.stat()
     (port,) = _free_ports(1)
@@ -569,8 +577,7 @@ def start_pgbouncer(folder: Path, server: PostgreSQL, *, pool_mode: str = "trans
         file.write_text(
             f"[databases]\n* = host={server.socket_folder} user=postgres\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-            # Few connections to the server, so that the sessions of clients mix.
-            f"pool_mode = {pool_mode}\ndefault_pool_size = 4\nmax_client_conn = 500\n"
+            + "".join(f"{name} = {value}\n" for name, value in settings.items())
         )
         command = [found.command, str(file)]
         if os.geteuid() == 0:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from catalog_values import ENGINES
 from sqlalchemy import delete
 
 from imgstore.catalog import Catalog
@@ -12,12 +13,8 @@ from imgstore.catalog.schema import metadata
 from imgstore.domain.effects import Effects
 from imgstore.testing.engines import PgBouncer, PostgreSQL
 
-DIRECT_ENGINES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.engine("postgresql"))]
-"""The engines of a test with many rows, for which a pooler makes no difference."""
-_ENGINES = [*DIRECT_ENGINES, pytest.param("pgbouncer", marks=pytest.mark.engine("pgbouncer"))]
 
-
-@pytest.fixture(params=_ENGINES)
+@pytest.fixture(params=ENGINES)
 def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the address of a database that does not exist or is empty."""
     if request.param == "sqlite":
@@ -34,7 +31,7 @@ def fresh_catalog(catalog_url: str) -> Iterator[Catalog]:
     opened.close()
 
 
-@pytest.fixture(params=_ENGINES)
+@pytest.fixture(params=ENGINES)
 def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]:
     """Return an empty catalog quickly: a copy of a file, or a database that is emptied before each test."""
     if request.param == "sqlite":

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
+import pytest
+
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import pack_ids
 from imgstore.domain.disks.sources import DiskFormat, SourceIdentity
@@ -27,6 +29,12 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.digests import digest_of
+
+ENGINES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.engine("postgresql"))]
+POOLED_ENGINES = [*ENGINES, pytest.param("pgbouncer", marks=pytest.mark.engine("pgbouncer"))]
+"""The engines of a test for locks, transactions, cursors, leases or migrations, which a pooler in transaction mode
+breaks if a session has state (invariant L6). Other tests run on PostgreSQL directly.
+"""
 
 LRS = StorageAccountType.STANDARD_LRS
 SUBSCRIPTION = "00000000-0000-0000-0000-00000000000a"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from catalog_values import SUBSCRIPTION, group, settle
+from catalog_values import POOLED_ENGINES, SUBSCRIPTION, group, settle
 from sqlalchemy import Connection, create_engine, make_url, text
 
 from imgstore.catalog import Catalog
@@ -52,6 +52,7 @@ def test_migrations_end_at_the_expected_revision() -> None:
     assert ScriptDirectory(str(folder)).get_heads() == [REVISION]
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_migrations_create_the_schema(catalog: Catalog) -> None:
     with catalog._database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
@@ -190,6 +191,7 @@ def test_processes_open_a_new_home_at_once(catalog_url: str) -> None:
     assert len({out for out, _ in told}) == 1
 
 
+@pytest.mark.parametrize("catalog_url", POOLED_ENGINES, indirect=True)
 def test_threads_open_a_new_home_at_once(catalog_url: str) -> None:
     barrier = Barrier(4)
 
@@ -274,6 +276,7 @@ def test_postgresql_session_keeps_no_state(postgresql: str) -> None:
 # -- transactions -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_exception_rolls_back_the_transaction(catalog: Catalog) -> None:
     with pytest.raises(_Undone), catalog.transaction() as transaction:
         settle(transaction)
@@ -282,6 +285,7 @@ def test_exception_rolls_back_the_transaction(catalog: Catalog) -> None:
         assert transaction.groups.list(SUBSCRIPTION) == []
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_reading_sees_one_snapshot(catalog: Catalog) -> None:
     with catalog.reading() as before:
         assert before.groups.list(SUBSCRIPTION) == []
@@ -292,6 +296,7 @@ def test_reading_sees_one_snapshot(catalog: Catalog) -> None:
         assert len(after.groups.list(SUBSCRIPTION)) == 1
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_reading_cannot_write_and_leaves_the_connection_unchanged(catalog: Catalog) -> None:
     for _ in range(2):
         with pytest.raises(StoreDenied), catalog.reading() as transaction:
@@ -309,6 +314,7 @@ def test_time_comes_from_the_database(catalog: Catalog) -> None:
     assert abs(first - Effects().now()).total_seconds() < 60
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 @pytest.mark.parametrize("lock", ["slot", "region", "turn"])
 def test_locks_block_other_transactions(catalog: Catalog, lock: str) -> None:
     """The second transaction reads only after the first has committed its change under the lock."""
@@ -332,6 +338,7 @@ def test_locks_block_other_transactions(catalog: Catalog, lock: str) -> None:
         assert len(transaction.groups.list("counted")) == 40
 
 
+@pytest.mark.parametrize("catalog_url", POOLED_ENGINES, indirect=True)
 def test_killed_writer_leaves_no_changes(fresh_catalog: Catalog, catalog_url: str) -> None:
     program = (
         "import sys\nsys.path.insert(0, sys.argv[1])\nfrom catalog_values import *\n"
@@ -361,6 +368,7 @@ def test_killed_writer_leaves_no_changes(fresh_catalog: Catalog, catalog_url: st
 # -- faults -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("catalog_url", POOLED_ENGINES, indirect=True)
 def test_lock_that_is_held_too_long_is_reported(catalog_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgstore.catalog.engine.database.LOCK_SECONDS_MAX", 0.05)
     first, second = (Catalog.open(catalog_url, Effects()) for _ in range(2))
@@ -441,9 +449,11 @@ def test_server_that_does_not_answer_is_reported() -> None:
         ({"username": "stranger"}, StoreDenied, 'role "stranger" does not exist'),
         ({"query": {"service": "nowhere"}}, InvalidInput, 'service "nowhere" not found'),
         ({"query": {"target_session_attrs": "master"}}, InvalidInput, 'invalid target_session_attrs value: "master"'),
+        ({"query": {"hostaddr": "::1,::2"}}, InvalidInput, "could not match 1 host names with 2 hostaddr values"),
         ({"query": {"target_session_attrs": "standby"}}, StoreUnreachable, "not in hot standby mode"),
         ({"query": {"connect_timeout": "soon"}}, InvalidInput, "bad value for connect_timeout"),
         ({"query": {"options": "-c nothing=1"}}, InvalidInput, 'unrecognized configuration parameter "nothing"'),
+        ({"query": {"client_encoding": "SQL_ASCII"}}, None, ""),
         ({"query": {"application_name": "a", "options": "-c search_path=public", "connect_timeout": "9"}}, None, ""),
     ],
 )
@@ -476,6 +486,26 @@ def test_pooler_in_statement_mode_is_refused(postgresql: str, postgresql_server:
         pytest.raises(StoreDenied, match="pool_mode = transaction"),
     ):
         Catalog.open(pooler.url(postgresql), Effects())
+
+
+@pytest.mark.engine("pgbouncer")
+def test_exhausted_pooler_is_named(postgresql: str, postgresql_server: PostgreSQL, tmp_path: Path) -> None:
+    limits = {"default_pool_size": "1", "max_client_conn": "2", "query_wait_timeout": "1"}
+    with engines.start_pgbouncer(tmp_path, postgresql_server, **limits) as pooler:
+        url = pooler.url(postgresql)
+        catalog = Catalog.open(url, Effects())
+        try:
+            with catalog.transaction() as transaction:
+                transaction.groups.list(SUBSCRIPTION)
+                with pytest.raises(StoreUnreachable, match=r"query_wait_timeout(.|\n)*default_pool_size"):
+                    Catalog.open(url, Effects())
+                with (
+                    closing(catalog._database.engine.raw_connection()),
+                    pytest.raises(StoreUnreachable, match=r"no more connections allowed(.|\n)*raise max_client_conn"),
+                ):
+                    Catalog.open(url, Effects())
+        finally:
+            catalog.close()
 
 
 @pytest.mark.engine("pgbouncer")

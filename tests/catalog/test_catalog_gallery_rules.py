@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from alembic import command
 from alembic.config import Config
-from catalog_values import NOON, SUBSCRIPTION, definition, gallery, group, settle, uid, version
+from catalog_values import NOON, POOLED_ENGINES, SUBSCRIPTION, definition, gallery, group, settle, uid, version
 from sqlalchemy import MetaData
 
 from imgstore.catalog import Catalog
@@ -146,6 +146,7 @@ def test_migration_moves_the_only_disk_of_a_version_to_its_os_disk(catalog_url: 
         catalog.close()
 
 
+@pytest.mark.parametrize("catalog_url", POOLED_ENGINES, indirect=True)
 def test_catalog_of_revision_0001_is_upgraded_with_its_rows(catalog_url: str) -> None:
     database = configure_database(catalog_url)
     if database.file is not None:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from catalog_values import uid
+from catalog_values import POOLED_ENGINES, uid
 from sqlalchemy import update
 
 from imgstore.catalog import Catalog, Transaction, schema
@@ -51,6 +51,7 @@ def test_finished_operation_keeps_the_error_and_not_the_request(
         assert not transaction.operations.take_over(operation, "b"), "it has ended"
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_only_one_of_two_processes_takes_over_an_operation(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         operation = begun(transaction)

@@ -50,6 +50,16 @@ from imgstore.domain.errors import InvalidInput
             "postgresql://u@h/db",
         ),
         ("postgresql:///?service=images", {"service": "images"}, "postgresql:///?service=images"),
+        (
+            "postgresql://u:@%2Frun%2Fpg:5433/db?sslmode=disable&",
+            {"user": "u", "host": "/run/pg", "port": "5433", "dbname": "db", "sslmode": "disable"},
+            "postgresql://u@/db?host=/run/pg&port=5433",
+        ),
+        (
+            "postgresql:///db?hostaddr=10.0.0.1,10.0.0.2&port=1,2",
+            {"hostaddr": "10.0.0.1,10.0.0.2", "port": "1,2", "dbname": "db", "target_session_attrs": "read-write"},
+            "postgresql://10.0.0.1:1,10.0.0.2:2/db",
+        ),
     ],
 )
 def test_address_is_parsed_as_libpq_does(url: str, parameters: dict[str, str], place: str) -> None:
@@ -76,6 +86,12 @@ def test_line_end_of_a_variable_is_no_part_of_the_name() -> None:
         ("postgresql://h/db?prepare_threshold=0", "unknown parameter 'prepare_threshold'"),
         ("postgresql://h/db?sslmode", "parameter without a value"),
         ("postgresql://h/db?sslmode=a=b", "extra key/value separator"),
+        ("postgresql://u:secret secret@h/db", "unexpected spaces found, use percent-encoded spaces"),
+        ('postgresql://u:secret: "secret "secret@h/db', "unexpected spaces found, use percent-encoded spaces"),
+        ("postgresql://h/db?options=-c secret=1", "%20 for a space and %3D for '='"),
+        ("postgresql://u:secret@db..example/db", "a host that is no name"),
+        (f"postgresql://u:secret@ok,{'h' * 64}.example/db", "a host that is no name"),
+        ("postgresql://u:secret%ff@h/db", "is not UTF-8"),
         ("postgresql://u:secret%zz@h/db", "invalid percent-encoded token"),
         ("postgresql://u:secret@secret@h/db", "write %40"),
         ("postgresql://u:secret/secret@h/db", "write %40"),

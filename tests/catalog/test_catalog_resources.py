@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from catalog_fixtures import DIRECT_ENGINES
 from catalog_values import (
     LRS,
     NOON,
+    POOLED_ENGINES,
     SUBSCRIPTION,
     definition,
     disk,
@@ -31,6 +31,7 @@ from imgstore.domain.storage.digests import digest_of
 pytest_plugins = ["catalog_fixtures"]
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_installation_is_created_once(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         with pytest.raises(NotFound, match="no installation"):
@@ -170,7 +171,6 @@ def test_versions_are_read_back(catalog: Catalog) -> None:
             transaction.versions.by_uid(changed.uid)
 
 
-@pytest.mark.parametrize("catalog", DIRECT_ENGINES, indirect=True)
 def test_ten_thousand_versions_are_read_in_index_order(catalog: Catalog) -> None:
     """No engine sorts for a page, because the index of the unique constraint has the requested order."""
     with catalog.transaction() as transaction:

@@ -5,8 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from catalog_fixtures import DIRECT_ENGINES
-from catalog_values import manifest, segment, settle, slot, uid
+from catalog_values import POOLED_ENGINES, manifest, segment, settle, slot, uid
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -48,7 +47,6 @@ def test_pools_have_separate_segments(catalog: Catalog) -> None:
         assert transaction.segments.put(other, [segment(0)]).tolist() != [number]
 
 
-@pytest.mark.parametrize("catalog", DIRECT_ENGINES, indirect=True)
 def test_twenty_thousand_segments_are_added_in_batches(catalog: Catalog) -> None:
     """A dense disk of 80 GiB has more segments than a statement has parameters. The second call adds no row."""
     rows = [segment(number) for number in range(20_000)]
@@ -76,6 +74,7 @@ def test_ids_are_never_reused(catalog: Catalog) -> None:
         assert transaction.segments.put(pool, [segment(1)]).tolist()[0] > first
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_threads_with_the_same_segments_get_the_same_ids(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         pool = settle(transaction).pool.uid
@@ -192,6 +191,7 @@ def test_segment_ids_are_the_union_of_complete_manifests(
         assert transaction.manifests.segment_ids_in_region(pool, "eastus").tolist() == union(2)
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_union_of_many_lists_takes_several_steps(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgstore.catalog.storage.manifests._IDS_AT_ONCE", 10)
     with catalog.transaction() as transaction:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from catalog_values import SUBSCRIPTION, World, disk, manifest, settle, slot, uid
+from catalog_values import POOLED_ENGINES, SUBSCRIPTION, World, disk, manifest, settle, slot, uid
 
 from imgstore.catalog import Catalog, Transaction
 from imgstore.domain.errors import Conflict, LeaseLost, NotFound, WorkHeld
@@ -47,6 +47,7 @@ def test_open_work_is_found(catalog: Catalog) -> None:
             transaction.works.get(uid())
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_second_open_work_of_a_kind_is_refused(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         _, work = _opened(transaction)
@@ -58,6 +59,7 @@ def test_second_open_work_of_a_kind_is_refused(catalog: Catalog) -> None:
         assert transaction.works.open(**again).uid != work.uid  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_lease_excludes_others_until_it_expires(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         _, work = _opened(transaction)
@@ -88,6 +90,7 @@ def test_the_same_holder_leases_again_and_fences_its_older_lease(catalog: Catalo
             transaction.works.guard(older)
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_holder_of_an_outdated_lease_cannot_write(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         _, work = _opened(transaction)
@@ -113,6 +116,7 @@ def test_holder_of_an_outdated_lease_cannot_write(catalog: Catalog) -> None:
         transaction.works.guard(quick)
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_expired_lease_is_renewed_unless_taken_over(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         _, work = _opened(transaction)
@@ -174,6 +178,7 @@ def test_a_completed_work_is_not_abandoned(catalog: Catalog) -> None:
             transaction.works.abandon(work.uid)
 
 
+@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
 def test_only_one_of_many_threads_gets_the_lease(catalog: Catalog) -> None:
     with catalog.transaction() as transaction:
         _, work = _opened(transaction)

@@ -311,6 +311,8 @@ def _postgresql(url: str) -> Database:
             connect_args={
                 "connect_timeout": CONNECT_SECONDS_MAX,
                 **address.parameters,
+                # In SQL_ASCII, the default of a database without a locale, the driver returns bytes instead of text.
+                "client_encoding": "UTF8",
                 # The event below begins the transactions. The driver must not begin any.
                 "autocommit": True,
                 # A prepared statement belongs to a session.

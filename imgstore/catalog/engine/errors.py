@@ -93,7 +93,7 @@ _CONNECTION_REFUSALS: Final[tuple[tuple[re.Pattern[str], _Refusal], ...]] = (
     (
         re.compile(
             r"invalid \S+ value|invalid integer|bad value for|definition of service|service file|not parse network"
-            r"|unrecognized configuration parameter|requires a value"
+            r"|unrecognized configuration parameter|requires a value|could not match \d+ "
         ),
         (InvalidInput, "values that libpq accepts", "correct the parameter in --database or IMGSTORE_DATABASE"),
     ),
@@ -103,6 +103,14 @@ _CONNECTION_REFUSALS: Final[tuple[tuple[re.Pattern[str], _Refusal], ...]] = (
             StoreUnreachable,
             "a primary server",
             "check that one of the hosts of the address is the primary server, and check target_session_attrs",
+        ),
+    ),
+    (
+        re.compile(r"no more connections allowed|query_wait_timeout|too many c|connection slots"),
+        (
+            StoreUnreachable,
+            "a free connection of the database or its pooler",
+            "run fewer processes at once, or raise max_client_conn and default_pool_size of PgBouncer, or max_connections",
         ),
     ),
     (

@@ -58,15 +58,23 @@ def parse_postgresql_address(url: str) -> PostgresqlAddress:
     try:
         parsed = conninfo_to_dict(f"postgresql://{rest}")
     except ProgrammingError as error:
-        # libpq ends with the wrong part in quotes, which may belong to a password.
-        problem = str(error).partition(': "')[0].strip()
+        # libpq puts the wrong part in quotes, which may belong to a password.
+        problem = re.sub(r': ".*|(?<=spaces found) in ".*"', "", str(error), flags=re.DOTALL).strip()
         raise _invalid_address_error(
             f"is malformed: {problem}",
             shown,
-            hint="write an IPv6 address in brackets, and percent-encode special characters of the password",
+            hint="write an IPv6 address in brackets, and percent-encode special characters of the password and of the "
+            "values of parameters, such as %20 for a space and %3D for '='",
+        ) from None
+    except UnicodeDecodeError:
+        raise _invalid_address_error(
+            "is not UTF-8", shown, hint="percent-encode the bytes of UTF-8, such as %C3%A9 for 'é'"
         ) from None
     parameters = {name: str(value) for name, value in parsed.items()}
-    hosts, ports = parameters.get("host", "").split(","), parameters.get("port", "").split(",")
+    # libpq connects to `hostaddr`, if it is given, and uses `host` for the name in the certificate only.
+    hosts = (parameters.get("host") or parameters.get("hostaddr") or "").split(",")
+    ports = parameters.get("port", "").split(",")
+    _check_host_names(hosts, shown)
     _check_ports(ports, len(hosts), shown)
     if len(hosts) > 1:
         parameters.setdefault("target_session_attrs", "read-write")
@@ -77,7 +85,8 @@ def _check_query(query: str, shown: str) -> None:
     from psycopg.pq import Conninfo  # noqa: PLC0415 - as above
 
     known = {option.keyword.decode() for option in Conninfo.get_defaults()} | {"ssl"}
-    for pair in query.split("&") if query else ():
+    # libpq accepts a last '&'.
+    for pair in query.removesuffix("&").split("&") if query else ():
         name, equals, _value = pair.partition("=")
         if not equals:
             raise _invalid_address_error(
@@ -96,6 +105,17 @@ def _check_query(query: str, shown: str) -> None:
                 "driver itself",
                 target="database",
             )
+
+
+def _check_host_names(hosts: list[str], shown: str) -> None:
+    for host in hosts:
+        try:
+            host.encode("idna")  # The driver resolves names, and Python encodes them so.
+        except UnicodeError:
+            if not host.startswith(("/", "@")):
+                raise _invalid_address_error(
+                    "has a host that is no name", shown, hint="write a name with 1 to 63 characters between two dots"
+                ) from None
 
 
 def _check_ports(ports: list[str], hosts: int, shown: str) -> None:
@@ -119,7 +139,8 @@ def _check_ports(ports: list[str], hosts: int, shown: str) -> None:
 def _format_place(parameters: Mapping[str, str], hosts: list[str], ports: list[str]) -> str:
     user = f"{parameters['user']}@" if "user" in parameters else ""
     if any(host.startswith("/") for host in hosts):
-        return f"postgresql://{user}/{parameters.get('dbname', '')}?host={','.join(hosts)}"
+        port = f"&port={parameters['port']}" if "port" in parameters else ""
+        return f"postgresql://{user}/{parameters.get('dbname', '')}?host={','.join(hosts)}{port}"
     ports = ports * len(hosts) if len(ports) == 1 else ports
     names = (f"[{host}]" if ":" in host else host for host in hosts)
     servers = ",".join(name + (f":{port}" if port else "") for name, port in zip(names, ports, strict=True))
