@@ -74,6 +74,8 @@ def test_an_upload_that_cannot_be_written(api: Api, mounted: MountedFolder) -> N
     upload = Upload(api=api).make(4 * MIB + 512)
     url = upload.grant()
     send = ("-X", "PUT", "-H", "x-ms-page-write: update", "-H", "x-ms-range: bytes=0-1048575", "--data-binary", "@-")
+    mounted.set_rules({"/data:create": errno.ENOSPC})  # after the lock, which the server must release
+    assert curl(*send, f"{url}&comp=page", stdin=bytes(range(256)) * 4096).status == 507
     for _ in range(2):
         for number in FAULTS:
             refuse_writes(mounted, "uploads/", number)
