@@ -3,6 +3,7 @@
 Each entry has two values and an observation, which must differ between the values.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import fields
@@ -223,17 +224,24 @@ def test_each_setting_is_in_the_table() -> None:
     assert set(SETTINGS) == known | {"limits.preset"}
 
 
+@pytest.fixture(scope="module")
+def gallery_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with an empty gallery, which each observation copies."""
+    home = tmp_path_factory.mktemp("template") / "home"
+    with open_home(home) as installation:
+        create_sample_gallery(installation)
+    return home
+
+
 @pytest.mark.parametrize("key", SETTINGS)
-def test_each_setting_has_an_effect(tmp_path: Path, key: str) -> None:
+def test_each_setting_has_an_effect(gallery_home: Path, tmp_path: Path, key: str) -> None:
     first, second, observe = SETTINGS[key]
     table, _, name = key.partition(".")
     seen = []
     for number, value in enumerate((first, second)):
-        home = tmp_path / str(number)
-        home.mkdir()
+        home = shutil.copytree(gallery_home, tmp_path / str(number))
         (home / "settings.toml").write_text(f"[{table}]\n{name} = {value}\n")
         with open_home(home) as installation:
-            create_sample_gallery(installation)
             seen.append(str(observe(installation, tmp_path)).replace(str(home), "HOME"))
     assert seen[0] != seen[1]
 
