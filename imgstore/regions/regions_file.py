@@ -95,8 +95,9 @@ def parse_regions(content: bytes, environ: Mapping[str, str], *, path: str) -> R
 def _regions(document: Section, faults: list[str], environ: Mapping[str, str]) -> dict[str, Region | None]:
     """Read the regions by key. None marks a region with faults, so that no other entry is blamed for its absence."""
     shared = environ.get(SHARED_ENDPOINT) or None
-    if shared and (text := _find_endpoint_fault(shared)):
-        faults.append(f"{SHARED_ENDPOINT} in the environment: {text}")
+    shared_fault = _find_endpoint_fault(shared) if shared else None
+    if shared_fault is not None:
+        faults.append(f"{SHARED_ENDPOINT} in the environment: {shared_fault}")
     section = document.require_section("regions")
     regions: dict[str, Region | None] = {}
     for spelling in section:
@@ -107,7 +108,7 @@ def _regions(document: Section, faults: list[str], environ: Mapping[str, str]) -
             section.add_fault("a region's name has letters, digits and dashes, for example westus2", spelling)
         else:
             regions[name] = _region(name, section.section(spelling, known=KEYS["region"]), faults, shared)
-    return regions
+    return regions if shared_fault is None else dict.fromkeys(regions)
 
 
 def _region(name: str, section: Section, faults: list[str], shared: str | None) -> Region | None:
@@ -156,16 +157,19 @@ def _zone(name: str, section: Section, bucket: str, shared: str | None) -> Zone:
     if not _ZONE.fullmatch(name) or name == ALL_ZONES:
         section.add_fault(f"'{name}' can't be a zone's name: small letters, digits and dashes, not '{ALL_ZONES}'")
     own = section.read_text("endpoint")
-    if own and (text := _find_endpoint_fault(own)):
-        section.add_fault(text, "endpoint")
     on_shared = own is None and shared is not None
     endpoint = own or shared
+    endpoint_fault = _find_endpoint_fault(endpoint) if endpoint else None
+    if own and endpoint_fault:
+        section.add_fault(endpoint_fault, "endpoint")
     zone_bucket = f"{bucket}-z{name}" if on_shared else bucket
     if on_shared and bucket and not _BUCKET.fullmatch(zone_bucket):
         section.add_fault(f"the bucket's name '{zone_bucket}' on {SHARED_ENDPOINT} is longer than 63 characters")
     path_style = section.read_choice("path_style", {"true": True, "false": False}, default="true")
-    if path_style is False and endpoint and (text := _find_host_name_fault(endpoint, zone_bucket)):
-        section.add_fault(text, "path_style")
+    if path_style is False and endpoint and endpoint_fault is None:
+        host_name_fault = _find_host_name_fault(endpoint, zone_bucket)
+        if host_name_fault is not None:
+            section.add_fault(host_name_fault, "path_style")
     return Zone(
         name=name,
         endpoint=endpoint.rstrip("/") if endpoint else None,

@@ -401,3 +401,14 @@ def test_faults_of_bandwidth_are_reported_together() -> None:
         "bandwidth_bytes_per_second.pairs.fra: unknown region 'moon'",
         "bandwidth_bytes_per_second.pairs.fra.fra: inside a region nothing is limited: remove this bandwidth",
     ]
+
+
+@pytest.mark.parametrize("address", ["http://one:99999", "http://[::1"])
+@pytest.mark.parametrize("path_style", ["true", "false"])
+def test_an_address_that_cannot_be_split_is_one_fault(address: str, path_style: str) -> None:
+    own = changed(*REGION, "zones", "1", value={"endpoint": address, "path_style": path_style})
+    (fault,) = faults_of(own)
+    assert fault.startswith(f"regions.ber.zones.1.endpoint: '{address}' is not an address")
+    shared = changed(*REGION, "zones", "1", value={"path_style": path_style})
+    (fault,) = faults_of(shared, {"IMGSTORE_S3_ENDPOINT": address})
+    assert fault.startswith(f"IMGSTORE_S3_ENDPOINT in the environment: '{address}' is not an address")
