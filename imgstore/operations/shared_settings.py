@@ -53,7 +53,7 @@ def read_settings_file(file: Path) -> Mapping[str, Any] | None:
             hint=advise(error, file),
             target=str(file),
         ) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # Also for a number of thousands of digits.
         raise InvalidInput(
             f"The settings file {file} cannot be read.",
             found=find_encoding_fault(content) or str(error),

@@ -72,6 +72,13 @@ def test_another_encoding_is_named(tmp_path: Path, content: bytes, found: str) -
     assert caught.value.found == found
 
 
+@pytest.mark.parametrize("value", [b"[" * 3000, b"9" * 5000], ids=["nested too deep", "a number that is too long"])
+def test_a_value_that_python_cannot_read_is_refused(tmp_path: Path, value: bytes) -> None:
+    (tmp_path / "settings.toml").write_bytes(b"a = " + value)
+    with pytest.raises(InvalidInput, match=r"settings\.toml cannot be read"):
+        read_settings_file(tmp_path / "settings.toml")
+
+
 def test_settings_file_is_imported_once_and_applies_to_every_home(tmp_path: Path, database: str) -> None:
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
     heard: list[ProgressEvent] = []
