@@ -1,21 +1,33 @@
 """Decide which versions of deleted and replaced objects garbage collection may delete (invariant G17)."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from imgstore.domain.resources import StorageAccountType
 from imgstore.domain.storage.object_keys import FORMAT_KEY, REPAIRS, ZONE
 from imgstore.stores.access import PROBES
 from imgstore.stores.object_versions import NULL_VERSION, KeyVersions, ObjectVersion, Versioning, VersioningState
 
 POOLS: Final = "pools/"
-_OWN: Final = (POOLS, ZONE, REPAIRS, PROBES)
+_OWN: Final = re.compile(
+    rf"{FORMAT_KEY}"
+    rf"|{POOLS}[^/]+/({'|'.join(StorageAccountType)})/replica-\d+/"
+    r"(segments/[0-9a-f]{2}/[0-9a-f]{64}|manifests/[^/]+/[^/]+|(fingerprints|works)/[^/]+)"
+    rf"|{ZONE}(uid|checkpoints)/[^/]+"
+    rf"|{REPAIRS}[^/]+/[0-9a-f]{{64}}"
+    rf"|{PROBES}.+"
+)
 
 
 def is_own_key(key: str) -> bool:
-    """Return whether imgstore writes such keys. Versions of other keys belong to somebody else."""
-    return key == FORMAT_KEY or key.startswith(_OWN)
+    """Return whether imgstore writes such keys. Versions of other keys belong to somebody else.
+
+    The prefix alone proves nothing: another program may write `pools/1.jpg` into the same bucket.
+    """
+    return _OWN.fullmatch(key) is not None
 
 
 def slot_prefix(key: str) -> str | None:

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -59,6 +59,16 @@ class House:
     home: Path
     regions: Path
     proxy: S3Proxy
+    client: Any
+
+    @contextmanager
+    def refuse(self, choose: Callable[[str, str], str | None]) -> Iterator[None]:
+        """Refuse requests during the block: see `S3Proxy.refusal`."""
+        before, self.proxy.refusal = self.proxy.refusal, choose
+        try:
+            yield
+        finally:
+            self.proxy.refusal = before
 
     @contextmanager
     def open(self) -> Iterator[Installation]:
@@ -74,11 +84,11 @@ class House:
         return found
 
     def versioning(self, status: str) -> None:
-        self.engine.client().put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": status})
+        self.client.put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": status})
 
     def versions(self, prefix: str = "") -> list[dict[str, Any]]:
         """All versions and delete markers."""
-        pages = self.engine.client().get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix)
+        pages = self.client.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix)
         return [each for page in pages for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, ())]
 
     def old(self, prefix: str = "") -> list[dict[str, Any]]:
@@ -109,24 +119,28 @@ class House:
         monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
 
 
-@pytest.fixture
-def new_house(minio: S3Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., House]]:
-    stack = ExitStack()
+@pytest.fixture(scope="module")
+def new_house(minio: S3Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., House]]:
+    """Make buckets with homes. Every home is a copy of one home with an empty gallery."""
+    folder = tmp_path_factory.mktemp("homes")
+    client = minio.client()
+    template, regions = folder / "template", folder / "template.yaml"
+    regions.write_text(REGIONS.format(bucket="no-bucket", endpoint=minio.endpoint))
+    with open_home(template, regions=regions) as installation:
+        create_sample_gallery(installation)
 
     def make(status: str | None = None, *, lock: str | None = None) -> House:
         bucket = "versions-" + os.urandom(6).hex()
-        client = minio.client()
         client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=lock is not None)
         if lock is not None:
             rule = {"DefaultRetention": {"Mode": lock, "Days": 1}}
             client.put_object_lock_configuration(
                 Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
             )
-        regions = tmp_path / "regions.yaml"
-        proxy = stack.enter_context(start_s3_proxy(minio.endpoint))
+        regions = folder / f"{bucket}.yaml"
         regions.write_text(REGIONS.format(bucket=bucket, endpoint=proxy.endpoint))
-        house = House(engine=minio, bucket=bucket, home=tmp_path / "home", regions=regions, proxy=proxy)
-        house.allow_all(monkeypatch)
+        home = shutil.copytree(template, folder / bucket)
+        house = House(engine=minio, client=client, bucket=bucket, home=home, regions=regions, proxy=proxy)
         if status is not None:
             house.versioning(status)
         with house.open() as installation:
@@ -134,22 +148,37 @@ def new_house(minio: S3Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             assert report.problem is None
         return house
 
-    with stack:
+    with start_s3_proxy(minio.endpoint) as proxy, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ACCESS_KEY_ID", minio.access_key)
+        environment.setenv("AWS_SECRET_ACCESS_KEY", minio.secret_key)
+        environment.delenv("AWS_SESSION_TOKEN", raising=False)
         yield make
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def plain(new_house: Callable[..., House]) -> House:
+    """A bucket without versioning."""
+    return new_house()
+
+
+@pytest.fixture(scope="module")
+def versioned(new_house: Callable[..., House]) -> House:
+    """A bucket with versioning. Each test leaves no old versions."""
+    return new_house("Enabled")
 
 
 def disk(house: House, seed: int) -> Path:
-    return make_raw(house.home / f"{seed}.raw", seed=seed, virtual_bytes=9 * MIB, content_bytes=5 * MIB)
+    return make_raw(house.home / f"{seed}.raw", seed=seed, virtual_bytes=8 * MIB, content_bytes=MIB)
 
 
-def fill(house: House) -> None:
+def fill(house: House, major: int = 1) -> None:
     """Publish two versions and a disk, and delete the first version, so that much is not needed."""
     with house.open() as installation:
-        create_sample_gallery(installation)
-        publish(installation, disk(house, 1), "1.0.0", ["southcentralus"])
-        publish(installation, disk(house, 2), "2.0.0", ["southcentralus"])
-        make_disk(installation, "d1", version="2.0.0")
-        delete(installation, "1.0.0")
+        for minor in (0, 1):
+            publish(installation, disk(house, 10 * major + minor), f"{major}.{minor}.0", ["southcentralus"])
+        make_disk(installation, f"d{major}", version=f"{major}.1.0")
+        delete(installation, f"{major}.0.0")
 
 
 def gc(house: House) -> GcReport:
@@ -163,8 +192,8 @@ def freed_bytes(done: GcReport) -> int:
     return sum(sum(each.freed.values()) for each in done.slots)
 
 
-def test_a_bucket_without_versioning_costs_one_more_request(new_house: Callable[..., House]) -> None:
-    house = new_house()
+def test_a_bucket_without_versioning_costs_one_more_request(plain: House) -> None:
+    house = plain
     fill(house)
     house.proxy.requests.clear()
     done = gc(house)
@@ -178,43 +207,48 @@ def test_a_bucket_without_versioning_costs_one_more_request(new_house: Callable[
     assert house.versions("imgstore-probe/") == []
 
 
-def test_old_versions_are_deleted(new_house: Callable[..., House]) -> None:
-    """Invariant G17: also versions of manifests, and of objects that were put twice."""
-    house = new_house("Enabled")
+def test_old_versions_are_deleted(versioned: House) -> None:
+    """Invariant G17: also versions of manifests, and of objects that were put twice. Keys of other programs stay."""
+    house = versioned
     fill(house)
-    client = house.engine.client()
+    client = house.client
     present = [each["Key"] for each in house.versions() if each["IsLatest"] and each.get("Size")]
     for key in present:
         client.put_object(
             Bucket=house.bucket, Key=key, Body=client.get_object(Bucket=house.bucket, Key=key)["Body"].read()
         )
-    client.put_object(Bucket=house.bucket, Key="mine.txt", Body=b"1")
-    client.put_object(Bucket=house.bucket, Key="mine.txt", Body=b"2")
+    foreign = ["mine.txt", "pools/north/plan.pdf", "repairs/car.jpg", "zone/map.svg"]
+    for key in (*foreign, *foreign):
+        client.put_object(Bucket=house.bucket, Key=key, Body=b"1")
+    client.delete_object(Bucket=house.bucket, Key=foreign[1])
     assert house.old_bytes() > 1_000_000
     with house.open() as installation:
         (planned,) = plan_collection(installation, ADMIN, grace=timedelta(0)).old_versions
-    assert planned.removed_bytes == house.old_bytes() - 1
+    assert planned.removed_bytes == house.old_bytes() - len(foreign) - 1, "the deleted key has two old versions"
     done = gc(house)
     (sweep,) = done.old_versions
     assert (sweep.kept, sweep.kept_bytes, sweep.problem) == (0, 0, None)
-    assert {each["Key"] for each in house.old()} == {"mine.txt"}, "versions of other keys are somebody else's"
+    assert sorted({each["Key"] for each in house.old()}) == foreign, "versions of other keys are somebody else's"
     assert freed_bytes(done) > 0
     found = house.check()
     assert found["versioning"] == "Enabled"
     assert "`imgstore gc` deletes the versions" in found["warnings"][0]
     assert found["ready"]
     assert house.old("imgstore-probe/") == []
+    for each in house.versions():
+        if each["Key"] in foreign:
+            client.delete_object(Bucket=house.bucket, Key=each["Key"], VersionId=each["VersionId"])
+    assert house.old() == []
 
 
-def test_versions_of_needed_objects_stay(new_house: Callable[..., House]) -> None:
+def test_versions_of_needed_objects_stay(versioned: House) -> None:
     """Invariant G17: a needed object that somebody deleted or replaced can be restored from its old version."""
-    house = new_house("Enabled")
+    house = versioned
     with house.open() as installation:
-        create_sample_gallery(installation)
-        publish(installation, disk(house, 3), "1.0.0", ["southcentralus"])
+        publish(installation, disk(house, 20), "2.0.0", ["southcentralus"])
     gc(house)
     deleted, replaced, *_ = [each["Key"] for each in house.versions("pools/") if "/segments/" in each["Key"]]
-    client = house.engine.client()
+    client = house.client
     client.delete_object(Bucket=house.bucket, Key=deleted)
     client.put_object(Bucket=house.bucket, Key=replaced, Body=b"damage")
     lost_bytes = house.old_bytes()
@@ -232,46 +266,47 @@ def test_versions_of_needed_objects_stay(new_house: Callable[..., House]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("allowed", "lists"),
+    ("major", "allowed", "lists"),
     [
-        (USUAL, True),
-        ((*USUAL, *VERSIONS), False),
-        (USUAL, False),
+        (3, USUAL, True),
+        (4, (*USUAL, *VERSIONS), False),
+        (5, USUAL, False),
     ],
     ids=["the usual rights", "no right to list versions", "no right to any"],
 )
 def test_versions_without_rights_are_never_free(
-    new_house: Callable[..., House],
+    versioned: House,
     monkeypatch: pytest.MonkeyPatch,
+    major: int,
     allowed: Sequence[str],
     lists: bool,
 ) -> None:
     """The proxy refuses the listing, because MinIO permits the listing of versions with s3:ListBucket."""
-    house = new_house("Enabled")
-    fill(house)
+    house = versioned
+    fill(house, major)
     house.restrict(monkeypatch, allowed)
-    if not lists:
-        house.proxy.refusal = lambda method, path: (
-            "AccessDenied" if method == "GET" and "versions" in path.partition("?")[2] else None
+    with house.refuse(
+        lambda method, path: (
+            "AccessDenied" if not lists and method == "GET" and "versions" in path.partition("?")[2] else None
         )
-    done = gc(house)
-    (sweep,) = done.old_versions
-    assert freed_bytes(done) == 0
-    assert sum(sum(each.kept.values()) for each in done.slots) > 0
-    if lists:
-        assert sweep.kept_bytes == house.old_bytes()
-        assert any("AccessDenied" in reason for reason in sweep.reasons)
-    else:
-        assert "AccessDenied" in (sweep.problem or "")
-    told = house.run("gc", "--yes", "--grace-hours", "0", "-o", "table")
-    assert "old versions" in told.stderr
-    assert "billed" in told.stderr
-    found = house.check()
+    ):
+        done = gc(house)
+        (sweep,) = done.old_versions
+        assert freed_bytes(done) == 0
+        assert sum(sum(each.kept.values()) for each in done.slots) > 0
+        if lists:
+            assert sweep.kept_bytes == house.old_bytes()
+            assert any("AccessDenied" in reason for reason in sweep.reasons)
+        else:
+            assert "AccessDenied" in (sweep.problem or "")
+        told = house.run("gc", "--yes", "--grace-hours", "0", "-o", "table")
+        assert "old versions" in told.stderr
+        assert "billed" in told.stderr
+        found = house.check()
     assert found["versioning"] == "Enabled"
     assert ("s3:DeleteObjectVersion" in found["missingRights"]) is ("s3:DeleteObjectVersion" not in allowed)
     assert ("s3:ListBucketVersions" in found["missingRights"]) is not lists
     house.allow_all(monkeypatch)
-    house.proxy.refusal = lambda _method, _path: None
     gc(house)
     assert house.old() == [], "rights that come later are used"
 
@@ -309,10 +344,8 @@ def test_suspended_versioning(new_house: Callable[..., House]) -> None:
 
 
 @pytest.mark.parametrize("right", USUAL)
-def test_a_missing_right_is_found(new_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch, right: str) -> None:
-    house = new_house()
-    with house.open() as installation:
-        create_sample_gallery(installation)
+def test_a_missing_right_is_found(plain: House, monkeypatch: pytest.MonkeyPatch, right: str) -> None:
+    house = plain
     house.restrict(monkeypatch, [each for each in USUAL if each != right])
     result = house.run("regions", "check")
     assert result.exit_code == 1
@@ -322,19 +355,18 @@ def test_a_missing_right_is_found(new_house: Callable[..., House], monkeypatch: 
     house.allow_all(monkeypatch)
     if right == "s3:DeleteObject":
         for each in house.versions("imgstore-probe/"):
-            house.engine.client().delete_object(Bucket=house.bucket, Key=each["Key"])
+            house.client.delete_object(Bucket=house.bucket, Key=each["Key"])
     assert house.versions("imgstore-probe/") == []
 
 
 @pytest.mark.parametrize("code", ["XMinioStorageFull", "XMinioAdminBucketQuotaExceeded"])
-def test_a_full_store_is_found(new_house: Callable[..., House], code: str) -> None:
-    house = new_house()
-    house.proxy.refusal = lambda method, _path: code if method == "PUT" else None
-    result = house.run("regions", "check", "-o", "table")
-    assert result.exit_code == 1
-    assert "The store is full." in result.stdout
-    assert all(len(line) <= 100 for line in result.stdout.split("\n"))
-    assert code in house.check()["problem"]
+def test_a_full_store_is_found(plain: House, code: str) -> None:
+    with plain.refuse(lambda method, _path: code if method == "PUT" else None):
+        result = plain.run("regions", "check", "-o", "table")
+        assert result.exit_code == 1
+        assert "The store is full." in result.stdout
+        assert all(len(line) <= 100 for line in result.stdout.split("\n"))
+        assert code in plain.check()["problem"]
 
 
 def test_a_full_file_system_is_found(tmp_path: Path) -> None:
