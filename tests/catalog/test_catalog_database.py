@@ -3,6 +3,7 @@
 import fcntl
 import importlib
 import os
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -441,6 +442,15 @@ def test_server_that_does_not_answer_is_reported() -> None:
     assert caught.value.retryable
 
 
+def test_silent_server_is_reported() -> None:
+    """A firewall or a frozen server accepts no connection and refuses none."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/x?connect_timeout=2"
+        with pytest.raises(StoreUnreachable, match="timeout expired") as caught:
+            Catalog.open(address, Effects())
+    assert caught.value.retryable
+
+
 @pytest.mark.engine("postgresql")
 @pytest.mark.parametrize(
     ("change", "kind", "found"),
@@ -453,6 +463,7 @@ def test_server_that_does_not_answer_is_reported() -> None:
         ({"query": {"target_session_attrs": "standby"}}, StoreUnreachable, "not in hot standby mode"),
         ({"query": {"connect_timeout": "soon"}}, InvalidInput, "bad value for connect_timeout"),
         ({"query": {"options": "-c nothing=1"}}, InvalidInput, 'unrecognized configuration parameter "nothing"'),
+        ({"query": {"sslnegotiation": "direct"}}, InvalidInput, 'weak sslmode "prefer"'),
         ({"query": {"client_encoding": "SQL_ASCII"}}, None, ""),
         ({"query": {"application_name": "a", "options": "-c search_path=public", "connect_timeout": "9"}}, None, ""),
     ],

@@ -94,6 +94,7 @@ _CONNECTION_REFUSALS: Final[tuple[tuple[re.Pattern[str], _Refusal], ...]] = (
         re.compile(
             r"invalid \S+ value|invalid integer|bad value for|definition of service|service file|not parse network"
             r"|unrecognized configuration parameter|requires a value|could not match \d+ "
+            r"|weak sslmode|protocol version range"
         ),
         (InvalidInput, "values that libpq accepts", "correct the parameter in --database or IMGSTORE_DATABASE"),
     ),
@@ -114,7 +115,7 @@ _CONNECTION_REFUSALS: Final[tuple[tuple[re.Pattern[str], _Refusal], ...]] = (
         ),
     ),
     (
-        re.compile(r"does not support SSL|certificate|SSL (connection is )?required"),
+        re.compile(r"does not support SSL|certificate|SSL (connection is )?required|channel binding required"),
         (
             StoreDenied,
             "TLS as both the address and the server require",
@@ -207,8 +208,9 @@ def _kind(error: BaseException | None) -> type[StoreError]:
         return _SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, StoreError)
     state: str | None = getattr(error, "sqlstate", None)
     if state is None:
-        # psycopg reports no SQLSTATE if no server answered.
-        return StoreUnreachable if type(error).__name__ == "OperationalError" else StoreError
+        # psycopg reports no SQLSTATE if no server answered. It has a class of its own for a server that is silent.
+        names = {each.__name__ for each in type(error).__mro__}
+        return StoreUnreachable if "OperationalError" in names else StoreError
     return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2], StoreError)
 
 
