@@ -545,6 +545,25 @@ def test_connections_that_the_server_ended_are_replaced(postgresql: str) -> None
 
 
 @pytest.mark.engine("postgresql")
+def test_connections_that_the_server_ended_while_idle_are_replaced(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgstore.catalog.engine.database.IDLE_SECONDS_MAX", 0.0)
+    catalog, other = (Catalog.open(postgresql, Effects()) for _ in range(2))
+    try:
+        with catalog.reading() as transaction:
+            process = transaction._session.connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        with other.transaction() as transaction:
+            ended = f"SELECT pg_terminate_backend({process}, 10000)"
+            assert transaction._session.connection.exec_driver_sql(ended).scalar()
+        with catalog.transaction() as transaction:
+            assert transaction.groups.list(SUBSCRIPTION) == []
+    finally:
+        catalog.close()
+        other.close()
+
+
+@pytest.mark.engine("postgresql")
 def test_deadlock_can_be_retried(postgresql: str) -> None:
     catalog = Catalog.open(postgresql, Effects())
     barrier = Barrier(2)
