@@ -85,10 +85,12 @@ def create_tls_context(authorities: Path | None) -> ssl.SSLContext:
         if authorities.is_dir():
             return ssl.create_default_context(capath=authorities)
         return ssl.create_default_context(cafile=authorities)
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:  # ssl.SSLError is an OSError.
         raise InvalidInput(
-            f"{authorities} contains no certificates.",
-            found=str(error),
+            f"{authorities} contains no certificates."
+            if isinstance(error, ssl.SSLError)
+            else f"The certificates in {authorities} can't be read.",
+            found=error.strerror or str(error),
             expected="a file of certificates as PEM",
             hint="`imgstore serve --dev-tls` prints the path of the certificate as REQUESTS_CA_BUNDLE: copy the file, and "
             "name the copy with --ca-file",

@@ -92,6 +92,13 @@ def find_tls_failure(error: BaseException, server: TlsServer, now: datetime | No
         server: the server.
         now: the present time, aware.
     """
+    if (unreadable := next(filter(_is_unreadable_authority, _causes(error)), None)) is not None:
+        return TlsFailure(
+            message=f"The certificates of the authorities for {server.place} cannot be read.",
+            found=str(unreadable),
+            expected="a file of certificates as PEM that this user may read",
+            hint=server.authority_hint,
+        )
     cause = _find_ssl_error(error)
     if cause is None or isinstance(cause, _ENDS):
         return None
@@ -207,6 +214,13 @@ def _explain_no_tls(server: TlsServer) -> TlsFailure:
 def _find_ssl_error(error: BaseException) -> ssl.SSLError | CertificateError | None:
     """Return the error of the handshake. urllib3 raises CertificateError for another name."""
     return next((each for each in _causes(error) if isinstance(each, ssl.SSLError | CertificateError)), None)
+
+
+def _is_unreadable_authority(error: BaseException) -> bool:
+    """Return whether this machine could not read its own file of authorities, before the handshake."""
+    if isinstance(error, ssl.SSLError):
+        return error.library in ("X509", "PEM")
+    return isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError)
 
 
 def _is_answer_of_tls(error: BaseException) -> bool:

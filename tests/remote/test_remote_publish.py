@@ -232,7 +232,7 @@ def test_missing_credentials_and_untrusted_certificates(machine: Machine, tmp_pa
             "ServerNotTrusted",
             "comes from an authority that is not trusted",
         ),
-        ({"REQUESTS_CA_BUNDLE": "/nowhere.pem"}, "InvalidParameter", "/nowhere.pem contains no certificates"),
+        ({"REQUESTS_CA_BUNDLE": "/nowhere.pem"}, "InvalidParameter", "The certificates in /nowhere.pem can't be read"),
         ({"IMGSTORE_SERVER": "http://images.example"}, "InvalidParameter", "http:// for this machine only"),
         ({"IMGSTORE_SERVER": "https://localhost:1"}, "ServerUnreachable", "https://localhost:1 does not answer"),
         ({"IMGSTORE_SUBSCRIPTION": "none"}, "SubscriptionNotFound", "'none'"),

@@ -109,6 +109,18 @@ def test_unknown_issuer_names_the_setting_that_helps(
         assert "certificate" not in str(caught_later.value)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"])
+def test_unreadable_file_of_authorities_is_named(tmp_path: Path, content: bytes | None) -> None:
+    authorities = tmp_path / "root.pem"
+    if content is not None:
+        authorities.write_bytes(content)
+    with start_web({}, tls=issue(*NAMES).context(tmp_path / "tls")) as web, pytest.raises(StoreError) as caught:
+        _request_store(web.url(""), authorities)
+    assert "authorities" in caught.value.message
+    assert "AWS_CA_BUNDLE" in str(caught.value.hint)
+    assert not caught.value.retryable
+
+
 def test_plain_http_on_a_port_of_https_is_named(tmp_path: Path, request_of: Request) -> None:
     (tmp_path / "root.pem").write_bytes(ROOT.pem)
     with start_web({}) as web, pytest.raises(StoreError, match="speaks plain http, and was addressed with https"):
