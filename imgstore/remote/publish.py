@@ -5,20 +5,29 @@ server stores the bytes in the pool of the gallery only (invariant S1). The name
 the LUN, so the same command finds the disks of an earlier run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from imgstore.domain.disks.upload_tags import UPLOAD_MISMATCH
-from imgstore.domain.errors import AccessDenied, ImgstoreError, InvalidInput, PropertyChangeNotAllowed
+from imgstore.domain.errors import (
+    AccessDenied,
+    Conflict,
+    ImgstoreError,
+    InvalidInput,
+    NotFound,
+    PropertyChangeNotAllowed,
+    StoreError,
+    WorkHeld,
+)
 from imgstore.domain.names import compute_id, definition_id, region_key, version_id
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.requests import VersionRequest
 from imgstore.domain.storage.digests import digest_of
 from imgstore.remote.arm_client import Server
 from imgstore.remote.local_disk import LocalDisk
-from imgstore.remote.upload import Upload, digest_of_file, discard, upload
+from imgstore.remote.upload import Upload, digest_of_file, discard, is_uploaded, upload
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.client import storage_profile, version_body
 
@@ -27,6 +36,11 @@ _SOURCE_TYPES: Final = ("snapshots", "disks")
 """The resource types in which a source without an id is looked up, in order."""
 _STAGES: Final = {"Completed": Stage.COMPLETED, "Failed": Stage.FAILED, "Degraded": Stage.FAILED}
 _NAME_DIGITS: Final = 24
+_RACES_MAX: Final = 8
+"""The number of lost uploads after which the error has another cause."""
+_RACE_SECONDS: Final = 0.1
+_LOST_CODES: Final = (Conflict.code, NotFound.code, WorkHeld.code, StoreError.code)
+"""The codes of an upload that was ended, a deleted disk, an upload in use, and a write during the deletion."""
 _INGESTED_STATES: Final = ("Completed", "Degraded")
 
 
@@ -57,6 +71,10 @@ class Sources:
 def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: bool) -> Json:
     """Create or resume a version, or update an existing version, and return the version with its status.
 
+    Equal commands at the same time share the temporary disks (invariant W23). The first command that ends an upload
+    revokes the URL of the others, and the first command that ends deletes the disks. The other commands then begin
+    again, find the ended upload or the version, and follow.
+
     Args:
         server: The server.
         request: The request.
@@ -69,6 +87,30 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
         ReplicationFailed: A region failed. The other regions are usable.
         ImgstoreError: The error of the server.
     """
+    races, shares_uploads = 0, True
+    while True:
+        try:
+            return _attempt(server, request, sources, wait=wait, shares_uploads=shares_uploads)
+        except _UploadLost as lost:
+            races += 1
+            if races > _RACES_MAX:
+                raise lost.error from None
+            shares_uploads = not lost.was_shared
+            server.connection.pause(races * _RACE_SECONDS)
+
+
+class _UploadLost(Exception):
+    """Another command has ended or deleted an upload of this command."""
+
+    def __init__(self, error: ImgstoreError, *, was_shared: bool = False) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.was_shared = was_shared
+        """Whether this command used an upload of another command, whose bytes may be missing on the server."""
+
+
+def _attempt(server: Server, request: VersionRequest, sources: Sources, *, wait: bool, shares_uploads: bool) -> Json:
+    """Publish a version once. Raises errors as `publish`, and _UploadLost."""
     version = version_id(server.subscription, request.group, request.gallery, request.definition, request.version)
     existing = server.find(version, **_STATUS)
     if existing is not None and is_ingested(existing):
@@ -93,8 +135,12 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
         )  # Raises NotFound before the bytes are sent.
     for each in uploads.values():
         each.disk.check()  # The upload of the first disk may take an hour before the second disk is opened.
+    was_shared = False
     for each in uploads.values():
-        upload(server, each)
+        if shares_uploads and is_uploaded(server, each):
+            was_shared = True
+        else:
+            _upload_file(server, each)
     body = version_body(request, location=location, storage=sources.storage(uploads))
     try:
         try:
@@ -104,13 +150,35 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
                 raise
             for each in uploads.values():  # The ranges of an earlier run were of another file.
                 discard(server, each.disk_id)
-                upload(server, each)
+                _upload_file(server, each)
             _run_and_watch(server, version, "PUT", body, None, wait=wait)
     except ImgstoreError as error:
+        if was_shared or _names_upload(error, uploads.values()):
+            raise _UploadLost(error, was_shared=was_shared) from error
         _clean_up(server, version, uploads, error)
         raise
     _clean_up(server, version, uploads, None)
     return server.show(version, **_STATUS)
+
+
+def _names_upload(error: ImgstoreError, uploads: Collection[Upload]) -> bool:
+    """Return whether a version was refused because another command uses or has deleted an upload."""
+    is_missing = any(f"Source {each.disk_id} is not found" in error.message for each in uploads)
+    return is_missing or (bool(uploads) and error.error_code == WorkHeld.code)
+
+
+def _upload_file(server: Server, wanted: Upload) -> None:
+    """Upload a file.
+
+    Raises:
+        _UploadLost: another command has revoked the URL, has deleted the disk, or creates the version from the upload.
+    """
+    try:
+        upload(server, wanted)
+    except ImgstoreError as error:
+        if error.error_code in _LOST_CODES:
+            raise _UploadLost(error) from error
+        raise
 
 
 def _upload_id(server: Server, request: VersionRequest, version: str, lun: int | None) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 from imgstore.domain.disks.sources import DiskReader, Extent
 from imgstore.domain.disks.upload_tags import UPLOAD_DIGEST, UPLOAD_FOR
-from imgstore.domain.errors import Conflict, ImgstoreError, ObjectCorrupt, PropertyChangeNotAllowed
+from imgstore.domain.errors import Conflict, ImgstoreError, NotFound, ObjectCorrupt, PropertyChangeNotAllowed
 from imgstore.domain.names import region_key
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import KIB, PIECE_BYTES
@@ -31,7 +31,10 @@ _GRANT_SECONDS: Final = 24 * 3600
 """The validity of a signed URL for one attempt. The next attempt gets a new URL."""
 _URL_REFUSED: Final = "AuthenticationFailed"
 """The error code of a signed URL that was revoked or has expired."""
-_WAITING: Final = ("ReadyToUpload", "ActiveUpload")
+_ENDED: Final = "ReadyToUpload"
+"""The state of a disk that waits for an upload, and has no valid URL."""
+_ACTIVE: Final = "ActiveUpload"
+_WAITING: Final = (_ENDED, _ACTIVE)
 _TAG_VALUE_CHARACTERS_MAX: Final = 256
 """Azure's limit of a tag's value."""
 _OCTETS: Final = "application/octet-stream"
@@ -108,6 +111,19 @@ def upload(server: Server, wanted: Upload) -> Json:
     return made
 
 
+def is_uploaded(server: Server, wanted: Upload) -> bool:
+    """Return whether the server keeps the bytes of the file as an ended upload for the version.
+
+    Another command for the same version may have sent the bytes. The file is read and compared with the digest that the
+    other command named.
+    """
+    existing = server.find(wanted.disk_id)
+    if existing is None or existing["properties"]["diskState"] != _ENDED:
+        return False
+    expected = (existing.get("tags") or {}).get(UPLOAD_DIGEST)
+    return expected is not None and expected == digest_of_file(server, wanted.disk).hex()
+
+
 def digest_of_file(server: Server, disk: LocalDisk) -> Digest:
     """Return the disk digest of a local file."""
     with disk.open(server.subscriber) as reader:
@@ -119,10 +135,11 @@ def discard(server: Server, disk_id: str) -> None:
     existing = server.find(disk_id)
     if existing is None:
         return
-    if existing["properties"]["diskState"] == "ActiveUpload":
+    if existing["properties"]["diskState"] == _ACTIVE:
         with suppress(ImgstoreError):  # Revoke the URL. The server then refuses an incomplete upload, as expected.
             server.post_action(disk_id, "endGetAccess")
-    server.delete(disk_id)
+    with suppress(NotFound):  # Another command may delete the disk now.
+        server.delete(disk_id)
 
 
 def _is_resumable(existing: Json, upload_bytes: int) -> bool:

@@ -70,10 +70,10 @@ def send(machine: Machine, url: str, data: bytes, **headers: str) -> None:
         assert answer.status == 201
 
 
-def start_upload(machine: Machine, name: str, upload_bytes: int, tag: str) -> str:
+def start_upload(machine: Machine, name: str, upload_bytes: int, *tags: str) -> str:
     """Create a disk with Azure's requests for an upload, and return the signed URL."""
     size = f"--upload-type Upload --upload-size-bytes {upload_bytes}"
-    machine.inside(*f"disk create -g rg -n {name} -l southcentralus {size} --tags".split(), tag)
+    machine.inside(*f"disk create -g rg -n {name} -l southcentralus {size} --tags".split(), *tags)
     line = f"disk grant-access -g rg -n {name} --access-level Write --duration-in-seconds 3600"
     return str(machine.inside(*line.split())["accessSAS"])
 
@@ -139,6 +139,7 @@ def test_an_upload_that_another_command_ends_is_an_error_in_words(
 
     line = f"{CREATE} -e 4.0.0 --os-vhd-uri {machine.folder}/disk.raw"
     monkeypatch.setattr("imgstore.remote.upload.fixed_footer", revoke_first)
+    monkeypatch.setattr("imgstore.remote.publish._RACES_MAX", 0)
     with pytest.raises(AssertionError, match="was ended before all bytes were sent"):
         machine.inside(*line.split())
     monkeypatch.undo()
@@ -159,3 +160,29 @@ def test_ranges_of_an_earlier_file_never_reach_a_version(machine: Machine) -> No
     digests = [each["properties"]["storageProfile"]["osDiskImage"]["diskDigest"] for each in (made, image)]
     assert digests[0] == digests[1]
     assert [each["name"] for each in machine.inside("disk", "list")] == ["open"]
+
+
+def test_equal_commands_at_once_share_an_upload(machine: Machine) -> None:
+    """The command that ends its upload first revokes the URLs of the other commands, and deletes the disk at the end."""
+    line = f"{CREATE} --os-vhd-uri {machine.folder / 'disk.raw'} -o json".split()
+    commands = [machine.start(*line, "-e", "3.0.0") for _ in range(3)]
+    ends = [each.communicate(timeout=120) for each in commands]
+    assert [each.returncode for each in commands] == [0, 0, 0], ends
+    assert len({out for out, _ in ends}) == 1
+    assert machine.inside("disk", "list") == []
+
+
+def test_an_ended_upload_of_another_command_is_not_sent_again(machine: Machine) -> None:
+    """Another command has ended the upload and does not create the version."""
+    scope = f"/subscriptions/{machine.settings['IMGSTORE_SUBSCRIPTION_ID']}/resourceGroups/rg"
+    version = f"{scope}/providers/Microsoft.Compute/galleries/g1/images/ubuntu/versions/3.1.0"
+    name, data = upload_name(version, None), (machine.folder / "disk.vhd").read_bytes()
+    made = machine.inside(*f"{CREATE} -e 3.0.9 --os-vhd-uri {machine.folder / 'disk.raw'}".split())
+    digest = made["properties"]["storageProfile"]["osDiskImage"]["diskDigest"]
+    tags = (f"imgstore-upload-for={version}", f"imgstore-upload-digest={digest}")
+    send(machine, start_upload(machine, name, len(data), *tags), data)
+    machine.inside(*f"disk revoke-access -g rg -n {name}".split())
+    sent = machine.puts()
+    machine.inside(*f"{CREATE} -e 3.1.0 --os-vhd-uri {machine.folder / 'disk.raw'}".split())
+    assert machine.puts() == sent
+    assert machine.inside("disk", "list") == []
