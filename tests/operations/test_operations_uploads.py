@@ -1,6 +1,8 @@
 """Uploads and grants as operations: rights, other processes, crashes and billing."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from imgstore.domain.errors import (
     WorkHeld,
 )
 from imgstore.domain.identity.access import Grant, Principal, Role
+from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.requests import DiskRequest, MachineRequest, UploadRequest, VersionSource
 from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.domain.settings.disk_space import DiskSpace
@@ -282,6 +285,27 @@ def test_errors_about_an_upload_for_a_version_name_steps_to_a_disk(installation:
     create_upload(installation, ADMIN, UploadRequest(group=GROUP, name="up", upload_bytes=len(vhd), tags={"k": "v"}))
     assert revoke(installation).provisioning_state is ProvisioningState.SUCCEEDED
     assert create_from_source(installation, ADMIN, copy).provisioning_state is ProvisioningState.SUCCEEDED
+
+
+def test_a_second_create_follows_the_ingest_of_an_upload(tmp_path: Path, vhd: bytes) -> None:
+    """The first create keeps the upload locked, so the second must follow before its sources are opened."""
+    begun, followed = threading.Event(), threading.Event()
+
+    def hold_first(event: ProgressEvent) -> None:
+        if "another process does this work" in event.detail:
+            followed.set()
+        elif (event.task, event.stage) == ("southcentralus/0", Stage.STARTED) and not begun.is_set():
+            begun.set()
+            assert followed.wait(60)
+
+    with open_home(tmp_path / "home", hold_first) as home, ThreadPoolExecutor(2) as threads:
+        create_sample_gallery(home)
+        for_version(home, vhd)
+        first = threads.submit(version_of, home)
+        assert begun.wait(60)
+        second = threads.submit(version_of, home)
+        assert second.result().version == first.result().version
+        audit(home)
 
 
 def test_an_upload_with_another_digest_makes_no_version(installation: Installation, vhd: bytes) -> None:
