@@ -16,7 +16,9 @@ import array
 import fcntl
 import socket
 import termios
+import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -101,7 +103,9 @@ class _ProgressConnection:
             self._wait_while_moving()
         else:
             self.timeout = self.limits.fixed_seconds
-        return super().getresponse()  # type: ignore[misc]
+        response = super().getresponse()  # type: ignore[misc]
+        _last.response = weakref.ref(response)
+        return response
 
     def _wait_while_moving(self) -> None:
         """Wait until bytes arrive. The limit starts again when bytes leave the kernel's buffer."""
@@ -124,6 +128,17 @@ class _ProgressConnection:
     def _check_total(self) -> None:
         if time.monotonic() - self._began > self.limits.total_seconds(self._body_bytes):
             raise TimeoutError("timed out")
+
+
+_last = threading.local()
+"""The last response of each thread."""
+
+
+def close_last_response() -> None:
+    """Close the connection of this thread's last response, which botocore could not parse and left open."""
+    response = getattr(_last, "response", lambda: None)()
+    if response is not None:
+        response.close()
 
 
 def _unsent_bytes(sock: socket.socket) -> int:

@@ -61,7 +61,7 @@ from imgstore.stores.interface import (
     crc32_checksum,
     split_batches,
 )
-from imgstore.stores.s3.connections import TimeLimits, use_progress_timeouts
+from imgstore.stores.s3.connections import TimeLimits, close_last_response, use_progress_timeouts
 from imgstore.stores.s3.credentials import (
     ACCESS_KEY,
     SECRET_KEY,
@@ -466,6 +466,7 @@ class S3Store:
             self._check_scheme(key, error)
             raise self._unreachable_error(key, str(error)) from error
         except (vendor.BotoCoreError, *_UNREADABLE) as error:
+            close_last_response()
             raise self._failed_error(key, f"an answer that cannot be read: {error}") from error
 
     def _check_scheme(self, key: str | None, error: Exception | None) -> None:
