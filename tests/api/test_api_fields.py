@@ -72,6 +72,8 @@ def value_of(how: Any, leaf: str) -> Any:
     named = leaf.rpartition(".")[2].rstrip("[]")
     if named == "name" and "targetRegions" in leaf:
         return "South Central US"
+    if leaf == "properties.features[].value":
+        return "SCSI, NVMe"
     return {"bool": True, "int": 7, "float": 0.5, "datetime": "2091-01-01T00:00:00Z"}.get(how["kind"], "value1")
 
 
