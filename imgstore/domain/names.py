@@ -13,6 +13,10 @@ _GALLERY: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.]{0,78}[A-Za-z0-9])?")
 _DEFINITION: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
 _GROUP: Final = re.compile(r"[\w.()-]{0,89}[\w()-]")
 _DISK: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
+_NAME_RULE: Final = (
+    "1 to 80 letters, digits, '_', '-' and '.', starting with a letter or digit and not ending in '.' or '-'"
+)
+"""The rule for the name of a definition, a disk or a network resource."""
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]")
 _VERSION: Final = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
 _SHARED: Final = re.compile(
@@ -47,24 +51,28 @@ def check_gallery_name(name: str) -> str:
 
 def check_definition_name(name: str) -> str:
     """Return `name` if valid for an image definition."""
-    return _check_name(name, _DEFINITION, "image definition", "galleryImageName", "letters, digits, '_', '-' and '.'")
+    return _check_name(name, _DEFINITION, "image definition", "galleryImageName", _NAME_RULE)
 
 
 def check_disk_name(name: str, what: str = "disk") -> str:
     """Return `name` if valid for a managed disk, a snapshot or a managed image."""
     target = {"disk": "diskName", "snapshot": "snapshotName"}.get(what, "imageName")
-    return _check_name(name, _DISK, what, target, "letters, digits, '_', '-' and '.'")
+    return _check_name(name, _DISK, what, target, _NAME_RULE)
 
 
 def check_network_name(name: str) -> str:
     """Return `name` if valid for a resource of Microsoft.Network or for a part of such a resource."""
-    return _check_name(name, _DISK, "network resource", "name", "at most 80 letters, digits, '_', '-' and '.'")
+    return _check_name(name, _DISK, "network resource", "name", _NAME_RULE)
 
 
 def check_group_name(name: str) -> str:
     """Return `name` if valid for a resource group. Azure: 90 characters."""
     return _check_name(
-        name, _GROUP, "resource group", "resourceGroupName", "letters, digits, '_', '-', '.', '(' and ')'"
+        name,
+        _GROUP,
+        "resource group",
+        "resourceGroupName",
+        "1 to 90 letters, digits, '_', '-', '.', '(' and ')', not ending in '.'",
     )
 
 
@@ -74,19 +82,19 @@ def check_identifier(name: str, *, what: str, characters_max: int) -> str:
         raise InvalidInput(
             f"The {what} of an image definition is invalid.",
             found=repr(name),
-            expected=f"at most {characters_max} letters, digits, '.', '_' and '-', not ending in '.'",
+            expected=f"1 to {characters_max} letters, digits, '.', '_' and '-', not ending in '.'",
             hint=f"choose another {what}",
             target=f"identifier.{what}",
         )
     return name
 
 
-def _check_name(name: str, pattern: re.Pattern[str], what: str, target: str, characters: str) -> str:
+def _check_name(name: str, pattern: re.Pattern[str], what: str, target: str, expected: str) -> str:
     if not pattern.fullmatch(name):
         raise InvalidInput(
             f"The {what} name is invalid.",
             found=repr(name),
-            expected=f"{characters}, starting with a letter or digit and not ending in '.' or '-'",
+            expected=expected,
             hint="choose another name",
             target=target,
         )

@@ -2,9 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from typing import Final
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.wire.json_text import Json
+
+_INTEGERS: Final = range(-(2**31), 2**31)
+_INTEGER_CHARACTERS_MAX: Final = len(str(_INTEGERS.start))
 
 
 def value_at(resource: Json, path: str) -> Json:
@@ -24,6 +28,20 @@ def text_of(value: Json, path: str) -> str | None:
     if isinstance(value, list | Mapping):
         raise invalid_value(path, value, "text")
     return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def integer_of(value: Json, path: str) -> int:
+    """Return an integer. A text of ASCII digits is accepted, because Azure's JSON parser accepts such a text.
+
+    Raises:
+        InvalidInput: The value is not an integer of 32 bits.
+    """
+    digits = value.removeprefix("-") if isinstance(value, str) and value.isascii() else ""
+    if isinstance(value, str) and digits.isdigit() and len(value) <= _INTEGER_CHARACTERS_MAX:
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value in _INTEGERS:
+        return value
+    raise invalid_value(path, value, f"a whole number from {_INTEGERS.start} to {_INTEGERS.stop - 1}")
 
 
 def flag_of(value: Json, path: str, *, absent: bool = False) -> bool:

@@ -37,8 +37,13 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder: Path = tmp_path_factory.mktemp("limits")
-    disk = make_raw(folder / "disk.raw", seed=1, virtual_bytes=8 << 20, content_bytes=1 << 20).read_bytes()
-    with start_web({"/disk.raw": Page(body=disk)}) as web, start_api(folder / "home", rate_limit_factor=0) as api:
+    pages = {
+        f"/{name}.raw": Page(
+            body=make_raw(folder / name, seed=seed, virtual_bytes=8 << 20, content_bytes=1 << 20).read_bytes()
+        )
+        for seed, name in enumerate(("disk", "data"))
+    }
+    with start_web(pages) as web, start_api(folder / "home", rate_limit_factor=0) as api:
         api.found()
         yield Stage(api=api, web=web)
 
@@ -116,9 +121,14 @@ def profile(name: str) -> Send:
     return image_version(lambda properties, value: properties["publishingProfile"].update({name: value}))
 
 
-def luns(properties: Any, value: Any) -> None:
-    source = {"source": properties["storageProfile"]["osDiskImage"]["source"]}
-    properties["storageProfile"]["dataDiskImages"] = [{"lun": lun, **source} for lun in value]
+def luns(stage: Stage, value: Any) -> Answer:
+    """Send a version with a data disk at each LUN."""
+    source = {"source": {"uri": stage.web.url("/data.raw")}}
+
+    def put(properties: Any, value: Any) -> None:
+        properties["storageProfile"]["dataDiskImages"] = [{"lun": lun, **source} for lun in value]
+
+    return image_version(put)(stage, value)
 
 
 def os_caching(properties: Any, value: Any) -> None:
@@ -149,6 +159,51 @@ def grant(stage: Stage, body: Any) -> Answer:
     }
     assert stage.api.ask("PUT", path, upload).status == 202
     return stage.api.ask("POST", f"{path}/beginGetAccess", body)
+
+
+def imported_disk(change: Callable[[Any], Any]) -> Send:
+    """Return a PUT of a new disk from a URL, with a value in the body."""
+    return lambda stage, value: imported(stage, "disks", stage.fresh("disk"), change(value))
+
+
+def imported(stage: Stage, kind: str, name: str, more: Any = None) -> Answer:
+    """Import a disk or a snapshot from a URL."""
+    body = {"location": HERE, **(more or {})}
+    creation = {"createOption": "Import", "sourceUri": stage.web.url("/disk.raw")}
+    body["properties"] = {"creationData": creation, **body.get("properties", {})}
+    return stage.api.ask("PUT", f"{stage.api.compute}/{kind}/{name}", body)
+
+
+def managed_image(stage: Stage, name: str) -> Answer:
+    disk = {"osType": "Linux", "osState": "Generalized", "blobUri": stage.web.url("/disk.raw")}
+    body = {"location": HERE, "properties": {"storageProfile": {"osDisk": disk}}}
+    return stage.api.ask("PUT", f"{stage.api.compute}/images/{name}", body)
+
+
+def machine(stage: Stage, name: str) -> Answer:
+    """Create a machine from a new disk."""
+    made = imported(stage, "disks", stage.fresh("os"))
+    stage.api.await_end(made)
+    disk = {"createOption": "Attach", "managedDisk": {"id": f"{stage.api.compute}/disks/{made.body['name']}"}}
+    body = {"location": HERE, "properties": {"storageProfile": {"osDisk": disk}}}
+    return stage.api.ask("PUT", f"{stage.api.compute}/virtualMachines/{name}", body)
+
+
+def network(kind: str) -> Send:
+    def send(stage: Stage, name: str) -> Answer:
+        path = f"{stage.api.top}/resourceGroups/{GROUP}/providers/Microsoft.Network/{kind}/{name}"
+        return stage.api.ask("PUT", path, {"location": HERE, "properties": {}}, version="2022-01-01")
+
+    return send
+
+
+def deployment(stage: Stage, name: str) -> Answer:
+    schema = "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#"
+    template = {"$schema": schema, "contentVersion": "1.0.0.0", "resources": []}
+    path = f"{stage.api.top}/resourceGroups/{GROUP}/providers/Microsoft.Resources/deployments/{name}"
+    return stage.api.ask(
+        "PUT", path, {"properties": {"mode": "Incremental", "template": template}}, version="2021-04-01"
+    )
 
 
 def upload(stage: Stage, length: Any) -> Answer:
@@ -308,9 +363,65 @@ LIMITS: Final[dict[str, Limit]] = {
     ),
     "regional replica count": Limit(
         send=target(lambda value: [{"name": HERE, "regionalReplicaCount": value}]),
-        inside=(1, 10), outside=(0, 11, -1, "x"), message="",
+        inside=(1, 10, "10"), outside=(0, 11, -1, INT_MAX), message=RANGE,
     ),
-    "replica count": Limit(send=profile("replicaCount"), inside=(1, 10), outside=(0, 11), message=RANGE),
+    "kind of a replica count": Limit(
+        send=target(lambda value: [{"name": HERE, "regionalReplicaCount": value}]),
+        inside=(None,), outside=("x", 1.0, True, INT_MAX + 1, "\N{ARABIC-INDIC DIGIT THREE}"), message=VALUE,
+    ),
+    "replica count": Limit(
+        send=profile("replicaCount"), inside=(1, 10, "10"), outside=(0, 11, INT_MAX), message=RANGE
+    ),
+    "disk name": Limit(
+        send=lambda stage, name: imported(stage, "disks", name),
+        inside=("d" * 80, "a.b_c-d", "0", "a_"), outside=("d" * 81, "_a", "-a", "a-", "a.", "a!b"),
+        message="expected: 1 to 80 letters",
+    ),
+    "snapshot name": Limit(
+        send=lambda stage, name: imported(stage, "snapshots", name),
+        inside=("s" * 80, "a_"), outside=("s" * 81, "_a", "a-", "a."), message="expected: 1 to 80 letters",
+    ),
+    "image name": Limit(
+        send=managed_image, inside=("i" * 80, "a_"), outside=("i" * 81, "_a", "a-", "a."),
+        message="expected: 1 to 80 letters",
+    ),
+    "machine name": Limit(
+        send=machine, inside=("m" * 64, "a.b_c-d"), outside=("m" * 65, "_a", "a-", "a.", "a!b"),
+        message="expected: 1 to 64 letters",
+    ),
+    **{
+        f"name in {kind}": Limit(
+            send=network(kind), inside=("n" * 80, "a.b-c_"), outside=("n" * 81, "_a", "a-", "a."),
+            message="expected: 1 to 80 letters",
+        )
+        for kind in ("virtualNetworks", "networkSecurityGroups", "publicIPAddresses", "networkInterfaces")
+    },
+    "deployment name": Limit(
+        send=deployment, inside=("d" * 64, "a.b-c_(d)"), outside=("d" * 65, "a!b"), message="deployment name is invalid",
+        code="InvalidDeploymentName",
+    ),
+    "size of a disk": Limit(
+        send=imported_disk(lambda value: {"properties": {"diskSizeGB": value}}),
+        inside=(1, None), outside=(0, -1, 2, "x", 1.5, INT_MAX + 1), message="",
+    ),
+    "type of a disk": Limit(
+        send=imported_disk(lambda value: {"sku": {"name": value}}),
+        inside=("Standard_LRS", "standard_lrs", "Premium_LRS"), outside=("UltraSSD_LRS", "x"), message=VALUE,
+    ),
+    "os type of a disk": Limit(
+        send=imported_disk(lambda value: {"properties": {"osType": value}}),
+        inside=("linux", "Windows"), outside=("BSD", "", 1), message=VALUE,
+    ),
+    "generation of a disk": Limit(
+        send=imported_disk(lambda value: {"properties": {"hyperVGeneration": value}}),
+        inside=("v1", "V2"), outside=("V3", ""), message=VALUE,
+    ),
+    "id of a member": Limit(
+        send=lambda stage, ids: share(
+            stage, {"operationType": "Add", "groups": [{"type": "Subscriptions", "ids": ids}]}
+        ),
+        inside=(["11111111-1111-1111-1111-111111111111"],), outside=(["x"], [""], [], [1], "x", None), message="",
+    ),
     "storage account type": Limit(
         send=profile("storageAccountType"), inside=("Standard_LRS", "standard_zrs", "Premium_LRS"),
         outside=("Standard_GRS", "", 1), message="is not a storage account type",
@@ -383,16 +494,27 @@ def test_the_limit(stage: Stage, name: str) -> None:
         assert limit.message in answer.body["error"]["message"], (value, answer)
 
 
-def test_luns_of_data_disks(stage: Stage) -> None:
-    """A disk has one source, so only the refusals are tested here."""
+@pytest.mark.parametrize("lun", [0, 63, "63"])
+def test_the_disk_at_the_last_lun_is_stored(stage: Stage, lun: Any) -> None:
+    answer = luns(stage, [lun])
+    assert answer.status == 201, answer
+    assert stage.api.await_end(answer)["status"] == "Succeeded"
+    path = f"{stage.api.definition}/versions/{answer.body['name']}"
+    (disk,) = stage.api.ask("GET", path).body["properties"]["storageProfile"]["dataDiskImages"]
+    assert disk["lun"] == int(lun)
+
+
+def test_wrong_luns_of_data_disks(stage: Stage) -> None:
     for value, text in (
         ([64], RANGE),
         ([-1], RANGE),
         ([3, 3], "duplicate LUNs"),
         (["x"], VALUE),
+        ([True], VALUE),
+        (["\N{ARABIC-INDIC DIGIT THREE}"], VALUE),
         ([None], "is missing"),
     ):
-        answer = image_version(luns)(stage, value)
+        answer = luns(stage, value)
         assert (answer.status, answer.code) == (400, INVALID), (value, answer)
         assert text in answer.body["error"]["message"], (value, answer)
 
@@ -404,6 +526,50 @@ def test_publisher_offer_and_sku_are_unique_in_a_gallery_without_case(stage: Sta
     answer = stage.api.ask("PUT", f"{stage.api.gallery}/images/second", body)
     assert (answer.status, answer.code) == (409, "Conflict")
     assert "Choose a different publisher, offer, sku combination." in answer.body["error"]["message"]
+
+
+# -- limits of settings.toml -------------------------------------------------------------------------------------------
+
+
+def test_counts_and_sizes_end_at_the_limits_of_the_settings(tmp_path: Path) -> None:
+    """The last resource and the largest disk inside a limit are accepted, and the next are refused."""
+    size = 8 << 20
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "settings.toml").write_text(
+        "[limits]\ngalleries_max = 2\ndefinitions_max = 2\nversions_max = 1\n"
+        f"image_bytes_max = {size}\ndata_disk_bytes_max = {size}\n"
+    )
+    pages = {
+        f"/{name}.raw": Page(
+            body=make_raw(
+                tmp_path / name, seed=len(name), virtual_bytes=virtual_bytes, content_bytes=1 << 20
+            ).read_bytes()
+        )
+        for name, virtual_bytes in (("os", size), ("data", size), ("larger", size + 512))
+    }
+    with start_web(pages) as web, start_api(tmp_path / "home", rate_limit_factor=0) as api:
+        api.found()
+        stage = Stage(api=api, web=web)
+
+        def version(name: str, os: str, data: str) -> Answer:
+            body = version_body(web.url(f"/{os}.raw"))
+            source = {"uri": web.url(f"/{data}.raw")}
+            body["properties"]["storageProfile"]["dataDiskImages"] = [{"lun": 63, "source": source}]
+            return api.ask("PUT", api.version(name), body)
+
+        for os, data in (("larger", "data"), ("os", "larger")):
+            refused = version("0.0.1", os, data)
+            error = refused.body["error"] if refused.status >= 400 else api.await_end(refused)["error"]
+            assert f"exceeds the limit of {size} bytes" in error["message"], (os, data, error)
+        sizes = ("os", "data")
+        made = version("0.0.1", *sizes)
+        assert made.status < 300, made
+        assert api.await_end(made)["status"] == "Succeeded"
+        for answer in (gallery_name(stage, "second"), definition_name(stage, "second")):
+            assert answer.status == 201, answer
+        for answer in (gallery_name(stage, "third"), definition_name(stage, "third"), version("1.0.0", *sizes)):
+            assert (answer.status, answer.code) == (409, "QuotaExceeded"), answer
+            assert "in a subscription and region is reached" in answer.body["error"]["message"]
 
 
 # -- one check for each way in ----------------------------------------------------------------------------------------
@@ -451,6 +617,24 @@ def test_each_way_in_has_the_limit(stage: Stage, properties: Any, text: str) -> 
         else:
             assert found.status == 400, found
             assert text in json.dumps(found.body), found
+
+
+def test_each_way_to_a_version_has_the_limit_of_replicas(stage: Stage) -> None:
+    made = image_version(lambda properties, value: None)(stage, None)
+    assert stage.api.await_end(made)["status"] == "Succeeded"
+    path = f"{stage.api.definition}/versions/{made.body['name']}"
+    present = stage.api.ask("GET", path).body
+    for count_, text in ((0, RANGE), (11, RANGE), (INT_MAX, RANGE), (INT_MAX + 1, VALUE)):
+        regions = [{"name": HERE, "regionalReplicaCount": count_}]
+        for change in ({"replicaCount": count_}, {"targetRegions": regions}):
+            profile_ = {"publishingProfile": change}
+            for method, body in (
+                ("PUT", present | {"properties": present["properties"] | profile_}),
+                ("PATCH", {"properties": profile_}),
+            ):
+                answer = stage.api.ask(method, path, body)
+                assert (answer.status, answer.code) == (400, INVALID), (method, change, answer)
+                assert text in answer.body["error"]["message"], (method, change, answer)
 
 
 # -- purchase plans ---------------------------------------------------------------------------------------------------

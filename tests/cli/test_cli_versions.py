@@ -142,6 +142,9 @@ def test_properties_are_changed_by_flags_and_by_paths(terminal: Terminal) -> Non
         ("--set publishingProfile.targetRegions[0].regionalReplicaCount=many", "a whole number"),
         ("--end-of-life-date 2001-01-01", "EndOfLifeDate must be set to a future date"),
         ("--replica-count 11", "out of range"),
+        ("--replica-count 0", "out of range"),
+        ("--set publishingProfile.replicaCount=0", "out of range"),
+        ("--set publishingProfile.targetRegions[0].regionalReplicaCount=2147483647", "out of range"),
     ],
 )
 def test_a_change_that_is_refused_is_named(terminal: Terminal, change: str, told: str) -> None:

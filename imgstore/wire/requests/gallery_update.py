@@ -8,13 +8,11 @@ from imgstore.domain.names import VersionName
 from imgstore.domain.resources import SOFT_DELETE_RETENTION_DAYS, Feature, Gallery, ImageDefinition, RecommendedRange
 from imgstore.domain.views import DefinitionPath
 from imgstore.policy.allowed_changes import DEFINITION_MAY_CHANGE, GALLERY_MAY_CHANGE
-from imgstore.wire.json_fields import flag_of, invalid_value, tags_of, text_of, value_at
+from imgstore.wire.json_fields import flag_of, integer_of, invalid_value, tags_of, text_of, value_at
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.arguments import parse_end_of_life
 from imgstore.wire.requests.generic_update import Edit, apply_edits, check_changes
 from imgstore.wire.responses.resources import definition_json, gallery_json
-
-_WHOLE_MAX = 2**31 - 1
 
 
 def edit_gallery(gallery: Gallery, edits: Iterable[Edit], *, force_string: bool = False) -> Gallery:
@@ -71,17 +69,13 @@ def _read_flag(resource: Json, path: str) -> bool:
 
 
 def read_integer(resource: Json, path: str) -> int | None:
-    """Return the integer at a path, or None. A text of digits counts as an integer.
+    """Return the integer at a path, or None.
 
     Raises:
         InvalidInput: The value is not an integer of 32 bits.
     """
     value = value_at(resource, path)
-    if isinstance(value, str) and value.removeprefix("-").isdecimal() and len(value) < 12:
-        value = int(value)
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _WHOLE_MAX):
-        return value
-    raise invalid_value(path, value, "a whole number")
+    return None if value is None else integer_of(value, path)
 
 
 def read_range(resource: Json, path: str) -> RecommendedRange:

@@ -17,7 +17,7 @@ from imgstore.domain.resources import (
     ReplicationMode,
 )
 from imgstore.wire.api_versions import Kind
-from imgstore.wire.json_fields import flag_of, invalid_value, tags_of, text_of, value_at
+from imgstore.wire.json_fields import flag_of, integer_of, invalid_value, tags_of, text_of, value_at
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.arguments import parse_end_of_life, parse_storage_account_type
 from imgstore.wire.requests.body_fields import read_known_fields
@@ -177,9 +177,7 @@ def _read_lun(image: Json) -> int:
     lun = value_at(image, "lun")
     if lun is None:
         raise missing_field(f"galleryImageVersion.{_DATA}.lun")
-    if not isinstance(lun, int) or isinstance(lun, bool):
-        raise invalid_value(f"{_DATA}.lun", lun, "a whole number")
-    return lun
+    return integer_of(lun, f"{_DATA}.lun")
 
 
 def _read_disk(image: Json, path: str) -> _Disk:

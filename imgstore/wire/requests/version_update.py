@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from imgstore.domain.resources import KEEP, TargetRegionRequest, VersionUpdate
-from imgstore.wire.json_fields import flag_of, invalid_value, tags_of
+from imgstore.wire.json_fields import flag_of, integer_of, invalid_value, tags_of
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.arguments import parse_end_of_life, parse_storage_account_type
 from imgstore.wire.requests.generic_update import Edit, apply_edits, changed_paths, check_changes
@@ -88,7 +88,7 @@ def _read_update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
         target_regions=read_target_regions(publishing.get("targetRegions"))
         if is_given(f"{_PUBLISHING}.targetRegions")
         else None,
-        replica_count=_read_integer(publishing.get("replicaCount") or 1, count) if is_given(count) else None,
+        replica_count=_read_replica_count(publishing.get("replicaCount"), count) if is_given(count) else None,
         exclude_from_latest=flag(f"{_PUBLISHING}.excludeFromLatest", publishing, absent=False),
         end_of_life_at=(
             KEEP
@@ -103,6 +103,11 @@ def _read_update(after: Json, changed: Mapping[str, Json]) -> VersionUpdate:
         block_deletion_before_end_of_life=flag(f"{_SAFETY}.blockDeletionBeforeEndOfLife", safety, absent=False),
         tags=tags_of(after) if is_given("tags") else None,
     )
+
+
+def _read_replica_count(value: Json, path: str) -> int:
+    """Return the replica count. A removed count is 1 again."""
+    return 1 if value is None else integer_of(value, path)
 
 
 def read_target_regions(value: Json) -> tuple[TargetRegionRequest, ...]:
@@ -126,14 +131,7 @@ def _read_region(value: Json, path: str) -> TargetRegionRequest:
     excluded = value.get("excludeFromLatest")
     return TargetRegionRequest(
         name=value["name"],
-        regional_replica_count=None if count is None else _read_integer(count, f"{path}.regionalReplicaCount"),
+        regional_replica_count=None if count is None else integer_of(count, f"{path}.regionalReplicaCount"),
         storage_account_type=None if kind is None else parse_storage_account_type(str(kind)),
         exclude_from_latest=None if excluded is None else flag_of(excluded, f"{path}.excludeFromLatest"),
     )
-
-
-def _read_integer(value: Json, path: str) -> int:
-    text = str(value)
-    if isinstance(value, bool) or not text.removeprefix("-").isdecimal() or len(text) > 9:
-        raise invalid_value(path, value, "a whole number")
-    return int(text)
