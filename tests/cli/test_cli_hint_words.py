@@ -21,7 +21,8 @@ HINTS: Final = re.compile(r"hint|advice", re.IGNORECASE)
 """Names of parameters, variables and tables that contain hints."""
 LIBRARIES: Final = {
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE", "SSL_CERT_FILE",
-    "REQUESTS_CA_BUNDLE", "TMPDIR", "HOME",
+    "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "REQUESTS_CA_BUNDLE", "TMPDIR", "HOME", "HTTP_PROXY", "HTTPS_PROXY",
+    "NO_PROXY",
 }  # fmt: skip
 """Variables that boto3, OpenSSL, `tempfile` and the operating system read, or that the tests of hints try."""
 NOT_VARIABLES: Final = {"RG", "GALLERY", "DEFINITION", "FILE", "REGION"}

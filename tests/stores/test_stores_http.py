@@ -1,5 +1,6 @@
 """Tests of images behind a URL: ranges, redirects, forbidden addresses, changes, and passing errors."""
 
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +203,17 @@ def test_a_name_that_does_not_resolve(site: Site) -> None:
     with pytest.raises(StoreUnreachable) as raised:
         site.open(resolver=unknown)
     assert "does not resolve" in str(raised.value)
+
+
+def test_a_hint_for_an_unknown_name_is_about_the_name(site: Site) -> None:
+    """Private addresses are another cause, and IMGSTORE_ALLOW_PRIVATE_SOURCES makes no name resolve."""
+
+    def unknown(_host: str, _port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with pytest.raises(InvalidInput) as raised:
+        site.open(resolver=unknown)
+    assert "correct the name of the host" in str(raised.value.hint)
 
 
 # -- redirects --------------------------------------------------------------------------------------------------------

@@ -286,8 +286,8 @@ def answer(status: int, body: str = "", headers: str = "", length: int | None = 
     return (head + body).encode()
 
 
-def error(status: int, code: str) -> bytes:
-    return answer(status, f"<Error><Code>{code}</Code><Message>for a reason</Message></Error>")
+def error(status: int, code: str, message: str = "for a reason") -> bytes:
+    return answer(status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>")
 
 
 @pytest.mark.parametrize(
@@ -325,6 +325,63 @@ def test_each_error_response_has_its_error(scripted: Scripted, said: bytes, expe
     assert raised.value.hint
     assert scripted.requests == 1
     store.close()
+
+
+HTML = "<html>a login page</html>"
+CONSOLE = "S3 API Requests must be made to API port."
+
+
+@pytest.mark.parametrize("call", [lambda store: store.get("a"), lambda store: store.put("a", b"1")])
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        *((answer(status, HTML), "another program answers") for status in (302, 400, 401, 403, 404, 407, 413)),
+        (error(400, "InvalidArgument", CONSOLE), "the port is that of the S3 service"),
+        (error(404, "NoSuchBucket"), "check the bucket and the endpoint"),
+        (error(501, "NotImplemented"), "look up the code"),
+    ],
+)
+def test_a_hint_fits_the_program_that_answered(
+    scripted: Scripted, said: bytes, advice: str, call: Callable[[S3Store], object]
+) -> None:
+    """An answer of a proxy is neither a missing object, nor a refusal of the credentials, nor a passing fault."""
+    scripted.answers = [said]
+    store = scripted.store()
+    with pytest.raises(StoreError) as raised:
+        call(store)
+    assert type(raised.value) is StoreError
+    assert advice in str(raised.value.hint)
+    store.close()
+
+
+def test_a_redirect_names_the_region_of_the_bucket(scripted: Scripted) -> None:
+    body = "<Error><Code>PermanentRedirect</Code></Error>"
+    scripted.answers = [answer(301, body, "x-amz-bucket-region: eu-west-1\r\n")] * 4
+    store = scripted.store()
+    with pytest.raises(StoreError) as raised:
+        store.get("a")
+    assert "The bucket is in eu-west-1." in str(raised.value.found)
+    assert "signing_region of the zone in regions.yaml to the region of the bucket" in str(raised.value.hint)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "variables", "advice"),
+    [
+        ({"profile": "nobody-has-this"}, {}, "correct profile in regions.yaml"),
+        ({}, {"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": ""}, "correct HTTP_PROXY"),
+    ],
+)
+def test_a_hint_names_the_wrong_setting_of_this_machine(
+    how: dict[str, Any], variables: dict[str, str], advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name.lower(), value)
+    keys: dict[str, Any] = {} if how else {"access_key": "a", "secret_key": "s"}
+    with pytest.raises(StoreError) as raised:
+        S3Store(endpoint="http://store.example:9000", bucket="b", **keys, **how).get("a")
+    assert advice in str(raised.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -712,6 +769,7 @@ def test_an_error_of_a_source_names_settings_of_sources(scripted: Scripted, stat
         S3Object(store, "a", retrier=Retrier(wait=clock.wait, monotonic=clock.monotonic))
     assert raised.value.hint
     assert "regions" not in str(raised.value)
+    assert "zone" not in str(raised.value)
     store.close()
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from imgstore.domain.environment import strip_variables
 from imgstore.domain.errors import StoreDenied, StoreError
-from imgstore.stores.s3.credentials import clean_key, clock_skew
+from imgstore.stores.s3.credentials import clean_key, clock_skew, denied_error
 from imgstore.stores.s3.store import S3Store
 from imgstore.testing.engines import S3Engine
 
@@ -205,3 +205,10 @@ def test_the_difference_of_clocks_needs_a_date() -> None:
     assert clock_skew({"date": "Thu, 01 Jan 2026 11:00:00 GMT"}, now) == timedelta(hours=1)
     assert clock_skew({"date": "noon"}, now) is None
     assert clock_skew({}, now) is None
+
+
+@pytest.mark.parametrize("skew", [None, timedelta(), timedelta(seconds=3)])
+def test_a_date_header_of_a_proxy_is_no_difference_of_clocks(skew: timedelta | None) -> None:
+    """A proxy may write its own Date header, which says nothing about the clock of the store."""
+    refused = denied_error("s3 b", "a", "RequestTimeTooSkewed", "403", skew)
+    assert "more than 15 minutes apart" in str(refused.found)

@@ -202,7 +202,9 @@ class SourceErrors:
             if addresses
             else "a name that does not resolve",
             expected="public addresses only",
-            hint="for a server of your own network set IMGSTORE_ALLOW_PRIVATE_SOURCES=1",
+            hint="for a server of your own network set IMGSTORE_ALLOW_PRIVATE_SOURCES=1"
+            if addresses
+            else "correct the name of the host in the URL. `getent hosts NAME` shows the addresses of a name",
             target=self.location,
         )
 

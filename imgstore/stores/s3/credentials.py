@@ -96,8 +96,19 @@ def config_error(found: str) -> StoreDenied:
     )
 
 
+def profile_error(found: str) -> StoreDenied:
+    """Create the error for a profile that no file of the AWS configuration contains."""
+    return StoreDenied(
+        "The AWS profile does not exist.",
+        found=found,
+        expected="a profile in ~/.aws/credentials or ~/.aws/config",
+        hint="correct profile in regions.yaml or AWS_PROFILE, or add the profile to one of these files. The variables "
+        "AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE name other files",
+    )
+
+
 def _skewed_error(store: str, key: str | None, found: str, skew: timedelta | None) -> StoreDenied:
-    if skew is None:
+    if skew is None or abs(skew) <= SKEW_MAX:  # A proxy may write its own Date header.
         difference = "more than 15 minutes apart"
     else:
         minutes, seconds = divmod(round(abs(skew.total_seconds())), 60)

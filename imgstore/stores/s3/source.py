@@ -23,6 +23,8 @@ _SETTINGS: Final = {
     "the endpoint in regions.yaml": "IMGSTORE_SOURCE_S3_ENDPOINT",
     "the region's entry in regions.yaml": "IMGSTORE_SOURCE_S3_ENDPOINT",
     "name an AWS profile in regions.yaml": "set AWS_PROFILE",
+    "profile in regions.yaml or AWS_PROFILE": "AWS_PROFILE",
+    "endpoint and signing_region of the zone in regions.yaml": "IMGSTORE_SOURCE_S3_ENDPOINT and AWS_DEFAULT_REGION",
     "signing_region of the zone in regions.yaml": "AWS_DEFAULT_REGION",
 }
 """The settings in hints of `S3Store`, and the settings of a source in their place."""

@@ -71,6 +71,7 @@ from imgstore.stores.s3.credentials import (
     clock_skew,
     config_error,
     denied_error,
+    profile_error,
 )
 from imgstore.stores.s3.fast_path import FastPath
 from imgstore.stores.tls_errors import (
@@ -129,9 +130,20 @@ _PASSING: Final = frozenset(
 _PASSING_HINT: Final = "run the same command again, which resumes; if the error stays, look into the log of the store"
 _FAILED_HINT: Final = "look up the code in the server's documentation, and check the region's entry in regions.yaml"
 _REGION_HINT: Final = "set signing_region of the zone in regions.yaml to the region that the store names"
+_PROXY_HINT: Final = (
+    "correct HTTP_PROXY and HTTPS_PROXY, or name the host of the endpoint in NO_PROXY. Then run the command again"
+)
+_FOREIGN_HINT: Final = (
+    "check the endpoint in regions.yaml, and HTTP_PROXY, HTTPS_PROXY and NO_PROXY: another program answers, such as a "
+    "proxy, a console or a login page"
+)
+_STATUSES_WITHOUT_TEXT: Final = (412, 429)
+"""Statuses that name the cause without a code."""
+_WRONG_PORT: Final = "S3 API Requests must be made to API port"
+"""The message of MinIO's console."""
 _FAILED_HINTS: Final = {
     "AuthorizationHeaderMalformed": _REGION_HINT,
-    "PermanentRedirect": "set endpoint and signing_region of the zone to the region in which the bucket is",
+    "PermanentRedirect": "set endpoint and signing_region of the zone in regions.yaml to the region of the bucket",
     "IllegalLocationConstraintException": _REGION_HINT,
     "400": "check that the endpoint has https:// if the server uses TLS, and that the port is that of the S3 service",
 }
@@ -139,7 +151,6 @@ _CREDENTIALS: Final = (
     vendor.NoCredentialsError,
     vendor.PartialCredentialsError,
     vendor.CredentialRetrievalError,
-    vendor.ProfileNotFound,
     vendor.TokenRetrievalError,
     vendor.SSOError,
 )
@@ -444,10 +455,17 @@ class S3Store:
         except vendor.ClientError as error:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
             headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-            if error_code(error) == "400" and "x-amz-request-id" not in headers:
-                self._check_scheme(key, None)  # Not from S3. The answer to a HEAD request has no text.
+            code, is_from_s3 = error_code(error), "x-amz-request-id" in headers
+            if code == "400" and not is_from_s3:
+                self._check_scheme(key, None)  # The answer to a HEAD request has no text.
+            if not (code or is_from_s3) and status < 500 and status not in _STATUSES_WITHOUT_TEXT:
+                raise self._foreign_error(key, status) from error
             skew = clock_skew(headers, self._now())
-            raise self._create_error(key, error_code(error), status, _error_message(error), skew) from error
+            raise self._create_error(key, code, status, _error_message(error), skew) from error
+        except vendor.ProfileNotFound as error:
+            raise profile_error(str(error)) from error
+        except vendor.ProxyConnectionError as error:
+            raise self._unreachable_error(key, str(error), StoreSilent, hint=_PROXY_HINT) from error
         except _CREDENTIALS as error:
             raise denied_error(self.name, key, "", str(error), None) from error
         except vendor.ConfigParseError as error:
@@ -490,7 +508,8 @@ class S3Store:
                 f"There is no bucket '{self.bucket}'.",
                 found=found,
                 expected=f"a bucket of this name in {self.name}",
-                hint="run `imgstore regions init`",
+                hint="check the bucket and the endpoint of the region in regions.yaml. Then run `imgstore regions init`, "
+                "which creates the bucket of a new zone, and names the steps for a lost bucket",
                 target=self.bucket,
             )
         if code == "BucketAlreadyExists":
@@ -517,11 +536,21 @@ class S3Store:
             )
         if code in _BUSY or status == 429:
             return self._unreachable_error(key, found, hint=_BUSY_HINT)
-        if code in _PASSING or status >= 500:
+        if code in _PASSING or (status >= 500 and code != "NotImplemented"):
             return self._unreachable_error(key, found, hint=_PASSING_HINT)
         if code in _DENIED or status in {401, 403}:
             return denied_error(self.name, key, code, found, skew)
-        return self._failed_error(key, found, code)
+        return self._failed_error(key, found, "400" if _WRONG_PORT in message else code)
+
+    def _foreign_error(self, key: str | None, status: int) -> StoreError:
+        """Create the error for an error response that is not from S3."""
+        return StoreError(
+            f"{self.name} does not answer as an S3 server.",
+            found=f"HTTP {status} without an error code of S3",
+            expected="an answer of an S3 server",
+            hint=_FOREIGN_HINT,
+            target=key,
+        )
 
     def _damaged_error(self, key: str | None, found: str) -> ObjectCorrupt:
         return ObjectCorrupt(
@@ -643,8 +672,7 @@ def range_header(offset: int, length: int) -> str:
 
 
 def error_code(error: vendor.ClientError) -> str:
-    """Return S3's code of an error; "" without a code."""
-    """Return S3's code of an error, or the HTTP status if the response has no body."""
+    """Return S3's code of an error, the HTTP status of a HEAD request, or "" for a body that is not from S3."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
@@ -657,7 +685,9 @@ def _is_closed_by_server(error: Exception) -> bool:
 
 
 def _error_message(error: vendor.ClientError) -> str:
-    return f"{error.operation_name}: {error.response.get('Error', {}).get('Message', '')}"
+    region = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    place = f" The bucket is in {region}." if region else ""
+    return f"{error.operation_name}: {error.response.get('Error', {}).get('Message', '')}{place}"
 
 
 def _in_key_order(infos: Iterable[ObjectInfo], prefix: str) -> Iterator[ObjectInfo]:
