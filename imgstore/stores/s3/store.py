@@ -222,6 +222,8 @@ class S3Store:
         self.properties = properties or UNPROBED
         self._region = signing_region
         self._now = now
+        self._has_answered = False
+        """Whether the endpoint has answered a request, so the scheme of the address is right."""
         self._class = {"StorageClass": storage_class} if storage_class else {}
         config = Config(
             signature_version="s3v4",
@@ -263,6 +265,7 @@ class S3Store:
                 if answer is None:
                     answer = self._client.get_object(Bucket=self.bucket, Key=key, **how)
                 note_answer()
+                self._has_answered = True
                 with closing(
                     answer["Body"]
                 ) as stream:  # `with answer["Body"]` gives urllib3's stream, which checks no length
@@ -280,6 +283,7 @@ class S3Store:
     def _head(self, key: str) -> Mapping[str, Any]:
         with self._translate_errors(key):
             answer: Mapping[str, Any] = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
+        self._has_answered = True
         return answer
 
     def _info(self, key: str, answer: Mapping[str, Any]) -> ObjectInfo:
@@ -458,6 +462,7 @@ class S3Store:
             code, is_from_s3 = error_code(error), "x-amz-request-id" in headers
             if code == "400" and not is_from_s3:
                 self._check_scheme(key, None)  # The answer to a HEAD request has no text.
+            self._has_answered |= is_from_s3
             if not (code or is_from_s3) and status < 500 and status not in _STATUSES_WITHOUT_TEXT:
                 raise self._foreign_error(key, status) from error
             skew = clock_skew(headers, self._now())
@@ -488,8 +493,8 @@ class S3Store:
             raise self._failed_error(key, f"an answer that cannot be read: {error}") from error
 
     def _check_scheme(self, key: str | None, error: Exception | None) -> None:
-        """Raise a StoreError if an endpoint with http:// speaks TLS."""
-        if self._endpoint.startswith("http:"):
+        """Raise a StoreError if an endpoint with http:// speaks TLS. An endpoint that has answered speaks http."""
+        if not self._has_answered and self._endpoint.startswith("http:"):
             failure = find_plain_http_failure(error, self._tls_server(self._endpoint))
             if failure is not None:
                 raise failure.to_error(key) from error
