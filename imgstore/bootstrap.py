@@ -17,7 +17,7 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreFull
 from imgstore.domain.host.file_systems import AbilityMissing, check_free_bytes, check_locks
 from imgstore.domain.host.os_errors import advise, describe, is_full, is_write_fault
-from imgstore.domain.private_files import make_private_folder, tighten_folder
+from imgstore.domain.host.private_files import make_private_folder, tighten_folder
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, ignore_event, suppress_errors
 from imgstore.domain.settings.disk_space import DiskSpace, read_disk_space
 from imgstore.domain.settings.limits import Limits, read_limits

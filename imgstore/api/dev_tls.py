@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from imgstore.domain.private_files import FILE_MODE, make_private_folder
+from imgstore.domain.host.private_files import FILE_MODE, make_private_folder
 
 NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _AUTHORITY_LIFE: Final = timedelta(days=3650)

@@ -19,11 +19,11 @@ from imgstore.cli.framework import global_options
 from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.progress import shown_failures
 from imgstore.cli.framework.standard_streams import ReportStream, UnwrittenResult, drop_output, prepare_streams
-from imgstore.domain.environment import strip_variables
 from imgstore.domain.errors import ImgstoreError, NotFound, OutputError
+from imgstore.domain.host.environment import strip_variables
 from imgstore.domain.host.os_errors import advise, describe, find_os_error, host_fault
-from imgstore.domain.private_files import keep_own_access
-from imgstore.domain.strict_json import check_text
+from imgstore.domain.host.private_files import keep_own_access
+from imgstore.domain.text.strict_json import check_text
 
 # numpy's BLAS starts a thread a core that spins for its work. There is none: this is a fifth of a short command's CPU.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, Self, TypeVar
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.strict_json import read_json
+from imgstore.domain.text.strict_json import read_json
 
 _T = TypeVar("_T")
 _TOKEN_SHOWN_CHARACTERS: Final = 200

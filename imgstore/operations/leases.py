@@ -17,7 +17,7 @@ from typing import Final
 from imgstore.catalog import Catalog
 from imgstore.catalog.engine.clock_steps import LEASE_SECONDS_MAX
 from imgstore.domain.errors import LeaseLost, NotFound, StoreError, error_to_json
-from imgstore.domain.stop_signal import StopSignal
+from imgstore.domain.host.stop_signal import StopSignal
 from imgstore.domain.storage.works import Lease, Work
 
 LEASE_SECONDS: Final = 30.0

@@ -15,7 +15,7 @@ from imgstore.domain.settings.disk_space import read_disk_space
 from imgstore.domain.settings.limits import DEFAULT_PRESET, Limits, read_limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maintenance
 from imgstore.domain.settings.shared import Difference, Values, as_document, differences, shared_values
-from imgstore.domain.text_encodings import find_encoding_fault
+from imgstore.domain.text.text_encodings import find_encoding_fault
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from imgstore.domain.errors import StoreMismatch
 from imgstore.domain.storage.object_keys import LAYOUT_VERSION
-from imgstore.domain.strict_json import read_json
+from imgstore.domain.text.strict_json import read_json
 from imgstore.stores.interface import StoreProperties
 
 

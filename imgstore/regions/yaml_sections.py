@@ -10,9 +10,9 @@ from typing import Any, Final, TypeVar
 
 import yaml
 
-from imgstore.domain.environment import strip_value
 from imgstore.domain.errors import InvalidRegions
-from imgstore.domain.text_encodings import find_encoding_fault
+from imgstore.domain.host.environment import strip_value
+from imgstore.domain.text.text_encodings import find_encoding_fault
 
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^{}]*))?\}")
 _SECRET: Final = re.compile(r"secret|password|token|credential|access_?key", re.IGNORECASE)

@@ -11,7 +11,7 @@ from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.names import compute_id, gallery_id, group_id, region_key
 from imgstore.domain.paging import PageRequest, invalid_token
 from imgstore.domain.progress import Subscriber, ignore_event
-from imgstore.domain.strict_json import read_json
+from imgstore.domain.text.strict_json import read_json
 from imgstore.remote.connection import Connection, Response, retry_after_seconds
 from imgstore.wire.api_versions import NEWEST
 from imgstore.wire.errors import read_error

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
-from imgstore.domain.environment import strip_value
 from imgstore.domain.errors import InvalidInput, Unauthenticated
-from imgstore.domain.strict_json import check_text
+from imgstore.domain.host.environment import strip_value
+from imgstore.domain.text.strict_json import check_text
 
 _APPLICATION: Final = ("IMGSTORE_TENANT_ID", "IMGSTORE_CLIENT_ID", "IMGSTORE_CLIENT_SECRET")
 _ROOTS: Final = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")

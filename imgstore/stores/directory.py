@@ -19,7 +19,7 @@ from typing import Final
 from imgstore.domain.errors import StoreDenied, StoreError, StoreFull
 from imgstore.domain.host import file_systems
 from imgstore.domain.host.os_errors import advise, describe, is_denied, is_full
-from imgstore.domain.private_files import FILE_MODE, FOLDER_MODE, make_private_folder
+from imgstore.domain.host.private_files import FILE_MODE, FOLDER_MODE, make_private_folder
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.stores.errors import check_accepted, existing_object_error, missing_object_error
 from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, check_key

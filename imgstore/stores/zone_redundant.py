@@ -65,7 +65,7 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.storage.digests import digest_of
 from imgstore.domain.storage.object_keys import REPAIRS
-from imgstore.domain.strict_json import read_json
+from imgstore.domain.text.strict_json import read_json
 from imgstore.stores.errors import damaged_object_error, existing_object_error, missing_object_error
 from imgstore.stores.interface import Accept, Body, ObjectInfo, ObjectStore, StoreProperties, check_key, split_batches
 from imgstore.stores.wrappers.hedging import Grace, Outcome, ask_all, ask_to_quorum, race

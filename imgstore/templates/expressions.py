@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final, NoReturn
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.strict_json import INTEGER_MAX, check_json
+from imgstore.domain.text.strict_json import INTEGER_MAX, check_json
 from imgstore.templates.functions import FUNCTIONS, LAMBDAS
 from imgstore.templates.scope import (
     InvalidArgument,

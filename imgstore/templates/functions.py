@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote, unquote, urljoin
 
-from imgstore.domain.strict_json import read_json
+from imgstore.domain.text.strict_json import read_json
 from imgstore.templates import datetimes
 from imgstore.templates.scope import InvalidArgument, Scope
 from imgstore.templates.scope_functions import SCOPE_FUNCTIONS, text_of

@@ -38,7 +38,7 @@ from imgstore.domain.disks.sources import Extent, SourceIdentity
 from imgstore.domain.errors import StoreError, StoreFull, WorkHeld
 from imgstore.domain.host import file_systems
 from imgstore.domain.host.os_errors import advise, describe, is_full
-from imgstore.domain.private_files import make_private_folder
+from imgstore.domain.host.private_files import make_private_folder
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats.files.atomic_file import write_all

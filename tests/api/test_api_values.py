@@ -21,7 +21,7 @@ from api_server import Api, start_api
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from imgstore.domain.strict_json import read_json
+from imgstore.domain.text.strict_json import read_json
 from imgstore.testing.engines import PostgreSQL
 from tests.support.http_server import WebServer
 from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from imgstore.domain.durations import format_duration, format_time_until
+from imgstore.domain.text.durations import format_duration, format_time_until
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.domain.strict_json import DEPTH_MAX, INTEGER_MAX, check_json, check_text, finite_json, read_json
+from imgstore.domain.text.strict_json import DEPTH_MAX, INTEGER_MAX, check_json, check_text, finite_json, read_json
 
 REFUSED = [
     "NaN",

@@ -315,7 +315,7 @@ def test_scrub_keeps_the_bandwidth_and_stops_on_request(home: Installation, samp
 
 def test_bandwidth_limit_is_kept(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
     """By the clock of the process, whose waiting this test counts."""
-    from imgstore.domain.stop_signal import StopSignal
+    from imgstore.domain.host.stop_signal import StopSignal
     from imgstore.operations.maintenance.scheduler import _pace
 
     class Counted(StopSignal):

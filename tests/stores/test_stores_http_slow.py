@@ -7,7 +7,7 @@ import pytest
 
 from imgstore.domain.disks.source_deadlines import SourceDeadlines
 from imgstore.domain.errors import StoreUnreachable
-from imgstore.domain.stop_signal import OperationCanceled, StopSignal
+from imgstore.domain.host.stop_signal import OperationCanceled, StopSignal
 from imgstore.stores import Retrier
 from imgstore.stores.http.http_source import HttpSource
 from imgstore.stores.wrappers.retry import RetryPolicy

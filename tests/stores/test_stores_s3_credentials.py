@@ -13,8 +13,8 @@ from typing import Any
 import botocore.auth
 import pytest
 
-from imgstore.domain.environment import strip_variables
 from imgstore.domain.errors import StoreDenied, StoreError
+from imgstore.domain.host.environment import strip_variables
 from imgstore.stores.s3.credentials import clean_key, clock_skew, denied_error
 from imgstore.stores.s3.store import S3Store
 from imgstore.testing.engines import S3Engine

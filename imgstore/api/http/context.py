@@ -25,7 +25,7 @@ from imgstore.api.http.rate_limits import RateLimiter
 from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, ScopeNotFound
 from imgstore.domain.identity.access import Principal, has_related_role
 from imgstore.domain.paging import Page, PageRequest
-from imgstore.domain.strict_json import finite_json, read_json
+from imgstore.domain.text.strict_json import finite_json, read_json
 from imgstore.operations.gallery.subscriptions import check_subscription_known
 from imgstore.operations.installation import Installation
 from imgstore.templates.jsonc import read_jsonc

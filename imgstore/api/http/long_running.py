@@ -23,8 +23,8 @@ from imgstore.api.http.redaction import error_body
 from imgstore.api.http.waiting_operations import WaitingOperation, WaitingOperations
 from imgstore.domain.async_operations import PUT_DEPLOYMENT, AsyncOperation, OperationStatus
 from imgstore.domain.errors import ImgstoreError, NotFound, StoreError
+from imgstore.domain.host.stop_signal import OperationCanceled, StopSignal
 from imgstore.domain.identity.access import Principal
-from imgstore.domain.stop_signal import OperationCanceled, StopSignal
 from imgstore.operations.api_operations import (
     OperationPreempted,
     PendingOperation,

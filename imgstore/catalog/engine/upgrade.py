@@ -20,7 +20,7 @@ from imgstore.catalog.schema import REVISION, metadata
 from imgstore.domain.errors import StoreDenied, StoreFull, StoreMismatch
 from imgstore.domain.host.file_systems import AbilityMissing, check_locks, lock
 from imgstore.domain.host.os_errors import advise, describe, is_full
-from imgstore.domain.private_files import make_private_folder
+from imgstore.domain.host.private_files import make_private_folder
 
 _SCRIPTS: Final = "imgstore.catalog:migrations"
 _LOCK_NUMBER: Final = 0x696D6773746F7265

@@ -1,1 +1,1 @@
-"""The operating system of this machine: abilities of file systems, and descriptions of errors."""
+"""The machine: file systems, errors of the operating system, private files, the environment and signals."""

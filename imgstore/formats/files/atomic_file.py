@@ -23,7 +23,7 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import OutputError
 from imgstore.domain.host import file_systems
 from imgstore.domain.host.os_errors import advise, describe
-from imgstore.domain.private_files import FILE_MODE, usual_file_mode
+from imgstore.domain.host.private_files import FILE_MODE, usual_file_mode
 from imgstore.formats.files.direct_io import DirectWriter
 
 _RANDOM_BYTES: Final = 8

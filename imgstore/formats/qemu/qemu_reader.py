@@ -11,7 +11,7 @@ from typing import Final
 
 from imgstore.domain.disks.sources import ByteSource, ContainerMetadata, DiskFormat, Extent, SourceIdentity
 from imgstore.domain.errors import ImageRefused, SafetyCheckFailed
-from imgstore.domain.private_files import make_private_folder, open_private
+from imgstore.domain.host.private_files import make_private_folder, open_private
 from imgstore.domain.settings.disk_space import CheckScratch, allocated_bytes, allow_all_scratch
 from imgstore.domain.storage.sizes import GIB
 from imgstore.formats.checks import raise_first_failed

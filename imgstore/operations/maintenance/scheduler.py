@@ -15,11 +15,11 @@ from typing import Final
 
 from imgstore.domain.errors import ImgstoreError, StoreError, StoreMismatch
 from imgstore.domain.host.os_errors import translate_host_faults
+from imgstore.domain.host.stop_signal import StopSignal
 from imgstore.domain.identity.access import INSTALLATION, Principal
 from imgstore.domain.reports import SlotScrub
 from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.settings.maintenance import MaintenanceKind, MaintenanceTask, failure_outcome
-from imgstore.domain.stop_signal import StopSignal
 from imgstore.domain.storage.scrub_passes import ScrubRunner
 from imgstore.operations.activity_log import trim_activity
 from imgstore.operations.installation import Installation

@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 
 from imgstore.catalog import Transaction
-from imgstore.domain.durations import format_time_until
 from imgstore.domain.errors import WorkHeld
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.garbage import DeletionMark, GcState
+from imgstore.domain.text.durations import format_time_until
 from imgstore.operations.installation import Installation
 from imgstore.policy.gc_plan import is_delete_over, takeover_at
 from imgstore.segments.fingerprint_index import Locations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imgstore.domain.errors import StoreMismatch
 from imgstore.domain.storage.object_keys import FORMAT_KEY
-from imgstore.domain.strict_json import read_json
+from imgstore.domain.text.strict_json import read_json
 from imgstore.regions import Locator
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from imgstore.domain.disks.source_deadlines import SourceDeadlines
 from imgstore.domain.disks.sources import Extent, SourceIdentity
 from imgstore.domain.errors import StoreUnreachable
-from imgstore.domain.stop_signal import StopSignal
+from imgstore.domain.host.stop_signal import StopSignal
 from imgstore.stores.http.file_ranges import FileRange
 from imgstore.stores.http.mirrors import Mirrors
 from imgstore.stores.http.public_addresses import Resolve, resolve

@@ -20,7 +20,7 @@ from urllib3.exceptions import TimeoutError as TimeoutOfUrllib3
 
 from imgstore.domain.disks.source_deadlines import SourceDeadlines
 from imgstore.domain.disks.source_urls import SourceUrl, parse_source_url
-from imgstore.domain.stop_signal import StopSignal
+from imgstore.domain.host.stop_signal import StopSignal
 from imgstore.stores.http.file_ranges import Answer
 from imgstore.stores.http.public_addresses import Resolve, is_public
 from imgstore.stores.http.source_errors import NoAnswer, SourceErrors

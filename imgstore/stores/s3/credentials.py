@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from botocore.credentials import Credentials
 
-from imgstore.domain.environment import strip_value
 from imgstore.domain.errors import StoreDenied
+from imgstore.domain.host.environment import strip_value
 
 ACCESS_KEY: Final = "AWS_ACCESS_KEY_ID"
 SECRET_KEY: Final = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the name of a variable

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 from imgstore.domain.errors import InvalidInput, PropertyChangeNotAllowed
-from imgstore.domain.strict_json import read_json
+from imgstore.domain.text.strict_json import read_json
 from imgstore.wire.json_text import Json
 
 _STEP: Final = re.compile(r'(?:^|\.)(?:"(?P<quoted>[^"]+)"|(?P<name>[^.\[\]"=]+))|\[(?P<index>[^\]]+)\]')

@@ -10,7 +10,7 @@ from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import columns, table_text
 from imgstore.cli.framework.session import open_session
-from imgstore.domain.durations import format_duration
+from imgstore.domain.text.durations import format_duration
 from imgstore.operations.disks.uploads import sweep_uploads
 from imgstore.operations.maintenance import gc as maintenance_gc
 from imgstore.operations.maintenance.unknown_objects import UNKNOWN_GRACE_DAYS, list_unknown, remove_unknown

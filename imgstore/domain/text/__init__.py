@@ -1,0 +1,1 @@
+"""Texts: encodings, strict JSON, and durations."""
