@@ -139,6 +139,23 @@ def test_another_format_of_the_same_disk_is_the_same_content(home: Installation,
     assert "compare os.img" in log.tasks()
 
 
+def test_a_link_that_leads_to_another_file_is_read(home: Installation, log: Log, tmp_path: Path) -> None:
+    link, old, new = tmp_path / "latest.raw", disk(tmp_path / "build-1.raw"), disk(tmp_path / "build-2.raw")
+    link.symlink_to(old)
+    first = create(home, link)
+    log.tasks()
+    link.unlink()
+    link.symlink_to(new)
+    assert create(home, link).version.uid == first.version.uid
+    assert log.tasks() == {"compare build-2.raw"}
+    create(home, link)
+    assert log.tasks() == set(), "the new path was not recorded"
+    change_a_byte(old, MIB)
+    with pytest.raises(PropertyChangeNotAllowed) as caught:
+        create(home, old)
+    assert str(old) in (caught.value.found or "")
+
+
 @pytest.mark.parametrize("at", [MIB + 5, 3 * PIECE_BYTES + 7])
 def test_other_content_is_refused_with_its_place(home: Installation, log: Log, tmp_path: Path, at: int) -> None:
     source, data = disk(tmp_path / "os.raw"), disk(tmp_path / "data.raw", 2)
@@ -260,6 +277,10 @@ def test_renewed_files_of_disks_snapshots_and_images(
     first, _ = make(), log.tasks()
     touch(source)
     assert (make().uid, log.tasks()) == (first.uid, {"compare os.raw"})
+    make()
+    assert log.tasks() == set()
+    source = Path(shutil.copy(source, tmp_path / "moved.raw"))
+    assert (make().source_reference, log.tasks()) == (str(source), {"compare moved.raw"})
     make()
     assert log.tasks() == set()
     change_a_byte(source, MIB)

@@ -47,6 +47,13 @@ class SourceIdentity:
     stamp: str
     """For a file, mtime in nanoseconds and inode. For an object or URL, the ETag, else Last-Modified."""
 
+    def may_have_content_of(self, other: "SourceIdentity") -> bool:
+        """Return whether a read can show the same content: the locations are equal, or both are local files.
+
+        A link to the newest build, and a file in a folder that was moved, have another path with the same bytes.
+        """
+        return self.location == other.location or (self.location.startswith("/") and other.location.startswith("/"))
+
 
 class ByteSource(Protocol):
     """A sequence of bytes with reads at any offset. Safe for reads from several threads."""

@@ -222,7 +222,7 @@ def _verify_changed_files(
         disk, identity = existing[key], reader.identity()
         if disk is None or disk.source is None or disk.provisioning_state is not ProvisioningState.SUCCEEDED:
             continue
-        if identity != disk.source and identity.location == disk.source.location:
+        if identity != disk.source and identity.may_have_content_of(disk.source):
             verified[key] = check_same_content(
                 installation,
                 reader,
@@ -390,7 +390,7 @@ def _reuse_file_row(
     disk = _reuse_row(installation, transaction, request, standing)
     arrived = standing.provisioning_state is ProvisioningState.SUCCEEDED
     same_location = standing.source_reference == identity.location
-    if standing.source != identity and (not same_location or (arrived and not is_verified)):
+    if standing.source != identity and not is_verified and (arrived or not same_location):
         raise PropertyChangeNotAllowed(
             _SOURCE_URI,
             found=f"{identity.location} of {identity.file_bytes} bytes, stamp {identity.stamp}",
@@ -400,7 +400,7 @@ def _reuse_file_row(
     if standing.source != identity:
         if not arrived:
             note_changed_source(installation, standing.name, identity, standing.source)
-        disk = replace(disk, source=identity)
+        disk = replace(disk, source=identity, source_reference=identity.location)
         transaction.disks.update(disk)
     return disk
 

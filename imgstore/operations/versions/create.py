@@ -255,7 +255,7 @@ def _verify_changed_sources(
         if reader is None or isinstance(reader, StoredDisk) or disk.disk_digest is None:
             continue
         identity = reader.identity()
-        if identity == disk.source or identity.location != disk.source.location:
+        if identity == disk.source or not identity.may_have_content_of(disk.source):
             continue
         if disk.key == OS_DISK and resolved.sha256 is not None and resolved.sha256 == disk.source_sha256:
             verified[disk.key] = identity

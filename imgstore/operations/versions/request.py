@@ -386,7 +386,7 @@ def _apply_to_disk(
     path = disk_path(disk.key)
     same_location = disk.source.location == identity.location
     is_fixed = arrived or disk.disk_digest is not None
-    if disk.source != identity and (not same_location or (is_fixed and not verified)):
+    if disk.source != identity and not verified and (is_fixed or not same_location):
         raise PropertyChangeNotAllowed(
             f"{path}.source", found=_format_identity(identity), expected=_format_identity(disk.source)
         )
