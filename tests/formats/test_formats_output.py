@@ -211,7 +211,7 @@ def test_a_limit_of_the_file_size_is_reported(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, hard))
     try:
-        with pytest.raises(OutputError, match="such a large file"):
+        with pytest.raises(OutputError, match="the limit of file sizes"):
             _writer(tmp_path / "disk")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -302,7 +302,7 @@ def test_completion_is_refused_while_a_segment_is_marked(
     """Behind the back of those who write the manifest's row."""
     real = completion.complete_replica
 
-    def complete(installation: Installation, **kwargs: object) -> None:
+    def complete(installation: Installation, *args: object, **kwargs: object) -> None:
         slot = source_slot(installation)
         name, size = next(iter(content(installation, slot).segments.items()))
         with installation.catalog.transaction() as transaction:
@@ -311,7 +311,7 @@ def test_completion_is_refused_while_a_segment_is_marked(
                 transaction.deletion_marks.begin_deleting(
                     slot.uid, [name], token="t", lease_expires_at=transaction.now()
                 )
-        real(installation, **kwargs)  # type: ignore[arg-type]
+        real(installation, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr("imgstore.operations.replication.ingest.complete_replica", complete)
     with pytest.raises(WorkHeld, match="imgstore gc"):

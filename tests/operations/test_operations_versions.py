@@ -592,8 +592,8 @@ def test_a_second_process_at_the_same_version_waits_and_does_nothing_twice(
         assert states(waiting[0].result()) == states(view)
         assert set(states(view).values()) == {COMPLETED}
         assert [row.target for row in charges(installation)] == ["eastus"]
-        # The second process looks at the end of the copy, or follows the copy.
-        assert not events or "another process does this work" in events[0].detail
+        notes = [event.detail for event in events if event.stage is Stage.NOTE]
+        assert len(events) <= 2 or "another process does this work" in notes[0], "it did what the first one did"
         audit(installation)
 
 

@@ -176,7 +176,7 @@ def test_bad_data_disk_is_refused_before_the_upload_of_the_os_disk(
     (machine.folder / "bad.img").write_bytes(begin.ljust(size, b"\0"))
     before = machine.puts()
     data = ("--data-vhds-uris", "bad.img", "--data-vhds-luns", "0")
-    done = machine.run("sig", "image-version", "create", *WHERE, "-e", "9.0.0", "--os-vhd-uri", "disk.raw", *data)
+    done = machine.run("sig", "image-version", "create", *WHERE, "-e", "9.1.0", "--os-vhd-uri", "disk.raw", *data)
     assert done.exit_code == 1
     assert message in done.stderr
     assert machine.puts() == before

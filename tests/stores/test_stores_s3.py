@@ -229,6 +229,8 @@ class Scripted:
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
+                if self.request.recv(1, socket.MSG_PEEK) == b"\x16":
+                    return  # The client asks whether the port speaks TLS.
                 length, scripted.head = 0, []
                 while (line := self.rfile.readline().lower()) not in {b"\r\n", b""}:
                     scripted.head.append(line.strip())
