@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from imgstore.domain.resources import StorageAccountType
-from imgstore.domain.storage.object_keys import FORMAT_KEY, REPAIRS, ZONE
+from imgstore.domain.storage.object_keys import FORMAT_KEY, POOLS, REPAIRS, ZONE
 from imgstore.stores.access import PROBES
 from imgstore.stores.object_versions import NULL_VERSION, KeyVersions, ObjectVersion, Versioning, VersioningState
 
-POOLS: Final = "pools/"
 _OWN: Final = re.compile(
     rf"{FORMAT_KEY}"
     rf"|{POOLS}[^/]+/({'|'.join(StorageAccountType)})/replica-\d+/"

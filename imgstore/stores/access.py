@@ -21,6 +21,9 @@ LIST: Final = "s3:ListBucket"
 DELETE: Final = "s3:DeleteObject"
 LIST_VERSIONS: Final = "s3:ListBucketVersions"
 DELETE_VERSION: Final = "s3:DeleteObjectVersion"
+READ_VERSIONING: Final = "s3:GetBucketVersioning"
+READ_LOCK: Final = "s3:GetBucketObjectLockConfiguration"
+CREATE_BUCKET: Final = "s3:CreateBucket"
 _REQUIRED: Final = (GET, LIST, PUT, DELETE)
 
 
@@ -62,7 +65,7 @@ class StoreAccess:
         found = []
         lacking = [right for right in self.missing_rights if right not in _REQUIRED]
         if self.versioning.state is VersioningState.UNKNOWN:
-            found.append("it is unknown whether deleted objects stay as old versions; permit s3:GetBucketVersioning")
+            found.append(f"it is unknown whether deleted objects stay as old versions; permit {READ_VERSIONING}")
         elif self.versioning.state is not VersioningState.OFF:
             state = self.versioning.state.value.lower()
             found.append(f"versioning is {state}: deleted objects stay as old versions, which are billed, until ")

@@ -18,7 +18,10 @@ LAYOUT_VERSION: Final = 1
 ZONE: Final = "zone/"
 """At the top of each zone: uids and checkpoints, so that a single LIST returns both."""
 _ZONE_UIDS: Final = f"{ZONE}uid/"
-_CHECKPOINTS: Final = f"{ZONE}checkpoints/"
+CHECKPOINTS: Final = f"{ZONE}checkpoints/"
+
+POOLS: Final = "pools/"
+"""Above the prefixes of slots."""
 
 SEGMENTS: Final = "segments/"
 MANIFESTS: Final = "manifests/"
@@ -87,7 +90,7 @@ def zone_uid_key(uid: str) -> str:
 
 def checkpoint_key(name: str) -> str:
     """Return the key of the empty object of a checkpoint (`domain/storage/checkpoints.py`)."""
-    return f"{_CHECKPOINTS}{name}"
+    return f"{CHECKPOINTS}{name}"
 
 
 def zone_uid(key: str) -> str | None:
@@ -97,4 +100,4 @@ def zone_uid(key: str) -> str | None:
 
 def checkpoint_name(key: str) -> str | None:
     """Return the checkpoint in a key at the top of a zone, else None."""
-    return key.removeprefix(_CHECKPOINTS) if key.startswith(_CHECKPOINTS) else None
+    return key.removeprefix(CHECKPOINTS) if key.startswith(CHECKPOINTS) else None

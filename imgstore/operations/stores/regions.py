@@ -10,6 +10,7 @@ from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.storage.circuits import ZoneHealth
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
+from imgstore.policy.bucket_policy import PolicyDocument, create_bucket_policy
 from imgstore.regions import Consent, Region, ZoneReport
 
 
@@ -49,6 +50,34 @@ def count_missed_objects(installation: Installation, principal: Principal) -> di
     authorize(principal, Action.READ, "/")
     with installation.catalog.reading() as transaction:
         return transaction.zone_gaps.count_by_zone()
+
+
+def create_regions_policy(
+    installation: Installation, principal: Principal, *, names: Sequence[str] = (), read_only: bool = False
+) -> PolicyDocument:
+    """Create the least-privilege policy for the buckets of the named regions, or of all regions.
+
+    Args:
+        installation: the installation.
+        principal: the caller.
+        names: the regions. Empty means all regions.
+        read_only: permit reading only.
+
+    Raises:
+        InvalidInput: a region does not exist, or no zone of the regions is a bucket.
+    """
+    authorize(principal, Action.READ, "/")
+    zones = [zone for region in _choose_regions(installation, names) for zone in region.zones]
+    buckets = list(dict.fromkeys(zone.bucket for zone in zones if zone.endpoint is not None))
+    if not buckets:
+        raise InvalidInput(
+            "No zone is an S3 bucket, so no policy is needed.",
+            found=f"directories for {', '.join(names) or 'all regions'} in {installation.regions.path}",
+            expected="a zone with an endpoint",
+            hint="set the endpoint of a zone in regions.yaml, or the variable IMGSTORE_S3_ENDPOINT",
+            target="endpoint",
+        )
+    return create_bucket_policy(buckets, read_only=read_only)
 
 
 def init_regions(

@@ -107,6 +107,22 @@ def init(names: tuple[str, ...], zone: str | None, *, replaced: bool) -> Answer:
         return _answer(session, reports)
 
 
+@regions.command(example="imgstore regions policy\nimgstore regions policy westus2 --read-only > policy.json")
+@_names
+@click.option("--read-only", is_flag=True, help="Permit reading only, for a home that cannot be written.")
+def policy(names: tuple[str, ...], *, read_only: bool) -> Json:
+    """Print the least-privilege policy for the buckets of regions.yaml.
+
+    The policy permits exactly the actions that imgstore sends, for the keys that imgstore uses. Attach the policy to the user
+    with the credentials of the zones. The document has the policy language of AWS, which other S3 servers accept as well.
+
+    After `imgstore regions init` the right s3:CreateBucket may be removed. A source `s3://...` of an image needs
+    s3:GetObject for its own bucket in addition.
+    """
+    with open_session() as session:
+        return dict(session.run(operations.create_regions_policy, names=names, read_only=read_only))
+
+
 @regions.command("accept-catalog", example="imgstore regions accept-catalog --yes")
 @options.yes
 def accept_catalog(*, yes: bool) -> Json:
