@@ -28,8 +28,15 @@ MANIFESTS: Final = "manifests/"
 FINGERPRINTS: Final = "fingerprints/"
 WORKS: Final = "works/"
 REPAIRS: Final = "repairs/"
+OWNERS: Final = "owners/"
+"""Below a slot: the revisions of the versions and stored disks of the slot (invariant B18)."""
+INSTALLATION: Final = "installation/"
+"""At the top of each zone: the revisions of all other resources, and of deleted versions and stored disks."""
 
 _SEGMENT: Final = re.compile(r"(?:^|/)segments/([0-9a-f]{2})/\1[0-9a-f]{62}\Z")
+_PLAIN_PART: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_OWNER_REVISION: Final = re.compile(r"owners/([^/]+)/([0-9]{20})")
+_INSTALLATION_REVISION: Final = re.compile(r"installation/([^/]+)/([^/]+)/([0-9]{20})")
 
 
 def segment_key(name: Digest) -> str:
@@ -101,3 +108,33 @@ def zone_uid(key: str) -> str | None:
 def checkpoint_name(key: str) -> str | None:
     """Return the checkpoint in a key at the top of a zone, else None."""
     return key.removeprefix(CHECKPOINTS) if key.startswith(CHECKPOINTS) else None
+
+
+def uid_part(uid: str) -> str:
+    """Return the part of a key that names a resource: the uid, or "_" and 32 hexadecimal digits of the uid's BLAKE3.
+
+    The uid of a setting, a zone or a subscription is a name, which may contain characters that no key may contain.
+    """
+    return uid if _PLAIN_PART.fullmatch(uid) else f"_{digest_of(uid.encode()).hex()[:32]}"
+
+
+def owner_revision_key(uid: str, number: int) -> str:
+    """Return the key of a revision of a version or stored disk, below the slot. Keys sort by the revision number."""
+    return f"{OWNERS}{uid_part(uid)}/{number:020d}"
+
+
+def installation_revision_key(kind: str, uid: str, number: int) -> str:
+    """Return the key of a revision at the top of a zone. Keys sort by the revision number."""
+    return f"{INSTALLATION}{kind}/{uid_part(uid)}/{number:020d}"
+
+
+def parse_owner_revision(key: str) -> tuple[str, int] | None:
+    """Return (part of the uid, revision number) of a key below a slot, or None for other keys."""
+    found = _OWNER_REVISION.fullmatch(key)
+    return None if found is None else (found[1], int(found[2]))
+
+
+def parse_installation_revision(key: str) -> tuple[str, str, int] | None:
+    """Return (kind, part of the uid, revision number) of a key at the top of a zone, or None for other keys."""
+    found = _INSTALLATION_REVISION.fullmatch(key)
+    return None if found is None else (found[1], found[2], int(found[3]))
