@@ -28,6 +28,7 @@ from imgstore.catalog.resources.machines import Machines
 from imgstore.catalog.resources.network_records import NetworkRecords
 from imgstore.catalog.resources.placements import Placements
 from imgstore.catalog.resources.quotas import Quotas
+from imgstore.catalog.resources.recovery_keys import RecoveryKeys
 from imgstore.catalog.resources.references import References
 from imgstore.catalog.resources.settings import SharedSettings
 from imgstore.catalog.resources.versions import Versions
@@ -96,6 +97,7 @@ class Transaction:
         self.assignments = Assignments(session)
         self.issuers = Issuers(session)
         self.signing_keys = SigningKeys(session)
+        self.recovery_keys = RecoveryKeys(session)
 
     def now(self) -> datetime:
         """Return the time of the database's clock in UTC.

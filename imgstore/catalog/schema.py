@@ -40,6 +40,7 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     role_assignments -> principals      ~> all resources     a scope may name a resource that does not exist yet
     issuers          -> tenants
     signing_keys                                             present and former keys that sign tokens
+    recovery_keys    ~> pools, signing_keys                  keys that the newest recovery file contains
     operations       ~> all resources, by name               long-running operations of the API, kept for seven days
     preemptions      ~> operations                           resources to which a newer request has written
     deployments      -> groups                               deployments of templates
@@ -99,7 +100,7 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0031"
+REVISION: Final = "0032"
 """The head of migrations/versions. A catalog at this revision opens without an import of Alembic."""
 
 # Constraints have fixed names, so that a later migration can drop a constraint by its name on both engines.
@@ -705,6 +706,14 @@ signing_keys = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("retired_at", UtcDateTime),
     Column("trusted_until", UtcDateTime),
+)
+
+recovery_keys = Table(
+    "recovery_keys",
+    metadata,
+    # "installation", "pool/<uid>" or "signing-key/<kid>".
+    Column("key_id", String, primary_key=True),
+    Column("written_at", UtcDateTime, nullable=False),
 )
 
 operations = Table(

@@ -47,6 +47,7 @@ _COMMANDS: Final = {
         ("operator", "operation", "List and cancel long-running operations of the API."),
         ("operator", "monitor", "Show the activity log."),
         ("operator", "regions", "List, check and initialize regions."),
+        ("operator", "catalog", "Protect and recover the catalog of the installation."),
         ("operator", "settings", "Show and apply the settings of the installation."),
         (
             "machines",

@@ -17,7 +17,7 @@ from imgstore.domain.names import region_key
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.prices import FREE, Prices
 from imgstore.regions.model import ALL_ZONES, ZRS_ZONES, Bandwidth, Policy, Region, Regions, Zone
-from imgstore.regions.yaml_sections import Section, read_document
+from imgstore.regions.yaml_sections import Section, list_variables, read_document
 
 SHARED_ENDPOINT: Final = "IMGSTORE_S3_ENDPOINT"
 """The variable with the endpoint of all zones that name no endpoint."""
@@ -66,6 +66,28 @@ def load_regions(path: Path | None, environ: Mapping[str, str]) -> Regions:
     except OSError as error:
         raise InvalidRegions(str(source), [f"the file cannot be read: {describe(error)}"]) from error
     return parse_regions(content, environ, path=str(source))
+
+
+def read_regions_document(regions: Regions, environ: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+    """Read the document of regions again, with the values of the variables that the document refers to.
+
+    The variables contain no credentials: the document has no key for credentials, and names of AWS variables are left
+    out.
+
+    Args:
+        regions: the regions of the document.
+        environ: the values of the variables.
+
+    Raises:
+        InvalidRegions: the document cannot be read, or is no longer YAML.
+    """
+    try:
+        content = Path(regions.path).read_bytes()
+    except OSError as error:
+        raise InvalidRegions(regions.path, [f"the file cannot be read: {describe(error)}"]) from error
+    read_document(content, regions.path)
+    names = {SHARED_ENDPOINT, *list_variables(content)}
+    return content, {name: environ[name] for name in sorted(names) if environ.get(name) and not name.startswith("AWS_")}
 
 
 def parse_regions(content: bytes, environ: Mapping[str, str], *, path: str) -> Regions:

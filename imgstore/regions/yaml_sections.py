@@ -37,6 +37,12 @@ def read_document(content: bytes, path: str) -> tuple[Any, list[str]]:
         raise InvalidRegions(path, [f"the document is not YAML: {text}"]) from error
 
 
+def list_variables(content: bytes) -> frozenset[str]:
+    """Return the names of the variables in the texts of a document that `read_document` accepts."""
+    texts = [event.value for event in yaml.parse(content, yaml.BaseLoader) if isinstance(event, yaml.ScalarEvent)]
+    return frozenset(found[1] for text in texts for found in _VARIABLE.finditer(text))
+
+
 class _TextLoader(yaml.BaseLoader):
     """A loader that keeps scalars as text, reads a plain null as "", and notes duplicate keys (YAML keeps the last)."""
 

@@ -77,6 +77,7 @@ VALUES: dict[str, Any] = {
     "jwks": "https://issuer.example/keys",
     "subject": "s",
     "proof": None,
+    "passphrase": "correct horse battery",
     "who": "somebody",
     "pool_uid": "none",
     "unique_name": "none",

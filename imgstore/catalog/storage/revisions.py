@@ -133,6 +133,7 @@ LEFT_OUT: Final[Mapping[str, str]] = MappingProxyType(
         "scrub_damages": "the progress of scrubs",
         "workers": "running processes",
         "zone_health": "the circuits of zones in the view of hosts",
+        "recovery_keys": "the coverage of the newest recovery file, which `catalog recovery-file` records again",
         "signing_keys": "private keys, which no bucket may contain; the recovery file has the keys",
     }
 )

@@ -4,7 +4,7 @@ The file is written under a temporary name in the same folder, and renamed at th
 is made at the target of the link, and the link stays.
 
 The temporary name is `.<name>.imgstore-<random>`. Only the owner may read the temporary file; the final file gets the
-mode of the umask. The writer holds an advisory lock (flock) on the temporary file until the process ends, in any way. A
+mode of the umask, unless the caller names a mode. The writer holds an advisory lock (flock) on the temporary file until the process ends, in any way. A
 later writer of the same file can therefore recognize and remove files of dead writers.
 """
 
@@ -89,13 +89,22 @@ class _WriteBack:
 class PendingFile:
     """A file under its temporary name. `publish` or `discard` ends the temporary file."""
 
-    def __init__(self, path: Path, *, overwrite: bool, read_soon: bool = False, effects: Effects | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        overwrite: bool,
+        read_soon: bool = False,
+        mode: int | None = None,
+        effects: Effects | None = None,
+    ) -> None:
         """Create the temporary file, after a check of `path`.
 
         Args:
             path: the path of the new file, or a link to that path.
             overwrite: whether an existing file may be replaced.
             read_soon: whether the written bytes should be in the page cache.
+            mode: the mode of the file. None means the mode of the umask.
             effects: the source of the temporary name.
 
         Raises:
@@ -104,6 +113,7 @@ class PendingFile:
         """
         self.path = _follow_link(path.absolute())
         self._overwrite = overwrite
+        self._mode = mode
         _check_target(self.path, overwrite=overwrite)
         _remove_leftovers(self.path)
         try:
@@ -137,7 +147,7 @@ class PendingFile:
         """
         with translate_errors(self.path):
             self._write_back.end()
-            file_systems.set_mode(self.fd, usual_file_mode())
+            file_systems.set_mode(self.fd, usual_file_mode() if self._mode is None else self._mode)
             os.fsync(self.fd)
             file_bytes = os.fstat(self.fd).st_size
             self._take_name()

@@ -9,6 +9,7 @@ from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Group
 from imgstore.cli.framework.output import Rows, columns
 from imgstore.cli.framework.session import Session, open_session
+from imgstore.operations.recovery.recovery_cover import find_recovery_cover
 from imgstore.operations.stores import regions as operations
 from imgstore.operations.stores.catalog_checks import accept_catalog as accept
 from imgstore.regions import ZoneReport
@@ -71,11 +72,15 @@ def check(names: tuple[str, ...]) -> Answer:
     For a region with three zones the command also prints the number of objects that a zone has missed. Workers copy missed
     objects to the zone. The circuit of a zone is open while the zone does not answer a host.
 
+    The command also warns if the installation has keys that are not in the newest recovery file (`imgstore catalog
+    recovery-file`).
+
     The exit code is 1 if a zone is not ready.
     """
     with open_session() as session:
         reports = session.run(operations.check_regions, names=names)
         missed = session.run(operations.count_missed_objects)
+        _warn_without_recovery_file(session)
         return _answer(session, reports, missed)
 
 
@@ -151,6 +156,20 @@ def _confirm() -> None:
     else:
         click.echo("Nothing was changed.", err=True)
     click.get_current_context().exit(1)
+
+
+def _warn_without_recovery_file(session: Session) -> None:
+    cover = session.run(find_recovery_cover)
+    if cover.written_at is None:
+        session.warn(
+            "no recovery file was written. Without the file a lost catalog cannot be rebuilt from the buckets: run "
+            "`imgstore catalog recovery-file PATH`"
+        )
+    elif cover.missing:
+        session.warn(
+            f"{len(cover.missing)} keys are newer than the recovery file of {cover.written_at:%Y-%m-%d}, the first is "
+            f"{cover.missing[0]}: run `imgstore catalog recovery-file PATH`"
+        )
 
 
 def _answer(session: Session, reports: list[ZoneReport], missed: Mapping[tuple[str, str], int] | None = None) -> Answer:

@@ -1,0 +1,14 @@
+"""``imgstore catalog``: protection and recovery of the catalog. Each command has a module of its own."""
+
+import click
+
+from imgstore.cli.commands.operator.catalog_recovery_file import recovery_file
+from imgstore.cli.framework.command import Group
+
+
+@click.group(cls=Group)
+def catalog() -> None:
+    """Protect and recover the catalog of the installation."""
+
+
+catalog.add_command(recovery_file)

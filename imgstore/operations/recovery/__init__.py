@@ -1,0 +1,1 @@
+"""Recovery of an installation with a lost or outdated catalog."""
