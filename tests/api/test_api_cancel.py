@@ -222,9 +222,11 @@ def test_operation_with_a_lost_lease_stops(
     uid = running(api)[0]["name"]
     hand_over(api.installation, uid, lease_seconds=3_600)
     for _ in range(6_000):
-        if "another server runs it" in caplog.text:
+        if "another server runs the operation" in caplog.text:
             break
         api.installation.effects.wait(0.01)
+    else:
+        raise AssertionError("the operation continued without its lease")
     page.held_at = range(0)
     for _ in range(6_000):  # The disk's work is held until the operation has stopped.
         again = api.ask("PUT", disk(api), body)
