@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import StoreDenied, StoreError, StoreMismatch, StoreUnreachable
+from imgstore.domain.errors import StoreDenied, StoreError, StoreMismatch, StoreSilent, StoreUnreachable
 from imgstore.domain.resources import Slot, SlotKey, StorageAccountType
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.storage.checkpoints import Checkpoint
@@ -40,7 +40,7 @@ from imgstore.regions.zones import (
 )
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import ObjectStore
-from imgstore.stores.object_versions import VersioningState
+from imgstore.stores.object_versions import Versioning, VersioningState
 from imgstore.stores.wrappers.bandwidth_limit import BandwidthLimitedStore, TokenBucket, Wait
 from imgstore.stores.wrappers.hedging import race
 from imgstore.stores.wrappers.metering import Traffic, TrafficMeter
@@ -250,14 +250,24 @@ class Locator:
         self._run_on_zones(zones, OpenedZone.refresh_checkpoints)
 
     def find_versioned_zones(self) -> list[VersionedZone]:
-        """Find the zones that were ever used and whose store keeps old versions. Zones that do not answer are skipped."""
+        """Find the zones that were ever used and whose store keeps old versions. Zones that do not answer are skipped.
+
+        The state of a store that answers only this request with an error is unknown: the store may keep versions.
+        """
         found: list[VersionedZone] = []
 
         def read(zone: OpenedZone) -> None:
             zone.guarded.open_store()
             versions = zone.versions()
-            versioning = None if versions is None else versions.read_versioning()
-            if versions is not None and versioning is not None and versioning.state is not VersioningState.OFF:
+            if versions is None:
+                return
+            try:
+                versioning = versions.read_versioning()
+            except StoreSilent:
+                raise
+            except StoreError:
+                versioning = Versioning(state=VersioningState.UNKNOWN)
+            if versioning.state is not VersioningState.OFF:
                 mark = zone.mark
                 found.append(
                     VersionedZone(region=mark.region, zone=mark.zone, versions=versions, versioning=versioning)

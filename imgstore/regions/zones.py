@@ -75,7 +75,7 @@ class ZoneReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionedZone:
-    """A zone whose store keeps the versions of deleted and replaced objects."""
+    """A zone whose store keeps the versions of deleted and replaced objects, or may keep them."""
 
     region: str
     zone: str

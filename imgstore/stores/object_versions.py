@@ -20,7 +20,7 @@ class VersioningState(StrEnum):
     SUSPENDED = "Suspended"
     """New objects have the id `NULL_VERSION`. Older versions stay."""
     UNKNOWN = "Unknown"
-    """The credentials may neither ask nor probe."""
+    """The credentials may neither ask nor probe, or the store failed the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

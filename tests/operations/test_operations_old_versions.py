@@ -22,6 +22,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc import plan_collection
 from imgstore.operations.stores.regions import check_regions, init_regions
 from imgstore.policy.gc_plan import GcReport
+from imgstore.stores.object_versions import VersioningState
 from imgstore.testing.engines import S3Engine
 from tests.support.s3_proxy import S3Proxy, start_s3_proxy
 from tests.support.sample_disks import make_raw
@@ -309,6 +310,18 @@ def test_versions_without_rights_are_never_free(
     house.allow_all(monkeypatch)
     gc(house)
     assert house.old() == [], "rights that come later are used"
+
+
+def test_old_versions_are_deleted_in_a_store_that_cannot_tell_its_versioning_now(versioned: House) -> None:
+    """Invariant G17: without an answer about the versioning, the store may keep versions."""
+    house = versioned
+    fill(house, 6)
+    with house.refuse(lambda method, path: "SlowDown" if method == "GET" and path.endswith("?versioning") else None):
+        done = gc(house)
+    (sweep,) = done.old_versions
+    assert (sweep.versioning.state, sweep.problem) == (VersioningState.UNKNOWN, None)
+    assert sweep.removed_bytes >= freed_bytes(done) > 0
+    assert house.old() == []
 
 
 def test_locked_versions_are_never_free(new_house: Callable[..., House]) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-_STATUSES = {"AccessDenied": 403, "XMinioStorageFull": 507, "XMinioAdminBucketQuotaExceeded": 400}
+_STATUSES = {"AccessDenied": 403, "XMinioStorageFull": 507, "XMinioAdminBucketQuotaExceeded": 400, "SlowDown": 503}
 
 
 @dataclass
