@@ -5,6 +5,7 @@ import re
 import select
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 _RANGE: Final = re.compile(r"bytes=(\d+)-(\d+)")
 
@@ -58,6 +59,11 @@ class WebServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     web: WebServer
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print the errors of a handler, except those of a client that has left before the end of the answer."""
+        if not isinstance(sys.exception(), ConnectionError | ssl.SSLEOFError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
