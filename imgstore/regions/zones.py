@@ -29,6 +29,7 @@ from imgstore.regions.identity import (
 from imgstore.regions.model import Region, Zone
 from imgstore.stores.access import StoreAccess, probe_store
 from imgstore.stores.directory import DirectoryStore
+from imgstore.stores.errors import format_on_one_line
 from imgstore.stores.interface import ObjectStore, StoreProperties
 from imgstore.stores.object_versions import KeepsVersions, Versioning
 from imgstore.stores.wrappers.deferred import DeferredStore
@@ -93,7 +94,7 @@ def report_unopened(region: Region, zone: Zone, error: StoreError) -> ZoneReport
         bucket_exists=False,
         marked=False,
         properties=None,
-        problem=_format_error(error),
+        problem=format_on_one_line(error),
     )
 
 
@@ -403,7 +404,7 @@ class OpenedZone(ABC):
                 report,
                 reachable=not isinstance(error, StoreUnreachable),
                 denied=isinstance(error, StoreDenied),
-                problem=_format_error(error),
+                problem=format_on_one_line(error),
             )
         return replace(report, marked=True, properties=mark.properties)
 
@@ -415,7 +416,7 @@ class OpenedZone(ABC):
         try:
             access = self.probe_access()
         except StoreError as error:
-            problem = report.problem or _format_error(error)
+            problem = report.problem or format_on_one_line(error)
             return replace(report, reachable=not isinstance(error, StoreUnreachable), problem=problem)
         if report.denied and access.is_refused:
             return report
@@ -434,13 +435,13 @@ class OpenedZone(ABC):
         try:
             self.prepare(consent, others_serve=others_serve)
         except StoreError as error:
-            return replace(self.inspect(), problem=_format_error(error))
+            return replace(self.inspect(), problem=format_on_one_line(error))
         return self.inspect()
 
     def _describe_missing_mark(self) -> str | None:
         """Describe the problem of a zone without a mark."""
         foreign = self._find_foreign_object()
-        return None if foreign is None else _format_error(foreign)
+        return None if foreign is None else format_on_one_line(foreign)
 
     def _find_foreign_object(self) -> StoreMismatch | None:
         """Create the error for a zone with objects but without a mark; None for an empty zone."""
@@ -602,7 +603,7 @@ class S3Zone(OpenedZone):
         self._s3.close()
 
     def _describe_missing_mark(self) -> str:
-        return super()._describe_missing_mark() or _format_error(self._unprepared_error())
+        return super()._describe_missing_mark() or format_on_one_line(self._unprepared_error())
 
     def _unprepared_error(self) -> StoreError:
         return StoreError(
@@ -612,11 +613,6 @@ class S3Zone(OpenedZone):
             hint="check the endpoint in regions.yaml, then run `imgstore regions init`",
             target=self.store.name,
         )
-
-
-def _format_error(error: StoreError) -> str:
-    """Format an error on one line, for tables."""
-    return "; ".join(line.strip() for line in str(error).splitlines())
 
 
 class GuardedStore(DeferredStore):

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 from imgstore.domain.errors import StoreDenied, StoreError
+from imgstore.stores.errors import format_on_one_line
 from imgstore.stores.interface import ObjectStore
 from imgstore.stores.object_versions import UNVERSIONED, Versioning, VersioningState
 
@@ -55,9 +56,7 @@ class StoreAccess:
         if lacking and self.denial is None:
             return f"the credentials lack {', '.join(lacking)}; permit these actions for the bucket and its objects"
         first = self.denial or self.error
-        if first is None:
-            return None
-        return "; ".join(line.strip() for line in str(first).splitlines())
+        return None if first is None else format_on_one_line(first)
 
     @property
     def warnings(self) -> list[str]:

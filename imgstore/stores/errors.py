@@ -1,6 +1,6 @@
-"""Errors with the same message in every store."""
+"""Errors with the same message in every store, and the format of an error for tables."""
 
-from imgstore.domain.errors import Conflict, ObjectCorrupt, ObjectNotFound
+from imgstore.domain.errors import Conflict, ObjectCorrupt, ObjectNotFound, StoreError
 from imgstore.stores.interface import Accept
 
 
@@ -46,3 +46,8 @@ def check_accepted(store: str, key: str, body: bytes, accept: Accept | None) -> 
     if accept is not None and not accept(body):
         raise damaged_object_error(store, key)
     return body
+
+
+def format_on_one_line(error: StoreError) -> str:
+    """Format an error with all its parts on one line, for tables."""
+    return "; ".join(line.strip() for line in str(error).splitlines())
