@@ -22,6 +22,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.host.os_errors import advise, describe
+from imgstore.domain.text.durations import format_time
 
 _WARN_BEFORE: Final = timedelta(days=30)
 _WARN_EVERY: Final = timedelta(days=1)
@@ -69,7 +70,13 @@ def load_certificate(files: CertificateFiles) -> ServerCertificate:
     try:
         context.load_cert_chain(files.certificate, files.key, password=_refuse_password)
     except OSError as error:  # ssl.SSLError is an OSError.
-        raise _unusable_error("OpenSSL refuses the certificate", files, str(error)) from error
+        raise InvalidInput(
+            "The certificate can't be used: OpenSSL refuses the certificate.",
+            found=str(error),
+            expected=f"a certificate in {files.certificate} and its key in {files.key}, as PEM",
+            hint="give --tls-cert and --tls-key, or --dev-tls",
+            target="tls-cert",
+        ) from error
     return ServerCertificate(
         files=files,
         context=context,
@@ -89,8 +96,8 @@ def check_validity(certificate: ServerCertificate, now: datetime) -> None:
     if certificate.ends_at <= now:
         raise InvalidInput(
             f"The certificate in {file} has expired.",
-            found=f"notAfter {_format_time(certificate.ends_at)}",
-            expected=f"a time after {_format_time(now)}",
+            found=f"notAfter {format_time(certificate.ends_at)}",
+            expected=f"a time after {format_time(now)}",
             hint="renew the certificate with its authority, and start the server again. For clients on this machine, use "
             "--dev-tls",
             target="tls-cert",
@@ -98,8 +105,8 @@ def check_validity(certificate: ServerCertificate, now: datetime) -> None:
     if certificate.begins_at > now:
         raise InvalidInput(
             f"The certificate in {file} is not valid yet.",
-            found=f"notBefore {_format_time(certificate.begins_at)}",
-            expected=f"a time before {_format_time(now)}",
+            found=f"notBefore {format_time(certificate.begins_at)}",
+            expected=f"a time before {format_time(now)}",
             hint="check the clock of this machine, or start the server again at that time",
             target="tls-cert",
         )
@@ -153,7 +160,7 @@ class CertificateWatch:
             "the certificate in %s %s: notAfter %s. Renew the files: the server loads renewed files without a restart",
             self._files.certificate,
             state,
-            _format_time(self._certificate.ends_at),
+            format_time(self._certificate.ends_at),
         )
 
     def _renew(self, stamp: tuple[object, ...]) -> None:
@@ -171,7 +178,7 @@ class CertificateWatch:
         _log.warning(
             "the server uses the renewed certificate in %s: notAfter %s",
             self._files.certificate,
-            _format_time(renewed.ends_at),
+            format_time(renewed.ends_at),
         )
 
 
@@ -290,17 +297,3 @@ def _stamp(path: Path) -> object:
 
 def _refuse_password() -> str:
     return ""  # Without a function, OpenSSL would ask at the terminal.
-
-
-def _format_time(time: datetime) -> str:
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _unusable_error(problem: str, files: CertificateFiles, found: str) -> InvalidInput:
-    return InvalidInput(
-        f"The certificate can't be used: {problem}.",
-        found=found,
-        expected=f"a certificate in {files.certificate} and its key in {files.key}, as PEM",
-        hint="give --tls-cert and --tls-key, or --dev-tls",
-        target="tls-cert",
-    )

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from imgstore.domain.errors import StoreError
+from imgstore.domain.text.durations import format_time
 
 _PROBE_SECONDS: Final = 3.0
 _NO_CHECK_TIME: Final = 0x200000
@@ -146,14 +147,14 @@ def _explain_certificate(error: ssl.SSLCertVerificationError, server: TlsServer,
             if not above
             else f"A certificate above the certificate of {server.place} has expired.",
             found=f"issuer '{issuer}'" if above else f"notAfter {_format_time(ends)}",
-            expected=f"certificates that are valid at {_format_time(now)}",
+            expected=f"certificates that are valid at {format_time(now)}",
             hint=renew if not above else f"renew the chain on the server. Or {server.authority_hint}",
         )
     if error.verify_code == _NOT_YET_VALID:
         return TlsFailure(
             message=f"The certificate of {server.place} is not valid yet.",
             found=f"notBefore {_format_time(begins)}",
-            expected=f"certificates that are valid at {_format_time(now)}",
+            expected=f"certificates that are valid at {format_time(now)}",
             hint="check the clock of this machine and of the authority",
         )
     if error.verify_code in _OTHER_NAME:
@@ -282,7 +283,7 @@ def _time(text: object) -> datetime | None:
 
 
 def _format_time(time: datetime | None) -> str:
-    return "unknown" if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+    return "unknown" if time is None else format_time(time)
 
 
 def _format_name(name: Any) -> str:

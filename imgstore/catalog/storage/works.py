@@ -18,6 +18,7 @@ from imgstore.catalog.engine.sequence import CatalogSequence
 from imgstore.domain.errors import Conflict, LeaseLost, LostRace, WorkLeased
 from imgstore.domain.states import WorkState
 from imgstore.domain.storage.works import Lease, Work, WorkKind
+from imgstore.domain.text.durations import format_time
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Row
@@ -273,7 +274,7 @@ def _is_leased(lease: Lease) -> ColumnElement[bool]:
 
 
 def _work_held_error(row: "Row[Any]") -> WorkLeased:
-    until = f" until {row.lease_expires_at:%Y-%m-%d %H:%M:%S} UTC" if row.lease_expires_at else ""
+    until = f" until {format_time(row.lease_expires_at)}" if row.lease_expires_at else ""
     return WorkLeased(
         "Another process does this work at the moment.",
         found=f"held by {row.holder or 'another transaction'}{until}",

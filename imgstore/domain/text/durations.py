@@ -16,6 +16,11 @@ def format_duration(span: timedelta) -> str:
     return f"{seconds} s"
 
 
+def format_time(time: datetime) -> str:
+    """Return a time of UTC with its zone: "2026-05-01 12:00:00 UTC"."""
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
 def format_time_until(time: datetime, now: datetime) -> str:
     """Return a time with the duration until then: "2026-05-01 12:00:00 UTC (in 3 min)"."""
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC (in {format_duration(time - now)})"
+    return f"{format_time(time)} (in {format_duration(time - now)})"
