@@ -18,7 +18,8 @@ from imgstore.domain.errors import ImgstoreError, StoreUnreachable
 from imgstore.domain.identity.access import Role
 from imgstore.operations.disks.sources import open_source
 from imgstore.operations.identity import principals
-from tests.support.http_server import Page, WebServer, make_certificate, start_web
+from tests.support.certificates import issue
+from tests.support.http_server import Page, WebServer, start_web
 from tests.support.sample_gallery import ADMIN, GROUP, open_home
 
 pytest_plugins = ["api_fixtures"]
@@ -107,7 +108,7 @@ def test_only_paths_and_addresses_are_replaced(api: Api) -> None:
 def test_refused_urls_show_nothing_about_the_servers_network(api: Api, web: WebServer, tmp_path: Path) -> None:
     """Addresses, open ports, certificates and redirects all get the same answer (invariant U5)."""
     api.found()
-    tls, _ = make_certificate(tmp_path, ["internal.corp.example"])
+    tls = issue("internal.corp.example").context(tmp_path)
     web.pages |= {
         "/away": Page(redirect="ftp://user@internal.corp.example:5432/x"),
         "/round": Page(redirect="/round"),

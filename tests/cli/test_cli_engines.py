@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
 from imgstore.testing.engines import PgBouncer, S3Engine
-from tests.support.http_server import Page, make_certificate, start_web
+from tests.support.certificates import issue
+from tests.support.http_server import Page, start_web
 
 MIB = 2**20
 
@@ -116,10 +117,9 @@ def test_the_main_job_on_a_minio_a_region(
 
 def test_a_source_on_https(embedded: Terminal, tmp_path: Path) -> None:
     body = disk_bytes(3)
-    tls, authority = make_certificate(tmp_path, ["127.0.0.1"])
-    with start_web({"/disk.raw": Page(body=body)}, tls=tls) as server:
+    with start_web({"/disk.raw": Page(body=body)}, tls=issue("127.0.0.1").context(tmp_path)) as server:
         line = CREATE.format(version="1.0.0", uri=server.url("/disk.raw"), location="eastus")
-        embedded.env["SSL_CERT_FILE"] = str(authority)
+        embedded.env["SSL_CERT_FILE"] = str(tmp_path / "cert.pem")
         refused = embedded.run(line)  # a private address
         assert refused.exit_code == 1
         assert "IMGSTORE_ALLOW_PRIVATE_SOURCES" in refused.output

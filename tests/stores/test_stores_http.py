@@ -23,7 +23,8 @@ from imgstore.stores import Retrier
 from imgstore.stores.http import range_requests as under_test
 from imgstore.stores.http.http_source import HttpSource
 from imgstore.stores.http.public_addresses import is_public
-from tests.support.http_server import Page, WebServer, make_certificate, start_web
+from tests.support.certificates import issue
+from tests.support.http_server import Page, WebServer, start_web
 from tests.support.manual_clock import ManualClock
 
 BODY = bytes(range(256)) * 100
@@ -50,9 +51,8 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    tls, authority = make_certificate(tmp_path, [HOST])
-    with start_web({"/disk.vhd": Page(body=BODY)}, tls=tls) as server:
-        yield Site(server, authority, ManualClock())
+    with start_web({"/disk.vhd": Page(body=BODY)}, tls=issue(HOST).context(tmp_path)) as server:
+        yield Site(server, tmp_path / "cert.pem", ManualClock())
 
 
 @pytest.fixture

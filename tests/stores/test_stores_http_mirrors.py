@@ -16,7 +16,8 @@ from imgstore.stores.http import range_requests as under_test
 from imgstore.stores.http.http_source import HttpSource
 from imgstore.stores.http.mirrors import MIRRORS_MAX
 from imgstore.stores.http.read_samples import CHOSEN_MAX, KEPT_MAX, ReadSamples
-from tests.support.http_server import Page, WebServer, make_certificate, start_web
+from tests.support.certificates import issue
+from tests.support.http_server import Page, WebServer, start_web
 from tests.support.manual_clock import ManualClock
 
 BODY = bytes(MIB) + random.Random(1).randbytes(6 * MIB)
@@ -66,7 +67,7 @@ class Mirrors:
 
 @pytest.fixture
 def mirrors(tmp_path: Path) -> Iterator[Mirrors]:
-    tls, authority = make_certificate(tmp_path, [*NAMES, "redirector.example"])
+    tls = issue(*NAMES, "redirector.example").context(tmp_path)
     with ExitStack() as stack:
         redirector = stack.enter_context(start_web({"/latest": Page()}, tls=tls))
         stops = {name: stack.enter_context(ExitStack()) for name in NAMES}
@@ -76,7 +77,7 @@ def mirrors(tmp_path: Path) -> Iterator[Mirrors]:
             )
             for name in NAMES
         }
-        found = Mirrors(redirector, servers, authority, ManualClock(), stops)
+        found = Mirrors(redirector, servers, tmp_path / "cert.pem", ManualClock(), stops)
         found.lead_to(*found.urls(*NAMES))
         yield found
 

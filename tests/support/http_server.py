@@ -1,18 +1,15 @@
 """A small web server on loopback, plain or TLS, with pages that a test can change at any time."""
 
-import ipaddress
 import re
 import select
 import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, Final, cast
 
 _RANGE: Final = re.compile(r"bytes=(\d+)-(\d+)")
@@ -140,46 +137,3 @@ def start_web(
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def make_certificate(folder: Path, names: Sequence[str]) -> tuple[ssl.SSLContext, Path]:
-    """Return a server's TLS context for names or addresses, and the file of the issuing authority.
-
-    The certificate is valid for a day before and after now.
-    """
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "imgstore test")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([_general_name(each) for each in names]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    authority, secret = folder / "authority.pem", folder / "key.pem"
-    authority.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority, secret)
-    return context, authority
-
-
-def _general_name(name: str):  # type: ignore[no-untyped-def]
-    from cryptography import x509
-
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
