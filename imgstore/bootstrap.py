@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -206,28 +206,31 @@ def _ensure_installation(
         return transaction.installation.ensure(settings.subscription)
 
 
-@contextmanager
-def _scratch(settings: Settings) -> Iterator[Path]:
-    """Yield a folder for this process in the home, and remove the folders of dead processes.
+def _scratch(settings: Settings) -> AbstractContextManager[Path]:
+    """Return a folder for this process in the home, as a context, and remove the folders of dead processes.
 
-    The process holds an advisory lock (flock) on the folder. The kernel releases the lock even after a crash. If the home
-    can only be read, the folder is among the temporary files of the system.
+    If the home can only be read, the folder is among the temporary files of the system.
 
     Raises:
         InvalidInput: the home cannot be used, or the file system has no locks, which uploads and SQLite also need.
     """
-    top = settings.home / "scratch"
     try:
         _make_home(settings.home)
         if settings.may_read_only and _has_catalog(settings):
             check_free_bytes(settings.home, _SCRATCH_BYTES_MIN)
-        folder, descriptor = _make_scratch(top)
+        return _own_scratch(*_make_scratch(settings.home / "scratch"))
     except OSError as error:
-        if not (settings.may_read_only and is_write_fault(error) and _has_catalog(settings)):
-            raise _home_error(settings.home, error) from error
-        with _temporary_scratch(settings.home, error) as outside:
-            yield outside
-        return
+        if settings.may_read_only and is_write_fault(error) and _has_catalog(settings):
+            return _temporary_scratch(settings.home, error)
+        raise _home_error(settings.home, error) from error
+
+
+@contextmanager
+def _own_scratch(folder: Path, descriptor: int) -> Iterator[Path]:
+    """Yield a folder from `_make_scratch`, and remove the folder.
+
+    The process holds an advisory lock (flock) on the folder. The kernel releases the lock even after a crash.
+    """
     try:
         _check_locks(folder)
         yield folder
