@@ -48,12 +48,12 @@ def make_placed_disks(installation: Installation, disks: Sequence[PlacedDisk]) -
     """
     made = list(disks)
     tried: set[str] = set()
-    note_broken: StoreError | None = None
+    failed: StoreError | None = None
     while any(each.lease is not None for each in made):
         try:
             served = _read_manifests(installation, made, tried)
         except StoreError as error:
-            raise note_broken or error from None
+            raise failed or error from None
         if served.slot.uid != made[0].disk.slot.uid:
             try:
                 made = _move(installation, made, served.slot)
@@ -66,10 +66,10 @@ def make_placed_disks(installation: Installation, disks: Sequence[PlacedDisk]) -
                     disk = _put_unless_late(installation, made, place, served.bodies[place], tried)
                     made[place] = replace(each, disk=disk, lease=None)
         except StoreError as error:
-            note_broken = note_broken or error
+            failed = failed or error
             tried.add(made[0].disk.slot.uid)
             if not _other_slots(installation, made, tried):
-                raise note_broken from None
+                raise failed from None
     return [each.disk for each in made]
 
 

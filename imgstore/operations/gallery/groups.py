@@ -125,10 +125,10 @@ def page_groups(
         found = transaction.groups.list(
             subscription, after=after, limit=request.limit if whole and tag is None else None
         )
-    combine_view = filter_readable(
+    readable = filter_readable(
         principal, found, lambda group: names.group_id(group.subscription, group.name), whole=whole
     )
-    return Page.from_rows([each for each in combine_view if tag is None or _has(each, *tag)], request, of=of, key=_name)
+    return Page.from_rows([each for each in readable if tag is None or _has(each, *tag)], request, of=of, key=_name)
 
 
 def _has(group: Group, tag: str, value: str | None) -> bool:

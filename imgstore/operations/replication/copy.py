@@ -305,8 +305,7 @@ def plan_copy(
 ) -> CopyPlan:
     """Open or take over the copy work of a replica, and set the replica to Replicating.
 
-    The caller holds the lock on the row of the version. Do not wait for the row of the work under this lock: a process
-    that completes a replica holds its work and waits for the version (docs/internals/locking.md).
+    The caller holds the lock on the row of the version.
 
     Raises:
         WorkHeld: another process makes the replica, or an earlier replica in the slot is not removed yet.
@@ -317,12 +316,12 @@ def plan_copy(
     origins = transaction.manifests.of_replica(version.uid, source.slot.uid)
     assert len(origins) == len(version.disks), "a complete replica has a manifest of each disk (invariant P2)"
     ids = named_segments(origins)
-    record_activity = transaction.manifests.segment_ids_in_slot(slot.uid)
+    recorded = transaction.manifests.segment_ids_in_slot(slot.uid)
     existing = transaction.manifests.of_replica(version.uid, slot.uid)
     is_degraded = any(transaction.manifests.is_complete(row.uid) for row in existing)
     segments = transaction.segments.rows(slot.key.pool_uid, ids)
     unrecorded = frozenset(
-        row.name for row, known in zip(segments, np.isin(ids, record_activity).tolist(), strict=True) if not known
+        row.name for row, known in zip(segments, np.isin(ids, recorded).tolist(), strict=True) if not known
     )
     return CopyPlan(
         definition_path=definition_path,
@@ -333,7 +332,7 @@ def plan_copy(
         origins=origins,
         segments=segments,
         unrecorded=unrecorded,
-        target_objects=len(record_activity),
+        target_objects=len(recorded),
         is_degraded=is_degraded,
     )
 

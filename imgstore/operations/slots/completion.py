@@ -123,10 +123,9 @@ def complete_replica(installation: Installation, leased: LeasedReplica, manifest
             ids, transaction.manifests.segment_ids_in_region(slot.key.pool_uid, slot.key.region)
         )
         transaction.versions.lock(version.uid)  # Before the replica rows (invariant L3).
-        list_alternative_slots = transaction.replicas.list(version.uid)
+        replicas = transaction.replicas.list(version.uid)
         first_here = not any(
-            other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED
-            for other in list_alternative_slots
+            other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED for other in replicas
         )
         pool_uid = slot.key.pool_uid
         own = transaction.segments.stored_bytes(pool_uid, new_here) + sum(each.object_bytes for each in manifests)
@@ -244,7 +243,8 @@ def update_version_state(transaction: Transaction, version: ImageVersion) -> Ima
     """Update the provisioning state of a version from the replicas, and the ingested disks from `version`.
 
     The source of an ingested disk is the source with the digest: an equal command with a renewed file may have recorded
-    another source meanwhile. Other properties stay unchanged, because `version` may have been read before an update. Returns the written version.
+    another source meanwhile. Other properties stay unchanged, because `version` may have been read before an update.
+    Returns the written version.
     """
     transaction.versions.lock(version.uid)  # If two replicas complete at once, the later transaction must see both.
     existing = transaction.versions.by_uid(version.uid)
