@@ -1,4 +1,4 @@
-"""Compare the content of a source with a stored disk."""
+"""Read a source piece by piece, and compare the content of a source with a stored disk."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +24,6 @@ def find_difference(
     *,
     on_moved: Callable[[int], None],
     check_cancelled: CheckCancelled,
-    monotonic: Callable[[], float] = time.monotonic,
 ) -> str | None:
     """Read a disk, and return the difference from a stored disk of the same size for people, or None if equal.
 
@@ -34,9 +33,8 @@ def find_difference(
         manifest: the manifest of the stored disk. With the manifest, the read ends at the first different piece.
         on_moved: called with the number of bytes after each piece.
         check_cancelled: called before each read.
-        monotonic: a clock in seconds that never goes back.
     """
-    pieces = _read_pieces(reader, on_moved, check_cancelled, monotonic)
+    pieces = read_pieces(reader, on_moved, check_cancelled)
     if manifest is None:
         found = disk_digest(reader.virtual_bytes, ((each.index, each.digest) for each in pieces if each.data))
         return None if found == digest else f"disk digest {found.hex()}"
@@ -49,12 +47,18 @@ def find_difference(
     return None if equal == len(manifest.pieces) else "zeros at an offset with stored bytes"
 
 
-def _read_pieces(
-    reader: DiskReader, on_moved: Callable[[int], None], check_cancelled: CheckCancelled, monotonic: Callable[[], float]
+def read_pieces(
+    reader: DiskReader, on_moved: Callable[[int], None], check_cancelled: CheckCancelled
 ) -> Iterator[Piece]:
-    """Yield the pieces that an extent touches, in order. A few reads run in advance."""
+    """Yield the pieces that an extent touches, in order. A few reads run in advance.
+
+    Args:
+        reader: the disk to read.
+        on_moved: called with the number of bytes of each piece.
+        check_cancelled: called before each read.
+    """
     check_cancelled()
-    threads = choose_threads(_THREADS, measure_latency(reader.read_at, reader.virtual_bytes, monotonic))
+    threads = choose_threads(_THREADS, measure_latency(reader.read_at, reader.virtual_bytes, time.monotonic))
     with ThreadPoolExecutor(threads, thread_name_prefix="compare") as pool:
 
         def submit_reads() -> Iterator[Future[Piece]]:

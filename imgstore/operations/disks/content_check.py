@@ -3,13 +3,13 @@
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.errors import ImgstoreError, PropertyChangeNotAllowed, StoreError
 from imgstore.domain.storage.digests import Digest
-from imgstore.domain.storage.sizes import PIECE_BYTES
 from imgstore.operations.disks.export import read_manifest
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter
+from imgstore.operations.replication.slot_ingest import touched_bytes
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.content_check import find_difference
-from imgstore.transfer.ingest import check_same_source, touched_pieces
+from imgstore.transfer.ingest import check_same_source
 
 
 def check_same_content(
@@ -51,8 +51,8 @@ def check_same_content(
         f"{identity.location}: the time stamp, inode or ETag changed since the ingest; the content is compared with "
         "the stored disk",
     )
-    counter = ProgressCounter(installation, f"compare {identity.location.rsplit('/', 1)[-1]}")
-    counter.total = sum(1 for _ in touched_pieces(reader)) * PIECE_BYTES
+    task = f"compare {identity.location.rsplit('/', 1)[-1]}"
+    counter = ProgressCounter(installation, task, touched_bytes(reader))
     counter.begin()
     try:
         difference = find_difference(

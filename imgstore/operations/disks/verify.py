@@ -11,7 +11,7 @@ from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.names import ImageReference
 from imgstore.domain.reports import Verification
 from imgstore.domain.states import ReplicaState
-from imgstore.domain.storage.digests import Digest, digest_of, disk_digest
+from imgstore.domain.storage.digests import Digest, disk_digest
 from imgstore.domain.storage.sizes import PIECE_BYTES
 from imgstore.formats import Inspection, LocalFile, inspect_image, open_disk
 from imgstore.operations import lookup
@@ -19,8 +19,9 @@ from imgstore.operations.disks.export import read_manifest
 from imgstore.operations.disks.placement import check_subscription, find_named_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter
-from imgstore.segments.manifest import Manifest, piece_bytes
-from imgstore.transfer.ingest import touched_pieces
+from imgstore.operations.replication.slot_ingest import touched_bytes
+from imgstore.segments.manifest import Manifest
+from imgstore.transfer.content_check import read_pieces
 
 
 def verify_file(
@@ -101,15 +102,10 @@ def _compare(
 
     The offset is None if no piece differs or if the sizes differ.
     """
-    pieces: list[tuple[int, Digest]] = []
-    touched = list(touched_pieces(reader))
-    counter = ProgressCounter(installation, task, len(touched) * PIECE_BYTES)
+    counter = ProgressCounter(installation, task, touched_bytes(reader))
     counter.begin()
-    for index in touched:
-        data = reader.read_at(index * PIECE_BYTES, piece_bytes(reader.virtual_bytes, index))
-        if data.strip(b"\0"):
-            pieces.append((index, digest_of(data)))
-        counter.add_bytes(PIECE_BYTES)
+    read = read_pieces(reader, counter.add_bytes, installation.keeper.check_cancelled)
+    pieces = [(each.index, each.digest) for each in read if each.data]
     counter.end()
     differing = set(pieces) ^ set(manifest.pieces.items())
     same_size = reader.virtual_bytes == manifest.virtual_bytes
