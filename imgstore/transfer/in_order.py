@@ -4,7 +4,7 @@ A window of pieces is assembled by `scatter` while the pieces of the window befo
 each window that uses the segment. Segments of later windows wait in a cache.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
@@ -32,7 +32,6 @@ def pieces_in_order(
     *,
     workers: int,
     check_cancelled: CheckCancelled,
-    on_moved: Callable[[int], None],
 ) -> Generator[_Piece]:
     """Yield offset and bytes of each piece that is not zero, in order. Each piece was compared with its digest.
 
@@ -42,7 +41,6 @@ def pieces_in_order(
         cache: the place of segments that later pieces also use.
         workers: threads that read segments.
         check_cancelled: called before each request.
-        on_moved: called with the number of assembled bytes, from worker threads.
 
     Raises:
         ObjectCorrupt: a piece does not match its digest.
@@ -64,7 +62,6 @@ def pieces_in_order(
             window,
             workers=workers,
             check_cancelled=check_cancelled,
-            on_moved=on_moved,
             only=indexes,
         )
         return [(index * PIECE_BYTES, memoryview(data)) for index, data in window.pieces.items()]

@@ -112,7 +112,7 @@ def scatter(
     *,
     workers: int,
     check_cancelled: CheckCancelled,
-    on_moved: Callable[[int], None],
+    on_moved: Callable[[int], None] = lambda _length: None,
     only: Column | None = None,
 ) -> None:
     """Write the disk's data into `writer`. Every piece was checked when this function returns.

@@ -53,7 +53,6 @@ def check_assembly(
                 disk,
                 workers=workers,
                 check_cancelled=check_cancelled,
-                on_moved=lambda _bytes: None,
                 only=chosen,
             )
 

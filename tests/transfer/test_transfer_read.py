@@ -118,9 +118,7 @@ def test_pieces_in_order_are_verified_and_read_each_segment_once(tmp_path: Path)
         reader = SegmentReader([slot(store)])
         offsets = []
         with closing(SegmentCache(tmp_path)) as cache:
-            pieces = pieces_in_order(
-                manifest, reader, cache, workers=3, check_cancelled=never_cancelled, on_moved=lambda _length: None
-            )
+            pieces = pieces_in_order(manifest, reader, cache, workers=3, check_cancelled=never_cancelled)
             for offset, data in pieces:
                 target[offset : offset + len(data)] = data
                 offsets.append(offset)

@@ -332,7 +332,6 @@ def _write_pieces(
             cache,
             workers=workers,
             check_cancelled=hold.check_cancelled,
-            on_moved=lambda _length: None,
         )
 
         def count_written(length: int) -> None:

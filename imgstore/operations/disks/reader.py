@@ -76,7 +76,6 @@ class OpenDisk:
                     writer,
                     workers=installation.threads(installation.tuning.scatter_workers, self.slots[0].key.region),
                     check_cancelled=check_cancelled,
-                    on_moved=lambda _length: None,
                 )
             yield WholeDisk(disk=self, writer=writer)
         finally:
