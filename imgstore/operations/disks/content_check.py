@@ -72,6 +72,45 @@ def check_same_content(
     return identity
 
 
+def check_recorded_source(
+    path: str,
+    present: SourceIdentity,
+    recorded: SourceIdentity | None,
+    *,
+    location: str,
+    verified: SourceIdentity | None,
+    is_fixed: bool,
+) -> None:
+    """Check that a source is the recorded source of a disk, or may replace the recorded source.
+
+    A source at the same location may change until the content of the disk is fixed (invariant W5). Afterwards, a source
+    with another identity must have the stored content (invariant W6).
+
+    Args:
+        path: the property of the source, for the error.
+        present: the identity of the source.
+        recorded: the recorded identity. None if only the location is known.
+        location: the recorded location.
+        verified: the identity of a source with the stored content of the disk.
+        is_fixed: whether the content of the disk is fixed.
+
+    Raises:
+        PropertyChangeNotAllowed: the source is another source.
+    """
+    if present in (recorded, verified) or (not is_fixed and present.location == location):
+        return
+    raise PropertyChangeNotAllowed(
+        path,
+        found=format_identity(present),
+        expected=location if recorded is None else format_identity(recorded),
+    )
+
+
+def format_identity(identity: SourceIdentity) -> str:
+    """Return the identity of a source, for errors."""
+    return f"{identity.location} of {identity.file_bytes} bytes, stamp {identity.stamp}"
+
+
 def note_changed_source(
     installation: Installation, task: str, present: SourceIdentity, recorded: SourceIdentity | None
 ) -> None:

@@ -42,7 +42,7 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.tags import apply_tags
 from imgstore.formats import open_disk
 from imgstore.operations.activity_log import record_activity
-from imgstore.operations.disks.content_check import check_same_content, note_changed_source
+from imgstore.operations.disks.content_check import check_recorded_source, check_same_content, note_changed_source
 from imgstore.operations.disks.conversions import conversion_bounds
 from imgstore.operations.disks.disks import check_existing, choose_disk_region, update_tags
 from imgstore.operations.disks.placed_disks import make_placed_disks
@@ -261,7 +261,7 @@ def _make_row(
         identity = reader.identity()
         if standing is None:
             return _add_row(installation, transaction, request, reader, identity)
-        return _reuse_file_row(installation, transaction, request, standing, identity, is_verified=verified == identity)
+        return _reuse_file_row(installation, transaction, request, standing, identity, verified)
     if standing is not None and may_refer_to(installation, request.group, request.source, standing.source_reference):
         if standing.provisioning_state is not ProvisioningState.SUCCEEDED:
             # The disk has no content yet, so the caller that resumes needs the right to read the source now.
@@ -379,8 +379,7 @@ def _reuse_file_row(
     request: DiskRequest,
     standing: ManagedDisk,
     identity: SourceIdentity,
-    *,
-    is_verified: bool,
+    verified: SourceIdentity | None,
 ) -> ManagedDisk:
     """Check that the request fits an existing disk from a file, and return the disk.
 
@@ -389,14 +388,14 @@ def _reuse_file_row(
     """
     disk = _reuse_row(installation, transaction, request, standing)
     arrived = standing.provisioning_state is ProvisioningState.SUCCEEDED
-    same_location = standing.source_reference == identity.location
-    if standing.source != identity and not is_verified and (arrived or not same_location):
-        raise PropertyChangeNotAllowed(
-            _SOURCE_URI,
-            found=f"{identity.location} of {identity.file_bytes} bytes, stamp {identity.stamp}",
-            expected=standing.source_reference
-            + (f" of {standing.source.file_bytes} bytes, stamp {standing.source.stamp}" if standing.source else ""),
-        )
+    check_recorded_source(
+        _SOURCE_URI,
+        identity,
+        standing.source,
+        location=standing.source_reference,
+        verified=verified,
+        is_fixed=arrived,
+    )
     if standing.source != identity:
         if not arrived:
             note_changed_source(installation, standing.name, identity, standing.source)

@@ -29,7 +29,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.tags import apply_tags
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
-from imgstore.operations.disks.content_check import note_changed_source
+from imgstore.operations.disks.content_check import check_recorded_source, format_identity, note_changed_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.replication.targets import add_replica, retarget
@@ -359,8 +359,8 @@ def _apply_request(
             disk,
             resolved,
             identities[disk.key],
+            verified.get(disk.key),
             arrived=arrived,
-            verified=verified.get(disk.key) == identities[disk.key],
         )
         for disk in existing.disks
     )
@@ -381,28 +381,31 @@ def _apply_request(
 
 
 def _apply_to_disk(
-    disk: VersionDisk, resolved: ResolvedRequest, identity: SourceIdentity, *, arrived: bool, verified: bool
+    disk: VersionDisk,
+    resolved: ResolvedRequest,
+    identity: SourceIdentity,
+    verified: SourceIdentity | None,
+    *,
+    arrived: bool,
 ) -> VersionDisk:
     path = disk_path(disk.key)
-    same_location = disk.source.location == identity.location
-    is_fixed = arrived or disk.disk_digest is not None
-    if disk.source != identity and not verified and (is_fixed or not same_location):
-        raise PropertyChangeNotAllowed(
-            f"{path}.source", found=_format_identity(identity), expected=_format_identity(disk.source)
-        )
+    check_recorded_source(
+        f"{path}.source",
+        identity,
+        disk.source,
+        location=disk.source.location,
+        verified=verified,
+        is_fixed=arrived or disk.disk_digest is not None,
+    )
     sha256 = resolved.sha256 if disk.key == OS_DISK else None
     known = disk.source_sha256 if disk.source == identity else None
     if None not in (sha256, known) and sha256 != known:
         raise PropertyChangeNotAllowed(
             f"{path}.source",
-            found=f"{_format_identity(identity)}, SHA-256 {sha256}",
+            found=f"{format_identity(identity)}, SHA-256 {sha256}",
             expected=f"SHA-256 {known}: the file was changed, and then its time stamp was reset",
         )
     caching = resolved.request.host_caching.get(disk.key, disk.host_caching)
     if caching is not disk.host_caching:
         raise PropertyChangeNotAllowed(f"{path}.hostCaching", found=caching, expected=disk.host_caching)
     return replace(disk, source=identity, source_sha256=sha256 or known)
-
-
-def _format_identity(identity: SourceIdentity) -> str:
-    return f"{identity.location} of {identity.file_bytes} bytes, stamp {identity.stamp}"
