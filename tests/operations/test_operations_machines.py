@@ -36,7 +36,7 @@ from imgstore.domain.views import MachineView, ManagedImage, VersionView
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.disks.from_source import create_from_source
-from imgstore.operations.gallery import definitions, groups
+from imgstore.operations.gallery import groups
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images, machines
 from imgstore.operations.machines.create import create_machine
@@ -48,6 +48,7 @@ from tests.support.sample_gallery import (
     GROUP,
     audit,
     collect,
+    create_definition,
     create_version,
     delete,
     export_disk,
@@ -92,21 +93,6 @@ def machine(installation: Installation, name: str = "vm1", **more: Any) -> Machi
 def make(installation: Installation, name: str, source: Path | str, **more: Any) -> ManagedDisk:
     more.setdefault("location", HERE)
     return create_from_source(installation, ADMIN, DiskRequest(group=GROUP, name=name, source=str(source), **more))
-
-
-def define(installation: Installation, name: str, **more: Any) -> None:
-    definitions.create_definition(
-        installation,
-        ADMIN,
-        group=GROUP,
-        gallery=GALLERY,
-        name=name,
-        publisher="p",
-        offer="o",
-        sku=name,
-        os_type=OsType.LINUX,
-        **more,
-    )
 
 
 def publish_machine(installation: Installation, definition: str, word: str = "vm1", **more: Any) -> VersionView:
@@ -170,7 +156,7 @@ def test_an_os_profile_is_needed_by_a_generalized_image_and_refused_by_a_special
     lacking = refused(InvalidInput, "'osProfile' is missing", lambda: machine(published, profile=OsProfile()))
     assert (lacking.error_code, lacking.target) == ("InvalidParameter", "osProfile")
     refused(InvalidInput, "is Generalized", lambda: machine(published, specialized=True))
-    define(published, "golden", os_state=OsState.SPECIALIZED)
+    create_definition(published, "golden", os_state=OsState.SPECIALIZED)
     create_version(published, ADMIN, request("1.0.0", [HERE], definition="golden"), os_vhd_uri=str(raws["os"]))
     golden = {"image": f"{GROUP}/{GALLERY}/golden/1.0.0", "location": HERE}
     for profile in (USER, OsProfile(computer_name="c")):
@@ -333,7 +319,7 @@ def test_managed_image_needs_a_generalized_machine(published: Installation, raws
     machines.delete_machine(published, ADMIN, group=GROUP, name="vm1")
     for disk in made.disks:
         disks.delete_disk(published, ADMIN, group=GROUP, name=disk.name)
-    define(published, "ubuntu2")
+    create_definition(published, "ubuntu2")
     whole = publish_machine(published, "ubuntu2", managed_image="i1", virtual_machine=None)
     assert whole.version.disk_keys == ("os", "lun-0", "lun-5")
     assert {disk.host_caching for disk in whole.version.data_disks} == {HostCaching.NONE}
@@ -342,8 +328,8 @@ def test_managed_image_needs_a_generalized_machine(published: Installation, raws
 
 def test_a_version_of_a_machine_has_all_its_disks_and_its_state(published: Installation, raws: dict[str, Path]) -> None:
     made = machine(published)
-    define(published, "golden", os_state=OsState.SPECIALIZED)
-    define(published, "plain")
+    create_definition(published, "golden", os_state=OsState.SPECIALIZED)
+    create_definition(published, "plain")
     refused(InvalidInput, "OS state of the source 'vm1' is Specialized", lambda: publish_machine(published, "plain"))
     view = publish_machine(published, "golden")
     assert view.version.disk_keys == ("os", "lun-0", "lun-5")

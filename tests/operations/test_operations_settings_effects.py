@@ -18,7 +18,7 @@ from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.identity.access import Principal
 from imgstore.domain.reports import SlotScrub
 from imgstore.domain.requests import ScrubRequest, UploadRequest
-from imgstore.domain.resources import OsType, ReplicationMode, Slot, SlotKey, StorageAccountType
+from imgstore.domain.resources import ReplicationMode, Slot, SlotKey, StorageAccountType
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.settings.limits import Limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings
@@ -27,7 +27,7 @@ from imgstore.formats import LocalFile
 from imgstore.operations.activity_log import trim_activity
 from imgstore.operations.disks.sources import open_source
 from imgstore.operations.disks.uploads import create_upload, open_spool, sweep_uploads
-from imgstore.operations.gallery import definitions, galleries
+from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance import scheduler
 from imgstore.operations.stores.readiness import check_readiness
@@ -42,8 +42,8 @@ from imgstore.wire.responses.reports import region_json
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import (
     ADMIN,
-    GALLERY,
     GROUP,
+    create_definition,
     create_sample_gallery,
     create_version,
     make_disk,
@@ -76,19 +76,7 @@ def more_galleries(installation: Installation, _folder: Path) -> object:
 
 
 def more_definitions(installation: Installation, _folder: Path) -> object:
-    return outcome(
-        lambda: definitions.create_definition(
-            installation,
-            ADMIN,
-            group=GROUP,
-            gallery=GALLERY,
-            name="other",
-            publisher="p",
-            offer="o",
-            sku="other",
-            os_type=OsType.LINUX,
-        )
-    )
+    return outcome(lambda: create_definition(installation, "other"))
 
 
 def more_versions(installation: Installation, folder: Path) -> object:

@@ -10,7 +10,7 @@ from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import ImageRefused, InvalidInput, PropertyChangeNotAllowed
 from imgstore.domain.names import ImageReference
 from imgstore.domain.requests import DiskRequest, ImageRequest, ScrubRequest
-from imgstore.domain.resources import OsType, ReplicationMode, Slot, StorageAccountType
+from imgstore.domain.resources import ReplicationMode, Slot, StorageAccountType
 from imgstore.domain.settings.limits import Limits
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
@@ -36,6 +36,7 @@ from tests.support.sample_gallery import (
     audit_collected,
     collect,
     content,
+    create_definition,
     create_version,
     delete,
     export,
@@ -245,17 +246,7 @@ def test_shallow_manifest_and_source_manifest_repair_each_other(published: Insta
 
 def test_shallow_version_outlives_the_gallery_of_its_source(published: Installation, samples: SampleImages) -> None:
     galleries.create_gallery(published, ADMIN, group=GROUP, name="g2", location="southcentralus")
-    definitions.create_definition(
-        published,
-        ADMIN,
-        group=GROUP,
-        gallery="g2",
-        name="copy",
-        publisher="p",
-        offer="o",
-        sku="s",
-        os_type=OsType.LINUX,
-    )
+    create_definition(published, "copy", gallery="g2")
     (pool_uid,) = {slot.key.pool_uid for slot in all_slots(published)}
     more: dict[str, Any] = {"gallery": "g2", "definition": "copy", "replication_mode": ReplicationMode.SHALLOW}
     asked = request("1.0.0", HERE, **more)

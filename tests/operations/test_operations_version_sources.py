@@ -26,7 +26,7 @@ from imgstore.domain.views import VersionView
 from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.disks import disks
 from imgstore.operations.disks.from_source import create_from_source
-from imgstore.operations.gallery import definitions, galleries, sharing
+from imgstore.operations.gallery import galleries, sharing
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
@@ -42,6 +42,7 @@ from tests.support.sample_gallery import (
     audit,
     charges,
     content,
+    create_definition,
     create_version,
     delete,
     export,
@@ -82,26 +83,13 @@ def segments(installation: Installation) -> dict[str, frozenset[bytes]]:
 
 def other_definition(installation: Installation) -> dict[str, Any]:
     """One that has no version that could be a base."""
-    definitions.create_definition(
-        installation,
-        ADMIN,
-        group=GROUP,
-        gallery=GALLERY,
-        name="other",
-        publisher="p",
-        offer="o",
-        sku="other",
-        os_type=OsType.LINUX,
-    )
+    create_definition(installation, "other")
     return {"definition": "other"}
 
 
 def other_gallery(installation: Installation, **more: Any) -> None:
     galleries.create_gallery(installation, ADMIN, group=GROUP, name="g2", location="southcentralus")
-    more = {"os_type": OsType.LINUX} | more
-    definitions.create_definition(
-        installation, ADMIN, group=GROUP, gallery="g2", name="copy", publisher="p", offer="o", sku="s", **more
-    )
+    create_definition(installation, "copy", gallery="g2", **more)
 
 
 @pytest.fixture
@@ -359,17 +347,7 @@ def test_version_of_a_shared_gallery_is_a_source(published: Installation, sample
     sharing.share_add(published, ADMIN, group=GROUP, name=GALLERY, subscriptions=[ELSEWHERE])
     with open_home(published.home, subscription=ELSEWHERE) as other:
         galleries.create_gallery(other, ADMIN, group="theirs", name="g3", location="southcentralus")
-        definitions.create_definition(
-            other,
-            ADMIN,
-            group="theirs",
-            gallery="g3",
-            name="copy",
-            publisher="p",
-            offer="o",
-            sku="s",
-            os_type=OsType.LINUX,
-        )
+        create_definition(other, "copy", group="theirs", gallery="g3")
         asked = VersionRequest(group="theirs", gallery="g3", definition="copy", version=VersionName(1, 0, 0))
         made = create_version(other, ADMIN, asked, image_version=shared)
         assert made.version.os_disk.source.location == shared, "not by its group, which is the owner's affair"

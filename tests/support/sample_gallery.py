@@ -86,16 +86,16 @@ def open_home(
 def create_sample_gallery(installation: Installation) -> ImageDefinition:
     """Create the gallery and its definition. May be repeated."""
     galleries.create_gallery(installation, ADMIN, group=GROUP, name=GALLERY, location="southcentralus")
+    return create_definition(installation, DEFINITION, sku="s")
+
+
+def create_definition(
+    installation: Installation, name: str, *, group: str = GROUP, gallery: str = GALLERY, **more: Any
+) -> ImageDefinition:
+    """Create a definition for Linux. By default, the name is the SKU."""
+    values = {"publisher": "p", "offer": "o", "sku": name, "os_type": OsType.LINUX} | more
     return definitions.create_definition(
-        installation,
-        ADMIN,
-        group=GROUP,
-        gallery=GALLERY,
-        name=DEFINITION,
-        publisher="p",
-        offer="o",
-        sku="s",
-        os_type=OsType.LINUX,
+        installation, ADMIN, group=group, gallery=gallery, name=name, **values
     ).definition
 
 
