@@ -215,6 +215,8 @@ def _verify_changed_files(
     Returns:
         The identities of the files with equal content, by disk key.
     """
+    if not readers:
+        return {}
     with installation.catalog.reading() as transaction:
         existing = {each.disk_key: _find_existing(installation, transaction, each) for each in requests}
     verified: dict[str, SourceIdentity] = {}

@@ -115,15 +115,16 @@ def _follow_ingest(
     """
     with installation.catalog.reading() as transaction:
         existing = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
+        if existing is None:
+            return
         held = [
             work
             for work in transaction.works.list_open()
-            if existing is not None
-            and work.owner_uid == existing.uid
+            if work.owner_uid == existing.uid
             and work.kind is WorkKind.INGEST
             and is_held_elsewhere(installation, transaction, work)
         ]
-    if existing is not None and held:
+    if held:
         on_recorded(existing)
         follow_work(installation, held[0].uid, f"{existing.location}/0")
 
@@ -244,15 +245,18 @@ def _verify_changed_sources(
         PropertyChangeNotAllowed: a source has other content.
         SourceChanged: a source was replaced while it was read.
     """
+    # The identity of a stored disk is its content.
+    files = {key: reader for key, reader in readers.items() if not isinstance(reader, StoredDisk)}
+    if not files:
+        return {}
     with installation.catalog.reading() as transaction:
         existing = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
     if existing is None or not existing.is_visible:
         return {}
     verified: dict[str, SourceIdentity] = {}
     for disk in existing.disks:
-        reader = readers.get(disk.key)
-        # The identity of a stored disk is its content.
-        if reader is None or isinstance(reader, StoredDisk) or disk.disk_digest is None:
+        reader = files.get(disk.key)
+        if reader is None or disk.disk_digest is None:
             continue
         identity = reader.identity()
         if identity == disk.source or not identity.may_have_content_of(disk.source):
