@@ -206,13 +206,7 @@ def _disks_of_version(
         installation, transaction, request, region, offer.os_state, offer.source, offer.os_properties
     )
     machine = replace(machine, image_reference=offer.source)
-    definition = lookup.find_definition_path(
-        transaction,
-        reference.subscription or installation.subscription,
-        reference.group,
-        reference.gallery,
-        reference.definition,
-    ).definition
+    definition = lookup.find_referenced_definition(transaction, installation.subscription, reference).definition
     check_purchase_plan(definition.purchase_plan, request.extra_properties.get("plan"), machine.resource_id)
     _authorize_disks(principal, machine, [each.lun for each in offer.disks])
     transaction.machines.add(machine)
