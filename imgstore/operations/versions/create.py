@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 
 from imgstore.domain.disks.sources import ByteSource, DiskReader, SourceIdentity
-from imgstore.domain.disks.version_disks import OS_DISK, disk_key
+from imgstore.domain.disks.version_disks import OS_DISK, VersionDisk, disk_key
 from imgstore.domain.errors import (
     CatalogOutdated,
     ErrorDetail,
@@ -95,7 +95,7 @@ def create_version(
             if request.source.is_image_or_machine:
                 resolved = resolved.without_data_disk_caching({*opened.readers, *opened.absent})
             if opened.absent:
-                version = _record_arrived(installation, resolved, opened, on_recorded)
+                version = _record(installation, resolved, opened.readers, opened.absent, on_recorded)
             else:
                 version = _publish(
                     installation,
@@ -189,14 +189,7 @@ def _publish(
     check_disks(installation, readers, shallow=resolved.is_shallow)
 
     def attempt() -> ImageVersion | None:
-        version = record_version(
-            installation,
-            resolved,
-            {key: reader.identity() for key, reader in readers.items()},
-            {key: reader.virtual_bytes for key, reader in readers.items()},
-            _verify_changed_sources(installation, resolved, readers),
-        )
-        on_recorded(version)
+        version = _record(installation, resolved, readers, {}, on_recorded)
         try:
             return version if _make_source(installation, resolved, version, readers) else None
         except (ImageRefused, SourceChanged):
@@ -210,21 +203,24 @@ def _publish(
     return made
 
 
-def _record_arrived(
+def _record(
     installation: Installation,
     resolved: ResolvedRequest,
-    opened: OpenedDisks,
+    readers: Mapping[str, DiskReader],
+    absent: Mapping[str, VersionDisk],
     on_recorded: Callable[[ImageVersion], None],
 ) -> ImageVersion:
-    """Apply the request to a version that was once complete, and that has no available source any more."""
-    available = {key: reader.identity() for key, reader in opened.readers.items()}
-    sizes = {key: reader.virtual_bytes for key, reader in opened.readers.items()}
+    """Record a version, or apply the request to the existing version.
+
+    The `absent` disks have no available source any more. Only a version that was once complete has such disks.
+    """
+    available = {key: reader.identity() for key, reader in readers.items()}
     version = record_version(
         installation,
         resolved,
-        available | {key: disk.source for key, disk in opened.absent.items()},
-        sizes,
-        _verify_changed_sources(installation, resolved, opened.readers),
+        available | {key: disk.source for key, disk in absent.items()},
+        {key: reader.virtual_bytes for key, reader in readers.items()},
+        _verify_changed_sources(installation, resolved, readers),
     )
     on_recorded(version)
     return version
