@@ -1,7 +1,8 @@
 """Limits of Azure as a frozen policy, read from the settings of a team.
 
-Sources: Azure's documentation of 2019 (10 replicas per version and region, 1 TiB, one replica for 20 machines) and of
-2026 (100 replicas per version, under 2 TiB, 32 TiB for Shallow versions, one replica for 50 machines).
+The source is Azure's documentation. In 2019 a version had at most 10 replicas in a region, a disk at most 1 TiB, and one
+replica was advised for 20 machines. In 2026 a version has at most 100 replicas. A disk is under 2 TiB, or at most 32 TiB
+in a Shallow version, and one replica is advised for 50 machines.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Create a machine: its row and its disks, from one replica, one managed image, or existing disks.
+"""Create the row of a machine and its disks. The disks come from one replica or one managed image, or exist already.
 
 One transaction writes all rows and advances the round robin once. Then each disk's reference is stored. After an
 interruption the same call resumes with the placed disks.
