@@ -16,6 +16,7 @@ from imgstore.domain.errors import Conflict, ImgstoreError, NotFound, ObjectCorr
 from imgstore.domain.names import region_key
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import KIB, PIECE_BYTES
+from imgstore.domain.tags import VALUE_CHARACTERS_MAX
 from imgstore.formats import fixed_footer
 from imgstore.remote.arm_client import Server
 from imgstore.remote.local_disk import LocalDisk, digest_pieces, report_progress
@@ -35,8 +36,6 @@ _ENDED: Final = "ReadyToUpload"
 """The state of a disk that waits for an upload, and has no valid URL."""
 _ACTIVE: Final = "ActiveUpload"
 _WAITING: Final = (_ENDED, _ACTIVE)
-_TAG_VALUE_CHARACTERS_MAX: Final = 256
-"""Azure's limit of a tag's value."""
 _OCTETS: Final = "application/octet-stream"
 
 assert PIECE_BYTES <= PUT_PAGE_BYTES_MAX, "a piece is sent in one request"
@@ -62,7 +61,7 @@ class Upload:
         """The tags of the disk, with the tag of an upload for a version."""
         if self.version is None:
             return self.tags
-        is_short = len(self.version) <= _TAG_VALUE_CHARACTERS_MAX
+        is_short = len(self.version) <= VALUE_CHARACTERS_MAX
         return {**(self.tags or {}), UPLOAD_FOR: self.version if is_short else "version"}
 
     def body(self, upload_bytes: int) -> Json:
