@@ -6,10 +6,7 @@ from typing import Any
 import click
 
 from imgstore.cli.by_server.galleries import fetch_page
-from imgstore.cli.commands.galleries.image_version_changes import (
-    ACCOUNTS_IGNORED,
-    Wait,
-)
+from imgstore.cli.commands.galleries.image_version_changes import ACCOUNTS_IGNORED, Wait
 from imgstore.cli.framework.server_dispatch import ServerCommand, local_only
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.errors import InvalidInput

@@ -99,7 +99,7 @@ class Command(click.Command):
         example: str,
         table: output.Table = output.scalars,
         question: str | None = None,
-        parsed: Callable[..., dict[str, Any]] = dict,
+        read_options: Callable[..., dict[str, Any]] = dict,
         **attrs: Any,
     ) -> None:
         """Create a command.
@@ -109,14 +109,15 @@ class Command(click.Command):
             example: lines that work, shown below the help.
             table: columns of ``-o table``.
             question: question of a deletion, with the names of options in braces. The option ``--yes`` answers.
-            parsed: makes the arguments of the command, and of its twin for a server, from the values of the options.
+            read_options: makes the arguments of the command, and of its function for `--server`, from the values of the
+                options.
             attrs: passed to `click.Command`.
         """
         super().__init__(name, context_settings=_CONTEXT, **attrs)
         self.example = example
         self.table = table
         self.question = question
-        self.parsed = parsed
+        self.read_options = read_options
         self.params.extend(global_options.options())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -138,7 +139,7 @@ class Command(click.Command):
         target = None if global_options.of(ctx).server is None else server_dispatch.target_of(ctx)
         if self.question is not None and not ctx.params.pop("yes"):
             _confirm(ctx, self.question.format(**ctx.params))
-        ctx.params = ctx.invoke(self.parsed, **ctx.params)
+        ctx.params = ctx.invoke(self.read_options, **ctx.params)
         if target is None:
             result = super().invoke(ctx)
         else:

@@ -95,7 +95,7 @@ sig_share.attach_definitions(image_definition)
 
 
 def _read_creation(*, group: str, gallery: str, definition: str, location: str | None, **given: Any) -> dict[str, Any]:
-    """Make the optional properties of a definition from the options, apart from the properties that never change."""
+    """Make two groups of properties from the options: the details, and the fixed properties, which never change."""
     plan = PurchasePlan(name=given["plan_name"], publisher=given["plan_publisher"], product=given["plan_product"])
     details = DefinitionDetails(
         description=given["description"],
@@ -120,7 +120,7 @@ def _range(least: int | None, most: int | None) -> RecommendedRange | None:
     return None if least is None and most is None else RecommendedRange(min=least, max=most)
 
 
-@image_definition.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_creation)
+@image_definition.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_creation)
 @options.definition_path
 @click.option("-p", "--publisher", required=True, metavar="NAME", help="Publisher of the image.")
 @click.option("-f", "--offer", required=True, metavar="NAME", help="Offer of the image.")

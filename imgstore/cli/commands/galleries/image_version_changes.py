@@ -199,7 +199,7 @@ def _read_request(**given: Any) -> dict[str, Any]:
     return {"request": request, "wait": not given["no_wait"], "names_accounts": accounts != (None, None)}
 
 
-@image_version.command(table=TABLE, example=_CREATE_EXAMPLE, parsed=_read_request)
+@image_version.command(table=TABLE, example=_CREATE_EXAMPLE, read_options=_read_request)
 @options.version_path
 @click.option(
     "--os-vhd-uri",
@@ -312,7 +312,7 @@ def _read_update(
     return {"place": place, "edit": lambda before: edit_version(before, by_path, edits, force_string=force_string)}
 
 
-@image_version.command(table=TABLE, example=_UPDATE_EXAMPLE, parsed=_read_update)
+@image_version.command(table=TABLE, example=_UPDATE_EXAMPLE, read_options=_read_update)
 @options.version_path
 @click.option(
     "--target-regions",
@@ -425,7 +425,7 @@ def _read_wait(
 
 @image_version.command(
     example="imgstore sig image-version wait -g rg -r myGallery -i ubuntu -e 1.0.0 --created --timeout 7200",
-    parsed=_read_wait,
+    read_options=_read_wait,
 )
 @options.version_path
 @click.option("--created", is_flag=True, help="Wait until the version is complete in all target regions.")

@@ -98,7 +98,7 @@ def _read_creation(
     return {"group": group, "gallery": gallery, "location": location, "properties": properties}
 
 
-@sig.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_creation)
+@sig.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_creation)
 @options.group
 @options.gallery
 @options.location("The region that the gallery is filed under. Default: the region of the group.")

@@ -142,7 +142,7 @@ def _read_target(given: Mapping[str, Any]) -> ExportTarget:
     return ExportTarget(path=path, format=container, overwrite=given["overwrite"], pad=given["pad"])
 
 
-@disk.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_creation)
+@disk.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_creation)
 @options.group
 @options.resource_name("disk")
 @options.location("Region of the disk. Default: the region of a source disk or snapshot, else the region of the group.")
@@ -281,7 +281,7 @@ class ExportRequest:
 
 
 def _read_export(**given: Any) -> dict[str, Any]:
-    """Check that the line names one disk, one image, or a range of a disk."""
+    """Make the request for an export of one disk, one image, or a range of a disk, from the options."""
     target = _read_target(given)
     named = {name: given[name] for name in ("reference", "lun", "location", "offset", "length")}
     if (named["offset"] is None) is not (named["length"] is None):
@@ -297,7 +297,7 @@ def _read_export(**given: Any) -> dict[str, Any]:
     return {"request": ExportRequest(group=group, name=name, target=target, **named)}
 
 
-@disk.command(example=_EXPORT_EXAMPLE, parsed=_read_export)
+@disk.command(example=_EXPORT_EXAMPLE, read_options=_read_export)
 @click.option("-g", "--resource-group", "group", metavar="NAME", help="Name of the disk's resource group.")
 @click.option("-n", "--name", metavar="NAME", help="Name of the disk.")
 @options.reference(

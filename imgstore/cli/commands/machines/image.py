@@ -47,7 +47,7 @@ def _read_request(**given: Any) -> dict[str, Any]:
     return {"request": ImageRequest(**given, os_properties=os_properties, data_sources=sources)}
 
 
-@image.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_request)
+@image.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_request)
 @options.group
 @options.resource_name("managed image")
 @click.option(

@@ -40,7 +40,7 @@ def _read_request(**given: Any) -> dict[str, Any]:
     return {"request": options.read_disk_request(given, DiskKind.SNAPSHOT)}
 
 
-@snapshot.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_request)
+@snapshot.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_request)
 @options.group
 @options.resource_name("snapshot")
 @click.option(

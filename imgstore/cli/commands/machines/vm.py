@@ -46,7 +46,7 @@ def _read_request(**given: Any) -> dict[str, Any]:
     return {"request": MachineRequest(**given, profile=profile, attach_data_disks=attached, extra_properties=kept)}
 
 
-@vm.command(table=_TABLE, example=_CREATE_EXAMPLE, parsed=_read_request)
+@vm.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_request)
 @options.group
 @options.resource_name("virtual machine")
 @options.location("Region of the machine. Default: the region of an attached OS disk, else the region of the group.")
