@@ -1,1 +1,1 @@
-"""Speaks: the terminal. One verb of az, one function; results on standard output, all else on standard error."""
+"""The commands of the terminal. Each command of az has one function. Results go to standard output, all else to standard error."""

@@ -1,1 +1,1 @@
-"""What all commands share: options, output, progress, sessions and the dispatch to a server."""
+"""The common parts of all commands: options, output, progress, sessions and the dispatch to a server."""

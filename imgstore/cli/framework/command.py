@@ -1,8 +1,8 @@
 """The Command and Group classes, which parse a line as az does.
 
 click does not parse lists of separate words (``--target-regions a b=2``), global options at any place of the line, or
-flags with an optional value. A flag or a command that only az has is refused by name, so that a script for az learns what
-is missing.
+flags with an optional value. A flag or a command that only az has is refused by name, so that the author of a script for
+az sees the cause.
 """
 
 import gc

@@ -23,8 +23,9 @@ LINE_SECONDS_MIN: Final = 5.0
 """Seconds between two lines of one task, so that an hour of one region fills one screen."""
 
 COLUMNS_UNKNOWN: Final = 100
+"""The columns of a terminal without a known size."""
 ROWS_UNKNOWN: Final = 24
-"""Columns of a terminal without a known size."""
+"""The rows of a terminal without a known size."""
 
 _SHOWN_FAILURES: Final = "imgstore.shown_failures"
 """The key in the meta data of click's contexts."""

@@ -1,8 +1,8 @@
 """Keep the standard streams from stopping a command.
 
 Standard error carries reports: progress, warnings, log records and messages. A report that cannot be delivered is
-dropped, so that a full log disk, a closed descriptor, a terminal that is gone or a pipe that nobody reads neither fails
-nor delays the work. Standard output carries results: an error while a result is written is an error of the command.
+dropped. So a full disk, a closed descriptor, a missing terminal or a pipe without a reader neither fails nor delays the
+work. Standard output carries results. An error during the write of a result is an error of the command.
 """
 
 import io
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 WAITING_BYTES_MAX: Final = 64 * 1024
-"""Reports that wait for a reader. More are dropped."""
+"""The largest number of bytes that wait for a reader. Further reports are dropped."""
 FLUSH_SECONDS_MAX: Final = 0.5
-"""Time that `ReportStream.flush` waits for a reader. It does not wait again until the reader has read something."""
+"""The time that `ReportStream.flush` waits for a reader. The next wait begins after the reader has read bytes."""
 END_SECONDS_MAX: Final = 2.0
-"""Time that the last reports of a process wait for a reader."""
+"""The time that the last reports of a process wait for a reader."""
 
 _ENCODING: Final = "utf-8"
 
@@ -58,7 +58,7 @@ class ReportStream(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
-        """Tell whether the descriptor is a terminal."""
+        """Return whether the descriptor is a terminal."""
         return os.isatty(self._descriptor)
 
     def fileno(self) -> int:
@@ -66,7 +66,7 @@ class ReportStream(io.TextIOBase):
         return self._descriptor
 
     def write(self, text: str) -> int:
-        """Queue a text for the descriptor, or drop it if `WAITING_BYTES_MAX` wait already. Return its length."""
+        """Queue a text for the descriptor, or drop the text if `WAITING_BYTES_MAX` wait. Return the length of the text."""
         data = text.encode(self._encoding, self.errors)
         with self._changed:
             if self._ended or not self._has_thread():
@@ -119,11 +119,11 @@ class ReportStream(io.TextIOBase):
 
 
 class UnwrittenResult(OSError):
-    """Standard output does not take a result. It is still an OSError, for callers that know nothing of this class."""
+    """A result that standard output does not take. The class is an OSError, for callers that do not know the class."""
 
 
 class _ResultFile(io.FileIO):
-    """Standard output; it waits where a descriptor in non-blocking mode takes no more."""
+    """Standard output. A write waits if a descriptor in non-blocking mode takes no more bytes."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
         """Write some of `data` and return the number of bytes.
@@ -143,14 +143,14 @@ class _ResultFile(io.FileIO):
 
 
 def prepare_streams() -> ReportStream:
-    """Make the standard streams of this process usable, whatever its parent has left of them.
+    """Make the standard streams of this process usable, also if the parent process has closed some.
 
-    A standard descriptor that is closed is opened on /dev/null for reading. Otherwise the next file that is opened,
-    which may be the catalog, would get its number and then the messages. Results and reports for a closed descriptor are
+    A closed standard descriptor is opened on /dev/null for reading. Otherwise the next file, which may be the catalog,
+    would get the number of the descriptor and then the messages. Results and reports for a closed descriptor are
     dropped. An export to standard output is refused, because the descriptor takes no bytes.
 
     Returns:
-        What `sys.stderr` is from now on.
+        The new `sys.stderr`.
     """
     closed = {descriptor for descriptor in range(3) if _open_if_closed(descriptor)}
     if sys.stdin is None:
@@ -180,12 +180,12 @@ def _open_if_closed(descriptor: int) -> bool:
 
 
 def drop_output() -> None:
-    """Have nothing more written to standard output: what is buffered would fail once more at the end of the process."""
+    """Drop all further output. Otherwise the write of buffered output would fail again at the end of the process."""
     sys.stdout = open(os.devnull, "w", encoding=_ENCODING)  # noqa: SIM115 - for the life of the process
 
 
 def _write(descriptor: int, data: bytes, may_wait: Callable[[], bool]) -> None:
-    """Write `data`; give up on an error, or where the descriptor would block and `may_wait` answers False."""
+    """Write `data`. Stop at an error, or if the descriptor would block and `may_wait` returns False."""
     rest = memoryview(data)
     try:
         while rest and may_wait():
@@ -198,7 +198,7 @@ def _write(descriptor: int, data: bytes, may_wait: Callable[[], bool]) -> None:
 
 
 def _is_writable(descriptor: int, seconds: float | None = None) -> bool:
-    """Wait until a write would not block, at most `seconds`; an error of the descriptor is the write's to tell."""
+    """Wait until a write would not block, at most `seconds`. The write reports an error of the descriptor."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(None if seconds is None else seconds * 1000))

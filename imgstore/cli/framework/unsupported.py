@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-# A command that has one of these itself, as `image-version create` has --no-wait, takes it before anything is refused.
+# A command with such an option of its own, as `image-version create` has --no-wait, reads the option before the refusal.
 _EVERYWHERE: Final = frozenset({"--ids", "--no-wait", "--acquire-policy-token", "--change-reference"})
 
 _OPTIONS: Final[Mapping[str, frozenset[str]]] = {

@@ -187,8 +187,8 @@ def serve(
             target="host",
         )
     with open_session(may_read_only=False) as session:
-        door, bundle = _door(session, host, port, tls_cert, tls_key, dev_tls=dev_tls)
-        listening = listen(door)
+        address, bundle = _listen_address(session, host, port, tls_cert, tls_key, dev_tls=dev_tls)
+        listening = listen(address)
         scheme, taken = ("http" if insecure_http else "https"), listening.getsockname()[1]
         here = (url or f"{scheme}://localhost:{taken}").rstrip("/")
         also = tuple(f"{scheme}://{name}:{taken}" for name in ("localhost", "127.0.0.1", "[::1]"))
@@ -209,7 +209,7 @@ def serve(
         run(
             app,
             session.installation,
-            door,
+            address,
             listening,
             worker=not no_worker,
             ready=lambda _stop: _announce(session, lines),
@@ -217,7 +217,7 @@ def serve(
 
 
 def _announce(session: Session, lines: Sequence[str]) -> None:
-    """Print the lines that clients need. The server also serves where nobody can read them."""
+    """Print the settings for clients. An error of the output does not stop the server."""
     try:
         click.echo("\n".join(lines))
     except OSError as error:
@@ -228,7 +228,7 @@ def _announce(session: Session, lines: Sequence[str]) -> None:
         )
 
 
-def _door(
+def _listen_address(
     session: Session, host: str, port: int, certificate: Path | None, key: Path | None, *, dev_tls: bool
 ) -> "tuple[ListenAddress, Path | None]":
     """Return the listen address, and the certificates that clients need."""
