@@ -1,40 +1,24 @@
 """Test that the steps of a hint remove the cause: cause an error, do what the hint says, and repeat the line."""
 
-import json
 import re
-import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from click.testing import CliRunner, Result
 
-from imgstore.cli.main import main
 from imgstore.domain.storage.sizes import MIB
 from tests.support.http_server import Page, start_web
 from tests.support.sample_disks import make_raw
+from tests.support.terminal import Terminal, enter_folder
 
 VERSION: Final = "sig image-version create -g rg -r g1 -i ubuntu -l southcentralus -e {} --os-vhd-uri {}"
 UPDATE: Final = "imgstore sig image-version update -g rg -r g1 -i ubuntu -e 1.0.0"
 
 
-class Terminal:
+class HintTerminal(Terminal):
     """The command line in a home with a definition, in the current folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.environ = {"IMGSTORE_HOME": str(folder / "home")}
-
-    def run(self, line: str) -> Result:
-        words = shlex.split(line.removeprefix("imgstore "))
-        return CliRunner().invoke(main, words, prog_name="imgstore", env=self.environ)
-
-    def ok(self, line: str) -> Any:
-        result = self.run(line)
-        assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
-        return json.loads(result.stdout) if result.stdout else None
 
     def hint(self, line: str) -> str:
         """Run a line that fails, and return the hint."""
@@ -46,11 +30,9 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    monkeypatch.chdir(tmp_path)
-    for name in ("IMGSTORE_REGIONS", "IMGSTORE_DATABASE", "IMGSTORE_SUBSCRIPTION", "IMGSTORE_S3_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    made = Terminal(tmp_path)
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HintTerminal:
+    enter_folder(tmp_path, monkeypatch)
+    made = HintTerminal(tmp_path)
     make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=8 * MIB, content_bytes=2 * MIB)
     made.ok("sig create -g rg -r g1 -l southcentralus")
     made.ok("sig image-definition create -g rg -r g1 -i ubuntu --publisher p --offer o --sku s --os-type Linux")
@@ -145,7 +127,7 @@ IMAGES: Final = {
 
 @pytest.mark.engine("qemu-img")
 @pytest.mark.parametrize("name", IMAGES)
-def test_the_command_for_an_image_repairs_the_image(terminal: Terminal, name: str) -> None:
+def test_the_command_for_an_image_repairs_the_image(terminal: HintTerminal, name: str) -> None:
     make, command = IMAGES[name]
     image = make(terminal.folder)
     hint = terminal.hint(VERSION.format("1.0.0", image))
@@ -169,7 +151,7 @@ def quoted(hint: str, start: str) -> str:
     return next(each for each in commands if each.startswith(start))
 
 
-def test_the_command_for_an_open_url_frees_the_disk(terminal: Terminal) -> None:
+def test_the_command_for_an_open_url_frees_the_disk(terminal: HintTerminal) -> None:
     terminal.ok(VERSION.format("1.0.0", "disk.raw"))
     terminal.ok("disk create -g rg -n d --gallery-image-reference rg/g1/ubuntu/1.0.0")
     terminal.ok("disk grant-access -g rg -n d --duration-in-seconds 3600 --access-level Read")
@@ -193,7 +175,7 @@ def test_the_command_for_an_open_url_frees_the_disk(terminal: Terminal) -> None:
     ],
 )
 def test_the_option_for_a_protected_version_ends_the_protection(
-    terminal: Terminal, before: str, line: str, option: str
+    terminal: HintTerminal, before: str, line: str, option: str
 ) -> None:
     terminal.ok(f"{VERSION.format('1.0.0', 'disk.raw')} {before}")
     assert f"{UPDATE.partition(' -g')[0]} ... {option}`" in terminal.hint(line)
@@ -201,7 +183,7 @@ def test_the_option_for_a_protected_version_ends_the_protection(
     terminal.ok(line)
 
 
-def test_the_commands_for_a_softly_deleted_version_restore_or_free_its_name(terminal: Terminal) -> None:
+def test_the_commands_for_a_softly_deleted_version_restore_or_free_its_name(terminal: HintTerminal) -> None:
     terminal.ok("sig update -g rg -r g1 --soft-delete true")
     where = "-g rg -r g1 -i ubuntu -e 1.0.0"
     for command, more in (("undelete", ""), ("delete --bypass-soft-delete", " --yes")):
@@ -212,7 +194,7 @@ def test_the_commands_for_a_softly_deleted_version_restore_or_free_its_name(term
         terminal.ok(VERSION.format("1.0.0", "disk.raw"))
 
 
-def test_the_setting_for_a_limit_raises_the_limit(terminal: Terminal) -> None:
+def test_the_setting_for_a_limit_raises_the_limit(terminal: HintTerminal) -> None:
     settings = terminal.folder / "home" / "settings.toml"
     settings.write_text("[limits]\ngalleries_max = 1\n")
     terminal.ok("settings apply")
@@ -224,7 +206,7 @@ def test_the_setting_for_a_limit_raises_the_limit(terminal: Terminal) -> None:
 
 
 @pytest.mark.engine("qemu-img")
-def test_the_setting_for_scratch_raises_the_limit(terminal: Terminal) -> None:
+def test_the_setting_for_scratch_raises_the_limit(terminal: HintTerminal) -> None:
     qemu_img("convert", "-f", "raw", "-O", "qcow2", "disk.raw", "disk.qcow2")
     settings = terminal.folder / "home" / "settings.toml"
     settings.write_text("[disk_space]\nscratch_bytes_per_work_max = 1000\n")
@@ -235,7 +217,7 @@ def test_the_setting_for_scratch_raises_the_limit(terminal: Terminal) -> None:
 
 
 @pytest.mark.engine("qemu-img")
-def test_the_command_for_a_full_scratch_folder_needs_no_scratch(terminal: Terminal) -> None:
+def test_the_command_for_a_full_scratch_folder_needs_no_scratch(terminal: HintTerminal) -> None:
     qemu_img("convert", "-f", "raw", "-O", "qcow2", "disk.raw", "disk.qcow2")
     settings = terminal.folder / "home" / "settings.toml"
     settings.write_text(f"[disk_space]\nfree_bytes_min = {1 << 50}\n")
@@ -245,7 +227,7 @@ def test_the_command_for_a_full_scratch_folder_needs_no_scratch(terminal: Termin
     assert Path("disk2.raw").read_bytes() == Path("disk.raw").read_bytes()
 
 
-def test_the_variable_for_an_empty_catalog_names_the_catalog(terminal: Terminal) -> None:
+def test_the_variable_for_an_empty_catalog_names_the_catalog(terminal: HintTerminal) -> None:
     terminal.ok(VERSION.format("1.0.0", "disk.raw"))
     line = "sig image-version list -g rg -r g1 -i ubuntu"
     terminal.environ["IMGSTORE_DATABASE"] = f"sqlite:///{terminal.folder / 'new.db'}"
@@ -257,7 +239,7 @@ def test_the_variable_for_an_empty_catalog_names_the_catalog(terminal: Terminal)
     assert len(terminal.ok(line)) == 1
 
 
-def test_the_words_for_an_export_write_the_file(terminal: Terminal) -> None:
+def test_the_words_for_an_export_write_the_file(terminal: HintTerminal) -> None:
     terminal.ok(VERSION.format("1.0.0", "disk.raw"))
     terminal.ok("disk create -g rg -n d --gallery-image-reference rg/g1/ubuntu/1.0.0")
     line = "disk export -g rg -n d --file new/disk.raw"
@@ -268,7 +250,7 @@ def test_the_words_for_an_export_write_the_file(terminal: Terminal) -> None:
     terminal.ok(f"{line} --overwrite")
 
 
-def test_the_variable_for_a_private_source_admits_the_source(terminal: Terminal) -> None:
+def test_the_variable_for_a_private_source_admits_the_source(terminal: HintTerminal) -> None:
     with start_web({"/disk.raw": Page(body=Path("disk.raw").read_bytes())}) as web:
         line = VERSION.format("1.0.0", web.url("/disk.raw"))
         assert "IMGSTORE_ALLOW_PRIVATE_SOURCES=1" in terminal.hint(line)
@@ -276,7 +258,7 @@ def test_the_variable_for_a_private_source_admits_the_source(terminal: Terminal)
         terminal.ok(line)
 
 
-def test_the_command_for_a_shared_gallery_ends_the_sharing(terminal: Terminal) -> None:
+def test_the_command_for_a_shared_gallery_ends_the_sharing(terminal: HintTerminal) -> None:
     terminal.ok("sig create -g rg -r g1 --permissions groups")
     terminal.ok("sig share add -g rg -r g1 --subscription-ids 11111111-1111-1111-1111-111111111111")
     line = (
@@ -288,7 +270,7 @@ def test_the_command_for_a_shared_gallery_ends_the_sharing(terminal: Terminal) -
     terminal.ok(line)
 
 
-def test_the_features_of_a_definition_may_change_after_the_option(terminal: Terminal) -> None:
+def test_the_features_of_a_definition_may_change_after_the_option(terminal: HintTerminal) -> None:
     line = "sig image-definition update -g rg -r g1 -i ubuntu --add features name=IsHibernateSupported value=True"
     assert "--allow-update-image true" in terminal.hint(line)
     terminal.ok(f"{line} --allow-update-image true")

@@ -1,43 +1,18 @@
 """Machines, versions and images of them, data snapshots and Shallow versions, at the terminal."""
 
-import json
-import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from imgstore.cli.main import main
 from tests.support.sample_disks import compute_sha256, make_raw
+from tests.support.terminal import Terminal, enter_folder
 
 CREATE = "sig image-version create -g rg -r g1 -i {} -l southcentralus -e {} {}"
 
 
-class Terminal:
-    def __init__(self, folder: Path) -> None:
-        self.home = folder / "home"
-
-    def run(self, line: str) -> Result:
-        env = {"IMGSTORE_HOME": str(self.home)}
-        return CliRunner().invoke(main, shlex.split(line), prog_name="imgstore", env=env)
-
-    def ok(self, line: str) -> Any:
-        result = self.run(line)
-        assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
-        return json.loads(result.stdout) if result.stdout else None
-
-    def fails(self, line: str, code: int) -> str:
-        result = self.run(line)
-        assert result.exit_code == code, f"{line}\n{result.output}\n{result.exception!r}"
-        return result.stderr
-
-
 @pytest.fixture
 def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    monkeypatch.chdir(tmp_path)
-    for name in ("IMGSTORE_REGIONS", "IMGSTORE_DATABASE", "IMGSTORE_SUBSCRIPTION", "IMGSTORE_S3_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
+    enter_folder(tmp_path, monkeypatch)
     made = Terminal(tmp_path)
     make_raw(tmp_path / "os.raw", seed=1, virtual_bytes=8 << 20, content_bytes=2 << 20)
     make_raw(tmp_path / "data.raw", seed=2, virtual_bytes=4 << 20, content_bytes=1 << 20)

@@ -1,36 +1,19 @@
 """A file that is no disk, at every way into the gallery (invariant B8)."""
 
-import json
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from imgstore.cli.main import main
 from imgstore.domain.errors import ImageRefused
 from imgstore.domain.progress import ignore_event
 from imgstore.remote.local_disk import LocalDisk
 from tests.support.http_server import Page, start_web
 from tests.support.sample_disks import make_raw
+from tests.support.terminal import Terminal
 
 PAGE = b"<!DOCTYPE html>\n<html><head><title>403 Forbidden</title></head><body>no</body></html>\n".ljust(1024)
 VERSION = "sig image-version create -g rg -r g -i d -e 1.0.0 --location eastus "
-
-
-class Terminal:
-    def __init__(self, folder: Path) -> None:
-        self.env = {"IMGSTORE_HOME": str(folder / "home"), "IMGSTORE_ALLOW_PRIVATE_SOURCES": "1"}
-
-    def run(self, line: str) -> Result:
-        return CliRunner().invoke(main, shlex.split(line), prog_name="imgstore", env=self.env)
-
-    def ok(self, line: str) -> Any:
-        result = self.run(line)
-        assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
-        return json.loads(result.stdout) if result.stdout else None
 
 
 @pytest.fixture
@@ -40,17 +23,18 @@ def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Termin
         (tmp_path / name).write_bytes(PAGE)
     make_raw(tmp_path / "disk.raw", seed=1)
     terminal = Terminal(tmp_path)
+    terminal.environ["IMGSTORE_ALLOW_PRIVATE_SOURCES"] = "1"
     terminal.ok("sig create -g rg -r g --location eastus")
     terminal.ok("sig image-definition create -g rg -r g -i d -p p -f o -s s --os-type Linux --os-state Generalized")
     with start_web({"/disk.img": Page(body=PAGE)}) as web:
-        terminal.env["URL"] = web.url("/disk.img")
+        terminal.environ["URL"] = web.url("/disk.img")
         yield terminal
 
 
 def test_a_file_that_is_no_disk_is_refused_at_every_way_in(terminal: Terminal) -> None:
     for line in (
         VERSION + "--os-vhd-uri page.img",
-        VERSION + f"--os-vhd-uri {terminal.env['URL']}",
+        VERSION + f"--os-vhd-uri {terminal.environ['URL']}",
         VERSION + "--os-vhd-uri disk.raw --data-vhds-uris page.img --data-vhds-luns 0",
         "disk create -g rg -n x --location eastus --source page.img",
         "snapshot create -g rg -n x --location eastus --source page.img",

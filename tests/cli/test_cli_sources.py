@@ -1,43 +1,18 @@
 """Disks from other sources, snapshots, managed images, and versions from them, at the terminal."""
 
-import json
-import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from imgstore.cli.main import main
 from tests.support.sample_disks import compute_sha256, make_raw
+from tests.support.terminal import Terminal, enter_folder
 
 VERSION = "sig image-version create -g rg -r g1 -i ubuntu -l southcentralus -e {} {}"
 
 
-class Terminal:
-    def __init__(self, folder: Path) -> None:
-        self.home = folder / "home"
-
-    def run(self, line: str) -> Result:
-        env = {"IMGSTORE_HOME": str(self.home)}
-        return CliRunner().invoke(main, shlex.split(line), prog_name="imgstore", env=env)
-
-    def ok(self, line: str) -> Any:
-        result = self.run(line)
-        assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
-        return json.loads(result.stdout) if result.stdout else None
-
-    def fails(self, line: str, code: int) -> str:
-        result = self.run(line)
-        assert result.exit_code == code, f"{line}\n{result.output}\n{result.exception!r}"
-        return result.stderr
-
-
 @pytest.fixture
 def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    monkeypatch.chdir(tmp_path)
-    for name in ("IMGSTORE_REGIONS", "IMGSTORE_DATABASE", "IMGSTORE_SUBSCRIPTION", "IMGSTORE_S3_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
+    enter_folder(tmp_path, monkeypatch)
     made = Terminal(tmp_path)
     make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=8 << 20, content_bytes=2 << 20)
     made.ok("sig create -g rg -r g1 -l southcentralus")
@@ -50,7 +25,7 @@ def test_from_a_file_to_a_version_by_way_of_disk_snapshot_and_image(terminal: Te
         "disk create -g rg -n d1 --source disk.raw --os-type linux --hyper-v-generation v1 --sku standard_zrs"
     )
     told = disk["properties"]
-    assert told["creationData"] == {"createOption": "Import", "sourceUri": str(terminal.home.parent / "disk.raw")}
+    assert told["creationData"] == {"createOption": "Import", "sourceUri": str(terminal.folder / "disk.raw")}
     assert (told["osType"], told["hyperVGeneration"], disk["sku"]) == ("Linux", "V1", {"name": "Standard_ZRS"})
     snapshot = terminal.ok("snapshot create -g rg -n s1 --source d1 --tags a=b")
     assert snapshot["id"].endswith("/providers/Microsoft.Compute/snapshots/s1")

@@ -1,47 +1,34 @@
 """Versions as they are changed, deleted, had back and waited for at the terminal."""
 
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from imgstore.cli.main import main
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import open_home
+from tests.support.terminal import Terminal, enter_folder
 
 WHERE = "-g rg -r g1 -i ubuntu"
 V1 = f"{WHERE} -e 1.0.0"
 
 
-class Terminal:
-    def __init__(self, folder: Path) -> None:
-        self.home = folder / "home"
-
-    def run(self, line: str) -> Result:
-        env = {"IMGSTORE_HOME": str(self.home)}
-        return CliRunner().invoke(main, shlex.split(line), prog_name="imgstore", env=env)
+class VersionTerminal(Terminal):
+    """The command line with the words `sig image-version` before each line of `ok` and `fails`."""
 
     def ok(self, line: str) -> Any:
-        result = self.run(f"sig image-version {line}")
-        assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
-        return json.loads(result.stdout) if result.stdout else None
+        return super().ok(f"sig image-version {line}")
 
     def fails(self, line: str, code: int) -> str:
-        result = self.run(f"sig image-version {line}")
-        assert result.exit_code == code, f"{line}\n{result.output}\n{result.exception!r}"
-        return result.stderr
+        return super().fails(f"sig image-version {line}", code)
 
 
 @pytest.fixture
-def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    monkeypatch.chdir(tmp_path)
-    for name in ("IMGSTORE_REGIONS", "IMGSTORE_DATABASE", "IMGSTORE_SUBSCRIPTION", "IMGSTORE_S3_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    terminal = Terminal(tmp_path)
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VersionTerminal:
+    enter_folder(tmp_path, monkeypatch)
+    terminal = VersionTerminal(tmp_path)
     make_raw(tmp_path / "disk.raw", seed=1, virtual_bytes=8 << 20, content_bytes=2 << 20)
     assert terminal.run("sig create -g rg -r g1 -l southcentralus").exit_code == 0
     made = terminal.run(f"sig image-definition create {WHERE} -p p -f o -s s --os-type Linux")
@@ -64,7 +51,7 @@ def complete(shown: Any) -> set[str]:
     return {each["region"] for each in status["summary"]}
 
 
-def test_target_regions_are_changed_in_all_of_azs_ways(terminal: Terminal) -> None:
+def test_target_regions_are_changed_in_all_of_azs_ways(terminal: VersionTerminal) -> None:
     before = terminal.ok(f"show {V1}")
     shown = terminal.ok(f"update {V1} --target-regions 'South Central US=2' 'West US 2' eastus=2")
     assert regions(shown) == {
@@ -89,7 +76,7 @@ def test_target_regions_are_changed_in_all_of_azs_ways(terminal: Terminal) -> No
     )
 
 
-def test_freed_and_kept_bytes_are_reported(terminal: Terminal) -> None:
+def test_freed_and_kept_bytes_are_reported(terminal: VersionTerminal) -> None:
     made = terminal.run("disk create -g rg -n d1 -l westus2 --gallery-image-reference rg/g1/ubuntu/1.0.0")
     assert made.exit_code == 0, made.output
     result = terminal.run(f"sig image-version update {V1} --target-regions southcentralus")
@@ -98,7 +85,7 @@ def test_freed_and_kept_bytes_are_reported(terminal: Terminal) -> None:
     assert "bytes stay for the disks d1" in result.stderr
 
 
-def test_properties_are_changed_by_flags_and_by_paths(terminal: Terminal) -> None:
+def test_properties_are_changed_by_flags_and_by_paths(terminal: VersionTerminal) -> None:
     shown = terminal.ok(
         f"update {V1} --end-of-life-date 2100-01-31 --exclude-from-latest --tags a=1 "
         "--allow-replicated-location-deletion false --block-deletion-before-end-of-life"
@@ -147,13 +134,13 @@ def test_properties_are_changed_by_flags_and_by_paths(terminal: Terminal) -> Non
         ("--set publishingProfile.targetRegions[0].regionalReplicaCount=2147483647", "out of range"),
     ],
 )
-def test_a_change_that_is_refused_is_named(terminal: Terminal, change: str, told: str) -> None:
+def test_a_change_that_is_refused_is_named(terminal: VersionTerminal, change: str, told: str) -> None:
     before = terminal.ok(f"show {V1}")
     assert told in terminal.fails(f"update {V1} {change}", 1)
     assert terminal.ok(f"show {V1}") == before
 
 
-def test_deleted_softly_listed_and_had_back(terminal: Terminal) -> None:
+def test_deleted_softly_listed_and_had_back(terminal: VersionTerminal) -> None:
     with open_home(terminal.home) as installation, installation.catalog.transaction() as transaction:
         gallery = transaction.galleries.list(installation.subscription)[0]
         transaction.galleries.update(replace(gallery, soft_delete_enabled=True))
@@ -169,7 +156,7 @@ def test_deleted_softly_listed_and_had_back(terminal: Terminal) -> None:
     terminal.fails(f"undelete {V1}", 3)
 
 
-def test_waiting_for_what_is_so_already(terminal: Terminal) -> None:
+def test_waiting_for_what_is_so_already(terminal: VersionTerminal) -> None:
     for condition in ("--created", "--updated", "--exists", "--custom \"properties.provisioningState == 'Succeeded'\""):
         assert terminal.ok(f"wait {V1} {condition}") is None
     terminal.ok(f"wait {WHERE} -e 2.0.0 --deleted")
@@ -180,7 +167,7 @@ def test_waiting_for_what_is_so_already(terminal: Terminal) -> None:
     terminal.fails(f"wait {V1} --custom 'a['", 2)
 
 
-def test_data_disks_go_in_and_come_out_by_lun(terminal: Terminal, tmp_path: Path) -> None:
+def test_data_disks_go_in_and_come_out_by_lun(terminal: VersionTerminal, tmp_path: Path) -> None:
     for number, name in enumerate(("data.raw", "logs.raw"), start=5):
         make_raw(tmp_path / name, seed=number, virtual_bytes=6 << 20, content_bytes=1 << 20)
     v2 = f"{WHERE} -e 2.0.0"
@@ -222,11 +209,11 @@ def test_data_disks_go_in_and_come_out_by_lun(terminal: Terminal, tmp_path: Path
         ("--data-vhds-uris a.raw --data-vhds-formats tar", 2, "'tar' is not one of"),
     ],
 )
-def test_data_disks_that_are_refused(terminal: Terminal, flags: str, code: int, message: str) -> None:
+def test_data_disks_that_are_refused(terminal: VersionTerminal, flags: str, code: int, message: str) -> None:
     assert message in terminal.fails(f"create {WHERE} -e 2.0.0 --os-vhd-uri disk.raw {flags}", code)
 
 
-def test_storage_accounts_are_taken_and_not_used(terminal: Terminal, tmp_path: Path) -> None:
+def test_storage_accounts_are_taken_and_not_used(terminal: VersionTerminal, tmp_path: Path) -> None:
     make_raw(tmp_path / "data.raw", seed=5, virtual_bytes=6 << 20, content_bytes=1 << 20)
     line = "--os-vhd-uri disk.raw --data-vhds-uris data.raw --data-vhds-sa account"
     result = terminal.run(f"sig image-version create {WHERE} -e 2.0.0 {line}")
