@@ -246,13 +246,14 @@ def _read_certificate(server: TlsServer) -> dict[str, Any]:
     """Return the certificate of a server in the form of `ssl.SSLSocket.getpeercert`, or an empty dictionary.
 
     Python decodes verified certificates only. Therefore the second connection trusts exactly the certificate of the first.
+    A certificate may come from a stranger: a name that is not UTF-8 is a ValueError.
     """
     der = _read_der(server)
     if der is None:
         return {}
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         context.load_verify_locations(cadata=der)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
@@ -279,7 +280,10 @@ def _capitalize(place: str) -> str:
 
 
 def _time(text: object) -> datetime | None:
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC) if isinstance(text, str) else None
+    """Return a time of a certificate, or None if the certificate has no such time."""
+    with suppress(ValueError):
+        return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC) if isinstance(text, str) else None
+    return None
 
 
 def _format_time(time: datetime | None) -> str:

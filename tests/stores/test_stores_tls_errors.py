@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from imgstore.domain.errors import ImgstoreError, StoreError
 from imgstore.remote.connection import Connection
@@ -86,6 +87,32 @@ def test_refused_certificates_name_the_cause(
     for text in texts:
         assert text in str(caught.value)
     assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("damaged", "text"),
+    [(b"images\xff\xfe.example", "subject 'unknown'"), (b"", "subject 'commonName=images01.example'")],
+    ids=["name that is no text", "time that is no time"],
+)
+def test_a_damaged_certificate_of_a_stranger_is_an_error_of_the_server(
+    tmp_path: Path, request_of: Request, damaged: bytes, text: str
+) -> None:
+    """Any caller may name a server with such a certificate."""
+    name, authorities = b"images01.example", tmp_path / "root.pem"
+    authorities.write_bytes(ROOT.pem)
+    shown = issue(name.decode())
+    certificate, key = shown.write(tmp_path / "tls")
+    begins = f"{shown.certificate.not_valid_before_utc:%y%m%d%H%M%S}Z".encode()
+    der = shown.certificate.public_bytes(serialization.Encoding.DER)
+    last = der.rindex(name)  # The last name is the subject alternative name.
+    changed = der[:last] + damaged + der[last + len(name) :] if damaged else der.replace(begins, b"209901000000Z")
+    assert changed != der
+    certificate.write_text(ssl.DER_cert_to_PEM_cert(changed))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    with start_web({}, tls=tls) as web, pytest.raises(StoreError, match="is self-signed and not trusted") as caught:
+        request_of(web.url(""), authorities)
+    assert text in str(caught.value)
 
 
 @pytest.mark.parametrize(
