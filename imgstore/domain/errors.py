@@ -105,9 +105,15 @@ def public_text(error: Exception) -> str:
 
 
 def error_to_json(error: BaseException) -> dict[str, Any]:
-    """Return the parts of an error for another process, without the network of this process."""
+    """Return the parts of an error for another process, without the network of this process.
+
+    An unexpected error has no details, because the other process may answer a caller over the network.
+    """
     if not isinstance(error, ImgstoreError):
-        return {"status": ImgstoreError.status, "code": ImgstoreError.code, "message": str(error)}
+        error = ImgstoreError(
+            "The process that did this work failed with an unexpected error.",
+            hint="look into the log or the output of that process, then run the same command again",
+        )
     shown = error.public or error
     return {
         "status": shown.status,
@@ -122,7 +128,7 @@ def error_to_json(error: BaseException) -> dict[str, Any]:
 
 def error_from_json(parts: Mapping[str, Any]) -> "ImgstoreError":
     """Return an error of another process: with all parts, of a class with the same exit code and the same retries."""
-    kinds: dict[int, type[ImgstoreError]] = {404: NotFound, 503: StoreError, 507: StoreError}
+    kinds: dict[int, type[ImgstoreError]] = {404: NotFound, 500: ImgstoreError, 503: StoreError, 507: StoreError}
     kind = kinds.get(parts["status"], Conflict)
     named = {name: parts.get(name) for name in ("found", "expected", "hint", "target", "code")}
     return kind(parts["message"], **named)

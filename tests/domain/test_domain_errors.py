@@ -10,11 +10,14 @@ from imgstore.domain.errors import (
     ImgstoreError,
     InvalidInput,
     InvalidRegions,
+    NotFound,
     ObjectNotFound,
     PropertyChangeNotAllowed,
     SafetyCheckFailed,
     StoreError,
     StoreUnreachable,
+    error_from_json,
+    error_to_json,
 )
 
 EVERY = {
@@ -120,3 +123,17 @@ def test_special_errors_have_default_texts() -> None:
 @pytest.mark.parametrize("name", sorted(EVERY))
 def test_each_error_class_has_a_docstring(name: str) -> None:
     assert inspect.getdoc(EVERY[name])
+
+
+@pytest.mark.parametrize("error", [StoreError("No."), NotFound("No."), InvalidInput("No."), ImgstoreError("No.")])
+def test_an_error_of_another_process_keeps_its_parts(error: ImgstoreError) -> None:
+    copied = error_from_json(error_to_json(error))
+    assert (str(copied), copied.error_code) == (str(error), error.error_code)
+
+
+def test_an_unexpected_error_of_another_process_has_no_details() -> None:
+    """The other process may answer a caller over the network, and the text is for developers."""
+    copied = error_from_json(error_to_json(KeyError("/root/secret")))
+    assert "secret" not in str(copied)
+    assert "log" in str(copied.hint)
+    assert (copied.error_code, copied.status) == ("InternalError", 500)
