@@ -59,3 +59,26 @@ def test_old_and_surplus_rows_are_deleted(catalog: Catalog) -> None:
         assert transaction.activity.trim(before=NOON, rows_max=5) == 2
         assert transaction.activity.trim(before=NOON, rows_max=5) == 0
     assert [scope for _, scope, _ in rows(catalog)] == ["/9", "/8", "/7", "/6", "/5"]
+
+
+def test_texts_of_callers_are_limited(catalog: Catalog) -> None:
+    """A body has up to 1 MiB, and a refusal names the id that the caller wrote in a tag or as a source."""
+    long = "/" + "x" * (1 << 20)
+    with catalog.transaction() as transaction:
+        for _ in range(2):
+            transaction.activity.add_refusal(principal="ann", action="read", scope=long, detail=f"no {long}", at=NOON)
+        transaction.activity.add(
+            principal="ann",
+            action="write",
+            scope=long,
+            outcome="Failed",
+            detail=f"no {long}",
+            started_at=NOON,
+            finished_at=NOON,
+        )
+    with catalog.reading() as transaction:
+        written, refused = transaction.activity.list(10)
+    assert refused.repeats == 1, "equal refusals share a row"
+    for row in (written, refused):
+        assert len(row.scope) + len(row.detail or "") == 8_000
+        assert row.scope.startswith("/xxx")

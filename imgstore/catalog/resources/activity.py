@@ -19,6 +19,8 @@ _REFUSAL_WINDOW: Final = timedelta(hours=1)
 _REFUSALS_LOOKED_AT: Final = 2_000
 """The number of latest rows that are searched for an earlier refusal, because the log has no other index."""
 _TRIMMED_AT_ONCE: Final = 1_000
+_TEXT_CHARACTERS_MAX: Final = 4_000
+"""The length of a scope and of a detail in the log. Both may contain text of the caller, such as an id in a tag."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +65,9 @@ class Activity(Repository):
             {
                 "principal": principal,
                 "action": action,
-                "scope": scope,
+                "scope": scope[:_TEXT_CHARACTERS_MAX],
                 "outcome": outcome,
-                "detail": detail,
+                "detail": None if detail is None else detail[:_TEXT_CHARACTERS_MAX],
                 "started_at": started_at,
                 "finished_at": finished_at,
             },
@@ -87,6 +89,7 @@ class Activity(Repository):
             at: the time of the refusal.
             like: a prefix of names. All principals with this prefix share one limit, because the names are unproven.
         """
+        scope, detail = scope[:_TEXT_CHARACTERS_MAX], detail[:_TEXT_CHARACTERS_MAX]
         column = _activity.c
         newest = select(func.coalesce(func.max(column.id), 0)).scalar_subquery()
         is_caller = (
