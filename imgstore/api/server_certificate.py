@@ -218,7 +218,7 @@ def _check_key(files: CertificateFiles, chain: Sequence[x509.Certificate]) -> No
             target="tls-key",
         ) from error
     own = key.public_key().public_bytes(*_SPKI)
-    matching = [number for number, each in enumerate(chain, 1) if each.public_key().public_bytes(*_SPKI) == own]
+    matching = [number for number, each in enumerate(chain, 1) if _public_key(each) == own]
     if 1 not in matching:
         raise InvalidInput(
             f"The certificate can't be used: the key in {files.key} does not belong to the certificate in "
@@ -231,6 +231,14 @@ def _check_key(files: CertificateFiles, chain: Sequence[x509.Certificate]) -> No
             "then the intermediate authorities",
             target="tls-key",
         )
+
+
+def _public_key(certificate: x509.Certificate) -> bytes | None:
+    """Return the public key of a certificate. None for an unknown kind of key: clients decide about an authority's key."""
+    try:
+        return certificate.public_key().public_bytes(*_SPKI)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
 
 
 def _read(file: Path, what: str) -> bytes:
@@ -278,7 +286,7 @@ def _has_issuer_address(certificate: x509.Certificate) -> bool:
     """Return whether the certificate says where to fetch its issuer. Public authorities say so below an intermediate."""
     try:
         access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-    except x509.ExtensionNotFound:
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):  # ValueError: a damaged extension
         return False
     return any(each.access_method == AuthorityInformationAccessOID.CA_ISSUERS for each in access)
 

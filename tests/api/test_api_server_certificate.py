@@ -1,16 +1,22 @@
 """The certificate of the server over time: daily warnings, and renewed files that become valid later (invariant H19)."""
 
 import logging
+import re
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from imgstore.api.server_certificate import CertificateFiles, CertificateWatch
+from imgstore.api.server_certificate import CertificateFiles, CertificateWatch, load_certificate
 from imgstore.domain.errors import InvalidInput
 from tests.support.certificates import issue
 
 DAY = timedelta(days=1)
+AUTHORITY_INFORMATION_ACCESS = bytes.fromhex("06082b06010505070101")
+"""The identifier of the extension (RFC 5280, section 4.2.2.1) in DER."""
+CURVE = bytes.fromhex("06082a8648ce3d030107")
+"""The identifier of the curve P-256 (RFC 5480) in DER."""
 
 
 class Clock:
@@ -103,3 +109,29 @@ def test_expired_intermediate_is_refused(tmp_path: Path, clock: Clock) -> None:
     files = CertificateFiles(*issue("images.example", by=between).write(tmp_path, between))
     with pytest.raises(InvalidInput, match="has expired"):
         CertificateWatch(files, clock)
+
+
+def test_an_extension_that_cannot_be_read_gives_no_note(tmp_path: Path, clock: Clock) -> None:
+    """Only a note would use the extension."""
+    files = CertificateFiles(*issue("localhost", by=issue("Root", authority=True), issuer_address=True).write(tmp_path))
+    der = ssl.PEM_cert_to_DER_cert(files.certificate.read_text())
+    value = der.index(AUTHORITY_INFORMATION_ACCESS) + len(AUTHORITY_INFORMATION_ACCESS) + 2
+    damaged = der[:value] + b"\x31" + der[value + 1 :]  # A SET in place of a SEQUENCE.
+    files.certificate.write_text(ssl.DER_cert_to_PEM_cert(damaged))
+    assert load_certificate(files).notes == ()
+
+
+def test_an_authority_with_an_unknown_kind_of_key_is_refused_in_words(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = CertificateFiles(*issue("localhost").write(tmp_path))
+    watch = CertificateWatch(files, clock)
+    first = watch.context
+    root = issue("Root", authority=True)
+    issue("localhost", by=root).write(tmp_path, root)
+    own, authority = re.findall(r"(-----BEGIN.*?END CERTIFICATE-----\n)", files.certificate.read_text(), re.DOTALL)
+    der = ssl.PEM_cert_to_DER_cert(authority)
+    assert CURVE in der
+    files.certificate.write_text(own + ssl.DER_cert_to_PEM_cert(der.replace(CURVE, CURVE[:-1] + b"\x77")))
+    assert "OpenSSL refuses the certificate" in warnings_of(watch, caplog)[0]
+    assert watch.context is first
