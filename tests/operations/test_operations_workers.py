@@ -1,10 +1,12 @@
 """Workers: each replica once, whoever dies; fair, bounded, patient with what fails, and aloud about what is not theirs."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -213,6 +215,26 @@ def test_stopped_worker_releases_its_lease(tmp_path: Path, samples: SampleImages
             assert transaction.works.get(left.uid).state == "Completed", (
                 "another work was opened beside the one that stood"
             )
+
+
+def test_a_worker_that_cannot_use_the_catalog_names_the_cause_and_tries_again(tmp_path: Path) -> None:
+    stop, notes = threading.Event(), list[str]()
+
+    def rename(old: str, new: str) -> None:
+        with closing(sqlite3.connect(tmp_path / "home" / "catalog.sqlite")) as connection, connection:
+            connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
+
+    def repair(event: ProgressEvent) -> None:
+        if event.task == "worker":
+            notes.append(event.detail)
+            rename("away", "workers")
+            stop.set()
+
+    with open_home(tmp_path / "home", repair) as installation:
+        rename("workers", "away")
+        run_worker(installation, ADMIN, stop=stop)
+    assert "cannot continue and tries again" in notes[0]
+    assert "no such table: workers" in notes[0]
 
 
 def test_only_an_administrator_runs_a_worker(empty: Installation) -> None:

@@ -119,9 +119,8 @@ class _Worker:
                     except (StoreError, HostFault) as error:
                         if once:
                             raise
-                        self._installation.note(
-                            "worker", f"the worker cannot continue and tries again: {error.message}"
-                        )
+                        reason = f"{error.message} ({error.found})" if error.found else error.message
+                        self._installation.note("worker", f"the worker cannot continue and tries again: {reason}")
                     if once and not self._busy:
                         if not maintains:
                             return
