@@ -99,7 +99,7 @@ REQUESTS: dict[str, Any] = {
 KINDS = {"list_principals": PrincipalKind.USER, "page_network_records": "Microsoft.Network/virtualNetworks"}
 INSIDE = {
     "permit", "permit_list", "record_activity", "record_resource_deletion", "permit_group", "authorize_interfaces", "find_image",
-    "find_machine", "find_original", "make_disks", "open_disks", "open_stored_disks", "admit_reader",
+    "find_machine", "find_original", "authorize_source", "make_disks", "open_disks", "open_stored_disks", "admit_reader",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""
 EMPTY = {"list_assignments", "list_visible_subscriptions"}

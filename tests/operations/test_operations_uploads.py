@@ -24,7 +24,7 @@ from imgstore.domain.errors import (
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.requests import DiskRequest, MachineRequest, UploadRequest, VersionSource
-from imgstore.domain.resources import DiskKind, ManagedDisk
+from imgstore.domain.resources import DiskKind, ImageVersion, ManagedDisk
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import MIB
@@ -305,6 +305,36 @@ def test_a_second_create_follows_the_ingest_of_an_upload(tmp_path: Path, vhd: by
         assert begun.wait(60)
         second = threads.submit(version_of, home)
         assert second.result().version == first.result().version
+        audit(home)
+
+
+def test_a_create_without_the_right_to_the_upload_follows_no_ingest(tmp_path: Path, vhd: bytes) -> None:
+    """Invariant H7: the request would be stored, and preempt the first one, before its rights were checked."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def hold_first(event: ProgressEvent) -> None:
+        if (event.task, event.stage) == ("southcentralus/0", Stage.STARTED) and not begun.is_set():
+            begun.set()
+            assert ended.wait(60)
+
+    with open_home(tmp_path / "home", hold_first) as home, ThreadPoolExecutor(1) as threads:
+        create_sample_gallery(home)
+        for_version(home, vhd)
+        first = threads.submit(version_of, home)
+        try:
+            assert begun.wait(60)
+            gallery = names.gallery_id(home.subscription, GROUP, GALLERY)
+            eve = Principal(name="eve", grants=(Grant(role=Role.CONTRIBUTOR, scope=gallery),))
+            wanted = request("1.0.0", ["southcentralus"], source=VersionSource(os_snapshot="up"))
+
+            def refuse_record(_version: ImageVersion) -> None:
+                pytest.fail("the request was recorded")
+
+            with pytest.raises(AccessDenied):
+                create_version(home, eve, wanted, on_recorded=refuse_record)
+        finally:
+            ended.set()
+        first.result()
         audit(home)
 
 

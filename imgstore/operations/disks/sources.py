@@ -103,6 +103,18 @@ def find_original(
     return None
 
 
+def authorize_source(installation: Installation, principal: Principal, group: str, word: str) -> None:
+    """Check the right to read a resource that `word` may name. The resource need not exist, and files need no right.
+
+    Raises:
+        InvalidInput: the full id has another kind or another subscription.
+        AccessDenied: the principal may not read the bytes of any resource that `word` may name.
+    """
+    candidates = list_candidate_ids(installation, group, word, COPYABLE_KINDS)
+    if candidates and not any(is_allowed(principal, Action.EXPORT, each.resource_id) for each in candidates):
+        authorize(principal, Action.EXPORT, candidates[-1].resource_id)
+
+
 def _describe_unready(disk: ManagedDisk, *, takes_uploads: bool) -> str:
     if disk.awaits_upload and is_for_version(disk.tags) and not takes_uploads:
         return ": ".join(describe_waiting_disk(disk.tags))

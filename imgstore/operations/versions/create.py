@@ -32,7 +32,7 @@ from imgstore.formats.files.sha256 import check_sha256
 from imgstore.operations.activity_log import permit, record_activity
 from imgstore.operations.disks.content_check import check_same_content
 from imgstore.operations.disks.conversions import conversion_bounds
-from imgstore.operations.disks.sources import open_source, resolve_location
+from imgstore.operations.disks.sources import authorize_source, open_source, resolve_location
 from imgstore.operations.disks.uploads import UploadedDisk, open_upload
 from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
@@ -89,7 +89,7 @@ def create_version(
     resolved = resolve_request(installation, request)
     with _record_activity(installation, principal, resolved):
         if request.source.os_snapshot is not None or request.source.data_snapshots:
-            _follow_ingest(installation, resolved, on_recorded)
+            _follow_ingest(installation, principal, resolved, on_recorded)
         with ExitStack() as stack:
             opened = open_disks(installation, principal, stack, resolved)
             if request.source.is_image_or_machine:
@@ -107,11 +107,15 @@ def create_version(
 
 
 def _follow_ingest(
-    installation: Installation, resolved: ResolvedRequest, on_recorded: Callable[[ImageVersion], None]
+    installation: Installation,
+    principal: Principal,
+    resolved: ResolvedRequest,
+    on_recorded: Callable[[ImageVersion], None],
 ) -> None:
     """Follow an ingest of the version by another process before the sources are opened.
 
-    The other process keeps an upload locked, and the upload is deleted afterwards.
+    The other process keeps an upload locked, and the upload is deleted afterwards. The caller needs the same rights as
+    without the other process, before the request is recorded (invariant H7).
     """
     with installation.catalog.reading() as transaction:
         existing = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
@@ -125,6 +129,9 @@ def _follow_ingest(
             and is_held_elsewhere(installation, transaction, work)
         ]
     if held:
+        source, group = resolved.request.source, resolved.definition_path.gallery.group
+        for word in filter(None, (source.os_snapshot, *(each.source for each in source.data_snapshots))):
+            authorize_source(installation, principal, group, word)
         on_recorded(existing)
         follow_work(installation, held[0].uid, f"{existing.location}/0")
 
