@@ -52,6 +52,8 @@ _ZEROS: Final = bytes(MIB)
 _GLANCE_BYTES: Final = 4096
 _RECORDS_KEPT: Final = 65_536
 """A journal of at most this many records, 2 MiB, is never rewritten."""
+_REMOVALS_MAX: Final = 100
+"""The number of removals of a folder during its opening after which the error has another cause."""
 Bytes = bytes | bytearray
 
 
@@ -105,8 +107,7 @@ class Spool:
         self._sealed = False
         with ExitStack() as opened:  # An open lock file would keep the upload locked.
             try:
-                make_private_folder(folder)
-                self._lock_fd = _lock_upload(folder / "lock", keep_waiting)
+                self._lock_fd = _make_locked(folder, keep_waiting)
                 opened.callback(os.close, self._lock_fd)
                 self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
                 opened.callback(os.close, self._file)
@@ -425,6 +426,23 @@ def spool_error(error: OSError, path: Path) -> StoreError:
         hint=f"{advise(error, path)}, then send the missing ranges: accepted ranges are kept",
         target=str(path),
     )
+
+
+def _make_locked(folder: Path, keep_waiting: Callable[[], bool]) -> int:
+    """Make the folder of an upload and lock the upload. Begin again if another process removed the folder meanwhile.
+
+    The lock of a removed file excludes no process that makes the folder again.
+    """
+    path = folder / "lock"
+    for _ in range(_REMOVALS_MAX):
+        make_private_folder(folder)
+        with suppress(FileNotFoundError):
+            held = _lock_upload(path, keep_waiting)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(held)):
+                    return held
+            os.close(held)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def _lock_upload(path: Path, keep_waiting: Callable[[], bool]) -> int:

@@ -19,6 +19,7 @@ from imgstore.domain.errors import (
     NotFound,
     ObjectCorrupt,
     SourceChanged,
+    SourceNotFound,
     WorkHeld,
 )
 from imgstore.domain.identity.access import Grant, Principal, Role
@@ -31,8 +32,9 @@ from imgstore.domain.storage.sizes import MIB
 from imgstore.domain.views import VersionView
 from imgstore.formats.vhd_layout import TYPE_FIXED, pack_footer
 from imgstore.operations.disks import disks, signed_urls, uploads
+from imgstore.operations.disks.disks import delete_disk
 from imgstore.operations.disks.from_source import create_from_source
-from imgstore.operations.disks.uploads import create_upload, open_spool, revoke_access, sweep_uploads
+from imgstore.operations.disks.uploads import create_upload, open_spool, open_upload, revoke_access, sweep_uploads
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.create import create_machine
 from imgstore.operations.versions.create import create_version
@@ -306,6 +308,21 @@ def test_a_second_create_follows_the_ingest_of_an_upload(tmp_path: Path, vhd: by
         second = threads.submit(version_of, home)
         assert second.result().version == first.result().version
         audit(home)
+
+
+def test_an_upload_that_is_deleted_during_the_wait_is_no_source(installation: Installation, vhd: bytes) -> None:
+    """An equal command creates the version and deletes the disk while this command waits for the lock of the upload."""
+    disk = for_version(installation, vhd)
+    held = open_spool(installation, disk)
+
+    def delete_first(_seconds: float) -> None:
+        held.close()
+        delete_disk(installation, ADMIN, group=GROUP, name="up")
+
+    waiting = replace(installation, effects=replace(installation.effects, wait=delete_first))
+    with pytest.raises(SourceNotFound, match=r"Source .*up is not found"):
+        open_upload(waiting, disk)
+    assert not list((installation.home / "uploads").iterdir())
 
 
 def test_a_create_without_the_right_to_the_upload_follows_no_ingest(tmp_path: Path, vhd: bytes) -> None:

@@ -163,6 +163,20 @@ def test_one_process_opens_a_spool_at_a_time(tmp_path: Path) -> None:
     assert asked
 
 
+def test_a_spool_that_is_removed_during_the_wait_is_made_again(tmp_path: Path) -> None:
+    """The lock of the removed file would exclude no other process."""
+    first = Spool(spool_folder(tmp_path, "d"), SIZE)
+
+    def remove_first() -> bool:
+        first.close()
+        remove_spool(tmp_path, "d")
+        return True
+
+    second = Spool(spool_folder(tmp_path, "d"), SIZE, keep_waiting=remove_first)
+    with closing(second), pytest.raises(WorkHeld, match="in use"):
+        Spool(spool_folder(tmp_path, "d"), SIZE)
+
+
 def test_the_identity_depends_on_the_received_ranges(tmp_path: Path) -> None:
     with closing(Spool(tmp_path / "d", SIZE)) as spool:
         empty = spool.identity()

@@ -18,7 +18,7 @@ from imgstore.domain import names
 from imgstore.domain.disks.sources import ContainerMetadata, DiskFormat, DiskReader, Extent, SourceIdentity
 from imgstore.domain.disks.upload_tags import destination_id, expected_digest, is_for_version
 from imgstore.domain.disks.version_disks import OS_DISK
-from imgstore.domain.errors import Conflict, InvalidInput, NotFound, PropertyChangeNotAllowed
+from imgstore.domain.errors import Conflict, InvalidInput, NotFound, PropertyChangeNotAllowed, SourceNotFound
 from imgstore.domain.identity.access import DISKS, VERSIONS, Action, Principal
 from imgstore.domain.requests import UploadRequest
 from imgstore.domain.resources import ManagedDisk, StorageAccountType
@@ -32,6 +32,7 @@ from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, record_activity
 from imgstore.operations.disks.disks import check_existing, choose_disk_region, update_tags
 from imgstore.operations.disks.from_source import ensure_own_slot
+from imgstore.operations.disks.sources import source_not_found
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
@@ -176,14 +177,13 @@ def revoke_access(
 
 def _ingest_upload(installation: Installation, disk: ManagedDisk) -> ManagedDisk:
     with closing(open_spool(installation, disk, patience_seconds=_PATIENCE_SECONDS)) as spool:
-        if not spool.has_any:
-            return disk
-        with closing(open_disk(spool, format=DiskFormat.VHD_FIXED, scratch=installation.scratch)) as reader:
-            with installation.catalog.reading() as transaction:
-                standing = transaction.disks.by_uid(disk.uid)
-            if not standing.awaits_upload:
-                return standing  # Another process ingested the upload during the wait.
-            made = ingest_disk(installation, standing, reader, spool.identity())
+        with installation.catalog.reading() as transaction:
+            made = transaction.disks.by_uid(disk.uid)
+        if made.awaits_upload:  # Otherwise another process ingested the upload during the wait.
+            if not spool.has_any:
+                return made
+            with closing(open_disk(spool, format=DiskFormat.VHD_FIXED, scratch=installation.scratch)) as reader:
+                made = ingest_disk(installation, made, reader, spool.identity())
     remove_spool(installation.home, disk.uid)
     return made
 
@@ -230,12 +230,18 @@ def open_upload(installation: Installation, disk: ManagedDisk) -> UploadedDisk:
     """Open the received bytes of a disk as the source of a version. The signed URL was revoked.
 
     Raises:
+        SourceNotFound: another process deleted the disk.
         InvalidInput: no bytes were received.
         ImageRefused: the upload is not a fixed VHD of the size. The upload stays and can be corrected with a new URL.
         WorkHeld: another process still uses the upload.
     """
     digest = expected_digest(disk.tags)
-    spool = open_spool(installation, disk, patience_seconds=_VERSION_PATIENCE_SECONDS)
+    try:
+        spool = open_spool(installation, disk, patience_seconds=_VERSION_PATIENCE_SECONDS)
+    except NotFound as error:
+        raise source_not_found(
+            disk.resource_id, "a deleted disk", what="gallery image version", kind=SourceNotFound
+        ) from error
     try:
         _check_has_bytes(spool, disk)
         reader = open_disk(spool, format=DiskFormat.VHD_FIXED, scratch=installation.scratch)
@@ -261,6 +267,7 @@ def open_spool(installation: Installation, disk: ManagedDisk, *, patience_second
 
     Raises:
         Conflict: the disk does not wait for an upload.
+        NotFound: another process deleted the disk.
         WorkHeld: another process keeps the spool open for longer than `patience_seconds`.
     """
     if disk.upload_bytes is None or not disk.awaits_upload:
@@ -279,9 +286,18 @@ def open_spool(installation: Installation, disk: ManagedDisk, *, patience_second
         effects.wait(_LOOK_SECONDS)
         return True
 
-    return Spool(
+    spool = Spool(
         spool_folder(installation.home, disk.uid), disk.upload_bytes, keep_waiting=patience, space=installation.space
     )
+    try:
+        with installation.catalog.reading() as transaction:
+            transaction.disks.by_uid(disk.uid)
+    except BaseException as error:
+        spool.close()
+        if isinstance(error, NotFound):  # Another process deleted the disk and the spool during the wait for the lock.
+            remove_spool(installation.home, disk.uid)
+        raise
+    return spool
 
 
 def sweep_uploads(installation: Installation) -> None:
