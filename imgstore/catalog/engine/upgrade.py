@@ -14,6 +14,7 @@ from typing import Final
 
 from sqlalchemy import Connection, inspect
 
+from imgstore.catalog.engine.compatibility import admits_this_code
 from imgstore.catalog.engine.database import Database
 from imgstore.catalog.engine.errors import translate_errors
 from imgstore.catalog.schema import REVISION, metadata
@@ -57,12 +58,12 @@ def _upgrade_sqlite(database: Database, file: Path) -> None:
 def _is_current(database: Database) -> bool:
     with translate_errors(database.place), database.engine.connect() as connection:
         journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
-        return journal == "wal" and _revision(connection) == REVISION
+        return journal == "wal" and admits_this_code(connection, _revision(connection))
 
 
 def _upgrade_postgresql(database: Database) -> None:
     with translate_errors(database.place), database.engine.connect() as connection, connection.begin():
-        if _revision(connection) == REVISION:
+        if admits_this_code(connection, _revision(connection)):
             return
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%(number)s)", {"number": _LOCK_NUMBER})
         _run_migrations(connection, database.place)
@@ -71,7 +72,7 @@ def _upgrade_postgresql(database: Database) -> None:
 def _run_migrations(connection: Connection, place: str) -> None:
     """Upgrade in the caller's transaction, which locks the catalog. Do nothing if another process has upgraded."""
     stored = _revision(connection)
-    if stored == REVISION:
+    if admits_this_code(connection, stored):
         return
     from alembic import command  # noqa: PLC0415 - needed at an upgrade only
     from alembic.config import Config  # noqa: PLC0415
