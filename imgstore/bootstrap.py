@@ -24,7 +24,7 @@ from imgstore.domain.settings.limits import Limits, read_limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maintenance
 from imgstore.domain.settings.shared import Difference, as_document
 from imgstore.operations.installation import Installation, Tuning
-from imgstore.operations.leases import LEASE_SECONDS, LeaseKeeper, this_host
+from imgstore.operations.leases import LEASE_SECONDS, LeaseKeeper, is_dead, this_host
 from imgstore.operations.shared_settings import SETTINGS_FILE, initialize_settings, read_settings_file
 from imgstore.operations.slots.zone_registry import CatalogZones
 from imgstore.operations.stores.first_start import check_catalog_file, check_no_other_installation
@@ -125,7 +125,8 @@ def _open(
     if settings.database is None:
         check_catalog_file(settings.home, settings.home / _DATABASE_FILE)
     copies = scratch if settings.may_read_only else None
-    catalog = Catalog.open(settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}", outside, copies)
+    database = settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}"
+    catalog = Catalog.open(database, outside, copies, is_dead)
     try:
         registry = CatalogZones(catalog=catalog, subscriber=suppress_errors(subscriber))
         row = _ensure_installation(settings, catalog, regions, registry, outside)

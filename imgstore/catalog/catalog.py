@@ -11,7 +11,7 @@ from imgstore.catalog.engine.clock_steps import ClockSteps
 from imgstore.catalog.engine.database import Database, Session, configure_database, copy_database
 from imgstore.catalog.engine.read_only import find_write_fault
 from imgstore.catalog.engine.sequence import CatalogSequence
-from imgstore.catalog.engine.upgrade import upgrade_catalog
+from imgstore.catalog.engine.upgrade import HolderCheck, upgrade_catalog
 from imgstore.catalog.engine.write_ahead_log import check_log_matches
 from imgstore.catalog.identity.principals import Assignments, Principals, Secrets, Tenants
 from imgstore.catalog.identity.trusted_keys import Issuers, SigningKeys
@@ -129,6 +129,15 @@ class OperationRecord(Protocol):
         """Note that a transaction which stored the row is committed."""
 
 
+def _know_nothing(_: str) -> bool:
+    return False
+
+
+def _ignore_process(_: str) -> bool:
+    """Treat each process as dead, because no other process uses the copy of a catalog."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """A database at the revision of this code. Several threads may use a catalog at once."""
@@ -138,7 +147,7 @@ class Catalog:
     _operation: OperationRecord | None = None
 
     @classmethod
-    def open(cls, url: str, effects: Effects, copies: Path | None = None) -> Self:
+    def open(cls, url: str, effects: Effects, copies: Path | None = None, is_dead: HolderCheck = _know_nothing) -> Self:
         """Open the catalog at `url`. Create the catalog or upgrade its schema where necessary.
 
         Args:
@@ -146,11 +155,13 @@ class Catalog:
             effects: the source of uids and keys. The time comes from the database.
             copies: a folder for a copy of an SQLite catalog that cannot be written. The catalog is then read only.
                 None refuses such a catalog.
+            is_dead: whether a process with a recent sign of life has certainly ended, for an upgrade.
 
         Raises:
             InvalidInput: `url` has neither of the two forms.
             ToolMissing: psycopg is not installed.
-            StoreMismatch: a newer imgstore made the catalog, or a backup replaced SQLite's file beside a newer log.
+            StoreMismatch: the catalog needs newer code, or a backup replaced SQLite's file beside a newer log.
+            Conflict: an upgrade would exclude the code of a live process.
             StoreError: the database does not answer, is damaged or full, or is not writable.
         """
         database = configure_database(url)
@@ -160,8 +171,9 @@ class Catalog:
             if copies is not None and fault is not None:
                 with translate_host_faults():
                     database = copy_database(database, copies, fault)
+                is_dead = _ignore_process
         try:
-            upgrade_catalog(database)
+            upgrade_catalog(database, is_dead)
         except BaseException:
             database.close()
             raise

@@ -1,4 +1,4 @@
-"""The tables of the catalog, and the single revision that this code reads and writes.
+"""The tables of the catalog, and the revision that this code writes.
 
 The relations between the tables follow. ``->`` is a foreign key. ``~>`` is a uid or a name without a foreign key,
 because the row with the target may be deleted earlier. ``<-`` lists the tables that refer to the table::
@@ -100,8 +100,13 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0032"
-"""The head of migrations/versions. A catalog at this revision opens without an import of Alembic."""
+REVISION: Final = "0033"
+"""The head of migrations/versions. A catalog at this revision opens without an import of Alembic.
+
+Each migration from 0033 on has a variable `oldest_code`, the oldest revision of code that may use the catalog afterwards
+(invariant L7). To add something with a default keeps the value. To remove something, or to change a meaning, raises the
+value to the revision of the last release, so that code which still needs the former schema is excluded.
+"""
 
 # Constraints have fixed names, so that a later migration can drop a constraint by its name on both engines.
 metadata = MetaData(
@@ -611,6 +616,8 @@ workers = Table(
     Column("holder", String, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
     Column("seen_at", UtcDateTime, nullable=False),
+    # The revision of the worker's code. Null for code before revision 0033.
+    Column("code_revision", String),
 )
 
 zone_health = Table(

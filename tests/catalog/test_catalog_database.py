@@ -120,7 +120,9 @@ def test_current_catalog_opens_without_alembic(fresh_catalog: Catalog, catalog_u
 
 def test_catalog_of_newer_code_is_refused(fresh_catalog: Catalog, catalog_url: str) -> None:
     with fresh_catalog.transaction() as transaction:
-        transaction._session.connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        transaction._session.connection.exec_driver_sql(
+            "UPDATE alembic_version SET version_num = '9999', oldest_code = '9998'"
+        )
     with pytest.raises(StoreMismatch, match="revision 9999, which this imgstore does not know") as caught:
         Catalog.open(catalog_url, Effects())
     assert "newer" in str(caught.value.hint)
@@ -130,7 +132,7 @@ def test_catalog_of_newer_code_is_refused(fresh_catalog: Catalog, catalog_url: s
 def test_catalog_with_two_revisions_is_refused(fresh_catalog: Catalog, catalog_url: str, other: str) -> None:
     """A backup that was restored into a database in use may have two revisions."""
     with fresh_catalog.transaction() as transaction:
-        transaction._session.connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{other}')")
+        transaction._session.connection.exec_driver_sql(f"INSERT INTO alembic_version (version_num) VALUES ('{other}')")
     with pytest.raises(StoreMismatch, match=f"revision .*{other}.*, which this imgstore does not know"):
         Catalog.open(catalog_url, Effects())
 

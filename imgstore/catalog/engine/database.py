@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import URL, Connection, Engine, Executable, Select, Table, create_engine, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
+from imgstore.catalog.engine.compatibility import FENCE, FENCE_STATE, check_sqlite, contracted_error
 from imgstore.catalog.engine.errors import translate_errors
 from imgstore.catalog.engine.postgresql_address import is_postgresql_address, parse_postgresql_address
 from imgstore.catalog.engine.read_only import copy_catalog
@@ -56,6 +57,8 @@ _POOL: Final[Mapping[str, Any]] = {"pool_size": 8, "max_overflow": 56, "pool_tim
 _SQLITE: Final = "sqlite:///"
 _READ_ONLY: Final = "read_only"
 """The execution option of a PostgreSQL connection whose transactions only read."""
+_FENCED: Final = "fenced"
+"""The execution option of a PostgreSQL connection whose transactions are refused if the catalog needs newer code."""
 
 
 def upsert(table: Table, *, is_sqlite: bool) -> "Upsert":
@@ -187,10 +190,11 @@ class Database:
             translate_errors(self.place),
             self._hold_writer_lock(),
             self.engine.connect() as connection,
-            connection.begin(),
+            connection.execution_options(**{_FENCED: True}).begin(),
         ):
             if self.file is not None:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+                check_sqlite(connection, self.place)
             before = 0 if self.file is None else count_changes(connection)
             yield Session(connection, effects, self.place)
             if self.file is not None and count_changes(connection) != before:
@@ -203,7 +207,11 @@ class Database:
         Raises:
             StoreError: the database refused (see `translate_errors`).
         """
-        with translate_errors(self.place), self.readers.connect() as connection, _begin_read_only(connection):
+        with (
+            translate_errors(self.place),
+            self.readers.connect() as connection,
+            _begin_read_only(connection, self.place),
+        ):
             yield Session(connection, effects, self.place)
 
     def empty_log(self) -> bool:
@@ -331,12 +339,19 @@ def _postgresql(url: str) -> Database:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        read_only = connection.get_execution_options().get(_READ_ONLY, False)
-        mode = "REPEATABLE READ, READ ONLY" if read_only else "READ COMMITTED"
-        # Both statements are one round trip. The limit ends with the transaction.
-        connection.exec_driver_sql(
-            f"BEGIN ISOLATION LEVEL {mode}; SET LOCAL lock_timeout = '{int(LOCK_SECONDS_MAX * 1000)}ms'"
-        )
+        options = connection.get_execution_options()
+        mode = "REPEATABLE READ, READ ONLY" if options.get(_READ_ONLY, False) else "READ COMMITTED"
+        # All statements are one round trip. The limit ends with the transaction.
+        statements = f"BEGIN ISOLATION LEVEL {mode}; SET LOCAL lock_timeout = '{int(LOCK_SECONDS_MAX * 1000)}ms'"
+        if not options.get(_FENCED, False):
+            connection.exec_driver_sql(statements)
+            return
+        try:
+            connection.exec_driver_sql(f"{statements}; {FENCE}")
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != FENCE_STATE:
+                raise
+            raise contracted_error(address.place) from error
 
     _ping_idle_connections(engine)
     return Database(engine=engine, readers=engine, place=address.place, file=None)
@@ -366,13 +381,14 @@ def _ping_idle_connections(engine: Engine) -> None:
 
 
 @contextmanager
-def _begin_read_only(connection: Connection) -> Iterator[None]:
+def _begin_read_only(connection: Connection, place: str) -> Iterator[None]:
     if connection.dialect.name != "sqlite":
-        with connection.execution_options(**{_READ_ONLY: True}).begin():
+        with connection.execution_options(**{_READ_ONLY: True, _FENCED: True}).begin():
             yield
         return
     with connection.begin():
         connection.exec_driver_sql("BEGIN")
+        check_sqlite(connection, place)
         yield
 
 

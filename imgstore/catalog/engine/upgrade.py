@@ -3,45 +3,60 @@
 A catalog at this revision opens after three small queries (2 ms on SQLite). Alembic is not imported then, because the
 import takes 0.1 s. All other cases run under a lock and in one transaction. A second process therefore finds the
 upgrade complete, and a process that dies leaves the catalog unchanged.
+
+Each migration names the oldest code that may use the catalog afterwards (`oldest_code`, see `compatibility.py`). An
+upgrade beyond the code of a live process is refused. A catalog of a newer revision opens if it admits this code.
 """
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, null, select, text
 
-from imgstore.catalog.engine.compatibility import admits_this_code
-from imgstore.catalog.engine.database import Database
+from imgstore.catalog.engine.compatibility import admits_this_code, find_oldest_code
+from imgstore.catalog.engine.database import Database, Session
 from imgstore.catalog.engine.errors import translate_errors
-from imgstore.catalog.schema import REVISION, metadata
-from imgstore.domain.errors import StoreDenied, StoreFull, StoreMismatch
+from imgstore.catalog.schema import REVISION, metadata, workers
+from imgstore.domain.effects import Effects
+from imgstore.domain.errors import Conflict, StoreDenied, StoreFull, StoreMismatch
 from imgstore.domain.host.file_systems import AbilityMissing, check_locks, lock
 from imgstore.domain.host.os_errors import advise, describe, is_full
 from imgstore.domain.host.private_files import make_private_folder
+from imgstore.domain.storage.works import WORKER_ALIVE_SECONDS
 
 _SCRIPTS: Final = "imgstore.catalog:migrations"
 _LOCK_NUMBER: Final = 0x696D6773746F7265
 """The number of PostgreSQL's advisory lock for an upgrade: "imgstore" in ASCII."""
 
 
-def upgrade_catalog(database: Database) -> None:
-    """Bring the catalog to the revision of this code.
+HolderCheck: TypeAlias = Callable[[str], bool]
+"""Tells whether the process with this name (`Work.holder`) is certainly dead."""
+
+
+def upgrade_catalog(database: Database, is_dead: HolderCheck) -> None:
+    """Bring the catalog to the revision of this code, unless the catalog is newer and admits this code.
+
+    Args:
+        database: the catalog.
+        is_dead: whether a process with a recent sign of life has ended.
 
     Raises:
-        StoreMismatch: the database belongs to a newer imgstore or to another program.
+        StoreMismatch: the database needs newer code, or belongs to another program.
+        Conflict: a live process has code that could not use the upgraded catalog.
         StoreError: the database does not answer, is damaged or full, or is not writable.
     """
     if database.file is None:
-        _upgrade_postgresql(database)
+        _upgrade_postgresql(database, is_dead)
     else:
-        _upgrade_sqlite(database, database.file)
+        _upgrade_sqlite(database, database.file, is_dead)
 
 
-def _upgrade_sqlite(database: Database, file: Path) -> None:
+def _upgrade_sqlite(database: Database, file: Path, is_dead: HolderCheck) -> None:
     with _folder_lock(file, fcntl.LOCK_SH):
         if file.exists() and _is_current(database):
             return
@@ -52,7 +67,7 @@ def _upgrade_sqlite(database: Database, file: Path) -> None:
         connection.rollback()
         with connection.begin():
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-            _run_migrations(connection, database.place)
+            _run_migrations(Session(connection, Effects(), database.place), is_dead)
 
 
 def _is_current(database: Database) -> bool:
@@ -61,16 +76,17 @@ def _is_current(database: Database) -> bool:
         return journal == "wal" and admits_this_code(connection, _revision(connection))
 
 
-def _upgrade_postgresql(database: Database) -> None:
+def _upgrade_postgresql(database: Database, is_dead: HolderCheck) -> None:
     with translate_errors(database.place), database.engine.connect() as connection, connection.begin():
         if admits_this_code(connection, _revision(connection)):
             return
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%(number)s)", {"number": _LOCK_NUMBER})
-        _run_migrations(connection, database.place)
+        _run_migrations(Session(connection, Effects(), database.place), is_dead)
 
 
-def _run_migrations(connection: Connection, place: str) -> None:
+def _run_migrations(session: Session, is_dead: HolderCheck) -> None:
     """Upgrade in the caller's transaction, which locks the catalog. Do nothing if another process has upgraded."""
+    connection = session.connection
     stored = _revision(connection)
     if admits_this_code(connection, stored):
         return
@@ -80,13 +96,57 @@ def _run_migrations(connection: Connection, place: str) -> None:
 
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", _SCRIPTS)
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if stored is not None and stored not in known:
-        raise _mismatch_error(place, f"revision {stored}, which this imgstore does not know")
+    scripts = {script.revision: script for script in ScriptDirectory.from_config(config).walk_revisions()}
+    oldest = find_oldest_code(connection)
+    if stored is not None and stored not in scripts:
+        needed = "" if oldest is None else f" and which needs code of revision {oldest} or newer"
+        raise _mismatch_error(session.place, f"revision {stored}, which this imgstore does not know{needed}")
     taken = set(inspect(connection).get_table_names()) & metadata.tables.keys() if stored is None else set()
     if taken:
-        raise _mismatch_error(place, f"tables without a revision: {', '.join(sorted(taken))}")
+        raise _mismatch_error(session.place, f"tables without a revision: {', '.join(sorted(taken))}")
+    admitted = max(getattr(script.module, "oldest_code", "") for script in scripts.values())
+    if stored is not None and (oldest or stored) < admitted:
+        _exclude_older_code(session, admitted, is_dead)
     command.upgrade(config, "head")
+    session.run(text("UPDATE alembic_version SET oldest_code = :oldest"), {"oldest": admitted})
+
+
+def _exclude_older_code(session: Session, admitted: str, is_dead: HolderCheck) -> None:
+    """Wait for all transactions, and refuse to exclude the code of a live process (invariant L8).
+
+    A short command has no row in `workers`, but a lease. Its code is unknown, so the upgrade waits for its end.
+    """
+    connection = session.connection
+    if not session.is_sqlite and find_oldest_code(connection) is not None:
+        connection.exec_driver_sql("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
+    if older := [each for each in _find_processes(session, admitted) if not is_dead(each)]:
+        raise Conflict(
+            f"The upgrade of the catalog in {session.place} would exclude processes of older code that still run.",
+            found=", ".join(older),
+            expected=f"only processes with code of revision {admitted} or newer",
+            hint=f"stop these processes or wait for their end, then run the same command again. A process that was "
+            f"killed on another machine counts as running for {WORKER_ALIVE_SECONDS:g} seconds",
+            target=session.place,
+        )
+
+
+def _find_processes(session: Session, admitted: str) -> Sequence[str]:
+    """Return the names of processes with a recent sign of life, except for workers of the admitted code."""
+    inspector, now = inspect(session.connection), session.now()
+    columns = {
+        name: {column["name"] for column in inspector.get_columns(name)}
+        for name in metadata.tables.keys() & set(inspector.get_table_names())
+    }
+    found, known = set[str](), set[str]()
+    if workers.name in columns:
+        code = workers.c.code_revision if "code_revision" in columns[workers.name] else null()
+        alive = workers.c.seen_at > now - timedelta(seconds=WORKER_ALIVE_SECONDS)
+        for row in session.all(select(workers.c.holder, code.label("code")).where(alive)):
+            (known if row.code is not None and row.code >= admitted else found).add(row.holder)
+    for table in (metadata.tables[name] for name, own in columns.items() if {"holder", "lease_expires_at"} <= own):
+        leased = select(table.c.holder).where(table.c.holder.is_not(None), table.c.lease_expires_at > now)
+        found.update(row.holder for row in session.all(leased))
+    return sorted(found - known)
 
 
 def _revision(connection: Connection) -> str | None:
@@ -144,7 +204,8 @@ def _mismatch_error(place: str, found: str) -> StoreMismatch:
     return StoreMismatch(
         f"The catalog in {place} does not belong to this version of imgstore.",
         found=found,
-        expected=f"revision {REVISION} or an older one, or an empty database",
+        expected=f"revision {REVISION} or an older one, a newer one that admits code of revision {REVISION}, or an empty "
+        "database",
         hint="run the version of imgstore that made the catalog, or a newer version, or name another database with --database",
         target=place,
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from imgstore.domain.states import WorkState
 from imgstore.domain.storage.checkpoints import Checkpoint
@@ -89,6 +89,10 @@ class Lease:
         return f"{self.work_uid}/{self.token}"
 
 
+WORKER_ALIVE_SECONDS: Final = 60.0
+"""A worker without a heartbeat for this time counts as dead. The heartbeat is several times as frequent."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
     """The catalog's record of a process of `imgstore worker`."""
@@ -102,3 +106,5 @@ class Worker:
     """The last sign of life, by the clock of the database."""
     works: int
     """The number of open works with a lease of this worker."""
+    code_revision: str | None
+    """The revision of the catalog for which the worker's code was made. None for code before revision 0033."""

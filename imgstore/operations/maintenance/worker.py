@@ -41,7 +41,7 @@ REPLICA_WRITE: Final = "imgstore/replicas/write"
 """The action in the activity log for a replica that a worker makes."""
 
 _BEAT_SECONDS: Final = 10.0
-"""The time between two updates of the row of a worker, several within `ALIVE_SECONDS`."""
+"""The time between two updates of the row of a worker, several within `WORKER_ALIVE_SECONDS`."""
 
 _LOOKS_MAX: Final = 100
 _LOOK_SECONDS: Final = 0.02

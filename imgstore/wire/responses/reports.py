@@ -125,6 +125,7 @@ def worker_json(worker: "Worker") -> Json:
         "startedAt": instant(worker.started_at),
         "seenAt": instant(worker.seen_at),
         "replicas": worker.works,
+        "codeRevision": worker.code_revision,
     }
 
 
