@@ -170,8 +170,7 @@ async def show(context: Context, group: str, deployment: str) -> Response:
     """Serve Azure's Deployments_Get."""
 
     def read(at_: Session) -> Json:
-        one = at_.run(deployments.show_deployment, group=group, name=deployment)
-        return _json(at_, group, one)
+        return _json(at_, group, at_.run(deployments.show_deployment, group=group, name=deployment))
 
     return context.resource_response(await context.run(read), _KIND)
 

@@ -48,8 +48,7 @@ async def show(context: Context, group: str) -> Response:
 @router.head(GROUP, summary="Check whether a resource group exists", status_code=204)
 async def exists(context: Context, group: str) -> Response:
     """Serve Azure's ResourceGroups_CheckExistence."""
-    found = await context.run(_find_group, group)
-    return Response(status_code=404 if found is None else 204)
+    return Response(status_code=404 if await context.run(_find_group, group) is None else 204)
 
 
 @router.get(GROUPS, summary="List the resource groups of a subscription")

@@ -42,8 +42,7 @@ async def list_all(context: Context, status: str | None = None) -> Response:
 
     def read(at: Session) -> list[Json]:
         wanted = None if status is None else read_status(status)
-        listed = at.run(list_operations, status=wanted)
-        return [operation_details_json(each) for each in listed]
+        return [operation_details_json(each) for each in at.run(list_operations, status=wanted)]
 
     return json_response(200, {"value": await context.run(read)})
 

@@ -130,8 +130,7 @@ def _machine(session: Session, group: str, name: str) -> Json:
 
 def _network(kind: str) -> Callable[[Session, str, str], Json]:
     def read(session: Session, group: str, name: str) -> Json:
-        place = NetworkScope(group=group, type=kind, name=name)
-        return network_json(session.run(show_network_record, place))
+        return network_json(session.run(show_network_record, NetworkScope(group=group, type=kind, name=name)))
 
     return read
 

@@ -51,8 +51,7 @@ async def list_shared(
     """Serve Azure's SharedGalleries_List."""
 
     def read(at: Session, page: PageRequest) -> Page[Gallery]:
-        to_tenant = _is_tenant(shared_to)
-        return at.run(sharing.page_shared, page, location=location, to_tenant=to_tenant)
+        return at.run(sharing.page_shared, page, location=location, to_tenant=_is_tenant(shared_to))
 
     return await context.list_response(_KIND, read, shared_gallery_json)
 

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from inspect import signature
 from types import ModuleType
 from typing import Any, Final
 
@@ -141,7 +142,7 @@ class Command(click.Command):
             _confirm(ctx, self.question.format(**ctx.params))
         ctx.params = ctx.invoke(self.read_options, **ctx.params)
         if target is None:
-            result = super().invoke(ctx)
+            result = self._run_here(ctx)
         else:
             module, _, name = target.partition(":")
             result = server_dispatch.run(ctx, getattr(_import_without_gc(module), name))
@@ -149,6 +150,16 @@ class Command(click.Command):
         output.emit(answer.body, global_options.of(ctx), self.table, on_stderr=answer.on_stderr)
         if answer.exit_code:
             ctx.exit(answer.exit_code)
+
+    def _run_here(self, ctx: click.Context) -> Any:
+        """Run the command at the home. A function whose first parameter is `session` gets the open session of the home."""
+        assert self.callback is not None, "the decorator `command` gives each command its function"
+        if next(iter(signature(self.callback).parameters), None) != "session":
+            return super().invoke(ctx)
+        from imgstore.cli.framework.session import open_session  # noqa: PLC0415 - start-up time
+
+        with open_session() as session:
+            return ctx.invoke(self.callback, session, **ctx.params)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options. The root command alone shows the global options."""
@@ -189,6 +200,17 @@ def _confirm(ctx: click.Context, question: str) -> None:
     if sys.stdin.isatty() and not click.confirm(question, err=True):
         click.echo("Nothing was deleted.", err=True)
         ctx.exit(1)
+
+
+def require_confirmation(question: str, *, refusal: str) -> None:
+    """Ask for a confirmation. Print `refusal` and exit with 1 if the answer is no, or if there is no terminal."""
+    if not sys.stdin.isatty():
+        click.echo(f"{refusal}: there is no terminal for a confirmation. Use --yes.", err=True)
+    elif click.confirm(question, err=True):
+        return
+    else:
+        click.echo(f"{refusal}.", err=True)
+    click.get_current_context().exit(1)
 
 
 def _plain_words(words: deque[str]) -> list[str]:

@@ -52,6 +52,11 @@ def resource_name(what: str) -> Decorator:
     return click.option("-n", "--name", "name", required=True, metavar="NAME", help=f"Name of the {what}.")
 
 
+def resource_in_group(what: str) -> Decorator:
+    """Make the options for the command's resource: the resource group and the name."""
+    return together(group, resource_name(what))
+
+
 def location(text: str, **attrs: Any) -> Decorator:
     """Make the option ``-l/--location``."""
     return click.option("-l", "--location", metavar="REGION", help=text, **attrs)
@@ -83,7 +88,8 @@ version: Final = click.option(
     metavar="MAJOR.MINOR.PATCH",
     help="Name of the image version.",
 )
-definition_path: Final = together(group, gallery, definition)
+gallery_path: Final = together(group, gallery)
+definition_path: Final = together(gallery_path, definition)
 version_path: Final = together(definition_path, version)
 tags: Final = click.option(
     "--tags", cls=WordsOption, parse=parse_tags, metavar="KEY=VALUE ...", help="Tags. '' removes all tags."

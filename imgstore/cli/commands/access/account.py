@@ -4,7 +4,7 @@ import click
 
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.operations.gallery import subscriptions
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.resources import subscription_json
@@ -18,11 +18,10 @@ def account() -> None:
 
 
 @account.command("list", table=_TABLE, example="imgstore account list --query '[].id' -o tsv")
-def list_() -> Json:
+def list_(session: Session) -> Json:
     """List the subscriptions.
 
     Every other command works in one subscription: the default, or the subscription of --subscription.
     """
-    with open_session() as session:
-        found = session.run(subscriptions.list_visible_subscriptions)
-        return [subscription_json(each, default=session.installation.subscription) for each in found]
+    found = session.run(subscriptions.list_visible_subscriptions)
+    return [subscription_json(each, default=session.installation.subscription) for each in found]

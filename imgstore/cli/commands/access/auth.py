@@ -9,7 +9,7 @@ from imgstore.cli.commands.access.auth_roles import role
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session, server_parts
+from imgstore.cli.framework.session import Session, server_parts
 from imgstore.domain.errors import Conflict
 from imgstore.operations.identity import principals
 from imgstore.wire.json_text import Json
@@ -31,24 +31,23 @@ auth.add_command(role)
 
 
 @auth.command(example="imgstore auth init")
-def init() -> Json:
+def init(session: Session) -> Json:
     """Create the first administrator, Owner of the installation, and print the secret once.
 
     A server does the same at its first start.
     """
     with server_parts():
         from imgstore.api.auth.client_secrets import create_first_administrator  # noqa: PLC0415 - an extra
-    with open_session() as session:
-        made = create_first_administrator(session.installation)
-        if made is None:
-            raise Conflict(
-                "The installation has principals already.",
-                found="at least one principal",
-                expected="no principal: the command creates the first principal",
-                hint="imgstore auth sp list, then imgstore auth sp credential reset --id ID",
-                target="administrator",
-            )
-        return credential_json(made.known, made.secret)
+    made = create_first_administrator(session.installation)
+    if made is None:
+        raise Conflict(
+            "The installation has principals already.",
+            found="at least one principal",
+            expected="no principal: the command creates the first principal",
+            hint="imgstore auth sp list, then imgstore auth sp credential reset --id ID",
+            target="administrator",
+        )
+    return credential_json(made.known, made.secret)
 
 
 @auth.group(cls=Group)
@@ -65,18 +64,15 @@ def tenant() -> None:
     metavar="ID ...",
     help="Subscriptions that belong to the tenant.",
 )
-def create_tenant(name: str, subscriptions: Sequence[str] | None) -> Json:
+def create_tenant(session: Session, name: str, subscriptions: Sequence[str] | None) -> Json:
     """Create a tenant."""
-    with open_session() as session:
-        made = session.run(principals.create_tenant, name=name, subscriptions=subscriptions or ())
-        return tenant_json(made)
+    return tenant_json(session.run(principals.create_tenant, name=name, subscriptions=subscriptions or ()))
 
 
 @tenant.command("list", table=_TENANTS, example="imgstore auth tenant list -o table")
-def list_tenants() -> Json:
+def list_tenants(session: Session) -> Json:
     """List the tenants. The installation's own tenant is the first."""
-    with open_session() as session:
-        return [tenant_json(each) for each in session.run(principals.list_tenants)]
+    return [tenant_json(each) for each in session.run(principals.list_tenants)]
 
 
 @auth.group(cls=Group)
@@ -103,32 +99,29 @@ _url = click.option("--issuer", "url", required=True, metavar="URL", help="The e
     metavar="NAME|ID",
     help="The tenant of the issuer's users. Default: the installation's own tenant.",
 )
-def add(url: str, audience: str, jwks: str, tenant_: str | None) -> Json:
+def add(session: Session, url: str, audience: str, jwks: str, tenant_: str | None) -> Json:
     """Trust an OIDC issuer.
 
     A user of the issuer signs in after `imgstore auth user create`.
     """
-    with open_session() as session:
-        made = session.run(principals.add_issuer, url=url, audience=audience, jwks=jwks, tenant=tenant_)
-        return issuer_json(made)
+    made = session.run(principals.add_issuer, url=url, audience=audience, jwks=jwks, tenant=tenant_)
+    return issuer_json(made)
 
 
 @issuer.command("list", table=_ISSUERS, example="imgstore auth issuer list -o table")
-def list_issuers() -> Json:
+def list_issuers(session: Session) -> Json:
     """List the trusted issuers."""
-    with open_session() as session:
-        return [issuer_json(each) for each in session.run(principals.list_issuers)]
+    return [issuer_json(each) for each in session.run(principals.list_issuers)]
 
 
 @issuer.command(example="imgstore auth issuer remove --issuer https://id.example/realms/main")
 @_url
-def remove(url: str) -> None:
+def remove(session: Session, url: str) -> None:
     """Remove an issuer from the trusted issuers.
 
     The users of the issuer stay, and cannot sign in.
     """
-    with open_session() as session:
-        session.run(principals.remove_issuer, url=url)
+    session.run(principals.remove_issuer, url=url)
 
 
 @auth.group(cls=Group)
@@ -137,21 +130,19 @@ def keys() -> None:
 
 
 @keys.command("list", table=_KEYS, example="imgstore auth keys list -o table")
-def list_keys() -> Json:
+def list_keys(session: Session) -> Json:
     """List the keys of tokens that may still be valid. The signing key is the first."""
     with server_parts():
         from imgstore.api.auth.signing_keys import KeyRing  # noqa: PLC0415 - an extra
-    with open_session() as session:
-        return [key_json(each) for each in KeyRing(session.installation).list(session.principal)]
+    return [key_json(each) for each in KeyRing(session.installation).list(session.principal)]
 
 
 @keys.command(table=_KEYS, example="imgstore auth keys rotate")
-def rotate() -> Json:
+def rotate(session: Session) -> Json:
     """Sign new tokens with a new key.
 
     Tokens of the old key stay valid until they expire.
     """
     with server_parts():
         from imgstore.api.auth.signing_keys import KeyRing  # noqa: PLC0415 - an extra
-    with open_session() as session:
-        return key_json(KeyRing(session.installation).rotate(session.principal))
+    return key_json(KeyRing(session.installation).rotate(session.principal))

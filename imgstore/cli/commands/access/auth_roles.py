@@ -7,7 +7,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import Session, open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.errors import NotFound
 from imgstore.domain.identity.access import Role
 from imgstore.domain.identity.principals import RoleAssignment
@@ -56,22 +56,20 @@ def assignment() -> None:
 @_assignee(required=True)
 @_role(required=True)
 @_scope(required=True)
-def create(assignee: str, role_: Role, scope: str) -> Json:
+def create(session: Session, assignee: str, role_: Role, scope: str) -> Json:
     """Assign a role to a principal, on a scope and all resources below the scope."""
-    with open_session() as session:
-        made = session.run(roles.assign, assignee=assignee, role=role_, scope=scope)
-        return _assignments_json(session, [made])[0]
+    made = session.run(roles.assign, assignee=assignee, role=role_, scope=scope)
+    return _assignments_json(session, [made])[0]
 
 
 @assignment.command("list", table=_TABLE, example="imgstore auth role assignment list --assignee builder -o table")
 @_assignee(required=False)
 @_role(required=False)
 @_scope(required=False)
-def list_(assignee: str | None, role_: Role | None, scope: str | None) -> Json:
+def list_(session: Session, assignee: str | None, role_: Role | None, scope: str | None) -> Json:
     """List role assignments, by principal, role or scope."""
-    with open_session() as session:
-        found = session.run(roles.list_assignments, assignee=assignee, role=role_, scope=scope)
-        return _assignments_json(session, found)
+    found = session.run(roles.list_assignments, assignee=assignee, role=role_, scope=scope)
+    return _assignments_json(session, found)
 
 
 @assignment.command(
@@ -80,20 +78,19 @@ def list_(assignee: str | None, role_: Role | None, scope: str | None) -> Json:
 @_assignee(required=True)
 @_role(required=False)
 @_scope(required=False)
-def delete(assignee: str, role_: Role | None, scope: str | None) -> None:
+def delete(session: Session, assignee: str, role_: Role | None, scope: str | None) -> None:
     """Delete role assignments of a principal, by role or scope."""
-    with open_session() as session:
-        found = session.run(roles.list_assignments, assignee=assignee, role=role_, scope=scope)
-        if not found:
-            raise NotFound(
-                "No matched assignments were found to delete.",
-                found=f"no such role of {assignee}",
-                expected="an existing role assignment",
-                hint=f"imgstore auth role assignment list --assignee {assignee}",
-                target="roleAssignment",
-            )
-        for each in found:
-            session.run(roles.remove, uid=each.uid)
+    found = session.run(roles.list_assignments, assignee=assignee, role=role_, scope=scope)
+    if not found:
+        raise NotFound(
+            "No matched assignments were found to delete.",
+            found=f"no such role of {assignee}",
+            expected="an existing role assignment",
+            hint=f"imgstore auth role assignment list --assignee {assignee}",
+            target="roleAssignment",
+        )
+    for each in found:
+        session.run(roles.remove, uid=each.uid)
 
 
 def _assignments_json(session: Session, assignments: Sequence[RoleAssignment]) -> list[Json]:

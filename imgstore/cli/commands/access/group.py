@@ -7,7 +7,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.paging import PageRequest
 from imgstore.operations.gallery import groups
 from imgstore.wire.json_text import Json
@@ -29,34 +29,29 @@ def group() -> None:
 @_name
 @options.location("The region that the group is filed under.", required=True)
 @options.tags
-def create(name: str, location: str, tags: Mapping[str, str] | None) -> Json:
+def create(session: Session, name: str, location: str, tags: Mapping[str, str] | None) -> Json:
     """Create a resource group, or change its tags."""
-    with open_session() as session:
-        made = session.run(groups.create_group, name=name, location=location, tags=tags)
-        return group_json(made)
+    return group_json(session.run(groups.create_group, name=name, location=location, tags=tags))
 
 
 @group.command(table=_TABLE, example="imgstore group show -n rg")
 @_name
-def show(name: str) -> Json:
+def show(session: Session, name: str) -> Json:
     """Show a resource group."""
-    with open_session() as session:
-        return group_json(session.run(groups.show_group, name=name))
+    return group_json(session.run(groups.show_group, name=name))
 
 
 @group.command("list", table=_TABLE, example="imgstore group list --tag team=images --query '[].name' -o tsv")
 @click.option("--tag", type=parse_tag, metavar="KEY[=VALUE]", help="List groups with this tag only.")
 @options.together(*options.pages)
-def list_(tag: tuple[str, str | None] | None, page: PageRequest) -> Json:
+def list_(session: Session, tag: tuple[str, str | None] | None, page: PageRequest) -> Json:
     """List the resource groups."""
-    with open_session() as session:
-        return [group_json(each) for each in session.page(groups.page_groups, page, tag=tag)]
+    return [group_json(each) for each in session.page(groups.page_groups, page, tag=tag)]
 
 
 @group.command(example="imgstore group delete -n rg --yes", question="Delete the resource group '{name}'?")
 @_name
 @options.yes
-def delete(name: str) -> None:
+def delete(session: Session, name: str) -> None:
     """Delete an empty resource group."""
-    with open_session() as session:
-        session.run(groups.delete_group, name=name)
+    session.run(groups.delete_group, name=name)

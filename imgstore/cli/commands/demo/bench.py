@@ -1,6 +1,5 @@
 """``imgstore bench``: the speed of an installation's regions."""
 
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ import click
 
 from imgstore.cli.commands.operator.worker import handle_sigterm_as_sigint
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Command, WordsOption
+from imgstore.cli.framework.command import Command, WordsOption, require_confirmation
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.progress import human_bytes
 from imgstore.cli.framework.session import Session, open_session
@@ -108,15 +107,8 @@ def _agree(session: Session, plan: BenchPlan, *, yes: bool) -> None:
     """Print the largest cost, and exit without an agreement."""
     if not (session.quiet and yes):
         click.echo(_describe_plan(plan), err=True)
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        click.echo("Nothing was measured: there is no terminal for a confirmation. Use --yes.", err=True)
-    elif click.confirm("Begin?", err=True):
-        return
-    else:
-        click.echo("Nothing was measured.", err=True)
-    click.get_current_context().exit(1)
+    if not yes:
+        require_confirmation("Begin?", refusal="Nothing was measured")
 
 
 def _describe_plan(plan: BenchPlan) -> str:

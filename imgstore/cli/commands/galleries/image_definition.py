@@ -10,7 +10,7 @@ from imgstore.cli.commands.galleries import sig_share
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, SwitchOption, WordsOption
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import DefinitionDetails
 from imgstore.domain.resources import (
@@ -149,6 +149,7 @@ def _range(least: int | None, most: int | None) -> RecommendedRange | None:
 @options.together(*_details)
 @options.tags
 def create(
+    session: Session,
     group: str,
     gallery: str,
     definition: str,
@@ -160,10 +161,9 @@ def create(
 
     A property without an option stays as it is. `update` changes and removes single properties.
     """
-    with open_session() as session:
-        place: dict[str, Any] = {"group": group, "gallery": gallery, "name": definition}
-        made = session.run(definitions.create_definition, **place, location=location, details=details, **fixed)
-        return definition_json(made.definition, made.gallery)
+    place: dict[str, Any] = {"group": group, "gallery": gallery, "name": definition}
+    made = session.run(definitions.create_definition, **place, location=location, details=details, **fixed)
+    return definition_json(made.definition, made.gallery)
 
 
 @image_definition.command(table=_TABLE, example=_UPDATE_EXAMPLE)
@@ -171,6 +171,7 @@ def create(
 @options.together(*options.updates)
 @click.option("--allow-update-image", cls=SwitchOption, help="Allow a change of the features.")
 def update(
+    session: Session,
     group: str,
     gallery: str,
     definition: str,
@@ -190,39 +191,34 @@ def update(
         allowed = edited.allow_update_image if allow_update_image is None else allow_update_image
         return replace(edited, allow_update_image=allowed)
 
-    with open_session() as session:
-        line = session.run(definitions.update_definition, change, group=group, gallery=gallery, name=definition)
-        return definition_json(line.definition, line.gallery)
+    line = session.run(definitions.update_definition, change, group=group, gallery=gallery, name=definition)
+    return definition_json(line.definition, line.gallery)
 
 
 @image_definition.command(table=_TABLE, example="imgstore sig image-definition show -g rg -r myGallery -i ubuntu")
 @options.definition_path
-def show(group: str, gallery: str, definition: str) -> Json:
+def show(session: Session, group: str, gallery: str, definition: str) -> Json:
     """Show an image definition."""
-    with open_session() as session:
-        found = session.run(definitions.show_definition, group=group, gallery=gallery, name=definition)
-        return definition_json(found.definition, found.gallery)
+    found = session.run(definitions.show_definition, group=group, gallery=gallery, name=definition)
+    return definition_json(found.definition, found.gallery)
 
 
 @image_definition.command(
     "list", table=_TABLE, example="imgstore sig image-definition list -g rg -r myGallery -o table"
 )
-@options.group
-@options.gallery
+@options.gallery_path
 @options.together(*options.pages)
-def list_(group: str, gallery: str, page: PageRequest) -> Json:
+def list_(session: Session, group: str, gallery: str, page: PageRequest) -> Json:
     """List the image definitions of a gallery."""
-    with open_session() as session:
-        return [
-            definition_json(each.definition, each.gallery)
-            for each in session.page(definitions.page_definitions, page, group=group, gallery=gallery)
-        ]
+    return [
+        definition_json(each.definition, each.gallery)
+        for each in session.page(definitions.page_definitions, page, group=group, gallery=gallery)
+    ]
 
 
 @image_definition.command(example="imgstore sig image-definition delete -g rg -r myGallery -i ubuntu")
 @options.definition_path
 @options.yes_ignored
-def delete(group: str, gallery: str, definition: str) -> None:
+def delete(session: Session, group: str, gallery: str, definition: str) -> None:
     """Delete an image definition without versions."""
-    with open_session() as session:
-        session.run(definitions.delete_definition, group=group, gallery=gallery, name=definition)
+    session.run(definitions.delete_definition, group=group, gallery=gallery, name=definition)

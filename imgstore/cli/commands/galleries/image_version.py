@@ -12,7 +12,7 @@ from imgstore.cli.commands.galleries import sig_share
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.paging import PageRequest
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.wire.json_text import Json
@@ -63,21 +63,19 @@ sig_share.attach_versions(image_version)
     metavar="ReplicationStatus",
     help="Also show the state and the progress of each replica.",
 )
-def show(*, expand: str | None, **place: Any) -> Json:
+def show(session: Session, *, expand: str | None, **place: Any) -> Json:
     """Show an image version."""
-    with open_session() as session:
-        found = session.run(gallery_versions.show_version, **place)
-        body = version_json(found, session.display_names, replication_status=expand is not None)
-        if found.is_idle:
-            session.warn(body["properties"]["provisioningStateDetails"])
-        return body
+    found = session.run(gallery_versions.show_version, **place)
+    body = version_json(found, session.display_names, replication_status=expand is not None)
+    if found.is_idle:
+        session.warn(body["properties"]["provisioningStateDetails"])
+    return body
 
 
 @image_version.command("list", table=TABLE, example="imgstore sig image-version list -g rg -r myGallery -i ubuntu")
 @options.definition_path
 @options.together(*options.pages)
-def list_(*, page: PageRequest, **place: Any) -> Json:
+def list_(session: Session, *, page: PageRequest, **place: Any) -> Json:
     """List the versions of an image definition."""
-    with open_session() as session:
-        names = session.display_names
-        return [version_json(each, names) for each in session.page(gallery_versions.page_versions, page, **place)]
+    names = session.display_names
+    return [version_json(each, names) for each in session.page(gallery_versions.page_versions, page, **place)]

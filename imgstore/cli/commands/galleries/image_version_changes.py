@@ -11,7 +11,7 @@ from imgstore.cli.commands.galleries.image_version import TABLE, image_version
 from imgstore.cli.framework import options, queries
 from imgstore.cli.framework.command import SwitchOption, WordsOption
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import VersionName
 from imgstore.domain.requests import DataSnapshot, DataVhd, VersionRequest, VersionSource
@@ -278,20 +278,19 @@ def _read_request(**given: Any) -> dict[str, Any]:
     help="Return when the source region is complete. `imgstore worker` makes the other replicas.",
 )
 @options.tags
-def create(request: VersionRequest, *, wait: bool, names_accounts: bool) -> Json:
+def create(session: Session, request: VersionRequest, *, wait: bool, names_accounts: bool) -> Json:
     """Create an image version from an OS disk and data disks, and replicate the version.
 
     An interrupted command resumes when the same line runs again. Other target regions, counts, tags and dates change the
     version, as `update` does. Another disk for an existing version is refused.
     """
-    with open_session() as session:
-        if names_accounts:
-            session.warn(ACCOUNTS_IGNORED)
-        made = session.run(versions_create.create_version, request, wait=wait)
-        complete = all(replica.state is ReplicaState.COMPLETED for replica in made.replicas)
-        if not wait and not complete and not has_living_worker(session.installation):
-            session.warn("no worker was seen in the last minute: start `imgstore worker`, or repeat without --no-wait")
-        return version_json(made, session.display_names, replication_status=True)
+    if names_accounts:
+        session.warn(ACCOUNTS_IGNORED)
+    made = session.run(versions_create.create_version, request, wait=wait)
+    complete = all(replica.state is ReplicaState.COMPLETED for replica in made.replicas)
+    if not wait and not complete and not has_living_worker(session.installation):
+        session.warn("no worker was seen in the last minute: start `imgstore worker`, or repeat without --no-wait")
+    return version_json(made, session.display_names, replication_status=True)
 
 
 def _read_update(
@@ -332,16 +331,15 @@ def _read_update(
 @options.together(*_LIFE)
 @options.tags
 @options.together(*options.updates)
-def update(place: dict[str, Any], edit: Callable[[Json], VersionUpdate]) -> Json:
+def update(session: Session, place: dict[str, Any], edit: Callable[[Json], VersionUpdate]) -> Json:
     """Change an image version's target regions, replica counts and properties.
 
     New replicas are copied. Replicas that are no target any more are removed, and bytes that no other disk or version needs
     are freed. An interrupted command resumes when the same line runs again, also without a change.
     """
-    with open_session() as session:
-        before = version_json(session.run(gallery_versions.show_version, **place), session.display_names)
-        changed = session.run(versions_update.update_version, **place, update=edit(before))
-        return version_json(changed, session.display_names, replication_status=True)
+    before = version_json(session.run(gallery_versions.show_version, **place), session.display_names)
+    changed = session.run(versions_update.update_version, **place, update=edit(before))
+    return version_json(changed, session.display_names, replication_status=True)
 
 
 @image_version.command(example="imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0")
@@ -352,13 +350,12 @@ def update(place: dict[str, Any], edit: Callable[[Json], VersionUpdate]) -> Json
     help="Delete at once in a gallery with soft delete, also a soft-deleted version.",
 )
 @options.yes_ignored
-def delete(*, bypass_soft_delete: bool | None, **place: Any) -> None:
+def delete(session: Session, *, bypass_soft_delete: bool | None, **place: Any) -> None:
     """Delete an image version. Managed disks made from the version stay.
 
     In a gallery with soft delete, `undelete` restores the version during the retention period.
     """
-    with open_session() as session:
-        session.run(versions_delete.delete_version, **place, bypass_soft_delete=bool(bypass_soft_delete))
+    session.run(versions_delete.delete_version, **place, bypass_soft_delete=bool(bypass_soft_delete))
 
 
 @image_version.command(
@@ -367,23 +364,21 @@ def delete(*, bypass_soft_delete: bool | None, **place: Any) -> None:
     example="imgstore sig image-version list-soft-deleted -g rg -r myGallery -i ubuntu",
 )
 @options.definition_path
-def list_soft_deleted(**place: Any) -> Json:
+def list_soft_deleted(session: Session, **place: Any) -> Json:
     """List the soft-deleted versions of an image definition, with the end of their retention."""
-    with open_session() as session:
-        return [soft_deleted_json(each) for each in session.run(versions_delete.list_soft_deleted, **place)]
+    return [soft_deleted_json(each) for each in session.run(versions_delete.list_soft_deleted, **place)]
 
 
 @image_version.command(table=TABLE, example="imgstore sig image-version undelete -g rg -r myGallery -i ubuntu -e 1.0.0")
 @options.version_path
 @options.location("Accepted for compatibility with az, and ignored.", expose_value=False)
 @options.tags
-def undelete(*, tags: Mapping[str, str] | None, **place: Any) -> Json:
+def undelete(session: Session, *, tags: Mapping[str, str] | None, **place: Any) -> Json:
     """Restore a soft-deleted image version."""
-    with open_session() as session:
-        found = session.run(versions_delete.undelete_version, **place)
-        if tags is not None:
-            found = session.run(versions_update.update_version, **place, update=VersionUpdate(tags=tags))
-        return version_json(found, session.display_names)
+    found = session.run(versions_delete.undelete_version, **place)
+    if tags is not None:
+        found = session.run(versions_update.update_version, **place, update=VersionUpdate(tags=tags))
+    return version_json(found, session.display_names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -444,18 +439,17 @@ def _read_wait(
 @click.option(
     "--timeout", type=click.IntRange(0), default=3600, metavar="SECONDS", help="Seconds to wait at most. Default: 3600."
 )
-def wait(place: dict[str, Any], asked: Wait) -> None:
+def wait(session: Session, place: dict[str, Any], asked: Wait) -> None:
     """Wait until an image version is created, updated or deleted, or fulfils a query."""
-    with open_session() as session:
-        names = session.display_names
+    names = session.display_names
 
-        def show(view: VersionView) -> Json:
-            return version_json(view, names, replication_status=True)
+    def show(view: VersionView) -> Json:
+        return version_json(view, names, replication_status=True)
 
-        session.run(
-            gallery_wait.wait_for_version,
-            **place,
-            until=asked.condition(show, gallery_wait.is_made),
-            interval_seconds=asked.interval_seconds,
-            timeout_seconds=asked.timeout_seconds,
-        )
+    session.run(
+        gallery_wait.wait_for_version,
+        **place,
+        until=asked.condition(show, gallery_wait.is_made),
+        interval_seconds=asked.interval_seconds,
+        timeout_seconds=asked.timeout_seconds,
+    )

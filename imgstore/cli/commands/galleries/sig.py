@@ -10,7 +10,7 @@ from imgstore.cli.commands.galleries import sig_share
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.resources import Gallery
@@ -99,26 +99,24 @@ def _read_creation(
 
 
 @sig.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_creation)
-@options.group
-@options.gallery
+@options.gallery_path
 @options.location("The region that the gallery is filed under. Default: the region of the group.")
 @options.description
 @options.together(*options.soft_delete)
 @options.together(*_SHARING)
 @options.tags
-def create(group: str, gallery: str, location: str | None, properties: dict[str, Any]) -> Json:
+def create(session: Session, group: str, gallery: str, location: str | None, properties: dict[str, Any]) -> Json:
     """Create a gallery, or change its description, tags, soft delete policy or sharing."""
-    with open_session() as session:
-        made = session.run(galleries.create_gallery, group=group, name=gallery, location=location, **properties)
-        return gallery_json(made)
+    made = session.run(galleries.create_gallery, group=group, name=gallery, location=location, **properties)
+    return gallery_json(made)
 
 
 @sig.command(table=_TABLE, example=_UPDATE_EXAMPLE)
-@options.group
-@options.gallery
+@options.gallery_path
 @options.together(*options.updates)
 @options.together(*options.soft_delete)
 def update(
+    session: Session,
     group: str,
     gallery: str,
     edits: Sequence[Edit],
@@ -139,14 +137,11 @@ def update(
             ),
         )
 
-    with open_session() as session:
-        changed = session.run(galleries.update_gallery, change, group=group, name=gallery)
-        return gallery_json(changed)
+    return gallery_json(session.run(galleries.update_gallery, change, group=group, name=gallery))
 
 
 @sig.command(table=_TABLE, example="imgstore sig show -g rg -r myGallery --select Permissions")
-@options.group
-@options.gallery
+@options.gallery_path
 @click.option(
     "--select",
     type=click.Choice(["Permissions"], case_sensitive=False),
@@ -158,27 +153,23 @@ def update(
     is_flag=True,
     help="Also show the sharing profile, with the option's name in newer versions of az.",
 )
-def show(group: str, gallery: str, select: str | None, *, sharing_groups: bool) -> Json:
+def show(session: Session, group: str, gallery: str, select: str | None, *, sharing_groups: bool) -> Json:
     """Show a gallery."""
-    with open_session() as session:
-        found = session.run(galleries.show_gallery, group=group, name=gallery)
-        return gallery_json(found, groups=sharing_groups or select is not None)
+    found = session.run(galleries.show_gallery, group=group, name=gallery)
+    return gallery_json(found, groups=sharing_groups or select is not None)
 
 
 @sig.command("list", table=_TABLE, example="imgstore sig list -o table")
 @options.some_group
 @options.together(*options.pages)
-def list_(group: str | None, page: PageRequest) -> Json:
+def list_(session: Session, group: str | None, page: PageRequest) -> Json:
     """List the galleries of one resource group, or of all resource groups."""
-    with open_session() as session:
-        return [gallery_json(each) for each in session.page(galleries.page_galleries, page, group=group)]
+    return [gallery_json(each) for each in session.page(galleries.page_galleries, page, group=group)]
 
 
 @sig.command(example="imgstore sig delete -g rg -r myGallery")
-@options.group
-@options.gallery
+@options.gallery_path
 @options.yes_ignored
-def delete(group: str, gallery: str) -> None:
+def delete(session: Session, group: str, gallery: str) -> None:
     """Delete a gallery without image definitions."""
-    with open_session() as session:
-        session.run(galleries.delete_gallery, group=group, name=gallery)
+    session.run(galleries.delete_gallery, group=group, name=gallery)

@@ -9,7 +9,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.names import SharedReference, VersionName, check_definition_name
 from imgstore.operations.gallery import sharing
 from imgstore.wire.json_text import Json
@@ -41,49 +41,45 @@ def share() -> None:
 @share.command(
     example="imgstore sig share add -g rg -r myGallery --subscription-ids 11111111-1111-1111-1111-111111111111"
 )
-@options.group
-@options.gallery
+@options.gallery_path
 @_subscriptions
 @_tenants
-def add(group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: Sequence[str] | None) -> Json:
+def add(
+    session: Session, group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: Sequence[str] | None
+) -> Json:
     """Share a gallery with subscriptions and tenants."""
-    with open_session() as session:
-        shared = session.run(
-            sharing.share_add, group=group, name=gallery, subscriptions=subscriptions or (), tenants=tenants or ()
-        )
-        return gallery_json(shared, groups=True)
+    shared = session.run(
+        sharing.share_add, group=group, name=gallery, subscriptions=subscriptions or (), tenants=tenants or ()
+    )
+    return gallery_json(shared, groups=True)
 
 
 @share.command(example="imgstore sig share remove -g rg -r myGallery --tenant-ids 11111111-1111-1111-1111-111111111111")
-@options.group
-@options.gallery
+@options.gallery_path
 @_subscriptions
 @_tenants
-def remove(group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: Sequence[str] | None) -> Json:
+def remove(
+    session: Session, group: str, gallery: str, subscriptions: Sequence[str] | None, tenants: Sequence[str] | None
+) -> Json:
     """Stop sharing a gallery with subscriptions and tenants. Existing disks of the subscriptions stay."""
-    with open_session() as session:
-        shared = session.run(
-            sharing.share_remove, group=group, name=gallery, subscriptions=subscriptions or (), tenants=tenants or ()
-        )
-        return gallery_json(shared, groups=True)
+    shared = session.run(
+        sharing.share_remove, group=group, name=gallery, subscriptions=subscriptions or (), tenants=tenants or ()
+    )
+    return gallery_json(shared, groups=True)
 
 
 @share.command(example="imgstore sig share reset -g rg -r myGallery")
-@options.group
-@options.gallery
-def reset(group: str, gallery: str) -> Json:
+@options.gallery_path
+def reset(session: Session, group: str, gallery: str) -> Json:
     """Stop sharing a gallery with all subscriptions and tenants."""
-    with open_session() as session:
-        return gallery_json(session.run(sharing.share_reset, group=group, name=gallery), groups=True)
+    return gallery_json(session.run(sharing.share_reset, group=group, name=gallery), groups=True)
 
 
 @share.command("enable-community", example="imgstore sig share enable-community -g rg -r myGallery")
-@options.group
-@options.gallery
-def enable_community(group: str, gallery: str) -> Json:
+@options.gallery_path
+def enable_community(session: Session, group: str, gallery: str) -> Json:
     """Share a gallery with every caller. The gallery was created with --permissions Community."""
-    with open_session() as session:
-        return gallery_json(session.run(sharing.enable_community, group=group, name=gallery), groups=True)
+    return gallery_json(session.run(sharing.enable_community, group=group, name=gallery), groups=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,21 +104,21 @@ class _Others:
         """Return the options of an example."""
         return f"-l eastus {self.names[0]} {self.example}"
 
-    def lines(self, location: str, gallery: str, only: str | None = None) -> list[Any]:
+    def lines(self, session: Session, location: str, gallery: str, only: str | None = None) -> list[Any]:
         """List the image definitions of a gallery, or find a definition by name."""
-        with open_session() as session:
-            session.installation.regions.get(location, target="location")
-            reference = SharedReference(gallery=gallery, community=self.community, definition=only or "any")
-            return session.run(sharing.list_definitions_shared, reference, only=only)
+        session.installation.regions.get(location, target="location")
+        reference = SharedReference(gallery=gallery, community=self.community, definition=only or "any")
+        return session.run(sharing.list_definitions_shared, reference, only=only)
 
-    def views(self, location: str, gallery: str, of: str, only: VersionName | None = None) -> list[Any]:
+    def views(
+        self, session: Session, location: str, gallery: str, of: str, only: VersionName | None = None
+    ) -> list[Any]:
         """List the image versions of a definition, or find a version by name."""
-        with open_session() as session:
-            session.installation.regions.get(location, target="location")
-            reference = SharedReference(
-                gallery=gallery, community=self.community, definition=check_definition_name(of), version=only
-            )
-            return session.run(sharing.list_versions_shared, reference)
+        session.installation.regions.get(location, target="location")
+        reference = SharedReference(
+            gallery=gallery, community=self.community, definition=check_definition_name(of), version=only
+        )
+        return session.run(sharing.list_versions_shared, reference)
 
 
 _OTHERS: Final = (
@@ -160,43 +156,40 @@ def _attach_lists(sig: click.Group) -> None:
         metavar="tenant",
         help="List galleries that are shared with the tenant of the subscription.",
     )
-    def list_shared(location: str, shared_to: str | None) -> Json:
+    def list_shared(session: Session, location: str, shared_to: str | None) -> Json:
         """List galleries of other subscriptions that are shared with this subscription."""
-        with open_session() as session:
-            found = session.run(sharing.list_shared, location=location, to_tenant=shared_to is not None)
-            return [shared_gallery_json(each) for each in found]
+        found = session.run(sharing.list_shared, location=location, to_tenant=shared_to is not None)
+        return [shared_gallery_json(each) for each in found]
 
     @sig.command("list-community", table=_TABLE, example="imgstore sig list-community -l eastus -o table")
     @options.location("List galleries of this region only.")
-    def list_community(location: str | None) -> Json:
+    def list_community(session: Session, location: str | None) -> Json:
         """List the community galleries."""
-        with open_session() as session:
-            regions = session.installation.regions
-            region = None if location is None else regions.get(location, target="location").name
-            found = session.run(sharing.list_community)
-            return [shared_gallery_json(each) for each in found if region in (None, each.location)]
+        regions = session.installation.regions
+        region = None if location is None else regions.get(location, target="location").name
+        found = session.run(sharing.list_community)
+        return [shared_gallery_json(each) for each in found if region in (None, each.location)]
 
 
 def _attach_gallery(sig: click.Group, others: _Others) -> None:
-    def show(location: str, gallery: str) -> Json:
-        with open_session() as session:
-            session.installation.regions.get(location, target="location")
-            if others.community:
-                found = session.run(sharing.show_community, public_name=gallery)
-            else:
-                found = session.run(sharing.show_shared, unique_name=gallery)
-            return shared_gallery_json(found)
+    def show(session: Session, location: str, gallery: str) -> Json:
+        session.installation.regions.get(location, target="location")
+        if others.community:
+            found = session.run(sharing.show_community, public_name=gallery)
+        else:
+            found = session.run(sharing.show_shared, unique_name=gallery)
+        return shared_gallery_json(found)
 
     name = f"show-{others.word}"
     _add(sig, name, f"Show a {others.word} gallery.", f"imgstore sig {name} {others.flags}", show, others.option)
 
 
 def _attach_definitions(image_definition: click.Group, others: _Others) -> None:
-    def list_(location: str, gallery: str) -> Json:
-        return [shared_definition_json(each) for each in others.lines(location, gallery)]
+    def list_(session: Session, location: str, gallery: str) -> Json:
+        return [shared_definition_json(each) for each in others.lines(session, location, gallery)]
 
-    def show(location: str, gallery: str, definition: str) -> Json:
-        return next(shared_definition_json(each) for each in others.lines(location, gallery, definition))
+    def show(session: Session, location: str, gallery: str, definition: str) -> Json:
+        return next(shared_definition_json(each) for each in others.lines(session, location, gallery, definition))
 
     word, line = others.word, f"imgstore sig image-definition {{}}-{others.word} {others.flags}"
     help_ = f"List the image definitions of a {word} gallery."
@@ -206,11 +199,11 @@ def _attach_definitions(image_definition: click.Group, others: _Others) -> None:
 
 
 def _attach_versions(image_version: click.Group, others: _Others) -> None:
-    def list_(location: str, gallery: str, definition: str) -> Json:
-        return [shared_version_json(each) for each in others.views(location, gallery, definition)]
+    def list_(session: Session, location: str, gallery: str, definition: str) -> Json:
+        return [shared_version_json(each) for each in others.views(session, location, gallery, definition)]
 
-    def show(location: str, gallery: str, definition: str, version: VersionName) -> Json:
-        return shared_version_json(others.views(location, gallery, definition, version)[0])
+    def show(session: Session, location: str, gallery: str, definition: str, version: VersionName) -> Json:
+        return shared_version_json(others.views(session, location, gallery, definition, version)[0])
 
     word, line = others.word, f"imgstore sig image-version {{}}-{others.word} {others.flags} -i ubuntu"
     parts = others.option, options.definition

@@ -12,7 +12,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.disks.signed_urls import SECONDS_MAX, AccessLevel
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import ImageReference
@@ -143,8 +143,7 @@ def _read_target(given: Mapping[str, Any]) -> ExportTarget:
 
 
 @disk.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_creation)
-@options.group
-@options.resource_name("disk")
+@options.resource_in_group("disk")
 @options.location("Region of the disk. Default: the region of a source disk or snapshot, else the region of the group.")
 @options.reference(
     "--gallery-image-reference",
@@ -177,24 +176,23 @@ def _read_target(given: Mapping[str, Any]) -> ExportTarget:
 @_file(required=False, text="Also write the disk to this file. The disk stays if the write fails.")
 @options.together(*_file_options)
 @options.tags
-def create(request: NewDiskRequest, target: ExportTarget | None) -> Json:
+def create(session: Session, request: NewDiskRequest, target: ExportTarget | None) -> Json:
     """Create a managed disk from an image version, a disk, a snapshot or a file, or for an upload.
 
     Disks of an image version use the replicas of the region in turn. An interrupted command resumes when the same line runs
     again.
     """
-    with open_session() as session:
-        if isinstance(request, UploadRequest):
-            return disk_json(session.run(create_upload, request))
-        if isinstance(request, DiskOfImageRequest):
-            made = session.run(disks.create_disk, request)
-        else:
-            made = session.run(create_from_source, request)
-        if target is None:
-            return disk_json(made)
-        with note_kept_disk(request, target):
-            export = session.run(disks_export.export_disk, group=request.group, name=request.name, **asdict(target))
-        return export_result(target.path, disk_json(made) | {"export": export_json(export)})
+    if isinstance(request, UploadRequest):
+        return disk_json(session.run(create_upload, request))
+    if isinstance(request, DiskOfImageRequest):
+        made = session.run(disks.create_disk, request)
+    else:
+        made = session.run(create_from_source, request)
+    if target is None:
+        return disk_json(made)
+    with note_kept_disk(request, target):
+        export = session.run(disks_export.export_disk, group=request.group, name=request.name, **asdict(target))
+    return export_result(target.path, disk_json(made) | {"export": export_json(export)})
 
 
 @contextmanager
@@ -212,8 +210,7 @@ def note_kept_disk(request: NewDiskRequest, target: ExportTarget) -> Iterator[No
 
 
 @disk.command("grant-access", example=_GRANT_EXAMPLE)
-@options.group
-@options.resource_name("disk")
+@options.resource_in_group("disk")
 @options.choice(
     "--access-level",
     "--access",
@@ -235,32 +232,31 @@ def note_kept_disk(request: NewDiskRequest, target: ExportTarget) -> Iterator[No
     metavar="URL",
     help=f"How clients reach `imgstore serve`, which serves the URL. Default: {_SERVER_URL}.",
 )
-def grant_access(group: str, name: str, level: AccessLevel, duration_in_seconds: int, url: str) -> Json:
+def grant_access(
+    session: Session, group: str, name: str, level: AccessLevel, duration_in_seconds: int, url: str
+) -> Json:
     """Create a signed URL for a disk's bytes, as a fixed VHD. The disk cannot be deleted before the URL expires.
 
     `curl -T disk.vhd URL` uploads a disk. After an interruption, the header x-imgstore-received-bytes of a HEAD response
     gives the received bytes, and `curl -T disk.vhd -C BYTES URL` sends the rest. `curl -C - -o disk.vhd URL` downloads a
     disk. Azure's blob clients accept the URL.
     """
-    with open_session() as session:
-        signed = session.run(
-            signed_urls.grant_access,
-            group=group,
-            name=name,
-            level=level,
-            duration_seconds=duration_in_seconds,
-            server_url=url.rstrip("/"),
-        )
-        return {"accessSAS": signed}
+    signed = session.run(
+        signed_urls.grant_access,
+        group=group,
+        name=name,
+        level=level,
+        duration_seconds=duration_in_seconds,
+        server_url=url.rstrip("/"),
+    )
+    return {"accessSAS": signed}
 
 
 @disk.command("revoke-access", example="imgstore disk revoke-access -g rg -n d1")
-@options.group
-@options.resource_name("disk")
-def revoke_access(group: str, name: str) -> None:
+@options.resource_in_group("disk")
+def revoke_access(session: Session, group: str, name: str) -> None:
     """Revoke the signed URL of a disk. Uploaded bytes become the content of the disk."""
-    with open_session() as session:
-        session.run(uploads.revoke_access, group=group, name=name)
+    session.run(uploads.revoke_access, group=group, name=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,31 +316,30 @@ def _read_export(**given: Any) -> dict[str, Any]:
     help="With --name: first byte of a range to write as raw bytes.",
 )
 @click.option("--length", type=click.IntRange(1), metavar="BYTES", help="With --offset: length of the range in bytes.")
-def export(request: ExportRequest) -> Json:
+def export(session: Session, request: ExportRequest) -> Json:
     """Write a managed disk or an image to a file, with every segment verified."""
     target = request.target
-    with open_session() as session:
-        if request.offset is not None and request.length is not None:
-            written = session.run(
-                disks_export.export_range,
-                group=request.group,
-                name=request.name,
-                path=target.path,
-                offset=request.offset,
-                length=request.length,
-                overwrite=target.overwrite,
-            )
-        elif request.reference is None:
-            written = session.run(disks_export.export_disk, group=request.group, name=request.name, **asdict(target))
-        else:
-            written = session.run(
-                disks_export.export_image,
-                reference=request.reference,
-                lun=request.lun,
-                location=request.location,
-                **asdict(target),
-            )
-        return export_result(target.path, export_json(written))
+    if request.offset is not None and request.length is not None:
+        written = session.run(
+            disks_export.export_range,
+            group=request.group,
+            name=request.name,
+            path=target.path,
+            offset=request.offset,
+            length=request.length,
+            overwrite=target.overwrite,
+        )
+    elif request.reference is None:
+        written = session.run(disks_export.export_disk, group=request.group, name=request.name, **asdict(target))
+    else:
+        written = session.run(
+            disks_export.export_image,
+            reference=request.reference,
+            lun=request.lun,
+            location=request.location,
+            **asdict(target),
+        )
+    return export_result(target.path, export_json(written))
 
 
 def export_result(path: Path, body: Json) -> Json:
@@ -353,28 +348,23 @@ def export_result(path: Path, body: Json) -> Json:
 
 
 @disk.command(table=_TABLE, example="imgstore disk show -g rg -n d1 --query replica")
-@options.group
-@options.resource_name("disk")
-def show(group: str, name: str) -> Json:
+@options.resource_in_group("disk")
+def show(session: Session, group: str, name: str) -> Json:
     """Show a managed disk and its replica."""
-    with open_session() as session:
-        return disk_json(session.run(disks.show_disk, group=group, name=name))
+    return disk_json(session.run(disks.show_disk, group=group, name=name))
 
 
 @disk.command("list", table=_TABLE, example="imgstore disk list -g rg -o table")
 @options.some_group
 @options.together(*options.pages)
-def list_(group: str | None, page: PageRequest) -> Json:
+def list_(session: Session, group: str | None, page: PageRequest) -> Json:
     """List the managed disks of one resource group, or of all resource groups."""
-    with open_session() as session:
-        return [disk_json(each) for each in session.page(disks.page_disks, page, group=group)]
+    return [disk_json(each) for each in session.page(disks.page_disks, page, group=group)]
 
 
 @disk.command(example="imgstore disk delete -g rg -n d1 --yes", question="Delete the managed disk '{name}'?")
-@options.group
-@options.resource_name("disk")
+@options.resource_in_group("disk")
 @options.yes
-def delete(group: str, name: str) -> None:
+def delete(session: Session, group: str, name: str) -> None:
     """Delete a managed disk. The image version of the disk stays."""
-    with open_session() as session:
-        session.run(disks.delete_disk, group=group, name=name)
+    session.run(disks.delete_disk, group=group, name=name)

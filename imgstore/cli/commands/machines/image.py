@@ -8,7 +8,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import ImageRequest
 from imgstore.domain.resources import DiskKind, OsProperties, OsState
@@ -48,8 +48,7 @@ def _read_request(**given: Any) -> dict[str, Any]:
 
 
 @image.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_request)
-@options.group
-@options.resource_name("managed image")
+@options.resource_in_group("managed image")
 @click.option(
     "--source",
     required=True,
@@ -79,38 +78,32 @@ def _read_request(**given: Any) -> dict[str, Any]:
 )
 @options.source_format
 @options.tags
-def create(request: ImageRequest) -> Json:
+def create(session: Session, request: ImageRequest) -> Json:
     """Create a managed image.
 
     An interrupted command resumes when the same line runs again.
     """
-    with open_session() as session:
-        return image_json(session.run(images.create_image, request))
+    return image_json(session.run(images.create_image, request))
 
 
 @image.command(table=_TABLE, example="imgstore image show -g rg -n i1")
-@options.group
-@options.resource_name("managed image")
-def show(group: str, name: str) -> Json:
+@options.resource_in_group("managed image")
+def show(session: Session, group: str, name: str) -> Json:
     """Show a managed image."""
-    with open_session() as session:
-        return image_json(session.run(images.show_image, group=group, name=name))
+    return image_json(session.run(images.show_image, group=group, name=name))
 
 
 @image.command("list", table=_TABLE, example="imgstore image list -g rg -o table")
 @options.some_group
 @options.together(*options.pages)
-def list_(group: str | None, page: PageRequest) -> Json:
+def list_(session: Session, group: str | None, page: PageRequest) -> Json:
     """List the managed images of one resource group, or of all resource groups."""
-    with open_session() as session:
-        return [image_json(each) for each in session.page(images.page_images, page, group=group)]
+    return [image_json(each) for each in session.page(images.page_images, page, group=group)]
 
 
 @image.command(example="imgstore image delete -g rg -n i1", question="Delete the managed image '{name}'?")
-@options.group
-@options.resource_name("managed image")
+@options.resource_in_group("managed image")
 @options.yes
-def delete(group: str, name: str) -> None:
+def delete(session: Session, group: str, name: str) -> None:
     """Delete a managed image. Its sources, and resources made from the image, stay."""
-    with open_session() as session:
-        session.run(disks.delete_disk, group=group, name=name, kind=DiskKind.IMAGE)
+    session.run(disks.delete_disk, group=group, name=name, kind=DiskKind.IMAGE)

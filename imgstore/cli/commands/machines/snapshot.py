@@ -7,7 +7,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import DiskRequest
 from imgstore.domain.resources import DiskKind
@@ -41,8 +41,7 @@ def _read_request(**given: Any) -> dict[str, Any]:
 
 
 @snapshot.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_request)
-@options.group
-@options.resource_name("snapshot")
+@options.resource_in_group("snapshot")
 @click.option(
     "--source",
     required=True,
@@ -58,39 +57,32 @@ def _read_request(**given: Any) -> dict[str, Any]:
 @options.hyper_v_generation
 @options.source_format
 @options.tags
-def create(request: DiskRequest) -> Json:
+def create(session: Session, request: DiskRequest) -> Json:
     """Create a full snapshot of a disk, a snapshot or a file.
 
     An interrupted command resumes when the same line runs again.
     """
-    with open_session() as session:
-        return disk_json(session.run(create_from_source, request))
+    return disk_json(session.run(create_from_source, request))
 
 
 @snapshot.command(table=_TABLE, example="imgstore snapshot show -g rg -n s1")
-@options.group
-@options.resource_name("snapshot")
-def show(group: str, name: str) -> Json:
+@options.resource_in_group("snapshot")
+def show(session: Session, group: str, name: str) -> Json:
     """Show a snapshot."""
-    with open_session() as session:
-        found = session.run(disks.show_disk, group=group, name=name, kind=DiskKind.SNAPSHOT)
-        return disk_json(found)
+    return disk_json(session.run(disks.show_disk, group=group, name=name, kind=DiskKind.SNAPSHOT))
 
 
 @snapshot.command("list", table=_TABLE, example="imgstore snapshot list -g rg -o table")
 @options.some_group
 @options.together(*options.pages)
-def list_(group: str | None, page: PageRequest) -> Json:
+def list_(session: Session, group: str | None, page: PageRequest) -> Json:
     """List the snapshots of one resource group, or of all resource groups."""
-    with open_session() as session:
-        return [disk_json(each) for each in session.page(disks.page_disks, page, group=group, kind=DiskKind.SNAPSHOT)]
+    return [disk_json(each) for each in session.page(disks.page_disks, page, group=group, kind=DiskKind.SNAPSHOT)]
 
 
 @snapshot.command(example="imgstore snapshot delete -g rg -n s1", question="Delete the snapshot '{name}'?")
-@options.group
-@options.resource_name("snapshot")
+@options.resource_in_group("snapshot")
 @options.yes
-def delete(group: str, name: str) -> None:
+def delete(session: Session, group: str, name: str) -> None:
     """Delete a snapshot. Its source, and resources made from the snapshot, stay."""
-    with open_session() as session:
-        session.run(disks.delete_disk, group=group, name=name, kind=DiskKind.SNAPSHOT)
+    session.run(disks.delete_disk, group=group, name=name, kind=DiskKind.SNAPSHOT)

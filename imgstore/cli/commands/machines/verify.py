@@ -6,7 +6,7 @@ import click
 
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Command
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import ImageReference
 from imgstore.operations.disks import verify as disks_verify
@@ -24,19 +24,23 @@ from imgstore.wire.responses.reports import verification_json
 @options.location("Region to read the image in. Default: the region of the gallery.")
 @options.source_format
 def verify(
-    path: Path, reference: ImageReference, lun: int | None, location: str | None, source_format: DiskFormat | None
+    session: Session,
+    path: Path,
+    reference: ImageReference,
+    lun: int | None,
+    location: str | None,
+    source_format: DiskFormat | None,
 ) -> Answer:
     """Compare a disk file with a stored image.
 
     The command compares disks, not files: a qcow2 and a VHD of one disk match. The exit code is 1 if the disks differ.
     """
-    with open_session() as session:
-        found = session.run(
-            disks_verify.verify_file,
-            path=path,
-            reference=reference,
-            lun=lun,
-            location=location,
-            source_format=source_format,
-        )
-        return Answer(body=verification_json(found), exit_code=0 if found.matches else 1)
+    found = session.run(
+        disks_verify.verify_file,
+        path=path,
+        reference=reference,
+        lun=lun,
+        location=location,
+        source_format=source_format,
+    )
+    return Answer(body=verification_json(found), exit_code=0 if found.matches else 1)

@@ -7,7 +7,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group, WordsOption
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.machines import SIZE
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import MachineRequest, OsProfile
@@ -47,8 +47,7 @@ def _read_request(**given: Any) -> dict[str, Any]:
 
 
 @vm.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_request)
-@options.group
-@options.resource_name("virtual machine")
+@options.resource_in_group("virtual machine")
 @options.location("Region of the machine. Default: the region of an attached OS disk, else the region of the group.")
 @click.option(
     "--image",
@@ -82,51 +81,43 @@ def _read_request(**given: Any) -> dict[str, Any]:
 @click.option("--plan-product", metavar="NAME", help="Product of the purchase plan.")
 @click.option("--specialized", is_flag=True, help="Require a specialized image, which takes no user and no host name.")
 @options.tags
-def create(request: MachineRequest) -> Json:
+def create(session: Session, request: MachineRequest) -> Json:
     """Create the record of a machine with new disks from one replica, or with existing disks.
 
     No machine is started. An interrupted command resumes when the same line runs again. On an existing machine the command
     changes the size and the tags.
     """
-    with open_session() as session:
-        return machine_json(session.run(create_machine, request))
+    return machine_json(session.run(create_machine, request))
 
 
 @vm.command(table=_TABLE, example="imgstore vm show -g rg -n vm1")
-@options.group
-@options.resource_name("virtual machine")
-def show(group: str, name: str) -> Json:
+@options.resource_in_group("virtual machine")
+def show(session: Session, group: str, name: str) -> Json:
     """Show a machine with its disks."""
-    with open_session() as session:
-        return machine_json(session.run(machines.show_machine, group=group, name=name))
+    return machine_json(session.run(machines.show_machine, group=group, name=name))
 
 
 @vm.command("list", table=_TABLE, example="imgstore vm list -g rg -o table")
 @options.some_group
 @options.together(*options.pages)
-def list_(group: str | None, page: PageRequest) -> Json:
+def list_(session: Session, group: str | None, page: PageRequest) -> Json:
     """List the machines of one resource group, or of all resource groups."""
-    with open_session() as session:
-        return [machine_json(each) for each in session.page(machines.page_machines, page, group=group)]
+    return [machine_json(each) for each in session.page(machines.page_machines, page, group=group)]
 
 
 @vm.command(example="imgstore vm generalize -g rg -n vm1")
-@options.group
-@options.resource_name("virtual machine")
-def generalize(group: str, name: str) -> None:
+@options.resource_in_group("virtual machine")
+def generalize(session: Session, group: str, name: str) -> None:
     """Mark a machine as generalized, so that managed images can be made from the machine.
 
     The mark is permanent. Remove machine-specific data inside the machine first, with waagent -deprovision or sysprep.
     """
-    with open_session() as session:
-        session.run(machines.generalize_machine, group=group, name=name)
+    session.run(machines.generalize_machine, group=group, name=name)
 
 
 @vm.command(example="imgstore vm delete -g rg -n vm1 --yes", question="Delete the virtual machine '{name}'?")
-@options.group
-@options.resource_name("virtual machine")
+@options.resource_in_group("virtual machine")
 @options.yes
-def delete(group: str, name: str) -> None:
+def delete(session: Session, group: str, name: str) -> None:
     """Delete a machine. Its disks stay, without a machine."""
-    with open_session() as session:
-        session.run(machines.delete_machine, group=group, name=name)
+    session.run(machines.delete_machine, group=group, name=name)

@@ -4,7 +4,7 @@ import click
 
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import Rows, columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.operations import billing
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.statement import statement_json
@@ -36,7 +36,6 @@ def bill() -> None:
 
 
 @bill.command(table=lines_and_total, example="imgstore bill show -o table")
-def show() -> Json:
+def show(session: Session) -> Json:
     """Show the statement: bytes across regions, copies inside a region, and storage by time."""
-    with open_session() as session:
-        return statement_json(session.run(billing.show_bill))
+    return statement_json(session.run(billing.show_bill))

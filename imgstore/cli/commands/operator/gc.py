@@ -1,13 +1,12 @@
 """``imgstore gc``: deletion of unreferenced objects after a grace period."""
 
-import sys
 from datetime import timedelta
 from typing import Final
 
 import click
 
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Answer, Command
+from imgstore.cli.framework.command import Answer, Command, require_confirmation
 from imgstore.cli.framework.output import columns, table_text
 from imgstore.cli.framework.session import open_session
 from imgstore.domain.text.durations import format_duration
@@ -223,10 +222,4 @@ def _answer(body: Json) -> Answer:
 
 
 def _confirm() -> None:
-    if not sys.stdin.isatty():
-        click.echo("Nothing was collected: there is no terminal for a confirmation. Use --yes.", err=True)
-    elif click.confirm("Collect this?", err=True):
-        return
-    else:
-        click.echo("Nothing was collected.", err=True)
-    click.get_current_context().exit(1)
+    require_confirmation("Collect this?", refusal="Nothing was collected")

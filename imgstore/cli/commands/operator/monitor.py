@@ -8,7 +8,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.operations import activity_log as operations_activity_log
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.reports import activity_json
@@ -68,14 +68,13 @@ def _offset(text: str) -> timedelta:
     metavar="N",
     help="Largest number of events to show.",
 )
-def list_(group: str | None, resource_id: str | None, offset: timedelta, max_events: int) -> Json:
+def list_(session: Session, group: str | None, resource_id: str | None, offset: timedelta, max_events: int) -> Json:
     """List the activities of principals, workers, collections and scrubs, the newest first."""
-    with open_session() as session:
-        found = session.run(
-            operations_activity_log.list_activity,
-            group=group,
-            resource_id=resource_id,
-            within=offset,
-            events_max=max_events,
-        )
-        return [activity_json(each) for each in found]
+    found = session.run(
+        operations_activity_log.list_activity,
+        group=group,
+        resource_id=resource_id,
+        within=offset,
+        events_max=max_events,
+    )
+    return [activity_json(each) for each in found]

@@ -1,14 +1,13 @@
 """``imgstore regions``: the regions, their zones and buckets."""
 
-import sys
 from collections.abc import Mapping
 
 import click
 
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Answer, Group
+from imgstore.cli.framework.command import Answer, Group, require_confirmation
 from imgstore.cli.framework.output import Rows, columns
-from imgstore.cli.framework.session import Session, open_session
+from imgstore.cli.framework.session import Session
 from imgstore.operations.recovery.recovery_cover import find_recovery_cover
 from imgstore.operations.stores import regions as operations
 from imgstore.operations.stores.catalog_checks import accept_catalog as accept
@@ -55,15 +54,14 @@ def regions() -> None:
 
 
 @regions.command("list", table=_list_table, example="imgstore regions list -o table")
-def list_() -> Json:
+def list_(session: Session) -> Json:
     """List the regions of regions.yaml with their storage types."""
-    with open_session() as session:
-        return [region_json(each) for each in session.run(operations.list_regions)]
+    return [region_json(each) for each in session.run(operations.list_regions)]
 
 
 @regions.command(table=_zones_table, example="imgstore regions check westus2 -o table")
 @_names
-def check(names: tuple[str, ...]) -> Answer:
+def check(session: Session, names: tuple[str, ...]) -> Answer:
     """Check every zone: response, round trip time, bucket, identity, rights and free space.
 
     The command puts a small object into each used zone and deletes the object. So the command finds missing rights, a full
@@ -77,11 +75,10 @@ def check(names: tuple[str, ...]) -> Answer:
 
     The exit code is 1 if a zone is not ready.
     """
-    with open_session() as session:
-        reports = session.run(operations.check_regions, names=names)
-        missed = session.run(operations.count_missed_objects)
-        _warn_without_recovery_file(session)
-        return _answer(session, reports, missed)
+    reports = session.run(operations.check_regions, names=names)
+    missed = session.run(operations.count_missed_objects)
+    _warn_without_recovery_file(session)
+    return _answer(session, reports, missed)
 
 
 @regions.command(
@@ -101,21 +98,19 @@ def check(names: tuple[str, ...]) -> Answer:
     help="Accept another store for the zone. The former content counts as lost: replicas without "
     "another copy become Degraded, and `imgstore scrub` restores the replicas.",
 )
-def init(names: tuple[str, ...], zone: str | None, *, replaced: bool) -> Answer:
+def init(session: Session, names: tuple[str, ...], zone: str | None, *, replaced: bool) -> Answer:
     """Create missing buckets. No other command creates a bucket.
 
     A zone with content keeps its store. Another store in the zone's place is refused unless --replaced is given. The exit
     code is 1 if a zone is not ready.
     """
-    with open_session() as session:
-        reports = session.run(operations.init_regions, names=names, zone=zone, replaced=replaced)
-        return _answer(session, reports)
+    return _answer(session, session.run(operations.init_regions, names=names, zone=zone, replaced=replaced))
 
 
 @regions.command(example="imgstore regions policy\nimgstore regions policy westus2 --read-only > policy.json")
 @_names
 @click.option("--read-only", is_flag=True, help="Permit reading only, for a home that cannot be written.")
-def policy(names: tuple[str, ...], *, read_only: bool) -> Json:
+def policy(session: Session, names: tuple[str, ...], *, read_only: bool) -> Json:
     """Print the least-privilege policy for the buckets of regions.yaml.
 
     The policy permits exactly the actions that imgstore sends, for the keys that imgstore uses. Attach the policy to the user
@@ -124,13 +119,12 @@ def policy(names: tuple[str, ...], *, read_only: bool) -> Json:
     After `imgstore regions init` the right s3:CreateBucket may be removed. A source `s3://...` of an image needs
     s3:GetObject for its own bucket in addition.
     """
-    with open_session() as session:
-        return dict(session.run(operations.create_regions_policy, names=names, read_only=read_only))
+    return dict(session.run(operations.create_regions_policy, names=names, read_only=read_only))
 
 
 @regions.command("accept-catalog", example="imgstore regions accept-catalog --yes")
 @options.yes
-def accept_catalog(*, yes: bool) -> Json:
+def accept_catalog(session: Session, *, yes: bool) -> Json:
     """Accept a catalog that is older than its buckets, for example after a restore from a backup.
 
     Look for a newer backup first. Versions and disks that were stored after the backup are not in the catalog, and cannot be
@@ -139,23 +133,12 @@ def accept_catalog(*, yes: bool) -> Json:
 
     Without --yes the command asks for a confirmation. Without a terminal the command changes nothing and exits with 1.
     """
-    with open_session() as session:
-        if not yes:
-            _confirm()
-        problems = session.run(accept)
-        for problem in problems:
-            session.warn(f"{problem}; the zone may show again that the catalog is older")
-        return {"accepted": True, "zonesNotReached": problems}
-
-
-def _confirm() -> None:
-    if not sys.stdin.isatty():
-        click.echo("Nothing was changed: there is no terminal for a confirmation. Use --yes.", err=True)
-    elif click.confirm("Use this catalog although it is older than its buckets?", err=True):
-        return
-    else:
-        click.echo("Nothing was changed.", err=True)
-    click.get_current_context().exit(1)
+    if not yes:
+        require_confirmation("Use this catalog although it is older than its buckets?", refusal="Nothing was changed")
+    problems = session.run(accept)
+    for problem in problems:
+        session.warn(f"{problem}; the zone may show again that the catalog is older")
+    return {"accepted": True, "zonesNotReached": problems}
 
 
 def _warn_without_recovery_file(session: Session) -> None:

@@ -6,7 +6,7 @@ import click
 
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.domain.requests import ScrubRequest
 from imgstore.operations.maintenance import scrub as maintenance_scrub
 from imgstore.wire.json_text import Json
@@ -52,7 +52,9 @@ def _table(body: Json) -> list[dict[str, Json]]:
 @click.option("--region", metavar="REGION", help="Scrub this region only. Default: every region.")
 @click.option("--dry-run", is_flag=True, help="Report damage and repair nothing.")
 @click.option("--from-start", is_flag=True, help="Read each slot from the beginning, also after an interrupted scrub.")
-def scrub(*, percent: float, seed: int | None, region: str | None, dry_run: bool, from_start: bool) -> Answer:
+def scrub(
+    session: Session, *, percent: float, seed: int | None, region: str | None, dry_run: bool, from_start: bool
+) -> Answer:
     """Read stored objects, check the objects and repair damage.
 
     The command compares every segment and manifest of versions and disks with its digest. A damaged or missing object is
@@ -69,7 +71,6 @@ def scrub(*, percent: float, seed: int | None, region: str | None, dry_run: bool
         takes_any_seed=seed is None,
         from_start=from_start,
     )
-    with open_session() as session:
-        done = session.run(maintenance_scrub.scrub, request)
-        wrong = any(each.unrepaired or each.unrestored or each.problem for each in done)
-        return Answer(body=scrub_json(request, done), exit_code=1 if wrong else 0)
+    done = session.run(maintenance_scrub.scrub, request)
+    wrong = any(each.unrepaired or each.unrestored or each.problem for each in done)
+    return Answer(body=scrub_json(request, done), exit_code=1 if wrong else 0)

@@ -6,7 +6,7 @@ import click
 
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.operations import shared_settings as operations
 from imgstore.wire.json_text import Json
 
@@ -19,17 +19,16 @@ def settings() -> None:
 @settings.command(
     table=columns(Name="name", Value="value", IsSet="isSet", InFile="inFile"), example="imgstore settings show -o table"
 )
-def show() -> Json:
+def show(session: Session) -> Json:
     """Show the limits and the maintenance settings in force.
 
     The catalog keeps the settings. The first start imports settings.toml in the home. Later, `settings apply` imports a
     file.
     """
-    with open_session() as session:
-        return [
-            {"name": each.key, "value": each.value, "isSet": each.is_set, "inFile": each.in_file}
-            for each in session.run(operations.show_settings)
-        ]
+    return [
+        {"name": each.key, "value": each.value, "isSet": each.is_set, "inFile": each.in_file}
+        for each in session.run(operations.show_settings)
+    ]
 
 
 @settings.command(
@@ -42,12 +41,11 @@ def show() -> Json:
     metavar="FILE",
     help="Settings file. Default: settings.toml in the home.",
 )
-def apply(file: Path | None) -> Json:
+def apply(session: Session, file: Path | None) -> Json:
     """Replace the limits and the maintenance settings of the installation by a file.
 
     A setting without a value in the file gets its default. Running servers and workers use the new values after a restart.
     The command prints the changes.
     """
-    with open_session() as session:
-        changed = session.run(operations.apply_settings, file)
-        return [{"name": each.key, "before": each.in_catalog, "after": each.in_file} for each in changed]
+    changed = session.run(operations.apply_settings, file)
+    return [{"name": each.key, "before": each.in_catalog, "after": each.in_file} for each in changed]

@@ -10,7 +10,7 @@ import click
 from imgstore.cli.framework import global_options, output
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session, open_session
 from imgstore.operations.maintenance.worker import POLL_SECONDS, list_workers, run_worker
 from imgstore.policy.worker_queue import WorkerLimits
 from imgstore.wire.json_text import Json
@@ -81,10 +81,9 @@ def worker(
 
 
 @worker.command("list", table=_WORKERS, example="imgstore worker list -o table")
-def list_() -> Json:
+def list_(session: Session) -> Json:
     """List the live workers, with the number of replicas in progress."""
-    with open_session() as session:
-        return [worker_json(each) for each in session.run(list_workers)]
+    return [worker_json(each) for each in session.run(list_workers)]
 
 
 @contextmanager
