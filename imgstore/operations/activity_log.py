@@ -34,7 +34,7 @@ def permit(installation: Installation, principal: Principal, action: Action, sco
         NotFound: the principal has no role in the subscription.
     """
     if not is_allowed(principal, action, scope, of):
-        with record_activity(installation, principal, action, scope, operation_name(action, scope, of), of=of):
+        with record_activity(installation, principal, action, scope, of=of):
             pass
 
 
@@ -55,7 +55,7 @@ def record_activity(
     principal: Principal,
     action: Action,
     scope: str,
-    what: str,
+    what: str | None = None,
     *,
     about: str = "",
     of: str | None = None,
@@ -70,7 +70,7 @@ def record_activity(
         principal: the caller.
         action: the kind of action.
         scope: the id of the resource.
-        what: the name of the operation, as in Azure ("Microsoft.Compute/galleries/write").
+        what: the name of the operation, such as "imgstore/gc". None uses Azure's name (`access.operation_name`).
         about: the part of the resource, such as a replica of a version, if the id does not name the part.
         of: the type of the resource, if the type differs from the type of the scope (`access.operation_name`).
         is_permitted: True if the action was authorized before.
@@ -80,6 +80,7 @@ def record_activity(
     """
     begun_at = installation.effects.monotonic()
     outcome, detail, is_refused = "Succeeded", about, True
+    what = what or operation_name(action, scope, of)
     older: list[str] = []
     try:
         if not is_permitted:
@@ -131,7 +132,9 @@ def _find_older(installation: Installation, action: Action, scope: str) -> list[
 
 
 @contextmanager
-def record_resource_deletion(installation: Installation, principal: Principal, scope: str, what: str) -> Iterator[None]:
+def record_resource_deletion(
+    installation: Installation, principal: Principal, scope: str, what: str | None = None
+) -> Iterator[None]:
     """Authorize and record the deletion of a resource, and cancel the older operations that write the resource.
 
     A server that resumed such an operation would create the resource again.

@@ -53,10 +53,9 @@ def begin_deployment(
             target="deploymentName",
             code="InvalidDeploymentName",
         )
+    scope = deployment_id(installation, group, name)
     with (
-        record_activity(
-            installation, principal, Action.WRITE, deployment_id(installation, group, name), _operation_name("write")
-        ),
+        record_activity(installation, principal, Action.WRITE, scope),
         installation.catalog.transaction() as transaction,
     ):
         above = lookup.find_group(transaction, installation.subscription, group)
@@ -173,7 +172,7 @@ def delete_deployment(installation: Installation, principal: Principal, *, group
     """
     scope = deployment_id(installation, group, name)
     with (
-        record_activity(installation, principal, Action.DELETE, scope, _operation_name("delete")),
+        record_activity(installation, principal, Action.DELETE, scope),
         installation.catalog.transaction() as transaction,
     ):
         if not transaction.deployments.remove(
@@ -185,10 +184,6 @@ def delete_deployment(installation: Installation, principal: Principal, *, group
 def deployment_id(installation: Installation, group: str, name: str) -> str:
     """Return the resource id of a deployment."""
     return f"{names.group_id(installation.subscription, group)}/providers/Microsoft.Resources/deployments/{name}"
-
-
-def _operation_name(verb: str) -> str:
-    return f"Microsoft.Resources/deployments/{verb}"
 
 
 def _deployment_not_found(installation: Installation, group: str, name: str) -> NotFound:

@@ -96,10 +96,7 @@ def put_network_record(
     """
     names.check_network_name(place.name)
     scope = place.scope(installation)
-    with (
-        record_activity(installation, principal, action, scope, operation_name(action, scope)),
-        installation.catalog.transaction() as transaction,
-    ):
+    with record_activity(installation, principal, action, scope), installation.catalog.transaction() as transaction:
         transaction.network_records.lock(installation.subscription)
         above = lookup.find_group(transaction, installation.subscription, place.group)
         standing = transaction.network_records.get(installation.subscription, place.group, place.type, place.name)
@@ -175,7 +172,7 @@ def delete_network_record(installation: Installation, principal: Principal, plac
     """
     scope = place.scope(installation)
     with (
-        record_activity(installation, principal, Action.DELETE, scope, operation_name(Action.DELETE, scope)),
+        record_activity(installation, principal, Action.DELETE, scope),
         installation.catalog.transaction() as transaction,
     ):
         transaction.network_records.lock(installation.subscription)

@@ -73,7 +73,7 @@ def create_disk(installation: Installation, principal: Principal, request: DiskO
     names.check_disk_name(name)
     scope = names.disk_id(installation.subscription, group, name)
     permit_group(installation, principal, group)
-    with record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"):
+    with record_activity(installation, principal, Action.WRITE, scope):
         reference = admit_reader(installation, principal, request.reference)
         installation.locator.health.refresh()
 
@@ -365,7 +365,7 @@ def tag_disk(
     """
     scope = names.compute_id(installation.subscription, group, kind, name)
     with (
-        record_activity(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{kind}/write"),
+        record_activity(installation, principal, Action.WRITE, scope),
         installation.catalog.transaction() as transaction,
     ):
         place = (installation.subscription, group, kind, name)
@@ -391,7 +391,7 @@ def delete_disk(
         Conflict: a signed URL of a disk is valid.
     """
     scope = names.compute_id(installation.subscription, group, kind, name)
-    with record_resource_deletion(installation, principal, scope, f"Microsoft.Compute/{kind}/delete"):
+    with record_resource_deletion(installation, principal, scope):
         with installation.catalog.reading() as transaction:
             found = transaction.disks.list(installation.subscription, group, kind, name)
             if not found:

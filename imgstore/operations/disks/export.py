@@ -87,7 +87,7 @@ def export_disk(
     scope = names.disk_id(installation.subscription, group, name)
     with (
         installation.catalog.discarding_writes(),
-        record_activity(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"),
+        record_activity(installation, principal, Action.EXPORT, scope),
     ):
         installation.locator.health.refresh()
         chosen = _pin_disk(installation, group, name)
@@ -125,7 +125,7 @@ def export_range(
     scope = names.disk_id(installation.subscription, group, name)
     with (
         installation.catalog.discarding_writes(),
-        record_activity(installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"),
+        record_activity(installation, principal, Action.EXPORT, scope),
     ):
         installation.locator.health.refresh()
         return _write_range(installation, _pin_disk(installation, group, name), path, offset, length, overwrite)
@@ -194,7 +194,7 @@ def export_image(
     scope = image_scope(installation, reference)
     with (
         installation.catalog.discarding_writes(),
-        record_activity(installation, principal, Action.READ, scope, f"{VERSIONS}/{Action.READ}", of=VERSIONS),
+        record_activity(installation, principal, Action.READ, scope, of=VERSIONS),
     ):
         subscription = reference.subscription or installation.subscription
         installation.locator.health.refresh()

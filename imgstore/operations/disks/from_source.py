@@ -93,7 +93,7 @@ def create_from_source(
     names.check_disk_name(request.name, request.kind.noun)
     scope = names.compute_id(installation.subscription, request.group, request.kind, request.name)
     permit_group(installation, principal, request.group)
-    with record_activity(installation, principal, Action.WRITE, scope, f"Microsoft.Compute/{request.kind}/write"):
+    with record_activity(installation, principal, Action.WRITE, scope):
         return make_disks(installation, principal, [request], on_recorded)[0]
 
 

@@ -72,9 +72,7 @@ def grant_access(
             target="durationInSeconds",
         )
     scope = names.disk_id(installation.subscription, group, name)
-    with record_activity(
-        installation, principal, Action.EXPORT, scope, "Microsoft.Compute/disks/beginGetAccess/action"
-    ):
+    with record_activity(installation, principal, Action.EXPORT, scope):
         with installation.catalog.transaction() as transaction:
             disk = lookup.find_disk(transaction, installation.subscription, group, name)
             _check_level(disk, level)

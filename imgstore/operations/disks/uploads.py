@@ -19,7 +19,7 @@ from imgstore.domain.disks.sources import ContainerMetadata, DiskFormat, DiskRea
 from imgstore.domain.disks.upload_tags import destination_id, expected_digest, is_for_version
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound, PropertyChangeNotAllowed, SourceNotFound
-from imgstore.domain.identity.access import DISKS, VERSIONS, Action, Principal
+from imgstore.domain.identity.access import VERSIONS, Action, Principal
 from imgstore.domain.requests import UploadRequest
 from imgstore.domain.resources import ManagedDisk, StorageAccountType
 from imgstore.domain.states import ProvisioningState
@@ -68,7 +68,7 @@ def create_upload(installation: Installation, principal: Principal, request: Upl
     if destination is not None:  # Refuse before the bytes are sent.
         permit(installation, principal, Action.WRITE, destination, VERSIONS)
     with (
-        record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/disks/write"),
+        record_activity(installation, principal, Action.WRITE, scope),
         installation.catalog.transaction() as transaction,
         enforce_quota(installation, transaction),
     ):
@@ -163,7 +163,7 @@ def revoke_access(
         StoreError: the ingest failed. The same call resumes the ingest.
     """
     scope = names.disk_id(installation.subscription, group, name)
-    with record_activity(installation, principal, Action.END_ACCESS, scope, f"{DISKS}/{Action.END_ACCESS}"):
+    with record_activity(installation, principal, Action.END_ACCESS, scope):
         with installation.catalog.transaction() as transaction:
             disk = lookup.find_disk(transaction, installation.subscription, group, name)
             if disk.grant is not None:

@@ -59,7 +59,7 @@ def create_definition(
     names.check_identifier(sku, what="sku", characters_max=names.SKU_CHARACTERS_MAX)
     scope = names.definition_id(installation.subscription, group, gallery, name)
     with (
-        record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/write"),
+        record_activity(installation, principal, Action.WRITE, scope),
         installation.catalog.transaction() as transaction,
     ):
         above = lookup.find_parent_gallery(transaction, installation.subscription, group, gallery)
@@ -131,7 +131,7 @@ def update_definition(
     """
     scope = names.definition_id(installation.subscription, group, gallery, name)
     with (
-        record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/write"),
+        record_activity(installation, principal, Action.WRITE, scope),
         installation.catalog.transaction() as transaction,
     ):
         definition_path = lookup.find_definition_path(transaction, installation.subscription, group, gallery, name)
@@ -198,10 +198,7 @@ def delete_definition(installation: Installation, principal: Principal, *, group
         Conflict: it has versions.
     """
     scope = names.definition_id(installation.subscription, group, gallery, name)
-    with (
-        record_resource_deletion(installation, principal, scope, "Microsoft.Compute/galleries/images/delete"),
-        installation.catalog.transaction() as transaction,
-    ):
+    with record_resource_deletion(installation, principal, scope), installation.catalog.transaction() as transaction:
         definition_path = lookup.find_definition_path(transaction, installation.subscription, group, gallery, name)
         below = f"Microsoft.Compute/galleries/{definition_path.gallery.name}/images/{definition_path.definition.name}/versions"
         standing = transaction.versions.list(definition_path.definition.uid)

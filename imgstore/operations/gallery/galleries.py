@@ -70,7 +70,7 @@ def create_gallery(
     scope = names.gallery_id(installation.subscription, group, name)
     permit_group(installation, principal, group)
     with (
-        record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
+        record_activity(installation, principal, Action.WRITE, scope),
         installation.catalog.transaction() as transaction,
     ):
         first = next(iter(installation.regions.regions))
@@ -123,7 +123,7 @@ def update_gallery(
     """
     scope = names.gallery_id(installation.subscription, group, name)
     with (
-        record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/write"),
+        record_activity(installation, principal, Action.WRITE, scope),
         installation.catalog.transaction() as transaction,
     ):
         return _change_gallery(
@@ -199,10 +199,7 @@ def delete_gallery(installation: Installation, principal: Principal, *, group: s
         Conflict: it has definitions.
     """
     scope = names.gallery_id(installation.subscription, group, name)
-    with (
-        record_resource_deletion(installation, principal, scope, "Microsoft.Compute/galleries/delete"),
-        installation.catalog.transaction() as transaction,
-    ):
+    with record_resource_deletion(installation, principal, scope), installation.catalog.transaction() as transaction:
         gallery = lookup.find_gallery(transaction, installation.subscription, group, name)
         children = [
             f"Microsoft.Compute/galleries/{gallery.name}/images/{each.name}"

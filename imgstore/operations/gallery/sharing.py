@@ -348,7 +348,7 @@ def _change_sharing(
 ) -> Gallery:
     scope = names.gallery_id(installation.subscription, group, name)
     with (
-        record_activity(installation, principal, Action.SHARE, scope, "Microsoft.Compute/galleries/share/action"),
+        record_activity(installation, principal, Action.SHARE, scope),
         installation.catalog.transaction() as transaction,
     ):
         standing = transaction.galleries.get_for_update(

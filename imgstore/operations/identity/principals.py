@@ -1,7 +1,7 @@
 """Manage tenants, service principals, users and trusted issuers. `roles.py` manages roles."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -61,7 +61,7 @@ def create_tenant(
         Conflict: there is one of that name, or a subscription belongs to another.
     """
     _check_name(name)
-    with _administering(installation, principal, "tenants/write"), installation.catalog.transaction() as transaction:
+    with _administer(installation, principal, "tenants/write") as transaction:
         ensure_tenant(installation, transaction)
         if transaction.tenants.find(name) is not None:
             raise Conflict(
@@ -118,10 +118,7 @@ def add_service_principal(
         Conflict: the tenant knows the application.
     """
     _check_name(name)
-    with (
-        _administering(installation, principal, "servicePrincipals/write"),
-        installation.catalog.transaction() as transaction,
-    ):
+    with _administer(installation, principal, "servicePrincipals/write") as transaction:
         home = _tenant(installation, transaction, tenant)
         if client_id is not None and not transaction.principals.is_client_known(client_id):
             raise _unknown(client_id, "an application that a tenant knows")
@@ -190,7 +187,7 @@ def add_user(
         Conflict: the subject is known.
     """
     _check_name(name)
-    with _administering(installation, principal, "users/write"), installation.catalog.transaction() as transaction:
+    with _administer(installation, principal, "users/write") as transaction:
         trusted = _issuer(transaction, issuer)
         made = PrincipalRecord(
             uid=installation.effects.new_uid(),
@@ -221,10 +218,7 @@ def show_principal(installation: Installation, principal: Principal, *, who: str
 
 def delete_principal(installation: Installation, principal: Principal, *, who: str) -> None:
     """Delete a principal with its roles and tokens. The secrets of an application are deleted with its last principal."""
-    with (
-        _administering(installation, principal, "principals/delete"),
-        installation.catalog.transaction() as transaction,
-    ):
+    with _administer(installation, principal, "principals/delete") as transaction:
         found = find_principal(transaction, who)
         transaction.principals.delete(found.uid)
         if found.client_id is not None and not transaction.principals.is_client_known(found.client_id):
@@ -240,10 +234,7 @@ def revoke_tokens(installation: Installation, principal: Principal, *, who: str)
     Raises:
         NotFound: no such principal.
     """
-    with (
-        _administering(installation, principal, "principals/revokeTokens/action"),
-        installation.catalog.transaction() as transaction,
-    ):
+    with _administer(installation, principal, "principals/revokeTokens/action") as transaction:
         found = find_principal(transaction, who)
         transaction.principals.revoke_tokens(found.uid, transaction.now())
         return _read_details(transaction, find_principal(transaction, found.uid))
@@ -265,10 +256,7 @@ def reset_credential(
         NotFound: no such principal.
         InvalidInput: it is a user.
     """
-    with (
-        _administering(installation, principal, "servicePrincipals/credentials/write"),
-        installation.catalog.transaction() as transaction,
-    ):
+    with _administer(installation, principal, "servicePrincipals/credentials/write") as transaction:
         found = find_principal(transaction, who)
         if found.client_id is None:
             raise InvalidInput(
@@ -321,7 +309,7 @@ def add_issuer(
             hint="`jwks_uri` in the issuer's /.well-known/openid-configuration",
             target="jwks",
         )
-    with _administering(installation, principal, "issuers/write"), installation.catalog.transaction() as transaction:
+    with _administer(installation, principal, "issuers/write") as transaction:
         made = Issuer(
             uid=installation.effects.new_uid(),
             tenant_uid=_tenant(installation, transaction, tenant).uid,
@@ -343,7 +331,7 @@ def list_issuers(installation: Installation, principal: Principal) -> list[Issue
 
 def remove_issuer(installation: Installation, principal: Principal, *, url: str) -> None:
     """Remove an issuer from the trusted issuers. Its users stay, and cannot sign in."""
-    with _administering(installation, principal, "issuers/delete"), installation.catalog.transaction() as transaction:
+    with _administer(installation, principal, "issuers/delete") as transaction:
         transaction.issuers.delete(_issuer(transaction, url).uid)
 
 
@@ -371,8 +359,14 @@ def find_principal(transaction: Transaction, who: str) -> PrincipalRecord:
     return found[0]
 
 
-def _administering(installation: Installation, principal: Principal, what: str) -> AbstractContextManager[None]:
-    return record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, f"imgstore/{what}")
+@contextmanager
+def _administer(installation: Installation, principal: Principal, what: str) -> Iterator[Transaction]:
+    """Authorize and record a change of principals, and run the block in a transaction."""
+    with (
+        record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, f"imgstore/{what}"),
+        installation.catalog.transaction() as transaction,
+    ):
+        yield transaction
 
 
 def _read_details(transaction: Transaction, identity: PrincipalRecord) -> PrincipalDetails:

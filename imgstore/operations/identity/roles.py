@@ -28,9 +28,7 @@ def assign(
     """
     where = check_scope(scope)
     with (
-        record_activity(
-            installation, principal, Action.WRITE, where, f"{ROLE_ASSIGNMENTS}/{Action.WRITE}", of=ROLE_ASSIGNMENTS
-        ),
+        record_activity(installation, principal, Action.WRITE, where, of=ROLE_ASSIGNMENTS),
         installation.catalog.transaction() as transaction,
     ):
         identity = find_principal(transaction, assignee)
@@ -102,9 +100,8 @@ def remove(installation: Installation, principal: Principal, *, uid: str) -> Non
             target=uid,
             code="RoleAssignmentNotFound",
         )
-    what = f"{ROLE_ASSIGNMENTS}/{Action.DELETE}"
     with (
-        record_activity(installation, principal, Action.DELETE, found.scope, what, of=ROLE_ASSIGNMENTS),
+        record_activity(installation, principal, Action.DELETE, found.scope, of=ROLE_ASSIGNMENTS),
         installation.catalog.transaction() as transaction,
     ):
         transaction.assignments.delete(uid)

@@ -78,7 +78,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
     _check_one_source(request)
     scope = names.compute_id(installation.subscription, request.group, MACHINE, request.name)
     permit_group(installation, principal, request.group)
-    with record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/virtualMachines/write"):
+    with record_activity(installation, principal, Action.WRITE, scope):
         asked = _Asked(request=request, reference=_find_gallery_image(installation, principal, request))
         installation.locator.health.refresh()
         return run_or_follow(

@@ -49,7 +49,7 @@ def create_image(
     names.check_disk_name(request.name, DiskKind.IMAGE.noun)
     scope = names.compute_id(installation.subscription, request.group, DiskKind.IMAGE, request.name)
     permit_group(installation, principal, request.group)
-    with record_activity(installation, principal, Action.WRITE, scope, "Microsoft.Compute/images/write"):
+    with record_activity(installation, principal, Action.WRITE, scope):
         sources, os_properties = _sources(installation, principal, request)
         parts = [
             _part(request, part, sources[part], os_properties if part == OS_DISK else NO_OS_PROPERTIES)

@@ -74,7 +74,7 @@ def generalize_machine(installation: Installation, principal: Principal, *, grou
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
     with (
-        record_activity(installation, principal, Action.GENERALIZE, scope, f"{MACHINES}/{Action.GENERALIZE}"),
+        record_activity(installation, principal, Action.GENERALIZE, scope),
         installation.catalog.transaction() as transaction,
     ):
         held = transaction.machines.get_for_update(
@@ -172,7 +172,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
         WorkHeld: a live process makes one of its disks.
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
-    with record_resource_deletion(installation, principal, scope, f"{MACHINES}/delete"):
+    with record_resource_deletion(installation, principal, scope):
         with installation.catalog.transaction() as transaction:
             standing = transaction.machines.get(installation.subscription, group, name)
             if standing is None:

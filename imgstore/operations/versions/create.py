@@ -178,9 +178,7 @@ def _record_activity(
     installation: Installation, principal: Principal, resolved: ResolvedRequest
 ) -> AbstractContextManager[None]:
     scope = resolved.definition_path.version_id(resolved.request.version)
-    return record_activity(
-        installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"
-    )
+    return record_activity(installation, principal, Action.WRITE, scope)
 
 
 def _publish(

@@ -49,8 +49,7 @@ def delete_version(
             as an invisible tombstone until the command is repeated.
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
-    what = "Microsoft.Compute/galleries/images/versions/delete"
-    with record_resource_deletion(installation, principal, scope, what):
+    with record_resource_deletion(installation, principal, scope):
         with installation.catalog.reading() as transaction:
             definition_path = lookup.find_definition_path(
                 transaction, installation.subscription, group, gallery, definition
@@ -125,9 +124,7 @@ def undelete_version(
         NotFound: the version does not exist, or its removal has begun.
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
-    with record_activity(
-        installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"
-    ):
+    with record_activity(installation, principal, Action.WRITE, scope):
         purge_soft_deleted(installation)
         with installation.catalog.transaction() as transaction:
             definition_path = lookup.find_definition_path(

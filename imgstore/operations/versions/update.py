@@ -44,9 +44,7 @@ def update_version(
         ReplicationFailed: one or more target regions failed. The other regions are usable.
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
-    with record_activity(
-        installation, principal, Action.WRITE, scope, "Microsoft.Compute/galleries/images/versions/write"
-    ):
+    with record_activity(installation, principal, Action.WRITE, scope):
         with installation.catalog.reading() as transaction:
             definition_path = lookup.find_definition_path(
                 transaction, installation.subscription, group, gallery, definition
