@@ -67,8 +67,6 @@ _LIMITS: Final = (
 class ClockSteps(Repository):
     """Corrections of times after a step of the clock."""
 
-    __slots__ = ()
-
     def correct(self) -> int:
         """Set each time that is too far in the future to the present.
 

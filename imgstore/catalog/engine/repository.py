@@ -4,34 +4,28 @@ A lookup by a name from a person returns None if there is no such row. A lookup 
 catalog itself gave out the uid.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from sqlalchemy import Select, Table, delete, update
+from sqlalchemy import Row, Select, Table, delete, update
 
 from imgstore.catalog.engine.database import Session
 from imgstore.domain.errors import NotFound
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sqlalchemy.engine import Row
 
 
 class Repository:
     """The rows of a table, as a transaction sees the rows."""
 
-    __slots__ = ("_session",)
-
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def _row(self, select: Select[Any], what: str, uid: str) -> "Row[Any]":
+    def _row(self, select: Select[Any], what: str, uid: str) -> Row[Any]:
         row = self._session.first(select)
         if row is None:
             raise missing_row_error(what, uid)
         return row
 
-    def _replace(self, table: Table, uid: str, values: "Mapping[str, Any]", what: str) -> None:
+    def _replace(self, table: Table, uid: str, values: Mapping[str, Any], what: str) -> None:
         if not self._session.change(update(table).where(table.c.uid == uid).values(**values)):
             raise missing_row_error(what, uid)
 

@@ -17,8 +17,6 @@ class CatalogSequence(Repository):
     Rows are never removed, because a bucket may contain a checkpoint with any number.
     """
 
-    __slots__ = ()
-
     def next(self) -> Checkpoint:
         """Return a checkpoint with the next number and a new uid.
 

@@ -21,8 +21,6 @@ _assignments = schema.role_assignments
 class Tenants(Repository):
     """The tenants and the subscriptions of each tenant."""
 
-    __slots__ = ()
-
     def add(self, tenant: Tenant) -> None:
         """Add a tenant.
 
@@ -65,8 +63,6 @@ class Tenants(Repository):
 
 class Principals(Repository):
     """The service principals and users of all tenants."""
-
-    __slots__ = ()
 
     def add(self, identity: PrincipalRecord) -> None:
         """Add a principal.
@@ -128,8 +124,6 @@ class Principals(Repository):
 class Secrets(Repository):
     """The hashes of the secrets of applications."""
 
-    __slots__ = ()
-
     def add(self, secret: Secret) -> None:
         """Add a secret. Other secrets of the application stay valid."""
         self._session.run(_secrets.insert(), to_columns(_secrets, secret))
@@ -154,8 +148,6 @@ class Secrets(Repository):
 
 class Assignments(Repository):
     """The role assignments of all principals."""
-
-    __slots__ = ()
 
     def add(self, assignment: RoleAssignment) -> None:
         """Add a role assignment.

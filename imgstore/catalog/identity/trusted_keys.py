@@ -17,8 +17,6 @@ _keys = schema.signing_keys
 class Issuers(Repository):
     """The OIDC issuers whose tokens are accepted."""
 
-    __slots__ = ()
-
     def add(self, issuer: Issuer) -> None:
         """Add a trusted issuer.
 
@@ -47,8 +45,6 @@ class Issuers(Repository):
 
 class SigningKeys(Repository):
     """The installation's own signing keys."""
-
-    __slots__ = ()
 
     def add(self, key: SigningKey) -> None:
         """Add a key, which signs all tokens from now on."""

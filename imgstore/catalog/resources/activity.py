@@ -46,8 +46,6 @@ class ActivityRow:
 class Activity(Repository):
     """The activity log. Old rows are deleted. Only the row of a refusal changes, when the refusal repeats."""
 
-    __slots__ = ()
-
     def add(
         self,
         *,

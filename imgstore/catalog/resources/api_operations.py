@@ -29,8 +29,6 @@ RETENTION: Final = timedelta(days=7)
 class Operations(Repository):
     """The long-running operations of the installation."""
 
-    __slots__ = ()
-
     def add(
         self,
         *,

@@ -2,9 +2,9 @@
 
 import builtins
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -12,16 +12,11 @@ from imgstore.catalog.engine.repository import Repository
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.resources import DiskType, Feature, ImageDefinition, PurchasePlan, RecommendedRange
 
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
-
 _definitions = schema.definitions
 
 
 class Definitions(Repository):
     """The image definitions of all galleries."""
-
-    __slots__ = ()
 
     def add(self, definition: ImageDefinition) -> None:
         """Add an image definition.
@@ -128,7 +123,7 @@ def _values(definition: ImageDefinition) -> dict[str, Any]:
     )
 
 
-def definition_from_row(row: "Row[Any]") -> ImageDefinition:
+def definition_from_row(row: Row[Any]) -> ImageDefinition:
     """Return the definition in the columns of a row."""
     plan = PurchasePlan(name=row.plan_name, publisher=row.plan_publisher, product=row.plan_product)
     return to_value(

@@ -1,9 +1,9 @@
 """Deployments of templates: the latest deployment of each name in a group."""
 
 import builtins
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Row, delete, func, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -11,16 +11,11 @@ from imgstore.catalog.engine.repository import Repository
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.deployments import Deployment
 
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
-
 _deployments = schema.deployments
 
 
 class Deployments(Repository):
     """The deployments of all groups."""
-
-    __slots__ = ()
 
     def put(self, deployment: Deployment) -> None:
         """Store a deployment in place of an earlier deployment with the same name."""
@@ -58,5 +53,5 @@ def _values(deployment: Deployment) -> dict[str, Any]:
     )
 
 
-def _deployment(row: "Row[Any]") -> Deployment:
+def _deployment(row: Row[Any]) -> Deployment:
     return to_value(Deployment, row, resources=tuple(row.resources))

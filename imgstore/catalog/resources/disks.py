@@ -6,9 +6,9 @@ A disk outlives its source. Therefore the reference to the source is not a forei
 import builtins
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, FromClause, Insert, bindparam, func, select, tuple_, update
+from sqlalchemy import ColumnElement, FromClause, Insert, Row, bindparam, func, select, tuple_, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -21,9 +21,6 @@ from imgstore.domain.disks.sources import SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.resources import DiskKind, ManagedDisk, OsProperties
 from imgstore.domain.states import ProvisioningState
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
 
 _disks = schema.disks
 _groups = schema.groups
@@ -61,8 +58,6 @@ _ATTACHMENT: Final = ("managed_by", "machine_lun")
 
 class Disks(Repository):
     """The managed disks, snapshots and disks of managed images of all subscriptions."""
-
-    __slots__ = ()
 
     def add(self, disk: ManagedDisk) -> None:
         """Add a disk.
@@ -259,7 +254,7 @@ def _values(disk: ManagedDisk) -> dict[str, Any]:
     )
 
 
-def _disk(row: "Row[Any]") -> ManagedDisk:
+def _disk(row: Row[Any]) -> ManagedDisk:
     return to_value(
         ManagedDisk,
         row,
@@ -273,13 +268,13 @@ def _disk(row: "Row[Any]") -> ManagedDisk:
     )
 
 
-def _grant(row: "Row[Any]") -> DiskGrant | None:
+def _grant(row: Row[Any]) -> DiskGrant | None:
     if row.grant_uid is None:
         return None
     return DiskGrant(uid=row.grant_uid, level=row.grant_level, expires_at=row.grant_expires_at)
 
 
-def _source(row: "Row[Any]") -> SourceIdentity | None:
+def _source(row: Row[Any]) -> SourceIdentity | None:
     if row.source_stamp is None:
         return None
     return SourceIdentity(location=row.source_reference, file_bytes=row.source_file_bytes, stamp=row.source_stamp)

@@ -2,9 +2,9 @@
 
 import builtins
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -14,9 +14,6 @@ from imgstore.catalog.resources.groups import get_group_uid, is_group
 from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, SharingProfile
 from imgstore.domain.resources import Gallery
 
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
-
 _galleries = schema.galleries
 _groups = schema.groups
 _SELECT = select(_galleries, _groups.c.subscription, _groups.c.name.label("group_name")).join(_groups)
@@ -24,8 +21,6 @@ _SELECT = select(_galleries, _groups.c.subscription, _groups.c.name.label("group
 
 class Galleries(Repository):
     """The galleries of all subscriptions."""
-
-    __slots__ = ()
 
     def add(self, gallery: Gallery) -> None:
         """Add a gallery.
@@ -162,6 +157,6 @@ def _sharing(permission: SharingPermission | None, stored: dict[str, Any] | None
     )
 
 
-def gallery_from_row(row: "Row[Any]") -> Gallery:
+def gallery_from_row(row: Row[Any]) -> Gallery:
     """Return the gallery in the columns of a row, with the `subscription` and `group_name` of its group."""
     return to_value(Gallery, row, group=row.group_name, sharing=_sharing(row.sharing_permission, row.sharing))

@@ -20,8 +20,6 @@ _groups = schema.groups
 class Groups(Repository):
     """The groups of all subscriptions."""
 
-    __slots__ = ()
-
     def add(self, group: Group) -> None:
         """Add a group.
 

@@ -3,9 +3,10 @@
 A placement runs this statement hundreds of times a second. Each column costs time, so only needed columns are read.
 """
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import Any, Final
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Row, bindparam, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -17,11 +18,6 @@ from imgstore.domain.disks.image_offers import ImageOffer
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import DiskType, OsProperties
 from imgstore.domain.states import ProvisioningState, ReplicaState
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sqlalchemy.engine import Row
 
 _groups = schema.groups
 _galleries = schema.galleries
@@ -70,8 +66,6 @@ _OFFER: Final = (
 class ImageOffers(Repository):
     """Versions as sources of machines and disks."""
 
-    __slots__ = ()
-
     def find(
         self, subscription: str, group: str, gallery: str, definition: str, name: VersionName, region: str
     ) -> ImageOffer | None:
@@ -86,7 +80,7 @@ class ImageOffers(Repository):
         return _offer(name, rows) if rows else None
 
 
-def _offer(name: VersionName, rows: "Sequence[Row[Any]]") -> ImageOffer:
+def _offer(name: VersionName, rows: Sequence[Row[Any]]) -> ImageOffer:
     first = rows[0]
     return ImageOffer(
         source=names.version_id(first.subscription, first.group_name, first.gallery_name, first.definition_name, name),

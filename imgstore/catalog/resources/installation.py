@@ -32,8 +32,6 @@ class InstallationRow:
 class Installations(Repository):
     """The single row of the installation."""
 
-    __slots__ = ()
-
     def get(self) -> InstallationRow:
         """Return the installation.
 

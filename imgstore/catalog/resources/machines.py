@@ -1,9 +1,9 @@
 """Machines of all subscriptions. A disk refers to its machine by the machine's resource id."""
 
 import builtins
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import Row, select, tuple_
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -14,9 +14,6 @@ from imgstore.domain.disks.version_disks import HostCaching
 from imgstore.domain.machines import DiskAttachment, Machine
 from imgstore.domain.states import ProvisioningState
 
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
-
 _machines = schema.machines
 _groups = schema.groups
 _SELECT = select(_machines, _groups.c.subscription, _groups.c.name.label("group_name")).join(
@@ -26,8 +23,6 @@ _SELECT = select(_machines, _groups.c.subscription, _groups.c.name.label("group_
 
 class Machines(Repository):
     """The machines of all groups."""
-
-    __slots__ = ()
 
     def add(self, machine: Machine) -> None:
         """Add a machine.
@@ -122,7 +117,7 @@ def _values(machine: Machine) -> dict[str, Any]:
     )
 
 
-def _machine(row: "Row[Any]") -> Machine:
+def _machine(row: Row[Any]) -> Machine:
     return to_value(
         Machine,
         row,

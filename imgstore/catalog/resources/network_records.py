@@ -2,9 +2,9 @@
 
 import builtins
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import Row, delete, select, tuple_
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -14,9 +14,6 @@ from imgstore.catalog.resources.groups import get_group_uid, is_group
 from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import compute_id
 from imgstore.domain.network_records import NetworkContent, NetworkRecord
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
 
 _inert = schema.inert_resources
 _references = schema.inert_references
@@ -30,8 +27,6 @@ _SELECT = select(_inert, _groups.c.subscription, _groups.c.name.label("group_nam
 
 class NetworkRecords(Repository):
     """The network resources of all groups."""
-
-    __slots__ = ()
 
     def lock(self, subscription: str) -> None:
         """Lock the network resources of a subscription until the end of the transaction.
@@ -167,6 +162,6 @@ def _values(resource: NetworkRecord) -> dict[str, Any]:
     )
 
 
-def _resource(row: "Row[Any]") -> NetworkRecord:
+def _resource(row: Row[Any]) -> NetworkRecord:
     content = to_value(NetworkContent, row, parts=tuple(row.parts), references=tuple(row.refers_to))
     return to_value(NetworkRecord, row, group=row.group_name, content=content)

@@ -53,8 +53,6 @@ def _build_place() -> "ReturningInsert[Any]":
 class Placements(Repository):
     """The counters of round robin placement."""
 
-    __slots__ = ()
-
     def advance_counter(self, version_uid: str, region: str) -> int:
         """Return the counter, which starts at 0, and increment the counter.
 

@@ -16,8 +16,6 @@ from imgstore.domain.states import ProvisioningState
 class Quotas(Repository):
     """The used bytes of subscriptions."""
 
-    __slots__ = ()
-
     def lock(self, subscription: str) -> None:
         """Lock the used bytes of a subscription until the end of the transaction."""
         self._session.lock_name(f"bytes/{fold_name(subscription)}")

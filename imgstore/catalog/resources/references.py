@@ -5,9 +5,9 @@ A GET of a version needs this lookup hundreds of times a second. The statement i
 
 from collections import namedtuple
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import Select, Table, bindparam, select
+from sqlalchemy import Row, Select, Table, bindparam, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -17,9 +17,6 @@ from imgstore.catalog.resources.galleries import gallery_from_row
 from imgstore.catalog.resources.versions import version_from_row
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import Gallery, ImageDefinition, ImageVersion
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
 
 _T = TypeVar("_T")
 
@@ -47,7 +44,7 @@ class _Part:
     def end(self) -> int:
         return self._place.stop
 
-    def read(self, row: "Row[Any]", value: Callable[[Any], _T]) -> _T:
+    def read(self, row: Row[Any], value: Callable[[Any], _T]) -> _T:
         return value(self._named(*row[self._place]))
 
 
@@ -78,8 +75,6 @@ _WITH_VERSION: Final = _ABOVE.add_columns(_versions).outerjoin(
 class References(Repository):
     """Galleries, definitions and versions by their names."""
 
-    __slots__ = ()
-
     def find(
         self, subscription: str, group: str, gallery: str, definition: str
     ) -> tuple[Gallery, ImageDefinition] | None:
@@ -105,6 +100,6 @@ class References(Repository):
 
     def _found(
         self, statement: Select[Any], subscription: str, group: str, gallery: str, definition: str, **number: int
-    ) -> "Row[Any] | None":
+    ) -> Row[Any] | None:
         above = {"subscription": subscription, "group": group, "gallery": gallery, "definition": definition}
         return self._session.first(statement, {name: fold_name(text) for name, text in above.items()} | number)

@@ -14,8 +14,6 @@ _table = schema.settings
 class SharedSettings(Repository):
     """Shared settings by dotted keys ("limits.galleries_max")."""
 
-    __slots__ = ()
-
     def all(self) -> dict[str, Any]:
         """Return all settings by key."""
         rows = self._session.all(select(_table.c.key, _table.c.value).order_by(_table.c.key))

@@ -2,9 +2,9 @@
 
 import builtins
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import Row, func, select, tuple_
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -16,17 +16,12 @@ from imgstore.domain.names import VersionName
 from imgstore.domain.resources import ImageVersion, StorageAccountType, TargetRegion
 from imgstore.domain.states import ProvisioningState, ReplicaState
 
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
-
 _versions = schema.versions
 _NUMBER = (_versions.c.major, _versions.c.minor, _versions.c.patch)
 
 
 class Versions(Repository):
     """The versions of all definitions."""
-
-    __slots__ = ()
 
     def add(self, version: ImageVersion) -> None:
         """Add a version.
@@ -173,7 +168,7 @@ def _values(version: ImageVersion) -> dict[str, Any]:
     )
 
 
-def version_from_row(row: "Row[Any]") -> ImageVersion:
+def version_from_row(row: Row[Any]) -> ImageVersion:
     """Return the version in the columns of a row."""
     return to_value(
         ImageVersion,

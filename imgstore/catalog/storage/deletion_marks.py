@@ -3,9 +3,9 @@
 import builtins
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, Row, delete, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
@@ -15,16 +15,11 @@ from imgstore.catalog.storage.segments import split_batches
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.garbage import DeletionMark, GcState
 
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
-
 _condemned = schema.condemned
 
 
 class DeletionMarks(Repository):
     """The deletion marks of all slots. The caller holds the lock of the slot (`slots.lock`)."""
-
-    __slots__ = ()
 
     def list(self, slot_uid: str) -> builtins.list[DeletionMark]:
         """Return the marks of a slot, oldest first."""
@@ -107,5 +102,5 @@ def _in(slot_uid: str, names: Sequence[Digest]) -> ColumnElement[bool]:
     return (_condemned.c.slot_uid == slot_uid) & _condemned.c.name.in_(names)
 
 
-def _row(row: "Row[Any]") -> DeletionMark:
+def _row(row: Row[Any]) -> DeletionMark:
     return to_value(DeletionMark, row, name=bytes(row.name), gc_state=row.sentence)

@@ -18,8 +18,6 @@ class Deletions(Repository):
     Requests for segments are rows of `condemned` instead.
     """
 
-    __slots__ = ()
-
     def begin(self, slot_uid: str, keys: Collection[str], *, token: str, until: datetime) -> None:
         """Record a request before it is sent, and remove the requests that can no longer arrive.
 

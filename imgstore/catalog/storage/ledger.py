@@ -1,9 +1,9 @@
 """The ledger: charges for transfers, which are never changed, and intervals of storage."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import Select, Table, select, update
+from sqlalchemy import Row, Select, Table, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -11,17 +11,12 @@ from imgstore.catalog.engine.repository import Repository, missing_row_error
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.ledger.entries import LedgerRow, Party, StorageInterval
 
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
-
 _ledger = schema.ledger
 _intervals = schema.intervals
 
 
 class Ledger(Repository):
     """The charges and storage intervals of all subscriptions."""
-
-    __slots__ = ()
 
     def add(self, row: LedgerRow) -> bool:
         """Add a charge. Return False, and change nothing, if a charge with this key exists."""
@@ -84,7 +79,7 @@ def _party_values(party: Party) -> dict[str, Any]:
     }
 
 
-def _party(row: "Row[Any]") -> Party:
+def _party(row: Row[Any]) -> Party:
     return to_value(Party, row, group=row.group_name)
 
 
@@ -92,7 +87,7 @@ def _charge_values(row: LedgerRow) -> dict[str, Any]:
     return to_columns(_ledger, row, **_party_values(row.party))
 
 
-def _charge(row: "Row[Any]") -> LedgerRow:
+def _charge(row: Row[Any]) -> LedgerRow:
     return to_value(LedgerRow, row, party=_party(row))
 
 
@@ -100,5 +95,5 @@ def _interval_values(interval: StorageInterval) -> dict[str, Any]:
     return to_columns(_intervals, interval, **_party_values(interval.party))
 
 
-def _interval(row: "Row[Any]") -> StorageInterval:
+def _interval(row: Row[Any]) -> StorageInterval:
     return to_value(StorageInterval, row, party=_party(row))

@@ -21,8 +21,6 @@ _slots = schema.slots
 class MaintenanceTasks(Repository):
     """A row for each task that a worker has registered."""
 
-    __slots__ = ()
-
     def list(self) -> builtins.list[MaintenanceRecord]:
         """Return every row, by name."""
         return [to_value(MaintenanceRecord, row) for row in self._session.all(select(_tasks).order_by(_tasks.c.name))]
@@ -87,8 +85,6 @@ _FREE = {"holder": None, "token": None, "lease_expires_at": None}
 
 class ZoneGaps(Repository):
     """The numbers of objects that zones miss, by the latest count, in slots with three zones."""
-
-    __slots__ = ()
 
     def replace(self, slot_uid: str, objects: Mapping[str, int]) -> None:
         """Record the number of missing objects of a slot by zone. Zones without missing objects get no row."""

@@ -28,8 +28,6 @@ _slots = schema.slots
 class Manifests(Repository):
     """The manifests of all slots."""
 
-    __slots__ = ()
-
     def add(self, manifest: ManifestRow) -> None:
         """Add a manifest that is not complete yet. Unions of complete manifests do not contain its segments.
 

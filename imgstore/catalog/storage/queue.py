@@ -34,8 +34,6 @@ _VISIBLE: Final = (_versions.c.provisioning_state != ProvisioningState.DELETING,
 class Queue(Repository):
     """The replicas that must be made."""
 
-    __slots__ = ()
-
     def list_due(
         self, *, limit: int, offset: int = 0, dead: Collection[str] = (), full_regions: Collection[str] = ()
     ) -> list[str]:

@@ -3,9 +3,9 @@
 import builtins
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import Row, bindparam, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository, missing_row_error
@@ -14,9 +14,6 @@ from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
 from imgstore.domain.errors import LostRace
 from imgstore.domain.resources import Replica
 from imgstore.domain.states import REPLICA_TRANSITIONS, ReplicaState, is_allowed_transition
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
 
 _replicas = schema.replicas
 _slots = schema.slots
@@ -30,8 +27,6 @@ _UIDS_AT_ONCE: Final = 1_000
 
 class Replicas(Repository):
     """The replicas of all versions."""
-
-    __slots__ = ()
 
     def add(self, replica: Replica) -> None:
         """Add a replica.
@@ -161,5 +156,5 @@ def _transition_error(uid: str, present: ReplicaState, state: ReplicaState) -> L
     )
 
 
-def _replica(row: "Row[Any]") -> Replica:
+def _replica(row: Row[Any]) -> Replica:
     return to_value(Replica, row, slot=slot_from_row(row))

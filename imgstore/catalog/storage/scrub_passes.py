@@ -1,17 +1,14 @@
 """The progress of scrub passes, and the damaged objects of each pass."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Row, delete, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.storage.scrub_passes import ScrubPass, ScrubRunner
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
 
 _passes = schema.scrub_passes
 _damages = schema.scrub_damages
@@ -19,8 +16,6 @@ _damages = schema.scrub_damages
 
 class ScrubPasses(Repository):
     """The unfinished passes. A runner has at most one pass in a slot."""
-
-    __slots__ = ()
 
     def find(self, slot_uid: str, runner: ScrubRunner) -> ScrubPass | None:
         """Return the pass of a runner in a slot, or None."""
@@ -80,5 +75,5 @@ class ScrubPasses(Repository):
             self.end(row.uid)
 
 
-def _scrub_pass(row: "Row[Any]", damaged: Mapping[str, bool]) -> ScrubPass:
+def _scrub_pass(row: Row[Any], damaged: Mapping[str, bool]) -> ScrubPass:
     return to_value(ScrubPass, row, damaged=damaged)

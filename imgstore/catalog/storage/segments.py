@@ -4,7 +4,7 @@ import builtins
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sqlalchemy import delete, select
+from sqlalchemy import Row, delete, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
@@ -16,7 +16,6 @@ from imgstore.domain.storage.digests import Digest
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    from sqlalchemy.engine import Row
 
     Ids: TypeAlias = npt.NDArray[np.uint32]
 
@@ -28,8 +27,6 @@ _segments = schema.segments
 
 class Segments(Repository):
     """The segments of all pools."""
-
-    __slots__ = ()
 
     def put(self, pool_uid: str, rows: Sequence[SegmentRow]) -> "Ids":
         """Return the ids of `rows` in the same order. Add the segments that the pool does not have.
@@ -144,7 +141,7 @@ def _values(pool_uid: str, row: SegmentRow) -> dict[str, Any]:
     }
 
 
-def _segment(row: "Row[Any]") -> SegmentRow:
+def _segment(row: Row[Any]) -> SegmentRow:
     return to_value(SegmentRow, row, name=bytes(row.name))
 
 

@@ -1,9 +1,9 @@
 """Pools and slots, and the locks for counting stored bytes."""
 
 import builtins
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, Row, delete, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -11,9 +11,6 @@ from imgstore.catalog.engine.repository import Repository
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.resources import Pool, Slot, SlotKey
 from imgstore.domain.states import WorkState
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
 
 _pools = schema.pools
 _slots = schema.slots
@@ -26,8 +23,6 @@ _SELECT: Final = select(*SLOT_COLUMNS)
 
 class Pools(Repository):
     """The pools: scopes of deduplication, of the fingerprint key and of garbage collection."""
-
-    __slots__ = ()
 
     def add(self, pool: Pool) -> None:
         """Add a pool."""
@@ -72,8 +67,6 @@ class Pools(Repository):
 
 class Slots(Repository):
     """The slots of all pools. A slot never changes, because objects do not move."""
-
-    __slots__ = ()
 
     def get_or_add(self, key: SlotKey, *, zone: str, bucket: str) -> Slot:
         """Return the slot with this key. Add the slot if there is none.
@@ -149,7 +142,7 @@ def _values(pool: Pool) -> dict[str, Any]:
     return to_columns(_pools, pool, subscription_key=key)
 
 
-def slot_from_row(row: "Row[Any]") -> Slot:
+def slot_from_row(row: Row[Any]) -> Slot:
     """Return the slot in the `SLOT_COLUMNS` of a row."""
     return Slot(
         uid=row.joined_slot_uid,

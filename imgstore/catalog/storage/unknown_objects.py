@@ -17,8 +17,6 @@ _unknown = schema.unknown_objects
 class UnknownObjects(Repository):
     """The unknown objects of all slots. The caller holds the lock of the slot (`slots.lock`)."""
 
-    __slots__ = ()
-
     def record(self, slot_uid: str, objects: Mapping[str, int]) -> None:
         """Record the unknown objects that a slot contains now.
 

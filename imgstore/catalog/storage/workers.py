@@ -16,8 +16,6 @@ _works = schema.works
 class Workers(Repository):
     """The workers of the installation."""
 
-    __slots__ = ()
-
     def record_heartbeat(self, uid: str, holder: str) -> None:
         """Record that a worker is alive.
 

@@ -7,9 +7,9 @@ A process with an outdated lease finds another token and stops, even if the cloc
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, Row, delete, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
@@ -20,9 +20,6 @@ from imgstore.domain.states import WorkState
 from imgstore.domain.storage.works import Lease, Work, WorkKind
 from imgstore.domain.text.durations import format_time
 
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
-
 _works = schema.works
 _pins = schema.work_pins
 
@@ -31,8 +28,6 @@ _UNLEASED = {"holder": None, "lease_expires_at": None}
 
 class Works(Repository):
     """The works of all slots."""
-
-    __slots__ = ()
 
     def open(
         self, *, kind: WorkKind, slot_uid: str, owner_uid: str, plan: Mapping[str, Any], pins: Sequence[str]
@@ -235,7 +230,7 @@ class Works(Repository):
         statement = select(_works).where(_works.c.state == WorkState.OPEN, *conditions)
         return self._read(self._session.all(statement.order_by(_works.c.opened_at, _works.c.uid)))
 
-    def _read(self, rows: "Sequence[Row[Any]]") -> list[Work]:
+    def _read(self, rows: Sequence[Row[Any]]) -> list[Work]:
         pins: dict[str, list[str]] = {row.uid: [] for row in rows}
         statement = select(_pins).where(_pins.c.work_uid.in_(pins)).order_by(_pins.c.position)
         for pin in self._session.all(statement):
@@ -273,7 +268,7 @@ def _is_leased(lease: Lease) -> ColumnElement[bool]:
     return (_works.c.uid == lease.work_uid) & (_works.c.token == lease.token) & (_works.c.state == WorkState.OPEN)
 
 
-def _work_held_error(row: "Row[Any]") -> WorkLeased:
+def _work_held_error(row: Row[Any]) -> WorkLeased:
     until = f" until {format_time(row.lease_expires_at)}" if row.lease_expires_at else ""
     return WorkLeased(
         "Another process does this work at the moment.",
@@ -294,5 +289,5 @@ def _work_closed_error(work_uid: str, state: WorkState) -> Conflict:
     )
 
 
-def _work(row: "Row[Any]", pins: Sequence[str]) -> Work:
+def _work(row: Row[Any], pins: Sequence[str]) -> Work:
     return to_value(Work, row, pins=tuple(pins))

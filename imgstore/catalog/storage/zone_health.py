@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import Row, delete, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
 from imgstore.domain.storage.circuits import ZoneHealth
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Row
 
 _health = schema.zone_health
 _KEPT: Final = timedelta(days=1)
@@ -21,8 +18,6 @@ _KEPT: Final = timedelta(days=1)
 class ZoneHealths(Repository):
     """The circuits of all observers."""
 
-    __slots__ = ()
-
     def list(self, observer: str | None = None) -> "Sequence[ZoneHealth]":
         """Return the circuits of an observer, or of all observers, by region, zone and observer."""
         order = (_health.c.region, _health.c.zone, _health.c.observer)
@@ -31,7 +26,7 @@ class ZoneHealths(Repository):
             statement = statement.where(_health.c.observer == observer)
         now = self._session.now()
 
-        def read(row: "Row[Any]") -> ZoneHealth:
+        def read(row: Row[Any]) -> ZoneHealth:
             return ZoneHealth(
                 region=row.region,
                 zone=row.zone,

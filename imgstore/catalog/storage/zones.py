@@ -23,8 +23,6 @@ ALL_ZONES: Final = "zrs"
 class Zones(Repository):
     """A row for each zone that was used at least once."""
 
-    __slots__ = ()
-
     def find(self, region: str, zone: str) -> ZoneRecord | None:
         """Return the record of a zone, or None if the zone was never used."""
         row = self._session.first(select(_zones).where(_is(region, zone)))
