@@ -203,9 +203,9 @@ def _versions_insert() -> Any:
 
 
 def _version_values(its: Any) -> dict[str, Any]:
-    from imgstore.catalog.resources.versions import _values
+    from imgstore.catalog.resources.versions import Versions
 
-    return _values(its)
+    return Versions(its)._columns(its)
 
 
 def test_a_slot_keeps_its_zone_and_bucket(catalog: Catalog) -> None:
@@ -250,14 +250,14 @@ def test_replicas_are_read_back(catalog: Catalog) -> None:
         transaction.replicas.record_start(replicas[0].uid, 9)
         transaction.replicas.record_progress(replicas[0].uid, 5, 10)
         transaction.replicas.record_failure(replicas[0].uid, error="no answer", attempts=3, retry_at=NOON)
-        failed = transaction.replicas.get(replicas[0].uid)
+        failed = transaction.replicas.by_uid(replicas[0].uid)
         assert (failed.error, failed.attempts, failed.retry_at) == ("no answer", 3, NOON)
         assert failed.started_at is not None
         assert failed.progress_at is not None
         assert failed.started_at <= failed.progress_at
         transaction.replicas.move(replicas[0].uid, ReplicaState.REPLICATING)
         transaction.replicas.move(replicas[0].uid, ReplicaState.COMPLETED, completed_at=NOON)
-        assert transaction.replicas.get(replicas[0].uid) == replace(
+        assert transaction.replicas.by_uid(replicas[0].uid) == replace(
             replicas[0],
             state=ReplicaState.COMPLETED,
             bytes_done=10,
@@ -266,7 +266,7 @@ def test_replicas_are_read_back(catalog: Catalog) -> None:
             started_at=failed.started_at,
             progress_at=failed.progress_at,
         )
-        transaction.replicas.remove(replicas[0].uid)
+        transaction.replicas.delete(replicas[0].uid)
         with pytest.raises(NotFound):
             transaction.replicas.move(replicas[0].uid, ReplicaState.DELETING)
 
@@ -280,12 +280,12 @@ def test_replica_follows_the_state_table(catalog: Catalog) -> None:
                 transaction.replicas.add(one)
                 if after in REPLICA_TRANSITIONS[before]:
                     transaction.replicas.move(one.uid, after)
-                    assert transaction.replicas.get(one.uid).state is after
+                    assert transaction.replicas.by_uid(one.uid).state is after
                 else:
                     with pytest.raises(Conflict, match=before):
                         transaction.replicas.move(one.uid, after)
-                    assert transaction.replicas.get(one.uid).state is before
-                transaction.replicas.remove(one.uid)
+                    assert transaction.replicas.by_uid(one.uid).state is before
+                transaction.replicas.delete(one.uid)
 
 
 def test_region_that_was_removed_and_added_again_has_a_new_row(catalog: Catalog) -> None:

@@ -96,7 +96,7 @@ def test_manifests_are_read_back(catalog: Catalog) -> None:
         second = manifest(world.slot.uid, owner_uid=made.owner_uid, disk="lun-0", body_key="other")
         transaction.manifests.add(made)
         transaction.manifests.add(second)
-        assert transaction.manifests.get(made.uid) == made
+        assert transaction.manifests.by_uid(made.uid) == made
         assert transaction.manifests.find(made.owner_uid, world.slot.uid, "os") == made
         assert transaction.manifests.find(made.owner_uid, world.slot.uid, "lun-1") is None
         assert transaction.manifests.of_owner(made.owner_uid) == [second, made]
@@ -113,8 +113,8 @@ def test_manifests_are_read_back(catalog: Catalog) -> None:
         assert (
             transaction.manifests.count_body_users(slot(transaction, world.pool.uid, ordinal=1).uid, made.body_key) == 0
         )
-        transaction.manifests.remove(made.uid)
-        for missing in (transaction.manifests.get, transaction.manifests.complete, transaction.manifests.remove):
+        transaction.manifests.delete(made.uid)
+        for missing in (transaction.manifests.by_uid, transaction.manifests.complete, transaction.manifests.delete):
             with pytest.raises(NotFound, match="manifest"):
                 missing(made.uid)
     with pytest.raises(Conflict, match="exists already"), catalog.transaction() as transaction:
@@ -139,11 +139,11 @@ def test_database_refuses_to_delete_a_pinned_manifest(catalog: Catalog) -> None:
         )
         assert transaction.works.is_pinned(base.uid)
     with pytest.raises(Conflict, match="still refers"), catalog.transaction() as transaction:
-        transaction.manifests.remove(base.uid)
+        transaction.manifests.delete(base.uid)
     with catalog.transaction() as transaction:
         transaction.works.abandon(work.uid)
         assert not transaction.works.is_pinned(base.uid)
-        transaction.manifests.remove(base.uid)
+        transaction.manifests.delete(base.uid)
 
 
 @given(st.sets(st.integers(0, 2**32 - 1)))

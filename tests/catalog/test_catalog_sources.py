@@ -87,7 +87,7 @@ def test_manifest_of_the_owner_of_a_content_is_preferred(catalog: Catalog) -> No
             transaction.manifests.add(row)
             transaction.manifests.complete(row.uid)
         assert transaction.manifests.find_by_body(world.slot.uid, "manifests/v/os") == own
-        transaction.manifests.remove(own.uid)
+        transaction.manifests.delete(own.uid)
         assert transaction.manifests.find_by_body(world.slot.uid, "manifests/v/os") in others
 
 
@@ -114,5 +114,5 @@ def test_equal_content_is_found_in_all_slots_of_the_pool(catalog: Catalog) -> No
         first = transaction.manifests.find_by_digest(world.slot.uid, content)
         assert first in (source, shallow)
         assert first == min((source, shallow), key=lambda row: row.uid), "one of two, the same each time"
-        transaction.manifests.remove(source.uid)
+        transaction.manifests.delete(source.uid)
         assert transaction.manifests.find_by_digest(world.slot.uid, content) == shallow

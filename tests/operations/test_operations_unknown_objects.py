@@ -123,7 +123,7 @@ def test_object_with_an_owner_in_the_catalog_is_kept(
     slot, key, _ = publish_to(home, samples, "southcentralus")
     with home.catalog.transaction() as transaction:
         for row in transaction.manifests.in_slot(slot.uid):
-            transaction.manifests.remove(row.uid)
+            transaction.manifests.delete(row.uid)
     list_unknown(home, ADMIN, grace=WEEK)
     clock.advance(8 * 86_400)
     found = one(remove_unknown(home, ADMIN, grace=WEEK))

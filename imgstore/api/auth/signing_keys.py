@@ -125,7 +125,7 @@ class KeyRing:
         new_key = RSAKey.generate_key(_KEY_BITS)
         kid = self.installation.effects.new_uid()
         with self.installation.catalog.transaction() as transaction:
-            transaction.tenants.lock()
+            transaction.tenants.lock_creation()
             now = transaction.now()
             current = _current(tuple(transaction.signing_keys.list()))
             if (current and current.kid) != (expected and expected.kid):

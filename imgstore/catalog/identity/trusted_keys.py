@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import delete, select, update
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.repository import Repository, Rows
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.identity.principals import Issuer, SigningKey
 
@@ -14,33 +14,16 @@ _issuers = schema.issuers
 _keys = schema.signing_keys
 
 
-class Issuers(Repository):
+class Issuers(Rows[Issuer], table=_issuers, noun="issuer", value=Issuer):
     """The OIDC issuers whose tokens are accepted."""
-
-    def add(self, issuer: Issuer) -> None:
-        """Add a trusted issuer.
-
-        Raises:
-            Conflict: an issuer with this URL exists.
-        """
-        self._session.run(_issuers.insert(), to_columns(_issuers, issuer))
 
     def get(self, url: str) -> Issuer | None:
         """Return the trusted issuer with exactly this URL, or None."""
-        row = self._session.first(select(_issuers).where(_issuers.c.url == url))
-        return None if row is None else to_value(Issuer, row)
+        return self._find(_issuers.c.url == url)
 
     def list(self) -> builtins.list[Issuer]:
         """Return all trusted issuers, by URL."""
-        return [to_value(Issuer, row) for row in self._session.all(select(_issuers).order_by(_issuers.c.url))]
-
-    def delete(self, uid: str) -> None:
-        """Remove a trusted issuer.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        self._remove(_issuers, uid, "issuer")
+        return self._list(select(_issuers).order_by(_issuers.c.url))
 
 
 class SigningKeys(Repository):

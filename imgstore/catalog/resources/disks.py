@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, FromClause, Insert, Row, bindparam, func, 
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
-from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.repository import Rows
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.resources.groups import is_group, missing_group_error
 from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
@@ -56,7 +56,7 @@ _ATTACHMENT: Final = ("managed_by", "machine_lun")
 """Only `attach` and `detach` change these columns, because the caller of `update` may have read the disk earlier."""
 
 
-class Disks(Repository):
+class Disks(Rows[ManagedDisk], table=_disks, noun="disk", value=ManagedDisk, statement=_SELECT):
     """The managed disks, snapshots and disks of managed images of all subscriptions."""
 
     def add(self, disk: ManagedDisk) -> None:
@@ -96,16 +96,7 @@ class Disks(Repository):
     ) -> ManagedDisk | None:
         """Return the disk with this name in a group, or None."""
         called = (_disks.c.kind == kind) & (_disks.c.name_key == fold_name(name)) & (_disks.c.part == part)
-        row = self._session.first(_SELECT.where(is_group(subscription, group), called))
-        return None if row is None else _disk(row)
-
-    def by_uid(self, uid: str) -> ManagedDisk:
-        """Return the disk with this uid.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        return _disk(self._row(_SELECT.where(_disks.c.uid == uid), "disk", uid))
+        return self._find(is_group(subscription, group), called)
 
     def list(
         self,
@@ -144,8 +135,7 @@ class Disks(Repository):
         if after is not None:
             last, uid = after
             statement = statement.where(tuple_(_disks.c.name_key, _disks.c.uid) > tuple_(fold_name(last), uid))
-        ordered = statement.order_by(_disks.c.name_key, _disks.c.uid).limit(limit)
-        return [_disk(row) for row in self._session.all(ordered)]
+        return self._list(statement.order_by(_disks.c.name_key, _disks.c.uid).limit(limit))
 
     def list_by_image(self, os_disks: Sequence[ManagedDisk]) -> dict[str, builtins.list[ManagedDisk]]:
         """Return all disks of the managed images with these OS disks, by image id in lower case.
@@ -163,8 +153,7 @@ class Disks(Repository):
                 _disks.c.kind == DiskKind.IMAGE,
                 _disks.c.provisioning_state != ProvisioningState.DELETING,
             )
-            for row in self._session.all(statement):
-                disk = _disk(row)
+            for disk in self._list(statement):
                 found[disk.resource_id.lower()].append(disk)
         return found
 
@@ -177,8 +166,7 @@ class Disks(Repository):
 
     def in_slot(self, slot_uid: str) -> builtins.list[ManagedDisk]:
         """Return the disks of all kinds in a slot, by name."""
-        statement = _SELECT.where(_disks.c.slot_uid == slot_uid).order_by(_disks.c.name_key, _disks.c.uid)
-        return [_disk(row) for row in self._session.all(statement)]
+        return self._list(_SELECT.where(_disks.c.slot_uid == slot_uid).order_by(_disks.c.name_key, _disks.c.uid))
 
     def list_awaiting_upload(self) -> set[str]:
         """Return the uids of disks that wait for an upload, or for the ingest of an upload."""
@@ -188,7 +176,7 @@ class Disks(Repository):
     def list_deleting(self) -> builtins.list[ManagedDisk]:
         """Return all disks in state Deleting, of any kind and subscription."""
         leaving = _disks.c.provisioning_state == ProvisioningState.DELETING
-        return [_disk(row) for row in self._session.all(_SELECT.where(leaving).order_by(_disks.c.uid))]
+        return self._list(_SELECT.where(leaving).order_by(_disks.c.uid))
 
     def states_in_slot(self, slot_uid: str) -> dict[str, ProvisioningState]:
         """Return the states of the disks in a slot, by uid."""
@@ -197,7 +185,7 @@ class Disks(Repository):
 
     def list_attached(self, machine_id: str) -> builtins.list[ManagedDisk]:
         """Return the disks that are attached to a machine: the OS disk, then the data disks by LUN."""
-        found = [_disk(row) for row in self._session.all(_SELECT.where(_disks.c.managed_by == machine_id))]
+        found = self._list(_SELECT.where(_disks.c.managed_by == machine_id))
         return sorted(found, key=lambda disk: -1 if disk.machine_lun is None else disk.machine_lun)
 
     def attach(self, uid: str, machine_id: str, lun: int | None) -> bool:
@@ -221,13 +209,20 @@ class Disks(Repository):
         deleting = update(_disks).values(provisioning_state=ProvisioningState.DELETING)
         return self._session.change(deleting.where(_disks.c.uid == uid, free)) > 0
 
-    def delete(self, uid: str) -> None:
-        """Remove a disk.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        self._remove(_disks, uid, "disk")
+    @classmethod
+    def from_row(cls, row: Any) -> ManagedDisk:
+        """Return the disk in the columns of a row, with its slot and the names of its group."""
+        return to_value(
+            ManagedDisk,
+            row,
+            group=row.group_name,
+            disk_key=row.part,
+            source=_source(row),
+            os_properties=to_value(OsProperties, row),
+            slot=slot_from_row(row),
+            grant=_grant(row),
+            extra_properties=row.kept,
+        )
 
 
 def insert_parameters(disk: ManagedDisk) -> dict[str, Any]:
@@ -251,20 +246,6 @@ def _values(disk: ManagedDisk) -> dict[str, Any]:
         hyper_v_generation=disk.os_properties.hyper_v_generation,
         slot_uid=disk.slot.uid,
         kept=dict(disk.extra_properties),
-    )
-
-
-def _disk(row: Row[Any]) -> ManagedDisk:
-    return to_value(
-        ManagedDisk,
-        row,
-        group=row.group_name,
-        disk_key=row.part,
-        source=_source(row),
-        os_properties=to_value(OsProperties, row),
-        slot=slot_from_row(row),
-        grant=_grant(row),
-        extra_properties=row.kept,
     )
 
 

@@ -4,11 +4,11 @@ import builtins
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import func, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
-from imgstore.catalog.engine.repository import Repository
+from imgstore.catalog.engine.repository import MutableRows
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.resources.groups import get_group_uid, is_group
 from imgstore.domain.identity.sharing import CommunityInfo, SharingPermission, SharingProfile
@@ -19,54 +19,22 @@ _groups = schema.groups
 _SELECT = select(_galleries, _groups.c.subscription, _groups.c.name.label("group_name")).join(_groups)
 
 
-class Galleries(Repository):
+class Galleries(MutableRows[Gallery], table=_galleries, noun="gallery", value=Gallery, statement=_SELECT):
     """The galleries of all subscriptions."""
-
-    def add(self, gallery: Gallery) -> None:
-        """Add a gallery.
-
-        Raises:
-            ParentNotFound: the subscription has no such group.
-            Conflict: the subscription has a gallery with this name.
-        """
-        self._session.run(_galleries.insert(), self._values(gallery))
-
-    def update(self, gallery: Gallery) -> None:
-        """Replace the gallery with the same uid.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        self._replace(_galleries, gallery.uid, self._values(gallery), "gallery")
 
     def get(self, subscription: str, group: str, name: str) -> Gallery | None:
         """Return the gallery with this name in a group, or None."""
-        row = self._session.first(
-            _SELECT.where(is_group(subscription, group), _galleries.c.name_key == fold_name(name))
-        )
-        return None if row is None else gallery_from_row(row)
+        return self._find(is_group(subscription, group), _galleries.c.name_key == fold_name(name))
 
     def by_name(self, subscription: str, name: str) -> Gallery | None:
         """Return the gallery with this name in any group, or None. Names are unique in a subscription."""
-        row = self._session.first(
-            _SELECT.where(
-                _galleries.c.subscription_key == fold_name(subscription), _galleries.c.name_key == fold_name(name)
-            )
+        return self._find(
+            _galleries.c.subscription_key == fold_name(subscription), _galleries.c.name_key == fold_name(name)
         )
-        return None if row is None else gallery_from_row(row)
-
-    def by_uid(self, uid: str) -> Gallery:
-        """Return the gallery with this uid.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        return gallery_from_row(self._row(_SELECT.where(_galleries.c.uid == uid), "gallery", uid))
 
     def find_by_pool(self, pool_uid: str) -> Gallery | None:
         """Return the gallery of a pool, or None if the gallery was deleted."""
-        row = self._session.first(_SELECT.where(_galleries.c.pool_uid == pool_uid))
-        return None if row is None else gallery_from_row(row)
+        return self._find(_galleries.c.pool_uid == pool_uid)
 
     def list(
         self, subscription: str, group: str | None = None, *, after: str | None = None, limit: int | None = None
@@ -77,9 +45,7 @@ class Galleries(Repository):
             statement = statement.where(is_group(subscription, group))
         if after is not None:
             statement = statement.where(_galleries.c.name_key > fold_name(after))
-        return [
-            gallery_from_row(row) for row in self._session.all(statement.order_by(_galleries.c.name_key).limit(limit))
-        ]
+        return self._list(statement.order_by(_galleries.c.name_key).limit(limit))
 
     def list_shared(self) -> builtins.list[Gallery]:
         """Return the galleries of all subscriptions with direct sharing, by name."""
@@ -95,7 +61,7 @@ class Galleries(Repository):
 
     def _list_with_permission(self, permission: SharingPermission) -> builtins.list[Gallery]:
         statement = _SELECT.where(_galleries.c.sharing_permission == permission)
-        return [gallery_from_row(row) for row in self._session.all(statement.order_by(_galleries.c.name_key))]
+        return self._list(statement.order_by(_galleries.c.name_key))
 
     def count(self, subscription: str, location: str) -> int:
         """Count the galleries of a subscription in a region. Lock the number until the end of the transaction."""
@@ -103,26 +69,12 @@ class Galleries(Repository):
         mine = (_galleries.c.subscription_key == fold_name(subscription)) & (_galleries.c.location == location)
         return int(self._session.value(select(func.count()).select_from(_galleries).where(mine)))
 
-    def get_for_update(self, uid: str) -> Gallery:
-        """Return the gallery with this uid, and lock its row until the end of the transaction.
+    @classmethod
+    def from_row(cls, row: Any) -> Gallery:
+        """Return the gallery in the columns of a row, with the `subscription` and `group_name` of its group."""
+        return to_value(Gallery, row, group=row.group_name, sharing=_sharing(row.sharing_permission, row.sharing))
 
-        Raises:
-            NotFound: no row has this uid.
-        """
-        locked = self._session.add_row_locks(select(_galleries.c.uid).where(_galleries.c.uid == uid))
-        self._row(locked, "gallery", uid)
-        return self.by_uid(uid)
-
-    def delete(self, uid: str) -> None:
-        """Remove a gallery.
-
-        Raises:
-            NotFound: no row has this uid.
-            Conflict: the gallery still has definitions.
-        """
-        self._remove(_galleries, uid, "gallery")
-
-    def _values(self, gallery: Gallery) -> dict[str, Any]:
+    def _columns(self, gallery: Gallery) -> dict[str, Any]:
         return to_columns(
             _galleries,
             gallery,
@@ -155,8 +107,3 @@ def _sharing(permission: SharingPermission | None, stored: dict[str, Any] | None
         tenants=tuple(stored["tenants"]),
         community=None if stored["community"] is None else CommunityInfo(**stored["community"]),
     )
-
-
-def gallery_from_row(row: Row[Any]) -> Gallery:
-    """Return the gallery in the columns of a row, with the `subscription` and `group_name` of its group."""
-    return to_value(Gallery, row, group=row.group_name, sharing=_sharing(row.sharing_permission, row.sharing))

@@ -8,8 +8,8 @@ from sqlalchemy import ColumnElement, func, select
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.database import Session
-from imgstore.catalog.engine.repository import Repository
-from imgstore.catalog.engine.rows import to_columns, to_value
+from imgstore.catalog.engine.repository import MutableRows
+from imgstore.catalog.engine.rows import to_columns
 from imgstore.domain.errors import ParentNotFound
 from imgstore.domain.names import group_id
 from imgstore.domain.resources import Group
@@ -17,36 +17,19 @@ from imgstore.domain.resources import Group
 _groups = schema.groups
 
 
-class Groups(Repository):
+class Groups(MutableRows[Group], table=_groups, noun="group", value=Group):
     """The groups of all subscriptions."""
-
-    def add(self, group: Group) -> None:
-        """Add a group.
-
-        Raises:
-            Conflict: the subscription has a group with this name.
-        """
-        self._session.run(_groups.insert(), _values(group))
-
-    def update(self, group: Group) -> None:
-        """Replace the group with the same uid.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        self._replace(_groups, group.uid, _values(group), "group")
 
     def get(self, subscription: str, name: str) -> Group | None:
         """Return the group with this name, or None."""
-        row = self._session.first(select(_groups).where(is_group(subscription, name)))
-        return None if row is None else to_value(Group, row)
+        return self._find(is_group(subscription, name))
 
     def list(self, subscription: str, *, after: str | None = None, limit: int | None = None) -> builtins.list[Group]:
         """Return the groups of a subscription, by name: at most `limit`, with names after `after`."""
         statement = select(_groups).where(_groups.c.subscription_key == fold_name(subscription))
         if after is not None:
             statement = statement.where(_groups.c.name_key > fold_name(after))
-        return [to_value(Group, row) for row in self._session.all(statement.order_by(_groups.c.name_key).limit(limit))]
+        return self._list(statement.order_by(_groups.c.name_key).limit(limit))
 
     def subscriptions(self) -> builtins.list[str]:
         """Return the subscriptions that have groups, in the spelling of one of the groups."""
@@ -65,14 +48,14 @@ class Groups(Repository):
             *(f"galleries/{row.name}" for row in self._session.all(above)),
         ]
 
-    def delete(self, uid: str) -> None:
-        """Remove a group.
-
-        Raises:
-            NotFound: no row has this uid.
-            Conflict: the group still has resources.
-        """
-        self._remove(_groups, uid, "group")
+    def _columns(self, group: Group) -> dict[str, Any]:
+        return to_columns(
+            _groups,
+            group,
+            subscription_key=fold_name(group.subscription),
+            name_key=fold_name(group.name),
+            tags=dict(group.tags),
+        )
 
 
 def is_group(subscription: str, name: str) -> ColumnElement[bool]:
@@ -100,14 +83,4 @@ def missing_group_error(subscription: str, name: str) -> ParentNotFound:
         expected="an existing group",
         hint=f"imgstore group create -n {name} -l REGION",
         target=group_id(subscription, name),
-    )
-
-
-def _values(group: Group) -> dict[str, Any]:
-    return to_columns(
-        _groups,
-        group,
-        subscription_key=fold_name(group.subscription),
-        name_key=fold_name(group.name),
-        tags=dict(group.tags),
     )

@@ -3,11 +3,11 @@
 import builtins
 from typing import Any
 
-from sqlalchemy import Row, select, tuple_
+from sqlalchemy import select, tuple_
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
-from imgstore.catalog.engine.repository import Repository, missing_row_error
+from imgstore.catalog.engine.repository import MutableRows
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.resources.groups import get_group_uid, is_group
 from imgstore.domain.disks.version_disks import HostCaching
@@ -21,7 +21,7 @@ _SELECT = select(_machines, _groups.c.subscription, _groups.c.name.label("group_
 )
 
 
-class Machines(Repository):
+class Machines(MutableRows[Machine], table=_machines, noun="virtual machine", value=Machine, statement=_SELECT):
     """The machines of all groups."""
 
     def add(self, machine: Machine) -> None:
@@ -32,33 +32,11 @@ class Machines(Repository):
             Conflict: the group has a machine with this name.
         """
         above = get_group_uid(self._session, machine.subscription, machine.group)
-        self._session.run(_machines.insert(), _values(machine) | {"group_uid": above})
-
-    def update(self, machine: Machine) -> None:
-        """Replace the machine with the same uid. The group does not change.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        self._replace(_machines, machine.uid, _values(machine), "virtual machine")
+        self._session.run(_machines.insert(), self._columns(machine) | {"group_uid": above})
 
     def get(self, subscription: str, group: str, name: str) -> Machine | None:
         """Return the machine with this name in a group, or None."""
-        row = self._session.first(_SELECT.where(is_group(subscription, group), _machines.c.name_key == fold_name(name)))
-        return None if row is None else _machine(row)
-
-    def get_for_update(self, uid: str) -> Machine:
-        """Return the machine with this uid, and lock its row until the end of the transaction.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        if (
-            self._session.value(self._session.add_row_locks(select(_machines.c.uid).where(_machines.c.uid == uid)))
-            is None
-        ):
-            raise missing_row_error("virtual machine", uid)
-        return _machine(self._row(_SELECT.where(_machines.c.uid == uid), "virtual machine", uid))
+        return self._find(is_group(subscription, group), _machines.c.name_key == fold_name(name))
 
     def list(
         self,
@@ -85,46 +63,37 @@ class Machines(Repository):
         if after is not None:
             last, uid = after
             statement = statement.where(tuple_(_machines.c.name_key, _machines.c.uid) > tuple_(fold_name(last), uid))
-        ordered = statement.order_by(_machines.c.name_key, _machines.c.uid).limit(limit)
-        return [_machine(row) for row in self._session.all(ordered)]
+        return self._list(statement.order_by(_machines.c.name_key, _machines.c.uid).limit(limit))
 
     def list_deleting(self) -> builtins.list[Machine]:
         """Return all machines in state Deleting, of any subscription."""
         leaving = _machines.c.provisioning_state == ProvisioningState.DELETING
-        return [_machine(row) for row in self._session.all(_SELECT.where(leaving).order_by(_machines.c.uid))]
+        return self._list(_SELECT.where(leaving).order_by(_machines.c.uid))
 
-    def delete(self, uid: str) -> None:
-        """Remove a machine.
+    def _columns(self, machine: Machine) -> dict[str, Any]:
+        """Return the columns except the group."""
+        return to_columns(
+            _machines,
+            machine,
+            omit=("group_uid",),
+            name_key=fold_name(machine.name),
+            tags=dict(machine.tags),
+            kept={
+                "said": dict(machine.extra_properties),
+                "disks": {key: _attachment_values(attachment) for key, attachment in machine.attachments.items()},
+            },
+        )
 
-        Raises:
-            NotFound: no row has this uid.
-        """
-        self._remove(_machines, uid, "virtual machine")
-
-
-def _values(machine: Machine) -> dict[str, Any]:
-    """Return the columns except the group."""
-    return to_columns(
-        _machines,
-        machine,
-        omit=("group_uid",),
-        name_key=fold_name(machine.name),
-        tags=dict(machine.tags),
-        kept={
-            "said": dict(machine.extra_properties),
-            "disks": {key: _attachment_values(attachment) for key, attachment in machine.attachments.items()},
-        },
-    )
-
-
-def _machine(row: Row[Any]) -> Machine:
-    return to_value(
-        Machine,
-        row,
-        group=row.group_name,
-        attachments={key: _attachment(values) for key, values in row.kept.get("disks", {}).items()},
-        extra_properties=row.kept.get("said", {}),
-    )
+    @classmethod
+    def from_row(cls, row: Any) -> Machine:
+        """Return the machine in the columns of a row, with the names of its group."""
+        return to_value(
+            Machine,
+            row,
+            group=row.group_name,
+            attachments={key: _attachment(values) for key, values in row.kept.get("disks", {}).items()},
+            extra_properties=row.kept.get("said", {}),
+        )
 
 
 def _attachment_values(attachment: DiskAttachment) -> dict[str, Any]:

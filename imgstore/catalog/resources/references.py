@@ -12,9 +12,9 @@ from sqlalchemy import Row, Select, Table, bindparam, select
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
-from imgstore.catalog.resources.definitions import definition_from_row
-from imgstore.catalog.resources.galleries import gallery_from_row
-from imgstore.catalog.resources.versions import version_from_row
+from imgstore.catalog.resources.definitions import Definitions
+from imgstore.catalog.resources.galleries import Galleries
+from imgstore.catalog.resources.versions import Versions
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import Gallery, ImageDefinition, ImageVersion
 
@@ -81,7 +81,9 @@ class References(Repository):
         """Return the gallery and the definition with these names, or None if a row is missing."""
         row = self._found(_ABOVE, subscription, group, gallery, definition)
         return (
-            None if row is None else (_GALLERY.read(row, gallery_from_row), _DEFINITION.read(row, definition_from_row))
+            None
+            if row is None
+            else (_GALLERY.read(row, Galleries.from_row), _DEFINITION.read(row, Definitions.from_row))
         )
 
     def find_version(
@@ -95,8 +97,8 @@ class References(Repository):
         row = self._found(_WITH_VERSION, subscription, group, gallery, definition, **number)
         if row is None:
             return None
-        version = None if row[_VERSION.begin] is None else _VERSION.read(row, version_from_row)
-        return _GALLERY.read(row, gallery_from_row), _DEFINITION.read(row, definition_from_row), version
+        version = None if row[_VERSION.begin] is None else _VERSION.read(row, Versions.from_row)
+        return _GALLERY.read(row, Galleries.from_row), _DEFINITION.read(row, Definitions.from_row), version
 
     def _found(
         self, statement: Select[Any], subscription: str, group: str, gallery: str, definition: str, **number: int

@@ -4,11 +4,11 @@ import builtins
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Row, func, select, tuple_
+from sqlalchemy import func, select, tuple_
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
-from imgstore.catalog.engine.repository import Repository, missing_row_error
+from imgstore.catalog.engine.repository import MutableRows
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.domain.disks.sources import SourceIdentity
 from imgstore.domain.disks.version_disks import HostCaching, VersionDisk
@@ -20,58 +20,17 @@ _versions = schema.versions
 _NUMBER = (_versions.c.major, _versions.c.minor, _versions.c.patch)
 
 
-class Versions(Repository):
+class Versions(MutableRows[ImageVersion], table=_versions, noun="image version", value=ImageVersion):
     """The versions of all definitions."""
-
-    def add(self, version: ImageVersion) -> None:
-        """Add a version.
-
-        Raises:
-            Conflict: the definition has a version with this name, or was deleted.
-        """
-        self._session.run(_versions.insert(), _values(version))
-
-    def update(self, version: ImageVersion) -> None:
-        """Replace the version with the same uid.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        self._replace(_versions, version.uid, _values(version), "image version")
 
     def get(self, definition_uid: str, name: VersionName) -> ImageVersion | None:
         """Return the version with this name, or None."""
-        row = self._session.first(
-            select(_versions).where(
-                _versions.c.definition_uid == definition_uid,
-                _versions.c.major == name.major,
-                _versions.c.minor == name.minor,
-                _versions.c.patch == name.patch,
-            )
+        return self._find(
+            _versions.c.definition_uid == definition_uid,
+            _versions.c.major == name.major,
+            _versions.c.minor == name.minor,
+            _versions.c.patch == name.patch,
         )
-        return None if row is None else version_from_row(row)
-
-    def by_uid(self, uid: str) -> ImageVersion:
-        """Return the version with this uid.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        return version_from_row(self._row(select(_versions).where(_versions.c.uid == uid), "image version", uid))
-
-    def lock(self, uid: str) -> None:
-        """Lock the row of a version until the end of the transaction.
-
-        Replicas that are read under the lock stay valid until then.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        if (
-            self._session.value(self._session.add_row_locks(select(_versions.c.uid).where(_versions.c.uid == uid)))
-            is None
-        ):
-            raise missing_row_error("image version", uid)
 
     def list(
         self,
@@ -92,12 +51,12 @@ class Versions(Repository):
             statement = statement.where(is_kept, _versions.c.soft_deleted_at.is_(None))
         if after is not None:
             statement = statement.where(tuple_(*_NUMBER) > tuple_(after.major, after.minor, after.patch))
-        return [version_from_row(row) for row in self._session.all(statement.limit(limit))]
+        return self._list(statement.limit(limit))
 
     def list_all(self) -> builtins.list[ImageVersion]:
         """Return the versions of all definitions, by definition and number."""
         order = (_versions.c.definition_uid, *_NUMBER)
-        return [version_from_row(row) for row in self._session.all(select(_versions).order_by(*order))]
+        return self._list(select(_versions).order_by(*order))
 
     def list_complete_in(
         self, definition_uid: str, region: str, *, below: VersionName | None = None, limit: int
@@ -116,7 +75,7 @@ class Versions(Repository):
         if below is not None:
             statement = statement.where(tuple_(*_NUMBER) < tuple_(below.major, below.minor, below.patch))
         downward = statement.order_by(*(column.desc() for column in _NUMBER)).limit(limit)
-        return [version_from_row(row) for row in self._session.all(downward)]
+        return self._list(downward)
 
     def count(self, subscription: str, location: str) -> int:
         """Count the versions of a subscription in a region. Lock the number until the end of the transaction."""
@@ -134,49 +93,36 @@ class Versions(Repository):
         statement = select(_versions).where(_versions.c.soft_deleted_at.is_not(None))
         if definition_uid is not None:
             statement = statement.where(_versions.c.definition_uid == definition_uid)
-        return [version_from_row(row) for row in self._session.all(statement.order_by(*_NUMBER, _versions.c.uid))]
+        return self._list(statement.order_by(*_NUMBER, _versions.c.uid))
 
     def list_deleting(self) -> builtins.list[ImageVersion]:
         """Return all versions in state Deleting, of any subscription."""
         leaving = _versions.c.provisioning_state == ProvisioningState.DELETING
-        return [
-            version_from_row(row)
-            for row in self._session.all(select(_versions).where(leaving).order_by(_versions.c.uid))
-        ]
+        return self._list(select(_versions).where(leaving).order_by(_versions.c.uid))
 
-    def delete(self, uid: str) -> None:
-        """Remove a version and its placement counters.
+    def _columns(self, version: ImageVersion) -> dict[str, Any]:
+        return to_columns(
+            _versions,
+            version,
+            omit=("served_at",),
+            major=version.name.major,
+            minor=version.name.minor,
+            patch=version.name.patch,
+            target_regions=[_target_values(target) for target in version.target_regions],
+            disks=[_disk_values(disk) for disk in version.disks],
+            tags=dict(version.tags),
+        )
 
-        Raises:
-            NotFound: no row has this uid.
-            Conflict: the version still has replicas.
-        """
-        self._remove(_versions, uid, "image version")
-
-
-def _values(version: ImageVersion) -> dict[str, Any]:
-    return to_columns(
-        _versions,
-        version,
-        omit=("served_at",),
-        major=version.name.major,
-        minor=version.name.minor,
-        patch=version.name.patch,
-        target_regions=[_target_values(target) for target in version.target_regions],
-        disks=[_disk_values(disk) for disk in version.disks],
-        tags=dict(version.tags),
-    )
-
-
-def version_from_row(row: Row[Any]) -> ImageVersion:
-    """Return the version in the columns of a row."""
-    return to_value(
-        ImageVersion,
-        row,
-        name=VersionName(row.major, row.minor, row.patch),
-        target_regions=tuple(_target(values) for values in row.target_regions),
-        disks=tuple(disk_from_json(values) for values in row.disks),
-    )
+    @classmethod
+    def from_row(cls, row: Any) -> ImageVersion:
+        """Return the version in the columns of a row."""
+        return to_value(
+            ImageVersion,
+            row,
+            name=VersionName(row.major, row.minor, row.patch),
+            target_regions=tuple(_target(values) for values in row.target_regions),
+            disks=tuple(disk_from_json(values) for values in row.disks),
+        )
 
 
 def _target_values(target: TargetRegion) -> dict[str, Any]:

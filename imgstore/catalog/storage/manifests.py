@@ -4,11 +4,11 @@ import builtins
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sqlalchemy import ColumnElement, Select, func, select, update
+from sqlalchemy import ColumnElement, Select, func, select
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.repository import Repository, missing_row_error
-from imgstore.catalog.engine.rows import to_columns, to_value
+from imgstore.catalog.engine.repository import Rows
+from imgstore.catalog.engine.rows import to_columns
 from imgstore.domain.disks.version_disks import sort_disk_keys
 from imgstore.domain.resources import ManifestRow
 
@@ -25,7 +25,7 @@ _manifests = schema.manifests
 _slots = schema.slots
 
 
-class Manifests(Repository):
+class Manifests(Rows[ManifestRow], table=_manifests, noun="manifest", value=ManifestRow):
     """The manifests of all slots."""
 
     def add(self, manifest: ManifestRow) -> None:
@@ -44,8 +44,7 @@ class Manifests(Repository):
         Raises:
             NotFound: no row has this uid.
         """
-        if not self._session.change(update(_manifests).where(_manifests.c.uid == uid).values(complete=True)):
-            raise missing_row_error("manifest", uid)
+        self._replace(_manifests, uid, {"complete": True}, "manifest")
 
     def is_complete(self, uid: str) -> bool:
         """Return whether a manifest is complete.
@@ -55,30 +54,19 @@ class Manifests(Repository):
         """
         return bool(self._row(select(_manifests.c.complete).where(_manifests.c.uid == uid), "manifest", uid).complete)
 
-    def get(self, uid: str) -> ManifestRow:
-        """Return the manifest with this uid.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        return to_value(ManifestRow, self._row(select(_manifests).where(_manifests.c.uid == uid), "manifest", uid))
-
     def of_owner(self, owner_uid: str) -> builtins.list[ManifestRow]:
         """Return all manifests of a version or stored disk, complete or not, by slot and disk."""
-        return self._list(_manifests.c.owner_uid == owner_uid)
+        return self._list_where(_manifests.c.owner_uid == owner_uid)
 
     def find(self, owner_uid: str, slot_uid: str, disk: str) -> ManifestRow | None:
         """Return the manifest of a disk of an owner in a slot, complete or not, or None."""
-        row = self._session.first(
-            select(_manifests).where(
-                _manifests.c.owner_uid == owner_uid, _manifests.c.slot_uid == slot_uid, _manifests.c.disk == disk
-            )
+        return self._find(
+            _manifests.c.owner_uid == owner_uid, _manifests.c.slot_uid == slot_uid, _manifests.c.disk == disk
         )
-        return None if row is None else to_value(ManifestRow, row)
 
     def of_replica(self, owner_uid: str, slot_uid: str) -> builtins.list[ManifestRow]:
         """Return the manifests of an owner in a slot, complete or not: the OS disk, then the data disks by LUN."""
-        rows = self._list((_manifests.c.owner_uid == owner_uid) & (_manifests.c.slot_uid == slot_uid))
+        rows = self._list_where((_manifests.c.owner_uid == owner_uid) & (_manifests.c.slot_uid == slot_uid))
         by_disk = {row.disk: row for row in rows}
         return [by_disk[disk] for disk in sort_disk_keys(by_disk)]
 
@@ -107,17 +95,19 @@ class Manifests(Repository):
     def list_with_digest(self, pool_uid: str, digest: bytes) -> builtins.list[ManifestRow]:
         """Return the complete manifests with exactly this content in all slots of a pool, of any owner."""
         slots = select(_slots.c.uid).where(_slots.c.pool_uid == pool_uid)
-        return self._list((_manifests.c.digest == digest) & _manifests.c.complete & _manifests.c.slot_uid.in_(slots))
+        return self._list_where(
+            (_manifests.c.digest == digest) & _manifests.c.complete & _manifests.c.slot_uid.in_(slots)
+        )
 
     def _find_complete(self, slot_uid: str, condition: ColumnElement[bool]) -> ManifestRow | None:
         mine = (_manifests.c.slot_uid == slot_uid) & _manifests.c.complete & condition
         row = self._session.first(select(_manifests).where(mine).order_by(_manifests.c.uid).limit(1))
-        return None if row is None else to_value(ManifestRow, row)
+        return None if row is None else self.from_row(row)
 
     def in_slot(self, slot_uid: str, *, complete_only: bool = True) -> builtins.list[ManifestRow]:
         """Return the manifests of a slot, by disk and uid."""
         mine = _manifests.c.slot_uid == slot_uid
-        return self._list(mine & _manifests.c.complete if complete_only else mine)
+        return self._list_where(mine & _manifests.c.complete if complete_only else mine)
 
     def segment_ids_in_slot(self, slot_uid: str, *, complete_only: bool = True) -> "Ids":
         """Return the ids of the segments that manifests of a slot name, sorted, without duplicates.
@@ -147,21 +137,9 @@ class Manifests(Repository):
         statement = select(func.count()).where(_manifests.c.slot_uid == slot_uid, _manifests.c.body_key == body_key)
         return int(self._session.value(statement))
 
-    def remove(self, uid: str) -> None:
-        """Remove a manifest. Its segments are named no longer.
-
-        Raises:
-            NotFound: no row has this uid.
-            Conflict: an open work pins the manifest.
-        """
-        self._remove(_manifests, uid, "manifest")
-
-    def _list(self, condition: ColumnElement[bool]) -> builtins.list[ManifestRow]:
+    def _list_where(self, condition: ColumnElement[bool]) -> builtins.list[ManifestRow]:
         order = (_manifests.c.slot_uid, _manifests.c.disk, _manifests.c.uid)
-        return [
-            to_value(ManifestRow, row)
-            for row in self._session.all(select(_manifests).where(condition).order_by(*order))
-        ]
+        return self._list(select(_manifests).where(condition).order_by(*order))
 
     def _collect_ids(self, lists: Select[Any], *, complete_only: bool = True) -> "Ids":
         if complete_only:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import bindparam, select, update
 
 from imgstore.catalog import schema
-from imgstore.catalog.engine.repository import Repository, missing_row_error
+from imgstore.catalog.engine.repository import Rows, missing_row_error
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
 from imgstore.domain.errors import LostRace
@@ -25,47 +25,29 @@ _UIDS_AT_ONCE: Final = 1_000
 """The number of uids in a query, because engines limit the parameters of a statement."""
 
 
-class Replicas(Repository):
+class Replicas(Rows[Replica], table=_replicas, noun="replica", value=Replica, statement=_SELECT):
     """The replicas of all versions."""
-
-    def add(self, replica: Replica) -> None:
-        """Add a replica.
-
-        Raises:
-            Conflict: the version was deleted, or has a replica in this slot that is not Deleting.
-        """
-        self._session.run(_replicas.insert(), to_columns(_replicas, replica, slot_uid=replica.slot.uid))
-
-    def get(self, uid: str) -> Replica:
-        """Return the replica with this uid.
-
-        Raises:
-            NotFound: no row has this uid.
-        """
-        return _replica(self._row(_SELECT.where(_replicas.c.uid == uid), "replica", uid))
 
     def list(self, version_uid: str) -> builtins.list[Replica]:
         """Return the replicas of a version in all states, by region and ordinal."""
-        return [_replica(row) for row in self._session.all(_OF_VERSION, {"version_uid": version_uid})]
+        return self._list(_OF_VERSION, {"version_uid": version_uid})
 
     def in_region(self, version_uid: str, region: str) -> builtins.list[Replica]:
         """Return the replicas of a version in a region in all states, by ordinal."""
-        asked = {"version_uid": version_uid, "region": region}
-        return [_replica(row) for row in self._session.all(_IN_REGION, asked)]
+        return self._list(_IN_REGION, {"version_uid": version_uid, "region": region})
 
     def list_by_version(self, version_uids: Sequence[str]) -> dict[str, builtins.list[Replica]]:
         """Return the replicas of several versions, by region and ordinal, for each version uid."""
         found: dict[str, builtins.list[Replica]] = {uid: [] for uid in version_uids}
         for first in range(0, len(version_uids), _UIDS_AT_ONCE):
             some = version_uids[first : first + _UIDS_AT_ONCE]
-            for row in self._session.all(_SELECT.where(_replicas.c.version_uid.in_(some)).order_by(*_ORDER)):
-                found[row.version_uid].append(_replica(row))
+            for replica in self._list(_SELECT.where(_replicas.c.version_uid.in_(some)).order_by(*_ORDER)):
+                found[replica.version_uid].append(replica)
         return found
 
     def in_slot(self, slot_uid: str) -> builtins.list[Replica]:
         """Return the replicas of all versions in a slot."""
-        statement = _SELECT.where(_replicas.c.slot_uid == slot_uid).order_by(_replicas.c.uid)
-        return [_replica(row) for row in self._session.all(statement)]
+        return self._list(_SELECT.where(_replicas.c.slot_uid == slot_uid).order_by(_replicas.c.uid))
 
     def degraded_slots(self) -> frozenset[str]:
         """Return the uids of the slots with a Degraded replica."""
@@ -136,13 +118,13 @@ class Replicas(Repository):
         values = {"bytes_done": bytes_done, "bytes_total": bytes_total, "progress_at": self._session.now()}
         self._replace(_replicas, uid, values, "replica")
 
-    def remove(self, uid: str) -> None:
-        """Remove the row.
+    def _columns(self, replica: Replica) -> dict[str, Any]:
+        return to_columns(_replicas, replica, slot_uid=replica.slot.uid)
 
-        Raises:
-            NotFound: no row has this uid.
-        """
-        self._remove(_replicas, uid, "replica")
+    @classmethod
+    def from_row(cls, row: Any) -> Replica:
+        """Return the replica in the columns of a row, with its slot."""
+        return to_value(Replica, row, slot=slot_from_row(row))
 
 
 def _transition_error(uid: str, present: ReplicaState, state: ReplicaState) -> LostRace:
@@ -154,7 +136,3 @@ def _transition_error(uid: str, present: ReplicaState, state: ReplicaState) -> L
         hint="another process changed the state: show the version with --expand ReplicationStatus, then run again",
         target=uid,
     )
-
-
-def _replica(row: Row[Any]) -> Replica:
-    return to_value(Replica, row, slot=slot_from_row(row))

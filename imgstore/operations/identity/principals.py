@@ -38,7 +38,7 @@ def principal_of(transaction: Transaction, identity: PrincipalRecord) -> Princip
 
 def ensure_tenant(installation: Installation, transaction: Transaction) -> Tenant:
     """Return the installation's own tenant. Create a missing tenant, with the installation's subscription."""
-    transaction.tenants.lock()
+    transaction.tenants.lock_creation()
     tenants = transaction.tenants.list()
     own = tenants[0] if tenants else _new_tenant(installation, transaction, FIRST_TENANT)
     transaction.tenants.assign_subscription(installation.subscription, own.uid)

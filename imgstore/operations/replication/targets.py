@@ -164,7 +164,7 @@ def is_wanted(installation: Installation, replica: Replica) -> bool:
     """Return whether the replica exists and is not Deleting."""
     with installation.catalog.reading() as transaction:
         try:
-            return transaction.replicas.get(replica.uid).state is not ReplicaState.DELETING
+            return transaction.replicas.by_uid(replica.uid).state is not ReplicaState.DELETING
         except NotFound:
             return False
 

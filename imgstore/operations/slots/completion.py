@@ -84,7 +84,7 @@ def record_manifest(
     unmark_named_segments(installation, transaction, slot, ids)
     check_no_deletion(transaction, slot, manifest.body_key)
     if existing is not None:
-        transaction.manifests.remove(existing.uid)  # The row of an earlier try that was never completed.
+        transaction.manifests.delete(existing.uid)  # The row of an earlier try that was never completed.
     row = replace(manifest, segment_ids=np.unique(ids).astype("<u4").tobytes())
     transaction.manifests.add(row)
     return row
@@ -212,7 +212,7 @@ def record_failure(
         except LeaseLost:
             return
         transaction.versions.lock(replica.version_uid)
-        existing = transaction.replicas.get(replica.uid)
+        existing = transaction.replicas.by_uid(replica.uid)
         if existing.state is ReplicaState.REPLICATING:
             attempts = existing.attempts + 1
             if rest_seconds is None:
@@ -303,7 +303,7 @@ def remove_manifests(
     transaction.slots.lock(slot.uid)
     was_complete = [transaction.manifests.is_complete(manifest.uid) for manifest in manifests]
     for manifest in manifests:
-        transaction.manifests.remove(manifest.uid)
+        transaction.manifests.delete(manifest.uid)
     if not any(was_complete):
         return 0
     existing = transaction.ledger.open_intervals(slot.uid)

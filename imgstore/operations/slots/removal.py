@@ -69,7 +69,7 @@ def remove_version(installation: Installation, version: ImageVersion) -> None:
             first_error = first_error or error
             continue
         with suppress(NotFound), installation.catalog.transaction() as transaction:
-            transaction.replicas.remove(replica.uid)
+            transaction.replicas.delete(replica.uid)
     if first_error is not None:
         raise first_error
     with (
@@ -100,7 +100,7 @@ def remove_replica(installation: Installation, replica: Replica) -> FreedBytes:
     keeper = installation.keeper
     with installation.catalog.transaction() as transaction:
         abandon_writers(installation, transaction, owner_uid, str(slot.key), slot)
-        transaction.replicas.get(replica.uid)
+        transaction.replicas.by_uid(replica.uid)
         objects = _manifest_keys(transaction.versions.by_uid(owner_uid))
         work = transaction.works.open(kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={}, pins=())
         lease = transaction.works.lease(work.uid, holder=keeper.holder, lease_seconds=keeper.lease_seconds)
@@ -118,7 +118,7 @@ def remove_replica(installation: Installation, replica: Replica) -> FreedBytes:
                 remove_start_markers(installation, slot, installation.access(slot))
             with installation.catalog.transaction() as transaction:
                 transaction.works.guard(lease)
-                transaction.replicas.remove(replica.uid)
+                transaction.replicas.delete(replica.uid)
                 transaction.works.complete(lease)
     except BaseException:
         with installation.catalog.transaction() as transaction:

@@ -187,7 +187,7 @@ def _restore(installation: Installation, replica: Replica, pace: Callable[[int],
     with installation.catalog.transaction() as transaction:
         if not transaction.queue.try_lock(replica.version_uid):
             return False
-        current = transaction.replicas.get(replica.uid)
+        current = transaction.replicas.by_uid(replica.uid)
         if not _is_candidate(installation, transaction, current):
             return False
         plan = plan_restore(installation, transaction, current)
