@@ -14,8 +14,6 @@ _table = schema.recovery_keys
 class RecoveryKeys(Repository):
     """The ids of the keys in the newest recovery file."""
 
-    __slots__ = ()
-
     def ids(self) -> frozenset[str]:
         """Return the ids of the keys in the newest recovery file. The set is empty before the first file."""
         return frozenset(row.key_id for row in self._session.all(select(_table.c.key_id)))
