@@ -41,6 +41,7 @@ from imgstore.catalog.storage.queue import Queue
 from imgstore.catalog.storage.replicas import Replicas
 from imgstore.catalog.storage.scrub_passes import ScrubPasses
 from imgstore.catalog.storage.segments import Segments
+from imgstore.catalog.storage.slot_scrubs import LostObjects, SlotScrubs
 from imgstore.catalog.storage.slots import Pools, Slots
 from imgstore.catalog.storage.unknown_objects import UnknownObjects
 from imgstore.catalog.storage.workers import Workers
@@ -78,6 +79,8 @@ class Transaction:
         self.zone_gaps = ZoneGaps(session)
         self.unknown_objects = UnknownObjects(session)
         self.scrub_passes = ScrubPasses(session)
+        self.slot_scrubs = SlotScrubs(session)
+        self.lost_objects = LostObjects(session)
         self.disks = Disks(session)
         self.machines = Machines(session)
         self.works = Works(session)

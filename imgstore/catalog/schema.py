@@ -26,6 +26,8 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     unknown_objects  -> slots                                objects in a slot that are not in the catalog
     scrub_passes     -> slots                                unfinished passes of scrub
     scrub_damages    -> scrub_passes                         damaged objects that a pass found
+    slot_scrubs      -> slots                                last finished scrub of each slot
+    lost_objects     -> slots                                objects without a right copy in the slot
     works            -> slots           ~> versions, disks
     work_pins        -> works, manifests                     the database refuses to delete a pinned manifest
     ledger           ~> all resources, by name               statements need charges of deleted resources
@@ -100,7 +102,7 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0033"
+REVISION: Final = "0034"
 """The head of migrations/versions. A catalog at this revision opens without an import of Alembic.
 
 Each migration from 0033 on has a variable `oldest_code`, the oldest revision of code that may use the catalog afterwards
@@ -464,6 +466,26 @@ scrub_damages = Table(
     Column("pass_uid", ForeignKey("scrub_passes.uid"), primary_key=True),
     Column("key", String, primary_key=True),
     Column("is_repaired", Boolean, nullable=False),
+)
+
+# Code of a former release removes pools beside this code, and does not know the tables. So their rows cascade.
+slot_scrubs = Table(
+    "slot_scrubs",
+    metadata,
+    Column("slot_uid", ForeignKey("slots.uid", ondelete="CASCADE"), primary_key=True),
+    Column("began_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime, nullable=False),
+    Column("percent", Float, nullable=False),
+    Column("objects", BigInteger, nullable=False),
+    Column("complete_at", UtcDateTime),
+)
+
+lost_objects = Table(
+    "lost_objects",
+    metadata,
+    Column("slot_uid", ForeignKey("slots.uid", ondelete="CASCADE"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("found_at", UtcDateTime, nullable=False),
 )
 
 disks = Table(

@@ -5,9 +5,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+from imgstore.domain.disks.sources import Extent
 from imgstore.domain.identity.principals import PrincipalRecord, RoleAssignment, Secret
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
+from imgstore.domain.storage.scrub_passes import ScrubPass, SlotScrubRecord
 from imgstore.domain.storage.unknown_objects import UnknownObject
 
 
@@ -139,6 +141,30 @@ class WorkerReport:
     """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskLoss:
+    """The lost ranges of a disk of a version, or of a stored disk."""
+
+    disk_key: str
+    virtual_bytes: int
+    lost: tuple[Extent, ...]
+    """The ranges of the disk in lost segments, merged. The whole disk if the manifest is lost. Empty for an intact disk."""
+
+    @property
+    def lost_bytes(self) -> int:
+        """The sum of the lost ranges."""
+        return sum(each.length for each in self.lost)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerLoss:
+    """A version or stored disk that names a lost object in a slot."""
+
+    resource_id: str
+    disks: tuple[DiskLoss, ...]
+    """All disks, intact or not: the OS disk, then the data disks by LUN."""
+
+
 @dataclass(slots=True, kw_only=True)
 class SlotScrub:
     """The scrub of a slot: the objects read and the damage found. The scrub updates this value."""
@@ -153,21 +179,47 @@ class SlotScrub:
     """The damaged keys that are correct in all copies now."""
     repaired_bytes: int = 0
     """The bytes that other slots supplied."""
+    losses: tuple[OwnerLoss, ...] = ()
+    """The versions and stored disks that name an unrepaired object. Empty in a dry run."""
     restored: int = 0
     """The number of Degraded replicas that are Completed again."""
     unrestored: tuple[str, ...] = ()
     """The version and the reason, for each replica that was Completed before and is not Completed now."""
     problem: str | None = None
     """The reason why the scrub could not read the slot or a part of the slot."""
+    began_at: datetime | None = None
+    """The start of the pass, by the clock of the database. None if the scrub belongs to no pass, as a dry run."""
+    seconds: float = 0.0
+    """The time that this process took."""
     resumed_from: datetime | None = None
     """The start of a pass that an earlier process did not finish. None if this process started the pass."""
     earlier_objects: int = 0
     """The part of `objects` that earlier processes read."""
 
     @property
+    def bytes_per_second(self) -> int:
+        """The rate of this process. 0 for a scrub without time or bytes."""
+        return round(self.read_bytes / self.seconds) if self.seconds > 0 else 0
+
+    @property
     def unrepaired(self) -> list[str]:
         """The damaged keys that are still wrong, sorted."""
         return sorted(self.damaged - self.repaired)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotScrubStatus:
+    """The last scrub of a slot."""
+
+    slot: Slot
+    last: SlotScrubRecord | None
+    """The last finished pass. None before the first pass."""
+    running: tuple[ScrubPass, ...]
+    """The unfinished passes, of a command or of workers."""
+    lost_objects: int
+    """The number of objects that no process could repair."""
+    losses: tuple[OwnerLoss, ...]
+    """The versions and stored disks that name a lost object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

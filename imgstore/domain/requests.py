@@ -405,6 +405,8 @@ class ScrubRequest:
 
     The function may raise KeyboardInterrupt to stop the scrub.
     """
+    bytes_per_second_max: int = 0
+    """The limit for reads and repairs of this scrub, in addition to `pace`. 0 is no limit."""
     is_recorded: bool = True
     """Whether the scrub adds a row to the activity log."""
     runner: ScrubRunner = ScrubRunner.COMMAND

@@ -24,6 +24,7 @@ from imgstore.domain.errors import (
 from imgstore.domain.names import compute_id, definition_id, region_key, version_id
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.requests import VersionRequest
+from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.digests import digest_of
 from imgstore.remote.arm_client import Server
 from imgstore.remote.local_disk import LocalDisk
@@ -115,6 +116,7 @@ def _attempt(server: Server, request: VersionRequest, sources: Sources, *, wait:
     existing = server.find(version, **_STATUS)
     if existing is not None and is_ingested(existing):
         _check_same_disks(server, existing, request, sources)
+    if existing is not None and is_ingested(existing) and not (sources.files and needs_source(existing)):
         storage = None if sources.files else sources.storage({})
         _run_and_watch(
             server, version, "PATCH", version_body(request, location=None, storage=storage), existing, wait=wait
@@ -215,6 +217,11 @@ def find_source(server: Server, group: str, source: str) -> str:
 def is_ingested(version: Json) -> bool:
     """Return whether the ingest of a version is complete, so that the sources are no longer needed."""
     return any(each["state"] in _INGESTED_STATES for each in _replicas(version))
+
+
+def needs_source(version: Json) -> bool:
+    """Return whether each copy of an ingested version is damaged, so that only the source can repair the version."""
+    return all(each["state"] != ReplicaState.COMPLETED for each in _replicas(version))
 
 
 def _replicas(version: Json) -> list[Json]:

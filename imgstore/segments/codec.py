@@ -90,6 +90,20 @@ def encode_segment(buffer: bytearray | memoryview, blocks: int) -> EncodedSegmen
     return EncodedSegment(name=digest_of(body), body=body, blocks=blocks)
 
 
+def encode_as(name: Digest, content: bytes | memoryview) -> bytes | None:
+    """Encode whole blocks as the object with a given name, or return None.
+
+    Another release of zstd makes another frame of equal blocks, so a compressed segment may be impossible to make again.
+    """
+    blocks = len(content) // BLOCK_BYTES
+    assert len(content) == blocks * BLOCK_BYTES
+    raw = HEADER.pack(MAGIC, VERSION, Encoding.RAW, blocks) + content
+    if digest_of(raw) == name:
+        return raw
+    packed = HEADER.pack(MAGIC, VERSION, Encoding.ZSTD, blocks) + _compress(content)
+    return packed if digest_of(packed) == name else None
+
+
 def _compressible(content: memoryview) -> bool:
     """Return whether a sample of the blocks shrinks at all."""
     step = len(content) // BLOCK_BYTES // _SAMPLE_BLOCKS * BLOCK_BYTES

@@ -33,7 +33,7 @@ not overlap, and do not cross a segment or a piece. The reader checks every boun
 import struct
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Self, TypeAlias
 
@@ -205,10 +205,19 @@ class Manifest:
 
     def extents(self) -> list[Extent]:
         """Return the ranges of the disk that hold data, merged and cut at the end of the disk."""
-        ends = self.runs.block + self.runs.count
-        first = np.flatnonzero(np.concatenate(([True], self.runs.block[1:] != ends[:-1]))) if len(self.runs) else ()
-        starts = self.runs.block[first] * BLOCK_BYTES if len(self.runs) else np.empty(0, dtype=np.int64)
-        stops = np.append(ends[np.asarray(first[1:]) - 1], ends[-1]) * BLOCK_BYTES if len(self.runs) else starts
+        return self._merge(self.runs)
+
+    def extents_in(self, names: Collection[Digest]) -> list[Extent]:
+        """Return the ranges of the disk that the named segments hold, merged and cut at the end of the disk."""
+        table = self.segments
+        chosen = np.array([name in names for name in table.all_names()], dtype=np.bool_)
+        return self._merge(self.runs.take(np.flatnonzero(chosen[self.runs.segment]))) if chosen.any() else []
+
+    def _merge(self, runs: Runs) -> list[Extent]:
+        ends = runs.block + runs.count
+        first = np.flatnonzero(np.concatenate(([True], runs.block[1:] != ends[:-1]))) if len(runs) else ()
+        starts = runs.block[first] * BLOCK_BYTES if len(runs) else np.empty(0, dtype=np.int64)
+        stops = np.append(ends[np.asarray(first[1:]) - 1], ends[-1]) * BLOCK_BYTES if len(runs) else starts
         return [
             Extent(offset=start, length=min(stop, self.virtual_bytes) - start)
             for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)

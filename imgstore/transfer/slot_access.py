@@ -138,6 +138,13 @@ class SlotAccess:
         self._read_back(key, ManifestCheck(manifest_digest(data)))
         return info
 
+    def repair_manifest(self, key: str, digest: Digest, data: bytes) -> None:
+        """Store a manifest again if the present object is missing or wrong."""
+        try:
+            self.store.get(self.prefix + key, ManifestCheck(digest))
+        except (ObjectNotFound, ObjectCorrupt):
+            self.put_manifest(key, data)
+
     def get_manifest(self, key: str, digest: Digest) -> Manifest:
         """Read the manifest with that key and digest.
 

@@ -29,10 +29,9 @@ def run(home: Path, *words: str) -> Result:
     return CliRunner().invoke(main, ["scrub", "--home", str(home), *words], prog_name="imgstore")
 
 
-def told(result: Result, code: int) -> dict[str, Any]:
+def told(result: Result, code: int) -> Any:
     assert result.exit_code == code, result.output
-    body: dict[str, Any] = json.loads(result.stdout)
-    return body
+    return json.loads(result.stdout)
 
 
 def test_found_repaired_and_sound(home: Path) -> None:
@@ -53,3 +52,46 @@ def test_found_repaired_and_sound(home: Path) -> None:
 def test_a_sample_is_a_percentage(home: Path) -> None:
     assert run(home, "--sample", "101").exit_code == 2
     assert told(run(home, "--sample", "0"), 0)["samplePercent"] == 0.0
+
+
+def test_rate_is_kept_and_a_wrong_rate_is_refused(home: Path) -> None:
+    refused = run(home, "--rate", "fast")
+    assert (refused.exit_code, "'fast' is not a bandwidth" in refused.stderr) == (1, True)
+    done = told(run(home, "--rate", "1GB/s"), 0)
+    for slot in done["slots"]:
+        assert slot["beganAt"]
+        assert slot["resumedFrom"] is None
+        assert slot["bytesPerSecond"] > 0
+
+
+def test_status_shows_when_each_slot_was_last_read(home: Path) -> None:
+    before = told(run(home, "--status"), 0)
+    assert [(each["lastScrubbed"], each["lastSample"], each["lostObjects"]) for each in before] == [(None, None, 0)] * 4
+    told(run(home, "--sample", "50", "--seed", "1"), 0)
+    sampled = told(run(home, "--status"), 0)
+    assert {each["lastScrubbed"] for each in sampled} == {None}, "a sample reads not all objects"
+    assert {each["lastSample"]["samplePercent"] for each in sampled} == {50.0}
+    told(run(home), 0)
+    told(run(home, "--sample", "50", "--seed", "1"), 0)
+    after = told(run(home, "--status"), 0)
+    assert all(each["lastScrubbed"] < each["lastSample"]["endedAt"] for each in after)
+    assert all(each["ageSeconds"] >= 0 and each["runningSince"] is None for each in after)
+    table = run(home, "--status", "-o", "table")
+    assert table.exit_code == 0
+    assert all(name in table.stdout for name in ("LastScrubbed", "AgeSeconds", "LostObjects"))
+
+
+def test_lost_ranges_are_listed_in_json_and_in_the_table(home: Path) -> None:
+    """Every copy of each segment of all slots is lost."""
+    for path in (home / "regions").rglob("segments/*/*"):
+        path.unlink()
+    body = told(run(home), 1)
+    for slot in body["slots"]:
+        (loss,) = slot["losses"]
+        (disk,) = loss["disks"]
+        assert (disk["disk"], loss["intactDisks"], disk["moreLostRanges"]) == ("os", [], 0)
+        assert disk["lostBytes"] == sum(each["length"] for each in disk["lostRanges"]) > 0
+    status = run(home, "--status", "-o", "table")
+    assert f"os {disk['lostBytes']} bytes at {disk['lostRanges'][0]['offset']}+" in " ".join(status.stdout.split())
+    rest = len(disk["lostRanges"]) - 3
+    assert f"and {rest} more" in " ".join(status.stdout.split())

@@ -335,6 +335,8 @@ def test_replica_with_a_damaged_data_disk_is_not_restored(
     slot = slot_of(empty, "eastus")
     harm(empty, slot, min(segments_of(empty, slot, "lun-0")))
     export(empty, tmp_path / "o.raw", "eastus", lun=0)
+    with empty.catalog.transaction() as transaction:  # As in the catalog of an older release.
+        transaction.lost_objects.remove(slot.uid, transaction.lost_objects.list(slot.uid))
     (found,) = maintenance_scrub.scrub(empty, ADMIN, ScrubRequest(region="eastus", percent=0.0))
     assert (found.damaged, found.restored) == (set(), 0), "no segment was read"
     assert states(show(empty))["eastus/0"] is ReplicaState.DEGRADED, "still restorable (invariant R15)"

@@ -20,7 +20,7 @@ from imgstore.domain.storage import object_keys
 from imgstore.operations.activity_log import list_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scheduler import MaintenanceRunner
-from imgstore.operations.maintenance.scrub import scrub
+from imgstore.operations.maintenance.scrub import list_scrubs, scrub
 from imgstore.operations.maintenance.worker import run_worker
 from imgstore.operations.stores import regions
 from imgstore.regions import Locator
@@ -316,7 +316,7 @@ def test_scrub_keeps_the_bandwidth_and_stops_on_request(home: Installation, samp
 def test_bandwidth_limit_is_kept(home: Installation, samples: SampleImages, clock: ManualClock) -> None:
     """By the clock of the process, whose waiting this test counts."""
     from imgstore.domain.host.stop_signal import StopSignal
-    from imgstore.operations.maintenance.scheduler import _pace
+    from imgstore.operations.maintenance.pace import make_pace
 
     class Counted(StopSignal):
         waited = 0.0
@@ -325,10 +325,29 @@ def test_bandwidth_limit_is_kept(home: Installation, samples: SampleImages, cloc
             Counted.waited += seconds
             clock.advance(seconds)
 
-    pace: Callable[[int], None] = _pace(1_000, Counted(), clock.monotonic)
+    stop = Counted()
+    pace: Callable[[int], None] = make_pace(1_000, check=stop.check, wait=stop.wait, monotonic=clock.monotonic)
     for _ in range(10):
         pace(1_000)
     assert Counted.waited == pytest.approx(9, abs=0.01), "the first second is the burst"
+
+
+def test_scrub_keeps_its_rate_and_reports_age_bytes_and_seconds(
+    home: Installation, samples: SampleImages, clock: ManualClock
+) -> None:
+    publish(home, samples.first, targets=["southcentralus"])
+    object.__setattr__(home, "effects", Effects(now=clock.now, monotonic=clock.monotonic, wait=clock.wait))
+    before, waits = clock.monotonic(), len(clock.waits)
+    (done,) = scrub(home, ADMIN, ScrubRequest(bytes_per_second_max=1_000_000))
+    waited = sum(clock.waits[waits:])
+    assert waited == pytest.approx(done.read_bytes / 1_000_000 - 1, abs=0.01), "the first second is the burst"
+    assert done.seconds == pytest.approx(clock.monotonic() - before)
+    assert done.bytes_per_second == round(done.read_bytes / done.seconds)
+    clock.advance(3600)
+    (status,) = list_scrubs(home, ADMIN)
+    assert status.last is not None
+    assert (status.last.began_at, status.last.objects) == (done.began_at, done.objects)
+    assert status.last.complete_at == status.last.ended_at
 
 
 def test_unavailable_region_delays_no_other_region(

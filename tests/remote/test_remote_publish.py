@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from remote_server import Machine, serving
 
 from imgstore.api.dev_tls import make_certificates
 from imgstore.cli.framework import progress
+from imgstore.cli.main import main
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.storage.sizes import MIB
 from tests.support.sample_disks import compute_sha256, make_raw, write_vhd
@@ -110,6 +112,34 @@ def test_repeated_publish_sends_nothing_and_refuses_another_file(machine: Machin
         "sig", "image-version", "create", *WHERE, "-e", "2.0.0", "--os-vhd-uri", "disk.raw", "-l", "eastus"
     )
     assert "Changing property 'location' is not allowed" in done.stderr
+
+
+def test_the_same_file_repairs_the_only_replica(machine: Machine) -> None:
+    """On the server, as a local command does. Another file is refused before a byte is sent."""
+    where = ("-g", "rg", "-r", "lost", "-i", "ubuntu")
+    machine.inside("sig", "create", "-g", "rg", "-r", "lost", "-l", "eastus")
+    made = ("--publisher", "p", "--offer", "o", "--sku", "s", "--os-type", "Linux")
+    machine.inside("sig", "image-definition", "create", *where, *made)
+    disk = make_raw(machine.folder / "lost.raw", seed=7, virtual_bytes=8 * MIB, content_bytes=3 * MIB)
+    other = make_raw(machine.folder / "lost2.raw", seed=8, virtual_bytes=8 * MIB, content_bytes=3 * MIB)
+    create = ("sig", "image-version", "create", *where, "-e", "1.0.0", "--os-vhd-uri")
+    before = set(machine.server_home.glob("regions/imgstore-eastus/*/pools/**/segments/*/*"))
+    machine.inside(*create, str(disk))
+    for path in set(machine.server_home.glob("regions/imgstore-eastus/*/pools/**/segments/*/*")) - before:
+        path.unlink()
+    scrub = ["scrub", "--region", "eastus", "--home", str(machine.server_home)]
+    assert CliRunner().invoke(main, scrub).exit_code == 1
+    sent = machine.puts()
+    refused = machine.run(*create, str(other))
+    assert (refused.exit_code, machine.puts()) == (1, sent), refused.stderr
+    assert "(PropertyChangeNotAllowed)" in refused.stderr
+    again = machine.inside(*create, str(disk))
+    assert again["properties"]["provisioningState"] == "Succeeded"
+    result = CliRunner().invoke(main, scrub)
+    assert result.exit_code == 0, result.output
+    reference = ("--gallery-image-reference", "rg/lost/ubuntu/1.0.0", "-l", "eastus")
+    machine.inside("disk", "export", *reference, "--file", str(machine.folder / "found.raw"))
+    assert (machine.folder / "found.raw").read_bytes() == disk.read_bytes()
 
 
 def test_the_ingest_of_an_uploaded_disk_reports_progress(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,6 @@ from imgstore.wire.responses.resources import soft_deleted_json, version_json
 
 router = APIRouter(tags=["Image versions"])
 _KIND: Final = Kind.VERSION
-_INGESTED_STATES: Final = (ReplicaState.COMPLETED, ReplicaState.DEGRADED)
 
 
 @router.put(
@@ -175,12 +174,14 @@ def put_version(call: CommandCall) -> Outcome:
         check_conditions(request["conditions"], None)
         return True, _json(session.installation, _publish(call, body, created=True))
     check_conditions(request["conditions"], _json(session.installation, current))
-    is_unfinished = request["whole"] and body.names_sources and not _is_ingested(current)
+    is_unfinished = request["whole"] and body.names_sources and not _serves_bytes(current)
     if call.is_preempted:
         if not is_unfinished:
             raise _preemption_error(call)
         body = replace(body, request=body.request.without_changes())
-    body.check_same_source(current.version)
+    is_degraded = any(replica.state is ReplicaState.DEGRADED for replica in current.replicas)
+    if not (is_unfinished and is_degraded):  # The source of a repair is compared with the stored content instead.
+        body.check_same_source(current.version)
     if is_unfinished:
         return False, _json(session.installation, _publish(call, body, created=False))
     view = session.run(
@@ -266,9 +267,12 @@ def _accept(call: CommandCall, *, created: bool) -> None:
     call.accept((created, _json(call.session.installation, _show(call.session, call.request))))
 
 
-def _is_ingested(view: VersionView) -> bool:
-    """Return whether the ingest is complete, so that the source need not be read again."""
-    return any(replica.state in _INGESTED_STATES for replica in view.replicas)
+def _serves_bytes(view: VersionView) -> bool:
+    """Return whether a replica is complete, so that the source need not be read again.
+
+    A version with Degraded replicas only is repaired from the source.
+    """
+    return any(replica.state is ReplicaState.COMPLETED for replica in view.replicas)
 
 
 def delete_version(call: CommandCall) -> Outcome:

@@ -25,6 +25,11 @@ class ScrubPasses(Repository):
         found = self._session.all(select(_damages).where(_damages.c.pass_uid == row.uid))
         return _scrub_pass(row, {damage.key: damage.is_repaired for damage in found})
 
+    def in_slot(self, slot_uid: str) -> list[ScrubPass]:
+        """Return the unfinished passes of all runners in a slot."""
+        found = [self.find(slot_uid, runner) for runner in ScrubRunner]
+        return [each for each in found if each is not None]
+
     def begin(self, slot_uid: str, runner: ScrubRunner, *, percent: float, seed: int) -> ScrubPass:
         """Begin a pass, and remove an earlier pass of the runner in the slot."""
         old = self.find(slot_uid, runner)

@@ -73,6 +73,12 @@ class Works(Repository):
         )
         return found[0] if found else None
 
+    def find_first_completed(self, kind: WorkKind, owner_uid: str) -> Work | None:
+        """Return the oldest completed work of this kind and owner, or None. A closed work keeps its plan."""
+        mine = (_works.c.kind == kind) & (_works.c.owner_uid == owner_uid) & (_works.c.state == WorkState.COMPLETED)
+        row = self._session.first(select(_works).where(mine).order_by(_works.c.opened_at, _works.c.uid).limit(1))
+        return None if row is None else self._read([row])[0]
+
     def list_open(self, slot_uid: str | None = None) -> list[Work]:
         """Return the open works of a slot, or of all slots, oldest first."""
         return self._open() if slot_uid is None else self._open(_works.c.slot_uid == slot_uid)

@@ -8,7 +8,8 @@ from typing import Final
 
 RESUMED_BY_COMMAND: Final = timedelta(days=1)
 """The age up to which a command resumes an interrupted pass. A later command reads the whole slot."""
-_ALL_PERCENT: Final = 100.0
+ALL_PERCENT: Final = 100.0
+"""The share of a pass that reads all segments."""
 
 
 class ScrubRunner(StrEnum):
@@ -65,9 +66,24 @@ class ScrubPass:
             seed: the requested seed. None is any seed.
             now: the time by the clock of the database.
         """
-        is_same_sample = self.percent == percent and (percent >= _ALL_PERCENT or seed in (None, self.seed))
+        is_same_sample = self.percent == percent and (percent >= ALL_PERCENT or seed in (None, self.seed))
         is_recent = self.runner is ScrubRunner.WORKER or now - self.saved_at <= RESUMED_BY_COMMAND
         return is_same_sample and is_recent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotScrubRecord:
+    """The last finished pass through a slot. All times are by the clock of the database."""
+
+    slot_uid: str
+    began_at: datetime
+    ended_at: datetime
+    percent: float
+    """The share of the segments that the pass read."""
+    objects: int
+    """The number of objects that the pass read."""
+    complete_at: datetime | None = None
+    """The end of the last pass that read all objects. None before the first such pass."""
 
 
 class ReadFront:

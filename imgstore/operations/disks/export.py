@@ -13,7 +13,7 @@ from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.sources import DiskFormat, DiskWriter
 from imgstore.domain.disks.upload_tags import describe_waiting_disk
-from imgstore.domain.disks.version_disks import OS_DISK, disk_key
+from imgstore.domain.disks.version_disks import OS_DISK, check_has_disk, disk_key
 from imgstore.domain.errors import Conflict, ImgstoreError
 from imgstore.domain.identity.access import VERSIONS, Action, Principal
 from imgstore.domain.names import ImageReference
@@ -26,7 +26,7 @@ from imgstore.formats import create_writer, describe_rest, export_warnings, padd
 from imgstore.ledger.entries import Party
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import record_activity
-from imgstore.operations.disks.placement import choose_slot
+from imgstore.operations.disks.placement import choose_readable_slot
 from imgstore.operations.gallery.sharing import image_scope
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import Hold
@@ -203,15 +203,17 @@ def export_image(
                 transaction, subscription, reference.group, reference.gallery, reference.definition
             )
             region = installation.regions.get(location or definition_path.gallery.location, target="location").name
-            offer, slot = choose_slot(installation, transaction, reference, region)
-            manifest = transaction.manifests.find(offer.version_uid, slot.uid, offer.disk(disk_key(lun)).key)
-            assert manifest is not None, "a complete replica has a manifest"
-            others = list_alternative_slots(transaction, offer.version_uid, slot)
-            lease = pin_manifest(installation, slot, offer.version_uid, manifest, transaction)
-            party = version_party(definition_path, transaction.versions.by_uid(offer.version_uid))
+            image = choose_readable_slot(installation, transaction, reference, region)
+            key, slot = disk_key(lun), image.slot
+            check_has_disk(image.disk_keys, key, image.source)
+            manifest = transaction.manifests.find(image.version_uid, slot.uid, key)
+            assert manifest is not None, "a replica that was complete once has a manifest"
+            others = list_alternative_slots(transaction, image.version_uid, slot)
+            lease = pin_manifest(installation, slot, image.version_uid, manifest, transaction)
+            party = version_party(definition_path, transaction.versions.by_uid(image.version_uid))
         chosen = _ExportSource(
-            source=offer.source,
-            owner_uid=offer.version_uid,
+            source=image.source,
+            owner_uid=image.version_uid,
             slot=slot,
             manifest=manifest,
             others=others,

@@ -57,7 +57,7 @@ from imgstore.operations.gallery.galleries import FINGERPRINT_KEY_BYTES
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
-from imgstore.operations.replication.disk_ingest import ingest_disk
+from imgstore.operations.replication.disk_ingest import ingest_disk, refill_disk
 from imgstore.operations.slots.held_works import run_or_follow
 from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import remove_disks
@@ -133,6 +133,9 @@ def make_disks(
             for disk in open_ones:
                 if disk.source is not None:
                     _ingest(installation, disks, disk, readers[disk.disk_key])
+            for disk in disks:
+                if disk not in open_ones and disk.disk_key in readers:
+                    refill_disk(installation, disk, readers[disk.disk_key])
             return disks
 
         disks = run_or_follow(installation, requests[0].display_name, attempt)

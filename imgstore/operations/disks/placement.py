@@ -1,6 +1,6 @@
 """Select the image version and the replica for a new disk, and recommend more replicas if necessary."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from imgstore.catalog import Transaction
@@ -12,6 +12,7 @@ from imgstore.domain.resources import (
     ManagedDisk,
     Slot,
 )
+from imgstore.domain.states import ReplicaState
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations import lookup
 from imgstore.operations.installation import Installation
@@ -69,6 +70,55 @@ def choose_slot(
     offer = find_offer(installation, transaction, reference, region)
     return offer, next_slot(
         transaction.placements.advance_counter(offer.version_uid, region), installation.prefer_responsive(offer.slots)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadableImage:
+    """An image version in a slot from which verified bytes can be exported."""
+
+    version_uid: str
+    source: str
+    """The resource id of the version."""
+    disk_keys: tuple[str, ...]
+    slot: Slot
+
+
+def choose_readable_slot(
+    installation: Installation, transaction: Transaction, reference: ImageReference, region: str
+) -> ReadableImage:
+    """Find the version of a reference for an export, and choose a slot of the region.
+
+    A named version without a complete replica in the region is read from a Degraded replica: an export verifies each
+    piece, so an intact disk of the version is served (invariant W15).
+
+    Raises:
+        ImageNotAvailable: the version does not exist, or has neither a complete nor a Degraded replica in the region.
+    """
+    try:
+        offer, slot = choose_slot(installation, transaction, reference, region)
+    except ImageNotAvailable:
+        found = None if reference.version is None else _find_degraded(installation, transaction, reference, region)
+        if found is None:
+            raise
+        return found
+    return ReadableImage(version_uid=offer.version_uid, source=offer.source, disk_keys=offer.disk_keys, slot=slot)
+
+
+def _find_degraded(
+    installation: Installation, transaction: Transaction, reference: ImageReference, region: str
+) -> ReadableImage | None:
+    definition_path = lookup.find_referenced_definition(transaction, installation.subscription, reference)
+    version = find_named_version(installation, transaction, definition_path, reference, region)
+    replicas = transaction.replicas.in_region(version.uid, region)
+    slots = [each.slot for each in replicas if each.state is ReplicaState.DEGRADED]
+    if not slots:
+        return None
+    return ReadableImage(
+        version_uid=version.uid,
+        source=reference.display_id(definition_path.version_id(version.name)),
+        disk_keys=version.disk_keys,
+        slot=installation.prefer_responsive(slots)[0],
     )
 
 

@@ -5,8 +5,7 @@ workers share the rows. A task may be repeated and may be killed at any time. So
 damage.
 """
 
-import threading
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from imgstore.domain.storage.scrub_passes import ScrubRunner
 from imgstore.operations.activity_log import trim_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc import GRACE_HOURS, collect
+from imgstore.operations.maintenance.pace import make_pace
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.replication.targets import remove_all_surplus_replicas
 from imgstore.operations.slots.leftovers import run_removals
@@ -33,13 +33,11 @@ from imgstore.operations.versions.delete import purge_soft_deleted
 from imgstore.operations.versions.unfinished_deletes import finish_deletes
 from imgstore.policy.maintenance_schedule import maintenance_tasks, next_due
 from imgstore.regions import ALL_ZONES
-from imgstore.stores.wrappers.bandwidth_limit import TokenBucket
 
 _LEASE_SECONDS: Final = 60.0
 """The lease of a task. The worker renews the lease at each poll, several times within this time."""
 _LOOK_SECONDS: Final = 15.0
 """The time between two looks for a due task. Each look reads the slots of the installation."""
-_WAIT_SECONDS_MIN: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +65,12 @@ class MaintenanceRunner:
         self._stop = StopSignal()
         self._installation = replace(installation, keeper=installation.keeper.with_stop_signal(self._stop))
         self._principal = principal
-        self._pace = _pace(installation.maintenance.bytes_per_second_max, self._stop, installation.effects.monotonic)
+        self._pace = make_pace(
+            installation.maintenance.bytes_per_second_max,
+            check=self._stop.check,
+            wait=self._stop.wait,
+            monotonic=installation.effects.monotonic,
+        )
         self._pool = ThreadPoolExecutor(len(MaintenanceKind), thread_name_prefix="maintenance")
         self._running: list[_RunningTask] = []
         self._ended: set[str] = set()
@@ -280,26 +283,10 @@ def check_safe_to_collect(installation: Installation) -> None:
                 )
 
 
-def _pace(bytes_per_second: int, stop: StopSignal, monotonic: Callable[[], float]) -> Callable[[int], None]:
-    """Return a function that is called with the length of each read, and waits to keep the bandwidth limit."""
-    if not bytes_per_second:
-        return lambda _length: stop.check()
-    bucket, lock = TokenBucket(bytes_per_second, monotonic), threading.Lock()
-
-    def pace(length: int) -> None:
-        stop.check()
-        with lock:  # One thread at a time. Otherwise each thread would wait for the reads of all.
-            bucket.take(length)
-            while (seconds := bucket.take(0)) > _WAIT_SECONDS_MIN:
-                stop.wait(seconds)
-
-    return pace
-
-
 def _format_scrub(found: SlotScrub) -> str:
     if found.problem is not None:
         raise StoreError(f"{found.slot.key}: {found.problem}")
-    parts = [f"{found.slot.key}: {found.read_bytes} bytes read"]
+    parts = [f"{found.slot.key}: {found.read_bytes} bytes read in {found.seconds:.0f} s"]
     if found.resumed_from is not None:
         parts.append(f"{found.earlier_objects} of {found.objects} objects read earlier, since {found.resumed_from}")
     if found.damaged:

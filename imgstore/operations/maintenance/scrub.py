@@ -17,7 +17,7 @@ import numpy as np
 from imgstore.catalog.storage.manifests import unpack_ids
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound, ReadBackMismatch, StoreError
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
-from imgstore.domain.reports import SlotScrub
+from imgstore.domain.reports import SlotScrub, SlotScrubStatus
 from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.storage import object_keys
@@ -27,10 +27,12 @@ from imgstore.ledger.egress import Transfer, charge_repair
 from imgstore.ledger.entries import Party
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance.pace import make_pace
 from imgstore.operations.maintenance.scrub_progress import ScrubProgress
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.degrade import degrade, degrade_owners, remove_damaged
 from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
+from imgstore.operations.slots.losses import find_losses, read_manifest_copy
 from imgstore.operations.slots.restore import restore_replicas
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.operations.stores.zone_gaps import record_zone_gaps
@@ -84,7 +86,28 @@ def scrub(installation: Installation, principal: Principal, request: ScrubReques
         return _scrub(installation, request)
 
 
+def list_scrubs(installation: Installation, principal: Principal) -> list[SlotScrubStatus]:
+    """Return the last scrub of each slot, by region, storage account type and ordinal."""
+    authorize(principal, Action.READ, INSTALLATION)
+    with installation.catalog.reading() as transaction:
+        slots = sorted(transaction.slots.list_all(), key=lambda slot: (slot.key.region, slot.prefix))
+        last = {each.slot_uid: each for each in transaction.slot_scrubs.list()}
+        running = {slot.uid: tuple(transaction.scrub_passes.in_slot(slot.uid)) for slot in slots}
+        lost = {slot.uid: transaction.lost_objects.list(slot.uid) for slot in slots}
+    return [
+        SlotScrubStatus(
+            slot=slot,
+            last=last.get(slot.uid),
+            running=running[slot.uid],
+            lost_objects=len(lost[slot.uid]),
+            losses=find_losses(installation, slot, lost[slot.uid]),
+        )
+        for slot in slots
+    ]
+
+
 def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]:
+    request = _with_rate(installation, request)
     region = None if request.region is None else installation.regions.get(request.region, target="region").name
     with installation.catalog.reading() as transaction:
         slots = [
@@ -106,12 +129,32 @@ def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]
     return done
 
 
+def _with_rate(installation: Installation, request: ScrubRequest) -> ScrubRequest:
+    """Return the request with a pace that also keeps `bytes_per_second_max`."""
+    if not request.bytes_per_second_max:
+        return request
+    given = request.pace
+    limited = make_pace(
+        request.bytes_per_second_max,
+        check=installation.keeper.check_cancelled,
+        wait=installation.effects.wait,
+        monotonic=installation.effects.monotonic,
+    )
+
+    def pace(length: int) -> None:
+        given(length)
+        limited(length)
+
+    return replace(request, pace=pace)
+
+
 def _scrub_slot(
     installation: Installation, slot: Slot, request: ScrubRequest
 ) -> tuple[SlotScrub, ScrubProgress | None]:
     """Scrub a slot. Also return the progress of the pass, if the request reads the slot and may write."""
     found = SlotScrub(slot=slot)
     progress = None
+    started = installation.effects.monotonic()
     try:
         if request.repair_notes_only and slot.zone == ALL_ZONES and not _has_notes(installation, slot):
             return found, None
@@ -119,18 +162,40 @@ def _scrub_slot(
             progress = ScrubProgress.open(installation, found, request)
             request = replace(request, seed=progress.scrub_pass.seed)
         named = _list_named_objects(installation, slot)
+        with installation.catalog.reading() as transaction:
+            lost = transaction.lost_objects.list(slot.uid)
         if slot.zone == ALL_ZONES:
-            _read_zones(installation, found, named, request, progress)
+            _read_zones(installation, found, named, request, progress, lost)
         else:
-            _read_one(installation, found, named, request, progress)
+            _read_one(installation, found, named, request, progress, lost)
         if not request.dry_run and found.unrepaired:
             _repair(installation, found, named, request.pace)
+        if not request.dry_run:
+            _record_lost(installation, found, () if request.repair_notes_only or found.problem else lost)
+            found.losses = find_losses(installation, slot, found.unrepaired)
     except ImgstoreError as error:  # The store fails, or regions.yaml does not contain the region any more.
         found.problem = str(error)
     finally:
+        found.seconds = installation.effects.monotonic() - started
         if progress is not None:
             progress.interrupt()
     return found, progress
+
+
+def _record_lost(installation: Installation, found: SlotScrub, lost: Collection[str]) -> None:
+    """Record the objects without a right copy.
+
+    Args:
+        installation: the installation.
+        found: the result of the scrub.
+        lost: the known lost objects that this scrub has read again.
+    """
+    unrepaired = found.unrepaired
+    right = found.repaired.union(lost).difference(unrepaired)
+    if unrepaired or right:
+        with installation.catalog.transaction() as transaction:
+            transaction.lost_objects.remove(found.slot.uid, right)
+            transaction.lost_objects.add(found.slot.uid, unrepaired)
 
 
 def _has_notes(installation: Installation, slot: Slot) -> bool:
@@ -238,8 +303,9 @@ def _read_one(
     named: Mapping[str, _NamedObject],
     request: ScrubRequest,
     progress: ScrubProgress | None,
+    lost: Collection[str],
 ) -> None:
-    """Scrub a slot in one zone."""
+    """Scrub a slot in one zone. The known lost objects are read in any case."""
     access = installation.access(found.slot)
 
     def look(each: _NamedObject) -> _ReadResult:
@@ -249,7 +315,7 @@ def _read_one(
             found.damaged.add(each.key)
             return _ReadResult(read_bytes=0)
 
-    _read_all(installation, found, _choose_sample(named, request), look, request.pace, progress)
+    _read_all(installation, found, _choose_sample(named, request, lost), look, request.pace, progress, lost)
 
 
 def _read_zones(
@@ -258,8 +324,12 @@ def _read_zones(
     named: Mapping[str, _NamedObject],
     request: ScrubRequest,
     progress: ScrubProgress | None,
+    lost: Collection[str],
 ) -> None:
-    """Scrub a slot in three zones: read each copy, and replace wrong and missing copies by a right copy."""
+    """Scrub a slot in three zones: read each copy, and replace wrong and missing copies by a right copy.
+
+    The known lost objects are read in any case.
+    """
     store, prefix = installation.locator.store(found.slot), found.slot.prefix
     assert isinstance(store, ZoneRedundantStore), "the slot has three zones"
     noted = {note.key.removeprefix(prefix) for note in store.list_pending_repairs() if note.key.startswith(prefix)}
@@ -281,10 +351,10 @@ def _read_zones(
             store.delete_notes(prefix + each.key)
         return seen
 
-    some = _choose_sample(named, request, noted)
+    some = _choose_sample(named, request, noted.union(lost))
     if request.repair_notes_only:
         some = [each for each in some if each.key in noted]
-    _read_all(installation, found, some, look, request.pace, progress, noted)
+    _read_all(installation, found, some, look, request.pace, progress, noted.union(lost))
     if not request.dry_run:
         lone = (
             set[str]()
@@ -378,8 +448,7 @@ class _RepairedSegment:
 def _repair_segment(
     installation: Installation, slot: Slot, each: _NamedObject, name: Digest, holders: Sequence[Slot]
 ) -> _RepairedSegment:
-    candidates = [(other, each.key) for other in holders]
-    source, body = _read_from_another(installation, slot, each, candidates)
+    source, body = _read_from_another(installation, slot, each, holders)
     installation.access(slot).put_segment(name, body)
     return _RepairedSegment(name=name, stored_bytes=len(body), source=source)
 
@@ -388,13 +457,9 @@ def _repair_manifest(installation: Installation, slot: Slot, each: _NamedObject,
     if each.key != row.body_key:
         installation.access(slot).put_manifest(each.key, _reference(row))
     else:
-        with installation.catalog.reading() as transaction:
-            same = {
-                (other.slot_uid, other.body_key)
-                for other in transaction.manifests.list_with_digest(slot.key.pool_uid, row.digest)
-            }
-            candidates = [(transaction.slots.get(uid), key) for uid, key in sorted(same - {(slot.uid, each.key)})]
-        _, body = _read_from_another(installation, slot, each, candidates)
+        body = read_manifest_copy(installation, slot, row)
+        if body is None:
+            raise _no_copy_error(each)
         installation.access(slot).put_manifest(each.key, body)
 
 
@@ -413,26 +478,30 @@ def _find_holders(installation: Installation, slot: Slot, names: Collection[Dige
 
 
 def _read_from_another(
-    installation: Installation, slot: Slot, named: _NamedObject, candidates: Sequence[tuple[Slot, str]]
+    installation: Installation, slot: Slot, named: _NamedObject, holders: Sequence[Slot]
 ) -> tuple[Slot, bytes]:
-    """Read an object from one of the candidates, pairs of a slot and a key. Candidates of the same region come first.
+    """Read a segment from one of the holders, holders of the same region first.
 
     Raises:
-        ObjectNotFound: there is no candidate.
-        StoreError: no candidate has the object; the error of the first candidate.
+        ObjectNotFound: there is no holder.
+        StoreError: no holder has the segment; the error of the first holder.
     """
-    if not candidates:
-        raise ObjectNotFound(
-            f"No other replica has '{named.key}'.", found="one slot", expected="another", target=named.key
-        )
+    if not holders:
+        raise _no_copy_error(named)
     first: StoreError | None = None
-    for other, key in sorted(candidates, key=lambda place: place[0].key.region != slot.key.region):
+    for other in sorted(holders, key=lambda holder: holder.key.region != slot.key.region):
         try:
-            return other, installation.access(other).get_object(key, named.accept)
+            return other, installation.access(other).get_object(named.key, named.accept)
         except StoreError as error:
             first = first or error
     assert first is not None, "one place or more was asked"
     raise first
+
+
+def _no_copy_error(named: _NamedObject) -> ObjectNotFound:
+    return ObjectNotFound(
+        f"No other replica has '{named.key}'.", found="one slot", expected="another", target=named.key
+    )
 
 
 def _charge_repairs(installation: Installation, slot: Slot, repaired: Sequence[_RepairedSegment]) -> None:

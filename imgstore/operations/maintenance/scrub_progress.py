@@ -29,6 +29,7 @@ class ScrubProgress:
         self._lock = threading.Lock()
         self._saved = dict(scrub_pass.damaged)
         self._saved_at = installation.effects.monotonic()
+        found.began_at = scrub_pass.began_at
 
     @classmethod
     def open(cls, installation: Installation, found: SlotScrub, request: ScrubRequest) -> Self:
@@ -81,9 +82,17 @@ class ScrubProgress:
             self.save()
 
     def end(self) -> None:
-        """Remove the pass after all objects were read."""
+        """Record the end of the pass, and remove the pass. All objects were read, unless the slot has a problem."""
+        scrub_pass, found = self.scrub_pass, self._found
         with self._installation.catalog.transaction() as transaction:
-            transaction.scrub_passes.end(self.scrub_pass.uid)
+            if found.problem is None:
+                transaction.slot_scrubs.record(
+                    scrub_pass.slot_uid,
+                    began_at=scrub_pass.began_at,
+                    percent=scrub_pass.percent,
+                    objects=found.objects,
+                )
+            transaction.scrub_passes.end(scrub_pass.uid)
 
     def _save(self) -> None:
         repaired = self._found.repaired.copy()

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK
-from imgstore.domain.resources import ManagedDisk, ManifestRow
+from imgstore.domain.errors import ObjectCorrupt
+from imgstore.domain.resources import ManagedDisk, ManifestRow, Slot
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Lease, Work, WorkKind
@@ -19,8 +20,10 @@ from imgstore.operations.replication.slot_ingest import (
     source_to_json,
     touched_bytes,
 )
-from imgstore.operations.slots.completion import complete_disk
+from imgstore.operations.slots.completion import complete_disk, named_segments
 from imgstore.operations.slots.references import disk_party
+from imgstore.operations.slots.refill import refill
+from imgstore.operations.slots.restore import restore_repaired
 from imgstore.operations.slots.runner import run_work, store_manifest
 from imgstore.operations.slots.works import acquire_work
 
@@ -58,6 +61,48 @@ def ingest_disk(
         complete_disk(installation, lease=lease, disk=made, party=disk_party(made), manifest=manifest)
     counter.end(f"{reader.virtual_bytes} bytes ingested")
     return made
+
+
+def refill_disk(installation: Installation, disk: ManagedDisk, reader: DiskReader) -> None:
+    """Make the lost segments of a stored disk again from the file of the disk. Do nothing if no lost segment is known.
+
+    The repair needs no work, because a manifest of the slot names the segments.
+
+    Raises:
+        ObjectCorrupt: a segment cannot be made from the file.
+        ImgstoreError: the file or the store failed.
+    """
+    slot = disk.slot
+    with installation.catalog.reading() as transaction:
+        row = transaction.manifests.find(disk.uid, slot.uid, OS_DISK)
+        lost = transaction.lost_objects.list(slot.uid)
+        if row is None or not lost:
+            return
+        table = transaction.segments.rows(slot.key.pool_uid, named_segments([row]))
+    damaged = {each.name: each.stored_bytes for each in table if object_keys.segment_key(each.name) in lost}
+    if not damaged and row.body_key not in lost:
+        return
+    counter = ProgressCounter(installation, f"repair {disk.kind.noun} {disk.name}", sum(damaged.values()))
+    counter.begin()
+    rows, readers = {OS_DISK: row}, {OS_DISK: reader}
+    check_cancelled = installation.keeper.check_cancelled
+    unmade = refill(installation, slot, rows, readers, frozenset(damaged), check_cancelled, counter.add_bytes)
+    if unmade is None or unmade:
+        counter.fail()
+        raise _not_repairable(disk, slot, None if unmade is None else len(unmade))
+    counter.end(f"{len(damaged)} lost segments made again from the source")
+    restore_repaired(installation, slot)
+
+
+def _not_repairable(disk: ManagedDisk, slot: Slot, segments: int | None) -> ObjectCorrupt:
+    what = "the manifest" if segments is None else f"{segments} segments"
+    return ObjectCorrupt(
+        f"Lost objects of the {disk.kind.noun} '{disk.name}' cannot be made again from the file.",
+        found=f"{what} in {slot.key}: another disk has some of the blocks, or another release of zstd made the segment",
+        expected="a file with all blocks of the lost segments",
+        hint="`imgstore scrub --status` lists the lost ranges; create the disk again under another name",
+        target=disk.resource_id,
+    )
 
 
 def _plan(

@@ -21,7 +21,7 @@ from imgstore.domain.errors import (
     SourceChanged,
 )
 from imgstore.domain.names import VersionName
-from imgstore.domain.resources import ImageVersion, ManifestRow, Replica
+from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
@@ -46,6 +46,8 @@ from imgstore.operations.slots.completion import (
     record_manifest,
 )
 from imgstore.operations.slots.degrade import discard_unreadable
+from imgstore.operations.slots.refill import refill
+from imgstore.operations.slots.restore import restore_repaired
 from imgstore.operations.slots.runner import begin_replica, run_work
 from imgstore.policy.selection import choose_bases
 from imgstore.segments.manifest import Manifest
@@ -89,19 +91,29 @@ def publish(installation: Installation, publication: Publication) -> None:
     disk_keys = sort_disk_keys(publication.readers)
     keys = [object_keys.manifest_key(version.uid, disk) for disk in disk_keys]
     with run_work(installation, slot, lease, counter, replica=replica, keys=keys, uses_bases=True) as check_cancelled:
-        counter.total = sum(map(touched_bytes, publication.readers.values()))
-        counter.begin()
-        damaged = _find_damaged(installation, publication, check_cancelled)
-        with open_slot_ingest(installation, slot, check_cancelled, counter.add_bytes, damaged) as slot_ingest:
-            run = _VersionIngest(publication=publication, work=work, lease=lease, run=slot_ingest)
-            manifests = [run.ingest_disk(disk) for disk in disk_keys]
-        for disk, reader in publication.readers.items():
-            check_same_source(reader, _identity(work.plan, disk))
         leased = LeasedReplica(
             definition_path=publication.definition_path, version=version, replica=replica, lease=lease
         )
-        complete_replica(installation, leased, manifests)
-    counter.end(f"{slot_ingest.packed_bytes} bytes stored")
+        rows = _complete_rows(installation, publication)
+        damaged = _find_damaged(installation, slot, rows.values(), check_cancelled)
+        unmade = _refill(installation, publication, rows, damaged, counter, check_cancelled)
+        if unmade is not None and not unmade:
+            complete_replica(installation, leased, list(rows.values()))
+            result = f"{len(damaged)} lost segments made again from the source"
+        else:
+            counter.total = sum(map(touched_bytes, publication.readers.values()))
+            counter.begin()
+            absent = damaged if unmade is None else unmade
+            with open_slot_ingest(installation, slot, check_cancelled, counter.add_bytes, absent) as slot_ingest:
+                run = _VersionIngest(publication=publication, work=work, lease=lease, run=slot_ingest)
+                manifests = [run.ingest_disk(disk) for disk in disk_keys]
+            for disk, reader in publication.readers.items():
+                check_same_source(reader, _identity(work.plan, disk))
+            complete_replica(installation, leased, manifests)
+            result = f"{slot_ingest.packed_bytes} bytes stored"
+    counter.end(result)
+    if damaged:
+        restore_repaired(installation, slot)
 
 
 def _plan(installation: Installation, publication: Publication) -> tuple[Work, Lease]:
@@ -117,6 +129,8 @@ def _plan(installation: Installation, publication: Publication) -> tuple[Work, L
         kept = None if earlier is None else _keep_decisions(earlier.plan, fixed, publication.source_manifests)
         if earlier is not None and kept is not None:
             decisions, pins = kept, earlier.pins
+        elif (first := _first_decisions(transaction, publication)) is not None:
+            decisions, pins = first
         return begin_replica(
             installation, transaction, replica, WorkKind.INGEST, plan=fixed | decisions, fixed=fixed, pins=pins
         )
@@ -142,7 +156,26 @@ def _keep_decisions(
     if changed.intersection(stored):
         return None
     finished = {key: digest for key, digest in earlier.get("taken", {}).items() if key not in changed}
-    return {"bases": earlier["bases"], "taken": finished}
+    kept = {"bases": earlier["bases"], "taken": finished}
+    return kept | ({"packing": earlier["packing"]} if "packing" in earlier else {})
+
+
+def _first_decisions(
+    transaction: Transaction, publication: Publication
+) -> tuple[dict[str, Any], tuple[str, ...]] | None:
+    """Return the bases and the packing uid of the first ingest of a version, and the pins of the present bases.
+
+    An equal source with equal bases makes equal segments and an equal manifest. So a lost manifest can be made again.
+    Return None if the version was never ingested.
+    """
+    version_uid, slot_uid = publication.version.uid, publication.replica.slot.uid
+    first = transaction.works.find_first_completed(WorkKind.INGEST, version_uid)
+    if first is None or first.plan.get("bases", {}).keys() != publication.readers.keys():
+        return None
+    bases = first.plan["bases"]
+    rows = [transaction.manifests.find_by_body(slot_uid, base["key"]) for disk in bases for base in bases[disk]]
+    pins = tuple({row.uid: None for row in rows if row is not None})
+    return {"bases": bases, "packing": first.uid}, pins
 
 
 def _choose_bases(transaction: Transaction, publication: Publication) -> dict[str, list[ManifestRow]]:
@@ -228,7 +261,7 @@ class _VersionIngest:
         return (row, manifest) if all(self.run.listing.present.get(name) == size for name, size in named) else None
 
     def _store(self, disk: str) -> tuple[ManifestRow, Manifest]:
-        packing_uid = object_keys.packing_uid(self.work.uid, disk)
+        packing_uid = object_keys.packing_uid(self.work.plan.get("packing", self.work.uid), disk)
         bases = load_base_manifests(self.run.installation, self.run.slot, self.work.plan["bases"][disk])
         if self.os_disk is not None:
             bases.append(self.os_disk)
@@ -279,21 +312,44 @@ class _VersionIngest:
         return manifest
 
 
-def _find_damaged(
-    installation: Installation, publication: Publication, check_cancelled: CheckCancelled
-) -> frozenset[Digest]:
-    """Find the damaged segments of the replica.
-
-    Only the segments of a replica that was complete before are read back. Something in such a replica was found
-    damaged, and a damaged segment has the right length in a listing.
-    """
-    slot = publication.replica.slot
+def _complete_rows(installation: Installation, publication: Publication) -> dict[str, ManifestRow]:
+    """Return the manifest rows of a replica that was complete once, by disk key. Empty for any other replica."""
     with installation.catalog.reading() as transaction:
-        rows = transaction.manifests.of_replica(publication.version.uid, slot.uid)
-        ids = named_segments(row for row in rows if transaction.manifests.is_complete(row.uid))
-        names = [segment.name for segment in transaction.segments.rows(slot.key.pool_uid, ids)]
+        rows = transaction.manifests.of_replica(publication.version.uid, publication.replica.slot.uid)
+        complete = {row.disk: row for row in rows if transaction.manifests.is_complete(row.uid)}
+    return complete if complete.keys() == publication.readers.keys() else {}
+
+
+def _find_damaged(
+    installation: Installation, slot: Slot, rows: Collection[ManifestRow], check_cancelled: CheckCancelled
+) -> frozenset[Digest]:
+    """Find the damaged segments of a replica that was complete once, by reading each segment.
+
+    Something in such a replica was found damaged, and a damaged segment has the right length in a listing.
+    """
+    with installation.catalog.reading() as transaction:
+        names = [each.name for each in transaction.segments.rows(slot.key.pool_uid, named_segments(rows))]
     workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
     return installation.access(slot).find_damaged(names, workers=workers, check_cancelled=check_cancelled)
+
+
+def _refill(
+    installation: Installation,
+    publication: Publication,
+    rows: Mapping[str, ManifestRow],
+    damaged: frozenset[Digest],
+    counter: ProgressCounter,
+    check_cancelled: CheckCancelled,
+) -> frozenset[Digest] | None:
+    """Make the damaged segments of a replica again from the sources. Return the other segments, or None: see `refill`."""
+    if not rows:
+        return None
+    slot = publication.replica.slot
+    with installation.catalog.reading() as transaction:
+        table = transaction.segments.rows(slot.key.pool_uid, named_segments(rows.values()))
+    counter.total = sum(each.stored_bytes for each in table if each.name in damaged)
+    counter.begin()
+    return refill(installation, slot, rows, publication.readers, damaged, check_cancelled, counter.add_bytes)
 
 
 def _identity(plan: Mapping[str, Any], disk: str) -> SourceIdentity:

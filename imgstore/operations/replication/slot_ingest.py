@@ -139,14 +139,20 @@ def open_slot_ingest(
 
         with installation.catalog.reading() as transaction:
             key = transaction.pools.get(slot.key.pool_uid).fingerprint_key
+            lost = transaction.lost_objects.list(slot.uid)
         marked = list_marked_segments(installation, slot)
+        absent = {
+            *marked,
+            *damaged,
+            *(object_keys.segment_name(key) for key in lost if object_keys.is_segment_key(key)),
+        }
         yield SlotIngest(
             installation=installation,
             slot=slot,
             scratch=scratch,
             fingerprint_key=key,
             marked=marked,
-            listing=installation.access(slot).list_segments().without(marked.union(damaged)),
+            listing=installation.access(slot).list_segments().without(absent),
             check_cancelled=check,
             on_moved=on_moved,
         )

@@ -16,6 +16,7 @@ from imgstore.domain.disks.version_disks import VersionDisk
 from imgstore.domain.errors import Conflict, LeaseLost
 from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, SegmentRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState, derive_provisioning_state
+from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import Transfer, charge_arrival
@@ -146,11 +147,20 @@ def complete_replica(installation: Installation, leased: LeasedReplica, manifest
             for each in manifests:
                 transaction.manifests.complete(each.uid)
             open_interval(installation, transaction, owner_uid=version.uid, slot=slot, party=party, own=own)
+        _forget_losses(transaction, slot, manifests, ids)
         transaction.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
         transaction.works.complete(lease)
         update_version_state(
             transaction, replace(version, disks=tuple(_with_manifest(disk, by_disk) for disk in version.disks))
         )
+
+
+def _forget_losses(transaction: Transaction, slot: Slot, manifests: Sequence[ManifestRow], ids: Locations) -> None:
+    """Remove the objects of a replica from the lost objects, because all objects of the replica were confirmed."""
+    if transaction.lost_objects.list(slot.uid):
+        segments = transaction.segments.rows(slot.key.pool_uid, ids)
+        keys = {*(object_keys.segment_key(each.name) for each in segments), *(each.body_key for each in manifests)}
+        transaction.lost_objects.remove(slot.uid, keys)
 
 
 def _with_manifest(disk: VersionDisk, by_disk: Mapping[str, ManifestRow]) -> VersionDisk:

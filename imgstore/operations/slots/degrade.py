@@ -30,6 +30,7 @@ def degrade(installation: Installation, slot: Slot, segments: Collection[Digest]
             ids = transaction.segments.ids(slot.key.pool_uid, sorted(segments))
         except ObjectNotFound:
             return  # The segments were never recorded, so no replica names them.
+        transaction.lost_objects.add(slot.uid, map(object_keys.segment_key, segments))
 
         def is_hit(replica: Replica) -> bool:
             rows = (row for row in transaction.manifests.of_owner(replica.version_uid) if row.slot_uid == slot.uid)

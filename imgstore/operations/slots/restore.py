@@ -92,6 +92,13 @@ def restore_replicas(
     return Restoration(restored=restored, unrestored=tuple(unrestored))
 
 
+def restore_repaired(installation: Installation, slot: Slot) -> None:
+    """Restore the replicas of a slot that share segments with a repaired disk, and name no lost object any more."""
+    with installation.catalog.reading() as transaction:
+        lost = transaction.lost_objects.list(slot.uid)
+    restore_replicas(installation, slot, lost)
+
+
 def find_once_complete(transaction: Transaction, version_uid: str, replicas: Sequence[Replica]) -> frozenset[str]:
     """Return the uids of the replicas of a version that were complete once, in any present state."""
     slots = transaction.manifests.complete_slots(version_uid)

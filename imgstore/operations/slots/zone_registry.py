@@ -46,6 +46,7 @@ class CatalogZones:
         with self.catalog.transaction() as transaction:
             for slot in transaction.zones.slots_in(record.region, record.zone):
                 transaction.scrub_passes.end_in_slot(slot.uid)  # These passes have read the former store.
+                transaction.slot_scrubs.remove(slot.uid)
             transaction.zones.replace(record)
 
     def list_prefixes(self, region: str, zone: str) -> Collection[str]:

@@ -61,6 +61,8 @@ class ResolvedRequest:
 
     Workers, scrub and a repeated create restore such a version without a source (invariant R15).
     """
+    is_served: bool = False
+    """Whether a replica of the existing version is complete. Otherwise an available source repairs the version."""
     shallow_slot: Slot | None = None
     """The slot of the source of a Shallow version, if the source is stored in this installation."""
 
@@ -121,6 +123,7 @@ def resolve_request(installation: Installation, request: VersionRequest) -> Reso
         existing = transaction.versions.get(definition_path.definition.uid, request.version)
         is_visible = existing is not None and existing.is_visible
         has_arrived = existing is not None and is_visible and bool(transaction.manifests.complete_slots(existing.uid))
+        replicas = [] if existing is None else transaction.replicas.list(existing.uid)
         now = transaction.now()
     regions, limits = installation.regions, installation.limits
     if existing is not None and existing.is_visible:
@@ -144,6 +147,7 @@ def resolve_request(installation: Installation, request: VersionRequest) -> Reso
         replication_mode=mode,
         existing=existing,
         arrived={disk.key: disk for disk in existing.disks} if existing is not None and has_arrived else {},
+        is_served=any(each.state is ReplicaState.COMPLETED for each in replicas),
     )
 
 

@@ -141,7 +141,7 @@ def _choose_disks(
         uploads = {
             key: disk
             for key, disk in waiting.items()
-            if not has_arrived_from(resolved.arrived, key, [disk.resource_id])
+            if not (resolved.is_served and has_arrived_from(resolved.arrived, key, [disk.resource_id]))
         }
         stored = {key: disk for key, disk in originals.items() if key not in waiting}
         absent = frozenset(words.keys() - uploads.keys() - stored.keys())

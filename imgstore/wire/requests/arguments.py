@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
@@ -13,6 +14,13 @@ _DIGITS_MAX: Final = 18
 """The limit for the digits of an integer. A longer number fits no column, and Python refuses thousands of digits."""
 _YEARS: Final = range(1970, 9999)
 """The years of dates. Outside this range, a time zone conversion may leave the years that Python supports."""
+_BYTE_UNITS: Final = {
+    **{name: 1_000**power for power, name in enumerate(("b", "kb", "mb", "gb", "tb"))},
+    **{name: 1_024**power for power, name in enumerate(("kib", "mib", "gib", "tib"), 1)},
+    **{name: 1_000**power for power, name in enumerate(("", "k", "m", "g", "t"))},
+}
+"""The factor of each unit, in lower case."""
+_RATE_MAX: Final = 2**53
 _DISK_TYPES: Final = {kind.lower(): kind for kind in DiskType}
 
 
@@ -190,3 +198,24 @@ def parse_features(words: Iterable[str]) -> tuple[Feature, ...]:
                 target="features",
             )
     return tuple(Feature(name=name, value=value) for name, _, value in pairs)
+
+
+def parse_rate(word: str) -> int:
+    """Parse a bandwidth in bytes per second: "50MB/s", "1.5 GiB/s", "64000000". 0 is no limit.
+
+    Raises:
+        InvalidInput: The argument is not a bandwidth.
+    """
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([a-z]{0,3})(?:/s)?", word.strip().lower(), re.ASCII)
+    factor = None if found is None else _BYTE_UNITS.get(found[2])
+    rate = None if found is None or factor is None else Decimal(found[1]) * factor
+    if rate is None or not (rate == 0 or 1 <= rate <= _RATE_MAX):
+        raise InvalidInput(
+            f"'{word}' is not a bandwidth.",
+            found=repr(word),
+            expected=f"a number of bytes per second from 1 to {_RATE_MAX}, with a unit (B, kB, MB, GB, TB, KiB, MiB, GiB, "
+            "TiB) or without, or 0 for no limit",
+            hint="for example: 50MB/s or 16MiB/s",
+            target="rate",
+        )
+    return int(rate)

@@ -1,18 +1,22 @@
 """Plans and results of garbage collection and scrub as JSON, with names in ARM's style."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
 
 from imgstore.policy.gc_plan import unleased_since
 from imgstore.wire.json_text import Json
 
 if TYPE_CHECKING:
-    from imgstore.domain.reports import SlotScrub, SlotUnknownObjects, UnknownObjectReport
+    from imgstore.domain.reports import OwnerLoss, SlotScrub, SlotScrubStatus, SlotUnknownObjects, UnknownObjectReport
     from imgstore.domain.requests import ScrubRequest
     from imgstore.domain.resources import Slot
     from imgstore.domain.storage.works import Work
     from imgstore.policy.gc_plan import GcReport, SlotReport, SlotSurvey, UnfinishedDelete
     from imgstore.policy.old_versions import VersionSweep
+
+LOST_RANGES_SHOWN_MAX: Final = 1_000
+"""The number of lost ranges of a disk in an answer. A further field counts the others."""
 
 
 def gc_report_json(collection: "GcReport", *, dry_run: bool) -> Json:
@@ -126,17 +130,66 @@ def _scrub_slot_json(found: "SlotScrub") -> Json:
         "replica": key.ordinal,
         "objects": found.objects,
         "readBytes": found.read_bytes,
+        "seconds": round(found.seconds, 3),
+        "bytesPerSecond": found.bytes_per_second,
+        "beganAt": None if found.began_at is None else found.began_at.isoformat(),
         "damaged": len(found.damaged),
         "repaired": len(found.repaired),
         "repairedBytes": found.repaired_bytes,
         "unrepairedCount": len(found.unrepaired),
         "unrepaired": found.unrepaired,
+        "losses": [_loss_json(each) for each in found.losses],
         "restoredReplicas": found.restored,
         "unrestoredReplicaCount": len(found.unrestored),
         "unrestoredReplicas": list(found.unrestored),
         "problem": found.problem,
         "resumedFrom": None if found.resumed_from is None else found.resumed_from.isoformat(),
         "earlierObjects": found.earlier_objects,
+    }
+
+
+def _loss_json(loss: "OwnerLoss") -> Json:
+    """Return the lost ranges of each disk of an owner. Offsets and lengths are bytes of the disk."""
+    return {
+        "id": loss.resource_id,
+        "disks": [
+            {
+                "disk": disk.disk_key,
+                "virtualBytes": disk.virtual_bytes,
+                "lostBytes": disk.lost_bytes,
+                "lostRanges": [
+                    {"offset": each.offset, "length": each.length} for each in disk.lost[:LOST_RANGES_SHOWN_MAX]
+                ],
+                "moreLostRanges": max(0, len(disk.lost) - LOST_RANGES_SHOWN_MAX),
+            }
+            for disk in loss.disks
+        ],
+        "intactDisks": [disk.disk_key for disk in loss.disks if not disk.lost],
+    }
+
+
+def scrub_status_json(status: "SlotScrubStatus", now: datetime) -> Json:
+    """Return the last scrub of a slot as JSON. `lastScrubbed` is the time when all objects had been read last."""
+    key, last = status.slot.key, status.last
+    complete_at = None if last is None else last.complete_at
+    return {
+        "pool": key.pool_uid,
+        "region": key.region,
+        "storageAccountType": key.storage_account_type.value,
+        "replica": key.ordinal,
+        "lastScrubbed": None if complete_at is None else complete_at.isoformat(),
+        "ageSeconds": None if complete_at is None else max(0, round((now - complete_at).total_seconds())),
+        "lastSample": None
+        if last is None
+        else {
+            "samplePercent": last.percent,
+            "objects": last.objects,
+            "beganAt": last.began_at.isoformat(),
+            "endedAt": last.ended_at.isoformat(),
+        },
+        "runningSince": min((each.began_at.isoformat() for each in status.running), default=None),
+        "lostObjects": status.lost_objects,
+        "losses": [_loss_json(each) for each in status.losses],
     }
 
 
