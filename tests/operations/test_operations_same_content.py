@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 
 from imgstore.domain.errors import ImgstoreError, PropertyChangeNotAllowed, SourceChanged
 from imgstore.domain.progress import ProgressEvent, Stage
-from imgstore.domain.requests import DataVhd, DiskRequest, ImageRequest
+from imgstore.domain.requests import DataVhd, DiskRequest, ImageRequest, VersionSource
 from imgstore.domain.resources import DiskKind
 from imgstore.domain.storage.sizes import MIB, PIECE_BYTES
 from imgstore.formats import LocalFile
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
+from imgstore.operations.versions import create as versions
 from imgstore.testing.engines import S3Engine
 from tests.support.http_server import Page, start_web
 from tests.support.sample_disks import compute_sha256, make_raw, write_vhd
@@ -256,6 +258,30 @@ def test_an_object_with_another_etag_and_equal_bytes_is_unchanged(
         again = create(installation, f"s3://{bucket}/os.raw")
         assert again.version.os_disk.source.stamp != first.version.os_disk.source.stamp
         assert again.version.uid == first.version.uid
+
+
+def test_requests_are_answered_before_a_renewed_file_is_compared(home: Installation, log: Log, tmp_path: Path) -> None:
+    """A comparison reads the whole file, and a client of the API would wait for the answer until a timeout."""
+    source, data = disk(tmp_path / "os.raw"), disk(tmp_path / "data.raw", 2)
+    version = request("1.0.0", ["southcentralus"], source=VersionSource(os_vhd_uri=str(source)))
+    image = ImageRequest(group=GROUP, name="x", source=str(source), data_sources=[str(data)], location="southcentralus")
+    events: list[str] = []
+    log.on_event = lambda event: events.append(event.task)
+
+    def create_both() -> list[str]:
+        events.clear()
+        versions.create_version(home, ADMIN, version, on_recorded=lambda _each: events.append("version"))
+        images.create_image(
+            home, ADMIN, image, on_recorded=lambda each: events.append(f"image, {len(each.data)} data disk")
+        )
+        return [each for each, _ in groupby(events) if each.startswith(("version", "image", "compare"))]
+
+    create_both()
+    touch(source)
+    assert create_both() == [
+        *("version", "compare os.raw", "version"),
+        *("image, 1 data disk", "compare os.raw", "image, 1 data disk"),
+    ]
 
 
 @pytest.mark.parametrize("kind", [DiskKind.DISK, DiskKind.SNAPSHOT, DiskKind.IMAGE])

@@ -115,7 +115,7 @@ def make_disks(
         readers = {part: reader for part, reader in opened.items() if reader is not None}
 
         def attempt() -> list[ManagedDisk]:
-            verified = _verify_changed_files(installation, files, readers)
+            verified = _verify_changed_files(installation, requests, readers, on_recorded)
             with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
                 _check_same_parts(installation, transaction, requests)
                 disks: list[ManagedDisk] = []
@@ -211,9 +211,14 @@ def _open_file(installation: Installation, stack: ExitStack, request: DiskReques
 
 
 def _verify_changed_files(
-    installation: Installation, requests: Sequence[DiskRequest], readers: Mapping[str, DiskReader]
+    installation: Installation,
+    requests: Sequence[DiskRequest],
+    readers: Mapping[str, DiskReader],
+    on_compared: Callable[[Sequence[ManagedDisk]], None],
 ) -> dict[str, SourceIdentity]:
     """Compare each file that has another identity than the source of an ingested disk with the stored content.
+
+    `on_compared` is called with the disks before a comparison, because the caller of the API waits for an answer.
 
     Returns:
         The identities of the files with equal content, by disk key.
@@ -228,6 +233,7 @@ def _verify_changed_files(
         if disk is None or disk.source is None or disk.provisioning_state is not ProvisioningState.SUCCEEDED:
             continue
         if identity != disk.source and identity.may_have_content_of(disk.source):
+            on_compared([each for each in existing.values() if each is not None])
             verified[key] = check_same_content(
                 installation,
                 reader,

@@ -225,19 +225,23 @@ def _record(
         resolved,
         available | {key: disk.source for key, disk in absent.items()},
         {key: reader.virtual_bytes for key, reader in readers.items()},
-        _verify_changed_sources(installation, resolved, readers),
+        _verify_changed_sources(installation, resolved, readers, on_recorded),
     )
     on_recorded(version)
     return version
 
 
 def _verify_changed_sources(
-    installation: Installation, resolved: ResolvedRequest, readers: Mapping[str, DiskReader]
+    installation: Installation,
+    resolved: ResolvedRequest,
+    readers: Mapping[str, DiskReader],
+    on_compared: Callable[[ImageVersion], None],
 ) -> dict[str, SourceIdentity]:
     """Compare each source of an ingested version that has another identity than recorded with the stored content.
 
     A source with the recorded identity is not read. The SHA-256 of a request was compared with the file before, so an
-    equal recorded SHA-256 proves equal content.
+    equal recorded SHA-256 proves equal content. `on_compared` is called with the version before a comparison, because
+    the caller of the API waits for an answer.
 
     Returns:
         The identities of the sources with equal content, by disk key.
@@ -265,6 +269,7 @@ def _verify_changed_sources(
         if disk.key == OS_DISK and resolved.sha256 is not None and resolved.sha256 == disk.source_sha256:
             verified[disk.key] = identity
             continue
+        on_compared(existing)
         verified[disk.key] = check_same_content(
             installation,
             reader,
