@@ -25,14 +25,14 @@ from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maint
 from imgstore.domain.settings.shared import Difference, as_document
 from imgstore.operations.installation import Installation, Tuning
 from imgstore.operations.leases import LEASE_SECONDS, LeaseKeeper, is_dead, this_host
+from imgstore.operations.recovery.restore_mark import refuse_unfinished_restore
 from imgstore.operations.shared_settings import SETTINGS_FILE, initialize_settings, read_settings_file
 from imgstore.operations.slots.zone_registry import CatalogZones
-from imgstore.operations.stores.first_start import check_catalog_file, check_no_other_installation
+from imgstore.operations.stores.first_start import DATABASE_FILE, check_catalog_file, check_no_other_installation
 from imgstore.operations.stores.health_records import CatalogHealth
 from imgstore.regions import Locator, Regions, load_regions
 from imgstore.stores.wrappers.retry import RetryPolicy
 
-_DATABASE_FILE: Final = "catalog.sqlite"
 _FOLDERS: Final = ("regions", "scratch", "tls", "uploads")
 """The folders in the home. Older imgstore versions created the folders with the process's umask."""
 
@@ -87,9 +87,11 @@ def open_installation(
     Raises:
         RegionsFault: `regions.yaml` is invalid.
         InvalidInput: The home or settings.toml is invalid.
+        Conflict: A restore into the home is not finished.
         StoreError: The database does not answer.
     """
     _keep_buffers()
+    refuse_unfinished_restore(settings.home)
     outside = effects or Effects()
     regions = load_regions(settings.regions, settings.environ)
     with _scratch(settings) as scratch:
@@ -123,9 +125,9 @@ def _open(
     file = str(settings.home / SETTINGS_FILE)
     space = settings.space or read_disk_space(document or {}, file)
     if settings.database is None:
-        check_catalog_file(settings.home, settings.home / _DATABASE_FILE)
+        check_catalog_file(settings.home, settings.home / DATABASE_FILE)
     copies = scratch if settings.may_read_only else None
-    database = settings.database or f"sqlite:///{settings.home / _DATABASE_FILE}"
+    database = settings.database or f"sqlite:///{settings.home / DATABASE_FILE}"
     catalog = Catalog.open(database, outside, copies, is_dead)
     try:
         registry = CatalogZones(catalog=catalog, subscriber=suppress_errors(subscriber))
@@ -259,7 +261,7 @@ def _make_scratch(top: Path) -> tuple[Path, int]:
 
 
 def _has_catalog(settings: Settings) -> bool:
-    return settings.database is not None or os.access(settings.home / _DATABASE_FILE, os.R_OK)
+    return settings.database is not None or os.access(settings.home / DATABASE_FILE, os.R_OK)
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """The catalog's database, its transactions, and a repository for each kind of row."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from imgstore.catalog.engine.clock_steps import ClockSteps
 from imgstore.catalog.engine.database import Database, Session, configure_database, copy_database
@@ -50,6 +50,9 @@ from imgstore.catalog.storage.zone_health import ZoneHealths
 from imgstore.catalog.storage.zones import Zones
 from imgstore.domain.effects import Effects
 from imgstore.domain.host.os_errors import translate_host_faults
+
+if TYPE_CHECKING:
+    from imgstore.catalog.recovery.catalog_dumps import DumpDescription
 
 
 class Transaction:
@@ -261,6 +264,12 @@ class Catalog:
         """
         with self._database.reading(self._effects) as session:
             yield Transaction(session)
+
+    def dump(self, target: Path, report: Callable[[int, int], None]) -> "DumpDescription":
+        """Write one snapshot of the catalog into a new file. See `catalog_dumps.dump_catalog`."""
+        from imgstore.catalog.recovery.catalog_dumps import dump_catalog  # noqa: PLC0415 - for backups only
+
+        return dump_catalog(self._database, target, report)
 
     def erase_deleted(self) -> bool:
         """Remove deleted and overwritten values from the files of an SQLite catalog. Return True if that succeeded.

@@ -5,17 +5,7 @@ process leaves ranges without a record. A machine that lost unwritten pages leav
 every range is therefore read and hashed, and a range that does not match was never received. So no write is flushed
 during the upload. A journal that ends with a seal was closed in order and is trusted.
 
-Bytes of the file ``journal``, all numbers little-endian::
-
-    offset  bytes  field
-         0      8  magic "IMGSTSPL"
-         8      4  version, 1
-        12      4  zero
-        16      8  bytes of the upload
-        24     32  for each record: offset (u64), length (u64), kind (u32), low half of the XXH3 of the other fields
-                   (u32), XXH3 of the range (u64)
-
-The first record with a wrong checksum ends the journal. A journal is rewritten if it has more than 65,536 records and
+`transfer/spool_journal.py` has the bytes of the journal. A journal is rewritten if it has more than 65,536 records and
 less than half of them describe received ranges. Pages that are sent repeatedly therefore do not grow it without bound.
 """
 
@@ -23,12 +13,10 @@ import errno
 import fcntl
 import os
 import shutil
-import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
@@ -44,10 +32,15 @@ from imgstore.domain.storage.sizes import MIB
 from imgstore.formats.files.atomic_file import write_all
 from imgstore.formats.files.holes import clear_range
 from imgstore.transfer.received_ranges import ReceivedRange, ReceivedRanges
+from imgstore.transfer.spool_journal import (
+    RecordKind,
+    pack_header,
+    pack_record,
+    parse_journal,
+    read_file_bytes,
+    record_fields,
+)
 
-_MAGIC: Final = b"IMGSTSPL"
-_HEADER: Final = struct.Struct("<8sIIQ")
-_RECORD: Final = struct.Struct("<QQIIQ")
 _ZEROS: Final = bytes(MIB)
 _GLANCE_BYTES: Final = 4096
 _RECORDS_KEPT: Final = 65_536
@@ -55,16 +48,6 @@ _RECORDS_KEPT: Final = 65_536
 _REMOVALS_MAX: Final = 100
 """The number of removals of a folder during its opening after which the error has another cause."""
 Bytes = bytes | bytearray
-
-
-class _RecordKind(IntEnum):
-    DATA = 1
-    ZEROS = 2
-    CUT = 3
-    """The range is withdrawn. Records of the parts that remain of overlapping ranges follow."""
-    SEAL = 4
-    COUNT = 5
-    """The offset is the number of all previous records, including the records that a rewrite left out."""
 
 
 class Spool:
@@ -215,7 +198,7 @@ class Spool:
         The stamp is the XXH3 of the ranges and their hashes.
         """
         with self._lock:
-            records = b"".join(_pack_record(*_record_fields(each)) for each in self._ranges)
+            records = b"".join(pack_record(*record_fields(each)) for each in self._ranges)
         stamp = f"xxh3:{xxhash.xxh3_64_hexdigest(records)}"
         return SourceIdentity(location=self.path.parent.name, file_bytes=self.file_bytes, stamp=stamp)
 
@@ -259,7 +242,7 @@ class Spool:
             return
         self._sealed = True
         try:
-            self._write((0, 0, _RecordKind.SEAL, 0))
+            self._write((0, 0, RecordKind.SEAL, 0))
         finally:
             for fd in (self._journal, self._file, self._lock_fd):
                 os.close(fd)
@@ -283,13 +266,13 @@ class Spool:
             for low, high in ((each.begin, begin), (end, each.end))
             if low < high
         ]
-        self._write((begin, end - begin, _RecordKind.CUT, 0), *map(_record_fields, kept))
+        self._write((begin, end - begin, RecordKind.CUT, 0), *map(record_fields, kept))
         self._ranges.remove(begin, end)
         for each in kept:
             self._ranges.add(each)
 
     def _add(self, arrived: ReceivedRange) -> None:
-        self._write(_record_fields(arrived))
+        self._write(record_fields(arrived))
         self._ranges.add(arrived)
         if self._in_journal > _RECORDS_KEPT and self._in_journal > 2 * len(self._ranges):
             with suppress(OSError):  # The old journal remains in use.
@@ -300,14 +283,14 @@ class Spool:
 
         A crash leaves a complete journal, old or new.
         """
-        kept = [_record_fields(each) for each in self._ranges]
-        records = [(self._records, 0, _RecordKind.COUNT, 0), *kept]
+        kept = [record_fields(each) for each in self._ranges]
+        records = [(self._records, 0, RecordKind.COUNT, 0), *kept]
         replacement = self.path.with_name("journal.new")
         with suppress(FileNotFoundError):
             os.unlink(replacement)
         journal = os.open(replacement, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
-            write_all(journal, self._header() + b"".join(_pack_record(*each) for each in records), 0)
+            write_all(journal, pack_header(self.file_bytes) + b"".join(pack_record(*each) for each in records), 0)
             os.fsync(journal)
             os.rename(replacement, self.path.with_name("journal"))
         except BaseException:
@@ -317,11 +300,8 @@ class Spool:
         self._journal, self._in_journal = journal, len(records)
         self._records += len(records)
 
-    def _header(self) -> bytes:
-        return _HEADER.pack(_MAGIC, 1, 0, self.file_bytes)
-
-    def _write(self, *records: tuple[int, int, _RecordKind, int]) -> None:
-        data = b"".join(_pack_record(*each) for each in records)
+    def _write(self, *records: tuple[int, int, RecordKind, int]) -> None:
+        data = b"".join(pack_record(*each) for each in records)
         written = os.write(self._journal, data)
         if written != len(data):
             # A torn record would end the journal for readers, and hide all later records.
@@ -340,36 +320,21 @@ class Spool:
         """Read the journal. Return True if the ranges need no check: the journal is new or ends with a seal."""
         size = os.fstat(self._journal).st_size
         data = os.pread(self._journal, size, 0)
-        head = self._header()
-        if data[: len(head)] != head:
+        if read_file_bytes(data) != self.file_bytes:
             os.ftruncate(self._journal, 0)
-            write_all(self._journal, head, 0)
+            write_all(self._journal, pack_header(self.file_bytes), 0)
             return True
-        sealed, at = False, len(head)
-        while at + _RECORD.size <= size:
-            offset, length, kind, check, digest = _RECORD.unpack_from(data, at)
-            if check != _record_checksum(offset, length, kind, digest):
-                break
-            at += _RECORD.size
-            self._records += 1
-            self._in_journal += 1
-            sealed = kind == _RecordKind.SEAL
-            if kind == _RecordKind.COUNT:
-                self._records += offset
-            if kind in (_RecordKind.SEAL, _RecordKind.COUNT):
-                continue
-            self._ranges.remove(offset, offset + length)
-            if kind != _RecordKind.CUT:
-                self._ranges.add(ReceivedRange(offset, offset + length, digest if kind == _RecordKind.DATA else None))
-        os.ftruncate(self._journal, at)
-        return sealed and at == size
+        content = parse_journal(data)
+        self._ranges, self._records, self._in_journal = content.ranges, content.records, content.in_journal
+        os.ftruncate(self._journal, content.valid_bytes)
+        return content.is_sealed and content.valid_bytes == size
 
     def _withdraw_lost(self) -> None:
         """Withdraw every range with bytes that do not match its hash."""
         for each in list(self._ranges):
             if self._is_intact(each):
                 continue
-            self._write((each.begin, each.end - each.begin, _RecordKind.CUT, 0))
+            self._write((each.begin, each.end - each.begin, RecordKind.CUT, 0))
             self._ranges.remove(each.begin, each.end)
 
     def _is_intact(self, arrived: ReceivedRange) -> bool:
@@ -466,16 +431,3 @@ def _lock_upload(path: Path, keep_waiting: Callable[[], bool]) -> int:
             os.close(held)
             raise
         return held
-
-
-def _record_fields(arrived: ReceivedRange) -> tuple[int, int, _RecordKind, int]:
-    kind = _RecordKind.ZEROS if arrived.digest is None else _RecordKind.DATA
-    return arrived.begin, arrived.end - arrived.begin, kind, arrived.digest or 0
-
-
-def _pack_record(offset: int, length: int, kind: int, digest: int) -> bytes:
-    return _RECORD.pack(offset, length, kind, _record_checksum(offset, length, kind, digest), digest)
-
-
-def _record_checksum(offset: int, length: int, kind: int, digest: int) -> int:
-    return xxhash.xxh3_64_intdigest(struct.pack("<QQIQ", offset, length, kind, digest)) & 0xFFFFFFFF

@@ -21,9 +21,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 import yaml
 
+from imgstore.catalog.recovery.postgresql_dumps import find_program
 from imgstore.cli.main import main
 from imgstore.testing import engines
 
@@ -156,6 +158,20 @@ def test_page_about_stores_runs_on_minio(session: Session, minio: engines.S3Engi
 
 def test_page_about_operation_runs_on_postgresql(session: Session, postgresql: str) -> None:
     run_page("docs/operating.md", session, {"postgresql://imgstore@db.example/imgstore": postgresql})
+
+
+def test_page_about_recovery_runs_on_postgresql(session: Session, postgresql_server: engines.PostgreSQL) -> None:
+    """The client programs have the version of the server, because an old `pg_dump` refuses a new server."""
+    with postgresql_server.database() as url, psycopg.connect(url.replace("+psycopg", "")) as connection:
+        major = connection.info.server_version // 10_000
+    tools = Path(find_program("pg_dump", major).path).parent
+    session.variables["PATH"] = f"{tools}:{session.variables['PATH']}"
+    with postgresql_server.database() as first, postgresql_server.database() as second:
+        addresses = {
+            f"postgresql://imgstore@db.example/{name}": url.replace("+psycopg", "")
+            for name, url in (("imgstore", first), ("restored", second))
+        }
+        run_page("docs/recovery.md", session, addresses)
 
 
 def test_page_about_build_machines_runs_against_a_server(session: Session, stack: ExitStack) -> None:

@@ -5,7 +5,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ VALUES: dict[str, Any] = {
     "os_type": OsType.LINUX,
     "grace": timedelta(0),
     "within": timedelta(1),
+    "created_at": datetime(2026, 1, 1, tzinfo=UTC),
     "events_max": 1,
     "tags": {},
     "parameters": {},

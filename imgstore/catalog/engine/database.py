@@ -163,6 +163,8 @@ class Database:
     this setting makes SQLite discard its prepared statements: a read of a version took 0.4 ms instead of 0.2 ms. On
     PostgreSQL, `readers` is `engine`.
     """
+    url: str = field(repr=False)
+    """The address, perhaps with a password."""
     place: str
     """The address without a password."""
     file: Path | None
@@ -288,7 +290,11 @@ def copy_database(database: Database, folder: Path, fault: OSError) -> Database:
 
 def _sqlite(path: Path) -> Database:
     return Database(
-        engine=_sqlite_engine(path), readers=_sqlite_engine(path, "query_only = ON"), place=str(path), file=path
+        engine=_sqlite_engine(path),
+        readers=_sqlite_engine(path, "query_only = ON"),
+        url=f"{_SQLITE}{path}",
+        place=str(path),
+        file=path,
     )
 
 
@@ -354,7 +360,7 @@ def _postgresql(url: str) -> Database:
             raise contracted_error(address.place) from error
 
     _ping_idle_connections(engine)
-    return Database(engine=engine, readers=engine, place=address.place, file=None)
+    return Database(engine=engine, readers=engine, url=url, place=address.place, file=None)
 
 
 def _ping_idle_connections(engine: Engine) -> None:

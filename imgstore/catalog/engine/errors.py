@@ -166,6 +166,9 @@ def translate_errors(place: str) -> Iterator[None]:
         raise _store_error(kind, place, _describe(error.orig)) from error
     except exc.SQLAlchemyError as error:
         raise _store_error(StoreError, place, str(error)) from error
+    except sqlite3.Error as error:  # from a copy of the whole file
+        fault = _find_host_fault(error, place)
+        raise fault or _store_error(_kind(error), place, _describe(error)) from error
 
 
 def _find_refusal(error: exc.DBAPIError) -> _Refusal | None:

@@ -5,11 +5,15 @@ A deleted or emptied catalog looks like a first start. A new installation there 
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from imgstore.domain.errors import StoreMismatch
 from imgstore.domain.storage.object_keys import FORMAT_KEY
 from imgstore.domain.text.strict_json import read_json
 from imgstore.regions import Locator
+
+DATABASE_FILE: Final = "catalog.sqlite"
+"""The SQLite catalog in a home."""
 
 
 def check_catalog_file(home: Path, file: Path) -> None:
@@ -18,12 +22,10 @@ def check_catalog_file(home: Path, file: Path) -> None:
     Raises:
         StoreMismatch: the file is missing or empty, and region folders have the mark of an installation.
     """
-    marked = sorted(
-        (home / "regions").glob(f"*/zone-*/{FORMAT_KEY}")
-    )  # First, because another process may create the file now.
+    marked = read_marked_folders(home)  # First, because another process may create the file now.
     if marked and (not file.exists() or file.stat().st_size == 0):
         what = "is missing" if not file.exists() else "has 0 bytes"
-        raise _catalog_lost_error(f"The catalog {file} {what}.", {str(path.parent): _owner(path) for path in marked})
+        raise _catalog_lost_error(f"The catalog {file} {what}.", marked)
 
 
 def check_no_other_installation(place: str, home: Path, locator: Locator) -> None:
@@ -37,10 +39,14 @@ def check_no_other_installation(place: str, home: Path, locator: Locator) -> Non
     Raises:
         StoreMismatch: a reachable zone or a region folder is marked.
     """
-    marked = (home / "regions").glob(f"*/zone-*/{FORMAT_KEY}")
-    found = {str(path.parent): _owner(path) for path in sorted(marked)} | dict(locator.read_marked_zones())
+    found = read_marked_folders(home) | dict(locator.read_marked_zones())
     if found:
         raise _catalog_lost_error(f"The catalog in {place} is empty.", found)
+
+
+def read_marked_folders(home: Path) -> dict[str, str]:
+    """Return the uid of the installation by the folder of a zone, for the marked region folders of a home."""
+    return {str(path.parent): _owner(path) for path in sorted((home / "regions").glob(f"*/zone-*/{FORMAT_KEY}"))}
 
 
 def _owner(mark: Path) -> str:

@@ -2,7 +2,9 @@
 
 import click
 
+from imgstore.cli.commands.operator.catalog_backup import backup
 from imgstore.cli.commands.operator.catalog_recovery_file import recovery_file
+from imgstore.cli.commands.operator.catalog_restore import restore
 from imgstore.cli.framework.command import Group
 
 
@@ -11,4 +13,5 @@ def catalog() -> None:
     """Protect and recover the catalog of the installation."""
 
 
-catalog.add_command(recovery_file)
+for _command in (backup, recovery_file, restore):
+    catalog.add_command(_command)

@@ -1,0 +1,47 @@
+"""``imgstore catalog backup``."""
+
+from pathlib import Path
+
+import click
+
+from imgstore.cli.framework.command import Command
+from imgstore.cli.framework.session import open_session
+from imgstore.operations.recovery.backup import backup_catalog
+from imgstore.operations.recovery.backup_file import Backup
+from imgstore.wire.json_text import Json
+
+
+@click.command(
+    cls=Command,
+    example="imgstore catalog backup gallery.tar\nimgstore catalog backup /srv/backups -o table",
+)
+@click.argument("target", type=click.Path(path_type=Path), metavar="FILE|FOLDER")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+def backup(target: Path, *, overwrite: bool) -> Json:
+    """Write the catalog and the files of the home into one new file, while servers and workers run.
+
+    The file is a tar archive with the database, regions.yaml, settings.toml, the certificates of the home and the received
+    bytes of unfinished uploads. The stored segments stay in the buckets. A folder gets a file with a name from installation
+    and time.
+
+    The command checks the written file before the file appears. The file contains keys, so only its owner may read it.
+    """
+    with open_session() as session:
+        report = session.run(backup_catalog, target, overwrite=overwrite)
+        return {"file": str(report.backup.path), "fileBytes": report.file_bytes, **backup_json(report.backup)}
+
+
+def backup_json(backup: Backup) -> dict[str, Json]:
+    """Return the origin and the content of a backup as JSON."""
+    description = backup.description
+    return {
+        "installation": description.installation,
+        "createdAt": description.created_at.isoformat(),
+        "engine": description.dump.engine,
+        "revision": description.dump.revision,
+        "sequence": description.sequence,
+        "catalogBytes": backup.catalog.stored_bytes,
+        "unfinishedUploads": len(backup.upload_uids),
+        "files": [name for name, each in backup.members.items() if each.upload_uid is None],
+        "digest": backup.digest,
+    }

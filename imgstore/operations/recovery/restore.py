@@ -1,0 +1,388 @@
+"""Restore a backup into an empty home and an empty database (invariant K4).
+
+A mark in the home is written first and removed last, and a home with the mark is not opened. The same command continues
+an interrupted restore. The catalog is the last part, because a home without a catalog serves nothing.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from fcntl import LOCK_EX, LOCK_NB
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from imgstore.catalog.recovery.catalog_dumps import (
+    Engine,
+    check_restorable,
+    find_content,
+    find_place,
+    read_identity,
+    restore_dump,
+)
+from imgstore.catalog.recovery.sqlite_copies import check_sqlite
+from imgstore.catalog.schema import REVISION
+from imgstore.domain.errors import CatalogOutdated, Conflict, InvalidInput, ObjectCorrupt, StoreMismatch, WorkHeld
+from imgstore.domain.host import file_systems
+from imgstore.domain.host.file_systems import check_free_bytes, sync_folder
+from imgstore.domain.host.os_errors import translate_host_faults
+from imgstore.domain.host.private_files import make_private_folder, open_private
+from imgstore.domain.identity.access import INSTALLATION, Action, Principal
+from imgstore.domain.progress import Subscriber, ignore_event
+from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.activity_log import record_activity
+from imgstore.operations.installation import Installation
+from imgstore.operations.recovery.backup import REGIONS_FILE, TLS_FOLDER, shipped_regions
+from imgstore.operations.recovery.backup_file import Backup, open_backup, upload_member
+from imgstore.operations.recovery.byte_progress import ByteProgress
+from imgstore.operations.recovery.restore_mark import mark_path, read_mark
+from imgstore.operations.shared_settings import SETTINGS_FILE
+from imgstore.operations.stores.catalog_checks import check_catalog_is_current
+from imgstore.operations.stores.first_start import DATABASE_FILE, read_marked_folders
+from imgstore.transfer.spool import spool_folder
+from imgstore.transfer.spool_snapshot import DATA_FILE, JOURNAL_FILE, write_snapshot
+
+_SQLITE: Final = "sqlite:///"
+_KEPT: Final = frozenset({"regions", "scratch", "lost+found", f"{DATABASE_FILE}.lock"})
+"""The names that an empty home may have. The folder `regions` has the stored bytes of zones without an endpoint."""
+_FOUND_MAX: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """The target of a restore."""
+
+    file: Path
+    """The backup."""
+    home: Path
+    database: str | None = None
+    """The address of the database. None for SQLite in the home."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreReport:
+    """The result of a restore."""
+
+    backup: Backup
+    place: str
+    """The catalog, without a password."""
+    regions_file: Path | None
+    """The restored `regions.yaml`, if it differs from the document of the package."""
+
+
+def restore_backup(request: RestoreRequest, subscriber: Subscriber = ignore_event) -> RestoreReport:
+    """Restore a backup. After an interruption, the same call continues.
+
+    The user of the operating system needs no role, because the roles are in the backup.
+
+    Raises:
+        InvalidInput: the file is no backup, or has a newer schema, or the database has another engine.
+        ObjectCorrupt: the file is damaged. Nothing was written.
+        Conflict: the home or the database is not empty, or another process restores into the home.
+        StoreMismatch: the regions in the home belong to another installation.
+        StoreError: the database refused, or no space is left.
+    """
+    request = replace(request, home=request.home.absolute(), file=request.file.absolute())
+    backup = open_backup(request.file, subscriber)
+    _check_revision(backup)
+    file = _choose_file(backup, request)
+    with translate_host_faults(), _hold_home(request.home) as descriptor:
+        mark = {
+            "digest": backup.digest,
+            "file": str(request.file),
+            "place": str(file or find_place(_url(request))),
+        }
+        is_resumed = _begin(request, backup, file, descriptor, mark)
+        progress = ByteProgress(subscriber, "restore", sum(each.stored_bytes for each in backup.members.values()))
+        regions_file = _restore_files(backup, request.home, progress)
+        if file is not None:
+            _restore_sqlite(backup, file, progress)
+        elif not (is_resumed and find_content(_url(request))):
+            restore_dump(_url(request), backup.description.dump, progress.count(backup.read(backup.catalog)))
+        progress.end()
+        sync_folder(request.home)
+        mark_path(request.home).unlink()
+        sync_folder(request.home)
+    return RestoreReport(backup=backup, place=mark["place"], regions_file=regions_file)
+
+
+def record_restore(installation: Installation, principal: Principal, created_at: datetime) -> str | None:
+    """Record a restore in the activity log of the restored catalog, and compare the catalog with its buckets.
+
+    Args:
+        installation: the restored installation.
+        principal: the operator.
+        created_at: the time of the backup.
+
+    Returns:
+        The evidence that the buckets are newer than the catalog, or None.
+
+    Raises:
+        StoreMismatch: zones belong to another installation.
+        StoreError: the catalog cannot be read.
+    """
+    about = f"backup of {created_at:%Y-%m-%d %H:%M:%S} UTC"
+    with record_activity(
+        installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/catalog/restore", about=about
+    ):
+        foreign = {
+            zone: uid for zone, uid in installation.locator.read_marked_zones().items() if uid != installation.uid
+        }
+        if foreign:
+            raise _foreign_zones_error(foreign, installation.uid)
+        try:
+            check_catalog_is_current(installation)
+        except CatalogOutdated as error:
+            return error.found
+    return None
+
+
+def _check_revision(backup: Backup) -> None:
+    revision = backup.description.dump.revision
+    if not revision.isdigit() or revision > REVISION:
+        raise InvalidInput(
+            f"The backup {backup.path} has a catalog that this imgstore does not know.",
+            found=f"revision {revision}, written by imgstore {backup.description.imgstore}",
+            expected=f"revision {REVISION} or an older one",
+            hint="restore with the version of imgstore that wrote the backup, or with a newer version",
+            target=str(backup.path),
+        )
+
+
+def _choose_file(backup: Backup, request: RestoreRequest) -> Path | None:
+    """Return the file of an SQLite catalog, or None for PostgreSQL."""
+    is_sqlite = request.database is None or request.database.startswith(_SQLITE)
+    if is_sqlite is not (backup.description.dump.engine is Engine.SQLITE):
+        raise InvalidInput(
+            "The backup cannot be restored into a database of another engine.",
+            found=f"a backup of {backup.description.dump.engine}, and {'SQLite' if is_sqlite else 'PostgreSQL'} as target",
+            expected=f"a database of the engine {backup.description.dump.engine}",
+            hint="name an empty PostgreSQL database with --database"
+            if is_sqlite
+            else "restore without --database, then run `imgstore catalog copy --to` with the address of the database",
+            target="database",
+        )
+    if not is_sqlite:
+        return None
+    if request.database is None:
+        return request.home / DATABASE_FILE
+    return Path(request.database.removeprefix(_SQLITE)).absolute()
+
+
+def _url(request: RestoreRequest) -> str:
+    assert request.database is not None, "PostgreSQL has an address"
+    return request.database
+
+
+@contextmanager
+def _hold_home(home: Path) -> Iterator[int]:
+    """Hold the lock on the mark of a home, and yield its descriptor. An empty mark is removed."""
+    make_private_folder(home)
+    descriptor = os.open(mark_path(home), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            file_systems.lock(descriptor, LOCK_EX | LOCK_NB, mark_path(home))
+        except BlockingIOError as error:
+            raise _busy_error(home) from error
+        if not os.fstat(descriptor).st_nlink:
+            raise _busy_error(home)
+        try:
+            yield descriptor
+        finally:
+            if not os.fstat(descriptor).st_size:
+                mark_path(home).unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _begin(request: RestoreRequest, backup: Backup, file: Path | None, descriptor: int, mark: dict[str, str]) -> bool:
+    """Check the target, and write the mark. Return True if an interrupted restore continues."""
+    home = request.home
+    found = read_mark(home)
+    if found is None:
+        _check_home(home)
+    elif found["digest"] not in {"", backup.digest} or found.get("place", mark["place"]) != mark["place"]:
+        raise Conflict(
+            f"The home {home} has an interrupted restore of another backup or into another database.",
+            found=f"a restore of {found['file']}",
+            expected="the same backup and the same options",
+            hint=f"run `imgstore catalog restore {found['file']}` with the former options, or name an empty home",
+            target=str(home),
+        )
+    _check_owner(home, backup)
+    if file is not None:
+        _check_file(file, backup, is_resumed=found is not None)
+    else:
+        check_restorable(_url(request), backup.description.dump)
+        _check_database(_url(request), mark["place"], backup, is_resumed=found is not None)
+    check_free_bytes(home, sum(each.stored_bytes for each in backup.members.values()))
+    text = json.dumps(mark).encode()
+    os.pwrite(descriptor, text, 0)
+    os.ftruncate(descriptor, len(text))
+    os.fsync(descriptor)
+    sync_folder(home)
+    if found is not None:
+        _remove_leftovers(home)
+    return found is not None
+
+
+def _check_home(home: Path) -> None:
+    """Refuse a home with files of an installation, apart from stored bytes."""
+    empty = {home / DATABASE_FILE, home / "tls", home / "uploads"}
+    found = [
+        each.name
+        for each in sorted(home.iterdir())
+        if each.name not in _KEPT and each != mark_path(home) and not (each in empty and _is_empty(each))
+    ]
+    if found:
+        names = ", ".join(found[:_FOUND_MAX]) + (
+            f" and {len(found) - _FOUND_MAX} more" if len(found) > _FOUND_MAX else ""
+        )
+        raise Conflict(
+            f"The home {home} is not empty, and nothing was written.",
+            found=names,
+            expected="an empty folder. The folder `regions` with stored bytes may exist",
+            hint="move these files to another folder and keep `regions`, or name an empty folder with --home",
+            target=str(home),
+        )
+
+
+def _is_empty(path: Path) -> bool:
+    return not any(path.iterdir()) if path.is_dir() else not path.stat().st_size
+
+
+def _check_owner(home: Path, backup: Backup) -> None:
+    uid = backup.description.installation
+    foreign = {zone: owner for zone, owner in read_marked_folders(home).items() if owner != uid}
+    if foreign:
+        raise _foreign_zones_error(foreign, uid)
+
+
+def _foreign_zones_error(foreign: dict[str, str], uid: str) -> StoreMismatch:
+    zone, owner = next(iter(foreign.items()))
+    return StoreMismatch(
+        "The zones belong to another installation than the backup.",
+        found=f"{zone} of installation {owner}" + (f", and {len(foreign) - 1} more zones" if len(foreign) > 1 else ""),
+        expected=f"zones of installation {uid}, or zones without a mark",
+        hint="restore the backup of that installation, or name another home (--home) and other buckets (--regions)",
+        target=zone,
+    )
+
+
+def _check_file(file: Path, backup: Backup, *, is_resumed: bool) -> None:
+    for each in (file, file.with_name(f"{file.name}-wal")):
+        is_present = each.exists() and each.stat().st_size
+        if is_present and not (is_resumed and each == file and _hash_file(file) == backup.catalog.blake3):
+            raise Conflict(
+                f"The catalog {file} exists, and nothing was written.",
+                found=f"{each.name} with {each.stat().st_size} bytes",
+                expected="no catalog",
+                hint=f"move {each} to another folder, or name another catalog with --home or --database",
+                target=str(file),
+            )
+
+
+def _hash_file(file: Path) -> str:
+    hasher = blake3()
+    with file.open("rb") as stream:
+        while part := stream.read(MIB):
+            hasher.update(part)
+    return hasher.hexdigest()
+
+
+def _check_database(url: str, place: str, backup: Backup, *, is_resumed: bool) -> None:
+    tables = find_content(url)
+    if not tables:
+        return
+    if is_resumed:
+        identity = read_identity(url)
+        if identity is not None and identity[1] == backup.description.installation:
+            return  # The interrupted restore had committed.
+    shown = ", ".join(tables[:_FOUND_MAX])
+    raise Conflict(
+        f"The database {place} is not empty, and nothing was written.",
+        found=f"{len(tables)} tables: {shown}{', ...' if len(tables) > _FOUND_MAX else ''}",
+        expected="a database without tables",
+        hint="create an empty database (`createdb`), and name the database with --database",
+        target=place,
+    )
+
+
+def _remove_leftovers(home: Path) -> None:
+    """Remove the files of an interrupted restore. The home was empty before."""
+    for name in (TLS_FOLDER, "uploads"):
+        shutil.rmtree(home / name, ignore_errors=True)
+    for name in (SETTINGS_FILE, REGIONS_FILE):
+        (home / name).unlink(missing_ok=True)
+
+
+def _restore_files(backup: Backup, home: Path, progress: ByteProgress) -> Path | None:
+    """Restore the files of a home. Return `regions.yaml`, unless the package has the same document."""
+    regions_file = None
+    for member in backup.members.values():
+        if member.upload_uid is not None or member == backup.catalog:
+            continue
+        content = b"".join(progress.count(backup.read(member)))
+        if member.name == REGIONS_FILE and content == shipped_regions():
+            continue
+        path = home / member.name
+        make_private_folder(path.parent)
+        with open(path, "xb", opener=open_private) as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        sync_folder(path.parent)
+        if member.name == REGIONS_FILE:
+            regions_file = path
+    for uid in backup.upload_uids:
+        journal, data = (backup.members[upload_member(uid, name)] for name in (JOURNAL_FILE, DATA_FILE))
+        write_snapshot(
+            spool_folder(home, uid),
+            b"".join(progress.count(backup.read(journal))),
+            data.file_bytes,
+            data.extents or (),
+            progress.count(backup.read(data)),
+        )
+    return regions_file
+
+
+def _restore_sqlite(backup: Backup, file: Path, progress: ByteProgress) -> None:
+    """Restore and check an SQLite catalog under a temporary name, then give it the final name."""
+    temporary = file.with_name(f".{file.name}.restore")
+    temporary.unlink(missing_ok=True)  # A killed restore may leave the second name of the published catalog.
+    if file.exists() and file.stat().st_size:
+        return  # `_check_file` has compared the file with the backup.
+    make_private_folder(file.parent)
+    with open(temporary, "xb", opener=open_private) as stream:
+        stream.writelines(progress.count(backup.read(backup.catalog)))
+        stream.flush()
+        os.fsync(stream.fileno())
+    found = check_sqlite(temporary)
+    expected = (backup.description.dump.revision, backup.description.installation)
+    if found != expected:
+        temporary.unlink()
+        raise ObjectCorrupt(
+            f"The catalog in {backup.path} is not the catalog of the backup's manifest.",
+            found=f"revision {found[0]} of installation {found[1]}",
+            expected=f"revision {expected[0]} of installation {expected[1]}",
+            hint="use another backup",
+            target=str(backup.path),
+        )
+    file.unlink(missing_ok=True)  # An empty file of a lost catalog.
+    file_systems.publish(temporary, file)
+    sync_folder(file.parent)
+
+
+def _busy_error(home: Path) -> WorkHeld:
+    return WorkHeld(
+        f"Another process restores into the home {home}.",
+        found="a locked mark of a restore",
+        expected="one restore at a time",
+        hint="wait for the other process to end, then run the command again",
+        target=str(home),
+    )
