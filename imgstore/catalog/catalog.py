@@ -53,6 +53,7 @@ from imgstore.domain.host.os_errors import translate_host_faults
 
 if TYPE_CHECKING:
     from imgstore.catalog.recovery.catalog_dumps import DumpDescription
+    from imgstore.catalog.recovery.row_copies import RowCopy
 
 
 class Transaction:
@@ -270,6 +271,12 @@ class Catalog:
         from imgstore.catalog.recovery.catalog_dumps import dump_catalog  # noqa: PLC0415 - for backups only
 
         return dump_catalog(self._database, target, report)
+
+    def copy_rows(self, url: str, report: Callable[[int, int], None]) -> "RowCopy":
+        """Copy all rows into an empty catalog, and compare both. See `row_copies.copy_rows`."""
+        from imgstore.catalog.recovery.row_copies import copy_rows  # noqa: PLC0415 - as above
+
+        return copy_rows(self._database, url, self._effects, report)
 
     def erase_deleted(self) -> bool:
         """Remove deleted and overwritten values from the files of an SQLite catalog. Return True if that succeeded.

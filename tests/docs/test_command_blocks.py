@@ -166,10 +166,11 @@ def test_page_about_recovery_runs_on_postgresql(session: Session, postgresql_ser
         major = connection.info.server_version // 10_000
     tools = Path(find_program("pg_dump", major).path).parent
     session.variables["PATH"] = f"{tools}:{session.variables['PATH']}"
-    with postgresql_server.database() as first, postgresql_server.database() as second:
+    with ExitStack() as stack:
+        urls = [stack.enter_context(postgresql_server.database()) for _ in range(3)]
         addresses = {
             f"postgresql://imgstore@db.example/{name}": url.replace("+psycopg", "")
-            for name, url in (("imgstore", first), ("restored", second))
+            for name, url in zip(("imgstore", "restored", "moved"), urls, strict=True)
         }
         run_page("docs/recovery.md", session, addresses)
 

@@ -53,6 +53,7 @@ VALUES: dict[str, Any] = {
     "os_type": OsType.LINUX,
     "grace": timedelta(0),
     "within": timedelta(1),
+    "to": "sqlite:///none",
     "created_at": datetime(2026, 1, 1, tzinfo=UTC),
     "events_max": 1,
     "tags": {},

@@ -73,12 +73,12 @@ def _upgrade_sqlite(database: Database, file: Path, is_dead: HolderCheck) -> Non
 def _is_current(database: Database) -> bool:
     with translate_errors(database.place), database.engine.connect() as connection:
         journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
-        return journal == "wal" and admits_this_code(connection, _revision(connection))
+        return journal == "wal" and admits_this_code(connection, read_revision(connection))
 
 
 def _upgrade_postgresql(database: Database, is_dead: HolderCheck) -> None:
     with translate_errors(database.place), database.engine.connect() as connection, connection.begin():
-        if admits_this_code(connection, _revision(connection)):
+        if admits_this_code(connection, read_revision(connection)):
             return
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%(number)s)", {"number": _LOCK_NUMBER})
         _run_migrations(Session(connection, Effects(), database.place), is_dead)
@@ -87,7 +87,7 @@ def _upgrade_postgresql(database: Database, is_dead: HolderCheck) -> None:
 def _run_migrations(session: Session, is_dead: HolderCheck) -> None:
     """Upgrade in the caller's transaction, which locks the catalog. Do nothing if another process has upgraded."""
     connection = session.connection
-    stored = _revision(connection)
+    stored = read_revision(connection)
     if admits_this_code(connection, stored):
         return
     from alembic import command  # noqa: PLC0415 - needed at an upgrade only
@@ -149,7 +149,7 @@ def _find_processes(session: Session, admitted: str) -> Sequence[str]:
     return sorted(found - known)
 
 
-def _revision(connection: Connection) -> str | None:
+def read_revision(connection: Connection) -> str | None:
     """Return the revision of the catalog, or None if there is no catalog yet.
 
     A restored backup may contain two revisions. Their names together form an unknown revision.

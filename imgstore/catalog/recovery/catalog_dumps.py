@@ -8,8 +8,10 @@ from pathlib import Path
 
 from sqlalchemy import inspect, text
 
+from imgstore.catalog.engine.compatibility import find_oldest_code
 from imgstore.catalog.engine.database import Database, configure_database
 from imgstore.catalog.engine.errors import translate_errors
+from imgstore.catalog.engine.upgrade import read_revision
 from imgstore.catalog.recovery.postgresql_dumps import Program, dump_postgresql, find_program, restore_postgresql
 from imgstore.catalog.recovery.sqlite_copies import check_sqlite, copy_sqlite
 from imgstore.catalog.schema import REVISION
@@ -29,6 +31,8 @@ class DumpDescription:
 
     engine: Engine
     revision: str
+    oldest_code: str
+    """The oldest revision of code that may use the catalog (`engine/compatibility.py`)."""
     schema: str | None = None
     """The schema of PostgreSQL that contains the tables. None for SQLite."""
     program_major: int | None = None
@@ -48,14 +52,22 @@ def dump_catalog(database: Database, target: Path, report: Callable[[int, int], 
         StoreError: the catalog cannot be read, or the file cannot be written.
         ObjectCorrupt: the copy is damaged.
     """
+    with translate_errors(database.place), database.readers.connect() as connection:
+        revision, oldest = read_revision(connection) or REVISION, find_oldest_code(connection) or REVISION
     if database.file is not None:
         copy_sqlite(database.file, target, report)
-        revision, _ = check_sqlite(target)
-        return DumpDescription(engine=Engine.SQLITE, revision=revision)
+        check_sqlite(target)
+        return DumpDescription(engine=Engine.SQLITE, revision=revision, oldest_code=oldest)
     major, schema, _ = _describe_server(database)
     program = find_program("pg_dump", major)
     dump_postgresql(database.url, schema, program, target, lambda done: report(done, 0))
-    return DumpDescription(engine=Engine.POSTGRESQL, revision=REVISION, schema=schema, program_major=program.major)
+    return DumpDescription(
+        engine=Engine.POSTGRESQL,
+        revision=revision,
+        oldest_code=oldest,
+        schema=schema,
+        program_major=program.major,
+    )
 
 
 def find_content(url: str) -> tuple[str, ...]:

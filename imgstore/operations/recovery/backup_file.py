@@ -184,6 +184,7 @@ class BackupWriter:
             "sequence": description.sequence,
             "engine": dump.engine.value,
             "revision": dump.revision,
+            "oldestCode": dump.oldest_code,
             "schema": dump.schema,
             "programMajor": dump.program_major,
             "members": list(self._members),
@@ -255,6 +256,7 @@ def _check(path: Path, stream: IO[bytes], report: Callable[[int], None]) -> Back
             dump=DumpDescription(
                 engine=Engine(document["engine"]),
                 revision=str(document["revision"]),
+                oldest_code=str(document["oldestCode"]),
                 schema=document["schema"],
                 program_major=document["programMajor"],
             ),

@@ -143,12 +143,12 @@ def record_restore(installation: Installation, principal: Principal, created_at:
 
 
 def _check_revision(backup: Backup) -> None:
-    revision = backup.description.dump.revision
-    if not revision.isdigit() or revision > REVISION:
+    dump = backup.description.dump
+    if not dump.oldest_code.isdecimal() or dump.oldest_code > REVISION:
         raise InvalidInput(
             f"The backup {backup.path} has a catalog that this imgstore does not know.",
-            found=f"revision {revision}, written by imgstore {backup.description.imgstore}",
-            expected=f"revision {REVISION} or an older one",
+            found=f"revision {dump.revision} for code of revision {dump.oldest_code} or newer, written by imgstore {backup.description.imgstore}",
+            expected=f"a catalog for code of revision {REVISION}, which this imgstore has",
             hint="restore with the version of imgstore that wrote the backup, or with a newer version",
             target=str(backup.path),
         )
