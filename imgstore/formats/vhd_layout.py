@@ -9,6 +9,7 @@ block allocation table (BAT), blocks (each a sector bitmap and its data), and th
 
 import struct
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Self
 
 from imgstore.domain.storage.sizes import GIB, MIB, SECTOR_BYTES, ceil_div, round_up
@@ -149,14 +150,8 @@ class DynamicHeader:
         )
 
 
-def footer_checksum(raw: bytes) -> int:
-    """Compute the checksum of a footer."""
-    return checksum(raw, field_at=_FOOTER_CHECKSUM_AT)
-
-
-def header_checksum(raw: bytes) -> int:
-    """Compute the checksum of a dynamic header."""
-    return checksum(raw, field_at=_HEADER_CHECKSUM_AT)
+footer_checksum: Final = partial(checksum, field_at=_FOOTER_CHECKSUM_AT)
+header_checksum: Final = partial(checksum, field_at=_HEADER_CHECKSUM_AT)
 
 
 def is_sound_footer(raw: bytes) -> bool:

@@ -18,7 +18,7 @@ from imgstore.catalog import Catalog
 from imgstore.catalog.engine.clock_steps import LEASE_SECONDS_MAX
 from imgstore.domain.errors import LeaseLost, NotFound, StoreError, error_to_json
 from imgstore.domain.host.stop_signal import StopSignal
-from imgstore.domain.storage.works import Lease, Work
+from imgstore.domain.storage.works import Lease
 
 LEASE_SECONDS: Final = 30.0
 """The time of a lease. A machine under load can renew three times within this time.
@@ -137,6 +137,7 @@ class _Heartbeat:
             self._holds.remove(hold)
 
     def find_token(self, work_uid: str) -> int | None:
+        """Return the token of the lease under which a thread of this process does a work now, or None."""
         with self._lock:
             return next((hold.lease.token for hold in self._holds if hold.lease.work_uid == work_uid), None)
 
@@ -167,20 +168,13 @@ class LeaseKeeper:
         self.stop = StopSignal()
         """The signal that stops all works at the next request."""
         self._heartbeat = _Heartbeat()
+        self.own_token = self._heartbeat.find_token
 
     def with_stop_signal(self, stop: StopSignal) -> "LeaseKeeper":
         """Return a keeper for one operation with another stop signal. The heartbeat is shared."""
         other = copy.copy(self)
         other.stop = stop
         return other
-
-    def can_take_over(self, work: Work) -> bool:
-        """Return whether the holder of a work is known to be dead, so that the lease need not expire."""
-        return is_dead(work.holder)
-
-    def own_token(self, work_uid: str) -> int | None:
-        """Return the token of the lease under which a thread of this process does a work now, or None."""
-        return self._heartbeat.find_token(work_uid)
 
     def is_dead(self, holder: str) -> bool:
         """Return whether a holder is known to be dead."""

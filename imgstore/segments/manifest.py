@@ -321,6 +321,7 @@ class _Decoder:
         _check(self._footer_bytes <= FOOTER_BYTES_MAX, f"{self._footer_bytes} bytes of footer", "up to 64 KiB")
         _check(self._segments <= SEGMENTS_MAX, f"{self._segments} segments", f"up to {SEGMENTS_MAX}")
         _check(self._works <= self._segments, f"{self._works} works", f"up to {self._segments}")
+        self._blocks = ceil_div(self._virtual_bytes, BLOCK_BYTES)
         _check(self._runs <= min(RUNS_MAX, self._blocks), f"{self._runs} runs", f"up to {self._blocks}")
         piece_count = ceil_div(self._virtual_bytes, PIECE_BYTES)
         _check(self._pieces <= piece_count, f"{self._pieces} pieces", f"up to {piece_count}")
@@ -336,10 +337,6 @@ class _Decoder:
         self._at = _HEADER.size
         self._columns = memoryview(b"")
         self._column_at = 0
-
-    @property
-    def _blocks(self) -> int:
-        return ceil_div(self._virtual_bytes, BLOCK_BYTES)
 
     def manifest(self) -> Manifest:
         footer = self._take(self._footer_bytes).tobytes()

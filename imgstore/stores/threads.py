@@ -27,6 +27,7 @@ class _Threads:
         self._idle = []
 
     def start(self, task: Callable[[], None]) -> None:
+        """Run a task in a daemon thread without waiting. The task must not raise."""
         with self._lock:
             inbox = self._idle.pop() if self._idle else None
         if inbox is not None:
@@ -52,8 +53,4 @@ class _Threads:
 
 _threads: Final = _Threads()
 os.register_at_fork(after_in_child=_threads.reset)
-
-
-def start_thread(task: Callable[[], None]) -> None:
-    """Run a task in a daemon thread without waiting. The task must not raise."""
-    _threads.start(task)
+start_thread: Final = _threads.start

@@ -58,10 +58,6 @@ def emit(body: Json, options: "Globals", table: Table = scalars, *, on_stderr: b
         click.echo(text, err=on_stderr)
 
 
-def _as_json(body: Json, _table: Table) -> str:
-    return dumps(body)
-
-
 def _as_yaml(body: Json, _table: Table) -> str:
     import yaml  # noqa: PLC0415 - start-up time
 
@@ -97,16 +93,12 @@ def _as_tsv(body: Json, _table: Table) -> str | None:
     return "\n".join(lines) if lines else None
 
 
-def _as_nothing(_body: Json, _table: Table) -> None:
-    return None
-
-
 _WRITERS: Final[Mapping[str, Callable[[Json, Table], str | None]]] = {
-    "json": _as_json,
+    "json": lambda body, _table: dumps(body),
     "yaml": _as_yaml,
     "table": _as_table,
     "tsv": _as_tsv,
-    "none": _as_nothing,
+    "none": lambda _body, _table: None,
 }
 
 

@@ -29,7 +29,7 @@ from imgstore.operations.activity_log import record_activity
 from imgstore.operations.disks.placement import choose_readable_slot
 from imgstore.operations.gallery.sharing import image_scope
 from imgstore.operations.installation import Installation
-from imgstore.operations.leases import Hold
+from imgstore.operations.leases import Hold, is_dead
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.completion import version_party
 from imgstore.operations.slots.cross_region_reads import CrossRegionReads
@@ -242,7 +242,7 @@ def pin_manifest(
     of dead processes in the slot are abandoned.
     """
     for work in transaction.works.list_open(slot.uid):
-        if work.kind is WorkKind.EXPORT and installation.keeper.can_take_over(work):
+        if work.kind is WorkKind.EXPORT and is_dead(work.holder):
             transaction.works.abandon(work.uid)
     return acquire_work(
         installation,

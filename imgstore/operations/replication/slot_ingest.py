@@ -66,7 +66,7 @@ class SlotIngest:
                 fingerprint_key=self.fingerprint_key,
                 scratch=self.scratch,
                 check_scratch=self.installation.check_scratch,
-                workers=self._threads(self.installation.tuning.put_workers),
+                workers=self.installation.threads(self.installation.tuning.put_workers, self.slot.key.region),
                 check_cancelled=self.check_cancelled,
                 claim=self._claim,
                 on_moved=self.on_moved,
@@ -90,7 +90,7 @@ class SlotIngest:
                 work_uid=packing_uid,
                 full=full,
                 scratch=self.scratch,
-                workers=self._threads(self.installation.tuning.scatter_workers),
+                workers=self.installation.threads(self.installation.tuning.scatter_workers, self.slot.key.region),
                 check_cancelled=self.check_cancelled,
             )
         except ObjectCorrupt:
@@ -108,9 +108,6 @@ class SlotIngest:
         """
         if name in self.marked:
             claim_segments(self.installation, self.slot, [name])
-
-    def _threads(self, most: int) -> int:
-        return self.installation.threads(most, self.slot.key.region)
 
 
 @contextmanager

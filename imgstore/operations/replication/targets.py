@@ -50,7 +50,7 @@ def retarget(
     if plan.surplus:
         refuse_if_outdated(transaction)
     for replica in plan.surplus:
-        _check_no_ingest(installation, transaction, replica)
+        _check_no_ingest(transaction, replica)
         transaction.replicas.move(replica.uid, ReplicaState.DELETING)
     for target, ordinal in plan.missing:
         key = SlotKey(
@@ -87,10 +87,10 @@ def _check_allowed(definition_path: DefinitionPath, version: ImageVersion, repli
         )
 
 
-def _check_no_ingest(installation: Installation, transaction: Transaction, replica: Replica) -> None:
+def _check_no_ingest(transaction: Transaction, replica: Replica) -> None:
     """Refuse to remove a replica while a live process ingests the source there: no other slot has the source yet."""
     work = transaction.works.find_open(WorkKind.INGEST, replica.slot.uid, replica.version_uid)
-    if work is not None and is_work_alive(installation, transaction, work):
+    if work is not None and is_work_alive(transaction, work):
         raise WorkHeld(
             f"The ingest of the source into {replica.slot.key} is in progress.",
             found=f"a work of kind {work.kind}, open since {work.opened_at.isoformat()}, held by {work.holder}",

@@ -256,8 +256,8 @@ def update_version_state(transaction: Transaction, version: ImageVersion) -> Ima
     another source meanwhile. Other properties stay unchanged, because `version` may have been read before an update.
     Returns the written version.
     """
-    transaction.versions.lock(version.uid)  # If two replicas complete at once, the later transaction must see both.
-    existing = transaction.versions.by_uid(version.uid)
+    # If two replicas complete at once, the later transaction must see both.
+    existing = transaction.versions.get_for_update(version.uid)
     if existing.provisioning_state is ProvisioningState.DELETING:
         return existing
     states = [replica.state for replica in transaction.replicas.list(version.uid)]

@@ -68,7 +68,7 @@ def follow_work(installation: Installation, work_uid: str, task: str) -> None:
 
 def is_held_elsewhere(installation: Installation, transaction: Transaction, work: Work) -> bool:
     """Return whether another process, or another thread of this process, does a work now."""
-    if work.state is not WorkState.OPEN or not is_work_alive(installation, transaction, work):
+    if work.state is not WorkState.OPEN or not is_work_alive(transaction, work):
         return False
     keeper = installation.keeper
     return work.holder != keeper.holder or keeper.own_token(work.uid) == work.token

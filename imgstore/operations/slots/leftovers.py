@@ -14,6 +14,7 @@ from imgstore.domain.errors import LeaseLost, StoreError, WorkHeld
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.works import Work, WorkKind
 from imgstore.operations.installation import Installation
+from imgstore.operations.leases import is_dead
 from imgstore.operations.slots.key_deletions import delete_objects
 
 _KEYS: Final = "keys"
@@ -60,7 +61,7 @@ def _run(installation: Installation, slot: Slot, work: Work) -> bool:
                 work.uid,
                 holder=keeper.holder,
                 lease_seconds=keeper.lease_seconds,
-                steal=keeper.can_take_over(work),
+                steal=is_dead(work.holder),
                 wait=False,
             )
         with keeper.hold(lease) as hold:

@@ -19,6 +19,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Work, WorkKind
 from imgstore.operations.installation import Installation
+from imgstore.operations.leases import is_dead
 from imgstore.operations.slots.completion import named_segments, remove_manifests
 from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
 from imgstore.operations.slots.leftovers import is_removal_of_keys
@@ -52,7 +53,7 @@ def remove_version(installation: Installation, version: ImageVersion) -> None:
     check_catalog_is_current(installation)
     with installation.catalog.transaction() as transaction:
         transaction.versions.lock(version.uid)  # From here on, no worker begins a replica of the version.
-        _end_works(installation, transaction, version.uid, str(version.name))
+        _end_works(transaction, version.uid, str(version.name))
         for replica in transaction.replicas.list(version.uid):
             if replica.state is not ReplicaState.DELETING:
                 transaction.replicas.move(replica.uid, ReplicaState.DELETING)
@@ -99,7 +100,7 @@ def remove_replica(installation: Installation, replica: Replica) -> FreedBytes:
     check_catalog_is_current(installation)
     keeper = installation.keeper
     with installation.catalog.transaction() as transaction:
-        abandon_writers(installation, transaction, owner_uid, str(slot.key), slot)
+        abandon_writers(transaction, owner_uid, str(slot.key), slot)
         transaction.replicas.by_uid(replica.uid)
         objects = _manifest_keys(transaction.versions.by_uid(owner_uid))
         work = transaction.works.open(kind=WorkKind.REMOVAL, slot_uid=slot.uid, owner_uid=owner_uid, plan={}, pins=())
@@ -143,7 +144,7 @@ def remove_disks(installation: Installation, disks: Sequence[ManagedDisk], *, at
     with installation.catalog.transaction() as transaction:
         for disk in disks:
             check_no_signed_url(transaction, transaction.disks.by_uid(disk.uid))
-            _end_works(installation, transaction, disk.uid, disk.name)
+            _end_works(transaction, disk.uid, disk.name)
             if not transaction.disks.begin_deleting(disk.uid, attached_to=attached_to):
                 raise _attached_error(transaction.disks.by_uid(disk.uid))
     first_error: ImgstoreError | None = None
@@ -190,7 +191,7 @@ def _remove_owner(
         transaction.slots.lock(slot.uid)  # If two processes remove the owner at once, the later one finds no rows.
         rows = transaction.manifests.of_replica(owner_uid, slot.uid)
         for row in rows:
-            _check_unpinned(installation, transaction, row)
+            _check_unpinned(transaction, row)
         on_remove(transaction, rows)
         remove_manifests(installation, transaction, slot, rows)
         unused = [
@@ -224,15 +225,14 @@ def _measure_freed(transaction: Transaction, slot: Slot, rows: Sequence[Manifest
     )
 
 
-def _check_unpinned(installation: Installation, transaction: Transaction, row: ManifestRow) -> None:
+def _check_unpinned(transaction: Transaction, row: ManifestRow) -> None:
     """Refuse while an open work pins the manifest. A read of a dead process pins nothing."""
     for work in transaction.works.list_open():
-        if row.uid in work.pins and not _abandon_dead_export(installation, transaction, work):
+        if row.uid in work.pins and not _abandon_dead_export(transaction, work):
             raise _in_use_error(work, "a manifest of it")
 
 
 def abandon_writers(
-    installation: Installation,
     transaction: Transaction,
     owner_uid: str,
     name: str,
@@ -247,32 +247,32 @@ def abandon_writers(
     """
     for work in transaction.works.list_open(None if slot is None else slot.uid):
         if work.owner_uid == owner_uid and work.kind in kinds:
-            if is_work_alive(installation, transaction, work):
+            if is_work_alive(transaction, work):
                 raise _in_use_error(work, f"'{name}'")
             transaction.works.abandon(work.uid)
 
 
-def _end_works(installation: Installation, transaction: Transaction, owner_uid: str, name: str) -> None:
+def _end_works(transaction: Transaction, owner_uid: str, name: str) -> None:
     own_rows = {row.uid for row in transaction.manifests.of_owner(owner_uid)}
     for work in transaction.works.list_open():
         if is_removal_of_keys(work):
             continue
         if work.owner_uid == owner_uid or (work.kind is WorkKind.EXPORT and own_rows.intersection(work.pins)):
-            if is_work_alive(installation, transaction, work):
+            if is_work_alive(transaction, work):
                 raise _in_use_error(work, f"'{name}'")
             transaction.works.abandon(work.uid)
 
 
-def _abandon_dead_export(installation: Installation, transaction: Transaction, work: Work) -> bool:
-    if work.kind is WorkKind.EXPORT and not is_work_alive(installation, transaction, work):
+def _abandon_dead_export(transaction: Transaction, work: Work) -> bool:
+    if work.kind is WorkKind.EXPORT and not is_work_alive(transaction, work):
         transaction.works.abandon(work.uid)
         return True
     return False
 
 
-def is_work_alive(installation: Installation, transaction: Transaction, work: Work) -> bool:
+def is_work_alive(transaction: Transaction, work: Work) -> bool:
     """Return whether a process may still hold the work: the lease is valid, and the holder is not known to be dead."""
-    if work.holder is None or work.lease_expires_at is None or installation.keeper.can_take_over(work):
+    if work.holder is None or work.lease_expires_at is None or is_dead(work.holder):
         return False
     return work.lease_expires_at > transaction.now()
 

@@ -70,7 +70,7 @@ def begin_replica(
     other = WorkKind.COPY if kind is WorkKind.INGEST else WorkKind.INGEST
     if transaction.works.find_open(other, replica.slot.uid, replica.version_uid) is not None:
         slot = replica.slot
-        abandon_writers(installation, transaction, replica.version_uid, str(slot.key), slot, kinds={other})
+        abandon_writers(transaction, replica.version_uid, str(slot.key), slot, kinds={other})
     transaction.replicas.move(replica.uid, ReplicaState.REPLICATING)
     update_version_state(transaction, transaction.versions.by_uid(replica.version_uid))
     return work, lease

@@ -12,7 +12,7 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Lease, Work, WorkKind
 from imgstore.operations.installation import Installation
-from imgstore.operations.leases import Hold
+from imgstore.operations.leases import Hold, is_dead
 from imgstore.operations.slots.leftovers import run_removals
 from imgstore.stores.wrappers.hedging import Grace, ask_briefly
 from imgstore.transfer.slot_access import SlotAccess
@@ -60,7 +60,7 @@ def _lease(installation: Installation, transaction: Transaction, work: Work, *, 
         holder=keeper.holder,
         lease_seconds=keeper.lease_seconds,
         own_token=keeper.own_token(work.uid),
-        steal=keeper.can_take_over(work),
+        steal=is_dead(work.holder),
         wait=wait,
     )
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import ImgstoreError, NotFound
 from imgstore.domain.identity.access import VERSIONS, Action, Principal, as_reader, authorize
@@ -74,16 +73,11 @@ def delete_version(
 def _delete_softly(installation: Installation, definition_path: DefinitionPath, version: ImageVersion) -> None:
     """Make a version invisible. The replicas stay, and the bytes are billed until the removal."""
     with installation.catalog.transaction() as transaction:
-        abandon_writers(installation, transaction, version.uid, str(version.name))
-        existing = _lock_version(transaction, version)
+        abandon_writers(transaction, version.uid, str(version.name))
+        existing = transaction.versions.get_for_update(version.uid)
         now = transaction.now()
         until = now + timedelta(days=definition_path.gallery.soft_delete_retention_days)
         transaction.versions.update(replace(existing, soft_deleted_at=now, hard_deletion_at=until))
-
-
-def _lock_version(transaction: Transaction, version: ImageVersion) -> ImageVersion:
-    transaction.versions.lock(version.uid)
-    return transaction.versions.by_uid(version.uid)
 
 
 def _soft_deleted_error(version: ImageVersion, scope: str) -> NotFound:
@@ -131,9 +125,9 @@ def undelete_version(
                 transaction, installation.subscription, group, gallery, definition
             )
             found = transaction.versions.get(definition_path.definition.uid, version)
-            if found is None or _lock_version(transaction, found).provisioning_state is ProvisioningState.DELETING:
+            existing = None if found is None else transaction.versions.get_for_update(found.uid)
+            if existing is None or existing.provisioning_state is ProvisioningState.DELETING:
                 raise _not_soft_deleted_error(definition_path, version, scope)
-            existing = transaction.versions.by_uid(found.uid)
             if existing.soft_deleted_at is not None:
                 transaction.versions.update(replace(existing, soft_deleted_at=None, hard_deletion_at=None))
         reader = as_reader(principal, scope)
@@ -180,7 +174,7 @@ def _begin_purge(installation: Installation, version: ImageVersion) -> bool:
     """Set a version to Deleting; return False if the version was restored or removed in the mean time."""
     with installation.catalog.transaction() as transaction:
         try:
-            existing = _lock_version(transaction, version)
+            existing = transaction.versions.get_for_update(version.uid)
         except NotFound:
             return False
         if not _is_over(existing, transaction.now()):

@@ -252,8 +252,7 @@ def record_version(
         found = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
         if found is None:
             return _add_version(installation, transaction, resolved, identities, expected_bytes)
-        transaction.versions.lock(found.uid)
-        existing = transaction.versions.by_uid(found.uid)
+        existing = transaction.versions.get_for_update(found.uid)
         check_updatable(existing, resolved.definition_path.version_id(existing.name))
         changed = _apply_request(installation, transaction, existing, resolved, identities, expected_bytes, verified)
         if changed != existing:

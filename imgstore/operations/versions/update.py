@@ -71,8 +71,7 @@ def _record_update(
 ) -> ImageVersion:
     """Write the row of the version, the new Pending replicas and the Deleting replicas in one transaction."""
     with installation.catalog.transaction() as transaction:
-        transaction.versions.lock(found.uid)
-        existing = transaction.versions.by_uid(found.uid)
+        existing = transaction.versions.get_for_update(found.uid)
         check_updatable(existing, definition_path.version_id(existing.name))
         changed = apply_update(existing, update, installation.regions, installation.limits, now=transaction.now())
         if changed != existing:
