@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from test_api_fairness import EMPTY, disk_body
 from test_api_resume import DEAD, ended, hand_over
 
+from imgstore.api import application
 from imgstore.cli.main import main
 from imgstore.domain.async_operations import OperationStatus
 from imgstore.domain.identity.access import Role
@@ -27,7 +28,9 @@ GROUP = "mine"
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """Start a server that renews the leases of its operations often."""
+    monkeypatch.setattr(application, "_RENEWAL_SECONDS", 0.2)
     with start_api(tmp_path / "home") as server:
         assert server.ask("PUT", f"{server.top}/resourceGroups/{GROUP}", EMPTY).status == 201
         yield server

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from api_server import Api, bearer, start_api
 
+from imgstore.api import application
 from imgstore.api.auth import client_secrets
 from imgstore.domain.async_operations import AsyncOperation, OperationStatus
 from imgstore.domain.deployments import DeploymentState
@@ -295,8 +296,9 @@ def hand_over(installation: Installation, uid: str, *, lease_seconds: float) -> 
         database.commit()
 
 
-def test_operation_with_an_expired_lease_is_resumed(tmp_path: Path) -> None:
+def test_operation_with_an_expired_lease_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A running server resumes the operation. An operation with a renewed lease is left alone."""
+    monkeypatch.setattr(application, "_RENEWAL_SECONDS", 0.2)
     with start_api(tmp_path / "home") as api:
         for path in (f"{api.top}/resourceGroups/{OTHER}", gallery(api)):
             assert api.ask("PUT", path, EMPTY).status == 201
