@@ -8,7 +8,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Response
 
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions
+from imgstore.api.http.context import RESOURCE_BODY, DefinitionContext, GalleryContext, check_conditions
 from imgstore.api.http.long_running import CommandCall, Outcome
 from imgstore.api.http.paths import DEFINITION, DEFINITIONS
 from imgstore.domain.errors import NotFound
@@ -34,43 +34,36 @@ _DETAILS: Final = frozenset(each.name for each in fields_of(DefinitionDetails))
     status_code=201,
     openapi_extra=RESOURCE_BODY,
 )
-async def put(context: Context, group: str, gallery: str, definition: str) -> Response:
+async def put(context: DefinitionContext) -> Response:
     """Serve Azure's GalleryImages_CreateOrUpdate."""
-    place = {"group": group, "gallery": gallery, "definition": definition}
-    accepted = await context.begin("put-definition", **place, body=await context.read_json(), whole=True)
-    return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
+    return await context.put_response("put-definition", _KIND, **context.place, whole=True)
 
 
 @router.patch(DEFINITION, summary="Change an image definition", openapi_extra=RESOURCE_BODY)
-async def patch(context: Context, group: str, gallery: str, definition: str) -> Response:
+async def patch(context: DefinitionContext) -> Response:
     """Serve Azure's GalleryImages_Update."""
-    place = {"group": group, "gallery": gallery, "definition": definition}
-    accepted = await context.begin("put-definition", **place, body=await context.read_json(), whole=False)
-    return context.accepted_response(accepted, _KIND, 200)
+    return await context.patch_response("put-definition", _KIND, **context.place, whole=False)
 
 
 @router.get(DEFINITION, summary="Show an image definition")
-async def show(context: Context, group: str, gallery: str, definition: str) -> Response:
+async def show(context: DefinitionContext) -> Response:
     """Serve Azure's GalleryImages_Get."""
-    place = {"group": group, "gallery": gallery, "name": definition}
-    found = await context.run_operation(definitions.show_definition, **place)
+    found = await context.run_operation(definitions.show_definition, **_place(context.place))
     return context.resource_response(_json(found), _KIND)
 
 
 @router.get(DEFINITIONS, summary="List the image definitions of a gallery")
-async def list_of_gallery(context: Context, group: str, gallery: str) -> Response:
+async def list_of_gallery(context: GalleryContext) -> Response:
     """Serve Azure's GalleryImages_ListByGallery."""
     return await context.list_response(
-        _KIND, lambda at, page: at.run(definitions.page_definitions, page, group=group, gallery=gallery), _json
+        _KIND, lambda at, page: at.run(definitions.page_definitions, page, **context.place), _json
     )
 
 
 @router.delete(DEFINITION, summary="Delete an image definition that has no versions", status_code=202)
-async def delete(context: Context, group: str, gallery: str, definition: str) -> Response:
+async def delete(context: DefinitionContext) -> Response:
     """Serve Azure's GalleryImages_Delete."""
-    return await context.delete_response(
-        "delete-definition", _KIND, group=group, gallery=gallery, definition=definition
-    )
+    return await context.delete_response("delete-definition", _KIND, **context.place)
 
 
 def _json(line: DefinitionPath) -> Json:

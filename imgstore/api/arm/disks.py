@@ -45,16 +45,14 @@ def _add_routes(kind: DiskKind, tag: str) -> None:
         one, summary=f"Create {noun}", status_code=202, openapi_extra=RESOURCE_BODY, tags=tags, name=f"put_{kind}"
     )
     async def put(context: Context, group: str, disk: str) -> Response:
-        accepted = await context.begin("put-disk", kind=kind, group=group, disk=disk, body=await context.read_json())
         # Without a Location header, because az would parse the answer of that URL as the disk.
-        return context.accepted_response(accepted, of, 202 if accepted.created else 200)
+        return await context.put_response("put-disk", of, created=202, kind=kind, group=group, disk=disk)
 
     @router.patch(
         one, summary=f"Change the tags of {noun}", openapi_extra=RESOURCE_BODY, tags=tags, name=f"patch_{kind}"
     )
     async def patch(context: Context, group: str, disk: str) -> Response:
-        accepted = await context.begin("patch-disk", kind=kind, group=group, disk=disk, body=await context.read_json())
-        return context.accepted_response(accepted, of, 200)
+        return await context.patch_response("patch-disk", of, kind=kind, group=group, disk=disk)
 
     @router.get(one, summary=f"Show {noun}", tags=tags, name=f"show_{kind}")
     async def show(context: Context, group: str, disk: str) -> Response:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from imgstore.api.arm.groups import check_group
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions, compute_etag
+from imgstore.api.http.context import RESOURCE_BODY, Context, GalleryContext, check_conditions, compute_etag
 from imgstore.api.http.long_running import CommandCall, Outcome
 from imgstore.api.http.paths import GALLERIES, GALLERY, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
@@ -31,21 +31,15 @@ _KIND = Kind.GALLERY
     status_code=201,
     openapi_extra=RESOURCE_BODY,
 )
-async def put(context: Context, group: str, gallery: str) -> Response:
+async def put(context: GalleryContext) -> Response:
     """Serve Azure's Galleries_CreateOrUpdate."""
-    accepted = await context.begin(
-        "put-gallery", group=group, gallery=gallery, body=await context.read_json(), whole=True
-    )
-    return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
+    return await context.put_response("put-gallery", _KIND, **context.place, whole=True)
 
 
 @router.patch(GALLERY, summary="Change a gallery", openapi_extra=RESOURCE_BODY)
-async def patch(context: Context, group: str, gallery: str) -> Response:
+async def patch(context: GalleryContext) -> Response:
     """Serve Azure's Galleries_Update."""
-    accepted = await context.begin(
-        "put-gallery", group=group, gallery=gallery, body=await context.read_json(), whole=False
-    )
-    return context.accepted_response(accepted, _KIND, 200)
+    return await context.patch_response("put-gallery", _KIND, **context.place, whole=False)
 
 
 @router.get(GALLERY, summary="Show a gallery")
@@ -77,9 +71,9 @@ async def list_of_subscription(context: Context) -> Response:
 
 
 @router.delete(GALLERY, summary="Delete a gallery that has no images", status_code=202)
-async def delete(context: Context, group: str, gallery: str) -> Response:
+async def delete(context: GalleryContext) -> Response:
     """Serve Azure's Galleries_Delete."""
-    return await context.delete_response("delete-gallery", _KIND, group=group, gallery=gallery)
+    return await context.delete_response("delete-gallery", _KIND, **context.place)
 
 
 def put_gallery(call: CommandCall) -> Outcome:

@@ -30,17 +30,13 @@ _IMAGE: Final = f"{_IMAGES}/{{image}}"
 @router.put(_IMAGE, summary="Create a managed image", status_code=201, openapi_extra=RESOURCE_BODY)
 async def put(context: Context, group: str, image: str) -> Response:
     """Serve Azure's Images_CreateOrUpdate."""
-    accepted = await context.begin("put-image", group=group, disk=image, body=await context.read_json())
-    return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
+    return await context.put_response("put-image", _KIND, group=group, disk=image)
 
 
 @router.patch(_IMAGE, summary="Change a managed image's tags", openapi_extra=RESOURCE_BODY)
 async def patch(context: Context, group: str, image: str) -> Response:
     """Serve Azure's Images_Update."""
-    accepted = await context.begin(
-        "patch-disk", kind=DiskKind.IMAGE, group=group, disk=image, body=await context.read_json()
-    )
-    return context.accepted_response(accepted, _KIND, 200)
+    return await context.patch_response("patch-disk", _KIND, kind=DiskKind.IMAGE, group=group, disk=image)
 
 
 @router.get(_IMAGE, summary="Show a managed image")

@@ -40,16 +40,14 @@ _INSTANCE_VIEW: Final = "instanceview"
 async def put(context: Context, group: str, machine: str) -> Response:
     """Serve Azure's VirtualMachines_CreateOrUpdate. Passwords and custom data are removed before anything is stored."""
     body = remove_secrets(await context.read_json())
-    accepted = await context.begin("put-machine", group=group, machine=machine, body=body, whole=True)
-    return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
+    return await context.put_response("put-machine", _KIND, group=group, machine=machine, body=body, whole=True)
 
 
 @router.patch(_MACHINE, summary="Change a virtual machine's record", openapi_extra=RESOURCE_BODY)
 async def patch(context: Context, group: str, machine: str) -> Response:
     """Serve Azure's VirtualMachines_Update: tags, size, settings of disks, and fields without an effect."""
     body = remove_secrets(await context.read_json())
-    accepted = await context.begin("put-machine", group=group, machine=machine, body=body, whole=False)
-    return context.accepted_response(accepted, _KIND, 200)
+    return await context.patch_response("put-machine", _KIND, group=group, machine=machine, body=body, whole=False)
 
 
 @router.get(_MACHINE, summary="Show a virtual machine")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Response
 
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions
+from imgstore.api.http.context import RESOURCE_BODY, Context, DefinitionContext, VersionContext, check_conditions
 from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import SOFT_DELETED, VERSION, VERSIONS
 from imgstore.api.http.redaction import redact
@@ -43,64 +43,49 @@ _KIND: Final = Kind.VERSION
     status_code=201,
     openapi_extra=RESOURCE_BODY,
 )
-async def put(context: Context, group: str, gallery: str, definition: str, version: str) -> Response:
+async def put(context: VersionContext) -> Response:
     """Serve Azure's GalleryImageVersions_CreateOrUpdate. A repeated request with the same source resumes the publication."""
-    place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
-    accepted = await context.begin("put-version", **place, body=await context.read_json(), whole=True)
-    return context.accepted_response(accepted, _KIND, 201 if accepted.created else 200)
+    return await context.put_response("put-version", _KIND, **context.place, whole=True)
 
 
 @router.patch(VERSION, summary="Change an image version", openapi_extra=RESOURCE_BODY)
-async def patch(context: Context, group: str, gallery: str, definition: str, version: str) -> Response:
+async def patch(context: VersionContext) -> Response:
     """Serve Azure's GalleryImageVersions_Update."""
-    place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
-    accepted = await context.begin("put-version", **place, body=await context.read_json(), whole=False)
-    return context.accepted_response(accepted, _KIND, 200)
+    return await context.patch_response("put-version", _KIND, **context.place, whole=False)
 
 
 @router.get(VERSION, summary="Show an image version")
 async def show(
-    context: Context,
-    group: str,
-    gallery: str,
-    definition: str,
-    version: str,
+    context: VersionContext,
     expand: Annotated[str | None, Query(alias="$expand", description="ReplicationStatus")] = None,
 ) -> Response:
     """Serve Azure's GalleryImageVersions_Get."""
-    place = {"group": group, "gallery": gallery, "definition": definition, "version": version}
     status = "replicationstatus" in [each.strip().lower() for each in (expand or "").split(",")]
     body = await context.run(
-        lambda at: _json(at.installation, _show(at, place, replicas=status), replication_status=status)
+        lambda at: _json(at.installation, _show(at, context.place, replicas=status), replication_status=status)
     )
     return context.resource_response(body, _KIND)
 
 
 @router.get(VERSIONS, summary="List the versions of an image definition")
-async def list_of_definition(context: Context, group: str, gallery: str, definition: str) -> Response:
+async def list_of_definition(context: DefinitionContext) -> Response:
     """Serve Azure's GalleryImageVersions_ListByGalleryImage."""
     installation = context.server.installation
     return await context.list_response(
         _KIND,
-        lambda at, page: at.run(
-            gallery_versions.page_versions, page, group=group, gallery=gallery, definition=definition
-        ),
+        lambda at, page: at.run(gallery_versions.page_versions, page, **context.place),
         lambda view: _json(installation, view),
     )
 
 
 @router.delete(VERSION, summary="Delete an image version", status_code=202)
 async def delete(
-    context: Context,
-    group: str,
-    gallery: str,
-    definition: str,
-    version: str,
+    context: VersionContext,
     bypass: Annotated[str | None, Query(alias="bypassSoftDelete")] = None,
 ) -> Response:
     """Serve Azure's GalleryImageVersions_Delete."""
-    place: dict[str, Any] = {"group": group, "gallery": gallery, "definition": definition, "version": version}
-    return await context.delete_response("delete-version", _KIND, **place, bypass=flag_of(bypass, "bypassSoftDelete"))
+    is_bypassed = flag_of(bypass, "bypassSoftDelete")
+    return await context.delete_response("delete-version", _KIND, **context.place, bypass=is_bypassed)
 
 
 @router.get(SOFT_DELETED, summary="List the soft-deleted versions of an image definition")

@@ -317,6 +317,28 @@ class RequestContext:
         tag = {"ETag": compute_etag(accepted.body)}
         return json_response(status, remove_newer_fields(accepted.body, kind, self._version()), headers | tag)
 
+    async def put_response(self, kind: str, of: Kind, /, *, created: int = 201, **request: Any) -> Response:
+        """Answer a PUT with the body of a resource, which starts a command.
+
+        Args:
+            kind: the name of the command.
+            of: the kind of the resource.
+            created: the status for a new resource. An existing resource has the status 200.
+            request: the request of the command. The default of `body` is the JSON of the request's body.
+        """
+        body = request.pop("body") if "body" in request else await self.read_json()
+        accepted = await self.begin(kind, **request, body=body)
+        return self.accepted_response(accepted, of, created if accepted.created else 200)
+
+    async def patch_response(self, kind: str, of: Kind, /, **request: Any) -> Response:
+        """Answer a PATCH, which starts a command. The arguments are as in `put_response`."""
+        return await self.put_response(kind, of, created=200, **request)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The names in the path, without the subscription, such as ``{"group": "rg", "gallery": "golden"}``."""
+        return {name: value for name, value in self.request.path_params.items() if name != "subscription"}
+
     async def delete_response(self, kind: str, of: Kind, /, *, absent: int = 204, **request: Any) -> Response:
         """Answer a DELETE, which starts a command.
 
@@ -374,6 +396,28 @@ async def make_context(
 
 
 Context = Annotated[RequestContext, Depends(make_context)]
+
+
+# The arguments of these functions describe the path in the OpenAPI document. Handlers read `RequestContext.place`.
+# ruff: noqa: ARG001
+async def in_gallery(context: Context, group: str, gallery: str) -> RequestContext:
+    """Give the context of a handler for a gallery."""
+    return context
+
+
+async def in_definition(context: Context, group: str, gallery: str, definition: str) -> RequestContext:
+    """Give the context of a handler for an image definition."""
+    return context
+
+
+async def in_version(context: Context, group: str, gallery: str, definition: str, version: str) -> RequestContext:
+    """Give the context of a handler for an image version."""
+    return context
+
+
+GalleryContext = Annotated[RequestContext, Depends(in_gallery)]
+DefinitionContext = Annotated[RequestContext, Depends(in_definition)]
+VersionContext = Annotated[RequestContext, Depends(in_version)]
 
 
 def json_response(status: int, body: Json, headers: Mapping[str, str] | None = None) -> Response:
