@@ -54,7 +54,7 @@ A ``*_key`` column contains the folded form (`columns.fold_name`) of a name. Com
 folded form.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -76,6 +76,7 @@ from sqlalchemy import (
     false,
     text,
 )
+from sqlalchemy.schema import SchemaItem
 
 from imgstore.catalog.engine.columns import DecimalText, EnumText, UtcDateTime
 from imgstore.domain.async_operations import OperationStatus
@@ -125,6 +126,10 @@ metadata = MetaData(
 _SERIAL = BigInteger().with_variant(Integer(), "sqlite")
 
 
+def _table(name: str, *parts: SchemaItem, **options: Any) -> Table:
+    return Table(name, metadata, *parts, **options)
+
+
 def _uid() -> Column[str]:
     return Column("uid", String, primary_key=True)
 
@@ -158,9 +163,8 @@ def _parties() -> list[Column[str]]:
     ]
 
 
-installation = Table(
+installation = _table(
     "installation",
-    metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("uid", String, nullable=False),
     Column("subscription", String, nullable=False),
@@ -175,16 +179,14 @@ installation = Table(
     CheckConstraint("id = 1", name="single"),
 )
 
-checkpoints = Table(
+checkpoints = _table(
     "checkpoints",
-    metadata,
     Column("sequence", _SERIAL, primary_key=True),
     Column("uid", String, nullable=False),
 )
 
-zones = Table(
+zones = _table(
     "zones",
-    metadata,
     Column("region", String, primary_key=True),
     Column("zone", String, primary_key=True),
     Column("uid", String, nullable=False),
@@ -193,17 +195,15 @@ zones = Table(
     Column("recorded_at", UtcDateTime, nullable=False),
 )
 
-settings = Table(
+settings = _table(
     "settings",
-    metadata,
     Column("key", String, primary_key=True),
     Column("value", JSON, nullable=False),
     Column("set_at", UtcDateTime, nullable=False),
 )
 
-groups = Table(
+groups = _table(
     "groups",
-    metadata,
     _uid(),
     Column("subscription", String, nullable=False),
     Column("subscription_key", String, nullable=False),
@@ -215,9 +215,8 @@ groups = Table(
     UniqueConstraint("subscription_key", "name_key"),
 )
 
-pools = Table(
+pools = _table(
     "pools",
-    metadata,
     _uid(),
     Column("fingerprint_key", LargeBinary, nullable=False),
     # Set in the pool of a subscription and region, for disks without a gallery. Null in the pool of a gallery.
@@ -227,9 +226,8 @@ pools = Table(
     Index("uq_pools_subscription_key_region", "subscription_key", "region", unique=True),
 )
 
-galleries = Table(
+galleries = _table(
     "galleries",
-    metadata,
     _uid(),
     Column("group_uid", ForeignKey("groups.uid"), nullable=False, index=True),
     # A copy from the group, because the name of a gallery is unique in the subscription.
@@ -249,9 +247,8 @@ galleries = Table(
     UniqueConstraint("subscription_key", "name_key"),
 )
 
-definitions = Table(
+definitions = _table(
     "definitions",
-    metadata,
     _uid(),
     Column("gallery_uid", ForeignKey("galleries.uid"), nullable=False),
     Column("name", String, nullable=False),
@@ -287,9 +284,8 @@ definitions = Table(
     UniqueConstraint("gallery_uid", "identifier_key"),
 )
 
-versions = Table(
+versions = _table(
     "versions",
-    metadata,
     _uid(),
     Column("definition_uid", ForeignKey("definitions.uid"), nullable=False),
     Column("major", Integer, nullable=False),
@@ -316,17 +312,15 @@ versions = Table(
     UniqueConstraint("definition_uid", "major", "minor", "patch"),
 )
 
-placements = Table(
+placements = _table(
     "placements",
-    metadata,
     Column("version_uid", ForeignKey("versions.uid", ondelete="CASCADE"), primary_key=True),
     Column("region", String, primary_key=True),
     Column("turns", BigInteger, nullable=False),
 )
 
-slots = Table(
+slots = _table(
     "slots",
-    metadata,
     _uid(),
     Column("pool_uid", ForeignKey("pools.uid"), nullable=False),
     Column("region", String, nullable=False),
@@ -337,9 +331,8 @@ slots = Table(
     UniqueConstraint("pool_uid", "region", "storage_account_type", "ordinal"),
 )
 
-replicas = Table(
+replicas = _table(
     "replicas",
-    metadata,
     _uid(),
     Column("version_uid", ForeignKey("versions.uid"), nullable=False, index=True),
     Column("slot_uid", ForeignKey("slots.uid"), nullable=False, index=True),
@@ -359,9 +352,8 @@ replicas = Table(
 # A region that was removed and added again has a new row. The old row may still be Deleting.
 _partial(Index("uq_replicas_living", replicas.c.version_uid, replicas.c.slot_uid, unique=True), "state <> 'Deleting'")
 
-segments = Table(
+segments = _table(
     "segments",
-    metadata,
     Column("id", _SERIAL, primary_key=True),
     Column("pool_uid", ForeignKey("pools.uid"), nullable=False),
     Column("name", LargeBinary, nullable=False),
@@ -376,9 +368,8 @@ segments = Table(
     sqlite_autoincrement=True,
 )
 
-manifests = Table(
+manifests = _table(
     "manifests",
-    metadata,
     _uid(),
     Column("slot_uid", ForeignKey("slots.uid"), nullable=False),
     Column("owner_uid", String, nullable=False),
@@ -394,9 +385,8 @@ manifests = Table(
     Index(None, "slot_uid", "body_key"),
 )
 
-condemned = Table(
+condemned = _table(
     "condemned",
-    metadata,
     Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
     Column("name", LargeBinary, primary_key=True),
     Column("stored_bytes", BigInteger, nullable=False),
@@ -408,18 +398,16 @@ condemned = Table(
     Column("since_sequence", BigInteger),
 )
 
-deletions = Table(
+deletions = _table(
     "deletions",
-    metadata,
     Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
     Column("key", String, primary_key=True),
     Column("token", String, primary_key=True),
     Column("until", UtcDateTime, nullable=False),
 )
 
-maintenance_turns = Table(
+maintenance_turns = _table(
     "maintenance_turns",
-    metadata,
     Column("name", String, primary_key=True),
     Column("done_at", UtcDateTime, nullable=False),
     Column("holder", String),
@@ -428,27 +416,24 @@ maintenance_turns = Table(
     Column("outcome", String),
 )
 
-zone_gaps = Table(
+zone_gaps = _table(
     "zone_gaps",
-    metadata,
     Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
     Column("zone", String, primary_key=True),
     Column("objects", Integer, nullable=False),
     Column("seen_at", UtcDateTime, nullable=False),
 )
 
-unknown_objects = Table(
+unknown_objects = _table(
     "unknown_objects",
-    metadata,
     Column("slot_uid", ForeignKey("slots.uid"), primary_key=True),
     Column("key", String, primary_key=True),
     Column("stored_bytes", BigInteger, nullable=False),
     Column("first_seen_at", UtcDateTime, nullable=False),
 )
 
-scrub_passes = Table(
+scrub_passes = _table(
     "scrub_passes",
-    metadata,
     _uid(),
     Column("slot_uid", ForeignKey("slots.uid"), nullable=False),
     Column("runner", EnumText(ScrubRunner), nullable=False),
@@ -460,18 +445,16 @@ scrub_passes = Table(
     UniqueConstraint("slot_uid", "runner"),
 )
 
-scrub_damages = Table(
+scrub_damages = _table(
     "scrub_damages",
-    metadata,
     Column("pass_uid", ForeignKey("scrub_passes.uid"), primary_key=True),
     Column("key", String, primary_key=True),
     Column("is_repaired", Boolean, nullable=False),
 )
 
 # Code of a former release removes pools beside this code, and does not know the tables. So their rows cascade.
-slot_scrubs = Table(
+slot_scrubs = _table(
     "slot_scrubs",
-    metadata,
     Column("slot_uid", ForeignKey("slots.uid", ondelete="CASCADE"), primary_key=True),
     Column("began_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime, nullable=False),
@@ -480,9 +463,8 @@ slot_scrubs = Table(
     Column("complete_at", UtcDateTime),
 )
 
-lost_objects = Table(
+lost_objects = _table(
     "lost_objects",
-    metadata,
     Column("slot_uid", ForeignKey("slots.uid", ondelete="CASCADE"), primary_key=True),
     Column("key", String, primary_key=True),
     Column("found_at", UtcDateTime, nullable=False),
@@ -490,7 +472,6 @@ lost_objects = Table(
 
 disks = Table(
     "disks",
-    metadata,
     _uid(),
     Column("group_uid", ForeignKey("groups.uid"), nullable=False),
     Column("name", String, nullable=False),
@@ -532,9 +513,8 @@ disks = Table(
     Index(None, "source_version_uid", "created_at"),
 )
 
-machines = Table(
+machines = _table(
     "machines",
-    metadata,
     _uid(),
     Column("group_uid", ForeignKey("groups.uid"), nullable=False),
     Column("name", String, nullable=False),
@@ -554,9 +534,8 @@ machines = Table(
     UniqueConstraint("group_uid", "name_key"),
 )
 
-works = Table(
+works = _table(
     "works",
-    metadata,
     _uid(),
     Column("kind", EnumText(WorkKind), nullable=False),
     Column("slot_uid", ForeignKey("slots.uid"), nullable=False, index=True),
@@ -577,17 +556,15 @@ works = Table(
 # A second process adopts the open work instead of a new work.
 _partial(Index("uq_works_open", works.c.kind, works.c.slot_uid, works.c.owner_uid, unique=True), "state = 'Open'")
 
-work_pins = Table(
+work_pins = _table(
     "work_pins",
-    metadata,
     Column("work_uid", ForeignKey("works.uid"), primary_key=True),
     Column("manifest_uid", ForeignKey("manifests.uid"), primary_key=True, index=True),
     Column("position", Integer, nullable=False),
 )
 
-ledger = Table(
+ledger = _table(
     "ledger",
-    metadata,
     Column("key", String, primary_key=True),
     Column("kind", EnumText(ChargeKind), nullable=False),
     *_parties(),
@@ -600,9 +577,8 @@ ledger = Table(
     Column("time", UtcDateTime, nullable=False),
 )
 
-intervals = Table(
+intervals = _table(
     "intervals",
-    metadata,
     _uid(),
     *_parties(),
     Column("owner_uid", String, nullable=False),
@@ -615,9 +591,8 @@ intervals = Table(
     Column("closed_at", UtcDateTime),
 )
 
-activity = Table(
+activity = _table(
     "activity",
-    metadata,
     Column("id", _SERIAL, primary_key=True),
     Column("principal", String, nullable=False),
     Column("action", String, nullable=False),
@@ -631,9 +606,8 @@ activity = Table(
     sqlite_autoincrement=True,
 )
 
-workers = Table(
+workers = _table(
     "workers",
-    metadata,
     _uid(),
     Column("holder", String, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
@@ -642,9 +616,8 @@ workers = Table(
     Column("code_revision", String),
 )
 
-zone_health = Table(
+zone_health = _table(
     "zone_health",
-    metadata,
     Column("region", String, primary_key=True),
     Column("zone", String, primary_key=True),
     # A host since its boot. The circuit of another host does not count, because its network may differ.
@@ -657,26 +630,23 @@ zone_health = Table(
     Column("error", String),
 )
 
-tenants = Table(
+tenants = _table(
     "tenants",
-    metadata,
     _uid(),
     Column("name", String, nullable=False),
     Column("name_key", String, nullable=False, unique=True),
     Column("created_at", UtcDateTime, nullable=False),
 )
 
-subscriptions = Table(
+subscriptions = _table(
     "subscriptions",
-    metadata,
     Column("subscription_key", String, primary_key=True),
     Column("subscription", String, nullable=False),
     Column("tenant_uid", ForeignKey("tenants.uid"), nullable=False),
 )
 
-principals = Table(
+principals = _table(
     "principals",
-    metadata,
     _uid(),
     Column("kind", EnumText(PrincipalKind), nullable=False),
     Column("tenant_uid", ForeignKey("tenants.uid"), nullable=False),
@@ -692,9 +662,8 @@ principals = Table(
     UniqueConstraint("issuer", "subject"),
 )
 
-secrets = Table(
+secrets = _table(
     "secrets",
-    metadata,
     _uid(),
     Column("client_id", String, nullable=False),
     Column("hint", String, nullable=False),
@@ -704,9 +673,8 @@ secrets = Table(
     UniqueConstraint("client_id", "hint"),
 )
 
-role_assignments = Table(
+role_assignments = _table(
     "role_assignments",
-    metadata,
     _uid(),
     Column("principal_uid", ForeignKey("principals.uid", ondelete="CASCADE"), nullable=False),
     Column("role", EnumText(Role), nullable=False),
@@ -716,9 +684,8 @@ role_assignments = Table(
     UniqueConstraint("principal_uid", "role", "scope_key"),
 )
 
-issuers = Table(
+issuers = _table(
     "issuers",
-    metadata,
     _uid(),
     Column("tenant_uid", ForeignKey("tenants.uid"), nullable=False),
     Column("url", String, nullable=False, unique=True),
@@ -727,9 +694,8 @@ issuers = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 
-signing_keys = Table(
+signing_keys = _table(
     "signing_keys",
-    metadata,
     Column("kid", String, primary_key=True),
     Column("pem", LargeBinary, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
@@ -737,17 +703,15 @@ signing_keys = Table(
     Column("trusted_until", UtcDateTime),
 )
 
-recovery_keys = Table(
+recovery_keys = _table(
     "recovery_keys",
-    metadata,
     # "installation", "pool/<uid>" or "signing-key/<kid>".
     Column("key_id", String, primary_key=True),
     Column("written_at", UtcDateTime, nullable=False),
 )
 
-operations = Table(
+operations = _table(
     "operations",
-    metadata,
     _uid(),
     Column("subscription", String, nullable=False),
     Column("kind", String, nullable=False),
@@ -765,17 +729,15 @@ operations = Table(
     Column("lease_expires_at", UtcDateTime),
 )
 
-preemptions = Table(
+preemptions = _table(
     "preemptions",
-    metadata,
     Column("operation_uid", String, primary_key=True),
     Column("resource_key", String, primary_key=True),
 )
 """Resources, by id in lower case, to which a request newer than an operation in progress has written."""
 
-deployments = Table(
+deployments = _table(
     "deployments",
-    metadata,
     _uid(),
     Column("group_uid", String, ForeignKey("groups.uid"), nullable=False),
     Column("name", String, nullable=False),
@@ -790,9 +752,8 @@ deployments = Table(
     UniqueConstraint("group_uid", "name_key"),
 )
 
-inert_resources = Table(
+inert_resources = _table(
     "inert_resources",
-    metadata,
     _uid(),
     Column("group_uid", ForeignKey("groups.uid"), nullable=False),
     Column("type", String, nullable=False),
@@ -808,17 +769,15 @@ inert_resources = Table(
 )
 
 # The targets of `inert_resources.refers_to` by id in lower case. A target cannot be deleted.
-inert_references = Table(
+inert_references = _table(
     "inert_references",
-    metadata,
     Column("inert_uid", ForeignKey("inert_resources.uid"), primary_key=True),
     Column("target_key", String, primary_key=True, index=True),
 )
 
 # The network interfaces of machines, by id in lower case. An interface need not exist.
-machine_interfaces = Table(
+machine_interfaces = _table(
     "machine_interfaces",
-    metadata,
     Column("machine_uid", ForeignKey("machines.uid", ondelete="CASCADE"), primary_key=True),
     Column("target_key", String, primary_key=True, index=True),
     Column("deleted_with_machine", Boolean, nullable=False),
