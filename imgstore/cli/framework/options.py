@@ -36,6 +36,16 @@ def choice(*names: str, members: tuple[StrEnum, ...], **attrs: Any) -> Decorator
     return click.option(*names, type=one_of(*members), metavar="|".join(members), **attrs)
 
 
+def number(*names: str, text: str, least: int, most: int | None = None, unit: str = "N", **attrs: Any) -> Decorator:
+    """Make an option for a whole number in a range."""
+    return click.option(*names, type=click.IntRange(least, most), metavar=unit, help=text, **attrs)
+
+
+def fraction(*names: str, text: str, least: float, most: float | None = None, unit: str, **attrs: Any) -> Decorator:
+    """Make an option for a number in a range."""
+    return click.option(*names, type=click.FloatRange(least, most), metavar=unit, help=text, **attrs)
+
+
 def together(*decorators: Decorator) -> Decorator:
     """Combine several options into one decorator, in the given order."""
 

@@ -25,12 +25,8 @@ _who = click.option(
     metavar="ID",
     help="Object id, app id or name of the principal, or the subject of a user.",
 )
-_days = click.option(
-    "--days",
-    type=click.IntRange(1, 3_650),
-    default=_DAYS,
-    metavar="N",
-    help=f"Lifetime of the secret in days. Default: {_DAYS}.",
+_days = options.number(
+    "--days", least=1, most=3650, default=_DAYS, text=f"Lifetime of the secret in days. Default: {_DAYS}."
 )
 
 

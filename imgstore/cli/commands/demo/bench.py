@@ -50,13 +50,8 @@ def _table(body: Json) -> list[dict[str, Json]]:
     metavar="REGION ...",
     help="Regions for copies. '' is no region. Default: every other region.",
 )
-@click.option(
-    "--disks",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="Number of managed disks to create in each region.",
+@options.number(
+    "--disks", least=1, default=5, show_default=True, text="Number of managed disks to create in each region."
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and the largest possible cost, and change nothing.")
 @options.yes

@@ -433,12 +433,8 @@ def _read_wait(
     metavar="JMESPATH",
     help="Wait until this query on the output of `show --expand ReplicationStatus` is true.",
 )
-@click.option(
-    "--interval", type=click.IntRange(1), default=30, metavar="SECONDS", help="Seconds between two checks. Default: 30."
-)
-@click.option(
-    "--timeout", type=click.IntRange(0), default=3600, metavar="SECONDS", help="Seconds to wait at most. Default: 3600."
-)
+@options.number("--interval", least=1, default=30, unit="SECONDS", text="Seconds between two checks. Default: 30.")
+@options.number("--timeout", least=0, default=3600, unit="SECONDS", text="Seconds to wait at most. Default: 3600.")
 def wait(session: Session, place: dict[str, Any], asked: Wait) -> None:
     """Wait until an image version is created, updated or deleted, or fulfils a query."""
     names = session.display_names

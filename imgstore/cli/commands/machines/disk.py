@@ -170,9 +170,7 @@ def _read_target(given: Mapping[str, Any]) -> ExportTarget:
     members=(UploadType.UPLOAD,),
     help="Create a disk for an upload. The URL from `disk grant-access` takes a fixed VHD.",
 )
-@click.option(
-    "--upload-size-bytes", type=click.IntRange(1), metavar="BYTES", help="With --upload-type: size of the VHD file."
-)
+@options.number("--upload-size-bytes", least=1, unit="BYTES", text="With --upload-type: size of the VHD file.")
 @_file(required=False, text="Also write the disk to this file. The disk stays if the write fails.")
 @options.together(*_file_options)
 @options.tags
@@ -219,12 +217,13 @@ def note_kept_disk(request: NewDiskRequest, target: ExportTarget) -> Iterator[No
     default=AccessLevel.READ,
     help="Read a disk, or Write an upload. Default: Read.",
 )
-@click.option(
+@options.number(
     "--duration-in-seconds",
-    type=click.IntRange(1, SECONDS_MAX),
+    least=1,
+    most=SECONDS_MAX,
     required=True,
-    metavar="SECONDS",
-    help="Lifetime of the URL, in seconds.",
+    unit="SECONDS",
+    text="Lifetime of the URL, in seconds.",
 )
 @click.option(
     "--url",
@@ -309,13 +308,8 @@ def _read_export(**given: Any) -> dict[str, Any]:
     "export is complete.",
 )
 @options.together(*_file_options)
-@click.option(
-    "--offset",
-    type=click.IntRange(0),
-    metavar="BYTES",
-    help="With --name: first byte of a range to write as raw bytes.",
-)
-@click.option("--length", type=click.IntRange(1), metavar="BYTES", help="With --offset: length of the range in bytes.")
+@options.number("--offset", least=0, unit="BYTES", text="With --name: first byte of a range to write as raw bytes.")
+@options.number("--length", least=1, unit="BYTES", text="With --offset: length of the range in bytes.")
 def export(session: Session, request: ExportRequest) -> Json:
     """Write a managed disk or an image to a file, with every segment verified."""
     target = request.target

@@ -73,21 +73,23 @@ _DAYS_MAX: Final = 36_500
     table=_table,
     example="imgstore gc --dry-run -o table\nimgstore gc --yes\nimgstore gc --unknown -o table",
 )
-@click.option(
+@options.fraction(
     "--grace-hours",
-    type=click.FloatRange(0, 24 * _DAYS_MAX),
+    least=0,
+    most=24 * _DAYS_MAX,
     default=maintenance_gc.GRACE_HOURS,
     show_default=True,
-    metavar="HOURS",
-    help="Keep an unreferenced object for this time after the mark for deletion.",
+    unit="HOURS",
+    text="Keep an unreferenced object for this time after the mark for deletion.",
 )
-@click.option(
+@options.fraction(
     "--work-abandon-days",
-    type=click.FloatRange(0, _DAYS_MAX),
+    least=0,
+    most=_DAYS_MAX,
     default=WORK_ABANDON_DAYS,
     show_default=True,
-    metavar="DAYS",
-    help="Abandon an interrupted work this long after the end of its lease. 0: at the end of the lease.",
+    unit="DAYS",
+    text="Abandon an interrupted work this long after the end of its lease. 0: at the end of the lease.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 @click.option(
@@ -96,13 +98,14 @@ _DAYS_MAX: Final = 36_500
     help="List manifests that the catalog does not know, and collect nothing. Late requests leave such manifests.",
 )
 @click.option("--remove", is_flag=True, help="With --unknown: remove manifests whose grace period is over.")
-@click.option(
+@options.fraction(
     "--unknown-grace-days",
-    type=click.FloatRange(0, _DAYS_MAX),
+    least=0,
+    most=_DAYS_MAX,
     default=UNKNOWN_GRACE_DAYS,
     show_default=True,
-    metavar="DAYS",
-    help="Keep an unknown manifest for this time after its discovery.",
+    unit="DAYS",
+    text="Keep an unknown manifest for this time after its discovery.",
 )
 @options.yes
 def gc(

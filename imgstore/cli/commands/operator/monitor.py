@@ -60,14 +60,7 @@ def _offset(text: str) -> timedelta:
     metavar="1d2h",
     help="Show events of this period, which ends now.",
 )
-@click.option(
-    "--max-events",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="Largest number of events to show.",
-)
+@options.number("--max-events", least=1, default=50, show_default=True, text="Largest number of events to show.")
 def list_(session: Session, group: str | None, resource_id: str | None, offset: timedelta, max_events: int) -> Json:
     """List the activities of principals, workers, collections and scrubs, the newest first."""
     found = session.run(

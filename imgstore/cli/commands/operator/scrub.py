@@ -5,6 +5,7 @@ from typing import Final
 
 import click
 
+from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
@@ -86,20 +87,18 @@ def _format_ranges(disk: Json) -> str:
     example="imgstore scrub --sample 10 --rate 50MB/s -o table\nimgstore scrub --region westus2\n"
     "imgstore scrub --status -o table",
 )
-@click.option(
+@options.fraction(
     "--sample",
     "percent",
-    type=click.FloatRange(0, 100),
+    least=0,
+    most=100,
     default=100.0,
     show_default=True,
-    metavar="PERCENT",
-    help="Percentage of segments to read. All manifests are read.",
+    unit="PERCENT",
+    text="Percentage of segments to read. All manifests are read.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    metavar="NUMBER",
-    help="Number that selects the sample. Default: a new number every day.",
+@options.number(
+    "--seed", least=0, unit="NUMBER", text="Number that selects the sample. Default: a new number every day."
 )
 @click.option("--region", metavar="REGION", help="Scrub this region only. Default: every region.")
 @click.option("--dry-run", is_flag=True, help="Report damage and repair nothing.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Command
 from imgstore.cli.framework.session import Session, open_session
 from imgstore.cli.framework.standard_streams import drop_output
@@ -29,12 +30,8 @@ _PORT: Final = 8443
 
 @click.command(cls=Command, example=_EXAMPLE)
 @click.option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on. Default: 127.0.0.1.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=_PORT,
-    metavar="N",
-    help=f"Port to listen on. 0 chooses a free port. Default: {_PORT}.",
+@options.number(
+    "--port", least=0, most=65535, default=_PORT, text=f"Port to listen on. 0 chooses a free port. Default: {_PORT}."
 )
 @click.option(
     "--url",
@@ -54,75 +51,66 @@ _PORT: Final = 8443
     is_flag=True,
     help="Run no worker in the server. `imgstore worker` makes replicas and runs maintenance.",
 )
-@click.option(
+@options.number(
     "--retry-after-seconds",
-    type=click.IntRange(min=0),
+    least=0,
     default=2,
-    metavar="SECONDS",
-    help="Value of the Retry-After header for polling clients. Default: 2.",
+    unit="SECONDS",
+    text="Value of the Retry-After header for polling clients. Default: 2.",
 )
-@click.option(
-    "--page-items",
-    type=click.IntRange(min=1),
-    default=100,
-    metavar="N",
-    help="Number of items on a page of a list. Default: 100.",
-)
-@click.option(
+@options.number("--page-items", least=1, default=100, text="Number of items on a page of a list. Default: 100.")
+@options.number(
     "--cache-bytes",
-    type=click.IntRange(min=64 * MIB),
-    metavar="BYTES",
-    help="Size of the cache file in the home, for reads of disks by URL. Default: 2 GiB.",
+    least=64 * MIB,
+    unit="BYTES",
+    text="Size of the cache file in the home, for reads of disks by URL. Default: 2 GiB.",
 )
-@click.option(
+@options.number(
     "--rate-limit-factor",
-    type=click.IntRange(min=0),
+    least=0,
     default=100,
-    metavar="N",
-    help="Factor on Azure's request rates of a subscription; 0 for no limit. Default: 100.",
+    text="Factor on Azure's request rates of a subscription; 0 for no limit. Default: 100.",
 )
-@click.option(
+@options.number(
     "--connections-max",
-    type=click.IntRange(min=1),
+    least=1,
     default=2_048,
-    metavar="N",
-    help="Largest number of open connections. Each connection needs a file descriptor. Default: "
+    text="Largest number of open connections. Each connection needs a file descriptor. Default: "
     "2048, or fewer by `ulimit -n`.",
 )
-@click.option(
+@options.number(
     "--connections-per-address-max",
-    type=click.IntRange(min=1),
+    least=1,
     default=512,
-    metavar="N",
-    help="Largest number of open connections from one address. Default: 512.",
+    text="Largest number of open connections from one address. Default: 512.",
 )
-@click.option(
+@options.fraction(
     "--head-seconds",
-    type=click.FloatRange(min=0.1),
+    least=0.1,
     default=10.0,
-    metavar="SECONDS",
-    help="Time limit of a TLS handshake and of a request's head. Default: 10.",
+    unit="SECONDS",
+    text="Time limit of a TLS handshake and of a request's head. Default: 10.",
 )
-@click.option(
+@options.fraction(
     "--keep-alive-seconds",
-    type=click.FloatRange(min=0.1),
+    least=0.1,
     default=5.0,
-    metavar="SECONDS",
-    help="Time limit of an idle connection between requests. Default: 5.",
+    unit="SECONDS",
+    text="Time limit of an idle connection between requests. Default: 5.",
 )
-@click.option(
+@options.fraction(
     "--body-idle-seconds",
-    type=click.FloatRange(min=0.1),
+    least=0.1,
     default=60.0,
-    metavar="SECONDS",
-    help="Time limit without a byte of a request's body or of a response. Default: 60.",
+    unit="SECONDS",
+    text="Time limit without a byte of a request's body or of a response. Default: 60.",
 )
-@click.option(
+@options.number(
     "--body-bytes-per-second-min",
-    type=click.IntRange(min=0),
+    least=0,
     default=1_024,
-    metavar="BYTES",
-    help="Smallest rate of a request's body. Default: 1024.",
+    unit="BYTES",
+    text="Smallest rate of a request's body. Default: 1024.",
 )
 @click.option(
     "--trusted-proxy",
@@ -132,12 +120,11 @@ _PORT: Final = 8443
     help="Network of trusted proxies, such as 10.0.0.0/8. Their X-Forwarded-For and Forwarded "
     "headers name the client. Repeatable. Default: none.",
 )
-@click.option(
+@options.number(
     "--secret-failures-max",
-    type=click.IntRange(min=1),
+    least=1,
     default=30,
-    metavar="N",
-    help="Largest number of wrong secrets from one address in a minute. Default: 30.",
+    text="Largest number of wrong secrets from one address in a minute. Default: 30.",
 )
 def serve(
     *,

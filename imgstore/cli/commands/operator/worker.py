@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import click
 
-from imgstore.cli.framework import global_options, output
+from imgstore.cli.framework import global_options, options, output
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session, open_session
@@ -35,26 +35,24 @@ class _Runs(Group):
 
 @click.group(cls=_Runs, invoke_without_command=True)
 @click.option("--once", is_flag=True, help="Run the present work and exit. The exit code is 1 if a replica failed.")
-@click.option(
+@options.fraction(
     "--poll-seconds",
-    type=click.FloatRange(min=0.1),
+    least=0.1,
     default=POLL_SECONDS,
-    metavar="SECONDS",
-    help=f"Seconds between two checks for work. Default: {POLL_SECONDS:g}.",
+    unit="SECONDS",
+    text=f"Seconds between two checks for work. Default: {POLL_SECONDS:g}.",
 )
-@click.option(
+@options.number(
     "--replicas-at-once",
-    type=click.IntRange(min=1),
+    least=1,
     default=_LIMITS.replicas,
-    metavar="N",
-    help=f"Largest number of replicas in progress. Default: {_LIMITS.replicas}.",
+    text=f"Largest number of replicas in progress. Default: {_LIMITS.replicas}.",
 )
-@click.option(
+@options.number(
     "--replicas-at-once-per-region",
-    type=click.IntRange(min=1),
+    least=1,
     default=_LIMITS.replicas_per_region,
-    metavar="N",
-    help=f"Largest number of replicas in progress in one region. Default: {_LIMITS.replicas_per_region}.",
+    text=f"Largest number of replicas in progress in one region. Default: {_LIMITS.replicas_per_region}.",
 )
 @click.pass_context
 def worker(
