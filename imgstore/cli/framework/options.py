@@ -1,6 +1,6 @@
 """Options that several commands share, with az's names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -44,6 +44,16 @@ def number(*names: str, text: str, least: int, most: int | None = None, unit: st
 def fraction(*names: str, text: str, least: float, most: float | None = None, unit: str, **attrs: Any) -> Decorator:
     """Make an option for a number in a range."""
     return click.option(*names, type=click.FloatRange(least, most), metavar=unit, help=text, **attrs)
+
+
+def words(*names: str, text: str, unit: str, parse: Callable[[Sequence[str]], Any] = tuple) -> Decorator:
+    """Make an option that takes all words up to the next option. `parse` makes the value."""
+    return click.option(*names, cls=WordsOption, parse=parse, metavar=unit, help=text)
+
+
+def switch(name: str, *, text: str) -> Decorator:
+    """Make a flag with an optional value: ``--x``, ``--x true``, ``--x false``."""
+    return click.option(name, cls=SwitchOption, help=text)
 
 
 def together(*decorators: Decorator) -> Decorator:
@@ -101,9 +111,7 @@ version: Final = click.option(
 gallery_path: Final = together(group, gallery)
 definition_path: Final = together(gallery_path, definition)
 version_path: Final = together(definition_path, version)
-tags: Final = click.option(
-    "--tags", cls=WordsOption, parse=parse_tags, metavar="KEY=VALUE ...", help="Tags. '' removes all tags."
-)
+tags: Final = words("--tags", parse=parse_tags, unit="KEY=VALUE ...", text="Tags. '' removes all tags.")
 description: Final = click.option("--description", metavar="TEXT", help="Description.")
 source_format: Final = choice(
     "--source-format", members=tuple(DiskFormat), help="Format of the source file. Default: probed."
@@ -154,7 +162,7 @@ pages: Final = (
     click.option("--next-token", metavar="TOKEN", help="Token of the next page, from the previous page."),
 )
 soft_delete: Final = (
-    click.option("--soft-delete", cls=SwitchOption, help="Keep deleted versions for the retention period."),
+    switch("--soft-delete", text="Keep deleted versions for the retention period."),
     click.option(
         "--soft-delete-retention",
         "--soft-delete-retention-period",

@@ -7,7 +7,7 @@ import click
 from imgstore.cli.commands.access.auth_principals import sp, user
 from imgstore.cli.commands.access.auth_roles import role
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group, WordsOption
+from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session, server_parts
 from imgstore.domain.errors import Conflict
@@ -57,13 +57,7 @@ def tenant() -> None:
 
 @tenant.command("create", table=_TENANTS, example="imgstore auth tenant create -n partners")
 @options.resource_name("tenant")
-@click.option(
-    "--subscription-ids",
-    "subscriptions",
-    cls=WordsOption,
-    metavar="ID ...",
-    help="Subscriptions that belong to the tenant.",
-)
+@options.words("--subscription-ids", "subscriptions", unit="ID ...", text="Subscriptions that belong to the tenant.")
 def create_tenant(session: Session, name: str, subscriptions: Sequence[str] | None) -> Json:
     """Create a tenant."""
     return tenant_json(session.run(principals.create_tenant, name=name, subscriptions=subscriptions or ()))

@@ -8,7 +8,7 @@ import click
 
 from imgstore.cli.commands.operator.worker import handle_sigterm_as_sigint
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Command, WordsOption, require_confirmation
+from imgstore.cli.framework.command import Command, require_confirmation
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.progress import human_bytes
 from imgstore.cli.framework.session import Session, open_session
@@ -44,11 +44,8 @@ def _table(body: Json) -> list[dict[str, Json]]:
 )
 @click.argument("disk", required=False, type=click.Path(path_type=Path))
 @options.location("The region that stores the disk. Default: the first region.")
-@click.option(
-    "--target-regions",
-    cls=WordsOption,
-    metavar="REGION ...",
-    help="Regions for copies. '' is no region. Default: every other region.",
+@options.words(
+    "--target-regions", unit="REGION ...", text="Regions for copies. '' is no region. Default: every other region."
 )
 @options.number(
     "--disks", least=1, default=5, show_default=True, text="Number of managed disks to create in each region."

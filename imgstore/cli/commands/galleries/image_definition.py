@@ -8,7 +8,7 @@ import click
 
 from imgstore.cli.commands.galleries import sig_share
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group, SwitchOption, WordsOption
+from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.paging import PageRequest
@@ -70,19 +70,16 @@ _details = (
     click.option("--maximum-cpu-core", type=int, metavar="N", help="Largest recommended number of vCPUs."),
     click.option("--minimum-memory", type=int, metavar="GB", help="Smallest recommended memory in GB."),
     click.option("--maximum-memory", type=int, metavar="GB", help="Largest recommended memory in GB."),
-    click.option(
+    options.words(
         "--disallowed-disk-types",
-        cls=WordsOption,
         parse=parse_disk_types,
-        metavar="TYPE ...",
-        help=f"Disk types that disks of the image must not have: {', '.join(DiskType)}.",
+        unit="TYPE ...",
+        text=f"Disk types that disks of the image must not have: {', '.join(DiskType)}.",
     ),
     click.option("--plan-name", metavar="NAME", help="Name of the purchase plan."),
     click.option("--plan-publisher", metavar="NAME", help="Publisher of the purchase plan."),
     click.option("--plan-product", metavar="NAME", help="Product of the purchase plan."),
-    click.option(
-        "--features", cls=WordsOption, parse=parse_features, metavar='"NAME=VALUE ..."', help="Features of the image."
-    ),
+    options.words("--features", parse=parse_features, unit='"NAME=VALUE ..."', text="Features of the image."),
 )
 
 
@@ -169,7 +166,7 @@ def create(
 @image_definition.command(table=_TABLE, example=_UPDATE_EXAMPLE)
 @options.definition_path
 @options.together(*options.updates)
-@click.option("--allow-update-image", cls=SwitchOption, help="Allow a change of the features.")
+@options.switch("--allow-update-image", text="Allow a change of the features.")
 def update(
     session: Session,
     group: str,

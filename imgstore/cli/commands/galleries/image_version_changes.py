@@ -9,7 +9,6 @@ import click
 
 from imgstore.cli.commands.galleries.image_version import TABLE, image_version
 from imgstore.cli.framework import options, queries
-from imgstore.cli.framework.command import SwitchOption, WordsOption
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.disks.sources import DiskFormat
@@ -94,53 +93,39 @@ def _parse_bases(words: Sequence[str]) -> tuple[VersionName, ...]:
 
 
 _DATA_DISKS = (
-    click.option(
-        "--data-vhds-uris",
-        cls=WordsOption,
-        metavar="URI ...",
-        help="The data disks: paths or URIs, as for --os-vhd-uri.",
-    ),
-    click.option(
+    options.words("--data-vhds-uris", unit="URI ...", text="The data disks: paths or URIs, as for --os-vhd-uri."),
+    options.words(
         "--data-vhds-luns",
-        cls=WordsOption,
         parse=parse_luns,
-        metavar="LUN ...",
-        help="LUNs of the data disks, from 0 to 63, in the order of the URIs. Default: 0, 1, 2, ...",
+        unit="LUN ...",
+        text="LUNs of the data disks, from 0 to 63, in the order of the URIs. Default: 0, 1, 2, ...",
     ),
-    click.option(
+    options.words(
         "--data-vhds-formats",
-        cls=WordsOption,
         parse=_parse_formats,
-        metavar="FORMAT ...",
-        help="Formats of the data disks, in the order of the URIs. Default: probed.",
+        unit="FORMAT ...",
+        text="Formats of the data disks, in the order of the URIs. Default: probed.",
     ),
-    click.option(
+    options.words(
         "--data-vhds-storage-accounts",
         "--data-vhds-sa",
         "data_vhds_storage_accounts",
-        cls=WordsOption,
-        metavar="NAME ...",
-        help="Accepted for compatibility with az, and ignored.",
+        unit="NAME ...",
+        text="Accepted for compatibility with az, and ignored.",
     ),
 )
 _DATA_SNAPSHOTS = (
-    click.option(
-        "--data-snapshots",
-        cls=WordsOption,
-        metavar="NAME|ID ...",
-        help="Snapshots or managed disks of the source region, as data disks.",
+    options.words(
+        "--data-snapshots", unit="NAME|ID ...", text="Snapshots or managed disks of the source region, as data disks."
     ),
-    click.option(
+    options.words(
         "--data-snapshot-luns",
-        cls=WordsOption,
         parse=parse_luns,
-        metavar="LUN ...",
-        help="LUNs of the snapshots, in the order of the snapshots. Default: 0, 1, 2, ...",
+        unit="LUN ...",
+        text="LUNs of the snapshots, in the order of the snapshots. Default: 0, 1, 2, ...",
     ),
 )
-_exclude_from_latest = click.option(
-    "--exclude-from-latest", cls=SwitchOption, help="Exclude the version from 'latest'."
-)
+_exclude_from_latest = options.switch("--exclude-from-latest", text="Exclude the version from 'latest'.")
 _LIFE = (
     click.option(
         "--end-of-life-date",
@@ -149,16 +134,11 @@ _LIFE = (
         help="Date after which the version should not be used: shown, not enforced. A date without a "
         "time means 12:59:59 UTC.",
     ),
-    click.option(
+    options.switch(
         "--allow-replicated-location-deletion",
-        cls=SwitchOption,
-        help="false forbids an update that removes a region with a complete replica.",
+        text="false forbids an update that removes a region with a complete replica.",
     ),
-    click.option(
-        "--block-deletion-before-end-of-life",
-        cls=SwitchOption,
-        help="Refuse to delete the version before its end of life.",
-    ),
+    options.switch("--block-deletion-before-end-of-life", text="Refuse to delete the version before its end of life."),
 )
 
 
@@ -231,12 +211,11 @@ def _read_request(**given: Any) -> dict[str, Any]:
 )
 @options.together(*_DATA_DISKS, *_DATA_SNAPSHOTS)
 @options.location("The source region, which must be a target region. Default: the region of the gallery.")
-@click.option(
+@options.words(
     "--target-regions",
-    cls=WordsOption,
     parse=parse_target_regions,
-    metavar="REGION[=COUNT][=TYPE] ...",
-    help="Target regions, each with an optional replica count and storage type. Default: the source region.",
+    unit="REGION[=COUNT][=TYPE] ...",
+    text="Target regions, each with an optional replica count and storage type. Default: the source region.",
 )
 @click.option(
     "--replica-count", type=int, metavar="N", help="Replica count of target regions without a count. Default: 1."
@@ -256,13 +235,12 @@ def _read_request(**given: Any) -> dict[str, Any]:
 @options.together(*_LIFE)
 @options.source_format
 @click.option("--sha256", metavar="HEX", help="SHA-256 of the OS disk's file, checked before the first write.")
-@click.option(
+@options.words(
     "--base",
     "bases",
-    cls=WordsOption,
     parse=_parse_bases,
-    metavar="VERSION ...",
-    help="Versions to compare with, in addition to the newest version and its predecessor.",
+    unit="VERSION ...",
+    text="Versions to compare with, in addition to the newest version and its predecessor.",
 )
 @click.option(
     "--verify",
@@ -313,12 +291,11 @@ def _read_update(
 
 @image_version.command(table=TABLE, example=_UPDATE_EXAMPLE, read_options=_read_update)
 @options.version_path
-@click.option(
+@options.words(
     "--target-regions",
-    cls=WordsOption,
     parse=parse_target_regions,
-    metavar="REGION[=COUNT][=TYPE] ...",
-    help="The complete new list of target regions. A region without a count or type keeps the present value.",
+    unit="REGION[=COUNT][=TYPE] ...",
+    text="The complete new list of target regions. A region without a count or type keeps the present value.",
 )
 @click.option(
     "--replica-count",
@@ -344,10 +321,8 @@ def update(session: Session, place: dict[str, Any], edit: Callable[[Json], Versi
 
 @image_version.command(example="imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0")
 @options.version_path
-@click.option(
-    "--bypass-soft-delete",
-    cls=SwitchOption,
-    help="Delete at once in a gallery with soft delete, also a soft-deleted version.",
+@options.switch(
+    "--bypass-soft-delete", text="Delete at once in a gallery with soft delete, also a soft-deleted version."
 )
 @options.yes_ignored
 def delete(session: Session, *, bypass_soft_delete: bool | None, **place: Any) -> None:

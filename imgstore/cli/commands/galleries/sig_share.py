@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group, WordsOption
+from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.names import SharedReference, VersionName, check_definition_name
@@ -20,16 +20,10 @@ _TABLE: Final = columns(Name="name", Location="location", UniqueId="identifier.u
 _UNIQUE: Final = "11111111-1111-1111-1111-111111111111-MYGALLERY"
 _PUBLIC: Final = "contoso-11111111-1111-1111-1111-111111111111"
 
-_subscriptions = click.option(
-    "--subscription-ids",
-    "subscriptions",
-    cls=WordsOption,
-    metavar="ID ...",
-    help="Ids of subscriptions, at most 30 in all.",
+_subscriptions = options.words(
+    "--subscription-ids", "subscriptions", unit="ID ...", text="Ids of subscriptions, at most 30 in all."
 )
-_tenants = click.option(
-    "--tenant-ids", "tenants", cls=WordsOption, metavar="ID ...", help="Ids of tenants, at most 5 in all."
-)
+_tenants = options.words("--tenant-ids", "tenants", unit="ID ...", text="Ids of tenants, at most 5 in all.")
 _location = options.location("Region of the gallery.", required=True)
 
 

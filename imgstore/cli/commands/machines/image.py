@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group, WordsOption
+from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.paging import PageRequest
@@ -56,13 +56,12 @@ def _read_request(**given: Any) -> dict[str, Any]:
     help="The OS disk: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// "
     "or https://. A generalized virtual machine supplies all disks.",
 )
-@click.option(
+@options.words(
     "--data-disk-sources",
     "data_sources",
-    cls=WordsOption,
     parse=_parse_sources,
-    metavar="NAME|ID|URI ...",
-    help="Sources of the data disks, for LUN 0, 1, 2, ...: managed disks, snapshots or files, as for --source.",
+    unit="NAME|ID|URI ...",
+    text="Sources of the data disks, for LUN 0, 1, 2, ...: managed disks, snapshots or files, as for --source.",
 )
 @options.os_type
 @options.choice(

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group, WordsOption
+from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.machines import SIZE
@@ -58,12 +58,7 @@ def _read_request(**given: Any) -> dict[str, Any]:
 @click.option(
     "--attach-os-disk", metavar="NAME|ID", help="A managed disk with the operating system, in place of an image."
 )
-@click.option(
-    "--attach-data-disks",
-    cls=WordsOption,
-    metavar="NAME|ID ...",
-    help="Managed disks to attach, at the lowest free LUNs.",
-)
+@options.words("--attach-data-disks", unit="NAME|ID ...", text="Managed disks to attach, at the lowest free LUNs.")
 @options.os_type
 @click.option(
     "--size", metavar="SIZE", help=f"Azure's name of a machine size. The size is recorded only. Default: {SIZE}."
