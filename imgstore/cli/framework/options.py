@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from inspect import signature
 from typing import Any, Final, TypeAlias, TypeVar
 
 import click
@@ -15,6 +16,7 @@ from imgstore.wire.requests.arguments import parse_storage_account_type, parse_t
 
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 _E = TypeVar("_E", bound=StrEnum)
+_V = TypeVar("_V")
 
 EXPORT_FORMATS: Final = (DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFormat.RAW, DiskFormat.QCOW2)
 
@@ -124,19 +126,15 @@ hyper_v_generation: Final = choice(
 )
 
 
+def make_value(value_type: Callable[..., _V], given: Mapping[str, Any], **converted: Any) -> _V:
+    """Make a dataclass from the options with the names of its fields. `converted` has the other fields."""
+    names = signature(value_type).parameters.keys() - converted.keys()
+    return value_type(**{name: given[name] for name in names & given.keys()}, **converted)
+
+
 def read_disk_request(given: Mapping[str, Any], kind: DiskKind = DiskKind.DISK) -> DiskRequest:
     """Make the request for a disk or snapshot from a source, from the values of the options."""
-    return DiskRequest(
-        kind=kind,
-        group=given["group"],
-        name=given["name"],
-        source=given["source"],
-        location=given["location"],
-        storage_account_type=given["storage_account_type"],
-        os_properties=OsProperties(os_type=given["os_type"], hyper_v_generation=given["hyper_v_generation"]),
-        source_format=given["source_format"],
-        tags=given["tags"],
-    )
+    return make_value(DiskRequest, given, kind=kind, os_properties=make_value(OsProperties, given))
 
 
 updates: Final = (

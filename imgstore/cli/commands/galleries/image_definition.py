@@ -94,18 +94,13 @@ sig_share.attach_definitions(image_definition)
 def _read_creation(*, group: str, gallery: str, definition: str, location: str | None, **given: Any) -> dict[str, Any]:
     """Make two groups of properties from the options: the details, and the fixed properties, which never change."""
     plan = PurchasePlan(name=given["plan_name"], publisher=given["plan_publisher"], product=given["plan_product"])
-    details = DefinitionDetails(
-        description=given["description"],
-        tags=given["tags"],
-        eula=given["eula"],
-        privacy_statement_uri=given["privacy_statement_uri"],
-        release_note_uri=given["release_note_uri"],
+    details = options.make_value(
+        DefinitionDetails,
+        given,
         end_of_life_at=given["end_of_life_date"],
         recommended_vcpus=_range(given["minimum_cpu_core"], given["maximum_cpu_core"]),
         recommended_memory_gib=_range(given["minimum_memory"], given["maximum_memory"]),
-        disallowed_disk_types=given["disallowed_disk_types"],
         purchase_plan=None if plan == PurchasePlan() else plan,
-        features=given["features"],
     )
     words = ("publisher", "offer", "sku", "os_type", "os_state", "hyper_v_generation", "architecture")
     fixed = {word: given[word] for word in words}

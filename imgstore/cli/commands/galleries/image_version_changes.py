@@ -144,34 +144,20 @@ _LIFE = (
 
 def _read_request(**given: Any) -> dict[str, Any]:
     """Make the request for a new version from the options."""
-    source = VersionSource(
-        os_vhd_uri=given["os_vhd_uri"],
-        os_snapshot=given["os_snapshot"],
-        managed_image=given["managed_image"],
-        image_version=given["image_version"],
-        virtual_machine=given["virtual_machine"],
+    source = options.make_value(
+        VersionSource,
+        given,
         os_vhd_format=given["source_format"],
         data_vhds=_read_data_vhds(given["data_vhds_uris"], given["data_vhds_luns"], given["data_vhds_formats"]),
         data_snapshots=_read_data_snapshots(given["data_snapshots"], given["data_snapshot_luns"]),
     )
     ends = given["end_of_life_date"]
-    request = VersionRequest(
-        group=given["group"],
-        gallery=given["gallery"],
-        definition=given["definition"],
-        version=given["version"],
+    request = options.make_value(
+        VersionRequest,
+        given,
         source=source,
-        location=given["location"],
-        target_regions=given["target_regions"],
-        replica_count=given["replica_count"],
-        storage_account_type=given["storage_account_type"],
-        replication_mode=given["replication_mode"],
-        exclude_from_latest=given["exclude_from_latest"],
         end_of_life_at=KEEP if ends is None else ends,
         allow_deletion_of_replicated_locations=given["allow_replicated_location_deletion"],
-        block_deletion_before_end_of_life=given["block_deletion_before_end_of_life"],
-        tags=given["tags"],
-        sha256=given["sha256"],
         bases=given["bases"] or (),
         verify_full=given["verify"] == "full",
     )
