@@ -470,7 +470,7 @@ lost_objects = _table(
     Column("found_at", UtcDateTime, nullable=False),
 )
 
-disks = Table(
+disks = _table(
     "disks",
     _uid(),
     Column("group_uid", ForeignKey("groups.uid"), nullable=False),

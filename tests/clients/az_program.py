@@ -16,7 +16,7 @@ from typing import Any
 core: Any = importlib.import_module("azure.cli.core")
 _sleep = time.sleep
 # az waits at least a second between two polls. The length of the pauses is no part of the protocol.
-time.sleep = lambda seconds: _sleep(min(seconds, 0.1))
+time.sleep = lambda seconds: _sleep(min(float(seconds), 0.1))
 
 URL = os.environ["IMGSTORE_URL"]
 
