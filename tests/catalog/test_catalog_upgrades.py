@@ -3,6 +3,7 @@
 import importlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -138,6 +139,20 @@ def test_upgrade_runs_beside_the_code_before(catalog_url: str) -> None:
         add_worker(session)
         add_operation(session)
     Catalog.open(catalog_url, Effects()).close()
+
+
+def test_threads_upgrade_at_once(catalog_url: str) -> None:
+    """Threads open a catalog with connections of their own, as processes do. A migration alters Alembic's own table."""
+    with older_catalog(catalog_url, "0031"):
+        pass
+    barrier = threading.Barrier(4)
+
+    def start(_: int) -> None:
+        barrier.wait()
+        Catalog.open(catalog_url, Effects()).close()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(start, range(4))) == [None] * 4
 
 
 # -- with real processes of a next release ----------------------------------------------------------------------------

@@ -77,11 +77,14 @@ def _is_current(database: Database) -> bool:
 
 
 def _upgrade_postgresql(database: Database, is_dead: HolderCheck) -> None:
-    with translate_errors(database.place), database.engine.connect() as connection, connection.begin():
-        if admits_this_code(connection, read_revision(connection)):
-            return
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%(number)s)", {"number": _LOCK_NUMBER})
-        _run_migrations(Session(connection, Effects(), database.place), is_dead)
+    with translate_errors(database.place), database.engine.connect() as connection:
+        with connection.begin():
+            if admits_this_code(connection, read_revision(connection)):
+                return
+        # In a transaction of its own: the query above holds a lock on Alembic's table, which a migration may alter.
+        with connection.begin():
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%(number)s)", {"number": _LOCK_NUMBER})
+            _run_migrations(Session(connection, Effects(), database.place), is_dead)
 
 
 def _run_migrations(session: Session, is_dead: HolderCheck) -> None:
