@@ -32,12 +32,13 @@ class FormatMark:
         return json.dumps(asdict(self), indent=2).encode() + b"\n"
 
     @classmethod
-    def decode(cls, body: bytes, *, where: str) -> "FormatMark":
+    def decode(cls, body: bytes, *, where: str, zone: str) -> "FormatMark":
         """Decode the body of a FORMAT object.
 
         Args:
             body: the body.
             where: the name of the store, for errors.
+            zone: the zone that the store should be, "westus2/1", for errors.
 
         Raises:
             StoreMismatch: the body is not a mark.
@@ -57,7 +58,8 @@ class FormatMark:
                 f"The FORMAT object of {where} can't be read.",
                 found=repr(bytes(body[:80])),
                 expected="JSON with installation, region, zone and layout",
-                hint="check whether this bucket or folder belongs to imgstore, or set another one in regions.yaml",
+                hint="check whether this bucket or folder belongs to imgstore, or set another one in regions.yaml"
+                + _or_repair(zone),
                 target=where,
             ) from error
 
@@ -75,9 +77,16 @@ class FormatMark:
                 expected=", ".join(f"{name} {getattr(self, name)}" for name in names),
                 hint="use the version of imgstore that wrote the object"
                 if names == ["layout"]
-                else "correct the endpoint or bucket in regions.yaml, or use the home and the database that own this bucket",
+                else "correct the endpoint or bucket in regions.yaml, or use the home and the database that own this bucket"
+                + _or_repair(f"{self.region}/{self.zone}"),
                 target=where,
             )
 
     def _differs(self, found: "FormatMark", name: str) -> bool:
         return bool(getattr(self, name) != getattr(found, name))
+
+
+def _or_repair(zone: str) -> str:
+    return (
+        f"; if the store is the right one and the object is damaged, `imgstore regions init --zone {zone}` repairs it"
+    )

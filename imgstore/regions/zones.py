@@ -353,20 +353,36 @@ class OpenedZone(ABC):
 
     def _has_known_objects(self) -> bool:
         """Return whether the store contains objects that the catalog knows, whatever its FORMAT contains."""
-        record = self._registry.find(self.mark.region, self.mark.zone)
-        if record is not None and record.uid in read_zone_objects(self.store).uids:
+        if self._has_recorded_uid():
             return True
         prefixes = self._registry.list_prefixes(self.mark.region, self.mark.zone)
         return any(next(iter(self.store.list(prefix)), None) is not None for prefix in prefixes)
 
+    def _has_recorded_uid(self) -> bool:
+        record = self._registry.find(self.mark.region, self.mark.zone)
+        return record is not None and record.uid in read_zone_objects(self.store).uids
+
     def _create_or_repair_mark(self, *, repair: bool) -> None:
-        """Create the FORMAT object. With `repair`, replace a missing or unreadable one in a store with known objects."""
+        """Create the FORMAT object.
+
+        With `repair`, replace any object in a store with the recorded uid, and an unreadable one in a store with other
+        known objects.
+        """
         try:
             self.create_mark()
         except StoreMismatch:
-            if not repair or not self._is_unmarked() or not self._has_known_objects():
+            is_known = self._has_recorded_uid() or (self._is_unmarked() and self._has_known_objects())
+            if not (repair and is_known) or self._has_other_layout():
                 raise
             self.store.put(FORMAT_KEY, self.mark.encode())
+
+    def _has_other_layout(self) -> bool:
+        """Return whether FORMAT names another layout, which a newer release may have written."""
+        try:
+            mark = self.read_mark()
+        except StoreMismatch:
+            return False
+        return mark is not None and mark.layout != self.mark.layout
 
     def _is_unmarked(self) -> bool:
         try:
@@ -466,7 +482,7 @@ class OpenedZone(ABC):
             body = self.store.get(FORMAT_KEY)
         except ObjectNotFound:
             return None
-        return FormatMark.decode(body, where=self.store.name)
+        return FormatMark.decode(body, where=self.store.name, zone=f"{self.mark.region}/{self.mark.zone}")
 
     def create_mark(self) -> FormatMark:
         """Create the mark of a zone that has no owner, and return the zone's mark.

@@ -507,6 +507,11 @@ class ZoneRedundantStore:
         """
         self._act_on_each(zones, lambda zone: self._zones[zone].delete([key]))
 
+    def has_notes(self, key: str) -> bool:
+        """Return whether a zone has a note about a key. The content of the note does not count, so it may be damaged."""
+        self._know_notes()
+        return any(self._notes.have(zone, key) for zone in self._zones)
+
     def delete_notes(self, key: str) -> None:
         """Delete every note about a key, after all three zones were asked and agree."""
         notes = [_note_key(zone, key) for zone in self._zones]
@@ -548,7 +553,7 @@ class ZoneRedundantStore:
         for info in store.list(REPAIRS):
             with suppress(ObjectNotFound):  # repaired after the listing
                 note = RepairNote.decode(info.key.split("/")[1], store.get(info.key))
-                if note is not None:
+                if note is not None and note.note_key == info.key:  # Otherwise the content is damaged.
                     notes.add(note)
         return notes
 

@@ -90,7 +90,8 @@ def test_intact_home_is_read_and_not_changed(published: Installation) -> None:
     make_disk(published, "d1", "westus2")
     before = {path: path.stat().st_mtime_ns for path in (published.home / "regions").rglob("*") if path.is_file()}
     for where, found in run(published).items():
-        files = copies(published, where) + copies(published, where, object_keys.MANIFESTS)
+        kinds = (object_keys.SEGMENTS, object_keys.MANIFESTS, object_keys.FINGERPRINTS)
+        files = [path for kind in kinds for path in copies(published, where, kind)]
         assert (found.damaged, found.problem, found.restored) == (set(), None, 0)
         assert found.read_bytes == sum(path.stat().st_size for path in files)
         assert found.objects == len(files) // (3 if where == WEST else 1)

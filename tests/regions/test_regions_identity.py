@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from imgstore.domain.errors import StoreError, StoreMismatch
 from imgstore.domain.storage.object_keys import zone_uid_key
 from imgstore.domain.storage.zones import ZoneKind
 from imgstore.regions import Consent, Locator
+from imgstore.regions.format_mark import FormatMark
 from imgstore.stores import ObjectStore
+from imgstore.stores.interface import StoreProperties
 from imgstore.testing.engines import S3Engine
 
 
@@ -307,3 +310,21 @@ def is_empty(house: House, region: str, zone: str) -> bool:
     if not house.environ:
         return not list(folder(house, region, zone).iterdir())
     return not list(zone_store(house, region, zone).list(""))
+
+
+def test_no_flipped_bit_in_format_gives_another_zone() -> None:
+    properties = StoreProperties(verifies_checksum=True, server_side_copy=False, atomic_create=True)
+    own = FormatMark(
+        installation="0d9c6a3e-5d0c-4b5f-9a53-f6d6c0f0a001", region="westus2", zone="2", properties=properties
+    )
+    body = own.encode()
+    for at, bit in product(range(len(body)), range(8)):
+        damaged = bytes([*body[:at], body[at] ^ 1 << bit, *body[at + 1 :]])
+        try:
+            found = FormatMark.decode(damaged, where="a store", zone="westus2/2")
+            own.check(found, where="a store")
+        except StoreMismatch as error:
+            hint = str(error.hint)
+            assert "imgstore regions init --zone westus2/2" in hint or "the version of imgstore" in hint
+        else:
+            assert found.properties in (None, properties), f"bit {bit} of byte {at}"

@@ -125,8 +125,13 @@ def test_the_same_file_repairs_the_only_replica(machine: Machine) -> None:
     create = ("sig", "image-version", "create", *where, "-e", "1.0.0", "--os-vhd-uri")
     before = set(machine.server_home.glob("regions/imgstore-eastus/*/pools/**/segments/*/*"))
     machine.inside(*create, str(disk))
+    reference = ("--gallery-image-reference", "rg/lost/ubuntu/1.0.0", "-l", "eastus")
+    machine.inside("disk", "create", "-g", "rg", "-n", "lost", *reference)
     for path in set(machine.server_home.glob("regions/imgstore-eastus/*/pools/**/segments/*/*")) - before:
-        path.unlink()
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    read = ("disk", "export", "-g", "rg", "-n", "lost", "--file", str(machine.folder / "read.raw"))
+    assert machine.run(*read).exit_code == 1, "the signed URL of the disk serves no wrong bytes"
+    assert not (machine.folder / "read.raw").exists()
     scrub = ["scrub", "--region", "eastus", "--home", str(machine.server_home)]
     assert CliRunner().invoke(main, scrub).exit_code == 1
     sent = machine.puts()
@@ -137,9 +142,11 @@ def test_the_same_file_repairs_the_only_replica(machine: Machine) -> None:
     assert again["properties"]["provisioningState"] == "Succeeded"
     result = CliRunner().invoke(main, scrub)
     assert result.exit_code == 0, result.output
-    reference = ("--gallery-image-reference", "rg/lost/ubuntu/1.0.0", "-l", "eastus")
     machine.inside("disk", "export", *reference, "--file", str(machine.folder / "found.raw"))
-    assert (machine.folder / "found.raw").read_bytes() == disk.read_bytes()
+    machine.inside(*read)
+    for name in ("found.raw", "read.raw"):
+        assert (machine.folder / name).read_bytes() == disk.read_bytes()
+    machine.inside("disk", "delete", "-g", "rg", "-n", "lost", "--yes")
 
 
 def test_the_ingest_of_an_uploaded_disk_reports_progress(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ replicas that name the object. At the end, Degraded replicas with only right obj
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -31,19 +33,22 @@ from imgstore.operations.maintenance.pace import make_pace
 from imgstore.operations.maintenance.scrub_progress import ScrubProgress
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.degrade import degrade, degrade_owners, remove_damaged
-from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
+from imgstore.operations.slots.key_deletions import delete_objects, record_deletion, send_deletion
 from imgstore.operations.slots.losses import find_losses, read_manifest_copy
 from imgstore.operations.slots.restore import restore_replicas
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.operations.stores.zone_gaps import record_zone_gaps
 from imgstore.regions import ALL_ZONES
 from imgstore.segments import codec
-from imgstore.segments.manifest import ManifestCheck
+from imgstore.segments.manifest import ManifestCheck, decode_manifest
 from imgstore.segments.reference import Reference, encode_reference
 from imgstore.stores.interface import Accept
 from imgstore.stores.zone_redundant import QUORUM, ZoneRedundantStore
 from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.transfer.slot_access import CheckCancelled
+
+_FINGERPRINTS_END: Final = object_keys.FINGERPRINTS + "~"
+"""A text after the keys of all fingerprints, which scrub reads first."""
 
 
 class _ReadResult(NamedTuple):
@@ -65,7 +70,9 @@ class _NamedObject:
     name: Digest | None
     """The name of a segment. None for other objects."""
     row: ManifestRow | None
-    """The row of a manifest or of the reference of a disk. None for segments."""
+    """The row of a manifest or of the reference of a disk. None for other objects."""
+    is_derived: bool = False
+    """Whether the object can be computed again, as fingerprints. Such an object may be missing."""
 
 
 def scrub(installation: Installation, principal: Principal, request: ScrubRequest) -> list[SlotScrub]:
@@ -162,6 +169,8 @@ def _scrub_slot(
             progress = ScrubProgress.open(installation, found, request)
             request = replace(request, seed=progress.scrub_pass.seed)
         named = _list_named_objects(installation, slot)
+        if not request.repair_notes_only and (progress is None or progress.scrub_pass.position < _FINGERPRINTS_END):
+            named |= _list_fingerprints(installation, slot, named.values(), request.pace)
         with installation.catalog.reading() as transaction:
             lost = transaction.lost_objects.list(slot.uid)
         if slot.zone == ALL_ZONES:
@@ -222,6 +231,46 @@ def _list_named_objects(installation: Installation, slot: Slot) -> dict[str, _Na
         ),
     )
     return {each.key: each for each in every}
+
+
+def _list_fingerprints(
+    installation: Installation, slot: Slot, named: Collection[_NamedObject], pace: Callable[[int], None]
+) -> dict[str, _NamedObject]:
+    """List the stored fingerprints that a manifest of the slot names by digest, by key. Other fingerprints are garbage.
+
+    A damaged manifest is read from another copy. Without a copy nothing is known about its fingerprints.
+    """
+    access, listed = installation.access(slot), dict[str, int]()
+    for info in access.store.list(access.prefix + object_keys.FINGERPRINTS):
+        listed[info.key.removeprefix(access.prefix)] = info.stored_bytes
+    found: dict[str, _NamedObject] = {}
+    rows = {each.key: each.row for each in named if each.row is not None and each.key == each.row.body_key}
+    for row in rows.values() if listed else ():
+        data: bytes | None = None
+        try:
+            data = access.get_object(row.body_key, ManifestCheck(row.digest))
+        except (ObjectNotFound, ObjectCorrupt):
+            with suppress(StoreError):
+                data = read_manifest_copy(installation, slot, row)
+        if data is None:
+            continue
+        pace(len(data))
+        for work in decode_manifest(data).works:
+            key = object_keys.fingerprints_key(work.uid)
+            if key in listed:
+                found[key] = _NamedObject(
+                    key=key,
+                    stored_bytes=listed[key],
+                    accept=partial(_has_digest, work.fingerprints_digest),
+                    name=None,
+                    row=None,
+                    is_derived=True,
+                )
+    return found
+
+
+def _has_digest(digest: Digest, body: bytes) -> bool:
+    return digest_of(body) == digest
 
 
 def _objects_of(row: ManifestRow) -> Iterable[_NamedObject]:
@@ -311,8 +360,9 @@ def _read_one(
     def look(each: _NamedObject) -> _ReadResult:
         try:
             return _ReadResult(read_bytes=len(access.get_object(each.key, each.accept)))
-        except (ObjectNotFound, ObjectCorrupt):
-            found.damaged.add(each.key)
+        except (ObjectNotFound, ObjectCorrupt) as error:
+            if not (each.is_derived and isinstance(error, ObjectNotFound)):  # Deleted after the listing.
+                found.damaged.add(each.key)
             return _ReadResult(read_bytes=0)
 
     _read_all(installation, found, _choose_sample(named, request, lost), look, request.pace, progress, lost)
@@ -347,7 +397,7 @@ def _read_zones(
         if defective:
             store.restore(prefix + each.key, copies.body, defective)
             found.repaired.add(each.key)
-        if each.key in noted and not copies.silent:
+        if not copies.silent and (each.key in noted or store.has_notes(prefix + each.key)):
             store.delete_notes(prefix + each.key)
         return seen
 
@@ -422,6 +472,8 @@ def _repair(
                 repaired.append(_repair_segment(installation, slot, each, each.name, holders[each.name]))
             elif each.row is not None:
                 _repair_manifest(installation, slot, each, each.row)
+            else:
+                delete_objects(installation, slot, [each.key])  # The next ingest computes fingerprints from segments.
         except ReadBackMismatch as error:
             remove_damaged(installation, slot, error)
             continue
