@@ -144,7 +144,7 @@ def _memory(world: World, samples: Samples) -> None:
         said = "greatest resident memory before any upload: the interpreter with its libraries, serving"
         samples.add("server_idle_bytes", peak_bytes_of(server.pid), Unit.BYTES, Door.PUBLIC, said)
         make_sparse_vhd(file, size, islands=world.sized(8 * ISLANDS_PER_GIB, 8))
-        urls = [server.make(f"many{number}", file) for number in range(UPLOADS)]
+        urls = [server.make(f"many{number}", file) for number in range(world.sized(UPLOADS, 2))]
         done = at_once([partial(server.send, url, file) for url in urls])
         samples.add("many_seconds", done.seconds, Unit.SECONDS, Door.PUBLIC, "until the last of ten was sent")
         samples.add("server_peak_bytes", peak_bytes_of(server.pid), Unit.BYTES, Door.PUBLIC, "greatest resident memory")

@@ -21,10 +21,10 @@ from imgstore.testing.store_contract import RawAccess, RawMemoryAccess, StoreCon
 from tests.support.manual_clock import ManualClock
 
 BODY = np.random.default_rng(7).bytes(4 << 20)
-LIMITS = TimeLimits(read_seconds=2.0, write_seconds=2.0, fixed_seconds=3.0)
+LIMITS = TimeLimits(read_seconds=1.5, write_seconds=1.5, fixed_seconds=2.0)
 """Far less than a body takes at `SLOW`."""
-SLOW = 700_000
-"""Bytes per second of each connection: six seconds for a body."""
+SLOW = 1_050_000
+"""Bytes per second of each connection: four seconds for a body."""
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ async def token(context: Context, tenant: str) -> Response:
 @router.get("/tenants", summary="List the tenants of the caller")
 async def list_tenants(context: Context) -> Response:
     """Serve Azure's Tenants_List."""
-    return json_response(200, {"value": await context.run(lambda at: [tenant_json(_tenant(at))])})
+    return json_response(200, {"value": await context.run(lambda at: [tenant_json(at.principal.tenant or "")])})
 
 
 @router.get("/subscriptions", summary="List the subscriptions of the caller")
@@ -93,10 +93,6 @@ async def list_subscriptions(context: Context) -> Response:
 async def show_subscription(context: Context) -> Response:
     """Serve Azure's Subscriptions_Get."""
     return json_response(200, await context.run(_subscription))
-
-
-def _tenant(session: Session) -> str:
-    return session.principal.tenant or ""
 
 
 def _subscriptions(session: Session) -> Json:

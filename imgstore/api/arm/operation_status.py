@@ -28,7 +28,7 @@ async def show(context: Context, operation: str, monitor: bool = False) -> Respo
         else json_response(
             200,
             operation_json(found, context.server.runner.percent_complete(operation)),
-            _retry_headers(context, found),
+            (context.retry_headers if found.status is OperationStatus.IN_PROGRESS else {}),
         )
     )
 
@@ -72,7 +72,3 @@ def _monitor_response(context: RequestContext, operation: AsyncOperation) -> Res
         )
     # Node's client parses a SharingUpdate here, and fails without a body.
     return json_response(200, {}) if operation.kind == "share-gallery" else Response(status_code=200)
-
-
-def _retry_headers(context: RequestContext, operation: AsyncOperation) -> dict[str, str]:
-    return context.retry_headers if operation.status is OperationStatus.IN_PROGRESS else {}

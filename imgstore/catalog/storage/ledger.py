@@ -20,7 +20,7 @@ class Ledger(Repository):
 
     def add(self, row: LedgerRow) -> bool:
         """Add a charge. Return False, and change nothing, if a charge with this key exists."""
-        statement = self._session.upsert(_ledger).values(_charge_values(row))
+        statement = self._session.upsert(_ledger).values(to_columns(_ledger, row, **_party_values(row.party)))
         # Drivers do not report the number of rows of such an INSERT.
         added = statement.on_conflict_do_nothing(index_elements=["key"]).returning(_ledger.c.key)
         return self._session.first(added) is not None
@@ -36,7 +36,7 @@ class Ledger(Repository):
         Raises:
             Conflict: an interval with this uid exists.
         """
-        self._session.run(_intervals.insert(), _interval_values(interval))
+        self._session.run(_intervals.insert(), to_columns(_intervals, interval, **_party_values(interval.party)))
 
     def close_interval(self, uid: str, closed_at: datetime) -> None:
         """Record the end of an interval. A closed interval keeps its end.
@@ -83,16 +83,8 @@ def _party(row: Row[Any]) -> Party:
     return to_value(Party, row, group=row.group_name)
 
 
-def _charge_values(row: LedgerRow) -> dict[str, Any]:
-    return to_columns(_ledger, row, **_party_values(row.party))
-
-
 def _charge(row: Row[Any]) -> LedgerRow:
     return to_value(LedgerRow, row, party=_party(row))
-
-
-def _interval_values(interval: StorageInterval) -> dict[str, Any]:
-    return to_columns(_intervals, interval, **_party_values(interval.party))
 
 
 def _interval(row: Row[Any]) -> StorageInterval:

@@ -241,7 +241,7 @@ class Works(Repository):
         statement = select(_pins).where(_pins.c.work_uid.in_(pins)).order_by(_pins.c.position)
         for pin in self._session.all(statement):
             pins[pin.work_uid].append(pin.manifest_uid)
-        return [_work(row, pins[row.uid]) for row in rows]
+        return [to_value(Work, row, pins=tuple(pins[row.uid])) for row in rows]
 
     def _set(self, condition: ColumnElement[bool], **values: Any) -> int:
         return self._session.change(update(_works).where(condition).values(values))
@@ -293,7 +293,3 @@ def _work_closed_error(work_uid: str, state: WorkState) -> Conflict:
         hint="another process closed the work: run the command again",
         target=work_uid,
     )
-
-
-def _work(row: Row[Any], pins: Sequence[str]) -> Work:
-    return to_value(Work, row, pins=tuple(pins))
