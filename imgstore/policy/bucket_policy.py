@@ -7,7 +7,7 @@ Ceph and SeaweedFS accept the same language. AWS limits a policy to 6,144 charac
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
-from imgstore.domain.storage.object_keys import CHECKPOINTS, FORMAT_KEY, POOLS, REPAIRS, ZONE
+from imgstore.domain.storage.object_keys import CHECKPOINTS, FORMAT_KEY, INSTALLATION, POOLS, REPAIRS, ZONE
 from imgstore.stores.access import (
     CREATE_BUCKET,
     DELETE,
@@ -26,9 +26,9 @@ PolicyDocument: TypeAlias = Mapping[str, str | Sequence[Mapping[str, str | Seque
 _LANGUAGE_VERSION: Final = "2012-10-17"
 """The only present version of the language."""
 
-_READ_ONLY: Final = (FORMAT_KEY, f"{ZONE}*", f"{POOLS}*", f"{REPAIRS}*")
+_READ_ONLY: Final = (FORMAT_KEY, f"{ZONE}*", f"{POOLS}*", f"{REPAIRS}*", f"{INSTALLATION}*")
 _WRITTEN: Final = (*_READ_ONLY, f"{PROBES}*")
-_DELETED: Final = (f"{CHECKPOINTS}*", f"{POOLS}*", f"{REPAIRS}*", f"{PROBES}*")
+_DELETED: Final = (f"{CHECKPOINTS}*", f"{POOLS}*", f"{REPAIRS}*", f"{INSTALLATION}*", f"{PROBES}*")
 """No command deletes FORMAT or the uid of a zone."""
 
 

@@ -38,6 +38,7 @@ from imgstore.regions.zones import (
     ZoneReport,
     report_unopened,
 )
+from imgstore.stores.analysis.analyzer import AnalyzedStore
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import ObjectStore
 from imgstore.stores.object_versions import Versioning, VersioningState
@@ -197,6 +198,17 @@ class Locator:
             probes: also put and delete a small object in each zone, to find missing rights and a full store.
         """
         return self._report_each_zone(region, OpenedZone.inspect_with_probe if probes else OpenedZone.inspect)
+
+    def open_for_analysis(self, region: Region) -> list[tuple[ZoneReport, AnalyzedStore | None]]:
+        """Use and check each zone of a region, and return the bare stores of the zones that can be used."""
+        reports = self._report_each_zone(region, OpenedZone.open_and_inspect)
+        found: list[tuple[ZoneReport, AnalyzedStore | None]] = []
+        for zone, report in zip(region.zones, reports, strict=True):
+            store = None if report.access is None else self._open(region, zone).analyzed(report.access)
+            # Without its mark, a store may belong to somebody else.
+            is_usable = store is not None and (report.marked or store.refusal is not None)
+            found.append((report, store if is_usable else None))
+        return found
 
     def init(
         self, region: Region, *, zones: Collection[str] | None = None, consent: Consent = Consent.NONE

@@ -28,6 +28,7 @@ from imgstore.regions.identity import (
 )
 from imgstore.regions.model import Region, Zone
 from imgstore.stores.access import StoreAccess, probe_store
+from imgstore.stores.analysis.analyzer import AnalyzedStore
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.errors import format_on_one_line
 from imgstore.stores.interface import ObjectStore, StoreProperties
@@ -438,6 +439,16 @@ class OpenedZone(ABC):
             return report
         return replace(report, access=access, problem=access.problem or report.problem)
 
+    def open_and_inspect(self) -> ZoneReport:
+        """Use the zone, then inspect the zone with a probe. The first use creates a directory."""
+        with suppress(StoreError):  # The inspection reports the error.
+            self.guarded.open_store()
+        return self.inspect_with_probe()
+
+    @abstractmethod
+    def analyzed(self, access: StoreAccess) -> AnalyzedStore:
+        """Return the bare store for an analysis. `access` is the result of `probe_access`."""
+
     @abstractmethod
     def probe_access(self) -> StoreAccess:
         """Put, read, list and delete a small object.
@@ -555,6 +566,12 @@ class EmbeddedZone(OpenedZone):
         """See `OpenedZone.probe_access`."""
         return probe_store(self._directory, self._new_uid())
 
+    def analyzed(self, access: StoreAccess) -> AnalyzedStore:
+        """See `OpenedZone.analyzed`."""
+        return AnalyzedStore(
+            store=self._directory, access=access, unusual=None, versions=None, prune=self._directory.prune
+        )
+
     def close(self) -> None:
         """See `OpenedZone.close`. A directory has no connections."""
 
@@ -607,6 +624,19 @@ class S3Zone(OpenedZone):
         """See `OpenedZone.probe_access`."""
         with self.watch.request():
             return self.versions().probe_access()
+
+    def analyzed(self, access: StoreAccess) -> AnalyzedStore:
+        """See `OpenedZone.analyzed`."""
+        from imgstore.stores.s3.unusual_requests import S3UnusualRequests  # noqa: PLC0415 -- already loaded by S3Store
+
+        unusual = S3UnusualRequests(self._s3)
+        return AnalyzedStore(
+            store=self._s3,
+            access=access,
+            unusual=unusual,
+            versions=self.versions(),
+            check_requests=self._s3.request_count,
+        )
 
     def versions(self) -> "BucketVersions":
         """See `OpenedZone.versions`."""

@@ -25,7 +25,12 @@ DELETE_VERSION: Final = "s3:DeleteObjectVersion"
 READ_VERSIONING: Final = "s3:GetBucketVersioning"
 READ_LOCK: Final = "s3:GetBucketObjectLockConfiguration"
 CREATE_BUCKET: Final = "s3:CreateBucket"
-_REQUIRED: Final = (GET, LIST, PUT, DELETE)
+REQUIRED: Final = (GET, LIST, PUT, DELETE)
+"""The rights without which no zone can be used."""
+
+
+NO_RETENTION: Final = "on, without a default retention"
+"""The description of an object lock that keeps no new object."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,14 +50,19 @@ class StoreAccess:
     """Why the store keeps the version of the probe."""
 
     @property
+    def has_retention(self) -> bool:
+        """Whether the object lock keeps each new object for some time."""
+        return self.object_lock not in {None, NO_RETENTION}
+
+    @property
     def is_refused(self) -> bool:
         """Whether the store refused everything, so that no single right is the cause."""
-        return set(_REQUIRED) <= set(self.missing_rights)
+        return set(REQUIRED) <= set(self.missing_rights)
 
     @property
     def problem(self) -> str | None:
         """Why the store cannot be used, and the remedy."""
-        lacking = [right for right in self.missing_rights if right in _REQUIRED]
+        lacking = [right for right in self.missing_rights if right in REQUIRED]
         if lacking and self.denial is None:
             return f"the credentials lack {', '.join(lacking)}; permit these actions for the bucket and its objects"
         first = self.denial or self.error
@@ -62,7 +72,7 @@ class StoreAccess:
     def warnings(self) -> list[str]:
         """Describe why deleted objects stay in the store and are billed, and the remedies."""
         found = []
-        lacking = [right for right in self.missing_rights if right not in _REQUIRED]
+        lacking = [right for right in self.missing_rights if right not in REQUIRED]
         if self.versioning.state is VersioningState.UNKNOWN:
             found.append(f"it is unknown whether deleted objects stay as old versions; permit {READ_VERSIONING}")
         elif self.versioning.state is not VersioningState.OFF:

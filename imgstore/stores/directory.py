@@ -189,6 +189,22 @@ class DirectoryStore:
                 file_systems.sync_folder(folder)
         return True
 
+    def prune(self, prefix: str) -> None:
+        """Remove the empty folders below a prefix that ends in "/", and the folder of the prefix. Not durable.
+
+        Raises:
+            StoreError: the file system fails. A folder with an object stays.
+        """
+        top = self._path(prefix.removesuffix("/"))
+        with self._translate_errors(prefix):
+            for folder, _, _ in os.walk(top, topdown=False):
+                try:
+                    os.rmdir(folder)
+                except OSError as error:
+                    if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
+                        raise
+        self._folders.clear()
+
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""
         return self.put(target_key, self.get(source_key))

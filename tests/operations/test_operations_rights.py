@@ -81,6 +81,7 @@ VALUES: dict[str, Any] = {
     "proof": None,
     "passphrase": "correct horse battery",
     "who": "somebody",
+    "planned": (),
     "pool_uid": "none",
     "unique_name": "none",
     "public_name": "none",

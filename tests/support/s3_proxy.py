@@ -1,13 +1,71 @@
-"""A proxy in front of an S3 server that refuses chosen requests and records every request."""
+"""A proxy in front of an S3 server that refuses chosen requests, changes chosen answers and records every request."""
 
 import http.client
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
 
-_STATUSES = {"AccessDenied": 403, "XMinioStorageFull": 507, "XMinioAdminBucketQuotaExceeded": 400, "SlowDown": 503}
+_STATUSES = {
+    "AccessDenied": 403,
+    "XMinioStorageFull": 507,
+    "XMinioAdminBucketQuotaExceeded": 400,
+    "EntityTooLarge": 413,
+}
+
+
+@dataclass(kw_only=True)
+class ProxiedRequest:
+    """A request of the client. `path` has the query."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    """By name in lower case."""
+    body: bytes
+    connection: socket.socket
+
+    def is_given_up(self, within_seconds: float) -> bool:
+        """Return whether the client closes the connection within a time."""
+        self.connection.settimeout(within_seconds)
+        try:
+            return self.connection.recv(1, socket.MSG_PEEK) == b""
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+        finally:
+            self.connection.settimeout(None)
+
+
+@dataclass(kw_only=True)
+class ProxiedAnswer:
+    """An answer to the client."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    length: int
+    """The Content-Length, also of an answer to HEAD."""
+
+
+class Exchange(Protocol):
+    """Answers a request. `forward` sends the request to the server and returns the answer of the server."""
+
+    def __call__(self, request: ProxiedRequest, forward: Callable[[], ProxiedAnswer]) -> ProxiedAnswer: ...
+
+
+def refuse(code: str, method: str) -> ProxiedAnswer:
+    """Make an error answer of S3."""
+    error = f"<Error><Code>{code}</Code><Message>for a reason</Message></Error>".encode()
+    return ProxiedAnswer(status=_STATUSES[code], headers={}, body=b"" if method == "HEAD" else error, length=len(error))
+
+
+def _forward(request: ProxiedRequest, forward: Callable[[], ProxiedAnswer]) -> ProxiedAnswer:
+    return forward()
 
 
 @dataclass
@@ -17,6 +75,7 @@ class S3Proxy:
     endpoint: str
     refusal: Callable[[str, str], str | None] = lambda _method, _path: None
     """Called with method and path with query. Returns the code of S3's error; None forwards the request."""
+    exchange: Exchange = _forward
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Method, and path with query, of every request."""
 
@@ -27,43 +86,66 @@ def start_s3_proxy(target: str) -> Iterator[S3Proxy]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
             """Print nothing."""
 
         def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(length)
+            if len(body) < length:  # The client broke the body off.
+                self.close_connection = True
+                return
             proxy.requests.append((self.command, self.path))
             if code := proxy.refusal(self.command, self.path):
-                error = f"<Error><Code>{code}</Code><Message>for a reason</Message></Error>".encode()
-                self._send(_STATUSES[code], [], b"" if self.command == "HEAD" else error, len(error))
+                self._send(refuse(code, self.command))
                 return
-            connection = http.client.HTTPConnection(target.removeprefix("http://"))
-            try:
-                connection.request(self.command, self.path, body, dict(self.headers.items()))
-                answer = connection.getresponse()
-                kept = [
-                    (name, value)
-                    for name, value in answer.getheaders()
-                    if name.lower() not in {"content-length", "transfer-encoding", "connection"}
-                ]
-                found = answer.read()
-                self._send(answer.status, kept, found, int(answer.headers.get("Content-Length") or len(found)))
-            finally:
-                connection.close()
+            request = ProxiedRequest(
+                method=self.command,
+                path=self.path,
+                headers={name.lower(): value for name, value in self.headers.items()},
+                body=body,
+                connection=self.connection,
+            )
+            self._send(proxy.exchange(request, self._forwarder(body)))
 
-        def _send(self, status: int, headers: list[tuple[str, str]], body: bytes, length: int) -> None:
-            self.send_response_only(status)
-            for name, value in headers:
+        def _forwarder(self, body: bytes) -> Callable[[], ProxiedAnswer]:
+            def forward() -> ProxiedAnswer:
+                connection = http.client.HTTPConnection(target.removeprefix("http://"))
+                try:
+                    connection.request(self.command, self.path, body, dict(self.headers.items()))
+                    answer = connection.getresponse()
+                    found = answer.read()
+                    length = int(answer.headers.get("Content-Length") or len(found))
+                    hops = {"content-length", "transfer-encoding", "connection"}
+                    kept = {name: value for name, value in answer.getheaders() if name.lower() not in hops}
+                    return ProxiedAnswer(status=answer.status, headers=kept, body=found, length=length)
+                finally:
+                    connection.close()
+
+            return forward
+
+        def _send(self, answer: ProxiedAnswer) -> None:
+            self.send_response_only(answer.status)
+            for name, value in answer.headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(length))
-            self.end_headers()
-            self.wfile.write(body)
+            self.send_header("Content-Length", str(answer.length))
+            try:
+                self.end_headers()
+                self.wfile.write(answer.body)
+            except OSError:  # The client gave the request up.
+                self.close_connection = True
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815 - the names of the base class
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Print nothing: a client gave a request up."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     proxy = S3Proxy(endpoint=f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

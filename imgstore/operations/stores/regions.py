@@ -26,7 +26,7 @@ def check_regions(installation: Installation, principal: Principal, *, names: Se
     Each used zone gets a small object under a key of its own, which is deleted at once.
     """
     authorize(principal, Action.READ, "/")
-    chosen = _choose_regions(installation, names)
+    chosen = choose_regions(installation, names)
     with ThreadPoolExecutor(len(chosen)) as pool:  # one common wait for all regions that do not answer
         return [
             report
@@ -67,7 +67,7 @@ def create_regions_policy(
         InvalidInput: a region does not exist, or no zone of the regions is a bucket.
     """
     authorize(principal, Action.READ, "/")
-    zones = [zone for region in _choose_regions(installation, names) for zone in region.zones]
+    zones = [zone for region in choose_regions(installation, names) for zone in region.zones]
     buckets = list(dict.fromkeys(zone.bucket for zone in zones if zone.endpoint is not None))
     if not buckets:
         raise InvalidInput(
@@ -105,7 +105,7 @@ def init_regions(
         raise _zone_missing_error()
     chosen: list[tuple[Region, Sequence[str] | None]]
     if zone is None:
-        chosen = [(region, None) for region in _choose_regions(installation, names)]
+        chosen = [(region, None) for region in choose_regions(installation, names)]
     else:
         region, name = _choose_zone(installation, names, zone)
         chosen = [(region, (name,))]
@@ -152,7 +152,8 @@ def _zone_missing_error() -> InvalidInput:
     )
 
 
-def _choose_regions(installation: Installation, names: Sequence[str]) -> list[Region]:
+def choose_regions(installation: Installation, names: Sequence[str]) -> list[Region]:
+    """Return the named regions, or all regions. Raises InvalidInput for an unknown region."""
     if not names:
         return list(installation.regions.regions.values())
     return [installation.regions.get(name, target="region") for name in names]

@@ -19,7 +19,8 @@ import termios
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,12 +65,32 @@ class TimeLimits:
         return self.write_seconds + body_bytes / self.bytes_per_second_min
 
 
+_given_up = threading.local()
+"""The part of a body that this thread sends; None if the thread awaits the answers of its requests."""
+
+
+@contextmanager
+def give_up_requests(*, body_part: float = 1.0) -> Iterator[None]:
+    """Send the requests of this thread in the block, and close each connection without waiting for the answer.
+
+    Args:
+        body_part: the part of a body that is sent, from 0 to 1. With less than 1, the body breaks off.
+    """
+    _given_up.body_part = body_part
+    try:
+        yield
+    finally:
+        _given_up.body_part = None
+
+
 class _ProgressConnection:
     """A mixin for botocore's connections with limits for progress."""
 
     limits = TimeLimits()
     is_alive: Callable[[], bool]
     """Sends a small request to the store, and returns whether the store answered."""
+    count: Callable[[], object]
+    """Called before each request."""
     _body_bytes = 0
     _began = 0.0
     sock: socket.socket
@@ -78,11 +99,16 @@ class _ProgressConnection:
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         """Begin a request."""
+        self.count()
         self._began, self._body_bytes = time.monotonic(), 0
         super().request(*args, **kwargs)  # type: ignore[misc]
 
     def send(self, data: Any) -> None:
         """Send in pieces, with a limit for a pause at each piece."""
+        body_part = getattr(_given_up, "body_part", None)
+        if body_part is not None and body_part < 1 and isinstance(data, memoryview):
+            super().send(data.cast("B")[: int(data.nbytes * body_part)])  # type: ignore[misc]
+            raise TimeoutError("given up")
         if not isinstance(data, memoryview) or data.nbytes <= _PIECE_BYTES:
             super().send(data)  # type: ignore[misc]
             return
@@ -96,6 +122,8 @@ class _ProgressConnection:
 
     def getresponse(self) -> Any:
         """Wait for the response within the limit of the method."""
+        if getattr(_given_up, "body_part", None) is not None:
+            raise TimeoutError("given up")
         if self._method in {"GET", "HEAD"}:
             self.timeout = self.limits.read_seconds
         elif self._method == "PUT":
@@ -154,13 +182,16 @@ def _unsent_bytes(sock: socket.socket) -> int:
     return count[0]
 
 
-def use_progress_timeouts(client: Any, limits: TimeLimits, is_alive: Callable[[], bool]) -> None:
+def use_progress_timeouts(
+    client: Any, limits: TimeLimits, is_alive: Callable[[], bool], count: Callable[[], object]
+) -> None:
     """Make botocore's client use these connections. If this botocore has other internals, botocore's own limits apply.
 
     Args:
         client: the client before its first request.
         limits: the limits of every request.
         is_alive: sends a small request to the store, and returns whether the store answered.
+        count: called before each request.
     """
 
     class Plain(_ProgressConnection, AWSHTTPConnection):  # type: ignore[misc]
@@ -176,7 +207,7 @@ def use_progress_timeouts(client: Any, limits: TimeLimits, is_alive: Callable[[]
         ConnectionCls = Secure
 
     for kind in (Plain, Secure):
-        kind.limits, kind.is_alive = limits, staticmethod(is_alive)
+        kind.limits, kind.is_alive, kind.count = limits, staticmethod(is_alive), staticmethod(count)
     http_session = getattr(getattr(client, "_endpoint", None), "http_session", None)
     pools = getattr(http_session, "_pool_classes_by_scheme", None)  # shared with the connection managers
     if isinstance(pools, dict):

@@ -5,7 +5,6 @@ from typing import Final
 
 from imgstore.domain.errors import (
     Conflict,
-    ObjectCorrupt,
     ObjectNotFound,
     StoreDenied,
     StoreError,
@@ -17,6 +16,7 @@ from imgstore.stores.interface import (
     crc32_checksum,
 )
 from imgstore.stores.s3.store import S3Store
+from imgstore.stores.s3.unusual_requests import S3UnusualRequests
 
 _PROBE_WRITERS: Final = 8
 
@@ -45,14 +45,7 @@ def probe_properties(store: S3Store, random_hex: str) -> StoreProperties:
 def _refuses_damage(store: S3Store, key: str) -> bool:
     """Return whether the store refuses a body that does not match its checksum, and stores nothing."""
     store.put(key + "-whole", b"whole")  # a store that refuses every put does not verify checksums
-    try:
-        store._put(key, b"damaged", crc32_checksum(b"whole"))
-    except ObjectCorrupt:
-        pass
-    except StoreError as error:
-        if error.retryable or isinstance(error, (StoreDenied, StoreFull)):
-            raise
-    else:
+    if S3UnusualRequests(store).put_damaged(key, b"damaged", b"whole"):
         return False
     try:
         store.head(key)

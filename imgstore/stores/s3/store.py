@@ -222,6 +222,9 @@ class S3Store:
         self.properties = properties or UNPROBED
         self._region = signing_region
         self._now = now
+        self.request_count = 0
+        """The number of requests so far, with repeats."""
+        self._count_lock = threading.Lock()
         self._has_answered = False
         """Whether the endpoint has answered a request, so the scheme of the address is right."""
         self._class = {"StorageClass": storage_class} if storage_class else {}
@@ -241,7 +244,7 @@ class S3Store:
         self._endpoint = endpoint or ""
         with self._translate_errors(None):
             self._client: Any = _client(profile, endpoint, signing_region, access_key, secret_key, config)
-            use_progress_timeouts(self._client, limits, self._is_alive)
+            use_progress_timeouts(self._client, limits, self._is_alive, self._count_request)
         self._fast_path = FastPath.create(self._client, bucket) if endpoint else None
         """For whole objects at a configured endpoint. AWS's own endpoints (FIPS, dual stack) need the client's rules."""
 
@@ -307,18 +310,23 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `Lists.list`."""
+        return self.list_in_pages(prefix, None)
+
+    def list_in_pages(self, prefix: str, page_keys: int | None) -> Iterator[ObjectInfo]:
+        """List as `list`, with at most `page_keys` keys in each answer. None is the maximum of the store."""
         last = ""
-        for info in _in_key_order(self._list_pages(prefix), prefix):
+        for info in _in_key_order(self._list_pages(prefix, page_keys), prefix):
             if info.key <= last:
                 raise self._failed_error(info.key, f"a listing in no order: '{info.key}' after '{last}'")
             last = info.key
             yield info
 
-    def _list_pages(self, prefix: str) -> Iterator[ObjectInfo]:
+    def _list_pages(self, prefix: str, page_keys: int | None) -> Iterator[ObjectInfo]:
         more: dict[str, str] = {}
+        limit = {} if page_keys is None else {"MaxKeys": page_keys}
         while True:
             with self._translate_errors(None):
-                page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **more)
+                page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **limit, **more)
                 infos = [_parse_listed(found) for found in page.get("Contents", ())]
                 before, more = more, {}
                 if page.get("IsTruncated"):
@@ -404,6 +412,10 @@ class S3Store:
                 Bucket=self.bucket, Key=target_key, CopySource=source, ChecksumAlgorithm=algorithm, **self._class
             )
         return self.head(target_key)
+
+    def _count_request(self) -> None:
+        with self._count_lock:
+            self.request_count += 1
 
     # -- the bucket ---------------------------------------------------------------------------------------------------
 

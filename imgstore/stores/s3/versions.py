@@ -14,6 +14,7 @@ from imgstore.stores.access import (
     GET,
     LIST,
     LIST_VERSIONS,
+    NO_RETENTION,
     PROBE_BODY,
     PROBES,
     PUT,
@@ -163,7 +164,7 @@ class BucketVersions:
             return None
         kept = found.get("Rule", {}).get("DefaultRetention", {})
         if not kept:
-            return "on, without a default retention"
+            return NO_RETENTION
         unit = "days" if kept.get("Days") else "years"
         return f"{kept.get('Mode')}, {kept.get('Days') or kept.get('Years')} {unit}"
 

@@ -1,18 +1,27 @@
 """``imgstore regions``: the regions, their zones and buckets."""
 
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
 
 import click
 
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Group, require_confirmation
 from imgstore.cli.framework.output import Rows, columns
+from imgstore.cli.framework.progress import human_bytes
 from imgstore.cli.framework.session import Session
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.storage.sizes import GIB
 from imgstore.operations.recovery.recovery_cover import find_recovery_cover
 from imgstore.operations.stores import regions as operations
+from imgstore.operations.stores.analysis import PlannedZone, analyze_zones, plan_zone_analysis
 from imgstore.operations.stores.catalog_checks import accept_catalog as accept
 from imgstore.regions import ZoneReport
+from imgstore.stores.analysis import AnalysisSettings
 from imgstore.wire.json_text import Json
+from imgstore.wire.responses.analysis import analyzed_zone_json
 from imgstore.wire.responses.reports import region_json, zone_json
 
 _ZONES = columns(
@@ -32,6 +41,23 @@ def _zones_table(body: Json) -> Rows:
     return _ZONES([zone | {"warnings": "; ".join(zone.get("warnings", ())) or None} for zone in body])
 
 
+def _check_table(body: Json) -> Rows:
+    if not any("analysis" in zone for zone in body):
+        return _zones_table(body)
+    return [row for zone in body for row in _analysis_rows(zone)]
+
+
+def _analysis_rows(zone: Json) -> Rows:
+    place = {"Zone": f"{zone['region']}/{zone['zone']}"}
+    if zone["analysis"] is None:
+        return [place | {"Check": None, "Outcome": "not ready", "Found": zone["problem"], "WhatToDo": None}]
+    return [
+        place | {"Check": each["check"], "Outcome": each["outcome"], "Found": each["found"], "WhatToDo": each["hint"]}
+        for each in zone["analysis"]["checks"]
+    ]
+
+
+_DEFAULTS: Final = AnalysisSettings()
 _names = click.argument("names", nargs=-1, metavar="[REGION]...")
 
 
@@ -59,9 +85,39 @@ def list_(session: Session) -> Json:
     return [region_json(each) for each in session.run(operations.list_regions)]
 
 
-@regions.command(table=_zones_table, example="imgstore regions check westus2 -o table")
+@regions.command(
+    table=_check_table,
+    example="imgstore regions check westus2 -o table\nimgstore regions check westus2 --analyze -o table",
+)
 @_names
-def check(session: Session, names: tuple[str, ...]) -> Answer:
+@click.option("--analyze", is_flag=True, help="Prove or disprove what imgstore needs from each store.")
+@click.option(
+    "--objects",
+    type=click.IntRange(10, 100_000),
+    metavar="NUMBER",
+    help=f"With --analyze: objects to list. Default: {_DEFAULTS.objects}, which need a second page.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 1_000),
+    metavar="NUMBER",
+    help=f"With --analyze: repetitions of each check, which find rarer faults. Default: {_DEFAULTS.rounds}.",
+)
+@click.option(
+    "--max-object-bytes",
+    "object_bytes_max",
+    type=click.IntRange(10, 5 * GIB),
+    metavar="BYTES",
+    help=f"With --analyze: size of the largest object. Default: {_DEFAULTS.object_bytes_max}.",
+)
+@click.option(
+    "--watch-seconds",
+    type=click.FloatRange(0, 3_600),
+    metavar="SECONDS",
+    help=f"With --analyze: time in which late requests may arrive. Default: {_DEFAULTS.watch_seconds:g}.",
+)
+@click.option("-y", "--yes", is_flag=True, help="With --analyze: run without a confirmation.")
+def check(session: Session, names: tuple[str, ...], *, analyze: bool, yes: bool, **extent: float | None) -> Answer:
     """Check every zone: response, round trip time, bucket, identity, rights and free space.
 
     The command puts a small object into each used zone and deletes the object. So the command finds missing rights, a full
@@ -73,12 +129,60 @@ def check(session: Session, names: tuple[str, ...]) -> Answer:
     The command also warns if the installation has keys that are not in the newest recovery file (`imgstore catalog
     recovery-file`).
 
-    The exit code is 1 if a zone is not ready.
+    With --analyze the command tests each store with objects under a prefix of its own, and deletes the objects. The command
+    first prints the number of requests and bytes, which may cost money, and asks for a confirmation at a terminal.
+
+    The exit code is 1 if a zone is not ready, or if a property of a store is disproved.
     """
+    given = {name: value for name, value in extent.items() if value is not None}
+    if given and not analyze:
+        raise _analyze_missing_error(f"--{next(iter(given)).replace('_', '-')}")
+    if analyze:
+        return _analyze(session, names, replace(_DEFAULTS, **given), yes=yes)  # type: ignore[arg-type]
     reports = session.run(operations.check_regions, names=names)
     missed = session.run(operations.count_missed_objects)
     _warn_without_recovery_file(session)
     return _answer(session, reports, missed)
+
+
+def _analyze(session: Session, names: tuple[str, ...], settings: AnalysisSettings, *, yes: bool) -> Answer:
+    planned = session.run(plan_zone_analysis, names=names, settings=settings)
+    totals = [each.planned for each in planned if each.planned is not None]
+    if not session.quiet:
+        for zone in planned:
+            click.echo(f"{zone.name} {zone.report.store}: {_announce(zone)}", err=True)
+        requests = sum(each.request_count for each in totals)
+        wire_bytes = human_bytes(sum(each.wire_bytes for each in totals))
+        click.echo(f"In all: {requests:,} requests and {wire_bytes}, which a provider may charge.", err=True)
+    if totals and not yes and sys.stdin.isatty():
+        require_confirmation("Analyze these stores?", refusal="Nothing was analyzed")
+    done = session.run(analyze_zones, planned, settings=settings)
+    body = [analyzed_zone_json(each.report, each.analysis) for each in done]
+    failed = any(not zone["ready"] or zone["analysis"] is None or zone["analysis"]["disproved"] for zone in body)
+    return Answer(body=body, exit_code=1 if failed else 0)
+
+
+def _announce(zone: PlannedZone) -> str:
+    planned = zone.planned
+    if planned is None:
+        return f"cannot be analyzed: {zone.report.problem}"
+    if zone.store is not None and zone.store.refusal is not None:
+        return f"is not tested with objects: {zone.store.refusal}"
+    methods = ", ".join(f"{count:,} {method}" for method, count in planned.requests.items())
+    return (
+        f"{planned.request_count:,} requests ({methods}), {human_bytes(planned.sent_bytes)} to the store and "
+        f"{human_bytes(planned.received_bytes)} from the store"
+    )
+
+
+def _analyze_missing_error(option: str) -> InvalidInput:
+    return InvalidInput(
+        f"{option} needs --analyze.",
+        found=f"{option} without --analyze",
+        expected="--analyze, which tests the stores",
+        hint=f"add --analyze, or leave {option} out",
+        target=option,
+    )
 
 
 @regions.command(

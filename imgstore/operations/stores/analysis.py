@@ -1,0 +1,165 @@
+"""Analyze the stores of zones: prove or disprove the properties that imgstore needs."""
+
+import platform
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
+from imgstore.domain.progress import ProgressEvent, Stage
+from imgstore.domain.storage.digests import digest_of
+from imgstore.operations.activity_log import record_activity
+from imgstore.operations.installation import Installation
+from imgstore.operations.stores.regions import choose_regions
+from imgstore.regions import ZoneReport
+from imgstore.stores.analysis import (
+    AnalysisSettings,
+    AnalyzedStore,
+    RequestTotals,
+    StoreAnalysis,
+    analyze_store,
+    plan_analysis,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedZone:
+    """A checked zone and the plan of its analysis."""
+
+    report: ZoneReport
+    store: AnalyzedStore | None
+    """None if the zone cannot be used; the report has the problem."""
+    planned: RequestTotals | None
+
+    @property
+    def name(self) -> str:
+        """The zone for people: "westus2/1"."""
+        return f"{self.report.region}/{self.report.zone}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalyzedZone:
+    """The analysis of a zone."""
+
+    report: ZoneReport
+    analysis: StoreAnalysis | None
+    """None if the zone cannot be used."""
+
+
+def plan_zone_analysis(
+    installation: Installation,
+    principal: Principal,
+    *,
+    names: Sequence[str] = (),
+    settings: AnalysisSettings = AnalysisSettings(),  # noqa: B008 - frozen
+) -> list[PlannedZone]:
+    """Check each zone of the named regions, or of all regions, and plan the analyses.
+
+    Each zone gets a small object, which is deleted at once.
+
+    Raises:
+        InvalidInput: a region does not exist.
+    """
+    authorize(principal, Action.ADMINISTER, INSTALLATION)
+    chosen = choose_regions(installation, names)
+    with ThreadPoolExecutor(len(chosen)) as pool:  # One common wait for all regions that do not answer.
+        opened = [each for zones in pool.map(installation.locator.open_for_analysis, chosen) for each in zones]
+    return [
+        PlannedZone(
+            report=report,
+            store=store,
+            planned=None if store is None else plan_analysis(store, settings, installation.effects),
+        )
+        for report, store in opened
+    ]
+
+
+def analyze_zones(
+    installation: Installation,
+    principal: Principal,
+    planned: Sequence[PlannedZone],
+    *,
+    settings: AnalysisSettings = AnalysisSettings(),  # noqa: B008 - frozen
+) -> list[AnalyzedZone]:
+    """Analyze the zones of a plan, all at once. Objects are removed afterwards, also after an interruption."""
+    about = f"zones {', '.join(each.name for each in planned)}"
+    with record_activity(
+        installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/regions/analyze", about=about
+    ):
+        if not planned:
+            return []
+        stop = threading.Event()
+        with ThreadPoolExecutor(len(planned)) as pool:
+            futures = [pool.submit(_analyze_zone, installation, each, settings, stop) for each in planned]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:  # Each zone removes its objects before the pool ends.
+                stop.set()
+                raise
+
+
+def _analyze_zone(
+    installation: Installation, planned: PlannedZone, settings: AnalysisSettings, stop: threading.Event
+) -> AnalyzedZone:
+    if planned.store is None or planned.planned is None:
+        return AnalyzedZone(report=planned.report, analysis=None)
+    report = partial(_report, installation, planned.name, planned.planned.wire_bytes)
+    report(Stage.STARTED, 0)
+    moved = _Sum(partial(report, Stage.MOVED))
+    analysis = analyze_store(
+        planned.store,
+        settings,
+        installation.effects,
+        name=_new_name(installation),
+        is_alive=_liveness(installation),
+        stop=stop,
+        moved=moved.add,
+    )
+    report(Stage.COMPLETED, moved.total)
+    return AnalyzedZone(report=planned.report, analysis=analysis)
+
+
+class _Sum:
+    """A sum of bytes over threads, which reports each change."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self.total = 0
+        self._report = report
+        self._lock = threading.Lock()
+
+    def add(self, more: int) -> None:
+        with self._lock:
+            self.total += more
+            self._report(self.total)
+
+
+def _report(installation: Installation, task: str, bytes_total: int, stage: Stage, bytes_done: int) -> None:
+    installation.subscriber(
+        ProgressEvent(task=task, stage=stage, bytes_done=bytes_done, bytes_total=max(bytes_total, bytes_done))
+    )
+
+
+def _new_name(installation: Installation) -> str:
+    """Make the name of an analysis. The scratch folder of the process proves that the process lives."""
+    return f"{_place(installation)}.{installation.scratch.name}.{installation.effects.new_uid()}"
+
+
+def _place(installation: Installation) -> str:
+    """Return a short name of the scratch folders of this home on this machine."""
+    return digest_of(f"{platform.node()}\0{installation.scratch.parent}".encode())[:6].hex()
+
+
+def _liveness(installation: Installation) -> Callable[[str], bool | None]:
+    """Return a function that tells whether the analysis of a name runs; None for another machine or home.
+
+    The start of each process removes the scratch folders of dead processes.
+    """
+
+    def is_alive(name: str) -> bool | None:
+        place, _, rest = name.partition(".")
+        folder = rest.rpartition(".")[0]
+        return (installation.scratch.parent / folder).is_dir() if folder and place == _place(installation) else None
+
+    return is_alive
