@@ -1,6 +1,7 @@
 """Code of two revisions on one catalog: expansion, contraction and refusals (invariants L7 and L8)."""
 
 import importlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,13 @@ def test_migrations_name_the_oldest_code() -> None:
         assert len(named) == 4
         assert before <= named <= script.revision, f"{script.revision} names {named}"
         before = named
+
+
+def test_changelog_names_each_revision() -> None:
+    text = (Path(__file__).parents[2] / "CHANGELOG.md").read_text(encoding="utf-8")
+    steps = dict(re.findall(r"^\| (\d{4}) \| .+ \| (.+) \|$", text, re.MULTILINE))
+    assert sorted(steps) == sorted(script.revision for script in read_migrations().walk_revisions())
+    assert all(re.match("expand|contract", step) for revision, step in steps.items() if revision >= "0033")
 
 
 @contextmanager
@@ -131,6 +139,16 @@ def test_upgrade_never_excludes_the_code_of_a_live_process(catalog_url: str, liv
         Catalog.open(catalog_url, Effects())
     assert "killed on another machine counts as running for 60 seconds" in str(caught.value.hint)
     Catalog.open(catalog_url, Effects(), is_dead=lambda holder: holder == "host/boot/7/1").close()
+
+
+def test_times_after_a_step_of_the_clock_delay_no_upgrade(catalog_url: str) -> None:
+    with older_catalog(catalog_url, "0029") as session:
+        add_worker(session)
+        add_operation(session)
+        for table, column in (("workers", "seen_at"), ("operations", "lease_expires_at")):
+            future = {column: session.now() + timedelta(days=1)}
+            session.run(metadata.tables[table].update().values(future))
+    Catalog.open(catalog_url, Effects()).close()
 
 
 def test_upgrade_runs_beside_the_code_before(catalog_url: str) -> None:

@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 
 from sqlalchemy import Connection, inspect, null, select, text
 
+from imgstore.catalog.engine.clock_steps import LEASE_SECONDS_MAX
 from imgstore.catalog.engine.compatibility import admits_this_code, find_oldest_code
 from imgstore.catalog.engine.database import Database, Session
 from imgstore.catalog.engine.errors import translate_errors
@@ -134,7 +135,10 @@ def _exclude_older_code(session: Session, admitted: str, is_dead: HolderCheck) -
 
 
 def _find_processes(session: Session, admitted: str) -> Sequence[str]:
-    """Return the names of processes with a recent sign of life, except for workers of the admitted code."""
+    """Return the names of processes with a recent sign of life, except for workers of the admitted code.
+
+    A time that is too far in the future comes from a clock that has stepped back, and proves nothing.
+    """
     inspector, now = inspect(session.connection), session.now()
     columns = {
         name: {column["name"] for column in inspector.get_columns(name)}
@@ -143,11 +147,13 @@ def _find_processes(session: Session, admitted: str) -> Sequence[str]:
     found, known = set[str](), set[str]()
     if workers.name in columns:
         code = workers.c.code_revision if "code_revision" in columns[workers.name] else null()
-        alive = workers.c.seen_at > now - timedelta(seconds=WORKER_ALIVE_SECONDS)
+        recent = timedelta(seconds=WORKER_ALIVE_SECONDS)
+        alive = workers.c.seen_at.between(now - recent, now + recent)
         for row in session.all(select(workers.c.holder, code.label("code")).where(alive)):
             (known if row.code is not None and row.code >= admitted else found).add(row.holder)
     for table in (metadata.tables[name] for name, own in columns.items() if {"holder", "lease_expires_at"} <= own):
-        leased = select(table.c.holder).where(table.c.holder.is_not(None), table.c.lease_expires_at > now)
+        valid = table.c.lease_expires_at.between(now, now + timedelta(seconds=LEASE_SECONDS_MAX))
+        leased = select(table.c.holder).where(table.c.holder.is_not(None), valid)
         found.update(row.holder for row in session.all(leased))
     return sorted(found - known)
 
