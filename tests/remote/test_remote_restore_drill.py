@@ -60,7 +60,9 @@ def stop_during_upload(machine: Machine, *words: str) -> "subprocess.Popen[str]"
     "engine",
     [
         "sqlite",
-        pytest.param("postgresql", marks=[pytest.mark.engine("postgresql"), pytest.mark.engine("minio")]),
+        pytest.param(
+            "postgresql", marks=[pytest.mark.long, pytest.mark.engine("postgresql"), pytest.mark.engine("minio")]
+        ),
     ],
 )
 def test_a_restore_drill(

@@ -62,9 +62,9 @@ def check_refused(home: Path) -> None:
 
 
 def kill_restores(file: Path, folder: Path) -> int:
-    """Kill a restore at each second step, and finish each restore. Return the number of steps."""
+    """Kill a restore at each third step, and finish each restore. Return the number of steps."""
     catalog = b"".join((backup := backup_file.open_backup(file)).read(backup.catalog))
-    for fatal in range(1, 10_000, 2):
+    for fatal in range(1, 10_000, 3):
         home = folder / f"home-{fatal}"
         request = RestoreRequest(file=file, home=home)
         is_complete = run_child(partial(restore_backup, request), fatal)
