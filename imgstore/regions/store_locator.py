@@ -264,11 +264,14 @@ class Locator:
     def find_versioned_zones(self) -> list[VersionedZone]:
         """Find the zones that were ever used and whose store keeps old versions. Zones that do not answer are skipped.
 
-        The state of a store that answers only this request with an error is unknown: the store may keep versions.
+        A zone that is known to fail is skipped without a request. The state of a store that answers only this request
+        with an error is unknown: the store may keep versions.
         """
         found: list[VersionedZone] = []
 
         def read(zone: OpenedZone) -> None:
+            if self.health.is_down(zone.mark.region, zone.mark.zone):
+                return
             zone.guarded.open_store()
             versions = zone.versions()
             if versions is None:

@@ -148,6 +148,14 @@ class ZoneCopies:
         return self.body is None and bool(self.silent) and len(self.absent) < QUORUM
 
 
+def _most_common(bodies: Iterable[bytes]) -> bytes | None:
+    """Return the bytes that most copies have; None if no bytes have more copies than others."""
+    counts = Counter(bodies).most_common(2)
+    if not counts or (len(counts) > 1 and counts[0][1] == counts[1][1]):
+        return None
+    return counts[0][0]
+
+
 def _note_key(zone: str, key: str) -> str:
     return f"{REPAIRS}{zone}/{digest_of(key.encode()).hex()}"
 
@@ -465,10 +473,16 @@ class ZoneRedundantStore:
         """Read the whole object in each zone for a repair, regardless of notes.
 
         A resting zone is silent without a request, so a dead zone costs one timeout and not one for each object.
+
+        Args:
+            key: the key of the object.
+            accept: returns whether bytes are right. Without `accept`, the bytes of most copies are right, and no copy is
+                right if two copies differ.
         """
         awake = self._rests.awake(self._zones)
         read, failed = self._each_in_grace(awake, lambda zone: self._zones[zone].get(key))
-        right = tuple(zone for zone, body in read.items() if accept is None or accept(body))
+        common = _most_common(read.values()) if accept is None else None
+        right = tuple(zone for zone, body in read.items() if (accept(body) if accept else body == common))
         corrupt = {zone for zone, error in failed.items() if isinstance(error, ObjectCorrupt)}
         absent_in = {zone for zone, error in failed.items() if isinstance(error, ObjectNotFound)}
         return ZoneCopies(
@@ -480,24 +494,40 @@ class ZoneRedundantStore:
             read_bytes=sum(map(len, read.values())),
         )
 
-    def list_lone_keys(self, prefix: str) -> Iterator[str]:
-        """List the keys of single zones in order. These objects do not exist, and use space.
+    def list_unequal_keys(self, prefix: str) -> Iterator[str]:
+        """List the keys that not all zones have with the same length, in order (invariant Z7).
 
         Raises:
             StoreError: a zone does not answer.
         """
         streams = [((zone, info) for info in store.list(prefix)) for zone, store in self._zones.items()]
         for key, found in groupby(heapq.merge(*streams, key=_get_key), key=_get_key):
-            if len(list(found)) < QUORUM:
+            copies = [info.stored_bytes for _, info in found]
+            if len(copies) < ZONES or len(set(copies)) > 1:
                 yield key
 
-    def restore(self, key: str, body: Body, zones: Sequence[str]) -> None:
-        """Put an object into the zones where it is missing or damaged. Notes stay: see `delete_notes`.
+    def restore(self, key: str, copies: ZoneCopies) -> Mapping[str, StoreError]:
+        """Put an object into the zones where the copy is missing or damaged (invariant Z15).
 
-        Raises:
-            StoreError: one of the zones failed.
+        Existing notes stay: see `delete_notes`. A late put is harmless, so a late zone is given up. A zone that fails has
+        missed the put. The other zones note this if two of them have the object, so that a repair follows.
+
+        Args:
+            key: the key of the object.
+            copies: the copies, with a right body.
+
+        Returns:
+            The errors of the zones that failed.
         """
-        self._act_on_each(zones, lambda zone: self._zones[zone].put(key, body))
+        body = copies.body
+        assert body is not None, "there is a right copy"
+        defective = [*copies.wrong, *copies.absent]
+        took, failed = self._each_in_grace(defective, lambda zone: self._zones[zone].put(key, body), quorum=0)
+        have = [*copies.right, *took]
+        if failed and len(have) >= QUORUM:
+            with suppress(StoreError):  # Scrub finds the zone without a note, too.
+                self._write_notes([key], MissedWrite.PUT, have)
+        return failed
 
     def delete_in(self, key: str, zones: Sequence[str]) -> None:
         """Delete an object in the zones that missed its delete. Notes stay: see `delete_notes`.
@@ -505,7 +535,9 @@ class ZoneRedundantStore:
         Raises:
             StoreError: one of the zones failed.
         """
-        self._act_on_each(zones, lambda zone: self._zones[zone].delete([key]))
+        _, failed = self._each(zones, lambda zone: self._zones[zone].delete([key]))
+        for error in failed.values():
+            raise error
 
     def has_notes(self, key: str) -> bool:
         """Return whether a zone has a note about a key. The content of the note does not count, so it may be damaged."""
@@ -517,11 +549,6 @@ class ZoneRedundantStore:
         notes = [_note_key(zone, key) for zone in self._zones]
         told, _ = self._each(list(self._zones), lambda holder: self._zones[holder].delete(notes))
         self._notes.change(told, [], notes)
-
-    def _act_on_each(self, zones: Sequence[str], act: Callable[[str], object]) -> None:
-        _, failed = self._each(zones, act)
-        for error in failed.values():
-            raise error
 
     def delete_stale_notes(self) -> int:
         """Delete the notes about keys that all three zones report as absent: such keys need no repair.

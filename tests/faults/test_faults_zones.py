@@ -18,6 +18,7 @@ from imgstore.domain.errors import ReplicationFailed, StoreMismatch
 from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.states import ReplicaState
 from imgstore.operations.maintenance.scrub import scrub
+from imgstore.operations.maintenance.worker import run_worker
 from imgstore.operations.stores.regions import check_regions, init_regions
 from imgstore.testing.engines import S3Engine
 from tests.support.sample_gallery import (
@@ -160,6 +161,21 @@ def test_a_replaced_store_is_filled_again_from_other_replicas(
         assert set(states(show(installation)).values()) == {ReplicaState.COMPLETED}
         audit(installation)
         audit_served(installation, {"1.0.0": samples.first}, tmp_path)
+
+
+def test_an_empty_zone_of_three_is_filled_without_a_request(home: Path) -> None:
+    """The scrub of the zone is due when an operator has accepted the empty zone, also after a recent scrub."""
+    zone = home / "regions" / "imgstore-westus2" / "zone-1"
+    with open_home(home) as installation:
+        run_worker(installation, ADMIN, once=True)
+    before = {path.relative_to(zone) for path in files(zone / "pools")}
+    shutil.rmtree(zone)
+    assert run(home, "regions", "init", "--zone", "westus2/1").exit_code == 0
+    assert files(zone / "pools") == []
+    with open_home(home) as installation:
+        run_worker(installation, ADMIN, once=True)
+        audit(installation)
+    assert {path.relative_to(zone) for path in files(zone / "pools")} == before
 
 
 def test_zones_are_named_clearly(home: Path) -> None:

@@ -507,29 +507,49 @@ def test_copies_are_compared_and_repaired(region: Region) -> None:
     copies = region.store.read_copies(KEY, lambda body: body == BODY)
     assert (copies.body, copies.right, copies.wrong, copies.absent, copies.silent) == (BODY, ("2",), ("1",), ("3",), ())
     assert copies.read_bytes == len(BODY) + len(b"wrong")
-    region.store.restore(KEY, BODY, ["1", "3"])
+    assert region.store.restore(KEY, copies) == {}
     assert {memory.get(KEY) for memory in region.memories.values()} == {BODY}
     region.zones["2"].die()
     assert region.store.read_copies(KEY).silent == ("2",)
-    # Invariant Z7.
-    with pytest.raises(StoreUnreachable):
-        region.store.restore(KEY, BODY, ["1", "2"])
 
 
-def test_lone_objects_are_listed_and_deleted(region: Region) -> None:
+def test_a_zone_that_does_not_take_a_repair_misses_the_object(region: Region) -> None:
+    """The repair of the other objects continues, and the notes of the others bring the next repair."""
+    region.store.put(KEY, BODY)
+    region.memories["3"].delete([KEY])
+    region.zones["3"].script = [Fault(method="put")]
+    failed = region.store.restore(KEY, region.store.read_copies(KEY))
+    assert list(failed) == ["3"]
+    assert region.notes() == {zone: {f"repairs/3/{NAME}": "put"} for zone in "12"} | {"3": {}}
+
+
+def test_without_a_check_the_bytes_of_two_zones_are_right(region: Region) -> None:
+    region.store.put(KEY, BODY)
+    region.memories["1"].put(KEY, b"wrong")
+    copies = region.store.read_copies(KEY)
+    assert (copies.body, copies.right, copies.wrong) == (BODY, ("2", "3"), ("1",))
+    region.memories["2"].delete([KEY])
+    copies = region.store.read_copies(KEY)
+    # Invariant Z15.
+    assert (copies.body, copies.right, copies.wrong, copies.absent) == (None, (), ("1", "3"), ("2",))
+
+
+def test_unequal_objects_are_listed_and_deleted(region: Region) -> None:
     region.store.put(KEY, BODY)
     region.store.put("segments/cd/live", BODY)
     region.zones["3"].die()
     region.store.delete([KEY])
     region.zones["3"].heal()
     fresh = region.open()
-    assert list(fresh.list_lone_keys("segments/")) == [KEY]
+    assert list(fresh.list_unequal_keys("segments/")) == [KEY]
     fresh.delete_in(KEY, fresh.read_copies(KEY).right)
     assert region.holders(KEY) == ""
     assert fresh.list_pending_repairs() != []
     fresh.delete_notes(KEY)
     assert fresh.list_pending_repairs() == []
-    assert list(fresh.list_lone_keys("")) == []
+    assert list(fresh.list_unequal_keys("")) == []
+    region.memories["1"].put("segments/cd/live", BODY[:-1])
+    assert list(fresh.list_unequal_keys("")) == ["segments/cd/live"]
 
 
 def test_a_zone_that_is_only_late_is_written_to_and_read_last(region: Region) -> None:

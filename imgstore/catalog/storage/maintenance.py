@@ -11,7 +11,7 @@ from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
 from imgstore.catalog.engine.rows import to_value
 from imgstore.domain.resources import ZoneGap
-from imgstore.domain.settings.maintenance import MaintenanceRecord, MaintenanceTask
+from imgstore.domain.settings.maintenance import INTERVAL_SECONDS_MAX, MaintenanceRecord, MaintenanceTask
 
 _tasks = schema.maintenance_turns
 _gaps = schema.zone_gaps
@@ -45,6 +45,14 @@ class MaintenanceTasks(Repository):
         removed = known - {task.name for task in tasks}
         for name in sorted(removed):
             self._session.run(delete(_tasks).where(_tasks.c.name == name, _tasks.c.holder.is_(None)))
+
+    def make_due(self, name: str) -> None:
+        """Make a task due at once. A running task counts as not run, and is due again."""
+        row = {"name": name, "done_at": self._session.now() - timedelta(seconds=INTERVAL_SECONDS_MAX), **_FREE}
+        changes = {column: value for column, value in row.items() if column != "name"}
+        self._session.run(
+            self._session.upsert(_tasks).values(row).on_conflict_do_update(index_elements=["name"], set_=changes)
+        )
 
     def lease(self, turn: MaintenanceRecord, *, holder: str, lease_seconds: float) -> str | None:
         """Lease a task, unless its row has changed since the caller read the row.

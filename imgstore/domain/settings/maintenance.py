@@ -9,7 +9,7 @@ from typing import Any, Final
 from imgstore.domain.settings.tables import SettingsTable
 
 _DAY_SECONDS: Final = 86_400
-_INTERVAL_SECONDS_MAX: Final = 36_500 * _DAY_SECONDS
+INTERVAL_SECONDS_MAX: Final = 36_500 * _DAY_SECONDS
 """A hundred years. Larger intervals would exceed the range of dates."""
 _NUMBER_MAX: Final = 2**53
 _FAILED: Final = "failed: "
@@ -66,6 +66,11 @@ class MaintenanceSettings:
         return found
 
 
+def task_name(kind: MaintenanceKind, subject: str = "") -> str:
+    """Return the key of the row of a task: "scrub/<slot uid>"."""
+    return f"{kind}/{subject}" if subject else kind.value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaintenanceTask:
     """A recurring task that one worker at a time performs."""
@@ -77,8 +82,8 @@ class MaintenanceTask:
 
     @property
     def name(self) -> str:
-        """The key of the row: "scrub/<slot uid>"."""
-        return f"{self.kind}/{self.subject}" if self.subject else self.kind.value
+        """The key of the row: see `task_name`."""
+        return task_name(self.kind, self.subject)
 
     @property
     def waits_at_first(self) -> bool:
@@ -141,4 +146,4 @@ def read_maintenance(settings: Mapping[str, Any], file: str) -> MaintenanceSetti
 
 
 def _bounds(key: str) -> tuple[int, int]:
-    return _BOUNDS.get(key, (0, _INTERVAL_SECONDS_MAX if key.endswith("_interval_seconds") else _NUMBER_MAX))
+    return _BOUNDS.get(key, (0, INTERVAL_SECONDS_MAX if key.endswith("_interval_seconds") else _NUMBER_MAX))

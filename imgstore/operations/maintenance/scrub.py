@@ -389,47 +389,61 @@ def _read_zones(
         defective = [] if copies.unknown else [*copies.wrong, *copies.absent]
         if copies.silent:
             found.problem = f"zone {', '.join(copies.silent)} does not answer, so its objects are not known"
-        if defective:
+        repairs = copies.body is not None and not request.dry_run
+        failed = store.restore(prefix + each.key, copies) if defective and repairs else {}
+        if failed:
+            found.problem = _format_untaken(failed)
+        elif defective:
             found.damaged.add(each.key)
-        seen = _ReadResult(read_bytes=copies.read_bytes, is_known=not copies.silent)
-        if request.dry_run or copies.body is None:
-            return seen
-        if defective:
-            store.restore(prefix + each.key, copies.body, defective)
-            found.repaired.add(each.key)
-        if not copies.silent and (each.key in noted or store.has_notes(prefix + each.key)):
+            found.repaired.update([each.key] if repairs else [])
+        is_known = not (copies.silent or failed)
+        if repairs and is_known and (each.key in noted or store.has_notes(prefix + each.key)):
             store.delete_notes(prefix + each.key)
-        return seen
+        return _ReadResult(read_bytes=copies.read_bytes, is_known=is_known)
 
     some = _choose_sample(named, request, noted.union(lost))
     if request.repair_notes_only:
         some = [each for each in some if each.key in noted]
     _read_all(installation, found, some, look, request.pace, progress, noted.union(lost))
     if not request.dry_run:
-        lone = (
+        unequal = (
             set[str]()
             if found.problem or request.repair_notes_only
-            else {key.removeprefix(prefix) for key in store.list_lone_keys(prefix)}
+            else {key.removeprefix(prefix) for key in store.list_unequal_keys(prefix)}
         )
-        for key in sorted((noted | lone) - named.keys()):
-            _resolve_unnamed(installation, found.slot, store, prefix + key)
+        for key in sorted((noted | unequal) - named.keys()):
+            _resolve_unnamed(installation, found, store, prefix + key)
         record_zone_gaps(installation, found.slot)
 
 
-def _resolve_unnamed(installation: Installation, slot: Slot, store: ZoneRedundantStore, key: str) -> None:
-    """Resolve an object that no row names and that a zone missed.
+def _format_untaken(failed: Mapping[str, StoreError]) -> str:
+    """Describe the zones that did not take an object. The object has a right copy in another zone."""
+    errors = "; ".join(f"{error.message} ({error.found})" for error in failed.values())
+    return f"zone {', '.join(failed)} does not take its missing objects: {errors}"
 
-    Complete an object of two zones, and delete other objects.
+
+def _resolve_unnamed(installation: Installation, found: SlotScrub, store: ZoneRedundantStore, key: str) -> None:
+    """Resolve an object that no row names and that a zone missed, such as an object of an interrupted work.
+
+    Complete an object of two zones, and delete an object of one zone. If two zones have different bytes, and the key
+    does not tell the right bytes, leave both copies. A start marker is not completed, because the time of a second
+    marker is not the start of the work (invariant W1).
 
     Nothing is deleted while a writing work is open in the slot, because the work may be putting the object into the
     other zones.
     """
+    slot = found.slot
     accept = codec.matches_name(object_keys.segment_name(key)) if object_keys.is_segment_key(key) else None
     copies = store.read_copies(key, accept)
-    if copies.silent:
+    is_marker = key.removeprefix(slot.prefix).startswith(object_keys.WORKS)
+    is_undecided = accept is None and not copies.right and len(copies.wrong) >= QUORUM
+    if copies.silent or is_undecided or (is_marker and len(copies.right) >= QUORUM):
         return
-    if len(copies.right) >= QUORUM and copies.body is not None:
-        store.restore(key, copies.body, [*copies.wrong, *copies.absent])
+    if len(copies.right) >= QUORUM:
+        failed = store.restore(key, copies)
+        if failed:
+            found.problem = _format_untaken(failed)
+            return
     elif copies.right or copies.wrong:
         recorded_at = installation.effects.monotonic()
         with installation.catalog.transaction() as transaction:

@@ -6,6 +6,7 @@ from typing import Final
 
 from imgstore.catalog import Catalog
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber
+from imgstore.domain.settings.maintenance import MaintenanceKind, task_name
 from imgstore.domain.storage.checkpoints import Checkpoint
 from imgstore.domain.storage.zones import ZoneRecord
 from imgstore.regions import ALL_ZONES
@@ -33,7 +34,8 @@ class CatalogZones:
     def replace(self, record: ZoneRecord) -> None:
         """See `ZoneRegistry.replace`.
 
-        Complete replicas in this zone alone become Degraded, so that scrub restores the replicas.
+        Complete replicas in this zone alone become Degraded, so that scrub restores the replicas. The scrub of each
+        slot in the zone is due at once.
         """
         from imgstore.operations.slots.degrade import degrade_slot  # noqa: PLC0415 - short commands do not load numpy
 
@@ -47,6 +49,7 @@ class CatalogZones:
             for slot in transaction.zones.slots_in(record.region, record.zone):
                 transaction.scrub_passes.end_in_slot(slot.uid)  # These passes have read the former store.
                 transaction.slot_scrubs.remove(slot.uid)
+                transaction.maintenance_tasks.make_due(task_name(MaintenanceKind.SCRUB, slot.uid))
             transaction.zones.replace(record)
 
     def list_prefixes(self, region: str, zone: str) -> Collection[str]:
