@@ -380,7 +380,7 @@ def start_minio(folder: Path, *, port: int | None = None) -> Iterator[S3Engine]:
         EngineMissing: there is no program to start.
     """
     found = find_minio_program()
-    port = port or _free_ports(1)[0]
+    port = port or free_ports(1)[0]
     endpoint = f"http://127.0.0.1:{port}"
     variables = {
         "MINIO_ROOT_USER": _KEY,
@@ -428,7 +428,7 @@ def run_server(found: Found, folder: Path, arguments: Callable[[int], Sequence[s
         arguments: its own, for the port that it is given.
         ready: the path that it answers once it is.
     """
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     with _process([found.command, *arguments(port)], folder, {}) as process:
         _await_ready(found.name, process, folder, lambda: _answers(address + ready))
@@ -436,11 +436,14 @@ def run_server(found: Found, folder: Path, arguments: Callable[[int], Sequence[s
 
 
 @contextmanager
-def start_seaweedfs(folder: Path) -> Iterator[Callable[[], S3Engine]]:
-    """Run SeaweedFS over `folder` until the block ends. The yielded function waits until the S3 endpoint is ready."""
+def start_seaweedfs(folder: Path, *, ports: Sequence[int] = ()) -> Iterator[Callable[[], S3Engine]]:
+    """Run SeaweedFS over `folder` until the block ends. The yielded function waits until the S3 endpoint is ready.
+
+    A later process with the same folder and ports has the same state. The S3 endpoint has the fourth of eight ports.
+    """
     found = find("seaweedfs")
     names = ("master", "volume", "filer", "s3")
-    ports = _free_ports(2 * len(names))
+    ports = ports or free_ports(2 * len(names))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data").mkdir(exist_ok=True)
     identity = {
@@ -478,7 +481,8 @@ def _takes_objects(engine: S3Engine) -> bool:
 
     client = engine.client()
     try:
-        client.create_bucket(Bucket="ready")
+        with suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket="ready")
         client.put_object(Bucket="ready", Key="ready", Body=b"ready")
     except (BotoCoreError, ClientError):
         return False
@@ -570,7 +574,7 @@ def start_pgbouncer(folder: Path, server: PostgreSQL, **changes: str) -> Iterato
     settings = {"pool_mode": "transaction", "default_pool_size": "4", "max_client_conn": "500"} | changes
     found = find("pgbouncer")
     owner = server.socket_folder.stat()
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     # As in start_postgresql, another user must reach the file.
     with tempfile.TemporaryDirectory(prefix="imgstore-pgbouncer-") as configuration:
         file = Path(configuration) / "pgbouncer.ini"
@@ -682,7 +686,8 @@ def _server_header(endpoint: str) -> str:
         raise EngineMissing(f"IMGSTORE_TEST_S3_ENDPOINT={endpoint} does not answer: {error}") from error
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports on loopback that nobody uses now."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

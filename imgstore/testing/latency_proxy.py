@@ -42,21 +42,32 @@ class LatencyProxy:
 
     def hold(self) -> None:
         """Accept connections and answer none: every byte stops on the way, until `release`."""
-        for side in ("upstream", "downstream"):
-            toxic = {"name": f"held-{side}", "type": "timeout", "stream": side, "attributes": {"timeout": 0}}
-            _ask(f"{self._api}/proxies/{self._name}/toxics", toxic)
+        self.add_toxic("held", "timeout", timeout=0)
 
     def release(self) -> None:
         """End `hold`. Held bytes are lost, and the connections end."""
-        for side in ("upstream", "downstream"):
-            _remove(f"{self._api}/proxies/{self._name}/toxics/held-{side}")
+        self.remove_toxic("held")
 
     def set_bandwidth(self, bytes_per_second: int) -> None:
         """Limit the bandwidth of each connection, in each direction, from now on."""
+        self.add_toxic("narrow", "bandwidth", rate=max(1, bytes_per_second // 1000))
+
+    def add_toxic(self, name: str, kind: str, **attributes: int) -> None:
+        """Disturb both directions from now on, until `remove_toxic`.
+
+        Args:
+            name: the name of the disturbance, unique for this proxy.
+            kind: the type of the toxic: https://github.com/Shopify/toxiproxy#toxics.
+            attributes: the numbers of the toxic.
+        """
         for side in ("upstream", "downstream"):
-            attributes = {"rate": max(1, bytes_per_second // 1000)}
-            toxic = {"name": f"narrow-{side}", "type": "bandwidth", "stream": side, "attributes": attributes}
+            toxic = {"name": f"{name}-{side}", "type": kind, "stream": side, "attributes": attributes}
             _ask(f"{self._api}/proxies/{self._name}/toxics", toxic)
+
+    def remove_toxic(self, name: str) -> None:
+        """End a disturbance of `add_toxic`."""
+        for side in ("upstream", "downstream"):
+            _remove(f"{self._api}/proxies/{self._name}/toxics/{name}-{side}")
 
     def connections(self) -> int:
         """Return the number of connections to the proxy in the last minute, an upper bound for kept connections."""

@@ -64,7 +64,8 @@ def refuse(code: str, method: str) -> ProxiedAnswer:
     return ProxiedAnswer(status=_STATUSES[code], headers={}, body=b"" if method == "HEAD" else error, length=len(error))
 
 
-def _forward(request: ProxiedRequest, forward: Callable[[], ProxiedAnswer]) -> ProxiedAnswer:
+def pass_through(request: ProxiedRequest, forward: Callable[[], ProxiedAnswer]) -> ProxiedAnswer:
+    """Answer as the server does."""
     return forward()
 
 
@@ -75,7 +76,7 @@ class S3Proxy:
     endpoint: str
     refusal: Callable[[str, str], str | None] = lambda _method, _path: None
     """Called with method and path with query. Returns the code of S3's error; None forwards the request."""
-    exchange: Exchange = _forward
+    exchange: Exchange = pass_through
     requests: list[tuple[str, str]] = field(default_factory=list)
     """Method, and path with query, of every request."""
 
