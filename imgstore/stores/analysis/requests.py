@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final, Protocol, TypeVar
 
-from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound, StoreDenied, StoreError
+from imgstore.domain.errors import ObjectCorrupt, ObjectNotFound, StoreDenied, StoreError, StoreSilent
 from imgstore.stores.access import DELETE, GET, LIST, PUT
 from imgstore.stores.analysis.results import Check, Findings, RequestTotals
 from imgstore.stores.interface import DELETE_KEYS_MAX, ObjectInfo, ObjectStore
@@ -18,7 +18,12 @@ LIST_KEYS_MAX: Final = 1_000
 SMALL_BYTES_MAX: Final = 4_096
 """The size of a small body, whose put takes about one round trip."""
 
+_FAILURES_MAX: Final = 3
+"""Requests that failed in spite of repeats, after which the store counts as silent and gets no further request."""
+
 _ATTEMPTS_MAX: Final = 4
+_SILENT_ATTEMPTS_MAX: Final = 2
+"""Attempts for a request without an answer, whose time limit has passed."""
 _WAIT_SECONDS: Final = 0.1
 """Before the second attempt; doubled for each further attempt."""
 
@@ -111,6 +116,7 @@ class Requests:
         self._stop = stop
         self._moved = moved
         self._lock = threading.Lock()
+        self._failures = 0
         self._counts: Counter[str] = Counter()
         self._sent_bytes = 0
         self._received_bytes = 0
@@ -254,8 +260,9 @@ class Requests:
             self.wait(min(left, 0.2))
 
     def resume(self) -> None:
-        """Send requests also after an interruption, to remove the objects."""
+        """Send requests also after an interruption or to a silent store, to remove the objects."""
         self._stop = threading.Event()
+        self._failures = min(self._failures, _FAILURES_MAX - 1)
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
@@ -271,6 +278,8 @@ class Requests:
         attempt = 1
         while True:
             self._check_stop()
+            if self._failures >= _FAILURES_MAX:
+                raise StoreSilent("The store does not answer.", found=self.last_error)
             try:
                 return request()
             except StoreDenied as error:
@@ -281,11 +290,14 @@ class Requests:
                     raise
                 with self._lock:
                     self.repeats += 1
-                if attempt == _ATTEMPTS_MAX or not repeated:
+                    self.last_error = error.found or error.message
+                attempts_max = _SILENT_ATTEMPTS_MAX if isinstance(error, StoreSilent) else _ATTEMPTS_MAX
+                if attempt >= attempts_max or not repeated:
+                    with self._lock:
+                        self._failures += isinstance(error, StoreSilent)
                     self.findings.add(
                         Check.ANSWERS, f"a request failed {attempt} times: {error.found or error.message}"
                     )
                     raise
-                self.last_error = error.found or error.message
             self.wait(_WAIT_SECONDS * 2 ** (attempt - 1))
             attempt += 1
