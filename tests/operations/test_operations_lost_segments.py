@@ -231,3 +231,23 @@ def test_new_version_builds_on_no_lost_segment(empty: Installation, samples: Sam
     assert run(empty, slot).losses == (), "equal segments repair the disk"
     export_disk(empty, tmp_path / "d1.raw", "d1")
     assert filecmp.cmp(tmp_path / "d1.raw", samples.first, shallow=False)
+
+
+def test_segment_lost_in_all_three_zones_is_made_again_in_each(
+    empty: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
+    place: dict[str, Any] = {"targets": ["westus2=1=Standard_ZRS"], "location": "westus2"}
+    publish(empty, samples.first, **place)
+    make_disk(empty, "d1", "westus2", "1.0.0")
+    slot = only_slot(empty)
+    bodies = {path: path.read_bytes() for path in files(empty, slot)}
+    name = min(path.name for path in bodies)
+    for number, path in enumerate(sorted(path for path in bodies if path.name == name)):
+        (flip, Path.unlink, lambda each: each.write_bytes(b""))[number](path)
+    assert len(run(empty, slot).losses) == 2
+    publish(empty, samples.first, **place)
+    assert {path: path.read_bytes() for path in bodies if path.exists()} == bodies
+    assert (run(empty, slot).damaged, list_scrubs(empty, ADMIN)[0].lost_objects) == (set(), 0)
+    export_disk(empty, tmp_path / "d1.raw", "d1")
+    assert filecmp.cmp(tmp_path / "d1.raw", samples.first, shallow=False)
+    audit(empty)

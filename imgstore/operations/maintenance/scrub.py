@@ -360,10 +360,13 @@ def _read_one(
     def look(each: _NamedObject) -> _ReadResult:
         try:
             return _ReadResult(read_bytes=len(access.get_object(each.key, each.accept)))
-        except (ObjectNotFound, ObjectCorrupt) as error:
-            if not (each.is_derived and isinstance(error, ObjectNotFound)):  # Deleted after the listing.
+        except ObjectNotFound:
+            if not each.is_derived:  # Otherwise the object was deleted after the listing.
                 found.damaged.add(each.key)
             return _ReadResult(read_bytes=0)
+        except ObjectCorrupt:
+            found.damaged.add(each.key)
+            return _ReadResult(read_bytes=each.stored_bytes)  # The length is a guess; the bandwidth was used.
 
     _read_all(installation, found, _choose_sample(named, request, lost), look, request.pace, progress, lost)
 
