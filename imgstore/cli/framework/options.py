@@ -1,7 +1,8 @@
 """Options that several commands share, with az's names."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from inspect import signature
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -17,6 +18,13 @@ from imgstore.wire.requests.arguments import parse_storage_account_type, parse_t
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 _E = TypeVar("_E", bound=StrEnum)
 _V = TypeVar("_V")
+
+words: Final = partial(click.option, cls=WordsOption)
+"""Make an option that takes all words up to the next option."""
+switch: Final = partial(click.option, cls=SwitchOption)
+"""Make a flag with an optional value: ``--x``, ``--x true``, ``--x false``."""
+location: Final = partial(click.option, "-l", "--location", metavar="REGION")
+"""Make the option ``-l/--location``."""
 
 EXPORT_FORMATS: Final = (DiskFormat.VHD_FIXED, DiskFormat.VHD_DYNAMIC, DiskFormat.RAW, DiskFormat.QCOW2)
 
@@ -48,16 +56,6 @@ def fraction(*names: str, text: str, least: float, most: float | None = None, un
     return click.option(*names, type=click.FloatRange(least, most), metavar=unit, help=text, **attrs)
 
 
-def words(*names: str, text: str, unit: str, parse: Callable[[Sequence[str]], Any] = tuple) -> Decorator:
-    """Make an option that takes all words up to the next option. `parse` makes the value."""
-    return click.option(*names, cls=WordsOption, parse=parse, metavar=unit, help=text)
-
-
-def switch(name: str, *, text: str) -> Decorator:
-    """Make a flag with an optional value: ``--x``, ``--x true``, ``--x false``."""
-    return click.option(name, cls=SwitchOption, help=text)
-
-
 def together(*decorators: Decorator) -> Decorator:
     """Combine several options into one decorator, in the given order."""
 
@@ -77,11 +75,6 @@ def resource_name(what: str) -> Decorator:
 def resource_in_group(what: str) -> Decorator:
     """Make the options for the command's resource: the resource group and the name."""
     return together(group, resource_name(what))
-
-
-def location(text: str, **attrs: Any) -> Decorator:
-    """Make the option ``-l/--location``."""
-    return click.option("-l", "--location", metavar="REGION", help=text, **attrs)
 
 
 group: Final = click.option(
@@ -113,7 +106,7 @@ version: Final = click.option(
 gallery_path: Final = together(group, gallery)
 definition_path: Final = together(gallery_path, definition)
 version_path: Final = together(definition_path, version)
-tags: Final = words("--tags", parse=parse_tags, unit="KEY=VALUE ...", text="Tags. '' removes all tags.")
+tags: Final = words("--tags", parse=parse_tags, metavar="KEY=VALUE ...", help="Tags. '' removes all tags.")
 description: Final = click.option("--description", metavar="TEXT", help="Description.")
 source_format: Final = choice(
     "--source-format", members=tuple(DiskFormat), help="Format of the source file. Default: probed."
@@ -160,7 +153,7 @@ pages: Final = (
     click.option("--next-token", metavar="TOKEN", help="Token of the next page, from the previous page."),
 )
 soft_delete: Final = (
-    switch("--soft-delete", text="Keep deleted versions for the retention period."),
+    switch("--soft-delete", help="Keep deleted versions for the retention period."),
     click.option(
         "--soft-delete-retention",
         "--soft-delete-retention-period",

@@ -57,7 +57,7 @@ def tenant() -> None:
 
 @tenant.command("create", table=_TENANTS, example="imgstore auth tenant create -n partners")
 @options.resource_name("tenant")
-@options.words("--subscription-ids", "subscriptions", unit="ID ...", text="Subscriptions that belong to the tenant.")
+@options.words("--subscription-ids", "subscriptions", metavar="ID ...", help="Subscriptions that belong to the tenant.")
 def create_tenant(session: Session, name: str, subscriptions: Sequence[str] | None) -> Json:
     """Create a tenant."""
     return tenant_json(session.run(principals.create_tenant, name=name, subscriptions=subscriptions or ()))

@@ -27,7 +27,7 @@ def group() -> None:
 
 @group.command(table=_TABLE, example="imgstore group create -n rg -l southcentralus --tags team=images")
 @_name
-@options.location("The region that the group is filed under.", required=True)
+@options.location(help="The region that the group is filed under.", required=True)
 @options.tags
 def create(session: Session, name: str, location: str, tags: Mapping[str, str] | None) -> Json:
     """Create a resource group, or change its tags."""

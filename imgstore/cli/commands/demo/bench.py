@@ -43,9 +43,9 @@ def _table(body: Json) -> list[dict[str, Json]]:
     example="imgstore bench --dry-run\nimgstore bench golden.vhd -l southcentralus --target-regions westus2 --yes -o table",
 )
 @click.argument("disk", required=False, type=click.Path(path_type=Path))
-@options.location("The region that stores the disk. Default: the first region.")
+@options.location(help="The region that stores the disk. Default: the first region.")
 @options.words(
-    "--target-regions", unit="REGION ...", text="Regions for copies. '' is no region. Default: every other region."
+    "--target-regions", metavar="REGION ...", help="Regions for copies. '' is no region. Default: every other region."
 )
 @options.number(
     "--disks", least=1, default=5, show_default=True, text="Number of managed disks to create in each region."

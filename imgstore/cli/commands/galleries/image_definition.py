@@ -73,13 +73,13 @@ _details = (
     options.words(
         "--disallowed-disk-types",
         parse=parse_disk_types,
-        unit="TYPE ...",
-        text=f"Disk types that disks of the image must not have: {', '.join(DiskType)}.",
+        metavar="TYPE ...",
+        help=f"Disk types that disks of the image must not have: {', '.join(DiskType)}.",
     ),
     click.option("--plan-name", metavar="NAME", help="Name of the purchase plan."),
     click.option("--plan-publisher", metavar="NAME", help="Publisher of the purchase plan."),
     click.option("--plan-product", metavar="NAME", help="Product of the purchase plan."),
-    options.words("--features", parse=parse_features, unit='"NAME=VALUE ..."', text="Features of the image."),
+    options.words("--features", parse=parse_features, metavar='"NAME=VALUE ..."', help="Features of the image."),
 )
 
 
@@ -136,7 +136,7 @@ def _range(least: int | None, most: int | None) -> RecommendedRange | None:
     default=Architecture.X64.value,
     help="Processor architecture. Default: x64.",
 )
-@options.location("The region that the definition is filed under. Default: the region of the gallery.")
+@options.location(help="The region that the definition is filed under. Default: the region of the gallery.")
 @options.description
 @options.together(*_details)
 @options.tags
@@ -161,7 +161,7 @@ def create(
 @image_definition.command(table=_TABLE, example=_UPDATE_EXAMPLE)
 @options.definition_path
 @options.together(*options.updates)
-@options.switch("--allow-update-image", text="Allow a change of the features.")
+@options.switch("--allow-update-image", help="Allow a change of the features.")
 def update(
     session: Session,
     group: str,

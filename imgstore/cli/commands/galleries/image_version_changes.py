@@ -93,39 +93,41 @@ def _parse_bases(words: Sequence[str]) -> tuple[VersionName, ...]:
 
 
 _DATA_DISKS = (
-    options.words("--data-vhds-uris", unit="URI ...", text="The data disks: paths or URIs, as for --os-vhd-uri."),
+    options.words("--data-vhds-uris", metavar="URI ...", help="The data disks: paths or URIs, as for --os-vhd-uri."),
     options.words(
         "--data-vhds-luns",
         parse=parse_luns,
-        unit="LUN ...",
-        text="LUNs of the data disks, from 0 to 63, in the order of the URIs. Default: 0, 1, 2, ...",
+        metavar="LUN ...",
+        help="LUNs of the data disks, from 0 to 63, in the order of the URIs. Default: 0, 1, 2, ...",
     ),
     options.words(
         "--data-vhds-formats",
         parse=_parse_formats,
-        unit="FORMAT ...",
-        text="Formats of the data disks, in the order of the URIs. Default: probed.",
+        metavar="FORMAT ...",
+        help="Formats of the data disks, in the order of the URIs. Default: probed.",
     ),
     options.words(
         "--data-vhds-storage-accounts",
         "--data-vhds-sa",
         "data_vhds_storage_accounts",
-        unit="NAME ...",
-        text="Accepted for compatibility with az, and ignored.",
+        metavar="NAME ...",
+        help="Accepted for compatibility with az, and ignored.",
     ),
 )
 _DATA_SNAPSHOTS = (
     options.words(
-        "--data-snapshots", unit="NAME|ID ...", text="Snapshots or managed disks of the source region, as data disks."
+        "--data-snapshots",
+        metavar="NAME|ID ...",
+        help="Snapshots or managed disks of the source region, as data disks.",
     ),
     options.words(
         "--data-snapshot-luns",
         parse=parse_luns,
-        unit="LUN ...",
-        text="LUNs of the snapshots, in the order of the snapshots. Default: 0, 1, 2, ...",
+        metavar="LUN ...",
+        help="LUNs of the snapshots, in the order of the snapshots. Default: 0, 1, 2, ...",
     ),
 )
-_exclude_from_latest = options.switch("--exclude-from-latest", text="Exclude the version from 'latest'.")
+_exclude_from_latest = options.switch("--exclude-from-latest", help="Exclude the version from 'latest'.")
 _LIFE = (
     click.option(
         "--end-of-life-date",
@@ -136,9 +138,9 @@ _LIFE = (
     ),
     options.switch(
         "--allow-replicated-location-deletion",
-        text="false forbids an update that removes a region with a complete replica.",
+        help="false forbids an update that removes a region with a complete replica.",
     ),
-    options.switch("--block-deletion-before-end-of-life", text="Refuse to delete the version before its end of life."),
+    options.switch("--block-deletion-before-end-of-life", help="Refuse to delete the version before its end of life."),
 )
 
 
@@ -196,12 +198,12 @@ def _read_request(**given: Any) -> dict[str, Any]:
     help="A virtual machine of the source region with its data disks, generalized or not.",
 )
 @options.together(*_DATA_DISKS, *_DATA_SNAPSHOTS)
-@options.location("The source region, which must be a target region. Default: the region of the gallery.")
+@options.location(help="The source region, which must be a target region. Default: the region of the gallery.")
 @options.words(
     "--target-regions",
     parse=parse_target_regions,
-    unit="REGION[=COUNT][=TYPE] ...",
-    text="Target regions, each with an optional replica count and storage type. Default: the source region.",
+    metavar="REGION[=COUNT][=TYPE] ...",
+    help="Target regions, each with an optional replica count and storage type. Default: the source region.",
 )
 @click.option(
     "--replica-count", type=int, metavar="N", help="Replica count of target regions without a count. Default: 1."
@@ -225,8 +227,8 @@ def _read_request(**given: Any) -> dict[str, Any]:
     "--base",
     "bases",
     parse=_parse_bases,
-    unit="VERSION ...",
-    text="Versions to compare with, in addition to the newest version and its predecessor.",
+    metavar="VERSION ...",
+    help="Versions to compare with, in addition to the newest version and its predecessor.",
 )
 @click.option(
     "--verify",
@@ -280,8 +282,8 @@ def _read_update(
 @options.words(
     "--target-regions",
     parse=parse_target_regions,
-    unit="REGION[=COUNT][=TYPE] ...",
-    text="The complete new list of target regions. A region without a count or type keeps the present value.",
+    metavar="REGION[=COUNT][=TYPE] ...",
+    help="The complete new list of target regions. A region without a count or type keeps the present value.",
 )
 @click.option(
     "--replica-count",
@@ -308,7 +310,7 @@ def update(session: Session, place: dict[str, Any], edit: Callable[[Json], Versi
 @image_version.command(example="imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0")
 @options.version_path
 @options.switch(
-    "--bypass-soft-delete", text="Delete at once in a gallery with soft delete, also a soft-deleted version."
+    "--bypass-soft-delete", help="Delete at once in a gallery with soft delete, also a soft-deleted version."
 )
 @options.yes_ignored
 def delete(session: Session, *, bypass_soft_delete: bool | None, **place: Any) -> None:
@@ -332,7 +334,7 @@ def list_soft_deleted(session: Session, **place: Any) -> Json:
 
 @image_version.command(table=TABLE, example="imgstore sig image-version undelete -g rg -r myGallery -i ubuntu -e 1.0.0")
 @options.version_path
-@options.location("Accepted for compatibility with az, and ignored.", expose_value=False)
+@options.location(help="Accepted for compatibility with az, and ignored.", expose_value=False)
 @options.tags
 def undelete(session: Session, *, tags: Mapping[str, str] | None, **place: Any) -> Json:
     """Restore a soft-deleted image version."""

@@ -100,7 +100,7 @@ def _read_creation(
 
 @sig.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_creation)
 @options.gallery_path
-@options.location("The region that the gallery is filed under. Default: the region of the group.")
+@options.location(help="The region that the gallery is filed under. Default: the region of the group.")
 @options.description
 @options.together(*options.soft_delete)
 @options.together(*_SHARING)

@@ -21,10 +21,10 @@ _UNIQUE: Final = "11111111-1111-1111-1111-111111111111-MYGALLERY"
 _PUBLIC: Final = "contoso-11111111-1111-1111-1111-111111111111"
 
 _subscriptions = options.words(
-    "--subscription-ids", "subscriptions", unit="ID ...", text="Ids of subscriptions, at most 30 in all."
+    "--subscription-ids", "subscriptions", metavar="ID ...", help="Ids of subscriptions, at most 30 in all."
 )
-_tenants = options.words("--tenant-ids", "tenants", unit="ID ...", text="Ids of tenants, at most 5 in all.")
-_location = options.location("Region of the gallery.", required=True)
+_tenants = options.words("--tenant-ids", "tenants", metavar="ID ...", help="Ids of tenants, at most 5 in all.")
+_location = options.location(help="Region of the gallery.", required=True)
 
 
 @click.group(cls=Group)
@@ -156,7 +156,7 @@ def _attach_lists(sig: click.Group) -> None:
         return [shared_gallery_json(each) for each in found]
 
     @sig.command("list-community", table=_TABLE, example="imgstore sig list-community -l eastus -o table")
-    @options.location("List galleries of this region only.")
+    @options.location(help="List galleries of this region only.")
     def list_community(session: Session, location: str | None) -> Json:
         """List the community galleries."""
         regions = session.installation.regions

@@ -144,7 +144,9 @@ def _read_target(given: Mapping[str, Any]) -> ExportTarget:
 
 @disk.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_creation)
 @options.resource_in_group("disk")
-@options.location("Region of the disk. Default: the region of a source disk or snapshot, else the region of the group.")
+@options.location(
+    help="Region of the disk. Default: the region of a source disk or snapshot, else the region of the group."
+)
 @options.reference(
     "--gallery-image-reference",
     required=False,
@@ -301,7 +303,7 @@ def _read_export(**given: Any) -> dict[str, Any]:
     text="Image to write in place of a disk. No disk is created. Default version: latest.",
 )
 @_lun
-@options.location("With an image: region to read the image in. Default: the region of the gallery.")
+@options.location(help="With an image: region to read the image in. Default: the region of the gallery.")
 @_file(
     required=True,
     text="File to write, a link to a file, an unmounted block device, or - for standard output. A file appears when the "

@@ -60,8 +60,8 @@ def _read_request(**given: Any) -> dict[str, Any]:
     "--data-disk-sources",
     "data_sources",
     parse=_parse_sources,
-    unit="NAME|ID|URI ...",
-    text="Sources of the data disks, for LUN 0, 1, 2, ...: managed disks, snapshots or files, as for --source.",
+    metavar="NAME|ID|URI ...",
+    help="Sources of the data disks, for LUN 0, 1, 2, ...: managed disks, snapshots or files, as for --source.",
 )
 @options.os_type
 @options.choice(
@@ -70,7 +70,9 @@ def _read_request(**given: Any) -> dict[str, Any]:
     help="Generalized: machine-specific data was removed. Default: the state of the source, else Generalized.",
 )
 @options.hyper_v_generation
-@options.location("Region of the image. Default: the region of the source, or of the group if the source is a file.")
+@options.location(
+    help="Region of the image. Default: the region of the source, or of the group if the source is a file."
+)
 @options.sku(
     "--storage-sku",
     text="Storage type of disks from files. Default: Standard_LRS. A copy has the storage type of its source.",

@@ -48,7 +48,9 @@ def _read_request(**given: Any) -> dict[str, Any]:
     metavar="NAME|ID|URI",
     help="Source: a managed disk or snapshot by name or id, or a file: a path, file://, s3:// or https://.",
 )
-@options.location("Region of the snapshot. Default: the region of the source, or of the group if the source is a file.")
+@options.location(
+    help="Region of the snapshot. Default: the region of the source, or of the group if the source is a file."
+)
 @options.sku(
     "--sku",
     text="With a file as --source: storage type. Default: Standard_LRS. A copy has the storage type of its source.",

@@ -21,7 +21,7 @@ from imgstore.wire.responses.reports import verification_json
 )
 @options.reference("--image", required=True, text="The image to compare the file with. Default version: latest.")
 @options.lun("--lun", "LUN of the image's data disk to compare with. Default: the OS disk.")
-@options.location("Region to read the image in. Default: the region of the gallery.")
+@options.location(help="Region to read the image in. Default: the region of the gallery.")
 @options.source_format
 def verify(
     session: Session,

@@ -48,7 +48,9 @@ def _read_request(**given: Any) -> dict[str, Any]:
 
 @vm.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_request)
 @options.resource_in_group("virtual machine")
-@options.location("Region of the machine. Default: the region of an attached OS disk, else the region of the group.")
+@options.location(
+    help="Region of the machine. Default: the region of an attached OS disk, else the region of the group."
+)
 @click.option(
     "--image",
     metavar="REF|NAME|ID",
@@ -58,7 +60,7 @@ def _read_request(**given: Any) -> dict[str, Any]:
 @click.option(
     "--attach-os-disk", metavar="NAME|ID", help="A managed disk with the operating system, in place of an image."
 )
-@options.words("--attach-data-disks", unit="NAME|ID ...", text="Managed disks to attach, at the lowest free LUNs.")
+@options.words("--attach-data-disks", metavar="NAME|ID ...", help="Managed disks to attach, at the lowest free LUNs.")
 @options.os_type
 @click.option(
     "--size", metavar="SIZE", help=f"Azure's name of a machine size. The size is recorded only. Default: {SIZE}."
