@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
@@ -15,6 +16,12 @@ PROBES: Final = "imgstore-probe/"
 
 PROBE_BODY: Final = bytes(8192)
 """A full file system accepts empty files, and the reserve of a directory accepts files up to 4,096 bytes."""
+
+CLOCK_SKEW_MAX: Final = timedelta(minutes=15)
+"""S3 refuses a request whose time differs by more.
+
+https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html, RequestTimeTooSkewed
+"""
 
 PUT: Final = "s3:PutObject"
 GET: Final = "s3:GetObject"

@@ -34,6 +34,11 @@ class PlannedZone:
     planned: RequestTotals | None
 
     @property
+    def is_directory(self) -> bool:
+        """Whether the zone is a directory, whose requests cost nothing."""
+        return self.store is not None and self.store.unusual is None
+
+    @property
     def name(self) -> str:
         """The zone for people: "westus2/1"."""
         return f"{self.report.region}/{self.report.zone}"

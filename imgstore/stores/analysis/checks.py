@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from imgstore.domain.errors import Conflict, ObjectCorrupt, StoreDenied, StoreError
 from imgstore.domain.storage.sizes import MIB
+from imgstore.stores.access import CLOCK_SKEW_MAX
 from imgstore.stores.analysis.requests import LIST_KEYS_MAX, PutRefused, Requests
 from imgstore.stores.analysis.results import AnalysisSettings, Check, Findings
 from imgstore.stores.interface import ObjectInfo, crc32_checksum
@@ -34,8 +35,6 @@ _READERS: Final = 3
 _CREATORS: Final = 8
 _CLOCK_TOLERANCE: Final = timedelta(seconds=2)
 """Times of S3 have whole seconds, and the date of an answer is later than the time of the object."""
-_SKEW_MAX: Final = timedelta(minutes=15)
-"""S3 refuses requests with a larger difference of the clocks."""
 _SETTLE_SECONDS_MIN: Final = 0.3
 _SETTLE_PUTS: Final = 5
 """A request that was given up has settled after this many times of the slowest put."""
@@ -350,7 +349,7 @@ class Checks:
             last = (key, head) if head is not None else last
         offsets = self._requests.clock_offsets
         skew = max(offsets, key=abs, default=timedelta(0))
-        if abs(skew) > _SKEW_MAX:
+        if abs(skew) > CLOCK_SKEW_MAX:
             self._findings.add(
                 Check.CLOCK, f"the clock of the store is {skew.total_seconds():+,.0f} s from this machine"
             )

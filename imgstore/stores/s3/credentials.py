@@ -14,16 +14,11 @@ from botocore.credentials import Credentials
 
 from imgstore.domain.errors import StoreDenied
 from imgstore.domain.host.environment import strip_value
+from imgstore.stores.access import CLOCK_SKEW_MAX
 
 ACCESS_KEY: Final = "AWS_ACCESS_KEY_ID"
 SECRET_KEY: Final = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the name of a variable
 SESSION_TOKEN: Final = "AWS_SESSION_TOKEN"  # noqa: S105 - the name of a variable
-
-SKEW_MAX: Final = timedelta(minutes=15)
-"""S3 refuses a request whose time differs by more.
-
-https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html, RequestTimeTooSkewed
-"""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029\ufeff]")
 _NOT_IN_HEADER: Final = re.compile(r"[^\x20-\x7e]")
@@ -79,7 +74,7 @@ def clock_skew(headers: Mapping[str, Any], now: datetime) -> timedelta | None:
 
 def denied_error(store: str, key: str | None, code: str, found: str, skew: timedelta | None) -> StoreDenied:
     """Create the error for a refused request. `skew` is the difference of the clocks, if known."""
-    if code == "RequestTimeTooSkewed" or (skew is not None and abs(skew) > SKEW_MAX):
+    if code == "RequestTimeTooSkewed" or (skew is not None and abs(skew) > CLOCK_SKEW_MAX):
         return _skewed_error(store, key, found, skew)
     expected, hint = _ADVICE.get(code, _UNKNOWN)
     what = "access" if code == "AccessDenied" else "the credentials"
@@ -108,7 +103,7 @@ def profile_error(found: str) -> StoreDenied:
 
 
 def _skewed_error(store: str, key: str | None, found: str, skew: timedelta | None) -> StoreDenied:
-    if skew is None or abs(skew) <= SKEW_MAX:  # A proxy may write its own Date header.
+    if skew is None or abs(skew) <= CLOCK_SKEW_MAX:  # A proxy may write its own Date header.
         difference = "more than 15 minutes apart"
     else:
         minutes, seconds = divmod(round(abs(skew.total_seconds())), 60)

@@ -153,7 +153,8 @@ def _analyze(session: Session, names: tuple[str, ...], settings: AnalysisSetting
             click.echo(f"{zone.name} {zone.report.store}: {_announce(zone)}", err=True)
         requests = sum(each.request_count for each in totals)
         wire_bytes = human_bytes(sum(each.wire_bytes for each in totals))
-        click.echo(f"In all: {requests:,} requests and {wire_bytes}, which a provider may charge.", err=True)
+        charge = ", which a provider may charge" if any(not each.is_directory for each in planned) else ""
+        click.echo(f"In all: {requests:,} requests and {wire_bytes}{charge}.", err=True)
     if totals and not yes and sys.stdin.isatty():
         require_confirmation("Analyze these stores?", refusal="Nothing was analyzed")
     done = session.run(analyze_zones, planned, settings=settings)
