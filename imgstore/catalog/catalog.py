@@ -289,6 +289,11 @@ class Catalog:
         return self._database.empty_log()
 
     @property
+    def file_bytes(self) -> int:
+        """The size of an SQLite catalog without its log, or 0 on PostgreSQL."""
+        return 0 if self._database.file is None else self._database.file.stat().st_size
+
+    @property
     def is_erasable(self) -> bool:
         """True if `erase_deleted` has an effect on this database."""
         return self._database.file is not None

@@ -12,7 +12,7 @@ import pytest
 
 from imgstore.domain.errors import Conflict, OutputError, StoreFull
 from imgstore.domain.requests import UploadRequest
-from imgstore.domain.storage.sizes import MIB
+from imgstore.domain.storage.sizes import KIB, MIB
 from imgstore.operations.disks.uploads import create_upload, open_spool
 from imgstore.operations.recovery import restore
 from imgstore.operations.recovery.backup import backup_catalog
@@ -101,6 +101,17 @@ def test_a_backup_to_a_full_disk_leaves_no_file(saved: Path, small: Path) -> Non
         assert list(small.iterdir()) == []
         subprocess.run(["mount", "-o", "remount,size=8m", str(small)], check=True)
         backup_catalog(installation, ADMIN, small / "b.tar")
+
+
+def test_a_home_with_too_little_space_for_a_copy_is_backed_up(saved: Path, small: Path, tmp_path: Path) -> None:
+    restored, target = small / "home", tmp_path / "b.tar"
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)
+    restore_backup(RestoreRequest(file=saved, home=restored))
+    with open_home(restored) as installation:
+        free = os.statvfs(small)
+        (small / "filler").write_bytes(bytes(free.f_bfree * free.f_frsize - 128 * KIB))
+        backup_catalog(installation, ADMIN, target)
+    assert target.stat().st_size > 128 * KIB
 
 
 def test_a_restore_to_a_full_disk_is_repeated(saved: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

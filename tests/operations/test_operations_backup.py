@@ -223,6 +223,12 @@ def test_a_backup_of_a_home_that_can_be_read_only(home: Path, tmp_path: Path, mo
     assert without_activity(read_tables(f"sqlite:///{tmp_path}/new/catalog.sqlite")) == expected
 
 
+def test_standard_output_is_no_target(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = run(home, "catalog", "backup", "-")
+    assert (refused.exit_code, "Name a file" in refused.output, list(tmp_path.iterdir())) == (2, True, [])
+
+
 def test_only_an_operator_may_back_up(empty: Installation, tmp_path: Path) -> None:
     with pytest.raises(AccessDenied):
         backup_catalog(empty, Principal(name="ann", uid="7"), tmp_path / "b.tar")

@@ -17,7 +17,7 @@ from imgstore.catalog.engine import upgrade
 from imgstore.catalog.recovery import row_copies
 from imgstore.cli.main import main
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, StoreMismatch
+from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, StoreMismatch, StoreUnreachable
 from imgstore.operations.installation import Installation
 from imgstore.operations.recovery.copy import copy_catalog
 from imgstore.testing.engines import PostgreSQL
@@ -173,6 +173,8 @@ def test_a_target_with_content_is_refused(empty: Installation, tmp_path: Path, p
     assert target.read_text() == "x"
     with pytest.raises(InvalidInput, match="onto itself"):
         copy_catalog(empty, ADMIN, f"sqlite:///{empty.home}/catalog.sqlite")
+    with pytest.raises(StoreUnreachable, match=r"catalog in postgresql://ann@127\.0\.0\.1:1/x"):
+        copy_catalog(empty, ADMIN, "postgresql://ann@127.0.0.1:1/x")
     with pytest.raises(InvalidInput, match="address"):
         copy_catalog(empty, ADMIN, "mysql://db/x")
     plain = postgresql.replace("+psycopg", "")

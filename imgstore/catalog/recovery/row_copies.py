@@ -21,6 +21,7 @@ from sqlalchemy.types import TypeEngine
 
 from imgstore.catalog.engine.columns import DecimalText, EnumText
 from imgstore.catalog.engine.database import Database, Session, configure_database
+from imgstore.catalog.engine.errors import translate_errors
 from imgstore.catalog.engine.upgrade import read_revision, upgrade_catalog
 from imgstore.catalog.recovery.catalog_dumps import find_place
 from imgstore.catalog.schema import REVISION, metadata
@@ -157,7 +158,7 @@ def _remove_sqlite(file: Path) -> None:
 
 def _check_tables(target: Database) -> None:
     """Refuse a database with tables of another program."""
-    with target.readers.connect() as connection:
+    with translate_errors(target.place), target.readers.connect() as connection:
         foreign = sorted(set(inspect(connection).get_table_names()) - metadata.tables.keys() - {"alembic_version"})
     if foreign:
         raise _not_empty_error(target.place, f"the tables {', '.join(foreign[:5])}")

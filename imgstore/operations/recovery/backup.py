@@ -97,7 +97,9 @@ def _write(installation: Installation, writer: BackupWriter) -> None:
             writer.add_sparse(upload_member(uid, DATA_FILE), snapshot.file_bytes, snapshot.extents, parts)
     with installation.catalog.reading() as transaction:
         sequence = transaction.sequence.last()
-    folder = Path(tempfile.mkdtemp(dir=installation.scratch))
+    # A home with little free space can be backed up to another disk.
+    has_space = installation.has_free_space(installation.catalog.file_bytes)
+    folder = Path(tempfile.mkdtemp(dir=installation.scratch if has_space else None))
     try:
         before = copied.done
         dump = installation.catalog.dump(folder / "dump", lambda done, total: copied.set(before + done, before + total))

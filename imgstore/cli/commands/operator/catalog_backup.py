@@ -26,6 +26,8 @@ def backup(target: Path, *, overwrite: bool) -> Json:
 
     The command checks the written file before the file appears. The file contains keys, so only its owner may read it.
     """
+    if str(target) == "-":
+        raise click.UsageError("A backup is a file, because the command reads the written bytes again. Name a file.")
     with open_session() as session:
         report = session.run(backup_catalog, target, overwrite=overwrite)
         return {"file": str(report.backup.path), "fileBytes": report.file_bytes, **backup_json(report.backup)}
