@@ -304,7 +304,13 @@ def late_put(liar: Liar) -> Exchange:
 
     def answer(request: ProxiedRequest, forward: Forward) -> ProxiedAnswer:
         key = liar.key(request)
-        if key is not None and "/late/" in key and request.method == "PUT" and request.is_given_up(0.05):
+        if (
+            key is not None
+            and "/late/" in key
+            and request.method == "PUT"
+            and request.is_whole
+            and request.is_given_up(0.05)
+        ):
             late[key] = request.body
             return refuse("AccessDenied", request.method)
         found = forward()
@@ -328,6 +334,18 @@ def late_delete(liar: Liar) -> Exchange:
             late.discard(each)
             liar.client.delete_object(Bucket=liar.bucket, Key=each)
         return found
+
+    return answer
+
+
+def kept_part(liar: Liar) -> Exchange:
+    """Store the part of a body that broke off."""
+
+    def answer(request: ProxiedRequest, forward: Forward) -> ProxiedAnswer:
+        key = liar.key(request)
+        if key is not None and request.method == "PUT" and not request.is_whole:
+            liar.put(key, request.body)
+        return forward()
 
     return answer
 
@@ -372,6 +390,7 @@ LIES: Final[Mapping[str, tuple[Callable[[Liar], Exchange], str]]] = {
     "ignored condition": (ignored_condition, "conditional-put"),
     "late put": (late_put, "late-requests"),
     "late delete": (late_delete, "late-requests"),
+    "kept part": (kept_part, "late-requests"),
     "size limit": (size_limit, "sizes"),
 }
 """Each lie with the check that finds the lie."""

@@ -26,6 +26,8 @@ class ProxiedRequest:
     headers: dict[str, str]
     """By name in lower case."""
     body: bytes
+    is_whole: bool
+    """False if the client broke the body off. Then `forward` sends nothing, and the answer gets lost."""
     connection: socket.socket
 
     def is_given_up(self, within_seconds: float) -> bool:
@@ -95,9 +97,6 @@ def start_s3_proxy(target: str) -> Iterator[S3Proxy]:
         def handle_any(self) -> None:
             length = int(self.headers.get("Content-Length", 0))
             body = self.rfile.read(length)
-            if len(body) < length:  # The client broke the body off.
-                self.close_connection = True
-                return
             proxy.requests.append((self.command, self.path))
             if code := proxy.refusal(self.command, self.path):
                 self._send(refuse(code, self.command))
@@ -107,9 +106,14 @@ def start_s3_proxy(target: str) -> Iterator[S3Proxy]:
                 path=self.path,
                 headers={name.lower(): value for name, value in self.headers.items()},
                 body=body,
+                is_whole=len(body) == length,
                 connection=self.connection,
             )
-            self._send(proxy.exchange(request, self._forwarder(body)))
+            if request.is_whole:
+                self._send(proxy.exchange(request, self._forwarder(body)))
+            else:
+                proxy.exchange(request, lambda: ProxiedAnswer(status=0, headers={}, body=b"", length=0))
+                self.close_connection = True
 
         def _forwarder(self, body: bytes) -> Callable[[], ProxiedAnswer]:
             def forward() -> ProxiedAnswer:
