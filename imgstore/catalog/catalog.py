@@ -39,6 +39,7 @@ from imgstore.catalog.storage.maintenance import MaintenanceTasks, ZoneGaps
 from imgstore.catalog.storage.manifests import Manifests
 from imgstore.catalog.storage.queue import Queue
 from imgstore.catalog.storage.replicas import Replicas
+from imgstore.catalog.storage.revision_marks import RevisionMarks
 from imgstore.catalog.storage.scrub_passes import ScrubPasses
 from imgstore.catalog.storage.segments import Segments
 from imgstore.catalog.storage.slot_scrubs import LostObjects, SlotScrubs
@@ -97,6 +98,7 @@ class Transaction:
         self.quotas = Quotas(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)
+        self.revision_marks = RevisionMarks(session)
         self.activity = Activity(session)
         self.tenants = Tenants(session)
         self.principals = Principals(session)

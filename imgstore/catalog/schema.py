@@ -49,6 +49,8 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     inert_resources  -> groups                               network resources without behaviour
     inert_references -> inert_resources                      references to other resources, by resource id
     machine_interfaces -> machines                           network interfaces of machines, by resource id
+    revision_marks   ~> all resources                        resources whose newest revision is not in each bucket
+    ledger_checkpoints                                       checkpoints of the ledger in the buckets
 
 A ``*_key`` column contains the folded form (`columns.fold_name`) of a name. Comparisons and unique constraints use the
 folded form.
@@ -103,7 +105,7 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0034"
+REVISION: Final = "0035"
 """The head of migrations/versions. A catalog at this revision opens without an import of Alembic.
 
 Each migration from 0033 on has a variable `oldest_code`, the oldest revision of code that may use the catalog afterwards
@@ -781,4 +783,25 @@ machine_interfaces = _table(
     Column("machine_uid", ForeignKey("machines.uid", ondelete="CASCADE"), primary_key=True),
     Column("target_key", String, primary_key=True, index=True),
     Column("deleted_with_machine", Boolean, nullable=False),
+)
+
+# Triggers add the rows (`engine/revision_triggers.py`).
+revision_marks = _table(
+    "revision_marks",
+    Column("number", _SERIAL, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("uid", String, nullable=False),
+    # The only region in which the revision is missing. Null means every region, or the slot of the resource.
+    Column("region", String),
+    # False if the background pass writes the revision. Otherwise the next command does.
+    Column("is_urgent", Boolean, nullable=False),
+    Index(None, "is_urgent"),
+    # Revisions have the numbers, too, and a number is never reused.
+    sqlite_autoincrement=True,
+)
+
+ledger_checkpoints = _table(
+    "ledger_checkpoints",
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("mac", String, nullable=False),
 )

@@ -19,6 +19,7 @@ from imgstore.domain.identity.access import (
     operation_name,
 )
 from imgstore.operations.installation import Installation
+from imgstore.operations.revisions import flush_revisions
 
 _WRITES: Final = (Action.WRITE, Action.DELETE, Action.SHARE, Action.GENERALIZE, Action.EXPORT)
 """The actions that change a resource, or the access to its bytes."""
@@ -63,7 +64,8 @@ def record_activity(
 ) -> Iterator[None]:
     """Authorize an action, run the block, and record the outcome in the activity log.
 
-    A successful write also preempts the older operations in progress that write the same resource.
+    A successful write also preempts the older operations in progress that write the same resource. The revisions of all
+    changed resources are in the buckets before the return (invariant B18).
 
     Args:
         installation: the installation.
@@ -119,6 +121,8 @@ def record_activity(
         except StoreError:
             if installation.catalog.write_fault is None:  # Otherwise the error of the operation says so.
                 installation.note("activity log", f"could not be written for {what} on {scope}")
+        if outcome == "Succeeded":
+            flush_revisions(installation)
 
 
 def _find_older(installation: Installation, action: Action, scope: str) -> list[str]:

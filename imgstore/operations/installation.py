@@ -1,5 +1,6 @@
 """The settings and collaborators of one installation. `bootstrap.py` makes the values."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -77,6 +78,8 @@ class Installation:
     space: DiskSpace = field(default_factory=DiskSpace)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     subscriber: Subscriber = ignore_event
+    revision_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the thread that writes revisions. The next thread writes the revisions of all waiting threads."""
 
     def threads(self, workers: int, *regions: str) -> int:
         """Choose the number of threads: `workers`, or more if the named regions are distant.

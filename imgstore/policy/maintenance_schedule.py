@@ -14,6 +14,8 @@ from imgstore.domain.settings.maintenance import (
 
 _ORDER: Final = (
     MaintenanceKind.DELETIONS,
+    MaintenanceKind.REVISIONS,
+    MaintenanceKind.LEDGER,
     MaintenanceKind.ACTIVITY,
     MaintenanceKind.REPAIRS,
     MaintenanceKind.GC,
@@ -35,6 +37,8 @@ def maintenance_tasks(
     """
     subjects: Mapping[MaintenanceKind, Sequence[str]] = {
         MaintenanceKind.DELETIONS: [""],
+        MaintenanceKind.REVISIONS: [""],
+        MaintenanceKind.LEDGER: [""],
         MaintenanceKind.ACTIVITY: [""],
         MaintenanceKind.REPAIRS: sorted(set(zoned_regions)),
         MaintenanceKind.GC: [""],

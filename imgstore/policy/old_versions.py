@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from imgstore.domain.resources import StorageAccountType
-from imgstore.domain.storage.object_keys import FORMAT_KEY, POOLS, REPAIRS, ZONE
+from imgstore.domain.storage.object_keys import FORMAT_KEY, INSTALLATION, POOLS, REPAIRS, ZONE
 from imgstore.stores.access import PROBES
 from imgstore.stores.object_versions import NULL_VERSION, KeyVersions, ObjectVersion, Versioning, VersioningState
 
 _OWN: Final = re.compile(
     rf"{FORMAT_KEY}"
     rf"|{POOLS}[^/]+/({'|'.join(StorageAccountType)})/replica-\d+/"
-    r"(segments/[0-9a-f]{2}/[0-9a-f]{64}|manifests/[^/]+/[^/]+|(fingerprints|works)/[^/]+)"
+    r"(segments/[0-9a-f]{2}/[0-9a-f]{64}|manifests/[^/]+/[^/]+|(fingerprints|works)/[^/]+|owners/[^/]+/\d{20})"
+    rf"|{INSTALLATION}[^/]+/[^/]+/\d{{20}}"
     rf"|{ZONE}(uid|checkpoints)/[^/]+"
     rf"|{REPAIRS}[^/]+/[0-9a-f]{{64}}"
     rf"|{PROBES}.+"

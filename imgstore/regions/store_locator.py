@@ -138,6 +138,20 @@ class Locator:
         guarded.open_store()
         return guarded
 
+    def installation_store(self, name: str) -> ObjectStore:
+        """Open the store of a region for the objects of the installation: all zones (ZRS), or the first zone (LRS).
+
+        Raises:
+            InvalidInput: regions.yaml does not contain the region.
+            StoreError: see `store`.
+        """
+        region = self._regions.get(name)
+        if region.policy is Policy.ZRS:
+            return self._all_zones(region)
+        guarded = self._open(region, region.zones[0]).guarded
+        guarded.open_store()
+        return guarded
+
     def store_across(self, slot: Slot, region: str, wait: Wait) -> ObjectStore:
         """Open the slot's store for a reader in `region`, within the bandwidth that regions.yaml sets for the pair.
 

@@ -9,7 +9,7 @@ from catalog_values import ENGINES
 from sqlalchemy import delete
 
 from imgstore.catalog import Catalog
-from imgstore.catalog.schema import metadata
+from imgstore.catalog.schema import metadata, revision_marks
 from imgstore.domain.effects import Effects
 from imgstore.testing.engines import PgBouncer, PostgreSQL
 
@@ -44,6 +44,7 @@ def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]
     with shared._database.engine.begin() as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(delete(table))
+        connection.execute(delete(revision_marks))  # The deletions above have marked resources.
     yield shared
 
 

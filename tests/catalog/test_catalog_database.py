@@ -87,7 +87,7 @@ def _spaced(sql: str) -> str:
 def _told(connection: Connection) -> set[tuple[str, ...]]:
     if connection.dialect.name == "sqlite":
         rows = connection.exec_driver_sql(
-            "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE '%alembic%'"
+            "SELECT name, sql FROM sqlite_master WHERE type <> 'trigger' AND sql IS NOT NULL AND name NOT LIKE '%alembic%'"
         ).all()
     else:
         rows = connection.exec_driver_sql(

@@ -31,7 +31,7 @@ def told(result: Result) -> Any:
 
 
 def kept(tmp_path: Path) -> list[Path]:
-    return [path for path in (tmp_path / "home").rglob("*") if path.is_file() and "pools" in path.parts]
+    return [path for path in (tmp_path / "home").rglob("*") if path.is_file() and "replica-0" in path.parts]
 
 
 def test_the_cost_is_printed_and_nothing_is_written(tmp_path: Path, disk: Path) -> None:

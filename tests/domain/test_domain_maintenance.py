@@ -51,7 +51,15 @@ NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 def test_next_task_is_the_first_kind_that_is_due_and_free() -> None:
     tasks = maintenance_tasks(MaintenanceSettings(), [], zoned_regions=["b", "a"], degraded=())
-    assert [task.name for task in tasks] == ["deletions", "activity", "repairs/a", "repairs/b", "gc"]
+    assert [task.name for task in tasks] == [
+        "deletions",
+        "revisions",
+        "ledger",
+        "activity",
+        "repairs/a",
+        "repairs/b",
+        "gc",
+    ]
 
     def turn(name: str, hours_ago: float, holder: str | None = None, lease: float = 0) -> MaintenanceRecord:
         expires = None if holder is None else NOON + timedelta(hours=lease)

@@ -346,11 +346,15 @@ class Oracle:
             for _, folder in self.folders(self.history.slots[slot_uid]):
                 allowed.setdefault(folder, set()).update(keys)
         there: dict[Path, set[str]] = {}
+        owners = {uid for table in ("versions", "disks") for (uid,) in self.ask(f"SELECT uid FROM {table}")}
         for zone in sorted((self.home / "regions").glob("*/zone-*")):
             for path in zone.rglob("*"):
                 if path.is_file():
                     inside = path.relative_to(zone).parts
-                    if inside == ("FORMAT",) or inside[0] == "zone":
+                    if inside == ("FORMAT",) or inside[0] in ("zone", "installation"):
+                        continue
+                    if inside[4] == "owners":
+                        assert inside[5] in owners, f"{path} is a revision without an owner"
                         continue
                     assert inside[0] == "pools", f"{path} was left"
                     there.setdefault(zone.joinpath(*inside[:4]), set()).add("/".join(inside[4:]))

@@ -28,6 +28,7 @@ from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
 from imgstore.testing.engines import S3Engine
 from imgstore.transfer.ranges import SegmentCache
 from tests.support.crash_scenes import create_minio_scene
+from tests.support.revision_audit import check_revisions
 from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
@@ -46,12 +47,13 @@ from tests.support.sample_gallery import (
 
 SEGMENT, MANIFEST, REFERENCE, FINGERPRINTS = "segment", "manifest", "reference", "fingerprints"
 MARKER, FORMAT, UID, CHECKPOINT, NOTE = "start marker", "FORMAT", "zone uid", "checkpoint", "repair note"
+OWNER, INSTALLATION = "owner revision", "installation revision"
 LRS, ZRS = "lrs", "zrs"
 """The store: one zone in southcentralus, where two replicas share the region, or one zone of three in westus2."""
 PLACES: Final = {
     *(
         (kind, store)
-        for kind in (SEGMENT, MANIFEST, REFERENCE, FINGERPRINTS, FORMAT, UID, CHECKPOINT)
+        for kind in (SEGMENT, MANIFEST, REFERENCE, FINGERPRINTS, FORMAT, UID, CHECKPOINT, OWNER, INSTALLATION)
         for store in (LRS, ZRS)
     ),
     (MARKER, LRS),
@@ -92,10 +94,11 @@ def kind_of(key: str, body: bytes) -> str:
         folder = parts[4]
         if folder == "manifests":
             return REFERENCE if body.startswith(REFERENCE_MAGIC) else MANIFEST
-        return {"segments": SEGMENT, "fingerprints": FINGERPRINTS, "works": MARKER}.get(folder, folder)
+        kinds = {"segments": SEGMENT, "fingerprints": FINGERPRINTS, "works": MARKER, "owners": OWNER}
+        return kinds.get(folder, folder)
     if parts[0] == "zone":
         return {"uid": UID, "checkpoints": CHECKPOINT}.get(parts[1], parts[1])
-    return {"FORMAT": FORMAT, "repairs": NOTE}.get(parts[0], parts[0])
+    return {"FORMAT": FORMAT, "repairs": NOTE, "installation": INSTALLATION}.get(parts[0], parts[0])
 
 
 def store_of(path: Path) -> str:
@@ -324,6 +327,8 @@ def check_case(home: Home, tmp_path: Path, cases: Sequence[Case], turn: int, rea
         for version, region in (("1.0.0", "southcentralus"), ("1.0.1", "westus2")):
             export(installation, tmp_path / "o.raw", region, version)
             assert filecmp.cmp(tmp_path / "o.raw", home.sources[version], shallow=False)
+        collect(installation)  # Removes damaged older revisions.
+        check_revisions(installation)
 
 
 def check_found(installation: Installation, changed: Mapping[Case, Mapping[Path, bytes]]) -> None:
@@ -371,7 +376,7 @@ def test_damaged_mark_of_a_zone_is_found_and_repaired(home: Home, tmp_path: Path
 
 
 @pytest.mark.parametrize("damage", ["longer", "delete"])
-def test_damaged_notes_and_markers_change_nothing(home: Home, tmp_path: Path, damage: str) -> None:
+def test_damaged_notes_markers_and_revisions_change_nothing(home: Home, tmp_path: Path, damage: str) -> None:
     rest = {kind for kind, _ in PLACES} - {*SLOT_KINDS, *ZONE_KINDS}
     check_case(home, tmp_path, [case for case in CASES if case[0] in rest and case[2] == damage], 7, readers=2)
 

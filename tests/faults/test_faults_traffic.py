@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from imgstore.domain.storage import object_keys
 from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.installation import Installation
 from imgstore.stores.wrappers.metering import Traffic
@@ -108,6 +109,7 @@ def assert_agree(watched: Watched, objects: int) -> None:
 def test_the_main_job_is_charged_for_what_the_servers_list(
     places: Places, samples: SampleImages, tmp_path: Path
 ) -> None:
+    earlier = {region: places.listed(region) for region in REGIONS}
     with places.watched() as (installation, first):
         publish(installation, samples.first, targets=TARGETS)
     with places.watched() as (installation, second):
@@ -130,11 +132,17 @@ def test_the_main_job_is_charged_for_what_the_servers_list(
             else:
                 assert mine == []
         for region in ("eastus", "westus2"):
-            # What was put there is what was charged, the manifests, and objects of a few hundred bytes.
+            # What was put there is what was charged, the manifests, and the revisions.
             sent = first.meters[region].sent_bytes + second.meters[region].sent_bytes
             manifests = sum(size for key, size in listed[region].items() if "/manifests/" in key)
+            revisions = sum(
+                size
+                for key, size in listed[region].items()
+                if key not in earlier[region] and (key.startswith(object_keys.INSTALLATION) or "/owners/" in key)
+            )
+            assert revisions > 0
             charged = sum(row.delivered_bytes for row in rows if row.target == region)
-            assert sent == charged + manifests, f"{region}: bytes were sent twice"
+            assert sent == charged + manifests + revisions, f"{region}: bytes were sent twice"
 
 
 def test_an_export_reads_each_stored_byte_once(places: Places, samples: SampleImages, tmp_path: Path) -> None:

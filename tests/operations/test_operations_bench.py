@@ -45,7 +45,7 @@ def run(installation: Installation, plan: BenchPlan, reader: DiskReader, folder:
 
 
 def objects(installation: Installation) -> set[Path]:
-    return {path for path in (installation.home / "regions").rglob("*") if path.is_file() and "pools" in path.parts}
+    return {path for path in (installation.home / "regions").rglob("*") if path.is_file() and "replica-0" in path.parts}
 
 
 def counts(installation: Installation) -> dict[str, int]:

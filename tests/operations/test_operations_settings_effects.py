@@ -197,6 +197,8 @@ SETTINGS: Mapping[str, tuple[object, object, Observe]] = {
     "maintenance.activity_interval_seconds": (0, 60, planned_tasks),
     "maintenance.activity_days": (7, 70, trimmed_rows),
     "maintenance.activity_rows_max": (1, 1_000, trimmed_rows),
+    "maintenance.revisions_interval_seconds": (0, 60, planned_tasks),
+    "maintenance.ledger_interval_seconds": (0, 60, planned_tasks),
     "maintenance.repairs_interval_seconds": (0, 60, planned_tasks),
     "maintenance.scrub_interval_seconds": (0, 60, planned_tasks),
     "maintenance.degraded_scrub_interval_seconds": (60, 120, planned_tasks),

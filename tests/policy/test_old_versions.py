@@ -14,6 +14,8 @@ OWN = (
     SLOT + object_keys.manifest_key("u", "lun-3"),
     SLOT + object_keys.fingerprints_key("u"),
     SLOT + object_keys.work_key("u"),
+    SLOT + object_keys.owner_revision_key("u", 7),
+    object_keys.installation_revision_key("zones", "eastus/1", 7),
     object_keys.zone_uid_key("u"),
     object_keys.checkpoint_key("00000000000000000001-u"),
     f"{object_keys.REPAIRS}1/{'0f' * 32}",
@@ -30,6 +32,9 @@ FOREIGN = (
     "backup/pools/a/Standard_LRS/replica-1/works/u",
     "zone/map.svg",
     "zone/uid/a/b",
+    "installation/guide.pdf",
+    "installation/groups/a/12",
+    "pools/a/Standard_LRS/replica-1/owners/u/12",
     "repairs/car-7.pdf",
     "imgstore-probe",
 )

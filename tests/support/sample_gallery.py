@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from imgstore.bootstrap import Settings, open_installation
+from imgstore.catalog.storage.revisions import KINDS
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.disks.version_disks import disk_key
 from imgstore.domain.effects import Effects
@@ -50,6 +51,7 @@ from imgstore.segments.manifest import decode_manifest
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
 from imgstore.segments.reference import decode_reference
 from imgstore.stores.interface import ObjectStore
+from tests.support.revision_audit import check_revisions
 
 GROUP: Final = "rg"
 GALLERY: Final = "g1"
@@ -214,7 +216,7 @@ def expire_collectors(installation: Installation) -> None:
 
 
 def audit_collected(installation: Installation) -> None:
-    """Check that an embedded home contains exactly the files that its manifests name.
+    """Check that an embedded home contains exactly the files that its manifests name, and revisions of their owners.
 
     Raises:
         AssertionError: a file is not named, or a named file is missing.
@@ -233,9 +235,11 @@ def audit_collected(installation: Installation) -> None:
             works |= {object_keys.fingerprints_key(work.uid) for work in manifest.works}
         fingerprints = {key for key in files if key.startswith(object_keys.FINGERPRINTS)}
         assert fingerprints <= works, f"{folder}: {fingerprints - works} belong to no manifest"
-        assert files - fingerprints == named | manifests, (
-            f"{folder}: too many {files - fingerprints - named - manifests}, missing {named - files}"
-        )
+        owners = {key.split("/")[1] for key in manifests}
+        revisions = {key for key in files if (found := object_keys.parse_owner_revision(key)) and found[0] in owners}
+        more = files - fingerprints - revisions - named - manifests
+        assert not more, f"{folder}: too many {more}"
+        assert named <= files, f"{folder}: missing {named - files}"
 
 
 def reference(version: str = "latest") -> ImageReference:
@@ -320,6 +324,8 @@ class SlotContent:
     """Stored bytes by key below the slot."""
     overhead: dict[str, int]
     """Stored bytes of fingerprints and works, by key below the slot."""
+    revisions: dict[str, int]
+    """Stored bytes of the revisions of versions and disks, by key below the slot."""
 
 
 def content(installation: Installation, slot: Slot) -> SlotContent:
@@ -328,13 +334,15 @@ def content(installation: Installation, slot: Slot) -> SlotContent:
     Raises:
         AssertionError: the store contains an unknown object.
     """
-    found = SlotContent(segments={}, manifests={}, overhead={})
+    found = SlotContent(segments={}, manifests={}, overhead={}, revisions={})
     for info in installation.locator.store(slot).list(slot.prefix):
         key = info.key.removeprefix(slot.prefix)
         if key.startswith(object_keys.SEGMENTS):
             found.segments[object_keys.segment_name(key)] = info.stored_bytes
         elif key.startswith(object_keys.MANIFESTS):
             found.manifests[key] = info.stored_bytes
+        elif object_keys.parse_owner_revision(key) is not None:
+            found.revisions[key] = info.stored_bytes
         else:
             assert key.startswith((object_keys.FINGERPRINTS, object_keys.WORKS)), f"what is {key}?"
             found.overhead[key] = info.stored_bytes
@@ -361,7 +369,8 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
 
     Raises:
         AssertionError: a promise of the design is broken. A complete replica or a disk names a missing or wrong object
-            (P1, P2, P6), the bill differs from the stored or delivered bytes (P3), or a manifest has no owner (P4).
+            (P1, P2, P6), the bill differs from the stored or delivered bytes (P3), a manifest has no owner (P4), or a
+            revision without a mark differs from the catalog (B18).
     """
     arrived: defaultdict[str, dict[Digest, int]] = defaultdict(dict)
     for slot in all_slots(installation):
@@ -389,6 +398,11 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
     if quiet:
         with installation.catalog.reading() as transaction:
             assert transaction.works.list_open() == [], "a work is open"
+            has_marks = any(
+                kind in KINDS and not KINDS[kind].is_deferred for kind, _ in transaction.revision_marks.list_resources()
+            )
+        if not has_marks:
+            check_revisions(installation)
 
 
 def _audit_slot(installation: Installation, slot: Slot, *, quiet: bool, struck: bool) -> dict[Digest, int]:

@@ -15,6 +15,7 @@ from sqlalchemy import Column, LargeBinary, Table
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import DecimalText, EnumText, UtcDateTime
+from imgstore.catalog.engine.revision_triggers import MarkedTable
 from imgstore.domain.errors import StoreMismatch
 from imgstore.domain.storage.revisions import JsonRow
 
@@ -131,13 +132,37 @@ LEFT_OUT: Final[Mapping[str, str]] = MappingProxyType(
         "unknown_objects": "first sightings, from which a grace counts; a new grace is safe",
         "scrub_passes": "the progress of scrubs",
         "scrub_damages": "the progress of scrubs",
+        "slot_scrubs": "the times of scrubs",
+        "lost_objects": "damage that the next scrub finds again",
         "workers": "running processes",
         "zone_health": "the circuits of zones in the view of hosts",
         "recovery_keys": "the coverage of the newest recovery file, which `catalog recovery-file` records again",
+        "revision_marks": "revisions that remain to be written",
+        "ledger_checkpoints": "the buckets contain the checkpoints (`installation/ledger/`)",
         "signing_keys": "private keys, which no bucket may contain; the recovery file has the keys",
     }
 )
 """The reason for each table without revisions."""
+
+
+def list_marked_tables() -> list[MarkedTable]:
+    """Return the triggers that all kinds need. A test compares the result with the triggers of the migrations."""
+    found: list[MarkedTable] = []
+    for kind in KINDS.values():
+        for member in kind.members:
+            quiet = {*member.identity, *member.quiet, *member.omitted}
+            is_shared = sum(member in other.members for other in KINDS.values()) > 1
+            found.append(
+                MarkedTable(
+                    table=member.table.name,
+                    kind=member.table.name if kind.is_ledger else kind.name,
+                    identity=member.identity,
+                    loud=tuple(column.name for column in member.table.c if column.name not in quiet),
+                    is_urgent=not kind.is_deferred,
+                    root=kind.root.table.name if is_shared else None,
+                )
+            )
+    return found
 
 
 def encode_row(member: Member, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,10 @@ class MaintenanceKind(StrEnum):
     """Finish deletions: soft-deleted versions after the retention, and removals and deletions of dead processes."""
     ACTIVITY = "activity"
     """Delete old and surplus rows of the activity log."""
+    REVISIONS = "revisions"
+    """Write revisions that a region missed, and the revisions of an installation from before revisions."""
+    LEDGER = "ledger"
+    """Write the new rows of the ledger into a checkpoint."""
     REPAIRS = "repairs"
     """Write missed objects to the zones of a region, according to the repair notes."""
     SCRUB = "scrub"
@@ -48,6 +52,8 @@ class MaintenanceSettings:
     """The retention of rows in the activity log, as in Azure."""
     activity_rows_max: int = 1_000_000
     """The number of rows in the activity log. The latest rows are kept."""
+    revisions_interval_seconds: int = 300
+    ledger_interval_seconds: int = 3_600
     repairs_interval_seconds: int = 300
     """For each region with three zones."""
     scrub_interval_seconds: int = 7 * _DAY_SECONDS

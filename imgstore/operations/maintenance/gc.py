@@ -25,9 +25,11 @@ from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc_survey import find_named_segments, read_gc_clock, survey_slot
 from imgstore.operations.maintenance.old_versions import sweep_old_versions
+from imgstore.operations.maintenance.revision_upkeep import delete_old_revisions, write_all_revisions
 from imgstore.operations.maintenance.unknown_objects import record_unknown
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.replication.targets import remove_all_surplus_replicas
+from imgstore.operations.revisions import flush_revisions
 from imgstore.operations.slots.leftovers import run_removals
 from imgstore.operations.slots.stale_works import WORK_ABANDON_DAYS, abandon_stale_works, list_stale_works
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current, refuse_if_outdated
@@ -87,6 +89,7 @@ def collect(
         finish_deletes(installation)
         remove_all_surplus_replicas(installation)
         run_removals(installation)
+        write_all_revisions(installation)
         done: list[SlotReport] = []
         segments = pools = 0
         for pool, planned in _survey_pools(installation, grace):
@@ -95,6 +98,7 @@ def collect(
                 segments += _remove_segment_rows(installation, pool, reports)
                 pools += _remove_pool(installation, pool, reports)
             done += reports
+        delete_old_revisions(installation, _owners_with_revisions(done))
         old_versions = sweep_old_versions(installation, done, remove=True)
         return GcReport(
             grace=grace,
@@ -107,10 +111,17 @@ def collect(
         )
 
 
+def _owners_with_revisions(reports: Sequence[SlotReport]) -> frozenset[str] | None:
+    """Return the uids with revisions in slots, or None if a slot was not read."""
+    surveys = [report.survey for report in reports]
+    return frozenset().union(*(each.owners_with_revisions for each in surveys if each)) if all(surveys) else None
+
+
 def collect_pool(installation: Installation, principal: Principal, pool_uid: str) -> list[SlotReport]:
     """Collect the garbage of one pool without a grace period. Only for a caller that alone has written to the pool."""
     with record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
         check_catalog_is_current(installation)
+        flush_revisions(installation)
         done: list[SlotReport] = []
         for pool, planned in _survey_pools(installation, timedelta(0), pool_uid):
             done += [_collect_slot(installation, report, timedelta(0)) for report in planned]

@@ -21,6 +21,7 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Work
 from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance.revision_upkeep import stale_slot_revisions
 from imgstore.policy.gc_plan import GcClock, SlotSurvey, plan_slot, writer_sequences
 from imgstore.segments.manifest import ManifestCheck, decode_manifest
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
@@ -34,6 +35,8 @@ class _Listing:
     manifests: dict[str, ObjectInfo]
     fingerprints: dict[str, ObjectInfo]
     """Fingerprint objects by packing uid."""
+    revisions: dict[str, ObjectInfo]
+    """Revisions of versions and stored disks, by key below the slot."""
     start_markers: dict[str, ObjectInfo]
     """Start markers by work uid, listed after the segments.
 
@@ -81,6 +84,8 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
         clock = read_gc_clock(installation, transaction, slot, grace)
         unknown = _find_unknown(transaction, slot, listing.manifests, rows, works)
         complete = [row for row in rows if transaction.manifests.is_complete(row.uid)] if listing.fingerprints else []
+        # An accepted catalog does not know some owners.
+        old_revisions = {} if keeps_unknown else stale_slot_revisions(transaction, slot, listing.revisions)
     if keeps_unknown:
         listing = replace(listing, segments={name: info for name, info in listing.segments.items() if name in known})
     in_catalog = frozenset(name for name, number in known.items() if number in named)
@@ -94,6 +99,7 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
     )
     open_uids = {work.uid for work in works}
     stale = {object_keys.work_key(uid): listing.start_markers[uid].stored_bytes for uid in closed_works}
+    stale |= old_revisions
     packing = frozenset[str]().union(*map(object_keys.packing_uids, open_uids))
     # An accepted catalog does not know some works and their fingerprints, so all fingerprints stay.
     closed = {uid: info for uid, info in listing.fingerprints.items() if uid not in packing and not keeps_unknown}
@@ -105,7 +111,12 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
                 for uid, info in closed.items()
                 if uid not in needed
             }
-    others = [*listing.manifests.values(), *listing.fingerprints.values(), *listing.start_markers.values()]
+    others = [
+        *listing.manifests.values(),
+        *listing.fingerprints.values(),
+        *listing.start_markers.values(),
+        *listing.revisions.values(),
+    ]
     return SlotSurvey(
         slot=slot,
         segments=listing.segments,
@@ -116,13 +127,16 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
         unknown_manifest_bytes={key: listing.manifests[key].stored_bytes for key in unknown},
         protected=protected,
         stale=stale,
+        owners_with_revisions=frozenset(
+            parsed[0] for key in listing.revisions if (parsed := object_keys.parse_owner_revision(key)) is not None
+        ),
         oldest_work=works[0] if works else None,
     )
 
 
 def list_manifests(access: SlotAccess) -> dict[str, ObjectInfo]:
     """List the manifests and references of a slot, by key below the slot."""
-    return {object_keys.MANIFESTS + key: info for key, info in _list_folder(access, object_keys.MANIFESTS).items()}
+    return _list_keys(access, object_keys.MANIFESTS)
 
 
 def unknown_manifests(transaction: Transaction, slot: Slot, listed: Iterable[str]) -> list[str]:
@@ -135,6 +149,10 @@ def unknown_manifests(transaction: Transaction, slot: Slot, listed: Iterable[str
     """
     rows = transaction.manifests.in_slot(slot.uid, complete_only=False)
     return _find_unknown(transaction, slot, listed, rows, transaction.works.list_open(slot.uid))
+
+
+def _list_keys(access: SlotAccess, folder: str) -> dict[str, ObjectInfo]:
+    return {folder + name: info for name, info in _list_folder(access, folder).items()}
 
 
 def _list_folder(access: SlotAccess, folder: str) -> dict[str, ObjectInfo]:
@@ -155,6 +173,7 @@ def _list(access: SlotAccess) -> _Listing:
         segments=segments,
         manifests=list_manifests(access),
         fingerprints=_list_folder(access, object_keys.FINGERPRINTS),
+        revisions=_list_keys(access, object_keys.OWNERS),
         start_markers=_list_folder(access, object_keys.WORKS),
     )
 

@@ -24,8 +24,14 @@ from imgstore.operations.activity_log import trim_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc import GRACE_HOURS, collect
 from imgstore.operations.maintenance.pace import make_pace
+from imgstore.operations.maintenance.revision_upkeep import repair_installation_zones
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.replication.targets import remove_all_surplus_replicas
+from imgstore.operations.revisions import (
+    copy_ledger_checkpoints,
+    write_ledger_checkpoints,
+    write_waiting_revisions,
+)
 from imgstore.operations.slots.leftovers import run_removals
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.operations.stores.zone_gaps import record_zone_gaps
@@ -174,6 +180,10 @@ class MaintenanceRunner:
         if task.kind is MaintenanceKind.ACTIVITY:
             deleted = trim_activity(self._installation)
             return f"{deleted} rows of the activity log deleted" if deleted else ""
+        if task.kind is MaintenanceKind.REVISIONS:
+            return self._write_revisions()
+        if task.kind is MaintenanceKind.LEDGER:
+            return self._write_checkpoints()
         if task.kind is MaintenanceKind.REPAIRS:
             return self._repair_zones(task.subject)
         if task.kind is MaintenanceKind.SCRUB:
@@ -193,6 +203,18 @@ class MaintenanceRunner:
         outcome = ", ".join(f"{count} {what} ended" for what, count in counts.items() if count)
         self._record("imgstore/maintenance/deletions", outcome)
         return outcome
+
+    def _write_revisions(self) -> str:
+        waiting = write_waiting_revisions(self._installation)
+        repaired = repair_installation_zones(self._installation)
+        counts = {"revisions wait for a store": waiting, "objects given to zones that missed them": repaired}
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+    def _write_checkpoints(self) -> str:
+        rows = write_ledger_checkpoints(self._installation)
+        copied = copy_ledger_checkpoints(self._installation)
+        counts = {"rows of the ledger stored": rows, "checkpoints copied": copied}
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
     def _repair_zones(self, region: str) -> str:
         """Give the zones of a region the objects that they missed, as far as the zones answer."""

@@ -30,6 +30,7 @@ from imgstore.ledger.entries import Party
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.pace import make_pace
+from imgstore.operations.maintenance.revision_upkeep import check_revisions, repair_installation_zones
 from imgstore.operations.maintenance.scrub_progress import ScrubProgress
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.degrade import degrade, degrade_owners, remove_damaged
@@ -126,6 +127,7 @@ def _scrub(installation: Installation, request: ScrubRequest) -> list[SlotScrub]
     done = [found for found, _ in scrubbed]
     if request.repair_notes_only:
         return done
+    _check_revisions(installation, slots, request)
     for each, progress in scrubbed:  # Last, because the repair of one slot may help a replica of another.
         restoration = restore_replicas(
             installation, each.slot, each.unrepaired, dry_run=request.dry_run, pace=request.pace
@@ -153,6 +155,29 @@ def _with_rate(installation: Installation, request: ScrubRequest) -> ScrubReques
         limited(length)
 
     return replace(request, pace=pace)
+
+
+def _check_revisions(installation: Installation, slots: Sequence[Slot], request: ScrubRequest) -> None:
+    """Compare the revisions in the slots with the catalog.
+
+    Also compare the revisions in each region of the request. A scrub of one slot includes the region if the slot is the
+    first one there.
+    """
+    if request.slot_uid is None:
+        names = {region.name for region in installation.regions.regions.values()}
+        regions = {slot.key.region for slot in slots} if request.region is not None else names
+    else:
+        with installation.catalog.reading() as transaction:
+            first = {slot.key.region: slot.uid for slot in reversed(transaction.slots.list_all())}
+        regions = {region for region, uid in first.items() if uid == request.slot_uid}
+    check = check_revisions(installation, slots, regions, dry_run=request.dry_run)
+    if not request.dry_run:
+        repair_installation_zones(installation)
+    if check.wrong:
+        written = "" if request.dry_run else " and written again"
+        installation.note("scrub", f"{check.wrong} of {check.read} revisions missing or wrong{written}")
+    if check.problem is not None:
+        installation.note("scrub", f"some revisions were not read: {check.problem}")
 
 
 def _scrub_slot(
