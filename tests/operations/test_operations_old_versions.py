@@ -208,6 +208,16 @@ def test_a_bucket_without_versioning_costs_one_more_request(plain: House) -> Non
     assert house.versions("imgstore-probe/") == []
 
 
+def test_a_zone_that_fails_is_not_asked_for_its_versioning(plain: House) -> None:
+    """The request with its retries would cost a minute at a zone that never answers."""
+    with plain.open() as installation:
+        plain.proxy.requests.clear()
+        with plain.refuse(lambda _method, path: None if "FORMAT" in path or "zone" in path else "AccessDenied"):
+            done = collect(installation)
+    assert all(report.problem for report in done.slots)
+    assert not any("versioning" in path for _, path in plain.proxy.requests)
+
+
 def test_old_versions_are_deleted(versioned: House) -> None:
     """Invariant G17: also versions of manifests, and of objects that were put twice. Keys of other programs stay."""
     house = versioned

@@ -5,7 +5,10 @@ fixed port and a folder, so that a test can kill the process and start the serve
 """
 
 import hashlib
+import json
+import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +25,7 @@ from tests.support.s3_proxy import Exchange, ProxiedAnswer, ProxiedRequest, S3Pr
 
 _DISK_BYTES: Final = 3 << 30
 """The size of a sparse file system for a server. MinIO refuses writes on a disk with little free space."""
-_REMOUNTS_MAX: Final = 500
+_LOOKS_MAX: Final = 500
 _S3_PORT: Final = 3
 """The index of the S3 endpoint in the ports of SeaweedFS."""
 
@@ -95,16 +98,50 @@ class ZoneServer:
         finally:
             client.close()
 
-    def remount(self, option: str) -> None:
-        """Change a mount option of the disk, such as "ro". Wait for writes in progress, which keep the disk busy."""
+    def set_read_only(self, *, read_only: bool) -> None:
+        """Refuse every write, or no write."""
+        if self.kind == "minio":
+            self._remount("ro" if read_only else "rw")
+        else:
+            self._permit(["Read", "List"] if read_only else ["Admin", "Read", "Write", "List", "Tagging"])
+            self._await_put(refused=read_only)
+
+    def _remount(self, option: str) -> None:
+        """Change a mount option of the disk. Wait for writes in progress, which keep the disk busy."""
         assert self.disk is not None, "the server has a disk of its own"
         command = ["mount", "-o", f"remount,{option}", str(self.disk)]
-        for _ in range(_REMOUNTS_MAX):
+        for _ in range(_LOOKS_MAX):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 return
             Effects().wait(0.02)
         raise RuntimeError(done.stderr)
+
+    def _permit(self, actions: Sequence[str]) -> None:
+        """Change the rights of the access key. SeaweedFS keeps its files open, so its disk cannot be remounted."""
+        file = self.folder / "s3.json"
+        configuration = json.loads(file.read_text())
+        configuration["identities"][0]["actions"] = actions
+        file.write_text(json.dumps(configuration))
+        assert self.engine.pid is not None, "it was started here"
+        os.kill(self.engine.pid, signal.SIGHUP)
+
+    def _await_put(self, *, refused: bool) -> None:
+        client = self.engine.client()
+        try:
+            for _ in range(_LOOKS_MAX):
+                try:
+                    client.put_object(Bucket="ready", Key="ready", Body=b"ready")
+                except client.exceptions.ClientError:
+                    if refused:
+                        return
+                else:
+                    if not refused:
+                        return
+                Effects().wait(0.02)
+        finally:
+            client.close()
+        raise RuntimeError("the rights did not change")
 
 
 @contextmanager
@@ -260,7 +297,9 @@ FAULTS: Final[dict[str, ZoneFault]] = {
     "lost": ZoneFault(begin=_lose, end=_return),
     "full": ZoneFault(begin=_fill, end=_empty_disk, needs_disk=True),
     "read-only": ZoneFault(
-        begin=lambda server: server.remount("ro"), end=lambda server: server.remount("rw"), needs_disk=True
+        begin=lambda server: server.set_read_only(read_only=True),
+        end=lambda server: server.set_read_only(read_only=False),
+        needs_disk=True,
     ),
     "slow": ZoneFault(
         begin=lambda server: server.way.set_round_trip(1.0), end=lambda server: server.way.set_round_trip(0.0)
