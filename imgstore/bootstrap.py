@@ -7,14 +7,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from imgstore.catalog import Catalog, InstallationRow
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreFull
+from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreFull, StoreMismatch
 from imgstore.domain.host.file_systems import AbilityMissing, check_free_bytes, check_locks
 from imgstore.domain.host.os_errors import advise, describe, is_full, is_write_fault
 from imgstore.domain.host.private_files import make_private_folder, tighten_folder
@@ -25,12 +25,15 @@ from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maint
 from imgstore.domain.settings.shared import Difference, as_document
 from imgstore.operations.installation import Installation, Tuning
 from imgstore.operations.leases import LEASE_SECONDS, LeaseKeeper, is_dead, this_host
+from imgstore.operations.recovery.rebuild_context import NoRecords, RebuildContext
+from imgstore.operations.recovery.recovery_keys import RecoveryKeys
 from imgstore.operations.recovery.restore_mark import refuse_unfinished_restore
 from imgstore.operations.shared_settings import SETTINGS_FILE, initialize_settings, read_settings_file
 from imgstore.operations.slots.zone_registry import CatalogZones
 from imgstore.operations.stores.first_start import DATABASE_FILE, check_catalog_file, check_no_other_installation
 from imgstore.operations.stores.health_records import CatalogHealth
 from imgstore.regions import Locator, Regions, load_regions
+from imgstore.regions.regions_file import parse_regions
 from imgstore.stores.wrappers.retry import RetryPolicy
 
 _FOLDERS: Final = ("regions", "scratch", "tls", "uploads")
@@ -97,6 +100,56 @@ def open_installation(
     with _scratch(settings) as scratch:
         document = read_settings_file(settings.home / SETTINGS_FILE)
         yield from _open(settings, subscriber, outside, regions, document, scratch)
+
+
+@contextmanager
+def open_rebuild(
+    settings: Settings, keys: RecoveryKeys, subscriber: Subscriber, *, dry_run: bool, effects: Effects | None = None
+) -> Iterator[RebuildContext]:
+    """Open the zones of a lost installation, and an empty catalog for the rebuild.
+
+    regions.yaml and its variables come from the recovery file, unless the settings name a file or set a variable. A dry
+    run creates no SQLite catalog.
+
+    Raises:
+        RegionsFault: `regions.yaml` is invalid.
+        InvalidInput: the home is invalid.
+        StoreError: The database does not answer.
+    """
+    outside = effects or Effects()
+    environ = {**keys.variables, **settings.environ}
+    regions = (
+        load_regions(settings.regions, environ)
+        if settings.regions is not None
+        else parse_regions(keys.regions_document, environ, path="regions.yaml of the recovery file")
+    )
+    file = settings.home / DATABASE_FILE
+    with ExitStack() as stack:
+        catalog: Catalog | None = None
+        if settings.database is not None or file.exists() or not dry_run:
+            try:
+                _make_home(settings.home)
+            except OSError as error:
+                raise _home_error(settings.home, error) from error
+            catalog = Catalog.open(settings.database or f"sqlite:///{file}", outside)
+            stack.callback(catalog.close)
+        locator = Locator(
+            regions,
+            home=settings.home,
+            installation_uid=keys.installation_uid,
+            environ=environ,
+            effects=outside,
+            registry=NoRecords(),
+            space=settings.space or DiskSpace(),
+        )
+        stack.callback(locator.close)
+        yield RebuildContext(
+            catalog=catalog,
+            zones=locator.find_zones(),
+            keys=keys,
+            effects=outside,
+            subscriber=suppress_errors(subscriber),
+        )
 
 
 def _keep_buffers() -> None:
@@ -190,8 +243,17 @@ def _ensure_installation(
     """
     with catalog.reading() as transaction:
         found = transaction.installation.find()
+        is_unfinished = found is None and transaction.rebuilt_rows.has_rows()
     if found is not None:
         return found
+    if is_unfinished:
+        raise StoreMismatch(
+            f"The catalog in {catalog.place} is not complete.",
+            found="the rows of an interrupted `imgstore catalog rebuild`",
+            expected="a complete catalog",
+            hint="run the same `imgstore catalog rebuild` again to continue",
+            target="catalog",
+        )
     locator = Locator(
         regions,
         home=settings.home,

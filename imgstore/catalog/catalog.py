@@ -38,6 +38,7 @@ from imgstore.catalog.storage.ledger import Ledger
 from imgstore.catalog.storage.maintenance import MaintenanceTasks, ZoneGaps
 from imgstore.catalog.storage.manifests import Manifests
 from imgstore.catalog.storage.queue import Queue
+from imgstore.catalog.storage.rebuilt_rows import RebuiltRows
 from imgstore.catalog.storage.replicas import Replicas
 from imgstore.catalog.storage.revision_marks import RevisionMarks
 from imgstore.catalog.storage.scrub_passes import ScrubPasses
@@ -107,6 +108,7 @@ class Transaction:
         self.issuers = Issuers(session)
         self.signing_keys = SigningKeys(session)
         self.recovery_keys = RecoveryKeys(session)
+        self.rebuilt_rows = RebuiltRows(session)
 
     def now(self) -> datetime:
         """Return the time of the database's clock in UTC.

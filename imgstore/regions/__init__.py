@@ -10,11 +10,12 @@ from imgstore.regions.identity import Consent, ZoneRegistry
 from imgstore.regions.model import ALL_ZONES, Policy, Region, Regions, Zone
 from imgstore.regions.regions_file import load_regions
 from imgstore.regions.store_locator import Locator
-from imgstore.regions.zones import VersionedZone, ZoneReport
+from imgstore.regions.zones import FoundZone, VersionedZone, ZoneReport
 
 __all__ = [
     "ALL_ZONES",
     "Consent",
+    "FoundZone",
     "Locator",
     "Policy",
     "Region",

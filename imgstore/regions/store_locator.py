@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -27,10 +28,11 @@ from imgstore.domain.storage.digests import digest_of
 from imgstore.domain.storage.object_keys import checkpoint_key
 from imgstore.regions.format_mark import FormatMark
 from imgstore.regions.health import CircuitBreakers
-from imgstore.regions.identity import Consent, ZoneRegistry
+from imgstore.regions.identity import Consent, ZoneRegistry, read_zone_objects
 from imgstore.regions.model import ALL_ZONES, Policy, Region, Regions, Zone
 from imgstore.regions.zones import (
     EmbeddedZone,
+    FoundZone,
     OpenedZone,
     S3Zone,
     VersionedZone,
@@ -345,6 +347,25 @@ class Locator:
                 opened += [self._open(region, zone) for zone in region.zones]
         self._run_on_zones(opened, read)
         return found
+
+    def find_zones(self) -> list[FoundZone]:
+        """Read the mark and the identity of each zone of regions.yaml, without a catalog and without a change."""
+
+        def look(region: Region, zone: Zone) -> FoundZone:
+            found = FoundZone(region=region.name, zone=zone.name, store=None)
+            try:
+                opened = self._open(region, zone)
+                found = replace(found, store=opened.store)
+                mark = opened.read_mark()
+                if mark is not None:
+                    opened.accept(mark)
+                return replace(found, mark=mark, objects=read_zone_objects(opened.store))
+            except StoreError as error:
+                return replace(found, error=error)
+
+        every = [(region, zone) for region in self._regions.regions.values() for zone in region.zones]
+        with ThreadPoolExecutor(len(every)) as pool:  # One wait for all zones that do not answer.
+            return list(pool.map(look, *zip(*every, strict=True)))
 
     def _recorded_zones(self) -> list[OpenedZone]:
         every = [(region, zone) for region in self._regions.regions.values() for zone in region.zones]

@@ -85,6 +85,21 @@ class VersionedZone:
     versioning: Versioning
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundZone:
+    """A zone of regions.yaml as found without a catalog and without a change."""
+
+    region: str
+    zone: str
+    store: ObjectStore | None
+    """The store, without the check of a recorded identity. None if the AWS profile does not exist."""
+    mark: FormatMark | None = None
+    """The FORMAT object, or None if there is none."""
+    objects: ZoneObjects = ZoneObjects(uids=frozenset(), checkpoints=())  # noqa: RUF009 - frozen
+    error: StoreError | None = None
+    """The reason why the zone cannot be read, or None."""
+
+
 def report_unopened(region: Region, zone: Zone, error: StoreError) -> ZoneReport:
     """Report a zone whose store could not be created."""
     return ZoneReport(

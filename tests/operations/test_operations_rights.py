@@ -80,6 +80,7 @@ VALUES: dict[str, Any] = {
     "subject": "s",
     "proof": None,
     "passphrase": "correct horse battery",
+    "dry_run": True,
     "who": "somebody",
     "planned": (),
     "pool_uid": "none",

@@ -57,6 +57,15 @@ class Installations(Repository):
         """Permit the use of an outdated catalog. From now on, objects that are not in the catalog are kept."""
         self._session.run(update(schema.installation).values(outdated=None, keeps_unknown=True))
 
+    def adopt(self, *, keeps_unknown: bool) -> None:
+        """Note that the catalog has the newer objects of the buckets.
+
+        Args:
+            keeps_unknown: keep unknown objects for ever, because not all newer objects were taken.
+        """
+        table = schema.installation
+        self._session.run(update(table).values(outdated=None, keeps_unknown=table.c.keeps_unknown | keeps_unknown))
+
     def ensure(self, subscription: str | None) -> InstallationRow:
         """Return the installation.
 

@@ -74,7 +74,19 @@ def open_session(
         may_read_only: whether the command may open a home that it cannot write.
     """
     options = options or global_options.of(click.get_current_context())
-    settings = Settings(
+    settings = make_settings(options, environ, may_read_only=may_read_only)
+    with (
+        progress.show_progress(quiet=options.only_show_errors) as subscriber,
+        open_installation(settings, subscriber) as installation,
+    ):
+        yield Session(installation=installation, principal=administrator(user_name()), quiet=options.only_show_errors)
+
+
+def make_settings(
+    options: global_options.Globals, environ: Mapping[str, str] = os.environ, *, may_read_only: bool = True
+) -> Settings:
+    """Make the settings of an installation from the global options. See `open_session`."""
+    return Settings(
         home=options.data_home,
         regions=options.regions,
         database=options.database,
@@ -82,11 +94,6 @@ def open_session(
         environ=environ,
         may_read_only=may_read_only,
     )
-    with (
-        progress.show_progress(quiet=options.only_show_errors) as subscriber,
-        open_installation(settings, subscriber) as installation,
-    ):
-        yield Session(installation=installation, principal=administrator(_user()), quiet=options.only_show_errors)
 
 
 @contextmanager
@@ -108,7 +115,7 @@ def server_parts() -> Iterator[None]:
         ) from error
 
 
-def _user() -> str:
+def user_name() -> str:
     """Return the user's name for the activity log. A container may run under a user id without a name."""
     try:
         return getpass.getuser()

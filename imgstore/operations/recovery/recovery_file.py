@@ -38,7 +38,7 @@ def write_recovery_file(
     """
     with record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, _WHAT, about=str(path)):
         with installation.catalog.reading() as transaction:
-            keys = _read_present(installation, transaction)
+            keys = read_present_keys(installation, transaction)
         data = seal(keys.encode(), passphrase, installation.effects)
         pending = PendingFile(path, overwrite=overwrite, read_soon=True, mode=FILE_MODE, effects=installation.effects)
         try:
@@ -63,8 +63,8 @@ def check_recovery_file(
     authorize(principal, Action.ADMINISTER, INSTALLATION)
     keys, file_bytes = read_recovery_file(path, passphrase)
     with installation.catalog.reading() as transaction:
-        present = _read_present(installation, transaction)
-    _check_same_installation(keys, present, path)
+        present = read_present_keys(installation, transaction)
+    check_same_installation(keys, present, path)
     names = {*keys.variables, *present.variables}
     changed = sorted(name for name in names if keys.variables.get(name) != present.variables.get(name))
     if keys.regions_document != present.regions_document:
@@ -104,7 +104,8 @@ def read_recovery_file(path: Path, passphrase: str) -> tuple[RecoveryKeys, int]:
         raise damaged_error(str(path), str(error)) from error
 
 
-def _read_present(installation: Installation, transaction: Transaction) -> RecoveryKeys:
+def read_present_keys(installation: Installation, transaction: Transaction) -> RecoveryKeys:
+    """Return the keys and the settings of the installation as of now."""
     document, variables = read_regions_document(installation.regions, installation.environ)
     return read_keys(
         transaction, regions_document=document, variables=variables, home=str(installation.home.absolute())
@@ -124,8 +125,12 @@ def _report(installation: Installation, path: Path, keys: RecoveryKeys, file_byt
     )
 
 
-def _check_same_installation(keys: RecoveryKeys, present: RecoveryKeys, path: Path) -> None:
-    """Refuse the file of another installation, or of a catalog that was reset under the same uid."""
+def check_same_installation(keys: RecoveryKeys, present: RecoveryKeys, path: Path | str) -> None:
+    """Refuse the file of another installation, or of a catalog that was reset under the same uid.
+
+    Raises:
+        InvalidInput: the keys differ.
+    """
     pools = {pool.uid: pool.fingerprint_key for pool in present.pools}
     others = [pool.uid for pool in keys.pools if pools.get(pool.uid, pool.fingerprint_key) != pool.fingerprint_key]
     if keys.installation_uid != present.installation_uid:

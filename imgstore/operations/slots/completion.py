@@ -13,6 +13,7 @@ import numpy as np
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import unpack_ids
 from imgstore.domain.disks.version_disks import VersionDisk
+from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, LeaseLost
 from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, SegmentRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState, derive_provisioning_state
@@ -146,7 +147,7 @@ def complete_replica(installation: Installation, leased: LeasedReplica, manifest
         if not was_complete:
             for each in manifests:
                 transaction.manifests.complete(each.uid)
-            open_interval(installation, transaction, owner_uid=version.uid, slot=slot, party=party, own=own)
+            open_interval(installation.effects, transaction, owner_uid=version.uid, slot=slot, party=party, own=own)
         _forget_losses(transaction, slot, manifests, ids)
         transaction.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
         transaction.works.complete(lease)
@@ -195,7 +196,7 @@ def complete_disk(
         new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_slot(slot.uid))
         own = transaction.segments.stored_bytes(slot.key.pool_uid, new_here) + manifest.object_bytes
         transaction.manifests.complete(manifest.uid)
-        open_interval(installation, transaction, owner_uid=disk.uid, slot=slot, party=party, own=own)
+        open_interval(installation.effects, transaction, owner_uid=disk.uid, slot=slot, party=party, own=own)
         transaction.disks.update(disk)
         transaction.works.complete(lease)
 
@@ -284,12 +285,12 @@ def _with_known_digest(disk: VersionDisk, known: VersionDisk) -> VersionDisk:
 
 
 def open_interval(
-    installation: Installation, transaction: Transaction, *, owner_uid: str, slot: Slot, party: Party, own: int
+    effects: Effects, transaction: Transaction, *, owner_uid: str, slot: Slot, party: Party, own: int
 ) -> None:
     """Open a storage interval: from now on the owner is billed for `own` stored bytes in the slot."""
     transaction.ledger.open_interval(
         StorageInterval(
-            uid=installation.effects.new_uid(),
+            uid=effects.new_uid(),
             party=party,
             owner_uid=owner_uid,
             slot_uid=slot.uid,
@@ -318,6 +319,22 @@ def remove_manifests(
         return 0
     existing = transaction.ledger.open_intervals(slot.uid)
     now = transaction.now()
+    wanted = attribute_slot(transaction, slot)
+    parties = {interval.owner_uid: interval.party for interval in existing}
+    to_close, to_open = plan_interval_changes(existing, wanted)
+    for interval in to_close:
+        transaction.ledger.close_interval(interval.uid, now)
+    for owner_uid, own in to_open.items():
+        open_interval(
+            installation.effects, transaction, owner_uid=owner_uid, slot=slot, party=parties[owner_uid], own=own
+        )
+    before = sum(interval.stored_bytes for interval in existing)
+    return before - sum(wanted.values())
+
+
+def attribute_slot(transaction: Transaction, slot: Slot) -> dict[str, int]:
+    """Return the stored bytes of each owner of complete manifests in a slot (invariant M10), by uid."""
+    now = transaction.now()
     arrived = {replica.version_uid: replica.completed_at or now for replica in transaction.replicas.in_slot(slot.uid)}
     owned = defaultdict[str, list[ManifestRow]](list)
     for row in sorted(
@@ -330,15 +347,7 @@ def remove_manifests(
         return np.array([row.stored_bytes for row in transaction.segments.rows(pool_uid, ids)], dtype=np.int64)
 
     owners = [(uid, named_segments(rows), sum(row.object_bytes for row in rows)) for uid, rows in owned.items()]
-    wanted = attribute_bytes(owners, stored_bytes)
-    parties = {interval.owner_uid: interval.party for interval in existing}
-    to_close, to_open = plan_interval_changes(existing, wanted)
-    for interval in to_close:
-        transaction.ledger.close_interval(interval.uid, now)
-    for owner_uid, own in to_open.items():
-        open_interval(installation, transaction, owner_uid=owner_uid, slot=slot, party=parties[owner_uid], own=own)
-    before = sum(interval.stored_bytes for interval in existing)
-    return before - sum(wanted.values())
+    return attribute_bytes(owners, stored_bytes)
 
 
 def named_segments(manifests: Iterable[ManifestRow]) -> Locations:

@@ -101,7 +101,7 @@ def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> Man
             transaction.manifests.add(row)
             transaction.manifests.complete(row.uid)
             open_interval(
-                installation,
+                installation.effects,
                 transaction,
                 owner_uid=disk.uid,
                 slot=disk.slot,

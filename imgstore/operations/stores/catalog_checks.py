@@ -49,8 +49,9 @@ def refuse_if_outdated(transaction: Transaction) -> None:
             "The catalog is older than its buckets, so nothing is deleted.",
             found=found,
             expected="a catalog that recorded every checkpoint of its buckets",
-            hint="restore the newest backup of the catalog (`imgstore catalog restore`). If there is none, `imgstore regions accept-catalog` says what "
-            "is lost by using this one",
+            hint="restore the newest backup of the catalog (`imgstore catalog restore`). If there is none, `imgstore catalog "
+            "adopt` lists the newer resources in the buckets and takes them, and `imgstore regions accept-catalog` says what "
+            "is lost without them",
             target="catalog",
         )
 

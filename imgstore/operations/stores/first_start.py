@@ -62,7 +62,8 @@ def _catalog_lost_error(message: str, owners: dict[str, str]) -> StoreMismatch:
         found=f"{_format_zones(owners)} of installation {', '.join(sorted(set(owners.values())))}",
         expected="the catalog of that installation, or regions without content",
         hint="name the catalog of that installation with --database or IMGSTORE_DATABASE, or restore the newest backup of "
-        "the catalog (`imgstore catalog restore`). To begin another installation, give it another home (--home) and other buckets (--regions)",
+        "the catalog (`imgstore catalog restore`), or run `imgstore catalog rebuild`. To begin another installation, give it "
+        "another home (--home) and other buckets (--regions)",
         target="catalog",
     )
 

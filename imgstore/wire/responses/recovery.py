@@ -1,6 +1,16 @@
 """Reports about recovery files and the recovery of a catalog as JSON."""
 
-from imgstore.domain.recovery import RecoveryFileReport
+from collections.abc import Sequence
+
+from imgstore.domain.recovery import (
+    AdoptionReport,
+    LedgerRecovery,
+    MissingManifest,
+    RebuildReport,
+    RecoveryFileReport,
+    RefusedObject,
+    RefusedResource,
+)
 from imgstore.wire.json_text import Json, instant
 
 
@@ -17,4 +27,82 @@ def recovery_file_json(report: RecoveryFileReport) -> Json:
         "current": report.is_current,
         "missingKeys": list(report.missing),
         "changedSettings": list(report.changed_settings),
+    }
+
+
+def rebuild_json(report: RebuildReport) -> Json:
+    """Return the plan or the result of a rebuild as JSON."""
+    return {
+        "installation": report.installation_uid,
+        "done": report.is_done,
+        "complete": report.is_complete,
+        "resources": dict(report.resources),
+        "deletedResources": dict(report.deleted),
+        "rows": dict(report.rows),
+        "segments": report.segments,
+        **_problems_json(report.refused, report.refused_resources, report.missing_manifests),
+        "unfinishedManifests": report.unfinished_manifests,
+        "newPoolKeys": list(report.new_pool_keys),
+        "skippedZones": list(report.skipped_zones),
+        "ledger": _ledger_json(report.ledger),
+    }
+
+
+def adoption_json(report: AdoptionReport) -> Json:
+    """Return the plan or the result of an adoption as JSON."""
+    return {
+        "done": report.is_done,
+        "complete": report.is_complete,
+        "newerResources": len(report.resources),
+        "newestChange": None if report.newest_at is None else instant(report.newest_at),
+        "unknownCheckpoints": report.checkpoints,
+        "newCharges": report.charges,
+        "resources": [
+            {
+                "kind": each.kind,
+                "uid": each.uid,
+                "name": each.name,
+                "change": each.change,
+                "changedAt": instant(each.changed_at),
+            }
+            for each in report.resources
+        ],
+        **_problems_json(report.refused, report.refused_resources, report.missing_manifests),
+        "newPoolKeys": list(report.new_pool_keys),
+        "skippedZones": list(report.skipped_zones),
+    }
+
+
+def _problems_json(
+    refused: Sequence[RefusedObject], resources: Sequence[RefusedResource], missing: Sequence[MissingManifest]
+) -> dict[str, Json]:
+    return {
+        "refusedObjects": [{"zone": each.place, "key": each.key, "reason": each.reason} for each in refused],
+        "refusedResources": [{"kind": each.kind, "uid": each.uid, "reason": each.reason} for each in resources],
+        "missingManifests": [
+            {
+                "kind": each.kind,
+                "uid": each.owner_uid,
+                "name": each.owner,
+                "slot": each.slot,
+                "disk": each.disk,
+                "hasCopy": each.has_copy,
+            }
+            for each in missing
+        ],
+    }
+
+
+def _ledger_json(ledger: LedgerRecovery) -> Json:
+    return {
+        "checkpoints": ledger.checkpoints,
+        "charges": ledger.charges,
+        "intervals": ledger.intervals,
+        "lost": {
+            "from": None if ledger.lost_since is None else instant(ledger.lost_since),
+            "to": instant(ledger.lost_until),
+        },
+        "missingBefore": list(ledger.breaks),
+        "openedIntervals": ledger.opened_intervals,
+        "closedIntervals": ledger.closed_intervals,
     }

@@ -2,8 +2,10 @@
 
 import click
 
+from imgstore.cli.commands.operator.catalog_adopt import adopt
 from imgstore.cli.commands.operator.catalog_backup import backup
 from imgstore.cli.commands.operator.catalog_copy import copy
+from imgstore.cli.commands.operator.catalog_rebuild import rebuild
 from imgstore.cli.commands.operator.catalog_recovery_file import recovery_file
 from imgstore.cli.commands.operator.catalog_restore import restore
 from imgstore.cli.framework.command import Group
@@ -14,5 +16,5 @@ def catalog() -> None:
     """Protect and recover the catalog of the installation."""
 
 
-for _command in (backup, copy, recovery_file, restore):
+for _command in (adopt, backup, copy, rebuild, recovery_file, restore):
     catalog.add_command(_command)

@@ -1,0 +1,314 @@
+"""Take newer objects of the buckets into an older catalog (invariant K9).
+
+A catalog from a backup lacks the changes since the backup. The buckets describe all resources, so the newest revision of
+each resource replaces the row of the catalog. Everything happens in one transaction, or not at all.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from imgstore.catalog import Transaction
+from imgstore.catalog.storage.rebuilt_rows import Rows, primary_key
+from imgstore.catalog.storage.revisions import KINDS, decode_row
+from imgstore.domain.errors import Conflict
+from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
+from imgstore.domain.recovery import AdoptedResource, AdoptionReport
+from imgstore.domain.storage.revisions import OWNER_KINDS, JsonRow, Revision
+from imgstore.operations.activity_log import record_activity
+from imgstore.operations.gallery.galleries import FINGERPRINT_KEY_BYTES
+from imgstore.operations.installation import Installation
+from imgstore.operations.recovery.rebuild import merge_rows, remove_fingerprints
+from imgstore.operations.recovery.rebuild_plan import FoundResource, read_plan, select_zones
+from imgstore.operations.recovery.rebuilt_intervals import reconcile_intervals
+from imgstore.operations.recovery.rebuilt_manifests import ManifestIndex, pack_contents
+from imgstore.operations.recovery.recovery_file import check_same_installation, read_present_keys
+from imgstore.operations.recovery.recovery_keys import RecoveryKeys
+
+_WHAT: Final = "imgstore/catalog/adopt"
+_MARKS_MAX: Final = 2**31 - 1
+_OWN_KIND: Final = "installation"
+"""The kind with the state of the catalog itself, which is never adopted."""
+_KEPT_TABLES: Final = frozenset({"slots"})
+"""Tables whose rows are never removed from a resource that stays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Difference:
+    """A resource that differs between the buckets and the catalog."""
+
+    revision: Revision
+    change: str
+    local: Mapping[str, Sequence[JsonRow]]
+    """The rows of the catalog."""
+    found: FoundResource | None
+    """None for a deleted resource."""
+
+
+def adopt_newer(
+    installation: Installation,
+    principal: Principal,
+    *,
+    dry_run: bool,
+    keys: RecoveryKeys | None = None,
+    skipped: Collection[str] = (),
+) -> AdoptionReport:
+    """Take the resources whose newest state is in the buckets into the catalog. May be repeated.
+
+    Args:
+        installation: the installation.
+        principal: an administrator.
+        dry_run: report the differences, and change nothing.
+        keys: a newer recovery file, with the keys of pools and the signing keys that the catalog lacks.
+        skipped: names of lost zones ("eastus/1").
+
+    Raises:
+        Conflict: a zone cannot be read, or a resource of the catalog has the name of a newer resource.
+        InvalidInput: the recovery file belongs to another installation.
+        AccessDenied: the principal is no administrator of the installation.
+    """
+    authorize(principal, Action.ADMINISTER, INSTALLATION)
+    if dry_run:
+        return _Adoption(installation, keys, skipped).report(is_done=False)
+    with record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, _WHAT):
+        adoption = _Adoption(installation, keys, skipped)
+        adoption.apply()
+        return adoption.report(is_done=True)
+
+
+class _Adoption:
+    """The differences between the buckets and the catalog."""
+
+    def __init__(self, installation: Installation, keys: RecoveryKeys | None, skipped: Collection[str]) -> None:
+        self._installation = installation
+        with installation.catalog.reading() as transaction:
+            present = read_present_keys(installation, transaction)
+            self._local = _read_local(transaction)
+            self._marked = _find_local_changes(transaction, installation)
+            self._marked_charges = {mark.uid for mark in transaction.revision_marks.list_for_ledger(_MARKS_MAX)}
+            self._charges = {row.key for row in transaction.ledger.rows()}
+            self._is_outdated = transaction.installation.get().outdated is not None
+        if keys is not None:
+            check_same_installation(keys, present, "with the keys")
+        self._present = present
+        self._keys = present if keys is None else keys
+        usable, self._left_out = select_zones(installation.locator.find_zones(), present, skipped)
+        local = [
+            Revision(kind=kind, uid=uid, number=0, installation_uid=installation.uid, rows=rows)
+            for kind, found in self._local.items()
+            for uid, rows in found.items()
+        ]
+        self._plan = read_plan(usable, present, skipped, installation.subscriber, local)
+        self._index = ManifestIndex(self._plan)
+        self._differences = list(self._find_differences())
+        self._check_local_names()
+        with installation.catalog.reading() as transaction:
+            self._unknown = transaction.sequence.find_unknown(self._plan.checkpoints)
+
+    def apply(self) -> None:
+        """Change the catalog in one transaction."""
+        plan, installation = self._plan, self._installation
+        is_older = self._is_outdated or bool(self._unknown)
+        if not is_older and not self._differences:
+            return
+        contents, rows = self._read_rows()
+        new_pools = self._list_new_pools()
+        remove_fingerprints(plan, new_pools)
+        gone = self._list_gone_rows()
+        adopted = [(each.revision.kind, each.revision.uid) for each in self._differences]
+        is_partial = bool(self._left_out or plan.refused)
+        with installation.catalog.transaction() as transaction:
+            table = transaction.rebuilt_rows
+            if is_older:
+                table.forget_works()
+            table.delete(gone)
+            self._fill_columns(transaction, rows, contents)
+            table.write(rows)
+            for each in plan.ledger.rows:
+                table.replace_ledger(self._drop_local_charges(each))
+            table.insert_ledger_checkpoints(plan.ledger.checkpoints)
+            table.insert_checkpoints(self._unknown)
+            table.insert({"signing_keys": self._list_signing_keys(transaction)}, keeps_marks=True)
+            table.remove_marks(adopted)
+            transaction.revision_marks.raise_to(plan.last_number)
+            transaction.installation.adopt(keeps_unknown=is_partial)
+        reconcile_intervals(
+            installation.catalog, installation.effects, plan.slots.values(), closed_at=plan.ledger.newest_at
+        )
+
+    def report(self, *, is_done: bool) -> AdoptionReport:
+        """Return the differences."""
+        plan = self._plan
+        resources = [
+            AdoptedResource(
+                kind=each.revision.kind,
+                uid=each.revision.uid,
+                name=_name(each),
+                change=each.change,
+                changed_at=plan.newest_at[each.revision.number],
+            )
+            for each in self._differences
+        ]
+        owners = {each.revision.uid for each in self._differences}
+        return AdoptionReport(
+            is_done=is_done,
+            resources=resources,
+            newest_at=max((each.changed_at for each in resources), default=None),
+            checkpoints=len(self._unknown),
+            charges=len({row["key"] for rows in plan.ledger.rows for row in rows["ledger"]} - self._charges),
+            refused=plan.reader.refused,
+            refused_resources=plan.refused,
+            missing_manifests=[each for each in self._index.missing if each.owner_uid in owners],
+            new_pool_keys=self._list_new_pools(),
+            skipped_zones=self._left_out,
+        )
+
+    def _find_differences(self) -> Iterable[_Difference]:
+        for kind, found in self._plan.resources.items():
+            for each in found if kind != _OWN_KIND else ():
+                local = self._local[kind].get(each.uid, {})
+                if not self._is_newer(each.revision):
+                    continue
+                if _loud_rows(kind, each.revision.rows) != _loud_rows(kind, local):
+                    change = "changed" if local else "new"
+                    yield _Difference(revision=each.revision, change=change, local=local, found=each)
+        for revision in self._plan.deleted:
+            local = self._local.get(revision.kind, {}).get(revision.uid, {})
+            if local and self._is_newer(revision):
+                yield _Difference(revision=revision, change="deleted", local=local, found=None)
+
+    def _is_newer(self, revision: Revision) -> bool:
+        """Return whether the catalog has no later change of the resource. The sequence of marks numbers revisions."""
+        return revision.number > self._marked.get((revision.kind, revision.uid), 0)
+
+    def _drop_local_charges(self, rows: Rows) -> Rows:
+        """Leave out rows of the ledger with a later change in the catalog."""
+        key = {"ledger": "key", "intervals": "uid"}
+        return {
+            name: [row for row in found if row[key[name]] not in self._marked_charges] for name, found in rows.items()
+        }
+
+    def _check_local_names(self) -> None:
+        """Refuse an adoption in which a resource of the catalog alone cannot stay."""
+        read = {(each.revision.kind, each.uid) for found in self._plan.resources.values() for each in found}
+        own = [
+            each
+            for each in self._plan.refused
+            if each.uid in self._local.get(each.kind, {}) and (each.kind, each.uid) not in read
+        ]
+        if own:
+            raise Conflict(
+                "Resources of the catalog do not fit to newer resources in the buckets, so nothing was adopted.",
+                found="; ".join(f"{each.kind} {each.uid}: {each.reason}" for each in own),
+                expected="no resource of the same name, and the parents of each resource",
+                hint="delete or rename these resources of the catalog first",
+                target="catalog",
+            )
+
+    def _read_rows(self) -> tuple[Mapping[bytes, Any], Rows]:
+        """Return the contents of manifests, and the rows to write."""
+        contents: dict[bytes, Any] = {}
+        rows: list[Rows] = []
+        for kind in KINDS:
+            found = [each.found for each in self._differences if each.found is not None and each.revision.kind == kind]
+            if kind in OWNER_KINDS:
+                read = self._index.read(found)
+                self._index.note_unreadable(kind, found, read)
+                contents |= read
+                rows += [self._index.repair_rows(kind, each)[0] for each in found]
+            else:
+                rows += [each.rows for each in found]
+        return contents, merge_rows(rows)
+
+    def _fill_columns(self, transaction: Transaction, rows: Rows, contents: Mapping[bytes, Any]) -> None:
+        """Add the columns that no revision contains."""
+        keys = {pool.uid: pool.fingerprint_key for pool in (*self._keys.pools, *self._present.pools)}
+        for row in rows.get("pools", ()):
+            row["fingerprint_key"] = keys.get(row["uid"]) or self._installation.effects.random_bytes(
+                FINGERPRINT_KEY_BYTES
+            )
+        manifests = rows.get("manifests", [])
+        pools = {row["uid"]: self._plan.slots[row["slot_uid"]].key.pool_uid for row in manifests}
+        # A pool must exist before its segments.
+        early = {name: rows.pop(name) for name in list(rows) if name in {"groups", "pools", "slots"}}
+        transaction.rebuilt_rows.write(early)
+        packed = pack_contents(transaction, contents, {(pools[row["uid"]], row["digest"]) for row in manifests})
+        for row in manifests:
+            row["segment_ids"] = packed[pools[row["uid"]], row["digest"]]
+
+    def _list_gone_rows(self) -> Rows:
+        """Return the rows of the catalog that the newest revisions do not have."""
+        gone: list[Rows] = []
+        by_kind = {kind: [each for each in self._differences if each.revision.kind == kind] for kind in KINDS}
+        for differences in by_kind.values():
+            for each in differences:
+                local = _decode_local(each.revision, each.local)
+                if each.found is None:
+                    gone.append(local)
+                    continue
+                kept = {name: {_primary_key(name, row) for row in rows} for name, rows in each.found.rows.items()}
+                gone.append(
+                    {
+                        name: [row for row in rows if _primary_key(name, row) not in kept.get(name, ())]
+                        for name, rows in local.items()
+                        if name not in _KEPT_TABLES
+                    }
+                )
+        return merge_rows(gone)
+
+    def _list_new_pools(self) -> list[str]:
+        """Return the pools without a key in the catalog and in the recovery file."""
+        known = {pool.uid for pool in (*self._keys.pools, *self._present.pools)}
+        return sorted(each.uid for each in self._plan.resources["pools"] if each.uid not in known)
+
+    def _list_signing_keys(self, transaction: Transaction) -> list[dict[str, Any]]:
+        known = {key.kid for key in transaction.signing_keys.list()}
+        return [asdict(key) for key in self._keys.signing_keys if key.kid not in known]
+
+
+def _read_local(transaction: Transaction) -> dict[str, dict[str, Mapping[str, Sequence[JsonRow]]]]:
+    """Read the resources of the catalog as plain values, by kind and uid."""
+    found: dict[str, dict[str, Mapping[str, Sequence[JsonRow]]]] = {}
+    for kind, each in KINDS.items():
+        if not each.is_ledger:
+            found[kind] = dict(transaction.revision_marks.read(kind, transaction.revision_marks.list_uids(kind)))
+    return found
+
+
+def _find_local_changes(transaction: Transaction, installation: Installation) -> dict[tuple[str, str], int]:
+    """Return the highest mark of each resource with a change that no bucket has, by kind and uid."""
+    marks = transaction.revision_marks.list(
+        urgent_only=False, regions=list(installation.regions.regions), after=0, until=None, limit=_MARKS_MAX
+    )
+    return {(mark.kind, mark.uid): mark.number for mark in marks if mark.region is None}
+
+
+def _loud_rows(kind: str, rows: Mapping[str, Sequence[JsonRow]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows without the columns whose change alone needs no revision."""
+    members = {member.table.name: member for member in KINDS[kind].members}
+    return {
+        name: [{key: value for key, value in row.items() if key not in member.quiet} for row in rows.get(name, ())]
+        for name, member in members.items()
+    }
+
+
+def _decode_local(revision: Revision, local: Mapping[str, Sequence[JsonRow]]) -> Rows:
+    """Decode the rows of the catalog, in the order of the tables."""
+    return {
+        member.table.name: [decode_row(member, row) for row in local.get(member.table.name, ())]
+        for member in KINDS[revision.kind].members
+    }
+
+
+def _primary_key(table: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in primary_key(table))
+
+
+def _name(difference: _Difference) -> str:
+    """Return the name of a resource for people."""
+    kind = difference.revision.kind
+    rows = difference.revision.rows or difference.local
+    row = next(iter(rows.get(KINDS[kind].root.table.name, ())), {})
+    if kind == "versions":
+        return f"{row['major']}.{row['minor']}.{row['patch']}"
+    return str(row.get("name") or difference.revision.uid)

@@ -1,0 +1,387 @@
+"""A lost catalog comes back from the buckets and the recovery file, column by column (K6 to K8)."""
+
+import filecmp
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from imgstore.api.auth.signing_keys import KeyRing
+from imgstore.bootstrap import Settings, open_rebuild
+from imgstore.cli.main import main
+from imgstore.domain.errors import Conflict, InvalidInput, StoreMismatch
+from imgstore.domain.progress import ignore_event
+from imgstore.domain.recovery import RebuildReport
+from imgstore.domain.requests import ScrubRequest
+from imgstore.domain.states import ReplicaState
+from imgstore.operations.disks.disks import delete_disk
+from imgstore.operations.installation import Installation
+from imgstore.operations.maintenance.revision_upkeep import write_all_revisions
+from imgstore.operations.maintenance.scrub import scrub
+from imgstore.operations.recovery.rebuild import rebuild_catalog
+from imgstore.operations.recovery.recovery_file import read_present_keys, read_recovery_file, write_recovery_file
+from imgstore.operations.recovery.recovery_keys import RecoveryKeys
+from imgstore.testing.engines import S3Engine
+from tests.support import crash_process
+from tests.support.catalog_dump import PASSPHRASE, dump, remove_catalog
+from tests.support.crash_scenes import create_minio_scene
+from tests.support.sample_gallery import (
+    ADMIN,
+    SampleImages,
+    audit,
+    create_sample_gallery,
+    delete,
+    export,
+    make_disk,
+    open_home,
+    publish,
+    show,
+    states,
+)
+
+pytest_plugins = ["tests.support.published_gallery"]
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(home: Path, *words: str) -> Any:
+    done = CliRunner().invoke(main, [*words, "--home", str(home)], prog_name="imgstore")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout) if done.stdout else None
+
+
+def furnish(home: Path, samples: SampleImages) -> None:
+    """Add resources of all kinds to a home with a published version."""
+    with open_home(home) as installation:
+        publish(installation, samples.second, "1.0.1", ["southcentralus", "eastus"])
+        publish(installation, samples.rebuilt, "1.0.2", ["southcentralus"])
+        delete(installation, "1.0.2")
+        make_disk(installation, "d1", "eastus", "1.0.0")
+        make_disk(installation, "d2", "westus2", "1.0.0")
+        KeyRing(installation).rotate(ADMIN)
+    for line in (
+        "group create -n other -l westus2 --tags a=1",
+        "disk create -g rg -n copy --source d1",
+        "disk create -g rg -n temporary --source d1",
+        "disk delete -g rg -n temporary --yes",
+        "snapshot create -g rg -n s1 --source d1",
+        "sig create -g other -r g2 --description text --soft-delete true",
+        "sig image-definition create -g other -r g2 -i win --publisher p --offer o --sku s --os-type Windows --os-state specialized",
+        f"sig image-version create -g other -r g2 -i win -e 1.0.0 --os-vhd-uri {samples.first} --target-regions eastus -l eastus",
+        f"sig image-version create -g other -r g2 -i win -e 2.0.0 --os-vhd-uri {samples.first} --target-regions eastus -l eastus --replication-mode Shallow",
+        "sig image-version delete -g other -r g2 -i win -e 1.0.0 --yes",
+        "vm create -g rg -n m1 --image other/g2/win/2.0.0 -l eastus",
+        "auth tenant create -n partners",
+        "auth issuer add --tenant partners --issuer https://login.example --audience a --jwks https://login.example/keys",
+        "auth init",
+    ):
+        run(home, *line.split())
+    (home / "settings.toml").write_text("[limits]\ngalleries_max = 7\n")
+    run(home, "settings", "apply")
+
+
+def lose(home: Path, file: Path) -> dict[str, list[Any]]:
+    """Write everything that waits and the recovery file, dump the catalog, and remove the catalog."""
+    with open_home(home) as installation:
+        write_recovery_file(installation, ADMIN, file, passphrase=PASSPHRASE, overwrite=True)
+        write_all_revisions(installation)
+        before = dump(installation.catalog)
+    remove_catalog(home)
+    return before
+
+
+def rebuild(
+    home: Path, keys: RecoveryKeys, *, dry_run: bool = False, skipped: Sequence[str] = (), **settings: Any
+) -> RebuildReport:
+    settings.setdefault("environ", {})
+    with open_rebuild(Settings(home=home, **settings), keys, ignore_event, dry_run=dry_run) as context:
+        return rebuild_catalog(context, "test", dry_run=dry_run, skipped=skipped)
+
+
+def present_keys(installation: Installation) -> RecoveryKeys:
+    """Return the keys that a recovery file would have now."""
+    with installation.catalog.reading() as transaction:
+        return read_present_keys(installation, transaction)
+
+
+def contents(home: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted((home / "regions").rglob("*")) if path.is_file()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """A home with resources of all kinds and without a catalog."""
+
+    home: Path
+    keys: RecoveryKeys
+    file: Path
+    """The recovery file with the keys."""
+    before: Mapping[str, Any]
+    """The comparable rows of the lost catalog."""
+
+
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory, samples: SampleImages) -> Lost:
+    home = tmp_path_factory.mktemp("rebuild") / "home"
+    shutil.copytree(samples.home, home)
+    furnish(home, samples)
+    file = home.parent / "file"
+    before = lose(home, file)
+    return Lost(home=home, keys=read_recovery_file(file, PASSPHRASE)[0], file=file, before=before)
+
+
+@pytest.fixture
+def lost(tmp_path: Path, furnished: Lost) -> Lost:
+    shutil.copytree(furnished.home, tmp_path / "home")
+    return replace(furnished, home=tmp_path / "home")
+
+
+def test_each_table_is_equal_column_by_column(lost: Lost, tmp_path: Path, samples: SampleImages) -> None:
+    stored = contents(lost.home)
+    plan = rebuild(lost.home, lost.keys, dry_run=True)
+    assert not (lost.home / "catalog.sqlite").exists()
+    report = rebuild(lost.home, lost.keys)
+    assert contents(lost.home) == stored  # invariant K6: a rebuild with all keys writes into no bucket
+    assert report.is_complete
+    assert not report.refused
+    assert (plan.resources, plan.rows) == (report.resources, report.rows)
+    assert report.ledger.opened_intervals == report.ledger.closed_intervals == 0
+    for dry_run in (True, False):
+        with pytest.raises(Conflict, match="not empty"):
+            rebuild(lost.home, lost.keys, dry_run=dry_run)
+    with open_home(lost.home) as installation:
+        after = dump(installation.catalog)
+        assert {name: rows for name, rows in after.items() if rows != lost.before[name]} == {}
+        assert after == lost.before
+        assert {name for name, rows in lost.before.items() if not rows} <= {
+            "subscriptions",
+            "issuers",
+            "inert_resources",
+            "inert_references",
+            "deployments",
+            "machine_interfaces",
+        }
+        audit(installation)
+        for name in ("1.0.0", "1.0.1"):
+            export(installation, tmp_path / "out.raw", "eastus", name)
+            original = samples.first if name == "1.0.0" else samples.second
+            assert filecmp.cmp(tmp_path / "out.raw", original, shallow=False)
+        sent = installation.locator.traffic()["southcentralus"].sent_bytes
+        publish(installation, samples.second, "3.0.0", ["southcentralus"])
+        assert installation.locator.traffic()["southcentralus"].sent_bytes - sent < 100_000
+        audit(installation)
+
+
+def test_killed_rebuild_is_no_installation_and_continues(lost: Lost, tmp_path: Path) -> None:
+    """Kill a rebuild at several commits (invariant K7)."""
+    program = (
+        "import signal, sys; from pathlib import Path; from tests.support.crash_process import StepCounter;"
+        "import test_operations_rebuild as t; counter = StepCounter(int(sys.argv[3]), signal.SIGKILL);"
+        "counter.wrap_commits(); t.rebuild(Path(sys.argv[1]), t.read_recovery_file(Path(sys.argv[2]), t.PASSPHRASE)[0])"
+    )
+    environ = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+    for fatal in (15, 31):
+        words = [sys.executable, "-c", program, str(lost.home), str(lost.file), str(fatal)]
+        done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        with pytest.raises(StoreMismatch, match="is not complete"), open_home(lost.home):
+            pass
+    report = rebuild(lost.home, lost.keys)
+    assert report.is_complete
+    with open_home(lost.home) as installation:
+        assert dump(installation.catalog) == lost.before
+        audit(installation)
+
+
+def test_other_keys_open_no_zone(lost: Lost) -> None:
+    with pytest.raises(Conflict) as caught:
+        rebuild(lost.home, replace(lost.keys, installation_uid="other"))
+    assert "southcentralus/1: the zone belongs to installation" in (caught.value.found or "")
+    forged = rebuild(lost.home, replace(lost.keys, hmac_key=bytes(32)), dry_run=True)
+    assert not forged.is_complete
+    assert {each.reason for each in forged.refused} == {"a wrong HMAC"}
+    assert not any(forged.resources.values())
+
+
+def test_a_lost_zone_is_given_up_by_name_only(lost: Lost, tmp_path: Path, samples: SampleImages) -> None:
+    shutil.rmtree(lost.home / "regions" / "imgstore-eastus")
+    with pytest.raises(Conflict, match="Not all zones") as caught:
+        rebuild(lost.home, lost.keys)
+    assert "eastus/1: the zone uid" in (caught.value.found or "")
+    with pytest.raises(InvalidInput, match="not known"):
+        rebuild(lost.home, lost.keys, skipped=["eastus/2"])
+    report = rebuild(lost.home, lost.keys, skipped=["eastus/1"])
+    assert not report.is_complete
+    assert report.skipped_zones == ["eastus/1"]
+    assert {(each.owner, each.slot.partition("/")[0]) for each in report.missing_manifests if each.kind == "versions"} >= {
+        ("1.0.0", "eastus"), ("1.0.1", "eastus")
+    }  # fmt: skip
+    with open_home(lost.home) as installation:
+        assert states(show(installation))["eastus/0"] is ReplicaState.DEGRADED
+        with installation.catalog.reading() as transaction:
+            assert transaction.installation.get().keeps_unknown
+        export(installation, tmp_path / "out.raw", "southcentralus")
+        assert filecmp.cmp(tmp_path / "out.raw", samples.first, shallow=False)
+
+
+def test_damaged_and_forged_revisions_are_refused_by_name(lost: Lost, tmp_path: Path) -> None:
+    (group,) = [row for row in lost.before["groups"] if row["name"] == "other"]
+    copies = sorted((lost.home / "regions").glob(f"*/zone-*/installation/groups/{group['uid']}/*"))
+    assert len(copies) > 2
+    first, *others = copies
+    first.write_bytes(first.read_bytes().replace(b'"other"', b'"forge"'))
+    report = rebuild(lost.home, lost.keys, dry_run=True)
+    assert [each.key for each in report.refused] in ([], [str(first.relative_to(first.parents[3]))])
+    assert report.is_complete
+    for each in others:
+        each.write_bytes(each.read_bytes()[:-1])
+    report = rebuild(lost.home, lost.keys)
+    assert len(report.refused) == len(copies)
+    assert {each.reason for each in report.refused} >= {"a wrong HMAC"}
+    galleries = [each for each in report.refused_resources if each.kind == "galleries"]
+    assert [each.reason for each in galleries] == [f"galleries.group_uid {group['uid']}, which was not found"]
+    assert {each.kind for each in report.refused_resources} == {
+        "groups",
+        "galleries",
+        "definitions",
+        "versions",
+        "placements",
+    }
+    with open_home(lost.home) as installation:
+        assert "other" not in {row["name"] for row in dump(installation.catalog)["groups"]}
+        show(installation)
+
+
+def test_a_missing_manifest_is_reported_and_restored(lost: Lost, tmp_path: Path, samples: SampleImages) -> None:
+    with_content = "IMGSTMAN"
+    found = sorted((lost.home / "regions").glob("*/zone-*/pools/*/*/*/manifests/*/os"))
+    by_owner: dict[str, list[Path]] = {}
+    for path in found:
+        if path.read_bytes().startswith(with_content.encode()):
+            by_owner.setdefault(path.parent.name, []).append(path)
+    everywhere = max(by_owner.values(), key=len)  # version 1.0.0, with a copy in each zone
+    second = next(paths for paths in by_owner.values() if len(paths) == 2)  # version 1.0.1
+    east = next(path for path in everywhere if "eastus" in str(path))
+    for path in (east, *second):
+        path.unlink()
+    plan = rebuild(lost.home, lost.keys, dry_run=True)
+    report = rebuild(lost.home, lost.keys)
+    assert plan.missing_manifests == report.missing_manifests
+    found_missing = {(each.owner, each.slot.partition("/")[0], each.has_copy) for each in report.missing_manifests}
+    assert found_missing >= {("1.0.0", "eastus", True), ("1.0.1", "eastus", False), ("1.0.1", "southcentralus", False)}
+    with open_home(lost.home) as installation:
+        assert states(show(installation))["eastus/0"] is ReplicaState.DEGRADED
+        assert set(states(show(installation, "1.0.1")).values()) == {ReplicaState.FAILED}
+        scrub(installation, ADMIN, ScrubRequest())
+        assert states(show(installation))["eastus/0"] is ReplicaState.COMPLETED
+        publish(installation, samples.second, "1.0.1", ["southcentralus", "eastus"])
+        export(installation, tmp_path / "out.raw", "eastus", "1.0.1")
+        assert filecmp.cmp(tmp_path / "out.raw", samples.second, shallow=False)
+        audit(installation)
+
+
+def test_a_pool_without_a_key_gets_a_new_key(tmp_path: Path, samples: SampleImages) -> None:
+    """Rebuild with a recovery file that is older than the gallery (invariant K8)."""
+    home = tmp_path / "home"
+    with open_home(home) as installation:
+        keys = present_keys(installation)
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=["southcentralus", "eastus"])
+        write_all_revisions(installation)
+        with installation.catalog.reading() as transaction:
+            (pool,) = transaction.pools.list()
+    remove_catalog(home)
+    report = rebuild(home, keys)
+    assert report.new_pool_keys == [pool.uid]
+    with open_home(home) as installation:
+        with installation.catalog.reading() as transaction:
+            (changed,) = transaction.pools.list()
+        assert changed.fingerprint_key != pool.fingerprint_key
+        before = stored_segment_bytes(home)
+        publish(installation, samples.second, "2.0.0", ["southcentralus"])
+        assert stored_segment_bytes(home) - before < 300_000
+        export(installation, tmp_path / "out.raw", "southcentralus", "2.0.0")
+        assert filecmp.cmp(tmp_path / "out.raw", samples.second, shallow=False)
+        audit(installation)
+
+
+def test_storage_after_the_newest_checkpoint_is_billed_from_the_rebuild(tmp_path: Path, samples: SampleImages) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(samples.home, home)
+    with open_home(home) as installation:
+        keys = present_keys(installation)
+        make_disk(installation, "gone", "eastus")
+        write_all_revisions(installation)
+        delete_disk(installation, ADMIN, group="rg", name="gone")
+        publish(installation, samples.second, "2.0.0", ["southcentralus", "eastus"])
+    remove_catalog(home)
+    report = rebuild(home, keys)
+    assert report.ledger.lost_since is not None
+    assert report.ledger.lost_since < report.ledger.lost_until
+    assert (report.ledger.opened_intervals, report.ledger.closed_intervals) == (2, 1)
+    with open_home(home) as installation:
+        delete(installation)
+        delete(installation, "2.0.0")
+
+
+def stored_segment_bytes(home: Path) -> int:
+    return sum(path.stat().st_size for path in (home / "regions").glob("*/zone-*/pools/*/*/*/segments/*/*"))
+
+
+@pytest.mark.engine("postgresql")
+def test_a_catalog_is_rebuilt_into_postgresql(
+    lost: Lost, postgresql: str, tmp_path: Path, samples: SampleImages
+) -> None:
+    report = rebuild(lost.home, lost.keys, database=postgresql)
+    assert report.is_complete
+    with open_home(lost.home, database=postgresql) as installation:
+        assert dump(installation.catalog) == lost.before
+        make_disk(installation, "new", "eastus")
+        publish(installation, samples.first, "4.0.0", ["southcentralus", "eastus"])
+        export(installation, tmp_path / "out.raw", "eastus", "4.0.0")
+        assert filecmp.cmp(tmp_path / "out.raw", samples.first, shallow=False)
+
+
+@pytest.mark.engine("minio")
+def test_a_catalog_is_rebuilt_from_buckets(
+    tmp_path: Path, minio_cluster: Callable[[int], tuple[S3Engine, ...]], samples: SampleImages
+) -> None:
+    scene = create_minio_scene(tmp_path / "scene", minio_cluster(3), "rebuild")
+    scene.prepare()
+    own = crash_process.parse_settings({"home": str(scene.folder / "home"), **scene.settings})
+    with scene.open() as installation:
+        publish(installation, samples.first)
+        publish(installation, samples.second, "1.0.1", ["southcentralus"])
+        make_disk(installation, "d1", "eastus", "1.0.0")
+        delete_disk(installation, ADMIN, group="rg", name="d1")
+        keys = present_keys(installation)
+        write_all_revisions(installation)
+        before = dump(installation.catalog)
+        objects = list_objects(installation)
+    remove_catalog(own.home)
+    report = rebuild(own.home, keys, environ=own.environ)
+    assert report.is_complete
+    with scene.open() as installation:
+        assert dump(installation.catalog) | {"recovery_keys": []} == before
+        assert list_objects(installation) == objects
+        export(installation, tmp_path / "out.raw", "westus2")
+        assert filecmp.cmp(tmp_path / "out.raw", samples.first, shallow=False)
+        audit(installation)
+
+
+def list_objects(installation: Installation) -> set[tuple[str, str]]:
+    return {
+        (zone.zone, info.key)
+        for zone in installation.locator.find_zones()
+        if zone.store is not None
+        for info in zone.store.list("")
+    }
