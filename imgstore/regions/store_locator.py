@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import StoreDenied, StoreError, StoreMismatch, StoreSilent, StoreUnreachable
@@ -45,10 +46,12 @@ from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import ObjectStore
 from imgstore.stores.object_versions import Versioning, VersioningState
 from imgstore.stores.wrappers.bandwidth_limit import BandwidthLimitedStore, TokenBucket, Wait
-from imgstore.stores.wrappers.hedging import race
+from imgstore.stores.wrappers.hedging import ask_briefly, race
 from imgstore.stores.wrappers.metering import Traffic, TrafficMeter
 from imgstore.stores.wrappers.retry import RetryPolicy
 from imgstore.stores.zone_redundant import QUORUM, ZoneRedundantStore
+
+_VERSIONING_SECONDS_MAX: Final = 10.0
 
 
 class Locator:
@@ -280,29 +283,22 @@ class Locator:
     def find_versioned_zones(self) -> list[VersionedZone]:
         """Find the zones that were ever used and whose store keeps old versions. Zones that do not answer are skipped.
 
-        A zone that is known to fail is skipped without a request. The state of a store that answers only this request
-        with an error is unknown: the store may keep versions.
+        A zone that is known to fail is skipped without a request, and a zone without an answer within 10 s is given up.
+        The state of a store that answers only this request with an error is unknown: the store may keep versions.
         """
         found: list[VersionedZone] = []
 
         def read(zone: OpenedZone) -> None:
-            if self.health.is_down(zone.mark.region, zone.mark.zone):
+            name = zone.mark.region, zone.mark.zone
+            if self.health.is_down(*name):
                 return
-            zone.guarded.open_store()
-            versions = zone.versions()
-            if versions is None:
-                return
-            try:
-                versioning = versions.read_versioning()
-            except StoreSilent:
-                raise
-            except StoreError:
-                versioning = Versioning(state=VersioningState.UNKNOWN)
-            if versioning.state is not VersioningState.OFF:
-                mark = zone.mark
-                found.append(
-                    VersionedZone(region=mark.region, zone=mark.zone, versions=versions, versioning=versioning)
-                )
+            outcome = ask_briefly(partial(_read_versioning, zone), late_seconds=_VERSIONING_SECONDS_MAX)
+            if outcome.late:
+                self.health.count_late(name, outcome.age_seconds)
+            elif outcome.error is not None:
+                raise outcome.error
+            elif outcome.value is not None:
+                found.append(outcome.value)
 
         self._run_on_zones(self._recorded_zones(), read)
         return sorted(found, key=lambda each: (each.region, each.zone))
@@ -475,6 +471,27 @@ class Locator:
             secret_key=self._environ.get("AWS_SECRET_ACCESS_KEY") if from_environ else None,
         )
         return S3Zone(mark, s3, meter, self._policy, self._shared)
+
+
+def _read_versioning(zone: OpenedZone) -> VersionedZone | None:
+    """Read whether the store of a zone keeps old versions; None for a store that keeps none.
+
+    Raises:
+        StoreError: the zone cannot be used, or does not answer.
+    """
+    zone.guarded.open_store()
+    versions = zone.versions()
+    if versions is None:
+        return None
+    try:
+        versioning = versions.read_versioning()
+    except StoreSilent:
+        raise
+    except StoreError:
+        versioning = Versioning(state=VersioningState.UNKNOWN)
+    if versioning.state is VersioningState.OFF:
+        return None
+    return VersionedZone(region=zone.mark.region, zone=zone.mark.zone, versions=versions, versioning=versioning)
 
 
 def _admit_if_usable(zone: OpenedZone) -> bool:

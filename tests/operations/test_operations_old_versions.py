@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc import plan_collection
 from imgstore.operations.stores.regions import check_regions, init_regions
 from imgstore.policy.gc_plan import GcReport
+from imgstore.regions import store_locator
 from imgstore.stores.object_versions import VersioningState
 from imgstore.testing.engines import S3Engine
-from tests.support.s3_proxy import S3Proxy, start_s3_proxy
+from tests.support.s3_proxy import ProxiedAnswer, ProxiedRequest, S3Proxy, start_s3_proxy
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import (
     ADMIN,
@@ -216,6 +218,28 @@ def test_a_zone_that_fails_is_not_asked_for_its_versioning(plain: House) -> None
             done = collect(installation)
     assert all(report.problem for report in done.slots)
     assert not any("versioning" in path for _, path in plain.proxy.requests)
+
+
+def test_a_zone_that_is_silent_about_its_versioning_is_asked_once(
+    plain: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_locator, "_VERSIONING_SECONDS_MAX", 0.5)
+    answered = threading.Event()
+
+    def hold(request: ProxiedRequest, forward: Callable[[], ProxiedAnswer]) -> ProxiedAnswer:
+        if "versioning" in request.path:
+            answered.wait()
+        return forward()
+
+    monkeypatch.setattr(plain.proxy, "exchange", hold)
+    with plain.open() as installation:
+        plain.proxy.requests.clear()
+        try:
+            done = collect(installation)
+        finally:
+            answered.set()
+    assert not [report.problem for report in done.slots if report.problem]
+    assert sum("versioning" in path for _, path in plain.proxy.requests) == 1
 
 
 def test_old_versions_are_deleted(versioned: House) -> None:
