@@ -189,7 +189,7 @@ def test_an_older_backup_is_noticed_and_the_next_step_is_named(saved: Path, targ
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     assert "checkpoint" in answer["newerBuckets"]
-    assert any("imgstore regions accept-catalog" in step for step in answer["nextSteps"])
+    assert any("imgstore catalog adopt" in step for step in answer["nextSteps"])
     assert "(CatalogOutdated)" in run(target, "gc", "--yes").output
     log = json.loads(run(target, "monitor", "activity-log", "list").stdout)
     assert "imgstore/catalog/restore" in {each["operationName"]["value"] for each in log}

@@ -69,7 +69,7 @@ def _next_steps(
         steps.append(f"the restored home cannot be opened yet: {problem}")
     if newer is not None:
         steps.append(
-            f"the buckets are newer than the backup ({newer}): restore a newer backup, or accept the loss with "
-            "`imgstore regions accept-catalog`"
+            f"the buckets are newer than the backup ({newer}): restore a newer backup, read the newer objects with "
+            "`imgstore catalog adopt`, or accept the loss with `imgstore regions accept-catalog`"
         )
     return [*steps, "check the zones: imgstore regions check -o table"]
