@@ -215,7 +215,7 @@ def _decode(column: "Column[Any]", value: Any) -> Any:
     if value is None:
         return None
     if isinstance(column.type, UtcDateTime):
-        return datetime.strptime(value, _TIME_FORMAT).replace(tzinfo=UTC)
+        return datetime.fromisoformat(value)
     if isinstance(column.type, LargeBinary):
         return bytes.fromhex(value)
     if isinstance(column.type, DecimalText):

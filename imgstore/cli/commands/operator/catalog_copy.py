@@ -19,7 +19,7 @@ def _table(body: Json) -> Rows:
     cls=Command,
     table=_table,
     example="imgstore catalog copy --to postgresql://imgstore@db.example/imgstore -o table\n"
-    "imgstore --database postgresql://imgstore@db.example/imgstore catalog copy --to sqlite:////srv/home/catalog.sqlite",
+    "imgstore catalog copy --database postgresql://imgstore@db.example/imgstore --to sqlite:////srv/home/catalog.sqlite",
 )
 @click.option("--to", required=True, metavar="URL", help="An empty PostgreSQL database, or a new SQLite file.")
 def copy(to: str) -> Answer:
