@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -317,6 +318,39 @@ def test_a_file_that_is_no_backup_is_refused(tmp_path: Path, content: bytes) -> 
         restore_backup(RestoreRequest(file=tmp_path / "b.tar", home=tmp_path / "new"))
     with pytest.raises(InvalidInput, match="cannot be read"):
         restore_backup(RestoreRequest(file=tmp_path / "missing.tar", home=tmp_path / "new"))
+
+
+@pytest.mark.parametrize("announced", [1 << 60, 1 << 70, 0])
+def test_an_announced_length_costs_no_memory(tmp_path: Path, announced: int) -> None:
+    info = tarfile.TarInfo(backup_file.DIGEST)
+    info.size = announced
+    (tmp_path / "b.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"x" * 1024)
+    with pytest.raises(InvalidInput, match="is no backup"):
+        backup_file.open_backup(tmp_path / "b.tar")
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "b.tar")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        backup_file.open_backup(tmp_path / "b.tar")
+
+
+@pytest.mark.parametrize("left_out", ["data", "journal", "extents"])
+def test_an_upload_needs_both_files_and_the_places_of_its_bytes(
+    home: Path, tmp_path: Path, left_out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = backup_file.BackupWriter.end
+
+    def end(self: backup_file.BackupWriter, description: Any) -> None:
+        if left_out == "extents":
+            del next(each for each in self._members if "extents" in each)["extents"]
+        self._members[:] = [each for each in self._members if not each["name"].endswith(f"/{left_out}")]
+        real(self, description)
+
+    monkeypatch.setattr(backup_file.BackupWriter, "end", end)
+    with pytest.raises(ObjectCorrupt, match="damaged") as caught:
+        back_up(home, tmp_path / "b.tar")
+    assert "uploads/" in (caught.value.found or "")
 
 
 @pytest.mark.parametrize("name", ["../escape", "/etc/x", "uploads/../../x/data", "tls/../x", "scratch/x"])

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import stat
+import struct
 import subprocess
 import sys
 from datetime import timedelta
@@ -20,6 +21,7 @@ from imgstore.cli.main import main
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput, OutputError
 from imgstore.domain.host.private_files import FILE_MODE
+from imgstore.domain.storage.digests import digest_of
 from imgstore.operations.activity_log import list_activity
 from imgstore.operations.gallery import galleries
 from imgstore.operations.recovery.recovery_cover import find_recovery_cover
@@ -120,6 +122,36 @@ def test_every_flipped_bit_and_every_cut_is_refused(sealed: bytes, data: st.Data
     with pytest.raises(InvalidInput) as caught:
         unseal(damaged, PASSPHRASE, "file")
     assert caught.value.error_code == "RecoveryFileUnusable"
+
+
+@pytest.mark.parametrize(
+    ("log2_cost", "block_size", "parallelization"),
+    [
+        (1, 1 << 22, 16),  # 1 GiB for N, and 8 GiB for p
+        (1, (1 << 22) - 1, 4),
+        (17, 1, 1),  # RFC 7914: N is less than 2^(16 r).
+        (0, 8, 1),
+        (4, 0, 1),
+        (4, 8, 0),
+        (1 << 31, 8, 1),
+    ],
+)
+def test_a_file_cannot_ask_for_much_memory(log2_cost: int, block_size: int, parallelization: int) -> None:
+    header = b"IMGSTRCV" + struct.pack("<HHIII", 1, 1, log2_cost, block_size, parallelization)
+    body = header.ljust(56 + 16, b"x")
+    with pytest.raises(InvalidInput, match="too much memory"):
+        unseal(body + digest_of(body), PASSPHRASE, "file")
+
+
+def test_a_passphrase_that_is_no_text_is_named(sealed: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(sealed)
+    for use in (
+        lambda text: seal(b"x", text, Effects(), log2_cost=10),
+        lambda text: read_recovery_file(tmp_path / "file", text),
+    ):
+        with pytest.raises(InvalidInput, match="no text") as caught:
+            use(os.fsdecode(b"correct horse \xff"))
+        assert (caught.value.target, caught.value.found) == ("passphrase", "no UTF-8 at character 15")
 
 
 def test_another_passphrase_is_named_as_such(sealed: bytes) -> None:

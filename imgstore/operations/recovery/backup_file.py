@@ -36,6 +36,7 @@ from imgstore.domain.storage.sizes import MIB
 from imgstore.domain.text.strict_json import read_json
 from imgstore.formats.files.atomic_file import PendingFile
 from imgstore.operations.recovery.byte_progress import ByteProgress
+from imgstore.transfer.spool_snapshot import DATA_FILE, JOURNAL_FILE
 
 FORMAT: Final = "imgstore catalog backup"
 FORMAT_VERSION: Final = 1
@@ -220,7 +221,7 @@ def open_backup(path: Path, subscriber: Subscriber = ignore_event) -> Backup:
         ObjectCorrupt: the file is incomplete or damaged.
     """
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=_open_at_once) as stream:
             progress = ByteProgress(subscriber, "check of the backup", os.fstat(stream.fileno()).st_size)
             backup = _check(path, stream, progress.add)
             progress.end()
@@ -233,6 +234,11 @@ def open_backup(path: Path, subscriber: Subscriber = ignore_event) -> Backup:
             hint=advise(error, path),
             target=str(path),
         ) from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file, and never wait for the writer of a pipe. A pipe cannot be read twice, and is refused later."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _check(path: Path, stream: IO[bytes], report: Callable[[int], None]) -> Backup:
@@ -262,7 +268,11 @@ def _check(path: Path, stream: IO[bytes], report: Callable[[int], None]) -> Back
             ),
         )
         backup = Backup(path=path, digest=digest, description=description, members=members)
-        _ = backup.catalog
+        # Each unfinished upload needs both files.
+        _ = [
+            backup.catalog,
+            *(members[upload_member(uid, file)] for uid in backup.upload_uids for file in (DATA_FILE, JOURNAL_FILE)),
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged_error(path, f"an invalid {MANIFEST}: {type(error).__name__} {error}") from error
     return backup
@@ -281,7 +291,7 @@ def _find_digest(stream: IO[bytes]) -> tuple[int, str, tuple[int, int]] | None:
         stream.seek(place)
         try:
             info = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
-            if info.name != DIGEST:
+            if info.name != DIGEST or not 0 < info.size <= tarfile.BLOCKSIZE:
                 continue
             digest, offset, length = stream.read(info.size).decode("ascii").split()
             return place, digest, (int(offset), int(length))
@@ -345,8 +355,9 @@ def _members(document: Mapping[str, Any], end: int) -> Iterator[Member]:
         if not is_known_member(name):
             raise ValueError(f"the unknown member {name!r}")
         extents = tuple((int(begin), int(length)) for begin, length in each["extents"]) if "extents" in each else None
-        if extents is not None and not _UPLOAD_FILE.fullmatch(name):
-            raise ValueError(f"extents of {name}")
+        upload = _UPLOAD_FILE.fullmatch(name)
+        if (extents is not None) is not (upload is not None and upload["file"] == DATA_FILE):
+            raise ValueError(f"wrong extents of {name}")
         member = Member(
             name=name,
             blake3=str(each["blake3"]),

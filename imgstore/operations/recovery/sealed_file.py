@@ -58,7 +58,7 @@ def seal(content: bytes, passphrase: str, effects: Effects, *, log2_cost: int = 
         log2_cost: the binary logarithm of scrypt's cost. Tests use a smaller cost.
 
     Raises:
-        InvalidInput: the passphrase is too short.
+        InvalidInput: the passphrase is too short or no text.
     """
     if len(passphrase) < PASSPHRASE_CHARACTERS_MIN:
         raise InvalidInput(
@@ -97,9 +97,7 @@ def unseal(data: bytes, passphrase: str, place: str) -> bytes:
     if (version, derivation) != (VERSION, _SCRYPT):
         found = f"format version {version} with derivation {derivation}"
         raise _file_error(f"{place} has a format that this imgstore does not know.", found, place)
-    # The logarithm is checked first, because a shift by billions would need the memory that the check refuses.
-    costly = not 1 <= log2_cost <= _MEMORY_BYTES_MAX.bit_length() or not 1 <= parallelization <= _PARALLELIZATION_MAX
-    if costly or not 1 <= block_size << 7 << log2_cost <= _MEMORY_BYTES_MAX:
+    if not _is_affordable(log2_cost, block_size, parallelization):
         found = f"scrypt with N = 2^{log2_cost}, r = {block_size}, p = {parallelization}"
         raise _file_error(f"{place} needs too much memory or time.", found, place)
     from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - start-up time
@@ -117,6 +115,16 @@ def unseal(data: bytes, passphrase: str, place: str) -> bytes:
             target="passphrase",
             code="WrongPassphrase",
         ) from None
+
+
+def _is_affordable(log2_cost: int, block_size: int, parallelization: int) -> bool:
+    """Return whether scrypt accepts the parameters (RFC 7914, section 2), and needs little enough memory and time."""
+    # The logarithm is checked before the shift, because a shift by billions would need the memory that is refused.
+    return (
+        1 <= log2_cost < min(16 * block_size, _MEMORY_BYTES_MAX.bit_length())
+        and 1 <= parallelization <= _PARALLELIZATION_MAX
+        and (block_size << 7) * ((1 << log2_cost) + parallelization) <= _MEMORY_BYTES_MAX
+    )
 
 
 def damaged_error(place: str, found: str) -> InvalidInput:
@@ -138,5 +146,15 @@ def _file_error(message: str, found: str, place: str) -> InvalidInput:
 def _derive_key(passphrase: str, salt: bytes, log2_cost: int, block_size: int, parallelization: int) -> bytes:
     from cryptography.hazmat.primitives.kdf.scrypt import Scrypt  # noqa: PLC0415 - start-up time
 
+    try:
+        text = unicodedata.normalize("NFC", passphrase).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            "The passphrase of a recovery file has bytes that are no text.",
+            found=f"no UTF-8 at character {error.start + 1}",
+            expected="a passphrase in UTF-8",
+            hint="set the locale to UTF-8, or store the passphrase as UTF-8 and name the file with --passphrase-file",
+            target="passphrase",
+        ) from None
     derivation = Scrypt(salt=salt, length=_KEY_BYTES, n=1 << log2_cost, r=block_size, p=parallelization)
-    return derivation.derive(unicodedata.normalize("NFC", passphrase).encode())
+    return derivation.derive(text)
