@@ -17,7 +17,7 @@ from imgstore.catalog.engine import upgrade
 from imgstore.catalog.recovery import row_copies
 from imgstore.cli.main import main
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, StoreMismatch, StoreUnreachable
+from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, StoreMismatch, StoreUnreachable, WorkHeld
 from imgstore.operations.installation import Installation
 from imgstore.operations.recovery.copy import copy_catalog
 from imgstore.testing.engines import PostgreSQL
@@ -188,6 +188,27 @@ def test_a_target_with_content_is_refused(empty: Installation, tmp_path: Path, p
     with pytest.raises(Conflict, match="not empty") as caught:
         copy_catalog(empty, ADMIN, postgresql)
     assert "rows in" in (caught.value.found or "")
+    with psycopg.connect(plain, autocommit=True) as connection:  # Another installation that nobody has upgraded yet.
+        connection.execute("UPDATE alembic_version SET version_num = '0030'")
+        with pytest.raises(Conflict, match="not empty"):
+            copy_catalog(empty, ADMIN, postgresql)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0030",)]
+
+
+def test_two_copies_into_one_file_exclude_each_other(
+    empty: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, url = row_copies._copy_sequences, f"sqlite:///{tmp_path}/folder/new.sqlite"
+
+    def copy_again(*args: Any) -> None:
+        real(*args)
+        with pytest.raises(WorkHeld, match="Another process copies"):
+            empty.catalog.copy_rows(url, lambda *_: None)
+
+    monkeypatch.setattr(row_copies, "_copy_sequences", copy_again)
+    copy_catalog(empty, ADMIN, url)
+    assert without_activity(url) == without_activity(f"sqlite:///{empty.home}/catalog.sqlite")
+    assert sorted(each.name for each in (tmp_path / "folder").iterdir()) == ["new.sqlite", "new.sqlite.lock"]
 
 
 def test_a_source_of_another_revision_is_refused(

@@ -6,16 +6,18 @@ are compared by a digest of each table. A digest is the sum of the BLAKE3 of all
 """
 
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fcntl import LOCK_EX, LOCK_NB
 from pathlib import Path
 from typing import Any, Final
 
 from blake3 import blake3
-from sqlalchemy import JSON, String, Table, TableClause, column, func, inspect, select
+from sqlalchemy import JSON, String, Table, TableClause, column, func, inspect, literal, select
 from sqlalchemy import table as table_clause
 from sqlalchemy.types import TypeEngine
 
@@ -26,9 +28,10 @@ from imgstore.catalog.engine.upgrade import read_revision, upgrade_catalog
 from imgstore.catalog.recovery.catalog_dumps import find_place
 from imgstore.catalog.schema import REVISION, metadata
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, StoreMismatch
+from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, StoreMismatch, WorkHeld
 from imgstore.domain.host import file_systems
 from imgstore.domain.host.os_errors import translate_host_faults
+from imgstore.domain.host.private_files import FILE_MODE, make_private_folder
 
 _ROWS_AT_ONCE: Final = 500
 _REPORT_ROWS: Final = 1000
@@ -72,7 +75,7 @@ def copy_rows(source: Database, url: str, effects: Effects, report: Report) -> R
 
     Raises:
         InvalidInput: the address is invalid, or names the source.
-        Conflict: the target is not empty.
+        Conflict: the target is not empty, or another process copies into the same file.
         StoreMismatch: the source or the target has another revision than this code.
         ObjectCorrupt: the rows of the target differ from the source. The target is unchanged.
         StoreError: a database refused.
@@ -132,7 +135,7 @@ def _open_target(source: Database, url: str) -> Iterator[Database]:
             return
     finally:
         target.close()
-    with translate_host_faults():
+    with translate_host_faults(), _hold_file(target.file):
         _check_file(target.file)
         temporary = target.file.with_name(f".{target.file.name}.copy")
         _remove_sqlite(temporary)
@@ -151,17 +154,42 @@ def _open_target(source: Database, url: str) -> Iterator[Database]:
         file_systems.sync_folder(target.file.parent)
 
 
+@contextmanager
+def _hold_file(file: Path) -> Iterator[None]:
+    """Keep other copies into the same file away, because the temporary file has a fixed name."""
+    make_private_folder(file.parent)
+    held = file.with_name(f".{file.name}.copy.held")
+    descriptor = os.open(held, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    try:
+        try:
+            file_systems.lock(descriptor, LOCK_EX | LOCK_NB, held)
+        except BlockingIOError as error:
+            raise _busy_error(file, held) from error
+        if not os.fstat(descriptor).st_nlink:  # The other copy has just ended.
+            raise _busy_error(file, held)
+        try:
+            yield
+        finally:
+            held.unlink()
+    finally:
+        os.close(descriptor)
+
+
 def _remove_sqlite(file: Path) -> None:
     for suffix in ("", "-wal", "-shm", ".lock"):
         file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
 def _check_tables(target: Database) -> None:
-    """Refuse a database with tables of another program."""
+    """Refuse a database with tables of another program, or with rows, before an upgrade changes the database."""
     with translate_errors(target.place), target.readers.connect() as connection:
-        foreign = sorted(set(inspect(connection).get_table_names()) - metadata.tables.keys() - {"alembic_version"})
-    if foreign:
-        raise _not_empty_error(target.place, f"the tables {', '.join(foreign[:5])}")
+        present = set(inspect(connection).get_table_names())
+        foreign = sorted(present - metadata.tables.keys() - {"alembic_version"})
+        if foreign:
+            raise _not_empty_error(target.place, f"the tables {', '.join(foreign[:5])}")
+        for name in sorted(present & metadata.tables.keys()):
+            if connection.execute(select(literal(1)).select_from(table_clause(name)).limit(1)).first():
+                raise _not_empty_error(target.place, f"rows in {name}")
 
 
 def _check_file(file: Path) -> None:
@@ -332,6 +360,16 @@ def _not_empty_error(place: str, found: str) -> Conflict:
         expected="a new SQLite file, or a PostgreSQL database without rows",
         hint="name another file, or create an empty database (`createdb`)",
         target=place,
+    )
+
+
+def _busy_error(file: Path, held: Path) -> WorkHeld:
+    return WorkHeld(
+        f"Another process copies a catalog into {file}.",
+        found=f"a lock on {held}",
+        expected="one copy into a file at a time",
+        hint="wait for the other process to end, or name another file with --to",
+        target=str(file),
     )
 
 
