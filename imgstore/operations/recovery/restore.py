@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from fcntl import LOCK_EX, LOCK_NB
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from blake3 import blake3
@@ -211,7 +212,7 @@ def _begin(request: RestoreRequest, backup: Backup, file: Path | None, descripto
             f"The home {home} has an interrupted restore of another backup or into another database.",
             found=f"a restore of {found['file']}",
             expected="the same backup and the same options",
-            hint=f"run `imgstore catalog restore {found['file']}` with the former options, or name an empty home",
+            hint=f"run `imgstore catalog restore {quote(found['file'])}` with the former options, or name an empty home",
             target=str(home),
         )
     _check_owner(home, backup)

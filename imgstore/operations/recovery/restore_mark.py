@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from imgstore.domain.errors import Conflict
@@ -41,6 +42,6 @@ def refuse_unfinished_restore(home: Path) -> None:
             f"The home {home} is not complete, because a restore into the home was interrupted or is in progress.",
             found=f"the mark {MARK_FILE}",
             expected="a home whose restore is finished",
-            hint=f"run `imgstore catalog restore {found['file']}` with the same options again",
+            hint=f"run `imgstore catalog restore {quote(found['file'])}` with the same options again",
             target=str(home),
         )

@@ -1,5 +1,7 @@
 """``imgstore catalog copy``."""
 
+from shlex import quote
+
 import click
 
 from imgstore.catalog.recovery.row_copies import RowCopy
@@ -64,7 +66,8 @@ def _next_steps(session: Session, copied: RowCopy) -> list[str]:
     if copied.place == str(own):
         return ["use the SQLite catalog in the home: unset IMGSTORE_DATABASE"]
     shown = copied.place if "://" in copied.place else f"sqlite:///{copied.place}"
-    steps = [f"name the new database in each command: export IMGSTORE_DATABASE={shown}"]
+    steps = [f"name the new database in each command: export IMGSTORE_DATABASE={quote(shown)}"]
     if session.installation.catalog.place == str(own):
-        steps.append(f"move the former catalog away, so that no command uses the file: mv {own} {own}.moved")
+        former, moved = quote(str(own)), quote(f"{own}.moved")
+        steps.append(f"move the former catalog away, so that no command uses the file: mv {former} {moved}")
     return steps

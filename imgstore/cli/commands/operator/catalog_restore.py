@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -62,7 +63,7 @@ def _next_steps(
 ) -> list[str]:
     steps = []
     if report.regions_file is not None:
-        steps.append(f"use the restored regions: export IMGSTORE_REGIONS={report.regions_file}")
+        steps.append(f"use the restored regions: export IMGSTORE_REGIONS={quote(str(report.regions_file))}")
     if options.database is not None:
         steps.append("name the database in each command: export IMGSTORE_DATABASE=URL")
     if problem is not None:
