@@ -18,7 +18,7 @@ import pytest
 from blake3 import blake3
 from click.testing import CliRunner, Result
 
-from imgstore.catalog.recovery import catalog_dumps, postgresql_dumps
+from imgstore.catalog.recovery import catalog_dumps, postgresql_dumps, sqlite_copies
 from imgstore.catalog.schema import REVISION
 from imgstore.cli.main import main
 from imgstore.domain.errors import (
@@ -177,6 +177,24 @@ def test_a_backup_is_one_snapshot_although_others_write_at_each_step(tmp_path: P
     restore_backup(RestoreRequest(file=tmp_path / "b.tar", home=tmp_path / "new"))
     with closing(sqlite3.connect(tmp_path / "new" / "catalog.sqlite")) as connection:
         assert connection.execute("SELECT count(*) FROM checkpoints").fetchone() == (200_000,)
+
+
+def test_an_upgrade_during_a_backup_is_noticed(
+    empty: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the manifest would name the former revision, and the backup could not be restored."""
+    real = sqlite_copies.copy_sqlite
+
+    def upgrade_first(source: Path, *args: Any) -> None:
+        monkeypatch.undo()
+        with closing(sqlite3.connect(source)) as other, other:
+            other.execute("UPDATE alembic_version SET version_num = '9999'")
+        real(source, *args)
+
+    monkeypatch.setattr(catalog_dumps, "copy_sqlite", upgrade_first)
+    found = empty.catalog.dump(tmp_path / "dump", lambda *_: None)
+    with closing(sqlite3.connect(tmp_path / "dump")) as copy:
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchone() == (found.revision,) == ("9999",)
 
 
 def test_an_older_backup_is_noticed_and_the_next_step_is_named(saved: Path, target: Path) -> None:

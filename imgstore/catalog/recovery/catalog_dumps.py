@@ -52,22 +52,40 @@ def dump_catalog(database: Database, target: Path, report: Callable[[int, int], 
         StoreError: the catalog cannot be read, or the file cannot be written.
         ObjectCorrupt: the copy is damaged.
     """
-    with translate_errors(database.place), database.readers.connect() as connection:
-        revision, oldest = read_revision(connection) or REVISION, find_oldest_code(connection) or REVISION
-    if database.file is not None:
-        copy_sqlite(database.file, target, report)
-        check_sqlite(target)
-        return DumpDescription(engine=Engine.SQLITE, revision=revision, oldest_code=oldest)
-    major, schema, _ = _describe_server(database)
-    program = find_program("pg_dump", major)
-    dump_postgresql(database.url, schema, program, target, lambda done: report(done, 0))
+    while True:
+        revisions = _read_revisions(database)
+        schema, program = _write_dump(database, target, report)
+        if _read_revisions(database) == revisions:
+            break
+        target.unlink()  # Another process has upgraded the catalog in between.
+    revision, oldest = revisions
     return DumpDescription(
-        engine=Engine.POSTGRESQL,
+        engine=Engine.SQLITE if program is None else Engine.POSTGRESQL,
         revision=revision,
         oldest_code=oldest,
         schema=schema,
-        program_major=program.major,
+        program_major=None if program is None else program.major,
     )
+
+
+def _read_revisions(database: Database) -> tuple[str, str]:
+    """Return the revision of a catalog, and the oldest revision of code that may use the catalog."""
+    with translate_errors(database.place), database.readers.connect() as connection:
+        return read_revision(connection) or REVISION, find_oldest_code(connection) or REVISION
+
+
+def _write_dump(
+    database: Database, target: Path, report: Callable[[int, int], None]
+) -> tuple[str | None, Program | None]:
+    """Write and check a dump. Return PostgreSQL's schema and the program that wrote the dump."""
+    if database.file is not None:
+        copy_sqlite(database.file, target, report)
+        check_sqlite(target)
+        return None, None
+    major, schema, _ = _describe_server(database)
+    program = find_program("pg_dump", major)
+    dump_postgresql(database.url, schema, program, target, lambda done: report(done, 0))
+    return schema, program
 
 
 def find_content(url: str) -> tuple[str, ...]:
