@@ -387,6 +387,23 @@ def test_a_member_outside_of_the_home_is_refused(tmp_path: Path, name: str, monk
     assert not (tmp_path / "b.tar").exists()
 
 
+def test_a_catalog_that_appears_during_a_restore_is_noticed(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imgstore.operations.recovery import restore
+
+    real, target = restore._restore_files, tmp_path / "new"
+
+    def appear(*args: Any) -> Any:
+        (target / "catalog.sqlite").write_bytes(b"another catalog")
+        return real(*args)
+
+    monkeypatch.setattr(restore, "_restore_files", appear)
+    with pytest.raises(Conflict, match="exists"):
+        restore_backup(RestoreRequest(file=saved, home=target))
+    assert (target / "catalog.sqlite").read_bytes() == b"another catalog"
+
+
 def test_two_restores_exclude_each_other(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, go_on = threading.Event(), threading.Event()
     from imgstore.operations.recovery import restore

@@ -280,7 +280,7 @@ def _check_file(file: Path, backup: Backup, *, is_resumed: bool) -> None:
         is_present = each.exists() and each.stat().st_size
         if is_present and not (is_resumed and each == file and _hash_file(file) == backup.catalog.blake3):
             raise Conflict(
-                f"The catalog {file} exists, and nothing was written.",
+                f"The catalog {file} exists, and was not replaced.",
                 found=f"{each.name} with {each.stat().st_size} bytes",
                 expected="no catalog",
                 hint=f"move {each} to another folder, or name another catalog with --home or --database",
@@ -356,8 +356,10 @@ def _restore_sqlite(backup: Backup, file: Path, progress: ByteProgress) -> None:
     """Restore and check an SQLite catalog under a temporary name, then give it the final name."""
     temporary = file.with_name(f".{file.name}.restore")
     temporary.unlink(missing_ok=True)  # A killed restore may leave the second name of the published catalog.
+    # A server that a service manager starts again and again may have made a catalog since the first check.
+    _check_file(file, backup, is_resumed=True)
     if file.exists() and file.stat().st_size:
-        return  # `_check_file` has compared the file with the backup.
+        return
     make_private_folder(file.parent)
     with open(temporary, "xb", opener=open_private) as stream:
         stream.writelines(progress.count(backup.read(backup.catalog)))
