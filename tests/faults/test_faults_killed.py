@@ -184,7 +184,8 @@ def data_disks(folder: Path, *, strikes: int) -> None:
         scene.expected.update({version: os_disk, f"{version}/lun-3": data})
         return {"source": str(os_disk), "data": {"3": str(data)}, "version": version, "targets": targets}
 
-    steps = scene.run_job("publish", **orders(0))
+    scene.run_job("publish", **orders(0))  # The first use of the regions takes further steps.
+    steps = scene.run_job("publish", **orders(strikes + 1))
     struck = [
         scene.crash_and_repeat("publish", fatal=1 + (2 * number - 1) * steps // (2 * strikes), **orders(number))
         for number in range(1, strikes + 1)
