@@ -190,8 +190,8 @@ class _Catalog(Catalog):
             yield transaction
 
 
-def _opened_catalog(process: Process, url: str, effects: Effects, copies: Path | None = None) -> Catalog:
-    catalog = Catalog.open(url, effects, copies)
+def _opened_catalog(process: Process, *opened: Any) -> Catalog:
+    catalog = Catalog.open(*opened)
     return _Catalog(catalog._database, catalog._effects, process=process)
 
 

@@ -29,7 +29,7 @@ from imgstore.operations.disks.sources import open_source
 from imgstore.operations.disks.uploads import create_upload, open_spool, sweep_uploads
 from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
-from imgstore.operations.maintenance import scheduler
+from imgstore.operations.maintenance import pace, scheduler
 from imgstore.operations.stores.readiness import check_readiness
 from imgstore.policy.maintenance_schedule import maintenance_tasks
 from imgstore.regions import Regions
@@ -167,7 +167,7 @@ def scrub_request(installation: Installation, _folder: Path) -> object:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(scheduler, "scrub", scrub)
-        patched.setattr(scheduler, "TokenBucket", lambda rate, _clock: seen.append(rate))
+        patched.setattr(pace, "TokenBucket", lambda rate, _clock: seen.append(rate))
         scheduler.MaintenanceRunner(installation, ADMIN)._scrub("a")
     return seen
 
