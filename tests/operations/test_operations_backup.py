@@ -387,6 +387,44 @@ def test_a_member_outside_of_the_home_is_refused(tmp_path: Path, name: str, monk
     assert not (tmp_path / "b.tar").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"schema": 3}, "the schema 3"),
+        ({"schema": ["x"]}, "the schema"),
+        ({"schema": "public"}, "in a backup of sqlite"),
+        ({"programMajor": True}, "the program True"),
+        ({"engine": "postgresql"}, "unknown member 'catalog.sqlite'"),
+        ("settings.toml", "settings.toml twice"),
+        ("catalog.sqlite", "catalog.sqlite twice"),
+        ("catalog.pgdump", "unknown member 'catalog.pgdump'"),
+    ],
+    ids=str,
+)
+def test_a_manifest_with_other_types_or_further_members_is_refused(
+    tmp_path: Path, change: dict[str, object] | str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    with open_home(home):
+        (home / "settings.toml").write_text("")
+    real_end, real_dumps = backup_file.BackupWriter.end, json.dumps
+
+    def end(writer: backup_file.BackupWriter, description: backup_file.BackupDescription) -> None:
+        if isinstance(change, str):
+            writer.add(change, 1, [b"x"])
+        real_end(writer, description)
+
+    def dumps(document: Any, **settings: Any) -> str:
+        is_manifest = isinstance(document, dict) and "formatVersion" in document and isinstance(change, dict)
+        return real_dumps(document | change if is_manifest else document, **settings)
+
+    monkeypatch.setattr(backup_file.BackupWriter, "end", end)
+    monkeypatch.setattr(json, "dumps", dumps)
+    with pytest.raises(ObjectCorrupt, match="damaged") as caught:
+        back_up(home, tmp_path / "b.tar")
+    assert found in (caught.value.found or "")
+
+
 def test_a_catalog_that_appears_during_a_restore_is_noticed(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

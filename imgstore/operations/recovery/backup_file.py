@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any, Final
 
 from blake3 import blake3
@@ -259,13 +260,7 @@ def _check(path: Path, stream: IO[bytes], report: Callable[[int], None]) -> Back
             installation=str(document["installation"]),
             created_at=datetime.fromisoformat(document["createdAt"]),
             sequence=int(document["sequence"]),
-            dump=DumpDescription(
-                engine=Engine(document["engine"]),
-                revision=str(document["revision"]),
-                oldest_code=str(document["oldestCode"]),
-                schema=document["schema"],
-                program_major=document["programMajor"],
-            ),
+            dump=_read_dump(document),
         )
         backup = Backup(path=path, digest=digest, description=description, members=members)
         # Each unfinished upload needs both files.
@@ -340,6 +335,24 @@ def _parse_manifest(stream: IO[bytes], manifest: tuple[int, int]) -> dict[str, A
     return document
 
 
+def _read_dump(document: Mapping[str, Any]) -> DumpDescription:
+    """Return the description of the catalog.
+
+    Raises:
+        ValueError: a value has a wrong type for the engine.
+    """
+    engine, schema, program_major = Engine(document["engine"]), document["schema"], document["programMajor"]
+    if (type(schema), type(program_major)) != ((str, int) if engine is Engine.POSTGRESQL else (NoneType, NoneType)):
+        raise ValueError(f"the schema {schema!r} and the program {program_major!r} in a backup of {engine}")
+    return DumpDescription(
+        engine=engine,
+        revision=str(document["revision"]),
+        oldest_code=str(document["oldestCode"]),
+        schema=schema,
+        program_major=program_major,
+    )
+
+
 def _members(document: Mapping[str, Any], end: int) -> Iterator[Member]:
     """Yield the members of a manifest.
 
@@ -348,12 +361,16 @@ def _members(document: Mapping[str, Any], end: int) -> Iterator[Member]:
         end: the end of the members in the file.
 
     Raises:
-        ValueError: a member has an unknown name, or is outside of the file.
+        ValueError: a member has an unknown name, is repeated, or is outside of the file.
     """
+    names, catalog = set[str](), CATALOG_FILES[Engine(document["engine"])]
     for each in document["members"]:
         name = str(each["name"])
-        if not is_known_member(name):
+        if not is_known_member(name) or (name in CATALOG_FILES.values() and name != catalog):
             raise ValueError(f"the unknown member {name!r}")
+        if name in names:
+            raise ValueError(f"{name} twice")
+        names.add(name)
         extents = tuple((int(begin), int(length)) for begin, length in each["extents"]) if "extents" in each else None
         upload = _UPLOAD_FILE.fullmatch(name)
         if (extents is not None) is not (upload is not None and upload["file"] == DATA_FILE):
