@@ -114,6 +114,15 @@ def test_a_home_with_too_little_space_for_a_copy_is_backed_up(saved: Path, small
     assert target.stat().st_size > 128 * KIB
 
 
+def test_a_catalog_on_a_full_disk_is_found_before_the_first_write(saved: Path, small: Path, tmp_path: Path) -> None:
+    free = os.statvfs(small)
+    (small / "filler").write_bytes(bytes(free.f_bfree * free.f_frsize - 128 * KIB))
+    full = RestoreRequest(file=saved, home=tmp_path / "home", database=f"sqlite:///{small}/catalogs/c.sqlite")
+    with pytest.raises(StoreFull, match="cannot be used"):
+        restore_backup(full)
+    assert [*full.home.iterdir(), *(small / "catalogs").iterdir()] == []
+
+
 def test_a_restore_to_a_full_disk_is_repeated(saved: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = RestoreRequest(file=saved, home=small / "home")
     with pytest.raises(StoreFull, match="cannot be used"):

@@ -467,6 +467,33 @@ def test_two_restores_exclude_each_other(saved: Path, tmp_path: Path, monkeypatc
     assert run(target, "sig", "list").exit_code == 0
 
 
+def test_two_homes_are_not_restored_into_one_catalog_at_once(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imgstore.operations.recovery import restore
+
+    first, second = (
+        RestoreRequest(file=saved, home=tmp_path / name, database=f"sqlite:///{tmp_path}/shared/c.sqlite")
+        for name in ("first", "second")
+    )
+    real, refusals = restore._restore_files, list[Conflict]()
+
+    def restore_second(*args: Any) -> Any:
+        monkeypatch.setattr(restore, "_restore_files", real)
+        with pytest.raises(Conflict, match="copies or restores") as caught:
+            restore_backup(second)
+        refusals.append(caught.value)
+        return real(*args)
+
+    monkeypatch.setattr(restore, "_restore_files", restore_second)
+    restore_backup(first)
+    assert len(refusals) == 1
+    assert list(second.home.iterdir()) == []
+    assert [each.name for each in (tmp_path / "shared").iterdir()] == ["c.sqlite"]
+    with pytest.raises(Conflict, match="exists"):
+        restore_backup(second)
+
+
 # -- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 

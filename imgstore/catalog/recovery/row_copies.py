@@ -6,13 +6,11 @@ are compared by a digest of each table. A digest is the sum of the BLAKE3 of all
 """
 
 import json
-import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fcntl import LOCK_EX, LOCK_NB
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,12 +24,12 @@ from imgstore.catalog.engine.database import Database, Session, configure_databa
 from imgstore.catalog.engine.errors import translate_errors
 from imgstore.catalog.engine.upgrade import read_revision, upgrade_catalog
 from imgstore.catalog.recovery.catalog_dumps import find_place
+from imgstore.catalog.recovery.file_locks import hold_file
 from imgstore.catalog.schema import REVISION, metadata
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, StoreMismatch, WorkHeld
+from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, StoreMismatch
 from imgstore.domain.host import file_systems
 from imgstore.domain.host.os_errors import translate_host_faults
-from imgstore.domain.host.private_files import FILE_MODE, make_private_folder
 
 _ROWS_AT_ONCE: Final = 500
 _REPORT_ROWS: Final = 1000
@@ -135,7 +133,7 @@ def _open_target(source: Database, url: str) -> Iterator[Database]:
             return
     finally:
         target.close()
-    with translate_host_faults(), _hold_file(target.file):
+    with translate_host_faults(), hold_file(target.file):
         _check_file(target.file)
         temporary = target.file.with_name(f".{target.file.name}.copy")
         _remove_sqlite(temporary)
@@ -152,27 +150,6 @@ def _open_target(source: Database, url: str) -> Iterator[Database]:
         file_systems.publish(temporary, target.file)
         _remove_sqlite(temporary)
         file_systems.sync_folder(target.file.parent)
-
-
-@contextmanager
-def _hold_file(file: Path) -> Iterator[None]:
-    """Keep other copies into the same file away, because the temporary file has a fixed name."""
-    make_private_folder(file.parent)
-    held = file.with_name(f".{file.name}.copy.held")
-    descriptor = os.open(held, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    try:
-        try:
-            file_systems.lock(descriptor, LOCK_EX | LOCK_NB, held)
-        except BlockingIOError as error:
-            raise _busy_error(file, held) from error
-        if not os.fstat(descriptor).st_nlink:  # The other copy has just ended.
-            raise _busy_error(file, held)
-        try:
-            yield
-        finally:
-            held.unlink()
-    finally:
-        os.close(descriptor)
 
 
 def _remove_sqlite(file: Path) -> None:
@@ -360,16 +337,6 @@ def _not_empty_error(place: str, found: str) -> Conflict:
         expected="a new SQLite file, or a PostgreSQL database without rows",
         hint="name another file, or create an empty database (`createdb`)",
         target=place,
-    )
-
-
-def _busy_error(file: Path, held: Path) -> WorkHeld:
-    return WorkHeld(
-        f"Another process copies a catalog into {file}.",
-        found=f"a lock on {held}",
-        expected="one copy into a file at a time",
-        hint="wait for the other process to end, or name another file with --to",
-        target=str(file),
     )
 
 

@@ -7,8 +7,9 @@ an interrupted restore. The catalog is the last part, because a home without a c
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fcntl import LOCK_EX, LOCK_NB
@@ -26,6 +27,7 @@ from imgstore.catalog.recovery.catalog_dumps import (
     read_identity,
     restore_dump,
 )
+from imgstore.catalog.recovery.file_locks import hold_file, lock_path
 from imgstore.catalog.recovery.sqlite_copies import check_sqlite
 from imgstore.catalog.schema import REVISION
 from imgstore.domain.errors import CatalogOutdated, Conflict, InvalidInput, ObjectCorrupt, StoreMismatch, WorkHeld
@@ -49,7 +51,9 @@ from imgstore.transfer.spool import spool_folder
 from imgstore.transfer.spool_snapshot import DATA_FILE, JOURNAL_FILE, write_snapshot
 
 _SQLITE: Final = "sqlite:///"
-_KEPT: Final = frozenset({"regions", "scratch", "lost+found", f"{DATABASE_FILE}.lock"})
+_KEPT: Final = frozenset(
+    {"regions", "scratch", "lost+found", f"{DATABASE_FILE}.lock", lock_path(Path(DATABASE_FILE)).name}
+)
 """The names that an empty home may have. The folder `regions` has the stored bytes of zones without an endpoint."""
 _FOUND_MAX: Final = 8
 
@@ -84,7 +88,7 @@ def restore_backup(request: RestoreRequest, subscriber: Subscriber = ignore_even
     Raises:
         InvalidInput: the file is no backup, or has a newer schema, or the database has another engine.
         ObjectCorrupt: the file is damaged. Nothing was written.
-        Conflict: the home or the database is not empty, or another process restores into the home.
+        Conflict: the home or the database is not empty, or another process restores into the home or the database.
         StoreMismatch: the regions in the home belong to another installation.
         StoreError: the database refused, or no space is left.
     """
@@ -92,7 +96,11 @@ def restore_backup(request: RestoreRequest, subscriber: Subscriber = ignore_even
     backup = open_backup(request.file, subscriber)
     _check_revision(backup)
     file = _choose_file(backup, request)
-    with translate_host_faults(), _hold_home(request.home) as descriptor:
+    with (
+        translate_host_faults(),
+        _hold_home(request.home) as descriptor,
+        nullcontext() if file is None else hold_file(file),
+    ):
         mark = {
             "digest": backup.digest,
             "file": str(request.file),
@@ -221,7 +229,7 @@ def _begin(request: RestoreRequest, backup: Backup, file: Path | None, descripto
     else:
         check_restorable(_url(request), backup.description.dump)
         _check_database(_url(request), mark["place"], backup, is_resumed=found is not None)
-    check_free_bytes(home, sum(each.stored_bytes for each in backup.members.values()))
+    _check_space(home, backup, file)
     text = json.dumps(mark).encode()
     os.pwrite(descriptor, text, 0)
     os.ftruncate(descriptor, len(text))
@@ -255,6 +263,16 @@ def _check_home(home: Path) -> None:
 
 def _is_empty(path: Path) -> bool:
     return not any(path.iterdir()) if path.is_dir() else not path.stat().st_size
+
+
+def _check_space(home: Path, backup: Backup, file: Path | None) -> None:
+    """Refuse file systems without space for the files of the home and an SQLite catalog."""
+    catalog_bytes = backup.catalog.stored_bytes
+    needed = Counter({home: sum(each.stored_bytes for each in backup.members.values()) - catalog_bytes})
+    if file is not None:
+        needed[home if home.stat().st_dev == file.parent.stat().st_dev else file.parent] += catalog_bytes
+    for folder, needed_bytes in needed.items():
+        check_free_bytes(folder, needed_bytes)
 
 
 def _check_owner(home: Path, backup: Backup) -> None:
