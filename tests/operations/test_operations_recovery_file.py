@@ -154,6 +154,14 @@ def test_a_passphrase_that_is_no_text_is_named(sealed: bytes, tmp_path: Path) ->
         assert (caught.value.target, caught.value.found) == ("passphrase", "no UTF-8 at character 15")
 
 
+def test_a_passphrase_in_place_of_the_file_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "passphrase.txt").write_text(PASSPHRASE)
+    with pytest.raises(InvalidInput, match="is no recovery file") as caught:
+        read_recovery_file(tmp_path / "passphrase.txt", "another passphrase")
+    assert caught.value.found == f"{len(PASSPHRASE)} bytes of another kind"
+    assert PASSPHRASE[:4] not in str(caught.value)
+
+
 def test_another_passphrase_is_named_as_such(sealed: bytes) -> None:
     assert unseal(sealed, PASSPHRASE, "file") == b'{"a": 1}'
     for other in ("correct horse batterx", PASSPHRASE + "\n", PASSPHRASE.upper()):

@@ -89,7 +89,8 @@ def unseal(data: bytes, passphrase: str, place: str) -> bytes:
         InvalidInput: the bytes are no recovery file or are damaged, the format is newer, or the passphrase is wrong.
     """
     if not data.startswith(MAGIC):
-        raise _file_error(f"{place} is no recovery file.", f"a file that begins with {data[:8]!r}", place)
+        # The bytes themselves may be the passphrase, if two paths were exchanged.
+        raise _file_error(f"{place} is no recovery file.", f"{len(data)} bytes of another kind", place)
     body, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
     if len(body) < _HEADER.size + _TAG_BYTES or digest_of(body) != digest:
         raise damaged_error(place, f"{len(data)} bytes that differ from their digest")
