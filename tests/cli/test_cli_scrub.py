@@ -64,6 +64,13 @@ def test_rate_is_kept_and_a_wrong_rate_is_refused(home: Path) -> None:
         assert slot["bytesPerSecond"] > 0
 
 
+def test_status_needs_a_line_without_options_of_a_scrub(tmp_path: Path) -> None:
+    refused = run(tmp_path, "--status", "--rate", "1MB/s", "--sample=100", "--dry-run")
+    assert (refused.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert "without --sample, --dry-run, --rate" in refused.stderr
+    assert told(run(tmp_path, "--status", "--only-show-errors"), 0) == []
+
+
 def test_status_shows_when_each_slot_was_last_read(home: Path) -> None:
     before = told(run(home, "--status"), 0)
     assert [(each["lastScrubbed"], each["lastSample"], each["lostObjects"]) for each in before] == [(None, None, 0)] * 4

@@ -1,9 +1,10 @@
 """``imgstore scrub``: check and repair of stored objects."""
 
 from datetime import date
-from typing import Final
+from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Command
@@ -81,9 +82,23 @@ def _format_ranges(disk: Json) -> str:
     return f"{disk['disk']} {disk['lostBytes']} bytes at {' '.join(shown)}{rest}"
 
 
+def _check_status(*, status: bool, **others: Any) -> dict[str, Any]:
+    """Refuse the options of a scrub with --status, which reads nothing."""
+    context = click.get_current_context()
+    given = [
+        each.opts[0]
+        for each in context.command.params
+        if each.name in others and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE
+    ]
+    if status and given:
+        raise click.UsageError(f"--status reads no object, and needs a line without {', '.join(given)}.")
+    return {"status": status, **others}
+
+
 @click.command(
     cls=Command,
     table=_table,
+    read_options=_check_status,
     example="imgstore scrub --sample 10 --rate 50MB/s -o table\nimgstore scrub --region westus2\n"
     "imgstore scrub --status -o table",
 )
