@@ -23,8 +23,6 @@ class RecoveryFileReport:
     """The ids of keys that the installation has and the file does not have."""
     changed_settings: Sequence[str] = ()
     """The settings that differ between the installation and the file: `regions.yaml`, or names of variables."""
-    is_in_home: bool = False
-    """Whether the file is below the home, so that a loss of the home loses the file."""
 
     @property
     def is_current(self) -> bool:

@@ -248,6 +248,13 @@ def test_standard_output_is_no_target(home: Path, tmp_path: Path, monkeypatch: p
     assert (refused.exit_code, "Name a file" in refused.output, list(tmp_path.iterdir())) == (2, True, [])
 
 
+def test_a_backup_below_the_home_is_warned_of(tmp_path: Path) -> None:
+    done = run(tmp_path / "home", "catalog", "backup", str(tmp_path / "home"))
+    assert (done.exit_code, "below the home" in done.stderr) == (0, True)
+    done = run(tmp_path / "home", "catalog", "backup", str(tmp_path))
+    assert (done.exit_code, "below the home" in done.stderr) == (0, False)
+
+
 def test_only_an_operator_may_back_up(empty: Installation, tmp_path: Path) -> None:
     with pytest.raises(AccessDenied):
         backup_catalog(empty, Principal(name="ann", uid="7"), tmp_path / "b.tar")

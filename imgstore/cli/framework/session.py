@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import click
@@ -40,6 +41,11 @@ class Session:
         """Print a note for people on standard error."""
         if not self.quiet:
             click.echo(f"WARNING: {text}", err=True)
+
+    def warn_of_home(self, path: Path) -> None:
+        """Print a warning if a file is below the home, because a loss of the home would lose the file, too."""
+        if path.resolve().is_relative_to(self.installation.home.resolve()):
+            self.warn(f"{path} is below the home: a loss of the home loses the file, too. Copy it to another machine")
 
     def page(
         self,

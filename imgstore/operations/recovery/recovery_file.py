@@ -48,7 +48,7 @@ def write_recovery_file(
             pending.discard()
         with installation.catalog.transaction() as transaction:
             transaction.recovery_keys.replace(keys.ids, keys.written_at)
-        return _report(installation, path, keys, file_bytes)
+        return _report(path, keys, file_bytes)
 
 
 def check_recovery_file(
@@ -70,7 +70,7 @@ def check_recovery_file(
     if keys.regions_document != present.regions_document:
         changed.insert(0, "regions.yaml")
     return replace(
-        _report(installation, path, keys, file_bytes),
+        _report(path, keys, file_bytes),
         missing=sorted(present.ids - keys.ids),
         changed_settings=changed,
     )
@@ -112,7 +112,7 @@ def read_present_keys(installation: Installation, transaction: Transaction) -> R
     )
 
 
-def _report(installation: Installation, path: Path, keys: RecoveryKeys, file_bytes: int) -> RecoveryFileReport:
+def _report(path: Path, keys: RecoveryKeys, file_bytes: int) -> RecoveryFileReport:
     return RecoveryFileReport(
         path=path,
         file_bytes=file_bytes,
@@ -121,7 +121,6 @@ def _report(installation: Installation, path: Path, keys: RecoveryKeys, file_byt
         pools=len(keys.pools),
         signing_keys=len(keys.signing_keys),
         variables=tuple(keys.variables),
-        is_in_home=path.resolve().is_relative_to(installation.home.resolve()),
     )
 
 

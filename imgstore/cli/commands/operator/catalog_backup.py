@@ -5,19 +5,25 @@ from pathlib import Path
 import click
 
 from imgstore.cli.framework.command import Command
-from imgstore.cli.framework.session import open_session
+from imgstore.cli.framework.session import Session
 from imgstore.operations.recovery.backup import backup_catalog
 from imgstore.operations.recovery.backup_file import Backup
 from imgstore.wire.json_text import Json
+
+
+def _check_target(_context: click.Context, _parameter: click.Parameter, target: Path) -> Path:
+    if str(target) == "-":
+        raise click.UsageError("A backup is a file, because the command reads the written bytes again. Name a file.")
+    return target
 
 
 @click.command(
     cls=Command,
     example="imgstore catalog backup gallery.tar\nimgstore catalog backup /srv/backups -o table",
 )
-@click.argument("target", type=click.Path(path_type=Path), metavar="FILE|FOLDER")
+@click.argument("target", type=click.Path(path_type=Path), metavar="FILE|FOLDER", callback=_check_target)
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
-def backup(target: Path, *, overwrite: bool) -> Json:
+def backup(session: Session, target: Path, *, overwrite: bool) -> Json:
     """Write the catalog and the files of the home into one new file, while servers and workers run.
 
     The file is a tar archive with the database, regions.yaml, settings.toml, the certificates of the home and the received
@@ -26,11 +32,9 @@ def backup(target: Path, *, overwrite: bool) -> Json:
 
     The command checks the written file before the file appears. The file contains keys, so only its owner may read it.
     """
-    if str(target) == "-":
-        raise click.UsageError("A backup is a file, because the command reads the written bytes again. Name a file.")
-    with open_session() as session:
-        report = session.run(backup_catalog, target, overwrite=overwrite)
-        return {"file": str(report.backup.path), "fileBytes": report.file_bytes, **backup_json(report.backup)}
+    report = session.run(backup_catalog, target, overwrite=overwrite)
+    session.warn_of_home(report.backup.path)
+    return {"file": str(report.backup.path), "fileBytes": report.file_bytes, **backup_json(report.backup)}
 
 
 def backup_json(backup: Backup) -> dict[str, Json]:

@@ -7,7 +7,7 @@ import click
 from imgstore.catalog.recovery.row_copies import RowCopy
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import Rows
-from imgstore.cli.framework.session import Session, open_session
+from imgstore.cli.framework.session import Session
 from imgstore.operations.recovery.copy import copy_catalog
 from imgstore.operations.stores.first_start import DATABASE_FILE
 from imgstore.wire.json_text import Json
@@ -24,7 +24,7 @@ def _table(body: Json) -> Rows:
     "imgstore catalog copy --database postgresql://imgstore@db.example/imgstore --to sqlite:////srv/home/catalog.sqlite",
 )
 @click.option("--to", required=True, metavar="URL", help="An empty PostgreSQL database, or a new SQLite file.")
-def copy(to: str) -> Answer:
+def copy(session: Session, to: str) -> Answer:
     """Copy the catalog into another database, and compare every row.
 
     The command moves an installation between SQLite and PostgreSQL. Stop servers and workers first. The copy is one
@@ -34,26 +34,25 @@ def copy(to: str) -> Answer:
     The command prints the number of rows and the digest of each table, which are equal in both databases. An interrupted
     copy leaves no row. The present catalog stays unchanged, and the command prints the steps to use the new database.
     """
-    with open_session() as session:
-        copied = session.run(copy_catalog, to)
-        steps = _next_steps(session, copied)
-        for step in steps:
-            if not session.quiet:
-                click.echo(f"Next step: {step}", err=True)
-        tables = [
-            {"table": name, "rows": each.rows, "digest": each.digest, "changed": name in copied.changed}
-            for name, each in copied.tables.items()
-        ]
-        body = {
-            "from": session.installation.catalog.place,
-            "to": copied.place,
-            "equal": True,
-            "rows": sum(each.rows for each in copied.tables.values()),
-            "tables": tables,
-            "changedDuringCopy": list(copied.changed),
-            "nextSteps": steps,
-        }
-        return Answer(body=body, exit_code=1 if copied.changed else 0)
+    copied = session.run(copy_catalog, to)
+    steps = _next_steps(session, copied)
+    for step in steps:
+        if not session.quiet:
+            click.echo(f"Next step: {step}", err=True)
+    tables = [
+        {"table": name, "rows": each.rows, "digest": each.digest, "changed": name in copied.changed}
+        for name, each in copied.tables.items()
+    ]
+    body = {
+        "from": session.installation.catalog.place,
+        "to": copied.place,
+        "equal": True,
+        "rows": sum(each.rows for each in copied.tables.values()),
+        "tables": tables,
+        "changedDuringCopy": list(copied.changed),
+        "nextSteps": steps,
+    }
+    return Answer(body=body, exit_code=1 if copied.changed else 0)
 
 
 def _next_steps(session: Session, copied: RowCopy) -> list[str]:

@@ -52,10 +52,7 @@ def recovery_file(path: Path, passphrase_file: Path | None, *, check: bool, over
             report = session.run(operations.check_recovery_file, path, passphrase=passphrase)
         else:
             report = session.run(operations.write_recovery_file, path, passphrase=passphrase, overwrite=overwrite)
-        if report.is_in_home:
-            session.warn(
-                f"{path} is below the home: a loss of the home loses the file, too. Copy it to another machine"
-            )
+        session.warn_of_home(path)
         if not report.is_current:
             session.warn(f"{path} is older than the installation: write a new file")
         return Answer(body=recovery_file_json(report), exit_code=0 if report.is_current else 1)
