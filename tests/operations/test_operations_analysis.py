@@ -1,5 +1,6 @@
 """`regions check --analyze` (invariant Z14): real engines raise no alarm, and a check names each lie of a proxy."""
 
+import itertools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
+from imgstore.stores.analysis.requests import Requests
 from imgstore.testing.engines import S3Engine
 from tests.support.lying_s3 import LIES, Liar, compose
 from tests.support.s3_proxy import S3Proxy, start_s3_proxy
@@ -170,6 +172,32 @@ def test_directories_raise_no_alarm_and_keep_no_file(tmp_path: Path) -> None:
         assert zone["analysis"]["disproved"] == []
         assert zone["analysis"]["announced"] == zone["analysis"]["sent"]
     assert not list((tmp_path / "home/regions").glob("*/*/imgstore-probe/analysis"))
+
+
+def test_zones_test_the_largest_object_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[Requests]()
+
+    def noted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def note(self: Requests, key: str, *args: Any) -> Any:
+            seen.extend([self] if key.endswith("-max") else [])
+            return real(self, key, *args)
+
+        return note
+
+    monkeypatch.setattr(Requests, "get", noted(Requests.get))
+    monkeypatch.setattr(Requests, "head", noted(Requests.head))
+    zones = json.loads(run_at(tmp_path / "home", "eastus", "westus2", "--analyze", *LEAST).stdout)
+    assert len(zones) > 2
+    turns = [zone for zone, _ in itertools.groupby(seen)]
+    assert len(turns) == 2 * len(zones), "one for each plan and one for each run"
+
+
+def test_a_largest_object_above_the_free_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgstore.operations.stores.analysis.available_memory_bytes", lambda: 40_000_000)
+    refused = run_at(tmp_path / "home", "eastus", "--analyze", *LEAST, "--max-object-bytes", "10000001")
+    assert refused.exit_code == 1
+    assert "name at most 10000000 bytes" in refused.stderr
+    assert run_at(tmp_path / "home", "eastus", "--analyze", *LEAST).exit_code == 0
 
 
 def test_no_object_is_put_below_a_retention(minio: S3Engine, new_house: Callable[[S3Engine], House]) -> None:

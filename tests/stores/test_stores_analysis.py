@@ -8,7 +8,15 @@ import pytest
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import StoreError, StoreSilent
 from imgstore.stores.access import StoreAccess
-from imgstore.stores.analysis import AnalysisSettings, AnalyzedStore, Check, Outcome, StoreAnalysis, analyze_store
+from imgstore.stores.analysis import (
+    AnalysisSettings,
+    AnalyzedStore,
+    Check,
+    Outcome,
+    StoreAnalysis,
+    analyze_store,
+    plan_analysis,
+)
 from imgstore.stores.interface import Body, ObjectInfo
 from imgstore.stores.memory import MemoryStore
 from tests.support.faulty_store import Fault, FaultyStore, Kind
@@ -19,7 +27,16 @@ EFFECTS = Effects(wait=lambda _seconds: None)
 
 def analyze(store: Any) -> StoreAnalysis:
     target = AnalyzedStore(store=store, access=StoreAccess(), unusual=None, versions=None)
-    return analyze_store(target, SETTINGS, EFFECTS, name="a", is_alive=lambda _name: True, stop=threading.Event())
+    return analyze_store(
+        target,
+        SETTINGS,
+        EFFECTS,
+        name="a",
+        is_alive=lambda _name: True,
+        stop=threading.Event(),
+        planned=plan_analysis(target, SETTINGS, EFFECTS),
+        turn=threading.Lock(),
+    )
 
 
 def disproved(analysis: StoreAnalysis) -> set[Check]:

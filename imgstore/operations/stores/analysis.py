@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.host.memory import available_memory_bytes
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.storage.digests import digest_of
@@ -15,6 +17,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.stores.regions import choose_regions
 from imgstore.regions import ZoneReport
 from imgstore.stores.analysis import (
+    PEAK_BODIES,
     AnalysisSettings,
     AnalyzedStore,
     RequestTotals,
@@ -65,9 +68,10 @@ def plan_zone_analysis(
     Each zone gets a small object, which is deleted at once.
 
     Raises:
-        InvalidInput: a region does not exist.
+        InvalidInput: a region does not exist, or the largest object needs more than the free memory.
     """
     authorize(principal, Action.ADMINISTER, INSTALLATION)
+    _check_memory(settings.object_bytes_max, available_memory_bytes())
     chosen = choose_regions(installation, names)
     with ThreadPoolExecutor(len(chosen)) as pool:  # One common wait for all regions that do not answer.
         opened = [each for zones in pool.map(installation.locator.open_for_analysis, chosen) for each in zones]
@@ -81,6 +85,17 @@ def plan_zone_analysis(
     ]
 
 
+def _check_memory(object_bytes_max: int, free_bytes: int | None) -> None:
+    if free_bytes is not None and object_bytes_max * PEAK_BODIES > free_bytes:
+        raise InvalidInput(
+            f"The test of an object of {object_bytes_max:,} bytes needs more memory than is free.",
+            found=f"{free_bytes:,} bytes of free memory",
+            expected=f"{object_bytes_max * PEAK_BODIES:,} bytes, {PEAK_BODIES} times the size of the object",
+            hint=f"name at most {free_bytes // PEAK_BODIES} bytes with --max-object-bytes, or free some memory",
+            target="max-object-bytes",
+        )
+
+
 def analyze_zones(
     installation: Installation,
     principal: Principal,
@@ -88,16 +103,19 @@ def analyze_zones(
     *,
     settings: AnalysisSettings = AnalysisSettings(),  # noqa: B008 - frozen
 ) -> list[AnalyzedZone]:
-    """Analyze the zones of a plan, all at once. Objects are removed afterwards, also after an interruption."""
+    """Analyze the zones of a plan, all at once, and the largest object of each zone one after another.
+
+    Objects are removed afterwards, also after an interruption.
+    """
     about = f"zones {', '.join(each.name for each in planned)}"
     with record_activity(
         installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/regions/analyze", about=about
     ):
         if not planned:
             return []
-        stop = threading.Event()
+        stop, turn = threading.Event(), threading.Lock()
         with ThreadPoolExecutor(len(planned)) as pool:
-            futures = [pool.submit(_analyze_zone, installation, each, settings, stop) for each in planned]
+            futures = [pool.submit(_analyze_zone, installation, each, settings, stop, turn) for each in planned]
             try:
                 return [future.result() for future in futures]
             except BaseException:  # Each zone removes its objects before the pool ends.
@@ -106,7 +124,11 @@ def analyze_zones(
 
 
 def _analyze_zone(
-    installation: Installation, planned: PlannedZone, settings: AnalysisSettings, stop: threading.Event
+    installation: Installation,
+    planned: PlannedZone,
+    settings: AnalysisSettings,
+    stop: threading.Event,
+    turn: threading.Lock,
 ) -> AnalyzedZone:
     if planned.store is None or planned.planned is None:
         return AnalyzedZone(report=planned.report, analysis=None)
@@ -120,6 +142,8 @@ def _analyze_zone(
         name=_new_name(installation),
         is_alive=_liveness(installation),
         stop=stop,
+        planned=planned.planned,
+        turn=turn,
         moved=moved.add,
     )
     report(Stage.COMPLETED, moved.total)

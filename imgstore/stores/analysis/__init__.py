@@ -5,6 +5,7 @@ checks. docs/internals/stores.md lists the properties, and the parts of imgstore
 """
 
 from imgstore.stores.analysis.analyzer import AnalyzedStore, analyze_store, plan_analysis
+from imgstore.stores.analysis.checks import PEAK_BODIES
 from imgstore.stores.analysis.results import (
     AnalysisSettings,
     Check,
@@ -15,6 +16,7 @@ from imgstore.stores.analysis.results import (
 )
 
 __all__ = [
+    "PEAK_BODIES",
     "AnalysisSettings",
     "AnalyzedStore",
     "Check",

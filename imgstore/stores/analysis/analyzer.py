@@ -7,6 +7,7 @@ a run on a store without a fault.
 import itertools
 import threading
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -114,7 +115,7 @@ def plan_analysis(target: AnalyzedStore, settings: AnalysisSettings, effects: Ef
     _count_check(target, requests)
     if target.refusal is not None:
         return requests.totals
-    Checks(requests, findings, settings, seed="").run()
+    Checks(requests, findings, settings, seed="", turn=nullcontext()).run()
     wrong = [each for each in findings.results() if each.outcome is Outcome.DISPROVED]
     assert not wrong, f"the model keeps every promise: {wrong}"
     _delete_objects(requests)
@@ -133,6 +134,8 @@ def analyze_store(
     name: str,
     is_alive: Callable[[str], bool | None],
     stop: threading.Event,
+    planned: RequestTotals,
+    turn: AbstractContextManager[object],
     moved: Callable[[int], None] = lambda _bytes: None,
 ) -> StoreAnalysis:
     """Analyze a store. All objects are removed afterwards, also after an interruption.
@@ -145,13 +148,14 @@ def analyze_store(
         is_alive: returns whether the analysis of another name runs; None for an analysis on another machine, whose
             objects are removed after a day.
         stop: set after an interruption.
+        planned: the plan of this analysis.
+        turn: held during the check of the largest object, so that analyses of several stores need less memory.
         moved: called with the number of bytes of each request.
 
     Raises:
         AnalysisStopped: the analysis was interrupted.
     """
     findings = Findings()
-    planned = plan_analysis(target, settings, effects)
     requests = Requests(
         target.store,
         target.unusual,
@@ -172,7 +176,7 @@ def analyze_store(
     else:
         try:
             leftovers = _remove_leftovers(target, requests, is_alive, effects)
-            Checks(requests, findings, settings, seed=name).run()
+            Checks(requests, findings, settings, seed=name, turn=turn).run()
         finally:
             problem = _remove_objects(target, requests, findings, name)
         _judge_repeats(requests, findings)

@@ -108,7 +108,7 @@ def list_(session: Session) -> Json:
     "object_bytes_max",
     type=click.IntRange(10, 5 * GIB),
     metavar="BYTES",
-    help=f"With --analyze: size of the largest object. Each zone needs 4 times as much memory. "
+    help=f"With --analyze: size of the largest object, which needs 4 times as much memory. "
     f"Default: {_DEFAULTS.object_bytes_max}.",
 )
 @click.option(
