@@ -33,6 +33,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.revisions import OWNER_KINDS
 from imgstore.domain.storage.digests import Digest, digest_of
 from imgstore.domain.views import Export, VersionView
 from imgstore.ledger.entries import ChargeKind, LedgerRow
@@ -216,11 +217,13 @@ def expire_collectors(installation: Installation) -> None:
 
 
 def audit_collected(installation: Installation) -> None:
-    """Check that an embedded home contains exactly the files that its manifests name, and revisions of their owners.
+    """Check that an embedded home contains exactly the files that its manifests name, and revisions of present owners.
 
     Raises:
         AssertionError: a file is not named, or a named file is missing.
     """
+    with installation.catalog.reading() as transaction:
+        owners = {uid for kind in OWNER_KINDS for uid in transaction.revision_marks.list_uids(kind)}
     for folder in sorted((installation.home / "regions").glob("*/zone-*/pools/*/*/replica-*")):
         files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
         manifests = {key for key in files if key.startswith(object_keys.MANIFESTS)}
@@ -235,7 +238,6 @@ def audit_collected(installation: Installation) -> None:
             works |= {object_keys.fingerprints_key(work.uid) for work in manifest.works}
         fingerprints = {key for key in files if key.startswith(object_keys.FINGERPRINTS)}
         assert fingerprints <= works, f"{folder}: {fingerprints - works} belong to no manifest"
-        owners = {key.split("/")[1] for key in manifests}
         revisions = {key for key in files if (found := object_keys.parse_owner_revision(key)) and found[0] in owners}
         more = files - fingerprints - revisions - named - manifests
         assert not more, f"{folder}: too many {more}"
