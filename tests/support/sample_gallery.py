@@ -33,8 +33,8 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
-from imgstore.domain.storage.revisions import OWNER_KINDS
 from imgstore.domain.storage.digests import Digest, digest_of
+from imgstore.domain.storage.revisions import OWNER_KINDS
 from imgstore.domain.views import Export, VersionView
 from imgstore.ledger.entries import ChargeKind, LedgerRow
 from imgstore.operations import billing

@@ -215,8 +215,12 @@ def primary_key(table: str) -> tuple[str, ...]:
 
 
 def _unique_keys(table: Table) -> list[tuple[str, ...]]:
-    """Return the columns of each unique key. The partial index of replicas is part of one resource."""
+    """Return the columns of each unique key, in the order of the columns in the table.
+
+    The partial index of replicas is part of one resource.
+    """
     found: list[Iterable[Column[Any]]] = [table.primary_key.columns]
     found += [each.columns for each in table.constraints if isinstance(each, UniqueConstraint)]
     found += [index.columns for index in table.indexes if index.unique and index.name != "uq_replicas_living"]
-    return list(dict.fromkeys(tuple(column.name for column in columns) for columns in found))
+    keys = {tuple(column.name for column in columns) for columns in found}
+    return sorted(keys, key=lambda key: [table.columns.keys().index(name) for name in key])

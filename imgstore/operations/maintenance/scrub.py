@@ -195,7 +195,7 @@ def _scrub_slot(
             request = replace(request, seed=progress.scrub_pass.seed)
         named = _list_named_objects(installation, slot)
         if not request.repair_notes_only and (progress is None or progress.scrub_pass.position < _FINGERPRINTS_END):
-            named |= _list_fingerprints(installation, slot, named.values(), request.pace)
+            named |= _list_fingerprints(installation, found, named.values(), request.pace)
         with installation.catalog.reading() as transaction:
             lost = transaction.lost_objects.list(slot.uid)
         if slot.zone == ALL_ZONES:
@@ -259,12 +259,13 @@ def _list_named_objects(installation: Installation, slot: Slot) -> dict[str, _Na
 
 
 def _list_fingerprints(
-    installation: Installation, slot: Slot, named: Collection[_NamedObject], pace: Callable[[int], None]
+    installation: Installation, scrubbed: SlotScrub, named: Collection[_NamedObject], pace: Callable[[int], None]
 ) -> dict[str, _NamedObject]:
     """List the stored fingerprints that a manifest of the slot names by digest, by key. Other fingerprints are garbage.
 
     A damaged manifest is read from another copy. Without a copy nothing is known about its fingerprints.
     """
+    slot = scrubbed.slot
     access, listed = installation.access(slot), dict[str, int]()
     for info in access.store.list(access.prefix + object_keys.FINGERPRINTS):
         listed[info.key.removeprefix(access.prefix)] = info.stored_bytes
@@ -279,6 +280,7 @@ def _list_fingerprints(
                 data = read_manifest_copy(installation, slot, row)
         if data is None:
             continue
+        scrubbed.read_bytes += len(data)
         pace(len(data))
         for work in decode_manifest(data).works:
             key = object_keys.fingerprints_key(work.uid)
