@@ -1,5 +1,6 @@
 """The mark of an unfinished restore. A home with the mark is not opened, because some of its files may be missing."""
 
+import errno
 import json
 from pathlib import Path
 from shlex import quote
@@ -8,6 +9,7 @@ from typing import Final
 from imgstore.domain.errors import Conflict
 
 MARK_FILE: Final = "restore.unfinished"
+_NO_HOME: Final = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def mark_path(home: Path) -> Path:
@@ -19,8 +21,10 @@ def read_mark(home: Path) -> dict[str, str] | None:
     """Return the digest and the file of the backup, and the place of the catalog. Return None without the mark."""
     try:
         text = mark_path(home).read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    except OSError as error:
+        if error.errno in _NO_HOME:  # The opening of the home names the cause.
+            return None
+        raise
     if not text:
         return None  # A restore is checking the home and has written nothing.
     try:
