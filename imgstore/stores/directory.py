@@ -249,8 +249,9 @@ class DirectoryStore:
         """
         with self._translate_errors(""):
             found = os.stat(self._root)
-        self._folders.clear()
-        self._pinned = found.st_dev, found.st_ino
+        with self._lock:  # Another thread may be creating folders.
+            self._folders.clear()
+            self._pinned = found.st_dev, found.st_ino
 
     def unpin(self) -> None:
         """Accept any folder at `root`. The next put creates a missing folder."""

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -261,3 +262,22 @@ def test_a_pipe_in_place_of_an_object_is_not_found(tmp_path: Path) -> None:
         store.head("FORMAT")
     with pytest.raises(ObjectNotFound):
         store.get("FORMAT")
+
+
+def test_a_check_of_the_zone_during_the_first_put_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check forgets the folders that the put has made durable."""
+    store = DirectoryStore(tmp_path / "root")
+    store.put("a/b", b"1")
+    store.pin()
+    begin, checks = store._begin, list[threading.Thread]()
+
+    def check_during_put() -> None:
+        begin()
+        checks.append(threading.Thread(target=store.pin))
+        checks[0].start()
+        checks[0].join(0.2)
+
+    monkeypatch.setattr(store, "_begin", check_during_put)
+    store.put("c/d", b"2")
+    checks[0].join()
+    assert store.get("c/d") == b"2"
