@@ -1,23 +1,34 @@
 """A repeated command after the removal of the source succeeds if no byte of the source is needed any more."""
 
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imgstore.domain.errors import ImgstoreError, InvalidInput, NotFound, PropertyChangeNotAllowed, SourceNotFound
+from imgstore.domain.errors import (
+    ImgstoreError,
+    InvalidInput,
+    LostRace,
+    NotFound,
+    PropertyChangeNotAllowed,
+    SourceNotFound,
+)
 from imgstore.domain.identity.access import Principal
 from imgstore.domain.requests import DataSnapshot, DataVhd, DiskRequest, ImageRequest, MachineRequest, OsProfile
 from imgstore.domain.resources import DiskKind, ManagedDisk, ReplicationMode
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.domain.views import VersionView
+from imgstore.formats import LocalFile, open_disk
 from imgstore.operations.disks import disks
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images, machines
 from imgstore.operations.machines.create import create_machine
+from imgstore.operations.replication.disk_ingest import ingest_disk
 from imgstore.operations.versions import create as versions_create
 from tests.support.sample_disks import compute_sha256, make_raw
 from tests.support.sample_gallery import (
@@ -70,6 +81,16 @@ def make(installation: Installation, name: str, source: Path | str, kind: DiskKi
 def remove(installation: Installation, name: str, kind: DiskKind = DiskKind.DISK) -> None:
     """A disk, snapshot or managed image leaves."""
     disks.delete_disk(installation, ADMIN, group=GROUP, name=name, kind=kind)
+
+
+def test_a_disk_that_another_process_has_ingested_is_not_ingested_again(installation: Installation, file: Path) -> None:
+    """The second of two equal commands read the row before the first one ended. A new manifest would be billed wrongly."""
+    made = make(installation, "s1", file, DiskKind.SNAPSHOT)
+    with closing(open_disk(LocalFile(file), format=None, scratch=installation.scratch)) as reader:
+        read_before = replace(made, provisioning_state=ProvisioningState.CREATING)
+        with pytest.raises(LostRace, match="Another process has ingested the snapshot 's1'"):
+            ingest_disk(installation, read_before, reader, reader.identity())
+    audit(installation)
 
 
 def complete_regions(view: VersionView) -> set[str]:

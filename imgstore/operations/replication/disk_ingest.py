@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK
-from imgstore.domain.errors import ObjectCorrupt
+from imgstore.domain.errors import LostRace, ObjectCorrupt
 from imgstore.domain.resources import ManagedDisk, ManifestRow, Slot
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
@@ -36,6 +36,7 @@ def ingest_disk(
     """Ingest a file, put the manifest of the disk, and set the disk to Succeeded.
 
     Raises:
+        LostRace: another process has ingested the disk.
         ImgstoreError: the ingest failed. The same command resumes the ingest.
     """
     work, lease = _plan(installation, disk, reader, identity)
@@ -119,7 +120,7 @@ def _plan(
         earlier = transaction.works.find_open(WorkKind.INGEST, disk.slot.uid, disk.uid)
         if earlier is not None and all(earlier.plan.get(name) == fixed[name] for name in PACKING):
             bases, pins = earlier.plan["bases"], earlier.pins  # An equal file makes the stored segments again.
-        return acquire_work(
+        begun = acquire_work(
             installation,
             transaction,
             kind=WorkKind.INGEST,
@@ -129,3 +130,14 @@ def _plan(
             fixed=fixed,
             pins=pins,
         )
+        # Read the disk after the work: one transaction completes both. Another ingest would replace the manifest.
+        present = transaction.disks.by_uid(disk.uid).provisioning_state
+        if present is ProvisioningState.SUCCEEDED:
+            raise LostRace(
+                f"Another process has ingested the {disk.kind.noun} '{disk.name}'.",
+                found=f"{present}",
+                expected=f"{ProvisioningState.CREATING}",
+                hint="run the command again",
+                target=disk.resource_id,
+            )
+        return begun
