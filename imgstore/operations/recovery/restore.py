@@ -96,24 +96,22 @@ def restore_backup(request: RestoreRequest, subscriber: Subscriber = ignore_even
     backup = open_backup(request.file, subscriber)
     _check_revision(backup)
     file = _choose_file(backup, request)
-    with (
-        translate_host_faults(),
-        _hold_home(request.home) as descriptor,
-        nullcontext() if file is None else hold_file(file),
-    ):
-        mark = {
-            "digest": backup.digest,
-            "file": str(request.file),
-            "place": str(file or find_place(_url(request))),
-        }
-        is_resumed = _begin(request, backup, file, descriptor, mark)
-        progress = ByteProgress(subscriber, "restore", sum(each.stored_bytes for each in backup.members.values()))
-        regions_file = _restore_files(backup, request.home, progress)
-        if file is not None:
-            _restore_sqlite(backup, file, progress)
-        elif not (is_resumed and find_content(_url(request))):
-            restore_dump(_url(request), backup.description.dump, progress.count(backup.read(backup.catalog)))
-        progress.end()
+    mark = {
+        "digest": backup.digest,
+        "file": str(request.file),
+        "place": str(file or find_place(_url(request))),
+    }
+    with translate_host_faults(), _hold_home(request.home) as descriptor:
+        with nullcontext() if file is None else hold_file(file):
+            is_resumed = _begin(request, backup, file, descriptor, mark)
+            progress = ByteProgress(subscriber, "restore", sum(each.stored_bytes for each in backup.members.values()))
+            regions_file = _restore_files(backup, request.home, progress)
+            if file is not None:
+                _restore_sqlite(backup, file, progress)
+            elif not (is_resumed and find_content(_url(request))):
+                restore_dump(_url(request), backup.description.dump, progress.count(backup.read(backup.catalog)))
+            progress.end()
+        # The lock of the catalog is gone before the mark, so that a killed restore leaves no file without a mark.
         sync_folder(request.home)
         mark_path(request.home).unlink()
         sync_folder(request.home)
