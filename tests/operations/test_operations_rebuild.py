@@ -5,9 +5,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -286,6 +288,29 @@ def test_a_missing_manifest_is_reported_and_restored(lost: Lost, tmp_path: Path,
         publish(installation, samples.second, "1.0.1", ["southcentralus", "eastus"])
         export(installation, tmp_path / "out.raw", "eastus", "1.0.1")
         assert filecmp.cmp(tmp_path / "out.raw", samples.second, shallow=False)
+        audit(installation)
+
+
+def test_an_unfinished_manifest_that_cannot_be_read_is_left_out(tmp_path: Path, samples: SampleImages) -> None:
+    """Rebuild a version whose work put its manifest and ended before the catalog recorded the manifest as complete."""
+    home = tmp_path / "home"
+    shutil.copytree(samples.home, home)
+    with closing(sqlite3.connect(home / "catalog.sqlite")) as connection, connection:
+        connection.execute("UPDATE manifests SET complete = 0")
+        connection.execute("UPDATE replicas SET state = 'Replicating'")
+    with open_home(home) as installation:
+        keys = present_keys(installation)
+        write_all_revisions(installation)
+    remove_catalog(home)
+    damaged = [path for path in home.glob("regions/*/zone-*/pools/**/manifests/**/*") if path.is_file()]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert damaged
+    report = rebuild(home, keys)
+    assert report.is_complete
+    assert report.unfinished_manifests == 4
+    with open_home(home) as installation:
+        publish(installation, samples.first)
         audit(installation)
 
 

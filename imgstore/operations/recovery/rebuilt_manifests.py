@@ -41,6 +41,8 @@ class ManifestIndex:
         self._lost_slots: defaultdict[str, set[str]] = defaultdict(set)
         """By owner, the uids of slots without a manifest in any slot."""
         self._degraded_slots: defaultdict[str, set[str]] = defaultdict(set)
+        self._unreadable: set[str] = set()
+        """The uids of rows of interrupted works whose manifest was listed and cannot be read."""
         owners = [(kind, each) for kind in ("versions", "disks") for each in plan.resources[kind]]
         for _, each in owners:
             for row in each.rows["manifests"]:
@@ -61,7 +63,12 @@ class ManifestIndex:
         """Note the manifests that were listed and cannot be read in any zone."""
         for each in resources:
             for row in each.rows["manifests"]:
-                if row["digest"] not in contents and not self._is_noted(each.uid, row):
+                if row["digest"] in contents:
+                    continue
+                if not row["complete"]:
+                    self.unfinished += self._is_finished(row)
+                    self._unreadable.add(row["uid"])
+                elif row["slot_uid"] not in self._lost_slots[each.uid]:
                     self._note(kind, each, row, has_copy=False)
 
     def repair_rows(self, kind: str, resource: FoundResource) -> tuple[dict[str, list[dict[str, Any]]], bool]:
@@ -109,11 +116,8 @@ class ManifestIndex:
             self._note(kind, resource, row, has_copy=True)
 
     def _is_finished(self, row: Mapping[str, Any]) -> bool:
-        """Return whether a row is complete, or an interrupted work has already put the manifest."""
-        return row["complete"] or bool(self._places[row["digest"]])
-
-    def _is_noted(self, uid: str, row: Mapping[str, Any]) -> bool:
-        return row["slot_uid"] in self._lost_slots[uid] or not row["complete"]
+        """Return whether a row is complete, or an interrupted work has already put a readable manifest."""
+        return row["complete"] or (bool(self._places[row["digest"]]) and row["uid"] not in self._unreadable)
 
     def _note(self, kind: str, resource: FoundResource, row: Mapping[str, Any], *, has_copy: bool) -> None:
         (self._degraded_slots if has_copy else self._lost_slots)[resource.uid].add(row["slot_uid"])
