@@ -3,6 +3,8 @@
 import filecmp
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from imgstore.cli.main import main
-from imgstore.domain.errors import CatalogOutdated, Conflict, InvalidInput
+from imgstore.domain.errors import CatalogOutdated, Conflict, InvalidInput, StoreError
 from imgstore.domain.resources import OsType
 from imgstore.operations.activity_log import list_activity
 from imgstore.operations.disks.disks import delete_disk
@@ -139,6 +141,33 @@ def test_a_resource_of_the_older_catalog_alone_stays(home: Path, samples: Sample
         write_all_revisions(installation)
         collect(installation)
         audit(installation)
+
+
+def test_a_failed_adoption_changes_nothing(home: Path, samples: SampleImages) -> None:
+    """The intervals of adopted versions belong to the transaction of the adoption (invariant K9)."""
+    with open_home(home) as installation:
+        publish(installation, samples.second, "1.0.1")
+    restore(home)
+    file = home / "catalog.sqlite"
+    with open_home(home) as installation:
+        with pytest.raises(CatalogOutdated):
+            collect(installation)
+        older = dump(installation.catalog)
+        with closing(sqlite3.connect(file)) as connection:
+            is_new = "NOT EXISTS (SELECT 1 FROM intervals WHERE uid = NEW.uid)"
+            fault = "BEGIN SELECT RAISE(ABORT, 'no interval'); END"
+            connection.execute(f"CREATE TRIGGER fault BEFORE INSERT ON intervals WHEN {is_new} {fault}")
+        with pytest.raises(StoreError) as caught:
+            adopt_newer(installation, ADMIN, dry_run=False)
+        assert caught.value.found == "no interval"
+        assert dump(installation.catalog) == older
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("DROP TRIGGER fault")
+        adopt_newer(installation, ADMIN, dry_run=False)
+        after = dump(installation.catalog)
+        stored = {(row["owner_uid"], row["slot_uid"]) for row in after["manifests"]}
+        assert {(row["owner_uid"], row["slot_uid"]) for row in after["intervals"] if row["closed_at"] is None} == stored
+        assert stored > {(row["owner_uid"], row["slot_uid"]) for row in older["manifests"]}
 
 
 def test_the_command_says_how_much_newer_the_buckets_are(home: Path, samples: SampleImages) -> None:

@@ -1,7 +1,7 @@
 """Take newer objects of the buckets into an older catalog (invariant K9).
 
 A catalog from a backup lacks the changes since the backup. The buckets describe all resources, so the newest revision of
-each resource replaces the row of the catalog. Everything happens in one transaction, or not at all.
+each resource replaces the row of the catalog. The catalog changes in one transaction, or not at all.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -132,9 +132,8 @@ class _Adoption:
             table.remove_marks(adopted)
             transaction.revision_marks.raise_to(plan.last_number)
             transaction.installation.adopt(keeps_unknown=is_partial)
-        reconcile_intervals(
-            installation.catalog, installation.effects, plan.slots.values(), closed_at=plan.ledger.newest_at
-        )
+            for slot in plan.slots.values():
+                reconcile_intervals(transaction, installation.effects, slot, closed_at=plan.ledger.newest_at)
 
     def report(self, *, is_done: bool) -> AdoptionReport:
         """Return the differences."""

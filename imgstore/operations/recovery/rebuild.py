@@ -106,14 +106,18 @@ class _Rebuild:
         with self.catalog.transaction() as transaction:
             for rows in self.plan.ledger.rows:
                 transaction.rebuilt_rows.replace_ledger(rows)
-        changes = reconcile_intervals(
-            self.catalog, self.context.effects, self.plan.slots.values(), closed_at=self.plan.ledger.newest_at
-        )
+        opened = closed = 0
+        for slot in self.plan.slots.values():
+            with self.catalog.transaction() as transaction:
+                counts = reconcile_intervals(
+                    transaction, self.context.effects, slot, closed_at=self.plan.ledger.newest_at
+                )
+            opened, closed = opened + counts.opened, closed + counts.closed
         remove_fingerprints(self.plan, _list_new_pools(self.plan, self.context.keys))
         self._finish(operator, begun_at, is_partial=is_partial)
         with self.catalog.reading() as transaction:
             segments = sum(len(transaction.segments.all_ids(pool.uid)) for pool in transaction.pools.list())
-        return segments, replace(ledger, opened_intervals=changes.opened, closed_intervals=changes.closed)
+        return segments, replace(ledger, opened_intervals=opened, closed_intervals=closed)
 
     def _insert(self, kind: str, batch: Sequence[FoundResource]) -> None:
         keys = {pool.uid: pool.fingerprint_key for pool in self.context.keys.pools}

@@ -5,11 +5,10 @@ rebuild on. An interval whose owner was deleted after the checkpoint ends at the
 later end.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from imgstore.catalog import Catalog, Transaction
+from imgstore.catalog import Transaction
 from imgstore.domain.effects import Effects
 from imgstore.domain.resources import Slot
 from imgstore.ledger.entries import Party
@@ -21,41 +20,37 @@ from imgstore.operations.slots.references import disk_party
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalCounts:
-    """The changes of intervals."""
+    """The number of changed intervals of a slot."""
 
     opened: int
     closed: int
 
 
 def reconcile_intervals(
-    catalog: Catalog, effects: Effects, slots: Iterable[Slot], *, closed_at: datetime | None
+    transaction: Transaction, effects: Effects, slot: Slot, *, closed_at: datetime | None
 ) -> IntervalCounts:
-    """Open missing intervals and close the intervals of missing owners. May be repeated.
+    """Open the missing intervals of a slot, and close the intervals of missing owners. May be repeated.
 
     Args:
-        catalog: the catalog.
+        transaction: the open transaction.
         effects: the source of uids.
-        slots: all slots.
+        slot: the slot.
         closed_at: the time of the newest checkpoint, or None without a checkpoint.
     """
-    opened = closed = 0
-    for slot in slots:
-        with catalog.transaction() as transaction:
-            existing = transaction.ledger.open_intervals(slot.uid)
-            owners = {row.owner_uid for row in transaction.manifests.in_slot(slot.uid)}
-            if owners == {interval.owner_uid for interval in existing}:
-                continue
-            now = transaction.now()
-            parties = {interval.owner_uid: interval.party for interval in existing}
-            to_close, to_open = plan_interval_changes(existing, attribute_slot(transaction, slot))
-            for interval in to_close:
-                end = now if interval.owner_uid in owners else max(closed_at or now, interval.opened_at)
-                transaction.ledger.close_interval(interval.uid, end)
-            for uid, own in to_open.items():
-                party = parties.get(uid) or _find_party(transaction, uid)
-                open_interval(effects, transaction, owner_uid=uid, slot=slot, party=party, own=own)
-            opened, closed = opened + len(to_open), closed + len(to_close)
-    return IntervalCounts(opened=opened, closed=closed)
+    existing = transaction.ledger.open_intervals(slot.uid)
+    owners = {row.owner_uid for row in transaction.manifests.in_slot(slot.uid)}
+    if owners == {interval.owner_uid for interval in existing}:
+        return IntervalCounts(opened=0, closed=0)
+    now = transaction.now()
+    parties = {interval.owner_uid: interval.party for interval in existing}
+    to_close, to_open = plan_interval_changes(existing, attribute_slot(transaction, slot))
+    for interval in to_close:
+        end = now if interval.owner_uid in owners else max(closed_at or now, interval.opened_at)
+        transaction.ledger.close_interval(interval.uid, end)
+    for uid, own in to_open.items():
+        party = parties.get(uid) or _find_party(transaction, uid)
+        open_interval(effects, transaction, owner_uid=uid, slot=slot, party=party, own=own)
+    return IntervalCounts(opened=len(to_open), closed=len(to_close))
 
 
 def _find_party(transaction: Transaction, owner_uid: str) -> Party:
