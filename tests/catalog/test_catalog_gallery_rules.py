@@ -3,13 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from catalog_values import NOON, POOLED_ENGINES, SUBSCRIPTION, definition, gallery, group, settle, uid, version
 from sqlalchemy import MetaData
 
 from imgstore.catalog import Catalog
-from imgstore.catalog.engine.database import configure_database
 from imgstore.domain.disks.sources import SourceIdentity
 from imgstore.domain.disks.version_disks import VersionDisk
 from imgstore.domain.effects import Effects
@@ -25,6 +22,7 @@ from imgstore.domain.resources import (
     RecommendedRange,
 )
 from imgstore.domain.states import ProvisioningState
+from tests.support.older_catalog import older_catalog
 
 pytest_plugins = ["catalog_fixtures"]
 
@@ -100,15 +98,9 @@ def test_lists_continue_after_a_key(catalog: Catalog) -> None:
 
 def test_migration_moves_the_only_disk_of_a_version_to_its_os_disk(catalog_url: str) -> None:
     """Upgrade a catalog of revision 0005 with a complete and an incomplete version."""
-    database = configure_database(catalog_url)
-    if database.file is not None:
-        database.file.parent.mkdir()
-    with database.engine.connect() as connection, connection.begin():
-        config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", "imgstore.catalog:migrations")
-        command.upgrade(config, "0005")
+    with older_catalog(catalog_url, "0005") as session:
         old = MetaData()
-        old.reflect(connection)
+        old.reflect(session.connection)
         common = {"name": "deb", "name_key": "deb", "location": "westus2", "tags": {}, "created_at": NOON}
         values: dict[str, dict[str, object]] = {
             "groups": {"uid": "g", "subscription": "s", "subscription_key": "s", **common},
@@ -121,7 +113,7 @@ def test_migration_moves_the_only_disk_of_a_version_to_its_os_disk(catalog_url: 
             },
         }  # fmt: skip
         for table, row in values.items():
-            connection.execute(old.tables[table].insert(), row)
+            session.connection.execute(old.tables[table].insert(), row)
         version_row = {
             "definition_uid": "d", "major": 1, "patch": 0, "location": "westus2", "target_regions": [],
             "replica_count": 1, "exclude_from_latest": False, "tags": {}, "source_location": "/srv/a.vhd",
@@ -129,11 +121,10 @@ def test_migration_moves_the_only_disk_of_a_version_to_its_os_disk(catalog_url: 
         }  # fmt: skip
         known = {"source_sha256": "ab" * 32, "virtual_bytes": 1 << 40, "disk_digest": bytes(range(32))}
         unknown = dict.fromkeys(known)
-        connection.execute(
+        session.connection.execute(
             old.tables["versions"].insert(),
             [{"uid": "v0", "minor": 0, **version_row, **known}, {"uid": "v1", "minor": 1, **version_row, **unknown}],
         )
-    database.close()
     catalog = Catalog.open(catalog_url, Effects())
     try:
         with catalog.reading() as transaction:
@@ -148,14 +139,8 @@ def test_migration_moves_the_only_disk_of_a_version_to_its_os_disk(catalog_url: 
 
 @pytest.mark.parametrize("catalog_url", POOLED_ENGINES, indirect=True)
 def test_catalog_of_revision_0001_is_upgraded_with_its_rows(catalog_url: str) -> None:
-    database = configure_database(catalog_url)
-    if database.file is not None:
-        database.file.parent.mkdir()
-    with database.engine.connect() as connection, connection.begin():
-        config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", "imgstore.catalog:migrations")
-        command.upgrade(config, "0001")
-        at = f"{NOON:%Y-%m-%d %H:%M:%S.%f}{'+00' if database.file is None else ''}"
+    with older_catalog(catalog_url, "0001") as session:
+        at = f"{NOON:%Y-%m-%d %H:%M:%S.%f}{'' if session.is_sqlite else '+00'}"
         values = {
             "groups": {"uid": "g", "subscription": "s", "subscription_key": "s"},
             "pools": {"uid": "p", "fingerprint_key": ""},
@@ -180,8 +165,7 @@ def test_catalog_of_revision_0001_is_upgraded_with_its_rows(catalog_url: str) ->
         for table, its in values.items():
             row = its | ({} if table in ("pools", "slots") else common)
             told = ", ".join(f"'{value}'" for value in row.values())
-            connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({told})")
-    database.close()
+            session.connection.exec_driver_sql(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({told})")
     with_all = Catalog.open(catalog_url, Effects())
     try:
         with with_all.reading() as transaction:

@@ -4,19 +4,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from catalog_values import NOON, POOLED_ENGINES, disk, group, manifest, replica, settle
 from sqlalchemy import Connection, create_engine, text
 
 from imgstore.catalog import Catalog, Transaction
-from imgstore.catalog.engine.database import configure_database
 from imgstore.catalog.engine.revision_triggers import install_triggers
 from imgstore.catalog.schema import metadata
 from imgstore.catalog.storage.revisions import list_marked_tables
 from imgstore.domain.effects import Effects
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.zones import ZoneKind, ZoneRecord
+from tests.support.older_catalog import older_catalog
 
 pytest_plugins = ["catalog_fixtures"]
 
@@ -168,21 +166,14 @@ def test_rows_are_equal_on_both_engines(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize("catalog_url", POOLED_ENGINES, indirect=True)
 def test_upgrade_marks_the_present_rows(catalog_url: str) -> None:
-    database = configure_database(catalog_url)
-    if database.file is not None:
-        database.file.parent.mkdir()
-    with database.engine.connect() as connection, connection.begin():
-        config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", "imgstore.catalog:migrations")
-        command.upgrade(config, "0034")
-        connection.execute(
+    with older_catalog(catalog_url, "0034") as session:
+        session.connection.execute(
             text(
                 "INSERT INTO groups (uid, subscription, subscription_key, name, name_key, location, tags, created_at)"
                 " VALUES ('g', 's', 's', 'rg', 'rg', 'eastus', '{}', :at)"
             ),
-            {"at": NOON if database.file is None else f"{NOON:%Y-%m-%d %H:%M:%S.%f}"},
+            {"at": f"{NOON:%Y-%m-%d %H:%M:%S.%f}" if session.is_sqlite else NOON},
         )
-    database.close()
     for opened in _opened(catalog_url):
         with opened.transaction() as transaction:
             assert not transaction.revision_marks.has_urgent()

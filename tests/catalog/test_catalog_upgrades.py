@@ -10,18 +10,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 from catalog_values import POOLED_ENGINES, SUBSCRIPTION, group
 from sqlalchemy import Connection
 
 from imgstore.catalog import Catalog
-from imgstore.catalog.engine.database import Session, configure_database
+from imgstore.catalog.engine.database import Session
 from imgstore.catalog.schema import REVISION, metadata
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, StoreMismatch
 from tests.support.next_release import NEXT, Release, make_next_release
+from tests.support.older_catalog import older_catalog
 
 pytest_plugins = ["catalog_fixtures"]
 
@@ -97,22 +96,6 @@ def test_open_catalog_is_refused_after_a_contraction(fresh_catalog: Catalog) -> 
     set_versions(fresh_catalog, REVISION, REVISION)
     with fresh_catalog.reading() as transaction:
         assert len(transaction.groups.list(SUBSCRIPTION)) == 1
-
-
-@contextmanager
-def older_catalog(url: str, revision: str) -> Iterator[Session]:
-    """Make a catalog of an older revision by its migrations."""
-    database = configure_database(url)
-    if database.file is not None:
-        database.file.parent.mkdir(exist_ok=True)
-    try:
-        with database.engine.begin() as connection:
-            config = Config(attributes={"connection": connection})
-            config.set_main_option("script_location", "imgstore.catalog:migrations")
-            command.upgrade(config, revision)
-            yield Session(connection, Effects(), database.place)
-    finally:
-        database.close()
 
 
 def add_worker(session: Session) -> None:
