@@ -165,6 +165,19 @@ def list_marked_tables() -> list[MarkedTable]:
     return found
 
 
+def select_loud_rows(kind: str, rows: Mapping[str, Sequence[JsonRow]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a resource that need a new revision if they change, without quiet columns.
+
+    A table without rows is left out, because a revision of an older release lacks newer tables.
+    """
+    quiet = {member.table.name: member.quiet for member in KINDS[kind].members}
+    return {
+        name: [{key: value for key, value in row.items() if key not in quiet.get(name, ())} for row in found]
+        for name, found in rows.items()
+        if found
+    }
+
+
 def encode_row(member: Member, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of a row as plain JSON values.
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from imgstore.catalog import Transaction
-from imgstore.catalog.storage.revisions import KINDS
+from imgstore.catalog.storage.revisions import KINDS, select_loud_rows
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound, StoreError, StoreMismatch
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.object_keys import (
@@ -113,6 +113,7 @@ def delete_old_revisions(installation: Installation, owners_in_slots: Collection
     """
     with installation.catalog.reading() as transaction:
         regions = list_used_regions(installation, transaction)
+        mac_key = derive_revision_key(transaction.installation.hmac_key())
     listings: dict[str, _RegionListing] = {}
     for region in regions:
         try:
@@ -127,15 +128,13 @@ def delete_old_revisions(installation: Installation, owners_in_slots: Collection
         return deleted
     over = _find_old_deletions(installation, listings, owners_in_slots)
     for _, region, key in sorted(over):  # A killed collection leaves the newest revisions, which are deletions.
-        if _is_deletion(installation, listings[region].store, key):
+        if _is_deletion(installation, listings[region].store, key, mac_key):
             deleted += _delete(listings[region].store, [key])
     return deleted
 
 
-def _is_deletion(installation: Installation, store: ObjectStore, key: str) -> bool:
+def _is_deletion(installation: Installation, store: ObjectStore, key: str, mac_key: bytes) -> bool:
     """Return whether an object is certainly the revision of a deletion. The catalog may be older than the bucket."""
-    with installation.catalog.reading() as transaction:
-        mac_key = derive_revision_key(transaction.installation.hmac_key())
     try:
         body = store.get(key)
         return decode_revision(body, mac_key, object_key=key, installation_uid=installation.uid).is_deleted
@@ -328,7 +327,7 @@ def _check_place(installation: Installation, place: _Place, check: RevisionCheck
             accept = _Accept(object_key=found[1] if found else "", key=mac_key, installation_uid=own.uid)
             body = None if found is None else _read(store, place.prefix + found[1], accept, dry_run=dry_run)
             check.read += body is not None
-            if body is None or _loud_rows(kind, accept.decode(body)) != _loud_rows(kind, rows[uid]):
+            if body is None or select_loud_rows(kind, accept.decode(body)) != select_loud_rows(kind, rows[uid]):
                 wrong.append(uid)
         check.wrong += len(wrong)
         if wrong and not dry_run:
@@ -377,12 +376,3 @@ def _read(store: ObjectStore, key: str, accept: _Accept, *, dry_run: bool) -> by
         return store.get(key, accept)
     except (ObjectNotFound, ObjectCorrupt):
         return None
-
-
-def _loud_rows(kind: str, rows: Mapping[str, Sequence[JsonRow]]) -> dict[str, list[dict[str, object]]]:
-    """Return the rows without the columns that may differ between a revision and the catalog."""
-    quiet = {member.table.name: member.quiet for member in KINDS[kind].members}
-    return {
-        table: [{name: value for name, value in row.items() if name not in quiet.get(table, ())} for row in some]
-        for table, some in rows.items()
-    }

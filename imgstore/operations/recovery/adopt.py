@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.rebuilt_rows import Rows, primary_key
-from imgstore.catalog.storage.revisions import KINDS, decode_row
+from imgstore.catalog.storage.revisions import KINDS, decode_row, select_loud_rows
 from imgstore.domain.errors import Conflict
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.recovery import AdoptedResource, AdoptionReport
@@ -168,7 +168,7 @@ class _Adoption:
                 local = self._local[kind].get(each.uid, {})
                 if not self._is_newer(each.revision):
                     continue
-                if _loud_rows(kind, each.revision.rows) != _loud_rows(kind, local):
+                if select_loud_rows(kind, each.revision.rows) != select_loud_rows(kind, local):
                     change = "changed" if local else "new"
                     yield _Difference(revision=each.revision, change=change, local=local, found=each)
         for revision in self._plan.deleted:
@@ -280,15 +280,6 @@ def _find_local_changes(transaction: Transaction, installation: Installation) ->
         urgent_only=False, regions=list(installation.regions.regions), after=0, until=None, limit=_MARKS_MAX
     )
     return {(mark.kind, mark.uid): mark.number for mark in marks if mark.region is None}
-
-
-def _loud_rows(kind: str, rows: Mapping[str, Sequence[JsonRow]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows without the columns whose change alone needs no revision."""
-    members = {member.table.name: member for member in KINDS[kind].members}
-    return {
-        name: [{key: value for key, value in row.items() if key not in member.quiet} for row in rows.get(name, ())]
-        for name, member in members.items()
-    }
 
 
 def _decode_local(revision: Revision, local: Mapping[str, Sequence[JsonRow]]) -> Rows:
