@@ -199,8 +199,9 @@ def _put_all(
     """
     bodies: defaultdict[_Target, dict[str, bytes]] = defaultdict(dict)
     for change in changes:
+        body = encode_revision(change.revision, key)
         for target in change.targets:
-            bodies[target][change.revision.object_key] = encode_revision(change.revision, key)
+            bodies[target][change.revision.object_key] = body
     targets = list(bodies)
     written = {target: _Written() for target in targets}
     asks = [partial(_put_into, installation, target, bodies[target], written[target]) for target in targets]
