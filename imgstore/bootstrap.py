@@ -114,8 +114,10 @@ def open_rebuild(
     Raises:
         RegionsFault: `regions.yaml` is invalid.
         InvalidInput: the home is invalid.
+        Conflict: a restore into the home is not finished.
         StoreError: The database does not answer.
     """
+    refuse_unfinished_restore(settings.home)
     outside = effects or Effects()
     environ = {**keys.variables, **settings.environ}
     regions = (

@@ -32,6 +32,7 @@ from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.recovery.rebuild import rebuild_catalog
 from imgstore.operations.recovery.recovery_file import read_present_keys, read_recovery_file, write_recovery_file
 from imgstore.operations.recovery.recovery_keys import RecoveryKeys
+from imgstore.operations.recovery.restore_mark import mark_path
 from imgstore.testing.engines import S3Engine
 from tests.support import crash_process
 from tests.support.catalog_dump import PASSPHRASE, dump, remove_catalog
@@ -202,6 +203,14 @@ def test_killed_rebuild_is_no_installation_and_continues(lost: Lost, tmp_path: P
     with open_home(lost.home) as installation:
         assert dump(installation.catalog) == lost.before
         audit(installation)
+
+
+def test_the_home_of_an_unfinished_restore_gets_no_catalog(lost: Lost) -> None:
+    """Refuse the rebuild at once, because no command would open the home afterwards."""
+    mark_path(lost.home).write_text('{"digest": "", "file": "b.tar", "place": ""}')
+    with pytest.raises(Conflict, match="restore into the home was interrupted"):
+        rebuild(lost.home, lost.keys)
+    assert not (lost.home / "catalog.sqlite").exists()
 
 
 def test_other_keys_open_no_zone(lost: Lost) -> None:
