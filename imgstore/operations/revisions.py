@@ -92,8 +92,9 @@ def flush_revisions(installation: Installation) -> None:
             with catalog.reading() as transaction:
                 if not transaction.revision_marks.has_urgent():
                     return
+                last_own = transaction.revision_marks.last_number()
             with installation.revision_lock:
-                if not _write_batch(installation, urgent_only=True):
+                if not _write_batch(installation, urgent_only=True, last_own=last_own):
                     return
         except StoreError as error:  # The catalog does not answer.
             installation.note("revisions", f"the revisions of the change are not written yet: {error.message}")
@@ -119,10 +120,21 @@ def write_waiting_revisions(installation: Installation) -> int:
         return transaction.revision_marks.count()
 
 
-def _write_batch(installation: Installation, *, urgent_only: bool, after: int = 0, until: int | None = None) -> int:
-    """Write the revisions of the next marks. Return the number of the last mark, or 0 if there is none."""
+def _write_batch(
+    installation: Installation,
+    *,
+    urgent_only: bool,
+    after: int = 0,
+    until: int | None = None,
+    last_own: int | None = None,
+) -> int:
+    """Write the revisions of the next marks. Return the number of the last mark, or 0 if there is none.
+
+    With `last_own`, nothing is written if all marks have higher numbers. Another thread has then written the marks of this
+    command, and a command must not wait for the changes of later commands.
+    """
     with installation.catalog.without_operation.transaction() as transaction:
-        found = _draw(installation, transaction, urgent_only=urgent_only, after=after, until=until)
+        found = _draw(installation, transaction, urgent_only=urgent_only, after=after, until=until, last_own=last_own)
         key = derive_revision_key(transaction.installation.hmac_key())
     if not found:
         return 0
@@ -133,7 +145,13 @@ def _write_batch(installation: Installation, *, urgent_only: bool, after: int = 
 
 
 def _draw(
-    installation: Installation, transaction: Transaction, *, urgent_only: bool, after: int, until: int | None
+    installation: Installation,
+    transaction: Transaction,
+    *,
+    urgent_only: bool,
+    after: int,
+    until: int | None,
+    last_own: int | None,
 ) -> tuple[list[_Change], int] | None:
     """Draw a number for each marked resource, and read the rows afterwards."""
     own = transaction.installation.get()
@@ -146,7 +164,7 @@ def _draw(
         until=until,
         limit=_MARKS_AT_ONCE,
     )
-    if not marks:
+    if not marks or (last_own is not None and marks[0].number > last_own):
         return None
     grouped: defaultdict[str, defaultdict[str, list[RevisionMark]]] = defaultdict(lambda: defaultdict(list))
     for mark in marks:

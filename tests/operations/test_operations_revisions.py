@@ -1,8 +1,11 @@
 """The buckets describe themselves: each command leaves the newest rows of its resources in the buckets (B18)."""
 
 import shutil
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -16,7 +19,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance import revision_upkeep
 from imgstore.operations.maintenance.revision_upkeep import write_all_revisions
 from imgstore.operations.maintenance.scrub import scrub
-from imgstore.operations.revisions import write_waiting_revisions
+from imgstore.operations.revisions import flush_revisions, write_waiting_revisions
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.regions import Locator
 from imgstore.stores.directory import DirectoryStore
@@ -141,6 +144,25 @@ def test_command_succeeds_while_no_store_takes_a_revision(
     assert "Other" not in {each.rows["groups"][0]["name"] for each in find(published, "groups")}
     assert write_waiting_revisions(published) == 0
     check_revisions(published)
+
+
+def test_command_does_not_wait_for_the_revisions_of_later_commands(published: Installation) -> None:
+    class HeldLock:
+        """A lock that another command held, while that command has written all revisions and a third one began."""
+
+        def __enter__(self) -> None:
+            flush_revisions(published)
+            with published.catalog.transaction() as transaction:
+                transaction.revision_marks.add("groups", "later", is_urgent=True)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    waiting = replace(published, revision_lock=cast("threading.Lock", HeldLock()))
+    groups.create_group(waiting, ADMIN, name="Other", location="eastus")
+    assert "Other" in {each.rows["groups"][0]["name"] for each in find(published, "groups")}
+    with published.catalog.reading() as transaction:
+        assert transaction.revision_marks.list_marked("groups", ["later"])
 
 
 def test_killed_command_leaves_marks_for_the_background_pass(tmp_path: Path, samples: SampleImages) -> None:
