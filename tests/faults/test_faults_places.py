@@ -36,6 +36,7 @@ from imgstore.operations.stores.regions import init_regions
 from imgstore.stores.wrappers import retry
 from imgstore.testing import engines
 from tests.support.crash_scenes import create_minio_scene
+from tests.support.mounted_folder import mount_small
 from tests.support.sample_disks import compute_sha256, make_raw
 from tests.support.sample_gallery import (
     ADMIN,
@@ -252,17 +253,8 @@ def test_the_source_region_lost_leaves_nothing_usable(tmp_path: Path, samples: S
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A separate file system of 12 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small file system needs the right to mount: {mounted.stderr.strip()}")
-    try:
+    with mount_small(tmp_path / "small", "12m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def test_a_full_home(small: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from imgstore.operations.recovery.backup import backup_catalog
 from imgstore.operations.recovery.restore import RestoreRequest, restore_backup
 from imgstore.testing.engines import PostgreSQL
 from tests.support.catalog_tables import read_tables
+from tests.support.mounted_folder import mount_small
 from tests.support.sample_gallery import ADMIN, GROUP, create_sample_gallery, open_home
 
 ROOT = Path(__file__).parents[2]
@@ -80,17 +81,8 @@ def test_a_killed_restore_of_postgresql_is_rolled_back(postgresql_server: Postgr
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A separate file system of 1 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small file system needs the right to mount: {mounted.stderr.strip()}")
-    try:
+    with mount_small(tmp_path / "small", "1m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def test_a_backup_to_a_full_disk_leaves_no_file(saved: Path, small: Path) -> None:

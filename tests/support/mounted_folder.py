@@ -1,4 +1,4 @@
-"""A mounted file system that lacks abilities and fails with chosen errors.
+"""Mounted file systems: one that lacks abilities and fails with chosen errors, and one that is small.
 
 The kernel, SQLite and imgstore meet the file system as they meet a network share or a broken disk.
 """
@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 from imgstore.testing.pytest_plugin import require
 
@@ -52,3 +54,17 @@ def mount_folder(folder: Path, rules: Mapping[str, int], *, read_only: bool = Fa
     finally:
         unmount = ["umount", "--lazy"] if os.geteuid() == 0 else ["fusermount", "-u", "-z"]
         subprocess.run([*unmount, str(mount)], check=True)
+
+
+@contextmanager
+def mount_small(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of `size` in memory at the new `folder` during the block. Skip the calling test without the right."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small file system needs the right to mount: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
