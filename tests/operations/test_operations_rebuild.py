@@ -3,6 +3,7 @@
 import filecmp
 import json
 import os
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -365,6 +366,21 @@ def test_storage_after_the_newest_checkpoint_is_billed_from_the_rebuild(tmp_path
     with open_home(home) as installation:
         delete(installation)
         delete(installation, "2.0.0")
+
+
+def test_the_next_steps_are_commands_of_a_shell_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, regions, file = tmp_path / "my home", tmp_path / "regions.yaml", tmp_path / "file"
+    document = (ROOT / "imgstore/regions.yaml").read_text()
+    regions.write_text(document.replace("display_name: East US", "display_name: ${EAST_NAME:-East US}"))
+    with open_home(home, regions=regions, environ={"EAST_NAME": "East; Coast"}) as installation:
+        write_recovery_file(installation, ADMIN, file, passphrase=PASSPHRASE)
+    remove_catalog(home)
+    (tmp_path / "passphrase").write_text(PASSPHRASE)
+    words = ["--recovery-file", str(file), "--passphrase-file", str(tmp_path / "passphrase"), "--yes"]
+    monkeypatch.chdir(tmp_path)
+    steps = run(Path(home.name), "catalog", "rebuild", *words)["nextSteps"]
+    exports = [shlex.split(step.partition("export ")[2]) for step in steps if "export " in step]
+    assert exports == [[f"IMGSTORE_REGIONS={home}/regions.yaml"], ["EAST_NAME=East; Coast"]]
 
 
 def stored_segment_bytes(home: Path) -> int:

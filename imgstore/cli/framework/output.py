@@ -58,6 +58,12 @@ def emit(body: Json, options: "Globals", table: Table = scalars, *, on_stderr: b
         click.echo(text, err=on_stderr)
 
 
+def print_next_steps(steps: Sequence[str], *, quiet: bool) -> None:
+    """Print the steps after a command on standard error, unless `quiet`."""
+    for step in steps if not quiet else ():
+        click.echo(f"Next step: {step}", err=True)
+
+
 def _as_yaml(body: Json, _table: Table) -> str:
     import yaml  # noqa: PLC0415 - start-up time
 

@@ -6,7 +6,7 @@ import click
 
 from imgstore.catalog.recovery.row_copies import RowCopy
 from imgstore.cli.framework.command import Answer, Command
-from imgstore.cli.framework.output import Rows
+from imgstore.cli.framework.output import Rows, print_next_steps
 from imgstore.cli.framework.session import Session
 from imgstore.operations.recovery.copy import copy_catalog
 from imgstore.operations.stores.first_start import DATABASE_FILE
@@ -36,9 +36,7 @@ def copy(session: Session, to: str) -> Answer:
     """
     copied = session.run(copy_catalog, to)
     steps = _next_steps(session, copied)
-    for step in steps:
-        if not session.quiet:
-            click.echo(f"Next step: {step}", err=True)
+    print_next_steps(steps, quiet=session.quiet)
     tables = [
         {"table": name, "rows": each.rows, "digest": each.digest, "changed": name in copied.changed}
         for name, each in copied.tables.items()

@@ -1,13 +1,14 @@
 """``imgstore catalog rebuild``: a lost catalog from the buckets and the recovery file."""
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
 from imgstore.bootstrap import Settings, open_rebuild
 from imgstore.cli.framework import global_options, options, progress
 from imgstore.cli.framework.command import Answer, Command
-from imgstore.cli.framework.output import Rows
+from imgstore.cli.framework.output import Rows, print_next_steps
 from imgstore.cli.framework.passphrases import passphrase_file, read_passphrase
 from imgstore.cli.framework.session import make_settings, user_name
 from imgstore.operations.recovery.recovery_file import read_recovery_file
@@ -79,18 +80,17 @@ def rebuild(file: Path, passphrase_file: Path | None, skipped: tuple[str, ...], 
     ):
         report = rebuild_catalog(context, user_name(), dry_run=not yes, skipped=skipped)
     steps = ["nothing was changed: use --yes to rebuild the catalog"] if not yes else _next_steps(settings, keys)
-    for step in steps if not global_values.only_show_errors else ():
-        click.echo(f"Next step: {step}", err=True)
+    print_next_steps(steps, quiet=global_values.only_show_errors)
     return Answer(body=rebuild_json(report) | {"nextSteps": steps}, exit_code=0 if report.is_complete else 1)
 
 
 def _next_steps(settings: Settings, keys: RecoveryKeys) -> list[str]:
     steps = []
-    regions = None if settings.regions is not None else write_regions_file(settings.home, keys)
+    regions = None if settings.regions is not None else write_regions_file(settings.home.absolute(), keys)
     if regions is not None:
-        steps.append(f"use the regions of the recovery file: export IMGSTORE_REGIONS={regions}")
+        steps.append(f"use the regions of the recovery file: export IMGSTORE_REGIONS={quote(str(regions))}")
     steps += [
-        f"set the variable of regions.yaml: export {name}={value}"
+        f"set the variable of regions.yaml: export {name}={quote(value)}"
         for name, value in keys.variables.items()
         if name not in settings.environ
     ]

@@ -9,6 +9,7 @@ import click
 from imgstore.cli.commands.operator.catalog_backup import backup_json
 from imgstore.cli.framework import global_options, progress
 from imgstore.cli.framework.command import Command
+from imgstore.cli.framework.output import print_next_steps
 from imgstore.cli.framework.session import open_session
 from imgstore.domain.errors import ImgstoreError
 from imgstore.operations.recovery.restore import RestoreReport, RestoreRequest, record_restore, restore_backup
@@ -45,9 +46,7 @@ def restore(file: Path) -> Json:
     except ImgstoreError as error:
         problem = str(error)
     steps = _next_steps(report, options, newer=newer, problem=problem)
-    if not options.only_show_errors:
-        for step in steps:
-            click.echo(f"Next step: {step}", err=True)
+    print_next_steps(steps, quiet=options.only_show_errors)
     return {
         "home": str(options.data_home),
         "database": report.place,
