@@ -285,6 +285,13 @@ def test_the_leftovers_of_a_lost_catalog_are_no_content(saved: Path, target: Pat
         audit(installation, quiet=False)
 
 
+@pytest.mark.parametrize("database", ["sqlite://c.sqlite", "sqlite:///", "mysql://host/x"])
+def test_a_wrong_address_is_named_before_anything_is_written(saved: Path, tmp_path: Path, database: str) -> None:
+    with pytest.raises(InvalidInput, match="address of the database is invalid"):
+        restore_backup(RestoreRequest(file=saved, home=tmp_path / "new", database=database))
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_backup_of_another_installation_is_refused(target: Path, tmp_path: Path) -> None:
     with open_home(tmp_path / "other") as installation:
         create_sample_gallery(installation)

@@ -109,6 +109,16 @@ def find_place(url: str) -> str:
         return database.place
 
 
+def find_file(url: str) -> Path | None:
+    """Return the file of an SQLite catalog, or None for PostgreSQL.
+
+    Raises:
+        InvalidInput: the address is invalid.
+    """
+    with closing(configure_database(url)) as database:
+        return database.file
+
+
 def check_restorable(url: str, description: DumpDescription) -> Program:
     """Check that a dump of PostgreSQL fits the database, and return the program that restores the dump.
 

@@ -23,6 +23,7 @@ from imgstore.catalog.recovery.catalog_dumps import (
     Engine,
     check_restorable,
     find_content,
+    find_file,
     find_place,
     read_identity,
     restore_dump,
@@ -50,7 +51,6 @@ from imgstore.operations.stores.first_start import DATABASE_FILE, read_marked_fo
 from imgstore.transfer.spool import spool_folder
 from imgstore.transfer.spool_snapshot import DATA_FILE, JOURNAL_FILE, write_snapshot
 
-_SQLITE: Final = "sqlite:///"
 _KEPT: Final = frozenset(
     {"regions", "scratch", "lost+found", f"{DATABASE_FILE}.lock", lock_path(Path(DATABASE_FILE)).name}
 )
@@ -67,6 +67,11 @@ class RestoreRequest:
     home: Path
     database: str | None = None
     """The address of the database. None for SQLite in the home."""
+
+    @property
+    def url(self) -> str:
+        """The address of the database, also for SQLite in the home."""
+        return self.database or f"sqlite:///{self.home / DATABASE_FILE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +101,7 @@ def restore_backup(request: RestoreRequest, subscriber: Subscriber = ignore_even
     backup = open_backup(request.file, subscriber)
     _check_revision(backup)
     file = _choose_file(backup, request)
-    mark = {
-        "digest": backup.digest,
-        "file": str(request.file),
-        "place": str(file or find_place(_url(request))),
-    }
+    mark = {"digest": backup.digest, "file": str(request.file), "place": find_place(request.url)}
     with translate_host_faults(), _hold_home(request.home) as descriptor:
         with nullcontext() if file is None else hold_file(file):
             is_resumed = _begin(request, backup, file, descriptor, mark)
@@ -108,8 +109,8 @@ def restore_backup(request: RestoreRequest, subscriber: Subscriber = ignore_even
             regions_file = _restore_files(backup, request.home, progress)
             if file is not None:
                 _restore_sqlite(backup, file, progress)
-            elif not (is_resumed and find_content(_url(request))):
-                restore_dump(_url(request), backup.description.dump, progress.count(backup.read(backup.catalog)))
+            elif not (is_resumed and find_content(request.url)):
+                restore_dump(request.url, backup.description.dump, progress.count(backup.read(backup.catalog)))
             progress.end()
         # The lock of the catalog is gone before the mark, so that a killed restore leaves no file without a mark.
         sync_folder(request.home)
@@ -163,7 +164,8 @@ def _check_revision(backup: Backup) -> None:
 
 def _choose_file(backup: Backup, request: RestoreRequest) -> Path | None:
     """Return the file of an SQLite catalog, or None for PostgreSQL."""
-    is_sqlite = request.database is None or request.database.startswith(_SQLITE)
+    file = find_file(request.url)
+    is_sqlite = file is not None
     if is_sqlite is not (backup.description.dump.engine is Engine.SQLITE):
         raise InvalidInput(
             "The backup cannot be restored into a database of another engine.",
@@ -174,16 +176,7 @@ def _choose_file(backup: Backup, request: RestoreRequest) -> Path | None:
             else "restore without --database, then run `imgstore catalog copy --to` with the address of the database",
             target="database",
         )
-    if not is_sqlite:
-        return None
-    if request.database is None:
-        return request.home / DATABASE_FILE
-    return Path(request.database.removeprefix(_SQLITE)).absolute()
-
-
-def _url(request: RestoreRequest) -> str:
-    assert request.database is not None, "PostgreSQL has an address"
-    return request.database
+    return file
 
 
 @contextmanager
@@ -225,8 +218,8 @@ def _begin(request: RestoreRequest, backup: Backup, file: Path | None, descripto
     if file is not None:
         _check_file(file, backup, is_resumed=found is not None)
     else:
-        check_restorable(_url(request), backup.description.dump)
-        _check_database(_url(request), mark["place"], backup, is_resumed=found is not None)
+        check_restorable(request.url, backup.description.dump)
+        _check_database(request.url, mark["place"], backup, is_resumed=found is not None)
     _check_space(home, backup, file)
     text = json.dumps(mark).encode()
     os.pwrite(descriptor, text, 0)
