@@ -1,4 +1,4 @@
-"""The lock on a new SQLite catalog, which a copy or a restore writes under a temporary name."""
+"""Locks of restores on a home, and of copies and restores on a new SQLite catalog with a temporary name."""
 
 import os
 from collections.abc import Iterator
@@ -8,12 +8,37 @@ from pathlib import Path
 
 from imgstore.domain.errors import WorkHeld
 from imgstore.domain.host import file_systems
-from imgstore.domain.host.private_files import FILE_MODE, make_private_folder
+from imgstore.domain.host.private_files import make_private_folder, open_private
 
 
 def lock_path(file: Path) -> Path:
     """Return the file with the lock on a catalog. A killed process leaves the file without a lock."""
     return file.with_name(f".{file.name}.held")
+
+
+@contextmanager
+def hold_lock_file(path: Path, busy: WorkHeld) -> Iterator[int]:
+    """Make and lock a file, which the holder may remove at the end, and yield its descriptor.
+
+    Args:
+        path: the file.
+        busy: the error if another process has the lock.
+
+    Raises:
+        WorkHeld: another process has the lock.
+        OSError: the file cannot be made.
+    """
+    descriptor = open_private(str(path), os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            file_systems.lock(descriptor, LOCK_EX | LOCK_NB, path)
+        except BlockingIOError as error:
+            raise busy from error
+        if not os.fstat(descriptor).st_nlink:  # The other process has just ended.
+            raise busy
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -28,20 +53,11 @@ def hold_file(file: Path) -> Iterator[None]:
     """
     make_private_folder(file.parent)
     held = lock_path(file)
-    descriptor = os.open(held, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    try:
-        try:
-            file_systems.lock(descriptor, LOCK_EX | LOCK_NB, held)
-        except BlockingIOError as error:
-            raise _busy_error(file, held) from error
-        if not os.fstat(descriptor).st_nlink:  # The other process has just ended.
-            raise _busy_error(file, held)
+    with hold_lock_file(held, _busy_error(file, held)):
         try:
             yield
         finally:
             held.unlink()
-    finally:
-        os.close(descriptor)
 
 
 def _busy_error(file: Path, held: Path) -> WorkHeld:

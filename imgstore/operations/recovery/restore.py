@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
-from fcntl import LOCK_EX, LOCK_NB
 from pathlib import Path
 from shlex import quote
 from typing import Final
@@ -28,7 +27,7 @@ from imgstore.catalog.recovery.catalog_dumps import (
     read_identity,
     restore_dump,
 )
-from imgstore.catalog.recovery.file_locks import hold_file, lock_path
+from imgstore.catalog.recovery.file_locks import hold_file, hold_lock_file, lock_path
 from imgstore.catalog.recovery.sqlite_copies import check_sqlite
 from imgstore.catalog.schema import REVISION
 from imgstore.domain.errors import CatalogOutdated, Conflict, InvalidInput, ObjectCorrupt, StoreMismatch, WorkHeld
@@ -183,21 +182,12 @@ def _choose_file(backup: Backup, request: RestoreRequest) -> Path | None:
 def _hold_home(home: Path) -> Iterator[int]:
     """Hold the lock on the mark of a home, and yield its descriptor. An empty mark is removed."""
     make_private_folder(home)
-    descriptor = os.open(mark_path(home), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            file_systems.lock(descriptor, LOCK_EX | LOCK_NB, mark_path(home))
-        except BlockingIOError as error:
-            raise _busy_error(home) from error
-        if not os.fstat(descriptor).st_nlink:
-            raise _busy_error(home)
+    with hold_lock_file(mark_path(home), _busy_error(home)) as descriptor:
         try:
             yield descriptor
         finally:
             if not os.fstat(descriptor).st_size:
                 mark_path(home).unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
 
 
 def _begin(request: RestoreRequest, backup: Backup, file: Path | None, descriptor: int, mark: dict[str, str]) -> bool:
