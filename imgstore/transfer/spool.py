@@ -353,9 +353,14 @@ def is_zero(data: Bytes) -> bool:
     return all(data[at : at + MIB] == _ZEROS[: len(data) - at] for at in range(0, len(data), MIB))
 
 
+def uploads_folder(home: Path) -> Path:
+    """Return the folder of all uploads, below the data home."""
+    return home / "uploads"
+
+
 def spool_folder(home: Path, disk_uid: str) -> Path:
     """Return the folder of a disk's upload, below the data home."""
-    return home / "uploads" / disk_uid
+    return uploads_folder(home) / disk_uid
 
 
 def last_used_at(home: Path, disk_uid: str) -> datetime | None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from imgstore.domain.host.private_files import make_private_folder, open_private
+from imgstore.domain.host.private_files import make_private_folder, open_private, write_private_file
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats.files.atomic_file import write_all
 from imgstore.transfer.spool_journal import parse_journal, read_file_bytes
@@ -116,7 +116,4 @@ def write_snapshot(
     finally:
         os.close(file)
     # The journal comes last: without a journal the received bytes do not count.
-    with open(folder / JOURNAL_FILE, "xb", opener=open_private) as stream:
-        stream.write(journal)
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_private_file(folder / JOURNAL_FILE, [journal])

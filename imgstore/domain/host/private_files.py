@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +59,18 @@ def tighten_folder(path: Path) -> None:
 def open_private(path: str, flags: int) -> int:
     """Open a file, and create a missing file for this user only: an `opener` for `open`."""
     return os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
+
+
+def write_private_file(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a new file for this user only. The bytes are durable, and the name is not.
+
+    Raises:
+        OSError: the file exists or cannot be written.
+    """
+    with open(path, "xb", opener=open_private) as stream:
+        stream.writelines(parts)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def keep_own_access() -> None:

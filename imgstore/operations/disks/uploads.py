@@ -38,7 +38,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.replication.disk_ingest import ingest_disk
 from imgstore.policy.os_compatibility import check_os_compatibility
-from imgstore.transfer.spool import Spool, last_used_at, remove_spool, spool_folder
+from imgstore.transfer.spool import Spool, last_used_at, remove_spool, spool_folder, uploads_folder
 
 SECTOR_BYTES: Final = 512
 FOOTER_BYTES: Final = 512
@@ -306,7 +306,7 @@ def sweep_uploads(installation: Installation) -> None:
     An upload is abandoned if no valid URL permits writes and no process used the spool for `DiskSpace.upload_days_max`.
     The disk of an abandoned upload still waits for an upload. A new URL starts the upload again.
     """
-    folder = spool_folder(installation.home, "x").parent
+    folder = uploads_folder(installation.home)
     if not folder.is_dir():
         return
     with installation.catalog.reading() as transaction:

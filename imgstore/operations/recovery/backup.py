@@ -5,7 +5,6 @@ the copied upload is removed as a leftover. In the opposite order, the catalog w
 """
 
 import importlib.resources
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -32,7 +31,7 @@ from imgstore.operations.recovery.backup_file import (
 )
 from imgstore.operations.recovery.byte_progress import ByteProgress
 from imgstore.operations.shared_settings import SETTINGS_FILE
-from imgstore.transfer.spool import spool_folder
+from imgstore.transfer.spool import uploads_folder
 from imgstore.transfer.spool_snapshot import DATA_FILE, JOURNAL_FILE, SpoolSnapshot, open_snapshot
 
 TLS_FOLDER: Final = "tls"
@@ -99,16 +98,13 @@ def _write(installation: Installation, writer: BackupWriter) -> None:
         sequence = transaction.sequence.last()
     # A home with little free space can be backed up to another disk.
     has_space = installation.has_free_space(installation.catalog.file_bytes)
-    folder = Path(tempfile.mkdtemp(dir=installation.scratch if has_space else None))
-    try:
-        before = copied.done
-        dump = installation.catalog.dump(folder / "dump", lambda done, total: copied.set(before + done, before + total))
+    place = installation.scratch if has_space else None
+    with tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True) as folder:
+        file, before = Path(folder) / "dump", copied.done
+        dump = installation.catalog.dump(file, lambda done, total: copied.set(before + done, before + total))
         copied.end()
-        with (folder / "dump").open("rb") as stream:
-            file_bytes = (folder / "dump").stat().st_size
-            writer.add(CATALOG_FILES[dump.engine], file_bytes, iter(lambda: stream.read(MIB), b""))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with file.open("rb") as stream:
+            writer.add(CATALOG_FILES[dump.engine], file.stat().st_size, iter(lambda: stream.read(MIB), b""))
     writer.end(
         BackupDescription(
             imgstore=imgstore.__version__,
@@ -139,7 +135,7 @@ def _home_files(installation: Installation) -> Iterator[tuple[str, bytes]]:
 
 
 def _open_uploads(installation: Installation) -> Iterator[tuple[str, SpoolSnapshot]]:
-    top = spool_folder(installation.home, "x").parent
+    top = uploads_folder(installation.home)
     for folder in sorted(top.iterdir()) if top.is_dir() else ():
         snapshot = open_snapshot(folder) if is_known_member(upload_member(folder.name, DATA_FILE)) else None
         if snapshot is not None:

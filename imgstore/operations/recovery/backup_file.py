@@ -194,7 +194,7 @@ class BackupWriter:
         text = json.dumps(document, indent=1).encode()
         self._add(MANIFEST, len(text), [text])
         self._stream.flush()
-        words = f"{_hash_stream(self._pending.fd, self._archive.offset)} {self._members[-1]['offset']} {len(text)}\n".encode()
+        words = f"{hash_first_bytes(self._pending.fd, self._archive.offset)} {self._members[-1]['offset']} {len(text)}\n".encode()
         self._add(DIGEST, len(words), [words])
         self._archive.close()
         self._stream.flush()
@@ -249,7 +249,7 @@ def _check(path: Path, stream: IO[bytes], report: Callable[[int], None]) -> Back
             raise _damaged_error(path, f"no {DIGEST} at the end, so the file is incomplete")
         raise _no_backup_error(path, "a file without a digest at the end")
     place, expected, manifest = found
-    digest = _hash_stream(stream.fileno(), place, report)
+    digest = hash_first_bytes(stream.fileno(), place, report)
     if digest != expected:
         raise _damaged_error(path, f"wrong bytes in {', '.join(_find_damaged(stream, manifest)) or 'the archive'}")
     document = _read_document(path, stream, manifest)
@@ -301,7 +301,7 @@ def _begins_as_backup(stream: IO[bytes]) -> bool:
         name = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape").name
     except tarfile.HeaderError:
         return False
-    return name.startswith("././@PaxHeader") or name in CATALOG_FILES.values() or is_known_member(name)
+    return name.startswith("././@PaxHeader") or is_known_member(name)
 
 
 def _read_document(path: Path, stream: IO[bytes], manifest: tuple[int, int]) -> dict[str, Any]:
@@ -418,7 +418,7 @@ def _read_exactly(stream: IO[bytes], length: int) -> Iterator[bytes]:
         yield part
 
 
-def _hash_stream(descriptor: int, length: int, report: Callable[[int], None] = lambda _bytes: None) -> str:
+def hash_first_bytes(descriptor: int, length: int, report: Callable[[int], None] = lambda _bytes: None) -> str:
     """Return the BLAKE3 of the first bytes of a file."""
     hasher, at = blake3(), 0
     while at < length and (part := os.pread(descriptor, min(MIB, length - at), at)):

@@ -16,8 +16,6 @@ from pathlib import Path
 from shlex import quote
 from typing import Final
 
-from blake3 import blake3
-
 from imgstore.catalog.recovery.catalog_dumps import (
     Engine,
     check_restorable,
@@ -34,20 +32,19 @@ from imgstore.domain.errors import CatalogOutdated, Conflict, InvalidInput, Obje
 from imgstore.domain.host import file_systems
 from imgstore.domain.host.file_systems import check_free_bytes, sync_folder
 from imgstore.domain.host.os_errors import translate_host_faults
-from imgstore.domain.host.private_files import make_private_folder, open_private
+from imgstore.domain.host.private_files import make_private_folder, write_private_file
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
 from imgstore.domain.progress import Subscriber, ignore_event
-from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.recovery.backup import REGIONS_FILE, TLS_FOLDER, shipped_regions
-from imgstore.operations.recovery.backup_file import Backup, open_backup, upload_member
+from imgstore.operations.recovery.backup_file import Backup, hash_first_bytes, open_backup, upload_member
 from imgstore.operations.recovery.byte_progress import ByteProgress
 from imgstore.operations.recovery.restore_mark import mark_path, read_mark
 from imgstore.operations.shared_settings import SETTINGS_FILE
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.operations.stores.first_start import DATABASE_FILE, read_marked_folders
-from imgstore.transfer.spool import spool_folder
+from imgstore.transfer.spool import spool_folder, uploads_folder
 from imgstore.transfer.spool_snapshot import DATA_FILE, JOURNAL_FILE, write_snapshot
 
 _KEPT: Final = frozenset(
@@ -223,7 +220,7 @@ def _begin(request: RestoreRequest, backup: Backup, file: Path | None, descripto
 
 def _check_home(home: Path) -> None:
     """Refuse a home with files of an installation, apart from stored bytes."""
-    empty = {home / DATABASE_FILE, home / "tls", home / "uploads"}
+    empty = {home / DATABASE_FILE, home / TLS_FOLDER, uploads_folder(home)}
     found = [
         each.name
         for each in sorted(home.iterdir())
@@ -288,11 +285,8 @@ def _check_file(file: Path, backup: Backup, *, is_resumed: bool) -> None:
 
 
 def _hash_file(file: Path) -> str:
-    hasher = blake3()
     with file.open("rb") as stream:
-        while part := stream.read(MIB):
-            hasher.update(part)
-    return hasher.hexdigest()
+        return hash_first_bytes(stream.fileno(), os.fstat(stream.fileno()).st_size)
 
 
 def _check_database(url: str, place: str, backup: Backup, *, is_resumed: bool) -> None:
@@ -315,8 +309,8 @@ def _check_database(url: str, place: str, backup: Backup, *, is_resumed: bool) -
 
 def _remove_leftovers(home: Path) -> None:
     """Remove the files of an interrupted restore. The home was empty before."""
-    for name in (TLS_FOLDER, "uploads"):
-        shutil.rmtree(home / name, ignore_errors=True)
+    for folder in (home / TLS_FOLDER, uploads_folder(home)):
+        shutil.rmtree(folder, ignore_errors=True)
     for name in (SETTINGS_FILE, REGIONS_FILE):
         (home / name).unlink(missing_ok=True)
 
@@ -332,10 +326,7 @@ def _restore_files(backup: Backup, home: Path, progress: ByteProgress) -> Path |
             continue
         path = home / member.name
         make_private_folder(path.parent)
-        with open(path, "xb", opener=open_private) as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_private_file(path, [content])
         sync_folder(path.parent)
         if member.name == REGIONS_FILE:
             regions_file = path
@@ -360,10 +351,7 @@ def _restore_sqlite(backup: Backup, file: Path, progress: ByteProgress) -> None:
     if file.exists() and file.stat().st_size:
         return
     make_private_folder(file.parent)
-    with open(temporary, "xb", opener=open_private) as stream:
-        stream.writelines(progress.count(backup.read(backup.catalog)))
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_private_file(temporary, progress.count(backup.read(backup.catalog)))
     found = check_sqlite(temporary)
     expected = (backup.description.dump.revision, backup.description.installation)
     if found != expected:
