@@ -208,7 +208,8 @@ def test_the_command_line_takes_a_file_a_variable_or_nothing(tmp_path: Path) -> 
         (b"", "an empty file"),
         (b"a\nb", "several lines"),
         (b"\xff", "utf-8"),
-        (b"x" * 5000, "4096"),
+        (b"x" * 5000, "more than 4096"),
+        ("\u00e9".encode() * 2500, "more than 4096"),
     ):
         secret.write_bytes(content)
         done = run(home, str(path), "--check", "--passphrase-file", str(secret))

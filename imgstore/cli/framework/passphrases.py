@@ -57,16 +57,17 @@ def _read_file(file: Path) -> str:
     try:
         with file.open("rb") as opened:
             data = opened.read(_FILE_BYTES_MAX + 1)
-        text = data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except OSError as error:
         raise _file_error(file, describe(error, file), advise(error, file)) from error
+    alone = "store the passphrase alone in the file"
+    if len(data) > _FILE_BYTES_MAX:
+        raise _file_error(file, f"more than {_FILE_BYTES_MAX} bytes", alone)
+    try:
+        text = data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise _file_error(file, str(error), "store the passphrase as UTF-8") from error
-    if not text or "\n" in text or len(data) > _FILE_BYTES_MAX:
-        found = (
-            "an empty file" if not text else "several lines" if "\n" in text else f"more than {_FILE_BYTES_MAX} bytes"
-        )
-        raise _file_error(file, found, "store the passphrase alone in the file")
+    if not text or "\n" in text:
+        raise _file_error(file, "several lines" if text else "an empty file", alone)
     return text
 
 
