@@ -1,9 +1,9 @@
 """Code of several revisions on one catalog: the oldest code that may use the schema (invariants L7 and L8).
 
 An upgrade that only adds leaves running processes of the previous release untouched ("expand"). The column
-`oldest_code` of Alembic's table names the oldest code that the schema admits. A migration that removes something, or that changes a
-meaning, raises this revision ("contract"). Every transaction compares the row with the revision of its own code, so a
-process that is too old can neither read nor write a contracted catalog.
+`oldest_code` of Alembic's table names the oldest code that the schema admits. A migration that removes something, or
+that changes a meaning, raises this revision ("contract"). Every transaction compares the row with the revision of its
+own code, so a process that is too old can neither read nor write a contracted catalog.
 """
 
 from typing import Any, Final

@@ -4,8 +4,9 @@ The file is written under a temporary name in the same folder, and renamed at th
 is made at the target of the link, and the link stays.
 
 The temporary name is `.<name>.imgstore-<random>`. Only the owner may read the temporary file; the final file gets the
-mode of the umask, unless the caller names a mode. The writer holds an advisory lock (flock) on the temporary file until the process ends, in any way. A
-later writer of the same file can therefore recognize and remove files of dead writers.
+mode of the umask, unless the caller names a mode. The writer holds an advisory lock (flock) on the temporary file
+until the process ends, in any way. A later writer of the same file can therefore recognize and remove files of dead
+writers.
 """
 
 import contextlib

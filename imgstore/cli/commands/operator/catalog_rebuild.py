@@ -63,8 +63,8 @@ def rebuild(file: Path, passphrase_file: Path | None, skipped: tuple[str, ...], 
     no entries.
 
     regions.yaml comes from the recovery file, unless --regions names a file. With --yes a regions.yaml that differs from
-    imgstore's own is written into the home. Credentials of stores come from the
-    environment or an AWS profile, as for all commands.
+    imgstore's own is written into the home. Credentials of stores come from the environment or an AWS profile, as for
+    all commands.
 
     The exit code is 1 if something is missing. `imgstore scrub` checks the content afterwards.
     """
