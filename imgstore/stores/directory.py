@@ -139,7 +139,7 @@ class DirectoryStore:
                 with self._reserve_space(len(body)):
                     written = self._write_durably(path, body, only_if_absent=only_if_absent)
             except FileNotFoundError:  # another process removed a folder, or a temporary file that was a day old
-                self._folders.clear()
+                self._clear_folders()
                 written = self._write_durably(path, body, only_if_absent=only_if_absent)
             except FileExistsError:
                 if only_if_absent:
@@ -203,7 +203,7 @@ class DirectoryStore:
                 except OSError as error:
                     if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
                         raise
-        self._folders.clear()
+        self._clear_folders()
 
     def copy_within(self, source_key: str, target_key: str) -> ObjectInfo:
         """See `Copies.copy_within`."""
@@ -238,6 +238,11 @@ class DirectoryStore:
             if self._root not in self._folders:
                 self._begin()
             self._ensure_durable(folder)
+
+    def _clear_folders(self) -> None:
+        """Let the next put create and sync the folders again. Waits while another thread creates folders."""
+        with self._lock:
+            self._folders.clear()
 
     def pin(self) -> None:
         """Pin the store to the present folder at `root`, and never create `root` again.

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -264,20 +265,31 @@ def test_a_pipe_in_place_of_an_object_is_not_found(tmp_path: Path) -> None:
         store.get("FORMAT")
 
 
-def test_a_check_of_the_zone_during_the_first_put_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check forgets the folders that the put has made durable."""
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(DirectoryStore.pin, id="check of the zone"),
+        pytest.param(lambda store: store.prune("a/"), id="removal of empty folders"),
+        pytest.param(lambda store: store.put("a/c", b"3"), id="put into a removed folder"),
+    ],
+)
+def test_an_act_of_another_thread_waits_for_new_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[DirectoryStore], object]
+) -> None:
+    """Each act forgets the folders that the put has made durable."""
     store = DirectoryStore(tmp_path / "root")
     store.put("a/b", b"1")
-    store.pin()
-    begin, checks = store._begin, list[threading.Thread]()
+    shutil.rmtree(tmp_path / "root" / "a")
+    ensure, others = store._ensure_durable, list[threading.Thread]()
 
-    def check_during_put() -> None:
-        begin()
-        checks.append(threading.Thread(target=store.pin))
-        checks[0].start()
-        checks[0].join(0.2)
+    def act_during_put(folder: str) -> None:
+        if not others:
+            others.append(threading.Thread(target=act, args=(store,)))
+            others[0].start()
+            others[0].join(0.2)
+        ensure(folder)
 
-    monkeypatch.setattr(store, "_begin", check_during_put)
+    monkeypatch.setattr(store, "_ensure_durable", act_during_put)
     store.put("c/d", b"2")
-    checks[0].join()
+    others[0].join()
     assert store.get("c/d") == b"2"
