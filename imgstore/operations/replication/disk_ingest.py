@@ -83,11 +83,9 @@ def refill_disk(installation: Installation, disk: ManagedDisk, reader: DiskReade
     damaged = {each.name: each.stored_bytes for each in table if object_keys.segment_key(each.name) in lost}
     if not damaged and row.body_key not in lost:
         return
-    counter = ProgressCounter(installation, f"repair {disk.kind.noun} {disk.name}", sum(damaged.values()))
-    counter.begin()
+    counter = ProgressCounter(installation, f"repair {disk.kind.noun} {disk.name}")
     rows, readers = {OS_DISK: row}, {OS_DISK: reader}
-    check_cancelled = installation.keeper.check_cancelled
-    unmade = refill(installation, slot, rows, readers, frozenset(damaged), check_cancelled, counter.add_bytes)
+    unmade = refill(installation, slot, rows, readers, damaged, counter, installation.keeper.check_cancelled)
     if unmade is None or unmade:
         counter.fail()
         raise _not_repairable(disk, slot, None if unmade is None else len(unmade))

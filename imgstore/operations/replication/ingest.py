@@ -96,7 +96,8 @@ def publish(installation: Installation, publication: Publication) -> None:
         )
         rows = _complete_rows(installation, publication)
         damaged = _find_damaged(installation, slot, rows.values(), check_cancelled)
-        unmade = _refill(installation, publication, rows, damaged, counter, check_cancelled)
+        readers = publication.readers
+        unmade = refill(installation, slot, rows, readers, damaged, counter, check_cancelled) if rows else None
         if unmade is not None and not unmade:
             complete_replica(installation, leased, list(rows.values()))
             result = f"{len(damaged)} lost segments made again from the source"
@@ -322,34 +323,18 @@ def _complete_rows(installation: Installation, publication: Publication) -> dict
 
 def _find_damaged(
     installation: Installation, slot: Slot, rows: Collection[ManifestRow], check_cancelled: CheckCancelled
-) -> frozenset[Digest]:
+) -> dict[Digest, int]:
     """Find the damaged segments of a replica that was complete once, by reading each segment.
 
-    Something in such a replica was found damaged, and a damaged segment has the right length in a listing.
+    Something in such a replica was found damaged, and a damaged segment has the right length in a listing. Return the
+    stored bytes of each damaged segment by name.
     """
     with installation.catalog.reading() as transaction:
-        names = [each.name for each in transaction.segments.rows(slot.key.pool_uid, named_segments(rows))]
+        table = transaction.segments.rows(slot.key.pool_uid, named_segments(rows))
     workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
-    return installation.access(slot).find_damaged(names, workers=workers, check_cancelled=check_cancelled)
-
-
-def _refill(
-    installation: Installation,
-    publication: Publication,
-    rows: Mapping[str, ManifestRow],
-    damaged: frozenset[Digest],
-    counter: ProgressCounter,
-    check_cancelled: CheckCancelled,
-) -> frozenset[Digest] | None:
-    """Make the damaged segments of a replica again from the sources. Return the other segments, or None: see `refill`."""
-    if not rows:
-        return None
-    slot = publication.replica.slot
-    with installation.catalog.reading() as transaction:
-        table = transaction.segments.rows(slot.key.pool_uid, named_segments(rows.values()))
-    counter.total = sum(each.stored_bytes for each in table if each.name in damaged)
-    counter.begin()
-    return refill(installation, slot, rows, publication.readers, damaged, check_cancelled, counter.add_bytes)
+    names = [each.name for each in table]
+    damaged = installation.access(slot).find_damaged(names, workers=workers, check_cancelled=check_cancelled)
+    return {each.name: each.stored_bytes for each in table if each.name in damaged}
 
 
 def _identity(plan: Mapping[str, Any], disk: str) -> SourceIdentity:

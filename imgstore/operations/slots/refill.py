@@ -4,13 +4,14 @@ A source that is published again has the blocks of the segments that the disk na
 its name. So the source needs no other check, and all disks that share the segment are repaired.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 
 from imgstore.domain.disks.sources import DiskReader
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.operations.installation import Installation
+from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.losses import read_manifest_copy
 from imgstore.segments.manifest import decode_manifest
 from imgstore.transfer.bounded_pool import BoundedPool
@@ -23,9 +24,9 @@ def refill(
     slot: Slot,
     rows: Mapping[str, ManifestRow],
     readers: Mapping[str, DiskReader],
-    damaged: Collection[Digest],
+    damaged: Mapping[Digest, int],
+    counter: ProgressCounter,
     check_cancelled: CheckCancelled,
-    on_made: Callable[[int], None] = lambda _bytes: None,
 ) -> frozenset[Digest] | None:
     """Put the damaged segments of disks again, and the manifests if another key or slot has a copy.
 
@@ -34,9 +35,9 @@ def refill(
         slot: the slot.
         rows: the complete manifest rows of the disks in the slot, by disk key.
         readers: the opened sources of the disks, by disk key.
-        damaged: the names of segments that are missing or wrong in the slot.
+        damaged: the stored bytes of each segment that is missing or wrong in the slot, by name.
+        counter: begins here, with the stored bytes of all damaged segments.
         check_cancelled: called before each request.
-        on_made: called with the stored bytes of each segment, from several threads.
 
     Returns:
         The segments that could not be made. None if a manifest has no right copy, so that nothing is known about the
@@ -45,6 +46,8 @@ def refill(
     Raises:
         ImgstoreError: a source or a store failed.
     """
+    counter.total = sum(damaged.values())
+    counter.begin()
     access = installation.access(slot)
     sources = []
     for key, row in rows.items():
@@ -63,7 +66,7 @@ def refill(
             return False
         check_cancelled()
         access.put_segment(name, body)
-        on_made(len(body))
+        counter.add_bytes(len(body))
         return True
 
     workers = installation.threads(installation.tuning.put_workers, slot.key.region)
