@@ -37,22 +37,27 @@ def find_losses(installation: Installation, slot: Slot, keys: Collection[str]) -
     with installation.catalog.reading() as transaction:
         ids = np.array(list(transaction.segments.find_ids(slot.key.pool_uid, names).values()), dtype=np.uint32)
         versions = {replica.version_uid for replica in transaction.replicas.in_slot(slot.uid)}
-        for row in transaction.manifests.in_slot(slot.uid):
-            resource_id, disk_key = _name_of(transaction, row, versions)
-            owned[resource_id][disk_key] = row
+        every = transaction.manifests.in_slot(slot.uid)
+        hit = {
+            row.owner_uid for row in every if row.body_key in keys or np.isin(ids, unpack_ids(row.segment_ids)).any()
+        }
+        for row in every:
+            if row.owner_uid in hit or row.owner_uid not in versions:  # Each disk of an image is an owner.
+                resource_id, disk_key = _name_of(transaction, row, versions)
+                owned[resource_id][disk_key] = row
     losses = []
     for resource_id in sorted(owned):
         rows = owned[resource_id]
-        if any(row.body_key in keys or np.isin(ids, unpack_ids(row.segment_ids)).any() for row in rows.values()):
+        if any(row.owner_uid in hit for row in rows.values()):
             disks = (_disk_loss(installation, slot, key, rows[key], names, ids) for key in sort_disk_keys(rows))
             losses.append(OwnerLoss(resource_id=resource_id, disks=tuple(disks)))
     return tuple(losses)
 
 
 def read_manifest_copy(installation: Installation, slot: Slot, row: ManifestRow) -> bytes | None:
-    """Read a manifest from its key, or else from another key or slot of the pool with the same content, slots of the region first.
+    """Read a manifest, or a copy of the manifest from another key or slot of the pool.
 
-    Return None if no copy is right.
+    The own key is read first, then the copies in the region of the slot. Return None if no copy is right.
 
     Raises:
         StoreError: a store does not answer, and no other copy is right.
