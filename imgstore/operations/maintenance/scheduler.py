@@ -5,7 +5,7 @@ workers share the rows. A task may be repeated and may be killed at any time. So
 damage.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -195,26 +195,26 @@ class MaintenanceRunner:
         purged = len(purge_soft_deleted(installation))
         removed = sum(removal.waits_for is None for removal in remove_all_surplus_replicas(installation))
         counts = {
-            "versions whose retention has passed": purged,
-            "replicas": removed,
-            "interrupted deletions": finish_deletes(installation),
-            "removals from slots that disks left": run_removals(installation),
+            "versions whose retention has passed ended": purged,
+            "replicas ended": removed,
+            "interrupted deletions ended": finish_deletes(installation),
+            "removals from slots that disks left ended": run_removals(installation),
         }
-        outcome = ", ".join(f"{count} {what} ended" for what, count in counts.items() if count)
+        outcome = _format_counts(counts)
         self._record("imgstore/maintenance/deletions", outcome)
         return outcome
 
     def _write_revisions(self) -> str:
         waiting = write_waiting_revisions(self._installation)
         repaired = repair_installation_zones(self._installation)
-        counts = {"revisions wait for a store": waiting, "objects given to zones that missed them": repaired}
-        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        return _format_counts(
+            {"revisions wait for a store": waiting, "objects given to zones that missed them": repaired}
+        )
 
     def _write_checkpoints(self) -> str:
         rows = write_ledger_checkpoints(self._installation)
         copied = copy_ledger_checkpoints(self._installation)
-        counts = {"rows of the ledger stored": rows, "checkpoints copied": copied}
-        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        return _format_counts({"rows of the ledger stored": rows, "checkpoints copied": copied})
 
     def _repair_zones(self, region: str) -> str:
         """Give the zones of a region the objects that they missed, as far as the zones answer."""
@@ -303,6 +303,10 @@ def check_safe_to_collect(installation: Installation) -> None:
                     hint="`imgstore regions check` shows all zones; `imgstore gc` collects when a person asks for it",
                     target=region,
                 )
+
+
+def _format_counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 def _format_scrub(found: SlotScrub) -> str:

@@ -266,12 +266,15 @@ def _list_fingerprints(
     A damaged manifest is read from another copy. Without a copy nothing is known about its fingerprints.
     """
     slot = scrubbed.slot
-    access, listed = installation.access(slot), dict[str, int]()
-    for info in access.store.list(access.prefix + object_keys.FINGERPRINTS):
-        listed[info.key.removeprefix(access.prefix)] = info.stored_bytes
+    access = installation.access(slot)
+    listed = {
+        info.key.removeprefix(access.prefix): info.stored_bytes
+        for info in access.store.list(access.prefix + object_keys.FINGERPRINTS)
+    }
+    if not listed:
+        return {}
     found: dict[str, _NamedObject] = {}
-    rows = {each.key: each.row for each in named if each.row is not None and each.key == each.row.body_key}
-    for row in rows.values() if listed else ():
+    for row in [each.row for each in named if each.row is not None and each.key == each.row.body_key]:
         data: bytes | None = None
         try:
             data = access.get_object(row.body_key, ManifestCheck(row.digest))

@@ -148,7 +148,7 @@ def complete_replica(installation: Installation, leased: LeasedReplica, manifest
             for each in manifests:
                 transaction.manifests.complete(each.uid)
             open_interval(installation.effects, transaction, owner_uid=version.uid, slot=slot, party=party, own=own)
-        _forget_losses(transaction, slot, manifests, ids)
+        _remove_lost_objects(transaction, slot, manifests, ids)
         transaction.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
         transaction.works.complete(lease)
         update_version_state(
@@ -156,7 +156,9 @@ def complete_replica(installation: Installation, leased: LeasedReplica, manifest
         )
 
 
-def _forget_losses(transaction: Transaction, slot: Slot, manifests: Sequence[ManifestRow], ids: Locations) -> None:
+def _remove_lost_objects(
+    transaction: Transaction, slot: Slot, manifests: Sequence[ManifestRow], ids: Locations
+) -> None:
     """Remove the objects of a replica from the lost objects, because all objects of the replica were confirmed."""
     if transaction.lost_objects.list(slot.uid):
         segments = transaction.segments.rows(slot.key.pool_uid, ids)

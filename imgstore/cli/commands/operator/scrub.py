@@ -12,7 +12,6 @@ from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.requests import ScrubRequest
 from imgstore.operations.maintenance import scrub as maintenance_scrub
-from imgstore.operations.maintenance.scrub import list_scrubs
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.arguments import parse_rate
 from imgstore.wire.responses.maintenance import scrub_json, scrub_status_json
@@ -36,7 +35,6 @@ _SLOTS = columns(
     UnrestoredReplicas="unrestoredReplicaCount",
     Problem="problem",
 )
-
 
 _STATUS = columns(
     Region="region",
@@ -150,7 +148,7 @@ def scrub(
     """
     if status:
         now = session.installation.effects.now()
-        return Answer(body=[scrub_status_json(each, now) for each in session.run(list_scrubs)])
+        return Answer(body=[scrub_status_json(each, now) for each in session.run(maintenance_scrub.list_scrubs)])
     request = ScrubRequest(
         percent=percent,
         seed=date.today().toordinal() if seed is None else seed,  # noqa: DTZ011 - any day will do
