@@ -5,15 +5,14 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.host.memory import available_memory_bytes
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
-from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.storage.digests import digest_of
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
+from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.stores.regions import choose_regions
 from imgstore.regions import ZoneReport
 from imgstore.stores.analysis import (
@@ -132,9 +131,8 @@ def _analyze_zone(
 ) -> AnalyzedZone:
     if planned.store is None or planned.planned is None:
         return AnalyzedZone(report=planned.report, analysis=None)
-    report = partial(_report, installation, planned.name, planned.planned.wire_bytes)
-    report(Stage.STARTED, 0)
-    moved = _Sum(partial(report, Stage.MOVED))
+    counter = ProgressCounter(installation, planned.name, planned.planned.wire_bytes)
+    counter.begin()
     analysis = analyze_store(
         planned.store,
         settings,
@@ -144,30 +142,10 @@ def _analyze_zone(
         stop=stop,
         planned=planned.planned,
         turn=turn,
-        moved=moved.add,
+        moved=counter.add_bytes,
     )
-    report(Stage.COMPLETED, moved.total)
+    counter.end()
     return AnalyzedZone(report=planned.report, analysis=analysis)
-
-
-class _Sum:
-    """A sum of bytes over threads, which reports each change."""
-
-    def __init__(self, report: Callable[[int], None]) -> None:
-        self.total = 0
-        self._report = report
-        self._lock = threading.Lock()
-
-    def add(self, more: int) -> None:
-        with self._lock:
-            self.total += more
-            self._report(self.total)
-
-
-def _report(installation: Installation, task: str, bytes_total: int, stage: Stage, bytes_done: int) -> None:
-    installation.subscriber(
-        ProgressEvent(task=task, stage=stage, bytes_done=bytes_done, bytes_total=max(bytes_total, bytes_done))
-    )
 
 
 def _new_name(installation: Installation) -> str:

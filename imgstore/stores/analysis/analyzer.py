@@ -25,7 +25,7 @@ from imgstore.stores.analysis.results import (
     RequestTotals,
     StoreAnalysis,
 )
-from imgstore.stores.interface import ObjectInfo, ObjectStore, split_batches
+from imgstore.stores.interface import ObjectInfo, ObjectStore
 from imgstore.stores.memory import MemoryStore
 from imgstore.stores.object_versions import KeepsVersions, VersioningState
 
@@ -199,8 +199,7 @@ def _remove_leftovers(
         found = list(target.store.list(ANALYSES))
         newest = max((info.last_modified for info in found), default=effects.now())
         dead = [info.key for info in found if _is_dead(info, is_alive, max(newest, effects.now()))]
-        for batch in split_batches(dead):
-            target.store.delete(batch)
+        target.store.delete(dead)
         if target.keeps_versions and target.versions is not None:
             _delete_versions(target.versions, {key.removeprefix(ANALYSES).partition("/")[0] for key in dead})
     except StoreError:  # The checks find the cause, and a later analysis removes the objects.

@@ -151,11 +151,6 @@ class StoreAnalysis:
     cleanup_problem: str | None
     """Why objects of the analysis stay in the store."""
 
-    @property
-    def is_disproved(self) -> bool:
-        """Whether a property is disproved."""
-        return any(each.outcome is Outcome.DISPROVED for each in self.results)
-
 
 class Findings:
     """Contradictions that checks found. Safe to use from several threads at once."""
