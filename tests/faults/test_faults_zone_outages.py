@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from zone_site import WEST, ZONED, Site, check_recovery, make_disks
 
 from imgstore.testing.latency_proxy import LatencyProxies
 from imgstore.testing.pytest_plugin import require
-from tests.support.s3_proxy import ProxiedAnswer, ProxiedRequest, pass_through
+from tests.support.s3_proxy import Forward, ProxiedAnswer, ProxiedRequest, pass_through
 from tests.support.zone_servers import FAULTS, ZoneServer, start_zone_servers
 
 TWO_LOST = ("2", "3")
@@ -80,7 +80,7 @@ def kill_amid(site: Site, line: str, lost: Sequence[ZoneServer]) -> None:
     """Run a command, make zones half-open when the first of them gets a segment, and kill the command then."""
     held = threading.Event()
 
-    def hold(request: ProxiedRequest, forward: Callable[[], ProxiedAnswer]) -> ProxiedAnswer:
+    def hold(request: ProxiedRequest, forward: Forward) -> ProxiedAnswer:
         if request.method == "PUT" and "/segments/" in request.path and not held.is_set():
             for server in lost:
                 server.way.hold()

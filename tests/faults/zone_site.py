@@ -18,7 +18,7 @@ import imgstore
 from imgstore.catalog.engine.database import Session
 from imgstore.cli.main import main
 from imgstore.domain.storage.sizes import MIB
-from tests.support.s3_proxy import ProxiedAnswer, ProxiedRequest, pass_through
+from tests.support.s3_proxy import Forward, ProxiedAnswer, ProxiedRequest, pass_through
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import audit, open_home
 from tests.support.zone_servers import FAULTS, ZoneFault, ZoneServer
@@ -173,6 +173,17 @@ def _empty_zone(zone: str) -> Callable[[Site], None]:
     return prepare
 
 
+def _scrub(prepare: Callable[[Site], None], method: str, count: int) -> Operation:
+    return Operation(
+        prepare=prepare,
+        run=lambda site: site.run("scrub"),
+        method=method,
+        part="/segments/",
+        count=count,
+        versions=("1.0.0",),
+    )
+
+
 OPERATIONS: Final = {
     "ingest": Operation(
         prepare=_publish,
@@ -208,30 +219,9 @@ OPERATIONS: Final = {
         count=1,
         versions=("2.0.0",),
     ),
-    "scrub": Operation(
-        prepare=_publish,
-        run=lambda site: site.run("scrub"),
-        method="GET",
-        part="/segments/",
-        count=1,
-        versions=("1.0.0",),
-    ),
-    "rebuild": Operation(
-        prepare=_empty_zone(HIT),
-        run=lambda site: site.run("scrub"),
-        method="PUT",
-        part="/segments/",
-        count=1,
-        versions=("1.0.0",),
-    ),
-    "rebuild of another zone": Operation(
-        prepare=_empty_zone(OTHER),
-        run=lambda site: site.run("scrub"),
-        method="GET",
-        part="/segments/",
-        count=2,
-        versions=("1.0.0",),
-    ),
+    "scrub": _scrub(_publish, "GET", 1),
+    "rebuild": _scrub(_empty_zone(HIT), "PUT", 1),
+    "rebuild of another zone": _scrub(_empty_zone(OTHER), "GET", 2),
 }
 
 
@@ -249,7 +239,7 @@ class _Trigger:
         with self._lock:
             assert self._has_begun, f"the fault did not begin: {self._server.proxy.requests[-20:]}"
 
-    def __call__(self, request: ProxiedRequest, forward: Callable[[], ProxiedAnswer]) -> ProxiedAnswer:
+    def __call__(self, request: ProxiedRequest, forward: Forward) -> ProxiedAnswer:
         with self._lock:
             if self._left and request.method == self._operation.method and self._operation.part in request.path:
                 self._left -= 1

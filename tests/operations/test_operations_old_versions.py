@@ -26,7 +26,7 @@ from imgstore.policy.gc_plan import GcReport
 from imgstore.regions import store_locator
 from imgstore.stores.object_versions import VersioningState
 from imgstore.testing.engines import S3Engine
-from tests.support.s3_proxy import ProxiedAnswer, ProxiedRequest, S3Proxy, start_s3_proxy
+from tests.support.s3_proxy import Forward, ProxiedAnswer, ProxiedRequest, S3Proxy, start_s3_proxy
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import (
     ADMIN,
@@ -226,7 +226,7 @@ def test_a_zone_that_is_silent_about_its_versioning_is_asked_once(
     monkeypatch.setattr(store_locator, "_VERSIONING_SECONDS_MAX", 0.5)
     answered = threading.Event()
 
-    def hold(request: ProxiedRequest, forward: Callable[[], ProxiedAnswer]) -> ProxiedAnswer:
+    def hold(request: ProxiedRequest, forward: Forward) -> ProxiedAnswer:
         if "versioning" in request.path:
             answered.wait()
         return forward()

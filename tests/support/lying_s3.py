@@ -11,10 +11,8 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote
 
-from tests.support.s3_proxy import Exchange, ProxiedAnswer, ProxiedRequest, refuse
-
-MIB: Final = 2**20
-Forward = Callable[[], ProxiedAnswer]
+from imgstore.domain.storage.sizes import MIB
+from tests.support.s3_proxy import Exchange, Forward, ProxiedAnswer, ProxiedRequest, refuse
 
 
 class Liar:
@@ -221,7 +219,7 @@ def lossy_pages(liar: Liar) -> Exchange:
 
 
 def ignored_delete(liar: Liar) -> Exchange:
-    """Acknowledge a delete without deleting the last key of each third request."""
+    """Acknowledge a delete without deleting the first key of each third request."""
 
     def answer(request: ProxiedRequest, forward: Forward) -> ProxiedAnswer:
         if not _is_delete(request) or not liar.every(3, "delete"):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 _STATUSES = {
     "AccessDenied": 403,
@@ -54,10 +54,14 @@ class ProxiedAnswer:
     """The Content-Length, also of an answer to HEAD."""
 
 
-class Exchange(Protocol):
-    """Answers a request. `forward` sends the request to the server and returns the answer of the server."""
+Forward: TypeAlias = Callable[[], ProxiedAnswer]
+"""Sends the request to the server and returns the answer of the server."""
 
-    def __call__(self, request: ProxiedRequest, forward: Callable[[], ProxiedAnswer]) -> ProxiedAnswer: ...
+
+class Exchange(Protocol):
+    """Answers a request."""
+
+    def __call__(self, request: ProxiedRequest, forward: Forward) -> ProxiedAnswer: ...
 
 
 def refuse(code: str, method: str) -> ProxiedAnswer:
@@ -66,7 +70,7 @@ def refuse(code: str, method: str) -> ProxiedAnswer:
     return ProxiedAnswer(status=_STATUSES[code], headers={}, body=b"" if method == "HEAD" else error, length=len(error))
 
 
-def pass_through(request: ProxiedRequest, forward: Callable[[], ProxiedAnswer]) -> ProxiedAnswer:
+def pass_through(request: ProxiedRequest, forward: Forward) -> ProxiedAnswer:
     """Answer as the server does."""
     return forward()
 
@@ -115,7 +119,7 @@ def start_s3_proxy(target: str) -> Iterator[S3Proxy]:
                 proxy.exchange(request, lambda: ProxiedAnswer(status=0, headers={}, body=b"", length=0))
                 self.close_connection = True
 
-        def _forwarder(self, body: bytes) -> Callable[[], ProxiedAnswer]:
+        def _forwarder(self, body: bytes) -> Forward:
             def forward() -> ProxiedAnswer:
                 connection = http.client.HTTPConnection(target.removeprefix("http://"))
                 try:

@@ -16,12 +16,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from imgstore.domain.effects import Effects
 from imgstore.testing.engines import Found, S3Engine, free_ports, start_minio, start_seaweedfs
 from imgstore.testing.latency_proxy import LatencyProxies, LatencyProxy
-from tests.support.s3_proxy import Exchange, ProxiedAnswer, ProxiedRequest, S3Proxy, pass_through, start_s3_proxy
+from tests.support.s3_proxy import (
+    Exchange,
+    Forward,
+    ProxiedAnswer,
+    ProxiedRequest,
+    S3Proxy,
+    pass_through,
+    start_s3_proxy,
+)
 
 _DISK_BYTES: Final = 3 << 30
 """The size of a sparse file system for a server. MinIO refuses writes on a disk with little free space."""
@@ -237,9 +245,6 @@ def _empty(server: ZoneServer) -> None:
     server.kill()
     server.wipe()
     server.start()
-
-
-Forward: TypeAlias = Callable[[], ProxiedAnswer]
 
 
 def _corrupt(request: ProxiedRequest, forward: Forward) -> ProxiedAnswer:
