@@ -85,7 +85,7 @@ def test_a_fault_of_a_zone_on_minio(
 ) -> None:
     if FAULTS[fault].needs_disk:
         require("loop-device")
-    check_cell(Site.of(tmp_path, minio_servers, disks), fault, operation)
+    check_cell(Site(tmp_path, minio_servers, disks), fault, operation)
 
 
 @pytest.mark.long
@@ -94,4 +94,4 @@ def test_a_fault_of_a_zone_on_minio(
 def test_a_fault_of_a_zone_on_seaweedfs(
     tmp_path: Path, seaweedfs_servers: tuple[ZoneServer, ...], disks: dict[str, Path], fault: str, operation: str
 ) -> None:
-    check_cell(Site.of(tmp_path, seaweedfs_servers, disks), fault, operation)
+    check_cell(Site(tmp_path, seaweedfs_servers, disks), fault, operation)

@@ -36,7 +36,7 @@ def servers(
 
 @pytest.fixture
 def site(tmp_path: Path, servers: tuple[ZoneServer, ...], disks: dict[str, Path]) -> Site:
-    made = Site.of(tmp_path, servers, disks)
+    made = Site(tmp_path, servers, disks)
     made.prepare()
     return made
 

@@ -1,26 +1,25 @@
 """An installation with a region of three real zones, the operations on the zones, and the checks after a fault."""
 
 import json
-import shlex
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import imgstore
 from imgstore.catalog.engine.database import Session
-from imgstore.cli.main import main
 from imgstore.domain.storage.sizes import MIB
 from tests.support.s3_proxy import Forward, ProxiedAnswer, ProxiedRequest, pass_through
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import audit, open_home
+from tests.support.terminal import Terminal
 from tests.support.zone_servers import FAULTS, ZoneFault, ZoneServer
 
 DESIGN: Final = Path(imgstore.__file__).parent / "DESIGN.md"
@@ -36,32 +35,15 @@ MAINTENANCE: Final = timedelta(days=8)
 """A time in which each task of the maintenance is due, with the intervals of a new installation."""
 
 
-@dataclass(kw_only=True)
-class Site:
+class Site(Terminal):
     """An installation with a region of three zones."""
 
-    folder: Path
-    bucket: str
-    servers: tuple[ZoneServer, ...]
-    disks: dict[str, Path]
-    """Raw disks by version."""
-    environ: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, folder: Path, servers: tuple[ZoneServer, ...], disks: dict[str, Path]) -> "Site":
-        """Choose a bucket and a home for a test with its own folder."""
-        bucket = folder.name.replace("_", "-")[:50].strip("-").lower()
-        return cls(folder=folder / "site", bucket=bucket, servers=servers, disks=disks)
-
-    def run(self, line: str) -> Result:
-        """Run a command in this process."""
-        return CliRunner().invoke(main, shlex.split(line), prog_name="imgstore", env=self.environ)
-
-    def ok(self, line: str) -> Any:
-        """Run a command that must succeed, and return its result."""
-        result = self.run(line)
-        assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
-        return json.loads(result.stdout) if result.stdout else None
+    def __init__(self, folder: Path, servers: tuple[ZoneServer, ...], disks: dict[str, Path]) -> None:
+        """Choose a bucket and a home for a test with its own folder. `disks` are raw disks by version."""
+        super().__init__(folder / "site")
+        self.bucket = folder.name.replace("_", "-")[:50].strip("-").lower()
+        self.servers = servers
+        self.disks = disks
 
     def server(self, zone: str) -> ZoneServer:
         """Return the server of a zone."""
@@ -97,8 +79,7 @@ class Site:
         }
         (self.folder / "regions.yaml").write_text(json.dumps(document))
         engine = self.servers[0].engine
-        self.environ = {
-            "IMGSTORE_HOME": str(self.folder / "home"),
+        self.environ |= {
             "IMGSTORE_REGIONS": str(self.folder / "regions.yaml"),
             "AWS_ACCESS_KEY_ID": engine.access_key,
             "AWS_SECRET_ACCESS_KEY": engine.secret_key,
@@ -126,9 +107,7 @@ class Site:
 
     def audit(self) -> None:
         """Compare stores, catalog and bill."""
-        with open_home(
-            self.folder / "home", regions=self.folder / "regions.yaml", environ=self.environ
-        ) as installation:
+        with open_home(self.home, regions=self.folder / "regions.yaml", environ=self.environ) as installation:
             audit(installation)
 
 
