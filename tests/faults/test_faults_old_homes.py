@@ -78,7 +78,7 @@ FIRST_HOMES: Final = list(list_homes())[:2]
 
 
 def test_each_former_revision_has_a_home() -> None:
-    """A new migration needs the home of the revision before: `python -m tests.support.make_old_home REVISION`."""
+    """A new migration needs the home of the previous revision: `python -m tests.support.make_old_home REVISION`."""
     assert [each for each in REVISIONS if each < REVISION] == FORMER
 
 

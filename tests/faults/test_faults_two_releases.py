@@ -1,4 +1,4 @@
-"""The code of the revision before runs beside this code during an upgrade (invariant L7)."""
+"""The code of the previous revision and this code run on one catalog during an upgrade (invariant L7)."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ NAMES: Final = ("-g", GROUP, "-r", GALLERY, "-i", DEFINITION)
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """The last code of the revision before."""
+    """The last code of the previous revision."""
 
     code: Path
     environment: dict[str, str]
@@ -102,7 +102,7 @@ def await_version(installation: Installation, version: str, process: subprocess.
 
 
 def test_worker_and_commands_of_the_code_before(before: Before, database: str | None, tmp_path: Path) -> None:
-    """A worker of the code before runs during the upgrade, and then makes a replica of a version of this code."""
+    """A worker of the previous code runs during the upgrade, and then makes a replica of a version of this code."""
     before.run("group", "create", "-n", GROUP, "-l", "southcentralus")
     with before.started("worker") as worker, open_home(tmp_path / "home", database=database) as installation:
         create_sample_gallery(installation)
@@ -110,7 +110,7 @@ def test_worker_and_commands_of_the_code_before(before: Before, database: str | 
         await_version(installation, "1.0.0", worker)
         (listed,) = list_workers(installation, ADMIN)
         assert listed.code_revision in (None, BEFORE)
-        # A new process of the code before opens the expanded catalog, and its version has bases of this code.
+        # A new process of the previous code opens the expanded catalog, and its version has bases of this code.
         second = SECOND.write(tmp_path)
         words = ("sig", "image-version", "create", *NAMES, "-e", "2.0.0", "--os-vhd-uri", str(second))
         before.run(*words, "--target-regions", *REGIONS, "--no-wait")

@@ -5,9 +5,9 @@
 The script finds the last commit of a revision in the history of the checkout and extracts its code. The command line of
 that code makes two small installations, one on SQLite and one on PostgreSQL. `tests/faults/data/homes/0031.tar.xz` then has
 the files of both homes, a dump of the PostgreSQL database and the statements of both bills. A new migration needs the
-home of the revision before it: `test_faults_old_homes.py` fails otherwise.
+home of the previous revision: `test_faults_old_homes.py` fails otherwise.
 
-Some revisions were never the newest of a commit. The code of the revision before makes such a home, and the migrations of
+Some revisions were never the newest of a commit. The code of the previous revision makes such a home, and the migrations of
 the next commit upgrade the catalog.
 """
 
