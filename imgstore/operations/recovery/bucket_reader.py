@@ -151,12 +151,12 @@ def report_progress(subscriber: Subscriber, task: str, total: int) -> Iterator[C
         with lock:
             before, done = done, done + objects
             now = done
-        if now // _REPORT_OBJECTS > before // _REPORT_OBJECTS:
-            _note(subscriber, task, f"{now} of {total} objects")
+        if now < total and now // _REPORT_OBJECTS > before // _REPORT_OBJECTS:
+            _note(subscriber, task, f"{task}: {now} of {total} done")
 
     yield count
     if total:
-        _note(subscriber, task, f"{total} objects are done")
+        _note(subscriber, task, f"{task}: {total} of {total} done")
 
 
 def _note(subscriber: Subscriber, task: str, detail: str) -> None:
