@@ -42,7 +42,7 @@ def recovery_file(path: Path, passphrase_file: Path | None, *, check: bool, over
     Store the file and its passphrase at two places outside of the home. Write the file again after a new gallery or a new
     signing key. `imgstore regions check` warns about newer keys.
 
-    With --check the exit code is 1 if a key is missing in the file, or if regions.yaml or its variables have changed.
+    With --check the exit code is 1 if a key is missing from the file, or if regions.yaml or its variables have changed.
     """
     if check and overwrite:
         raise click.UsageError("--overwrite writes a file, and --check writes nothing.")

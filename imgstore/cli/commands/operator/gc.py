@@ -97,7 +97,7 @@ _DAYS_MAX: Final = 36_500
     is_flag=True,
     help="List manifests that the catalog does not know, and collect nothing. Late requests leave such manifests.",
 )
-@click.option("--remove", is_flag=True, help="With --unknown: remove manifests whose grace period is over.")
+@click.option("--remove", is_flag=True, help="With --unknown: remove manifests after the end of their grace period.")
 @options.fraction(
     "--unknown-grace-days",
     least=0,

@@ -90,7 +90,7 @@ def list_(session: Session) -> Json:
     example="imgstore regions check westus2 -o table\nimgstore regions check westus2 --analyze -o table",
 )
 @_names
-@click.option("--analyze", is_flag=True, help="Prove or disprove what imgstore needs from each store.")
+@click.option("--analyze", is_flag=True, help="Prove or disprove the properties that imgstore needs from each store.")
 @click.option(
     "--objects",
     type=click.IntRange(10, 100_000),
