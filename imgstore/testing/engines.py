@@ -424,9 +424,9 @@ def run_server(found: Found, folder: Path, arguments: Callable[[int], Sequence[s
 
     Args:
         found: the program.
-        folder: where its log goes.
-        arguments: its own, for the port that it is given.
-        ready: the path that it answers once it is.
+        folder: the folder for the log.
+        arguments: returns the arguments of the program for a port.
+        ready: the path that the server answers when the server is ready.
     """
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"

@@ -50,11 +50,11 @@ def plan_bench(
         installation: the installation.
         principal: the caller.
         reader: the disk.
-        location: the region that it goes into; None is the first.
-        target_regions: where it is copied to; None is every other region, empty is nowhere.
+        location: the source region; None is the first region.
+        target_regions: the other regions; None is every other region, and empty is no region.
 
     Raises:
-        InvalidInput: there is no such region, or the source region is among the targets.
+        InvalidInput: a region does not exist, or the source region is among the targets.
     """
     authorize(principal, Action.ADMINISTER, INSTALLATION)  # it collects what it leaves
     known, prices = installation.regions, installation.regions.prices
@@ -101,13 +101,13 @@ def run_bench(
         installation: the installation.
         principal: the caller.
         plan: from `plan_bench`.
-        reader: the same disk; it stays the caller's.
-        folder: where files are written and removed; as much room as the disk has data is needed.
-        disks_each: managed disks that are made in each region.
+        reader: the same disk, which the caller closes.
+        folder: the folder for temporary files, with space for the data of the disk.
+        disks_each: the number of managed disks in each region.
         say: receives a line for each step.
 
     Raises:
-        ImgstoreError: an error of a step; what could not be removed is told in a note of it.
+        ImgstoreError: an error of a step. Notes of the error name the resources that could not be removed.
     """
     bench = _Bench(installation=installation, principal=principal, plan=plan)
     try:
@@ -139,7 +139,7 @@ def open_disk_file(installation: Installation, path: Path) -> Iterator[DiskReade
     """Open a disk file of any format while the block runs.
 
     Raises:
-        ImageRefused, InvalidInput: it is no such file.
+        ImageRefused, InvalidInput: the file is missing or no supported disk.
     """
     local = LocalFile(path)
     try:

@@ -53,14 +53,14 @@ def run(
     """Run the tour once.
 
     Args:
-        installation: the installation; its regions are used as they are.
+        installation: the installation, with its regions.
         principal: the caller.
-        disk: an image to try it on, only ever read; None makes a sample.
-        folder: for the sample and the exported file.
+        disk: the image, which is only read; None makes a sample.
+        folder: the folder for the sample and the exported file.
         say: receives a line for each step.
 
     Raises:
-        InvalidInput: regions.yaml has fewer than three regions, or none with ZRS besides the first.
+        InvalidInput: regions.yaml has fewer than three regions, or no region with ZRS after the first region.
         ImgstoreError: an error of a step.
     """
     places = _places(installation)

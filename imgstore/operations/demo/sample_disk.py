@@ -45,7 +45,7 @@ def make_sample(folder: Path) -> Sample:
     """Make ``sample.vhd`` in `folder`.
 
     Raises:
-        OutputError: no room, or no permission.
+        OutputError: the folder has no space, or the permission is missing.
     """
     try:
         return _make_sample(folder)

@@ -47,10 +47,10 @@ def create_definition(
     """Create a definition, or change the properties of an existing definition that may change.
 
     Raises:
-        InvalidInput: a name is none, or a value is out of range.
-        ParentNotFound: no such gallery.
-        Conflict: the gallery has a definition of the same publisher, offer and sku, or the subscription as many as it
-            may in the region.
+        InvalidInput: a name is malformed, or a value is out of range.
+        ParentNotFound: the gallery does not exist.
+        Conflict: the gallery has a definition of the same publisher, offer and sku, or the subscription has the largest
+            permitted number of definitions in the region.
         PropertyChangeNotAllowed: the definition exists with other properties.
     """
     names.check_definition_name(name)
@@ -125,7 +125,7 @@ def update_definition(
         name: name of the definition.
 
     Raises:
-        NotFound: no such definition.
+        NotFound: the definition does not exist.
         InvalidInput: a value is out of range, or an error of `change`.
         PropertyChangeNotAllowed: the new value changes a property that cannot change.
     """
@@ -195,7 +195,7 @@ def delete_definition(installation: Installation, principal: Principal, *, group
     """Delete a definition without versions.
 
     Raises:
-        Conflict: it has versions.
+        Conflict: the definition has versions.
     """
     scope = names.definition_id(installation.subscription, group, gallery, name)
     with record_resource_deletion(installation, principal, scope), installation.catalog.transaction() as transaction:

@@ -54,8 +54,9 @@ def create_gallery(
         community: public information, for the community permission.
 
     Raises:
-        InvalidInput: a name or a region is none, or a value is out of range.
-        Conflict: the subscription has a gallery of that name in another group, or as many as it may in the region.
+        InvalidInput: a name is malformed, a region is unknown, or a value is out of range.
+        Conflict: the subscription has a gallery of that name in another group, or has the largest permitted number of
+            galleries in the region.
         PropertyChangeNotAllowed: the gallery exists in another region.
     """
     names.check_gallery_name(name)
@@ -117,7 +118,7 @@ def update_gallery(
         name: name of the gallery.
 
     Raises:
-        NotFound: no such gallery.
+        NotFound: the gallery does not exist.
         InvalidInput: a value is out of range, or an error of `change`.
         PropertyChangeNotAllowed: the new value changes a property that cannot change.
     """
@@ -196,7 +197,7 @@ def delete_gallery(installation: Installation, principal: Principal, *, group: s
     The gallery's pool stays while disks, snapshots or images use its content. The activity log names the resources.
 
     Raises:
-        Conflict: it has definitions.
+        Conflict: the gallery has definitions.
     """
     scope = names.gallery_id(installation.subscription, group, name)
     with record_resource_deletion(installation, principal, scope), installation.catalog.transaction() as transaction:

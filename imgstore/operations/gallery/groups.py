@@ -27,7 +27,7 @@ def create_group(
     """Create a group, or replace the tags of an existing group.
 
     Raises:
-        InvalidInput: the name or the region is none.
+        InvalidInput: the name is malformed, or the region is unknown.
         Conflict: the group exists in another region.
     """
     names.check_group_name(name)
@@ -73,7 +73,7 @@ def permit_group(installation: Installation, principal: Principal, name: str) ->
     """Check the right to create a missing group for a new resource.
 
     Raises:
-        AccessDenied: the group is missing, and the principal may not make it.
+        AccessDenied: the group is missing, and the principal may not create groups.
     """
     scope = names.group_id(installation.subscription, name)
     if is_allowed(principal, Action.WRITE, scope):
@@ -150,7 +150,7 @@ def delete_group(installation: Installation, principal: Principal, *, name: str)
     """Delete a group without resources. Deployments and networks are records, and are deleted with the group.
 
     Raises:
-        Conflict: something is in it. imgstore deletes what was named, not what is inside.
+        Conflict: the group contains resources. imgstore never deletes the resources of a group with the group.
     """
     scope = names.group_id(installation.subscription, name)
     with (

@@ -47,8 +47,8 @@ def share_add(
     """Share a gallery with subscriptions and tenants.
 
     Raises:
-        NotFound: no such gallery.
-        InvalidInput, Conflict: as `sharing.add_members`.
+        NotFound: the gallery does not exist.
+        InvalidInput, Conflict: the errors of `sharing.add_members`.
     """
     return _change_sharing(
         installation,
@@ -82,7 +82,7 @@ def share_reset(installation: Installation, principal: Principal, *, group: str,
     """End every sharing of a gallery, of any kind.
 
     Raises:
-        NotFound: no such gallery.
+        NotFound: the gallery does not exist.
     """
     return _change_sharing(installation, principal, group, name, lambda _: SharingProfile())
 
@@ -91,8 +91,8 @@ def enable_community(installation: Installation, principal: Principal, *, group:
     """Let every caller of the installation find and read a community gallery.
 
     Raises:
-        NotFound: no such gallery.
-        Conflict: it was not made for the community.
+        NotFound: the gallery does not exist.
+        Conflict: the gallery was not created with the permission for the community.
     """
     unique = installation.effects.new_uid()
     return _change_sharing(installation, principal, group, name, lambda standing: publish_profile(standing, unique))
@@ -107,10 +107,10 @@ def list_shared(
         installation: the installation, opened for the subscription.
         principal: the caller.
         location: name of the region.
-        to_tenant: those shared with the tenant that the subscription belongs to, instead.
+        to_tenant: list the galleries that are shared with the tenant of the subscription instead.
 
     Raises:
-        InvalidInput: no such region.
+        InvalidInput: the region does not exist.
     """
     request = PageRequest()
     return list(page_shared(installation, principal, request, location=location, to_tenant=to_tenant).items)
@@ -122,7 +122,7 @@ def page_shared(
     """List a page of shared galleries by name.
 
     Raises:
-        InvalidInput: no such region, or the token belongs to another list.
+        InvalidInput: the region does not exist, or the token belongs to another list.
     """
     region = installation.regions.get(location, target="location").name
     permit(installation, principal, Action.READ, _here(installation), SHARED)
@@ -144,7 +144,7 @@ def show_shared(installation: Installation, principal: Principal, *, unique_name
     """Return a gallery that is shared with this subscription or its tenant, by the unique name.
 
     Raises:
-        NotFound: there is none, or it is not shared with them.
+        NotFound: the gallery does not exist, or is not shared with the subscription or the tenant.
     """
     permit(installation, principal, Action.READ, _here(installation), SHARED)
     with installation.catalog.reading() as transaction:
@@ -169,7 +169,7 @@ def list_community(installation: Installation, principal: Principal) -> list[Gal
     """List the community galleries for a principal with the right to read such galleries in some subscription.
 
     Raises:
-        ScopeNotFound, AccessDenied: the principal may not.
+        ScopeNotFound, AccessDenied: the principal has no such right.
     """
     subscriptions = {"/".join(grant.scope.split("/")[:3]) for grant in principal.grants}
     if not any(is_allowed(principal, Action.READ, each, COMMUNITY) for each in subscriptions):
@@ -186,11 +186,11 @@ def list_definitions_shared(
     Args:
         installation: the installation, opened for the subscription.
         principal: the caller.
-        reference: of it the gallery is looked at.
+        reference: a reference to the gallery; its definition and version are ignored.
         only: name of the only definition to list.
 
     Raises:
-        NotFound: no such gallery, or no such definition.
+        NotFound: the gallery or the definition does not exist.
     """
     if only is None:
         return list(page_definitions_shared(installation, principal, PageRequest(), reference).items)
@@ -208,7 +208,7 @@ def page_definitions_shared(
     """List a page of the definitions of a shared or community gallery by name.
 
     Raises:
-        NotFound: no such gallery.
+        NotFound: the gallery does not exist.
         InvalidInput: the token belongs to another list.
     """
     _permit(installation, principal, reference, "/images")
@@ -227,7 +227,7 @@ def list_versions_shared(
     """List the versions of a definition of a shared or community gallery, lowest first: all versions, or the version of `reference`.
 
     Raises:
-        NotFound: no such gallery, definition or version.
+        NotFound: the gallery, the definition or the version does not exist.
     """
     if reference.version is None:
         return list(page_versions_shared(installation, principal, PageRequest(), reference).items)
@@ -246,7 +246,7 @@ def page_versions_shared(
     """List a page of the versions of a definition of a shared or community gallery, lowest first.
 
     Raises:
-        NotFound: no such gallery or definition.
+        NotFound: the gallery or the definition does not exist.
         InvalidInput: the token belongs to another list.
     """
     _permit(installation, principal, reference, "/images/versions")
@@ -290,8 +290,8 @@ def admit_reader(
     """Find the image of a reference if the principal may read the image, by a role or by sharing.
 
     Raises:
-        AccessDenied: it may not.
-        NotFound: it may not even know of it, or there is no such gallery.
+        AccessDenied: the principal may not read the image.
+        NotFound: the gallery does not exist, or the principal may not learn that the gallery exists.
     """
     if isinstance(reference, ImageReference):
         authorize(principal, Action.READ, image_scope(installation, reference), VERSIONS)

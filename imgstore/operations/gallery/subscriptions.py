@@ -36,7 +36,7 @@ def check_subscription_known(installation: Installation, subscription: str) -> N
     """Refuse an unknown subscription with the error that a caller without a role in an existing subscription gets.
 
     Raises:
-        ScopeNotFound: nothing is in the subscription, and no tenant has it.
+        ScopeNotFound: the subscription has no resource and no tenant.
     """
     known = list_all_subscriptions(installation)
     if subscription.casefold() not in {each.casefold() for each in known}:

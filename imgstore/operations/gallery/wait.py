@@ -30,18 +30,18 @@ def wait_for_version(
     """Poll a version until `until` returns true.
 
     Args:
-        installation: the installation; its effects wait and tell the time.
+        installation: the installation; its effects have the clock and the pause.
         principal: the caller.
         group: name of the resource group.
         gallery: name of the gallery.
         definition: name of the definition.
         version: name of the version.
-        until: of the version as it stands, None where there is none. What it raises ends the waiting.
-        interval_seconds: from one look to the next.
-        timeout_seconds: from the first look to the last.
+        until: receives the version, or None if no version exists. An error of the function ends the wait.
+        interval_seconds: the time between two requests.
+        timeout_seconds: the time from the first request to the last request.
 
     Returns:
-        The version as `until` held of it.
+        The version for which `until` returned true.
 
     Raises:
         Conflict: the time is over.
@@ -83,17 +83,17 @@ def look_until(
     """Poll a resource until `until` returns true, at a home or through a server.
 
     Args:
-        look: what stands; None is nothing.
-        until: of what stands. What it raises ends the waiting.
-        state: the provisioning state of what stands, for the error.
-        target: what is looked at, for the error.
-        interval_seconds: from one look to the next.
-        timeout_seconds: from the first look to the last.
-        monotonic: seconds of a clock that only goes on.
-        pause: lets so many seconds pass.
+        look: returns the resource, or None if no resource exists.
+        until: receives the result of `look`. An error of the function ends the wait.
+        state: returns the provisioning state of the resource, for the error.
+        target: the name of the resource, for the error.
+        interval_seconds: the time between two requests.
+        timeout_seconds: the time from the first request to the last request.
+        monotonic: returns the seconds of a monotonic clock.
+        pause: waits for a number of seconds.
 
     Returns:
-        What stood when `until` held of it.
+        The result of `look` for which `until` returned true.
 
     Raises:
         Conflict: the time is over.
@@ -123,8 +123,8 @@ def is_replicated(installation: Installation, version_uid: str) -> bool:
     count as finished.
 
     Raises:
-        NotFound: the version was deleted meanwhile.
-        ReplicationFailed: a replica failed and no other one is under way.
+        NotFound: the version was deleted during the wait.
+        ReplicationFailed: a replica failed, and no other replica is in progress.
         StoreError: the catalog does not answer.
     """
     with installation.catalog.reading() as transaction:
@@ -149,7 +149,7 @@ def is_made(view: VersionView | None) -> bool:
 
     Raises:
         NotFound: the resource does not exist.
-        ReplicationFailed: it failed in a region.
+        ReplicationFailed: the version failed in a region.
     """
     if view is None:
         raise not_created_error()

@@ -57,8 +57,8 @@ def create_tenant(
         subscriptions: subscriptions of the tenant.
 
     Raises:
-        InvalidInput: nobody can be called so.
-        Conflict: there is one of that name, or a subscription belongs to another.
+        InvalidInput: the name is malformed.
+        Conflict: a tenant has the name, or a subscription belongs to another tenant.
     """
     _check_name(name)
     with _administer(installation, principal, "tenants/write") as transaction:
@@ -109,12 +109,12 @@ def add_service_principal(
         installation: the installation.
         principal: the caller.
         name: display name.
-        proof: of its first secret; None where the application has secrets already.
+        proof: the stored form of the first secret; None if the application has secrets already.
         tenant: name or id; None for the installation's own tenant.
-        client_id: of an application that another tenant knows; None makes a new one.
+        client_id: client id of an application that another tenant knows; None makes a new application.
 
     Raises:
-        NotFound: no such tenant or application.
+        NotFound: the tenant or the application does not exist.
         Conflict: the tenant knows the application.
     """
     _check_name(name)
@@ -232,7 +232,7 @@ def revoke_tokens(installation: Installation, principal: Principal, *, who: str)
     seconds, from its cache of token owners.
 
     Raises:
-        NotFound: no such principal.
+        NotFound: the principal does not exist.
     """
     with _administer(installation, principal, "principals/revokeTokens/action") as transaction:
         found = find_principal(transaction, who)
@@ -248,13 +248,13 @@ def reset_credential(
     Args:
         installation: the installation.
         principal: the caller.
-        who: of which application, by one of its principals.
-        proof: of the new secret.
-        keep: leave the secrets that stand beside it, so that it can be changed for them one place after the other.
+        who: object id, client id or name of a principal of the application.
+        proof: the stored form of the new secret.
+        keep: keep the present secrets, so that users of the application can change to the new secret one after another.
 
     Raises:
-        NotFound: no such principal.
-        InvalidInput: it is a user.
+        NotFound: the principal does not exist.
+        InvalidInput: the principal is a user.
     """
     with _administer(installation, principal, "servicePrincipals/credentials/write") as transaction:
         found = find_principal(transaction, who)
@@ -283,14 +283,14 @@ def add_issuer(
     Args:
         installation: the installation.
         principal: the caller.
-        url: the claim ``iss`` of its tokens, to the letter.
-        audience: the claim ``aud`` that they must carry.
+        url: the exact claim ``iss`` of the issuer's tokens.
+        audience: the claim ``aud`` that the tokens must have.
         jwks: an https URL, or the absolute path of a file.
         tenant: name or id; None for the installation's own tenant.
 
     Raises:
-        InvalidInput: one of them is no such thing.
-        Conflict: it is trusted already.
+        InvalidInput: `url`, `audience` or `jwks` is malformed.
+        Conflict: the issuer is already trusted.
     """
     for value, what in ((url, "issuer"), (audience, "audience")):
         if not value or len(value) > 2_000:
@@ -340,7 +340,7 @@ def find_principal(transaction: Transaction, who: str) -> PrincipalRecord:
 
     Raises:
         NotFound: the resource does not exist.
-        Conflict: there are several; the object id tells them apart.
+        Conflict: several principals match; only the object id is unique.
     """
     exact = transaction.principals.get(who)
     if exact is not None:

@@ -17,14 +17,14 @@ def assign(
 
     Args:
         installation: the installation.
-        principal: the caller; needs the right to give roles there, which an Owner has.
+        principal: the caller, who needs the right to assign roles on the scope. An Owner has this right.
         assignee: object id, client id or name of a principal.
-        role: which.
+        role: the role.
         scope: a resource id; "/" is the installation.
 
     Raises:
-        NotFound: the assignee is not known, or the scope is none.
-        Conflict: it has the role there.
+        NotFound: the assignee is not known, or the scope is malformed.
+        Conflict: the principal has the role on the scope already.
     """
     where = check_scope(scope)
     with (
@@ -86,11 +86,11 @@ def remove(installation: Installation, principal: Principal, *, uid: str) -> Non
     """Remove a role assignment.
 
     Raises:
-        NotFound: no such assignment, or none that the principal may take away.
+        NotFound: the assignment does not exist, or the principal may not remove the assignment.
     """
     with installation.catalog.reading() as transaction:
         found = next((each for each in transaction.assignments.list() if each.uid == uid), None)
-    # An assignment that the principal may not take away is as good as none: its scope is not told.
+    # The error does not reveal an assignment that the principal may not remove.
     if found is None or not is_allowed(principal, Action.DELETE, found.scope, ROLE_ASSIGNMENTS):
         raise NotFound(
             f"The role assignment '{uid}' is not found.",

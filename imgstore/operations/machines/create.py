@@ -68,10 +68,10 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
     The same call resumes an interrupted call. On a complete machine the call changes size and tags.
 
     Raises:
-        InvalidInput: no or two sources, one that is not there or in another region, an OS profile that the image does
-            not take or lacks.
-        ImageNotAvailable: no such version, or it is not complete in the region.
-        PropertyChangeNotAllowed: it exists, from another source, in another region or with another OS profile.
+        InvalidInput: the request has no source or two sources, the source is missing or in another region, or the image
+            requires or forbids an OS profile.
+        ImageNotAvailable: the version does not exist, or is not complete in the region.
+        PropertyChangeNotAllowed: the machine exists, with another source, region or OS profile.
         Conflict: a disk is attached to another machine.
     """
     check_machine_name(request.name)
@@ -164,7 +164,7 @@ def gallery_image(word: str) -> ImageReference | SharedReference | None:
     """Return the version or definition that `word` names. None for the name or id of a managed image.
 
     Raises:
-        InvalidInput: it is neither.
+        InvalidInput: the text is no reference and no id of an image.
     """
     return None if "/" not in word or names.ComputeId.parse(word) is not None else parse_image_reference(word)
 
@@ -468,9 +468,9 @@ def _check_disks(request: MachineRequest, machine: Machine, disks: Sequence[Mana
     """Check that the machine's disks are the requested disks.
 
     Raises:
-        ImageNotAvailable: the image has none at a LUN that was named.
-        InvalidInput: one is to have another size.
-        PropertyChangeNotAllowed: one is to be another, or to have another name.
+        ImageNotAvailable: the image has no disk at a requested LUN.
+        InvalidInput: the request has another size for a disk.
+        PropertyChangeNotAllowed: the request has another disk, or another name for a disk.
     """
     there = {disk_key(each.machine_lun): each for each in disks}
     for key, asked in request.disks.items():

@@ -36,15 +36,15 @@ def create_image(
     Args:
         installation: the installation.
         principal: the caller.
-        request: which, and of what.
+        request: name, sources and properties of the image.
         on_recorded: called with the image when its rows are written, before the bytes are stored.
 
     Raises:
-        InvalidInput: no such source, one in another region, or one that declares another system.
-        ImageRefused: a file is.
-        PropertyChangeNotAllowed: it exists, from other sources or in another region.
-        Conflict: the machine that it is to be made of is not generalized.
-        StoreError: a file could not be taken in; the same command goes on.
+        InvalidInput: a source is missing or in another region, or has another operating system than the request.
+        ImageRefused: a source file is no supported disk.
+        PropertyChangeNotAllowed: the image exists, with other sources or in another region.
+        Conflict: the source is a machine that is not generalized.
+        StoreError: the content of a file could not be stored; the same call resumes.
     """
     names.check_disk_name(request.name, DiskKind.IMAGE.noun)
     scope = names.compute_id(installation.subscription, request.group, DiskKind.IMAGE, request.name)
@@ -155,13 +155,13 @@ def find_image(
         installation: the installation.
         principal: the caller.
         transaction: the open transaction.
-        group: where a bare name is looked for.
+        group: name of the group of a bare name.
         word: the text of the request.
         what: resource to create, for the error.
 
     Raises:
-        InvalidInput: it is not there, or not ready.
-        AccessDenied: the principal may not read it.
+        InvalidInput: the image does not exist, or is not ready.
+        AccessDenied: the principal may not read the image.
     """
     named = list_candidate_ids(installation, group, word, (DiskKind.IMAGE,))
     for each in named:

@@ -70,7 +70,7 @@ def generalize_machine(installation: Installation, principal: Principal, *, grou
     """Mark a machine as generalized: machine-specific data was removed from its disks. The mark is permanent.
 
     Raises:
-        Conflict: it is not ready.
+        Conflict: the machine is not ready.
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
     with (
@@ -92,12 +92,12 @@ def check_stopped(installation: Installation, principal: Principal, action: Acti
     Args:
         installation: the installation.
         principal: the caller.
-        action: what is to be done: deallocate, power off, start and so on.
+        action: the action that needs a right: deallocate, power off, start and others.
         group: name of the resource group.
         name: name of the machine.
 
     Raises:
-        AccessDenied: the principal may not.
+        AccessDenied: the principal may not do the action.
         NotFound: the resource does not exist.
     """
     permit(installation, principal, action, names.compute_id(installation.subscription, group, MACHINE, name))
@@ -109,7 +109,7 @@ def check_ready(machine: Machine) -> None:
     """Refuse a resource whose creation is not finished.
 
     Raises:
-        Conflict: it is.
+        Conflict: the creation is not finished.
     """
     if machine.provisioning_state is not ProvisioningState.SUCCEEDED:
         raise Conflict(
@@ -126,7 +126,7 @@ def check_generalized(machine: Machine) -> None:
     """Refuse a managed image of a machine that is not generalized (Azure's rule).
 
     Raises:
-        Conflict: it is not generalized.
+        Conflict: the machine is not generalized.
     """
     check_ready(machine)
     if not machine.generalized:
@@ -167,9 +167,9 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
     May be repeated.
 
     Raises:
-        AccessDenied: a disk or network interface is to go with it that the principal may not delete.
-        Conflict: somebody has a signed URL of such a disk.
-        WorkHeld: a live process makes one of its disks.
+        AccessDenied: the principal may not delete a disk or network interface with the delete option.
+        Conflict: a signed URL of such a disk is valid.
+        WorkHeld: a live process makes a disk of the machine.
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
     with record_resource_deletion(installation, principal, scope):

@@ -256,7 +256,7 @@ def _delete(installation: Installation, slot: Slot, batch: _Batch) -> None:
     Raises:
         StoreError: the request failed, or the answer was lost. The rows stay until the next collection after their
             lease.
-        LeaseLost: it is too late to send the request.
+        LeaseLost: the rest of the lease is too short for the request.
     """
     tuning = installation.tuning
 

@@ -171,7 +171,7 @@ def check_no_deletion(transaction: Transaction, slot: Slot, key: str) -> None:
     """Refuse to record an object if an earlier request may still delete its key. The caller holds the slot lock.
 
     Raises:
-        WorkHeld: such a request exists.
+        WorkHeld: a recorded delete request for the key may still be carried out.
     """
     until = transaction.deletions.pending_until(slot.uid, [key])
     if until is not None:
