@@ -454,7 +454,7 @@ scrub_damages = _table(
     Column("is_repaired", Boolean, nullable=False),
 )
 
-# Code of a former release removes pools beside this code, and does not know the tables. So their rows cascade.
+# Code of the previous release may remove pools, and does not know the tables. So the rows of the tables cascade.
 slot_scrubs = _table(
     "slot_scrubs",
     Column("slot_uid", ForeignKey("slots.uid", ondelete="CASCADE"), primary_key=True),

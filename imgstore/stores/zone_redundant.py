@@ -625,7 +625,7 @@ class ZoneRedundantStore:
         return self._divide(zones, ask_all([partial(act, zone) for zone in zones]))
 
     def _each_reporting_late(self, zones: Sequence[str], act: Callable[[str], T]) -> "_Answers[T]":
-        """Run `act` on all zones at once and wait for all. The circuit of a late zone hears of the zone meanwhile."""
+        """Run `act` on all zones at once and wait for all. The circuit of a late zone is informed during the wait."""
         asks = [partial(act, zone) for zone in zones]
         late_seconds = self._grace.seconds_min
         outcomes = ask_all(asks, late_seconds=late_seconds, on_late=lambda place, age: self._late(zones[place], age))

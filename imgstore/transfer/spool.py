@@ -399,7 +399,7 @@ def spool_error(error: OSError, path: Path) -> StoreError:
 
 
 def _make_locked(folder: Path, keep_waiting: Callable[[], bool]) -> int:
-    """Make the folder of an upload and lock the upload. Begin again if another process removed the folder meanwhile.
+    """Make the folder of an upload and lock the upload. Begin again if another process has removed the folder.
 
     The lock of a removed file excludes no process that makes the folder again.
     """

@@ -39,7 +39,7 @@ _HINTS: Final = {
     errno.EDQUOT: "free some space of your quota in the file system of {place}, or raise the quota",
     errno.EFBIG: "use another file system than that of {place}: it cannot hold such a large file",
     errno.EROFS: "mount the file system of {place} writable, or use a folder of another file system",
-    errno.ENOENT: "make the folder first (`mkdir -p`), or check the path's spelling",
+    errno.ENOENT: "check the path's spelling, and make the missing folder of a new file first (`mkdir -p`)",
     errno.ENOTDIR: "check the path's spelling: a part of {place} is a file and no folder",
     errno.EISDIR: "name a file: {place} is a folder",
     errno.EEXIST: "choose another name, or move {place} away",

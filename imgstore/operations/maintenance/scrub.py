@@ -77,7 +77,7 @@ class _NamedObject:
 
 
 def scrub(installation: Installation, principal: Principal, request: ScrubRequest) -> list[SlotScrub]:
-    """Read, verify and repair the objects of slots. May be repeated, killed at any time, and run beside any operation.
+    """Read, verify and repair the objects of slots. May be repeated, killed at any time, and run during any operation.
 
     Raises:
         InvalidInput: the region does not exist.

@@ -1,7 +1,7 @@
 """Take newer objects of the buckets into an older catalog (invariant K9).
 
-A catalog from a backup lacks the changes since the backup. The buckets describe all resources, so the newest revision of
-each resource replaces the row of the catalog. The catalog changes in one transaction, or not at all.
+A catalog from a backup does not have the changes since the backup. The buckets describe all resources, so the newest
+revision of each resource replaces the row of the catalog. The catalog changes in one transaction, or not at all.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -59,7 +59,7 @@ def adopt_newer(
         installation: the installation.
         principal: an administrator.
         dry_run: report the differences, and change nothing.
-        keys: a newer recovery file, with the keys of pools and the signing keys that the catalog lacks.
+        keys: a newer recovery file, with the keys of pools and the signing keys that the catalog does not have.
         skipped: names of lost zones ("eastus/1").
 
     Raises:

@@ -273,7 +273,7 @@ def _find_absent(
     choices: Mapping[ResourceName, Sequence[RevisionChoice]],
     zones: Sequence[FoundZone],
 ) -> list[tuple[str, str, str]]:
-    """Find the regions that lack the newest revision of a resource without a slot."""
+    """Find the regions without the newest revision of a resource without a slot."""
     used = sorted({str(row["region"]) for zone in resources["zones"] for row in zone.rows["zones"]})
     absent: list[tuple[str, str, str]] = []
     for kind, found in resources.items():

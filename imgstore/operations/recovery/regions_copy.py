@@ -9,7 +9,7 @@ from imgstore.operations.recovery.backup import REGIONS_FILE, shipped_regions
 from imgstore.operations.recovery.recovery_keys import RecoveryKeys
 
 _OTHER_NAME: Final = "regions-of-recovery-file.yaml"
-"""The name beside an existing regions.yaml with other content."""
+"""The name of the file if the home has a regions.yaml with other content."""
 
 
 def write_regions_file(home: Path, keys: RecoveryKeys) -> Path | None:

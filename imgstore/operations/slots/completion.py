@@ -256,7 +256,7 @@ def update_version_state(transaction: Transaction, version: ImageVersion) -> Ima
     """Update the provisioning state of a version from the replicas, and the ingested disks from `version`.
 
     The source of an ingested disk is the source with the digest: an equal command with a renewed file may have recorded
-    another source meanwhile. Other properties stay unchanged, because `version` may have been read before an update.
+    another source during the work. Other properties stay unchanged, because `version` may have been read before an update.
     Returns the written version.
     """
     # If two replicas complete at once, the later transaction must see both.

@@ -256,7 +256,7 @@ def _warn_without_recovery_file(session: Session) -> None:
         )
     elif cover.missing:
         session.warn(
-            f"{len(cover.missing)} keys are newer than the recovery file of {cover.written_at:%Y-%m-%d}, the first is "
+            f"keys newer than the recovery file of {cover.written_at:%Y-%m-%d}: {len(cover.missing)}, the first is "
             f"{cover.missing[0]}: run `imgstore catalog recovery-file PATH`"
         )
 

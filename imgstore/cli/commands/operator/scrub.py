@@ -89,7 +89,7 @@ def _check_status(*, status: bool, **others: Any) -> dict[str, Any]:
         if each.name in others and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE
     ]
     if status and given:
-        raise click.UsageError(f"--status reads no object, and needs a line without {', '.join(given)}.")
+        raise click.UsageError(f"--status reads no object: run the command without {', '.join(given)}.")
     return {"status": status, **others}
 
 
