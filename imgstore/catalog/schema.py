@@ -113,6 +113,9 @@ Each migration from 0033 on has a variable `oldest_code`, the oldest revision of
 value to the revision of the last release, so that code which still needs the former schema is excluded.
 """
 
+OLDEST_CODE: Final = "0032"
+"""The highest `oldest_code` of the migrations, for a new catalog."""
+
 # Constraints have fixed names, so that a later migration can drop a constraint by its name on both engines.
 metadata = MetaData(
     naming_convention={

@@ -23,6 +23,7 @@ from catalog_values import POOLED_ENGINES, SUBSCRIPTION, group, settle
 from sqlalchemy import Connection, create_engine, make_url, text
 
 from imgstore.catalog import Catalog
+from imgstore.catalog.engine.database import configure_database
 from imgstore.catalog.schema import REVISION, metadata
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import (
@@ -37,6 +38,7 @@ from imgstore.domain.errors import (
 )
 from imgstore.testing import engines
 from imgstore.testing.engines import PgBouncer, PostgreSQL
+from tests.support.older_catalog import older_catalog
 
 pytest_plugins = ["catalog_fixtures"]
 
@@ -53,30 +55,48 @@ def test_migrations_end_at_the_expected_revision() -> None:
     assert ScriptDirectory(str(folder)).get_heads() == [REVISION]
 
 
-@pytest.mark.parametrize("catalog", POOLED_ENGINES, indirect=True)
-def test_migrations_create_the_schema(catalog: Catalog) -> None:
-    with catalog._database.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+@pytest.mark.parametrize("catalog_url", POOLED_ENGINES, indirect=True)
+def test_migrations_create_the_schema(catalog_url: str) -> None:
+    with older_catalog(catalog_url, REVISION) as session:
+        assert compare_metadata(MigrationContext.configure(session.connection), metadata) == []
 
 
-def test_migrations_create_exactly_the_statements_of_the_schema(fresh_catalog: Catalog, tmp_path: Path) -> None:
+def test_new_catalog_equals_a_migrated_catalog(catalog_url: str, tmp_path: Path) -> None:
     """Compare the database's own statements. Alembic does not compare checks, partial indexes and cascades."""
-    engine = fresh_catalog._database.engine
-    with engine.connect() as connection:
-        migrated = _told(connection)
-    if engine.dialect.name == "sqlite":
-        other = create_engine(f"sqlite:///{tmp_path}/fresh.db")
-    else:
-        with engine.begin() as connection:
-            metadata.drop_all(connection)
-        other = engine
-    try:
-        metadata.create_all(other)
-        with other.connect() as connection:
-            assert _told(connection) == migrated
-    finally:
-        other.dispose()
-    assert len(migrated) > 30
+    with older_catalog(catalog_url, REVISION) as session:
+        migrated = _told(session.connection)
+        is_sqlite = session.is_sqlite
+    new_url = f"sqlite:///{tmp_path}/new/catalog.db" if is_sqlite else catalog_url
+    if not is_sqlite:
+        emptied = configure_database(catalog_url)
+        with emptied.engine.begin() as connection:
+            connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+            connection.exec_driver_sql("CREATE SCHEMA public")
+        emptied.close()
+    new = Catalog.open(new_url, Effects())
+    with new.reading() as transaction:
+        assert _told(transaction._session.connection) == migrated
+    new.close()
+    assert len(migrated) > 100
+
+
+def test_new_catalog_admits_the_oldest_code_of_the_migrations(fresh_catalog: Catalog) -> None:
+    """Invariant L7."""
+    folder = Path(importlib.import_module("imgstore.catalog.migrations").__file__ or "").parent
+    scripts = ScriptDirectory(str(folder)).walk_revisions()
+    oldest = max(getattr(script.module, "oldest_code", "") for script in scripts)
+    with fresh_catalog.reading() as transaction:
+        stored = transaction._session.connection.exec_driver_sql("SELECT * FROM alembic_version").all()
+    assert stored == [(REVISION, oldest)]
+
+
+def test_empty_revision_table_is_no_catalog(catalog_url: str) -> None:
+    other = create_engine(_created(catalog_url))
+    with other.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+    other.dispose()
+    Catalog.open(catalog_url, Effects()).close()
+    Catalog.open(catalog_url, Effects()).close()
 
 
 def _spaced(sql: str) -> str:
@@ -86,18 +106,19 @@ def _spaced(sql: str) -> str:
 
 def _told(connection: Connection) -> set[tuple[str, ...]]:
     if connection.dialect.name == "sqlite":
-        rows = connection.exec_driver_sql(
-            "SELECT name, sql FROM sqlite_master WHERE type <> 'trigger' AND sql IS NOT NULL AND name NOT LIKE '%alembic%'"
-        ).all()
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").all()
     else:
         rows = connection.exec_driver_sql(
             "SELECT conname, conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint"
-            " WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'"
+            " WHERE connamespace = 'public'::regnamespace"
             " UNION ALL SELECT indexname, indexdef FROM pg_indexes"
-            " WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+            " WHERE schemaname = 'public'"
             " UNION ALL SELECT column_name, table_name || ' ' || data_type || ' ' || is_nullable"
             " || coalesce(column_default, '') FROM information_schema.columns"
-            " WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
+            " WHERE table_schema = 'public'"
+            " UNION ALL SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal"
+            " UNION ALL SELECT proname, pg_get_functiondef(oid) FROM pg_proc"
+            " WHERE pronamespace = 'public'::regnamespace"
         ).all()
     # Ignore the order of constraints, and the quotes that SQLite puts around the name of a recreated table.
     return {

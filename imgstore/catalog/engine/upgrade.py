@@ -1,7 +1,8 @@
 """Creation and upgrade of a catalog's schema to the revision of this code.
 
-A catalog at this revision opens after three small queries (2 ms on SQLite). Alembic is not imported then, because the
-import takes 0.1 s. All other cases run under a lock and in one transaction. A second process therefore finds the
+A catalog at this revision opens after three small queries (2 ms on SQLite), and a new catalog is created without the
+migrations (`new_schema.py`). Alembic is not imported then, because the import takes 0.1 s. The creation and an upgrade
+run under a lock and in one transaction. A second process therefore finds the
 upgrade complete, and a process that dies leaves the catalog unchanged.
 
 Each migration names the oldest code that may use the catalog afterwards (`oldest_code`, see `compatibility.py`). An
@@ -22,6 +23,7 @@ from imgstore.catalog.engine.clock_steps import LEASE_SECONDS_MAX
 from imgstore.catalog.engine.compatibility import admits_this_code, find_oldest_code
 from imgstore.catalog.engine.database import Database, Session
 from imgstore.catalog.engine.errors import translate_errors
+from imgstore.catalog.engine.new_schema import create_schema
 from imgstore.catalog.schema import REVISION, metadata, workers
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, StoreDenied, StoreFull, StoreMismatch
@@ -94,6 +96,9 @@ def _run_migrations(session: Session, is_dead: HolderCheck) -> None:
     stored = read_revision(connection)
     if admits_this_code(connection, stored):
         return
+    if stored is None:
+        _create_schema(session)
+        return
     from alembic import command  # noqa: PLC0415 - needed at an upgrade only
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
@@ -102,17 +107,22 @@ def _run_migrations(session: Session, is_dead: HolderCheck) -> None:
     config.set_main_option("script_location", _SCRIPTS)
     scripts = {script.revision: script for script in ScriptDirectory.from_config(config).walk_revisions()}
     oldest = find_oldest_code(connection)
-    if stored is not None and stored not in scripts:
+    if stored not in scripts:
         needed = "" if oldest is None else f" and which needs code of revision {oldest} or newer"
         raise _mismatch_error(session.place, f"revision {stored}, which this imgstore does not know{needed}")
-    taken = set(inspect(connection).get_table_names()) & metadata.tables.keys() if stored is None else set()
-    if taken:
-        raise _mismatch_error(session.place, f"tables without a revision: {', '.join(sorted(taken))}")
     admitted = max(getattr(script.module, "oldest_code", "") for script in scripts.values())
-    if stored is not None and (oldest or stored) < admitted:
+    if (oldest or stored) < admitted:
         _exclude_older_code(session, admitted, is_dead)
     command.upgrade(config, "head")
     session.run(text("UPDATE alembic_version SET oldest_code = :oldest"), {"oldest": admitted})
+
+
+def _create_schema(session: Session) -> None:
+    inspector = inspect(session.connection)
+    taken = set(inspector.get_table_names()) & metadata.tables.keys()
+    if taken:
+        raise _mismatch_error(session.place, f"tables without a revision: {', '.join(sorted(taken))}")
+    create_schema(session.connection)
 
 
 def _exclude_older_code(session: Session, admitted: str, is_dead: HolderCheck) -> None:
