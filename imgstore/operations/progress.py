@@ -40,7 +40,8 @@ class ProgressCounter:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Report the start of the task, with the total."""
+        """Report the start of the task, with the total. A second start counts again from zero."""
+        self._done = 0
         if self._replica is not None or self._lease is not None:
             with self._installation.catalog.transaction() as transaction:
                 if self._lease is not None:
