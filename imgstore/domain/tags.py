@@ -41,6 +41,11 @@ def apply_tags(wanted: Mapping[str, str] | None, existing: Mapping[str, str] = N
     return dict(wanted) or NO_TAGS
 
 
+def find_tag(tags: Mapping[str, str], name: str) -> str | None:
+    """Return the value of a tag by its lower-case name. The case of names does not matter, as in Azure."""
+    return next((value for key, value in tags.items() if key.lower() == name), None)
+
+
 def _check(tags: Mapping[str, str]) -> None:
     if len(tags) > TAGS_MAX:
         raise _invalid_tags(

@@ -149,6 +149,38 @@ def test_the_same_file_repairs_the_only_replica(machine: Machine) -> None:
     machine.inside("disk", "delete", "-g", "rg", "-n", "lost", "--yes")
 
 
+def test_an_intact_disk_of_a_degraded_version_is_exported(machine: Machine, tmp_path: Path) -> None:
+    """The error for the lost disk names the lost ranges, and no other disk is made of the version."""
+    make = {"virtual_bytes": 8 * MIB, "content_bytes": 3 * MIB}
+    disks = {number: make_raw(tmp_path / f"{number}.raw", seed=number, **make) for number in (11, 12)}
+    where = ("-g", "rg", "-r", "partial", "-i", "ubuntu")
+    machine.inside("sig", "create", "-g", "rg", "-r", "partial", "-l", "westus2")
+    made = ("--publisher", "p", "--offer", "o", "--sku", "s", "--os-type", "Linux")
+    machine.inside("sig", "image-definition", "create", *where, *made)
+    create = ("sig", "image-version", "create", *where, "--target-regions", "westus2=1=Standard_LRS")
+    machine.inside(*create, "-e", "0.9.0", "--os-vhd-uri", str(disks[11]))
+    kept = set(machine.server_home.glob("regions/imgstore-westus2/*/pools/**/segments/*/*"))
+    data = ("--data-vhds-luns", "5", "--data-vhds-uris", str(disks[12]))
+    machine.inside(*create, "-e", "1.0.0", "--os-vhd-uri", str(disks[11]), *data)
+    for path in set(machine.server_home.glob("regions/imgstore-westus2/*/pools/**/segments/*/*")) - kept:
+        path.unlink()
+    scrub = ["scrub", "--region", "westus2", "--home", str(machine.server_home)]
+    assert CliRunner().invoke(main, scrub).exit_code == 1
+    image = ("--gallery-image-reference", "rg/partial/ubuntu/1.0.0", "-l", "westus2")
+    machine.inside("disk", "export", *image, "--file", str(tmp_path / "out.raw"))
+    assert (tmp_path / "out.raw").read_bytes() == disks[11].read_bytes()
+    lost = machine.run(
+        "disk", "export", *image, "--gallery-image-reference-lun", "5", "--file", str(tmp_path / "x.raw")
+    )
+    assert lost.exit_code == 1
+    assert "(ObjectCorrupt) Bytes of the disk 'lun-5'" in lost.stderr
+    first = next(at for at in range(0, 8 * MIB, 4096) if any(disks[12].read_bytes()[at : at + 4096]))
+    assert f" lost bytes: {first} to " in lost.stderr
+    assert not (tmp_path / "x.raw").exists()
+    assert "is not available" in machine.run("disk", "create", "-g", "rg", "-n", "no", *image).stderr
+    assert machine.inside("disk", "list", "-g", "rg", "--query", "[].name") == []
+
+
 def test_the_ingest_of_an_uploaded_disk_reports_progress(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS_MIN", 0)
     noise(machine.folder / "noise.raw", 64)

@@ -1,15 +1,17 @@
 """Commands for managed disks through a server. Files are uploaded and downloaded by the blob endpoint."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
 from imgstore.cli.by_server.galleries import above, fetch_page
 from imgstore.cli.commands.machines.disk import ExportRequest, export_result, note_kept_disk
 from imgstore.cli.framework.server_dispatch import ServerCommand
+from imgstore.domain.disks.export_tag import EXPORT
 from imgstore.domain.disks.signed_urls import AccessLevel
 from imgstore.domain.effects import Effects
+from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.names import ComputeId, ImageReference, compute_id, region_key
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import (
@@ -145,6 +147,9 @@ def _passing(server: Server, reference: ImageReference, lun: int | None, locatio
     where = region_key(server.location(server.gallery(reference.group, reference.gallery), location))
     creation = image_creation_data(reference, lun, server.subscription)
     try:
-        yield server.put(disk_id, disk_body(location=where, creation=creation, tags=None))
-    finally:
-        discard(server, disk_id)
+        yield server.put(disk_id, disk_body(location=where, creation=creation, tags={EXPORT: "true"}))
+    except BaseException:
+        with suppress(ImgstoreError):  # The caller needs the first error.
+            discard(server, disk_id)
+        raise
+    discard(server, disk_id)

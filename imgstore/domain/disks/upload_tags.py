@@ -9,6 +9,7 @@ from typing import Final
 
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.storage.digests import DIGEST_BYTES, Digest
+from imgstore.domain.tags import find_tag
 
 UPLOAD_FOR: Final = "imgstore-upload-for"
 """The tag that keeps an upload for a version. The value is the id of the version, definition or gallery, or any word."""
@@ -20,7 +21,7 @@ UPLOAD_MISMATCH: Final = "UploadMismatch"
 
 def is_for_version(tags: Mapping[str, str]) -> bool:
     """Return whether the upload of a disk with these tags is kept for a version."""
-    return _find(tags, UPLOAD_FOR) is not None
+    return find_tag(tags, UPLOAD_FOR) is not None
 
 
 def describe_waiting_disk(tags: Mapping[str, str]) -> tuple[str, str]:
@@ -38,7 +39,7 @@ def describe_waiting_disk(tags: Mapping[str, str]) -> tuple[str, str]:
 
 def destination_id(tags: Mapping[str, str]) -> str | None:
     """Return the resource id of the version, definition or gallery that an upload is for. None if the tag has no id."""
-    value = _find(tags, UPLOAD_FOR)
+    value = find_tag(tags, UPLOAD_FOR)
     return value if value is not None and value.lower().startswith("/subscriptions/") else None
 
 
@@ -48,7 +49,7 @@ def expected_digest(tags: Mapping[str, str]) -> Digest | None:
     Raises:
         InvalidInput: the value is no digest.
     """
-    value = _find(tags, UPLOAD_DIGEST)
+    value = find_tag(tags, UPLOAD_DIGEST)
     if value is None:
         return None
     try:
@@ -64,8 +65,3 @@ def expected_digest(tags: Mapping[str, str]) -> Digest | None:
             target=f"tags.{UPLOAD_DIGEST}",
         )
     return digest
-
-
-def _find(tags: Mapping[str, str], name: str) -> str | None:
-    """Return the value of a tag. The case of names does not matter, as in Azure."""
-    return next((value for key, value in tags.items() if key.lower() == name), None)

@@ -63,6 +63,11 @@ def manifest_key(owner_uid: str, disk: str) -> str:
     return f"{MANIFESTS}{owner_uid}/{disk}"
 
 
+def manifest_owner(key: str) -> str:
+    """Return the uid of the owner in the key of a manifest below a slot."""
+    return key.removeprefix(MANIFESTS).partition("/")[0]
+
+
 def packing_uid(work_uid: str, disk: str) -> str:
     """Return the packing uid of a disk in a work. Manifests and fingerprints contain the packing uid.
 

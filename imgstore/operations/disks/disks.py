@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.disk_details import NO_DETAILS, DiskDetails
+from imgstore.domain.disks.export_tag import is_for_export
 from imgstore.domain.disks.image_offers import ImageOffer
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.disks.version_disks import disk_key
-from imgstore.domain.errors import Conflict, PropertyChangeNotAllowed
+from imgstore.domain.errors import Conflict, ImageNotAvailable, ObjectCorrupt, PropertyChangeNotAllowed
 from imgstore.domain.identity.access import Action, Principal, filter_readable, is_allowed
 from imgstore.domain.names import ImageReference
 from imgstore.domain.paging import Page, PageRequest
@@ -31,12 +32,13 @@ from imgstore.domain.tags import apply_tags
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
 from imgstore.operations.disks.placed_disks import make_placed_disks
-from imgstore.operations.disks.placement import advise_replicas, find_offer
+from imgstore.operations.disks.placement import advise_replicas, find_degraded_offer, find_offer
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.slots.held_works import run_or_follow
+from imgstore.operations.slots.losses import check_no_loss
 from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import remove_disks
 from imgstore.transfer.spool import remove_spool
@@ -68,6 +70,7 @@ def create_disk(installation: Installation, principal: Principal, request: DiskO
         InvalidInput: the size or the zones in the details do not fit the disk.
         PropertyChangeNotAllowed: the disk exists, from another image or in another region.
         StoreError: no complete replica of the region can be read.
+        ObjectCorrupt: the disk is for an export, and bytes of the disk are lost. The error names the ranges.
     """
     group, name = request.group, request.name
     names.check_disk_name(name)
@@ -76,6 +79,8 @@ def create_disk(installation: Installation, principal: Principal, request: DiskO
     with record_activity(installation, principal, Action.WRITE, scope):
         reference = admit_reader(installation, principal, request.reference)
         installation.locator.health.refresh()
+
+        degraded = _find_intact_offer(installation, reference, request) if is_for_export(request.tags) else None
 
         def attempt() -> ManagedDisk:
             with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
@@ -91,7 +96,7 @@ def create_disk(installation: Installation, principal: Principal, request: DiskO
                 )
                 if standing is None:
                     ensure_group(installation, transaction, group, wanted.region)
-                    disk = _place_disk(installation, transaction, wanted)
+                    disk = _place_disk(installation, transaction, wanted, degraded)
                 else:
                     disk = reuse_disk(installation, transaction, standing, wanted)
                 placed = lease_disk(installation, transaction, disk)
@@ -197,18 +202,68 @@ def _format_lun(lun: int | None) -> str:
     return "the OS disk" if lun is None else f"LUN {lun}"
 
 
-def _place_disk(installation: Installation, transaction: Transaction, wanted: ImageDiskRequest) -> ManagedDisk:
+def _place_disk(
+    installation: Installation, transaction: Transaction, wanted: ImageDiskRequest, degraded: ImageOffer | None
+) -> ManagedDisk:
     """Add the row of a single disk, in state Creating, to the next slot of the round robin.
+
+    Without a complete replica, the disk comes from the `degraded` offer, if there is one.
 
     Raises:
         ImageNotAvailable: the version does not exist, has no such disk, or is not complete in the region.
         Conflict: the definition disallows disks with the storage account type of the replica.
     """
-    offer = find_offer(installation, transaction, wanted.reference, wanted.region)
+    try:
+        offer = find_offer(installation, transaction, wanted.reference, wanted.region)
+    except ImageNotAvailable:
+        if degraded is None:
+            raise
+        offer = degraded
     slots = installation.prefer_responsive(_slots_of_type(offer.slots, wanted.details.sku))
     disk = transaction.placements.place(_new_disk(installation, wanted, offer, slots[0]), slots)
     _check_allowed_type(offer, disk.storage_account_type)
     return disk
+
+
+def _find_intact_offer(
+    installation: Installation, reference: ImageReference, request: DiskOfImageRequest
+) -> ImageOffer | None:
+    """Find the Degraded replicas of a version with an intact disk, for a disk that is only exported (invariant W15).
+
+    Return None if a replica is complete, or if there is no Degraded replica.
+
+    Raises:
+        ObjectCorrupt: bytes of the disk are lost in each replica. The error names the ranges.
+    """
+    key = disk_key(request.lun)
+    with installation.catalog.reading() as transaction:
+        standing = transaction.disks.get(installation.subscription, request.group, request.name)
+        region = choose_disk_region(installation, transaction, request.group, request.location, standing)
+        try:
+            find_offer(installation, transaction, reference, region)
+        except ImageNotAvailable:
+            offer = find_degraded_offer(installation, transaction, reference, region)
+        else:
+            return None
+        found = (
+            []
+            if offer is None
+            else [(slot, transaction.manifests.find(offer.version_uid, slot.uid, key)) for slot in offer.slots]
+        )
+    if offer is None:
+        return None
+    lost: ObjectCorrupt | None = None
+    intact: list[Slot] = []
+    for slot, row in found:
+        try:
+            if row is not None:
+                check_no_loss(installation, slot, row, f"the disk '{key}' of {offer.source}")
+                intact.append(slot)
+        except ObjectCorrupt as error:
+            lost = lost or error
+    if lost is not None and not intact:
+        raise lost
+    return replace(offer, slots=tuple(intact)) if intact else None
 
 
 def _slots_of_type(slots: Sequence[Slot], sku: StorageAccountType | None) -> Sequence[Slot]:

@@ -14,7 +14,7 @@ from imgstore.domain import names
 from imgstore.domain.disks.sources import DiskFormat, DiskWriter
 from imgstore.domain.disks.upload_tags import describe_waiting_disk
 from imgstore.domain.disks.version_disks import OS_DISK, check_has_disk, disk_key
-from imgstore.domain.errors import Conflict, ImgstoreError
+from imgstore.domain.errors import Conflict, ImgstoreError, ObjectCorrupt, ObjectNotFound, StoreError
 from imgstore.domain.identity.access import VERSIONS, Action, Principal
 from imgstore.domain.names import ImageReference
 from imgstore.domain.resources import ManifestRow, Slot
@@ -33,14 +33,14 @@ from imgstore.operations.leases import Hold, is_dead
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.completion import version_party
 from imgstore.operations.slots.cross_region_reads import CrossRegionReads
-from imgstore.operations.slots.degrade import degrade_damaged
+from imgstore.operations.slots.degrade import degrade_damaged, degrade_manifest
 from imgstore.operations.slots.references import disk_party
 from imgstore.operations.slots.works import acquire_work
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.in_order import pieces_in_order
 from imgstore.transfer.ranges import CACHE_BYTES, RangeReader, SegmentCache
 from imgstore.transfer.scatter import SegmentReader, scatter
-from imgstore.transfer.slot_access import read_from_any
+from imgstore.transfer.slot_access import SlotAccess, read_from_any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,8 +203,8 @@ def export_image(
                 transaction, subscription, reference.group, reference.gallery, reference.definition
             )
             region = installation.regions.get(location or definition_path.gallery.location, target="location").name
-            image = choose_readable_slot(installation, transaction, reference, region)
-            key, slot = disk_key(lun), image.slot
+            image, slot = choose_readable_slot(installation, transaction, reference, region)
+            key = disk_key(lun)
             check_has_disk(image.disk_keys, key, image.source)
             manifest = transaction.manifests.find(image.version_uid, slot.uid, key)
             assert manifest is not None, "a replica that was complete once has a manifest"
@@ -422,8 +422,24 @@ def _meter_reads(installation: Installation, chosen: _ExportSource, manifest: Ma
 def read_manifest(installation: Installation, slot: Slot, others: Sequence[Slot], row: ManifestRow) -> Manifest:
     """Read a manifest from the slot of the manifest, or from another slot with the same content.
 
+    A missing or damaged manifest is recorded, so that a repeated create repairs the manifest.
+
     Raises:
         StoreError: no slot delivers the manifest. The error is the error of the first slot.
     """
-    slots = installation.access_all([slot, *others])
-    return read_from_any(slots, lambda each: each.get_manifest(row.body_key, row.digest))[1]
+    by_label = {str(each.key): each for each in (slot, *others)}
+    damaged: list[Slot] = []
+
+    def note_damaged(access: SlotAccess, error: StoreError) -> None:
+        if isinstance(error, (ObjectNotFound, ObjectCorrupt)):
+            damaged.append(by_label[access.label])
+
+    try:
+        return read_from_any(
+            installation.access_all(list(by_label.values())),
+            lambda each: each.get_manifest(row.body_key, row.digest),
+            note_damaged,
+        )[1]
+    finally:
+        for each in damaged:
+            degrade_manifest(installation, each, row)

@@ -1,6 +1,6 @@
 """Select the image version and the replica for a new disk, and recommend more replicas if necessary."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from imgstore.catalog import Transaction
@@ -73,20 +73,9 @@ def choose_slot(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadableImage:
-    """An image version in a slot from which verified bytes can be exported."""
-
-    version_uid: str
-    source: str
-    """The resource id of the version."""
-    disk_keys: tuple[str, ...]
-    slot: Slot
-
-
 def choose_readable_slot(
     installation: Installation, transaction: Transaction, reference: ImageReference, region: str
-) -> ReadableImage:
+) -> tuple[ImageOffer, Slot]:
     """Find the version of a reference for an export, and choose a slot of the region.
 
     A named version without a complete replica in the region is read from a Degraded replica: an export verifies each
@@ -96,29 +85,44 @@ def choose_readable_slot(
         ImageNotAvailable: the version does not exist, or has neither a complete nor a Degraded replica in the region.
     """
     try:
-        offer, slot = choose_slot(installation, transaction, reference, region)
+        return choose_slot(installation, transaction, reference, region)
     except ImageNotAvailable:
-        found = None if reference.version is None else _find_degraded(installation, transaction, reference, region)
-        if found is None:
+        offer = find_degraded_offer(installation, transaction, reference, region)
+        if offer is None:
             raise
-        return found
-    return ReadableImage(version_uid=offer.version_uid, source=offer.source, disk_keys=offer.disk_keys, slot=slot)
+        return offer, installation.prefer_responsive(offer.slots)[0]
 
 
-def _find_degraded(
+def find_degraded_offer(
     installation: Installation, transaction: Transaction, reference: ImageReference, region: str
-) -> ReadableImage | None:
+) -> ImageOffer | None:
+    """Find the named version of a reference, with the slots of its Degraded replicas in a region.
+
+    Return None if the reference names no version, or if there is no Degraded replica.
+
+    Raises:
+        ImageNotAvailable: the version does not exist.
+    """
+    if reference.version is None:
+        return None
     definition_path = lookup.find_referenced_definition(transaction, installation.subscription, reference)
     version = find_named_version(installation, transaction, definition_path, reference, region)
     replicas = transaction.replicas.in_region(version.uid, region)
-    slots = [each.slot for each in replicas if each.state is ReplicaState.DEGRADED]
-    if not slots:
-        return None
-    return ReadableImage(
-        version_uid=version.uid,
-        source=reference.display_id(definition_path.version_id(version.name)),
-        disk_keys=version.disk_keys,
-        slot=installation.prefer_responsive(slots)[0],
+    slots = tuple(each.slot for each in replicas if each.state is ReplicaState.DEGRADED)
+    definition = definition_path.definition
+    return (
+        None
+        if not slots
+        else ImageOffer(
+            source=reference.display_id(definition_path.version_id(version.name)),
+            version_uid=version.uid,
+            definition=definition.name,
+            os_state=definition.os_state,
+            os_properties=definition.os_properties,
+            disallowed_disk_types=definition.disallowed_disk_types,
+            disks=version.disks,
+            slots=slots,
+        )
     )
 
 

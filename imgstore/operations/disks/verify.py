@@ -72,7 +72,8 @@ def verify_file(
             hint="repeat `imgstore sig image-version create`, which resumes the creation",
             target="image",
         )
-    manifest = read_manifest(installation, complete[0], complete[1:], row)
+    with installation.catalog.discarding_writes():
+        manifest = read_manifest(installation, complete[0], complete[1:], row)
     source = LocalFile(path)
     try:
         reader = open_disk(source, format=source_format, scratch=installation.scratch)

@@ -191,7 +191,7 @@ def _find_unknown(
     """Return the manifests without a row. Leave out owners with an open work or with a deletion in progress."""
     known = {row.body_key for row in rows} | {object_keys.manifest_key(row.owner_uid, row.disk) for row in rows}
     at_work = {work.owner_uid for work in works}
-    owner_of = {key: key.split("/")[1] for key in manifests if key not in known}
+    owner_of = {key: object_keys.manifest_owner(key) for key in manifests if key not in known}
     # After a crash between the deletion of the row and of the object, the repeated deletion removes the object.
     leaving = {
         replica.version_uid

@@ -508,7 +508,7 @@ def _repair(
     names = {each.name for each in bad if each.name is not None}
     if names:
         degrade(installation, slot, names, "missing or damaged when scrubbed")
-    owners = {each.key.split("/")[1] for each in bad if each.row is not None}
+    owners = {object_keys.manifest_owner(each.key) for each in bad if each.row is not None}
     if owners:
         degrade_owners(installation, slot, owners, "its manifest is missing or damaged")
     repaired: list[_RepairedSegment] = []

@@ -17,6 +17,7 @@ from imgstore.domain.errors import ImgstoreError, LeaseLost, NotFound, ObjectNot
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.reports import ObjectReferences, SlotUnknownObjects, UnknownObjectReport
 from imgstore.domain.resources import Slot
+from imgstore.domain.storage import object_keys
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc_survey import list_manifests, unknown_manifests
@@ -123,7 +124,7 @@ def _find_owner(transaction: Transaction, key: str) -> str | None:
     """
     if transaction.installation.get().keeps_unknown:
         return "the catalog was older than its buckets when it was accepted: a newer one may know the object"
-    owner_uid = key.split("/")[1]
+    owner_uid = object_keys.manifest_owner(key)
     with suppress(NotFound):
         version = transaction.versions.by_uid(owner_uid)
         return f"version {version.name} exists: repeat its creation, or delete the version"

@@ -8,7 +8,7 @@ from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import unpack_ids
 from imgstore.domain.errors import ObjectNotFound, ReadBackMismatch, StoreError
 from imgstore.domain.identity.access import Action
-from imgstore.domain.resources import Replica, Slot
+from imgstore.domain.resources import ManifestRow, Replica, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
@@ -46,6 +46,18 @@ def degrade_owners(installation: Installation, slot: Slot, owners: Collection[st
     with installation.catalog.transaction() as transaction:
         _degrade_replicas(transaction, slot, lambda replica: replica.version_uid in owners, incident)
     installation.note(f"{slot.key.region}/{slot.key.ordinal}", incident)
+
+
+def degrade_manifest(installation: Installation, slot: Slot, row: ManifestRow) -> None:
+    """Record a manifest that a reader found missing or damaged in a slot, and degrade the replica of its version.
+
+    Do nothing if no row of the slot names the manifest any more.
+    """
+    with installation.catalog.transaction() as transaction:
+        if transaction.manifests.find_by_body(slot.uid, row.body_key) is None:
+            return
+        transaction.lost_objects.add(slot.uid, [row.body_key])
+    degrade_owners(installation, slot, {object_keys.manifest_owner(row.body_key)}, "missing or damaged when read")
 
 
 def degrade_slot(transaction: Transaction, slot: Slot, incident: str) -> None:
