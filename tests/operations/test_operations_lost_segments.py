@@ -3,6 +3,7 @@
 import filecmp
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import pytest
 
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound, PropertyChangeNotAllowed
+from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.reports import SlotScrub
 from imgstore.domain.requests import DiskRequest, ScrubRequest
-from imgstore.domain.resources import ReplicationMode, Slot
+from imgstore.domain.resources import DiskKind, ReplicationMode, Slot
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.sizes import BLOCK_BYTES, MIB
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub import list_scrubs, scrub
+from imgstore.segments.manifest import MAGIC as MANIFEST_MAGIC
 from tests.support.sample_disks import make_raw, patch_disk
 from tests.support.sample_gallery import (
     ADMIN,
@@ -26,11 +29,13 @@ from tests.support.sample_gallery import (
     SampleImages,
     all_slots,
     audit,
+    create_sample_gallery,
     create_version,
     delete,
     export,
     export_disk,
     make_disk,
+    open_home,
     own_slots,
     publish,
     publish_disks,
@@ -129,6 +134,98 @@ def test_a_lost_manifest_loses_the_whole_disk(empty: Installation, samples: Samp
     assert states(show(empty)) == COMPLETED
     assert run(empty, slot).damaged == set()
     audit(empty)
+
+
+def test_a_lost_manifest_is_recorded_by_a_reader_and_repaired_without_a_scrub(
+    empty: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
+    publish(empty, samples.first, "1.0.0", **PLACE)
+    publish(empty, samples.second, "1.0.1", **PLACE)
+    slot = only_slot(empty)
+    (manifest,) = [
+        path for path in files(empty, slot, object_keys.MANIFESTS) if show(empty, "1.0.1").version.uid in str(path)
+    ]
+    before = manifest.read_bytes()
+    flip(manifest)
+    with pytest.raises(ObjectCorrupt):
+        export(empty, tmp_path / "back.raw", "eastus", "1.0.1")
+    assert states(show(empty, "1.0.1")) == DEGRADED
+    assert states(show(empty, "1.0.0")) == COMPLETED
+    publish(empty, samples.second, "1.0.1", **PLACE)
+    assert manifest.read_bytes() == before
+    assert run(empty, slot).damaged == set()
+    audit(empty)
+
+
+@pytest.mark.parametrize("kind", [DiskKind.DISK, DiskKind.SNAPSHOT])
+def test_same_file_repairs_the_manifest_and_the_segments_of_a_stored_disk(
+    empty: Installation, samples: SampleImages, tmp_path: Path, kind: DiskKind
+) -> None:
+    """The disk has another disk as its base, and a copy of the disk names the same manifest."""
+    base = DiskRequest(group=GROUP, name="base", source=str(samples.first), location="eastus")
+    create_from_source(empty, ADMIN, base)
+    (slot,) = own_slots(empty)
+    of_base = files(empty, slot, "")
+    asked = replace(base, name="d1", source=str(samples.second), kind=kind)
+    create_from_source(empty, ADMIN, asked)
+    create_from_source(empty, ADMIN, replace(base, name="copy", source="d1"))
+    bodies = {path: path.read_bytes() for path in files(empty, slot, "") - of_base}
+    (manifest,) = [path for path, body in bodies.items() if body.startswith(MANIFEST_MAGIC)]
+    manifest.unlink()
+    flip(min(path for path in bodies if "segments" in path.parts))
+    if kind is DiskKind.DISK:
+        with pytest.raises(ObjectNotFound):
+            export_disk(empty, tmp_path / "back.raw", "d1")
+    else:
+        assert len(run(empty, slot).losses) == 2
+    create_from_source(empty, ADMIN, asked)
+    assert {path: path.read_bytes() for path in bodies if path.exists()} == bodies
+    assert (run(empty, slot).damaged, list_scrubs(empty, ADMIN)[0].lost_objects) == (set(), 0)
+    export_disk(empty, tmp_path / "back.raw", "copy")
+    assert filecmp.cmp(tmp_path / "back.raw", samples.second, shallow=False)
+    audit(empty)
+
+
+def test_the_progress_of_a_partial_repair_begins_again(samples: SampleImages, tmp_path: Path) -> None:
+    """A segment of the version alone is made again. Then the whole disk is ingested, for the segments of another disk."""
+    events: list[ProgressEvent] = []
+    with open_home(tmp_path / "home", events.append) as installation:
+        create_sample_gallery(installation)
+        publish(installation, samples.first, "1.0.0", **PLACE)
+        rest = patch_disk(samples.first, tmp_path / "rest.raw", seed=4, blocks=300)
+        publish(installation, rest, "1.0.1", **PLACE)
+        delete(installation, "1.0.0")
+        slot = only_slot(installation)
+        for path in files(installation, slot):
+            path.unlink()
+        run(installation, slot)
+        events.clear()
+        with pytest.raises(ImgstoreError, match="publish the same source as a new version"):
+            publish(installation, rest, "1.0.1", **PLACE)
+    repair = [each for each in events if each.task == "eastus/0" and each.stage is not Stage.NOTE]
+    moved = [each.bytes_done for each in repair[: [each.stage for each in repair].index(Stage.STARTED, 1)]]
+    assert moved[-1] > 0, "a segment is made again"
+    assert [each.bytes_done for each in repair if each.stage is Stage.STARTED] == [0, 0]
+
+
+def test_the_losses_of_many_disks_of_a_version_read_its_manifest_once(
+    empty: Installation, samples: SampleImages
+) -> None:
+    publish(empty, samples.first, **PLACE)
+    slot = only_slot(empty)
+    min(files(empty, slot)).unlink()
+
+    def received_bytes() -> int:
+        before = empty.locator.traffic()["eastus"].received_bytes
+        list_scrubs(empty, ADMIN)
+        return empty.locator.traffic()["eastus"].received_bytes - before
+
+    for number in range(4):
+        make_disk(empty, f"d{number}", "eastus", "1.0.0")
+    assert len(run(empty, slot).losses) == 5
+    manifest_bytes = sum(path.stat().st_size for path in files(empty, slot, object_keys.MANIFESTS)
+                         if path.read_bytes().startswith(MANIFEST_MAGIC))  # fmt: skip
+    assert received_bytes() == manifest_bytes
 
 
 @pytest.mark.parametrize("harm", [flip, Path.unlink], ids=["flip", "delete"])

@@ -1,5 +1,6 @@
 """Ingest a file as the content of a managed disk, in the pool of the subscription."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
@@ -8,6 +9,7 @@ from imgstore.domain.errors import LostRace, ObjectCorrupt
 from imgstore.domain.resources import ManagedDisk, ManifestRow, Slot
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease, Work, WorkKind
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter
@@ -22,10 +24,11 @@ from imgstore.operations.replication.slot_ingest import (
 )
 from imgstore.operations.slots.completion import complete_disk, named_segments
 from imgstore.operations.slots.references import disk_party
-from imgstore.operations.slots.refill import refill
+from imgstore.operations.slots.refill import find_damaged, refill
 from imgstore.operations.slots.restore import restore_repaired
 from imgstore.operations.slots.runner import run_work, store_manifest
 from imgstore.operations.slots.works import acquire_work
+from imgstore.transfer.ingest import check_same_source
 
 _BASES_MAX = 3
 
@@ -65,12 +68,13 @@ def ingest_disk(
 
 
 def refill_disk(installation: Installation, disk: ManagedDisk, reader: DiskReader) -> None:
-    """Make the lost segments of a stored disk again from the file of the disk. Do nothing if no lost segment is known.
+    """Make the lost objects of a stored disk again from the file of the disk. Do nothing if no lost object is known.
 
-    The repair needs no work, because a manifest of the slot names the segments.
+    Lost segments need no work, because a manifest of the slot names the segments. A manifest without a right copy is
+    made by a second ingest with the plan of the first ingest.
 
     Raises:
-        ObjectCorrupt: a segment cannot be made from the file.
+        ObjectCorrupt: an object cannot be made from the file.
         ImgstoreError: the file or the store failed.
     """
     slot = disk.slot
@@ -80,25 +84,84 @@ def refill_disk(installation: Installation, disk: ManagedDisk, reader: DiskReade
         if row is None or not lost:
             return
         table = transaction.segments.rows(slot.key.pool_uid, named_segments([row]))
-    damaged = {each.name: each.stored_bytes for each in table if object_keys.segment_key(each.name) in lost}
-    if not damaged and row.body_key not in lost:
+    own = {row.body_key, *(object_keys.segment_key(each.name) for each in table)}
+    if lost.isdisjoint(own):
         return
+    damaged = find_damaged(installation, slot, [row], installation.keeper.check_cancelled)
     counter = ProgressCounter(installation, f"repair {disk.kind.noun} {disk.name}")
     rows, readers = {OS_DISK: row}, {OS_DISK: reader}
     unmade = refill(installation, slot, rows, readers, damaged, counter, installation.keeper.check_cancelled)
-    if unmade is None or unmade:
+    if unmade is None:
+        _ingest_again(installation, disk, reader, row, damaged)
+    elif unmade:
         counter.fail()
-        raise _not_repairable(disk, slot, None if unmade is None else len(unmade))
-    counter.end(f"{len(damaged)} lost segments made again from the source")
+        raise _not_repairable(disk, slot, f"{len(unmade)} segments")
+    with installation.catalog.transaction() as transaction:
+        transaction.lost_objects.remove(slot.uid, own)
+    counter.end("lost objects made again from the source")
     restore_repaired(installation, slot)
 
 
-def _not_repairable(disk: ManagedDisk, slot: Slot, segments: int | None) -> ObjectCorrupt:
-    what = "the manifest" if segments is None else f"{segments} segments"
+def _ingest_again(
+    installation: Installation,
+    disk: ManagedDisk,
+    reader: DiskReader,
+    row: ManifestRow,
+    damaged: Mapping[Digest, int],
+) -> None:
+    """Make a lost manifest again by the plan of the first ingest, which makes equal segments and an equal manifest.
+
+    Raises:
+        ObjectCorrupt: the ingest makes another manifest, because a base was deleted or the plan is not known.
+    """
+    slot, identity = disk.slot, reader.identity()
+    work, lease = _plan_again(installation, disk, reader, identity)
+    counter = ProgressCounter(installation, f"ingest {disk.name} again", touched_bytes(reader), lease=lease)
+    with run_work(installation, slot, lease, counter, keys=[row.body_key], uses_bases=True) as check_cancelled:
+        counter.begin()
+        with open_slot_ingest(installation, slot, check_cancelled, counter.add_bytes, damaged) as run:
+            bases = load_base_manifests(installation, slot, work.plan["bases"])
+            receipt = run.pack(work.plan["packing"], reader, identity, bases)
+            if receipt.digest != row.digest:
+                raise _not_repairable(disk, slot, "the manifest")
+            run.check(work.plan["packing"], receipt)
+        check_same_source(reader, identity)
+        installation.access(slot).put_manifest(row.body_key, receipt.data)
+        with installation.catalog.transaction() as transaction:
+            transaction.works.guard(lease)
+            transaction.works.complete(lease)
+    counter.end()
+
+
+def _plan_again(
+    installation: Installation, disk: ManagedDisk, reader: DiskReader, identity: SourceIdentity
+) -> tuple[Work, Lease]:
+    """Open or take over a work with the bases and the packing uid of the first ingest of a disk."""
+    fixed = source_to_json(reader, identity) | PACKING
+    with installation.catalog.transaction() as transaction:
+        first = transaction.works.find_first_completed(WorkKind.INGEST, disk.uid)
+        if first is None:
+            raise _not_repairable(disk, disk.slot, "the manifest")
+        bases = first.plan["bases"]
+        rows = [transaction.manifests.find_by_body(disk.slot.uid, base["key"]) for base in bases]
+        return acquire_work(
+            installation,
+            transaction,
+            kind=WorkKind.INGEST,
+            slot=disk.slot,
+            owner_uid=disk.uid,
+            plan=fixed | {"bases": bases, "packing": first.uid},
+            fixed=fixed,
+            pins=[row.uid for row in rows if row is not None],
+        )
+
+
+def _not_repairable(disk: ManagedDisk, slot: Slot, lost: str) -> ObjectCorrupt:
     return ObjectCorrupt(
         f"Lost objects of the {disk.kind.noun} '{disk.name}' cannot be made again from the file.",
-        found=f"{what} in {slot.key}: another disk has some of the blocks, or another release of zstd made the segment",
-        expected="a file with all blocks of the lost segments",
+        found=f"{lost} in {slot.key}: another disk has some of the blocks, or had the blocks at the first ingest, or "
+        "another release of zstd made the segments",
+        expected="a file with all blocks of the lost objects",
         hint="`imgstore scrub --status` lists the lost ranges; create the disk again under another name",
         target=disk.resource_id,
     )

@@ -21,7 +21,7 @@ from imgstore.domain.errors import (
     SourceChanged,
 )
 from imgstore.domain.names import VersionName
-from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, Slot
+from imgstore.domain.resources import ImageVersion, ManifestRow, Replica
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
@@ -42,18 +42,16 @@ from imgstore.operations.replication.slot_ingest import (
 from imgstore.operations.slots.completion import (
     LeasedReplica,
     complete_replica,
-    named_segments,
     record_manifest,
 )
 from imgstore.operations.slots.degrade import discard_unreadable
-from imgstore.operations.slots.refill import refill
+from imgstore.operations.slots.refill import find_damaged, refill
 from imgstore.operations.slots.restore import restore_repaired
 from imgstore.operations.slots.runner import begin_replica, run_work
 from imgstore.policy.selection import choose_bases
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.ingest import check_same_source
 from imgstore.transfer.receipts import IngestReceipt
-from imgstore.transfer.slot_access import CheckCancelled
 
 NO_STORED_SOURCES: Final[Mapping[str, Digest]] = MappingProxyType({})
 """The source manifests of a version whose sources are all files."""
@@ -95,7 +93,7 @@ def publish(installation: Installation, publication: Publication) -> None:
             definition_path=publication.definition_path, version=version, replica=replica, lease=lease
         )
         rows = _complete_rows(installation, publication)
-        damaged = _find_damaged(installation, slot, rows.values(), check_cancelled)
+        damaged = find_damaged(installation, slot, rows.values(), check_cancelled)
         readers = publication.readers
         unmade = refill(installation, slot, rows, readers, damaged, counter, check_cancelled) if rows else None
         if unmade is not None and not unmade:
@@ -319,22 +317,6 @@ def _complete_rows(installation: Installation, publication: Publication) -> dict
         rows = transaction.manifests.of_replica(publication.version.uid, publication.replica.slot.uid)
         complete = {row.disk: row for row in rows if transaction.manifests.is_complete(row.uid)}
     return complete if complete.keys() == publication.readers.keys() else {}
-
-
-def _find_damaged(
-    installation: Installation, slot: Slot, rows: Collection[ManifestRow], check_cancelled: CheckCancelled
-) -> dict[Digest, int]:
-    """Find the damaged segments of a replica that was complete once, by reading each segment.
-
-    Something in such a replica was found damaged, and a damaged segment has the right length in a listing. Return the
-    stored bytes of each damaged segment by name.
-    """
-    with installation.catalog.reading() as transaction:
-        table = transaction.segments.rows(slot.key.pool_uid, named_segments(rows))
-    workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
-    names = [each.name for each in table]
-    damaged = installation.access(slot).find_damaged(names, workers=workers, check_cancelled=check_cancelled)
-    return {each.name: each.stored_bytes for each in table if each.name in damaged}
 
 
 def _identity(plan: Mapping[str, Any], disk: str) -> SourceIdentity:

@@ -4,7 +4,7 @@ A source that is published again has the blocks of the segments that the disk na
 its name. So the source needs no other check, and all disks that share the segment are repaired.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from imgstore.domain.disks.sources import DiskReader
 from imgstore.domain.resources import ManifestRow, Slot
@@ -12,11 +12,28 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter
+from imgstore.operations.slots.completion import named_segments
 from imgstore.operations.slots.losses import read_manifest_copy
 from imgstore.segments.manifest import decode_manifest
 from imgstore.transfer.bounded_pool import BoundedPool
 from imgstore.transfer.refill import RefillSource, find_parts, make_segment
 from imgstore.transfer.slot_access import CheckCancelled
+
+
+def find_damaged(
+    installation: Installation, slot: Slot, rows: Collection[ManifestRow], check_cancelled: CheckCancelled
+) -> dict[Digest, int]:
+    """Find the damaged segments of a stored disk, or of a replica that was complete once, by reading each segment.
+
+    Something of such a disk was found damaged, and a damaged segment has the right length in a listing. Return the
+    stored bytes of each damaged segment by name.
+    """
+    with installation.catalog.reading() as transaction:
+        table = transaction.segments.rows(slot.key.pool_uid, named_segments(rows))
+    workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
+    names = [each.name for each in table]
+    damaged = installation.access(slot).find_damaged(names, workers=workers, check_cancelled=check_cancelled)
+    return {each.name: each.stored_bytes for each in table if each.name in damaged}
 
 
 def refill(
