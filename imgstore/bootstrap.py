@@ -283,11 +283,11 @@ def _scratch(settings: Settings) -> AbstractContextManager[Path]:
     """
     try:
         _make_home(settings.home)
-        if settings.may_read_only and _has_catalog(settings):
+        if settings.may_read_only and has_catalog(settings):
             check_free_bytes(settings.home, _SCRATCH_BYTES_MIN)
         return _own_scratch(*_make_scratch(settings.home / "scratch"))
     except OSError as error:
-        if settings.may_read_only and is_write_fault(error) and _has_catalog(settings):
+        if settings.may_read_only and is_write_fault(error) and has_catalog(settings):
             return _temporary_scratch(settings.home, error)
         raise _home_error(settings.home, error) from error
 
@@ -324,7 +324,8 @@ def _make_scratch(top: Path) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def _has_catalog(settings: Settings) -> bool:
+def has_catalog(settings: Settings) -> bool:
+    """Return whether the settings name a database, or a home with a catalog."""
     return settings.database is not None or os.access(settings.home / DATABASE_FILE, os.R_OK)
 
 

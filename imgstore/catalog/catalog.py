@@ -11,7 +11,7 @@ from imgstore.catalog.engine.clock_steps import ClockSteps
 from imgstore.catalog.engine.database import Database, Session, configure_database, copy_database
 from imgstore.catalog.engine.read_only import find_write_fault
 from imgstore.catalog.engine.sequence import CatalogSequence
-from imgstore.catalog.engine.upgrade import HolderCheck, upgrade_catalog
+from imgstore.catalog.engine.upgrade import HolderCheck, read_revision, upgrade_catalog
 from imgstore.catalog.engine.write_ahead_log import check_log_matches
 from imgstore.catalog.identity.principals import Assignments, Principals, Secrets, Tenants
 from imgstore.catalog.identity.trusted_keys import Issuers, SigningKeys
@@ -32,6 +32,7 @@ from imgstore.catalog.resources.recovery_keys import RecoveryKeys
 from imgstore.catalog.resources.references import References
 from imgstore.catalog.resources.settings import SharedSettings
 from imgstore.catalog.resources.versions import Versions
+from imgstore.catalog.schema import REVISION
 from imgstore.catalog.storage.deletion_marks import DeletionMarks
 from imgstore.catalog.storage.deletions import Deletions
 from imgstore.catalog.storage.ledger import Ledger
@@ -117,6 +118,10 @@ class Transaction:
         """
         return self._session.now()
 
+    def revision(self) -> str:
+        """Return the revision of the catalog's schema, which may be newer than the revision of this code."""
+        return read_revision(self._session.connection) or ""
+
 
 class OperationRecord(Protocol):
     """A long-running operation whose row is stored with the first transaction that the operation commits."""
@@ -189,6 +194,11 @@ class Catalog:
             database.close()
             raise
         return cls(database, effects)
+
+    @property
+    def code_revision(self) -> str:
+        """The revision of the schema that this code makes."""
+        return REVISION
 
     @property
     def place(self) -> str:

@@ -46,7 +46,7 @@ from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.interface import ObjectStore
 from imgstore.stores.object_versions import Versioning, VersioningState
 from imgstore.stores.wrappers.bandwidth_limit import BandwidthLimitedStore, TokenBucket, Wait
-from imgstore.stores.wrappers.hedging import ask_briefly, race
+from imgstore.stores.wrappers.hedging import ask_all, ask_briefly, race
 from imgstore.stores.wrappers.metering import Traffic, TrafficMeter
 from imgstore.stores.wrappers.retry import RetryPolicy
 from imgstore.stores.zone_redundant import QUORUM, ZoneRedundantStore
@@ -209,14 +209,16 @@ class Locator:
         """Return the counts so far, by region."""
         return MappingProxyType({name: meter.traffic for name, meter in self._meters.items()})
 
-    def check(self, region: Region, *, probes: bool = False) -> list[ZoneReport]:
-        """Inspect each zone of a region without a change.
+    def check(self, region: Region, *, probes: bool = False, zone: Zone | None = None) -> list[ZoneReport]:
+        """Inspect each zone of a region, or one zone, without a change.
 
         Args:
             region: the region.
             probes: also put and delete a small object in each zone, to find missing rights and a full store.
+            zone: the only zone to inspect. None inspects every zone.
         """
-        return self._report_each_zone(region, OpenedZone.inspect_with_probe if probes else OpenedZone.inspect)
+        report = OpenedZone.inspect_with_probe if probes else OpenedZone.inspect
+        return self._report_each_zone(region, report, None if zone is None else [zone])
 
     def open_for_analysis(self, region: Region) -> list[tuple[ZoneReport, AnalyzedStore | None]]:
         """Use and check each zone of a region, and return the bare stores of the zones that can be used."""
@@ -322,10 +324,8 @@ class Locator:
                 return f"zone {zone.mark.zone} of {zone.mark.region}: {error.message}"
             return None
 
-        if not zones:
-            return []
-        with ThreadPoolExecutor(len(zones)) as pool:
-            return [problem for problem in pool.map(run, zones) if problem is not None]
+        problems = [outcome.value for outcome in ask_all([partial(run, zone) for zone in zones])]
+        return [problem for problem in problems if problem is not None]
 
     def read_marked_zones(self) -> Mapping[str, str]:
         """Read the marks of the S3 zones that answer: the installation's uid by the store's name."""
@@ -392,8 +392,9 @@ class Locator:
                 return report_unopened(region, zone, error)
 
         self.health.refresh()  # An answer closes the zone's circuit, even if another process opened the circuit.
-        with ThreadPoolExecutor(len(region.zones)) as pool:  # One wait for all zones that do not answer.
-            return list(pool.map(run, region.zones if zones is None else zones))
+        chosen = region.zones if zones is None else zones
+        # One wait for all zones that do not answer. A caller that gives the wait up can end its process.
+        return [outcome.value for outcome in ask_all([partial(run, zone) for zone in chosen])]
 
     def _all_zones(self, region: Region) -> ZoneRedundantStore:
         with self._lock:

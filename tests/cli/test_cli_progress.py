@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from imgstore.cli.framework.progress import BarProgress, LineProgress, human_bytes, human_seconds, show_progress
+from imgstore.cli.framework.progress import BarProgress, LineProgress, human_seconds, show_progress
 from imgstore.cli.main import main
 from imgstore.domain.progress import ProgressEvent, Stage, ignore_event
+from imgstore.domain.text.byte_counts import format_bytes
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP, create_sample_gallery, open_home
 
@@ -36,7 +37,7 @@ def event(stage: Stage, done: int = 0, total: int = 0, *, task: str = "westus2/0
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (203_400_000, "203.4 MB"), (10**12, "1.0 TB"), (999_999, "1.0 MB")],
 )
 def test_bytes_for_people(count: int, text: str) -> None:
-    assert human_bytes(count) == text
+    assert format_bytes(count) == text
 
 
 @pytest.mark.parametrize(

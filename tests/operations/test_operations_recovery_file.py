@@ -226,6 +226,7 @@ def test_the_command_line_takes_a_file_a_variable_or_nothing(tmp_path: Path) -> 
         create_sample_gallery(installation)
     checked = CliRunner().invoke(main, ["regions", "check", "--home", str(home)], prog_name="imgstore")
     assert "newer than the recovery file" in checked.stderr
+    assert "run `imgstore catalog recovery-file PATH --overwrite`" in checked.stderr
     done = run(home, str(path), "--check", IMGSTORE_RECOVERY_PASSPHRASE=PASSPHRASE)
     assert done.exit_code == 1
     assert json.loads(done.stdout)["missingKeys"]

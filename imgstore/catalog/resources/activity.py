@@ -125,6 +125,12 @@ class Activity(Repository):
             },
         )
 
+    def find_last_success(self, action: str) -> datetime | None:
+        """Return the end of the last success of an action, or None. The search reads the whole log."""
+        succeeded = (_activity.c.action == action) & (_activity.c.outcome == "Succeeded")
+        found: datetime | None = self._session.value(select(func.max(_activity.c.finished_at)).where(succeeded))
+        return found
+
     def trim(self, *, before: datetime, rows_max: int) -> int:
         """Delete up to a thousand of the oldest rows: rows from before `before`, and rows above `rows_max`.
 

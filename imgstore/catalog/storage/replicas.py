@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, func, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Rows, missing_row_error
@@ -53,6 +53,15 @@ class Replicas(Rows[Replica], table=_replicas, noun="replica", value=Replica, st
         """Return the uids of the slots with a Degraded replica."""
         statement = select(_replicas.c.slot_uid).where(_replicas.c.state == ReplicaState.DEGRADED).distinct()
         return frozenset(row.slot_uid for row in self._session.all(statement))
+
+    def count_by_region(self) -> dict[tuple[str, ReplicaState], int]:
+        """Return the number of replicas by region and state."""
+        statement = (
+            select(_slots.c.region, _replicas.c.state, func.count().label("number"))
+            .join_from(_replicas, _slots)
+            .group_by(_slots.c.region, _replicas.c.state)
+        )
+        return {(row.region, row.state): row.number for row in self._session.all(statement)}
 
     def move(
         self, uid: str, state: ReplicaState, *, error: str | None = None, completed_at: datetime | None = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, TextIO
 import click
 
 from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, ignore_event
+from imgstore.domain.text.byte_counts import format_bytes
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -31,7 +32,6 @@ _SHOWN_FAILURES: Final = "imgstore.shown_failures"
 """The key in the meta data of click's contexts."""
 _SHOWN_FAILURES_MAX: Final = 1000
 
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _BAR_FORMAT: Final = "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {rate_fmt} {remaining} left"
 _FULL: Final = "#" * 20
 
@@ -75,15 +75,6 @@ def _record_failures(subscriber: Subscriber) -> Subscriber:
             failures.add(event.detail)
 
     return report
-
-
-def human_bytes(count: float) -> str:
-    """Format a number of bytes with a power of 1000: "203.4 MB"."""
-    for unit in _UNITS[:-1]:
-        if abs(count) < 999.95:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} {_UNITS[-1]}"
 
 
 def human_seconds(seconds: float) -> str:
@@ -134,20 +125,20 @@ class LineProgress:
 
 
 def _of(event: ProgressEvent) -> str:
-    return f"{human_bytes(event.bytes_total)} to do" if event.bytes_total else "started"
+    return f"{format_bytes(event.bytes_total)} to do" if event.bytes_total else "started"
 
 
 def _news(event: ProgressEvent, seconds: float, moved: int) -> str:
     if event.stage is Stage.FAILED:
         return _failure(event)
     if event.stage is Stage.COMPLETED:
-        return f"completed, {human_bytes(event.bytes_done)} in {human_seconds(seconds)}"
-    parts = [f"{human_bytes(event.bytes_done)} of {human_bytes(event.bytes_total)}"]
+        return f"completed, {format_bytes(event.bytes_done)} in {human_seconds(seconds)}"
+    parts = [f"{format_bytes(event.bytes_done)} of {format_bytes(event.bytes_total)}"]
     if event.bytes_total:
         parts[0] += f" ({100 * event.bytes_done // event.bytes_total}%)"
     rate = moved / seconds if seconds > 0 else 0.0
     if rate > 0:
-        parts.append(f"{human_bytes(rate)}/s")
+        parts.append(f"{format_bytes(rate)}/s")
         parts.append(f"{human_seconds(max(0, event.bytes_total - event.bytes_done) / rate)} left")
     return ", ".join(parts)
 
@@ -172,7 +163,7 @@ def _ending(event: ProgressEvent, seconds: float) -> str:
     """Return the format of a bar that has ended, in tqdm's format language."""
     if event.stage is Stage.FAILED:
         return _failure(event).replace("{", "{{").replace("}", "}}")
-    return f"100%|{_FULL}| {human_bytes(event.bytes_done)} in {human_seconds(seconds)}"
+    return f"100%|{_FULL}| {format_bytes(event.bytes_done)} in {human_seconds(seconds)}"
 
 
 class BarProgress:

@@ -52,7 +52,7 @@ class DiskSpace:
 
     def has_free_space(self, place: Path, needed_bytes: int) -> bool:
         """Return whether the file system of `place` keeps the reserve after a write of `needed_bytes`."""
-        free_bytes, reserve_bytes = self._free(place)
+        free_bytes, reserve_bytes = self.measure(place)
         return free_bytes is None or free_bytes - needed_bytes >= reserve_bytes
 
     def check_free_space(self, place: Path, needed_bytes: int, hint: str = _FREE_HINT) -> None:
@@ -66,7 +66,7 @@ class DiskSpace:
         Raises:
             StoreFull: less than the reserve would be free afterwards.
         """
-        free_bytes, reserve_bytes = self._free(place)
+        free_bytes, reserve_bytes = self.measure(place)
         if free_bytes is not None and free_bytes - needed_bytes < reserve_bytes:
             raise StoreFull(
                 "No space is left outside of the reserve.",
@@ -102,7 +102,7 @@ class DiskSpace:
                 )
         self.check_free_space(top, needed_bytes, _SCRATCH_HINT)
 
-    def _free(self, place: Path) -> tuple[int | None, int]:
+    def measure(self, place: Path) -> tuple[int | None, int]:
         """Return the bytes that are free for this user, and the reserve.
 
         The first is None if the file system does not report.

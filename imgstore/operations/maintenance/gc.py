@@ -42,6 +42,8 @@ from imgstore.stores.interface import DELETE_KEYS_MAX
 from imgstore.stores.zone_redundant import ZoneRedundantStore
 
 GRACE_HOURS: Final = 24.0
+COLLECTION: Final = "imgstore/gc"
+"""The action in the activity log."""
 _PATIENCE: Final = timedelta(days=WORK_ABANDON_DAYS)
 
 
@@ -79,7 +81,7 @@ def collect(
     Raises:
         CatalogOutdated: the catalog is older than its buckets. Nothing was changed.
     """
-    with record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
+    with record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, COLLECTION):
         check_catalog_is_current(installation)
         with installation.catalog.transaction() as transaction:
             transaction.clock_steps.correct()
@@ -119,7 +121,7 @@ def _owners_with_revisions(reports: Sequence[SlotReport]) -> frozenset[str] | No
 
 def collect_pool(installation: Installation, principal: Principal, pool_uid: str) -> list[SlotReport]:
     """Collect the garbage of one pool without a grace period. Only for a caller that alone has written to the pool."""
-    with record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, "imgstore/gc"):
+    with record_activity(installation, principal, Action.ADMINISTER, INSTALLATION, COLLECTION):
         check_catalog_is_current(installation)
         flush_revisions(installation)
         done: list[SlotReport] = []

@@ -245,7 +245,7 @@ def list_workers(installation: Installation, principal: Principal) -> list[Worke
     authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
     with installation.catalog.discarding_writes(), installation.catalog.transaction() as transaction:
         registered = transaction.workers.list()
-        living = [each for each in registered if _is_alive(installation, transaction, each)]
+        living = [each for each in registered if is_alive(installation, transaction, each)]
         for worker in registered:
             if worker not in living:
                 transaction.workers.remove(worker.uid)
@@ -255,8 +255,9 @@ def list_workers(installation: Installation, principal: Principal) -> list[Worke
 def has_living_worker(installation: Installation) -> bool:
     """Return whether a worker was active recently, so that pending replicas will be made."""
     with installation.catalog.reading() as transaction:
-        return any(_is_alive(installation, transaction, each) for each in transaction.workers.list())
+        return any(is_alive(installation, transaction, each) for each in transaction.workers.list())
 
 
-def _is_alive(installation: Installation, transaction: Transaction, worker: Worker) -> bool:
+def is_alive(installation: Installation, transaction: Transaction, worker: Worker) -> bool:
+    """Return whether a worker was active recently, and did not end on this machine."""
     return transaction.workers.is_alive(worker) and not installation.keeper.is_dead(worker.holder)

@@ -10,9 +10,9 @@ from imgstore.cli.commands.operator.worker import handle_sigterm_as_sigint
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Command, require_confirmation
 from imgstore.cli.framework.output import columns
-from imgstore.cli.framework.progress import human_bytes
 from imgstore.cli.framework.session import Session, open_session
 from imgstore.domain.reports import BenchPlan
+from imgstore.domain.text.byte_counts import format_bytes
 from imgstore.operations.demo import bench as demo_bench
 from imgstore.operations.demo.sample_disk import make_sample
 from imgstore.wire.json_text import Json, decimal_text
@@ -106,9 +106,9 @@ def _agree(session: Session, plan: BenchPlan, *, yes: bool) -> None:
 def _describe_plan(plan: BenchPlan) -> str:
     price, month = decimal_text(plan.egress_price_max), decimal_text(plan.storage_price_per_month_max)
     return (
-        f"A disk of {human_bytes(plan.virtual_bytes)} with {human_bytes(plan.data_bytes)} of data is stored in {plan.source}"
+        f"A disk of {format_bytes(plan.virtual_bytes)} with {format_bytes(plan.data_bytes)} of data is stored in {plan.source}"
         f" and copied to {', '.join(plan.targets) or 'no other region'}.\n"
-        f"The run costs at most {price} {plan.currency} for {human_bytes(plan.egress_bytes_max)} between regions, and"
-        f" {month} {plan.currency} a month for {human_bytes(plan.stored_bytes_max)} while the bytes are stored.\n"
+        f"The run costs at most {price} {plan.currency} for {format_bytes(plan.egress_bytes_max)} between regions, and"
+        f" {month} {plan.currency} a month for {format_bytes(plan.stored_bytes_max)} while the bytes are stored.\n"
         f"All test data is in the resource group {plan.group}, and is removed at the end."
     )

@@ -14,9 +14,10 @@ from imgstore.cli.commands.operator.bill import lines_and_total
 from imgstore.cli.framework import global_options
 from imgstore.cli.framework.command import Command
 from imgstore.cli.framework.output import table_text
-from imgstore.cli.framework.progress import human_bytes, human_seconds
+from imgstore.cli.framework.progress import human_seconds
 from imgstore.cli.framework.session import open_session
 from imgstore.domain.reports import QuickstartSummary
+from imgstore.domain.text.byte_counts import format_bytes
 from imgstore.operations import billing
 from imgstore.operations.demo import quickstart as operations
 from imgstore.wire.json_text import Json, decimal_text
@@ -83,10 +84,10 @@ def _removal(options: global_options.Globals, folder: Path) -> str:
 def _summarize(summary: QuickstartSummary, bill: Json, seconds: float) -> str:
     fewer = summary.whole_copies_bytes // max(1, summary.second_delivered_bytes)
     facts = {
-        "the disk": f"{human_bytes(summary.virtual_bytes)}, stored, replicated and billed",
-        "1.0.0": f"{human_bytes(summary.first_delivered_bytes)} moved between regions",
-        "1.0.1": f"{human_bytes(summary.second_delivered_bytes)} moved; whole copies: "
-        f"{human_bytes(summary.whole_copies_bytes)}, {fewer:,} times as much",
+        "the disk": f"{format_bytes(summary.virtual_bytes)}, stored, replicated and billed",
+        "1.0.0": f"{format_bytes(summary.first_delivered_bytes)} moved between regions",
+        "1.0.1": f"{format_bytes(summary.second_delivered_bytes)} moved; whole copies: "
+        f"{format_bytes(summary.whole_copies_bytes)}, {fewer:,} times as much",
         "round robin": f"two disks of one region use replicas {' and '.join(map(str, summary.replicas_used))}",
         "the export": "equals the source" if summary.identical else "DIFFERS from the source",
         "the bill": f"{decimal_text(bill['total'])} {bill['currency']} so far",

@@ -10,14 +10,15 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Group, require_confirmation
 from imgstore.cli.framework.output import Rows, columns
-from imgstore.cli.framework.progress import human_bytes
 from imgstore.cli.framework.session import Session
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.storage.sizes import GIB
+from imgstore.domain.text.byte_counts import format_bytes
 from imgstore.operations.recovery.recovery_cover import find_recovery_cover
 from imgstore.operations.stores import regions as operations
 from imgstore.operations.stores.analysis import PlannedZone, analyze_zones, plan_zone_analysis
 from imgstore.operations.stores.catalog_checks import accept_catalog as accept
+from imgstore.policy.diagnosis import judge_recovery_file
 from imgstore.regions import ZoneReport
 from imgstore.stores.analysis import AnalysisSettings
 from imgstore.wire.json_text import Json
@@ -153,7 +154,7 @@ def _analyze(session: Session, names: tuple[str, ...], settings: AnalysisSetting
         for zone in planned:
             click.echo(f"{zone.name} {zone.report.store}: {_announce(zone)}", err=True)
         requests = sum(each.request_count for each in totals)
-        wire_bytes = human_bytes(sum(each.wire_bytes for each in totals))
+        wire_bytes = format_bytes(sum(each.wire_bytes for each in totals))
         charge = ", which a provider may charge" if any(not each.is_directory for each in planned) else ""
         click.echo(f"In all: {requests:,} requests and {wire_bytes}{charge}.", err=True)
     if totals and not yes and sys.stdin.isatty():
@@ -172,8 +173,8 @@ def _announce(zone: PlannedZone) -> str:
         return f"is not tested with objects: {zone.store.refusal}"
     methods = ", ".join(f"{count:,} {method}" for method, count in planned.requests.items())
     return (
-        f"{planned.request_count:,} requests ({methods}), {human_bytes(planned.sent_bytes)} to the store and "
-        f"{human_bytes(planned.received_bytes)} from the store"
+        f"{planned.request_count:,} requests ({methods}), {format_bytes(planned.sent_bytes)} to the store and "
+        f"{format_bytes(planned.received_bytes)} from the store"
     )
 
 
@@ -248,17 +249,9 @@ def accept_catalog(session: Session, *, yes: bool) -> Json:
 
 
 def _warn_without_recovery_file(session: Session) -> None:
-    cover = session.run(find_recovery_cover)
-    if cover.written_at is None:
-        session.warn(
-            "no recovery file was written. Without the file a lost catalog cannot be rebuilt from the buckets: run "
-            "`imgstore catalog recovery-file PATH`"
-        )
-    elif cover.missing:
-        session.warn(
-            f"keys newer than the recovery file of {cover.written_at:%Y-%m-%d}: {len(cover.missing)}, the first is "
-            f"{cover.missing[0]}: run `imgstore catalog recovery-file PATH`"
-        )
+    finding = judge_recovery_file(session.run(find_recovery_cover))
+    if finding.next_step is not None:
+        session.warn(f"{finding.found}: run `{finding.next_step}`")
 
 
 def _answer(session: Session, reports: list[ZoneReport], missed: Mapping[tuple[str, str], int] | None = None) -> Answer:

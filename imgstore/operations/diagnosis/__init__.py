@@ -1,0 +1,1 @@
+"""The facts of `imgstore doctor`. `policy/diagnosis.py` judges the facts."""
