@@ -24,6 +24,7 @@ from sqlalchemy import Connection, create_engine, make_url, text
 
 from imgstore.catalog import Catalog
 from imgstore.catalog.engine.database import configure_database
+from imgstore.catalog.engine.sqlite_dialect import COMPILED
 from imgstore.catalog.schema import REVISION, metadata
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import (
@@ -633,3 +634,16 @@ def _await(process: subprocess.Popen[str], word: str) -> None:
     assert process.stdout is not None
     if process.stdout.readline().strip() != word:
         pytest.fail(process.communicate()[1])
+
+
+def test_catalogs_of_a_process_share_compiled_statements(tmp_path: Path) -> None:
+    stored = []
+    for name in ("one", "two"):
+        catalog = Catalog.open(f"sqlite:///{tmp_path}/{name}/catalog.db", Effects())
+        with catalog.transaction() as transaction:
+            transaction.groups.add(group(name))
+        with catalog.reading() as transaction:
+            assert [each.name for each in transaction.groups.list(SUBSCRIPTION)] == [name]
+        catalog.close()
+        stored.append(len(COMPILED))
+    assert stored[0] == stored[1] > 0
