@@ -35,6 +35,8 @@ _MARKS_AT_ONCE: Final = 1_000
 """Marks of one batch. A batch reads the rows of its resources in one transaction."""
 _ROUNDS_MAX: Final = 3
 """Batches of a command. The first use of a region records the region's zones, which are resources, too."""
+_MADE_BY_FLUSH: Final = frozenset({"zones"})
+"""The kinds of resources that a flush itself makes."""
 _PUTS_AT_ONCE: Final = 8
 """Threads for the objects of one region or slot."""
 _LEDGER_ROWS_MAX: Final = 10_000
@@ -52,6 +54,11 @@ class _Target:
     region: str
     slot: Slot | None = None
 
+    @property
+    def place(self) -> Slot | str:
+        """The place for `Locator.is_avoided`."""
+        return self.region if self.slot is None else self.slot
+
     def open(self, installation: Installation) -> tuple[ObjectStore, str]:
         """Return the store and the prefix of the keys."""
         if self.slot is None:
@@ -67,6 +74,21 @@ class _Change:
     marks: Sequence[int]
     """The numbers of the marks that the revision serves."""
     targets: Sequence[_Target]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choice:
+    """The marks of a batch, by number."""
+
+    urgent_only: bool
+    after: int = 0
+    """Leave out marks up to this number."""
+    until: int | None = None
+    """The highest number. None is no limit."""
+    also_kinds: frozenset[str] = frozenset()
+    """The kinds of marks without a highest number."""
+    first_until: int | None = None
+    """Write nothing if the first mark has a higher number. None is no limit."""
 
 
 @dataclass(slots=True)
@@ -87,14 +109,21 @@ def flush_revisions(installation: Installation) -> None:
     if installation.catalog.write_fault is not None:
         return
     catalog = installation.catalog.without_operation
+    last_own: int | None = None
     for _ in range(_ROUNDS_MAX):
         try:
             with catalog.reading() as transaction:
-                if not transaction.revision_marks.has_urgent():
+                if not transaction.revision_marks.has_urgent(until=last_own, also_kinds=_MADE_BY_FLUSH):
                     return
-                last_own = transaction.revision_marks.last_number()
+                if last_own is None:
+                    last_own = transaction.revision_marks.last_number()
+                    # The marks of commands that wait for the lock belong to the first batch. If all marks are of later
+                    # commands, another thread has written the marks of this command.
+                    choice = _Choice(urgent_only=True, first_until=last_own)
+                else:  # A command must not wait for the changes of later commands.
+                    choice = _Choice(urgent_only=True, until=last_own, also_kinds=_MADE_BY_FLUSH)
             with installation.revision_lock:
-                if not _write_batch(installation, urgent_only=True, last_own=last_own):
+                if not _write_batch(installation, choice):
                     return
         except StoreError as error:  # The catalog does not answer.
             installation.note("revisions", f"the revisions of the change are not written yet: {error.message}")
@@ -113,58 +142,40 @@ def write_waiting_revisions(installation: Installation) -> int:
     while True:
         installation.keeper.check_cancelled()
         # Without the lock, because commands must not wait for a region that does not answer.
-        tried = _write_batch(installation, urgent_only=False, after=tried, until=last)
+        tried = _write_batch(installation, _Choice(urgent_only=False, after=tried, until=last))
         if not tried:
             break
     with installation.catalog.reading() as transaction:
         return transaction.revision_marks.count()
 
 
-def _write_batch(
-    installation: Installation,
-    *,
-    urgent_only: bool,
-    after: int = 0,
-    until: int | None = None,
-    last_own: int | None = None,
-) -> int:
-    """Write the revisions of the next marks. Return the number of the last mark, or 0 if there is none.
-
-    With `last_own`, nothing is written if all marks have higher numbers. Another thread has then written the marks of this
-    command, and a command must not wait for the changes of later commands.
-    """
+def _write_batch(installation: Installation, choice: _Choice) -> int:
+    """Write the revisions of the chosen marks. Return the number of the last mark, or 0 if there is none."""
     with installation.catalog.without_operation.transaction() as transaction:
-        found = _draw(installation, transaction, urgent_only=urgent_only, after=after, until=until, last_own=last_own)
+        found = _draw(installation, transaction, choice)
         key = derive_revision_key(transaction.installation.hmac_key())
     if not found:
         return 0
     changes, last = found
-    written = _put_all(installation, changes, key, is_patient=not urgent_only)
+    written = _put_all(installation, changes, key, is_patient=not choice.urgent_only)
     _record(installation, changes, written)
     return last
 
 
-def _draw(
-    installation: Installation,
-    transaction: Transaction,
-    *,
-    urgent_only: bool,
-    after: int,
-    until: int | None,
-    last_own: int | None,
-) -> tuple[list[_Change], int] | None:
+def _draw(installation: Installation, transaction: Transaction, choice: _Choice) -> tuple[list[_Change], int] | None:
     """Draw a number for each marked resource, and read the rows afterwards."""
     own = transaction.installation.get()
     if own.outdated is not None:
         return None  # Numbers of an outdated catalog are lower than numbers in the buckets.
     marks = transaction.revision_marks.list(
-        urgent_only=urgent_only,
+        urgent_only=choice.urgent_only,
         regions=[region.name for region in installation.regions.regions.values()],
-        after=after,
-        until=until,
+        after=choice.after,
+        until=choice.until,
+        also_kinds=choice.also_kinds,
         limit=_MARKS_AT_ONCE,
     )
-    if not marks or (last_own is not None and marks[0].number > last_own):
+    if not marks or (choice.first_until is not None and marks[0].number > choice.first_until):
         return None
     grouped: defaultdict[str, defaultdict[str, list[RevisionMark]]] = defaultdict(lambda: defaultdict(list))
     for mark in marks:
@@ -225,11 +236,14 @@ def _put_all(
     asks = [partial(_put_into, installation, target, bodies[target], written[target]) for target in targets]
     if not asks:
         return written
+    if not is_patient:
+        installation.locator.health.refresh()  # Other processes of the host may know silent regions.
+    began = installation.effects.monotonic()
     outcomes = ask_all(asks) if is_patient else _ask_with_grace(installation, targets, asks)
     for target, outcome in zip(targets, outcomes, strict=True):
         if outcome.late:
-            if target.slot is not None:
-                installation.locator.note_late(target.slot, outcome.age_seconds)
+            age_seconds = outcome.age_seconds or installation.effects.monotonic() - began
+            installation.locator.note_late_write(target.place, age_seconds)
             # The thread still adds keys to the former value.
             written[target] = _Written(
                 error=StoreUnreachable(f"Region {target.region} is late.", found="no answer", target=target.region)
@@ -246,8 +260,7 @@ def _ask_with_grace(
     grace = Grace()
 
     def seconds(place: int, _quorum_seconds: float, _moved: bool) -> float:  # noqa: FBT001 - as it is called
-        slot = targets[place].slot
-        return grace.seconds(last_seconds=0.0, known_late=slot is not None and installation.locator.is_avoided(slot))
+        return grace.seconds(last_seconds=0.0, known_late=installation.locator.is_avoided(targets[place].place))
 
     return ask_to_quorum(
         asks, quorum=0, grace=seconds, ended_late=lambda _outcome: None, monotonic=installation.effects.monotonic

@@ -178,17 +178,18 @@ class Locator:
                 bucket = self._buckets[pair] = self._new_bucket(limit)
         return BandwidthLimitedStore(store, bucket, wait)
 
-    def is_avoided(self, slot: Slot) -> bool:
-        """Return whether another slot is preferable, because this slot's store does not answer as far as known.
+    def is_avoided(self, place: Slot | str) -> bool:
+        """Return whether another place is preferable, because this place's store does not answer as far as known.
 
-        A slot in three zones is avoided when two zones are avoided. No request is sent; see `CircuitBreakers.refresh`.
+        A place in three zones is avoided when two zones are avoided. No request is sent; see `CircuitBreakers.refresh`.
+
+        Args:
+            place: a slot, or the name of a region for the store of `installation_store`.
         """
-        region = self._regions.regions.get(slot.key.region)
-        if region is None:
+        names = self._zone_names(place)
+        if not names:
             return True
-        if slot.zone != ALL_ZONES:
-            return self.health.is_avoided(region.name, slot.zone)
-        return sum(self.health.is_avoided(region.name, zone.name) for zone in region.zones) >= QUORUM
+        return sum(self.health.is_avoided(*name) for name in names) >= (QUORUM if len(names) > 1 else 1)
 
     def find_unavailable_zones(self) -> frozenset[tuple[str, str]]:
         """Probe zones without a recent answer, and return the zones (region, zone) that do not answer."""
@@ -200,6 +201,29 @@ class Locator:
         """Note that a request to the slot is late. Each zone of a slot in three zones has its own watch."""
         if slot.zone != ALL_ZONES:
             self.health.count_late((slot.key.region, slot.zone), age_seconds)
+
+    def note_late_write(self, place: Slot | str, age_seconds: float) -> None:
+        """Note that a write did not end within `age_seconds`.
+
+        A write goes to each zone of its place. So each zone without an answer in this time is late.
+
+        Args:
+            place: a slot, or the name of a region for the store of `installation_store`.
+            age_seconds: the age of the write.
+        """
+        for name in self._zone_names(place):
+            self.health.count_late(name, age_seconds)
+
+    def _zone_names(self, place: Slot | str) -> list[tuple[str, str]]:
+        """Return the zones (region, zone) of a place, or no zone if regions.yaml no longer contains the place."""
+        region = self._regions.regions.get(place if isinstance(place, str) else place.key.region)
+        if region is None:
+            return []
+        if isinstance(place, str):
+            zones = [zone.name for zone in (region.zones if region.policy is Policy.ZRS else region.zones[:1])]
+        else:
+            zones = [zone.name for zone in region.zones] if place.zone == ALL_ZONES else [place.zone]
+        return [(region.name, zone) for zone in zones]
 
     def meter(self, region: str) -> TrafficMeter:
         """Return the meter of the bytes to and from a region's stores."""

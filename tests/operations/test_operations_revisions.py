@@ -2,17 +2,19 @@
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
+from imgstore.domain.diagnosis import Level
 from imgstore.domain.errors import CatalogOutdated, StoreUnreachable
 from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.storage.object_keys import INSTALLATION
 from imgstore.domain.storage.revisions import Revision
+from imgstore.operations.diagnosis.doctor import diagnose
 from imgstore.operations.disks import disks
 from imgstore.operations.gallery import groups
 from imgstore.operations.installation import Installation
@@ -23,7 +25,9 @@ from imgstore.operations.revisions import flush_revisions, write_waiting_revisio
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.regions import Locator
 from imgstore.stores.directory import DirectoryStore
+from imgstore.stores.wrappers.hedging import LATE_SECONDS, Grace, ask_to_quorum
 from imgstore.testing.engines import S3Engine
+from imgstore.testing.latency_proxy import LatencyProxies
 from tests.support.crash_scenes import CrashScene, create_minio_scene
 from tests.support.revision_audit import check_revisions, read_revisions
 from tests.support.sample_disks import make_raw
@@ -160,6 +164,25 @@ def test_command_does_not_wait_for_the_revisions_of_later_commands(published: In
 
     waiting = replace(published, revision_lock=cast("threading.Lock", HeldLock()))
     groups.create_group(waiting, ADMIN, name="Other", location="eastus")
+    assert "Other" in {each.rows["groups"][0]["name"] for each in find(published, "groups")}
+    with published.catalog.reading() as transaction:
+        assert transaction.revision_marks.list_marked("groups", ["later"])
+
+
+def test_later_rounds_of_a_command_leave_the_changes_of_later_commands(published: Installation) -> None:
+    class Lock:
+        """A lock after whose release another command makes a change."""
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            with published.catalog.transaction() as transaction:
+                transaction.revision_marks.add("groups", "later", is_urgent=True)
+
+    groups.create_group(
+        replace(published, revision_lock=cast("threading.Lock", Lock())), ADMIN, name="Other", location="eastus"
+    )
     assert "Other" in {each.rows["groups"][0]["name"] for each in find(published, "groups")}
     with published.catalog.reading() as transaction:
         assert transaction.revision_marks.list_marked("groups", ["later"])
@@ -325,3 +348,54 @@ def test_revisions_on_minio(tmp_path: Path, minio_cluster: Callable[[int], tuple
         disks.delete_disk(installation, ADMIN, group=GROUP, name="d1")
         collect(installation)
         check_revisions(installation, deferred=True)
+
+
+@pytest.mark.engine("minio")
+def test_silent_regions_delay_one_command_of_the_host(
+    tmp_path: Path,
+    minio_cluster: Callable[[int], tuple[S3Engine, ...]],
+    latency_proxies: LatencyProxies,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """eastus is silent, and so are two of the three zones of westus2."""
+    ways = [latency_proxies.to(engine) for engine in minio_cluster(3)]
+    scene = create_minio_scene(tmp_path, [way.engine for way in ways], "silent-revisions")
+    scene.prepare()
+    waits: list[list[float]] = []
+
+    def observe(asks: Sequence[Any], *, grace: Callable[[int, float, bool], float], **more: Any) -> Any:
+        waits.append(sorted(grace(place, 0.0, False) for place, _ in enumerate(asks)))
+        return ask_to_quorum(asks, grace=grace, **more)
+
+    monkeypatch.setattr("imgstore.operations.revisions.ask_to_quorum", observe)
+    silent = ("eastus", "westus2")
+    for way in ways[1:]:
+        way.hold()
+    with scene.open() as installation:
+        groups.create_group(installation, ADMIN, name="first", location="southcentralus")
+        assert waits[-1] == [LATE_SECONDS] * 3, "the first command waits"
+        assert [installation.locator.is_avoided(name) for name in silent] == [True, True]
+    for name in ("second", "third"):
+        with scene.open() as other:  # As another process of the host.
+            groups.create_group(other, ADMIN, name=name, location="southcentralus")
+            late = {target: other.locator.is_avoided(target) for target in ("southcentralus", *silent)}
+            assert late == {"southcentralus": False, "eastus": True, "westus2": True}
+            assert name in {each.rows["groups"][0]["name"] for each in find(other, "groups", "southcentralus")}
+        assert waits[-1] == [Grace().known_late_seconds_min] * 2 + [LATE_SECONDS]
+    with scene.open() as installation:
+        levels = {each.subject: each.level for each in diagnose(installation, ADMIN, seconds_max=0.5)}
+        assert {levels[name] for name in ("eastus/1", "westus2/2", "westus2/3")} == {Level.ERROR}
+    for way in ways[1:]:
+        way.release()
+    with scene.open() as installation:
+        installation.locator.health.refresh()
+        while any(installation.locator.is_avoided(name) for name in ("southcentralus", *silent)):
+            installation.effects.wait(0.1)
+            installation.locator.health.refresh()
+        groups.create_group(installation, ADMIN, name="fourth", location="southcentralus")
+        assert waits[-1] == [LATE_SECONDS] * 3, "each region is asked as usual"
+        assert write_waiting_revisions(installation) == 0
+        check_revisions(installation)
+        for region in silent:
+            names = {each.rows["groups"][0]["name"] for each in find(installation, "groups", region)}
+            assert {"first", "second", "third", "fourth"} <= names

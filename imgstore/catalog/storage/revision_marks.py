@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, case, delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, case, delete, func, or_, select, text, true, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
@@ -45,12 +45,20 @@ class RevisionMarks(Repository):
 
     __slots__ = ()
 
-    def has_urgent(self) -> bool:
-        """Return whether a command must write a revision before the answer."""
-        return self._session.first(select(_table.c.number).where(_table.c.is_urgent).limit(1)) is not None
+    def has_urgent(self, *, until: int | None = None, also_kinds: Collection[str] = ()) -> bool:
+        """Return whether a command must write a revision before the answer. See `list` for the arguments."""
+        statement = select(_table.c.number).where(_table.c.is_urgent, _is_until(until, also_kinds)).limit(1)
+        return self._session.first(statement) is not None
 
     def list(
-        self, *, urgent_only: bool, regions: Collection[str], after: int, until: int | None, limit: int
+        self,
+        *,
+        urgent_only: bool,
+        regions: Collection[str],
+        after: int,
+        until: int | None,
+        limit: int,
+        also_kinds: Collection[str] = (),
     ) -> builtins.list[RevisionMark]:
         """Return the first marks by number, of kinds that this code knows, without the rows of the ledger.
 
@@ -60,19 +68,19 @@ class RevisionMarks(Repository):
             after: leave out marks up to this number.
             until: the highest number. None is no limit.
             limit: the maximum number of marks.
+            also_kinds: the kinds of marks without a highest number.
         """
         statement = (
             select(_table)
             .where(
                 _table.c.number > after,
+                _is_until(until, also_kinds),
                 _table.c.kind.in_(_KINDS),
                 or_(_table.c.region.is_(None), _table.c.region.in_(regions)),
             )
             .order_by(_table.c.number)
             .limit(limit)
         )
-        if until is not None:
-            statement = statement.where(_table.c.number <= until)
         return self._marks(statement.where(_table.c.is_urgent) if urgent_only else statement)
 
     def list_for_ledger(self, limit: int) -> builtins.list[RevisionMark]:
@@ -234,6 +242,10 @@ def _identity(member: Member) -> "ColumnElement[str]":
     columns: list[Any] = [member.table.c[name] for name in member.identity]
     joined: ColumnElement[str] = reduce(lambda left, right: left + "/" + right, columns)
     return joined
+
+
+def _is_until(until: int | None, also_kinds: Collection[str]) -> ColumnElement[bool]:
+    return true() if until is None else or_(_table.c.number <= until, _table.c.kind.in_(also_kinds))
 
 
 def _split(values: "Collection[Any]") -> Iterable[builtins.list[Any]]:
