@@ -31,6 +31,9 @@ _BY_FIXTURE: Final = {
 }
 """The engine of each fixture, so that a test needs no mark."""
 
+_PROCESSES_MAX: Final = 4
+"""Each process starts engines of its own."""
+
 _STACK: Final = pytest.StashKey[ExitStack]()
 _WEED: Final = pytest.StashKey[Callable[[], S3Engine]]()
 _RAN: Final = pytest.StashKey[Counter[str]]()
@@ -140,14 +143,18 @@ def _start_seaweedfs(config: pytest.Config) -> Callable[[], S3Engine]:
 
 
 def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
-    """Run whole folders in two to four processes, where xdist is installed. Single files run in one process."""
+    """Run whole folders in two to four processes, where xdist is installed. Single files run in one process.
+
+    There is a process more than processors, because many tests wait for a server or another process.
+    """
     named = early_config.known_args_namespace
     chosen = getattr(named, "numprocesses", None) is not None or getattr(named, "usepdb", False)
     if chosen or "PYTEST_XDIST_WORKER" in os.environ or not early_config.pluginmanager.hasplugin("xdist"):
         return
     files = [word for word in named.file_or_dir if word.partition("::")[0].endswith(".py")]
     if not files and not named.collectonly:
-        args[:] = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal", *args]
+        processes = min(len(os.sched_getaffinity(0)) + 1, _PROCESSES_MAX)
+        args[:] = ["-n", str(processes), "--dist", "worksteal", *args]
 
 
 def pytest_configure(config: pytest.Config) -> None:
