@@ -68,6 +68,7 @@ def test_go_client_manages_all_resources(safe: Api, web: WebServer) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.engine("az")
 def test_az_creates_machines_with_networks(tmp_path: Path, safe: Api, web: WebServer) -> None:
     settings = {

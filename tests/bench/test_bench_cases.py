@@ -109,6 +109,7 @@ def test_what_is_no_case_or_peer_is_refused(words: list[str], capsys: pytest.Cap
     assert words[-1].split(",")[-1] in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_an_upload_from_end_to_end(tmp_path: Path) -> None:
     require("minio")
     words = "--quick", "--peers", "boto3", "--results", tmp_path / "results", "--scratch", tmp_path
@@ -124,6 +125,7 @@ def test_an_upload_from_end_to_end(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
+@pytest.mark.long
 def test_distance_from_end_to_end(tmp_path: Path) -> None:
     require("minio")
     require("toxiproxy")
@@ -153,6 +155,7 @@ def test_choices_from_end_to_end(tmp_path: Path) -> None:
     assert "not measured" in choices_table({"choices": made}), "a quick run proves nothing"
 
 
+@pytest.mark.long
 def test_the_api_from_end_to_end(tmp_path: Path) -> None:
     require("minio")
     assert main(["api", "--quick", "--results", str(tmp_path / "results"), "--scratch", str(tmp_path)]) == 0
@@ -192,6 +195,7 @@ def test_the_plain_server_gives_to_all_what_imgstore_answered_for_one_version(tm
     assert constant & {name for name, _ in set(given.headers) & set(original.headers)} == constant
 
 
+@pytest.mark.long
 def test_the_blob_endpoint_from_end_to_end(tmp_path: Path) -> None:
     require("minio")
     assert main(["blob", "--quick", "--results", str(tmp_path / "results"), "--scratch", str(tmp_path)]) == 0

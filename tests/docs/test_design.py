@@ -65,6 +65,13 @@ def test_named_modules_exist(page: Path) -> None:
     assert {path for path in named if not any((base / path).exists() for base in bases)} == set()
 
 
+def test_contributing_names_each_file_with_long_tests() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Long tests\n")[2].partition("\n## ")[0]
+    marked = {_name(path) for path in SOURCES if re.search(r"pytest\.mark\.long\b", path.read_text(encoding="utf-8"))}
+    assert set(re.findall(r"^\| `(tests/[\w/]+\.py)`", section, re.MULTILINE)) == marked
+
+
 def test_pages_and_sections_that_code_cites_exist() -> None:
     headings = {re.sub(r"^\d+\. ", "", each) for each in _HEADING.findall(DESIGN.read_text(encoding="utf-8"))}
     numbers = set(re.findall(r"^## (\d+)\. ", DESIGN.read_text(encoding="utf-8"), re.MULTILINE))

@@ -101,7 +101,7 @@ def test_killed_on_postgresql_for_long(tmp_path: Path, postgresql: str, seed: in
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_while_target_regions_change(tmp_path: Path, seed: int) -> None:
     """A region is replaced, with kills at some of the steps; the same command then converges."""
-    retargeted(tmp_path, random.Random(seed), strikes=6)
+    retargeted(tmp_path, random.Random(seed), strikes=3)
 
 
 @pytest.mark.long
@@ -162,7 +162,7 @@ def test_small_commands_killed_at_every_step(tmp_path: Path) -> None:
 
 def test_killed_between_the_disks_of_a_version(tmp_path: Path) -> None:
     """Each version has a data disk. After kills at all parts of the ingest, a repeat resumes and completes the version."""
-    data_disks(tmp_path, strikes=6)
+    data_disks(tmp_path, strikes=3)
 
 
 @pytest.mark.long

@@ -142,7 +142,7 @@ def test_recovered_store_returns_to_the_round_robin(sites: Sites, west: Installa
     assert [used.count(slot) for slot in set(used)] == [3, 3], "it does not make up for what it missed"
 
 
-@pytest.mark.parametrize("fail", [kill, LatencyProxy.hold])
+@pytest.mark.parametrize("fail", [pytest.param(kill, marks=pytest.mark.long), LatencyProxy.hold])
 def test_a_slow_store_is_not_dead(sites: Sites, west: Installation, fail: Callable[[LatencyProxy], None]) -> None:
     """If the other store is dead, the slow store is used, and each late answer closes the circuit of the slow store."""
     first, second = make(west, "a"), make(west, "b")
