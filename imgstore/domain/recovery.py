@@ -1,7 +1,7 @@
 """Reports about recovery files and the recovery of a catalog."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -135,6 +135,55 @@ class AdoptedResource:
     """The difference of the buckets: "new", "changed" or "deleted"."""
     changed_at: datetime
     """The time of the newest revision by the clock of the store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketAdoptionReport:
+    """The plan or the result of an adoption of the buckets of another installation."""
+
+    is_done: bool
+    """False for a dry run."""
+    is_resumed: bool
+    """Whether an earlier run has already taken the resources, so that only the buckets remain to be finished."""
+    former_uid: str
+    """The uid of the other installation."""
+    regions: Sequence[str]
+    own_subscription: str
+    skipped_zones: Sequence[str]
+    other_regions: Sequence[str] = ()
+    """Regions of the other installation that are not adopted."""
+    subscriptions: Sequence[str] = ()
+    """The subscriptions of the adopted resources."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """The number of new resources, by the kind for people."""
+    resources: Sequence[AdoptedResource] = ()
+    present: int = 0
+    """Resources that this catalog has since an earlier adoption of another region."""
+    stored_bytes: int = 0
+    """The bytes of all segments in the adopted slots. The three copies of ZRS count once."""
+    trimmed_versions: Sequence[str] = ()
+    """Versions that keep their replicas in the adopted regions only."""
+    unknown_owners: int = 0
+    """Versions and disks with content in the adopted buckets, and without a usable description there."""
+    open_works: Sequence[str] = ()
+    """Unfinished works of the other installation, each with its slot and start."""
+    last_change_at: datetime | None = None
+    """The time of the newest change of the other installation, by the clock of the store."""
+    refused: Sequence[RefusedObject] = ()
+    refused_resources: Sequence[RefusedResource] = ()
+    missing_manifests: Sequence[MissingManifest] = ()
+    new_pool_keys: Sequence[str] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything in the adopted buckets belongs to resources of this catalog."""
+        return not (
+            self.refused_resources
+            or self.missing_manifests
+            or self.skipped_zones
+            or self.unknown_owners
+            or self.open_works
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

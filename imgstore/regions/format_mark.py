@@ -26,10 +26,20 @@ class FormatMark:
     layout: int = LAYOUT_VERSION
     properties: StoreProperties | None = None
     """The promises of the store, as `prepare` found them."""
+    adopted_from: str | None = None
+    """The uid of the former installation, while the adoption of the zone is unfinished (invariant K10)."""
+
+    @property
+    def signer(self) -> str:
+        """The uid of the installation whose key signs the objects of the zone."""
+        return self.adopted_from or self.installation
 
     def encode(self) -> bytes:
         """Encode the body of the object."""
-        return json.dumps(asdict(self), indent=2).encode() + b"\n"
+        fields = asdict(self)
+        if self.adopted_from is None:
+            del fields["adopted_from"]
+        return json.dumps(fields, indent=2).encode() + b"\n"
 
     @classmethod
     def decode(cls, body: bytes, *, where: str, zone: str) -> "FormatMark":
@@ -52,6 +62,7 @@ class FormatMark:
                 zone=str(fields["zone"]),
                 layout=int(fields["layout"]),
                 properties=StoreProperties(**properties) if properties else None,
+                adopted_from=fields.get("adopted_from"),
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreMismatch(
@@ -67,7 +78,7 @@ class FormatMark:
         """Refuse a zone with another mark.
 
         Raises:
-            StoreMismatch: `found` differs in installation, region, zone or layout.
+            StoreMismatch: `found` differs in installation, region, zone or layout, or names an unfinished adoption.
         """
         names = [name for name in ("installation", "region", "zone", "layout") if self._differs(found, name)]
         if names:
@@ -78,12 +89,28 @@ class FormatMark:
                 hint="use the version of imgstore that wrote the object"
                 if names == ["layout"]
                 else "correct the endpoint or bucket in regions.yaml, or use the home and the database that own this bucket"
+                + (_or_adopt(self.region) if names == ["installation"] else "")
                 + _or_repair(f"{self.region}/{self.zone}"),
+                target=where,
+            )
+        if found.adopted_from not in {None, self.adopted_from}:
+            raise StoreMismatch(
+                f"The adoption of {where} is not finished.",
+                found=f"an unfinished adoption from installation {found.adopted_from}",
+                expected="a zone of this installation alone",
+                hint="run the same `imgstore catalog adopt --recovery-file FILE --region REGION --yes` again",
                 target=where,
             )
 
     def _differs(self, found: "FormatMark", name: str) -> bool:
         return bool(getattr(self, name) != getattr(found, name))
+
+
+def _or_adopt(region: str) -> str:
+    return (
+        "; to take over the bucket with its content, run `imgstore catalog adopt --recovery-file FILE --region "
+        f"{region}` with the recovery file of the other installation"
+    )
 
 
 def _or_repair(zone: str) -> str:

@@ -27,6 +27,7 @@ from imgstore.domain.storage.checkpoints import Checkpoint
 from imgstore.domain.storage.circuits import HealthRecords
 from imgstore.domain.storage.digests import digest_of
 from imgstore.domain.storage.object_keys import checkpoint_key
+from imgstore.domain.storage.zones import ZoneRecord
 from imgstore.regions.format_mark import FormatMark
 from imgstore.regions.health import CircuitBreakers
 from imgstore.regions.identity import Consent, ZoneRegistry, read_zone_objects
@@ -88,7 +89,9 @@ class Locator:
             records: the circuits that processes share; None shares nothing.
         """
         self.health = CircuitBreakers(monotonic=effects.monotonic, records=records, open_zone=self._open_by_name)
-        self._shared = ZoneContext(health=self.health, registry=registry, new_uid=effects.new_uid)
+        self._shared = ZoneContext(
+            health=self.health, registry=registry, new_uid=effects.new_uid, monotonic=effects.monotonic
+        )
         self._regions = regions
         self._home = home
         self._space = space
@@ -286,6 +289,8 @@ class Locator:
         Raises:
             StoreError: an error of `store`, or of the put.
         """
+        for zone in self._zones_of(slot):
+            zone.recheck_if_old()
         store, key = self.store(slot), checkpoint_key(checkpoint.name)
         if isinstance(store, ZoneRedundantStore):
             store.put_without_notes(key, b"")
@@ -386,6 +391,24 @@ class Locator:
         every = [(region, zone) for region in self._regions.regions.values() for zone in region.zones]
         with ThreadPoolExecutor(len(every)) as pool:  # One wait for all zones that do not answer.
             return list(pool.map(look, *zip(*every, strict=True)))
+
+    def claim_zones(self, names: Iterable[tuple[str, str]], former: str) -> list[ZoneRecord]:
+        """Begin the adoption of zones (region, zone) of another installation. See `OpenedZone.claim`."""
+        return [self._named(name).claim(former) for name in names]
+
+    def clean_claimed_zones(self, names: Iterable[tuple[str, str]]) -> None:
+        """Remove the identity of the former installation. See `OpenedZone.clean_claimed`."""
+        for name in names:
+            self._named(name).clean_claimed()
+
+    def finish_claims(self, names: Iterable[tuple[str, str]]) -> None:
+        """End the adoption of zones. See `OpenedZone.finish_claim`."""
+        for name in names:
+            self._named(name).finish_claim()
+
+    def _named(self, name: tuple[str, str]) -> OpenedZone:
+        region = self._regions.get(name[0])
+        return self._open(region, next(zone for zone in region.zones if zone.name == name[1]))
 
     def _recorded_zones(self) -> list[OpenedZone]:
         every = [(region, zone) for region in self._regions.regions.values() for zone in region.zones]

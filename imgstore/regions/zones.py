@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 _CHECKPOINTS_MAX: Final = 64
 """The number of checkpoints in a zone before one request removes the old ones."""
+_RECHECK_SECONDS: Final = 60.0
+"""The age of the last check of a zone after which a work checks the zone again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,7 @@ class ZoneContext:
     registry: ZoneRegistry
     new_uid: Callable[[], str]
     """Creates the uid of a zone, and the key of a probe."""
+    monotonic: Callable[[], float]
 
 
 class OpenedZone(ABC):
@@ -146,6 +149,8 @@ class OpenedZone(ABC):
         """The zone's checkpoints that the catalog knows, as last listed and as put since."""
         self._registry = shared.registry
         self._new_uid = shared.new_uid
+        self._monotonic = shared.monotonic
+        self._admitted_at = 0.0
 
     @abstractmethod
     def exists(self) -> bool:
@@ -212,6 +217,15 @@ class OpenedZone(ABC):
         if mark is not None:
             self.accept(mark)
         self.compare_checkpoints(objects)
+        self._admitted_at = self._monotonic()
+
+    def recheck_if_old(self) -> None:
+        """Let the next use check the zone again, if the last check is old.
+
+        A process may run for months, and another installation may have adopted the zone meanwhile (invariant K10).
+        """
+        if self.guarded.is_open and self._monotonic() - self._admitted_at > _RECHECK_SECONDS:
+            self.guarded.forget()
 
     def compare_checkpoints(self, objects: ZoneObjects | None = None) -> None:
         """Compare the zone's checkpoints with the catalog, which records that unknown checkpoints exist.
@@ -226,7 +240,11 @@ class OpenedZone(ABC):
         """Compare the zone's checkpoints with the catalog now. Raises the errors of `admit`."""
         if self.guarded.is_open:
             self.guarded.open_store()
-            self.compare_checkpoints()
+            objects, record = read_zone_objects(self.store), self._record()
+            if record is not None and record.uid not in objects.uids:
+                self.guarded.forget()
+                raise other_zone_error(record, self.store.name, objects.uids)
+            self.compare_checkpoints(objects)
         else:
             self.guarded.open_store()  # Admission compares the checkpoints.
 
@@ -270,6 +288,47 @@ class OpenedZone(ABC):
             self._replace_record()
         self.probe()
         self.admit()
+
+    def claim(self, former: str) -> ZoneRecord:
+        """Mark the zone of another installation as the zone of this installation, with an unfinished adoption (K10).
+
+        From now on both installations refuse the zone, except the present process. May be killed and repeated.
+
+        Args:
+            former: the uid of the former installation.
+
+        Returns:
+            The identity of the zone for the catalog. The uid is new, unless the catalog has a record.
+
+        Raises:
+            StoreError: the zone does not answer.
+        """
+        record = self._record() or self._make_record(self._put_uid())
+        self.mark = replace(self.mark, adopted_from=former)
+        self._put_owner(self.mark)
+        return record
+
+    def clean_claimed(self) -> None:
+        """Remove the uids and checkpoints of the former installation, after the catalog has recorded the zone."""
+        record = self._record()
+        assert record is not None, "the catalog records the zone with the adopted resources"
+        found = read_zone_objects(self.store)
+        # This installation has no checkpoint here, because the other processes refuse the zone.
+        self.store.delete(checkpoint_key(each.name) for each in found.checkpoints)
+        self.store.delete(zone_uid_key(uid) for uid in sorted(found.uids - {record.uid}))
+
+    def finish_claim(self) -> None:
+        """Mark the adoption of the zone as finished."""
+        self.mark = replace(self.mark, adopted_from=None)
+        self._put_owner(self.mark)
+
+    def _put_owner(self, owner: FormatMark) -> None:
+        """Replace the installation in the mark of the zone. The promises of the store stay."""
+        found = self.read_mark()
+        assert found is not None, "only a marked zone is adopted"
+        wanted = replace(found, installation=owner.installation, adopted_from=owner.adopted_from)
+        if wanted != found:
+            self.store.put(FORMAT_KEY, wanted.encode())
 
     def _record(self) -> ZoneRecord | None:
         """Return the catalog's record, and refuse a record of another kind of store."""
@@ -388,17 +447,23 @@ class OpenedZone(ABC):
             self.create_mark()
         except StoreMismatch:
             is_known = self._has_recorded_uid() or (self._is_unmarked() and self._has_known_objects())
-            if not (repair and is_known) or self._has_other_layout():
+            if not (repair and is_known) or self._must_keep_mark():
                 raise
             self.store.put(FORMAT_KEY, self.mark.encode())
 
-    def _has_other_layout(self) -> bool:
-        """Return whether FORMAT names another layout, which a newer release may have written."""
+    def _must_keep_mark(self) -> bool:
+        """Return whether FORMAT names another layout, or an unfinished adoption by this installation.
+
+        A newer release may have written the other layout.
+        """
         try:
             mark = self.read_mark()
         except StoreMismatch:
             return False
-        return mark is not None and mark.layout != self.mark.layout
+        if mark is None:
+            return False
+        is_adopting = mark.adopted_from is not None and mark.installation == self.mark.installation
+        return is_adopting or mark.layout != self.mark.layout
 
     def _is_unmarked(self) -> bool:
         try:
@@ -703,6 +768,10 @@ class GuardedStore(DeferredStore):
         if self._opened is not None and not self._is_same():
             self._opened = None
         return super().open_store()
+
+    def forget(self) -> None:
+        """Check the store again before the next use."""
+        self._opened = None
 
     def _open_admitted(self) -> ObjectStore:
         self._admit()

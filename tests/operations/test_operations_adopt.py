@@ -184,6 +184,11 @@ def test_the_command_says_how_much_newer_the_buckets_are(home: Path, samples: Sa
     assert body["newestChange"]
     assert "nothing was changed" in done.stderr
     assert json.loads(run("--yes").stdout)["done"] is True
-    assert json.loads(run().stdout)["resources"] == []
+    current = run()
+    assert json.loads(current.stdout)["resources"] == []
+    assert "nothing to adopt" in current.stderr
+    table = run("-o", "table")
+    assert (table.exit_code, table.stdout) == (0, "")
+    assert "nothing to adopt" in table.stderr
     with open_home(home) as installation:
         delete(installation, "1.0.1")

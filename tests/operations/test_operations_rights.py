@@ -56,6 +56,8 @@ VALUES: dict[str, Any] = {
     "to": "sqlite:///none",
     "created_at": datetime(2026, 1, 1, tzinfo=UTC),
     "events_max": 1,
+    "regions": ["southcentralus"],
+    "keys": None,
     "tags": {},
     "parameters": {},
     "holder": "holder",

@@ -360,7 +360,14 @@ def named_segments(store: ObjectStore, slot: Slot, key: str) -> dict[Digest, int
     return dict(zip(table.all_names(), table.stored_bytes.tolist(), strict=True))
 
 
-def audit(installation: Installation, *, quiet: bool = True, struck: bool = False, collected: bool = False) -> None:
+def audit(
+    installation: Installation,
+    *,
+    quiet: bool = True,
+    struck: bool = False,
+    collected: bool = False,
+    adopted: bool = False,
+) -> None:
     """Compare stores, catalog and bill.
 
     Args:
@@ -368,6 +375,7 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
         quiet: no work is running or interrupted, so no start marker and no unbilled byte may exist.
         struck: processes were killed, so a start marker may remain until the next work in the slot removes it.
         collected: segments that were charged may have been collected since.
+        adopted: the stored content is from another installation, which has the charges.
 
     Raises:
         AssertionError: a promise of the design is broken. A complete replica or a disk names a missing or wrong object
@@ -385,7 +393,7 @@ def audit(installation: Installation, *, quiet: bool = True, struck: bool = Fals
     sources = {row.source for row in rows if row.kind not in reads} | {
         view.version.location for view in _versions(installation)
     }
-    for region, segments in arrived.items():
+    for region, segments in arrived.items() if not adopted else ():
         charged = sum(row.delivered_bytes for row in rows if row.kind is ChargeKind.EGRESS and row.target == region)
         if region in sources:
             assert charged == 0, f"{region}: egress into the region where all came from"

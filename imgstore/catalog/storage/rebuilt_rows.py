@@ -6,7 +6,7 @@ The checks come before the first INSERT, because a failed INSERT would end the t
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Column, Table, UniqueConstraint, and_, delete, func, select, text, update
+from sqlalchemy import Column, Table, UniqueConstraint, and_, delete, func, select, text, tuple_, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
@@ -20,6 +20,8 @@ Rows: TypeAlias = dict[str, list[dict[str, Any]]]
 """Values for INSERT by table name."""
 
 _ROWS_AT_ONCE: Final = 500
+_KEYS_AT_ONCE: Final = 200
+"""Unique keys in a condition. Each key has up to four values, and SQLite accepts at least 999 values."""
 
 
 class RowChecker:
@@ -114,8 +116,35 @@ class RebuiltRows(Repository):
     def list_present(self, kind: str, uids: Sequence[str]) -> frozenset[str]:
         """Return the uids of resources that have a row."""
         table = KINDS[kind].root.table
-        statement = select(table.c.uid).where(table.c.uid.in_(uids))
-        return frozenset(row.uid for row in self._session.all(statement))
+        return frozenset(
+            row.uid
+            for at in range(0, len(uids), _ROWS_AT_ONCE)
+            for row in self._session.all(select(table.c.uid).where(table.c.uid.in_(uids[at : at + _ROWS_AT_ONCE])))
+        )
+
+    def find_taken(self, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """Find the rows whose unique key, such as a name, belongs to a row with another uid.
+
+        Args:
+            name: the name of a table with the primary key `uid`.
+            rows: the values of the rows.
+
+        Returns:
+            The uid of the present row by the uid of the row in `rows`.
+        """
+        table = schema.metadata.tables[name]
+        found: dict[str, str] = {}
+        for columns in _unique_keys(table):
+            by_value = {tuple(row.get(each) for each in columns): row["uid"] for row in rows}
+            values = [value for value in by_value if None not in value]
+            for at in range(0, len(values) if columns != primary_key(name) else 0, _KEYS_AT_ONCE):
+                key = tuple_(*(table.c[each] for each in columns))
+                statement = select(table).where(key.in_(values[at : at + _KEYS_AT_ONCE]))
+                for row in self._session.all(statement):
+                    own = by_value[tuple(row._mapping[each] for each in columns)]
+                    if own != row.uid:
+                        found[own] = row.uid
+        return found
 
     def insert(self, rows: Mapping[str, Sequence[Mapping[str, Any]]], *, keeps_marks: bool = False) -> None:
         """Insert rows in the order of the tables, and skip rows with an existing key.

@@ -4,6 +4,7 @@ A catalog from a backup does not have the changes since the backup. The buckets 
 revision of each resource replaces the row of the catalog. The catalog changes in one transaction, or not at all.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -14,16 +15,17 @@ from imgstore.catalog.storage.revisions import KINDS, decode_row, select_loud_ro
 from imgstore.domain.errors import Conflict
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.recovery import AdoptedResource, AdoptionReport
-from imgstore.domain.storage.revisions import OWNER_KINDS, JsonRow, Revision
+from imgstore.domain.storage.digests import Digest
+from imgstore.domain.storage.revisions import JsonRow, Revision
 from imgstore.operations.activity_log import record_activity
-from imgstore.operations.gallery.galleries import FINGERPRINT_KEY_BYTES
 from imgstore.operations.installation import Installation
 from imgstore.operations.recovery.rebuild import merge_rows, remove_fingerprints
 from imgstore.operations.recovery.rebuild_plan import FoundResource, read_plan, select_zones
 from imgstore.operations.recovery.rebuilt_intervals import reconcile_intervals
-from imgstore.operations.recovery.rebuilt_manifests import ManifestIndex, pack_contents
+from imgstore.operations.recovery.rebuilt_manifests import Content, ManifestIndex
 from imgstore.operations.recovery.recovery_file import check_same_installation, read_present_keys
 from imgstore.operations.recovery.recovery_keys import RecoveryKeys
+from imgstore.operations.recovery.revision_rows import read_rows, write_rows
 
 _WHAT: Final = "imgstore/catalog/adopt"
 _MARKS_MAX: Final = 2**31 - 1
@@ -122,8 +124,8 @@ class _Adoption:
             if is_older:
                 table.forget_works()
             table.delete(gone)
-            self._fill_columns(transaction, rows, contents)
-            table.write(rows)
+            keys = {pool.uid: pool.fingerprint_key for pool in (*self._keys.pools, *self._present.pools)}
+            write_rows(transaction, installation.effects, plan.slots, rows, contents, keys)
             for each in plan.ledger.rows:
                 table.replace_ledger(self._drop_local_charges(each))
             table.insert_ledger_checkpoints(plan.ledger.checkpoints)
@@ -204,36 +206,13 @@ class _Adoption:
                 target="catalog",
             )
 
-    def _read_rows(self) -> tuple[Mapping[bytes, Any], Rows]:
+    def _read_rows(self) -> tuple[dict[Digest, Content], dict[str, list[dict[str, Any]]]]:
         """Return the contents of manifests, and the rows to write."""
-        contents: dict[bytes, Any] = {}
-        rows: list[Rows] = []
-        for kind in KINDS:
-            found = [each.found for each in self._differences if each.found is not None and each.revision.kind == kind]
-            if kind in OWNER_KINDS:
-                read = self._index.read(found)
-                self._index.note_unreadable(kind, found, read)
-                contents |= read
-                rows += [self._index.repair_rows(kind, each)[0] for each in found]
-            else:
-                rows += [each.rows for each in found]
-        return contents, merge_rows(rows)
-
-    def _fill_columns(self, transaction: Transaction, rows: Rows, contents: Mapping[bytes, Any]) -> None:
-        """Add the columns that no revision contains."""
-        keys = {pool.uid: pool.fingerprint_key for pool in (*self._keys.pools, *self._present.pools)}
-        for row in rows.get("pools", ()):
-            row["fingerprint_key"] = keys.get(row["uid"]) or self._installation.effects.random_bytes(
-                FINGERPRINT_KEY_BYTES
-            )
-        manifests = rows.get("manifests", [])
-        pools = {row["uid"]: self._plan.slots[row["slot_uid"]].key.pool_uid for row in manifests}
-        # A pool must exist before its segments.
-        early = {name: rows.pop(name) for name in list(rows) if name in {"groups", "pools", "slots"}}
-        transaction.rebuilt_rows.write(early)
-        packed = pack_contents(transaction, contents, {(pools[row["uid"]], row["digest"]) for row in manifests})
-        for row in manifests:
-            row["segment_ids"] = packed[pools[row["uid"]], row["digest"]]
+        found: defaultdict[str, list[FoundResource]] = defaultdict(list)
+        for each in self._differences:
+            if each.found is not None:
+                found[each.revision.kind].append(each.found)
+        return read_rows(self._index, found)
 
     def _list_gone_rows(self) -> Rows:
         """Return the rows of the catalog that the newest revisions do not have."""

@@ -109,6 +109,7 @@ def select_zones(
     usable: list[FoundZone] = []
     problems: list[str] = []
     left_out: list[str] = []
+    is_foreign = False
     for name, each in zip(names, every, strict=True):
         mark = each.mark
         if name in skipped:
@@ -117,12 +118,13 @@ def select_zones(
             problems.append(f"{name}: {each.error.message}")
         elif mark is not None and mark.installation != keys.installation_uid:
             problems.append(f"{name}: the zone belongs to installation {mark.installation}")
+            is_foreign = True
         elif mark is not None and (mark.region, mark.zone) != (each.region, each.zone):
             problems.append(f"{name}: the zone is {mark.region}/{mark.zone}")
         elif mark is not None:
             usable.append(each)
     if problems:
-        raise _zones_error(problems)
+        raise _zones_error(problems, is_foreign=is_foreign)
     if not usable:
         raise Conflict(
             "No zone of regions.yaml has content of the installation.",
@@ -140,6 +142,8 @@ def read_plan(
     skipped: Collection[str],
     subscriber: Subscriber,
     local: Iterable[Revision] = (),
+    *,
+    regions: Collection[str] | None = None,
 ) -> RebuildPlan:
     """Read the newest valid revision of each resource.
 
@@ -150,6 +154,7 @@ def read_plan(
         subscriber: gets the progress.
         local: the resources of a present catalog, with the number 0. A resource without a revision in the buckets counts
             as it is in the catalog.
+        regions: the regions whose recorded zones must be in `zones`. None means all regions.
 
     Raises:
         Conflict: a recorded zone was not found, and is not in `skipped`.
@@ -169,7 +174,7 @@ def read_plan(
     revisions = _by_kind(_complete(reader.read_newest(early, "resources"), top_own))
     decoder = _Decoder()
     resources = {kind: decoder.decode_all(revisions[kind]) for kind in KINDS if kind not in _AFTER_SLOTS}
-    _check_recorded_zones(resources["zones"], zones, skipped)
+    _check_recorded_zones(resources["zones"], zones, skipped, regions)
     slots = {slot.uid: slot for pool in resources["pools"] for slot in map(_read_slot, pool.rows["slots"])}
     objects, slot_copies = _list_slots(reader, slots.values())
     owner_copies = [copy for copy in top_copies if (named := name_revision(copy.key)) and named[0][0] == OWNER]
@@ -286,7 +291,10 @@ def _find_absent(
 
 
 def _check_recorded_zones(
-    recorded: Sequence[FoundResource], zones: Sequence[FoundZone], skipped: Collection[str]
+    recorded: Sequence[FoundResource],
+    zones: Sequence[FoundZone],
+    skipped: Collection[str],
+    regions: Collection[str] | None,
 ) -> None:
     """Refuse a rebuild without a zone that the installation used, because newer revisions may be there."""
     uids = {(zone.region, zone.zone): zone.objects.uids for zone in zones}
@@ -294,19 +302,22 @@ def _check_recorded_zones(
     for resource in recorded:
         for row in resource.rows["zones"]:
             name = f"{row['region']}/{row['zone']}"
+            if regions is not None and row["region"] not in regions:
+                continue
             if name not in skipped and row["uid"] not in uids.get((row["region"], row["zone"]), ()):
                 problems.append(f"{name}: the zone uid {row['uid']} of {row['place']} was not found")
     if problems:
         raise _zones_error(problems)
 
 
-def _zones_error(problems: Sequence[str]) -> Conflict:
+def _zones_error(problems: Sequence[str], *, is_foreign: bool = False) -> Conflict:
+    adopt = "; to take over a bucket of another installation, use `imgstore catalog adopt --region REGION`"
     return Conflict(
         "Not all zones of the installation can be read, so newer changes may be missing.",
         found="; ".join(problems),
         expected="every zone that the installation has used",
         hint="mount or start the zones, or correct --regions; to give up the content of a lost zone, name it with "
-        "--skip-zone REGION/ZONE",
+        "--skip-zone REGION/ZONE" + (adopt if is_foreign else ""),
         target="zones",
     )
 

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from imgstore.domain.recovery import (
+    AdoptedResource,
     AdoptionReport,
+    BucketAdoptionReport,
     LedgerRecovery,
     MissingManifest,
     RebuildReport,
@@ -57,19 +59,45 @@ def adoption_json(report: AdoptionReport) -> Json:
         "newestChange": None if report.newest_at is None else instant(report.newest_at),
         "unknownCheckpoints": report.checkpoints,
         "newCharges": report.charges,
-        "resources": [
-            {
-                "kind": each.kind,
-                "uid": each.uid,
-                "name": each.name,
-                "change": each.change,
-                "changedAt": instant(each.changed_at),
-            }
-            for each in report.resources
-        ],
+        "resources": [_adopted_json(each) for each in report.resources],
         **_problems_json(report.refused, report.refused_resources, report.missing_manifests),
         "newPoolKeys": list(report.new_pool_keys),
         "skippedZones": list(report.skipped_zones),
+    }
+
+
+def bucket_adoption_json(report: BucketAdoptionReport) -> Json:
+    """Return the plan or the result of an adoption of buckets as JSON."""
+    return {
+        "done": report.is_done,
+        "resumed": report.is_resumed,
+        "complete": report.is_complete,
+        "formerInstallation": report.former_uid,
+        "regions": list(report.regions),
+        "otherRegions": list(report.other_regions),
+        "subscriptions": list(report.subscriptions),
+        "ownSubscription": report.own_subscription,
+        "counts": dict(report.counts),
+        "storedBytes": report.stored_bytes,
+        "lastChange": None if report.last_change_at is None else instant(report.last_change_at),
+        "resources": [_adopted_json(each) for each in report.resources],
+        "presentResources": report.present,
+        "trimmedVersions": list(report.trimmed_versions),
+        "unknownOwners": report.unknown_owners,
+        "openWorks": list(report.open_works),
+        **_problems_json(report.refused, report.refused_resources, report.missing_manifests),
+        "newPoolKeys": list(report.new_pool_keys),
+        "skippedZones": list(report.skipped_zones),
+    }
+
+
+def _adopted_json(each: AdoptedResource) -> Json:
+    return {
+        "kind": each.kind,
+        "uid": each.uid,
+        "name": each.name,
+        "change": each.change,
+        "changedAt": instant(each.changed_at),
     }
 
 
