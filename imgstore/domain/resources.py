@@ -521,7 +521,10 @@ class ManifestRow:
     """The object in the slot with the content. A managed disk refers to the object of the selected replica."""
     virtual_bytes: int
     object_bytes: int
-    """The stored bytes of the object that belongs to this row alone: a manifest or a reference."""
+    """The stored bytes of the objects for which this row accounts: a manifest or a reference.
+
+    A reference also accounts for the manifest that it names, if the row of the manifest was removed.
+    """
     disk_digest: Digest
     segment_ids: bytes = field(repr=False)
     """The catalog's ids of the segments: sorted, packed as little-endian u32."""

@@ -220,6 +220,9 @@ class SlotSurvey:
     """Manifests in the slot without a row in the catalog. The segments of such manifests are live (invariant G12)."""
     unknown_manifest_bytes: Mapping[str, int]
     """The stored bytes of the unknown manifests, by key."""
+    unaccounted_manifests: Mapping[str, int]
+    """The stored bytes of manifests that only references name and no row accounts for, by key. A deletion by code of
+    an earlier release left such manifests on no bill."""
     protected: frozenset[Digest]
     """Segments that only unknown manifests name."""
     stale: Mapping[str, int]

@@ -102,8 +102,12 @@ class ManifestFact:
     slot: SlotFact
     segments: dict[bytes, int]
     """Stored bytes by name."""
-    object_bytes: int
     body_key: str
+
+    @property
+    def own_key(self) -> str:
+        """The key of the manifest or reference of the owner, below the slot."""
+        return f"manifests/{self.owner}/os"
 
 
 @dataclass(slots=True)
@@ -126,6 +130,8 @@ class History:
     """Source region by version."""
     _charges: dict[str, tuple[str, int]] = field(default_factory=dict)
     """(kind, delivered bytes) by replica of the present transaction."""
+    _object_bytes: dict[tuple[str, str], int] = field(default_factory=dict)
+    """The stored bytes of the manifests and references, by slot and key below the slot."""
     _turn: tuple[str, str, int] | None = None
     _number: int = 0
 
@@ -178,9 +184,9 @@ class History:
             owner,
             self.slots[slot],
             dict(self._segments[number] for number in numbers),
-            int(object_bytes),
             body_key,
         )
+        self._object_bytes[slot, manifest.own_key] = int(object_bytes)
         if owner in self._locations:
             self._check_charge(manifest)
         self.manifests[uid] = manifest
@@ -273,6 +279,7 @@ class History:
         return found
 
     def billed_in(self, slot_uid: str) -> int:
-        """Return the billed bytes of a slot: each segment once, and the object of each owner."""
-        own = sum(each.object_bytes for each in self.manifests.values() if each.slot.uid == slot_uid)
-        return own + sum(self.stored_in(slot_uid).values())
+        """Return the billed bytes of a slot: each segment and each manifest once, with manifests that only disks name."""
+        mine = [each for each in self.manifests.values() if each.slot.uid == slot_uid]
+        keys = {key for each in mine for key in (each.own_key, each.body_key)}
+        return sum(self._object_bytes[slot_uid, key] for key in keys) + sum(self.stored_in(slot_uid).values())

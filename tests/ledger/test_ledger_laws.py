@@ -18,6 +18,7 @@ from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.egress import Transfer, charge_arrival
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.prices import FREE, Prices
+from imgstore.ledger.shared_bytes import describe_shared_bytes
 from imgstore.ledger.statement import AMOUNT_UNIT, BYTE_HOURS_UNIT, make_statement
 from imgstore.ledger.storage_intervals import (
     Owner,
@@ -240,6 +241,35 @@ def test_arriving_and_leaving_owners_conserve_bytes(slot: tuple[list[Owner], Len
         now += timedelta(hours=1)
     bill = make_statement([], [*closed, *standing.values()], PRICES, until=now)
     assert sum(row.byte_hours for row in bill.rows) == weight
+
+
+@given(slot=slots(), chosen=st.sets(st.integers(0, 5)))
+def test_shared_bytes_tell_who_pays_after_a_deletion(slot: tuple[list[Owner], Lengths], chosen: set[int]) -> None:
+    """Compare with a count of single segments (invariant M10)."""
+    owners, lengths = slot
+    leaving = {uid for number, (uid, _, _) in enumerate(owners) if number in chosen}
+    shared = describe_shared_bytes(owners, lengths, leaving)
+    named = {uid: set(ids.tolist()) for uid, ids, _ in owners}
+    mine = set[int]().union(*(named[uid] for uid in leaving))
+    own = sum(count for uid, _, count in owners if uid in leaving)
+    expected = dict.fromkeys((uid for uid, _, _ in owners if uid not in leaving and named[uid] & mine), (0, 0, 0))
+    freed = paid = own
+    for number in sorted(mine):
+        size = int(lengths[number])
+        payers = [uid for uid, _, _ in owners if number in named[uid]]
+        staying = [uid for uid in payers if uid not in leaving]
+        is_paid = payers[0] in leaving
+        paid += size * is_paid
+        freed += size * (not staying)
+        for uid in staying:
+            common, now, later = expected[uid]
+            is_next = is_paid and uid == staying[0]
+            expected[uid] = (common + size, now + size * (uid == payers[0]), later + size * is_next)
+    assert {each.owner_uid: (each.common_bytes, each.paid_bytes, each.next_bytes) for each in shared.shares} == expected
+    assert [each.owner_uid for each in shared.shares] == list(expected)
+    assert (shared.paid_bytes, shared.freed_bytes) == (paid, freed)
+    assert shared.named_bytes == own + sum(int(lengths[number]) for number in mine)
+    assert shared.freed_bytes + sum(each.next_bytes for each in shared.shares) == shared.paid_bytes
 
 
 def _opened(uid: str, count: int, now: datetime) -> StorageInterval:

@@ -30,7 +30,7 @@ from imgstore.operations.gallery import galleries, sharing
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
-from imgstore.operations.slots.completion import named_segments
+from imgstore.operations.slots.attribution import named_segments
 from tests.support.sample_disks import compute_sha256, make_raw, patch_disk
 from tests.support.sample_gallery import (
     ADMIN,

@@ -437,10 +437,10 @@ def _audit_slot(installation: Installation, slot: Slot, *, quiet: bool, struck: 
         assert there.segments.get(name) == stored_bytes, f"{where} is missing, or of another length"
         assert digest_of(store.get(slot.prefix + object_keys.segment_key(name))) == name, f"{where} is damaged"
     billed = sum(interval.stored_bytes for interval in intervals)
-    lies = sum(there.segments[name] for name in named) + sum(there.manifests[key] for key in owned)
+    bodies = {row.body_key for row in rows}
+    lies = sum(there.segments[name] for name in named) + sum(there.manifests[key] for key in owned | bodies)
     assert billed == lies, f"{slot.key}: billed {billed}, there lie {lies}"
     if quiet:
-        bodies = {row.body_key for row in rows}
         assert set(there.manifests) == owned | bodies, (
             f"{slot.key}: {set(there.manifests) - owned - bodies} have no owner"
         )

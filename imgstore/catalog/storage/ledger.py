@@ -56,6 +56,25 @@ class Ledger(Repository):
         statement = select(_intervals).where(here).order_by(_intervals.c.opened_at, _intervals.c.uid)
         return [_interval(row) for row in self._session.all(statement)]
 
+    def arrivals(self, slot_uid: str) -> dict[str, datetime]:
+        """Return the time since which each owner stores bytes in a slot, by uid.
+
+        An interval that opens when another interval of the owner closes continues the other interval.
+        """
+        owners = select(_intervals.c.owner_uid).where(
+            _intervals.c.slot_uid == slot_uid, _intervals.c.closed_at.is_(None)
+        )
+        statement = select(_intervals.c.owner_uid, _intervals.c.opened_at, _intervals.c.closed_at).where(
+            _intervals.c.slot_uid == slot_uid, _intervals.c.owner_uid.in_(owners)
+        )
+        since: dict[str, datetime] = {}
+        closed_at: dict[str, datetime | None] = {}
+        for row in self._session.all(statement.order_by(_intervals.c.opened_at, _intervals.c.closed_at.nulls_last())):
+            if closed_at.get(row.owner_uid) != row.opened_at:
+                since[row.owner_uid] = row.opened_at
+            closed_at[row.owner_uid] = row.closed_at
+        return since
+
     def intervals(self, subscription: str | None = None) -> list[StorageInterval]:
         """Return all intervals of a subscription, or of all subscriptions, oldest first."""
         statement = _of(_intervals, subscription).order_by(_intervals.c.opened_at, _intervals.c.uid)

@@ -46,6 +46,14 @@ class Manifests(Rows[ManifestRow], table=_manifests, noun="manifest", value=Mani
         """
         self._replace(_manifests, uid, {"complete": True}, "manifest")
 
+    def set_object_bytes(self, uid: str, object_bytes: int) -> None:
+        """Change the stored bytes for which a row accounts.
+
+        Raises:
+            NotFound: no row has this uid.
+        """
+        self._replace(_manifests, uid, {"object_bytes": object_bytes}, "manifest")
+
     def is_complete(self, uid: str) -> bool:
         """Return whether a manifest is complete.
 

@@ -30,6 +30,7 @@ from imgstore.operations.maintenance.unknown_objects import record_unknown
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.replication.targets import remove_all_surplus_replicas
 from imgstore.operations.revisions import flush_revisions
+from imgstore.operations.slots.attribution import account_for_manifests, update_intervals
 from imgstore.operations.slots.leftovers import run_removals
 from imgstore.operations.slots.stale_works import WORK_ABANDON_DAYS, abandon_stale_works, list_stale_works
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current, refuse_if_outdated
@@ -169,6 +170,7 @@ def _collect_slot(installation: Installation, report: SlotReport, grace: timedel
     counter = ProgressCounter(installation, f"gc {slot.key.region}/{slot.key.ordinal}", total)
     try:
         record_unknown(installation, slot, survey.unknown_manifest_bytes)
+        _account_for_manifests(installation, survey)
         _mark_segments(installation, survey)
         if total:
             counter.begin()
@@ -197,6 +199,15 @@ def _count_kept(report: SlotReport, sweeps: Sequence[VersionSweep]) -> SlotRepor
         if sweep.region == slot.key.region and slot.zone in {sweep.zone, ALL_ZONES}:
             kept |= {key: size for key, size in report.collected.items() if slot.prefix + key in sweep.kept_keys}
     return replace(report, kept=kept)
+
+
+def _account_for_manifests(installation: Installation, survey: SlotSurvey) -> None:
+    """Bill the manifests of a survey that no row accounts for (invariant M9)."""
+    if survey.unaccounted_manifests:
+        with installation.catalog.transaction() as transaction:
+            transaction.slots.lock(survey.slot.uid)
+            if account_for_manifests(transaction, survey.slot, survey.unaccounted_manifests):
+                update_intervals(installation.effects, transaction, survey.slot)
 
 
 def _mark_segments(installation: Installation, survey: SlotSurvey) -> None:

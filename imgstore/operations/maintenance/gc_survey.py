@@ -22,6 +22,7 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Work
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.revision_upkeep import stale_slot_revisions
+from imgstore.operations.slots.attribution import body_bytes
 from imgstore.policy.gc_plan import GcClock, SlotSurvey, plan_slot, writer_sequences
 from imgstore.segments.manifest import ManifestCheck, decode_manifest
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
@@ -125,6 +126,9 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
         plan=plan,
         unknown_manifests=tuple(unknown),
         unknown_manifest_bytes={key: listing.manifests[key].stored_bytes for key in unknown},
+        unaccounted_manifests={
+            key: listing.manifests[key].stored_bytes for key in _find_unaccounted(rows) if key in listing.manifests
+        },
         protected=protected,
         stale=stale,
         owners_with_revisions=frozenset(
@@ -201,6 +205,14 @@ def _find_unknown(
         uid for uid, state in transaction.disks.states_in_slot(slot.uid).items() if state is ProvisioningState.DELETING
     }
     return [key for key, owner in owner_of.items() if owner not in at_work | leaving]
+
+
+def _find_unaccounted(rows: Iterable[ManifestRow]) -> frozenset[str]:
+    """Return the keys of the manifests that rows name and no row accounts for."""
+    accounted: dict[str, bool] = {}
+    for row in rows:
+        accounted[row.body_key] = accounted.get(row.body_key, False) or body_bytes(row) > 0
+    return frozenset(key for key, is_accounted in accounted.items() if not is_accounted)
 
 
 def _read_segment_names(access: SlotAccess, key: str) -> frozenset[Digest]:

@@ -27,10 +27,10 @@ from imgstore.operations.replication.targets import (
     remove_surplus_replicas,
     unwanted_replica_error,
 )
+from imgstore.operations.slots.attribution import named_segments
 from imgstore.operations.slots.completion import (
     LeasedReplica,
     complete_replica,
-    named_segments,
     record_manifest,
     version_party,
 )

@@ -22,7 +22,8 @@ from imgstore.operations.replication.slot_ingest import (
     source_to_json,
     touched_bytes,
 )
-from imgstore.operations.slots.completion import complete_disk, named_segments
+from imgstore.operations.slots.attribution import named_segments
+from imgstore.operations.slots.completion import complete_disk
 from imgstore.operations.slots.references import disk_party
 from imgstore.operations.slots.refill import find_damaged, refill
 from imgstore.operations.slots.restore import restore_repaired

@@ -3,17 +3,14 @@
 Invariants P1, P2 and P3 hold here: no other module writes Completed, charges, or opens an interval.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import numpy as np
 
 from imgstore.catalog import Transaction
-from imgstore.catalog.storage.manifests import unpack_ids
 from imgstore.domain.disks.version_disks import VersionDisk
-from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, LeaseLost
 from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, SegmentRow, Slot
 from imgstore.domain.states import ProvisioningState, ReplicaState, derive_provisioning_state
@@ -21,9 +18,15 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import Transfer, charge_arrival
-from imgstore.ledger.entries import Party, StorageInterval
-from imgstore.ledger.storage_intervals import attribute_bytes, plan_interval_changes
+from imgstore.ledger.entries import Party
 from imgstore.operations.installation import Installation
+from imgstore.operations.slots.attribution import (
+    account_for_manifests,
+    body_bytes,
+    named_segments,
+    open_interval,
+    update_intervals,
+)
 from imgstore.operations.slots.gc_guard import check_unmarked, unmark_named_segments
 from imgstore.operations.slots.key_deletions import check_no_deletion
 from imgstore.policy.worker_queue import backoff_seconds
@@ -130,7 +133,7 @@ def complete_replica(installation: Installation, leased: LeasedReplica, manifest
             other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED for other in replicas
         )
         pool_uid = slot.key.pool_uid
-        own = transaction.segments.stored_bytes(pool_uid, new_here) + sum(each.object_bytes for each in manifests)
+        own = transaction.segments.stored_bytes(pool_uid, new_here) + _new_object_bytes(transaction, slot, manifests)
         # The ledger contains the arrival of a repaired replica already.
         was_complete = all(transaction.manifests.is_complete(each.uid) for each in manifests)
         if not was_complete and not (slot.key.region == version.location and first_here):
@@ -154,6 +157,13 @@ def complete_replica(installation: Installation, leased: LeasedReplica, manifest
         update_version_state(
             transaction, replace(version, disks=tuple(_with_manifest(disk, by_disk) for disk in version.disks))
         )
+
+
+def _new_object_bytes(transaction: Transaction, slot: Slot, manifests: Sequence[ManifestRow]) -> int:
+    """Return the bytes of the manifests that no complete row of the slot names. Disks may name a manifest already."""
+    return sum(
+        row.object_bytes for row in manifests if transaction.manifests.find_by_body(slot.uid, row.body_key) is None
+    )
 
 
 def _remove_lost_objects(
@@ -196,7 +206,8 @@ def complete_disk(
         ids = named_segments([manifest])
         check_unmarked(installation, transaction, slot, ids)
         new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_slot(slot.uid))
-        own = transaction.segments.stored_bytes(slot.key.pool_uid, new_here) + manifest.object_bytes
+        own = transaction.segments.stored_bytes(slot.key.pool_uid, new_here)
+        own += _new_object_bytes(transaction, slot, [manifest])
         transaction.manifests.complete(manifest.uid)
         open_interval(installation.effects, transaction, owner_uid=disk.uid, slot=slot, party=party, own=own)
         transaction.disks.update(disk)
@@ -286,75 +297,20 @@ def _with_known_digest(disk: VersionDisk, known: VersionDisk) -> VersionDisk:
     )
 
 
-def open_interval(
-    effects: Effects, transaction: Transaction, *, owner_uid: str, slot: Slot, party: Party, own: int
-) -> None:
-    """Open a storage interval: from now on the owner is billed for `own` stored bytes in the slot."""
-    transaction.ledger.open_interval(
-        StorageInterval(
-            uid=effects.new_uid(),
-            party=party,
-            owner_uid=owner_uid,
-            slot_uid=slot.uid,
-            region=slot.key.region,
-            replica=slot.key.ordinal,
-            storage_account_type=slot.key.storage_account_type,
-            stored_bytes=own,
-            opened_at=transaction.now(),
-        )
-    )
-
-
 def remove_manifests(
     installation: Installation, transaction: Transaction, slot: Slot, manifests: Sequence[ManifestRow]
-) -> int:
+) -> None:
     """Remove the manifest rows of an owner, and bill the next owners of the slot for shared bytes (invariant M10).
 
-    Returns:
-        The stored bytes that no manifest of the slot names any more.
+    A manifest stays in the slot if disks refer to the manifest. Then the row of a disk accounts for the manifest.
     """
     transaction.slots.lock(slot.uid)
-    was_complete = [transaction.manifests.is_complete(manifest.uid) for manifest in manifests]
+    complete = [manifest for manifest in manifests if transaction.manifests.is_complete(manifest.uid)]
     for manifest in manifests:
         transaction.manifests.delete(manifest.uid)
-    if not any(was_complete):
-        return 0
-    existing = transaction.ledger.open_intervals(slot.uid)
-    now = transaction.now()
-    wanted = attribute_slot(transaction, slot)
-    parties = {interval.owner_uid: interval.party for interval in existing}
-    to_close, to_open = plan_interval_changes(existing, wanted)
-    for interval in to_close:
-        transaction.ledger.close_interval(interval.uid, now)
-    for owner_uid, own in to_open.items():
-        open_interval(
-            installation.effects, transaction, owner_uid=owner_uid, slot=slot, party=parties[owner_uid], own=own
-        )
-    before = sum(interval.stored_bytes for interval in existing)
-    return before - sum(wanted.values())
-
-
-def attribute_slot(transaction: Transaction, slot: Slot) -> dict[str, int]:
-    """Return the stored bytes of each owner of complete manifests in a slot (invariant M10), by uid."""
-    now = transaction.now()
-    arrived = {replica.version_uid: replica.completed_at or now for replica in transaction.replicas.in_slot(slot.uid)}
-    owned = defaultdict[str, list[ManifestRow]](list)
-    for row in sorted(
-        transaction.manifests.in_slot(slot.uid), key=lambda row: (arrived.get(row.owner_uid, now), row.uid)
-    ):
-        owned[row.owner_uid].append(row)
-    pool_uid = slot.key.pool_uid
-
-    def stored_bytes(ids: Locations) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        return np.array([row.stored_bytes for row in transaction.segments.rows(pool_uid, ids)], dtype=np.int64)
-
-    owners = [(uid, named_segments(rows), sum(row.object_bytes for row in rows)) for uid, rows in owned.items()]
-    return attribute_bytes(owners, stored_bytes)
-
-
-def named_segments(manifests: Iterable[ManifestRow]) -> Locations:
-    """Return the catalog ids of the segments that the manifests name, sorted, each once."""
-    return np.unique(unpack_ids(b"".join(manifest.segment_ids for manifest in manifests)))
+    if complete:
+        account_for_manifests(transaction, slot, {row.body_key: body_bytes(row) for row in complete})
+        update_intervals(installation.effects, transaction, slot)
 
 
 def _different_content(slot: Slot, manifest: ManifestRow) -> Conflict:

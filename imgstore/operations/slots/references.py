@@ -11,7 +11,7 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.ledger.entries import Party
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.completion import open_interval
+from imgstore.operations.slots.attribution import open_interval
 from imgstore.operations.slots.key_deletions import wait_for_deletions
 from imgstore.operations.slots.works import acquire_work, hold_work
 from imgstore.segments.manifest import decode_manifest

@@ -12,7 +12,7 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter
-from imgstore.operations.slots.completion import named_segments
+from imgstore.operations.slots.attribution import named_segments
 from imgstore.operations.slots.losses import read_manifest_copy
 from imgstore.segments.manifest import decode_manifest
 from imgstore.transfer.bounded_pool import BoundedPool

@@ -20,7 +20,8 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Work, WorkKind
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import is_dead
-from imgstore.operations.slots.completion import named_segments, remove_manifests
+from imgstore.operations.slots.attribution import named_segments
+from imgstore.operations.slots.completion import remove_manifests
 from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
 from imgstore.operations.slots.leftovers import is_removal_of_keys
 from imgstore.operations.slots.works import remove_start_markers

@@ -20,7 +20,8 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.operations.installation import Installation
 from imgstore.operations.lookup import definition_path_of
 from imgstore.operations.progress import ProgressCounter
-from imgstore.operations.slots.completion import LeasedReplica, complete_replica, named_segments
+from imgstore.operations.slots.attribution import named_segments
+from imgstore.operations.slots.completion import LeasedReplica, complete_replica
 from imgstore.operations.slots.runner import begin_copy, run_work
 from imgstore.policy.copy_plan import is_restorable
 from imgstore.segments.manifest import ManifestCheck

@@ -18,7 +18,8 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.completion import LeasedReplica, complete_replica, named_segments
+from imgstore.operations.slots.attribution import named_segments
+from imgstore.operations.slots.completion import LeasedReplica, complete_replica
 from imgstore.operations.slots.runner import begin_replica, run_work, store_manifest
 from imgstore.operations.versions.request import ResolvedRequest
 from imgstore.segments.manifest import ManifestCheck

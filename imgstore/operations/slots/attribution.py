@@ -1,0 +1,181 @@
+"""Assign the stored bytes of a slot to owners, and keep the storage intervals up to date (invariants M9 and M10).
+
+The first owner of an object pays. The owners are in the order of arrival, so the payer of an object changes only if the
+payer is deleted. The manifest of a deleted version may stay in the slot for disks, and is an object that disks share.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgstore.catalog import Transaction
+from imgstore.catalog.storage.manifests import unpack_ids
+from imgstore.domain.effects import Effects
+from imgstore.domain.resources import ManifestRow, Slot
+from imgstore.domain.storage import object_keys
+from imgstore.ledger.entries import Party, StorageInterval
+from imgstore.ledger.shared_bytes import SharedBytes, describe_shared_bytes
+from imgstore.ledger.storage_intervals import Owner, attribute_bytes, plan_interval_changes
+from imgstore.segments.fingerprint_index import Locations
+from imgstore.segments.reference import Reference, encode_reference
+
+_LAST = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotOwners:
+    """The owners of the objects of a slot."""
+
+    owners: Sequence[Owner]
+    """The owners of complete manifests, in the order of arrival. The ids are indexes of `stored_bytes`."""
+    stored_bytes: NDArray[np.int64]
+    """The stored bytes of segments and manifests, which owners may share. A reference belongs to its owner alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotShares:
+    """The bytes of a version or of stored disks in one slot, with the owners that share the bytes."""
+
+    slot: Slot
+    shared: SharedBytes
+    parties: Mapping[str, Party]
+    """The party of each owner of the slot, by uid."""
+
+
+def read_shares(transaction: Transaction, owner_uids: Collection[str]) -> list[SlotShares]:
+    """Return the shared bytes of a version, or of stored disks that are deleted together, in each slot.
+
+    The parties may belong to other subscriptions. Callers show their names only to readers of these subscriptions.
+
+    Args:
+        transaction: the open transaction.
+        owner_uids: the uid of the version, or the uids of the disks.
+    """
+    rows = [row for uid in sorted(owner_uids) for row in transaction.manifests.of_owner(uid)]
+    found = []
+    for slot_uid in sorted({row.slot_uid for row in rows}):
+        slot = transaction.slots.get(slot_uid)
+        present = read_owners(transaction, slot)
+        shared = describe_shared_bytes(present.owners, present.stored_bytes, owner_uids)
+        parties = {each.owner_uid: each.party for each in transaction.ledger.open_intervals(slot_uid)}
+        found.append(SlotShares(slot=slot, shared=shared, parties=parties))
+    return found
+
+
+def read_owners(transaction: Transaction, slot: Slot) -> SlotOwners:
+    """Return the owners of a slot in the order of arrival, with the sizes of the objects."""
+    arrivals = transaction.ledger.arrivals(slot.uid)
+    owned = defaultdict[str, list[ManifestRow]](list)
+    for row in transaction.manifests.in_slot(slot.uid):
+        owned[row.owner_uid].append(row)
+    ids = named_segments(row for rows in owned.values() for row in rows)
+    bodies: dict[str, int] = {}
+    for rows in owned.values():
+        for row in rows:
+            bodies[row.body_key] = max(bodies.get(row.body_key, 0), body_bytes(row))
+    places = {key: len(ids) + number for number, key in enumerate(bodies)}
+    sizes = [row.stored_bytes for row in transaction.segments.rows(slot.key.pool_uid, ids)]
+    return SlotOwners(
+        owners=[
+            (
+                uid,
+                np.concatenate(
+                    [
+                        np.searchsorted(ids, named_segments(rows)).astype(np.uint32),
+                        np.array(sorted({places[row.body_key] for row in rows}), dtype=np.uint32),
+                    ]
+                ),
+                sum(map(_reference_bytes, rows)),
+            )
+            for uid, rows in sorted(owned.items(), key=lambda each: (arrivals.get(each[0], _LAST), each[0]))
+        ],
+        stored_bytes=np.array([*sizes, *bodies.values()], dtype=np.int64),
+    )
+
+
+def attribute_slot(transaction: Transaction, slot: Slot) -> dict[str, int]:
+    """Return the stored bytes of each owner of complete manifests in a slot (invariant M10), by uid."""
+    present = read_owners(transaction, slot)
+    return attribute_bytes(present.owners, present.stored_bytes)
+
+
+def body_bytes(row: ManifestRow) -> int:
+    """Return the stored bytes of the manifest that a row accounts for. 0 if another row accounts for the manifest."""
+    return row.object_bytes - _reference_bytes(row)
+
+
+def _reference_bytes(row: ManifestRow) -> int:
+    """Return the stored bytes of the reference of a row. 0 for a row with its own manifest."""
+    if row.body_key == object_keys.manifest_key(row.owner_uid, row.disk):
+        return 0
+    return len(encode_reference(Reference(digest=row.digest, body_key=row.body_key)))
+
+
+def account_for_manifests(transaction: Transaction, slot: Slot, sizes: Mapping[str, int]) -> bool:
+    """Let a remaining row account for each manifest whose own row does not exist, and return whether a row changed.
+
+    Args:
+        transaction: the open transaction, with the lock of the slot.
+        slot: the slot.
+        sizes: the stored bytes of manifests by key.
+    """
+    rows = defaultdict[str, list[ManifestRow]](list)
+    for row in transaction.manifests.in_slot(slot.uid):
+        rows[row.body_key].append(row)
+    orphans = [key for key in sizes if rows[key] and not any(map(body_bytes, rows[key]))]
+    for key in orphans:
+        heir = min(rows[key], key=lambda row: row.uid)
+        transaction.manifests.set_object_bytes(heir.uid, heir.object_bytes + sizes[key])
+    return bool(orphans)
+
+
+def open_interval(
+    effects: Effects,
+    transaction: Transaction,
+    *,
+    owner_uid: str,
+    slot: Slot,
+    party: Party,
+    own: int,
+    opened_at: datetime | None = None,
+) -> None:
+    """Open a storage interval: the owner is billed for `own` stored bytes in the slot, from `opened_at` or from now on."""
+    transaction.ledger.open_interval(
+        StorageInterval(
+            uid=effects.new_uid(),
+            party=party,
+            owner_uid=owner_uid,
+            slot_uid=slot.uid,
+            region=slot.key.region,
+            replica=slot.key.ordinal,
+            storage_account_type=slot.key.storage_account_type,
+            stored_bytes=own,
+            opened_at=opened_at or transaction.now(),
+        )
+    )
+
+
+def update_intervals(effects: Effects, transaction: Transaction, slot: Slot) -> None:
+    """Close and open intervals, so that the open intervals of a slot equal the attribution of its bytes.
+
+    The caller holds the lock of the slot. Each owner of the slot has an open interval.
+    """
+    existing = transaction.ledger.open_intervals(slot.uid)
+    parties = {interval.owner_uid: interval.party for interval in existing}
+    to_close, to_open = plan_interval_changes(existing, attribute_slot(transaction, slot))
+    now = transaction.now()
+    for interval in to_close:
+        transaction.ledger.close_interval(interval.uid, now)
+    for owner_uid, own in to_open.items():
+        open_interval(
+            effects, transaction, owner_uid=owner_uid, slot=slot, party=parties[owner_uid], own=own, opened_at=now
+        )
+
+
+def named_segments(manifests: Iterable[ManifestRow]) -> Locations:
+    """Return the catalog ids of the segments that the manifests name, sorted, each once."""
+    return np.unique(unpack_ids(b"".join(manifest.segment_ids for manifest in manifests)))
