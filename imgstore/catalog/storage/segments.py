@@ -31,12 +31,14 @@ class Segments(Repository):
     def put(self, pool_uid: str, rows: Sequence[SegmentRow]) -> "Ids":
         """Return the ids of `rows` in the same order. Add the segments that the pool does not have.
 
-        The row of an existing segment stays, because equal names mean equal bytes (a name is a BLAKE3). May be
-        repeated, and several transactions may run this at once.
+        The row of an existing segment stays, because equal names mean equal bytes (a name is a BLAKE3). Of two rows with
+        the same name, the first counts. May be repeated, and several transactions may run this at once.
         """
         known = self._find_ids(pool_uid, {row.name for row in rows})
         # The order prevents a deadlock between two transactions that add the same segments.
-        absent = sorted({row.name: row for row in rows if row.name not in known}.values(), key=lambda row: row.name)
+        absent = sorted(
+            {row.name: row for row in reversed(rows) if row.name not in known}.values(), key=lambda row: row.name
+        )
         if absent:
             self._insert(pool_uid, absent)
             # Another transaction may have added some of the segments with other ids.

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from imgstore.catalog import Catalog
@@ -97,7 +98,8 @@ class _Rebuild:
         begun_at = self.context.effects.now()
         with report_progress(self.context.subscriber, "catalog", sum(map(len, self.plan.resources.values()))) as count:
             for kind, found in self.plan.resources.items():
-                for batch in _split(found) if kind != "installation" else ():
+                ordered = sorted(found, key=partial(_age_of, kind)) if kind in OWNER_KINDS else found
+                for batch in _split(ordered) if kind != "installation" else ():
                     if kind in OWNER_KINDS:
                         self._insert_owners(kind, batch)
                     else:
@@ -141,7 +143,9 @@ class _Rebuild:
         changed = merge_rows(rows for rows, is_changed in repaired if is_changed)
         manifests = [*intact.get("manifests", ()), *changed.get("manifests", ())]
         with self.catalog.transaction() as transaction:
-            wanted = {(self.plan.slots[row["slot_uid"]].key.pool_uid, row["digest"]) for row in manifests}
+            kept = {row["uid"] for row in manifests}
+            oldest_first = (row for each in absent for row in each.rows["manifests"] if row["uid"] in kept)
+            wanted = [(self.plan.slots[row["slot_uid"]].key.pool_uid, row["digest"]) for row in oldest_first]
             packed = pack_contents(transaction, contents, wanted)
             for row in manifests:
                 row["segment_ids"] = packed[self.plan.slots[row["slot_uid"]].key.pool_uid, row["digest"]]
@@ -233,6 +237,12 @@ def merge_rows(every: Iterable[Rows]) -> dict[str, list[dict[str, Any]]]:
         for name, found in rows.items():
             merged.setdefault(name, []).extend(found)
     return merged
+
+
+def _age_of(kind: str, owner: FoundResource) -> tuple[datetime, str]:
+    """Return the key that sorts versions or stored disks by their creation."""
+    (row,) = owner.rows[kind]
+    return row["published_at" if kind == "versions" else "created_at"], owner.uid
 
 
 def _split(found: Sequence[FoundResource]) -> Iterator[Sequence[FoundResource]]:

@@ -160,11 +160,12 @@ def pack_contents(
     Args:
         transaction: the open transaction.
         contents: the segments by digest of the manifest.
-        wanted: the uid of the pool, and the digest of the manifest.
+        wanted: the uid of the pool, and the digest of the manifest, the oldest owner first. A segment that several
+            works packed gets the work of the oldest owner, as in the lost catalog.
     """
     packed: dict[tuple[str, Digest], bytes] = {}
     by_pool: defaultdict[str, list[Digest]] = defaultdict(list)
-    for pool_uid, digest in sorted(wanted):
+    for pool_uid, digest in dict.fromkeys(wanted):
         by_pool[pool_uid].append(digest)
     for pool_uid, digests in by_pool.items():
         ids = transaction.segments.put(pool_uid, [row for digest in digests for row in contents[digest].segments])

@@ -64,7 +64,7 @@ def write_rows(
     # A pool must exist before its segments.
     early = {name: rows.pop(name) for name in list(rows) if name in {"groups", "pools", "slots"}}
     transaction.rebuilt_rows.write(early)
-    packed = pack_contents(transaction, contents, {(pools[row["uid"]], row["digest"]) for row in manifests})
+    packed = pack_contents(transaction, contents, [(pools[row["uid"]], row["digest"]) for row in manifests])
     for row in manifests:
         row["segment_ids"] = packed[pools[row["uid"]], row["digest"]]
     transaction.rebuilt_rows.write(rows)
