@@ -533,10 +533,10 @@ class PostgreSQL:
 
     @contextmanager
     def database(self, like: str | None = None) -> Iterator[str]:
-        """The URL, for SQLAlchemy, of a database that is dropped with the block.
+        """Create a database, yield its URL for SQLAlchemy, and drop the database after the block.
 
         Args:
-            like: the URL of one that it is a copy of, and that nobody is connected to; None is an empty one.
+            like: the URL of the database to copy, without connections. None creates an empty database.
         """
         name = f"imgstore_{os.getpid()}_{next(self._numbers)}"
         template = re.sub(r"^[^/]*//[^/]*/([^?]*).*$", r" TEMPLATE \1", like) if like else ""

@@ -272,7 +272,7 @@ class StoreContract:
     def test_one_of_many_wins(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """Of concurrent creations exactly one succeeds, if the store declares `atomic_create`."""
         if not store.properties.atomic_create:
-            return  # then nothing is promised
+            return  # The store makes no promise.
         for turn in range(3):
             key = f"{prefix}{turn}"
             winners = _winners(store, key)
@@ -304,13 +304,13 @@ class StoreContract:
     def test_a_copy_of_damage_is_seen(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
         """With `server_side_copy` declared, the checksum is that of the new bytes, or there is no copy (C3)."""
         if not store.properties.server_side_copy:
-            return  # then nothing is promised
+            return  # The store makes no promise.
         kept = store.put(prefix + "a", b"body" * 100_000)
         assert store.copy_within(prefix + "a", prefix + "good").checksum == kept.checksum is not None
         try:
             raw.damage(prefix + "a")
         except NotImplementedError:
-            pytest.skip("no way to damage what lies in this store")
+            pytest.skip("the store has no raw access that damages objects")
         try:
             copied = store.copy_within(prefix + "a", prefix + "bad")
         except StoreError:

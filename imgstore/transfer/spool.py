@@ -33,6 +33,8 @@ from imgstore.formats.files.atomic_file import write_all
 from imgstore.formats.files.holes import clear_range
 from imgstore.transfer.received_ranges import ReceivedRange, ReceivedRanges
 from imgstore.transfer.spool_journal import (
+    DATA_FILE,
+    JOURNAL_FILE,
     RecordKind,
     pack_header,
     pack_record,
@@ -78,7 +80,7 @@ class Spool:
             WorkHeld: another process has the spool open.
             StoreError: the files can't be created or read.
         """
-        self.path: Final = folder / "data"
+        self.path: Final = folder / DATA_FILE
         self.file_bytes: Final = file_bytes
         self._space = space
         self._ranges = ReceivedRanges()
@@ -96,7 +98,7 @@ class Spool:
                 opened.callback(os.close, self._file)
                 if os.fstat(self._file).st_size != file_bytes:
                     os.ftruncate(self._file, file_bytes)
-                self._journal = os.open(folder / "journal", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+                self._journal = os.open(folder / JOURNAL_FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
                 opened.callback(os.close, self._journal)
                 if not self._read_journal():
                     self._withdraw_lost()
@@ -285,14 +287,14 @@ class Spool:
         """
         kept = [record_fields(each) for each in self._ranges]
         records = [(self._records, 0, RecordKind.COUNT, 0), *kept]
-        replacement = self.path.with_name("journal.new")
+        replacement = self.path.with_name(f"{JOURNAL_FILE}.new")
         with suppress(FileNotFoundError):
             os.unlink(replacement)
         journal = os.open(replacement, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
             write_all(journal, pack_header(self.file_bytes) + b"".join(pack_record(*each) for each in records), 0)
             os.fsync(journal)
-            os.rename(replacement, self.path.with_name("journal"))
+            os.rename(replacement, self.path.with_name(JOURNAL_FILE))
         except BaseException:
             os.close(journal)
             raise

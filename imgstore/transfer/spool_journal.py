@@ -22,6 +22,9 @@ import xxhash
 
 from imgstore.transfer.received_ranges import ReceivedRange, ReceivedRanges
 
+DATA_FILE: Final = "data"
+JOURNAL_FILE: Final = "journal"
+"""The files of an upload spool."""
 _MAGIC: Final = b"IMGSTSPL"
 _HEADER: Final = struct.Struct("<8sIIQ")
 _RECORD: Final = struct.Struct("<QQIIQ")

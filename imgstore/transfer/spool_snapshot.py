@@ -14,10 +14,7 @@ from typing import Final
 from imgstore.domain.host.private_files import make_private_folder, open_private, write_private_file
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats.files.atomic_file import write_all
-from imgstore.transfer.spool_journal import parse_journal, read_file_bytes
-
-DATA_FILE: Final = "data"
-JOURNAL_FILE: Final = "journal"
+from imgstore.transfer.spool_journal import DATA_FILE, JOURNAL_FILE, parse_journal, read_file_bytes
 
 
 class SpoolSnapshot:

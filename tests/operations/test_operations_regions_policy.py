@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from imgstore.cli.main import main
 from imgstore.domain.storage.sizes import MIB
 from imgstore.testing.engines import S3Engine
 from tests.support.minio_users import set_user
 from tests.support.sample_disks import make_raw
+from tests.support.terminal import Terminal
 
 REGIONS = """
 currency: USD
@@ -34,43 +35,34 @@ prices: {{egress_per_gb: {{default: 0}}, storage_per_gb_month: {{Standard_LRS: 0
 VERSION = "-g g -r r -i i -e 1.0.0"
 
 
-class Terminal:
+class PolicyTerminal(Terminal):
     """Command lines on a home, with credentials that a policy limits."""
 
     def __init__(self, engine: S3Engine, folder: Path) -> None:
-        self.engine, self.home = engine, folder / "home"
+        super().__init__(folder)
+        self.engine = engine
         self.bucket = "p" + os.urandom(4).hex()
-        self.regions = folder / "regions.yaml"
-        self.regions.write_text(REGIONS.format(name=self.bucket, endpoint=engine.endpoint))
-        self.env: dict[str, str | None] = {}
+        regions = folder / "regions.yaml"
+        regions.write_text(REGIONS.format(name=self.bucket, endpoint=engine.endpoint))
+        self.environ |= {"IMGSTORE_REGIONS": str(regions), "IMGSTORE_S3_ENDPOINT": engine.endpoint}
         self.become_owner()
 
     def become_owner(self) -> None:
-        self.env = {
-            "IMGSTORE_S3_ENDPOINT": self.engine.endpoint,
+        self.environ |= {
             "AWS_ACCESS_KEY_ID": self.engine.access_key,
             "AWS_SECRET_ACCESS_KEY": self.engine.secret_key,
-            "AWS_SESSION_TOKEN": None,
+            "AWS_SESSION_TOKEN": "",
         }
 
     def become_user(self, policy: Any) -> None:
         """Use the credentials of a user with a policy."""
         set_user(self.engine, self.bucket, "secret-of-the-user", policy)
-        self.env |= {"AWS_ACCESS_KEY_ID": self.bucket, "AWS_SECRET_ACCESS_KEY": "secret-of-the-user"}
-
-    def run(self, line: str) -> Result:
-        words = [*line.split(), "--home", str(self.home), "--regions", str(self.regions)]
-        return CliRunner().invoke(main, words, prog_name="imgstore", env=self.env)
-
-    def ok(self, line: str) -> Any:
-        result = self.run(line)
-        assert result.exit_code == 0, f"{line}\n{result.output}"
-        return json.loads(result.stdout) if result.stdout else None
+        self.environ |= {"AWS_ACCESS_KEY_ID": self.bucket, "AWS_SECRET_ACCESS_KEY": "secret-of-the-user"}
 
 
 @pytest.fixture
-def terminal(minio: S3Engine, tmp_path: Path) -> Terminal:
-    return Terminal(minio, tmp_path)
+def terminal(minio: S3Engine, tmp_path: Path) -> PolicyTerminal:
+    return PolicyTerminal(minio, tmp_path)
 
 
 def without(policy: Any, action: str) -> Any:
@@ -79,7 +71,7 @@ def without(policy: Any, action: str) -> Any:
     return policy | {"Statement": [*policy["Statement"], denial]}
 
 
-def test_the_policy_permits_each_command(terminal: Terminal, tmp_path: Path) -> None:
+def test_the_policy_permits_each_command(terminal: PolicyTerminal, tmp_path: Path) -> None:
     disk = make_raw(tmp_path / "d.raw", seed=1, virtual_bytes=8 * MIB, content_bytes=2 * MIB)
     terminal.become_user(terminal.ok("regions policy"))
     assert all(zone["ready"] for zone in terminal.ok("regions init"))
@@ -122,7 +114,7 @@ FOUND: dict[str, Callable[[Any], bool]] = {
 right to ask for the versioning, a probe finds the versioning."""
 
 
-def test_each_action_is_needed(terminal: Terminal, minio: S3Engine) -> None:
+def test_each_action_is_needed(terminal: PolicyTerminal, minio: S3Engine) -> None:
     client = minio.client()
     client.create_bucket(Bucket=terminal.bucket)
     client.put_bucket_versioning(Bucket=terminal.bucket, VersioningConfiguration={"Status": "Enabled"})
@@ -137,7 +129,7 @@ def test_each_action_is_needed(terminal: Terminal, minio: S3Engine) -> None:
         assert is_found(zone), (action, zone)
 
 
-def test_a_lock_is_found_with_its_right_alone(terminal: Terminal, minio: S3Engine) -> None:
+def test_a_lock_is_found_with_its_right_alone(terminal: PolicyTerminal, minio: S3Engine) -> None:
     client = minio.client()
     client.create_bucket(Bucket=terminal.bucket, ObjectLockEnabledForBucket=True)
     client.close()
@@ -149,7 +141,7 @@ def test_a_lock_is_found_with_its_right_alone(terminal: Terminal, minio: S3Engin
         assert zone["objectLock"] == found
 
 
-def test_a_bucket_is_created_with_its_right_alone(terminal: Terminal) -> None:
+def test_a_bucket_is_created_with_its_right_alone(terminal: PolicyTerminal) -> None:
     policy = terminal.ok("regions policy eastus")
     terminal.become_user(without(policy, "s3:CreateBucket"))
     refused = terminal.run("regions init eastus")

@@ -32,7 +32,8 @@ from imgstore.operations.recovery.backup_file import (
 from imgstore.operations.recovery.byte_progress import ByteProgress
 from imgstore.operations.shared_settings import SETTINGS_FILE
 from imgstore.transfer.spool import uploads_folder
-from imgstore.transfer.spool_snapshot import DATA_FILE, JOURNAL_FILE, SpoolSnapshot, open_snapshot
+from imgstore.transfer.spool_journal import DATA_FILE, JOURNAL_FILE
+from imgstore.transfer.spool_snapshot import SpoolSnapshot, open_snapshot
 
 TLS_FOLDER: Final = "tls"
 NEW_SUFFIX: Final = ".new"

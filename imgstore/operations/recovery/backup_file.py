@@ -37,7 +37,7 @@ from imgstore.domain.storage.sizes import MIB
 from imgstore.domain.text.strict_json import read_json
 from imgstore.formats.files.atomic_file import PendingFile
 from imgstore.operations.recovery.byte_progress import ByteProgress
-from imgstore.transfer.spool_snapshot import DATA_FILE, JOURNAL_FILE
+from imgstore.transfer.spool_journal import DATA_FILE, JOURNAL_FILE
 
 FORMAT: Final = "imgstore catalog backup"
 FORMAT_VERSION: Final = 1

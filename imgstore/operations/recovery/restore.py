@@ -45,7 +45,8 @@ from imgstore.operations.shared_settings import SETTINGS_FILE
 from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.operations.stores.first_start import DATABASE_FILE, read_marked_folders
 from imgstore.transfer.spool import spool_folder, uploads_folder
-from imgstore.transfer.spool_snapshot import DATA_FILE, JOURNAL_FILE, write_snapshot
+from imgstore.transfer.spool_journal import DATA_FILE, JOURNAL_FILE
+from imgstore.transfer.spool_snapshot import write_snapshot
 
 _KEPT: Final = frozenset(
     {"regions", "scratch", "lost+found", f"{DATABASE_FILE}.lock", lock_path(Path(DATABASE_FILE)).name}
