@@ -4,7 +4,6 @@ A URL may come from a stranger, so every address is checked (`range_requests`). 
 (`mirrors`).
 """
 
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -64,12 +63,9 @@ class HttpSource:
         self._monotonic = monotonic
         deadlines = deadlines or SourceDeadlines()
         self._errors = SourceErrors(url, deadlines)
-        tls = ssl.create_default_context()
-        if authorities is not None:
-            tls.load_verify_locations(authorities)
         self._requests = RangeRequests(
             allow_private=allow_private,
-            tls=tls,
+            authorities=authorities,
             resolver=resolver,
             deadlines=deadlines,
             stop=self._stop,
