@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import schemathesis
 from api_server import NEW, definition_body, start_api
 from hypothesis import HealthCheck, Phase, given, settings
@@ -13,7 +14,8 @@ from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP
 QUIET = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture)
 
 
-def test_requests_of_the_schema_cause_no_server_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.long)])
+def test_requests_of_the_schema_cause_no_server_error(tmp_path: Path, examples: int) -> None:
     with start_api(tmp_path / "home") as api:
         api.found()
         schema = schemathesis.openapi.from_url(f"{api.url}/openapi.json")
@@ -23,7 +25,11 @@ def test_requests_of_the_schema_cause_no_server_error(tmp_path: Path) -> None:
             asked.add((operation.method.upper(), operation.path))
 
             @settings(
-                max_examples=8, database=None, phases=(Phase.generate,), suppress_health_check=QUIET, deadline=None
+                max_examples=examples,
+                database=None,
+                phases=(Phase.generate,),
+                suppress_health_check=QUIET,
+                deadline=None,
             )
             @given(case=operation.as_strategy())
             def ask(case: Any) -> None:
@@ -167,7 +173,7 @@ def test_values_in_bodies_cause_no_server_error(tmp_path: Path) -> None:
             ("POST", f"{api.gallery}/share", SHARE),
         ]
 
-        @settings(max_examples=250, database=None, suppress_health_check=QUIET, deadline=None)
+        @settings(max_examples=100, database=None, suppress_health_check=QUIET, deadline=None)
         @given(data=st.data())
         def ask(data: st.DataObject) -> None:
             method, path, whole = data.draw(st.sampled_from(bodies))

@@ -157,7 +157,7 @@ def fuzz(stage: Stage, examples: int) -> None:
 
 def test_no_value_in_a_body_breaks_an_answer(tmp_path: Path, web: WebServer) -> None:
     with staged(tmp_path / "home", web) as stage:
-        fuzz(stage, 250)
+        fuzz(stage, 120)
 
 
 @pytest.mark.long
@@ -259,7 +259,7 @@ def test_no_path_query_or_header_breaks_an_answer(tmp_path: Path, web: WebServer
         api, routes = stage.api, routes_of(stage.api)
         bodies = {(each.method, each.path): json.dumps(each.body).encode() for each in stage.requests}
 
-        @settings(max_examples=400, database=None, phases=(Phase.generate,), suppress_health_check=QUIET, deadline=None)
+        @settings(max_examples=200, database=None, phases=(Phase.generate,), suppress_health_check=QUIET, deadline=None)
         @given(data=st.data())
         def send(data: st.DataObject) -> None:
             method, path = data.draw(st.sampled_from(routes))

@@ -69,7 +69,8 @@ def test_contributing_names_each_file_with_long_tests() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = text.partition("\n## Long tests\n")[2].partition("\n## ")[0]
     marked = {_name(path) for path in SOURCES if re.search(r"pytest\.mark\.long\b", path.read_text(encoding="utf-8"))}
-    assert set(re.findall(r"^\| `(tests/[\w/]+\.py)`", section, re.MULTILINE)) == marked
+    named = set(re.findall(r"^\| `(tests/[\w/]+\.py)`", section, re.MULTILINE))
+    assert named == marked, "a file with the mark `long` needs a row in CONTRIBUTING.md, section Long tests"
 
 
 def test_pages_and_sections_that_code_cites_exist() -> None:

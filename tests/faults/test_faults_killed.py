@@ -65,6 +65,7 @@ def play(scene: CrashScene, seed: int) -> None:
     assert struck >= 5, "most steps lie beyond the end: choose others"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_on_directories(tmp_path: Path, seed: int) -> None:
     # Invariant I17.

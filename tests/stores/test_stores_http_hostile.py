@@ -134,7 +134,7 @@ STATUSES = st.sampled_from(
 )
 
 
-@settings(max_examples=150, database=None, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=75, database=None, deadline=None, suppress_health_check=QUIET)
 @given(
     status=STATUSES | ODD, headers=st.dictionaries(st.sampled_from(FIELDS), ODD, max_size=3), body=st.binary(max_size=9)
 )
@@ -151,7 +151,7 @@ def test_no_response_causes_an_internal_error(
         pass
 
 
-@settings(max_examples=100, database=None, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=50, database=None, deadline=None, suppress_health_check=QUIET)
 @given(told=st.binary(max_size=200) | st.binary(max_size=60).map(lambda rest: b"HTTP/1.1 206 P\r\n" + rest))
 def test_no_bytes_cause_an_internal_error(hostile: HostileServer, told: bytes) -> None:
     hostile.answer = told

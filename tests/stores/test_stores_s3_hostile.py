@@ -159,7 +159,7 @@ BODY = (
 )
 
 
-@settings(max_examples=200, database=None, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=100, database=None, deadline=None, suppress_health_check=QUIET)
 @given(
     status=st.sampled_from(STATUSES),
     headers=st.dictionaries(st.sampled_from(HEADERS), ODD, max_size=2),
