@@ -5,6 +5,7 @@ engine, and ends with the run. SeaweedFS takes seconds to start, so SeaweedFS st
 """
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -147,6 +148,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
 
     There is a process more than processors, because many tests wait for a server or another process.
     """
+    # A thousand processes of the tests would compile all modules again, and each run would rewrite all assertions again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     named = early_config.known_args_namespace
     chosen = getattr(named, "numprocesses", None) is not None or getattr(named, "usepdb", False)
     if chosen or "PYTEST_XDIST_WORKER" in os.environ or not early_config.pluginmanager.hasplugin("xdist"):
