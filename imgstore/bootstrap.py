@@ -23,6 +23,7 @@ from imgstore.domain.settings.disk_space import DiskSpace, read_disk_space
 from imgstore.domain.settings.limits import Limits, read_limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maintenance
 from imgstore.domain.settings.shared import Difference, as_document
+from imgstore.operations.billing.price_lists import record_prices
 from imgstore.operations.installation import Installation, Tuning
 from imgstore.operations.leases import LEASE_SECONDS, LeaseKeeper, is_dead, this_host
 from imgstore.operations.recovery.rebuild_context import NoRecords, RebuildContext
@@ -189,8 +190,11 @@ def _open(
         row = _ensure_installation(settings, catalog, regions, registry, outside)
         with catalog.discarding_writes():
             values, differing = initialize_settings(catalog, document)
+            has_newest_prices = record_prices(catalog, outside, regions.prices)
         if differing:
             _report_differences(suppress_errors(subscriber), file, differing)
+        if not has_newest_prices:
+            _report_older_prices(suppress_errors(subscriber), regions.path)
         shared = as_document(values)
         locator = Locator(
             regions,
@@ -234,6 +238,14 @@ def _report_differences(subscriber: Subscriber, file: str, differing: Sequence[D
         f"{', '.join(map(str, differing))}; `imgstore settings apply` applies the settings of the file"
     )
     subscriber(ProgressEvent(task="settings", stage=Stage.NOTE, detail=detail))
+
+
+def _report_older_prices(subscriber: Subscriber, file: str) -> None:
+    detail = (
+        f"{file} contains an older price list, and the newest list of the installation takes precedence; "
+        "`imgstore prices list` shows both, and `imgstore prices apply` makes the list of the file the newest"
+    )
+    subscriber(ProgressEvent(task="prices", stage=Stage.NOTE, detail=detail))
 
 
 def _ensure_installation(

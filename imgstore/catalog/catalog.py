@@ -38,6 +38,7 @@ from imgstore.catalog.storage.deletions import Deletions
 from imgstore.catalog.storage.ledger import Ledger
 from imgstore.catalog.storage.maintenance import MaintenanceTasks, ZoneGaps
 from imgstore.catalog.storage.manifests import Manifests
+from imgstore.catalog.storage.price_lists import RecordedPrices
 from imgstore.catalog.storage.queue import Queue
 from imgstore.catalog.storage.rebuilt_rows import RebuiltRows
 from imgstore.catalog.storage.replicas import Replicas
@@ -100,6 +101,7 @@ class Transaction:
         self.quotas = Quotas(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)
+        self.price_lists = RecordedPrices(session)
         self.revision_marks = RevisionMarks(session)
         self.activity = Activity(session)
         self.tenants = Tenants(session)

@@ -30,7 +30,8 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     lost_objects     -> slots                                objects without a right copy in the slot
     works            -> slots           ~> versions, disks
     work_pins        -> works, manifests                     the database refuses to delete a pinned manifest
-    ledger           ~> all resources, by name               statements need charges of deleted resources
+    ledger           ~> all resources, by name, price_lists  statements need charges of deleted resources
+    price_lists                                              all price lists since the first start
     intervals        ~> slots, versions, disks
     activity         ~> all resources, by name
     workers                                                  running processes of `imgstore worker`
@@ -105,7 +106,7 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0035"
+REVISION: Final = "0036"
 """The head of migrations/versions. A catalog at this revision opens without an import of Alembic.
 
 Each migration from 0033 on has a variable `oldest_code`, the oldest revision of code that may use the catalog afterwards
@@ -155,7 +156,7 @@ def _tags() -> Column[object]:
     return Column("tags", JSON, nullable=False)
 
 
-def _parties() -> list[Column[str]]:
+def _parties() -> list[Column[Any]]:
     """Return the columns of a `Party`, by name."""
     return [
         Column("subscription", String, nullable=False),
@@ -165,6 +166,8 @@ def _parties() -> list[Column[str]]:
         Column("definition", String),
         Column("version", String),
         Column("disk", String),
+        # Null for rows of code before revision 0036.
+        Column("tags", JSON(none_as_null=True)),
     ]
 
 
@@ -577,9 +580,24 @@ ledger = _table(
     Column("target", String, nullable=False),
     Column("replica", Integer, nullable=False),
     Column("delivered_bytes", BigInteger, nullable=False),
+    # For code before revision 0036. With a price list, statements compute the amount by the list.
     Column("unit_price", DecimalText, nullable=False),
     Column("amount", DecimalText, nullable=False),
     Column("time", UtcDateTime, nullable=False),
+    # The number of a price list. Null for rows of code before revision 0036: the amount is the price.
+    Column("price_list", Integer),
+    # Null for free bytes.
+    Column("meter", String),
+)
+
+price_lists = _table(
+    "price_lists",
+    _uid(),
+    Column("number", Integer, nullable=False, unique=True),
+    Column("digest", String, nullable=False),
+    Column("document", JSON, nullable=False),
+    # The first use of the list. The first list applies to all earlier times, too.
+    Column("effective_at", UtcDateTime, nullable=False),
 )
 
 intervals = _table(

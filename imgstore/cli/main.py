@@ -49,6 +49,7 @@ _COMMANDS: Final = {
         ("operator", "doctor", "Check the installation, and print a line for each finding with the next step."),
         ("operator", "regions", "List, check and initialize regions."),
         ("operator", "catalog", "Protect and recover the catalog of the installation."),
+        ("operator", "prices", "Show and apply the price lists of the installation."),
         ("operator", "settings", "Show and apply the settings of the installation."),
         (
             "machines",

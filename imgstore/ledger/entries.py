@@ -1,9 +1,11 @@
 """The entries of the ledger: rows for transferred bytes, and intervals for stored bytes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from types import MappingProxyType
 
 from imgstore.domain.resources import StorageAccountType
 
@@ -37,6 +39,8 @@ class Party:
     version: str | None
     disk: str | None = None
     """The managed disk, snapshot or managed image that alone names the bytes."""
+    tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    """The tags of the version or stored disk at the time of the entry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +58,14 @@ class LedgerRow:
     """The ordinal of the replica in the target region."""
     delivered_bytes: int
     unit_price: Decimal
-    """Per GB of 10^9 bytes, in the currency of the installation."""
+    """The price of the first tier per GB of 10^9 bytes. The statement computes the amount by the price list."""
     amount: Decimal
+    """The bytes at `unit_price`. For code before price lists, which are read if `price_list` is None."""
     time: datetime
+    price_list: int | None = None
+    """The number of the price list. None for a row of code before price lists: `amount` is the price."""
+    meter: str | None = None
+    """The line of the price list. None for free bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Final
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import region_key
 from imgstore.domain.resources import StorageAccountType
-from imgstore.ledger.prices import Prices
+from imgstore.ledger.prices import PriceList
 
 ZRS_ZONES: Final = 3
 """ZRS writes to three zones and succeeds on two."""
@@ -55,6 +55,8 @@ class Region:
     bucket: str
     policy: Policy
     storage_account_types: tuple[StorageAccountType, ...]
+    zone_group: str | None = None
+    """The group of regions for prices, for example a continent."""
     zones: tuple[Zone, ...]
     """The zones in the order of regions.yaml, which placement depends on."""
 
@@ -85,7 +87,7 @@ class Regions:
     currency: str
     regions: Mapping[str, Region]
     """Regions by key, in the order of the document."""
-    prices: Prices
+    prices: PriceList
     path: str
     """The path of the document, for errors."""
     bandwidth: Bandwidth = field(default_factory=Bandwidth)

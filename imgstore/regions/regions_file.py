@@ -2,29 +2,26 @@
 
 import importlib.resources
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from decimal import Decimal
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import urlsplit
 
 from imgstore.domain.errors import InvalidRegions
 from imgstore.domain.host.os_errors import describe
 from imgstore.domain.names import region_key
 from imgstore.domain.resources import StorageAccountType
-from imgstore.ledger.prices import FREE, Prices
 from imgstore.regions.model import ALL_ZONES, ZRS_ZONES, Bandwidth, Policy, Region, Regions, Zone
+from imgstore.regions.price_section import PRICE_KEYS, read_pairs, read_prices
 from imgstore.regions.yaml_sections import Section, list_variables, read_document
 
 SHARED_ENDPOINT: Final = "IMGSTORE_S3_ENDPOINT"
 """The variable with the endpoint of all zones that name no endpoint."""
 
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
-_PRICE: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,12})?")
-"""Nine digits before the decimal point and twelve after it: a sum of products with any number of bytes stays exact."""
 _BANDWIDTH: Final = re.compile(r"[1-9][0-9]{4,14}")
 """At least 10,000 bytes per second: a segment of 4 MiB arrives within seven minutes."""
 _REGION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -36,18 +33,13 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 KEYS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
     {
         "document": ("currency", "regions", "prices", "bandwidth_bytes_per_second"),
-        "region": ("display_name", "bucket", "policy", "storage_account_types", "zones"),
+        "region": ("display_name", "zone_group", "bucket", "policy", "storage_account_types", "zones"),
         "zone": ("endpoint", "profile", "signing_region", "path_style"),
-        "prices": ("egress_per_gb", "repair_per_gb", "storage_per_gb_month"),
-        "egress_per_gb": ("default", "pairs"),
-        "storage_per_gb_month": tuple(StorageAccountType),
+        **PRICE_KEYS,
         "bandwidth_bytes_per_second": ("default", "pairs"),
     }
 )
 """The known keys of each section."""
-_FREE_INSIDE: Final = {"price": "charged", "bandwidth": "limited"}
-
-_T = TypeVar("_T")
 
 
 def load_regions(path: Path | None, environ: Mapping[str, str]) -> Regions:
@@ -100,7 +92,7 @@ def parse_regions(content: bytes, environ: Mapping[str, str], *, path: str) -> R
     document = Section(tree, "", faults, environ, known=KEYS["document"])
     currency = document.read_matching("currency", _CURRENCY, "three capital letters, for example USD")
     regions = _regions(document, faults, environ)
-    prices = _prices(document, currency or "", regions)
+    prices = read_prices(document, currency or "", regions)
     bandwidth = _bandwidth(document, regions)
     faults += _find_conflicts([region for region in regions.values() if region])
     if faults:
@@ -149,6 +141,9 @@ def _region(name: str, section: Section, faults: list[str], shared: str | None) 
     if zones and policy is Policy.ZRS and len(zones) != ZRS_ZONES:
         section.add_fault(f"policy ZRS needs exactly {ZRS_ZONES} zones, not {len(zones)}", "zones")
     display_name = section.read_text("display_name") or name
+    group = (
+        section.read_matching("zone_group", _REGION, "letters, digits and dashes") if "zone_group" in section else None
+    )
     if len(faults) > before or bucket is None or policy is None:
         return None
     return Region(
@@ -157,6 +152,7 @@ def _region(name: str, section: Section, faults: list[str], shared: str | None) 
         bucket=bucket,
         policy=policy,
         storage_account_types=types,
+        zone_group=group,
         zones=tuple(zones),
     )
 
@@ -230,60 +226,17 @@ def _find_host_name_fault(endpoint: str, bucket: str) -> str | None:
     return None
 
 
-def _prices(document: Section, currency: str, regions: Mapping[str, Region | None]) -> Prices:
-    section = document.require_section("prices", known=KEYS["prices"])
-    egress = section.section("egress_per_gb", known=KEYS["egress_per_gb"])
-    storage = section.section("storage_per_gb_month", known=KEYS["storage_per_gb_month"])
-    prices = Prices(
-        currency=currency,
-        egress_default=_price(egress, "default") if section else FREE,
-        egress_pairs=MappingProxyType(_pairs(egress.section("pairs"), regions, "price", _price)),
-        repair=_price(section, "repair_per_gb") if "repair_per_gb" in section else FREE,
-        storage=MappingProxyType({kind: _price(storage, kind) for kind in StorageAccountType if kind.value in storage}),
-    )
-    offered = {kind for region in regions.values() if region for kind in region.storage_account_types}
-    for kind in StorageAccountType if section else ():
-        if kind in offered and kind not in prices.storage:
-            storage.add_fault(f"is missing; regions offer {kind}, so a price is needed (0 is a price)", kind)
-    return prices
-
-
 def _bandwidth(document: Section, regions: Mapping[str, Region | None]) -> Bandwidth:
     section = document.section("bandwidth_bytes_per_second", known=KEYS["bandwidth_bytes_per_second"])
     return Bandwidth(
         default_bytes_per_second=_rate(section, "default") if "default" in section else None,
-        pairs=MappingProxyType(_pairs(section.section("pairs"), regions, "bandwidth", _rate)),
+        pairs=MappingProxyType(read_pairs(section.section("pairs"), regions, "limited", _rate)),
     )
 
 
 def _rate(section: Section, key: str) -> int:
     meaning = "a whole number of bytes per second, 10000 or more; omit the key for no limit"
     return int(section.read_matching(key, _BANDWIDTH, meaning) or 0)
-
-
-def _pairs(
-    pairs: Section, regions: Mapping[str, Region | None], what: str, read: Callable[[Section, str], _T]
-) -> dict[tuple[str, str], _T]:
-    found: dict[tuple[str, str], _T] = {}
-    for source in pairs:
-        targets = pairs.section(source)
-        if regions and region_key(source) not in regions:
-            pairs.add_fault(f"unknown region '{source}'")
-        for target in targets:
-            pair = region_key(source), region_key(target)
-            if regions and pair[1] not in regions:
-                targets.add_fault(f"unknown region '{target}'")
-            if pair[0] == pair[1]:
-                targets.add_fault(f"inside a region nothing is {_FREE_INSIDE[what]}: remove this {what}", target)
-            if pair in found:
-                targets.add_fault(f"the pair {pair[0]}, {pair[1]} has a {what} already", target)
-            found[pair] = read(targets, target)
-    return found
-
-
-def _price(section: Section, key: str) -> Decimal:
-    meaning = "a price such as 0.02, 0 or more, with at most 12 digits after the decimal point"
-    return Decimal(section.read_matching(key, _PRICE, meaning) or FREE)
 
 
 def _find_conflicts(regions: list[Region]) -> Iterator[str]:

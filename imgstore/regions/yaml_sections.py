@@ -43,6 +43,13 @@ def list_variables(content: bytes) -> frozenset[str]:
     return frozenset(found[1] for text in texts for found in _VARIABLE.finditer(text))
 
 
+class _Mapping(dict[Any, Any]):
+    """A mapping of the document with the lines of its keys, for faults."""
+
+    line: int
+    lines: Mapping[str, int]
+
+
 class _TextLoader(yaml.BaseLoader):
     """A loader that keeps scalars as text, reads a plain null as "", and notes duplicate keys (YAML keeps the last)."""
 
@@ -63,21 +70,32 @@ class _TextLoader(yaml.BaseLoader):
             if key.value in lines:
                 self.duplicates.append(f"line {line}: key '{key.value}' already exists in line {lines[key.value]}")
             lines.setdefault(key.value, line)
-        return super().construct_mapping(node, deep)
+        found = _Mapping(super().construct_mapping(node, deep))
+        found.line, found.lines = node.start_mark.line + 1, lines
+        return found
 
 
 class Section:
     """A mapping of the document, with its path and the list for its faults."""
 
     def __init__(
-        self, value: Any, where: str, faults: list[str], environ: Mapping[str, str], *, known: Collection[str] = ()
+        self,
+        value: Any,
+        where: str,
+        faults: list[str],
+        environ: Mapping[str, str],
+        *,
+        known: Collection[str] = (),
+        line: int = 0,
     ) -> None:
         self.where = where
         self._faults = faults
         self._environ = environ
         self._entries: dict[str, Any] = {}
-        if isinstance(value, dict):
-            self._entries = value
+        self._line: int = line
+        self._lines: Mapping[str, int] = {}
+        if isinstance(value, _Mapping):
+            self._entries, self._line, self._lines = value, value.line, value.lines
         elif value:
             self.add_fault(f"must contain keys and values, not {_describe_value(value)}")
         for key in self._entries if known else ():
@@ -94,9 +112,11 @@ class Section:
             self.add_fault(f"unknown key '{key}' (known are {', '.join(known)})")
 
     def add_fault(self, text: str, key: str = "") -> None:
-        """Add a fault of the section, or of the entry `key`."""
+        """Add a fault of the section, or of the entry `key`, with the line in the document."""
         where = self.at(key) if key else self.where
-        self._faults.append(f"{where}: {text}" if where else text)
+        line = self._lines.get(key, self._line)
+        place = f" (line {line})" if line else ""
+        self._faults.append(f"{where}: {text}{place}" if where else f"{text}{place}")
 
     def at(self, key: str) -> str:
         """Return the path of the entry `key`, for errors."""
@@ -113,7 +133,23 @@ class Section:
 
     def section(self, key: str, *, known: Collection[str] = ()) -> "Section":
         """Return the mapping at `key`, or an empty section."""
-        return Section(self._entries.get(key), self.at(key), self._faults, self._environ, known=known)
+        line = self._lines.get(key, self._line)
+        return Section(self._entries.get(key), self.at(key), self._faults, self._environ, known=known, line=line)
+
+    def sections(self, key: str, *, known: Collection[str] = ()) -> "list[Section]":
+        """Return the mappings of the list at `key`, or the single mapping at `key` as a list of one."""
+        value = self._entries.get(key)
+        if not isinstance(value, list):
+            return [self.section(key, known=known)]
+        line = self._lines.get(key, self._line)
+        return [
+            Section(each, f"{self.at(key)}[{at}]", self._faults, self._environ, known=known, line=line)
+            for at, each in enumerate(value)
+        ]
+
+    def is_list(self, key: str) -> bool:
+        """Return whether the value at `key` is a list."""
+        return isinstance(self._entries.get(key), list)
 
     def require_section(self, key: str, *, known: Collection[str] = ()) -> "Section":
         """Return the mapping at `key`. An absent or empty mapping is a fault."""

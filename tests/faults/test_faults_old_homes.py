@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +37,6 @@ from imgstore.operations.machines import machines
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.maintenance.worker import run_worker
 from imgstore.testing.engines import PostgreSQL
-from imgstore.wire import json_text
 from imgstore.wire.responses.statement import statement_json
 from tests.support.make_old_home import BILL, DATA, DUMP, FIRST, HOMES, SECOND, THIRD
 from tests.support.mounted_folder import mount_folder
@@ -209,12 +209,14 @@ def check_bill(installation: Installation, recorded: dict[str, Any]) -> None:
     until = max(datetime.fromisoformat(row["time"][:26] + row["time"][-6:]) for row in recorded["rows"])
     with installation.catalog.reading() as transaction:
         rows, intervals = transaction.ledger.rows(), transaction.ledger.intervals()
-    statement = make_statement(rows, intervals, installation.regions.prices, until=until)
-    present = json.loads(json_text.dumps(statement_json(statement)))
-    assert present["total"] == recorded["total"]
+        prices = transaction.price_lists.all()
+    present = statement_json(make_statement(rows, intervals, prices, until=until))
+    assert Decimal(present["total"]) == Decimal(str(recorded["total"]))
     assert len(present["rows"]) == len(recorded["rows"])
     for new, old in zip(present["rows"], recorded["rows"], strict=True):
-        assert old.items() <= new.items()
+        amounts = {key: Decimal(str(old[key])) for key in ("amount", "unitPrice", "byteHours")}
+        assert {key: Decimal(new[key]) for key in amounts} == amounts
+        assert {key: value for key, value in old.items() if key not in amounts}.items() <= new.items()
 
 
 def check_content(installation: Installation, revision: str, path: Path) -> None:

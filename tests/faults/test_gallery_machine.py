@@ -47,7 +47,7 @@ from imgstore.domain.errors import (
 from imgstore.domain.names import ImageReference, VersionName
 from imgstore.domain.requests import DiskOfImageRequest, ScrubRequest, VersionRequest
 from imgstore.domain.resources import OsType, VersionUpdate
-from imgstore.operations import billing
+from imgstore.operations.billing import statements
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.gallery import definitions, galleries
@@ -813,7 +813,7 @@ class GalleryMachine(RuleBasedStateMachine):
         told: list[Decimal] = []
         first = self.oracle.cost(self.clock.now())
         self.perform(
-            Command(what="bill", run=lambda installation: told.append(billing.show_bill(installation, ADMIN).total))
+            Command(what="bill", run=lambda installation: told.append(statements.show_bill(installation, ADMIN).total))
         )
         last = self.oracle.cost(self.clock.now())
         assert first - Decimal("1e-9") <= told[0] <= last + Decimal("1e-9"), f"{told[0]}, not {first} to {last}"

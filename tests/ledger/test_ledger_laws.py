@@ -17,50 +17,66 @@ from numpy.typing import NDArray
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.egress import Transfer, charge_arrival
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
-from imgstore.ledger.prices import FREE, Prices
+from imgstore.ledger.months import Month
+from imgstore.ledger.prices import FREE, PriceList, PriceLists, Prices, Rate, Tier, Tiers, flat
+from imgstore.ledger.rating import rate_quantity
 from imgstore.ledger.shared_bytes import describe_shared_bytes
 from imgstore.ledger.statement import AMOUNT_UNIT, BYTE_HOURS_UNIT, make_statement
 from imgstore.ledger.storage_intervals import (
     Owner,
     attribute_bytes,
-    byte_hours,
     byte_microseconds,
+    cut_interval,
     plan_interval_changes,
-    storage_amount,
 )
 
-START = datetime(2024, 2, 28, tzinfo=UTC)
+START = datetime(2024, 3, 1, tzinfo=UTC)
 PARTY = Party(subscription="s", group="rg", gallery="g", definition="d", version="1.0.0")
-PRICES = Prices(
-    currency="USD",
-    egress_default=Decimal("0.02"),
-    egress_pairs=MappingProxyType({("a", "b"): Decimal("0.0123456789")}),
-    storage=MappingProxyType({kind: Decimal("0.0625") for kind in StorageAccountType}),
+PERIOD = Prices(
+    egress_default=flat(Decimal("0.02")),
+    egress_pairs=MappingProxyType({("a", "b"): flat(Decimal("0.0123456789"))}),
+    storage=MappingProxyType({kind: flat(Decimal("0.0625")) for kind in StorageAccountType}),
 )
+PRICES = PriceList(currency="USD", periods=(PERIOD,), number=1)
 
 Lengths: TypeAlias = NDArray[np.int64]
 
 regions = st.sampled_from("abc")
 prices_ = st.decimals(min_value=0, max_value=999_999_999, places=12)
 byte_counts = st.integers(min_value=0, max_value=2**60)
-instants = st.integers(min_value=0, max_value=10**15).map(lambda count: START + timedelta(microseconds=count))
+instants = st.integers(min_value=0, max_value=10**14).map(lambda count: START + timedelta(microseconds=count))
 
 
 @st.composite
-def price_lists(draw: st.DrawFn) -> Prices:
-    return Prices(
-        currency="EUR",
-        egress_default=draw(prices_),
-        egress_pairs=MappingProxyType(draw(st.dictionaries(st.tuples(regions, regions), prices_))),
-        storage=MappingProxyType({kind: draw(prices_) for kind in StorageAccountType}),
-    )
+def tiers(draw: st.DrawFn) -> Tiers:
+    begins = [0, *sorted(draw(st.sets(st.integers(1, 2**31), max_size=3)))]
+    return tuple(Tier(begin_gigabytes=Decimal(begin), unit_price=draw(prices_)) for begin in begins)
 
 
 @st.composite
-def arrivals(draw: st.DrawFn, prices: Prices) -> LedgerRow:
+def price_lists(draw: st.DrawFn, number: int = 1) -> PriceList:
+    begins = [None, *sorted(draw(st.sets(instants, max_size=2)))]
+    periods = [
+        Prices(
+            valid_from=begin,
+            egress_default=draw(tiers()),
+            egress_pairs=MappingProxyType(draw(st.dictionaries(st.tuples(regions, regions), tiers()))),
+            storage=MappingProxyType({kind: draw(tiers()) for kind in StorageAccountType}),
+        )
+        for begin in begins
+    ]
+    return PriceList(currency="EUR", periods=tuple(periods), number=number)
+
+
+def alone(prices: PriceList) -> PriceLists:
+    return PriceLists(lists=(prices,), begins=(START,))
+
+
+@st.composite
+def arrivals(draw: st.DrawFn, prices: PriceList) -> LedgerRow:
     return charge_arrival(
         Transfer(
-            key="k",
+            key=draw(st.uuids(version=4)).hex,
             party=PARTY,
             source=draw(regions),
             target=draw(regions),
@@ -91,28 +107,31 @@ def intervals(draw: st.DrawFn) -> StorageInterval:
 
 
 @given(data=st.data(), prices=price_lists(), until=instants)
-def test_a_statement_balances(data: st.DataObject, prices: Prices, until: datetime) -> None:
+def test_a_statement_balances(data: st.DataObject, prices: PriceList, until: datetime) -> None:
     """The total equals the sum of the amounts exactly, and no bytes are lost."""
     rows = data.draw(st.lists(arrivals(prices)))
     lying = data.draw(st.lists(intervals()))
-    bill = make_statement(rows, lying, prices, until=until)
+    bill = make_statement(rows, lying, alone(prices), until=until)
     assert Fraction(bill.total) == sum((Fraction(row.amount) for row in bill.rows), Fraction())
     assert sum(row.delivered_bytes for row in bill.rows) == sum(row.delivered_bytes for row in rows)
-    assert len(bill.rows) == len(rows) + len({(each.owner_uid, each.slot_uid) for each in lying})
+    owners = {(each.owner_uid, each.slot_uid) for each in lying if cut_interval(each, [], until)}
+    assert len(bill.rows) >= len(rows) + len(owners)
     assert list(bill.rows) == sorted(bill.rows, key=lambda row: row.time)
     assert bill.currency == "EUR"
 
 
 @given(data=st.data(), prices=price_lists())
-def test_arrival_costs_bytes_times_price(data: st.DataObject, prices: Prices) -> None:
+def test_arrival_costs_bytes_times_price(data: st.DataObject, prices: PriceList) -> None:
     """The amount is exact. Only transfers between regions have a price."""
     row = data.draw(arrivals(prices))
     assert Fraction(row.amount) == Fraction(row.unit_price) * row.delivered_bytes / 10**9
     if row.kind is ChargeKind.COPY:
         assert row.unit_price == row.amount == 0
+        assert row.meter is None
     else:
         assert row.source != row.target
-        assert row.unit_price == prices.egress_pairs.get((row.source, row.target), prices.egress_default)
+        assert row.meter in {"egress/default", f"egress/{row.source}/{row.target}"}
+        assert row.unit_price == prices.egress(row.source, row.target, row.time).tiers[0].unit_price
 
 
 def test_transfers_between_regions_are_charged_and_copies_inside_are_free() -> None:
@@ -140,7 +159,8 @@ def test_transfers_between_regions_are_charged_and_copies_inside_are_free() -> N
 
 
 def test_no_digit_is_lost_beyond_28_digits() -> None:
-    dear = dataclasses.replace(PRICES, egress_default=Decimal("123456789.123456789012"))
+    period = dataclasses.replace(PERIOD, egress_default=flat(Decimal("123456789.123456789012")))
+    dear = dataclasses.replace(PRICES, periods=(period,))
     row = charge_arrival(
         Transfer(
             key="k",
@@ -155,11 +175,12 @@ def test_no_digit_is_lost_beyond_28_digits() -> None:
         crossing=True,
     )
     assert Fraction(row.amount) == Fraction(123456789123456789012, 10**21) * (2**60 - 1)
-    small = dataclasses.replace(row, unit_price=Decimal("1e-12"), delivered_bytes=1, amount=Decimal("1e-21"))
+    cheap = dataclasses.replace(row, unit_price=Decimal("1e-12"), amount=Decimal("1e-21"))
+    small = dataclasses.replace(cheap, key="l", delivered_bytes=1, price_list=None, meter=None)
     # Invariant M1.
-    assert Fraction(make_statement([row, small], [], dear, until=START).total) == Fraction(row.amount) + Fraction(
-        1, 10**21
-    )
+    assert Fraction(make_statement([row, small], [], alone(dear), until=START).total) == Fraction(
+        row.amount
+    ) + Fraction(1, 10**21)
 
 
 @given(each=intervals(), cut=instants, until=instants)
@@ -168,7 +189,7 @@ def test_divided_interval_has_the_weight_of_the_whole(each: StorageInterval, cut
     cut = min(max(cut, each.opened_at), each.closed_at or cut)
     parts = [dataclasses.replace(each, closed_at=cut), dataclasses.replace(each, opened_at=max(cut, each.opened_at))]
     assert byte_microseconds(each, until) == sum(byte_microseconds(part, until) for part in parts)
-    whole, pieced = (make_statement([], some, PRICES, until=until) for some in ([each], parts))
+    whole, pieced = (make_statement([], some, alone(PRICES), until=until) for some in ([each], parts))
     assert whole.total == pieced.total
     assert [row.byte_hours for row in whole.rows] == [row.byte_hours for row in pieced.rows]
 
@@ -177,15 +198,60 @@ def test_divided_interval_has_the_weight_of_the_whole(each: StorageInterval, cut
 def test_weight_and_amount_equal_exact_fractions(each: StorageInterval, until: datetime) -> None:
     end = min(each.closed_at or until, until)
     hours = max(Fraction(0), Fraction((end - each.opened_at) / timedelta(microseconds=1)) / 3_600_000_000)
-    price = PRICES.storage_per_gb_month(each.storage_account_type)
-    cost = each.stored_bytes * hours * Fraction(price) / 730 / 10**9
-    assert abs(Fraction(byte_hours(each, until)) - each.stored_bytes * hours) <= Fraction(1, 10**20)
-    assert abs(Fraction(storage_amount(byte_microseconds(each, until), price)) - cost) <= Fraction(1, 10**20)
-    (row,) = make_statement([], [each], PRICES, until=until).rows
-    assert abs(Fraction(row.amount) - cost) <= Fraction(AMOUNT_UNIT) / 2 + Fraction(1, 10**20)
-    assert abs(Fraction(row.byte_hours) - each.stored_bytes * hours) <= Fraction(BYTE_HOURS_UNIT) / 2 + Fraction(
-        1, 10**20
+    cost = each.stored_bytes * hours * Fraction("0.0625") / 730 / 10**9
+    bill = make_statement([], [each], alone(PRICES), until=until)
+    months = len(bill.rows)
+    assert [row.month for row in bill.rows] == sorted({row.month for row in bill.rows})
+    assert abs(Fraction(bill.total) - cost) <= months * Fraction(AMOUNT_UNIT) / 2
+    weight = sum(Fraction(row.byte_hours) for row in bill.rows)
+    assert abs(weight - each.stored_bytes * hours) <= months * Fraction(BYTE_HOURS_UNIT) / 2
+
+
+@given(data=st.data(), first=price_lists(1), second=price_lists(2), change=instants, until=instants)
+def test_new_prices_change_no_older_day(
+    data: st.DataObject, first: PriceList, second: PriceList, change: datetime, until: datetime
+) -> None:
+    """Up to the change, the bill with both lists equals the bill with the first list alone (invariant M19)."""
+    lying = data.draw(st.lists(intervals(), max_size=4))
+    until = min(until, change)
+    both = PriceLists(lists=(first, second), begins=(START, change))
+    assert (
+        make_statement([], lying, both, until=until).rows == make_statement([], lying, alone(first), until=until).rows
     )
+
+
+@given(data=st.data(), prices=price_lists(), until=instants)
+def test_a_closed_month_does_not_change(data: st.DataObject, prices: PriceList, until: datetime) -> None:
+    """Later entries, and the close of intervals after the month, leave the rows of the month (invariant M19)."""
+    rows = data.draw(st.lists(arrivals(prices), max_size=4))
+    lying = [
+        dataclasses.replace(each, uid=str(at)) for at, each in enumerate(data.draw(st.lists(intervals(), max_size=4)))
+    ]
+    month = Month.of(until)
+    before = make_statement(rows, lying, alone(prices), until=month.end, month=month)
+    later = month.end + timedelta(days=data.draw(st.integers(0, 99)))
+    rows += [dataclasses.replace(row, key=f"later-{row.key}", time=later) for row in rows]
+    lying = [
+        each if each.closed_at else dataclasses.replace(each, closed_at=max(later, each.opened_at)) for each in lying
+    ]
+    after = make_statement(rows, lying, alone(prices), until=later + timedelta(days=40), month=month)
+    assert after == before
+
+
+@given(used=tiers(), parts=st.lists(st.fractions(0, 2**32), max_size=5))
+def test_tiers_price_the_sum_of_a_month(used: Tiers, parts: list[Fraction]) -> None:
+    """The amounts of parts add up to the amount of the sum, and each band applies to its part only (invariant M18)."""
+    rate = Rate(meter="m", tiers=used)
+    before, amounts = Fraction(0), []
+    for part in parts:
+        amounts.append(rate_quantity(rate, before, part))
+        before += part
+    ends = [Fraction(tier.begin_gigabytes) for tier in used[1:]] + [max(before, Fraction(2**33))]
+    expected = sum(
+        Fraction(tier.unit_price) * max(Fraction(0), min(before, end) - Fraction(tier.begin_gigabytes))
+        for tier, end in zip(used, ends, strict=True)
+    )
+    assert sum(amounts) == expected
 
 
 @st.composite
@@ -239,7 +305,7 @@ def test_arriving_and_leaving_owners_conserve_bytes(slot: tuple[list[Owner], Len
         assert plan_interval_changes(standing.values(), wanted) == ((), {})
         weight += distinct_bytes(present, lengths)
         now += timedelta(hours=1)
-    bill = make_statement([], [*closed, *standing.values()], PRICES, until=now)
+    bill = make_statement([], [*closed, *standing.values()], alone(PRICES), until=now)
     assert sum(row.byte_hours for row in bill.rows) == weight
 
 
@@ -310,7 +376,7 @@ def test_a_statement_of_a_month() -> None:
         crossing=True,
     )
     lying = _opened("v", 100 * 10**9, START)
-    bill = make_statement([delivery], [lying], PRICES, until=START + timedelta(hours=730))
+    bill = make_statement([delivery], [lying], alone(PRICES), until=START + timedelta(hours=730))
     moved, stored = bill.rows
     assert bill.total == Decimal("6.29")
     assert (moved.kind, moved.source, moved.target, moved.replica) == (ChargeKind.EGRESS, "b", "a", 1)
@@ -347,5 +413,5 @@ def test_wrong_amount_of_a_row_breaks_the_balance() -> None:
         amount=Decimal("0.03"),
         time=START,
     )
-    with pytest.raises(AssertionError, match=r"does not balance: the rows add up to 0\.03, the bytes cost 0\.02"):
-        make_statement([row], [], PRICES, until=START)
+    with pytest.raises(AssertionError, match=r"k does not balance: the amount is 0\.03, the bytes cost 0\.02"):
+        make_statement([row], [], alone(PRICES), until=START)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreUnreachable
 from imgstore.domain.reports import BenchPlan, BenchReport
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.prices import price_of
-from imgstore.operations import billing
+from imgstore.operations.billing import statements
 from imgstore.operations.demo.bench import open_disk_file, plan_bench, run_bench
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
@@ -83,21 +84,24 @@ def test_each_region_has_figures_and_all_objects_are_removed(
 def test_planned_cost_is_the_upper_bound_of_the_bill(
     installation: Installation, reader: DiskReader, tmp_path: Path
 ) -> None:
-    before = billing.show_bill(installation, ADMIN)
+    before = statements.show_bill(installation, ADMIN)
     plan = plan_bench(installation, ADMIN, reader)
     assert plan.targets == ("westus2", "eastus", "northeurope")
     assert plan.egress_bytes_max == 3 * plan.data_bytes
     assert plan.egress_price_max == sum(
-        price_of(plan.data_bytes, installation.regions.prices.egress("southcentralus", to)) for to in plan.targets
+        price_of(
+            plan.data_bytes, installation.regions.prices.egress("southcentralus", to, datetime.now(UTC)).first_price
+        )
+        for to in plan.targets
     )
     run(installation, plan, reader, tmp_path)
-    rows = [row for row in billing.show_bill(installation, ADMIN).rows if row.gallery == "imgstore_bench"]
+    rows = [row for row in statements.show_bill(installation, ADMIN).rows if row.gallery == "imgstore_bench"]
     moved = [row for row in rows if row.kind is ChargeKind.EGRESS]
     assert 0 < sum(row.delivered_bytes for row in moved) <= plan.egress_bytes_max
     assert 0 < sum(row.amount for row in moved) <= plan.egress_price_max
     assert [row.amount for row in before.rows if row.kind is ChargeKind.EGRESS] == [
         row.amount
-        for row in billing.show_bill(installation, ADMIN).rows
+        for row in statements.show_bill(installation, ADMIN).rows
         if row.kind is ChargeKind.EGRESS and row.gallery != "imgstore_bench"
     ]
 

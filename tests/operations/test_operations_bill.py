@@ -12,7 +12,7 @@ from imgstore.catalog.engine.database import Session
 from imgstore.domain.effects import Effects
 from imgstore.domain.storage.digests import Digest
 from imgstore.ledger.entries import ChargeKind, StorageInterval
-from imgstore.operations import billing
+from imgstore.operations.billing import statements
 from imgstore.operations.disks import disks
 from imgstore.operations.installation import Installation
 from tests.support.manual_clock import ManualClock
@@ -74,11 +74,12 @@ def test_egress_has_the_price_of_the_region_pair_and_copies_inside_are_free(
     published: Installation, samples: SampleImages
 ) -> None:
     publish(published, samples.second, "1.0.1", ["southcentralus=2", "northeurope=2", "eastus"])
-    bill = billing.show_bill(published, ADMIN)
+    bill = statements.show_bill(published, ADMIN)
     moved = [row for row in bill.rows if row.kind is not ChargeKind.STORAGE]
     prices = {row.target: row.unit_price for row in moved if row.kind is ChargeKind.EGRESS}
     assert prices == {"westus2": Decimal("0.02"), "eastus": Decimal("0.02"), "northeurope": Decimal("0.05")}
     for row in moved:
+        assert row.unit_price is not None
         assert row.amount == row.delivered_bytes * row.unit_price / 10**9
         assert (row.kind is ChargeKind.COPY) == (row.amount == 0)
     # Invariants M5 and M6.
@@ -149,7 +150,7 @@ def test_storage_is_bytes_times_time(timed: tuple[Installation, ManualClock], sa
     }
     clock.advance(timedelta(hours=730).total_seconds())
     delete(installation)
-    bill = billing.show_bill(installation, ADMIN)
+    bill = statements.show_bill(installation, ADMIN)
     stored = {row.target: row for row in bill.rows if row.kind is ChargeKind.STORAGE}
     prices = {"southcentralus": Decimal("0.05"), "westus2": Decimal("0.0625")}
     for region, price in prices.items():

@@ -18,7 +18,7 @@ from imgstore.domain.storage.digests import digest_of
 from imgstore.domain.storage.sizes import MIB
 from imgstore.domain.storage.works import WorkKind
 from imgstore.ledger.entries import ChargeKind
-from imgstore.operations import billing
+from imgstore.operations.billing import statements
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.slots.degrade import degrade
@@ -138,7 +138,7 @@ def test_lrs_is_repaired_from_another_region(published: Installation, samples: S
     assert found[EAST].unrepaired == []
     ((_, target, moved),) = repairs(published)
     assert (target, moved) == ("eastus", first.stat().st_size)
-    assert billing.show_bill(published, ADMIN).total >= 0
+    assert statements.show_bill(published, ADMIN).total >= 0
     assert [row.amount for row in charges(published) if row.kind is ChargeKind.REPAIR] == [Decimal(0)]
     served(published, samples, tmp_path)
 
@@ -154,7 +154,7 @@ def test_repair_is_charged_if_a_price_is_configured(samples: SampleImages, tmp_p
         run(installation)
         (row,) = (row for row in charges(installation) if row.kind is ChargeKind.REPAIR)
         assert row.amount == Decimal("1.5") * first.stat().st_size / 10**9
-        billing.show_bill(installation, ADMIN)
+        statements.show_bill(installation, ADMIN)
 
 
 @pytest.mark.parametrize("zone", "123")

@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import fields
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
 
-from imgstore.domain.errors import ImgstoreError
+from imgstore.domain.errors import ImgstoreError, InvalidRegions
 from imgstore.domain.identity.access import Principal
 from imgstore.domain.reports import SlotScrub
 from imgstore.domain.requests import ScrubRequest, UploadRequest
@@ -52,6 +52,8 @@ from tests.support.sample_gallery import (
     publish_disks,
     request,
 )
+
+TODAY = datetime(2026, 11, 30, tzinfo=UTC)
 
 HERE = ["southcentralus"]
 Observe = Callable[[Installation, Path], object]
@@ -243,6 +245,7 @@ currency: USD
 regions:
   fra:
     display_name: Frankfurt
+    zone_group: west
     bucket: images-fra
     policy: ZRS
     storage_account_types: [Standard_LRS, Standard_ZRS, Premium_LRS]
@@ -251,16 +254,27 @@ regions:
       b: {endpoint: "http://localhost:2"}
       c: {endpoint: "http://localhost:3"}
   ber:
+    zone_group: east
     bucket: images-ber
     policy: LRS
     storage_account_types: [Standard_LRS]
     zones: {"1": {}}
 prices:
-  egress_per_gb: {default: 0.02, pairs: {fra: {ber: 0.01}}}
+  egress_per_gb:
+    default: 0.02
+    zone_groups: {east: {west: 0.03}}
+    pairs: {fra: {ber: 0.01}}
   repair_per_gb: 0.5
   storage_per_gb_month: {Standard_LRS: 1, Standard_ZRS: 2, Premium_LRS: 3}
 bandwidth_bytes_per_second: {default: 20000, pairs: {fra: {ber: 30000}}}
 """
+SWAPPED_GROUPS = yaml.load(
+    DOCUMENT.replace("group: west", "group: x")
+    .replace("group: east", "group: west")
+    .replace("group: x", "group: east"),
+    Loader=yaml.BaseLoader,
+)["regions"]
+TIERS = [{"up_to_gb": "10", "price": "9"}, {"price": "8"}]
 FRA = ("regions", "fra")
 ZONE_A = (*FRA, "zones", "a")
 
@@ -278,8 +292,16 @@ def priced(text: str, _folder: Path) -> object:
     """Return the prices of transfers, repairs and storage."""
     regions = regions_of(text)
     prices, kinds = regions.prices, list(StorageAccountType)
-    egress = [prices.egress(*pair) for pair in (("fra", "ber"), ("ber", "fra"))]
-    return regions.currency, egress, prices.repair, [prices.storage_per_gb_month(kind) for kind in kinds]
+    egress = [prices.egress(*pair, TODAY) for pair in (("fra", "ber"), ("ber", "fra"), ("fra", "x"))]
+    return regions.currency, egress, prices.repair(TODAY), [prices.storage(kind, TODAY) for kind in kinds]
+
+
+def periods(text: str, _folder: Path) -> object:
+    """Return the begins of the periods of prices, or the faults."""
+    try:
+        return [each.valid_from for each in regions_of(text).prices.periods]
+    except InvalidRegions as error:
+        return str(error)
 
 
 def limited(text: str, _folder: Path) -> object:
@@ -316,8 +338,9 @@ REGIONS: Mapping[str, tuple[tuple[str, ...], object, Callable[[str, Path], objec
     "document.prices": (("prices", "repair_per_gb"), "7", priced),
     "document.bandwidth_bytes_per_second": (("bandwidth_bytes_per_second",), {}, limited),
     "region.display_name": ((*FRA, "display_name"), "Another name", listed),
+    "region.zone_group": (("regions",), SWAPPED_GROUPS, priced),
     "region.bucket": ((*FRA, "bucket"), "another-bucket", requested),
-    "region.policy": (FRA, {"bucket": "images-fra", "policy": "LRS", "storage_account_types": ["Standard_LRS"],
+    "region.policy": (FRA, {"bucket": "images-fra", "zone_group": "west", "policy": "LRS", "storage_account_types": ["Standard_LRS"],
         "zones": {"a": {}}}, listed),
     "region.storage_account_types": ((*FRA, "storage_account_types"), ["Standard_LRS"], listed),
     "region.zones": (("regions", "ber", "zones"), {"1": {}, "2": {}}, listed),
@@ -325,10 +348,15 @@ REGIONS: Mapping[str, tuple[tuple[str, ...], object, Callable[[str, Path], objec
     "zone.profile": ((*ZONE_A, "profile"), "two", requested),
     "zone.signing_region": ((*ZONE_A, "signing_region"), "eu-2", requested),
     "zone.path_style": ((*ZONE_A, "path_style"), "false", requested),
+    "prices.valid_from": (("prices", "valid_from"), "2026-01-01", periods),
+    "prices.valid_until": (("prices", "valid_until"), "2027-01-01", periods),
     "prices.egress_per_gb": (("prices", "egress_per_gb"), {"default": "9"}, priced),
     "prices.repair_per_gb": (("prices", "repair_per_gb"), "9", priced),
     "prices.storage_per_gb_month": (("prices", "storage_per_gb_month", "Standard_LRS"), "9", priced),
     "egress_per_gb.default": (("prices", "egress_per_gb", "default"), "9", priced),
+    "egress_per_gb.zone_groups": (("prices", "egress_per_gb", "zone_groups"), {}, priced),
+    "tier.up_to_gb": (("prices", "repair_per_gb"), TIERS, priced),
+    "tier.price": (("prices", "repair_per_gb"), [{"price": "8"}], priced),
     "egress_per_gb.pairs": (("prices", "egress_per_gb", "pairs"), {}, priced),
     "storage_per_gb_month.Standard_LRS": (("prices", "storage_per_gb_month", "Standard_LRS"), "9", priced),
     "storage_per_gb_month.Standard_ZRS": (("prices", "storage_per_gb_month", "Standard_ZRS"), "9", priced),

@@ -15,7 +15,7 @@ from imgstore.domain.settings.limits import Limits
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.views import VersionView
-from imgstore.operations import billing
+from imgstore.operations.billing import statements
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.disks.from_source import create_from_source
@@ -109,7 +109,7 @@ def test_shallow_version_stays_in_the_slot_of_its_disk_and_outlives_the_disk(
     assert left.owner_uid == made.version.uid
     assert left.party.version == "2.0.0"
     assert left.stored_bytes > billed[made.version.uid], "the disk's bytes are the version's from now on"
-    billing.show_bill(published, ADMIN)
+    statements.show_bill(published, ADMIN)
     audit(published)
     audit_collected(published)
     delete(published, "2.0.0")

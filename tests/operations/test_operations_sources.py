@@ -27,7 +27,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import ManagedImage
-from imgstore.operations import billing
+from imgstore.operations.billing import statements
 from imgstore.operations.disks import disks
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.gallery import groups
@@ -89,7 +89,7 @@ def test_disk_from_a_file_is_in_the_pool_of_the_subscription_and_region(
     other = make(empty, "d2", samples.second, location="westus2")
     assert other.slot.key.pool_uid != made.slot.key.pool_uid
     audit(empty)
-    rows = [row for row in billing.show_bill(empty, ADMIN).rows if row.disk == "d1"]
+    rows = [row for row in statements.show_bill(empty, ADMIN).rows if row.disk == "d1"]
     assert [(row.group, row.gallery, row.target) for row in rows] == [(GROUP, None, "eastus")]
     with open_home(folder) as again:
         assert disks.list_disks(again, ADMIN) == [made, other]

@@ -1,6 +1,8 @@
 """Tests of regions.yaml: valid values, and the text of each fault."""
 
+import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,11 @@ import yaml
 
 from imgstore.domain.errors import InvalidInput, InvalidRegions
 from imgstore.domain.resources import StorageAccountType
+from imgstore.ledger.prices import flat
 from imgstore.regions import Policy, load_regions
 from imgstore.regions.regions_file import parse_regions
+
+TODAY = datetime(2026, 11, 30, tzinfo=UTC)
 
 GOOD = """
 currency: EUR
@@ -70,12 +75,11 @@ def test_every_value_of_a_good_document() -> None:
     assert (first.profile, first.signing_region, first.path_style) == ("fra", "eu-1", False)
     assert (second.profile, second.signing_region, second.path_style) == (None, None, True)
     assert (ber.display_name, ber.embedded, ber.zones[0].name, ber.zones[0].endpoint) == ("ber", True, "1", None)
-    assert regions.prices.egress("fra", "ber") == Decimal("0.005")
-    assert regions.prices.egress("ber", "fra") == Decimal("0.02")
-    assert regions.prices.egress("ber", "ber") == 0
-    assert regions.prices.storage_per_gb_month(StorageAccountType.STANDARD_ZRS) == Decimal("0.125")
+    assert regions.prices.egress("fra", "ber", TODAY).tiers == flat(Decimal("0.005"))
+    assert regions.prices.egress("ber", "fra", TODAY).tiers == flat(Decimal("0.02"))
+    assert regions.prices.storage(StorageAccountType.STANDARD_ZRS, TODAY).tiers == flat(Decimal("0.125"))
     with pytest.raises(InvalidInput, match="no storage price for Premium_LRS"):
-        regions.prices.storage_per_gb_month(StorageAccountType.PREMIUM_LRS)
+        regions.prices.storage(StorageAccountType.PREMIUM_LRS, TODAY)
 
 
 def test_a_region_is_found_in_every_spelling_and_refused_by_naming_the_known_ones() -> None:
@@ -116,6 +120,7 @@ def test_the_shared_endpoint_takes_the_zones_that_name_none() -> None:
 
 
 REGION = "regions", "ber"
+PERIOD = yaml.load(GOOD, Loader=yaml.BaseLoader)["prices"]
 FAULTS = {
     "a document of nothing": ("", "regions: is missing or empty"),
     "not YAML": ("regions: [", "the document is not YAML: while parsing a flow node expected the node content"),
@@ -290,7 +295,7 @@ FAULTS = {
     ),
     "unknown region in a pair": (
         changed("prices", "egress_per_gb", "pairs", value={"fra": {"moon": "1"}, "sun": {"ber": "1"}}),
-        "prices.egress_per_gb.pairs.fra: unknown region 'moon'",
+        "prices.egress_per_gb.pairs.fra.moon: unknown region 'moon'",
     ),
     "a pair inside a region": (
         changed("prices", "egress_per_gb", "pairs", value={"fra": {"FRA": "1"}}),
@@ -298,7 +303,48 @@ FAULTS = {
     ),
     "a pair twice": (
         changed("prices", "egress_per_gb", "pairs", value={"fra": {"ber": "1", "BER": "2"}}),
-        "prices.egress_per_gb.pairs.fra.BER: the pair fra, ber has a price already",
+        "prices.egress_per_gb.pairs.fra.BER: the pair fra, ber has an entry already",
+    ),
+    "a gap between periods": (
+        changed("prices", value=[{**PERIOD, "valid_until": "2026-11-01"}, {**PERIOD, "valid_from": "2026-12-01"}]),
+        "prices[0].valid_until: leaves a gap: the next period begins on 2026-12-01",
+    ),
+    "overlapping periods": (
+        changed("prices", value=[{**PERIOD, "valid_until": "2026-12-02"}, {**PERIOD, "valid_from": "2026-12-01"}]),
+        "prices[0].valid_until: overlaps: the next period begins on 2026-12-01",
+    ),
+    "periods in the wrong order": (
+        changed("prices", value=[{**PERIOD, "valid_from": "2026-12-01"}, {**PERIOD, "valid_from": "2026-11-01"}]),
+        "prices[1].valid_from: is not after the period before, which begins on 2026-12-01",
+    ),
+    "a later period without a begin": (
+        changed("prices", value=[PERIOD, PERIOD]),
+        "prices[1].valid_from: is missing; only the first period may begin before all times",
+    ),
+    "an end of all periods": (
+        changed("prices", value=[{**PERIOD, "valid_until": "2027-01-01"}]),
+        "prices[0].valid_until: later months would have no price",
+    ),
+    "no day of the calendar": (
+        changed("prices", value=[PERIOD, {**PERIOD, "valid_from": "2026-02-30"}]),
+        "prices[1].valid_from: '2026-02-30' is no day of the calendar",
+    ),
+    "a negative price in a tier": (
+        changed("prices", "egress_per_gb", "default", value=[{"up_to_gb": "5", "price": "-1"}, {"price": "1"}]),
+        "prices.egress_per_gb.default[0].price: '-1' is not a price",
+    ),
+    "tiers in the wrong order": (
+        changed("prices", "repair_per_gb", value=[*({"up_to_gb": "5", "price": "1"},) * 2, {"price": "1"}]),
+        "prices.repair_per_gb[1].up_to_gb: '5' is not a number of GB such as 10240, more than the tier before",
+    ),
+    "an end of all tiers": (
+        changed("prices", "repair_per_gb", value=[{"up_to_gb": "5", "price": "1"}]),
+        "prices.repair_per_gb[0].up_to_gb: larger sums would have no price",
+    ),
+    "no tiers": (changed("prices", "repair_per_gb", value=[]), "prices.repair_per_gb: is empty"),
+    "an unknown zone group": (
+        changed("prices", "egress_per_gb", "zone_groups", value={"asia": {}}),
+        "prices.egress_per_gb.zone_groups.asia: no region has the zone_group 'asia'",
     ),
     "price of an unknown type": (
         changed("prices", "storage_per_gb_month", "Ultra_LRS", value="1"),
@@ -321,6 +367,16 @@ def test_a_fault_causes_no_other_faults(name: str) -> None:
     """One mistake causes one line, without consequential faults."""
     text, _ = FAULTS[name]
     assert len(faults_of(text)) == (2 if name == "unknown region in a pair" else 1)
+
+
+def test_faults_of_prices_have_lines() -> None:
+    """The line is that of the key, also inside of pairs and lists of periods and tiers."""
+    lines = GOOD.splitlines()
+    for line, text in enumerate(lines, start=1):
+        if re.search(r": *0\.[0-9]+ *$", text):
+            broken = "\n".join([*lines[: line - 1], re.sub("0\\.[0-9]+ *$", "-1", text), *lines[line:]])
+            (fault,) = faults_of(broken)
+            assert fault.endswith(f"(line {line})"), fault
 
 
 def test_all_faults_are_reported_at_once() -> None:
@@ -394,12 +450,12 @@ def test_bandwidth_by_pair_and_direction() -> None:
 def test_faults_of_bandwidth_are_reported_together() -> None:
     text = with_bandwidth("{default: fast, pairs: {fra: {ber: 0, moon: 20000, fra: 20000}}, burst: 1}")
     expected = "is not a whole number of bytes per second, 10000 or more; omit the key for no limit"
-    assert list(faults_of(text)) == [
+    assert [fault.rpartition(" (line")[0] for fault in faults_of(text)] == [
         "bandwidth_bytes_per_second: unknown key 'burst' (known are default, pairs)",
         f"bandwidth_bytes_per_second.default: 'fast' {expected}",
         f"bandwidth_bytes_per_second.pairs.fra.ber: '0' {expected}",
-        "bandwidth_bytes_per_second.pairs.fra: unknown region 'moon'",
-        "bandwidth_bytes_per_second.pairs.fra.fra: inside a region nothing is limited: remove this bandwidth",
+        "bandwidth_bytes_per_second.pairs.fra.moon: unknown region 'moon'",
+        "bandwidth_bytes_per_second.pairs.fra.fra: inside a region nothing is limited: remove this entry",
     ]
 
 

@@ -37,7 +37,7 @@ from imgstore.domain.storage.digests import Digest, digest_of
 from imgstore.domain.storage.revisions import OWNER_KINDS
 from imgstore.domain.views import Export, VersionView
 from imgstore.ledger.entries import ChargeKind, LedgerRow
-from imgstore.operations import billing
+from imgstore.operations.billing import statements
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.gallery import definitions, galleries
@@ -403,7 +403,7 @@ def audit(
             assert charged == sum(segments.values()), f"{region}: charged {charged}, arrived {sum(segments.values())}"
         else:
             assert charged <= sum(segments.values()), f"{region}: charged for more than arrived"
-    bill = billing.show_bill(installation, ADMIN)
+    bill = statements.show_bill(installation, ADMIN)
     assert bill.total == sum(row.amount for row in bill.rows)
     if quiet:
         with installation.catalog.reading() as transaction:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -311,25 +311,26 @@ def test_disk_shows_the_replica() -> None:
 
 def test_statement_rows_have_the_documented_keys() -> None:
     from imgstore.ledger.entries import ChargeKind
-    from imgstore.ledger.statement import Statement, StatementRow
+    from imgstore.ledger.statement import Statement, StatementRow, Total
     from imgstore.wire.responses.statement import statement_json
 
     row = StatementRow(
         kind=ChargeKind.EGRESS, group="rg", gallery="g", definition="d", version="1.0.0", disk=None, source="westus",
         target="eastus", replica=0, delivered_bytes=10**9, byte_hours=Decimal(0), unit_price=Decimal("0.02"),
-        amount=Decimal("0.02"), time=NOW,
+        amount=Decimal("0.02"), currency="USD", month="2026-11", time=NOW,
     )  # fmt: skip
     only_a_disk = replace(row, kind=ChargeKind.STORAGE, gallery=None, definition=None, version=None, disk="d1")
-    body = statement_json(Statement(currency="USD", total=Decimal("0.04"), rows=(row, only_a_disk)))
+    total = Total(currency="USD", amount=Decimal("0.04"), due=Decimal("0.04"))
+    body = statement_json(Statement(totals=(total,), rows=(row, only_a_disk)))
     promised = [
         "kind", "gallery", "definition", "version", "source", "target", "replica", "deliveredBytes", "byteHours",
-        "unitPrice", "amount", "time",
+        "unitPrice", "amount", "currency", "month", "time",
     ]  # fmt: skip
-    assert list(body) == ["currency", "total", "rows"]
+    assert list(body) == ["currency", "total", "due", "totals", "rounding", "rows"]
     assert list(body["rows"][0]) == promised
     assert list(body["rows"][1]) == [*promised, "group", "disk"]
-    assert body["rows"][0]["amount"] == Decimal("0.02")
-    assert sum(cast("Decimal", each["amount"]) for each in body["rows"]) == body["total"]
+    assert body["rows"][0]["amount"] == "0.02"
+    assert sum(Decimal(each["amount"]) for each in body["rows"]) == Decimal(body["total"])
 
 
 def test_errors_use_arms_envelope() -> None:

@@ -45,6 +45,18 @@ def install_triggers(connection: Connection, tables: Sequence[MarkedTable]) -> N
             connection.exec_driver_sql(statement)
 
 
+def replace_triggers(connection: Connection, tables: Sequence[MarkedTable]) -> None:
+    """Create the triggers of tables again, for tables whose columns a migration has changed."""
+    is_sqlite = connection.dialect.name == "sqlite"
+    for each in tables:
+        for event in ("insert", "update", "delete"):
+            name = each.name(event)
+            connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}{'' if is_sqlite else f' ON {each.table}'}")
+            if not is_sqlite:
+                connection.exec_driver_sql(f"DROP FUNCTION IF EXISTS {name}()")
+    install_triggers(connection, tables)
+
+
 def mark_all_rows(connection: Connection, tables: Sequence[MarkedTable]) -> None:
     """Mark all present rows for the background pass. A migration calls this for an existing installation."""
     for each in tables:

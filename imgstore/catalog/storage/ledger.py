@@ -1,6 +1,7 @@
 """The ledger: charges for transfers, which are never changed, and intervals of storage."""
 
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Row, Select, Table, select, update
@@ -95,11 +96,12 @@ def _party_values(party: Party) -> dict[str, Any]:
         "definition": party.definition,
         "version": party.version,
         "disk": party.disk,
+        "tags": dict(party.tags) or None,
     }
 
 
 def _party(row: Row[Any]) -> Party:
-    return to_value(Party, row, group=row.group_name)
+    return to_value(Party, row, group=row.group_name, tags=MappingProxyType(row.tags or {}))
 
 
 def _charge(row: Row[Any]) -> LedgerRow:

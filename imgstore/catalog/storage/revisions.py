@@ -108,6 +108,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
                 "ledger",
                 _member(schema.ledger, "key"),
                 _member(schema.intervals),
+                _member(schema.price_lists),
                 is_deferred=True,
                 is_ledger=True,
             ),

@@ -20,7 +20,8 @@ from imgstore.domain.storage.sizes import MIB
 from imgstore.formats import LocalFile, detect_generation, open_disk
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.prices import EXACT, price_of
-from imgstore.operations import billing
+from imgstore.operations.billing import statements
+from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.disks import disks
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.gallery import definitions, galleries, groups
@@ -57,7 +58,9 @@ def plan_bench(
         InvalidInput: a region does not exist, or the source region is among the targets.
     """
     authorize(principal, Action.ADMINISTER, INSTALLATION)  # it collects what it leaves
-    known, prices = installation.regions, installation.regions.prices
+    known = installation.regions
+    with installation.catalog.reading() as transaction:
+        prices, now = current_prices(installation, transaction), transaction.now()
     source = known.get(location or next(iter(known.regions)), target="location").name
     asked = [name for name in known.regions if name != source] if target_regions is None else target_regions
     targets = tuple(dict.fromkeys(known.get(name, target="targetRegions").name for name in asked))
@@ -78,9 +81,11 @@ def plan_bench(
         virtual_bytes=reader.virtual_bytes,
         data_bytes=data_bytes,
         egress_bytes_max=data_bytes * len(targets),
-        egress_price_max=_total(price_of(data_bytes, prices.egress(source, to)) for to in targets),
+        egress_price_max=_total(price_of(data_bytes, prices.egress(source, to, now).highest_price) for to in targets),
         stored_bytes_max=data_bytes * (1 + len(targets)),
-        storage_price_per_month_max=_total(price_of(data_bytes, prices.storage_per_gb_month(kind)) for kind in kinds),
+        storage_price_per_month_max=_total(
+            price_of(data_bytes, prices.storage(kind, now).highest_price) for kind in kinds
+        ),
         currency=prices.currency,
     )
 
@@ -273,7 +278,7 @@ class _Bench:
         )
 
     def _delivered_bytes(self, region: str) -> int:
-        rows = billing.show_bill(self.installation, self.principal).rows
+        rows = statements.show_bill(self.installation, self.principal).rows
         mine = (row for row in rows if row.kind is ChargeKind.EGRESS and row.gallery == self.gallery)
         return sum(row.delivered_bytes for row in mine if row.target == region)
 

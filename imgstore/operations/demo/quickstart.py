@@ -17,7 +17,7 @@ from imgstore.domain.views import VersionView
 from imgstore.formats import LocalFile, detect_generation, open_disk
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.statement import Statement
-from imgstore.operations import billing
+from imgstore.operations.billing import statements
 from imgstore.operations.demo.overlay import Overlay
 from imgstore.operations.demo.sample_disk import make_sample
 from imgstore.operations.disks import disks
@@ -84,7 +84,7 @@ def run(
     finally:
         reader.close()
         local.close()
-    statement = billing.show_bill(installation, principal)
+    statement = statements.show_bill(installation, principal)
     return QuickstartSummary(
         group=group,
         virtual_bytes=virtual_bytes,
@@ -264,7 +264,7 @@ def _changes(installation: Installation, reader: DiskReader) -> dict[int, bytes]
 
 
 def _show_delivered_bytes(installation: Installation, principal: Principal, group: str, version: str) -> int:
-    return _sum_delivered_bytes(billing.show_bill(installation, principal), group, version)
+    return _sum_delivered_bytes(statements.show_bill(installation, principal), group, version)
 
 
 def _sum_delivered_bytes(statement: Statement, group: str, version: str) -> int:

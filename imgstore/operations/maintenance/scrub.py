@@ -28,6 +28,7 @@ from imgstore.domain.storage.scrub_passes import ScrubRunner
 from imgstore.ledger.egress import Transfer, charge_repair
 from imgstore.ledger.entries import Party
 from imgstore.operations.activity_log import record_activity
+from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.pace import make_pace
 from imgstore.operations.maintenance.revision_upkeep import check_revisions, repair_installation_zones
@@ -628,4 +629,4 @@ def _charge_repairs(installation: Installation, slot: Slot, repaired: Sequence[_
                 moved_bytes=moved_bytes,
                 time=transaction.now(),
             )
-            transaction.ledger.add(charge_repair(repair, installation.regions.prices))
+            transaction.ledger.add(charge_repair(repair, current_prices(installation, transaction)))

@@ -19,6 +19,7 @@ from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import Transfer, charge_arrival
 from imgstore.ledger.entries import Party
+from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.attribution import (
     account_for_manifests,
@@ -146,7 +147,9 @@ def complete_replica(installation: Installation, leased: LeasedReplica, manifest
                 moved_bytes=transaction.segments.stored_bytes(pool_uid, new_in_region if first_here else new_here),
                 time=now,
             )
-            transaction.ledger.add(charge_arrival(arrival, installation.regions.prices, crossing=first_here))
+            transaction.ledger.add(
+                charge_arrival(arrival, current_prices(installation, transaction), crossing=first_here)
+            )
         if not was_complete:
             for each in manifests:
                 transaction.manifests.complete(each.uid)

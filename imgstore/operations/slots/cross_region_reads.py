@@ -13,6 +13,8 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
 from imgstore.ledger.egress import Transfer, charge_cross_region_read, charge_repair
 from imgstore.ledger.entries import LedgerRow, Party
+from imgstore.ledger.prices import PriceList
+from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.installation import Installation
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.slot_access import SlotAccess
@@ -126,15 +128,17 @@ class CrossRegionReads:
                 return
             begin = self._written
             with self.installation.catalog.transaction() as transaction:
-                time = transaction.now()
+                time, prices = transaction.now(), current_prices(self.installation, transaction)
                 for (region, is_damaged), read_bytes in sorted(self._unwritten.items()):
-                    row = self._row(region, time, is_damaged=is_damaged, begin=begin, read_bytes=read_bytes)
+                    row = self._row(region, time, prices, is_damaged=is_damaged, begin=begin, read_bytes=read_bytes)
                     transaction.ledger.add(row)
                     begin += read_bytes
             self._written = begin
             self._unwritten.clear()
 
-    def _row(self, region: str, time: datetime, *, is_damaged: bool, begin: int, read_bytes: int) -> LedgerRow:
+    def _row(
+        self, region: str, time: datetime, prices: PriceList, *, is_damaged: bool, begin: int, read_bytes: int
+    ) -> LedgerRow:
         key = f"read/{self.reader}/{region}/{begin}-{begin + read_bytes}"
         charge = charge_repair if is_damaged else charge_cross_region_read
         read = Transfer(
@@ -146,4 +150,4 @@ class CrossRegionReads:
             moved_bytes=read_bytes,
             time=time,
         )
-        return charge(read, self.installation.regions.prices)
+        return charge(read, prices)

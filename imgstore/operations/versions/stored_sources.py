@@ -28,6 +28,7 @@ from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import Transfer, charge_arrival
 from imgstore.operations import lookup
+from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.disks.export import hold_pin, list_alternative_slots, pin_manifest, read_manifest
 from imgstore.operations.disks.placement import find_named_version
 from imgstore.operations.disks.sources import COPYABLE_KINDS, find_original, source_not_found
@@ -365,4 +366,4 @@ def _charge(
             moved_bytes=stored_bytes,
             time=transaction.now(),
         )
-        transaction.ledger.add(charge_arrival(arrival, installation.regions.prices, crossing=True))
+        transaction.ledger.add(charge_arrival(arrival, current_prices(installation, transaction), crossing=True))

@@ -9,10 +9,17 @@ if TYPE_CHECKING:  # JSON does not need the ledger's arithmetic, which imports n
 
 
 def statement_json(statement: "Statement") -> Json:
-    """Return the statement. Amounts are Decimals, which `imgstore.wire.json_text.dumps` prints with all digits."""
+    """Return the statement. Amounts are texts with all digits, because readers of JSON numbers lose digits."""
+    single = statement.totals[0] if len(statement.totals) == 1 else None
     return {
-        "currency": statement.currency,
-        "total": statement.total,
+        "currency": single and single.currency,
+        "total": single and f"{single.amount:f}",
+        "due": single and f"{single.due:f}",
+        "totals": [
+            {"currency": each.currency, "amount": f"{each.amount:f}", "due": f"{each.due:f}"}
+            for each in statement.totals
+        ],
+        "rounding": statement.rounding,
         "rows": [_row_json(row) for row in statement.rows],
     }
 
@@ -27,8 +34,10 @@ def _row_json(row: "StatementRow") -> Json:
         "target": row.target,
         "replica": row.replica,
         "deliveredBytes": row.delivered_bytes,
-        "byteHours": row.byte_hours,
-        "unitPrice": row.unit_price,
-        "amount": row.amount,
+        "byteHours": f"{row.byte_hours:f}",
+        "unitPrice": None if row.unit_price is None else f"{row.unit_price:f}",
+        "amount": f"{row.amount:f}",
+        "currency": row.currency,
+        "month": row.month,
         "time": instant(row.time),
     } | ({} if row.disk is None else {"group": row.group, "disk": row.disk})

@@ -18,9 +18,9 @@ from imgstore.cli.framework.progress import human_seconds
 from imgstore.cli.framework.session import open_session
 from imgstore.domain.reports import QuickstartSummary
 from imgstore.domain.text.byte_counts import format_bytes
-from imgstore.operations import billing
+from imgstore.operations.billing import statements
 from imgstore.operations.demo import quickstart as operations
-from imgstore.wire.json_text import Json, decimal_text
+from imgstore.wire.json_text import Json
 from imgstore.wire.responses.reports import quickstart_json
 from imgstore.wire.responses.statement import statement_json
 
@@ -55,7 +55,7 @@ def quickstart(ctx: click.Context, disk: Path | None) -> Json:
     say(removal)
     with open_session(options, environ) as session:
         summary = session.run(operations.run, disk=disk, folder=folder, say=say)
-        bill = statement_json(session.run(billing.show_bill))
+        bill = statement_json(session.run(statements.show_bill))
     if not for_people:
         facts = {"home": str(options.data_home), "folder": str(folder), "bill": bill}
         return quickstart_json(summary) | facts
@@ -90,7 +90,7 @@ def _summarize(summary: QuickstartSummary, bill: Json, seconds: float) -> str:
         f"{format_bytes(summary.whole_copies_bytes)}, {fewer:,} times as much",
         "round robin": f"two disks of one region use replicas {' and '.join(map(str, summary.replicas_used))}",
         "the export": "equals the source" if summary.identical else "DIFFERS from the source",
-        "the bill": f"{decimal_text(bill['total'])} {bill['currency']} so far",
+        "the bill": f"{bill['total']} {bill['currency']} so far",
         "duration": human_seconds(seconds),
     }
     return "\n".join(["Summary", *(f"  {name + ':':<13}{fact}" for name, fact in facts.items())])

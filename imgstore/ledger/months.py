@@ -1,0 +1,56 @@
+"""Calendar months in UTC, the periods of statements."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+_MONTH: Final = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Month:
+    """A calendar month in UTC."""
+
+    year: int
+    number: int
+    """1 for January."""
+
+    @staticmethod
+    def of(time: datetime) -> "Month":
+        """Return the month of a time."""
+        utc = time.astimezone(UTC)
+        return Month(utc.year, utc.month)
+
+    @staticmethod
+    def parse(text: str) -> "Month | None":
+        """Return the month of a text such as "2026-11", or None for another text."""
+        found = _MONTH.fullmatch(text)
+        return Month(int(found[1]), int(found[2])) if found and int(found[1]) else None
+
+    @property
+    def begin(self) -> datetime:
+        """The first moment of the month."""
+        return datetime(self.year, self.number, 1, tzinfo=UTC)
+
+    @property
+    def end(self) -> datetime:
+        """The first moment of the next month."""
+        return self.next.begin
+
+    @property
+    def next(self) -> "Month":
+        """The next month."""
+        return Month(self.year + 1, 1) if self.number == 12 else Month(self.year, self.number + 1)
+
+    def __str__(self) -> str:
+        return f"{self.year:04}-{self.number:02}"
+
+
+def month_begins(first: datetime, last: datetime) -> Iterator[datetime]:
+    """Return the begins of months after `first` and before `last`."""
+    border = Month.of(first).end
+    while border < last:
+        yield border
+        border = Month.of(border).end
