@@ -33,8 +33,6 @@ MAGIC: Final = b"IMGSTSEG"
 VERSION: Final = 1
 HEADER: Final = struct.Struct("<8sHHI")
 HEADER_BYTES: Final = HEADER.size
-SEGMENT_BYTES_MAX: Final = HEADER_BYTES + SEGMENT_BLOCKS * BLOCK_BYTES
-"""The size of the largest object. A body that does not shrink is stored raw, so no object is larger."""
 
 _LEVEL: Final = 1
 _SAVING_MIN: Final = 0.05

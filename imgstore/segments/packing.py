@@ -9,8 +9,8 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, SEGMENT_BLOCKS, ceil_div
-from imgstore.segments.codec import HEADER_BYTES, SEGMENT_BYTES_MAX
+from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, SEGMENT_BLOCKS, SEGMENT_BYTES_MAX, ceil_div
+from imgstore.segments.codec import HEADER_BYTES
 from imgstore.segments.fingerprint_index import NOWHERE, SEGMENT_NUMBER_MAX, ZERO, Locations
 from imgstore.segments.fingerprints import Fingerprints, Indexes
 from imgstore.segments.manifest import Column, Runs

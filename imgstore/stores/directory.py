@@ -21,7 +21,7 @@ from imgstore.domain.host import file_systems
 from imgstore.domain.host.os_errors import advise, describe, is_denied, is_full
 from imgstore.domain.host.private_files import FILE_MODE, FOLDER_MODE, make_private_folder
 from imgstore.domain.settings.disk_space import DiskSpace
-from imgstore.stores.errors import check_accepted, existing_object_error, missing_object_error
+from imgstore.stores.errors import check_accepted, check_length, existing_object_error, missing_object_error
 from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, check_key
 
 _TEMPORARY_FOLDER: Final = ".tmp"
@@ -75,7 +75,9 @@ class DirectoryStore:
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
         with self._open_file(key) as descriptor:
-            body = _read(descriptor, os.fstat(descriptor).st_size)
+            stored_bytes = os.fstat(descriptor).st_size
+            check_length(self.name, key, stored_bytes)
+            body = _read(descriptor, stored_bytes)
         return check_accepted(self.name, key, body, accept)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:

@@ -1,6 +1,7 @@
 """Errors with the same message in every store, and the format of an error for tables."""
 
 from imgstore.domain.errors import Conflict, ObjectCorrupt, ObjectNotFound, StoreError
+from imgstore.domain.storage import object_keys
 from imgstore.stores.interface import Accept
 
 
@@ -46,6 +47,17 @@ def check_accepted(store: str, key: str, body: bytes, accept: Accept | None) -> 
     if accept is not None and not accept(body):
         raise damaged_object_error(store, key)
     return body
+
+
+def check_length(store: str, key: str, stored_bytes: int) -> None:
+    """Check the length of an object before the object is read into memory.
+
+    Raises:
+        ObjectCorrupt: the object is larger than any object with such a key.
+    """
+    most = object_keys.bytes_max(key)
+    if most is not None and stored_bytes > most:
+        raise damaged_object_error(store, key)
 
 
 def format_on_one_line(error: StoreError) -> str:

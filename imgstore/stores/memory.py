@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from imgstore.stores.errors import check_accepted, existing_object_error, missing_object_error
+from imgstore.stores.errors import check_accepted, check_length, existing_object_error, missing_object_error
 from imgstore.stores.interface import Accept, Body, ObjectInfo, StoreProperties, check_key, crc32_checksum
 
 
@@ -32,7 +32,9 @@ class MemoryStore:
 
     def get(self, key: str, accept: Accept | None = None) -> bytes:
         """See `Gets.get`."""
-        return check_accepted(self.name, key, self._find_object(key).body, accept)
+        body = self._find_object(key).body
+        check_length(self.name, key, len(body))
+        return check_accepted(self.name, key, body, accept)
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `Gets.get_range`."""

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 import pytest
 
 from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, ObjectNotFound, StoreError
+from imgstore.domain.storage.sizes import SEGMENT_BYTES_MAX
 from imgstore.stores.interface import DELETE_KEYS_MAX, Body, ObjectStore
 
 _prefixes: Final = itertools.count()
@@ -316,6 +317,15 @@ class StoreContract:
         except StoreError:
             return
         assert copied.checksum != kept.checksum
+
+    def test_a_segment_that_is_too_long_is_not_read(self, store: ObjectStore, raw: RawAccess, prefix: str) -> None:
+        """The length is checked before the bytes are read into memory."""
+        key = f"{prefix}segments/ab/ab{'0' * 62}"
+        raw.set(key, bytes(SEGMENT_BYTES_MAX))
+        assert len(store.get(key)) == SEGMENT_BYTES_MAX
+        raw.set(key, bytes(SEGMENT_BYTES_MAX + 1))
+        with pytest.raises(ObjectCorrupt):
+            store.get(key)
 
     # -- everything ---------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,8 @@ from segments_golden import BLOCK, golden, noise
 
 from imgstore.domain.errors import ObjectCorrupt
 from imgstore.domain.storage.digests import digest_of
-from imgstore.segments.codec import HEADER, HEADER_BYTES, SEGMENT_BYTES_MAX, decode_segment, encode_segment
+from imgstore.domain.storage.sizes import SEGMENT_BYTES_MAX
+from imgstore.segments.codec import HEADER, HEADER_BYTES, decode_segment, encode_segment
 from imgstore.segments.fingerprints import (
     Fingerprints,
     FingerprintsWriter,

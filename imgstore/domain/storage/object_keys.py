@@ -9,6 +9,7 @@ from typing import Final
 
 from imgstore.domain.disks.version_disks import DISK_KEYS, OS_DISK
 from imgstore.domain.storage.digests import Digest, digest_of
+from imgstore.domain.storage.sizes import SEGMENT_BYTES_MAX
 
 FORMAT_KEY: Final = "FORMAT"
 """At the top of each zone: the installation, region and zone, and the version of the layout."""
@@ -51,6 +52,11 @@ def segment_key(name: Digest) -> str:
 def is_segment_key(key: str) -> bool:
     """Return whether `segment_key` makes such a key. The key may have a prefix."""
     return _SEGMENT.search(key) is not None
+
+
+def bytes_max(key: str) -> int | None:
+    """Return the size of the largest object with such a key, or None without a limit. The key may have a prefix."""
+    return SEGMENT_BYTES_MAX if is_segment_key(key) else None
 
 
 def segment_name(key: str) -> Digest:

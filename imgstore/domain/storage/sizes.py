@@ -24,6 +24,9 @@ boto3 needs about 4 ms of CPU per request of any size. With objects of megabytes
 time.
 """
 
+SEGMENT_BYTES_MAX: Final = 16 + SEGMENT_BLOCKS * BLOCK_BYTES
+"""The size of the largest segment: a header and raw blocks. A body that does not shrink is stored raw."""
+
 GIGABYTE: Final = 10**9
 """Prices are per gigabyte of 10^9 bytes."""
 

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from blake3 import blake3
 
 from imgstore.domain.errors import Conflict, ObjectCorrupt, StoreDenied, StoreError
-from imgstore.domain.storage.sizes import MIB
+from imgstore.domain.storage.sizes import MIB, SEGMENT_BYTES_MAX
 from imgstore.stores.access import CLOCK_SKEW_MAX
 from imgstore.stores.analysis.requests import LIST_KEYS_MAX, PutRefused, Requests
 from imgstore.stores.analysis.results import AnalysisSettings, Check, Findings
@@ -23,9 +23,6 @@ from imgstore.stores.interface import ObjectInfo, crc32_checksum
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-SEGMENT_BYTES_MAX: Final = 4 * MIB + 16
-"""The size of the largest segment: a header and 1,024 blocks."""
 
 _SMALL: Final = (0, 1, 4_096, 70_001)
 """Sizes of start markers, references, fingerprints and small segments."""

@@ -51,7 +51,7 @@ from imgstore.domain.errors import (
     StoreSilent,
     StoreUnreachable,
 )
-from imgstore.stores.errors import check_accepted, existing_object_error, missing_object_error
+from imgstore.stores.errors import check_accepted, check_length, existing_object_error, missing_object_error
 from imgstore.stores.interface import (
     Accept,
     Body,
@@ -272,6 +272,8 @@ class S3Store:
                 with closing(
                     answer["Body"]
                 ) as stream:  # `with answer["Body"]` gives urllib3's stream, which checks no length
+                    if not how:
+                        check_length(self.name, key, answer.get("ContentLength") or 0)
                     body: bytes = stream.read()
             except vendor.ClientError as error:
                 if error_code(error) == "InvalidRange":  # the range begins at or after the object's end
