@@ -150,6 +150,7 @@ def open_rebuild(
             catalog=catalog,
             zones=locator.find_zones(),
             keys=keys,
+            regions_home=None if settings.regions is not None else settings.home.absolute(),
             effects=outside,
             subscriber=suppress_errors(subscriber),
         )

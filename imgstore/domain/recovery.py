@@ -116,6 +116,8 @@ class RebuildReport:
     """Pools that the recovery file does not contain. Their fingerprints are computed again."""
     skipped_zones: Sequence[str]
     ledger: LedgerRecovery
+    regions_file: Path | None
+    """The regions.yaml that the rebuild has written, or None."""
 
     @property
     def is_complete(self) -> bool:

@@ -285,8 +285,9 @@ def test_a_zone_that_is_not_ready_is_named(new_house: Callable[[S3Engine], House
 
 def test_the_extent_needs_the_analysis(tmp_path: Path) -> None:
     refused = run_at(tmp_path / "home", "--rounds", "3")
-    assert refused.exit_code == 1
-    assert "--rounds needs --analyze." in refused.output
+    assert refused.exit_code == 2
+    assert "--rounds needs --analyze, which tests the stores." in refused.output
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_person_may_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -361,6 +361,25 @@ def test_an_announced_length_costs_no_memory(tmp_path: Path, announced: int) -> 
         backup_file.open_backup(tmp_path / "b.tar")
 
 
+@pytest.mark.parametrize("offset", [-1, 1 << 40, (1 << 63) - 1, 1 << 63, 10**40])
+@pytest.mark.parametrize("is_intact", [True, False])
+def test_a_manifest_outside_of_the_file_is_refused(
+    saved: Path, tmp_path: Path, offset: int, *, is_intact: bool
+) -> None:
+    """A hostile file with a right or a wrong digest."""
+    content = saved.read_bytes()
+    place = content.rindex(b"DIGEST\0")
+    digest = content[place + 512 :].split()[0] if is_intact else b"0" * 64
+    text = b"%s %d 100\n" % (digest, offset)
+    info = tarfile.TarInfo(backup_file.DIGEST)
+    info.size = len(text)
+    (tmp_path / "b.tar").write_bytes(content[:place] + info.tobuf(tarfile.GNU_FORMAT) + text.ljust(1536, b"\0"))
+    with pytest.raises((InvalidInput, ObjectCorrupt)) as caught:
+        restore_backup(RestoreRequest(file=tmp_path / "b.tar", home=tmp_path / "new"))
+    assert backup_file.MANIFEST in (caught.value.found or "")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "b.tar")
     with pytest.raises(InvalidInput, match="cannot be read"):

@@ -451,6 +451,34 @@ def test_the_next_steps_are_commands_of_a_shell_in_any_folder(tmp_path: Path, mo
     assert exports == [[f"IMGSTORE_REGIONS={home}/regions.yaml"], ["EAST_NAME=East; Coast"]]
 
 
+def test_a_regions_file_that_cannot_be_written_is_named_and_the_rebuild_continues(
+    tmp_path: Path, samples: SampleImages
+) -> None:
+    home, regions, file = tmp_path / "home", tmp_path / "regions.yaml", tmp_path / "file"
+    shutil.copytree(samples.home, home)
+    document = (ROOT / "imgstore/regions.yaml").read_text()
+    regions.write_text(document.replace("display_name: East US", "display_name: East Coast"))
+    with open_home(home, regions=regions) as installation:
+        write_recovery_file(installation, ADMIN, file, passphrase=PASSPHRASE)
+        write_all_revisions(installation)
+        before = dump(installation.catalog)
+    remove_catalog(home)
+    (tmp_path / "passphrase").write_text(PASSPHRASE)
+    words = ["catalog", "rebuild", "--recovery-file", str(file), "--passphrase-file", str(tmp_path / "passphrase")]
+    line = [*words, "--home", str(home), "--yes"]
+    (home / "regions.yaml").mkdir()
+    refused = CliRunner().invoke(main, line)
+    assert refused.exit_code == 1
+    assert str(home / "regions.yaml") in refused.stderr
+    assert "the same command continues the rebuild" in refused.stderr
+    (home / "regions.yaml").rmdir()
+    done = CliRunner().invoke(main, line)
+    assert (done.exit_code, json.loads(done.stdout)["complete"]) == (0, True)
+    assert (home / "regions.yaml").read_bytes() == regions.read_bytes()
+    with open_home(home, regions=regions) as installation:
+        assert dump(installation.catalog) == before
+
+
 def stored_segment_bytes(home: Path) -> int:
     return sum(path.stat().st_size for path in (home / "regions").glob("*/zone-*/pools/*/*/*/segments/*/*"))
 

@@ -158,3 +158,10 @@ def test_directories_need_no_policy(tmp_path: Path) -> None:
     )
     assert refused.exit_code == 1
     assert "No zone is an S3 bucket" in refused.output
+
+
+def test_a_policy_needs_no_home(tmp_path: Path) -> None:
+    words = ["regions", "policy", "--home", str(tmp_path / "home")]
+    done = CliRunner().invoke(main, words, env={"IMGSTORE_S3_ENDPOINT": "https://s3.example"})
+    assert (done.exit_code, bool(json.loads(done.stdout)["Statement"])) == (0, True)
+    assert not (tmp_path / "home").exists()

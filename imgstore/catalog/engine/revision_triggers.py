@@ -59,9 +59,10 @@ def replace_triggers(connection: Connection, tables: Sequence[MarkedTable]) -> N
 
 def mark_all_rows(connection: Connection, tables: Sequence[MarkedTable]) -> None:
     """Mark all present rows for the background pass. A migration calls this for an existing installation."""
+    flag = _flag(value=False, is_sqlite=connection.dialect.name == "sqlite")
     for each in tables:
         uid = _join(each, "")
-        source = f"SELECT DISTINCT '{each.kind}', {uid}, {_flag(connection, value=False)} FROM {each.table}"
+        source = f"SELECT DISTINCT '{each.kind}', {uid}, {flag} FROM {each.table}"
         if each.root is not None:
             source += f" WHERE {uid} IN (SELECT uid FROM {each.root})"
         connection.exec_driver_sql(f"INSERT INTO revision_marks (kind, uid, is_urgent) {source}")
@@ -76,7 +77,7 @@ def install_region_trigger(connection: Connection, tables: Sequence[MarkedTable]
     """
     is_sqlite = connection.dialect.name == "sqlite"
     name = f"{_PREFIX}_region"
-    flag = _flag(connection, value=False)
+    flag = _flag(value=False, is_sqlite=is_sqlite)
     marks = " ".join(
         f"INSERT INTO revision_marks (kind, uid, is_urgent, region)"
         f" SELECT DISTINCT '{each.kind}', {_join(each, '')}, {flag}, NEW.region FROM {each.table};"
@@ -112,7 +113,7 @@ def _statements(each: MarkedTable, *, is_sqlite: bool) -> Iterator[str]:
 
 def _mark(each: MarkedTable, row: str, *, is_sqlite: bool) -> str:
     uid = _join(each, f"{row}.")
-    flag = ("1" if each.is_urgent else "0") if is_sqlite else str(each.is_urgent).lower()
+    flag = _flag(value=each.is_urgent, is_sqlite=is_sqlite)
     values = f"SELECT '{each.kind}', {uid}, {flag}"
     if each.root is not None:
         values += f" WHERE EXISTS (SELECT 1 FROM {each.root} WHERE uid = {uid})"
@@ -132,5 +133,5 @@ def _differs(column: str, *, is_sqlite: bool) -> str:
     )
 
 
-def _flag(connection: Connection, *, value: bool) -> str:
-    return str(int(value)) if connection.dialect.name == "sqlite" else str(value).lower()
+def _flag(*, value: bool, is_sqlite: bool) -> str:
+    return str(int(value)) if is_sqlite else str(value).lower()

@@ -112,7 +112,7 @@ def _run_migrations(session: Session, is_dead: HolderCheck) -> None:
         raise _mismatch_error(session.place, f"revision {stored}, which this imgstore does not know{needed}")
     admitted = max(getattr(script.module, "oldest_code", "") for script in scripts.values())
     if (oldest or stored) < admitted:
-        _exclude_older_code(session, admitted, is_dead)
+        _exclude_older_code(session, admitted, is_dead, has_fence=oldest is not None)
     command.upgrade(config, "head")
     session.run(text("UPDATE alembic_version SET oldest_code = :oldest"), {"oldest": admitted})
 
@@ -125,14 +125,19 @@ def _create_schema(session: Session) -> None:
     create_schema(session.connection)
 
 
-def _exclude_older_code(session: Session, admitted: str, is_dead: HolderCheck) -> None:
+def _exclude_older_code(session: Session, admitted: str, is_dead: HolderCheck, *, has_fence: bool) -> None:
     """Wait for all transactions, and refuse to exclude the code of a live process (invariant L8).
 
     A short command has no row in `workers`, but a lease. Its code is unknown, so the upgrade waits for its end.
+
+    Args:
+        session: the transaction of the upgrade.
+        admitted: the oldest code that may use the catalog afterwards.
+        is_dead: see `upgrade_catalog`.
+        has_fence: whether transactions lock the table of the revision, as since revision 0033.
     """
-    connection = session.connection
-    if not session.is_sqlite and find_oldest_code(connection) is not None:
-        connection.exec_driver_sql("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
+    if has_fence and not session.is_sqlite:
+        session.connection.exec_driver_sql("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
     if older := [each for each in _find_processes(session, admitted) if not is_dead(each)]:
         raise Conflict(
             f"The upgrade of the catalog in {session.place} would exclude processes of older code that still run.",

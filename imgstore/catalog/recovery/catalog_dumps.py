@@ -140,21 +140,20 @@ def check_restorable(url: str, description: DumpDescription) -> Program:
     return find_program("pg_restore", description.program_major or 0)
 
 
-def restore_dump(url: str, description: DumpDescription, parts: Iterable[bytes]) -> None:
+def restore_dump(url: str, description: DumpDescription, program: Program, parts: Iterable[bytes]) -> None:
     """Restore a dump into an empty PostgreSQL database. The restore is one transaction.
 
     Args:
         url: the address of the database.
         description: the engine and the schema of the dump.
+        program: the result of `check_restorable`.
         parts: the bytes of the dump.
 
     Raises:
-        StoreMismatch: the database would use another schema than the dump has.
-        ToolMissing: `pg_restore` is missing or older than the dump.
         StoreError: the restore failed. The database is unchanged.
     """
     assert description.schema is not None, "a dump of SQLite is a file"
-    restore_postgresql(url, description.schema, check_restorable(url, description), parts)
+    restore_postgresql(url, description.schema, program, parts)
 
 
 def read_identity(url: str) -> tuple[str, str] | None:

@@ -82,16 +82,14 @@ def copy_rows(source: Database, url: str, effects: Effects, report: Report) -> R
         if (found := read_revision(reader.connection)) != REVISION:
             raise _revision_error(source.place, found)
         progress = _Progress(report)
-        tables = _read_digests(reader, progress)
-        progress.total = 3 * sum(each.row_bytes for each in tables.values())
         with target.writing(effects) as writer:
             if (found := read_revision(writer.connection)) != REVISION:
                 raise _revision_error(target.place, found)
             with _without_triggers(writer):
                 _check_empty(writer)
-                for table in metadata.sorted_tables:
-                    _copy_table(reader, writer, table, progress)
+                tables = {table.name: _copy_table(reader, writer, table, progress) for table in metadata.sorted_tables}
                 _copy_sequences(reader, writer)
+            progress.total = 2 * progress.done
             written = _read_digests(writer, progress)
             if written != tables:
                 raise _difference_error(target.place, tables, written)
@@ -218,38 +216,62 @@ def _read_digests(session: Session, progress: _Progress) -> dict[str, TableDiges
 
 
 def _read_digest(session: Session, table: Table, progress: _Progress) -> TableDigest:
-    rows = row_bytes = total = reported = 0
+    hasher = _TableHasher(progress)
     for row in session.stream(select(_as_stored(table)), rows_at_once=_ROWS_AT_ONCE):
-        encoded = _encode_row(row)
-        rows += 1
-        row_bytes += len(encoded)
-        total = (total + int.from_bytes(blake3(encoded).digest(), "little")) % _MODULUS
-        if not rows % _REPORT_ROWS:
-            progress.add(row_bytes - reported)
-            reported = row_bytes
-    progress.add(row_bytes - reported)
-    return TableDigest(rows=rows, row_bytes=row_bytes, digest=total.to_bytes(32, "little").hex())
+        hasher.add(row)
+        if not hasher.rows % _REPORT_ROWS:
+            hasher.report()
+    return hasher.end()
 
 
-def _copy_table(reader: Session, writer: Session, table: Table, progress: _Progress) -> None:
+def _copy_table(reader: Session, writer: Session, table: Table, progress: _Progress) -> TableDigest:
+    """Copy a table, and return the digest of the source."""
     stored = _as_stored(table)
     names = [each.name for each in table.columns]
+    hasher = _TableHasher(progress)
     waiting = list[dict[str, Any]]()
-    row_bytes = 0
 
     def write() -> None:
         if waiting:
             writer.run(stored.insert(), waiting)
-            progress.add(row_bytes)
+            hasher.report()
             waiting.clear()
 
     for row in reader.stream(select(stored), rows_at_once=_ROWS_AT_ONCE):
         waiting.append(dict(zip(names, row, strict=True)))
-        row_bytes += len(_encode_row(row))
+        hasher.add(row)
         if len(waiting) == _ROWS_AT_ONCE:
             write()
-            row_bytes = 0
     write()
+    return hasher.end()
+
+
+@dataclass(slots=True)
+class _TableHasher:
+    """The digest of a table, row by row."""
+
+    progress: _Progress
+    rows: int = 0
+    row_bytes: int = 0
+    sum: int = 0
+    reported_bytes: int = 0
+
+    def add(self, row: Sequence[Any]) -> None:
+        """Add a row."""
+        encoded = _encode_row(row)
+        self.rows += 1
+        self.row_bytes += len(encoded)
+        self.sum = (self.sum + int.from_bytes(blake3(encoded).digest(), "little")) % _MODULUS
+
+    def report(self) -> None:
+        """Report the bytes since the last report."""
+        self.progress.add(self.row_bytes - self.reported_bytes)
+        self.reported_bytes = self.row_bytes
+
+    def end(self) -> TableDigest:
+        """Report the last bytes, and return the digest."""
+        self.report()
+        return TableDigest(rows=self.rows, row_bytes=self.row_bytes, digest=self.sum.to_bytes(32, "little").hex())
 
 
 def _encode_row(row: Sequence[Any]) -> bytes:

@@ -251,8 +251,9 @@ def _check(path: Path, stream: IO[bytes], report: Callable[[int], None]) -> Back
     place, expected, manifest = found
     digest = hash_first_bytes(stream.fileno(), place, report)
     if digest != expected:
-        raise _damaged_error(path, f"wrong bytes in {', '.join(_find_damaged(stream, manifest)) or 'the archive'}")
-    document = _read_document(path, stream, manifest)
+        damaged = ", ".join(_find_damaged(stream, manifest, place)) or "the archive"
+        raise _damaged_error(path, f"wrong bytes in {damaged}")
+    document = _read_document(path, stream, manifest, place)
     try:
         members = {each.name: each for each in _members(document, place)}
         description = BackupDescription(
@@ -304,10 +305,10 @@ def _begins_as_backup(stream: IO[bytes]) -> bool:
     return name.startswith("././@PaxHeader") or is_known_member(name)
 
 
-def _read_document(path: Path, stream: IO[bytes], manifest: tuple[int, int]) -> dict[str, Any]:
+def _read_document(path: Path, stream: IO[bytes], manifest: tuple[int, int], end: int) -> dict[str, Any]:
     """Read the manifest of an intact file, and check the version of the format."""
     try:
-        document = _parse_manifest(stream, manifest)
+        document = _parse_manifest(stream, manifest, end)
         name, version = document["format"], document["formatVersion"]
     except (ValueError, KeyError) as error:
         raise _no_backup_error(path, f"an invalid {MANIFEST}: {error}") from error
@@ -324,10 +325,15 @@ def _read_document(path: Path, stream: IO[bytes], manifest: tuple[int, int]) -> 
     return document
 
 
-def _parse_manifest(stream: IO[bytes], manifest: tuple[int, int]) -> dict[str, Any]:
+def _parse_manifest(stream: IO[bytes], manifest: tuple[int, int], end: int) -> dict[str, Any]:
+    """Read the manifest at an offset with a length, before the `end` of the members.
+
+    Raises:
+        ValueError: the manifest is outside of the file, or is no JSON object.
+    """
     offset, length = manifest
-    if not 0 <= length <= _MANIFEST_BYTES_MAX or offset < 0:
-        raise ValueError("a wrong length")
+    if not 0 <= length <= _MANIFEST_BYTES_MAX or not 0 <= offset <= end - length:
+        raise ValueError("a wrong offset or length")
     stream.seek(offset)
     document = read_json(stream.read(length).decode())
     if not isinstance(document, dict):
@@ -392,10 +398,10 @@ def _members(document: Mapping[str, Any], end: int) -> Iterator[Member]:
         yield member
 
 
-def _find_damaged(stream: IO[bytes], manifest: tuple[int, int]) -> list[str]:
+def _find_damaged(stream: IO[bytes], manifest: tuple[int, int], end: int) -> list[str]:
     """Return the names of the members whose bytes differ from the manifest, as far as the manifest can be read."""
     try:
-        members = list(_members(_parse_manifest(stream, manifest), manifest[0]))
+        members = list(_members(_parse_manifest(stream, manifest, end), manifest[0]))
     except (ValueError, KeyError, TypeError):
         return [MANIFEST]
     damaged = []

@@ -13,11 +13,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from imgstore.catalog import Catalog
 from imgstore.catalog.storage.rebuilt_rows import Rows
-from imgstore.domain.errors import Conflict
+from imgstore.domain.errors import Conflict, ImgstoreError
 from imgstore.domain.identity.access import INSTALLATION
 from imgstore.domain.recovery import LedgerRecovery, RebuildReport
 from imgstore.domain.storage.object_keys import FINGERPRINTS
@@ -29,6 +30,7 @@ from imgstore.operations.recovery.rebuild_plan import FoundResource, RebuildPlan
 from imgstore.operations.recovery.rebuilt_intervals import reconcile_intervals
 from imgstore.operations.recovery.rebuilt_manifests import ManifestIndex, pack_contents
 from imgstore.operations.recovery.recovery_keys import RecoveryKeys
+from imgstore.operations.recovery.regions_copy import write_regions_file
 
 _BATCH: Final = 500
 """Resources of one transaction."""
@@ -49,6 +51,8 @@ def rebuild_catalog(
     Raises:
         Conflict: the catalog is not empty, or a zone cannot be read.
         StoreError: a zone or the database does not answer.
+        OutputError: the home cannot be written.
+        HostFault: a file in the home cannot be read.
     """
     _check_empty(context.catalog)
     usable, left_out = select_zones(context.zones, context.keys, skipped)
@@ -63,10 +67,15 @@ def rebuild_catalog(
         breaks=plan.ledger.breaks,
     )
     segments: int | None = None
+    regions_file: Path | None = None
     if not dry_run:
         assert context.catalog is not None, "only a dry run needs no catalog"
-        rebuild = _Rebuild(context=context, catalog=context.catalog, plan=plan, index=index)
-        segments, ledger = rebuild.run(operator, ledger, is_partial=bool(left_out))
+        rebuild = _Rebuild(
+            context=context, catalog=context.catalog, plan=plan, index=index, begun_at=context.effects.now()
+        )
+        ledger = rebuild.insert_rows(ledger)
+        regions_file = rebuild.write_regions_file()
+        segments = rebuild.finish(operator, is_partial=bool(left_out))
     return RebuildReport(
         installation_uid=context.keys.installation_uid,
         is_done=not dry_run,
@@ -81,6 +90,7 @@ def rebuild_catalog(
         new_pool_keys=_list_new_pools(plan, context.keys),
         skipped_zones=left_out,
         ledger=ledger,
+        regions_file=regions_file,
     )
 
 
@@ -92,10 +102,10 @@ class _Rebuild:
     catalog: Catalog
     plan: RebuildPlan
     index: ManifestIndex
+    begun_at: datetime
 
-    def run(self, operator: str, ledger: LedgerRecovery, *, is_partial: bool) -> tuple[int, LedgerRecovery]:
-        """Insert all rows. Return the number of segments, and the report of the ledger with changed intervals."""
-        begun_at = self.context.effects.now()
+    def insert_rows(self, ledger: LedgerRecovery) -> LedgerRecovery:
+        """Insert all rows except the row of the installation. Return the report of the ledger with changed intervals."""
         with report_progress(self.context.subscriber, "catalog", sum(map(len, self.plan.resources.values()))) as count:
             for kind, found in self.plan.resources.items():
                 ordered = sorted(found, key=partial(_age_of, kind)) if kind in OWNER_KINDS else found
@@ -116,10 +126,23 @@ class _Rebuild:
                 )
             opened, closed = opened + counts.opened, closed + counts.closed
         remove_fingerprints(self.plan, _list_new_pools(self.plan, self.context.keys))
-        self._finish(operator, begun_at, is_partial=is_partial)
-        with self.catalog.reading() as transaction:
-            segments = sum(len(transaction.segments.all_ids(pool.uid)) for pool in transaction.pools.list())
-        return segments, replace(ledger, opened_intervals=opened, closed_intervals=closed)
+        return replace(ledger, opened_intervals=opened, closed_intervals=closed)
+
+    def write_regions_file(self) -> Path | None:
+        """Write the regions.yaml of the recovery file, before the catalog is an installation.
+
+        After an error, the repeated command can continue, and its report is complete.
+
+        Raises:
+            OutputError: the home cannot be written.
+            HostFault: a file in the home cannot be read.
+        """
+        home = self.context.regions_home
+        try:
+            return None if home is None else write_regions_file(home, self.context.keys)
+        except ImgstoreError as error:
+            error.add_note("the catalog is not complete yet: the same command continues the rebuild")
+            raise
 
     def _insert(self, kind: str, batch: Sequence[FoundResource]) -> None:
         keys = {pool.uid: pool.fingerprint_key for pool in self.context.keys.pools}
@@ -152,8 +175,8 @@ class _Rebuild:
             transaction.rebuilt_rows.insert(intact)
             transaction.rebuilt_rows.insert(changed, keeps_marks=True)
 
-    def _finish(self, operator: str, begun_at: datetime, *, is_partial: bool) -> None:
-        """Make the catalog an installation, in one transaction."""
+    def finish(self, operator: str, *, is_partial: bool) -> int:
+        """Make the catalog an installation, in one transaction. Return the number of segments."""
         plan, keys = self.plan, self.context.keys
         found = [dict(row) for each in plan.resources["installation"] for row in each.rows["installation"]]
         own = found[0] if found else _make_installation_row(keys)
@@ -176,9 +199,10 @@ class _Rebuild:
                 scope=INSTALLATION,
                 outcome="Succeeded",
                 detail=f"recovery file of {keys.written_at:%Y-%m-%d}",
-                started_at=begun_at,
+                started_at=self.begun_at,
                 finished_at=transaction.now(),
             )
+            return sum(len(transaction.segments.all_ids(pool.uid)) for pool in transaction.pools.list())
 
 
 def _check_empty(catalog: Catalog | None) -> None:

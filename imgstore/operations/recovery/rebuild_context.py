@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from imgstore.catalog import Catalog
 from imgstore.domain.effects import Effects
@@ -20,6 +21,8 @@ class RebuildContext:
     """The empty catalog. None in a dry run without a catalog."""
     zones: Sequence[FoundZone]
     keys: RecoveryKeys
+    regions_home: Path | None
+    """The home that gets the regions.yaml of the recovery file. None if the settings name a file."""
     effects: Effects
     subscriber: Subscriber
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from imgstore.domain.host.os_errors import translate_host_faults
 from imgstore.domain.host.private_files import FILE_MODE
 from imgstore.formats.files.atomic_file import PendingFile
 from imgstore.operations.recovery.backup import REGIONS_FILE, shipped_regions
@@ -17,12 +18,14 @@ def write_regions_file(home: Path, keys: RecoveryKeys) -> Path | None:
 
     Raises:
         OutputError: the home cannot be written.
+        HostFault: a file in the home cannot be read.
     """
     if keys.regions_document == shipped_regions():
         return None
     path = home / REGIONS_FILE
-    if path.exists() and path.read_bytes() != keys.regions_document:
-        path = home / _OTHER_NAME
+    with translate_host_faults():
+        if path.exists() and path.read_bytes() != keys.regions_document:
+            path = home / _OTHER_NAME
     pending = PendingFile(path, overwrite=True, read_soon=True, mode=FILE_MODE)
     try:
         pending.write(keys.regions_document, 0)

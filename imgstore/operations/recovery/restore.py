@@ -26,6 +26,7 @@ from imgstore.catalog.recovery.catalog_dumps import (
     restore_dump,
 )
 from imgstore.catalog.recovery.file_locks import hold_file, hold_lock_file, lock_path
+from imgstore.catalog.recovery.postgresql_dumps import Program
 from imgstore.catalog.recovery.sqlite_copies import check_sqlite
 from imgstore.catalog.schema import REVISION
 from imgstore.domain.errors import CatalogOutdated, Conflict, InvalidInput, ObjectCorrupt, StoreMismatch, WorkHeld
@@ -101,13 +102,13 @@ def restore_backup(request: RestoreRequest, subscriber: Subscriber = ignore_even
     mark = {"digest": backup.digest, "file": str(request.file), "place": find_place(request.url)}
     with translate_host_faults(), _hold_home(request.home) as descriptor:
         with nullcontext() if file is None else hold_file(file):
-            is_resumed = _begin(request, backup, file, descriptor, mark)
+            is_resumed, program = _begin(request, backup, file, descriptor, mark)
             progress = ByteProgress(subscriber, "restore", sum(each.stored_bytes for each in backup.members.values()))
             regions_file = _restore_files(backup, request.home, progress)
             if file is not None:
                 _restore_sqlite(backup, file, progress)
-            elif not (is_resumed and find_content(request.url)):
-                restore_dump(request.url, backup.description.dump, progress.count(backup.read(backup.catalog)))
+            elif program is not None and not (is_resumed and find_content(request.url)):
+                restore_dump(request.url, backup.description.dump, program, progress.count(backup.read(backup.catalog)))
             progress.end()
         # The lock of the catalog is gone before the mark, so that a killed restore leaves no file without a mark.
         sync_folder(request.home)
@@ -188,9 +189,16 @@ def _hold_home(home: Path) -> Iterator[int]:
                 mark_path(home).unlink(missing_ok=True)
 
 
-def _begin(request: RestoreRequest, backup: Backup, file: Path | None, descriptor: int, mark: dict[str, str]) -> bool:
-    """Check the target, and write the mark. Return True if an interrupted restore continues."""
+def _begin(
+    request: RestoreRequest, backup: Backup, file: Path | None, descriptor: int, mark: dict[str, str]
+) -> tuple[bool, Program | None]:
+    """Check the target, and write the mark.
+
+    Returns:
+        Whether an interrupted restore continues, and the program that restores into PostgreSQL.
+    """
     home = request.home
+    program: Program | None = None
     found = read_mark(home)
     if found is None:
         _check_home(home)
@@ -206,7 +214,7 @@ def _begin(request: RestoreRequest, backup: Backup, file: Path | None, descripto
     if file is not None:
         _check_file(file, backup, is_resumed=found is not None)
     else:
-        check_restorable(request.url, backup.description.dump)
+        program = check_restorable(request.url, backup.description.dump)
         _check_database(request.url, mark["place"], backup, is_resumed=found is not None)
     _check_space(home, backup, file)
     text = json.dumps(mark).encode()
@@ -216,7 +224,7 @@ def _begin(request: RestoreRequest, backup: Backup, file: Path | None, descripto
     sync_folder(home)
     if found is not None:
         _remove_leftovers(home)
-    return found is not None
+    return found is not None, program
 
 
 def _check_home(home: Path) -> None:

@@ -71,7 +71,7 @@ def plan_zone_analysis(
     """
     authorize(principal, Action.ADMINISTER, INSTALLATION)
     _check_memory(settings.object_bytes_max, available_memory_bytes())
-    chosen = choose_regions(installation, names)
+    chosen = choose_regions(installation.regions, names)
     with ThreadPoolExecutor(len(chosen)) as pool:  # One common wait for all regions that do not answer.
         opened = [each for zones in pool.map(installation.locator.open_for_analysis, chosen) for each in zones]
     return [

@@ -11,7 +11,7 @@ from imgstore.domain.storage.circuits import ZoneHealth
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.policy.bucket_policy import PolicyDocument, create_bucket_policy
-from imgstore.regions import Consent, Region, ZoneReport
+from imgstore.regions import Consent, Region, Regions, ZoneReport
 
 
 def list_regions(installation: Installation, principal: Principal) -> list[Region]:
@@ -26,7 +26,7 @@ def check_regions(installation: Installation, principal: Principal, *, names: Se
     Each used zone gets a small object under a key of its own, which is deleted at once.
     """
     authorize(principal, Action.READ, "/")
-    chosen = choose_regions(installation, names)
+    chosen = choose_regions(installation.regions, names)
     with ThreadPoolExecutor(len(chosen)) as pool:  # one common wait for all regions that do not answer
         return [
             report
@@ -52,27 +52,23 @@ def count_missed_objects(installation: Installation, principal: Principal) -> di
         return transaction.zone_gaps.count_by_zone()
 
 
-def create_regions_policy(
-    installation: Installation, principal: Principal, *, names: Sequence[str] = (), read_only: bool = False
-) -> PolicyDocument:
+def create_regions_policy(regions: Regions, *, names: Sequence[str] = (), read_only: bool = False) -> PolicyDocument:
     """Create the least-privilege policy for the buckets of the named regions, or of all regions.
 
     Args:
-        installation: the installation.
-        principal: the caller.
+        regions: the content of regions.yaml. No installation is needed.
         names: the regions. Empty means all regions.
         read_only: permit reading only.
 
     Raises:
         InvalidInput: a region does not exist, or no zone of the regions is a bucket.
     """
-    authorize(principal, Action.READ, "/")
-    zones = [zone for region in choose_regions(installation, names) for zone in region.zones]
+    zones = [zone for region in choose_regions(regions, names) for zone in region.zones]
     buckets = list(dict.fromkeys(zone.bucket for zone in zones if zone.endpoint is not None))
     if not buckets:
         raise InvalidInput(
             "No zone is an S3 bucket, so no policy is needed.",
-            found=f"directories for {', '.join(names) or 'all regions'} in {installation.regions.path}",
+            found=f"directories for {', '.join(names) or 'all regions'} in {regions.path}",
             expected="a zone with an endpoint",
             hint="set the endpoint of a zone in regions.yaml, or the variable IMGSTORE_S3_ENDPOINT",
             target="endpoint",
@@ -105,7 +101,7 @@ def init_regions(
         raise _zone_missing_error()
     chosen: list[tuple[Region, Sequence[str] | None]]
     if zone is None:
-        chosen = [(region, None) for region in choose_regions(installation, names)]
+        chosen = [(region, None) for region in choose_regions(installation.regions, names)]
     else:
         region, name = _choose_zone(installation, names, zone)
         chosen = [(region, (name,))]
@@ -152,8 +148,8 @@ def _zone_missing_error() -> InvalidInput:
     )
 
 
-def choose_regions(installation: Installation, names: Sequence[str]) -> list[Region]:
+def choose_regions(regions: Regions, names: Sequence[str]) -> list[Region]:
     """Return the named regions, or all regions. Raises InvalidInput for an unknown region."""
     if not names:
-        return list(installation.regions.regions.values())
-    return [installation.regions.get(name, target="region") for name in names]
+        return list(regions.regions.values())
+    return [regions.get(name, target="region") for name in names]

@@ -11,9 +11,9 @@ from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import Rows, print_next_steps
 from imgstore.cli.framework.passphrases import passphrase_file, read_passphrase
 from imgstore.cli.framework.session import make_settings, user_name
+from imgstore.domain.recovery import RebuildReport
 from imgstore.operations.recovery.recovery_file import read_recovery_file
 from imgstore.operations.recovery.recovery_keys import RecoveryKeys
-from imgstore.operations.recovery.regions_copy import write_regions_file
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.recovery import rebuild_json
 
@@ -79,16 +79,18 @@ def rebuild(file: Path, passphrase_file: Path | None, skipped: tuple[str, ...], 
         open_rebuild(settings, keys, subscriber, dry_run=not yes) as context,
     ):
         report = rebuild_catalog(context, user_name(), dry_run=not yes, skipped=skipped)
-    steps = ["nothing was changed: use --yes to rebuild the catalog"] if not yes else _next_steps(settings, keys)
+    steps = (
+        ["nothing was changed: use --yes to rebuild the catalog"] if not yes else _next_steps(settings, keys, report)
+    )
     print_next_steps(steps, quiet=global_values.only_show_errors)
     return Answer(body=rebuild_json(report) | {"nextSteps": steps}, exit_code=0 if report.is_complete else 1)
 
 
-def _next_steps(settings: Settings, keys: RecoveryKeys) -> list[str]:
+def _next_steps(settings: Settings, keys: RecoveryKeys, report: RebuildReport) -> list[str]:
     steps = []
-    regions = None if settings.regions is not None else write_regions_file(settings.home.absolute(), keys)
-    if regions is not None:
-        steps.append(f"use the regions of the recovery file: export IMGSTORE_REGIONS={quote(str(regions))}")
+    if report.regions_file is not None:
+        regions = quote(str(report.regions_file))
+        steps.append(f"use the regions of the recovery file: export IMGSTORE_REGIONS={regions}")
     steps += [
         f"set the variable of regions.yaml: export {name}={quote(value)}"
         for name, value in keys.variables.items()

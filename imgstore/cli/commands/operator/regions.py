@@ -1,17 +1,18 @@
 """``imgstore regions``: the regions, their zones and buckets."""
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
-from imgstore.cli.framework import options
+from imgstore.cli.framework import global_options, options
 from imgstore.cli.framework.command import Answer, Group, require_confirmation
 from imgstore.cli.framework.output import Rows, columns
 from imgstore.cli.framework.session import Session
-from imgstore.domain.errors import InvalidInput
 from imgstore.domain.storage.sizes import GIB
 from imgstore.domain.text.byte_counts import format_bytes
 from imgstore.operations.recovery.recovery_cover import find_recovery_cover
@@ -19,7 +20,7 @@ from imgstore.operations.stores import regions as operations
 from imgstore.operations.stores.analysis import PlannedZone, analyze_zones, plan_zone_analysis
 from imgstore.operations.stores.catalog_checks import accept_catalog as accept
 from imgstore.policy.diagnosis import judge_recovery_file
-from imgstore.regions import ZoneReport
+from imgstore.regions import ZoneReport, load_regions
 from imgstore.stores.analysis import AnalysisSettings
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.analysis import analyzed_zone_json
@@ -59,6 +60,8 @@ def _analysis_rows(zone: Json) -> Rows:
 
 
 _DEFAULTS: Final = AnalysisSettings()
+_EXTENT: Final = frozenset({"objects", "rounds", "object_bytes_max", "watch_seconds"})
+"""The options with the extent of an analysis."""
 _names = click.argument("names", nargs=-1, metavar="[REGION]...")
 
 
@@ -75,6 +78,19 @@ def _list_table(body: Json) -> Rows:
     ]
 
 
+def _check_extent(*, analyze: bool, **others: Any) -> dict[str, Any]:
+    """Refuse the options of an analysis without --analyze."""
+    context = click.get_current_context()
+    given = [
+        each.opts[0]
+        for each in context.command.params
+        if each.name in _EXTENT and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE
+    ]
+    if given and not analyze:
+        raise click.UsageError(f"{', '.join(given)} needs --analyze, which tests the stores.")
+    return {"analyze": analyze, **others}
+
+
 @click.group(cls=Group)
 def regions() -> None:
     """List, check and initialize regions."""
@@ -89,6 +105,7 @@ def list_(session: Session) -> Json:
 @regions.command(
     table=_check_table,
     example="imgstore regions check westus2 -o table\nimgstore regions check westus2 --analyze -o table",
+    read_options=_check_extent,
 )
 @_names
 @click.option("--analyze", is_flag=True, help="Prove or disprove the properties that imgstore needs from each store.")
@@ -137,8 +154,6 @@ def check(session: Session, names: tuple[str, ...], *, analyze: bool, yes: bool,
     The exit code is 1 if a zone is not ready, or if a property of a store is disproved.
     """
     given = {name: value for name, value in extent.items() if value is not None}
-    if given and not analyze:
-        raise _analyze_missing_error(f"--{next(iter(given)).replace('_', '-')}")
     if analyze:
         return _analyze(session, names, replace(_DEFAULTS, **given), yes=yes)  # type: ignore[arg-type]
     reports = session.run(operations.check_regions, names=names)
@@ -178,16 +193,6 @@ def _announce(zone: PlannedZone) -> str:
     )
 
 
-def _analyze_missing_error(option: str) -> InvalidInput:
-    return InvalidInput(
-        f"{option} needs --analyze.",
-        found=f"{option} without --analyze",
-        expected="--analyze, which tests the stores",
-        hint=f"add --analyze, or leave {option} out",
-        target=option,
-    )
-
-
 @regions.command(
     table=_zones_table,
     example="imgstore regions init\nimgstore regions init --zone westus2/1\n"
@@ -217,8 +222,8 @@ def init(session: Session, names: tuple[str, ...], zone: str | None, *, replaced
 @regions.command(example="imgstore regions policy\nimgstore regions policy westus2 --read-only > policy.json")
 @_names
 @click.option("--read-only", is_flag=True, help="Permit reading only, for a home that cannot be written.")
-def policy(session: Session, names: tuple[str, ...], *, read_only: bool) -> Json:
-    """Print the least-privilege policy for the buckets of regions.yaml.
+def policy(names: tuple[str, ...], *, read_only: bool) -> Json:
+    """Print the least-privilege policy for the buckets of regions.yaml. No home is needed.
 
     The policy permits exactly the actions that imgstore sends, for the keys that imgstore uses. Attach the policy to the user
     with the credentials of the zones. The document has the policy language of AWS, which other S3 servers accept as well.
@@ -226,7 +231,8 @@ def policy(session: Session, names: tuple[str, ...], *, read_only: bool) -> Json
     After `imgstore regions init` the right s3:CreateBucket may be removed. A source `s3://...` of an image needs
     s3:GetObject for its own bucket in addition.
     """
-    return dict(session.run(operations.create_regions_policy, names=names, read_only=read_only))
+    found = load_regions(global_options.of(click.get_current_context()).regions, os.environ)
+    return dict(operations.create_regions_policy(found, names=names, read_only=read_only))
 
 
 @regions.command("accept-catalog", example="imgstore regions accept-catalog --yes")
