@@ -37,7 +37,7 @@ _WORKER: Final = "imgstore worker"
 def judge_error(error: ImgstoreError, check: str = "installation") -> Finding:
     """Judge a part that cannot be checked, or an installation that cannot be opened."""
     found = f"{error.message} Found: {error.found}" if error.found else error.message
-    return Finding(check=check, level=Level.ERROR, found=found, next_step=error.hint)
+    return Finding(check=check, level=Level.ERROR, found=" ".join(found.split()), next_step=error.hint)
 
 
 def judge_recovery_file(cover: RecoveryCover) -> Finding:
@@ -324,7 +324,7 @@ def _judge_files(files: Iterable[FileFacts]) -> Iterator[Finding]:
             yield Finding(check="file-rights", level=level, subject=subject, found=found, next_step=step)
         elif not file.is_own:
             is_fine = False
-            found, step = "belongs to another user", f"chown this user {subject}, or run imgstore as the owner"
+            found, step = "belongs to another user", f"chown $(id -un) {subject}, or run imgstore as the owner"
             yield Finding(check="file-rights", level=Level.WARNING, subject=subject, found=found, next_step=step)
     if is_fine:
         yield Finding(check="file-rights", found="the home and the private keys are closed to other users")

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
 from tests.support.certificates import issue
+from tests.support.mounted_folder import mount_folder
 from tests.support.sample_gallery import SampleImages, make_disk, open_home
 
 pytest_plugins = ["tests.support.published_gallery"]
@@ -50,9 +51,9 @@ def test_each_line_is_a_finding_with_a_next_step(home: Path) -> None:
     result = run(home)
     assert result.exit_code == 1
     lines = {(line.split()[0], line.split()[1]): line for line in result.stdout.splitlines()}
-    assert lines["warning", "recovery-file"].endswith("Next step: imgstore catalog recovery-file PATH")
-    assert lines["warning", "workers"].endswith("Next step: imgstore worker")
-    assert "Next step" not in lines["ok", "catalog"]
+    assert lines["warning", "recovery-file"].endswith("; next step: imgstore catalog recovery-file PATH")
+    assert lines["warning", "workers"].endswith("; next step: imgstore worker")
+    assert "next step" not in lines["ok", "catalog"]
     assert "eastus/1: answers in" in lines["ok", "zone"] or "not used yet" in lines["ok", "zone"]
     assert json.loads(run(home, "-o", "json").stdout)["level"] == "warning"
     assert "Found" in run(home, "-o", "table").stdout
@@ -115,6 +116,14 @@ def test_a_full_disk_is_an_error(home: Path) -> None:
     (home / "settings.toml").write_text(f"[disk_space]\nfree_bytes_min = {2**62}\n")
     (space,) = found(home, 2)["disk-space"]
     assert (space["level"], "must stay free" in space["found"]) == ("error", True)
+
+
+def test_a_home_that_can_be_read_only_is_a_warning(home: Path, tmp_path: Path) -> None:
+    home.rename(tmp_path / "backing")
+    with mount_folder(tmp_path, {}, read_only=True) as mounted:
+        findings = found(mounted.path, 1)
+    assert levels(findings["catalog"]) == ["warning"]
+    assert set(levels(findings["zone"])) == {"ok"}, "no zone gets an object"
 
 
 def test_a_lost_zone_of_three_and_a_lost_region(home: Path) -> None:

@@ -33,7 +33,7 @@ def diagnose(
 ) -> list[Finding]:
     """Check the installation, and return a finding for each part.
 
-    Each zone is checked in a thread of its own, with a small object. A check without an end within the time limit is a
+    Each zone is checked in a thread of its own, with a small object unless the home can be read only. A check without an end within the time limit is a
     finding, and its thread is given up.
 
     Args:
@@ -84,7 +84,8 @@ def _late_finding(check: str, seconds_max: float) -> Finding:
 
 
 def _check_zone(installation: Installation, region: Region, zone: Zone) -> ZoneReport:
-    (report,) = installation.locator.check(region, probes=True, zone=zone)
+    may_write = installation.catalog.write_fault is None
+    (report,) = installation.locator.check(region, probes=may_write, zone=zone)
     return report
 
 

@@ -86,5 +86,5 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
     checks = max(len(each.check) for each in findings)
     for each in findings:
         subject = "" if each.subject is None else f"{each.subject}: "
-        step = "" if each.next_step is None else f". Next step: {each.next_step}"
+        step = "" if each.next_step is None else f"; next step: {each.next_step}"
         yield f"{each.level:<7}  {each.check:<{checks}}  {subject}{each.found}{step}"
