@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from random import Random
 
 from bench.database import Statement, overheard, timed_reads, turns_per_second
 from imgstore.bootstrap import Settings, open_installation
@@ -44,6 +46,7 @@ from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.worker import run_worker
 from imgstore.policy.copy_plan import ready_steps
+from imgstore.policy.replication_routes import RouteCosts, plan_routes
 from imgstore.testing.engines import start_postgresql
 
 REGION = "southcentralus"
@@ -252,6 +255,29 @@ def planning_seconds(size: CatalogSize) -> float:
     def plan() -> None:
         steps = ready_steps(replicas, source_region="region-0", busy=(), failed=())
         assert len(steps) == size.regions - 1
+
+    return _seconds(plan)
+
+
+ROUTED_REGIONS = 50
+
+
+def routing_seconds(seed: int) -> float:
+    """`plan_routes` for one version with 50 target regions and a price of its own for each pair.
+
+    The time rule holds back the cheapest tree, as the slowest way of planning.
+    """
+    random = Random(seed)
+    regions = [f"region-{number}" for number in range(1, ROUTED_REGIONS + 1)]
+    every = [(parent, region) for parent in ["region-0", *regions] for region in regions if parent != region]
+    costs = RouteCosts(
+        price={pair: Fraction(random.randrange(10**9), 10**9) for pair in every},
+        seconds={pair: random.uniform(1, 5) for pair in every},
+    )
+
+    def plan() -> None:
+        routes = plan_routes(finished=["region-0"], waiting=regions, source_region="region-0", costs=costs)
+        assert len(routes) == ROUTED_REGIONS
 
     return _seconds(plan)
 

@@ -22,6 +22,7 @@ from imgstore.domain.progress import ProgressEvent, Stage, Subscriber, ignore_ev
 from imgstore.domain.settings.disk_space import DiskSpace, read_disk_space
 from imgstore.domain.settings.limits import Limits, read_limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maintenance
+from imgstore.domain.settings.replication import ReplicationSettings, read_replication
 from imgstore.domain.settings.shared import Difference, as_document
 from imgstore.operations.billing.price_lists import record_prices
 from imgstore.operations.installation import Installation, Tuning
@@ -75,6 +76,8 @@ class Settings:
     space: DiskSpace | None = None
     """None for the limits in settings.toml of the home."""
     maintenance: MaintenanceSettings | None = None
+    """None for the settings in the catalog."""
+    replication: ReplicationSettings | None = None
     """None for the settings in the catalog."""
     may_read_only: bool = True
     """Whether a home that cannot be written may be opened, for commands that only read."""
@@ -224,6 +227,7 @@ def _open(
                 limits=settings.limits or read_limits(shared, file),
                 space=space,
                 maintenance=settings.maintenance or read_maintenance(shared, file),
+                replication=settings.replication or read_replication(shared, file),
                 subscriber=suppress_errors(subscriber),
             )
         finally:

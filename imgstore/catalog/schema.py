@@ -106,7 +106,7 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0036"
+REVISION: Final = "0037"
 """The head of migrations/versions. A catalog at this revision opens without an import of Alembic.
 
 Each migration from 0033 on has a variable `oldest_code`, the oldest revision of code that may use the catalog afterwards
@@ -353,6 +353,7 @@ replicas = _table(
     Column("retry_at", UtcDateTime),
     Column("started_at", UtcDateTime),
     Column("progress_at", UtcDateTime),
+    Column("parent_region", String),
     # Workers search for these columns among thousands of complete replicas.
     Index(None, "state", "retry_at"),
 )

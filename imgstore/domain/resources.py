@@ -410,6 +410,8 @@ class Replica:
     """The start of the transfer in the last or present work, by the clock of the database."""
     progress_at: datetime | None = None
     """The time of the last update of `bytes_done`, by the clock of the database."""
+    parent_region: str | None = None
+    """The region that the cheapest route copies from (`replication.route`). None for the route `source`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Ledger rows for transferred bytes (invariants M2 to M8 and M17)."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party
@@ -16,7 +17,8 @@ class Transfer:
     party: Party
     """The owner of the bytes."""
     source: str
-    """The region that supplied the bytes. For an arrival the source region of the version, for any path of the bytes."""
+    """The region that supplied the bytes. For an arrival on the route `source`: the source region of the version, for any
+    path of the bytes."""
     target: str
     """The region of the replica, or of the slot that should have served the bytes."""
     replica: int
@@ -36,6 +38,42 @@ def charge_arrival(moved: Transfer, prices: PriceList, *, crossing: bool) -> Led
     if crossing and moved.source != moved.target:
         return _row(moved, ChargeKind.EGRESS, prices, prices.egress(moved.source, moved.target, moved.time))
     return _row(moved, ChargeKind.COPY, prices, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrivalPath:
+    """The regions that supplied the bytes of a replica on the cheapest route."""
+
+    parent: str
+    """The region that the copy was planned from."""
+    earlier: str
+    """The region of the bytes that earlier runs of the copy stored."""
+    served: Mapping[str, int]
+    """The stored bytes that each region supplied to the present run."""
+
+
+def split_arrival(moved: Transfer, path: ArrivalPath) -> list[Transfer]:
+    """Return the transfers of an arrival, one for each region that supplied bytes (invariant M5).
+
+    The present run counted its bytes, and the rest is from earlier runs. The first transfer keeps the key of the arrival.
+    The keys of the others have the region at the end.
+    """
+    parts: dict[str, int] = {}
+    rest = moved.moved_bytes
+    for region, supplied in sorted(path.served.items(), key=lambda each: (-each[1], each[0])):
+        parts[region] = min(supplied, rest)
+        rest -= parts[region]
+    parts[path.earlier] = parts.get(path.earlier, 0) + rest
+    supplied_by = [region for region, part in parts.items() if part] or [path.parent]
+    return [
+        replace(
+            moved,
+            key=moved.key if not number else f"{moved.key}/{region}",
+            source=region,
+            moved_bytes=parts.get(region, 0),
+        )
+        for number, region in enumerate(supplied_by)
+    ]
 
 
 def charge_cross_region_read(moved: Transfer, prices: PriceList) -> LedgerRow:

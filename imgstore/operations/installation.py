@@ -14,6 +14,7 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.settings.limits import Limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings
+from imgstore.domain.settings.replication import ReplicationSettings
 from imgstore.domain.storage.latency import THREADS_MAX, choose_threads
 from imgstore.operations.leases import LeaseKeeper
 from imgstore.regions import Locator, Regions
@@ -77,6 +78,7 @@ class Installation:
     limits: Limits = field(default_factory=Limits)
     space: DiskSpace = field(default_factory=DiskSpace)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
+    replication: ReplicationSettings = field(default_factory=ReplicationSettings)
     subscriber: Subscriber = ignore_event
     revision_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by the thread that writes revisions. The next thread writes the revisions of all waiting threads."""

@@ -14,6 +14,7 @@ from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.settings.disk_space import read_disk_space
 from imgstore.domain.settings.limits import DEFAULT_PRESET, Limits, read_limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maintenance
+from imgstore.domain.settings.replication import ReplicationSettings, read_replication
 from imgstore.domain.settings.shared import Difference, Values, as_document, differences, shared_values
 from imgstore.domain.text.text_encodings import find_encoding_fault
 from imgstore.operations.activity_log import record_activity
@@ -62,7 +63,7 @@ def read_settings_file(file: Path) -> Mapping[str, Any] | None:
             f"(initially {DEFAULT_PRESET})",
             target=str(file),
         ) from error
-    for read in (read_limits, read_disk_space, read_maintenance):
+    for read in (read_limits, read_disk_space, read_maintenance, read_replication):
         read(document, str(file))
     return document
 
@@ -93,9 +94,10 @@ def show_settings(installation: Installation, principal: Principal) -> list[Sett
     with installation.catalog.reading() as transaction:
         values = transaction.settings.all()
     document = as_document(values)
-    tables: dict[str, Limits | MaintenanceSettings] = {
+    tables: dict[str, Limits | MaintenanceSettings | ReplicationSettings] = {
         "limits": read_limits(document, SETTINGS_FILE),
         "maintenance": read_maintenance(document, SETTINGS_FILE),
+        "replication": read_replication(document, SETTINGS_FILE),
     }
     effective = {
         f"{table}.{each.name}": getattr(found, each.name)
@@ -131,7 +133,7 @@ def apply_settings(installation: Installation, principal: Principal, file: Path 
             raise InvalidInput(
                 "There is no settings file to apply.",
                 found=f"no file {place}",
-                expected="a TOML document with [limits] or [maintenance]",
+                expected="a TOML document with [limits], [maintenance] or [replication]",
                 hint="create the file, or name another file with --file",
                 target="file",
             )

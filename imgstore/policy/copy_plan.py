@@ -4,7 +4,7 @@ The plan is level-triggered (invariant R1). Only the current replicas count, nev
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -37,10 +37,12 @@ def ready_steps(
     busy: Collection[str],
     failed: Collection[str],
     once_complete: Collection[str] = (),
+    parents: Mapping[str, str] | None = None,
 ) -> list[CopyStep]:
     """Select the replicas to start now.
 
-    The first replica of a region comes from the source region, or else from any complete replica. Further replicas come
+    The first replica of a region comes from the source region, or else from any complete replica. With `parents`, the
+    first replica comes from the parent of the region, and waits until the parent has a complete replica. Further replicas come
     from complete replicas of the same region. At most one copy runs per complete replica of a region, so sources
     double. If the first replica of a region failed, the next ordinal is tried, because the next slot may be in another
     zone. While an old replica of the version leaves a slot, no new replica starts in the slot.
@@ -52,6 +54,7 @@ def ready_steps(
         failed: The uids of replicas to leave alone. Such replicas failed in this run, or wait for the next attempt.
         once_complete: The uids of replicas that were `Completed` before. If no replica is complete now, these replicas
             are restored from their own bytes, because no other copy exists.
+        parents: The region to copy from, by region. None is the source region for all.
     """
     complete = [replica for replica in replicas if replica.state is ReplicaState.COMPLETED]
     if not complete:
@@ -62,13 +65,13 @@ def ready_steps(
         ]
     steps: list[CopyStep] = []
     leaving = {replica.slot.uid for replica in replicas if replica.state is ReplicaState.DELETING}
-    origin = [replica for replica in complete if replica.slot.key.region == source_region]
-    by_region: defaultdict[str, list[Replica]] = defaultdict(list)
-    for replica in replicas:
-        by_region[replica.slot.key.region].append(replica)
-    for inside in by_region.values():
+    finished = _by_region(complete)
+    for region, inside in _by_region(replicas).items():
+        here = finished.get(region, [])
+        parent = source_region if parents is None or here else parents.get(region)
+        if parents is not None and not here and parent not in finished:
+            continue  # The copy waits for the parent.
         at_work = sum(replica.uid in busy for replica in inside)
-        here = [replica for replica in inside if replica.state is ReplicaState.COMPLETED]
         room = max(len(here), 1) - at_work
         waiting = [
             replica
@@ -82,7 +85,7 @@ def ready_steps(
             steps.append(
                 CopyStep(
                     replica=replica,
-                    sources=_order_sources(replica.slot.key.region, here, source_region, origin, complete, turn),
+                    sources=_order_sources(region, (parent, source_region), finished, complete, turn),
                     is_cross_region=not here,
                 )
             )
@@ -94,15 +97,29 @@ def is_restorable(replica: Replica, once_complete: Collection[str]) -> bool:
     return replica.uid in once_complete and replica.state in RESTORABLE_STATES
 
 
+def _by_region(replicas: Sequence[Replica]) -> dict[str, list[Replica]]:
+    found: defaultdict[str, list[Replica]] = defaultdict(list)
+    for replica in replicas:
+        found[replica.slot.key.region].append(replica)
+    return dict(found)
+
+
 def _order_sources(
-    region: str, here: list[Replica], source_region: str, origin: list[Replica], complete: list[Replica], turn: int
+    region: str,
+    preferred: Sequence[str | None],
+    finished: Mapping[str, list[Replica]],
+    complete: list[Replica],
+    turn: int,
 ) -> tuple[Replica, ...]:
     """Order the sources of a replica.
 
-    Replicas of the same region come first, rotated by `turn`. Replicas of the source region follow, then a few of other
-    regions.
+    Replicas of the same region come first, rotated by `turn`. Replicas of the preferred regions follow, then a few of
+    other regions.
     """
+    here = finished.get(region, [])
     begin = turn % len(here) if here else 0
     near = [*here[begin:], *here[:begin]]
-    others = (replica for replica in complete if replica.slot.key.region not in (region, source_region))
-    return (*near, *(origin if region != source_region else ()), *islice(others, _STAND_INS_MAX))
+    first = [each for each in dict.fromkeys(preferred) if each is not None and each != region]
+    chosen = [replica for each in first for replica in finished.get(each, ())]
+    others = (replica for replica in complete if replica.slot.key.region not in (region, *first))
+    return (*near, *chosen, *islice(others, _STAND_INS_MAX))

@@ -25,6 +25,8 @@ class QueuedVersion:
     """The uids of replicas that any process makes now."""
     once_complete: frozenset[str] = frozenset()
     """The uids of replicas that were `Completed` before, in whatever state now."""
+    parents: Mapping[str, str] | None = None
+    """The region that each region without a complete replica is copied from. None for the route `source`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +38,24 @@ class WorkerLimits:
     """The limit for each target region."""
 
 
-def startable_steps(queued: QueuedVersion, now: datetime) -> list[CopyStep]:
-    """Return the replicas of a version that can start now. Failed replicas wait until `retry_at`."""
-    resting = {
+def find_resting(replicas: Sequence[Replica], now: datetime) -> set[str]:
+    """Return the uids of the replicas that failed and wait until `retry_at`."""
+    return {
         replica.uid
-        for replica in queued.replicas
+        for replica in replicas
         if replica.state in _RESTING_STATES and replica.retry_at is not None and replica.retry_at > now
     }
+
+
+def startable_steps(queued: QueuedVersion, now: datetime) -> list[CopyStep]:
+    """Return the replicas of a version that can start now. Failed replicas wait until `retry_at`."""
     return ready_steps(
         queued.replicas,
         source_region=queued.source_region,
         busy=queued.busy,
-        failed=resting,
+        failed=find_resting(queued.replicas, now),
         once_complete=queued.once_complete,
+        parents=queued.parents,
     )
 
 

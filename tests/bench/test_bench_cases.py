@@ -218,6 +218,7 @@ def test_the_catalog_from_end_to_end(tmp_path: Path) -> None:
         "bare_placements_per_second",
         "idle_pass_seconds",
         "planning_seconds",
+        "routing_seconds",
     }
     assert all(figure.value > 0 for figure in figures.values())
     assert all(figures[name].said.startswith("limit: ") for name in figures if name.startswith("bare_"))

@@ -7,6 +7,7 @@ meters. MinIO also counts the XML of listings and deletions, which is the only a
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -85,13 +86,51 @@ def places(tmp_path: Path, minio_cluster: Cluster) -> Iterator[Places]:
     scene = create_minio_scene(tmp_path / "scene", engines, "traffic", zoned=False)
     scene.prepare()
     yield Places(scene, engines)
+    remove_buckets(engines, "traffic")
+
+
+def remove_buckets(engines: tuple[S3Engine, ...], name: str) -> None:
     for region, engine in zip(REGIONS, engines, strict=True):
         client = engine.client()
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=f"{region}-traffic"):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=f"{region}-{name}"):
             for each in page.get("Contents", []):
-                client.delete_object(Bucket=f"{region}-traffic", Key=each["Key"])
-        client.delete_bucket(Bucket=f"{region}-traffic")
+                client.delete_object(Bucket=f"{region}-{name}", Key=each["Key"])
+        client.delete_bucket(Bucket=f"{region}-{name}")
         client.close()
+
+
+@pytest.fixture
+def detour(tmp_path: Path, minio_cluster: Cluster) -> Iterator[Places]:
+    """Places with cheapest routes, where westus2 is cheaper by eastus."""
+    engines = minio_cluster(3)
+    prices = {"southcentralus": {"westus2": 0.09}, "eastus": {"westus2": 0.01}}
+    scene = create_minio_scene(tmp_path / "scene", engines, "detour", zoned=False, egress_pairs=prices)
+    (scene.folder / "home").mkdir()
+    (scene.folder / "home" / "settings.toml").write_text('[replication]\nroute = "cheapest"\n')
+    scene.prepare()
+    yield Places(scene, engines)
+    remove_buckets(engines, "detour")
+
+
+def test_servers_count_the_bytes_of_the_cheapest_route(detour: Places, samples: SampleImages) -> None:
+    with detour.watched() as (installation, watched):
+        publish(installation, samples.first, targets=["southcentralus"])
+        before = dict(installation.locator.traffic())
+        publish(installation, samples.first, targets=["southcentralus", "eastus", "westus2"])
+        rows = {(row.source, row.target): row for row in charges(installation)}
+        assert rows.keys() == {("southcentralus", "eastus"), ("eastus", "westus2")}
+        sizes = {row.delivered_bytes for row in rows.values()}
+        segments = sizes.pop()
+        assert sizes == set()
+        # Invariant M5: 0.02 and 0.01 per GB instead of 0.02 and 0.09.
+        assert sum(row.amount for row in rows.values()) == segments * Decimal("0.03") / 10**9
+    assert_agree(watched, objects=16)
+    served = {
+        region: watched.meters[region].received_bytes - before[region].received_bytes
+        for region in ("southcentralus", "eastus")
+    }
+    # Each of both regions served the segments once, and the manifests and small objects.
+    assert all(segments <= each < segments * 1.5 for each in served.values())
 
 
 def assert_agree(watched: Watched, objects: int) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from imgstore.domain.resources import StorageAccountType
-from imgstore.ledger.egress import Transfer, charge_arrival
+from imgstore.ledger.egress import ArrivalPath, Transfer, charge_arrival, split_arrival
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.months import Month
 from imgstore.ledger.prices import FREE, PriceList, PriceLists, Prices, Rate, Tier, Tiers, flat
@@ -156,6 +156,28 @@ def test_transfers_between_regions_are_charged_and_copies_inside_are_free() -> N
     assert row("b", "a", crossing=True) == (ChargeKind.EGRESS, Decimal("0.02"), Decimal("0.06000000002"))
     assert row("a", "b", crossing=False) == (ChargeKind.COPY, FREE, FREE)
     assert row("a", "a", crossing=True) == (ChargeKind.COPY, FREE, FREE)
+
+
+@given(
+    byte_counts,
+    st.dictionaries(st.sampled_from("abc"), byte_counts, max_size=3),
+    st.sampled_from("abc"),
+    st.sampled_from("abc"),
+)
+def test_parts_of_an_arrival_have_all_bytes_and_a_key_each(
+    moved_bytes: int, served: dict[str, int], parent: str, earlier: str
+) -> None:
+    moved = Transfer(key="k", party=PARTY, source="s", target="t", replica=0, moved_bytes=moved_bytes, time=START)
+    parts = split_arrival(moved, ArrivalPath(parent=parent, earlier=earlier, served=served))
+    # Invariants M3 and M5.
+    assert sum(each.moved_bytes for each in parts) == moved_bytes
+    assert [each.key for each in parts] == ["k", *(f"k/{each.source}" for each in parts[1:])]
+    assert len({each.source for each in parts}) == len(parts)
+    if not moved_bytes:
+        assert [each.source for each in parts] == [parent]
+    elif moved_bytes > sum(served.values()):
+        rest = moved_bytes - sum(served.values())
+        assert {each.source: each.moved_bytes for each in parts}[earlier] == served.get(earlier, 0) + rest
 
 
 def test_no_digit_is_lost_beyond_28_digits() -> None:

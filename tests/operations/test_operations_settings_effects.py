@@ -22,6 +22,7 @@ from imgstore.domain.resources import ReplicationMode, Slot, SlotKey, StorageAcc
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.settings.limits import Limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings
+from imgstore.domain.settings.replication import ReplicationSettings
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats import LocalFile
 from imgstore.operations.activity_log import trim_activity
@@ -88,6 +89,12 @@ def more_versions(installation: Installation, folder: Path) -> object:
 
 def two_replicas(installation: Installation, folder: Path) -> object:
     return outcome(lambda: publish(installation, raw(folder), "1.0.0", ["southcentralus=2"]))
+
+
+def the_way_of_the_bytes(installation: Installation, folder: Path) -> object:
+    """Return the recorded parents. test_operations_replication_routes.py proves the effect on the bytes."""
+    view = publish(installation, raw(folder), "1.0.0", [*HERE, "eastus"])
+    return [each.parent_region for each in view.replicas]
 
 
 def many_replicas(installation: Installation, folder: Path) -> object:
@@ -207,11 +214,17 @@ SETTINGS: Mapping[str, tuple[object, object, Observe]] = {
     "maintenance.scrub_percent": (10, 20, scrub_request),
     "maintenance.gc_interval_seconds": (0, 60, planned_tasks),
     "maintenance.bytes_per_second_max": (10, 20, scrub_request),
+    "replication.route": ('"source"', '"cheapest"', the_way_of_the_bytes),
 }
 
 
 def test_each_setting_is_in_the_table() -> None:
-    tables = {"limits": Limits, "disk_space": DiskSpace, "maintenance": MaintenanceSettings}
+    tables = {
+        "limits": Limits,
+        "disk_space": DiskSpace,
+        "maintenance": MaintenanceSettings,
+        "replication": ReplicationSettings,
+    }
     known = {f"{name}.{each.name}" for name, table in tables.items() for each in fields(table) if each.name != "file"}
     assert set(SETTINGS) == known | {"limits.preset"}
 

@@ -153,9 +153,9 @@ def test_invalid_settings_file_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_values_and_documents() -> None:
-    document = {"limits": {"a": 1}, "maintenance": {"b": 2}, "disk_space": {"c": 3}}
+    document = {"limits": {"a": 1}, "maintenance": {"b": 2}, "replication": {"d": 4}, "disk_space": {"c": 3}}
     values = shared_values(document)
-    assert values == {"limits.a": 1, "maintenance.b": 2}
-    assert as_document(values) == {"limits": {"a": 1}, "maintenance": {"b": 2}}
+    assert values == {"limits.a": 1, "maintenance.b": 2, "replication.d": 4}
+    assert as_document(values) == {"limits": {"a": 1}, "maintenance": {"b": 2}, "replication": {"d": 4}}
     assert differences(values, values) == []
-    assert [each.key for each in differences(values, {"limits.a": 2})] == ["limits.a", "maintenance.b"]
+    assert [each.key for each in differences(values, {"limits.a": 2})] == ["limits.a", "maintenance.b", "replication.d"]

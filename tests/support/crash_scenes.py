@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -120,7 +120,14 @@ class CrashScene:
         }
 
 
-def create_minio_scene(folder: Path, engines: Sequence[S3Engine], name: str, *, zoned: bool = True) -> CrashScene:
+def create_minio_scene(
+    folder: Path,
+    engines: Sequence[S3Engine],
+    name: str,
+    *,
+    zoned: bool = True,
+    egress_pairs: Mapping[str, Mapping[str, float]] | None = None,
+) -> CrashScene:
     """Create a scene on three MinIO processes with the regions southcentralus, eastus and westus2.
 
     Args:
@@ -128,6 +135,7 @@ def create_minio_scene(folder: Path, engines: Sequence[S3Engine], name: str, *, 
         engines: three engines.
         name: the suffix of the bucket names, so that scenes on the same engines are separate.
         zoned: westus2 has a zone on each process; otherwise each region has one zone on a separate process.
+        egress_pairs: the prices by source and target that differ from 0.02.
     """
     south, east, west = (engine.endpoint for engine in engines)
     places = {
@@ -148,7 +156,7 @@ def create_minio_scene(folder: Path, engines: Sequence[S3Engine], name: str, *, 
             for region, (display_name, zones) in places.items()
         },
         "prices": {
-            "egress_per_gb": {"default": 0.02},
+            "egress_per_gb": {"default": 0.02, "pairs": egress_pairs or {}},
             "storage_per_gb_month": {"Standard_LRS": 0.05, "Standard_ZRS": 0.0625},
         },
     }

@@ -390,8 +390,11 @@ def audit(
     rows = charges(installation)
     assert len({row.key for row in rows}) == len(rows), "a charge stands twice"
     reads = (ChargeKind.REPAIR, ChargeKind.CROSS_REGION_READ)
-    sources = {row.source for row in rows if row.kind not in reads} | {
-        view.version.location for view in _versions(installation)
+    versions = list(_versions(installation))
+    # On cheapest routes a target region is charged, and may be the source of other regions.
+    is_routed = any(replica.parent_region is not None for view in versions for replica in view.replicas)
+    sources = {row.source for row in rows if row.kind not in reads and not is_routed} | {
+        view.version.location for view in versions
     }
     for region, segments in arrived.items() if not adopted else ():
         charged = sum(row.delivered_bytes for row in rows if row.kind is ChargeKind.EGRESS and row.target == region)

@@ -4,7 +4,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Row, Select, Table, select, update
+from sqlalchemy import Row, Select, Table, func, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -30,6 +30,19 @@ class Ledger(Repository):
         """Return the charges of a subscription, or of all, by time, target, replica and key."""
         order = (_ledger.c.time, _ledger.c.target, _ledger.c.replica, _ledger.c.key)
         return [_charge(row) for row in self._session.all(_of(_ledger, subscription).order_by(*order))]
+
+    def meter_bytes(self, subscription: str, since: datetime) -> dict[str, int]:
+        """Return the charged bytes of a subscription since a time, by meter."""
+        statement = (
+            select(_ledger.c.meter, func.sum(_ledger.c.delivered_bytes).label("charged_bytes"))
+            .where(
+                _ledger.c.subscription_key == fold_name(subscription),
+                _ledger.c.time >= since,
+                _ledger.c.meter.is_not(None),
+            )
+            .group_by(_ledger.c.meter)
+        )
+        return {row.meter: int(row.charged_bytes) for row in self._session.all(statement)}
 
     def open_interval(self, interval: StorageInterval) -> None:
         """Record that bytes are stored in a slot from now on.

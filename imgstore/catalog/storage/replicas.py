@@ -2,6 +2,7 @@
 
 import builtins
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -23,6 +24,19 @@ _OF_VERSION: Final = _SELECT.where(_replicas.c.version_uid == bindparam("version
 _IN_REGION: Final = _OF_VERSION.where(_slots.c.region == bindparam("region"))
 _UIDS_AT_ONCE: Final = 1_000
 """The number of uids in a query, because engines limit the parameters of a statement."""
+
+_MEASURED_BYTES_MIN: Final = 4 << 20
+"""Copies of fewer bytes measure the latency and not the rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredCopy:
+    """A finished copy from one region to another."""
+
+    source: str
+    target: str
+    copied_bytes: int
+    seconds: float
 
 
 class Replicas(Rows[Replica], table=_replicas, noun="replica", value=Replica, statement=_SELECT):
@@ -126,6 +140,38 @@ class Replicas(Rows[Replica], table=_replicas, noun="replica", value=Replica, st
         """
         values = {"bytes_done": bytes_done, "bytes_total": bytes_total, "progress_at": self._session.now()}
         self._replace(_replicas, uid, values, "replica")
+
+    def record_parent(self, uid: str, region: str | None) -> None:
+        """Record the region that a replica is copied from on the cheapest route.
+
+        Raises:
+            NotFound: no row has this uid.
+        """
+        self._replace(_replicas, uid, {"parent_region": region}, "replica")
+
+    def latest_copies(self, limit: int) -> builtins.list[MeasuredCopy]:
+        """Return the latest copies of at least 4 MiB on cheapest routes. Copies for the route `source` record no parent."""
+        statement = (
+            select(_replicas, _slots.c.region)
+            .join(_slots)
+            .where(
+                _replicas.c.parent_region.is_not(None),
+                _replicas.c.state == ReplicaState.COMPLETED,
+                _replicas.c.bytes_total >= _MEASURED_BYTES_MIN,
+                _replicas.c.completed_at > _replicas.c.started_at,
+            )
+            .order_by(_replicas.c.completed_at.desc(), _replicas.c.uid)
+            .limit(limit)
+        )
+        return [
+            MeasuredCopy(
+                source=row.parent_region,
+                target=row.region,
+                copied_bytes=row.bytes_total,
+                seconds=(row.completed_at - row.started_at).total_seconds(),
+            )
+            for row in self._session.all(statement)
+        ]
 
     def _columns(self, replica: Replica) -> dict[str, Any]:
         return to_columns(_replicas, replica, slot_uid=replica.slot.uid)

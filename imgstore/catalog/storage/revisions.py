@@ -93,7 +93,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
                 "versions",
                 # The queue of workers orders versions by `served_at`. After a rebuild, no version was served.
                 _member(schema.versions, omitted=["served_at"]),
-                _member(schema.replicas, "version_uid", quiet=["bytes_done", "bytes_total", "progress_at"]),
+                _member(
+                    schema.replicas, "version_uid", quiet=["bytes_done", "bytes_total", "progress_at", "parent_region"]
+                ),
                 _MANIFESTS,
             ),
             # Each new disk advances a counter. A revision of the version for each disk would double the requests.

@@ -99,8 +99,8 @@ def read_limits(settings: Mapping[str, Any], file: str) -> Limits:
     """
     table = SettingsTable(name="limits", file=file, example=_EXAMPLE)
     for key in settings:
-        if key not in ("limits", "disk_space", "maintenance"):
-            raise table.refusal(key, f"the key {key}", "only [limits], [disk_space] and [maintenance]")
+        if key not in ("limits", "disk_space", "maintenance", "replication"):
+            raise table.refusal(key, f"the key {key}", "only [limits], [disk_space], [maintenance] and [replication]")
     values = table.read(settings, ("preset", *_NUMBERS))
     preset = values.get("preset", DEFAULT_PRESET)
     if not isinstance(preset, str) or preset not in PRESETS:

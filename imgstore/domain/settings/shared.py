@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-SHARED_TABLES: Final = ("limits", "maintenance")
+SHARED_TABLES: Final = ("limits", "maintenance", "replication")
 
 Values: TypeAlias = Mapping[str, Any]
 """Values by dotted key, such as "limits.galleries_max"."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Final
 
@@ -32,7 +33,7 @@ from imgstore.operations.replication.targets import remove_surplus_replicas
 from imgstore.operations.slots.restore import RestorePlan
 from imgstore.operations.stores.catalog_checks import check_catalog_in_background
 from imgstore.policy.copy_plan import CopyStep
-from imgstore.policy.worker_queue import WorkerLimits, full_regions, next_steps, startable_steps
+from imgstore.policy.worker_queue import WorkerLimits, find_resting, full_regions, next_steps, startable_steps
 
 POLL_SECONDS: Final = 5.0
 """The time between two looks of an idle worker."""
@@ -179,8 +180,8 @@ class _Worker:
                     dead=[each for each in transaction.queue.holders() if self._installation.keeper.is_dead(each)],
                     full_regions=full_regions(at_work, self._limits),
                 )
-                queue = read_queued_versions(self._installation, transaction, uids)
                 now = transaction.now()
+                queue = read_queued_versions(self._installation, transaction, uids, partial(find_resting, now=now))
             yield from next_steps(queue, now=now, at_work=at_work, limits=self._limits)
             if len(uids) < _VERSIONS_AT_ONCE:
                 return
@@ -190,13 +191,15 @@ class _Worker:
         uid = chosen.replica.version_uid
         if not transaction.queue.try_lock(uid):
             return None
-        ready = startable_steps(read_queued_versions(self._installation, transaction, [uid])[0], transaction.now())
+        now = transaction.now()
+        queued = read_queued_versions(self._installation, transaction, [uid], partial(find_resting, now=now))[0]
+        ready = startable_steps(queued, now)
         step = next((each for each in ready if each.replica.uid == chosen.replica.uid), None)
         if step is None:
             return None
         version = transaction.versions.by_uid(uid)
         definition_path = definition_path_of(transaction, version)
-        plan = plan_step(self._installation, transaction, definition_path, version, step)
+        plan = plan_step(self._installation, transaction, definition_path, version, queued, step)
         transaction.queue.mark_served(uid)
         return plan
 

@@ -5,9 +5,10 @@ result. A failed region keeps its error and blocks no other region.
 """
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -17,9 +18,12 @@ from imgstore.catalog import Transaction
 from imgstore.domain.errors import ImgstoreError, WorkHeld
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow
 from imgstore.domain.states import ReplicaState
+from imgstore.domain.storage.digests import Digest
 from imgstore.domain.views import DefinitionPath
+from imgstore.ledger.egress import ArrivalPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter, SavedProgress, task_name
+from imgstore.operations.replication.routes import choose_parents, record_parents
 from imgstore.operations.replication.targets import (
     abandon_if_unwanted,
     check_slot_is_free,
@@ -50,7 +54,7 @@ from imgstore.policy.copy_plan import CopyStep, ready_steps
 from imgstore.policy.worker_queue import QueuedVersion
 from imgstore.segments.manifest import ManifestCheck
 from imgstore.transfer.copy import CopyOrder, copy_segments, plan_segments
-from imgstore.transfer.scatter import Damage, ignore_served
+from imgstore.transfer.scatter import Damage
 from imgstore.transfer.slot_access import CheckCancelled, SlotAccess, read_from_any
 
 _LOOK_SECONDS: Final = 1.0
@@ -75,7 +79,7 @@ def replicate(
                 installation.keeper.check_cancelled()
                 own = frozenset(copies.values())
                 with installation.catalog.reading() as transaction:
-                    queued = read_queued_versions(installation, transaction, [version.uid])[0]
+                    queued = read_queued_versions(installation, transaction, [version.uid], _always(failed))[0]
                 for step in _ready(queued, own, failed):
                     copy = pool.submit(
                         _lease_and_make, installation, definition_path, version, step, frozenset(failed), stop
@@ -131,6 +135,10 @@ def _wait_for_copies(
             yield uid, None
 
 
+def _always(failed: Collection[str]) -> Callable[[Sequence[Replica]], Collection[str]]:
+    return lambda _replicas: failed
+
+
 def _ready(queued: QueuedVersion, busy: Collection[str], failed: Collection[str]) -> list[CopyStep]:
     """Return the steps that can begin.
 
@@ -142,15 +150,25 @@ def _ready(queued: QueuedVersion, busy: Collection[str], failed: Collection[str]
         busy=queued.busy.union(busy),
         failed=failed,
         once_complete=queued.once_complete,
+        parents=queued.parents,
     )
 
 
 def read_queued_versions(
-    installation: Installation, transaction: Transaction, version_uids: Sequence[str]
+    installation: Installation,
+    transaction: Transaction,
+    version_uids: Sequence[str],
+    find_failed: Callable[[Sequence[Replica]], Collection[str]],
 ) -> list[QueuedVersion]:
-    """Read the replicas of versions and the leases on them, in the order of the uids.
+    """Read the replicas of versions, the leases on them, and the parents of their regions, in the order of the uids.
 
     A lease of a process that is known to be dead does not count.
+
+    Args:
+        installation: the installation.
+        transaction: the open transaction.
+        version_uids: the versions.
+        find_failed: returns the uids of the replicas to leave alone. Such replicas are no parents.
     """
     under_way = transaction.queue.holders_by_replica(version_uids)
     busy = frozenset(uid for uid, holder in under_way.items() if not installation.keeper.is_dead(holder))
@@ -158,14 +176,22 @@ def read_queued_versions(
     for uid in version_uids:
         replicas = transaction.replicas.list(uid)
         served = any(replica.state is ReplicaState.COMPLETED for replica in replicas)
+        source_region = transaction.versions.by_uid(uid).location
         queued.append(
             QueuedVersion(
                 uid=uid,
-                source_region=transaction.versions.by_uid(uid).location,
+                source_region=source_region,
                 replicas=replicas,
                 busy=busy,
                 # A version with a complete replica is copied from that replica, so no other replica is restored.
                 once_complete=frozenset() if served else find_once_complete(transaction, uid, replicas),
+                parents=choose_parents(
+                    installation,
+                    transaction,
+                    source_region=source_region,
+                    replicas=replicas,
+                    failed=find_failed(replicas),
+                ),
             )
         )
     return queued
@@ -187,6 +213,25 @@ class CopyPlan(LeasedReplica):
     """The number of segments that complete manifests of the target slot name."""
     is_degraded: bool
     """Whether the replica was complete before. Then at least one object of the replica was damaged."""
+    earlier_region: str | None
+    """The region that earlier runs of the copy read from, on a cheapest route into another region. None for the route
+    `source`, and for a copy inside a region.
+    """
+
+
+@dataclass(slots=True, kw_only=True)
+class _ServedBytes:
+    """Counts the stored bytes that each region serves to a copy. Safe for several threads."""
+
+    stored_bytes: Mapping[Digest, int]
+    regions: Mapping[str, str]
+    """The region of each slot, by the label of the slot."""
+    by_region: Counter[str] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count_served(self, slot: SlotAccess, name: Digest, _is_damaged: bool, /) -> None:  # noqa: FBT001 - as SegmentReader.on_served
+        with self._lock:
+            self.by_region[self.regions[slot.label]] += self.stored_bytes[name]
 
 
 def _lease_and_make(
@@ -208,10 +253,11 @@ def _lease_and_make(
     try:
         with installation.catalog.transaction() as transaction:
             transaction.versions.lock(version.uid)
-            ready = _ready(read_queued_versions(installation, transaction, [version.uid])[0], (), failed)
-            if step.replica.uid not in {each.replica.uid for each in ready}:
+            queued = read_queued_versions(installation, transaction, [version.uid], _always(failed))[0]
+            ready = {each.replica.uid: each for each in _ready(queued, (), failed)}
+            if step.replica.uid not in ready:
                 return  # Another process has made the replica, or makes the replica now.
-            plan = plan_step(installation, transaction, definition_path, version, step)
+            plan = plan_step(installation, transaction, definition_path, version, queued, ready[step.replica.uid])
     except WorkHeld:
         raise
     except ImgstoreError as error:
@@ -281,19 +327,29 @@ def plan_step(
     transaction: Transaction,
     definition_path: DefinitionPath,
     version: ImageVersion,
+    queued: QueuedVersion,
     step: CopyStep,
 ) -> CopyPlan | RestorePlan:
     """Open or take over the work of a step: a copy, or a restore if no replica of the version is complete.
 
-    The caller holds the lock on the row of the version.
+    Record the parents of the regions. The caller holds the lock on the row of the version.
 
     Raises:
         WorkHeld: another process makes the replica, or an earlier replica in the slot is not removed yet.
     """
+    record_parents(transaction, queued, step)
     if step.sources:
-        return plan_copy(installation, transaction, definition_path, version, step)
+        is_routed = queued.parents is not None and step.is_cross_region
+        plan = plan_copy(installation, transaction, definition_path, version, step)
+        return replace(plan, earlier_region=_find_earlier_region(step)) if is_routed else plan
     check_slot_is_free(transaction, step.replica)
     return plan_restore(installation, transaction, step.replica)
+
+
+def _find_earlier_region(step: CopyStep) -> str:
+    """Return the region that the last run of a copy read from. Without an earlier run: the region to read from now."""
+    has_begun = step.replica.state is not ReplicaState.PENDING
+    return (step.replica.parent_region if has_begun else None) or step.sources[0].slot.key.region
 
 
 def plan_copy(
@@ -334,6 +390,7 @@ def plan_copy(
         unrecorded=unrecorded,
         target_objects=len(recorded),
         is_degraded=is_degraded,
+        earlier_region=None,
     )
 
 
@@ -362,12 +419,14 @@ def _copy(
         lambda source: installation.access_from(slot.key.region, source, wait_or_stop),
     )
     wanted = {row.name: row.stored_bytes for row in plan.segments}
+    region_of = {str(source.slot.key): source.slot.key.region for source in plan.sources}
+    served = _ServedBytes(stored_bytes=wanted, regions=region_of)
     reads = CrossRegionReads(
         installation=installation,
         party=version_party(plan.definition_path, plan.version),
         home=slot,
         stored_bytes=wanted,
-        regions={str(source.slot.key): source.slot.key.region for source in plan.sources},
+        regions=region_of,
         reader=plan.lease.name,
     )
     # The first replica of a region pays for its egress when the replica is complete (invariant M3).
@@ -383,7 +442,7 @@ def _copy(
         check_cancelled=check_cancelled,
         on_moved=counter.add_bytes,
         damages=damages,
-        on_served=reads.count_served if is_inside else ignore_served,
+        on_served=reads.count_served if is_inside else served.count_served,
     )
     head_workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
     absent, missing = plan_segments(order, workers=head_workers)
@@ -412,7 +471,11 @@ def _copy(
         target.put_manifest(origin.body_key, data)
     with installation.catalog.reading() as transaction:
         version = transaction.versions.by_uid(plan.version.uid)
-    complete_replica(installation, replace(plan, version=version), manifests)
+    path = None
+    if plan.earlier_region is not None:
+        parent = plan.sources[0].slot.key.region
+        path = ArrivalPath(parent=parent, earlier=plan.earlier_region, served=served.by_region)
+    complete_replica(installation, replace(plan, version=version), manifests, path)
     return receipt.sent_bytes
 
 

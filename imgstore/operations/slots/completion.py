@@ -17,7 +17,7 @@ from imgstore.domain.states import ProvisioningState, ReplicaState, derive_provi
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
-from imgstore.ledger.egress import Transfer, charge_arrival
+from imgstore.ledger.egress import ArrivalPath, Transfer, charge_arrival, split_arrival
 from imgstore.ledger.entries import Party
 from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.installation import Installation
@@ -96,7 +96,12 @@ def record_manifest(
     return row
 
 
-def complete_replica(installation: Installation, leased: LeasedReplica, manifests: Sequence[ManifestRow]) -> None:
+def complete_replica(
+    installation: Installation,
+    leased: LeasedReplica,
+    manifests: Sequence[ManifestRow],
+    path: ArrivalPath | None = None,
+) -> None:
     """Set a replica to Completed and charge for the replica, in one transaction.
 
     Delivered bytes are computed under the lock of (pool, region). The first replica of the version in a region pays for
@@ -107,6 +112,8 @@ def complete_replica(installation: Installation, leased: LeasedReplica, manifest
         installation: the installation.
         leased: the replica.
         manifests: the manifests of all disks of the version (invariant S9).
+        path: the regions that supplied the bytes, on the cheapest route. None charges from the source region of the
+            version (invariant M5).
 
     Raises:
         LeaseLost: another process has taken over the work. Nothing was written.
@@ -147,9 +154,9 @@ def complete_replica(installation: Installation, leased: LeasedReplica, manifest
                 moved_bytes=transaction.segments.stored_bytes(pool_uid, new_in_region if first_here else new_here),
                 time=now,
             )
-            transaction.ledger.add(
-                charge_arrival(arrival, current_prices(installation, transaction), crossing=first_here)
-            )
+            prices = current_prices(installation, transaction)
+            for part in split_arrival(arrival, path) if path is not None and first_here else [arrival]:
+                transaction.ledger.add(charge_arrival(part, prices, crossing=first_here))
         if not was_complete:
             for each in manifests:
                 transaction.manifests.complete(each.uid)
