@@ -185,7 +185,11 @@ def test_children_of_a_failed_parent_get_another_parent(
 def test_parent_with_a_silent_store_is_avoided(home: Installation, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(home, disk, targets=[SOURCE, EAST])
     real = home.locator.is_avoided
-    monkeypatch.setattr(home.locator, "is_avoided", lambda slot: slot.key.region == EAST or real(slot))
+
+    def is_avoided(place: Slot | str) -> bool:
+        return (place.key.region if isinstance(place, Slot) else place) == EAST or real(place)
+
+    monkeypatch.setattr(home.locator, "is_avoided", is_avoided)
     retarget(home, TARGETS)
     assert paid(home) == {(SOURCE, EAST): "0.02", (SOURCE, WEST): "0.09", (WEST, NORTH): "0.005"}
 

@@ -1,6 +1,7 @@
 """Routes compared with all trees (up to six regions) and with the arborescences of networkx."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from imgstore.domain.resources import Replica, Slot, SlotKey, StorageAccountType
 from imgstore.domain.states import ReplicaState
+from imgstore.policy.copy_plan import ready_steps
 from imgstore.policy.replication_routes import (
     TIME_FACTOR,
     UNMEASURED_BYTES_PER_SECOND,
@@ -221,3 +223,57 @@ def test_rates_are_measured_or_limited_or_equal() -> None:
     assert estimate_rate("a", "b", {("a", "b"): 40.0}, limits) == 10
     assert estimate_rate("b", "a", {("a", "b"): 4.0, ("a", "c"): 6.0}, limits) == 5
     assert estimate_rate("b", "a", {}, limits) == UNMEASURED_BYTES_PER_SECOND
+
+
+@settings(max_examples=40, deadline=None)
+@given(worlds(most=5), st.data())
+def test_every_replica_completes_in_any_order_of_failures_and_losses(
+    world: tuple[list[str], list[str], RouteCosts], data: st.DataObject
+) -> None:
+    """Simulate a version to the end: no replica waits for ever, and each copy begins at a finished region."""
+    finished, waiting, _ = world
+    every = pairs([], [*finished, *waiting])
+    costs = RouteCosts(
+        price={pair: Fraction(data.draw(st.integers(0, 3))) for pair in every},
+        seconds={pair: float(data.draw(st.integers(0, 3))) for pair in every},
+    )
+    rows = {each: replica(each, ReplicaState.COMPLETED) for each in finished} | {
+        each: replica(each) for each in waiting
+    }
+    broken = data.draw(st.sets(st.sampled_from(waiting)), label="broken")
+    losses = data.draw(st.integers(0, 2), label="losses")
+    busy: set[str] = set()
+    failed: set[str] = set()
+    while True:
+        state = read_route_state(list(rows.values()), failed=failed)
+        parents = dict(state.kept)
+        if state.needs_plan:
+            routes = plan_routes(
+                finished=state.finished, waiting=state.waiting, source_region=SOURCE, costs=costs, kept=state.kept
+            )
+            parents = parents_of(routes)
+        steps = ready_steps(list(rows.values()), source_region=SOURCE, busy=busy, failed=failed, parents=parents)
+        for step in steps:
+            region = step.replica.uid
+            assert step.sources[0].slot.key.region == parents[region]
+            assert parents[region] in state.finished
+            rows[region] = replace(rows[region], state=ReplicaState.REPLICATING, parent_region=parents[region])
+            busy.add(region)
+        for region, parent in parents.items():
+            if rows[region].state is ReplicaState.PENDING:
+                rows[region] = replace(rows[region], parent_region=parent)
+        if not busy:
+            break
+        complete = [each for each in rows.values() if each.state is ReplicaState.COMPLETED]
+        if losses and len(complete) > 1 and data.draw(st.booleans(), label="lose"):
+            losses -= 1
+            lost = data.draw(st.sampled_from(sorted(each.uid for each in complete)), label="lost")
+            rows[lost] = replace(rows[lost], state=ReplicaState.DEGRADED)
+            continue
+        region = data.draw(st.sampled_from(sorted(busy)), label="done")
+        busy.remove(region)
+        if region in broken:
+            failed.add(region)
+        ended = ReplicaState.FAILED if region in broken else ReplicaState.COMPLETED
+        rows[region] = replace(rows[region], state=ended)
+    assert {each.uid for each in rows.values() if each.state is not ReplicaState.COMPLETED} == broken

@@ -367,3 +367,13 @@ def test_pending_replica_shows_the_reason() -> None:
     found = status(replica("westus", 0, ReplicaState.COMPLETED), failed)
     expected = "replica 0: no answer (a worker tries again at 2018-01-01T00:00:00.0000000+00:00)"
     assert found["summary"][1]["details"] == expected
+
+
+def test_replica_on_a_cheapest_route_names_the_parent_until_the_parent_is_complete() -> None:
+    child = replica("westus", 0, ReplicaState.PENDING, parent_region="eastus")
+    for state, details in (
+        (ReplicaState.REPLICATING, "replica 0: waits for the replica in eastus, on the cheapest route"),
+        (ReplicaState.COMPLETED, ""),
+    ):
+        found = status(replica("northeurope", 0, ReplicaState.COMPLETED), replica("eastus", 0, state), child)
+        assert found["summary"][0]["details"] == details

@@ -40,11 +40,9 @@ def replication_status_json(
         unreachable_slots: The uids of slots with a store that does not answer. The states do not change.
         is_idle: Whether no process works on the version.
     """
-    any_complete = any(one.state is ReplicaState.COMPLETED for one in replicas)
+    finished = {one.slot.key.region for one in replicas if one.state is ReplicaState.COMPLETED}
     summary = [
-        _region_json(
-            target, replicas, display_names, gaps, unreachable_slots, any_complete=any_complete, is_idle=is_idle
-        )
+        _region_json(target, replicas, display_names, gaps, unreachable_slots, finished=finished, is_idle=is_idle)
         for target in targets
     ]
     return {"aggregatedState": _aggregate_state([region["state"] for region in summary]), "summary": summary}
@@ -57,7 +55,7 @@ def _region_json(
     gaps: Sequence[ZoneGap],
     unreachable_slots: Collection[str],
     *,
-    any_complete: bool,
+    finished: Collection[str],
     is_idle: bool,
 ) -> Json:
     key = region_key(target.name)
@@ -75,7 +73,7 @@ def _region_json(
                 text := _details(
                     one,
                     gaps,
-                    any_complete=any_complete,
+                    finished=finished,
                     is_idle=is_idle,
                     unreachable=one.slot.uid in unreachable_slots,
                 )
@@ -109,9 +107,11 @@ def _replica_json(replica: Replica, gaps: Sequence[ZoneGap], *, unreachable: boo
     }
 
 
-def _details(replica: Replica, gaps: Sequence[ZoneGap], *, any_complete: bool, is_idle: bool, unreachable: bool) -> str:
+def _details(
+    replica: Replica, gaps: Sequence[ZoneGap], *, finished: Collection[str], is_idle: bool, unreachable: bool
+) -> str:
     """Return the error of a replica with the next attempt, or the reason for waiting, and whether the store answers."""
-    texts = [_state_details(replica, gaps, any_complete=any_complete)]
+    texts = [_state_details(replica, gaps, finished)]
     if is_idle and replica.state in _IN_FLIGHT:
         texts.append("no process works on this replica")
     if unreachable:
@@ -119,11 +119,18 @@ def _details(replica: Replica, gaps: Sequence[ZoneGap], *, any_complete: bool, i
     return ", ".join(text for text in texts if text)
 
 
-def _state_details(replica: Replica, gaps: Sequence[ZoneGap], *, any_complete: bool) -> str:
+def _state_details(replica: Replica, gaps: Sequence[ZoneGap], finished: Collection[str]) -> str:
     if replica.error and replica.state is ReplicaState.FAILED and replica.retry_at is not None:
         return f"{replica.error} (a worker tries again at {instant(replica.retry_at)})"
-    if replica.state is ReplicaState.PENDING and not any_complete:
+    if replica.state is ReplicaState.PENDING and not finished:
         return "waits for the source region"
+    parent = replica.parent_region
+    if (
+        replica.state is ReplicaState.PENDING
+        and parent not in (None, *finished)
+        and replica.slot.key.region not in finished
+    ):
+        return f"waits for the replica in {parent}, on the cheapest route"
     missed = [f"zone {gap.zone} misses {gap.objects} objects" for gap in gaps if gap.slot_uid == replica.slot.uid]
     if missed and not replica.error:
         return f"{', '.join(missed)} of the slot; workers copy the objects when the zone answers"
