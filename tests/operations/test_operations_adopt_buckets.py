@@ -19,9 +19,10 @@ from click.testing import CliRunner
 
 from imgstore.cli.main import main
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import Conflict, InvalidInput, StoreMismatch
+from imgstore.domain.errors import Conflict, InvalidInput, ReplicationFailed, StoreMismatch
 from imgstore.domain.recovery import BucketAdoptionReport
-from imgstore.domain.requests import ScrubRequest
+from imgstore.domain.requests import DiskRequest, ScrubRequest
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.gallery import galleries, groups
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.revision_upkeep import write_all_revisions
@@ -94,6 +95,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, samples: SampleImages) ->
         publish(installation, samples.rebuilt, "1.0.2", ["southcentralus"])
         make_disk(installation, "d1", "eastus", "1.0.1")
         make_disk(installation, "d2", "westus2", "1.0.0")
+        make_disk_of_file(installation, "single", samples.second)
         write_all_revisions(installation)
         write_recovery_file(installation, ADMIN, folder / "file", passphrase=PASSPHRASE)
     document = yaml.safe_load((ROOT / "imgstore/regions.yaml").read_text())
@@ -115,9 +117,15 @@ def homes(template: Path, tmp_path: Path) -> Homes:
     return place(template, tmp_path, REGIONS)
 
 
+def make_disk_of_file(installation: Installation, name: str, source: Path) -> None:
+    request = DiskRequest(group="rg", name=name, location="eastus", source=str(source))
+    create_from_source(installation, ADMIN, request)
+
+
 def place(template: Path, folder: Path, regions: Sequence[str]) -> Homes:
     """Copy the homes, and put the folders of regions into the own home. The foreign home still reaches the folders."""
     shutil.copytree(template, folder, dirs_exist_ok=True)
+    (folder / "own/regions").mkdir(exist_ok=True)
     for name in regions:
         there, here = folder / "foreign/regions" / f"imgstore-{name}", folder / "own/regions" / f"imgstore-{name}"
         there.rename(here)
@@ -159,7 +167,7 @@ def test_all_resources_of_another_installation_come_with_its_buckets(
         assert dump(installation.catalog) == own
         assert plan.is_complete
         assert {name: number for name, number in plan.counts.items() if number} == {
-            "groups": 1, "galleries": 1, "definitions": 1, "versions": 3, "disks": 2
+            "groups": 1, "galleries": 1, "definitions": 1, "versions": 3, "disks": 3
         }  # fmt: skip
         assert ("versions", "rg/g1/ubuntu/1.0.1", "new") in {
             (each.kind, each.name, each.change) for each in plan.resources
@@ -336,10 +344,22 @@ def test_an_unfinished_work_of_the_other_installation_is_named(homes: Homes) -> 
         assert adopt(installation, homes, is_partial=True).is_done
 
 
-def test_equal_names_are_refused_and_equal_groups_are_merged(homes: Homes) -> None:
-    with homes.open_adopted() as installation:
+@pytest.mark.engine("postgresql")
+def test_a_reset_installation_refuses_equal_names_and_merges_equal_groups(
+    template: Path, tmp_path: Path, samples: SampleImages, postgresql: str
+) -> None:
+    """Adopt into an installation with the same subscription, after a failed use of the region."""
+    with open_home(template / "foreign") as installation:
+        subscription = installation.subscription
+    (tmp_path / "new").mkdir()
+    with open_home(tmp_path / "new", regions=template / "regions.yaml", database=postgresql, subscription=subscription):
+        pass  # A first start is refused beside the folders of another installation.
+    homes = place(template, tmp_path, REGIONS)
+    with homes.open(database=postgresql) as installation:
         groups.create_group(installation, ADMIN, name="RG", location="northeurope")
         galleries.create_gallery(installation, ADMIN, group="rg", name="G1", location="northeurope")
+        with pytest.raises(StoreMismatch, match="differs in installation"):
+            make_disk_of_file(installation, "own", samples.first)
         for dry_run in (True, False):
             with pytest.raises(Conflict, match="have names of resources here") as caught:
                 adopt(installation, homes, dry_run=dry_run)
@@ -348,16 +368,21 @@ def test_equal_names_are_refused_and_equal_groups_are_merged(homes: Homes) -> No
         report = adopt(installation, homes)
         assert ("groups", "rg", "merged") in {(each.kind, each.name, each.change) for each in report.resources}
         assert [each.name for each in groups.list_groups(installation, ADMIN)] == ["RG"]
+        make_disk_of_file(installation, "own", samples.first)
+        for name, image in (("own", samples.first), ("single", samples.second)):
+            export_disk(installation, tmp_path / "out.raw", name)
+            assert filecmp.cmp(tmp_path / "out.raw", image, shallow=False)
+        collect(installation)
         audit(installation, adopted=True)
+        check_revisions(installation)
 
 
-def test_one_region_after_the_other(template: Path, tmp_path: Path, samples: SampleImages) -> None:
-    homes = place(template, tmp_path, ["southcentralus", "eastus"])
+def test_one_region_after_the_other(homes: Homes, tmp_path: Path, samples: SampleImages) -> None:
     with homes.open() as installation:
         report = adopt(installation, homes, ["eastus"])
         assert report.other_regions == ["southcentralus", "westus2"]
         # The versions are described in their source region, and the disk of eastus in eastus.
-        assert (report.counts["versions"], report.counts["disks"]) == (0, 1)
+        assert (report.counts["versions"], report.counts["disks"]) == (0, 2)
         assert report.unknown_owners == 2
         report = adopt(installation, homes, ["southcentralus"])
         assert (report.counts["versions"], report.counts["galleries"], report.present) == (3, 0, 3)
@@ -365,6 +390,12 @@ def test_one_region_after_the_other(template: Path, tmp_path: Path, samples: Sam
         for region in ("southcentralus", "eastus"):
             with pytest.raises(Conflict, match="belong to this installation"):
                 adopt(installation, homes, [region])
+    with homes.open_adopted() as installation:
+        with pytest.raises(ReplicationFailed, match="differs in installation"):
+            retarget(installation, ["southcentralus=2", "westus2"])  # Makes a slot in the last region.
+        retarget(installation, ["southcentralus=2"])
+    with homes.open() as installation:
+        assert adopt(installation, homes, ["westus2"]).counts["disks"] == 1
     with homes.open_adopted() as installation:
         assert {each.name for each in show(installation).version.target_regions} == {"southcentralus"}
         retarget(installation, ["southcentralus=2", "eastus"])
@@ -388,6 +419,8 @@ def test_the_command_prints_what_would_come_and_the_next_steps(homes: Homes, tmp
     refused = run(*words)
     assert refused.exit_code != 0
     assert "the other installation writes the file with `imgstore catalog recovery-file FILE`" in refused.stderr
+    (tmp_path / "wrong").write_text(f"not {PASSPHRASE}")
+    assert "passphrase" in run(*words, *keys[:2], "--passphrase-file", str(tmp_path / "wrong")).stderr
     plan = run(*words, *keys)
     assert plan.exit_code == 0, plan.output
     body = json.loads(plan.stdout)

@@ -453,33 +453,28 @@ def _list_waiting(transaction: Transaction, regions: Sequence[str]) -> list[Revi
 
 
 def _remove_former_revisions(installation: Installation, takeover: _Takeover, keys: RecoveryKeys) -> None:
-    """Remove the revisions that the former installation has signed. Revisions of unknown owners stay in their slots."""
+    """Remove the revisions that the former installation has signed."""
     reader = BucketReader(zones=takeover.zones, keys=keys, subscriber=installation.subscriber)
     with installation.catalog.reading() as transaction:
         slots = [slot for slot in transaction.slots.list_all() if slot.key.region in takeover.regions]
-        owners = {
-            object_keys.uid_part(uid) for kind in OWNER_KINDS for uid in transaction.revision_marks.list_uids(kind)
-        }
-    tops = [(zone, object_keys.INSTALLATION) for zone in range(len(takeover.zones))]
-    prefixes = {
+    places = {(zone, object_keys.INSTALLATION): "" for zone in range(len(takeover.zones))}
+    places |= {
         (zone, slot.prefix + object_keys.OWNERS): slot.prefix for slot in slots for zone in reader.zones_of(slot)
     }
     objects = [
-        (zone, prefixes.get((zone, place), ""), info.key)
-        for (zone, place), infos in reader.list_all([*tops, *prefixes]).items()
-        for info in infos
+        (place[0], places[place], info.key) for place, infos in reader.list_all(places).items() for info in infos
     ]
     former_key = derive_revision_key(keys.hmac_key)
 
     def is_former(item: tuple[int, str, str]) -> bool:
         zone, prefix, key = item
-        name = key.removeprefix(prefix)
-        owner = object_keys.parse_owner_revision(name)
-        if owner is not None and owner[0] not in owners:
-            return False
         try:
-            body = reader.store(zone).get(key)
-            decode_revision(body, former_key, object_key=name, installation_uid=keys.installation_uid)
+            decode_revision(
+                reader.store(zone).get(key),
+                former_key,
+                object_key=key.removeprefix(prefix),
+                installation_uid=keys.installation_uid,
+            )
         except (ObjectCorrupt, StoreMismatch):
             return False
         return True
