@@ -1,12 +1,13 @@
 """Options that several commands share, with az's names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from functools import partial
 from inspect import signature
 from typing import Any, Final, TypeAlias, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from imgstore.cli.framework.command import EditsOption, SwitchOption, WordsOption
 from imgstore.domain.disks.sources import DiskFormat
@@ -54,6 +55,20 @@ def number(*names: str, text: str, least: int, most: int | None = None, unit: st
 def fraction(*names: str, text: str, least: float, most: float | None = None, unit: str, **attrs: Any) -> Decorator:
     """Make an option for a number in a range."""
     return click.option(*names, type=click.FloatRange(least, most), metavar=unit, help=text, **attrs)
+
+
+def list_given(names: Collection[str]) -> list[str]:
+    """Return the options of the present command that the line gives, such as ``--rate``.
+
+    Args:
+        names: the parameters to look for.
+    """
+    context = click.get_current_context()
+    return [
+        each.opts[0]
+        for each in context.command.params
+        if each.name in names and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE
+    ]
 
 
 def together(*decorators: Decorator) -> Decorator:

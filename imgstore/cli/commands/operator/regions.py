@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 import click
-from click.core import ParameterSource
 
 from imgstore.cli.framework import global_options, options
 from imgstore.cli.framework.command import Answer, Group, require_confirmation
@@ -80,12 +79,7 @@ def _list_table(body: Json) -> Rows:
 
 def _check_extent(*, analyze: bool, **others: Any) -> dict[str, Any]:
     """Refuse the options of an analysis without --analyze."""
-    context = click.get_current_context()
-    given = [
-        each.opts[0]
-        for each in context.command.params
-        if each.name in _EXTENT and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE
-    ]
+    given = options.list_given(_EXTENT)
     if given and not analyze:
         raise click.UsageError(f"{', '.join(given)} needs --analyze, which tests the stores.")
     return {"analyze": analyze, **others}

@@ -4,7 +4,6 @@ from datetime import date
 from typing import Any, Final
 
 import click
-from click.core import ParameterSource
 
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Command
@@ -82,12 +81,7 @@ def _format_ranges(disk: Json) -> str:
 
 def _check_status(*, status: bool, **others: Any) -> dict[str, Any]:
     """Refuse the options of a scrub with --status, which reads nothing."""
-    context = click.get_current_context()
-    given = [
-        each.opts[0]
-        for each in context.command.params
-        if each.name in others and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE
-    ]
+    given = options.list_given(others)
     if status and given:
         raise click.UsageError(f"--status reads no object: run the command without {', '.join(given)}.")
     return {"status": status, **others}
