@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,44 +18,26 @@ from click.testing import CliRunner, Result
 from imgstore.cli.main import main
 from imgstore.stores.analysis.requests import Requests
 from imgstore.testing.engines import S3Engine
+from tests.support.bucket_home import BucketHome, write_regions
 from tests.support.lying_s3 import LIES, Liar, compose
 from tests.support.s3_proxy import S3Proxy, start_s3_proxy
 
-REGIONS = """
-currency: USD
-regions:
-  eastus:
-    bucket: {bucket}
-    policy: LRS
-    storage_account_types: [Standard_LRS]
-    zones: {{"1": {{endpoint: "{endpoint}"}}}}
-prices: {{egress_per_gb: {{default: 0}}, storage_per_gb_month: {{Standard_LRS: 0}}}}
-"""
 SMALL = ("--objects", "23", "--rounds", "4", "--max-object-bytes", "1300000", "--watch-seconds", "0")
 
 """Enough for the lies of the proxy."""
 LEAST = ("--objects", "10", "--rounds", "1", "--max-object-bytes", "70000", "--watch-seconds", "0")
 
 
-@dataclass
-class House:
-    """A home whose only zone is a bucket, and raw access to the bucket."""
-
-    engine: S3Engine
-    bucket: str
-    home: Path
-    client: Any
-
-    def run(self, *words: str, endpoint: str | None = None) -> Result:
-        regions = self.home.with_suffix(".yaml")
-        regions.write_text(REGIONS.format(bucket=self.bucket, endpoint=endpoint or self.engine.endpoint))
-        line = [*words, "--home", str(self.home), "--regions", str(regions)]
-        environment = {"AWS_ACCESS_KEY_ID": self.engine.access_key, "AWS_SECRET_ACCESS_KEY": self.engine.secret_key}
-        return CliRunner().invoke(main, line, prog_name="imgstore", env=environment)
+class House(BucketHome):
+    """A home to analyze, directly or through a proxy."""
 
     def analyze(self, *words: str, endpoint: str | None = None) -> tuple[int, Any]:
         """Return the exit code and the analysis."""
-        result = self.run("regions", "check", "--analyze", *(words or SMALL), endpoint=endpoint)
+        write_regions(self.regions, bucket=self.bucket, endpoint=endpoint or self.engine.endpoint)
+        try:
+            result = self.run("regions", "check", "--analyze", *(words or SMALL))
+        finally:
+            write_regions(self.regions, bucket=self.bucket, endpoint=self.engine.endpoint)
         assert result.stdout, (result.stderr, result.exception)
         (zone,) = json.loads(result.stdout)
         return result.exit_code, zone["analysis"]
@@ -69,8 +50,14 @@ class House:
 @pytest.fixture(scope="module")
 def new_house(tmp_path_factory: pytest.TempPathFactory) -> Callable[[S3Engine], House]:
     def make(engine: S3Engine) -> House:
-        client = engine.client()
-        house = House(engine, "analysis-" + os.urandom(4).hex(), tmp_path_factory.mktemp("house") / "home", client)
+        house = House(
+            engine=engine,
+            bucket="analysis-" + os.urandom(4).hex(),
+            home=tmp_path_factory.mktemp("house") / "home",
+            client=engine.client(),
+            environ={"AWS_ACCESS_KEY_ID": engine.access_key, "AWS_SECRET_ACCESS_KEY": engine.secret_key},
+        )
+        write_regions(house.regions, bucket=house.bucket, endpoint=engine.endpoint)
         assert house.run("regions", "init").exit_code == 0
         return house
 
@@ -206,6 +193,7 @@ def test_no_object_is_put_below_a_retention(minio: S3Engine, new_house: Callable
     house.client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
     house.bucket = bucket
     house.home = house.home.with_name("other")
+    write_regions(house.regions, bucket=bucket, endpoint=minio.endpoint)
     assert house.run("regions", "init").exit_code == 0
     rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
     house.client.put_object_lock_configuration(
@@ -277,7 +265,7 @@ def test_the_next_analysis_removes_the_objects_of_a_dead_one_alone(tmp_path: Pat
 
 def test_a_zone_that_is_not_ready_is_named(new_house: Callable[[S3Engine], House], minio: S3Engine) -> None:
     house = new_house(minio)
-    house.bucket = "missing-" + os.urandom(4).hex()
+    write_regions(house.regions, bucket="missing-" + os.urandom(4).hex(), endpoint=minio.endpoint)
     result = house.run("regions", "check", "--analyze", "-o", "table")
     assert result.exit_code == 1
     assert "not ready" in result.stdout

@@ -14,9 +14,7 @@ from typing import Any
 
 import boto3
 import pytest
-from click.testing import CliRunner, Result
 
-from imgstore.cli.main import main
 from imgstore.domain.settings.disk_space import DiskSpace
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.installation import Installation
@@ -26,6 +24,7 @@ from imgstore.policy.gc_plan import GcReport
 from imgstore.regions import store_locator
 from imgstore.stores.object_versions import VersioningState
 from imgstore.testing.engines import S3Engine
+from tests.support.bucket_home import BucketHome, write_regions
 from tests.support.s3_proxy import Forward, ProxiedAnswer, ProxiedRequest, S3Proxy, start_s3_proxy
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import (
@@ -39,30 +38,15 @@ from tests.support.sample_gallery import (
     publish,
 )
 
-REGIONS = """
-currency: USD
-regions:
-  southcentralus:
-    bucket: {bucket}
-    policy: LRS
-    storage_account_types: [Standard_LRS]
-    zones: {{"1": {{endpoint: "{endpoint}"}}}}
-prices: {{egress_per_gb: {{default: 0}}, storage_per_gb_month: {{Standard_LRS: 0}}}}
-"""
 USUAL = ("s3:PutObject", "s3:GetObject", "s3:ListBucket", "s3:DeleteObject")
 VERSIONS = ("s3:GetBucketVersioning", "s3:ListBucketVersions", "s3:DeleteObjectVersion")
 
 
-@dataclass
-class House:
-    """A home whose only zone is a bucket, and raw access to the bucket."""
+@dataclass(kw_only=True)
+class House(BucketHome):
+    """A home whose requests go through a proxy."""
 
-    engine: S3Engine
-    bucket: str
-    home: Path
-    regions: Path
     proxy: S3Proxy
-    client: Any
 
     @contextmanager
     def refuse(self, choose: Callable[[str, str], str | None]) -> Iterator[None]:
@@ -77,10 +61,6 @@ class House:
     def open(self) -> Iterator[Installation]:
         with open_home(self.home, regions=self.regions, environ=dict(os.environ)) as installation:
             yield installation
-
-    def run(self, *words: str) -> Result:
-        line = [*words, "--home", str(self.home), "--regions", str(self.regions)]
-        return CliRunner().invoke(main, line, prog_name="imgstore")
 
     def check(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.run("regions", "check").stdout)[0]
@@ -127,8 +107,8 @@ def new_house(minio: S3Engine, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """Make buckets with homes. Every home is a copy of one home with an empty gallery."""
     folder = tmp_path_factory.mktemp("homes")
     client = minio.client()
-    template, regions = folder / "template", folder / "template.yaml"
-    regions.write_text(REGIONS.format(bucket="no-bucket", endpoint=minio.endpoint))
+    template = folder / "template"
+    regions = write_regions(folder / "template.yaml", bucket="no-bucket", endpoint=minio.endpoint)
     with open_home(template, regions=regions) as installation:
         create_sample_gallery(installation)
 
@@ -140,10 +120,9 @@ def new_house(minio: S3Engine, tmp_path_factory: pytest.TempPathFactory) -> Iter
             client.put_object_lock_configuration(
                 Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
             )
-        regions = folder / f"{bucket}.yaml"
-        regions.write_text(REGIONS.format(bucket=bucket, endpoint=proxy.endpoint))
         home = shutil.copytree(template, folder / bucket)
-        house = House(engine=minio, client=client, bucket=bucket, home=home, regions=regions, proxy=proxy)
+        house = House(engine=minio, client=client, bucket=bucket, home=home, proxy=proxy)
+        write_regions(house.regions, bucket=bucket, endpoint=proxy.endpoint)
         if status is not None:
             house.versioning(status)
         with house.open() as installation:
