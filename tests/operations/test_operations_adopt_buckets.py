@@ -315,6 +315,12 @@ def test_what_cannot_be_verified_is_refused(homes: Homes) -> None:
                 adopt(installation, homes, keys=given)
         with pytest.raises(Conflict, match="belong to this installation"):
             adopt(installation, homes, ["northeurope"])
+        mark = homes.own / "regions/imgstore-eastus/zone-1/FORMAT"
+        body = mark.read_bytes()
+        mark.write_bytes(body.replace(b'"layout": 1', b'"layout": 2'))
+        with pytest.raises(StoreMismatch, match="differs in layout"):
+            adopt(installation, homes)
+        mark.write_bytes(body)
         version = min(homes.own.glob("regions/imgstore-southcentralus/zone-*/pools/*/*/*/owners/*/*"))
         version.write_bytes(version.read_bytes().replace(b'"versions"', b'"version5"', 1))
         plan = adopt(installation, homes, dry_run=True)
@@ -330,6 +336,20 @@ def test_what_cannot_be_verified_is_refused(homes: Homes) -> None:
         assert report.unknown_owners == 1
         with installation.catalog.reading() as transaction:
             assert transaction.installation.get().keeps_unknown
+
+
+def test_a_lost_zone_is_left_out_by_name_only(homes: Homes, tmp_path: Path, samples: SampleImages) -> None:
+    shutil.rmtree(homes.own / "regions/imgstore-westus2/zone-3")
+    with homes.open() as installation:
+        with pytest.raises(Conflict, match="Not all zones"):
+            adopt(installation, homes)
+        report = adopt(installation, homes, skipped=["westus2/3"])
+        assert (report.skipped_zones, report.is_complete) == (["westus2/3"], False)
+    with homes.open_adopted() as installation:
+        reports = scrub(installation, ADMIN, ScrubRequest())
+        assert not any(each.problem or each.unrepaired for each in reports)
+        export(installation, tmp_path / "out.raw", "westus2")
+        assert filecmp.cmp(tmp_path / "out.raw", samples.first, shallow=False)
 
 
 def test_an_unfinished_work_of_the_other_installation_is_named(homes: Homes) -> None:

@@ -27,6 +27,7 @@ from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt, StoreM
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.domain.recovery import AdoptedResource, BucketAdoptionReport
 from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.object_keys import LAYOUT_VERSION
 from imgstore.domain.storage.revisions import OWNER_KINDS, decode_revision, derive_revision_key
 from imgstore.domain.storage.zones import ZoneRecord
 from imgstore.operations.activity_log import record_activity
@@ -53,6 +54,8 @@ _WHAT: Final = "imgstore/catalog/adoptBuckets"
 _MARKS_MAX: Final = 2**31 - 1
 _INNER_KINDS: Final = frozenset({"pools", "placements"})
 """Kinds without a name for people."""
+_ROUNDS_MAX: Final = 3
+"""Writes of revisions. The first use of a new zone records the zone, which is a resource, too."""
 _NAMES_MAX: Final = 20
 """The maximum number of names in an error."""
 
@@ -211,6 +214,8 @@ def _find_takeover(
         for each in others
     ]
     usable, left_out = select_zones(signed, keys, skipped)
+    for each in usable:
+        _check_layout(each)
     recorded = [each for each in usable if _is_recorded(each, records)]
     strange = sorted({each.region for each in usable if (each.region, each.zone) in records and each not in recorded})
     own = sorted({each.region for each in finished} & {each.region for each in usable}) if not recorded else []
@@ -227,6 +232,18 @@ def _find_takeover(
     return _Takeover(
         former=keys.installation_uid, regions=names, zones=usable, skipped=left_out, is_recorded=bool(recorded)
     )
+
+
+def _check_layout(zone: FoundZone) -> None:
+    """Refuse a zone with another layout, which a newer release may have written.
+
+    Raises:
+        StoreMismatch: the layout differs.
+    """
+    mark, store = zone.mark, zone.store
+    assert mark is not None, "a usable zone has a mark"
+    assert store is not None, "a readable zone has a store"
+    replace(mark, layout=LAYOUT_VERSION).check(mark, where=store.name)
 
 
 def _is_own(installation: Installation, zone: FoundZone) -> bool:
@@ -425,10 +442,14 @@ def _list_new_pools(found: _Found, keys: RecoveryKeys) -> list[str]:
 def _finish(installation: Installation, takeover: _Takeover, keys: RecoveryKeys) -> None:
     """Replace the objects of the former installation, after the catalog has the rows. May be repeated."""
     installation.locator.clean_claimed_zones(takeover.names)
-    write_all_revisions(installation)
-    with installation.catalog.reading() as transaction:
-        waiting = _list_waiting(transaction, takeover.regions)
-    if waiting:
+    waiting: Sequence[RevisionMark] = ()
+    for _ in range(_ROUNDS_MAX):
+        write_all_revisions(installation)
+        with installation.catalog.reading() as transaction:
+            waiting = _list_waiting(transaction, takeover.regions)
+        if not waiting:
+            break
+    else:
         raise StoreUnreachable(
             "The adopted buckets do not have all new revisions yet.",
             found=f"{len(waiting)} resources, for example {waiting[0].kind} {waiting[0].uid}",
