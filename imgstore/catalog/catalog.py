@@ -36,6 +36,7 @@ from imgstore.catalog.schema import REVISION
 from imgstore.catalog.storage.deletion_marks import DeletionMarks
 from imgstore.catalog.storage.deletions import Deletions
 from imgstore.catalog.storage.ledger import Ledger
+from imgstore.catalog.storage.ledger_log import LedgerLog
 from imgstore.catalog.storage.maintenance import MaintenanceTasks, ZoneGaps
 from imgstore.catalog.storage.manifests import Manifests
 from imgstore.catalog.storage.price_lists import RecordedPrices
@@ -102,6 +103,7 @@ class Transaction:
         self.placements = Placements(session)
         self.ledger = Ledger(session)
         self.price_lists = RecordedPrices(session)
+        self.ledger_log = LedgerLog(session)
         self.revision_marks = RevisionMarks(session)
         self.activity = Activity(session)
         self.tenants = Tenants(session)

@@ -43,7 +43,7 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     role_assignments -> principals      ~> all resources     a scope may name a resource that does not exist yet
     issuers          -> tenants
     signing_keys                                             present and former keys that sign tokens
-    recovery_keys    ~> pools, signing_keys                  keys that the newest recovery file contains
+    recovery_keys    ~> pools, signing_keys, ledger_keys     keys that the newest recovery file contains
     operations       ~> all resources, by name               long-running operations of the API, kept for seven days
     preemptions      ~> operations                           resources to which a newer request has written
     deployments      -> groups                               deployments of templates
@@ -52,6 +52,10 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     machine_interfaces -> machines                           network interfaces of machines, by resource id
     revision_marks   ~> all resources                        resources whose newest revision is not in each bucket
     ledger_checkpoints                                       checkpoints of the ledger in the buckets
+    ledger_leaves    ~> ledger, intervals, price_lists       sealed entries of the ledger in the order of the log
+    ledger_subtrees                                          hashes of 256, 65,536, ... leaves, derived from the leaves
+    ledger_heads                                             signed checkpoints of the log
+    ledger_keys                                              present and former keys that sign checkpoints of the log
 
 A ``*_key`` column contains the folded form (`columns.fold_name`) of a name. Comparisons and unique constraints use the
 folded form.
@@ -106,7 +110,7 @@ from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0037"
+REVISION: Final = "0038"
 """The head of migrations/versions. A catalog at this revision opens without an import of Alembic.
 
 Each migration from 0033 on has a variable `oldest_code`, the oldest revision of code that may use the catalog afterwards
@@ -729,7 +733,7 @@ signing_keys = _table(
 
 recovery_keys = _table(
     "recovery_keys",
-    # "installation", "pool/<uid>" or "signing-key/<kid>".
+    # "installation", "pool/<uid>", "signing-key/<kid>" or "ledger-key/<kid>".
     Column("key_id", String, primary_key=True),
     Column("written_at", UtcDateTime, nullable=False),
 )
@@ -826,4 +830,41 @@ ledger_checkpoints = _table(
     "ledger_checkpoints",
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("mac", String, nullable=False),
+)
+
+ledger_leaves = _table(
+    "ledger_leaves",
+    # "ledger/<key>", "intervals/<uid>" or "price_lists/<uid>".
+    Column("entry", String, primary_key=True),
+    Column("position", BigInteger, nullable=False, unique=True),
+    Column("hash", LargeBinary, nullable=False),
+)
+
+ledger_subtrees = _table(
+    "ledger_subtrees",
+    # 1 for subtrees of 256 leaves, 2 for 65,536 leaves, and so on.
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+
+ledger_heads = _table(
+    "ledger_heads",
+    # The root hash in base64, as in the note.
+    Column("root", String, primary_key=True),
+    Column("size", BigInteger, nullable=False, unique=True),
+    Column("note", String, nullable=False),
+)
+
+ledger_keys = _table(
+    "ledger_keys",
+    Column("kid", String, primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),
+    Column("public_key", LargeBinary, nullable=False),
+    # Null for a retired key, and after a rebuild without the key.
+    Column("private_key", LargeBinary),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("retired_at", UtcDateTime),
+    # A note of the previous key that names this key. Null for the first key, and after the loss of the previous key.
+    Column("endorsement", String),
 )

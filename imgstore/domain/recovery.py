@@ -17,6 +17,7 @@ class RecoveryFileReport:
     pools: int
     """The number of fingerprint keys."""
     signing_keys: int
+    ledger_keys: int
     variables: Sequence[str]
     """The names of the environment variables with values in the file."""
     missing: Sequence[str] = ()

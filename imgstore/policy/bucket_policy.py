@@ -7,7 +7,15 @@ Ceph and SeaweedFS accept the same language. AWS limits a policy to 6,144 charac
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
-from imgstore.domain.storage.object_keys import CHECKPOINTS, FORMAT_KEY, INSTALLATION, POOLS, REPAIRS, ZONE
+from imgstore.domain.storage.object_keys import (
+    CHECKPOINTS,
+    FORMAT_KEY,
+    INSTALLATION,
+    LEDGER_CHECKPOINTS,
+    POOLS,
+    REPAIRS,
+    ZONE,
+)
 from imgstore.stores.access import (
     CREATE_BUCKET,
     DELETE,
@@ -26,10 +34,10 @@ PolicyDocument: TypeAlias = Mapping[str, str | Sequence[Mapping[str, str | Seque
 _LANGUAGE_VERSION: Final = "2012-10-17"
 """The only present version of the language."""
 
-_READ_ONLY: Final = (FORMAT_KEY, f"{ZONE}*", f"{POOLS}*", f"{REPAIRS}*", f"{INSTALLATION}*")
+_READ_ONLY: Final = (FORMAT_KEY, f"{ZONE}*", f"{POOLS}*", f"{REPAIRS}*", f"{INSTALLATION}*", f"{LEDGER_CHECKPOINTS}*")
 _WRITTEN: Final = (*_READ_ONLY, f"{PROBES}*")
 _DELETED: Final = (f"{CHECKPOINTS}*", f"{POOLS}*", f"{REPAIRS}*", f"{INSTALLATION}*", f"{PROBES}*")
-"""No command deletes FORMAT or the uid of a zone."""
+"""No command deletes FORMAT, the uid of a zone, or a checkpoint of the ledger's log."""
 
 
 def create_bucket_policy(buckets: Sequence[str], *, read_only: bool = False) -> PolicyDocument:

@@ -47,7 +47,13 @@ def test_row_reads_back_through_json(member: Member) -> None:
 
 def test_keys_and_tokens_are_in_no_revision() -> None:
     stored = {f"{member.table.name}.{column.name}" for member in MEMBERS.values() for column in member.columns}
-    for secret in ("installation.hmac_key", "pools.fingerprint_key", "disks.grant_uid", "signing_keys.pem"):
+    for secret in (
+        "installation.hmac_key",
+        "pools.fingerprint_key",
+        "disks.grant_uid",
+        "signing_keys.pem",
+        "ledger_keys.private_key",
+    ):
         assert secret not in stored
 
 

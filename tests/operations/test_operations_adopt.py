@@ -19,6 +19,9 @@ from imgstore.domain.resources import OsType
 from imgstore.operations.activity_log import list_activity
 from imgstore.operations.disks.disks import delete_disk
 from imgstore.operations.gallery import definitions, galleries, groups
+from imgstore.operations.ledger_log.keys import rotate_key
+from imgstore.operations.ledger_log.seal import seal_entries, seal_now
+from imgstore.operations.ledger_log.verify import verify_log
 from imgstore.operations.maintenance.revision_upkeep import write_all_revisions
 from imgstore.operations.recovery.adopt import adopt_newer
 from imgstore.operations.recovery.recovery_file import read_recovery_file, write_recovery_file
@@ -37,6 +40,7 @@ from tests.support.sample_gallery import (
     publish,
     update,
 )
+from tests.support.sealed_ledger import add_entries
 
 pytest_plugins = ["tests.support.published_gallery"]
 
@@ -48,6 +52,7 @@ def home(tmp_path: Path, samples: SampleImages) -> Path:
     with open_home(tmp_path / "home") as installation:
         make_disk(installation, "old", "eastus")
         groups.create_group(installation, ADMIN, name="empty", location="eastus")
+        seal_now(installation, ADMIN)
         write_all_revisions(installation)
     shutil.copyfile(tmp_path / "home" / "catalog.sqlite", tmp_path / "backup.sqlite")
     return tmp_path / "home"
@@ -69,6 +74,8 @@ def test_adopted_catalog_equals_the_newest_catalog(home: Path, tmp_path: Path, s
         groups.delete_group(installation, ADMIN, name="empty")
         galleries.create_gallery(installation, ADMIN, group=GROUP, name="g2", location="eastus")
         groups.create_group(installation, ADMIN, name="empty", location="westus2")
+        rotate_key(installation, ADMIN)
+        seal_now(installation, ADMIN)
         write_recovery_file(installation, ADMIN, tmp_path / "file", passphrase=PASSPHRASE)
         write_all_revisions(installation)
         newest = dump(installation.catalog)
@@ -109,6 +116,31 @@ def test_adopted_catalog_equals_the_newest_catalog(home: Path, tmp_path: Path, s
         export(installation, tmp_path / "out.raw", "eastus", "1.0.1")
         assert filecmp.cmp(tmp_path / "out.raw", samples.second, shallow=False)
         audit(installation, collected=True)
+
+
+def test_entries_that_an_older_catalog_sealed_are_sealed_again(home: Path, samples: SampleImages) -> None:
+    """The older catalog seals another entry at a position of the newer log, before anyone notices (M21)."""
+    with open_home(home) as installation:
+        publish(installation, samples.second, "1.0.1")
+        kept = seal_now(installation, ADMIN).checkpoint
+        write_all_revisions(installation)
+    restore(home)
+    with open_home(home) as installation:
+        add_entries(installation, range(1, 3))
+        assert seal_entries(installation).sealed == 2
+        assert not verify_log(installation, ADMIN, older=kept).is_intact
+        with pytest.raises(CatalogOutdated):
+            collect(installation)
+        with pytest.raises(CatalogOutdated, match="nothing is sealed"):
+            seal_now(installation, ADMIN)
+        adopt_newer(installation, ADMIN, dry_run=False)
+        report = verify_log(installation, ADMIN, older=kept)
+        assert [each.kind for each in report.findings] == ["late", "late"], "the entries of the test have an older time"
+        assert {each.entry for each in report.unsealed} >= {"ledger/charge-00001", "ledger/charge-00002"}
+        assert seal_now(installation, ADMIN).sealed >= 2
+        report = verify_log(installation, ADMIN, older=kept)
+        assert {each.kind for each in report.findings} == {"late"}
+        assert report.verified == report.size
 
 
 def create_definition(installation: Any) -> None:

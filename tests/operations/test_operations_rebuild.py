@@ -103,6 +103,8 @@ auth tenant create -n partners
 auth issuer add --tenant partners --issuer https://login.example --audience a --jwks https://login.example/keys
 auth init
 auth user create -n ann --issuer https://login.example --subject s
+bill seal
+bill rotate-key
 auth sp create -n builder
 auth sp revoke-tokens --id builder
 auth role assignment create --assignee ann --role Reader --scope /subscriptions/{subscription}/resourceGroups/rg

@@ -112,7 +112,9 @@ class Session:
         """Yield the rows with at most `rows_at_once` rows in memory."""
         with translate_errors(self.place):
             # On the connection, the option would make PostgreSQL declare a cursor for each later UPDATE too.
-            yield from self.connection.execute(statement, execution_options={"yield_per": rows_at_once})
+            result = self.connection.execute(statement, execution_options={"yield_per": rows_at_once})
+            for rows in result.partitions():  # Half the time of an iteration over single rows.
+                yield from rows
 
     def change(self, statement: Executable) -> int:
         """Run an UPDATE or DELETE and return the number of matched rows."""

@@ -96,6 +96,17 @@ def install_region_trigger(connection: Connection, tables: Sequence[MarkedTable]
     connection.exec_driver_sql(f"CREATE TRIGGER {name} AFTER INSERT ON zones FOR EACH ROW EXECUTE FUNCTION {name}()")
 
 
+def replace_region_trigger(connection: Connection, tables: Sequence[MarkedTable]) -> None:
+    """Create the trigger of `install_region_trigger` again, for a migration that adds a kind of resource."""
+    name = f"{_PREFIX}_region"
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"DROP TRIGGER {name}")
+    else:
+        connection.exec_driver_sql(f"DROP TRIGGER {name} ON zones")
+        connection.exec_driver_sql(f"DROP FUNCTION {name}()")
+    install_region_trigger(connection, tables)
+
+
 def _statements(each: MarkedTable, *, is_sqlite: bool) -> Iterator[str]:
     changed = " OR ".join(_differs(column, is_sqlite=is_sqlite) for column in each.loud)
     for event, row, condition in (("insert", "NEW", ""), ("update", "NEW", f"WHEN ({changed})"), ("delete", "OLD", "")):

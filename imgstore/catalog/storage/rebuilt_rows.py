@@ -212,6 +212,9 @@ class RebuiltRows(Repository):
             table = schema.metadata.tables[name]
             key = primary_key(name)
             for at in range(0, len(values), _ROWS_AT_ONCE):
+                for column in _unique_columns(table):  # Another entry may have the position in the log.
+                    taken = [row[column.name] for row in values[at : at + _ROWS_AT_ONCE]]
+                    self._session.run(delete(table).where(column.in_(taken)))
                 statement = self._session.upsert(table)
                 changed = {column.name: statement.excluded[column.name] for column in table.c if column.name not in key}
                 statement = statement.on_conflict_do_update(index_elements=key, set_=changed)
@@ -241,6 +244,12 @@ class RebuiltRows(Repository):
 def primary_key(table: str) -> tuple[str, ...]:
     """Return the names of the columns of a primary key."""
     return tuple(column.name for column in schema.metadata.tables[table].primary_key.columns)
+
+
+def _unique_columns(table: Table) -> "list[Column[Any]]":
+    """Return each column whose values are unique, without the primary key."""
+    constraints = [each for each in table.constraints if isinstance(each, UniqueConstraint)]
+    return [column for each in constraints if len(each.columns) == 1 for column in each.columns]
 
 
 def _unique_keys(table: Table) -> list[tuple[str, ...]]:

@@ -106,11 +106,14 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
                 _member(schema.disks, omitted=["grant_uid", "grant_level", "grant_expires_at"]),
                 _MANIFESTS,
             ),
+            _kind("ledger-keys", _member(schema.ledger_keys, "kid", omitted=["private_key"])),
             _kind(
                 "ledger",
                 _member(schema.ledger, "key"),
                 _member(schema.intervals),
                 _member(schema.price_lists),
+                _member(schema.ledger_leaves, "entry"),
+                _member(schema.ledger_heads, "root"),
                 is_deferred=True,
                 is_ledger=True,
             ),
@@ -142,6 +145,7 @@ LEFT_OUT: Final[Mapping[str, str]] = MappingProxyType(
         "recovery_keys": "the coverage of the newest recovery file, which `catalog recovery-file` records again",
         "revision_marks": "revisions that remain to be written",
         "ledger_checkpoints": "the buckets contain the checkpoints (`installation/ledger/`)",
+        "ledger_subtrees": "hashes that are computed again from the leaves of the log",
         "signing_keys": "private keys, which no bucket may contain; the recovery file has the keys",
     }
 )

@@ -33,6 +33,8 @@ OWNERS: Final = "owners/"
 """Below a slot: the revisions of the versions and stored disks of the slot (invariant B18)."""
 INSTALLATION: Final = "installation/"
 """At the top of each zone: the revisions of all other resources, and of deleted versions and stored disks."""
+LEDGER_CHECKPOINTS: Final = "ledger/checkpoints/"
+"""At the top of each zone: the signed checkpoints of the ledger's log."""
 
 _SEGMENT: Final = re.compile(r"(?:^|/)segments/([0-9a-f]{2})/\1[0-9a-f]{62}\Z")
 _PLAIN_PART: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
@@ -137,6 +139,14 @@ def owner_revision_key(uid: str, number: int) -> str:
 def installation_revision_key(kind: str, uid: str, number: int) -> str:
     """Return the key of a revision at the top of a zone. Keys sort by the revision number."""
     return f"{INSTALLATION}{kind}/{uid_part(uid)}/{number:020d}"
+
+
+def ledger_checkpoint_key(installation_uid: str, size: int) -> str:
+    """Return the key of the signed checkpoint of a log with `size` entries, at the top of a zone.
+
+    An adopted bucket may have the checkpoints of a former installation.
+    """
+    return f"{LEDGER_CHECKPOINTS}{uid_part(installation_uid)}/{size:020d}"
 
 
 def parse_owner_revision(key: str) -> tuple[str, int] | None:

@@ -17,6 +17,7 @@ from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound,
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.object_keys import (
     INSTALLATION,
+    LEDGER_CHECKPOINTS,
     OWNERS,
     parse_installation_revision,
     parse_owner_revision,
@@ -212,7 +213,9 @@ def repair_installation_zones(installation: Installation) -> int:
             store = installation.locator.installation_store(region)
             if isinstance(store, ZoneRedundantStore):
                 noted = sorted({note.key for note in store.list_pending_repairs()})
-                copied += sum(_settle(store, key) for key in noted if key.startswith(INSTALLATION))
+                copied += sum(
+                    _settle(store, key) for key in noted if key.startswith((INSTALLATION, LEDGER_CHECKPOINTS))
+                )
         except StoreError:
             continue  # The next run repeats the repair.
     return copied

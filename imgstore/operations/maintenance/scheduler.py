@@ -22,6 +22,7 @@ from imgstore.domain.settings.maintenance import MaintenanceKind, MaintenanceTas
 from imgstore.domain.storage.scrub_passes import ScrubRunner
 from imgstore.operations.activity_log import trim_activity
 from imgstore.operations.installation import Installation
+from imgstore.operations.ledger_log.seal import seal_entries, write_log_checkpoint
 from imgstore.operations.maintenance.gc import GRACE_HOURS, collect
 from imgstore.operations.maintenance.pace import make_pace
 from imgstore.operations.maintenance.revision_upkeep import repair_installation_zones
@@ -212,9 +213,13 @@ class MaintenanceRunner:
         )
 
     def _write_checkpoints(self) -> str:
+        sealed = seal_entries(self._installation).sealed
         rows = write_ledger_checkpoints(self._installation)
         copied = copy_ledger_checkpoints(self._installation)
-        return _format_counts({"rows of the ledger stored": rows, "checkpoints copied": copied})
+        write_log_checkpoint(self._installation)
+        return _format_counts(
+            {"entries of the ledger sealed": sealed, "rows of the ledger stored": rows, "checkpoints copied": copied}
+        )
 
     def _repair_zones(self, region: str) -> str:
         """Give the zones of a region the objects that they missed, as far as the zones answer."""

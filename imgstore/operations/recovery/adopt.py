@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from imgstore.catalog import Transaction
+from imgstore.catalog.storage.ledger_log import LOG_TABLES
 from imgstore.catalog.storage.rebuilt_rows import Rows, primary_key
 from imgstore.catalog.storage.revisions import KINDS, decode_row, select_loud_rows
 from imgstore.domain.errors import Conflict
@@ -19,7 +20,7 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.revisions import JsonRow, Revision
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
-from imgstore.operations.recovery.rebuild import merge_rows, remove_fingerprints
+from imgstore.operations.recovery.rebuild import fill_private_keys, merge_rows, remove_fingerprints
 from imgstore.operations.recovery.rebuild_plan import FoundResource, read_plan, select_zones
 from imgstore.operations.recovery.rebuilt_intervals import reconcile_intervals
 from imgstore.operations.recovery.rebuilt_manifests import Content, ManifestIndex
@@ -87,7 +88,9 @@ class _Adoption:
             present = read_present_keys(installation, transaction)
             self._local = _read_local(transaction)
             self._marked = _find_local_changes(transaction, installation)
-            self._marked_charges = {mark.uid for mark in transaction.revision_marks.list_for_ledger(_MARKS_MAX)}
+            self._marked_entries = {
+                (mark.kind, mark.uid) for mark in transaction.revision_marks.list_for_ledger(_MARKS_MAX)
+            }
             self._charges = {row.key for row in transaction.ledger.rows()}
             self._is_outdated = transaction.installation.get().outdated is not None
         if keys is not None:
@@ -125,9 +128,13 @@ class _Adoption:
                 table.forget_works()
             table.delete(gone)
             keys = {pool.uid: pool.fingerprint_key for pool in (*self._keys.pools, *self._present.pools)}
+            fill_private_keys(rows, self._present, self._keys)
             write_rows(transaction, installation.effects, plan.slots, rows, contents, keys)
+            if is_older:
+                transaction.ledger_log.remove_unwritten(self._marked_entries)
             for each in plan.ledger.rows:
                 table.replace_ledger(self._drop_local_charges(each))
+            transaction.ledger_log.rebuild_subtrees()
             table.insert_ledger_checkpoints(plan.ledger.checkpoints)
             table.insert_checkpoints(self._unknown)
             table.insert({"signing_keys": self._list_signing_keys(transaction)}, keeps_marks=True)
@@ -184,9 +191,13 @@ class _Adoption:
 
     def _drop_local_charges(self, rows: Rows) -> Rows:
         """Leave out rows of the ledger with a later change in the catalog."""
-        key = {"ledger": "key", "intervals": "uid"}
         return {
-            name: [row for row in found if row[key[name]] not in self._marked_charges] for name, found in rows.items()
+            name: [
+                row
+                for row in found
+                if name in LOG_TABLES or (name, row[primary_key(name)[0]]) not in self._marked_entries
+            ]
+            for name, found in rows.items()
         }
 
     def _check_local_names(self) -> None:

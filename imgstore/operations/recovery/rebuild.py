@@ -35,6 +35,8 @@ from imgstore.operations.recovery.regions_copy import write_regions_file
 _BATCH: Final = 500
 """Resources of one transaction."""
 _WHAT: Final = "imgstore/catalog/rebuild"
+LEDGER_KEYS: Final = "ledger-keys"
+"""The kind of revisions with the public parts of the keys of the ledger's log."""
 
 
 def rebuild_catalog(
@@ -118,6 +120,7 @@ class _Rebuild:
         with self.catalog.transaction() as transaction:
             for rows in self.plan.ledger.rows:
                 transaction.rebuilt_rows.replace_ledger(rows)
+            transaction.ledger_log.rebuild_subtrees()
         opened = closed = 0
         for slot in self.plan.slots.values():
             with self.catalog.transaction() as transaction:
@@ -151,6 +154,8 @@ class _Rebuild:
             for row in rows["pools"]:
                 key = keys.get(row["uid"]) or self.context.effects.random_bytes(FINGERPRINT_KEY_BYTES)
                 row["fingerprint_key"] = key
+        if kind == LEDGER_KEYS:
+            fill_private_keys(rows, self.context.keys)
         with self.catalog.transaction() as transaction:
             transaction.rebuilt_rows.insert(rows)
 
@@ -186,6 +191,7 @@ class _Rebuild:
         with self.catalog.transaction() as transaction:
             rows = transaction.rebuilt_rows
             rows.insert({"signing_keys": [asdict(key) for key in keys.signing_keys]})
+            rows.insert({"ledger_keys": [asdict(key) for key in keys.ledger_keys]}, keeps_marks=True)
             rows.insert_checkpoints(plan.checkpoints)
             rows.insert_ledger_checkpoints(plan.ledger.checkpoints)
             rows.insert({"installation": [own]}, keeps_marks=is_partial or not found)
@@ -244,6 +250,13 @@ def _make_installation_row(keys: RecoveryKeys) -> dict[str, Any]:
         "keeps_unknown": True,
         "records_every_zone": False,
     }
+
+
+def fill_private_keys(rows: Rows, *sources: RecoveryKeys) -> None:
+    """Add the private parts to the keys of the ledger's log. A retired key has no private part."""
+    known = {key.kid: key.private_key for keys in sources for key in keys.ledger_keys}
+    for row in rows.get("ledger_keys", ()):
+        row["private_key"] = known.get(row["kid"]) if row["retired_at"] is None else None
 
 
 def remove_fingerprints(plan: RebuildPlan, pools: Collection[str]) -> None:

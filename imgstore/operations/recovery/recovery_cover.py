@@ -10,7 +10,9 @@ def find_recovery_cover(installation: Installation, principal: Principal) -> Rec
     """Compare the keys of the installation with the newest recovery file, as the catalog remembers."""
     authorize(principal, Action.READ, INSTALLATION)
     with installation.catalog.reading() as transaction:
-        present = list_key_ids(transaction.pools.list(), transaction.signing_keys.list())
+        present = list_key_ids(
+            transaction.pools.list(), transaction.signing_keys.list(), transaction.ledger_log.list_keys()
+        )
         return RecoveryCover(
             written_at=transaction.recovery_keys.written_at(),
             missing=sorted(present - transaction.recovery_keys.ids()),

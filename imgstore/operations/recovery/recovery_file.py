@@ -120,6 +120,7 @@ def _report(path: Path, keys: RecoveryKeys, file_bytes: int) -> RecoveryFileRepo
         installation_uid=keys.installation_uid,
         pools=len(keys.pools),
         signing_keys=len(keys.signing_keys),
+        ledger_keys=len(keys.ledger_keys),
         variables=tuple(keys.variables),
     )
 

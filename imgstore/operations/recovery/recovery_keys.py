@@ -11,6 +11,7 @@ from imgstore.catalog import Transaction
 from imgstore.domain.identity.principals import SigningKey
 from imgstore.domain.resources import Pool
 from imgstore.domain.text.strict_json import read_json
+from imgstore.ledger.log_entries import LogKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class RecoveryKeys:
     hmac_key: bytes
     pools: tuple[Pool, ...]
     signing_keys: tuple[SigningKey, ...]
+    ledger_keys: tuple[LogKey, ...]
+    """Empty in a file of an older release."""
     regions_document: bytes
     """The bytes of regions.yaml."""
     variables: Mapping[str, str]
@@ -34,7 +37,7 @@ class RecoveryKeys:
     @property
     def ids(self) -> frozenset[str]:
         """The ids of all keys."""
-        return list_key_ids(self.pools, self.signing_keys)
+        return list_key_ids(self.pools, self.signing_keys, self.ledger_keys)
 
     def encode(self) -> bytes:
         """Return the content as JSON."""
@@ -65,6 +68,18 @@ class RecoveryKeys:
                 }
                 for key in self.signing_keys
             ],
+            "ledgerKeys": [
+                {
+                    "kid": key.kid,
+                    "number": key.number,
+                    "publicKey": _to_text(key.public_key),
+                    "privateKey": None if key.private_key is None else _to_text(key.private_key),
+                    "createdAt": key.created_at.isoformat(),
+                    "retiredAt": _format_time(key.retired_at),
+                    "endorsement": key.endorsement,
+                }
+                for key in self.ledger_keys
+            ],
             "regionsDocument": _to_text(self.regions_document),
             "variables": dict(self.variables),
             "home": self.home,
@@ -89,6 +104,7 @@ def decode_recovery_keys(content: bytes) -> RecoveryKeys:
             hmac_key=_to_bytes(installation["hmacKey"]),
             pools=tuple(_read_pool(each) for each in body["pools"]),
             signing_keys=tuple(_read_signing_key(each) for each in body["signingKeys"]),
+            ledger_keys=tuple(_read_ledger_key(each) for each in body.get("ledgerKeys", ())),
             regions_document=_to_bytes(body["regionsDocument"]),
             variables=dict(body["variables"]),
             home=body["home"],
@@ -97,13 +113,16 @@ def decode_recovery_keys(content: bytes) -> RecoveryKeys:
         raise ValueError(f"the content has no usable {error}") from error
 
 
-def list_key_ids(pools: Iterable[Pool], signing_keys: Iterable[SigningKey]) -> frozenset[str]:
-    """Return the ids of the keys of an installation with these pools and signing keys."""
+def list_key_ids(
+    pools: Iterable[Pool], signing_keys: Iterable[SigningKey], ledger_keys: Iterable[LogKey]
+) -> frozenset[str]:
+    """Return the ids of the keys of an installation with these pools, signing keys and keys of the ledger's log."""
     return frozenset(
         {
             "installation",
             *(f"pool/{pool.uid}" for pool in pools),
             *(f"signing-key/{key.kid}" for key in signing_keys),
+            *(f"ledger-key/{key.kid}" for key in ledger_keys),
         }
     )
 
@@ -121,6 +140,7 @@ def read_keys(
         hmac_key=transaction.installation.hmac_key(),
         pools=tuple(transaction.pools.list()),
         signing_keys=tuple(transaction.signing_keys.list()),
+        ledger_keys=tuple(transaction.ledger_log.list_keys()),
         regions_document=regions_document,
         variables=variables,
         home=home,
@@ -143,6 +163,18 @@ def _read_signing_key(body: Mapping[str, Any]) -> SigningKey:
         created_at=datetime.fromisoformat(body["createdAt"]),
         retired_at=_parse_time(body["retiredAt"]),
         trusted_until=_parse_time(body["trustedUntil"]),
+    )
+
+
+def _read_ledger_key(body: Mapping[str, Any]) -> LogKey:
+    return LogKey(
+        kid=body["kid"],
+        number=body["number"],
+        public_key=_to_bytes(body["publicKey"]),
+        private_key=None if body["privateKey"] is None else _to_bytes(body["privateKey"]),
+        created_at=datetime.fromisoformat(body["createdAt"]),
+        retired_at=_parse_time(body["retiredAt"]),
+        endorsement=body["endorsement"],
     )
 
 

@@ -23,7 +23,12 @@ def recovery_file_json(report: RecoveryFileReport) -> Json:
         "fileBytes": report.file_bytes,
         "writtenAt": instant(report.written_at),
         "installation": report.installation_uid,
-        "keys": {"installation": 1, "pools": report.pools, "signingKeys": report.signing_keys},
+        "keys": {
+            "installation": 1,
+            "pools": report.pools,
+            "signingKeys": report.signing_keys,
+            "ledgerKeys": report.ledger_keys,
+        },
         "variables": list(report.variables),
         "storeCredentials": False,
         "current": report.is_current,

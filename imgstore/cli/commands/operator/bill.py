@@ -2,6 +2,7 @@
 
 import click
 
+from imgstore.cli.commands.operator import bill_log
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import Rows, columns
 from imgstore.cli.framework.session import Session
@@ -66,3 +67,7 @@ def _read_month(text: str) -> Month:
             target="--month",
         )
     return month
+
+
+for _command in (bill_log.prove, bill_log.verify, bill_log.checkpoint, bill_log.seal, bill_log.rotate_key):
+    bill.add_command(_command)

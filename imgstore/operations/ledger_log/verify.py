@@ -1,0 +1,342 @@
+"""Verify the ledger against the log of its sealed entries (invariant M22).
+
+The leaves of the log are the basis. Each leaf is compared with the row of its entry, and the tree of all leaves with each
+signed checkpoint. So a change of a row shows the entry, and a change of a row together with its leaf shows the checkpoint
+and the block of 256 leaves.
+"""
+
+import base64
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from imgstore.catalog import Transaction
+from imgstore.domain.errors import InvalidInput
+from imgstore.domain.identity.access import INSTALLATION, Action, Principal
+from imgstore.ledger.log_entries import (
+    FINDINGS_MAX,
+    Finding,
+    FindingKind,
+    LogHead,
+    LogKey,
+    LogVerification,
+    UnsealedEntry,
+)
+from imgstore.ledger.merkle_tree import (
+    HASH_BYTES,
+    STORED_LEVELS,
+    MemoryTree,
+    StoredTree,
+    compute_root,
+    is_hash,
+)
+from imgstore.ledger.signed_notes import (
+    Checkpoint,
+    UnknownKeyError,
+    check_endorsement,
+    make_key_id,
+    make_origin,
+    read_checkpoint,
+)
+from imgstore.operations.activity_log import permit
+from imgstore.operations.installation import Installation
+from imgstore.operations.ledger_log.keys import check_signature, find_public_key
+
+_LATE_SECONDS: Final = 3600
+"""Transfers are sealed in the order of commits. The order of times may differ by a transaction, and clocks differ."""
+_TRANSFERS: Final = "ledger/"
+_BLOCK: Final = 1 << STORED_LEVELS
+_KEY_BYTES: Final = 32
+
+
+def verify_log(
+    installation: Installation, principal: Principal, *, older: str | None = None, newer_only: bool = False
+) -> LogVerification:
+    """Compare the ledger, the leaves, the checkpoints and the keys with each other.
+
+    Args:
+        installation: the installation.
+        principal: an operator.
+        older: the text of a checkpoint that was kept elsewhere. The log must extend the checkpoint.
+        newer_only: leave out the rows and the leaves of entries that `older` covers. The stored hashes of subtrees must
+            give the root of `older`.
+
+    Raises:
+        InvalidInput: `older` is no checkpoint of this log, or is missing with `newer_only`.
+        AccessDenied: the principal may not read the installation.
+    """
+    permit(installation, principal, Action.READ, INSTALLATION)
+    if newer_only and older is None:
+        raise InvalidInput(
+            "A verification of newer entries alone needs an older checkpoint.",
+            found="no checkpoint",
+            expected="a file with a checkpoint of this log",
+            hint="name the file with --checkpoint",
+            target="checkpoint",
+        )
+    with installation.catalog.reading() as transaction:
+        origin = make_origin(transaction.installation.get().uid)
+        return _Verification(transaction, origin).run(older, newer_only=newer_only)
+
+
+@dataclass(slots=True)
+class _Verification:
+    """The state of a verification in one snapshot."""
+
+    transaction: Transaction
+    origin: str
+    findings: list[Finding] = field(default_factory=list)
+    more_findings: int = 0
+
+    def run(self, older: str | None, *, newer_only: bool) -> LogVerification:
+        """Compare everything. See `verify_log`."""
+        log = self.transaction.ledger_log
+        keys, heads = log.list_keys(), self._check_heads(log.list_heads())
+        public_keys = self._check_keys(keys, heads)
+        checkpoints = {head.size: self._read_head(head, public_keys) for head in heads}
+        extended = None if older is None else self._read_older(older, public_keys)
+        size = log.next_position()
+        first = min(extended.size, size) // _BLOCK * _BLOCK if newer_only and extended is not None else 0
+        hashes, verified, unsealed = self._compare_rows(first, size)
+        tree = MemoryTree(hashes, first, StoredTree(log))
+        size = first + len(hashes) // HASH_BYTES
+        self._compare_subtrees(tree, first, size)
+        for head in heads:
+            if head.size > first:
+                self._compare_root(tree, size, head)
+        newest = heads[-1].size if heads else 0
+        if newest < size:
+            self._add(FindingKind.CHECKPOINT, str(newest), f"the newest checkpoint does not cover all {size} leaves")
+        if extended is not None:
+            self._compare_older(tree, size, extended)
+        return LogVerification(
+            size=size,
+            verified=verified,
+            skipped=first,
+            checkpoints=len(heads),
+            newest=checkpoints.get(newest),
+            unsealed=unsealed,
+            findings=self.findings,
+            more_findings=self.more_findings,
+            extends=extended,
+            keys=keys,
+        )
+
+    def _add(self, kind: FindingKind, subject: str, text: str) -> None:
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(Finding(kind=kind, subject=subject, text=text))
+        else:
+            self.more_findings += 1
+
+    def _check_heads(self, heads: Sequence[Any]) -> list[LogHead]:
+        """Return the checkpoints with usable columns. SQLite stores any value in any column."""
+        usable: list[LogHead] = []
+        for head in heads:
+            if isinstance(head.size, int) and isinstance(head.root, str) and isinstance(head.note, str):
+                usable.append(head)
+            else:
+                self._add(FindingKind.CHECKPOINT, str(head.size), "a column has a value of a wrong type")
+        return usable
+
+    def _check_keys(self, keys: Sequence[LogKey], heads: Sequence[LogHead]) -> list[bytes]:
+        """Return the usable public keys."""
+        usable: list[bytes] = []
+        if keys and not heads:
+            self._add(
+                FindingKind.CHECKPOINT, "none", "the log has keys and no checkpoint, so the checkpoints were removed"
+            )
+        for place, key in enumerate(keys):
+            former = keys[place - 1] if place else None
+            if not isinstance(key.public_key, bytes) or len(key.public_key) != _KEY_BYTES:
+                self._add(FindingKind.KEY, key.kid, "the public key has a wrong length")
+                continue
+            usable.append(key.public_key)
+            if key.kid != make_key_id(self.origin, key.public_key) or key.number != place + 1:
+                self._add(FindingKind.KEY, key.kid, "the id or the number of the key does not belong to the public key")
+            if key.private_key is not None and not _fits(key):
+                self._add(FindingKind.KEY, key.kid, "the private key does not belong to the public key")
+            if key.endorsement is not None:
+                try:
+                    public_key = b"" if former is None else former.public_key
+                    check_endorsement(key.endorsement, self.origin, key.public_key, public_key, check_signature)
+                except ValueError as error:
+                    self._add(FindingKind.KEY, key.kid, f"the previous key has not named this key: {error}")
+        return usable
+
+    def _read_head(self, head: LogHead, public_keys: Sequence[bytes]) -> Checkpoint | None:
+        try:
+            checkpoint = read_checkpoint(head.note, self.origin, public_keys, check_signature, is_own=True)
+        except ValueError as error:
+            self._add(FindingKind.CHECKPOINT, str(head.size), f"the signed text is not valid: {error}")
+            return None
+        if checkpoint.size != head.size or _encode(checkpoint.root) != head.root:
+            self._add(FindingKind.CHECKPOINT, str(head.size), "size or root differ from the signed text")
+        return checkpoint
+
+    def _read_older(self, note: str, public_keys: Sequence[bytes]) -> Checkpoint | None:
+        """Read the checkpoint that was kept elsewhere.
+
+        Raises:
+            InvalidInput: the text is no checkpoint of this log.
+        """
+        try:
+            return read_checkpoint(note, self.origin, public_keys, check_signature)
+        except UnknownKeyError:
+            self._add(FindingKind.EXTENSION, "checkpoint", "no key of this log has signed the older checkpoint")
+            return None
+        except ValueError as error:
+            raise InvalidInput(
+                "The file has no checkpoint of this log.",
+                found=str(error),
+                expected="the output of `imgstore bill checkpoint` of this installation",
+                hint="name another file",
+                target="checkpoint",
+            ) from error
+
+    def _compare_rows(self, first: int, size: int) -> tuple[bytearray, int, list[UnsealedEntry]]:
+        """Compare each row with its leaf.
+
+        Returns:
+            The hashes of the leaves up to the first missing leaf, the number of equal rows, and the entries that are not
+            sealed.
+        """
+        log = self.transaction.ledger_log
+        count = min(size - first, log.count_leaves())
+        hashes, seen, times = bytearray(count * HASH_BYTES), bytearray(count), array("d", bytes(count * 8))
+        unsealed: list[UnsealedEntry] = []
+        equal, sha256 = 0, hashlib.sha256
+        for entry, leaf, time, position, sealed_hash in log.stream_entries(first):
+            if position is None:
+                unsealed.append(UnsealedEntry(entry=entry, time=str(time)))
+                continue
+            place = position - first if isinstance(position, int) else -1
+            if 0 <= place < count and is_hash(sealed_hash):
+                seen[place] = 1
+                hashes[place * HASH_BYTES : (place + 1) * HASH_BYTES] = sealed_hash
+            if time is None:
+                self._add(FindingKind.REOPENED, entry, "the storage interval is sealed, and has no end now")
+            elif sha256(b"\x00" + leaf.encode()).digest() != sealed_hash:
+                self._add(FindingKind.CHANGED, entry, "the row has other values than the sealed entry")
+            else:
+                equal += 1
+                if 0 <= place < count and entry.startswith(_TRANSFERS):
+                    times[place] = _read_time(time)
+        if 0 in seen:
+            self._find_missing(first, hashes, seen)
+        self._find_late(first, times, unsealed)
+        return hashes, equal, unsealed
+
+    def _find_missing(self, first: int, hashes: bytearray, seen: bytearray) -> None:
+        """Report leaves without a row, and positions without a leaf. Cut the hashes at the first missing leaf."""
+        for position, entry, found in self.transaction.ledger_log.stream_leaves(first):
+            place = position - first if isinstance(position, int) else -1
+            if not 0 <= place < len(seen) or not is_hash(found):
+                self._add(FindingKind.LEAF, str(position), f"the leaf of {entry} has no usable position or hash")
+            elif not seen[place]:
+                seen[place] = 1
+                hashes[place * HASH_BYTES : (place + 1) * HASH_BYTES] = found
+                self._add(FindingKind.MISSING, str(entry), f"the row of the sealed entry {position} is missing")
+        gap = seen.find(0)
+        if gap >= 0:
+            self._add(FindingKind.LEAF, str(first + gap), f"the log has no leaf at the position {first + gap}")
+            del hashes[gap * HASH_BYTES :]
+
+    def _find_late(self, first: int, times: "array[float]", unsealed: Sequence[UnsealedEntry]) -> None:
+        """Find transfers behind a transfer that is more than an hour newer.
+
+        A batch is sealed in the order of time, soon after the transactions. So a row with an older time was added later.
+        Storage intervals may end in the past, because a month is settled later.
+        """
+        newest, late = 0.0, set[int]()
+        for place, time in enumerate(times):
+            if time > newest:
+                newest = time
+            elif time and time < newest - _LATE_SECONDS:
+                late.add(first + place)
+        text = "the transfer was added after the sealing of transfers that are more than an hour newer"
+        if late:
+            for position, entry, _ in self.transaction.ledger_log.stream_leaves(min(late)):
+                if position in late:
+                    self._add(FindingKind.LATE, str(entry), text)
+        for each in unsealed:
+            if each.entry.startswith(_TRANSFERS) and _read_time(each.time) < newest - _LATE_SECONDS:
+                self._add(FindingKind.LATE, each.entry, text)
+
+    def _compare_subtrees(self, tree: MemoryTree, first: int, size: int) -> None:
+        """Compare the stored hashes of subtrees with the leaves."""
+        expected: set[tuple[int, int]] = set()
+        level, width = 1, _BLOCK
+        while width <= size:
+            expected |= {(level, number) for number in range(first // width, size // width)}
+            level, width = level + 1, width * _BLOCK
+        for level, number, found in self.transaction.ledger_log.list_subtrees():
+            if (level, number) in expected:
+                expected.remove((level, number))
+                if found == _find_node(tree, level * STORED_LEVELS, number):
+                    continue
+            elif (
+                first and isinstance(level, int) and isinstance(number, int) and number < first >> level * STORED_LEVELS
+            ):
+                continue
+            self._add(FindingKind.SUBTREE, _positions(level, number), "the stored hash of these leaves is another one")
+        for level, number in sorted(expected):
+            self._add(FindingKind.SUBTREE, _positions(level, number), "the stored hash of these leaves is missing")
+
+    def _compare_root(self, tree: MemoryTree, size: int, head: LogHead) -> None:
+        if head.size > size:
+            self._add(FindingKind.CHECKPOINT, str(head.size), f"the log has only {size} leaves in order")
+        elif _find_root(tree, head.size) != head.root:
+            self._add(FindingKind.CHECKPOINT, str(head.size), "the leaves give another root than the checkpoint")
+
+    def _compare_older(self, tree: MemoryTree, size: int, older: Checkpoint) -> None:
+        if older.size > size:
+            text = f"the older checkpoint has {older.size} entries, and the log has only {size} leaves in order"
+            self._add(FindingKind.EXTENSION, str(older.size), text)
+        elif _find_root(tree, older.size) != _encode(older.root):
+            text = "the log does not extend the older checkpoint: sealed entries were replaced"
+            self._add(FindingKind.EXTENSION, str(older.size), text)
+
+
+def _find_node(tree: MemoryTree, level: int, index: int) -> bytes | None:
+    """Return the hash of a subtree, or None if a stored hash is missing."""
+    try:
+        return tree.node(level, index)
+    except LookupError:
+        return None
+
+
+def _find_root(tree: MemoryTree, size: int) -> str | None:
+    """Return a root in base64, or None if a stored hash is missing."""
+    try:
+        return _encode(compute_root(tree, size))
+    except LookupError:
+        return None
+
+
+def _encode(root: bytes) -> str:
+    return base64.b64encode(root).decode("ascii")
+
+
+def _fits(key: LogKey) -> bool:
+    try:
+        return find_public_key(key.private_key or b"") == key.public_key
+    except (TypeError, ValueError):
+        return False
+
+
+def _read_time(text: str) -> float:
+    """Return a time of a row in seconds. A text that no code would write counts as the earliest time."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _positions(level: object, number: object) -> str:
+    if not isinstance(level, int) or not isinstance(number, int) or not 0 < level < STORED_LEVELS:
+        return f"level {level}, number {number}"
+    width = 1 << level * STORED_LEVELS
+    return f"leaves {number * width} to {(number + 1) * width - 1}"
