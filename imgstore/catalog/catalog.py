@@ -1,7 +1,7 @@
 """The catalog's database, its transactions, and a repository for each kind of row."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -158,6 +158,10 @@ def _ignore_process(_: str) -> bool:
     return True
 
 
+class _RollbackError(Exception):
+    """The end of a simulation. The database rolls back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """A database at the revision of this code. Several threads may use a catalog at once."""
@@ -242,6 +246,19 @@ class Catalog:
                 operation.store(transaction)
         if operation is not None:
             operation.note_stored()
+
+    @contextmanager
+    def simulation(self) -> Iterator[Transaction]:
+        """Run a transaction that sees its own changes, and roll the changes back at the end. Never nest transactions.
+
+        A prediction therefore runs the statements of the execution. The block may take the locks of the execution, so
+        the block must be short. On a read-only catalog, the block changes the copy of the catalog.
+
+        Raises the errors of `transaction`.
+        """
+        with self.discarding_writes(), suppress(_RollbackError), self._database.writing(self._effects) as session:
+            yield Transaction(session)
+            raise _RollbackError
 
     def with_operation(self, operation: OperationRecord) -> "Catalog":
         """Return this catalog for one operation. The first committed transaction also stores the row of the operation.

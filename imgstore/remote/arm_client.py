@@ -111,9 +111,10 @@ class Server:
         action: str,
         body: Json = None,
         on_percent: Callable[[float], None] = lambda _percent: None,
+        query: Mapping[str, str] | None = None,
     ) -> Json:
         """Send a POST, wait for the end of the operation, and return the answer. `on_percent`: see `finish`."""
-        answer = self.connection.request("POST", _request_target(f"{resource_id}/{action}", {}), body)
+        answer = self.connection.request("POST", _request_target(f"{resource_id}/{action}", query or {}), body)
         self.finish(answer, on_percent=on_percent)
         return answer.json
 

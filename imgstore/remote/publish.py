@@ -100,6 +100,48 @@ def publish(server: Server, request: VersionRequest, sources: Sources, *, wait: 
             server.connection.pause(races * _RACE_SECONDS)
 
 
+def forecast(server: Server, request: VersionRequest, sources: Sources) -> Json:
+    """Return the effects of `publish` on the bill. The server predicts, and stores no bytes.
+
+    The local files become temporary managed disks, as in `publish`, and are deleted afterwards. The stores of the server
+    get no bytes of such a disk.
+
+    Raises:
+        NotFound: The image definition does not exist. Nothing is uploaded.
+        PropertyChangeNotAllowed: The version exists with other disks or in another source region.
+        ImgstoreError: The error of the server.
+    """
+    version = version_id(server.subscription, request.group, request.gallery, request.definition, request.version)
+    existing = server.find(version, **_STATUS)
+    if existing is not None and is_ingested(existing) and not (sources.files and needs_source(existing)):
+        _check_same_disks(server, existing, request, sources)
+        storage = None if sources.files else sources.storage({})
+        return server.post_action(
+            version, "whatIf", version_body(request, location=None, storage=storage), query={"method": "PATCH"}
+        )
+    location = region_key(server.location(server.gallery(request.group, request.gallery), request.location))
+    server.show(definition_id(server.subscription, request.group, request.gallery, request.definition))
+    # Separate names, because a `publish` of the same version may use its uploads now.
+    uploads = {
+        lun: Upload(
+            disk_id=compute_id(server.subscription, request.group, "disks", upload_name(f"{version}/what-if", lun)),
+            disk=disk,
+            location=location,
+            version=version,
+        )
+        for lun, disk in sources.files.items()
+    }
+    try:
+        for each in uploads.values():
+            upload(server, each)
+        return server.post_action(
+            version, "whatIf", version_body(request, location=location, storage=sources.storage(uploads))
+        )
+    finally:
+        for each in uploads.values():
+            discard(server, each.disk_id)
+
+
 class _UploadLost(Exception):
     """Another command has ended or deleted an upload of this command."""
 

@@ -75,6 +75,11 @@ class StoredDisk:
         return self._manifest.virtual_bytes
 
     @property
+    def stored_bytes(self) -> int:
+        """The stored bytes of all segments."""
+        return self._manifest.stored_bytes
+
+    @property
     def container_metadata(self) -> ContainerMetadata:
         """The metadata of the disk's first container."""
         return self._manifest.container_metadata

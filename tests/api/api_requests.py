@@ -104,7 +104,9 @@ def requests_of(api: Api, web: WebServer) -> tuple[Request, ...]:
         Request(method="PATCH", path=api.definition, body=definition, lists=(f"{api.gallery}/images",)),
         put(api.version(), version, f"{api.definition}/versions"),
         Request(method="PATCH", path=api.version(), body=version, lists=(f"{api.definition}/versions",)),
+        Request(method="POST", path=f"{api.version()}/whatIf", body=version),
         put(f"{compute}/disks/d", disk, f"{compute}/disks"),
+        Request(method="POST", path=f"{compute}/disks/d/whatIf", body=disk),
         Request(method="PATCH", path=f"{compute}/disks/d", body={"tags": {"a": "b"}}, lists=(f"{compute}/disks",)),
         put(
             f"{compute}/disks/up",
@@ -124,6 +126,14 @@ def requests_of(api: Api, web: WebServer) -> tuple[Request, ...]:
                 "properties": {"creationData": {"createOption": "Copy", "sourceResourceId": f"{compute}/disks/d"}},
             },
             f"{compute}/snapshots",
+        ),
+        Request(
+            method="POST",
+            path=f"{compute}/snapshots/s/whatIf",
+            body={
+                "location": HERE,
+                "properties": {"creationData": {"createOption": "Copy", "sourceResourceId": f"{compute}/disks/d"}},
+            },
         ),
         Request(method="PATCH", path=f"{compute}/snapshots/s", body={"tags": {"a": "b"}}),
         put(

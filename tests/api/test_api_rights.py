@@ -267,6 +267,10 @@ def body_of(api: Api, web: WebServer, method: str, route: str) -> tuple[Any, tup
     if method == "PATCH":
         return {"tags": {"a": "b"}}, ()
     if method == "POST":
+        if end.endswith("{version}/whatIf"):
+            return version_body(web.url("/one.raw")), ()
+        if end.endswith("{disk}/whatIf"):
+            return UPLOAD, ()
         bodies = {"share": {"operationType": "Reset"}, "beginGetAccess": {"access": "Read", "durationInSeconds": 60}}
         return bodies.get(end.rpartition("/")[2], TEMPLATE), ()
     write, export = "Microsoft.Compute/disks/write", "Microsoft.Compute/{}/beginGetAccess/action"
@@ -322,7 +326,8 @@ def test_action_of_a_route_is_sufficient_and_necessary(api: Api, web: WebServer,
 
 EXPECTED = {
     **dict.fromkeys(("start", "restart", "redeploy", "reimage", "reapply"), (409,)),
-    "whatIf": (400,),
+    "whatIf": (200, 400, 409),  # Deployments and uploads have no forecast, and the version has another source.
+    "whatIfDelete": (200, 409),
     "cancel": (404, 409),
     "{operation}": (404,),
     "{group}": (200, 201, 202, 204, 404),

@@ -23,8 +23,8 @@ REFUSED = {
 def test_each_resource_type_has_the_limits(api: Api, web: WebServer) -> None:
     tagged = set[str]()
     for request in requests_of(api, web):
-        if not request.done:
-            continue
+        if not request.done or request.path.endswith("/whatIf"):
+            continue  # A forecast stores no tags.
         kind = request.path.rpartition("/")[0]
         has_tags = "location" in request.body or "tags" in request.body
         for code, tags in REFUSED.items() if has_tags else ():

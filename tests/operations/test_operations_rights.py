@@ -96,6 +96,9 @@ REQUESTS: dict[str, Any] = {
     "create_from_source": DiskRequest(group=GROUP, name="x", source="x"),
     "create_upload": UploadRequest(group=GROUP, name="x", upload_bytes=1024),
     "create_disk": DiskOfImageRequest(group=GROUP, name="x", reference=REFERENCE),
+    "forecast_image_disk": DiskOfImageRequest(group=GROUP, name="x", reference=REFERENCE),
+    "forecast_source_disk": DiskRequest(group=GROUP, name="x", source="x"),
+    "forecast_version_creation": request(source=VersionSource(os_vhd_uri="none.vhd")),
     "create_version": request(source=VersionSource(os_vhd_uri="none.vhd")),
     "publish_readers": request(),
     "publish_reader": request(),
@@ -105,7 +108,8 @@ REQUESTS: dict[str, Any] = {
 KINDS = {"list_principals": PrincipalKind.USER, "page_network_records": "Microsoft.Network/virtualNetworks"}
 INSIDE = {
     "permit", "permit_list", "record_activity", "record_resource_deletion", "permit_group", "authorize_interfaces", "find_image",
-    "find_machine", "find_original", "authorize_source", "make_disks", "open_disks", "open_stored_disks", "admit_reader",
+    "find_machine", "find_original", "authorize_source", "make_disks", "make_rows", "open_disks", "open_files",
+    "open_stored_disks", "admit_reader",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""
 EMPTY = {"list_assignments", "list_visible_subscriptions"}

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from imgstore.cli.framework import progress
 from imgstore.cli.main import main
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.storage.sizes import MIB
+from imgstore.ledger.entries import ChargeKind
 from tests.support.sample_disks import compute_sha256, make_raw, write_vhd
+from tests.support.sample_gallery import charges, open_home
 
 WHERE = ("-g", "rg", "-r", "g1", "-i", "ubuntu")
 
@@ -342,3 +345,29 @@ def test_local_command_is_refused_with_a_server(machine: Machine, line: str) -> 
 
 def test_inspect_reads_a_local_file(machine: Machine) -> None:
     assert machine.ok("inspect", "disk.vhd")["format"] == "vhd"
+
+
+def test_what_if_through_the_server_equals_the_bill(machine: Machine) -> None:
+    """The client reads the file, and the predicted bytes are the bytes of the bill. No disk stays (invariant M16)."""
+    file = noise(machine.folder / "forecast.raw", 6)
+    disks = machine.inside("disk", "list")
+    version = (*WHERE, "-e", "8.0.0")
+    create = [
+        "sig", "image-version", "create", *version, "--os-vhd-uri", str(file),
+        "--target-regions", "southcentralus", "westus2", "northeurope=2",
+    ]  # fmt: skip
+    found = machine.inside(*create, "--what-if")
+    assert machine.inside("disk", "list") == disks
+    assert "8.0.0" not in {each["name"] for each in machine.inside("sig", "image-version", "list", *WHERE)}
+    machine.inside(*create)
+    with open_home(machine.server_home) as home:
+        egress = [row for row in charges(home) if row.party.version == "8.0.0" and row.kind is ChargeKind.EGRESS]
+    assert found["deliveredBytes"] == sum(row.delivered_bytes for row in egress) > 12 * MIB
+    assert Decimal(found["egress"]) == sum(row.amount for row in egress)
+
+    repeated = machine.inside(*create, "--what-if")
+    assert (repeated["deliveredBytes"], repeated["payers"]) == (0, [])
+    less = machine.inside("sig", "image-version", "update", *version, "--target-regions", "southcentralus", "--what-if")
+    gone = machine.inside("sig", "image-version", "delete", *version, "--what-if")
+    assert gone["storedBytes"] < less["storedBytes"] < 0
+    machine.inside("sig", "image-version", "delete", *version)

@@ -13,22 +13,25 @@ from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions, 
 from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.disks.disk_details import NO_DETAILS
-from imgstore.domain.errors import NotFound
+from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.identity.access import Action, Principal
 from imgstore.domain.names import compute_id
 from imgstore.domain.requests import DiskOfImageRequest, NewDiskRequest, UploadRequest
 from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.domain.states import ProvisioningState
+from imgstore.ledger.forecast import Forecast
 from imgstore.operations.api_operations import operation_preempted
 from imgstore.operations.disks import disks
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.disks.signed_urls import grant_access
 from imgstore.operations.disks.uploads import create_upload, revoke_access
 from imgstore.operations.machines.images import show_image
+from imgstore.operations.what_if.disks import forecast_disk_deletion, forecast_image_disk, forecast_source_disk
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.disk import read_disk, read_disk_patch
 from imgstore.wire.requests.fields import read_access
+from imgstore.wire.responses.forecast import forecast_json
 from imgstore.wire.responses.resources import disk_json, image_json
 
 router = APIRouter()
@@ -77,6 +80,44 @@ def _add_routes(kind: DiskKind, tag: str) -> None:
     @router.delete(one, summary=f"Delete {noun}", status_code=202, tags=tags, name=f"delete_{kind}")
     async def delete(context: Context, group: str, disk: str) -> Response:
         return await context.delete_response("delete-disk", of, kind=kind, group=group, disk=disk)
+
+    @router.post(
+        f"{one}/whatIf",
+        summary=f"Predict the effects of the creation of {noun} on the bill",
+        openapi_extra=RESOURCE_BODY,
+        tags=tags,
+        name=f"what_if_{kind}",
+    )
+    async def what_if(context: Context, group: str, disk: str) -> Response:
+        body = await context.read_json()
+        place = {"group": group, "name": disk, "kind": kind}
+        return json_response(200, forecast_json(await context.run(_forecast, body, place)))
+
+    @router.post(
+        f"{one}/whatIfDelete",
+        summary=f"Predict the effects of the deletion of {noun} on the bill",
+        tags=tags,
+        name=f"what_if_delete_{kind}",
+    )
+    async def what_if_delete(context: Context, group: str, disk: str) -> Response:
+        found = await context.run_operation(forecast_disk_deletion, group=group, name=disk, kind=kind)
+        return json_response(200, forecast_json(found))
+
+
+def _forecast(session: Session, body: Json, place: Mapping[str, Any]) -> Forecast:
+    """Predict the command of PUT (`put_disk`). The bytes of an upload are not known before."""
+    wanted = read_disk(body, **place)
+    if isinstance(wanted, UploadRequest):
+        raise InvalidInput(
+            "The effects of an upload cannot be predicted.",
+            found="the create option Upload",
+            expected="a disk from an image version, a disk, a snapshot or a file",
+            hint="imgstore disk create --source FILE --what-if reads a file of the server",
+            target="properties.creationData.createOption",
+        )
+    if isinstance(wanted, DiskOfImageRequest):
+        return session.run(forecast_image_disk, wanted)
+    return session.run(forecast_source_disk, wanted)
 
 
 _add_routes(DiskKind.DISK, "Disks")

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 
 from imgstore.api.arm.groups import check_group
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions
+from imgstore.api.http.context import RESOURCE_BODY, Context, check_conditions, json_response
 from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import COMPUTE, SUBSCRIPTION
 from imgstore.domain.errors import NotFound
@@ -17,8 +17,10 @@ from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import ManagedImage
 from imgstore.operations.api_operations import operation_preempted
 from imgstore.operations.machines import images
+from imgstore.operations.what_if.disks import forecast_disk_deletion
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.requests.disk import read_image
+from imgstore.wire.responses.forecast import forecast_json
 from imgstore.wire.responses.resources import image_json
 
 router = APIRouter(tags=["Managed images"])
@@ -57,6 +59,13 @@ async def list_of_group(context: Context, group: str) -> Response:
 async def list_of_subscription(context: Context) -> Response:
     """Serve Azure's Images_List."""
     return await context.list_response(_KIND, lambda at, page: at.run(images.page_images, page), image_json)
+
+
+@router.post(f"{_IMAGE}/whatIfDelete", summary="Predict the effects of the deletion of a managed image on the bill")
+async def what_if_delete(context: Context, group: str, image: str) -> Response:
+    """Serve imgstore's prediction of Images_Delete. Azure has no such action."""
+    found = await context.run_operation(forecast_disk_deletion, group=group, name=image, kind=DiskKind.IMAGE)
+    return json_response(200, forecast_json(found))
 
 
 @router.delete(_IMAGE, summary="Delete a managed image", status_code=202)

@@ -7,7 +7,14 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Response
 
 from imgstore.api.auth.write_access import authorize_change
-from imgstore.api.http.context import RESOURCE_BODY, Context, DefinitionContext, VersionContext, check_conditions
+from imgstore.api.http.context import (
+    RESOURCE_BODY,
+    Context,
+    DefinitionContext,
+    VersionContext,
+    check_conditions,
+    json_response,
+)
 from imgstore.api.http.long_running import CommandCall, Outcome, Session
 from imgstore.api.http.paths import SOFT_DELETED, VERSION, VERSIONS
 from imgstore.api.http.redaction import redact
@@ -20,6 +27,7 @@ from imgstore.domain.requests import DataSnapshot, DataVhd, VersionSource
 from imgstore.domain.resources import KEEP, DiskKind, ImageVersion, VersionUpdate
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.views import VersionView
+from imgstore.ledger.forecast import Forecast
 from imgstore.operations.api_operations import OperationPreempted, operation_preempted
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.gallery.wait import is_replicated
@@ -27,10 +35,12 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.operations.versions import update as versions_update
+from imgstore.operations.what_if import versions as what_if_versions
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_fields import flag_of
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.version import VersionBody, read_version
+from imgstore.wire.responses.forecast import forecast_json
 from imgstore.wire.responses.resources import soft_deleted_json, version_json
 
 router = APIRouter(tags=["Image versions"])
@@ -86,6 +96,33 @@ async def delete(
     """Serve Azure's GalleryImageVersions_Delete."""
     is_bypassed = flag_of(bypass, "bypassSoftDelete")
     return await context.delete_response("delete-version", _KIND, **context.place, bypass=is_bypassed)
+
+
+@router.post(
+    f"{VERSION}/whatIf", summary="Predict the effects of a PUT or PATCH on the bill", openapi_extra=RESOURCE_BODY
+)
+async def what_if(
+    context: VersionContext,
+    method: Annotated[str, Query(description="PUT or PATCH: the request whose body is sent")] = "PUT",
+) -> Response:
+    """Serve imgstore's prediction of GalleryImageVersions_CreateOrUpdate and _Update. Azure has no such action."""
+    body = await context.read_json()
+    forecast = await context.run(_forecast, {**context.place, "body": body, "method": method})
+    return json_response(200, forecast_json(forecast))
+
+
+@router.post(f"{VERSION}/whatIfDelete", summary="Predict the effects of a DELETE on the bill")
+async def what_if_delete(
+    context: VersionContext,
+    bypass: Annotated[str | None, Query(alias="bypassSoftDelete")] = None,
+) -> Response:
+    """Serve imgstore's prediction of GalleryImageVersions_Delete. Azure has no such action."""
+    forecast = await context.run_operation(
+        what_if_versions.forecast_version_deletion,
+        **_place(context.place),
+        bypass_soft_delete=flag_of(bypass, "bypassSoftDelete"),
+    )
+    return json_response(200, forecast_json(forecast))
 
 
 @router.get(SOFT_DELETED, summary="List the soft-deleted versions of an image definition")
@@ -178,6 +215,32 @@ def put_version(call: CommandCall) -> Outcome:
     )
     _await_workers(call, view)
     return False, _json(session.installation, view)
+
+
+def _forecast(session: Session, request: Mapping[str, Any]) -> Forecast:
+    """Predict the command of PUT and PATCH (`put_version`)."""
+    session, place = _authorize_change(session, request), _place(request)
+    is_put = request["method"].upper() == "PUT"
+    if not is_put and request["method"].upper() != "PATCH":
+        raise InvalidInput(
+            f"The method '{request['method']}' has no prediction here.",
+            found=repr(request["method"]),
+            expected="PUT or PATCH",
+            hint="whatIfDelete predicts a DELETE",
+            target="method",
+        )
+    body = read_version(request["body"], session.api_version, is_put=is_put, place=place)
+    try:
+        current = _show(session, request)
+    except NotFound:
+        if not is_put:
+            raise
+        current = None
+    if current is None or (is_put and body.names_sources and not _serves_bytes(current)):
+        source = _read_source(body)
+        return session.run(what_if_versions.forecast_version_creation, replace(body.request, source=source))
+    body.check_same_source(current.version)
+    return session.run(what_if_versions.forecast_version_update, **place, update=body.request)
 
 
 def _preemption_error(call: CommandCall) -> OperationPreempted:

@@ -156,6 +156,20 @@ def _machine_actions() -> Iterator[_Row]:
         yield _action("POST", f"{_MACHINE}/{action.removesuffix('/action')}", _MACHINE_TYPE, action, _MACHINE)
 
 
+def _forecasts() -> Iterator[_Row]:
+    """Yield the rows of predictions, which Azure does not have. A prediction needs the right to the predicted action."""
+    disks, snapshots = (f"{COMPUTE}/{word}/{{disk}}" for word in ("disks", "snapshots"))
+    for path, kind in (
+        (VERSION, VERSION_TYPE),
+        (disks, "Microsoft.Compute/disks"),
+        (snapshots, "Microsoft.Compute/snapshots"),
+    ):
+        yield _action("POST", f"{path}/whatIf", kind, Action.WRITE, path)
+        yield _action("POST", f"{path}/whatIfDelete", kind, Action.DELETE, path)
+    image = f"{COMPUTE}/images/{{image}}"
+    yield _action("POST", f"{image}/whatIfDelete", "Microsoft.Compute/images", Action.DELETE, image)
+
+
 def _rows() -> Iterator[_Row]:
     yield from _open(
         "GET /metadata/endpoints",
@@ -217,6 +231,7 @@ def _rows() -> Iterator[_Row]:
     yield from _compute("images", "image")
     yield from _compute("virtualMachines", "machine")
     yield from _machine_actions()
+    yield from _forecasts()
     disk, disk_type = f"{COMPUTE}/disks/{{disk}}", "Microsoft.Compute/disks"
     yield _action("POST", f"{disk}/beginGetAccess", disk_type, Action.EXPORT, disk)
     yield _action("POST", f"{disk}/endGetAccess", disk_type, Action.END_ACCESS, disk)

@@ -26,7 +26,7 @@ _WORDS: Final = {
         "galleries", "images", "versions", "disks", "snapshots", "deployments", "validate", "locations", "capsOperations", "cancel",
         "register", "softDeletedArtifactTypes", "artifacts", "metadata", "share", "sharedGalleries",
         "communityGalleries", "Microsoft.ResourceGraph", "resources", "beginGetAccess", "endGetAccess",
-        "operations", "whatIf",
+        "operations", "whatIf", "whatIfDelete",
         "virtualMachines", "instanceView", "generalize", "deallocate", "powerOff", "start", "restart",
         "redeploy", "reimage", "reapply",
         "Microsoft.Network", "virtualNetworks", "subnets", "networkSecurityGroups", "securityRules",

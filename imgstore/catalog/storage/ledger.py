@@ -1,5 +1,6 @@
 """The ledger: charges for transfers, which are never changed, and intervals of storage."""
 
+from collections.abc import Collection
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +11,7 @@ from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository, missing_row_error
 from imgstore.catalog.engine.rows import to_columns, to_value
+from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.entries import LedgerRow, Party, StorageInterval
 
 _ledger = schema.ledger
@@ -43,6 +45,18 @@ class Ledger(Repository):
             .group_by(_ledger.c.meter)
         )
         return {row.meter: int(row.charged_bytes) for row in self._session.all(statement)}
+
+    def rows_of_meters(self, subscription: str, meters: Collection[str], since: datetime) -> list[LedgerRow]:
+        """Return the charges of a subscription on some meters from a time on, by time and key."""
+        statement = _of(_ledger, subscription).where(_ledger.c.meter.in_(sorted(meters)), _ledger.c.time >= since)
+        return [_charge(row) for row in self._session.all(statement.order_by(_ledger.c.time, _ledger.c.key))]
+
+    def stored_bytes(self, subscription: str) -> dict[StorageAccountType, int]:
+        """Return the stored bytes of a subscription in open intervals, by storage account type."""
+        mine = (_intervals.c.subscription_key == fold_name(subscription)) & _intervals.c.closed_at.is_(None)
+        kind = _intervals.c.storage_account_type
+        statement = select(kind, func.sum(_intervals.c.stored_bytes).label("stored")).where(mine).group_by(kind)
+        return {row.storage_account_type: int(row.stored) for row in self._session.all(statement)}
 
     def open_interval(self, interval: StorageInterval) -> None:
         """Record that bytes are stored in a slot from now on.

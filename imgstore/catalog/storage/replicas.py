@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import Row, bindparam, func, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Rows, missing_row_error
@@ -15,6 +15,8 @@ from imgstore.catalog.storage.slots import SLOT_COLUMNS, slot_from_row
 from imgstore.domain.errors import LostRace
 from imgstore.domain.resources import Replica
 from imgstore.domain.states import REPLICA_TRANSITIONS, ReplicaState, is_allowed_transition
+from imgstore.domain.storage.transfers import TimedTransfer
+from imgstore.ledger.entries import ChargeKind
 
 _replicas = schema.replicas
 _slots = schema.slots
@@ -22,6 +24,8 @@ _SELECT = select(_replicas, *SLOT_COLUMNS).join(_slots)
 _ORDER: Final = (_slots.c.region, _slots.c.ordinal, _slots.c.storage_account_type, _replicas.c.uid)
 _OF_VERSION: Final = _SELECT.where(_replicas.c.version_uid == bindparam("version_uid")).order_by(*_ORDER)
 _IN_REGION: Final = _OF_VERSION.where(_slots.c.region == bindparam("region"))
+_TRANSFERS_MAX: Final = 1_000
+"""The number of transfers that estimates use."""
 _UIDS_AT_ONCE: Final = 1_000
 """The number of uids in a query, because engines limit the parameters of a statement."""
 
@@ -62,6 +66,30 @@ class Replicas(Rows[Replica], table=_replicas, noun="replica", value=Replica, st
     def in_slot(self, slot_uid: str) -> builtins.list[Replica]:
         """Return the replicas of all versions in a slot."""
         return self._list(_SELECT.where(_replicas.c.slot_uid == slot_uid).order_by(_replicas.c.uid))
+
+    def list_timed_transfers(self) -> builtins.list[TimedTransfer]:
+        """Return the transfers of the newest completed replicas, newest first.
+
+        The charge of a replica shows whether the bytes came from another region. A replica without a charge was ingested.
+        """
+        ledger = schema.ledger
+        statement = (
+            select(
+                _replicas.c.started_at,
+                _replicas.c.completed_at,
+                _replicas.c.bytes_total,
+                _slots.c.region,
+                ledger.c.kind,
+                ledger.c.source,
+            )
+            .join(_slots, _replicas.c.slot_uid == _slots.c.uid)
+            .join(ledger, ledger.c.key == _replicas.c.uid, isouter=True)
+            .where(_replicas.c.state == ReplicaState.COMPLETED, _replicas.c.bytes_total > 0)
+            .where(_replicas.c.started_at < _replicas.c.completed_at)
+            .order_by(_replicas.c.completed_at.desc(), _replicas.c.uid)
+            .limit(_TRANSFERS_MAX)
+        )
+        return [_timed_transfer(row) for row in self._session.all(statement)]
 
     def degraded_slots(self) -> frozenset[str]:
         """Return the uids of the slots with a Degraded replica."""
@@ -180,6 +208,16 @@ class Replicas(Rows[Replica], table=_replicas, noun="replica", value=Replica, st
     def from_row(cls, row: Any) -> Replica:
         """Return the replica in the columns of a row, with its slot."""
         return to_value(Replica, row, slot=slot_from_row(row))
+
+
+def _timed_transfer(row: Row[Any]) -> TimedTransfer:
+    source = None if row.kind is None else row.source if row.kind is ChargeKind.EGRESS else row.region
+    return TimedTransfer(
+        source=source,
+        target=row.region,
+        moved_bytes=row.bytes_total,
+        seconds=(row.completed_at - row.started_at).total_seconds(),
+    )
 
 
 def _transition_error(uid: str, present: ReplicaState, state: ReplicaState) -> LostRace:

@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from imgstore.cli.by_server.galleries import above, fetch_page
-from imgstore.cli.commands.machines.disk import ExportRequest, export_result, note_kept_disk
-from imgstore.cli.framework.server_dispatch import ServerCommand
+from imgstore.cli.commands.machines.disk import ExportRequest, check_predictable, export_result, note_kept_disk
+from imgstore.cli.framework.command import Answer
+from imgstore.cli.framework.forecasts import answer_forecast_json
+from imgstore.cli.framework.server_dispatch import ServerCommand, local_only
 from imgstore.domain.disks.export_tag import EXPORT
 from imgstore.domain.disks.signed_urls import AccessLevel
 from imgstore.domain.effects import Effects
@@ -32,40 +35,72 @@ from imgstore.wire.responses.reports import export_json
 
 def create(asking: ServerCommand, *, request: NewDiskRequest, target: ExportTarget | None) -> Json:
     """`imgstore disk create`."""
-    server, group, tags = asking.server, request.group, request.tags
+    server, group = asking.server, request.group
     disk_id = server.disk(group, request.name)
-    source = request.source if isinstance(request, DiskRequest) else None
-    original = None if source is None else _original(server, group, source)
-    named = original["location"] if original is not None and request.location is None else request.location
-    where = region_key(server.location(server.group(group), named))
-    file = None if source is None or original is not None else local_path(source)
-    words: dict[str, Any] = {
-        "sku": request.storage_account_type,
-        "os_type": request.os_properties.os_type,
-        "hyper_v_generation": request.os_properties.hyper_v_generation,
-    }
+    original = _find_original(server, request)
+    where = _choose_region(server, request, original)
+    file = _local_file(request, original)
     if file is not None and isinstance(request, DiskRequest):
         disk = LocalDisk(path=file, format=request.source_format)
-        wanted = Upload(disk_id=disk_id, disk=disk, location=where, tags=tags, **words)
+        wanted = Upload(disk_id=disk_id, disk=disk, location=where, tags=request.tags, **_words(request))
         made = server.create_in_group(group, where, lambda: upload(server, wanted))
     else:
-        if isinstance(request, DiskOfImageRequest):
-            creation = image_creation_data(request.reference, request.lun, server.subscription)
-        elif isinstance(request, UploadRequest):
-            creation = {"createOption": "Upload", "uploadSizeBytes": request.upload_bytes}
-        elif original is not None:
-            creation = {"createOption": "Copy", "sourceResourceId": original["id"]}
-        else:
-            creation = {"createOption": "Import", "sourceUri": source}
-        standing = server.find(disk_id)
-        kept = (standing or {}).get("tags") if tags is None else tags
-        body = disk_body(location=where, creation=creation, tags=kept, **words)
+        body = _creation_body(server, request, original, where)
         made = server.create_in_group(group, where, lambda: server.put(disk_id, body))
     if target is None:
         return made
     with note_kept_disk(request, target):
         export = export_disk(server, made, **asdict(target))
     return export_result(target.path, made | {"export": export_json(export)})
+
+
+def forecast_create(asking: ServerCommand, *, request: NewDiskRequest, target: ExportTarget | None) -> Answer:
+    """`imgstore disk create --what-if`."""
+    check_predictable(request, target)
+    server = asking.server
+    original = _find_original(server, request)
+    if _local_file(request, original) is not None:
+        raise local_only("--what-if with a local file", "run the command on the machine of the server, or name a URL")
+    body = _creation_body(server, request, original, _choose_region(server, request, original))
+    found = server.post_action(server.disk(request.group, request.name), "whatIf", body)
+    return answer_forecast_json(found, asking.warn)
+
+
+def _creation_body(server: Server, request: NewDiskRequest, original: Json, where: str) -> Json:
+    """Return the body of the PUT of a disk. The server reads the source."""
+    if isinstance(request, DiskOfImageRequest):
+        creation = image_creation_data(request.reference, request.lun, server.subscription)
+    elif isinstance(request, UploadRequest):
+        creation = {"createOption": "Upload", "uploadSizeBytes": request.upload_bytes}
+    elif original is not None:
+        creation = {"createOption": "Copy", "sourceResourceId": original["id"]}
+    else:
+        creation = {"createOption": "Import", "sourceUri": request.source}
+    standing = server.find(server.disk(request.group, request.name))
+    kept = (standing or {}).get("tags") if request.tags is None else request.tags
+    return disk_body(location=where, creation=creation, tags=kept, **_words(request))
+
+
+def _words(request: NewDiskRequest) -> dict[str, Any]:
+    return {
+        "sku": request.storage_account_type,
+        "os_type": request.os_properties.os_type,
+        "hyper_v_generation": request.os_properties.hyper_v_generation,
+    }
+
+
+def _choose_region(server: Server, request: NewDiskRequest, original: Json) -> str:
+    named = original["location"] if original is not None and request.location is None else request.location
+    return region_key(server.location(server.group(request.group), named))
+
+
+def _find_original(server: Server, request: NewDiskRequest) -> Json:
+    """Return the managed disk or snapshot that is the source. None for another source."""
+    return _original(server, request.group, request.source) if isinstance(request, DiskRequest) else None
+
+
+def _local_file(request: NewDiskRequest, original: Json) -> Path | None:
+    return local_path(request.source) if isinstance(request, DiskRequest) and original is None else None
 
 
 def _original(server: Server, group: str, source: str) -> Json:
@@ -96,6 +131,12 @@ def list_disks(asking: ServerCommand, *, group: str | None, page: PageRequest) -
 def delete(asking: ServerCommand, *, group: str, name: str) -> None:
     """`imgstore disk delete`."""
     asking.server.delete(asking.server.disk(group, name))
+
+
+def forecast_delete(asking: ServerCommand, *, group: str, name: str) -> Answer:
+    """`imgstore disk delete --what-if`."""
+    found = asking.server.post_action(asking.server.disk(group, name), "whatIfDelete")
+    return answer_forecast_json(found, asking.warn)
 
 
 def grant_access(

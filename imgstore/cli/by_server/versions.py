@@ -7,6 +7,8 @@ import click
 
 from imgstore.cli.by_server.galleries import fetch_page
 from imgstore.cli.commands.galleries.image_version_changes import ACCOUNTS_IGNORED, Wait
+from imgstore.cli.framework.command import Answer
+from imgstore.cli.framework.forecasts import answer_forecast_json
 from imgstore.cli.framework.server_dispatch import ServerCommand, local_only
 from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.errors import InvalidInput
@@ -16,7 +18,7 @@ from imgstore.domain.requests import VersionRequest
 from imgstore.domain.resources import VersionUpdate
 from imgstore.operations.gallery import wait as gallery_wait
 from imgstore.remote.local_disk import LocalDisk, local_path
-from imgstore.remote.publish import Sources, find_source, publish
+from imgstore.remote.publish import Sources, find_source, forecast, publish
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.client import image_id, needs_put, update_body
 
@@ -25,6 +27,18 @@ _STATUS = {"$expand": "ReplicationStatus"}
 
 def create(asking: ServerCommand, *, request: VersionRequest, wait: bool, names_accounts: bool) -> Json:
     """`imgstore sig image-version create`."""
+    sources = _read_sources(asking, request, names_accounts=names_accounts)
+    return publish(asking.server, request, sources, wait=wait)
+
+
+def forecast_create(asking: ServerCommand, *, request: VersionRequest, names_accounts: bool, **_given: Any) -> Answer:
+    """`imgstore sig image-version create --what-if`."""
+    sources = _read_sources(asking, request, names_accounts=names_accounts)
+    return answer_forecast_json(forecast(asking.server, request, sources), asking.warn)
+
+
+def _read_sources(asking: ServerCommand, request: VersionRequest, *, names_accounts: bool) -> Sources:
+    """Return the sources of a version. A local file is opened later."""
     source = request.source
     for name, given in (
         ("--virtual-machine", source.virtual_machine),
@@ -54,7 +68,7 @@ def create(asking: ServerCommand, *, request: VersionRequest, wait: bool, names_
     disks |= {each.lun: find_source(asking.server, request.group, each.source) for each in stored}
     if len(disks) < (whole is None) + len(vhds) + len(stored):
         raise click.UsageError("Two data disks have the same LUN.")
-    return publish(asking.server, request, Sources(whole=whole, disks=disks), wait=wait)
+    return Sources(whole=whole, disks=disks)
 
 
 def _whole(asking: ServerCommand, group: str, managed_image: str | None, image_version: str | None) -> str | None:
@@ -111,6 +125,24 @@ def update(asking: ServerCommand, *, place: dict[str, Any], edit: Callable[[Json
     else:
         server.patch(found, body)
     return server.show(found, **_STATUS)
+
+
+def forecast_update(asking: ServerCommand, *, place: dict[str, Any], edit: Callable[[Json], VersionUpdate]) -> Answer:
+    """`imgstore sig image-version update --what-if`."""
+    server = asking.server
+    found = version_id(server.subscription, **place)
+    before = server.show(found)
+    change = edit(before)
+    method = "PUT" if needs_put(change) else "PATCH"
+    body = server.post_action(found, "whatIf", update_body(change, before), query={"method": method})
+    return answer_forecast_json(body, asking.warn)
+
+
+def forecast_delete(asking: ServerCommand, *, bypass_soft_delete: bool | None, **place: Any) -> Answer:
+    """`imgstore sig image-version delete --what-if`."""
+    found = version_id(asking.server.subscription, **place)
+    query = {"bypassSoftDelete": "true"} if bypass_soft_delete else {}
+    return answer_forecast_json(asking.server.post_action(found, "whatIfDelete", query=query), asking.warn)
 
 
 def delete(asking: ServerCommand, *, bypass_soft_delete: bool | None, **place: Any) -> None:

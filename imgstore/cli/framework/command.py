@@ -88,6 +88,8 @@ class Answer:
     body: Json
     exit_code: int = 0
     on_stderr: bool = False
+    table: output.Table | None = None
+    """The table of this result. None is the table of the command."""
 
 
 class Command(click.Command):
@@ -101,6 +103,7 @@ class Command(click.Command):
         table: output.Table = output.scalars,
         question: str | None = None,
         read_options: Callable[..., dict[str, Any]] = dict,
+        forecast: Callable[..., Any] | None = None,
         **attrs: Any,
     ) -> None:
         """Create a command.
@@ -112,6 +115,8 @@ class Command(click.Command):
             question: question of a deletion, with the names of options in braces. The option ``--yes`` answers.
             read_options: makes the arguments of the command, and of its function for `--server`, from the values of the
                 options.
+            forecast: runs instead of the command with the option ``--what-if``, with the arguments of the command. The
+                module of commands through a server names such a function ``forecast_`` and the name of the command.
             attrs: passed to `click.Command`.
         """
         super().__init__(name, context_settings=_CONTEXT, **attrs)
@@ -119,6 +124,9 @@ class Command(click.Command):
         self.table = table
         self.question = question
         self.read_options = read_options
+        self.forecast = forecast
+        if forecast is not None:
+            self.params.append(_what_if())
         self.params.extend(global_options.options())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -138,28 +146,31 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         """Run the command at the home or through the server, and print the result."""
         target = None if global_options.of(ctx).server is None else server_dispatch.target_of(ctx)
-        if self.question is not None and not ctx.params.pop("yes"):
+        predicts = self.forecast is not None and ctx.params.pop("what_if")
+        if self.question is not None and not ctx.params.pop("yes") and not predicts:
             _confirm(ctx, self.question.format(**ctx.params))
         ctx.params = ctx.invoke(self.read_options, **ctx.params)
         if target is None:
-            result = self._run_here(ctx)
+            result = self._run_here(ctx, self.forecast if predicts else self.callback)
         else:
             module, _, name = target.partition(":")
+            name = f"forecast_{name}" if predicts else name
             result = server_dispatch.run(ctx, getattr(_import_without_gc(module), name))
         answer = result if isinstance(result, Answer) else Answer(body=result)
-        output.emit(answer.body, global_options.of(ctx), self.table, on_stderr=answer.on_stderr)
+        output.emit(answer.body, global_options.of(ctx), answer.table or self.table, on_stderr=answer.on_stderr)
         if answer.exit_code:
             ctx.exit(answer.exit_code)
 
-    def _run_here(self, ctx: click.Context) -> Any:
-        """Run the command at the home. A function whose first parameter is `session` gets the open session of the home."""
-        assert self.callback is not None, "the decorator `command` gives each command its function"
-        if next(iter(signature(self.callback).parameters), None) != "session":
-            return super().invoke(ctx)
+    @staticmethod
+    def _run_here(ctx: click.Context, function: Callable[..., Any] | None) -> Any:
+        """Run a function at the home. A function whose first parameter is `session` gets the open session of the home."""
+        assert function is not None, "the decorator `command` gives each command its function"
+        if next(iter(signature(function).parameters), None) != "session":
+            return ctx.invoke(function, **ctx.params)
         from imgstore.cli.framework.session import open_session  # noqa: PLC0415 - start-up time
 
         with open_session() as session:
-            return ctx.invoke(self.callback, session, **ctx.params)
+            return ctx.invoke(function, session, **ctx.params)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options. The root command alone shows the global options."""
@@ -193,6 +204,14 @@ class Command(click.Command):
                 if words and not (isinstance(option, SwitchOption) and _OPTION_LIKE.match(words[0])):
                     formed.append(words.popleft())
         return formed
+
+
+def _what_if() -> click.Option:
+    return click.Option(
+        ["--what-if"],
+        is_flag=True,
+        help="Print the effects on the bill by region, and change nothing: bytes, prices, time, and the same with whole copies.",
+    )
 
 
 def _confirm(ctx: click.Context, question: str) -> None:

@@ -84,21 +84,7 @@ def create_disk(installation: Installation, principal: Principal, request: DiskO
 
         def attempt() -> ManagedDisk:
             with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
-                standing = transaction.disks.get(installation.subscription, group, name)
-                wanted = ImageDiskRequest(
-                    group=group,
-                    name=name,
-                    region=choose_disk_region(installation, transaction, group, request.location, standing),
-                    reference=reference,
-                    lun=request.lun,
-                    tags=request.tags,
-                    details=request.details,
-                )
-                if standing is None:
-                    ensure_group(installation, transaction, group, wanted.region)
-                    disk = _place_disk(installation, transaction, wanted, degraded)
-                else:
-                    disk = reuse_disk(installation, transaction, standing, wanted)
+                disk = add_or_reuse_disk(installation, transaction, request, reference, degraded)
                 placed = lease_disk(installation, transaction, disk)
             if placed.lease is None:
                 return disk
@@ -107,6 +93,45 @@ def create_disk(installation: Installation, principal: Principal, request: DiskO
             return made
 
         return run_or_follow(installation, f"disk {name}", attempt)
+
+
+def add_or_reuse_disk(
+    installation: Installation,
+    transaction: Transaction,
+    request: DiskOfImageRequest,
+    reference: ImageReference,
+    degraded: ImageOffer | None = None,
+) -> ManagedDisk:
+    """Add the row of a disk of an image version, or compare the existing row with the request.
+
+    A prediction also runs this (invariant M16).
+
+    Args:
+        installation: the installation.
+        transaction: the open transaction.
+        request: the disk.
+        reference: the image of the disk.
+        degraded: the Degraded replicas to use without a complete replica.
+
+    Raises:
+        ImageNotAvailable: the version does not exist, has no such disk, or is not complete in the region.
+        PropertyChangeNotAllowed: the disk exists, from another image or in another region.
+    """
+    group = request.group
+    standing = transaction.disks.get(installation.subscription, group, request.name)
+    wanted = ImageDiskRequest(
+        group=group,
+        name=request.name,
+        region=choose_disk_region(installation, transaction, group, request.location, standing),
+        reference=reference,
+        lun=request.lun,
+        tags=request.tags,
+        details=request.details,
+    )
+    if standing is not None:
+        return reuse_disk(installation, transaction, standing, wanted)
+    ensure_group(installation, transaction, group, wanted.region)
+    return _place_disk(installation, transaction, wanted, degraded)
 
 
 def choose_disk_region(

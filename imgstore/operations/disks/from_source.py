@@ -108,23 +108,12 @@ def make_disks(
     One transaction adds all rows, so that other processes never see the resource with fewer disks.
     """
     with ExitStack() as stack:
-        files = _select_file_requests(installation, principal, requests)
-        if files:  # All rights were checked. Opening a file at a URL may take a long time.
-            installation.catalog.store_operation()
-        opened = {each.disk_key: _open_file(installation, stack, each) for each in files}
-        readers = {part: reader for part, reader in opened.items() if reader is not None}
+        readers = open_files(installation, principal, requests, stack)
 
         def attempt() -> list[ManagedDisk]:
-            verified = _verify_changed_files(installation, requests, readers, on_recorded)
-            with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
-                _check_same_parts(installation, transaction, requests)
-                disks: list[ManagedDisk] = []
-                for each in requests:
-                    request = replace(each, location=disks[0].location) if disks else each
-                    key = request.disk_key
-                    disks.append(
-                        _make_row(installation, principal, transaction, request, readers.get(key), verified.get(key))
-                    )
+            verified = verify_changed_files(installation, requests, readers, on_recorded)
+            with installation.catalog.transaction() as transaction:
+                disks = make_rows(installation, principal, transaction, requests, readers, verified)
                 open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
                 placed = [lease_disk(installation, transaction, each) for each in open_ones if each.source is None]
             on_recorded(disks)
@@ -141,6 +130,45 @@ def make_disks(
         disks = run_or_follow(installation, requests[0].display_name, attempt)
     with installation.catalog.reading() as transaction:
         return [transaction.disks.by_uid(each.uid) for each in disks]
+
+
+def open_files(
+    installation: Installation, principal: Principal, requests: Sequence[DiskRequest], stack: ExitStack
+) -> dict[str, DiskReader]:
+    """Open the files among the sources until `stack` closes, by disk key. A file that is not needed may be missing."""
+    files = _select_file_requests(installation, principal, requests)
+    if files:  # All rights were checked. Opening a file at a URL may take a long time.
+        installation.catalog.store_operation()
+    opened = {each.disk_key: _open_file(installation, stack, each) for each in files}
+    return {part: reader for part, reader in opened.items() if reader is not None}
+
+
+def make_rows(
+    installation: Installation,
+    principal: Principal,
+    transaction: Transaction,
+    requests: Sequence[DiskRequest],
+    readers: Mapping[str, DiskReader],
+    verified: Mapping[str, SourceIdentity],
+) -> list[ManagedDisk]:
+    """Add the rows of the disks of a resource, or compare existing rows. A prediction also runs this (invariant M16).
+
+    Args:
+        installation: the installation.
+        principal: the caller, who needs the right to read the sources.
+        transaction: the open transaction. It holds no lock yet.
+        requests: the disks.
+        readers: the opened files, by disk key.
+        verified: the identities of changed files that have the stored content, by disk key.
+    """
+    with enforce_quota(installation, transaction):
+        _check_same_parts(installation, transaction, requests)
+        disks: list[ManagedDisk] = []
+        for each in requests:
+            request = replace(each, location=disks[0].location) if disks else each
+            key = request.disk_key
+            disks.append(_make_row(installation, principal, transaction, request, readers.get(key), verified.get(key)))
+        return disks
 
 
 def _ingest(installation: Installation, disks: Sequence[ManagedDisk], disk: ManagedDisk, reader: DiskReader) -> None:
@@ -210,7 +238,7 @@ def _open_file(installation: Installation, stack: ExitStack, request: DiskReques
     return stack.enter_context(closing(reader))
 
 
-def _verify_changed_files(
+def verify_changed_files(
     installation: Installation,
     requests: Sequence[DiskRequest],
     readers: Mapping[str, DiskReader],

@@ -45,11 +45,11 @@ from imgstore.stores.zone_redundant import ZoneRedundantStore
 GRACE_HOURS: Final = 24.0
 COLLECTION: Final = "imgstore/gc"
 """The action in the activity log."""
-_PATIENCE: Final = timedelta(days=WORK_ABANDON_DAYS)
+PATIENCE: Final = timedelta(days=WORK_ABANDON_DAYS)
 
 
 def plan_collection(
-    installation: Installation, principal: Principal, *, grace: timedelta, patience: timedelta = _PATIENCE
+    installation: Installation, principal: Principal, *, grace: timedelta, patience: timedelta = PATIENCE
 ) -> GcReport:
     """List the segments that a collection would delete, slot by slot, and the works that it would abandon.
 
@@ -64,7 +64,7 @@ def plan_collection(
 
 
 def collect(
-    installation: Installation, principal: Principal, *, grace: timedelta, patience: timedelta = _PATIENCE
+    installation: Installation, principal: Principal, *, grace: timedelta, patience: timedelta = PATIENCE
 ) -> GcReport:
     """Mark unreferenced segments, delete segments after the grace period, and remove unused rows, pools and notes.
 

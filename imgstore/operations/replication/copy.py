@@ -339,15 +339,19 @@ def plan_step(
     """
     record_parents(transaction, queued, step)
     if step.sources:
-        is_routed = queued.parents is not None and step.is_cross_region
         plan = plan_copy(installation, transaction, definition_path, version, step)
-        return replace(plan, earlier_region=_find_earlier_region(step)) if is_routed else plan
+        return replace(plan, earlier_region=find_earlier_region(queued, step))
     check_slot_is_free(transaction, step.replica)
     return plan_restore(installation, transaction, step.replica)
 
 
-def _find_earlier_region(step: CopyStep) -> str:
-    """Return the region that the last run of a copy read from. Without an earlier run: the region to read from now."""
+def find_earlier_region(queued: QueuedVersion, step: CopyStep) -> str | None:
+    """Return the region that the last run of a copy read from. Without an earlier run: the region to read from now.
+
+    None for the route `source`, and for a copy inside a region.
+    """
+    if queued.parents is None or not step.is_cross_region:
+        return None
     has_begun = step.replica.state is not ReplicaState.PENDING
     return (step.replica.parent_region if has_begun else None) or step.sources[0].slot.key.region
 

@@ -1,8 +1,9 @@
 """Ingest a file as the content of a managed disk, in the pool of the subscription."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from imgstore.catalog import Transaction
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import LostRace, ObjectCorrupt
@@ -15,10 +16,13 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.replication.slot_ingest import (
     PACKING,
+    PredictionStart,
     bases_to_json,
     load_base_manifests,
     manifest_row,
+    open_prediction,
     open_slot_ingest,
+    read_prediction_start,
     source_to_json,
     touched_bytes,
 )
@@ -30,6 +34,7 @@ from imgstore.operations.slots.restore import restore_repaired
 from imgstore.operations.slots.runner import run_work, store_manifest
 from imgstore.operations.slots.works import acquire_work
 from imgstore.transfer.ingest import check_same_source
+from imgstore.transfer.receipts import IngestReceipt
 
 _BASES_MAX = 3
 
@@ -51,7 +56,7 @@ def ingest_disk(
         counter.total = touched_bytes(reader)
         counter.begin()
         with open_slot_ingest(installation, slot, check_cancelled, counter.add_bytes) as run:
-            bases = load_base_manifests(installation, slot, work.plan["bases"])
+            bases = load_base_manifests(installation, run.access, work.plan["bases"])
             receipt = run.pack(work.uid, reader, identity, bases)
             run.check(work.uid, receipt)
         row = manifest_row(installation, slot, disk.uid, OS_DISK, receipt)
@@ -121,7 +126,7 @@ def _ingest_again(
     with run_work(installation, slot, lease, counter, keys=[row.body_key], uses_bases=True) as check_cancelled:
         counter.begin()
         with open_slot_ingest(installation, slot, check_cancelled, counter.add_bytes, damaged) as run:
-            bases = load_base_manifests(installation, slot, work.plan["bases"])
+            bases = load_base_manifests(installation, run.access, work.plan["bases"])
             receipt = run.pack(work.plan["packing"], reader, identity, bases)
             if receipt.digest != row.digest:
                 raise _not_repairable(disk, slot, "the manifest")
@@ -168,20 +173,54 @@ def _not_repairable(disk: ManagedDisk, slot: Slot, lost: str) -> ObjectCorrupt:
     )
 
 
+def _choose_bases(transaction: Transaction, disk: ManagedDisk) -> tuple[list[dict[str, str]], tuple[str, ...]]:
+    """Return the bases of a disk as JSON, and the manifests to pin."""
+    earlier = transaction.works.find_open(WorkKind.INGEST, disk.slot.uid, disk.uid)
+    if earlier is not None and all(earlier.plan.get(name) == value for name, value in PACKING.items()):
+        return earlier.plan["bases"], earlier.pins  # An equal file makes the stored segments again.
+    made_at = {each.body_key: each.created_at for each in transaction.disks.in_slot(disk.slot.uid)}
+    bodies: dict[str, ManifestRow] = {row.body_key: row for row in transaction.manifests.in_slot(disk.slot.uid)}
+    latest = sorted(bodies.keys() & made_at.keys(), key=lambda key: (made_at[key], key), reverse=True)
+    rows = [bodies[key] for key in latest[:_BASES_MAX]]
+    return bases_to_json(rows), tuple(row.uid for row in rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskPrediction:
+    """The decisions on a disk from a file before a prediction packs the file."""
+
+    disk: ManagedDisk
+    bases: list[dict[str, str]]
+    start: PredictionStart
+
+
+def plan_prediction(transaction: Transaction, disk: ManagedDisk) -> DiskPrediction:
+    """Make the decisions of an ingest for a prediction."""
+    return DiskPrediction(
+        disk=disk, bases=_choose_bases(transaction, disk)[0], start=read_prediction_start(transaction, disk.slot)
+    )
+
+
+def predict_disk_packing(
+    installation: Installation, planned: DiskPrediction, reader: DiskReader, identity: SourceIdentity
+) -> IngestReceipt:
+    """Read and pack a file without storing anything. The lengths are the lengths of an ingest (invariant M16)."""
+    counter = ProgressCounter(installation, f"read {planned.disk.name}", touched_bytes(reader))
+    counter.begin()
+    with open_prediction(installation, planned.start, counter.add_bytes, keeps_segments=False) as run:
+        bases = load_base_manifests(installation, run.access, planned.bases)
+        receipt = run.pack(planned.disk.uid, reader, identity, bases)
+    counter.end(f"{receipt.packed_bytes} bytes packed, none stored")
+    return receipt
+
+
 def _plan(
     installation: Installation, disk: ManagedDisk, reader: DiskReader, identity: SourceIdentity
 ) -> tuple[Work, Lease]:
     """Open or take over the work. The bases are the newest disks of the slot."""
     fixed = source_to_json(reader, identity) | PACKING
     with installation.catalog.transaction() as transaction:
-        made_at = {each.body_key: each.created_at for each in transaction.disks.in_slot(disk.slot.uid)}
-        bodies: dict[str, ManifestRow] = {row.body_key: row for row in transaction.manifests.in_slot(disk.slot.uid)}
-        latest = sorted(bodies.keys() & made_at.keys(), key=lambda key: (made_at[key], key), reverse=True)
-        rows = [bodies[key] for key in latest[:_BASES_MAX]]
-        bases, pins = bases_to_json(rows), tuple(row.uid for row in rows)
-        earlier = transaction.works.find_open(WorkKind.INGEST, disk.slot.uid, disk.uid)
-        if earlier is not None and all(earlier.plan.get(name) == fixed[name] for name in PACKING):
-            bases, pins = earlier.plan["bases"], earlier.pins  # An equal file makes the stored segments again.
+        bases, pins = _choose_bases(transaction, disk)
         begun = acquire_work(
             installation,
             transaction,

@@ -31,10 +31,12 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter, task_name
 from imgstore.operations.replication.slot_ingest import (
     PACKING,
+    PredictionStart,
     SlotIngest,
     bases_to_json,
     load_base_manifests,
     manifest_row,
+    open_prediction,
     open_slot_ingest,
     source_to_json,
     touched_bytes,
@@ -117,22 +119,64 @@ def publish(installation: Installation, publication: Publication) -> None:
 
 def _plan(installation: Installation, publication: Publication) -> tuple[Work, Lease]:
     """Open or take over the work, and set the replica to Replicating."""
-    replica = publication.replica
-    sources = {key: source_to_json(reader, reader.identity()) for key, reader in publication.readers.items()}
-    fixed = {"sources": sources, **PACKING}
+    fixed = _fixed_plan(publication)
     with installation.catalog.transaction() as transaction:
-        bases = _choose_bases(transaction, publication)
-        decisions: dict[str, Any] = {"bases": {key: bases_to_json(rows) for key, rows in bases.items()}}
-        pins = tuple(row.uid for rows in bases.values() for row in rows)
-        earlier = transaction.works.find_open(WorkKind.INGEST, replica.slot.uid, replica.version_uid)
-        kept = None if earlier is None else _keep_decisions(earlier.plan, fixed, publication.source_manifests)
-        if earlier is not None and kept is not None:
-            decisions, pins = kept, earlier.pins
-        elif (first := _first_decisions(transaction, publication)) is not None:
-            decisions, pins = first
+        plan, pins = decide_plan(transaction, publication)
         return begin_replica(
-            installation, transaction, replica, WorkKind.INGEST, plan=fixed | decisions, fixed=fixed, pins=pins
+            installation, transaction, publication.replica, WorkKind.INGEST, plan=plan, fixed=fixed, pins=pins
         )
+
+
+def decide_plan(transaction: Transaction, publication: Publication) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the plan of the ingest of a version, and the manifests to pin. A prediction packs by the same plan."""
+    replica, fixed = publication.replica, _fixed_plan(publication)
+    bases = _choose_bases(transaction, publication)
+    decisions: dict[str, Any] = {"bases": {key: bases_to_json(rows) for key, rows in bases.items()}}
+    pins = tuple(row.uid for rows in bases.values() for row in rows)
+    earlier = transaction.works.find_open(WorkKind.INGEST, replica.slot.uid, replica.version_uid)
+    kept = None if earlier is None else _keep_decisions(earlier.plan, fixed, publication.source_manifests)
+    if earlier is not None and kept is not None:
+        decisions, pins = kept, earlier.pins
+    elif (first := _first_decisions(transaction, publication)) is not None:
+        decisions, pins = first
+    return fixed | decisions, pins
+
+
+def _fixed_plan(publication: Publication) -> dict[str, Any]:
+    sources = {key: source_to_json(reader, reader.identity()) for key, reader in publication.readers.items()}
+    return {"sources": sources, **PACKING}
+
+
+def predict_packing(
+    installation: Installation, publication: Publication, plan: Mapping[str, Any], start: PredictionStart
+) -> dict[str, IngestReceipt]:
+    """Read and pack the disks of a version without storing anything.
+
+    The segments and manifests have the lengths of an ingest by the same plan (invariant M16).
+
+    Args:
+        installation: the installation.
+        publication: the disks. The version need not exist.
+        plan: the plan of `decide_plan`.
+        start: the source slot.
+
+    Returns:
+        The packed disks, by disk key.
+    """
+    disk_keys = sort_disk_keys(publication.readers)
+    counter = ProgressCounter(installation, f"read {publication.version.name}")
+    counter.total = sum(map(touched_bytes, publication.readers.values()))
+    counter.begin()
+    receipts: dict[str, IngestReceipt] = {}
+    with open_prediction(installation, start, counter.add_bytes, keeps_segments=len(disk_keys) > 1) as run:
+        for disk in disk_keys:
+            bases = load_base_manifests(installation, run.access, plan["bases"][disk])
+            bases += [receipts[OS_DISK].manifest] if OS_DISK in receipts else []
+            packing_uid = object_keys.packing_uid(publication.version.uid, disk)
+            receipts[disk] = run.pack(packing_uid, publication.readers[disk], _identity(plan, disk), bases)
+            run.note_packed(receipts[disk])
+    counter.end(f"{run.packed_bytes} bytes packed, none stored")
+    return receipts
 
 
 def _keep_decisions(
@@ -261,7 +305,7 @@ class _VersionIngest:
 
     def _store(self, disk: str) -> tuple[ManifestRow, Manifest]:
         packing_uid = object_keys.packing_uid(self.work.plan.get("packing", self.work.uid), disk)
-        bases = load_base_manifests(self.run.installation, self.run.slot, self.work.plan["bases"][disk])
+        bases = load_base_manifests(self.run.installation, self.run.access, self.work.plan["bases"][disk])
         if self.os_disk is not None:
             bases.append(self.os_disk)
         receipt = self.run.pack(packing_uid, self.publication.readers[disk], _identity(self.work.plan, disk), bases)

@@ -3,10 +3,11 @@
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from imgstore.catalog import Transaction
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.errors import ObjectCorrupt, StoreError
 from imgstore.domain.resources import ManifestRow, Slot
@@ -18,10 +19,13 @@ from imgstore.operations.slots.degrade import degrade, discard_unreadable
 from imgstore.operations.slots.gc_guard import claim_segments, list_marked_segments
 from imgstore.segments.codec import CODEC
 from imgstore.segments.manifest import Manifest
+from imgstore.stores.directory import DirectoryStore
+from imgstore.stores.memory import MemoryStore
+from imgstore.stores.wrappers.overlay import OverlayStore
 from imgstore.transfer.ingest import IngestOrder, ingest, touched_pieces
 from imgstore.transfer.receipts import IngestReceipt
 from imgstore.transfer.scatter import SegmentReader
-from imgstore.transfer.slot_access import CheckCancelled, SegmentListing
+from imgstore.transfer.slot_access import CheckCancelled, SegmentListing, SlotAccess
 from imgstore.transfer.spot_check import check_assembly
 
 PACKING_RULES: Final = "1"
@@ -45,6 +49,10 @@ class SlotIngest:
     """The listed segments of the slot, and the segments of the disks that were ingested since."""
     check_cancelled: CheckCancelled
     on_moved: Callable[[int], None]
+    access: SlotAccess
+    """The access to the slot. A prediction uses an access that stores nothing."""
+    is_prediction: bool = False
+    """Whether nothing may be recorded."""
     packed_bytes: int = 0
     """Stored bytes of the packed segments, including segments that the slot had already."""
 
@@ -58,7 +66,7 @@ class SlotIngest:
         receipt = ingest(
             IngestOrder(
                 work_uid=packing_uid,
-                slot=self.installation.access(self.slot),
+                slot=self.access,
                 reader=reader,
                 identity=identity,
                 bases=bases,
@@ -72,7 +80,7 @@ class SlotIngest:
                 on_moved=self.on_moved,
             )
         )
-        if receipt.missing:
+        if receipt.missing and not self.is_prediction:
             degrade(self.installation, self.slot, receipt.missing, "missing or damaged in the store")
         return receipt
 
@@ -97,6 +105,10 @@ class SlotIngest:
             unreadable = {damage.name for damage in segments.damages if damage.is_certain}
             discard_unreadable(self.installation, self.slot, unreadable)
             raise
+        self.note_packed(receipt)
+
+    def note_packed(self, receipt: IngestReceipt) -> None:
+        """Count the segments of a disk as present, so that the next disk reuses the segments."""
         self.listing.present.update({each.name: each.stored_bytes for each in receipt.segments})
         self.packed_bytes += receipt.packed_bytes
 
@@ -136,23 +148,98 @@ def open_slot_ingest(
 
         with installation.catalog.reading() as transaction:
             key = transaction.pools.get(slot.key.pool_uid).fingerprint_key
-            lost = transaction.lost_objects.list(slot.uid)
+            lost = list_lost_segments(transaction, slot)
         marked = list_marked_segments(installation, slot)
-        absent = {
-            *marked,
-            *damaged,
-            *(object_keys.segment_name(key) for key in lost if object_keys.is_segment_key(key)),
-        }
+        access = installation.access(slot)
         yield SlotIngest(
             installation=installation,
             slot=slot,
             scratch=scratch,
             fingerprint_key=key,
             marked=marked,
-            listing=installation.access(slot).list_segments().without(absent),
+            listing=access.list_segments().without({*marked, *damaged, *lost}),
             check_cancelled=check,
             on_moved=on_moved,
+            access=access,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionStart:
+    """The state of a slot before a prediction packs a disk."""
+
+    slot: Slot
+    """The slot. Its row may be a part of the prediction."""
+    fingerprint_key: bytes
+    absent: frozenset[Digest]
+    """The segments that an ingest would send, although the slot lists the segments."""
+
+
+def read_prediction_start(transaction: Transaction, slot: Slot) -> PredictionStart:
+    """Read the state of a slot for a prediction."""
+    marked = {each.name for each in transaction.deletion_marks.list(slot.uid)}
+    return PredictionStart(
+        slot=slot,
+        fingerprint_key=transaction.pools.get(slot.key.pool_uid).fingerprint_key,
+        absent=frozenset(marked | list_lost_segments(transaction, slot)),
+    )
+
+
+@contextmanager
+def open_prediction(
+    installation: Installation, start: PredictionStart, on_moved: Callable[[int], None], *, keeps_segments: bool
+) -> Iterator[SlotIngest]:
+    """List the segments of a slot, and provide an ingest that stores nothing, until the end of the block.
+
+    Args:
+        installation: the installation.
+        start: the slot.
+        on_moved: called with the number of processed bytes of a disk's extents.
+        keeps_segments: keep the packed segments in scratch, because another disk is packed later.
+    """
+    slot = start.slot
+    with tempfile.TemporaryDirectory(dir=installation.scratch) as folder:
+        scratch = Path(folder)
+
+        def check() -> None:
+            installation.keeper.check_cancelled()
+            installation.check_scratch(scratch, 0)
+
+        def keeps(key: str) -> bool:
+            return keeps_segments or not object_keys.is_segment_key(key)
+
+        access = _access_existing(installation, slot)
+        overlay = OverlayStore(access.store, DirectoryStore(scratch / "overlay"), keeps)
+        yield SlotIngest(
+            installation=installation,
+            slot=slot,
+            scratch=scratch,
+            fingerprint_key=start.fingerprint_key,
+            marked=frozenset(),
+            listing=access.list_segments().without(start.absent),
+            check_cancelled=check,
+            on_moved=on_moved,
+            access=replace(access, store=overlay),
+            is_prediction=True,
+        )
+
+
+def _access_existing(installation: Installation, slot: Slot) -> SlotAccess:
+    """Return the access to a slot, or to an empty store if the catalog does not contain the slot.
+
+    The first access to a region of a home would write the mark of the region.
+    """
+    with installation.catalog.reading() as transaction:
+        exists = transaction.slots.find(slot.key) is not None
+    if exists:
+        return installation.access(slot)
+    return SlotAccess(label=str(slot.key), store=MemoryStore(), prefix=slot.prefix)
+
+
+def list_lost_segments(transaction: Transaction, slot: Slot) -> set[Digest]:
+    """List the segments of a slot that are known to be lost."""
+    lost = transaction.lost_objects.list(slot.uid)
+    return {object_keys.segment_name(key) for key in lost if object_keys.is_segment_key(key)}
 
 
 def touched_bytes(reader: DiskReader) -> int:
@@ -178,15 +265,16 @@ def manifest_row(
     )
 
 
-def load_base_manifests(installation: Installation, slot: Slot, planned: Sequence[Mapping[str, str]]) -> list[Manifest]:
+def load_base_manifests(
+    installation: Installation, access: SlotAccess, planned: Sequence[Mapping[str, str]]
+) -> list[Manifest]:
     """Read the manifests of the bases. Report a base that cannot be read, and leave that base out."""
-    access = installation.access(slot)
     manifests = []
     for base in planned:
         try:
             manifests.append(access.get_manifest(base["key"], bytes.fromhex(base["digest"])))
         except StoreError as error:
-            installation.note(str(slot.key), f"a base can't be read and is not used: {error.message}")
+            installation.note(access.label, f"a base can't be read and is not used: {error.message}")
     return manifests
 
 

@@ -111,18 +111,25 @@ def remove_surplus_replicas(installation: Installation, version_uid: str) -> lis
             transaction.versions.lock(version_uid)
         except NotFound:
             return []
-        version = transaction.versions.by_uid(version_uid)
-        if version.is_visible:
-            surplus = diff_replicas(transaction.replicas.list(version_uid), version.target_regions).surplus
-            for replica in surplus:
-                transaction.replicas.move(replica.uid, ReplicaState.DELETING)
-            if surplus:
-                update_version_state(transaction, version)
-        replicas = transaction.replicas.list(version_uid)
+        surplus = mark_surplus_replicas(transaction, transaction.versions.by_uid(version_uid))
+    return [_remove_replica(installation, replica) for replica in surplus]
+
+
+def mark_surplus_replicas(transaction: Transaction, version: ImageVersion) -> list[Replica]:
+    """Set the surplus replicas of a version to Deleting, and return all replicas to remove.
+
+    A deleted version has none: a repeated deletion of the version removes all its replicas. The caller holds the lock on
+    the row of the version.
+    """
     if version.provisioning_state is ProvisioningState.DELETING:
-        return []  # A repeated deletion of the version removes all its replicas.
-    deleting = [each for each in replicas if each.state is ReplicaState.DELETING]
-    return [_remove_replica(installation, replica) for replica in deleting]
+        return []
+    if version.is_visible:
+        surplus = diff_replicas(transaction.replicas.list(version.uid), version.target_regions).surplus
+        for replica in surplus:
+            transaction.replicas.move(replica.uid, ReplicaState.DELETING)
+        if surplus:
+            update_version_state(transaction, version)
+    return [each for each in transaction.replicas.list(version.uid) if each.state is ReplicaState.DELETING]
 
 
 def remove_all_surplus_replicas(installation: Installation) -> list[Removal]:

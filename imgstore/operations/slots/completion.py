@@ -18,7 +18,7 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import ArrivalPath, Transfer, charge_arrival, split_arrival
-from imgstore.ledger.entries import Party
+from imgstore.ledger.entries import LedgerRow, Party
 from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.attribution import (
@@ -81,14 +81,26 @@ def record_manifest(
             out.
     """
     transaction.slots.lock(slot.uid)
+    row = add_manifest(transaction, slot, manifest, segments)
+    if row.uid == manifest.uid:
+        unmark_named_segments(installation, transaction, slot, named_segments([row]))
+        check_no_deletion(transaction, slot, row.body_key)
+    return row
+
+
+def add_manifest(
+    transaction: Transaction, slot: Slot, manifest: ManifestRow, segments: Sequence[SegmentRow] = ()
+) -> ManifestRow:
+    """Add the row of a manifest, without the checks of garbage collection. See `record_manifest`.
+
+    The caller holds the slot lock.
+    """
     existing = transaction.manifests.find(manifest.owner_uid, slot.uid, manifest.disk)
     if existing is not None and transaction.manifests.is_complete(existing.uid):
         if existing.digest == manifest.digest:
             return existing  # A repair of a degraded replica: the row was never removed, and its bytes are metered.
         raise _different_content(slot, manifest)
     ids = transaction.segments.put(slot.key.pool_uid, segments) if segments else named_segments([manifest])
-    unmark_named_segments(installation, transaction, slot, ids)
-    check_no_deletion(transaction, slot, manifest.body_key)
     if existing is not None:
         transaction.manifests.delete(existing.uid)  # The row of an earlier try that was never completed.
     row = replace(manifest, segment_ids=np.unique(ids).astype("<u4").tobytes())
@@ -104,9 +116,7 @@ def complete_replica(
 ) -> None:
     """Set a replica to Completed and charge for the replica, in one transaction.
 
-    Delivered bytes are computed under the lock of (pool, region). The first replica of the version in a region pays for
-    the segments that no complete manifest of the region names (invariant M2). Other replicas of the region are free
-    copies. A segment that several disks of the version name counts once.
+    Delivered bytes are computed under the lock of (pool, region).
 
     Args:
         installation: the installation.
@@ -119,54 +129,93 @@ def complete_replica(
         LeaseLost: another process has taken over the work. Nothing was written.
         WorkHeld: one of the segments is marked for deletion or is being deleted. Nothing was written.
     """
-    version, replica, lease = leased.version, leased.replica, leased.lease
-    slot, party = replica.slot, version_party(leased.definition_path, version)
-    by_disk = {manifest.disk: manifest for manifest in manifests}
-    assert by_disk.keys() == set(version.disk_keys), "a complete replica has all disks of the version"
+    slot, lease = leased.replica.slot, leased.lease
     with installation.catalog.transaction() as transaction:
         transaction.works.guard(lease)
         transaction.slots.lock_region(slot.key.pool_uid, slot.key.region)
         transaction.slots.lock(slot.uid)
         ids = named_segments(manifests)
         check_unmarked(installation, transaction, slot, ids)
-        now = transaction.now()
-        # The manifests of the replica are not complete yet, so they do not count. A repair charges nothing.
-        new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_slot(slot.uid))
-        new_in_region = np.setdiff1d(
-            ids, transaction.manifests.segment_ids_in_region(slot.key.pool_uid, slot.key.region)
+        record_completion(
+            installation, transaction, leased.definition_path, leased.version, leased.replica, manifests, path
         )
-        transaction.versions.lock(version.uid)  # Before the replica rows (invariant L3).
-        replicas = transaction.replicas.list(version.uid)
-        first_here = not any(
-            other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED for other in replicas
-        )
-        pool_uid = slot.key.pool_uid
-        own = transaction.segments.stored_bytes(pool_uid, new_here) + _new_object_bytes(transaction, slot, manifests)
-        # The ledger contains the arrival of a repaired replica already.
-        was_complete = all(transaction.manifests.is_complete(each.uid) for each in manifests)
-        if not was_complete and not (slot.key.region == version.location and first_here):
-            arrival = Transfer(
-                key=replica.uid,
-                party=party,
-                source=version.location,
-                target=slot.key.region,
-                replica=slot.key.ordinal,
-                moved_bytes=transaction.segments.stored_bytes(pool_uid, new_in_region if first_here else new_here),
-                time=now,
-            )
-            prices = current_prices(installation, transaction)
-            for part in split_arrival(arrival, path) if path is not None and first_here else [arrival]:
-                transaction.ledger.add(charge_arrival(part, prices, crossing=first_here))
-        if not was_complete:
-            for each in manifests:
-                transaction.manifests.complete(each.uid)
-            open_interval(installation.effects, transaction, owner_uid=version.uid, slot=slot, party=party, own=own)
         _remove_lost_objects(transaction, slot, manifests, ids)
-        transaction.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
         transaction.works.complete(lease)
-        update_version_state(
-            transaction, replace(version, disks=tuple(_with_manifest(disk, by_disk) for disk in version.disks))
+
+
+def record_completion(
+    installation: Installation,
+    transaction: Transaction,
+    definition_path: DefinitionPath,
+    version: ImageVersion,
+    replica: Replica,
+    manifests: Sequence[ManifestRow],
+    path: ArrivalPath | None = None,
+) -> list[LedgerRow]:
+    """Write Completed, the charge and the storage interval of a replica. A prediction also runs this (invariant M16).
+
+    The first replica of the version in a region pays for the segments that no complete manifest of the region names
+    (invariant M2). Other replicas of the region are free copies. A segment that several disks of the version name counts
+    once.
+
+    Args:
+        installation: the installation.
+        transaction: the open transaction, with the locks of `complete_replica`.
+        definition_path: the definition and the gallery of the version.
+        version: the version, with the sources of ingested disks.
+        replica: the replica.
+        manifests: the manifests of all disks of the version (invariant S9).
+        path: see `complete_replica`.
+
+    Returns:
+        The added charges.
+    """
+    slot, party, charges = replica.slot, version_party(definition_path, version), list[LedgerRow]()
+    by_disk = {manifest.disk: manifest for manifest in manifests}
+    assert by_disk.keys() == set(version.disk_keys), "a complete replica has all disks of the version"
+    ids = named_segments(manifests)
+    now = transaction.now()
+    # The manifests of the replica are not complete yet, so they do not count. A repair charges nothing.
+    new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_slot(slot.uid))
+    new_in_region = np.setdiff1d(ids, transaction.manifests.segment_ids_in_region(slot.key.pool_uid, slot.key.region))
+    transaction.versions.lock(version.uid)  # Before the replica rows (invariant L3).
+    replicas = transaction.replicas.list(version.uid)
+    first_here = not any(
+        other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED for other in replicas
+    )
+    pool_uid = slot.key.pool_uid
+    own = transaction.segments.stored_bytes(pool_uid, new_here) + _new_object_bytes(transaction, slot, manifests)
+    # The ledger contains the arrival of a repaired replica already.
+    was_complete = all(transaction.manifests.is_complete(each.uid) for each in manifests)
+    if not was_complete and not (slot.key.region == version.location and first_here):
+        arrival = Transfer(
+            key=replica.uid,
+            party=party,
+            source=version.location,
+            target=slot.key.region,
+            replica=slot.key.ordinal,
+            moved_bytes=transaction.segments.stored_bytes(pool_uid, new_in_region if first_here else new_here),
+            time=now,
         )
+        for part in split_arrival(arrival, path) if path is not None and first_here else [arrival]:
+            charges += add_arrival(installation, transaction, part, crossing=first_here)
+    if not was_complete:
+        for each in manifests:
+            transaction.manifests.complete(each.uid)
+        open_interval(installation.effects, transaction, owner_uid=version.uid, slot=slot, party=party, own=own)
+    transaction.replicas.move(replica.uid, ReplicaState.COMPLETED, completed_at=now)
+    update_version_state(
+        transaction, replace(version, disks=tuple(_with_manifest(disk, by_disk) for disk in version.disks))
+    )
+    return charges
+
+
+def add_arrival(
+    installation: Installation, transaction: Transaction, arrival: Transfer, *, crossing: bool
+) -> list[LedgerRow]:
+    """Charge for bytes that arrived, and return the rows. An arrival with a known key is not charged again."""
+    row = charge_arrival(arrival, current_prices(installation, transaction), crossing=crossing)
+    return [row] if transaction.ledger.add(row) else []
 
 
 def _new_object_bytes(transaction: Transaction, slot: Slot, manifests: Sequence[ManifestRow]) -> int:
@@ -213,15 +262,25 @@ def complete_disk(
     with installation.catalog.transaction() as transaction:
         transaction.works.guard(lease)
         transaction.slots.lock(slot.uid)
-        ids = named_segments([manifest])
-        check_unmarked(installation, transaction, slot, ids)
-        new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_slot(slot.uid))
-        own = transaction.segments.stored_bytes(slot.key.pool_uid, new_here)
-        own += _new_object_bytes(transaction, slot, [manifest])
-        transaction.manifests.complete(manifest.uid)
-        open_interval(installation.effects, transaction, owner_uid=disk.uid, slot=slot, party=party, own=own)
+        check_unmarked(installation, transaction, slot, named_segments([manifest]))
+        record_disk_completion(installation, transaction, party, manifest)
         transaction.disks.update(disk)
         transaction.works.complete(lease)
+
+
+def record_disk_completion(
+    installation: Installation, transaction: Transaction, party: Party, manifest: ManifestRow
+) -> None:
+    """Complete the manifest of a stored disk, and open the storage interval. A prediction also runs this (M16).
+
+    The first owner of a segment pays for the segment (invariant M10). The caller holds the slot lock.
+    """
+    slot = transaction.slots.get(manifest.slot_uid)
+    new_here = np.setdiff1d(named_segments([manifest]), transaction.manifests.segment_ids_in_slot(slot.uid))
+    own = transaction.segments.stored_bytes(slot.key.pool_uid, new_here)
+    own += _new_object_bytes(transaction, slot, [manifest])
+    transaction.manifests.complete(manifest.uid)
+    open_interval(installation.effects, transaction, owner_uid=manifest.owner_uid, slot=slot, party=party, own=own)
 
 
 def record_failure(

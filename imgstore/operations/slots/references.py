@@ -38,7 +38,7 @@ def lease_disk(installation: Installation, transaction: Transaction, disk: Manag
     """
     if disk.provisioning_state is ProvisioningState.SUCCEEDED:
         return PlacedDisk(disk=disk)
-    origin = _origin(transaction, disk)
+    origin = find_origin(transaction, disk)
     _, lease = acquire_work(
         installation,
         transaction,
@@ -51,7 +51,12 @@ def lease_disk(installation: Installation, transaction: Transaction, disk: Manag
     return PlacedDisk(disk=disk, lease=lease, origin=origin)
 
 
-def _origin(transaction: Transaction, disk: ManagedDisk) -> ManifestRow:
+def find_origin(transaction: Transaction, disk: ManagedDisk) -> ManifestRow:
+    """Return the manifest that the reference of a disk names.
+
+    Raises:
+        Conflict: no manifest of the slot has the content any more.
+    """
     origin = transaction.manifests.find_by_body(disk.slot.uid, disk.body_key)
     if origin is None:
         raise Conflict(
@@ -78,7 +83,7 @@ def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> Man
     assert origin is not None, "an unmade disk has an origin"
     key = object_keys.manifest_key(disk.uid, OS_DISK)
     access = installation.access(disk.slot)
-    data = encode_reference(Reference(digest=origin.digest, body_key=origin.body_key))
+    data = reference_to(origin)
     made = replace(
         disk,
         provisioning_state=ProvisioningState.SUCCEEDED,
@@ -91,26 +96,38 @@ def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> Man
         with installation.catalog.transaction() as transaction:
             transaction.works.guard(lease)
             transaction.slots.lock(disk.slot.uid)
-            row = replace(
-                origin,
-                uid=installation.effects.new_uid(),
-                owner_uid=disk.uid,
-                disk=OS_DISK,
-                object_bytes=len(data),
-            )
-            transaction.manifests.add(row)
-            transaction.manifests.complete(row.uid)
-            open_interval(
-                installation.effects,
-                transaction,
-                owner_uid=disk.uid,
-                slot=disk.slot,
-                party=disk_party(disk),
-                own=row.object_bytes,
-            )
+            add_reference(installation, transaction, disk, origin, len(data))
             transaction.disks.update(made)
             transaction.works.complete(lease)
     return made
+
+
+def reference_to(origin: ManifestRow) -> bytes:
+    """Return the object of a disk that refers to a manifest."""
+    return encode_reference(Reference(digest=origin.digest, body_key=origin.body_key))
+
+
+def add_reference(
+    installation: Installation, transaction: Transaction, disk: ManagedDisk, origin: ManifestRow, object_bytes: int
+) -> None:
+    """Add the complete row of a reference, and open the storage interval. A prediction also runs this (M16).
+
+    The owner of the origin pays for the segments. The caller holds the slot lock.
+
+    Args:
+        installation: the installation.
+        transaction: the open transaction.
+        disk: the disk that owns the reference.
+        origin: the manifest that the reference names.
+        object_bytes: the length of the reference.
+    """
+    row = replace(
+        origin, uid=installation.effects.new_uid(), owner_uid=disk.uid, disk=OS_DISK, object_bytes=object_bytes
+    )
+    transaction.manifests.add(row)
+    transaction.manifests.complete(row.uid)
+    party = disk_party(disk)
+    open_interval(installation.effects, transaction, owner_uid=disk.uid, slot=disk.slot, party=party, own=object_bytes)
 
 
 def disk_party(disk: ManagedDisk) -> Party:

@@ -146,8 +146,7 @@ def remove_disks(installation: Installation, disks: Sequence[ManagedDisk], *, at
         for disk in disks:
             check_no_signed_url(transaction, transaction.disks.by_uid(disk.uid))
             _end_works(transaction, disk.uid, disk.name)
-            if not transaction.disks.begin_deleting(disk.uid, attached_to=attached_to):
-                raise _attached_error(transaction.disks.by_uid(disk.uid))
+            begin_deleting(transaction, disk, attached_to=attached_to)
     first_error: ImgstoreError | None = None
     for disk in disks:
         try:
@@ -164,6 +163,16 @@ def remove_disks(installation: Installation, disks: Sequence[ManagedDisk], *, at
             transaction.disks.delete(disk.uid)
     if first_error is not None:
         raise first_error
+
+
+def begin_deleting(transaction: Transaction, disk: ManagedDisk, *, attached_to: str | None = None) -> None:
+    """Set a disk to Deleting. See `remove_disks`.
+
+    Raises:
+        Conflict: the disk is attached to another machine.
+    """
+    if not transaction.disks.begin_deleting(disk.uid, attached_to=attached_to):
+        raise _attached_error(transaction.disks.by_uid(disk.uid))
 
 
 def _remove_owner(

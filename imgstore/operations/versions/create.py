@@ -225,13 +225,13 @@ def _record(
         resolved,
         available | {key: disk.source for key, disk in absent.items()},
         {key: reader.virtual_bytes for key, reader in readers.items()},
-        _verify_changed_sources(installation, resolved, readers, on_recorded),
+        verify_changed_sources(installation, resolved, readers, on_recorded),
     )
     on_recorded(version)
     return version
 
 
-def _verify_changed_sources(
+def verify_changed_sources(
     installation: Installation,
     resolved: ResolvedRequest,
     readers: Mapping[str, DiskReader],
@@ -436,6 +436,8 @@ def open_disks(
     principal: Principal,
     stack: ExitStack,
     resolved: ResolvedRequest,
+    *,
+    pinned: bool = True,
 ) -> OpenedDisks:
     """Open the disks of a source until `stack` closes. Stored disks are pinned for this time.
 
@@ -444,6 +446,7 @@ def open_disks(
         principal: the caller, who needs the right to read the source.
         stack: closes the readers and removes the pins.
         resolved: the version. If the version was once complete in a region, the source may be missing.
+        pinned: pin stored disks. Without pins, nothing is written, and a deletion of the source ends the read.
 
     Raises:
         SourceNotFound, NotFound, StoreError: a source that is needed is not available.
@@ -456,7 +459,7 @@ def open_disks(
     if source.os_vhd_uri is not None:
         uris[OS_DISK], formats[OS_DISK] = source.os_vhd_uri, source.os_vhd_format
     # Stored disks first: they need rights, and to open a file at a URL may take long.
-    stored = stack.enter_context(open_stored_disks(installation, principal, resolved))
+    stored = stack.enter_context(open_stored_disks(installation, principal, resolved, pinned=pinned))
     installation.catalog.store_operation()
     files = {}
     for key, uri in uris.items():

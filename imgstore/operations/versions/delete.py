@@ -57,17 +57,32 @@ def delete_version(
                 transaction, definition_path, version
             )
             now = transaction.now()
-        if found.provisioning_state is not ProvisioningState.DELETING:
-            if found.soft_deleted_at is not None and not bypass_soft_delete:
-                raise _soft_deleted_error(found, scope)
-            check_deletable(found, now, scope)
+        check_deletion(found, scope, now, bypass_soft_delete=bypass_soft_delete)
         on_allowed(found)
-        soft = definition_path.gallery.soft_delete_enabled and not bypass_soft_delete
-        if soft and found.provisioning_state is not ProvisioningState.DELETING:
+        if is_soft_deletion(definition_path, found, bypass_soft_delete=bypass_soft_delete):
             _delete_softly(installation, definition_path, found)
         else:
             remove_version(installation, found)
     purge_soft_deleted(installation)
+
+
+def check_deletion(version: ImageVersion, scope: str, now: datetime, *, bypass_soft_delete: bool) -> None:
+    """Refuse the deletion of a version that must be kept, or is soft-deleted already.
+
+    Raises:
+        NotFound: the version is soft-deleted.
+        Conflict: the version must be kept until its end of life.
+    """
+    if version.provisioning_state is not ProvisioningState.DELETING:
+        if version.soft_deleted_at is not None and not bypass_soft_delete:
+            raise _soft_deleted_error(version, scope)
+        check_deletable(version, now, scope)
+
+
+def is_soft_deletion(definition_path: DefinitionPath, version: ImageVersion, *, bypass_soft_delete: bool) -> bool:
+    """Return whether a deletion keeps the bytes for the retention of the gallery."""
+    soft = definition_path.gallery.soft_delete_enabled and not bypass_soft_delete
+    return soft and version.provisioning_state is not ProvisioningState.DELETING
 
 
 def _delete_softly(installation: Installation, definition_path: DefinitionPath, version: ImageVersion) -> None:

@@ -248,7 +248,20 @@ def record_version(
     plan = diff_replicas(replicas, resolved.targets)
     if plan.surplus or plan.outgoing:
         installation.locator.refresh_checkpoints()  # `retarget` refuses a removal if the catalog is outdated.
-    with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
+    with installation.catalog.transaction() as transaction:
+        return add_or_change_version(installation, transaction, resolved, identities, expected_bytes, verified)
+
+
+def add_or_change_version(
+    installation: Installation,
+    transaction: Transaction,
+    resolved: ResolvedRequest,
+    identities: Identities,
+    expected_bytes: Mapping[str, int],
+    verified: Identities,
+) -> ImageVersion:
+    """Write the rows of `record_version`, with its arguments and errors. A prediction also runs this (invariant M16)."""
+    with enforce_quota(installation, transaction):
         found = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
         if found is None:
             return _add_version(installation, transaction, resolved, identities, expected_bytes)

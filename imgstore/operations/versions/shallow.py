@@ -82,20 +82,45 @@ def publish_shallow(
         manifests = []
         for disk, key in keys.items():
             check_cancelled()
-            origin = origins[disk]
-            data = installation.access(slot).get_object(origin.body_key, ManifestCheck(origin.digest))
-            # With separate keys, the source and the version can be deleted in any order (invariant R13).
-            manifest = replace(
-                origin,
-                uid=installation.effects.new_uid(),
-                owner_uid=version.uid,
-                disk=disk,
-                body_key=key,
-                object_bytes=len(data),
-            )
+            data = read_shallow_manifest(installation, slot, origins[disk])
+            manifest = make_shallow_row(installation, origins[disk], version.uid, disk, len(data))
+            assert manifest.body_key == key, "the work holds the key of the manifest"
             manifests.append(store_manifest(installation, slot, lease, manifest, data))
         leased = LeasedReplica(definition_path=definition_path, version=version, replica=replica, lease=lease)
         complete_replica(installation, leased, manifests)
+
+
+def read_shallow_manifest(installation: Installation, slot: Slot, origin: ManifestRow) -> bytes:
+    """Read the manifest of a source disk, also if the row of the disk is a reference."""
+    return installation.access(slot).get_object(origin.body_key, ManifestCheck(origin.digest))
+
+
+def make_shallow_row(
+    installation: Installation, origin: ManifestRow, version_uid: str, disk: str, object_bytes: int
+) -> ManifestRow:
+    """Return the row of the separate manifest of a version, with the content of the source.
+
+    With separate keys, the source and the version can be deleted in any order (invariant R13).
+    """
+    return replace(
+        origin,
+        uid=installation.effects.new_uid(),
+        owner_uid=version_uid,
+        disk=disk,
+        body_key=object_keys.manifest_key(version_uid, disk),
+        object_bytes=object_bytes,
+    )
+
+
+def find_shallow_origins(
+    transaction: Transaction, replica: Replica, digests: Mapping[str, Digest]
+) -> dict[str, ManifestRow]:
+    """Return the manifests of the source disks in the slot of a replica, by disk key.
+
+    Raises:
+        Conflict: the source is not in the slot any more.
+    """
+    return {key: _find_origin(transaction, replica, digest) for key, digest in digests.items()}
 
 
 def _plan(
@@ -104,7 +129,7 @@ def _plan(
     """Open or take over the work, pin the manifests of the source, and set the replica to Replicating."""
     plan = {"shallow": {key: digest.hex() for key, digest in digests.items()}}
     with installation.catalog.transaction() as transaction:
-        origins = {key: _find_origin(transaction, replica, digest) for key, digest in digests.items()}
+        origins = find_shallow_origins(transaction, replica, digests)
         pins = list({row.uid: None for row in origins.values()})
         _, lease = begin_replica(installation, transaction, replica, WorkKind.INGEST, plan=plan, fixed=plan, pins=pins)
     return origins, lease

@@ -5,7 +5,7 @@ source is read, by segment, and ingested. If the slot of the new version has the
 and nothing is stored twice.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -26,9 +26,9 @@ from imgstore.domain.resources import (
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.works import Lease
 from imgstore.domain.views import DefinitionPath
-from imgstore.ledger.egress import Transfer, charge_arrival
+from imgstore.ledger.egress import Transfer
+from imgstore.ledger.entries import LedgerRow
 from imgstore.operations import lookup
-from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.disks.export import hold_pin, list_alternative_slots, pin_manifest, read_manifest
 from imgstore.operations.disks.placement import find_named_version
 from imgstore.operations.disks.sources import COPYABLE_KINDS, find_original, source_not_found
@@ -37,12 +37,13 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.machines.images import find_image
 from imgstore.operations.machines.machines import check_ready, find_machine
 from imgstore.operations.progress import ProgressCounter
-from imgstore.operations.slots.completion import version_party
+from imgstore.operations.slots.completion import add_arrival, version_party
 from imgstore.operations.slots.degrade import degrade_damaged
 from imgstore.operations.versions.request import ResolvedRequest
 from imgstore.operations.versions.source import has_arrived_from, list_possible_ids, list_source_ids
 from imgstore.policy.os_compatibility import check_os_compatibility
-from imgstore.transfer.scatter import SegmentReader
+from imgstore.transfer.scatter import Damage, SegmentReader
+from imgstore.transfer.slot_access import CheckCancelled
 from imgstore.transfer.stored_disk import StoredDisk
 
 _NEW_RESOURCE = "gallery image version"
@@ -76,7 +77,7 @@ class OpenedDisks:
 
 @contextmanager
 def open_stored_disks(
-    installation: Installation, principal: Principal, resolved: ResolvedRequest
+    installation: Installation, principal: Principal, resolved: ResolvedRequest, *, pinned: bool = True
 ) -> Iterator[OpenedDisks]:
     """Open and pin the stored disks of the source of a version until the block ends. Files are not opened here.
 
@@ -84,6 +85,7 @@ def open_stored_disks(
         installation: the installation.
         principal: the caller, who needs the right to read the source.
         resolved: the version. The row is written before more than a partition table is read.
+        pinned: pin the disks, and charge for the bytes from another region. Otherwise nothing is written.
 
     Raises:
         SourceNotFound, NotFound: the source is missing, and no disk of the version was ingested from the source.
@@ -92,12 +94,14 @@ def open_stored_disks(
     """
     reference = resolved.request.source.reference
     image = None if reference is None else admit_reader(installation, principal, reference)
-    with installation.catalog.transaction() as transaction:
+    with installation.catalog.transaction() if pinned else installation.catalog.simulation() as transaction:
         chosen, uploads, absent = _choose_disks(installation, principal, transaction, resolved, image)
     with ExitStack() as stack:
-        for each in chosen.values():
-            stack.callback(_abandon_pin, installation, each.lease)
-        readers = {key: stack.enter_context(_read(installation, key, each, resolved)) for key, each in chosen.items()}
+        if pinned:
+            for each in chosen.values():
+                stack.callback(_abandon_pin, installation, each.lease)
+        read = _read if pinned else _read_unpinned
+        readers = {key: stack.enter_context(read(installation, key, each, resolved)) for key, each in chosen.items()}
         yield OpenedDisks(
             readers=readers,
             slots={key: each.slot for key, each in chosen.items()},
@@ -310,38 +314,80 @@ def _check_os(source: OsProperties, definition_path: DefinitionPath, name: str) 
 @contextmanager
 def _read(installation: Installation, key: str, chosen: _ChosenDisk, resolved: ResolvedRequest) -> Iterator[StoredDisk]:
     """Open a disk until the block ends. The pin ends with the block."""
-    slots = (chosen.slot, *chosen.others)
-    counter = ProgressCounter(installation, f"read {chosen.location.rsplit('/', 1)[-1]}")
-    with hold_pin(installation, chosen.lease) as hold:
 
-        def wait_or_stop(seconds: float) -> None:
-            installation.effects.wait(seconds)
-            hold.check_cancelled()
+    def charge(stored_bytes: int) -> None:
+        _charge(installation, key, chosen, resolved, stored_bytes)
 
-        manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
-        reader = SegmentReader(
-            installation.access_all(slots, lambda slot: installation.access_from(resolved.location, slot, wait_or_stop))
-        )
-        counter.total = manifest.content_bytes
-        disk = StoredDisk(
-            manifest,
-            reader,
-            location=chosen.location,
-            digest=chosen.manifest.digest,
-            scratch=installation.scratch,
-            check_scratch=installation.check_scratch,
-            workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
-            check_cancelled=hold.check_cancelled,
-            on_moved=counter.add_bytes,
-            on_complete=lambda: _charge(installation, key, chosen, resolved, manifest.stored_bytes),
-        )
+    with (
+        hold_pin(installation, chosen.lease) as hold,
+        _open(installation, chosen, resolved, hold.check_cancelled, charge) as (disk, damages),
+    ):
         try:
             yield disk
         finally:
-            disk.close()
-            degrade_damaged(installation, slots, reader.damages)
-            if disk.is_complete:
-                counter.end()
+            degrade_damaged(installation, (chosen.slot, *chosen.others), damages)
+
+
+@contextmanager
+def _read_unpinned(
+    installation: Installation, _key: str, chosen: _ChosenDisk, resolved: ResolvedRequest
+) -> Iterator[StoredDisk]:
+    """Open a disk for a prediction until the block ends. Nothing is written."""
+    check = installation.keeper.check_cancelled
+    with _open(installation, chosen, resolved, check, lambda _bytes: None) as (disk, _):
+        yield disk
+
+
+@contextmanager
+def _open(
+    installation: Installation,
+    chosen: _ChosenDisk,
+    resolved: ResolvedRequest,
+    check_cancelled: CheckCancelled,
+    on_complete: Callable[[int], None],
+) -> Iterator[tuple[StoredDisk, Sequence[Damage]]]:
+    """Open a disk until the block ends.
+
+    Args:
+        installation: the installation.
+        chosen: the disk.
+        resolved: the version, in whose region the disk is read.
+        check_cancelled: called before each request.
+        on_complete: called with the stored bytes of the disk when the whole disk was fetched.
+
+    Yields:
+        The disk, and the damages that the reads have found until now.
+    """
+    slots = (chosen.slot, *chosen.others)
+    counter = ProgressCounter(installation, f"read {chosen.location.rsplit('/', 1)[-1]}")
+
+    def wait_or_stop(seconds: float) -> None:
+        installation.effects.wait(seconds)
+        check_cancelled()
+
+    manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
+    reader = SegmentReader(
+        installation.access_all(slots, lambda slot: installation.access_from(resolved.location, slot, wait_or_stop))
+    )
+    counter.total = manifest.content_bytes
+    disk = StoredDisk(
+        manifest,
+        reader,
+        location=chosen.location,
+        digest=chosen.manifest.digest,
+        scratch=installation.scratch,
+        check_scratch=installation.check_scratch,
+        workers=installation.threads(installation.tuning.scatter_workers, chosen.slot.key.region),
+        check_cancelled=check_cancelled,
+        on_moved=counter.add_bytes,
+        on_complete=lambda: on_complete(manifest.stored_bytes),
+    )
+    try:
+        yield disk, reader.damages
+    finally:
+        disk.close()
+        if disk.is_complete:
+            counter.end()
 
 
 def _charge(
@@ -357,13 +403,39 @@ def _charge(
     with installation.catalog.transaction() as transaction:
         version = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
         assert version is not None, "the row of the version is written before its source is read"
-        arrival = Transfer(
-            key=f"{version.uid}/source/{key}",
-            party=version_party(resolved.definition_path, version),
-            source=source,
-            target=resolved.location,
-            replica=0,
-            moved_bytes=stored_bytes,
-            time=transaction.now(),
-        )
-        transaction.ledger.add(charge_arrival(arrival, current_prices(installation, transaction), crossing=True))
+        charge_source(installation, transaction, resolved.definition_path, version, key, source, stored_bytes)
+
+
+def charge_source(
+    installation: Installation,
+    transaction: Transaction,
+    definition_path: DefinitionPath,
+    version: ImageVersion,
+    disk: str,
+    source: str,
+    stored_bytes: int,
+) -> list[LedgerRow]:
+    """Charge for a disk whose source is in another region (invariant M8). A prediction also runs this (M16).
+
+    Args:
+        installation: the installation.
+        transaction: the open transaction.
+        definition_path: the definition and the gallery of the version.
+        version: the new version.
+        disk: the disk key.
+        source: the region of the source.
+        stored_bytes: the stored bytes of all segments of the source.
+
+    Returns:
+        The charge, if the disk was not charged before.
+    """
+    arrival = Transfer(
+        key=f"{version.uid}/source/{disk}",
+        party=version_party(definition_path, version),
+        source=source,
+        target=version.location,
+        replica=0,
+        moved_bytes=stored_bytes,
+        time=transaction.now(),
+    )
+    return add_arrival(installation, transaction, arrival, crossing=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.identity.access import Action, Principal, as_reader
@@ -52,7 +53,8 @@ def update_version(
             existing = lookup.find_version(transaction, definition_path, version)
         if update.target_regions is not None:
             installation.locator.refresh_checkpoints()  # `retarget` refuses a removal if the catalog is outdated.
-        changed = _record_update(installation, definition_path, existing, update)
+        with installation.catalog.transaction() as transaction:
+            changed = record_update(installation, transaction, definition_path, existing.uid, update)
         on_recorded(changed)
         failed: Mapping[str, ImgstoreError] = {}
         if wait:
@@ -66,15 +68,22 @@ def update_version(
         return view
 
 
-def _record_update(
-    installation: Installation, definition_path: DefinitionPath, found: ImageVersion, update: VersionUpdate
+def record_update(
+    installation: Installation,
+    transaction: Transaction,
+    definition_path: DefinitionPath,
+    version_uid: str,
+    update: VersionUpdate,
 ) -> ImageVersion:
-    """Write the row of the version, the new Pending replicas and the Deleting replicas in one transaction."""
-    with installation.catalog.transaction() as transaction:
-        existing = transaction.versions.get_for_update(found.uid)
-        check_updatable(existing, definition_path.version_id(existing.name))
-        changed = apply_update(existing, update, installation.regions, installation.limits, now=transaction.now())
-        if changed != existing:
-            transaction.versions.update(changed)
-        retarget(installation, transaction, definition_path, changed)
-        return update_version_state(transaction, changed)
+    """Write the row of the version, the new Pending replicas and the Deleting replicas. A prediction also runs this.
+
+    Raises:
+        InvalidInput, Conflict: the update is refused.
+    """
+    existing = transaction.versions.get_for_update(version_uid)
+    check_updatable(existing, definition_path.version_id(existing.name))
+    changed = apply_update(existing, update, installation.regions, installation.limits, now=transaction.now())
+    if changed != existing:
+        transaction.versions.update(changed)
+    retarget(installation, transaction, definition_path, changed)
+    return update_version_state(transaction, changed)

@@ -9,6 +9,8 @@ import click
 
 from imgstore.cli.commands.galleries.image_version import TABLE, image_version
 from imgstore.cli.framework import options, queries
+from imgstore.cli.framework.command import Answer
+from imgstore.cli.framework.forecasts import answer_forecast
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.disks.sources import DiskFormat
@@ -23,6 +25,7 @@ from imgstore.operations.maintenance.worker import has_living_worker
 from imgstore.operations.versions import create as versions_create
 from imgstore.operations.versions import delete as versions_delete
 from imgstore.operations.versions import update as versions_update
+from imgstore.operations.what_if import versions as what_if_versions
 from imgstore.wire.json_text import Json, instant
 from imgstore.wire.requests.arguments import (
     parse_end_of_life,
@@ -45,6 +48,7 @@ _SOFT_TABLE = columns(
 _UPDATE_EXAMPLE = """
 imgstore sig image-version update -g rg -r myGallery -i ubuntu -e 1.0.0 --target-regions southcentralus=2 westus2 eastus
 imgstore sig image-version update -g rg -r myGallery -i ubuntu -e 1.0.0 --add publishingProfile.targetRegions name=eastus
+imgstore sig image-version update -g rg -r myGallery -i ubuntu -e 1.0.0 --target-regions southcentralus eastus --what-if
 """
 _CREATE_EXAMPLE = """
 imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.0.0 \\
@@ -55,7 +59,13 @@ imgstore sig image-version create -g rg -r myGallery -i db -e 1.0.0 \\
 imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.1.0 --image-version rg/staging/ubuntu/1.1.0
 imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.2.0 --os-snapshot s1 \\
     --data-snapshots s2 s3 --data-snapshot-luns 0 5
+imgstore sig image-version create -g rg -r myGallery -i ubuntu -e 1.3.0 --os-vhd-uri ./disk.vhd \\
+    --target-regions southcentralus westus2 --what-if -o table
 imgstore sig image-version create -g rg -r myGallery -i golden -e 1.0.0 --virtual-machine vm1 --replication-mode Shallow
+"""
+_DELETE_EXAMPLE = """
+imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0
+imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0 --what-if -o table
 """
 
 
@@ -167,7 +177,12 @@ def _read_request(**given: Any) -> dict[str, Any]:
     return {"request": request, "wait": not given["no_wait"], "names_accounts": accounts != (None, None)}
 
 
-@image_version.command(table=TABLE, example=_CREATE_EXAMPLE, read_options=_read_request)
+def _forecast_creation(session: Session, request: VersionRequest, **_given: Any) -> Answer:
+    """Predict the effects of `create`."""
+    return answer_forecast(session.run(what_if_versions.forecast_version_creation, request), session.warn)
+
+
+@image_version.command(table=TABLE, example=_CREATE_EXAMPLE, read_options=_read_request, forecast=_forecast_creation)
 @options.version_path
 @click.option(
     "--os-vhd-uri",
@@ -277,7 +292,14 @@ def _read_update(
     return {"place": place, "edit": lambda before: edit_version(before, by_path, edits, force_string=force_string)}
 
 
-@image_version.command(table=TABLE, example=_UPDATE_EXAMPLE, read_options=_read_update)
+def _forecast_update(session: Session, place: dict[str, Any], edit: Callable[[Json], VersionUpdate]) -> Answer:
+    """Predict the effects of `update`."""
+    before = version_json(session.run(gallery_versions.show_version, **place), session.display_names)
+    found = session.run(what_if_versions.forecast_version_update, **place, update=edit(before))
+    return answer_forecast(found, session.warn)
+
+
+@image_version.command(table=TABLE, example=_UPDATE_EXAMPLE, read_options=_read_update, forecast=_forecast_update)
 @options.version_path
 @options.words(
     "--target-regions",
@@ -307,7 +329,15 @@ def update(session: Session, place: dict[str, Any], edit: Callable[[Json], Versi
     return version_json(changed, session.display_names, replication_status=True)
 
 
-@image_version.command(example="imgstore sig image-version delete -g rg -r myGallery -i ubuntu -e 1.0.0")
+def _forecast_deletion(session: Session, *, bypass_soft_delete: bool | None, **place: Any) -> Answer:
+    """Predict the effects of `delete`."""
+    found = session.run(
+        what_if_versions.forecast_version_deletion, **place, bypass_soft_delete=bool(bypass_soft_delete)
+    )
+    return answer_forecast(found, session.warn)
+
+
+@image_version.command(example=_DELETE_EXAMPLE, forecast=_forecast_deletion)
 @options.version_path
 @options.switch(
     "--bypass-soft-delete", help="Delete at once in a gallery with soft delete, also a soft-deleted version."

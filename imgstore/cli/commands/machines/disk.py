@@ -11,6 +11,7 @@ import click
 
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Group
+from imgstore.cli.framework.forecasts import answer_forecast, forecast_disk_deletion
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.disks.signed_urls import SECONDS_MAX, AccessLevel
@@ -18,11 +19,13 @@ from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.names import ImageReference
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import DiskOfImageRequest, ExportTarget, NewDiskRequest, UploadRequest
+from imgstore.domain.resources import DiskKind
 from imgstore.formats.files.ordered_output import STANDARD_OUTPUT, TargetKind, is_standard_output, target_kind
 from imgstore.operations.disks import disks, signed_urls, uploads
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.disks.uploads import create_upload
+from imgstore.operations.what_if.disks import forecast_image_disk, forecast_source_disk
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.reports import export_json
 from imgstore.wire.responses.resources import disk_json
@@ -46,6 +49,7 @@ imgstore disk create -g rg -n up -l westus2 --upload-type Upload --upload-size-b
 imgstore disk create -g rg -n data0 -l westus2 --gallery-image-reference rg/myGallery/db --gallery-image-reference-lun 0
 imgstore disk create -g rg -n d3 --source d1
 imgstore disk create -g rg -n d4 -l westus2 --source ./disk.vhd --os-type Linux --sku Standard_ZRS
+imgstore disk create -g rg -n d4 -l westus2 --source ./disk.vhd --what-if -o table
 """
 _EXPORT_EXAMPLE = """
 imgstore disk export -g rg -n d1 --file d1.vhd --format vhd
@@ -142,7 +146,22 @@ def _read_target(given: Mapping[str, Any]) -> ExportTarget:
     return ExportTarget(path=path, format=container, overwrite=given["overwrite"], pad=given["pad"])
 
 
-@disk.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_creation)
+def check_predictable(request: NewDiskRequest, target: ExportTarget | None) -> None:
+    """Refuse `--what-if` for an upload, whose bytes are unknown, and with an export."""
+    if isinstance(request, UploadRequest) or target is not None:
+        raise click.UsageError("--what-if goes with neither --upload-type nor --file.")
+
+
+def _forecast_creation(session: Session, request: NewDiskRequest, target: ExportTarget | None) -> Answer:
+    """Predict the effects of `create`."""
+    check_predictable(request, target)
+    assert not isinstance(request, UploadRequest), "the check refuses uploads"
+    if isinstance(request, DiskOfImageRequest):
+        return answer_forecast(session.run(forecast_image_disk, request), session.warn)
+    return answer_forecast(session.run(forecast_source_disk, request), session.warn)
+
+
+@disk.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_creation, forecast=_forecast_creation)
 @options.resource_in_group("disk")
 @options.location(
     help="Region of the disk. Default: the region of a source disk or snapshot, else the region of the group."
@@ -358,7 +377,11 @@ def list_(session: Session, group: str | None, page: PageRequest) -> Json:
     return [disk_json(each) for each in session.page(disks.page_disks, page, group=group)]
 
 
-@disk.command(example="imgstore disk delete -g rg -n d1 --yes", question="Delete the managed disk '{name}'?")
+@disk.command(
+    example="imgstore disk delete -g rg -n d1 --yes\nimgstore disk delete -g rg -n d1 --what-if -o table",
+    question="Delete the managed disk '{name}'?",
+    forecast=forecast_disk_deletion(DiskKind.DISK),
+)
 @options.resource_in_group("disk")
 @options.yes
 def delete(session: Session, group: str, name: str) -> None:

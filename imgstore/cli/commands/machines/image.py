@@ -7,6 +7,7 @@ import click
 
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.forecasts import forecast_disk_deletion
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.paging import PageRequest
@@ -102,7 +103,11 @@ def list_(session: Session, group: str | None, page: PageRequest) -> Json:
     return [image_json(each) for each in session.page(images.page_images, page, group=group)]
 
 
-@image.command(example="imgstore image delete -g rg -n i1", question="Delete the managed image '{name}'?")
+@image.command(
+    example="imgstore image delete -g rg -n i1\nimgstore image delete -g rg -n i1 --what-if -o table",
+    question="Delete the managed image '{name}'?",
+    forecast=forecast_disk_deletion(DiskKind.IMAGE),
+)
 @options.resource_in_group("managed image")
 @options.yes
 def delete(session: Session, group: str, name: str) -> None:

@@ -6,6 +6,7 @@ import click
 
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.forecasts import forecast_disk_deletion
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.paging import PageRequest
@@ -82,7 +83,11 @@ def list_(session: Session, group: str | None, page: PageRequest) -> Json:
     return [disk_json(each) for each in session.page(disks.page_disks, page, group=group, kind=DiskKind.SNAPSHOT)]
 
 
-@snapshot.command(example="imgstore snapshot delete -g rg -n s1", question="Delete the snapshot '{name}'?")
+@snapshot.command(
+    example="imgstore snapshot delete -g rg -n s1\nimgstore snapshot delete -g rg -n s1 --what-if -o table",
+    question="Delete the snapshot '{name}'?",
+    forecast=forecast_disk_deletion(DiskKind.SNAPSHOT),
+)
 @options.resource_in_group("snapshot")
 @options.yes
 def delete(session: Session, group: str, name: str) -> None:

@@ -1,7 +1,7 @@
 """``imgstore gc``: deletion of unreferenced objects after a grace period."""
 
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -14,8 +14,10 @@ from imgstore.operations.disks.uploads import sweep_uploads
 from imgstore.operations.maintenance import gc as maintenance_gc
 from imgstore.operations.maintenance.unknown_objects import UNKNOWN_GRACE_DAYS, list_unknown, remove_unknown
 from imgstore.operations.slots.stale_works import WORK_ABANDON_DAYS
+from imgstore.operations.what_if.collection import forecast_collection
 from imgstore.policy.gc_plan import GcReport
 from imgstore.wire.json_text import Json
+from imgstore.wire.responses.forecast import collection_forecast_json
 from imgstore.wire.responses.maintenance import gc_report_json, unknown_objects_json
 
 _PLAN = columns(
@@ -68,10 +70,37 @@ _DAYS_MAX: Final = 36_500
 """A century. A longer period leads to dates that databases cannot represent."""
 
 
+_FORECAST: Final = columns(
+    Region="region",
+    StorageAccountType="storageAccountType",
+    DeletedBytes="deletedBytes",
+    DeletedPerMonth="deletedPerMonth",
+    InGraceBytes="inGraceBytes",
+    Problem="problem",
+)
+
+
+def _forecast(*, grace_hours: float, work_abandon_days: float, unknown: bool, **_given: Any) -> Answer:
+    """Predict the effects of a collection by region and storage account type."""
+    if unknown:
+        raise click.UsageError("--what-if does not go with --unknown, which lists the objects without --remove.")
+    grace, patience = timedelta(hours=grace_hours), timedelta(days=work_abandon_days)
+    with open_session() as session:
+        found = session.run(forecast_collection, grace=grace, patience=patience)
+        body = collection_forecast_json(found, session.installation.regions.currency)
+    return Answer(
+        body=body,
+        exit_code=1 if any(each["problem"] for each in body["regions"]) else 0,
+        table=lambda body: _FORECAST(body["regions"]),
+    )
+
+
 @click.command(
     cls=Command,
     table=_table,
-    example="imgstore gc --dry-run -o table\nimgstore gc --yes\nimgstore gc --unknown -o table",
+    example="imgstore gc --dry-run -o table\nimgstore gc --what-if -o table\nimgstore gc --yes\n"
+    "imgstore gc --unknown -o table",
+    forecast=_forecast,
 )
 @options.fraction(
     "--grace-hours",
