@@ -12,6 +12,7 @@ from bench.cases import (
     limits,
     outages,
     replication,
+    sealing,
     serving,
     uploads,
 )
@@ -19,6 +20,19 @@ from bench.measuring import Case
 
 CASES: Mapping[str, Case] = {
     case.name: case
-    for module in (uploads, doors, replication, distance, exports, keeping, serving, growing, outages, limits, choices)
+    for module in (
+        uploads,
+        doors,
+        replication,
+        distance,
+        exports,
+        keeping,
+        serving,
+        growing,
+        outages,
+        limits,
+        choices,
+        sealing,
+    )
     for case in module.CASES
 }

@@ -1,0 +1,64 @@
+"""The log of sealed entries: sealing, verifying and proving a ledger of a million entries on SQLite."""
+
+import json
+import os
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from bench.measuring import Case, Found, World, timed
+from bench.processes import Finished, run_timed
+from bench.results import Door, Unit
+from imgstore.bootstrap import Settings, open_installation
+from imgstore.domain.progress import ignore_event
+from imgstore.operations.ledger_log.seal import seal_entries
+
+_FILL = """
+WITH RECURSIVE numbers(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i + 1 < ?)
+INSERT INTO ledger (key, kind, subscription, subscription_key, group_name, gallery, definition, version, source, target,
+                    replica, delivered_bytes, unit_price, amount, time)
+SELECT printf('%s-%08x', lower(hex(randomblob(16))), i), 'egress', ?, ?, 'rg', 'g1', 'ubuntu', '1.0.' || (i % 1000),
+       'southcentralus', 'westus2', 0, i * 4096, '0.02', '0.0000' || i,
+       datetime('2026-01-01', '+' || i || ' seconds') || '.000000'
+FROM numbers
+"""
+
+
+def measure_sealing(world: World) -> Found:
+    samples = world.samples()
+    entries = world.sized(1_000_000, 600)
+    home = world.scratch / "sealing"
+    with open_installation(Settings(home=home, environ={}), ignore_event) as installation:
+        with closing(sqlite3.connect(home / "catalog.sqlite")) as connection, connection:
+            connection.execute(_FILL, [entries, installation.subscription, installation.subscription])
+            (key,) = connection.execute("SELECT key FROM ledger WHERE rowid = ?", [entries // 2]).fetchone()
+        samples.settle()
+        began = installation.effects.monotonic()
+        seal_entries(installation)
+        seconds = installation.effects.monotonic() - began
+        samples.add("seal_rate", entries / seconds, Unit.PER_SECOND, Door.INSIDE, f"{entries} entries")
+    kept = world.scratch / "kept.json"
+    kept.write_text(_run(home, "bill", "checkpoint").output)
+    for _ in range(world.rounds):
+        said = timed(samples, "verify_seconds", Door.PUBLIC, _run, home, "bill", "verify")
+        assert json.loads(said.output)["verified"] >= entries
+        samples.add("verify_resident_bytes", said.peak_bytes, Unit.BYTES, Door.PUBLIC)
+        newer = "bill", "verify", "--checkpoint", str(kept), "--newer-only"
+        timed(samples, "verify_newer_seconds", Door.PUBLIC, _run, home, *newer)
+        timed(samples, "prove_seconds", Door.PUBLIC, _run, home, "bill", "prove", key)
+    return Found(figures=samples.figures())
+
+
+def _run(home: Path, *words: str) -> Finished:
+    return run_timed([Path(sys.executable).parent / "imgstore", *words], os.environ | {"IMGSTORE_HOME": str(home)})
+
+
+CASES = (
+    Case(
+        name="sealing",
+        title="a ledger of a million entries: sealed, verified, verified from a checkpoint, and one entry proven",
+        measure=measure_sealing,
+        regions=1,
+    ),
+)
