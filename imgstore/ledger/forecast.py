@@ -12,6 +12,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from imgstore.domain.resources import StorageAccountType
+from imgstore.domain.settings.replication import ReplicationRoute
 from imgstore.domain.storage.sizes import GIGABYTE
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.prices import EXACT, FREE, PriceLists, Rate
@@ -80,6 +81,20 @@ class RegionForecast:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteForecast:
+    """The price and the time of a value of `replication.route`."""
+
+    route: ReplicationRoute
+    is_chosen: bool
+    """Whether the installation uses this route."""
+    egress: Decimal
+    estimated_seconds: float
+    """The time from the first complete region to the last complete region. Rates that are not measured are assumed."""
+    parents: Mapping[str, str]
+    """The region that each region is copied from, by region."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
     """The effects of a change on the bill."""
 
@@ -92,6 +107,8 @@ class Forecast:
     """The regions with an effect, by name."""
     estimated_seconds: float | None
     """The time of the source region, and then of the slowest other region. None as in `RegionForecast`."""
+    routes: tuple[RouteForecast, ...] = ()
+    """The values of `replication.route`. Empty if no region gets a first replica."""
     notes: tuple[str, ...] = ()
     """Sentences for people, such as the end of a retention."""
 
@@ -169,6 +186,7 @@ class ForecastFacts:
     present: PresentUsage
     prices: PriceLists
     time: datetime
+    routes: tuple[RouteForecast, ...] = ()
 
 
 def make_forecast(
@@ -226,6 +244,7 @@ def make_forecast(
         storage=named,
         regions=regions,
         estimated_seconds=_add_seconds(facts.seconds, source_region),
+        routes=facts.routes,
         notes=(*notes, *_make_notes(facts.seconds, named)),
     )
 

@@ -19,11 +19,13 @@ from imgstore.domain.storage.sizes import GIGABYTE, MIB
 from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.worker import run_worker
-from imgstore.operations.replication.routes import measured_rates
+from imgstore.policy.transfer_rates import measure_rates
 from imgstore.policy.worker_queue import WorkerLimits
 from imgstore.stores.interface import ObjectStore
+from imgstore.wire.responses.forecast import forecast_json
 from tests.support.crash_scenes import CrashScene
 from tests.support.faulty_store import FaultyStore
+from tests.support.forecast_check import check_forecast, predict_create, predict_targets
 from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import (
     ADMIN,
@@ -127,7 +129,8 @@ def test_bill_equals_the_price_of_the_cheapest_tree(home: Installation, disk: Pa
     assert total == moved.pop() * sum(map(Decimal, CHEAPEST.values())) / GIGABYTE
     audit(home)
     with home.catalog.reading() as transaction:
-        assert set(measured_rates(transaction)) == CHEAPEST.keys()
+        rates = measure_rates(transaction.replicas.list_timed_transfers())
+    assert {(key.source, key.target) for key in rates if key.source is not None} == CHEAPEST.keys()
 
 
 def test_route_source_charges_from_the_source_and_records_no_parent(tmp_path: Path, regions: Path, disk: Path) -> None:
@@ -144,6 +147,26 @@ def test_a_worker_makes_children_after_their_parent(home: Installation, disk: Pa
     assert report.completed == 3
     assert paid(home) == CHEAPEST
     audit(home)
+
+
+def test_forecast_equals_the_bill_and_shows_both_routes(home: Installation, disk: Path) -> None:
+    # Invariant M16.
+    found = check_forecast(
+        home, lambda: predict_create(home, disk, "1.0.0", TARGETS[:3]), lambda: publish(home, disk, targets=TARGETS[:3])
+    )
+    source, cheapest = found.routes
+    assert (source.route, source.is_chosen, set(source.parents.values())) == ("source", False, {SOURCE})
+    assert (cheapest.route, cheapest.is_chosen) == ("cheapest", True)
+    assert cheapest.parents == {EAST: SOURCE, WEST: EAST}
+    assert cheapest.egress == found.egress == sum(row.amount for row in charges(home))
+    delivered = found.delivered_bytes // 2
+    assert source.egress == delivered * Decimal("0.11") / GIGABYTE
+    assert source.estimated_seconds < cheapest.estimated_seconds <= 2 * source.estimated_seconds
+    shown = forecast_json(found)["routes"][1]
+    assert shown["copies"] == [{"source": SOURCE, "target": EAST}, {"source": EAST, "target": WEST}]
+    added = check_forecast(home, lambda: predict_targets(home, TARGETS), lambda: retarget(home, TARGETS))
+    assert [each.parents[NORTH] for each in added.routes] == [SOURCE, WEST]
+    assert check_forecast(home, lambda: predict_targets(home, TARGETS), lambda: retarget(home, TARGETS)).routes == ()
 
 
 def test_further_replicas_are_copied_inside_their_region(home: Installation, disk: Path) -> None:

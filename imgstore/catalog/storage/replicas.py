@@ -2,7 +2,6 @@
 
 import builtins
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -28,19 +27,6 @@ _TRANSFERS_MAX: Final = 1_000
 """The number of transfers that estimates use."""
 _UIDS_AT_ONCE: Final = 1_000
 """The number of uids in a query, because engines limit the parameters of a statement."""
-
-_MEASURED_BYTES_MIN: Final = 4 << 20
-"""Copies of fewer bytes measure the latency and not the rate."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredCopy:
-    """A finished copy from one region to another."""
-
-    source: str
-    target: str
-    copied_bytes: int
-    seconds: float
 
 
 class Replicas(Rows[Replica], table=_replicas, noun="replica", value=Replica, statement=_SELECT):
@@ -176,30 +162,6 @@ class Replicas(Rows[Replica], table=_replicas, noun="replica", value=Replica, st
             NotFound: no row has this uid.
         """
         self._replace(_replicas, uid, {"parent_region": region}, "replica")
-
-    def latest_copies(self, limit: int) -> builtins.list[MeasuredCopy]:
-        """Return the latest copies of at least 4 MiB on cheapest routes. Copies for the route `source` record no parent."""
-        statement = (
-            select(_replicas, _slots.c.region)
-            .join(_slots)
-            .where(
-                _replicas.c.parent_region.is_not(None),
-                _replicas.c.state == ReplicaState.COMPLETED,
-                _replicas.c.bytes_total >= _MEASURED_BYTES_MIN,
-                _replicas.c.completed_at > _replicas.c.started_at,
-            )
-            .order_by(_replicas.c.completed_at.desc(), _replicas.c.uid)
-            .limit(limit)
-        )
-        return [
-            MeasuredCopy(
-                source=row.parent_region,
-                target=row.region,
-                copied_bytes=row.bytes_total,
-                seconds=(row.completed_at - row.started_at).total_seconds(),
-            )
-            for row in self._session.all(statement)
-        ]
 
     def _columns(self, replica: Replica) -> dict[str, Any]:
         return to_columns(_replicas, replica, slot_uid=replica.slot.uid)

@@ -5,8 +5,9 @@ recorded parent stays while the parent is finished or can be made. So a crash lo
 same plan.
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
@@ -17,18 +18,30 @@ from imgstore.domain.resources import Replica
 from imgstore.domain.settings.replication import ReplicationRoute
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.sizes import GIGABYTE
+from imgstore.ledger.forecast import RouteForecast, to_exact_decimal
 from imgstore.ledger.months import Month
+from imgstore.ledger.prices import Rate
 from imgstore.ledger.rating import rate_quantity
 from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.lookup import definition_path_of
 from imgstore.operations.slots.attribution import named_segments
 from imgstore.policy.copy_plan import CopyStep
-from imgstore.policy.replication_routes import Pair, RouteCosts, estimate_rate, plan_routes, read_route_state
+from imgstore.policy.replication_routes import (
+    Pair,
+    Route,
+    RouteCosts,
+    RouteState,
+    estimate_rate,
+    plan_routes,
+    read_route_state,
+    source_routes,
+)
+from imgstore.policy.transfer_rates import measure_rates
 from imgstore.policy.worker_queue import QueuedVersion
 
-_COPIES_MAX: Final = 200
-"""The number of finished copies that the rates are measured from, the latest first."""
+_MEASURED_BYTES_MIN: Final = 4 << 20
+"""Copies of fewer bytes measure the latency and not the rate."""
 
 
 def choose_parents(
@@ -50,69 +63,119 @@ def choose_parents(
     """
     if installation.replication.route is ReplicationRoute.SOURCE:
         return None
-    complete = [each for each in replicas if each.state is ReplicaState.COMPLETED]
-    avoided = {each.slot.uid for each in complete if installation.locator.is_avoided(each.slot)}
-    state = read_route_state(replicas, failed=failed, avoided=avoided)
+    state = _read_state(installation, replicas, failed)
     if not state.needs_plan:
         return state.kept
-    costs = read_route_costs(
-        installation, transaction, complete[0], parents=state.finished | state.waiting, targets=state.waiting
-    )
+    costs = _read_costs(installation, transaction, replicas, state)
     routes = plan_routes(
-        finished=state.finished, waiting=state.waiting, source_region=source_region, costs=costs, kept=state.kept
+        finished=state.finished, waiting=state.waiting, source_region=source_region, costs=costs.costs, kept=state.kept
     )
     return {region: route.parent for region, route in routes.items()}
 
 
-def read_route_costs(
-    installation: Installation,
-    transaction: Transaction,
-    origin: Replica,
-    *,
-    parents: Collection[str],
-    targets: Collection[str],
-) -> RouteCosts:
-    """Return the price and the estimated time of the bytes that are new in each target region, from each parent.
+def compare_routes(
+    installation: Installation, transaction: Transaction, *, source_region: str, replicas: Sequence[Replica]
+) -> tuple[RouteForecast, ...]:
+    """Return the price and the time of each value of `replication.route`, for the regions without a complete replica.
+
+    The time begins when the first region is complete. Without a waiting region, there is nothing to compare.
+    """
+    state = _read_state(installation, replicas, ())
+    if not state.waiting:
+        return ()
+    costs = _read_costs(installation, transaction, replicas, state)
+    chosen = installation.replication.route
+    source = source_routes(
+        finished=state.finished, waiting=state.waiting, source_region=source_region, costs=costs.costs
+    )
+    cheapest = plan_routes(
+        finished=state.finished,
+        waiting=state.waiting,
+        source_region=source_region,
+        costs=costs.costs,
+        kept=state.kept if chosen is ReplicationRoute.CHEAPEST else {},
+    )
+    return tuple(
+        RouteForecast(
+            route=route,
+            is_chosen=route is chosen,
+            egress=to_exact_decimal(costs.rate_together(routes.values())),
+            estimated_seconds=max(each.seconds for each in routes.values()),
+            parents={region: each.parent for region, each in routes.items()},
+        )
+        for route, routes in ((ReplicationRoute.SOURCE, source), (ReplicationRoute.CHEAPEST, cheapest))
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PlannedCosts:
+    """The costs of each pair, with their parts."""
+
+    costs: RouteCosts
+    rates: Mapping[Pair, Rate]
+    planned_bytes: Mapping[str, int]
+    """The bytes that are new in each waiting region."""
+    month_bytes: Mapping[str, int]
+    """The charged bytes of the subscription in this month, by meter."""
+
+    def rate_together(self, routes: Iterable[Route]) -> Fraction:
+        """Return the price of a whole plan. The copies with one meter are rated together, as in a statement."""
+        moved = Counter[str]()
+        rates: dict[str, Rate] = {}
+        for each in routes:
+            rate = self.rates[each.parent, each.region]
+            rates[rate.meter] = rate
+            moved[rate.meter] += self.planned_bytes[each.region]
+        return sum(
+            (self.rate_bytes(rates[meter], moved_bytes) for meter, moved_bytes in moved.items()), start=Fraction()
+        )
+
+    def rate_bytes(self, rate: Rate, moved_bytes: int) -> Fraction:
+        """Return the price of bytes that are the next bytes of the month."""
+        before = Fraction(self.month_bytes.get(rate.meter, 0), GIGABYTE)
+        return rate_quantity(rate, before, Fraction(moved_bytes, GIGABYTE))
+
+
+def _read_state(installation: Installation, replicas: Sequence[Replica], failed: Collection[str]) -> RouteState:
+    complete = (each.slot for each in replicas if each.state is ReplicaState.COMPLETED)
+    avoided = {slot.uid for slot in complete if installation.locator.is_avoided(slot)}
+    return read_route_state(replicas, failed=failed, avoided=avoided)
+
+
+def _read_costs(
+    installation: Installation, transaction: Transaction, replicas: Sequence[Replica], state: RouteState
+) -> _PlannedCosts:
+    """Return the price and the estimated time of the bytes that are new in each waiting region, from each parent.
 
     The price begins at the present sum of the month. Of several copies with one meter, each price begins there.
-
-    Args:
-        installation: the installation.
-        transaction: the open transaction.
-        origin: a complete replica of the version.
-        parents: the regions that may be copied from.
-        targets: the regions to deliver to.
     """
+    origin = next(each for each in replicas if each.state is ReplicaState.COMPLETED)
     subscription = definition_path_of(transaction, transaction.versions.by_uid(origin.version_uid)).gallery.subscription
     now = transaction.now()
     prices = current_prices(installation, transaction)
-    month_bytes = transaction.ledger.meter_bytes(subscription, Month.of(now).begin)
+    parents = state.finished | state.waiting
     pool_uid = origin.slot.key.pool_uid
     ids = named_segments(transaction.manifests.of_replica(origin.version_uid, origin.slot.uid))
-    rates = measured_rates(transaction)
-    price = {}
-    seconds = {}
-    for region in targets:
+    timed = transaction.replicas.list_timed_transfers()
+    rates = measure_rates(each for each in timed if each.moved_bytes >= _MEASURED_BYTES_MIN)
+    crossings = {(key.source, key.target): rate for key, rate in rates.items() if key.source not in (None, key.target)}
+    planned: dict[str, int] = {}
+    for region in state.waiting:
         new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_region(pool_uid, region))
-        planned_bytes = transaction.segments.stored_bytes(pool_uid, new_here)
-        for parent in parents:
-            if parent != region:
-                rate = estimate_rate(parent, region, rates, installation.regions.bandwidth)
-                tiers = prices.egress(parent, region, now)
-                before = Fraction(month_bytes.get(tiers.meter, 0), GIGABYTE)
-                price[parent, region] = rate_quantity(tiers, before, Fraction(planned_bytes, GIGABYTE))
-                seconds[parent, region] = planned_bytes / rate
-    return RouteCosts(price=price, seconds=seconds)
-
-
-def measured_rates(transaction: Transaction) -> dict[Pair, float]:
-    """Return the mean rate of the latest copies between two regions, in bytes per second."""
-    moved: defaultdict[Pair, int] = defaultdict(int)
-    spent: defaultdict[Pair, float] = defaultdict(float)
-    for copy in transaction.replicas.latest_copies(_COPIES_MAX):
-        moved[copy.source, copy.target] += copy.copied_bytes
-        spent[copy.source, copy.target] += copy.seconds
-    return {pair: moved[pair] / spent[pair] for pair in moved}
+        planned[region] = transaction.segments.stored_bytes(pool_uid, new_here)
+    pairs = [(parent, region) for region in state.waiting for parent in parents if parent != region]
+    bandwidth = installation.regions.bandwidth
+    found = _PlannedCosts(
+        costs=RouteCosts(
+            price={},
+            seconds={pair: planned[pair[1]] / estimate_rate(*pair, crossings, bandwidth) for pair in pairs},
+        ),
+        rates={pair: prices.egress(*pair, now) for pair in pairs},
+        planned_bytes=planned,
+        month_bytes=transaction.ledger.meter_bytes(subscription, Month.of(now).begin),
+    )
+    price = {pair: found.rate_bytes(found.rates[pair], planned[pair[1]]) for pair in pairs}
+    return replace(found, costs=replace(found.costs, price=price))
 
 
 def record_parents(transaction: Transaction, queued: QueuedVersion, step: CopyStep) -> None:

@@ -6,7 +6,7 @@ to a store.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,6 +23,7 @@ from imgstore.ledger.forecast import (
     Forecast,
     ForecastFacts,
     PresentUsage,
+    RouteForecast,
     StorageChange,
     compare_intervals,
     make_forecast,
@@ -31,7 +32,7 @@ from imgstore.ledger.months import Month
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.replication.copy import find_earlier_region, read_queued_versions
-from imgstore.operations.replication.routes import record_parents
+from imgstore.operations.replication.routes import compare_routes, record_parents
 from imgstore.operations.replication.targets import mark_surplus_replicas
 from imgstore.operations.slots.attribution import named_segments
 from imgstore.operations.slots.completion import add_manifest, record_completion, remove_manifests
@@ -58,6 +59,8 @@ class Simulation:
     _whole_stored_bytes: Counter[tuple[str, StorageAccountType]] = field(default_factory=Counter)
     _moved_bytes: Counter[RateKey] = field(default_factory=Counter)
     """The bytes to transfer."""
+    _routes: tuple[RouteForecast, ...] = ()
+    _source_region: str | None = None
     _before: dict[str, list[StorageInterval]] = field(default_factory=dict)
     """The open intervals of each changed slot before the change, by slot uid."""
 
@@ -121,6 +124,13 @@ class Simulation:
     def converge(self, definition_path: DefinitionPath, version: ImageVersion) -> None:
         """Make the missing replicas of a version, and remove the surplus replicas, as `replication.copy.converge`."""
         self._remove_surplus(version)
+        self._source_region = version.location
+        self._routes = compare_routes(
+            self.installation,
+            self.transaction,
+            source_region=version.location,
+            replicas=self.transaction.replicas.list(version.uid),
+        )
         while True:
             self._replicate(definition_path, version)
             if not self._remove_surplus(version):
@@ -146,17 +156,16 @@ class Simulation:
         whole_charges = [charge_arrival(each, prices.newest, crossing=True) for each in self._whole_arrivals]
         before = [each for intervals in self._before.values() for each in intervals]
         after = [each for uid in self._before for each in transaction.ledger.open_intervals(uid)]
+        rates = measure_rates(transaction.replicas.list_timed_transfers())
+        seconds = estimate_seconds(self._moved_bytes, rates, self.installation.regions.bandwidth.of)
         return ForecastFacts(
             charges=self.charges,
             whole_charges=whole_charges,
             whole_stored_bytes=self._whole_stored_bytes,
             before=before,
             after=after,
-            seconds=estimate_seconds(
-                self._moved_bytes,
-                measure_rates(transaction.replicas.list_timed_transfers()),
-                self.installation.regions.bandwidth.of,
-            ),
+            seconds=_add_waits(seconds, self.charges, self._source_region),
+            routes=self._routes,
             present=self._read_present_usage(compare_intervals(before, after), subscription),
             prices=prices,
             time=transaction.now(),
@@ -239,6 +248,22 @@ def _is_readable(installation: Installation, principal: Principal, party: Party)
     else:
         scopes = [compute_id(party.subscription, party.group, kind, party.disk) for kind in DiskKind]
     return any(is_allowed(principal, Action.READ, scope) for scope in scopes)
+
+
+def _add_waits(
+    seconds: Mapping[str, float | None], charges: Iterable[LedgerRow], source_region: str | None
+) -> dict[str, float | None]:
+    """Add the time of the region that a region waits for. Every region waits for the source region, which is left out."""
+    parents = {row.target: row.source for row in charges if row.kind is ChargeKind.EGRESS}
+
+    def until_complete(region: str) -> float | None:
+        parent, own = parents.get(region), seconds[region]
+        if own is None or parent is None or parent == source_region or parent not in seconds:
+            return own
+        before = until_complete(parent)
+        return None if before is None else before + own
+
+    return {region: until_complete(region) for region in seconds}
 
 
 def _arrival(row: LedgerRow, moved_bytes: int) -> Transfer:

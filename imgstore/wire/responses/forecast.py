@@ -7,7 +7,14 @@ from imgstore.wire.json_text import Json, decimal_text
 
 if TYPE_CHECKING:  # JSON does not need the ledger's arithmetic, which imports numpy
     from imgstore.ledger.entries import Party
-    from imgstore.ledger.forecast import CollectionForecast, Forecast, RegionForecast, StorageChange, WholeCopies
+    from imgstore.ledger.forecast import (
+        CollectionForecast,
+        Forecast,
+        RegionForecast,
+        RouteForecast,
+        StorageChange,
+        WholeCopies,
+    )
 
 
 def forecast_json(forecast: "Forecast") -> Json:
@@ -21,6 +28,7 @@ def forecast_json(forecast: "Forecast") -> Json:
         "estimatedSeconds": _seconds(forecast.estimated_seconds),
         "wholeCopies": _whole_json(forecast.whole),
         "regions": [_region_json(each) for each in forecast.regions],
+        "routes": [_route_json(each) for each in forecast.routes],
         "payers": [_payer_json(each) for each in forecast.storage],
         "notes": list(forecast.notes),
     }
@@ -37,6 +45,16 @@ def _region_json(region: "RegionForecast") -> Json:
         "storagePerMonth": decimal_text(region.storage_per_month),
         "estimatedSeconds": _seconds(region.estimated_seconds),
         "wholeCopies": _whole_json(region.whole),
+    }
+
+
+def _route_json(route: "RouteForecast") -> Json:
+    return {
+        "route": route.route.value,
+        "isChosen": route.is_chosen,
+        "egress": decimal_text(route.egress),
+        "estimatedSeconds": _seconds(route.estimated_seconds),
+        "copies": [{"source": parent, "target": region} for region, parent in sorted(route.parents.items())],
     }
 
 
@@ -96,15 +114,24 @@ def collection_forecast_json(found: Sequence["CollectionForecast"], currency: st
 
 
 def forecast_rows(body: Json) -> Sequence[dict[str, Json]]:
-    """Return the rows of a table: a row for each region, the sum, and the sum of whole copies."""
+    """Return the rows of a table: a row for each region, the sum, the sum of whole copies, and each route."""
     sums = ({**body, "region": "total"}, {**body["wholeCopies"], "region": "whole copies"})
-    return [_row(each) for each in (*body["regions"], *sums)]
+    routes = [
+        {
+            **_row(body),
+            "Region": f"route {each['route']}",
+            "Egress": each["egress"],
+            "Seconds": each["estimatedSeconds"],
+        }
+        for each in body.get("routes", ())
+    ]
+    return [*(_row(each) for each in (*body["regions"], *sums)), *routes]
 
 
 def _row(region: Json) -> dict[str, Json]:
     seconds = region.get("estimatedSeconds", "")
     return {
-        "Region": region["region"],
+        "Region": region.get("region", ""),
         "DeliveredBytes": region["deliveredBytes"],
         "Egress": region["egress"],
         "StoredBytes": region["storedBytes"],
