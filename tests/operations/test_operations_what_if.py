@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from imgstore.domain.errors import ImageNotAvailable, ImgstoreError, NotFound
@@ -90,6 +90,19 @@ def test_life_of_a_version(published: Installation, samples: SampleImages) -> No
     check_forecast(home, lambda: predict_delete(home, "1.0.1"), lambda: delete(home, "1.0.1"))
     with pytest.raises(NotFound):
         predict_delete(home, "1.0.1")
+
+
+@pytest.mark.engine("postgresql")
+def test_forecasts_on_postgresql(tmp_path: Path, postgresql: str) -> None:
+    """A simulation is rolled back, and leaves no lock."""
+    first, second, *_ = write_contents(tmp_path)
+    with open_home(tmp_path / "home", database=postgresql) as home:
+        create_sample_gallery(home)
+        check_forecast(home, lambda: predict_create(home, first, "1.0.0"), lambda: publish(home, first, "1.0.0"))
+        check_forecast(home, lambda: predict_create(home, second, "1.0.1"), lambda: publish(home, second, "1.0.1"))
+        less = ["southcentralus", "northeurope"]
+        check_forecast(home, lambda: predict_targets(home, less), lambda: retarget(home, less))
+        check_forecast(home, lambda: predict_delete(home), lambda: delete(home))
 
 
 def test_names_of_other_owners_are_for_their_readers(published: Installation) -> None:
@@ -386,8 +399,20 @@ def run_history(folder: Path, steps: list[Step], route: ReplicationRoute) -> Non
                 compare_with_bill(home, found, known, intervals)
 
 
-@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+CROSSING: Final = [
+    Step(command="publish", version="1.0.0", content=4, targets=2, fails=False),
+    Step(command="publish data", version="1.0.1", content=3, targets=3, fails=True),
+    Step(command="publish data", version="1.0.1", content=3, targets=3, fails=False),
+    Step(command="disk", version="1.0.0", content=0, targets=2, fails=False),
+    Step(command="targets", version="1.0.0", content=0, targets=4, fails=False),
+    Step(command="delete", version="1.0.0", content=0, targets=0, fails=False),
+]
+"""Crosses the tiers of egress and of storage, and repeats a failed publication."""
+
+
+@settings(max_examples=1, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(steps=STEPS, route=ROUTES)
+@example(steps=CROSSING, route=ReplicationRoute.SOURCE)
 def test_forecasts_equal_the_bill_in_a_history(tmp_path: Path, steps: list[Step], route: ReplicationRoute) -> None:
     run_history(tmp_path, steps, route)
 
