@@ -37,6 +37,7 @@ from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
+from imgstore.operations.slots.attribution import change_tags
 from imgstore.operations.slots.held_works import run_or_follow
 from imgstore.operations.slots.losses import check_no_loss
 from imgstore.operations.slots.references import lease_disk
@@ -163,7 +164,7 @@ def reuse_disk(
         raise PropertyChangeNotAllowed(
             f"{image}.lun", found=_format_lun(wanted.lun), expected=_format_lun(standing.source_lun)
         )
-    return update_tags(transaction, standing, wanted.tags, wanted.details)
+    return update_tags(installation, transaction, standing, wanted.tags, wanted.details)
 
 
 def check_same_image(installation: Installation, named: ImageReference, standing: str, path: str) -> None:
@@ -211,7 +212,11 @@ def check_existing(standing: ManagedDisk, region: str) -> None:
 
 
 def update_tags(
-    transaction: Transaction, standing: ManagedDisk, tags: Mapping[str, str] | None, details: DiskDetails = NO_DETAILS
+    installation: Installation,
+    transaction: Transaction,
+    standing: ManagedDisk,
+    tags: Mapping[str, str] | None,
+    details: DiskDetails = NO_DETAILS,
 ) -> ManagedDisk:
     """Store new tags and details of a disk, and return the disk. The value None keeps the present tags.
 
@@ -219,6 +224,9 @@ def update_tags(
     """
     changed = replace(details.apply_to(standing), tags=apply_tags(tags, standing.tags))
     if changed != standing:
+        if changed.tags != standing.tags:
+            transaction.slots.lock(standing.slot.uid)
+            change_tags(installation.effects, transaction, standing.uid, changed.tags)
         transaction.disks.update(changed)
     return changed
 
@@ -455,8 +463,10 @@ def tag_disk(
         changed = [replace(each, tags=apply_tags(tags, each.tags)) for each in standing]
         if not changed:
             raise lookup.disk_not_found(installation.subscription, group, name, kind)
-        for each in changed:
+        for before, each in zip(standing, changed, strict=True):
             transaction.disks.update(each)
+            if each.tags != before.tags:
+                change_tags(installation.effects, transaction, each.uid, each.tags)
         return changed
 
 

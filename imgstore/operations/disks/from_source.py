@@ -409,7 +409,7 @@ def _reuse_row(
     kind = request.storage_account_type
     if kind is not None and kind is not standing.storage_account_type:
         raise PropertyChangeNotAllowed("sku.name", found=kind, expected=standing.storage_account_type)
-    return update_tags(transaction, standing, request.tags, request.details)
+    return update_tags(installation, transaction, standing, request.tags, request.details)
 
 
 def _reuse_file_row(

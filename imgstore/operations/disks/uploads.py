@@ -75,7 +75,7 @@ def create_upload(installation: Installation, principal: Principal, request: Upl
         standing = transaction.disks.get(installation.subscription, request.group, request.name)
         region = choose_disk_region(installation, transaction, request.group, request.location, standing)
         if standing is not None:
-            return _reuse_row(transaction, standing, request, region)
+            return _reuse_row(installation, transaction, standing, request, region)
         return _add_row(installation, transaction, request, region)
 
 
@@ -90,7 +90,9 @@ def _check_bytes(upload_bytes: int) -> None:
         )
 
 
-def _reuse_row(transaction: Transaction, standing: ManagedDisk, request: UploadRequest, region: str) -> ManagedDisk:
+def _reuse_row(
+    installation: Installation, transaction: Transaction, standing: ManagedDisk, request: UploadRequest, region: str
+) -> ManagedDisk:
     check_existing(standing, region)
     data = "properties.creationData"
     if standing.upload_bytes is None:
@@ -105,7 +107,7 @@ def _reuse_row(transaction: Transaction, standing: ManagedDisk, request: UploadR
     check_os_compatibility(
         standing.os_properties, request.os_properties, source_name=standing.name, target_name=f"disk {request.name}"
     )
-    return update_tags(transaction, standing, request.tags, request.details)
+    return update_tags(installation, transaction, standing, request.tags, request.details)
 
 
 def _add_row(installation: Installation, transaction: Transaction, request: UploadRequest, region: str) -> ManagedDisk:

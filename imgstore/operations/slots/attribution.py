@@ -6,7 +6,7 @@ payer is deleted. The manifest of a deleted version may stay in the slot for dis
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -174,6 +174,26 @@ def update_intervals(effects: Effects, transaction: Transaction, slot: Slot) -> 
         open_interval(
             effects, transaction, owner_uid=owner_uid, slot=slot, party=parties[owner_uid], own=own, opened_at=now
         )
+
+
+def lock_slots(transaction: Transaction, version_uid: str) -> None:
+    """Lock the slots of all replicas of a version, before its row is locked to change its tags (invariant L3)."""
+    for slot_uid in sorted({replica.slot.uid for replica in transaction.replicas.list(version_uid)}):
+        transaction.slots.lock(slot_uid)
+
+
+def change_tags(effects: Effects, transaction: Transaction, owner_uid: str, tags: Mapping[str, str]) -> None:
+    """Close the open intervals of a version or disk, and open equal intervals with new tags (invariant M24).
+
+    The caller holds the locks of the slots. An owner that stores nothing has no interval.
+    """
+    now = transaction.now()
+    for slot_uid in sorted({row.slot_uid for row in transaction.manifests.of_owner(owner_uid)}):
+        for interval in transaction.ledger.open_intervals(slot_uid):
+            if interval.owner_uid == owner_uid:
+                transaction.ledger.close_interval(interval.uid, now)
+                party = replace(interval.party, tags=tags)
+                transaction.ledger.open_interval(replace(interval, uid=effects.new_uid(), party=party, opened_at=now))
 
 
 def named_segments(manifests: Iterable[ManifestRow]) -> Locations:

@@ -52,6 +52,7 @@ def version_party(definition_path: DefinitionPath, version: ImageVersion) -> Par
         gallery=definition_path.gallery.name,
         definition=definition_path.definition.name,
         version=str(version.name),
+        tags=version.tags,
     )
 
 
@@ -170,7 +171,7 @@ def record_completion(
     Returns:
         The added charges.
     """
-    slot, party, charges = replica.slot, version_party(definition_path, version), list[LedgerRow]()
+    slot, charges = replica.slot, list[LedgerRow]()
     by_disk = {manifest.disk: manifest for manifest in manifests}
     assert by_disk.keys() == set(version.disk_keys), "a complete replica has all disks of the version"
     ids = named_segments(manifests)
@@ -179,6 +180,8 @@ def record_completion(
     new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_slot(slot.uid))
     new_in_region = np.setdiff1d(ids, transaction.manifests.segment_ids_in_region(slot.key.pool_uid, slot.key.region))
     transaction.versions.lock(version.uid)  # Before the replica rows (invariant L3).
+    # The tags may have changed since the work was planned.
+    party = version_party(definition_path, transaction.versions.by_uid(version.uid))
     replicas = transaction.replicas.list(version.uid)
     first_here = not any(
         other.slot.key.region == slot.key.region and other.state is ReplicaState.COMPLETED for other in replicas

@@ -133,5 +133,11 @@ def add_reference(
 def disk_party(disk: ManagedDisk) -> Party:
     """Return the party that is billed for the bytes of a disk."""
     return Party(
-        subscription=disk.subscription, group=disk.group, gallery=None, definition=None, version=None, disk=disk.name
+        subscription=disk.subscription,
+        group=disk.group,
+        gallery=None,
+        definition=None,
+        version=None,
+        disk=disk.name,
+        tags=disk.tags,
     )

@@ -33,6 +33,7 @@ from imgstore.operations.disks.content_check import check_recorded_source, forma
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.replication.targets import add_replica, retarget
+from imgstore.operations.slots.attribution import change_tags, lock_slots
 from imgstore.operations.slots.completion import update_version_state
 from imgstore.policy.allowed_changes import check_end_of_life
 from imgstore.policy.replica_diff import diff_replicas
@@ -265,11 +266,15 @@ def add_or_change_version(
         found = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
         if found is None:
             return _add_version(installation, transaction, resolved, identities, expected_bytes)
+        if resolved.request.tags is not None:
+            lock_slots(transaction, found.uid)
         existing = transaction.versions.get_for_update(found.uid)
         check_updatable(existing, resolved.definition_path.version_id(existing.name))
         changed = _apply_request(installation, transaction, existing, resolved, identities, expected_bytes, verified)
         if changed != existing:
             transaction.versions.update(changed)
+        if changed.tags != existing.tags:
+            change_tags(installation.effects, transaction, changed.uid, changed.tags)
         retarget(installation, transaction, resolved.definition_path, changed)
         return update_version_state(transaction, changed)
 

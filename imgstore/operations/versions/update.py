@@ -15,6 +15,7 @@ from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.replication.copy import converge, leave_to_workers
 from imgstore.operations.replication.targets import retarget
+from imgstore.operations.slots.attribution import change_tags, lock_slots
 from imgstore.operations.slots.completion import update_version_state
 from imgstore.operations.versions.create import make_replication_error
 from imgstore.operations.versions.request import check_updatable
@@ -80,10 +81,14 @@ def record_update(
     Raises:
         InvalidInput, Conflict: the update is refused.
     """
+    if update.tags is not None:
+        lock_slots(transaction, version_uid)
     existing = transaction.versions.get_for_update(version_uid)
     check_updatable(existing, definition_path.version_id(existing.name))
     changed = apply_update(existing, update, installation.regions, installation.limits, now=transaction.now())
     if changed != existing:
         transaction.versions.update(changed)
+    if changed.tags != existing.tags:
+        change_tags(installation.effects, transaction, changed.uid, changed.tags)
     retarget(installation, transaction, definition_path, changed)
     return update_version_state(transaction, changed)
