@@ -561,6 +561,18 @@ def test_worker_seals_and_writes_checkpoints_into_the_buckets(
     assert seal_now(published, ADMIN).checkpoint != note, "a further signature is no other checkpoint"
 
 
+def test_damaged_log_keeps_no_charge_out_of_the_buckets(published: Installation) -> None:
+    seal_now(published, ADMIN)
+    add_entries(published, range(1, 3))
+    execute(published, "UPDATE ledger_leaves SET hash = zeroblob(32) WHERE position = 0")
+    run_worker(published, ADMIN, once=True)
+    with published.catalog.reading() as transaction:
+        assert not transaction.revision_marks.list_for_ledger(1), "all rows are in the buckets"
+        outcomes = {each.name: each.outcome for each in transaction.maintenance_tasks.list()}
+        assert transaction.ledger_log.list_unsealed()
+    assert "nothing was sealed" in str(outcomes["ledger"])
+
+
 def test_verifier_of_the_page_needs_no_imgstore(small: Installation, tmp_path: Path) -> None:
     """Run the program of docs/billing.md on a proof, and on changed proofs."""
     page = (ROOT / "docs" / "billing.md").read_text(encoding="utf-8")

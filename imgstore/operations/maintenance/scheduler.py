@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Final
 
-from imgstore.domain.errors import ImgstoreError, StoreError, StoreMismatch
+from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, StoreError, StoreMismatch
 from imgstore.domain.host.os_errors import translate_host_faults
 from imgstore.domain.host.stop_signal import StopSignal
 from imgstore.domain.identity.access import INSTALLATION, Principal
@@ -213,10 +213,17 @@ class MaintenanceRunner:
         )
 
     def _write_checkpoints(self) -> str:
-        sealed = seal_entries(self._installation).sealed
+        sealed = 0
+        failure: ObjectCorrupt | None = None
+        try:
+            sealed = seal_entries(self._installation).sealed
+        except ObjectCorrupt as error:  # The rows of the ledger must reach the buckets, also with a damaged log.
+            failure = error
         rows = write_ledger_checkpoints(self._installation)
         copied = copy_ledger_checkpoints(self._installation)
         write_log_checkpoint(self._installation)
+        if failure is not None:
+            raise failure
         return _format_counts(
             {"entries of the ledger sealed": sealed, "rows of the ledger stored": rows, "checkpoints copied": copied}
         )
