@@ -26,6 +26,14 @@ _EVENTS: Final = {
         "AFTER UPDATE OF complete ON manifests WHEN NEW.complete AND NOT OLD.complete",
         "NEW.uid, NEW.owner_uid, NEW.slot_uid, NEW.segment_ids, NEW.object_bytes || ' ' || NEW.body_key",
     ),
+    "copy begun": (
+        "AFTER INSERT ON works WHEN NEW.kind = 'copy'",
+        "NEW.uid, NEW.slot_uid, NEW.owner_uid, NULL, NULL",
+    ),
+    "copy ended": (
+        "AFTER UPDATE OF state ON works WHEN NEW.kind = 'copy' AND NEW.state <> 'Open'",
+        "NEW.uid, NEW.slot_uid, NULL, NULL, NULL",
+    ),
     "manifest gone": ("AFTER DELETE ON manifests WHEN OLD.complete", "OLD.uid, NULL, NULL, NULL, NULL"),
     "charge": (
         "AFTER INSERT ON ledger",
@@ -51,6 +59,13 @@ _MAY: Final = {
     ("Completed", "Degraded"),
 }
 """The table of states. Each state except Deleting may also change to Deleting."""
+
+STORED: Final = (
+    "INSERT INTO happened (what, a, b) SELECT 'stored', works.uid, :name FROM works JOIN slots ON slots.uid = slot_uid"
+    " WHERE kind = 'copy' AND state = 'Open' AND holder = :holder AND pool_uid = :pool AND region = :region"
+    " AND storage_account_type = :kind AND ordinal = :ordinal"
+)
+"""A segment that a copy stored, as the store of the zone sees it, whatever was in the slot before."""
 
 COLLECT_LEASE_SECONDS: Final = 300.0
 REMOVAL_LEASE_SECONDS: Final = 20.0
@@ -111,6 +126,18 @@ class ManifestFact:
 
 
 @dataclass(slots=True)
+class CopyFact:
+    """An open work that copies a replica."""
+
+    slot: str
+    version: str
+    stored: set[bytes] = field(default_factory=set)
+    """The names of the segments that the work has stored."""
+    beside: list["CopyFact"] = field(default_factory=list)
+    """The other copies into the slot that were open at the same time."""
+
+
+@dataclass(slots=True)
 class History:
     """The present state as computed from all events."""
 
@@ -132,6 +159,8 @@ class History:
     """(kind, delivered bytes) by replica of the present transaction."""
     _object_bytes: dict[tuple[str, str], int] = field(default_factory=dict)
     """The stored bytes of the manifests and references, by slot and key below the slot."""
+    _copies: dict[str, CopyFact] = field(default_factory=dict)
+    """The open copies."""
     _turn: tuple[str, str, int] | None = None
     _number: int = 0
 
@@ -191,6 +220,19 @@ class History:
             self._check_charge(manifest)
         self.manifests[uid] = manifest
 
+    def _copy_begun(self, uid: str, slot: str, version: str, *_: Any) -> None:
+        begun = CopyFact(slot, version)
+        begun.beside = [each for each in self._copies.values() if each.slot == slot]
+        for each in begun.beside:
+            each.beside.append(begun)
+        self._copies[uid] = begun
+
+    def _copy_ended(self, uid: str, *_: Any) -> None:
+        del self._copies[uid]
+
+    def _stored(self, uid: str, name: bytes, *_: Any) -> None:
+        self._copies[uid].stored.add(name)
+
     def _manifest_gone(self, uid: str, *_: Any) -> None:
         del self.manifests[uid]
 
@@ -242,7 +284,11 @@ class History:
         return next((each for each in self.manifests.values() if (each.owner, each.slot.uid) == wanted), None)
 
     def _check_charge(self, manifest: ManifestFact) -> None:
-        """Check that the first replica of a version in a region pays for all segments that are new in the region."""
+        """Check that the first replica of a version in a region pays for the segments that its copy brought.
+
+        A segment counts if no complete manifest of the region names the segment. If two copies into the slot are open
+        at the same time, the replica that completes first may pay for the segments of both copies.
+        """
         slot = manifest.slot
         replica = next(
             each
@@ -254,14 +300,23 @@ class History:
             for each in self.replicas.values()
         )
         source = self._locations[manifest.owner]
-        expected = None
-        if not (first_here and source == slot.region):
-            kind = "egress" if first_here else "copy"
-            there = self._stored_in_region(slot) if first_here else self.stored_in(slot.uid)
-            new = sum(size for name, size in manifest.segments.items() if name not in there)
-            expected = (kind, new)
         charged = self._charges.pop(replica.uid, None)
-        assert charged == expected, f"{slot.region}/{slot.ordinal}: charged {charged}, arrived {expected}"
+        if first_here and source == slot.region:
+            assert charged is None, f"{slot.region}/{slot.ordinal}: charged {charged} in the source region"
+            return
+        (copy,) = (each for each in self._copies.values() if (each.version, each.slot) == (manifest.owner, slot.uid))
+        there = self._stored_in_region(slot) if first_here else self.stored_in(slot.uid)
+        new = {name: size for name, size in manifest.segments.items() if name not in there}
+        least, most = (
+            sum(size for name, size in new.items() if name in stored)
+            for stored in (copy.stored, copy.stored.union(*(each.stored for each in copy.beside)))
+        )
+        where = f"{slot.region}/{slot.ordinal}"
+        assert charged is not None, f"{where}: not charged"
+        kind, count = charged
+        assert kind == ("egress" if first_here else "copy"), f"{where}: charged as {kind}"
+        assert least <= count <= most, f"{where}: charged {count}, arrived {least} to {most}"
+        self.seen["charged less than new"] += count < sum(new.values())
 
     def _stored_in_region(self, slot: SlotFact) -> dict[bytes, int]:
         found: dict[bytes, int] = {}

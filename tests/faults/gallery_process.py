@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -21,6 +21,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 from unittest import mock
+
+from gallery_log import STORED
 
 from imgstore import bootstrap
 from imgstore.bootstrap import Settings, open_installation
@@ -76,6 +78,8 @@ class Process:
         self.dead = False
         self.steps = 0
         self.begun = False
+        self.on_stored: Callable[[Path, str], None] = lambda _zone, _key: None
+        """Called with the folder of the zone and the key of each stored object."""
         self._fatal = fatal
         self._meanwhile = meanwhile
         self._at = at
@@ -107,6 +111,7 @@ class _Store(DirectoryStore):
 
     def __init__(self, root: Path, process: Process) -> None:
         super().__init__(root)
+        self._folder = root
         self._process = process
 
     @contextmanager
@@ -133,7 +138,9 @@ class _Store(DirectoryStore):
 
     def put(self, key: str, body: Body, *, only_if_absent: bool = False) -> ObjectInfo:
         with self._steps():
-            return super().put(key, body, only_if_absent=only_if_absent)
+            info = super().put(key, body, only_if_absent=only_if_absent)
+            self._process.on_stored(self._folder, key)
+            return info
 
     def delete(self, keys: Iterable[str]) -> bool:
         for key in keys:  # File by file: a process may die between two of them.
@@ -219,7 +226,26 @@ def running(home: Path, process: Process, clock: Clock, *, holder: str | None = 
         # A worker's look at the catalog takes steps of its own: in the background their number would be chance.
         stack.enter_context(mock.patch.object(catalog_checks, "start_thread", lambda task: task()))
         process.begun = True
+        process.on_stored = partial(_log_stored, installation)
         yield installation
+
+
+def _log_stored(installation: Installation, zone: Path, key: str) -> None:
+    """Log a stored segment with the open copy of this process into the slot."""
+    top, *rest = key.split("/")
+    if top != "pools" or rest[3] != "segments":
+        return
+    pool, kind, ordinal = rest[:3]
+    values = {
+        "name": bytes.fromhex(rest[-1]),
+        "holder": installation.keeper.holder,
+        "pool": pool,
+        "region": zone.parent.name.removeprefix("imgstore-"),
+        "kind": kind,
+        "ordinal": int(ordinal.removeprefix("replica-")),
+    }
+    with closing(sqlite3.connect(installation.home / "catalog.sqlite")) as connection, connection:
+        connection.execute(STORED, values)
 
 
 def living_stranger() -> str:

@@ -24,10 +24,12 @@ from tests.support.sample_gallery import (
     all_slots,
     audit,
     charges,
+    collect,
     content,
     export,
     make_disk,
     publish,
+    retarget,
 )
 
 pytest_plugins = ["tests.support.published_gallery"]
@@ -205,3 +207,25 @@ def test_a_repeat_moves_no_segment(places: Places, samples: SampleImages) -> Non
     with places.watched() as (installation, watched):
         publish(installation, samples.first, targets=TARGETS)
     assert set(watched.servers.values()) == {(0, 0)}, "nothing to do, and a server was asked"
+
+
+def test_a_region_added_again_is_charged_for_what_its_server_receives(places: Places, samples: SampleImages) -> None:
+    """The segments of a removed region stay until a collection, and cross again only afterwards (invariants M2, M15)."""
+    alone, both = ["southcentralus"], ["southcentralus", "eastus"]
+    with places.watched() as (installation, _):
+        publish(installation, samples.first, targets=both)
+        once = charges(installation)[-1].delivered_bytes
+        retarget(installation, alone)
+    for is_collected in (False, True):
+        if is_collected:
+            with places.watched() as (installation, _):
+                retarget(installation, alone)
+                collect(installation)
+        segments = sum(size for key, size in places.listed("eastus").items() if "/segments/" in key)
+        with places.watched() as (installation, again):
+            known = {row.key for row in charges(installation)}
+            retarget(installation, both)
+            (row,) = (each for each in charges(installation) if each.key not in known)
+        received, _ = again.servers["eastus"]
+        assert row.delivered_bytes == (once if is_collected else 0) == once - segments
+        assert 0 < received - row.delivered_bytes < once // 100, "more than manifests, revisions and requests crossed"

@@ -159,17 +159,6 @@ def test_storage_is_bytes_times_time(timed: tuple[Installation, ManualClock], sa
         assert row.amount == (lies[region] * price / 10**9).quantize(Decimal("1e-12"))
 
 
-def test_region_added_again_is_charged_for_new_bytes(published: Installation, samples: SampleImages) -> None:
-    """The segments still exist, but no complete manifest names the segments. The row and the charge are new."""
-    before = len(charges(published))
-    delete(published)
-    publish(published, samples.first)
-    again = charges(published)[before:]
-    assert sorted((row.target, row.replica) for row in again) == [("eastus", 0), ("southcentralus", 1), ("westus2", 0)]
-    sizes = {row.delivered_bytes for row in again}
-    assert sizes == {sum(content(published, all_slots(published)[0]).segments.values())}
-
-
 @pytest.mark.engine("postgresql")
 def test_the_main_job_on_postgresql(tmp_path: Path, samples: SampleImages, postgresql: str) -> None:
     with open_home(tmp_path / "home", database=postgresql) as installation:

@@ -183,7 +183,7 @@ def test_fewer_replicas_keep_those_that_are_complete(published: Installation) ->
     audit(published)
 
 
-def test_region_added_again_is_charged_again_and_reuses_stored_segments(
+def test_region_added_again_reuses_stored_segments_and_pays_nothing(
     published: Installation,
 ) -> None:
     first = next(row for row in charges(published) if row.target == "eastus")
@@ -194,7 +194,7 @@ def test_region_added_again_is_charged_again_and_reuses_stored_segments(
     view = retarget(published, list(TARGETS))
     assert states(view)["eastus/0"] is COMPLETED
     rows = [row for row in charges(published) if row.target == "eastus"]
-    assert [row.delivered_bytes for row in rows] == [first.delivered_bytes] * 2
+    assert [row.delivered_bytes for row in rows] == [first.delivered_bytes, 0]
     assert {info.key: info.last_modified for info in store.list(slot.prefix + object_keys.SEGMENTS)} == before
     audit(published, collected=True)
 

@@ -41,6 +41,7 @@ from imgstore.operations.slots.completion import (
 from imgstore.operations.slots.cross_region_reads import CrossRegionReads
 from imgstore.operations.slots.degrade import degrade, degrade_damaged
 from imgstore.operations.slots.gc_guard import claim_segments
+from imgstore.operations.slots.held_segments import record_held
 from imgstore.operations.slots.restore import (
     DAMAGED_REST_SECONDS,
     RESTORED,
@@ -450,6 +451,8 @@ def _copy(
     )
     head_workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
     absent, missing = plan_segments(order, workers=head_workers)
+    is_absent = np.fromiter((row.name in absent for row in plan.segments), np.bool_, len(plan.segments))
+    held = record_held(installation, plan.lease, named_segments(plan.origins), is_absent=is_absent)
     counter.total = sum(absent.values())
     counter.begin()
     if missing:
@@ -479,7 +482,7 @@ def _copy(
     if plan.earlier_region is not None:
         parent = plan.sources[0].slot.key.region
         path = ArrivalPath(parent=parent, earlier=plan.earlier_region, served=served.by_region)
-    complete_replica(installation, replace(plan, version=version), manifests, path)
+    complete_replica(installation, replace(plan, version=version, held=held), manifests, path)
     return receipt.sent_bytes
 
 

@@ -63,7 +63,7 @@ def retarget(
 
 
 def _add(installation: Installation, transaction: Transaction, version: ImageVersion, key: SlotKey) -> None:
-    """Record a replica that is to be made. A region that was removed and added again is charged again."""
+    """Record a replica that is to be made. A region that is added again pays only for bytes that cross again."""
     zone, bucket = installation.locator.choose_zone(key)
     add_replica(installation, transaction, version, transaction.slots.get_or_add(key, zone=zone, bucket=bucket))
 

@@ -4,8 +4,9 @@ Invariants P1, P2 and P3 hold here: no other module writes Completed, charges, o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Final
 
 import numpy as np
 
@@ -33,6 +34,8 @@ from imgstore.operations.slots.key_deletions import check_no_deletion
 from imgstore.policy.worker_queue import backoff_seconds
 from imgstore.segments.fingerprint_index import Locations
 
+NOTHING_HELD: Final = np.zeros(0, dtype=np.uint32)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasedReplica:
@@ -42,6 +45,8 @@ class LeasedReplica:
     version: ImageVersion
     replica: Replica
     lease: Lease
+    held: Locations = field(default_factory=lambda: NOTHING_HELD, compare=False)
+    """The ids of the segments that the slot held before the work (`held_segments.py`). No byte of these crossed."""
 
 
 def version_party(definition_path: DefinitionPath, version: ImageVersion) -> Party:
@@ -138,7 +143,14 @@ def complete_replica(
         ids = named_segments(manifests)
         check_unmarked(installation, transaction, slot, ids)
         record_completion(
-            installation, transaction, leased.definition_path, leased.version, leased.replica, manifests, path
+            installation,
+            transaction,
+            leased.definition_path,
+            leased.version,
+            leased.replica,
+            manifests,
+            path,
+            held=leased.held,
         )
         _remove_lost_objects(transaction, slot, manifests, ids)
         transaction.works.complete(lease)
@@ -152,12 +164,14 @@ def record_completion(
     replica: Replica,
     manifests: Sequence[ManifestRow],
     path: ArrivalPath | None = None,
+    *,
+    held: Locations = NOTHING_HELD,
 ) -> list[LedgerRow]:
     """Write Completed, the charge and the storage interval of a replica. A prediction also runs this (invariant M16).
 
-    The first replica of the version in a region pays for the segments that no complete manifest of the region names
-    (invariant M2). Other replicas of the region are free copies. A segment that several disks of the version name counts
-    once.
+    The first replica of the version in a region pays for the segments that the slot did not hold before the work and that
+    no complete manifest of the region names (invariant M2). Other replicas of the region are free copies. A segment that
+    several disks of the version name counts once.
 
     Args:
         installation: the installation.
@@ -167,6 +181,7 @@ def record_completion(
         replica: the replica.
         manifests: the manifests of all disks of the version (invariant S9).
         path: see `complete_replica`.
+        held: the ids of the segments that the slot held before the work.
 
     Returns:
         The added charges.
@@ -191,13 +206,14 @@ def record_completion(
     # The ledger contains the arrival of a repaired replica already.
     was_complete = all(transaction.manifests.is_complete(each.uid) for each in manifests)
     if not was_complete and not (slot.key.region == version.location and first_here):
+        arrived = np.setdiff1d(new_in_region if first_here else new_here, held)
         arrival = Transfer(
             key=replica.uid,
             party=party,
             source=version.location,
             target=slot.key.region,
             replica=slot.key.ordinal,
-            moved_bytes=transaction.segments.stored_bytes(pool_uid, new_in_region if first_here else new_here),
+            moved_bytes=transaction.segments.stored_bytes(pool_uid, arrived),
             time=now,
         )
         for part in split_arrival(arrival, path) if path is not None and first_here else [arrival]:

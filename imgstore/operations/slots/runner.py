@@ -16,6 +16,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter
 from imgstore.operations.slots.completion import record_failure, record_manifest, update_version_state
 from imgstore.operations.slots.degrade import remove_damaged
+from imgstore.operations.slots.held_segments import NOT_RECORDED
 from imgstore.operations.slots.key_deletions import wait_for_deletions
 from imgstore.operations.slots.removal import abandon_writers
 from imgstore.operations.slots.works import acquire_work, hold_work
@@ -88,10 +89,10 @@ def begin_copy(
     Raises:
         WorkHeld: another process makes the replica.
     """
-    plan = {"digests": {row.disk: row.digest.hex() for row in manifests}}
+    plan: dict[str, Any] = {"digests": {row.disk: row.digest.hex() for row in manifests}}
     pins = [row.uid for row in manifests]
     _, lease = begin_replica(
-        installation, transaction, replica, WorkKind.COPY, plan=plan, fixed=plan, pins=pins, wait=False
+        installation, transaction, replica, WorkKind.COPY, plan=plan | NOT_RECORDED, fixed=plan, pins=pins, wait=False
     )
     return lease
 

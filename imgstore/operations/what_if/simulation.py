@@ -6,16 +6,18 @@ to a store.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from imgstore.catalog import Transaction
+from imgstore.domain.errors import StoreError
 from imgstore.domain.identity.access import Action, Principal, is_allowed
 from imgstore.domain.names import compute_id, version_id
 from imgstore.domain.resources import DiskKind, ImageVersion, ManifestRow, Replica, SegmentRow, Slot, StorageAccountType
 from imgstore.domain.states import ReplicaState
+from imgstore.domain.storage.digests import Digest
 from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import ArrivalPath, Transfer, charge_arrival
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
@@ -36,16 +38,39 @@ from imgstore.operations.replication.routes import compare_routes, record_parent
 from imgstore.operations.replication.targets import mark_surplus_replicas
 from imgstore.operations.slots.attribution import named_segments
 from imgstore.operations.slots.completion import add_manifest, record_completion, remove_manifests
+from imgstore.operations.slots.held_segments import predict_held
 from imgstore.policy.copy_plan import CopyStep, ready_steps
 from imgstore.policy.transfer_rates import RateKey, estimate_seconds, measure_rates
 from imgstore.policy.worker_queue import QueuedVersion
 
 
 @contextmanager
-def simulate(installation: Installation) -> Iterator["Simulation"]:
-    """Simulate a change in the block. At the end of the block, all changes are rolled back."""
+def simulate(
+    installation: Installation, pool_uid: str | None = None, regions: Iterable[str] = ()
+) -> Iterator["Simulation"]:
+    """Simulate a change in the block. At the end of the block, all changes are rolled back.
+
+    Args:
+        installation: the installation.
+        pool_uid: the pool of new replicas.
+        regions: the regions of new replicas. Their slots are listed before the transaction begins.
+    """
+    listed = {} if pool_uid is None else _list_segments(installation, pool_uid, frozenset(regions))
     with installation.catalog.simulation() as transaction:
-        yield Simulation(installation=installation, transaction=transaction)
+        yield Simulation(installation=installation, transaction=transaction, listed=listed)
+
+
+def _list_segments(
+    installation: Installation, pool_uid: str, regions: Collection[str]
+) -> dict[str, Collection[Digest]]:
+    """List the segments of the slots in the regions, by slot uid. A slot that does not answer has no segments."""
+    with installation.catalog.reading() as transaction:
+        slots = [slot for slot in transaction.slots.list(pool_uid) if slot.key.region in regions]
+    found: dict[str, Collection[Digest]] = {}
+    for slot in slots:
+        with suppress(StoreError):
+            found[slot.uid] = installation.access(slot).list_segments().present.keys()
+    return found
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,6 +79,8 @@ class Simulation:
 
     installation: Installation
     transaction: Transaction
+    listed: Mapping[str, Collection[Digest]] = field(default_factory=dict)
+    """The names of the segments in each listed slot, by slot uid."""
     charges: list[LedgerRow] = field(default_factory=list)
     _whole_arrivals: list[Transfer] = field(default_factory=list)
     _whole_stored_bytes: Counter[tuple[str, StorageAccountType]] = field(default_factory=Counter)
@@ -108,7 +135,10 @@ class Simulation:
         is_new = not all(transaction.manifests.is_complete(row.uid) for row in rows)
         transaction.replicas.move(replica.uid, ReplicaState.REPLICATING)
         present = transaction.versions.by_uid(version.uid)
-        charges = record_completion(self.installation, transaction, definition_path, present, replica, rows, path)
+        held = predict_held(transaction, slot, version.uid, named_segments(rows), self.listed.get(slot.uid, ()))
+        charges = record_completion(
+            self.installation, transaction, definition_path, present, replica, rows, path, held=held
+        )
         self.charges += charges
         virtual_bytes = sum(row.virtual_bytes for row in rows)
         if is_new:

@@ -90,7 +90,11 @@ def forecast_version_update(
         Action.WRITE,
         names.version_id(installation.subscription, group, gallery, definition, version),
     )
-    with simulate(installation) as simulation:
+    with installation.catalog.reading() as transaction:
+        path = lookup.find_definition_path(transaction, installation.subscription, group, gallery, definition)
+        targets = update.target_regions or lookup.find_version(transaction, path, version).target_regions
+    regions = {installation.regions.get(each.name, target="targetRegions").name for each in targets}
+    with simulate(installation, path.gallery.pool_uid, regions) as simulation:
         transaction = simulation.transaction
         path = lookup.find_definition_path(transaction, installation.subscription, group, gallery, definition)
         existing = lookup.find_version(transaction, path, version)
@@ -177,7 +181,8 @@ class _Creation:
         elif publication is not None:
             receipts = predict_packing(self.installation, publication, plan, start)
             packed = _Packed(receipts=receipts, manifest_bytes={})
-        with simulate(self.installation) as simulation:
+        pool_uid = self.resolved.definition_path.gallery.pool_uid
+        with simulate(self.installation, pool_uid, [each.name for each in self.resolved.targets]) as simulation:
             publication = self._find_publication(simulation.transaction)
             if publication is not None and packed is not None:
                 self._ingest(simulation, publication, packed)
