@@ -33,6 +33,7 @@ from imgstore.catalog.resources.references import References
 from imgstore.catalog.resources.settings import SharedSettings
 from imgstore.catalog.resources.versions import Versions
 from imgstore.catalog.schema import REVISION
+from imgstore.catalog.storage.budgets import Budgets
 from imgstore.catalog.storage.deletion_marks import DeletionMarks
 from imgstore.catalog.storage.deletions import Deletions
 from imgstore.catalog.storage.ledger import Ledger
@@ -104,6 +105,7 @@ class Transaction:
         self.ledger = Ledger(session)
         self.price_lists = RecordedPrices(session)
         self.ledger_log = LedgerLog(session)
+        self.budgets = Budgets(session)
         self.revision_marks = RevisionMarks(session)
         self.activity = Activity(session)
         self.tenants = Tenants(session)

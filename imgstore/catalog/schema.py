@@ -32,6 +32,7 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     work_pins        -> works, manifests                     the database refuses to delete a pinned manifest
     ledger           ~> all resources, by name, price_lists  statements need charges of deleted resources
     price_lists                                              all price lists since the first start
+    budgets          ~> subscriptions                        limits of the charges of months
     intervals        ~> slots, versions, disks
     activity         ~> all resources, by name
     workers                                                  running processes of `imgstore worker`
@@ -108,9 +109,10 @@ from imgstore.domain.storage.garbage import GcState
 from imgstore.domain.storage.scrub_passes import ScrubRunner
 from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.storage.zones import ZoneKind
+from imgstore.ledger.budgets import AtLimit
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0038"
+REVISION: Final = "0039"
 """The head of migrations/versions. A catalog at this revision opens without an import of Alembic.
 
 Each migration from 0033 on has a variable `oldest_code`, the oldest revision of code that may use the catalog afterwards
@@ -603,6 +605,22 @@ price_lists = _table(
     Column("document", JSON, nullable=False),
     # The first use of the list. The first list applies to all earlier times, too.
     Column("effective_at", UtcDateTime, nullable=False),
+)
+
+budgets = _table(
+    "budgets",
+    _uid(),
+    Column("subscription", String, nullable=False),
+    Column("subscription_key", String, nullable=False),
+    # "2026-12", or "every" for each month without a budget of its own.
+    Column("month", String, nullable=False),
+    Column("amount", DecimalText, nullable=False),
+    Column("currency", String, nullable=False),
+    Column("at_limit", EnumText(AtLimit), nullable=False),
+    Column("set_at", UtcDateTime, nullable=False),
+    # The last month whose charges reached the budget, so that the activity log has one entry for the month.
+    Column("reached_month", String),
+    UniqueConstraint("subscription_key", "month"),
 )
 
 intervals = _table(

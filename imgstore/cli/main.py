@@ -43,6 +43,7 @@ _COMMANDS: Final = {
         ("machines", "vm", "Manage records of virtual machines. No machine is started."),
         ("access", "auth", "Manage tenants, principals, roles, issuers and keys."),
         ("operator", "bill", "Show moved and stored bytes, and their cost."),
+        ("operator", "budget", "Manage the budgets of the subscription."),
         ("access", "account", "Show subscriptions."),
         ("operator", "operation", "List and cancel long-running operations of the API."),
         ("operator", "monitor", "Show the activity log."),

@@ -57,6 +57,18 @@ def diff_replicas(replicas: Sequence[Replica], targets: Sequence[TargetRegion]) 
     )
 
 
+def starts_replication(replicas: Sequence[Replica], targets: Sequence[TargetRegion], location: str) -> bool:
+    """Return whether the target regions need a new replica, other than the first replica of a new version.
+
+    Args:
+        replicas: all replicas of the version.
+        targets: the target regions.
+        location: the source region, which the ingest of a new version fills.
+    """
+    missing = {(target.name, ordinal) for target, ordinal in diff_replicas(replicas, targets).missing}
+    return bool(missing if replicas else missing - {(location, 0)})
+
+
 def find_removed_regions(replicas: Sequence[Replica], targets: Sequence[TargetRegion]) -> list[str]:
     """Return the regions with a complete replica that are no longer target regions."""
     wanted = {target.name for target in targets}

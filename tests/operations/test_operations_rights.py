@@ -6,6 +6,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from imgstore.domain.requests import (
     VersionSource,
 )
 from imgstore.domain.resources import DiskKind, OsType, VersionUpdate
+from imgstore.ledger.budgets import AtLimit
 from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
 from imgstore.operations.network_records import NetworkScope
@@ -81,6 +83,8 @@ VALUES: dict[str, Any] = {
     "jwks": "https://issuer.example/keys",
     "subject": "s",
     "proof": None,
+    "amount": Decimal(1),
+    "at_limit": AtLimit.WARN,
     "passphrase": "correct horse battery",
     "dry_run": True,
     "who": "somebody",

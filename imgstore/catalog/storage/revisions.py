@@ -82,6 +82,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             # An Argon2id hash of 30 random bytes. No search finds the secret.
             _kind("secrets", _member(schema.secrets)),
             _kind("issuers", _member(schema.issuers)),
+            _kind("budgets", _member(schema.budgets, quiet=["reached_month"])),
             _kind("groups", _member(schema.groups)),
             _kind("pools", _member(schema.pools, omitted=["fingerprint_key"]), _member(schema.slots, "pool_uid")),
             _kind("galleries", _member(schema.galleries)),

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import Conflict, ImgstoreError, LeaseLost, NotFound, WorkHeld
-from imgstore.domain.resources import ImageVersion, Replica, Slot, SlotKey
+from imgstore.domain.resources import ImageVersion, Replica, Slot, SlotKey, TargetRegion
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import DefinitionPath
+from imgstore.operations.billing.budgets import check_budget
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import task_name
 from imgstore.operations.slots.completion import update_version_state
 from imgstore.operations.slots.removal import FreedBytes, is_work_alive, remove_replica
 from imgstore.operations.stores.catalog_checks import refuse_if_outdated
-from imgstore.policy.replica_diff import diff_replicas, find_removed_regions
+from imgstore.policy.replica_diff import diff_replicas, find_removed_regions, starts_replication
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,19 @@ class Removal:
     freed: FreedBytes
     waits_for: ImgstoreError | None = None
     """The reason why the bytes still exist. The replica is invisible in any case."""
+
+
+def check_replication(
+    installation: Installation, replicas: Sequence[Replica], targets: Sequence[TargetRegion], location: str
+) -> None:
+    """Check the budget of the month if the target regions of a version need new replicas, before `retarget`.
+
+    Raises:
+        InvalidInput: no prices are valid now.
+        Conflict: the budget is reached, and refuses new replications.
+    """
+    if starts_replication(replicas, targets, location):
+        check_budget(installation)
 
 
 def retarget(

@@ -32,7 +32,7 @@ from imgstore.operations import lookup
 from imgstore.operations.disks.content_check import check_recorded_source, format_identity, note_changed_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
-from imgstore.operations.replication.targets import add_replica, retarget
+from imgstore.operations.replication.targets import add_replica, check_replication, retarget
 from imgstore.operations.slots.attribution import change_tags, lock_slots
 from imgstore.operations.slots.completion import update_version_state
 from imgstore.policy.allowed_changes import check_end_of_life
@@ -240,12 +240,15 @@ def record_version(
 
     Raises:
         PropertyChangeNotAllowed: the version exists with other disks, other sources or another source region.
-        Conflict: the version was deleted, or a limit is reached.
+        InvalidInput: the version needs new replicas, and no prices are valid now.
+        Conflict: the version was deleted, a limit is reached, or the budget of the month refuses new replicas.
         CatalogOutdated: a replica would be removed, and the catalog is older than its buckets. Nothing was changed.
     """
     with installation.catalog.reading() as transaction:
         known = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
         replicas = [] if known is None else transaction.replicas.list(known.uid)
+    if resolved.shallow_slot is None and (known is None or known.is_visible):
+        check_replication(installation, replicas, resolved.targets, resolved.location)
     plan = diff_replicas(replicas, resolved.targets)
     if plan.surplus or plan.outgoing:
         installation.locator.refresh_checkpoints()  # `retarget` refuses a removal if the catalog is outdated.

@@ -29,6 +29,7 @@ from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import Transfer
 from imgstore.ledger.entries import LedgerRow
 from imgstore.operations import lookup
+from imgstore.operations.billing.budgets import check_budget
 from imgstore.operations.disks.export import hold_pin, list_alternative_slots, pin_manifest, read_manifest
 from imgstore.operations.disks.placement import find_named_version
 from imgstore.operations.disks.sources import COPYABLE_KINDS, find_original, source_not_found
@@ -91,6 +92,7 @@ def open_stored_disks(
         SourceNotFound, NotFound: the source is missing, and no disk of the version was ingested from the source.
         InvalidInput: the source is in another region, or declares another operating system than the definition.
         AccessDenied: the principal may not read the source.
+        Conflict: the source is in another region, and the budget of the month refuses new replications.
     """
     reference = resolved.request.source.reference
     image = None if reference is None else admit_reader(installation, principal, reference)
@@ -100,6 +102,8 @@ def open_stored_disks(
         if pinned:
             for each in chosen.values():
                 stack.callback(_abandon_pin, installation, each.lease)
+            if any(each.slot.key.region != resolved.location for each in chosen.values()):
+                _check_crossing(installation, resolved)
         read = _read if pinned else _read_unpinned
         readers = {key: stack.enter_context(read(installation, key, each, resolved)) for key, each in chosen.items()}
         yield OpenedDisks(
@@ -108,6 +112,12 @@ def open_stored_disks(
             absent={key: resolved.arrived[key] for key in absent},
             uploads=uploads,
         )
+
+
+def _check_crossing(installation: Installation, resolved: ResolvedRequest) -> None:
+    """Check the budget before a new version is made from bytes of another region. An accepted version continues."""
+    if resolved.existing is None or not resolved.existing.is_visible:
+        check_budget(installation)
 
 
 def _abandon_pin(installation: Installation, lease: Lease) -> None:

@@ -14,7 +14,7 @@ from imgstore.operations.activity_log import record_activity
 from imgstore.operations.gallery.versions import show_version
 from imgstore.operations.installation import Installation
 from imgstore.operations.replication.copy import converge, leave_to_workers
-from imgstore.operations.replication.targets import retarget
+from imgstore.operations.replication.targets import check_replication, retarget
 from imgstore.operations.slots.attribution import change_tags, lock_slots
 from imgstore.operations.slots.completion import update_version_state
 from imgstore.operations.versions.create import make_replication_error
@@ -42,7 +42,8 @@ def update_version(
 
     Raises:
         InvalidInput: the update is refused. Nothing was changed.
-        Conflict: the safety profile of the version keeps a region that would be removed, or the version was deleted.
+        Conflict: the safety profile of the version keeps a region that would be removed, the version was deleted, or the
+            budget of the month refuses new replicas.
         ReplicationFailed: one or more target regions failed. The other regions are usable.
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
@@ -52,6 +53,10 @@ def update_version(
                 transaction, installation.subscription, group, gallery, definition
             )
             existing = lookup.find_version(transaction, definition_path, version)
+            replicas = transaction.replicas.list(existing.uid)
+            check_updatable(existing, scope)
+            wanted = apply_update(existing, update, installation.regions, installation.limits, now=transaction.now())
+        check_replication(installation, replicas, wanted.target_regions, existing.location)
         if update.target_regions is not None:
             installation.locator.refresh_checkpoints()  # `retarget` refuses a removal if the catalog is outdated.
         with installation.catalog.transaction() as transaction:

@@ -1,0 +1,41 @@
+"""Add the budgets of subscriptions.
+
+Revision: 0039, after 0038.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from imgstore.catalog.engine.revision_triggers import MarkedTable, install_triggers
+
+revision = "0039"
+down_revision = "0038"
+branch_labels = None
+depends_on = None
+oldest_code = "0032"
+
+_BUDGETS = MarkedTable(
+    table="budgets",
+    kind="budgets",
+    identity=("uid",),
+    loud=("subscription", "subscription_key", "month", "amount", "currency", "at_limit", "set_at"),
+    is_urgent=True,
+)
+
+
+def upgrade() -> None:
+    op.create_table(
+        "budgets",
+        sa.Column("uid", sa.String(), nullable=False),
+        sa.Column("subscription", sa.String(), nullable=False),
+        sa.Column("subscription_key", sa.String(), nullable=False),
+        sa.Column("month", sa.String(), nullable=False),
+        sa.Column("amount", sa.String(), nullable=False),
+        sa.Column("currency", sa.String(), nullable=False),
+        sa.Column("at_limit", sa.String(), nullable=False),
+        sa.Column("set_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("reached_month", sa.String(), nullable=True),
+        sa.PrimaryKeyConstraint("uid", name=op.f("pk_budgets")),
+        sa.UniqueConstraint("subscription_key", "month", name=op.f("uq_budgets_subscription_key_month")),
+    )
+    install_triggers(op.get_bind(), [_BUDGETS])
