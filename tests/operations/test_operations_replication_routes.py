@@ -268,22 +268,28 @@ PUBLISH: dict[str, Any] = {"version": "1.0.0", "targets": TARGETS}
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)], ids=["killed", "interrupted"]
+    ("number", "fatal"),
+    # A killed process has put the segments of eastus, and not the manifest. An interrupted process ends its requests.
+    [(signal.SIGKILL, 75), pytest.param(signal.SIGINT, 40, marks=pytest.mark.long)],
+    ids=["killed", "interrupted"],
 )
-def test_process_that_ends_in_the_copy_to_a_parent_is_resumed(scene: CrashScene, disk: Path, number: int) -> None:
-    scene.run_job("publish", source=str(disk), version="1.0.0", targets=[SOURCE])
-    steps = scene.run_job("retarget", version="1.0.0", targets=[SOURCE, EAST])
-    other = make_raw(scene.folder / "other.raw", seed=2, virtual_bytes=16 * MIB, content_bytes=9 * MIB)
-    scene.expected["1.0.1"] = other
-    scene.run_job("publish", source=str(other), version="1.0.1", targets=[SOURCE])
-    assert scene.crash_and_repeat("retarget", fatal=steps * 2 // 3, number=number, version="1.0.1", targets=TARGETS)
-    scene.check()
+def test_process_that_ends_in_the_copy_to_a_parent_is_resumed(
+    scene: CrashScene, disk: Path, number: int, fatal: int
+) -> None:
     with scene.open() as installation:
+        publish(installation, disk, targets=[SOURCE])
+    assert scene.run_job("retarget", fatal=fatal, number=number, version="1.0.0", targets=TARGETS) == 0
+    with scene.open() as installation:
+        assert states(show(installation))[f"{EAST}/0"] is not COMPLETED
+        assert parents(installation) == {SOURCE: None, EAST: SOURCE, WEST: EAST, NORTH: EAST}
+        retarget(installation, TARGETS)
         assert paid(installation) == CHEAPEST
+    scene.check()
 
 
 def test_children_of_a_removed_parent_get_another_parent(scene: CrashScene, disk: Path) -> None:
-    scene.run_job("publish", source=str(disk), version="1.0.0", targets=[SOURCE])
+    with scene.open() as installation:
+        publish(installation, disk, targets=[SOURCE])
     scene.run_job("retarget", watch="replica Replicating", version="1.0.0", targets=TARGETS)
     with scene.open() as installation:
         assert parents(installation) == {SOURCE: None, EAST: SOURCE, WEST: EAST, NORTH: EAST}
@@ -293,8 +299,8 @@ def test_children_of_a_removed_parent_get_another_parent(scene: CrashScene, disk
 
 def test_child_is_finished_from_another_region_after_its_parent_is_lost(scene: CrashScene, disk: Path) -> None:
     """A process is killed in the copy to a child, and the store of the parent is lost: both pairs are charged."""
-    scene.run_job("publish", source=str(disk), version="1.0.0", targets=[SOURCE, EAST])
     with scene.open() as installation:
+        publish(installation, disk, targets=[SOURCE, EAST])
         slot = next(each.slot for each in show(installation).replicas if each.slot.key.region == EAST)
     scene.run_job("retarget", watch="replica Replicating", version="1.0.0", targets=[SOURCE, EAST, WEST])
     with scene.open() as installation:
