@@ -38,6 +38,7 @@ from imgstore.catalog.storage.deletion_marks import DeletionMarks
 from imgstore.catalog.storage.deletions import Deletions
 from imgstore.catalog.storage.ledger import Ledger
 from imgstore.catalog.storage.ledger_log import LedgerLog
+from imgstore.catalog.storage.ledger_sums import LedgerSums
 from imgstore.catalog.storage.maintenance import MaintenanceTasks, ZoneGaps
 from imgstore.catalog.storage.manifests import Manifests
 from imgstore.catalog.storage.price_lists import RecordedPrices
@@ -103,6 +104,7 @@ class Transaction:
         self.quotas = Quotas(session)
         self.placements = Placements(session)
         self.ledger = Ledger(session)
+        self.ledger_sums = LedgerSums(session)
         self.price_lists = RecordedPrices(session)
         self.ledger_log = LedgerLog(session)
         self.budgets = Budgets(session)

@@ -17,7 +17,7 @@ from imgstore.domain.storage.sizes import GIGABYTE
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.prices import EXACT, FREE, PriceLists, Rate
 from imgstore.ledger.rating import rate_quantity
-from imgstore.ledger.statement import list_usage, rate_all
+from imgstore.ledger.usage import list_usage, rate_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

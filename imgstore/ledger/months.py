@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _MONTH: Final = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
@@ -46,6 +46,14 @@ class Month:
 
     def __str__(self) -> str:
         return f"{self.year:04}-{self.number:02}"
+
+
+def day_begins(first: datetime, last: datetime) -> Iterator[datetime]:
+    """Return the begins of days in UTC after `first` and before `last`."""
+    border = first.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    while border < last:
+        yield border
+        border += timedelta(days=1)
 
 
 def month_begins(first: datetime, last: datetime) -> Iterator[datetime]:

@@ -170,6 +170,16 @@ class PriceLists:
         """Return the list that applied at a time."""
         return self.lists[bisect_right(self.begins[1:], time)]
 
+    def at_for(self, storage_account_type: StorageAccountType, time: datetime) -> PriceList:
+        """Return the list that prices a storage account type at a time.
+
+        A type may leave the price list when no region offers the type any more. Bytes of the type that are still stored
+        keep the price of the last list with the type.
+        """
+        applied = self.lists[: bisect_right(self.begins[1:], time) + 1]
+        found = (each for each in reversed(applied) if storage_account_type in each.at(time).storage)
+        return next(found, applied[-1])
+
     def borders(self) -> list[datetime]:
         """Return all times at which a price may have changed, in order."""
         found = set(self.begins[1:])

@@ -351,7 +351,7 @@ class Oracle:
             for path in zone.rglob("*"):
                 if path.is_file():
                     inside = path.relative_to(zone).parts
-                    if inside == ("FORMAT",) or inside[0] in ("zone", "installation"):
+                    if inside == ("FORMAT",) or inside[0] in ("zone", "installation", "ledger"):
                         continue
                     if inside[4] == "owners":
                         assert inside[5] in owners, f"{path} is a revision without an owner"

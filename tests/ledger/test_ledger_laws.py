@@ -18,6 +18,7 @@ from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.egress import ArrivalPath, Transfer, charge_arrival, split_arrival
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.months import Month
+from imgstore.ledger.periods import byte_microseconds, cut_interval
 from imgstore.ledger.prices import FREE, PriceList, PriceLists, Prices, Rate, Tier, Tiers, flat
 from imgstore.ledger.rating import rate_quantity
 from imgstore.ledger.shared_bytes import describe_shared_bytes
@@ -25,8 +26,6 @@ from imgstore.ledger.statement import AMOUNT_UNIT, BYTE_HOURS_UNIT, make_stateme
 from imgstore.ledger.storage_intervals import (
     Owner,
     attribute_bytes,
-    byte_microseconds,
-    cut_interval,
     plan_interval_changes,
 )
 

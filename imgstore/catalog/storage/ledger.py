@@ -28,10 +28,23 @@ class Ledger(Repository):
         added = statement.on_conflict_do_nothing(index_elements=["key"]).returning(_ledger.c.key)
         return self._session.first(added) is not None
 
-    def rows(self, subscription: str | None = None) -> list[LedgerRow]:
-        """Return the charges of a subscription, or of all, by time, target, replica and key."""
+    def rows(
+        self, subscription: str | None = None, *, begin: datetime | None = None, end: datetime | None = None
+    ) -> list[LedgerRow]:
+        """Return the charges of a subscription, or of all, by time, target, replica and key.
+
+        Args:
+            subscription: the subscription. None for all.
+            begin: the first moment of the charges. None for all.
+            end: the first moment after the charges. None for all.
+        """
+        statement = _of(_ledger, subscription)
+        if begin is not None:
+            statement = statement.where(_ledger.c.time >= begin)
+        if end is not None:
+            statement = statement.where(_ledger.c.time < end)
         order = (_ledger.c.time, _ledger.c.target, _ledger.c.replica, _ledger.c.key)
-        return [_charge(row) for row in self._session.all(_of(_ledger, subscription).order_by(*order))]
+        return [_charge(row) for row in self._session.all(statement.order_by(*order))]
 
     def meter_bytes(self, subscription: str, since: datetime) -> dict[str, int]:
         """Return the charged bytes of a subscription since a time, by meter."""
@@ -103,9 +116,22 @@ class Ledger(Repository):
             closed_at[row.owner_uid] = row.closed_at
         return since
 
-    def intervals(self, subscription: str | None = None) -> list[StorageInterval]:
-        """Return all intervals of a subscription, or of all subscriptions, oldest first."""
-        statement = _of(_intervals, subscription).order_by(_intervals.c.opened_at, _intervals.c.uid)
+    def intervals(
+        self, subscription: str | None = None, *, begin: datetime | None = None, end: datetime | None = None
+    ) -> list[StorageInterval]:
+        """Return the intervals of a subscription, or of all subscriptions, oldest first.
+
+        Args:
+            subscription: the subscription. None for all.
+            begin: intervals that were closed before are left out. None for all.
+            end: intervals that were opened later are left out. None for all.
+        """
+        statement = _of(_intervals, subscription)
+        if begin is not None:
+            statement = statement.where(_intervals.c.closed_at.is_(None) | (_intervals.c.closed_at > begin))
+        if end is not None:
+            statement = statement.where(_intervals.c.opened_at < end)
+        statement = statement.order_by(_intervals.c.opened_at, _intervals.c.uid)
         return [_interval(row) for row in self._session.all(statement)]
 
 

@@ -22,7 +22,7 @@ from imgstore.domain.errors import InvalidInput
 if TYPE_CHECKING:
     from jmespath.parser import ParsedResult
 
-FORMATS: Final = ("json", "table", "tsv", "yaml", "none")
+FORMATS: Final = ("json", "table", "csv", "tsv", "yaml", "none")
 _COLOURED: Final = {"jsonc": "json", "yamlc": "yaml"}
 """az's coloured formats, read as the plain formats."""
 

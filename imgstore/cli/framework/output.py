@@ -1,5 +1,7 @@
-"""Print results on standard output as json, table, tsv or yaml, after ``--query``."""
+"""Print results on standard output as json, table, csv, tsv or yaml, after ``--query``."""
 
+import csv
+import io
 import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -99,10 +101,25 @@ def _as_tsv(body: Json, _table: Table) -> str | None:
     return "\n".join(lines) if lines else None
 
 
+def _as_csv(body: Json, table: Table) -> str | None:
+    """Format the rows of the table as comma-separated values (RFC 4180), with the headings in the first line."""
+    rows = table(body)
+    headings = list(dict.fromkeys(heading for row in rows for heading in row))
+    if not headings:
+        return None
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines)
+    writer.writerow(headings)
+    for row in rows:
+        writer.writerow(["" if row.get(heading) is None else _cell(row[heading]) for heading in headings])
+    return lines.getvalue().removesuffix("\r\n")
+
+
 _WRITERS: Final[Mapping[str, Callable[[Json, Table], str | None]]] = {
     "json": lambda body, _table: dumps(body),
     "yaml": _as_yaml,
     "table": _as_table,
+    "csv": _as_csv,
     "tsv": _as_tsv,
     "none": lambda _body, _table: None,
 }

@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from imgstore.ledger.statement import ROUNDING_RULE
 from imgstore.wire.json_text import Json, instant
 
-if TYPE_CHECKING:  # JSON does not need the ledger's arithmetic, which imports numpy
-    from imgstore.ledger.statement import Statement, StatementRow
+if TYPE_CHECKING:
+    from imgstore.ledger.grouped_statement import GroupedStatement
+    from imgstore.ledger.statement import Statement, StatementRow, Total
 
 
 def statement_json(statement: "Statement") -> Json:
@@ -15,13 +17,33 @@ def statement_json(statement: "Statement") -> Json:
         "currency": single and single.currency,
         "total": single and f"{single.amount:f}",
         "due": single and f"{single.due:f}",
-        "totals": [
-            {"currency": each.currency, "amount": f"{each.amount:f}", "due": f"{each.due:f}"}
-            for each in statement.totals
-        ],
-        "rounding": statement.rounding,
+        "totals": _totals_json(statement.totals),
+        "rounding": ROUNDING_RULE,
         "rows": [_row_json(row) for row in statement.rows],
     }
+
+
+def grouped_statement_json(statement: "GroupedStatement") -> Json:
+    """Return a statement by a property."""
+    return {
+        "by": statement.by,
+        "totals": _totals_json(statement.totals),
+        "rounding": ROUNDING_RULE,
+        "rows": [
+            {
+                "name": row.name,
+                "deliveredBytes": row.delivered_bytes,
+                "byteHours": f"{row.byte_hours:f}",
+                "amount": f"{row.amount:f}",
+                "currency": row.currency,
+            }
+            for row in statement.rows
+        ],
+    }
+
+
+def _totals_json(totals: "tuple[Total, ...]") -> Json:
+    return [{"currency": each.currency, "amount": f"{each.amount:f}", "due": f"{each.due:f}"} for each in totals]
 
 
 def _row_json(row: "StatementRow") -> Json:

@@ -1,5 +1,7 @@
 """``imgstore bill``: moved bytes, stored bytes and their cost."""
 
+from decimal import Decimal
+
 import click
 
 from imgstore.cli.commands.operator import bill_log
@@ -7,10 +9,11 @@ from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import Rows, columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.errors import InvalidInput
+from imgstore.ledger.grouped_statement import TAG_PREFIX, Property
 from imgstore.ledger.months import Month
 from imgstore.operations.billing import statements
 from imgstore.wire.json_text import Json
-from imgstore.wire.responses.statement import statement_json
+from imgstore.wire.responses.statement import grouped_statement_json, statement_json
 
 _LINES = columns(
     Kind="kind",
@@ -25,20 +28,38 @@ _LINES = columns(
     ByteHours="byteHours",
     UnitPrice="unitPrice",
     Amount="amount",
+    Currency="currency",
+)
+
+_NUMBERS = frozenset({"ByteHours", "UnitPrice", "Amount"})
+_SUMS = columns(
+    Name="name", DeliveredBytes="deliveredBytes", ByteHours="byteHours", Amount="amount", Currency="currency"
 )
 
 
 def lines_and_total(body: Json) -> Rows:
     """Make the rows of the statement, with the totals as the last rows."""
-    totals = [
-        line
-        for each in body["totals"]
-        for line in (
-            {"Kind": "total", "UnitPrice": each["currency"], "Amount": each["amount"]},
-            {"Kind": "due", "UnitPrice": each["currency"], "Amount": each["due"]},
-        )
+    return _with_numbers([*_LINES(body["rows"]), *_totals(body, "Kind")])
+
+
+def _with_numbers(rows: Rows) -> Rows:
+    """Return the rows with amounts as numbers, which a table aligns on the right."""
+    return [
+        {key: Decimal(value) if key in _NUMBERS and value is not None else value for key, value in row.items()}
+        for row in rows
     ]
-    return [*_LINES(body["rows"]), *totals]
+
+
+def _totals(body: Json, heading: str) -> Rows:
+    return [
+        {heading: name, "Amount": each[key], "Currency": each["currency"]}
+        for each in body["totals"]
+        for name, key in (("total", "amount"), ("due", "due"))
+    ]
+
+
+def _statement_rows(body: Json) -> Rows:
+    return lines_and_total(body) if "by" not in body else _with_numbers([*_SUMS(body["rows"]), *_totals(body, "Name")])
 
 
 @click.group(cls=Group)
@@ -46,14 +67,63 @@ def bill() -> None:
     """Show moved and stored bytes, and their cost."""
 
 
-@bill.command(table=lines_and_total, example="imgstore bill show --month 2026-11 -o table")
+@bill.command(
+    table=_statement_rows,
+    example="imgstore bill show --month 2026-11 -o table\n"
+    "imgstore bill show --month 2026-11 --by tag:team --filter region=westus2 -o csv",
+)
 @click.option("--month", metavar="YYYY-MM", help="Month in UTC. Default: all months.")
-def show(session: Session, month: str | None) -> Json:
+@click.option(
+    "--by",
+    metavar="PROPERTY",
+    help=f"Add up the charges by a property: {', '.join(Property)} or {TAG_PREFIX}NAME. Default: no sums.",
+)
+@click.option(
+    "--filter",
+    "filters",
+    metavar="PROPERTY=VALUE",
+    multiple=True,
+    help="Show the charges with this value of a property alone. Needs --by. May be repeated.",
+)
+@click.option("--all-subscriptions", is_flag=True, help="Add up the charges of all subscriptions. Needs --by.")
+def show(
+    session: Session, month: str | None, by: str | None, filters: tuple[str, ...], *, all_subscriptions: bool
+) -> Json:
     """Show the statement: bytes across regions, copies inside a region, and storage by time.
 
     Amounts are exact. The amount due is rounded half to even to the minor unit of the currency.
     """
-    return statement_json(session.run(statements.show_bill, month=None if month is None else _read_month(month)))
+    wanted = None if month is None else _read_month(month)
+    if by is None:
+        if filters or all_subscriptions:
+            raise click.UsageError("--filter and --all-subscriptions need --by, for example --by region")
+        return statement_json(session.run(statements.show_bill, month=wanted))
+    return grouped_statement_json(
+        session.run(
+            statements.group_bill,
+            by=_read_property(by, "--by"),
+            month=wanted,
+            filters=dict(_read_filter(each) for each in filters),
+            all_subscriptions=all_subscriptions,
+        )
+    )
+
+
+def _read_filter(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return _read_property(name, "--filter"), value
+
+
+def _read_property(text: str, option: str) -> str:
+    if text in set(Property) or (text.startswith(TAG_PREFIX) and text != TAG_PREFIX):
+        return text
+    raise InvalidInput(
+        f"'{text}' is no property of a charge.",
+        found=repr(text),
+        expected=f"one of {', '.join(Property)}, or {TAG_PREFIX} with the name of a tag",
+        hint="use for example --by region, or --filter tag:team=web with --by version",
+        target=option,
+    )
 
 
 def _read_month(text: str) -> Month:
