@@ -273,6 +273,14 @@ def _ensure_installation(
             hint="run the same `imgstore catalog rebuild` again to continue",
             target="catalog",
         )
+    _check_zones_unused(settings, catalog.place, regions, registry, outside)
+    with catalog.transaction() as transaction:
+        return transaction.installation.ensure(settings.subscription)
+
+
+def _check_zones_unused(
+    settings: Settings, place: str, regions: Regions, registry: CatalogZones | NoRecords, outside: Effects
+) -> None:
     locator = Locator(
         regions,
         home=settings.home,
@@ -283,11 +291,9 @@ def _ensure_installation(
         policy=RetryPolicy(attempts_max=1),
     )
     try:
-        check_no_other_installation(catalog.place, settings.home, locator)
+        check_no_other_installation(place, settings.home, locator)
     finally:
         locator.close()
-    with catalog.transaction() as transaction:
-        return transaction.installation.ensure(settings.subscription)
 
 
 def _scratch(settings: Settings) -> AbstractContextManager[Path]:
@@ -344,6 +350,19 @@ def _make_scratch(top: Path) -> tuple[Path, int]:
 def has_catalog(settings: Settings) -> bool:
     """Return whether the settings name a database, or a home with a catalog."""
     return settings.database is not None or os.access(settings.home / DATABASE_FILE, os.R_OK)
+
+
+def check_catalog_not_lost(settings: Settings) -> None:
+    """Distinguish a lost catalog from an installation that was never made, for settings without a catalog.
+
+    Raises:
+        RegionsFault: `regions.yaml` is invalid.
+        StoreMismatch: the catalog is missing, and zones have the mark of an installation.
+    """
+    file = settings.home / DATABASE_FILE
+    check_catalog_file(settings.home, file)
+    regions = load_regions(settings.regions, settings.environ)
+    _check_zones_unused(settings, str(file), regions, NoRecords(), Effects())
 
 
 @contextmanager

@@ -15,6 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
+from imgstore.testing.engines import S3Engine
+from tests.support.bucket_home import write_regions
 from tests.support.certificates import issue
 from tests.support.mounted_folder import mount_folder
 from tests.support.sample_gallery import SampleImages, make_disk, open_home
@@ -137,6 +139,30 @@ def test_a_lost_zone_of_three_and_a_lost_region(home: Path) -> None:
 def test_a_folder_without_an_installation_is_an_error_and_stays_empty(tmp_path: Path) -> None:
     (finding,) = found(tmp_path, 2)["installation"]
     assert (finding["level"], list(tmp_path.iterdir())) == ("error", [])
+
+
+def test_a_lost_catalog_is_named_with_the_ways_back(home: Path) -> None:
+    for file in home.glob("catalog.sqlite*"):
+        file.unlink()
+    present = sorted(home.iterdir())
+    (finding,) = found(home, 2)["installation"]
+    assert "catalog.sqlite is missing" in finding["found"]
+    assert "imgstore catalog rebuild" in finding["nextStep"]
+    assert sorted(home.iterdir()) == present
+
+
+def test_a_lost_home_is_noticed_by_its_buckets(tmp_path: Path, minio: S3Engine) -> None:
+    regions = write_regions(tmp_path / "regions.yaml", bucket=minio.make_bucket("doctor"), endpoint=minio.endpoint)
+    environ = {
+        "AWS_ACCESS_KEY_ID": minio.access_key,
+        "AWS_SECRET_ACCESS_KEY": minio.secret_key,
+        "IMGSTORE_REGIONS": str(regions),
+    }
+    lost, empty = tmp_path / "lost", tmp_path / "empty"
+    made = CliRunner().invoke(main, ["regions", "init", "--home", str(lost)], prog_name="imgstore", env=environ)
+    assert made.exit_code == 0, made.output
+    (finding,) = found(empty, 2, **environ)["installation"]
+    assert ("imgstore catalog rebuild" in finding["nextStep"], empty.exists()) == (True, False)
 
 
 def test_a_damaged_catalog_is_an_error(home: Path) -> None:

@@ -453,6 +453,42 @@ def test_the_next_steps_are_commands_of_a_shell_in_any_folder(tmp_path: Path, mo
     assert exports == [[f"IMGSTORE_REGIONS={home}/regions.yaml"], ["EAST_NAME=East; Coast"]]
 
 
+def test_each_kind_of_problem_is_a_warning(tmp_path: Path, samples: SampleImages) -> None:
+    home, file, passphrase = tmp_path / "home", tmp_path / "file", tmp_path / "passphrase"
+    with open_home(home) as installation:
+        write_recovery_file(installation, ADMIN, file, passphrase=PASSPHRASE)
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=["southcentralus", "eastus"])
+        make_disk(installation, "d1", "eastus")
+    remove_catalog(home)
+    slots = list(home.glob("regions/imgstore-eastus/zone-1/pools/*/*/*"))
+    for path in [path for slot in slots for path in slot.glob("owners/*/*") if b'"d1"' in path.read_bytes()]:
+        path.write_bytes(b"damaged")
+    for path in [path for slot in slots for path in slot.glob("manifests/*/os")]:
+        path.unlink()
+    passphrase.write_text(PASSPHRASE)
+    words = [
+        "catalog",
+        "rebuild",
+        "--recovery-file",
+        str(file),
+        "--passphrase-file",
+        str(passphrase),
+        "--home",
+        str(home),
+    ]
+    done = CliRunner().invoke(main, words, prog_name="imgstore")
+    assert done.exit_code == 1, done.output
+    warnings = [line.partition(" ")[2] for line in done.stderr.splitlines() if line.startswith("WARNING: ")]
+    assert [each.split()[:2] for each in warnings] == [
+        ["objects", "that"],
+        ["resources", "without"],
+        ["missing", "manifests:"],
+        ["galleries", "newer"],
+        ["the", "buckets"],
+    ]
+
+
 def test_a_regions_file_that_cannot_be_written_is_named_and_the_rebuild_continues(
     tmp_path: Path, samples: SampleImages
 ) -> None:

@@ -436,6 +436,6 @@ def _invalid_address_error(url: str) -> InvalidInput:
         "The address of the database is invalid.",
         found=repr(url.rpartition("@")[2].partition("?")[0]) if "://" in url else "no URL",
         expected="sqlite:///PATH or postgresql://USER@HOST/NAME",
-        hint="set --database or IMGSTORE_DATABASE",
+        hint="correct the address in --database, IMGSTORE_DATABASE, or --to of `imgstore catalog copy`",
         target="database",
     )

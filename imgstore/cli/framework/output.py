@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -58,6 +58,12 @@ def emit(body: Json, options: "Globals", table: Table = scalars, *, on_stderr: b
     text = None if body is None else _WRITERS[options.output or "json"](body, table)
     if text is not None:
         click.echo(text, err=on_stderr)
+
+
+def print_warnings(texts: Iterable[str], *, quiet: bool) -> None:
+    """Print notes for people on standard error, unless `quiet`."""
+    for text in texts if not quiet else ():
+        click.echo(f"WARNING: {text}", err=True)
 
 
 def print_next_steps(steps: Sequence[str], *, quiet: bool) -> None:

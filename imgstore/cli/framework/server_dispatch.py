@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from imgstore.cli.framework import global_options
+from imgstore.cli.framework.output import print_warnings
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.progress import suppress_errors
 
@@ -65,8 +66,7 @@ class ServerCommand:
 
     def warn(self, text: str) -> None:
         """Print a note for people on standard error."""
-        if not self.quiet:
-            click.echo(f"WARNING: {text}", err=True)
+        print_warnings([text], quiet=self.quiet)
 
 
 def target_of(ctx: click.Context) -> str | None:

@@ -12,6 +12,7 @@ import click
 
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.cli.framework import global_options, progress, server_dispatch
+from imgstore.cli.framework.output import print_warnings
 from imgstore.domain.errors import ToolMissing
 from imgstore.domain.extras import install_hint
 from imgstore.domain.identity.access import Principal, administrator
@@ -39,8 +40,7 @@ class Session:
 
     def warn(self, text: str) -> None:
         """Print a note for people on standard error."""
-        if not self.quiet:
-            click.echo(f"WARNING: {text}", err=True)
+        print_warnings([text], quiet=self.quiet)
 
     def warn_of_home(self, path: Path) -> None:
         """Print a warning if a file is below the home, because a loss of the home would lose the file, too."""

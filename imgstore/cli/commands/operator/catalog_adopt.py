@@ -5,9 +5,10 @@ from pathlib import Path
 import click
 
 from imgstore.cli.commands.operator.catalog_rebuild import skip_zone
+from imgstore.cli.commands.operator.recovery_problems import describe_problems
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Command
-from imgstore.cli.framework.output import Rows, columns, print_next_steps
+from imgstore.cli.framework.output import Rows, columns, print_next_steps, print_warnings
 from imgstore.cli.framework.passphrases import passphrase_file, read_passphrase
 from imgstore.cli.framework.session import open_session
 from imgstore.domain.errors import InvalidInput
@@ -93,11 +94,13 @@ def adopt(
             adopted = session.run(
                 adopt_buckets, regions=regions, keys=keys, dry_run=not yes, skipped=skipped, is_partial=is_partial
             )
+            print_warnings(describe_problems(adopted), quiet=session.quiet)
             steps = _next_steps(adopted)
             print_next_steps(steps, quiet=session.quiet)
             body = bucket_adoption_json(adopted) | {"nextSteps": steps}
             return Answer(body=body, exit_code=0 if adopted.is_complete else 1)
         report = session.run(adopt_newer, dry_run=not yes, keys=keys, skipped=skipped)
+        print_warnings(describe_problems(report), quiet=session.quiet)
         if not report.resources and not report.checkpoints and report.is_complete:
             session.warn("nothing to adopt: the catalog has each change that its buckets describe")
         elif report.resources and not yes:

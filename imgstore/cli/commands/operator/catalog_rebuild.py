@@ -6,9 +6,10 @@ from shlex import quote
 import click
 
 from imgstore.bootstrap import Settings, open_rebuild
+from imgstore.cli.commands.operator.recovery_problems import describe_problems
 from imgstore.cli.framework import global_options, options, progress
 from imgstore.cli.framework.command import Answer, Command
-from imgstore.cli.framework.output import Rows, print_next_steps
+from imgstore.cli.framework.output import Rows, print_next_steps, print_warnings
 from imgstore.cli.framework.passphrases import passphrase_file, read_passphrase
 from imgstore.cli.framework.session import make_settings, user_name
 from imgstore.domain.recovery import RebuildReport
@@ -79,6 +80,7 @@ def rebuild(file: Path, passphrase_file: Path | None, skipped: tuple[str, ...], 
         open_rebuild(settings, keys, subscriber, dry_run=not yes) as context,
     ):
         report = rebuild_catalog(context, user_name(), dry_run=not yes, skipped=skipped)
+    print_warnings(describe_problems(report), quiet=global_values.only_show_errors)
     steps = (
         ["nothing was changed: use --yes to rebuild the catalog"] if not yes else _next_steps(settings, keys, report)
     )
@@ -96,4 +98,6 @@ def _next_steps(settings: Settings, keys: RecoveryKeys, report: RebuildReport) -
         for name, value in keys.variables.items()
         if name not in settings.environ
     ]
+    if report.new_pool_keys:
+        steps.append("write the new keys to the recovery file: imgstore catalog recovery-file FILE --overwrite")
     return [*steps, "check the stored content: imgstore scrub"]

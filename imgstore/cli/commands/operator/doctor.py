@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from imgstore.bootstrap import has_catalog
+from imgstore.bootstrap import check_catalog_not_lost, has_catalog
 from imgstore.cli.framework import global_options, options
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import columns
@@ -66,15 +66,16 @@ def doctor(timeout_seconds: float, certificates: tuple[Path, ...]) -> Answer:
 
 def _find(timeout_seconds: float, certificates: tuple[Path, ...]) -> list[Finding]:
     settings = make_settings(global_options.of(click.get_current_context()))
-    if not has_catalog(settings):
-        found = f"there is no installation in {settings.home}"
-        step = "name the home with --home or IMGSTORE_HOME, or run `imgstore quickstart` for a first look"
-        return [Finding(check="installation", level=Level.ERROR, found=found, next_step=step)]
     try:
-        with open_session() as session:
-            return session.run(diagnose, seconds_max=timeout_seconds, certificates=certificates)
+        if has_catalog(settings):
+            with open_session() as session:
+                return session.run(diagnose, seconds_max=timeout_seconds, certificates=certificates)
+        check_catalog_not_lost(settings)
     except ImgstoreError as error:
         return [judge_error(error)]
+    found = f"there is no installation in {settings.home}"
+    step = "name the home with --home or IMGSTORE_HOME, or run `imgstore quickstart` for a first look"
+    return [Finding(check="installation", level=Level.ERROR, found=found, next_step=step)]
 
 
 def _is_for_people(given: global_options.Globals) -> bool:
