@@ -105,6 +105,7 @@ auth init
 auth user create -n ann --issuer https://login.example --subject s
 bill seal
 bill rotate-key
+budget set --amount 100.00 --month 2030-01 --at-limit refuse
 auth sp create -n builder
 auth sp revoke-tokens --id builder
 auth role assignment create --assignee ann --role Reader --scope /subscriptions/{subscription}/resourceGroups/rg
@@ -236,8 +237,8 @@ def test_each_table_is_equal_column_by_column(lost: Lost, tmp_path: Path, sample
 
 
 WITHOUT_VALUE = {
-    "definitions.allow_update_image", "disks.kept", "installation.keeps_unknown", "installation.outdated", "ledger.disk",
-    "replicas.attempts", "replicas.error", "replicas.retry_at", "signing_keys.retired_at", "signing_keys.trusted_until",
+    "budgets.reached_month", "definitions.allow_update_image", "disks.kept", "installation.keeps_unknown", "installation.outdated", "ledger.disk",
+    "replicas.attempts", "replicas.error", "replicas.parent_region", "replicas.retry_at", "signing_keys.retired_at", "signing_keys.trusted_until",
 }  # fmt: skip
 """The columns that have their first value in each row of the furnished home, because only a failure or time changes it."""
 
