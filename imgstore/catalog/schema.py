@@ -172,8 +172,6 @@ def _parties() -> list[Column[Any]]:
         Column("definition", String),
         Column("version", String),
         Column("disk", String),
-        # Null for rows of code before revision 0036.
-        Column("tags", JSON(none_as_null=True)),
     ]
 
 
@@ -591,6 +589,7 @@ ledger = _table(
     Column("unit_price", DecimalText, nullable=False),
     Column("amount", DecimalText, nullable=False),
     Column("time", UtcDateTime, nullable=False),
+    Column("tags", JSON(none_as_null=True)),
     # The number of a price list. Null for rows of code before revision 0036: the amount is the price.
     Column("price_list", Integer),
     # Null for free bytes.
@@ -635,6 +634,7 @@ intervals = _table(
     Column("stored_bytes", BigInteger, nullable=False),
     Column("opened_at", UtcDateTime, nullable=False),
     Column("closed_at", UtcDateTime),
+    Column("tags", JSON(none_as_null=True)),
 )
 
 activity = _table(

@@ -181,10 +181,15 @@ class PriceLists:
         return next(found, applied[-1])
 
     def borders(self) -> list[datetime]:
-        """Return all times at which a price may have changed, in order."""
+        """Return all times at which a price may have changed, in order.
+
+        A period that begins before its list applies, or after the next list, changes no price.
+        """
         found = set(self.begins[1:])
-        for each in self.lists:
-            found.update(period.valid_from for period in each.periods if period.valid_from is not None)
+        ends: list[datetime | None] = [*self.begins[1:], None]
+        for at, (each, end) in enumerate(zip(self.lists, ends, strict=True)):
+            times = {period.valid_from for period in each.periods if period.valid_from is not None}
+            found |= {time for time in times if (at == 0 or self.begins[at] < time) and (end is None or time < end)}
         return sorted(found)
 
 

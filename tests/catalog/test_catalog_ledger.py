@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imgstore.catalog import Catalog
+from imgstore.catalog.storage.revisions import KINDS, decode_row
 from imgstore.domain.errors import NotFound
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 
@@ -98,3 +99,16 @@ def test_intervals_open_and_close(catalog: Catalog) -> None:
         assert transaction.ledger.intervals(SUBSCRIPTION) == [closed, second]
         with pytest.raises(NotFound, match="storage interval"):
             transaction.ledger.close_interval(uid(), NOON)
+
+
+def test_replaced_rows_leave_the_marks_of_other_rows(catalog: Catalog) -> None:
+    """A charge that exists in the catalog alone still goes into the next checkpoint."""
+    with catalog.transaction() as transaction:
+        for key in ("a", "b"):
+            transaction.ledger.add(_charge(key))
+        marks = transaction.revision_marks.list_for_ledger(9)
+        rows = transaction.revision_marks.read_ledger_rows([mark for mark in marks if mark.uid == "a"])
+        decoded = [decode_row(member, row) for member in KINDS["ledger"].members[:1] for row in rows["ledger"]]
+        transaction.rebuilt_rows.replace_ledger({"ledger": decoded})
+        assert [mark.uid for mark in transaction.revision_marks.list_for_ledger(9)] == ["b"]
+        assert len(transaction.ledger.rows()) == 2

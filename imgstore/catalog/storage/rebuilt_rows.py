@@ -207,10 +207,15 @@ class RebuiltRows(Repository):
             self._session.run(delete(marks).where(marks.c.kind == kind, marks.c.uid == uid))
 
     def replace_ledger(self, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        """Insert or replace rows of the ledger. A later checkpoint has the newer state of a row."""
+        """Insert or replace rows of the ledger. A later checkpoint has the newer state of a row.
+
+        The marks of these rows are removed, because the rows are in the buckets. Marks of other rows stay.
+        """
+        marks = schema.revision_marks
         for name, values in rows.items():
             table = schema.metadata.tables[name]
             key = primary_key(name)
+            (identity,) = next(each.identity for each in KINDS["ledger"].members if each.table is table)
             for at in range(0, len(values), _ROWS_AT_ONCE):
                 for column in _unique_columns(table):  # Another entry may have the position in the log.
                     taken = [row[column.name] for row in values[at : at + _ROWS_AT_ONCE]]
@@ -218,9 +223,10 @@ class RebuiltRows(Repository):
                 statement = self._session.upsert(table)
                 changed = {column.name: statement.excluded[column.name] for column in table.c if column.name not in key}
                 statement = statement.on_conflict_do_update(index_elements=key, set_=changed)
-                self._session.run(statement, list(values[at : at + _ROWS_AT_ONCE]))
-        marks = schema.revision_marks
-        self._session.run(marks.delete().where(marks.c.kind.in_(list(rows))))
+                some = values[at : at + _ROWS_AT_ONCE]
+                self._session.run(statement, list(some))
+                uids = [str(row[identity]) for row in some]
+                self._session.run(marks.delete().where(marks.c.kind == name, marks.c.uid.in_(uids)))
 
     def insert_checkpoints(self, checkpoints: Iterable[Checkpoint]) -> None:
         """Record the checkpoints of the zones. Later checkpoints get higher numbers."""

@@ -26,13 +26,13 @@ _CHANGED = (
         table="ledger",
         kind="ledger",
         identity=('key',),
-        loud=('kind', 'subscription', 'subscription_key', 'group_name', 'gallery', 'definition', 'version', 'disk', 'tags', 'source', 'target', 'replica', 'delivered_bytes', 'unit_price', 'amount', 'time', 'price_list', 'meter'), is_urgent=False,
+        loud=('kind', 'subscription', 'subscription_key', 'group_name', 'gallery', 'definition', 'version', 'disk', 'source', 'target', 'replica', 'delivered_bytes', 'unit_price', 'amount', 'time', 'tags', 'price_list', 'meter'), is_urgent=False,
     ),
     MarkedTable(
         table="intervals",
         kind="intervals",
         identity=('uid',),
-        loud=('subscription', 'subscription_key', 'group_name', 'gallery', 'definition', 'version', 'disk', 'tags', 'owner_uid', 'slot_uid', 'region', 'replica', 'storage_account_type', 'stored_bytes', 'opened_at', 'closed_at'), is_urgent=False,
+        loud=('subscription', 'subscription_key', 'group_name', 'gallery', 'definition', 'version', 'disk', 'owner_uid', 'slot_uid', 'region', 'replica', 'storage_account_type', 'stored_bytes', 'opened_at', 'closed_at', 'tags'), is_urgent=False,
     ),
 )
 

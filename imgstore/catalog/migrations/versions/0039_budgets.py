@@ -6,7 +6,7 @@ Revision: 0039, after 0038.
 import sqlalchemy as sa
 from alembic import op
 
-from imgstore.catalog.engine.revision_triggers import MarkedTable, install_triggers
+from imgstore.catalog.engine.revision_triggers import MarkedTable, install_triggers, replace_region_trigger
 
 revision = "0039"
 down_revision = "0038"
@@ -20,6 +20,26 @@ _BUDGETS = MarkedTable(
     identity=("uid",),
     loud=("subscription", "subscription_key", "month", "amount", "currency", "at_limit", "set_at"),
     is_urgent=True,
+)
+_IN_EACH_REGION = (
+    MarkedTable(table="ledger_keys", kind="ledger-keys", identity=("kid",), loud=()),
+    MarkedTable(table="placements", kind="placements", identity=("version_uid",), loud=()),
+    MarkedTable(table="deployments", kind="deployments", identity=("uid",), loud=()),
+    MarkedTable(table="inert_resources", kind="network-records", identity=("uid",), loud=()),
+    MarkedTable(table="machines", kind="machines", identity=("uid",), loud=()),
+    MarkedTable(table="definitions", kind="definitions", identity=("uid",), loud=()),
+    MarkedTable(table="galleries", kind="galleries", identity=("uid",), loud=()),
+    MarkedTable(table="pools", kind="pools", identity=("uid",), loud=()),
+    MarkedTable(table="groups", kind="groups", identity=("uid",), loud=()),
+    _BUDGETS,
+    MarkedTable(table="issuers", kind="issuers", identity=("uid",), loud=()),
+    MarkedTable(table="secrets", kind="secrets", identity=("uid",), loud=()),
+    MarkedTable(table="principals", kind="principals", identity=("uid",), loud=()),
+    MarkedTable(table="subscriptions", kind="subscriptions", identity=("subscription_key",), loud=()),
+    MarkedTable(table="tenants", kind="tenants", identity=("uid",), loud=()),
+    MarkedTable(table="zones", kind="zones", identity=("region", "zone"), loud=()),
+    MarkedTable(table="settings", kind="settings", identity=("key",), loud=()),
+    MarkedTable(table="installation", kind="installation", identity=("uid",), loud=()),
 )
 
 
@@ -39,3 +59,4 @@ def upgrade() -> None:
         sa.UniqueConstraint("subscription_key", "month", name=op.f("uq_budgets_subscription_key_month")),
     )
     install_triggers(op.get_bind(), [_BUDGETS])
+    replace_region_trigger(op.get_bind(), _IN_EACH_REGION)
