@@ -22,6 +22,7 @@ from imgstore.api.arm import (
     network,
     operation_status,
     sharing,
+    usage_details,
     versions,
 )
 from imgstore.api.auth.rights import check_rows
@@ -168,6 +169,7 @@ def make_application(installation: Installation, authority: TokenAuthority, sett
         network,
         deployments,
         groups,
+        usage_details,
         blob_routes,
         operation_status,
         login,

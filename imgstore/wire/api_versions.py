@@ -41,6 +41,7 @@ class Kind(StrEnum):
     MACHINE = "virtualMachines"
     DEPLOYMENT = "deployments"
     GROUP = "resourceGroups"
+    USAGE_DETAIL = "usageDetails"
     NETWORK = "Microsoft.Network"
     """All types of Microsoft.Network. Fields of such resources are stored and shown as sent."""
 
@@ -105,6 +106,7 @@ SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
     },
     Kind.DEPLOYMENT: {},
     Kind.GROUP: {},
+    Kind.USAGE_DETAIL: {},
     Kind.NETWORK: {},
 }
 

@@ -48,7 +48,7 @@ def test_az_manages_galleries(tmp_path: Path, safe: Api, web: WebServer) -> None
     # Invariant H3.
     assert chapters(safe, web, [str(require("az").command), str(LOCKS / "az.py")], **settings) == [
         "login", "groups", "galleries", "images", "versions", "disks", "sources", "sharing", "soft_delete",
-        "deployments", "modules", "machines", "the_end",
+        "deployments", "modules", "machines", "usage", "the_end",
     ]  # fmt: skip
 
 

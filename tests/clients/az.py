@@ -217,6 +217,18 @@ def machines() -> None:
     az("sig delete -g rg -r whole")
 
 
+def usage() -> None:
+    details = az("consumption usage list --include-meter-details")
+    assert len(details) > 2, "over several pages"
+    assert {each["type"] for each in details} == {"Microsoft.Consumption/usageDetails"}
+    assert {"rg"} <= {each["instanceId"].split("/")[4] for each in details}
+    egress = [each for each in details if each["meterDetails"]["meterSubCategory"] == "egress"]
+    assert {each["instanceLocation"] for each in egress} >= {"westus2", "eastus"}
+    assert all(float(each["pretaxCost"]) >= 0 and each["currency"] == "USD" for each in details)
+    assert len(az("consumption usage list --top 1")) == 1
+    assert az("consumption usage list --start-date 2020-01-01 --end-date 2020-01-31") == []
+
+
 def the_end() -> None:
     assert "CannotDeleteResource" in fails(f"sig image-definition delete {D}")
     az(f"sig image-version delete {V} --bypass-soft-delete true")
@@ -240,6 +252,7 @@ for chapter in (
     deployments,
     modules,
     machines,
+    usage,
     the_end,
 ):
     chapter()

@@ -91,6 +91,8 @@ PLACES = {
     "Microsoft.Compute/virtualMachines": f"{GROUP}/providers/Microsoft.Compute/virtualMachines/m1",
     "Microsoft.Network/virtualNetworks": f"{GROUP}/providers/Microsoft.Network/virtualNetworks/n1",
     "Microsoft.Network/virtualNetworks/subnets": f"{GROUP}/providers/Microsoft.Network/virtualNetworks/n2/subnets/s1",
+    "Microsoft.Consumption/usageDetails": f"{GROUP}/providers/Microsoft.Consumption/usageDetails/u1",
+    "Microsoft.Consumption/budgets": f"{GROUP}/providers/Microsoft.Consumption/budgets/b1",
     "Microsoft.Compute/locations/sharedGalleries": (
         "/subscriptions/sub/providers/Microsoft.Compute/locations/eastus/sharedGalleries/u"
     ),
@@ -118,6 +120,10 @@ TABLE: dict[Role, dict[str, frozenset[Action]]] = {
         "Microsoft.Compute/locations/sharedGalleries": EVERY,
     },
     Role.SHARING_ADMIN: {"Microsoft.Compute/galleries": frozenset({Action.SHARE})},
+    Role.BILLING_READER: {
+        "Microsoft.Consumption/usageDetails": frozenset({Action.READ}),
+        "Microsoft.Consumption/budgets": frozenset({Action.READ}),
+    },
 }
 """Azure's built-in roles: the permitted actions by resource type. A missing type permits nothing."""
 
@@ -143,7 +149,7 @@ def test_only_an_owner_assigns_roles_and_administers(role: Role) -> None:
     for action in (Action.WRITE, Action.DELETE):
         assert allowed(one(role, GROUP), action, GALLERY, ROLE_ASSIGNMENTS) == owner
     assert allowed(one(role, "/"), Action.ADMINISTER, "/") == owner
-    sees = role in (Role.OWNER, Role.CONTRIBUTOR, Role.READER, Role.ARTIFACTS_PUBLISHER)
+    sees = role not in (Role.IMAGE_READER, Role.SHARING_ADMIN)
     assert allowed(one(role, GROUP), Action.READ, GALLERY, ROLE_ASSIGNMENTS) == sees
 
 

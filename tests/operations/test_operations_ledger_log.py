@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -483,8 +484,21 @@ def test_rights(small: Installation) -> None:
     reader = Principal(name="reader", grants=(Grant(role=Role.READER, scope=scope),))
     other = Principal(name="other", grants=(Grant(role=Role.OWNER, scope="/subscriptions/other"),))
     assert prove_entry(small, reader, "charge-00003").entry == "ledger/charge-00003"
-    with pytest.raises(NotFound, match="could not be found"):
-        prove_entry(small, other, "charge-00003")
+    billing = Principal(name="billing", grants=(Grant(role=Role.BILLING_READER, scope=scope),))
+    assert prove_entry(small, billing, "charge-00003").entry == "ledger/charge-00003"
+    elsewhere = replace(small, subscription="other")
+    refusals = []
+    for name in ("charge-00003", "charge-99999"):
+        with pytest.raises(NotFound, match="could not be found"):
+            prove_entry(small, other, name)
+        with pytest.raises(NotFound, match="could not be found") as caught:
+            prove_entry(elsewhere, other, name)
+        refusals.append(str(caught.value).replace(name, "NAME"))
+        for role in (Role.IMAGE_READER, Role.ARTIFACTS_PUBLISHER, Role.SHARING_ADMIN):
+            with pytest.raises(AccessDenied):
+                prove_entry(small, Principal(name="x", grants=(Grant(role=role, scope=scope),)), name)
+    # A foreign entry looks like a missing entry.
+    assert refusals[0] == refusals[1]
     for act in (verify_log, show_checkpoint, seal_now, rotate_key):
         with pytest.raises((AccessDenied, NotFound)):
             act(small, reader)

@@ -71,6 +71,7 @@ VALUES: dict[str, Any] = {
     "server_url": "https://localhost",
     "kind": DiskKind.DISK,
     "action": Action.START,
+    "by": "region",
     "change": lambda each: each,
     "update": VersionUpdate(),
     "interval_seconds": 1.0,

@@ -22,6 +22,7 @@ from imgstore.api.http.paths import (
     GALLERIES,
     GALLERY,
     GROUP,
+    GROUP_USAGE,
     GROUPS,
     NETWORK,
     OPERATION,
@@ -29,14 +30,15 @@ from imgstore.api.http.paths import (
     PROVIDER,
     SOFT_DELETED,
     SUBSCRIPTION,
+    USAGE,
     VERSION,
     VERSIONS,
 )
 from imgstore.domain.identity.access import DEFINITIONS as DEFINITION_TYPE
 from imgstore.domain.identity.access import GALLERIES as GALLERY_TYPE
 from imgstore.domain.identity.access import GROUPS as GROUP_TYPE
+from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal
 from imgstore.domain.identity.access import VERSIONS as VERSION_TYPE
-from imgstore.domain.identity.access import Action, Principal
 from imgstore.operations.activity_log import permit, permit_list
 from imgstore.operations.installation import Installation
 
@@ -239,6 +241,8 @@ def _rows() -> Iterator[_Row]:
     yield from _network("networkSecurityGroups", "securityRules")
     yield from _network("publicIPAddresses")
     yield from _network("networkInterfaces", "ipConfigurations", is_part_written=False)
+    yield _action("GET", USAGE, USAGE_DETAILS, Action.READ, SUBSCRIPTION)
+    yield _action("GET", GROUP_USAGE, USAGE_DETAILS, Action.READ, GROUP)
     yield from _resource(_DEPLOYMENT, _DEPLOYMENT_TYPE, "PUT GET DELETE")
     yield _action("GET", _DEPLOYMENTS, _DEPLOYMENT_TYPE, Action.READ, GROUP)
     yield _action("POST", f"{_DEPLOYMENT}/validate", _DEPLOYMENT_TYPE, Action.VALIDATE, _DEPLOYMENT)

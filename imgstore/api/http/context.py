@@ -31,7 +31,7 @@ from imgstore.operations.installation import Installation
 from imgstore.templates.jsonc import read_jsonc
 from imgstore.transfer.ranges import CACHE_BYTES
 from imgstore.wire.api_versions import Kind, check_api_version, remove_newer_fields
-from imgstore.wire.json_text import Json
+from imgstore.wire.json_text import Json, dumps
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -272,7 +272,12 @@ class RequestContext:
         return json_response(200, remove_newer_fields(body, kind, self._version()), {"ETag": tag})
 
     async def list_response(
-        self, kind: Kind, work: Callable[[Session, PageRequest], Page[_T]], to_json: Callable[[_T], Json]
+        self,
+        kind: Kind,
+        work: Callable[[Session, PageRequest], Page[_T]],
+        to_json: Callable[[_T], Json],
+        *,
+        exact: bool = False,
     ) -> Response:
         """Answer with the requested page of a list.
 
@@ -280,6 +285,7 @@ class RequestContext:
             kind: the kind of the listed resources.
             work: returns a page. Runs in a thread.
             to_json: converts an item of the page. Runs in a thread.
+            exact: whether the items have `Decimal` numbers.
         """
 
         def read(session: Session) -> Page[Json]:
@@ -289,7 +295,7 @@ class RequestContext:
         page = await self.run(read)
         items = [remove_newer_fields(each, kind, self._version()) for each in page.items]
         more = {} if page.next_token is None else {"nextLink": self.next_link(page.next_token)}
-        return json_response(200, {"value": items, **more})
+        return (exact_response if exact else json_response)(200, {"value": items, **more})
 
     def accepted_response(
         self, accepted: AcceptedOperation, kind: Kind, status: int, *, location: bool = False
@@ -429,6 +435,11 @@ def json_response(status: int, body: Json, headers: Mapping[str, str] | None = N
     return Response(
         content=text.encode(), status_code=status, headers=dict(headers or {}), media_type="application/json"
     )
+
+
+def exact_response(status: int, body: Json) -> Response:
+    """Make an answer with a JSON body with `Decimal` numbers, which keep all digits."""
+    return Response(content=dumps(body).encode(), status_code=status, media_type="application/json")
 
 
 def compute_etag(body: Json) -> str:

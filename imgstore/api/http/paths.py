@@ -18,6 +18,8 @@ SOFT_DELETED: Final = f"{GALLERY}/softDeletedArtifactTypes/{{artifact_type}}/art
 PROVIDER: Final = f"{SUBSCRIPTION}/providers/{{provider}}"
 OPERATIONS: Final = f"{SUBSCRIPTION}/providers/{{provider}}/locations/{{location}}/capsOperations"
 OPERATION: Final = f"{OPERATIONS}/{{operation}}"
+USAGE: Final = f"{SUBSCRIPTION}/providers/Microsoft.Consumption/usageDetails"
+GROUP_USAGE: Final = f"{GROUP}/providers/Microsoft.Consumption/usageDetails"
 
 _WORDS: Final = {
     word.lower(): word
@@ -30,7 +32,7 @@ _WORDS: Final = {
         "virtualMachines", "instanceView", "generalize", "deallocate", "powerOff", "start", "restart",
         "redeploy", "reimage", "reapply",
         "Microsoft.Network", "virtualNetworks", "subnets", "networkSecurityGroups", "securityRules",
-        "publicIPAddresses", "networkInterfaces", "ipConfigurations",
+        "publicIPAddresses", "networkInterfaces", "ipConfigurations", "Microsoft.Consumption", "usageDetails",
     )
 }  # fmt: skip
 _PROVIDERS: Final = "providers"

@@ -59,6 +59,7 @@ class Role(StrEnum):
     IMAGE_READER = "Compute Gallery Image Reader"
     ARTIFACTS_PUBLISHER = "Compute Gallery Artifacts Publisher"
     SHARING_ADMIN = "Compute Gallery Sharing Admin"
+    BILLING_READER = "Billing Reader"
 
 
 INSTALLATION: Final = "/"
@@ -70,6 +71,9 @@ GALLERIES: Final = "Microsoft.Compute/galleries"
 DEFINITIONS: Final = "Microsoft.Compute/galleries/images"
 DISKS: Final = "Microsoft.Compute/disks"
 VERSIONS: Final = "Microsoft.Compute/galleries/images/versions"
+BUDGETS: Final = "Microsoft.Consumption/budgets"
+USAGE_DETAILS: Final = "Microsoft.Consumption/usageDetails"
+"""The charges of a scope: bills, explanations and proofs of entries."""
 
 _ABOVE: Final = (
     ("subscriptions", "Microsoft.Resources/subscriptions"),
@@ -88,6 +92,8 @@ _TYPES: Final = {
         "Microsoft.Compute/locations/capsOperations",
         "Microsoft.Compute/locations/communityGalleries",
         "Microsoft.Compute/locations/sharedGalleries",
+        BUDGETS,
+        USAGE_DETAILS,
         "Microsoft.Resources/deployments",
         ROLE_ASSIGNMENTS,
         "Microsoft.Network/virtualNetworks",
@@ -148,6 +154,17 @@ PERMISSIONS: Final[dict[Role, Permission]] = {
         not_actions=("Microsoft.Compute/galleries/share/action",),
     ),
     Role.SHARING_ADMIN: Permission(actions=("Microsoft.Compute/galleries/share/action",)),
+    # Azure's id of the role: fa23ad8b-c56e-40d8-ac0c-ce449e1d2c64.
+    Role.BILLING_READER: Permission(
+        actions=(
+            "Microsoft.Authorization/*/read",
+            "Microsoft.Billing/*/read",
+            "Microsoft.Commerce/*/read",
+            "Microsoft.Consumption/*/read",
+            "Microsoft.CostManagement/*/read",
+            "Microsoft.Management/managementGroups/read",
+        )
+    ),
 }
 
 

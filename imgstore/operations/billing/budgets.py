@@ -5,7 +5,7 @@ from typing import Final
 
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
-from imgstore.domain.identity.access import Action, Principal, authorize
+from imgstore.domain.identity.access import BUDGETS, Action, Principal, authorize
 from imgstore.ledger.budgets import EVERY_MONTH, AtLimit, Budget, BudgetUse
 from imgstore.ledger.currencies import minor_unit
 from imgstore.ledger.months import Month
@@ -84,7 +84,7 @@ def show_budget(installation: Installation, principal: Principal, month: Month |
     Raises:
         NotFound: no budget applies to the month.
     """
-    authorize(principal, Action.READ, _scope(installation))
+    authorize(principal, Action.READ, _scope(installation), BUDGETS)
     with installation.catalog.reading() as transaction:
         shown = month or Month.of(transaction.now())
         budget = transaction.budgets.effective(installation.subscription, shown)
@@ -95,7 +95,7 @@ def show_budget(installation: Installation, principal: Principal, month: Month |
 
 def list_budgets(installation: Installation, principal: Principal) -> list[Budget]:
     """List the budgets of the subscription by month. The budget of every month is the last."""
-    authorize(principal, Action.READ, _scope(installation))
+    authorize(principal, Action.READ, _scope(installation), BUDGETS)
     with installation.catalog.reading() as transaction:
         return transaction.budgets.list(installation.subscription)
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from imgstore.catalog import Transaction
-from imgstore.domain.identity.access import Action, Principal, authorize
+from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, authorize
 from imgstore.ledger.grouped_statement import GroupedStatement, Property, columns_of, group_statement
 from imgstore.ledger.months import Month, day_begins
 from imgstore.ledger.prices import PriceLists
@@ -20,13 +20,13 @@ def show_bill(installation: Installation, principal: Principal, month: Month | N
 
     Args:
         installation: the installation.
-        principal: a reader of the subscription.
+        principal: a reader of the charges of the subscription.
         month: the month of the bill. None for all months.
 
     Raises:
         InvalidInput: no prices are valid in a month of the bill.
     """
-    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}", USAGE_DETAILS)
     begin, end = (None, None) if month is None else (month.begin, month.end)
     with installation.catalog.reading() as transaction:
         rows = transaction.ledger.rows(installation.subscription, begin=begin, end=end)
@@ -49,7 +49,7 @@ def group_bill(
 
     Args:
         installation: the installation.
-        principal: a reader of the subscription, or of all subscriptions.
+        principal: a reader of the charges of the subscription, or of all subscriptions.
         by: a `Property`, or `tag:` with the name of a tag.
         month: the month of the bill. None for all months.
         filters: the wanted value of each property.
@@ -59,7 +59,7 @@ def group_bill(
         InvalidInput: no prices are valid in a month of the bill.
     """
     subscription = None if all_subscriptions else installation.subscription
-    authorize(principal, Action.READ, "/" if subscription is None else f"/subscriptions/{subscription}")
+    authorize(principal, Action.READ, "/" if subscription is None else f"/subscriptions/{subscription}", USAGE_DETAILS)
     wanted = filters or {}
     columns = columns_of([by, *wanted])
     by_day = Property.DAY in {by, *wanted}
@@ -69,7 +69,7 @@ def group_bill(
         rated = [
             each
             for some in _months(transaction, subscription, month)
-            for each in _rate_month(transaction, subscription, some, prices, columns, by_day=by_day)
+            for each in rate_month(transaction, subscription, some, prices, columns, by_day=by_day)
         ]
         return group_statement(rated, by=by, filters=wanted, currency=prices.newest.currency)
 
@@ -92,7 +92,7 @@ def _months(transaction: Transaction, subscription: str | None, month: Month | N
         current = current.next
 
 
-def _rate_month(
+def rate_month(
     transaction: Transaction,
     subscription: str | None,
     month: Month,

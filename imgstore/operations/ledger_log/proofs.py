@@ -1,7 +1,7 @@
 """Prove that an entry of the ledger is sealed, without any other entry (invariant M22)."""
 
 from imgstore.domain.errors import Conflict, NotFound, ObjectCorrupt
-from imgstore.domain.identity.access import INSTALLATION, Action, Principal, is_allowed
+from imgstore.domain.identity.access import INSTALLATION, USAGE_DETAILS, Action, Principal, is_allowed
 from imgstore.ledger.log_entries import EntryProof
 from imgstore.ledger.merkle_tree import StoredTree, compute_root_of_proof, hash_leaf, prove_inclusion
 from imgstore.ledger.signed_notes import Checkpoint, format_proof, format_verifier_key, make_origin, read_checkpoint
@@ -15,12 +15,12 @@ def prove_entry(installation: Installation, principal: Principal, name: str) -> 
 
     Args:
         installation: the installation.
-        principal: a reader of the subscription of the entry.
+        principal: a reader of the charges of the entry's subscription.
         name: the key of a transfer, the uid of a storage interval or a price list, or an id with the name of the table.
 
     Raises:
         NotFound: the principal can see no such entry.
-        AccessDenied: the principal may not read the subscription of the installation, and sees no such entry elsewhere.
+        AccessDenied: the principal may not read the charges of the installation's subscription, and sees no such entry elsewhere.
         Conflict: the entry is not sealed yet.
         ObjectCorrupt: the entry or the log was changed.
     """
@@ -28,8 +28,9 @@ def prove_entry(installation: Installation, principal: Principal, name: str) -> 
         found = transaction.ledger_log.find_entry(name)
     own = f"/subscriptions/{installation.subscription}"
     scope = own if found is None or found[1] is None else f"/subscriptions/{found[1]}"
-    if found is None or not is_allowed(principal, Action.READ, scope):
-        permit(installation, principal, Action.READ, own)
+    # A foreign entry looks like a missing entry (invariant H20).
+    if found is None or not is_allowed(principal, Action.READ, scope, USAGE_DETAILS):
+        permit(installation, principal, Action.READ, own, USAGE_DETAILS)
         raise NotFound(
             f"The entry '{name[:200]}' of the ledger could not be found.",
             found="no such entry in a subscription that the caller may read",
