@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from imgstore.catalog import Transaction
 from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, authorize
+from imgstore.ledger.daily_costs import DailyCosts, sum_daily_costs
 from imgstore.ledger.grouped_statement import GroupedStatement, Property, columns_of, group_statement
 from imgstore.ledger.months import Month, day_begins
 from imgstore.ledger.prices import PriceLists
@@ -72,6 +73,26 @@ def group_bill(
             for each in rate_month(transaction, subscription, some, prices, columns, by_day=by_day)
         ]
         return group_statement(rated, by=by, filters=wanted, currency=prices.newest.currency)
+
+
+def list_daily_costs(installation: Installation, principal: Principal, month: Month | None = None) -> list[DailyCosts]:
+    """Return the cost of each day and region of a month until now, in each currency.
+
+    Args:
+        installation: the installation.
+        principal: a reader of the charges of the subscription.
+        month: the month. None for the current month.
+
+    Raises:
+        InvalidInput: no prices are valid in the month.
+    """
+    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}", USAGE_DETAILS)
+    with installation.catalog.reading() as transaction:
+        prices = read_prices(installation, transaction)
+        wanted = month or Month.of(transaction.now())
+        _check_prices(prices, wanted)
+        rated = rate_month(transaction, installation.subscription, wanted, prices, (), by_day=True)
+    return sum_daily_costs(rated, wanted, prices.newest.currency)
 
 
 def _check_prices(prices: PriceLists, month: Month | None) -> None:

@@ -43,7 +43,12 @@ def grouped_statement_json(statement: "GroupedStatement") -> Json:
 
 
 def _totals_json(totals: "tuple[Total, ...]") -> Json:
-    return [{"currency": each.currency, "amount": f"{each.amount:f}", "due": f"{each.due:f}"} for each in totals]
+    return [total_json(each) for each in totals]
+
+
+def total_json(total: "Total") -> Json:
+    """Return the total of a statement in one currency."""
+    return {"currency": total.currency, "amount": f"{total.amount:f}", "due": f"{total.due:f}"}
 
 
 def _row_json(row: "StatementRow") -> Json:

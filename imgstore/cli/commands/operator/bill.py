@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import click
 
-from imgstore.cli.commands.operator import bill_log
+from imgstore.cli.commands.operator import bill_log, bill_plot
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import Rows, columns
 from imgstore.cli.framework.session import Session
@@ -139,5 +139,12 @@ def _read_month(text: str) -> Month:
     return month
 
 
-for _command in (bill_log.prove, bill_log.verify, bill_log.checkpoint, bill_log.seal, bill_log.rotate_key):
+for _command in (
+    bill_plot.plot,
+    bill_log.prove,
+    bill_log.verify,
+    bill_log.checkpoint,
+    bill_log.seal,
+    bill_log.rotate_key,
+):
     bill.add_command(_command)

@@ -1,0 +1,60 @@
+"""The cost of each day and region of a month."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, timedelta
+from decimal import Decimal
+from fractions import Fraction
+
+from imgstore.ledger.months import Month
+from imgstore.ledger.statement import Total, add_totals, to_decimal
+from imgstore.ledger.usage import RatedUsage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DailyCosts:
+    """The cost of a month in one currency, by day in UTC and region."""
+
+    month: Month
+    total: Total
+    regions: tuple[str, ...]
+    """All regions with charges. The region with the highest cost is first."""
+    amounts: Mapping[tuple[date, str], Decimal]
+    """The cost of each day and region with charges."""
+
+    @property
+    def days(self) -> list[date]:
+        """All days of the month."""
+        count = (self.month.end - self.month.begin).days
+        return [(self.month.begin + timedelta(days=each)).date() for each in range(count)]
+
+
+def sum_daily_costs(rated: Iterable[RatedUsage], month: Month, currency: str) -> list[DailyCosts]:
+    """Return the costs of each currency, sorted by currency.
+
+    Args:
+        rated: the quantities of the month, each of a single day.
+        month: the month.
+        currency: the currency of a month without charges.
+    """
+    sums: defaultdict[str, defaultdict[tuple[date, str], Fraction]] = defaultdict(lambda: defaultdict(Fraction))
+    for each in rated:
+        sums[each.currency][each.usage.begin.astimezone(UTC).date(), each.usage.target] += each.amount
+    if not sums:
+        sums[currency].clear()
+    return [_make_costs(month, name, found) for name, found in sorted(sums.items())]
+
+
+def _make_costs(month: Month, currency: str, sums: Mapping[tuple[date, str], Fraction]) -> DailyCosts:
+    by_region: defaultdict[str, Fraction] = defaultdict(Fraction)
+    for (_, region), amount in sums.items():
+        by_region[region] += amount
+    amounts = {place: to_decimal(amount) for place, amount in sorted(sums.items())}
+    (total,) = add_totals(((currency, amount) for amount in amounts.values()), currency)
+    return DailyCosts(
+        month=month,
+        total=total,
+        regions=tuple(sorted(by_region, key=lambda region: (-by_region[region], region))),
+        amounts=amounts,
+    )
