@@ -30,6 +30,7 @@ from imgstore.domain.requests import (
 )
 from imgstore.domain.resources import DiskKind, OsType, VersionUpdate
 from imgstore.ledger.budgets import AtLimit
+from imgstore.ledger.focus import FocusVersion
 from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
 from imgstore.operations.network_records import NetworkScope
@@ -86,6 +87,7 @@ VALUES: dict[str, Any] = {
     "proof": None,
     "amount": Decimal(1),
     "at_limit": AtLimit.WARN,
+    "focus": FocusVersion.V1_2,
     "passphrase": "correct horse battery",
     "dry_run": True,
     "who": "somebody",

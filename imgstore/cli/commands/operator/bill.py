@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import click
 
-from imgstore.cli.commands.operator import bill_log, bill_plot
+from imgstore.cli.commands.operator import bill_export, bill_log, bill_plot
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import Rows, columns
 from imgstore.cli.framework.session import Session
@@ -140,6 +140,7 @@ def _read_month(text: str) -> Month:
 
 
 for _command in (
+    bill_export.export,
     bill_plot.plot,
     bill_log.prove,
     bill_log.verify,
