@@ -17,6 +17,7 @@ from imgstore.domain.storage.revisions import Revision
 from imgstore.operations.diagnosis.doctor import diagnose
 from imgstore.operations.disks import disks
 from imgstore.operations.gallery import groups
+from imgstore.operations.identity.principals import Proof, create_administrator, list_tenants
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance import revision_upkeep
 from imgstore.operations.maintenance.revision_upkeep import write_all_revisions
@@ -82,6 +83,16 @@ def test_first_group_of_a_home_is_in_the_first_region(tmp_path: Path) -> None:
         groups.create_group(installation, ADMIN, name="rg", location="eastus")
         check_revisions(installation)
         assert find(installation, "groups", "southcentralus")
+
+
+def test_first_tenant_and_administrator_leave_their_revisions(tmp_path: Path) -> None:
+    with open_home(tmp_path / "home") as installation:
+        groups.create_group(installation, ADMIN, name="rg", location="eastus")
+        list_tenants(installation, ADMIN)
+        check_revisions(installation)
+        assert create_administrator(installation, Proof(hint="abc", hashed="hash", days=1)) is not None
+        check_revisions(installation)
+        assert len(find(installation, "tenants")) == len(find(installation, "principals")) == 1
 
 
 def test_deletion_is_a_revision_without_rows(published: Installation) -> None:

@@ -13,6 +13,7 @@ from imgstore.domain.identity.principals import Issuer, PrincipalKind, Principal
 from imgstore.domain.reports import PrincipalDetails
 from imgstore.operations.activity_log import permit, record_activity
 from imgstore.operations.installation import Installation
+from imgstore.operations.revisions import flush_revisions
 
 FIRST_TENANT: Final = "default"
 _NAME_CHARACTERS_MAX: Final = 120
@@ -90,8 +91,12 @@ def list_tenants(installation: Installation, principal: Principal) -> list[Tenan
     """List the tenants. The installation's own tenant is the first."""
     permit(installation, principal, Action.ADMINISTER, INSTALLATION)
     with installation.catalog.discarding_writes(), installation.catalog.transaction() as transaction:
+        is_first = not transaction.tenants.list()
         ensure_tenant(installation, transaction)
-        return transaction.tenants.list()
+        found = transaction.tenants.list()
+    if is_first:
+        flush_revisions(installation)
+    return found
 
 
 def add_service_principal(
@@ -174,7 +179,9 @@ def create_administrator(installation: Installation, proof: Proof) -> PrincipalD
             started_at=now,
             finished_at=now,
         )
-        return _read_details(transaction, made)
+        details = _read_details(transaction, made)
+    flush_revisions(installation)
+    return details
 
 
 def add_user(
