@@ -24,6 +24,8 @@ class ChargeKind(StrEnum):
 
     The price is the egress price of the pair of regions.
     """
+    CORRECTION = "correction"
+    """Bytes that an operator adds to a transfer, or takes from the transfer if negative, at the price of the transfer."""
     STORAGE = "storage"
     """Bytes stored in a slot, by time. Only statements have such rows, computed from intervals."""
 

@@ -3,8 +3,10 @@
 Time is counted in whole microseconds, so that the parts of a divided interval have exactly the weight of the whole.
 """
 
+import uuid
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from itertools import pairwise
@@ -54,3 +56,20 @@ def cut_interval(
     inside = borders[bisect_right(borders, begin) : bisect_left(borders, end)]
     times = sorted({begin, end, *inside, *month_begins(begin, end)})
     return list(pairwise(times))
+
+
+def settle_interval(interval: StorageInterval, until: datetime) -> list[StorageInterval]:
+    """Cut an open interval at the month ends up to `until`. Each month but the last becomes a closed interval.
+
+    The first part keeps the uid. The uid of each later part is derived from the uid of the part before it and from the
+    month end, so that settling each month and settling once give the same parts.
+
+    Returns:
+        The parts in order. The last part is open. A single part: no month has ended since the interval opened.
+    """
+    parts = [interval]
+    for border in month_begins(interval.opened_at, until + timedelta(microseconds=1)):
+        part = parts[-1]
+        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{part.uid}/{border.isoformat()}"))
+        parts[-1:] = [replace(part, closed_at=border), replace(part, uid=uid, opened_at=border)]
+    return parts

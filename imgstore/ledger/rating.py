@@ -25,13 +25,15 @@ class TierPart(NamedTuple):
 
 
 def split_by_tiers(rate: Rate, before: Fraction, quantity: Fraction) -> list[TierPart]:
-    """Return the parts of a quantity in each tier, in order.
+    """Return the parts of a quantity in each tier, in order. A negative quantity has a rate with one tier.
 
     Args:
         rate: the tiers.
         before: the sum of the month before the quantity, in GB or GB-months.
         quantity: GB or GB-months.
     """
+    if len(rate.tiers) == 1:
+        return [TierPart(rate.tiers[0], quantity)]
     end = before + quantity
     parts = []
     limits: list[Fraction | None] = [Fraction(upper.begin_gigabytes) for _, upper in pairwise(rate.tiers)]

@@ -46,6 +46,11 @@ class Usage:
     """The fixed price of free bytes, and of a row of code before price lists. None: the tiers of the meter apply."""
 
     @property
+    def order(self) -> tuple[datetime, str, datetime]:
+        """The order in which quantities use up tiers. Settled storage keeps its place (invariant M18)."""
+        return self.end, "/".join(self.owner or [self.key]), self.begin
+
+    @property
     def month(self) -> Month:
         """The month that is billed."""
         return Month.of(self.begin)
@@ -115,12 +120,12 @@ def list_usage(
 def rate_all(usage: Iterable[Usage], prices: PriceLists) -> list[RatedUsage]:
     """Return all quantities with their amounts, in the order in which tiers are used up (invariant M18).
 
-    The order is that of the ends and keys, within the month, the subscription, the currency and the meter. A later
+    The order is that of the ends and keys (of storage: owner and slot), within the month, the subscription, the currency and the meter. A later
     quantity never changes the amount of an earlier one.
     """
     sums: defaultdict[tuple[str, Month, str, str], Fraction] = defaultdict(Fraction)
     rated = []
-    for each in sorted(usage, key=lambda one: (one.end, one.key, one.begin)):
+    for each in sorted(usage, key=lambda one: one.order):
         in_force = prices.by_number(each.price_list)
         rate = _find_rate(each, prices)
         name = (each.party.subscription.casefold(), each.month, in_force.currency, rate.meter)

@@ -18,7 +18,7 @@ from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.egress import ArrivalPath, Transfer, charge_arrival, split_arrival
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.months import Month
-from imgstore.ledger.periods import byte_microseconds, cut_interval
+from imgstore.ledger.periods import byte_microseconds, cut_interval, settle_interval
 from imgstore.ledger.prices import FREE, PriceList, PriceLists, Prices, Rate, Tier, Tiers, flat
 from imgstore.ledger.rating import rate_quantity
 from imgstore.ledger.shared_bytes import describe_shared_bytes
@@ -257,6 +257,26 @@ def test_a_closed_month_does_not_change(data: st.DataObject, prices: PriceList, 
     ]
     after = make_statement(rows, lying, alone(prices), until=later + timedelta(days=40), month=month)
     assert after == before
+
+
+@given(data=st.data(), prices=price_lists(), until=instants, settled_at=instants)
+def test_settlement_changes_no_statement(
+    data: st.DataObject, prices: PriceList, until: datetime, settled_at: datetime
+) -> None:
+    """Closing intervals at month ends changes no row of any statement, also not before the settlement (M27)."""
+    rows = data.draw(st.lists(arrivals(prices), max_size=3))
+    lying = [
+        dataclasses.replace(each, uid=str(at), owner_uid=str(at), slot_uid="x")
+        for at, each in enumerate(data.draw(st.lists(intervals(), max_size=4)))
+    ]
+    parts = [part for each in lying for part in ([each] if each.closed_at else settle_interval(each, settled_at))]
+    assert len({part.uid for part in parts}) == len(parts)
+    assert all(Month.of(part.opened_at) >= Month.of(settled_at) for part in parts if part.closed_at is None)
+    assert make_statement(rows, parts, alone(prices), until=until) == make_statement(
+        rows, lying, alone(prices), until=until
+    )
+    again = [part for each in parts for part in ([each] if each.closed_at else settle_interval(each, settled_at))]
+    assert again == parts
 
 
 @given(used=tiers(), parts=st.lists(st.fractions(0, 2**32), max_size=5))

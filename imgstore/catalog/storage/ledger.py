@@ -5,7 +5,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Row, Select, Table, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, Table, func, select, update
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
@@ -45,6 +45,11 @@ class Ledger(Repository):
             statement = statement.where(_ledger.c.time < end)
         order = (_ledger.c.time, _ledger.c.target, _ledger.c.replica, _ledger.c.key)
         return [_charge(row) for row in self._session.all(statement.order_by(*order))]
+
+    def find(self, key: str) -> LedgerRow | None:
+        """Return the charge with a key, or None."""
+        row = self._session.first(select(_ledger).where(_ledger.c.key == key))
+        return None if row is None else _charge(row)
 
     def meter_bytes(self, subscription: str, since: datetime) -> dict[str, int]:
         """Return the charged bytes of a subscription since a time, by meter."""
@@ -97,6 +102,17 @@ class Ledger(Repository):
         statement = select(_intervals).where(here).order_by(_intervals.c.opened_at, _intervals.c.uid)
         return [_interval(row) for row in self._session.all(statement)]
 
+    def list_open_since(self, before: datetime, slot_uid: str, limit: int) -> list[StorageInterval]:
+        """Return up to `limit` open intervals of a slot that were opened before a time, oldest first."""
+        order = (_intervals.c.opened_at, _intervals.c.uid)
+        statement = select(_intervals).where(_is_open_since(before), _intervals.c.slot_uid == slot_uid)
+        return [_interval(row) for row in self._session.all(statement.order_by(*order).limit(limit))]
+
+    def list_slots_open_since(self, before: datetime) -> list[str]:
+        """Return the uids of slots with an open interval that was opened before a time."""
+        statement = select(_intervals.c.slot_uid).where(_is_open_since(before)).distinct()
+        return [row.slot_uid for row in self._session.all(statement.order_by(_intervals.c.slot_uid))]
+
     def arrivals(self, slot_uid: str) -> dict[str, datetime]:
         """Return the time since which each owner stores bytes in a slot, by uid.
 
@@ -133,6 +149,10 @@ class Ledger(Repository):
             statement = statement.where(_intervals.c.opened_at < end)
         statement = statement.order_by(_intervals.c.opened_at, _intervals.c.uid)
         return [_interval(row) for row in self._session.all(statement)]
+
+
+def _is_open_since(before: datetime) -> ColumnElement[bool]:
+    return _intervals.c.closed_at.is_(None) & (_intervals.c.opened_at < before)
 
 
 def _of(table: Table, subscription: str | None) -> Select[Any]:

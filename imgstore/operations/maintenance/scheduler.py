@@ -21,6 +21,7 @@ from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.settings.maintenance import MaintenanceKind, MaintenanceTask, failure_outcome
 from imgstore.domain.storage.scrub_passes import ScrubRunner
 from imgstore.operations.activity_log import trim_activity
+from imgstore.operations.billing.settlement import settle_months
 from imgstore.operations.installation import Installation
 from imgstore.operations.ledger_log.seal import seal_entries, write_log_checkpoint
 from imgstore.operations.maintenance.gc import GRACE_HOURS, collect
@@ -213,6 +214,7 @@ class MaintenanceRunner:
         )
 
     def _write_checkpoints(self) -> str:
+        settled = settle_months(self._installation)
         sealed = 0
         failure: ObjectCorrupt | None = None
         try:
@@ -225,7 +227,12 @@ class MaintenanceRunner:
         if failure is not None:
             raise failure
         return _format_counts(
-            {"entries of the ledger sealed": sealed, "rows of the ledger stored": rows, "checkpoints copied": copied}
+            {
+                "months of storage settled": settled,
+                "entries of the ledger sealed": sealed,
+                "rows of the ledger stored": rows,
+                "checkpoints copied": copied,
+            }
         )
 
     def _repair_zones(self, region: str) -> str:

@@ -6,6 +6,7 @@ from imgstore.ledger.statement import ROUNDING_RULE
 from imgstore.wire.json_text import Json, instant
 
 if TYPE_CHECKING:
+    from imgstore.ledger.entries import LedgerRow
     from imgstore.ledger.grouped_statement import GroupedStatement
     from imgstore.ledger.statement import Statement, StatementRow, Total
 
@@ -49,6 +50,23 @@ def _totals_json(totals: "tuple[Total, ...]") -> Json:
 def total_json(total: "Total") -> Json:
     """Return the total of a statement in one currency."""
     return {"currency": total.currency, "amount": f"{total.amount:f}", "due": f"{total.due:f}"}
+
+
+def entry_json(row: "LedgerRow") -> Json:
+    """Return a row of the ledger. `amount` is the price of the bytes at `unitPrice`."""
+    return {
+        "entry": row.key,
+        "kind": row.kind.value,
+        "subscription": row.party.subscription,
+        "group": row.party.group,
+        "source": row.source,
+        "target": row.target,
+        "replica": row.replica,
+        "deliveredBytes": row.delivered_bytes,
+        "unitPrice": f"{row.unit_price:f}",
+        "amount": f"{row.amount:f}",
+        "time": instant(row.time),
+    }
 
 
 def _row_json(row: "StatementRow") -> Json:

@@ -11,9 +11,9 @@ from imgstore.cli.framework.session import Session
 from imgstore.domain.errors import InvalidInput
 from imgstore.ledger.grouped_statement import TAG_PREFIX, Property
 from imgstore.ledger.months import Month
-from imgstore.operations.billing import statements
+from imgstore.operations.billing import corrections, statements
 from imgstore.wire.json_text import Json
-from imgstore.wire.responses.statement import grouped_statement_json, statement_json
+from imgstore.wire.responses.statement import entry_json, grouped_statement_json, statement_json
 
 _LINES = columns(
     Kind="kind",
@@ -124,6 +124,24 @@ def _read_property(text: str, option: str) -> str:
         hint="use for example --by region, or --filter tag:team=web with --by version",
         target=option,
     )
+
+
+@bill.command(
+    example="imgstore bill correct 2f0c8a52-8e0f-4c52-b2cf-4a59a1e1b8d4 --bytes -1000000 --reason 'ticket 17'"
+)
+@click.argument("entry", metavar="ENTRY")
+@click.option(
+    "--bytes", "corrected_bytes", type=int, required=True, metavar="N", help="Bytes to add, or to take if negative."
+)
+@click.option("--reason", required=True, metavar="TEXT", help="Reason, which the activity log shows.")
+def correct(session: Session, entry: str, corrected_bytes: int, reason: str) -> Json:
+    """Correct the bytes of a transfer, for operators.
+
+    ENTRY is the key of a transfer. The command adds rows of the kind `correction` to the ledger, at the price of the
+    transfer, and changes no other row. All corrections together cannot take more bytes than the transfer has. The bill of
+    the present month has the correction. A repeated command corrects again.
+    """
+    return [entry_json(row) for row in session.run(corrections.correct_entry, entry, corrected_bytes, reason)]
 
 
 def _read_month(text: str) -> Month:
