@@ -55,6 +55,8 @@ class StatementRow:
     """The month in UTC, for example "2026-11"."""
     time: datetime
     """The time of arrival. For storage: the end of the charged time."""
+    entries: tuple[str, ...] = ()
+    """The entries of the ledger behind the row: the key of a transfer, or the uids of storage intervals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +167,7 @@ def _make_row(rated: list[RatedUsage]) -> StatementRow:
         currency=last.currency,
         month=str(usage.month),
         time=usage.end,
+        entries=tuple(dict.fromkeys(each.usage.key for each in rated)),
     )
 
 

@@ -11,12 +11,12 @@ import yaml
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.catalog.engine.database import Session
 from imgstore.domain.effects import Effects
-from imgstore.domain.errors import InvalidInput
+from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.progress import ProgressEvent
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.months import Month
 from imgstore.ledger.statement import Statement
-from imgstore.operations.billing import price_lists, statements
+from imgstore.operations.billing import explanations, price_lists, statements
 from imgstore.operations.installation import Installation
 from tests.support.manual_clock import ManualClock
 from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, SampleImages, create_sample_gallery, publish
@@ -200,3 +200,37 @@ def test_each_property_has_the_total_of_the_month(house: House, by: str) -> None
     assert round(grouped.totals[0].amount, 9) == round(house.bill(NOVEMBER).total, 9)
     assert round(one.totals[0].amount, 9) == round(grouped.rows[0].amount, 9)
     assert len(names) == (3 if by == "day" else 2 if by == "region" else len(set(names)))
+
+
+def test_an_explanation_names_segments_and_prices(house: House, samples: SampleImages) -> None:
+    """The segments add up to the bytes, and the parts to the amount, across tiers and months."""
+    moved = house.bill().rows[-1].delivered_bytes
+    free = Decimal(moved + 1000) / 10**9
+    house.write(egress_per_gb={"default": [{"up_to_gb": f"{free:f}", "price": "0"}, {"price": "7"}]})
+    house.pass_days(1)
+    with house.open() as installation:
+        publish(installation, samples.second, "1.0.1", targets=["southcentralus", "westus2"])
+    house.pass_days(30)
+    rows = house.bill().rows
+    with house.open() as installation:
+        for row in rows:
+            told = [explanations.explain_entry(installation, ADMIN, entry) for entry in row.entries]
+            months = [part for each in told for part in each.parts if part.month == row.month]
+            if row.kind is not ChargeKind.STORAGE:
+                assert sum(part.amount for part in months) == row.amount
+            for each in told:
+                assert each.segments is not None
+                stored = sum(segment.stored_bytes for segment in each.segments)
+                if row.kind is ChargeKind.STORAGE:
+                    assert 0 <= each.bytes - stored < 100_000, "the rest is the manifest"
+                else:
+                    assert stored == each.bytes == row.delivered_bytes
+        second = next(row for row in rows if row.kind is ChargeKind.EGRESS and row.version == "1.0.1")
+        parts = explanations.explain_entry(installation, ADMIN, second.entries[0]).parts
+        assert [(part.line, part.unit_price) for part in parts] == [
+            ("prices.egress_per_gb.default", Decimal(0)),
+            ("prices.egress_per_gb.default", Decimal(7)),
+        ]
+        assert parts[0].quantity == Decimal(1000) / 10**9
+        with pytest.raises(NotFound, match="could not be found"):
+            explanations.explain_entry(installation, ADMIN, "no-such-entry")

@@ -324,7 +324,7 @@ def test_statement_rows_have_the_documented_keys() -> None:
     body = statement_json(Statement(totals=(total,), rows=(row, only_a_disk)))
     promised = [
         "kind", "gallery", "definition", "version", "source", "target", "replica", "deliveredBytes", "byteHours",
-        "unitPrice", "amount", "currency", "month", "time",
+        "unitPrice", "amount", "currency", "month", "time", "entries",
     ]  # fmt: skip
     assert list(body) == ["currency", "total", "due", "totals", "rounding", "rows"]
     assert list(body["rows"][0]) == promised

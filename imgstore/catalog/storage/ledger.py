@@ -76,6 +76,22 @@ class Ledger(Repository):
         statement = select(kind, func.sum(_intervals.c.stored_bytes).label("stored")).where(mine).group_by(kind)
         return {row.storage_account_type: int(row.stored) for row in self._session.all(statement)}
 
+    def by_key(self, key: str) -> LedgerRow:
+        """Return the charge with a key.
+
+        Raises:
+            NotFound: no row has this key.
+        """
+        return _charge(self._row(select(_ledger).where(_ledger.c.key == key), "charge", key))
+
+    def interval_by_uid(self, uid: str) -> StorageInterval:
+        """Return the interval with a uid.
+
+        Raises:
+            NotFound: no row has this uid.
+        """
+        return _interval(self._row(select(_intervals).where(_intervals.c.uid == uid), "storage interval", uid))
+
     def open_interval(self, interval: StorageInterval) -> None:
         """Record that bytes are stored in a slot from now on.
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -21,6 +22,8 @@ Rows: TypeAlias = Sequence[Mapping[str, Json]]
 """Values of each row by heading."""
 Table: TypeAlias = Callable[[Json], Rows]
 """A function that makes the rows of a table from a result."""
+
+_DECIMAL: Final = re.compile(r"-?[0-9]+\.[0-9]+")
 
 _UNSHOWN: Final = frozenset({"id", "type", "etag"})
 """Long values that follow from other values. az omits the values in tables too."""
@@ -153,7 +156,9 @@ def _follow(item: Json, path: str) -> Json:
 
 
 def _is_number(value: Json) -> bool:
-    """Return True if a column with the value may be right-aligned."""
+    """Return True if a column with the value may be right-aligned: a number, or a decimal as text, such as "5.10"."""
+    if isinstance(value, str):
+        return _DECIMAL.fullmatch(value) is not None
     return value is None or (isinstance(value, int | float | Decimal) and not isinstance(value, bool))
 
 

@@ -7,6 +7,7 @@ from imgstore.wire.json_text import Json, instant
 
 if TYPE_CHECKING:
     from imgstore.ledger.entries import LedgerRow
+    from imgstore.ledger.explanation import Explanation
     from imgstore.ledger.grouped_statement import GroupedStatement
     from imgstore.ledger.statement import Statement, StatementRow, Total
 
@@ -22,6 +23,50 @@ def statement_json(statement: "Statement") -> Json:
         "rounding": ROUNDING_RULE,
         "rows": [_row_json(row) for row in statement.rows],
     }
+
+
+def explanation_json(explanation: "Explanation", *, with_segments: bool) -> Json:
+    """Return the explanation of an entry. Amounts and quantities are texts with all digits."""
+    usage, party = explanation.usage, explanation.usage.party
+    segments = explanation.segments
+    return {
+        "entry": explanation.entry,
+        "kind": usage.kind.value,
+        "rule": explanation.rule,
+        "subscription": party.subscription,
+        "group": party.group,
+        "gallery": party.gallery,
+        "definition": party.definition,
+        "version": party.version,
+        "disk": party.disk,
+        "tags": dict(party.tags),
+        "source": usage.source,
+        "target": usage.target,
+        "replica": usage.replica,
+        "storageAccountType": usage.storage_account_type and usage.storage_account_type.value,
+        "begin": instant(usage.begin),
+        "bytes": explanation.bytes,
+        "parts": [
+            {
+                "month": part.month,
+                "priceList": part.price_list,
+                "line": part.line,
+                "tierBegin": f"{part.tier_begin_gigabytes:f}",
+                "before": f"{part.before:f}",
+                "quantity": f"{part.quantity:f}",
+                "unitPrice": f"{part.unit_price:f}",
+                "amount": f"{part.amount:f}",
+                "currency": part.currency,
+            }
+            for part in explanation.parts
+        ],
+        "segmentCount": None if segments is None else len(segments),
+        "segmentBytes": None if segments is None else sum(each.stored_bytes for each in segments),
+    } | (
+        {}
+        if segments is None or not with_segments
+        else {"segments": [{"name": each.name.hex(), "storedBytes": each.stored_bytes} for each in segments]}
+    )
 
 
 def grouped_statement_json(statement: "GroupedStatement") -> Json:
@@ -85,4 +130,5 @@ def _row_json(row: "StatementRow") -> Json:
         "currency": row.currency,
         "month": row.month,
         "time": instant(row.time),
+        "entries": list(row.entries),
     } | ({} if row.disk is None else {"group": row.group, "disk": row.disk})

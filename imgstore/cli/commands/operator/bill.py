@@ -11,9 +11,14 @@ from imgstore.cli.framework.session import Session
 from imgstore.domain.errors import InvalidInput
 from imgstore.ledger.grouped_statement import TAG_PREFIX, Property
 from imgstore.ledger.months import Month
-from imgstore.operations.billing import corrections, statements
+from imgstore.operations.billing import corrections, explanations, statements
 from imgstore.wire.json_text import Json
-from imgstore.wire.responses.statement import entry_json, grouped_statement_json, statement_json
+from imgstore.wire.responses.statement import (
+    entry_json,
+    explanation_json,
+    grouped_statement_json,
+    statement_json,
+)
 
 _LINES = columns(
     Kind="kind",
@@ -42,10 +47,31 @@ def lines_and_total(body: Json) -> Rows:
     return _with_numbers([*_LINES(body["rows"]), *_totals(body, "Kind")])
 
 
+_PARTS = columns(
+    Month="month",
+    PriceList="priceList",
+    Line="line",
+    TierBegin="tierBegin",
+    Before="before",
+    Quantity="quantity",
+    UnitPrice="unitPrice",
+    Amount="amount",
+    Currency="currency",
+)
+
+
+def _explanation_rows(body: Json) -> Rows:
+    return _PARTS(body["parts"])
+
+
 def _with_numbers(rows: Rows) -> Rows:
     """Return the rows with amounts as numbers, which a table aligns on the right."""
     return [
-        {key: Decimal(value) if key in _NUMBERS and value is not None else value for key, value in row.items()}
+        # The amount due keeps all digits of the minor unit, for example 5.10.
+        {
+            key: Decimal(value) if key in _NUMBERS and value is not None and "due" not in row.values() else value
+            for key, value in row.items()
+        }
         for row in rows
     ]
 
@@ -107,6 +133,21 @@ def show(
             all_subscriptions=all_subscriptions,
         )
     )
+
+
+@bill.command(
+    table=_explanation_rows,
+    example='imgstore bill explain "$(imgstore bill show --query "rows[0].entries[0]" -o tsv)" -o table',
+)
+@click.argument("entry")
+@click.option("--segments", "with_segments", is_flag=True, help="List each segment behind the bytes, too.")
+def explain(session: Session, entry: str, *, with_segments: bool) -> Json:
+    """Explain the amount of an entry: bytes, segments, rule, price list, line of regions.yaml and tiers.
+
+    ENTRY is the key of a transfer or the uid of a storage interval. `bill show -o json` names the entries of each row.
+    The segments are those that the catalog knows now: later deletions may have changed their owners.
+    """
+    return explanation_json(session.run(explanations.explain_entry, entry), with_segments=with_segments)
 
 
 def _read_filter(text: str) -> tuple[str, str]:

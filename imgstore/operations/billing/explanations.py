@@ -1,0 +1,122 @@
+"""Explain an entry of the ledger: bytes, segments, rule and price."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgstore.catalog import Transaction
+from imgstore.catalog.storage.manifests import unpack_ids
+from imgstore.domain.errors import NotFound
+from imgstore.domain.identity.access import Action, Principal, is_allowed
+from imgstore.domain.resources import SegmentRow
+from imgstore.domain.states import ReplicaState
+from imgstore.ledger.entries import LedgerRow, StorageInterval
+from imgstore.ledger.explanation import Explanation, explain_amount, rule_of
+from imgstore.ledger.months import Month
+from imgstore.ledger.usage import list_usage, rate_all
+from imgstore.operations.activity_log import permit
+from imgstore.operations.billing.price_lists import read_prices
+from imgstore.operations.installation import Installation
+
+
+def explain_entry(installation: Installation, principal: Principal, name: str) -> Explanation:
+    """Return the bytes, the segments, the rule and the prices of an entry.
+
+    Args:
+        installation: the installation.
+        principal: a reader of the subscription of the entry.
+        name: the key of a transfer, or the uid of a storage interval, with or without the name of the table.
+
+    Raises:
+        NotFound: the principal can see no such entry.
+        AccessDenied: the principal may not read the subscription of the installation, and sees no such entry elsewhere.
+    """
+    with installation.catalog.reading() as transaction:
+        found = transaction.ledger_log.find_entry(name)
+    if found is None or found[1] is None or not is_allowed(principal, Action.READ, f"/subscriptions/{found[1]}"):
+        permit(installation, principal, Action.READ, f"/subscriptions/{installation.subscription}")
+        raise NotFound(
+            f"The entry '{name[:200]}' of the ledger could not be found.",
+            found="no such entry in a subscription that the caller may read",
+            expected="the key of a transfer, or the uid of a storage interval",
+            hint="`imgstore bill show -o json` names the entries of each row",
+            target="entry",
+        )
+    entry, subscription = found
+    table, _, key = entry.partition("/")
+    with installation.catalog.reading() as transaction:
+        prices, until = read_prices(installation, transaction), transaction.now()
+        row: LedgerRow | StorageInterval
+        if table == "ledger":
+            row = transaction.ledger.by_key(key)
+            months = [Month.of(row.time)]
+            stored = row.delivered_bytes
+        else:
+            row = transaction.ledger.interval_by_uid(key)
+            months = _months(Month.of(row.opened_at), Month.of(row.closed_at or until))
+            stored = row.stored_bytes
+        rated = []
+        for month in months:
+            rows = transaction.ledger.rows(subscription, begin=month.begin, end=month.end)
+            intervals = transaction.ledger.intervals(subscription, begin=month.begin, end=month.end)
+            usage = [each for each in list_usage(rows, intervals, prices, until) if each.month == month]
+            rated += [each for each in rate_all(usage, prices) if each.usage.key == key]
+        segments = (
+            _arrived_segments(transaction, row) if isinstance(row, LedgerRow) else _stored_segments(transaction, row)
+        )
+    return Explanation(
+        entry=entry,
+        usage=rated[0].usage,
+        bytes=stored,
+        rule=rule_of(rated[0].usage.kind),
+        parts=explain_amount(rated),
+        segments=segments,
+    )
+
+
+def _months(first: Month, last: Month) -> list[Month]:
+    found = [first]
+    while found[-1] < last:
+        found.append(found[-1].next)
+    return found
+
+
+def _arrived_segments(transaction: Transaction, row: LedgerRow) -> list[SegmentRow] | None:
+    """Return the segments of a replica that no version in the region named earlier."""
+    try:
+        replica = transaction.replicas.by_uid(row.key.partition("/")[0])
+    except NotFound:
+        return None
+    if replica.completed_at is None:
+        return None
+    slot = replica.slot
+    pool_uid = slot.key.pool_uid
+    ids = _named(transaction, replica.version_uid, slot.uid)
+    for other in transaction.slots.list(pool_uid, slot.key.region):
+        for each in transaction.replicas.in_slot(other.uid):
+            if (
+                each.uid != replica.uid
+                and each.state is ReplicaState.COMPLETED
+                and each.completed_at is not None
+                and each.completed_at < replica.completed_at
+            ):
+                ids = np.setdiff1d(ids, _named(transaction, each.version_uid, other.uid))
+    return transaction.segments.rows(pool_uid, ids)
+
+
+def _stored_segments(transaction: Transaction, interval: StorageInterval) -> list[SegmentRow] | None:
+    """Return the segments of an owner that no earlier owner of the slot names, for an open interval."""
+    if interval.closed_at is not None:
+        return None
+    slot = transaction.slots.get(interval.slot_uid)
+    arrivals = transaction.ledger.arrivals(slot.uid)
+    ids = _named(transaction, interval.owner_uid, slot.uid)
+    own = (arrivals[interval.owner_uid], interval.owner_uid)
+    for uid in {row.owner_uid for row in transaction.manifests.in_slot(slot.uid)} - {interval.owner_uid}:
+        if uid in arrivals and (arrivals[uid], uid) < own:
+            ids = np.setdiff1d(ids, _named(transaction, uid, slot.uid))
+    return transaction.segments.rows(slot.key.pool_uid, ids)
+
+
+def _named(transaction: Transaction, owner_uid: str, slot_uid: str) -> NDArray[np.uint32]:
+    found = [unpack_ids(row.segment_ids) for row in transaction.manifests.of_replica(owner_uid, slot_uid)]
+    return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype="<u4")
