@@ -119,7 +119,7 @@ KINDS = {"list_principals": PrincipalKind.USER, "page_network_records": "Microso
 INSIDE = {
     "permit", "permit_list", "record_activity", "record_resource_deletion", "permit_group", "authorize_interfaces", "find_image",
     "find_machine", "find_original", "authorize_source", "make_disks", "make_rows", "open_disks", "open_files",
-    "open_stored_disks", "admit_reader",
+    "open_stored_disks", "admit_reader", "forecast_of",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""
 EMPTY = {"list_assignments", "list_visible_subscriptions"}
