@@ -89,7 +89,7 @@ def read_owners(transaction: Transaction, slot: Slot) -> SlotOwners:
                         np.array(sorted({places[row.body_key] for row in rows}), dtype=np.uint32),
                     ]
                 ),
-                sum(map(_reference_bytes, rows)),
+                sum(map(reference_bytes, rows)),
             )
             for uid, rows in sorted(owned.items(), key=lambda each: (arrivals.get(each[0], _LAST), each[0]))
         ],
@@ -105,10 +105,10 @@ def attribute_slot(transaction: Transaction, slot: Slot) -> dict[str, int]:
 
 def body_bytes(row: ManifestRow) -> int:
     """Return the stored bytes of the manifest that a row accounts for. 0 if another row accounts for the manifest."""
-    return row.object_bytes - _reference_bytes(row)
+    return row.object_bytes - reference_bytes(row)
 
 
-def _reference_bytes(row: ManifestRow) -> int:
+def reference_bytes(row: ManifestRow) -> int:
     """Return the stored bytes of the reference of a row. 0 for a row with its own manifest."""
     if row.body_key == object_keys.manifest_key(row.owner_uid, row.disk):
         return 0

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import click
 
-from imgstore.cli.commands.operator import bill_export, bill_log, bill_plot
+from imgstore.cli.commands.operator import bill_export, bill_log, bill_plot, bill_reconcile
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import Rows, columns
 from imgstore.cli.framework.session import Session
@@ -201,6 +201,7 @@ def _read_month(text: str) -> Month:
 for _command in (
     bill_export.export,
     bill_plot.plot,
+    bill_reconcile.reconcile,
     bill_log.prove,
     bill_log.verify,
     bill_log.checkpoint,
