@@ -3,7 +3,9 @@
 from decimal import Decimal
 
 import pytest
+from click.testing import CliRunner
 
+from imgstore.cli.main import main
 from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.progress import ProgressEvent
@@ -158,6 +160,13 @@ def test_a_budget_counts_the_amount_due_of_the_month(published: Installation) ->
 def test_invalid_budgets_are_refused(published: Installation, amount: str, currency: str | None) -> None:
     with pytest.raises(InvalidInput):
         set_budget(published, amount, currency=currency)
+
+
+@pytest.mark.parametrize("amount", ["-5", "1,000", "1_000", "1e3", "٣", "NaN", "", "9" * 5_000, "0.001"])
+def test_words_that_are_no_amount_are_refused(empty: Installation, amount: str) -> None:
+    result = CliRunner().invoke(main, ["--home", str(empty.home), "budget", "set", f"--amount={amount}"])
+    assert "no amount" in result.output or "amount of a budget is invalid" in result.output
+    assert budgets.list_budgets(empty, ADMIN) == []
 
 
 def test_only_owners_set_budgets_and_readers_see_budgets(published: Installation) -> None:

@@ -1,6 +1,8 @@
 """``imgstore budget``: limits of the charges of a month."""
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
+from typing import Final
 
 import click
 
@@ -15,6 +17,8 @@ from imgstore.operations.billing import budgets as operations
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.budget import budget_json, budget_use_json
 
+_AMOUNT: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
+"""`Decimal` also reads exponents, underscores and the digits of all scripts."""
 _USE = columns(
     Budget="budget",
     Month="month",
@@ -85,10 +89,6 @@ def delete(session: Session, month: Month | None) -> None:
 
 
 def _parse_amount(text: str) -> Decimal:
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        amount = None
-    if amount is None or not amount.is_finite():
+    if not _AMOUNT.fullmatch(text):
         raise click.BadParameter(f"'{text[:80]}' is no amount. Write a number such as 100.00.", param_hint="--amount")
-    return amount
+    return Decimal(text)
