@@ -1,4 +1,4 @@
-"""The log of sealed entries: sealing, verifying and proving a ledger of a million entries on SQLite."""
+"""A ledger of a million entries on SQLite: added up for a statement, sealed, verified, and one entry proven."""
 
 import json
 import os
@@ -23,6 +23,16 @@ SELECT printf('%s-%08x', lower(hex(randomblob(16))), i), 'egress', ?, ?, 'rg', '
        datetime('2026-01-01', '+' || i || ' seconds') || '.000000'
 FROM numbers
 """
+_FILL_INTERVALS = """
+WITH RECURSIVE numbers(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i + 1 < ?)
+INSERT INTO intervals (uid, subscription, subscription_key, group_name, gallery, definition, version, owner_uid, slot_uid,
+                       region, replica, storage_account_type, stored_bytes, opened_at, closed_at)
+SELECT printf('%s-%08x', lower(hex(randomblob(16))), i), ?, ?, 'rg', 'g1', 'ubuntu', '1.0.' || (i % 1000),
+       'owner-' || i, 'slot-' || (i % 50), 'westus2', 0, 'Standard_LRS', i * 4096,
+       datetime('2026-01-01', '+' || i || ' seconds') || '.000000',
+       datetime('2026-01-01', '+' || (2 * i) || ' seconds') || '.500000'
+FROM numbers
+"""
 
 
 def measure_sealing(world: World) -> Found:
@@ -31,13 +41,20 @@ def measure_sealing(world: World) -> Found:
     home = world.scratch / "sealing"
     with open_installation(Settings(home=home, environ={}), ignore_event) as installation:
         with closing(sqlite3.connect(home / "catalog.sqlite")) as connection, connection:
-            connection.execute(_FILL, [entries, installation.subscription, installation.subscription])
-            (key,) = connection.execute("SELECT key FROM ledger WHERE rowid = ?", [entries // 2]).fetchone()
+            values = [entries // 2, installation.subscription, installation.subscription]
+            connection.execute(_FILL, values)
+            connection.execute(_FILL_INTERVALS, values)
+            (key,) = connection.execute("SELECT key FROM ledger WHERE rowid = ?", [entries // 4]).fetchone()
         samples.settle()
         began = installation.effects.monotonic()
         seal_entries(installation)
         seconds = installation.effects.monotonic() - began
         samples.add("seal_rate", entries / seconds, Unit.PER_SECOND, Door.INSIDE, f"{entries} entries")
+    for _ in range(world.rounds):
+        month = "bill", "show", "--month", "2026-01", "--by", "region"
+        said = timed(samples, "statement_seconds", Door.PUBLIC, _run, home, *month)
+        assert json.loads(said.output)["rows"]
+        samples.add("statement_resident_bytes", said.peak_bytes, Unit.BYTES, Door.PUBLIC)
     kept = world.scratch / "kept.json"
     kept.write_text(_run(home, "bill", "checkpoint").output)
     for _ in range(world.rounds):
@@ -57,7 +74,7 @@ def _run(home: Path, *words: str) -> Finished:
 CASES = (
     Case(
         name="sealing",
-        title="a ledger of a million entries: sealed, verified, verified from a checkpoint, and one entry proven",
+        title="a ledger of a million entries: added up, sealed, verified, verified from a checkpoint, one entry proven",
         measure=measure_sealing,
         regions=1,
     ),
