@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from typing import Final
 
 _MONTH: Final = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
@@ -25,9 +25,9 @@ class Month:
 
     @staticmethod
     def parse(text: str) -> "Month | None":
-        """Return the month of a text such as "2026-11", or None for another text."""
+        """Return the month of a text such as "2026-11", or None for another text. The years are 0001 to 9998."""
         found = _MONTH.fullmatch(text)
-        return Month(int(found[1]), int(found[2])) if found and int(found[1]) else None
+        return Month(int(found[1]), int(found[2])) if found and MINYEAR <= int(found[1]) < MAXYEAR else None
 
     @property
     def begin(self) -> datetime:

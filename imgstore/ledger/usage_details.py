@@ -110,7 +110,7 @@ def list_usage_details(rated: Iterable[RatedUsage], wanted: UsageFilter) -> list
     """Return the wanted usage details, by day.
 
     Args:
-        rated: the quantities of whole months, each of a single day.
+        rated: the quantities, each of a single day.
         wanted: the filter.
     """
     groups: defaultdict[str, list[RatedUsage]] = defaultdict(list)

@@ -18,6 +18,7 @@ from imgstore.ledger.entries import Party
 from imgstore.ledger.months import Month
 from imgstore.ledger.usage_details import UsageFilter
 from imgstore.operations.billing import statements
+from imgstore.operations.billing.budgets import list_budgets
 from imgstore.operations.billing.usage_details import page_usage_details
 from imgstore.operations.gallery.groups import create_group
 from imgstore.operations.installation import Installation
@@ -176,6 +177,8 @@ BILL: dict[str, Callable[[Installation, Principal], Any]] = {
     "show": lambda here, who: statements.show_bill(here, who, MONTH),
     "group": lambda here, who: statements.group_bill(here, who, by="region", month=MONTH),
     "details": lambda here, who: page_usage_details(here, who, PageRequest(), wanted=UsageFilter()),
+    "costs": lambda here, who: statements.list_daily_costs(here, who, MONTH),
+    "budgets": list_budgets,
     "prove": lambda here, who: prove_entry(here, who, "charge-00003"),
 }
 

@@ -99,11 +99,12 @@ def test_bars_have_the_heights_of_the_numbers() -> None:
     "costs",
     [
         [make_costs([], "USD", Month(2026, 11), "1")],
+        [make_costs(["westus2", "eastus"], "USD", Month(2026, 2), "-0.5")],
         [make_costs(["westus2"], "USD", Month(2026, 2), "0.000000000001")],
         [make_costs([f"region $x_{{{number}}}$" for number in range(REGIONS_MAX + 5)], "USD", Month(2026, 12), "9e9")],
         [make_costs(["a" * 90, "b"], "EUR", Month(2024, 2), "1"), make_costs(["b"], "JPY", Month(2024, 2), "100")],
     ],
-    ids=["no cost", "one region and small amounts", "many regions and large amounts", "two currencies"],
+    ids=["no cost", "corrections", "one region and small amounts", "many regions and large amounts", "two currencies"],
 )
 def test_all_inputs_give_a_picture(costs: list[DailyCosts], file_format: str) -> None:
     picture = draw_costs(costs, "3195b2f8-88ab-4df0-854e-6569c5414f7f", file_format)

@@ -1,7 +1,8 @@
 """Compute the bill from the rows of the ledger."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 from imgstore.catalog import Transaction
@@ -123,20 +124,68 @@ def rate_month(
     by_day: bool,
 ) -> list[RatedUsage]:
     """Rate the sums of a month. With tiers, the order of the entries counts, so the entries are read one by one."""
-    until = min(month.end, transaction.now())
-    sums = transaction.ledger_sums
-    usage = []
-    for begin, end in _periods(month.begin, until, prices, by_day=by_day):
-        # A charge of this moment belongs to the last period.
-        usage += sums.transfers(subscription, begin, month.end if end == until else end, columns)
-        usage += sums.storage(subscription, begin, end, columns, prices)
-    rated = rate_all(usage, prices)
+    rated = _rate_sums(transaction, subscription, month.begin, month.end, prices, columns, by_day=by_day)
     if all(len(each.rate.tiers) == 1 for each in rated):
         return rated
+    until = min(month.end, transaction.now())
     rows = transaction.ledger.rows(subscription, begin=month.begin, end=month.end)
     intervals = transaction.ledger.intervals(subscription, begin=month.begin, end=month.end)
     entries = list_usage(rows, intervals, prices, until, by_day=by_day)
     return rate_all((each for each in entries if each.month == month), prices)
+
+
+def rate_days(
+    transaction: Transaction,
+    subscription: str | None,
+    month: Month,
+    prices: PriceLists,
+    columns: Collection[str],
+    *,
+    first: datetime,
+) -> Iterator[list[RatedUsage]]:
+    """Rate the sums of each day of a month from a day on. A day without tiers needs no other day.
+
+    Args:
+        transaction: the transaction.
+        subscription: the subscription, or None for all.
+        month: the month.
+        prices: all price lists.
+        columns: the columns of the ledger to keep apart.
+        first: the begin of the first wanted day.
+    """
+    begins = [month.begin, *day_begins(month.begin, month.end)]
+    for begin, end in pairwise([*(each for each in begins if each >= first), month.end]):
+        rated = _rate_sums(transaction, subscription, begin, end, prices, columns, by_day=True)
+        if any(len(each.rate.tiers) > 1 for each in rated):
+            days: defaultdict[datetime, list[RatedUsage]] = defaultdict(list)
+            for each in rate_month(transaction, subscription, month, prices, columns, by_day=True):
+                days[each.usage.begin.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)].append(each)
+            yield from (some for day, some in sorted(days.items()) if day >= begin)
+            return
+        yield rated
+
+
+def _rate_sums(
+    transaction: Transaction,
+    subscription: str | None,
+    begin: datetime,
+    end: datetime,
+    prices: PriceLists,
+    columns: Collection[str],
+    *,
+    by_day: bool,
+) -> list[RatedUsage]:
+    """Rate the sums of a period until now."""
+    until = min(end, transaction.now())
+    if until < begin:  # Nothing is charged in the future.
+        return []
+    sums = transaction.ledger_sums
+    usage = []
+    for first, last in _periods(begin, until, prices, by_day=by_day):
+        # A charge of this moment belongs to the last period.
+        usage += sums.transfers(subscription, first, end if last == until else last, columns)
+        usage += sums.storage(subscription, first, last, columns, prices)
+    return rate_all(usage, prices)
 
 
 def _periods(

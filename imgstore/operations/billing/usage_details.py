@@ -1,14 +1,16 @@
 """List usage details: the charges of each day and resource (invariant H20)."""
 
+from datetime import UTC, date, datetime, time
+
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.ledger_sums import PARTY_COLUMNS
 from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, authorize
 from imgstore.domain.names import group_id
-from imgstore.domain.paging import Page, PageRequest
+from imgstore.domain.paging import Page, PageRequest, invalid_token
 from imgstore.ledger.months import Month
 from imgstore.ledger.usage_details import UsageDetail, UsageFilter, list_usage_details
 from imgstore.operations.billing.price_lists import read_prices
-from imgstore.operations.billing.statements import rate_month
+from imgstore.operations.billing.statements import rate_days
 from imgstore.operations.installation import Installation
 
 
@@ -37,16 +39,33 @@ def page_usage_details(
         scope = group_id(installation.subscription, group)
     authorize(principal, Action.READ, scope, USAGE_DETAILS)
     wanted = wanted or UsageFilter()
+    of = f"{scope}/{USAGE_DETAILS}?{wanted}"
+    after = request.start_key(of) or ""
+    first = _first_moment(after, wanted)
+    found: list[UsageDetail] = []
     with installation.catalog.reading() as transaction:
         prices = read_prices(installation, transaction)
-        rated = [
-            each
+        days = (
+            day
             for month in _months(transaction, installation.subscription, wanted)
-            for each in rate_month(transaction, installation.subscription, month, prices, PARTY_COLUMNS, by_day=True)
-            if group is None or each.usage.party.group.casefold() == group.casefold()
-        ]
-    details = list_usage_details(rated, wanted)
-    return Page.from_all(details, request, of=f"{scope}/{USAGE_DETAILS}?{wanted}", key=lambda each: each.sort_key)
+            if month.end > first
+            for day in rate_days(transaction, installation.subscription, month, prices, PARTY_COLUMNS, first=first)
+        )
+        for day in days:
+            own = [each for each in day if group is None or each.usage.party.group.casefold() == group.casefold()]
+            found += [each for each in list_usage_details(own, wanted) if each.sort_key > after]
+            if request.limit is not None and len(found) >= request.limit:
+                break
+    return Page.from_rows(found, request, of=of, key=lambda each: each.sort_key)
+
+
+def _first_moment(after: str, wanted: UsageFilter) -> datetime:
+    """Return the begin of the first day of a page. A page begins in the day of the item before."""
+    try:
+        first = date.fromisoformat(after[:10]) if after else (wanted.first or date.min)
+    except ValueError:
+        raise invalid_token(after) from None
+    return datetime.combine(first, time(), UTC)
 
 
 def _months(transaction: Transaction, subscription: str, wanted: UsageFilter) -> list[Month]:

@@ -84,11 +84,14 @@ def _draw(axes: "Axes", costs: DailyCosts, colors: Mapping[str, Any]) -> None:
     rest = [region for region in costs.regions if region not in colors]
     if rest:
         series.append((f"{len(rest)} more", rest, _OTHERS_COLOR))
-    below = [0.0] * len(days)
+    # Corrections may make a part negative. Such parts are below the axis.
+    above, below = [0.0] * len(days), [0.0] * len(days)
     for label, regions, color in series:
         heights = [float(sum(costs.amounts.get((day, region), 0) for region in regions)) for day in costs.days]
-        axes.bar(days, heights, bottom=below, width=0.8, label=label, color=color, edgecolor="white", linewidth=0.4)
-        below = [low + height for low, height in zip(below, heights, strict=True)]
+        bottoms = [high if height >= 0 else low for high, low, height in zip(above, below, heights, strict=True)]
+        axes.bar(days, heights, bottom=bottoms, width=0.8, label=label, color=color, edgecolor="white", linewidth=0.4)
+        above = [high + max(height, 0) for high, height in zip(above, heights, strict=True)]
+        below = [low + min(height, 0) for low, height in zip(below, heights, strict=True)]
     total, month = costs.total, costs.month
     axes.set_title(
         f"Cost by day and region, {calendar.month_name[month.number]} {month.year}: {total.due:,f} {total.currency}",
@@ -104,6 +107,8 @@ def _draw(axes: "Axes", costs: DailyCosts, colors: Mapping[str, Any]) -> None:
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     if any(below):
+        axes.axhline(0, color="black", linewidth=0.8)
+    elif any(above):
         axes.set_ylim(bottom=0)
     else:
         axes.set_ylim(0, 1)
