@@ -8,6 +8,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from imgstore.domain.storage.object_keys import is_segment_key
 from imgstore.ledger.entries import ChargeKind, LedgerRow, StorageInterval
 from imgstore.ledger.months import Month
 
@@ -78,6 +79,7 @@ class SlotFacts:
 
     region: str
     slot: str
+    zone: str
     prefix: str
     """The beginning of all keys of the slot."""
     billed: Mapping[str, int]
@@ -100,9 +102,13 @@ class SlotReconciliation:
 
     region: str
     slot: str
+    zone: str
+    """The zone, or "zrs" for all three zones."""
     billed_bytes: int
     named_bytes: int
     listed_bytes: int
+    segment_bytes: int
+    """The listed bytes of segments."""
     overhead: Mapping[OverheadKind, int]
 
     @property
@@ -154,9 +160,11 @@ def summarize_slot(facts: SlotFacts) -> SlotReconciliation:
     return SlotReconciliation(
         region=facts.region,
         slot=facts.slot,
+        zone=facts.zone,
         billed_bytes=sum(facts.billed.values()),
         named_bytes=sum(facts.named.values()),
         listed_bytes=sum(each.stored_bytes for each in facts.listed.values()),
+        segment_bytes=sum(each.stored_bytes for key, each in facts.listed.items() if is_segment_key(key)),
         overhead=dict(overhead),
     )
 

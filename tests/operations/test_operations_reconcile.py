@@ -14,20 +14,24 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from imgstore.domain.errors import AccessDenied, ImgstoreError, NotFound
+from imgstore.domain.errors import AccessDenied, ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.identity.access import Principal
 from imgstore.ledger.months import Month
 from imgstore.ledger.reconciliation import DifferenceKind, OverheadKind, Reconciliation
+from imgstore.ledger.traffic import compare_readings
 from imgstore.operations.diagnosis.reconcile import reconcile
+from imgstore.operations.diagnosis.traffic_readings import read_traffic
 from imgstore.operations.disks import disks
 from imgstore.operations.installation import Installation
 from imgstore.testing.engines import S3Engine
+from imgstore.wire.responses.reconciliation import counters_json, read_counters
 from tests.support.crash_scenes import create_minio_scene
 from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
     SampleImages,
     all_slots,
+    charges,
     collect,
     delete,
     make_disk,
@@ -244,3 +248,36 @@ def test_minio(tmp_path: Path, minio_cluster: Callable[[int], tuple[S3Engine, ..
             (DifferenceKind.EXTRA, f"{prefix}strange"),
         }
     client.close()
+
+
+def test_traffic_counters(
+    tmp_path: Path, minio_cluster: Callable[[int], tuple[S3Engine, ...]], samples: SampleImages
+) -> None:
+    """The bytes that each store received have a name up to 0.5%, and bytes of others are found (invariant M15)."""
+    engines = minio_cluster(3)
+    scene = create_minio_scene(tmp_path / "scene", engines, "counted")
+    scene.prepare()
+    with scene.open() as installation:
+        begin = read_traffic(installation, ADMIN, check(installation))
+        publish(installation, samples.first, targets=["southcentralus=2", "eastus", "westus2=1=Standard_ZRS"])
+        publish(installation, samples.second, "1.0.1", ["southcentralus", "eastus"])
+        end = read_traffic(installation, ADMIN, check(installation))
+        found = {endpoint: compare_readings(endpoint, begin[endpoint], end[endpoint]) for endpoint in begin}
+        assert all(each.agrees for each in found.values()), found
+        east = found[engines[1].endpoint]
+        assert east.egress_bytes > 0.9 * samples_bytes(installation)
+        client = engines[1].client()
+        client.put_object(Bucket="eastus-counted", Key="foreign", Body=bytes(east.received_bytes // 100))
+        client.close()
+        later = read_traffic(installation, ADMIN, check(installation))
+        assert not compare_readings("", begin[engines[1].endpoint], later[engines[1].endpoint]).agrees
+        assert read_counters({"counters": counters_json(begin)}) == begin
+
+
+def samples_bytes(installation: Installation) -> int:
+    return sum(each.delivered_bytes for each in charges(installation) if each.target == "eastus")
+
+
+def test_directories_have_no_counters(published: Installation) -> None:
+    with pytest.raises(InvalidInput, match="no traffic was counted"):
+        read_traffic(published, ADMIN, check(published))

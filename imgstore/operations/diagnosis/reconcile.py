@@ -154,6 +154,7 @@ def _read_facts(
     return SlotFacts(
         region=slot.key.region,
         slot=str(slot.key),
+        zone=slot.zone,
         prefix=slot.prefix,
         billed=billed,
         attributed=attribute_slot(transaction, slot),

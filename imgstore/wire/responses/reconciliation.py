@@ -1,7 +1,10 @@
 """The result of `bill reconcile` as JSON. Azure has no such format."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
 
+from imgstore.ledger.traffic import EndpointReading, EndpointTraffic
 from imgstore.wire.json_text import Json
 
 if TYPE_CHECKING:
@@ -48,3 +51,36 @@ def reconciliation_json(report: "Reconciliation") -> Json:
             for each in report.differences
         ],
     }
+
+
+def counters_json(readings: Mapping[str, EndpointReading]) -> Json:
+    """Return the counters of each server."""
+    return [{"endpoint": endpoint} | _camel(asdict(reading)) for endpoint, reading in readings.items()]
+
+
+def read_counters(body: Json) -> dict[str, EndpointReading]:
+    """Return the readings of a body with `counters_json`, by endpoint.
+
+    Raises:
+        KeyError, TypeError, ValueError: the body has no counters.
+    """
+    names = [each.name for each in fields(EndpointReading)]
+    return {
+        str(each["endpoint"]): EndpointReading(**{name: int(each[_camel_name(name)]) for name in names})
+        for each in body["counters"]
+    }
+
+
+def traffic_json(traffic: EndpointTraffic) -> Json:
+    """Return the traffic of a server between two readings."""
+    more = {"unexplainedBytes": traffic.unexplained_bytes, "agrees": traffic.agrees}
+    return _camel(asdict(traffic)) | more
+
+
+def _camel(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {_camel_name(name): value for name, value in values.items()}
+
+
+def _camel_name(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.title, rest))
