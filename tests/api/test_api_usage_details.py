@@ -19,6 +19,7 @@ from imgstore.ledger.months import Month
 from imgstore.ledger.usage_details import UsageFilter
 from imgstore.operations.billing import statements
 from imgstore.operations.billing.budgets import list_budgets
+from imgstore.operations.billing.explanations import explain_entry
 from imgstore.operations.billing.usage_details import page_usage_details
 from imgstore.operations.gallery.groups import create_group
 from imgstore.operations.installation import Installation
@@ -179,6 +180,7 @@ BILL: dict[str, Callable[[Installation, Principal], Any]] = {
     "details": lambda here, who: page_usage_details(here, who, PageRequest(), wanted=UsageFilter()),
     "costs": lambda here, who: statements.list_daily_costs(here, who, MONTH),
     "budgets": list_budgets,
+    "explain": lambda here, who: explain_entry(here, who, "charge-00003"),
     "prove": lambda here, who: prove_entry(here, who, "charge-00003"),
 }
 
@@ -237,9 +239,11 @@ def test_foreign_subscription_is_refused_like_a_missing_one(api: Api) -> None:
     assert len(set(texts)) == 1
     # Invariant H20.
     assert "secret-disk" not in json.dumps(ask(api, f"$filter={quote(MARCH)}&$top=1000").body)
-    with pytest.raises(NotFound, match="could not be found"):
-        prove_entry(
-            api.installation,
-            Principal(name="x", grants=(Grant(role=Role.BILLING_READER, scope=api.top),)),
-            "foreign",
-        )
+    caller = Principal(name="x", grants=(Grant(role=Role.BILLING_READER, scope=api.top),))
+    for read in (prove_entry, explain_entry):
+        refusals = []
+        for name in ("foreign", "missing"):
+            with pytest.raises(NotFound, match="could not be found") as caught:
+                read(api.installation, caller, name)
+            refusals.append(str(caught.value).replace(name, "NAME"))
+        assert refusals[0] == refusals[1]

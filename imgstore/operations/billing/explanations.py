@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import unpack_ids
 from imgstore.domain.errors import NotFound
-from imgstore.domain.identity.access import Action, Principal, is_allowed
+from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, is_allowed
 from imgstore.domain.resources import SegmentRow
 from imgstore.domain.states import ReplicaState
 from imgstore.ledger.entries import LedgerRow, StorageInterval
@@ -23,17 +23,19 @@ def explain_entry(installation: Installation, principal: Principal, name: str) -
 
     Args:
         installation: the installation.
-        principal: a reader of the subscription of the entry.
+        principal: a reader of the charges of the entry's subscription.
         name: the key of a transfer, or the uid of a storage interval, with or without the name of the table.
 
     Raises:
         NotFound: the principal can see no such entry.
-        AccessDenied: the principal may not read the subscription of the installation, and sees no such entry elsewhere.
+        AccessDenied: the principal may not read the charges of the installation's subscription, and sees no such entry elsewhere.
     """
     with installation.catalog.reading() as transaction:
         found = transaction.ledger_log.find_entry(name)
-    if found is None or found[1] is None or not is_allowed(principal, Action.READ, f"/subscriptions/{found[1]}"):
-        permit(installation, principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    scope = "" if found is None or found[1] is None else f"/subscriptions/{found[1]}"
+    # A foreign entry looks like a missing entry (invariant H20). No role covers an empty scope.
+    if found is None or not is_allowed(principal, Action.READ, scope, USAGE_DETAILS):
+        permit(installation, principal, Action.READ, f"/subscriptions/{installation.subscription}", USAGE_DETAILS)
         raise NotFound(
             f"The entry '{name[:200]}' of the ledger could not be found.",
             found="no such entry in a subscription that the caller may read",
