@@ -19,6 +19,11 @@ def correction_prefix(key: str) -> str:
     return f"correction/{key}/"
 
 
+def corrected_key(key: str) -> str:
+    """Return the key of the transfer that a correction corrects."""
+    return key.removeprefix("correction/").rpartition("/")[0]
+
+
 def charge_correction(
     entry: LedgerRow, rated: RatedUsage, earlier: Iterable[LedgerRow], corrected_bytes: int, time: datetime
 ) -> list[LedgerRow]:

@@ -112,6 +112,8 @@ class FocusNames:
     """Display names of regions by key. A region that was removed from regions.yaml has its key as name."""
     whole_bytes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Virtual bytes of the disks of the version, by the key of the entry of an arrival. Empty for deleted versions."""
+    late_corrections: frozenset[str] = frozenset()
+    """The keys of corrections of entries of former months (column ChargeClass)."""
 
 
 def make_focus_rows(
@@ -129,7 +131,6 @@ def make_focus_rows(
         "BillingAccountId": described.billing_account,
         "BillingAccountName": None,
         "ChargeCategory": "Usage",
-        "ChargeClass": None,
         "ChargeFrequency": "Usage-Based",
         "InvoiceId": None,  # imgstore issues no invoices.
         "InvoiceIssuerName": _PROVIDER,
@@ -140,7 +141,8 @@ def make_focus_rows(
     for each in rated:
         whole = _whole_copy_cost(each, described)
         for part in split_by_tiers(each.rate, each.before, each.usage.units):
-            row = fixed | _charge_columns(each, part) | _resource_columns(each, described)
+            row = fixed | {"ChargeClass": "Correction" if each.usage.key in described.late_corrections else None}
+            row |= _charge_columns(each, part) | _resource_columns(each, described)
             yield row | {"x_WholeCopyCost": whole}
             whole = None  # The first tier has the cost of the whole copy, so that a sum over rows counts the cost once.
 

@@ -24,8 +24,9 @@ from imgstore.ledger.focus import FocusVersion
 from imgstore.ledger.months import Month
 from imgstore.ledger.prices import FREE, price_of
 from imgstore.operations.billing import focus_export, statements
+from imgstore.operations.billing.corrections import correct_entry
 from imgstore.operations.installation import Installation
-from tests.support.sample_gallery import ADMIN, open_home
+from tests.support.sample_gallery import ADMIN, charges, open_home
 
 pytest_plugins = ["tests.support.published_gallery"]
 
@@ -86,7 +87,9 @@ def fill_year(installation: Installation, *, entries: int, seed: int) -> None:
                 transaction.ledger.open_interval(interval)
                 continue
             source, target = chance.sample(regions, 2)
-            kind = chance.choice([each for each in ChargeKind if each is not ChargeKind.STORAGE])
+            kind = chance.choice(
+                [each for each in ChargeKind if each not in (ChargeKind.STORAGE, ChargeKind.CORRECTION)]
+            )
             moved_bytes = chance.choice([0, 1, 10**6, 3 * 10**9]) * chance.randrange(1, 5)
             is_old = number % 5 == 0
             price = FREE if kind is ChargeKind.COPY else Decimal("0.02")
@@ -118,7 +121,7 @@ def check_rows(rows: Sequence[Mapping[str, str]], focus: FocusVersion) -> None:
     assert set(standard) == MANDATORY | CONDITIONAL | {"InvoiceId", *focus.provider_columns}
     for row in rows:
         assert {name for name, value in row.items() if not value} <= NULLABLE
-        assert all(re.fullmatch(r"[0-9]+\.[0-9]+", row[name]) for name in DECIMALS)
+        assert all(re.fullmatch(r"-?[0-9]+\.[0-9]+", row[name]) for name in DECIMALS)
         times = [
             row[name] for name in ("BillingPeriodStart", "ChargePeriodStart", "ChargePeriodEnd", "BillingPeriodEnd")
         ]
@@ -156,7 +159,7 @@ def year(tmp_path: Path) -> Iterator[Installation]:
     text = (files("imgstore") / "regions.yaml").read_text()
     regions = tmp_path / "regions.yaml"
     regions.write_text(text.replace("    default: 0.02", f"    default: {TIERS}"))
-    with open_home(tmp_path / "home", regions=regions) as installation:
+    with open_home(tmp_path / "year", regions=regions) as installation:
         yield installation
 
 
@@ -188,6 +191,22 @@ def test_a_year_of_entries_agrees_with_the_statements(year: Installation, tmp_pa
     assert export(year, "--focus", "1.2", "--month", "2025-03", folder=tmp_path) == [
         row for row in some if row["BillingPeriodStart"][:7] == "2025-03"
     ]
+
+
+def test_a_correction_of_a_former_month_has_the_class_correction(
+    published: Installation, tmp_path: Path, year: Installation
+) -> None:
+    fill_year(year, entries=30, seed=3)
+    with year.catalog.reading() as transaction:
+        former = max(transaction.ledger.rows(), key=lambda row: row.delivered_bytes)
+    (present, *_) = [row for row in charges(published) if row.kind is ChargeKind.EGRESS]
+    for installation, entry, expected in ((year, former, "Correction"), (published, present, "")):
+        correct_entry(installation, ADMIN, entry.key, -1000, "ticket 17")
+        rows = export(installation, "--focus", "1.4", folder=tmp_path)
+        check_rows(rows, FocusVersion.V1_4)
+        (row,) = [row for row in rows if row["x_Kind"] == "correction"]
+        assert (row["ChargeClass"], row["PricingQuantity"]) == (expected, "-0.000001")
+    check_sums(year, export(year, "--focus", "1.4", folder=tmp_path))  # Open storage of the other home grows.
 
 
 def test_an_export_without_a_file_goes_to_standard_output(year: Installation) -> None:

@@ -1,14 +1,16 @@
 """Export the bill as a FOCUS data set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, authorize
+from imgstore.ledger.corrections import corrected_key
+from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.focus import FocusNames, FocusVersion, make_focus_rows
 from imgstore.ledger.months import Month
-from imgstore.ledger.usage import list_usage, rate_all
+from imgstore.ledger.usage import Usage, list_usage, rate_all
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.installation import Installation
 
@@ -54,6 +56,7 @@ def export_focus(
             billing_account=installation.uid,
             regions={name: region.display_name for name, region in installation.regions.regions.items()},
             whole_bytes=_read_whole_bytes(transaction),
+            late_corrections=_find_late_corrections(usage),
         )
     chosen = (
         each
@@ -71,3 +74,9 @@ def _read_whole_bytes(transaction: Transaction) -> MappingProxyType[str, int]:
     }
     replicas = transaction.replicas.list_by_version(list(sizes))
     return MappingProxyType({each.uid: sizes[uid] for uid, found in replicas.items() for each in found})
+
+
+def _find_late_corrections(usage: Sequence[Usage]) -> frozenset[str]:
+    months = {each.key: each.month for each in usage}
+    corrections = (each for each in usage if each.kind is ChargeKind.CORRECTION)
+    return frozenset(each.key for each in corrections if months[corrected_key(each.key)] < each.month)
