@@ -299,12 +299,16 @@ class Locator:
         for zone in self._zones_of(slot):
             zone.add_checkpoint(checkpoint)
 
-    def refresh_checkpoints(self, slots: Iterable[Slot] | None = None) -> None:
+    def refresh_checkpoints(self, slots: Iterable[Slot] | None = None, *, also_unrecorded: bool = False) -> None:
         """Compare the checkpoints of zones with the catalog. Zones that do not answer are skipped.
 
         Args:
             slots: the slots whose zones are compared; None compares every zone that was ever used.
+            also_unrecorded: also compare zones that the catalog has never used. A later catalog may have used the zones.
         """
+        if also_unrecorded:
+            unrecorded = [(region, zone) for region, zone in self._list_zones() if not self._is_recorded(region, zone)]
+            self._run_on_zones(self._open_usable(unrecorded), OpenedZone.compare_if_marked)
         if slots is None:
             zones = self._recorded_zones()
         else:
@@ -358,7 +362,6 @@ class Locator:
 
     def read_marked_zones(self) -> Mapping[str, str]:
         """Read the marks of the S3 zones that answer: the installation's uid by the store's name."""
-        s3 = [region for region in self._regions.regions.values() if not region.embedded]
         found: dict[str, str] = {}
 
         def read(zone: OpenedZone) -> None:
@@ -366,10 +369,7 @@ class Locator:
             if mark is not None:
                 found[zone.store.name] = mark.installation
 
-        opened: list[OpenedZone] = []
-        for region in s3:
-            with suppress(StoreError):  # The AWS profile does not exist.
-                opened += [self._open(region, zone) for zone in region.zones]
+        opened = self._open_usable((region, zone) for region, zone in self._list_zones() if not region.embedded)
         self._run_on_zones(opened, read)
         return found
 
@@ -411,9 +411,21 @@ class Locator:
         return self._open(region, next(zone for zone in region.zones if zone.name == name[1]))
 
     def _recorded_zones(self) -> list[OpenedZone]:
-        every = [(region, zone) for region in self._regions.regions.values() for zone in region.zones]
-        found = self._shared.registry.find
-        return [self._open(region, zone) for region, zone in every if found(region.name, zone.name) is not None]
+        return [self._open(region, zone) for region, zone in self._list_zones() if self._is_recorded(region, zone)]
+
+    def _is_recorded(self, region: Region, zone: Zone) -> bool:
+        return self._shared.registry.find(region.name, zone.name) is not None
+
+    def _list_zones(self) -> list[tuple[Region, Zone]]:
+        return [(region, zone) for region in self._regions.regions.values() for zone in region.zones]
+
+    def _open_usable(self, zones: Iterable[tuple[Region, Zone]]) -> list[OpenedZone]:
+        """Open zones without a record. A zone whose AWS profile does not exist is left out."""
+        opened: list[OpenedZone] = []
+        for region, zone in zones:
+            with suppress(StoreError):
+                opened.append(self._open(region, zone))
+        return opened
 
     def _zones_of(self, slot: Slot) -> list[OpenedZone]:
         region = self._regions.get(slot.key.region)

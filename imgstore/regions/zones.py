@@ -248,6 +248,18 @@ class OpenedZone(ABC):
         else:
             self.guarded.open_store()  # Admission compares the checkpoints.
 
+    def compare_if_marked(self) -> None:
+        """Compare the checkpoints of a zone that the catalog has never used, if this installation has marked the zone.
+
+        Raises:
+            StoreMismatch: the zone belongs to another installation.
+            StoreError: the zone does not answer.
+        """
+        mark = self.read_mark()
+        if mark is not None:
+            self.mark.check(mark, where=self.store.name)
+            self.compare_checkpoints()
+
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Add a checkpoint that was put into the zone, and remove old checkpoints above the limit."""
         self.checkpoints = [*self.checkpoints, checkpoint]

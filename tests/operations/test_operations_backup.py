@@ -35,7 +35,9 @@ from imgstore.domain.identity.access import Principal
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.requests import UploadRequest
 from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.disks.disks import list_disks
 from imgstore.operations.disks.uploads import create_upload, open_spool
+from imgstore.operations.gallery.groups import create_group
 from imgstore.operations.installation import Installation
 from imgstore.operations.recovery import backup_file
 from imgstore.operations.recovery.backup import backup_catalog
@@ -212,6 +214,27 @@ def test_an_older_backup_is_noticed_and_the_next_step_is_named(saved: Path, targ
     assert "(CatalogOutdated)" in run(target, "gc", "--yes").output
     log = json.loads(run(target, "monitor", "activity-log", "list").stdout)
     assert "imgstore/catalog/restore" in {each["operationName"]["value"] for each in log}
+
+
+def test_a_catalog_from_before_the_first_content_is_noticed(tmp_path: Path, samples: SampleImages) -> None:
+    home, target = tmp_path / "home", tmp_path / "new"
+    with open_home(home) as installation:
+        create_group(installation, ADMIN, name="rg", location="eastus")
+    saved = back_up(home, tmp_path / "saved.tar")
+    target.mkdir()
+    shutil.copy(home / "catalog.sqlite", target)
+    words = ["disk", "create", "-g", "rg", "-n", "later", "-l", "eastus", "--source", str(samples.first)]
+    assert run(home, *words).exit_code == 0
+    shutil.copytree(home / "regions", target / "regions")
+    findings = json.loads(run(target, "doctor", "-o", "json").stdout)["findings"]
+    assert [each["level"] for each in findings if each["check"] == "catalog-age"] == ["error"]
+    for file in target.glob("catalog.sqlite*"):
+        file.unlink()
+    answer = json.loads(run(target, "catalog", "restore", str(saved)).stdout)
+    assert "checkpoint" in answer["newerBuckets"]
+    assert run(target, "catalog", "adopt", "--yes").exit_code == 0
+    with open_home(target) as installation:
+        assert [each.name for each in list_disks(installation, ADMIN)] == ["later"]
 
 
 @pytest.mark.parametrize("into", ["file", "folder"])

@@ -485,7 +485,7 @@ def test_each_kind_of_problem_is_a_warning(tmp_path: Path, samples: SampleImages
         ["objects", "that"],
         ["resources", "without"],
         ["missing", "manifests:"],
-        ["galleries", "newer"],
+        ["fingerprint", "keys"],
         ["the", "buckets"],
     ]
 

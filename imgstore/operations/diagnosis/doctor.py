@@ -48,7 +48,7 @@ def diagnose(
     with installation.catalog.discarding_writes():
         zones = {name: _begin(partial(_check_zone, installation, *each)) for name, each in every.items()}
         home = _begin(partial(read_home_facts, installation, certificates))
-        comparison = _begin(installation.locator.refresh_checkpoints)
+        comparison = _begin(partial(installation.locator.refresh_checkpoints, also_unrecorded=True))
         named = {"/".join(name): check for name, check in zones.items()}
         _wait(installation, {**named, "home": home, "checkpoints": comparison}, seconds_max)
         catalog = _begin(partial(read_catalog_facts, installation, principal))  # The comparison may have changed rows.

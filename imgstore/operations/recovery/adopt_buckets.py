@@ -262,7 +262,8 @@ def _nothing_error(names: Sequence[str], finished: Sequence[FoundZone]) -> Confl
             f"The buckets of {', '.join(names)} belong to this installation.",
             found="the mark of this installation",
             expected="the mark of another installation",
-            hint="`imgstore catalog adopt` without --region takes newer objects of own buckets",
+            hint="if an earlier run of this command was interrupted after its last step, the adoption is complete. `imgstore "
+            "catalog adopt` without --region takes newer objects of own buckets",
             target="region",
         )
     return Conflict(

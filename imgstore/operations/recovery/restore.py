@@ -142,7 +142,7 @@ def record_restore(installation: Installation, principal: Principal, created_at:
         if foreign:
             raise _foreign_zones_error(foreign, installation.uid)
         try:
-            check_catalog_is_current(installation)
+            check_catalog_is_current(installation, also_unrecorded=True)
         except CatalogOutdated as error:
             return error.found
     return None
@@ -243,7 +243,8 @@ def _check_home(home: Path) -> None:
             f"The home {home} is not empty, and nothing was written.",
             found=names,
             expected="an empty folder. The folder `regions` with stored bytes may exist",
-            hint="move these files to another folder and keep `regions`, or name an empty folder with --home",
+            hint="move these files to another folder and keep `regions`, or name an empty folder with --home. If an earlier run of "
+            "this restore was interrupted after its last step, the home is complete",
             target=str(home),
         )
 

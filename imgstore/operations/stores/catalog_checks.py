@@ -18,7 +18,9 @@ from imgstore.operations.installation import Installation
 from imgstore.stores.threads import start_thread
 
 
-def check_catalog_is_current(installation: Installation, slots: Iterable[Slot] | None = None) -> None:
+def check_catalog_is_current(
+    installation: Installation, slots: Iterable[Slot] | None = None, *, also_unrecorded: bool = False
+) -> None:
     """Compare the catalog with the checkpoints in the zones. Call this before any deletion.
 
     Each zone needs one LIST. A zone that does not answer is skipped, because nothing can be deleted there either.
@@ -28,11 +30,13 @@ def check_catalog_is_current(installation: Installation, slots: Iterable[Slot] |
         slots: the slots in the zones to compare. None means all zones that were ever used. For a disk, the slot of the
             disk is enough, because changes of a later catalog to the disk are there. A later catalog may have removed
             other replicas of a version, so a version needs all zones.
+        also_unrecorded: also compare zones that only a later catalog may have used. A deletion needs no such zone, because
+            this catalog deletes nothing there.
 
     Raises:
         CatalogOutdated: the catalog is older than its buckets, or belongs to other buckets.
     """
-    installation.locator.refresh_checkpoints(slots)
+    installation.locator.refresh_checkpoints(slots, also_unrecorded=also_unrecorded)
     with installation.catalog.reading() as transaction:
         refuse_if_outdated(transaction)
 
@@ -82,7 +86,7 @@ def check_catalog_in_background(installation: Installation) -> None:
 
     def look() -> None:
         try:
-            check_catalog_is_current(installation)
+            check_catalog_is_current(installation, also_unrecorded=True)
         except CatalogOutdated as error:
             installation.note("catalog", str(error))
         except ImgstoreError:

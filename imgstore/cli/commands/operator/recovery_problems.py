@@ -26,8 +26,8 @@ def describe_problems(report: RebuildReport | AdoptionReport | BucketAdoptionRep
         )
     if report.new_pool_keys:
         yield (
-            f"galleries newer than the recovery file: {len(report.new_pool_keys)}. They get new keys, and the next "
-            "publications compute fingerprints again"
+            f"fingerprint keys that no recovery file contains: {len(report.new_pool_keys)}. New keys replace the missing "
+            "keys, and the next publications compute fingerprints again"
         )
     if report.skipped_zones:
         yield f"zones that were not read: {', '.join(report.skipped_zones)}"
