@@ -17,7 +17,7 @@ from imgstore.cli.main import main
 from imgstore.domain.errors import CatalogOutdated, Conflict, InvalidInput, StoreError
 from imgstore.domain.resources import OsType
 from imgstore.operations.activity_log import list_activity
-from imgstore.operations.disks.disks import delete_disk
+from imgstore.operations.disks.disks import delete_disk, list_disks
 from imgstore.operations.gallery import definitions, galleries, groups
 from imgstore.operations.ledger_log.keys import rotate_key
 from imgstore.operations.ledger_log.seal import seal_entries, seal_now
@@ -25,6 +25,7 @@ from imgstore.operations.ledger_log.verify import verify_log
 from imgstore.operations.maintenance.revision_upkeep import write_all_revisions
 from imgstore.operations.recovery.adopt import adopt_newer
 from imgstore.operations.recovery.recovery_file import read_recovery_file, write_recovery_file
+from imgstore.operations.stores.catalog_checks import accept_catalog
 from tests.support.catalog_dump import PASSPHRASE, dump, remove_catalog
 from tests.support.sample_gallery import (
     ADMIN,
@@ -148,6 +149,26 @@ def create_definition(installation: Any) -> None:
         installation, ADMIN, group=GROUP, gallery=GALLERY, name="same", publisher="p", offer="o", sku="same",
         os_type=OsType.LINUX,
     )  # fmt: skip
+
+
+def test_a_newer_disk_of_the_same_name_comes_after_a_deletion(home: Path) -> None:
+    with open_home(home) as installation:
+        newer = make_disk(installation, "same", "eastus")
+        write_all_revisions(installation)
+    restore(home)
+    with open_home(home) as installation:
+        older = make_disk(installation, "same", "eastus")
+        with pytest.raises(Conflict) as caught:
+            adopt_newer(installation, ADMIN, dry_run=False)
+        assert f"disks same ({older.uid}): " in (caught.value.found or "")
+        assert "imgstore regions accept-catalog" in (caught.value.hint or "")
+        with pytest.raises(CatalogOutdated):
+            delete_disk(installation, ADMIN, group=GROUP, name="same")
+        accept_catalog(installation, ADMIN)
+        delete_disk(installation, ADMIN, group=GROUP, name="same")
+        adopt_newer(installation, ADMIN, dry_run=False)
+        assert newer.uid in {each.uid for each in list_disks(installation, ADMIN)}
+        audit(installation)
 
 
 def test_a_resource_of_the_older_catalog_alone_stays(home: Path, samples: SampleImages) -> None:

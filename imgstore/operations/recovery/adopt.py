@@ -151,7 +151,7 @@ class _Adoption:
             AdoptedResource(
                 kind=each.revision.kind,
                 uid=each.revision.uid,
-                name=_name(each),
+                name=_name(each.revision.kind, each.revision.rows or each.local, each.revision.uid),
                 change=each.change,
                 changed_at=plan.newest_at[each.revision.number],
             )
@@ -211,9 +211,13 @@ class _Adoption:
         if own:
             raise Conflict(
                 "Resources of the catalog do not fit to newer resources in the buckets, so nothing was adopted.",
-                found="; ".join(f"{each.kind} {each.uid}: {each.reason}" for each in own),
+                found="; ".join(
+                    f"{each.kind} {_name(each.kind, self._local[each.kind][each.uid], each.uid)} ({each.uid}): {each.reason}"
+                    for each in own
+                ),
                 expected="no resource of the same name, and the parents of each resource",
-                hint="delete or rename these resources of the catalog first",
+                hint="delete these resources of the catalog, and run this command again. Versions and disks can be deleted after "
+                "`imgstore regions accept-catalog`, which keeps the newer objects",
                 target="catalog",
             )
 
@@ -284,11 +288,9 @@ def _primary_key(table: str, row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in primary_key(table))
 
 
-def _name(difference: _Difference) -> str:
+def _name(kind: str, rows: Mapping[str, Sequence[Mapping[str, Any]]], uid: str) -> str:
     """Return the name of a resource for people."""
-    kind = difference.revision.kind
-    rows = difference.revision.rows or difference.local
     row = next(iter(rows.get(KINDS[kind].root.table.name, ())), {})
     if kind == "versions":
         return f"{row['major']}.{row['minor']}.{row['patch']}"
-    return str(row.get("name") or difference.revision.uid)
+    return str(row.get("name") or uid)

@@ -316,8 +316,8 @@ def _zones_error(problems: Sequence[str], *, is_foreign: bool = False) -> Confli
         "Not all zones of the installation can be read, so newer changes may be missing.",
         found="; ".join(problems),
         expected="every zone that the installation has used",
-        hint="mount or start the zones, or correct --regions; to give up the content of a lost zone, name it with "
-        "--skip-zone REGION/ZONE" + (adopt if is_foreign else ""),
+        hint="mount or start the zones, or correct the credentials or --regions; to give up the content of a lost zone, name "
+        "it with --skip-zone REGION/ZONE" + (adopt if is_foreign else ""),
         target="zones",
     )
 
