@@ -44,7 +44,7 @@ def correct_entry(
                     f"The transfer '{key[:200]}' of the ledger could not be found.",
                     found="no row of the ledger with this key",
                     expected="the key of a transfer. A storage interval cannot be corrected",
-                    hint="`imgstore bill verify` lists the entries that are not sealed",
+                    hint="`imgstore bill show -o json` names the entries of each row",
                     target="ENTRY",
                 )
             if row.kind is ChargeKind.CORRECTION:
