@@ -14,13 +14,11 @@ from imgstore.ledger.rating import split_by_tiers
 from imgstore.ledger.usage import RatedUsage
 
 
-def correction_prefix(key: str) -> str:
-    """Return the beginning of the keys of all corrections of a transfer."""
-    return f"correction/{key}/"
-
-
 def corrected_key(key: str) -> str:
-    """Return the key of the transfer that a correction corrects."""
+    """Return the key of the transfer that a correction corrects.
+
+    The key of a transfer may begin with the key of another transfer and a slash, so a prefix does not tell corrections apart.
+    """
     return key.removeprefix("correction/").rpartition("/")[0]
 
 
@@ -52,7 +50,7 @@ def charge_correction(
     number = 1
     for row in earlier:
         remaining[row.unit_price] += row.delivered_bytes
-        number += 1
+        number = max(number, int(row.key.rpartition("/")[2]) + 1)
     left = sum(remaining.values())
     if left + corrected_bytes < 0:
         raise InvalidInput(
@@ -67,7 +65,7 @@ def charge_correction(
     return [
         replace(
             entry,
-            key=f"{correction_prefix(entry.key)}{at}",
+            key=f"correction/{entry.key}/{at}",
             kind=ChargeKind.CORRECTION,
             delivered_bytes=part,
             unit_price=price,

@@ -60,6 +60,19 @@ def test_corrections_take_no_more_than_the_entry_has(published: Installation) ->
         correct_entry(published, ADMIN, corrections[0].key, 1, "no")
 
 
+def test_corrections_of_another_part_of_a_transfer_do_not_count(published: Installation) -> None:
+    """The key of a part that another region supplied begins with the key of the transfer."""
+    row = egress(published)
+    part = dataclasses.replace(row, key=f"{row.key}/westus2", source="westus2")
+    with published.catalog.transaction() as transaction:
+        transaction.ledger.add(part)
+    correct_entry(published, ADMIN, part.key, -part.delivered_bytes, "the part")
+    (whole,) = correct_entry(published, ADMIN, row.key, -row.delivered_bytes, "the transfer")
+    assert whole.key == f"correction/{row.key}/1"
+    with pytest.raises(InvalidInput, match="takes more bytes"):
+        correct_entry(published, ADMIN, row.key, -1, "too much")
+
+
 @pytest.mark.parametrize(("count", "reason"), [(0, "why"), (-1, " ")])
 def test_an_empty_correction_is_refused(published: Installation, count: int, reason: str) -> None:
     with pytest.raises(InvalidInput):

@@ -2,7 +2,7 @@
 
 from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
-from imgstore.ledger.corrections import charge_correction, correction_prefix
+from imgstore.ledger.corrections import charge_correction, corrected_key
 from imgstore.ledger.entries import ChargeKind, LedgerRow
 from imgstore.ledger.usage import list_usage, rate_all
 from imgstore.operations.activity_log import record_activity
@@ -44,7 +44,7 @@ def correct_entry(
                     f"The transfer '{key[:200]}' of the ledger could not be found.",
                     found="no row of the ledger with this key",
                     expected="the key of a transfer. A storage interval cannot be corrected",
-                    hint="`imgstore bill show -o json` names the entries of each row",
+                    hint="`imgstore bill verify` lists the entries that are not sealed",
                     target="ENTRY",
                 )
             if row.kind is ChargeKind.CORRECTION:
@@ -59,7 +59,7 @@ def correct_entry(
             rows = transaction.ledger.rows(row.party.subscription)
             prices = read_prices(installation, transaction)
             rated = next(each for each in rate_all(list_usage(rows, [], prices, now), prices) if each.usage.key == key)
-            earlier = [each for each in rows if each.key.startswith(correction_prefix(key))]
+            earlier = [each for each in rows if each.kind is ChargeKind.CORRECTION and corrected_key(each.key) == key]
             added = charge_correction(row, rated, earlier, corrected_bytes, now)
             for each in added:
                 is_new = transaction.ledger.add(each)
