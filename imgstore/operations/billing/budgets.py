@@ -161,8 +161,8 @@ def _measure(installation: Installation, transaction: Transaction, budget: Budge
     from imgstore.ledger.statement import make_statement  # noqa: PLC0415
 
     statement = make_statement(
-        transaction.ledger.rows(budget.subscription),
-        transaction.ledger.intervals(budget.subscription),
+        transaction.ledger.rows(budget.subscription, begin=month.begin, end=month.end),
+        transaction.ledger.intervals(budget.subscription, begin=month.begin, end=month.end),
         read_prices(installation, transaction),
         until=transaction.now(),
         month=month,

@@ -1,5 +1,6 @@
 """``imgstore bill``: moved bytes, stored bytes and their cost."""
 
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 import click
@@ -9,6 +10,7 @@ from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import Rows, columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.names import region_key
 from imgstore.ledger.grouped_statement import TAG_PREFIX, Property
 from imgstore.ledger.months import Month
 from imgstore.operations.billing import corrections, explanations, statements
@@ -129,7 +131,7 @@ def show(
             statements.group_bill,
             by=_read_property(by, "--by"),
             month=wanted,
-            filters=dict(_read_filter(each) for each in filters),
+            filters=_read_filters(filters),
             all_subscriptions=all_subscriptions,
         )
     )
@@ -150,9 +152,21 @@ def explain(session: Session, entry: str, *, with_segments: bool) -> Json:
     return explanation_json(session.run(explanations.explain_entry, entry), with_segments=with_segments)
 
 
-def _read_filter(text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
-    return _read_property(name, "--filter"), value
+def _read_filters(texts: Iterable[str]) -> Mapping[str, str]:
+    """Return the wanted value of each property. A text without a value, or a second value, would select no charge."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        prop = _read_property(name, "--filter")
+        if not sign:
+            raise click.BadParameter(f"'{text}' has no value. Write for example {text}=VALUE.", param_hint="--filter")
+        if prop.casefold() in {each.casefold() for each in found}:
+            raise click.BadParameter(
+                f"The property '{prop}' has several values. A charge has one value: run the command for each value.",
+                param_hint="--filter",
+            )
+        found[prop] = region_key(value) if prop == Property.REGION else value
+    return found
 
 
 def _read_property(text: str, option: str) -> str:
