@@ -10,7 +10,6 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.storage.sizes import GIGABYTE
 from imgstore.ledger.entries import ChargeKind, LedgerRow
 from imgstore.ledger.prices import price_of
-from imgstore.ledger.rating import split_by_tiers
 from imgstore.ledger.usage import RatedUsage
 
 
@@ -42,7 +41,7 @@ def charge_correction(
     """
     remaining: defaultdict[Decimal, int] = defaultdict(int)
     rest = entry.delivered_bytes
-    parts = split_by_tiers(rated.rate, rated.before, rated.usage.units)
+    parts = rated.parts
     for part in parts[:-1]:
         remaining[part.tier.unit_price] += int(part.quantity * GIGABYTE)
         rest -= int(part.quantity * GIGABYTE)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from fractions import Fraction
 
@@ -40,7 +40,7 @@ def sum_daily_costs(rated: Iterable[RatedUsage], month: Month, currency: str) ->
     """
     sums: defaultdict[str, defaultdict[tuple[date, str], Fraction]] = defaultdict(lambda: defaultdict(Fraction))
     for each in rated:
-        sums[each.currency][each.usage.begin.astimezone(UTC).date(), each.usage.target] += each.amount
+        sums[each.currency][each.usage.day, each.usage.target] += each.amount
     if not sums:
         sums[currency].clear()
     return [_make_costs(month, name, found) for name, found in sorted(sums.items())]

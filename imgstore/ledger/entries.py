@@ -7,6 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
 
+from imgstore.domain import names
 from imgstore.domain.resources import StorageAccountType
 
 
@@ -43,6 +44,27 @@ class Party:
     """The managed disk, snapshot or managed image that alone names the bytes."""
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     """The tags of the version or stored disk at the time of the entry."""
+
+    @property
+    def resource_id(self) -> str:
+        """The id of the version, or of the disk that alone names the bytes. The resource may be deleted.
+
+        The ledger does not tell disks from snapshots and managed images, so the id is that of a disk.
+        """
+        if self.disk is not None:
+            return names.disk_id(self.subscription, self.group, self.disk)
+        above = (self.gallery or "", self.definition or "")
+        return names.version_id(self.subscription, self.group, *above, self.version or "")
+
+    @property
+    def resource_name(self) -> str:
+        """The last part of the id, with the names above for a version."""
+        return "/".join(filter(None, (self.gallery, self.definition, self.version, self.disk)))
+
+    @property
+    def path(self) -> str:
+        """The names below the subscription, for people."""
+        return "/".join(filter(None, (self.group, self.resource_name)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

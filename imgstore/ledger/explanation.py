@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from typing import Final
 
 from imgstore.domain.resources import SegmentRow
 from imgstore.ledger.entries import ChargeKind
-from imgstore.ledger.rating import split_by_tiers
 from imgstore.ledger.statement import to_decimal
 from imgstore.ledger.usage import RatedUsage, Usage
 
-_RULES = {
+_RULES: Final = {
     ChargeKind.EGRESS: "bytes that arrived in a region for the first time, at the price of the two regions",
     ChargeKind.COPY: "bytes copied inside a region, which are free",
     ChargeKind.REPAIR: "bytes that replaced missing or damaged bytes",
@@ -67,7 +67,7 @@ def explain_amount(rated: Sequence[RatedUsage]) -> list[PricePart]:
     parts = []
     for each in rated:
         before = each.before
-        for tier, quantity in split_by_tiers(each.rate, each.before, each.usage.units):
+        for tier, quantity in each.parts:
             parts.append(
                 PricePart(
                     month=str(each.usage.month),

@@ -13,23 +13,22 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Final
 
-from imgstore.domain import names
 from imgstore.domain.storage.sizes import GIGABYTE, HOURS_PER_MONTH
-from imgstore.ledger.entries import ChargeKind, Party
+from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.prices import EXACT
-from imgstore.ledger.rating import TierPart, rate_quantity, split_by_tiers
+from imgstore.ledger.rating import TierPart, rate_quantity
+from imgstore.ledger.statement import to_decimal
 from imgstore.ledger.usage import RatedUsage
 
 QUANTITY_UNIT: Final = Decimal("1e-18")
 """The smallest quantity, in GB or GB-months. The rounding of a million rows is far below the smallest coin."""
 _PROVIDER: Final = "imgstore"
-_ROUNDING: Final = Context(prec=100, rounding=ROUND_HALF_EVEN)
 _SECOND: Final = timedelta(seconds=1)
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -140,7 +139,7 @@ def make_focus_rows(
     }
     for each in rated:
         whole = _whole_copy_cost(each, described)
-        for part in split_by_tiers(each.rate, each.before, each.usage.units):
+        for part in each.parts:
             row = fixed | {"ChargeClass": "Correction" if each.usage.key in described.late_corrections else None}
             row |= _charge_columns(each, part) | _resource_columns(each, described)
             yield row | {"x_WholeCopyCost": whole}
@@ -150,7 +149,7 @@ def make_focus_rows(
 def _charge_columns(rated: RatedUsage, part: TierPart) -> dict[str, str | None]:
     usage = rated.usage
     is_storage = usage.kind is ChargeKind.STORAGE
-    quantity = _to_decimal(part.quantity)
+    quantity = _quantity(part.quantity)
     cost = _plain(EXACT.multiply(quantity, part.tier.unit_price))
     begin, end = _charge_period(usage.begin, usage.end)
     sku = rated.rate.meter if usage.unit_price is None else f"{usage.kind}/fixed"
@@ -166,7 +165,7 @@ def _charge_columns(rated: RatedUsage, part: TierPart) -> dict[str, str | None]:
         "BillingPeriodEnd": usage.month.end.strftime(_TIME),
         "ChargePeriodStart": begin.strftime(_TIME),
         "ChargePeriodEnd": end.strftime(_TIME),
-        "ConsumedQuantity": _plain(_to_decimal(part.quantity * HOURS_PER_MONTH) if is_storage else quantity),
+        "ConsumedQuantity": _plain(_quantity(part.quantity * HOURS_PER_MONTH) if is_storage else quantity),
         "ConsumedUnit": "GB-Hours" if is_storage else "GB",
         "PricingQuantity": _plain(quantity),
         "PricingUnit": "GB-Months" if is_storage else "GB",
@@ -183,30 +182,21 @@ def _charge_columns(rated: RatedUsage, part: TierPart) -> dict[str, str | None]:
 
 def _resource_columns(rated: RatedUsage, described: FocusNames) -> dict[str, str | None]:
     usage, party = rated.usage, rated.usage.party
-    identifier, name, kind = _resource(party)
+    name = party.resource_name
     route = f"in {usage.target}" if usage.source is None else f"from {usage.source} to {usage.target}"
     return {
         "ChargeDescription": f"{usage.kind} of {name} {route}",
         "RegionId": usage.target,
         "RegionName": described.regions.get(usage.target, usage.target),
-        "ResourceId": identifier,
+        "ResourceId": party.resource_id,
         "ResourceName": name,
-        "ResourceType": kind,
+        "ResourceType": "Image Version" if party.disk is None else "Disk",
         "SubAccountId": party.subscription,
         "SubAccountName": party.subscription,
         "Tags": _to_json(party.tags) if party.tags else None,
         "x_SourceRegion": usage.source,
         "x_TargetRegion": usage.target,
     }
-
-
-def _resource(party: Party) -> tuple[str, str, str]:
-    """Return the id, the name and the type of the resource. The ledger does not tell disks from snapshots."""
-    if party.disk is not None:
-        return names.disk_id(party.subscription, party.group, party.disk), party.disk, "Disk"
-    gallery, definition, version = party.gallery or "", party.definition or "", party.version or ""
-    identifier = names.version_id(party.subscription, party.group, gallery, definition, version)
-    return identifier, f"{gallery}/{definition}/{version}", "Image Version"
 
 
 def _charge_period(begin: datetime, end: datetime) -> tuple[datetime, datetime]:
@@ -220,13 +210,11 @@ def _whole_copy_cost(rated: RatedUsage, described: FocusNames) -> str | None:
     whole_bytes = described.whole_bytes.get(rated.usage.key)
     if whole_bytes is None or rated.usage.kind is ChargeKind.STORAGE:
         return None
-    return _plain(_to_decimal(rate_quantity(rated.rate, rated.before, Fraction(whole_bytes, GIGABYTE))))
+    return _plain(_quantity(rate_quantity(rated.rate, rated.before, Fraction(whole_bytes, GIGABYTE))))
 
 
-def _to_decimal(value: Fraction) -> Decimal:
-    """Return a value with all digits if it has an end, otherwise rounded to `QUANTITY_UNIT`."""
-    quotient = _ROUNDING.divide(Decimal(value.numerator), Decimal(value.denominator))
-    return quotient if Fraction(quotient) == value else quotient.quantize(QUANTITY_UNIT, context=_ROUNDING)
+def _quantity(value: Fraction) -> Decimal:
+    return to_decimal(value, QUANTITY_UNIT)
 
 
 def _plain(value: Decimal) -> str:

@@ -347,15 +347,7 @@ def _make_notes(seconds: Mapping[str, float | None], storage: Iterable[StorageCh
         yield f"No rate measured yet for the transfers into {', '.join(unknown)}: a time needs a completed transfer."
     for each in storage:
         if each.is_takeover:
+            payer = "another owner" if each.party is None else each.party.path
             yield (
-                f"Next payer: {_format_party(each.party)} pays for {each.added_bytes} bytes more in {each.region}, "
-                f"replica {each.replica}."
+                f"Next payer: {payer} pays for {each.added_bytes} bytes more in {each.region}, replica {each.replica}."
             )
-
-
-def _format_party(party: Party | None) -> str:
-    if party is None:
-        return "another owner"
-    return "/".join(
-        each for each in (party.group, party.gallery, party.definition, party.version, party.disk) if each is not None
-    )

@@ -144,4 +144,4 @@ def name_of(usage: Usage, prop: str) -> str:
                 filter(None, (usage.kind.value, usage.storage_account_type and usage.storage_account_type.value))
             )
         case Property.DAY:
-            return f"{usage.begin:%Y-%m-%d}"
+            return str(usage.day)

@@ -48,9 +48,23 @@ class Month:
         return f"{self.year:04}-{self.number:02}"
 
 
+def list_months(first: Month, last: Month) -> list[Month]:
+    """Return the months from `first` to `last`, both included."""
+    months = []
+    while first <= last:
+        months.append(first)
+        first = first.next
+    return months
+
+
+def day_begin(time: datetime) -> datetime:
+    """Return the begin of the day of a time in UTC."""
+    return time.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 def day_begins(first: datetime, last: datetime) -> Iterator[datetime]:
     """Return the begins of days in UTC after `first` and before `last`."""
-    border = first.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    border = day_begin(first) + timedelta(days=1)
     while border < last:
         yield border
         border += timedelta(days=1)

@@ -211,15 +211,9 @@ def find_overlaps(intervals: Iterable[StorageInterval], month: Month | None) -> 
         for first, second in pairwise(group):
             if second.opened_at < (first.closed_at or _LAST):
                 slot = f"{first.region}/{first.storage_account_type}/{first.replica}"
-                name = name_of(second)
-                yield Difference(DifferenceKind.OVERLAP, first.region, slot, owner, name, second.stored_bytes, 0)
-
-
-def name_of(interval: StorageInterval) -> str:
-    """Return the owner of an interval for people."""
-    party = interval.party
-    parts = [party.group, party.gallery, party.definition, party.version, party.disk]
-    return "/".join(part for part in parts if part)
+                yield Difference(
+                    DifferenceKind.OVERLAP, first.region, slot, owner, second.party.path, second.stored_bytes, 0
+                )
 
 
 def sum_egress(rows: Iterable[LedgerRow], month: Month | None) -> list[RegionEgress]:

@@ -13,8 +13,7 @@ from imgstore.ledger.entries import ChargeKind, LedgerRow, StorageInterval
 from imgstore.ledger.months import Month
 from imgstore.ledger.periods import to_byte_hours
 from imgstore.ledger.prices import EXACT, FREE, PriceLists
-from imgstore.ledger.rating import split_by_tiers
-from imgstore.ledger.usage import RatedUsage, list_usage, rate_all
+from imgstore.ledger.usage import RatedUsage, find_single_price, list_usage, rate_all
 
 BYTE_HOURS_UNIT: Final = Decimal("1e-6")
 AMOUNT_UNIT: Final = Decimal("1e-12")
@@ -149,7 +148,6 @@ def _make_row(rated: list[RatedUsage]) -> StatementRow:
     is_storage = usage.kind is ChargeKind.STORAGE
     amount = sum((each.amount for each in rated), Fraction())
     quantity = sum(each.usage.quantity for each in rated)
-    used = {part.tier.unit_price for each in rated for part in split_by_tiers(each.rate, each.before, each.usage.units)}
     return StatementRow(
         kind=usage.kind,
         group=party.group,
@@ -162,7 +160,7 @@ def _make_row(rated: list[RatedUsage]) -> StatementRow:
         replica=usage.replica,
         delivered_bytes=0 if is_storage else quantity,
         byte_hours=to_byte_hours(quantity).quantize(BYTE_HOURS_UNIT, context=ROUNDING) if is_storage else FREE,
-        unit_price=next(iter(used)) if len(used) == 1 else None,
+        unit_price=find_single_price(rated),
         amount=to_decimal(amount),
         currency=last.currency,
         month=str(usage.month),
@@ -171,7 +169,7 @@ def _make_row(rated: list[RatedUsage]) -> StatementRow:
     )
 
 
-def to_decimal(amount: Fraction) -> Decimal:
-    """Return an amount with all digits if it has an end, otherwise rounded to `AMOUNT_UNIT`."""
-    quotient = ROUNDING.divide(Decimal(amount.numerator), Decimal(amount.denominator))
-    return quotient if Fraction(quotient) == amount else quotient.quantize(AMOUNT_UNIT, context=ROUNDING)
+def to_decimal(value: Fraction, unit: Decimal = AMOUNT_UNIT) -> Decimal:
+    """Return a value with all digits if the digits have an end, otherwise rounded to a multiple of `unit`."""
+    quotient = ROUNDING.divide(Decimal(value.numerator), Decimal(value.denominator))
+    return quotient if Fraction(quotient) == value else quotient.quantize(unit, context=ROUNDING)

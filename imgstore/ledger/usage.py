@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from imgstore.domain.resources import StorageAccountType
 from imgstore.domain.storage.sizes import GIGABYTE
@@ -14,7 +14,10 @@ from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterva
 from imgstore.ledger.months import Month, day_begins
 from imgstore.ledger.periods import cut_interval, microseconds_between
 from imgstore.ledger.prices import PriceLists, Rate, flat, price_of
-from imgstore.ledger.rating import GB_MONTH, rate_quantity
+from imgstore.ledger.rating import GB_MONTH, TierPart, rate_quantity, split_by_tiers
+
+_SumName: TypeAlias = tuple[str, Month, str, str]
+"""(subscription, month, currency, meter): the quantities with one name use up the same tiers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,11 @@ class Usage:
         return Month.of(self.begin)
 
     @property
+    def day(self) -> date:
+        """The day of the begin in UTC."""
+        return self.begin.astimezone(UTC).date()
+
+    @property
     def units(self) -> Fraction:
         """The quantity in GB, or in GB-months for storage."""
         return Fraction(self.quantity, GB_MONTH if self.kind is ChargeKind.STORAGE else GIGABYTE)
@@ -70,6 +78,17 @@ class RatedUsage(NamedTuple):
     """The sum of the month before the quantity, in GB or GB-months."""
     amount: Fraction
     currency: str
+
+    @property
+    def parts(self) -> list[TierPart]:
+        """The parts of the quantity in each tier, in order."""
+        return split_by_tiers(self.rate, self.before, self.usage.units)
+
+
+def find_single_price(rated: Iterable[RatedUsage]) -> Decimal | None:
+    """Return the unit price of all parts of the quantities, or None for several prices."""
+    prices = {part.tier.unit_price for each in rated for part in each.parts}
+    return prices.pop() if len(prices) == 1 else None
 
 
 def list_usage(
@@ -120,20 +139,25 @@ def list_usage(
 def rate_all(usage: Iterable[Usage], prices: PriceLists) -> list[RatedUsage]:
     """Return all quantities with their amounts, in the order in which tiers are used up (invariant M18).
 
-    The order is that of the ends and keys (of storage: owner and slot), within the month, the subscription, the currency and the meter. A later
-    quantity never changes the amount of an earlier one.
+    The order is that of the ends and the keys within the month, the subscription, the currency and the meter. The key of
+    storage is the owner and the slot. A later quantity never changes the amount of an earlier one.
     """
-    sums: defaultdict[tuple[str, Month, str, str], Fraction] = defaultdict(Fraction)
+    sums: defaultdict[_SumName, Fraction] = defaultdict(Fraction)
     rated = []
     for each in sorted(usage, key=lambda one: one.order):
         in_force = prices.by_number(each.price_list)
         rate = _find_rate(each, prices)
-        name = (each.party.subscription.casefold(), each.month, in_force.currency, rate.meter)
+        name = _sum_name(each, in_force.currency, rate)
         before = sums[name]
         rated.append(RatedUsage(each, rate, before, rate_quantity(rate, before, each.units), in_force.currency))
         sums[name] = before + each.units
     _check_balance(rated, sums)
     return rated
+
+
+def _sum_name(usage: Usage, currency: str, rate: Rate) -> _SumName:
+    """Return the name of the sum that decides on the tiers of a quantity."""
+    return usage.party.subscription.casefold(), usage.month, currency, rate.meter
 
 
 def _find_rate(usage: Usage, prices: PriceLists) -> Rate:
@@ -148,12 +172,12 @@ def _find_rate(usage: Usage, prices: PriceLists) -> Rate:
     return in_force.egress(usage.source, usage.target, usage.begin)
 
 
-def _check_balance(rated: Iterable[RatedUsage], sums: Mapping[tuple[str, Month, str, str], Fraction]) -> None:
+def _check_balance(rated: Iterable[RatedUsage], sums: Mapping[_SumName, Fraction]) -> None:
     """Check the amounts by another method: the price of each month's sum, for meters with one rate in the month."""
-    amounts: defaultdict[tuple[str, Month, str, str], Fraction] = defaultdict(Fraction)
-    rates: defaultdict[tuple[str, Month, str, str], set[Rate]] = defaultdict(set)
+    amounts: defaultdict[_SumName, Fraction] = defaultdict(Fraction)
+    rates: defaultdict[_SumName, set[Rate]] = defaultdict(set)
     for each in rated:
-        name = (each.usage.party.subscription.casefold(), each.usage.month, each.currency, each.rate.meter)
+        name = _sum_name(each.usage, each.currency, each.rate)
         amounts[name] += each.amount
         rates[name].add(each.rate)
     for name, used in rates.items():

@@ -4,18 +4,16 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 from uuid import NAMESPACE_URL, uuid5
 
-from imgstore.domain import names
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.entries import ChargeKind, Party
-from imgstore.ledger.rating import split_by_tiers
 from imgstore.ledger.statement import to_decimal
-from imgstore.ledger.usage import RatedUsage
+from imgstore.ledger.usage import RatedUsage, find_single_price
 
 CHARGE_TYPE: Final = "Usage"
 
@@ -57,16 +55,12 @@ class UsageDetail:
     @property
     def resource_id(self) -> str:
         """The id of the version, or of the disk that alone names the bytes. The resource may be deleted."""
-        party = self.party
-        if party.gallery is None or party.definition is None or party.version is None:
-            return names.disk_id(party.subscription, party.group, party.disk or "")
-        return names.version_id(party.subscription, party.group, party.gallery, party.definition, party.version)
+        return self.party.resource_id
 
     @property
     def resource_name(self) -> str:
         """The last part of the id, with the names above for a version."""
-        party = self.party
-        return "/".join(filter(None, (party.gallery, party.definition, party.version))) or party.disk or ""
+        return self.party.resource_name
 
     @property
     def sort_key(self) -> str:
@@ -123,7 +117,7 @@ def list_usage_details(rated: Iterable[RatedUsage], wanted: UsageFilter) -> list
 def _key_of(rated: RatedUsage) -> str:
     usage, party = rated.usage, rated.usage.party
     values = [
-        str(usage.begin.astimezone(UTC).date()),
+        str(usage.day),
         usage.kind,
         [part.casefold() for part in (party.subscription, party.group)],
         [part and part.casefold() for part in (party.gallery, party.definition, party.version, party.disk)],
@@ -141,12 +135,9 @@ def _meter_of(rated: RatedUsage) -> str:
 def _make_detail(key: str, rated: list[RatedUsage]) -> UsageDetail:
     first = rated[0]
     usage = first.usage
-    prices = {
-        part.tier.unit_price for each in rated for part in split_by_tiers(each.rate, each.before, each.usage.units)
-    }
     return UsageDetail(
         name=str(uuid5(NAMESPACE_URL, f"imgstore/usageDetails/{key}")),
-        day=usage.begin.astimezone(UTC).date(),
+        day=usage.day,
         party=usage.party,
         kind=usage.kind,
         source=usage.source,
@@ -156,6 +147,6 @@ def _make_detail(key: str, rated: list[RatedUsage]) -> UsageDetail:
         price_list=usage.price_list,
         currency=first.currency,
         quantity=to_decimal(sum((each.usage.units for each in rated), Fraction())),
-        unit_price=prices.pop() if len(prices) == 1 else None,
+        unit_price=find_single_price(rated),
         cost=to_decimal(sum((each.amount for each in rated), Fraction())),
     )

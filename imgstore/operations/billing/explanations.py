@@ -11,7 +11,7 @@ from imgstore.domain.resources import SegmentRow
 from imgstore.domain.states import ReplicaState
 from imgstore.ledger.entries import LedgerRow, StorageInterval
 from imgstore.ledger.explanation import Explanation, explain_amount, rule_of
-from imgstore.ledger.months import Month
+from imgstore.ledger.months import Month, list_months
 from imgstore.ledger.usage import list_usage, rate_all
 from imgstore.operations.activity_log import permit
 from imgstore.operations.billing.price_lists import read_prices
@@ -54,7 +54,7 @@ def explain_entry(installation: Installation, principal: Principal, name: str) -
             stored = row.delivered_bytes
         else:
             row = transaction.ledger.interval_by_uid(key)
-            months = _months(Month.of(row.opened_at), Month.of(row.closed_at or until))
+            months = list_months(Month.of(row.opened_at), Month.of(row.closed_at or until))
             stored = row.stored_bytes
         rated = []
         for month in months:
@@ -73,13 +73,6 @@ def explain_entry(installation: Installation, principal: Principal, name: str) -
         parts=explain_amount(rated),
         segments=segments,
     )
-
-
-def _months(first: Month, last: Month) -> list[Month]:
-    found = [first]
-    while found[-1] < last:
-        found.append(found[-1].next)
-    return found
 
 
 def _arrived_segments(transaction: Transaction, row: LedgerRow) -> list[SegmentRow] | None:

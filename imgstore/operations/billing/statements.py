@@ -2,14 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 
 from imgstore.catalog import Transaction
 from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, authorize
 from imgstore.ledger.daily_costs import DailyCosts, sum_daily_costs
 from imgstore.ledger.grouped_statement import GroupedStatement, Property, columns_of, group_statement
-from imgstore.ledger.months import Month, day_begins
+from imgstore.ledger.months import Month, day_begin, day_begins, list_months
 from imgstore.ledger.prices import PriceLists
 from imgstore.ledger.statement import Statement, make_statement
 from imgstore.ledger.usage import RatedUsage, list_usage, rate_all
@@ -103,15 +103,11 @@ def _check_prices(prices: PriceLists, month: Month | None) -> None:
         prices.at(last).at(last)
 
 
-def _months(transaction: Transaction, subscription: str | None, month: Month | None) -> Iterator[Month]:
+def _months(transaction: Transaction, subscription: str | None, month: Month | None) -> list[Month]:
     if month is not None:
-        yield month
-        return
+        return [month]
     now = transaction.now()
-    current = Month.of(transaction.ledger_sums.first_time(subscription) or now)
-    while current <= Month.of(now):
-        yield current
-        current = current.next
+    return list_months(Month.of(transaction.ledger_sums.first_time(subscription) or now), Month.of(now))
 
 
 def rate_month(
@@ -159,7 +155,7 @@ def rate_days(
         if any(len(each.rate.tiers) > 1 for each in rated):
             days: defaultdict[datetime, list[RatedUsage]] = defaultdict(list)
             for each in rate_month(transaction, subscription, month, prices, columns, by_day=True):
-                days[each.usage.begin.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)].append(each)
+                days[day_begin(each.usage.begin)].append(each)
             yield from (some for day, some in sorted(days.items()) if day >= begin)
             return
         yield rated

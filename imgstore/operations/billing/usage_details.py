@@ -7,7 +7,7 @@ from imgstore.catalog.storage.ledger_sums import PARTY_COLUMNS
 from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, authorize
 from imgstore.domain.names import group_id
 from imgstore.domain.paging import Page, PageRequest, invalid_token
-from imgstore.ledger.months import Month
+from imgstore.ledger.months import Month, list_months
 from imgstore.ledger.usage_details import UsageDetail, UsageFilter, list_usage_details
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.billing.statements import rate_days
@@ -79,8 +79,4 @@ def _months(transaction: Transaction, subscription: str, wanted: UsageFilter) ->
         first = current
     if wanted.last is not None:
         last = min(current, Month(wanted.last.year, wanted.last.month))
-    months = []
-    while first <= last:
-        months.append(first)
-        first = first.next
-    return months
+    return list_months(first, last)

@@ -25,7 +25,6 @@ from imgstore.ledger.reconciliation import (
     SlotFacts,
     find_differences,
     find_overlaps,
-    name_of,
     sum_egress,
     summarize_slot,
 )
@@ -149,7 +148,7 @@ def _read_facts(
     names = {}
     for each in transaction.ledger.open_intervals(slot.uid):
         billed[each.owner_uid] += each.stored_bytes
-        names[each.owner_uid] = name_of(each)
+        names[each.owner_uid] = each.party.path
     named = _named_objects(transaction, slot)
     return SlotFacts(
         region=slot.key.region,

@@ -14,7 +14,7 @@ from functools import partial
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import StoreError
 from imgstore.domain.identity.access import Action, Principal, is_allowed
-from imgstore.domain.names import compute_id, version_id
+from imgstore.domain.names import compute_id
 from imgstore.domain.resources import DiskKind, ImageVersion, ManifestRow, Replica, SegmentRow, Slot, StorageAccountType
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.digests import Digest
@@ -273,8 +273,7 @@ def _is_readable(installation: Installation, principal: Principal, party: Party)
     if party.subscription.lower() != installation.subscription.lower():
         return False
     if party.disk is None:
-        above = (party.subscription, party.group, party.gallery or "", party.definition or "")
-        scopes = [version_id(*above, party.version or "")]
+        scopes = [party.resource_id]
     else:
         scopes = [compute_id(party.subscription, party.group, kind, party.disk) for kind in DiskKind]
     return any(is_allowed(principal, Action.READ, scope) for scope in scopes)
