@@ -214,6 +214,7 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "settings show", "settings apply", "regions accept-catalog", "regions policy", "doctor",
         "bill checkpoint", "bill export", "bill plot", "bill prove", "bill rotate-key", "bill seal", "bill verify", "prices list", "prices apply",
         "budget set", "budget show", "budget list", "budget delete",
+        "bill correct", "bill explain", "bill reconcile",
         "catalog recovery-file", "catalog rebuild", "catalog adopt",
         "catalog backup", "catalog restore", "catalog copy",
         "operation list", "operation show", "operation cancel",
