@@ -28,7 +28,7 @@ class OverheadKind(StrEnum):
     WORKS = "works"
     """Segments and manifests of works in progress, and of deletions in progress."""
     UNREFERENCED = "unreferenced"
-    """Segments that no manifest names since a deletion. `gc` marks the segments next."""
+    """Segments without a manifest since a deletion or an abandoned work. `gc` marks the segments next."""
     GRACE = "grace"
     """Segments that `gc` has marked for deletion."""
 

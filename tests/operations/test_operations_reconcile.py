@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from imgstore.cli.main import main
 from imgstore.domain.errors import AccessDenied, ImgstoreError, InvalidInput, NotFound
 from imgstore.domain.identity.access import Principal
+from imgstore.domain.storage.digests import Digest
 from imgstore.ledger.months import Month
 from imgstore.ledger.reconciliation import DifferenceKind, OverheadKind, Reconciliation
 from imgstore.ledger.traffic import compare_readings
@@ -23,7 +24,9 @@ from imgstore.operations.diagnosis.reconcile import reconcile
 from imgstore.operations.diagnosis.traffic_readings import read_traffic
 from imgstore.operations.disks import disks
 from imgstore.operations.installation import Installation
+from imgstore.stores.interface import Body, ObjectInfo
 from imgstore.testing.engines import S3Engine
+from imgstore.transfer.slot_access import SlotAccess
 from imgstore.wire.responses.reconciliation import counters_json, read_counters
 from tests.support.crash_scenes import create_minio_scene
 from tests.support.sample_gallery import (
@@ -80,6 +83,30 @@ def test_nothing_differs_through_a_life(published: Installation, samples: Sample
     last = check(published)
     assert last.agrees, last.differences
     assert sum(each.billed_bytes for each in last.slots) == 0
+
+
+def test_segments_of_an_abandoned_work_are_overhead(empty: Installation, samples: SampleImages) -> None:
+    put, stored = SlotAccess.put_segment, list[Digest]()
+
+    def interrupt(access: SlotAccess, name: Digest, body: Body) -> ObjectInfo:
+        if stored:
+            raise KeyboardInterrupt
+        stored.append(name)
+        return put(access, name, body)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SlotAccess, "put_segment", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            publish(empty, samples.first, targets=["southcentralus"])
+    at_work = check(empty)
+    assert at_work.agrees, at_work.differences
+    assert overhead(at_work, OverheadKind.WORKS) > 0
+    delete(empty)
+    deleted = check(empty)
+    assert deleted.agrees, deleted.differences
+    assert overhead(deleted, OverheadKind.UNREFERENCED) == overhead(at_work, OverheadKind.WORKS)
+    collect(empty)
+    assert check(empty).agrees
 
 
 def eastus(installation: Installation) -> Path:

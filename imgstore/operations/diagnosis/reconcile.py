@@ -7,7 +7,7 @@ if the bill, the manifests, the works and the deletion marks of the slot are the
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from imgstore.catalog import Transaction
@@ -232,17 +232,29 @@ def _find_unbilled_segments(
         marker_at=min(starts, default=None),
         clock=read_gc_clock(installation, transaction, slot, timedelta(0)),
     )
+    abandoned_at = _first_abandoned_start(transaction, slot, listed)
     found = {}
-    for name in segments:
+    for name, info in segments.items():
         if name not in plan.unreferenced:
             found[name] = OverheadKind.WORKS
         elif name in plan.to_mark:
-            if name in known:
+            if name in known or (abandoned_at is not None and info.last_modified >= abandoned_at):
                 found[name] = OverheadKind.UNREFERENCED
         else:
             is_marked = name in plan.deletable or name in plan.in_grace
             found[name] = OverheadKind.GRACE if is_marked else OverheadKind.WORKS
     return found
+
+
+def _first_abandoned_start(transaction: Transaction, slot: Slot, listed: Mapping[str, ObjectInfo]) -> datetime | None:
+    """Return the store's time of the oldest start marker of a closed work, which `gc` removes with the segments."""
+    markers = {
+        key.removeprefix(object_keys.WORKS): info.last_modified
+        for key, info in listed.items()
+        if key.startswith(object_keys.WORKS)
+    }
+    closed = transaction.works.filter_closed(slot.uid, list(markers))
+    return min((markers[uid] for uid in closed), default=None)
 
 
 def _matches(access: SlotAccess, row: ManifestRow, segments: Mapping[Digest, int]) -> bool:
