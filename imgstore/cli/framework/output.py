@@ -5,8 +5,9 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import chain
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import click
@@ -116,12 +117,19 @@ def _as_csv(body: Json, table: Table) -> str | None:
     headings = list(dict.fromkeys(heading for row in rows for heading in row))
     if not headings:
         return None
-    lines = io.StringIO(newline="")
-    writer = csv.writer(lines)
-    writer.writerow(headings)
-    for row in rows:
-        writer.writerow(["" if row.get(heading) is None else _cell(row[heading]) for heading in headings])
-    return lines.getvalue().removesuffix("\r\n")
+    cells = ({heading: None if value is None else _cell(value) for heading, value in row.items()} for row in rows)
+    return "".join(csv_lines(headings, cells)).removesuffix("\r\n")
+
+
+def csv_lines(headings: Sequence[str], rows: Iterable[Mapping[str, str | None]]) -> Iterator[str]:
+    """Return the lines of a CSV document (RFC 4180) with a header. A missing value is an empty field."""
+    line = io.StringIO(newline="")
+    writer = csv.writer(line)
+    for values in chain([headings], ([row.get(heading) for heading in headings] for row in rows)):
+        line.seek(0)
+        line.truncate()
+        writer.writerow(values)
+        yield line.getvalue()
 
 
 _WRITERS: Final[Mapping[str, Callable[[Json, Table], str | None]]] = {

@@ -7,6 +7,7 @@ import click
 
 from imgstore.cli.commands.operator import bill_export, bill_log, bill_plot, bill_reconcile
 from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.months import month_option
 from imgstore.cli.framework.output import Rows, columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.errors import InvalidInput
@@ -100,7 +101,7 @@ def bill() -> None:
     example="imgstore bill show --month 2026-11 -o table\n"
     "imgstore bill show --month 2026-11 --by tag:team --filter region=westus2 -o csv",
 )
-@click.option("--month", metavar="YYYY-MM", help="Month in UTC. Default: all months.")
+@month_option("--month", help="Month in UTC. Default: all months.")
 @click.option(
     "--by",
     metavar="PROPERTY",
@@ -115,22 +116,21 @@ def bill() -> None:
 )
 @click.option("--all-subscriptions", is_flag=True, help="Add up the charges of all subscriptions. Needs --by.")
 def show(
-    session: Session, month: str | None, by: str | None, filters: tuple[str, ...], *, all_subscriptions: bool
+    session: Session, month: Month | None, by: str | None, filters: tuple[str, ...], *, all_subscriptions: bool
 ) -> Json:
     """Show the statement: bytes across regions, copies inside a region, and storage by time.
 
     Amounts are exact. The amount due is rounded half to even to the minor unit of the currency.
     """
-    wanted = None if month is None else _read_month(month)
     if by is None:
         if filters or all_subscriptions:
             raise click.UsageError("--filter and --all-subscriptions need --by, for example --by region")
-        return statement_json(session.run(statements.show_bill, month=wanted))
+        return statement_json(session.run(statements.show_bill, month=month))
     return grouped_statement_json(
         session.run(
             statements.group_bill,
             by=_read_property(by, "--by"),
-            month=wanted,
+            month=month,
             filters=_read_filters(filters),
             all_subscriptions=all_subscriptions,
         )
@@ -197,19 +197,6 @@ def correct(session: Session, entry: str, corrected_bytes: int, reason: str) -> 
     the present month has the correction. A repeated command corrects again.
     """
     return [entry_json(row) for row in session.run(corrections.correct_entry, entry, corrected_bytes, reason)]
-
-
-def _read_month(text: str) -> Month:
-    month = Month.parse(text)
-    if month is None:
-        raise InvalidInput(
-            f"'{text}' is no month.",
-            found=repr(text),
-            expected="a year and a month such as 2026-11",
-            hint="write four digits, a dash and two digits",
-            target="--month",
-        )
-    return month
 
 
 for _command in (

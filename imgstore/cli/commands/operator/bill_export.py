@@ -1,9 +1,5 @@
 """``imgstore bill export``: the bill as a FOCUS data set."""
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 
 import click
@@ -11,6 +7,7 @@ import click
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Command
 from imgstore.cli.framework.months import month_option
+from imgstore.cli.framework.output import csv_lines
 from imgstore.cli.framework.session import Session
 from imgstore.domain.host.private_files import write_private_file
 from imgstore.ledger.focus import FocusVersion
@@ -45,20 +42,9 @@ def export(
     if month is not None and (first or last):
         raise click.UsageError("--month is for one month, and --from and --to are for several months.")
     rows = session.run(focus_export.export_focus, focus=focus, first=month or first, last=month or last)
-    lines = (line.encode() for line in _csv_lines(focus.columns, rows))
+    lines = (line.encode() for line in csv_lines(focus.columns, rows))
     if file is not None:
         write_private_file(file, lines)
         return
     for line in lines:
         click.echo(line, nl=False)
-
-
-def _csv_lines(header: Sequence[str], rows: Iterable[Mapping[str, str | None]]) -> Iterator[str]:
-    """Return the lines of a CSV document (RFC 4180). A null value is an empty field."""
-    line = io.StringIO()
-    writer = csv.writer(line)
-    for values in chain([header], ([row[name] for name in header] for row in rows)):
-        line.seek(0)
-        line.truncate()
-        writer.writerow(values)
-        yield line.getvalue()

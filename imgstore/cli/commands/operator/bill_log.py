@@ -33,8 +33,8 @@ def _verification_table(body: Json) -> Rows:
 def prove(session: Session, entry: str) -> Json:
     """Print the proof that an entry of the ledger is sealed.
 
-    ENTRY is the key of a transfer, or the uid of a closed storage interval or a price list. The output has the entry as canonical JSON
-    (`leaf`), the proof with a signed checkpoint (`proof`, https://c2sp.org/tlog-proof), and the public key
+    ENTRY is the key of a transfer, or the uid of a closed storage interval or a price list. The output has the entry as
+    canonical JSON (`leaf`), the proof with a signed checkpoint (`proof`, https://c2sp.org/tlog-proof), and the public key
     (`verifierKey`). docs/billing.md has a program that checks the output without imgstore. An entry that is not sealed
     yet is an error.
     """
