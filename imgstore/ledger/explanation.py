@@ -1,6 +1,6 @@
 """Explanations of an entry: the parts of its amount, and the line of the price list of each part."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -11,12 +11,13 @@ from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.statement import to_decimal
 from imgstore.ledger.usage import RatedUsage, Usage
 
-_RULES: Final = {
+_RULES: Final[Mapping[ChargeKind, str]] = {
     ChargeKind.EGRESS: "bytes that arrived in a region for the first time, at the price of the two regions",
     ChargeKind.COPY: "bytes copied inside a region, which are free",
     ChargeKind.REPAIR: "bytes that replaced missing or damaged bytes",
     ChargeKind.CROSS_REGION_READ: "bytes read from another region, because no store of the own region answered",
     ChargeKind.CORRECTION: "bytes added to a transfer, or taken from a transfer, at the price of the transfer",
+    ChargeKind.CORRECTION: "bytes that an operator added to a transfer or took from a transfer, at its price",
     ChargeKind.STORAGE: "distinct stored bytes, of which each belongs to the first owner in the slot, by time",
 }
 
@@ -59,7 +60,7 @@ class Explanation:
 
 def rule_of(kind: ChargeKind) -> str:
     """Return the rule that makes an entry of a kind, for people."""
-    return _RULES.get(kind, kind.value)
+    return _RULES[kind]
 
 
 def explain_amount(rated: Sequence[RatedUsage]) -> list[PricePart]:

@@ -53,7 +53,10 @@ class ReadEntry(NamedTuple):
     leaf: str
     """The canonical JSON."""
     time: str | None
-    """The time of a transfer or price list, or the end of an interval, as in the leaf. None for an open interval, which is no entry."""
+    """The time of a transfer or price list, or the end of an interval, as in the leaf.
+
+    None for an open interval, which is no entry.
+    """
     position: int | None
     """The position in the log. None for an entry that is not sealed."""
     sealed_hash: bytes | None

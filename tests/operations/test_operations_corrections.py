@@ -16,6 +16,7 @@ from imgstore.ledger.usage import RatedUsage, list_usage
 from imgstore.operations import activity_log
 from imgstore.operations.billing import statements
 from imgstore.operations.billing.corrections import correct_entry
+from imgstore.operations.billing.explanations import explain_entry
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.installation import Installation
 from tests.support.sample_gallery import ADMIN, charges
@@ -46,6 +47,9 @@ def test_corrections_change_the_bill_by_the_price_of_the_entry(published: Instal
         each.detail for each in activity_log.list_activity(published, ADMIN, within=timedelta(days=1), events_max=10)
     ]
     assert f"{row.key}: -1000000 bytes, ticket 17" in noted
+    explained = explain_entry(published, ADMIN, first.key)
+    assert (explained.bytes, explained.segments) == (-1_000_000, None)
+    assert "an operator added" in explained.rule
 
 
 def test_corrections_take_no_more_than_the_entry_has(published: Installation) -> None:

@@ -1,7 +1,7 @@
 """The log of sealed entries of the ledger: leaves, stored hashes of subtrees, signed checkpoints and keys (M20 to M23).
 
-An entry is a row of `ledger`, a closed row of `intervals`, or a row of `price_lists`. Entries are read as stored, without the conversion of
-columns, because a changed row may have values that no conversion accepts.
+An entry is a row of `ledger`, a closed row of `intervals`, or a row of `price_lists`. Entries are read as stored, without
+the conversion of columns, because a changed row may have values that no conversion accepts.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence

@@ -1,1 +1,1 @@
-"""Price lists, and statements of the ledger."""
+"""Price lists, statements, explanations, corrections, budgets and exports of the ledger."""

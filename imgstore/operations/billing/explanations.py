@@ -28,7 +28,8 @@ def explain_entry(installation: Installation, principal: Principal, name: str) -
 
     Raises:
         NotFound: the principal can see no such entry.
-        AccessDenied: the principal may not read the charges of the installation's subscription, and sees no such entry elsewhere.
+        AccessDenied: the principal may not read the charges of the installation's subscription, and can see no such entry
+            in another subscription.
     """
     with installation.catalog.reading() as transaction:
         found = transaction.ledger_log.find_entry(name)

@@ -33,8 +33,8 @@ def diagnose(
 ) -> list[Finding]:
     """Check the installation, and return a finding for each part.
 
-    Each zone is checked in a thread of its own, with a small object unless the home can be read only. A check without an end within the time limit is a
-    finding, and its thread is given up.
+    Each zone is checked in a thread of its own, with a small object unless the home can be read only. A check that does
+    not end within the time limit is a finding, and its thread is abandoned.
 
     Args:
         installation: the installation.

@@ -20,7 +20,8 @@ def prove_entry(installation: Installation, principal: Principal, name: str) -> 
 
     Raises:
         NotFound: the principal can see no such entry.
-        AccessDenied: the principal may not read the charges of the installation's subscription, and sees no such entry elsewhere.
+        AccessDenied: the principal may not read the charges of the installation's subscription, and can see no such entry
+            in another subscription.
         Conflict: the entry is not sealed yet.
         ObjectCorrupt: the entry or the log was changed.
     """
