@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Final
 
 from imgstore.domain.storage.sizes import GIGABYTE, HOURS_PER_MONTH
+from imgstore.domain.text.decimals import decimal_text
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.prices import EXACT
 from imgstore.ledger.rating import TierPart, rate_quantity
@@ -218,8 +219,8 @@ def _quantity(value: Fraction) -> Decimal:
 
 
 def _plain(value: Decimal) -> str:
-    """Return a decimal without an exponent, and with a decimal point, so that readers infer a decimal column."""
-    text = f"{value.normalize(EXACT):f}"
+    """Return a decimal with a decimal point, so that readers infer a decimal column."""
+    text = decimal_text(value)
     return text if "." in text else f"{text}.0"
 
 

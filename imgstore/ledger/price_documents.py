@@ -9,11 +9,12 @@ from types import MappingProxyType
 from typing import Any
 
 from imgstore.domain.resources import StorageAccountType
+from imgstore.domain.text.decimals import decimal_text
 from imgstore.ledger.prices import PriceList, Prices, Tier, Tiers
 
 
 def to_document(prices: PriceList) -> dict[str, Any]:
-    """Return a price list as a JSON document. Prices are texts with all digits."""
+    """Return a price list as a JSON document. Prices are texts with all digits, and equal prices have equal texts."""
     return {
         "currency": prices.currency,
         "zoneGroups": dict(sorted(prices.zone_groups.items())),
@@ -63,7 +64,9 @@ def _read_period(document: Mapping[str, Any]) -> Prices:
 
 
 def _tiers_document(tiers: Tiers) -> list[dict[str, str]]:
-    return [{"beginGigabytes": _plain(tier.begin_gigabytes), "price": _plain(tier.unit_price)} for tier in tiers]
+    return [
+        {"beginGigabytes": decimal_text(tier.begin_gigabytes), "price": decimal_text(tier.unit_price)} for tier in tiers
+    ]
 
 
 def _read_tiers(document: list[dict[str, str]]) -> Tiers:
@@ -81,8 +84,3 @@ def _pairs_document(pairs: Mapping[tuple[str, str], Tiers]) -> list[dict[str, An
 
 def _read_pairs(document: list[dict[str, Any]]) -> Mapping[tuple[str, str], Tiers]:
     return MappingProxyType({(each["source"], each["target"]): _read_tiers(each["tiers"]) for each in document})
-
-
-def _plain(value: Decimal) -> str:
-    """Return a decimal without trailing zeros and exponents, so that equal prices have equal texts."""
-    return f"{value.normalize():f}"

@@ -6,6 +6,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
+from imgstore.domain.text.decimals import decimal_text
+
 Json: TypeAlias = Any
 """None, bool, int, float, Decimal, str, and lists and dicts of these types."""
 
@@ -15,12 +17,6 @@ _INDENT: Final = "  "
 def instant(time: datetime) -> str:
     """Format a time as Azure does, with seven decimals and the offset."""
     return f"{time:%Y-%m-%dT%H:%M:%S.%f}0{time.isoformat()[-6:]}"
-
-
-def decimal_text(amount: Decimal) -> str:
-    """Format an amount in full, without an exponent and without trailing zeros: ``0.0123``, ``2``."""
-    text = format(amount, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def dumps(value: Json) -> str:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.wire.json_text import Json, decimal_text, dumps, instant
+from imgstore.domain.text.decimals import decimal_text
+from imgstore.wire.json_text import Json, dumps, instant
 
 _values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),

@@ -14,7 +14,8 @@ import click
 
 from imgstore.cli.framework.queries import search
 from imgstore.cli.framework.table_layout import lay_out
-from imgstore.wire.json_text import Json, decimal_text, dumps
+from imgstore.domain.text.decimals import decimal_text
+from imgstore.wire.json_text import Json, dumps
 
 if TYPE_CHECKING:
     from imgstore.cli.framework.global_options import Globals

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from imgstore.wire.json_text import Json, decimal_text
+from imgstore.domain.text.decimals import decimal_text
+from imgstore.wire.json_text import Json
 
 if TYPE_CHECKING:  # JSON does not need the ledger's arithmetic, which imports numpy
     from imgstore.ledger.entries import Party

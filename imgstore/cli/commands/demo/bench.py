@@ -13,9 +13,10 @@ from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session, open_session
 from imgstore.domain.reports import BenchPlan
 from imgstore.domain.text.byte_counts import format_bytes
+from imgstore.domain.text.decimals import decimal_text
 from imgstore.operations.demo import bench as demo_bench
 from imgstore.operations.demo.sample_disk import make_sample
-from imgstore.wire.json_text import Json, decimal_text
+from imgstore.wire.json_text import Json
 from imgstore.wire.responses.reports import bench_json, bench_plan_json
 
 _ROWS = columns(
