@@ -115,6 +115,8 @@ def make_statement(
     """
     rated = rate_all(list_usage(rows, intervals, prices, until), prices)
     chosen = [each for each in rated if month is None or each.usage.month == month]
+    # Rows of the same time are in the order in which the storage began.
+    chosen.sort(key=lambda each: (each.usage.begin, each.usage.key))
     lines = [_make_row(group) for group in _by_line(chosen).values()]
     lines.sort(key=lambda line: (line.time, line.target, line.replica, line.kind))
     totals = add_totals(((line.currency, line.amount) for line in lines), prices.newest.currency)
@@ -161,7 +163,7 @@ def _make_row(rated: list[RatedUsage]) -> StatementRow:
         delivered_bytes=0 if is_storage else quantity,
         byte_hours=to_byte_hours(quantity).quantize(BYTE_HOURS_UNIT, context=ROUNDING) if is_storage else FREE,
         unit_price=find_single_price(rated),
-        amount=to_decimal(amount),
+        amount=to_decimal(amount).quantize(AMOUNT_UNIT, context=ROUNDING) if is_storage else to_decimal(amount),
         currency=last.currency,
         month=str(usage.month),
         time=usage.end,

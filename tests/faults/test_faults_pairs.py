@@ -162,7 +162,7 @@ SCRUB: Final = Operation(kind="scrub", act=lambda _stage, installation: scrub_al
 
 # -- where it is held -------------------------------------------------------------------------------------------------
 
-WORK_OPEN: Final = Moment(owner=replication_ingest, name="_find_damaged")
+WORK_OPEN: Final = Moment(owner=replication_ingest, name="find_damaged")
 """Publish: the work is open, and nothing was listed."""
 LISTED: Final = Moment(owner=DirectoryStore, name="put", key="/fingerprints/")
 """Publish: the slot was listed, and listed segments are not sent again."""

@@ -64,6 +64,7 @@ VALUES: dict[str, Any] = {
     "entry": "none",
     "corrected_bytes": 1,
     "reason": "test",
+    "report": None,
     "tags": {},
     "parameters": {},
     "holder": "holder",

@@ -45,12 +45,14 @@ GALLERY = (
 
 
 def stored(home: Path) -> Counter[str]:
-    """Return the bytes of all objects in all regions, by kind."""
+    """Return the bytes of all objects in all regions, by kind. Only a server seals and stores its ledger by itself."""
     found = Counter[str]()
     for path in (home / "regions").rglob("*"):
         if path.is_file():
             parts = path.relative_to(home / "regions").parts
             kind = parts[6] if parts[2:3] == ("pools",) else parts[2]
+            if kind == "ledger" or parts[2:4] in {("installation", "ledger"), ("installation", "ledger-keys")}:
+                continue
             found["revisions" if kind in ("owners", "installation") else kind] += path.stat().st_size
     return found
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from imgstore.ledger.statement import ROUNDING_RULE
-from imgstore.wire.json_text import Json, instant
+from imgstore.wire.json_text import Json, decimal_text, instant
 
 if TYPE_CHECKING:
     from imgstore.ledger.entries import LedgerRow
@@ -17,7 +17,7 @@ def statement_json(statement: "Statement") -> Json:
     single = statement.totals[0] if len(statement.totals) == 1 else None
     return {
         "currency": single and single.currency,
-        "total": single and f"{single.amount:f}",
+        "total": single and decimal_text(single.amount),
         "due": single and f"{single.due:f}",
         "totals": _totals_json(statement.totals),
         "rounding": ROUNDING_RULE,
@@ -79,8 +79,8 @@ def grouped_statement_json(statement: "GroupedStatement") -> Json:
             {
                 "name": row.name,
                 "deliveredBytes": row.delivered_bytes,
-                "byteHours": f"{row.byte_hours:f}",
-                "amount": f"{row.amount:f}",
+                "byteHours": decimal_text(row.byte_hours),
+                "amount": decimal_text(row.amount),
                 "currency": row.currency,
             }
             for row in statement.rows
@@ -108,8 +108,8 @@ def entry_json(row: "LedgerRow") -> Json:
         "target": row.target,
         "replica": row.replica,
         "deliveredBytes": row.delivered_bytes,
-        "unitPrice": f"{row.unit_price:f}",
-        "amount": f"{row.amount:f}",
+        "unitPrice": decimal_text(row.unit_price),
+        "amount": decimal_text(row.amount),
         "time": instant(row.time),
     }
 
@@ -124,9 +124,9 @@ def _row_json(row: "StatementRow") -> Json:
         "target": row.target,
         "replica": row.replica,
         "deliveredBytes": row.delivered_bytes,
-        "byteHours": f"{row.byte_hours:f}",
-        "unitPrice": None if row.unit_price is None else f"{row.unit_price:f}",
-        "amount": f"{row.amount:f}",
+        "byteHours": decimal_text(row.byte_hours),
+        "unitPrice": None if row.unit_price is None else decimal_text(row.unit_price),
+        "amount": decimal_text(row.amount),
         "currency": row.currency,
         "month": row.month,
         "time": instant(row.time),
