@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from imgstore.domain.text.decimals import decimal_text
 from imgstore.ledger.statement import ROUNDING_RULE
-from imgstore.wire.json_text import Json, decimal_text, instant
+from imgstore.wire.json_text import Json, instant
 
 if TYPE_CHECKING:
     from imgstore.ledger.entries import LedgerRow
