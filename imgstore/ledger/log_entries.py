@@ -93,7 +93,7 @@ class EntryProof:
     """The public key that has signed the checkpoint."""
 
 
-class FindingKind(StrEnum):
+class LogFindingKind(StrEnum):
     """A kind of difference between the ledger and its log."""
 
     CHANGED = "changed"
@@ -117,10 +117,10 @@ class FindingKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class LogFinding:
     """A difference between the ledger and its log."""
 
-    kind: FindingKind
+    kind: LogFindingKind
     subject: str
     """The id of the entry, the positions of leaves, the checkpoint or the key."""
     text: str
@@ -147,7 +147,7 @@ class LogVerification:
     checkpoints: int
     newest: Checkpoint | None
     unsealed: Sequence[UnsealedEntry]
-    findings: Sequence[Finding]
+    findings: Sequence[LogFinding]
     """The first differences, at most `FINDINGS_MAX`."""
     more_findings: int = 0
     extends: Checkpoint | None = None

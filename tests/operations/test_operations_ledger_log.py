@@ -23,7 +23,7 @@ from imgstore.catalog.storage.revisions import KINDS, encode_row
 from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound, ObjectCorrupt
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.storage.object_keys import LEDGER_CHECKPOINTS
-from imgstore.ledger.log_entries import FindingKind, LogVerification
+from imgstore.ledger.log_entries import LogFindingKind, LogVerification
 from imgstore.ledger.merkle_tree import hash_leaf
 from imgstore.operations.installation import Installation
 from imgstore.operations.ledger_log.keys import rotate_key
@@ -65,7 +65,7 @@ def execute(installation: Installation, *statements: str, **values: Any) -> None
             transaction._session.run(text(each), values)
 
 
-def kinds(report: LogVerification) -> set[FindingKind]:
+def kinds(report: LogVerification) -> set[LogFindingKind]:
     return {each.kind for each in report.findings}
 
 
@@ -415,7 +415,7 @@ def test_changed_log_is_never_extended(small: Installation) -> None:
         seal_entries(small)
     with pytest.raises(ObjectCorrupt, match="cannot be proven"):
         prove_entry(small, ADMIN, "charge-00001")
-    assert FindingKind.CHECKPOINT in kinds(verify_log(small, ADMIN))
+    assert LogFindingKind.CHECKPOINT in kinds(verify_log(small, ADMIN))
 
 
 def test_older_checkpoint_finds_a_log_that_was_sealed_again(small: Installation) -> None:
@@ -432,12 +432,12 @@ def test_older_checkpoint_finds_a_log_that_was_sealed_again(small: Installation)
     assert verify_log(small, ADMIN).is_intact
     for newer_only in (False, True):
         report = verify_log(small, ADMIN, older=kept, newer_only=newer_only)
-        assert FindingKind.EXTENSION in kinds(report)
+        assert LogFindingKind.EXTENSION in kinds(report)
     execute(small, "DELETE FROM ledger_leaves WHERE position > 3", "DELETE FROM ledger_heads")
-    assert FindingKind.EXTENSION in kinds(verify_log(small, ADMIN, older=kept))
+    assert LogFindingKind.EXTENSION in kinds(verify_log(small, ADMIN, older=kept))
     execute(small, "DELETE FROM ledger_leaves", "DELETE FROM ledger_keys")
     seal_entries(small)
-    assert kinds(verify_log(small, ADMIN, older=kept)) == {FindingKind.EXTENSION}, "no key of the log has signed"
+    assert kinds(verify_log(small, ADMIN, older=kept)) == {LogFindingKind.EXTENSION}, "no key of the log has signed"
     with pytest.raises(InvalidInput, match="no checkpoint of this log"):
         verify_log(small, ADMIN, older="text")
     with pytest.raises(InvalidInput, match="needs an older checkpoint"):

@@ -18,8 +18,8 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
 from imgstore.ledger.log_entries import (
     FINDINGS_MAX,
-    Finding,
-    FindingKind,
+    LogFinding,
+    LogFindingKind,
     LogHead,
     LogKey,
     LogVerification,
@@ -88,7 +88,7 @@ class _Verification:
 
     transaction: Transaction
     origin: str
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[LogFinding] = field(default_factory=list)
     more_findings: int = 0
 
     def run(self, older: str | None, *, newer_only: bool) -> LogVerification:
@@ -109,7 +109,7 @@ class _Verification:
                 self._compare_root(tree, size, head)
         newest = heads[-1].size if heads else 0
         if newest < size:
-            self._add(FindingKind.CHECKPOINT, str(newest), f"the newest checkpoint does not cover all {size} leaves")
+            self._add(LogFindingKind.CHECKPOINT, str(newest), f"the newest checkpoint does not cover all {size} leaves")
         if extended is not None:
             self._compare_older(tree, size, extended)
         return LogVerification(
@@ -125,9 +125,9 @@ class _Verification:
             keys=keys,
         )
 
-    def _add(self, kind: FindingKind, subject: str, text: str) -> None:
+    def _add(self, kind: LogFindingKind, subject: str, text: str) -> None:
         if len(self.findings) < FINDINGS_MAX:
-            self.findings.append(Finding(kind=kind, subject=subject, text=text))
+            self.findings.append(LogFinding(kind=kind, subject=subject, text=text))
         else:
             self.more_findings += 1
 
@@ -138,7 +138,7 @@ class _Verification:
             if isinstance(head.size, int) and isinstance(head.root, str) and isinstance(head.note, str):
                 usable.append(head)
             else:
-                self._add(FindingKind.CHECKPOINT, str(head.size), "a column has a value of a wrong type")
+                self._add(LogFindingKind.CHECKPOINT, str(head.size), "a column has a value of a wrong type")
         return usable
 
     def _check_keys(self, keys: Sequence[LogKey], heads: Sequence[LogHead]) -> list[bytes]:
@@ -146,34 +146,36 @@ class _Verification:
         usable: list[bytes] = []
         if keys and not heads:
             self._add(
-                FindingKind.CHECKPOINT, "none", "the log has keys and no checkpoint, so the checkpoints were removed"
+                LogFindingKind.CHECKPOINT, "none", "the log has keys and no checkpoint, so the checkpoints were removed"
             )
         for place, key in enumerate(keys):
             former = keys[place - 1] if place else None
             if not isinstance(key.public_key, bytes) or len(key.public_key) != _KEY_BYTES:
-                self._add(FindingKind.KEY, key.kid, "the public key has a wrong length")
+                self._add(LogFindingKind.KEY, key.kid, "the public key has a wrong length")
                 continue
             usable.append(key.public_key)
             if key.kid != make_key_id(self.origin, key.public_key) or key.number != place + 1:
-                self._add(FindingKind.KEY, key.kid, "the id or the number of the key does not belong to the public key")
+                self._add(
+                    LogFindingKind.KEY, key.kid, "the id or the number of the key does not belong to the public key"
+                )
             if key.private_key is not None and not _fits(key):
-                self._add(FindingKind.KEY, key.kid, "the private key does not belong to the public key")
+                self._add(LogFindingKind.KEY, key.kid, "the private key does not belong to the public key")
             if key.endorsement is not None:
                 try:
                     public_key = b"" if former is None else former.public_key
                     check_endorsement(key.endorsement, self.origin, key.public_key, public_key, check_signature)
                 except ValueError as error:
-                    self._add(FindingKind.KEY, key.kid, f"the previous key has not named this key: {error}")
+                    self._add(LogFindingKind.KEY, key.kid, f"the previous key has not named this key: {error}")
         return usable
 
     def _read_head(self, head: LogHead, public_keys: Sequence[bytes]) -> Checkpoint | None:
         try:
             checkpoint = read_checkpoint(head.note, self.origin, public_keys, check_signature, is_own=True)
         except ValueError as error:
-            self._add(FindingKind.CHECKPOINT, str(head.size), f"the signed text is not valid: {error}")
+            self._add(LogFindingKind.CHECKPOINT, str(head.size), f"the signed text is not valid: {error}")
             return None
         if checkpoint.size != head.size or _encode(checkpoint.root) != head.root:
-            self._add(FindingKind.CHECKPOINT, str(head.size), "size or root differ from the signed text")
+            self._add(LogFindingKind.CHECKPOINT, str(head.size), "size or root differ from the signed text")
         return checkpoint
 
     def _read_older(self, note: str, public_keys: Sequence[bytes]) -> Checkpoint | None:
@@ -185,7 +187,7 @@ class _Verification:
         try:
             return read_checkpoint(note, self.origin, public_keys, check_signature)
         except UnknownKeyError:
-            self._add(FindingKind.EXTENSION, "checkpoint", "no key of this log has signed the older checkpoint")
+            self._add(LogFindingKind.EXTENSION, "checkpoint", "no key of this log has signed the older checkpoint")
             return None
         except ValueError as error:
             raise InvalidInput(
@@ -217,9 +219,9 @@ class _Verification:
                 seen[place] = 1
                 hashes[place * HASH_BYTES : (place + 1) * HASH_BYTES] = sealed_hash
             if time is None:
-                self._add(FindingKind.REOPENED, entry, "the storage interval is sealed, and has no end now")
+                self._add(LogFindingKind.REOPENED, entry, "the storage interval is sealed, and has no end now")
             elif sha256(b"\x00" + leaf.encode()).digest() != sealed_hash:
-                self._add(FindingKind.CHANGED, entry, "the row has other values than the sealed entry")
+                self._add(LogFindingKind.CHANGED, entry, "the row has other values than the sealed entry")
             else:
                 equal += 1
                 if 0 <= place < count and entry.startswith(_TRANSFERS):
@@ -234,14 +236,14 @@ class _Verification:
         for position, entry, found in self.transaction.ledger_log.stream_leaves(first):
             place = position - first if isinstance(position, int) else -1
             if not 0 <= place < len(seen) or not is_hash(found):
-                self._add(FindingKind.LEAF, str(position), f"the leaf of {entry} has no usable position or hash")
+                self._add(LogFindingKind.LEAF, str(position), f"the leaf of {entry} has no usable position or hash")
             elif not seen[place]:
                 seen[place] = 1
                 hashes[place * HASH_BYTES : (place + 1) * HASH_BYTES] = found
-                self._add(FindingKind.MISSING, str(entry), f"the row of the sealed entry {position} is missing")
+                self._add(LogFindingKind.MISSING, str(entry), f"the row of the sealed entry {position} is missing")
         gap = seen.find(0)
         if gap >= 0:
-            self._add(FindingKind.LEAF, str(first + gap), f"the log has no leaf at the position {first + gap}")
+            self._add(LogFindingKind.LEAF, str(first + gap), f"the log has no leaf at the position {first + gap}")
             del hashes[gap * HASH_BYTES :]
 
     def _find_late(self, first: int, times: "array[float]", unsealed: Sequence[UnsealedEntry]) -> None:
@@ -260,10 +262,10 @@ class _Verification:
         if late:
             for position, entry, _ in self.transaction.ledger_log.stream_leaves(min(late)):
                 if position in late:
-                    self._add(FindingKind.LATE, str(entry), text)
+                    self._add(LogFindingKind.LATE, str(entry), text)
         for each in unsealed:
             if each.entry.startswith(_TRANSFERS) and _read_time(each.time) < newest - _LATE_SECONDS:
-                self._add(FindingKind.LATE, each.entry, text)
+                self._add(LogFindingKind.LATE, each.entry, text)
 
     def _compare_subtrees(self, tree: MemoryTree, first: int, size: int) -> None:
         """Compare the stored hashes of subtrees with the leaves."""
@@ -281,23 +283,25 @@ class _Verification:
                 first and isinstance(level, int) and isinstance(number, int) and number < first >> level * STORED_LEVELS
             ):
                 continue
-            self._add(FindingKind.SUBTREE, _positions(level, number), "the stored hash of these leaves is another one")
+            self._add(
+                LogFindingKind.SUBTREE, _positions(level, number), "the stored hash of these leaves is another one"
+            )
         for level, number in sorted(expected):
-            self._add(FindingKind.SUBTREE, _positions(level, number), "the stored hash of these leaves is missing")
+            self._add(LogFindingKind.SUBTREE, _positions(level, number), "the stored hash of these leaves is missing")
 
     def _compare_root(self, tree: MemoryTree, size: int, head: LogHead) -> None:
         if head.size > size:
-            self._add(FindingKind.CHECKPOINT, str(head.size), f"the log has only {size} leaves in order")
+            self._add(LogFindingKind.CHECKPOINT, str(head.size), f"the log has only {size} leaves in order")
         elif _find_root(tree, head.size) != head.root:
-            self._add(FindingKind.CHECKPOINT, str(head.size), "the leaves give another root than the checkpoint")
+            self._add(LogFindingKind.CHECKPOINT, str(head.size), "the leaves give another root than the checkpoint")
 
     def _compare_older(self, tree: MemoryTree, size: int, older: Checkpoint) -> None:
         if older.size > size:
             text = f"the older checkpoint has {older.size} entries, and the log has only {size} leaves in order"
-            self._add(FindingKind.EXTENSION, str(older.size), text)
+            self._add(LogFindingKind.EXTENSION, str(older.size), text)
         elif _find_root(tree, older.size) != _encode(older.root):
             text = "the log does not extend the older checkpoint: sealed entries were replaced"
-            self._add(FindingKind.EXTENSION, str(older.size), text)
+            self._add(LogFindingKind.EXTENSION, str(older.size), text)
 
 
 def _find_node(tree: MemoryTree, level: int, index: int) -> bytes | None:
