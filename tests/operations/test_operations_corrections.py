@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from imgstore.domain.errors import AccessDenied, InvalidInput, NotFound
+from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import Principal
 from imgstore.ledger.corrections import charge_correction
 from imgstore.ledger.entries import ChargeKind, LedgerRow
@@ -50,6 +50,14 @@ def test_corrections_change_the_bill_by_the_price_of_the_entry(published: Instal
     explained = explain_entry(published, ADMIN, first.key)
     assert (explained.bytes, explained.segments) == (-1_000_000, None)
     assert "an operator added" in explained.rule
+
+
+def test_an_interval_without_time_has_no_explanation(published: Installation) -> None:
+    with published.catalog.transaction() as transaction:
+        interval, later = transaction.ledger.intervals()[0], transaction.now() + timedelta(days=40)
+        transaction.ledger.open_interval(dataclasses.replace(interval, uid="later", opened_at=later, closed_at=None))
+    with pytest.raises(Conflict, match="no charge until now"):
+        explain_entry(published, ADMIN, "later")
 
 
 def test_corrections_take_no_more_than_the_entry_has(published: Installation) -> None:

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import unpack_ids
-from imgstore.domain.errors import NotFound
+from imgstore.domain.errors import Conflict, NotFound
 from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, is_allowed
 from imgstore.domain.resources import SegmentRow
 from imgstore.domain.states import ReplicaState
@@ -28,6 +28,7 @@ def explain_entry(installation: Installation, principal: Principal, name: str) -
 
     Raises:
         NotFound: the principal can see no such entry.
+        Conflict: the entry has no charge, because the interval has not lasted for any time.
         AccessDenied: the principal may not read the charges of the installation's subscription, and can see no such entry
             in another subscription.
     """
@@ -63,6 +64,14 @@ def explain_entry(installation: Installation, principal: Principal, name: str) -
             intervals = transaction.ledger.intervals(subscription, begin=month.begin, end=month.end)
             usage = [each for each in list_usage(rows, intervals, prices, until) if each.month == month]
             rated += [each for each in rate_all(usage, prices) if each.usage.key == key]
+        if not rated:
+            raise Conflict(
+                f"The entry {entry} has no charge until now.",
+                found="a storage interval without time",
+                expected="an interval that has lasted for some time",
+                hint="`imgstore bill show -o json` names the entries with charges",
+                target="entry",
+            )
         segments = (
             _arrived_segments(transaction, row) if isinstance(row, LedgerRow) else _stored_segments(transaction, row)
         )
