@@ -8,6 +8,7 @@ from typing import Final
 
 from imgstore.domain.resources import SegmentRow
 from imgstore.ledger.entries import ChargeKind
+from imgstore.ledger.prices import PriceLists
 from imgstore.ledger.statement import to_decimal
 from imgstore.ledger.usage import RatedUsage, Usage
 
@@ -63,8 +64,13 @@ def rule_of(kind: ChargeKind) -> str:
     return _RULES[kind]
 
 
-def explain_amount(rated: Sequence[RatedUsage]) -> list[PricePart]:
-    """Return the parts of an entry's amount, in the order in which tiers are used up."""
+def explain_amount(rated: Sequence[RatedUsage], prices: PriceLists) -> list[PricePart]:
+    """Return the parts of an entry's amount, in the order in which tiers are used up.
+
+    Args:
+        rated: the quantities of the entry.
+        prices: all price lists of the installation.
+    """
     parts = []
     for each in rated:
         before = each.before
@@ -73,7 +79,7 @@ def explain_amount(rated: Sequence[RatedUsage]) -> list[PricePart]:
                 PricePart(
                     month=str(each.usage.month),
                     price_list=each.usage.price_list,
-                    line=_line_of(each),
+                    line=_line_of(each, prices),
                     tier_begin_gigabytes=tier.begin_gigabytes,
                     before=to_decimal(before),
                     quantity=to_decimal(quantity),
@@ -86,18 +92,21 @@ def explain_amount(rated: Sequence[RatedUsage]) -> list[PricePart]:
     return parts
 
 
-def _line_of(rated: RatedUsage) -> str | None:
-    """Return the path of a meter in regions.yaml."""
+def _line_of(rated: RatedUsage, prices: PriceLists) -> str | None:
+    """Return the path of a meter in regions.yaml. In a file with several periods, the path has the place of the period."""
     if rated.usage.unit_price is not None:
         return None
+    in_force = prices.by_number(rated.usage.price_list)
+    period = in_force.periods.index(in_force.at(rated.usage.begin))
+    top = "prices" if len(in_force.periods) == 1 else f"prices[{period}]"
     match rated.rate.meter.split("/"):
         case ["egress", "default"]:
-            return "prices.egress_per_gb.default"
+            return f"{top}.egress_per_gb.default"
         case ["egress", "group", source, target]:
-            return f"prices.egress_per_gb.zone_groups.{source}.{target}"
+            return f"{top}.egress_per_gb.zone_groups.{source}.{target}"
         case ["egress", source, target]:
-            return f"prices.egress_per_gb.pairs.{source}.{target}"
+            return f"{top}.egress_per_gb.pairs.{source}.{target}"
         case ["storage", kind]:
-            return f"prices.storage_per_gb_month.{kind}"
+            return f"{top}.storage_per_gb_month.{kind}"
         case _:
-            return "prices.repair_per_gb"
+            return f"{top}.repair_per_gb"

@@ -37,7 +37,7 @@ COLUMNS: Final[Mapping[str, Collection[str]]] = {
     Property.REGION: (),
     Property.GALLERY: ("gallery",),
     Property.DEFINITION: ("gallery", "definition"),
-    Property.VERSION: ("gallery", "definition", "version", "disk"),
+    Property.VERSION: ("group_name", "gallery", "definition", "version", "disk"),
     Property.SUBSCRIPTION: ("subscription",),
     Property.GROUP: ("group_name",),
     Property.TYPE: (),
@@ -133,7 +133,8 @@ def name_of(usage: Usage, prop: str) -> str:
         case Property.DEFINITION:
             return "/".join(filter(None, (party.gallery, party.definition)))
         case Property.VERSION:
-            names = (party.gallery, party.definition, party.version) if party.version else (party.disk,)
+            # The name of a gallery is unique in the subscription, and the name of a disk in the resource group.
+            names = (party.gallery, party.definition, party.version) if party.version else (party.group, party.disk)
             return "/".join(filter(None, names))
         case Property.SUBSCRIPTION:
             return party.subscription

@@ -1,6 +1,7 @@
 """Price lists: new prices apply from their first use, old days keep theirs, and a bill has each currency apart."""
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -40,7 +41,8 @@ class House:
     def write(self, currency: str = "USD", **prices: object) -> None:
         """Write regions.yaml with other prices."""
         self.document["currency"] = currency
-        self.document["prices"].update(prices)
+        if prices:
+            self.document["prices"].update(prices)
         (self.folder / "regions.yaml").write_text(yaml.safe_dump(self.document))
 
     def open(self) -> AbstractContextManager[Installation]:
@@ -234,3 +236,35 @@ def test_an_explanation_names_segments_and_prices(house: House, samples: SampleI
         assert parts[0].quantity == Decimal(1000) / 10**9
         with pytest.raises(NotFound, match="could not be found"):
             explanations.explain_entry(installation, ADMIN, "no-such-entry")
+
+
+def test_an_explanation_names_the_period_of_a_price(house: House) -> None:
+    """A file with several periods has a line for each period."""
+    period = {key: house.document["prices"][key] for key in ("egress_per_gb", "storage_per_gb_month")}
+    house.document["prices"] = [period, period | {"valid_from": "2026-12-01"}]
+    house.write()
+    house.pass_days(1)
+    with house.open():
+        pass
+    house.pass_days(30)
+    row = next(row for row in house.bill(DECEMBER).rows if row.kind is ChargeKind.STORAGE)
+    with house.open() as installation:
+        parts = explanations.explain_entry(installation, ADMIN, row.entries[0]).parts
+    assert [part.line for part in parts] == [
+        f"{top}.storage_per_gb_month.Standard_LRS" for top in ("prices", "prices[0]", "prices[1]")
+    ]
+
+
+def test_disks_of_two_groups_have_own_sums(house: House) -> None:
+    """The name of a disk is unique in its resource group only."""
+    with house.open() as installation:
+        with installation.catalog.transaction() as transaction:
+            (kept, *_) = transaction.ledger.intervals()
+            for group in ("one", "two"):
+                party = replace(kept.party, group=group, gallery=None, definition=None, version=None, disk="same")
+                transaction.ledger.open_interval(replace(kept, uid=group, owner_uid=group, party=party))
+        house.pass_days(1)
+        grouped = statements.group_bill(installation, ADMIN, by="version", month=NOVEMBER)
+        one = statements.group_bill(installation, ADMIN, by="region", month=NOVEMBER, filters={"version": "one/same"})
+    sums = {row.name: row.amount for row in grouped.rows}
+    assert 0 < sums["one/same"] == sums["two/same"] == one.totals[0].amount

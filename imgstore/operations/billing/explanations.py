@@ -80,7 +80,7 @@ def explain_entry(installation: Installation, principal: Principal, name: str) -
         usage=rated[0].usage,
         bytes=stored,
         rule=rule_of(rated[0].usage.kind),
-        parts=explain_amount(rated),
+        parts=explain_amount(rated, prices),
         segments=segments,
     )
 
