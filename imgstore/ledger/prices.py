@@ -199,5 +199,5 @@ def flat(unit_price: Decimal) -> Tiers:
 
 
 def price_of(moved_bytes: int, per_gb: Decimal) -> Decimal:
-    """Return the exact price of `moved_bytes` at `per_gb`."""
-    return EXACT.divide(EXACT.multiply(Decimal(moved_bytes), per_gb), Decimal(GIGABYTE))
+    """Return the exact price of `moved_bytes` at `per_gb`. Negative bytes without a price cost 0, not -0."""
+    return EXACT.divide(EXACT.multiply(Decimal(moved_bytes), per_gb), Decimal(GIGABYTE)) or FREE

@@ -115,3 +115,4 @@ def test_a_correction_of_two_tiers_takes_the_last_tier_first(published: Installa
     assert [(each.delivered_bytes, each.unit_price) for each in made] == [(-(10**9), Decimal("0.02")), (-5, Decimal(0))]
     rest = charge_correction(row, rated, made, -(2 * 10**9) + 5, later)
     assert [(each.delivered_bytes, each.unit_price) for each in rest] == [(-(2 * 10**9) + 5, Decimal(0))]
+    assert str(rest[0].amount) == "0", "a correction of free bytes costs 0, not -0"

@@ -28,7 +28,15 @@ def test_amounts_keep_all_digits(amount: Decimal) -> None:
 
 @pytest.mark.parametrize(
     ("amount", "text"),
-    [("0", "0"), ("0.00", "0"), ("1E+3", "1000"), ("1E-9", "0.000000001"), ("2.50", "2.5"), ("100", "100")],
+    [
+        ("0", "0"),
+        ("0.00", "0"),
+        ("1E+3", "1000"),
+        ("1E-9", "0.000000001"),
+        ("2.50", "2.5"),
+        ("100", "100"),
+        ("-0.00", "0"),
+    ],
 )
 def test_amounts_are_written_in_full(amount: str, text: str) -> None:
     assert decimal_text(Decimal(amount)) == text
