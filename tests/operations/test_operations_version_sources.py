@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.disks.version_disks import lun_of
 from imgstore.domain.errors import InvalidInput, NotFound, PropertyChangeNotAllowed, WorkHeld
 from imgstore.domain.names import VersionName
@@ -30,7 +31,6 @@ from imgstore.operations.gallery import galleries, sharing
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
-from imgstore.operations.slots.attribution import named_segments
 from tests.support.sample_disks import compute_sha256, make_raw, patch_disk
 from tests.support.sample_gallery import (
     ADMIN,

@@ -169,6 +169,13 @@ def unpack_ids(segment_ids: bytes) -> "Ids":
     return np.frombuffer(segment_ids, dtype="<u4")
 
 
+def named_segments(manifests: Iterable[ManifestRow]) -> "Ids":
+    """Return the catalog ids of the segments that the manifests name, sorted, each once."""
+    import numpy as np  # noqa: PLC0415 - see `pack_ids`
+
+    return np.unique(unpack_ids(b"".join(manifest.segment_ids for manifest in manifests)))
+
+
 def _union(lists: Iterable[bytes]) -> "Ids":
     """Return the union of packed lists.
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgstore.catalog import Transaction
-from imgstore.catalog.storage.manifests import unpack_ids
+from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.errors import Conflict, NotFound
 from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, is_allowed
 from imgstore.domain.resources import SegmentRow
@@ -123,5 +123,4 @@ def _stored_segments(transaction: Transaction, interval: StorageInterval) -> lis
 
 
 def _named(transaction: Transaction, owner_uid: str, slot_uid: str) -> NDArray[np.uint32]:
-    found = [unpack_ids(row.segment_ids) for row in transaction.manifests.of_replica(owner_uid, slot_uid)]
-    return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype="<u4")
+    return named_segments(transaction.manifests.of_replica(owner_uid, slot_uid))

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from imgstore.catalog import Transaction
+from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.errors import Conflict, ObjectCorrupt, ObjectNotFound
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
 from imgstore.domain.progress import ProgressEvent, Stage
@@ -32,7 +33,7 @@ from imgstore.operations.activity_log import permit
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc_survey import read_gc_clock, unknown_manifests
 from imgstore.operations.revisions import list_used_regions
-from imgstore.operations.slots.attribution import attribute_slot, body_bytes, named_segments, reference_bytes
+from imgstore.operations.slots.attribution import attribute_slot, body_bytes, reference_bytes
 from imgstore.policy.gc_plan import plan_slot
 from imgstore.stores.interface import ObjectInfo
 from imgstore.transfer.slot_access import SlotAccess

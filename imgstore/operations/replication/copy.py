@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from imgstore.catalog import Transaction
+from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.errors import ImgstoreError, WorkHeld
 from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow
 from imgstore.domain.states import ReplicaState
@@ -31,7 +32,6 @@ from imgstore.operations.replication.targets import (
     remove_surplus_replicas,
     unwanted_replica_error,
 )
-from imgstore.operations.slots.attribution import named_segments
 from imgstore.operations.slots.completion import (
     LeasedReplica,
     complete_replica,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from imgstore.catalog import Transaction
+from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import LostRace, ObjectCorrupt
@@ -26,7 +27,6 @@ from imgstore.operations.replication.slot_ingest import (
     source_to_json,
     touched_bytes,
 )
-from imgstore.operations.slots.attribution import named_segments
 from imgstore.operations.slots.completion import complete_disk
 from imgstore.operations.slots.references import disk_party
 from imgstore.operations.slots.refill import find_damaged, refill

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from imgstore.catalog import Transaction
+from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.resources import Replica
 from imgstore.domain.settings.replication import ReplicationRoute
 from imgstore.domain.states import ReplicaState
@@ -25,7 +26,6 @@ from imgstore.ledger.rating import rate_quantity
 from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.lookup import definition_path_of
-from imgstore.operations.slots.attribution import named_segments
 from imgstore.policy.copy_plan import CopyStep
 from imgstore.policy.replication_routes import (
     Pair,

@@ -5,7 +5,7 @@ payer is deleted. The manifest of a deleted version may stay in the slot for dis
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgstore.catalog import Transaction
-from imgstore.catalog.storage.manifests import unpack_ids
+from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.effects import Effects
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.ledger.entries import Party, StorageInterval
 from imgstore.ledger.shared_bytes import SharedBytes, describe_shared_bytes
 from imgstore.ledger.storage_intervals import Owner, attribute_bytes, plan_interval_changes
-from imgstore.segments.fingerprint_index import Locations
 from imgstore.segments.reference import Reference, encode_reference
 
 _LAST = datetime.max.replace(tzinfo=UTC)
@@ -194,8 +193,3 @@ def change_tags(effects: Effects, transaction: Transaction, owner_uid: str, tags
                 transaction.ledger.close_interval(interval.uid, now)
                 party = replace(interval.party, tags=tags)
                 transaction.ledger.open_interval(replace(interval, uid=effects.new_uid(), party=party, opened_at=now))
-
-
-def named_segments(manifests: Iterable[ManifestRow]) -> Locations:
-    """Return the catalog ids of the segments that the manifests name, sorted, each once."""
-    return np.unique(unpack_ids(b"".join(manifest.segment_ids for manifest in manifests)))

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from imgstore.catalog import Transaction
+from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.disks.version_disks import VersionDisk
 from imgstore.domain.errors import Conflict, LeaseLost
 from imgstore.domain.resources import ImageVersion, ManagedDisk, ManifestRow, Replica, SegmentRow, Slot
@@ -25,7 +26,6 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.slots.attribution import (
     account_for_manifests,
     body_bytes,
-    named_segments,
     open_interval,
     update_intervals,
 )

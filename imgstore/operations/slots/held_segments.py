@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imgstore.catalog import Transaction
-from imgstore.catalog.storage.manifests import unpack_ids
+from imgstore.catalog.storage.manifests import named_segments, unpack_ids
 from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease, Work, WorkKind
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.attribution import named_segments
 from imgstore.segments.fingerprint_index import Locations
 
 NOT_RECORDED: Final = {"held": ""}

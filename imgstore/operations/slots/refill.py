@@ -6,13 +6,13 @@ its name. So the source needs no other check, and all disks that share the segme
 
 from collections.abc import Collection, Mapping
 
+from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.disks.sources import DiskReader
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import Digest
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter
-from imgstore.operations.slots.attribution import named_segments
 from imgstore.operations.slots.losses import read_manifest_copy
 from imgstore.segments.manifest import decode_manifest
 from imgstore.transfer.bounded_pool import BoundedPool

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from imgstore.catalog import Transaction
+from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.disks.signed_urls import DiskGrant, format_expiry
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import Conflict, ImgstoreError, NotFound, StoreError, WorkHeld
@@ -20,7 +21,6 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.works import Work, WorkKind
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import is_dead
-from imgstore.operations.slots.attribution import named_segments
 from imgstore.operations.slots.completion import remove_manifests
 from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
 from imgstore.operations.slots.leftovers import is_removal_of_keys

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from imgstore.catalog import Transaction
-from imgstore.catalog.storage.manifests import unpack_ids
+from imgstore.catalog.storage.manifests import named_segments, unpack_ids
 from imgstore.domain.errors import ImgstoreError, ObjectCorrupt, ObjectNotFound
 from imgstore.domain.resources import ManifestRow, Replica, Slot
 from imgstore.domain.storage import object_keys
@@ -20,7 +20,6 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.operations.installation import Installation
 from imgstore.operations.lookup import definition_path_of
 from imgstore.operations.progress import ProgressCounter
-from imgstore.operations.slots.attribution import named_segments
 from imgstore.operations.slots.completion import LeasedReplica, complete_replica
 from imgstore.operations.slots.runner import begin_copy, run_work
 from imgstore.policy.copy_plan import is_restorable

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from imgstore.catalog import Transaction
+from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.disks.sources import DiskReader
 from imgstore.domain.disks.version_disks import sort_disk_keys
 from imgstore.domain.errors import Conflict, InvalidInput, ObjectCorrupt
@@ -18,7 +19,6 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
-from imgstore.operations.slots.attribution import named_segments
 from imgstore.operations.slots.completion import LeasedReplica, complete_replica
 from imgstore.operations.slots.runner import begin_replica, run_work, store_manifest
 from imgstore.operations.versions.request import ResolvedRequest

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from imgstore.catalog import Transaction
+from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.errors import StoreError
 from imgstore.domain.identity.access import Action, Principal, is_allowed
 from imgstore.domain.names import compute_id
@@ -36,7 +37,6 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.replication.copy import find_earlier_region, read_queued_versions
 from imgstore.operations.replication.routes import compare_routes, record_parents
 from imgstore.operations.replication.targets import mark_surplus_replicas
-from imgstore.operations.slots.attribution import named_segments
 from imgstore.operations.slots.completion import add_manifest, record_completion, remove_manifests
 from imgstore.operations.slots.held_segments import predict_held
 from imgstore.policy.copy_plan import CopyStep, ready_steps
