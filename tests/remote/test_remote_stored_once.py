@@ -23,7 +23,7 @@ WHERE = "-g rg -r g1 -i ubuntu"
 CREATE = f"sig image-version create {WHERE}"
 METADATA_BYTES = 4096
 """More than the footers of uploaded VHDs in manifests, and the objects that mark the progress of the catalog."""
-REVISION_BYTES = 24_576
+REVISION_BYTES = 32_768
 """The server also has a tenant, principals, a secret and zones at the first start, and an upload for each version."""
 
 
