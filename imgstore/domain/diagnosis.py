@@ -64,7 +64,7 @@ class SlotScrubFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogFacts:
-    """The rows of the catalog that tell about the health of the installation. Times are of the clock of the database."""
+    """The rows of the catalog that describe the health of the installation. Times are of the clock of the database."""
 
     place: str
     """The address of the database, without a password."""

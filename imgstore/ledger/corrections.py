@@ -16,7 +16,7 @@ from imgstore.ledger.usage import RatedUsage
 def corrected_key(key: str) -> str:
     """Return the key of the transfer that a correction corrects.
 
-    The key of a transfer may begin with the key of another transfer and a slash, so a prefix does not tell corrections apart.
+    The key of a transfer may begin with the key of another transfer and a slash, so a prefix does not separate corrections.
     """
     return key.removeprefix("correction/").rpartition("/")[0]
 
@@ -26,7 +26,7 @@ def charge_correction(
 ) -> list[LedgerRow]:
     """Return the rows of a correction, one for each price.
 
-    A transfer may lie in several tiers. The correction takes the most recent tier first, because the transfer
+    A transfer may cross several tiers. The correction takes the most recent tier first, because the transfer
     used up the tiers in order. Added bytes have the price of the last tier.
 
     Args:

@@ -1,10 +1,10 @@
 """Plan the cheapest routes of a version to its regions: a tree of copies with the lowest sum of prices (invariant R19).
 
 A region has a parent: the region from which the first replica is copied. A copy from a finished region starts at once.
-A copy from another target region waits until that region is finished. The tree is a minimum-cost arborescence whose root
-stands for all finished regions, found by the algorithm of Edmonds, Chu and Liu in the dense form of Gabow, Galil, Spencer
-and Tarjan (Combinatorica 6, 1986): O(n^2) for n regions. The function of networkx gives trees of the same price, but
-needs up to 0.36 s of CPU time for 50 regions, and this module 0.01 s.
+A copy from another target region waits until that region is finished. The tree is a minimum-cost arborescence, and its
+root represents all finished regions. The algorithm is that of Edmonds, Chu and Liu in the dense form of Gabow, Galil,
+Spencer and Tarjan (Combinatorica 6, 1986): O(n^2) for n regions. The function of networkx gives trees of the same price,
+but needs up to 0.36 s of CPU time for 50 regions, and this module 0.01 s.
 
 The time rule: no region may be complete later than twice the time of its direct copy. If the cheapest tree breaks the
 rule, all trees of at most `EXACT_REGIONS_MAX` regions are compared, and larger trees are corrected step by step.

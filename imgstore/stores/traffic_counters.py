@@ -23,7 +23,7 @@ class ServerTraffic(NamedTuple):
 
 
 def read_server_traffic(endpoint: str, wait: Callable[[float], None]) -> ServerTraffic:
-    """Read the counters of a server after they stand still.
+    """Read the counters of a server until two readings are equal.
 
     Args:
         endpoint: the S3 endpoint. The metrics must be public (`MINIO_PROMETHEUS_AUTH_TYPE=public`).

@@ -1,4 +1,4 @@
-"""Read the rows of the catalog that tell about the health of an installation."""
+"""Read the rows of the catalog that describe the health of an installation."""
 
 from imgstore.domain.diagnosis import CatalogFacts, SlotScrubFacts
 from imgstore.domain.host.os_errors import describe

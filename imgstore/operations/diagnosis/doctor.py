@@ -90,7 +90,7 @@ def _check_zone(installation: Installation, region: Region, zone: Zone) -> ZoneR
 
 
 def _begin(act: Callable[[], _T]) -> "Future[_T]":
-    """Begin a check in a thread that may be given up."""
+    """Begin a check in a thread that may be abandoned."""
     future: Future[_T] = Future()
 
     def run() -> None:

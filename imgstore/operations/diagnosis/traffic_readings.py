@@ -45,16 +45,16 @@ def read_traffic(
     readings = {}
     for endpoint in sorted({endpoint for _, _, endpoint in zones}):
         traffic = read_server_traffic(endpoint, installation.effects.wait)
-        mine = {(region, zone) for region, zone, own in zones if own == endpoint}
+        served = {(region, zone) for region, zone, own in zones if own == endpoint}
         slots = [
             each
             for each in report.slots
-            for region, zone in mine
+            for region, zone in served
             if each.region == region and each.zone in (zone, ALL_ZONES)
         ]
-        charged = [egress[region] for region in sorted({region for region, _ in mine}) if region in egress]
+        charged = [egress[region] for region in sorted({region for region, _ in served}) if region in egress]
         segment_bytes = sum(each.segment_bytes for each in slots)
-        top_bytes = sum(report.installation_overhead[region] for region, _ in mine)
+        top_bytes = sum(report.installation_overhead[region] for region, _ in served)
         readings[endpoint] = EndpointReading(
             received_bytes=traffic.received_bytes,
             sent_bytes=traffic.sent_bytes,

@@ -60,7 +60,7 @@ def select_regions(plan: RebuildPlan, regions: Regions, names: Collection[str]) 
                     trimmed.append(each.uid)
     versions = {each.uid for each in resources["versions"]}
     resources["placements"] = [each for each in resources["placements"] if each.uid in versions]
-    # Counters of versions that other regions describe have no version here, and are of no worth.
+    # Counters of versions that other regions describe have no version here, and are not needed.
     counted = {OWNER, *KINDS_ADOPTED} - {"placements"}
     refused = [each for each in plan.refused if each.kind in counted]
     return replace(plan, resources=resources, slots=slots, refused=refused), trimmed

@@ -127,8 +127,8 @@ def account_for_manifests(transaction: Transaction, slot: Slot, sizes: Mapping[s
         rows[row.body_key].append(row)
     orphans = [key for key in sizes if rows[key] and not any(map(body_bytes, rows[key]))]
     for key in orphans:
-        heir = min(rows[key], key=lambda row: row.uid)
-        transaction.manifests.set_object_bytes(heir.uid, heir.object_bytes + sizes[key])
+        remaining = min(rows[key], key=lambda row: row.uid)
+        transaction.manifests.set_object_bytes(remaining.uid, remaining.object_bytes + sizes[key])
     return bool(orphans)
 
 

@@ -65,7 +65,7 @@ def forecast_source_disk(installation: Installation, principal: Principal, reque
 def forecast_disk_deletion(
     installation: Installation, principal: Principal, *, group: str, name: str, kind: DiskKind = DiskKind.DISK
 ) -> Forecast:
-    """Predict the effects of `delete_disk`. The storage changes tell the next owners of shared bytes (M10).
+    """Predict the effects of `delete_disk`. The storage changes name the next owners of shared bytes (M10).
 
     Raises:
         NotFound: there is no such resource.

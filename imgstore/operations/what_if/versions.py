@@ -114,7 +114,7 @@ def forecast_version_deletion(
     version: VersionName,
     bypass_soft_delete: bool = False,
 ) -> Forecast:
-    """Predict the effects of `delete_version`. The storage changes tell the next owners of shared bytes (M10).
+    """Predict the effects of `delete_version`. The storage changes name the next owners of shared bytes (M10).
 
     Raises:
         NotFound: there is no such version.
