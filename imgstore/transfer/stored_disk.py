@@ -37,7 +37,7 @@ class StoredDisk:
         workers: int,
         check_cancelled: CheckCancelled,
         on_moved: Callable[[int], None] = lambda _bytes: None,
-        on_complete: Callable[[], None] = lambda: None,
+        on_complete: Callable[[], bool] = lambda: True,
     ) -> None:
         """Prepare the disk of `manifest`, without fetching anything.
 
@@ -51,11 +51,12 @@ class StoredDisk:
             workers: threads that fetch.
             check_cancelled: called before each request.
             on_moved: called with the number of fetched bytes of the disk.
-            on_complete: called after the whole disk was fetched, before a reader gets more than the first piece.
+            on_complete: called after the whole disk was fetched, before a reader gets more than the first piece. A disk
+                may have no content after the first piece. With the result False, the next read calls again.
         """
         self.digest = digest
         self.is_complete = False
-        """Whether the whole disk was fetched."""
+        """Whether the whole disk was fetched, and `on_complete` returned True."""
         self._manifest = manifest
         self._reader = reader
         self._location = location
@@ -64,6 +65,7 @@ class StoredDisk:
         self._on_moved = on_moved
         self._on_complete = on_complete
         self._has_first_piece = False
+        self._has_all_pieces = False
         self._lock = threading.Lock()
         self._check_scratch = check_scratch
         # The file has a name, so that scratch accounting counts its bytes.
@@ -110,16 +112,18 @@ class StoredDisk:
 
     def _fetch_until(self, end: int) -> None:
         with self._lock:
-            if self.is_complete or (self._has_first_piece and end <= PIECE_BYTES):
+            if self.is_complete:
                 return
             pieces = self._manifest.pieces.index
-            if end <= PIECE_BYTES:
-                self._fetch(pieces[pieces == 0])
-                self._has_first_piece = True
-            else:
+            if end <= PIECE_BYTES and (pieces > 0).any():
+                if not self._has_first_piece:
+                    self._fetch(pieces[pieces == 0])
+                    self._has_first_piece = True
+                return
+            if not self._has_all_pieces:
                 self._fetch(pieces)
-                self._on_complete()
-                self.is_complete = True
+                self._has_all_pieces = True
+            self.is_complete = self._on_complete()
 
     def _fetch(self, pieces: Column) -> None:
         if len(pieces):

@@ -1,5 +1,6 @@
 """Versions from what is stored here: disks, snapshots, managed images, other versions."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,24 @@ def test_data_disks_from_another_region_are_charged_one_by_one(several: Installa
         pool = next(slot.key.pool_uid for slot in all_slots(several))
         stored = [transaction.segments.stored_bytes(pool, named_segments([row])) for row in rows]
     assert sorted(row.delivered_bytes for row in new) == sorted(stored)
+
+
+@pytest.mark.parametrize("content_mib", [1, 5])
+def test_a_disk_from_another_region_is_charged_at_each_size(
+    published: Installation, tmp_path: Path, content_mib: int
+) -> None:
+    """A disk may have no content after its first piece of 4 MiB, which readers of the partition table fetch, too (M8)."""
+    source = tmp_path / "small.raw"
+    source.write_bytes(random.Random(1).randbytes(content_mib * MIB) + bytes(8 * MIB))
+    publish(published, source, "1.1.0", HERE)
+    before = charges(published)
+    image = f"{GROUP}/{GALLERY}/{DEFINITION}/1.1.0"
+    for _ in range(2):
+        publish_from(published, "1.2.0", ("northeurope",), image_version=image, location="northeurope")
+    (row,) = charges(published)[len(before) :]
+    assert row.key.endswith("/source/os")
+    assert row.kind is ChargeKind.EGRESS
+    assert row.delivered_bytes > content_mib * MIB
 
 
 def test_snapshots_are_data_disks_next_to_a_snapshot_or_file(

@@ -325,8 +325,8 @@ def _check_os(source: OsProperties, definition_path: DefinitionPath, name: str) 
 def _read(installation: Installation, key: str, chosen: _ChosenDisk, resolved: ResolvedRequest) -> Iterator[StoredDisk]:
     """Open a disk until the block ends. The pin ends with the block."""
 
-    def charge(stored_bytes: int) -> None:
-        _charge(installation, key, chosen, resolved, stored_bytes)
+    def charge(stored_bytes: int) -> bool:
+        return _charge(installation, key, chosen, resolved, stored_bytes)
 
     with (
         hold_pin(installation, chosen.lease) as hold,
@@ -344,7 +344,7 @@ def _read_unpinned(
 ) -> Iterator[StoredDisk]:
     """Open a disk for a prediction until the block ends. Nothing is written."""
     check = installation.keeper.check_cancelled
-    with _open(installation, chosen, resolved, check, lambda _bytes: None) as (disk, _):
+    with _open(installation, chosen, resolved, check, lambda _bytes: True) as (disk, _):
         yield disk
 
 
@@ -354,7 +354,7 @@ def _open(
     chosen: _ChosenDisk,
     resolved: ResolvedRequest,
     check_cancelled: CheckCancelled,
-    on_complete: Callable[[int], None],
+    on_complete: Callable[[int], bool],
 ) -> Iterator[tuple[StoredDisk, Sequence[Damage]]]:
     """Open a disk until the block ends.
 
@@ -363,7 +363,8 @@ def _open(
         chosen: the disk.
         resolved: the version, in whose region the disk is read.
         check_cancelled: called before each request.
-        on_complete: called with the stored bytes of the disk when the whole disk was fetched.
+        on_complete: called with the stored bytes of the disk when the whole disk was fetched. With the result False, the next
+            read calls again.
 
     Yields:
         The disk, and the damages that the reads have found until now.
@@ -402,18 +403,23 @@ def _open(
 
 def _charge(
     installation: Installation, key: str, chosen: _ChosenDisk, resolved: ResolvedRequest, stored_bytes: int
-) -> None:
+) -> bool:
     """Charge for the bytes of a source in another region, before the new version is visible (invariant M8).
 
     The charge key has the uid of the version, so a second reading after a crash is not charged again.
+
+    Returns:
+        False if the row of the version is not written yet: the partition table of a small disk was read.
     """
     source = chosen.slot.key.region
     if source == resolved.location:
-        return
+        return True
     with installation.catalog.transaction() as transaction:
         version = transaction.versions.get(resolved.definition_path.definition.uid, resolved.request.version)
-        assert version is not None, "the row of the version is written before its source is read"
+        if version is None:
+            return False
         charge_source(installation, transaction, resolved.definition_path, version, key, source, stored_bytes)
+        return True
 
 
 def charge_source(
