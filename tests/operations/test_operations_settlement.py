@@ -1,4 +1,4 @@
-"""Storage of past months is closed at the month ends. No statement and no order of payers changes (invariant M27)."""
+"""Storage of past months is closed at the month ends. No amount of a bill and no order of payers changes (invariant M27)."""
 
 import threading
 from collections.abc import Iterator
