@@ -116,7 +116,7 @@ def make_statement(
     rated = rate_all(list_usage(rows, intervals, prices, until), prices)
     chosen = [each for each in rated if month is None or each.usage.month == month]
     # Rows of the same time are in the order in which the storage began.
-    chosen.sort(key=lambda each: (each.usage.begin, each.usage.key))
+    chosen.sort(key=lambda each: (each.usage.begin, each.usage.lasting_key))
     lines = [_make_row(group) for group in _by_line(chosen).values()]
     lines.sort(key=lambda line: (line.time, line.target, line.replica, line.kind))
     totals = add_totals(((line.currency, line.amount) for line in lines), prices.newest.currency)

@@ -49,9 +49,14 @@ class Usage:
     """The fixed price of free bytes, and of a row of code before price lists. None: the tiers of the meter apply."""
 
     @property
+    def lasting_key(self) -> str:
+        """The owner and the slot of storage, or the key of a transfer. Settled storage has another uid (M27)."""
+        return "/".join(self.owner or [self.key])
+
+    @property
     def order(self) -> tuple[datetime, str, datetime]:
         """The order in which quantities use up tiers. Settled storage keeps its place (invariant M18)."""
-        return self.end, "/".join(self.owner or [self.key]), self.begin
+        return self.end, self.lasting_key, self.begin
 
     @property
     def month(self) -> Month:
