@@ -45,6 +45,9 @@ COLUMNS: Final[Mapping[str, Collection[str]]] = {
 }
 """The columns of the ledger that each property needs, except tags."""
 
+_OF_SUBSCRIPTION: Final = (Property.GALLERY, Property.DEFINITION, Property.VERSION, Property.GROUP)
+"""The properties with names that are unique in a subscription only."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRow:
@@ -76,7 +79,7 @@ class _Sum:
 
 
 def group_statement(
-    rated: Iterable[RatedUsage], *, by: str, filters: Mapping[str, str], currency: str
+    rated: Iterable[RatedUsage], *, by: str, filters: Mapping[str, str], currency: str, of_all: bool = False
 ) -> GroupedStatement:
     """Return the statement of rated quantities by a property.
 
@@ -85,12 +88,17 @@ def group_statement(
         by: a `Property`, or `tag:` with the name of a tag.
         filters: the wanted value of each property. Upper and lower case letters are equal.
         currency: the currency of a statement without rows.
+        of_all: whether the quantities are those of all subscriptions. The names of two subscriptions may be equal, so the
+            names of resources then begin with the subscription.
     """
     sums: defaultdict[tuple[str, str], _Sum] = defaultdict(_Sum)
     for each in rated:
         usage = each.usage
         if all(name_of(usage, key).casefold() == value.casefold() for key, value in filters.items()):
-            found = sums[name_of(usage, by), each.currency]
+            name = name_of(usage, by)
+            if of_all and name and by in _OF_SUBSCRIPTION:
+                name = f"{usage.party.subscription}/{name}"
+            found = sums[name, each.currency]
             found.amount += each.amount
             if usage.kind is ChargeKind.STORAGE:
                 found.byte_microseconds += usage.quantity

@@ -20,7 +20,7 @@ from imgstore.ledger.statement import Statement
 from imgstore.operations.billing import explanations, price_lists, statements
 from imgstore.operations.installation import Installation
 from tests.support.manual_clock import ManualClock
-from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, SampleImages, create_sample_gallery, publish
+from tests.support.sample_gallery import ADMIN, DEFINITION, GALLERY, GROUP, SampleImages, create_sample_gallery, publish
 
 pytest_plugins = ["tests.support.published_gallery"]
 
@@ -268,3 +268,17 @@ def test_disks_of_two_groups_have_own_sums(house: House) -> None:
         one = statements.group_bill(installation, ADMIN, by="region", month=NOVEMBER, filters={"version": "one/same"})
     sums = {row.name: row.amount for row in grouped.rows}
     assert 0 < sums["one/same"] == sums["two/same"] == one.totals[0].amount
+
+
+@pytest.mark.parametrize(("by", "name"), [("gallery", GALLERY), ("group", GROUP)])
+def test_equal_names_of_two_subscriptions_have_own_sums(house: House, by: str, name: str) -> None:
+    house.pass_days(1)
+    with house.open() as installation:
+        with installation.catalog.transaction() as transaction:
+            (kept, *_) = transaction.ledger.intervals()
+            party = replace(kept.party, subscription="other")
+            transaction.ledger.open_interval(replace(kept, uid="other", owner_uid="other", party=party))
+        grouped = statements.group_bill(installation, ADMIN, by=by, month=NOVEMBER, all_subscriptions=True)
+        own = statements.group_bill(installation, ADMIN, by=by, month=NOVEMBER)
+    assert {row.name for row in grouped.rows} == {f"{installation.subscription}/{name}", f"other/{name}"}
+    assert [row.name for row in own.rows] == [name]

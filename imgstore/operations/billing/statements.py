@@ -73,7 +73,7 @@ def group_bill(
             for some in _months(transaction, subscription, month)
             for each in rate_month(transaction, subscription, some, prices, columns, by_day=by_day)
         ]
-        return group_statement(rated, by=by, filters=wanted, currency=prices.newest.currency)
+        return group_statement(rated, by=by, filters=wanted, currency=prices.newest.currency, of_all=all_subscriptions)
 
 
 def list_daily_costs(installation: Installation, principal: Principal, month: Month | None = None) -> list[DailyCosts]:
