@@ -26,6 +26,7 @@ from tests.support.sample_gallery import (
     all_slots,
     audit,
     audit_collected,
+    charges,
     collect,
     content,
     delete,
@@ -187,7 +188,9 @@ def test_abandoned_copy_is_resumed_by_workers(
     assert states(show(empty)) == {"southcentralus/0": ReplicaState.COMPLETED, "eastus/0": ReplicaState.FAILED}
     assert run_worker(empty, ADMIN, once=True).completed == 1
     assert states(show(empty))["eastus/0"] is ReplicaState.COMPLETED
-    audit(empty, collected=True)
+    # The abandoned work stored the segments, and the completed work found them in the slot (M2).
+    assert [row.delivered_bytes for row in charges(empty)] == [0]
+    audit(empty, adopted=True)
 
 
 def test_abandoned_disk_does_not_pin_its_version(

@@ -375,7 +375,8 @@ def audit(
         quiet: no work is running or interrupted, so no start marker and no unbilled byte may exist.
         struck: processes were killed, so a start marker may remain until the next work in the slot removes it.
         collected: segments that were charged may have been collected since.
-        adopted: the stored content is from another installation, which has the charges.
+        adopted: the stored content is from another installation, which has the charges, or from an abandoned work, which
+            has none.
 
     Raises:
         AssertionError: a promise of the design is broken. A complete replica or a disk names a missing or wrong object
