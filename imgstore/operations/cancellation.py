@@ -36,7 +36,7 @@ def list_operations(
     Raises:
         NotFound: the principal has no role in the subscription.
     """
-    permit_list(installation, principal, f"/subscriptions/{installation.subscription}")
+    permit_list(installation, principal, installation.scope)
     with installation.catalog.reading() as transaction:
         found = transaction.operations.list(installation.subscription, status=status)
     return [

@@ -83,6 +83,11 @@ class Installation:
     revision_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by the thread that writes revisions. The next thread writes the revisions of all waiting threads."""
 
+    @property
+    def scope(self) -> str:
+        """The scope of the subscription for checks of rights."""
+        return f"/subscriptions/{self.subscription}"
+
     def threads(self, workers: int, *regions: str) -> int:
         """Choose the number of threads: `workers`, or more if the named regions are distant.
 

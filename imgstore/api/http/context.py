@@ -142,7 +142,7 @@ class RequestContext:
             check_subscription_known(self.server.installation, named)
         version = check_api_version(self.api_version, parse_resource_type(self.request.scope["path"]))
         # Requests of callers without a role don't count, and the answers don't show the remaining requests.
-        if has_related_role(principal, f"/subscriptions/{installation.subscription}"):
+        if has_related_role(principal, installation.scope):
             self.request.state.remaining = self.server.rates.take(installation.subscription, method, route)
         return Session(installation=installation, principal=principal, api_version=version)
 

@@ -39,7 +39,7 @@ def set_budget(
     Raises:
         InvalidInput: the amount is invalid, or the price list has another currency.
     """
-    scope = _scope(installation)
+    scope = installation.scope
     with record_activity(
         installation,
         principal,
@@ -84,7 +84,7 @@ def show_budget(installation: Installation, principal: Principal, month: Month |
     Raises:
         NotFound: no budget applies to the month.
     """
-    authorize(principal, Action.READ, _scope(installation), BUDGETS)
+    authorize(principal, Action.READ, installation.scope, BUDGETS)
     with installation.catalog.reading() as transaction:
         shown = month or Month.of(transaction.now())
         budget = transaction.budgets.effective(installation.subscription, shown)
@@ -95,7 +95,7 @@ def show_budget(installation: Installation, principal: Principal, month: Month |
 
 def list_budgets(installation: Installation, principal: Principal) -> list[Budget]:
     """List the budgets of the subscription by month. The budget of every month is the last."""
-    authorize(principal, Action.READ, _scope(installation), BUDGETS)
+    authorize(principal, Action.READ, installation.scope, BUDGETS)
     with installation.catalog.reading() as transaction:
         return transaction.budgets.list(installation.subscription)
 
@@ -111,7 +111,7 @@ def delete_budget(installation: Installation, principal: Principal, month: Month
             installation,
             principal,
             Action.ADMINISTER,
-            _scope(installation),
+            installation.scope,
             f"{_BUDGETS}/delete",
             about=_month_text(month),
             of=_BUDGETS,
@@ -184,7 +184,7 @@ def _record_reached(installation: Installation, use: BudgetUse) -> None:
             transaction.activity.add(
                 principal="imgstore",
                 action=f"{_BUDGETS}/reached",
-                scope=_scope(installation),
+                scope=installation.scope,
                 outcome="Succeeded",
                 detail=f"{use.describe()}; at the limit: {use.budget.at_limit}",
                 started_at=now,
@@ -220,7 +220,3 @@ def _not_found(what: str, month: Month | None) -> NotFound:
 
 def _month_text(month: Month | None) -> str:
     return EVERY_MONTH if month is None else str(month)
-
-
-def _scope(installation: Installation) -> str:
-    return f"/subscriptions/{installation.subscription}"

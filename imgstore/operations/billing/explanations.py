@@ -37,7 +37,7 @@ def explain_entry(installation: Installation, principal: Principal, name: str) -
     scope = "" if found is None or found[1] is None else f"/subscriptions/{found[1]}"
     # A foreign entry looks like a missing entry (invariant H20). No role covers an empty scope.
     if found is None or not is_allowed(principal, Action.READ, scope, USAGE_DETAILS):
-        permit(installation, principal, Action.READ, f"/subscriptions/{installation.subscription}", USAGE_DETAILS)
+        permit(installation, principal, Action.READ, installation.scope, USAGE_DETAILS)
         raise NotFound(
             f"The entry '{name[:200]}' of the ledger could not be found.",
             found="no such entry in a subscription that the caller may read",

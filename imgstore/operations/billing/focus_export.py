@@ -35,7 +35,7 @@ def export_focus(
     Raises:
         InvalidInput: the last month is before the first month, or no prices are valid in a month of the bill.
     """
-    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}", USAGE_DETAILS)
+    authorize(principal, Action.READ, installation.scope, USAGE_DETAILS)
     if first is not None and last is not None and last < first:
         raise InvalidInput(
             "The last month of the export is before the first month.",

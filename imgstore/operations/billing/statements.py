@@ -28,7 +28,7 @@ def show_bill(installation: Installation, principal: Principal, month: Month | N
     Raises:
         InvalidInput: no prices are valid in a month of the bill.
     """
-    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}", USAGE_DETAILS)
+    authorize(principal, Action.READ, installation.scope, USAGE_DETAILS)
     begin, end = (None, None) if month is None else (month.begin, month.end)
     with installation.catalog.reading() as transaction:
         rows = transaction.ledger.rows(installation.subscription, begin=begin, end=end)
@@ -87,7 +87,7 @@ def list_daily_costs(installation: Installation, principal: Principal, month: Mo
     Raises:
         InvalidInput: no prices are valid in the month.
     """
-    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}", USAGE_DETAILS)
+    authorize(principal, Action.READ, installation.scope, USAGE_DETAILS)
     with installation.catalog.reading() as transaction:
         prices = read_prices(installation, transaction)
         wanted = month or Month.of(transaction.now())

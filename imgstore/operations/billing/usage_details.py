@@ -34,7 +34,7 @@ def page_usage_details(
     Raises:
         InvalidInput: no prices are valid in a month, or the token does not belong to this list.
     """
-    scope = f"/subscriptions/{installation.subscription}"
+    scope = installation.scope
     if group is not None:
         scope = group_id(installation.subscription, group)
     authorize(principal, Action.READ, scope, USAGE_DETAILS)

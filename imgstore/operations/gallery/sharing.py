@@ -125,7 +125,7 @@ def page_shared(
         InvalidInput: the region does not exist, or the token belongs to another list.
     """
     region = installation.regions.get(location, target="location").name
-    permit(installation, principal, Action.READ, _here(installation), SHARED)
+    permit(installation, principal, Action.READ, installation.scope, SHARED)
     with installation.catalog.reading() as transaction:
         mine, tenant = installation.subscription, transaction.tenants.owner_uid(installation.subscription)
         found = [
@@ -146,7 +146,7 @@ def show_shared(installation: Installation, principal: Principal, *, unique_name
     Raises:
         NotFound: the gallery does not exist, or is not shared with the subscription or the tenant.
     """
-    permit(installation, principal, Action.READ, _here(installation), SHARED)
+    permit(installation, principal, Action.READ, installation.scope, SHARED)
     with installation.catalog.reading() as transaction:
         gallery = _by_unique_name(installation, transaction, unique_name)
     reference = SharedReference(gallery=unique_name, community=False, definition="any")
@@ -160,7 +160,7 @@ def show_community(installation: Installation, principal: Principal, *, public_n
     Raises:
         NotFound: the resource does not exist.
     """
-    permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
+    permit(installation, principal, Action.READ, installation.scope, COMMUNITY)
     with installation.catalog.reading() as transaction:
         return _by_public_name(transaction, public_name)
 
@@ -173,7 +173,7 @@ def list_community(installation: Installation, principal: Principal) -> list[Gal
     """
     subscriptions = {"/".join(grant.scope.split("/")[:3]) for grant in principal.grants}
     if not any(is_allowed(principal, Action.READ, each, COMMUNITY) for each in subscriptions):
-        permit(installation, principal, Action.READ, _here(installation), COMMUNITY)
+        permit(installation, principal, Action.READ, installation.scope, COMMUNITY)
     with installation.catalog.reading() as transaction:
         return transaction.galleries.list_community()
 
@@ -297,7 +297,7 @@ def admit_reader(
         authorize(principal, Action.READ, image_scope(installation, reference), VERSIONS)
         return reference
     # Any role in the subscription: what is made of the image needs a right of its own, where it is made.
-    authorize_list(principal, _here(installation))
+    authorize_list(principal, installation.scope)
     with installation.catalog.reading() as transaction:
         gallery = _gallery(installation, transaction, reference)
     meant = ImageReference(
@@ -361,15 +361,11 @@ def _change_sharing(
 
 def _permit(installation: Installation, principal: Principal, reference: SharedReference, inside: str) -> None:
     above = COMMUNITY if reference.community else SHARED
-    permit(installation, principal, Action.READ, _here(installation), f"{above}{inside}")
+    permit(installation, principal, Action.READ, installation.scope, f"{above}{inside}")
 
 
 def _gallery_scope(gallery: Gallery) -> str:
     return names.gallery_id(gallery.subscription, gallery.group, gallery.name)
-
-
-def _here(installation: Installation) -> str:
-    return f"/subscriptions/{installation.subscription}"
 
 
 def _gallery(installation: Installation, transaction: Transaction, reference: SharedReference) -> Gallery:

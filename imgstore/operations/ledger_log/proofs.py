@@ -27,7 +27,7 @@ def prove_entry(installation: Installation, principal: Principal, name: str) -> 
     """
     with installation.catalog.reading() as transaction:
         found = transaction.ledger_log.find_entry(name)
-    own = f"/subscriptions/{installation.subscription}"
+    own = installation.scope
     scope = own if found is None or found[1] is None else f"/subscriptions/{found[1]}"
     # A foreign entry looks like a missing entry (invariant H20).
     if found is None or not is_allowed(principal, Action.READ, scope, USAGE_DETAILS):

@@ -80,7 +80,7 @@ def run_worker(
         AccessDenied: the principal has no right to write everywhere.
         StoreError: with `once`, the database did not answer. Without `once`, the worker notes this and looks again.
     """
-    authorize(principal, Action.WRITE, f"/subscriptions/{installation.subscription}")
+    authorize(principal, Action.WRITE, installation.scope)
     stop = stop or threading.Event()
     check_catalog_in_background(installation)
     with _register(installation) as show:
@@ -245,7 +245,7 @@ def _register(installation: Installation) -> Iterator[Callable[[], None]]:
 
 def list_workers(installation: Installation, principal: Principal) -> list[Worker]:
     """List the live workers, and remove the rows of other workers."""
-    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    authorize(principal, Action.READ, installation.scope)
     with installation.catalog.discarding_writes(), installation.catalog.transaction() as transaction:
         registered = transaction.workers.list()
         living = [each for each in registered if is_alive(installation, transaction, each)]

@@ -16,7 +16,7 @@ from imgstore.regions import Consent, Region, Regions, ZoneReport
 
 def list_regions(installation: Installation, principal: Principal) -> list[Region]:
     """List the regions of the installation, in the order of regions.yaml."""
-    authorize(principal, Action.READ, f"/subscriptions/{installation.subscription}")
+    authorize(principal, Action.READ, installation.scope)
     return list(installation.regions.regions.values())
 
 
