@@ -64,6 +64,8 @@ VALUES: dict[str, Any] = {
     "entry": "none",
     "corrected_bytes": 1,
     "reason": "test",
+    "expected": "an entry",
+    "hint": "name another entry",
     "report": None,
     "tags": {},
     "parameters": {},

@@ -6,16 +6,16 @@ from numpy.typing import NDArray
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.errors import Conflict, NotFound
-from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, is_allowed
+from imgstore.domain.identity.access import Principal
 from imgstore.domain.resources import SegmentRow
 from imgstore.domain.states import ReplicaState
 from imgstore.ledger.entries import LedgerRow, StorageInterval
 from imgstore.ledger.explanation import Explanation, explain_amount, rule_of
 from imgstore.ledger.months import Month, list_months
 from imgstore.ledger.usage import list_usage, rate_all
-from imgstore.operations.activity_log import permit
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.installation import Installation
+from imgstore.operations.ledger_entries import entry_not_found, find_entry
 
 
 def explain_entry(installation: Installation, principal: Principal, name: str) -> Explanation:
@@ -32,20 +32,13 @@ def explain_entry(installation: Installation, principal: Principal, name: str) -
         AccessDenied: the principal may not read the charges of the installation's subscription, and can see no such entry
             in another subscription.
     """
-    with installation.catalog.reading() as transaction:
-        found = transaction.ledger_log.find_entry(name)
-    scope = "" if found is None or found[1] is None else f"/subscriptions/{found[1]}"
-    # A foreign entry looks like a missing entry (invariant H20). No role covers an empty scope.
-    if found is None or not is_allowed(principal, Action.READ, scope, USAGE_DETAILS):
-        permit(installation, principal, Action.READ, installation.scope, USAGE_DETAILS)
-        raise NotFound(
-            f"The entry '{name[:200]}' of the ledger could not be found.",
-            found="no such entry in a subscription that the caller may read",
-            expected="the key of a transfer, or the uid of a storage interval",
-            hint="`imgstore bill show -o json` names the entries of each row",
-            target="entry",
-        )
-    entry, subscription = found
+    words = {
+        "expected": "the key of a transfer, or the uid of a storage interval",
+        "hint": "`imgstore bill show -o json` names the entries of each row",
+    }
+    entry, subscription = find_entry(installation, principal, name, **words)
+    if subscription is None:  # A price list has no amount.
+        raise entry_not_found(name, **words)
     table, _, key = entry.partition("/")
     with installation.catalog.reading() as transaction:
         prices, until = read_prices(installation, transaction), transaction.now()

@@ -1,12 +1,13 @@
 """Prove that an entry of the ledger is sealed, without any other entry (invariant M22)."""
 
 from imgstore.domain.errors import Conflict, NotFound, ObjectCorrupt
-from imgstore.domain.identity.access import INSTALLATION, USAGE_DETAILS, Action, Principal, is_allowed
+from imgstore.domain.identity.access import INSTALLATION, Action, Principal
 from imgstore.ledger.log_entries import EntryProof
 from imgstore.ledger.merkle_tree import StoredTree, compute_root_of_proof, hash_leaf, prove_inclusion
 from imgstore.ledger.signed_notes import Checkpoint, format_proof, format_verifier_key, make_origin, read_checkpoint
 from imgstore.operations.activity_log import permit
 from imgstore.operations.installation import Installation
+from imgstore.operations.ledger_entries import find_entry
 from imgstore.operations.ledger_log.keys import check_signature
 
 
@@ -25,23 +26,16 @@ def prove_entry(installation: Installation, principal: Principal, name: str) -> 
         Conflict: the entry is not sealed yet.
         ObjectCorrupt: the entry or the log was changed.
     """
-    with installation.catalog.reading() as transaction:
-        found = transaction.ledger_log.find_entry(name)
-    own = installation.scope
-    scope = own if found is None or found[1] is None else f"/subscriptions/{found[1]}"
-    # A foreign entry looks like a missing entry (invariant H20).
-    if found is None or not is_allowed(principal, Action.READ, scope, USAGE_DETAILS):
-        permit(installation, principal, Action.READ, own, USAGE_DETAILS)
-        raise NotFound(
-            f"The entry '{name[:200]}' of the ledger could not be found.",
-            found="no such entry in a subscription that the caller may read",
-            expected="the key of a transfer, or the uid of a closed storage interval or a price list",
-            hint="`imgstore bill verify` lists the entries that are not sealed",
-            target="entry",
-        )
+    entry, _ = find_entry(
+        installation,
+        principal,
+        name,
+        expected="the key of a transfer, or the uid of a closed storage interval or a price list",
+        hint="`imgstore bill verify` lists the entries that are not sealed",
+    )
     with installation.catalog.reading() as transaction:
         log = transaction.ledger_log
-        entry, head = found[0], log.newest_head()
+        head = log.newest_head()
         (read,) = log.read_entries([entry])
         if read.time is None and read.position is None:
             raise Conflict(
