@@ -216,6 +216,23 @@ def test_an_export_without_a_file_goes_to_standard_output(year: Installation) ->
     assert result.output.splitlines() == [",".join(FocusVersion.V1_4.columns)]
 
 
+def test_an_export_replaces_no_file_by_itself(year: Installation, tmp_path: Path) -> None:
+    """An existing file and a missing folder are named, and no partial file remains."""
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    file = folder / "focus.csv"
+    file.write_text("kept")
+    line = ["--home", str(year.home), "--regions", year.regions.path, "bill", "export", "--focus", "1.4", "--file"]
+    refused = CliRunner().invoke(main, [*line, str(file)])
+    assert (refused.exit_code, file.read_text()) == (1, "kept")
+    assert "exists already" in refused.stderr
+    absent = CliRunner().invoke(main, [*line, str(folder / "absent" / "focus.csv")])
+    assert "make the missing folder" in absent.stderr
+    assert CliRunner().invoke(main, [*line, str(file), "--overwrite"]).exit_code == 0
+    assert file.read_text().splitlines() == [",".join(FocusVersion.V1_4.columns)]
+    assert list(folder.iterdir()) == [file]
+
+
 def test_reversed_months_are_refused(year: Installation) -> None:
     with pytest.raises(InvalidInput, match="before the first month"):
         focus_export.export_focus(year, ADMIN, focus=FocusVersion.V1_2, first=Month(2025, 2), last=Month(2025, 1))

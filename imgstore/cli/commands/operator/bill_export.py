@@ -9,7 +9,8 @@ from imgstore.cli.framework.command import Command
 from imgstore.cli.framework.months import month_option
 from imgstore.cli.framework.output import csv_lines
 from imgstore.cli.framework.session import Session
-from imgstore.domain.host.private_files import write_private_file
+from imgstore.domain.host.private_files import FILE_MODE
+from imgstore.formats.files.atomic_file import PendingFile
 from imgstore.ledger.focus import FocusVersion
 from imgstore.ledger.months import Month
 from imgstore.operations.billing import focus_export
@@ -26,7 +27,10 @@ from imgstore.operations.billing import focus_export
 @month_option("--month", help="Month in UTC. Default: all months.")
 @month_option("--from", "first", help="First month in UTC.")
 @month_option("--to", "last", help="Last month in UTC, included.")
-@click.option("--file", type=click.Path(path_type=Path), metavar="FILE", help="New file. Default: standard output.")
+@click.option(
+    "--file", type=click.Path(path_type=Path), metavar="FILE", help="File of the rows. Default: standard output."
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def export(
     session: Session,
     focus: FocusVersion,
@@ -34,6 +38,8 @@ def export(
     first: Month | None,
     last: Month | None,
     file: Path | None,
+    *,
+    overwrite: bool,
 ) -> None:
     """Write the bill as a FOCUS data set: CSV in UTF-8 with a header.
 
@@ -43,8 +49,16 @@ def export(
         raise click.UsageError("--month is for one month, and --from and --to are for several months.")
     rows = session.run(focus_export.export_focus, focus=focus, first=month or first, last=month or last)
     lines = (line.encode() for line in csv_lines(focus.columns, rows))
-    if file is not None:
-        write_private_file(file, lines)
+    if file is None:
+        for line in lines:
+            click.echo(line, nl=False)
         return
-    for line in lines:
-        click.echo(line, nl=False)
+    pending = PendingFile(file, overwrite=overwrite, mode=FILE_MODE)
+    try:
+        offset = 0
+        for line in lines:
+            pending.write(line, offset)
+            offset += len(line)
+        pending.publish()
+    finally:
+        pending.discard()
