@@ -9,8 +9,8 @@ from decimal import Decimal
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.storage.sizes import GIGABYTE
 from imgstore.ledger.entries import ChargeKind, LedgerRow
-from imgstore.ledger.prices import price_of
-from imgstore.ledger.usage import RatedUsage
+from imgstore.ledger.prices.price_list import price_of
+from imgstore.ledger.statements.usage import RatedUsage
 
 
 def corrected_key(key: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party
-from imgstore.ledger.prices import FREE, PriceList, Rate, price_of
+from imgstore.ledger.prices.price_list import FREE, PriceList, Rate, price_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,9 @@ from imgstore.domain.resources import StorageAccountType
 from imgstore.domain.settings.replication import ReplicationRoute
 from imgstore.domain.storage.sizes import GIGABYTE
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
-from imgstore.ledger.prices import EXACT, FREE, PriceLists, Rate
-from imgstore.ledger.rating import rate_quantity
-from imgstore.ledger.usage import list_usage, rate_all
+from imgstore.ledger.prices.price_list import EXACT, FREE, PriceLists, Rate
+from imgstore.ledger.prices.rating import rate_quantity
+from imgstore.ledger.statements.usage import list_usage, rate_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

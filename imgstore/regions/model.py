@@ -9,7 +9,7 @@ from typing import Final
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import region_key
 from imgstore.domain.resources import StorageAccountType
-from imgstore.ledger.prices import PriceList
+from imgstore.ledger.prices.price_list import PriceList
 
 ZRS_ZONES: Final = 3
 """ZRS writes to three zones and succeeds on two."""

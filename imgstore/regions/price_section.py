@@ -10,7 +10,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from imgstore.domain.names import region_key
 from imgstore.domain.resources import StorageAccountType
-from imgstore.ledger.prices import FREE, PriceList, Prices, Tier, Tiers, flat
+from imgstore.ledger.prices.price_list import FREE, PriceList, Prices, Tier, Tiers, flat
 from imgstore.regions.model import Region
 from imgstore.regions.yaml_sections import Section
 

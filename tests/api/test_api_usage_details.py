@@ -16,7 +16,7 @@ from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.paging import PageRequest
 from imgstore.ledger.entries import Party
 from imgstore.ledger.months import Month
-from imgstore.ledger.usage_details import UsageFilter
+from imgstore.ledger.statements.usage_details import UsageFilter
 from imgstore.operations.billing import statements
 from imgstore.operations.billing.budgets import list_budgets
 from imgstore.operations.billing.explanations import explain_entry

@@ -14,9 +14,9 @@ from imgstore.catalog import Catalog
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.egress import Transfer, charge_arrival
 from imgstore.ledger.entries import LedgerRow, Party, StorageInterval
-from imgstore.ledger.grouped_statement import Property, columns_of, group_statement
-from imgstore.ledger.prices import PriceList, PriceLists, Prices, flat
-from imgstore.ledger.usage import list_usage, rate_all
+from imgstore.ledger.prices.price_list import PriceList, PriceLists, Prices, flat
+from imgstore.ledger.statements.grouped_statement import Property, columns_of, group_statement
+from imgstore.ledger.statements.usage import list_usage, rate_all
 
 pytest_plugins = ["catalog_fixtures"]
 

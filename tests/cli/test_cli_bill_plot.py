@@ -14,11 +14,11 @@ from xml.etree import ElementTree as ET
 import pytest
 from click.testing import CliRunner, Result
 
-from imgstore.cli.commands.operator.cost_chart import REGIONS_MAX, describe_costs, draw_costs
+from imgstore.cli.commands.operator.billing.cost_chart import REGIONS_MAX, describe_costs, draw_costs
 from imgstore.cli.main import main
-from imgstore.ledger.daily_costs import DailyCosts
 from imgstore.ledger.months import Month
-from imgstore.ledger.statement import Total
+from imgstore.ledger.statements.daily_costs import DailyCosts
+from imgstore.ledger.statements.statement import Total
 from tests.support.sample_gallery import open_home
 from tests.support.sealed_ledger import add_entries
 

@@ -30,7 +30,7 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import StoreError
 from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.states import ProvisioningState, ReplicaState
-from imgstore.ledger.statement import AMOUNT_UNIT, make_statement
+from imgstore.ledger.statements.statement import AMOUNT_UNIT, make_statement
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import machines

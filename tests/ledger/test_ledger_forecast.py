@@ -6,7 +6,7 @@ import pytest
 
 from imgstore.domain.storage.sizes import GIGABYTE
 from imgstore.ledger.forecast import price_month
-from imgstore.ledger.prices import Rate, Tier
+from imgstore.ledger.prices.price_list import Rate, Tier
 
 RATE = Rate(
     meter="storage/Standard_LRS",

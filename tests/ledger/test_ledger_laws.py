@@ -18,12 +18,12 @@ from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.egress import ArrivalPath, Transfer, charge_arrival, split_arrival
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.months import Month
-from imgstore.ledger.periods import byte_microseconds, cut_interval, settle_interval
-from imgstore.ledger.prices import FREE, PriceList, PriceLists, Prices, Rate, Tier, Tiers, flat
-from imgstore.ledger.rating import rate_quantity
-from imgstore.ledger.shared_bytes import describe_shared_bytes
-from imgstore.ledger.statement import AMOUNT_UNIT, BYTE_HOURS_UNIT, make_statement
-from imgstore.ledger.storage_intervals import (
+from imgstore.ledger.prices.price_list import FREE, PriceList, PriceLists, Prices, Rate, Tier, Tiers, flat
+from imgstore.ledger.prices.rating import rate_quantity
+from imgstore.ledger.statements.statement import AMOUNT_UNIT, BYTE_HOURS_UNIT, make_statement
+from imgstore.ledger.storage.periods import byte_microseconds, cut_interval, settle_interval
+from imgstore.ledger.storage.shared_bytes import describe_shared_bytes
+from imgstore.ledger.storage.storage_intervals import (
     Owner,
     attribute_bytes,
     plan_interval_changes,

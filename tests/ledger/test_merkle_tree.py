@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstore.ledger.merkle_tree import (
+from imgstore.ledger.log.merkle_tree import (
     HASH_BYTES,
     MemoryTree,
     StoredTree,
@@ -18,7 +18,7 @@ from imgstore.ledger.merkle_tree import (
     hash_pair,
     prove_inclusion,
 )
-from imgstore.ledger.signed_notes import (
+from imgstore.ledger.log.signed_notes import (
     UnknownKeyError,
     add_signature,
     check_endorsement,

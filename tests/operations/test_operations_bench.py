@@ -12,7 +12,7 @@ from imgstore.domain.disks.sources import DiskReader
 from imgstore.domain.errors import ImgstoreError, InvalidInput, StoreUnreachable
 from imgstore.domain.reports import BenchPlan, BenchReport
 from imgstore.ledger.entries import ChargeKind
-from imgstore.ledger.prices import price_of
+from imgstore.ledger.prices.price_list import price_of
 from imgstore.operations.billing import statements
 from imgstore.operations.demo.bench import open_disk_file, plan_bench, run_bench
 from imgstore.operations.disks import disks

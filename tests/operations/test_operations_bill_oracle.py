@@ -19,7 +19,7 @@ from imgstore.catalog.engine.database import Session
 from imgstore.domain.errors import ImgstoreError
 from imgstore.domain.storage.digests import Digest
 from imgstore.ledger.entries import ChargeKind
-from imgstore.ledger.statement import AMOUNT_UNIT
+from imgstore.ledger.statements.statement import AMOUNT_UNIT
 from imgstore.operations.billing import statements
 from imgstore.operations.disks import disks
 from imgstore.operations.installation import Installation

@@ -11,8 +11,8 @@ from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFoun
 from imgstore.domain.identity.access import Principal
 from imgstore.ledger.corrections import charge_correction
 from imgstore.ledger.entries import ChargeKind, LedgerRow
-from imgstore.ledger.prices import Rate, Tier
-from imgstore.ledger.usage import RatedUsage, list_usage
+from imgstore.ledger.prices.price_list import Rate, Tier
+from imgstore.ledger.statements.usage import RatedUsage, list_usage
 from imgstore.operations import activity_log
 from imgstore.operations.billing import statements
 from imgstore.operations.billing.corrections import correct_entry

@@ -13,7 +13,7 @@ from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.ledger.entries import ChargeKind, LedgerRow
-from imgstore.ledger.prices import price_of
+from imgstore.ledger.prices.price_list import price_of
 from imgstore.operations.billing import statements
 from imgstore.operations.disks import export as disks_export
 from imgstore.operations.disks.reader import open_disk_reader

@@ -20,9 +20,9 @@ from imgstore.cli.main import main
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
-from imgstore.ledger.focus import FocusVersion
 from imgstore.ledger.months import Month
-from imgstore.ledger.prices import FREE, price_of
+from imgstore.ledger.prices.price_list import FREE, price_of
+from imgstore.ledger.statements.focus import FocusVersion
 from imgstore.operations.billing import focus_export, statements
 from imgstore.operations.billing.corrections import correct_entry
 from imgstore.operations.installation import Installation

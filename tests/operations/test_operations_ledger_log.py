@@ -23,8 +23,8 @@ from imgstore.catalog.storage.revisions import KINDS, encode_row
 from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound, ObjectCorrupt
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.storage.object_keys import LEDGER_CHECKPOINTS
-from imgstore.ledger.log_entries import LogFindingKind, LogVerification
-from imgstore.ledger.merkle_tree import hash_leaf
+from imgstore.ledger.log.log_entries import LogFindingKind, LogVerification
+from imgstore.ledger.log.merkle_tree import hash_leaf
 from imgstore.operations.installation import Installation
 from imgstore.operations.ledger_log.keys import rotate_key
 from imgstore.operations.ledger_log.proofs import prove_entry, show_checkpoint
@@ -297,7 +297,7 @@ class _Undo(Exception):
 
 def find_missed(installation: Installation, count: int, seed: int) -> list[str]:
     """Make changes one after the other, and return those that a verification misses. Each change is undone."""
-    from imgstore.ledger.signed_notes import make_origin
+    from imgstore.ledger.log.signed_notes import make_origin
     from imgstore.operations.ledger_log.verify import _Verification
 
     assert verify_log(installation, ADMIN).is_intact
@@ -620,7 +620,7 @@ def test_verifier_of_the_page_needs_no_imgstore(small: Installation, tmp_path: P
 
 
 def format_other_key(verifier_key: str) -> str:
-    from imgstore.ledger.signed_notes import format_verifier_key
+    from imgstore.ledger.log.signed_notes import format_verifier_key
     from imgstore.operations.ledger_log.keys import find_public_key
 
     return format_verifier_key(verifier_key.partition("+")[0], find_public_key(bytes(32)))

@@ -16,7 +16,7 @@ from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.progress import ProgressEvent
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.months import Month
-from imgstore.ledger.statement import Statement
+from imgstore.ledger.statements.statement import Statement
 from imgstore.operations.billing import explanations, price_lists, statements
 from imgstore.operations.installation import Installation
 from tests.support.manual_clock import ManualClock

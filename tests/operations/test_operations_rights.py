@@ -30,7 +30,7 @@ from imgstore.domain.requests import (
 )
 from imgstore.domain.resources import DiskKind, OsType, VersionUpdate
 from imgstore.ledger.budgets import AtLimit
-from imgstore.ledger.focus import FocusVersion
+from imgstore.ledger.statements.focus import FocusVersion
 from imgstore.operations.gallery import galleries
 from imgstore.operations.installation import Installation
 from imgstore.operations.network_records import NetworkScope

@@ -14,7 +14,7 @@ from imgstore.catalog.engine.database import Session
 from imgstore.catalog.storage.ledger import Ledger
 from imgstore.domain.effects import Effects
 from imgstore.ledger.entries import ChargeKind, StorageInterval
-from imgstore.ledger.statement import Statement
+from imgstore.ledger.statements.statement import Statement
 from imgstore.operations.billing import statements
 from imgstore.operations.billing.settlement import settle_months
 from imgstore.operations.installation import Installation

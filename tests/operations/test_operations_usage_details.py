@@ -11,8 +11,8 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.months import Month
-from imgstore.ledger.prices import PriceList, Prices, Tier, flat
-from imgstore.ledger.usage_details import UsageDetail, UsageFilter
+from imgstore.ledger.prices.price_list import PriceList, Prices, Tier, flat
+from imgstore.ledger.statements.usage_details import UsageDetail, UsageFilter
 from imgstore.operations.billing import statements
 from imgstore.operations.billing.usage_details import page_usage_details
 from imgstore.operations.installation import Installation

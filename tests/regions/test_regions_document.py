@@ -12,7 +12,7 @@ import yaml
 
 from imgstore.domain.errors import InvalidInput, InvalidRegions
 from imgstore.domain.resources import StorageAccountType
-from imgstore.ledger.prices import flat
+from imgstore.ledger.prices.price_list import flat
 from imgstore.regions import Policy, load_regions
 from imgstore.regions.regions_file import parse_regions
 

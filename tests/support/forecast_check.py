@@ -17,7 +17,7 @@ from imgstore.domain.requests import DataVhd, VersionSource
 from imgstore.domain.resources import Slot, VersionUpdate
 from imgstore.ledger.entries import LedgerRow, StorageInterval
 from imgstore.ledger.forecast import Forecast, StorageChange, compare_intervals
-from imgstore.ledger.usage import list_usage, rate_all
+from imgstore.ledger.statements.usage import list_usage, rate_all
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.what_if.versions import (

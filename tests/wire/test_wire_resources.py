@@ -311,7 +311,7 @@ def test_disk_shows_the_replica() -> None:
 
 def test_statement_rows_have_the_documented_keys() -> None:
     from imgstore.ledger.entries import ChargeKind
-    from imgstore.ledger.statement import Statement, StatementRow, Total
+    from imgstore.ledger.statements.statement import Statement, StatementRow, Total
     from imgstore.wire.responses.statement import statement_json
 
     row = StatementRow(

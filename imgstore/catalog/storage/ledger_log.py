@@ -15,8 +15,8 @@ from imgstore.catalog.engine.database import Session
 from imgstore.catalog.engine.repository import Repository
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.storage.leaf_encoding import LeafEncoder
-from imgstore.ledger.log_entries import LogHead, LogKey, ReadEntry, UnsealedEntry
-from imgstore.ledger.merkle_tree import HASH_BYTES, StoredTree, is_hash
+from imgstore.ledger.log.log_entries import LogHead, LogKey, ReadEntry, UnsealedEntry
+from imgstore.ledger.log.merkle_tree import HASH_BYTES, StoredTree, is_hash
 
 _leaves = schema.ledger_leaves
 _subtrees = schema.ledger_subtrees

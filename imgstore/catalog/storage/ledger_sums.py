@@ -16,9 +16,9 @@ from imgstore.catalog import schema
 from imgstore.catalog.engine.columns import fold_name
 from imgstore.catalog.engine.repository import Repository
 from imgstore.ledger.entries import ChargeKind, Party
-from imgstore.ledger.periods import microseconds_between
-from imgstore.ledger.prices import PriceLists
-from imgstore.ledger.usage import Usage
+from imgstore.ledger.prices.price_list import PriceLists
+from imgstore.ledger.statements.usage import Usage
+from imgstore.ledger.storage.periods import microseconds_between
 
 PARTY_COLUMNS: Final = ("subscription", "group_name", "gallery", "definition", "version", "disk", "tags")
 

@@ -4,8 +4,8 @@ from sqlalchemy import func, select
 
 from imgstore.catalog import schema
 from imgstore.catalog.engine.repository import Repository
-from imgstore.ledger.price_documents import digest_of, from_document, to_document
-from imgstore.ledger.prices import PriceList, PriceLists
+from imgstore.ledger.prices.price_documents import digest_of, from_document, to_document
+from imgstore.ledger.prices.price_list import PriceList, PriceLists
 
 _table = schema.price_lists
 

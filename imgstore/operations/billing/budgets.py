@@ -7,8 +7,8 @@ from imgstore.catalog import Transaction
 from imgstore.domain.errors import Conflict, InvalidInput, NotFound
 from imgstore.domain.identity.access import BUDGETS, Action, Principal, authorize
 from imgstore.ledger.budgets import EVERY_MONTH, AtLimit, Budget, BudgetUse
-from imgstore.ledger.currencies import minor_unit
 from imgstore.ledger.months import Month
+from imgstore.ledger.prices.currencies import minor_unit
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.billing.price_lists import current_prices, read_prices
 from imgstore.operations.installation import Installation
@@ -158,7 +158,7 @@ def check_budget(installation: Installation) -> None:
 
 def _measure(installation: Installation, transaction: Transaction, budget: Budget, month: Month) -> BudgetUse:
     # The statement's arithmetic loads numpy, which takes 70 ms. Most installations have no budget.
-    from imgstore.ledger.statement import make_statement  # noqa: PLC0415
+    from imgstore.ledger.statements.statement import make_statement  # noqa: PLC0415
 
     statement = make_statement(
         transaction.ledger.rows(budget.subscription, begin=month.begin, end=month.end),

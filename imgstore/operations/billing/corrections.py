@@ -4,7 +4,7 @@ from imgstore.domain.errors import InvalidInput, NotFound
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
 from imgstore.ledger.corrections import charge_correction, corrected_key
 from imgstore.ledger.entries import ChargeKind, LedgerRow
-from imgstore.ledger.usage import list_usage, rate_all
+from imgstore.ledger.statements.usage import list_usage, rate_all
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.installation import Installation

@@ -10,9 +10,9 @@ from imgstore.domain.identity.access import Principal
 from imgstore.domain.resources import SegmentRow
 from imgstore.domain.states import ReplicaState
 from imgstore.ledger.entries import LedgerRow, StorageInterval
-from imgstore.ledger.explanation import Explanation, explain_amount, rule_of
 from imgstore.ledger.months import Month, list_months
-from imgstore.ledger.usage import list_usage, rate_all
+from imgstore.ledger.statements.explanation import Explanation, explain_amount, rule_of
+from imgstore.ledger.statements.usage import list_usage, rate_all
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.ledger_entries import entry_not_found, find_entry

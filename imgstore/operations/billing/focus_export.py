@@ -8,9 +8,9 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, authorize
 from imgstore.ledger.corrections import corrected_key
 from imgstore.ledger.entries import ChargeKind
-from imgstore.ledger.focus import FocusNames, FocusVersion, make_focus_rows
 from imgstore.ledger.months import Month
-from imgstore.ledger.usage import Usage, list_usage, rate_all
+from imgstore.ledger.statements.focus import FocusNames, FocusVersion, make_focus_rows
+from imgstore.ledger.statements.usage import Usage, list_usage, rate_all
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.installation import Installation
 

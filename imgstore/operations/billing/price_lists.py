@@ -9,8 +9,8 @@ from datetime import datetime
 from imgstore.catalog import Catalog, Transaction
 from imgstore.domain.effects import Effects
 from imgstore.domain.identity.access import Action, Principal, authorize
-from imgstore.ledger.price_documents import digest_of
-from imgstore.ledger.prices import PriceList, PriceLists
+from imgstore.ledger.prices.price_documents import digest_of
+from imgstore.ledger.prices.price_list import PriceList, PriceLists
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 

@@ -6,7 +6,7 @@ from imgstore.catalog import Transaction
 from imgstore.domain.errors import NotFound
 from imgstore.ledger.entries import StorageInterval
 from imgstore.ledger.months import Month
-from imgstore.ledger.periods import settle_interval
+from imgstore.ledger.storage.periods import settle_interval
 from imgstore.operations.installation import Installation
 
 _INTERVALS_AT_ONCE: Final = 500

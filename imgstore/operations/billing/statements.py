@@ -7,12 +7,12 @@ from itertools import pairwise
 
 from imgstore.catalog import Transaction
 from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, authorize
-from imgstore.ledger.daily_costs import DailyCosts, sum_daily_costs
-from imgstore.ledger.grouped_statement import GroupedStatement, Property, columns_of, group_statement
 from imgstore.ledger.months import Month, day_begin, day_begins, list_months
-from imgstore.ledger.prices import PriceLists
-from imgstore.ledger.statement import Statement, make_statement
-from imgstore.ledger.usage import RatedUsage, list_usage, rate_all
+from imgstore.ledger.prices.price_list import PriceLists
+from imgstore.ledger.statements.daily_costs import DailyCosts, sum_daily_costs
+from imgstore.ledger.statements.grouped_statement import GroupedStatement, Property, columns_of, group_statement
+from imgstore.ledger.statements.statement import Statement, make_statement
+from imgstore.ledger.statements.usage import RatedUsage, list_usage, rate_all
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.installation import Installation
 

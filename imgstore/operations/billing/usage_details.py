@@ -8,7 +8,7 @@ from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, au
 from imgstore.domain.names import group_id
 from imgstore.domain.paging import Page, PageRequest, invalid_token
 from imgstore.ledger.months import Month, list_months
-from imgstore.ledger.usage_details import UsageDetail, UsageFilter, list_usage_details
+from imgstore.ledger.statements.usage_details import UsageDetail, UsageFilter, list_usage_details
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.billing.statements import rate_days
 from imgstore.operations.installation import Installation

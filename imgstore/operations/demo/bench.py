@@ -19,7 +19,7 @@ from imgstore.domain.resources import HyperVGeneration, OsType, TargetRegionRequ
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats import LocalFile, detect_generation, open_disk
 from imgstore.ledger.entries import ChargeKind
-from imgstore.ledger.prices import EXACT, price_of
+from imgstore.ledger.prices.price_list import EXACT, price_of
 from imgstore.operations.billing import statements
 from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.disks import disks

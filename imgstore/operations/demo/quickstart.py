@@ -16,7 +16,7 @@ from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BYTES
 from imgstore.domain.views import VersionView
 from imgstore.formats import LocalFile, detect_generation, open_disk
 from imgstore.ledger.entries import ChargeKind
-from imgstore.ledger.statement import Statement
+from imgstore.ledger.statements.statement import Statement
 from imgstore.operations.billing import statements
 from imgstore.operations.demo.overlay import Overlay
 from imgstore.operations.demo.sample_disk import make_sample

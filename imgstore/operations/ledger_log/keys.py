@@ -7,8 +7,8 @@ from imgstore.catalog import Transaction
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
-from imgstore.ledger.log_entries import LogKey
-from imgstore.ledger.signed_notes import add_signature, endorse_key, format_verifier_key, make_key_id, make_origin
+from imgstore.ledger.log.log_entries import LogKey
+from imgstore.ledger.log.signed_notes import add_signature, endorse_key, format_verifier_key, make_key_id, make_origin
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 

@@ -2,9 +2,9 @@
 
 from imgstore.domain.errors import Conflict, NotFound, ObjectCorrupt
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
-from imgstore.ledger.log_entries import EntryProof
-from imgstore.ledger.merkle_tree import StoredTree, compute_root_of_proof, hash_leaf, prove_inclusion
-from imgstore.ledger.signed_notes import Checkpoint, format_proof, format_verifier_key, make_origin, read_checkpoint
+from imgstore.ledger.log.log_entries import EntryProof
+from imgstore.ledger.log.merkle_tree import StoredTree, compute_root_of_proof, hash_leaf, prove_inclusion
+from imgstore.ledger.log.signed_notes import Checkpoint, format_proof, format_verifier_key, make_origin, read_checkpoint
 from imgstore.operations.activity_log import permit
 from imgstore.operations.installation import Installation
 from imgstore.operations.ledger_entries import find_entry

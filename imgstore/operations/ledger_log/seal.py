@@ -13,9 +13,9 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import CatalogOutdated, Conflict, ImgstoreError, ObjectCorrupt, StoreMismatch
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
 from imgstore.domain.storage.object_keys import ledger_checkpoint_key
-from imgstore.ledger.log_entries import LogHead, SealReport
-from imgstore.ledger.merkle_tree import StoredTree, compute_root, hash_leaf
-from imgstore.ledger.signed_notes import make_origin, sign_checkpoint
+from imgstore.ledger.log.log_entries import LogHead, SealReport
+from imgstore.ledger.log.merkle_tree import StoredTree, compute_root, hash_leaf
+from imgstore.ledger.log.signed_notes import make_origin, sign_checkpoint
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
 from imgstore.operations.ledger_log.keys import ensure_signing_key, sign_with

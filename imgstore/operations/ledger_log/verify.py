@@ -16,7 +16,7 @@ from typing import Any, Final
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
-from imgstore.ledger.log_entries import (
+from imgstore.ledger.log.log_entries import (
     FINDINGS_MAX,
     LogFinding,
     LogFindingKind,
@@ -25,7 +25,7 @@ from imgstore.ledger.log_entries import (
     LogVerification,
     UnsealedEntry,
 )
-from imgstore.ledger.merkle_tree import (
+from imgstore.ledger.log.merkle_tree import (
     HASH_BYTES,
     STORED_LEVELS,
     MemoryTree,
@@ -33,7 +33,7 @@ from imgstore.ledger.merkle_tree import (
     compute_root,
     is_hash,
 )
-from imgstore.ledger.signed_notes import (
+from imgstore.ledger.log.signed_notes import (
     Checkpoint,
     UnknownKeyError,
     check_endorsement,

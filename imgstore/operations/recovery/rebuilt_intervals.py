@@ -12,7 +12,7 @@ from imgstore.catalog import Transaction
 from imgstore.domain.effects import Effects
 from imgstore.domain.resources import Slot
 from imgstore.ledger.entries import Party
-from imgstore.ledger.storage_intervals import plan_interval_changes
+from imgstore.ledger.storage.storage_intervals import plan_interval_changes
 from imgstore.operations.lookup import definition_path_of
 from imgstore.operations.slots.attribution import attribute_slot, open_interval
 from imgstore.operations.slots.completion import version_party

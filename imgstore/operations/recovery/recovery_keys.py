@@ -11,7 +11,7 @@ from imgstore.catalog import Transaction
 from imgstore.domain.identity.principals import SigningKey
 from imgstore.domain.resources import Pool
 from imgstore.domain.text.strict_json import read_json
-from imgstore.ledger.log_entries import LogKey
+from imgstore.ledger.log.log_entries import LogKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

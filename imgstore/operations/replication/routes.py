@@ -21,8 +21,8 @@ from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.sizes import GIGABYTE
 from imgstore.ledger.forecast import RouteForecast, to_exact_decimal
 from imgstore.ledger.months import Month
-from imgstore.ledger.prices import Rate
-from imgstore.ledger.rating import rate_quantity
+from imgstore.ledger.prices.price_list import Rate
+from imgstore.ledger.prices.rating import rate_quantity
 from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.lookup import definition_path_of

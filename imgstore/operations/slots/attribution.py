@@ -18,8 +18,8 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.storage import object_keys
 from imgstore.ledger.entries import Party, StorageInterval
-from imgstore.ledger.shared_bytes import SharedBytes, describe_shared_bytes
-from imgstore.ledger.storage_intervals import Owner, attribute_bytes, plan_interval_changes
+from imgstore.ledger.storage.shared_bytes import SharedBytes, describe_shared_bytes
+from imgstore.ledger.storage.storage_intervals import Owner, attribute_bytes, plan_interval_changes
 from imgstore.segments.reference import Reference, encode_reference
 
 _LAST = datetime.max.replace(tzinfo=UTC)

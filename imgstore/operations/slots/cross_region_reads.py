@@ -13,7 +13,7 @@ from imgstore.domain.resources import Slot
 from imgstore.domain.storage.digests import Digest
 from imgstore.ledger.egress import Transfer, charge_cross_region_read, charge_repair
 from imgstore.ledger.entries import LedgerRow, Party
-from imgstore.ledger.prices import PriceList
+from imgstore.ledger.prices.price_list import PriceList
 from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.installation import Installation
 from imgstore.segments.manifest import Manifest

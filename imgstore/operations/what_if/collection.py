@@ -9,7 +9,7 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import Principal
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.forecast import CollectionForecast, price_month
-from imgstore.ledger.prices import PriceList
+from imgstore.ledger.prices.price_list import PriceList
 from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc import PATIENCE, plan_collection

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.ledger.usage_details import UsageFilter
+from imgstore.ledger.statements.usage_details import UsageFilter
 
 TOP_MAX: Final = 1_000
 """Azure's limit for `$top`."""

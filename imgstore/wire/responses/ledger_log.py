@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Final
 from imgstore.wire.json_text import Json, instant
 
 if TYPE_CHECKING:
-    from imgstore.ledger.log_entries import EntryProof, LogKey, LogVerification, SealReport
-    from imgstore.ledger.signed_notes import Checkpoint
+    from imgstore.ledger.log.log_entries import EntryProof, LogKey, LogVerification, SealReport
+    from imgstore.ledger.log.signed_notes import Checkpoint
 
 _UNSEALED_MAX: Final = 1_000
 """The number of entries in a report that are listed. The report has the number of all entries."""

@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 
 from imgstore.domain.text.decimals import decimal_text
-from imgstore.ledger.statement import ROUNDING_RULE
+from imgstore.ledger.statements.statement import ROUNDING_RULE
 from imgstore.wire.json_text import Json, instant
 
 if TYPE_CHECKING:
     from imgstore.ledger.entries import LedgerRow
-    from imgstore.ledger.explanation import Explanation
-    from imgstore.ledger.grouped_statement import GroupedStatement
-    from imgstore.ledger.statement import Statement, StatementRow, Total
+    from imgstore.ledger.statements.explanation import Explanation
+    from imgstore.ledger.statements.grouped_statement import GroupedStatement
+    from imgstore.ledger.statements.statement import Statement, StatementRow, Total
 
 
 def statement_json(statement: "Statement") -> Json:

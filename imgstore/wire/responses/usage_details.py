@@ -7,7 +7,7 @@ from typing import Final
 from imgstore.domain.identity.access import USAGE_DETAILS
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.months import Month
-from imgstore.ledger.usage_details import CHARGE_TYPE, UsageDetail
+from imgstore.ledger.statements.usage_details import CHARGE_TYPE, UsageDetail
 from imgstore.wire.cloud import subscription_json
 from imgstore.wire.json_text import Json
 

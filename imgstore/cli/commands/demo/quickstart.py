@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from imgstore.cli.commands.operator.bill import lines_and_total
+from imgstore.cli.commands.operator.billing.bill import lines_and_total
 from imgstore.cli.framework import global_options
 from imgstore.cli.framework.command import Command
 from imgstore.cli.framework.output import table_text

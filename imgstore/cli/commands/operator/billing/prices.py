@@ -5,7 +5,7 @@ import click
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
-from imgstore.ledger.price_documents import to_document
+from imgstore.ledger.prices.price_documents import to_document
 from imgstore.operations.billing import price_lists as operations
 from imgstore.wire.json_text import Json, instant
 

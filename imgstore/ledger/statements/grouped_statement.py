@@ -9,9 +9,9 @@ from fractions import Fraction
 from typing import Final
 
 from imgstore.ledger.entries import ChargeKind
-from imgstore.ledger.periods import to_byte_hours
-from imgstore.ledger.statement import BYTE_HOURS_UNIT, ROUNDING, Total, add_totals, to_decimal
-from imgstore.ledger.usage import RatedUsage, Usage
+from imgstore.ledger.statements.statement import BYTE_HOURS_UNIT, ROUNDING, Total, add_totals, to_decimal
+from imgstore.ledger.statements.usage import RatedUsage, Usage
+from imgstore.ledger.storage.periods import to_byte_hours
 
 
 class Property(StrEnum):

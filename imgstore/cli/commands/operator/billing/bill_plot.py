@@ -38,7 +38,7 @@ def plot(session: Session, month: Month | None, file: Path, *, overwrite: bool) 
     Each day has a bar with a color for each region. Each currency has a chart. The description in the file has the
     numbers of the chart as CSV. The command needs the extra `plot`.
     """
-    from imgstore.cli.commands.operator.cost_chart import draw_costs  # noqa: PLC0415
+    from imgstore.cli.commands.operator.billing.cost_chart import draw_costs  # noqa: PLC0415
 
     file_format = file.suffix.lower().removeprefix(".")
     if file_format not in _FORMATS:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from imgstore.domain.storage.sizes import GIGABYTE, HOURS_PER_MONTH
-from imgstore.ledger.prices import Rate, Tier
+from imgstore.ledger.prices.price_list import Rate, Tier
 
 MICROSECONDS_PER_HOUR: Final = 3_600 * 10**6
 GB_MONTH: Final = GIGABYTE * HOURS_PER_MONTH * MICROSECONDS_PER_HOUR

@@ -8,9 +8,9 @@ from typing import Final
 
 from imgstore.domain.resources import SegmentRow
 from imgstore.ledger.entries import ChargeKind
-from imgstore.ledger.prices import PriceLists
-from imgstore.ledger.statement import to_decimal
-from imgstore.ledger.usage import RatedUsage, Usage
+from imgstore.ledger.prices.price_list import PriceLists
+from imgstore.ledger.statements.statement import to_decimal
+from imgstore.ledger.statements.usage import RatedUsage, Usage
 
 _RULES: Final[Mapping[ChargeKind, str]] = {
     ChargeKind.EGRESS: "bytes that arrived in a region for the first time, at the price of the two regions",

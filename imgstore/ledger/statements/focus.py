@@ -22,10 +22,10 @@ from typing import Final
 from imgstore.domain.storage.sizes import GIGABYTE, HOURS_PER_MONTH
 from imgstore.domain.text.decimals import decimal_text
 from imgstore.ledger.entries import ChargeKind
-from imgstore.ledger.prices import EXACT
-from imgstore.ledger.rating import TierPart, rate_quantity
-from imgstore.ledger.statement import to_decimal
-from imgstore.ledger.usage import RatedUsage
+from imgstore.ledger.prices.price_list import EXACT
+from imgstore.ledger.prices.rating import TierPart, rate_quantity
+from imgstore.ledger.statements.statement import to_decimal
+from imgstore.ledger.statements.usage import RatedUsage
 
 QUANTITY_UNIT: Final = Decimal("1e-18")
 """The smallest quantity, in GB or GB-months. The rounding of a million rows is far below the smallest coin."""

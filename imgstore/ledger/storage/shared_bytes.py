@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from imgstore.ledger.storage_intervals import Owner, attribute_bytes
+from imgstore.ledger.storage.storage_intervals import Owner, attribute_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,9 @@ from imgstore.domain.resources import StorageAccountType
 from imgstore.domain.storage.sizes import GIGABYTE
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.ledger.months import Month, day_begins
-from imgstore.ledger.periods import cut_interval, microseconds_between
-from imgstore.ledger.prices import PriceLists, Rate, flat, price_of
-from imgstore.ledger.rating import GB_MONTH, TierPart, rate_quantity, split_by_tiers
+from imgstore.ledger.prices.price_list import PriceLists, Rate, flat, price_of
+from imgstore.ledger.prices.rating import GB_MONTH, TierPart, rate_quantity, split_by_tiers
+from imgstore.ledger.storage.periods import cut_interval, microseconds_between
 
 _SumName: TypeAlias = tuple[str, Month, str, str]
 """(subscription, month, currency, meter): the quantities with one name use up the same tiers."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from imgstore.cli.commands.operator.catalog_rebuild import skip_zone
-from imgstore.cli.commands.operator.recovery_problems import describe_problems
+from imgstore.cli.commands.operator.catalog.catalog_rebuild import skip_zone
+from imgstore.cli.commands.operator.catalog.recovery_problems import describe_problems
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import Rows, columns, print_next_steps, print_warnings

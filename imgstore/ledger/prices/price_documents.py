@@ -10,7 +10,7 @@ from typing import Any
 
 from imgstore.domain.resources import StorageAccountType
 from imgstore.domain.text.decimals import decimal_text
-from imgstore.ledger.prices import PriceList, Prices, Tier, Tiers
+from imgstore.ledger.prices.price_list import PriceList, Prices, Tier, Tiers
 
 
 def to_document(prices: PriceList) -> dict[str, Any]:

@@ -5,15 +5,15 @@ from decimal import Decimal
 
 import click
 
-from imgstore.cli.commands.operator import bill_export, bill_log, bill_plot, bill_reconcile
+from imgstore.cli.commands.operator.billing import bill_export, bill_log, bill_plot, bill_reconcile
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.months import month_option
 from imgstore.cli.framework.output import Rows, columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import region_key
-from imgstore.ledger.grouped_statement import TAG_PREFIX, Property
 from imgstore.ledger.months import Month
+from imgstore.ledger.statements.grouped_statement import TAG_PREFIX, Property
 from imgstore.operations.billing import corrections, explanations, statements
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.statement import (

@@ -14,7 +14,7 @@ from typing import Final
 
 from imgstore.ledger.entries import StorageInterval
 from imgstore.ledger.months import month_begins
-from imgstore.ledger.rating import MICROSECONDS_PER_HOUR
+from imgstore.ledger.prices.rating import MICROSECONDS_PER_HOUR
 
 _DIVIDING: Final = Context(prec=60, rounding=ROUND_HALF_EVEN)
 """An hour has a factor of nine, so quotients are infinite decimal fractions. Sixty digits are far below any coin."""

@@ -6,7 +6,7 @@ from shlex import quote
 
 import click
 
-from imgstore.cli.commands.operator.catalog_backup import backup_json
+from imgstore.cli.commands.operator.catalog.catalog_backup import backup_json
 from imgstore.cli.framework import global_options, progress
 from imgstore.cli.framework.command import Command
 from imgstore.cli.framework.output import print_next_steps

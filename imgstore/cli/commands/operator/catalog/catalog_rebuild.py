@@ -6,7 +6,7 @@ from shlex import quote
 import click
 
 from imgstore.bootstrap import Settings, open_rebuild
-from imgstore.cli.commands.operator.recovery_problems import describe_problems
+from imgstore.cli.commands.operator.catalog.recovery_problems import describe_problems
 from imgstore.cli.framework import global_options, options, progress
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import Rows, print_next_steps, print_warnings

@@ -8,12 +8,12 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
 from typing import Final
 
-from imgstore.ledger.currencies import minor_unit
 from imgstore.ledger.entries import ChargeKind, LedgerRow, StorageInterval
 from imgstore.ledger.months import Month
-from imgstore.ledger.periods import to_byte_hours
-from imgstore.ledger.prices import EXACT, FREE, PriceLists
-from imgstore.ledger.usage import RatedUsage, find_single_price, list_usage, rate_all
+from imgstore.ledger.prices.currencies import minor_unit
+from imgstore.ledger.prices.price_list import EXACT, FREE, PriceLists
+from imgstore.ledger.statements.usage import RatedUsage, find_single_price, list_usage, rate_all
+from imgstore.ledger.storage.periods import to_byte_hours
 
 BYTE_HOURS_UNIT: Final = Decimal("1e-6")
 AMOUNT_UNIT: Final = Decimal("1e-12")

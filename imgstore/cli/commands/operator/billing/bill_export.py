@@ -11,8 +11,8 @@ from imgstore.cli.framework.output import csv_lines
 from imgstore.cli.framework.session import Session
 from imgstore.domain.host.private_files import FILE_MODE
 from imgstore.formats.files.atomic_file import PendingFile
-from imgstore.ledger.focus import FocusVersion
 from imgstore.ledger.months import Month
+from imgstore.ledger.statements.focus import FocusVersion
 from imgstore.operations.billing import focus_export
 
 

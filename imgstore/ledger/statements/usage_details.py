@@ -12,8 +12,8 @@ from uuid import NAMESPACE_URL, uuid5
 
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.entries import ChargeKind, Party
-from imgstore.ledger.statement import to_decimal
-from imgstore.ledger.usage import RatedUsage, find_single_price
+from imgstore.ledger.statements.statement import to_decimal
+from imgstore.ledger.statements.usage import RatedUsage, find_single_price
 
 CHARGE_TYPE: Final = "Usage"
 

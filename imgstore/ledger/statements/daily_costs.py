@@ -8,8 +8,8 @@ from decimal import Decimal
 from fractions import Fraction
 
 from imgstore.ledger.months import Month
-from imgstore.ledger.statement import Total, add_totals, to_decimal
-from imgstore.ledger.usage import RatedUsage
+from imgstore.ledger.statements.statement import Total, add_totals, to_decimal
+from imgstore.ledger.statements.usage import RatedUsage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from imgstore.domain.errors import ToolMissing
 from imgstore.domain.extras import install_hint
-from imgstore.ledger.daily_costs import DailyCosts
+from imgstore.ledger.statements.daily_costs import DailyCosts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

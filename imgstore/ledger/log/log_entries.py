@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from imgstore.ledger.signed_notes import Checkpoint
+from imgstore.ledger.log.signed_notes import Checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

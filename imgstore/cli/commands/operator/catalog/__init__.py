@@ -1,0 +1,1 @@
+"""Commands for the protection and recovery of the catalog."""

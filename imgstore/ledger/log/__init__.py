@@ -1,0 +1,1 @@
+"""The log of the ledger: entries as leaves of a Merkle tree, proofs, and signed checkpoints."""

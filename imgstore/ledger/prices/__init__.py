@@ -1,0 +1,1 @@
+"""Price lists with tiers, their stored form, and the exact price of a quantity."""
