@@ -13,7 +13,8 @@ from imgstore.domain.resources import DiskKind, ManagedDisk, Slot
 from imgstore.operations.disks import disks, from_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
-from imgstore.operations.slots.attribution import SlotShares, attribute_slot, body_bytes, read_shares, update_intervals
+from imgstore.operations.slot_owners import body_bytes
+from imgstore.operations.slots.attribution import SlotShares, attribute_slot, read_shares, update_intervals
 from tests.support.sample_gallery import (
     ADMIN,
     GROUP,

@@ -31,12 +31,22 @@ def attribute_bytes(owners: Sequence[Owner], stored_bytes: StoredBytes) -> dict[
     """
     if not owners:
         return {}
-    ids, first = np.unique(np.concatenate([named for _, named, _ in owners]), return_index=True)
-    ends = np.cumsum([len(named) for _, named, _ in owners])
+    ids, payers = find_payers(owners)
     lengths = stored_bytes(ids) if callable(stored_bytes) else stored_bytes[ids]
     own = np.array([manifest_bytes for _, _, manifest_bytes in owners], dtype=np.int64)
-    np.add.at(own, np.searchsorted(ends, first, side="right"), lengths.astype(np.int64))
+    np.add.at(own, payers, lengths.astype(np.int64))
     return {uid: int(count) for (uid, _, _), count in zip(owners, own, strict=True)}
+
+
+def find_payers(owners: Sequence[Owner]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Return the ids of all named segments, ascending, and the place of the first owner of each segment.
+
+    Args:
+        owners: at least one owner, in the order of arrival.
+    """
+    ids, first = np.unique(np.concatenate([named for _, named, _ in owners]), return_index=True)
+    ends = np.cumsum([len(named) for _, named, _ in owners])
+    return ids, np.searchsorted(ends, first, side="right")
 
 
 class IntervalChanges(NamedTuple):

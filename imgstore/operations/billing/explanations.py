@@ -16,6 +16,7 @@ from imgstore.ledger.statements.usage import list_usage, rate_all
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.ledger_entries import entry_not_found, find_entry
+from imgstore.operations.slot_owners import read_paid_segments
 
 
 def explain_entry(installation: Installation, principal: Principal, name: str) -> Explanation:
@@ -105,14 +106,7 @@ def _stored_segments(transaction: Transaction, interval: StorageInterval) -> lis
     """Return the segments of an owner that no earlier owner of the slot names, for an open interval."""
     if interval.closed_at is not None:
         return None
-    slot = transaction.slots.get(interval.slot_uid)
-    arrivals = transaction.ledger.arrivals(slot.uid)
-    ids = _named(transaction, interval.owner_uid, slot.uid)
-    own = (arrivals[interval.owner_uid], interval.owner_uid)
-    for uid in {row.owner_uid for row in transaction.manifests.in_slot(slot.uid)} - {interval.owner_uid}:
-        if uid in arrivals and (arrivals[uid], uid) < own:
-            ids = np.setdiff1d(ids, _named(transaction, uid, slot.uid))
-    return transaction.segments.rows(slot.key.pool_uid, ids)
+    return read_paid_segments(transaction, transaction.slots.get(interval.slot_uid), interval.owner_uid)
 
 
 def _named(transaction: Transaction, owner_uid: str, slot_uid: str) -> NDArray[np.uint32]:

@@ -33,7 +33,8 @@ from imgstore.operations.activity_log import permit
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.gc_survey import read_gc_clock, unknown_manifests
 from imgstore.operations.revisions import list_used_regions
-from imgstore.operations.slots.attribution import attribute_slot, body_bytes, reference_bytes
+from imgstore.operations.slot_owners import reference_bytes, sum_bodies
+from imgstore.operations.slots.attribution import attribute_slot
 from imgstore.policy.gc_plan import plan_slot
 from imgstore.stores.interface import ObjectInfo
 from imgstore.transfer.slot_access import SlotAccess
@@ -169,9 +170,8 @@ def _read_facts(
 def _named_objects(transaction: Transaction, slot: Slot) -> dict[str, int]:
     """Return the recorded bytes of all objects of complete manifests, by key below the slot."""
     rows = transaction.manifests.in_slot(slot.uid)
-    named: dict[str, int] = {}
+    named = sum_bodies(rows)
     for row in rows:
-        named[row.body_key] = max(named.get(row.body_key, 0), body_bytes(row))
         if size := reference_bytes(row):
             named[object_keys.manifest_key(row.owner_uid, row.disk)] = size
     for segment in transaction.segments.rows(slot.key.pool_uid, named_segments(rows)):

@@ -22,7 +22,7 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Work
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.revision_upkeep import stale_slot_revisions
-from imgstore.operations.slots.attribution import body_bytes
+from imgstore.operations.slot_owners import body_bytes
 from imgstore.policy.gc_plan import GcClock, SlotSurvey, plan_slot, writer_sequences
 from imgstore.segments.manifest import ManifestCheck, decode_manifest
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC

@@ -1,38 +1,17 @@
-"""Assign the stored bytes of a slot to owners, and keep the storage intervals up to date (invariants M9 and M10).
-
-The first owner of an object pays. The owners are in the order of arrival, so the payer of an object changes only if the
-payer is deleted. The manifest of a deleted version may stay in the slot for disks, and is an object that disks share.
-"""
+"""Assign the stored bytes of a slot to owners, and keep the storage intervals up to date (invariants M9 and M10)."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-
-import numpy as np
-from numpy.typing import NDArray
+from datetime import datetime
 
 from imgstore.catalog import Transaction
-from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.effects import Effects
 from imgstore.domain.resources import ManifestRow, Slot
-from imgstore.domain.storage import object_keys
 from imgstore.ledger.entries import Party, StorageInterval
 from imgstore.ledger.storage.shared_bytes import SharedBytes, describe_shared_bytes
-from imgstore.ledger.storage.storage_intervals import Owner, attribute_bytes, plan_interval_changes
-from imgstore.segments.reference import Reference, encode_reference
-
-_LAST = datetime.max.replace(tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotOwners:
-    """The owners of the objects of a slot."""
-
-    owners: Sequence[Owner]
-    """The owners of complete manifests, in the order of arrival. The ids are indexes of `stored_bytes`."""
-    stored_bytes: NDArray[np.int64]
-    """The stored bytes of segments and manifests, which owners may share. A reference belongs to its owner alone."""
+from imgstore.ledger.storage.storage_intervals import attribute_bytes, plan_interval_changes
+from imgstore.operations.slot_owners import read_owners, sum_bodies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,53 +44,10 @@ def read_shares(transaction: Transaction, owner_uids: Collection[str]) -> list[S
     return found
 
 
-def read_owners(transaction: Transaction, slot: Slot) -> SlotOwners:
-    """Return the owners of a slot in the order of arrival, with the sizes of the objects."""
-    arrivals = transaction.ledger.arrivals(slot.uid)
-    owned = defaultdict[str, list[ManifestRow]](list)
-    for row in transaction.manifests.in_slot(slot.uid):
-        owned[row.owner_uid].append(row)
-    ids = named_segments(row for rows in owned.values() for row in rows)
-    bodies: dict[str, int] = {}
-    for rows in owned.values():
-        for row in rows:
-            bodies[row.body_key] = max(bodies.get(row.body_key, 0), body_bytes(row))
-    places = {key: len(ids) + number for number, key in enumerate(bodies)}
-    sizes = [row.stored_bytes for row in transaction.segments.rows(slot.key.pool_uid, ids)]
-    return SlotOwners(
-        owners=[
-            (
-                uid,
-                np.concatenate(
-                    [
-                        np.searchsorted(ids, named_segments(rows)).astype(np.uint32),
-                        np.array(sorted({places[row.body_key] for row in rows}), dtype=np.uint32),
-                    ]
-                ),
-                sum(map(reference_bytes, rows)),
-            )
-            for uid, rows in sorted(owned.items(), key=lambda each: (arrivals.get(each[0], _LAST), each[0]))
-        ],
-        stored_bytes=np.array([*sizes, *bodies.values()], dtype=np.int64),
-    )
-
-
 def attribute_slot(transaction: Transaction, slot: Slot) -> dict[str, int]:
     """Return the stored bytes of each owner of complete manifests in a slot (invariant M10), by uid."""
     present = read_owners(transaction, slot)
     return attribute_bytes(present.owners, present.stored_bytes)
-
-
-def body_bytes(row: ManifestRow) -> int:
-    """Return the stored bytes of the manifest that a row accounts for. 0 if another row accounts for the manifest."""
-    return row.object_bytes - reference_bytes(row)
-
-
-def reference_bytes(row: ManifestRow) -> int:
-    """Return the stored bytes of the reference of a row. 0 for a row with its own manifest."""
-    if row.body_key == object_keys.manifest_key(row.owner_uid, row.disk):
-        return 0
-    return len(encode_reference(Reference(digest=row.digest, body_key=row.body_key)))
 
 
 def account_for_manifests(transaction: Transaction, slot: Slot, sizes: Mapping[str, int]) -> bool:
@@ -125,7 +61,7 @@ def account_for_manifests(transaction: Transaction, slot: Slot, sizes: Mapping[s
     rows = defaultdict[str, list[ManifestRow]](list)
     for row in transaction.manifests.in_slot(slot.uid):
         rows[row.body_key].append(row)
-    orphans = [key for key in sizes if rows[key] and not any(map(body_bytes, rows[key]))]
+    orphans = [key for key in sizes if rows[key] and not sum_bodies(rows[key])[key]]
     for key in orphans:
         remaining = min(rows[key], key=lambda row: row.uid)
         transaction.manifests.set_object_bytes(remaining.uid, remaining.object_bytes + sizes[key])

@@ -23,9 +23,9 @@ from imgstore.ledger.egress import ArrivalPath, Transfer, charge_arrival, split_
 from imgstore.ledger.entries import LedgerRow, Party
 from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.installation import Installation
+from imgstore.operations.slot_owners import body_bytes
 from imgstore.operations.slots.attribution import (
     account_for_manifests,
-    body_bytes,
     open_interval,
     update_intervals,
 )

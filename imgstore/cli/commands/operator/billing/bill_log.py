@@ -7,9 +7,8 @@ import click
 
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.output import Rows, columns
+from imgstore.cli.framework.saved_outputs import read_saved_output
 from imgstore.cli.framework.session import Session
-from imgstore.domain.errors import SourceNotFound
-from imgstore.domain.host.os_errors import advise, describe
 from imgstore.domain.text.strict_json import read_json
 from imgstore.operations.ledger_log import keys, proofs
 from imgstore.operations.ledger_log import seal as sealing
@@ -103,17 +102,13 @@ def rotate_key(session: Session) -> Json:
 
 def _read_checkpoint(file: Path) -> str:
     """Return the signed text in a file: the text itself, or the output of `bill checkpoint`."""
-    try:
-        with file.open(encoding="utf-8", errors="replace") as opened:
-            text = opened.read(_CHECKPOINT_BYTES_MAX)
-    except OSError as error:
-        raise SourceNotFound(
-            f"The checkpoint {file} cannot be read.",
-            found=describe(error, file),
-            expected="the output of `imgstore bill checkpoint`",
-            hint=advise(error, file),
-            target="checkpoint",
-        ) from error
+    text = read_saved_output(
+        file,
+        noun="checkpoint",
+        command="imgstore bill checkpoint",
+        bytes_max=_CHECKPOINT_BYTES_MAX,
+        target="checkpoint",
+    )
     if text.startswith("{"):
         try:
             text = str(read_json(text)["checkpoint"])

@@ -1,15 +1,16 @@
 """``imgstore bill reconcile``: compare the bill with the manifests and the listings of the stores."""
 
 from pathlib import Path
+from typing import Final
 
 import click
 
 from imgstore.cli.framework.command import Answer, Command
 from imgstore.cli.framework.months import month_option
 from imgstore.cli.framework.output import Rows
+from imgstore.cli.framework.saved_outputs import read_saved_output
 from imgstore.cli.framework.session import Session
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.host.os_errors import advise, describe
 from imgstore.domain.text.strict_json import read_json
 from imgstore.ledger.months import Month
 from imgstore.ledger.traffic import EndpointReading, compare_readings
@@ -17,6 +18,8 @@ from imgstore.operations.diagnosis.reconcile import reconcile as reconcile_bill
 from imgstore.operations.diagnosis.traffic_readings import read_traffic
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.reconciliation import counters_json, read_counters, reconciliation_json, traffic_json
+
+_COUNTERS_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
 def _table(body: Json) -> Rows:
@@ -97,16 +100,15 @@ def reconcile(session: Session, month: Month | None, file: Path | None, *, count
 
 
 def _read_counters(file: Path) -> dict[str, EndpointReading]:
+    command, target = "imgstore bill reconcile --counters", "--counters-before"
+    text = read_saved_output(file, noun="output", command=command, bytes_max=_COUNTERS_BYTES_MAX, target=target)
     try:
-        return read_counters(read_json(file.read_text(encoding="utf-8")))
-    except OSError as error:
-        found, hint = describe(error, file), advise(error, file)
-    except (ValueError, KeyError, TypeError):
-        found, hint = "other content", "save the output first: imgstore bill reconcile --counters > begin.json"
-    raise InvalidInput(
-        f"The counters {file} cannot be read.",
-        found=found,
-        expected="the output of `imgstore bill reconcile --counters`",
-        hint=hint,
-        target="--counters-before",
-    )
+        return read_counters(read_json(text))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"The output {file} has no counters.",
+            found="other content",
+            expected=f"the output of `{command}`",
+            hint=f"save the output first: {command} > begin.json",
+            target=target,
+        ) from error
