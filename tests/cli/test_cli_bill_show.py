@@ -1,5 +1,6 @@
 """The filters and months of `bill show`: a value that selects no charge by mistake is refused, and never a bill of 0."""
 
+import csv
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -8,8 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
-from tests.support.sample_gallery import open_home
+from imgstore.operations.installation import Installation
+from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP, SampleImages, make_disk, open_home, publish
 from tests.support.sealed_ledger import add_entries
+
+pytest_plugins = ["tests.support.published_gallery"]
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +49,35 @@ def test_a_filter_takes_each_name_of_a_region(home: Path) -> None:
     bills = [show(home, "--by", "type", "--filter", f"region={name}").stdout for name in ("westus2", "West US 2")]
     assert bills[0] == bills[1]
     assert Decimal(json.loads(bills[0])["totals"][0]["amount"]) > 0
+
+
+def test_shared_bytes_name_the_payer_and_the_other_owners(published: Installation, samples: SampleImages) -> None:
+    """JSON, table and CSV name the owners. The rows add up to the total."""
+    publish(published, samples.second, "1.0.1", ["southcentralus"])
+    make_disk(published, "d1", "southcentralus", "1.0.1")
+    body = json.loads(show(published.home, "--shared").stdout)
+    first, second, disk = (
+        f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0",
+        f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.1",
+        f"{GROUP}/d1",
+    )
+    owners = {first: "1.0.0", second: "1.0.1", disk: None}
+    for row in body["rows"]:
+        assert row["payer"]["version"] in owners.values()
+        assert row["payer"]["subscription"] == published.subscription
+    assert body["storedBytes"] == sum(row["storedBytes"] for row in body["rows"]) > 0
+    table, csv_text = (
+        CliRunner().invoke(main, ["--home", str(published.home), "bill", "show", "--shared", "-o", kind]).stdout
+        for kind in ("table", "csv")
+    )
+    lines = list(csv.DictReader(csv_text.splitlines()))
+    assert {(row["Payer"], row["SharedWith"]) for row in lines[:-1]} >= {(first, f"{second}, {disk}"), (second, disk)}
+    assert (lines[-1]["Region"], int(lines[-1]["StoredBytes"])) == ("total", body["storedBytes"])
+    assert f"{second}, {disk}" in table
+    refused = show(published.home, "--shared", "--by", "region")
+    assert refused.exit_code == 2
+    assert "--shared" in refused.output
+
+
+def test_shared_bytes_of_an_empty_home_are_none(tmp_path: Path) -> None:
+    assert json.loads(show(tmp_path / "home", "--shared").stdout) == {"rows": [], "storedBytes": 0}

@@ -1,6 +1,7 @@
 """Laws of the ledger: each byte is billed once, rounding loses nothing, and the statement balances."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -22,7 +23,7 @@ from imgstore.ledger.prices.price_list import FREE, PriceList, PriceLists, Price
 from imgstore.ledger.prices.rating import rate_quantity
 from imgstore.ledger.statements.statement import AMOUNT_UNIT, BYTE_HOURS_UNIT, make_statement
 from imgstore.ledger.storage.periods import byte_microseconds, cut_interval, settle_interval
-from imgstore.ledger.storage.shared_bytes import describe_shared_bytes
+from imgstore.ledger.storage.shared_bytes import group_by_owners
 from imgstore.ledger.storage.storage_intervals import (
     Owner,
     attribute_bytes,
@@ -353,33 +354,22 @@ def test_arriving_and_leaving_owners_conserve_bytes(slot: tuple[list[Owner], Len
     assert sum(row.byte_hours for row in bill.rows) == weight
 
 
-@given(slot=slots(), chosen=st.sets(st.integers(0, 5)))
-def test_shared_bytes_tell_who_pays_after_a_deletion(slot: tuple[list[Owner], Lengths], chosen: set[int]) -> None:
+@given(slot=slots())
+def test_groups_of_shared_bytes_name_the_owners_in_the_order_of_payment(slot: tuple[list[Owner], Lengths]) -> None:
     """Compare with a count of single segments (invariant M10)."""
     owners, lengths = slot
-    leaving = {uid for number, (uid, _, _) in enumerate(owners) if number in chosen}
-    shared = describe_shared_bytes(owners, lengths, leaving)
     named = {uid: set(ids.tolist()) for uid, ids, _ in owners}
-    mine = set[int]().union(*(named[uid] for uid in leaving))
-    own = sum(count for uid, _, count in owners if uid in leaving)
-    expected = dict.fromkeys((uid for uid, _, _ in owners if uid not in leaving and named[uid] & mine), (0, 0, 0))
-    freed = paid = own
-    for number in sorted(mine):
-        size = int(lengths[number])
-        payers = [uid for uid, _, _ in owners if number in named[uid]]
-        staying = [uid for uid in payers if uid not in leaving]
-        is_paid = payers[0] in leaving
-        paid += size * is_paid
-        freed += size * (not staying)
-        for uid in staying:
-            common, now, later = expected[uid]
-            is_next = is_paid and uid == staying[0]
-            expected[uid] = (common + size, now + size * (uid == payers[0]), later + size * is_next)
-    assert {each.owner_uid: (each.common_bytes, each.paid_bytes, each.next_bytes) for each in shared.shares} == expected
-    assert [each.owner_uid for each in shared.shares] == list(expected)
-    assert (shared.paid_bytes, shared.freed_bytes) == (paid, freed)
-    assert shared.named_bytes == own + sum(int(lengths[number]) for number in mine)
-    assert shared.freed_bytes + sum(each.next_bytes for each in shared.shares) == shared.paid_bytes
+    expected = Counter[tuple[str, ...]]()
+    for number, size in enumerate(lengths.tolist()):
+        if holders := tuple(uid for uid, _, _ in owners if number in named[uid]):
+            expected[holders] += size
+    groups = group_by_owners(owners, lengths)
+    assert {each.owner_uids: each.stored_bytes for each in groups} == expected
+    assert len(groups) == len(expected)
+    assert groups == group_by_owners(owners, lambda ids: lengths[ids])
+    own = attribute_bytes(owners, lengths)
+    for uid, _, count in owners:
+        assert own[uid] == count + sum(each.stored_bytes for each in groups if each.owner_uids[0] == uid)
 
 
 def _opened(uid: str, count: int, now: datetime) -> StorageInterval:

@@ -1,22 +1,30 @@
 """Shared bytes: the payers of the objects of a slot, and the payers after a deletion (invariants M9, M10 and M14)."""
 
 import shutil
-from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgstore.domain.requests import DiskRequest, ImageRequest
+from imgstore.domain.errors import NotFound
+from imgstore.domain.identity.access import Grant, Principal, Role
+from imgstore.domain.names import ImageReference
+from imgstore.domain.requests import DiskOfImageRequest, DiskRequest, ImageRequest
 from imgstore.domain.resources import DiskKind, ManagedDisk, Slot
+from imgstore.ledger.storage.shared_bytes import SharedBytes, group_by_owners
+from imgstore.operations.billing.shared_storage import list_shared_storage
 from imgstore.operations.disks import disks, from_source
+from imgstore.operations.gallery import groups
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
-from imgstore.operations.slot_owners import body_bytes
-from imgstore.operations.slots.attribution import SlotShares, attribute_slot, read_shares, update_intervals
+from imgstore.operations.slot_owners import body_bytes, read_owners
+from imgstore.operations.slots.attribution import attribute_slot, update_intervals
 from tests.support.sample_gallery import (
     ADMIN,
+    DEFINITION,
+    GALLERY,
     GROUP,
     SampleImages,
     all_slots,
@@ -41,11 +49,11 @@ def slot_in(installation: Installation, region: str = SOURCE) -> Slot:
     return next(each for each in all_slots(installation) if (each.key.region, each.key.ordinal) == (region, 0))
 
 
-def shares(installation: Installation, owner_uids: Collection[str]) -> SlotShares:
-    """Return the shared bytes of owners in the first slot of the source region."""
+def shared_groups(installation: Installation, slot: Slot) -> list[SharedBytes]:
+    """Return the segments and manifests of a slot by the owners that name them."""
     with installation.catalog.reading() as transaction:
-        found = read_shares(transaction, owner_uids)
-    return next(each for each in found if (each.slot.key.region, each.slot.key.ordinal) == (SOURCE, 0))
+        present = read_owners(transaction, slot)
+    return group_by_owners(present.owners, present.stored_bytes)
 
 
 def billed(installation: Installation, region: str = SOURCE) -> dict[str, int]:
@@ -119,24 +127,46 @@ def test_collection_bills_manifests_that_earlier_code_left_on_no_bill(published:
     audit(published, collected=True)
 
 
-def test_shares_name_the_next_payer(published: Installation, samples: SampleImages) -> None:
+def test_shared_rows_name_the_payer_and_the_next_payer(published: Installation, samples: SampleImages) -> None:
     """The first owner pays for shared bytes. After its deletion, the next owner by arrival pays (invariant M10)."""
     publish(published, samples.second, "1.0.1")
     disk = make_disk(published, "d1", SOURCE, "1.0.1")
-    first, second = show(published, "1.0.0").version, show(published, "1.0.1").version
+    owners = [show(published, "1.0.0").version.uid, show(published, "1.0.1").version.uid, disk.uid]
     before = billed(published)
-    told = shares(published, [first.uid])
-    assert told.shared.paid_bytes == before[first.uid]
-    assert [each.owner_uid for each in told.shared.shares] == [second.uid, disk.uid]
-    assert [told.parties[each.owner_uid].version for each in told.shared.shares] == ["1.0.1", None]
-    heir, other = told.shared.shares
-    assert heir.common_bytes == heir.next_bytes == other.common_bytes > 0
-    assert (heir.paid_bytes, other.paid_bytes, other.next_bytes) == (0, 0, 0)
+    rows = [each for each in list_shared_storage(published, ADMIN) if (each.region, each.replica) == (SOURCE, 0)]
+    told = {tuple(party and party.path for party in each.parties): each.stored_bytes for each in rows}
+    first, second = (f"{GROUP}/{GALLERY}/{DEFINITION}/{name}" for name in ("1.0.0", "1.0.1"))
+    assert told.keys() == {(first, second, f"{GROUP}/d1"), (second, f"{GROUP}/d1")}
+    assert all(each.stored_bytes > 0 for each in rows)
     delete(published, "1.0.0")
     after = billed(published)
-    assert after[second.uid] == before[second.uid] + heir.next_bytes
+    assert after[owners[1]] == before[owners[1]] + told[first, second, f"{GROUP}/d1"]
     assert after[disk.uid] == before[disk.uid]
-    assert sum(after.values()) == sum(before.values()) - told.shared.freed_bytes
+    delete(published, "1.0.1")
+    assert billed(published) == {disk.uid: before[disk.uid] + sum(told.values())}
+    assert list_shared_storage(published, ADMIN) == []
+
+
+def test_shared_rows_hide_the_owners_of_another_subscription(published: Installation) -> None:
+    """Each side sees the shared bytes. Only a reader of both bills sees both names."""
+    image = show(published, "1.0.0")
+    other = replace(published, subscription="11111111-2222-3333-4444-555555555555")
+    groups.create_group(other, ADMIN, name=GROUP, location=SOURCE)
+    place = ImageReference.parse(image.definition_path.version_id(image.version.name))
+    made = disks.create_disk(other, ADMIN, DiskOfImageRequest(group=GROUP, name="d1", location=SOURCE, reference=place))
+    own, theirs = f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0", f"{GROUP}/d1"
+    for side, names in ((published, [own, None]), (other, [None, theirs])):
+        (row,) = list_shared_storage(side, _reader_of(side.subscription))
+        assert [party and party.path for party in row.parties] == names
+        (row,) = list_shared_storage(side, ADMIN)
+        assert [party and party.path for party in row.parties] == [own, theirs]
+        with pytest.raises(NotFound):
+            list_shared_storage(side, _reader_of("22222222-2222-3333-4444-555555555555"))
+    assert billed(published)[made.uid] < row.stored_bytes
+
+
+def _reader_of(subscription: str) -> Principal:
+    return Principal(name="auditor", grants=(Grant(role=Role.BILLING_READER, scope=f"/subscriptions/{subscription}"),))
 
 
 STEPS = st.tuples(st.sampled_from(["publish", "disk", "delete", "delete", "move"]), st.integers(0, 99))
@@ -209,18 +239,17 @@ class _History:
         name = names[number % len(names)]
         uid = self._versions[name] if name in self._versions else self._disks[name][1]
         before = self._billed()
-        with self._installation.catalog.reading() as transaction:
-            told = {each.slot.uid: each.shared for each in read_shares(transaction, [uid])}
-        assert {slot: shared.paid_bytes for slot, shared in told.items()} == {
-            slot: before.pop((slot, owner)) for slot, owner in list(before) if owner == uid
-        }
+        for slot in all_slots(self._installation):
+            paid = before.pop((slot.uid, uid), 0)
+            for each in shared_groups(self._installation, slot):
+                if each.owner_uids[0] == uid and len(each.owner_uids) > 1:
+                    before[slot.uid, each.owner_uids[1]] += each.stored_bytes
+                    paid -= each.stored_bytes
+            assert paid >= 0, "the next payers take a part of the bill"
         if self._versions.pop(name, None):
             delete(self._installation, name)
         else:
             delete_disk(self._installation, name, self._disks.pop(name)[0])
-        for slot, shared in told.items():
-            for each in shared.shares:
-                before[slot, each.owner_uid] += each.next_bytes
         assert self._billed() == before
 
     def _billed(self) -> dict[tuple[str, str], int]:

@@ -1,75 +1,56 @@
-"""Shared stored bytes: the owners that name the same bytes, and the owner that pays after a deletion (invariant M10)."""
+"""Shared stored bytes: the owners that name the same bytes, in the order in which the owners pay (invariant M10)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from imgstore.ledger.storage.storage_intervals import Owner, attribute_bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """Another owner of bytes that some owners name."""
-
-    owner_uid: str
-    common_bytes: int
-    """Bytes that this owner and the described owners name."""
-    paid_bytes: int
-    """The part of the common bytes that this owner pays now."""
-    next_bytes: int
-    """Bytes that the described owners pay now, and that this owner pays after their deletion."""
+from imgstore.domain.resources import StorageAccountType
+from imgstore.ledger.entries import Party
+from imgstore.ledger.storage.storage_intervals import Owner, StoredBytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SharedBytes:
-    """The bytes of some owners in one slot: the bytes that the owners pay, and the bytes that other owners name, too."""
+    """Bytes of a slot that exactly these owners name."""
 
-    named_bytes: int
-    """All bytes that the owners name, with their own manifests."""
-    paid_bytes: int
-    """The part that the owners pay now."""
-    freed_bytes: int
-    """The bytes that nobody pays after a deletion of the owners, because no other owner names the bytes."""
-    shares: tuple[Share, ...]
-    """The other owners of the bytes, in the order of arrival."""
+    owner_uids: tuple[str, ...]
+    """The owners in the order of arrival: the first pays, and the second pays after the deletion of the first."""
+    stored_bytes: int
 
 
-def describe_shared_bytes(
-    owners: Sequence[Owner], stored_bytes: NDArray[np.int64], described: Collection[str]
-) -> SharedBytes:
-    """Describe the bytes of some owners of a slot, and the payers after the deletion of these owners.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedStorage:
+    """Bytes of a replica that several owners name, as a reader of the bill sees the owners."""
 
-    The freed bytes and the `next_bytes` of all shares add up to the paid bytes.
+    region: str
+    storage_account_type: StorageAccountType
+    replica: int
+    parties: tuple[Party | None, ...]
+    """The owners in the order of arrival. None for an owner of a subscription whose bill the reader may not see."""
+    stored_bytes: int
+
+
+def group_by_owners(owners: Sequence[Owner], stored_bytes: StoredBytes) -> list[SharedBytes]:
+    """Group the segments of a slot by the set of owners that name the segments.
+
+    The groups are disjoint, so their bytes and the bytes of the own manifests add up to the distinct bytes of the slot.
 
     Args:
         owners: all complete, existing owners of the slot, in the order of arrival.
-        stored_bytes: the stored bytes of the objects, with the id as index.
-        described: the uids of the described owners.
+        stored_bytes: the stored bytes of the segments.
     """
-    chosen = [each for each in owners if each[0] in described]
-    others = [each for each in owners if each[0] not in described]
-    before, after = attribute_bytes(owners, stored_bytes), attribute_bytes(others, stored_bytes)
-    ids = np.unique(np.concatenate([named for _, named, _ in chosen])) if chosen else np.zeros(0, dtype=np.uint32)
-    own_bytes = sum(manifest_bytes for _, _, manifest_bytes in chosen)
-    paid_bytes = sum(before[uid] for uid, _, _ in chosen)
-    # An owner without manifest bytes pays for the common bytes that no earlier owner names.
-    common = [(uid, np.intersect1d(ids, named), 0) for uid, named, _ in owners]
-    paid_of_common = attribute_bytes(common, stored_bytes)
-    shares = tuple(
-        Share(
-            owner_uid=uid,
-            common_bytes=int(stored_bytes[named].sum()),
-            paid_bytes=paid_of_common[uid],
-            next_bytes=after[uid] - before[uid],
-        )
-        for uid, named, _ in common
-        if uid not in described and len(named)
-    )
-    return SharedBytes(
-        named_bytes=int(stored_bytes[ids].sum()) + own_bytes,
-        paid_bytes=paid_bytes,
-        freed_bytes=paid_bytes - sum(each.next_bytes for each in shares),
-        shares=shares,
-    )
+    if not owners:
+        return []
+    ids = np.unique(np.concatenate([named for _, named, _ in owners]))
+    groups: list[tuple[str, ...]] = [()]
+    group_of = np.zeros(len(ids), dtype=np.int64)
+    for uid, named, _ in owners:
+        places = np.searchsorted(ids, named)
+        former, members = np.unique(group_of[places], return_inverse=True)
+        group_of[places] = len(groups) + members
+        groups += [(*groups[group], uid) for group in former.tolist()]
+    sums = np.zeros(len(groups), dtype=np.int64)
+    lengths = stored_bytes(ids) if callable(stored_bytes) else stored_bytes[ids]
+    np.add.at(sums, group_of, lengths.astype(np.int64))
+    return [SharedBytes(group, int(count)) for group, count in zip(groups, sums, strict=True) if count]

@@ -1,47 +1,16 @@
 """Assign the stored bytes of a slot to owners, and keep the storage intervals up to date (invariants M9 and M10)."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from imgstore.catalog import Transaction
 from imgstore.domain.effects import Effects
 from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.ledger.entries import Party, StorageInterval
-from imgstore.ledger.storage.shared_bytes import SharedBytes, describe_shared_bytes
 from imgstore.ledger.storage.storage_intervals import attribute_bytes, plan_interval_changes
 from imgstore.operations.slot_owners import read_owners, sum_bodies
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotShares:
-    """The bytes of a version or of stored disks in one slot, with the owners that share the bytes."""
-
-    slot: Slot
-    shared: SharedBytes
-    parties: Mapping[str, Party]
-    """The party of each owner of the slot, by uid."""
-
-
-def read_shares(transaction: Transaction, owner_uids: Collection[str]) -> list[SlotShares]:
-    """Return the shared bytes of a version, or of stored disks that are deleted together, in each slot.
-
-    The parties may belong to other subscriptions. Callers show their names only to readers of these subscriptions.
-
-    Args:
-        transaction: the open transaction.
-        owner_uids: the uid of the version, or the uids of the disks.
-    """
-    rows = [row for uid in sorted(owner_uids) for row in transaction.manifests.of_owner(uid)]
-    found = []
-    for slot_uid in sorted({row.slot_uid for row in rows}):
-        slot = transaction.slots.get(slot_uid)
-        present = read_owners(transaction, slot)
-        shared = describe_shared_bytes(present.owners, present.stored_bytes, owner_uids)
-        parties = {each.owner_uid: each.party for each in transaction.ledger.open_intervals(slot_uid)}
-        found.append(SlotShares(slot=slot, shared=shared, parties=parties))
-    return found
 
 
 def attribute_slot(transaction: Transaction, slot: Slot) -> dict[str, int]:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from imgstore.domain.text.decimals import decimal_text
 from imgstore.wire.json_text import Json
+from imgstore.wire.responses.parties import party_json
 
 if TYPE_CHECKING:  # JSON does not need the ledger's arithmetic, which imports numpy
-    from imgstore.ledger.entries import Party
     from imgstore.ledger.forecast import (
         CollectionForecast,
         Forecast,
@@ -70,25 +70,12 @@ def _whole_json(whole: "WholeCopies") -> Json:
 
 def _payer_json(change: "StorageChange") -> Json:
     return {
-        **_party_json(change.party),
+        **party_json(change.party),
         "region": change.region,
         "replica": change.replica,
         "storageAccountType": change.storage_account_type.value,
         "storedBytesBefore": change.before_bytes,
         "storedBytesAfter": change.after_bytes,
-    }
-
-
-def _party_json(party: "Party | None") -> dict[str, Json]:
-    if party is None:
-        return dict.fromkeys(("subscription", "group", "gallery", "definition", "version", "disk"))
-    return {
-        "subscription": party.subscription,
-        "group": party.group,
-        "gallery": party.gallery,
-        "definition": party.definition,
-        "version": party.version,
-        "disk": party.disk,
     }
 
 

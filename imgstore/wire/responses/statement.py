@@ -1,16 +1,19 @@
 """Billing statements as JSON. Azure has no such format."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from imgstore.domain.text.decimals import decimal_text
 from imgstore.ledger.statements.statement import ROUNDING_RULE
 from imgstore.wire.json_text import Json, instant
+from imgstore.wire.responses.parties import party_json
 
 if TYPE_CHECKING:
     from imgstore.ledger.entries import LedgerRow
     from imgstore.ledger.statements.explanation import Explanation
     from imgstore.ledger.statements.grouped_statement import GroupedStatement
     from imgstore.ledger.statements.statement import Statement, StatementRow, Total
+    from imgstore.ledger.storage.shared_bytes import SharedStorage
 
 
 def statement_json(statement: "Statement") -> Json:
@@ -23,6 +26,24 @@ def statement_json(statement: "Statement") -> Json:
         "totals": _totals_json(statement.totals),
         "rounding": ROUNDING_RULE,
         "rows": [_row_json(row) for row in statement.rows],
+    }
+
+
+def shared_storage_json(rows: Sequence["SharedStorage"]) -> Json:
+    """Return the bytes that several owners name, with the owner that pays and the other owners in the order of payment."""
+    return {
+        "storedBytes": sum(row.stored_bytes for row in rows),
+        "rows": [
+            {
+                "region": row.region,
+                "storageAccountType": row.storage_account_type.value,
+                "replica": row.replica,
+                "storedBytes": row.stored_bytes,
+                "payer": party_json(row.parties[0]),
+                "sharedWith": [party_json(party) for party in row.parties[1:]],
+            }
+            for row in rows
+        ],
     }
 
 

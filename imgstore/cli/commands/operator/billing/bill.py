@@ -14,12 +14,14 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import region_key
 from imgstore.ledger.months import Month
 from imgstore.ledger.statements.grouped_statement import TAG_PREFIX, Property
-from imgstore.operations.billing import corrections, explanations, statements
+from imgstore.operations.billing import corrections, explanations, shared_storage, statements
 from imgstore.wire.json_text import Json
+from imgstore.wire.responses.parties import party_path
 from imgstore.wire.responses.statement import (
     entry_json,
     explanation_json,
     grouped_statement_json,
+    shared_storage_json,
     statement_json,
 )
 
@@ -88,7 +90,24 @@ def _totals(body: Json, heading: str) -> Rows:
 
 
 def _statement_rows(body: Json) -> Rows:
+    if "totals" not in body:
+        return _shared_rows(body)
     return lines_and_total(body) if "by" not in body else _with_numbers([*_SUMS(body["rows"]), *_totals(body, "Name")])
+
+
+def _shared_rows(body: Json) -> Rows:
+    rows = [
+        {
+            "Region": row["region"],
+            "Type": row["storageAccountType"],
+            "Replica": row["replica"],
+            "StoredBytes": row["storedBytes"],
+            "Payer": party_path(row["payer"]),
+            "SharedWith": ", ".join(map(party_path, row["sharedWith"])),
+        }
+        for row in body["rows"]
+    ]
+    return [*rows, {"Region": "total", "StoredBytes": body["storedBytes"]}]
 
 
 @click.group(cls=Group)
@@ -99,7 +118,8 @@ def bill() -> None:
 @bill.command(
     table=_statement_rows,
     example="imgstore bill show --month 2026-11 -o table\n"
-    "imgstore bill show --month 2026-11 --by tag:team --filter region=westus2 -o csv",
+    "imgstore bill show --month 2026-11 --by tag:team --filter region=westus2 -o csv\n"
+    "imgstore bill show --shared -o table",
 )
 @month_option("--month", help="Month in UTC. Default: all months.")
 @click.option(
@@ -115,13 +135,29 @@ def bill() -> None:
     help="Show the charges with this value of a property alone. Needs --by. May be repeated.",
 )
 @click.option("--all-subscriptions", is_flag=True, help="Add up the charges of all subscriptions. Needs --by.")
+@click.option("--shared", is_flag=True, help="Show the bytes that are shared now, instead of the charges.")
 def show(
-    session: Session, month: Month | None, by: str | None, filters: tuple[str, ...], *, all_subscriptions: bool
+    session: Session,
+    month: Month | None,
+    by: str | None,
+    filters: tuple[str, ...],
+    *,
+    all_subscriptions: bool,
+    shared: bool,
 ) -> Json:
     """Show the statement: bytes across regions, copies inside a region, and storage by time.
 
     Amounts are exact. The amount due is rounded half to even to the minor unit of the currency.
+
+    With --shared, show the stored bytes that several versions or disks name. The payer has the bytes on the bill. After the
+    deletion of the payer, the first of the others pays.
     """
+    if shared:
+        if month is not None or by is not None or filters or all_subscriptions:
+            raise click.UsageError(
+                "--shared shows the bytes of now, and cannot be used with other options of the bill."
+            )
+        return shared_storage_json(session.run(shared_storage.list_shared_storage))
     if by is None:
         if filters or all_subscriptions:
             raise click.UsageError("--filter and --all-subscriptions need --by, for example --by region")
