@@ -5,26 +5,22 @@ result. A failed region keeps its error and blocks no other region.
 """
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-import numpy as np
-
 from imgstore.catalog import Transaction
-from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.errors import ImgstoreError, WorkHeld
-from imgstore.domain.resources import ImageVersion, ManifestRow, Replica, SegmentRow
+from imgstore.domain.resources import ImageVersion, Replica
 from imgstore.domain.states import ReplicaState
-from imgstore.domain.storage.digests import Digest
 from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import ArrivalPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter, SavedProgress, task_name
 from imgstore.operations.replication.routes import choose_parents, record_parents
+from imgstore.operations.replication.slot_copy import CopiedContent, SlotCopy, read_content
 from imgstore.operations.replication.targets import (
     abandon_if_unwanted,
     check_slot_is_free,
@@ -38,10 +34,6 @@ from imgstore.operations.slots.completion import (
     record_manifest,
     version_party,
 )
-from imgstore.operations.slots.cross_region_reads import CrossRegionReads
-from imgstore.operations.slots.degrade import degrade, degrade_damaged
-from imgstore.operations.slots.gc_guard import claim_segments
-from imgstore.operations.slots.held_segments import record_held
 from imgstore.operations.slots.restore import (
     DAMAGED_REST_SECONDS,
     RESTORED,
@@ -53,10 +45,7 @@ from imgstore.operations.slots.restore import (
 from imgstore.operations.slots.runner import ReplicaUnwantedError, begin_copy, run_work
 from imgstore.policy.copy_plan import CopyStep, ready_steps
 from imgstore.policy.worker_queue import QueuedVersion
-from imgstore.segments.manifest import ManifestCheck
-from imgstore.transfer.copy import CopyOrder, copy_segments, plan_segments
-from imgstore.transfer.scatter import Damage
-from imgstore.transfer.slot_access import CheckCancelled, SlotAccess, read_from_any
+from imgstore.transfer.slot_access import CheckCancelled
 
 _LOOK_SECONDS: Final = 1.0
 """The time between two looks of a command at the replicas that other processes make."""
@@ -204,35 +193,13 @@ class CopyPlan(LeasedReplica):
 
     sources: Sequence[Replica]
     """Complete replicas, the preferred source first."""
-    origins: list[ManifestRow]
-    """The manifests of the preferred source: the OS disk first, then by LUN."""
-    segments: list[SegmentRow]
-    """The segments of all disks, each once."""
-    unrecorded: frozenset[bytes]
-    """The names of segments that no complete manifest of the target slot names."""
-    target_objects: int
-    """The number of segments that complete manifests of the target slot name."""
+    content: CopiedContent
     is_degraded: bool
     """Whether the replica was complete before. Then at least one object of the replica was damaged."""
     earlier_region: str | None
     """The region that earlier runs of the copy read from, on a cheapest route into another region. None for the route
     `source`, and for a copy inside a region.
     """
-
-
-@dataclass(slots=True, kw_only=True)
-class _ServedBytes:
-    """Counts the stored bytes that each region serves to a copy. Safe for several threads."""
-
-    stored_bytes: Mapping[Digest, int]
-    regions: Mapping[str, str]
-    """The region of each slot, by the label of the slot."""
-    by_region: Counter[str] = field(default_factory=Counter)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def count_served(self, slot: SlotAccess, name: Digest, _is_damaged: bool, /) -> None:  # noqa: FBT001 - as SegmentReader.on_served
-        with self._lock:
-            self.by_region[self.regions[slot.label]] += self.stored_bytes[name]
 
 
 def _lease_and_make(
@@ -306,7 +273,7 @@ def make_replica(
             plan.lease,
             counter,
             replica=replica,
-            keys=() if isinstance(plan, RestorePlan) else [origin.body_key for origin in plan.origins],
+            keys=() if isinstance(plan, RestorePlan) else [origin.body_key for origin in plan.content.origins],
             check_cancelled=check_wanted,
             beat=beat,
             is_unwanted=partial(abandon_if_unwanted, installation, plan.lease, replica),
@@ -376,24 +343,15 @@ def plan_copy(
     check_slot_is_free(transaction, step.replica)
     origins = transaction.manifests.of_replica(version.uid, source.slot.uid)
     assert len(origins) == len(version.disks), "a complete replica has a manifest of each disk (invariant P2)"
-    ids = named_segments(origins)
-    recorded = transaction.manifests.segment_ids_in_slot(slot.uid)
     existing = transaction.manifests.of_replica(version.uid, slot.uid)
     is_degraded = any(transaction.manifests.is_complete(row.uid) for row in existing)
-    segments = transaction.segments.rows(slot.key.pool_uid, ids)
-    unrecorded = frozenset(
-        row.name for row, known in zip(segments, np.isin(ids, recorded).tolist(), strict=True) if not known
-    )
     return CopyPlan(
         definition_path=definition_path,
         version=version,
         replica=step.replica,
         lease=begin_copy(installation, transaction, step.replica, origins),
         sources=step.sources,
-        origins=origins,
-        segments=segments,
-        unrecorded=unrecorded,
-        target_objects=len(recorded),
+        content=read_content(transaction, slot, origins),
         is_degraded=is_degraded,
         earlier_region=None,
     )
@@ -412,82 +370,38 @@ def _copy(
 ) -> int:
     """Copy the missing segments and the manifests of a replica, and complete the replica; return the sent bytes."""
     slot = plan.replica.slot
-    target = installation.access(slot)
-    damages: list[Damage] = []
-
-    def wait_or_stop(seconds: float) -> None:
-        _wait_for_stop(stop, min(seconds, _LOOK_SECONDS))
-        check_cancelled()
-
-    sources = installation.access_all(
-        [source.slot for source in plan.sources],
-        lambda source: installation.access_from(slot.key.region, source, wait_or_stop),
-    )
-    wanted = {row.name: row.stored_bytes for row in plan.segments}
-    region_of = {str(source.slot.key): source.slot.key.region for source in plan.sources}
-    served = _ServedBytes(stored_bytes=wanted, regions=region_of)
-    reads = CrossRegionReads(
+    copy = SlotCopy(
         installation=installation,
+        slot=slot,
+        lease=plan.lease,
+        sources=[source.slot for source in plan.sources],
+        content=plan.content,
         party=version_party(plan.definition_path, plan.version),
-        home=slot,
-        stored_bytes=wanted,
-        regions=region_of,
-        reader=plan.lease.name,
-    )
-    # The first replica of a region pays for its egress when the replica is complete (invariant M3).
-    is_inside = plan.sources[0].slot.key.region == slot.key.region
-    order = CopyOrder(
-        sources=sources,
-        target=target,
-        segments=wanted,
-        unrecorded=plan.unrecorded,
-        marked=claim_segments(installation, slot, wanted),
-        target_objects=plan.target_objects,
-        is_degraded=plan.is_degraded,
+        counter=counter,
         check_cancelled=check_cancelled,
-        on_moved=counter.add_bytes,
-        damages=damages,
-        on_served=reads.count_served if is_inside else served.count_served,
+        wait=partial(_wait_for_stop, stop),
+        is_degraded=plan.is_degraded,
     )
-    head_workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
-    absent, missing = plan_segments(order, workers=head_workers)
-    is_absent = np.fromiter((row.name in absent for row in plan.segments), np.bool_, len(plan.segments))
-    held = record_held(installation, plan.lease, named_segments(plan.origins), is_absent=is_absent)
-    counter.total = sum(absent.values())
-    counter.begin()
-    if missing:
-        degrade(installation, slot, missing, "missing in the store")
-    try:
-        regions = slot.key.region, plan.sources[0].slot.key.region
-        workers = installation.threads(installation.tuning.copy_workers, *regions)
-        with reads.meter():
-            receipt = copy_segments(order, absent, missing, workers=workers)
-    finally:
-        degrade_damaged(installation, [source.slot for source in plan.sources], damages)
+    sent = copy.send()
     with installation.catalog.transaction() as transaction:
         transaction.works.guard(plan.lease)
         manifests = [
             record_manifest(
                 installation, transaction, slot, replace(origin, uid=installation.effects.new_uid(), slot_uid=slot.uid)
             )
-            for origin in plan.origins
+            for origin in plan.content.origins
         ]
-    for origin in plan.origins:
+    for origin in plan.content.origins:
         check_cancelled()
-        _, data = read_from_any(sources, partial(_read_manifest, origin))
-        target.put_manifest(origin.body_key, data)
+        sent.put_manifest(origin)
     with installation.catalog.reading() as transaction:
         version = transaction.versions.by_uid(plan.version.uid)
     path = None
     if plan.earlier_region is not None:
         parent = plan.sources[0].slot.key.region
-        path = ArrivalPath(parent=parent, earlier=plan.earlier_region, served=served.by_region)
-    complete_replica(installation, replace(plan, version=version, held=held), manifests, path)
-    return receipt.sent_bytes
-
-
-def _read_manifest(origin: ManifestRow, source: SlotAccess) -> bytes:
-    return source.get_object(origin.body_key, ManifestCheck(origin.digest))
+        path = ArrivalPath(parent=parent, earlier=plan.earlier_region, served=sent.served)
+    complete_replica(installation, replace(plan, version=version, held=sent.held), manifests, path)
+    return sent.sent_bytes
 
 
 def leave_to_workers(installation: Installation, version: ImageVersion) -> None:
