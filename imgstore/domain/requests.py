@@ -241,6 +241,8 @@ class NewDisk:
     tags: Mapping[str, str] | None = None
     """None keeps the present tags."""
     details: DiskDetails = NO_DETAILS
+    allow_remote: bool = False
+    """Whether content that the region does not have may be copied from another region, which is billed."""
 
     @property
     def display_name(self) -> str:

@@ -477,3 +477,8 @@ def _is_tree(chosen: Sequence[_Edge]) -> bool:
             each = chosen[each].parent
         reached.update(above)
     return True
+
+
+def rank_source_regions(costs: RouteCosts, sources: Collection[str], target: str) -> list[str]:
+    """Return the source regions of one copy: the cheapest first, then the fastest, then by name (invariant M32)."""
+    return sorted(sources, key=lambda source: (costs.price[source, target], costs.seconds[source, target], source))

@@ -87,7 +87,7 @@ def _resolve(
     kind = next(each for each in kinds if each is not None)
     excluded = before is not None and before.exclude_from_latest
     _check_count(count, region, limits)
-    _check_storage_account_type(kind, region)
+    check_storage_account_type(kind, region)
     return TargetRegion(
         name=region.name,
         regional_replica_count=count,
@@ -127,7 +127,12 @@ def _check_sum(targets: Sequence[TargetRegion], limits: Limits) -> None:
         )
 
 
-def _check_storage_account_type(kind: StorageAccountType, region: Region) -> None:
+def check_storage_account_type(kind: StorageAccountType, region: Region) -> None:
+    """Check that a region offers a storage account type.
+
+    Raises:
+        InvalidInput: the region does not offer the type.
+    """
     if kind not in region.storage_account_types:
         zones = len(region.zones)
         raise InvalidInput(

@@ -1,6 +1,7 @@
 """The actions `whatIf` and `whatIfDelete` predict requests, and write nothing (invariant M16)."""
 
 from decimal import Decimal
+from typing import Any
 
 from api_server import Api, version_body
 
@@ -45,3 +46,30 @@ def test_forecasts_of_a_version_and_a_disk(api: Api, web: WebServer) -> None:
     assert {each["region"] for each in wider["regions"]} == {"eastus"}
     assert (stored["deliveredBytes"], stored["storedBytes"] > 0) == (0, True)
     assert gone["storedBytes"] == -new["storedBytes"] < 0
+
+
+def test_disk_from_another_region(api: Api, web: WebServer) -> None:
+    """Azure refuses the disk. The field `allowRemote` belongs to imgstore."""
+    api.found()
+    body = version_body(web.url("/one.raw"), {"name": HERE})
+    assert api.await_end(api.ask("PUT", api.version(), body))["status"] == "Succeeded"
+    creation: dict[str, Any] = {"createOption": "FromImage", "galleryImageReference": {"id": api.version()}}
+    disk, path = {"location": "eastus", "properties": {"creationData": creation}}, f"{api.compute}/disks/d"
+    for answer in (api.ask("PUT", path, disk), api.ask("POST", f"{path}/whatIf", disk)):
+        assert (answer.status, answer.code) == (404, "GalleryImageNotFound")
+        assert (
+            "is not available in East US region. Please contact image owner to replicate"
+            in answer.body["error"]["message"]
+        )
+    creation["allowRemote"] = "perhaps"
+    assert api.ask("PUT", path, disk).body["error"]["target"] == "properties.creationData.allowRemote"
+    creation["allowRemote"] = True
+    with reading_only(api.installation):
+        found = api.ask("POST", f"{path}/whatIf", disk).body
+    assert api.await_end(api.ask("PUT", path, disk))["status"] == "Succeeded"
+    (row,) = [row for row in charges(api.installation) if row.target == "eastus"]
+    assert (row.source, row.delivered_bytes) == (HERE, found["deliveredBytes"])
+    assert Decimal(found["egress"]) == row.amount > 0
+    assert found["wholeCopies"]["deliveredBytes"] > row.delivered_bytes
+    upload = {"location": "eastus", "properties": {"creationData": {"createOption": "Upload", "allowRemote": True}}}
+    assert api.ask("PUT", f"{api.compute}/disks/u", upload).status == 400

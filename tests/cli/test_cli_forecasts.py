@@ -56,6 +56,11 @@ def test_forecasts_of_versions_and_disks(home: Path, samples: SampleImages) -> N
     assert heir["storedBytesAfter"] > heir["storedBytesBefore"] > 0
     image = ("--gallery-image-reference", "rg/g1/ubuntu", "-l", "westus2")
     assert told(home, "disk", "create", "-g", "rg", "-n", "d2", *image)["storedBytes"] > 0
+    far = ("--gallery-image-reference", "rg/g1/ubuntu", "-l", "northeurope", "--allow-remote")
+    (region,) = told(home, "disk", "create", "-g", "rg", "-n", "d2", *far)["regions"]
+    assert (region["region"], region["deliveredBytes"] > 0) == ("northeurope", True)
+    copy = ("--source", "d1", "-l", "northeurope", "--allow-remote")
+    assert told(home, "snapshot", "create", "-g", "rg", "-n", "s2", *copy)["regions"] == [region]
     file = ("--source", str(samples.second), "-l", "eastus")
     assert told(home, "disk", "create", "-g", "rg", "-n", "d3", *file)["storedBytes"] > 0
     assert told(home, "disk", "delete", "-g", "rg", "-n", "d1")["storedBytes"] < 0

@@ -286,7 +286,7 @@ def test_rebuilt_file_is_not_mixed_with_an_interrupted_upload(machine: Machine) 
     assert machine.ok(*words)["properties"]["uniqueId"] == made["properties"]["uniqueId"]
     noise(path, 120)
     done = machine.run(*words)
-    assert (done.exit_code, "(PropertyChangeNotAllowed)" in done.stderr) == (1, True), done.stderr
+    assert (done.exit_code, "(PropertyChangeNotAllowed)" in done.stderr) == (3, True), done.stderr
     machine.ok("disk", "delete", "-g", "rg", "-n", "mixed", "--yes")
 
 
@@ -367,6 +367,27 @@ def test_what_if_through_the_server_equals_the_bill(machine: Machine) -> None:
 
     repeated = machine.inside(*create, "--what-if")
     assert (repeated["deliveredBytes"], repeated["payers"]) == (0, [])
+
+    disk = [
+        "disk",
+        "create",
+        "-g",
+        "rg",
+        "-n",
+        "far",
+        "-l",
+        "eastus",
+        "--gallery-image-reference",
+        "rg/g1/ubuntu/8.0.0",
+    ]
+    done = machine.run(*disk)
+    assert (done.exit_code, "repeat `imgstore disk create` with --allow-remote" in done.stderr) == (3, True)
+    found = machine.inside(*disk, "--allow-remote", "--what-if")
+    assert machine.inside(*disk, "--allow-remote")["properties"]["provisioningState"] == "Succeeded"
+    with open_home(machine.server_home) as home:
+        (row,) = [row for row in charges(home) if row.party.disk == "far"]
+    assert (found["deliveredBytes"], Decimal(found["egress"])) == (row.delivered_bytes, row.amount)
+    machine.inside("disk", "delete", "-g", "rg", "-n", "far")
     less = machine.inside("sig", "image-version", "update", *version, "--target-regions", "southcentralus", "--what-if")
     gone = machine.inside("sig", "image-version", "delete", *version, "--what-if")
     assert gone["storedBytes"] < less["storedBytes"] < 0

@@ -394,7 +394,8 @@ def audit(
     versions = list(_versions(installation))
     # On cheapest routes a target region is charged, and may be the source of other regions.
     is_routed = any(replica.parent_region is not None for view in versions for replica in view.replicas)
-    sources = {row.source for row in rows if row.kind not in reads and not is_routed} | {
+    # A disk from another region (M32) is charged by the region that supplied the bytes, too.
+    sources = {row.source for row in rows if row.kind not in reads and row.party.disk is None and not is_routed} | {
         view.version.location for view in versions
     }
     for region, segments in arrived.items() if not adopted else ():

@@ -214,7 +214,7 @@ def _create(
     session: Session, wanted: NewDiskRequest, on_recorded: Callable[[Sequence[ManagedDisk]], None]
 ) -> ManagedDisk:
     if isinstance(wanted, DiskOfImageRequest):
-        return session.run(disks.create_disk, wanted)
+        return session.run(disks.create_disk, wanted, on_recorded=lambda row: on_recorded([row]))
     if isinstance(wanted, UploadRequest):
         return session.run(create_upload, wanted)
     return session.run(create_from_source, wanted, on_recorded=on_recorded)

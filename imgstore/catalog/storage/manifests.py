@@ -140,6 +140,11 @@ class Manifests(Rows[ManifestRow], table=_manifests, noun="manifest", value=Mani
         there = (_slots.c.pool_uid == pool_uid) & (_slots.c.region == region)
         return self._collect_ids(select(_manifests.c.segment_ids).join(_slots).where(there))
 
+    def list_by_body(self, slot_uid: str, body_key: str) -> builtins.list[ManifestRow]:
+        """Return all complete manifests of a slot with their content in the object `body_key`."""
+        same = (_manifests.c.slot_uid == slot_uid) & (_manifests.c.body_key == body_key)
+        return self._list_where(same & _manifests.c.complete)
+
     def count_body_users(self, slot_uid: str, body_key: str) -> int:
         """Return the number of manifests of a slot, complete or not, with their content in the object `body_key`."""
         statement = select(func.count()).where(_manifests.c.slot_uid == slot_uid, _manifests.c.body_key == body_key)

@@ -76,6 +76,8 @@ def _creation_body(server: Server, request: NewDiskRequest, original: Json, wher
         creation = {"createOption": "Copy", "sourceResourceId": original["id"]}
     else:
         creation = {"createOption": "Import", "sourceUri": request.source}
+    if request.allow_remote:
+        creation["allowRemote"] = True
     standing = server.find(server.disk(request.group, request.name))
     kept = (standing or {}).get("tags") if request.tags is None else request.tags
     return disk_body(location=where, creation=creation, tags=kept, **_words(request))

@@ -140,6 +140,13 @@ def make_value(value_type: Callable[..., _V], given: Mapping[str, Any], **conver
     return value_type(**{name: given[name] for name in names & given.keys()}, **converted)
 
 
+allow_remote: Final = click.option(
+    "--allow-remote",
+    is_flag=True,
+    help="Copy content that the region does not have from the cheapest region that has it. The bytes are billed.",
+)
+
+
 def read_disk_request(given: Mapping[str, Any], kind: DiskKind = DiskKind.DISK) -> DiskRequest:
     """Make the request for a disk or snapshot from a source, from the values of the options."""
     return make_value(DiskRequest, given, kind=kind, os_properties=make_value(OsProperties, given))

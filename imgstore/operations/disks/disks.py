@@ -4,7 +4,7 @@ New disks are distributed over the replicas of a version round robin. A disk doe
 Disks from other sources are made by ``from_source.py``, ``images.py`` and ``uploads.py``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from imgstore.catalog import Transaction
@@ -31,16 +31,24 @@ from imgstore.domain.storage import object_keys
 from imgstore.domain.tags import apply_tags
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
-from imgstore.operations.disks.placed_disks import make_placed_disks
+from imgstore.operations.billing.budgets import check_budget
 from imgstore.operations.disks.placement import advise_replicas, find_degraded_offer, find_offer
+from imgstore.operations.disks.remote_content import (
+    ensure_slot,
+    find_remote_offer,
+    lease_content,
+    make_content,
+    name_remote_option,
+)
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
+from imgstore.operations.replication.disk_copy import DiskCopy
 from imgstore.operations.slots.attribution import change_tags
 from imgstore.operations.slots.held_works import run_or_follow
 from imgstore.operations.slots.losses import check_no_loss
-from imgstore.operations.slots.references import lease_disk
+from imgstore.operations.slots.references import PlacedDisk
 from imgstore.operations.slots.removal import remove_disks
 from imgstore.transfer.spool import remove_spool
 
@@ -60,16 +68,30 @@ class ImageDiskRequest:
     details: DiskDetails = NO_DETAILS
 
 
-def create_disk(installation: Installation, principal: Principal, request: DiskOfImageRequest) -> ManagedDisk:
+def create_disk(
+    installation: Installation,
+    principal: Principal,
+    request: DiskOfImageRequest,
+    *,
+    on_recorded: Callable[[ManagedDisk], None] = lambda _disk: None,
+) -> ManagedDisk:
     """Create a managed disk from a complete replica of an image version. Replicas are chosen round robin.
 
     The same call after a completed call does nothing. After an interrupted call, the same call resumes. If the store of
-    the replica fails, the disk is made from another complete replica of the region.
+    the replica fails, the disk is made from another complete replica of the region. If the region has no complete replica
+    and the request allows another region, the missing segments are copied from the cheapest region (invariant M32).
+
+    Args:
+        installation: the installation.
+        principal: the caller.
+        request: the new disk and its image.
+        on_recorded: a function that receives the new row before segments are copied from another region.
 
     Raises:
         ImageNotAvailable: the version does not exist, has no such disk, or is not complete in the region.
         InvalidInput: the size or the zones in the details do not fit the disk.
         PropertyChangeNotAllowed: the disk exists, from another image or in another region.
+        Conflict: the disk needs bytes of another region, and a budget of kind `refuse` is reached.
         StoreError: no complete replica of the region can be read.
         ObjectCorrupt: the disk is for an export, and bytes of the disk are lost. The error names the ranges.
     """
@@ -82,15 +104,18 @@ def create_disk(installation: Installation, principal: Principal, request: DiskO
         installation.locator.health.refresh()
 
         degraded = _find_intact_offer(installation, reference, request) if is_for_export(request.tags) else None
+        if request.allow_remote:
+            _check_remote_budget(installation, reference, request)
 
         def attempt() -> ManagedDisk:
             with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
                 disk = add_or_reuse_disk(installation, transaction, request, reference, degraded)
-                placed = lease_disk(installation, transaction, disk)
-            if placed.lease is None:
-                return disk
-            (made,) = make_placed_disks(installation, [placed])
-            advise_replicas(installation, made)
+                leased = lease_content(installation, transaction, disk, allow_remote=request.allow_remote)
+            if isinstance(leased, DiskCopy):
+                on_recorded(disk)
+            made = make_content(installation, leased)
+            if isinstance(leased, PlacedDisk) and leased.lease is not None:
+                advise_replicas(installation, made)
             return made
 
         return run_or_follow(installation, f"disk {name}", attempt)
@@ -132,7 +157,22 @@ def add_or_reuse_disk(
     if standing is not None:
         return reuse_disk(installation, transaction, standing, wanted)
     ensure_group(installation, transaction, group, wanted.region)
-    return _place_disk(installation, transaction, wanted, degraded)
+    return _place_disk(installation, transaction, wanted, degraded, allow_remote=request.allow_remote)
+
+
+def _check_remote_budget(installation: Installation, reference: ImageReference, request: DiskOfImageRequest) -> None:
+    """Check the budget before a new disk needs bytes of another region. An accepted disk continues (invariant M30)."""
+    with installation.catalog.reading() as transaction:
+        if transaction.disks.get(installation.subscription, request.group, request.name) is not None:
+            return
+        region = choose_disk_region(installation, transaction, request.group, request.location, None)
+        try:
+            find_offer(installation, transaction, reference, region)
+        except ImageNotAvailable:
+            pass
+        else:
+            return
+    check_budget(installation)
 
 
 def choose_disk_region(
@@ -236,11 +276,16 @@ def _format_lun(lun: int | None) -> str:
 
 
 def _place_disk(
-    installation: Installation, transaction: Transaction, wanted: ImageDiskRequest, degraded: ImageOffer | None
+    installation: Installation,
+    transaction: Transaction,
+    wanted: ImageDiskRequest,
+    degraded: ImageOffer | None,
+    *,
+    allow_remote: bool,
 ) -> ManagedDisk:
     """Add the row of a single disk, in state Creating, to the next slot of the round robin.
 
-    Without a complete replica, the disk comes from the `degraded` offer, if there is one.
+    Without a complete replica, the disk comes from the `degraded` offer, if there is one, or from another region.
 
     Raises:
         ImageNotAvailable: the version does not exist, has no such disk, or is not complete in the region.
@@ -248,14 +293,44 @@ def _place_disk(
     """
     try:
         offer = find_offer(installation, transaction, wanted.reference, wanted.region)
-    except ImageNotAvailable:
+    except ImageNotAvailable as error:
         if degraded is None:
-            raise
+            return _add_remote_disk(installation, transaction, wanted, error, allow_remote=allow_remote)
         offer = degraded
     slots = installation.prefer_responsive(_slots_of_type(offer.slots, wanted.details.sku))
     disk = transaction.placements.place(_new_disk(installation, wanted, offer, slots[0]), slots)
     _check_allowed_type(offer, disk.storage_account_type)
     return disk
+
+
+def _add_remote_disk(
+    installation: Installation,
+    transaction: Transaction,
+    wanted: ImageDiskRequest,
+    refusal: ImageNotAvailable,
+    *,
+    allow_remote: bool,
+) -> ManagedDisk:
+    """Add the row of a disk whose content is in other regions only.
+
+    Raises:
+        ImageNotAvailable: the `refusal`, if no region has the image, or if the request does not allow other regions.
+    """
+    offer = find_remote_offer(installation, transaction, wanted.reference)
+    if offer is None:
+        raise refusal
+    if not allow_remote:
+        raise name_remote_option(refusal)
+    is_zoned = wanted.details.sku is StorageAccountType.STANDARD_ZRS
+    slot = ensure_slot(
+        installation,
+        transaction,
+        sources=offer.slots,
+        region=wanted.region,
+        body_key=object_keys.manifest_key(offer.version_uid, disk_key(wanted.lun)),
+        kind=StorageAccountType.STANDARD_ZRS if is_zoned else None,
+    )
+    return add_disk(installation, transaction, wanted, offer, slot)
 
 
 def _find_intact_offer(

@@ -45,7 +45,7 @@ from imgstore.operations.activity_log import record_activity
 from imgstore.operations.disks.content_check import check_recorded_source, check_same_content, note_changed_source
 from imgstore.operations.disks.conversions import conversion_bounds
 from imgstore.operations.disks.disks import check_existing, choose_disk_region, update_tags
-from imgstore.operations.disks.placed_disks import make_placed_disks
+from imgstore.operations.disks.remote_content import ensure_slot, lease_content, make_content
 from imgstore.operations.disks.sources import (
     find_original,
     may_refer_to,
@@ -59,7 +59,6 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.replication.disk_ingest import ingest_disk, refill_disk
 from imgstore.operations.slots.held_works import run_or_follow
-from imgstore.operations.slots.references import lease_disk
 from imgstore.operations.slots.removal import remove_disks
 from imgstore.policy.os_compatibility import check_os_compatibility, inherit_declared
 
@@ -115,10 +114,14 @@ def make_disks(
             with installation.catalog.transaction() as transaction:
                 disks = make_rows(installation, principal, transaction, requests, readers, verified)
                 open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
-                placed = [lease_disk(installation, transaction, each) for each in open_ones if each.source is None]
+                leased = [
+                    lease_content(installation, transaction, each, allow_remote=requests[0].allow_remote)
+                    for each in open_ones
+                    if each.source is None
+                ]
             on_recorded(disks)
-            for copied in placed:
-                make_placed_disks(installation, [copied])
+            for copied in leased:
+                make_content(installation, copied)
             for disk in open_ones:
                 if disk.source is not None:
                     _ingest(installation, disks, disk, readers[disk.disk_key])
@@ -336,7 +339,7 @@ def _add_copy(
     standing: ManagedDisk | None,
     original: ManagedDisk,
 ) -> ManagedDisk:
-    """Add the row of a copy with the slot and the content of the source."""
+    """Add the row of a copy with the content of the source, in the slot of the source or of the same pool elsewhere."""
     check_os_compatibility(
         original.os_properties, request.os_properties, source_name=original.name, target_name=request.display_name
     )
@@ -347,7 +350,7 @@ def _add_copy(
     region = original.location
     if request.location is not None:
         region = installation.regions.get(request.location, target="location").name
-    if region != original.location:
+    if region != original.location and not request.allow_remote:
         raise source_not_found(
             request.source, f"'{original.name}' in {original.location}", what=request.kind.noun, region=region
         )
@@ -362,8 +365,19 @@ def _add_copy(
             target="sku.name",
         )
     above = ensure_group(installation, transaction, request.group, region)
+    row = copy_disk_row(installation, original)
+    if region != original.location:
+        slot = ensure_slot(
+            installation,
+            transaction,
+            sources=[original.slot],
+            region=region,
+            body_key=original.body_key,
+            kind=original.storage_account_type,
+        )
+        row = replace(row.in_slot(slot), location=region)
     copied = replace(
-        request.details.apply_to(copy_disk_row(installation, original)),
+        request.details.apply_to(row),
         kind=request.kind,
         group=above.name,
         name=request.name,

@@ -1,5 +1,6 @@
 """Select the image version and the replica for a new disk, and recommend more replicas if necessary."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -109,20 +110,23 @@ def find_degraded_offer(
     version = find_named_version(installation, transaction, definition_path, reference, region)
     replicas = transaction.replicas.in_region(version.uid, region)
     slots = tuple(each.slot for each in replicas if each.state is ReplicaState.DEGRADED)
+    return make_offer(definition_path, version, reference, slots) if slots else None
+
+
+def make_offer(
+    definition_path: DefinitionPath, version: ImageVersion, reference: ImageReference, slots: Sequence[Slot]
+) -> ImageOffer:
+    """Return a version as a source of disks, with slots that have its content."""
     definition = definition_path.definition
-    return (
-        None
-        if not slots
-        else ImageOffer(
-            source=reference.display_id(definition_path.version_id(version.name)),
-            version_uid=version.uid,
-            definition=definition.name,
-            os_state=definition.os_state,
-            os_properties=definition.os_properties,
-            disallowed_disk_types=definition.disallowed_disk_types,
-            disks=version.disks,
-            slots=slots,
-        )
+    return ImageOffer(
+        source=reference.display_id(definition_path.version_id(version.name)),
+        version_uid=version.uid,
+        definition=definition.name,
+        os_state=definition.os_state,
+        os_properties=definition.os_properties,
+        disallowed_disk_types=definition.disallowed_disk_types,
+        disks=version.disks,
+        slots=tuple(slots),
     )
 
 
@@ -169,7 +173,7 @@ def find_named_version(
                 installation, reference.display_id(definition_path.version_id(reference.version)), region
             )
         return found
-    found = _latest(transaction, definition_path, region)
+    found = find_latest_version(transaction, definition_path, region)
     if found is None:
         raise ImageNotAvailable(
             f"There is no latest image version of '{definition_path.definition.name}' in {_region_display_name(installation, region)} region.",
@@ -182,7 +186,7 @@ def find_named_version(
     return found
 
 
-def _latest(transaction: Transaction, definition_path: DefinitionPath, region: str) -> ImageVersion | None:
+def find_latest_version(transaction: Transaction, definition_path: DefinitionPath, region: str) -> ImageVersion | None:
     """Find the latest version in a region, in batches from the highest version down. The first version usually fits."""
     below: VersionName | None = None
     while some := transaction.versions.list_complete_in(

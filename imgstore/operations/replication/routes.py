@@ -15,7 +15,7 @@ import numpy as np
 
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import named_segments
-from imgstore.domain.resources import Replica
+from imgstore.domain.resources import Replica, Slot
 from imgstore.domain.settings.replication import ReplicationRoute
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.sizes import GIGABYTE
@@ -34,11 +34,13 @@ from imgstore.policy.replication_routes import (
     RouteState,
     estimate_rate,
     plan_routes,
+    rank_source_regions,
     read_route_state,
     source_routes,
 )
 from imgstore.policy.transfer_rates import measure_rates
 from imgstore.policy.worker_queue import QueuedVersion
+from imgstore.segments.fingerprint_index import Locations
 
 _MEASURED_BYTES_MIN: Final = 4 << 20
 """Copies of fewer bytes measure the latency and not the rate."""
@@ -145,25 +147,43 @@ def _read_state(installation: Installation, replicas: Sequence[Replica], failed:
 def _read_costs(
     installation: Installation, transaction: Transaction, replicas: Sequence[Replica], state: RouteState
 ) -> _PlannedCosts:
-    """Return the price and the estimated time of the bytes that are new in each waiting region, from each parent.
+    """Return the price and the estimated time of the bytes that are new in each waiting region, from each parent."""
+    origin = next(each for each in replicas if each.state is ReplicaState.COMPLETED)
+    parents = state.finished | state.waiting
+    return _read_pair_costs(
+        installation,
+        transaction,
+        subscription=definition_path_of(
+            transaction, transaction.versions.by_uid(origin.version_uid)
+        ).gallery.subscription,
+        pool_uid=origin.slot.key.pool_uid,
+        ids=named_segments(transaction.manifests.of_replica(origin.version_uid, origin.slot.uid)),
+        pairs=[(parent, region) for region in state.waiting for parent in parents if parent != region],
+    )
+
+
+def _read_pair_costs(
+    installation: Installation,
+    transaction: Transaction,
+    *,
+    subscription: str,
+    pool_uid: str,
+    ids: Locations,
+    pairs: Sequence[Pair],
+) -> _PlannedCosts:
+    """Return the price and the estimated time of the segments that are new in the target region of each pair.
 
     The price begins at the present sum of the month. Of several copies with one meter, each price begins there.
     """
-    origin = next(each for each in replicas if each.state is ReplicaState.COMPLETED)
-    subscription = definition_path_of(transaction, transaction.versions.by_uid(origin.version_uid)).gallery.subscription
     now = transaction.now()
     prices = current_prices(installation, transaction)
-    parents = state.finished | state.waiting
-    pool_uid = origin.slot.key.pool_uid
-    ids = named_segments(transaction.manifests.of_replica(origin.version_uid, origin.slot.uid))
     timed = transaction.replicas.list_timed_transfers()
     rates = measure_rates(each for each in timed if each.moved_bytes >= _MEASURED_BYTES_MIN)
     crossings = {(key.source, key.target): rate for key, rate in rates.items() if key.source not in (None, key.target)}
     planned: dict[str, int] = {}
-    for region in state.waiting:
+    for region in {region for _, region in pairs}:
         new_here = np.setdiff1d(ids, transaction.manifests.segment_ids_in_region(pool_uid, region))
         planned[region] = transaction.segments.stored_bytes(pool_uid, new_here)
-    pairs = [(parent, region) for region in state.waiting for parent in parents if parent != region]
     bandwidth = installation.regions.bandwidth
     found = _PlannedCosts(
         costs=RouteCosts(
@@ -176,6 +196,48 @@ def _read_costs(
     )
     price = {pair: found.rate_bytes(found.rates[pair], planned[pair[1]]) for pair in pairs}
     return replace(found, costs=replace(found.costs, price=price))
+
+
+def rank_sources(
+    installation: Installation,
+    transaction: Transaction,
+    *,
+    subscription: str,
+    slots: Sequence[Slot],
+    ids: Locations,
+    target: str,
+) -> list[Slot]:
+    """Return the slots in the order in which a copy into a region reads from them (invariant M32).
+
+    Slots with a store that is known to be silent are last.
+
+    Args:
+        installation: the installation.
+        transaction: the open transaction.
+        subscription: the subscription that pays.
+        slots: slots of one pool with the whole content, at least one.
+        ids: the ids of the segments of the content.
+        target: the region of the copy.
+    """
+    regions = {slot.key.region for slot in slots} - {target}
+    costs = _read_pair_costs(
+        installation,
+        transaction,
+        subscription=subscription,
+        pool_uid=slots[0].key.pool_uid,
+        ids=ids,
+        pairs=[(region, target) for region in sorted(regions)],
+    ).costs
+    order = {region: place for place, region in enumerate(rank_source_regions(costs, regions, target))}
+    return sorted(
+        slots,
+        key=lambda slot: (
+            installation.locator.is_avoided(slot),
+            order.get(slot.key.region, -1),  # A slot in the region of the copy costs nothing.
+            slot.key.ordinal,
+            slot.key.storage_account_type,
+        ),
+    )
 
 
 def record_parents(transaction: Transaction, queued: QueuedVersion, step: CopyStep) -> None:

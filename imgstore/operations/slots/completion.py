@@ -23,7 +23,7 @@ from imgstore.ledger.egress import ArrivalPath, Transfer, charge_arrival, split_
 from imgstore.ledger.entries import LedgerRow, Party
 from imgstore.operations.billing.price_lists import current_prices
 from imgstore.operations.installation import Installation
-from imgstore.operations.slot_owners import body_bytes
+from imgstore.operations.slot_owners import body_bytes, reference_bytes
 from imgstore.operations.slots.attribution import (
     account_for_manifests,
     open_interval,
@@ -238,9 +238,14 @@ def add_arrival(
 
 
 def _new_object_bytes(transaction: Transaction, slot: Slot, manifests: Sequence[ManifestRow]) -> int:
-    """Return the bytes of the manifests that no complete row of the slot names. Disks may name a manifest already."""
+    """Return the bytes of the references, and of the manifests that no complete row of the slot names.
+
+    Disks may name a manifest already.
+    """
     return sum(
-        row.object_bytes for row in manifests if transaction.manifests.find_by_body(slot.uid, row.body_key) is None
+        reference_bytes(row)
+        + (body_bytes(row) if transaction.manifests.find_by_body(slot.uid, row.body_key) is None else 0)
+        for row in manifests
     )
 
 
@@ -285,6 +290,91 @@ def complete_disk(
         record_disk_completion(installation, transaction, party, manifest)
         transaction.disks.update(disk)
         transaction.works.complete(lease)
+
+
+def complete_copied_disk(
+    installation: Installation,
+    *,
+    lease: Lease,
+    disk: ManagedDisk,
+    party: Party,
+    manifest: ManifestRow,
+    path: ArrivalPath,
+    held: Locations,
+) -> None:
+    """Set a disk with copied segments to Succeeded and charge for the bytes, in one transaction.
+
+    Args:
+        installation: the installation.
+        lease: the lease of the copy work.
+        disk: the new content of the row of the disk.
+        party: the party that is billed for the bytes.
+        manifest: the manifest of the disk.
+        path: the regions that supplied the bytes.
+        held: the ids of the segments that the slot held before the work.
+
+    Raises:
+        LeaseLost: another process has taken over the work. Nothing was written.
+        WorkHeld: one of the segments is marked for deletion or is being deleted. Nothing was written.
+    """
+    slot = disk.slot
+    with installation.catalog.transaction() as transaction:
+        transaction.works.guard(lease)
+        transaction.slots.lock_region(slot.key.pool_uid, slot.key.region)
+        transaction.slots.lock(slot.uid)
+        ids = named_segments([manifest])
+        check_unmarked(installation, transaction, slot, ids)
+        # The tags may have changed since the work was planned.
+        present = transaction.disks.by_uid(disk.uid)
+        party = replace(party, tags=present.tags)
+        record_copied_disk(installation, transaction, party, manifest, path, held=held)
+        _remove_lost_objects(transaction, slot, [manifest], ids)
+        transaction.disks.update(
+            replace(present, provisioning_state=disk.provisioning_state, source_format=disk.source_format)
+        )
+        transaction.works.complete(lease)
+
+
+def record_copied_disk(
+    installation: Installation,
+    transaction: Transaction,
+    party: Party,
+    manifest: ManifestRow,
+    path: ArrivalPath,
+    *,
+    held: Locations,
+) -> list[LedgerRow]:
+    """Charge for the segments of a copied disk, and complete its manifest. A prediction also runs this (M16).
+
+    The disk pays for the segments that its work stored and that no complete manifest of the region names (M2). The key
+    of the charge is the uid of the disk (M4). The caller holds the locks of the region and of the slot.
+
+    Returns:
+        The added charges.
+    """
+    slot = transaction.slots.get(manifest.slot_uid)
+    pool_uid, region = slot.key.pool_uid, slot.key.region
+    new_in_region = np.setdiff1d(
+        named_segments([manifest]), transaction.manifests.segment_ids_in_region(pool_uid, region)
+    )
+    arrival = Transfer(
+        key=manifest.owner_uid,
+        party=party,
+        source=path.parent,
+        target=region,
+        replica=slot.key.ordinal,
+        moved_bytes=transaction.segments.stored_bytes(pool_uid, np.setdiff1d(new_in_region, held)),
+        time=transaction.now(),
+    )
+    charges = []
+    for part in split_arrival(arrival, path):
+        charges += add_arrival(installation, transaction, part, crossing=True)
+    if transaction.manifests.find_by_body(slot.uid, manifest.body_key) is not None:
+        # A replica or another disk brought the manifest into the slot in the meantime.
+        transaction.manifests.set_object_bytes(manifest.uid, reference_bytes(manifest))
+        manifest = replace(manifest, object_bytes=reference_bytes(manifest))
+    record_disk_completion(installation, transaction, party, manifest)
+    return charges
 
 
 def record_disk_completion(

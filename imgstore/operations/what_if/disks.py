@@ -1,14 +1,14 @@
 """Predict the creation of managed disks and snapshots, and the deletion of disks, snapshots and managed images."""
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from imgstore.domain import names
 from imgstore.domain.disks.sources import DiskReader, SourceIdentity
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.identity.access import Action, Principal
-from imgstore.domain.requests import DiskOfImageRequest, DiskRequest
+from imgstore.domain.requests import DiskOfImageRequest, DiskRequest, NewDisk
 from imgstore.domain.resources import DiskKind, ManagedDisk
 from imgstore.domain.states import ProvisioningState
 from imgstore.ledger.forecast import Forecast, ForecastFacts
@@ -16,6 +16,7 @@ from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit
 from imgstore.operations.disks.disks import add_or_reuse_disk
 from imgstore.operations.disks.from_source import make_rows, open_files, verify_changed_files
+from imgstore.operations.disks.remote_content import choose_sources
 from imgstore.operations.gallery.groups import permit_group
 from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
@@ -29,7 +30,7 @@ from imgstore.transfer.receipts import IngestReceipt
 
 
 def forecast_image_disk(installation: Installation, principal: Principal, request: DiskOfImageRequest) -> Forecast:
-    """Predict the effects of `create_disk`: a reference to a replica of the region, so that no bytes cross regions.
+    """Predict the effects of `create_disk`: a reference to a replica of the region, or a copy from another region.
 
     Raises:
         ImageNotAvailable, Conflict, PropertyChangeNotAllowed: the creation would be refused.
@@ -37,10 +38,28 @@ def forecast_image_disk(installation: Installation, principal: Principal, reques
     names.check_disk_name(request.name)
     _permit_creation(installation, principal, request.group, request.name, DiskKind.DISK)
     reference = admit_reader(installation, principal, request.reference)
-    with simulate(installation) as simulation:
-        _refer(simulation, add_or_reuse_disk(installation, simulation.transaction, request, reference))
+
+    def add(simulation: Simulation) -> ManagedDisk:
+        return add_or_reuse_disk(installation, simulation.transaction, request, reference)
+
+    with _simulate_creation(installation, request, add) as simulation:
+        _make(simulation, add(simulation), request)
         found = simulation.read_facts()
     return forecast_of(installation, principal, found)
+
+
+@contextmanager
+def _simulate_creation(
+    installation: Installation, request: NewDisk, add: Callable[[Simulation], ManagedDisk]
+) -> Iterator[Simulation]:
+    """Simulate the creation of a disk in the block. The slot of a disk from another region is listed before."""
+    pool_uid, regions = None, list[str]()
+    if request.allow_remote:
+        with simulate(installation) as simulation:
+            disk = add(simulation)
+            pool_uid, regions = disk.slot.key.pool_uid, [disk.slot.key.region]
+    with simulate(installation, pool_uid, regions) as simulation:
+        yield simulation
 
 
 def forecast_source_disk(installation: Installation, principal: Principal, request: DiskRequest) -> Forecast:
@@ -92,13 +111,18 @@ def _permit_creation(installation: Installation, principal: Principal, group: st
     permit(installation, principal, Action.WRITE, names.compute_id(installation.subscription, group, kind, name))
 
 
-def _refer(simulation: Simulation, disk: ManagedDisk) -> None:
-    """Add the reference of a disk, unless the disk is complete."""
+def _make(simulation: Simulation, disk: ManagedDisk, request: NewDisk) -> None:
+    """Add the reference of a disk, or copy its content from other regions, unless the disk is complete."""
+    installation, transaction = simulation.installation, simulation.transaction
     if disk.provisioning_state is ProvisioningState.SUCCEEDED:
         return
+    sources = choose_sources(installation, transaction, disk, allow_remote=request.allow_remote)
+    if sources is not None:
+        simulation.copy_disk(disk, sources)
+        return
     simulation.touch(disk.slot)
-    origin = find_origin(simulation.transaction, disk)
-    add_reference(simulation.installation, simulation.transaction, disk, origin, len(reference_to(origin)))
+    origin = find_origin(transaction, disk)
+    add_reference(installation, transaction, disk, origin, len(reference_to(origin)))
     simulation.add_disk(disk.slot, disk.virtual_bytes)
 
 
@@ -115,10 +139,10 @@ class _Creation:
 
     def predict(self) -> ForecastFacts:
         """Pack a file for its slot, and simulate the creation. The transaction ends before the file is read."""
-        with simulate(self.installation) as simulation:
+        with _simulate_creation(self.installation, self.request, self._add) as simulation:
             disk = self._add(simulation)
             if disk.provisioning_state is ProvisioningState.SUCCEEDED or disk.source is None:
-                _refer(simulation, disk)
+                _make(simulation, disk, self.request)
                 return simulation.read_facts()
             planned = plan_prediction(simulation.transaction, disk)
         receipt = self._pack(planned)

@@ -16,7 +16,16 @@ from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.errors import StoreError
 from imgstore.domain.identity.access import Action, Principal, is_allowed
 from imgstore.domain.names import compute_id
-from imgstore.domain.resources import DiskKind, ImageVersion, ManifestRow, Replica, SegmentRow, Slot, StorageAccountType
+from imgstore.domain.resources import (
+    DiskKind,
+    ImageVersion,
+    ManagedDisk,
+    ManifestRow,
+    Replica,
+    SegmentRow,
+    Slot,
+    StorageAccountType,
+)
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.views import DefinitionPath
@@ -35,10 +44,17 @@ from imgstore.ledger.months import Month
 from imgstore.operations.billing.price_lists import read_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.replication.copy import find_earlier_region, read_queued_versions
+from imgstore.operations.replication.disk_copy import RemoteSources, copied_manifest
 from imgstore.operations.replication.routes import compare_routes, record_parents
 from imgstore.operations.replication.targets import mark_surplus_replicas
-from imgstore.operations.slots.completion import add_manifest, record_completion, remove_manifests
+from imgstore.operations.slots.completion import (
+    add_manifest,
+    record_completion,
+    record_copied_disk,
+    remove_manifests,
+)
 from imgstore.operations.slots.held_segments import predict_held
+from imgstore.operations.slots.references import disk_party
 from imgstore.policy.copy_plan import CopyStep, ready_steps
 from imgstore.policy.transfer_rates import RateKey, estimate_seconds, measure_rates
 from imgstore.policy.worker_queue import QueuedVersion
@@ -139,10 +155,27 @@ class Simulation:
         charges = record_completion(
             self.installation, transaction, definition_path, present, replica, rows, path, held=held
         )
-        self.charges += charges
         virtual_bytes = sum(row.virtual_bytes for row in rows)
         if is_new:
             self.add_disk(slot, virtual_bytes)
+        self._add_arrival(charges, virtual_bytes)
+
+    def copy_disk(self, disk: ManagedDisk, sources: RemoteSources) -> None:
+        """Copy the content of a disk from other regions, as `disk_copy.copy_disk`."""
+        transaction, slot = self.transaction, disk.slot
+        transaction.slots.lock_region(slot.key.pool_uid, slot.key.region)
+        self.touch(slot)
+        row = add_manifest(transaction, slot, copied_manifest(self.installation, disk, sources))
+        held = predict_held(transaction, slot, disk.uid, named_segments([row]), self.listed.get(slot.uid, ()))
+        served = {sources.parent: sum(each.stored_bytes for each in self._segments([sources.origin]))}
+        path = ArrivalPath(parent=sources.parent, earlier=sources.earlier_region, served=served)
+        charges = record_copied_disk(self.installation, transaction, disk_party(disk), row, path, held=held)
+        self.add_disk(slot, disk.virtual_bytes)
+        self._add_arrival(charges, disk.virtual_bytes)
+
+    def _add_arrival(self, charges: Sequence[LedgerRow], virtual_bytes: int) -> None:
+        """Add the charges of a completion. A whole copy of the content would move its virtual bytes."""
+        self.charges += charges
         for row in charges:
             crosses = row.kind is ChargeKind.EGRESS
             self._moved_bytes[RateKey(source=row.source if crosses else row.target, target=row.target)] += (

@@ -91,7 +91,7 @@ _STORED_DISK: Final[Mapping[str, Treatment]] = {
         FieldUse.APPLIED,
         "createOption sourceUri sourceResourceId uploadSizeBytes imageReference galleryImageReference.id "
         "galleryImageReference.sharedGalleryImageId galleryImageReference.communityGalleryImageId "
-        "galleryImageReference.lun",
+        "galleryImageReference.lun allowRemote",
         "properties.creationData.",
     ),
     **_with_use(

@@ -56,6 +56,7 @@ def read_disk(body: Json, *, group: str, name: str, kind: DiskKind) -> NewDiskRe
         hyper_v_generation=_read_optional(body, "properties.hyperVGeneration", _GENERATION),
     )
     sku = read_sku(body, "sku.name")
+    remote = f"{_CREATION}.allowRemote"
     common: dict[str, Any] = {
         "kind": kind,
         "group": group,
@@ -64,6 +65,7 @@ def read_disk(body: Json, *, group: str, name: str, kind: DiskKind) -> NewDiskRe
         "os_properties": os_properties,
         "storage_account_type": sku if option in ("import", "upload") else None,
         "tags": tags_of(body),
+        "allow_remote": value_at(body, remote) is not None and flag_of(value_at(body, remote), remote),
         "details": DiskDetails(
             size_gib=read_integer(body, "properties.diskSizeGB"),
             sku=sku,
@@ -85,6 +87,7 @@ _OPTIONS_OF_FIELDS: Final = {
     "storageAccountId": ("import",),
     "sourceResourceId": ("copy",),
     "uploadSizeBytes": ("upload",),
+    "allowRemote": ("fromimage", "copy"),
 }
 """The create options of fields that not all options use."""
 

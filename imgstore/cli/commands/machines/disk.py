@@ -50,6 +50,7 @@ imgstore disk create -g rg -n data0 -l westus2 --gallery-image-reference rg/myGa
 imgstore disk create -g rg -n d3 --source d1
 imgstore disk create -g rg -n d4 -l westus2 --source ./disk.vhd --os-type Linux --sku Standard_ZRS
 imgstore disk create -g rg -n d4 -l westus2 --source ./disk.vhd --what-if -o table
+imgstore disk create -g rg -n d5 -l northeurope --gallery-image-reference rg/myGallery/ubuntu --allow-remote --what-if
 """
 _EXPORT_EXAMPLE = """
 imgstore disk export -g rg -n d1 --file d1.vhd --format vhd
@@ -119,7 +120,9 @@ def _read_creation(**given: Any) -> dict[str, Any]:
         )
     if upload_bytes is not None and path is not None:
         raise click.UsageError("An upload goes into no file.")
-    common = {name: given[name] for name in ("group", "name", "location", "tags")}
+    if upload_bytes is not None and given["allow_remote"]:
+        raise click.UsageError("--allow-remote goes with --gallery-image-reference or --source.")
+    common = {name: given[name] for name in ("group", "name", "location", "tags", "allow_remote")}
     request: NewDiskRequest
     if source is not None:
         request = options.read_disk_request(given)
@@ -192,14 +195,15 @@ def _forecast_creation(session: Session, request: NewDiskRequest, target: Export
     help="Create a disk for an upload. The URL from `disk grant-access` takes a fixed VHD.",
 )
 @options.number("--upload-size-bytes", least=1, unit="BYTES", text="With --upload-type: size of the VHD file.")
+@options.allow_remote
 @_file(required=False, text="Also write the disk to this file. The disk stays if the write fails.")
 @options.together(*_file_options)
 @options.tags
 def create(session: Session, request: NewDiskRequest, target: ExportTarget | None) -> Json:
     """Create a managed disk from an image version, a disk, a snapshot or a file, or for an upload.
 
-    Disks of an image version use the replicas of the region in turn. An interrupted command resumes when the same line runs
-    again.
+    Disks of an image version use the replicas of the region in turn. With --allow-remote, a disk also comes from another
+    region. An interrupted command resumes when the same line runs again.
     """
     if isinstance(request, UploadRequest):
         return disk_json(session.run(create_upload, request))

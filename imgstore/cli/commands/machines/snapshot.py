@@ -5,8 +5,8 @@ from typing import Any
 import click
 
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group
-from imgstore.cli.framework.forecasts import forecast_disk_deletion
+from imgstore.cli.framework.command import Answer, Group
+from imgstore.cli.framework.forecasts import answer_forecast, forecast_disk_deletion
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.paging import PageRequest
@@ -14,6 +14,7 @@ from imgstore.domain.requests import DiskRequest
 from imgstore.domain.resources import DiskKind
 from imgstore.operations.disks import disks
 from imgstore.operations.disks.from_source import create_from_source
+from imgstore.operations.what_if.disks import forecast_source_disk
 from imgstore.wire.json_text import Json
 from imgstore.wire.responses.resources import disk_json
 
@@ -29,6 +30,7 @@ _TABLE = columns(
 _CREATE_EXAMPLE = """
 imgstore snapshot create -g rg -n s1 --source d1
 imgstore snapshot create -g rg -n s2 --source ./disk.vhd -l westus2 --os-type Linux
+imgstore snapshot create -g rg -n s3 --source s1 -l northeurope --allow-remote --what-if
 """
 
 
@@ -41,7 +43,12 @@ def _read_request(**given: Any) -> dict[str, Any]:
     return {"request": options.read_disk_request(given, DiskKind.SNAPSHOT)}
 
 
-@snapshot.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_request)
+def _forecast_creation(session: Session, request: DiskRequest) -> Answer:
+    """Predict the effects of `create`."""
+    return answer_forecast(session.run(forecast_source_disk, request), session.warn)
+
+
+@snapshot.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_request, forecast=_forecast_creation)
 @options.resource_in_group("snapshot")
 @click.option(
     "--source",
@@ -59,6 +66,7 @@ def _read_request(**given: Any) -> dict[str, Any]:
 @options.os_type
 @options.hyper_v_generation
 @options.source_format
+@options.allow_remote
 @options.tags
 def create(session: Session, request: DiskRequest) -> Json:
     """Create a full snapshot of a disk, a snapshot or a file.
