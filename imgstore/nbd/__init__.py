@@ -1,0 +1,1 @@
+"""Serve block devices over the NBD protocol."""
