@@ -98,6 +98,10 @@ class CatalogFacts:
     """The zones (region, zone) that were used at least once."""
     revision_marks: int
     """The number of changes without a revision in each bucket."""
+    unsealed_entries: int
+    """The number of entries of the ledger that are not sealed."""
+    unsealed_since: datetime | None
+    """The time of the oldest entry that is not sealed. None without such entries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

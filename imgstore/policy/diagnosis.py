@@ -114,6 +114,7 @@ def judge_catalog(facts: CatalogFacts, settings: MaintenanceSettings) -> Iterato
     yield from _judge_tasks(facts, settings)
     yield _judge_works(facts)
     yield _judge_revisions(facts)
+    yield _judge_seals(facts, settings)
 
 
 def _judge_schema(facts: CatalogFacts) -> Finding:
@@ -298,6 +299,19 @@ def _judge_revisions(facts: CatalogFacts) -> Finding:
         )
     waiting = f"{facts.revision_marks} changes wait for a worker" if facts.revision_marks else "each bucket is current"
     return Finding(check="revisions", found=waiting)
+
+
+def _judge_seals(facts: CatalogFacts, settings: MaintenanceSettings) -> Finding:
+    """Judge the entries of the ledger that nothing protects yet (invariant M21)."""
+    if not facts.unsealed_entries:
+        return Finding(check="ledger", found="all entries are sealed")
+    limit = _find_limit(settings.interval_seconds(MaintenanceKind.LEDGER))
+    since = facts.unsealed_since or facts.created_at
+    found = f"{facts.unsealed_entries} entries wait to be sealed, the oldest since {format_time(since)}"
+    if limit is not None and facts.now - since > limit:
+        return Finding(check="ledger", level=Level.WARNING, found=found, next_step=f"{_WORKER}, or imgstore bill seal")
+    sealer = "`imgstore bill seal` seals" if limit is None or not facts.living else "a worker seals"
+    return Finding(check="ledger", found=f"{found}: {sealer} the entries")
 
 
 def judge_home(facts: HomeFacts) -> Iterator[Finding]:

@@ -4,9 +4,11 @@ import json
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from imgstore.cli.main import main
+from imgstore.operations.ledger_log.verify import verify_log
 from imgstore.testing.engines import S3Engine
 from tests.support.bucket_home import write_regions
 from tests.support.certificates import issue
 from tests.support.mounted_folder import mount_folder
-from tests.support.sample_gallery import SampleImages, make_disk, open_home
+from tests.support.sample_gallery import ADMIN, SampleImages, make_disk, open_home
 
 pytest_plugins = ["tests.support.published_gallery"]
 
@@ -213,3 +216,20 @@ def test_a_silent_store_is_reported_within_the_time_limit(tmp_path: Path, silent
     assert done.stdout.count("eastus/1: no answer within 2.5 s") == 1
     assert "westus2/1: not used yet" in done.stdout
     assert "waiting for eastus/1" in done.stderr
+
+
+def test_entries_that_wait_for_two_intervals_are_a_warning(home: Path) -> None:
+    """A new home has recent entries. The clock of the catalog makes the entries old, and a seal ends the wait."""
+    with open_home(home) as installation:
+        count = len(verify_log(installation, ADMIN).unsealed)
+    assert count > 0
+    (recent,) = found(home, 1)["ledger"]
+    assert (recent["level"], recent["nextStep"]) == ("ok", None)
+    assert recent["found"].startswith(f"{count} entries wait to be sealed, the oldest since 20")
+    with closing(sqlite3.connect(home / "catalog.sqlite")) as database, database:
+        database.execute("UPDATE price_lists SET effective_at = '2020-01-01 00:00:00.000000'")
+    (old,) = found(home, 1)["ledger"]
+    assert (old["level"], old["nextStep"]) == ("warning", "imgstore worker, or imgstore bill seal")
+    assert old["found"] == f"{count} entries wait to be sealed, the oldest since 2020-01-01 00:00:00 UTC"
+    assert CliRunner().invoke(main, ["--home", str(home), "bill", "seal"]).exit_code == 0
+    assert [each["found"] for each in found(home, 1)["ledger"]] == ["all entries are sealed"]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from imgstore.catalog.storage.revisions import KINDS, encode_row
 from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound, ObjectCorrupt
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.storage.object_keys import LEDGER_CHECKPOINTS
-from imgstore.ledger.log.log_entries import LogFindingKind, LogVerification
+from imgstore.ledger.log.log_entries import LogFindingKind, LogVerification, UnsealedCount
 from imgstore.ledger.log.merkle_tree import hash_leaf
 from imgstore.operations.installation import Installation
 from imgstore.operations.ledger_log.keys import rotate_key
@@ -69,13 +69,20 @@ def kinds(report: LogVerification) -> set[LogFindingKind]:
     return {each.kind for each in report.findings}
 
 
+def count_unsealed(installation: Installation) -> UnsealedCount:
+    with installation.catalog.reading() as transaction:
+        return transaction.ledger_log.count_unsealed()
+
+
 def test_entries_are_sealed_in_the_order_of_time_and_verified(installation: Installation) -> None:
     report = verify_log(installation, ADMIN)
     assert (report.size, report.is_intact, report.newest) == (0, True, None)
     add_entries(installation, range(1, 700), closed=range(1, 4), opened=range(4, 6))
     report = verify_log(installation, ADMIN)
     assert (len(report.unsealed), report.unsealed[0].entry) == (702, "ledger/charge-00001")
+    assert count_unsealed(installation) == (702, datetime.fromisoformat(report.unsealed[0].time))
     first = seal_entries(installation)
+    assert count_unsealed(installation) == (0, None)
     assert (first.sealed, first.size) == (702, 702)
     assert seal_entries(installation).sealed == 0, "the newest checkpoint stays"
     add_entries(installation, range(700, 703))

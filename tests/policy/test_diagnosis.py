@@ -80,6 +80,8 @@ SOUND: Final = CatalogFacts(
     works=[WORK],
     used_zones={("eastus", "1")},
     revision_marks=0,
+    unsealed_entries=0,
+    unsealed_since=None,
 )
 HOME: Final = HomeFacts(
     now=NOW,
@@ -109,7 +111,7 @@ def test_a_sound_installation_has_only_good_findings() -> None:
     checks = {each.check for each in judged()}
     assert checks == {
         "recovery-file", "catalog", "catalog-age", "workers", "replicas", "scrub", "gc", "maintenance", "works",
-        "revisions",
+        "revisions", "ledger",
     }  # fmt: skip
 
 
@@ -134,6 +136,7 @@ def test_a_sound_installation_has_only_good_findings() -> None:
         ({"collected_at": NOW - 3 * DAY}, "gc", Level.WARNING),
         ({"tasks": [task("ledger", HOUR, "failed: the store is full")]}, "maintenance", Level.WARNING),
         ({"tasks": [task("deletions", 2 * HOUR, "done")]}, "maintenance", Level.WARNING),
+        ({"unsealed_entries": 3, "unsealed_since": NOW - 3 * HOUR}, "ledger", Level.WARNING),
         ({"works": [replace(WORK, lease_expires_at=NOW - 2 * DAY)]}, "works", Level.WARNING),
         ({"works": [replace(WORK, opened_at=NOW - 2 * DAY, lease_expires_at=None)]}, "works", Level.WARNING),
     ],
@@ -153,6 +156,20 @@ def test_maintenance_that_is_switched_off_is_never_late() -> None:
     settings = MaintenanceSettings(scrub_interval_seconds=0, gc_interval_seconds=0, deletions_interval_seconds=0)
     facts = replace(SOUND, collected_at=None, scrubs=[scrub(None)], tasks=[task("deletions", 99 * DAY)])
     assert wrong(list(judge_catalog(facts, settings))) == []
+
+
+def test_entries_that_wait_for_a_seal_name_their_age_and_the_command() -> None:
+    def found(interval_seconds: int = 3600, **changes: Any) -> str:
+        facts = replace(SOUND, unsealed_entries=3, unsealed_since=NOW - HOUR, **changes)
+        settings = MaintenanceSettings(ledger_interval_seconds=interval_seconds)
+        (finding,) = (each for each in judge_catalog(facts, settings) if each.check == "ledger")
+        assert (finding.level, finding.next_step) == (Level.OK, None)
+        return finding.found
+
+    waiting = f"3 entries wait to be sealed, the oldest since {NOW - HOUR:%Y-%m-%d %H:%M:%S} UTC"
+    assert found() == f"{waiting}: a worker seals the entries"
+    for command in (found(living=set()), found(0)):
+        assert command == f"{waiting}: `imgstore bill seal` seals the entries"
 
 
 def test_changes_without_a_revision_wait_for_a_living_worker() -> None:

@@ -15,7 +15,7 @@ from imgstore.catalog.engine.database import Session
 from imgstore.catalog.engine.repository import Repository
 from imgstore.catalog.engine.rows import to_columns, to_value
 from imgstore.catalog.storage.leaf_encoding import LeafEncoder
-from imgstore.ledger.log.log_entries import LogHead, LogKey, ReadEntry, UnsealedEntry
+from imgstore.ledger.log.log_entries import LogHead, LogKey, ReadEntry, UnsealedCount, UnsealedEntry
 from imgstore.ledger.log.merkle_tree import HASH_BYTES, StoredTree, is_hash
 
 _leaves = schema.ledger_leaves
@@ -51,6 +51,10 @@ class _EntryTable:
         """Return a SELECT of all rows with their leaves, for `read`."""
         return select(_stored.position, _stored.hash, *self.encoder.selected).select_from(self.joined)
 
+    def select_unsealed(self, *columns: ColumnElement[Any]) -> Select[Any]:
+        """Return a SELECT of the entries that are not sealed. An open interval is no entry yet."""
+        return select(*columns).select_from(self.joined).where(_stored.entry.is_(None), self.end.is_not(None))
+
     def read(self, row: Any) -> ReadEntry:
         """Return a row of `select`."""
         return ReadEntry(
@@ -77,13 +81,23 @@ class LedgerLog(Repository):
         """Return the entries that are not sealed, the oldest first."""
         found: list[UnsealedEntry] = []
         for each in self._tables:
-            columns: list[ColumnElement[Any]] = [each.key.label("key"), each.time.label("time")]
-            statement = select(*columns).select_from(each.joined).where(_stored.entry.is_(None), each.end.is_not(None))
+            statement = each.select_unsealed(each.key.label("key"), each.time.label("time"))
             found += (
                 UnsealedEntry(entry=f"{each.prefix}{row.key}", time=str(row.time))
                 for row in self._session.stream(statement, rows_at_once=_STREAM_ROWS)
             )
         return sorted(found, key=lambda each: (each.time, each.entry))
+
+    def count_unsealed(self) -> UnsealedCount:
+        """Count the entries that are not sealed."""
+        entries, times = 0, list[datetime]()
+        for each in self._tables:
+            columns: list[ColumnElement[Any]] = [func.count().label("entries"), func.min(each.time).label("oldest")]
+            for row in self._session.all(each.select_unsealed(*columns)):
+                entries += row.entries
+                if (oldest := _read_time(row.oldest)) is not None:
+                    times.append(oldest)
+        return UnsealedCount(entries=entries, oldest=min(times, default=None))
 
     def read_entries(self, entries: Collection[str]) -> list[ReadEntry]:
         """Read entries and open intervals by id, in the given order. Ids without a row are left out."""
@@ -243,6 +257,14 @@ class LedgerLog(Repository):
                 _EntryTable("price_lists", key="uid", time="effective_at", is_sqlite=is_sqlite),
             )
         return self._entry_tables
+
+
+def _read_time(text: object) -> datetime | None:
+    """Return the time of an entry. None for no entry, and for a value that no code would write."""
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
 
 
 class _NoHashes:

@@ -126,6 +126,14 @@ class LogFinding:
     text: str
 
 
+class UnsealedCount(NamedTuple):
+    """The entries that are not sealed."""
+
+    entries: int
+    oldest: datetime | None
+    """The time of the oldest entry. None without entries."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnsealedEntry:
     """An entry that no checkpoint covers yet."""

@@ -20,6 +20,7 @@ def read_catalog_facts(installation: Installation, principal: Principal) -> Cata
     with catalog.reading() as transaction:
         own, workers = transaction.installation.get(), transaction.workers.list()
         last = {each.slot_uid: each for each in transaction.slot_scrubs.list()}
+        unsealed = transaction.ledger_log.count_unsealed()
         slots = sorted(transaction.slots.list_all(), key=lambda slot: str(slot.key))
         return CatalogFacts(
             place=catalog.place,
@@ -46,4 +47,6 @@ def read_catalog_facts(installation: Installation, principal: Principal) -> Cata
             works=transaction.works.list_open(),
             used_zones=frozenset((zone.region, zone.zone) for zone in transaction.zones.list()),
             revision_marks=transaction.revision_marks.count(),
+            unsealed_entries=unsealed.entries,
+            unsealed_since=unsealed.oldest,
         )
