@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from imgstore.domain.errors import ImageNotAvailable, ImgstoreError, NotFound
+from imgstore.domain.errors import ImageNotAvailable, ImgstoreError, NotFound, ReplicationFailed
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.requests import DiskOfImageRequest, DiskRequest
 from imgstore.domain.resources import DiskKind, Slot
@@ -180,6 +180,18 @@ def test_soft_deletion_changes_nothing_yet(published: Installation) -> None:
         lambda: predict_delete(published, bypass_soft_delete=True),
         lambda: delete(published, bypass_soft_delete=True),
     )
+
+
+def test_unfinished_copy_does_not_prevent_a_forecast(empty: Installation, samples: SampleImages) -> None:
+    """The open work of a failed region pins the manifest of its source, and ends with the replica or the version."""
+    home = empty
+    with failing_region(home, fails=True), pytest.raises(ReplicationFailed):
+        publish(home, samples.first)
+    other_source = ["southcentralus=1=Standard_ZRS", "northeurope"]
+    check_forecast(home, lambda: predict_targets(home, other_source), lambda: retarget(home, other_source))
+    with failing_region(home, fails=True), pytest.raises(ReplicationFailed):
+        publish(home, samples.second, "1.0.1")
+    check_forecast(home, lambda: predict_delete(home, "1.0.1"), lambda: delete(home, "1.0.1"))
 
 
 def test_disks(published: Installation, samples: SampleImages) -> None:

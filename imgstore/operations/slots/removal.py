@@ -54,7 +54,7 @@ def remove_version(installation: Installation, version: ImageVersion) -> None:
     check_catalog_is_current(installation)
     with installation.catalog.transaction() as transaction:
         transaction.versions.lock(version.uid)  # From here on, no worker begins a replica of the version.
-        _end_works(transaction, version.uid, str(version.name))
+        end_works(transaction, version.uid, str(version.name))
         for replica in transaction.replicas.list(version.uid):
             if replica.state is not ReplicaState.DELETING:
                 transaction.replicas.move(replica.uid, ReplicaState.DELETING)
@@ -145,7 +145,7 @@ def remove_disks(installation: Installation, disks: Sequence[ManagedDisk], *, at
     with installation.catalog.transaction() as transaction:
         for disk in disks:
             check_no_signed_url(transaction, transaction.disks.by_uid(disk.uid))
-            _end_works(transaction, disk.uid, disk.name)
+            end_works(transaction, disk.uid, disk.name)
             begin_deleting(transaction, disk, attached_to=attached_to)
     first_error: ImgstoreError | None = None
     for disk in disks:
@@ -200,8 +200,7 @@ def _remove_owner(
     with installation.catalog.transaction() as transaction:
         transaction.slots.lock(slot.uid)  # If two processes remove the owner at once, the later one finds no rows.
         rows = transaction.manifests.of_replica(owner_uid, slot.uid)
-        for row in rows:
-            _check_unpinned(transaction, row)
+        check_unpinned(transaction, rows)
         on_remove(transaction, rows)
         remove_manifests(installation, transaction, slot, rows)
         unused = [
@@ -235,10 +234,15 @@ def _measure_freed(transaction: Transaction, slot: Slot, rows: Sequence[Manifest
     )
 
 
-def _check_unpinned(transaction: Transaction, row: ManifestRow) -> None:
-    """Refuse while an open work pins the manifest. A read of a dead process pins nothing."""
+def check_unpinned(transaction: Transaction, rows: Sequence[ManifestRow]) -> None:
+    """Refuse to remove manifests while an open work pins one of the manifests. A read of a dead process pins nothing.
+
+    Raises:
+        WorkHeld: an open work pins a manifest.
+    """
+    uids = {row.uid for row in rows}
     for work in transaction.works.list_open():
-        if row.uid in work.pins and not _abandon_dead_export(transaction, work):
+        if uids.intersection(work.pins) and not _abandon_dead_export(transaction, work):
             raise _in_use_error(work, "a manifest of it")
 
 
@@ -262,7 +266,12 @@ def abandon_writers(
             transaction.works.abandon(work.uid)
 
 
-def _end_works(transaction: Transaction, owner_uid: str, name: str) -> None:
+def end_works(transaction: Transaction, owner_uid: str, name: str) -> None:
+    """Abandon the works on a version or disk that is deleted, and the exports of its manifests.
+
+    Raises:
+        WorkHeld: a live process has the lease of a work.
+    """
     own_rows = {row.uid for row in transaction.manifests.of_owner(owner_uid)}
     for work in transaction.works.list_open():
         if is_removal_of_keys(work):

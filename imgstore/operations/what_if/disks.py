@@ -24,7 +24,7 @@ from imgstore.operations.replication.disk_ingest import DiskPrediction, plan_pre
 from imgstore.operations.replication.slot_ingest import manifest_row, touched_bytes
 from imgstore.operations.slots.completion import add_manifest, record_disk_completion
 from imgstore.operations.slots.references import add_reference, disk_party, find_origin, reference_to
-from imgstore.operations.slots.removal import begin_deleting, check_no_signed_url
+from imgstore.operations.slots.removal import begin_deleting, check_no_signed_url, end_works
 from imgstore.operations.what_if.simulation import Simulation, forecast_of, simulate
 from imgstore.transfer.receipts import IngestReceipt
 
@@ -89,6 +89,7 @@ def forecast_disk_deletion(
     Raises:
         NotFound: there is no such resource.
         Conflict: a disk is attached to a machine, or a signed URL of a disk is valid.
+        WorkHeld: a live process reads or makes a disk.
     """
     scope = names.compute_id(installation.subscription, group, kind, name)
     permit(installation, principal, Action.DELETE, scope)
@@ -99,6 +100,7 @@ def forecast_disk_deletion(
             raise lookup.disk_not_found(installation.subscription, group, name, kind)
         for disk in disks:
             check_no_signed_url(transaction, disk)
+            end_works(transaction, disk.uid, disk.name)
             begin_deleting(transaction, disk)
         for disk in disks:
             simulation.remove_owner(disk.slot, disk.uid)

@@ -13,7 +13,7 @@ from functools import partial
 
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import named_segments
-from imgstore.domain.errors import StoreError
+from imgstore.domain.errors import StoreError, WorkHeld
 from imgstore.domain.identity.access import Action, Principal, is_allowed
 from imgstore.domain.names import compute_id
 from imgstore.domain.resources import (
@@ -55,6 +55,7 @@ from imgstore.operations.slots.completion import (
 )
 from imgstore.operations.slots.held_segments import predict_held
 from imgstore.operations.slots.references import disk_party
+from imgstore.operations.slots.removal import abandon_writers, check_unpinned
 from imgstore.policy.copy_plan import CopyStep, ready_steps
 from imgstore.policy.transfer_rates import RateKey, estimate_seconds, measure_rates
 from imgstore.policy.worker_queue import QueuedVersion
@@ -204,9 +205,13 @@ class Simulation:
 
         Returns:
             The virtual bytes of the removed complete manifests.
+
+        Raises:
+            WorkHeld: an open work pins a manifest.
         """
         self.touch(slot)
         rows = self.transaction.manifests.of_replica(owner_uid, slot.uid)
+        check_unpinned(self.transaction, rows)
         virtual_bytes = sum(row.virtual_bytes for row in rows if self.transaction.manifests.is_complete(row.uid))
         remove_manifests(self.installation, self.transaction, slot, rows)
         self.add_disk(slot, -virtual_bytes)
@@ -279,13 +284,22 @@ class Simulation:
         return [(queued, step) for step in steps]
 
     def _remove_surplus(self, version: ImageVersion) -> bool:
-        """Remove the surplus replicas. Return whether there was one."""
+        """Remove the surplus replicas that no work needs. Return whether there was one."""
         self.transaction.versions.lock(version.uid)
         surplus = mark_surplus_replicas(self.transaction, self.transaction.versions.by_uid(version.uid))
-        for replica in surplus:
-            self.remove_owner(replica.slot, version.uid)
-            self.transaction.replicas.delete(replica.uid)
-        return bool(surplus)
+        removed = [self._remove_replica(replica) for replica in surplus]
+        return any(removed)
+
+    def _remove_replica(self, replica: Replica) -> bool:
+        """Remove a replica as `slots.removal.remove_replica`. Return False if a work holds or pins the replica."""
+        slot, owner_uid = replica.slot, replica.version_uid
+        try:
+            abandon_writers(self.transaction, owner_uid, str(slot.key), slot)
+            self.remove_owner(slot, owner_uid)
+        except WorkHeld:
+            return False
+        self.transaction.replicas.delete(replica.uid)
+        return True
 
 
 def forecast_of(

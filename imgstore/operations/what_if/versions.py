@@ -19,6 +19,7 @@ from imgstore.operations.activity_log import permit
 from imgstore.operations.installation import Installation
 from imgstore.operations.replication.ingest import Publication, decide_plan, predict_packing
 from imgstore.operations.replication.slot_ingest import manifest_row, read_prediction_start, touched_bytes
+from imgstore.operations.slots.removal import end_works
 from imgstore.operations.versions.create import open_disks, verify_changed_sources
 from imgstore.operations.versions.delete import check_deletion, is_soft_deletion
 from imgstore.operations.versions.request import (
@@ -119,6 +120,7 @@ def forecast_version_deletion(
     Raises:
         NotFound: there is no such version.
         Conflict: the version must be kept until its end of life.
+        WorkHeld: a live process writes or reads a replica of the version.
     """
     scope = names.version_id(installation.subscription, group, gallery, definition, version)
     permit(installation, principal, Action.DELETE, scope)
@@ -136,6 +138,7 @@ def forecast_version_deletion(
                 "billed. --bypass-soft-delete shows the effects of the removal."
             )
         else:
+            end_works(transaction, existing.uid, str(existing.name))
             for replica in transaction.replicas.list(existing.uid):
                 simulation.remove_owner(replica.slot, existing.uid)
         found = simulation.read_facts()
