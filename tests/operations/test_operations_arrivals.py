@@ -200,6 +200,19 @@ def test_first_of_two_unfinished_copies_pays_for_the_bytes_of_both(
     audit(empty, collected=True)
 
 
+def test_bytes_that_another_version_paid_for_are_not_charged_again(
+    empty: Installation, samples: SampleImages, east: Arrivals
+) -> None:
+    """The version that paid leaves the region, and its segments are still in the slot when the copy is resumed."""
+    before = fail_to_publish(empty, east, samples, "1.0.0")
+    publish_to_east(empty, samples, "1.0.1")
+    assert east.charged() == before + east.arrived() == stored(empty)
+    retarget(empty, [SOURCE], "1.0.1")
+    assert predicted(empty, [SOURCE, EAST]) == 0
+    publish_to_east(empty, samples)
+    assert east.charged() == east.arrived() == 0
+
+
 def test_copy_of_an_earlier_release_pays_for_all_segments(
     empty: Installation, samples: SampleImages, east: Arrivals
 ) -> None:

@@ -83,6 +83,12 @@ class Works(Repository):
         """Return the open works of a slot, or of all slots, oldest first."""
         return self._open() if slot_uid is None else self._open(_works.c.slot_uid == slot_uid)
 
+    def lock_open(self, kind: WorkKind, slot_uid: str) -> list[Work]:
+        """Lock the open works of a kind and slot until the end of the transaction, and return the works by uid."""
+        open_works = (_works.c.kind == kind) & (_works.c.slot_uid == slot_uid) & (_works.c.state == WorkState.OPEN)
+        statement = select(_works).where(open_works).order_by(_works.c.uid)
+        return self._read(self._session.all(self._session.add_row_locks(statement)))
+
     def filter_closed(self, slot_uid: str, uids: Sequence[str]) -> list[str]:
         """Return the uids of closed works of the slot among `uids`."""
         closed = (_works.c.slot_uid == slot_uid) & (_works.c.state != WorkState.OPEN)
@@ -183,6 +189,10 @@ class Works(Repository):
         self._set(_is_leased(lease), plan=dict(plan))
         self._unpin(lease.work_uid)
         self._pin(lease.work_uid, tuple(dict.fromkeys(pins)))
+
+    def set_plan(self, work_uid: str, plan: Mapping[str, Any]) -> None:
+        """Replace the plan of an open work of any process. The caller has locked the work (`lock_open`)."""
+        self._set((_works.c.uid == work_uid) & (_works.c.state == WorkState.OPEN), plan=dict(plan))
 
     def complete(self, lease: Lease) -> None:
         """Close the work as completed and remove the pins.

@@ -400,7 +400,7 @@ def _copy(
     if plan.earlier_region is not None:
         parent = plan.sources[0].slot.key.region
         path = ArrivalPath(parent=parent, earlier=plan.earlier_region, served=sent.served)
-    complete_replica(installation, replace(plan, version=version, held=sent.held), manifests, path)
+    complete_replica(installation, replace(plan, version=version), manifests, path)
     return sent.sent_bytes
 
 

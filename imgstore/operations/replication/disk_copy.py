@@ -198,7 +198,6 @@ def copy_disk(installation: Installation, copy: DiskCopy) -> ManagedDisk:
             party=disk_party(disk),
             manifest=row,
             path=ArrivalPath(parent=sources.parent, earlier=sources.earlier_region, served=sent.served),
-            held=sent.held,
         )
     counter.end(f"{sent.sent_bytes} bytes from {sources.parent}")
     return made

@@ -21,7 +21,6 @@ from imgstore.operations.slots.cross_region_reads import CrossRegionReads
 from imgstore.operations.slots.degrade import degrade, degrade_damaged
 from imgstore.operations.slots.gc_guard import claim_segments
 from imgstore.operations.slots.held_segments import record_held
-from imgstore.segments.fingerprint_index import Locations
 from imgstore.segments.manifest import ManifestCheck
 from imgstore.transfer.copy import CopyOrder, copy_segments, plan_segments
 from imgstore.transfer.scatter import Damage
@@ -135,7 +134,7 @@ class SlotCopy:
         head_workers = installation.threads(installation.tuning.copy_workers, slot.key.region)
         absent, missing = plan_segments(order, workers=head_workers)
         is_absent = np.fromiter((row.name in absent for row in content.segments), np.bool_, len(content.segments))
-        held = record_held(installation, self.lease, named_segments(content.origins), is_absent=is_absent)
+        record_held(installation, self.lease, named_segments(content.origins), is_absent=is_absent)
         self.counter.total = sum(absent.values())
         self.counter.begin()
         if missing:
@@ -147,9 +146,7 @@ class SlotCopy:
                 receipt = copy_segments(order, absent, missing, workers=workers)
         finally:
             degrade_damaged(installation, list(self.sources), damages)
-        return SentContent(
-            sources=sources, held=held, served=served.by_region, sent_bytes=receipt.sent_bytes, target=order.target
-        )
+        return SentContent(sources=sources, served=served.by_region, sent_bytes=receipt.sent_bytes, target=order.target)
 
     def _wait_or_stop(self, seconds: float) -> None:
         self.wait(min(seconds, _LOOK_SECONDS))
@@ -162,8 +159,6 @@ class SentContent:
 
     sources: Sequence[SlotAccess]
     target: SlotAccess
-    held: Locations
-    """The ids of the segments that the slot held before the work."""
     served: Mapping[str, int]
     """The stored bytes that each region supplied. Empty if the preferred source is in the region of the slot."""
     sent_bytes: int

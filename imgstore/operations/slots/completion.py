@@ -4,7 +4,7 @@ Invariants P1, P2 and P3 hold here: no other module writes Completed, charges, o
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -30,6 +30,7 @@ from imgstore.operations.slots.attribution import (
     update_intervals,
 )
 from imgstore.operations.slots.gc_guard import check_unmarked, unmark_named_segments
+from imgstore.operations.slots.held_segments import read_held
 from imgstore.operations.slots.key_deletions import check_no_deletion
 from imgstore.policy.worker_queue import backoff_seconds
 from imgstore.segments.fingerprint_index import Locations
@@ -45,8 +46,6 @@ class LeasedReplica:
     version: ImageVersion
     replica: Replica
     lease: Lease
-    held: Locations = field(default_factory=lambda: NOTHING_HELD, compare=False)
-    """The ids of the segments that the slot held before the work (`held_segments.py`). No byte of these crossed."""
 
 
 def version_party(definition_path: DefinitionPath, version: ImageVersion) -> Party:
@@ -150,7 +149,7 @@ def complete_replica(
             leased.replica,
             manifests,
             path,
-            held=leased.held,
+            held=read_held(transaction, lease, ids),
         )
         _remove_lost_objects(transaction, slot, manifests, ids)
         transaction.works.complete(lease)
@@ -300,7 +299,6 @@ def complete_copied_disk(
     party: Party,
     manifest: ManifestRow,
     path: ArrivalPath,
-    held: Locations,
 ) -> None:
     """Set a disk with copied segments to Succeeded and charge for the bytes, in one transaction.
 
@@ -311,7 +309,6 @@ def complete_copied_disk(
         party: the party that is billed for the bytes.
         manifest: the manifest of the disk.
         path: the regions that supplied the bytes.
-        held: the ids of the segments that the slot held before the work.
 
     Raises:
         LeaseLost: another process has taken over the work. Nothing was written.
@@ -327,7 +324,7 @@ def complete_copied_disk(
         # The tags may have changed since the work was planned.
         present = transaction.disks.by_uid(disk.uid)
         party = replace(party, tags=present.tags)
-        record_copied_disk(installation, transaction, party, manifest, path, held=held)
+        record_copied_disk(installation, transaction, party, manifest, path, held=read_held(transaction, lease, ids))
         _remove_lost_objects(transaction, slot, [manifest], ids)
         transaction.disks.update(
             replace(present, provisioning_state=disk.provisioning_state, source_format=disk.source_format)

@@ -3,12 +3,13 @@
 A copy sends only segments that are absent from the slot. Segments of a removed replica may still be in the slot. But a copy
 that was killed finds its own segments in the slot, too, and these segments crossed. So the plan of the work
 records the held segments before the first byte, as one bit for each segment of the version in the order of ids. A later
-run only removes segments: those that are absent by then, because this run sends these segments.
+run only removes segments: those that are absent by then, because this run sends these segments. Segments that another
+version has paid for are added when the manifest of that version leaves the slot.
 """
 
 import base64
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import named_segments, unpack_ids
-from imgstore.domain.resources import Slot
+from imgstore.domain.resources import ManifestRow, Slot
 from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.works import Lease, Work, WorkKind
 from imgstore.operations.installation import Installation
@@ -27,8 +28,8 @@ NOT_RECORDED: Final = {"held": ""}
 _HELD: Final = "held"
 
 
-def record_held(installation: Installation, lease: Lease, ids: Locations, *, is_absent: NDArray[np.bool_]) -> Locations:
-    """Record the segments that the slot of a copy held before the copy, and return their ids.
+def record_held(installation: Installation, lease: Lease, ids: Locations, *, is_absent: NDArray[np.bool_]) -> None:
+    """Record the segments that the slot of a copy held before the copy.
 
     Call this after the slot was listed and before a segment is sent. A segment that another unfinished copy into the slot
     may have stored is not held: the first of both replicas to complete is charged.
@@ -49,7 +50,31 @@ def record_held(installation: Installation, lease: Lease, ids: Locations, *, is_
         recorded = _encode(held)
         if work.plan.get(_HELD) != recorded:
             transaction.works.update_plan(lease, {**work.plan, _HELD: recorded}, work.pins)
-    return ids[held]
+
+
+def read_held(transaction: Transaction, lease: Lease, ids: Locations) -> Locations:
+    """Return the ids that the plan of a work records. None for a work that is no copy."""
+    return ids[_decode(transaction.works.get(lease.work_uid), len(ids))]
+
+
+def record_paid(transaction: Transaction, copies: Sequence[Work], removed: Sequence[ManifestRow]) -> None:
+    """Record the segments of removed manifests as held in the plans of unfinished copies into the slot.
+
+    The owner of a complete manifest has paid for these segments, or they never crossed. Without the record, a resumed
+    copy that had stored the segments would pay for the segments again.
+
+    Args:
+        transaction: the open transaction.
+        copies: the locked open copies into the slot.
+        removed: the rows of manifests, before their removal. Rows of incomplete manifests do not count.
+    """
+    complete = [row for row in removed if transaction.manifests.is_complete(row.uid)]
+    paid = named_segments(complete)
+    for copy in copies if complete else ():
+        if copy.plan.get(_HELD):
+            ids = _named_segments_of(transaction, copy)
+            recorded = _encode(_decode(copy, len(ids)) | np.isin(ids, paid))
+            transaction.works.set_plan(copy.uid, {**copy.plan, _HELD: recorded})
 
 
 def predict_held(
@@ -86,8 +111,13 @@ def _find_stored(transaction: Transaction, copy: Work) -> Locations:
     """Return the ids of the segments that an unfinished copy may have stored."""
     if copy.plan.get(_HELD) == NOT_RECORDED[_HELD]:
         return unpack_ids(b"")
-    ids = named_segments(map(transaction.manifests.by_uid, copy.pins))
+    ids = _named_segments_of(transaction, copy)
     return ids[~_decode(copy, len(ids))]
+
+
+def _named_segments_of(transaction: Transaction, copy: Work) -> Locations:
+    """Return the ids of the segments of the version that a copy makes. An open copy pins the manifests of its source."""
+    return named_segments(map(transaction.manifests.by_uid, copy.pins))
 
 
 def _encode(held: NDArray[np.bool_]) -> str:

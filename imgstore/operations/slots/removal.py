@@ -22,6 +22,7 @@ from imgstore.domain.storage.works import Work, WorkKind
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import is_dead
 from imgstore.operations.slots.completion import remove_manifests
+from imgstore.operations.slots.held_segments import record_paid
 from imgstore.operations.slots.key_deletions import record_deletion, send_deletion
 from imgstore.operations.slots.leftovers import is_removal_of_keys
 from imgstore.operations.slots.works import remove_start_markers
@@ -198,9 +199,11 @@ def _remove_owner(
     kept = find_referenced_bodies(installation, slot)
     recorded_at = installation.effects.monotonic()
     with installation.catalog.transaction() as transaction:
+        copies = transaction.works.lock_open(WorkKind.COPY, slot.uid)  # Before the slot (invariant L3).
         transaction.slots.lock(slot.uid)  # If two processes remove the owner at once, the later one finds no rows.
         rows = transaction.manifests.of_replica(owner_uid, slot.uid)
         check_unpinned(transaction, rows)
+        record_paid(transaction, copies, rows)
         on_remove(transaction, rows)
         remove_manifests(installation, transaction, slot, rows)
         unused = [

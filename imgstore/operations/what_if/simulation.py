@@ -28,6 +28,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.digests import Digest
+from imgstore.domain.storage.works import WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import ArrivalPath, Transfer, charge_arrival
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
@@ -53,7 +54,7 @@ from imgstore.operations.slots.completion import (
     record_copied_disk,
     remove_manifests,
 )
-from imgstore.operations.slots.held_segments import predict_held
+from imgstore.operations.slots.held_segments import predict_held, record_paid
 from imgstore.operations.slots.references import disk_party
 from imgstore.operations.slots.removal import abandon_writers, check_unpinned
 from imgstore.policy.copy_plan import CopyStep, ready_steps
@@ -212,6 +213,7 @@ class Simulation:
         self.touch(slot)
         rows = self.transaction.manifests.of_replica(owner_uid, slot.uid)
         check_unpinned(self.transaction, rows)
+        record_paid(self.transaction, self.transaction.works.lock_open(WorkKind.COPY, slot.uid), rows)
         virtual_bytes = sum(row.virtual_bytes for row in rows if self.transaction.manifests.is_complete(row.uid))
         remove_manifests(self.installation, self.transaction, slot, rows)
         self.add_disk(slot, -virtual_bytes)
