@@ -13,6 +13,8 @@ from imgstore.operations.installation import Installation
 from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP, SampleImages, make_disk, open_home, publish
 from tests.support.sealed_ledger import add_entries
 
+DELETE = ["sig", "image-version", "delete", "-g", GROUP, "-r", GALLERY, "-i", DEFINITION, "-e", "2.0.0", "--yes"]
+
 pytest_plugins = ["tests.support.published_gallery"]
 
 
@@ -81,3 +83,54 @@ def test_shared_bytes_name_the_payer_and_the_other_owners(published: Installatio
 
 def test_shared_bytes_of_an_empty_home_are_none(tmp_path: Path) -> None:
     assert json.loads(show(tmp_path / "home", "--shared").stdout) == {"rows": [], "storedBytes": 0}
+
+
+def sheet(home: Path, *words: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the headings and the rows of a CSV document."""
+    result = CliRunner().invoke(main, ["--home", str(home), "bill", "show", *words, "-o", "csv"])
+    assert result.exit_code == 0, result.output
+    reader = csv.DictReader(result.stdout.splitlines())
+    rows = list(reader)
+    return list(reader.fieldnames or ()), rows
+
+
+@pytest.mark.parametrize("words", [[], ["--by", "region"]])
+def test_csv_has_the_same_columns_without_charges_and_no_totals(home: Path, tmp_path: Path, words: list[str]) -> None:
+    headings, rows = sheet(home, *words)
+    assert sheet(tmp_path / "empty", *words) == (headings, [])
+    total = json.loads(show(home, *words).stdout)["totals"][0]["amount"]
+    assert sum(Decimal(row["Amount"]) for row in rows) == Decimal(total) > 0
+
+
+def test_a_line_of_the_table_is_a_charge_and_csv_names_its_entry(published: Installation) -> None:
+    body = json.loads(show(published.home).stdout)
+    _, rows = sheet(published.home)
+    assert [row["Entries"].split() for row in rows] == [row["entries"] for row in body["rows"]]
+    assert {(row["Month"], row["Group"]) for row in rows} == {(row["month"], GROUP) for row in body["rows"]}
+    table = CliRunner().invoke(main, ["--home", str(published.home), "bill", "show", "-o", "table"]).stdout
+    assert table.count(f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0") == len(body["rows"])
+    assert "rounded half to even" in table
+
+
+def test_an_explanation_says_why_the_segments_of_a_removed_version_are_unknown(
+    published: Installation, samples: SampleImages
+) -> None:
+    publish(published, samples.second, "2.0.0", ["southcentralus", "eastus"])
+    entry = next(
+        row["entries"][0]
+        for row in json.loads(show(published.home).stdout)["rows"]
+        if row["version"] == "2.0.0" and row["kind"] == "egress"
+    )
+
+    def explain() -> dict[str, object]:
+        result = CliRunner().invoke(main, ["--home", str(published.home), "bill", "explain", entry])
+        return dict(json.loads(result.stdout))
+
+    before = explain()
+    assert before["segmentBytes"]
+    assert before["segmentNote"] is None
+    assert CliRunner().invoke(main, ["--home", str(published.home), *DELETE]).exit_code == 0
+    after = explain()
+    assert after["segmentBytes"] is None
+    assert "removed" in str(after["segmentNote"])
+    assert (after["bytes"], after["parts"]) == (before["bytes"], before["parts"])

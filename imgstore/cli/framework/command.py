@@ -90,6 +90,8 @@ class Answer:
     on_stderr: bool = False
     table: output.Table | None = None
     """The table of this result. None is the table of the command."""
+    sheet: output.Sheet | None = None
+    """The columns of `-o csv`. None is the table."""
 
 
 class Command(click.Command):
@@ -157,7 +159,13 @@ class Command(click.Command):
             name = f"forecast_{name}" if predicts else name
             result = server_dispatch.run(ctx, getattr(_import_without_gc(module), name))
         answer = result if isinstance(result, Answer) else Answer(body=result)
-        output.emit(answer.body, global_options.of(ctx), answer.table or self.table, on_stderr=answer.on_stderr)
+        output.emit(
+            answer.body,
+            global_options.of(ctx),
+            answer.table or self.table,
+            sheet=answer.sheet,
+            on_stderr=answer.on_stderr,
+        )
         if answer.exit_code:
             ctx.exit(answer.exit_code)
 

@@ -24,6 +24,8 @@ Rows: TypeAlias = Sequence[Mapping[str, Json]]
 """Values of each row by heading."""
 Table: TypeAlias = Callable[[Json], Rows]
 """A function that makes the rows of a table from a result."""
+Sheet: TypeAlias = Callable[[Json], tuple[Sequence[str], Rows]]
+"""A function that makes the headings and rows of a CSV document. The headings are the same for each result."""
 
 _DECIMAL: Final = re.compile(r"-?[0-9]+\.[0-9]+")
 
@@ -51,16 +53,35 @@ def columns(**paths: str) -> Table:
     return table
 
 
-def emit(body: Json, options: "Globals", table: Table = scalars, *, on_stderr: bool = False) -> None:
+def fixed_columns(**paths: str) -> Sheet:
+    """Make a CSV document with a column for each heading, filled from a dotted path, also without any row."""
+
+    def sheet(body: Json) -> tuple[Sequence[str], Rows]:
+        return list(paths), [{heading: _follow(item, path) for heading, path in paths.items()} for item in body]
+
+    return sheet
+
+
+def emit(
+    body: Json, options: "Globals", table: Table = scalars, *, sheet: Sheet | None = None, on_stderr: bool = False
+) -> None:
     """Print `body` in the format of the options. None prints nothing, as in az.
+
+    CSV has the columns of `sheet`, or of the table without a sheet.
 
     Raises:
         click.UsageError: the query does not fit the result.
     """
     if options.query is not None:
         body = search(body, options.query)
-        table = scalars
-    text = None if body is None else _WRITERS[options.output or "json"](body, table)
+        table, sheet = scalars, None
+    output = options.output or "json"
+    if body is None:
+        text = None
+    elif output == "csv" and sheet is not None:
+        text = _csv_text(*sheet(body))
+    else:
+        text = _WRITERS[output](body, table)
     if text is not None:
         click.echo(text, err=on_stderr)
 
@@ -116,8 +137,10 @@ def _as_csv(body: Json, table: Table) -> str | None:
     """Format the rows of the table as comma-separated values (RFC 4180), with the headings in the first line."""
     rows = table(body)
     headings = list(dict.fromkeys(heading for row in rows for heading in row))
-    if not headings:
-        return None
+    return _csv_text(headings, rows) if headings else None
+
+
+def _csv_text(headings: Sequence[str], rows: Rows) -> str:
     cells = ({heading: None if value is None else _cell(value) for heading, value in row.items()} for row in rows)
     return "".join(csv_lines(headings, cells)).removesuffix("\r\n")
 

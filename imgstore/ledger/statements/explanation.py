@@ -17,7 +17,6 @@ _RULES: Final[Mapping[ChargeKind, str]] = {
     ChargeKind.COPY: "bytes copied inside a region, which are free",
     ChargeKind.REPAIR: "bytes that replaced missing or damaged bytes",
     ChargeKind.CROSS_REGION_READ: "bytes read from another region, because no store of the own region answered",
-    ChargeKind.CORRECTION: "bytes added to a transfer, or taken from a transfer, at the price of the transfer",
     ChargeKind.CORRECTION: "bytes that an operator added to a transfer or took from a transfer, at its price",
     ChargeKind.STORAGE: "distinct stored bytes, of which each belongs to the first owner in the slot, by time",
 }

@@ -1,7 +1,7 @@
 """Billing statements as JSON. Azure has no such format."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from imgstore.domain.text.decimals import decimal_text
 from imgstore.ledger.statements.statement import ROUNDING_RULE
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from imgstore.ledger.statements.grouped_statement import GroupedStatement
     from imgstore.ledger.statements.statement import Statement, StatementRow, Total
     from imgstore.ledger.storage.shared_bytes import SharedStorage
+
+
+_UNKNOWN_SEGMENTS: Final = "The segments are unknown, because the replica, disk or storage of the entry was removed."
 
 
 def statement_json(statement: "Statement") -> Json:
@@ -84,6 +87,7 @@ def explanation_json(explanation: "Explanation", *, with_segments: bool) -> Json
         ],
         "segmentCount": None if segments is None else len(segments),
         "segmentBytes": None if segments is None else sum(each.stored_bytes for each in segments),
+        "segmentNote": _UNKNOWN_SEGMENTS if segments is None else None,
     } | (
         {}
         if segments is None or not with_segments
@@ -139,9 +143,11 @@ def entry_json(row: "LedgerRow") -> Json:
 def _row_json(row: "StatementRow") -> Json:
     return {
         "kind": row.kind.value,
+        "group": row.group,
         "gallery": row.gallery,
         "definition": row.definition,
         "version": row.version,
+        "disk": row.disk,
         "source": row.source,
         "target": row.target,
         "replica": row.replica,
@@ -153,4 +159,4 @@ def _row_json(row: "StatementRow") -> Json:
         "month": row.month,
         "time": instant(row.time),
         "entries": list(row.entries),
-    } | ({} if row.disk is None else {"group": row.group, "disk": row.disk})
+    }

@@ -1,14 +1,15 @@
 """``imgstore bill``: moved bytes, stored bytes and their cost."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from typing import Final
 
 import click
 
 from imgstore.cli.commands.operator.billing import bill_export, bill_log, bill_plot, bill_reconcile
-from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.command import Answer, Group
 from imgstore.cli.framework.months import month_option
-from imgstore.cli.framework.output import Rows, columns
+from imgstore.cli.framework.output import Rows, columns, fixed_columns
 from imgstore.cli.framework.session import Session
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.names import region_key
@@ -25,8 +26,10 @@ from imgstore.wire.responses.statement import (
     statement_json,
 )
 
-_LINES = columns(
+_LINES = fixed_columns(
+    Month="month",
     Kind="kind",
+    Group="group",
     Gallery="gallery",
     Definition="definition",
     Version="version",
@@ -39,17 +42,47 @@ _LINES = columns(
     UnitPrice="unitPrice",
     Amount="amount",
     Currency="currency",
+    Time="time",
+    Entries="entries",
 )
-
-_NUMBERS = frozenset({"ByteHours", "UnitPrice", "Amount"})
-_SUMS = columns(
+_SUMS = fixed_columns(
     Name="name", DeliveredBytes="deliveredBytes", ByteHours="byteHours", Amount="amount", Currency="currency"
 )
+_BYTES_UNIT: Final = Decimal(1)
 
 
 def lines_and_total(body: Json) -> Rows:
-    """Make the rows of the statement, with the totals as the last rows."""
-    return _with_numbers([*_LINES(body["rows"]), *_totals(body, "Kind")])
+    """Make the table of the statement: a line for each charge, and the totals in the last rows."""
+    lines = [
+        {
+            "Month": row["month"],
+            "Kind": row["kind"],
+            "Owner": party_path(row),
+            "Region": _region(row),
+            "Quantity": _quantity(row),
+            "Amount": Decimal(row["amount"]),
+            "Currency": row["currency"],
+        }
+        for row in body["rows"]
+    ]
+    return [*lines, *_totals(body, "Kind", "Owner")]
+
+
+def _charges_sheet(body: Json) -> tuple[Sequence[str], Rows]:
+    """Make the CSV document of the charges, with the entries of a charge separated by blanks."""
+    return _LINES([row | {"entries": " ".join(row["entries"])} for row in body["rows"]])
+
+
+def _region(row: Json) -> str:
+    here = f"{row['target']} #{row['replica']}"
+    return here if row["source"] in {None, row["target"]} else f"{row['source']} > {here}"
+
+
+def _quantity(row: Json) -> str:
+    if row["source"] is not None:
+        return f"{row['deliveredBytes']:,} B"
+    hours = Decimal(row["byteHours"])
+    return f"{hours.quantize(_BYTES_UNIT) if hours >= 1 else hours:,f} B h"
 
 
 _PARTS = columns(
@@ -69,30 +102,34 @@ def _explanation_rows(body: Json) -> Rows:
     return _PARTS(body["parts"])
 
 
-def _with_numbers(rows: Rows) -> Rows:
-    """Return the rows with amounts as numbers, which a table aligns on the right."""
-    return [
+_ROUNDING_NOTE: Final = "rounded half to even"
+
+
+def _totals(body: Json, heading: str, note: str | None = None) -> Rows:
+    """Make the rows of the totals. The column `note`, or the name of the amount due, has the rule of rounding."""
+    rows: list[Mapping[str, Json]] = []
+    for each in body["totals"]:
+        total, due = {heading: "total"}, {heading: f"due, {_ROUNDING_NOTE}"}
+        if note is not None:
+            total, due = total | {note: "exact"}, {heading: "due", note: _ROUNDING_NOTE}
+        rows.append(total | {"Amount": Decimal(each["amount"]), "Currency": each["currency"]})
         # The amount due keeps all digits of the minor unit, for example 5.10.
+        rows.append(due | {"Amount": each["due"], "Currency": each["currency"]})
+    return rows
+
+
+def _sums_and_total(body: Json) -> Rows:
+    sums = [
         {
-            key: Decimal(value) if key in _NUMBERS and value is not None and "due" not in row.values() else value
-            for key, value in row.items()
+            "Name": row["name"],
+            "DeliveredBytes": row["deliveredBytes"],
+            "ByteHours": Decimal(row["byteHours"]),
+            "Amount": Decimal(row["amount"]),
+            "Currency": row["currency"],
         }
-        for row in rows
+        for row in body["rows"]
     ]
-
-
-def _totals(body: Json, heading: str) -> Rows:
-    return [
-        {heading: name, "Amount": each[key], "Currency": each["currency"]}
-        for each in body["totals"]
-        for name, key in (("total", "amount"), ("due", "due"))
-    ]
-
-
-def _statement_rows(body: Json) -> Rows:
-    if "totals" not in body:
-        return _shared_rows(body)
-    return lines_and_total(body) if "by" not in body else _with_numbers([*_SUMS(body["rows"]), *_totals(body, "Name")])
+    return [*sums, *_totals(body, "Name")]
 
 
 def _shared_rows(body: Json) -> Rows:
@@ -116,7 +153,6 @@ def bill() -> None:
 
 
 @bill.command(
-    table=_statement_rows,
     example="imgstore bill show --month 2026-11 -o table\n"
     "imgstore bill show --month 2026-11 --by tag:team --filter region=westus2 -o csv\n"
     "imgstore bill show --shared -o table",
@@ -144,10 +180,11 @@ def show(
     *,
     all_subscriptions: bool,
     shared: bool,
-) -> Json:
+) -> Answer:
     """Show the statement: bytes across regions, copies inside a region, and storage by time.
 
-    Amounts are exact. The amount due is rounded half to even to the minor unit of the currency.
+    Amounts are exact. The amount due is rounded half to even to the minor unit of the currency. `-o json` has all facts of
+    a charge. `-o csv` has a line for each charge or sum, without the totals.
 
     With --shared, show the stored bytes that several versions or disks name. The payer has the bytes on the bill. After the
     deletion of the payer, the first of the others pays.
@@ -157,20 +194,20 @@ def show(
             raise click.UsageError(
                 "--shared shows the bytes of now, and cannot be used with other options of the bill."
             )
-        return shared_storage_json(session.run(shared_storage.list_shared_storage))
+        return Answer(body=shared_storage_json(session.run(shared_storage.list_shared_storage)), table=_shared_rows)
     if by is None:
         if filters or all_subscriptions:
             raise click.UsageError("--filter and --all-subscriptions need --by, for example --by region")
-        return statement_json(session.run(statements.show_bill, month=month))
-    return grouped_statement_json(
-        session.run(
-            statements.group_bill,
-            by=_read_property(by, "--by"),
-            month=month,
-            filters=_read_filters(filters),
-            all_subscriptions=all_subscriptions,
-        )
+        body = statement_json(session.run(statements.show_bill, month=month))
+        return Answer(body=body, table=lines_and_total, sheet=_charges_sheet)
+    sums = session.run(
+        statements.group_bill,
+        by=_read_property(by, "--by"),
+        month=month,
+        filters=_read_filters(filters),
+        all_subscriptions=all_subscriptions,
     )
+    return Answer(body=grouped_statement_json(sums), table=_sums_and_total, sheet=lambda body: _SUMS(body["rows"]))
 
 
 @bill.command(
