@@ -345,6 +345,7 @@ _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "az": lambda: _find_clients("az", "azure-cli", lock="azure-cli"),
     "node": _find_node,
     "go": _find_go,
+    "qemu-system": lambda: _find_tool("qemu-system-x86_64", "--version", apt="qemu-system-x86"),
     "mke2fs": lambda: _find_tool("mke2fs", "-V", apt="e2fsprogs"),
     "toxiproxy": _find_toxiproxy,
     "loop-device": _find_loop_device,
