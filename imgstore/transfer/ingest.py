@@ -8,7 +8,8 @@ A single bounded pipeline (docs/internals/ingest.md)::
 A piece takes the first of three paths:
 
 1. A hole or a piece that is all zero makes no runs.
-2. A piece that equals a base's piece at the same index takes the runs of the base.
+2. A piece that equals a base's piece at the same index takes the runs of the base. A `PartlyKnownDisk` has digests of
+   such pieces, and these pieces are not read (invariant I19).
 3. The blocks of any other piece that are not zero are fingerprinted and looked up. Unknown blocks are packed.
 
 Then the reuse threshold repacks blocks of little used segments. This module encodes the manifest, but `publish` puts
@@ -32,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from imgstore.domain.disks.sources import DiskReader, SourceIdentity
+from imgstore.domain.disks.sources import DiskReader, PartlyKnownDisk, SourceIdentity
 from imgstore.domain.errors import ImageRefused, ObjectCorrupt, ObjectNotFound, SourceChanged
 from imgstore.domain.resources import SegmentRow
 from imgstore.domain.settings.disk_space import CheckScratch, allow_all_scratch
@@ -105,8 +106,9 @@ class Piece:
 
     index: int
     data: bytes
-    """Padded with zeros to a whole number of blocks; empty if the piece is all zero."""
+    """Padded with zeros to a whole number of blocks; empty if the piece is all zero or was not read."""
     digest: Digest
+    """Empty if the piece is all zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,9 +215,10 @@ class _Ingest:
         """
         reader = self._order.reader
         self._order.check_cancelled()
-        threads = choose_threads(
-            _READ_THREADS, measure_latency(reader.read_at, reader.virtual_bytes, self._order.monotonic)
-        )
+        threads = _READ_THREADS
+        if not isinstance(reader, PartlyKnownDisk):  # A probe could fetch a segment that is not needed.
+            latency = measure_latency(reader.read_at, reader.virtual_bytes, self._order.monotonic)
+            threads = choose_threads(_READ_THREADS, latency)
         with (
             ThreadPoolExecutor(threads, thread_name_prefix="read") as readers,
             ThreadPoolExecutor(1, thread_name_prefix="fingerprint") as fingerprinter,
@@ -224,17 +227,32 @@ class _Ingest:
             def submit_pieces() -> Iterator[Future[_ResolvedPiece | _UnresolvedPiece]]:
                 for index in touched_pieces(reader):
                     self._order.check_cancelled()
-                    yield fingerprinter.submit(self._compare_piece, readers.submit(read_piece, reader, index))
+                    known = self._resolve_unread(index)
+                    yield known or fingerprinter.submit(self._compare_piece, readers.submit(read_piece, reader, index))
 
             yield from results_in_order(submit_pieces(), threads + _PIECES_AHEAD)
+
+    def _resolve_unread(self, index: int) -> Future[_ResolvedPiece | _UnresolvedPiece] | None:
+        """Resolve a piece with a known digest by a base. Return None if the piece must be read."""
+        reader = self._order.reader
+        digest = reader.find_digest(index) if isinstance(reader, PartlyKnownDisk) else None
+        runs = None if digest is None else self._find_runs(index, digest)
+        if digest is None or runs is None:
+            return None
+        resolved: Future[_ResolvedPiece | _UnresolvedPiece] = Future()
+        resolved.set_result(_ResolvedPiece(Piece(index, b"", digest), runs))
+        return resolved
+
+    def _find_runs(self, index: int, digest: Digest) -> Runs | None:
+        first_block = index * PIECE_BLOCKS
+        return self._bases.runs_of_piece(index, digest, first_block, first_block + PIECE_BLOCKS)
 
     def _compare_piece(self, read: Future[Piece]) -> _ResolvedPiece | _UnresolvedPiece:
         """Wait for the piece, and compare it with the pieces of the bases at the same index."""
         piece = read.result()
         if not piece.data:
             return _ResolvedPiece(piece, None)
-        first_block = piece.index * PIECE_BLOCKS
-        runs = self._bases.runs_of_piece(piece.index, piece.digest, first_block, first_block + PIECE_BLOCKS)
+        runs = self._find_runs(piece.index, piece.digest)
         if runs is not None:
             return _ResolvedPiece(piece, runs)
         nonzero = np.flatnonzero(
@@ -247,7 +265,7 @@ class _Ingest:
     def _place(self, compared: _ResolvedPiece | _UnresolvedPiece) -> None:
         """Add the runs of the piece."""
         piece = compared.piece
-        if piece.data:
+        if piece.digest:
             self._pieces.append((piece.index, piece.digest))
         if isinstance(compared, _UnresolvedPiece):
             self._runs.append(runs_of(piece.index * PIECE_BLOCKS, self._locate(compared)))

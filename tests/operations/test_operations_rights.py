@@ -59,6 +59,7 @@ VALUES: dict[str, Any] = {
     "to": "sqlite:///none",
     "created_at": datetime(2026, 1, 1, tzinfo=UTC),
     "events_max": 1,
+    "overlay": Path("none"),
     "regions": ["southcentralus"],
     "keys": None,
     "entry": "none",
@@ -107,6 +108,8 @@ REQUESTS: dict[str, Any] = {
     "create_image": ImageRequest(group=GROUP, name="x", source="x"),
     "create_machine": MachineRequest(group=GROUP, name="x", image="x"),
     "create_from_source": DiskRequest(group=GROUP, name="x", source="x"),
+    "commit_disk": DiskRequest(group=GROUP, name="x", source="none"),
+    "commit_version": request(),
     "create_upload": UploadRequest(group=GROUP, name="x", upload_bytes=1024),
     "create_disk": DiskOfImageRequest(group=GROUP, name="x", reference=REFERENCE),
     "forecast_image_disk": DiskOfImageRequest(group=GROUP, name="x", reference=REFERENCE),
@@ -121,7 +124,7 @@ REQUESTS: dict[str, Any] = {
 KINDS = {"list_principals": PrincipalKind.USER, "page_network_records": "Microsoft.Network/virtualNetworks"}
 INSIDE = {
     "permit", "permit_list", "record_activity", "record_resource_deletion", "permit_group", "authorize_interfaces", "find_image",
-    "find_machine", "find_original", "authorize_source", "make_disks", "make_rows", "open_disks", "open_files",
+    "find_machine", "find_original", "authorize_source", "make_disks", "make_disks_of_readers", "make_rows", "open_overlaid_disk", "open_disks", "open_files",
     "open_stored_disks", "admit_reader", "forecast_of",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""

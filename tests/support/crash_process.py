@@ -26,6 +26,7 @@ from imgstore.domain.requests import DiskRequest, ImageRequest, MachineRequest, 
 from imgstore.domain.resources import DiskKind, ImageVersion, ReplicationMode
 from imgstore.domain.storage.works import WorkKind
 from imgstore.operations.disks import disks, signed_urls, uploads
+from imgstore.operations.disks.commit import commit_disk
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images, machines
@@ -146,6 +147,8 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
             group=GROUP, name=orders["name"], source=orders["source"], location="southcentralus", kind=kind
         )
         create_from_source(installation, ADMIN, request)
+    elif job == "commit":
+        commit_disk(installation, ADMIN, DiskRequest(group=GROUP, name=orders["name"], source=orders["overlay"]))
     elif job == "upload":
         _upload(installation, orders["name"], Path(orders["file"]))
     elif job == "grant":

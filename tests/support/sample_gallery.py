@@ -463,7 +463,7 @@ def audit_served(installation: Installation, expected: Mapping[str, Path], folde
 
     Args:
         installation: the installation.
-        expected: the raw disk of each version, and of its data disks under ``1.0.0/lun-5``.
+        expected: the raw disk of each version, of its data disks under ``1.0.0/lun-5``, and of overlays by folder.
         folder: a folder for files.
 
     Raises:
@@ -479,7 +479,8 @@ def audit_served(installation: Installation, expected: Mapping[str, Path], folde
         if made.provisioning_state is ProvisioningState.SUCCEEDED:
             export_disk(installation, folder / "served.raw", made.name)
             wanted = _expected_key(made.source_reference.rsplit("/", 1)[-1], made.source_lun)
-            source = expected[wanted] if made.source is None else Path(made.source.location)
+            location = None if made.source is None else made.source.location
+            source = expected[wanted] if location is None else expected.get(location, Path(location))
             assert filecmp.cmp(folder / "served.raw", source, shallow=False), f"disk {made.name}"
     assert not [each.name for each in folder.iterdir() if ".imgstore-" in each.name], "a temporary file was left"
 

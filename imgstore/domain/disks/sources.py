@@ -7,7 +7,9 @@ package imports the other.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from imgstore.domain.storage.digests import Digest
 
 
 class DiskFormat(StrEnum):
@@ -135,6 +137,15 @@ class DiskReader(Protocol):
 
     def close(self) -> None:
         """Release all resources. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class PartlyKnownDisk(DiskReader, Protocol):
+    """A disk with pieces whose digests are known without a read, because a stored disk has the same pieces."""
+
+    def find_digest(self, index: int) -> Digest | None:
+        """Return the digest of the piece at `index`. None if the piece must be read."""
         ...
 
 

@@ -7,7 +7,7 @@ from the plan of the work.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from imgstore.catalog import Transaction
@@ -39,6 +39,7 @@ from imgstore.domain.resources import (
 )
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage import object_keys
+from imgstore.domain.storage.digests import Digest
 from imgstore.domain.tags import apply_tags
 from imgstore.formats import open_disk
 from imgstore.operations.activity_log import record_activity
@@ -63,6 +64,14 @@ from imgstore.operations.slots.removal import remove_disks
 from imgstore.policy.os_compatibility import check_os_compatibility, inherit_declared
 
 _SOURCE_URI: Final = "properties.creationData.sourceUri"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A pinned manifest with most of the content of a new disk."""
+
+    slot: Slot
+    manifest_digest: Digest
 
 
 def create_from_source(
@@ -108,29 +117,50 @@ def make_disks(
     """
     with ExitStack() as stack:
         readers = open_files(installation, principal, requests, stack)
+        return make_disks_of_readers(installation, principal, requests, readers, on_recorded)
 
-        def attempt() -> list[ManagedDisk]:
-            verified = verify_changed_files(installation, requests, readers, on_recorded)
-            with installation.catalog.transaction() as transaction:
-                disks = make_rows(installation, principal, transaction, requests, readers, verified)
-                open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
-                leased = [
-                    lease_content(installation, transaction, each, allow_remote=requests[0].allow_remote)
-                    for each in open_ones
-                    if each.source is None
-                ]
-            on_recorded(disks)
-            for copied in leased:
-                make_content(installation, copied)
-            for disk in open_ones:
-                if disk.source is not None:
-                    _ingest(installation, disks, disk, readers[disk.disk_key])
-            for disk in disks:
-                if disk not in open_ones and disk.disk_key in readers:
-                    refill_disk(installation, disk, readers[disk.disk_key])
-            return disks
 
-        disks = run_or_follow(installation, requests[0].display_name, attempt)
+def make_disks_of_readers(
+    installation: Installation,
+    principal: Principal,
+    requests: Sequence[DiskRequest],
+    readers: Mapping[str, DiskReader],
+    on_recorded: Callable[[Sequence[ManagedDisk]], None] = lambda _disks: None,
+    origin: Origin | None = None,
+) -> list[ManagedDisk]:
+    """Create the disks of a resource from opened files, by disk key, and from stored disks. See `make_disks`.
+
+    Args:
+        installation: the installation.
+        principal: the caller.
+        requests: the disks.
+        readers: the opened files, by disk key.
+        on_recorded: see `make_disks`.
+        origin: the place of a stored disk with most of the content. None is the pool of the subscription.
+    """
+
+    def attempt() -> list[ManagedDisk]:
+        verified = verify_changed_files(installation, requests, readers, on_recorded)
+        with installation.catalog.transaction() as transaction:
+            disks = make_rows(installation, principal, transaction, requests, readers, verified, origin)
+            open_ones = [each for each in disks if each.provisioning_state is not ProvisioningState.SUCCEEDED]
+            leased = [
+                lease_content(installation, transaction, each, allow_remote=requests[0].allow_remote)
+                for each in open_ones
+                if each.source is None
+            ]
+        on_recorded(disks)
+        for copied in leased:
+            make_content(installation, copied)
+        for disk in open_ones:
+            if disk.source is not None:
+                _ingest(installation, disks, disk, readers[disk.disk_key], origin)
+        for disk in disks:
+            if disk not in open_ones and disk.disk_key in readers:
+                refill_disk(installation, disk, readers[disk.disk_key])
+        return disks
+
+    disks = run_or_follow(installation, requests[0].display_name, attempt)
     with installation.catalog.reading() as transaction:
         return [transaction.disks.by_uid(each.uid) for each in disks]
 
@@ -153,6 +183,7 @@ def make_rows(
     requests: Sequence[DiskRequest],
     readers: Mapping[str, DiskReader],
     verified: Mapping[str, SourceIdentity],
+    origin: Origin | None = None,
 ) -> list[ManagedDisk]:
     """Add the rows of the disks of a resource, or compare existing rows. A prediction also runs this (invariant M16).
 
@@ -163,6 +194,7 @@ def make_rows(
         requests: the disks.
         readers: the opened files, by disk key.
         verified: the identities of changed files that have the stored content, by disk key.
+        origin: see `make_disks_of_readers`.
     """
     with enforce_quota(installation, transaction):
         _check_same_parts(installation, transaction, requests)
@@ -170,14 +202,22 @@ def make_rows(
         for each in requests:
             request = replace(each, location=disks[0].location) if disks else each
             key = request.disk_key
-            disks.append(_make_row(installation, principal, transaction, request, readers.get(key), verified.get(key)))
+            reader = readers.get(key)
+            disks.append(_make_row(installation, principal, transaction, request, reader, verified.get(key), origin))
         return disks
 
 
-def _ingest(installation: Installation, disks: Sequence[ManagedDisk], disk: ManagedDisk, reader: DiskReader) -> None:
+def _ingest(
+    installation: Installation,
+    disks: Sequence[ManagedDisk],
+    disk: ManagedDisk,
+    reader: DiskReader,
+    origin: Origin | None,
+) -> None:
+    base = None if origin is None else origin.manifest_digest
     try:
         assert disk.source is not None, "a disk from a file has a source"
-        ingest_disk(installation, disk, reader, disk.source)
+        ingest_disk(installation, disk, reader, disk.source, base)
     except (ImageRefused, SourceChanged):
         with suppress(CatalogOutdated, WorkHeld):  # The caller needs the reason of the refusal.
             remove_disks(installation, disks)  # A repeated call cannot resume: another source needs another work.
@@ -293,6 +333,7 @@ def _make_row(
     request: DiskRequest,
     reader: DiskReader | None,
     verified: SourceIdentity | None,
+    origin: Origin | None,
 ) -> ManagedDisk:
     """Add the row of a disk, or compare an existing row with the request.
 
@@ -302,7 +343,7 @@ def _make_row(
     if reader is not None:
         identity = reader.identity()
         if standing is None:
-            return _add_row(installation, transaction, request, reader, identity)
+            return _add_row(installation, transaction, request, reader, identity, origin)
         return _reuse_file_row(installation, transaction, request, standing, identity, verified)
     if standing is not None and may_refer_to(installation, request.group, request.source, standing.source_reference):
         if standing.provisioning_state is not ProvisioningState.SUCCEEDED:
@@ -463,10 +504,11 @@ def _add_row(
     request: DiskRequest,
     reader: DiskReader,
     identity: SourceIdentity,
+    origin: Origin | None,
 ) -> ManagedDisk:
     region = choose_disk_region(installation, transaction, request.group, request.location, None)
     kind = request.storage_account_type or StorageAccountType.STANDARD_LRS
-    slot = ensure_own_slot(installation, transaction, region, kind)
+    slot = _choose_slot(installation, transaction, region, kind, origin)
     uid = installation.effects.new_uid()
     disk = ManagedDisk(
         uid=uid,
@@ -494,6 +536,22 @@ def _add_row(
     disk = request.details.apply_to(disk)
     transaction.disks.add(disk)
     return disk
+
+
+def _choose_slot(
+    installation: Installation,
+    transaction: Transaction,
+    region: str,
+    kind: StorageAccountType,
+    origin: Origin | None,
+) -> Slot:
+    """Return the slot of the origin if its pool belongs to the subscription, else the slot for files (invariant S11)."""
+    if origin is not None and (origin.slot.key.region, origin.slot.key.storage_account_type) == (region, kind):
+        gallery = transaction.galleries.find_by_pool(origin.slot.key.pool_uid)
+        owner = transaction.pools.get(origin.slot.key.pool_uid) if gallery is None else gallery
+        if owner.subscription == installation.subscription:
+            return origin.slot
+    return ensure_own_slot(installation, transaction, region, kind)
 
 
 def ensure_own_slot(

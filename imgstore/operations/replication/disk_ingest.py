@@ -40,15 +40,26 @@ _BASES_MAX = 3
 
 
 def ingest_disk(
-    installation: Installation, disk: ManagedDisk, reader: DiskReader, identity: SourceIdentity
+    installation: Installation,
+    disk: ManagedDisk,
+    reader: DiskReader,
+    identity: SourceIdentity,
+    base: Digest | None = None,
 ) -> ManagedDisk:
     """Ingest a file, put the manifest of the disk, and set the disk to Succeeded.
+
+    Args:
+        installation: the installation.
+        disk: the disk in state Creating.
+        reader: the opened source.
+        identity: the identity of the source.
+        base: the digest of a manifest. If the slot has this manifest, the manifest is the first base.
 
     Raises:
         LostRace: another process has ingested the disk.
         ImgstoreError: the ingest failed. The same command resumes the ingest.
     """
-    work, lease = _plan(installation, disk, reader, identity)
+    work, lease = _plan(installation, disk, reader, identity, base)
     slot = disk.slot
     counter = ProgressCounter(installation, f"{disk.kind.noun} {disk.name}", lease=lease)
     keys = [object_keys.manifest_key(disk.uid, OS_DISK)]
@@ -173,7 +184,9 @@ def _not_repairable(disk: ManagedDisk, slot: Slot, lost: str) -> ObjectCorrupt:
     )
 
 
-def _choose_bases(transaction: Transaction, disk: ManagedDisk) -> tuple[list[dict[str, str]], tuple[str, ...]]:
+def _choose_bases(
+    transaction: Transaction, disk: ManagedDisk, first: Digest | None = None
+) -> tuple[list[dict[str, str]], tuple[str, ...]]:
     """Return the bases of a disk as JSON, and the manifests to pin."""
     earlier = transaction.works.find_open(WorkKind.INGEST, disk.slot.uid, disk.uid)
     if earlier is not None and all(earlier.plan.get(name) == value for name, value in PACKING.items()):
@@ -181,7 +194,11 @@ def _choose_bases(transaction: Transaction, disk: ManagedDisk) -> tuple[list[dic
     made_at = {each.body_key: each.created_at for each in transaction.disks.in_slot(disk.slot.uid)}
     bodies: dict[str, ManifestRow] = {row.body_key: row for row in transaction.manifests.in_slot(disk.slot.uid)}
     latest = sorted(bodies.keys() & made_at.keys(), key=lambda key: (made_at[key], key), reverse=True)
-    rows = [bodies[key] for key in latest[:_BASES_MAX]]
+    chosen = [bodies[key] for key in latest]
+    row = None if first is None else transaction.manifests.find_by_digest(disk.slot.uid, first)
+    if row is not None:
+        chosen = [row, *(each for each in chosen if each.body_key != row.body_key)]
+    rows = chosen[:_BASES_MAX]
     return bases_to_json(rows), tuple(row.uid for row in rows)
 
 
@@ -215,12 +232,16 @@ def predict_disk_packing(
 
 
 def _plan(
-    installation: Installation, disk: ManagedDisk, reader: DiskReader, identity: SourceIdentity
+    installation: Installation,
+    disk: ManagedDisk,
+    reader: DiskReader,
+    identity: SourceIdentity,
+    base: Digest | None,
 ) -> tuple[Work, Lease]:
-    """Open or take over the work. The bases are the newest disks of the slot."""
+    """Open or take over the work. The bases are the given base and the newest disks of the slot."""
     fixed = source_to_json(reader, identity) | PACKING
     with installation.catalog.transaction() as transaction:
-        bases, pins = _choose_bases(transaction, disk)
+        bases, pins = _choose_bases(transaction, disk, base)
         begun = acquire_work(
             installation,
             transaction,

@@ -53,6 +53,7 @@ from imgstore.operations.versions.request import (
 from imgstore.operations.versions.shallow import choose_shallow_slot, publish_shallow
 from imgstore.operations.versions.source import has_arrived_from
 from imgstore.operations.versions.stored_sources import OpenedDisks, open_stored_disks
+from imgstore.transfer.overlay.overlaid_disk import OverlaidDisk
 from imgstore.transfer.stored_disk import StoredDisk
 
 
@@ -352,6 +353,7 @@ def _make_source(
     if any(replica.state is ReplicaState.COMPLETED for replica in replicas):
         return True
     digests = {key: reader.digest for key, reader in readers.items() if isinstance(reader, StoredDisk)}
+    overlaid = {key: reader.base_digest for key, reader in readers.items() if isinstance(reader, OverlaidDisk)}
     uploads = {key: reader for key, reader in readers.items() if isinstance(reader, UploadedDisk)}
     if resolved.is_shallow and digests.keys() == readers.keys():
         publish_shallow(installation, resolved.definition_path, version, replicas[0], digests)
@@ -364,7 +366,7 @@ def _make_source(
             replica=source,
             readers=readers,
             named_bases=resolved.request.bases,
-            source_manifests=digests,
+            source_manifests=digests | overlaid,
             expected_digests={key: each.expected_digest for key, each in uploads.items()},
             verify_full=resolved.request.verify_full,
         )

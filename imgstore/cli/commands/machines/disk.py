@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Answer, Group
+from imgstore.cli.framework.command import Answer, Group, LazyCommand
 from imgstore.cli.framework.forecasts import answer_forecast, forecast_disk_deletion
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
@@ -30,7 +30,7 @@ from imgstore.wire.json_text import Json
 from imgstore.wire.responses.reports import export_json
 from imgstore.wire.responses.resources import disk_json
 
-_TABLE = columns(
+TABLE: Final = columns(
     Name="name",
     Location="location",
     SizeGB="properties.diskSizeGB",
@@ -98,7 +98,13 @@ class UploadType(StrEnum):
     UPLOAD = "Upload"
 
 
-@click.group(cls=Group)
+_COMMANDS: Final = {
+    name: LazyCommand(target=f"imgstore.cli.commands.machines.disk_{name}:{name}", summary=summary)
+    for name, summary in (("commit", "Make a managed disk or an image version of an overlay and its base."),)
+}
+
+
+@click.group(cls=Group, lazy=_COMMANDS)
 def disk() -> None:
     """Manage disks from image versions, disks, snapshots, files and uploads."""
 
@@ -164,7 +170,7 @@ def _forecast_creation(session: Session, request: NewDiskRequest, target: Export
     return answer_forecast(session.run(forecast_source_disk, request), session.warn)
 
 
-@disk.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_creation, forecast=_forecast_creation)
+@disk.command(table=TABLE, example=_CREATE_EXAMPLE, read_options=_read_creation, forecast=_forecast_creation)
 @options.resource_in_group("disk")
 @options.location(
     help="Region of the disk. Default: the region of a source disk or snapshot, else the region of the group."
@@ -366,14 +372,14 @@ def export_result(path: Path, body: Json) -> Json:
     return Answer(body=body, on_stderr=True) if is_standard_output(path) else body
 
 
-@disk.command(table=_TABLE, example="imgstore disk show -g rg -n d1 --query replica")
+@disk.command(table=TABLE, example="imgstore disk show -g rg -n d1 --query replica")
 @options.resource_in_group("disk")
 def show(session: Session, group: str, name: str) -> Json:
     """Show a managed disk and its replica."""
     return disk_json(session.run(disks.show_disk, group=group, name=name))
 
 
-@disk.command("list", table=_TABLE, example="imgstore disk list -g rg -o table")
+@disk.command("list", table=TABLE, example="imgstore disk list -g rg -o table")
 @options.some_group
 @options.together(*options.pages)
 def list_(session: Session, group: str | None, page: PageRequest) -> Json:

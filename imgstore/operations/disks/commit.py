@@ -1,0 +1,260 @@
+"""Make a managed disk of a stored disk and the overlay of its writes.
+
+The new disk is ingested into the slot of the base, with the base as the first base of the ingest. Pieces without a changed
+block are neither read nor sent (invariant I19).
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from imgstore.catalog import Transaction
+from imgstore.domain import names
+from imgstore.domain.disks.sources import Extent
+from imgstore.domain.disks.version_disks import OS_DISK
+from imgstore.domain.errors import Conflict, NotFound, OutputError
+from imgstore.domain.identity.access import Action, Principal, authorize
+from imgstore.domain.names import ComputeId, parse_image_reference
+from imgstore.domain.requests import DiskRequest
+from imgstore.domain.resources import DiskKind, ManagedDisk, ManifestRow, OsProperties, Slot
+from imgstore.domain.states import ProvisioningState
+from imgstore.domain.storage.works import Lease
+from imgstore.ledger.entries import Party
+from imgstore.operations import lookup
+from imgstore.operations.activity_log import record_activity
+from imgstore.operations.disks.export import hold_pin, list_alternative_slots, pin_manifest, read_manifest
+from imgstore.operations.disks.from_source import Origin, make_disks_of_readers
+from imgstore.operations.disks.placement import choose_readable_slot
+from imgstore.operations.gallery.groups import permit_group
+from imgstore.operations.gallery.sharing import admit_reader
+from imgstore.operations.installation import Installation
+from imgstore.operations.slots.completion import version_party
+from imgstore.operations.slots.cross_region_reads import CrossRegionReads
+from imgstore.operations.slots.degrade import degrade_damaged
+from imgstore.operations.slots.references import disk_party
+from imgstore.policy.os_compatibility import inherit_declared
+from imgstore.transfer.overlay.journal import OverlayBase
+from imgstore.transfer.overlay.overlaid_disk import OverlaidDisk
+from imgstore.transfer.overlay.overlay import open_overlay, read_overlay_base
+from imgstore.transfer.ranges import RangeReader, SegmentCache
+from imgstore.transfer.scatter import SegmentReader
+
+
+def commit_disk(installation: Installation, principal: Principal, request: DiskRequest) -> ManagedDisk:
+    """Create a managed disk of the overlay in the folder `request.source` and of its base.
+
+    The same call after a completed call does nothing. After an interrupted call, the same call resumes.
+
+    Raises:
+        NotFound: the folder has no overlay, or the base was deleted.
+        AccessDenied: the principal may not create the disk, or may not read the base.
+        WorkHeld: a process serves the overlay.
+        PropertyChangeNotAllowed: the disk exists with other content, or in another region.
+        StoreError: the ingest failed. The same call resumes the ingest.
+    """
+    names.check_disk_name(request.name, request.kind.noun)
+    scope = names.compute_id(installation.subscription, request.group, request.kind, request.name)
+    permit_group(installation, principal, request.group)
+    with (
+        record_activity(installation, principal, Action.WRITE, scope),
+        open_overlaid_disk(installation, principal, Path(request.source)) as opened,
+    ):
+        key = opened.origin.slot.key
+        wanted = replace(
+            request,
+            location=request.location or key.region,
+            storage_account_type=request.storage_account_type or key.storage_account_type,
+            os_properties=inherit_declared(opened.os_properties, request.os_properties),
+        )
+        readers = {wanted.disk_key: opened.reader}
+        return make_disks_of_readers(installation, principal, [wanted], readers, origin=opened.origin)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedOverlay:
+    """An overlay and its base, opened for a commit."""
+
+    reader: OverlaidDisk
+    origin: Origin
+    """The pinned manifest of the base."""
+    os_properties: OsProperties
+    """The OS properties of the base."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PinnedBase:
+    """The base of an overlay: a pinned manifest in a slot, and alternative slots with the same content."""
+
+    slot: Slot
+    others: tuple[Slot, ...]
+    manifest: ManifestRow
+    lease: Lease
+    party: Party
+    os_properties: OsProperties
+
+
+@contextmanager
+def open_overlaid_disk(installation: Installation, principal: Principal, folder: Path) -> Iterator[OpenedOverlay]:
+    """Pin the base of an overlay, and lock and open the overlay, until the block ends.
+
+    Raises:
+        NotFound: the folder has no overlay, or the base was deleted.
+        Conflict: the base was replaced by other content.
+        AccessDenied: the principal may not read the base.
+        WorkHeld: a process serves the overlay.
+        StoreError: no slot delivers the manifest of the base.
+    """
+    base = read_overlay_base(folder)
+    _authorize_base(installation, principal, base)
+    with installation.catalog.transaction() as transaction:
+        pinned = _pin_base(installation, principal, transaction, base)
+    with (
+        hold_pin(installation, pinned.lease),
+        closing(open_overlay(folder, base, effects=installation.effects)) as overlay,
+        closing(SegmentCache(installation.scratch, has_room=installation.has_free_space)) as cache,
+    ):
+        manifest = read_manifest(installation, pinned.slot, pinned.others, pinned.manifest)
+        slots = (pinned.slot, *pinned.others)
+        reads = CrossRegionReads.of(
+            installation,
+            party=pinned.party,
+            home=pinned.slot,
+            others=pinned.others,
+            manifest=manifest,
+            reader=pinned.lease.name,
+        )
+        segments = SegmentReader(installation.access_all(slots), on_served=reads.count_served)
+        device = _StoredDevice(RangeReader(manifest, segments, cache), manifest.extents())
+        reader = OverlaidDisk(manifest, pinned.manifest.digest, device, overlay, os.path.realpath(folder))
+        try:
+            with reads.meter():
+                yield OpenedOverlay(
+                    reader=reader,
+                    origin=Origin(slot=pinned.slot, manifest_digest=pinned.manifest.digest),
+                    os_properties=pinned.os_properties,
+                )
+        finally:
+            degrade_damaged(installation, slots, segments.damages)
+
+
+def _authorize_base(installation: Installation, principal: Principal, base: OverlayBase) -> None:
+    """Check the right to read the bytes of the base. The base need not exist."""
+    if ComputeId.parse(base.location) is None:
+        admit_reader(installation, principal, parse_image_reference(base.location))
+    else:
+        authorize(principal, Action.EXPORT, base.location)
+
+
+def _pin_base(
+    installation: Installation, principal: Principal, transaction: Transaction, base: OverlayBase
+) -> _PinnedBase:
+    """Find and pin the manifest of the base.
+
+    Raises:
+        NotFound: the base was deleted.
+        Conflict: the base has other content than at the first write.
+    """
+    named = ComputeId.parse(base.location)
+    if named is None:
+        found = _find_version(installation, principal, transaction, base)
+    else:
+        found = _find_disk(installation, transaction, named)
+    if found is None:
+        raise NotFound(
+            f"The base of the overlay was deleted: {base.location}.",
+            found="no disk, snapshot or version of that name",
+            expected=f"the disk with the disk digest {base.disk_digest.hex()}",
+            hint="the overlay has the changed blocks only, and cannot be used without its base",
+            target=base.location,
+        )
+    if found.manifest.disk_digest != base.disk_digest:
+        raise Conflict(
+            f"The base of the overlay has other content now: {base.location}.",
+            found=f"disk digest {found.manifest.disk_digest.hex()}",
+            expected=f"disk digest {base.disk_digest.hex()}",
+            hint="another disk or version got the name; the overlay cannot be used without its base",
+            target=base.location,
+        )
+    return found
+
+
+def _find_disk(installation: Installation, transaction: Transaction, named: ComputeId) -> _PinnedBase | None:
+    disk = transaction.disks.get(named.subscription, named.group, named.name, DiskKind(named.kind))
+    if disk is None or disk.provisioning_state is not ProvisioningState.SUCCEEDED:
+        return None
+    manifest = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
+    assert manifest is not None, "a disk in state Succeeded has a manifest"
+    return _PinnedBase(
+        slot=disk.slot,
+        others=list_alternative_slots(transaction, disk.source_version_uid, disk.slot),
+        manifest=manifest,
+        lease=pin_manifest(installation, disk.slot, disk.uid, manifest, transaction),
+        party=disk_party(disk),
+        os_properties=disk.os_properties,
+    )
+
+
+def _find_version(
+    installation: Installation, principal: Principal, transaction: Transaction, base: OverlayBase
+) -> _PinnedBase | None:
+    reference = admit_reader(installation, principal, parse_image_reference(base.location))
+    offer, slot = choose_readable_slot(installation, transaction, reference, base.region)
+    manifest = transaction.manifests.find(offer.version_uid, slot.uid, base.disk_key)
+    if manifest is None:
+        return None
+    version = transaction.versions.by_uid(offer.version_uid)
+    return _PinnedBase(
+        slot=slot,
+        others=list_alternative_slots(transaction, offer.version_uid, slot),
+        manifest=manifest,
+        lease=pin_manifest(installation, slot, offer.version_uid, manifest, transaction),
+        party=version_party(lookup.definition_path_of(transaction, version), version),
+        os_properties=offer.os_properties,
+    )
+
+
+class _StoredDevice:
+    """A read-only `BlockDevice` of a stored disk."""
+
+    def __init__(self, ranges: RangeReader, data: Sequence[Extent]) -> None:
+        self._ranges = ranges
+        self._data = data
+
+    @property
+    def virtual_bytes(self) -> int:
+        return self._ranges.virtual_bytes
+
+    @property
+    def is_read_only(self) -> bool:
+        return True
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return self._ranges.read_at(offset, length)
+
+    def extents(self, begin: int, end: int) -> Iterator[Extent]:
+        first = bisect_right(self._data, begin, key=lambda each: each.end)
+        for each in islice(self._data, first, None):
+            low, high = max(begin, each.offset), min(end, each.end)
+            if low >= high:
+                return
+            yield Extent(offset=low, length=high - low)
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        raise _read_only()
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        raise _read_only()
+
+    def flush(self) -> None:
+        """Do nothing: there are no writes."""
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """Do nothing: a commit reads each piece once."""
+
+
+def _read_only() -> OutputError:
+    return OutputError("A stored disk is read-only.", expected="writes to an overlay")
