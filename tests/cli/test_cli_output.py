@@ -1,3 +1,4 @@
+import csv
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from imgstore.cli.framework.global_options import Globals
-from imgstore.cli.framework.output import Table, columns, emit, scalars
+from imgstore.cli.framework.output import Table, columns, csv_lines, emit, scalars
 from imgstore.wire.json_text import Json
 
 ROWS = [
@@ -72,6 +73,25 @@ def test_tsv_has_a_row_a_line_whatever_is_in_it(capsys: pytest.CaptureFixture[st
     assert lines[1].split("\t")[0] == "long name"
     assert printed(capsys, ROWS, "tsv", query="[].name").splitlines() == ["a", "long name"]
     assert printed(capsys, ROWS, "tsv", query="[0].location") == "westus\n"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-1-cmd|' /C calc'!A0", "@SUM(A1)", "-", "\uff1d1+1"])
+def test_csv_has_no_formula_of_a_user(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """A program for spreadsheets shows the apostrophe or hides it, and runs nothing (OWASP, CSV injection)."""
+    printed_text = printed(capsys, [{"name": text}, {"name": f"a{text}"}], "csv")
+    assert [row["Name"] for row in csv.DictReader(printed_text.splitlines())] == [f"'{text}", f"a{text}"]
+    (_, line) = csv_lines(["Tags"], [{"Tags": f"\t{text}\r"}])
+    assert next(csv.reader([line], strict=True))[0].startswith("'\t")
+
+
+@pytest.mark.parametrize("number", ["-1", "+2", "-0.000001", "1e-7", "-1.5E+9", "0"])
+def test_csv_keeps_numbers(number: str) -> None:
+    assert list(csv_lines(["Amount"], [{"Amount": number}, {"Amount": None}, {"Amount": ""}])) == [
+        "Amount\r\n",
+        f"{number}\r\n",
+        '""\r\n',
+        '""\r\n',
+    ]
 
 
 def test_yaml_reads_back(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,9 @@ Table: TypeAlias = Callable[[Json], Rows]
 Sheet: TypeAlias = Callable[[Json], tuple[Sequence[str], Rows]]
 """A function that makes the headings and rows of a CSV document. The headings are the same for each result."""
 
+_FORMULA_BEGINS: Final = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+"""Characters at which a program for spreadsheets begins a formula, some in full width, or leaves out white space."""
+_NUMBER: Final = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _DECIMAL: Final = re.compile(r"-?[0-9]+\.[0-9]+")
 
 _UNSHOWN: Final = frozenset({"id", "type", "etag"})
@@ -146,14 +149,22 @@ def _csv_text(headings: Sequence[str], rows: Rows) -> str:
 
 
 def csv_lines(headings: Sequence[str], rows: Iterable[Mapping[str, str | None]]) -> Iterator[str]:
-    """Return the lines of a CSV document (RFC 4180) with a header. A missing value is an empty field."""
+    """Return the lines of a CSV document (RFC 4180) with a header. A missing value is an empty field.
+
+    Names and tags are texts of any user, and a program for spreadsheets runs a formula in a text. So a text that would be
+    a formula begins with an apostrophe (https://owasp.org/www-community/attacks/CSV_Injection). Numbers stay numbers.
+    """
     line = io.StringIO(newline="")
     writer = csv.writer(line)
     for values in chain([headings], ([row.get(heading) for heading in headings] for row in rows)):
         line.seek(0)
         line.truncate()
-        writer.writerow(values)
+        writer.writerow([value and _disarm_formula(value) for value in values])
         yield line.getvalue()
+
+
+def _disarm_formula(text: str) -> str:
+    return f"'{text}" if text[0] in _FORMULA_BEGINS and not _NUMBER.fullmatch(text) else text
 
 
 _WRITERS: Final[Mapping[str, Callable[[Json, Table], str | None]]] = {

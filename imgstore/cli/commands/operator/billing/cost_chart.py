@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from imgstore.cli.framework.output import csv_lines
 from imgstore.domain.errors import ToolMissing
 from imgstore.domain.extras import install_hint
 from imgstore.ledger.statements.daily_costs import DailyCosts
@@ -70,12 +71,12 @@ def draw_costs(costs: Sequence[DailyCosts], subscription: str, file_format: str)
 
 def describe_costs(costs: Sequence[DailyCosts]) -> str:
     """Return all numbers of a chart as CSV: day, region, amount, currency."""
-    rows = [
-        f"{day},{region},{amount:f},{each.total.currency}"
+    rows = (
+        {"day": str(day), "region": region, "amount": f"{amount:f}", "currency": each.total.currency}
         for each in costs
         for (day, region), amount in each.amounts.items()
-    ]
-    return "\n".join(["day,region,amount,currency", *rows])
+    )
+    return "\n".join(line.rstrip("\r\n") for line in csv_lines(("day", "region", "amount", "currency"), rows))
 
 
 def _draw(axes: "Axes", costs: DailyCosts, colors: Mapping[str, Any]) -> None:
