@@ -1,12 +1,23 @@
 """Entries of the bill have the tags of their resource at that time (invariant M24)."""
 
-from imgstore.domain.requests import DiskRequest, ImageRequest
-from imgstore.domain.resources import DiskKind
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from imgstore.domain.disks.disk_details import DiskDetails
+from imgstore.domain.disks.sources import DiskFormat
+from imgstore.domain.requests import DiskOfImageRequest, DiskRequest, ImageRequest
+from imgstore.domain.resources import DiskKind, ManagedDisk
+from imgstore.domain.states import ProvisioningState
 from imgstore.ledger.entries import StorageInterval
 from imgstore.operations.disks import disks, from_source
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines import images
 from imgstore.operations.slots.references import disk_party
+from imgstore.stores.interface import ObjectInfo
+from imgstore.transfer.slot_access import SlotAccess
 from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
@@ -16,7 +27,9 @@ from tests.support.sample_gallery import (
     charges,
     delete,
     make_disk,
+    open_home,
     publish,
+    reference,
     retarget,
     show,
     update,
@@ -106,3 +119,59 @@ def test_charge_and_later_intervals_have_the_present_tags(published: Installatio
     delete(published)
     (kept,) = (each for each in all_intervals(published) if each.closed_at is None)
     assert (kept.party.disk, kept.party.tags) == ("d1", {})
+
+
+def make_from_image(installation: Installation, _file: Path) -> ManagedDisk:
+    return make_disk(installation, "d1")
+
+
+def make_from_another_region(installation: Installation, _file: Path) -> ManagedDisk:
+    asked = DiskOfImageRequest(
+        group=GROUP, name="d1", location="northeurope", reference=reference("1.0.0"), allow_remote=True
+    )
+    return disks.create_disk(installation, ADMIN, asked)
+
+
+def make_from_file(installation: Installation, file: Path) -> ManagedDisk:
+    return from_source.create_from_source(
+        installation, ADMIN, DiskRequest(group=GROUP, name="d1", kind=DiskKind.DISK, source=str(file))
+    )
+
+
+@pytest.mark.parametrize("make", [make_from_image, make_from_another_region, make_from_file])
+def test_a_change_during_the_creation_of_a_disk_is_kept(
+    published: Installation,
+    samples: SampleImages,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Installation, Path], ManagedDisk],
+) -> None:
+    """Another process changes tags and details after the last byte and before the completing transaction (L9)."""
+    put, changes = SlotAccess.put_manifest, [TAGS]
+
+    def put_and_change(access: SlotAccess, key: str, body: bytes) -> ObjectInfo:
+        info = put(access, key, body)
+        while changes:
+            with open_home(published.home) as other:
+                details = DiskDetails(extra_properties={"tier": "P10"})
+                disks.tag_disk(other, ADMIN, group=GROUP, name="d1", tags=changes.pop(), details=details)
+        return info
+
+    monkeypatch.setattr(SlotAccess, "put_manifest", put_and_change)
+    made = make(published, samples.second)
+    stored = disks.show_disk(published, ADMIN, group=GROUP, name="d1")
+    assert made == stored
+    assert (stored.tags, stored.provisioning_state) == (TAGS, ProvisioningState.SUCCEEDED)
+    assert stored.extra_properties == {"tier": "P10"}
+    assert [each.party.tags for each in intervals(published, made.uid)] == [TAGS]
+    assert all(row.party.tags == TAGS for row in charges(published) if row.party.disk == "d1")
+    audit(published)
+
+
+def test_a_change_of_tags_keeps_a_disk_that_was_completed_in_the_meantime(published: Installation) -> None:
+    """On PostgreSQL a request may read the row before the completing transaction, and write afterwards (L9)."""
+    made = make_disk(published, "d1")
+    earlier = replace(made, provisioning_state=ProvisioningState.CREATING, source_format=DiskFormat.VHD_FIXED)
+    with published.catalog.transaction() as transaction:
+        disks.update_tags(published, transaction, earlier, TAGS)
+    assert disks.show_disk(published, ADMIN, group=GROUP, name="d1") == replace(made, tags=TAGS)
+    audit(published)

@@ -48,7 +48,7 @@ from imgstore.operations.replication.disk_copy import DiskCopy
 from imgstore.operations.slots.attribution import change_tags
 from imgstore.operations.slots.held_works import run_or_follow
 from imgstore.operations.slots.losses import check_no_loss
-from imgstore.operations.slots.references import PlacedDisk
+from imgstore.operations.slots.references import PlacedDisk, lock_disk
 from imgstore.operations.slots.removal import remove_disks
 from imgstore.transfer.spool import remove_spool
 
@@ -262,12 +262,17 @@ def update_tags(
 
     Raises the errors of `DiskDetails.apply_to`.
     """
-    changed = replace(details.apply_to(standing), tags=apply_tags(tags, standing.tags))
-    if changed != standing:
-        if changed.tags != standing.tags:
-            transaction.slots.lock(standing.slot.uid)
-            change_tags(installation.effects, transaction, standing.uid, changed.tags)
-        transaction.disks.update(changed)
+
+    def change(disk: ManagedDisk) -> ManagedDisk:
+        return replace(details.apply_to(disk), tags=apply_tags(tags, disk.tags))
+
+    if change(standing) == standing:
+        return standing
+    present = lock_disk(transaction, standing)  # Another process may have completed the disk.
+    changed = change(present)
+    if changed.tags != present.tags:
+        change_tags(installation.effects, transaction, present.uid, changed.tags)
+    transaction.disks.update(changed)
     return changed
 
 

@@ -60,6 +60,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.quotas import enforce_quota
 from imgstore.operations.replication.disk_ingest import ingest_disk, refill_disk
 from imgstore.operations.slots.held_works import run_or_follow
+from imgstore.operations.slots.references import lock_disk
 from imgstore.operations.slots.removal import remove_disks
 from imgstore.policy.os_compatibility import check_os_compatibility, inherit_declared
 
@@ -480,6 +481,8 @@ def _reuse_file_row(
     If the file changed before the end of the ingest, the file is read again with a note (invariant W5). Afterwards, a
     file with another identity must have the stored content (invariant W6).
     """
+    if standing.source != identity:
+        standing = lock_disk(transaction, standing)
     disk = _reuse_row(installation, transaction, request, standing)
     arrived = standing.provisioning_state is ProvisioningState.SUCCEEDED
     check_recorded_source(

@@ -31,7 +31,13 @@ from imgstore.domain.tags import apply_tags
 from imgstore.domain.views import MachineView, ManagedImage
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import record_activity
-from imgstore.operations.disks.disks import ImageDiskRequest, add_disk, check_same_image, choose_disk_region
+from imgstore.operations.disks.disks import (
+    ImageDiskRequest,
+    add_disk,
+    check_same_image,
+    choose_disk_region,
+    update_tags,
+)
 from imgstore.operations.disks.from_source import copy_disk_row
 from imgstore.operations.disks.placed_disks import make_placed_disks
 from imgstore.operations.disks.placement import advise_replicas, choose_slot
@@ -106,7 +112,7 @@ def _make_machine(installation: Installation, principal: Principal, asked: _Aske
                 _authorize_rest(installation, principal, transaction, machine, asked)
             disks = transaction.disks.list_attached(machine.resource_id)
         _check_disks(request, machine, disks)
-        disks = [_with_sku(transaction, request, disk) for disk in disks]
+        disks = [_with_sku(installation, transaction, request, disk) for disk in disks]
         if request.interfaces is not None:
             transaction.network_records.set_interfaces(machine.uid, request.interfaces)
         placed = [lease_disk(installation, transaction, disk) for disk in disks]
@@ -492,16 +498,16 @@ def _check_disks(request: MachineRequest, machine: Machine, disks: Sequence[Mana
             raise PropertyChangeNotAllowed(f"{path}.managedDisk.id", found=asked.resource_id, expected=disk.resource_id)
 
 
-def _with_sku(transaction: Transaction, request: MachineRequest, disk: ManagedDisk) -> ManagedDisk:
+def _with_sku(
+    installation: Installation, transaction: Transaction, request: MachineRequest, disk: ManagedDisk
+) -> ManagedDisk:
     """Return the disk with the requested storage type. Raises the errors of `DiskDetails.apply_to`."""
     asked = request.disks.get(disk_key(disk.machine_lun))
     if asked is None or asked.sku is None:
         return disk
     path = "properties.storageProfile.osDisk" if disk.machine_lun is None else f"{_DATA_DISKS}[{disk.machine_lun}]"
-    changed = DiskDetails(sku=asked.sku, sku_path=f"{path}.managedDisk.storageAccountType").apply_to(disk)
-    if changed != disk:
-        transaction.disks.update(changed)
-    return changed
+    details = DiskDetails(sku=asked.sku, sku_path=f"{path}.managedDisk.storageAccountType")
+    return update_tags(installation, transaction, disk, None, details)
 
 
 def _check_same_source(

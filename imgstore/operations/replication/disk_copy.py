@@ -191,11 +191,10 @@ def copy_disk(installation: Installation, copy: DiskCopy) -> ManagedDisk:
             provisioning_state=ProvisioningState.SUCCEEDED,
             source_format=decode_manifest(body).container_metadata.format,
         )
-        complete_copied_disk(
+        made = complete_copied_disk(
             installation,
             lease=lease,
             disk=made,
-            party=disk_party(disk),
             manifest=row,
             path=ArrivalPath(parent=sources.parent, earlier=sources.earlier_region, served=sent.served),
         )

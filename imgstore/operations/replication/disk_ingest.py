@@ -28,7 +28,6 @@ from imgstore.operations.replication.slot_ingest import (
     touched_bytes,
 )
 from imgstore.operations.slots.completion import complete_disk
-from imgstore.operations.slots.references import disk_party
 from imgstore.operations.slots.refill import find_damaged, refill
 from imgstore.operations.slots.restore import restore_repaired
 from imgstore.operations.slots.runner import run_work, store_manifest
@@ -79,7 +78,7 @@ def ingest_disk(
             source_format=receipt.manifest.container_metadata.format,
             provisioning_state=ProvisioningState.SUCCEEDED,
         )
-        complete_disk(installation, lease=lease, disk=made, party=disk_party(made), manifest=manifest)
+        made = complete_disk(installation, lease=lease, disk=made, manifest=manifest)
     counter.end(f"{reader.virtual_bytes} bytes ingested")
     return made
 

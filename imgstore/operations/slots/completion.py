@@ -32,6 +32,7 @@ from imgstore.operations.slots.attribution import (
 from imgstore.operations.slots.gc_guard import check_unmarked, unmark_named_segments
 from imgstore.operations.slots.held_segments import read_held
 from imgstore.operations.slots.key_deletions import check_no_deletion
+from imgstore.operations.slots.references import disk_party, write_content
 from imgstore.policy.worker_queue import backoff_seconds
 from imgstore.segments.fingerprint_index import Locations
 
@@ -263,18 +264,15 @@ def _with_manifest(disk: VersionDisk, by_disk: Mapping[str, ManifestRow]) -> Ver
     return replace(disk, virtual_bytes=manifest.virtual_bytes, disk_digest=manifest.disk_digest)
 
 
-def complete_disk(
-    installation: Installation, *, lease: Lease, disk: ManagedDisk, party: Party, manifest: ManifestRow
-) -> None:
-    """Set a disk that was ingested from a file to Succeeded, in one transaction.
+def complete_disk(installation: Installation, *, lease: Lease, disk: ManagedDisk, manifest: ManifestRow) -> ManagedDisk:
+    """Set a disk that was ingested from a file to Succeeded, in one transaction, and return the row.
 
     Ingest is free, and storage is metered.
 
     Args:
         installation: the installation.
         lease: the lease of the ingest work.
-        disk: the new content of the row of the disk.
-        party: the party that is billed for the bytes.
+        disk: the disk with its content.
         manifest: the manifest of the disk.
 
     Raises:
@@ -286,9 +284,10 @@ def complete_disk(
         transaction.works.guard(lease)
         transaction.slots.lock(slot.uid)
         check_unmarked(installation, transaction, slot, named_segments([manifest]))
-        record_disk_completion(installation, transaction, party, manifest)
-        transaction.disks.update(disk)
+        made = write_content(transaction, disk)
+        record_disk_completion(installation, transaction, disk_party(made), manifest)
         transaction.works.complete(lease)
+        return made
 
 
 def complete_copied_disk(
@@ -296,17 +295,15 @@ def complete_copied_disk(
     *,
     lease: Lease,
     disk: ManagedDisk,
-    party: Party,
     manifest: ManifestRow,
     path: ArrivalPath,
-) -> None:
-    """Set a disk with copied segments to Succeeded and charge for the bytes, in one transaction.
+) -> ManagedDisk:
+    """Set a disk with copied segments to Succeeded and charge for the bytes, in one transaction. Return the row.
 
     Args:
         installation: the installation.
         lease: the lease of the copy work.
-        disk: the new content of the row of the disk.
-        party: the party that is billed for the bytes.
+        disk: the disk with its content.
         manifest: the manifest of the disk.
         path: the regions that supplied the bytes.
 
@@ -321,15 +318,12 @@ def complete_copied_disk(
         transaction.slots.lock(slot.uid)
         ids = named_segments([manifest])
         check_unmarked(installation, transaction, slot, ids)
-        # The tags may have changed since the work was planned.
-        present = transaction.disks.by_uid(disk.uid)
-        party = replace(party, tags=present.tags)
-        record_copied_disk(installation, transaction, party, manifest, path, held=read_held(transaction, lease, ids))
+        made = write_content(transaction, disk)
+        held = read_held(transaction, lease, ids)
+        record_copied_disk(installation, transaction, disk_party(made), manifest, path, held=held)
         _remove_lost_objects(transaction, slot, [manifest], ids)
-        transaction.disks.update(
-            replace(present, provisioning_state=disk.provisioning_state, source_format=disk.source_format)
-        )
         transaction.works.complete(lease)
+        return made
 
 
 def record_copied_disk(

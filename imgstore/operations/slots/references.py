@@ -96,10 +96,46 @@ def put_disk(installation: Installation, placed: PlacedDisk, body: bytes) -> Man
         with installation.catalog.transaction() as transaction:
             transaction.works.guard(lease)
             transaction.slots.lock(disk.slot.uid)
-            add_reference(installation, transaction, disk, origin, len(data))
-            transaction.disks.update(made)
+            made = write_content(transaction, made)
+            add_reference(installation, transaction, made, origin, len(data))
             transaction.works.complete(lease)
     return made
+
+
+def lock_disk(transaction: Transaction, disk: ManagedDisk) -> ManagedDisk:
+    """Lock the slot of a stored disk, and return the present row. Each change of the row holds this lock.
+
+    Raises:
+        NotFound: the disk was deleted.
+    """
+    while True:
+        transaction.slots.lock(disk.slot.uid)
+        present = transaction.disks.by_uid(disk.uid)
+        if present.slot.uid == disk.slot.uid:
+            return present
+        disk = present  # Another process has moved the unfinished disk to another slot.
+
+
+def write_content(transaction: Transaction, made: ManagedDisk) -> ManagedDisk:
+    """Write the content and the state of a made disk to its row, and return the row.
+
+    Tags and details of the row stay, because `made` may have been read before a change of tags (invariant L9). The caller
+    holds the lock of the slot.
+
+    Raises:
+        NotFound: the disk was deleted.
+    """
+    present = replace(
+        transaction.disks.by_uid(made.uid),
+        provisioning_state=made.provisioning_state,
+        virtual_bytes=made.virtual_bytes,
+        disk_digest=made.disk_digest,
+        source_format=made.source_format,
+        source=made.source,
+        source_reference=made.source_reference,
+    )
+    transaction.disks.update(present)
+    return present
 
 
 def reference_to(origin: ManifestRow) -> bytes:
