@@ -147,7 +147,7 @@ class LogVerification:
     """The result of a verification."""
 
     size: int
-    """The number of sealed entries."""
+    """The number of sealed entries: the leaves of the log, also behind a missing leaf."""
     verified: int
     """The number of sealed entries whose rows were compared."""
     skipped: int

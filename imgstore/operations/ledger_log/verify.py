@@ -98,22 +98,23 @@ class _Verification:
         public_keys = self._check_keys(keys, heads)
         checkpoints = {head.size: self._read_head(head, public_keys) for head in heads}
         extended = None if older is None else self._read_older(older, public_keys)
-        size = log.next_position()
-        first = min(extended.size, size) // _BLOCK * _BLOCK if newer_only and extended is not None else 0
-        hashes, verified, unsealed = self._compare_rows(first, size)
+        end = log.next_position()
+        first = min(extended.size, end) // _BLOCK * _BLOCK if newer_only and extended is not None else 0
+        hashes, verified, unsealed = self._compare_rows(first, end)
         tree = MemoryTree(hashes, first, StoredTree(log))
-        size = first + len(hashes) // HASH_BYTES
-        self._compare_subtrees(tree, first, size)
+        in_order = first + len(hashes) // HASH_BYTES
+        self._compare_subtrees(tree, first, in_order)
         for head in heads:
             if head.size > first:
-                self._compare_root(tree, size, head)
+                self._compare_root(tree, in_order, head)
         newest = heads[-1].size if heads else 0
-        if newest < size:
-            self._add(LogFindingKind.CHECKPOINT, str(newest), f"the newest checkpoint does not cover all {size} leaves")
+        if newest < in_order:
+            text = f"the newest checkpoint does not cover all {in_order} leaves"
+            self._add(LogFindingKind.CHECKPOINT, str(newest), text)
         if extended is not None:
-            self._compare_older(tree, size, extended)
+            self._compare_older(tree, in_order, extended)
         return LogVerification(
-            size=size,
+            size=log.count_leaves(),
             verified=verified,
             skipped=first,
             checkpoints=len(heads),
