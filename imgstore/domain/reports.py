@@ -129,7 +129,7 @@ class WorkerReport:
     completed: int = 0
     """The number of replicas."""
     failed: dict[str, str] = field(default_factory=dict)
-    """The last error by replica uid, for replicas that failed and did not complete later."""
+    """The last error by the uid of a replica that failed and did not complete later, or of a version without a plan."""
     waiting_for_retry: int = 0
     """The number of failed replicas that wait for the next attempt."""
     next_retry_at: datetime | None = None

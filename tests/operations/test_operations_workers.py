@@ -19,6 +19,7 @@ from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.reports import WorkerReport
 from imgstore.domain.resources import Slot
+from imgstore.domain.settings.replication import ReplicationRoute, ReplicationSettings
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.domain.views import VersionView
@@ -364,3 +365,25 @@ def test_copies_keep_within_the_bandwidth_of_their_pair(
     assert delivered > 10 * limit
     last = 4 * MIB + 1024  # is not waited for
     assert (delivered - last) / limit - 1 <= clock.monotonic() <= delivered * 1.01 / limit
+
+
+@pytest.mark.parametrize("route", ReplicationRoute)
+def test_a_damaged_version_stops_no_other_version(tmp_path: Path, route: ReplicationRoute) -> None:
+    """A row that no code can read ends neither the worker nor the copies of other versions. The queue reads routes."""
+    notes: list[str] = []
+
+    def listen(event: ProgressEvent) -> None:
+        if event.stage is Stage.NOTE:
+            notes.append(event.detail)
+
+    with open_home(tmp_path / "home", listen, replication=ReplicationSettings(route=route)) as installation:
+        create_sample_gallery(installation)
+        versions = [ask(installation, small(tmp_path, number), f"1.0.{number}").version for number in range(3)]
+        damaged = versions[1].uid
+        with closing(sqlite3.connect(installation.home / "catalog.sqlite")) as database, database:
+            database.execute("UPDATE manifests SET segment_ids = x'00' WHERE owner_uid = ?", [damaged])
+        report = work(installation)
+        assert (report.completed, list(report.failed)) == (2, [damaged])
+        for number in (0, 2):
+            assert set(states(show(installation, f"1.0.{number}")).values()) == {COMPLETED}
+        assert len([each for each in notes if damaged in each]) == 1

@@ -8,10 +8,11 @@ a dead worker has expired, another process resumes the work.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from itertools import count
 from typing import Final
@@ -33,7 +34,14 @@ from imgstore.operations.replication.targets import remove_surplus_replicas
 from imgstore.operations.slots.restore import RestorePlan
 from imgstore.operations.stores.catalog_checks import check_catalog_in_background
 from imgstore.policy.copy_plan import CopyStep
-from imgstore.policy.worker_queue import WorkerLimits, find_resting, full_regions, next_steps, startable_steps
+from imgstore.policy.worker_queue import (
+    QueuedVersion,
+    WorkerLimits,
+    find_resting,
+    full_regions,
+    next_steps,
+    startable_steps,
+)
 
 POLL_SECONDS: Final = 5.0
 """The time between two looks of an idle worker."""
@@ -100,6 +108,8 @@ class _Worker:
         self._limits = limits
         self._stop = stop
         self._busy: dict[Future[None], Replica] = {}
+        self._refused: set[str] = set()
+        """The uids of the versions with an error in this look."""
         self._report = WorkerReport()
 
     def run(self, *, once: bool, poll_seconds: float, show: Callable[[], None]) -> None:
@@ -144,6 +154,7 @@ class _Worker:
         return self._report
 
     def _begin(self, pool: ThreadPoolExecutor) -> None:
+        self._refused.clear()
         while len(self._busy) < self._limits.replicas and (claim := self._claim()) is not None:
             future = pool.submit(self._make, claim)
             self._busy[future] = claim.replica
@@ -161,9 +172,10 @@ class _Worker:
         for _ in range(_LOOKS_MAX):
             nothing = True
             for step in self._choices():
-                nothing = False
-                with suppress(Conflict), self._installation.catalog.transaction() as transaction:
+                nothing, uid = False, step.replica.version_uid
+                with self._isolate(uid), suppress(Conflict), self._installation.catalog.transaction() as transaction:
                     if (claim := self._lease(transaction, step)) is not None:
+                        self._report.failed.pop(uid, None)
                         return claim
             if nothing or self._stop.wait(_LOOK_SECONDS):
                 break
@@ -181,10 +193,45 @@ class _Worker:
                     full_regions=full_regions(at_work, self._limits),
                 )
                 now = transaction.now()
-                queue = read_queued_versions(self._installation, transaction, uids, partial(find_resting, now=now))
+                queue = self._read_queue(transaction, [uid for uid in uids if uid not in self._refused], now)
             yield from next_steps(queue, now=now, at_work=at_work, limits=self._limits)
             if len(uids) < _VERSIONS_AT_ONCE:
                 return
+
+    def _read_queue(self, transaction: Transaction, uids: Sequence[str], now: datetime) -> list[QueuedVersion]:
+        """Read versions of the queue. After an error, read each version alone, and leave out versions with an error."""
+        read = partial(
+            read_queued_versions, self._installation, transaction, find_failed=partial(find_resting, now=now)
+        )
+        try:
+            return read(uids)
+        except (StoreError, HostFault):
+            raise
+        except Exception:  # noqa: BLE001 - told below, for the version with the error
+            queue: list[QueuedVersion] = []
+            for uid in uids:
+                with self._isolate(uid):
+                    queue += read([uid])
+            return queue
+
+    @contextmanager
+    def _isolate(self, version_uid: str) -> Iterator[None]:
+        """Keep the error of one version from the other versions. The worker looks at the version again in the next look.
+
+        Raises:
+            StoreError: the database does not answer.
+            HostFault: the machine has a fault.
+        """
+        try:
+            yield
+        except (StoreError, HostFault):
+            raise
+        except Exception as error:  # noqa: BLE001 - a damaged row may raise any error
+            self._refused.add(version_uid)
+            reason = _describe_error(error)
+            if self._report.failed.get(version_uid) != reason:
+                self._installation.note("worker", f"the version {version_uid} cannot be planned: {reason}")
+            self._report.failed[version_uid] = reason
 
     def _lease(self, transaction: Transaction, chosen: CopyStep) -> CopyPlan | RestorePlan | None:
         """Lease a replica that must still be made. The version is locked and read again for this."""
@@ -218,7 +265,11 @@ class _Worker:
             self._report.completed += 1
             self._report.failed.pop(uid, None)
         elif isinstance(error, Exception):
-            self._report.failed[uid] = error.message if isinstance(error, ImgstoreError) else repr(error)
+            self._report.failed[uid] = _describe_error(error)
+
+
+def _describe_error(error: Exception) -> str:
+    return error.message if isinstance(error, ImgstoreError) else repr(error)
 
 
 @contextmanager
