@@ -191,7 +191,8 @@ def test_a_small_change_costs_little_and_the_bill_adds_up(published: Terminal) -
     )
     bill = published.ok("bill show -o json")
     assert bill["currency"] == "USD"
-    assert sum((Decimal(row["amount"]) for row in bill["rows"]), Decimal(0)) == Decimal(bill["total"])
+    difference = abs(sum(Decimal(row["amount"]) for row in bill["rows"]) - Decimal(bill["total"]))
+    assert difference <= len(bill["rows"]) * Decimal("1e-12"), "each row of storage is rounded once"
     for row in bill["rows"]:
         if row["kind"] == "egress":
             assert Decimal(row["amount"]) == Decimal(row["unitPrice"]) * row["deliveredBytes"] / 10**9

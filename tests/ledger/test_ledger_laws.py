@@ -21,7 +21,10 @@ from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterva
 from imgstore.ledger.months import Month
 from imgstore.ledger.prices.price_list import FREE, PriceList, PriceLists, Prices, Rate, Tier, Tiers, flat
 from imgstore.ledger.prices.rating import rate_quantity
+from imgstore.ledger.statements.daily_costs import sum_daily_costs
+from imgstore.ledger.statements.grouped_statement import Property, group_statement
 from imgstore.ledger.statements.statement import AMOUNT_UNIT, BYTE_HOURS_UNIT, make_statement
+from imgstore.ledger.statements.usage import list_usage, rate_all
 from imgstore.ledger.storage.periods import byte_microseconds, cut_interval, settle_interval
 from imgstore.ledger.storage.shared_bytes import group_by_owners
 from imgstore.ledger.storage.storage_intervals import (
@@ -108,11 +111,13 @@ def intervals(draw: st.DrawFn) -> StorageInterval:
 
 @given(data=st.data(), prices=price_lists(), until=instants)
 def test_a_statement_balances(data: st.DataObject, prices: PriceList, until: datetime) -> None:
-    """The total equals the sum of the amounts exactly, and no bytes are lost."""
+    """The total equals the sum of the amounts up to the rounding of storage, and no bytes are lost."""
     rows = data.draw(st.lists(arrivals(prices)))
     lying = data.draw(st.lists(intervals()))
     bill = make_statement(rows, lying, alone(prices), until=until)
-    assert Fraction(bill.total) == sum((Fraction(row.amount) for row in bill.rows), Fraction())
+    rounded = 1 + sum(row.kind is ChargeKind.STORAGE for row in bill.rows)
+    difference = abs(Fraction(bill.total) - sum((Fraction(row.amount) for row in bill.rows), Fraction()))
+    assert difference <= rounded * Fraction(AMOUNT_UNIT) / 2
     assert sum(row.delivered_bytes for row in bill.rows) == sum(row.delivered_bytes for row in rows)
     owners = {(each.owner_uid, each.slot_uid) for each in lying if cut_interval(each, [], until)}
     assert len(bill.rows) >= len(rows) + len(owners)
@@ -281,6 +286,44 @@ def test_settlement_changes_no_statement(
     assert settled.totals == open_.totals
     again = [part for each in parts for part in ([each] if each.closed_at else settle_interval(each, settled_at))]
     assert again == parts
+
+
+@given(data=st.data(), first=price_lists(1), second=price_lists(2), change=instants, until=instants)
+def test_all_statements_of_the_same_charges_have_the_same_totals(
+    data: st.DataObject, first: PriceList, second: PriceList, change: datetime, until: datetime
+) -> None:
+    """The total of each property is the exact sum, rounded once (M33). The rows differ by their own rounding only."""
+    both = PriceLists(lists=(first, second), begins=(START, change))
+    parties = [
+        dataclasses.replace(PARTY, version=f"1.0.{number}", tags={"team": str(number % 2)}) for number in range(3)
+    ]
+    party = st.sampled_from(parties)
+    rows = [
+        dataclasses.replace(row, key=str(at), party=data.draw(party))
+        for at, row in enumerate(data.draw(st.lists(arrivals(first), max_size=4)))
+    ]
+    lying = [
+        dataclasses.replace(each, uid=str(at), owner_uid=str(at), party=data.draw(party))
+        for at, each in enumerate(data.draw(st.lists(intervals(), max_size=6)))
+    ]
+    currency = second.currency
+    rated = rate_all(list_usage(rows, lying, both, until), both)
+    daily = rate_all(list_usage(rows, lying, both, until, by_day=True), both)
+    plain = make_statement(rows, lying, both, until=until)
+    exact = sum((each.amount for each in rated), Fraction())
+    assert exact == sum((each.amount for each in daily), Fraction())
+    (total,) = plain.totals
+    assert abs(Fraction(total.amount) - exact) <= Fraction(AMOUNT_UNIT) / 2
+    assert Fraction(total.due) == round(exact * 100) / Fraction(100)
+    for by in (*Property, "tag:team"):
+        some = daily if by is Property.DAY else rated
+        grouped = group_statement(some, by=by, filters={}, currency=currency)
+        assert grouped.totals == plain.totals, by
+        difference = abs(sum(Fraction(row.amount) for row in grouped.rows) - exact)
+        assert difference <= len(grouped.rows) * Fraction(AMOUNT_UNIT) / 2
+    for month in {each.usage.month for each in daily}:
+        costs = sum_daily_costs([each for each in daily if each.usage.month == month], month, currency)
+        assert tuple(each.total for each in costs) == make_statement(rows, lying, both, until=until, month=month).totals
 
 
 @given(used=tiers(), parts=st.lists(st.fractions(0, 2**32), max_size=5))

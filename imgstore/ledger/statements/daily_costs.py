@@ -39,19 +39,18 @@ def sum_daily_costs(rated: Iterable[RatedUsage], month: Month, currency: str) ->
         currency: the currency of a month without charges.
     """
     sums: defaultdict[str, defaultdict[tuple[date, str], Fraction]] = defaultdict(lambda: defaultdict(Fraction))
-    for each in rated:
+    charges = list(rated)
+    for each in charges:
         sums[each.currency][each.usage.day, each.usage.target] += each.amount
-    if not sums:
-        sums[currency].clear()
-    return [_make_costs(month, name, found) for name, found in sorted(sums.items())]
+    totals = add_totals(charges, charges[0].currency if charges else currency)
+    return [_make_costs(month, total, sums[total.currency]) for total in totals]
 
 
-def _make_costs(month: Month, currency: str, sums: Mapping[tuple[date, str], Fraction]) -> DailyCosts:
+def _make_costs(month: Month, total: Total, sums: Mapping[tuple[date, str], Fraction]) -> DailyCosts:
     by_region: defaultdict[str, Fraction] = defaultdict(Fraction)
     for (_, region), amount in sums.items():
         by_region[region] += amount
     amounts = {place: to_decimal(amount) for place, amount in sorted(sums.items())}
-    (total,) = add_totals(((currency, amount) for amount in amounts.values()), currency)
     return DailyCosts(
         month=month,
         total=total,

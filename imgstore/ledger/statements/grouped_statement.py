@@ -63,7 +63,7 @@ class GroupRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupedStatement:
-    """A bill by a property. The rows of a currency add up to its total exactly."""
+    """A bill by a property. The totals are those of each other property and of `Statement` (invariant M33)."""
 
     by: str
     totals: tuple[Total, ...]
@@ -92,18 +92,22 @@ def group_statement(
             names of resources then begin with the subscription.
     """
     sums: defaultdict[tuple[str, str], _Sum] = defaultdict(_Sum)
-    for each in rated:
+    chosen = [
+        each
+        for each in rated
+        if all(name_of(each.usage, key).casefold() == value.casefold() for key, value in filters.items())
+    ]
+    for each in chosen:
         usage = each.usage
-        if all(name_of(usage, key).casefold() == value.casefold() for key, value in filters.items()):
-            name = name_of(usage, by)
-            if of_all and name and by in _OF_SUBSCRIPTION:
-                name = f"{usage.party.subscription}/{name}"
-            found = sums[name, each.currency]
-            found.amount += each.amount
-            if usage.kind is ChargeKind.STORAGE:
-                found.byte_microseconds += usage.quantity
-            else:
-                found.delivered_bytes += usage.quantity
+        name = name_of(usage, by)
+        if of_all and name and by in _OF_SUBSCRIPTION:
+            name = f"{usage.party.subscription}/{name}"
+        found = sums[name, each.currency]
+        found.amount += each.amount
+        if usage.kind is ChargeKind.STORAGE:
+            found.byte_microseconds += usage.quantity
+        else:
+            found.delivered_bytes += usage.quantity
     rows = [
         GroupRow(
             name=name,
@@ -114,9 +118,7 @@ def group_statement(
         )
         for (name, own), found in sorted(sums.items())
     ]
-    return GroupedStatement(
-        by=by, totals=add_totals(((row.currency, row.amount) for row in rows), currency), rows=tuple(rows)
-    )
+    return GroupedStatement(by=by, totals=add_totals(chosen, currency), rows=tuple(rows))
 
 
 def columns_of(properties: Iterable[str]) -> Sequence[str]:

@@ -64,14 +64,14 @@ class Total:
 
     currency: str
     amount: Decimal
-    """The sum without rounding."""
+    """The sum of the exact amounts. All digits, or 12 digits after the point if the digits have no end."""
     due: Decimal
-    """The sum, rounded half to even to the minor unit of the currency."""
+    """The sum of the exact amounts, rounded half to even to the minor unit of the currency."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """A bill. The rows of a currency add up to its total exactly."""
+    """A bill. Each row and each total is rounded once, so the rows add up to the total up to their own rounding."""
 
     totals: tuple[Total, ...]
     """By currency. The currency of the newest price list is always present."""
@@ -119,19 +119,27 @@ def make_statement(
     chosen.sort(key=lambda each: (each.usage.begin, each.usage.lasting_key))
     lines = [_make_row(group) for group in _by_line(chosen).values()]
     lines.sort(key=lambda line: (line.time, line.target, line.replica, line.kind))
-    totals = add_totals(((line.currency, line.amount) for line in lines), prices.newest.currency)
+    totals = add_totals(chosen, prices.newest.currency)
     return Statement(totals=totals, rows=tuple(lines))
 
 
-def add_totals(amounts: Iterable[tuple[str, Decimal]], currency: str) -> tuple[Total, ...]:
-    """Return the total of each currency of the amounts, and of `currency`, which may have no amount."""
-    sums = {currency: FREE}
-    for name, amount in amounts:
-        sums[name] = EXACT.add(sums.get(name, FREE), amount)
+def add_totals(rated: Iterable[RatedUsage], currency: str) -> tuple[Total, ...]:
+    """Return the total of each currency of the quantities, and of `currency`, which may have no amount.
+
+    The sums are exact, so all statements of the same quantities have the same totals (invariant M33).
+    """
+    sums = {currency: Fraction()}
+    for each in rated:
+        sums[each.currency] = sums.get(each.currency, Fraction()) + each.amount
     return tuple(
-        Total(currency=name, amount=amount, due=amount.quantize(minor_unit(name), context=ROUNDING))
+        Total(currency=name, amount=to_decimal(amount), due=_round_to_unit(amount, minor_unit(name)))
         for name, amount in sorted(sums.items())
     )
+
+
+def _round_to_unit(amount: Fraction, unit: Decimal) -> Decimal:
+    """Return the amount, rounded half to even to a multiple of `unit`."""
+    return EXACT.multiply(Decimal(round(amount / Fraction(unit))), unit)
 
 
 def _by_line(rated: Iterable[RatedUsage]) -> Mapping[tuple[object, ...], list[RatedUsage]]:
