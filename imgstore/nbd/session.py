@@ -11,9 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
-from imgstore.domain.disks.block_device import BlockDevice
+from imgstore.domain.disks.block_device import BlockDevice, CachedDevice
 from imgstore.domain.errors import ImgstoreError, OutputError, StoreFull
 from imgstore.nbd.channels import Channel
 from imgstore.nbd.handshake import Handshake
@@ -39,15 +39,6 @@ _WHOLE_BYTES: Final = 64 << 10
 _BATCH_BYTES: Final = 1 << 20
 _BATCH_REPLIES: Final = 64
 _STATUS_BYTES: Final = 128 << 10
-
-
-@runtime_checkable
-class CachedDevice(Protocol):
-    """A device that knows whether a read needs no store."""
-
-    def read_cached(self, offset: int, length: int) -> bytes | memoryview | None:
-        """Return the bytes if the read needs no store, else None."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

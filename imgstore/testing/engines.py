@@ -342,6 +342,7 @@ _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "qemu-img": lambda: _find_tool("qemu-img", "--version", apt="qemu-utils"),
     "qemu-io": lambda: _find_tool("qemu-io", "--version", apt="qemu-utils"),
     "nbdcopy": lambda: _find_tool("nbdcopy", "--version", apt="libnbd-bin"),
+    "nbdfuse": lambda: _find_tool("nbdfuse", "--version", apt="libnbd-bin"),
     "nbdkit": lambda: _find_tool("nbdkit", "--version", apt="nbdkit"),
     "azure-sdk": lambda: _find_clients("azure-sdk", "azure-mgmt-compute", lock="azure-sdk"),
     "azure-models": lambda: _find_clients("azure-models", "azure-mgmt-compute", lock="azure-models"),

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from imgstore.domain.disks.sources import Extent
 from imgstore.domain.errors import AccessDenied, Conflict, InvalidInput, NotFound, PropertyChangeNotAllowed, WorkHeld
 from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.requests import DiskRequest
@@ -26,6 +24,7 @@ from imgstore.transfer.overlay.journal import OverlayBase
 from imgstore.transfer.overlay.overlaid_disk import OverlaidDisk
 from imgstore.transfer.overlay.overlay import open_overlay
 from tests.support.crash_scenes import CrashScene
+from tests.support.overlay_bases import RawDevice, base_of_disk, base_of_version
 from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
@@ -42,61 +41,8 @@ from tests.support.sample_gallery import (
     publish,
     request,
 )
-from tests.support.sample_gallery import show as show_version
 
 pytest_plugins = ["tests.support.published_gallery"]
-
-
-class RawDevice:
-    """A read-only device of a raw file."""
-
-    is_read_only = True
-
-    def __init__(self, path: Path) -> None:
-        self.data = path.read_bytes()
-        self.virtual_bytes = len(self.data)
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        return self.data[offset : offset + length]
-
-    def extents(self, begin: int, end: int) -> Iterator[Extent]:
-        yield Extent(offset=begin, length=end - begin)
-
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        raise AssertionError
-
-    def write_zeroes(self, offset: int, length: int) -> None:
-        raise AssertionError
-
-    def flush(self) -> None:
-        raise AssertionError
-
-    def prefetch(self, offset: int, length: int) -> None:
-        raise AssertionError
-
-
-def base_of_disk(disk: ManagedDisk) -> OverlayBase:
-    return OverlayBase(
-        virtual_bytes=disk.virtual_bytes,
-        disk_digest=disk.disk_digest,
-        location=disk.resource_id,
-        disk_key="os",
-        region=disk.location,
-    )
-
-
-def base_of_version(installation: Installation, version: str = "1.0.0", region: str = "southcentralus") -> OverlayBase:
-    view = show_version(installation, version)
-    (disk,) = view.version.disks
-    assert disk.virtual_bytes is not None
-    assert disk.disk_digest is not None
-    return OverlayBase(
-        virtual_bytes=disk.virtual_bytes,
-        disk_digest=disk.disk_digest,
-        location=view.definition_path.version_id(view.version.name),
-        disk_key="os",
-        region=region,
-    )
 
 
 def noise(length: int, seed: int) -> bytes:

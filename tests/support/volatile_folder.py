@@ -32,9 +32,8 @@ class _Node:
         self.medium = bytearray(self.seen)
         self.waiting.clear()
 
-    def lose(self, rng: random.Random) -> None:
-        """Keep any of the waiting sectors."""
-        kept = rng.choice((0.0, 0.5, 0.9, 1.0))
+    def lose(self, rng: random.Random, kept: float) -> None:
+        """Keep a share of the waiting sectors."""
         for offset, data in self.waiting:
             if rng.random() < kept:
                 _put(self.medium, offset, data)
@@ -76,11 +75,11 @@ class VolatileFolder:
         self._is_dead = True
         return VolatileFolder(self.nodes)
 
-    def powered_off(self, rng: random.Random) -> "VolatileFolder":
-        """Return the folder after a power failure."""
+    def powered_off(self, rng: random.Random, keeps: float | None = None) -> "VolatileFolder":
+        """Return the folder after a power failure. By default, each file keeps another share of its waiting sectors."""
         self._is_dead = True
         for node in self.nodes.values():
-            node.lose(rng)
+            node.lose(rng, rng.choice((0.0, 0.5, 0.9, 1.0)) if keeps is None else keeps)
         return VolatileFolder(self.nodes)
 
     def has(self, name: str) -> bool:

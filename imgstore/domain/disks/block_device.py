@@ -1,7 +1,7 @@
 """Protocol of a disk that a server offers as a block device."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from imgstore.domain.disks.sources import Extent
 
@@ -60,4 +60,13 @@ class BlockDevice(Protocol):
 
     def prefetch(self, offset: int, length: int) -> None:
         """Fetch a range ahead of later reads. A failure of the fetch is no error."""
+        ...
+
+
+@runtime_checkable
+class CachedDevice(Protocol):
+    """A device that knows whether a read needs no store."""
+
+    def read_cached(self, offset: int, length: int) -> bytes | memoryview | None:
+        """Return the bytes if the read needs no store, else None."""
         ...

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from imgstore.domain.disks.sources import ByteSource
 from imgstore.domain.storage.sizes import SECTOR_BYTES, ceil_div
 
-_QCOW2_OFFSET: Final = np.uint64(0x00FF_FFFF_FFFF_FE00)
+QCOW2_OFFSET: Final = np.uint64(0x00FF_FFFF_FFFF_FE00)
 """QEMU, "docs/interop/qcow2.txt", "Cluster mapping": bits 9 to 55 of an L1 or L2 entry."""
-_QCOW2_COMPRESSED: Final = np.uint64(1 << 62)
-_QCOW2_ZERO: Final = np.uint64(1)
+QCOW2_COMPRESSED: Final = np.uint64(1 << 62)
+QCOW2_ZERO: Final = np.uint64(1)
 
 _VMDK_TABLE_ENTRIES: Final = 512
 _VMDK_MARKER_BYTES: Final = 12
@@ -37,11 +37,11 @@ def qcow2_reach(source: ByteSource, *, l1_at: int, cluster_bits: int, virtual_by
     cluster_bytes = 1 << cluster_bits
     clusters = ceil_div(virtual_bytes, cluster_bytes)
     table_entries = cluster_bytes // 8
-    l1 = _column(source, l1_at, ceil_div(clusters, table_entries), ">u8") & _QCOW2_OFFSET
+    l1 = read_column(source, l1_at, ceil_div(clusters, table_entries), ">u8") & QCOW2_OFFSET
     tables = np.unique(l1[l1 != 0])
     reach = int(tables[-1]) + cluster_bytes if len(tables) else 0
     for table_at in tables.tolist() if reach <= source.file_bytes else ():
-        ends = _qcow2_ends(_column(source, table_at, table_entries, ">u8"), cluster_bits)
+        ends = _qcow2_ends(read_column(source, table_at, table_entries, ">u8"), cluster_bits)
         if table_at == l1[-1] and (last := (clusters - 1) % table_entries) < len(ends) and ends[last]:
             ends[last] -= np.uint64(clusters * cluster_bytes - virtual_bytes)  # the disk ends inside its last cluster
         reach = max(reach, int(ends.max()))
@@ -50,15 +50,15 @@ def qcow2_reach(source: ByteSource, *, l1_at: int, cluster_bits: int, virtual_by
 
 def _qcow2_ends(entries: Columns, cluster_bits: int) -> Columns:
     """Return for each L2 entry the end of the required bytes of its cluster; 0 for no cluster."""
-    offsets = entries & _QCOW2_OFFSET
-    present = (offsets != 0) & (entries & _QCOW2_ZERO == 0)
+    offsets = entries & QCOW2_OFFSET
+    present = (offsets != 0) & (entries & QCOW2_ZERO == 0)
     plain = np.where(present, offsets + np.uint64(1 << cluster_bits), np.uint64(0))
     # "Compressed Clusters Descriptor": the offset, then how many sectors follow the first. The last one may be short.
     offset_bits = 62 - (cluster_bits - 8)
     start = entries & np.uint64((1 << offset_bits) - 1)
-    more = (entries & (_QCOW2_COMPRESSED - np.uint64(1))) >> np.uint64(offset_bits)
+    more = (entries & (QCOW2_COMPRESSED - np.uint64(1))) >> np.uint64(offset_bits)
     packed = start // np.uint64(SECTOR_BYTES) * np.uint64(SECTOR_BYTES) + more * np.uint64(SECTOR_BYTES) + np.uint64(1)
-    return np.where(entries & _QCOW2_COMPRESSED, packed, plain)
+    return np.where(entries & QCOW2_COMPRESSED, packed, plain)
 
 
 def vmdk_reach(
@@ -66,13 +66,13 @@ def vmdk_reach(
 ) -> int:
     """Return the end of the last byte that the grain directory, its tables and their grains need."""
     grains = ceil_div(capacity_sectors, grain_sectors)
-    directory = _column(source, directory_at, ceil_div(grains, _VMDK_TABLE_ENTRIES), "<u4")
+    directory = read_column(source, directory_at, ceil_div(grains, _VMDK_TABLE_ENTRIES), "<u4")
     tables = np.unique(directory[directory != 0])
     reach = int(tables[-1]) * SECTOR_BYTES + 4 * _VMDK_TABLE_ENTRIES if len(tables) else 0
     needed = np.uint64(_VMDK_MARKER_BYTES if compressed else grain_sectors * SECTOR_BYTES)
     furthest = 0
     for table_at in tables.tolist() if reach <= source.file_bytes else ():
-        entries = _column(source, table_at * SECTOR_BYTES, _VMDK_TABLE_ENTRIES, "<u4")
+        entries = read_column(source, table_at * SECTOR_BYTES, _VMDK_TABLE_ENTRIES, "<u4")
         ends = np.where(entries > _VMDK_ZEROED, entries * np.uint64(SECTOR_BYTES) + needed, np.uint64(0))
         last = (grains - 1) % _VMDK_TABLE_ENTRIES
         if table_at == directory[-1] and ends[last] and not compressed:
@@ -83,6 +83,7 @@ def vmdk_reach(
     return max(reach, furthest)
 
 
-def _column(source: ByteSource, at: int, entries: int, kind: str) -> Columns:
+def read_column(source: ByteSource, at: int, entries: int, kind: str) -> Columns:
+    """Read a table of unsigned integers, with the type of each entry in numpy's words."""
     raw = source.read_at(at, entries * np.dtype(kind).itemsize)
     return np.frombuffer(raw, kind).astype(np.uint64)

@@ -5,6 +5,7 @@ block are neither read nor sent (invariant I19).
 """
 
 import os
+import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from imgstore.catalog import Transaction
 from imgstore.domain import names
+from imgstore.domain.disks.block_device import BlockDevice
 from imgstore.domain.disks.sources import Extent
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import Conflict, NotFound, OutputError
@@ -37,15 +39,17 @@ from imgstore.operations.slots.cross_region_reads import CrossRegionReads
 from imgstore.operations.slots.degrade import degrade_damaged
 from imgstore.operations.slots.references import disk_party
 from imgstore.policy.os_compatibility import inherit_declared
+from imgstore.transfer.overlay.device import OverlayDevice
 from imgstore.transfer.overlay.journal import OverlayBase
 from imgstore.transfer.overlay.overlaid_disk import OverlaidDisk
-from imgstore.transfer.overlay.overlay import open_overlay, read_overlay_base
+from imgstore.transfer.overlay.overlay import Overlay, open_overlay, read_overlay_base
+from imgstore.transfer.overlay.qcow2_file import copy_changes, read_qcow2_base
 from imgstore.transfer.ranges import RangeReader, SegmentCache
 from imgstore.transfer.scatter import SegmentReader
 
 
 def commit_disk(installation: Installation, principal: Principal, request: DiskRequest) -> ManagedDisk:
-    """Create a managed disk of the overlay in the folder `request.source` and of its base.
+    """Create a managed disk of the overlay at the path `request.source` and of its base.
 
     The same call after a completed call does nothing. After an interrupted call, the same call resumes.
 
@@ -98,8 +102,13 @@ class _PinnedBase:
 
 
 @contextmanager
-def open_overlaid_disk(installation: Installation, principal: Principal, folder: Path) -> Iterator[OpenedOverlay]:
+def open_overlaid_disk(installation: Installation, principal: Principal, changes: Path) -> Iterator[OpenedOverlay]:
     """Pin the base of an overlay, and lock and open the overlay, until the block ends.
+
+    Args:
+        installation: the installation.
+        principal: the caller, who needs the right to read the base.
+        changes: the folder of an overlay, or a qcow2 file of `imgstore disk attach --qcow2`.
 
     Raises:
         NotFound: the folder has no overlay, or the base was deleted.
@@ -108,13 +117,12 @@ def open_overlaid_disk(installation: Installation, principal: Principal, folder:
         WorkHeld: a process serves the overlay.
         StoreError: no slot delivers the manifest of the base.
     """
-    base = read_overlay_base(folder)
+    base = read_base(changes)
     _authorize_base(installation, principal, base)
     with installation.catalog.transaction() as transaction:
         pinned = _pin_base(installation, principal, transaction, base)
     with (
         hold_pin(installation, pinned.lease),
-        closing(open_overlay(folder, base, effects=installation.effects)) as overlay,
         closing(SegmentCache(installation.scratch, has_room=installation.has_free_space)) as cache,
     ):
         manifest = read_manifest(installation, pinned.slot, pinned.others, pinned.manifest)
@@ -129,9 +137,10 @@ def open_overlaid_disk(installation: Installation, principal: Principal, folder:
         )
         segments = SegmentReader(installation.access_all(slots), on_served=reads.count_served)
         device = _StoredDevice(RangeReader(manifest, segments, cache), manifest.extents())
-        reader = OverlaidDisk(manifest, pinned.manifest.digest, device, overlay, os.path.realpath(folder))
+        location = os.path.realpath(changes)
         try:
-            with reads.meter():
+            with reads.meter(), _open_changes(installation, changes, base, device) as overlay:
+                reader = OverlaidDisk(manifest, pinned.manifest.digest, device, overlay, location)
                 yield OpenedOverlay(
                     reader=reader,
                     origin=Origin(slot=pinned.slot, manifest_digest=pinned.manifest.digest),
@@ -139,6 +148,32 @@ def open_overlaid_disk(installation: Installation, principal: Principal, folder:
                 )
         finally:
             degrade_damaged(installation, slots, segments.damages)
+
+
+def read_base(changes: Path) -> OverlayBase:
+    """Return the base of the overlay in a folder, or of a qcow2 file.
+
+    Raises:
+        NotFound: the folder has no overlay.
+        InvalidInput: the file or the folder is no overlay.
+    """
+    return read_qcow2_base(changes) if changes.is_file() else read_overlay_base(changes)
+
+
+@contextmanager
+def _open_changes(
+    installation: Installation, changes: Path, base: OverlayBase, device: BlockDevice
+) -> Iterator[Overlay]:
+    """Open the overlay in a folder, or copy the changes of a qcow2 file into an overlay in the scratch folder."""
+    if not changes.is_file():
+        with closing(open_overlay(changes, base, effects=installation.effects)) as overlay:
+            yield overlay
+        return
+    with tempfile.TemporaryDirectory(dir=installation.scratch) as folder:
+        installation.check_scratch(Path(folder), changes.stat().st_size)
+        with closing(open_overlay(Path(folder), base, effects=installation.effects)) as overlay:
+            copy_changes(changes, OverlayDevice(device, overlay))
+            yield overlay
 
 
 def _authorize_base(installation: Installation, principal: Principal, base: OverlayBase) -> None:

@@ -10,17 +10,16 @@ from imgstore.domain.requests import VersionRequest
 from imgstore.domain.views import VersionView
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit
-from imgstore.operations.disks.commit import open_overlaid_disk
+from imgstore.operations.disks.commit import open_overlaid_disk, read_base
 from imgstore.operations.installation import Installation
 from imgstore.operations.versions.create import publish_readers
 from imgstore.policy.os_compatibility import check_os_compatibility
-from imgstore.transfer.overlay.overlay import read_overlay_base
 
 
 def commit_version(
     installation: Installation, principal: Principal, request: VersionRequest, overlay: Path, *, wait: bool = True
 ) -> VersionView:
-    """Create an image version whose OS disk is the overlay in a folder with its base. See `commit_disk`.
+    """Create an image version whose OS disk is the overlay at a path with its base. See `commit_disk`.
 
     Data disks of the base are not part of the new version.
 
@@ -30,7 +29,7 @@ def commit_version(
     """
     above = (request.group, request.gallery, request.definition)
     permit(installation, principal, Action.WRITE, version_id(installation.subscription, *above, request.version))
-    base = read_overlay_base(overlay)
+    base = read_base(overlay)
     if base.disk_key != OS_DISK:
         raise InvalidInput(
             "The base of the overlay is a data disk, and an image version needs an OS disk.",

@@ -5,11 +5,11 @@ from typing import Final
 
 import numpy as np
 
-from imgstore.domain.disks.block_device import BlockDevice
+from imgstore.domain.disks.block_device import BlockDevice, CachedDevice
 from imgstore.domain.disks.sources import Extent
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, ceil_div
-from imgstore.transfer.overlay.block_map import FIRST_SLOT, ZEROED
+from imgstore.transfer.overlay.block_map import FIRST_SLOT, UNCHANGED, ZEROED
 from imgstore.transfer.overlay.overlay import Overlay
 
 _ZEROS: Final = bytes(BLOCK_BYTES)
@@ -53,6 +53,16 @@ class OverlayDevice:
             return self._base.read_at(offset, length)
         blocks = self._overlay.read(first, end - first, self._read_base)
         return blocks[offset - first * BLOCK_BYTES :][:length]
+
+    def read_cached(self, offset: int, length: int) -> bytes | memoryview | None:
+        """Read a range that needs no store, else return None: changed blocks, or bytes that the base has cached."""
+        first, end = offset // BLOCK_BYTES, ceil_div(offset + length, BLOCK_BYTES)
+        is_changed = self._overlay.look_up(first, end - first) != UNCHANGED
+        if is_changed.all():
+            return self.read_at(offset, length)
+        if is_changed.any() or not isinstance(self._base, CachedDevice):
+            return None
+        return self._base.read_cached(offset, length)
 
     def extents(self, begin: int, end: int) -> Iterator[Extent]:
         """Return the ranges with data that overlap [begin, end), sorted and disjoint."""
@@ -127,18 +137,24 @@ class OverlayDevice:
         for piece in self._overlay.changed_pieces(begin // PIECE_BYTES, ceil_div(end, PIECE_BYTES)):
             low, high = max(begin, piece * PIECE_BYTES), min(end, (piece + 1) * PIECE_BYTES)
             if at < low:
-                yield from self._base.extents(at, low)
+                yield from self._base_extents(at, low)
             yield from self._extents_of_piece(piece, low, high)
             at = high
         if at < end:
-            yield from self._base.extents(at, end)
+            yield from self._base_extents(at, end)
+
+    def _base_extents(self, begin: int, end: int) -> Iterator[Extent]:
+        """Return the ranges with data of the base, cut to [begin, end)."""
+        for each in self._base.extents(begin, end):
+            low, high = max(begin, each.offset), min(end, each.end)
+            if low < high:
+                yield Extent(offset=low, length=high - low)
 
     def _extents_of_piece(self, piece: int, begin: int, end: int) -> Iterator[Extent]:
         first = piece * PIECE_BLOCKS
         has_data = np.zeros(PIECE_BLOCKS + 2, dtype=np.bool_)
-        for each in self._base.extents(begin, end):
-            low, high = max(begin, each.offset), min(end, each.end)
-            has_data[1 + low // BLOCK_BYTES - first : 1 + ceil_div(high, BLOCK_BYTES) - first] = True
+        for each in self._base_extents(begin, end):
+            has_data[1 + each.offset // BLOCK_BYTES - first : 1 + ceil_div(each.end, BLOCK_BYTES) - first] = True
         places = self._overlay.look_up(first, PIECE_BLOCKS)
         has_data[1:-1][places >= FIRST_SLOT] = True
         has_data[1:-1][places == ZEROED] = False

@@ -33,6 +33,7 @@ from blake3 import blake3
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import (
     Conflict,
+    HostFault,
     ImgstoreError,
     InvalidInput,
     NotFound,
@@ -166,7 +167,7 @@ class Overlay:
 
         Raises:
             ObjectCorrupt: bytes of the overlay are damaged.
-            OutputError: the overlay cannot be read.
+            HostFault: the overlay cannot be read.
         """
         with self._lock:
             places, digests = self._map.look_up(first, count)
@@ -186,7 +187,8 @@ class Overlay:
 
         Raises:
             StoreFull: no space is left. The blocks keep their old content.
-            OutputError: the overlay cannot be written.
+            HostFault: the overlay cannot be written.
+        OutputError: the overlay has the maximal number of blocks.
         """
         view = memoryview(data)
         count = len(view) // BLOCK_BYTES
@@ -216,7 +218,7 @@ class Overlay:
 
         Raises:
             StoreFull: no space is left for the frame. The blocks keep their old content.
-            OutputError: the overlay cannot be written.
+            HostFault: the overlay cannot be written.
         """
         with self._lock, self._translate():
             self._check_usable()
@@ -230,7 +232,7 @@ class Overlay:
         """Make all writes durable that ended before the call.
 
         Raises:
-            OutputError: the medium refused bytes. The overlay refuses all writes until the next opening.
+            HostFault: the medium refused bytes. The overlay refuses all writes until the next opening.
         """
         with self._flush_lock, self._translate():
             with self._lock:
@@ -258,7 +260,7 @@ class Overlay:
         """Flush, close the files and release the lock of the folder.
 
         Raises:
-            OutputError: the medium refused bytes.
+            HostFault: the medium refused bytes.
         """
         try:
             if self._fault is None:
@@ -493,7 +495,7 @@ class Overlay:
 
     def _check_usable(self) -> None:
         if self._fault is not None:
-            raise OutputError(
+            raise HostFault(
                 f"The overlay {self._folder.label} refuses writes until it is opened again.",
                 found=describe(self._fault),
                 expected="an open overlay on a medium that keeps all bytes",
@@ -516,7 +518,7 @@ def open_overlay(path: Path, base: OverlayBase, *, effects: Effects | None = Non
         WorkHeld: another process has the overlay open.
         Conflict: the overlay has another base.
         InvalidInput: the folder has other files, or a journal that is no journal of an overlay.
-        StoreFull, OutputError: the files cannot be used.
+        StoreFull, HostFault: the files cannot be used.
     """
     try:
         _check_folder(path)
@@ -536,7 +538,7 @@ def read_overlay_base(path: Path) -> OverlayBase:
     Raises:
         NotFound: the folder has no overlay.
         InvalidInput: the journal is no journal of an overlay.
-        OutputError: the journal cannot be read.
+        HostFault: the journal cannot be read.
     """
     try:
         with (path / JOURNAL_FILE).open("rb") as file:
@@ -558,7 +560,7 @@ def read_overlay_base(path: Path) -> OverlayBase:
 
 def overlay_error(error: OSError, label: str) -> ImgstoreError:
     """Translate an error of the operating system about the files of an overlay."""
-    kind = StoreFull if is_full(error) else OutputError
+    kind = StoreFull if is_full(error) else HostFault
     return kind(
         f"The overlay {label} cannot be used.",
         found=describe(error),

@@ -18,6 +18,7 @@ from imgstore.wire.responses.resources import disk_json, version_json
 
 _EXAMPLE = """
 imgstore disk commit --overlay ./changes -g rg -n d2
+imgstore disk commit --qcow2 ./changes.qcow2 -g rg -n d3
 imgstore disk commit --overlay ./changes -g rg -r myGallery -i ubuntu -e 1.1.0 --target-regions southcentralus eastus
 """
 
@@ -28,25 +29,31 @@ def _read_request(**given: Any) -> dict[str, Any]:
     is_disk = given["name"] is not None
     if is_disk is (None not in version_words) or (is_disk and version_words != (None, None, None)):
         raise click.UsageError("Name a new disk with -n, or a new image version with -r, -i and -e.")
+    if (given["overlay"] is None) is (given["qcow2"] is None):
+        raise click.UsageError("Name the changes with --overlay or --qcow2.")
+    changes = given["overlay"] or given["qcow2"]
     if is_disk and given["target_regions"] is not None:
         raise click.UsageError("--target-regions goes with a new image version.")
     request: DiskRequest | VersionRequest
     if is_disk:
-        request = DiskRequest(
-            group=given["group"], name=given["name"], source=str(given["overlay"]), tags=given["tags"]
-        )
+        request = DiskRequest(group=given["group"], name=given["name"], source=str(changes), tags=given["tags"])
     else:
         request = options.make_value(VersionRequest, given)
-    return {"request": request, "overlay": given["overlay"]}
+    return {"request": request, "changes": changes}
 
 
 @disk.command(table=TABLE, example=_EXAMPLE, read_options=_read_request)
 @click.option(
     "--overlay",
-    required=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
     help="Folder of `imgstore disk attach --overlay`. No process may have the overlay open.",
+)
+@click.option(
+    "--qcow2",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="File of `imgstore disk attach --qcow2`. No machine may use the file.",
 )
 @options.group
 @click.option("-n", "--name", metavar="NAME", help="Name of the new disk.")
@@ -69,7 +76,7 @@ def _read_request(**given: Any) -> dict[str, Any]:
     help="Target regions of the new version. Default: the region of the gallery.",
 )
 @options.tags
-def commit(session: Session, request: DiskRequest | VersionRequest, overlay: Path) -> Json:
+def commit(session: Session, request: DiskRequest | VersionRequest, changes: Path) -> Json:
     """Make a managed disk or an image version of an overlay and its base.
 
     Only changed blocks are stored. The overlay stays, and further writes and commits may follow. An interrupted command
@@ -77,5 +84,5 @@ def commit(session: Session, request: DiskRequest | VersionRequest, overlay: Pat
     """
     if isinstance(request, DiskRequest):
         return disk_json(session.run(commit_disk, request))
-    made = session.run(commit_version, request, overlay)
+    made = session.run(commit_version, request, changes)
     return version_json(made, session.display_names, replication_status=True)
