@@ -326,6 +326,42 @@ def test_all_statements_of_the_same_charges_have_the_same_totals(
         assert tuple(each.total for each in costs) == make_statement(rows, lying, both, until=until, month=month).totals
 
 
+@given(data=st.data(), prices=price_lists())
+def test_entries_of_one_instant_use_up_tiers_in_the_order_of_their_keys(data: st.DataObject, prices: PriceList) -> None:
+    """The order of reading changes nothing, and the order of the keys changes only the entries of the instant (M18)."""
+    row = data.draw(arrivals(prices))
+    times = [START, START, START, START + timedelta(milliseconds=1), START + timedelta(milliseconds=1)]
+    rows = [
+        charge_arrival(
+            Transfer(
+                key=f"k{at}",
+                party=PARTY,
+                source="a",
+                target="b",
+                replica=0,
+                moved_bytes=row.delivered_bytes + at,
+                time=time,
+            ),
+            prices,
+            crossing=True,
+        )
+        for at, time in enumerate(times)
+    ]
+
+    def rate(some: list[LedgerRow]) -> dict[str, Fraction]:
+        return {
+            each.usage.key: each.amount for each in rate_all(list_usage(some, [], alone(prices), START), alone(prices))
+        }
+
+    amounts = rate(rows)
+    assert list(amounts) == [each.key for each in rows]
+    assert rate(data.draw(st.permutations(rows))) == amounts
+    renamed = data.draw(st.permutations(["k0", "k1", "k2"]))
+    other = rate([dataclasses.replace(each, key=key) for each, key in zip(rows, [*renamed, "k3", "k4"], strict=True)])
+    assert sum(other[key] for key in renamed) == sum(amounts[key] for key in renamed)
+    assert [other[key] for key in ("k3", "k4")] == [amounts[key] for key in ("k3", "k4")]
+
+
 @given(used=tiers(), parts=st.lists(st.fractions(0, 2**32), max_size=5))
 def test_tiers_price_the_sum_of_a_month(used: Tiers, parts: list[Fraction]) -> None:
     """The amounts of parts add up to the amount of the sum, and each band applies to its part only (invariant M18)."""

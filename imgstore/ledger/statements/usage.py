@@ -55,7 +55,11 @@ class Usage:
 
     @property
     def order(self) -> tuple[datetime, str, datetime]:
-        """The order in which quantities use up tiers. Settled storage keeps its place (invariant M18)."""
+        """The order in which quantities use up tiers. Settled storage keeps its place (invariant M18).
+
+        Quantities of one instant have the order of their keys. No time of an entry tells their order, and the keys never
+        change.
+        """
         return self.end, self.lasting_key, self.begin
 
     @property
@@ -144,8 +148,8 @@ def list_usage(
 def rate_all(usage: Iterable[Usage], prices: PriceLists) -> list[RatedUsage]:
     """Return all quantities with their amounts, in the order in which tiers are used up (invariant M18).
 
-    The order is that of the ends and the keys within the month, the subscription, the currency and the meter. The key of
-    storage is the owner and the slot. A later quantity never changes the amount of an earlier one.
+    The order is `Usage.order` within the month, the subscription, the currency and the meter. A later quantity never changes
+    the amount of an earlier one.
     """
     sums: defaultdict[_SumName, Fraction] = defaultdict(Fraction)
     rated = []
