@@ -44,8 +44,8 @@ from imgstore.transfer.slot_access import SlotAccess, read_from_any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _ExportSource:
-    """The source of an export: a pinned manifest in a slot, and alternative slots with the same content."""
+class PinnedDisk:
+    """A disk that is being read: a pinned manifest in a slot, and alternative slots with the same content."""
 
     source: str
     owner_uid: str
@@ -90,7 +90,7 @@ def export_disk(
         record_activity(installation, principal, Action.EXPORT, scope),
     ):
         installation.locator.health.refresh()
-        chosen = _pin_disk(installation, group, name)
+        chosen = pin_disk(installation, group, name)
         return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
 
 
@@ -128,11 +128,11 @@ def export_range(
         record_activity(installation, principal, Action.EXPORT, scope),
     ):
         installation.locator.health.refresh()
-        return _write_range(installation, _pin_disk(installation, group, name), path, offset, length, overwrite)
+        return _write_range(installation, pin_disk(installation, group, name), path, offset, length, overwrite)
 
 
-def _pin_disk(installation: Installation, group: str, name: str) -> _ExportSource:
-    """Find a managed disk for an export, and pin the manifest.
+def pin_disk(installation: Installation, group: str, name: str) -> PinnedDisk:
+    """Find a managed disk for reading, and pin the manifest.
 
     Raises:
         Conflict: the disk is not ready.
@@ -150,7 +150,7 @@ def _pin_disk(installation: Installation, group: str, name: str) -> _ExportSourc
             )
         manifest = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
         assert manifest is not None, "a disk that Succeeded has a manifest"
-        return _ExportSource(
+        return PinnedDisk(
             source=scope,
             owner_uid=disk.uid,
             slot=disk.slot,
@@ -196,31 +196,39 @@ def export_image(
         installation.catalog.discarding_writes(),
         record_activity(installation, principal, Action.READ, scope, of=VERSIONS),
     ):
-        subscription = reference.subscription or installation.subscription
         installation.locator.health.refresh()
-        with installation.catalog.transaction() as transaction:
-            definition_path = lookup.find_definition_path(
-                transaction, subscription, reference.group, reference.gallery, reference.definition
-            )
-            region = installation.regions.get(location or definition_path.gallery.location, target="location").name
-            image, slot = choose_readable_slot(installation, transaction, reference, region)
-            key = disk_key(lun)
-            check_has_disk(image.disk_keys, key, image.source)
-            manifest = transaction.manifests.find(image.version_uid, slot.uid, key)
-            assert manifest is not None, "a replica that was complete once has a manifest"
-            others = list_alternative_slots(transaction, image.version_uid, slot)
-            lease = pin_manifest(installation, slot, image.version_uid, manifest, transaction)
-            party = version_party(definition_path, transaction.versions.by_uid(image.version_uid))
-        chosen = _ExportSource(
+        chosen = pin_image(installation, reference, lun, location)
+        return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
+
+
+def pin_image(
+    installation: Installation, reference: ImageReference, lun: int | None, location: str | None
+) -> PinnedDisk:
+    """Find a disk of an image version for reading, choose a replica, and pin the manifest.
+
+    Raises:
+        ImageNotAvailable: the version does not exist, has no such disk, or is not complete in the region.
+    """
+    subscription = reference.subscription or installation.subscription
+    with installation.catalog.transaction() as transaction:
+        definition_path = lookup.find_definition_path(
+            transaction, subscription, reference.group, reference.gallery, reference.definition
+        )
+        region = installation.regions.get(location or definition_path.gallery.location, target="location").name
+        image, slot = choose_readable_slot(installation, transaction, reference, region)
+        key = disk_key(lun)
+        check_has_disk(image.disk_keys, key, image.source)
+        manifest = transaction.manifests.find(image.version_uid, slot.uid, key)
+        assert manifest is not None, "a replica that was complete once has a manifest"
+        return PinnedDisk(
             source=image.source,
             owner_uid=image.version_uid,
             slot=slot,
             manifest=manifest,
-            others=others,
-            lease=lease,
-            party=party,
+            others=list_alternative_slots(transaction, image.version_uid, slot),
+            lease=pin_manifest(installation, slot, image.version_uid, manifest, transaction),
+            party=version_party(definition_path, transaction.versions.by_uid(image.version_uid)),
         )
-        return _write(installation, chosen, path, format, overwrite=overwrite, pad=pad)
 
 
 def list_alternative_slots(transaction: Transaction, version_uid: str | None, slot: Slot) -> tuple[Slot, ...]:
@@ -267,7 +275,7 @@ def hold_pin(installation: Installation, lease: Lease) -> Iterator[Hold]:
 
 
 def _write(
-    installation: Installation, chosen: _ExportSource, path: Path, form: DiskFormat, *, overwrite: bool, pad: bool
+    installation: Installation, chosen: PinnedDisk, path: Path, form: DiskFormat, *, overwrite: bool, pad: bool
 ) -> Export:
     counter = ProgressCounter(installation, f"export {path.name}")
     with hold_pin(installation, chosen.lease) as hold:
@@ -283,7 +291,7 @@ def _write(
             overwrite=overwrite,
             pad=pad,
         )
-        reads = _meter_reads(installation, chosen, manifest)
+        reads = meter_reads(installation, chosen, manifest)
         reader = SegmentReader(installation.access_all([chosen.slot, *chosen.others]), on_served=reads.count_served)
         try:
             container_bytes = padded_bytes(manifest.virtual_bytes, form) if pad else manifest.virtual_bytes
@@ -346,7 +354,7 @@ def _write_pieces(
 
 def _write_range(
     installation: Installation,
-    chosen: _ExportSource,
+    chosen: PinnedDisk,
     path: Path,
     offset: int,
     length: int,
@@ -359,7 +367,7 @@ def _write_range(
         closing(SegmentCache(installation.scratch, has_room=installation.has_free_space)) as cache,
     ):
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
-        reads = _meter_reads(installation, chosen, manifest)
+        reads = meter_reads(installation, chosen, manifest)
         reader = SegmentReader(installation.access_all(slots), on_served=reads.count_served)
         ranges = RangeReader(manifest, reader, cache)
         ranges.check(offset, length)
@@ -387,7 +395,7 @@ def _write_range(
 
 def _report(
     installation: Installation,
-    chosen: _ExportSource,
+    chosen: PinnedDisk,
     manifest: Manifest,
     path: Path,
     form: DiskFormat,
@@ -408,7 +416,8 @@ def _report(
     )
 
 
-def _meter_reads(installation: Installation, chosen: _ExportSource, manifest: Manifest) -> CrossRegionReads:
+def meter_reads(installation: Installation, chosen: PinnedDisk, manifest: Manifest) -> CrossRegionReads:
+    """Make a meter for the reads of a pinned disk from another region."""
     return CrossRegionReads.of(
         installation,
         party=chosen.party,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from imgstore.cli.commands.operator.worker import handle_sigterm_as_sigint
 from imgstore.cli.framework import options
 from imgstore.cli.framework.command import Command, require_confirmation
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session, open_session
+from imgstore.cli.framework.stop_signals import handle_sigterm_as_sigint
 from imgstore.domain.reports import BenchPlan
 from imgstore.domain.text.byte_counts import format_bytes
 from imgstore.domain.text.decimals import decimal_text

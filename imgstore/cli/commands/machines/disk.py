@@ -100,7 +100,10 @@ class UploadType(StrEnum):
 
 _COMMANDS: Final = {
     name: LazyCommand(target=f"imgstore.cli.commands.machines.disk_{name}:{name}", summary=summary)
-    for name, summary in (("commit", "Make a managed disk or an image version of an overlay and its base."),)
+    for name, summary in (
+        ("attach", "Serve a disk or an image as a block device over NBD, until SIGTERM or SIGINT."),
+        ("commit", "Make a managed disk or an image version of an overlay and its base."),
+    )
 }
 
 

@@ -1,9 +1,6 @@
 """``imgstore worker``: workers, and the list of live workers."""
 
-import signal
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import click
 
@@ -11,6 +8,7 @@ from imgstore.cli.framework import global_options, options, output
 from imgstore.cli.framework.command import Group
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session, open_session
+from imgstore.cli.framework.stop_signals import handle_sigterm_as_sigint
 from imgstore.operations.maintenance.worker import POLL_SECONDS, list_workers, run_worker
 from imgstore.policy.worker_queue import WorkerLimits
 from imgstore.wire.json_text import Json
@@ -82,13 +80,3 @@ def worker(
 def list_(session: Session) -> Json:
     """List the live workers, with the number of replicas in progress."""
     return [worker_json(each) for each in session.run(list_workers)]
-
-
-@contextmanager
-def handle_sigterm_as_sigint() -> Iterator[None]:
-    """Handle SIGTERM, which service managers send, as SIGINT."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

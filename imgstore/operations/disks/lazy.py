@@ -1,0 +1,264 @@
+"""Open a stored disk as a block device: each read fetches only the missing segments (invariants D7 and W9).
+
+The manifest is pinned while the device is open, so neither the disk nor the version is deleted. A read goes to another
+replica if the first replica fails, replicas of the region first.
+"""
+
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Final, NoReturn
+
+from imgstore.domain import names
+from imgstore.domain.disks.sources import Extent
+from imgstore.domain.errors import OutputError, StoreError
+from imgstore.domain.identity.access import VERSIONS, Action, Principal
+from imgstore.domain.names import ImageReference
+from imgstore.domain.storage.digests import Digest
+from imgstore.domain.storage.sizes import BLOCK_BYTES, ceil_div
+from imgstore.operations.activity_log import record_activity
+from imgstore.operations.disks.export import PinnedDisk, hold_pin, meter_reads, pin_disk, pin_image, read_manifest
+from imgstore.operations.gallery.sharing import image_scope
+from imgstore.operations.installation import Installation
+from imgstore.operations.leases import Hold
+from imgstore.operations.slots.cross_region_reads import CrossRegionReads
+from imgstore.operations.slots.degrade import degrade_damaged
+from imgstore.segments.manifest import Manifest
+from imgstore.transfer.scatter import Damage, SegmentReader
+from imgstore.transfer.segment_cache import SegmentCache
+
+_CACHE_FOLDER: Final = "segment-cache"
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a read: bytes of one segment."""
+
+    at: int
+    """The offset in the read."""
+    name: Digest
+    inside: int
+    """The offset in the blocks of the segment."""
+    length: int
+
+
+@dataclass(slots=True, kw_only=True)
+class LazyDisk:
+    """A stored disk as a read-only block device (`domain/disks/block_device.py`). Safe for several threads."""
+
+    installation: Installation
+    pinned: PinnedDisk
+    manifest: Manifest
+    segments: SegmentReader
+    reads: CrossRegionReads
+    cache: SegmentCache
+    hold: Hold
+    is_read_only: bool = field(default=True, init=False)
+    virtual_bytes: int = field(init=False)
+    fetched_bytes: int = field(default=0, init=False)
+    """The stored bytes of the fetched segments."""
+    _data: tuple[Extent, ...] = field(init=False)
+    _count: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        self.virtual_bytes = self.manifest.virtual_bytes
+        self._data = tuple(self.manifest.extents())
+
+    @property
+    def source(self) -> str:
+        """The id of the disk or version."""
+        return self.pinned.source
+
+    @property
+    def replica(self) -> int:
+        """The ordinal of the replica that is read first."""
+        return self.pinned.slot.key.ordinal
+
+    def check(self) -> None:
+        """Check that the pin is held.
+
+        Raises:
+            LeaseLost: the lease was not renewed, so the content may be deleted.
+            KeyboardInterrupt: the process must end.
+        """
+        self.hold.check_cancelled()
+
+    def read_at(self, offset: int, length: int) -> bytes | memoryview:
+        """Read bytes, and fetch missing segments.
+
+        Raises:
+            StoreError: no slot delivers a segment.
+        """
+        return self._assemble(length, self._parts(offset, length), self._read_part)
+
+    def read_cached(self, offset: int, length: int) -> bytes | memoryview | None:
+        """Read bytes if all segments are in the cache of the host, else return None."""
+        parts = self._parts(offset, length)
+        if all(self.cache.holds(part.name) for part in parts):
+            return self._assemble(length, parts, self._read_part)
+        return None
+
+    def extents(self, begin: int, end: int) -> Iterator[Extent]:
+        """Iterate in order over the ranges with data that overlap [begin, end)."""
+        for each in islice(self._data, bisect_right(self._data, begin, key=lambda each: each.end), None):
+            if each.offset >= end:
+                return
+            yield each
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """Fetch the missing segments of a range. A store that fails is no error."""
+        for name in {part.name for part in self._parts(offset, length)}:
+            try:
+                self.cache.blocks(name, partial(self._fetch, name), self.check)
+            except StoreError:
+                return
+
+    def write_at(self, offset: int, data: bytes | memoryview) -> NoReturn:
+        """Refuse the write."""
+        self._refuse()
+
+    def write_zeroes(self, offset: int, length: int) -> NoReturn:
+        """Refuse the write."""
+        self._refuse()
+
+    def flush(self) -> None:
+        """Do nothing: there are no writes."""
+
+    def _refuse(self) -> NoReturn:
+        raise OutputError(
+            f"The disk {self.source} is read-only.",
+            found="a write",
+            expected="reads",
+            hint="write to an overlay of the disk",
+            target=self.source,
+        )
+
+    def _parts(self, offset: int, length: int) -> list[_Part]:
+        """Cut a range into parts of segments. Bytes outside of the parts are zero."""
+        runs = self.manifest.runs
+        chosen = runs.overlapping(offset // BLOCK_BYTES, ceil_div(offset + length, BLOCK_BYTES))
+        columns = (runs.block[chosen], runs.count[chosen], runs.segment[chosen], runs.at[chosen])
+        parts: list[_Part] = []
+        for block, count, segment, at in zip(*(column.tolist() for column in columns), strict=True):
+            begin = max(offset, block * BLOCK_BYTES)
+            end = min(offset + length, (block + count) * BLOCK_BYTES)
+            inside = at * BLOCK_BYTES + begin - block * BLOCK_BYTES
+            parts.append(_Part(begin - offset, self.manifest.segments.name(segment), inside, end - begin))
+        return parts
+
+    @staticmethod
+    def _assemble(length: int, parts: list[_Part], read: Callable[[_Part], bytes | memoryview]) -> bytes | memoryview:
+        if len(parts) == 1 and parts[0].length == length:
+            return read(parts[0])
+        out = bytearray(length)
+        for part in parts:
+            out[part.at : part.at + part.length] = read(part)
+        return memoryview(out)
+
+    def _read_part(self, part: _Part) -> bytes | memoryview:
+        return self.cache.read(part.name, part.inside, part.length, lambda: self._fetch(part.name), self.check)
+
+    def _fetch(self, name: Digest) -> memoryview:
+        """Fetch a segment from the first slot that serves the segment, and record damage."""
+        self.check()
+        try:
+            with self.reads.meter():
+                blocks = self.segments.blocks(name)
+            with self._count:
+                self.fetched_bytes += self.reads.stored_bytes[name]
+            return blocks
+        finally:
+            self._record_damage()
+
+    def _record_damage(self) -> None:
+        """Degrade the replicas with damage. Each damage is recorded once, so that a long session needs no more memory."""
+        found: list[Damage] = []
+        while self.segments.damages:
+            try:
+                found.append(self.segments.damages.pop())
+            except IndexError:  # Another thread was faster.
+                break
+        if found:
+            degrade_damaged(self.installation, (self.pinned.slot, *self.pinned.others), found)
+
+
+@contextmanager
+def open_lazy_disk(installation: Installation, principal: Principal, *, group: str, name: str) -> Iterator[LazyDisk]:
+    """Open a managed disk as a block device, and pin the disk inside the block.
+
+    Raises:
+        NotFound: there is no such disk.
+        Conflict: the disk is not ready.
+        ObjectCorrupt, StoreError: no replica can be read.
+    """
+    scope = names.disk_id(installation.subscription, group, name)
+    with (
+        installation.catalog.discarding_writes(),
+        record_activity(installation, principal, Action.EXPORT, scope),
+    ):
+        installation.locator.health.refresh()
+        with _open_pinned(installation, pin_disk(installation, group, name)) as opened:
+            yield opened
+
+
+@contextmanager
+def open_lazy_image(
+    installation: Installation,
+    principal: Principal,
+    *,
+    reference: ImageReference,
+    lun: int | None = None,
+    location: str | None = None,
+) -> Iterator[LazyDisk]:
+    """Open a disk of an image version as a block device, and pin the version inside the block.
+
+    Args:
+        installation: the installation.
+        principal: the caller.
+        reference: the image. Without a version, the latest version that is complete in the region.
+        lun: the LUN of a data disk. None means the OS disk.
+        location: the region. None means the region of the gallery.
+
+    Raises:
+        ImageNotAvailable: the version does not exist, has no such disk, or is not complete in the region.
+        ObjectCorrupt, StoreError: no replica can be read.
+    """
+    scope = image_scope(installation, reference)
+    with (
+        installation.catalog.discarding_writes(),
+        record_activity(installation, principal, Action.READ, scope, of=VERSIONS),
+    ):
+        installation.locator.health.refresh()
+        with _open_pinned(installation, pin_image(installation, reference, lun, location)) as opened:
+            yield opened
+
+
+@contextmanager
+def _open_pinned(installation: Installation, pinned: PinnedDisk) -> Iterator[LazyDisk]:
+    with hold_pin(installation, pinned.lease) as hold, closing(_open_cache(installation)) as cache:
+        manifest = read_manifest(installation, pinned.slot, pinned.others, pinned.manifest)
+        reads = meter_reads(installation, pinned, manifest)
+        slots = installation.access_all([pinned.slot, *pinned.others])
+        yield LazyDisk(
+            installation=installation,
+            pinned=pinned,
+            manifest=manifest,
+            segments=SegmentReader(slots, on_served=reads.count_served),
+            reads=reads,
+            cache=cache,
+            hold=hold,
+        )
+
+
+def _open_cache(installation: Installation) -> SegmentCache:
+    """Open the segment cache of the host for an installation."""
+    return SegmentCache(
+        installation.home / _CACHE_FOLDER,
+        namespace=installation.uid,
+        has_room=installation.has_free_space,
+        on_fault=lambda text: installation.note("segment cache", text),
+    )

@@ -1,0 +1,84 @@
+"""Tests of `imgstore disk attach`: real clients, the ends of the command, and lines that are refused."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from imgstore.cli.commands.machines.disk_attach import AttachTarget, attach, serve_device
+from imgstore.domain.errors import LeaseLost
+from imgstore.operations.installation import Installation
+from imgstore.testing.pytest_plugin import require
+from tests.nbd.memory_disk import MemoryDisk
+from tests.support.attached_disk import start_attach
+from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP, SampleImages, make_disk
+from tests.support.terminal import Terminal, enter_folder
+
+pytest_plugins = ["tests.support.published_gallery"]
+
+IMAGE = f"{GROUP}/{GALLERY}/{DEFINITION}/1.0.0"
+
+
+@pytest.mark.engine("nbdcopy")
+def test_an_image_is_served_until_sigterm(published: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    require("nbdcopy")
+    require("qemu-io")
+    socket = tmp_path / "image.sock"
+    with start_attach(published.home, "--gallery-image-reference", IMAGE, "--socket", str(socket)) as (running, shown):
+        assert shown["uri"] == f"nbd+unix:///?socket={socket}"
+        assert shown["readOnly"] is True
+        assert shown["virtualBytes"] == samples.first.stat().st_size
+        subprocess.run(["nbdcopy", shown["uri"], str(tmp_path / "copy.raw")], check=True, timeout=60)
+        compare = ["qemu-img", "compare", "-f", "raw", "-F", "raw", shown["uri"], str(samples.first)]
+        subprocess.run(compare, check=True, timeout=60)
+        subprocess.run(["qemu-io", "-r", "-f", "raw", "-c", "read 0 64k", shown["uri"]], check=True, timeout=60)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=60) == 0
+        assert running.stderr is not None
+        assert "bytes were read from the stores" in running.stderr.read()
+    assert (tmp_path / "copy.raw").read_bytes() == samples.first.read_bytes()
+    assert not socket.exists()
+
+
+@pytest.mark.engine("nbdcopy")
+def test_the_command_ends_when_the_last_client_leaves(published: Installation, tmp_path: Path) -> None:
+    require("nbdcopy")
+    make_disk(published, "d1", "eastus")
+    line = ["-g", GROUP, "-n", "d1", "--socket", str(tmp_path / "d1.sock"), "--once"]
+    with start_attach(published.home, *line) as (running, shown):
+        subprocess.run(["nbdinfo", shown["uri"]], check=True, timeout=60, stdout=subprocess.DEVNULL)
+        assert running.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--socket s", "Name a disk with -g and -n, or an image"),
+        (f"-g rg -n d1 --gallery-image-reference {IMAGE} --socket s", "Name a disk with -g and -n, or an image"),
+        ("-g rg -n d1", "Give --socket or --listen"),
+        ("-g rg -n d1 --listen 127.0.0.1:0", "--listen and --tls-certificates go together"),
+        ("-g rg -n d1 --socket s --tls-certificates .", "--listen and --tls-certificates go together"),
+        ("-g rg -n d1 --listen 127.0.0.1 --tls-certificates .", "is no HOST:PORT"),
+    ],
+)
+def test_a_line_that_is_refused(words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    enter_folder(tmp_path, monkeypatch)
+    assert message in Terminal(tmp_path).fails(f"disk attach {words}", 2)
+
+
+def test_a_lost_lease_ends_the_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Invariant W9."""
+    lost = LeaseLost("This process was too slow.", found="no renewal", expected="a renewal", hint="repeat the command")
+
+    def check() -> None:
+        raise lost
+
+    target = AttachTarget(socket=tmp_path / "s", host="", port=0, certificates=None, once=False)
+    disk = MemoryDisk(virtual_bytes=4096)
+    with click.Context(attach), pytest.raises(LeaseLost):
+        serve_device(disk, target, {"source": "d1"}, check=check, warn=lambda _text: None)
+    assert "nbd+unix" in capsys.readouterr().out
+    assert not (tmp_path / "s").exists()
+    assert disk.flushes == 1
