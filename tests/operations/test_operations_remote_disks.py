@@ -1,21 +1,35 @@
 """Disks from replicas of other regions (`--allow-remote`): bytes, bill, forecast and rights (invariant M32)."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imgstore.domain.errors import ImageNotAvailable
-from imgstore.domain.requests import DiskOfImageRequest
-from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.errors import AccessDenied, Conflict, ImageNotAvailable, InvalidInput, StoreError, StoreFull
+from imgstore.domain.identity.access import Grant, Principal, Role
+from imgstore.domain.requests import DiskOfImageRequest, DiskRequest, ScrubRequest
+from imgstore.domain.resources import DiskKind, ManagedDisk, Slot, StorageAccountType
+from imgstore.domain.states import ProvisioningState
+from imgstore.domain.storage import object_keys
+from imgstore.ledger.budgets import AtLimit
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.forecast import Forecast
-from imgstore.operations.disks.disks import create_disk, delete_disk
+from imgstore.operations.billing.budgets import set_budget
+from imgstore.operations.diagnosis.reconcile import reconcile
+from imgstore.operations.disks.disks import create_disk, delete_disk, show_disk
+from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.installation import Installation
-from imgstore.operations.what_if.disks import forecast_image_disk
+from imgstore.operations.maintenance.scrub import scrub
+from imgstore.operations.what_if.disks import forecast_image_disk, forecast_source_disk
+from imgstore.stores.interface import ObjectStore
+from tests.support.faulty_store import Fault, FaultyStore, unreachable
 from tests.support.forecast_check import check_forecast
 from tests.support.sample_gallery import (
     ADMIN,
+    GALLERY,
     GROUP,
     SampleImages,
     all_slots,
@@ -26,7 +40,9 @@ from tests.support.sample_gallery import (
     content,
     delete,
     export_disk,
+    make_disk,
     publish,
+    publish_disks,
     reference,
     retarget,
 )
@@ -34,6 +50,7 @@ from tests.support.sample_gallery import (
 pytest_plugins = ["tests.support.published_gallery"]
 
 SOURCE, EAST, NORTH = "southcentralus", "eastus", "northeurope"
+SEGMENTS = f"/{object_keys.SEGMENTS}"
 
 
 def remote_request(name: str = "d1", location: str = NORTH, version: str = "1.0.0", **more: Any) -> DiskOfImageRequest:
@@ -131,3 +148,230 @@ def test_latest_version_of_any_region(published: Installation, samples: SampleIm
     publish(published, samples.second, "1.0.1", [SOURCE])
     assert make_remote(published, version="latest").source_reference.endswith("/1.0.1")
     assert make_remote(published, "d2", EAST, version="latest").source_reference.endswith("/1.0.0")
+
+
+class RegionFaults:
+    """The stores of an installation, with faults by region."""
+
+    def __init__(self, installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._stores: dict[str, tuple[str, FaultyStore]] = {}
+        self._scripts: dict[str, list[Fault]] = {}
+        real = installation.locator.store
+
+        def store(slot: Slot) -> ObjectStore:
+            region = slot.key.region
+            if slot.key.storage_account_type is StorageAccountType.STANDARD_ZRS:
+                return real(slot)
+            if slot.uid not in self._stores:
+                self._stores[slot.uid] = region, FaultyStore(real(slot), self._scripts.get(region, []))
+            return self._stores[slot.uid][1]
+
+        monkeypatch.setattr(installation.locator, "store", store)
+
+    def break_region(self, region: str, *faults: Fault) -> None:
+        """Let the stores of a region fail. Without faults, the stores are intact again."""
+        self._scripts[region] = list(faults)
+        for where, store in self._stores.values():
+            if where == region:
+                store.script = faults
+
+
+@pytest.fixture
+def faults(published: Installation, monkeypatch: pytest.MonkeyPatch) -> RegionFaults:
+    """Intact stores of the published home, which a test may break."""
+    return RegionFaults(published, monkeypatch)
+
+
+def is_full() -> StoreError:
+    return StoreFull("The store is full.", found="no space", expected="space", hint="none: this is a test")
+
+
+@pytest.mark.parametrize("error", [unreachable, is_full])
+def test_interrupted_disk_resumes_and_pays_once(
+    published: Installation, faults: RegionFaults, error: Callable[[], StoreError]
+) -> None:
+    faults.break_region(NORTH, Fault(method="put", key_part=SEGMENTS, calls=frozenset(range(2, 1000)), error=error))
+    with pytest.raises(type(error())):
+        make_remote(published)
+    faults.break_region(NORTH)
+    assert show_disk(published, ADMIN, group=GROUP, name="d1").provisioning_state is ProvisioningState.CREATING
+    arrived = stored(published)
+    assert (egress(published), arrived > 0) == (0, True)
+    with pytest.raises(ImageNotAvailable, match="--allow-remote"):
+        make_remote(published, allow_remote=False)
+    found = check_remote(published, remote_request())
+    assert found.delivered_bytes == egress(published) == stored(published) > arrived
+    audit(published)
+
+
+def test_interrupted_disk_is_deleted(published: Installation, faults: RegionFaults) -> None:
+    faults.break_region(NORTH, Fault(method="put", key_part=f"/{object_keys.MANIFESTS}"))
+    with pytest.raises(StoreError):
+        make_remote(published)
+    faults.break_region(NORTH)
+    delete_disk(published, ADMIN, group=GROUP, name="d1")
+    collect(published)
+    assert stored(published) == 0
+    audit(published)
+
+
+def test_next_region_serves_if_the_cheapest_is_dead(published: Installation, faults: RegionFaults) -> None:
+    faults.break_region(EAST, Fault())
+    make_remote(published)
+    faults.break_region(EAST)
+    (row,) = [each for each in charges(published) if each.target == NORTH]
+    assert (row.source, row.delivered_bytes) == (SOURCE, stored(published))
+    audit(published)
+
+
+def test_region_that_dies_in_the_middle_is_billed_for_its_part(published: Installation, faults: RegionFaults) -> None:
+    faults.break_region(EAST, Fault(key_part=SEGMENTS, calls=frozenset(range(2, 1000))))
+    make_remote(published)
+    faults.break_region(EAST)
+    rows = {each.source: each for each in charges(published) if each.target == NORTH}
+    assert {SOURCE} <= rows.keys() <= {EAST, SOURCE}, "a late first answer is hedged by the other region"
+    assert len({each.key for each in rows.values()}) == len(rows)
+    assert sum(each.delivered_bytes for each in rows.values()) == stored(published)
+    audit(published)
+
+
+def test_damaged_segment_of_the_source_never_arrives(
+    published: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
+    slot = next(each for each in all_slots(published) if each.key.region == EAST)
+    name = next(iter(content(published, slot).segments))
+    key, store = slot.prefix + object_keys.segment_key(name), published.locator.store(slot)
+    store.put(key, b"x" * len(store.get(key)))
+    make_remote(published)
+    export_disk(published, tmp_path / "out.raw", "d1")
+    assert (tmp_path / "out.raw").read_bytes() == samples.first.read_bytes()
+    assert {each.source for each in charges(published) if each.target == NORTH} == {EAST, SOURCE}
+
+
+def test_segments_that_the_slot_held_are_not_charged(published: Installation, samples: SampleImages) -> None:
+    """The region was a target region before, and its segments are not collected yet (invariants M2 and M4)."""
+    retarget(published, [SOURCE, EAST, NORTH])
+    retarget(published, [SOURCE, EAST])
+    before = egress(published)
+    assert check_remote(published, remote_request()).delivered_bytes == 0
+    assert egress(published) == before
+    publish(published, samples.second, "1.0.1", [SOURCE])
+    found = check_remote(published, remote_request("d2", version="1.0.1"))
+    assert 0 < found.delivered_bytes < before
+    audit(published, collected=True)
+
+
+def test_copies_of_disks_and_snapshots_in_another_region(
+    published: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
+    """The content of a file is copied, too, and a second copy costs nothing."""
+    create_from_source(
+        published, ADMIN, DiskRequest(group=GROUP, name="file", source=str(samples.second), location=SOURCE)
+    )
+    make_disk(published, "image")
+    for name, source in (("s1", "file"), ("s2", "file"), ("s3", "s1"), ("s4", "image")):
+        request = DiskRequest(
+            group=GROUP, name=name, source=source, location=NORTH, kind=DiskKind.SNAPSHOT, allow_remote=True
+        )
+        found = check_copy(published, request)
+        assert (found.delivered_bytes > 0) == (name in ("s1", "s4"))
+        made = show_disk(published, ADMIN, group=GROUP, name=name, kind=DiskKind.SNAPSHOT)
+        assert (made.location, made.provisioning_state) == (NORTH, ProvisioningState.SUCCEEDED)
+        assert check_copy(published, request).storage == ()
+    with pytest.raises(InvalidInput, match="is in the same region"):
+        check_copy(published, replace(request, name="s5", allow_remote=False))
+    back = DiskRequest(group=GROUP, name="back", source="s3", location="westus2", allow_remote=True)
+    check_copy(published, back)
+    for name in ("file", "image"):
+        delete_disk(published, ADMIN, group=GROUP, name=name)
+    collect(published)
+    export_disk(published, tmp_path / "out.raw", "back")
+    assert (tmp_path / "out.raw").read_bytes() == samples.second.read_bytes()
+    audit(published, collected=True)
+
+
+def check_copy(installation: Installation, request: DiskRequest) -> Forecast:
+    return check_forecast(
+        installation,
+        lambda: forecast_source_disk(installation, ADMIN, request),
+        lambda: create_from_source(installation, ADMIN, request),
+    )
+
+
+def test_data_disk_on_three_zones(empty: Installation, samples: SampleImages, tmp_path: Path) -> None:
+    publish_disks(empty, samples.first, {5: samples.second}, targets=[SOURCE])
+    sku = replace(remote_request().details, sku=StorageAccountType.STANDARD_ZRS)
+    made = make_remote(empty, location="westus2", lun=5, details=sku)
+    assert made.storage_account_type is StorageAccountType.STANDARD_ZRS
+    with pytest.raises(InvalidInput, match="Standard_ZRS is not supported"):
+        make_remote(empty, "d2", location=EAST, lun=5, details=sku)
+    (tmp_path / "served").mkdir()
+    audit(empty)
+    audit_served(empty, {"1.0.0": samples.first, "1.0.0/lun-5": samples.second}, tmp_path / "served")
+
+
+def test_rights_are_checked_before_anything_starts_and_on_resume(published: Installation, faults: RegionFaults) -> None:
+    group = f"/subscriptions/{published.subscription}/resourceGroups/{GROUP}/providers/Microsoft.Compute"
+    disks = Grant(role=Role.CONTRIBUTOR, scope=f"{group}/disks/d1")
+    versions = Grant(role=Role.READER, scope=f"{group}/galleries/{GALLERY}")
+    writer = Principal(name="writer", uid="1", grants=(disks,))
+    reader = Principal(name="reader", uid="2", grants=(versions,))
+    both = Principal(name="both", uid="3", grants=(disks, versions))
+    faults.break_region(NORTH, Fault(method="put", key_part=SEGMENTS))
+    for principal in (writer, reader):
+        for act in (create_disk, forecast_image_disk):
+            with pytest.raises(AccessDenied):
+                act(published, principal, remote_request())
+    with published.catalog.reading() as transaction:
+        assert transaction.works.list_open() == []
+    with pytest.raises(StoreError):
+        create_disk(published, both, remote_request())
+    faults.break_region(NORTH)
+    for principal in (writer, reader):
+        with pytest.raises(AccessDenied):
+            create_disk(published, principal, remote_request())
+    assert egress(published) == 0
+    assert create_disk(published, both, remote_request()).provisioning_state is ProvisioningState.SUCCEEDED
+
+
+def test_reached_budget_refuses_a_new_disk_and_continues_an_accepted_one(
+    published: Installation, faults: RegionFaults
+) -> None:
+    faults.break_region(NORTH, Fault(method="put", key_part=f"/{object_keys.MANIFESTS}"))
+    with pytest.raises(StoreError):
+        make_remote(published, "accepted")
+    faults.break_region(NORTH)
+    set_budget(published, ADMIN, amount=Decimal(0), currency="USD", at_limit=AtLimit.REFUSE)
+    with pytest.raises(Conflict, match="budget") as refused:
+        make_remote(published, "new")
+    assert refused.value.error_code == "BudgetExceeded"
+    make_remote(published, "accepted")
+    make_remote(published, "local", SOURCE)
+
+
+def test_slot_is_scrubbed_repaired_and_reconciled(
+    published: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
+    make_remote(published)
+    assert reconcile(published, ADMIN).agrees
+    (slot,) = [each for each in all_slots(published) if each.key.region == NORTH]
+    store, there = published.locator.store(slot), content(published, slot)
+    damaged = [object_keys.segment_key(next(iter(there.segments))), *there.manifests]
+    for key in damaged:
+        store.put(slot.prefix + key, b"damaged")
+    assert all(not each.unrepaired for each in scrub(published, ADMIN, ScrubRequest()))
+    export_disk(published, tmp_path / "out.raw", "d1")
+    assert (tmp_path / "out.raw").read_bytes() == samples.first.read_bytes()
+    assert reconcile(published, ADMIN).agrees
+
+
+def test_reads_go_to_other_regions_if_the_slot_is_dead(
+    published: Installation, faults: RegionFaults, samples: SampleImages, tmp_path: Path
+) -> None:
+    """The disk has the alternative slots of its version (invariant M17)."""
+    make_remote(published)
+    faults.break_region(NORTH, Fault())
+    export_disk(published, tmp_path / "out.raw", "d1")
+    faults.break_region(NORTH)
+    assert (tmp_path / "out.raw").read_bytes() == samples.first.read_bytes()
+    assert any(row.kind is ChargeKind.CROSS_REGION_READ for row in charges(published))
