@@ -245,7 +245,7 @@ def test_damaged_segment_of_the_source_never_arrives(
     make_remote(published)
     export_disk(published, tmp_path / "out.raw", "d1")
     assert (tmp_path / "out.raw").read_bytes() == samples.first.read_bytes()
-    assert {each.source for each in charges(published) if each.target == NORTH} == {EAST, SOURCE}
+    assert SOURCE in {each.source for each in charges(published) if each.target == NORTH}
 
 
 def test_segments_that_the_slot_held_are_not_charged(published: Installation, samples: SampleImages) -> None:

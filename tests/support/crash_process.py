@@ -140,7 +140,8 @@ def run(job: str, orders: dict[str, Any], installation: Installation) -> None:
         data = {int(lun): path for lun, path in orders.get("data", {}).items()}
         sample_gallery.publish_disks(installation, orders["source"], data, version, orders["targets"])
     elif job == "disk":
-        sample_gallery.make_disk(installation, orders["name"], orders["location"], version, orders.get("lun"))
+        words = {"allow_remote": orders.get("allow_remote", False), "lun": orders.get("lun")}
+        sample_gallery.make_disk(installation, orders["name"], orders["location"], version, **words)
     elif job == "disk of a file":
         kind = DiskKind(orders.get("kind", DiskKind.DISK))
         request = DiskRequest(

@@ -256,13 +256,14 @@ def make_disk(
     location: str = "southcentralus",
     version: str = "latest",
     lun: int | None = None,
+    *,
+    allow_remote: bool = False,
 ) -> ManagedDisk:
     """Create a managed disk."""
-    return disks.create_disk(
-        installation,
-        ADMIN,
-        DiskOfImageRequest(group=GROUP, name=name, location=location, reference=reference(version), lun=lun),
+    request = DiskOfImageRequest(
+        group=GROUP, name=name, location=location, reference=reference(version), lun=lun, allow_remote=allow_remote
     )
+    return disks.create_disk(installation, ADMIN, request)
 
 
 def export(

@@ -1,0 +1,71 @@
+"""A disk from another region is killed at a random step and repeated: each byte is sent, charged and stored once (M32)."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgstore.domain.requests import DiskOfImageRequest
+from imgstore.domain.storage.sizes import MIB
+from imgstore.ledger.entries import ChargeKind
+from imgstore.operations.what_if.disks import forecast_image_disk
+from imgstore.testing.engines import S3Engine
+from tests.support.crash_scenes import CrashScene, create_minio_scene
+from tests.support.sample_disks import make_raw, patch_disk
+from tests.support.sample_gallery import ADMIN, GROUP, charges, publish, reference
+
+Cluster = Callable[[int], tuple[S3Engine, ...]]
+
+
+def kill_disks(scene: CrashScene, rng: random.Random, *, strikes: int) -> None:
+    """Make a disk of a version that is new in westus2, and kill the process once for each part of its steps."""
+    scene.prepare()
+    first = make_raw(scene.folder / "1.0.0.raw", seed=5, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
+    steps = struck = 0
+    for number in range(strikes + 1):
+        version = f"1.0.{number}"
+        source = first if number == 0 else patch_disk(first, scene.folder / f"{version}.raw", seed=number)
+        scene.expected[version] = source
+        disk: dict[str, Any] = {"name": f"d{number}", "location": "westus2", "version": version, "allow_remote": True}
+        with scene.open() as installation:
+            publish(installation, source, version, ["southcentralus", "eastus"])
+            request = DiskOfImageRequest(
+                group=GROUP, name=disk["name"], location="westus2", reference=reference(version), allow_remote=True
+            )
+            found = forecast_image_disk(installation, ADMIN, request)
+        if number == 0:
+            steps = scene.run_job("disk", **disk)
+        else:
+            begin, end = (steps * each // strikes for each in (number - 1, number))
+            struck += scene.crash_and_repeat("disk", fatal=rng.randrange(begin, end) + 1, **disk)
+        with scene.open() as installation:
+            rows = [row for row in charges(installation) if row.party.disk == disk["name"]]
+        assert {row.kind for row in rows} == {ChargeKind.EGRESS}
+        assert sum(row.delivered_bytes for row in rows) == found.delivered_bytes > 0
+    scene.check()
+    assert struck >= strikes // 2, "most steps lie beyond the end"
+
+
+def test_killed_on_minio(tmp_path: Path, minio_cluster: Cluster) -> None:
+    kill_disks(create_minio_scene(tmp_path, minio_cluster(3), "remote-disks"), random.Random(1), strikes=2)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_killed_on_minio_for_long(tmp_path: Path, minio_cluster: Cluster) -> None:
+    kill_disks(create_minio_scene(tmp_path, minio_cluster(3), "remote-disks-long"), random.Random(2), strikes=60)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_killed_on_directories_for_long(tmp_path: Path) -> None:
+    kill_disks(CrashScene(folder=tmp_path), random.Random(3), strikes=60)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.engine("postgresql")
+def test_killed_on_postgresql_for_long(tmp_path: Path, postgresql: str) -> None:
+    kill_disks(CrashScene(folder=tmp_path, settings={"database": postgresql}), random.Random(4), strikes=20)
