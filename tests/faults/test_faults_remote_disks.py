@@ -1,20 +1,39 @@
 """A disk from another region is killed at a random step and repeated: each byte is sent, charged and stored once (M32)."""
 
 import random
+import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imgstore.domain.errors import StoreFull
+from imgstore.domain.progress import ProgressEvent, Stage
 from imgstore.domain.requests import DiskOfImageRequest
 from imgstore.domain.storage.sizes import MIB
 from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.what_if.disks import forecast_image_disk
 from imgstore.testing.engines import S3Engine
 from tests.support.crash_scenes import CrashScene, create_minio_scene
+from tests.support.mounted_folder import mount_small
 from tests.support.sample_disks import make_raw, patch_disk
-from tests.support.sample_gallery import ADMIN, GROUP, charges, publish, reference
+from tests.support.sample_gallery import (
+    ADMIN,
+    GROUP,
+    SampleImages,
+    audit,
+    audit_served,
+    charges,
+    create_sample_gallery,
+    make_disk,
+    open_home,
+    publish,
+    reference,
+)
+
+pytest_plugins = ["tests.support.published_gallery"]
 
 Cluster = Callable[[int], tuple[S3Engine, ...]]
 
@@ -50,6 +69,53 @@ def kill_disks(scene: CrashScene, rng: random.Random, *, strikes: int) -> None:
 
 def test_killed_on_minio(tmp_path: Path, minio_cluster: Cluster) -> None:
     kill_disks(create_minio_scene(tmp_path, minio_cluster(3), "remote-disks"), random.Random(1), strikes=2)
+
+
+def test_source_that_freezes_in_the_middle_is_replaced(
+    tmp_path: Path, minio_cluster: Cluster, samples: SampleImages
+) -> None:
+    """The server of the cheapest region stops after the first segment. The bytes of each region have an entry."""
+    engines = minio_cluster(3)
+    prices = {"eastus": {"westus2": 0.01}}
+    scene = create_minio_scene(tmp_path, engines, "remote-frozen", egress_pairs=prices)
+    scene.prepare()
+    scene.expected["1.0.0"] = samples.first
+    with scene.open() as installation:
+        publish(installation, samples.first, targets=["southcentralus", "eastus"])
+    with ExitStack() as frozen:
+        once = iter([engines[1]])
+
+        def freeze(event: ProgressEvent) -> None:
+            if event.task == "disk d0" and event.stage is Stage.MOVED:
+                for engine in once:
+                    frozen.enter_context(engine.freeze())
+
+        with scene.open(freeze) as installation:
+            make_disk(installation, "d0", "westus2", "1.0.0", allow_remote=True)
+            rows = [row for row in charges(installation) if row.party.disk == "d0"]
+    assert {(row.source, str(row.unit_price)) for row in rows} <= {("eastus", "0.01"), ("southcentralus", "0.02")}
+    assert "southcentralus" in {row.source for row in rows}
+    scene.check()
+
+
+def test_full_target_is_reported_and_the_same_command_resumes(tmp_path: Path, samples: SampleImages) -> None:
+    (tmp_path / "home" / "regions").mkdir(parents=True)
+    with (
+        mount_small(tmp_path / "home" / "regions" / "imgstore-northeurope", "5m") as small,
+        open_home(tmp_path / "home") as installation,
+    ):
+        create_sample_gallery(installation)
+        publish(installation, samples.first, targets=["southcentralus"])
+        with pytest.raises(StoreFull) as caught:
+            make_disk(installation, "d0", "northeurope", "1.0.0", allow_remote=True)
+        assert "space" in (caught.value.hint or "")
+        audit(installation, quiet=False)
+        assert {row.target for row in charges(installation)} == set()
+        subprocess.run(["mount", "-o", "remount,size=60m", str(small)], check=True)
+        make_disk(installation, "d0", "northeurope", "1.0.0", allow_remote=True)
+        (tmp_path / "served").mkdir()
+        audit(installation)
+        audit_served(installation, {"1.0.0": samples.first}, tmp_path / "served")
 
 
 @pytest.mark.long
