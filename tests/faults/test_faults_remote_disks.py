@@ -4,6 +4,7 @@ import random
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def test_source_that_freezes_in_the_middle_is_replaced(
                     frozen.enter_context(engine.freeze())
 
         with scene.open(freeze) as installation:
-            make_disk(installation, "d0", "westus2", "1.0.0", allow_remote=True)
+            single = replace(installation, tuning=replace(installation.tuning, copy_workers=1))
+            make_disk(single, "d0", "westus2", "1.0.0", allow_remote=True)
             rows = [row for row in charges(installation) if row.party.disk == "d0"]
     assert {(row.source, str(row.unit_price)) for row in rows} <= {("eastus", "0.01"), ("southcentralus", "0.02")}
     assert "southcentralus" in {row.source for row in rows}
