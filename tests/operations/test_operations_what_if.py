@@ -282,6 +282,8 @@ STEPS = st.lists(
                 "targets",
                 "delete",
                 "disk",
+                "remote disk",
+                "remote copy",
                 "file disk",
                 "delete disk",
                 "gc",
@@ -365,13 +367,23 @@ def commands_of(
             return lambda: predict_targets(home, targets, version), lambda: retarget(home, targets, version)
         case "delete":
             return lambda: predict_delete(home, version), lambda: delete(home, version)
-        case "disk":
+        case "disk" | "remote disk":
             asked = DiskOfImageRequest(
-                group=GROUP, name=name, location=targets[-1].partition("=")[0], reference=reference(version)
+                group=GROUP,
+                name=name,
+                location=targets[-1].partition("=")[0],
+                reference=reference(version),
+                allow_remote=step.command == "remote disk",
             )
             return lambda: forecast_image_disk(home, ADMIN, asked), lambda: create_disk(home, ADMIN, asked)
         case "file disk":
             file = DiskRequest(group=GROUP, name=name, source=str(source), location=targets[-1].partition("=")[0])
+            return lambda: forecast_source_disk(home, ADMIN, file), lambda: create_from_source(home, ADMIN, file)
+        case "remote copy":
+            copied = f"d{(step.content + 1) % _CONTENTS}"
+            file = DiskRequest(
+                group=GROUP, name=copied, source=name, location=targets[-1].partition("=")[0], allow_remote=True
+            )
             return lambda: forecast_source_disk(home, ADMIN, file), lambda: create_from_source(home, ADMIN, file)
         case _:
             return (
@@ -422,9 +434,22 @@ CROSSING: Final = [
 """Crosses the tiers of egress and of storage, and repeats a failed publication."""
 
 
+REMOTE: Final = [
+    Step(command="publish", version="1.0.0", content=4, targets=0, fails=False),
+    Step(command="remote disk", version="1.0.0", content=0, targets=2, fails=True),
+    Step(command="publish", version="1.0.1", content=3, targets=2, fails=False),
+    Step(command="remote disk", version="1.0.0", content=0, targets=2, fails=False),
+    Step(command="remote copy", version="1.0.0", content=0, targets=4, fails=False),
+    Step(command="targets", version="1.0.0", content=0, targets=2, fails=False),
+    Step(command="delete disk", version="1.0.0", content=0, targets=0, fails=False),
+]
+"""Resumes a disk from another region after another version has brought shared segments into the region."""
+
+
 @settings(max_examples=1, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(steps=STEPS, route=ROUTES)
 @example(steps=CROSSING, route=ReplicationRoute.SOURCE)
+@example(steps=REMOTE, route=ReplicationRoute.SOURCE)
 def test_forecasts_equal_the_bill_in_a_history(tmp_path: Path, steps: list[Step], route: ReplicationRoute) -> None:
     run_history(tmp_path, steps, route)
 
