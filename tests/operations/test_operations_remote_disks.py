@@ -10,6 +10,7 @@ import pytest
 
 from imgstore.domain.errors import AccessDenied, Conflict, ImageNotAvailable, InvalidInput, StoreError, StoreFull
 from imgstore.domain.identity.access import Grant, Principal, Role
+from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import DiskOfImageRequest, DiskRequest, ScrubRequest
 from imgstore.domain.resources import DiskKind, ManagedDisk, Slot, StorageAccountType
 from imgstore.domain.states import ProvisioningState
@@ -17,7 +18,12 @@ from imgstore.domain.storage import object_keys
 from imgstore.ledger.budgets import AtLimit
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.forecast import Forecast
+from imgstore.ledger.statements.focus import FocusVersion
 from imgstore.operations.billing.budgets import set_budget
+from imgstore.operations.billing.explanations import explain_entry
+from imgstore.operations.billing.focus_export import export_focus
+from imgstore.operations.billing.statements import group_bill
+from imgstore.operations.billing.usage_details import page_usage_details
 from imgstore.operations.diagnosis.reconcile import reconcile
 from imgstore.operations.disks.disks import create_disk, delete_disk, show_disk
 from imgstore.operations.disks.from_source import create_from_source
@@ -375,3 +381,23 @@ def test_reads_go_to_other_regions_if_the_slot_is_dead(
     faults.break_region(NORTH)
     assert (tmp_path / "out.raw").read_bytes() == samples.first.read_bytes()
     assert any(row.kind is ChargeKind.CROSS_REGION_READ for row in charges(published))
+
+
+def test_disk_is_on_each_view_of_the_bill(published: Installation) -> None:
+    made = make_remote(published)
+    retarget(published, [SOURCE, EAST, NORTH])
+    (row,) = [each for each in charges(published) if each.party.disk == "d1"]
+    explained = explain_entry(published, ADMIN, row.key)
+    assert sum(each.stored_bytes for each in explained.segments or ()) == row.delivered_bytes > 0
+    (replica,) = [each for each in charges(published) if each.target == NORTH and each.party.disk is None]
+    assert explain_entry(published, ADMIN, replica.key).segments == [], "the disk has brought all segments"
+    grouped = group_bill(published, ADMIN, by="region", filters={"group": GROUP})
+    assert next(each for each in grouped.rows if each.name == NORTH).delivered_bytes == row.delivered_bytes
+    details = page_usage_details(published, ADMIN, PageRequest()).items
+    assert any(each.party.resource_id == made.resource_id for each in details)
+    (focus,) = [
+        each
+        for each in export_focus(published, ADMIN, focus=FocusVersion.V1_2)
+        if each["ResourceId"] == made.resource_id and each["x_TargetRegion"] == NORTH and each["x_WholeCopyCost"]
+    ]
+    assert Decimal(focus["x_WholeCopyCost"] or 0) > Decimal(focus["BilledCost"] or 0) > 0

@@ -1,14 +1,14 @@
 """Explain an entry of the ledger: bytes, segments, rule and price."""
 
+from contextlib import suppress
+
 import numpy as np
-from numpy.typing import NDArray
 
 from imgstore.catalog import Transaction
 from imgstore.catalog.storage.manifests import named_segments
 from imgstore.domain.errors import Conflict, NotFound
 from imgstore.domain.identity.access import Principal
-from imgstore.domain.resources import SegmentRow
-from imgstore.domain.states import ReplicaState
+from imgstore.domain.resources import SegmentRow, Slot
 from imgstore.ledger.entries import LedgerRow, StorageInterval
 from imgstore.ledger.months import Month, list_months
 from imgstore.ledger.statements.explanation import Explanation, explain_amount, rule_of
@@ -80,26 +80,33 @@ def explain_entry(installation: Installation, principal: Principal, name: str) -
 
 
 def _arrived_segments(transaction: Transaction, row: LedgerRow) -> list[SegmentRow] | None:
-    """Return the segments of a replica that no version in the region named earlier."""
-    try:
-        replica = transaction.replicas.by_uid(row.key.partition("/")[0])
-    except NotFound:
+    """Return the segments of a replica or copied disk that no owner in the region named earlier."""
+    found = _find_arrival(transaction, row.key.partition("/")[0])
+    if found is None:
         return None
-    if replica.completed_at is None:
+    owner_uid, slot = found
+    arrived_at = transaction.ledger.arrivals(slot.uid).get(owner_uid)
+    if arrived_at is None:
         return None
-    slot = replica.slot
     pool_uid = slot.key.pool_uid
-    ids = _named(transaction, replica.version_uid, slot.uid)
+    ids = named_segments(transaction.manifests.of_replica(owner_uid, slot.uid))
     for other in transaction.slots.list(pool_uid, slot.key.region):
-        for each in transaction.replicas.in_slot(other.uid):
-            if (
-                each.uid != replica.uid
-                and each.state is ReplicaState.COMPLETED
-                and each.completed_at is not None
-                and each.completed_at < replica.completed_at
-            ):
-                ids = np.setdiff1d(ids, _named(transaction, each.version_uid, other.uid))
+        arrivals = transaction.ledger.arrivals(other.uid)
+        earlier = [each for each in transaction.manifests.in_slot(other.uid) if each.owner_uid != owner_uid]
+        ids = np.setdiff1d(
+            ids, named_segments(each for each in earlier if arrivals.get(each.owner_uid, arrived_at) < arrived_at)
+        )
     return transaction.segments.rows(pool_uid, ids)
+
+
+def _find_arrival(transaction: Transaction, uid: str) -> tuple[str, Slot] | None:
+    """Return the owner and the slot of a replica or of a stored disk. None if the row does not exist any more."""
+    with suppress(NotFound):
+        replica = transaction.replicas.by_uid(uid)
+        return replica.version_uid, replica.slot
+    with suppress(NotFound):
+        return uid, transaction.disks.by_uid(uid).slot
+    return None
 
 
 def _stored_segments(transaction: Transaction, interval: StorageInterval) -> list[SegmentRow] | None:
@@ -107,7 +114,3 @@ def _stored_segments(transaction: Transaction, interval: StorageInterval) -> lis
     if interval.closed_at is not None:
         return None
     return read_paid_segments(transaction, transaction.slots.get(interval.slot_uid), interval.owner_uid)
-
-
-def _named(transaction: Transaction, owner_uid: str, slot_uid: str) -> NDArray[np.uint32]:
-    return named_segments(transaction.manifests.of_replica(owner_uid, slot_uid))

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import USAGE_DETAILS, Action, Principal, authorize
+from imgstore.domain.resources import DiskKind
 from imgstore.ledger.corrections import corrected_key
 from imgstore.ledger.entries import ChargeKind
 from imgstore.ledger.months import Month
@@ -55,7 +56,7 @@ def export_focus(
         described = FocusNames(
             billing_account=installation.uid,
             regions={name: region.display_name for name, region in installation.regions.regions.items()},
-            whole_bytes=_read_whole_bytes(transaction),
+            whole_bytes=_read_whole_bytes(transaction, installation.subscription),
             late_corrections=_find_late_corrections(usage),
         )
     chosen = (
@@ -66,14 +67,18 @@ def export_focus(
     return make_focus_rows(chosen, focus, described)
 
 
-def _read_whole_bytes(transaction: Transaction) -> MappingProxyType[str, int]:
-    """Return the virtual bytes of the version of each replica. The key of an arrival is the uid of the replica (M4)."""
+def _read_whole_bytes(transaction: Transaction, subscription: str) -> MappingProxyType[str, int]:
+    """Return the virtual bytes of the version of each replica, and of each stored disk, by the key of an arrival (M4)."""
     sizes = {
         version.uid: sum(disk.virtual_bytes or 0 for disk in version.disks)
         for version in transaction.versions.list_all()
     }
     replicas = transaction.replicas.list_by_version(list(sizes))
-    return MappingProxyType({each.uid: sizes[uid] for uid, found in replicas.items() for each in found})
+    disks = (disk for kind in DiskKind for disk in transaction.disks.list(subscription, kind=kind))
+    return MappingProxyType(
+        {each.uid: sizes[uid] for uid, found in replicas.items() for each in found}
+        | {disk.uid: disk.virtual_bytes for disk in disks}
+    )
 
 
 def _find_late_corrections(usage: Sequence[Usage]) -> frozenset[str]:
