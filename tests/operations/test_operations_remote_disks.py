@@ -1,5 +1,6 @@
 """Disks from replicas of other regions (`--allow-remote`): bytes, bill, forecast and rights (invariant M32)."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -162,15 +163,16 @@ class RegionFaults:
     def __init__(self, installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
         self._stores: dict[str, tuple[str, FaultyStore]] = {}
         self._scripts: dict[str, list[Fault]] = {}
-        real = installation.locator.store
+        real, lock = installation.locator.store, threading.Lock()
 
         def store(slot: Slot) -> ObjectStore:
             region = slot.key.region
             if slot.key.storage_account_type is StorageAccountType.STANDARD_ZRS:
                 return real(slot)
-            if slot.uid not in self._stores:
-                self._stores[slot.uid] = region, FaultyStore(real(slot), self._scripts.get(region, []))
-            return self._stores[slot.uid][1]
+            with lock:
+                if slot.uid not in self._stores:
+                    self._stores[slot.uid] = region, FaultyStore(real(slot), self._scripts.get(region, []))
+                return self._stores[slot.uid][1]
 
         monkeypatch.setattr(installation.locator, "store", store)
 
