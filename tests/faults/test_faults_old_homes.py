@@ -33,6 +33,8 @@ from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.ledger.statements.statement import AMOUNT_UNIT, make_statement
 from imgstore.operations.gallery import versions as gallery_versions
 from imgstore.operations.installation import Installation
+from imgstore.operations.ledger_log.seal import seal_now
+from imgstore.operations.ledger_log.verify import verify_log
 from imgstore.operations.machines import machines
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.operations.maintenance.worker import run_worker
@@ -131,6 +133,7 @@ def test_home_of_a_former_revision(home: OldHome, tmp_path: Path) -> None:
         publish_next_version(installation, tmp_path)
         complete_killed_copy(installation, tmp_path / "exported.raw")
         collect(installation)
+        check_log(installation)
         scrubbed = scrub(installation, ADMIN, ScrubRequest())
         assert [each.damaged for each in scrubbed] == [set()] * len(scrubbed)
         assert scrubbed
@@ -224,6 +227,14 @@ def in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows in an order without ties. The code of some revisions left the order of equal times open."""
     keys = ("time", "kind", "target", "replica")
     return sorted(rows, key=lambda row: (*(row[key] for key in keys), Decimal(str(row["byteHours"]))))
+
+
+def check_log(installation: Installation) -> None:
+    """The ledger is intact before and after its next sealing."""
+    assert verify_log(installation, ADMIN).findings == []
+    seal_now(installation, ADMIN)
+    report = verify_log(installation, ADMIN)
+    assert (report.findings, report.unsealed) == ([], [])
 
 
 def check_content(installation: Installation, revision: str, path: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ from imgstore.domain.identity.access import Grant, Principal, Role
 from imgstore.domain.storage.object_keys import LEDGER_CHECKPOINTS
 from imgstore.ledger.log.log_entries import LogFindingKind, LogVerification, UnsealedCount
 from imgstore.ledger.log.merkle_tree import hash_leaf
+from imgstore.ledger.storage.periods import settle_interval
+from imgstore.operations.billing.price_lists import apply_prices, record_prices
 from imgstore.operations.installation import Installation
 from imgstore.operations.ledger_log.keys import rotate_key
 from imgstore.operations.ledger_log.proofs import prove_entry, show_checkpoint
@@ -137,6 +139,17 @@ def test_columns_of_entries_are_null_in_older_rows() -> None:
                 assert column.server_default is None, column
 
 
+_KEYS: Final = {
+    "ledger": "key",
+    "intervals": "uid",
+    "price_lists": "uid",
+    "ledger_leaves": "entry",
+    "ledger_heads": "root",
+    "ledger_keys": "kid",
+}
+"""The column that identifies a row of a table."""
+
+
 class Mutator:
     """Makes random changes of sealed entries and of their log. Each change is another statement of SQL."""
 
@@ -147,10 +160,14 @@ class Mutator:
             self._is_sqlite = session.is_sqlite
             self._rows = {
                 name: [row._asdict() for row in session.all(schema.metadata.tables[name].select())]
-                for name in ("ledger", "intervals", "ledger_leaves", "ledger_heads", "ledger_keys")
+                for name in ("ledger", "intervals", "price_lists", "ledger_leaves", "ledger_heads", "ledger_keys")
             }
         sealed = {row["entry"] for row in self._rows["ledger_leaves"]}
-        self._rows["intervals"] = [row for row in self._rows["intervals"] if f"intervals/{row['uid']}" in sealed]
+        self._unsealed: list[tuple[str, dict[str, Any]]] = []
+        for name in ("ledger", "intervals", "price_lists"):
+            key, rows = _KEYS[name], self._rows[name]
+            self._rows[name] = [row for row in rows if f"{name}/{row[key]}" in sealed]
+            self._unsealed += [(name, row) for row in rows if f"{name}/{row[key]}" not in sealed]
 
     def change(self) -> tuple[list[tuple[str, dict[str, Any]]], str]:
         """Return statements with values, and a description."""
@@ -161,7 +178,11 @@ class Mutator:
                 self._delete_row,
                 self._delete_row_and_leaf,
                 self._reopen,
-                self._insert_late,
+                *(2 * [self._insert_late]),
+                *(2 * [self._back_date]),
+                *(2 * [self._forge]),
+                self._insert_price_list,
+                self._insert_open_interval,
                 self._swap_leaves,
                 self._change_leaf,
                 self._change_row_and_leaf,
@@ -175,13 +196,7 @@ class Mutator:
         return statements, f"{act.__name__} {statements}"
 
     def _pick(self, name: str) -> tuple[dict[str, Any], str]:
-        return self._random.choice(self._rows[name]), {
-            "ledger": "key",
-            "intervals": "uid",
-            "ledger_leaves": "entry",
-            "ledger_heads": "root",
-            "ledger_keys": "kid",
-        }[name]
+        return self._random.choice(self._rows[name]), _KEYS[name]
 
     def _other(self, table: str, column: str, value: Any) -> Any:
         stored = schema.metadata.tables[table].c[column].type
@@ -206,7 +221,7 @@ class Mutator:
         return changed
 
     def _entry_table(self) -> str:
-        return self._random.choice(["ledger", "intervals"])
+        return self._random.choice(["ledger", "intervals", "price_lists"])
 
     def _set(self, table: str, row: dict[str, Any], key: str, column: str, value: Any) -> tuple[str, dict[str, Any]]:
         return f"UPDATE {table} SET {column} = :value WHERE {key} = :key", {"value": value, "key": str(row[key])}
@@ -245,16 +260,84 @@ class Mutator:
         return [("UPDATE intervals SET closed_at = NULL WHERE uid = :key", {"key": row["uid"]})]
 
     def _insert_late(self) -> list[tuple[str, dict[str, Any]]]:
-        row, _ = self._pick("ledger")
-        columns = ", ".join(name for name in row if name not in ("key", "time"))
-        late = NOON - timedelta(days=self._random.randrange(1, 90))
-        value = late.strftime("%Y-%m-%d %H:%M:%S.%f") if self._is_sqlite else late
+        """Insert a further transfer, interval or price list with earlier times."""
+        table = self._entry_table()
+        row, key = self._pick(table)
+        late = self._earlier()
+        values = {
+            "ledger": {"key": "late", "time": late},
+            "intervals": {
+                "uid": "late",
+                "opened_at": late - timedelta(days=self._random.randrange(40)),
+                # A month end is the usual end of an interval.
+                "closed_at": self._random.choice([late, NOON, datetime(2026, 3, 1, tzinfo=UTC)]),
+            },
+            "price_lists": {"uid": "late", "number": len(self._rows["price_lists"]) + 2, "effective_at": late},
+        }[table]
+        return [self._copy(table, row, key, values)]
+
+    def _insert_open_interval(self) -> list[tuple[str, dict[str, Any]]]:
+        row, key = self._pick("intervals")
+        return [self._copy("intervals", row, key, {"uid": "late", "opened_at": self._earlier(), "closed_at": None})]
+
+    def _insert_price_list(self) -> list[tuple[str, dict[str, Any]]]:
+        """Insert a price list with other prices, a number out of order, or an earlier time."""
+        row, key = self._pick("price_lists")
+        number = len(self._rows["price_lists"]) + 2
+        values: dict[str, Any] = {"uid": "late", "number": number, "effective_at": NOON}
+        values |= self._random.choice(
+            [
+                {"document": '{"currency": "EUR"}'},
+                {"number": 0},
+                {"number": number + 1},
+                {"effective_at": self._earlier()},
+            ]
+        )
+        return [self._copy("price_lists", row, key, values)]
+
+    def _back_date(self) -> list[tuple[str, dict[str, Any]]]:
+        """Move the time of a row that is not sealed yet."""
+        table, row = self._random.choice(self._unsealed)
+        column = {"ledger": "time", "intervals": "opened_at", "price_lists": "effective_at"}[table]
+        return [self._set(table, row, _KEYS[table], column, self._stored(self._earlier()))]
+
+    def _forge(self) -> list[tuple[str, dict[str, Any]]]:
+        """Insert a row of the log, or seal a forged entry without a checkpoint."""
+        size = len(self._rows["ledger_leaves"])
+        head, _ = self._pick("ledger_heads")
+        leaf = {"entry": f"ledger/{self._rows['ledger'][0]['key']}x", "hash": self._random.randbytes(32)}
+        forged: dict[str, dict[str, Any]] = {
+            "ledger_leaves": leaf | {"position": size},
+            "ledger_heads": {"root": "x" * 44, "size": size + 1, "note": head["note"]},
+            "ledger_subtrees": {"level": 1, "number": 0, "hash": leaf["hash"]},
+        }
+        table = self._random.choice(sorted(forged))
+        columns = forged[table]
         return [
             (
-                f"INSERT INTO ledger (key, time, {columns}) SELECT 'late', :time, {columns} FROM ledger WHERE key = :key",
-                {"key": row["key"], "time": value},
+                f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(f':{name}' for name in columns)})",
+                columns,
             )
         ]
+
+    def _earlier(self) -> datetime:
+        return NOON - timedelta(days=self._random.randrange(1, 90), seconds=self._random.randrange(86_400))
+
+    def _stored(self, value: Any) -> Any:
+        is_text = self._is_sqlite and isinstance(value, datetime)
+        return value.strftime("%Y-%m-%d %H:%M:%S.%f") if is_text else value
+
+    def _copy(self, table: str, row: dict[str, Any], key: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return a statement that inserts a row again, with other values."""
+        others = ", ".join(name for name in row if name not in values)
+        named = ", ".join(
+            f"CAST(:new_{name} AS JSON)" if name == "document" and not self._is_sqlite else f":new_{name}"
+            for name in values
+        )
+        return (
+            f"INSERT INTO {table} ({', '.join(values)}, {others}) SELECT {named}, {others} FROM {table} WHERE {key} = :old",
+            {"old": row[key]} | {f"new_{name}": self._stored(value) for name, value in values.items()},
+        )
 
     def _swap_leaves(self) -> list[tuple[str, dict[str, Any]]]:
         one, other = self._random.sample(self._rows["ledger_leaves"], 2)
@@ -325,7 +408,7 @@ def find_missed(installation: Installation, count: int, seed: int) -> list[str]:
                 refused += 1
                 savepoint.rollback()
                 continue
-            report = _Verification(transaction, origin).run(None, newer_only=False)
+            report = _Verification(transaction, origin, NOON).run(None, newer_only=False)
             if report.is_intact or report.verified > report.size:
                 missed.append(description)
             savepoint.rollback()
@@ -336,13 +419,22 @@ def find_missed(installation: Installation, count: int, seed: int) -> list[str]:
 
 
 def fill(installation: Installation) -> None:
-    """Seal entries in three checkpoints of two keys."""
+    """Seal entries in three checkpoints of two keys. A few further entries are not sealed."""
     add_entries(installation, range(1, 9), closed=range(1, 5), opened=range(5, 6))
+    add_price_list(installation, "EUR")
     seal_entries(installation)
     rotate_key(installation, ADMIN)
     for first in (9, 12):
         add_entries(installation, range(first, first + 3))
         seal_entries(installation)
+    add_entries(installation, range(15, 17), closed=range(15, 16))
+    add_price_list(installation, "USD")
+
+
+def add_price_list(installation: Installation, currency: str) -> None:
+    with installation.catalog.transaction() as transaction:
+        prices = replace(installation.regions.prices, currency=currency)
+        transaction.price_lists.add(f"list-{currency}", prices)
 
 
 def test_random_changes_of_the_ledger_and_the_log_are_found(installation: Installation) -> None:
@@ -462,15 +554,69 @@ def test_older_checkpoint_finds_a_log_that_was_sealed_again(small: Installation)
         verify_log(small, ADMIN, newer_only=True)
 
 
-def test_late_transfers_are_found_before_and_after_their_sealing(small: Installation) -> None:
+LATE: Final = {
+    "transfer": ("ledger/late", {"time": NOON - timedelta(days=40)}),
+    "ended interval": ("intervals/late", {"opened_at": NOON, "closed_at": NOON - timedelta(days=3)}),
+    "opened interval": ("intervals/late", {"opened_at": NOON - timedelta(days=40), "closed_at": NOON}),
+    "month": (
+        "intervals/late",
+        {"opened_at": NOON - timedelta(days=40), "closed_at": datetime(2026, 2, 1, tzinfo=UTC)},
+    ),
+}
+"""The entry and the times of rows that were added behind the checkpoints that should cover the rows."""
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_late_entries_are_found_before_and_after_their_sealing(small: Installation, case: str) -> None:
+    entry, times = LATE[case]
     with small.catalog.transaction() as transaction:
-        transaction.ledger.add(make_charge(small, 30, key="late", time=NOON - timedelta(days=40)))
-        transaction.ledger.open_interval(make_interval(small, 30))
-        transaction.ledger.close_interval("interval-00030", NOON - timedelta(days=40))
+        if "time" in times:
+            transaction.ledger.add(make_charge(small, 30, key="late", time=times["time"]))
+        else:
+            transaction.ledger.open_interval(make_interval(small, 30, uid="late", **times))
     for _ in range(2):
         report = verify_log(small, ADMIN)
-        assert [(each.kind, each.subject) for each in report.findings] == [("late", "ledger/late")]
+        assert [(each.kind, each.subject) for each in report.findings] == [("late", entry)]
         seal_entries(small)
+
+
+def test_checkpoints_of_earlier_releases_find_entries_behind_newer_transfers(
+    small: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such checkpoints state no coverage. A settlement of older months is no late entry."""
+    from imgstore.operations.ledger_log import seal
+
+    execute(small, "DELETE FROM ledger_leaves", "DELETE FROM ledger_heads", "DELETE FROM ledger_subtrees")
+    monkeypatch.setattr(seal, "format_coverage", lambda _coverage: [])
+    seal_entries(small)
+    monkeypatch.undo()
+    whole = make_interval(small, 30, opened_at=NOON - timedelta(days=80))
+    *closed, opened = settle_interval(whole, NOON)
+    with small.catalog.transaction() as transaction:
+        for part in (*closed, opened):
+            transaction.ledger.open_interval(part)
+    assert verify_log(small, ADMIN).is_intact
+    seal_entries(small)
+    assert verify_log(small, ADMIN).is_intact
+    with small.catalog.transaction() as transaction:
+        forged = replace(closed[0], uid="forged", stored_bytes=10**12)
+        transaction.ledger.open_interval(forged)
+        transaction.ledger.add(make_charge(small, 30, key="late", time=NOON - timedelta(days=40)))
+    for _ in range(2):
+        found = [(each.kind, each.subject) for each in verify_log(small, ADMIN).findings]
+        assert sorted(found) == [("late", "intervals/forged"), ("late", "ledger/late")]
+        seal_entries(small)
+
+
+def test_clocks_and_commits_may_differ_by_less_than_an_hour(small: Installation) -> None:
+    earlier = NOON - timedelta(minutes=30)  # The newest sealed transfer is 29 minutes after noon.
+    with small.catalog.transaction() as transaction:
+        transaction.ledger.add(make_charge(small, 30, time=earlier))
+        for number, end in ((30, None), (31, earlier)):
+            transaction.ledger.open_interval(make_interval(small, number, opened_at=earlier, closed_at=end))
+    for _ in range(2):
+        assert verify_log(small, ADMIN).findings == []
+        assert seal_entries(small).refused == []
 
 
 def test_unsealed_entries_are_reported(small: Installation) -> None:
@@ -494,7 +640,54 @@ def test_price_lists_are_sealed(tmp_path: Path) -> None:
         assert json.loads(proof.leaf)["number"] == 1
         execute(installation, "UPDATE price_lists SET document = replace(document, '0.0', '0.1')")
         report = verify_log(installation, ADMIN)
-        assert [(each.kind, each.subject) for each in report.findings] == [("changed", f"price_lists/{uid}")]
+        assert [(each.kind, each.subject) for each in report.findings] == [
+            ("changed", f"price_lists/{uid}"),
+            ("price-list", f"price_lists/{uid}"),
+        ]
+
+
+FORGED: Final = {
+    "document": ({"document": 'replace(document, \'"price": "\', \'"price": "9\')'}, {"price-list"}),
+    "time": ({"effective_at": "'2026-02-11 00:00:00.000000'"}, {"late", "price-list"}),
+    "first": ({"number": "0", "effective_at": "'2026-02-11 00:00:00.000000'"}, {"late", "price-list"}),
+    "number": ({"number": "3"}, {"price-list"}),
+    "value": ({"effective_at": "'x'"}, {"late", "price-list"}),
+}
+"""Values of a forged second price list as SQL, and the kinds of findings."""
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_forged_price_lists_are_found_and_not_sealed(tmp_path: Path, case: str) -> None:
+    """A forged list would change the amounts of sealed months, although no sealed entry changes."""
+    values, expected = FORGED[case]
+    with open_home(tmp_path / "home") as installation:
+        seal_entries(installation)
+        row = {"number": "2", "digest": "digest", "document": "document", "effective_at": "effective_at"} | values
+        execute(
+            installation,
+            f"INSERT INTO price_lists (uid, {', '.join(row)}) SELECT 'forged', {', '.join(row.values())} FROM price_lists",
+        )
+        for _ in range(2):
+            report = verify_log(installation, ADMIN)
+            assert {(each.kind.value, each.subject) for each in report.findings} >= {
+                (kind, "price_lists/forged") for kind in expected
+            }
+            assert [each.entry for each in report.unsealed] == ["price_lists/forged"]
+            sealed = seal_entries(installation)
+            assert (sealed.sealed, {each.subject for each in sealed.refused}) == (0, {"price_lists/forged"})
+
+
+def test_new_price_list_of_an_operator_is_sealed(tmp_path: Path) -> None:
+    with open_home(tmp_path / "home") as installation:
+        seal_entries(installation)
+        prices = installation.regions.prices
+        record_prices(installation.catalog, installation.effects, replace(prices, currency="EUR"))
+        report = verify_log(installation, ADMIN)
+        assert (report.findings, len(report.unsealed)) == ([], 1)
+        assert seal_entries(installation).sealed == 1
+        assert apply_prices(installation, ADMIN).number == 3
+        seal_entries(installation)
+        assert verify_log(installation, ADMIN).findings == []
 
 
 def test_rights(small: Installation) -> None:

@@ -15,10 +15,12 @@ from imgstore.catalog.storage.ledger import Ledger
 from imgstore.domain.effects import Effects
 from imgstore.ledger.entries import ChargeKind, StorageInterval
 from imgstore.ledger.statements.statement import Statement
+from imgstore.ledger.storage.periods import settle_interval
 from imgstore.operations.billing import statements
-from imgstore.operations.billing.settlement import settle_months
 from imgstore.operations.installation import Installation
-from imgstore.operations.ledger_log.seal import seal_now
+from imgstore.operations.ledger_log.seal import seal_entries, seal_now
+from imgstore.operations.ledger_log.settlement import settle_months
+from imgstore.operations.ledger_log.verify import verify_log
 from tests.support.manual_clock import ManualClock
 from tests.support.sample_gallery import (
     ADMIN,
@@ -148,3 +150,66 @@ def test_one_wrong_clock_closes_no_month(timed: Timed, samples: SampleImages, mo
     publish(installation, samples.first, targets=["southcentralus"])
     monkeypatch.setattr(Session, "now", lambda _session: clock.now() + timedelta(days=400))
     assert settle_months(installation) == 0
+
+
+def test_months_without_a_worker_are_reported_and_sealed(timed: Timed, samples: SampleImages) -> None:
+    """Open intervals of past months are not protected, so a verification lists the intervals until they are settled."""
+    installation, clock = timed
+    publish(installation, samples.first, targets=["southcentralus"])
+    (opened,) = intervals(installation)
+    seal_entries(installation)
+    assert verify_log(installation, ADMIN).unsealed == [], "the month has not ended"
+    clock.advance(90 * DAY)
+    report = verify_log(installation, ADMIN)
+    assert (report.findings, [(each.entry, each.is_open) for each in report.unsealed]) == (
+        [],
+        [(f"intervals/{opened.uid}", True)],
+    )
+    assert seal_now(installation, ADMIN).sealed == 3
+    report = verify_log(installation, ADMIN)
+    assert (report.findings, report.unsealed) == ([], [])
+
+
+def test_settlements_and_clocks_of_honest_histories_are_intact(timed: Timed, samples: SampleImages) -> None:
+    """A worker pauses, a release without the settlement seals, and clocks differ."""
+    installation, clock = timed
+    publish(installation, samples.first, targets=["southcentralus", "eastus"])
+    clock.advance(40 * DAY)
+    publish(installation, samples.second, "1.0.1", ["southcentralus"])
+    seal_entries(installation)  # Without a settlement: two months are settled after this checkpoint.
+    clock.advance(40 * DAY)
+    delete(installation)  # Closes an interval of three months that no settlement has cut.
+    for _ in range(3):
+        seal_now(installation, ADMIN)
+        report = verify_log(installation, ADMIN)
+        assert (report.findings, report.unsealed) == ([], [])
+        clock.advance(31 * DAY)
+    clock.advance(-50 * 60)  # Another host, whose clock is late.
+    publish(installation, samples.first, "1.0.2", ["southcentralus"])
+    delete(installation, "1.0.1")
+    for _ in range(2):
+        assert verify_log(installation, ADMIN).findings == []
+        seal_now(installation, ADMIN)
+        clock.advance(31 * DAY)
+
+
+@pytest.mark.parametrize("case", ["open", "closed", "settled"])
+def test_intervals_that_reach_into_settled_months_are_found(timed: Timed, samples: SampleImages, case: str) -> None:
+    installation, clock = timed
+    publish(installation, samples.first, targets=["southcentralus"])
+    (whole,) = intervals(installation)
+    clock.advance(60 * DAY)
+    seal_now(installation, ADMIN)
+    forged = replace(whole, uid="forged", stored_bytes=10**12)
+    parts = {
+        "open": [forged],
+        "closed": [replace(forged, closed_at=clock.now())],
+        "settled": settle_interval(forged, clock.now()),
+    }
+    with installation.catalog.transaction() as transaction:
+        for part in parts[case]:
+            transaction.ledger.open_interval(part)
+    for _ in range(2):
+        found = {(each.kind.value, each.subject) for each in verify_log(installation, ADMIN).findings}
+        assert ("late", "intervals/forged") in found
+        seal_now(installation, ADMIN)

@@ -17,8 +17,8 @@ from imgstore.ledger.months import Month
 from imgstore.ledger.statements.focus import FocusVersion
 from imgstore.operations.billing import statements
 from imgstore.operations.billing.focus_export import export_focus
-from imgstore.operations.billing.settlement import settle_months
 from imgstore.operations.installation import Installation
+from imgstore.operations.ledger_log.settlement import settle_months
 from tests.support.manual_clock import ManualClock
 from tests.support.sample_gallery import ADMIN, GALLERY, GROUP, create_sample_gallery, open_home
 from tests.support.sealed_ledger import make_charge, make_interval

@@ -7,9 +7,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 from sqlalchemy import delete
 
 from imgstore.catalog import schema
+from imgstore.catalog.engine.database import Session
 from imgstore.domain.resources import StorageAccountType
 from imgstore.ledger.entries import ChargeKind, LedgerRow, Party, StorageInterval
 from imgstore.operations.installation import Installation
@@ -69,9 +71,13 @@ def add_entries(installation: Installation, charges: range, closed: range = rang
 
 @contextmanager
 def open_ledger(home: Path, url: str | None = None) -> Iterator[Installation]:
-    """Open a home without price lists, on SQLite or in the PostgreSQL database of `url`."""
+    """Open a home without price lists, on SQLite or in the PostgreSQL database of `url`.
+
+    The clock of the catalog shows `NOON`, so the entries of `make_charge` are not older than a checkpoint.
+    """
     settings: dict[str, Any] = {} if url is None else {"database": url}
-    with open_home(home, **settings) as installation:
+    with pytest.MonkeyPatch.context() as patch, open_home(home, **settings) as installation:
+        patch.setattr(Session, "now", lambda _session: NOON)
         with installation.catalog.transaction() as transaction:
             transaction._session.run(delete(schema.price_lists))
         yield installation

@@ -129,6 +129,12 @@ class Ledger(Repository):
         statement = select(_intervals.c.slot_uid).where(_is_open_since(before)).distinct()
         return [row.slot_uid for row in self._session.all(statement.order_by(_intervals.c.slot_uid))]
 
+    def find_oldest_open(self) -> datetime | None:
+        """Return the begin of the oldest open interval, or None without an open interval."""
+        oldest = select(_intervals.c.opened_at).where(_intervals.c.closed_at.is_(None))
+        row = self._session.first(oldest.order_by(_intervals.c.opened_at).limit(1))
+        return None if row is None else row.opened_at
+
     def arrivals(self, slot_uid: str) -> dict[str, datetime]:
         """Return the time since which each owner stores bytes in a slot, by uid.
 

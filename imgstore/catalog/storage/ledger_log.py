@@ -36,14 +36,16 @@ _STREAM_ROWS: Final = 5_000
 class _EntryTable:
     """A table with entries, in the stored types of an engine."""
 
-    def __init__(self, name: str, *, key: str, time: str, is_sqlite: bool) -> None:
+    def __init__(self, name: str, *, key: str, time: str, begin: str | None = None, is_sqlite: bool) -> None:
         self.prefix = f"{name}/"
         self.encoder = LeafEncoder(schema.metadata.tables[name], is_sqlite=is_sqlite)
         columns = self.encoder.source.c
         self.key, self.end = columns[key], columns[time]
         self.subscription: ColumnElement[Any] = columns["subscription"] if "subscription" in columns else null()
         self._key_index, self._time_index = (2 + self.encoder.names.index(name) for name in (key, time))
+        self._begin_index = None if begin is None else 2 + self.encoder.names.index(begin)
         self.time = self.encoder.selected[self.encoder.names.index(time)]
+        self.begin = None if begin is None else self.encoder.selected[self.encoder.names.index(begin)]
         leaf = _stored.entry == literal(self.prefix) + self.key
         self.joined = self.encoder.source.outerjoin(_untyped, leaf)
 
@@ -63,6 +65,7 @@ class _EntryTable:
             row[self._time_index],
             row[0],
             row[1],
+            None if self._begin_index is None else row[self._begin_index],
         )
 
 
@@ -117,6 +120,26 @@ class LedgerLog(Repository):
             if first:
                 statement = statement.where(_stored.entry.is_(None) | (_stored.position >= first))
             yield from map(each.read, self._session.stream(statement, rows_at_once=_STREAM_ROWS))
+
+    def stream_open_intervals(self) -> Iterator[tuple[str, str]]:
+        """Yield (id, begin) of the open storage intervals that are not sealed. A begin is as in a leaf."""
+        for each in self._tables:
+            if each.begin is not None:
+                columns: list[ColumnElement[Any]] = [each.key.label("key"), each.begin.label("begin")]
+                statement = select(*columns).select_from(each.joined).where(_stored.entry.is_(None), each.end.is_(None))
+                for row in self._session.stream(statement, rows_at_once=_STREAM_ROWS):
+                    yield f"{each.prefix}{row.key}", str(row.begin)
+
+    def list_price_lists(self) -> list[ReadEntry]:
+        """Return all price lists in any order, sealed or not."""
+        return [each.read(row) for each in self._tables[2:] for row in self._session.all(each.select())]
+
+    def find_newest_sealed_time(self) -> str | None:
+        """Return the time of the newest sealed transfer, as in its leaf, or None without a sealed transfer."""
+        transfers = self._tables[0]
+        newest = select(transfers.time).select_from(transfers.joined).where(_stored.entry.is_not(None))
+        row = self._session.first(newest.order_by(transfers.end.desc()).limit(1))
+        return None if row is None else str(row[0])
 
     def find_entry(self, name: str) -> tuple[str, str | None] | None:
         """Return the id and the subscription of an entry or open interval, or None. A price list has no subscription.
@@ -253,7 +276,7 @@ class LedgerLog(Repository):
             is_sqlite = self._session.is_sqlite
             self._entry_tables = (
                 _EntryTable("ledger", key="key", time="time", is_sqlite=is_sqlite),
-                _EntryTable("intervals", key="uid", time="closed_at", is_sqlite=is_sqlite),
+                _EntryTable("intervals", key="uid", time="closed_at", begin="opened_at", is_sqlite=is_sqlite),
                 _EntryTable("price_lists", key="uid", time="effective_at", is_sqlite=is_sqlite),
             )
         return self._entry_tables

@@ -61,6 +61,8 @@ class ReadEntry(NamedTuple):
     """The position in the log. None for an entry that is not sealed."""
     sealed_hash: bytes | None
     """The hash of the sealed leaf."""
+    begin: str | None
+    """The begin of an interval, as in the leaf. None for another entry."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,8 @@ class SealReport:
     """The number of entries in the log."""
     checkpoint: str | None
     """The newest checkpoint. None before the first entry."""
+    refused: "Sequence[LogFinding]" = ()
+    """Price lists that no code has written, which are not sealed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,9 @@ class LogFindingKind(StrEnum):
     REOPENED = "reopened"
     """A sealed interval without an end."""
     LATE = "late"
-    """A transfer that was added behind a checkpoint that is newer than the transfer."""
+    """An entry that was added behind a checkpoint that is newer than the entry."""
+    PRICE_LIST = "price-list"
+    """A price list whose digest, number or time does not match its prices or the other lists."""
     LEAF = "leaf"
     """A leaf that is missing, or at a wrong position."""
     SUBTREE = "subtree"
@@ -136,10 +142,12 @@ class UnsealedCount(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnsealedEntry:
-    """An entry that no checkpoint covers yet."""
+    """An entry, or an open storage interval of a past month, that no checkpoint covers yet."""
 
     entry: str
     time: str
+    """The time of the entry, or the begin of an open interval."""
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

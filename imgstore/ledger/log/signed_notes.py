@@ -44,6 +44,8 @@ class Checkpoint:
     """The earliest time of the signatures, in whole seconds."""
     signed_by: Sequence[bytes]
     """The known public keys that have signed, in the order of the signatures."""
+    extension: Sequence[str] = ()
+    """The further lines of the text."""
 
 
 def make_origin(installation_uid: str) -> str:
@@ -62,7 +64,16 @@ def make_key_id(origin: str, public_key: bytes) -> str:
     return _key_hash(origin, _ED25519, public_key).hex()
 
 
-def sign_checkpoint(origin: str, size: int, root: bytes, public_key: bytes, sign: Sign, *, signed_at: datetime) -> str:
+def sign_checkpoint(
+    origin: str,
+    size: int,
+    root: bytes,
+    public_key: bytes,
+    sign: Sign,
+    *,
+    signed_at: datetime,
+    extension: Sequence[str] = (),
+) -> str:
     """Return a signed checkpoint.
 
     Args:
@@ -72,8 +83,9 @@ def sign_checkpoint(origin: str, size: int, root: bytes, public_key: bytes, sign
         public_key: 32 bytes.
         sign: signs with the private key.
         signed_at: the time of the checkpoint. The text contains whole seconds.
+        extension: further lines, which other programs ignore.
     """
-    text = f"{origin}\n{size}\n{base64.b64encode(root).decode('ascii')}\n"
+    text = "".join(f"{line}\n" for line in (origin, size, base64.b64encode(root).decode("ascii"), *extension))
     return f"{text}\n{_sign_lines(origin, text, public_key, sign, signed_at=signed_at)}"
 
 
@@ -139,7 +151,13 @@ def read_checkpoint(
     signers, times = _check_lines(text, lines, origin, public_keys, check)
     if is_own and (len(signers) + len(times) != len(lines) or len(signers) != len(times)):
         raise ValueError("a signature is missing, or belongs to an unknown key")
-    return Checkpoint(size=int(head[1]), root=root, signed_at=min(times, default=_EARLIEST), signed_by=signers)
+    return Checkpoint(
+        size=int(head[1]),
+        root=root,
+        signed_at=min(times, default=_EARLIEST),
+        signed_by=signers,
+        extension=head[3:],
+    )
 
 
 def format_proof(index: int, path: Sequence[bytes], checkpoint: str) -> str:

@@ -70,6 +70,11 @@ def settle_interval(interval: StorageInterval, until: datetime) -> list[StorageI
     parts = [interval]
     for border in month_begins(interval.opened_at, until + timedelta(microseconds=1)):
         part = parts[-1]
-        uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{part.uid}/{border.isoformat()}"))
+        uid = derive_uid(part.uid, border)
         parts[-1:] = [replace(part, closed_at=border), replace(part, uid=uid, opened_at=border)]
     return parts
+
+
+def derive_uid(uid: str, border: datetime) -> str:
+    """Return the uid of the interval that continues the interval with the uid `uid` at the end of a month."""
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{uid}/{border.isoformat()}"))

@@ -6,6 +6,7 @@ also objects in the buckets: `ledger/checkpoints/<uid>/<size>`.
 """
 
 import base64
+from collections.abc import Sequence
 from typing import Final
 
 from imgstore.catalog import Transaction
@@ -13,12 +14,15 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import CatalogOutdated, Conflict, ImgstoreError, ObjectCorrupt, StoreMismatch
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
 from imgstore.domain.storage.object_keys import ledger_checkpoint_key
-from imgstore.ledger.log.log_entries import LogHead, SealReport
+from imgstore.ledger.log.lateness import LATE_ENTRY, Border, Coverage, format_coverage, read_coverage, read_time
+from imgstore.ledger.log.log_entries import LogFinding, LogFindingKind, LogHead, SealReport
 from imgstore.ledger.log.merkle_tree import StoredTree, compute_root, hash_leaf
-from imgstore.ledger.log.signed_notes import make_origin, sign_checkpoint
+from imgstore.ledger.log.signed_notes import make_origin, read_checkpoint, sign_checkpoint
+from imgstore.ledger.prices.recorded_lists import find_price_list_faults
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.installation import Installation
-from imgstore.operations.ledger_log.keys import ensure_signing_key, sign_with
+from imgstore.operations.ledger_log.keys import check_signature, ensure_signing_key, sign_with
+from imgstore.operations.ledger_log.settlement import settle_months
 from imgstore.operations.revisions import list_used_regions, write_ledger_checkpoints
 
 _ENTRIES_AT_ONCE: Final = 2_000
@@ -26,7 +30,7 @@ _ENTRIES_AT_ONCE: Final = 2_000
 
 
 def seal_now(installation: Installation, principal: Principal) -> SealReport:
-    """Seal all entries now, and write the checkpoint and the new rows of the ledger into the buckets.
+    """Settle the past months, seal all entries, and write the checkpoint and the new rows of the ledger into the buckets.
 
     Raises:
         ObjectCorrupt: the log does not match its newest checkpoint, so nothing was sealed.
@@ -45,6 +49,7 @@ def seal_now(installation: Installation, principal: Principal) -> SealReport:
                 hint="take the newer entries with `imgstore catalog adopt` first",
                 target="catalog",
             )
+        settle_months(installation)
         report = seal_entries(installation)
         write_log_checkpoint(installation)
         write_ledger_checkpoints(installation)
@@ -60,21 +65,32 @@ def seal_entries(installation: Installation) -> SealReport:
     catalog = installation.catalog.without_operation
     with catalog.reading() as transaction:
         is_outdated = transaction.installation.get().outdated is not None
+        now = transaction.now()
+        coverage = Coverage(complete_until=now, open_since=transaction.ledger.find_oldest_open() or now)
         waiting = [] if is_outdated else [each.entry for each in transaction.ledger_log.list_unsealed()]
+        refused = _find_refused(transaction, waiting)
         head = transaction.ledger_log.newest_head()
         is_complete = is_outdated or _matches(transaction, head)
     if not is_complete:
         with catalog.transaction() as transaction:
             _repair_subtrees(transaction)
+    subjects = {each.subject for each in refused}
+    waiting = [entry for entry in waiting if entry not in subjects]
     sealed = 0
     for at in range(0, len(waiting), _ENTRIES_AT_ONCE):
         installation.keeper.check_cancelled()
+        batch = waiting[at : at + _ENTRIES_AT_ONCE]
+        # A killed run leaves entries, so only the last checkpoint of a run states a coverage.
+        found = coverage if at + len(batch) == len(waiting) else None
         with catalog.transaction() as transaction:
-            sealed += _seal_batch(transaction, installation.effects, waiting[at : at + _ENTRIES_AT_ONCE])
+            sealed += _seal_batch(transaction, installation.effects, batch, found)
     with catalog.reading() as transaction:
         head = transaction.ledger_log.newest_head()
     return SealReport(
-        sealed=sealed, size=0 if head is None else head.size, checkpoint=None if head is None else head.note
+        sealed=sealed,
+        size=0 if head is None else head.size,
+        checkpoint=None if head is None else head.note,
+        refused=refused,
     )
 
 
@@ -122,7 +138,40 @@ def _put_checkpoint(installation: Installation, region: str, head: LogHead) -> b
     return True
 
 
-def _seal_batch(transaction: Transaction, effects: Effects, waiting: list[str]) -> int:
+def _find_refused(transaction: Transaction, waiting: Sequence[str]) -> list[LogFinding]:
+    """Return the faults of price lists that are not sealed yet. A statement applies a price list to all later entries."""
+    log = transaction.ledger_log
+    lists = {entry for entry in waiting if entry.startswith("price_lists/")}
+    if not lists:
+        return []
+    border, head = Border(newest=read_time(log.find_newest_sealed_time() or "")), log.newest_head()
+    if head is not None:
+        _add_coverage(transaction, head, border)
+    present = log.list_price_lists()
+    faults = [
+        LogFinding(kind=LogFindingKind.PRICE_LIST, subject=entry, text=text)
+        for entry, text in find_price_list_faults([(each.entry, each.leaf) for each in present])
+    ]
+    late = [
+        LogFinding(kind=LogFindingKind.LATE, subject=each.entry, text=LATE_ENTRY)
+        for each in present
+        if border.is_late(read_time(each.time or ""))
+    ]
+    return [each for each in (*faults, *late) if each.subject in lists]
+
+
+def _add_coverage(transaction: Transaction, head: LogHead, border: Border) -> None:
+    origin = make_origin(transaction.installation.get().uid)
+    keys = [key.public_key for key in transaction.ledger_log.list_keys()]
+    try:
+        coverage = read_coverage(read_checkpoint(head.note, origin, keys, check_signature).extension)
+    except ValueError:  # A verification reports such a checkpoint, and the next batch refuses other leaves.
+        return
+    if coverage is not None:
+        border.add_coverage(coverage)
+
+
+def _seal_batch(transaction: Transaction, effects: Effects, waiting: list[str], coverage: Coverage | None) -> int:
     """Seal entries in one transaction, without those that another process has sealed. Return the number of entries."""
     log, own = transaction.ledger_log, transaction.installation.get()
     log.lock()
@@ -142,7 +191,13 @@ def _seal_batch(transaction: Transaction, effects: Effects, waiting: list[str]) 
     size = before + len(leaves)
     root = compute_root(StoredTree(log), size)
     note = sign_checkpoint(
-        make_origin(own.uid), size, root, key.public_key, sign_with(private_key), signed_at=transaction.now()
+        make_origin(own.uid),
+        size,
+        root,
+        key.public_key,
+        sign_with(private_key),
+        signed_at=transaction.now(),
+        extension=[] if coverage is None else format_coverage(coverage),
     )
     log.add_head(LogHead(size=size, root=base64.b64encode(root).decode("ascii"), note=note))
     return len(leaves)

@@ -7,15 +7,26 @@ and the block of 256 leaves.
 
 import base64
 import hashlib
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
+from imgstore.ledger.log.lateness import (
+    LATE_BEGIN,
+    LATE_END,
+    LATE_ENTRY,
+    Border,
+    Coverage,
+    EntryTimes,
+    find_late,
+    is_continued,
+    read_coverage,
+    read_time,
+)
 from imgstore.ledger.log.log_entries import (
     FINDINGS_MAX,
     LogFinding,
@@ -23,6 +34,7 @@ from imgstore.ledger.log.log_entries import (
     LogHead,
     LogKey,
     LogVerification,
+    ReadEntry,
     UnsealedEntry,
 )
 from imgstore.ledger.log.merkle_tree import (
@@ -41,13 +53,15 @@ from imgstore.ledger.log.signed_notes import (
     make_origin,
     read_checkpoint,
 )
+from imgstore.ledger.months import Month
+from imgstore.ledger.prices.recorded_lists import find_price_list_faults
+from imgstore.ledger.storage.periods import derive_uid
 from imgstore.operations.activity_log import permit
 from imgstore.operations.installation import Installation
 from imgstore.operations.ledger_log.keys import check_signature, find_public_key
+from imgstore.operations.ledger_log.settlement import find_month_end
 
-_LATE_SECONDS: Final = 3600
-"""Transfers are sealed in the order of commits. The order of times may differ by a transaction, and clocks differ."""
-_TRANSFERS: Final = "ledger/"
+_INTERVALS: Final = "intervals/"
 _BLOCK: Final = 1 << STORED_LEVELS
 _KEY_BYTES: Final = 32
 
@@ -79,7 +93,8 @@ def verify_log(
         )
     with installation.catalog.reading() as transaction:
         origin = make_origin(transaction.installation.get().uid)
-        return _Verification(transaction, origin).run(older, newer_only=newer_only)
+        month_end = find_month_end(transaction, installation)
+        return _Verification(transaction, origin, month_end).run(older, newer_only=newer_only)
 
 
 @dataclass(slots=True)
@@ -88,6 +103,8 @@ class _Verification:
 
     transaction: Transaction
     origin: str
+    month_end: datetime
+    """The end of the last month that has ended."""
     findings: list[LogFinding] = field(default_factory=list)
     more_findings: int = 0
 
@@ -100,7 +117,13 @@ class _Verification:
         extended = None if older is None else self._read_older(older, public_keys)
         end = log.next_position()
         first = min(extended.size, end) // _BLOCK * _BLOCK if newer_only and extended is not None else 0
-        hashes, verified, unsealed = self._compare_rows(first, end)
+        coverages = [
+            (found.size, read_coverage(found.extension)) for found in checkpoints.values() if found is not None
+        ]
+        hashes, verified, unsealed = self._compare_rows(
+            first, end, [(covered, coverage) for covered, coverage in coverages if coverage is not None]
+        )
+        self._compare_price_lists()
         tree = MemoryTree(hashes, first, StoredTree(log))
         in_order = first + len(hashes) // HASH_BYTES
         self._compare_subtrees(tree, first, in_order)
@@ -199,7 +222,9 @@ class _Verification:
                 target="checkpoint",
             ) from error
 
-    def _compare_rows(self, first: int, size: int) -> tuple[bytearray, int, list[UnsealedEntry]]:
+    def _compare_rows(
+        self, first: int, size: int, coverages: Sequence[tuple[int, Coverage]]
+    ) -> tuple[bytearray, int, list[UnsealedEntry]]:
         """Compare each row with its leaf.
 
         Returns:
@@ -208,12 +233,13 @@ class _Verification:
         """
         log = self.transaction.ledger_log
         count = min(size - first, log.count_leaves())
-        hashes, seen, times = bytearray(count * HASH_BYTES), bytearray(count), array("d", bytes(count * 8))
-        unsealed: list[UnsealedEntry] = []
+        hashes, seen, times = bytearray(count * HASH_BYTES), bytearray(count), EntryTimes(count)
+        unsealed: list[ReadEntry] = []
         equal, sha256 = 0, hashlib.sha256
-        for entry, leaf, time, position, sealed_hash in log.stream_entries(first):
+        for read in log.stream_entries(first):
+            entry, leaf, time, position, sealed_hash, begin = read
             if position is None:
-                unsealed.append(UnsealedEntry(entry=entry, time=str(time)))
+                unsealed.append(read)
                 continue
             place = position - first if isinstance(position, int) else -1
             if 0 <= place < count and is_hash(sealed_hash):
@@ -225,12 +251,24 @@ class _Verification:
                 self._add(LogFindingKind.CHANGED, entry, "the row has other values than the sealed entry")
             else:
                 equal += 1
-                if 0 <= place < count and entry.startswith(_TRANSFERS):
-                    times[place] = _read_time(time)
+                if 0 <= place < count:
+                    times.add(place, begin, time)
         if 0 in seen:
             self._find_missing(first, hashes, seen)
-        self._find_late(first, times, unsealed)
-        return hashes, equal, unsealed
+        border = self._find_late(first, times, coverages, unsealed)
+        found = [UnsealedEntry(entry=each.entry, time=str(each.time)) for each in unsealed]
+        return hashes, equal, [*found, *self._check_open_intervals(border)]
+
+    def _check_open_intervals(self, border: Border) -> list[UnsealedEntry]:
+        """Report open intervals that an older checkpoint excludes. Return the open intervals of past months."""
+        found: list[UnsealedEntry] = []
+        for entry, begin in self.transaction.ledger_log.stream_open_intervals():
+            opened_at = read_time(begin)
+            if border.is_opened_late(opened_at):
+                self._add(LogFindingKind.LATE, entry, LATE_BEGIN)
+            if opened_at < self.month_end.timestamp():
+                found.append(UnsealedEntry(entry=entry, time=begin, is_open=True))
+        return found
 
     def _find_missing(self, first: int, hashes: bytearray, seen: bytearray) -> None:
         """Report leaves without a row, and positions without a leaf. Cut the hashes at the first missing leaf."""
@@ -247,26 +285,60 @@ class _Verification:
             self._add(LogFindingKind.LEAF, str(first + gap), f"the log has no leaf at the position {first + gap}")
             del hashes[gap * HASH_BYTES :]
 
-    def _find_late(self, first: int, times: "array[float]", unsealed: Sequence[UnsealedEntry]) -> None:
-        """Find transfers behind a transfer that is more than an hour newer.
+    def _find_late(
+        self,
+        first: int,
+        times: EntryTimes,
+        coverages: Sequence[tuple[int, Coverage]],
+        unsealed: Sequence[ReadEntry],
+    ) -> Border:
+        """Report entries that were added behind a checkpoint that should cover the entries.
 
-        A batch is sealed in the order of time, soon after the transactions. So a row with an older time was added later.
-        Storage intervals may end in the past, because a month is settled later.
+        Returns:
+            The border for open intervals.
         """
-        newest, late = 0.0, set[int]()
-        for place, time in enumerate(times):
-            if time > newest:
-                newest = time
-            elif time and time < newest - _LATE_SECONDS:
-                late.add(first + place)
-        text = "the transfer was added after the sealing of transfers that are more than an hour newer"
-        if late:
-            for position, entry, _ in self.transaction.ledger_log.stream_leaves(min(late)):
-                if position in late:
-                    self._add(LogFindingKind.LATE, str(entry), text)
+        late, border = find_late(times, first, coverages)
+        ended: list[ReadEntry] = []
+        if late.entries or late.opened or late.ended:
+            names: list[str] = []
+            for position, entry, _ in self.transaction.ledger_log.stream_leaves(first):
+                if position - first in late.entries:
+                    self._add(LogFindingKind.LATE, str(entry), LATE_ENTRY)
+                elif position - first in late.opened:
+                    self._add(LogFindingKind.LATE, str(entry), LATE_BEGIN)
+                elif position - first in late.ended:
+                    names.append(str(entry))
+            ended += self.transaction.ledger_log.read_entries(names)
         for each in unsealed:
-            if each.entry.startswith(_TRANSFERS) and _read_time(each.time) < newest - _LATE_SECONDS:
-                self._add(LogFindingKind.LATE, each.entry, text)
+            if each.begin is None:
+                if border.is_late(read_time(each.time or "")):
+                    self._add(LogFindingKind.LATE, each.entry, LATE_ENTRY)
+            elif border.is_opened_late(read_time(each.begin)):
+                self._add(LogFindingKind.LATE, each.entry, LATE_BEGIN)
+            elif border.is_late(read_time(each.time or "")):
+                ended.append(each)
+        for entry in self._find_unsettled(ended):
+            self._add(LogFindingKind.LATE, entry, LATE_END)
+        return border
+
+    def _find_unsettled(self, ended: Sequence[ReadEntry]) -> list[str]:
+        """Return the intervals that no settlement has closed, because no interval continues them from a month end on."""
+        following: dict[str, str] = {}
+        for each in ended:
+            end = datetime.fromtimestamp(read_time(each.time or ""), UTC)
+            if end == Month.of(end).begin:
+                following[each.entry] = _INTERVALS + derive_uid(each.entry.removeprefix(_INTERVALS), end)
+        found = {each.entry: each.leaf for each in self.transaction.ledger_log.read_entries(following.values())}
+        return [
+            each.entry
+            for each in ended
+            if (leaf := found.get(following.get(each.entry, ""))) is None or not is_continued(each.leaf, leaf)
+        ]
+
+    def _compare_price_lists(self) -> None:
+        lists = [(each.entry, each.leaf) for each in self.transaction.ledger_log.list_price_lists()]
+        for entry, text in find_price_list_faults(lists):
+            self._add(LogFindingKind.PRICE_LIST, entry, text)
 
     def _compare_subtrees(self, tree: MemoryTree, first: int, size: int) -> None:
         """Compare the stored hashes of subtrees with the leaves."""
@@ -330,14 +402,6 @@ def _fits(key: LogKey) -> bool:
         return find_public_key(key.private_key or b"") == key.public_key
     except (TypeError, ValueError):
         return False
-
-
-def _read_time(text: str) -> float:
-    """Return a time of a row in seconds. A text that no code would write counts as the earliest time."""
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return 0.0
 
 
 def _positions(level: object, number: object) -> str:

@@ -21,9 +21,9 @@ from imgstore.domain.requests import ScrubRequest
 from imgstore.domain.settings.maintenance import MaintenanceKind, MaintenanceTask, failure_outcome
 from imgstore.domain.storage.scrub_passes import ScrubRunner
 from imgstore.operations.activity_log import trim_activity
-from imgstore.operations.billing.settlement import settle_months
 from imgstore.operations.installation import Installation
 from imgstore.operations.ledger_log.seal import seal_entries, write_log_checkpoint
+from imgstore.operations.ledger_log.settlement import settle_months
 from imgstore.operations.maintenance.gc import GRACE_HOURS, collect
 from imgstore.operations.maintenance.pace import make_pace
 from imgstore.operations.maintenance.revision_upkeep import repair_installation_zones

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Final
 from imgstore.wire.json_text import Json, instant
 
 if TYPE_CHECKING:
-    from imgstore.ledger.log.log_entries import EntryProof, LogKey, LogVerification, SealReport
+    from imgstore.ledger.log.log_entries import EntryProof, LogFinding, LogKey, LogVerification, SealReport
     from imgstore.ledger.log.signed_notes import Checkpoint
 
 _UNSEALED_MAX: Final = 1_000
 """The number of entries in a report that are listed. The report has the number of all entries."""
+_UNSEALED_STEP: Final = "seal the entries with `imgstore bill seal`, or run a worker"
 
 
 def proof_json(proof: "EntryProof") -> Json:
@@ -28,7 +29,12 @@ def proof_json(proof: "EntryProof") -> Json:
 
 def seal_json(report: "SealReport") -> Json:
     """Return the result of sealing."""
-    return {"sealed": report.sealed, "size": report.size, "checkpoint": report.checkpoint}
+    return {
+        "sealed": report.sealed,
+        "size": report.size,
+        "checkpoint": report.checkpoint,
+        "refused": [_finding_json(each) for each in report.refused],
+    }
 
 
 def checkpoint_json(note: str, checkpoint: "Checkpoint") -> Json:
@@ -59,9 +65,12 @@ def verification_json(report: "LogVerification") -> Json:
         "newestSignedAt": None if report.newest is None else instant(report.newest.signed_at),
         "extends": None if report.extends is None else report.extends.size,
         "unsealedCount": len(report.unsealed),
-        "unsealed": [{"entry": each.entry, "time": each.time} for each in report.unsealed[:_UNSEALED_MAX]],
+        "unsealed": [
+            {"entry": each.entry, "time": each.time, "isOpen": each.is_open} for each in report.unsealed[:_UNSEALED_MAX]
+        ],
+        "nextStep": _UNSEALED_STEP if report.unsealed else None,
         "findingCount": len(report.findings) + report.more_findings,
-        "findings": [{"kind": each.kind.value, "subject": each.subject, "text": each.text} for each in report.findings],
+        "findings": [_finding_json(each) for each in report.findings],
         "keys": [
             {
                 "kid": key.kid,
@@ -72,3 +81,7 @@ def verification_json(report: "LogVerification") -> Json:
             for key in report.keys
         ],
     }
+
+
+def _finding_json(finding: "LogFinding") -> Json:
+    return {"kind": finding.kind.value, "subject": finding.subject, "text": finding.text}

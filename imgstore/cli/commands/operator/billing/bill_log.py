@@ -22,8 +22,17 @@ _FINDINGS = columns(Kind="kind", Subject="subject", Text="text")
 
 def _verification_table(body: Json) -> Rows:
     rows = _FINDINGS(body["findings"])
-    unsealed = [{"Kind": "unsealed", "Subject": each["entry"], "Text": each["time"]} for each in body["unsealed"]]
+    unsealed = [
+        {
+            "Kind": "unsealed",
+            "Subject": each["entry"],
+            "Text": f"open since {each['time']}" if each["isOpen"] else each["time"],
+        }
+        for each in body["unsealed"]
+    ]
     text = f"{body['verified']} of {body['size']} sealed entries compared, {body['unsealedCount']} not sealed"
+    if body["nextStep"] is not None:
+        text = f"{text}: {body['nextStep']}"
     return [*rows, *unsealed, {"Kind": "intact" if body["intact"] else "NOT INTACT", "Subject": "log", "Text": text}]
 
 
@@ -62,7 +71,8 @@ def verify(session: Session, file: Path | None, *, newer_only: bool) -> Answer:
     """Compare the ledger with the log of its sealed entries.
 
     The command compares each sealed entry with its row, the log with all signed checkpoints, and the keys with each other.
-    Entries that are not sealed yet are listed and are no fault. The exit code is 1 if something differs.
+    Entries that are not sealed yet are listed and are no fault, also open storage intervals of past months. The exit code is
+    1 if something differs.
     """
     older = None if file is None else _read_checkpoint(file)
     report = session.run(verification.verify_log, older=older, newer_only=newer_only)
@@ -82,12 +92,14 @@ def checkpoint(session: Session) -> Json:
 
 
 @click.command(cls=Command, example="imgstore bill seal")
-def seal(session: Session) -> Json:
+def seal(session: Session) -> Answer:
     """Seal all entries of the ledger now, and store the checkpoint in the buckets.
 
-    A worker does the same once an hour (`ledger_interval_seconds`).
+    The command first closes the open storage intervals at the ends of past months. A worker does the same once an hour (`ledger_interval_seconds`). A price list that imgstore has not written is not
+    sealed (`refused`), and the exit code is 1.
     """
-    return seal_json(session.run(sealing.seal_now))
+    report = session.run(sealing.seal_now)
+    return Answer(body=seal_json(report), exit_code=1 if report.refused else 0)
 
 
 @click.command(cls=Command, example="imgstore bill rotate-key")

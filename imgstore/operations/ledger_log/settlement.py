@@ -1,5 +1,6 @@
 """Settle storage at the ends of months, so that the storage of a past month is an entry that can be sealed (M27)."""
 
+from datetime import datetime
 from typing import Final
 
 from imgstore.catalog import Transaction
@@ -27,8 +28,7 @@ def settle_months(installation: Installation) -> int:
     with catalog.reading() as transaction:
         if transaction.installation.get().outdated is not None:
             return 0
-        now = min(transaction.now(), installation.effects.now())
-        month_end = Month.of(now).begin
+        month_end = find_month_end(transaction, installation)
         slots = transaction.ledger.list_slots_open_since(month_end)
     settled = 0
     for slot_uid in slots:
@@ -47,6 +47,11 @@ def settle_months(installation: Installation) -> int:
             if len(found) < _INTERVALS_AT_ONCE:
                 break
     return settled
+
+
+def find_month_end(transaction: Transaction, installation: Installation) -> datetime:
+    """Return the end of the last month that has ended by the clock of the database and the clock of this machine."""
+    return Month.of(min(transaction.now(), installation.effects.now())).begin
 
 
 def _store_parts(transaction: Transaction, parts: list[StorageInterval]) -> None:
