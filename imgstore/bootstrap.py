@@ -211,10 +211,11 @@ def _open(
             registry=registry,
         )
         keeper = LeaseKeeper(catalog, settings.lease_seconds)
+        subscription = settings.subscription or row.subscription
         try:
             yield Installation(
                 uid=row.uid,
-                subscription=settings.subscription or row.subscription,
+                subscription=subscription,
                 home=settings.home,
                 scratch=scratch,
                 catalog=catalog,
@@ -223,6 +224,7 @@ def _open(
                 keeper=keeper,
                 effects=outside,
                 environ=settings.environ,
+                child_environ=_make_child_environ(settings, subscription),
                 tuning=settings.tuning,
                 limits=settings.limits or read_limits(shared, file),
                 space=space,
@@ -235,6 +237,18 @@ def _open(
             locator.close()
     finally:
         catalog.close()
+
+
+def _make_child_environ(settings: Settings, subscription: str) -> dict[str, str]:
+    """Return the environment in which a command of imgstore opens this installation."""
+    own = {name: value for name, value in (os.environ | settings.environ).items() if name != "IMGSTORE_SERVER"}
+    named = {
+        "IMGSTORE_HOME": str(settings.home.absolute()),
+        "IMGSTORE_REGIONS": "" if settings.regions is None else str(settings.regions.absolute()),
+        "IMGSTORE_DATABASE": settings.database or "",
+        "IMGSTORE_SUBSCRIPTION": subscription,
+    }
+    return own | named
 
 
 def _report_differences(subscriber: Subscriber, file: str, differing: Sequence[Difference]) -> None:

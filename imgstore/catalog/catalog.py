@@ -24,6 +24,7 @@ from imgstore.catalog.resources.galleries import Galleries
 from imgstore.catalog.resources.groups import Groups
 from imgstore.catalog.resources.image_offers import ImageOffers
 from imgstore.catalog.resources.installation import Installations
+from imgstore.catalog.resources.machine_runs import MachineRuns, SecretsOfMachines
 from imgstore.catalog.resources.machines import Machines
 from imgstore.catalog.resources.network_records import NetworkRecords
 from imgstore.catalog.resources.placements import Placements
@@ -94,6 +95,8 @@ class Transaction:
         self.lost_objects = LostObjects(session)
         self.disks = Disks(session)
         self.machines = Machines(session)
+        self.machine_runs = MachineRuns(session)
+        self.machine_secrets = SecretsOfMachines(session)
         self.works = Works(session)
         self.queue = Queue(session)
         self.workers = Workers(session)

@@ -51,6 +51,8 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     inert_resources  -> groups                               network resources without behaviour
     inert_references -> inert_resources                      references to other resources, by resource id
     machine_interfaces -> machines                           network interfaces of machines, by resource id
+    machine_runs     -> machines                             last start of each machine: power state, host, processes
+    machine_secrets  -> machines                             password hashes and custom data for the first start
     revision_marks   ~> all resources                        resources whose newest revision is not in each bucket
     ledger_checkpoints                                       checkpoints of the ledger in the buckets
     ledger_leaves    ~> ledger, intervals, price_lists       sealed entries of the ledger in the order of the log
@@ -94,6 +96,7 @@ from imgstore.domain.disks.sources import DiskFormat
 from imgstore.domain.identity.access import Role
 from imgstore.domain.identity.principals import PrincipalKind
 from imgstore.domain.identity.sharing import SharingPermission
+from imgstore.domain.machine_runs import PowerState
 from imgstore.domain.resources import (
     Architecture,
     DiskKind,
@@ -112,7 +115,7 @@ from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.budgets import AtLimit
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0039"
+REVISION: Final = "0040"
 """The head of migrations/versions. A catalog at this revision opens without an import of Alembic.
 
 Each migration from 0033 on has a variable `oldest_code`, the oldest revision of code that may use the catalog afterwards
@@ -827,6 +830,33 @@ machine_interfaces = _table(
     Column("machine_uid", ForeignKey("machines.uid", ondelete="CASCADE"), primary_key=True),
     Column("target_key", String, primary_key=True, index=True),
     Column("deleted_with_machine", Boolean, nullable=False),
+)
+
+# The last start of each machine. The processes belong to one host.
+machine_runs = _table(
+    "machine_runs",
+    Column("uid", ForeignKey("machines.uid", ondelete="CASCADE"), primary_key=True),
+    Column("run_uid", String, nullable=False),
+    Column("state", EnumText(PowerState), nullable=False),
+    Column("host", String, nullable=False),
+    Column("folder", String, nullable=False),
+    Column("supervisor", String),
+    Column("qemu", String),
+    Column("servers", JSON, nullable=False),
+    Column("accelerator", String),
+    Column("forwards", JSON, nullable=False),
+    Column("runs_as", String),
+    Column("reason", String),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("lease_expires_at", UtcDateTime, nullable=False),
+)
+
+# Secrets of OS profiles for the first start. The revisions in the buckets do not contain the secrets.
+machine_secrets = _table(
+    "machine_secrets",
+    Column("uid", ForeignKey("machines.uid", ondelete="CASCADE"), primary_key=True),
+    Column("password_hash", String),
+    Column("custom_data", String),
 )
 
 # Triggers add the rows (`engine/revision_triggers.py`).

@@ -40,7 +40,7 @@ _COMMANDS: Final = {
         ("machines", "disk", "Manage disks from image versions, disks, snapshots, files and uploads."),
         ("machines", "snapshot", "Manage full snapshots."),
         ("machines", "image", "Manage managed images."),
-        ("machines", "vm", "Manage records of virtual machines. No machine is started."),
+        ("machines", "vm", "Manage virtual machines, and run machines on this host with QEMU."),
         ("access", "auth", "Manage tenants, principals, roles, issuers and keys."),
         ("operator.billing", "bill", "Show moved and stored bytes, and their cost."),
         ("operator.billing", "budget", "Manage the budgets of the subscription."),

@@ -1,4 +1,4 @@
-"""Records of virtual machines: attached disks and the generalized state. imgstore starts no machine."""
+"""Records of virtual machines: attached disks, the generalized state, and secrets for the first start."""
 
 import re
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ class Machine:
     location: str
     tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     size: str = SIZE
-    """Azure's name of a size. imgstore stores and shows the size, and nothing depends on the size."""
+    """Azure's name of a size (`domain/machine_sizes.py`). Only a start depends on the size."""
     image_reference: str | None
     """The resource id of the source image or image version. None if the OS disk is an attached disk."""
     os_type: OsType | None = None
@@ -111,6 +111,20 @@ class Machine:
     def caching(self, lun: int | None) -> HostCaching:
         """Return the host caching of the data disk at a LUN. None is the OS disk."""
         return self.attachment(lun).caching or default_caching(lun)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSecrets:
+    """Values of the OS profile that only the seed of the first start contains."""
+
+    password_hash: str | None = None
+    """A hash in the format of crypt(3). The plain password is in no file and no catalog."""
+    custom_data: str | None = None
+    """Custom data in base64, as Azure's clients send the data."""
+
+
+NO_SECRETS: Final = MachineSecrets()
+"""A machine without a password and custom data."""
 
 
 def check_machine_name(name: str) -> str:

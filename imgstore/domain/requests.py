@@ -19,7 +19,9 @@ from imgstore.domain.machines import (
     MACHINE,
     NO_ATTACHMENT_SETTINGS,
     NO_PROPERTIES,
+    NO_SECRETS,
     DiskAttachment,
+    MachineSecrets,
 )
 from imgstore.domain.names import ComputeId, ImageReference, SharedReference, VersionName, parse_image_reference
 from imgstore.domain.resources import (
@@ -340,6 +342,8 @@ class MachineRequest:
     size: str | None = None
     """None is `SIZE`, or the size of an existing machine."""
     profile: OsProfile = NO_PROFILE
+    secrets: MachineSecrets = NO_SECRETS
+    """Values of the OS profile for the first start of a new machine."""
     specialized: bool = False
     """Whether the request calls the image specialized."""
     tags: Mapping[str, str] | None = None

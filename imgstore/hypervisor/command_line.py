@@ -1,8 +1,8 @@
 """Compose the command line of QEMU for a guest.
 
-A guest is hostile. QEMU gets no option from a name of a person: names are escaped or absent, and files are passed as open
-descriptors where QEMU can take them. The guest has a network of its own without a way to the host (`restrict=on`), and
-only the forwarded ports lead into the guest.
+A guest is hostile. No name of a person becomes an option of QEMU: commas are escaped, and files are open descriptors
+(invariant V3). The guest has a network of its own without a way to the host (`restrict=on`), and only the forwarded ports
+lead into the guest (V2).
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,9 @@ from typing import Final
 
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """The seccomp filter of QEMU: no new processes, no change of user, no change of scheduling."""
+
+_FIRST_DRIVE_SET: Final = 3
+"""The number of the first drive's set of descriptors. The firmware's variables and the seed have the sets 1 and 2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +28,14 @@ class Forward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drive:
-    """A disk that an NBD server on a unix socket serves."""
+    """A disk that an NBD server on a unix socket serves for reading. The changes of the guest are in a qcow2 file."""
 
     lun: int | None
     """The LUN of a data disk. None is the OS disk."""
     socket: str
     """The path of the socket."""
+    changes_fds: tuple[int, int]
+    """Open descriptors of the qcow2 file: for reading, and for reading and writing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +44,8 @@ class Firmware:
 
     code: str
     """The path of the firmware."""
-    variables_fd: int
-    """An open descriptor of the machine's copy of the variables."""
+    variables_fds: tuple[int, int]
+    """Open descriptors of the machine's copy of the variables: for reading, and for reading and writing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +104,10 @@ def escape_option(word: str) -> str:
 
 def inherited_fds(guest: Guest) -> list[int]:
     """Return the descriptors that QEMU inherits."""
-    files = [guest.seed_fd, guest.firmware.variables_fd if guest.firmware is not None else None]
-    return [*guest.monitor_fds, guest.console_fd, *(each for each in files if each is not None)]
+    seed = [] if guest.seed_fd is None else [guest.seed_fd]
+    variables = () if guest.firmware is None else guest.firmware.variables_fds
+    changes = [fd for each in guest.drives for fd in each.changes_fds]
+    return [*guest.monitor_fds, guest.console_fd, *seed, *variables, *changes]
 
 
 def _monitors(fds: Sequence[int]) -> list[str]:
@@ -123,7 +130,7 @@ def _firmware(firmware: Firmware | None) -> list[str]:
         return []
     return [
         "-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={escape_option(firmware.code)}",
-        "-add-fd", f"fd={firmware.variables_fd},set=1",
+        *_file_set(1, firmware.variables_fds),
         "-drive", "if=pflash,unit=1,format=raw,file=/dev/fdset/1",
     ]  # fmt: skip
 
@@ -133,12 +140,15 @@ def _drives(drives: Sequence[Drive]) -> list[str]:
     words: list[str] = []
     if any(each.lun is not None for each in drives):
         words += ["-device", "virtio-scsi-pci,id=data"]
-    for each in drives:
+    for number, each in enumerate(drives, start=_FIRST_DRIVE_SET):
         node = "os" if each.lun is None else f"lun-{each.lun}"
+        base = f"driver=nbd,node-name={node}-base,read-only=on,server.type=unix"
         words += [
-            "-blockdev",
-            f"driver=nbd,node-name={node},server.type=unix,server.path={escape_option(each.socket)},discard=unmap",
-        ]
+            *_file_set(number, each.changes_fds),
+            "-blockdev", f"{base},server.path={escape_option(each.socket)}",
+            "-blockdev", f"driver=file,node-name={node}-file,filename=/dev/fdset/{number}",
+            "-blockdev", f"driver=qcow2,node-name={node},file={node}-file,backing={node}-base,discard=unmap",
+        ]  # fmt: skip
         if each.lun is None:
             words += ["-device", f"virtio-blk-pci,drive={node},serial={node},bootindex=0"]
         else:
@@ -146,11 +156,16 @@ def _drives(drives: Sequence[Drive]) -> list[str]:
     return words
 
 
+def _file_set(number: int, fds: Sequence[int]) -> list[str]:
+    """Return a set of descriptors of one file. QEMU opens ``/dev/fdset/<number>`` and takes the descriptor with the right mode."""
+    return [word for fd in fds for word in ("-add-fd", f"fd={fd},set={number}")]
+
+
 def _seed(fd: int | None) -> list[str]:
     if fd is None:
         return []
     return [
-        "-add-fd", f"fd={fd},set=2",
+        *_file_set(2, (fd,)),
         "-blockdev", "driver=file,node-name=seed,filename=/dev/fdset/2,read-only=on",
         "-device", "virtio-blk-pci,drive=seed,serial=seed",
     ]  # fmt: skip

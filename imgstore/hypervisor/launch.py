@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from imgstore.domain.host.private_files import open_private
 from imgstore.hypervisor.command_line import Guest, compose_command, inherited_fds
 from imgstore.hypervisor.users import RunAs
 
@@ -42,7 +43,7 @@ def start_qemu(program: str, guest: Guest, user: RunAs, errors: Path) -> subproc
         OSError: the process cannot be started.
     """
     is_other = user.uid != os.geteuid()
-    with errors.open("wb") as output:
+    with open(errors, "wb", opener=open_private) as output:
         return subprocess.Popen(  # noqa: S603 - the words are composed from checked values
             compose_command(program, guest),
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Find out whether a guest really boots under KVM. ``/dev/kvm`` may open on a host on which every kernel hangs.
+"""Find out whether a guest really boots under KVM (invariant V6).
 
 The probe guest is one boot sector. It does a kernel's first steps: page tables, long mode, SSE registers, an interrupt table,
 and timer interrupts that end HLT. After 20 interrupts the guest ends QEMU through the device ``isa-debug-exit``. The source
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from imgstore.domain.host.private_files import open_private
 
 PROBE_SECONDS: Final = 5.0
 """The time limit of the probe. Under TCG, which is slower than KVM, the guest needs about 0.4 s."""
@@ -47,7 +49,8 @@ def choose_accelerator(qemu: str, memory: Path, boot: str) -> str:
     if known.get("key") != key:
         known = {"key": key, "kvm": boots(qemu, "kvm")}
         temporary = memory.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(known), encoding="ascii")
+        with open(temporary, "w", encoding="ascii", opener=open_private) as output:
+            json.dump(known, output)
         temporary.replace(memory)
     return "kvm" if known["kvm"] is True else "tcg"
 

@@ -1,4 +1,7 @@
-"""Choose the user of a QEMU process. QEMU never runs as root, and each machine has a user of its own where possible."""
+"""Choose the user of a QEMU process (invariant V1).
+
+QEMU never runs as root, and each machine has a user of its own where possible.
+"""
 
 import os
 import pwd

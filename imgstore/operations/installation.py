@@ -60,6 +60,14 @@ class Tuning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MachineHost:
+    """The settings of a server that runs machines on its host."""
+
+    runs_as: str | None = None
+    """The user for QEMU. None chooses a user for each machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
     """The settings and collaborators of an operation."""
 
@@ -74,12 +82,16 @@ class Installation:
     keeper: LeaseKeeper
     effects: Effects
     environ: Mapping[str, str]
+    child_environ: Mapping[str, str] = field(default_factory=dict)
+    """The environment of a process of imgstore for this installation. The URL of a database is in no command line."""
     tuning: Tuning = field(default_factory=Tuning)
     limits: Limits = field(default_factory=Limits)
     space: DiskSpace = field(default_factory=DiskSpace)
     maintenance: MaintenanceSettings = field(default_factory=MaintenanceSettings)
     replication: ReplicationSettings = field(default_factory=ReplicationSettings)
     subscriber: Subscriber = ignore_event
+    machine_host: MachineHost | None = None
+    """Set in a server that runs machines. None: requests of the API start no machine."""
     revision_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by the thread that writes revisions. The next thread writes the revisions of all waiting threads."""
 

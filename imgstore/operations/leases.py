@@ -37,7 +37,7 @@ def this_process() -> str:
 
     The start time distinguishes processes with the same process id.
     """
-    return "/".join((this_host(), str(os.getpid()), _start_ticks(os.getpid()) or "?"))
+    return process_name(os.getpid())
 
 
 def this_host() -> str:
@@ -61,6 +61,11 @@ def is_dead(holder: str | None) -> bool:
     except OSError:  # Too many open files, for example. Nothing is known about the process.
         return False
     return present is not None and present != started
+
+
+def process_name(pid: int) -> str:
+    """Return the name of another process of this host as a holder. A process that ended counts as dead."""
+    return "/".join((this_host(), str(pid), _start_ticks(pid) or "?"))
 
 
 def _boot_id() -> str:

@@ -281,6 +281,19 @@ def _find_loop_device() -> Found:
     return replace(command, name="loop-device")
 
 
+def _find_boot_disk() -> Found:
+    """The programs for a small disk that boots, and Debian's kernel: `tests/support/boot_disk.py`."""
+    found = _find_tool("syslinux", "--version", apt="syslinux")
+    for name, package in (("mcopy", "mtools"), ("mkfs.vfat", "dosfstools"), ("dpkg-deb", "dpkg"), ("apt-get", "apt")):
+        _find_tool(name, "--version", apt=package)
+    return replace(found, name="boot-disk")
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloaded engines, which outlives a run."""
+    return _cache_folder()
+
+
 def _find_fuse() -> Found:
     """The kernel's FUSE, for file systems that lack abilities: `tests/support/fuse_folder.py`."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
@@ -350,6 +363,7 @@ _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "node": _find_node,
     "go": _find_go,
     "qemu-system": lambda: _find_tool("qemu-system-x86_64", "--version", apt="qemu-system-x86"),
+    "boot-disk": _find_boot_disk,
     "mke2fs": lambda: _find_tool("mke2fs", "-V", apt="e2fsprogs"),
     "toxiproxy": _find_toxiproxy,
     "loop-device": _find_loop_device,

@@ -108,7 +108,7 @@ def test_data_snapshots_stand_beside_an_os_snapshot(terminal: Terminal) -> None:
     assert "--count of 'az vm create' is not supported by imgstore." in terminal.fails(
         "vm create -g rg -n v --count 2", 2
     )
-    assert "'az vm start' is not supported by imgstore." in terminal.fails("vm start -g rg -n v", 2)
+    assert "'az vm redeploy' is not supported by imgstore." in terminal.fails("vm redeploy -g rg -n v", 2)
 
 
 def test_a_machine_names_the_purchase_plan_of_its_image(terminal: Terminal) -> None:

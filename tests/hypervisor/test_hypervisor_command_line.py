@@ -1,4 +1,4 @@
-"""The command line of QEMU: a hostile guest, and names that are no options."""
+"""The command line of QEMU: a hostile guest, and names that are no options (invariant V3)."""
 
 import shlex
 
@@ -17,11 +17,14 @@ def guest(name: str = "vm1", socket: str = "/tmp/os") -> Guest:
         cpus=2,
         memory_mib=512,
         accelerator="tcg",
-        drives=[Drive(lun=None, socket=socket), Drive(lun=7, socket="/tmp/lun-7")],
+        drives=[
+            Drive(lun=None, socket=socket, changes_fds=(10, 11)),
+            Drive(lun=7, socket="/tmp/lun-7", changes_fds=(12, 13)),
+        ],
         monitor_fds=[3, 4],
         console_fd=5,
         seed_fd=6,
-        firmware=Firmware(code="/usr/share/OVMF/OVMF_CODE_4M.fd", variables_fd=8),
+        firmware=Firmware(code="/usr/share/OVMF/OVMF_CODE_4M.fd", variables_fds=(8, 9)),
         forwards=[Forward(host_port=2222, guest_port=22)],
     )
 
@@ -38,7 +41,7 @@ def test_disks_have_their_luns_and_files_are_descriptors() -> None:
     assert "virtio-blk-pci,drive=os,serial=os,bootindex=0" in line
     assert "scsi-hd,drive=lun-7,bus=data.0,lun=7,serial=lun-7" in line
     assert "filename=/dev/fdset/2,read-only=on" in line
-    assert inherited_fds(guest()) == [3, 4, 5, 6, 8]
+    assert inherited_fds(guest()) == [3, 4, 5, 6, 8, 9, 10, 11, 12, 13]
 
 
 @given(st.text(min_size=1).filter(lambda word: "\0" not in word))
@@ -47,7 +50,7 @@ def test_no_word_becomes_an_option_of_qemu(word: str) -> None:
     words = compose_command("qemu", guest(name=word, socket=f"/{word}"))
     assert len(words) == len(compose_command("qemu", guest()))
     assert _values(words[words.index("-name") + 1]) == [f"guest={word}"]
-    disk = next(each for each in words if "node-name=os" in each)
+    disk = next(each for each in words if "server.path" in each)
     assert f"server.path=/{word}" in _values(disk)
     assert len(_values(disk)) == 5
 

@@ -1,4 +1,4 @@
-"""The probe of KVM: a guest that boots shows that kernels boot."""
+"""The probe of KVM: a guest that boots shows that kernels boot (invariant V6)."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The user of QEMU is never root, and the refusals name the next step."""
+"""The user of QEMU is never root, and the refusals name the next step (invariant V1)."""
 
 import os
 import pwd

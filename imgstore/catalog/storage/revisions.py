@@ -130,6 +130,8 @@ LEFT_OUT: Final[Mapping[str, str]] = MappingProxyType(
         "operations": "operations of the API, kept for seven days",
         "preemptions": "the order of operations in progress",
         "activity": "the activity log",
+        "machine_runs": "processes of a host",
+        "machine_secrets": "secrets of the first start of a machine",
         "checkpoints": "the zones contain the checkpoints of works (`zone/checkpoints/`)",
         "segments": "the manifests and listings contain names, blocks, bytes and works of segments",
         "condemned": "garbage collection marks unreferenced segments again, with a new grace",

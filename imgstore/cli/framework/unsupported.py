@@ -62,9 +62,9 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
     ),
     "vm create": frozenset(
         {
-            "--accelerated-networking", "--accept-term", "--admin-password", "--asgs", "--assign-identity",
+            "--accelerated-networking", "--accept-term", "--asgs", "--assign-identity",
             "--attach-disk", "--authentication-type", "--availability-set", "--boot-diagnostics-storage",
-            "--capacity-reservation-group", "--count", "--custom-data", "--data-disk-caching",
+            "--capacity-reservation-group", "--count", "--data-disk-caching",
             "--data-disk-delete-option", "--data-disk-encryption-sets", "--data-disk-sizes-gb", "--disk-controller-type",
             "--edge-zone", "--enable-agent", "--enable-auto-update", "--enable-hibernation",
             "--enable-secure-boot", "--enable-vtpm", "--encryption-at-host", "--ephemeral-os-disk",
@@ -74,7 +74,7 @@ _OPTIONS: Final[Mapping[str, frozenset[str]]] = {
             "--plan-promotion-code", "--platform-fault-domain", "--ppg", "--priority", "--private-ip-address", "--public-ip-address",
             "--public-ip-address-allocation", "--public-ip-address-dns-name", "--public-ip-sku", "--role", "--scope",
             "--secrets", "--security-type", "--source-disk", "--source-snapshot", "--ssh-dest-key-path",
-            "--ssh-key-name", "--ssh-key-values", "--storage-account", "--storage-container-name", "--storage-sku",
+            "--ssh-key-name", "--storage-account", "--storage-container-name", "--storage-sku",
             "--subnet", "--subnet-address-prefix", "--ultra-ssd-enabled", "--use-unmanaged-disk", "--user-data",
             "--v-cpus-available", "--v-cpus-per-core", "--validate", "--vmss", "--vnet-address-prefix", "--vnet-name",
             "--workspace", "--zone", "-z",
@@ -121,10 +121,10 @@ _COMMANDS: Final[Mapping[str, frozenset[str]]] = {
         {
             "application", "assess-patches", "auto-shutdown", "availability-set", "boot-diagnostics", "capture",
             "convert", "create-or-update", "deallocate", "diagnostics", "disk", "encryption", "extension",
-            "get-instance-view", "host", "identity", "image", "install-patches", "list-ip-addresses",
+            "host", "identity", "image", "install-patches", "list-ip-addresses",
             "list-sizes", "list-skus", "list-usage", "list-vm-resize-options", "monitor", "nic", "open-port",
-            "perform-maintenance", "reapply", "redeploy", "reimage", "resize", "restart", "run-command", "secret",
-            "simulate-eviction", "start", "stop", "unmanaged-disk", "update", "user", "wait",
+            "perform-maintenance", "reapply", "redeploy", "reimage", "resize", "run-command", "secret",
+            "simulate-eviction", "unmanaged-disk", "update", "user", "wait",
         }
     ),
 }  # fmt: skip

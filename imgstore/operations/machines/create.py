@@ -16,6 +16,7 @@ from imgstore.domain.identity.access import VERSIONS, Action, Principal, authori
 from imgstore.domain.machines import (
     MACHINE,
     NO_ATTACHMENT_SETTINGS,
+    NO_SECRETS,
     SIZE,
     DiskAttachment,
     Machine,
@@ -193,7 +194,7 @@ def _write_rows(
     machine = _new_machine(
         installation, transaction, request, os_disk.location, OsState.SPECIALIZED, os_disk.name, said
     )
-    transaction.machines.add(machine)
+    _add_machine(transaction, request, machine)
     _attach(transaction, machine, os_disk, None)
     return machine, _all_disks(installation, principal, transaction, request, machine)
 
@@ -215,7 +216,7 @@ def _disks_of_version(
     definition = lookup.find_referenced_definition(transaction, installation.subscription, reference).definition
     check_purchase_plan(definition.purchase_plan, request.extra_properties.get("plan"), machine.resource_id)
     _authorize_disks(principal, machine, [each.lun for each in offer.disks])
-    transaction.machines.add(machine)
+    _add_machine(transaction, request, machine)
     for each in offer.disks:
         wanted = ImageDiskRequest(
             group=machine.group,
@@ -244,7 +245,7 @@ def _disks_of_image(
     machine = _new_machine(installation, transaction, request, region, said.os_state or OsState.GENERALIZED, word, said)
     machine = replace(machine, image_reference=image.os.resource_id)
     _authorize_disks(principal, machine, map(lun_of, image.by_key))
-    transaction.machines.add(machine)
+    _add_machine(transaction, request, machine)
     for disk in _copies(installation, request, machine, image):
         transaction.disks.add(disk)
     return machine, _all_disks(installation, principal, transaction, request, machine)
@@ -326,6 +327,13 @@ def _new_machine(
         created_at=installation.effects.now(),
         provisioning_state=ProvisioningState.CREATING,
     )
+
+
+def _add_machine(transaction: Transaction, request: MachineRequest, machine: Machine) -> None:
+    """Add the row of a new machine, and the secrets for its first start."""
+    transaction.machines.add(machine)
+    if request.secrets != NO_SECRETS:
+        transaction.machine_secrets.put(machine.uid, request.secrets)
 
 
 def _make_attachments(request: MachineRequest) -> dict[str, DiskAttachment]:

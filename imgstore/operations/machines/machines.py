@@ -1,5 +1,6 @@
-"""Show, list, generalize and delete machines, which are records. Disks of a machine outlive the machine."""
+"""Show, list, generalize and delete machines. Disks of a machine outlive the machine."""
 
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -17,6 +18,7 @@ from imgstore.domain.views import MachineView
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
 from imgstore.operations.installation import Installation
+from imgstore.operations.machines.runs import check_not_active, machine_folder, stop_run
 from imgstore.operations.network_records import delete_interfaces, find_interfaces_to_delete
 from imgstore.operations.slots.removal import check_no_signed_url, remove_disks
 
@@ -81,13 +83,14 @@ def generalize_machine(installation: Installation, principal: Principal, *, grou
             lookup.find_machine(transaction, installation.subscription, group, name).uid
         )
         check_ready(held)
+        check_not_active(transaction, held, "generalize")
         changed = replace(held, generalized=True)
         transaction.machines.update(changed)
         return view_of_machine(transaction, changed)
 
 
-def check_stopped(installation: Installation, principal: Principal, action: Action, *, group: str, name: str) -> None:
-    """Check that a machine exists and the principal may act on the machine. A machine never runs, so every machine is stopped.
+def check_machine(installation: Installation, principal: Principal, action: Action, *, group: str, name: str) -> None:
+    """Check that a machine exists and the principal may act on the machine.
 
     Args:
         installation: the installation.
@@ -162,7 +165,7 @@ def find_machine(
 
 
 def delete_machine(installation: Installation, principal: Principal, *, group: str, name: str) -> None:
-    """Delete a machine. Its disks stay, except disks with the delete option and unfinished disks.
+    """Stop and delete a machine, with the blocks that the guest changed. Its disks stay, except disks with the delete option and unfinished disks.
 
     May be repeated.
 
@@ -173,13 +176,16 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
     """
     scope = names.compute_id(installation.subscription, group, MACHINE, name)
     with record_resource_deletion(installation, principal, scope):
-        with installation.catalog.transaction() as transaction:
+        with installation.catalog.reading() as transaction:
             standing = transaction.machines.get(installation.subscription, group, name)
             if standing is None:
                 standing = lookup.find_machine(transaction, installation.subscription, group, name)
+        stop_run(installation, standing)
+        with installation.catalog.transaction() as transaction:
             machine = replace(
                 transaction.machines.get_for_update(standing.uid), provisioning_state=ProvisioningState.DELETING
             )
+            check_not_active(transaction, machine, "delete")
             going = _disks_to_delete(transaction, principal, machine)
             for each in find_interfaces_to_delete(transaction, machine):
                 authorize(principal, Action.DELETE, each.resource_id)
@@ -193,6 +199,7 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
             interfaces = find_interfaces_to_delete(transaction, machine)
             transaction.machines.delete(machine.uid)
             delete_interfaces(transaction, interfaces)
+        shutil.rmtree(machine_folder(installation, machine.uid), ignore_errors=True)
 
 
 def _disks_to_delete(transaction: Transaction, principal: Principal, machine: Machine) -> list[ManagedDisk]:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from imgstore.domain.disks.disk_details import SKU
+from imgstore.domain.machine_runs import PowerState
 from imgstore.domain.names import shared_image_field
 from imgstore.domain.resources import ManagedDisk
 from imgstore.domain.states import ProvisioningState
@@ -11,6 +12,7 @@ from imgstore.domain.views import MachineView
 from imgstore.wire.json_text import Json, instant
 
 if TYPE_CHECKING:
+    from imgstore.domain.machine_runs import MachineRun
     from imgstore.domain.machines import Machine
 
 _OF_A_GALLERY: Final = "/versions/"
@@ -72,9 +74,29 @@ def _with_exact_version(body: dict[str, Json], machine: "Machine") -> Json:
     return body
 
 
-def instance_view_json(view: "MachineView") -> Json:
-    """Return the instance view. The machine was created and is deallocated, because no machine ever starts."""
+def run_json(name: str, run: "MachineRun") -> Json:
+    """Return the last start of a machine."""
+    return {
+        "name": name,
+        "powerState": f"VM {run.state}",
+        "host": run.host_name,
+        "accelerator": run.accelerator,
+        "forwards": [str(each) for each in run.forwards],
+        "reason": run.reason,
+        "timeStarted": instant(run.started_at),
+    }
+
+
+def instance_view_json(view: "MachineView", run: "MachineRun | None" = None) -> Json:
+    """Return the instance view. A machine without a run is deallocated.
+
+    Args:
+        view: the machine with its disks.
+        run: the observed last start.
+    """
     machine = view.machine
+    power = PowerState.DEALLOCATED if run is None else run.state
+    message = {} if run is None or run.reason is None else {"message": run.reason}
     generation = {} if machine.hyper_v_generation is None else {"hyperVGeneration": machine.hyper_v_generation.value}
     name = {} if machine.computer_name is None else {"computerName": machine.computer_name}
     generalized = [_status("OSState/generalized", "VM generalized")] if machine.generalized else []
@@ -87,7 +109,7 @@ def instance_view_json(view: "MachineView") -> Json:
         "statuses": [
             _provisioning_status(machine.provisioning_state),
             *generalized,
-            _status("PowerState/deallocated", "VM deallocated"),
+            _status(f"PowerState/{power}", f"VM {power}") | message,
         ],
     }
 

@@ -1,18 +1,23 @@
-"""``imgstore vm``: records of machines with their disks. No machine is started."""
+"""``imgstore vm``: machines with their disks. `vm_power.py` starts and stops machines."""
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from imgstore.cli.framework import options
-from imgstore.cli.framework.command import Group
+from imgstore.cli.framework.command import Group, LazyCommand
 from imgstore.cli.framework.output import columns
 from imgstore.cli.framework.session import Session
+from imgstore.domain.errors import InvalidInput
 from imgstore.domain.machines import SIZE
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import MachineRequest, OsProfile
 from imgstore.operations.machines import machines
 from imgstore.operations.machines.create import create_machine
+from imgstore.operations.machines.seeds import make_secrets
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.client import without_none
 from imgstore.wire.responses.machines import machine_json
@@ -33,17 +38,68 @@ imgstore vm create -g rg -n vm3 --attach-os-disk d1 --attach-data-disks d2 d3 --
 """
 
 
-@click.group(cls=Group)
+_KEY = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-\S+ [A-Za-z0-9+/=]+(?: .*)?")
+_POWER = "imgstore.cli.commands.machines.vm_power"
+
+
+@click.group(
+    cls=Group,
+    lazy={
+        "start": LazyCommand(target=f"{_POWER}:start", summary="Start a machine on this host."),
+        "stop": LazyCommand(target=f"{_POWER}:stop", summary="Stop a machine."),
+        "restart": LazyCommand(target=f"{_POWER}:restart", summary="Stop and start a running machine."),
+        "console": LazyCommand(target=f"{_POWER}:console", summary="Print the serial console of a machine."),
+        "get-instance-view": LazyCommand(
+            target=f"{_POWER}:get_instance_view", summary="Show the power state of a machine."
+        ),
+    },
+)
 def vm() -> None:
-    """Manage records of virtual machines. No machine is started."""
+    """Manage virtual machines, and run machines on this host with QEMU."""
 
 
 def _read_request(**given: Any) -> dict[str, Any]:
-    profile = OsProfile(admin_username=given.pop("admin_username"), computer_name=given.pop("computer_name"))
+    keys, password, custom_data = (given.pop(name) for name in ("ssh_key_values", "admin_password", "custom_data"))
+    profile = OsProfile(
+        admin_username=given.pop("admin_username"),
+        computer_name=given.pop("computer_name"),
+        has_fields=bool(keys or password or custom_data),
+    )
+    secrets = make_secrets(password or None, None if custom_data is None else _read_word(custom_data))
     attached = [word for word in given.pop("attach_data_disks") or () if word]
     plan = without_none(**{part: given.pop(f"plan_{part}") for part in ("name", "publisher", "product")})
-    kept = {"plan": plan} if plan else {}
-    return {"request": MachineRequest(**given, profile=profile, attach_data_disks=attached, extra_properties=kept)}
+    kept: dict[str, Any] = {"plan": plan} if plan else {}
+    if keys:
+        kept["properties.osProfile"] = {"linuxConfiguration": {"ssh": {"publicKeys": _read_keys(keys, profile)}}}
+    request = MachineRequest(
+        **given, profile=profile, secrets=secrets, attach_data_disks=attached, extra_properties=kept
+    )
+    return {"request": request}
+
+
+def _read_word(word: str) -> bytes:
+    """Return the content of a file with this path, otherwise the word itself, as az does."""
+    try:
+        return Path(word).read_bytes()
+    except (OSError, ValueError):
+        return word.encode()
+
+
+def _read_keys(words: Sequence[str], profile: OsProfile) -> list[dict[str, str]]:
+    """Return public SSH keys in the form of Azure's API, from files or from the line."""
+    keys = []
+    for word in words:
+        key = _read_word(word).decode(errors="replace").strip()
+        if _KEY.fullmatch(key) is None:
+            raise InvalidInput(
+                "The SSH key is no public key.",
+                found=repr(word[:60]),
+                expected="a file with one public key, or the key itself, such as 'ssh-ed25519 AAAA...'",
+                hint="name the file that ends with .pub",
+                target="ssh-key-values",
+            )
+        keys.append({"path": f"/home/{profile.admin_username}/.ssh/authorized_keys", "keyData": key})
+    return keys
 
 
 @vm.command(table=_TABLE, example=_CREATE_EXAMPLE, read_options=_read_request)
@@ -62,9 +118,7 @@ def _read_request(**given: Any) -> dict[str, Any]:
 )
 @options.words("--attach-data-disks", metavar="NAME|ID ...", help="Managed disks to attach, at the lowest free LUNs.")
 @options.os_type
-@click.option(
-    "--size", metavar="SIZE", help=f"Azure's name of a machine size. The size is recorded only. Default: {SIZE}."
-)
+@click.option("--size", metavar="SIZE", help=f"Azure's name of a machine size, with vCPUs and memory. Default: {SIZE}.")
 @click.option(
     "--admin-username",
     metavar="NAME",
@@ -73,15 +127,28 @@ def _read_request(**given: Any) -> dict[str, Any]:
 @click.option(
     "--computer-name", metavar="NAME", help="Host name, for a generalized image. Default: the name of the machine."
 )
+@options.words(
+    "--ssh-key-values",
+    metavar="FILE|KEY ...",
+    help="Public SSH keys of the first user, as files or as text. `vm start` gives the keys to cloud-init.",
+)
+@click.option(
+    "--admin-password",
+    metavar="PASSWORD",
+    help="Password of the first user. Only the hash for crypt(3) is stored. Other users of this host see the line.",
+)
+@click.option(
+    "--custom-data", metavar="FILE|TEXT", help="Script or document for cloud-init, from a file or from the line."
+)
 @click.option("--plan-name", metavar="NAME", help="Name of the purchase plan, for an image with a plan.")
 @click.option("--plan-publisher", metavar="NAME", help="Publisher of the purchase plan.")
 @click.option("--plan-product", metavar="NAME", help="Product of the purchase plan.")
 @click.option("--specialized", is_flag=True, help="Require a specialized image, which takes no user and no host name.")
 @options.tags
 def create(session: Session, request: MachineRequest) -> Json:
-    """Create the record of a machine with new disks from one replica, or with existing disks.
+    """Create a machine with new disks from one replica, or with existing disks.
 
-    No machine is started. An interrupted command resumes when the same line runs again. On an existing machine the command
+    `imgstore vm start` starts the machine. An interrupted command resumes when the same line runs again. On an existing machine the command
     changes the size and the tags.
     """
     return machine_json(session.run(create_machine, request))
@@ -116,5 +183,5 @@ def generalize(session: Session, group: str, name: str) -> None:
 @options.resource_in_group("virtual machine")
 @options.yes
 def delete(session: Session, group: str, name: str) -> None:
-    """Delete a machine. Its disks stay, without a machine."""
+    """Stop and delete a machine, with the blocks that the guest changed. Its disks stay, without a machine."""
     session.run(machines.delete_machine, group=group, name=name)
