@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from fastapi import FastAPI
@@ -41,6 +42,7 @@ from imgstore.domain.errors import ImgstoreError
 from imgstore.operations.activity_log import trim_activity
 from imgstore.operations.disks.uploads import sweep_uploads
 from imgstore.operations.installation import Installation
+from imgstore.operations.machines.running import reconcile_machines
 
 COMMANDS: Final[dict[str, Command]] = {
     "put-gallery": galleries.put_gallery,
@@ -68,6 +70,7 @@ _log: Final = logging.getLogger("imgstore.api")
 _CANCELLATION_SECONDS: Final = 1.0
 """The interval of checks for cancellation requests that other processes recorded for operations of this process."""
 _RENEWAL_SECONDS: Final = async_operations.LEASE_SECONDS / 6
+_RECONCILE_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 3.0
 """The time for running operations to stop at shutdown. The request to stop was sent when the signal arrived."""
 
@@ -94,6 +97,16 @@ async def _watch_operations(look: Callable[[], None], seconds: float, pools: Poo
             _log.debug("could not check the rows of long-running operations: %s", error)
 
 
+async def _reconcile_machines(installation: Installation) -> None:
+    """Record the ends of machines of this host at a fixed interval, and start missing supervisors."""
+    while True:
+        try:
+            await asyncio.to_thread(reconcile_machines, installation)
+        except (ImgstoreError, OSError) as error:
+            _log.warning("could not look at the machines of this host: %s", error)
+        await asyncio.sleep(_RECONCILE_SECONDS)
+
+
 async def _trim_activity(installation: Installation) -> None:
     """Trim the activity log at the interval of the maintenance settings. No worker is needed."""
     while seconds := installation.maintenance.activity_interval_seconds:
@@ -109,6 +122,7 @@ def make_application(installation: Installation, authority: TokenAuthority, sett
 
     At startup the application resumes the long-running operations of processes that ended.
     """
+    installation = replace(installation, machine_host=settings.machines)
     runner = OperationRunner(
         installation,
         COMMANDS,
@@ -126,6 +140,8 @@ def make_application(installation: Installation, authority: TokenAuthority, sett
             asyncio.create_task(_watch_operations(runner.renew_leases, _RENEWAL_SECONDS, pools)),
             asyncio.create_task(_trim_activity(installation)),
         ]
+        if settings.machines is not None:
+            background.append(asyncio.create_task(_reconcile_machines(installation)))
         yield
         for task in background:
             task.cancel()

@@ -151,6 +151,7 @@ def _machine_actions() -> Iterator[_Row]:
         Action.POWER_OFF,
         Action.START,
         Action.RESTART,
+        Action.BOOT_DIAGNOSTICS,
         Action.REDEPLOY,
         Action.REIMAGE,
         Action.REAPPLY,
@@ -188,6 +189,7 @@ def _rows() -> Iterator[_Row]:
         "GET /docs/oauth2-redirect",
     )
     # The signature in the URL is the authorization. `signed_urls.authorize_signed_url` checks the signature at each request.
+    yield from _open("GET /consoles/{machine_uid}/{name}")
     yield from _open("GET /blobs/{disk}/{name}", "HEAD /blobs/{disk}/{name}", "PUT /blobs/{disk}/{name}")
     for method, path in (
         ("GET", "/tenants"),

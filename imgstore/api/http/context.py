@@ -27,7 +27,7 @@ from imgstore.domain.identity.access import Principal, has_related_role
 from imgstore.domain.paging import Page, PageRequest
 from imgstore.domain.text.strict_json import finite_json, read_json
 from imgstore.operations.gallery.subscriptions import check_subscription_known
-from imgstore.operations.installation import Installation
+from imgstore.operations.installation import Installation, MachineHost
 from imgstore.templates.jsonc import read_jsonc
 from imgstore.transfer.ranges import CACHE_BYTES
 from imgstore.wire.api_versions import Kind, check_api_version, remove_newer_fields
@@ -508,3 +508,5 @@ class ServerSettings:
     """The networks of proxies with trusted headers about the address of the client."""
     secret_failures_max: int = FAILURES_PER_ADDRESS_MAX
     """The attempts with a wrong secret that an address has in a minute."""
+    machines: MachineHost | None = None
+    """None: the server starts no machines."""

@@ -36,6 +36,7 @@ class Action(StrEnum):
     POWER_OFF = "powerOff/action"
     START = "start/action"
     RESTART = "restart/action"
+    BOOT_DIAGNOSTICS = "retrieveBootDiagnosticsData/action"
     REDEPLOY = "redeploy/action"
     REIMAGE = "reimage/action"
     REAPPLY = "reapply/action"

@@ -1,9 +1,10 @@
 """Read the bodies of virtual machines: applied fields, stored fields, refused fields.
 
-No machine boots, so most fields have no effect and are stored and shown again. A field is refused if it would promise a
+Most fields have no effect and are stored and shown again. A field is refused if it would promise a
 protection, a right or a disk that imgstore does not provide. Secrets are removed before anything is stored.
 """
 
+import base64
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -72,6 +73,32 @@ def remove_secrets(body: Json, path: str = "") -> Json:
         return body
     below = {name: f"{path}.{name}".lstrip(".").lower() for name in body}
     return {name: remove_secrets(body[name], where) for name, where in below.items() if where not in _SECRETS}
+
+
+def read_secrets(body: Json) -> tuple[str | None, bytes | None]:
+    """Return the password and the custom data of an OS profile, before `remove_secrets` removes both.
+
+    Raises:
+        InvalidInput: the custom data are not base64.
+    """
+    found: dict[str, str] = {}
+    profile = _member(_member(body, "properties"), "osprofile")
+    for name in ("adminPassword", "customData"):
+        value = text_of(_member(profile, name.lower()), f"{_OS_PROFILE}.{name}")
+        if value:
+            found[name] = value
+    custom = found.get("customData")
+    try:
+        return found.get("adminPassword"), None if custom is None else base64.b64decode(custom, validate=True)
+    except ValueError as error:
+        raise invalid_value(f"{_OS_PROFILE}.customData", "text that is not base64", "base64") from error
+
+
+def _member(body: Json, name: str) -> Json:
+    """Return the member of an object with this name in lower case."""
+    if not isinstance(body, Mapping):
+        return None
+    return next((value for key, value in body.items() if key.lower() == name), None)
 
 
 def read_machine(body: Json, group: str, name: str, *, is_put: bool) -> MachineRequest:

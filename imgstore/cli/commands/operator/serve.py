@@ -15,6 +15,8 @@ from imgstore.cli.framework.standard_streams import drop_output
 from imgstore.domain.errors import InvalidInput, ToolMissing
 from imgstore.domain.extras import install_hint
 from imgstore.domain.storage.sizes import MIB
+from imgstore.operations.installation import MachineHost
+from imgstore.operations.machines.running import check_machine_host
 from imgstore.operations.stores.catalog_checks import check_catalog_in_background
 
 if TYPE_CHECKING:
@@ -126,6 +128,14 @@ _PORT: Final = 8443
     default=30,
     text="Largest number of wrong secrets from one address in a minute. Default: 30.",
 )
+@click.option(
+    "--machines",
+    is_flag=True,
+    help="Run machines on this host with QEMU. The API then starts a new machine, and start, stop and restart work.",
+)
+@click.option(
+    "--runas", "runs_as", metavar="USER", help="User for QEMU, with --machines. See `imgstore vm start --help`."
+)
 def serve(
     *,
     host: str,
@@ -136,6 +146,8 @@ def serve(
     dev_tls: bool,
     insecure_http: bool,
     no_worker: bool,
+    machines: bool,
+    runs_as: str | None,
     cache_bytes: int | None,
     trusted_proxies: tuple[str, ...],
     **limits: Any,
@@ -173,6 +185,8 @@ def serve(
             hint="use --tls-cert and --tls-key",
             target="host",
         )
+    if machines:
+        check_machine_host(runs_as)
     with open_session(may_read_only=False) as session:
         address, bundle = _listen_address(session, host, port, tls_cert, tls_key, dev_tls=dev_tls)
         listening = listen(address)
@@ -188,6 +202,7 @@ def serve(
             cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
             connections=connections,
             trusted_proxies=parse_networks(trusted_proxies),
+            machines=MachineHost(runs_as=runs_as) if machines else None,
             **limits,
         )
         app = make_application(session.installation, authority, settings)
