@@ -68,14 +68,13 @@ def test_shared_bytes_name_the_payer_and_the_other_owners(published: Installatio
         assert row["payer"]["version"] in owners.values()
         assert row["payer"]["subscription"] == published.subscription
     assert body["storedBytes"] == sum(row["storedBytes"] for row in body["rows"]) > 0
-    table, csv_text = (
-        CliRunner().invoke(main, ["--home", str(published.home), "bill", "show", "--shared", "-o", kind]).stdout
-        for kind in ("table", "csv")
-    )
-    lines = list(csv.DictReader(csv_text.splitlines()))
-    assert {(row["Payer"], row["SharedWith"]) for row in lines[:-1]} >= {(first, f"{second}, {disk}"), (second, disk)}
-    assert (lines[-1]["Region"], int(lines[-1]["StoredBytes"])) == ("total", body["storedBytes"])
+    headings, lines = sheet(published.home, "--shared")
+    assert headings == ["Region", "Type", "Replica", "StoredBytes", "Payer", "SharedWith"]
+    assert {(row["Payer"], row["SharedWith"]) for row in lines} >= {(first, f"{second}, {disk}"), (second, disk)}
+    assert sum(int(row["StoredBytes"]) for row in lines) == body["storedBytes"], "a document has no totals"
+    table = CliRunner().invoke(main, ["--home", str(published.home), "bill", "show", "--shared", "-o", "table"]).stdout
     assert f"{second}, {disk}" in table
+    assert table.splitlines()[-1].split() == ["total", str(body["storedBytes"])]
     refused = show(published.home, "--shared", "--by", "region")
     assert refused.exit_code == 2
     assert "--shared" in refused.output
@@ -83,6 +82,10 @@ def test_shared_bytes_name_the_payer_and_the_other_owners(published: Installatio
 
 def test_shared_bytes_of_an_empty_home_are_none(tmp_path: Path) -> None:
     assert json.loads(show(tmp_path / "home", "--shared").stdout) == {"rows": [], "storedBytes": 0}
+    assert sheet(tmp_path / "home", "--shared") == (
+        ["Region", "Type", "Replica", "StoredBytes", "Payer", "SharedWith"],
+        [],
+    )
 
 
 def sheet(home: Path, *words: str) -> tuple[list[str], list[dict[str, str]]]:

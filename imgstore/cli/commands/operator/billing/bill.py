@@ -132,8 +132,11 @@ def _sums_and_total(body: Json) -> Rows:
     return [*sums, *_totals(body, "Name")]
 
 
+_SHARED: Final = ("Region", "Type", "Replica", "StoredBytes", "Payer", "SharedWith")
+
+
 def _shared_rows(body: Json) -> Rows:
-    rows = [
+    return [
         {
             "Region": row["region"],
             "Type": row["storageAccountType"],
@@ -144,7 +147,10 @@ def _shared_rows(body: Json) -> Rows:
         }
         for row in body["rows"]
     ]
-    return [*rows, {"Region": "total", "StoredBytes": body["storedBytes"]}]
+
+
+def _shared_and_total(body: Json) -> Rows:
+    return [*_shared_rows(body), {"Region": "total", "StoredBytes": body["storedBytes"]}]
 
 
 @click.group(cls=Group)
@@ -194,7 +200,8 @@ def show(
             raise click.UsageError(
                 "--shared shows the bytes of now, and cannot be used with other options of the bill."
             )
-        return Answer(body=shared_storage_json(session.run(shared_storage.list_shared_storage)), table=_shared_rows)
+        found = shared_storage_json(session.run(shared_storage.list_shared_storage))
+        return Answer(body=found, table=_shared_and_total, sheet=lambda body: (_SHARED, _shared_rows(body)))
     if by is None:
         if filters or all_subscriptions:
             raise click.UsageError("--filter and --all-subscriptions need --by, for example --by region")
