@@ -123,13 +123,13 @@ def test_full_target_is_reported_and_the_same_command_resumes(tmp_path: Path, sa
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_killed_on_minio_for_long(tmp_path: Path, minio_cluster: Cluster) -> None:
-    kill_disks(create_minio_scene(tmp_path, minio_cluster(3), "remote-disks-long"), random.Random(2), strikes=60)
+    kill_disks(create_minio_scene(tmp_path, minio_cluster(3), "remote-disks-long"), random.Random(2), strikes=25)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_killed_on_directories_for_long(tmp_path: Path) -> None:
-    kill_disks(CrashScene(folder=tmp_path), random.Random(3), strikes=60)
+    kill_disks(CrashScene(folder=tmp_path), random.Random(3), strikes=25)
 
 
 @pytest.mark.long

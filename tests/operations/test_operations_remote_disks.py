@@ -355,6 +355,10 @@ def test_reached_budget_refuses_a_new_disk_and_continues_an_accepted_one(
     assert refused.value.error_code == "BudgetExceeded"
     make_remote(published, "accepted")
     make_remote(published, "local", SOURCE)
+    copy = DiskRequest(group=GROUP, name="copy", source="local", location=EAST, allow_remote=True)
+    with pytest.raises(Conflict, match="budget"):
+        create_from_source(published, ADMIN, copy)
+    create_from_source(published, ADMIN, replace(copy, location=SOURCE))
 
 
 def test_slot_is_scrubbed_repaired_and_reconciled(

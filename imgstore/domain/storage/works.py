@@ -16,7 +16,7 @@ class WorkKind(StrEnum):
     INGEST = "ingest"
     """Ingest a source as a version in the source slot, or a file as a stored disk."""
     COPY = "copy"
-    """Copy a complete replica to another slot."""
+    """Copy a complete replica, or the content of a stored disk, to another slot."""
     DISK = "disk"
     """Create a disk from a replica, a disk or a snapshot in the same slot."""
     EXPORT = "export"

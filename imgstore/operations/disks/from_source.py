@@ -43,6 +43,7 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.tags import apply_tags
 from imgstore.formats import open_disk
 from imgstore.operations.activity_log import record_activity
+from imgstore.operations.billing.budgets import check_budget
 from imgstore.operations.disks.content_check import check_recorded_source, check_same_content, note_changed_source
 from imgstore.operations.disks.conversions import conversion_bounds
 from imgstore.operations.disks.disks import check_existing, choose_disk_region, update_tags
@@ -97,6 +98,7 @@ def create_from_source(
         AccessDenied: the principal may not create the disk, or may not read the bytes of the source.
         ImageRefused: the file is not an acceptable image. No disk was created.
         PropertyChangeNotAllowed: the disk exists, from another source or in another region.
+        Conflict: a copy needs bytes of another region, and a budget of kind `refuse` is reached.
         StoreError: the ingest of the file failed. The same call resumes the ingest.
     """
     names.check_disk_name(request.name, request.kind.noun)
@@ -116,6 +118,9 @@ def make_disks(
 
     One transaction adds all rows, so that other processes never see the resource with fewer disks.
     """
+    for request in requests:
+        if request.allow_remote:
+            _check_remote_budget(installation, principal, request)
     with ExitStack() as stack:
         readers = open_files(installation, principal, requests, stack)
         return make_disks_of_readers(installation, principal, requests, readers, on_recorded)
@@ -164,6 +169,16 @@ def make_disks_of_readers(
     disks = run_or_follow(installation, requests[0].display_name, attempt)
     with installation.catalog.reading() as transaction:
         return [transaction.disks.by_uid(each.uid) for each in disks]
+
+
+def _check_remote_budget(installation: Installation, principal: Principal, request: DiskRequest) -> None:
+    """Check the budget before a new copy needs bytes of another region. An accepted copy continues (invariant M30)."""
+    with installation.catalog.reading() as transaction:
+        if _find_existing(installation, transaction, request) is not None:
+            return
+        original = _find_source_disk(installation, principal, transaction, request, None)
+    if original is not None and _choose_copy_region(installation, request, original) != original.location:
+        check_budget(installation)
 
 
 def open_files(
@@ -389,9 +404,7 @@ def _add_copy(
         raise PropertyChangeNotAllowed(
             "properties.creationData.sourceResourceId", found=original.resource_id, expected=standing.source_reference
         )
-    region = original.location
-    if request.location is not None:
-        region = installation.regions.get(request.location, target="location").name
+    region = _choose_copy_region(installation, request, original)
     if region != original.location and not request.allow_remote:
         raise source_not_found(
             request.source, f"'{original.name}' in {original.location}", what=request.kind.noun, region=region
@@ -429,6 +442,12 @@ def _add_copy(
     )
     transaction.disks.add(copied)
     return copied
+
+
+def _choose_copy_region(installation: Installation, request: DiskRequest, original: ManagedDisk) -> str:
+    if request.location is None:
+        return original.location
+    return installation.regions.get(request.location, target="location").name
 
 
 def copy_disk_row(installation: Installation, original: ManagedDisk) -> ManagedDisk:
