@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,11 @@ from tests.support.sample_gallery import (
     charges,
     collect,
     content,
+    create_sample_gallery,
     delete,
     export_disk,
     make_disk,
+    open_home,
     publish,
     publish_disks,
     reference,
@@ -407,3 +410,18 @@ def test_disk_is_on_each_view_of_the_bill(published: Installation) -> None:
         if each["ResourceId"] == made.resource_id and each["x_TargetRegion"] == NORTH and each["x_WholeCopyCost"]
     ]
     assert Decimal(focus["x_WholeCopyCost"] or 0) > Decimal(focus["BilledCost"] or 0) > 0
+
+
+def test_cheapest_region_is_the_source(tmp_path: Path, samples: SampleImages) -> None:
+    """The price decides before the name of the region, also in the forecast."""
+    text = (files("imgstore") / "regions.yaml").read_text(encoding="utf-8")
+    dear = text.replace("eastus: {northeurope: 0.05}", "eastus: {northeurope: 0.09}")
+    assert dear != text
+    (tmp_path / "regions.yaml").write_text(dear, encoding="utf-8")
+    with open_home(tmp_path / "home", regions=tmp_path / "regions.yaml") as home:
+        create_sample_gallery(home)
+        publish(home, samples.first, targets=[SOURCE, EAST])
+        found = check_remote(home, remote_request())
+        (row,) = [each for each in charges(home) if each.target == NORTH]
+        assert (row.source, Decimal(found.egress)) == (SOURCE, row.amount)
+        audit(home)

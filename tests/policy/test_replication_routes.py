@@ -22,6 +22,7 @@ from imgstore.policy.replication_routes import (
     RouteReason,
     estimate_rate,
     plan_routes,
+    rank_source_regions,
     read_route_state,
     source_routes,
 )
@@ -277,3 +278,13 @@ def test_every_replica_completes_in_any_order_of_failures_and_losses(
         ended = ReplicaState.FAILED if region in broken else ReplicaState.COMPLETED
         rows[region] = replace(rows[region], state=ended)
     assert {each.uid for each in rows.values() if each.state is not ReplicaState.COMPLETED} == broken
+
+
+def test_sources_of_one_copy_are_ranked_by_price_then_time_then_name() -> None:
+    # Invariant M32.
+    measured = {"d": (1, 9.0), "c": (2, 1.0), "b": (2, 3.0), "a": (2, 3.0)}
+    costs = RouteCosts(
+        price={(source, "t"): Fraction(price) for source, (price, _) in measured.items()},
+        seconds={(source, "t"): seconds for source, (_, seconds) in measured.items()},
+    )
+    assert rank_source_regions(costs, measured, "t") == ["d", "c", "a", "b"]
