@@ -19,7 +19,7 @@ from imgstore.operations.what_if.disks import forecast_image_disk
 from imgstore.testing.engines import S3Engine
 from tests.support.crash_scenes import CrashScene, create_minio_scene
 from tests.support.mounted_folder import mount_small
-from tests.support.sample_disks import make_raw, patch_disk
+from tests.support.sample_disks import make_raw
 from tests.support.sample_gallery import (
     ADMIN,
     GROUP,
@@ -42,11 +42,11 @@ Cluster = Callable[[int], tuple[S3Engine, ...]]
 def kill_disks(scene: CrashScene, rng: random.Random, *, strikes: int) -> None:
     """Make a disk of a version that is new in westus2, and kill the process once for each part of its steps."""
     scene.prepare()
-    first = make_raw(scene.folder / "1.0.0.raw", seed=5, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
     steps = struck = 0
     for number in range(strikes + 1):
         version = f"1.0.{number}"
-        source = first if number == 0 else patch_disk(first, scene.folder / f"{version}.raw", seed=number)
+        # Other content each time, so that each creation has the same number of steps.
+        source = make_raw(scene.folder / f"{version}.raw", seed=number, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
         scene.expected[version] = source
         disk: dict[str, Any] = {"name": f"d{number}", "location": "westus2", "version": version, "allow_remote": True}
         with scene.open() as installation:
