@@ -7,8 +7,13 @@ therefore delay the end of a finished command by the time limit of the request.
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, TypeVar
+
+from imgstore.domain.host.os_errors import translate_host_faults
+
+_T = TypeVar("_T")
 
 _IDLE_SECONDS_MAX: Final = 10.0
 """A thread without a task ends after this time."""
@@ -54,3 +59,18 @@ class _Threads:
 _threads: Final = _Threads()
 os.register_at_fork(after_in_child=_threads.reset)
 start_thread: Final = _threads.start
+
+
+def start_future(act: Callable[[], _T]) -> "Future[_T]":
+    """Call a function in a thread that may be given up. The result is a value, or the error."""
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            with translate_host_faults():
+                future.set_result(act())
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises the error
+            future.set_exception(error)
+
+    start_thread(run)
+    return future

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -784,6 +785,64 @@ def test_worker_seals_and_writes_checkpoints_into_the_buckets(
     assert seal_now(published, ADMIN).sealed == 0
     rotate_key(published, ADMIN)
     assert seal_now(published, ADMIN).checkpoint != note, "a further signature is no other checkpoint"
+
+
+def test_removed_log_differs_from_the_buckets(published: Installation, samples: SampleImages) -> None:
+    """All tables of the log are emptied, so only the buckets know the sealed entries."""
+    seal_now(published, ADMIN)
+    with published.catalog.reading() as transaction:
+        head = transaction.ledger_log.newest_head()
+    assert head is not None
+    publish(published, samples.second, "1.0.1")
+    seal_now(published, ADMIN)
+    assert verify_log(published, ADMIN).is_intact
+    execute(
+        published,
+        *(f"DELETE FROM {name}" for name in ("ledger_leaves", "ledger_heads", "ledger_subtrees", "ledger_keys")),
+    )
+    regions = {f"region {name}" for name in ("southcentralus", "westus2", "eastus")}
+    report = verify_log(published, ADMIN)
+    assert {(each.kind.value, each.subject) for each in report.findings} == {("extension", each) for each in regions}
+    seal_entries(published)  # Another key seals all entries again.
+    assert {each.subject for each in verify_log(published, ADMIN).findings} == regions
+
+
+def test_cut_log_differs_from_the_buckets(published: Installation, samples: SampleImages) -> None:
+    """The newest entries, their leaves and their checkpoint are removed."""
+    kept = seal_now(published, ADMIN).size
+    publish(published, samples.second, "1.0.1")
+    seal_now(published, ADMIN)
+    with published.catalog.reading() as transaction:
+        removed = [entry for _, entry, _ in transaction.ledger_log.stream_leaves(kept)]
+    execute(published, f"DELETE FROM ledger_heads WHERE size > {kept}")
+    execute(published, f"DELETE FROM ledger_leaves WHERE position >= {kept}")
+    for entry in removed:
+        table, _, key = entry.partition("/")
+        execute(published, f"DELETE FROM {table} WHERE {_KEYS[table]} = :key", key=key)
+    report = verify_log(published, ADMIN)
+    assert {each.kind.value for each in report.findings} == {"extension"}
+    assert "catalog adopt" in report.findings[0].text
+
+
+def test_region_without_an_answer_is_reported(published: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    seal_now(published, ADMIN)
+    store = published.locator.installation_store("eastus")
+    (key,) = [info.key for info in store.list(LEDGER_CHECKPOINTS)]
+    store.put(key, b"text")
+    opened, answer = published.locator.installation_store, threading.Event()
+
+    def open_store(name: str) -> Any:
+        if name == "westus2":
+            answer.wait()
+        return opened(name)
+
+    monkeypatch.setattr(published.locator, "installation_store", open_store)
+    report = verify_log(published, ADMIN, seconds_max=0.1)
+    answer.set()
+    assert {each.region: each.problem for each in report.buckets}["westus2"] == "no answer within 0.1 s"
+    report = verify_log(published, ADMIN)
+    assert [(each.kind.value, each.subject) for each in report.findings] == [("checkpoint", "region eastus")]
+    assert {each.problem for each in report.buckets} == {None}
 
 
 def test_damaged_log_keeps_no_charge_out_of_the_buckets(published: Installation) -> None:

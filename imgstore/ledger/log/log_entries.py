@@ -119,7 +119,7 @@ class LogFindingKind(StrEnum):
     KEY = "key"
     """A signing key that does not match its public part, or was not named by the previous key."""
     EXTENSION = "extension"
-    """An older checkpoint that the log does not extend."""
+    """A checkpoint of a file or of the buckets that the log does not extend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +151,17 @@ class UnsealedEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BucketCheckpoint:
+    """The newest checkpoint in the buckets of a region."""
+
+    region: str
+    note: str | None = None
+    """The signed text. None without a checkpoint, and without an answer."""
+    problem: str | None = None
+    """The reason why the checkpoint is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogVerification:
     """The result of a verification."""
 
@@ -168,6 +179,8 @@ class LogVerification:
     more_findings: int = 0
     extends: Checkpoint | None = None
     """The older checkpoint that was compared."""
+    buckets: Sequence[BucketCheckpoint] = ()
+    """The newest checkpoint of each region, or the reason why the checkpoint was not compared."""
     keys: Sequence[LogKey] = ()
 
     @property

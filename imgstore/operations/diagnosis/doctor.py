@@ -8,14 +8,13 @@ from typing import Any, Final, TypeVar
 
 from imgstore.domain.diagnosis import Finding, Level
 from imgstore.domain.errors import ImgstoreError
-from imgstore.domain.host.os_errors import translate_host_faults
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal, authorize
 from imgstore.operations.diagnosis.catalog_facts import read_catalog_facts
 from imgstore.operations.diagnosis.home_facts import read_home_facts
 from imgstore.operations.installation import Installation
 from imgstore.policy.diagnosis import judge_catalog, judge_error, judge_home, judge_zones
 from imgstore.regions import Region, Zone, ZoneReport
-from imgstore.stores.threads import start_thread
+from imgstore.stores.threads import start_future
 from imgstore.stores.wrappers.hedging import LATE_SECONDS
 
 _T = TypeVar("_T")
@@ -46,12 +45,14 @@ def diagnose(
     regions = list(installation.regions.regions.values())
     every = {(region.name, zone.name): (region, zone) for region in regions for zone in region.zones}
     with installation.catalog.discarding_writes():
-        zones = {name: _begin(partial(_check_zone, installation, *each)) for name, each in every.items()}
-        home = _begin(partial(read_home_facts, installation, certificates))
-        comparison = _begin(partial(installation.locator.refresh_checkpoints, also_unrecorded=True))
+        zones = {name: start_future(partial(_check_zone, installation, *each)) for name, each in every.items()}
+        home = start_future(partial(read_home_facts, installation, certificates))
+        comparison = start_future(partial(installation.locator.refresh_checkpoints, also_unrecorded=True))
         named = {"/".join(name): check for name, check in zones.items()}
         _wait(installation, {**named, "home": home, "checkpoints": comparison}, seconds_max)
-        catalog = _begin(partial(read_catalog_facts, installation, principal))  # The comparison may have changed rows.
+        catalog = start_future(
+            partial(read_catalog_facts, installation, principal)
+        )  # The comparison may have changed rows.
         _wait(installation, {"catalog": catalog}, seconds_max)
         reports = {name: check.result() if check.done() else None for name, check in zones.items()}
         for name in (name for name, report in reports.items() if report is None and catalog.done()):
@@ -87,21 +88,6 @@ def _check_zone(installation: Installation, region: Region, zone: Zone) -> ZoneR
     may_write = installation.catalog.write_fault is None
     (report,) = installation.locator.check(region, probes=may_write, zone=zone)
     return report
-
-
-def _begin(act: Callable[[], _T]) -> "Future[_T]":
-    """Begin a check in a thread that may be abandoned."""
-    future: Future[_T] = Future()
-
-    def run() -> None:
-        try:
-            with translate_host_faults():
-                future.set_result(act())
-        except BaseException as error:  # noqa: BLE001 - the waiting thread raises the error
-            future.set_exception(error)
-
-    start_thread(run)
-    return future
 
 
 def _wait(installation: Installation, jobs: "Mapping[str, Future[Any]]", seconds_max: float) -> None:

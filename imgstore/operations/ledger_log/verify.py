@@ -29,6 +29,7 @@ from imgstore.ledger.log.lateness import (
 )
 from imgstore.ledger.log.log_entries import (
     FINDINGS_MAX,
+    BucketCheckpoint,
     LogFinding,
     LogFindingKind,
     LogHead,
@@ -58,18 +59,26 @@ from imgstore.ledger.prices.recorded_lists import find_price_list_faults
 from imgstore.ledger.storage.periods import derive_uid
 from imgstore.operations.activity_log import permit
 from imgstore.operations.installation import Installation
+from imgstore.operations.ledger_log.bucket_checkpoints import read_bucket_checkpoints
 from imgstore.operations.ledger_log.keys import check_signature, find_public_key
 from imgstore.operations.ledger_log.settlement import find_month_end
 
+SECONDS_MAX: Final = 10.0
+"""The default time limit for the answers of all regions."""
 _INTERVALS: Final = "intervals/"
 _BLOCK: Final = 1 << STORED_LEVELS
 _KEY_BYTES: Final = 32
 
 
 def verify_log(
-    installation: Installation, principal: Principal, *, older: str | None = None, newer_only: bool = False
+    installation: Installation,
+    principal: Principal,
+    *,
+    older: str | None = None,
+    newer_only: bool = False,
+    seconds_max: float = SECONDS_MAX,
 ) -> LogVerification:
-    """Compare the ledger, the leaves, the checkpoints and the keys with each other.
+    """Compare the ledger, the leaves, the checkpoints and the keys with each other, and the log with the buckets.
 
     Args:
         installation: the installation.
@@ -77,6 +86,7 @@ def verify_log(
         older: the text of a checkpoint that was kept elsewhere. The log must extend the checkpoint.
         newer_only: leave out the rows and the leaves of entries that `older` covers. The stored hashes of subtrees must
             give the root of `older`.
+        seconds_max: the time limit for the answers of all regions. A region without an answer is left out.
 
     Raises:
         InvalidInput: `older` is no checkpoint of this log, or is missing with `newer_only`.
@@ -91,10 +101,12 @@ def verify_log(
             hint="name the file with --checkpoint",
             target="checkpoint",
         )
+    # Before the snapshot of the catalog: a checkpoint is in the catalog first.
+    buckets = read_bucket_checkpoints(installation, seconds_max)
     with installation.catalog.reading() as transaction:
         origin = make_origin(transaction.installation.get().uid)
         month_end = find_month_end(transaction, installation)
-        return _Verification(transaction, origin, month_end).run(older, newer_only=newer_only)
+        return _Verification(transaction, origin, month_end).run(older, newer_only=newer_only, buckets=buckets)
 
 
 @dataclass(slots=True)
@@ -108,7 +120,7 @@ class _Verification:
     findings: list[LogFinding] = field(default_factory=list)
     more_findings: int = 0
 
-    def run(self, older: str | None, *, newer_only: bool) -> LogVerification:
+    def run(self, older: str | None, *, newer_only: bool, buckets: Sequence[BucketCheckpoint] = ()) -> LogVerification:
         """Compare everything. See `verify_log`."""
         log = self.transaction.ledger_log
         keys, heads = log.list_keys(), self._check_heads(log.list_heads())
@@ -136,6 +148,8 @@ class _Verification:
             self._add(LogFindingKind.CHECKPOINT, str(newest), text)
         if extended is not None:
             self._compare_older(tree, in_order, extended)
+        for bucket in buckets:
+            self._compare_bucket(tree, in_order, bucket, public_keys)
         return LogVerification(
             size=log.count_leaves(),
             verified=verified,
@@ -146,6 +160,7 @@ class _Verification:
             findings=self.findings,
             more_findings=self.more_findings,
             extends=extended,
+            buckets=buckets,
             keys=keys,
         )
 
@@ -375,6 +390,34 @@ class _Verification:
         elif _find_root(tree, older.size) != _encode(older.root):
             text = "the log does not extend the older checkpoint: sealed entries were replaced"
             self._add(LogFindingKind.EXTENSION, str(older.size), text)
+
+    def _compare_bucket(
+        self, tree: MemoryTree, size: int, bucket: BucketCheckpoint, public_keys: Sequence[bytes]
+    ) -> None:
+        """Compare the log with the newest checkpoint of a region."""
+        if bucket.note is None:
+            return
+        subject = f"region {bucket.region}"
+        try:
+            found = read_checkpoint(bucket.note, self.origin, public_keys, check_signature)
+        except UnknownKeyError:
+            self._add(
+                LogFindingKind.EXTENSION, subject, "no key of this log has signed the newest checkpoint of the region"
+            )
+            return
+        except ValueError as error:
+            text = f"the newest checkpoint of the region is not valid: {error}"
+            self._add(LogFindingKind.CHECKPOINT, subject, text)
+            return
+        if found.size > size:
+            text = (
+                f"the region has a checkpoint with {found.size} entries, and the log has only {size} leaves in order: entries "
+                "were removed, or the catalog is older than its buckets (`imgstore catalog adopt`)"
+            )
+            self._add(LogFindingKind.EXTENSION, subject, text)
+        elif _find_root(tree, found.size) != _encode(found.root):
+            text = "the log does not extend the newest checkpoint of the region: sealed entries were replaced"
+            self._add(LogFindingKind.EXTENSION, subject, text)
 
 
 def _find_node(tree: MemoryTree, level: int, index: int) -> bytes | None:

@@ -71,6 +71,9 @@ def verification_json(report: "LogVerification") -> Json:
         "nextStep": _UNSEALED_STEP if report.unsealed else None,
         "findingCount": len(report.findings) + report.more_findings,
         "findings": [_finding_json(each) for each in report.findings],
+        "regionsNotCompared": [
+            {"region": each.region, "problem": each.problem} for each in report.buckets if each.problem is not None
+        ],
         "keys": [
             {
                 "kid": key.kid,

@@ -30,10 +30,19 @@ def _verification_table(body: Json) -> Rows:
         }
         for each in body["unsealed"]
     ]
+    silent = [
+        {"Kind": "not compared", "Subject": f"region {each['region']}", "Text": each["problem"]}
+        for each in body["regionsNotCompared"]
+    ]
     text = f"{body['verified']} of {body['size']} sealed entries compared, {body['unsealedCount']} not sealed"
     if body["nextStep"] is not None:
         text = f"{text}: {body['nextStep']}"
-    return [*rows, *unsealed, {"Kind": "intact" if body["intact"] else "NOT INTACT", "Subject": "log", "Text": text}]
+    return [
+        *rows,
+        *unsealed,
+        *silent,
+        {"Kind": "intact" if body["intact"] else "NOT INTACT", "Subject": "log", "Text": text},
+    ]
 
 
 @click.command(cls=Command, example="imgstore bill prove 2f0c8a52-8e0f-4c52-b2cf-4a59a1e1b8d4 > entry.json")
@@ -70,7 +79,9 @@ def prove(session: Session, entry: str) -> Json:
 def verify(session: Session, file: Path | None, *, newer_only: bool) -> Answer:
     """Compare the ledger with the log of its sealed entries.
 
-    The command compares each sealed entry with its row, the log with all signed checkpoints, and the keys with each other.
+    The command compares each sealed entry with its row, the log with all signed checkpoints and with the newest checkpoint in
+    the buckets of each region, and the keys with each other. A region without an answer within 10 seconds is listed and is
+    no fault.
     Entries that are not sealed yet are listed and are no fault, also open storage intervals of past months. The exit code is
     1 if something differs.
     """
