@@ -201,7 +201,8 @@ def test_a_killed_commit_resumes(samples: SampleImages, tmp_path: Path) -> None:
     with scene.open() as installation:
         publish(installation, samples.first, targets=["southcentralus"])
         folder = write(tmp_path / "o", base_of_version(installation), samples.first, tmp_path / "expected.raw")
-    steps = scene.run_job("commit", name="d0", overlay=str(folder))
-    for number, fatal in enumerate(random.Random(7).sample(range(2, steps), 4), 1):
+    scene.run_job("commit", name="d0", overlay=str(folder))  # The first commit fills the segment cache.
+    steps = scene.run_job("commit", name="d00", overlay=str(folder))
+    for number, fatal in enumerate(random.Random(7).sample(range(2, steps), 2), 1):
         assert scene.crash_and_repeat("commit", fatal=fatal, name=f"d{number}", overlay=str(folder))
     scene.check()

@@ -103,6 +103,13 @@ def read_description(source: ByteSource) -> bytes | None:
     return None
 
 
+def read_backing(source: ByteSource) -> str:
+    """Return the name of the backing file by a complete header. Empty without a backing file."""
+    header = _HEADER.unpack(source.read_at(0, _HEADER.size))
+    at, length = header[2], min(header[3], _BACKING_BYTES_MAX)
+    return source.read_at(at, min(length, max(0, source.file_bytes - at))).decode("utf-8", "replace") if at else ""
+
+
 def read_virtual_bytes(source: ByteSource) -> int:
     """Return the size of the disk by a complete header."""
     virtual_bytes: int = _HEADER.unpack(source.read_at(0, _HEADER.size))[5]

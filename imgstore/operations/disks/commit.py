@@ -6,37 +6,31 @@ block are neither read nor sent (invariant I19).
 
 import os
 import tempfile
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.disks.block_device import BlockDevice
-from imgstore.domain.disks.sources import Extent
 from imgstore.domain.disks.version_disks import OS_DISK
-from imgstore.domain.errors import Conflict, NotFound, OutputError
+from imgstore.domain.errors import Conflict, NotFound
 from imgstore.domain.identity.access import Action, Principal, authorize
 from imgstore.domain.names import ComputeId, parse_image_reference
 from imgstore.domain.requests import DiskRequest
-from imgstore.domain.resources import DiskKind, ManagedDisk, ManifestRow, OsProperties, Slot
+from imgstore.domain.resources import DiskKind, ManagedDisk, OsProperties
 from imgstore.domain.states import ProvisioningState
-from imgstore.domain.storage.works import Lease
-from imgstore.ledger.entries import Party
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import record_activity
-from imgstore.operations.disks.export import hold_pin, list_alternative_slots, pin_manifest, read_manifest
+from imgstore.operations.disks.export import PinnedDisk, list_alternative_slots, pin_manifest
 from imgstore.operations.disks.from_source import Origin, make_disks_of_readers
+from imgstore.operations.disks.lazy import LazyDisk, open_pinned
 from imgstore.operations.disks.placement import choose_readable_slot
 from imgstore.operations.gallery.groups import permit_group
 from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.completion import version_party
-from imgstore.operations.slots.cross_region_reads import CrossRegionReads
-from imgstore.operations.slots.degrade import degrade_damaged
 from imgstore.operations.slots.references import disk_party
 from imgstore.policy.os_compatibility import inherit_declared
 from imgstore.transfer.overlay.device import OverlayDevice
@@ -44,8 +38,6 @@ from imgstore.transfer.overlay.journal import OverlayBase
 from imgstore.transfer.overlay.overlaid_disk import OverlaidDisk
 from imgstore.transfer.overlay.overlay import Overlay, open_overlay, read_overlay_base
 from imgstore.transfer.overlay.qcow2_file import copy_changes, read_qcow2_base
-from imgstore.transfer.ranges import RangeReader, SegmentCache
-from imgstore.transfer.scatter import SegmentReader
 
 
 def commit_disk(installation: Installation, principal: Principal, request: DiskRequest) -> ManagedDisk:
@@ -89,18 +81,6 @@ class OpenedOverlay:
     """The OS properties of the base."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PinnedBase:
-    """The base of an overlay: a pinned manifest in a slot, and alternative slots with the same content."""
-
-    slot: Slot
-    others: tuple[Slot, ...]
-    manifest: ManifestRow
-    lease: Lease
-    party: Party
-    os_properties: OsProperties
-
-
 @contextmanager
 def open_overlaid_disk(installation: Installation, principal: Principal, changes: Path) -> Iterator[OpenedOverlay]:
     """Pin the base of an overlay, and lock and open the overlay, until the block ends.
@@ -120,34 +100,32 @@ def open_overlaid_disk(installation: Installation, principal: Principal, changes
     base = read_base(changes)
     _authorize_base(installation, principal, base)
     with installation.catalog.transaction() as transaction:
-        pinned = _pin_base(installation, principal, transaction, base)
+        pinned, os_properties = _pin_base(installation, principal, transaction, base)
     with (
-        hold_pin(installation, pinned.lease),
-        closing(SegmentCache(installation.scratch, has_room=installation.has_free_space)) as cache,
+        open_pinned(installation, pinned) as device,
+        _open_changes(installation, changes, base, device) as overlay,
     ):
-        manifest = read_manifest(installation, pinned.slot, pinned.others, pinned.manifest)
-        slots = (pinned.slot, *pinned.others)
-        reads = CrossRegionReads.of(
-            installation,
-            party=pinned.party,
-            home=pinned.slot,
-            others=pinned.others,
-            manifest=manifest,
-            reader=pinned.lease.name,
+        yield OpenedOverlay(
+            reader=OverlaidDisk(device.manifest, pinned.manifest.digest, device, overlay, os.path.realpath(changes)),
+            origin=Origin(slot=pinned.slot, manifest_digest=pinned.manifest.digest),
+            os_properties=os_properties,
         )
-        segments = SegmentReader(installation.access_all(slots), on_served=reads.count_served)
-        device = _StoredDevice(RangeReader(manifest, segments, cache), manifest.extents())
-        location = os.path.realpath(changes)
-        try:
-            with reads.meter(), _open_changes(installation, changes, base, device) as overlay:
-                reader = OverlaidDisk(manifest, pinned.manifest.digest, device, overlay, location)
-                yield OpenedOverlay(
-                    reader=reader,
-                    origin=Origin(slot=pinned.slot, manifest_digest=pinned.manifest.digest),
-                    os_properties=pinned.os_properties,
-                )
-        finally:
-            degrade_damaged(installation, slots, segments.damages)
+
+
+def overlay_base(opened: LazyDisk, disk_key: str) -> OverlayBase:
+    """Return the description of an open disk as the base of an overlay.
+
+    Args:
+        opened: the disk.
+        disk_key: the disk of the image version, or `os`.
+    """
+    return OverlayBase(
+        virtual_bytes=opened.virtual_bytes,
+        disk_digest=opened.manifest.disk_digest,
+        location=opened.source,
+        disk_key=disk_key,
+        region=opened.pinned.slot.key.region,
+    )
 
 
 def read_base(changes: Path) -> OverlayBase:
@@ -186,8 +164,8 @@ def _authorize_base(installation: Installation, principal: Principal, base: Over
 
 def _pin_base(
     installation: Installation, principal: Principal, transaction: Transaction, base: OverlayBase
-) -> _PinnedBase:
-    """Find and pin the manifest of the base.
+) -> tuple[PinnedDisk, OsProperties]:
+    """Find and pin the manifest of the base. Also return the OS properties of the base.
 
     Raises:
         NotFound: the base was deleted.
@@ -206,10 +184,11 @@ def _pin_base(
             hint="the overlay has the changed blocks only, and cannot be used without its base",
             target=base.location,
         )
-    if found.manifest.disk_digest != base.disk_digest:
+    digest = found[0].manifest.disk_digest
+    if digest != base.disk_digest:
         raise Conflict(
             f"The base of the overlay has other content now: {base.location}.",
-            found=f"disk digest {found.manifest.disk_digest.hex()}",
+            found=f"disk digest {digest.hex()}",
             expected=f"disk digest {base.disk_digest.hex()}",
             hint="another disk or version got the name; the overlay cannot be used without its base",
             target=base.location,
@@ -217,79 +196,42 @@ def _pin_base(
     return found
 
 
-def _find_disk(installation: Installation, transaction: Transaction, named: ComputeId) -> _PinnedBase | None:
+def _find_disk(
+    installation: Installation, transaction: Transaction, named: ComputeId
+) -> tuple[PinnedDisk, OsProperties] | None:
     disk = transaction.disks.get(named.subscription, named.group, named.name, DiskKind(named.kind))
     if disk is None or disk.provisioning_state is not ProvisioningState.SUCCEEDED:
         return None
     manifest = transaction.manifests.find(disk.uid, disk.slot.uid, OS_DISK)
     assert manifest is not None, "a disk in state Succeeded has a manifest"
-    return _PinnedBase(
+    pinned = PinnedDisk(
+        source=disk.resource_id,
+        owner_uid=disk.uid,
         slot=disk.slot,
-        others=list_alternative_slots(transaction, disk.source_version_uid, disk.slot),
         manifest=manifest,
+        others=list_alternative_slots(transaction, disk.source_version_uid, disk.slot),
         lease=pin_manifest(installation, disk.slot, disk.uid, manifest, transaction),
         party=disk_party(disk),
-        os_properties=disk.os_properties,
     )
+    return pinned, disk.os_properties
 
 
 def _find_version(
     installation: Installation, principal: Principal, transaction: Transaction, base: OverlayBase
-) -> _PinnedBase | None:
+) -> tuple[PinnedDisk, OsProperties] | None:
     reference = admit_reader(installation, principal, parse_image_reference(base.location))
     offer, slot = choose_readable_slot(installation, transaction, reference, base.region)
     manifest = transaction.manifests.find(offer.version_uid, slot.uid, base.disk_key)
     if manifest is None:
         return None
     version = transaction.versions.by_uid(offer.version_uid)
-    return _PinnedBase(
+    pinned = PinnedDisk(
+        source=offer.source,
+        owner_uid=offer.version_uid,
         slot=slot,
-        others=list_alternative_slots(transaction, offer.version_uid, slot),
         manifest=manifest,
+        others=list_alternative_slots(transaction, offer.version_uid, slot),
         lease=pin_manifest(installation, slot, offer.version_uid, manifest, transaction),
         party=version_party(lookup.definition_path_of(transaction, version), version),
-        os_properties=offer.os_properties,
     )
-
-
-class _StoredDevice:
-    """A read-only `BlockDevice` of a stored disk."""
-
-    def __init__(self, ranges: RangeReader, data: Sequence[Extent]) -> None:
-        self._ranges = ranges
-        self._data = data
-
-    @property
-    def virtual_bytes(self) -> int:
-        return self._ranges.virtual_bytes
-
-    @property
-    def is_read_only(self) -> bool:
-        return True
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        return self._ranges.read_at(offset, length)
-
-    def extents(self, begin: int, end: int) -> Iterator[Extent]:
-        first = bisect_right(self._data, begin, key=lambda each: each.end)
-        for each in islice(self._data, first, None):
-            low, high = max(begin, each.offset), min(end, each.end)
-            if low >= high:
-                return
-            yield Extent(offset=low, length=high - low)
-
-    def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        raise _read_only()
-
-    def write_zeroes(self, offset: int, length: int) -> None:
-        raise _read_only()
-
-    def flush(self) -> None:
-        """Do nothing: there are no writes."""
-
-    def prefetch(self, offset: int, length: int) -> None:
-        """Do nothing: a commit reads each piece once."""
-
-
-def _read_only() -> OutputError:
-    return OutputError("A stored disk is read-only.", expected="writes to an overlay")
+    return pinned, offer.os_properties

@@ -201,7 +201,7 @@ def open_lazy_disk(installation: Installation, principal: Principal, *, group: s
         record_activity(installation, principal, Action.EXPORT, scope),
     ):
         installation.locator.health.refresh()
-        with _open_pinned(installation, pin_disk(installation, group, name)) as opened:
+        with open_pinned(installation, pin_disk(installation, group, name)) as opened:
             yield opened
 
 
@@ -233,12 +233,17 @@ def open_lazy_image(
         record_activity(installation, principal, Action.READ, scope, of=VERSIONS),
     ):
         installation.locator.health.refresh()
-        with _open_pinned(installation, pin_image(installation, reference, lun, location)) as opened:
+        with open_pinned(installation, pin_image(installation, reference, lun, location)) as opened:
             yield opened
 
 
 @contextmanager
-def _open_pinned(installation: Installation, pinned: PinnedDisk) -> Iterator[LazyDisk]:
+def open_pinned(installation: Installation, pinned: PinnedDisk) -> Iterator[LazyDisk]:
+    """Open a pinned disk as a block device, and hold the pin inside the block. The caller has checked the rights.
+
+    Raises:
+        StoreError: no slot delivers the manifest.
+    """
     with hold_pin(installation, pinned.lease) as hold, closing(_open_cache(installation)) as cache:
         manifest = read_manifest(installation, pinned.slot, pinned.others, pinned.manifest)
         reads = meter_reads(installation, pinned, manifest)

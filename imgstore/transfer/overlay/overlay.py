@@ -445,7 +445,7 @@ class Overlay:
             raise _not_an_overlay(self._folder.label)
         self._header, begin = found
         if not self._header.base.has_content_of(base):
-            raise _wrong_base(self._folder.label, self._header.base, base)
+            raise wrong_base(self._folder.label, self._header.base, base)
         frames = list(iterate_frames(body, begin, self._header.seed))
         self._journal_bytes = frames[-1].end if frames else begin
         durable = max((each.value for each in frames if each.kind is FrameKind.DURABLE), default=begin)
@@ -595,7 +595,8 @@ def _not_an_overlay(label: str) -> InvalidInput:
     )
 
 
-def _wrong_base(label: str, known: OverlayBase, given: OverlayBase) -> Conflict:
+def wrong_base(label: str, known: OverlayBase, given: OverlayBase) -> Conflict:
+    """Create the error for changes of another base."""
     return Conflict(
         f"The overlay {label} has another base.",
         found=f"{given.location}, {given.virtual_bytes} bytes, disk digest {given.disk_digest.hex()}",

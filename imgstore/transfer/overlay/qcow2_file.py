@@ -3,32 +3,50 @@
 from contextlib import closing
 from pathlib import Path
 
-from imgstore.domain.errors import InvalidInput
+from imgstore.domain.errors import Conflict, InvalidInput
 from imgstore.formats import LocalFile
 from imgstore.formats.qemu.qcow2_overlay import (
     check_not_written,
     iterate_changes,
+    read_backing,
     read_description,
     read_virtual_bytes,
     write_qcow2_overlay,
 )
 from imgstore.transfer.overlay.device import OverlayDevice
 from imgstore.transfer.overlay.journal import GENERATION_BYTES, Header, OverlayBase, pack_header, unpack_header
+from imgstore.transfer.overlay.overlay import wrong_base
 
 
-def make_qcow2_file(path: Path, uri: str, base: OverlayBase) -> None:
-    """Make a qcow2 file without changes over a base that a server serves at a URI.
+def prepare_qcow2_file(path: Path, uri: str, base: OverlayBase) -> None:
+    """Make a qcow2 file without changes over a base that a server serves at a URI. Keep an existing file of the base.
 
     Raises:
-        InvalidInput: the size of the disk or the URI is not possible in qcow2.
+        Conflict: the existing file has another base, or the address of another server.
+        InvalidInput: the size of the disk or the URI is not possible in qcow2, or another program made the file.
         OutputError: the file cannot be written.
     """
-    description = pack_header(Header(base=base, generation=bytes(GENERATION_BYTES)))
-    write_qcow2_overlay(path, backing=uri, virtual_bytes=base.virtual_bytes, description=description)
+    if not path.exists():
+        description = pack_header(Header(base=base, generation=bytes(GENERATION_BYTES)))
+        write_qcow2_overlay(path, backing=uri, virtual_bytes=base.virtual_bytes, description=description)
+        return
+    known = read_qcow2_base(path)
+    if not known.has_content_of(base):
+        raise wrong_base(str(path), known, base)
+    with closing(LocalFile(path)) as source:
+        backing = read_backing(source)
+    if backing != uri:
+        raise Conflict(
+            f"{path} has another backing file.",
+            found=f"{backing}",
+            expected=uri,
+            hint=f"serve the disk at the former socket, or run `qemu-img rebase -u -F raw -b '{uri}' {path}`",
+            target=str(path),
+        )
 
 
 def read_qcow2_base(path: Path) -> OverlayBase:
-    """Return the base of a qcow2 file that `make_qcow2_file` made.
+    """Return the base of a qcow2 file that `prepare_qcow2_file` made.
 
     Raises:
         SourceNotFound: there is no such file.

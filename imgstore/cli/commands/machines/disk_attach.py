@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,16 +14,24 @@ from imgstore.cli.framework import global_options, options, output
 from imgstore.cli.framework.session import Session
 from imgstore.cli.framework.stop_signals import handle_sigterm_as_sigint
 from imgstore.domain.disks.block_device import BlockDevice
+from imgstore.domain.disks.version_disks import disk_key
 from imgstore.domain.names import ImageReference
 from imgstore.nbd.channels import load_certificates
 from imgstore.nbd.listeners import listen_tcp, listen_unix, uri_of
 from imgstore.nbd.server import NbdServer
-from imgstore.operations.disks.lazy import open_lazy_disk, open_lazy_image
+from imgstore.operations.disks.commit import overlay_base
+from imgstore.operations.disks.lazy import LazyDisk, open_lazy_disk, open_lazy_image
+from imgstore.transfer.overlay.device import OverlayDevice
+from imgstore.transfer.overlay.journal import OverlayBase
+from imgstore.transfer.overlay.overlay import open_overlay
+from imgstore.transfer.overlay.qcow2_file import prepare_qcow2_file
 from imgstore.wire.json_text import Json
 
 _EXAMPLE = """
 imgstore disk attach -g rg -n d1 --socket /run/d1.sock
 imgstore disk attach --gallery-image-reference rg/myGallery/ubuntu --socket /run/ubuntu.sock --once
+imgstore disk attach -g rg -n d1 --socket /run/d1.sock --overlay ./changes
+imgstore disk attach -g rg -n d1 --socket /run/d1.sock --qcow2 ./changes.qcow2
 imgstore disk attach -g rg -n d1 --listen 192.0.2.7:10809 --tls-certificates /etc/pki/nbd
 """
 _CHECK_SECONDS: Final = 0.5
@@ -41,6 +49,10 @@ class AttachRequest:
     """The image. None for a disk."""
     lun: int | None
     location: str | None
+    overlay: Path | None
+    """The folder for writes. None serves a read-only disk."""
+    qcow2: Path | None
+    """The qcow2 file to make for writes of QEMU, over the read-only disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +81,16 @@ def _read_attach(**given: Any) -> dict[str, Any]:
         raise click.UsageError("Give --socket or --listen.")
     if (given["certificates"] is None) is (given["listen"] is not None):
         raise click.UsageError("--listen and --tls-certificates go together: a TCP address is served with TLS only.")
+    if given["overlay"] is not None and (given["qcow2"] is not None or given["read_only"]):
+        raise click.UsageError("--overlay goes neither with --qcow2 nor with --read-only.")
+    if given["qcow2"] is not None and given["socket"] is None:
+        raise click.UsageError("--qcow2 goes with --socket: the file names the address of the disk.")
     host, port = given["listen"] or ("", 0)
     return {
         "request": AttachRequest(
             group=given["group"] or "",
             name=given["name"] or "",
-            **{name: given[name] for name in ("reference", "lun", "location")},
+            **{name: given[name] for name in ("reference", "lun", "location", "overlay", "qcow2")},
         ),
         "target": AttachTarget(
             socket=given["socket"], host=host, port=port, certificates=given["certificates"], once=given["once"]
@@ -119,23 +135,53 @@ def _parse_address(word: str) -> tuple[str, int]:
     metavar="FOLDER",
     help="Folder with ca-cert.pem, server-cert.pem and server-key.pem. Clients need a certificate of this authority.",
 )
+@click.option(
+    "--overlay",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Accept writes, and keep them in this folder. A missing folder is made. The stored disk does not change.",
+)
+@click.option(
+    "--qcow2",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="qcow2 file for the writes of QEMU or libvirt, with the served disk as its backing file. A missing file is made.",
+)
 @click.option("--once", is_flag=True, help="End when the last client leaves.")
-@click.option("--read-only", is_flag=True, expose_value=False, help="Refuse writes. This is the default.")
+@click.option("--read-only", is_flag=True, help="Refuse writes. This is the default.")
 def attach(session: Session, request: AttachRequest, target: AttachTarget) -> None:
     """Serve a disk or an image as a block device over NBD, until SIGTERM or SIGINT.
 
     Nothing is copied first: each read fetches only the missing parts of the disk, with every part verified. The parts stay in
     a cache on this machine. If a replica fails, reads continue with another replica. The disk or version cannot be deleted
-    meanwhile. The command prints the URI of the disk when clients can connect.
+    meanwhile. The command prints the URI of the disk when clients can connect. With --overlay or --qcow2, `imgstore disk
+    commit` makes a disk or an image version of the writes.
     """
     if request.reference is None:
         opening = session.run(open_lazy_disk, group=request.group, name=request.name)
     else:
         opening = session.run(open_lazy_image, reference=request.reference, lun=request.lun, location=request.location)
     with handle_sigterm_as_sigint(), opening as opened:
-        about = {"source": opened.source, "replica": opened.replica}
-        serve_device(opened, target, about, check=opened.check, warn=session.warn)
+        about: dict[str, Json] = {"source": opened.source, "replica": opened.replica}
+        base = overlay_base(opened, disk_key(request.lun))
+
+        def prepare(uri: str) -> None:
+            if request.qcow2 is not None:
+                prepare_qcow2_file(request.qcow2, uri, base)
+
+        with _open_device(opened, base, request.overlay) as device:
+            serve_device(device, target, about, check=opened.check, warn=session.warn, prepare=prepare)
         session.warn(f"{opened.fetched_bytes} bytes were read from the stores")
+
+
+@contextmanager
+def _open_device(opened: LazyDisk, base: OverlayBase, folder: Path | None) -> Iterator[BlockDevice]:
+    """Open the overlay in a folder over a disk. Without a folder, yield the read-only disk."""
+    if folder is None:
+        yield opened
+        return
+    with closing(open_overlay(folder, base)) as overlay:
+        yield OverlayDevice(opened, overlay)
 
 
 def serve_device(
@@ -145,6 +191,7 @@ def serve_device(
     *,
     check: Callable[[], None],
     warn: Callable[[str], None],
+    prepare: Callable[[str], None] = lambda _uri: None,
 ) -> None:
     """Serve a device until SIGINT, or with `--once` until the last client leaves. Print the URI when clients can connect.
 
@@ -154,6 +201,7 @@ def serve_device(
         about: values to print beside the URI.
         check: called regularly; an exception ends the server.
         warn: prints a text for people on standard error.
+        prepare: called with the URI before the URI is printed.
 
     Raises:
         OutputError, InvalidInput: the address or the certificates cannot be used.
@@ -162,6 +210,7 @@ def serve_device(
     server = NbdServer(device, description=str(about["source"]), note=warn)
     with _listen(server, target) as uri:
         try:
+            prepare(uri)
             shown = {"uri": uri, "virtualBytes": device.virtual_bytes, "readOnly": device.is_read_only} | about
             output.emit(shown, global_options.of(click.get_current_context()))
             sys.stdout.flush()
