@@ -10,6 +10,7 @@ import pytest
 from imgstore.operations.installation import Installation
 from imgstore.testing.pytest_plugin import require
 from tests.support.attached_disk import start_attach
+from tests.support.mounted_folder import mount_small
 from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP, SampleImages, make_disk
 from tests.support.terminal import Terminal, enter_folder
 
@@ -81,6 +82,26 @@ def test_a_qcow2_file_is_made_kept_and_committed_as_a_version(published: Install
     assert out.read_bytes() == (tmp_path / "expected.raw").read_bytes()
     line[3] = str(tmp_path / "other")
     assert "has another backing file" in terminal.fails("disk attach " + " ".join(line), 1)
+
+
+@pytest.mark.engine("qemu-io")
+def test_a_full_file_system_fails_writes_until_there_is_space(published: Installation, tmp_path: Path) -> None:
+    require("qemu-io")
+    make_disk(published, "d1")
+    with mount_small(tmp_path / "small", "1m") as folder:
+        line = ["-g", GROUP, "-n", "d1", "--socket", str(tmp_path / "s"), "--overlay", str(folder / "writes")]
+        with start_attach(published.home, *line) as (running, shown):
+            write(shown["uri"], "write -P 7 0 512k", "flush")
+            full = ["qemu-io", "-f", "raw", "-c", "write -P 8 0 900k", shown["uri"]]
+            done = subprocess.run(full, check=False, capture_output=True, text=True, timeout=60)
+            assert "No space left on device" in done.stdout + done.stderr
+            write(shown["uri"], "read -P 7 0 512k")
+            run("mount", "-o", "remount,size=8m", folder)
+            write(shown["uri"], "write -P 8 0 900k", "flush")
+            running.send_signal(signal.SIGKILL)
+            running.wait(timeout=60)
+        with start_attach(published.home, *line) as (_, shown):
+            write(shown["uri"], "read -P 8 0 900k")
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,10 @@ def test_what_a_commit_refuses(published: Installation, samples: SampleImages, t
     with pytest.raises(WorkHeld, match="is in use"):
         commit(published, folder)
     served.close()
+    machine = replace(base_of_disk(disk), location=disk.resource_id.replace("/disks/", "/virtualMachines/"))
+    open_overlay(tmp_path / "machine", machine).close()
+    with pytest.raises(InvalidInput, match="can't be a source"):
+        commit(published, tmp_path / "machine")
     with pytest.raises(InvalidInput, match="data disk"):
         data = replace(base_of_version(published), disk_key="lun-0")
         open_overlay(tmp_path / "data", data).close()

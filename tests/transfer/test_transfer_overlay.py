@@ -3,6 +3,7 @@
 import random
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -10,7 +11,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+import xxhash
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -20,8 +23,17 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, HostFault, InvalidInput, NotFound, ObjectCorrupt, StoreFull, WorkHeld
 from imgstore.domain.storage.sizes import BLOCK_BYTES, KIB, MIB, PIECE_BYTES
 from imgstore.transfer.overlay import overlay as overlay_module
+from imgstore.transfer.overlay.block_map import FIRST_SLOT
 from imgstore.transfer.overlay.device import OverlayDevice
-from imgstore.transfer.overlay.journal import OverlayBase
+from imgstore.transfer.overlay.journal import (
+    ENTRY,
+    FrameKind,
+    Header,
+    OverlayBase,
+    pack_frame,
+    pack_header,
+    unpack_header,
+)
 from imgstore.transfer.overlay.overlay import DATA_FILE, JOURNAL_FILE, Overlay, open_overlay, read_overlay_base
 from tests.support.volatile_folder import BAD_MEDIUM, NO_SPACE, SECTOR_BYTES, Killed, VolatileFolder
 
@@ -366,6 +378,25 @@ def test_an_overlay_belongs_to_one_base(tmp_path: Path) -> None:
     for opens in (lambda: open_overlay(tmp_path / "o", BASE), lambda: read_overlay_base(tmp_path / "o")):
         with pytest.raises(InvalidInput, match="not an overlay"):
             opens()
+
+
+def test_a_journal_of_another_program_is_refused(tmp_path: Path) -> None:
+    header = Header(base=BASE, generation=bytes(8))
+    outside = np.array([(SIZE // BLOCK_BYTES + 1, FIRST_SLOT, 0)], dtype=ENTRY)
+    reserved = np.array([(0, 1, 0)], dtype=ENTRY)
+    for name, frame in (
+        ("block", pack_frame(0, FrameKind.DATA, count=1, entries=outside)),
+        ("slot", pack_frame(0, FrameKind.DATA, count=1, entries=reserved)),
+        ("zeros", pack_frame(0, FrameKind.ZEROS, count=1, value=1 << 60)),
+    ):
+        open_overlay(tmp_path / name, BASE).close()
+        (tmp_path / name / JOURNAL_FILE).write_bytes(pack_header(header) + frame)
+        with pytest.raises(InvalidInput, match="not an overlay"):
+            open_overlay(tmp_path / name, BASE)
+    for description in (b"{}", b"[1]", b"\xff"):
+        fields = struct.pack("<8sIIQ32s8s", b"IMGSTOVL", 1, len(description), SIZE, bytes(32), bytes(8))
+        check = struct.pack("<Q", xxhash.xxh3_64_intdigest(fields + description))
+        assert unpack_header(fields + check + description) is None
 
 
 def test_damaged_bytes_of_an_overlay_are_never_served(tmp_path: Path) -> None:

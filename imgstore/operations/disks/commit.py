@@ -27,6 +27,7 @@ from imgstore.operations.disks.export import PinnedDisk, list_alternative_slots,
 from imgstore.operations.disks.from_source import Origin, make_disks_of_readers
 from imgstore.operations.disks.lazy import LazyDisk, open_pinned
 from imgstore.operations.disks.placement import choose_readable_slot
+from imgstore.operations.disks.sources import COPYABLE_KINDS, list_candidate_ids
 from imgstore.operations.gallery.groups import permit_group
 from imgstore.operations.gallery.sharing import admit_reader
 from imgstore.operations.installation import Installation
@@ -158,8 +159,9 @@ def _authorize_base(installation: Installation, principal: Principal, base: Over
     """Check the right to read the bytes of the base. The base need not exist."""
     if ComputeId.parse(base.location) is None:
         admit_reader(installation, principal, parse_image_reference(base.location))
-    else:
-        authorize(principal, Action.EXPORT, base.location)
+        return
+    for each in list_candidate_ids(installation, "", base.location, COPYABLE_KINDS):
+        authorize(principal, Action.EXPORT, each.resource_id)
 
 
 def _pin_base(

@@ -129,14 +129,17 @@ def unpack_header(journal: bytes | memoryview) -> tuple[Header, int] | None:
         return None
     if check != xxhash.xxh3_64_intdigest(bytes(view[: _HEADER.size]) + description):
         return None
-    about = json.loads(description)
-    base = OverlayBase(
-        virtual_bytes=virtual_bytes,
-        disk_digest=digest,
-        location=about["location"],
-        disk_key=about["disk"],
-        region=about["region"],
-    )
+    try:
+        about = json.loads(description)
+        base = OverlayBase(
+            virtual_bytes=virtual_bytes,
+            disk_digest=digest,
+            location=str(about["location"]),
+            disk_key=str(about["disk"]),
+            region=str(about["region"]),
+        )
+    except (ValueError, KeyError, TypeError):  # Another program made the header.
+        return None
     return Header(base=base, generation=generation), begin + length
 
 

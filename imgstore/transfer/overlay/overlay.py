@@ -43,7 +43,7 @@ from imgstore.domain.errors import (
 )
 from imgstore.domain.host.os_errors import advise, describe, is_full
 from imgstore.domain.storage.digests import Digest
-from imgstore.domain.storage.sizes import BLOCK_BYTES, MIB
+from imgstore.domain.storage.sizes import BLOCK_BYTES, MIB, ceil_div
 from imgstore.transfer.overlay.block_map import FIRST_SLOT, ZEROED, BlockDigests, BlockMap, Places
 from imgstore.transfer.overlay.files import LOCK_FILE, LocalFolder, OverlayFile, OverlayFolder
 from imgstore.transfer.overlay.journal import (
@@ -447,6 +447,8 @@ class Overlay:
         if not self._header.base.has_content_of(base):
             raise wrong_base(self._folder.label, self._header.base, base)
         frames = list(iterate_frames(body, begin, self._header.seed))
+        if not all(_is_inside(each, self.base) for each in frames):
+            raise _not_an_overlay(self._folder.label)
         self._journal_bytes = frames[-1].end if frames else begin
         durable = max((each.value for each in frames if each.kind is FrameKind.DURABLE), default=begin)
         earlier = [each for each in frames if each.end <= durable]
@@ -623,6 +625,15 @@ def _apply_frame(blocks: BlockMap, frame: Frame, entries: Entries) -> None:
         blocks.zero(frame.value, frame.count)
     elif len(entries):
         blocks.put_entries(entries)
+
+
+def _is_inside(frame: Frame, base: OverlayBase) -> bool:
+    """Return whether a frame names blocks of the disk and slots only."""
+    blocks = ceil_div(base.virtual_bytes, BLOCK_BYTES)
+    if frame.kind is FrameKind.ZEROS:
+        return frame.value + frame.count <= blocks
+    entries = frame.entries
+    return not len(entries) or bool(entries["block"].max() < blocks and entries["slot"].min() >= FIRST_SLOT)
 
 
 def _position(slot: int) -> int:
