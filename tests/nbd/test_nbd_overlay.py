@@ -21,7 +21,7 @@ from imgstore.operations.versions.commit import commit_version
 from imgstore.testing.pytest_plugin import require
 from imgstore.transfer.overlay.device import OverlayDevice
 from imgstore.transfer.overlay.overlay import Overlay, open_overlay
-from imgstore.transfer.overlay.qcow2_file import prepare_qcow2_file
+from imgstore.transfer.overlay.qcow2_file import make_qcow2_file
 from tests.support.overlay_bases import RawDevice, base_of_version
 from tests.support.sample_gallery import (
     ADMIN,
@@ -137,7 +137,7 @@ def test_qemu_writes_a_qcow2_file_over_a_served_disk(
     before = {name for slot in all_slots(published) for name in content(published, slot).segments}
     overlay = open_overlay(tmp_path / "empty", base)
     with closing(overlay), serve(overlay, samples.first, tmp_path / "nbd.sock") as uri:
-        prepare_qcow2_file(file, uri, base)
+        make_qcow2_file(file, uri, base)
         chain = run("qemu-img", "info", "--backing-chain", file)
         assert "backing file format: raw" in chain
         assert chain.count(f"({base.virtual_bytes} bytes)") == 2

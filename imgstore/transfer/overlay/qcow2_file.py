@@ -18,17 +18,26 @@ from imgstore.transfer.overlay.journal import GENERATION_BYTES, Header, OverlayB
 from imgstore.transfer.overlay.overlay import wrong_base
 
 
+def make_qcow2_file(path: Path, uri: str, base: OverlayBase) -> None:
+    """Make a qcow2 file without changes over a base that a server serves at a URI.
+
+    Raises:
+        InvalidInput: the size of the disk or the URI is not possible in qcow2.
+        OutputError: the file cannot be written.
+    """
+    description = pack_header(Header(base=base, generation=bytes(GENERATION_BYTES)))
+    write_qcow2_overlay(path, backing=uri, virtual_bytes=base.virtual_bytes, description=description)
+
+
 def prepare_qcow2_file(path: Path, uri: str, base: OverlayBase) -> None:
-    """Make a qcow2 file without changes over a base that a server serves at a URI. Keep an existing file of the base.
+    """Make a missing qcow2 file, or check that an existing file has the base and the URI. See `make_qcow2_file`.
 
     Raises:
         Conflict: the existing file has another base, or the address of another server.
-        InvalidInput: the size of the disk or the URI is not possible in qcow2, or another program made the file.
-        OutputError: the file cannot be written.
+        InvalidInput: another program made the existing file.
     """
     if not path.exists():
-        description = pack_header(Header(base=base, generation=bytes(GENERATION_BYTES)))
-        write_qcow2_overlay(path, backing=uri, virtual_bytes=base.virtual_bytes, description=description)
+        make_qcow2_file(path, uri, base)
         return
     known = read_qcow2_base(path)
     if not known.has_content_of(base):
@@ -46,7 +55,7 @@ def prepare_qcow2_file(path: Path, uri: str, base: OverlayBase) -> None:
 
 
 def read_qcow2_base(path: Path) -> OverlayBase:
-    """Return the base of a qcow2 file that `prepare_qcow2_file` made.
+    """Return the base of a qcow2 file that `make_qcow2_file` made.
 
     Raises:
         SourceNotFound: there is no such file.
