@@ -43,22 +43,27 @@ def kill_disks(scene: CrashScene, rng: random.Random, *, strikes: int) -> None:
     """Make a disk of a version that is new in westus2, and kill the process once for each part of its steps."""
     scene.prepare()
     steps = struck = 0
-    for number in range(strikes + 1):
+    for number in range(strikes + 2):
         version = f"1.0.{number}"
         # Other content each time, so that each creation has the same number of steps.
         source = make_raw(scene.folder / f"{version}.raw", seed=number, virtual_bytes=16 * MIB, content_bytes=5 * MIB)
         scene.expected[version] = source
-        disk: dict[str, Any] = {"name": f"d{number}", "location": "westus2", "version": version, "allow_remote": True}
+        disk: dict[str, Any] = {
+            "name": f"d{number}",
+            "location": "westus2",
+            "version": version,
+            "allow_remote": True,
+        }
         with scene.open() as installation:
             publish(installation, source, version, ["southcentralus", "eastus"])
             request = DiskOfImageRequest(
                 group=GROUP, name=disk["name"], location="westus2", reference=reference(version), allow_remote=True
             )
             found = forecast_image_disk(installation, ADMIN, request)
-        if number == 0:
+        if number < 2:  # The first creation also prepares the region.
             steps = scene.run_job("disk", **disk)
         else:
-            begin, end = (steps * each // strikes for each in (number - 1, number))
+            begin, end = (steps * each // strikes for each in (number - 2, number - 1))
             struck += scene.crash_and_repeat("disk", fatal=rng.randrange(begin, end) + 1, **disk)
         with scene.open() as installation:
             rows = [row for row in charges(installation) if row.party.disk == disk["name"]]
