@@ -289,6 +289,14 @@ def _find_boot_disk() -> Found:
     return replace(found, name="boot-disk")
 
 
+def _find_debian_disk() -> Found:
+    """The programs for a disk with a whole Debian: `tests/support/debian_disk.py`."""
+    found = _find_tool("debootstrap", "--version", apt="debootstrap")
+    for name, package in (("extlinux", "extlinux"), ("mkfs.ext4", "e2fsprogs"), ("ssh", "openssh-client")):
+        _find_tool(name, "-V", apt=package)
+    return replace(found, name="debian-disk")
+
+
 def cache_folder() -> Path:
     """Return the folder of downloaded engines, which outlives a run."""
     return _cache_folder()
@@ -364,6 +372,7 @@ _FINDERS: Final[Mapping[str, Callable[[], Found]]] = {
     "go": _find_go,
     "qemu-system": lambda: _find_tool("qemu-system-x86_64", "--version", apt="qemu-system-x86"),
     "boot-disk": _find_boot_disk,
+    "debian-disk": _find_debian_disk,
     "mke2fs": lambda: _find_tool("mke2fs", "-V", apt="e2fsprogs"),
     "toxiproxy": _find_toxiproxy,
     "loop-device": _find_loop_device,

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from imgstore.domain.disks.version_disks import OS_DISK, disk_key
 from imgstore.domain.errors import HostFault, ImgstoreError
-from imgstore.domain.host.private_files import open_private
+from imgstore.domain.host.private_files import FILE_MODE, open_private
 from imgstore.domain.machine_runs import RUN_LEASE_SECONDS, MachineRun, PowerState
 from imgstore.domain.machine_sizes import find_size
 from imgstore.domain.machines import Machine, MachineSecrets
@@ -186,6 +186,7 @@ def _open_changes(stack: ExitStack, disk: ManagedDisk, address: Path, path: Path
             region=disk.location,
         )
         make_qcow2_file(path, f"nbd+unix:///?socket={quote(str(address))}", base)
+        path.chmod(FILE_MODE)
     readable, writable = (stack.enter_context(path.open(mode)) for mode in ("rb", "r+b"))
     return readable.fileno(), writable.fileno()
 
