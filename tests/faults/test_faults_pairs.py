@@ -41,6 +41,7 @@ from imgstore.operations.maintenance import scrub as maintenance_scrub
 from imgstore.operations.maintenance import worker as replication_worker
 from imgstore.operations.replication import copy as replication_copy
 from imgstore.operations.replication import ingest as replication_ingest
+from imgstore.operations.replication import slot_copy
 from imgstore.operations.replication import targets as removing
 from imgstore.operations.slots import removal, restore
 from imgstore.policy.worker_queue import WorkerLimits
@@ -174,7 +175,7 @@ ROWS_IN: Final = Moment(owner=DirectoryStore, name="put", key="/manifests/")
 Make: pinned, before the put of the reference.
 """
 ALL_IN: Final = Moment(owner=replication_ingest, name="complete_replica")
-CLAIMED: Final = Moment(owner=replication_copy, name="plan_segments")
+CLAIMED: Final = Moment(owner=slot_copy, name="plan_segments")
 """Replicate: the marks of needed segments are removed, before the listing."""
 COPYABLE_KINDS: Final = Moment(owner=replication_copy, name="complete_replica")
 READING: Final = Moment(owner=DirectoryStore, name="get", key="/segments/")

@@ -45,12 +45,25 @@ _POWER = "imgstore.cli.commands.machines.vm_power"
 @click.group(
     cls=Group,
     lazy={
-        "start": LazyCommand(target=f"{_POWER}:start", summary="Start a machine on this host."),
-        "stop": LazyCommand(target=f"{_POWER}:stop", summary="Stop a machine."),
-        "restart": LazyCommand(target=f"{_POWER}:restart", summary="Stop and start a running machine."),
-        "console": LazyCommand(target=f"{_POWER}:console", summary="Print the serial console of a machine."),
+        "start": LazyCommand(
+            target=f"{_POWER}:start",
+            summary="Start a machine on this host, with disks that are read from the stores on demand.",
+        ),
+        "stop": LazyCommand(
+            target=f"{_POWER}:stop",
+            summary="Stop a machine. The guest gets time for its shutdown, and is then switched off.",
+        ),
+        "restart": LazyCommand(
+            target=f"{_POWER}:restart",
+            summary="Stop a running machine, and start the machine with the options of the last start.",
+        ),
+        "console": LazyCommand(
+            target=f"{_POWER}:console",
+            summary="Print the serial console since the last start of a machine, at most the last MiB.",
+        ),
         "get-instance-view": LazyCommand(
-            target=f"{_POWER}:get_instance_view", summary="Show the power state of a machine."
+            target=f"{_POWER}:get_instance_view",
+            summary="Show the power state and the states of the disks of a machine.",
         ),
     },
 )
