@@ -8,6 +8,7 @@ import mmap
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -206,6 +207,8 @@ _shared: mmap.mmap | None = None
 
 def _share(pieces: mmap.mmap) -> None:
     global _shared  # noqa: PLW0603 - what a forked process was handed
+    # The bench's handler would raise an exception at any line, also between a lock and its release.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _shared = pieces
 
 

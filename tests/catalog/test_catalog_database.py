@@ -647,3 +647,20 @@ def test_catalogs_of_a_process_share_compiled_statements(tmp_path: Path) -> None
         catalog.close()
         stored.append(len(COMPILED))
     assert stored[0] == stored[1] > 0
+
+
+@pytest.mark.parametrize("ends_before", [False, True])
+def test_a_transaction_beside_the_close_leaves_no_connection(catalog_url: str, *, ends_before: bool) -> None:
+    """A thread that looks at silent regions may end after the last command of a process."""
+    catalog = Catalog.open(catalog_url, Effects())
+    database = catalog._database
+    pool = database.readers.pool
+    with ExitStack() as reading:
+        reading.enter_context(catalog.reading()).now()
+        if ends_before:
+            reading.close()
+        catalog.close()
+        if ends_before:
+            reading.enter_context(catalog.reading()).now()
+    for each in (pool, database.readers.pool):
+        assert each.checkedin() == 0  # type: ignore[attr-defined]
