@@ -1,8 +1,7 @@
 """An NBD server for one block device.
 
 Each connection has a thread that receives requests. Reads of cached bytes are answered by this thread, and all other
-requests by a pool of threads that all connections share. Threads with blocking sockets answer a cached read of 4 KiB
-twice as fast as asyncio (docs/performance.md).
+requests by a pool of threads that all connections share.
 
 A client is not trusted: the handshake has a time limit, and the bytes of unanswered requests, the connections and the
 time of a send without progress have limits. A slow client holds at most one thread of the pool.
