@@ -34,7 +34,8 @@ def run(home: Path, line: str) -> str:
 def start(home: Path, name: str, folder: Path) -> list[str]:
     """Start a machine, and return the words of ssh into the guest."""
     (port,) = free_ports(1)
-    run(home, f"vm start -g rg -n {name} --forward {port}:22 --wait-for 'login:' --timeout 1500")
+    # A prompt for a login comes before cloud-init has made the SSH keys of the host.
+    run(home, f"vm start -g rg -n {name} --forward {port}:22 --wait-for 'Cloud-init v.* finished' --timeout 1500")
     options = ("StrictHostKeyChecking=no", f"UserKnownHostsFile={folder}/known-{port}", "ConnectTimeout=120")
     words = [word for each in options for word in ("-o", each)]
     return ["ssh", "-i", str(folder / "key"), "-p", str(port), *words, "ops@127.0.0.1"]
