@@ -59,5 +59,7 @@ class BudgetUse:
 
     def describe(self) -> str:
         """Return the used amount and the budget as text."""
+        if not self.budget.amount:
+            return f"a budget of 0 {self.budget.currency}, so any replication exceeds the budget"
         text = f"{self.used:f} {self.budget.currency} of {self.budget.amount:f} {self.budget.currency} used in {self.month}"
         return f"{text}, and charges in {', '.join(self.other_currencies)}" if self.other_currencies else text

@@ -189,6 +189,7 @@ class Mutator:
                 self._change_row_and_leaf,
                 self._delete_leaf,
                 self._change_head,
+                self._delete_head,
                 self._delete_newest_head,
                 self._change_key,
             ]
@@ -375,12 +376,16 @@ class Mutator:
             return [self._set("ledger_heads", row, key, column, row["size"] + 1000)]
         return [self._set("ledger_heads", row, key, column, self._other("ledger_heads", column, row[column]))]
 
+    def _delete_head(self) -> list[tuple[str, dict[str, Any]]]:
+        row, key = self._pick("ledger_heads")
+        return [(f"DELETE FROM ledger_heads WHERE {key} = :key", {"key": row[key]})]
+
     def _delete_newest_head(self) -> list[tuple[str, dict[str, Any]]]:
         return [("DELETE FROM ledger_heads WHERE size = (SELECT max(size) FROM ledger_heads)", {})]
 
     def _change_key(self) -> list[tuple[str, dict[str, Any]]]:
         row, key = self._pick("ledger_keys")
-        column = self._random.choice([each for each in ("public_key", "private_key", "endorsement") if row[each]])
+        column = self._random.choice([each for each in row if each != key and row[each]])
         return [self._set("ledger_keys", row, key, column, self._other("ledger_keys", column, row[column]))]
 
 
@@ -506,6 +511,20 @@ def test_numbers_of_a_damaged_log_are_those_of_its_entries(small: Installation) 
     assert result.stdout.splitlines()[-1].startswith('NOT INTACT,log,"33 of 33 sealed entries compared, ')
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [(3, 7, ["3, 7"]), (3, 4, ["3, 4"]), (3, 27, ["3", "27"])],
+    ids=["same checkpoint", "neighbours", "two checkpoints"],
+)
+def test_exchanged_leaves_are_named(small: Installation, one: int, other: int, expected: list[str]) -> None:
+    for old, new in ((one, -1), (other, one), (-1, other)):
+        execute(small, f"UPDATE ledger_leaves SET position = {new} WHERE position = {old}")
+    found = [each for each in verify_log(small, ADMIN).findings if each.kind != "late"]
+    assert [each.subject for each in found if each.kind == "leaf"] == expected
+    assert [each.kind.value for each in found][: len(expected)] == ["leaf"] * len(expected)
+    assert next(each.text for each in found if each.kind == "checkpoint").startswith("the leaves 0 to 23 give")
+
+
 def test_stored_hashes_are_compared_and_made_again(small: Installation) -> None:
     add_entries(small, range(30, 600))
     seal_entries(small)
@@ -588,7 +607,7 @@ def test_checkpoints_of_earlier_releases_find_entries_behind_newer_transfers(
     from imgstore.operations.ledger_log import seal
 
     execute(small, "DELETE FROM ledger_leaves", "DELETE FROM ledger_heads", "DELETE FROM ledger_subtrees")
-    monkeypatch.setattr(seal, "format_coverage", lambda _coverage: [])
+    monkeypatch.setattr(seal, "format_lines", lambda *_: [])
     seal_entries(small)
     monkeypatch.undo()
     whole = make_interval(small, 30, opened_at=NOON - timedelta(days=80))

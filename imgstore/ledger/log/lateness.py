@@ -8,10 +8,13 @@ because a run seals in the order of time.
 
 import json
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
+
+from imgstore.ledger.log.checkpoint_lines import Coverage
 
 TOLERANCE_SECONDS: Final = 3600
 """Clocks differ, and a transaction may be committed after a transaction with a later time."""
@@ -20,35 +23,7 @@ LATE_BEGIN: Final = "the storage interval was added, or its begin moved, after t
 LATE_END: Final = (
     "the storage interval ends more than an hour before sealed entries, and no settlement has closed the interval"
 )
-_COMPLETE_UNTIL: Final = "complete-until"
-_OPEN_SINCE: Final = "open-since"
 _CHANGED_BY_SETTLEMENT: Final = ("uid", "opened_at", "closed_at")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Coverage:
-    """The entries that a checkpoint covers."""
-
-    complete_until: datetime
-    """The log has all entries up to this time."""
-    open_since: datetime
-    """Each interval that was open at `complete_until` was opened at this time or later."""
-
-
-def format_coverage(coverage: Coverage) -> list[str]:
-    """Return the lines of a checkpoint that state a coverage."""
-    return [f"{_COMPLETE_UNTIL} {_format(coverage.complete_until)}", f"{_OPEN_SINCE} {_format(coverage.open_since)}"]
-
-
-def read_coverage(lines: Sequence[str]) -> Coverage | None:
-    """Return the coverage in the further lines of a checkpoint, or None if the checkpoint states none."""
-    values = {name: value for name, _, value in (line.partition(" ") for line in lines)}
-    try:
-        complete_until = datetime.fromisoformat(values[_COMPLETE_UNTIL])
-        open_since = datetime.fromisoformat(values[_OPEN_SINCE])
-    except (KeyError, ValueError):
-        return None
-    return Coverage(complete_until=complete_until, open_since=open_since)
 
 
 @dataclass(slots=True)
@@ -133,6 +108,43 @@ def find_late(times: EntryTimes, first: int, coverages: Sequence[tuple[int, Cove
     return late, border
 
 
+def find_displaced(times: EntryTimes, first: int, begin: int, end: int) -> list[int]:
+    """Return the positions of leaves that are not in the order of time. A checkpoint seals its entries in this order.
+
+    Args:
+        times: the times of the sealed entries from the position `first` on.
+        first: the position of the first entry of `times`.
+        begin: the first position of a checkpoint's new entries.
+        end: the position after the last entry of the checkpoint.
+    """
+    places = range(max(begin - first, 0), min(end - first, len(times.times)))
+    known = [(times.times[place] or times.ends[place], first + place) for place in places]
+    known = [each for each in known if each[0]]
+    pairs = zip(known, sorted(known, key=lambda each: each[0]), strict=True)
+    exchanged = [position for (time, position), (expected, _) in pairs if time != expected]
+    if len(exchanged) <= 2:
+        return exchanged
+    return sorted(position for _, position in _leave_out_longest_run(known))
+
+
+def _leave_out_longest_run(known: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Return the items outside of the longest ascending subsequence (https://en.wikipedia.org/wiki/Patience_sorting)."""
+    ends: list[float] = []
+    lengths: list[int] = []
+    for time, _ in known:
+        place = bisect_right(ends, time)
+        ends[place : place + 1] = [time]
+        lengths.append(place)
+    wanted, left = len(ends) - 1, list[tuple[float, int]]()
+    bound = float("inf")
+    for item, length in zip(reversed(known), reversed(lengths), strict=True):
+        if length == wanted and item[0] <= bound:
+            wanted, bound = wanted - 1, item[0]
+        else:
+            left.append(item)
+    return left
+
+
 def is_continued(leaf: str, next_leaf: str) -> bool:
     """Return whether an interval continues another interval without a change, as after a settlement.
 
@@ -155,7 +167,3 @@ def read_time(text: str) -> float:
         return datetime.fromisoformat(text).timestamp()
     except (TypeError, ValueError):
         return 0.0
-
-
-def _format(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

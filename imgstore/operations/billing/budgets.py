@@ -148,7 +148,7 @@ def check_budget(installation: Installation) -> None:
     raise Conflict(
         f"The budget of the subscription for {month} is reached. New replications are refused.",
         found=use.describe(),
-        expected=f"charges below {budget.amount:f} {budget.currency}",
+        expected=f"charges below {budget.amount:f} {budget.currency}" if budget.amount else "a budget above 0",
         hint="raise the budget with `imgstore budget set`, delete the budget, or wait for the next month; "
         "accepted replications continue",
         target="budget",

@@ -14,7 +14,8 @@ from imgstore.domain.effects import Effects
 from imgstore.domain.errors import CatalogOutdated, Conflict, ImgstoreError, ObjectCorrupt, StoreMismatch
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
 from imgstore.domain.storage.object_keys import ledger_checkpoint_key
-from imgstore.ledger.log.lateness import LATE_ENTRY, Border, Coverage, format_coverage, read_coverage, read_time
+from imgstore.ledger.log.checkpoint_lines import Coverage, format_lines, read_coverage
+from imgstore.ledger.log.lateness import LATE_ENTRY, Border, read_time
 from imgstore.ledger.log.log_entries import LogFinding, LogFindingKind, LogHead, SealReport
 from imgstore.ledger.log.merkle_tree import StoredTree, compute_root, hash_leaf
 from imgstore.ledger.log.signed_notes import make_origin, read_checkpoint, sign_checkpoint
@@ -197,7 +198,7 @@ def _seal_batch(transaction: Transaction, effects: Effects, waiting: list[str], 
         key.public_key,
         sign_with(private_key),
         signed_at=transaction.now(),
-        extension=[] if coverage is None else format_coverage(coverage),
+        extension=format_lines(coverage, head, key),
     )
     log.add_head(LogHead(size=size, root=base64.b64encode(root).decode("ascii"), note=note))
     return len(leaves)

@@ -7,7 +7,7 @@ and the block of 256 leaves.
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,16 +15,16 @@ from typing import Any, Final
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.identity.access import INSTALLATION, Action, Principal
+from imgstore.ledger.log.checkpoint_lines import Coverage, find_line_faults, read_coverage
 from imgstore.ledger.log.lateness import (
     LATE_BEGIN,
     LATE_END,
     LATE_ENTRY,
     Border,
-    Coverage,
     EntryTimes,
+    find_displaced,
     find_late,
     is_continued,
-    read_coverage,
     read_time,
 )
 from imgstore.ledger.log.log_entries import (
@@ -65,6 +65,7 @@ from imgstore.operations.ledger_log.settlement import find_month_end
 
 SECONDS_MAX: Final = 10.0
 """The default time limit for the answers of all regions."""
+_POSITIONS_MAX: Final = 10
 _INTERVALS: Final = "intervals/"
 _BLOCK: Final = 1 << STORED_LEVELS
 _KEY_BYTES: Final = 32
@@ -132,16 +133,15 @@ class _Verification:
         coverages = [
             (found.size, read_coverage(found.extension)) for found in checkpoints.values() if found is not None
         ]
-        hashes, verified, unsealed = self._compare_rows(
+        self._check_lines(heads, checkpoints, keys)
+        hashes, times, verified, unsealed = self._compare_rows(
             first, end, [(covered, coverage) for covered, coverage in coverages if coverage is not None]
         )
         self._compare_price_lists()
         tree = MemoryTree(hashes, first, StoredTree(log))
         in_order = first + len(hashes) // HASH_BYTES
         self._compare_subtrees(tree, first, in_order)
-        for head in heads:
-            if head.size > first:
-                self._compare_root(tree, in_order, head)
+        self._compare_roots(tree, first, in_order, heads, times)
         newest = heads[-1].size if heads else 0
         if newest < in_order:
             text = f"the newest checkpoint does not cover all {in_order} leaves"
@@ -170,6 +170,20 @@ class _Verification:
         else:
             self.more_findings += 1
 
+    def _check_lines(
+        self, heads: Sequence[LogHead], checkpoints: Mapping[int, Checkpoint | None], keys: Sequence[LogKey]
+    ) -> None:
+        """Compare the checkpoints with each other and with the keys."""
+        reported: set[tuple[str, str]] = set()
+        for previous, head in zip([None, *heads], heads, strict=False):
+            found = checkpoints[head.size]
+            for kid, text in [] if found is None else find_line_faults(found.extension, previous, keys):
+                if not kid:
+                    self._add(LogFindingKind.CHECKPOINT, str(head.size), text)
+                elif (kid, text) not in reported:
+                    reported.add((kid, text))
+                    self._add(LogFindingKind.KEY, kid, text)
+
     def _check_heads(self, heads: Sequence[Any]) -> list[LogHead]:
         """Return the checkpoints with usable columns. SQLite stores any value in any column."""
         usable: list[LogHead] = []
@@ -197,6 +211,8 @@ class _Verification:
                 self._add(
                     LogFindingKind.KEY, key.kid, "the id or the number of the key does not belong to the public key"
                 )
+            if former is not None and former.retired_at != key.created_at:
+                self._add(LogFindingKind.KEY, key.kid, "the previous key was not retired when this key was made")
             if key.private_key is not None and not _fits(key):
                 self._add(LogFindingKind.KEY, key.kid, "the private key does not belong to the public key")
             if key.endorsement is not None:
@@ -239,12 +255,12 @@ class _Verification:
 
     def _compare_rows(
         self, first: int, size: int, coverages: Sequence[tuple[int, Coverage]]
-    ) -> tuple[bytearray, int, list[UnsealedEntry]]:
+    ) -> tuple[bytearray, EntryTimes, int, list[UnsealedEntry]]:
         """Compare each row with its leaf.
 
         Returns:
-            The hashes of the leaves up to the first missing leaf, the number of equal rows, and the entries that are not
-            sealed.
+            The hashes of the leaves up to the first missing leaf, the times of the equal rows, their number, and the
+            entries that are not sealed.
         """
         log = self.transaction.ledger_log
         count = min(size - first, log.count_leaves())
@@ -272,7 +288,7 @@ class _Verification:
             self._find_missing(first, hashes, seen)
         border = self._find_late(first, times, coverages, unsealed)
         found = [UnsealedEntry(entry=each.entry, time=str(each.time)) for each in unsealed]
-        return hashes, equal, [*found, *self._check_open_intervals(border)]
+        return hashes, times, equal, [*found, *self._check_open_intervals(border)]
 
     def _check_open_intervals(self, border: Border) -> list[UnsealedEntry]:
         """Report open intervals that an older checkpoint excludes. Return the open intervals of past months."""
@@ -377,11 +393,27 @@ class _Verification:
         for level, number in sorted(expected):
             self._add(LogFindingKind.SUBTREE, _positions(level, number), "the stored hash of these leaves is missing")
 
-    def _compare_root(self, tree: MemoryTree, size: int, head: LogHead) -> None:
-        if head.size > size:
-            self._add(LogFindingKind.CHECKPOINT, str(head.size), f"the log has only {size} leaves in order")
-        elif _find_root(tree, head.size) != head.root:
-            self._add(LogFindingKind.CHECKPOINT, str(head.size), "the leaves give another root than the checkpoint")
+    def _compare_roots(
+        self, tree: MemoryTree, first: int, size: int, heads: Sequence[LogHead], times: EntryTimes
+    ) -> None:
+        """Compare the roots of the leaves with the checkpoints. Leaves out of the order of time come first."""
+        begins = {head.size: begin for begin, head in zip([0, *(each.size for each in heads)], heads, strict=False)}
+        wrong = [head for head in heads if first < head.size <= size and _find_root(tree, head.size) != head.root]
+        for head in wrong:
+            displaced = find_displaced(times, first, begins[head.size], head.size)
+            if displaced:
+                names = ", ".join(str(position) for position in displaced[:_POSITIONS_MAX])
+                self._add(
+                    LogFindingKind.LEAF, names, "the leaves of these positions are not in the order of their times"
+                )
+        for head in heads:
+            if head.size > size:
+                self._add(LogFindingKind.CHECKPOINT, str(head.size), f"the log has only {size} leaves in order")
+            elif wrong and head is wrong[0]:
+                text = f"the leaves {begins[head.size]} to {head.size - 1} give another root than the checkpoint"
+                self._add(LogFindingKind.CHECKPOINT, str(head.size), text)
+            elif head in wrong:
+                self._add(LogFindingKind.CHECKPOINT, str(head.size), "the leaves give another root than the checkpoint")
 
     def _compare_older(self, tree: MemoryTree, size: int, older: Checkpoint) -> None:
         if older.size > size:
