@@ -44,6 +44,8 @@ class Installation:
                 # A user's package is compiled when it is installed; where this is set, a checkout would be compiled
                 # again at each command's start, 0.17 s.
                 "PYTHONDONTWRITEBYTECODE": "",
+                # The stores are measured. The case `cache` measures the segment cache.
+                "IMGSTORE_CACHE_BYTES": "0",
                 **site.source.credentials,
             }
         )

@@ -23,8 +23,10 @@ from imgstore.domain.settings.disk_space import DiskSpace, read_disk_space
 from imgstore.domain.settings.limits import Limits, read_limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maintenance
 from imgstore.domain.settings.replication import ReplicationSettings, read_replication
+from imgstore.domain.settings.segment_cache import choose_cache
 from imgstore.domain.settings.shared import Difference, as_document
 from imgstore.operations.billing.price_lists import record_prices
+from imgstore.operations.host_cache import HostCache
 from imgstore.operations.installation import Installation, Tuning
 from imgstore.operations.leases import LEASE_SECONDS, LeaseKeeper, is_dead, this_host
 from imgstore.operations.recovery.rebuild_context import NoRecords, RebuildContext
@@ -79,6 +81,10 @@ class Settings:
     """None for the settings in the catalog."""
     replication: ReplicationSettings | None = None
     """None for the settings in the catalog."""
+    cache_folder: Path | None = None
+    """The folder of the segment cache. None for IMGSTORE_CACHE_DIR or a folder in the home."""
+    cache_bytes: int | None = None
+    """The limit of the segment cache. None for IMGSTORE_CACHE_BYTES or settings.toml."""
     may_read_only: bool = True
     """Whether a home that cannot be written may be opened, for commands that only read."""
 
@@ -184,6 +190,9 @@ def _open(
 ) -> Iterator[Installation]:
     file = str(settings.home / SETTINGS_FILE)
     space = settings.space or read_disk_space(document or {}, file)
+    cache_settings = choose_cache(
+        settings.home, settings.environ, space, folder=settings.cache_folder, bytes_max=settings.cache_bytes
+    )
     if settings.database is None:
         check_catalog_file(settings.home, settings.home / DATABASE_FILE)
     copies = scratch if settings.may_read_only else None
@@ -212,6 +221,14 @@ def _open(
         )
         keeper = LeaseKeeper(catalog, settings.lease_seconds)
         subscription = settings.subscription or row.subscription
+        note = suppress_errors(subscriber)
+        host_cache = HostCache(
+            settings=cache_settings,
+            namespace=row.uid,
+            has_free_space=space.has_free_space,
+            on_fault=lambda text: note(ProgressEvent(task="cache", stage=Stage.NOTE, detail=text)),
+            effects=outside,
+        )
         try:
             yield Installation(
                 uid=row.uid,
@@ -223,6 +240,7 @@ def _open(
                 locator=locator,
                 keeper=keeper,
                 effects=outside,
+                host_cache=host_cache,
                 environ=settings.environ,
                 child_environ=_make_child_environ(settings, subscription),
                 tuning=settings.tuning,
@@ -230,9 +248,10 @@ def _open(
                 space=space,
                 maintenance=settings.maintenance or read_maintenance(shared, file),
                 replication=settings.replication or read_replication(shared, file),
-                subscriber=suppress_errors(subscriber),
+                subscriber=note,
             )
         finally:
+            host_cache.close()
             keeper.close()
             locator.close()
     finally:

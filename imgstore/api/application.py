@@ -173,7 +173,7 @@ def make_application(installation: Installation, authority: TokenAuthority, sett
         secret_checks=SecretChecker(installation.effects.monotonic, settings.secret_failures_max),
     )
     app.state.connections = settings.connections
-    app.state.blobs = OpenBlobs(installation, settings.cache_bytes)
+    app.state.blobs = OpenBlobs(installation)
     for module in (
         versions,
         definitions,

@@ -51,6 +51,7 @@ _COMMANDS: Final = {
         ("operator", "regions", "List, check and initialize regions."),
         ("operator.catalog", "catalog", "Protect and recover the catalog of the installation."),
         ("operator.billing", "prices", "Show and apply the price lists of the installation."),
+        ("operator", "cache", "Show and clear the segment cache of this host."),
         ("operator", "settings", "Show and apply the settings of the installation."),
         (
             "machines",

@@ -152,6 +152,19 @@ class UploadFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFacts:
+    """The segment cache of this host."""
+
+    folder: Path
+    bytes_max: int
+    """The limit. 0 if the cache is switched off."""
+    segments: int = 0
+    used_bytes: int = 0
+    problem: str | None = None
+    """The reason why the folder cannot be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HomeFacts:
     """The files of the home."""
 
@@ -161,3 +174,4 @@ class HomeFacts:
     certificates: Sequence[CertificateFacts]
     spaces: Sequence[SpaceFacts]
     uploads: Sequence[UploadFacts]
+    cache: CacheFacts

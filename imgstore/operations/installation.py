@@ -16,6 +16,7 @@ from imgstore.domain.settings.limits import Limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings
 from imgstore.domain.settings.replication import ReplicationSettings
 from imgstore.domain.storage.latency import THREADS_MAX, choose_threads
+from imgstore.operations.host_cache import HostCache
 from imgstore.operations.leases import LeaseKeeper
 from imgstore.regions import Locator, Regions
 from imgstore.stores.interface import ObjectStore
@@ -81,6 +82,7 @@ class Installation:
     locator: Locator
     keeper: LeaseKeeper
     effects: Effects
+    host_cache: HostCache
     environ: Mapping[str, str]
     child_environ: Mapping[str, str] = field(default_factory=dict)
     """The environment of a process of imgstore for this installation. The URL of a database is in no command line."""

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from imgstore.domain.diagnosis import (
+    CacheFacts,
     CatalogFacts,
     CertificateFacts,
     FileFacts,
@@ -322,6 +323,7 @@ def judge_home(facts: HomeFacts) -> Iterator[Finding]:
     for space in facts.spaces:
         yield _judge_space(space)
     yield _judge_uploads(facts.uploads, facts.now)
+    yield _judge_cache(facts.cache)
 
 
 def _judge_files(files: Iterable[FileFacts]) -> Iterator[Finding]:
@@ -373,6 +375,22 @@ def _judge_space(space: SpaceFacts) -> Finding:
         found=f"{found}, and {format_bytes(space.reserve_bytes)} must stay free (free_bytes_min): {effect}",
         next_step="delete unneeded images and run `imgstore gc`, or free space in the file system",
     )
+
+
+def _judge_cache(cache: CacheFacts) -> Finding:
+    subject = str(cache.folder)
+    if cache.problem is not None:
+        return Finding(
+            check="cache",
+            level=Level.WARNING,
+            subject=subject,
+            found=f"the segment cache is not used: {cache.problem}",
+            next_step="correct the folder, or name another folder with IMGSTORE_CACHE_DIR",
+        )
+    if not cache.bytes_max:
+        return Finding(check="cache", subject=subject, found="the segment cache is switched off")
+    used, limit = format_bytes(cache.used_bytes), format_bytes(cache.bytes_max)
+    return Finding(check="cache", subject=subject, found=f"{cache.segments} segments, {used} of at most {limit}")
 
 
 def _judge_uploads(uploads: Collection[UploadFacts], now: datetime) -> Finding:

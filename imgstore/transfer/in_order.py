@@ -15,8 +15,8 @@ from imgstore.domain.storage.digests import Digest
 from imgstore.domain.storage.sizes import PIECE_BLOCKS, PIECE_BYTES
 from imgstore.formats.files.read_ahead import results_in_order
 from imgstore.segments.manifest import Column, Manifest, piece_bytes
-from imgstore.transfer.ranges import SegmentCache
-from imgstore.transfer.scatter import SegmentReader, scatter
+from imgstore.transfer.scatter import BlockSource, scatter
+from imgstore.transfer.segment_cache import SegmentCache
 from imgstore.transfer.slot_access import CheckCancelled
 
 WINDOW_PIECES: Final = 8
@@ -27,7 +27,7 @@ _Piece: TypeAlias = tuple[int, memoryview]
 
 def pieces_in_order(
     manifest: Manifest,
-    reader: SegmentReader,
+    reader: BlockSource,
     cache: SegmentCache,
     *,
     workers: int,
@@ -38,7 +38,7 @@ def pieces_in_order(
     Args:
         manifest: the disk.
         reader: the source of the segments.
-        cache: the place of segments that later pieces also use.
+        cache: an own cache for the segments that later pieces also use, large enough for all.
         workers: threads that read segments.
         check_cancelled: called before each request.
 
@@ -58,7 +58,7 @@ def pieces_in_order(
         window = _Window({index: bytearray(piece_bytes(manifest.virtual_bytes, index)) for index in indexes.tolist()})
         scatter(
             replace(manifest, runs=own),
-            _CachedSegments(reader, cache, needed_later),
+            _LaterSegments(reader, cache, needed_later),
             window,
             workers=workers,
             check_cancelled=check_cancelled,
@@ -94,19 +94,13 @@ class _Window:
 
 
 @dataclass(frozen=True, slots=True)
-class _CachedSegments:
-    """A reader of segments that keeps the segments of later windows."""
+class _LaterSegments:
+    """A source of segments that keeps the segments of later windows."""
 
-    reader: SegmentReader
+    source: BlockSource
     cache: SegmentCache
     needed_later: set[Digest]
 
     def blocks(self, name: Digest) -> memoryview:
-        """Read the blocks of a segment from the cache, or else from a slot."""
-        held = self.cache.get(name)
-        if held is not None:
-            return memoryview(held)
-        blocks = self.reader.blocks(name)
-        if name in self.needed_later:
-            self.cache.put(name, blocks)
-        return blocks
+        """Read the blocks of a segment from the cache, or else from the source."""
+        return self.cache.blocks(name, lambda: self.source.blocks(name), keeps=name in self.needed_later)

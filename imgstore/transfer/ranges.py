@@ -1,80 +1,22 @@
-"""Reads a disk at offsets directly from a slot, through a bounded cache of decoded segments in a local file.
+"""Reads a disk at offsets directly from a slot, through the segment cache of the host.
 
 This is for readers of a few ranges. A whole disk is read by `scatter`, which fetches each segment once.
 """
 
-import tempfile
-import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.storage.digests import Digest
-from imgstore.domain.storage.sizes import BLOCK_BYTES, GIB, SEGMENT_BLOCKS, ceil_div
+from imgstore.domain.storage.sizes import BLOCK_BYTES, SEGMENT_BLOCKS, ceil_div
 from imgstore.segments.manifest import Manifest
-from imgstore.transfer.scatter import SegmentReader
+from imgstore.transfer.scatter import BlockSource
+from imgstore.transfer.segment_cache import FilePart, SegmentCache
 
-CACHE_BYTES: Final = 2 * GIB
 _FETCHES_MAX: Final = 1.5
-_SLOT_BYTES: Final = SEGMENT_BLOCKS * BLOCK_BYTES
-
-
-class SegmentCache:
-    """Decoded segments in an unnamed file.
-
-    The least recently read segment is evicted first. Safe for several threads.
-    """
-
-    def __init__(
-        self, scratch: Path, cache_bytes: int = CACHE_BYTES, has_room: Callable[[int], bool] = lambda _bytes: True
-    ) -> None:
-        """Make an empty cache.
-
-        Args:
-            scratch: a folder for the file.
-            cache_bytes: the maximal size of the cache.
-            has_room: returns whether the given number of bytes may be written. If not, the segment is not cached.
-        """
-        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - lives as long as the cache; see close
-        self._has_room = has_room
-        self._places: OrderedDict[Digest, tuple[int, int]] = OrderedDict()
-        self._free = list(range(max(1, cache_bytes // _SLOT_BYTES)))
-        self._lock = threading.Lock()
-        self.cache_bytes: Final = cache_bytes
-
-    def get(self, name: Digest, offset: int = 0, length: int | None = None) -> bytes | None:
-        """Return part of a segment's blocks, or None if the segment is not in the cache. By default, return all blocks."""
-        with self._lock:
-            if name not in self._places:
-                return None
-            self._places.move_to_end(name)
-            place, segment_bytes = self._places[name]
-            self._file.seek(place * _SLOT_BYTES + offset)
-            return self._file.read(segment_bytes - offset if length is None else length)
-
-    def put(self, name: Digest, blocks: memoryview) -> None:
-        """Add a segment's blocks."""
-        with self._lock:
-            if name in self._places or not self._has_room(len(blocks)):
-                return
-            if not self._free:
-                _, (freed, _) = self._places.popitem(last=False)
-                self._free.append(freed)
-            place = self._free.pop()
-            try:
-                self._file.seek(place * _SLOT_BYTES)
-                self._file.write(blocks)
-                self._file.flush()
-            except OSError:  # Reads also work without the cache.
-                self._free.append(place)
-                return
-            self._places[name] = (place, len(blocks))
-
-    def close(self) -> None:
-        """Remove the file."""
-        self._file.close()
+_SLOT_BYTES: Final = SEGMENT_BLOCKS * BLOCK_BYTES + BLOCK_BYTES
+"""The file of a full segment with its hashes."""
 
 
 def count_fetches(manifest: Manifest, cache_bytes: int) -> int:
@@ -101,7 +43,7 @@ def count_fetches(manifest: Manifest, cache_bytes: int) -> int:
 class RangeReader:
     """A reader of any range of a disk. Each fetched segment is compared with its name."""
 
-    def __init__(self, manifest: Manifest, reader: SegmentReader, cache: SegmentCache) -> None:
+    def __init__(self, manifest: Manifest, reader: BlockSource, cache: SegmentCache) -> None:
         self._manifest = manifest
         self._reader = reader
         self._cache = cache
@@ -149,11 +91,32 @@ class RangeReader:
             out[begin - offset : end - offset] = self._segment_part(segment, inside, end - begin)
         return bytes(out)
 
+    @contextmanager
+    def locate(self, offset: int, length: int) -> Iterator[FilePart | None]:
+        """Yield the place of a range in a file of the cache, for `os.sendfile`.
+
+        None if the range is not inside a single run of blocks. Then `read_at` reads the range.
+
+        Raises:
+            InvalidInput: the range is not inside the disk.
+            StoreError: no slot serves the segment.
+        """
+        self.check(offset, length)
+        runs = self._manifest.runs
+        part = runs.overlapping(offset // BLOCK_BYTES, ceil_div(offset + length, BLOCK_BYTES))
+        if part.stop - part.start != 1:
+            yield None
+            return
+        row = part.start
+        begin, count = int(runs.block[row]), int(runs.count[row])
+        if offset < begin * BLOCK_BYTES or offset + length > (begin + count) * BLOCK_BYTES:
+            yield None
+            return
+        name = self._manifest.segments.name(int(runs.segment[row]))
+        inside = int(runs.at[row]) * BLOCK_BYTES + offset - begin * BLOCK_BYTES
+        with self._cache.locate(name, inside, length, lambda: self._reader.blocks(name)) as place:
+            yield place
+
     def _segment_part(self, segment: int, offset: int, length: int) -> bytes | memoryview:
         name = self._manifest.segments.name(segment)
-        held = self._cache.get(name, offset, length)
-        if held is not None:
-            return held
-        blocks = self._reader.blocks(name)
-        self._cache.put(name, blocks)
-        return blocks[offset : offset + length]
+        return self._cache.read(name, offset, length, lambda: self._reader.blocks(name))

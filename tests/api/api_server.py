@@ -177,6 +177,7 @@ def start_api(
     worker: bool = False,
     authority_type: type[TokenAuthority] = TokenAuthority,
     database: str | None = None,
+    cache_bytes: int | None = None,
     **settings: Any,
 ) -> Iterator[Api]:
     """Serve a home until the block ends.
@@ -187,9 +188,10 @@ def start_api(
         worker: whether one runs in the server.
         authority_type: says who a request's caller is.
         database: the URL of the catalog; None is SQLite in the home.
+        cache_bytes: the limit of the segment cache.
         settings: fields of `ServerSettings`.
     """
-    with open_home(home, environ=LOOSE, database=database) as installation:
+    with open_home(home, environ=LOOSE, database=database, cache_bytes=cache_bytes) as installation:
         door = ListenAddress(
             host="127.0.0.1",
             port=0,

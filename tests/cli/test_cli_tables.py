@@ -113,6 +113,7 @@ VIEWS = {
     "bill show --by version": "",
     "budget list": "",
     "budget show": "",
+    "cache show": "",
     "disk list": "",
     "disk show": f"-g {GROUP} -n {LONG}",
     "gc": "--dry-run",

@@ -26,7 +26,7 @@ from imgstore.operations.slots.works import acquire_work, hold_work
 from imgstore.operations.stores.regions import check_regions, init_regions
 from imgstore.segments.reference import MAGIC as REFERENCE_MAGIC
 from imgstore.testing.engines import S3Engine
-from imgstore.transfer.ranges import SegmentCache
+from imgstore.transfer.segment_cache import SegmentCache
 from tests.support.crash_scenes import create_minio_scene
 from tests.support.revision_audit import check_revisions
 from tests.support.sample_gallery import (

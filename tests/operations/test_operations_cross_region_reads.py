@@ -20,7 +20,7 @@ from imgstore.operations.disks.reader import open_disk_reader
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.scrub import scrub
 from imgstore.stores.directory import DirectoryStore
-from imgstore.transfer.ranges import SegmentCache
+from imgstore.transfer.segment_cache import SegmentCache
 from tests.support.sample_disks import compute_sha256
 from tests.support.sample_gallery import (
     ADMIN,

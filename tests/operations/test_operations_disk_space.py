@@ -33,7 +33,7 @@ from imgstore.operations.machines.create import create_machine
 from imgstore.operations.shared_settings import read_settings_file
 from imgstore.operations.versions.create import create_version
 from imgstore.testing.pytest_plugin import require
-from imgstore.transfer.ranges import SegmentCache
+from imgstore.transfer.segment_cache import SegmentCache
 from imgstore.transfer.spool import spool_folder
 from tests.support.manual_clock import ManualClock
 from tests.support.sample_disks import make_raw
@@ -151,13 +151,6 @@ def test_the_usual_reserve_is_a_twentieth_and_at_most_a_gibibyte(small_disk: Pat
     assert DiskSpace().has_free_space(small_disk, DISK_BYTES - many)
     assert not DiskSpace().has_free_space(small_disk, DISK_BYTES - few)
     assert DiskSpace().has_free_space(small_disk / "not" / "there" / "yet", MIB)
-
-
-def test_cache_works_without_free_space(tmp_path: Path) -> None:
-    cache = SegmentCache(tmp_path, has_room=lambda _bytes: False)
-    cache.put(b"a" * 32, memoryview(bytes(4096)))
-    assert cache.get(b"a" * 32, 0, 1) is None
-    cache.close()
 
 
 # -- scratch ------------------------------------------------------------------------------------------------------------

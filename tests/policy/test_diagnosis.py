@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 
 from imgstore.domain.diagnosis import (
+    CacheFacts,
     CatalogFacts,
     CertificateFacts,
     FileFacts,
@@ -89,6 +90,7 @@ HOME: Final = HomeFacts(
     certificates=[CertificateFacts(path=Path("/home/tls/server.pem"), ends_at=NOW + 300 * DAY, is_own=True)],
     spaces=[SpaceFacts(place=Path("/home"), free_bytes=10**12, reserve_bytes=10**9)],
     uploads=[UploadFacts(disk_uid="d1", stored_bytes=10, used_at=NOW - HOUR)],
+    cache=CacheFacts(folder=Path("/home/cache"), bytes_max=10**10, segments=3, used_bytes=10**7),
 )
 
 

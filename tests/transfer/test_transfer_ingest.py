@@ -25,9 +25,10 @@ from imgstore.segments.manifest import VIRTUAL_BYTES_MAX, Manifest, decode_manif
 from imgstore.stores import DirectoryStore, ObjectInfo
 from imgstore.stores.interface import Body
 from imgstore.transfer.ingest import touched_pieces
-from imgstore.transfer.ranges import RangeReader, SegmentCache
+from imgstore.transfer.ranges import RangeReader
 from imgstore.transfer.receipts import IngestReceipt
 from imgstore.transfer.scatter import SegmentReader
+from imgstore.transfer.segment_cache import SegmentCache
 from tests.support.faulty_store import Fault, FaultyStore, Kind, flip_first_bit
 
 many = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
@@ -52,12 +53,10 @@ def disks(draw: st.DrawFn) -> Disk:
 
 
 def by_ranges(manifest: Manifest, store: Store, scratch: Path, step: int) -> bytes:
-    cache = SegmentCache(scratch, cache_bytes=1)
-    reader = RangeReader(manifest, SegmentReader([slot(store)]), cache)
+    """Read without a cache."""
+    reader = RangeReader(manifest, SegmentReader([slot(store)]), SegmentCache(scratch / "none", cache_bytes=0))
     end = manifest.virtual_bytes
-    parts = [reader.read_at(offset, min(step, end - offset)) for offset in range(0, end, step)]
-    cache.close()
-    return b"".join(parts)
+    return b"".join(reader.read_at(offset, min(step, end - offset)) for offset in range(0, end, step))
 
 
 def check(source: Disk, receipt: IngestReceipt, store: Store) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -374,7 +375,8 @@ def _cancel() -> None:
 
 def faulty(folder: Path, limit: int = LIMIT, **more: object) -> tuple[SegmentCache, list[str]]:
     faults: list[str] = []
-    return SegmentCache(folder, limit, on_fault=faults.append, pause=lambda _seconds: None, **more), faults  # type: ignore[arg-type]
+    options: dict[str, Any] = {"on_fault": faults.append, "pause": lambda _seconds: None, **more}
+    return SegmentCache(folder, limit, **options), faults
 
 
 def check_reads_go_on(cache: SegmentCache) -> None:
@@ -495,13 +497,15 @@ def test_a_loose_folder_is_closed_to_other_users(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "c" / "segments-1").stat().st_mode) == 0o700
 
 
-def test_a_frozen_holder_of_the_count_stops_no_read(tmp_path: Path) -> None:
-    cache, faults = faulty(tmp_path)
+def test_a_frozen_holder_of_the_count_delays_one_segment_and_stops_no_read(tmp_path: Path) -> None:
+    pauses: list[float] = []
+    cache, faults = faulty(tmp_path, pause=pauses.append)
     cache.measure()
     held = os.open(tmp_path / "segments-1" / "usage", os.O_RDWR)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
         check_reads_go_on(cache)
+        assert 0.5 < sum(pauses) < 0.6
         with pytest.raises(OSError, match="another process"):
             cache.clear()
     finally:

@@ -13,7 +13,6 @@ from imgstore.domain.resources import ManagedDisk
 from imgstore.operations.disks.reader import OpenDisk, open_disk_reader
 from imgstore.operations.disks.uploads import open_spool
 from imgstore.operations.installation import Installation
-from imgstore.transfer.ranges import SegmentCache
 from imgstore.transfer.spool import Spool
 
 _IDLE_SECONDS: Final = 0.5
@@ -39,10 +38,8 @@ class OpenBlobs:
     """The open uploads and disks of a server. Use uploads from the event loop only, and readers from any thread."""
 
     installation: Installation
-    cache_bytes: int
     _spools: dict[str, _OpenSpool] = field(default_factory=dict)
     _readers: OrderedDict[str, OpenDisk] = field(default_factory=OrderedDict)
-    _cache: SegmentCache | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @asynccontextmanager
@@ -85,12 +82,7 @@ class OpenBlobs:
             if found is not None:
                 self._readers.move_to_end(disk.uid)
                 return found
-            if self._cache is None:
-                self._cache = SegmentCache(
-                    self.installation.scratch, self.cache_bytes, self.installation.has_free_space
-                )
-            cache = self._cache
-        opened = open_disk_reader(self.installation, disk, cache)
+        opened = open_disk_reader(self.installation, disk, self.installation.host_cache.open())
         with self._lock:
             self._readers[disk.uid] = opened
             while len(self._readers) > _READERS_MAX:
@@ -98,9 +90,7 @@ class OpenBlobs:
         return opened
 
     def close(self) -> None:
-        """Close all uploads and the cache, at the shutdown of the server."""
+        """Close all uploads, at the shutdown of the server."""
         for uid in list(self._spools):
             with suppress(StoreError):
                 self._close_spool(uid)
-        if self._cache is not None:
-            self._cache.close()

@@ -29,7 +29,6 @@ from imgstore.domain.text.strict_json import finite_json, read_json
 from imgstore.operations.gallery.subscriptions import check_subscription_known
 from imgstore.operations.installation import Installation, MachineHost
 from imgstore.templates.jsonc import read_jsonc
-from imgstore.transfer.ranges import CACHE_BYTES
 from imgstore.wire.api_versions import Kind, check_api_version, remove_newer_fields
 from imgstore.wire.json_text import Json, dumps
 
@@ -493,8 +492,6 @@ class ServerSettings:
     """Concurrent checks of new tokens. An issuer gets at most a quarter."""
     blob_threads: int = 32
     """Concurrent requests with a signed URL. A disk gets at most a quarter."""
-    cache_bytes: int = CACHE_BYTES
-    """The cache of decoded segments, for reads of disks by URL."""
     rate_limit_factor: int = 100
     """The factor of Azure's rate limits for a subscription. 0 disables the limits."""
     running_threads: int = 16

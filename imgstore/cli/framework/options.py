@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 import click
@@ -50,6 +51,24 @@ def choice(*names: str, members: tuple[StrEnum, ...], **attrs: Any) -> Decorator
 def number(*names: str, text: str, least: int, most: int | None = None, unit: str = "N", **attrs: Any) -> Decorator:
     """Make an option for a whole number in a range."""
     return click.option(*names, type=click.IntRange(least, most), metavar=unit, help=text, **attrs)
+
+
+def segment_cache(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for the place and the limit of the segment cache (`choose_cache`)."""
+    place = click.option(
+        "--cache-dir",
+        type=click.Path(path_type=Path),
+        metavar="FOLDER",
+        help="Folder of the segment cache. Default: `cache` in the home. [env: IMGSTORE_CACHE_DIR]",
+    )
+    limit = number(
+        "--cache-bytes",
+        least=0,
+        unit="BYTES",
+        text="Limit of the segment cache; 0 for no cache. Default: cache_bytes_max in settings.toml, or 10 GiB. "
+        "[env: IMGSTORE_CACHE_BYTES]",
+    )
+    return place(limit(command))
 
 
 def fraction(*names: str, text: str, least: float, most: float | None = None, unit: str, **attrs: Any) -> Decorator:

@@ -4,7 +4,7 @@ import getpass
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -71,6 +71,8 @@ def open_session(
     environ: Mapping[str, str] = os.environ,
     *,
     may_read_only: bool = True,
+    cache_folder: Path | None = None,
+    cache_bytes: int | None = None,
 ) -> Iterator[Session]:
     """Open an installation, and show progress while the block runs.
 
@@ -78,9 +80,15 @@ def open_session(
         options: the global options; None for the line's own.
         environ: variables for regions.yaml.
         may_read_only: whether the command may open a home that it cannot write.
+        cache_folder: the folder of the segment cache; None for the default.
+        cache_bytes: the limit of the segment cache; None for the default.
     """
     options = options or global_options.of(click.get_current_context())
-    settings = make_settings(options, environ, may_read_only=may_read_only)
+    settings = replace(
+        make_settings(options, environ, may_read_only=may_read_only),
+        cache_folder=cache_folder,
+        cache_bytes=cache_bytes,
+    )
     with (
         progress.show_progress(quiet=options.only_show_errors) as subscriber,
         open_installation(settings, subscriber) as installation,

@@ -40,6 +40,8 @@ class DiskSpace:
     scratch_bytes_per_work_max: int = 256 * GIB
     scratch_bytes_max: int = TIB
     """The limit for all works of all processes with the same home."""
+    cache_bytes_max: int = 10 * GIB
+    """The limit of the segment cache. 0 switches the cache off."""
     upload_days_max: int = 30
     """The days from the last use of an upload to the removal of the bytes, if no caller may write the upload any more.
     """

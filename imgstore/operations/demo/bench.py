@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -114,7 +114,8 @@ def run_bench(
     Raises:
         ImgstoreError: an error of a step. Notes of the error name the resources that could not be removed.
     """
-    bench = _Bench(installation=installation, principal=principal, plan=plan)
+    without_cache = replace(installation, host_cache=installation.host_cache.switch_off())  # The stores are measured.
+    bench = _Bench(installation=without_cache, principal=principal, plan=plan)
     try:
         with ExitStack() as undo:
             bench.begin(undo, detect_generation(reader) or HyperVGeneration.V1)

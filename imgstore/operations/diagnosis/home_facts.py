@@ -10,6 +10,7 @@ from typing import Final
 from imgstore.domain.diagnosis import CertificateFacts, FileFacts, HomeFacts, SpaceFacts, UploadFacts
 from imgstore.domain.host.os_errors import describe
 from imgstore.domain.settings.disk_space import DiskSpace, allocated_bytes
+from imgstore.operations.diagnosis.segment_cache import read_cache_facts
 from imgstore.operations.installation import Installation
 from imgstore.transfer.spool import uploads_folder
 
@@ -36,6 +37,7 @@ def read_home_facts(installation: Installation, certificates: Sequence[Path]) ->
         ],
         spaces=list(_read_spaces(home, installation.space)),
         uploads=list(_read_uploads(uploads_folder(home))),
+        cache=read_cache_facts(installation),
     )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
 
 from imgstore.catalog import Transaction
 from imgstore.domain import names
@@ -38,9 +40,13 @@ from imgstore.operations.slots.references import disk_party
 from imgstore.operations.slots.works import acquire_work
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.in_order import pieces_in_order
-from imgstore.transfer.ranges import CACHE_BYTES, RangeReader, SegmentCache
+from imgstore.transfer.ranges import RangeReader
 from imgstore.transfer.scatter import SegmentReader, scatter
-from imgstore.transfer.slot_access import SlotAccess, read_from_any
+from imgstore.transfer.segment_cache import CachedSegments, SegmentCache
+from imgstore.transfer.slot_access import CheckCancelled, SlotAccess, read_from_any
+
+_UNLIMITED_BYTES: Final = 1 << 62
+"""The limit of the segments that an export in order keeps, so that each segment is read once (D8)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,22 +330,25 @@ def _write_pieces(
 ) -> None:
     """Write all verified pieces: in any order to a file, else in the order of the disk."""
     workers = installation.threads(installation.tuning.scatter_workers, region)
+    source = cached_segments(installation, manifest, reader, region, hold.check_cancelled)
     if not writer.in_order:
         scatter(
             manifest,
-            reader,
+            source,
             writer,
             workers=workers,
             check_cancelled=hold.check_cancelled,
             on_moved=counter.add_bytes,
         )
         return
-    cache_bytes = max(CACHE_BYTES, len(manifest.segments) * SEGMENT_BLOCKS * BLOCK_BYTES)  # each is read once (D8)
-    with closing(SegmentCache(installation.scratch, cache_bytes, installation.has_free_space)) as cache:
+    with (
+        TemporaryDirectory(prefix="segments-", dir=installation.scratch) as folder,
+        closing(SegmentCache(Path(folder), _UNLIMITED_BYTES, has_room=installation.has_free_space)) as own_cache,
+    ):
         pieces = pieces_in_order(
             manifest,
-            reader,
-            cache,
+            source,
+            own_cache,
             workers=workers,
             check_cancelled=hold.check_cancelled,
         )
@@ -352,6 +361,20 @@ def _write_pieces(
             write_in_order(writer, pieces, manifest.virtual_bytes, count_written)
 
 
+def cached_segments(
+    installation: Installation, manifest: Manifest, reader: SegmentReader, region: str, check_cancelled: CheckCancelled
+) -> CachedSegments:
+    """Read the segments of a whole disk through the cache of the host (invariant D17).
+
+    The segments are added to the cache, except from a region on this machine, where a copy costs as much as a read. A
+    disk that would replace more than half of the cache adds nothing either.
+    """
+    cache = installation.host_cache.open()
+    content_bytes = len(manifest.segments) * SEGMENT_BLOCKS * BLOCK_BYTES
+    keeps = not installation.regions.get(region).embedded and 2 * content_bytes <= cache.cache_bytes
+    return CachedSegments(reader, cache, keeps=keeps, check_cancelled=check_cancelled)
+
+
 def _write_range(
     installation: Installation,
     chosen: PinnedDisk,
@@ -362,14 +385,11 @@ def _write_range(
 ) -> Export:
     counter = ProgressCounter(installation, f"export {path.name}", length)
     slots = (chosen.slot, *chosen.others)
-    with (
-        hold_pin(installation, chosen.lease) as hold,
-        closing(SegmentCache(installation.scratch, has_room=installation.has_free_space)) as cache,
-    ):
+    with hold_pin(installation, chosen.lease) as hold:
         manifest = read_manifest(installation, chosen.slot, chosen.others, chosen.manifest)
         reads = meter_reads(installation, chosen, manifest)
         reader = SegmentReader(installation.access_all(slots), on_served=reads.count_served)
-        ranges = RangeReader(manifest, reader, cache)
+        ranges = RangeReader(manifest, reader, installation.host_cache.open())
         ranges.check(offset, length)
         counter.begin()
         writer = create_writer(

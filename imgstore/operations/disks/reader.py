@@ -11,14 +11,15 @@ from imgstore.domain.disks.sources import DiskFormat, DiskWriter, Extent
 from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.resources import ManagedDisk, Slot
 from imgstore.formats import create_writer, fixed_footer
-from imgstore.operations.disks.export import list_alternative_slots, read_manifest
+from imgstore.operations.disks.export import cached_segments, list_alternative_slots, read_manifest
 from imgstore.operations.installation import Installation
 from imgstore.operations.slots.cross_region_reads import CrossRegionReads
 from imgstore.operations.slots.degrade import degrade_damaged
 from imgstore.operations.slots.references import disk_party
 from imgstore.segments.manifest import Manifest
-from imgstore.transfer.ranges import RangeReader, SegmentCache
+from imgstore.transfer.ranges import RangeReader
 from imgstore.transfer.scatter import SegmentReader, scatter
+from imgstore.transfer.segment_cache import SegmentCache
 
 _SECTOR_BYTES: Final = 512
 
@@ -57,6 +58,7 @@ class OpenDisk:
             yield self
             return
         installation = self.installation
+        region = self.slots[0].key.region
         path = installation.scratch / f"whole-{installation.effects.new_uid()}"
         installation.check_scratch(path, self.manifest.content_bytes)
         writer = create_writer(
@@ -72,9 +74,9 @@ class OpenDisk:
             with self.reads.meter():
                 scatter(
                     self.manifest,
-                    segments,
+                    cached_segments(installation, self.manifest, segments, region, check_cancelled),
                     writer,
-                    workers=installation.threads(installation.tuning.scatter_workers, self.slots[0].key.region),
+                    workers=installation.threads(installation.tuning.scatter_workers, region),
                     check_cancelled=check_cancelled,
                 )
             yield WholeDisk(disk=self, writer=writer)

@@ -19,7 +19,7 @@ from imgstore.transfer.segment_cache.segment_file import FilePart, SegmentFile, 
 from imgstore.transfer.slot_access import CheckCancelled, never_cancelled
 
 CACHE_BYTES: Final = 10 * GIB
-_OPEN_FILES_MAX: Final = 256
+_OPEN_FILES_MAX: Final = 64
 _TOUCH_SECONDS: Final = 1.0
 _WAIT_SECONDS: Final = 0.05
 """The interval between two checks of a waiting thread whether its caller was cancelled."""

@@ -14,7 +14,6 @@ from imgstore.cli.framework.session import Session, open_session
 from imgstore.cli.framework.standard_streams import drop_output
 from imgstore.domain.errors import InvalidInput, ToolMissing
 from imgstore.domain.extras import install_hint
-from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.installation import MachineHost
 from imgstore.operations.machines.running import check_machine_host
 from imgstore.operations.stores.catalog_checks import check_catalog_in_background
@@ -61,12 +60,7 @@ _PORT: Final = 8443
     text="Value of the Retry-After header for polling clients. Default: 2.",
 )
 @options.number("--page-items", least=1, default=100, text="Number of items on a page of a list. Default: 100.")
-@options.number(
-    "--cache-bytes",
-    least=64 * MIB,
-    unit="BYTES",
-    text="Size of the cache file in the home, for reads of disks by URL. Default: 2 GiB.",
-)
+@options.segment_cache
 @options.number(
     "--rate-limit-factor",
     least=0,
@@ -148,6 +142,7 @@ def serve(
     no_worker: bool,
     machines: bool,
     runs_as: str | None,
+    cache_dir: Path | None,
     cache_bytes: int | None,
     trusted_proxies: tuple[str, ...],
     **limits: Any,
@@ -166,7 +161,6 @@ def serve(
         from imgstore.api.http.context import ServerSettings  # noqa: PLC0415
         from imgstore.api.serve import listen  # noqa: PLC0415
         from imgstore.api.serve import serve as run  # noqa: PLC0415
-        from imgstore.transfer.ranges import CACHE_BYTES  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ToolMissing(
             f"The server needs {error.name}.",
@@ -187,7 +181,7 @@ def serve(
         )
     if machines:
         check_machine_host(runs_as)
-    with open_session(may_read_only=False) as session:
+    with open_session(may_read_only=False, cache_folder=cache_dir, cache_bytes=cache_bytes) as session:
         address, bundle = _listen_address(session, host, port, tls_cert, tls_key, dev_tls=dev_tls)
         listening = listen(address)
         scheme, taken = ("http" if insecure_http else "https"), listening.getsockname()[1]
@@ -199,7 +193,6 @@ def serve(
         connections = ConnectionLimits(**{name: limits.pop(name) for name in names})
         settings = ServerSettings(
             leaves_replicas=no_worker,
-            cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
             connections=connections,
             trusted_proxies=parse_networks(trusted_proxies),
             machines=MachineHost(runs_as=runs_as) if machines else None,
