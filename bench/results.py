@@ -270,6 +270,8 @@ def show(figure: Figure) -> str:
     match figure.unit:
         case Unit.BYTES:
             return f"{_digits(figure.value / 1e6)} MB"
+        case Unit.SECONDS if figure.value < 0.0001:
+            return f"{_digits(figure.value * 1e6)} us"
         case Unit.SECONDS if figure.value < 0.1:
             return f"{_digits(figure.value * 1e3)} ms"
         case Unit.SECONDS:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from bench.cases import (
+    caching,
     choices,
     distance,
     doors,
@@ -26,6 +27,7 @@ CASES: Mapping[str, Case] = {
         replication,
         distance,
         exports,
+        caching,
         keeping,
         serving,
         growing,

@@ -116,6 +116,7 @@ def test_a_file_that_is_named_after_another_case_is_refused(tmp_path: Path) -> N
         (3.456, Unit.SECONDS, "3.5 s"),
         (0.421, Unit.SECONDS, "0.42 s"),
         (0.0421, Unit.SECONDS, "42.1 ms"),
+        (0.000003, Unit.SECONDS, "3.0 us"),
         (254.2, Unit.PER_SECOND, "254 a second"),
         (8_589_934_592, Unit.BYTES, "8,590 MB"),
         (3_712_345, Unit.BYTES, "3.7 MB"),

@@ -212,6 +212,7 @@ def parse_settings(orders: dict[str, Any]) -> Settings:
         regions=None if regions is None else Path(regions),
         database=orders.get("database"),
         environ=orders.get("environ", {}),
+        cache_bytes=0,  # A repeated job must have as many steps. tests/transfer/ kills processes inside the cache.
     )
 
 
