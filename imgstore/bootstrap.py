@@ -23,7 +23,7 @@ from imgstore.domain.settings.disk_space import DiskSpace, read_disk_space
 from imgstore.domain.settings.limits import Limits, read_limits
 from imgstore.domain.settings.maintenance import MaintenanceSettings, read_maintenance
 from imgstore.domain.settings.replication import ReplicationSettings, read_replication
-from imgstore.domain.settings.segment_cache import choose_cache
+from imgstore.domain.settings.segment_cache import BYTES_VARIABLE, FOLDER_VARIABLE, CacheSettings, choose_cache
 from imgstore.domain.settings.shared import Difference, as_document
 from imgstore.operations.billing.price_lists import record_prices
 from imgstore.operations.host_cache import HostCache
@@ -242,7 +242,7 @@ def _open(
                 effects=outside,
                 host_cache=host_cache,
                 environ=settings.environ,
-                child_environ=_make_child_environ(settings, subscription),
+                child_environ=_make_child_environ(settings, subscription, cache_settings),
                 tuning=settings.tuning,
                 limits=settings.limits or read_limits(shared, file),
                 space=space,
@@ -258,7 +258,7 @@ def _open(
         catalog.close()
 
 
-def _make_child_environ(settings: Settings, subscription: str) -> dict[str, str]:
+def _make_child_environ(settings: Settings, subscription: str, cache: CacheSettings) -> dict[str, str]:
     """Return the environment in which a command of imgstore opens this installation."""
     own = {name: value for name, value in (os.environ | settings.environ).items() if name != "IMGSTORE_SERVER"}
     named = {
@@ -266,6 +266,8 @@ def _make_child_environ(settings: Settings, subscription: str) -> dict[str, str]
         "IMGSTORE_REGIONS": "" if settings.regions is None else str(settings.regions.absolute()),
         "IMGSTORE_DATABASE": settings.database or "",
         "IMGSTORE_SUBSCRIPTION": subscription,
+        FOLDER_VARIABLE: str(cache.folder),
+        BYTES_VARIABLE: str(cache.bytes_max),
     }
     return own | named
 

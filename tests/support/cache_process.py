@@ -53,7 +53,8 @@ class Source:
 
 def hammer(folder: Path, seed: int, limit: int, reads: int) -> None:
     draw = random.Random(seed)
-    cache, source = SegmentCache(folder, limit), Source(folder)
+    faults: list[str] = []
+    cache, source = SegmentCache(folder, limit, on_fault=faults.append), Source(folder)
     contents = [segment_content(number) for number in range(SEGMENTS)]
     print("ready", flush=True)
     sys.stdin.readline()
@@ -69,6 +70,7 @@ def hammer(folder: Path, seed: int, limit: int, reads: int) -> None:
         else:
             found = bytes(cache.read(segment_name(number), offset, length, fetch))
         assert found == whole[offset : offset + length], f"segment {number} from {offset}"
+    assert not faults
 
 
 def hold(folder: Path, number: int) -> None:

@@ -103,7 +103,10 @@ _operation = st.one_of(
     st.tuples(st.just("send"), st.integers(0, SEGMENTS - 1), st.integers(0, 1 << 20), st.integers(1, 1 << 20)),
     st.tuples(st.sampled_from(["open", "other", "clear", "leftover"]), st.just(0), st.just(0), st.just(0)),
     st.tuples(
-        st.sampled_from(["flip", "cut", "remove", "lose"]), st.integers(0, SEGMENTS - 1), st.integers(0), st.just(0)
+        st.sampled_from(["flip", "cut", "remove", "lose", "miscount"]),
+        st.integers(0, SEGMENTS - 1),
+        st.integers(0),
+        st.just(0),
     ),
 )
 
@@ -138,6 +141,8 @@ def test_any_operations_with_two_limits_return_the_stored_bytes(
                 (place / "segments-1" / "new-1-1").write_bytes(b"left by a dead process")
             elif kind == "lose" and place.exists():
                 (place / "segments-1" / "usage").write_bytes(offset.to_bytes(100, "little"))
+            elif kind == "miscount" and (place / "segments-1" / "usage").exists():
+                damage(place / "segments-1" / "usage", "flip", offset)
             elif path.exists():
                 damage(path, kind, offset)
             if place.exists():
@@ -145,6 +150,8 @@ def test_any_operations_with_two_limits_return_the_stored_bytes(
 
 
 def damage(path: Path, kind: str, offset: int) -> None:
+    if not path.stat().st_size:
+        return
     if kind == "remove":
         path.unlink()
     elif kind == "cut":
@@ -214,6 +221,31 @@ def test_an_eviction_frees_the_space_of_files_that_are_open(tmp_path: Path) -> N
     source = Fetcher()
     read(cache, 5, source(5))
     assert source.fetched == [5]
+
+
+def test_an_eviction_leaves_a_file_that_a_process_writes(tmp_path: Path) -> None:
+    cache = SegmentCache(tmp_path)
+    read(cache, 1, stored(1))
+    new = tmp_path / "segments-1" / "new-77-1"
+    with new.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert cache.clear().segments == 1
+        assert files(tmp_path) == [new]
+    cache.clear()
+    assert not files(tmp_path)
+
+
+def test_a_damaged_count_is_corrected_before_the_limit_is_exceeded(tmp_path: Path) -> None:
+    """Invariant D13."""
+    limit = 400 * KIB
+    cache = SegmentCache(tmp_path, limit)
+    for number in (4, 5):
+        read(cache, number, stored(number))
+    with open(tmp_path / "segments-1" / "usage", "r+b") as file:
+        file.seek(8)
+        file.write(bytes(8))  # "Nothing is used", without the matching hash.
+    read(cache, 6, stored(6))
+    assert 0 < cache.measure().used_bytes <= limit
 
 
 def test_threads_fetch_a_segment_once_and_can_be_cancelled(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ replica if the first replica fails, replicas of the region first.
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from imgstore.domain import names
 from imgstore.domain.disks.sources import Extent
@@ -30,8 +30,6 @@ from imgstore.operations.slots.degrade import degrade_damaged
 from imgstore.segments.manifest import Manifest
 from imgstore.transfer.scatter import Damage, SegmentReader
 from imgstore.transfer.segment_cache import SegmentCache
-
-_CACHE_FOLDER: Final = "segment-cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +242,7 @@ def open_pinned(installation: Installation, pinned: PinnedDisk) -> Iterator[Lazy
     Raises:
         StoreError: no slot delivers the manifest.
     """
-    with hold_pin(installation, pinned.lease) as hold, closing(_open_cache(installation)) as cache:
+    with hold_pin(installation, pinned.lease) as hold:
         manifest = read_manifest(installation, pinned.slot, pinned.others, pinned.manifest)
         reads = meter_reads(installation, pinned, manifest)
         slots = installation.access_all([pinned.slot, *pinned.others])
@@ -254,16 +252,6 @@ def open_pinned(installation: Installation, pinned: PinnedDisk) -> Iterator[Lazy
             manifest=manifest,
             segments=SegmentReader(slots, on_served=reads.count_served),
             reads=reads,
-            cache=cache,
+            cache=installation.host_cache.open(),
             hold=hold,
         )
-
-
-def _open_cache(installation: Installation) -> SegmentCache:
-    """Open the segment cache of the host for an installation."""
-    return SegmentCache(
-        installation.home / _CACHE_FOLDER,
-        namespace=installation.uid,
-        has_room=installation.has_free_space,
-        on_fault=lambda text: installation.note("segment cache", text),
-    )
