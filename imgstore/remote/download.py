@@ -52,11 +52,11 @@ def export_disk(
         StoreUnreachable: The server does not answer.
     """
     virtual_bytes, digest = int(disk["properties"]["diskSizeBytes"]), _digest(disk)
-    with _readable(server, disk) as url:
-        extents = [_cut(each, virtual_bytes) for each in page_list(server, url) if each.offset < virtual_bytes]
+    with readable_url(server, disk) as url:
+        extents = [cut_extent(each, virtual_bytes) for each in page_list(server, url) if each.offset < virtual_bytes]
         footer = b""
         if virtual_bytes % SECTOR_BYTES == 0:
-            footer = _read(server, url, virtual_bytes, _FOOTER_BYTES)
+            footer = read_range(server, url, virtual_bytes, _FOOTER_BYTES)
         writer = create_writer(
             path,
             format=format,
@@ -105,7 +105,7 @@ def export_range(server: Server, disk: Json, *, path: Path, offset: int, length:
             hint="choose --offset and --length inside the disk",
             target="length",
         )
-    with _readable(server, disk) as url:
+    with readable_url(server, disk) as url:
         writer = create_writer(
             path, format=DiskFormat.RAW, virtual_bytes=length, extents=(), disk_digest=b"", overwrite=overwrite
         )
@@ -113,7 +113,7 @@ def export_range(server: Server, disk: Json, *, path: Path, offset: int, length:
             with report_progress(server.subscriber, f"export {path.name}", length) as task:
                 for at in range(0, length, PIECE_BYTES):
                     part = min(PIECE_BYTES, length - at)
-                    writer.write_at(at, _read(server, url, offset + at, part))
+                    writer.write_at(at, read_range(server, url, offset + at, part))
                     task.advance(part)
             file_bytes = writer.publish()
         finally:
@@ -146,7 +146,7 @@ def _note(server: Server, path: Path, detail: str) -> None:
 
 
 @contextmanager
-def _readable(server: Server, disk: Json) -> Iterator[str]:
+def readable_url(server: Server, disk: Json) -> Iterator[str]:
     """Yield a signed URL. Revoke access at the end, unless the disk had a signed URL before."""
     shared = disk["properties"]["diskState"] == "ActiveSAS"
     url = grant_access(server, disk["id"], "Read")
@@ -170,7 +170,7 @@ def _fetch(
         at = index * PIECE_BYTES
         piece = bytearray(min(PIECE_BYTES, virtual_bytes - at))
         for part in parts:
-            data = _read(server, url, part.offset, part.length)
+            data = read_range(server, url, part.offset, part.length)
             if not writer.in_order:
                 writer.write_at(part.offset, data)
             piece[part.offset - at : part.end - at] = data
@@ -206,11 +206,12 @@ def _by_piece(extents: Sequence[Extent]) -> dict[int, list[Extent]]:
     return found
 
 
-def _cut(extent: Extent, end: int) -> Extent:
+def cut_extent(extent: Extent, end: int) -> Extent:
+    """Cut an extent at an offset."""
     return Extent(offset=extent.offset, length=min(extent.end, end) - extent.offset)
 
 
-def _read(server: Server, url: str, offset: int, length: int) -> bytes:
+def read_range(server: Server, url: str, offset: int, length: int) -> bytes:
     """Read bytes of a disk's file.
 
     Raises:

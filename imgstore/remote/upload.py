@@ -28,7 +28,7 @@ _GRAIN_BYTES: Final = 64 * KIB
 """The unit of zero detection. A request costs about as much as sending this many bytes."""
 _ZEROS: Final = bytes(_GRAIN_BYTES)
 _FOOTER_BYTES: Final = 512
-_GRANT_SECONDS: Final = 24 * 3600
+GRANT_SECONDS: Final = 24 * 3600
 """The validity of a signed URL for one attempt. The next attempt gets a new URL."""
 _URL_REFUSED: Final = "AuthenticationFailed"
 """The error code of a signed URL that was revoked or has expired."""
@@ -201,7 +201,7 @@ def _upload_ended(wanted: Upload, error: ImgstoreError) -> Conflict:
     return Conflict(
         f"The upload of {wanted.disk.path} was ended before all bytes were sent.",
         found=f"{error.found}; for example, another command for the same {'version' if wanted.version else 'disk'}",
-        expected=f"one command at a time, and an upload of less than {_GRANT_SECONDS // 3600} hours",
+        expected=f"one command at a time, and an upload of less than {GRANT_SECONDS // 3600} hours",
         hint="wait for the other command, and run the same command again, which resumes or compares the file",
         target=wanted.disk_id,
     )
@@ -209,7 +209,7 @@ def _upload_ended(wanted: Upload, error: ImgstoreError) -> Conflict:
 
 def grant_access(server: Server, disk_id: str, level: str) -> str:
     """Return a signed URL of a disk."""
-    asked = {"access": level, "durationInSeconds": _GRANT_SECONDS}
+    asked = {"access": level, "durationInSeconds": GRANT_SECONDS}
     return str(server.post_action(disk_id, "beginGetAccess", asked)["accessSAS"])
 
 

@@ -1,8 +1,10 @@
 """Commands with a server print the same as at a home. Lists are paged, and operations are polled."""
 
 import json
+import random
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from remote_server import Machine, serving
 
 from imgstore.cli.main import main
 from imgstore.domain.storage.sizes import MIB
+from imgstore.testing.pytest_plugin import require
 from tests.support.sample_disks import make_raw
 
 DEFINITION = "sig image-definition create -g rg -r g1 -i ubuntu -p p -f o -s s --os-type Linux"
@@ -177,3 +180,25 @@ def test_signed_urls_are_granted_and_revoked(machine: Machine) -> None:
     assert machine.inside("disk", "show", *words)["properties"]["diskState"] == "ActiveUpload"
     machine.inside("disk", "revoke-access", *words)
     assert machine.inside("disk", "show", *words)["properties"]["diskState"] == "ReadyToUpload"
+
+
+@pytest.mark.engine("nbdcopy")
+def test_a_disk_of_the_server_is_attached(machine: Machine, tmp_path: Path) -> None:
+    require("nbdcopy")
+    raw = tmp_path / "disk.raw"
+    raw.write_bytes(random.Random(5).randbytes(3 << 20) + bytes(2 << 20) + b"end" + bytes(509))
+    machine.inside("group", "create", "-n", "ra", "-l", "westus2")
+    machine.inside(
+        "disk", "create", "-g", "ra", "-n", "d1", "-l", "westus2", "--source", str(raw), "--os-type", "Linux"
+    )
+    with machine.start("disk", "attach", "-g", "ra", "-n", "d1", "--socket", str(tmp_path / "s")) as running:
+        assert running.stdout is not None
+        shown = ""
+        while not shown.endswith("}\n"):
+            shown += running.stdout.readline()
+        subprocess.run(["nbdcopy", json.loads(shown)["uri"], str(tmp_path / "copy")], check=True, timeout=60)
+        assert machine.inside("disk", "show", "-g", "ra", "-n", "d1")["properties"]["diskState"] == "ActiveSAS"
+        running.terminate()
+        assert running.wait(timeout=60) == 0
+    assert (tmp_path / "copy").read_bytes() == raw.read_bytes()
+    assert machine.inside("disk", "show", "-g", "ra", "-n", "d1")["properties"]["diskState"] == "Unattached"

@@ -1,16 +1,17 @@
 """Commands for managed disks through a server. Files are uploaded and downloaded by the blob endpoint."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgstore.cli.by_server.galleries import above, fetch_page
 from imgstore.cli.commands.machines.disk import ExportRequest, check_predictable, export_result, note_kept_disk
 from imgstore.cli.framework.command import Answer
 from imgstore.cli.framework.forecasts import answer_forecast_json
 from imgstore.cli.framework.server_dispatch import ServerCommand, local_only
+from imgstore.cli.framework.stop_signals import handle_sigterm_as_sigint
 from imgstore.domain.disks.export_tag import EXPORT
 from imgstore.domain.disks.signed_urls import AccessLevel
 from imgstore.domain.effects import Effects
@@ -26,11 +27,15 @@ from imgstore.domain.requests import (
 )
 from imgstore.remote.arm_client import Server
 from imgstore.remote.download import export_disk, export_range
+from imgstore.remote.lazy_disk import open_remote_disk
 from imgstore.remote.local_disk import LocalDisk, local_path
 from imgstore.remote.upload import Upload, discard, upload
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.client import disk_body, image_creation_data
 from imgstore.wire.responses.reports import export_json
+
+if TYPE_CHECKING:
+    from imgstore.cli.commands.machines.disk_attach import AttachRequest, AttachTarget
 
 
 def create(asking: ServerCommand, *, request: NewDiskRequest, target: ExportTarget | None) -> Json:
@@ -181,6 +186,27 @@ def export(asking: ServerCommand, *, request: ExportRequest) -> Json:
             overwrite=target.overwrite,
         )
     return export_result(target.path, export_json(written))
+
+
+def attach(asking: ServerCommand, *, request: "AttachRequest", target: "AttachTarget") -> None:
+    """`imgstore disk attach`."""
+    from imgstore.cli.commands.machines.disk_attach import serve_device  # noqa: PLC0415 - start-up time
+
+    if request.overlay is not None or request.qcow2 is not None:
+        raise local_only(
+            "--overlay and --qcow2", "attach the disk read-only, or run the command on the server's machine"
+        )
+    server = asking.server
+    with ExitStack() as stack:
+        stack.enter_context(handle_sigterm_as_sigint())
+        if request.reference is None:
+            disk = server.show(server.disk(request.group, request.name))
+        else:
+            disk = stack.enter_context(_passing(server, request.reference, request.lun, request.location))
+        opened = stack.enter_context(open_remote_disk(server, disk))
+        about = {"source": opened.source, "replica": opened.replica}
+        serve_device(opened, target, about, check=opened.check, warn=asking.warn)
+        asking.warn(f"{opened.fetched_bytes} bytes were read from the server")
 
 
 @contextmanager

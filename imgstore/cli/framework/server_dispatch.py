@@ -46,6 +46,7 @@ SERVED: Final[Mapping[str, str | None]] = {
     "disk list": f"{_DISKS}:list_disks",
     "disk delete": f"{_DISKS}:delete",
     "disk export": f"{_DISKS}:export",
+    "disk attach": f"{_DISKS}:attach",
     "disk grant-access": f"{_DISKS}:grant_access",
     "disk revoke-access": f"{_DISKS}:revoke_access",
     "operation list": f"{_OPERATIONS}:list_operations",
