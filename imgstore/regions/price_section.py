@@ -24,8 +24,11 @@ PRICE_KEYS: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
 )
 """The known keys of each section."""
 
-_PRICE: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,12})?")
-"""Nine digits before the decimal point and twelve after it: a sum of products with any number of bytes stays exact."""
+_PRICE: Final = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?")
+"""Nine digits before the decimal point and twelve after it: a sum of products with any number of bytes stays exact.
+
+YAML 1.1 reads a number with a leading zero as octal, and people as decimal, so such a price is refused.
+"""
 _PRICE_MEANING: Final = "a price such as 0.02, 0 or more, with at most 12 digits after the decimal point"
 _GIGABYTES_MEANING: Final = "a number of GB such as 10240, more than the tier before"
 _DATE: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
@@ -91,7 +94,9 @@ def _read_begins(sections: Sequence[Section]) -> Sequence[datetime | None]:
     ends = [_read_date(each, "valid_until") for each in sections]
     for at, (begin, following) in enumerate(pairwise(begins)):
         end = ends[at]
-        if begin is not None and following is not None and following <= begin:
+        if begin is not None and end is not None and end <= begin:
+            sections[at].add_fault(f"is not after the begin of the period on {begin:%F}", "valid_until")
+        elif begin is not None and following is not None and following <= begin:
             sections[at + 1].add_fault(f"is not after the period before, which begins on {begin:%F}", "valid_from")
         elif end is not None and following is not None and end != following:
             fault = "leaves a gap" if end < following else "overlaps"

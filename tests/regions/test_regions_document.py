@@ -313,6 +313,20 @@ FAULTS = {
         changed("prices", value=[{**PERIOD, "valid_until": "2026-12-02"}, {**PERIOD, "valid_from": "2026-12-01"}]),
         "prices[0].valid_until: overlaps: the next period begins on 2026-12-01",
     ),
+    "a period that ends before its begin": (
+        changed(
+            "prices",
+            value=[
+                {**PERIOD, "valid_from": "2026-11-01", "valid_until": "2026-10-01"},
+                {**PERIOD, "valid_from": "2026-12-01"},
+            ],
+        ),
+        "prices[0].valid_until: is not after the begin of the period on 2026-11-01",
+    ),
+    "a price with a leading zero": (
+        changed("prices", "repair_per_gb", value="010"),
+        "prices.repair_per_gb: '010' is not a price",
+    ),
     "periods in the wrong order": (
         changed("prices", value=[{**PERIOD, "valid_from": "2026-12-01"}, {**PERIOD, "valid_from": "2026-11-01"}]),
         "prices[1].valid_from: is not after the period before, which begins on 2026-12-01",
