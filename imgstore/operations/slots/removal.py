@@ -315,7 +315,7 @@ def _in_use_error(work: Work, what: str) -> WorkHeld:
         f"{what} is in use.",
         found=f"a work of kind {work.kind}, open since {work.opened_at.isoformat()}, held by {work.holder or 'nobody'}",
         expected="no open work that needs this resource",
-        hint="wait for the end of that command (repeat the command if it was killed), then delete again",
+        hint="wait for the end of that command, or end a `disk attach` (repeat a killed command), then delete again",
         target=work.uid,
     )
 

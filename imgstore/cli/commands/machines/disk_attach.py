@@ -77,7 +77,9 @@ def _read_attach(**given: Any) -> dict[str, Any]:
     by_image = given["reference"] is not None and disk_words == (None, None)
     if by_disk is by_image:
         raise click.UsageError("Name a disk with -g and -n, or an image with --gallery-image-reference.")
-    if (given["socket"] is None) is (given["listen"] is None):
+    if given["socket"] is not None and given["listen"] is not None:
+        raise click.UsageError("--socket and --listen exclude each other: a server has one address.")
+    if given["socket"] is None and given["listen"] is None:
         raise click.UsageError("Give --socket or --listen.")
     if (given["certificates"] is None) is (given["listen"] is not None):
         raise click.UsageError("--listen and --tls-certificates go together: a TCP address is served with TLS only.")
