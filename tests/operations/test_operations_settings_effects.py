@@ -26,6 +26,7 @@ from imgstore.domain.settings.replication import ReplicationSettings
 from imgstore.domain.storage.sizes import MIB
 from imgstore.formats import LocalFile
 from imgstore.operations.activity_log import trim_activity
+from imgstore.operations.diagnosis.segment_cache import show_cache
 from imgstore.operations.disks.sources import open_source
 from imgstore.operations.disks.uploads import create_upload, open_spool, sweep_uploads
 from imgstore.operations.gallery import galleries
@@ -137,6 +138,10 @@ def scratch(installation: Installation, folder: Path) -> object:
     return outcome(lambda: installation.check_scratch(work, 1))
 
 
+def cache_limit(installation: Installation, _folder: Path) -> object:
+    return show_cache(installation, ADMIN).bytes_max
+
+
 def readiness(installation: Installation, _folder: Path) -> object:
     return check_readiness(installation).free_space
 
@@ -201,6 +206,7 @@ SETTINGS: Mapping[str, tuple[object, object, Observe]] = {
     "disk_space.free_bytes_min": (0, 2**62, readiness),
     "disk_space.scratch_bytes_per_work_max": (4096, 64 * MIB, scratch),
     "disk_space.scratch_bytes_max": (4096, 64 * MIB, scratch),
+    "disk_space.cache_bytes_max": (4096, 64 * MIB, cache_limit),
     "disk_space.upload_days_max": (0, 30, an_idle_upload),
     "maintenance.deletions_interval_seconds": (0, 60, planned_tasks),
     "maintenance.activity_interval_seconds": (0, 60, planned_tasks),
