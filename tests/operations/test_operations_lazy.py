@@ -9,6 +9,7 @@ import pytest
 from imgstore.domain.disks.block_device import BlockDevice
 from imgstore.domain.errors import Conflict, OutputError
 from imgstore.domain.names import ImageReference
+from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.ledger.entries import ChargeKind
 from imgstore.operations.disks.disks import delete_disk
@@ -25,6 +26,7 @@ from tests.support.sample_gallery import (
     delete,
     make_disk,
     open_home,
+    show,
 )
 
 pytest_plugins = ["tests.support.published_gallery"]
@@ -122,6 +124,21 @@ def test_damage_degrades_the_replica_and_the_reader_gets_the_right_bytes(
     with published.catalog.reading() as transaction:
         states = {str(each.state) for each in transaction.replicas.list(opened.pinned.owner_uid)}
     assert "Degraded" in states
+
+
+@pytest.mark.parametrize("states", [[ReplicaState.DEGRADED], [ReplicaState.DEGRADED, ReplicaState.REPLICATING]])
+def test_a_damaged_version_is_read_also_while_a_restore_runs(
+    published: Installation, samples: SampleImages, states: list[ReplicaState]
+) -> None:
+    """Invariant W15."""
+    version = show(published, "1.0.0").version
+    with published.catalog.transaction() as transaction:
+        for replica in transaction.replicas.list(version.uid):
+            for state in states:
+                transaction.replicas.move(replica.uid, state)
+    source = samples.first.read_bytes()
+    with open_lazy_image(published, ADMIN, reference=REFERENCE) as opened:
+        assert bytes(opened.read_at(0, len(source))) == source
 
 
 def test_a_killed_server_pins_nothing(published: Installation) -> None:

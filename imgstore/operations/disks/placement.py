@@ -99,7 +99,8 @@ def find_degraded_offer(
 ) -> ImageOffer | None:
     """Find the named version of a reference, with the slots of its Degraded replicas in a region.
 
-    Return None if the reference names no version, or if there is no Degraded replica.
+    A replica whose restore runs is Replicating, and counts as Degraded. Return None if the reference names no version, or
+    if there is no such replica.
 
     Raises:
         ImageNotAvailable: the version does not exist.
@@ -109,7 +110,12 @@ def find_degraded_offer(
     definition_path = lookup.find_referenced_definition(transaction, installation.subscription, reference)
     version = find_named_version(installation, transaction, definition_path, reference, region)
     replicas = transaction.replicas.in_region(version.uid, region)
-    slots = tuple(each.slot for each in replicas if each.state is ReplicaState.DEGRADED)
+    slots = tuple(
+        each.slot
+        for each in replicas
+        if each.state is ReplicaState.DEGRADED
+        or (each.state is ReplicaState.REPLICATING and each.completed_at is not None)
+    )
     return make_offer(definition_path, version, reference, slots) if slots else None
 
 
