@@ -83,7 +83,8 @@ def test_source_that_freezes_in_the_middle_is_replaced(
     """The server of the cheapest region stops after the first segment. The bytes of each region have an entry."""
     engines = minio_cluster(3)
     prices = {"eastus": {"westus2": 0.01}}
-    scene = create_minio_scene(tmp_path, engines, "remote-frozen", egress_pairs=prices)
+    # The target has no zone on the frozen server.
+    scene = create_minio_scene(tmp_path, engines, "remote-frozen", zoned=False, egress_pairs=prices)
     scene.prepare()
     scene.expected["1.0.0"] = samples.first
     with scene.open() as installation:

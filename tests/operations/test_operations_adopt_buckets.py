@@ -2,10 +2,8 @@
 
 import filecmp
 import json
-import os
 import shlex
 import shutil
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,23 +18,20 @@ from click.testing import CliRunner
 from imgstore.cli.main import main
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import Conflict, InvalidInput, ReplicationFailed, StoreMismatch
-from imgstore.domain.recovery import BucketAdoptionReport
 from imgstore.domain.requests import DiskRequest, ScrubRequest
 from imgstore.operations.disks.from_source import create_from_source
 from imgstore.operations.gallery import galleries, groups
 from imgstore.operations.installation import Installation
 from imgstore.operations.maintenance.revision_upkeep import write_all_revisions
 from imgstore.operations.maintenance.scrub import scrub
-from imgstore.operations.recovery import adopt_buckets as module
 from imgstore.operations.recovery.adopt_buckets import adopt_buckets
-from imgstore.operations.recovery.recovery_file import read_present_keys, read_recovery_file, write_recovery_file
+from imgstore.operations.recovery.recovery_file import read_present_keys, write_recovery_file
 from imgstore.operations.recovery.recovery_keys import RecoveryKeys
 from imgstore.operations.stores.regions import init_regions
-from imgstore.regions.zones import OpenedZone
 from imgstore.testing.engines import S3Engine
 from tests.support import crash_process
+from tests.support.adoption_process import kill_adoption, run_adoption
 from tests.support.catalog_dump import PASSPHRASE, dump
-from tests.support.crash_process import StepCounter
 from tests.support.crash_scenes import create_minio_scene
 from tests.support.revision_audit import check_revisions
 from tests.support.sample_gallery import (
@@ -225,41 +220,28 @@ def list_users(homes: Homes) -> dict[str, list[str]]:
     return found
 
 
-def kill(homes: Homes, holder: Any, name: str, fatal: int) -> None:
-    """Run an adoption in a process that kills itself before (odd) or after (even) a call of a function."""
-    process = os.fork()
-    if process == 0:
-        try:
-            StepCounter(fatal, signal.SIGKILL).around(holder, name)
-            run_adoption(homes.own, homes.foreign.parent / "file")
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL, name
+def kill(homes: Homes, function: str, fatal: int) -> None:
+    kill_adoption(homes.own, homes.foreign.parent / "file", REGIONS, function, fatal)
 
 
-def run_adoption(home: Path, file: Path) -> BucketAdoptionReport:
-    with open_home(home, regions=home.parent / "regions.yaml") as installation:
-        return adopt_buckets(
-            installation, ADMIN, regions=REGIONS, keys=read_recovery_file(file, PASSPHRASE)[0], dry_run=False
-        )
-
-
-STEPS: Sequence[tuple[Any, str, int]] = (
-    (module, "remove_fingerprints", 1),
-    (module, "write_rows", 2),
-    (module, "_write_rows", 2),
-    (OpenedZone, "clean_claimed", 6),
-    (module, "write_all_revisions", 2),
-    (module, "_remove_former_revisions", 2),
+_ADOPTION = "imgstore.operations.recovery.adopt_buckets"
+_ZONE = "imgstore.regions.zones:OpenedZone"
+STEPS: Sequence[tuple[str, int]] = (
+    (f"{_ADOPTION}:remove_fingerprints", 1),
+    (f"{_ADOPTION}:write_rows", 2),
+    (f"{_ADOPTION}:_write_rows", 2),
+    (f"{_ZONE}.clean_claimed", 6),
+    (f"{_ADOPTION}:write_all_revisions", 2),
+    (f"{_ADOPTION}:_remove_former_revisions", 2),
 )
-"""The place and name of a function, and the step before or after a call at which the process dies."""
+"""A function, and the step before or after a call at which the process dies."""
 
 
 @pytest.mark.parametrize("steps", [STEPS[2:3], pytest.param(STEPS, marks=pytest.mark.long)], ids=["some", "all"])
 def test_a_killed_adoption_leaves_one_user_at_most_and_continues(
-    homes: Homes, tmp_path: Path, samples: SampleImages, steps: Sequence[tuple[Any, str, int]]
+    homes: Homes, tmp_path: Path, samples: SampleImages, steps: Sequence[tuple[str, int]]
 ) -> None:
-    kill(homes, OpenedZone, "claim", 8)
+    kill(homes, f"{_ZONE}.claim", 8)
     # Four zones were claimed: three of southcentralus, and one of westus2.
     assert list_users(homes) == {"southcentralus": [], "westus2": ["foreign"], "eastus": ["foreign"]}
     with homes.open() as installation:
@@ -272,9 +254,9 @@ def test_a_killed_adoption_leaves_one_user_at_most_and_continues(
     for step in steps:
         kill(homes, *step)
         assert list_users(homes) == {region: [] for region in REGIONS}
-    kill(homes, OpenedZone, "finish_claim", 8)
+    kill(homes, f"{_ZONE}.finish_claim", 8)
     assert list_users(homes) == {"southcentralus": ["own"], "westus2": [], "eastus": []}
-    report = run_adoption(homes.own, homes.foreign.parent / "file")
+    report = run_adoption(homes.own, homes.foreign.parent / "file", REGIONS)
     assert report.is_resumed
     assert list_users(homes) == {region: ["own"] for region in REGIONS}
     with homes.open_adopted() as installation:

@@ -33,7 +33,7 @@ from tests.support.sample_gallery import (
 
 DISK_BYTES = 80 * MIB
 READ_FIRST = 8
-"""Objects that the scrub reads before it is killed."""
+"""Objects that the scrub reads at least before it is killed."""
 SCRUB = """
 import sys
 from pathlib import Path
@@ -78,16 +78,22 @@ def keys_of(installation: Installation, slot: Slot, kinds: tuple[str, ...] = ("s
 
 
 def scrub_and_kill(installation: Installation, slot: Slot, runner: ScrubRunner = ScrubRunner.COMMAND) -> ScrubPass:
-    """Scrub a slot in a process of its own, and kill it when it has read so many objects."""
+    """Scrub a slot in a process of its own, and kill it when it has read so many objects and saved that a segment was read."""
     command = [sys.executable, "-c", SCRUB, str(installation.home), slot.uid, runner]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdin is not None
         assert running.stdout is not None
-        for _ in range(READ_FIRST):
+        read = 0
+        while read < READ_FIRST or not find_pass(installation, slot, runner).position.startswith("segments/"):
             assert running.stdout.readline() == "read\n"
             running.stdin.write("\n")
             running.stdin.flush()
+            read += 1
         running.kill()
+    return find_pass(installation, slot, runner)
+
+
+def find_pass(installation: Installation, slot: Slot, runner: ScrubRunner) -> ScrubPass:
     with installation.catalog.reading() as transaction:
         found = transaction.scrub_passes.find(slot.uid, runner)
     assert found is not None
