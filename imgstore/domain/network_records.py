@@ -20,6 +20,7 @@ NETWORK_TYPES: Final = (
     f"{NETWORK}/virtualNetworks",
     f"{NETWORK}/networkSecurityGroups",
     f"{NETWORK}/publicIPAddresses",
+    f"{NETWORK}/loadBalancers",
     INTERFACES,
 )
 """Resource types in Azure's spelling."""

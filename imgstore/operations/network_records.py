@@ -42,6 +42,7 @@ _IN_USE: Final = {
     "Microsoft.Network/virtualNetworks": "InUseSubnetCannotBeDeleted",
     "Microsoft.Network/networkSecurityGroups": "InUseNetworkSecurityGroupCannotBeDeleted",
     "Microsoft.Network/publicIPAddresses": "PublicIPAddressCannotBeDeleted",
+    "Microsoft.Network/loadBalancers": "LoadBalancerInUse",
     "Microsoft.Network/networkInterfaces": "NicInUse",
 }
 """The error codes of Azure by resource type. The HTTP status is always 400."""

@@ -28,6 +28,8 @@ class NetworkType:
     """The name of one resource in messages."""
     part: str | None = None
     """The property with the list of child resources: ``subnets``."""
+    other_parts: tuple[str, ...] = ()
+    """Properties with lists of named objects that other resources may name. The objects have no route of their own."""
     has_writable_parts: bool = False
     """True if a part has a PUT and a DELETE of its own."""
     empty_lists: tuple[str, ...] = ()
@@ -39,6 +41,11 @@ class NetworkType:
     def type(self) -> str:
         """The name of the type with the provider."""
         return f"{NETWORK}/{self.word}"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The properties with lists of named objects."""
+        return self.other_parts if self.part is None else (self.part, *self.other_parts)
 
 
 _INTERFACES: Final = "networkInterfaces"
@@ -55,6 +62,20 @@ NETWORK_TYPES: Final = (
         read_only_properties=("defaultSecurityRules", "networkInterfaces", "subnets"),
     ),
     NetworkType(word="publicIPAddresses", display_name="public IP address", read_only_properties=("ipConfiguration",)),
+    NetworkType(
+        word="loadBalancers",
+        display_name="load balancer",
+        part="inboundNatRules",
+        other_parts=(
+            "backendAddressPools",
+            "frontendIPConfigurations",
+            "inboundNatPools",
+            "loadBalancingRules",
+            "outboundRules",
+            "probes",
+        ),
+        has_writable_parts=True,
+    ),
     NetworkType(
         word=_INTERFACES,
         display_name="network interface",
@@ -88,11 +109,11 @@ def read_network(body: Json, kind: NetworkType, resource_id: str) -> NetworkCont
     body = normalize_names(body, _COMMON_FIELDS)
     check_object(body)
     other_fields = {name: value for name, value in body.items() if name not in _COMMON_FIELDS and value is not None}
-    names_ = (*_READ_ONLY, *kind.read_only_properties, *kind.empty_lists, *(() if kind.part is None else (kind.part,)))
+    names_ = (*_READ_ONLY, *kind.read_only_properties, *kind.empty_lists, *kind.parts)
     properties = normalize_names(body.get("properties") or {}, names_, "properties")
     properties = _without(properties, (*_READ_ONLY, *kind.read_only_properties))
-    if kind.part is not None:
-        properties[kind.part] = _read_parts(properties.get(kind.part), f"properties.{kind.part}")
+    for part in kind.parts:
+        properties[part] = _read_parts(properties.get(part), f"properties.{part}")
     if kind.word == _INTERFACES:
         properties[_CONFIGURATIONS] = _with_one_primary(properties[_CONFIGURATIONS])
     return _content(
@@ -136,8 +157,8 @@ def network_json(view: "NetworkRecordView") -> Json:
     kind, content = _BY_TYPE[resource.type], resource.content
     stored = content.body.get("properties", {})
     properties = dict.fromkeys(kind.empty_lists, ()) | stored
-    if kind.part is not None:
-        properties[kind.part] = [_part_json(resource, each) for each in _parts(resource)]
+    for part in kind.parts:
+        properties[part] = [_part_json(resource, part, each) for each in properties.get(part, ())]
     if view.machine_id is not None:
         properties["virtualMachine"] = {"id": view.machine_id}
     if isinstance(stored.get("dnsSettings"), Mapping):
@@ -164,20 +185,19 @@ def add_etag(body: Json, etag: str) -> Json:
     weak = f"W/{etag}"
     kind = _BY_TYPE[body["type"]]
     properties = body["properties"]
-    if kind.part is not None:
-        properties = properties | {kind.part: [each | {"etag": weak} for each in properties[kind.part]]}
+    properties = properties | {part: [each | {"etag": weak} for each in properties[part]] for part in kind.parts}
     return body | {"etag": weak, "properties": properties}
 
 
 def _content(
     location: str, tags: Mapping[str, str], body: Mapping[str, Json], *, kind: NetworkType, resource_id: str
 ) -> NetworkContent:
-    parts = body["properties"].get(kind.part, ())
+    properties = body["properties"]
     return NetworkContent(
         location=location,
         tags=tags,
         body=body,
-        parts=tuple(f"{kind.part}/{each['name']}".lower() for each in parts),
+        parts=tuple(f"{part}/{each['name']}".lower() for part in kind.parts for each in properties.get(part, ())),
         references=tuple(dict.fromkeys(_references(body, resource_id.lower()))),
     )
 
@@ -258,7 +278,7 @@ def _primary_of(configurations: Sequence[Json]) -> Json:
     return configurations[flags.index(True) if True in flags else flags.index(None) if None in flags else 0]
 
 
-def _part_json(resource: NetworkRecord, part: Json) -> Json:
+def _part_json(resource: NetworkRecord, word: str, part: Json) -> Json:
     kind = _BY_TYPE[resource.type]
     properties = {"provisioningState": "Succeeded", **part["properties"]}
     if kind.word == _INTERFACES:
@@ -267,8 +287,8 @@ def _part_json(resource: NetworkRecord, part: Json) -> Json:
         properties = {"privateIPAddress": "", **properties, "primary": primary}
     return {
         "name": part["name"],
-        "id": f"{resource.resource_id}/{kind.part}/{part['name']}",
-        "type": f"{kind.type}/{kind.part}",
+        "id": f"{resource.resource_id}/{word}/{part['name']}",
+        "type": f"{kind.type}/{word}",
         **{name: value for name, value in part.items() if name not in ("name", "properties")},
         "properties": properties,
     }

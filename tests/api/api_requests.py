@@ -160,6 +160,13 @@ def requests_of(api: Api, web: WebServer) -> tuple[Request, ...]:
             {"addressSpace": {"addressPrefixes": ["10.0.0.0/8"]}, "subnets": [{"name": "s", "properties": {"x": 1.5}}]},
         ),
         net("networkSecurityGroups", {"securityRules": [{"name": "r", "properties": {"priority": 100}}]}),
+        net(
+            "loadBalancers",
+            {
+                "backendAddressPools": [{"name": "b"}],
+                "inboundNatRules": [{"name": "r", "properties": {"backendPort": 22}}],
+            },
+        ),
         net("publicIPAddresses", {"idleTimeoutInMinutes": 4, "dnsSettings": {"domainNameLabel": "x"}}),
         net(
             "networkInterfaces",
@@ -171,7 +178,13 @@ def requests_of(api: Api, web: WebServer) -> tuple[Request, ...]:
         ),
         *(
             Request(method="PATCH", path=f"{network}/{word}/n", body={"tags": {"a": "b"}}, version="2023-09-01")
-            for word in ("virtualNetworks", "networkSecurityGroups", "publicIPAddresses", "networkInterfaces")
+            for word in (
+                "virtualNetworks",
+                "networkSecurityGroups",
+                "publicIPAddresses",
+                "loadBalancers",
+                "networkInterfaces",
+            )
         ),
         Request(
             method="PUT",
@@ -185,6 +198,13 @@ def requests_of(api: Api, web: WebServer) -> tuple[Request, ...]:
             path=f"{network}/networkSecurityGroups/n/securityRules/t",
             body={"properties": {"priority": 100}},
             lists=(f"{network}/networkSecurityGroups/n/securityRules", f"{network}/networkSecurityGroups"),
+            version="2023-09-01",
+        ),
+        Request(
+            method="PUT",
+            path=f"{network}/loadBalancers/n/inboundNatRules/t",
+            body={"properties": {"backendPort": 22}},
+            lists=(f"{network}/loadBalancers/n/inboundNatRules", f"{network}/loadBalancers"),
             version="2023-09-01",
         ),
         put(

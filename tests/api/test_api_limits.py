@@ -394,7 +394,7 @@ LIMITS: Final[dict[str, Limit]] = {
             send=network(kind), inside=("n" * 80, "a.b-c_"), outside=("n" * 81, "_a", "a-", "a."),
             message="expected: 1 to 80 letters",
         )
-        for kind in ("virtualNetworks", "networkSecurityGroups", "publicIPAddresses", "networkInterfaces")
+        for kind in ("virtualNetworks", "networkSecurityGroups", "publicIPAddresses", "loadBalancers", "networkInterfaces")
     },
     "deployment name": Limit(
         send=deployment, inside=("d" * 64, "a.b-c_(d)"), outside=("d" * 65, "a!b"), message="deployment name is invalid",

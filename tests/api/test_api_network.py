@@ -306,3 +306,36 @@ def test_readers_read_and_contributors_write(api: Api, network: str) -> None:
     contributor = token_of(api, Role.CONTRIBUTOR, group)
     assert api.ask("DELETE", paths[0], version=API, headers=contributor).status == 200
     assert api.ask("PUT", paths[1], body, version=API, headers=contributor).status == 200
+
+
+def test_load_balancer_has_named_parts(api: Api, network: str) -> None:
+    """`az vmss create` deploys a load balancer. A NAT rule of the template is a resource of its own."""
+    balancer = f"{network}/loadBalancers/lb"
+    front = {"id": f"{balancer}/frontendIPConfigurations/front"}
+    put(api, f"{network}/publicIPAddresses/ip")
+    put(
+        api,
+        balancer,
+        sku={"name": "Standard"},
+        properties={
+            "backendAddressPools": [{"name": "pool"}],
+            "frontendIPConfigurations": [
+                {"name": "front", "properties": {"publicIPAddress": {"id": f"{network}/publicIPAddresses/ip"}}}
+            ],
+        },
+    )
+    put(api, f"{balancer}/inboundNatRules/ssh", properties={"frontendIPConfiguration": front, "backendPort": 22})
+    shown = api.ask("GET", balancer, version=API).body
+    (pool,) = shown["properties"]["backendAddressPools"]
+    assert pool["id"] == f"{balancer}/backendAddressPools/pool"
+    assert pool["type"] == "Microsoft.Network/loadBalancers/backendAddressPools"
+    assert [each["name"] for each in shown["properties"]["inboundNatRules"]] == ["ssh"]
+    assert shown["properties"]["probes"] == []
+    refused = api.ask("DELETE", f"{network}/publicIPAddresses/ip", version=API)
+    assert refused.code == "PublicIPAddressCannotBeDeleted"
+    config = {"name": "c", "properties": {"loadBalancerBackendAddressPools": [{"id": pool["id"]}]}}
+    put(api, f"{network}/networkInterfaces/nic", properties={"ipConfigurations": [config]})
+    assert api.ask("DELETE", balancer, version=API).code == "LoadBalancerInUse"
+    missing = {"name": "c", "properties": {"loadBalancerBackendAddressPools": [{"id": f"{pool['id']}x"}]}}
+    body = {"location": "eastus", "properties": {"ipConfigurations": [missing]}}
+    assert api.ask("PUT", f"{network}/networkInterfaces/other", body, version=API).code == "InvalidResourceReference"

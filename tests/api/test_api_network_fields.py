@@ -7,11 +7,13 @@ import pytest
 from api_server import Api
 from test_api_fields import at, fields_of_models, value_of, with_value
 
+from imgstore.wire.network import NETWORK_TYPES
 from tests.support.sample_gallery import GROUP
 
 pytest_plugins = ["api_fixtures"]
 
 API: Final = "2022-01-01"
+LOAD_BALANCER: Final = next(each for each in NETWORK_TYPES if each.word == "loadBalancers")
 OF_THE_PATH: Final = ("id", "name")
 """Names and types are in the path of the request. A body may repeat the values, as an answer contains them."""
 PART_OF_THE_PATH: Final = re.compile(r"properties\.\w+\[\]\.(id|name)")
@@ -36,6 +38,14 @@ def bodies(network: str) -> dict[str, tuple[str, Any]]:
             {"properties": said},
         ),
         "publicIPAddresses": (f"{network}/publicIPAddresses/ip", {"location": "eastus", "properties": {}}),
+        "loadBalancers": (
+            f"{network}/loadBalancers/lb",
+            {
+                "location": "eastus",
+                "properties": {each: [{"name": "one", "properties": {}}] for each in LOAD_BALANCER.parts},
+            },
+        ),
+        "loadBalancers/inboundNatRules": (f"{network}/loadBalancers/lb/inboundNatRules/two", {"properties": {}}),
         "networkInterfaces": (
             f"{network}/networkInterfaces/nic",
             {
@@ -63,7 +73,13 @@ def test_no_field_of_azures_networks_is_dropped(api: Api) -> None:
     assert len(found) > 700
     assert {where: what for where, what in found.items() if what != "shown"} == {
         f"{kind} location": "refused"
-        for kind in ("virtualNetworks", "networkSecurityGroups", "publicIPAddresses", "networkInterfaces")
+        for kind in (
+            "virtualNetworks",
+            "networkSecurityGroups",
+            "publicIPAddresses",
+            "loadBalancers",
+            "networkInterfaces",
+        )
     }
 
 

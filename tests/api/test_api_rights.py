@@ -38,9 +38,11 @@ NAMES = {
     "virtualNetworks/{name}": "net",
     "networkSecurityGroups/{name}": "nsg",
     "publicIPAddresses/{name}": "pip",
+    "loadBalancers/{name}": "lb",
     "networkInterfaces/{name}": "nic",
     "subnets/{part}": "a",
     "securityRules/{part}": "a",
+    "inboundNatRules/{part}": "a",
     "ipConfigurations/{part}": "a",
     "deployments/{deployment}": "dep",
     "communityGalleries/{gallery}": "public",
@@ -107,6 +109,7 @@ NETWORKS: dict[str, Any] = {
     "virtualNetworks/net": {"subnets": [{"name": "a", "properties": {}}]},
     "networkSecurityGroups/nsg": {"securityRules": [{"name": "a", "properties": {}}]},
     "publicIPAddresses/pip": {},
+    "loadBalancers/lb": {"inboundNatRules": [{"name": "a", "properties": {}}]},
     "networkInterfaces/nic": IP_CONFIGURATIONS,
 }
 
@@ -392,6 +395,7 @@ def test_sharing_gives_no_right_in_the_owning_subscription(api: Api) -> None:
         ("virtualNetworks/net/subnets/a", "virtualNetworks/subnets"),
         ("networkSecurityGroups/nsg", "networkSecurityGroups"),
         ("publicIPAddresses/pip", "publicIPAddresses"),
+        ("loadBalancers/lb/inboundNatRules/a", "loadBalancers/inboundNatRules"),
         ("networkInterfaces/nic", "networkInterfaces"),
         ("networkInterfaces/none", "networkInterfaces"),
     ],
@@ -425,9 +429,11 @@ def naming(group: str, linked: str) -> tuple[str, Any]:
         body = machine_of(f"{group}/providers/Microsoft.Compute/disks/none")
         body["properties"]["networkProfile"] = {"networkInterfaces": [{"id": linked}]}
         return path, body
-    word = {"virtualNetworks": "subnet", "networkSecurityGroups": "networkSecurityGroup"}.get(
-        linked.split("/")[7], "publicIPAddress"
-    )
+    word = {
+        "virtualNetworks": "subnet",
+        "networkSecurityGroups": "networkSecurityGroup",
+        "loadBalancers": "loadBalancerInboundNatRule",
+    }.get(linked.split("/")[7], "publicIPAddress")
     configuration = {"name": "a", "properties": {word: {"id": linked}}}
     body = {"location": HERE, "properties": {"ipConfigurations": [configuration]}}
     return f"{group}/providers/Microsoft.Network/networkInterfaces/pin", body

@@ -29,6 +29,8 @@ ROOTS: dict[str, dict[str, tuple[str, ...]]] = {
         "networkSecurityGroups": ("NetworkSecurityGroup",),
         "networkSecurityGroups/securityRules": ("SecurityRule",),
         "publicIPAddresses": ("PublicIPAddress",),
+        "loadBalancers": ("LoadBalancer",),
+        "loadBalancers/inboundNatRules": ("InboundNatRule",),
         "networkInterfaces": ("NetworkInterface",),
     },
 }

@@ -242,6 +242,7 @@ def _rows() -> Iterator[_Row]:
     yield from _network("virtualNetworks", "subnets")
     yield from _network("networkSecurityGroups", "securityRules")
     yield from _network("publicIPAddresses")
+    yield from _network("loadBalancers", "inboundNatRules")
     yield from _network("networkInterfaces", "ipConfigurations", is_part_written=False)
     yield _action("GET", USAGE, USAGE_DETAILS, Action.READ, SUBSCRIPTION)
     yield _action("GET", GROUP_USAGE, USAGE_DETAILS, Action.READ, GROUP)

@@ -32,7 +32,7 @@ _WORDS: Final = {
         "virtualMachines", "instanceView", "generalize", "deallocate", "powerOff", "start", "restart",
         "redeploy", "reimage", "reapply",
         "Microsoft.Network", "virtualNetworks", "subnets", "networkSecurityGroups", "securityRules",
-        "publicIPAddresses", "networkInterfaces", "ipConfigurations", "Microsoft.Consumption", "usageDetails",
+        "publicIPAddresses", "networkInterfaces", "ipConfigurations", "loadBalancers", "inboundNatRules", "Microsoft.Consumption", "usageDetails",
     )
 }  # fmt: skip
 _PROVIDERS: Final = "providers"

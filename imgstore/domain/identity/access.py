@@ -102,6 +102,10 @@ _TYPES: Final = {
         "Microsoft.Network/networkSecurityGroups",
         "Microsoft.Network/networkSecurityGroups/securityRules",
         "Microsoft.Network/publicIPAddresses",
+        "Microsoft.Network/loadBalancers",
+        "Microsoft.Network/loadBalancers/backendAddressPools",
+        "Microsoft.Network/loadBalancers/inboundNatPools",
+        "Microsoft.Network/loadBalancers/inboundNatRules",
         "Microsoft.Network/networkInterfaces",
         "Microsoft.Network/networkInterfaces/ipConfigurations",
     )
