@@ -2,6 +2,9 @@
 
 The thread of the connection answers reads of cached bytes itself. A pool does all other requests. Replies wait in a
 queue, and one thread at a time sends the queue. So a slow client holds at most one thread of the pool.
+
+A reply is sent from memory. The cache reads and verifies the bytes of each reply (invariant D12), so `os.sendfile` saves no
+time after that, and could send other bytes than the verified ones (docs/performance.md, "Block devices").
 """
 
 import socket
@@ -269,8 +272,10 @@ def _count_bytes(request: Request) -> int:
 
 def _explain(error: Exception) -> Refusal:
     """Return the error reply for a failed request."""
-    if isinstance(error, (OutputError, StoreFull)):
+    if isinstance(error, StoreFull):
         return Refusal(ErrorNumber.ENOSPC, error.message)
+    if isinstance(error, OutputError):
+        return Refusal(ErrorNumber.EPERM, error.message)
     if isinstance(error, ImgstoreError):
         return Refusal(ErrorNumber.EIO, error.message)
     return Refusal(ErrorNumber.EIO, f"an unexpected error: {type(error).__name__}: {error}")

@@ -37,7 +37,10 @@ def test_an_image_is_served_until_sigterm(published: Installation, samples: Samp
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=60) == 0
         assert running.stderr is not None
-        assert "bytes were read from the stores" in running.stderr.read()
+        said = running.stderr.read()
+        assert "The server ends." in said
+        assert "bytes were read from the stores" in said
+        assert "WARNING" not in said
     assert (tmp_path / "copy.raw").read_bytes() == samples.first.read_bytes()
     assert not socket.exists()
 
@@ -78,7 +81,7 @@ def test_a_lost_lease_ends_the_server(tmp_path: Path, capsys: pytest.CaptureFixt
     target = AttachTarget(socket=tmp_path / "s", host="", port=0, certificates=None, once=False)
     disk = MemoryDisk(virtual_bytes=4096)
     with click.Context(attach), pytest.raises(LeaseLost):
-        serve_device(disk, target, {"source": "d1"}, check=check, warn=lambda _text: None)
+        serve_device(disk, target, {"source": "d1"}, check=check, warn=lambda _text: None, note=lambda _text: None)
     assert "nbd+unix" in capsys.readouterr().out
     assert not (tmp_path / "s").exists()
     assert disk.flushes == 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imgstore.domain.disks.sources import Extent
-from imgstore.domain.errors import StoreUnreachable
+from imgstore.domain.errors import ImgstoreError, StoreUnreachable
 from imgstore.nbd.protocol import OPTION, OPTION_MAGIC, OPTION_REPLY, REQUEST, REQUEST_MAGIC, Option
 
 BLOCK = 4096
@@ -27,6 +27,8 @@ class MemoryDisk:
     prefetched: list[tuple[int, int]] = field(default_factory=list)
     broken_from: int | None = None
     """Reads from this offset fail."""
+    write_fault: ImgstoreError | None = None
+    """The error of each write."""
     gate: threading.Event = field(default_factory=threading.Event)
     """Reads wait for the event."""
     waiting: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -54,6 +56,8 @@ class MemoryDisk:
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
         """Write bytes."""
+        if self.write_fault is not None:
+            raise self.write_fault
         self.content[offset : offset + len(data)] = data
         self.data.update(range(offset // BLOCK, -(-(offset + len(data)) // BLOCK)))
 

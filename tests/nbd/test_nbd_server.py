@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imgstore.domain.errors import InvalidInput, OutputError
+from imgstore.domain.errors import HostFault, ImgstoreError, InvalidInput, OutputError, StoreFull
 from imgstore.nbd.channels import load_certificates
 from imgstore.nbd.listeners import listen_tcp, listen_unix, uri_of
 from imgstore.nbd.protocol import Command, CommandFlag, ErrorNumber, Option
@@ -227,6 +227,18 @@ def test_a_failed_read_names_the_reason_and_the_session_continues(
         client.request(Command.READ, 0, 1)
         assert client.chunks() == [(1, bytes(8) + b"a")]
     assert notes == ["READ at 524288 failed: The store does not answer."]
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [(StoreFull, ErrorNumber.ENOSPC), (OutputError, ErrorNumber.EPERM), (HostFault, ErrorNumber.EIO)],
+)
+def test_a_failed_write_has_the_error_number_of_its_reason(
+    disk: MemoryDisk, client: Client, kind: type[ImgstoreError], number: ErrorNumber
+) -> None:
+    disk.write_fault = kind("The write failed.", found="a fault", expected="none", hint="none")
+    client.request(Command.WRITE, 0, 3, payload=b"xyz")
+    assert client.simple() == number
 
 
 def test_slow_reads_run_at_the_same_time(disk: MemoryDisk, path: Path, connect: Connect) -> None:

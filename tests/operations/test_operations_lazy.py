@@ -2,19 +2,24 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
 from imgstore.domain.disks.block_device import BlockDevice
+from imgstore.domain.disks.version_disks import OS_DISK
 from imgstore.domain.errors import Conflict, OutputError
 from imgstore.domain.names import ImageReference
 from imgstore.domain.states import ReplicaState
 from imgstore.domain.storage.sizes import MIB
 from imgstore.ledger.entries import ChargeKind
+from imgstore.operations.disks.commit import overlay_base
 from imgstore.operations.disks.disks import delete_disk
 from imgstore.operations.disks.lazy import LazyDisk, open_lazy_disk, open_lazy_image
 from imgstore.operations.installation import Installation
+from imgstore.transfer.overlay.device import OverlayDevice
+from imgstore.transfer.overlay.overlay import open_overlay
 from tests.support.attached_disk import start_attach
 from tests.support.sample_gallery import (
     ADMIN,
@@ -76,6 +81,26 @@ def test_a_read_that_needs_a_store_is_told_and_a_second_disk_needs_none(
     with open_disk(published) as again:
         assert again.read_at(first, 4096) == source[first : first + 4096]
         assert again.fetched_bytes == 0
+
+
+def test_an_overlay_needs_a_store_only_for_unchanged_blocks_that_are_not_cached(
+    published: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
+    source = samples.first.read_bytes()
+    blocks = range(0, len(source) - 8192, 4096)
+    first = next(i for i in blocks if any(source[i : i + 4096]) and any(source[i + 4096 : i + 8192]))
+    with open_lazy_image(published, ADMIN, reference=REFERENCE) as opened:
+        overlay = open_overlay(tmp_path / "overlay", overlay_base(opened, OS_DISK))
+        with closing(overlay):
+            device = OverlayDevice(opened, overlay)
+            assert device.read_cached(first, 4096) is None
+            device.write_at(first, b"x" * 4096)
+            assert device.read_cached(first + 1, 4095) == b"x" * 4095
+            assert device.read_cached(first, 8192) is None
+            opened.prefetch(first, 8192)
+            assert device.read_cached(first, 8192) == b"x" * 4096 + source[first + 4096 : first + 8192]
+            device.write_zeroes(first, 4096)
+            assert device.read_cached(first, 8192) == bytes(4096) + source[first + 4096 : first + 8192]
 
 
 def test_neither_disk_nor_version_is_deleted_while_open(published: Installation) -> None:

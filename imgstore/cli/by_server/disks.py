@@ -205,8 +205,8 @@ def attach(asking: ServerCommand, *, request: "AttachRequest", target: "AttachTa
             disk = stack.enter_context(_passing(server, request.reference, request.lun, request.location))
         opened = stack.enter_context(open_remote_disk(server, disk))
         about = {"source": opened.source, "replica": opened.replica}
-        serve_device(opened, target, about, check=opened.check, warn=asking.warn)
-        asking.warn(f"{opened.fetched_bytes} bytes were read from the server")
+        serve_device(opened, target, about, check=opened.check, warn=asking.warn, note=asking.note)
+        asking.note(f"{opened.fetched_bytes} bytes were read from the server.")
 
 
 @contextmanager

@@ -95,6 +95,12 @@ def print_warnings(texts: Iterable[str], *, quiet: bool) -> None:
         click.echo(f"WARNING: {text}", err=True)
 
 
+def print_notes(texts: Iterable[str], *, quiet: bool) -> None:
+    """Print facts that need no attention on standard error, unless `quiet`."""
+    for text in texts if not quiet else ():
+        click.echo(text, err=True)
+
+
 def print_next_steps(steps: Sequence[str], *, quiet: bool) -> None:
     """Print the steps after a command on standard error, unless `quiet`."""
     for step in steps if not quiet else ():

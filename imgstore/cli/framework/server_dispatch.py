@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from imgstore.cli.framework import global_options
-from imgstore.cli.framework.output import print_warnings
+from imgstore.cli.framework.output import print_notes, print_warnings
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.progress import suppress_errors
 
@@ -64,6 +64,10 @@ class ServerCommand:
     server: "Server"
     quiet: bool
     """True with --only-show-errors."""
+
+    def note(self, text: str) -> None:
+        """Print a fact that needs no attention on standard error."""
+        print_notes([text], quiet=self.quiet)
 
     def warn(self, text: str) -> None:
         """Print a note for people on standard error."""

@@ -12,7 +12,7 @@ import click
 
 from imgstore.bootstrap import Settings, open_installation
 from imgstore.cli.framework import global_options, progress, server_dispatch
-from imgstore.cli.framework.output import print_warnings
+from imgstore.cli.framework.output import print_notes, print_warnings
 from imgstore.domain.errors import ToolMissing
 from imgstore.domain.extras import install_hint
 from imgstore.domain.identity.access import Principal, administrator
@@ -37,6 +37,10 @@ class Session:
     ) -> _T:
         """Run an operation of the installation for the principal."""
         return operation(self.installation, self.principal, *args, **kwargs)
+
+    def note(self, text: str) -> None:
+        """Print a fact that needs no attention on standard error."""
+        print_notes([text], quiet=self.quiet)
 
     def warn(self, text: str) -> None:
         """Print a note for people on standard error."""

@@ -38,7 +38,8 @@ class BlockDevice(Protocol):
         """Write `data` at `offset`. The bytes are durable after the next `flush`.
 
         Raises:
-            OutputError: the device is read-only, or the file system is full.
+            OutputError: the device is read-only.
+            StoreFull: no space is left.
         """
         ...
 
@@ -46,7 +47,8 @@ class BlockDevice(Protocol):
         """Make a range zero without sending zeros. The range is durable after the next `flush`.
 
         Raises:
-            OutputError: the device is read-only, or the file system is full.
+            OutputError: the device is read-only.
+            StoreFull: no space is left.
         """
         ...
 
@@ -54,7 +56,7 @@ class BlockDevice(Protocol):
         """Make all earlier writes durable.
 
         Raises:
-            OutputError: a write cannot be made durable.
+            HostFault: a write cannot be made durable.
         """
         ...
 

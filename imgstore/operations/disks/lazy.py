@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from imgstore.domain import names
 from imgstore.domain.disks.sources import Extent
 from imgstore.domain.errors import OutputError, StoreError
 from imgstore.domain.identity.access import VERSIONS, Action, Principal
 from imgstore.domain.names import ImageReference
-from imgstore.domain.storage.digests import Digest
-from imgstore.domain.storage.sizes import BLOCK_BYTES, ceil_div
+from imgstore.domain.storage.digests import DIGEST_BYTES, Digest
+from imgstore.domain.storage.sizes import BLOCK_BYTES
 from imgstore.operations.activity_log import record_activity
 from imgstore.operations.disks.export import PinnedDisk, hold_pin, meter_reads, pin_disk, pin_image, read_manifest
 from imgstore.operations.gallery.sharing import image_scope
@@ -32,8 +32,7 @@ from imgstore.transfer.scatter import Damage, SegmentReader
 from imgstore.transfer.segment_cache import SegmentCache
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(NamedTuple):
     """A part of a read: bytes of one segment."""
 
     at: int
@@ -42,6 +41,29 @@ class _Part:
     inside: int
     """The offset in the blocks of the segment."""
     length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RunTable:
+    """The runs of a disk, sorted by block, for the search of a few blocks: 2 us, and 12 us with numpy."""
+
+    block: "memoryview[int]"
+    count: "memoryview[int]"
+    segment: "memoryview[int]"
+    at: "memoryview[int]"
+    names: bytes
+    """The names of all segments."""
+
+    @staticmethod
+    def of(manifest: Manifest) -> "_RunTable":
+        runs = manifest.runs
+        columns = {name: memoryview(getattr(runs, name)) for name in ("block", "count", "segment", "at")}
+        return _RunTable(**columns, names=manifest.segments.names.tobytes())
+
+    def name(self, row: int) -> Digest:
+        """Return the name of the segment of a run."""
+        begin = self.segment[row] * DIGEST_BYTES
+        return self.names[begin : begin + DIGEST_BYTES]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,11 +82,13 @@ class LazyDisk:
     fetched_bytes: int = field(default=0, init=False)
     """The stored bytes of the fetched segments."""
     _data: tuple[Extent, ...] = field(init=False)
+    _runs: "_RunTable" = field(init=False)
     _count: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         self.virtual_bytes = self.manifest.virtual_bytes
         self._data = tuple(self.manifest.extents())
+        self._runs = _RunTable.of(self.manifest)
 
     @property
     def source(self) -> str:
@@ -96,6 +120,8 @@ class LazyDisk:
     def read_cached(self, offset: int, length: int) -> bytes | memoryview | None:
         """Read bytes if all segments are in the cache of the host, else return None."""
         parts = self._parts(offset, length)
+        if len(parts) == 1 and parts[0].length == length:
+            return self.cache.find(parts[0].name, parts[0].inside, length)
         if all(self.cache.holds(part.name) for part in parts):
             return self._assemble(length, parts, self._read_part)
         return None
@@ -137,15 +163,16 @@ class LazyDisk:
 
     def _parts(self, offset: int, length: int) -> list[_Part]:
         """Cut a range into parts of segments. Bytes outside of the parts are zero."""
-        runs = self.manifest.runs
-        chosen = runs.overlapping(offset // BLOCK_BYTES, ceil_div(offset + length, BLOCK_BYTES))
-        columns = (runs.block[chosen], runs.count[chosen], runs.segment[chosen], runs.at[chosen])
+        runs, stop = self._runs, offset + length
         parts: list[_Part] = []
-        for block, count, segment, at in zip(*(column.tolist() for column in columns), strict=True):
-            begin = max(offset, block * BLOCK_BYTES)
-            end = min(offset + length, (block + count) * BLOCK_BYTES)
-            inside = at * BLOCK_BYTES + begin - block * BLOCK_BYTES
-            parts.append(_Part(begin - offset, self.manifest.segments.name(segment), inside, end - begin))
+        for row in range(max(0, bisect_right(runs.block, offset // BLOCK_BYTES) - 1), len(runs.block)):
+            first = runs.block[row] * BLOCK_BYTES
+            if first >= stop:
+                break
+            begin, end = max(offset, first), min(stop, first + runs.count[row] * BLOCK_BYTES)
+            if begin < end:
+                inside = runs.at[row] * BLOCK_BYTES + begin - first
+                parts.append(_Part(begin - offset, runs.name(row), inside, end - begin))
         return parts
 
     @staticmethod

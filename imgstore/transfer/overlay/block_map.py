@@ -36,6 +36,11 @@ class BlockMap:
                 digests[part] = self._digests[piece][inside]
         return places, digests
 
+    def is_untouched(self, first: int, count: int) -> bool:
+        """Return whether no piece of consecutive blocks has a changed block."""
+        pieces = range(first // PIECE_BLOCKS, (first + count - 1) // PIECE_BLOCKS + 1)
+        return not any(piece in self._places for piece in pieces)
+
     def put(self, first: int, places: Places, digests: BlockDigests) -> Places:
         """Set the places of consecutive blocks. Return the slots that the blocks had before."""
         before = [

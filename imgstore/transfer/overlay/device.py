@@ -9,10 +9,14 @@ from imgstore.domain.disks.block_device import BlockDevice, CachedDevice
 from imgstore.domain.disks.sources import Extent
 from imgstore.domain.errors import InvalidInput
 from imgstore.domain.storage.sizes import BLOCK_BYTES, PIECE_BLOCKS, PIECE_BYTES, ceil_div
-from imgstore.transfer.overlay.block_map import FIRST_SLOT, UNCHANGED, ZEROED
+from imgstore.transfer.overlay.block_map import FIRST_SLOT, ZEROED
 from imgstore.transfer.overlay.overlay import Overlay
 
 _ZEROS: Final = bytes(BLOCK_BYTES)
+
+
+class _NotCached(Exception):
+    """A read that needs a store."""
 
 
 class OverlayDevice:
@@ -33,6 +37,7 @@ class OverlayDevice:
                 target=overlay.base.location,
             )
         self._base = base
+        self._cached = base if isinstance(base, CachedDevice) else None
         self._overlay = overlay
         self._blocks = ceil_div(base.virtual_bytes, BLOCK_BYTES)
 
@@ -49,20 +54,21 @@ class OverlayDevice:
     def read_at(self, offset: int, length: int) -> bytes | memoryview:
         """Return exactly `length` bytes from `offset`. Raises the errors of the base and of `Overlay.read`."""
         first, end = offset // BLOCK_BYTES, ceil_div(offset + length, BLOCK_BYTES)
-        if not self._overlay.look_up(first, end - first).any():
+        if self._overlay.is_untouched(first, end - first):
             return self._base.read_at(offset, length)
         blocks = self._overlay.read(first, end - first, self._read_base)
         return blocks[offset - first * BLOCK_BYTES :][:length]
 
     def read_cached(self, offset: int, length: int) -> bytes | memoryview | None:
-        """Read a range that needs no store, else return None: changed blocks, or bytes that the base has cached."""
+        """Read a range that needs no store, else return None: changed blocks, and bytes that the base has cached."""
         first, end = offset // BLOCK_BYTES, ceil_div(offset + length, BLOCK_BYTES)
-        is_changed = self._overlay.look_up(first, end - first) != UNCHANGED
-        if is_changed.all():
-            return self.read_at(offset, length)
-        if is_changed.any() or not isinstance(self._base, CachedDevice):
+        if self._overlay.is_untouched(first, end - first):
+            return None if self._cached is None else self._cached.read_cached(offset, length)
+        try:
+            blocks = self._overlay.read(first, end - first, self._read_cached_base)
+        except _NotCached:
             return None
-        return self._base.read_cached(offset, length)
+        return blocks[offset - first * BLOCK_BYTES :][:length]
 
     def extents(self, begin: int, end: int) -> Iterator[Extent]:
         """Return the ranges with data that overlap [begin, end), sorted and disjoint."""
@@ -131,6 +137,19 @@ class OverlayDevice:
     def _read_base(self, first: int, count: int) -> bytes | memoryview:
         offset = first * BLOCK_BYTES
         return self._base.read_at(offset, min(count * BLOCK_BYTES, self.virtual_bytes - offset))
+
+    def _read_cached_base(self, first: int, count: int) -> bytes | memoryview:
+        """Read blocks of the base that need no store.
+
+        Raises:
+            _NotCached: a block needs a store.
+        """
+        offset = first * BLOCK_BYTES
+        length = min(count * BLOCK_BYTES, self.virtual_bytes - offset)
+        found = None if self._cached is None else self._cached.read_cached(offset, length)
+        if found is None:
+            raise _NotCached
+        return found
 
     def _extents(self, begin: int, end: int) -> Iterator[Extent]:
         at = begin

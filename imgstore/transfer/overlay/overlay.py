@@ -38,7 +38,6 @@ from imgstore.domain.errors import (
     InvalidInput,
     NotFound,
     ObjectCorrupt,
-    OutputError,
     StoreFull,
 )
 from imgstore.domain.host.os_errors import advise, describe, is_full
@@ -131,6 +130,11 @@ class Overlay:
         with self._lock:
             return bool(self._map.pieces())
 
+    def is_untouched(self, first: int, count: int) -> bool:
+        """Return whether no piece of consecutive blocks has a changed block. The check costs less than `look_up`."""
+        with self._lock:
+            return self._map.is_untouched(first, count)
+
     def look_up(self, first: int, count: int) -> Places:
         """Return the place of each of consecutive blocks."""
         with self._lock:
@@ -186,9 +190,8 @@ class Overlay:
         """Write consecutive whole blocks. The bytes are durable after the next flush.
 
         Raises:
-            StoreFull: no space is left. The blocks keep their old content.
+            StoreFull: no space or no slot is left. The blocks keep their old content.
             HostFault: the overlay cannot be written.
-        OutputError: the overlay has the maximal number of blocks.
         """
         view = memoryview(data)
         count = len(view) // BLOCK_BYTES
@@ -286,7 +289,7 @@ class Overlay:
         missing = count - len(taken)
         if self._end_slot + missing > _SLOTS_MAX:
             self._give_back(taken)
-            raise OutputError(
+            raise StoreFull(
                 "The overlay is full.",
                 found=f"{self._end_slot} blocks",
                 expected=f"at most {_SLOTS_MAX}",

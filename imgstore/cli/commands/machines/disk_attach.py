@@ -172,8 +172,10 @@ def attach(session: Session, request: AttachRequest, target: AttachTarget) -> No
                 prepare_qcow2_file(request.qcow2, uri, base)
 
         with _open_device(opened, base, request.overlay) as device:
-            serve_device(device, target, about, check=opened.check, warn=session.warn, prepare=prepare)
-        session.warn(f"{opened.fetched_bytes} bytes were read from the stores")
+            serve_device(
+                device, target, about, check=opened.check, warn=session.warn, note=session.note, prepare=prepare
+            )
+        session.note(f"{opened.fetched_bytes} bytes were read from the stores.")
 
 
 @contextmanager
@@ -193,6 +195,7 @@ def serve_device(
     *,
     check: Callable[[], None],
     warn: Callable[[str], None],
+    note: Callable[[str], None],
     prepare: Callable[[str], None] = lambda _uri: None,
 ) -> None:
     """Serve a device until SIGINT, or with `--once` until the last client leaves. Print the URI when clients can connect.
@@ -202,7 +205,8 @@ def serve_device(
         target: the address.
         about: values to print beside the URI.
         check: called regularly; an exception ends the server.
-        warn: prints a text for people on standard error.
+        warn: prints a problem for people on standard error.
+        note: prints a fact that needs no attention.
         prepare: called with the URI before the URI is printed.
 
     Raises:
@@ -220,7 +224,7 @@ def serve_device(
                 server.wait(_CHECK_SECONDS)
                 check()
         except KeyboardInterrupt:
-            warn("the server ends")
+            note("The server ends.")
         finally:
             server.stop()
 
