@@ -40,6 +40,7 @@ from imgstore.domain.resources import (
 from imgstore.domain.states import ProvisioningState, ReplicaState
 from imgstore.domain.storage import object_keys
 from imgstore.domain.views import DefinitionPath, VersionView
+from imgstore.operations.diagnosis.status import read_status
 from imgstore.operations.disks.placement import find_offer
 from imgstore.operations.gallery import definitions, galleries
 from imgstore.operations.gallery import versions as gallery_versions
@@ -301,6 +302,11 @@ def idle_pass_seconds(installation: Installation, size: CatalogSize) -> float:
     """A worker that looks, finds nothing to do among all these versions, and ends: the median of many."""
     passes = [_seconds(lambda: run_worker(installation, _WHO, once=True)) for _ in range(size.passes)]
     return statistics.median(passes)
+
+
+def status_seconds(installation: Installation) -> float:
+    """All galleries at a glance, as `imgstore status` reads the versions and their replicas: the median of nine."""
+    return statistics.median(_seconds(lambda: read_status(installation, _WHO)) for _ in range(9))
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -15,6 +15,7 @@ from bench.catalog import (
     placements_per_second,
     planning_seconds,
     routing_seconds,
+    status_seconds,
 )
 from bench.disks import GIB, MIB, DiskName, raw_path
 from bench.measuring import Case, Found, World, new_file, timed
@@ -101,6 +102,7 @@ def measure_catalog(world: World) -> Found:
             samples.add("placements_per_second", placed, Unit.PER_SECOND, Door.INSIDE)
             placed = bare_placements_per_second(url, size)
             samples.add("bare_placements_per_second", placed, Unit.PER_SECOND, Door.INSIDE, _BARE_PLACEMENTS)
+            samples.add("status_seconds", status_seconds(installation), Unit.SECONDS, Door.INSIDE)
             samples.add("idle_pass_seconds", idle_pass_seconds(installation, size), Unit.SECONDS, Door.INSIDE)
         samples.add("planning_seconds", planning_seconds(size), Unit.SECONDS, Door.INSIDE)
         samples.add("routing_seconds", routing_seconds(number), Unit.SECONDS, Door.INSIDE, _ROUTES)
@@ -109,6 +111,7 @@ def measure_catalog(world: World) -> Found:
         Goal.of("list_page_p99_seconds", figures, at_most=0.1),
         Goal.of("placements_per_second", figures, at_least=500),
         Goal.of("idle_pass_seconds", figures, at_most=0.05),
+        Goal.of("status_seconds", figures, at_most=1.0),
         Goal.of("planning_seconds", figures, at_most=2),
         Goal.of("routing_seconds", figures, at_most=0.1),
     ]

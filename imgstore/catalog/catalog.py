@@ -42,6 +42,7 @@ from imgstore.catalog.storage.ledger_log import LedgerLog
 from imgstore.catalog.storage.ledger_sums import LedgerSums
 from imgstore.catalog.storage.maintenance import MaintenanceTasks, ZoneGaps
 from imgstore.catalog.storage.manifests import Manifests
+from imgstore.catalog.storage.overview import Overview
 from imgstore.catalog.storage.price_lists import RecordedPrices
 from imgstore.catalog.storage.queue import Queue
 from imgstore.catalog.storage.rebuilt_rows import RebuiltRows
@@ -99,6 +100,7 @@ class Transaction:
         self.machine_secrets = SecretsOfMachines(session)
         self.works = Works(session)
         self.queue = Queue(session)
+        self.overview = Overview(session)
         self.workers = Workers(session)
         self.zone_health = ZoneHealths(session)
         self.operations = Operations(session)

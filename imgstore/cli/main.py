@@ -47,6 +47,7 @@ _COMMANDS: Final = {
         ("access", "account", "Show subscriptions."),
         ("operator", "operation", "List and cancel long-running operations of the API."),
         ("operator", "monitor", "Show the activity log."),
+        ("operator", "status", "Show all galleries, unfinished replicas, zones, and what needs attention."),
         ("operator", "doctor", "Check the installation, and print a line for each finding with the next step."),
         ("operator", "regions", "List, check and initialize regions."),
         ("operator.catalog", "catalog", "Protect and recover the catalog of the installation."),

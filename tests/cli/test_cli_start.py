@@ -212,7 +212,7 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "auth sp credential reset", "auth user create", "auth user list", "auth user delete",
             "auth sp revoke-tokens", "auth user revoke-tokens",
         "auth role assignment create", "auth role assignment list", "auth role assignment delete",
-        "cache show", "cache clear", "settings show", "settings apply", "regions accept-catalog", "regions policy", "doctor",
+        "cache show", "cache clear", "settings show", "settings apply", "regions accept-catalog", "regions policy", "doctor", "status",
         "bill checkpoint", "bill export", "bill plot", "bill prove", "bill rotate-key", "bill seal", "bill verify", "prices list", "prices apply",
         "budget set", "budget show", "budget list", "budget delete",
         "catalog recovery-file", "catalog rebuild", "catalog adopt",

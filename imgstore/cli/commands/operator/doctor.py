@@ -59,7 +59,7 @@ def doctor(timeout_seconds: float, certificates: tuple[Path, ...]) -> Answer:
     findings = _find(timeout_seconds, certificates)
     exit_code = find_worst_level(findings).exit_code
     if _is_for_people(global_options.of(click.get_current_context())):
-        click.echo("\n".join(_lines(findings)))
+        click.echo("\n".join(finding_lines(findings)))
         return Answer(body=None, exit_code=exit_code)
     return Answer(body=diagnosis_json(findings), exit_code=exit_code)
 
@@ -82,9 +82,9 @@ def _is_for_people(given: global_options.Globals) -> bool:
     return given.output is None and given.query is None
 
 
-def _lines(findings: Sequence[Finding]) -> Iterator[str]:
+def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
     """Yield a line for each finding: level, check, subject, found and the next step."""
-    checks = max(len(each.check) for each in findings)
+    checks = max((len(each.check) for each in findings), default=0)
     for each in findings:
         subject = "" if each.subject is None else f"{each.subject}: "
         step = "" if each.next_step is None else f"; next step: {each.next_step}"
