@@ -8,14 +8,18 @@ a server that was killed while its operation created version 3.0.0 from a disk d
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import tarfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from imgstore.operations.leases import this_host
 
 ARCHIVE = Path(__file__).parent / "data" / "home-of-e6cc63d.tar.xz"
 VERSION = ("sig", "image-version")
@@ -30,6 +34,10 @@ class OldHome:
         with tarfile.open(ARCHIVE) as archive:
             archive.extractall(folder, filter="data")
         self.environment = os.environ | {"IMGSTORE_HOME": str(folder / "home")}
+        # The killed server of the archive becomes a process of this boot of this host: without a lease, only such a
+        # process is known to be dead.
+        with closing(sqlite3.connect(folder / "home/catalog.sqlite")) as catalog, catalog:
+            catalog.execute("UPDATE operations SET holder = ? WHERE status = 'InProgress'", [f"{this_host()}/1/0"])
 
     def run(self, *words: str) -> Any:
         """Run a command, which must succeed, and return its JSON."""
