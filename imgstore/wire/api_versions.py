@@ -12,19 +12,15 @@ from functools import lru_cache
 from typing import Final, TypeAlias
 
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.network_records import NETWORK_TYPES
 from imgstore.wire.json_text import Json
+from imgstore.wire.provider_types import GALLERIES, versions_of
 
 _FieldTree: TypeAlias = "dict[str, _FieldTree] | None"
 
-OLDEST: Final = "2018-06-01"
-NEWEST: Final = "2026-03-03"
-OLDEST_NETWORK: Final = "2015-05-01"
-"""The oldest api-version of Microsoft.Network. `az vm create` uses an api-version of 2015."""
-KNOWN: Final = (
-    OLDEST, "2019-03-01", "2019-07-01", "2019-12-01", "2020-09-30", "2021-03-01", "2021-07-01", "2021-10-01",
-    "2021-11-01", "2022-01-03", "2022-03-03", "2022-08-03", "2023-07-03", "2024-03-03", "2025-03-03", NEWEST,
-)  # fmt: skip
+KNOWN: Final = GALLERIES[::-1]
+"""The api-versions of galleries, oldest first."""
+OLDEST: Final = KNOWN[0]
+NEWEST: Final = KNOWN[-1]
 
 
 class Kind(StrEnum):
@@ -46,7 +42,6 @@ class Kind(StrEnum):
     """All types of Microsoft.Network. Fields of such resources are stored and shown as sent."""
 
 
-_NETWORK: Final = frozenset(each.lower().partition("/")[2] for each in NETWORK_TYPES)
 _PUBLISHING: Final = "properties.publishingProfile"
 _STORAGE: Final = "properties.storageProfile"
 _SAFETY: Final = "properties.safetyProfile"
@@ -121,7 +116,8 @@ def check_api_version(api_version: str | None, kind: str) -> str:
     Raises:
         InvalidInput: The api-version is missing, is not a date, or is older than the first api-version of the type.
     """
-    hint = f"ask with api-version={NEWEST}"
+    known = versions_of(kind)
+    hint = f"ask with api-version={known[0]}"
     if not api_version:
         raise InvalidInput(
             "The api-version query parameter (?api-version=) is required for all requests.",
@@ -137,20 +133,15 @@ def check_api_version(api_version: str | None, kind: str) -> str:
             code="InvalidApiVersionParameter",
         )
     date = api_version[:10]
-    if date < (OLDEST_NETWORK if is_network(kind) else OLDEST):
+    if date < known[-1][:10]:
         raise InvalidInput(
             f"No registered resource provider found for API version '{api_version}' for type '{kind}'. The supported "
-            f"api-versions are '{', '.join(KNOWN)}'.",
+            f"api-versions are '{', '.join(known)}'.",
             hint=hint,
             target="api-version",
             code="NoRegisteredProviderFound",
         )
     return date
-
-
-def is_network(kind: str) -> bool:
-    """Return whether a resource type, with or without the provider, is a type of Microsoft.Network."""
-    return kind.lower().removeprefix("microsoft.network/").partition("/")[0] in _NETWORK
 
 
 def has_field(kind: Kind, path: str, api_version: str) -> bool:

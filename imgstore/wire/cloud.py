@@ -1,28 +1,10 @@
 """Description of a cloud: endpoints (Azure Resource Manager, 2022-09-01), tenants, subscriptions (2022-12-01)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 from imgstore.domain.errors import NotFound
-from imgstore.wire.api_versions import KNOWN
 from imgstore.wire.json_text import Json
-from imgstore.wire.network import NETWORK_TYPES
-
-_COMPUTE_TYPES: Final = (
-    "galleries", "galleries/images", "galleries/images/versions", "disks", "snapshots", "images", "virtualMachines",
-)  # fmt: skip
-_NETWORK_VERSIONS: Final = ("2024-07-01", "2022-01-01", "2020-11-01", "2018-11-01", "2015-06-15")
-"""Other api-versions are accepted too. Clients without an own api-version take the first."""
-_PROVIDERS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
-    "Microsoft.Compute": dict.fromkeys(_COMPUTE_TYPES, KNOWN[::-1]),
-    "Microsoft.Resources": dict.fromkeys(("resourceGroups", "deployments"), ("2024-11-01", "2021-04-01")),
-    "Microsoft.Network": {
-        word: _NETWORK_VERSIONS
-        for kind in NETWORK_TYPES
-        for word in (kind.word, *([f"{kind.word}/{kind.part}"] if kind.part else []))
-    },
-}
-"""The api-versions of each resource type, newest first, by provider."""
+from imgstore.wire.provider_types import PROVIDERS
 
 
 def endpoints_json(base_url: str) -> Json:
@@ -83,32 +65,43 @@ def subscription_json(subscription: str, tenant_id: str) -> Json:
     }
 
 
-def provider_json(provider: str, subscription: str, regions: Sequence[str]) -> Json:
+def providers_json(subscription: str | None, regions: Sequence[str]) -> Json:
+    """Return all resource providers. The arguments are as in `provider_json`."""
+    return {"value": [_provider_json(name, subscription, regions) for name in PROVIDERS]}
+
+
+def provider_json(provider: str, subscription: str | None, regions: Sequence[str]) -> Json:
     """Return a resource provider with its resource types.
 
     Args:
         provider: The namespace, in any case.
-        subscription: The subscription of the id.
+        subscription: The subscription of the id. None for the provider of the tenant, which has no registration.
         regions: The display names of the regions.
 
     Raises:
         NotFound: The provider does not exist.
     """
-    name = next((each for each in _PROVIDERS if each.lower() == provider.lower()), None)
+    name = next((each for each in PROVIDERS if each.lower() == provider.lower()), None)
     if name is None:
         raise NotFound(
             f"The resource namespace '{provider}' is invalid.",
-            expected=" or ".join(_PROVIDERS),
+            expected=" or ".join(PROVIDERS),
             target=provider,
             code="InvalidResourceNamespace",
         )
+    return _provider_json(name, subscription, regions)
+
+
+def _provider_json(name: str, subscription: str | None, regions: Sequence[str]) -> Json:
+    above = "" if subscription is None else f"/subscriptions/{subscription}"
+    registration = {} if subscription is None else {"registrationState": "Registered"}
     return {
-        "id": f"/subscriptions/{subscription}/providers/{name}",
+        "id": f"{above}/providers/{name}",
         "namespace": name,
         "registrationPolicy": "RegistrationFree",
-        "registrationState": "Registered",
+        **registration,
         "resourceTypes": [
             {"resourceType": word, "locations": list(regions), "apiVersions": list(versions)}
-            for word, versions in _PROVIDERS[name].items()
+            for word, versions in PROVIDERS[name].items()
         ],
     }

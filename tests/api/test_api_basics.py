@@ -93,6 +93,45 @@ def test_supported_api_versions(api: Api, version: str | None, code: str | None)
 
 
 @pytest.mark.parametrize(
+    ("path", "first", "before"),
+    [
+        ("{compute}/virtualMachines", "2015-06-15", "2015-05-01"),
+        ("{compute}/disks", "2016-04-30-preview", "2015-06-15"),
+        ("{compute}/snapshots", "2017-03-30", "2016-03-30"),
+        ("{compute}/images", "2016-08-30", "2016-03-30"),
+        ("{compute}/galleries", "2018-06-01", "2018-04-01"),
+        ("{compute}/locations/southcentralus/sharedGalleries", "2020-09-30", "2019-12-01"),
+        ("{top}/resourceGroups", "2014-04-01", "2014-01-01"),
+        ("{top}/locations", "2015-01-01", "2013-01-01"),
+        ("{top}/providers", "2015-11-01", "2013-01-01"),
+        ("{top}", "2016-06-01", "2013-01-01"),
+        ("/tenants", "2015-11-01", "2013-01-01"),
+        ("/subscriptions", "2016-06-01", "2013-01-01"),
+    ],
+)
+def test_each_type_has_its_own_first_api_version(api: Api, path: str, first: str, before: str) -> None:
+    place = path.format(compute=f"{api.top}/providers/Microsoft.Compute", top=api.top)
+    assert api.ask("GET", place, version=first).status == 200
+    refused = api.ask("GET", place, version=before)
+    assert (refused.status, refused.code) == (400, "NoRegisteredProviderFound")
+    assert first in refused.body["error"]["message"]
+
+
+def test_providers_list_the_api_versions_of_each_type(api: Api) -> None:
+    of_tenant = api.ask("GET", "/providers", version="2021-04-01").body["value"]
+    of_subscription = api.ask("GET", f"{api.top}/providers", version="2021-04-01").body["value"]
+    assert [each["namespace"] for each in of_tenant] == [each["namespace"] for each in of_subscription]
+    for above in ("", api.top):
+        found = api.ask("GET", f"{above}/providers/microsoft.compute", version="2021-04-01").body
+        assert found["id"] == f"{above}/providers/Microsoft.Compute"
+        assert ("registrationState" in found) == bool(above)
+        versions = {each["resourceType"]: each["apiVersions"] for each in found["resourceTypes"]}
+        assert {"2018-04-01", "2024-11-01", "2026-04-01", "2015-06-15"} <= set(versions["virtualMachines"])
+        assert (versions["disks"][0], versions["galleries"][-1]) == ("2026-03-02", "2018-06-01")
+    assert api.ask("GET", "/providers/Microsoft.Nothing", version="2021-04-01").code == "InvalidResourceNamespace"
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"{",

@@ -15,7 +15,7 @@ from imgstore.domain.names import group_id
 from imgstore.domain.resources import Group
 from imgstore.operations.gallery import groups
 from imgstore.wire.api_versions import Kind
-from imgstore.wire.cloud import provider_json
+from imgstore.wire.cloud import provider_json, providers_json
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.fields import read_group
 from imgstore.wire.responses.resources import group_json
@@ -61,6 +61,26 @@ async def list_of_subscription(context: Context) -> Response:
 async def delete(context: Context, group: str) -> Response:
     """Serve Azure's ResourceGroups_Delete. Unlike Azure, imgstore refuses a group with resources."""
     return await context.delete_response("delete-group", _KIND, absent=404, group=group)
+
+
+@router.get("/providers", summary="List the resource providers of the tenant")
+async def list_tenant_providers(context: Context) -> Response:
+    """Serve Azure's Providers_ListAtTenantScope."""
+    return json_response(200, await context.run(lambda at: providers_json(None, _region_names(at))))
+
+
+@router.get("/providers/{provider}", summary="Show a resource provider of the tenant")
+async def show_tenant_provider(context: Context, provider: str) -> Response:
+    """Serve Azure's Providers_GetAtTenantScope."""
+    return json_response(200, await context.run(lambda at: provider_json(provider, None, _region_names(at))))
+
+
+@router.get(f"{SUBSCRIPTION}/providers", summary="List the resource providers")
+async def list_providers(context: Context) -> Response:
+    """Serve Azure's Providers_List."""
+    return json_response(
+        200, await context.run(lambda at: providers_json(at.installation.subscription, _region_names(at)))
+    )
 
 
 @router.get(PROVIDER, summary="Show a resource provider")
@@ -133,8 +153,11 @@ def _find_group(session: Session, name: str) -> Group | None:
 
 
 def _provider_json(session: Session, provider: str) -> Json:
-    regions = [region.display_name for region in session.installation.regions.regions.values()]
-    return provider_json(provider, session.installation.subscription, regions)
+    return provider_json(provider, session.installation.subscription, _region_names(session))
+
+
+def _region_names(session: Session) -> list[str]:
+    return [region.display_name for region in session.installation.regions.regions.values()]
 
 
 def delete_group(call: CommandCall) -> Outcome:

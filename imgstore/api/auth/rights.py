@@ -194,11 +194,14 @@ def _rows() -> Iterator[_Row]:
     for method, path in (
         ("GET", "/tenants"),
         ("GET", "/subscriptions"),
+        ("GET", "/providers"),
+        ("GET", "/providers/{provider}"),
         ("POST", "/providers/Microsoft.ResourceGraph/resources"),
     ):
         yield (method, path), RouteRight(check=Check.AUTHENTICATED)
     yield _list(SUBSCRIPTION, _SUBSCRIPTION_TYPE, SUBSCRIPTION)
     yield _list(f"{SUBSCRIPTION}/locations", f"{_SUBSCRIPTION_TYPE}/locations", SUBSCRIPTION)
+    yield _list(f"{SUBSCRIPTION}/providers", f"{_SUBSCRIPTION_TYPE}/providers", SUBSCRIPTION)
     yield _list(PROVIDER, f"{_SUBSCRIPTION_TYPE}/providers", SUBSCRIPTION)
     yield _action("POST", f"{PROVIDER}/register", "{provider}", Action.REGISTER, SUBSCRIPTION)
     caps = "Microsoft.Compute/locations/capsOperations"
