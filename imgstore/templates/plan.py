@@ -140,6 +140,7 @@ def plan_nested(one: PlannedResource, scope: Scope, target_scope: TargetScope) -
         scope,
         group=one.group,
         location=target_scope.location(one.group),
+        tags=target_scope.tags(one.group),
         deployment=one.names[-1],
         parameters={},
         variable=unavailable_function("variables"),

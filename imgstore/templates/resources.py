@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.tags import NO_TAGS
 from imgstore.templates.expressions import COPIES_MAX, evaluate, expand_loop
 from imgstore.templates.scope import Scope, bad_template
 from imgstore.templates.scope_functions import resource_id
@@ -32,6 +33,8 @@ class TargetScope:
     """Return whether a lower-case resource type can be created."""
     location: Callable[[str], str]
     """Return the location of a resource group. Raises NotFound if the group does not exist."""
+    tags: Callable[[str], Mapping[str, str]] = lambda _group: NO_TAGS
+    """Return the tags of a resource group."""
     group: str
     level: int = 0
     """The number of outer templates."""

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 
 from imgstore.domain.effects import Effects
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.tags import NO_TAGS
 from imgstore.domain.work_budget import WorkBudget
 from imgstore.wire.json_text import Json
 
@@ -106,6 +107,8 @@ class Scope:
     group: str
     location: str
     """The location of the resource group."""
+    tags: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
+    """The tags of the resource group."""
     deployment: str
     tenant: str = ""
     base_url: str = ""

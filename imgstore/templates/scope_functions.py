@@ -7,7 +7,7 @@ from typing import Final
 
 from imgstore.templates import datetimes
 from imgstore.templates.scope import InvalidArgument, Scope, bad_template, first_names
-from imgstore.wire.cloud import endpoints_json, subscription_json, tenant_json
+from imgstore.wire.cloud import endpoints_json, provider_json, subscription_json, tenant_json
 from imgstore.wire.json_text import Json
 
 
@@ -37,7 +37,10 @@ def _type_and_names(args: Iterable[Json], *, above_max: int) -> tuple[list[str],
     at = next((place for place, word in enumerate(words) if "/" in word), None)
     if at is None or at > above_max:
         raise InvalidArgument("a type with its provider: Microsoft.Compute/galleries")
-    kind, names = words[at].split("/"), words[at + 1 :]
+    # As in Azure, a slash before or after the type is ignored.
+    kind, names = [word for word in words[at].split("/") if word], words[at + 1 :]
+    if len(kind) < 2:
+        raise InvalidArgument("a type with its provider: Microsoft.Compute/galleries")
     if len(names) != len(kind) - 1:
         raise InvalidArgument(f"{len(kind) - 1} names for {words[at]}")
     return words[:at], "/".join((kind[0], *(each for pair in zip(kind[1:], names, strict=True) for each in pair)))
@@ -54,8 +57,28 @@ def _group(scope: Scope) -> Json:
         "name": scope.group,
         "type": "Microsoft.Resources/resourceGroups",
         "location": scope.location,
+        "tags": dict(scope.tags),
         "properties": {"provisioningState": "Succeeded"},
     }
+
+
+def _providers(scope: Scope, provider: Json, kind: Json = None) -> Json:
+    """Return a resource provider, or one of its types. The locations are the location of the resource group."""
+    found = provider_json(text_of(provider), scope.subscription, [scope.location])
+    if kind is None:
+        return found
+    word = text_of(kind).lower()
+    types = {each["resourceType"].lower(): each for each in found["resourceTypes"]}
+    if word not in types:
+        raise InvalidArgument(f"a type of {found['namespace']}: {first_names(types)}")
+    return types[word]
+
+
+def _pick_zones(_: Scope, provider: Json, kind: Json, location: Json, *_counts: Json) -> list[Json]:
+    """Return the availability zones of a type in a location. imgstore places nothing by zones, so the list is empty."""
+    if not all(isinstance(each, str) and each for each in (provider, kind, location)):
+        raise InvalidArgument("a provider, a type and a location")
+    return []
 
 
 def _deployment(scope: Scope) -> Json:
@@ -101,6 +124,8 @@ SCOPE_FUNCTIONS: Final[Mapping[str, Callable[..., Json]]] = {
     "tenantresourceid": lambda _, *args: f"/providers/{_type_and_names(args, above_max=0)[1]}",
     "extensionresourceid": lambda _, on, *args: f"{on}/providers/{_type_and_names(args, above_max=0)[1]}",
     "resourcegroup": _group,
+    "providers": _providers,
+    "pickzones": _pick_zones,
     "subscription": lambda scope: subscription_json(scope.subscription, scope.tenant),
     "tenant": lambda scope: tenant_json(scope.tenant),
     "environment": lambda scope: endpoints_json(scope.base_url),

@@ -28,7 +28,7 @@ GALLERIES: Final = (
 )  # fmt: skip
 _SHARED: Final = tuple(each for each in GALLERIES if each >= "2020-09-30")
 _COMMUNITY: Final = tuple(each for each in GALLERIES if each >= "2021-07-01")
-_SOFT_DELETED: Final = tuple(each for each in GALLERIES if each >= "2024-03-03")
+"""Community galleries and soft deletion have the same first api-version."""
 _RESOURCES: Final = (
     "2025-11-01", "2025-04-01", "2024-11-01", "2024-07-01", "2024-03-01", "2023-07-01", "2022-12-01", "2022-09-01",
     "2021-04-01", "2021-01-01", "2020-10-01", "2020-08-01", "2020-06-01", "2020-01-01", "2019-10-01", "2019-08-01",
@@ -51,7 +51,7 @@ _RESOURCE_TYPES: Final = (
 PROVIDERS: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
     "Microsoft.Compute": {
         **dict.fromkeys(_GALLERY_TYPES, GALLERIES),
-        "galleries/softDeletedArtifactTypes": _SOFT_DELETED,
+        "galleries/softDeletedArtifactTypes": _COMMUNITY,
         "locations/sharedGalleries": _SHARED,
         "locations/communityGalleries": _COMMUNITY,
         "disks": _DISKS,

@@ -220,6 +220,7 @@ def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> P
         tenant=tenant_of(installation, session.principal, installation.subscription),
         group=above.name,
         location=above.location,
+        tags=above.tags,
         deployment=name,
         base_url=asked.get("base_url", ""),
         now=datetime.fromisoformat(asked["now"]) if "now" in asked else None,
@@ -227,7 +228,10 @@ def _plan(session: Session, group: str, name: str, body: Json, asked: Json) -> P
         budget=EvaluationBudget(installation.effects.monotonic),
     )
     around = TargetScope(
-        is_supported=_TYPES.__contains__, location=lambda named: get_group(session, named).location, group=above.name
+        is_supported=_TYPES.__contains__,
+        location=lambda named: get_group(session, named).location,
+        tags=lambda named: get_group(session, named).tags,
+        group=above.name,
     )
     return plan_template(value_at(read_known_fields(body, _KIND), "properties"), scope, around)
 
