@@ -4,6 +4,7 @@ All ways of a choice do the same to the same bytes. Where one is imgstore's own 
 """
 
 import fcntl
+import http.client
 import mmap
 import multiprocessing
 import os
@@ -13,10 +14,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import numpy as np
@@ -24,14 +27,17 @@ from blake3 import blake3
 from botocore.config import Config
 
 from bench.disks import BLOCK_BYTES, MIB
+from bench.frames import WHOLE_BYTES, FramedSegment, FrameReader, Layout, boot_pack, pack, pack_all, unpack
 from bench.results import Figure, Result, show
+from bench.traces import Trace
 from imgstore.formats.files.atomic_file import PendingFile
 from imgstore.segments.codec import HEADER_BYTES, EncodedSegment, encode_segment
 from imgstore.segments.fingerprint_index import SortedEntries
 from imgstore.segments.fingerprints import FINGERPRINT_BYTES, fingerprint_blocks, from_bytes
 from imgstore.stores.directory import DirectoryStore
 from imgstore.stores.s3.store import S3Store
-from imgstore.testing.engines import S3Engine
+from imgstore.testing.engines import EngineMissing, S3Engine
+from imgstore.testing.latency_proxy import start_toxiproxy
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -63,6 +69,12 @@ class Stage:
     """Empty too."""
     known_blocks: int
     """Of a base: a million is what one of 4 GiB has."""
+    layout: Layout
+    """v2 in segments."""
+    trace: Trace
+    """What a boot of v2 reads."""
+    single_reads: int
+    """So many reads of 4 KiB at random places."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +85,10 @@ class Did:
     """Bytes, or how many."""
     kept_bytes: int | None = None
     """What was to be kept in the end; None where that is the same for all."""
+    moved_bytes: int | None = None
+    """What the store sent; None where that is not the question."""
+    requests: int | None = None
+    """What the store was asked."""
 
 
 Way = Callable[[], Did]
@@ -92,6 +108,8 @@ class Choice:
     reason: str
     counts: bool = False
     """Told as so many a second, not as bytes."""
+    case: str = "choices"
+    """The case that measures it."""
 
 
 # -- compression ------------------------------------------------------------------------------------------------------
@@ -427,6 +445,165 @@ def _writing(stage: Stage) -> Iterator[Mapping[str, Way]]:
     yield {"direct": pending, "cached": cached(lambda _file, _at: None), "dropped": cached(drop)}
 
 
+# -- frames of a segment ----------------------------------------------------------------------------------------------
+
+_FRAMES = {"whole": WHOLE_BYTES, "kib_256": 256 << 10, "kib_128": 128 << 10, "kib_64": 64 << 10}
+_DISTANCE_SECONDS = 0.02
+"""The round trip to a store in the next town."""
+
+
+@contextmanager
+def _packing_frames(stage: Stage) -> Iterator[Mapping[str, Way]]:
+    contents = stage.layout.contents[: len(stage.real)]
+    amount = sum(map(len, contents))
+
+    def packed(frame_bytes: int) -> Did:
+        return Did(amount=amount, kept_bytes=sum(len(pack(memoryview(each), frame_bytes).body) for each in contents))
+
+    yield {name: partial(packed, frame_bytes) for name, frame_bytes in _FRAMES.items()}
+
+
+@contextmanager
+def _unpacking_frames(stage: Stage) -> Iterator[Mapping[str, Way]]:
+    contents = stage.layout.contents[: len(stage.real)]
+    amount = sum(map(len, contents))
+
+    def unpacked(segments: Sequence[FramedSegment]) -> Did:
+        assert sum(len(blocks) for segment in segments for blocks in unpack(segment)) == amount
+        return Did(amount=amount)
+
+    yield {name: partial(unpacked, pack_all(contents, frame_bytes)) for name, frame_bytes in _FRAMES.items()}
+
+
+@contextmanager
+def _reading_frames(stage: Stage, round_trip_seconds: float) -> Iterator[Mapping[str, Way]]:
+    """Single reads of 4 KiB, each without a cache."""
+    contents = stage.layout.contents[: len(stage.real)]
+    rng = np.random.default_rng(13)
+    numbers = rng.integers(len(contents), size=stage.single_reads).tolist()
+    reads = [(number, int(rng.integers(len(contents[number]) // BLOCK_BYTES)) * BLOCK_BYTES) for number in numbers]
+    with _distant_bucket(stage, round_trip_seconds) as bucket:
+        if bucket is None:
+            yield {}
+            return
+
+        def read(reader: FrameReader, *, is_speculative: bool = False) -> Did:
+            reader.moved_bytes = reader.requests = 0
+            for number, inside in reads:
+                (reader.read_speculatively if is_speculative else reader.read)(number, inside)
+            count = len(reads)
+            return Did(amount=count, moved_bytes=reader.moved_bytes // count, requests=reader.requests)
+
+        ways = dict[str, Way]()
+        for name, frame_bytes in _FRAMES.items():
+            segments = pack_all(contents, frame_bytes)
+            keys = bucket.put(name, segments)
+            ways[name] = partial(read, FrameReader(segments, keys, bucket.get_range, knows_tables=False))
+        known = FrameReader(segments, keys, bucket.get_range, knows_tables=True)
+        yield ways | {"kib_64_known": partial(read, known), "kib_64_guessed": partial(read, known, is_speculative=True)}
+
+
+@contextmanager
+def _booting_frames(stage: Stage) -> Iterator[Mapping[str, Way]]:
+    """The blocks of a boot, each when the guest needs it, by a host with a cache."""
+    places = stage.layout.places
+    wanted = dict.fromkeys(places[block] for block in stage.trace.blocks() if block in places)
+    numbers = {number: at for at, number in enumerate(dict.fromkeys(number for number, _ in wanted))}
+    contents = [stage.layout.contents[number] for number in numbers]
+    reads = [(numbers[number], inside) for number, inside in wanted]
+    amount = len(reads) * BLOCK_BYTES
+    with _distant_bucket(stage, _DISTANCE_SECONDS) as bucket:
+        if bucket is None:
+            yield {}
+            return
+
+        def boot(reader: FrameReader) -> Did:
+            reader.moved_bytes = reader.requests = 0
+            reader.keep()
+            for number, inside in reads:
+                reader.read(number, inside)
+            return Did(amount=amount, moved_bytes=reader.moved_bytes, requests=reader.requests)
+
+        def stream(reader: FrameReader) -> Did:
+            reader.moved_bytes = reader.requests = 0
+            for number in range(len(reader.segments)):
+                reader.read(number, 0)
+            return Did(amount=amount, moved_bytes=reader.moved_bytes, requests=reader.requests)
+
+        ways = dict[str, Way]()
+        for name, frame_bytes in _FRAMES.items():
+            segments = pack_all(contents, frame_bytes)
+            keys = bucket.put(name, segments)
+            ways[name] = partial(boot, FrameReader(segments, keys, bucket.get_range, knows_tables=False))
+        ways["kib_64_known"] = partial(boot, FrameReader(segments, keys, bucket.get_range, knows_tables=True))
+        packed = boot_pack(stage.layout, stage.trace)
+        keys = bucket.put("pack", packed)
+        yield ways | {"pack": partial(stream, FrameReader(packed, keys, bucket.get_range, knows_tables=True))}
+
+
+class _Bucket:
+    """A bucket through a plain connection: addresses that were signed beforehand, and no client."""
+
+    def __init__(self, engine: S3Engine, name: str) -> None:
+        self._name = name
+        self._client = engine.client()
+        self._connection = http.client.HTTPConnection(urlsplit(engine.endpoint).netloc)
+        self._targets = dict[str, str]()
+
+    def put(self, prefix: str, segments: Sequence[FramedSegment]) -> list[str]:
+        """Stores segments, and gives their keys."""
+        keys = [f"{prefix}-{number}" for number in range(len(segments))]
+        for key, segment in zip(keys, segments, strict=True):
+            self._client.put_object(Bucket=self._name, Key=key, Body=segment.body)
+            url = urlsplit(self._client.generate_presigned_url("get_object", {"Bucket": self._name, "Key": key}))
+            self._targets[key] = f"{url.path}?{url.query}"
+        return keys
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """A range of an object."""
+        self._connection.request("GET", self._targets[key], headers={"Range": f"bytes={offset}-{offset + length - 1}"})
+        answer = self._connection.getresponse()
+        body = answer.read()
+        assert answer.status == 206, f"{answer.status}: {body[:500]!r}"
+        return body
+
+    def close(self) -> None:
+        self._connection.close()
+        self._client.close()
+
+
+@contextmanager
+def _distant_bucket(stage: Stage, round_trip_seconds: float) -> Iterator[_Bucket | None]:
+    """The bucket at a distance; None where no proxy is here that makes one."""
+    with ExitStack() as stack:
+        engine = stage.engine
+        if round_trip_seconds:
+            try:
+                proxies = stack.enter_context(start_toxiproxy(stage.folder / "toxiproxy"))
+            except EngineMissing:
+                yield None
+                return
+            engine = proxies.to(engine, round_trip_seconds).engine
+        bucket = _Bucket(engine, stage.bucket)
+        stack.callback(bucket.close)
+        yield bucket
+
+
+_FRAME_WORDS = {
+    "whole": "one frame",
+    "kib_256": "frames of 256 KiB",
+    "kib_128": "frames of 128 KiB",
+    "kib_64": "frames of 64 KiB",
+}
+_READ_WORDS = {
+    "whole": "one frame",
+    "kib_256": "frames of 256 KiB: the table, then the frame",
+    "kib_128": "frames of 128 KiB: the table, then the frame",
+    "kib_64": "frames of 64 KiB: the table, then the frame",
+    "kib_64_known": "frames of 64 KiB, with the tables in the manifest",
+}
+_GUESS_WORDS = {"kib_64_guessed": "frames of 64 KiB, by one request from the likely begin to the table at the end"}
+
 CHOICES: Sequence[Choice] = (
     Choice(
         name="zstd",
@@ -516,6 +693,48 @@ CHOICES: Sequence[Choice] = (
         reason="slower alone here, but other threads get the processors: whole exports of v2 took 2.7 s, and 2.9 s with "
         "posix_fadvise; of 2 GiB of random data 4.4 s and 5.4 s (medians of three alternated runs)",
     ),
+    Choice(
+        name="frame_pack",
+        case="frames",
+        question="zstd frames of a segment of v2, each with a digest; packed by one thread",
+        ways=_FRAME_WORDS,
+        opened=_packing_frames,
+        reason="[decision 029](../docs/decisions/029-segment-frames.md)",
+    ),
+    Choice(
+        name="frame_unpack",
+        case="frames",
+        question="zstd frames of a segment of v2, compared with the digests and unpacked by one thread, as an export does",
+        ways=_FRAME_WORDS,
+        opened=_unpacking_frames,
+        reason="the format of the design; faster here, as smaller buffers stay in the cache of the processor",
+    ),
+    Choice(
+        name="frame_near",
+        case="frames",
+        question="a first read of 4 KiB of v2 from a store on loopback, one at a time",
+        ways=_READ_WORDS | _GUESS_WORDS,
+        opened=partial(_reading_frames, round_trip_seconds=0.0),
+        reason="reads of a boot come from a boot pack, other reads from a cached segment",
+        counts=True,
+    ),
+    Choice(
+        name="frame_read",
+        case="frames",
+        question="a first read of 4 KiB of v2 from a store 20 ms away, one at a time",
+        ways=_READ_WORDS | _GUESS_WORDS,
+        opened=partial(_reading_frames, round_trip_seconds=_DISTANCE_SECONDS),
+        reason="a round trip takes longer than the bytes; two requests are two round trips",
+        counts=True,
+    ),
+    Choice(
+        name="frame_boot",
+        case="frames",
+        question="the blocks of a boot of v2 from a store 20 ms away, each as the guest needs it, with a cache",
+        ways=_READ_WORDS | {"pack": "a boot pack: the blocks of the boot in their order, streamed in frames of 4 MiB"},
+        opened=_booting_frames,
+        reason="a segment is a read ahead of 4 MiB; frames move fewer bytes by more requests, and a boot pack needs both least",
+    ),
 )
 
 HEAD = "| question | imgstore | alternatives | reason |\n|---|---|---|---|\n"
@@ -523,8 +742,8 @@ HEAD = "| question | imgstore | alternatives | reason |\n|---|---|---|---|\n"
 
 def table(results: Mapping[str, Result]) -> str:
     """The choices with what was measured of each, in Markdown."""
-    found = results["choices"].figures if "choices" in results and not results["choices"].quick else {}
-    return HEAD + "".join(f"| {' | '.join(_cells(choice, found))} |\n" for choice in CHOICES)
+    measured = {case: result.figures for case, result in results.items() if not result.quick}
+    return HEAD + "".join(f"| {' | '.join(_cells(choice, measured.get(choice.case, {})))} |\n" for choice in CHOICES)
 
 
 def _cells(choice: Choice, found: Mapping[str, Figure]) -> list[str]:
@@ -533,6 +752,15 @@ def _cells(choice: Choice, found: Mapping[str, Figure]) -> list[str]:
 
 
 def _told(choice: Choice, way: str, found: Mapping[str, Figure]) -> str:
-    rate, smaller = (found.get(f"{choice.name}_{way}_{ending}") for ending in ("rate", "smaller"))
-    kept = f", {show(smaller)} smaller" if smaller else ""
-    return f"{choice.ways[way]}: {show(rate) + kept if rate else 'not measured'}"
+    endings = "rate", "smaller", "moved_bytes", "requests"
+    rate, smaller, moved, requests = (found.get(f"{choice.name}_{way}_{ending}") for ending in endings)
+    if rate is None:
+        return f"{choice.ways[way]}: not measured"
+    told = [show(rate)]
+    if smaller:
+        told.append(f"{show(smaller)} smaller")
+    if moved:
+        told.append(f"{show(moved)} moved")
+    if requests:
+        told.append(show(requests))
+    return f"{choice.ways[way]}: {', '.join(told)}"

@@ -48,7 +48,7 @@ class Change:
         return f"{self.name}: {self.was:g} -> {self.now:g}, {word}"
 
 
-_NOT_COMPARED = {"choices"}
+_NOT_COMPARED = {"choices", "frames"}
 """Its ratios tell of ways that imgstore does not go."""
 
 
