@@ -32,8 +32,14 @@ class Installation:
     """What sets the command to work on this home and these regions."""
 
     @classmethod
-    def make(cls, folder: Path, site: Site) -> Self:
-        """A fresh home, its buckets made."""
+    def make(cls, folder: Path, site: Site, database: Mapping[str, str] | None = None) -> Self:
+        """A fresh home, its buckets made.
+
+        Args:
+            folder: for the home.
+            site: its regions.
+            database: the environment that names a database; None is SQLite.
+        """
         folder.mkdir(parents=True)
         regions = folder / "regions.yaml"
         regions.write_text(site.regions_document)
@@ -47,6 +53,7 @@ class Installation:
                 # The stores are measured. The case `cache` measures the segment cache.
                 "IMGSTORE_CACHE_BYTES": "0",
                 **site.source.credentials,
+                **(database or {}),
             }
         )
         made.run("regions", "init")

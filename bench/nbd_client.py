@@ -74,12 +74,8 @@ class NbdClient:
         Raises:
             NbdFailed: the server refuses.
         """
-        self.ask(offset, length)
-        return self.answer(length)
-
-    def fileno(self) -> int:
-        """The socket, for a selector."""
-        return self._socket.fileno()
+        self._ask(offset, length)
+        return self._answer(length)
 
     def seconds_each(self, offsets: Sequence[int], length: int) -> list[float]:
         """Reads ranges one after another; gives the seconds of each."""
@@ -95,11 +91,11 @@ class NbdClient:
         waiting = deque(offsets)
         began = time.perf_counter()
         for _ in range(min(depth, len(waiting))):
-            self.ask(waiting.popleft(), length)
+            self._ask(waiting.popleft(), length)
         for _ in offsets:
-            self.answer(length)
+            self._answer(length)
             if waiting:
-                self.ask(waiting.popleft(), length)
+                self._ask(waiting.popleft(), length)
         return time.perf_counter() - began
 
     def _go(self) -> int:
@@ -115,16 +111,10 @@ class NbdClient:
             if length == _EXPORT.size and body[:2] == bytes(2):
                 _, virtual_bytes, _ = _EXPORT.unpack(body)
 
-    def ask(self, offset: int, length: int) -> None:
-        """Asks for a range, whose answer `answer` receives."""
+    def _ask(self, offset: int, length: int) -> None:
         self._socket.sendall(REQUEST.pack(REQUEST_MAGIC, 0, Command.READ, 1, offset, length))
 
-    def answer(self, length: int) -> bytearray:
-        """Receives the answer to the oldest `ask`.
-
-        Raises:
-            NbdFailed: the server refuses.
-        """
+    def _answer(self, length: int) -> bytearray:
         _, error, _ = SIMPLE_REPLY.unpack(self._receive(SIMPLE_REPLY.size))
         if error:
             raise NbdFailed(f"a read is refused with {error}")

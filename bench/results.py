@@ -34,6 +34,8 @@ class Unit(StrEnum):
     BYTES_PER_SECOND = "bytes per second"
     POWER = "power"
     """The p of what grows as size^p: 1 is in proportion, 0 is not at all; the slope in a plot of logarithms."""
+    COUNT = "count"
+    COEFFICIENT = "coefficient"
 
 
 class Door(StrEnum):
@@ -286,6 +288,10 @@ def show(figure: Figure) -> str:
             return f"{_digits(figure.value / 1e6)} MB/s"
         case Unit.POWER:
             return f"size^{figure.value:.2f}"
+        case Unit.COUNT:
+            return f"{figure.value:,.0f}"
+        case Unit.COEFFICIENT:
+            return f"{figure.value:.3g}"
 
 
 def _digits(value: float) -> str:

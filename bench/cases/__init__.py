@@ -13,8 +13,10 @@ from bench.cases import (
     limits,
     outages,
     replication,
+    scale,
     sealing,
     serving,
+    storm,
     uploads,
 )
 from bench.measuring import Case
@@ -35,6 +37,8 @@ CASES: Mapping[str, Case] = {
         limits,
         choices,
         sealing,
+        storm,
+        scale,
     )
     for case in module.CASES
 }

@@ -48,7 +48,7 @@ _STATUS_BYTES: Final = 128 << 10
 class ServerLimits:
     """The limits of a server against hostile and broken clients."""
 
-    connections: int = 64
+    connections: int = 256
     handshake_seconds: float = 10.0
     send_seconds: float = 60.0
     """Time of a send without progress."""

@@ -399,17 +399,25 @@ def required_engines() -> frozenset[str]:
 
 
 @contextmanager
-def start_minio(folder: Path, *, port: int | None = None) -> Iterator[S3Engine]:
+def start_minio(
+    folder: Path, *, port: int | None = None, host: str = "127.0.0.1", launcher: Sequence[str] = ()
+) -> Iterator[S3Engine]:
     """Run a separate MinIO process over `folder` until the block ends.
 
     A later process with the same folder and port has the same state.
+
+    Args:
+        folder: the folder of the process.
+        port: the port. None chooses a free port of loopback.
+        host: the address to listen at.
+        launcher: a command that executes the program, such as `ip netns exec NAME`.
 
     Raises:
         EngineMissing: there is no program to start.
     """
     found = find_minio_program()
     port = port or free_ports(1)[0]
-    endpoint = f"http://127.0.0.1:{port}"
+    endpoint = f"http://{host}:{port}"
     variables = {
         "MINIO_ROOT_USER": _KEY,
         "MINIO_ROOT_PASSWORD": _SECRET,
@@ -418,7 +426,7 @@ def start_minio(folder: Path, *, port: int | None = None) -> Iterator[S3Engine]:
         "MINIO_UPDATE": "off",
     }
     data = folder / "data"
-    command = [found.command, "server", "--quiet", "--address", f"127.0.0.1:{port}", str(data)]
+    command = [*launcher, found.command, "server", "--quiet", "--address", f"{host}:{port}", str(data)]
     with _process(command, folder, variables) as process:
         _await_ready("minio", process, folder, lambda: _answers(f"{endpoint}/minio/health/ready"))
         yield S3Engine(
