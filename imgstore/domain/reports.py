@@ -23,6 +23,18 @@ class PrincipalDetails:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BootPackReport:
+    """A boot pack that was built in a slot."""
+
+    slot: Slot
+    blocks: int = 0
+    stored_bytes: int = 0
+    """The size of the object."""
+    problem: str | None = None
+    """Why the slot did not get the pack."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchPlan:
     """The plan of a benchmark, with the highest possible cost.
 

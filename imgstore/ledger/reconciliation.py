@@ -21,6 +21,8 @@ class OverheadKind(StrEnum):
     """Stored bytes that nobody is billed for (invariant M12)."""
 
     FINGERPRINTS = "fingerprints"
+    PACKS = "packs"
+    """Boot packs."""
     REVISIONS = "revisions"
     """Revisions of versions and stored disks. At the top of a zone: revisions of all resources, and of the ledger."""
     NOTES = "notes"

@@ -226,7 +226,7 @@ class SlotSurvey:
     protected: frozenset[Digest]
     """Segments that only unknown manifests name."""
     stale: Mapping[str, int]
-    """The stored bytes of unneeded fingerprints, start markers of closed works and old revisions, by key below the slot."""
+    """The stored bytes of unneeded fingerprints and boot packs, start markers of closed works and old revisions, by key below the slot."""
     owners_with_revisions: frozenset[str]
     """The uids of versions and stored disks with a revision in the slot."""
     oldest_work: Work | None

@@ -14,7 +14,7 @@ from imgstore.stores.object_versions import NULL_VERSION, KeyVersions, ObjectVer
 _OWN: Final = re.compile(
     rf"{FORMAT_KEY}"
     rf"|{POOLS}[^/]+/({'|'.join(StorageAccountType)})/replica-\d+/"
-    r"(segments/[0-9a-f]{2}/[0-9a-f]{64}|manifests/[^/]+/[^/]+|(fingerprints|works)/[^/]+|owners/[^/]+/\d{20})"
+    r"(segments/[0-9a-f]{2}/[0-9a-f]{64}|manifests/[^/]+/[^/]+|(fingerprints|works|packs)/[^/]+|owners/[^/]+/\d{20})"
     rf"|{INSTALLATION}[^/]+/[^/]+/\d{{20}}"
     rf"|{ZONE}(uid|checkpoints)/[^/]+"
     rf"|{REPAIRS}[^/]+/[0-9a-f]{{64}}"

@@ -1,16 +1,19 @@
 """Tests of `imgstore disk attach`: real clients, the ends of the command, and lines that are refused."""
 
+import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import click
 import pytest
 
 from imgstore.cli.commands.machines.disk_attach import AttachTarget, attach, serve_device
-from imgstore.domain.errors import LeaseLost
+from imgstore.domain.errors import InvalidInput, LeaseLost
 from imgstore.operations.installation import Installation
 from imgstore.testing.pytest_plugin import require
+from imgstore.wire.boot_trace import parse_trace
 from tests.nbd.memory_disk import MemoryDisk
 from tests.support.attached_disk import start_attach
 from tests.support.sample_gallery import DEFINITION, GALLERY, GROUP, SampleImages, make_disk
@@ -85,3 +88,73 @@ def test_a_lost_lease_ends_the_server(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "nbd+unix" in capsys.readouterr().out
     assert not (tmp_path / "s").exists()
     assert disk.flushes == 1
+
+
+@pytest.mark.engine("nbdcopy")
+def test_a_trace_makes_a_boot_pack_that_the_next_boot_reads(
+    published: Installation, samples: SampleImages, tmp_path: Path
+) -> None:
+    """Invariant D18."""
+    require("qemu-io")
+    socket, file = tmp_path / "trace.sock", tmp_path / "boot.json"
+    line = ["disk", "trace", "--gallery-image-reference", IMAGE, "--socket", str(socket), "--trace-file", str(file)]
+    words = [sys.executable, "-m", "imgstore", *line, "--home", str(published.home)]
+    boot = ["-c", "read 9M 300k", "-c", "read 4M 2M", "-c", "read 9M 4k"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        assert f"clients can connect to nbd+unix:///?socket={socket}" in running.stderr.readline()
+        subprocess.run(["qemu-io", "-r", "-f", "raw", *boot, f"nbd+unix:///?socket={socket}"], check=True, timeout=60)
+        shown, _ = running.communicate(timeout=60)
+    reports = json.loads(shown)
+    assert [each["problem"] for each in reports] == [None] * 4
+    runs = json.loads(file.read_text())["runs"]
+    content = samples.first.read_bytes()
+    reads = [*range(9 << 20, (9 << 20) + (300 << 10), 4096), *range(4 << 20, 6 << 20, 4096)]
+    blocks = [at // 4096 for at in reads if any(content[at : at + 4096])]
+    assert len(blocks) > 200
+    assert [block for first, count in runs for block in range(first, first + count)] == blocks
+    again = Terminal(tmp_path).ok(f"disk trace --gallery-image-reference {IMAGE} --from-file {file}")
+    assert again == reports
+    published.host_cache.open().clear()
+    with start_attach(published.home, "--gallery-image-reference", IMAGE, "--socket", str(socket)) as (running, uri):
+        subprocess.run(["qemu-io", "-r", "-f", "raw", *boot, uri["uri"]], check=True, timeout=60)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=60) == 0
+        assert running.stderr is not None
+        read_bytes = int(running.stderr.read().split(" bytes were read from the stores")[0].split()[-1])
+    assert read_bytes <= reports[0]["storedBytes"] + 4096
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--socket s", "Name a disk with -g and -n, or an image"),
+        ("-g rg -n d1", "Give --socket to record a boot, or --from-file"),
+        ("-g rg -n d1 --socket s --from-file .", "Give --socket to record a boot, or --from-file"),
+        ("-g rg -n d1 --from-file s --trace-file f", "--trace-file goes with --socket"),
+        ("-g rg -n d1 --socket s --limit-bytes 5", "5 is not in the range"),
+    ],
+)
+def test_a_line_of_trace_that_is_refused(
+    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter_folder(tmp_path, monkeypatch)
+    assert message in Terminal(tmp_path).fails(f"disk trace {words}", 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<html>",
+        "[]",
+        "{}",
+        '{"blockBytes": 512, "virtualBytes": 4096, "runs": []}',
+        '{"blockBytes": 4096, "virtualBytes": 8192, "runs": [[1, 2]]}',
+        '{"blockBytes": 4096, "virtualBytes": 8192, "runs": [[-1, 1]]}',
+        '{"blockBytes": 4096, "virtualBytes": 8192, "runs": [[true, 1]]}',
+        '{"blockBytes": 4096, "virtualBytes": 4398046511104, "runs": [[0, 1073741824]]}',
+    ],
+)
+def test_a_file_that_is_no_trace_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_trace(text, 1000)

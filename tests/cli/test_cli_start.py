@@ -196,7 +196,7 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "disk create", "disk list", "disk show", "disk delete", "disk export",
         "snapshot create", "snapshot list", "snapshot show", "snapshot delete",
         "image create", "image list", "image show", "image delete",
-        "disk attach", "disk commit", "disk grant-access", "disk revoke-access",
+        "disk attach", "disk commit", "disk trace", "disk grant-access", "disk revoke-access",
         "vm create", "vm list", "vm show", "vm generalize", "vm delete",
         "vm start", "vm stop", "vm restart", "vm console", "vm get-instance-view",
         "bill show", "bill correct", "bill explain", "bill reconcile", "regions list", "regions check", "regions init", "inspect", "verify", "quickstart",

@@ -28,6 +28,8 @@ SEGMENTS: Final = "segments/"
 MANIFESTS: Final = "manifests/"
 FINGERPRINTS: Final = "fingerprints/"
 WORKS: Final = "works/"
+PACKS: Final = "packs/"
+"""Below a slot: the boot packs (invariant D18)."""
 REPAIRS: Final = "repairs/"
 OWNERS: Final = "owners/"
 """Below a slot: the revisions of the versions and stored disks of the slot (invariant B18)."""
@@ -37,6 +39,7 @@ LEDGER_CHECKPOINTS: Final = "ledger/checkpoints/"
 """At the top of each zone: the signed checkpoints of the ledger's log."""
 
 _SEGMENT: Final = re.compile(r"(?:^|/)segments/([0-9a-f]{2})/\1[0-9a-f]{62}\Z")
+_PACK: Final = re.compile(r"packs/([0-9a-f]{64})")
 _PLAIN_PART: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _OWNER_REVISION: Final = re.compile(r"owners/([^/]+)/([0-9]{20})")
 _INSTALLATION_REVISION: Final = re.compile(r"installation/([^/]+)/([^/]+)/([0-9]{20})")
@@ -93,6 +96,17 @@ def packing_uids(work_uid: str) -> frozenset[str]:
 def fingerprints_key(packing_uid: str) -> str:
     """Return the key of the fingerprints of the blocks that one ingest of one disk packed."""
     return f"{FINGERPRINTS}{packing_uid}"
+
+
+def pack_key(manifest_digest: Digest) -> str:
+    """Return the key of the boot pack of the disk that a manifest describes."""
+    return f"{PACKS}{manifest_digest.hex()}"
+
+
+def packed_manifest(key: str) -> Digest | None:
+    """Return the digest of the manifest in the key of a boot pack below a slot, else None."""
+    found = _PACK.fullmatch(key)
+    return None if found is None else bytes.fromhex(found[1])
 
 
 def work_key(work_uid: str) -> str:

@@ -199,6 +199,8 @@ def _find_overhead(
             manifests.append(key)
         elif key.startswith(object_keys.FINGERPRINTS):
             found[key] = OverheadKind.FINGERPRINTS
+        elif object_keys.packed_manifest(key) is not None:
+            found[key] = OverheadKind.PACKS
         elif key.startswith(object_keys.WORKS):
             found[key] = OverheadKind.NOTES
         elif object_keys.parse_owner_revision(key) is not None:

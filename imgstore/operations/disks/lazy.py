@@ -1,13 +1,14 @@
 """Open a stored disk as a block device: each read fetches only the missing segments (invariants D7 and W9).
 
 The manifest is pinned while the device is open, so neither the disk nor the version is deleted. A read goes to another
-replica if the first replica fails, replicas of the region first.
+replica if the first replica fails, replicas of the region first. If the disk has a boot pack, the pack is read ahead of the
+guest (invariant D18).
 """
 
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -18,6 +19,7 @@ from imgstore.domain.disks.sources import Extent
 from imgstore.domain.errors import OutputError, StoreError
 from imgstore.domain.identity.access import VERSIONS, Action, Principal
 from imgstore.domain.names import ImageReference
+from imgstore.domain.storage import object_keys
 from imgstore.domain.storage.digests import DIGEST_BYTES, Digest
 from imgstore.domain.storage.sizes import BLOCK_BYTES
 from imgstore.operations.activity_log import record_activity
@@ -25,9 +27,11 @@ from imgstore.operations.disks.export import PinnedDisk, hold_pin, meter_reads, 
 from imgstore.operations.gallery.sharing import image_scope
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import Hold
+from imgstore.operations.replication.boot_packs import read_pack_key
 from imgstore.operations.slots.cross_region_reads import CrossRegionReads
 from imgstore.operations.slots.degrade import degrade_damaged
 from imgstore.segments.manifest import Manifest
+from imgstore.transfer.pack_reader import PackReader
 from imgstore.transfer.scatter import Damage, SegmentReader
 from imgstore.transfer.segment_cache import SegmentCache
 
@@ -37,6 +41,8 @@ class _Part(NamedTuple):
 
     at: int
     """The offset in the read."""
+    segment: int
+    """The index of the segment in the manifest."""
     name: Digest
     inside: int
     """The offset in the blocks of the segment."""
@@ -80,7 +86,9 @@ class LazyDisk:
     is_read_only: bool = field(default=True, init=False)
     virtual_bytes: int = field(init=False)
     fetched_bytes: int = field(default=0, init=False)
-    """The stored bytes of the fetched segments."""
+    """The stored bytes of the fetched segments, and the fetched bytes of the boot pack."""
+    pack: PackReader | None = field(default=None, init=False)
+    """The boot pack, which is read ahead of the guest."""
     _data: tuple[Extent, ...] = field(init=False)
     _runs: "_RunTable" = field(init=False)
     _count: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -121,8 +129,8 @@ class LazyDisk:
         """Read bytes if all segments are in the cache of the host, else return None."""
         parts = self._parts(offset, length)
         if len(parts) == 1 and parts[0].length == length:
-            return self.cache.find(parts[0].name, parts[0].inside, length)
-        if all(self.cache.holds(part.name) for part in parts):
+            return self._find_part(parts[0])
+        if all(self._holds_part(part) for part in parts):
             return self._assemble(length, parts, self._read_part)
         return None
 
@@ -172,7 +180,7 @@ class LazyDisk:
             begin, end = max(offset, first), min(stop, first + runs.count[row] * BLOCK_BYTES)
             if begin < end:
                 inside = runs.at[row] * BLOCK_BYTES + begin - first
-                parts.append(_Part(begin - offset, runs.name(row), inside, end - begin))
+                parts.append(_Part(begin - offset, runs.segment[row], runs.name(row), inside, end - begin))
         return parts
 
     @staticmethod
@@ -184,7 +192,21 @@ class LazyDisk:
             out[part.at : part.at + part.length] = read(part)
         return memoryview(out)
 
+    def _find_part(self, part: _Part) -> bytes | memoryview | None:
+        """Read a part from the cache of the host: from a frame of the boot pack, or from a segment."""
+        found = None if self.pack is None else self.pack.find(part.segment, part.inside, part.length)
+        return found if found is not None else self.cache.find(part.name, part.inside, part.length)
+
+    def _holds_part(self, part: _Part) -> bool:
+        is_packed = self.pack is not None and self.pack.holds(part.segment, part.inside, part.length)
+        return is_packed or self.cache.holds(part.name)
+
     def _read_part(self, part: _Part) -> bytes | memoryview:
+        found = self._find_part(part)
+        if found is None and self.pack is not None:
+            found = self.pack.read(part.segment, part.inside, part.length)
+        if found is not None:
+            return found
         return self.cache.read(part.name, part.inside, part.length, lambda: self._fetch(part.name), self.check)
 
     def _fetch(self, name: Digest) -> memoryview:
@@ -198,6 +220,11 @@ class LazyDisk:
             return blocks
         finally:
             self._record_damage()
+
+    def count_fetched(self, length: int) -> None:
+        """Count fetched bytes of the boot pack."""
+        with self._count:
+            self.fetched_bytes += length
 
     def _record_damage(self) -> None:
         """Degrade the replicas with damage. Each damage is recorded once, so that a long session needs no more memory."""
@@ -263,8 +290,13 @@ def open_lazy_image(
 
 
 @contextmanager
-def open_pinned(installation: Installation, pinned: PinnedDisk) -> Iterator[LazyDisk]:
+def open_pinned(installation: Installation, pinned: PinnedDisk, *, uses_pack: bool = True) -> Iterator[LazyDisk]:
     """Open a pinned disk as a block device, and hold the pin inside the block. The caller has checked the rights.
+
+    Args:
+        installation: the installation.
+        pinned: the disk.
+        uses_pack: read the boot pack of the disk ahead of the reads.
 
     Raises:
         StoreError: no slot delivers the manifest.
@@ -273,7 +305,7 @@ def open_pinned(installation: Installation, pinned: PinnedDisk) -> Iterator[Lazy
         manifest = read_manifest(installation, pinned.slot, pinned.others, pinned.manifest)
         reads = meter_reads(installation, pinned, manifest)
         slots = installation.access_all([pinned.slot, *pinned.others])
-        yield LazyDisk(
+        opened = LazyDisk(
             installation=installation,
             pinned=pinned,
             manifest=manifest,
@@ -282,3 +314,27 @@ def open_pinned(installation: Installation, pinned: PinnedDisk) -> Iterator[Lazy
             cache=installation.host_cache.open(),
             hold=hold,
         )
+        if not uses_pack or not opened.cache.cache_bytes:
+            yield opened
+            return
+        with closing(_make_pack_reader(opened)) as pack:
+            opened.pack = pack
+            pack.start()
+            yield opened
+
+
+def _make_pack_reader(disk: LazyDisk) -> PackReader:
+    """Make the reader of the boot pack. A pack of another region is never read: only segments are metered."""
+    installation, pinned = disk.installation, disk.pinned
+    slots = [slot for slot in (pinned.slot, *pinned.others) if slot.key.region == pinned.slot.key.region]
+    return PackReader(
+        installation.access_all(slots),
+        object_keys.pack_key(pinned.manifest.digest),
+        disk.manifest,
+        pinned.manifest.digest,
+        pack_key=read_pack_key(installation, pinned.slot),
+        cache=disk.cache,
+        on_fetched=disk.count_fetched,
+        on_fault=lambda reason: installation.note(disk.source, f"the boot pack is not used: {reason}"),
+        check_cancelled=disk.check,
+    )

@@ -38,6 +38,8 @@ class _Listing:
     """Fingerprint objects by packing uid."""
     revisions: dict[str, ObjectInfo]
     """Revisions of versions and stored disks, by key below the slot."""
+    packs: dict[str, ObjectInfo]
+    """Boot packs, by key below the slot."""
     start_markers: dict[str, ObjectInfo]
     """Start markers by work uid, listed after the segments.
 
@@ -112,11 +114,14 @@ def survey_slot(installation: Installation, slot: Slot, grace: timedelta) -> Slo
                 for uid, info in closed.items()
                 if uid not in needed
             }
+    if not keeps_unknown:
+        stale |= _find_unneeded_packs(listing, rows)
     others = [
         *listing.manifests.values(),
         *listing.fingerprints.values(),
         *listing.start_markers.values(),
         *listing.revisions.values(),
+        *listing.packs.values(),
     ]
     return SlotSurvey(
         slot=slot,
@@ -178,8 +183,15 @@ def _list(access: SlotAccess) -> _Listing:
         manifests=list_manifests(access),
         fingerprints=_list_folder(access, object_keys.FINGERPRINTS),
         revisions=_list_keys(access, object_keys.OWNERS),
+        packs=_list_keys(access, object_keys.PACKS),
         start_markers=_list_folder(access, object_keys.WORKS),
     )
+
+
+def _find_unneeded_packs(listing: _Listing, rows: Iterable[ManifestRow]) -> dict[str, int]:
+    """Return the stored bytes of boot packs without a manifest row, by key below the slot (invariant D18)."""
+    needed = {object_keys.pack_key(row.digest) for row in rows}
+    return {key: info.stored_bytes for key, info in listing.packs.items() if key not in needed}
 
 
 def _first_start_at(listing: _Listing, works: list[Work]) -> datetime | None:

@@ -34,6 +34,7 @@ from imgstore.operations.maintenance.pace import make_pace
 from imgstore.operations.maintenance.revision_upkeep import check_revisions, repair_installation_zones
 from imgstore.operations.maintenance.scrub_progress import ScrubProgress
 from imgstore.operations.progress import ProgressCounter
+from imgstore.operations.replication.boot_packs import read_pack_key, repair_pack
 from imgstore.operations.slots.degrade import degrade, degrade_owners, remove_damaged
 from imgstore.operations.slots.key_deletions import delete_objects, record_deletion, send_deletion
 from imgstore.operations.slots.losses import find_losses, read_manifest_copy
@@ -42,6 +43,7 @@ from imgstore.operations.stores.catalog_checks import check_catalog_is_current
 from imgstore.operations.stores.zone_gaps import record_zone_gaps
 from imgstore.regions import ALL_ZONES
 from imgstore.segments import codec
+from imgstore.segments.boot_pack import PackCheck
 from imgstore.segments.manifest import ManifestCheck, decode_manifest
 from imgstore.segments.reference import Reference, encode_reference
 from imgstore.stores.interface import Accept
@@ -74,7 +76,7 @@ class _NamedObject:
     row: ManifestRow | None
     """The row of a manifest or of the reference of a disk. None for other objects."""
     is_derived: bool = False
-    """Whether the object can be computed again, as fingerprints. Such an object may be missing."""
+    """Whether the object can be computed again, as fingerprints and boot packs. Such an object may be missing."""
 
 
 def scrub(installation: Installation, principal: Principal, request: ScrubRequest) -> list[SlotScrub]:
@@ -197,6 +199,8 @@ def _scrub_slot(
         named = _list_named_objects(installation, slot)
         if not request.repair_notes_only and (progress is None or progress.scrub_pass.position < _FINGERPRINTS_END):
             named |= _list_fingerprints(installation, found, named.values(), request.pace)
+        if not request.repair_notes_only:
+            named |= _list_packs(installation, slot)
         with installation.catalog.reading() as transaction:
             lost = transaction.lost_objects.list(slot.uid)
         if slot.zone == ALL_ZONES:
@@ -298,6 +302,32 @@ def _list_fingerprints(
                     is_derived=True,
                 )
     return found
+
+
+def _list_packs(installation: Installation, slot: Slot) -> dict[str, _NamedObject]:
+    """List the stored boot packs of disks of the slot, by key. Other packs are garbage."""
+    access = installation.access(slot)
+    listed = {
+        info.key.removeprefix(access.prefix): info.stored_bytes
+        for info in access.store.list(access.prefix + object_keys.PACKS)
+    }
+    if not listed:
+        return {}
+    with installation.catalog.reading() as transaction:
+        digests = {row.digest for row in transaction.manifests.in_slot(slot.uid)}
+    pack_key = read_pack_key(installation, slot)
+    return {
+        key: _NamedObject(
+            key=key,
+            stored_bytes=listed[key],
+            accept=PackCheck(pack_key, digest),
+            name=None,
+            row=None,
+            is_derived=True,
+        )
+        for digest in digests
+        if (key := object_keys.pack_key(digest)) in listed
+    }
 
 
 def _has_digest(digest: Digest, body: bytes) -> bool:
@@ -520,7 +550,7 @@ def _repair(
                 repaired.append(_repair_segment(installation, slot, each, each.name, holders[each.name]))
             elif each.row is not None:
                 _repair_manifest(installation, slot, each, each.row)
-            else:
+            elif not repair_pack(installation, slot, each.key):
                 delete_objects(installation, slot, [each.key])  # The next ingest computes fingerprints from segments.
         except ReadBackMismatch as error:
             remove_damaged(installation, slot, error)

@@ -19,6 +19,7 @@ from imgstore.domain.views import DefinitionPath
 from imgstore.ledger.egress import ArrivalPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter, SavedProgress, task_name
+from imgstore.operations.replication.boot_packs import inherit_packs
 from imgstore.operations.replication.routes import choose_parents, record_parents
 from imgstore.operations.replication.slot_copy import CopiedContent, SlotCopy, read_content
 from imgstore.operations.replication.targets import (
@@ -288,6 +289,7 @@ def make_replica(
     except ReplicaUnwantedError:
         return
     counter.end(result)
+    inherit_packs(installation, plan.version, replica.slot)
 
 
 def plan_step(

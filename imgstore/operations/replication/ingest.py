@@ -29,6 +29,7 @@ from imgstore.domain.storage.works import Lease, Work, WorkKind
 from imgstore.domain.views import DefinitionPath
 from imgstore.operations.installation import Installation
 from imgstore.operations.progress import ProgressCounter, task_name
+from imgstore.operations.replication.boot_packs import inherit_packs
 from imgstore.operations.replication.slot_ingest import (
     PACKING,
     PredictionStart,
@@ -115,6 +116,7 @@ def publish(installation: Installation, publication: Publication) -> None:
     counter.end(result)
     if damaged:
         restore_repaired(installation, slot)
+    inherit_packs(installation, version, slot)
 
 
 def _plan(installation: Installation, publication: Publication) -> tuple[Work, Lease]:

@@ -103,6 +103,7 @@ _COMMANDS: Final = {
     for name, summary in (
         ("attach", "Serve a disk or an image as a block device over NBD, until SIGTERM or SIGINT."),
         ("commit", "Make a managed disk or an image version of an overlay and its base."),
+        ("trace", "Record which blocks a boot reads, and store them as a boot pack in each replica."),
     )
 }
 

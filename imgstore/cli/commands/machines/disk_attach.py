@@ -214,7 +214,7 @@ def serve_device(
         ImgstoreError: the error of `check`, or a failed flush.
     """
     server = NbdServer(device, description=str(about["source"]), note=warn)
-    with _listen(server, target) as uri:
+    with listen(server, target) as uri:
         try:
             prepare(uri)
             shown = {"uri": uri, "virtualBytes": device.virtual_bytes, "readOnly": device.is_read_only} | about
@@ -230,7 +230,7 @@ def serve_device(
 
 
 @contextmanager
-def _listen(server: NbdServer, target: AttachTarget) -> Iterator[str]:
+def listen(server: NbdServer, target: AttachTarget) -> Iterator[str]:
     """Start the listener of a server, and yield the URI."""
     if target.socket is not None:
         with listen_unix(target.socket) as listener:

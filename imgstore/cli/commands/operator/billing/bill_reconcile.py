@@ -76,7 +76,7 @@ def reconcile(session: Session, month: Month | None, file: Path | None, *, count
     """Compare the bill with the manifests and the listings of all slots, for operators. Nothing is changed.
 
     For each slot, the bytes of the open intervals, of the complete manifests, and of the listing without overhead must be
-    equal. Overhead is listed by kind: fingerprints, revisions, notes, works in progress, and unreferenced segments. Each
+    equal. Overhead is listed by kind: fingerprints, boot packs, revisions, notes, works in progress, and unreferenced segments. Each
     difference names an object or an owner. No owner may be billed twice at the same time. With --counters-before, at most
     0.5% of the bytes that each store received may have no name. The exit code is 1 if something differs.
     """
