@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from imgstore.domain.disks.signed_urls import AccessLevel
 from imgstore.domain.errors import AccessDenied, NotFound, ScopeNotFound
 from imgstore.domain.identity.access import Action, Grant, Principal, Role
 from imgstore.domain.identity.principals import PrincipalKind
-from imgstore.domain.names import ImageReference, SharedReference, VersionName
+from imgstore.domain.names import ImageReference, SharedReference, VersionName, disk_id
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import (
     DiskOfImageRequest,
@@ -60,6 +61,9 @@ VALUES: dict[str, Any] = {
     "created_at": datetime(2026, 1, 1, tzinfo=UTC),
     "events_max": 1,
     "overlay": Path("none"),
+    "opened": SimpleNamespace(source=disk_id("11111111-1111-1111-1111-111111111111", "none", "none")),
+    "virtual_bytes": 4096,
+    "blocks": (0,),
     "regions": ["southcentralus"],
     "keys": None,
     "entry": "none",
