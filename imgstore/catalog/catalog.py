@@ -31,6 +31,7 @@ from imgstore.catalog.resources.placements import Placements
 from imgstore.catalog.resources.quotas import Quotas
 from imgstore.catalog.resources.recovery_keys import RecoveryKeys
 from imgstore.catalog.resources.references import References
+from imgstore.catalog.resources.scale_sets import ScaleSets, SecretsOfScaleSets
 from imgstore.catalog.resources.settings import SharedSettings
 from imgstore.catalog.resources.versions import Versions
 from imgstore.catalog.schema import REVISION
@@ -95,6 +96,8 @@ class Transaction:
         self.slot_scrubs = SlotScrubs(session)
         self.lost_objects = LostObjects(session)
         self.disks = Disks(session)
+        self.scale_sets = ScaleSets(session)
+        self.scale_set_secrets = SecretsOfScaleSets(session)
         self.machines = Machines(session)
         self.machine_runs = MachineRuns(session)
         self.machine_secrets = SecretsOfMachines(session)

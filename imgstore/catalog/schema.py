@@ -16,7 +16,8 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     slots            -> pools
     replicas         -> versions, slots
     disks            -> groups, slots   ~> versions          also snapshots and disks of managed images
-    machines         -> groups                               the disks refer to machines by resource id
+    scale_sets       -> groups                               instances are machines with the uid of a set
+    machines         -> groups          ~> scale_sets        the disks refer to machines by resource id
     segments         -> pools           ~> works             a work may be deleted before its segments
     manifests        -> slots           ~> versions, disks   `owner_uid` is the uid of a version or a disk
     condemned        -> slots           ~> segments          deletion marks, also of segments without a row
@@ -53,6 +54,7 @@ because the row with the target may be deleted earlier. ``<-`` lists the tables 
     machine_interfaces -> machines                           network interfaces of machines, by resource id
     machine_runs     -> machines                             last start of each machine: power state, host, processes
     machine_secrets  -> machines                             password hashes and custom data for the first start
+    scale_set_secrets -> scale_sets                          password hashes and custom data of all instances
     revision_marks   ~> all resources                        resources whose newest revision is not in each bucket
     ledger_checkpoints                                       checkpoints of the ledger in the buckets
     ledger_leaves    ~> ledger, intervals, price_lists       sealed entries of the ledger in the order of the log
@@ -106,6 +108,7 @@ from imgstore.domain.resources import (
     ReplicationMode,
     StorageAccountType,
 )
+from imgstore.domain.scale_sets import PlacementPolicy, UpgradeMode
 from imgstore.domain.states import ProvisioningState, ReplicaState, WorkState
 from imgstore.domain.storage.circuits import CircuitState
 from imgstore.domain.storage.garbage import GcState
@@ -115,7 +118,7 @@ from imgstore.domain.storage.zones import ZoneKind
 from imgstore.ledger.budgets import AtLimit
 from imgstore.ledger.entries import ChargeKind
 
-REVISION: Final = "0040"
+REVISION: Final = "0041"
 """The head of migrations/versions. A catalog at this revision opens without an import of Alembic.
 
 Each migration from 0033 on has a variable `oldest_code`, the oldest revision of code that may use the catalog afterwards
@@ -529,6 +532,40 @@ disks = _table(
     Index(None, "source_version_uid", "created_at"),
 )
 
+scale_sets = _table(
+    "scale_sets",
+    _uid(),
+    Column("group_uid", ForeignKey("groups.uid"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("name_key", String, nullable=False),
+    Column("location", String, nullable=False),
+    _tags(),
+    Column("size", String, nullable=False),
+    Column("capacity", Integer, nullable=False),
+    # The capacity before the present change of the capacity, to which a failed change returns. Null without a change.
+    Column("former_capacity", Integer),
+    # Ids are not used again, so that the name of a deleted instance never names another instance.
+    Column("next_instance_id", Integer, nullable=False),
+    # The image of the request, and the image version or managed image of new instances.
+    Column("image_reference", String, nullable=False),
+    Column("source_reference", String, nullable=False),
+    Column("os_type", EnumText(OsType)),
+    Column("hyper_v_generation", EnumText(HyperVGeneration)),
+    Column("admin_username", String),
+    Column("computer_name_prefix", String),
+    Column("upgrade_mode", EnumText(UpgradeMode), nullable=False),
+    Column("placement", EnumText(PlacementPolicy), nullable=False),
+    Column("allow_remote", Boolean, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("provisioning_state", EnumText(ProvisioningState), nullable=False),
+    Column("kept", JSON, nullable=False, server_default="{}"),
+    # The process that changes the set, and the fence of its writes.
+    Column("holder", String),
+    Column("token", Integer, nullable=False, server_default="0"),
+    Column("lease_expires_at", UtcDateTime),
+    UniqueConstraint("group_uid", "name_key"),
+)
+
 machines = _table(
     "machines",
     _uid(),
@@ -547,7 +584,11 @@ machines = _table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("provisioning_state", EnumText(ProvisioningState), nullable=False),
     Column("kept", JSON, nullable=False, server_default="{}"),
+    # Null for a machine that is no instance of a scale set. The lease of the set guards each new instance.
+    Column("scale_set_uid", String),
+    Column("instance_id", Integer),
     UniqueConstraint("group_uid", "name_key"),
+    Index(None, "scale_set_uid", "instance_id", unique=True),
 )
 
 works = _table(
@@ -855,6 +896,14 @@ machine_runs = _table(
 machine_secrets = _table(
     "machine_secrets",
     Column("uid", ForeignKey("machines.uid", ondelete="CASCADE"), primary_key=True),
+    Column("password_hash", String),
+    Column("custom_data", String),
+)
+
+# Secrets of the OS profile of all instances of a scale set. The revisions in the buckets do not contain the secrets.
+scale_set_secrets = _table(
+    "scale_set_secrets",
+    Column("uid", ForeignKey("scale_sets.uid", ondelete="CASCADE"), primary_key=True),
     Column("password_hash", String),
     Column("custom_data", String),
 )

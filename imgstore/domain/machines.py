@@ -17,6 +17,9 @@ from imgstore.domain.tags import NO_TAGS
 MACHINE: Final = "virtualMachines"
 """Azure's name of the resource type."""
 
+SCALE_SET: Final = "virtualMachineScaleSets"
+"""Azure's name of the type of scale sets."""
+
 SIZE: Final = "Standard_DS1_v2"
 """The default size of az."""
 
@@ -81,11 +84,17 @@ class Machine:
     """
     created_at: datetime
     provisioning_state: ProvisioningState
+    scale_set_uid: str | None = None
+    """The scale set of an instance. None for a machine that is no instance (`domain/scale_sets.py`)."""
+    instance_id: int | None = None
 
     @property
     def resource_id(self) -> str:
-        """The resource id."""
-        return names.compute_id(self.subscription, self.group, MACHINE, self.name)
+        """The resource id. The id of an instance has the name of the set, and the name of the instance ends in its number."""
+        if self.instance_id is None:
+            return names.compute_id(self.subscription, self.group, MACHINE, self.name)
+        above = names.compute_id(self.subscription, self.group, SCALE_SET, self.name.rpartition("_")[0])
+        return f"{above}/{MACHINE}/{self.instance_id}"
 
     @property
     def os_properties(self) -> OsProperties:

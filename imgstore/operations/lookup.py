@@ -3,9 +3,10 @@
 from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import NotFound, ParentNotFound
-from imgstore.domain.machines import MACHINE, Machine
+from imgstore.domain.machines import MACHINE, SCALE_SET, Machine
 from imgstore.domain.names import ImageReference, SharedReference, VersionName
 from imgstore.domain.resources import DiskKind, Gallery, Group, ImageVersion, ManagedDisk
+from imgstore.domain.scale_sets import ScaleSet
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import DefinitionPath
 
@@ -133,6 +134,24 @@ def find_machine(transaction: Transaction, subscription: str, group_name: str, n
     if found is None or found.provisioning_state is ProvisioningState.DELETING:
         scope = names.compute_id(subscription, group_name, MACHINE, name)
         raise _not_found("virtual machine", scope, "imgstore vm list")
+    return found
+
+
+def find_scale_set(transaction: Transaction, subscription: str, group_name: str, name: str) -> ScaleSet:
+    """Find a scale set by name. Scale sets in state Deleting are not found."""
+    found = transaction.scale_sets.get(subscription, group_name, name)
+    if found is None or found.provisioning_state is ProvisioningState.DELETING:
+        scope = names.compute_id(subscription, group_name, SCALE_SET, name)
+        raise _not_found("scale set", scope, "imgstore vmss list")
+    return found
+
+
+def find_instance(transaction: Transaction, scale_set: ScaleSet, instance_id: int) -> Machine:
+    """Find an instance of a scale set. Instances in state Deleting are not found."""
+    found = transaction.machines.get_instance(scale_set.uid, instance_id)
+    if found is None or found.provisioning_state is ProvisioningState.DELETING:
+        scope = f"{scale_set.resource_id}/{MACHINE}/{instance_id}"
+        raise _not_found("instance", scope, f"imgstore vmss list-instances -g {scale_set.group} -n {scale_set.name}")
     return found
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from imgstore.catalog import Transaction
 from imgstore.domain.errors import InvalidInput
-from imgstore.domain.identity.access import DEFINITIONS, GALLERIES, GROUPS, VERSIONS
+from imgstore.domain.identity.access import DEFINITIONS, GALLERIES, GROUPS, INSTANCES, SCALE_SETS, VERSIONS
 from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import DiskKind
@@ -37,9 +37,20 @@ def find_resource_uid(transaction: Transaction, resource_id: str) -> str | None:
     if kind == _MACHINES:
         machine = transaction.machines.get(subscription, group, names[0])
         return machine.uid if machine is not None else None
+    if kind in {SCALE_SETS.lower(), INSTANCES.lower()}:
+        return _uid_in_scale_set(transaction, subscription, group, names)
     if kind in {GALLERIES.lower(), DEFINITIONS.lower(), VERSIONS.lower()}:
         return _uid_in_gallery(transaction, subscription, group, names)
     return None
+
+
+def _uid_in_scale_set(transaction: Transaction, subscription: str, group: str, names: list[str]) -> str | None:
+    """Find the uid of a scale set, or of an instance of the set."""
+    scale_set = transaction.scale_sets.get(subscription, group, names[0])
+    if scale_set is None or len(names) == 1:
+        return scale_set.uid if scale_set is not None else None
+    instance = transaction.machines.get_instance(scale_set.uid, int(names[1])) if names[1].isdecimal() else None
+    return instance.uid if instance is not None else None
 
 
 def _uid_in_gallery(transaction: Transaction, subscription: str, group: str, names: list[str]) -> str | None:

@@ -32,10 +32,24 @@ class MarkedTable:
     """Whether a command writes the revision before it answers, and not the background pass."""
     root: str | None = None
     """The table with the row of the resource, for a table whose rows may belong to several kinds."""
+    null_column: str | None = None
+    """A column that is null in the marked rows."""
+    value_column: str | None = None
+    """A column that is not null in the marked rows."""
 
     def name(self, event: str) -> str:
         """Return the name of the trigger for an event: "insert", "update" or "delete"."""
         return f"{_PREFIX}_{self.table}_{self.kind.replace('-', '_')}_{event}"
+
+    def condition(self, prefix: str) -> str | None:
+        """Return the condition for a marked row in SQL. None is no condition.
+
+        Args:
+            prefix: the prefix of columns: "NEW.", "OLD." or nothing.
+        """
+        if self.null_column is not None:
+            return f"{prefix}{self.null_column} IS NULL"
+        return None if self.value_column is None else f"{prefix}{self.value_column} IS NOT NULL"
 
 
 def install_triggers(connection: Connection, tables: Sequence[MarkedTable]) -> None:
@@ -65,6 +79,8 @@ def mark_all_rows(connection: Connection, tables: Sequence[MarkedTable]) -> None
         source = f"SELECT DISTINCT '{each.kind}', {uid}, {flag} FROM {each.table}"
         if each.root is not None:
             source += f" WHERE {uid} IN (SELECT uid FROM {each.root})"
+        elif (condition := each.condition("")) is not None:
+            source += f" WHERE {condition}"
         connection.exec_driver_sql(f"INSERT INTO revision_marks (kind, uid, is_urgent) {source}")
 
 
@@ -80,7 +96,8 @@ def install_region_trigger(connection: Connection, tables: Sequence[MarkedTable]
     flag = _flag(value=False, is_sqlite=is_sqlite)
     marks = " ".join(
         f"INSERT INTO revision_marks (kind, uid, is_urgent, region)"
-        f" SELECT DISTINCT '{each.kind}', {_join(each, '')}, {flag}, NEW.region FROM {each.table};"
+        f" SELECT DISTINCT '{each.kind}', {_join(each, '')}, {flag}, NEW.region FROM {each.table}"
+        f"{_where(each.condition(''))};"
         for each in tables
     )
     known = "EXISTS (SELECT 1 FROM zones WHERE region = NEW.region AND zone <> NEW.zone)"
@@ -109,9 +126,12 @@ def replace_region_trigger(connection: Connection, tables: Sequence[MarkedTable]
 
 def _statements(each: MarkedTable, *, is_sqlite: bool) -> Iterator[str]:
     changed = " OR ".join(_differs(column, is_sqlite=is_sqlite) for column in each.loud)
-    for event, row, condition in (("insert", "NEW", ""), ("update", "NEW", f"WHEN ({changed})"), ("delete", "OLD", "")):
+    for event, row in (("insert", "NEW"), ("update", "NEW"), ("delete", "OLD")):
         if event == "update" and not each.loud:
             continue
+        needed = [each.condition(f"{row}."), changed if event == "update" else None]
+        parts = [f"({part})" for part in needed if part is not None]
+        condition = f"WHEN {parts[0] if len(parts) == 1 else '(' + ' AND '.join(parts) + ')'}" if parts else ""
         name = each.name(event)
         mark = _mark(each, row, is_sqlite=is_sqlite)
         head = f"CREATE TRIGGER {name} AFTER {event.upper()} ON {each.table} FOR EACH ROW {condition}"
@@ -129,6 +149,10 @@ def _mark(each: MarkedTable, row: str, *, is_sqlite: bool) -> str:
     if each.root is not None:
         values += f" WHERE EXISTS (SELECT 1 FROM {each.root} WHERE uid = {uid})"
     return f"INSERT INTO revision_marks (kind, uid, is_urgent) {values}"
+
+
+def _where(condition: str | None) -> str:
+    return "" if condition is None else f" WHERE {condition}"
 
 
 def _join(each: MarkedTable, prefix: str) -> str:

@@ -38,11 +38,14 @@ class Groups(MutableRows[Group], table=_groups, noun="group", value=Group):
 
     def children(self, uid: str) -> builtins.list[str]:
         """Return the resources in the group as ``disks/<name>``, ``galleries/<name>`` and so on."""
-        disks, galleries, machines = schema.disks, schema.galleries, schema.machines
+        disks, galleries, machines, sets = schema.disks, schema.galleries, schema.machines, schema.scale_sets
         own = select(disks.c.kind, disks.c.name).distinct().where(disks.c.group_uid == uid)
         above = select(galleries.c.name).where(galleries.c.group_uid == uid).order_by(galleries.c.name)
-        beside = select(machines.c.name).where(machines.c.group_uid == uid).order_by(machines.c.name)
+        alone = (machines.c.group_uid == uid) & machines.c.scale_set_uid.is_(None)
+        beside = select(machines.c.name).where(alone).order_by(machines.c.name)
+        scaled = select(sets.c.name).where(sets.c.group_uid == uid).order_by(sets.c.name)
         return [
+            *(f"virtualMachineScaleSets/{row.name}" for row in self._session.all(scaled)),
             *(f"virtualMachines/{row.name}" for row in self._session.all(beside)),
             *(f"{row.kind}/{row.name}" for row in self._session.all(own.order_by(disks.c.kind, disks.c.name))),
             *(f"galleries/{row.name}" for row in self._session.all(above)),

@@ -14,6 +14,8 @@ from imgstore.domain.machines import MachineSecrets
 
 _runs = schema.machine_runs
 _secrets = schema.machine_secrets
+_machines = schema.machines
+_set_secrets = schema.scale_set_secrets
 
 
 class MachineRuns(MutableRows[MachineRun], table=_runs, noun="run of a machine", value=MachineRun):
@@ -60,6 +62,12 @@ class SecretsOfMachines(Repository):
         self._session.run(_secrets.insert(), {"uid": machine_uid, **asdict(secrets)})
 
     def find(self, machine_uid: str) -> MachineSecrets:
-        """Return the secrets of a machine. A machine without secrets has empty secrets."""
+        """Return the secrets of a machine, or of the scale set of an instance.
+
+        A machine without secrets has empty secrets.
+        """
         row = self._session.first(select(_secrets).where(_secrets.c.uid == machine_uid))
+        if row is None:
+            of_set = select(_machines.c.scale_set_uid).where(_machines.c.uid == machine_uid).scalar_subquery()
+            row = self._session.first(select(_set_secrets).where(_set_secrets.c.uid == of_set))
         return MachineSecrets() if row is None else to_value(MachineSecrets, row)

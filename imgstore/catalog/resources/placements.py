@@ -23,10 +23,10 @@ _slots = schema.slots
 @cache
 def _build_advance(*, is_sqlite: bool) -> "ReturningInsert[Any]":
     """Build the statement once for each engine, because building takes longer than the database needs."""
-    asked = {"version_uid": bindparam("version_uid"), "region": bindparam("region"), "turns": 1}
+    asked: dict[str, Any] = {name: bindparam(name) for name in ("version_uid", "region", "turns")}
     statement = upsert(_placements, is_sqlite=is_sqlite).values(asked)
     statement = statement.on_conflict_do_update(
-        index_elements=["version_uid", "region"], set_={"turns": _placements.c.turns + 1}
+        index_elements=["version_uid", "region"], set_={"turns": _placements.c.turns + bindparam("turns")}
     )
     return statement.returning(_placements.c.turns)
 
@@ -53,8 +53,8 @@ def _build_place() -> "ReturningInsert[Any]":
 class Placements(Repository):
     """The counters of round robin placement."""
 
-    def advance_counter(self, version_uid: str, region: str) -> int:
-        """Return the counter, which starts at 0, and increment the counter.
+    def advance_counter(self, version_uid: str, region: str, turns: int = 1) -> int:
+        """Return the counter, which starts at 0, and add `turns`, the number of slots that the caller takes.
 
         The row stays locked until the end of the transaction. Concurrent placements therefore get different numbers,
         and the number of a transaction that is rolled back is given out again.
@@ -62,8 +62,8 @@ class Placements(Repository):
         Raises:
             Conflict: the version was deleted.
         """
-        asked = {"version_uid": version_uid, "region": region}
-        return int(self._session.value(_build_advance(is_sqlite=self._session.is_sqlite), asked)) - 1
+        asked = {"version_uid": version_uid, "region": region, "turns": turns}
+        return int(self._session.value(_build_advance(is_sqlite=self._session.is_sqlite), asked)) - turns
 
     def place(self, disk: ManagedDisk, slots: Sequence[Slot]) -> ManagedDisk:
         """Add a disk in the slot that is next in the round robin of the disk's version and location.
@@ -86,7 +86,9 @@ class Placements(Repository):
             Disks(self._session).add(placed)
             return placed
         by_uid = {slot.uid: slot for slot in slots}
-        asked = {"version_uid": disk.source_version_uid, "region": disk.location, "slot_uids": list(by_uid)}
+        asked = {
+            "version_uid": disk.source_version_uid, "region": disk.location, "turns": 1, "slot_uids": list(by_uid)
+        }  # fmt: skip
         slot_uid = self._session.value(_build_place(), insert_parameters(disk) | asked)
         if slot_uid is None:
             raise missing_group_error(disk.subscription, disk.group)

@@ -159,7 +159,8 @@ class RevisionMarks(Repository):
             identity = _identity(member)
             order = list(member.table.primary_key.columns)
             for some in _split(uids):
-                statement = select(*member.columns, identity.label("revision_uid")).where(identity.in_(some))
+                statement = select(*member.columns, identity.label("revision_uid"))
+                statement = statement.where(identity.in_(some), _is_of_kind(member))
                 for row in self._session.all(statement.order_by(*order)):
                     uid = row.revision_uid
                     if member is of.root:
@@ -170,8 +171,10 @@ class RevisionMarks(Repository):
 
     def list_uids(self, kind: str) -> builtins.list[str]:
         """Return the uids of all resources of a kind."""
-        identity = _identity(KINDS[kind].root)
-        return [str(row[0]) for row in self._session.all(select(identity).distinct().order_by(identity))]
+        root = KINDS[kind].root
+        identity = _identity(root)
+        statement = select(identity).where(_is_of_kind(root)).distinct().order_by(identity)
+        return [str(row[0]) for row in self._session.all(statement)]
 
     def find_slots(self, kind: str, uids: Collection[str]) -> dict[str, str]:
         """Return the uid of the slot that has the revisions of each version or stored disk.
@@ -242,6 +245,12 @@ def _identity(member: Member) -> "ColumnElement[str]":
     columns: list[Any] = [member.table.c[name] for name in member.identity]
     joined: ColumnElement[str] = reduce(lambda left, right: left + "/" + right, columns)
     return joined
+
+
+def _is_of_kind(member: Member) -> ColumnElement[bool]:
+    if member.null_column is not None:
+        return member.table.c[member.null_column].is_(None)
+    return true() if member.value_column is None else member.table.c[member.value_column].is_not(None)
 
 
 def _is_until(until: int | None, also_kinds: Collection[str]) -> ColumnElement[bool]:

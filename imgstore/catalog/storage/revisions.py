@@ -33,6 +33,10 @@ class Member:
     """Columns whose change alone needs no new revision. The values are those at the last other change."""
     omitted: frozenset[str] = frozenset()
     """Columns that no revision contains."""
+    null_column: str | None = None
+    """A column that is null in the rows. Rows with a value belong to another kind."""
+    value_column: str | None = None
+    """A column that is not null in the rows. Rows without a value belong to another kind."""
 
     @property
     def columns(self) -> "Sequence[Column[Any]]":
@@ -61,8 +65,22 @@ def _kind(name: str, *members: Member, is_deferred: bool = False, is_ledger: boo
     return Kind(name=name, members=members, is_deferred=is_deferred, is_ledger=is_ledger)
 
 
-def _member(table: Table, *identity: str, quiet: Iterable[str] = (), omitted: Iterable[str] = ()) -> Member:
-    return Member(table=table, identity=identity or ("uid",), quiet=frozenset(quiet), omitted=frozenset(omitted))
+def _member(
+    table: Table,
+    *identity: str,
+    quiet: Iterable[str] = (),
+    omitted: Iterable[str] = (),
+    null_column: str | None = None,
+    value_column: str | None = None,
+) -> Member:
+    return Member(
+        table=table,
+        identity=identity or ("uid",),
+        quiet=frozenset(quiet),
+        omitted=frozenset(omitted),
+        null_column=null_column,
+        value_column=value_column,
+    )
 
 
 # A manifest names its segments, so the packed ids of the catalog's rows can be computed.
@@ -87,7 +105,17 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
             _kind("pools", _member(schema.pools, omitted=["fingerprint_key"]), _member(schema.slots, "pool_uid")),
             _kind("galleries", _member(schema.galleries)),
             _kind("definitions", _member(schema.definitions)),
-            _kind("machines", _member(schema.machines), _member(schema.machine_interfaces, "machine_uid")),
+            # One revision has a set with all instances, so a set of 1,000 instances is one object in each region.
+            _kind(
+                "scale-sets",
+                _member(schema.scale_sets, omitted=["holder", "token", "lease_expires_at"]),
+                _member(schema.machines, "scale_set_uid", value_column="scale_set_uid"),
+            ),
+            _kind(
+                "machines",
+                _member(schema.machines, null_column="scale_set_uid"),
+                _member(schema.machine_interfaces, "machine_uid"),
+            ),
             _kind("network-records", _member(schema.inert_resources), _member(schema.inert_references, "inert_uid")),
             _kind("deployments", _member(schema.deployments)),
             _kind(
@@ -132,6 +160,7 @@ LEFT_OUT: Final[Mapping[str, str]] = MappingProxyType(
         "activity": "the activity log",
         "machine_runs": "processes of a host",
         "machine_secrets": "secrets of the first start of a machine",
+        "scale_set_secrets": "secrets of the first start of instances",
         "checkpoints": "the zones contain the checkpoints of works (`zone/checkpoints/`)",
         "segments": "the manifests and listings contain names, blocks, bytes and works of segments",
         "condemned": "garbage collection marks unreferenced segments again, with a new grace",
@@ -170,6 +199,8 @@ def list_marked_tables() -> list[MarkedTable]:
                     loud=tuple(column.name for column in member.table.c if column.name not in quiet),
                     is_urgent=not kind.is_deferred,
                     root=kind.root.table.name if is_shared else None,
+                    null_column=member.null_column,
+                    value_column=member.value_column,
                 )
             )
     return found

@@ -71,6 +71,8 @@ GROUPS: Final = "Microsoft.Resources/subscriptions/resourceGroups"
 GALLERIES: Final = "Microsoft.Compute/galleries"
 DEFINITIONS: Final = "Microsoft.Compute/galleries/images"
 DISKS: Final = "Microsoft.Compute/disks"
+SCALE_SETS: Final = "Microsoft.Compute/virtualMachineScaleSets"
+INSTANCES: Final = "Microsoft.Compute/virtualMachineScaleSets/virtualMachines"
 VERSIONS: Final = "Microsoft.Compute/galleries/images/versions"
 BUDGETS: Final = "Microsoft.Consumption/budgets"
 USAGE_DETAILS: Final = "Microsoft.Consumption/usageDetails"
@@ -90,6 +92,8 @@ _TYPES: Final = {
         "Microsoft.Compute/images",
         "Microsoft.Compute/snapshots",
         "Microsoft.Compute/virtualMachines",
+        SCALE_SETS,
+        INSTANCES,
         "Microsoft.Compute/locations/capsOperations",
         "Microsoft.Compute/locations/communityGalleries",
         "Microsoft.Compute/locations/sharedGalleries",

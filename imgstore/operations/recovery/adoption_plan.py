@@ -21,8 +21,8 @@ from imgstore.policy.revision_choice import OWNER
 from imgstore.regions import ALL_ZONES, Policy, Regions
 
 KINDS_ADOPTED: Final = (
-    "groups", "pools", "galleries", "definitions", "machines", "network-records", "deployments", "versions", "placements",
-    "disks",
+    "groups", "pools", "galleries", "definitions", "scale-sets", "machines", "network-records", "deployments", "versions",
+    "placements", "disks",
 )  # fmt: skip
 """The kinds of resources that come with a bucket, in the order in which rows may be inserted."""
 _COUNTED: Final = {
@@ -30,11 +30,14 @@ _COUNTED: Final = {
     "galleries": "galleries",
     "definitions": "definitions",
     "versions": "versions",
+    "scale-sets": "scaleSets",
     "machines": "machines",
     "network-records": "networkRecords",
     "deployments": "deployments",
 }
 """The names of counts by kind. Disks are counted by their kind of disk."""
+_REGIONAL: Final = {"scale-sets": "scale_sets", "machines": "machines"}
+"""The tables of resources in one region, by kind."""
 
 
 def select_regions(plan: RebuildPlan, regions: Regions, names: Collection[str]) -> tuple[RebuildPlan, list[str]]:
@@ -119,8 +122,8 @@ def _trim(kind: str, rows: Rows, slots: Mapping[str, Slot], names: Collection[st
     if kind == "pools":
         kept = [dict(row, bucket=slots[row["uid"]].bucket) for row in rows["slots"] if row["uid"] in slots]
         return rows | {"slots": kept}
-    if kind == "machines":
-        return rows if all(region_key(row["location"]) in names for row in rows["machines"]) else None
+    if kind in _REGIONAL:
+        return rows if all(region_key(row["location"]) in names for row in rows[_REGIONAL[kind]]) else None
     if kind == "placements":
         return {"placements": [row for row in rows["placements"] if row["region"] in names]}
     if kind == "disks":
