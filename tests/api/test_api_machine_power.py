@@ -1,14 +1,11 @@
 """Test machines that run on the host of a server with `--machines`."""
 
-import os
-import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from api_server import Api, start_api, version_body
 
-from imgstore.domain.effects import Effects
 from imgstore.domain.machine_runs import MachineRun
 from imgstore.domain.storage.sizes import MIB
 from imgstore.operations.installation import MachineHost
@@ -16,6 +13,7 @@ from imgstore.operations.leases import is_dead
 from imgstore.operations.machines.running import reconcile_machines
 from imgstore.testing.pytest_plugin import require
 from tests.support.http_server import Page, start_web
+from tests.support.machine_home import keep_machines, kill
 
 pytestmark = pytest.mark.engine("qemu-system")
 VM = "2024-07-01"
@@ -30,6 +28,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     page = Page(body=(folder / "disk.raw").read_bytes())
     with (
         start_web({"/disk.raw": page}) as web,
+        keep_machines(folder / "home"),
         start_api(folder / "home", machines=MachineHost(), retry_after_seconds=0) as api,
     ):
         api.found()
@@ -45,10 +44,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         }
         made = api.ask("PUT", machine(api), body, version=VM)
         assert made.status == 201, made
-        try:
-            yield api
-        finally:
-            api.ask("DELETE", machine(api), version=VM)
+        yield api
 
 
 def machine(api: Api) -> str:
@@ -91,13 +87,13 @@ def test_a_new_machine_runs_and_follows_the_actions_of_azure(running: Api) -> No
 
 def test_a_server_adopts_a_machine_and_records_its_end(running: Api) -> None:
     first = recorded(running)
-    _kill(first.supervisor)
+    kill(first.supervisor)
     reconcile_machines(running.installation)
     adopted = recorded(running)
     assert adopted.qemu == first.qemu
     assert not is_dead(adopted.supervisor)
-    _kill(adopted.supervisor)
-    _kill(adopted.qemu)
+    kill(adopted.supervisor)
+    kill(adopted.qemu)
     reconcile_machines(running.installation)
     ended = recorded(running)
     assert (ended.state, ended.reason) == ("stopped", "QEMU ended while no supervisor watched")
@@ -113,13 +109,3 @@ def test_deletion_ends_the_machine_and_removes_its_files(running: Api) -> None:
     running.await_end(answer)
     assert all(map(is_dead, (run.qemu, run.supervisor, *run.servers)))
     assert not folder.exists()
-
-
-def _kill(holder: str | None) -> None:
-    assert holder is not None
-    os.kill(int(holder.split("/")[2]), signal.SIGKILL)
-    for _ in range(600):
-        if is_dead(holder):
-            return
-        Effects().wait(0.01)
-    raise AssertionError(f"{holder} does not end")

@@ -139,8 +139,8 @@ VIEWS = {
     "sig show": f"-g {GROUP} -r {LONG}",
     "snapshot list": "",
     "snapshot show": f"-g {GROUP} -n {LONG}",
-    "vm list": "",
-    "vm show": f"-g {GROUP} -n {LONG[:64]}",
+    "vm list": "--show-details",
+    "vm show": f"-g {GROUP} -n {LONG[:64]} --show-details",
     "worker list": "",
 }
 BY_SERVER = ("shared", "community")

@@ -2,100 +2,68 @@
 
 import json
 import os
-import shlex
-import signal
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from imgstore.cli.main import main
-from imgstore.domain.effects import Effects
-from imgstore.domain.machine_runs import MachineRun
-from imgstore.operations.leases import is_dead
 from imgstore.testing.engines import cache_folder, free_ports
 from imgstore.testing.pytest_plugin import require
 from tests.support.boot_disk import READY, SHELL_PORT, find_kernel, make_boot_disk
-from tests.support.sample_gallery import open_home
+from tests.support.machine_home import (
+    ask_guest,
+    await_state,
+    find_processes,
+    keep_machines,
+    kill,
+    living,
+    pid_of,
+    power,
+    publish,
+    recorded,
+    run,
+)
 
 pytestmark = [pytest.mark.engine("qemu-system"), pytest.mark.engine("boot-disk")]
 MACHINE = "-g rg -n vm1"
-
-
-@pytest.fixture(scope="module")
-def boot_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    require("boot-disk")
-    disk = tmp_path_factory.mktemp("boot") / "boot.raw"
-    make_boot_disk(find_kernel(cache_folder()), disk)
-    return disk
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, boot_disk: Path) -> Path:
-    """A home with a machine from a generalized image."""
-    require("qemu-system")
-    home = tmp_path_factory.mktemp("machines") / "home"
-    definition = "-g rg -r gallery -i linux"
-    for line in (
-        "group create -n rg -l southcentralus",
-        "sig create -g rg -r gallery -l southcentralus",
-        f"sig image-definition create {definition} --publisher p --offer o --sku s --os-type Linux --minimum-cpu-core 2",
-        f"sig image-version create {definition} -e 1.0.0 --os-vhd-uri {boot_disk}",
-        f"vm create {MACHINE} --image rg/gallery/linux --size Standard_B1ls --admin-username ops --admin-password {PASSWORD}",
-    ):
-        run(home, line)
-    return home
-
-
 PASSWORD = "correct-horse-7"
 
 
-def run(home: Path, line: str, exit_code: int = 0) -> str:
-    done = CliRunner().invoke(main, [*shlex.split(line), "--home", str(home)], catch_exceptions=False)
-    assert done.exit_code == exit_code, done.output
-    return done.stdout if exit_code == 0 else done.stderr
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home with a machine from a generalized image."""
+    require("qemu-system")
+    require("boot-disk")
+    folder = tmp_path_factory.mktemp("machines")
+    make_boot_disk(find_kernel(cache_folder()), folder / "boot.raw")
+    with keep_machines(folder / "home") as home:
+        publish(home, folder / "boot.raw", "--minimum-cpu-core 2")
+        profile = f"--admin-username ops --admin-password {PASSWORD}"
+        run(home, f"vm create {MACHINE} --image rg/gallery/linux --size Standard_B1ls {profile}")
+        yield home
 
 
-def power(home: Path) -> tuple[str, str | None]:
-    status = json.loads(run(home, f"vm get-instance-view {MACHINE}"))["statuses"][-1]
-    return status["displayStatus"], status.get("message")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booted:
+    """A machine whose guest answers at a port."""
+
+    home: Path
+    port: int
+
+    def ask(self, commands: str) -> str:
+        """Run commands in the guest."""
+        return ask_guest(self.port, commands)
 
 
-def recorded(home: Path) -> MachineRun:
-    with open_home(home) as installation, installation.catalog.reading() as transaction:
-        (machine,) = transaction.machines.list(installation.subscription)
-        return transaction.machine_runs.by_uid(machine.uid)
-
-
-def kill(holder: str | None) -> None:
-    assert holder is not None
-    assert not is_dead(holder)
-    os.kill(int(holder.split("/")[2]), signal.SIGKILL)
-    for _ in range(600):
-        if is_dead(holder):
-            return
-        Effects().wait(0.01)
-    raise AssertionError(f"{holder} does not end")
-
-
-def await_state(home: Path, wanted: str) -> str | None:
-    """Wait until the machine has a power state. Return the reason."""
-    with open_home(home) as installation:
-        for _ in range(600):
-            state, reason = power(home)
-            if state == wanted:
-                return reason
-            installation.effects.wait(0.1)
-    raise AssertionError(f"{state}: {reason}")
-
-
-def living(run_: MachineRun) -> list[str]:
-    return [each for each in (run_.supervisor, run_.qemu, *run_.servers) if each is not None and not is_dead(each)]
+@pytest.fixture(scope="module")
+def booted(home: Path) -> Booted:
+    (port,) = free_ports(1)
+    run(home, f"vm start {MACHINE} --forward {port}:{SHELL_PORT} --wait-for {READY} --timeout 300")
+    return Booted(home=home, port=port)
 
 
 @contextmanager
@@ -119,47 +87,46 @@ def greeter() -> Iterator[int]:
         thread.join()
 
 
-def ask_guest(port: int, commands: str) -> str:
-    """Run commands in the shell of the guest, and return the output."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as shell:
-        shell.sendall(f"{commands}\nexit\n".encode())
-        return b"".join(iter(lambda: shell.recv(4096), b"")).decode()
-
-
-def test_a_guest_boots_and_reaches_neither_the_host_nor_the_store(home: Path) -> None:
-    (port,) = free_ports(1)
-    begun: dict[str, Any] = json.loads(
-        run(home, f"vm start {MACHINE} --forward {port}:{SHELL_PORT} --wait-for {READY} --timeout 300")
-    )
-    assert (begun["powerState"], begun["forwards"]) == ("VM running", [f"127.0.0.1:{port}:{SHELL_PORT}"])
-    assert READY in run(home, f"vm console {MACHINE}")
-    now = recorded(home)
+def test_a_guest_boots_and_a_repeated_start_changes_nothing(booted: Booted) -> None:
+    begun = json.loads(run(booted.home, f"vm start {MACHINE}"))
+    assert begun["powerState"] == "VM running"
+    assert begun["forwards"] == [f"127.0.0.1:{booted.port}:{SHELL_PORT}"]
+    assert READY in run(booted.home, f"vm console {MACHINE}")
+    now = recorded(booted.home)
     assert len(living(now)) == 3
-    if os.geteuid() == 0:
-        user = Path(f"/proc/{int(str(now.qemu).split('/')[2])}/status").read_text().split("Uid:")[1].split()[:4]
-        assert len(set(user)) == 1
-        assert int(user[0]) >= 65534
+    assert json.loads(run(booted.home, f"vm start {MACHINE}")) == begun
+    assert recorded(booted.home).qemu == now.qemu
+    assert "needs a stopped machine" in run(booted.home, f"vm generalize {MACHINE}", exit_code=1)
+    (listed,) = json.loads(run(booted.home, "vm list -d"))
+    assert listed["powerState"] == json.loads(run(booted.home, f"vm show {MACHINE} -d"))["powerState"] == "VM running"
+    assert "powerState" not in json.loads(run(booted.home, f"vm show {MACHINE}"))
+
+
+def test_a_guest_reaches_neither_the_host_nor_the_store(booted: Booted) -> None:
     with greeter() as secret:
         probes = " ".join(f"nc -w 2 {address} {secret} </dev/null &" for address in ("10.0.2.2", "10.0.2.3"))
-        found = ask_guest(
-            port, f"echo shell answers; {probes} wait; mount -t iso9660 /dev/vdb /mnt; cat /mnt/user-data"
-        )
+        found = booted.ask(f"echo shell answers; {probes} wait")
         with socket.create_connection(("127.0.0.1", secret)) as here:
             assert here.recv(100) == b"hello from the host\n"
     assert "shell answers" in found
     assert "hello from the host" not in found
+
+
+def test_the_seed_has_the_user_and_no_plain_password(booted: Booted) -> None:
+    found = booted.ask("mount -t iso9660 /dev/vdb /mnt; cat /mnt/user-data; umount /mnt")
     assert '"name": "ops"' in found
     assert "$6$" in found
     assert PASSWORD not in found
-    again = json.loads(run(home, f"vm start {MACHINE}"))
-    assert again == begun, "a machine that runs stays unchanged"
-    assert "needs a stopped machine" in run(home, f"vm generalize {MACHINE}", exit_code=1)
-    run(home, f"vm stop {MACHINE} --skip-shutdown")
-    assert power(home) == ("VM stopped", "the machine was stopped")
-    assert living(now) == []
-    assert not Path(now.folder).exists()
-    files = b"".join(each.read_bytes() for each in home.rglob("*") if each.is_file())
+    files = b"".join(each.read_bytes() for each in booted.home.rglob("*") if each.is_file())
     assert PASSWORD.encode() not in files
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts QEMU as another user")
+def test_qemu_runs_as_a_user_of_its_own(booted: Booted) -> None:
+    status = Path(f"/proc/{pid_of(recorded(booted.home).qemu)}/status").read_text()
+    user = status.split("Uid:")[1].split()[:4]
+    assert len(set(user)) == 1
+    assert int(user[0]) >= 65534
 
 
 def test_killed_processes_leave_a_clear_state_and_the_next_start_works(home: Path) -> None:
@@ -186,8 +153,21 @@ def test_killed_processes_leave_a_clear_state_and_the_next_start_works(home: Pat
     assert power(home) == ("VM stopped", "QEMU ended while no supervisor watched")
     run(home, f"vm start {MACHINE}")
     assert living(third) == [], "the disk servers of the killed run have ended"
+
+
+def test_stop_and_deallocate_are_repeatable(home: Path) -> None:
+    run(home, f"vm start {MACHINE}")
+    now = recorded(home)
     run(home, f"vm stop {MACHINE} --skip-shutdown")
-    assert living(recorded(home)) == []
+    assert power(home) == ("VM stopped", "the machine was stopped")
+    assert living(now) == []
+    assert find_processes(home) == []
+    assert not Path(now.folder).exists()
+    run(home, f"vm stop {MACHINE}")
+    assert power(home)[0] == "VM stopped"
+    for line in ("deallocate", "deallocate", "stop"):
+        run(home, f"vm {line} {MACHINE}")
+        assert power(home)[0] == "VM deallocated", line
 
 
 def test_refusals_name_the_next_step(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

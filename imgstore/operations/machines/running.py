@@ -161,6 +161,12 @@ def show_power(
         return MachineView(machine=machine, disks=disks), find_run(transaction, machine)
 
 
+def add_power(installation: Installation, views: Sequence[MachineView]) -> list[tuple[MachineView, MachineRun | None]]:
+    """Return machines that the caller has read, each with its observed run."""
+    with installation.catalog.reading() as transaction:
+        return [(each, find_run(transaction, each.machine)) for each in views]
+
+
 def read_machine_console(installation: Installation, principal: Principal, *, group: str, name: str) -> bytes:
     """Return the last bytes of the serial console since the last start, at most 1 MiB.
 

@@ -88,7 +88,7 @@ def check_not_active(transaction: Transaction, machine: Machine, change: str) ->
 def stop_run(
     installation: Installation, machine: Machine, *, shutdown_seconds: float = 0.0, deallocate: bool = False
 ) -> None:
-    """End the run of a machine, and record the end.
+    """End the run of a machine, and record the end. A deallocated machine stays deallocated.
 
     Raises:
         Conflict: the machine runs on another host, which renews its lease.
@@ -97,7 +97,7 @@ def stop_run(
     with installation.catalog.transaction() as transaction:
         transaction.machines.lock(machine.uid)
         run = find_run(transaction, machine)
-        if run is None:
+        if run is None or run.state is PowerState.DEALLOCATED:
             return
         if run.state is not PowerState.UNKNOWN and run.state.is_active:
             check_same_host(machine, run)

@@ -87,6 +87,11 @@ def run_json(name: str, run: "MachineRun") -> Json:
     }
 
 
+def power_json(run: "MachineRun | None") -> dict[str, Json]:
+    """Return the field that az's option ``--show-details`` adds. A machine without a run is deallocated."""
+    return {"powerState": f"VM {PowerState.DEALLOCATED if run is None else run.state}"}
+
+
 def instance_view_json(view: "MachineView", run: "MachineRun | None" = None) -> Json:
     """Return the instance view. A machine without a run is deallocated.
 

@@ -15,12 +15,13 @@ from imgstore.domain.errors import InvalidInput
 from imgstore.domain.machines import SIZE
 from imgstore.domain.paging import PageRequest
 from imgstore.domain.requests import MachineRequest, OsProfile
-from imgstore.operations.machines import machines
+from imgstore.domain.views import MachineView
+from imgstore.operations.machines import machines, running
 from imgstore.operations.machines.create import create_machine
 from imgstore.operations.machines.seeds import make_secrets
 from imgstore.wire.json_text import Json
 from imgstore.wire.requests.client import without_none
-from imgstore.wire.responses.machines import machine_json
+from imgstore.wire.responses.machines import machine_json, power_json
 
 _TABLE = columns(
     Name="name",
@@ -28,6 +29,7 @@ _TABLE = columns(
     Size="properties.hardwareProfile.vmSize",
     OsState="properties.osState",
     Status="properties.provisioningState",
+    PowerState="powerState",
     OsDisk="properties.storageProfile.osDisk.name",
     Image="properties.storageProfile.imageReference.id",
 )
@@ -41,6 +43,8 @@ imgstore vm create -g rg -n vm3 --attach-os-disk d1 --attach-data-disks d2 d3 --
 _KEY = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-\S+ [A-Za-z0-9+/=]+(?: .*)?")
 _POWER = "imgstore.cli.commands.machines.vm_power"
 
+_show_details = click.option("--show-details", "-d", is_flag=True, help="Add the power state.")
+
 
 @click.group(
     cls=Group,
@@ -52,6 +56,10 @@ _POWER = "imgstore.cli.commands.machines.vm_power"
         "stop": LazyCommand(
             target=f"{_POWER}:stop",
             summary="Stop a machine. The guest gets time for its shutdown, and is then switched off.",
+        ),
+        "deallocate": LazyCommand(
+            target=f"{_POWER}:deallocate",
+            summary="Stop a machine, and show the machine as deallocated. The disks and the changed blocks stay.",
         ),
         "restart": LazyCommand(
             target=f"{_POWER}:restart",
@@ -167,19 +175,29 @@ def create(session: Session, request: MachineRequest) -> Json:
     return machine_json(session.run(create_machine, request))
 
 
-@vm.command(table=_TABLE, example="imgstore vm show -g rg -n vm1")
+def _write_views(session: Session, views: Sequence[MachineView], *, show_details: bool) -> list[Json]:
+    """Return machines as JSON, with the power states as az's option ``--show-details`` adds them."""
+    if not show_details:
+        return [machine_json(each) for each in views]
+    return [machine_json(each) | power_json(run) for each, run in running.add_power(session.installation, views)]
+
+
+@vm.command(table=_TABLE, example="imgstore vm show -g rg -n vm1 --show-details")
 @options.resource_in_group("virtual machine")
-def show(session: Session, group: str, name: str) -> Json:
+@_show_details
+def show(session: Session, group: str, name: str, *, show_details: bool) -> Json:
     """Show a machine with its disks."""
-    return machine_json(session.run(machines.show_machine, group=group, name=name))
+    view = session.run(machines.show_machine, group=group, name=name)
+    return _write_views(session, [view], show_details=show_details)[0]
 
 
-@vm.command("list", table=_TABLE, example="imgstore vm list -g rg -o table")
+@vm.command("list", table=_TABLE, example="imgstore vm list -g rg --show-details -o table")
 @options.some_group
+@_show_details
 @options.together(*options.pages)
-def list_(session: Session, group: str | None, page: PageRequest) -> Json:
+def list_(session: Session, group: str | None, page: PageRequest, *, show_details: bool) -> Json:
     """List the machines of one resource group, or of all resource groups."""
-    return [machine_json(each) for each in session.page(machines.page_machines, page, group=group)]
+    return _write_views(session, session.page(machines.page_machines, page, group=group), show_details=show_details)
 
 
 @vm.command(example="imgstore vm generalize -g rg -n vm1")

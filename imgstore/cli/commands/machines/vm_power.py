@@ -1,4 +1,4 @@
-"""``imgstore vm start``, ``stop``, ``restart``, ``console`` and ``get-instance-view``: machines that run on this host."""
+"""``imgstore vm start``, ``stop``, ``deallocate``, ``restart``, ``console`` and ``get-instance-view``."""
 
 import re
 import sys
@@ -108,6 +108,15 @@ def stop(session: Session, group: str, name: str, *, skip_shutdown: bool, shutdo
     """Stop a machine. The guest gets time for its shutdown, and is then switched off."""
     seconds = 0.0 if skip_shutdown else shutdown_seconds
     session.run(running.stop_machine, group=group, name=name, shutdown_seconds=seconds)
+
+
+@click.command(cls=Command, example="imgstore vm deallocate -g rg -n vm1")
+@options.resource_in_group("virtual machine")
+@options.together(*_stop_options)
+def deallocate(session: Session, group: str, name: str, *, skip_shutdown: bool, shutdown_seconds: float) -> None:
+    """Stop a machine, and show the machine as deallocated. The disks and the changed blocks stay."""
+    seconds = 0.0 if skip_shutdown else shutdown_seconds
+    session.run(running.stop_machine, group=group, name=name, shutdown_seconds=seconds, deallocate=True)
 
 
 @click.command(cls=Command, table=_TABLE, example="imgstore vm restart -g rg -n vm1")
