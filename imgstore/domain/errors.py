@@ -384,3 +384,8 @@ class ReplicationFailed(Conflict):
     """One or more failed target regions. The completed regions are usable."""
 
     code = "ReplicationJobsFailed"
+
+
+def error_parts(error: ImgstoreError) -> dict[str, str | None]:
+    """Return the parts of an error that another process of the host raises again."""
+    return {name: getattr(error, name) for name in ("message", "found", "expected", "hint", "target")}

@@ -7,10 +7,13 @@ lead into the guest (V2).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 SANDBOX: Final = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """The seccomp filter of QEMU: no new processes, no change of user, no change of scheduling."""
+
+DATA_BUS: Final = "data"
+"""The SCSI controller of the data disks."""
 
 _FIRST_DRIVE_SET: Final = 3
 """The number of the first drive's set of descriptors. The firmware's variables and the seed have the sets 1 and 2."""
@@ -32,6 +35,8 @@ class Drive:
 
     lun: int | None
     """The LUN of a data disk. None is the OS disk."""
+    uid: str
+    """The uid of the disk, a part of the name of the device."""
     socket: str
     """The path of the socket."""
     changes_fds: tuple[int, int]
@@ -136,15 +141,16 @@ def _firmware(firmware: Firmware | None) -> list[str]:
 
 
 def _drives(drives: Sequence[Drive]) -> list[str]:
-    """Return the disks: the OS disk on a controller of its own, and data disks on a SCSI bus at their LUNs."""
-    words: list[str] = []
-    if any(each.lun is not None for each in drives):
-        words += ["-device", "virtio-scsi-pci,id=data"]
+    """Return the disks: the OS disk on a controller of its own, and data disks on a SCSI bus at their LUNs.
+
+    The SCSI bus exists in each machine, because data disks may come later.
+    """
+    words = ["-device", f"virtio-scsi-pci,id={DATA_BUS}"]
     for number, each in enumerate(drives, start=_FIRST_DRIVE_SET):
         node = "os" if each.lun is None else f"lun-{each.lun}"
         base = f"driver=nbd,node-name={node}-base,read-only=on,server.type=unix"
         words += [
-            *_file_set(number, each.changes_fds),
+            *_file_set(number, each.changes_fds, node),
             "-blockdev", f"{base},server.path={escape_option(each.socket)}",
             "-blockdev", f"driver=file,node-name={node}-file,filename=/dev/fdset/{number}",
             "-blockdev", f"driver=qcow2,node-name={node},file={node}-file,backing={node}-base,discard=unmap",
@@ -152,13 +158,28 @@ def _drives(drives: Sequence[Drive]) -> list[str]:
         if each.lun is None:
             words += ["-device", f"virtio-blk-pci,drive={node},serial={node},bootindex=0"]
         else:
-            words += ["-device", f"scsi-hd,drive={node},bus=data.0,lun={each.lun},serial={node}"]
+            device = ",".join(f"{name}={value}" for name, value in compose_data_disk(each.lun, each.uid).items())
+            words += ["-device", device.removeprefix("driver=")]
     return words
 
 
-def _file_set(number: int, fds: Sequence[int]) -> list[str]:
+def compose_data_disk(lun: int, uid: str) -> dict[str, Any]:
+    """Return the options of the device of a data disk. The name of the device has the LUN and the uid of the disk."""
+    node = f"lun-{lun}"
+    return {
+        "driver": "scsi-hd",
+        "id": f"{node}.{uid}",
+        "drive": node,
+        "bus": f"{DATA_BUS}.0",
+        "lun": lun,
+        "serial": node,
+    }
+
+
+def _file_set(number: int, fds: Sequence[int], name: str = "") -> list[str]:
     """Return a set of descriptors of one file. QEMU opens ``/dev/fdset/<number>`` and takes the descriptor with the right mode."""
-    return [word for fd in fds for word in ("-add-fd", f"fd={fd},set={number}")]
+    named = f",opaque={name}" if name else ""
+    return [word for fd in fds for word in ("-add-fd", f"fd={fd},set={number}{named}")]
 
 
 def _seed(fd: int | None) -> list[str]:

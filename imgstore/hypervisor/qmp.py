@@ -25,15 +25,25 @@ class Monitor:
         self.events: list[dict[str, Any]] = []
         """The events that came before the answer of a command, oldest first."""
 
-    def run(self, command: str, **arguments: Any) -> Any:
+    def run(self, command: str, *, fd: int | None = None, **arguments: Any) -> Any:
         """Run a command, and return its result.
+
+        Args:
+            command: the name of the command.
+            fd: a descriptor for the commands that take one.
+            arguments: the arguments, with an underscore in place of a hyphen.
 
         Raises:
             HostFault: the process ended, did not answer in time, or refused the command.
         """
-        request = {"execute": command} | ({"arguments": arguments} if arguments else {})
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        request = {"execute": command} | ({"arguments": named} if named else {})
+        line = json.dumps(request).encode() + b"\n"
         try:
-            self._connection.sendall(json.dumps(request).encode() + b"\n")
+            if fd is None:
+                self._connection.sendall(line)
+            else:
+                socket.send_fds(self._connection, [line], [fd])
         except OSError as error:
             raise _monitor_error(str(error)) from error
         while True:
@@ -56,9 +66,24 @@ class Monitor:
             HostFault: the process ended.
         """
         events, self.events = self.events, []
-        if not events:
+        while not events or b"\n" in self._buffer:
             events.append(self._read_line())
         return events
+
+    def await_event(self, name: str, **data: Any) -> None:
+        """Wait for an event with these values. Other events stay in `events`.
+
+        Raises:
+            HostFault: the event does not come in time.
+        """
+        seen = 0
+        while True:
+            for number, event in enumerate(self.events[seen:], start=seen):
+                if event["event"] == name and data.items() <= event.get("data", {}).items():
+                    del self.events[number]
+                    return
+            seen = len(self.events)
+            self.events.append(self._read_line())
 
     def _read_line(self) -> dict[str, Any]:
         while b"\n" not in self._buffer:

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from api_server import Api, bearer, definition_body, version_body
+from api_server import Answer, Api, bearer, definition_body, version_body
 
 from imgstore.domain.identity.access import Role
 from tests.support.http_server import WebServer
@@ -228,11 +228,19 @@ def test_disks_are_attached_at_the_requested_luns(published: Api) -> None:
     assert [(each["lun"], each["createOption"]) for each in told["dataDisks"]] == [(5, "Attach")]
     again = published.ask("PUT", path_of(published, "vm2"), shown, version=VM)
     assert (again.status, again.body) == (200, shown)
-    for others in ([], [attached, attached | {"lun": 6}], [attached | {"lun": 6}]):
-        changed = body | {"properties": body["properties"] | {"storageProfile": storage | {"dataDisks": others}}}
-        refused = published.ask("PUT", path_of(published, "vm2"), changed, version=VM)
+
+    def put_data_disks(data_disks: list[Any]) -> Answer:
+        changed = body | {"properties": body["properties"] | {"storageProfile": storage | {"dataDisks": data_disks}}}
+        return published.ask("PUT", path_of(published, "vm2"), changed, version=VM)
+
+    for others in ([attached, attached | {"lun": 6}], [attached | {"lun": 6}]):
+        refused = put_data_disks(others)
         assert (refused.status, refused.code) == (409, "PropertyChangeNotAllowed"), others
-        assert "not built" in refused.body["error"]["message"]
+    detached = put_data_disks([])
+    assert (detached.status, detached.body["properties"]["storageProfile"]["dataDisks"]) == (200, [])
+    assert disks_of(published)[attached["name"]]["properties"]["diskState"] == "Unattached"
+    told = put_data_disks([attached | {"lun": 6}]).body["properties"]["storageProfile"]
+    assert [each["lun"] for each in told["dataDisks"]] == [6]
     stolen = published.ask("PUT", path_of(published, "vm3"), body, version=VM)
     assert (stolen.status, stolen.code) == (409, "ConflictingUserInput")
 

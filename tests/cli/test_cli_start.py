@@ -198,7 +198,7 @@ def test_what_the_issue_asks_for_is_there() -> None:
         "image create", "image list", "image show", "image delete",
         "disk attach", "disk commit", "disk trace", "disk grant-access", "disk revoke-access",
         "vm create", "vm list", "vm show", "vm generalize", "vm delete",
-        "vm start", "vm stop", "vm deallocate", "vm restart", "vm console", "vm get-instance-view",
+        "vm start", "vm stop", "vm deallocate", "vm disk attach", "vm disk detach", "vm restart", "vm console", "vm get-instance-view",
         "bill show", "bill correct", "bill explain", "bill reconcile", "regions list", "regions check", "regions init", "inspect", "verify", "quickstart",
         "gc", "scrub", "serve", "worker list", "account list", "monitor activity-log list", "bench", "auth init",
         "sig share add", "sig share remove", "sig share reset", "sig share enable-community",

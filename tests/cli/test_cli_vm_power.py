@@ -44,6 +44,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         publish(home, folder / "boot.raw", "--minimum-cpu-core 2")
         profile = f"--admin-username ops --admin-password {PASSWORD}"
         run(home, f"vm create {MACHINE} --image rg/gallery/linux --size Standard_B1ls {profile}")
+        for name in ("data1", "data2"):
+            (folder / "data.raw").write_bytes(f"here is {name}".encode().ljust(1 << 20, b"\0"))
+            run(home, f"disk create -g rg -n {name} --location southcentralus --source {folder}/data.raw")
         yield home
 
 
@@ -119,6 +122,48 @@ def test_the_seed_has_the_user_and_no_plain_password(booted: Booted) -> None:
     assert PASSWORD not in found
     files = b"".join(each.read_bytes() for each in booted.home.rglob("*") if each.is_file())
     assert PASSWORD.encode() not in files
+
+
+def test_a_running_guest_gets_and_loses_data_disks(booted: Booted) -> None:
+    home = booted.home
+    (shown,) = json.loads(run(home, "vm disk attach -g rg --vm-name vm1 --name data1 --lun 5"))
+    assert (shown["name"], shown["lun"]) == ("data1", 5)
+    write = "printf written | dd of=/dev/sda bs=512 seek=8 conv=notrunc; sync"
+    seen = booted.ask(f"ls /sys/class/scsi_device; head -c 13 /dev/sda; {write}")
+    assert "0:0:0:5" in seen
+    assert "here is data1" in seen
+    assert len(living(recorded(home))) == 4
+    again = json.loads(run(home, "vm disk attach -g rg --vm-name vm1 --disk data1"))
+    assert again == [shown], "an attached disk stays unchanged"
+    assert "LUN 5 is already" in run(home, "vm disk attach -g rg -n vm1 --name data2 --lun 5", exit_code=1)
+    run(home, "vm create -g rg -n vm2 --image rg/gallery/linux --admin-username ops")
+    assert "already owned by VM" in run(home, "vm disk attach -g rg -n vm2 --name data1", exit_code=1)
+    shown = json.loads(run(home, "vm disk attach -g rg -n vm1 --name data2"))
+    assert [(each["name"], each["lun"]) for each in shown] == [("data2", 0), ("data1", 5)]
+    assert "here is data2" in booted.ask("head -c 13 /dev/sdb")
+    run(home, "vm disk detach -g rg -n vm1 --name data2")
+    run(home, "vm disk detach -g rg -n vm1 --name data1")
+    assert "0:0:0" not in booted.ask("ls /sys/class/scsi_device")
+    assert len(living(recorded(home))) == 3
+    assert json.loads(run(home, "disk show -g rg -n data1"))["properties"]["diskState"] == "Unattached"
+    assert "is not attached" in run(home, "vm disk detach -g rg -n vm1 --name data1", exit_code=3)
+    run(home, "vm disk attach -g rg -n vm1 --name data1 --lun 2")
+    assert "written" in booted.ask("dd if=/dev/sda bs=512 skip=8 count=1"), "the changes follow the disk"
+    assert "OS disk" in run(home, f"vm disk detach -g rg -n vm1 --name {os_disk(home)}", exit_code=1)
+
+
+def test_a_disk_without_a_server_is_refused_and_stays_free(booted: Booted) -> None:
+    """The server of the disk does not start, because a folder is in its place."""
+    home = booted.home
+    (Path(recorded(home).folder) / "lun-9").mkdir()
+    assert "does not answer" in run(home, "vm disk attach -g rg -n vm1 --name data2 --lun 9", exit_code=1)
+    assert json.loads(run(home, "disk show -g rg -n data2"))["properties"]["diskState"] == "Unattached"
+    assert power(home) == ("VM running", None)
+
+
+def os_disk(home: Path) -> str:
+    name: str = json.loads(run(home, f"vm show {MACHINE}"))["properties"]["storageProfile"]["osDisk"]["name"]
+    return name
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts QEMU as another user")

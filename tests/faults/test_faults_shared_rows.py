@@ -99,6 +99,7 @@ CASES: Final = (
 )
 
 ELSEWHERE: Final = {
+    "attach a disk to a machine, or detach": "cli/test_cli_vm_power.py::test_a_disk_without_a_server_is_refused_and_stays_free",
     "start a machine": "cli/test_cli_vm_power.py::test_killed_processes_leave_a_clear_state_and_the_next_start_works",
     "take in an upload": "operations/test_operations_uploads.py::test_open_upload_is_not_ingested",
     "delete a machine": "operations/test_operations_machines.py::test_deleting_a_machine_leaves_its_disks",

@@ -18,8 +18,8 @@ def guest(name: str = "vm1", socket: str = "/tmp/os") -> Guest:
         memory_mib=512,
         accelerator="tcg",
         drives=[
-            Drive(lun=None, socket=socket, changes_fds=(10, 11)),
-            Drive(lun=7, socket="/tmp/lun-7", changes_fds=(12, 13)),
+            Drive(lun=None, uid=UID, socket=socket, changes_fds=(10, 11)),
+            Drive(lun=7, uid=UID, socket="/tmp/lun-7", changes_fds=(12, 13)),
         ],
         monitor_fds=[3, 4],
         console_fd=5,
@@ -39,7 +39,7 @@ def test_a_guest_has_a_sandbox_and_only_forwarded_ports() -> None:
 def test_disks_have_their_luns_and_files_are_descriptors() -> None:
     line = shlex.join(compose_command("qemu", guest()))
     assert "virtio-blk-pci,drive=os,serial=os,bootindex=0" in line
-    assert "scsi-hd,drive=lun-7,bus=data.0,lun=7,serial=lun-7" in line
+    assert f"scsi-hd,id=lun-7.{UID},drive=lun-7,bus=data.0,lun=7,serial=lun-7" in line
     assert "filename=/dev/fdset/2,read-only=on" in line
     assert inherited_fds(guest()) == [3, 4, 5, 6, 8, 9, 10, 11, 12, 13]
 

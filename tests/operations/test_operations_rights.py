@@ -86,6 +86,7 @@ VALUES: dict[str, Any] = {
     "pattern": "x",
     "seconds": 1.0,
     "action": Action.START,
+    "disk": "none",
     "by": "region",
     "change": lambda each: each,
     "update": VersionUpdate(),
@@ -131,7 +132,7 @@ REQUESTS: dict[str, Any] = {
 KINDS = {"list_principals": PrincipalKind.USER, "page_network_records": "Microsoft.Network/virtualNetworks"}
 INSIDE = {
     "permit", "permit_list", "record_activity", "record_resource_deletion", "permit_group", "authorize_interfaces", "find_image",
-    "find_machine", "find_original", "authorize_source", "make_disks", "make_disks_of_readers", "make_rows", "open_overlaid_disk", "open_disks", "open_files",
+    "find_machine", "find_attachable", "move_disks", "find_original", "authorize_source", "make_disks", "make_disks_of_readers", "make_rows", "open_overlaid_disk", "open_disks", "open_files",
     "open_stored_disks", "admit_reader", "forecast_of",
 }  # fmt: skip
 """Steps of operations, which check the rights of what they name, within an operation that checks its own."""

@@ -194,10 +194,13 @@ class Disks(Rows[ManagedDisk], table=_disks, noun="disk", value=ManagedDisk, sta
         values = {"managed_by": machine_id, "machine_lun": lun}
         return self._session.change(update(_disks).where(_disks.c.uid == uid, ready).values(**values)) > 0
 
-    def detach(self, machine_id: str) -> None:
-        """Detach all disks of a machine."""
+    def detach(self, machine_id: str, uid: str | None = None) -> None:
+        """Detach a disk of a machine, or all disks."""
         values = {"managed_by": None, "machine_lun": None}
-        self._session.run(update(_disks).where(_disks.c.managed_by == machine_id).values(**values))
+        which = _disks.c.managed_by == machine_id
+        self._session.run(
+            update(_disks).where(which if uid is None else which & (_disks.c.uid == uid)).values(**values)
+        )
 
     def begin_deleting(self, uid: str, *, attached_to: str | None = None) -> bool:
         """Set the state of a disk to Deleting, unless another machine than `attached_to` uses the disk.

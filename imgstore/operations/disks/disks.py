@@ -32,6 +32,7 @@ from imgstore.domain.tags import apply_tags
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
 from imgstore.operations.billing.budgets import check_budget
+from imgstore.operations.disks.changed_blocks import find_changes
 from imgstore.operations.disks.placement import advise_replicas, find_degraded_offer, find_offer
 from imgstore.operations.disks.remote_content import (
     ensure_slot,
@@ -569,3 +570,4 @@ def delete_disk(
         remove_disks(installation, found)
         for each in found:
             remove_spool(installation.home, each.uid)
+            find_changes(installation.home, each.uid).unlink(missing_ok=True)

@@ -46,6 +46,14 @@ from imgstore.operations.disks.sources import list_candidate_ids, source_not_fou
 from imgstore.operations.gallery.groups import ensure_group, permit_group
 from imgstore.operations.gallery.sharing import admit_reader, image_scope
 from imgstore.operations.installation import Installation
+from imgstore.operations.machines.data_disks import (
+    NO_MOVES,
+    apply_moves,
+    attach_row,
+    disks_at_luns,
+    find_attachable,
+    move_disks,
+)
 from imgstore.operations.machines.images import find_image
 from imgstore.operations.network_records import authorize_interfaces
 from imgstore.operations.quotas import enforce_quota
@@ -98,6 +106,7 @@ def create_machine(installation: Installation, principal: Principal, request: Ma
 def _make_machine(installation: Installation, principal: Principal, asked: _Asked, scope: str) -> MachineView:
     """Write or compare the rows of a machine, and make its unfinished disks."""
     request = asked.request
+    moves = NO_MOVES
     with installation.catalog.transaction() as transaction, enforce_quota(installation, transaction):
         standing = transaction.machines.get(installation.subscription, request.group, request.name)
         authorize_interfaces(transaction, principal, scope, standing, request.interfaces or ())
@@ -111,12 +120,15 @@ def _make_machine(installation: Installation, principal: Principal, asked: _Aske
             )
             if machine.provisioning_state is ProvisioningState.CREATING:
                 _authorize_rest(installation, principal, transaction, machine, asked)
+            moves = move_disks(installation, principal, transaction, machine, request)
+            machine = transaction.machines.get_for_update(machine.uid)
             disks = transaction.disks.list_attached(machine.resource_id)
         _check_disks(request, machine, disks)
         disks = [_with_sku(installation, transaction, request, disk) for disk in disks]
         if request.interfaces is not None:
             transaction.network_records.set_interfaces(machine.uid, request.interfaces)
         placed = [lease_disk(installation, transaction, disk) for disk in disks]
+    apply_moves(installation, machine, moves)
     for together in _group_by_slot(machine, placed):
         begun = {each.disk.uid for each in together if each.lease is not None}
         for made in make_placed_disks(installation, together):
@@ -186,7 +198,9 @@ def _write_rows(
     if request.image is not None:
         return _disks_of_image(installation, principal, transaction, request, request.image)
     assert request.attach_os_disk is not None, "it has one source"
-    os_disk = _find_attachable(installation, principal, transaction, request, request.attach_os_disk)
+    os_disk = find_attachable(
+        installation, principal, transaction, request.group, request.attach_os_disk, _region(installation, request)
+    )
     check_os_compatibility(
         os_disk.os_properties, OsProperties(os_type=request.os_type), source_name=os_disk.name, target_name=request.name
     )
@@ -195,7 +209,7 @@ def _write_rows(
         installation, transaction, request, os_disk.location, OsState.SPECIALIZED, os_disk.name, said
     )
     _add_machine(transaction, request, machine)
-    _attach(transaction, machine, os_disk, None)
+    attach_row(transaction, machine, os_disk, None)
     return machine, _all_disks(installation, principal, transaction, request, machine)
 
 
@@ -336,6 +350,10 @@ def _add_machine(transaction: Transaction, request: MachineRequest, machine: Mac
         transaction.machine_secrets.put(machine.uid, request.secrets)
 
 
+def _region(installation: Installation, request: MachineRequest) -> str | None:
+    return None if request.location is None else installation.regions.get(request.location, target="location").name
+
+
 def _make_attachments(request: MachineRequest) -> dict[str, DiskAttachment]:
     """Make the disk attachments of a new machine. An attached disk keeps its name."""
     attached = {key for key, asked in request.disks.items() if asked.attach is not None}
@@ -362,7 +380,7 @@ def _all_disks(
     """Return all disks of the machine, with the existing disks to attach."""
     there = transaction.disks.list_attached(machine.resource_id)
     taken = {disk.machine_lun for disk in there if disk.machine_lun is not None}
-    for lun, word in _disks_at_luns(request).items():
+    for lun, word in disks_at_luns(request).items():
         if lun in taken:
             raise InvalidInput(
                 f"A disk with LUN {lun} is already specified.",
@@ -372,63 +390,21 @@ def _all_disks(
                 target=f"{_DATA_DISKS}.lun",
             )
         taken.add(lun)
-        _attach(
+        attach_row(
             transaction,
             machine,
-            _find_attachable(installation, principal, transaction, request, word, machine.location),
+            find_attachable(installation, principal, transaction, request.group, word, machine.location),
             lun,
         )
     luns = free_luns(taken, len(request.attach_data_disks))
     for word, lun in zip(request.attach_data_disks, luns, strict=True):
-        _attach(
+        attach_row(
             transaction,
             machine,
-            _find_attachable(installation, principal, transaction, request, word, machine.location),
+            find_attachable(installation, principal, transaction, request.group, word, machine.location),
             lun,
         )
     return transaction.disks.list_attached(machine.resource_id)
-
-
-def _disks_at_luns(request: MachineRequest) -> dict[int, str]:
-    """Return the managed disks to attach at the requested LUNs."""
-    named = {lun_of(key): asked.attach for key, asked in request.disks.items()}
-    return {lun: word for lun, word in named.items() if lun is not None and word is not None}
-
-
-def _find_attachable(
-    installation: Installation,
-    principal: Principal,
-    transaction: Transaction,
-    request: MachineRequest,
-    word: str,
-    region: str | None = None,
-) -> ManagedDisk:
-    """Return a managed disk that is ready, in the given region or in the region of the request."""
-    (named,) = list_candidate_ids(installation, request.group, word, (DiskKind.DISK,)) or (None,)
-    if named is None:
-        raise source_not_found(word, "a path, not a managed disk's name or id", what=_WHAT)
-    authorize(principal, Action.WRITE, named.resource_id)
-    found = transaction.disks.get(named.subscription, named.group, named.name)
-    if found is None or found.provisioning_state is not ProvisioningState.SUCCEEDED:
-        raise source_not_found(word, "no managed disk of that name that is ready", what=_WHAT)
-    if region is None and request.location is not None:
-        region = installation.regions.get(request.location, target="location").name
-    if region not in (None, found.location):
-        raise source_not_found(word, f"it is in {found.location}", what=_WHAT, region=region)
-    return found
-
-
-def _attach(transaction: Transaction, machine: Machine, disk: ManagedDisk, lun: int | None) -> None:
-    if not transaction.disks.attach(disk.uid, machine.resource_id, lun):
-        owner = transaction.disks.by_uid(disk.uid).managed_by
-        raise Conflict(
-            f"Disk '{disk.name}' cannot be attached as the disk is already owned by VM '{owner}'.",
-            found=f"managed by {owner}",
-            expected="a disk without a machine, named once",
-            hint="delete that virtual machine first (its disks stay), or attach a copy: `imgstore disk create --source`",
-            target=disk.name,
-            code="ConflictingUserInput",
-        )
 
 
 def _compare_machine(
@@ -539,38 +515,3 @@ def _check_same_source(
                     found=each.resource_id,
                     expected="the disks of the existing machine",
                 )
-    _check_none_moves(installation, principal, transaction, standing, request)
-
-
-def _check_none_moves(
-    installation: Installation,
-    principal: Principal,
-    transaction: Transaction,
-    standing: Machine,
-    request: MachineRequest,
-) -> None:
-    """Refuse to attach or detach a disk of an existing machine, which is not built."""
-    there = {
-        each.machine_lun: each.resource_id.lower() for each in transaction.disks.list_attached(standing.resource_id)
-    }
-    for lun, word in _disks_at_luns(request).items():
-        named = {
-            each.resource_id.lower() for each in list_candidate_ids(installation, request.group, word, (DiskKind.DISK,))
-        }
-        for each in named:
-            authorize(principal, Action.WRITE, each)
-        if there.get(lun) not in named:
-            raise _data_disks_error(found=f"'{word}' to be attached at LUN {lun}")
-    left = [lun for lun in there if lun is not None and disk_key(lun) not in request.disks]
-    if request.replaces_disks and left:
-        raise _data_disks_error(found=f"nothing at LUN {', '.join(map(str, sorted(left)))}")
-
-
-def _data_disks_error(*, found: str) -> PropertyChangeNotAllowed:
-    return PropertyChangeNotAllowed(
-        _DATA_DISKS,
-        found=found,
-        expected="the disks of the existing machine",
-        hint="attaching and detaching disks of an existing virtual machine is not built: delete the machine (its "
-        "disks stay) and create a machine with the new list of disks",
-    )

@@ -17,6 +17,7 @@ from imgstore.domain.states import ProvisioningState
 from imgstore.domain.views import MachineView
 from imgstore.operations import lookup
 from imgstore.operations.activity_log import permit, permit_list, record_activity, record_resource_deletion
+from imgstore.operations.disks.changed_blocks import find_changes
 from imgstore.operations.installation import Installation
 from imgstore.operations.machines.runs import check_not_active, machine_folder, stop_run
 from imgstore.operations.network_records import delete_interfaces, find_interfaces_to_delete
@@ -195,6 +196,8 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
             suppress(NotFound),
             installation.catalog.transaction() as transaction,
         ):  # Another process may finish it first.
+            for each in transaction.disks.list_attached(machine.resource_id):
+                find_changes(installation.home, each.uid).unlink(missing_ok=True)
             transaction.disks.detach(machine.resource_id)
             interfaces = find_interfaces_to_delete(transaction, machine)
             transaction.machines.delete(machine.uid)

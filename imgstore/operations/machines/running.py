@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from imgstore.catalog import Transaction
 from imgstore.domain import names
 from imgstore.domain.errors import Conflict, HostFault, InvalidInput, NotFound
 from imgstore.domain.host.private_files import make_private_folder, open_private
@@ -31,6 +33,7 @@ from imgstore.operations.installation import Installation
 from imgstore.operations.leases import this_host, this_process
 from imgstore.operations.machines.machines import check_ready
 from imgstore.operations.machines.runs import (
+    CONTROL,
     check_same_host,
     end_processes,
     find_run,
@@ -46,6 +49,8 @@ STOP_SECONDS: Final = 60.0
 _SUPERVISOR: Final = "imgstore.cli.commands.machines.supervisor"
 """The module of the supervisor's process. The command line stands above the operations and opens the installation."""
 _ANSWER_SECONDS: Final = 10.0
+_DISKS_SECONDS: Final = 120.0
+"""The time in which a supervisor starts and ends disk servers."""
 _POLL_SECONDS: Final = 0.1
 _MIB_PER_GIB: Final = 1024
 
@@ -401,14 +406,71 @@ def _start_supervisor(installation: Installation, machine: Machine, run: Machine
             "message": "The supervisor of the machine ended.",
             "found": _tail(log) or f"exit status {process.poll()}",
         }
-    if "message" in answer:
+    _raise_answer(answer)
+
+
+def apply_disks(installation: Installation, machine: Machine) -> None:
+    """Let the supervisor of a machine that runs here plug and unplug data disks. Start a missing supervisor.
+
+    Raises:
+        HostFault: a disk cannot be plugged or unplugged.
+    """
+    with installation.catalog.reading() as transaction:
+        run = find_run(transaction, machine)
+    if run is None or run.state is not PowerState.RUNNING:
+        return
+    if is_over(run.supervisor):
+        _start_supervisor(installation, machine, run)
+    try:
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(_DISKS_SECONDS)
+            control.connect(str(Path(run.folder) / CONTROL))
+            answer = json.loads(control.makefile("rb").readline())
+    except (OSError, ValueError) as error:
+        with installation.catalog.reading() as transaction:
+            run = find_run(transaction, machine)
+        if run is None or not run.state.is_active:
+            return  # The machine ended, and its next start takes the disks of the catalog.
         raise HostFault(
-            answer["message"],
-            found=answer.get("found"),
-            expected=answer.get("expected"),
-            hint=answer.get("hint"),
-            target=answer.get("target"),
+            "The supervisor of the machine does not answer.",
+            found=str(error),
+            expected="an answer about the disks",
+            hint=f"`imgstore vm start -g {machine.group} -n {machine.name}` starts another supervisor",
+            target=machine.resource_id,
+        ) from error
+    _raise_answer(answer)
+
+
+def check_disks_changeable(transaction: Transaction, machine: Machine) -> None:
+    """Refuse a change of the data disks of a machine that runs on another host, or that is about to start or to stop.
+
+    Raises:
+        Conflict: the machine is in such a state.
+    """
+    run = find_run(transaction, machine)
+    if run is None or not run.state.is_active:
+        return
+    check_same_host(machine, run)
+    if run.state is not PowerState.RUNNING:
+        raise Conflict(
+            f"The virtual machine '{machine.name}' is {run.state}.",
+            found=f"power state {run.state}",
+            expected="a machine that runs or is stopped",
+            hint="repeat the command when the machine has started or stopped",
+            target=machine.resource_id,
+            code="OperationNotAllowed",
         )
+
+
+def _raise_answer(answer: dict[str, str | None]) -> None:
+    """Raise the error that a supervisor reports.
+
+    Raises:
+        HostFault: the answer has a message.
+    """
+    message = answer.pop("message", None)
+    if message is not None:
+        raise HostFault(message, **answer)  # type: ignore[arg-type]
 
 
 def _tail(log: Path) -> str:

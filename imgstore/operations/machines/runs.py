@@ -23,6 +23,8 @@ from imgstore.hypervisor.qmp import open_monitor
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import is_dead, process_name, this_host
 
+CONTROL: Final = "control"
+"""The socket of the supervisor, in the folder of the run. An accepted connection asks for the present disks."""
 MONITOR: Final = "monitor"
 """The socket of the monitor for commands, in the folder of the run."""
 _ANSWER_SECONDS: Final = 10.0
@@ -101,7 +103,7 @@ def stop_run(
             return
         if run.state is not PowerState.UNKNOWN and run.state.is_active:
             check_same_host(machine, run)
-            run = replace(run, state=PowerState.STOPPING)
+            run = replace(run, state=PowerState.STOPPING, reason=None)
         transaction.machine_runs.update(run)
     if run.state is PowerState.STOPPING:
         _shut_down(installation, run, shutdown_seconds)

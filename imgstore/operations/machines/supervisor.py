@@ -4,8 +4,10 @@ The supervisor is a process of its own. QEMU and the disk servers outlive a kill
 `--machines`, then starts another supervisor that adopts the processes.
 """
 
+import json
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -17,23 +19,33 @@ from typing import Final
 from urllib.parse import quote
 
 from imgstore.domain.disks.version_disks import OS_DISK, disk_key
-from imgstore.domain.errors import HostFault, ImgstoreError
-from imgstore.domain.host.private_files import FILE_MODE, open_private
+from imgstore.domain.errors import HostFault, ImgstoreError, error_parts
+from imgstore.domain.host.private_files import FILE_MODE, make_private_folder, open_private
 from imgstore.domain.machine_runs import RUN_LEASE_SECONDS, MachineRun, PowerState
 from imgstore.domain.machine_sizes import find_size
 from imgstore.domain.machines import Machine, MachineSecrets
 from imgstore.domain.resources import HyperVGeneration, ManagedDisk
 from imgstore.hypervisor.command_line import Drive, Firmware, Forward, Guest
 from imgstore.hypervisor.console_log import ConsoleLog, clear_console
-from imgstore.hypervisor.launch import listen, start_qemu
+from imgstore.hypervisor.hot_plug import list_plugged, plug, unplug
+from imgstore.hypervisor.launch import listen, send_signal, start_qemu
 from imgstore.hypervisor.probe import choose_accelerator
 from imgstore.hypervisor.programs import find_firmware, find_qemu
-from imgstore.hypervisor.qmp import Monitor, open_monitor
+from imgstore.hypervisor.qmp import open_monitor
 from imgstore.hypervisor.seed import write_seed
 from imgstore.hypervisor.users import RunAs, choose_user
+from imgstore.operations.disks.changed_blocks import find_changes
 from imgstore.operations.installation import Installation
 from imgstore.operations.leases import is_dead, process_name, this_host, this_process
-from imgstore.operations.machines.runs import MONITOR, end_processes, is_over, machine_folder
+from imgstore.operations.machines.runs import (
+    CONTROL,
+    MONITOR,
+    await_end,
+    end_processes,
+    is_over,
+    machine_folder,
+    pid_of,
+)
 from imgstore.operations.machines.seeds import make_seed
 from imgstore.transfer.overlay.journal import OverlayBase
 from imgstore.transfer.overlay.qcow2_file import make_qcow2_file
@@ -76,8 +88,8 @@ def supervise(installation: Installation, machine_uid: str, run_uid: str, report
             run = _start(installation, machine, run, disks, secrets)
         if run.state is PowerState.STARTING:
             run = _record(installation, run, state=PowerState.RUNNING)
-        report()
-        reason = _watch(installation, run)
+        with ExitStack() as stack:
+            reason = _Watch(installation, machine, run, stack).watch(report)
     except (ImgstoreError, OSError) as error:
         reason = (
             error.message + (f" ({error.found})" if error.found else "")
@@ -123,7 +135,7 @@ def _start(
             cpus=min(size.vcpus, os.cpu_count() or 1),
             memory_mib=size.memory_mib,
             accelerator=accelerator,
-            drives=[_make_drive(stack, each, folder, sockets) for each in disks],
+            drives=[_make_drive(installation, stack, each, folder, sockets) for each in disks],
             monitor_fds=[each.fileno() for each in monitors],
             console_fd=console.fileno(),
             seed_fd=None if seed is None else stack.enter_context(_memory_file(write_seed(seed))),
@@ -150,10 +162,14 @@ def _start(
     return run
 
 
-def _make_drive(stack: ExitStack, disk: ManagedDisk, folder: Path, sockets: Path) -> Drive:
+def _make_drive(installation: Installation, stack: ExitStack, disk: ManagedDisk, folder: Path, sockets: Path) -> Drive:
+    path = folder / f"{OS_DISK}.qcow2"
+    if disk.machine_lun is not None:
+        path = find_changes(installation.home, disk.uid)
+        make_private_folder(path.parent)
     key = disk_key(disk.machine_lun)
-    changes = _open_changes(stack, disk, sockets / key, folder / f"{key}.qcow2")
-    return Drive(lun=disk.machine_lun, socket=str(sockets / key), changes_fds=changes)
+    changes = _open_changes(stack, disk, sockets / key, path)
+    return Drive(lun=disk.machine_lun, uid=disk.uid, socket=str(sockets / key), changes_fds=changes)
 
 
 def _start_disk_server(
@@ -241,57 +257,168 @@ def _memory_file(content: bytes) -> Iterator[int]:
         os.close(readable)
 
 
-def _watch(installation: Installation, run: MachineRun) -> str:
-    """Keep the console log and the lease until the run ends. Return the reason for the end."""
-    sockets, effects = Path(run.folder), installation.effects
-    log = ConsoleLog(machine_folder(installation, run.uid))
-    reason = "QEMU was killed"
-    with ExitStack() as stack:
-        stack.callback(log.close)
-        selector = stack.enter_context(selectors.DefaultSelector())
-        console = stack.enter_context(socket.socket(socket.AF_UNIX))
-        console.connect(str(sockets / _CONSOLE))
-        selector.register(console, selectors.EVENT_READ)
-        monitor = stack.enter_context(open_monitor(sockets / _EVENTS, timeout_seconds=_ANSWER_SECONDS))
-        selector.register(monitor, selectors.EVENT_READ)
+class _Watch:
+    """The watch over the processes of one run."""
+
+    def __init__(self, installation: Installation, machine: Machine, run: MachineRun, stack: ExitStack) -> None:
+        """Connect to the console and to the monitor, and listen for commands.
+
+        Raises:
+            HostFault: QEMU does not answer.
+            OSError: a socket cannot be opened.
+        """
+        self._installation = installation
+        self._machine = machine
+        self._run = run
+        self._sockets = Path(run.folder)
+        self._reason = "QEMU was killed"
+        self._is_paused = False
+        self._log = ConsoleLog(machine_folder(installation, run.uid))
+        stack.callback(self._log.close)
+        self._selector = stack.enter_context(selectors.DefaultSelector())
+        self._console = stack.enter_context(socket.socket(socket.AF_UNIX))
+        self._console.connect(str(self._sockets / _CONSOLE))
+        self._monitor = stack.enter_context(open_monitor(self._sockets / _EVENTS, timeout_seconds=_ANSWER_SECONDS))
+        (self._sockets / CONTROL).unlink(missing_ok=True)  # Of a killed supervisor.
+        self._control = stack.enter_context(listen(self._sockets / CONTROL))
+        for each in (self._console, self._monitor, self._control):
+            self._selector.register(each, selectors.EVENT_READ)
+
+    def watch(self, report: Callable[[], None]) -> str:
+        """Keep the console log, the disks and the lease until the run ends. Return the reason for the end."""
+        effects = self._installation.effects
+        with suppress(ImgstoreError):  # A killed supervisor may have left a change of the disks.
+            self._change_disks()
+        report()
         renewed = effects.monotonic()
         while True:
-            for key, _ in selector.select(_BEAT_SECONDS):
-                if key.fileobj is monitor:
+            for key, _ in self._selector.select(_BEAT_SECONDS):
+                if key.fileobj is self._control:
+                    self._answer()
+                elif key.fileobj is self._monitor:
                     try:
-                        reason = _read_reason(monitor) or reason
+                        self._read_events()
                     except HostFault:
-                        return reason
-                elif data := console.recv(_RECEIVE_BYTES):
-                    log.write(data)
+                        return self._reason
+                elif data := self._console.recv(_RECEIVE_BYTES):
+                    with suppress(OSError):  # A full disk loses a part of the log, and does not end the machine.
+                        self._log.write(data)
                 else:
-                    selector.unregister(console)
+                    self._selector.unregister(self._console)
             _reap()
-            if run.qemu is not None and is_dead(run.qemu):
-                return reason
-            for number, each in enumerate(run.servers):
+            if self._run.qemu is not None and is_dead(self._run.qemu):
+                return self._reason
+            for number, each in enumerate(self._run.servers):
                 if is_dead(each):
                     return f"the server of disk {number} ended, so the machine was stopped"
             if effects.monotonic() - renewed > RUN_LEASE_SECONDS / 3:
                 renewed = effects.monotonic()
-                with installation.catalog.transaction() as transaction:
-                    if not transaction.machine_runs.renew(run, RUN_LEASE_SECONDS):
+                with suppress(ImgstoreError):  # A catalog that does not answer does not end a machine.
+                    if not self._renew():
                         return "another start replaced this one"
+                    self._change_disks()
+
+    def _renew(self) -> bool:
+        with self._installation.catalog.transaction() as transaction:
+            return transaction.machine_runs.renew(self._run, RUN_LEASE_SECONDS)
+
+    def _answer(self) -> None:
+        """Change the disks for a command, and answer with one line: an empty object, or the parts of an error."""
+        connection, _ = self._control.accept()
+        with connection, suppress(OSError):
+            try:
+                self._change_disks()
+                answer: dict[str, str | None] = {}
+            except ImgstoreError as error:
+                answer = error_parts(error)
+            connection.sendall(json.dumps(answer).encode() + b"\n")
+
+    def _read_events(self) -> None:
+        """Remember the reason of a shutdown among the events of QEMU."""
+        for event in self._monitor.read_events():
+            if event["event"] == "SHUTDOWN":
+                word = str(event.get("data", {}).get("reason"))
+                self._reason = _REASONS.get(word, word)
+
+    def _change_disks(self) -> None:
+        """Plug and unplug data disks, so that the guest has the disks of the catalog.
+
+        Raises:
+            ImgstoreError: a disk server does not start, or QEMU refuses a change.
+        """
+        with self._installation.catalog.reading() as transaction:
+            attached = transaction.disks.list_attached(self._machine.resource_id)
+        wanted = {each.machine_lun: each for each in attached if each.machine_lun is not None}
+        plugged = list_plugged(self._monitor)
+        for lun, uid in plugged.items():
+            if lun not in wanted or wanted[lun].uid != uid:
+                unplug(self._monitor, lun, uid)
+                self._end_server(self._sockets / disk_key(lun))
+        for lun, disk in wanted.items():
+            if plugged.get(lun) != disk.uid:
+                self._plug(disk)
+
+    def _plug(self, disk: ManagedDisk) -> None:
+        key = disk_key(disk.machine_lun)
+        address, folder = self._sockets / key, machine_folder(self._installation, self._machine.uid)
+        self._end_server(address)  # Of a change that was interrupted.
+        server = _start_disk_server(self._installation, disk, address, folder / f"{key}.err")
+        holder = process_name(server.pid)
+        self._record_servers([*self._run.servers, holder])
+        try:
+            _await_socket(self._installation, disk, server, address, folder / f"{key}.err")
+            _give(address, choose_user(self._run.runs_as, self._machine.uid))
+            with ExitStack() as stack:
+                plug(self._monitor, _make_drive(self._installation, stack, disk, folder, self._sockets))
+        except OSError as error:
+            self._end_server(address, holder)
+            raise HostFault(
+                f"The disk '{disk.name}' cannot be prepared for the machine.",
+                found=str(error),
+                expected="a file for the changed blocks, and a socket",
+                hint="correct the cause, and repeat the command",
+                target=disk.resource_id,
+            ) from error
+        except ImgstoreError:
+            self._end_server(address, holder)
+            raise
+
+    def _end_server(self, address: Path, holder: str | None = None) -> None:
+        """End the server of a disk, if there is one, and wait.
+
+        Args:
+            address: the socket of the server.
+            holder: the server, which may have ended.
+        """
+        serving = [each for each in self._run.servers if each == holder or _serves(each, address)]
+        if not serving:
+            return
+        self._record_servers([each for each in self._run.servers if each not in serving])
+        for each in serving:
+            send_signal(pid_of(each), signal.SIGTERM)
+            while not await_end(self._installation, [each], _BEAT_SECONDS):
+                _reap()
+        with suppress(OSError):  # A killed server leaves the socket.
+            address.unlink()
+
+    def _record_servers(self, servers: list[str]) -> None:
+        self._run = _record(self._installation, self._run, servers=servers)
 
 
-def _read_reason(monitor: Monitor) -> str | None:
-    """Return the reason of a shutdown among the events of QEMU."""
-    reasons = {
-        "guest-shutdown": "the guest shut down",
-        "host-qmp-quit": "the machine was stopped",
-        "host-signal": "QEMU was ended by a signal",
-        "guest-panic": "the guest panicked",
-    }
-    for event in monitor.read_events():
-        if event["event"] == "SHUTDOWN":
-            word = str(event.get("data", {}).get("reason"))
-            return reasons.get(word, word)
-    return None
+_REASONS: Final = {
+    "guest-shutdown": "the guest shut down",
+    "host-qmp-quit": "the machine was stopped",
+    "host-signal": "QEMU was ended by a signal",
+    "guest-panic": "the guest panicked",
+}
+"""The reasons of a shutdown by QEMU's names."""
+
+
+def _serves(holder: str, address: Path) -> bool:
+    """Return whether a process has the address of a disk in its command line."""
+    with suppress(OSError):
+        return os.fsencode(address) in Path(f"/proc/{pid_of(holder)}/cmdline").read_bytes().split(b"\0")
+    return False
 
 
 def _reap() -> None:

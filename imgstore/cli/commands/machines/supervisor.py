@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from imgstore.bootstrap import Settings, open_installation
-from imgstore.domain.errors import ImgstoreError
+from imgstore.domain.errors import ImgstoreError, error_parts
 from imgstore.operations.machines.supervisor import supervise
 
 
@@ -31,8 +31,7 @@ def main() -> int:
         with open_installation(settings) as installation:
             supervise(installation, machine_uid, run_uid, lambda: _print({}))
     except ImgstoreError as error:
-        parts = {name: getattr(error, name) for name in ("message", "found", "expected", "hint", "target")}
-        _print(parts)
+        _print(error_parts(error))
         return 1
     return 0
 

@@ -61,6 +61,10 @@ _show_details = click.option("--show-details", "-d", is_flag=True, help="Add the
             target=f"{_POWER}:deallocate",
             summary="Stop a machine, and show the machine as deallocated. The disks and the changed blocks stay.",
         ),
+        "disk": LazyCommand(
+            target="imgstore.cli.commands.machines.vm_disk:vm_disk",
+            summary="Attach and detach the data disks of machines.",
+        ),
         "restart": LazyCommand(
             target=f"{_POWER}:restart",
             summary="Stop a running machine, and start the machine with the options of the last start.",
