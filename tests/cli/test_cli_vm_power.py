@@ -3,14 +3,18 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from imgstore.domain.effects import Effects
 from imgstore.testing.engines import cache_folder, free_ports
 from imgstore.testing.pytest_plugin import require
 from tests.support.boot_disk import READY, SHELL_PORT, find_kernel, make_boot_disk
@@ -27,6 +31,7 @@ from tests.support.machine_home import (
     recorded,
     run,
 )
+from tests.support.mounted_folder import mount_small
 
 pytestmark = [pytest.mark.engine("qemu-system"), pytest.mark.engine("boot-disk")]
 MACHINE = "-g rg -n vm1"
@@ -161,17 +166,80 @@ def test_a_disk_without_a_server_is_refused_and_stays_free(booted: Booted) -> No
     assert power(home) == ("VM running", None)
 
 
+def test_a_full_host_pauses_the_guest_until_there_is_space(booted: Booted, tmp_path: Path) -> None:
+    """The changed blocks of a data disk are in a small file system. The write of the guest waits, and loses nothing."""
+    home = booted.home
+    (tmp_path / "large.raw").write_bytes(b"x")
+    os.truncate(tmp_path / "large.raw", 32 << 20)
+    run(home, f"disk create -g rg -n large --location southcentralus --source {tmp_path}/large.raw")
+    changes, aside = home / "machines" / "disks", home / "machines" / "disks-aside"
+    changes.mkdir(exist_ok=True)
+    changes.rename(aside)
+    with mount_small(tmp_path / "small", "8m") as small, ThreadPoolExecutor(1) as pool:
+        changes.symlink_to(small)
+        run(home, "vm disk attach -g rg -n vm1 --name large --lun 7")
+        disk = "/dev/$(ls /sys/class/scsi_device/0:0:0:7/device/block)"
+        written = pool.submit(booted.ask, f"dd if=/dev/vda of={disk} bs=1M count=16 && sync && echo done")
+        reason = await_reason(home, lambda reason: reason is not None)
+        assert reason == "paused: no space on the host for the changes of disk lun-7"
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        assert "done" in written.result(timeout=100)
+        assert await_reason(home, lambda reason: reason is None) is None
+        sums = booted.ask(f"dd if=/dev/vda bs=1M count=16 | md5sum; dd if={disk} bs=1M count=16 iflag=direct | md5sum")
+        assert len({line for line in sums.splitlines() if line.endswith("-")}) == 1
+        run(home, "vm disk detach -g rg -n vm1 --name large")
+    changes.unlink()
+    aside.rename(changes)
+
+
+def await_reason(home: Path, wanted: Callable[[str | None], bool]) -> str | None:
+    """Wait for the reason that a running machine shows."""
+    effects = Effects()
+    for _ in range(1200):
+        state, reason = power(home)
+        assert state == "VM running"
+        if wanted(reason):
+            return reason
+        effects.wait(0.1)
+    raise AssertionError(str(reason))
+
+
 def os_disk(home: Path) -> str:
     name: str = json.loads(run(home, f"vm show {MACHINE}"))["properties"]["storageProfile"]["osDisk"]["name"]
     return name
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts QEMU as another user")
-def test_qemu_runs_as_a_user_of_its_own(booted: Booted) -> None:
-    status = Path(f"/proc/{pid_of(recorded(booted.home).qemu)}/status").read_text()
-    user = status.split("Uid:")[1].split()[:4]
-    assert len(set(user)) == 1
-    assert int(user[0]) >= 65534
+def test_qemu_has_no_rights_and_no_secrets(booted: Booted) -> None:
+    now = recorded(booted.home)
+    process = Path(f"/proc/{pid_of(now.qemu)}")
+    status = {line.split(":")[0]: line.split()[1:] for line in (process / "status").read_text().splitlines()}
+    assert len(set(status["Uid"])) == len(set(status["Gid"])) == 1
+    assert int(status["Uid"][0]) >= 65534
+    assert {name: int(status[name][0], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {
+        "CapInh": 0, "CapPrm": 0, "CapEff": 0, "CapAmb": 0,
+    }  # fmt: skip
+    assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
+    assert (process / "environ").read_bytes() == b"PATH=" + os.defpath.encode() + b"\0"
+    files = {os.readlink(each) for each in (process / "fd").iterdir()}
+    folders = {
+        str(Path(each).parent) for each in files if each.startswith("/") and not each.startswith(("/dev/", "/memfd:"))
+    }
+    machine = booted.home / "machines"
+    uid = json.loads(run(booted.home, f"vm show {MACHINE}"))["properties"]["vmId"]
+    assert folders <= {str(machine / uid), str(machine / "disks")}, "no catalog, store or settings"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_other_users_reach_no_socket_and_no_file_of_a_machine(booted: Booted) -> None:
+    folder = Path(recorded(booted.home).folder)
+    sockets = sorted(each for each in folder.iterdir() if each.is_socket())
+    assert {each.name for each in sockets} >= {"console", "control", "events", "monitor", "os"}
+    become = "import os, socket; os.setgroups([]); os.setgid(12345); os.setuid(12345); "
+    lines = [f"socket.socket(socket.AF_UNIX).connect({str(each)!r})" for each in sockets]
+    for line in (*lines, f"os.listdir({str(folder)!r})", f"os.listdir({str(booted.home / 'machines')!r})"):
+        done = subprocess.run([sys.executable, "-c", become + line], capture_output=True, text=True, check=False)
+        assert "PermissionError" in done.stderr, (line, done.stderr)
 
 
 def test_killed_processes_leave_a_clear_state_and_the_next_start_works(home: Path) -> None:

@@ -272,7 +272,9 @@ class _Watch:
         self._run = run
         self._sockets = Path(run.folder)
         self._reason = "QEMU was killed"
-        self._is_paused = False
+        self._pause: str | None = None
+        """The reason why the guest waits."""
+        self._continued = 0.0
         self._log = ConsoleLog(machine_folder(installation, run.uid))
         stack.callback(self._log.close)
         self._selector = stack.enter_context(selectors.DefaultSelector())
@@ -305,6 +307,10 @@ class _Watch:
                         self._log.write(data)
                 else:
                     self._selector.unregister(self._console)
+            if self._monitor.events:  # Events that came before the answer of a command.
+                self._read_events()
+            if self._pause != self._run.reason or self._pause is not None:
+                self._continue()
             _reap()
             if self._run.qemu is not None and is_dead(self._run.qemu):
                 return self._reason
@@ -334,11 +340,33 @@ class _Watch:
             connection.sendall(json.dumps(answer).encode() + b"\n")
 
     def _read_events(self) -> None:
-        """Remember the reason of a shutdown among the events of QEMU."""
+        """Remember the reason of a shutdown or of a pause among the events of QEMU.
+
+        Raises:
+            HostFault: QEMU ended.
+        """
         for event in self._monitor.read_events():
+            data = event.get("data", {})
             if event["event"] == "SHUTDOWN":
-                word = str(event.get("data", {}).get("reason"))
+                word = str(data.get("reason"))
                 self._reason = _REASONS.get(word, word)
+            elif event["event"] == "BLOCK_IO_ERROR" and data.get("action") == "stop":
+                self._pause = f"paused: no space on the host for the changes of disk {data.get('node-name')}"
+
+    def _continue(self) -> None:
+        """Record the reason of a pause, and try each second to continue. QEMU repeats the refused write."""
+        now = self._installation.effects.monotonic()
+        if now - self._continued < _BEAT_SECONDS:
+            return
+        self._continued = now
+        with suppress(HostFault):  # QEMU ended.
+            if self._pause is not None and self._monitor.run("query-status")["status"] == "running":
+                self._pause = None
+            if self._pause is not None:
+                self._monitor.run("cont")
+        if self._run.reason != self._pause:
+            with suppress(ImgstoreError):  # The catalog may be on the full disk.
+                self._run = _record(self._installation, self._run, reason=self._pause)
 
     def _change_disks(self) -> None:
         """Plug and unplug data disks, so that the guest has the disks of the catalog.
