@@ -1,6 +1,6 @@
 """Attach data disks to machines, and detach them. A machine that runs on this host gets and loses the disks at once.
 
-The rows change first, in one transaction. Then the supervisor of the machine plugs and unplugs. If that fails, the rows change
+The rows change first, in one transaction (invariant V7). Then the supervisor of the machine plugs and unplugs. If that fails, the rows change
 back. After a crash between the two steps, the supervisor follows the rows.
 """
 
@@ -149,10 +149,10 @@ def move_disks(
         luns = {each for each in there if each is not None} | {each.machine_lun or 0 for each in attached}
         _check_movable(transaction, machine, attached)
         attached.append(_attach_at(transaction, machine, found, luns, lun))
-    detached = []
+    detached: list[ManagedDisk] = []
     if request.replaces_disks:
-        for lun, disk in there.items():
-            if lun is not None and disk_key(lun) not in request.disks:
+        for disk in there.values():
+            if disk.machine_lun is not None and disk_key(disk.machine_lun) not in request.disks:
                 _check_movable(transaction, machine, [*attached, *detached])
                 machine = _detach_row(principal, transaction, machine, disk)
                 detached.append(disk)

@@ -196,8 +196,8 @@ def delete_machine(installation: Installation, principal: Principal, *, group: s
             suppress(NotFound),
             installation.catalog.transaction() as transaction,
         ):  # Another process may finish it first.
-            for each in transaction.disks.list_attached(machine.resource_id):
-                find_changes(installation.home, each.uid).unlink(missing_ok=True)
+            for disk in transaction.disks.list_attached(machine.resource_id):
+                find_changes(installation.home, disk.uid).unlink(missing_ok=True)
             transaction.disks.detach(machine.resource_id)
             interfaces = find_interfaces_to_delete(transaction, machine)
             transaction.machines.delete(machine.uid)

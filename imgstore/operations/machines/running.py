@@ -470,7 +470,7 @@ def _raise_answer(answer: dict[str, str | None]) -> None:
     """
     message = answer.pop("message", None)
     if message is not None:
-        raise HostFault(message, **answer)  # type: ignore[arg-type]
+        raise HostFault(message, **answer)
 
 
 def _tail(log: Path) -> str:

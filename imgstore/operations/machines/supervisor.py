@@ -354,7 +354,7 @@ class _Watch:
                 self._pause = f"paused: no space on the host for the changes of disk {data.get('node-name')}"
 
     def _continue(self) -> None:
-        """Record the reason of a pause, and try each second to continue. QEMU repeats the refused write."""
+        """Record the reason of a pause, and try each second to continue (V8). QEMU repeats the refused write."""
         now = self._installation.effects.monotonic()
         if now - self._continued < _BEAT_SECONDS:
             return
