@@ -6,6 +6,7 @@ wrong value (docs/azure.md).
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
@@ -79,6 +80,16 @@ def check_features(features: Sequence[Feature], generation: HyperVGeneration) ->
                 expected=f"hyperVGeneration V2, or {name} {' or '.join(_WITHOUT_SECURITY)}",
                 hint="add --hyper-v-generation V2, or leave the security type out",
             )
+
+
+def canonical_feature(feature: Feature) -> Feature:
+    """Return a feature with the name and the values in Azure's spelling. Unknown names and values stay."""
+    names = {name.lower(): name for name in _VALUES}
+    name = names.get(feature.name.lower(), feature.name)
+    words = {word.lower(): word for word in _VALUES.get(name, ())}
+    values = re.split(r"(\s*,\s*)", feature.value) if name in _LISTS else [feature.value]
+    value = "".join(words.get(each.lower(), each) for each in values)
+    return replace(feature, name=name, value=value)
 
 
 def _check_value(name: str, value: str) -> None:

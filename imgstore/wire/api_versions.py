@@ -46,6 +46,14 @@ _PUBLISHING: Final = "properties.publishingProfile"
 _STORAGE: Final = "properties.storageProfile"
 _SAFETY: Final = "properties.safetyProfile"
 _SOFT_DELETE: Final = "properties.softDeletePolicy"
+_STORED_DISK: Final = {
+    "properties.diskIOPSReadWrite": "2018-06-01",
+    "properties.diskMBpsReadWrite": "2018-06-01",
+    "properties.uniqueId": "2019-03-01",
+    "properties.encryption": "2019-07-01",
+    "properties.networkAccessPolicy": "2020-05-01",
+    "properties.publicNetworkAccess": "2021-04-01",
+}
 
 SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
     Kind.GALLERY: {
@@ -91,10 +99,13 @@ SINCE: Final[Mapping[Kind, Mapping[str, str]]] = {
     },
     Kind.SOFT_DELETED: {"properties.hardDeletionTargetTime": "2026-03-03"},
     Kind.SHARED: {},
-    Kind.DISK: {},
-    Kind.SNAPSHOT: {},
+    Kind.DISK: _STORED_DISK | {"properties.tier": "2020-06-30"},
+    Kind.SNAPSHOT: _STORED_DISK,
     Kind.IMAGE: {},
     Kind.MACHINE: {
+        "etag": "2023-09-01",
+        "properties.osProfile.allowExtensionOperations": "2018-06-01",
+        "properties.osProfile.requireGuestProvisionSignal": "2019-03-01",
         "properties.storageProfile.osDisk.deleteOption": "2021-03-01",
         "properties.storageProfile.dataDisks.deleteOption": "2021-03-01",
         "properties.timeCreated": "2021-11-01",

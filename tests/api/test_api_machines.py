@@ -112,8 +112,15 @@ def test_fields_are_kept_and_shown_except_secrets(published: Api) -> None:
     assert properties["osProfile"] == {
         "computerName": "host",
         "adminUsername": "azureuser",
-        "linuxConfiguration": linux,
+        "linuxConfiguration": linux
+        | {
+            "provisionVMAgent": True,
+            "patchSettings": {"patchMode": "ImageDefault", "assessmentMode": "ImageDefault"},
+        },
         "windowsConfiguration": {"provisionVMAgent": True},
+        "secrets": [],
+        "allowExtensionOperations": True,
+        "requireGuestProvisionSignal": True,
     }
     assert properties["networkProfile"] == body["properties"]["networkProfile"]
     assert (properties["priority"], properties["securityProfile"]) == ("Spot", {"securityType": "TrustedLaunch"})

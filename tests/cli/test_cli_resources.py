@@ -203,7 +203,8 @@ def test_an_update_that_can_not_be_changes_nothing(line: Line, edit: str, code: 
 
 
 def test_a_gallery_is_updated(line: Line) -> None:
-    assert "softDeletePolicy" not in line.ok("sig show -g rg -r g1")["properties"]
+    off = {"isSoftDeleteEnabled": False, "retentionPeriodInDays": 7}
+    assert line.ok("sig show -g rg -r g1")["properties"]["softDeletePolicy"] == off
     line.ok("sig update -g rg -r g1 --set description=d tags.a=1 --force-string")
     changed = line.ok("sig update -g rg -r g1 --soft-delete --soft-delete-retention 14")
     assert (changed["tags"], changed["properties"]["description"]) == ({"a": "1"}, "d")
@@ -213,7 +214,7 @@ def test_a_gallery_is_updated(line: Line) -> None:
     assert line.ok("sig create -g rg -r g1 --soft-delete false --soft-delete-retention-period 7") == (
         line.ok("sig show -g rg -r g1")
     )
-    assert "softDeletePolicy" not in line.ok("sig show -g rg -r g1")["properties"]
+    assert line.ok("sig show -g rg -r g1")["properties"]["softDeletePolicy"] == off
     assert "between 1 and 365" in line.fails("sig update -g rg -r g1 --soft-delete-retention 0")
     refused = line.fails("sig update -g rg -r g1 --set identifier.uniqueName=x")
     assert "(PropertyChangeNotAllowed) Changing property 'properties.identifier.uniqueName'" in refused

@@ -112,7 +112,7 @@ def test_properties_are_changed_by_flags_and_by_paths(terminal: VersionTerminal)
     assert "endOfLifeDate" not in profile
     assert (profile["excludeFromLatest"], profile["targetRegions"][0]["excludeFromLatest"]) == (False, True)
     assert shown["tags"] == {"b": "2"}
-    assert "blockDeletionBeforeEndOfLife" not in shown["properties"]["safetyProfile"]
+    assert shown["properties"]["safetyProfile"]["blockDeletionBeforeEndOfLife"] is False
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from imgstore.wire.api_versions import (
     has_field,
     remove_newer_fields,
 )
+from imgstore.wire.provider_types import versions_of
 from imgstore.wire.requests.disk import read_disk
 from imgstore.wire.requests.fields import complete_definition, read_definition, read_gallery
 from imgstore.wire.requests.version import VersionBody, read_version
@@ -99,7 +100,8 @@ def test_remaining_fields_equal_known_fields(kind: Kind, version: str, *, in_lis
 
 def test_api_versions_are_sorted_and_known() -> None:
     assert list(KNOWN) == sorted(KNOWN)
-    assert {since for table in SINCE.values() for since in table.values()} <= set(KNOWN)
+    for kind, table in SINCE.items():
+        assert set(table.values()) <= set(versions_of(kind))
     assert check_api_version("2099-12-31", "galleries") == "2099-12-31"
     assert check_api_version("2020-09-30-preview", "galleries") == "2020-09-30"
 

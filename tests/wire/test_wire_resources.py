@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from imgstore.domain.disks.disk_performance import performance_of, sku_tier
 from imgstore.domain.disks.sources import DiskFormat, SourceIdentity
 from imgstore.domain.disks.version_disks import HostCaching, VersionDisk
 from imgstore.domain.errors import ImageNotAvailable, InvalidInput
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import (
+    Feature,
     Gallery,
     Group,
     ImageDefinition,
@@ -100,10 +102,11 @@ def test_gallery() -> None:
     assert body["tags"] == {}
     assert body["properties"] == {
         "identifier": {"uniqueName": f"{SUBSCRIPTION}-MYGALLERY"},
+        "softDeletePolicy": {"isSoftDeleteEnabled": False, "retentionPeriodInDays": 7},
         "provisioningState": "Succeeded",
     }
     described = gallery_json(replace(GALLERY, description="golden"))["properties"]
-    assert list(described) == ["description", "identifier", "provisioningState"]
+    assert list(described) == ["description", "identifier", "softDeletePolicy", "provisioningState"]
 
 
 def test_definition() -> None:
@@ -157,6 +160,7 @@ def test_version_has_azures_fields_in_azures_order() -> None:
     assert properties["safetyProfile"] == {
         "reportedForPolicyViolation": False,
         "allowDeletionOfReplicatedLocations": True,
+        "blockDeletionBeforeEndOfLife": False,
     }
 
 
@@ -296,7 +300,7 @@ def test_disk_shows_the_replica() -> None:
     body = disk_json(disk)
     assert list(body) == ["name", "id", "type", "location", "tags", "sku", "replica", "properties"]
     assert body["replica"] == 2
-    assert body["sku"] == {"name": "Standard_ZRS"}
+    assert body["sku"] == {"name": "Standard_ZRS", "tier": "Standard"}
     assert body["type"] == "Microsoft.Compute/disks"
     properties = body["properties"]
     assert properties["creationData"] == {
@@ -307,6 +311,38 @@ def test_disk_shows_the_replica() -> None:
     assert properties["diskDigest"] == "02" * 32
     of_data_disk = disk_json(replace(disk, source_lun=0))["properties"]["creationData"]
     assert of_data_disk["galleryImageReference"] == {"id": "/subscriptions/x/the/version", "lun": 0}
+
+
+@pytest.mark.parametrize(
+    ("sku", "gib", "tier", "requests", "mib"),
+    [
+        ("Premium_LRS", 1, "P1", 120, 25),
+        ("Premium_LRS", 64, "P6", 240, 50),
+        ("Premium_LRS", 65, "P10", 500, 100),
+        ("Premium_LRS", 40_000, "P80", 20_000, 900),
+        ("Standard_LRS", 30, None, 500, 60),
+        ("Standard_ZRS", 4_097, None, 1_300, 300),
+        ("StandardSSD_LRS", 30, None, 500, 100),
+    ],
+)
+def test_performance_of_a_disk_is_azures(sku: str, gib: int, tier: str | None, requests: int, mib: int) -> None:
+    found = performance_of(sku, gib * 2**30)
+    assert (found.tier, found.requests_per_second, found.mib_per_second) == (tier, requests, mib)
+    assert sku_tier(sku) == sku.partition("_")[0].removesuffix("SSD")
+
+
+def test_feature_is_shown_in_azures_spelling() -> None:
+    features = (
+        Feature(name="securitytype", value="trustedlaunch"),
+        Feature(name="DISKCONTROLLERTYPES", value="scsi, nvme"),
+        Feature(name="Other", value="as Typed"),
+    )
+    shown = definition_json(replace(DEFINITION, features=features), GALLERY)["properties"]["features"]
+    assert [(each["name"], each["value"]) for each in shown] == [
+        ("SecurityType", "TrustedLaunch"),
+        ("DiskControllerTypes", "SCSI, NVMe"),
+        ("Other", "as Typed"),
+    ]
 
 
 def test_statement_rows_have_the_documented_keys() -> None:

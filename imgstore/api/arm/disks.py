@@ -29,7 +29,7 @@ from imgstore.operations.machines.images import show_image
 from imgstore.operations.what_if.disks import forecast_disk_deletion, forecast_image_disk, forecast_source_disk
 from imgstore.wire.api_versions import Kind
 from imgstore.wire.json_text import Json
-from imgstore.wire.requests.disk import read_disk, read_disk_patch
+from imgstore.wire.requests.disk import check_performance, read_disk, read_disk_patch
 from imgstore.wire.requests.fields import read_access
 from imgstore.wire.responses.forecast import forecast_json
 from imgstore.wire.responses.resources import disk_json, image_json
@@ -190,7 +190,9 @@ def put_disk(call: CommandCall) -> Outcome:
             check_group(session, request["group"])
     if call.is_preempted:
         wanted = _without_changes(call, wanted, current)
-    check_conditions(request["conditions"], None if current is None else disk_json(current))
+    shown = None if current is None else disk_json(current)
+    check_performance(request["body"], shown)
+    check_conditions(request["conditions"], shown)
     made = _create(session, wanted, lambda rows: call.accept((current is None, disk_json(rows[0]))))
     return current is None, disk_json(made)
 

@@ -101,7 +101,9 @@ def enable_community(installation: Installation, principal: Principal, *, group:
 def list_shared(
     installation: Installation, principal: Principal, *, location: str, to_tenant: bool = False
 ) -> list[Gallery]:
-    """List the galleries of other subscriptions in a region that are shared with this subscription.
+    """List the galleries in a region that are shared with this subscription.
+
+    A gallery of this subscription is listed if the caller may read the gallery.
 
     Args:
         installation: the installation, opened for the subscription.
@@ -132,7 +134,7 @@ def page_shared(
             each
             for each in transaction.galleries.list_shared()
             if each.location == region
-            and each.subscription.lower() != mine.lower()
+            and (each.subscription.lower() != mine.lower() or is_allowed(principal, Action.READ, _gallery_scope(each)))
             and each.sharing is not None
             and (each.sharing.includes("", tenant) if to_tenant else each.sharing.includes(mine, None))
         ]

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Final
 
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.image_features import canonical_feature
 from imgstore.domain.resources import DiskType, Feature, StorageAccountType, TargetRegionRequest
 
 _STORAGE_ACCOUNT_TYPES: Final = {kind.lower(): kind for kind in StorageAccountType}
@@ -197,7 +198,7 @@ def parse_features(words: Iterable[str]) -> tuple[Feature, ...]:
                 hint='for example: --features "SecurityType=TrustedLaunch IsHibernateSupported=True"',
                 target="features",
             )
-    return tuple(Feature(name=name, value=value) for name, _, value in pairs)
+    return tuple(canonical_feature(Feature(name=name, value=value)) for name, _, value in pairs)
 
 
 def parse_rate(word: str) -> int:

@@ -87,6 +87,7 @@ _STORED_DISK: Final[Mapping[str, Treatment]] = {
         "properties.",
     ),
     **_with_use(FieldUse.APPLIED, "sku.name properties.osType properties.hyperVGeneration properties.diskSizeGB"),
+    **_with_use(FieldUse.APPLIED, "tier diskIOPSReadWrite diskMBpsReadWrite", "properties."),
     **_with_use(
         FieldUse.APPLIED,
         "createOption sourceUri sourceResourceId uploadSizeBytes imageReference galleryImageReference.id "

@@ -80,6 +80,26 @@ def read_disk(body: Json, *, group: str, name: str, kind: DiskKind) -> NewDiskRe
     return DiskRequest(**common, source=_read_creation_source(body, option))
 
 
+_PERFORMANCE: Final = ("properties.tier", "properties.diskIOPSReadWrite", "properties.diskMBpsReadWrite")
+"""Fields that follow from the type and the size of a disk. Azure lets clients choose them for some types."""
+
+
+def check_performance(body: Json, existing: Json | None) -> None:
+    """Check that the body of a PUT asks for no other performance than the performance of an existing disk.
+
+    Args:
+        body: The JSON of the request.
+        existing: The current disk as JSON. None refuses each value.
+
+    Raises:
+        InvalidInput: A field has another value. imgstore gives no performance.
+    """
+    known = read_known_fields(body, Kind.DISK)
+    for path in _PERFORMANCE:
+        if value_at(known, path) is not None and value_at(known, path) != value_at(existing, path):
+            raise invalid_value(path, value_at(known, path), "nothing: imgstore does not support this field")
+
+
 _OPTIONS_OF_FIELDS: Final = {
     "galleryImageReference": ("fromimage",),
     "imageReference": ("fromimage",),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from imgstore.domain.errors import InvalidInput
+from imgstore.domain.image_features import canonical_feature
 from imgstore.domain.names import VersionName
 from imgstore.domain.resources import SOFT_DELETE_RETENTION_DAYS, Feature, Gallery, ImageDefinition, RecommendedRange
 from imgstore.domain.views import DefinitionPath
@@ -110,4 +111,4 @@ def _read_feature(element: Json, path: str) -> Feature:
         version = None if starts is None else str(VersionName.parse(starts))
     except InvalidInput as error:
         raise invalid_value(f"{path}.startsAtVersion", starts, "a version such as 1.0.0") from error
-    return Feature(name=texts["name"] or "", value=texts["value"] or "", starts_at_version=version)
+    return canonical_feature(Feature(name=texts["name"] or "", value=texts["value"] or "", starts_at_version=version))

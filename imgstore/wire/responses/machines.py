@@ -1,11 +1,14 @@
 """Machines as JSON (Microsoft.Compute/virtualMachines of 2024-07-01). The field ``osState`` belongs to imgstore."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from imgstore.domain.disks.disk_details import SKU
 from imgstore.domain.machine_runs import PowerState
 from imgstore.domain.names import shared_image_field
-from imgstore.domain.resources import ManagedDisk
+from imgstore.domain.resources import ManagedDisk, OsType
 from imgstore.domain.states import ProvisioningState
 from imgstore.domain.storage.sizes import GIB
 from imgstore.domain.views import MachineView
@@ -51,6 +54,8 @@ def machine_json(view: "MachineView") -> Json:
     }
     for path, value in machine.extra_properties.items():
         _place(body, path, value)
+    _add_os_defaults(body, machine)
+    body["etag"] = f'"{hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]}"'
     return _with_exact_version(body, machine)
 
 
@@ -63,6 +68,52 @@ def _place(body: dict[str, Json], path: str, value: Json) -> None:
     if path == "properties.osProfile":
         value = {**value, **here.get(name, {})}
     here[name] = value
+
+
+_PATCHES: Final = {"patchMode": "ImageDefault", "assessmentMode": "ImageDefault"}
+_OS_DEFAULTS: Final[Mapping[OsType, Mapping[str, Json]]] = {
+    OsType.LINUX: {
+        "linuxConfiguration": {
+            "disablePasswordAuthentication": False,
+            "provisionVMAgent": True,
+            "patchSettings": _PATCHES,
+        }
+    },
+    OsType.WINDOWS: {
+        "windowsConfiguration": {
+            "provisionVMAgent": True,
+            "enableAutomaticUpdates": True,
+            "patchSettings": _PATCHES | {"patchMode": "AutomaticByOS"},
+        }
+    },
+}
+_PROFILE_DEFAULTS: Final[Mapping[str, Json]] = {
+    "secrets": [],
+    "allowExtensionOperations": True,
+    "requireGuestProvisionSignal": True,
+}
+
+
+def _add_os_defaults(body: dict[str, Json], machine: "Machine") -> None:
+    """Add Azure's defaults to an OS profile. imgstore runs no agent, so nothing depends on the values."""
+    properties = body["properties"]
+    if "osProfile" not in properties:
+        return
+    of_system = {} if machine.os_type is None else _OS_DEFAULTS[machine.os_type]
+    properties["osProfile"] = _with_defaults(properties["osProfile"], {**of_system, **_PROFILE_DEFAULTS})
+
+
+def _with_defaults(value: Mapping[str, Json], defaults: Mapping[str, Json]) -> dict[str, Json]:
+    """Return an object with the defaults of missing members, at each level. Names match without case."""
+    names = {name.lower(): name for name in value}
+    whole = dict(value)
+    for name, default in defaults.items():
+        found = names.get(name.lower())
+        if found is None:
+            whole[name] = _with_defaults({}, default) if isinstance(default, Mapping) else default
+        elif isinstance(default, Mapping) and isinstance(value[found], Mapping):
+            whole[found] = _with_defaults(value[found], default)
+    return whole
 
 
 def _with_exact_version(body: dict[str, Json], machine: "Machine") -> Json:

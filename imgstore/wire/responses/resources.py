@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from imgstore.domain.disks.disk_details import SKU
+from imgstore.domain.disks.disk_performance import performance_of, sku_tier
 from imgstore.domain.disks.source_urls import redact_location
-from imgstore.domain.disks.version_disks import VersionDisk, lun_of
+from imgstore.domain.disks.version_disks import HostCaching, VersionDisk, lun_of
+from imgstore.domain.image_features import canonical_feature
 from imgstore.domain.machines import MACHINE
 from imgstore.domain.names import ComputeId, definition_id, gallery_id, group_id, region_key, shared_image_field
 from imgstore.domain.resources import (
-    SOFT_DELETE_RETENTION_DAYS,
     DiskKind,
     Feature,
     Gallery,
@@ -71,11 +72,11 @@ def gallery_json(gallery: Gallery, *, groups: bool = False) -> Json:
 
 
 def _soft_delete_policy(gallery: Gallery) -> dict[str, Json]:
-    """Return the soft-delete policy. Azure shows no policy that was never requested."""
-    days = gallery.soft_delete_retention_days
-    if not gallery.soft_delete_enabled and days == SOFT_DELETE_RETENTION_DAYS:
-        return {}
-    policy = {"isSoftDeleteEnabled": gallery.soft_delete_enabled, "retentionPeriodInDays": days}
+    """Return the soft-delete policy, also if switched off, so that an explicit false comes back."""
+    policy = {
+        "isSoftDeleteEnabled": gallery.soft_delete_enabled,
+        "retentionPeriodInDays": gallery.soft_delete_retention_days,
+    }
     return {"softDeletePolicy": policy}
 
 
@@ -125,6 +126,7 @@ def _purchase_plan(plan: PurchasePlan | None) -> Json:
 
 
 def _feature(feature: Feature) -> Json:
+    feature = canonical_feature(feature)
     return _without_none(name=feature.name, value=feature.value, startsAtVersion=feature.starts_at_version)
 
 
@@ -200,6 +202,7 @@ def soft_deleted_json(view: VersionView) -> Json:
 def disk_json(disk: ManagedDisk) -> Json:
     """Return a managed disk or a snapshot (Microsoft.Compute/disks, snapshots), with the ordinal of the replica."""
     os_properties = disk.os_properties
+    sku = str(disk.extra_properties.get(SKU, disk.storage_account_type.value))
     body = _resource(
         name=disk.name,
         resource_id=disk.resource_id,
@@ -221,6 +224,7 @@ def disk_json(disk: ManagedDisk) -> Json:
             "diskState": disk.disk_state.value,
             **_without_none(incremental=False if disk.kind is DiskKind.SNAPSHOT else None),
             "encryption": {"type": "EncryptionAtRestWithPlatformKey"},
+            **(_performance(sku, disk.virtual_bytes) if disk.kind is DiskKind.DISK else {}),
             "networkAccessPolicy": "AllowAll",
             "publicNetworkAccess": "Enabled",
             # In Azure, the state of a disk that waits for an upload is Succeeded.
@@ -231,11 +235,18 @@ def disk_json(disk: ManagedDisk) -> Json:
     shown = (
         body
         | _without_none(managedBy=disk.managed_by)
-        | {"sku": {"name": disk.storage_account_type.value}, "replica": disk.replica, "properties": properties}
+        | {"sku": {"name": sku, "tier": sku_tier(sku)}, "replica": disk.replica, "properties": properties}
     )
     for path, value in disk.extra_properties.items():
         place_field(shown, path, value)
     return shown
+
+
+def _performance(sku: str, virtual_bytes: int) -> dict[str, Json]:
+    """Return the performance of the type in Azure. imgstore limits no disk."""
+    found = performance_of(sku, virtual_bytes)
+    shown = {"diskIOPSReadWrite": found.requests_per_second, "diskMBpsReadWrite": found.mib_per_second}
+    return shown | _without_none(tier=found.tier)
 
 
 def _creation_data(disk: ManagedDisk) -> Json:
@@ -288,7 +299,7 @@ def _image_disk(disk: ManagedDisk) -> dict[str, Json]:
         "diskSizeBytes": disk.virtual_bytes,
         **_without_none(diskDigest=disk.disk_digest.hex() or None),
         "storageAccountType": disk.extra_properties.get(SKU, disk.storage_account_type.value),
-        **_without_none(caching=disk.extra_properties.get("caching")),
+        "caching": disk.extra_properties.get("caching", HostCaching.NONE.value),
     }
 
 
@@ -313,14 +324,11 @@ def _publishing_profile(version: ImageVersion, display_names: Mapping[str, str])
 
 
 def _safety_profile(version: ImageVersion) -> Json:
-    """Return the safety profile.
-
-    Without a value, the deletion of replicated locations is allowed and shown as allowed.
-    """
+    """Return the safety profile with the effective value of each field."""
     return {
         "reportedForPolicyViolation": False,
         "allowDeletionOfReplicatedLocations": version.allow_deletion_of_replicated_locations is not False,
-        **_without_none(blockDeletionBeforeEndOfLife=version.block_deletion_before_end_of_life or None),
+        "blockDeletionBeforeEndOfLife": version.block_deletion_before_end_of_life,
     }
 
 
