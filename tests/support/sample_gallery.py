@@ -348,7 +348,7 @@ def content(installation: Installation, slot: Slot) -> SlotContent:
         elif object_keys.parse_owner_revision(key) is not None:
             found.revisions[key] = info.stored_bytes
         else:
-            assert key.startswith((object_keys.FINGERPRINTS, object_keys.WORKS)), f"what is {key}?"
+            assert key.startswith((object_keys.FINGERPRINTS, object_keys.PACKS, object_keys.WORKS)), f"what is {key}?"
             found.overhead[key] = info.stored_bytes
     return found
 
