@@ -20,7 +20,7 @@ from bench.scalability import fit
 from bench.synthetic import make_dense
 from bench.zoned import ZonedSite
 from imgstore.domain.storage.sizes import MIB
-from imgstore.testing.engines import EngineMissing, start_postgresql
+from imgstore.testing.engines import EngineMissing, start_pgbouncer, start_postgresql
 
 LINK_BYTES_PER_SECOND = 10_000_000
 REPLICAS_MAX = 10
@@ -151,8 +151,13 @@ def _measure_instances(world: World, samples: Samples, notes: list[str]) -> None
     make_dense(disk, MIB)
     _create_all(world, samples, "sqlite", {}, disk)
     try:
-        with start_postgresql(world.scratch) as server, server.database() as url:
-            _create_all(world, samples, "postgresql", {"IMGSTORE_DATABASE": url}, disk)
+        # PostgreSQL accepts 100 connections by default, and each thread may need one.
+        with (
+            start_postgresql(world.scratch) as server,
+            server.database() as url,
+            start_pgbouncer(world.scratch / "pgbouncer", server, default_pool_size="20") as bouncer,
+        ):
+            _create_all(world, samples, "postgresql", {"IMGSTORE_DATABASE": bouncer.url(url)}, disk)
     except EngineMissing as missing:
         notes.append(f"PostgreSQL is not in it: {missing}")
 
